@@ -1,0 +1,57 @@
+"""Options: strict, frozen, typed; and the numbers that an option may hold.
+
+Every class of options is declared beside the code that it configures. A field's type carries its bounds, so that NaN,
+infinity, a negative or an absurd number is refused before anything is built.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Options(BaseModel):
+    """Base of all options: unknown keys are refused, nothing is coerced, nothing changes after loading."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+Count = Annotated[int, Field(gt=0, le=10**9)]
+"""A number of things, at least one."""
+Steps = Annotated[int, Field(gt=0, le=10**10)]
+"""A number of optimizer steps."""
+Natural = Annotated[int, Field(ge=0, le=10**10)]
+"""A number of things, perhaps none."""
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+NonNegative = Annotated[float, Field(ge=0, le=1e6)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+"""A probability of dropping something: 1 would drop everything."""
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the data tells the model, and a checkpoint keeps: everything needed to use the model without the data.
+
+    `image_shape` is (channels, height, width); `mean` and `std` are per channel, of pixels scaled to 0..1; `classes` are
+    the labels' names in the order of the logits; `vocab_size` counts tokens; `context` is the length of a training window.
+    """
+
+    image_shape: tuple[int, int, int] | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    classes: tuple[str, ...] = ()
+    vocab_size: int | None = None
+    context: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The facts as plain JSON values."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Facts:
+        """The inverse of `to_json`. Raises `TypeError` for a key that is not a fact."""
+        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
