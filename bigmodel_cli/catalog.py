@@ -1,0 +1,84 @@
+"""What there is to write in a spec: parts, models, tasks, data sources; the JSON Schema; and a first spec to start from."""
+
+from __future__ import annotations
+
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from bigmodel_cli.console import table
+from bigmodel_cli.data import SOURCES
+from bigmodel_cli.errors import ResourceError, SpecError, did_you_mean
+from bigmodel_cli.models import MODELS
+from bigmodel_cli.optim import describe_optimizers
+from bigmodel_cli.parts import FFNS, MIXERS, NORMS, POSITIONS
+from bigmodel_cli.spec import Spec
+from bigmodel_cli.tasks import TASKS
+
+
+def catalog() -> dict[str, dict[str, str]]:
+    """Every name that a `type:` may have, by kind, with one line about it."""
+    tables: dict[str, Any] = {
+        "model": MODELS,
+        "mixer": MIXERS,
+        "ffn": FFNS,
+        "norm": NORMS,
+        "position": POSITIONS,
+        "task": TASKS,
+        "data": SOURCES,
+        "optimizer": describe_optimizers(),
+    }
+    return {kind: {name: _line(entry) for name, entry in entries.items()} for kind, entries in tables.items()}
+
+
+def _line(entry: Any) -> str:
+    """A table's entry is a line of text, or a class whose docstring begins with it."""
+    text = entry if isinstance(entry, str) else (entry.__doc__ or "")
+    return text.strip().splitlines()[0]
+
+
+def catalog_text() -> str:
+    """The catalog as a table."""
+    rows = [[kind, name, line] for kind, entries in catalog().items() for name, line in entries.items()]
+    return table(["kind", "name", "what it is"], rows)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a spec, for editors."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "bigmodel spec",
+        **_open_top(Spec.model_json_schema()),
+    }
+
+
+def _open_top(values: dict[str, Any]) -> dict[str, Any]:
+    """Keys that begin with x- are free at the top of a spec (a place for YAML anchors)."""
+    return {**values, "patternProperties": {"^x-": {}}}
+
+
+def templates() -> dict[str, str]:
+    """The commented sample specs that `bigmodel init` can write, by name."""
+    folder = resources.files("bigmodel_cli") / "templates"
+    return {
+        f.name.removesuffix(".yaml"): f.read_text(encoding="utf-8")
+        for f in folder.iterdir()
+        if f.name.endswith(".yaml")
+    }
+
+
+def write_sample(name: str, like: str) -> Path:
+    """Write `name`.yaml from the template `like`. Raises where the file exists or the template does not."""
+    known = templates()
+    if like not in known:
+        raise SpecError(f"--like {like}: not one of {', '.join(sorted(known))}{did_you_mean(like, known)}")
+    path = Path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(known[like])
+    except FileExistsError:
+        raise SpecError(f"{path}: exists already; choose another name") from None
+    except OSError as error:
+        raise ResourceError(f"{path}: cannot be written: {os.strerror(error.errno or 0)}") from None
+    return path

@@ -1,0 +1,246 @@
+"""The command line. Every command is one call; torch and all that needs it are imported inside the command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+app = typer.Typer(
+    name="bigmodel",
+    help="The workbench for the structure of AI models: write a network as YAML, then pretrain, finetune, evaluate, look inside and measure it.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# Typer evaluates these at run time, so they are written for it: Optional, not `X | None`, reads well in its help.
+SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec, a YAML file.", show_default=False)]
+Checkpoint = Annotated[
+    str,
+    typer.Argument(
+        metavar="CKPT",
+        help="A checkpoint or run directory; '-' reads the path from stdin.",
+        show_default=False,
+    ),
+]
+Set = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", metavar="KEY=VALUE", help="Override an option by its path, e.g. --set train.steps=100."),
+]
+Out = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        help="The run's directory, e.g. --out runs/try1. [default: runs/NAME, the first that is free]",
+        show_default=False,
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run after its last checkpoint, exactly.")]
+Device = Annotated[
+    str,
+    typer.Option(help="auto, cpu, cuda, cuda:N or mps, e.g. --device cuda. auto: CUDA, else MPS, else the CPU."),
+]
+Precision = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        help="auto, fp32, bf16 or fp16, e.g. --precision bf16; the same as --set train.precision=bf16.",
+        show_default=False,
+    ),
+]
+Seed = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(help="The run's seed, e.g. --seed 1; the same as --set train.seed=1.", show_default=False),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show shapes, parameters, FLOPs, memory and steps; train nothing.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of text.")]
+
+
+@app.callback()
+def main(
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback for expected errors too.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from bigmodel_cli import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def pretrain(
+    spec: SpecPath,
+    set_: Set = None,
+    out: Out = None,
+    resume: Resume = False,
+    device: Device = "auto",
+    precision: Precision = None,
+    seed: Seed = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Train a network from its first weights; prints the checkpoint's path.
+
+    Example: bigmodel pretrain sample_configs/quickstart.yaml --set train.steps=500
+    """
+    from bigmodel_cli.spec import load
+
+    loaded = load(spec, _overrides(set_, precision, seed))
+    _train(loaded, spec.stem, out, resume, device, dry_run, json)
+
+
+@app.command()
+def finetune(
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="CKPT",
+            help="The checkpoint to start from; '-' reads the path from stdin.",
+            show_default=False,
+        ),
+    ],
+    spec: Annotated[
+        Optional[Path],
+        typer.Argument(
+            metavar="[SPEC]", help="A spec; sections left out come from the checkpoint.", show_default=False
+        ),
+    ] = None,  # noqa: UP045
+    set_: Set = None,
+    out: Out = None,
+    resume: Resume = False,
+    device: Device = "auto",
+    precision: Precision = None,
+    seed: Seed = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Train on from a checkpoint: a new head where the classes differ, all weights or the head alone.
+
+    Example: bigmodel finetune --from runs/mnist_cnn digits.yaml --set init.train=head
+    """
+    from bigmodel_cli import checkpoints
+    from bigmodel_cli.spec import from_dict, load
+
+    path = checkpoints.find(_checkpoint(source))
+    base = checkpoints.read_spec(path)
+    # Each run begins anew: its own start, and its own measurement of how to compute.
+    base = {
+        **base,
+        "init": {},
+        "train": {**base["train"], "precision": "auto", "memory_format": "auto", "compile": "auto"},
+    }
+    overrides = [*_overrides(set_, precision, seed), f"init.checkpoint='{path}'"]
+    loaded = load(spec, overrides, base) if spec is not None else from_dict(base, overrides, f"{path}/spec.yaml")
+    name = spec.stem if spec is not None else f"{path.parent.parent.name}-finetuned"
+    _train(loaded, name, out, resume, device, dry_run, json)
+
+
+@app.command("eval")
+def evaluate(
+    checkpoint: Checkpoint,
+    set_: Set = None,
+    split: Annotated[
+        Optional[str],
+        typer.Option(help="train, val or test. [default: test where there is one, else val]", show_default=False),
+    ] = None,  # noqa: UP045
+    device: Device = "auto",
+    precision: Precision = None,
+    json: Json = False,
+) -> None:
+    """Measure the task's metrics on a whole split, each with its count and 95 % interval.
+
+    Example: bigmodel eval runs/mnist_cnn --json
+    """
+    from bigmodel_cli.evaluate import evaluate_checkpoint
+
+    report = evaluate_checkpoint(_checkpoint(checkpoint), _overrides(set_, precision, None), split, device)
+    _show(report.to_json() if json else report.to_text())
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a spec, for editors.
+
+    Example: bigmodel schema > bigmodel.schema.json
+    """
+    import json as json_
+
+    from bigmodel_cli.catalog import schema as schema_
+    from bigmodel_cli.console import result
+
+    result(json_.dumps(schema_(), indent=2))
+
+
+@app.command()
+def models(json: Json = False) -> None:
+    """List models, parts, tasks, data sources and optimizers, one line each.
+
+    Example: bigmodel models
+    """
+    from bigmodel_cli.catalog import catalog, catalog_text
+
+    _show(catalog() if json else catalog_text())
+
+
+@app.command()
+def init(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="The new spec's name; NAME.yaml is written.", show_default=False),
+    ],
+    like: Annotated[str, typer.Option(help="What to start from: decoder or cnn.")] = "decoder",
+) -> None:
+    """Write a commented sample spec; prints its path.
+
+    Example: bigmodel init mine --like cnn
+    """
+    from bigmodel_cli.catalog import write_sample
+    from bigmodel_cli.console import result
+
+    result(str(write_sample(name, like)))
+
+
+def _train(spec: Any, name: str, out: Path | None, resume: bool, device: str, dry_run: bool, json: bool) -> None:
+    from bigmodel_cli.train.session import Request, train
+    from bigmodel_cli.train.session import dry_run as plan
+
+    if dry_run:
+        findings = plan(spec, device)
+        _show(findings.to_json() if json else findings.to_text())
+        return
+    path = train(spec, Request(name, out, resume, device, ("bigmodel", *sys.argv[1:])))
+    _show({"checkpoint": str(path)} if json else str(path))
+
+
+def _overrides(values: list[str] | None, precision: str | None, seed: int | None) -> list[str]:
+    """The --set overrides, with --precision and --seed as the overrides that they stand for."""
+    named = (("train.precision", precision), ("train.seed", seed))
+    return [*(values or []), *(f"{key}={value}" for key, value in named if value is not None)]
+
+
+def _checkpoint(text: str) -> Path:
+    """The checkpoint's path; '-' is the first line of stdin, as a training command prints it. Raises `SpecError`."""
+    if text != "-":
+        return Path(text)
+    from bigmodel_cli.errors import SpecError
+
+    line = sys.stdin.readline().strip()
+    if not line:
+        raise SpecError("'-': no checkpoint's path came on stdin; did the command before the pipe fail?")
+    return Path(line)
+
+
+def _show(values: dict[str, Any] | str) -> None:
+    from bigmodel_cli.console import result, result_json
+
+    if isinstance(values, str):
+        result(values)
+    else:
+        result_json(values)

@@ -1,0 +1,94 @@
+"""What a person sees: everything but the result goes to stderr, the result alone to stdout.
+
+On a terminal there is one progress bar; elsewhere there are plain lines without escape codes or carriage returns.
+NO_COLOR and TERM=dumb are honoured by rich. A closed stdout never ends a run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SCHEMA_VERSION = 1
+
+
+def say(message: str) -> None:
+    """Print a line on stderr, with control characters made visible. A closed stderr is ignored."""
+    try:
+        print(visible(message), file=sys.stderr, flush=True)
+    except (BrokenPipeError, ValueError):
+        pass
+
+
+def visible(text: str) -> str:
+    """`text` with control and direction-changing characters (but newline and tab) written as escapes.
+
+    Data may hold sequences that drive a terminal (ESC ]52 writes the clipboard, U+202E turns the line around).
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def result(text: str) -> None:
+    """Print the command's result on stdout. When the reader has gone (`| head -1`) the rest is dropped quietly."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        mute_stdout()
+
+
+def result_json(values: dict[str, Any]) -> None:
+    """Print one JSON object, with `schema_version` first, on stdout."""
+    result(json.dumps({"schema_version": SCHEMA_VERSION, **values}, ensure_ascii=False, allow_nan=False))
+
+
+def mute_stdout() -> None:
+    """Send stdout to nowhere from now on, so that neither a later print nor the interpreter's exit raises."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def is_terminal() -> bool:
+    """Whether stderr can show a progress bar that redraws itself."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "")
+
+
+def terminal() -> Console:
+    """The rich console on stderr, for the progress bar."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    """A plain table: columns aligned by spaces, numbers to the right; the same on a terminal and in a pipe."""
+    cells = [columns, *rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(columns))]
+    lines = [
+        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)).rstrip()
+        for row in cells
+    ]
+    return "\n".join(lines)
+
+
+def _is_number(text: str) -> bool:
+    return not text.strip() or text.strip()[0] in "+-.0123456789"
+
+
+def quantity(value: float, unit: str = "") -> str:
+    """A number for people: 93322 -> '93.3 k', 24e9 with unit 'B' -> '24.0 GB'. Steps of 1,000."""
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.1f} {prefix}{unit}"
+    return f"{value:.0f} {unit}".rstrip()

@@ -1,0 +1,94 @@
+"""Which device runs the work, how much memory it has, and in which precision it computes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+from bigmodel_cli.errors import ResourceError, SpecError, did_you_mean
+from bigmodel_cli.lazy import torch
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+def pick_device(wanted: str, say: Callable[[str], None]) -> torch.device:
+    """The device called `wanted` ('auto', 'cpu', 'cuda', 'cuda:N', 'mps'); 'auto' takes CUDA, then MPS, then the CPU.
+
+    Says what it chose and why. Raises `ResourceError` where the device asked for is not there (never a silent
+    fall-back), and `SpecError` for a name that is not a device.
+    """
+    kind, _, number = wanted.partition(":")
+    if kind not in ("auto", "cpu", "cuda", "mps") or (number and not (kind == "cuda" and number.isdigit())):
+        hint = did_you_mean(wanted, ("auto", "cpu", "cuda", "mps"))
+        raise SpecError(f"--device {wanted}: not one of auto, cpu, cuda, cuda:N, mps{hint}")
+    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if kind == "auto":
+        kind = "cuda" if has_cuda else "mps" if has_mps else "cpu"
+        why = {
+            "cuda": "CUDA is available",
+            "mps": "MPS is available",
+            "cpu": "neither CUDA nor MPS is available",
+        }[kind]
+    else:
+        why = "as asked"
+    if kind == "cuda":
+        if not has_cuda:
+            raise ResourceError(f"--device {wanted}: this machine has no usable CUDA device; use --device cpu or auto")
+        if int(number or 0) >= torch.cuda.device_count():
+            raise ResourceError(f"--device {wanted}: this machine has {torch.cuda.device_count()} CUDA device(s)")
+        device = torch.device("cuda", int(number or torch.cuda.current_device()))
+    elif kind == "mps":
+        if not has_mps:
+            raise ResourceError("--device mps: MPS is not available on this machine; use --device cpu or auto")
+        device = torch.device("mps")
+    else:
+        device = torch.device("cpu")
+    say(f"device: {describe_device(device)} ({why})")
+    return device
+
+
+def describe_device(device: torch.device) -> str:
+    """A short name for people: 'cuda:0 NVIDIA H200', 'cpu with 2 threads'."""
+    if device.type == "cuda":
+        return f"{device} {torch.cuda.get_device_name(device)}"
+    return f"cpu with {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of memory that the device has in all (for the CPU and MPS: the machine's)."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that were in use: allocated on CUDA, the process's resident set elsewhere."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that was asked of it (before reading a clock)."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """The dtype in which matrix products are computed under that precision."""
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """A context in which products are computed in `precision`, with weights kept in fp32."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtype_of(precision))

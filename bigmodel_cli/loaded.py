@@ -1,0 +1,50 @@
+"""A checkpoint ready for use: what `eval`, `predict`, `attend` and `bench` start from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bigmodel_cli import checkpoints, models
+from bigmodel_cli.config import Facts
+from bigmodel_cli.console import say
+from bigmodel_cli.device import pick_device
+from bigmodel_cli.lazy import Module, load_torch, torch
+from bigmodel_cli.spec import Spec, from_dict
+from bigmodel_cli.tasks import Task, build_task
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in evaluation mode on its device, with all that its checkpoint knows."""
+
+    path: Path
+    spec: Spec
+    facts: Facts
+    task: Task
+    model: Module
+    device: torch.device
+    assets: dict[str, bytes]
+
+    @property
+    def precision(self) -> str:
+        """The precision in which the run computed; 'fp32' where it was not recorded."""
+        recorded = self.spec.train.precision
+        return "fp32" if recorded == "auto" or (recorded == "fp16" and self.device.type == "cpu") else recorded
+
+
+def load_checkpoint(path: Path, device: str = "auto", overrides: Sequence[str] = ()) -> Loaded:
+    """Read and verify a checkpoint and build its model. `path` may name a run: its last checkpoint is taken."""
+    load_torch()
+    chosen = pick_device(device, say)
+    path = checkpoints.find(path)
+    contents = checkpoints.read(path, train_state=False)
+    spec = from_dict(contents.spec, overrides, name=str(path / "spec.yaml"))
+    facts = Facts.from_json(contents.facts)
+    with torch.device("meta"):
+        model = models.build(spec.model, facts)
+    model.to_empty(device="cpu")
+    checkpoints.load_weights(model, contents.model)
+    model.to(chosen).eval()
+    return Loaded(path, spec, facts, build_task(spec.task), model, chosen, contents.assets)

@@ -1,0 +1,202 @@
+"""Optimizers and learning-rate schedules.
+
+Our own few lines around PyTorch's fused and foreach kernels: `torch.optim.Optimizer` imports the compiler on first use,
+which costs as much start-up time as half of torch itself, and its state has no names. Here the state is keyed by the
+parameter's name, so that a checkpoint can be read by a person, and the scale of the gradient (sums, not means) is applied
+inside the update.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from bigmodel_cli.config import Fraction, Natural, NonNegative, Options, Positive, Probability
+from bigmodel_cli.lazy import torch
+
+
+class AdamWOptions(Options):
+    """AdamW (Loshchilov and Hutter 2019); with `weight_decay: 0` it is Adam (Kingma and Ba 2015)."""
+
+    type: Literal["adamw"] = "adamw"
+    lr: Positive = Field(1e-3, description="peak learning rate")
+    betas: Annotated[list[Probability], Field(min_length=2, max_length=2)] = Field(
+        [0.9, 0.999], description="decay rates of the running means of the gradient and of its square"
+    )
+    eps: Positive = Field(1e-8, description="added to the root of the second moment")
+    weight_decay: NonNegative = Field(0.0, description="decoupled decay, on matrices and kernels only")
+
+    def build(self, parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> AdamW:
+        """The optimizer of these named parameters."""
+        return AdamW(self, parameters)
+
+
+class SGDOptions(Options):
+    """Stochastic gradient descent with (Nesterov) momentum (Sutskever et al. 2013, in PyTorch's formulation)."""
+
+    type: Literal["sgd"] = "sgd"
+    lr: Positive = Field(0.1, description="peak learning rate")
+    momentum: Probability = Field(0.9, description="decay rate of the running sum of gradients")
+    nesterov: bool = Field(True, description="look ahead along the momentum")
+    weight_decay: NonNegative = Field(0.0, description="L2 penalty, on matrices and kernels only")
+
+    def build(self, parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> SGD:
+        """The optimizer of these named parameters."""
+        return SGD(self, parameters)
+
+
+OptimizerOptions = Annotated[AdamWOptions | SGDOptions, Field(discriminator="type")]
+OPTIMIZERS: dict[str, type[Options]] = {"adamw": AdamWOptions, "sgd": SGDOptions}
+
+
+class Schedule(Options):
+    """Learning rate over a run: linear warm-up to the peak, then the shape called `type` down to `final` x peak."""
+
+    type: Literal["constant", "linear", "cosine"] = Field("constant", description="the shape after the warm-up")
+    warmup: Natural = Field(0, description="steps of linear warm-up")
+    final: Fraction = Field(0.0, description="the learning rate at the last step, as a fraction of the peak")
+
+    def factor(self, step: int, total: int) -> float:
+        """The fraction of the peak learning rate for optimizer step `step` (from 0) of `total`."""
+        if step < self.warmup:
+            return (step + 1) / (self.warmup + 1)
+        if self.type == "constant":
+            return 1.0
+        progress = min(1.0, (step - self.warmup) / max(1, total - self.warmup))
+        shape = 1 - progress if self.type == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+        return self.final + (1 - self.final) * shape
+
+
+class Optimizer:
+    """Common to all optimizers: named parameters in groups with and without decay, and named state tensors."""
+
+    slots: tuple[str, ...] = ()
+
+    def __init__(self, weight_decay: float, parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> None:
+        trainable = [(name, p) for name, p in parameters if p.requires_grad]
+        self.names = [name for name, _ in trainable]
+        self.parameters = [p for _, p in trainable]
+        decayed = [i for i, p in enumerate(self.parameters) if p.dim() >= 2]
+        rest = [i for i, p in enumerate(self.parameters) if p.dim() < 2]
+        self.groups = [(group, decay) for group, decay in ((decayed, weight_decay), (rest, 0.0)) if group]
+        self.state = {slot: [torch.zeros_like(p) for p in self.parameters] for slot in self.slots}
+        self.steps = 0
+
+    def gradients(self) -> list[torch.Tensor]:
+        """The gradients, in the order of `parameters`; zeros for a parameter that took no part in the loss."""
+        for p in self.parameters:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        return [p.grad for p in self.parameters if p.grad is not None]
+
+    def clear(self) -> None:
+        """Forget the gradients."""
+        for p in self.parameters:
+            p.grad = None
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """State tensors under '<slot>.<parameter name>'; the step count is the run's own."""
+        return {f"{slot}.{n}": t for slot, ts in self.state.items() for n, t in zip(self.names, ts, strict=True)}
+
+    def load_state_dict(self, tensors: dict[str, torch.Tensor], steps: int) -> None:
+        """Copy a saved state back. Raises `KeyError` or `RuntimeError` where names or shapes differ."""
+        for slot, own in self.state.items():
+            for name, tensor in zip(self.names, own, strict=True):
+                tensor.copy_(tensors[f"{slot}.{name}"])
+        self.steps = steps
+
+    def step(self, lr: float, divisor: float) -> None:
+        """Update the parameters with their gradients divided by `divisor`."""
+        raise NotImplementedError
+
+
+class AdamW(Optimizer):
+    """AdamW through PyTorch's fused kernel."""
+
+    slots = ("exp_avg", "exp_avg_sq")
+
+    def __init__(self, options: AdamWOptions, parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> None:
+        super().__init__(options.weight_decay, parameters)
+        self.options = options
+        # The kernel reads the step from a tensor per parameter: they all share one.
+        self.clock = torch.zeros((), dtype=torch.float32, device=self.parameters[0].device) if self.parameters else None
+
+    def step(self, lr: float, divisor: float) -> None:
+        if self.clock is None:
+            return
+        self.steps += 1
+        self.clock.fill_(self.steps)
+        gradients = self.gradients()
+        scale = torch.full((), divisor, dtype=torch.float32, device=self.clock.device)
+        for group, decay in self.groups:
+            torch._fused_adamw_(
+                [self.parameters[i] for i in group],
+                [gradients[i] for i in group],
+                [self.state["exp_avg"][i] for i in group],
+                [self.state["exp_avg_sq"][i] for i in group],
+                [],
+                [self.clock] * len(group),
+                lr=lr,
+                beta1=self.options.betas[0],
+                beta2=self.options.betas[1],
+                weight_decay=decay,
+                eps=self.options.eps,
+                amsgrad=False,
+                maximize=False,
+                grad_scale=scale,
+                found_inf=None,
+            )
+
+
+class SGD(Optimizer):
+    """SGD with momentum through PyTorch's foreach kernels."""
+
+    slots = ("momentum",)
+
+    def __init__(self, options: SGDOptions, parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> None:
+        super().__init__(options.weight_decay, parameters)
+        self.options = options
+
+    def step(self, lr: float, divisor: float) -> None:
+        self.steps += 1
+        every = self.gradients()
+        with torch.no_grad():
+            for group, decay in self.groups:
+                self.update([self.parameters[i] for i in group], [every[i] for i in group], group, decay, lr, divisor)
+
+    def update(
+        self,
+        parameters: list[torch.Tensor],
+        gradients: list[torch.Tensor],
+        group: list[int],
+        decay: float,
+        lr: float,
+        divisor: float,
+    ) -> None:
+        """One group's update: momentum = mu * momentum + gradient; Nesterov adds mu * momentum once more."""
+        gradients = list(torch._foreach_div(gradients, divisor))
+        if decay:
+            torch._foreach_add_(gradients, parameters, alpha=decay)
+        momentum = [self.state["momentum"][i] for i in group]
+        torch._foreach_mul_(momentum, self.options.momentum)
+        torch._foreach_add_(momentum, gradients)
+        if self.options.nesterov:
+            torch._foreach_add_(gradients, momentum, alpha=self.options.momentum)
+        else:
+            gradients = momentum
+        torch._foreach_add_(parameters, gradients, alpha=-lr)
+
+
+def total_norm(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """The Euclidean norm of all values of all tensors, as one number on their device."""
+    if not tensors:
+        return torch.zeros(())
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+
+
+def describe_optimizers() -> dict[str, Any]:
+    """Each optimizer's name with one line about it."""
+    return {name: (options.__doc__ or "").strip().splitlines()[0] for name, options in OPTIMIZERS.items()}

@@ -1,0 +1,83 @@
+"""The `train` and `init` sections of a spec: how a model is trained, and what it starts from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from bigmodel_cli.config import Count, Options, Positive, Probability, Seed, Steps
+from bigmodel_cli.optim import AdamWOptions, OptimizerOptions, Schedule
+
+
+class TrainOptions(Options):
+    """One training run. `steps` or `epochs` says how long; a step is one update of the weights."""
+
+    steps: Steps | None = Field(None, description="optimizer steps in all")
+    epochs: Positive | None = Field(None, description="passes over the training split, in place of steps")
+    batch_size: Count = Field(64, description="samples per step, over all micro-batches")
+    micro_batch: Count | None = Field(
+        None, description="samples that pass through the model at once; batch_size when left out"
+    )
+    optimizer: OptimizerOptions = Field(AdamWOptions(), description="how gradients become updates")
+    schedule: Schedule = Field(Schedule(), description="the learning rate over the run")
+    clip: Positive | None = Field(None, description="largest norm of the gradient; a longer one is shortened")
+    ema: Probability | None = Field(
+        None, description="decay of an exponential moving average of the weights, used to evaluate"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto measures at the start of the run"
+    )
+    memory_format: Literal["auto", "contiguous", "channels_last"] = Field(
+        "auto", description="layout of images in memory; auto measures at the start of the run"
+    )
+    compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; auto: on for CUDA alone")
+    seed: Seed = Field(0, description="of the initial weights, the order of the samples, augmentation and dropout")
+    log_every: Count = Field(10, description="steps between lines of metrics.jsonl")
+    validate_every: Steps | None = Field(None, description="steps between validations")
+    validate_epochs: Positive | None = Field(None, description="epochs between validations, in place of validate_every")
+    validation_batch: Count | None = Field(
+        None, description="samples at once in a validation; a multiple of the micro-batch when left out"
+    )
+    checkpoint_every: Steps | None = Field(
+        None, description="steps between checkpoints; as the validations when left out"
+    )
+    keep_last: Count = Field(2, description="newest checkpoints that are kept")
+    keep_best: Count = Field(1, description="best checkpoints that are kept, by the task's metric")
+    patience: Count | None = Field(None, description="stop after so many validations without a better metric")
+    tensorboard: bool = Field(False, description="write TensorBoard event files as well")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainOptions:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs" + ("" if self.steps is None else ", not both"))
+        if self.validate_every is not None and self.validate_epochs is not None:
+            raise ValueError("give either validate_every or validate_epochs, not both")
+        if self.micro_batch is not None and self.batch_size % self.micro_batch:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}")
+        return self
+
+    @property
+    def accumulate(self) -> int:
+        """Micro-batches per step."""
+        return self.batch_size // (self.micro_batch or self.batch_size)
+
+    def total_steps(self, samples: int) -> int:
+        """Optimizer steps of the whole run, for a training split of so many samples."""
+        return self.steps or self.steps_of(self.epochs or 0.0, samples)
+
+    def steps_of(self, epochs: float, samples: int) -> int:
+        """Optimizer steps that so many epochs take (the last one may reach into the next epoch)."""
+        return max(1, -int(-epochs * samples // self.batch_size))
+
+    def validation_interval(self, samples: int) -> int | None:
+        """Steps between validations, or None for the end of the run only."""
+        return self.validate_every or (self.steps_of(self.validate_epochs, samples) if self.validate_epochs else None)
+
+
+class InitOptions(Options):
+    """What the weights start from; `bigmodel finetune --from` fills in `checkpoint`."""
+
+    checkpoint: str | None = Field(None, description="a checkpoint of bigmodel whose weights are the start")
+    train: Literal["all", "head"] = Field("all", description="which weights are trained: all, or the output head alone")
+    freeze: list[str] = Field([], description="names or patterns (blocks.0.*) of weights that are not trained")

@@ -1,0 +1,58 @@
+"""Tasks: what a batch is turned into, and how a model is judged.
+
+A task gives ``loss(model, batch) -> (loss_sum, count)``, divided once by whoever has all the sums, and
+``score(model, batch)``: for each metric the sum and the count of every item, so that a metric over a split is
+``sum / count`` whatever the batches were, and its uncertainty can be computed from the items.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Protocol
+
+from pydantic import Field
+
+from bigmodel_cli.lazy import Module, Tensor
+from bigmodel_cli.tasks.causal_lm import CausalLMOptions
+from bigmodel_cli.tasks.classification import ClassificationOptions
+
+Batch = dict[str, Tensor]
+Scores = dict[str, tuple[Tensor, Tensor]]
+"""Metric name -> (sums (B,), counts (B,)), one pair per item of the batch."""
+
+TaskOptions = Annotated[CausalLMOptions | ClassificationOptions, Field(discriminator="type")]
+TASKS = {"causal_lm": CausalLMOptions, "classification": ClassificationOptions}
+
+
+class Task(Protocol):
+    """What training and evaluation need of a task."""
+
+    name: str
+    metric: str  # decides which checkpoint is best
+    higher_is_better: bool
+    needs: str  # the fact of the data without which the task makes no sense
+
+    def loss(self, model: Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The summed loss to differentiate and the number of targets in it."""
+
+    def score(self, model: Module, batch: Batch) -> Scores:
+        """Per-item sums and counts of every metric, without gradients."""
+
+    def derived(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Metrics that are functions of other metrics, such as the perplexity."""
+
+
+def build_task(options: CausalLMOptions | ClassificationOptions) -> Task:
+    """The task that these options describe."""
+    return options.build()
+
+
+__all__ = [
+    "TASKS",
+    "Batch",
+    "CausalLMOptions",
+    "ClassificationOptions",
+    "Scores",
+    "Task",
+    "TaskOptions",
+    "build_task",
+]

@@ -1,0 +1,73 @@
+"""Next-token prediction."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from bigmodel_cli.config import Natural, NonNegative, Options, Probability
+from bigmodel_cli.lazy import F, Module, Tensor
+
+IGNORED = -1
+"""A token that is padding: it is never a target."""
+
+
+class CausalLMOptions(Options):
+    """Predict each token from those before it; scored by cross-entropy in nats per token."""
+
+    type: Literal["causal_lm"] = "causal_lm"
+    label_smoothing: Probability = Field(0.0, description="probability mass spread evenly over the vocabulary")
+    sample_tokens: Natural = Field(200, description="tokens of generated text shown when training ends")
+    sample_prompt: str = Field("\n", description="what the shown text continues")
+    sample_temperature: NonNegative = Field(0.8, description="temperature of the shown text; 0 is greedy")
+
+    def build(self) -> CausalLM:
+        """The task."""
+        return CausalLM(self)
+
+
+class CausalLM:
+    """batch {"tokens": (B, T + 1)}; the model maps tokens (B, T) to logits (B, T, V)."""
+
+    name = "causal_lm"
+    metric = "loss"
+    higher_is_better = False
+    needs = "vocab_size"
+
+    def __init__(self, options: CausalLMOptions) -> None:
+        self.options = options
+
+    def shift(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Inputs (B, T) and targets (B, T): the only place where the sequence moves by one."""
+        tokens = batch["tokens"]
+        return tokens[:, :-1].clamp(min=0), tokens[:, 1:]
+
+    def loss(self, model: Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Summed cross-entropy over all targets, and how many there are."""
+        inputs, targets = self.shift(batch)
+        logits = model(inputs)
+        total = F.cross_entropy(
+            logits.flatten(0, 1).float(),
+            targets.flatten(),
+            ignore_index=IGNORED,
+            reduction="sum",
+            label_smoothing=self.options.label_smoothing,
+        )
+        return total, (targets != IGNORED).sum()
+
+    def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Per window: nats and targets ("loss"), and right first guesses ("accuracy")."""
+        inputs, targets = self.shift(batch)
+        logits = model(inputs).float()
+        nats = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")  # (B, T)
+        real = targets != IGNORED
+        right = (logits.argmax(-1) == targets) & real
+        counts = real.sum(1)
+        return {"loss": (nats.double().sum(1), counts), "accuracy": (right.sum(1).double(), counts)}
+
+    def derived(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Perplexity, and bits per token."""
+        loss = metrics["loss"]
+        return {"perplexity": math.exp(min(loss, 700.0)), "bits_per_token": loss / math.log(2)}

@@ -1,0 +1,210 @@
+"""`fit`: the only training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bigmodel_cli import checkpoints
+from bigmodel_cli.data import Split
+from bigmodel_cli.device import synchronize
+from bigmodel_cli.errors import NumericsError, Stopped
+from bigmodel_cli.failpoints import failpoint
+from bigmodel_cli.lazy import torch
+from bigmodel_cli.recipe import TrainOptions
+from bigmodel_cli.rundir import RunDirectory
+from bigmodel_cli.scoring import metrics_of, score_split
+from bigmodel_cli.tasks import Task
+from bigmodel_cli.train.feed import Feed
+from bigmodel_cli.train.report import Reporter, TensorBoard, shown_metrics
+from bigmodel_cli.train.signals import Interrupted, Signals
+from bigmodel_cli.train.state import TrainState
+from bigmodel_cli.train.step import StepResult, train_step
+
+Contents = Callable[[TrainState], checkpoints.Contents]
+
+
+@dataclass
+class Run:
+    """What `fit` works with; everything in it is built and resolved."""
+
+    options: TrainOptions  # nothing is auto any more
+    task: Task
+    state: TrainState
+    feed: Feed
+    validation: Split | None
+    directory: RunDirectory
+    contents: Contents  # a checkpoint's contents for a state
+    signals: Signals
+    total: int
+    device: torch.device
+    resume_command: str
+    tensorboard: TensorBoard | None = None
+
+
+@dataclass
+class Window:
+    """Sums since the last logged step."""
+
+    loss: float = 0.0
+    count: float = 0.0
+    seconds: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+
+    def add(self, result: StepResult) -> None:
+        """Take in a step."""
+        self.loss += result.loss_sum
+        self.count += result.count
+
+
+def fit(run: Run) -> Path:
+    """Train to the end and return the last checkpoint.
+
+    Raises `Stopped` after a signal (a checkpoint is saved) and `NumericsError` where the loss or a gradient is not finite
+    (the weights are those before that step, and nothing of it is saved).
+    """
+    reporter = Reporter(run.total, run.state.step, "tokens" if run.task.needs == "vocab_size" else "samples")
+    try:
+        path = _train(run, reporter)
+    except Interrupted as stop:
+        with run.signals.held():
+            run.signals.pending = None
+            path = save(run, None)
+        reporter.close()
+        message = f"stopped at step {run.state.step} of {run.total}; checkpoint {path}; to go on: {run.resume_command}"
+        raise Stopped(message, stop.number) from None
+    finally:
+        reporter.close()
+    return path
+
+
+def _train(run: Run, reporter: Reporter) -> Path:
+    options, state = run.options, run.state
+    interval = options.validation_interval(len(run.feed.micro.split))
+    saving = options.checkpoint_every or interval
+    window = Window()
+    path: Path | None = None
+    run.state.model.train()
+    batches = run.feed.steps(state.step, run.total)
+    while state.step < run.total:
+        with run.signals.held():
+            micro_batches = next(batches)
+            failpoint("train.step")
+            lr = options.optimizer.lr * options.schedule.factor(state.step, run.total)
+            result = train_step(state, run.task, options, micro_batches, run.device, lr)
+            if not result.finite and not state.loss_scale.dynamic:
+                raise NumericsError(_numerics_message(run, result))
+            state.step += 1
+        done = state.step
+        window.add(result)
+        if done % options.log_every == 0 or done == run.total:
+            window = _log(run, reporter, window, lr, result.norm)
+        last = done == run.total
+        validating = run.validation is not None and (last or (interval is not None and done % interval == 0))
+        metrics = _validate(run, reporter, window) if validating else None
+        better = metrics is not None and note_score(run, metrics)
+        if last or better or (saving is not None and done % saving == 0):
+            with run.signals.held():
+                path = save(run, metrics)
+        window.started = time.perf_counter()
+        if options.patience is not None and state.since_best >= options.patience:
+            reporter.line(f"stopping early: {state.since_best} validations without a better {run.task.metric}")
+            break
+    if path is None:  # nothing was left to do but perhaps the validation in which the run was stopped
+        if run.validation is not None and str(state.step) not in state.scores:
+            metrics = _validate(run, reporter, window)
+            note_score(run, metrics)
+            with run.signals.held():
+                save(run, metrics)
+        path = checkpoints.find(run.directory.path)
+    if options.patience is not None and state.best is not None:
+        return (run.directory.checkpoints / "best").resolve()
+    return path
+
+
+def _numerics_message(run: Run, result: StepResult) -> str:
+    loss, norm = result.loss, result.norm
+    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
+    saved = any(run.directory.checkpoints.glob("step-*"))
+    kept = f"the last checkpoint is {checkpoints.find(run.directory.path)}" if saved else "no checkpoint was saved yet"
+    return (
+        f"step {run.state.step + 1}: {what}; this step changed nothing, and {kept}. "
+        "Lower train.optimizer.lr, set train.clip: 1.0, or compute in train.precision: fp32"
+    )
+
+
+def _log(run: Run, reporter: Reporter, window: Window, lr: float, norm: float) -> Window:
+    """Write a record of the steps since the last one, show it, and begin a new window."""
+    synchronize(run.device)
+    now = time.perf_counter()
+    seconds = window.seconds + now - window.started
+    run.state.elapsed += seconds
+    loss = window.loss / max(1.0, window.count)
+    rate = window.count / max(seconds, 1e-9)
+    record = {
+        "step": run.state.step,
+        "loss": loss,
+        "lr": lr,
+        "grad_norm": norm,
+        "per_second": rate,
+        "elapsed": run.state.elapsed,
+    }
+    _record(run, record)
+    reporter.step(run.state.step, loss, lr, rate)
+    return Window()
+
+
+def _validate(run: Run, reporter: Reporter, window: Window) -> dict[str, float]:
+    """Metrics over the whole validation split, with the averaged weights where there are any."""
+    assert run.validation is not None
+    window.seconds += time.perf_counter() - window.started
+    size = run.options.validation_batch or max(256, run.options.micro_batch or run.options.batch_size)
+    failpoint("train.validating")
+    with run.state.averaged():
+        scores = score_split(run.state.model, run.task, run.validation, size, run.device, run.options.precision)
+    metrics = metrics_of(run.task, scores)
+    _record(run, {"step": run.state.step, "val": {n: v for n, v in metrics.items() if math.isfinite(v)}})
+    reporter.line(f"step {run.state.step}/{run.total}  validation: {shown_metrics(metrics)}")
+    window.started = time.perf_counter()
+    return metrics
+
+
+def _record(run: Run, record: dict[str, Any]) -> None:
+    run.directory.metrics.write(record)
+    if run.tensorboard is not None:
+        run.tensorboard.write(record)
+
+
+def note_score(run: Run, metrics: dict[str, float]) -> bool:
+    """Take note of a validation; True where it is the best so far."""
+    state, value = run.state, metrics[run.task.metric]
+    better = state.best is None or (value > state.best if run.task.higher_is_better else value < state.best)
+    state.since_best = 0 if better else state.since_best + 1
+    if better:
+        state.best = value
+    return better
+
+
+def save(run: Run, metrics: dict[str, float] | None) -> Path:
+    """Commit a checkpoint of this step, move `last` (and `best`), and prune those that the spec does not keep."""
+    state, options = run.state, run.options
+    if metrics is not None:
+        state.scores[str(state.step)] = metrics[run.task.metric]
+    path = checkpoints.save(run.directory.checkpoints, run.contents(state))
+    checkpoints.mark(run.directory.checkpoints, "last", path)
+    if metrics is not None and metrics[run.task.metric] == state.best:
+        checkpoints.mark(run.directory.checkpoints, "best", path)
+    present = sorted(run.directory.checkpoints.glob("step-*"))
+    scored = sorted(
+        (p for p in present if str(int(p.name.removeprefix("step-"))) in state.scores),
+        key=lambda p: state.scores[str(int(p.name.removeprefix("step-")))],
+        reverse=run.task.higher_is_better,
+    )
+    keep = {*present[-options.keep_last :], *scored[: options.keep_best]}
+    checkpoints.prune(run.directory.checkpoints, keep)
+    run.directory.write_status("running", 0, "", state.step, path)
+    return path

@@ -1,0 +1,111 @@
+"""What a spec would cost, found without allocating it: the model is built on the meta device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bigmodel_cli import models
+from bigmodel_cli.config import Facts
+from bigmodel_cli.console import quantity, table
+from bigmodel_cli.device import total_memory
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.lazy import Module, Tensor, torch
+from bigmodel_cli.models.describe import Layer, describe, flops
+from bigmodel_cli.spec import Spec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A dry run's findings. Bytes are of fp32; `activation_bytes` is an estimate: what the layers put out, per step."""
+
+    layers: list[Layer]
+    parameters: int
+    flops_per_sample: int
+    state_bytes: int  # weights, gradients, optimizer state, averages
+    activation_bytes: int
+    steps: int
+    samples: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        layers = [{**vars(layer), "shape": list(layer.shape)} for layer in self.layers]
+        return {**vars(self), "layers": layers, "memory_bytes": self.state_bytes + self.activation_bytes}
+
+    def to_text(self) -> str:
+        """For people."""
+        rows = [[x.path, x.type, " x ".join(map(str, x.shape)), f"{x.parameters:,}"] for x in self.layers]
+        memory = self.state_bytes + self.activation_bytes
+        return "\n".join(
+            [
+                table(["layer", "type", "output", "parameters"], rows),
+                "",
+                f"parameters        {self.parameters:,}",
+                f"FLOPs per sample  {quantity(self.flops_per_sample, 'FLOP')} forward, "
+                f"about {quantity(3 * self.flops_per_sample, 'FLOP')} in training",
+                f"memory            about {quantity(memory, 'B')}: {quantity(self.state_bytes, 'B')} for weights, gradients "
+                f"and optimizer, {quantity(self.activation_bytes, 'B')} for activations in fp32",
+                f"steps             {self.steps:,}, over {self.samples:,} training samples",
+            ]
+        )
+
+
+def example(facts: Facts, batch: int, device: torch.device) -> Tensor:
+    """An input of the right shape: images (B, C, H, W), or tokens (B, T)."""
+    if facts.image_shape is not None:
+        return torch.zeros(batch, *facts.image_shape, device=device)
+    return torch.zeros(batch, facts.context or 1, dtype=torch.int64, device=device)
+
+
+def build_on_meta(spec: Spec, facts: Facts) -> Module:
+    """The model without storage. Raises `SpecError` where it does not fit the data."""
+    try:
+        with torch.device("meta"):
+            return models.build(spec.model, facts)
+    except RuntimeError as error:  # sizes whose product does not fit an integer
+        raise SpecError(f"model: too large for any machine ({str(error).splitlines()[0]})") from None
+
+
+def state_bytes(spec: Spec, model: Module) -> int:
+    """Bytes that weights, gradients, optimizer state and the moving average take."""
+    slots = {"adamw": 2, "sgd": 1}[spec.train.optimizer.type]
+    copies = 2 + slots + (spec.train.ema is not None)
+    return sum(p.numel() * p.element_size() for p in model.parameters()) * copies
+
+
+def check_memory(spec: Spec, facts: Facts, device: torch.device) -> Module:
+    """The model on the meta device, after refusing one that cannot fit the device (`SpecError`)."""
+    model = build_on_meta(spec, facts)
+    needed, there = state_bytes(spec, model), total_memory(device)
+    if needed > there:
+        count = sum(p.numel() for p in model.parameters())
+        raise SpecError(
+            f"model: {count:,} parameters need {quantity(needed, 'B')} for weights, gradients and optimizer, and {device} has "
+            f"{quantity(there, 'B')}; make the model smaller"
+        )
+    return model
+
+
+def plan(spec: Spec, facts: Facts, samples: int) -> Plan:
+    """Everything that `--dry-run` shows."""
+    model = build_on_meta(spec, facts)
+    meta = torch.device("meta")
+    layers = describe(model, example(facts, 1, meta))
+    micro = spec.train.micro_batch or spec.train.batch_size
+    outputs = sum(_size(layer.shape) for layer in layers if layer.leaf)
+    return Plan(
+        layers=layers,
+        parameters=sum(p.numel() for p in model.parameters()),
+        flops_per_sample=flops(model, example(facts, 1, meta)),
+        state_bytes=state_bytes(spec, model),
+        activation_bytes=4 * micro * outputs,
+        steps=spec.train.total_steps(samples),
+        samples=samples,
+    )
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for n in shape:
+        size *= n
+    return size

@@ -1,0 +1,143 @@
+"""What a run shows while it trains: a progress bar on a terminal, plain lines elsewhere, and the curve at the end."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bigmodel_cli.console import is_terminal, say, terminal
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+BAR_EVERY = 0.2
+LINE_EVERY = 10.0
+"""Seconds between redraws of the bar, and between plain lines where there is no terminal."""
+
+
+class Reporter:
+    """Shows loss, learning rate, rate and time left. `step` is called at every logged step and costs microseconds."""
+
+    def __init__(self, total: int, start: int, unit: str) -> None:
+        self.total, self.first, self.unit = total, start, unit
+        self.started = self.shown = time.perf_counter()
+        self.bar: Progress | None = None
+        self.task: TaskID | None = None
+        if is_terminal():
+            self.open_bar(start)
+
+    def open_bar(self, start: int) -> None:
+        """Start the progress bar."""
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.bar = Progress(
+            TextColumn("step {task.completed}/{task.total}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+            console=terminal(),
+            transient=True,
+        )
+        self.bar.start()
+        self.task = self.bar.add_task("", total=self.total, completed=start, figures="")
+
+    def step(self, step: int, loss: float, lr: float, rate: float) -> None:
+        """Show where the run is; `rate` is in units per second."""
+        now = time.perf_counter()
+        if now - self.shown < (BAR_EVERY if self.bar else LINE_EVERY) and step < self.total:
+            return
+        self.shown = now
+        figures = f"loss {loss:.4f}  lr {lr:.2e}  {rate:,.0f} {self.unit}/s"
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, completed=step, figures=figures)
+        else:
+            left = (now - self.started) / max(1, step - self.first) * (self.total - step)
+            say(f"step {step}/{self.total}  {figures}  {duration(left)} left")
+
+    def line(self, text: str) -> None:
+        """Print a line that stays."""
+        if self.bar is not None:
+            self.bar.console.print(text, markup=False, highlight=False)
+        else:
+            say(text)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+def duration(seconds: float) -> str:
+    """'1:02:03' or '2:03' for people."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def shown_metrics(metrics: dict[str, float]) -> str:
+    """'loss 1.8857  accuracy 45.20 %' for people."""
+    percent = {"accuracy", "error", "top5"}
+    return "  ".join(f"{n} {100 * v:.2f} %" if n in percent else f"{n} {v:.4f}" for n, v in metrics.items())
+
+
+class TensorBoard:
+    """The same figures as metrics.jsonl, as TensorBoard event files."""
+
+    def __init__(self, directory: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer: Any = SummaryWriter(str(directory))  # type: ignore[no-untyped-call]
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Add one record of metrics.jsonl."""
+        step = record["step"]
+        for name, value in record.items():
+            if isinstance(value, dict):
+                for inner, number in value.items():
+                    self.writer.add_scalar(f"{name}/{inner}", number, step)
+            elif isinstance(value, float):
+                self.writer.add_scalar(f"train/{name}", value, step)
+
+
+def draw_curve(metrics: Path, picture: Path, metric: str) -> None:
+    """Draw the training and validation loss of metrics.jsonl, and the task's metric where it is another, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    training = [(r["step"], r["loss"]) for r in records if "loss" in r]
+    validation = [(r["step"], r["val"]) for r in records if "val" in r]
+    if not training and not validation:
+        return
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.plot(*zip(*training, strict=True), color="#9db4c8", linewidth=1, label="training loss")
+    marker = "o" if len(validation) < 30 else None
+    if validation:
+        steps = [step for step, _ in validation]
+        losses = [values["loss"] for _, values in validation]
+        axes.plot(steps, losses, color="#12507b", marker=marker, markersize=4, label="validation loss")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss (nats)")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    lines, labels = axes.get_legend_handles_labels()
+    if validation and metric != "loss":
+        right = axes.twinx()
+        (line,) = right.plot(
+            [step for step, _ in validation],
+            [values[metric] for _, values in validation],
+            color="#c2571a",
+            marker=marker,
+            markersize=4,
+        )
+        right.set_ylabel(metric)
+        right.spines["top"].set_visible(False)
+        lines, labels = [*lines, line], [*labels, f"validation {metric}"]
+    axes.legend(lines, labels, frameon=False)
+    figure.savefig(picture, dpi=120)

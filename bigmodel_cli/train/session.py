@@ -1,0 +1,297 @@
+"""From a spec to a trained checkpoint: open the data, build the model, fill it, choose how to compute, and `fit`.
+
+Pretraining and finetuning are the same; they differ in what the weights start from.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bigmodel_cli import checkpoints, models
+from bigmodel_cli.config import Facts
+from bigmodel_cli.console import say
+from bigmodel_cli.data import DataSet, open_data
+from bigmodel_cli.device import pick_device
+from bigmodel_cli.errors import BigmodelError, CheckpointError, SpecError, Stopped
+from bigmodel_cli.lazy import Module, load_torch, torch
+from bigmodel_cli.rundir import RunDirectory, fresh_directory
+from bigmodel_cli.spec import Spec, from_dict
+from bigmodel_cli.tasks import Task, build_task
+from bigmodel_cli.train.choose import apply, choose
+from bigmodel_cli.train.feed import Feed
+from bigmodel_cli.train.loop import Run, fit
+from bigmodel_cli.train.memory import Plan, check_memory, plan
+from bigmodel_cli.train.report import TensorBoard, draw_curve
+from bigmodel_cli.train.signals import Interrupted, Signals
+from bigmodel_cli.train.state import LossScale, TrainState
+
+MAY_CHANGE = {
+    "train.steps",
+    "train.epochs",
+    "train.log_every",
+    "train.validate_every",
+    "train.validate_epochs",
+    "train.validation_batch",
+    "train.checkpoint_every",
+    "train.keep_last",
+    "train.keep_best",
+    "train.patience",
+    "train.tensorboard",
+}
+"""Options that a resumed run may give anew: they do not change what a step computes (a longer run bends its schedule)."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for, beside the spec."""
+
+    name: str
+    out: Path | None = None
+    resume: bool = False
+    device: str = "auto"
+    command: tuple[str, ...] = ("bigmodel",)
+
+
+def train(spec: Spec, request: Request) -> Path:
+    """Run the spec and return the resulting checkpoint. Every fault is in errors.py."""
+    load_torch()
+    with Signals() as signals:
+        try:
+            directory = _open_directory(request)
+        except Interrupted as stop:
+            raise Stopped("stopped before anything was written", stop.number) from None
+        with directory:
+            try:
+                path = _train(spec, request, directory, signals)
+            except Interrupted as stop:
+                raise _stopped(directory, request, stop, signals) from None
+            except BigmodelError as error:
+                directory.write_status(_status_name(error), error.status, str(error))
+                raise
+            directory.write_status("done", 0, "", last_checkpoint=path)
+    return path
+
+
+def dry_run(spec: Spec, device: str) -> Plan:
+    """What `train` would do, training nothing and writing nothing."""
+    load_torch()
+    chosen = pick_device(device, say)
+    data = _open_data(spec)
+    _check_task(spec, build_task(spec.task), data.facts)
+    check_memory(spec, data.facts, chosen)
+    return plan(spec, data.facts, len(data.split("train")))
+
+
+def _open_directory(request: Request) -> RunDirectory:
+    root = Path("runs")
+    if request.resume:
+        path = request.out or latest_directory(root, request.name)
+        return RunDirectory.open(path, resume=True)
+    return RunDirectory.open(request.out or fresh_directory(root, request.name), resume=False)
+
+
+def latest_directory(root: Path, name: str) -> Path:
+    """The newest of runs/name, runs/name-2, ... Raises `SpecError` where there is none."""
+    found = [p for p in root.glob(f"{name}*") if p.name == name or p.name.removeprefix(f"{name}-").isdigit()]
+    if not found:
+        raise SpecError(f"--resume: there is no run {root / name} to go on with; start it without --resume")
+    return max(found, key=lambda p: int(p.name.removeprefix(name).removeprefix("-") or 1))
+
+
+def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signals) -> Path:
+    device = pick_device(request.device, say)
+    previous = _previous(directory) if request.resume else None
+    if previous is not None:
+        spec = merge_resumed(spec, previous.spec)
+    torch.manual_seed(spec.train.seed)
+    source = checkpoints.find(Path(spec.init.checkpoint)) if spec.init.checkpoint else None
+    assets = previous.path if previous is not None and previous.contents is not None else source
+    data = _open_data(spec, assets)
+    task = build_task(spec.task)
+    _check_task(spec, task, data.facts)
+    check_memory(spec, data.facts, device)
+    torch.manual_seed(spec.train.seed)
+    model = _build(spec, data.facts, source if previous is None or previous.contents is None else None)
+    model.to(device)
+    feed = Feed(data.split("train"), spec.train, getattr(spec.data, "workers", 0), device)
+    _describe_start(model, data, feed)
+    if "auto" in (spec.train.precision, spec.train.memory_format, spec.train.compile):
+        spec = spec.model_copy(update={"train": choose(model, task, feed.first(), spec.train, say)})
+    apply(model, spec.train)
+    feed.channels_last = spec.train.memory_format == "channels_last"
+    optimizer = spec.train.optimizer.build(model.named_parameters())
+    state = TrainState(model, optimizer, spec.train.ema)
+    if spec.train.precision == "fp16":
+        state.loss_scale = LossScale(2.0**16, dynamic=True)
+    if previous is not None and previous.contents is not None:
+        _check_fingerprint(previous.contents, data)
+        state.restore(previous.contents.model, previous.contents.train, previous.contents.state)
+        say(f"resuming {directory.path} after step {state.step}")
+    directory.begin(spec.to_yaml(), state.step)
+    run = Run(
+        options=spec.train,
+        task=task,
+        state=state,
+        feed=feed,
+        validation=data.split("val") if "val" in data.splits else None,
+        directory=directory,
+        contents=lambda s: _contents(spec, data, s),
+        signals=signals,
+        total=spec.train.total_steps(len(feed.micro.split)),
+        device=device,
+        resume_command=_resume_command(request, directory),
+        tensorboard=TensorBoard(directory.path / "tensorboard") if spec.train.tensorboard else None,
+    )
+    path = fit(run)
+    draw_curve(directory.path / "metrics.jsonl", directory.path / "curve.png", task.metric)
+    say(f"curve: {directory.path / 'curve.png'}")
+    return path
+
+
+@dataclass(frozen=True)
+class Previous:
+    """What a resumed run has: its resolved spec, and its newest good checkpoint, if one was committed."""
+
+    spec: Spec
+    path: Path | None
+    contents: checkpoints.Contents | None
+
+
+def _previous(directory: RunDirectory) -> Previous | None:
+    """The run to go on with; None where it was stopped before anything was recorded."""
+    contents = checkpoints.newest(directory.checkpoints, say)
+    recorded = directory.path / "spec.yaml"
+    if contents is not None:
+        return Previous(from_dict(contents.spec), directory.checkpoints / f"step-{contents.step:08d}", contents)
+    if recorded.exists():
+        import yaml
+
+        say("no checkpoint was committed yet: starting from the first step")
+        return Previous(from_dict(yaml.safe_load(recorded.read_text(encoding="utf-8"))), None, None)
+    return None
+
+
+def merge_resumed(new: Spec, old: Spec) -> Spec:
+    """The spec to go on with: `new`, with autos as they were decided. Raises `SpecError` where it would train otherwise."""
+    decided = {
+        name: getattr(old.train, name)
+        for name in ("precision", "memory_format", "compile")
+        if getattr(new.train, name) == "auto"
+    }
+    new = new.model_copy(update={"train": new.train.model_copy(update=decided)})
+    before, after = dict(_leaves(old.to_dict())), dict(_leaves(new.to_dict()))
+    changed = [p for p in sorted(before.keys() | after.keys()) if before.get(p) != after.get(p) and p not in MAY_CHANGE]
+    if changed:
+        lines = "".join(f"\n  {p}: {before.get(p)!r} -> {after.get(p)!r}" for p in changed)
+        raise SpecError(
+            f"--resume: the spec is not the one that this run began with; undo the change or start a new run:{lines}"
+        )
+    return new
+
+
+def _leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
+    """(dotted path, scalar) of every leaf of plain values."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        return [(path, value)]
+    return [leaf for key, inner in items for leaf in _leaves(inner, f"{path}.{key}" if path else str(key))]
+
+
+def _open_data(spec: Spec, assets: Path | None = None) -> DataSet:
+    return open_data(spec.data, base=Path.cwd(), seed=spec.train.seed, say=say, assets=assets)
+
+
+def _check_task(spec: Spec, task: Task, facts: Facts) -> None:
+    if not getattr(facts, task.needs):
+        raise SpecError(
+            f"task.type: {task.name} needs data with {'labels' if task.needs == 'classes' else 'tokens'}, "
+            f"and data.type: {spec.data.type} has none"
+        )
+
+
+def _build(spec: Spec, facts: Facts, source: Path | None) -> Module:
+    """The model with its first weights: drawn anew, or those of a checkpoint with a new head where the classes differ."""
+    model = models.build(spec.model, facts)
+    if source is not None:
+        contents = checkpoints.read(source, train_state=False)
+        before = Facts.from_json(contents.facts)
+        fresh = model.head_names() if before.classes != facts.classes else ()
+        report = checkpoints.load_weights(model, contents.model, fresh=fresh)
+        say(f"weights: {len(report.loaded)} tensors from {source}")
+        if report.fresh:
+            say(f"newly initialised, since the classes differ: {', '.join(report.fresh)}")
+    _freeze(model, spec)
+    return model
+
+
+def _freeze(model: Module, spec: Spec) -> None:
+    """Leave out of the training what `init` says. Raises `SpecError` for a pattern that matches nothing."""
+    from fnmatch import fnmatchcase
+
+    parameters = dict(model.named_parameters())
+    head = model.head_names()
+    for pattern in spec.init.freeze:
+        matching = [name for name in parameters if fnmatchcase(name, pattern) or name.startswith(pattern + ".")]
+        if not matching:
+            raise SpecError(
+                f"init.freeze: {pattern!r} matches no weight; they are called like {next(iter(parameters))}"
+            )
+        for name in matching:
+            parameters[name].requires_grad_(False)
+    if spec.init.train == "head":
+        for name, p in parameters.items():
+            p.requires_grad_(p.requires_grad and name.startswith(tuple(head)))
+    if not any(p.requires_grad for p in parameters.values()):
+        raise SpecError("init: every weight is frozen; nothing is left to train")
+
+
+def _describe_start(model: Module, data: DataSet, feed: Feed) -> None:
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    count = sum(p.numel() for p in model.parameters())
+    frozen = f", {count - trainable:,} of them frozen" if trainable < count else ""
+    say(f"model: {count:,} parameters{frozen}; data: {len(feed.micro.split):,} training samples")
+
+
+def _check_fingerprint(contents: checkpoints.Contents, data: DataSet) -> None:
+    if contents.state["fingerprint"] != data.fingerprint:
+        raise CheckpointError(
+            "--resume: the data is not what this run was trained on (its fingerprint differs); restore it, or start a new run, "
+            "perhaps with `bigmodel finetune --from` this checkpoint"
+        )
+
+
+def _contents(spec: Spec, data: DataSet, state: TrainState) -> checkpoints.Contents:
+    weights, tensors, values = state.capture()
+    return checkpoints.Contents(
+        step=state.step,
+        model=weights,
+        train=tensors,
+        state={**values, "fingerprint": data.fingerprint, "torch": torch.__version__},
+        spec=spec.to_dict(),
+        facts=data.facts.to_json(),
+        assets=data.assets(),
+    )
+
+
+def _resume_command(request: Request, directory: RunDirectory) -> str:
+    words = [w for w in request.command if w != "--resume"]
+    if request.out is None:
+        words += ["--out", str(directory.path)]
+    return shlex.join([*words, "--resume"])
+
+
+def _status_name(error: BigmodelError) -> str:
+    return "stopped" if isinstance(error, Stopped) else "failed"
+
+
+def _stopped(directory: RunDirectory, request: Request, stop: Interrupted, signals: Signals) -> Stopped:
+    """A signal before the first step, or after the last: what is on disk stays as it is."""
+    with signals.held():
+        signals.pending = None
+        message = f"stopped; to go on: {_resume_command(request, directory)}"
+        error = Stopped(message, stop.number)
+        directory.write_status("stopped", error.status, message)
+    return error

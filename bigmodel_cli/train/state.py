@@ -1,0 +1,120 @@
+"""Everything that changes while a model is trained, in one object that saves and restores itself."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from bigmodel_cli.checkpoints import load_weights
+from bigmodel_cli.lazy import Module, Tensor, torch
+from bigmodel_cli.optim import Optimizer
+
+
+@dataclass
+class LossScale:
+    """Dynamic loss scaling for fp16 (Micikevicius et al. 2018): halved on overflow, doubled after 2,000 good steps."""
+
+    value: float = 1.0
+    good_steps: int = 0
+    dynamic: bool = False
+
+    def update(self, finite: bool) -> None:
+        """Take note of a step whose gradients were finite or not."""
+        if not self.dynamic:
+            return
+        self.good_steps = self.good_steps + 1 if finite else 0
+        if not finite:
+            self.value = max(1.0, self.value / 2)
+        elif self.good_steps >= 2000:
+            self.value, self.good_steps = min(2.0**24, self.value * 2), 0
+
+
+@dataclass
+class TrainState:
+    """Weights, their moving average, the optimizer, the place in the run, and the random states."""
+
+    model: Module
+    optimizer: Optimizer
+    ema_decay: float | None = None
+    step: int = 0
+    scores: dict[str, float] = field(default_factory=dict)  # step -> the task's metric, of kept checkpoints
+    best: float | None = None
+    since_best: int = 0  # validations since the best one
+    elapsed: float = 0.0  # seconds of training, over all resumes
+    loss_scale: LossScale = field(default_factory=LossScale)
+    ema: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.ema_decay is not None:
+            self.ema = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+
+    def update_ema(self) -> None:
+        """Move the average towards the weights; its decay grows to the full value over the first steps."""
+        if self.ema_decay is None:
+            return
+        decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
+        weights = [p.detach() for p in self.model.parameters()]
+        torch._foreach_lerp_(list(self.ema.values()), weights, 1 - decay)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the model has the averaged weights (where there are any)."""
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()
+
+    def swap(self) -> None:
+        """Exchange the weights and their moving average."""
+        for name, p in self.model.named_parameters():
+            if name in self.ema:
+                p.data, self.ema[name] = self.ema[name], p.data
+
+    def capture(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+        """(weights to use, tensors to resume with, plain values to resume with).
+
+        The weights to use are the averaged ones where there is an average; the raw ones are then among the tensors to resume.
+        """
+        train = {f"optimizer.{name}": tensor for name, tensor in self.optimizer.state_dict().items()}
+        train["rng.cpu"] = torch.get_rng_state()
+        if next(self.model.parameters()).is_cuda:
+            train["rng.cuda"] = torch.cuda.get_rng_state()
+        if self.ema:
+            train |= {f"raw.{name}": p.detach() for name, p in self.model.named_parameters()}
+        with self.averaged():
+            weights = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
+        values = {
+            "step": self.step,
+            "optimizer_steps": self.optimizer.steps,
+            "scores": self.scores,
+            "best": self.best,
+            "since_best": self.since_best,
+            "elapsed": self.elapsed,
+            "loss_scale": self.loss_scale.value,
+            "loss_scale_good_steps": self.loss_scale.good_steps,
+        }
+        return weights, train, values
+
+    def restore(self, weights: dict[str, Tensor], train: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Become the captured state, to the bit."""
+        load_weights(self.model, weights)
+        if self.ema:
+            for name, tensor in self.ema.items():
+                tensor.copy_(weights[name])
+            with torch.no_grad():
+                for name, p in self.model.named_parameters():
+                    p.copy_(train[f"raw.{name}"])
+        prefix = "optimizer."
+        own = {name.removeprefix(prefix): tensor for name, tensor in train.items() if name.startswith(prefix)}
+        self.optimizer.load_state_dict(own, values["optimizer_steps"])
+        self.step = values["step"]
+        self.scores, self.best = dict(values["scores"]), values["best"]
+        self.since_best, self.elapsed = values["since_best"], values["elapsed"]
+        self.loss_scale.value = values["loss_scale"]
+        self.loss_scale.good_steps = values["loss_scale_good_steps"]
+        torch.set_rng_state(train["rng.cpu"])
+        if "rng.cuda" in train and torch.cuda.is_available():
+            torch.cuda.set_rng_state(train["rng.cuda"])

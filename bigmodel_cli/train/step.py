@@ -1,0 +1,68 @@
+"""One update of the weights: accumulate sums, divide once, clip, step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from bigmodel_cli.device import autocast
+from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.optim import total_norm
+from bigmodel_cli.recipe import TrainOptions
+from bigmodel_cli.tasks import Task
+from bigmodel_cli.train.state import TrainState
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Sums over the step's samples, and the norm of the mean gradient before clipping."""
+
+    loss_sum: float
+    count: float
+    norm: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether the loss and the gradient are numbers that may change the weights."""
+        return math.isfinite(self.norm) and math.isfinite(self.loss_sum)
+
+    @property
+    def loss(self) -> float:
+        """The mean loss."""
+        return self.loss_sum / max(1.0, self.count)
+
+
+def train_step(
+    state: TrainState,
+    task: Task,
+    options: TrainOptions,
+    micro_batches: list[dict[str, Tensor]],
+    device: torch.device,
+    lr: float,
+) -> StepResult:
+    """Add up the gradients of the micro-batches and move the weights by their mean over all targets.
+
+    Losses are sums, so that the division by the global count makes accumulation equal to one large batch. Where the loss or
+    the gradient is not finite nothing is changed (and under fp16 the loss scale is halved).
+    """
+    scale = state.loss_scale
+    loss_sum: Tensor | None = None
+    count: Tensor | None = None
+    for batch in micro_batches:
+        with autocast(device, options.precision):
+            loss, n = task.loss(state.model, batch)
+        (loss * scale.value if scale.dynamic else loss).backward()  # type: ignore[no-untyped-call]
+        loss = loss.detach()
+        loss_sum, count = (loss, n) if loss_sum is None or count is None else (loss_sum + loss, count + n)
+    assert loss_sum is not None and count is not None
+    divisor = max(1.0, float(count)) * scale.value
+    norm = float(total_norm(state.optimizer.gradients())) / divisor
+    result = StepResult(float(loss_sum), float(count), norm)
+    scale.update(result.finite)
+    if result.finite:
+        if options.clip is not None and norm > options.clip:
+            divisor *= norm / options.clip
+        state.optimizer.step(lr, divisor)
+        state.update_ema()
+    state.optimizer.clear()
+    return result

@@ -1,0 +1,217 @@
+"""YAML in, values with their places out: every later fault of a spec can name its file, line and column.
+
+The tree is built from the parser's events, so size, depth, aliases, tags and duplicate keys are checked before anything is
+constructed. Scalars follow the core schema of YAML 1.2, not YAML 1.1: `1e-3` is a number, `no` and `off` are strings,
+`010` is ten (octal is `0o10`). `<<: *anchor` merges a mapping.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bigmodel_cli.errors import SpecError
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 100
+MAX_NODES = 100_000
+
+_INT = re.compile(r"[-+]?[0-9][0-9_]*\Z")
+_RADIX = re.compile(r"0o[0-7]+\Z|0x[0-9a-fA-F]+\Z")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
+_SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)\Z|\.(nan|NaN|NAN)\Z")
+_WORDS = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
+_BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq")} | {"!"}
+
+
+@dataclass
+class Node:
+    """A value of the tree and where it stands; `keys` says where each key of a mapping stands."""
+
+    value: Any  # dict[str, Node], list[Node], or a scalar
+    where: str
+    keys: dict[str, str] = field(default_factory=dict)
+    size: int = 1
+
+    def plain(self) -> Any:
+        """The value without places: dicts, lists and scalars."""
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        if isinstance(self.value, list):
+            return [node.plain() for node in self.value]
+        return self.value
+
+
+def read_yaml(path: Path) -> Node:
+    """Read a spec file. Raises `SpecError` for one that is missing, too large, not UTF-8 or not YAML."""
+    try:
+        size = path.stat().st_size
+        if path.is_dir():
+            raise SpecError(f"{path}: this is a folder; name a spec file (.yaml)")
+        if size > MAX_BYTES:
+            raise SpecError(f"{path}: {size:,} bytes; a spec has at most {MAX_BYTES:,}. Is this the right file?")
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such file; `bigmodel init NAME` writes a sample spec") from None
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
+    return parse_yaml(content, str(path))
+
+
+def parse_yaml(content: bytes, name: str) -> Node:
+    """Parse YAML text; `name` stands for the file in messages. A byte order mark and CRLF line ends are accepted."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        column = error.start - content.rfind(b"\n", 0, error.start)
+        raise SpecError(
+            f"{name}:{line}:{column}: not UTF-8 (byte 0x{content[error.start]:02x}); save it as UTF-8"
+        ) from None
+    return _Builder(name).build(text)
+
+
+def parse_value(text: str, where: str) -> Node:
+    """The value of ``--set KEY=VALUE``, read as YAML (`3`, `1e-3`, `[1, 2]`, `{type: adamw}`); its place is the option itself."""
+    builder = _Builder(where, fixed_place=True)
+    return builder.build(text) if text.strip() else Node(None, where)
+
+
+class _Builder:
+    """Builds the tree from parser events, collecting the faults that do not stop the parse."""
+
+    def __init__(self, name: str, *, fixed_place: bool = False) -> None:
+        self.name, self.fixed_place = name, fixed_place
+        self.anchors: dict[str, Node] = {}
+        self.faults: list[str] = []
+        self.nodes = 0
+
+    def build(self, text: str) -> Node:
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        try:
+            events = iter(yaml.parse(text, Loader=loader))
+            root = Node(None, self.place(None))
+            documents = 0
+            for event in events:
+                if isinstance(event, yaml.DocumentStartEvent):
+                    documents += 1
+                    if documents > 1:
+                        raise SpecError(f"{self.place(event)}: a second document (`---`); a spec is one document")
+                elif isinstance(event, yaml.NodeEvent):
+                    root = self.node(event, events, 0)
+        except yaml.YAMLError as error:
+            raise SpecError(self.syntax_message(error)) from None
+        if self.faults:
+            raise SpecError("\n".join(self.faults))
+        return root
+
+    def place(self, event: Any) -> str:
+        if self.fixed_place:
+            return self.name
+        if event is None:
+            return f"{self.name}:1:1"
+        return f"{self.name}:{event.start_mark.line + 1}:{event.start_mark.column + 1}"
+
+    def syntax_message(self, error: yaml.YAMLError) -> str:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        what = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
+        context = getattr(error, "context", None)
+        text = f"{what}{f' ({context})' if context else ''}"
+        if "special characters" in text or "control characters" in text:
+            text += "; remove NUL bytes and control characters"
+        if mark is None or self.fixed_place:
+            return f"{self.name}: not valid YAML: {text}"
+        return f"{self.name}:{mark.line + 1}:{mark.column + 1}: not valid YAML: {text}"
+
+    def node(self, event: Any, events: Iterator[Any], depth: int) -> Node:
+        where = self.place(event)
+        if depth > MAX_DEPTH:
+            raise SpecError(f"{where}: nested more than {MAX_DEPTH} deep")
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in self.anchors:
+                raise SpecError(f"{where}: *{event.anchor} has no anchor &{event.anchor} before it")
+            node = self.anchors[event.anchor]
+            self.count(node.size, where)
+            return node
+        if event.tag is not None and event.tag not in _PLAIN_TAGS:
+            self.faults.append(f"{where}: the tag {event.tag!r} is not allowed; a spec holds plain values only")
+        self.count(1, where)
+        before = self.nodes
+        if isinstance(event, yaml.ScalarEvent):
+            node = Node(self.scalar(event), where)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            node = Node(self.sequence(events, depth), where)
+        else:
+            node = self.mapping(events, depth, where)
+        node.size = 1 + self.nodes - before
+        if event.anchor:
+            self.anchors[event.anchor] = node
+        return node
+
+    def count(self, more: int, where: str) -> None:
+        self.nodes += more
+        if self.nodes > MAX_NODES:
+            raise SpecError(f"{where}: more than {MAX_NODES:,} values once its aliases are followed; a spec has fewer")
+
+    def scalar(self, event: yaml.ScalarEvent) -> Any:
+        text = event.value
+        if not event.implicit[0]:  # quoted, or tagged
+            return text
+        if text in _WORDS:
+            return _WORDS[text]
+        if text in _BOOLS:
+            return _BOOLS[text]
+        if len(text) > 100:  # no number is that long, and int() of a very long one is slow
+            return text
+        if _RADIX.match(text):
+            return int(text, 0)
+        if _INT.match(text):
+            return int(text.replace("_", ""))
+        if _FLOAT.match(text):
+            return float(text.replace("_", ""))
+        if _SPECIAL.match(text):
+            return math.nan if text.lower()[1] == "n" else -math.inf if text[0] == "-" else math.inf
+        return text
+
+    def sequence(self, events: Iterator[Any], depth: int) -> list[Node]:
+        items = []
+        for event in events:
+            if isinstance(event, yaml.SequenceEndEvent):
+                break
+            items.append(self.node(event, events, depth + 1))
+        return items
+
+    def mapping(self, events: Iterator[Any], depth: int, where: str) -> Node:
+        values: dict[str, Node] = {}
+        keys: dict[str, str] = {}
+        merged: list[Node] = []
+        for event in events:
+            if isinstance(event, yaml.MappingEndEvent):
+                break
+            key, place = self.node(event, events, depth + 1), self.place(event)
+            value = self.node(next(events), events, depth + 1)
+            if isinstance(key.value, dict | list):
+                self.faults.append(f"{place}: a key must be a word, not a list or a mapping")
+                continue
+            name = event.value if isinstance(event, yaml.ScalarEvent) else str(key.value)
+            if name == "<<":
+                merged += value.value if isinstance(value.value, list) else [value]
+            elif name in values:
+                self.faults.append(f"{place}: {name}: given twice (first at {keys[name]}); keep one")
+            else:
+                values[name], keys[name] = value, place
+        for other in merged:
+            if not isinstance(other.value, dict):
+                self.faults.append(f"{other.where}: `<<` merges a mapping, and this is none")
+                continue
+            for name, value in other.value.items():
+                if name not in values:
+                    values[name], keys[name] = value, other.keys[name]
+        return Node(values, where, keys)
