@@ -26,7 +26,7 @@ def catalog() -> dict[str, dict[str, str]]:
         "norm": NORMS,
         "position": POSITIONS,
         "task": TASKS,
-        "data": SOURCES,
+        "data": {name: options for name, (options, _) in SOURCES.items()},
         "optimizer": describe_optimizers(),
     }
     return {kind: {name: _line(entry) for name, entry in entries.items()} for kind, entries in tables.items()}

@@ -32,11 +32,11 @@ else:
             return getattr(importlib.import_module(self.target), name)
 
     class _Unloaded:
-        """Base of `Module` before torch is loaded: nothing can be built from it."""
+        """Base of `Module` before torch is loaded."""
 
-        def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-            load_torch()  # replaces this base, so the class is created as the torch module that it now is
-            return object.__new__(cls)
+        def __init__(self) -> None:
+            load_torch()  # from here on the instance's class derives from torch's Module
+            importlib.import_module("torch.nn").Module.__init__(self)
 
     class Module(_Unloaded):
         """`torch.nn.Module`, once torch is loaded."""

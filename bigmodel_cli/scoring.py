@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from bigmodel_cli.data import Split
 from bigmodel_cli.device import autocast
 from bigmodel_cli.lazy import Module, Tensor, torch
@@ -42,7 +44,7 @@ def score_split(
     try:
         with torch.inference_mode():
             for first in range(0, len(split), batch_size):
-                samples = torch.arange(first, min(first + batch_size, len(split)))
+                samples = np.arange(first, min(first + batch_size, len(split)))
                 batch = {k: v.to(device) for k, v in split.batch(samples, 0, 0, False).items()}
                 with autocast(device, precision):
                     scores = task.score(model, batch)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from bigmodel_cli.data import Split
 from bigmodel_cli.data.order import permute
 from bigmodel_cli.errors import DataError
@@ -31,7 +33,7 @@ class MicroBatches:
         while first < (k + 1) * self.size:
             epoch, offset = divmod(first, n)
             count = min((k + 1) * self.size - first, n - offset)
-            order = permute(torch.arange(offset, offset + count), n, (self.seed, epoch))
+            order = permute(np.arange(offset, offset + count), n, (self.seed, epoch))
             pieces.append(self.split.batch(order, epoch, self.seed, True))
             first += count
         if len(pieces) == 1:

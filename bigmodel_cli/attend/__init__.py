@@ -1,0 +1,70 @@
+"""`bigmodel attend`: what a network looks at: the heads of a decoder, or the region of an image that decides its class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bigmodel_cli.attend.gradcam import GradCAM, grad_cam
+from bigmodel_cli.attend.heads import Heads, record_heads
+from bigmodel_cli.attend.picture import draw_gradcam, draw_heads
+from bigmodel_cli.attend.text import show_gradcam, show_heads
+from bigmodel_cli.data import load_tokenizer, prepare_image
+from bigmodel_cli.errors import DataError, ResourceError, SpecError
+from bigmodel_cli.lazy import torch
+from bigmodel_cli.loaded import Loaded
+
+
+@dataclass(frozen=True)
+class Look:
+    """A look inside: text for the terminal, the picture's path, and the figures themselves."""
+
+    text: str
+    picture: Path
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+def attend(loaded: Loaded, source: str, out: Path | None, layer: int | None, head: int | None, color: bool) -> Look:
+    """Look at what the model does with `source`: a text for a decoder, an image's path for a classifier.
+
+    The picture is written to `out` (attend.png when None). Raises `DataError` for input that cannot be read, and `SpecError`
+    for a layer or head that is not there.
+    """
+    picture = out or Path("attend.png")
+    if not picture.parent.is_dir():
+        raise ResourceError(f"{picture}: its folder does not exist; make it, or name another --out")
+    if loaded.facts.image_shape is not None:
+        return _look_at_image(loaded, Path(source), picture, color)
+    return _look_at_text(loaded, source, picture, layer, head, color)
+
+
+def _look_at_text(
+    loaded: Loaded, text: str, picture: Path, layer: int | None, head: int | None, color: bool
+) -> Look:
+    tokenizer = load_tokenizer(loaded.assets)
+    tokens = tokenizer.encode(text)
+    if not tokens:
+        raise DataError("the text is empty; give at least one character")
+    labels = [tokenizer.decode([token]) for token in tokens]
+    heads = record_heads(loaded.model, torch.tensor([tokens], device=loaded.device), labels)
+    check_choice(heads, layer, head)
+    draw_heads(heads, picture)
+    shown = show_heads(heads, layer if layer is not None else len(heads.layers) - 1, head, color)
+    return Look(shown, picture, heads.to_json())
+
+
+def _look_at_image(loaded: Loaded, path: Path, picture: Path, color: bool) -> Look:
+    image = prepare_image(path, loaded.facts).to(loaded.device)
+    cam: GradCAM = grad_cam(loaded.model, image, loaded.facts)
+    draw_gradcam(cam, path.name, picture)
+    return Look(show_gradcam(cam, color), picture, cam.to_json())
+
+
+def check_choice(heads: Heads, layer: int | None, head: int | None) -> None:
+    """Raise `SpecError` for a layer or head that the model does not have."""
+    if layer is not None and not 0 <= layer < len(heads.layers):
+        raise SpecError(f"--layer {layer}: the layers with attention are 0 to {len(heads.layers) - 1}")
+    count = heads.weights[layer if layer is not None else -1].shape[0]
+    if head is not None and not 0 <= head < count:
+        raise SpecError(f"--head {head}: the heads of that layer are 0 to {count - 1}")

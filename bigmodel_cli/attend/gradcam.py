@@ -1,0 +1,51 @@
+"""Which region of an image decides its class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bigmodel_cli.config import Facts
+from bigmodel_cli.lazy import F, Module, Tensor, torch
+
+
+@dataclass(frozen=True)
+class GradCAM:
+    """`image` (C, H, W) with pixels in 0..1; `heat` (H, W) in 0..1; the class that it explains, with its probability."""
+
+    image: Tensor
+    heat: Tensor
+    label: str
+    probability: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"label": self.label, "probability": self.probability, "heat": self.heat.tolist()}
+
+
+def grad_cam(model: Module, image: Tensor, facts: Facts) -> GradCAM:
+    """Grad-CAM (Selvaraju et al. 2017) of the likeliest class, for one normalised image (1, C, H, W).
+
+    The last feature map's channels, weighted by the mean gradient of the class's logit, summed, cut at zero and brought to
+    the image's size.
+    """
+    layer = model.last_feature_layer()
+    kept: list[Tensor] = []
+    hook = layer.register_forward_hook(lambda module, inputs, output: kept.append(output))
+    try:
+        with torch.enable_grad():
+            logits = model(image.requires_grad_())
+    finally:
+        hook.remove()
+    features = kept[-1]  # (1, K, h, w)
+    best = int(logits.argmax(1))
+    (gradient,) = torch.autograd.grad(logits[0, best], features)
+    weights = gradient.mean(dim=(2, 3), keepdim=True)  # (1, K, 1, 1)
+    heat = F.relu((weights * features).sum(1, keepdim=True)).detach()  # (1, 1, h, w)
+    heat = F.interpolate(heat, size=image.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
+    heat = heat / heat.max().clamp(min=1e-12)
+    mean = torch.tensor(facts.mean or (0.0,)).view(-1, 1, 1)
+    std = torch.tensor(facts.std or (1.0,)).view(-1, 1, 1)
+    pixels = (image.detach()[0].cpu() * std + mean).clamp(0, 1)
+    probability = float(logits.detach().float().softmax(1)[0, best])
+    return GradCAM(pixels, heat.cpu(), facts.classes[best], probability)

@@ -1,0 +1,45 @@
+"""The attention weights of every head of a model, recorded during one forward pass.
+
+The output still comes from the fused kernel: each attention part computes its weights beside it while a probe is set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.lazy import Module, Tensor, torch
+from bigmodel_cli.parts.attention import Attention
+
+
+@dataclass(frozen=True)
+class Heads:
+    """`weights[i]` is (H, T, T) of the layer called `layers[i]`: row t is what position t looks at; rows sum to 1."""
+
+    tokens: list[str]
+    layers: list[str]
+    weights: list[Tensor]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        named = zip(self.layers, self.weights, strict=True)
+        return {"tokens": self.tokens, "layers": [{"name": n, "weights": w.tolist()} for n, w in named]}
+
+
+def record_heads(model: Module, tokens: Tensor, labels: list[str]) -> Heads:
+    """Run the model on tokens (1, T) and return what each head looked at. Raises `SpecError` where nothing attends."""
+    found = [(name, m) for name, m in model.named_modules() if isinstance(m, Attention)]
+    if not found:
+        raise SpecError("this model has no attention to look at")
+    recorded: dict[str, Tensor] = {}
+    try:
+        for name, module in found:
+            module.probe = lambda weights, name=name: recorded.__setitem__(name, weights[0].float().cpu())
+        with torch.inference_mode():
+            model(tokens)
+    finally:
+        for _, module in found:
+            module.probe = None
+    names = [name for name, _ in found]
+    return Heads(labels, names, [recorded[name] for name in names])

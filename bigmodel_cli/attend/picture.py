@@ -1,0 +1,74 @@
+"""The same as PNG pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bigmodel_cli.attend.gradcam import GradCAM
+from bigmodel_cli.attend.heads import Heads
+
+MOST_LABELS = 40
+
+
+def draw_heads(heads: Heads, path: Path) -> None:
+    """A grid of maps: a row for each layer, a column for each head; token labels where they can be read."""
+    columns = max(len(w) for w in heads.weights)
+    count = len(heads.tokens)
+    side = min(4.0, max(1.8, 0.14 * count)) if count <= MOST_LABELS else 2.4
+    figure = _figure((columns * side + 1.2, len(heads.layers) * side + 0.9))
+    grid = figure.subplots(len(heads.layers), columns, squeeze=False)
+    for row, (name, weights) in enumerate(zip(heads.layers, heads.weights, strict=True)):
+        for column in range(columns):
+            axes = grid[row][column]
+            if column >= len(weights):
+                axes.set_axis_off()
+                continue
+            axes.imshow(weights[column].numpy(), cmap="magma", vmin=0, interpolation="nearest")
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if row == 0:
+                axes.set_title(f"head {column}", fontsize=9)
+            if column == 0:
+                axes.set_ylabel(name, fontsize=8)
+                if count <= MOST_LABELS:
+                    _token_ticks(axes.yaxis, axes.set_yticks, heads.tokens)
+            if row == len(heads.layers) - 1 and count <= MOST_LABELS:
+                _token_ticks(axes.xaxis, axes.set_xticks, heads.tokens)
+    figure.supxlabel("position looked at", fontsize=9)
+    figure.savefig(path, dpi=130)
+
+
+def draw_gradcam(cam: GradCAM, name: str, path: Path) -> None:
+    """The image, and the heat laid over it."""
+    figure = _figure((7, 3.8))
+    left, right = figure.subplots(1, 2)
+    pixels = cam.image.permute(1, 2, 0).squeeze(-1).numpy()
+    for axes in (left, right):
+        axes.imshow(pixels, cmap="gray", vmin=0, vmax=1)
+        axes.set_axis_off()
+    right.imshow(cam.heat.numpy(), cmap="magma", alpha=0.6, vmin=0, vmax=1)
+    left.set_title(_plain(name), fontsize=10)
+    right.set_title(_plain(f"{cam.label}: {100 * cam.probability:.1f} %"), fontsize=10)
+    figure.savefig(path, dpi=130)
+
+
+def _figure(size: tuple[float, float]) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _token_ticks(axis: Any, set_ticks: Any, tokens: list[str]) -> None:
+    labels = [_plain(repr(t)[1:-1] if t.strip() != t else t) or "␣" for t in tokens]
+    rotation = 90 if axis.axis_name == "x" else 0
+    set_ticks(range(len(tokens)), labels, fontsize=6, rotation=rotation, family="DejaVu Sans Mono")
+    axis.set_tick_params(length=0, pad=1)
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib draws as it stands (a dollar sign would begin a formula)."""
+    return text.replace("$", r"\$")

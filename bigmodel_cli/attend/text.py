@@ -1,0 +1,68 @@
+"""Heat maps in a terminal: colour where there is one, else shades of grey in characters."""
+
+from __future__ import annotations
+
+from bigmodel_cli.attend.gradcam import GradCAM
+from bigmodel_cli.attend.heads import Heads
+from bigmodel_cli.console import visible
+from bigmodel_cli.lazy import F, Tensor
+
+SHADES = " ·░▒▓█"
+MOST_TOKENS = 48
+LABEL_WIDTH = 12
+MOST_COLUMNS = 64
+
+
+def show_heads(heads: Heads, layer: int, head: int | None, color: bool) -> str:
+    """One head's weights (the mean of the layer's heads when None) as a map, and where every head looks last.
+
+    Rows are the positions that look, columns those looked at. Only the last 48 tokens are drawn.
+    """
+    weights = heads.weights[layer]  # (H, T, T)
+    chosen = weights.mean(0) if head is None else weights[head]
+    first = max(0, len(heads.tokens) - MOST_TOKENS)
+    what = f"mean of {len(weights)} heads" if head is None else f"head {head}"
+    lines = [f"{heads.layers[layer]}, {what}: each row looks at the columns"]
+    if first:
+        lines.append(f"(the last {MOST_TOKENS} of {len(heads.tokens)} tokens)")
+    peak = float(chosen[first:, first:].max()) or 1.0
+    for t in range(first, len(heads.tokens)):
+        cells = "".join(cell(float(v) / peak, color) for v in chosen[t, first : t + 1])
+        lines.append(f"{_label(heads.tokens[t]):>{LABEL_WIDTH}} {cells}")
+    lines += ["", "what the last token looks at most, by head:"]
+    for index, name in enumerate(heads.layers):
+        for number, row in enumerate(heads.weights[index][:, -1]):
+            lines.append(f"  {name} head {number}: {_strongest(heads, row)}")
+    return "\n".join(lines)
+
+
+def show_gradcam(cam: GradCAM, color: bool) -> str:
+    """The heat over the image, at most 64 columns wide."""
+    height, width = cam.heat.shape
+    scale = min(1.0, MOST_COLUMNS / 2 / width)
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    small = F.interpolate(cam.heat[None, None], size=size, mode="area")[0, 0]
+    lines = ["".join(cell(float(v), color) for v in row) for row in small]
+    return "\n".join([f"{visible(cam.label)}: {100 * cam.probability:.1f} %; what decides it:", *lines])
+
+
+def cell(value: float, color: bool) -> str:
+    """One square (two characters) of a map, for a value in 0..1."""
+    value = min(1.0, max(0.0, value))
+    if not color:
+        return SHADES[round(value * (len(SHADES) - 1))] * 2
+    level = value**0.5  # small weights should be seen too
+    red, green, blue = (round(a + (b - a) * level) for a, b in ((16, 255), (24, 196), (48, 64)))
+    return f"\x1b[48;2;{red};{green};{blue}m  \x1b[0m"
+
+
+def _label(token: str) -> str:
+    text = repr(token)[1:-1] if token.strip() != token or not token.isprintable() else token
+    text = text.replace(" ", "␣")
+    return visible(text if len(text) <= LABEL_WIDTH else text[: LABEL_WIDTH - 1] + "…")
+
+
+def _strongest(heads: Heads, row: Tensor) -> str:
+    values, positions = row.topk(min(3, len(row)))
+    pairs = zip(values.tolist(), positions.tolist(), strict=True)
+    return "  ".join(f"{_label(heads.tokens[p])}@{p} {100 * v:.0f} %" for v, p in pairs)

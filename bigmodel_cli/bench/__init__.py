@@ -1,0 +1,144 @@
+"""`bigmodel bench`: how fast a training step is, and how far that is from what the machine can do."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bigmodel_cli.bench.roof import roof
+from bigmodel_cli.config import Facts
+from bigmodel_cli.console import quantity, say, table
+from bigmodel_cli.device import describe_device, peak_memory, pick_device, synchronize
+from bigmodel_cli.lazy import Module, Tensor, load_torch, torch
+from bigmodel_cli.models import build
+from bigmodel_cli.models.describe import flops
+from bigmodel_cli.spec import Spec
+from bigmodel_cli.tasks import build_task
+from bigmodel_cli.train.choose import apply, choose
+from bigmodel_cli.train.memory import build_on_meta, check_memory, example
+from bigmodel_cli.train.state import LossScale, TrainState
+from bigmodel_cli.train.step import train_step
+
+WARMUP = 3
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One benchmark's figures. Times are of a whole training step: forward, backward and update."""
+
+    name: str
+    precision: str
+    memory_format: str
+    batch_size: int
+    median_s: float
+    p95_s: float
+    steps: int
+    per_second: float
+    unit: str
+    parameters: int
+    step_flops: int
+    flops_per_second: float
+    roof_flops_per_second: float
+    peak_memory_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**asdict(self), "share_of_roof": self.flops_per_second / self.roof_flops_per_second}
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """All timings of one call, and the device they were taken on."""
+
+    device: str
+    timings: list[Timing]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"device": self.device, "benchmarks": [t.to_json() for t in self.timings]}
+
+    def to_text(self) -> str:
+        """A table for people."""
+        columns = ["network", "computed in", "median", "p95", "rate", "FLOP/s", "of roof", "peak memory", "parameters"]
+        rows = [
+            [
+                t.name,
+                t.precision + (" channels_last" if t.memory_format == "channels_last" else ""),
+                f"{1e3 * t.median_s:.2f} ms",
+                f"{1e3 * t.p95_s:.2f} ms",
+                f"{t.per_second:,.0f} {t.unit}/s",
+                quantity(t.flops_per_second, "FLOP/s"),
+                f"{100 * t.flops_per_second / t.roof_flops_per_second:.0f} %",
+                quantity(t.peak_memory_bytes, "B"),
+                f"{t.parameters:,}",
+            ]
+            for t in self.timings
+        ]
+        return f"training steps on {self.device}\n" + table(columns, rows)
+
+
+def bench(named: list[tuple[str, Spec, Facts]], device: str, seconds: float) -> BenchReport:
+    """Time training steps of each network on random input of the right shape, for about `seconds` each."""
+    load_torch()
+    chosen = pick_device(device, say)
+    return BenchReport(describe_device(chosen), [_time(name, spec, facts, chosen, seconds) for name, spec, facts in named])
+
+
+def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: float) -> Timing:
+    check_memory(spec, facts, device)
+    torch.manual_seed(spec.train.seed)
+    model: Module = build(spec.model, facts).to(device)
+    task = build_task(spec.task)
+    micro = spec.train.micro_batch or spec.train.batch_size
+    batches = [synthetic_batch(facts, micro, device) for _ in range(spec.train.accumulate)]
+    options = choose(model, task, batches[0], spec.train, say)
+    apply(model, options)
+    if options.memory_format == "channels_last":
+        batches = [{**b, "image": b["image"].contiguous(memory_format=torch.channels_last)} for b in batches]
+    state = TrainState(model, options.optimizer.build(model.named_parameters()), options.ema)
+    if options.precision == "fp16":
+        state.loss_scale = LossScale(2.0**16, dynamic=True)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    times: list[float] = []
+    deadline = 0.0
+    while len(times) < WARMUP + 5 or time.perf_counter() < deadline:
+        if len(times) == WARMUP:
+            deadline = time.perf_counter() + seconds
+        synchronize(device)
+        start = time.perf_counter()
+        result = train_step(state, task, options, batches, device, options.optimizer.lr)
+        synchronize(device)
+        times.append(time.perf_counter() - start)
+    times = sorted(times[WARMUP:])
+    median = statistics.median(times)
+    meta = torch.device("meta")
+    step_flops = 3 * flops(build_on_meta(spec, facts), example(facts, 1, meta)) * spec.train.batch_size
+    return Timing(
+        name=name,
+        precision=options.precision,
+        memory_format=options.memory_format,
+        batch_size=options.batch_size,
+        median_s=median,
+        p95_s=times[min(len(times) - 1, int(0.95 * len(times)))],
+        steps=len(times),
+        per_second=result.count / median,
+        unit="tokens" if task.needs == "vocab_size" else "samples",
+        parameters=sum(p.numel() for p in model.parameters()),
+        step_flops=step_flops,
+        flops_per_second=step_flops / median,
+        roof_flops_per_second=roof(device, options.precision),
+        peak_memory_bytes=peak_memory(device),
+    )
+
+
+def synthetic_batch(facts: Facts, size: int, device: torch.device) -> dict[str, Tensor]:
+    """Random images (B, C, H, W) with labels, or random tokens (B, T + 1)."""
+    if facts.image_shape is not None:
+        images = torch.randn(size, *facts.image_shape, device=device)
+        return {"image": images, "label": torch.randint(len(facts.classes), (size,), device=device)}
+    assert facts.vocab_size is not None
+    assert facts.context is not None
+    return {"tokens": torch.randint(facts.vocab_size, (size, facts.context + 1), device=device)}

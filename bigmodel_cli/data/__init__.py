@@ -1,0 +1,72 @@
+"""Data: files to dicts of tensors with named keys. One file for each form, one line in the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from bigmodel_cli.config import Options
+from bigmodel_cli.data.base import DataSet, Say, Split
+from bigmodel_cli.data.images import (
+    CIFAR10Options,
+    CIFAR100Options,
+    DigitsOptions,
+    FashionMNISTOptions,
+    FolderOptions,
+    MNISTOptions,
+    ParquetOptions,
+    open_images,
+)
+from bigmodel_cli.data.pixels import prepare_image
+from bigmodel_cli.data.text import StdlibOptions, TextOptions, open_text
+from bigmodel_cli.data.tokenizer import Tokenizer, load_tokenizer
+
+DataOptions = Annotated[
+    TextOptions
+    | StdlibOptions
+    | MNISTOptions
+    | FashionMNISTOptions
+    | CIFAR10Options
+    | CIFAR100Options
+    | DigitsOptions
+    | FolderOptions
+    | ParquetOptions,
+    Field(discriminator="type"),
+]
+
+SOURCES: dict[str, tuple[type[Options], Callable[..., DataSet]]] = {
+    "text": (TextOptions, open_text),
+    "stdlib": (StdlibOptions, open_text),
+    "mnist": (MNISTOptions, open_images),
+    "fashion_mnist": (FashionMNISTOptions, open_images),
+    "cifar10": (CIFAR10Options, open_images),
+    "cifar100": (CIFAR100Options, open_images),
+    "digits": (DigitsOptions, open_images),
+    "image_folder": (FolderOptions, open_images),
+    "parquet_images": (ParquetOptions, open_images),
+}
+
+
+def open_data(options: Any, *, base: Path, seed: int, say: Say, assets: Path | None = None) -> DataSet:
+    """The data that the options describe.
+
+    Relative paths start at `base`. `assets` is a checkpoint whose tokenizer and normalisation are used rather than fitted
+    anew; the classes are always the data's own. Raises `DataError`.
+    """
+    return SOURCES[options.type][1](options, base=base, seed=seed, say=say, assets=assets)
+
+
+__all__ = [
+    "SOURCES",
+    "DataOptions",
+    "DataSet",
+    "Say",
+    "Split",
+    "Tokenizer",
+    "load_tokenizer",
+    "open_data",
+    "prepare_image",
+]

@@ -1,0 +1,180 @@
+"""Augmentation: torchvision's v2 transforms by name. The common ones work on a whole batch at once, on the device.
+
+All randomness is keyed by (seed, epoch, sample): what happens to a sample does not depend on the batch or process it is in.
+Images are (B, C, H, W) float with pixels in 0..1.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from bigmodel_cli.config import Fraction, NonNegative, Options, Positive
+from bigmodel_cli.data.order import Ints, draw, key_of
+from bigmodel_cli.errors import SpecError, did_you_mean
+from bigmodel_cli.lazy import F, Tensor, torch
+
+Pair = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
+
+
+class RandomCropOptions(Options):
+    """Pad every edge with black and cut out a window of the old size at a random place."""
+
+    type: Literal["RandomCrop"] = "RandomCrop"
+    padding: Annotated[int, Field(gt=0, le=1000)] = Field(4, description="pixels added at each edge")
+
+    def apply(self, images: Tensor, u: Tensor) -> Tensor:
+        """The windows; u is (B, 2) in [0, 1)."""
+        height, width = images.shape[2:]
+        corner = (u * (2 * self.padding + 1)).long()  # (B, 2)
+        rows = corner[:, :1] + torch.arange(height, device=images.device)  # (B, H)
+        columns = corner[:, 1:] + torch.arange(width, device=images.device)  # (B, W)
+        padded = F.pad(images, [self.padding] * 4).permute(0, 2, 3, 1)
+        own = torch.arange(len(images), device=images.device)[:, None, None]
+        return padded[own, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+class RandomFlipOptions(Options):
+    """Mirror left and right with probability p."""
+
+    type: Literal["RandomHorizontalFlip"] = "RandomHorizontalFlip"
+    p: Fraction = Field(0.5, description="probability")
+
+    def apply(self, images: Tensor, u: Tensor) -> Tensor:
+        """The images, some mirrored; u is (B, 1)."""
+        return torch.where((u[:, 0] < self.p)[:, None, None, None], images.flip(-1), images)
+
+
+class RandomAffineOptions(Options):
+    """Turn, move, scale and shear about the centre, bilinear, black outside."""
+
+    type: Literal["RandomAffine"] = "RandomAffine"
+    degrees: Annotated[float, Field(ge=0, le=180)] = Field(description="turned by up to so many degrees either way")
+    translate: Pair = Field([0.0, 0.0], description="moved by up to these fractions of width and height")
+    scale: Annotated[list[Positive], Field(min_length=2, max_length=2)] = Field([1.0, 1.0], description="least and greatest")
+    shear: Annotated[float, Field(ge=0, lt=90)] = Field(0.0, description="sheared along x by up to so many degrees either way")
+
+    def apply(self, images: Tensor, u: Tensor) -> Tensor:
+        """The images, each under its own map; u is (B, 5)."""
+        height, width = images.shape[2:]
+        angle = (2 * u[:, 0] - 1) * self.degrees
+        moved = (2 * u[:, 1:3] - 1) * torch.tensor(
+            [self.translate[0] * width, self.translate[1] * height], device=u.device
+        )
+        scale = self.scale[0] + u[:, 3] * (self.scale[1] - self.scale[0])
+        shear = (2 * u[:, 4] - 1) * self.shear
+        return affine(images, angle, moved, scale, shear)
+
+
+class RandomErasingOptions(Options):
+    """Paint a rectangle black with probability p (Zhong et al. 2020)."""
+
+    type: Literal["RandomErasing"] = "RandomErasing"
+    p: Fraction = Field(0.5, description="probability")
+    scale: Pair = Field([0.02, 0.33], description="least and greatest part of the image")
+    ratio: Annotated[list[Positive], Field(min_length=2, max_length=2)] = Field([0.3, 3.3], description="height over width")
+
+    def apply(self, images: Tensor, u: Tensor) -> Tensor:
+        """The images, some with a rectangle; u is (B, 5)."""
+        height, width = images.shape[2:]
+        area = (self.scale[0] + u[:, 1] * (self.scale[1] - self.scale[0])) * height * width
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        ratio = torch.exp(low + u[:, 2] * (high - low))
+        tall = (area * ratio).sqrt().round().clamp(max=height)
+        wide = (area / ratio).sqrt().round().clamp(max=width)
+        top = (u[:, 3] * (height - tall + 1)).floor()
+        left = (u[:, 4] * (width - wide + 1)).floor()
+        y = torch.arange(height, device=u.device)[None, :, None]
+        x = torch.arange(width, device=u.device)[None, None, :]
+        inside = (y >= top[:, None, None]) & (y < (top + tall)[:, None, None])
+        inside = inside & (x >= left[:, None, None]) & (x < (left + wide)[:, None, None])  # (B, H, W)
+        inside = inside & (u[:, 0] < self.p)[:, None, None]
+        return images.masked_fill(inside[:, None], 0.0)
+
+
+class V2Options(Options):
+    """Any other transform of torchvision.transforms.v2 by name, sample by sample (use data.workers for slow ones)."""
+
+    type: Literal["v2"] = "v2"
+    name: str = Field(description="the transform's name, for instance ColorJitter or TrivialAugmentWide")
+    args: dict[str, NonNegative | int | str | bool | list[float] | list[int] | None] = Field(
+        {}, description="its arguments by name"
+    )
+
+
+AugmentOptions = Annotated[
+    RandomCropOptions | RandomFlipOptions | RandomAffineOptions | RandomErasingOptions | V2Options,
+    Field(discriminator="type"),
+]
+DRAWS = {"RandomCrop": 2, "RandomHorizontalFlip": 1, "RandomAffine": 5, "RandomErasing": 5}
+
+
+class Augmentation:
+    """The transforms of a spec in order. Raises `SpecError` for a v2 transform or argument that does not exist."""
+
+    def __init__(self, options: list[Any]) -> None:
+        self.options = options
+        self.transforms = [_v2(i, o) if isinstance(o, V2Options) else None for i, o in enumerate(options)]
+
+    def __call__(self, images: Tensor, samples: Ints, epoch: int, seed: int) -> Tensor:
+        """(B, C, H, W) -> the same shape, each sample by its own numbers."""
+        for index, options in enumerate(self.options):
+            transform = self.transforms[index]
+            if transform is not None:
+                images = _sample_by_sample(transform, images, samples, (seed, epoch, index))
+            else:
+                u = draw(seed, epoch, samples, 100 + index, DRAWS[options.type])
+                images = options.apply(images, torch.from_numpy(u).to(images.device))
+        return images
+
+
+def affine(images: Tensor, angle: Tensor, moved: Tensor, scale: Tensor, shear: Tensor) -> Tensor:
+    """Turn by `angle` degrees clockwise, shear along x by `shear` degrees, `scale`, then move by `moved` (B, 2) pixels.
+
+    As torchvision's `affine` with bilinear interpolation, one map for each image. The sampling grid needs the inverse map.
+    """
+    height, width = images.shape[2:]
+    a, t = torch.deg2rad(angle), torch.tan(torch.deg2rad(shear))
+    cos, sin = torch.cos(a), torch.sin(a)
+    # forward: scale * [[cos, -sin], [sin, cos]] @ [[1, -t], [0, 1]]; its determinant is scale^2
+    xx, xy = cos - t * sin, sin + t * cos  # rows of the inverse, times scale
+    yx, yy = -sin, cos
+    inverse = torch.stack((torch.stack((xx, xy), -1), torch.stack((yx, yy), -1)), 1) / scale[:, None, None]  # (B, 2, 2)
+    offset = -(inverse @ moved[:, :, None])  # (B, 2, 1)
+    size = torch.tensor([width, height], dtype=inverse.dtype, device=inverse.device)
+    theta = torch.cat((inverse * size[None, None, :] / size[None, :, None], 2 * offset / size[None, :, None]), dim=2)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid.to(images.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _v2(index: int, options: V2Options) -> Any:
+    import inspect
+
+    from torchvision.transforms import v2
+
+    names = [n for n in dir(v2) if inspect.isclass(getattr(v2, n)) and issubclass(getattr(v2, n), v2.Transform)]
+    if options.name not in names:
+        hint = did_you_mean(options.name, names)
+        raise SpecError(f"data.augment.{index}.name: torchvision.transforms.v2 has no {options.name!r}{hint}")
+    known = inspect.signature(getattr(v2, options.name)).parameters
+    for name in options.args:
+        if name not in known:
+            raise SpecError(f"data.augment.{index}.args.{name}: {options.name} has no such argument{did_you_mean(name, known)}")
+    try:
+        return getattr(v2, options.name)(**options.args)
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"data.augment.{index}.args: {options.name}: {error}") from None
+
+
+def _sample_by_sample(transform: Any, images: Tensor, samples: Ints, key: tuple[int, int, int]) -> Tensor:
+    """The transform on each image as uint8, under a random state of the sample's own."""
+    pixels = (images * 255).round().to(torch.uint8)
+    with torch.random.fork_rng(devices=[]):
+        changed = []
+        for image, sample in zip(pixels, samples.tolist(), strict=True):
+            torch.manual_seed(int(key_of(*key, sample)) & 0x7FFFFFFFFFFFFFFF)
+            changed.append(transform(image))
+    out = torch.stack(changed)
+    return out.to(images.dtype) / 255 if out.dtype == torch.uint8 else out

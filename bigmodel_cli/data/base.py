@@ -1,0 +1,51 @@
+"""What every data source gives: facts, splits, and what a checkpoint must keep of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from bigmodel_cli.config import Facts
+from bigmodel_cli.data.order import Ints
+from bigmodel_cli.errors import DataError
+from bigmodel_cli.lazy import Tensor, torch
+
+Say = Callable[[str], None]
+
+
+class Split(Protocol):
+    """Samples by number. `resident`: batches are index arithmetic on tensors that can be moved to the device."""
+
+    resident: bool
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+
+    def to(self, device: torch.device) -> None:
+        """Move the tensors of a resident split to the device."""
+
+    def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
+        """Named tensors of the samples numbered (B,): a function of the arguments alone."""
+
+
+class DataSet:
+    """Opened data: `facts` for the model, a `fingerprint` of the content, and splits by name."""
+
+    def __init__(self, facts: Facts, fingerprint: str, splits: dict[str, Split], assets: dict[str, bytes]) -> None:
+        self.facts, self.fingerprint = facts, fingerprint
+        self._splits, self._assets = splits, assets
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits that there are."""
+        return tuple(self._splits)
+
+    def split(self, name: str) -> Split:
+        """The split called `name`. Raises `DataError` where there is none."""
+        if name not in self._splits:
+            raise DataError(f"the data has no {name!r} split; it has {', '.join(self._splits)}")
+        return self._splits[name]
+
+    def assets(self) -> dict[str, bytes]:
+        """Files that a checkpoint carries, by name, such as tokenizer.json."""
+        return self._assets

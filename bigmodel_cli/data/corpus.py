@@ -1,0 +1,167 @@
+"""Text files as a stream of documents, in constant memory."""
+
+from __future__ import annotations
+
+import codecs
+import glob
+import gzip
+import hashlib
+import json
+import os
+import sysconfig
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from bigmodel_cli.data.cache import cache_directory, publish
+from bigmodel_cli.errors import DataError
+
+CHUNK = 1 << 20
+ENDINGS = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz", ".py", ".md", ".rst")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Files in order; each .jsonl row, and each other file, is a document."""
+
+    files: tuple[Path, ...]
+    field: str = "text"
+
+    def documents(self) -> Iterator[Iterator[str]]:
+        """Each document as an iterator over pieces of its text. Raises `DataError` for what is not UTF-8 or not JSON."""
+        for path in self.files:
+            if ".jsonl" in path.name:
+                yield from (iter([text]) for text in self.rows(path))
+            else:
+                yield self.pieces(path)
+
+    def pieces(self, path: Path) -> Iterator[str]:
+        """The text of a file, about a million bytes at a time, cut after a line where there is one."""
+        decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        kept, offset = "", 0
+        with _open(path) as file:
+            while True:
+                chunk = _read(file, path)
+                text = kept + _decode(decoder, chunk, path, offset)
+                offset += len(chunk)
+                if not chunk:
+                    break
+                cut = text.rfind("\n") + 1 or len(text)
+                kept = text[cut:]
+                yield text[:cut]
+        if text:
+            yield text
+
+    def rows(self, path: Path) -> Iterator[str]:
+        """The text field of each row of a .jsonl file."""
+        with _open(path) as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line.decode("utf-8"))
+                except UnicodeDecodeError as error:
+                    raise DataError(f"{path}:{number}: not UTF-8 at byte {error.start} of the line; save it as UTF-8") from None
+                except ValueError as error:
+                    raise DataError(f"{path}:{number}: not JSON ({error})") from None
+                if not isinstance(row, dict) or not isinstance(row.get(self.field), str):
+                    raise DataError(f"{path}:{number}: no text under the key {self.field!r}; name it with data.field")
+                yield row[self.field]
+
+
+@dataclass
+class Survey:
+    """What one pass over a corpus finds: a digest of its documents, how much there is, and which characters."""
+
+    digest: str = ""
+    characters: int = 0
+    documents: int = 0
+    symbols: str = ""
+    seen: set[str] = field(default_factory=set)
+
+
+def survey(corpus: Corpus) -> Survey:
+    """Read the corpus once. The result is kept by path, size and time of change of the files, in the cache."""
+    stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in corpus.files]
+    key = hashlib.sha256(json.dumps([stats, corpus.field]).encode()).hexdigest()
+    kept = cache_directory("surveys") / f"{key}.json"
+    if kept.exists():
+        values = json.loads(kept.read_text(encoding="utf-8"))
+        return Survey(values["digest"], values["characters"], values["documents"], values["symbols"])
+    found, sha = Survey(), hashlib.sha256()
+    for document in corpus.documents():
+        found.documents += 1
+        for text in document:
+            sha.update(text.encode("utf-8"))
+            found.characters += len(text)
+            found.seen.update(text)
+        sha.update(b"\xff")  # no byte of UTF-8: the end of a document
+    found.digest, found.symbols = sha.hexdigest(), "".join(sorted(found.seen))
+    values = {k: getattr(found, k) for k in ("digest", "characters", "documents", "symbols")}
+    publish(kept, json.dumps(values).encode())
+    return found
+
+
+def find_files(names: Iterable[str], base: Path, option: str) -> tuple[Path, ...]:
+    """The files that paths, globs and folders name, in sorted order. Raises `DataError` for a name that finds nothing."""
+    found: list[Path] = []
+    for name in names:
+        path = base / name
+        if path.is_dir():
+            matches = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(ENDINGS))
+            if not matches:
+                raise DataError(f"{option}: the folder {name} holds no file that ends in {', '.join(ENDINGS)}")
+        elif path.is_file():
+            matches = [path]
+        else:
+            matches = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if os.path.isfile(p))
+            if not matches:
+                raise DataError(f"{option}: {name}: no such file")
+        found += matches
+    return tuple(dict.fromkeys(found))
+
+
+def standard_library(max_bytes: int) -> tuple[Path, ...]:
+    """Modules of this Python's standard library (source with its documentation), up to `max_bytes` in all.
+
+    Tests are left out. The order is by a hash of the name, so that the first few million bytes are of every kind.
+    """
+    root = Path(sysconfig.get_paths()["stdlib"])
+    skipped = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "lib2to3", "idlelib", "turtledemo"}
+    names = [p.relative_to(root) for p in root.rglob("*.py")]
+    names = [n for n in names if not skipped & set(n.parts[:-1]) and not any(part.startswith("config-") for part in n.parts)]
+    chosen, size = [], 0
+    for name in sorted(names, key=lambda n: hashlib.sha256(n.as_posix().encode()).digest()):
+        size += (root / name).stat().st_size
+        if size > max_bytes and chosen:
+            break
+        chosen.append(root / name)
+    if not chosen:
+        raise DataError(f"{root}: the standard library's source is not there; use data.type: text with files of your own")
+    return tuple(chosen)
+
+
+def _open(path: Path) -> IO[bytes]:
+    try:
+        return gzip.open(path, "rb") if path.name.endswith(".gz") else open(path, "rb")  # type: ignore[return-value]  # noqa: SIM115
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _read(file: IO[bytes], path: Path) -> bytes:
+    try:
+        return file.read(CHUNK)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+
+
+def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, path: Path, offset: int) -> str:
+    """The next piece of text. Raises `DataError` with the byte's offset in the file."""
+    pending = len(decoder.getstate()[0])
+    try:
+        return decoder.decode(chunk, final=not chunk)
+    except UnicodeDecodeError as error:
+        place = offset - pending + error.start
+        raise DataError(f"{path}: not UTF-8 at byte offset {place} (byte 0x{error.object[error.start]:02x}); save it as UTF-8") from None

@@ -1,0 +1,180 @@
+"""Where images come from: each source gives arrays of pixels, or encoded images to be decoded, with labels."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bigmodel_cli.errors import DataError
+
+Labels = np.ndarray[Any, np.dtype[np.int64]]
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+
+
+@dataclass
+class RawSplit:
+    """`pixels` (N, C, H, W) uint8, or `encoded` images (paths or bytes) with a name each."""
+
+    labels: Labels
+    pixels: Any = None
+    encoded: list[Any] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+
+
+@dataclass
+class RawImages:
+    """The splits of a source, its classes, and a digest of its content."""
+
+    splits: dict[str, RawSplit]
+    classes: tuple[str, ...]
+    digest: str
+
+
+def read_mnist(root: Path, folder: str, download: bool) -> RawImages:
+    """The idx files of MNIST or FashionMNIST below root/`folder`/raw, plain or .gz."""
+    raw = root / folder / "raw"
+    if download:
+        _download(folder, root)
+    splits, sha = {}, hashlib.sha256()
+    for name, prefix in (("train", "train"), ("test", "t10k")):
+        images = _read_idx(raw / f"{prefix}-images-idx3-ubyte", 3, sha)
+        labels = _read_idx(raw / f"{prefix}-labels-idx1-ubyte", 1, sha)
+        if len(images) != len(labels):
+            raise DataError(f"{raw}: the {name} split has {len(images)} images and {len(labels)} labels; fetch it again")
+        splits[name] = RawSplit(labels.astype(np.int64), images[:, None])
+    classes = FASHION if folder == "FashionMNIST" else tuple("0123456789")
+    return RawImages(splits, classes, sha.hexdigest())
+
+
+def _read_idx(path: Path, dimensions: int, sha: Any) -> Any:
+    """An array of the idx format (LeCun): magic number, sizes as big-endian int32, bytes."""
+    packed = path.with_name(path.name + ".gz")
+    try:
+        content = path.read_bytes() if path.exists() else gzip.decompress(packed.read_bytes())
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: not there (nor {packed.name}); set data.root to the folder that holds {path.parent.parent.name}/, or "
+            "data.download: true to fetch it"
+        ) from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{packed}: cannot be read: {error}") from None
+    header = 4 + 4 * dimensions
+    if len(content) < header or content[:4] != bytes((0, 0, 8, dimensions)):
+        raise DataError(f"{path}: not an idx file of {dimensions} dimensions; fetch it again")
+    shape = np.frombuffer(content, ">i4", dimensions, 4)
+    if len(content) - header != int(np.prod(shape, dtype=np.int64)):
+        raise DataError(f"{path}: {len(content) - header:,} bytes of content, and its header says {' x '.join(map(str, shape))}")
+    sha.update(content)
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy()
+
+
+def read_cifar(root: Path, kind: str, download: bool) -> RawImages:
+    """CIFAR-10 or CIFAR-100 in torchvision's layout below root."""
+    from torchvision import datasets
+
+    source = datasets.CIFAR10 if kind == "cifar10" else datasets.CIFAR100
+    splits, sha, classes = {}, hashlib.sha256(), ()
+    for name in ("train", "test"):
+        try:
+            data = source(str(root), train=name == "train", download=download)
+        except RuntimeError:
+            raise DataError(f"{root}: no {kind} there (or damaged); set data.root, or data.download: true to fetch it") from None
+        except OSError as error:
+            raise DataError(f"{root}: {kind} cannot be downloaded: {error}; fetch it elsewhere and set data.root") from None
+        pixels = np.ascontiguousarray(data.data.transpose(0, 3, 1, 2))
+        sha.update(pixels.tobytes())
+        splits[name] = RawSplit(np.asarray(data.targets, np.int64), pixels)
+        classes = tuple(data.classes)
+    return RawImages(splits, classes, sha.hexdigest())
+
+
+def _download(folder: str, root: Path) -> None:
+    from torchvision import datasets
+
+    try:
+        getattr(datasets, folder)(str(root), download=True)
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{root}: {folder} cannot be downloaded: {error}; fetch it elsewhere and set data.root") from None
+
+
+def read_digits() -> RawImages:
+    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels; every fifth of each class is for the test."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise DataError("data.type: digits needs scikit-learn: pip install 'bigmodel[digits]'") from None
+    data = load_digits()
+    pixels = np.clip(data.images * (255 / 16), 0, 255).astype(np.uint8)[:, None]
+    labels = data.target.astype(np.int64)
+    test = np.zeros(len(labels), bool)
+    for label in range(10):
+        test[np.flatnonzero(labels == label)[::5]] = True
+    splits = {"train": RawSplit(labels[~test], pixels[~test]), "test": RawSplit(labels[test], pixels[test])}
+    return RawImages(splits, tuple("0123456789"), hashlib.sha256(pixels.tobytes()).hexdigest())
+
+
+def read_folder(root: Path) -> RawImages:
+    """ImageFolder's layout: root/class/image, or root/train/class/image with val/ and test/ beside it."""
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; set data.root")
+    folders = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()} or {"train": root}
+    classes = tuple(sorted({p.name for f in folders.values() for p in f.iterdir() if p.is_dir()}))
+    if not classes:
+        raise DataError(f"{root}: no folders of classes in it; the layout is root/class/image.png")
+    from PIL import Image
+
+    endings = tuple(Image.registered_extensions())
+    splits, listing = {}, []
+    for name, folder in folders.items():
+        paths = [p for c in classes for p in sorted((folder / c).rglob("*")) if p.suffix.lower() in endings]
+        labels = [classes.index(p.relative_to(folder).parts[0]) for p in paths]
+        listing += [[name, p.relative_to(folder).as_posix(), p.stat().st_size] for p in paths]
+        splits[name] = RawSplit(np.asarray(labels, np.int64), encoded=paths, names=[str(p) for p in paths])
+    # names and sizes stand for the content: reading every image at every start would take minutes
+    return RawImages(splits, classes, hashlib.sha256(json.dumps(listing).encode()).hexdigest())
+
+
+def read_parquet(files: dict[str, list[Path]], image: str, label: str) -> RawImages:
+    """Parquet files with an image column as Hugging Face datasets write it ({bytes, path}) and a column of labels."""
+    try:
+        import pyarrow
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise DataError("data.type: parquet_images needs pyarrow: pip install 'bigmodel[parquet]'") from None
+    splits: dict[str, RawSplit] = {}
+    sha, classes = hashlib.sha256(), ()
+    for name, paths in files.items():
+        images: list[bytes] = []
+        names: list[str] = []
+        labels: list[int] = []
+        for path in paths:
+            sha.update(hashlib.sha256(path.read_bytes()).digest())
+            try:
+                table = pq.read_table(path, columns=[image, label])
+            except (pyarrow.ArrowException, OSError, KeyError) as error:
+                raise DataError(f"{path}: cannot be read as Parquet with columns {image}, {label}: {error}") from None
+            if not {image, label} <= set(table.column_names):
+                raise DataError(f"{path}: no columns {image!r} and {label!r}; set data.image_column and data.label_column")
+            images += [row["bytes"] for row in table.column(image).to_pylist()]
+            labels += table.column(label).to_pylist()
+            names += [f"{path}: row {row}" for row in range(table.num_rows)]
+            classes = classes or _class_names(table.schema.metadata, label)
+        splits[name] = RawSplit(np.asarray(labels, np.int64), encoded=images, names=names)
+    most = max(int(s.labels.max(initial=0)) for s in splits.values())
+    return RawImages(splits, classes or tuple(map(str, range(most + 1))), sha.hexdigest())
+
+
+def _class_names(metadata: Any, label: str) -> tuple[str, ...]:
+    """The names that Hugging Face's feature schema gives to the labels, or () where there is none."""
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        return tuple(features[label]["names"])
+    except (KeyError, TypeError, ValueError):
+        return ()

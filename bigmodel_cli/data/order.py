@@ -1,0 +1,69 @@
+"""The order of samples and the randomness of augmentation, as functions of integers: a resume is a seek.
+
+Both are counter-based: nothing is drawn in advance and nothing is remembered, so any entry of any epoch can be had at once,
+in constant memory, by any process.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+
+ROUNDS = 6
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: the step of SplitMix64
+
+
+def mix(x: Any) -> Any:
+    """The finaliser of SplitMix64 (Steele et al. 2014): a bijection of 64-bit integers that scatters every bit."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def key_of(*numbers: int) -> Any:
+    """One 64-bit key made of several integers."""
+    key = GOLDEN
+    with np.errstate(over="ignore"):
+        for number in numbers:
+            key = mix(key ^ np.uint64(number & 0xFFFFFFFFFFFFFFFF)) + GOLDEN
+    return key
+
+
+def permute(index: Ints, n: int, key: tuple[int, int]) -> Ints:
+    """Entries `index` of a pseudo-random permutation of range(n) that is chosen by `key`: (B,) -> (B,).
+
+    An alternating Feistel network over pairs (left, right) of a x b >= n values with addition modulo a and b; what falls
+    outside range(n) is sent through again until it falls inside (cycle walking; Black and Rogaway 2002).
+    """
+    a = max(1, int(np.ceil(np.sqrt(n))))
+    b = -(-n // a)
+    rounds = [key_of(*key, number) for number in range(ROUNDS)]
+    out = _feistel(index.astype(np.uint64), np.uint64(a), np.uint64(b), rounds)
+    outside = out >= n
+    while outside.any():
+        out[outside] = _feistel(out[outside], np.uint64(a), np.uint64(b), rounds)
+        outside = out >= n
+    return out.astype(np.int64)
+
+
+def _feistel(x: Any, a: Any, b: Any, rounds: list[Any]) -> Any:
+    left, right = x // b, x % b
+    with np.errstate(over="ignore"):
+        for number, key in enumerate(rounds):
+            if number % 2:
+                right = (right + mix(left ^ key) % b) % b
+            else:
+                left = (left + mix(right ^ key) % a) % a
+    return left * b + right
+
+
+def draw(seed: int, epoch: int, samples: Ints, stream: int, count: int) -> Floats:
+    """Uniform numbers in [0, 1): (B, count), those of each sample depending on (seed, epoch, sample, stream) alone."""
+    with np.errstate(over="ignore"):
+        own = mix(samples.astype(np.uint64) ^ key_of(seed, epoch, stream))[:, None]  # (B, 1)
+        bits = mix(own + np.arange(1, count + 1, dtype=np.uint64) * GOLDEN)  # (B, count)
+    return ((bits >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)).astype(np.float32)

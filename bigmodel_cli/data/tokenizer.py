@@ -1,0 +1,252 @@
+"""Tokenizers: text to numbers and back.
+
+All are kept in one form, the `tokenizer.json` of the Hugging Face tokenizers library, which opens elsewhere: bytes are
+its byte-level BPE without merges, characters its word-level model split at each character. Those two are computed here
+directly, because that is faster and because an unknown character must be an error.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from bigmodel_cli.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ASSET = "tokenizer.json"
+END_OF_TEXT = "<|endoftext|>"
+END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
+"""What the tokenizers that people bring along call the end of a text, the first that is there."""
+
+
+class Tokenizer(Protocol):
+    """Text to token numbers in [0, vocab_size), and back."""
+
+    vocab_size: int
+    end_of_text: int | None
+
+    def encode(self, text: str) -> list[int]:
+        """Token numbers of a text, without any marker at its ends."""
+
+    def encode_array(self, text: str) -> NDArray[Any]:
+        """The same as an array of integers."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of some tokens; the end of text is nothing, and bytes that are no UTF-8 become U+FFFD.
+
+        A character of several bytes that is cut at the end shows as U+FFFD there until its last byte has come.
+        """
+
+    def to_json(self) -> bytes:
+        """The content of tokenizer.json."""
+
+
+class ByteTokenizer:
+    """Token b is byte b of the UTF-8 form; 256 is the end of a text."""
+
+    vocab_size = 257
+    end_of_text: int | None = 256
+
+    def encode(self, text: str) -> list[int]:
+        """Token numbers of a text."""
+        return list(_utf8(text))
+
+    def encode_array(self, text: str) -> NDArray[Any]:
+        """The same as an array."""
+        import numpy as np
+
+        return np.frombuffer(_utf8(text), dtype=np.uint8)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of tokens."""
+        return bytes(token for token in tokens if 0 <= token < 256).decode("utf-8", errors="replace")
+
+    def to_json(self) -> bytes:
+        """The content of tokenizer.json."""
+        level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+        vocab = {character: byte for byte, character in enumerate(_byte_characters())}
+        return _dump(
+            {"type": "BPE", "vocab": vocab, "merges": []},
+            end=256,
+            pre_tokenizer=level,
+            decoder=level,
+        )
+
+
+class CharacterTokenizer:
+    """Token i is the i-th of the sorted characters; the end of a text, where there is one, comes after them."""
+
+    def __init__(self, characters: Iterable[str], end: bool) -> None:
+        import numpy as np
+
+        self.characters = sorted(set(characters))
+        self.end_of_text = len(self.characters) if end else None
+        self.vocab_size = len(self.characters) + end
+        codes = [ord(character) for character in self.characters]
+        self.table = np.full(max(codes, default=0) + 1, -1, dtype=np.int32)
+        self.table[codes] = np.arange(len(codes))
+
+    def encode(self, text: str) -> list[int]:
+        """Token numbers of a text. Raises `DataError` naming the first character that is not in the vocabulary."""
+        return [int(token) for token in self.encode_array(text)]
+
+    def encode_array(self, text: str) -> NDArray[Any]:
+        """The same as an array."""
+        import numpy as np
+
+        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+        tokens: NDArray[np.int32] = self.table[np.minimum(codes, len(self.table) - 1)]
+        unknown = np.flatnonzero((tokens < 0) | (codes >= len(self.table)))
+        if unknown.size:
+            raise UnknownCharacter(text[int(unknown[0])], int(unknown[0]))
+        return tokens
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of tokens."""
+        return "".join(self.characters[token] for token in tokens if 0 <= token < len(self.characters))
+
+    def to_json(self) -> bytes:
+        """The content of tokenizer.json."""
+        return _dump(
+            {"type": "WordLevel", "vocab": {c: i for i, c in enumerate(self.characters)}, "unk_token": "<unknown>"},
+            end=self.end_of_text,
+            pre_tokenizer={
+                "type": "Split",
+                "pattern": {"Regex": "[\\s\\S]"},
+                "behavior": "Isolated",
+                "invert": False,
+            },
+            decoder={"type": "Fuse"},
+        )
+
+
+class UnknownCharacter(DataError):
+    """A characters tokenizer met a character that its corpus did not have, `offset` characters into the text."""
+
+    def __init__(self, character: str, offset: int, where: str = "the text") -> None:
+        self.character, self.offset = character, offset
+        super().__init__(
+            f"{where}: {character!r} (U+{ord(character):04X}) at character {offset} is not in the vocabulary of the "
+            "characters tokenizer; remove it, or train with tokenizer.type: bytes"
+        )
+
+
+class LibraryTokenizer:
+    """Any tokenizer of the tokenizers library."""
+
+    def __init__(self, content: bytes) -> None:
+        from tokenizers import Tokenizer as Library
+
+        self.content = content
+        self.library = Library.from_str(content.decode("utf-8"))
+        self.library.no_padding()
+        self.library.no_truncation()
+        self.library.encode_special_tokens = True  # text that spells a special token stays text
+        self.vocab_size = max(self.library.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        ends = (self.library.token_to_id(name) for name in END_NAMES)
+        self.end_of_text = next((end for end in ends if end is not None), None)
+
+    def encode(self, text: str) -> list[int]:
+        """Token numbers of a text."""
+        _utf8(text)
+        return [int(token) for token in self.library.encode(text, add_special_tokens=False).ids]
+
+    def encode_array(self, text: str) -> NDArray[Any]:
+        """The same as an array."""
+        import numpy as np
+
+        return np.asarray(self.encode(text), dtype=np.int64)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of tokens."""
+        return str(self.library.decode(list(tokens), skip_special_tokens=True))
+
+    def to_json(self) -> bytes:
+        """The content of tokenizer.json, as it was read."""
+        return self.content
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> LibraryTokenizer:
+    """A byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) of at most `vocab_size` tokens, end of text included."""
+    from tokenizers import Tokenizer as Library
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    library = Library(models.BPE())
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=[END_OF_TEXT],
+        show_progress=False,
+    )
+    library.train_from_iterator(texts, trainer)
+    return LibraryTokenizer(library.to_str().encode())
+
+
+def load_tokenizer(assets: Mapping[str, bytes]) -> Tokenizer:
+    """The tokenizer among a checkpoint's assets. Raises `DataError` where there is none or it cannot be read."""
+    if ASSET not in assets:
+        raise DataError("the checkpoint has no tokenizer.json: it is not a model of text")
+    return read_tokenizer(bytes(assets[ASSET]), ASSET)
+
+
+@functools.lru_cache(maxsize=4)
+def read_tokenizer(content: bytes, name: str) -> Tokenizer:
+    """The tokenizer in the content of a tokenizer.json called `name`. Raises `DataError`. Never runs code from it."""
+    try:
+        own = _read_own(json.loads(content))
+        return own or LibraryTokenizer(content)
+    except Exception as error:  # the library raises plain Exception
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{name}: not a tokenizer.json of the tokenizers library: {reason}") from None
+
+
+def _read_own(values: Any) -> Tokenizer | None:
+    """The bytes or characters tokenizer that wrote these values, or None."""
+    model = values["model"]
+    if model.get("type") == "BPE" and len(model["vocab"]) == 256:
+        return _same(ByteTokenizer(), values)
+    if model.get("type") == "WordLevel" and all(len(word) == 1 for word in model["vocab"]):
+        return _same(CharacterTokenizer(model["vocab"], end=bool(values["added_tokens"])), values)
+    return None
+
+
+def _same(own: Tokenizer, values: Any) -> Tokenizer | None:
+    return own if json.loads(own.to_json()) == values else None
+
+
+def _dump(model: dict[str, Any], end: int | None, pre_tokenizer: dict[str, Any], decoder: dict[str, Any]) -> bytes:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    values = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [] if end is None else [{"id": end, "content": END_OF_TEXT, **flags}],
+        "normalizer": None,
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": None,
+        "decoder": decoder,
+        "model": model,
+    }
+    return json.dumps(values, ensure_ascii=False, indent=1).encode()
+
+
+def _byte_characters() -> list[str]:
+    """The visible character that byte-level BPE writes for each byte (Radford et al. 2019): itself, or one from U+0100 on."""
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in visible else chr(next(others)) for byte in range(256)]
+
+
+def _utf8(text: str) -> bytes:
+    """UTF-8 of a text; a lone surrogate (bytes that a terminal passed on undecoded) has none."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"the text is not Unicode at character {error.start} ({text[error.start]!r})") from None

@@ -1,0 +1,31 @@
+"""Models: skeletons that join parts, and networks of their own kind. One file each, one line in the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from bigmodel_cli.config import Facts, Options
+from bigmodel_cli.lazy import Module
+from bigmodel_cli.models.cnn import CNN, CNNOptions
+from bigmodel_cli.models.decoder import Decoder, DecoderOptions
+from bigmodel_cli.models.torchvision import TorchvisionOptions, build_torchvision
+
+ModelOptions = Annotated[DecoderOptions | CNNOptions | TorchvisionOptions, Field(discriminator="type")]
+
+MODELS: dict[str, type[Options]] = {"decoder": DecoderOptions, "cnn": CNNOptions, "torchvision": TorchvisionOptions}
+_BUILDERS: dict[str, Callable[[Any, Facts], Module]] = {
+    "decoder": Decoder,
+    "cnn": CNN,
+    "torchvision": build_torchvision,
+}
+
+
+def build(options: DecoderOptions | CNNOptions | TorchvisionOptions, facts: Facts) -> Module:
+    """The model for data with these facts, with freshly drawn weights. Raises `SpecError` where they do not fit."""
+    return _BUILDERS[options.type](options, facts)
+
+
+__all__ = ["MODELS", "ModelOptions", "build"]

@@ -1,0 +1,46 @@
+"""Normalisation of the residual stream."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from bigmodel_cli.config import Options, Positive
+from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
+
+
+class LayerNormOptions(Options):
+    """LayerNorm (Ba et al. 2016): zero mean and unit variance over the channels, then a learned scale and shift."""
+
+    type: Literal["layernorm"] = "layernorm"
+    bias: bool = Field(True, description="learn a shift")
+    eps: Positive = Field(1e-5, description="added to the variance")
+
+    def build(self, dim: int) -> Module:
+        """The module for `dim` channels."""
+        return nn.LayerNorm(dim, eps=self.eps, bias=self.bias)
+
+
+class RMSNormOptions(Options):
+    """RMSNorm (Zhang and Sennrich 2019): unit root mean square over the channels, then a learned scale."""
+
+    type: Literal["rmsnorm"] = "rmsnorm"
+    eps: Positive = Field(1e-6, description="added to the mean square")
+
+    def build(self, dim: int) -> RMSNorm:
+        """The module for `dim` channels."""
+        return RMSNorm(dim, self.eps)
+
+
+class RMSNorm(Module):
+    """(..., C) -> (..., C)   y = x / sqrt(mean(x^2) + eps) * weight, computed in fp32 (Zhang and Sennrich 2019)."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis."""
+        return F.rms_norm(x.float(), (x.shape[-1],), self.weight, self.eps).to(x.dtype)

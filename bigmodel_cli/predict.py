@@ -1,0 +1,90 @@
+"""`bigmodel predict`: labels with probabilities for images, generated text for prompts; JSON Lines out, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from bigmodel_cli.data import load_tokenizer, prepare_image
+from bigmodel_cli.device import autocast
+from bigmodel_cli.errors import DataError
+from bigmodel_cli.lazy import torch
+from bigmodel_cli.loaded import Loaded
+from bigmodel_cli.models.generate import generate
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How text is drawn: `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 leave every token in."""
+
+    max_tokens: int = 200
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+def predict(loaded: Loaded, inputs: Iterable[str], sampling: Sampling, top: int) -> Iterator[dict[str, Any]]:
+    """One record for each input, in order, as soon as its batch is done.
+
+    Inputs are paths of images for a classifier, and prompts for a decoder. Raises `DataError` naming an input that cannot be
+    read.
+    """
+    if loaded.facts.image_shape is not None:
+        yield from classify(loaded, inputs, top)
+    else:
+        yield from continue_texts(loaded, inputs, sampling)
+
+
+def classify(loaded: Loaded, paths: Iterable[str], top: int) -> Iterator[dict[str, Any]]:
+    """{"input", "label", "probability", "top": [{"label", "probability"}, ...]} for each image."""
+    source = iter(paths)
+    while names := list(islice(source, BATCH)):
+        images = torch.cat([prepare_image(Path(name), loaded.facts) for name in names]).to(loaded.device)
+        with torch.inference_mode(), autocast(loaded.device, loaded.precision):
+            probabilities = loaded.model(images).float().softmax(1).cpu()  # (B, classes)
+        for name, row in zip(names, probabilities, strict=True):
+            values, indices = row.topk(min(top, len(row)))
+            best = [
+                {"label": loaded.facts.classes[i], "probability": round(v, 6)}
+                for v, i in zip(values.tolist(), indices.tolist(), strict=True)
+            ]
+            yield {"input": name, **best[0], "top": best}
+
+
+def continue_texts(loaded: Loaded, prompts: Iterable[str], sampling: Sampling) -> Iterator[dict[str, Any]]:
+    """{"input", "text"} for each prompt, where "text" is what the model adds."""
+    for prompt in prompts:
+        yield {"input": prompt, "text": "".join(stream_text(loaded, prompt, sampling))}
+
+
+def stream_text(loaded: Loaded, prompt: str, sampling: Sampling) -> Iterator[str]:
+    """What the model adds to the prompt, piece by piece; a piece ends where its characters are whole."""
+    tokenizer = load_tokenizer(loaded.assets)
+    tokens = tokenizer.encode(prompt)
+    if not tokens:
+        raise DataError("the prompt is empty; give at least one character")
+    generator = torch.Generator(device=loaded.device).manual_seed(sampling.seed)
+    produced: list[int] = []
+    shown = ""
+    steps = generate(
+        loaded.model,
+        torch.tensor([tokens], device=loaded.device),
+        max_new_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        generator=generator,
+        stop=tokenizer.end_of_text,
+    )
+    for step in steps:
+        produced.append(int(step[0]))
+        text = tokenizer.decode(produced)
+        whole = text.rstrip("\ufffd")  # a character whose last bytes are still to come
+        yield whole[len(shown) :]
+        shown = whole
