@@ -1,81 +1,71 @@
-"""Things that are costly to prepare, kept in the user's cache directory.
-
-A cached folder is built beside its place and renamed into it: it is there whole, or not at all. One process builds, the
-others wait for it; when the builder dies its lock falls, and the next one starts over.
-"""
+"""The cache of prepared data: keyed by content, published atomically, safe for several processes at once."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from bigmodel_cli.errors import ResourceError
 from bigmodel_cli.failpoints import failpoint
 
 
-def cache_root() -> Path:
-    """$XDG_CACHE_HOME/bigmodel, or ~/.cache/bigmodel (XDG Base Directory Specification 0.8)."""
+def cache_directory(kind: str) -> Path:
+    """The folder for one kind of prepared data below $XDG_CACHE_HOME (else ~/.cache), made where it is missing."""
     named = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(named) if os.path.isabs(named) else Path.home() / ".cache"
-    return base / "bigmodel"
-
-
-def cached(kind: str, key: str, build: Callable[[Path], None], good: Callable[[Path], bool]) -> Path:
-    """The folder kind/key of the cache, built by `build` (given an empty folder) unless a good one is there.
-
-    `good` says whether a folder that is there can be used; one that cannot is built anew. Raises `ResourceError` where the
-    cache cannot be written.
-    """
-    folder = cache_root() / kind / key
-    if folder.is_dir() and good(folder):
-        return folder
+    home = Path(named) if os.path.isabs(named) else Path.home() / ".cache"
+    path = home / "bigmodel" / kind
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_name(f"{key}.lock")):
-            if not (folder.is_dir() and good(folder)):
-                _publish(folder, build)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ResourceError(
-            f"{error.filename or folder}: the cache cannot be written: {os.strerror(error.errno or 0)}; make room there, or "
-            "set XDG_CACHE_HOME to another directory"
-        ) from None
-    return folder
+        raise _unwritable(path, error) from None
+    return path
 
 
-def _publish(folder: Path, build: Callable[[Path], None]) -> None:
-    """Build beside the place, sync, rename. The lock is held, so whatever lies there is a dead builder's."""
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.mkdir()
+def publish(path: Path, content: bytes) -> None:
+    """Write a file of the cache so that readers see all of it or nothing."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        build(unfinished)
-        for path in unfinished.iterdir():
-            _sync(path)
-        failpoint("cache.built")
-        unfinished.rename(folder)
-        _sync(folder.parent)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+        draft.write_bytes(content)
+        os.replace(draft, path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise _unwritable(path.parent, error) from None
 
 
-@contextmanager
+def build_once(path: Path, build: Callable[[Path], None]) -> None:
+    """Make the folder `path` by `build(draft folder)` unless it is there; one process builds, the others wait.
+
+    The lock dies with its owner: where a builder was killed, the next one clears its draft and builds anew.
+    """
+    if path.is_dir():
+        return
+    with _locked(path.with_name(f".{path.name}.lock")):
+        if path.is_dir():
+            return
+        draft = path.with_name(f".{path.name}.draft")
+        shutil.rmtree(draft, ignore_errors=True)
+        try:
+            draft.mkdir()
+            build(draft)
+            failpoint("cache.built")
+            os.rename(draft, path)
+        except OSError as error:
+            raise _unwritable(path.parent, error) from None
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock, waiting for it. It falls with the process, so the file that stays behind holds nobody up."""
-    import fcntl
-
-    with open(path, "ab") as file:
+    with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _unwritable(path: Path, error: OSError) -> ResourceError:
+    reason = os.strerror(error.errno or 0)
+    return ResourceError(f"{path}: the cache cannot be written: {reason}; make room there, or set XDG_CACHE_HOME")

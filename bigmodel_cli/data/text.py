@@ -18,9 +18,9 @@ from bigmodel_cli.data.corpus import Corpus, Survey, find_files, standard_librar
 from bigmodel_cli.data.order import Ints, draw
 from bigmodel_cli.data.tokenizer import (
     BytesOptions,
-    BytesTokenizer,
+    ByteTokenizer,
     CharactersOptions,
-    CharactersTokenizer,
+    CharacterTokenizer,
     FileOptions,
     Tokenizer,
     TokenizerOptions,
@@ -98,6 +98,7 @@ class Windows:
         self.count = max(1, (total - context) // context) if self.train else -(-(total - 1) // context)
         self.phases = min(context, total - self.count * context) if self.train else 1
         self.resident = 4 * total <= RESIDENT_BYTES
+        self.drawn: tuple[tuple[int, int], int] = ((-1, -1), 0)
         self.stream: Tensor | None = None
         self.steps: Tensor | None = None
 
@@ -110,10 +111,16 @@ class Windows:
             self.stream = torch.from_numpy(self.tokens.astype(np.int32)).to(device)
             self.steps = torch.arange(self.context + 1, device=device)
 
+    def phase(self, epoch: int, seed: int) -> int:
+        """How far all windows of an epoch are moved, drawn from [0, phases)."""
+        if self.drawn[0] != (epoch, seed):
+            u = draw(seed, epoch, np.zeros(1, np.int64), PHASE, 1)[0, 0]
+            self.drawn = ((epoch, seed), int(u * self.phases))
+        return self.drawn[1]
+
     def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """{"tokens": (B, T + 1) int64}; -1 after the end of the text, which only evaluation reaches."""
-        phase = int(draw(seed, epoch, np.zeros(1, np.int64), PHASE, 1)[0, 0] * self.phases) if self.train else 0
-        starts = samples * self.context + phase
+        starts = samples * self.context + (self.phase(epoch, seed) if self.train else 0)
         if self.stream is not None and self.steps is not None:
             index = torch.from_numpy(starts).to(self.stream.device)[:, None] + self.steps
             past = index >= len(self.stream) if not self.train else None
@@ -147,12 +154,12 @@ def _tokenizer(
         return read_tokenizer((assets / "tokenizer.json").read_bytes(), str(assets / "tokenizer.json"))
     wanted = options.tokenizer
     if isinstance(wanted, BytesOptions):
-        return BytesTokenizer()
+        return ByteTokenizer()
     if isinstance(wanted, FileOptions):
         return read_tokenizer_file(wanted.path)
     if isinstance(wanted, CharactersOptions):
-        symbols = sorted(set().union(*(s.symbols for s in surveys.values())))
-        return CharactersTokenizer("".join(symbols), any(s.documents > 1 for s in surveys.values()))
+        symbols = "".join(s.symbols for s in surveys.values())
+        return CharacterTokenizer(symbols, any(s.documents > 1 for s in surveys.values()))
     has_val = "val" in corpora
     key = [FORMAT, surveys["train"].digest, wanted.vocab_size, None if has_val else options.val_fraction]
     kept = cache_directory("tokenizers") / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.json"
@@ -195,7 +202,7 @@ def _write_tokens(
                     file.write(np.asarray(tokens, dtype).tobytes())
 
 
-def _encoded(corpus: Corpus, tokenizer: Tokenizer, cut: int | None) -> Iterator[tuple[list[int], int]]:
+def _encoded(corpus: Corpus, tokenizer: Tokenizer, cut: int | None) -> Iterator[tuple[Any, int]]:
     """(tokens, position of their first character) of each piece; a piece never reaches over the position `cut`."""
     position = 0
     end = [tokenizer.end_of_text] if tokenizer.end_of_text is not None else []
@@ -204,7 +211,7 @@ def _encoded(corpus: Corpus, tokenizer: Tokenizer, cut: int | None) -> Iterator[
         for text in document:
             inside = cut - position if cut is not None and position < cut < position + len(text) else len(text)
             for piece in filter(None, (text[:inside], text[inside:])):
-                yield tokenizer.encode(piece), position
+                yield tokenizer.encode_array(piece), position
                 position += len(piece)
         if not single:
             yield end, position - 1

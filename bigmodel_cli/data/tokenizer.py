@@ -10,9 +10,12 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from bigmodel_cli.errors import DataError
+from pydantic import Field
+
+from bigmodel_cli.config import Options
+from bigmodel_cli.errors import DataError, SpecError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +25,35 @@ ASSET = "tokenizer.json"
 END_OF_TEXT = "<|endoftext|>"
 END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
 """What the tokenizers that people bring along call the end of a text, the first that is there."""
+
+
+class BytesOptions(Options):
+    """Every byte of the UTF-8 text is a token: 256 and one for the end of a document."""
+
+    type: Literal["bytes"] = "bytes"
+
+
+class CharactersOptions(Options):
+    """Every character of the corpus is a token, in code point order; and the end of a document where there are several."""
+
+    type: Literal["characters"] = "characters"
+
+
+class BPEOptions(Options):
+    """Byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019), trained on the training split."""
+
+    type: Literal["bpe"] = "bpe"
+    vocab_size: Annotated[int, Field(ge=257, le=1_000_000)] = Field(description="tokens, with the 256 bytes and the end")
+
+
+class FileOptions(Options):
+    """A tokenizer.json of the tokenizers library, as other projects publish it."""
+
+    type: Literal["file"] = "file"
+    path: str = Field(description="the tokenizer.json")
+
+
+TokenizerOptions = Annotated[BytesOptions | CharactersOptions | BPEOptions | FileOptions, Field(discriminator="type")]
 
 
 class Tokenizer(Protocol):
@@ -250,3 +282,12 @@ def _utf8(text: str) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise DataError(f"the text is not Unicode at character {error.start} ({text[error.start]!r})") from None
+
+
+def read_tokenizer_file(path: str) -> Tokenizer:
+    """The tokenizer of a file that a spec names. Raises `SpecError` where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return read_tokenizer(file.read(), path)
+    except OSError as error:
+        raise SpecError(f"data.tokenizer.path: {path} cannot be read: {error.strerror}") from None

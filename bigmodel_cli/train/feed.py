@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from bigmodel_cli.data import Split
-from bigmodel_cli.data.order import permute
+from bigmodel_cli.data.order import Ints, permute
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.recipe import TrainOptions
 
+BLOCK = 1 << 14
+"""Entries of a permutation that are computed at once."""
 LOADER_TIMEOUT = 120.0
 """Seconds without a batch after which the loader workers are given up."""
 
@@ -26,19 +28,30 @@ class MicroBatches:
 
     def __init__(self, split: Split, size: int, seed: int) -> None:
         self.split, self.size, self.seed = split, size, seed
+        self.kept: tuple[tuple[int, int], Ints] = ((-1, -1), np.zeros(0, np.int64))
 
     def __getitem__(self, k: int) -> dict[str, Tensor]:
         n, first = len(self.split), k * self.size
         pieces = []
         while first < (k + 1) * self.size:
             epoch, offset = divmod(first, n)
-            count = min((k + 1) * self.size - first, n - offset)
-            order = permute(np.arange(offset, offset + count), n, (self.seed, epoch))
-            pieces.append(self.split.batch(order, epoch, self.seed, True))
+            count = min((k + 1) * self.size - first, n - offset, BLOCK - offset % BLOCK)
+            within = offset % BLOCK
+            samples = self.block(epoch, offset // BLOCK)[within : within + count]
+            pieces.append(self.split.batch(samples, epoch, self.seed, True))
             first += count
         if len(pieces) == 1:
             return pieces[0]
         return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+    def block(self, epoch: int, number: int) -> Ints:
+        """A stretch of the epoch's permutation; the current one is kept, since computing a few entries costs as much."""
+        if self.kept[0] != (epoch, number):
+            n = len(self.split)
+            entries = np.arange(number * BLOCK, min(n, (number + 1) * BLOCK))
+            self.kept = ((epoch, number), permute(entries, n, (self.seed, epoch)))
+        return self.kept[1]
 
 
 class Feed:

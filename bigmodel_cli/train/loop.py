@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,14 @@ class Window:
 
     loss: float = 0.0
     count: float = 0.0
-    seconds: float = 0.0
     started: float = field(default_factory=time.perf_counter)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What runs inside (a validation, a save) is no training time."""
+        start = time.perf_counter()
+        yield
+        self.started += time.perf_counter() - start
 
     def add(self, result: StepResult) -> None:
         """Take in a step."""
@@ -105,18 +112,18 @@ def _train(run: Run, reporter: Reporter) -> Path:
             window = _log(run, reporter, window, lr, result.norm)
         last = done == run.total
         validating = run.validation is not None and (last or (interval is not None and done % interval == 0))
-        metrics = _validate(run, reporter, window) if validating else None
-        better = metrics is not None and note_score(run, metrics)
-        if last or better or (saving is not None and done % saving == 0):
-            with run.signals.held():
-                path = save(run, metrics)
-        window.started = time.perf_counter()
+        with window.paused():
+            metrics = _validate(run, reporter) if validating else None
+            better = metrics is not None and note_score(run, metrics)
+            if last or better or (saving is not None and done % saving == 0):
+                with run.signals.held():
+                    path = save(run, metrics)
         if options.patience is not None and state.since_best >= options.patience:
             reporter.line(f"stopping early: {state.since_best} validations without a better {run.task.metric}")
             break
     if path is None:  # nothing was left to do but perhaps the validation in which the run was stopped
         if run.validation is not None and str(state.step) not in state.scores:
-            metrics = _validate(run, reporter, window)
+            metrics = _validate(run, reporter)
             note_score(run, metrics)
             with run.signals.held():
                 save(run, metrics)
@@ -140,8 +147,7 @@ def _numerics_message(run: Run, result: StepResult) -> str:
 def _log(run: Run, reporter: Reporter, window: Window, lr: float, norm: float) -> Window:
     """Write a record of the steps since the last one, show it, and begin a new window."""
     synchronize(run.device)
-    now = time.perf_counter()
-    seconds = window.seconds + now - window.started
+    seconds = time.perf_counter() - window.started
     run.state.elapsed += seconds
     loss = window.loss / max(1.0, window.count)
     rate = window.count / max(seconds, 1e-9)
@@ -158,10 +164,9 @@ def _log(run: Run, reporter: Reporter, window: Window, lr: float, norm: float) -
     return Window()
 
 
-def _validate(run: Run, reporter: Reporter, window: Window) -> dict[str, float]:
+def _validate(run: Run, reporter: Reporter) -> dict[str, float]:
     """Metrics over the whole validation split, with the averaged weights where there are any."""
     assert run.validation is not None
-    window.seconds += time.perf_counter() - window.started
     size = run.options.validation_batch or max(256, run.options.micro_batch or run.options.batch_size)
     failpoint("train.validating")
     with run.state.averaged():
@@ -169,7 +174,6 @@ def _validate(run: Run, reporter: Reporter, window: Window) -> dict[str, float]:
     metrics = metrics_of(run.task, scores)
     _record(run, {"step": run.state.step, "val": {n: v for n, v in metrics.items() if math.isfinite(v)}})
     reporter.line(f"step {run.state.step}/{run.total}  validation: {shown_metrics(metrics)}")
-    window.started = time.perf_counter()
     return metrics
 
 

@@ -1,0 +1,11 @@
+"""Checkpoints: the native format and its commit protocol.
+
+A checkpoint is a folder ``step-00002000`` with model.safetensors, train_state.safetensors, state.json, facts.json, spec.yaml,
+the assets of the data (tokenizer.json) and manifest.json, which names every file with its size and SHA-256 and every tensor with
+its shape and dtype. It holds no absolute path, and reading it never runs code.
+"""
+
+from bigmodel_cli.checkpoints.native import Contents, find, mark, newest, prune, read, read_spec, save
+from bigmodel_cli.checkpoints.weights import LoadReport, load_weights
+
+__all__ = ["Contents", "LoadReport", "find", "load_weights", "mark", "newest", "prune", "read", "read_spec", "save"]

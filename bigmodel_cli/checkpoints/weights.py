@@ -1,0 +1,54 @@
+"""Loading weights into a model: strict on both sides, all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bigmodel_cli.errors import CheckpointError
+from bigmodel_cli.lazy import Module, Tensor, torch
+
+MOST_LINES = 5
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Names of what was loaded, and of what was left as it was newly initialised."""
+
+    loaded: list[str]
+    fresh: list[str]
+
+
+def load_weights(model: Module, tensors: Mapping[str, Tensor], *, fresh: Sequence[str] = ()) -> LoadReport:
+    """Copy the tensors into the model's parameters and buffers.
+
+    Names below a prefix in `fresh` stay as they are, whatever the checkpoint has there. Raises `CheckpointError` listing what
+    is missing, unexpected, or of another shape or dtype; the model is then unchanged.
+    """
+    own = model.state_dict()
+    new = [name for name in own if _below(name, fresh)]
+    wanted = {name: tensor for name, tensor in own.items() if name not in new}
+    given = {name: tensor for name, tensor in tensors.items() if not _below(name, fresh)}
+    faults = [f"{n}: missing; expected {_shown(t)}" for n, t in wanted.items() if n not in given]
+    faults += [f"{n}: not in the model; found {_shown(t)}" for n, t in given.items() if n not in wanted]
+    faults += [
+        f"{n}: expected {_shown(t)}, found {_shown(given[n])}"
+        for n, t in wanted.items()
+        if n in given and (t.shape != given[n].shape or t.dtype != given[n].dtype)
+    ]
+    if faults:
+        more = [f"and {len(faults) - MOST_LINES} more"] if len(faults) > MOST_LINES else []
+        lines = "\n  ".join(faults[:MOST_LINES] + more)
+        raise CheckpointError(f"the weights do not fit the model; is the spec's model section another?\n  {lines}")
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(given[name])
+    return LoadReport(list(wanted), new)
+
+
+def _below(name: str, prefixes: Sequence[str]) -> bool:
+    return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
+
+
+def _shown(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
