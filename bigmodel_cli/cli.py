@@ -165,6 +165,89 @@ def evaluate(
 
 
 @app.command()
+def predict(
+    checkpoint: Checkpoint,
+    inputs: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(metavar="[INPUT]...", help="Images or prompts; lines of stdin when left out.", show_default=False),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of text to add, e.g. --max-tokens 50.")] = 200,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy, e.g. --temperature 0.8.")] = 0.8,
+    top_k: Annotated[int, typer.Option(min=0, help="Draw from the k likeliest tokens; 0: from all, e.g. --top-k 50.")] = 0,
+    top_p: Annotated[float, typer.Option(min=0.001, max=1, help="Draw from the likeliest tokens that have this probability together, e.g. --top-p 0.9.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the drawing, e.g. --seed 1.")] = 0,
+    top: Annotated[int, typer.Option(min=1, help="Labels shown for each image, e.g. --top 3.")] = 3,
+    device: Device = "auto",
+) -> None:
+    """Label images, or continue texts; JSON Lines out, in order.
+
+    Example: bigmodel predict runs/mnist_cnn seven.png, or: ls *.png | bigmodel predict runs/mnist_cnn
+    """
+    import json as json_
+
+    from bigmodel_cli.console import result
+    from bigmodel_cli.loaded import load_checkpoint
+    from bigmodel_cli.predict import Sampling
+    from bigmodel_cli.predict import predict as predict_
+
+    path = _checkpoint(checkpoint)
+    lines = inputs or (line.rstrip("\n") for line in sys.stdin if line.strip())
+    loaded = load_checkpoint(path, device)
+    for record in predict_(loaded, lines, Sampling(max_tokens, temperature, top_k, top_p, seed), top):
+        result(json_.dumps(record, ensure_ascii=False))
+
+
+@app.command()
+def attend(
+    checkpoint: Checkpoint,
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="A text, or an image's path.", show_default=False)],
+    layer: Annotated[Optional[int], typer.Option(help="The layer drawn in the terminal, e.g. --layer 0. [default: the last]", show_default=False)] = None,  # noqa: UP045
+    head: Annotated[Optional[int], typer.Option(help="Its head, e.g. --head 2. [default: the mean of all]", show_default=False)] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option(help="The picture, e.g. --out heads.png. [default: attend.png]", show_default=False)] = None,  # noqa: UP045
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """See what a decoder's heads look at, or what region decides an image's class; prints the picture's path.
+
+    Example: bigmodel attend runs/quickstart "def main(argv):"
+    """
+    import os
+
+    from bigmodel_cli.attend import attend as attend_
+    from bigmodel_cli.console import result, result_json
+    from bigmodel_cli.loaded import load_checkpoint
+
+    color = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+    look = attend_(load_checkpoint(_checkpoint(checkpoint), device), source, out, layer, head, color)
+    print(look.text, file=sys.stderr)
+    if json:
+        result_json({"picture": str(look.picture), **look.values})
+    else:
+        result(str(look.picture))
+
+
+@app.command()
+def bench(
+    target: Annotated[Optional[str], typer.Argument(metavar="[SPEC|CKPT]", help="A spec or a checkpoint; a built-in set when left out.", show_default=False)] = None,  # noqa: UP045
+    set_: Set = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long each network is timed, e.g. --seconds 10.")] = 5.0,
+    device: Device = "auto",
+    precision: Precision = None,
+    json: Json = False,
+) -> None:
+    """Time training steps: median, p95, rate, memory, FLOPs, and the share of the machine's limit that they reach.
+
+    Example: bigmodel bench sample_configs/mnist_cnn.yaml --device cpu
+    """
+    from bigmodel_cli.bench import bench as bench_
+    from bigmodel_cli.bench.targets import builtin, named
+
+    overrides = _overrides(set_, precision, None)
+    report = bench_(builtin(overrides) if target is None else named(target, overrides), device, seconds)
+    _show(report.to_json() if json else report.to_text())
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of a spec, for editors.
 

@@ -8,10 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.data import load_tokenizer, prepare_image
+from bigmodel_cli.data import Tokenizer, load_tokenizer, prepare_image
 from bigmodel_cli.device import autocast
 from bigmodel_cli.errors import DataError
-from bigmodel_cli.lazy import torch
+from bigmodel_cli.lazy import Module, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.models.generate import generate
 
@@ -59,32 +59,32 @@ def classify(loaded: Loaded, paths: Iterable[str], top: int) -> Iterator[dict[st
 
 def continue_texts(loaded: Loaded, prompts: Iterable[str], sampling: Sampling) -> Iterator[dict[str, Any]]:
     """{"input", "text"} for each prompt, where "text" is what the model adds."""
-    for prompt in prompts:
-        yield {"input": prompt, "text": "".join(stream_text(loaded, prompt, sampling))}
-
-
-def stream_text(loaded: Loaded, prompt: str, sampling: Sampling) -> Iterator[str]:
-    """What the model adds to the prompt, piece by piece; a piece ends where its characters are whole."""
     tokenizer = load_tokenizer(loaded.assets)
+    for prompt in prompts:
+        yield {"input": prompt, "text": "".join(stream_text(loaded.model, tokenizer, prompt, sampling, loaded.device))}
+
+
+def stream_text(
+    model: Module, tokenizer: Tokenizer, prompt: str, sampling: Sampling, device: torch.device
+) -> Iterator[str]:
+    """What the model adds to the prompt, piece by piece; a piece ends where its characters are whole."""
     tokens = tokenizer.encode(prompt)
     if not tokens:
         raise DataError("the prompt is empty; give at least one character")
-    generator = torch.Generator(device=loaded.device).manual_seed(sampling.seed)
     produced: list[int] = []
     shown = ""
     steps = generate(
-        loaded.model,
-        torch.tensor([tokens], device=loaded.device),
+        model,
+        torch.tensor([tokens], device=device),
         max_new_tokens=sampling.max_tokens,
         temperature=sampling.temperature,
         top_k=sampling.top_k,
         top_p=sampling.top_p,
-        generator=generator,
+        generator=torch.Generator(device=device).manual_seed(sampling.seed),
         stop=tokenizer.end_of_text,
     )
     for step in steps:
         produced.append(int(step[0]))
-        text = tokenizer.decode(produced)
-        whole = text.rstrip("\ufffd")  # a character whose last bytes are still to come
+        whole = tokenizer.decode(produced).rstrip("\ufffd")  # a character whose last bytes are still to come
         yield whole[len(shown) :]
         shown = whole

@@ -40,7 +40,7 @@ class Classification:
         return total, labels.new_full((), len(labels))
 
     def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        """Per item: right or wrong ("accuracy", and "top5" from ten classes on) and its cross-entropy ("loss")."""
+        """Per item: right or wrong ("accuracy", and "top5" from twenty classes on) and its cross-entropy ("loss")."""
         labels = batch["label"]
         logits = model(batch["image"]).float()
         ones = labels.new_ones(len(labels))
@@ -48,7 +48,7 @@ class Classification:
             "accuracy": ((logits.argmax(1) == labels).double(), ones),
             "loss": (F.cross_entropy(logits, labels, reduction="none").double(), ones),
         }
-        if logits.shape[1] >= 10:
+        if logits.shape[1] >= 20:
             top = logits.topk(5, dim=1).indices  # (B, 5)
             scores["top5"] = ((top == labels[:, None]).any(1).double(), ones)
         return scores

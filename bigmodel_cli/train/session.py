@@ -13,13 +13,14 @@ from typing import Any
 from bigmodel_cli import checkpoints, models
 from bigmodel_cli.config import Facts
 from bigmodel_cli.console import say
-from bigmodel_cli.data import DataSet, open_data
+from bigmodel_cli.data import DataSet, load_tokenizer, open_data
 from bigmodel_cli.device import pick_device
-from bigmodel_cli.errors import BigmodelError, CheckpointError, SpecError, Stopped
+from bigmodel_cli.errors import BigmodelError, CheckpointError, DataError, SpecError, Stopped
 from bigmodel_cli.lazy import Module, load_torch, torch
 from bigmodel_cli.rundir import RunDirectory, fresh_directory
 from bigmodel_cli.spec import Spec, from_dict
-from bigmodel_cli.tasks import Task, build_task
+from bigmodel_cli.predict import Sampling, stream_text
+from bigmodel_cli.tasks import CausalLMOptions, Task, build_task
 from bigmodel_cli.train.choose import apply, choose
 from bigmodel_cli.train.feed import Feed
 from bigmodel_cli.train.loop import Run, fit
@@ -116,6 +117,11 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
     torch.manual_seed(spec.train.seed)
     model = _build(spec, data.facts, source if previous is None or previous.contents is None else None)
     model.to(device)
+    if len(data.split("train")) < spec.train.batch_size:
+        raise DataError(
+            f"the train split has {len(data.split('train'))} samples, fewer than train.batch_size {spec.train.batch_size}; "
+            "use more data or a smaller batch"
+        )
     feed = Feed(data.split("train"), spec.train, getattr(spec.data, "workers", 0), device)
     _describe_start(model, data, feed)
     if "auto" in (spec.train.precision, spec.train.memory_format, spec.train.compile):
@@ -146,9 +152,25 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
         tensorboard=TensorBoard(directory.path / "tensorboard") if spec.train.tensorboard else None,
     )
     path = fit(run)
+    with state.averaged():
+        _show_sample(spec, data, model, device)
     draw_curve(directory.path / "metrics.jsonl", directory.path / "curve.png", task.metric)
     say(f"curve: {directory.path / 'curve.png'}")
     return path
+
+
+def _show_sample(spec: Spec, data: DataSet, model: Module, device: torch.device) -> None:
+    """Text that a language model writes after its training, on stderr."""
+    if not isinstance(spec.task, CausalLMOptions) or not spec.task.sample_tokens:
+        return
+    prompt = spec.task.sample_prompt
+    sampling = Sampling(spec.task.sample_tokens, spec.task.sample_temperature, seed=spec.train.seed)
+    try:
+        text = "".join(stream_text(model, load_tokenizer(data.assets()), prompt, sampling, device))
+    except DataError as error:
+        say(f"no sample is shown: task.sample_prompt: {error}")
+        return
+    say(f"sample:\n{prompt}{text}\n")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,45 @@
+"""What `bigmodel bench` times: a spec, a checkpoint, or the built-in set whose figures the README compares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bigmodel_cli import checkpoints
+from bigmodel_cli.catalog import templates
+from bigmodel_cli.config import Facts
+from bigmodel_cli.console import say
+from bigmodel_cli.data import open_data
+from bigmodel_cli.spec import Spec, apply_override, check, from_dict, load
+from bigmodel_cli.yaml_source import parse_yaml
+
+Target = tuple[str, Spec, Facts]
+
+FACTS = {
+    "cnn": Facts(image_shape=(1, 28, 28), mean=(0.1307,), std=(0.3081,), classes=tuple("0123456789")),
+    "decoder": Facts(vocab_size=65, context=64),
+}
+
+
+def builtin(overrides: Sequence[str]) -> list[Target]:
+    """The templates of `bigmodel init`, on the shapes of MNIST and of a small text."""
+    targets = []
+    for name, facts in FACTS.items():
+        root = parse_yaml(templates()[name].encode(), f"{name}.yaml")
+        for override in overrides:
+            apply_override(root, override)
+        targets.append((name, check(root), facts))
+    return targets
+
+
+def named(target: str, overrides: Sequence[str]) -> list[Target]:
+    """A spec (its data is opened for the shapes), or a checkpoint (which knows them)."""
+    path = Path(target)
+    if path.suffix in (".yaml", ".yml"):
+        spec = load(path, overrides)
+        data = open_data(spec.data, base=Path.cwd(), seed=spec.train.seed, say=say)
+        return [(path.stem, spec, data.facts)]
+    found = checkpoints.find(path)
+    contents = checkpoints.read(found, train_state=False)
+    spec = from_dict(contents.spec, overrides, f"{found}/spec.yaml")
+    return [(found.parent.parent.name or found.name, spec, Facts.from_json(contents.facts))]
