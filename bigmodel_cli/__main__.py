@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Run `bigmodel` and leave with one of the statuses in errors.py."""
+    """Run `bigmodel` with the process's arguments and leave with its status."""
+    _leave(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit status (see errors.py); an unexpected error is raised."""
     from bigmodel_cli.cli import app
     from bigmodel_cli.errors import BigmodelError
 
-    status = 0
     try:
-        app(prog_name="bigmodel")
+        app(arguments, prog_name="bigmodel")
     except SystemExit as exit_:
-        status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+        return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     except BigmodelError as error:
-        if "--debug" in sys.argv[1:2]:
+        if arguments[:1] == ["--debug"]:
             raise
         _tell(f"{error}" if error.status == 2 and _has_place(str(error)) else f"bigmodel: {error}")
-        status = error.status
+        return error.status
     except KeyboardInterrupt:
-        status = 130
+        return 130
     except BrokenPipeError:
         from bigmodel_cli.console import mute_stdout
 
@@ -31,11 +36,10 @@ def main() -> NoReturn:
     except Exception as error:
         if not _is_out_of_memory(error):
             raise
-        _tell(
-            f"bigmodel: out of memory ({str(error).splitlines()[0]}); set a smaller train.micro_batch, or a smaller model"
-        )
-        status = 5
-    _leave(status)
+        first = str(error).splitlines()[0]
+        _tell(f"bigmodel: out of memory ({first}); set a smaller train.micro_batch, or a smaller model")
+        return 5
+    return 0
 
 
 def _has_place(message: str) -> bool:
@@ -60,14 +64,9 @@ def _tell(message: str) -> None:
 
 def _leave(status: int) -> NoReturn:
     """Flush and leave without the interpreter's slow tear-down of torch; a reader that has gone is no error."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        pass
-    try:
-        sys.stderr.flush()
-    except BrokenPipeError:
-        pass
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BrokenPipeError):
+            stream.flush()
     import atexit
 
     atexit._run_exitfuncs()

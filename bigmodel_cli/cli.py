@@ -10,7 +10,8 @@ import typer
 
 app = typer.Typer(
     name="bigmodel",
-    help="The workbench for the structure of AI models: write a network as YAML, then pretrain, finetune, evaluate, look inside and measure it.",
+    help="The workbench for the structure of AI models: write a network as YAML, then pretrain, finetune, evaluate, "
+    "look inside and measure it.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -107,11 +108,11 @@ def finetune(
         ),
     ],
     spec: Annotated[
-        Optional[Path],
+        Path | None,
         typer.Argument(
             metavar="[SPEC]", help="A spec; sections left out come from the checkpoint.", show_default=False
         ),
-    ] = None,  # noqa: UP045
+    ] = None,
     set_: Set = None,
     out: Out = None,
     resume: Resume = False,
@@ -147,9 +148,9 @@ def evaluate(
     checkpoint: Checkpoint,
     set_: Set = None,
     split: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(help="train, val or test. [default: test where there is one, else val]", show_default=False),
-    ] = None,  # noqa: UP045
+    ] = None,
     device: Device = "auto",
     precision: Precision = None,
     json: Json = False,
@@ -169,12 +170,23 @@ def predict(
     checkpoint: Checkpoint,
     inputs: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Argument(metavar="[INPUT]...", help="Images or prompts; lines of stdin when left out.", show_default=False),
+        typer.Argument(
+            metavar="[INPUT]...", help="Images or prompts; lines of stdin when left out.", show_default=False
+        ),
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of text to add, e.g. --max-tokens 50.")] = 200,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy, e.g. --temperature 0.8.")] = 0.8,
-    top_k: Annotated[int, typer.Option(min=0, help="Draw from the k likeliest tokens; 0: from all, e.g. --top-k 50.")] = 0,
-    top_p: Annotated[float, typer.Option(min=0.001, max=1, help="Draw from the likeliest tokens that have this probability together, e.g. --top-p 0.9.")] = 1.0,
+    top_k: Annotated[
+        int, typer.Option(min=0, help="Draw from the k likeliest tokens; 0: from all, e.g. --top-k 50.")
+    ] = 0,
+    top_p: Annotated[
+        float,
+        typer.Option(
+            min=0.001,
+            max=1,
+            help="Draw from the likeliest tokens that have this probability together, e.g. --top-p 0.9.",
+        ),
+    ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the drawing, e.g. --seed 1.")] = 0,
     top: Annotated[int, typer.Option(min=1, help="Labels shown for each image, e.g. --top 3.")] = 3,
     device: Device = "auto",
@@ -201,9 +213,17 @@ def predict(
 def attend(
     checkpoint: Checkpoint,
     source: Annotated[str, typer.Argument(metavar="INPUT", help="A text, or an image's path.", show_default=False)],
-    layer: Annotated[Optional[int], typer.Option(help="The layer drawn in the terminal, e.g. --layer 0. [default: the last]", show_default=False)] = None,  # noqa: UP045
-    head: Annotated[Optional[int], typer.Option(help="Its head, e.g. --head 2. [default: the mean of all]", show_default=False)] = None,  # noqa: UP045
-    out: Annotated[Optional[Path], typer.Option(help="The picture, e.g. --out heads.png. [default: attend.png]", show_default=False)] = None,  # noqa: UP045
+    layer: Annotated[
+        int | None,
+        typer.Option(help="The layer drawn in the terminal, e.g. --layer 0. [default: the last]", show_default=False),
+    ] = None,
+    head: Annotated[
+        int | None, typer.Option(help="Its head, e.g. --head 2. [default: the mean of all]", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The picture, e.g. --out heads.png. [default: attend.png]", show_default=False),
+    ] = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -228,7 +248,12 @@ def attend(
 
 @app.command()
 def bench(
-    target: Annotated[Optional[str], typer.Argument(metavar="[SPEC|CKPT]", help="A spec or a checkpoint; a built-in set when left out.", show_default=False)] = None,  # noqa: UP045
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SPEC|CKPT]", help="A spec or a checkpoint; a built-in set when left out.", show_default=False
+        ),
+    ] = None,
     set_: Set = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="How long each network is timed, e.g. --seconds 10.")] = 5.0,
     device: Device = "auto",

@@ -6,6 +6,7 @@ NO_COLOR and TERM=dumb are honoured by rich. A closed stdout never ends a run.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -19,10 +20,8 @@ SCHEMA_VERSION = 1
 
 def say(message: str) -> None:
     """Print a line on stderr, with control characters made visible. A closed stderr is ignored."""
-    try:
+    with contextlib.suppress(BrokenPipeError, ValueError):
         print(visible(message), file=sys.stderr, flush=True)
-    except (BrokenPipeError, ValueError):
-        pass
 
 
 def visible(text: str) -> str:

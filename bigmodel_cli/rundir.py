@@ -59,7 +59,9 @@ class MetricsLog:
     def fail(self, error: OSError) -> None:
         """Say once that there will be no log."""
         self.broken = True
-        say(f"warning: {self.path}: cannot be written: {os.strerror(error.errno or 0)}; training goes on without the log")
+        say(
+            f"warning: {self.path}: cannot be written: {os.strerror(error.errno or 0)}; training goes on without the log"
+        )
 
 
 class RunDirectory:
@@ -104,13 +106,17 @@ class RunDirectory:
         directory = cls(path, descriptor)
         if not resume and any(p.name != "run.lock" for p in path.iterdir()):
             directory.close()
-            raise SpecError(f"{path}: holds a run (or other files) already; go on with it by --resume, or choose another --out")
+            raise SpecError(
+                f"{path}: holds a run (or other files) already; go on with it by --resume, or choose another --out"
+            )
         return directory
 
     def __enter__(self) -> RunDirectory:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:

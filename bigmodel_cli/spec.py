@@ -97,7 +97,9 @@ def apply_override(root: Node, override: str) -> None:
             if last:
                 node.value[int(part)] = parse_value(text, place)
             else:
-                node = node.value[int(part)] = _copy(node.value[int(part)])
+                copied = _copy(node.value[int(part)])
+                node.value[int(part)] = copied
+                node = copied
             continue
         if not isinstance(node.value, dict):
             if node.value is not None:

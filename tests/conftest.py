@@ -1,20 +1,29 @@
-"""What every test shares: the real data's place, and the command line run as a user runs it."""
+"""What every test shares: the real data's place, a small cache, small specs, and the command line."""
 
 from __future__ import annotations
 
 import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from bigmodel_cli.__main__ import run
+from bigmodel_cli.lazy import load_torch
+
 ROOT = Path(__file__).resolve().parent.parent
+load_torch()
 
 
 def find_data() -> Path | None:
     """The real data sets' folder: `BIGMODEL_TEST_DATA`, else ../shared/data beside the checkout, else None."""
     named = os.environ.get("BIGMODEL_TEST_DATA")
     candidates = [Path(named)] if named else [ROOT.parent / "shared" / "data"]
-    return next((path for path in candidates if path.is_dir()), None)
+    return next((path.resolve() for path in candidates if path.is_dir()), None)
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +33,130 @@ def data_root() -> Path:
     if root is None:
         pytest.skip("real data not found: set BIGMODEL_TEST_DATA to the folder that holds mnist/, tinyshakespeare/ ...")
     return root
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of prepared data for this session alone."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _workplace(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test runs in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.delenv("BIGMODEL_FAILPOINT", raising=False)
+
+
+@dataclass
+class Result:
+    """What a command gave back."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Run a command in this process."""
+
+    def call(*arguments: object) -> Result:
+        capfd.readouterr()
+        status = run([str(a) for a in arguments])
+        captured = capfd.readouterr()
+        return Result(status, captured.out, captured.err)
+
+    return call
+
+
+def shell(*arguments: object, env: dict[str, str] | None = None, **options: object) -> subprocess.Popen[str]:
+    """Start a command as a process of its own, with two streams to read."""
+    full = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(env or {})}
+    command = [sys.executable, "-m", "bigmodel_cli", *map(str, arguments)]
+    return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
+        command, env=full, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 120) -> Result:
+    """Wait for a process and collect what it wrote."""
+    out, err = process.communicate(timeout=timeout)
+    return Result(process.returncode, out, err)
+
+
+DECODER = """\
+model:
+  type: decoder
+  dim: 16
+  position: {type: learned}
+  dropout: 0.1
+  blocks:
+    - repeat: 2
+      mixer: {type: attention, num_heads: 2, dropout: 0.1}
+      ffn: {type: gelu}
+data:
+  type: text
+  files: [text.txt]
+  context: 16
+  tokenizer: {type: characters}
+task: {type: causal_lm, sample_tokens: 8, sample_prompt: a}
+train:
+  steps: 12
+  batch_size: 4
+  precision: fp32
+  memory_format: contiguous
+  compile: "off"
+  log_every: 1
+  validate_every: 4
+"""
+
+CNN = """\
+model:
+  type: cnn
+  layers:
+    - {type: conv, channels: 8, kernel: 3, norm: batch}
+    - {type: pool}
+    - {type: flatten}
+    - {type: dropout, p: 0.2}
+    - {type: dense, units: classes}
+data:
+  type: digits
+  augment:
+    - {type: RandomAffine, degrees: 10, translate: [0.1, 0.1]}
+task: {type: classification}
+train:
+  steps: 12
+  batch_size: 256
+  ema: 0.9
+  precision: fp32
+  memory_format: contiguous
+  compile: "off"
+  log_every: 1
+  validate_every: 4
+"""
+
+
+def write_text(path: Path, size: int = 4000) -> None:
+    """A text of a few words in random order, the same each time."""
+    rng = random.Random(0)
+    words = ["attention", "is", "all", "you", "need", "a", "small", "model", "learns", "from", "text", "\n"]
+    path.write_text(" ".join(rng.choice(words) for _ in range(size // 5))[:size], encoding="utf-8")
+
+
+@pytest.fixture
+def decoder_spec(tmp_path: Path) -> Path:
+    """A tiny decoder on a tiny text, pinned for exact repetition."""
+    write_text(tmp_path / "text.txt")
+    path = tmp_path / "decoder.yaml"
+    path.write_text(DECODER, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def cnn_spec(tmp_path: Path) -> Path:
+    """A tiny CNN on digits with augmentation, dropout, batch norm and averaging, pinned for exact repetition."""
+    path = tmp_path / "cnn.yaml"
+    path.write_text(CNN, encoding="utf-8")
+    return path

@@ -39,9 +39,7 @@ def attend(loaded: Loaded, source: str, out: Path | None, layer: int | None, hea
     return _look_at_text(loaded, source, picture, layer, head, color)
 
 
-def _look_at_text(
-    loaded: Loaded, text: str, picture: Path, layer: int | None, head: int | None, color: bool
-) -> Look:
+def _look_at_text(loaded: Loaded, text: str, picture: Path, layer: int | None, head: int | None, color: bool) -> Look:
     tokenizer = load_tokenizer(loaded.assets)
     tokens = tokenizer.encode(text)
     if not tokens:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.config import Facts
-from bigmodel_cli.lazy import F, Module, Tensor, torch
+from bigmodel_cli.lazy import F, Tensor, torch
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class GradCAM:
         return {"label": self.label, "probability": self.probability, "heat": self.heat.tolist()}
 
 
-def grad_cam(model: Module, image: Tensor, facts: Facts) -> GradCAM:
+def grad_cam(model: Any, image: Tensor, facts: Facts) -> GradCAM:
     """Grad-CAM (Selvaraju et al. 2017) of the likeliest class, for one normalised image (1, C, H, W).
 
     The last feature map's channels, weighted by the mean gradient of the class's logit, summed, cut at zero and brought to

@@ -83,7 +83,9 @@ def bench(named: list[tuple[str, Spec, Facts]], device: str, seconds: float) -> 
     """Time training steps of each network on random input of the right shape, for about `seconds` each."""
     load_torch()
     chosen = pick_device(device, say)
-    return BenchReport(describe_device(chosen), [_time(name, spec, facts, chosen, seconds) for name, spec, facts in named])
+    return BenchReport(
+        describe_device(chosen), [_time(name, spec, facts, chosen, seconds) for name, spec, facts in named]
+    )
 
 
 def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: float) -> Timing:

@@ -29,7 +29,13 @@ from bigmodel_cli.lazy import Tensor
 
 FORMAT = 1
 MOST_MANIFEST = 100_000_000
-MODEL, TRAIN, STATE, FACTS, SPEC = "model.safetensors", "train_state.safetensors", "state.json", "facts.json", "spec.yaml"
+MODEL, TRAIN, STATE, FACTS, SPEC = (
+    "model.safetensors",
+    "train_state.safetensors",
+    "state.json",
+    "facts.json",
+    "spec.yaml",
+)
 MANIFEST = "manifest.json"
 _STEP = re.compile(r"step-[0-9]{8,}\Z")
 _DRAFT = re.compile(r"\.draft-step-[0-9]+-([0-9]+)\Z")
@@ -182,7 +188,9 @@ def find(path: Path) -> Path:
             return found[-1]
     held = sorted(p.name for p in path.iterdir()) if path.is_dir() else []
     if any(name.endswith(_PICKLES) for name in held):
-        raise CheckpointError(f"{path}: holds pickles ({', '.join(held[:3])}), which can run code when read, and are refused")
+        raise CheckpointError(
+            f"{path}: holds pickles ({', '.join(held[:3])}), which can run code when read, and are refused"
+        )
     raise CheckpointError(f"{path}: not a checkpoint (no {MANIFEST}), and no run with one")
 
 
@@ -263,5 +271,7 @@ def read_spec(path: Path) -> dict[str, Any]:
 def _verified(path: Path, entry: dict[str, Any]) -> bytes:
     content = safe.read_bounded(path, entry["size"])
     if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-        raise CheckpointError(f"{path}: its SHA-256 is not the one in {MANIFEST}: damaged or changed; use another checkpoint")
+        raise CheckpointError(
+            f"{path}: its SHA-256 is not the one in {MANIFEST}: damaged or changed; use another checkpoint"
+        )
     return content

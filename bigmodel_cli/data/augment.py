@@ -53,8 +53,12 @@ class RandomAffineOptions(Options):
     type: Literal["RandomAffine"] = "RandomAffine"
     degrees: Annotated[float, Field(ge=0, le=180)] = Field(description="turned by up to so many degrees either way")
     translate: Pair = Field([0.0, 0.0], description="moved by up to these fractions of width and height")
-    scale: Annotated[list[Positive], Field(min_length=2, max_length=2)] = Field([1.0, 1.0], description="least and greatest")
-    shear: Annotated[float, Field(ge=0, lt=90)] = Field(0.0, description="sheared along x by up to so many degrees either way")
+    scale: Annotated[list[Positive], Field(min_length=2, max_length=2)] = Field(
+        [1.0, 1.0], description="least and greatest"
+    )
+    shear: Annotated[float, Field(ge=0, lt=90)] = Field(
+        0.0, description="sheared along x by up to so many degrees either way"
+    )
 
     def apply(self, images: Tensor, u: Tensor) -> Tensor:
         """The images, each under its own map; u is (B, 5)."""
@@ -74,7 +78,9 @@ class RandomErasingOptions(Options):
     type: Literal["RandomErasing"] = "RandomErasing"
     p: Fraction = Field(0.5, description="probability")
     scale: Pair = Field([0.02, 0.33], description="least and greatest part of the image")
-    ratio: Annotated[list[Positive], Field(min_length=2, max_length=2)] = Field([0.3, 3.3], description="height over width")
+    ratio: Annotated[list[Positive], Field(min_length=2, max_length=2)] = Field(
+        [0.3, 3.3], description="height over width"
+    )
 
     def apply(self, images: Tensor, u: Tensor) -> Tensor:
         """The images, some with a rectangle; u is (B, 5)."""
@@ -161,7 +167,9 @@ def _v2(index: int, options: V2Options) -> Any:
     known = inspect.signature(getattr(v2, options.name)).parameters
     for name in options.args:
         if name not in known:
-            raise SpecError(f"data.augment.{index}.args.{name}: {options.name} has no such argument{did_you_mean(name, known)}")
+            raise SpecError(
+                f"data.augment.{index}.args.{name}: {options.name} has no such argument{did_you_mean(name, known)}"
+            )
     try:
         return getattr(v2, options.name)(**options.args)
     except (TypeError, ValueError) as error:

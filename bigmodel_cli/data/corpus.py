@@ -63,7 +63,9 @@ class Corpus:
                 try:
                     row = json.loads(line.decode("utf-8"))
                 except UnicodeDecodeError as error:
-                    raise DataError(f"{path}:{number}: not UTF-8 at byte {error.start} of the line; save it as UTF-8") from None
+                    raise DataError(
+                        f"{path}:{number}: not UTF-8 at byte {error.start} of the line; save it as UTF-8"
+                    ) from None
                 except ValueError as error:
                     raise DataError(f"{path}:{number}: not JSON ({error})") from None
                 if not isinstance(row, dict) or not isinstance(row.get(self.field), str):
@@ -129,23 +131,38 @@ def standard_library(max_bytes: int) -> tuple[Path, ...]:
     Tests are left out. The order is by a hash of the name, so that the first few million bytes are of every kind.
     """
     root = Path(sysconfig.get_paths()["stdlib"])
-    skipped = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "lib2to3", "idlelib", "turtledemo"}
+    skipped = {
+        "test",
+        "tests",
+        "idle_test",
+        "site-packages",
+        "dist-packages",
+        "__pycache__",
+        "lib2to3",
+        "idlelib",
+        "turtledemo",
+    }
     names = [p.relative_to(root) for p in root.rglob("*.py")]
-    names = [n for n in names if not skipped & set(n.parts[:-1]) and not any(part.startswith("config-") for part in n.parts)]
-    chosen, size = [], 0
+    names = [
+        n for n in names if not skipped & set(n.parts[:-1]) and not any(part.startswith("config-") for part in n.parts)
+    ]
+    chosen: list[Path] = []
+    size = 0
     for name in sorted(names, key=lambda n: hashlib.sha256(n.as_posix().encode()).digest()):
         size += (root / name).stat().st_size
         if size > max_bytes and chosen:
             break
         chosen.append(root / name)
     if not chosen:
-        raise DataError(f"{root}: the standard library's source is not there; use data.type: text with files of your own")
+        raise DataError(
+            f"{root}: the standard library's source is not there; use data.type: text with files of your own"
+        )
     return tuple(chosen)
 
 
 def _open(path: Path) -> IO[bytes]:
     try:
-        return gzip.open(path, "rb") if path.name.endswith(".gz") else open(path, "rb")  # type: ignore[return-value]  # noqa: SIM115
+        return gzip.open(path, "rb") if path.name.endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
 
@@ -164,4 +181,6 @@ def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, path: Path, offset
         return decoder.decode(chunk, final=not chunk)
     except UnicodeDecodeError as error:
         place = offset - pending + error.start
-        raise DataError(f"{path}: not UTF-8 at byte offset {place} (byte 0x{error.object[error.start]:02x}); save it as UTF-8") from None
+        raise DataError(
+            f"{path}: not UTF-8 at byte offset {place} (byte 0x{error.object[error.start]:02x}); save it as UTF-8"
+        ) from None

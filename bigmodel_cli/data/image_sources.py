@@ -47,7 +47,9 @@ def read_mnist(root: Path, folder: str, download: bool) -> RawImages:
         images = _read_idx(raw / f"{prefix}-images-idx3-ubyte", 3, sha)
         labels = _read_idx(raw / f"{prefix}-labels-idx1-ubyte", 1, sha)
         if len(images) != len(labels):
-            raise DataError(f"{raw}: the {name} split has {len(images)} images and {len(labels)} labels; fetch it again")
+            raise DataError(
+                f"{raw}: the {name} split has {len(images)} images and {len(labels)} labels; fetch it again"
+            )
         splits[name] = RawSplit(labels.astype(np.int64), images[:, None])
     classes = FASHION if folder == "FashionMNIST" else tuple("0123456789")
     return RawImages(splits, classes, sha.hexdigest())
@@ -70,7 +72,9 @@ def _read_idx(path: Path, dimensions: int, sha: Any) -> Any:
         raise DataError(f"{path}: not an idx file of {dimensions} dimensions; fetch it again")
     shape = np.frombuffer(content, ">i4", dimensions, 4)
     if len(content) - header != int(np.prod(shape, dtype=np.int64)):
-        raise DataError(f"{path}: {len(content) - header:,} bytes of content, and its header says {' x '.join(map(str, shape))}")
+        raise DataError(
+            f"{path}: {len(content) - header:,} bytes of content, and its header says {' x '.join(map(str, shape))}"
+        )
     sha.update(content)
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy()
 
@@ -85,9 +89,13 @@ def read_cifar(root: Path, kind: str, download: bool) -> RawImages:
         try:
             data = source(str(root), train=name == "train", download=download)
         except RuntimeError:
-            raise DataError(f"{root}: no {kind} there (or damaged); set data.root, or data.download: true to fetch it") from None
+            raise DataError(
+                f"{root}: no {kind} there (or damaged); set data.root, or data.download: true to fetch it"
+            ) from None
         except OSError as error:
-            raise DataError(f"{root}: {kind} cannot be downloaded: {error}; fetch it elsewhere and set data.root") from None
+            raise DataError(
+                f"{root}: {kind} cannot be downloaded: {error}; fetch it elsewhere and set data.root"
+            ) from None
         pixels = np.ascontiguousarray(data.data.transpose(0, 3, 1, 2))
         sha.update(pixels.tobytes())
         splits[name] = RawSplit(np.asarray(data.targets, np.int64), pixels)
@@ -101,7 +109,9 @@ def _download(folder: str, root: Path) -> None:
     try:
         getattr(datasets, folder)(str(root), download=True)
     except (OSError, RuntimeError) as error:
-        raise DataError(f"{root}: {folder} cannot be downloaded: {error}; fetch it elsewhere and set data.root") from None
+        raise DataError(
+            f"{root}: {folder} cannot be downloaded: {error}; fetch it elsewhere and set data.root"
+        ) from None
 
 
 def read_digits() -> RawImages:
@@ -149,7 +159,8 @@ def read_parquet(files: dict[str, list[Path]], image: str, label: str) -> RawIma
     except ImportError:
         raise DataError("data.type: parquet_images needs pyarrow: pip install 'bigmodel[parquet]'") from None
     splits: dict[str, RawSplit] = {}
-    sha, classes = hashlib.sha256(), ()
+    sha = hashlib.sha256()
+    classes: tuple[str, ...] = ()
     for name, paths in files.items():
         images: list[bytes] = []
         names: list[str] = []
@@ -161,7 +172,9 @@ def read_parquet(files: dict[str, list[Path]], image: str, label: str) -> RawIma
             except (pyarrow.ArrowException, OSError, KeyError) as error:
                 raise DataError(f"{path}: cannot be read as Parquet with columns {image}, {label}: {error}") from None
             if not {image, label} <= set(table.column_names):
-                raise DataError(f"{path}: no columns {image!r} and {label!r}; set data.image_column and data.label_column")
+                raise DataError(
+                    f"{path}: no columns {image!r} and {label!r}; set data.image_column and data.label_column"
+                )
             images += [row["bytes"] for row in table.column(image).to_pylist()]
             labels += table.column(label).to_pylist()
             names += [f"{path}: row {row}" for row in range(table.num_rows)]

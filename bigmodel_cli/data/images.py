@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from bigmodel_cli.config import Count, Facts, Options, Positive
+from bigmodel_cli.config import Facts, Options, Positive
 from bigmodel_cli.data.augment import Augmentation, AugmentOptions
 from bigmodel_cli.data.base import DataSet, Say, Split
 from bigmodel_cli.data.cache import build_once, cache_directory
@@ -42,12 +42,15 @@ class NormalizeOptions(Options):
 
 
 class _ImageOptions(Options):
-    size: Annotated[int, Field(gt=0, le=10_000)] | None = Field(None, description="resize to a square of so many pixels")
+    size: Annotated[int, Field(gt=0, le=10_000)] | None = Field(
+        None, description="resize to a square of so many pixels"
+    )
     channels: Literal[1, 3] | None = Field(None, description="1: grey, 3: colour; the source's own when left out")
     normalize: Literal["auto", "none"] | NormalizeOptions = Field("auto", description="auto: from the training split")
     augment: list[AugmentOptions] = Field([], description="random changes while training, in order")
     val_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="part of the training split kept for validation; 0: validate on the test split where there is no val"
+        0.0,
+        description="part of the training split kept for validation; 0: validate on the test split where there is no val",
     )
     workers: Annotated[int, Field(ge=0, le=256)] = Field(0, description="processes that load and augment")
     on_bad: Literal["error", "skip"] = Field("error", description="what to do with an image that cannot be decoded")
@@ -142,7 +145,9 @@ def open_images(options: Any, *, base: Path, seed: int, say: Say, assets: Path |
     _check(raw, say)
     splits = _with_validation(raw.splits, options.val_fraction)
     channels = options.channels or _channels(splits["train"])
-    loaded = {n: _load(s, options, channels, f"{raw.digest}-{n}-{options.val_fraction}", say) for n, s in splits.items()}
+    loaded = {
+        n: _load(s, options, channels, f"{raw.digest}-{n}-{options.val_fraction}", say) for n, s in splits.items()
+    }
     shape = loaded["train"].shape
     facts = Facts(image_shape=shape, classes=raw.classes)
     mean, std = _normalisation(options, loaded["train"], assets)
@@ -187,7 +192,9 @@ class Streamed:
 
     def take(self, samples: Ints) -> tuple[Tensor, Tensor]:
         """(pixels (B, C, H, W), labels (B,)) of those samples."""
-        pixels = [decode(self.raw.encoded[i], self.raw.names[i], self.shape[0], self.shape[1:]) for i in samples.tolist()]
+        pixels = [
+            decode(self.raw.encoded[i], self.raw.names[i], self.shape[0], self.shape[1:]) for i in samples.tolist()
+        ]
         return torch.from_numpy(np.stack(pixels)), torch.from_numpy(self.raw.labels[samples])
 
 
@@ -223,7 +230,9 @@ def _check(raw: RawImages, say: Say) -> None:
         outside = np.flatnonzero((split.labels < 0) | (split.labels >= len(raw.classes)))
         if len(outside):
             place = split.names[outside[0]] if split.names else f"item {outside[0]} of the {name} split"
-            raise DataError(f"{place}: label {split.labels[outside[0]]}, and the classes are 0 to {len(raw.classes) - 1}")
+            raise DataError(
+                f"{place}: label {split.labels[outside[0]]}, and the classes are 0 to {len(raw.classes) - 1}"
+            )
         missing = sorted(set(range(len(raw.classes))) - set(np.unique(split.labels).tolist()))
         if missing:
             shown = ", ".join(raw.classes[i] for i in missing[:5])
@@ -291,7 +300,9 @@ def _load(raw: RawSplit, options: Any, channels: int, key: str, say: Say) -> Res
         say(f"decoding {len(raw.labels):,} images (once: kept in {folder.parent})")
 
     def build(draft: Path) -> None:
-        pixels = np.lib.format.open_memmap(draft / "pixels.npy", mode="w+", dtype=np.uint8, shape=(len(raw.labels), *shape))
+        pixels = np.lib.format.open_memmap(
+            draft / "pixels.npy", mode="w+", dtype=np.uint8, shape=(len(raw.labels), *shape)
+        )
         for index, (source, label) in enumerate(zip(raw.encoded, raw.names, strict=True)):
             pixels[index] = decode(source, label, channels, shape[1:])
         pixels.flush()
@@ -315,7 +326,9 @@ def _without_bad(raw: RawSplit, channels: int, say: Say) -> RawSplit:
     return _subset(raw, good)
 
 
-def _normalisation(options: Any, train: Resident | Streamed, assets: Path | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _normalisation(
+    options: Any, train: Resident | Streamed, assets: Path | None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, std): the checkpoint's, those given, or those of the training split."""
     if assets is not None and (assets / "facts.json").exists():
         import json

@@ -47,7 +47,8 @@ def permute(index: Ints, n: int, key: tuple[int, int]) -> Ints:
     while outside.any():
         out[outside] = _feistel(out[outside], np.uint64(a), np.uint64(b), rounds)
         outside = out >= n
-    return out.astype(np.int64)
+    entries: Ints = out.astype(np.int64)
+    return entries
 
 
 def _feistel(x: Any, a: Any, b: Any, rounds: list[Any]) -> Any:
@@ -66,4 +67,5 @@ def draw(seed: int, epoch: int, samples: Ints, stream: int, count: int) -> Float
     with np.errstate(over="ignore"):
         own = mix(samples.astype(np.uint64) ^ key_of(seed, epoch, stream))[:, None]  # (B, 1)
         bits = mix(own + np.arange(1, count + 1, dtype=np.uint64) * GOLDEN)  # (B, count)
-    return ((bits >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)).astype(np.float32)
+    numbers: Floats = (bits >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)
+    return numbers

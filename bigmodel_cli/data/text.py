@@ -40,7 +40,9 @@ PADDING = -1
 class _TextOptions(Options):
     context: Count = Field(description="tokens that the model sees at once (T)")
     tokenizer: TokenizerOptions = Field(BytesOptions(), description="text to tokens")
-    val_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="last part of the text, kept for validation")
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.1, description="last part of the text, kept for validation"
+    )
 
 
 class TextOptions(_TextOptions):

@@ -43,7 +43,9 @@ class BPEOptions(Options):
     """Byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019), trained on the training split."""
 
     type: Literal["bpe"] = "bpe"
-    vocab_size: Annotated[int, Field(ge=257, le=1_000_000)] = Field(description="tokens, with the 256 bytes and the end")
+    vocab_size: Annotated[int, Field(ge=257, le=1_000_000)] = Field(
+        description="tokens, with the 256 bytes and the end"
+    )
 
 
 class FileOptions(Options):

@@ -22,16 +22,22 @@ class ConvOptions(Options):
     channels: Count = Field(description="output channels")
     kernel: Count = Field(3, description="height and width of the kernel")
     stride: Count = Field(1, description="step of the kernel")
-    padding: Natural | Literal["same", "valid"] = Field("valid", description="a number, valid (none), or same (stride 1)")
+    padding: Natural | Literal["same", "valid"] = Field(
+        "valid", description="a number, valid (none), or same (stride 1)"
+    )
     groups: Count = Field(1, description="groups of channels that do not mix")
-    norm: Literal["none", "batch"] = Field("none", description="batch: BatchNorm (Ioffe and Szegedy 2015), without conv bias")
+    norm: Literal["none", "batch"] = Field(
+        "none", description="batch: BatchNorm (Ioffe and Szegedy 2015), without conv bias"
+    )
     activation: Activation = Field("relu", description="what follows")
 
     def build(self, shape: Shape, classes: int) -> Module:
         """The layer for an input of `shape`."""
         _needs_image(shape, self.type)
         if shape[0] % self.groups or self.channels % self.groups:
-            raise ValueError(f"groups: {self.groups} does not divide {shape[0]} input and {self.channels} output channels")
+            raise ValueError(
+                f"groups: {self.groups} does not divide {shape[0]} input and {self.channels} output channels"
+            )
         if self.padding == "same" and self.stride > 1:
             raise ValueError("padding: same needs stride 1; give a number")
         edge = self.kernel - 1 if self.padding == "same" else 2 * self.padding if isinstance(self.padding, int) else 0
@@ -126,13 +132,7 @@ class ResidualOptions(Options):
 
 
 LayerOptions = Annotated[
-    ConvOptions
-    | PoolOptions
-    | AdaptivePoolOptions
-    | FlattenOptions
-    | DenseOptions
-    | DropoutOptions
-    | ResidualOptions,
+    ConvOptions | PoolOptions | AdaptivePoolOptions | FlattenOptions | DenseOptions | DropoutOptions | ResidualOptions,
     Field(discriminator="type"),
 ]
 
@@ -141,7 +141,9 @@ class CNNOptions(Options):
     """A stack of conv, pool, adaptive_pool, residual, dropout, flatten and dense layers, written in YAML."""
 
     type: Literal["cnn"] = "cnn"
-    layers: Annotated[list[LayerOptions], Field(min_length=1, max_length=1000)] = Field(description="the layers, in order")
+    layers: Annotated[list[LayerOptions], Field(min_length=1, max_length=1000)] = Field(
+        description="the layers, in order"
+    )
 
 
 ResidualOptions.model_rebuild()
@@ -165,7 +167,8 @@ class CNN(Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """The logits of each image."""
-        return self.layers(images)
+        logits: Tensor = self.layers(images)
+        return logits
 
     def head_names(self) -> tuple[str, ...]:
         """Prefix of the last layer that has weights: the logits."""
@@ -174,7 +177,7 @@ class CNN(Module):
 
     def last_feature_layer(self) -> Module:
         """The last layer whose output is still an image, for Grad-CAM."""
-        images = [layer for layer in self.layers if any(isinstance(m, nn.Conv2d) for m in layer.modules())]
+        images: list[Module] = [layer for layer in self.layers if any(isinstance(m, nn.Conv2d) for m in layer.modules())]
         if not images:
             raise SpecError("this network has no convolution to look at")
         return images[-1]
@@ -187,7 +190,9 @@ class Residual(Module):
         super().__init__()
         self.layers, out = build_layers(options.layers, shape, classes, "layers")
         if len(out) != 3 or shape[1] % out[1] or shape[2] % out[2]:
-            raise ValueError(f"layers: they turn {_shown(shape)} into {_shown(out)}, which cannot be added to the input")
+            raise ValueError(
+                f"layers: they turn {_shown(shape)} into {_shown(out)}, which cannot be added to the input"
+            )
         stride = (shape[1] // out[1], shape[2] // out[2])
         same = shape[0] == out[0] and stride == (1, 1)
         self.shortcut = nn.Identity() if same else _project(shape[0], out[0], stride)
@@ -195,7 +200,8 @@ class Residual(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The branch added to its input."""
-        return self.activation(self.shortcut(x) + self.layers(x))
+        y: Tensor = self.activation(self.shortcut(x) + self.layers(x))
+        return y
 
 
 def _project(channels: int, out: int, stride: tuple[int, int]) -> Module:
@@ -227,7 +233,7 @@ def output_shape(layer: Module, shape: Shape) -> Shape:
         return tuple(copy.deepcopy(layer).to("meta").eval()(torch.empty(1, *shape)).shape[1:])
 
 
-def _named(**parts: Module | None) -> Any:
+def _named(**parts: Module | None) -> Module:
     """A Sequential with names, without those that are None."""
     from collections import OrderedDict
 
@@ -236,12 +242,15 @@ def _named(**parts: Module | None) -> Any:
 
 def _activation(name: str) -> Module | None:
     makers = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
-    return makers[name]() if name != "none" else None
+    activation: Module | None = makers[name]() if name != "none" else None
+    return activation
 
 
 def _needs_image(shape: Shape, kind: str) -> None:
     if len(shape) != 3:
-        raise ValueError(f"a {kind} layer reads an image, and its input is a vector of {shape[0]}; put it before flatten")
+        raise ValueError(
+            f"a {kind} layer reads an image, and its input is a vector of {shape[0]}; put it before flatten"
+        )
 
 
 def _fits(kernel: int, shape: Shape, edge: int) -> None:

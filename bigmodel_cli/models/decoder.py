@@ -95,7 +95,8 @@ class Decoder(Module):
             x = block(x, cache[index] if cache is not None else None)
         if self.norm is not None:
             x = self.norm(x)
-        return self.head(x)  # (B, T, V)
+        logits: Tensor = self.head(x)  # (B, T, V)
+        return logits
 
 
 def _sizes(options: DecoderOptions, facts: Facts) -> tuple[int, int]:

@@ -31,7 +31,9 @@ def describe(model: Module, example: Tensor) -> list[Layer]:
                 counted.update(id(p) for p in own)
                 leaf = next(module.children(), None) is None
                 layers.append(
-                    Layer(path or "(model)", type(module).__name__, tuple(output.shape), sum(p.numel() for p in own), leaf)
+                    Layer(
+                        path or "(model)", type(module).__name__, tuple(output.shape), sum(p.numel() for p in own), leaf
+                    )
                 )
 
         hooks.append(module.register_forward_hook(note))

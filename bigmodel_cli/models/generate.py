@@ -45,9 +45,7 @@ def generate(
                 return
 
 
-def sample(
-    logits: Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator | None
-) -> Tensor:
+def sample(logits: Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator | None) -> Tensor:
     """Draw one token for each row of logits (B, V) -> (B,)."""
     if temperature == 0:
         return logits.argmax(-1)

@@ -29,7 +29,9 @@ def build_torchvision(options: TorchvisionOptions, facts: Facts) -> Module:
         raise SpecError("model.type: torchvision reads labelled images, and the data has none")
     channels, height, width = facts.image_shape
     if channels != 3:
-        raise SpecError(f"model.type: torchvision's networks read 3 channels, and the data has {channels}; set data.channels: 3")
+        raise SpecError(
+            f"model.type: torchvision's networks read 3 channels, and the data has {channels}; set data.channels: 3"
+        )
     names = torchvision.models.list_models(module=torchvision.models)
     if options.name not in names:
         hint = did_you_mean(options.name, names)
@@ -58,7 +60,9 @@ def _load_pretrained(network: Module, options: TorchvisionOptions) -> None:
     choices = [*known.__members__, "DEFAULT"]
     if options.weights not in choices:
         hint = did_you_mean(str(options.weights), choices)
-        raise SpecError(f"model.weights: {options.name} has the weights {', '.join(choices)}, not {options.weights!r}{hint}")
+        raise SpecError(
+            f"model.weights: {options.name} has the weights {', '.join(choices)}, not {options.weights!r}{hint}"
+        )
     weights = known.DEFAULT if options.weights == "DEFAULT" else known[options.weights]
     try:
         state = weights.get_state_dict(progress=False, check_hash=True)
@@ -68,14 +72,17 @@ def _load_pretrained(network: Module, options: TorchvisionOptions) -> None:
             "cache, or set model.weights: null"
         ) from None
     own = network.state_dict()
-    network.load_state_dict({n: t if t.shape == own[n].shape else own[n] for n, t in state.items() if n in own}, strict=False)
+    network.load_state_dict(
+        {n: t if t.shape == own[n].shape else own[n] for n, t in state.items() if n in own}, strict=False
+    )
 
 
 def as_model(network: Any) -> Module:
     """Give a torchvision network what every image model here has: `head_names` and `last_feature_layer`."""
     network.head_names = lambda: _head_names(network)
     network.last_feature_layer = lambda: _last_feature_layer(network)
-    return network
+    model: Module = network
+    return model
 
 
 def _head_names(network: Module) -> tuple[str, ...]:

@@ -37,7 +37,9 @@ class AttentionOptions(Options):
     def build(self, dim: int, max_len: int) -> Attention:
         """The module for `dim` channels. Raises `ValueError` for a width that the heads do not divide."""
         if self.head_dim is None and dim % self.num_heads:
-            raise ValueError(f"num_heads: {self.num_heads} heads do not divide dim {dim}; give head_dim, or other numbers")
+            raise ValueError(
+                f"num_heads: {self.num_heads} heads do not divide dim {dim}; give head_dim, or other numbers"
+            )
         return Attention(self, dim, max_len)
 
 
@@ -76,7 +78,9 @@ class Attention(Module):
         rotary = isinstance(options.position, RotaryOptions)
         if rotary and self.head_dim % 2:
             raise ValueError(f"position: rotary needs an even head width, and it is {self.head_dim}")
-        self.rotary = options.position.build(self.head_dim, max_len) if isinstance(options.position, RotaryOptions) else None
+        self.rotary = (
+            options.position.build(self.head_dim, max_len) if isinstance(options.position, RotaryOptions) else None
+        )
         self.probe: Callable[[Tensor], None] | None = None
 
     def new_cache(self, batch: int, max_len: int) -> KVCache:
@@ -108,7 +112,8 @@ class Attention(Module):
             is_causal=self.causal and start == 0 and q.shape[2] > 1,
             enable_gqa=self.groups != self.heads,
         )  # (B, H, T, D)
-        return self.out(y.transpose(1, 2).flatten(2))
+        out: Tensor = self.out(y.transpose(1, 2).flatten(2))
+        return out
 
     def mask(self, q: Tensor, k: Tensor) -> Tensor:
         """(T, S) True where a query may look: the last query is at the last key."""

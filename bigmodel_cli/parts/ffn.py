@@ -11,7 +11,9 @@ from bigmodel_cli.lazy import F, Module, Tensor, nn
 
 
 class _FFNOptions(Options):
-    hidden: Count | None = Field(None, description="width of the hidden layer; 4 x dim when left out (gated: 8/3 x dim)")
+    hidden: Count | None = Field(
+        None, description="width of the hidden layer; 4 x dim when left out (gated: 8/3 x dim)"
+    )
     bias: bool = Field(True, description="learn biases")
     dropout: Probability = Field(0.0, description="of the hidden layer")
 
@@ -20,7 +22,9 @@ class GeluFFNOptions(_FFNOptions):
     """Two layers with a GELU between them (Hendrycks and Gimpel 2016), as in GPT-2 and BERT."""
 
     type: Literal["gelu"] = "gelu"
-    approximate: Literal["none", "tanh"] = Field("none", description="none: the exact form; tanh: GPT-2's approximation")
+    approximate: Literal["none", "tanh"] = Field(
+        "none", description="none: the exact form; tanh: GPT-2's approximation"
+    )
 
     def build(self, dim: int) -> FeedForward:
         """The module for `dim` channels."""
@@ -61,7 +65,8 @@ class FeedForward(Module):
         """Each position by itself."""
         x = self.up(x)
         x = F.relu(x) if self.activation == "relu" else F.gelu(x, approximate=self.activation.removeprefix("gelu_"))
-        return self.down(F.dropout(x, self.dropout, self.training))
+        y: Tensor = self.down(F.dropout(x, self.dropout, self.training))
+        return y
 
 
 class GatedFeedForward(Module):
@@ -77,4 +82,5 @@ class GatedFeedForward(Module):
     def forward(self, x: Tensor) -> Tensor:
         """Each position by itself."""
         x = F.silu(self.gate(x)) * self.up(x)
-        return self.down(F.dropout(x, self.dropout, self.training))
+        y: Tensor = self.down(F.dropout(x, self.dropout, self.training))
+        return y

@@ -62,7 +62,7 @@ def choose(
 def apply(model: Module, options: TrainOptions) -> None:
     """Bring the model into the chosen memory format, and compile it where that was chosen."""
     if options.memory_format == "channels_last":
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last)
     if options.compile == "on":
         model.compile()
 
@@ -105,14 +105,14 @@ def measure(model: Module, task: Task, batch: dict[str, Tensor], candidates: lis
             tensor.copy_(buffers[name])
     for p in model.parameters():
         p.grad = None
-    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    model.to(memory_format=torch.contiguous_format)
     return seconds
 
 
 def _one_pass(model: Module, task: Task, batch: dict[str, Tensor], candidate: Choice, device: torch.device) -> float:
     layout: Any = torch.channels_last if candidate.memory_format == "channels_last" else torch.contiguous_format
     if "image" in batch:
-        model.to(memory_format=layout)  # type: ignore[call-overload]
+        model.to(memory_format=layout)
         batch = {**batch, "image": batch["image"].contiguous(memory_format=layout)}
     for p in model.parameters():
         p.grad = None
@@ -120,6 +120,6 @@ def _one_pass(model: Module, task: Task, batch: dict[str, Tensor], candidate: Ch
     start = time.perf_counter()
     with autocast(device, candidate.precision):
         loss, _ = task.loss(model, batch)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     synchronize(device)
     return time.perf_counter() - start

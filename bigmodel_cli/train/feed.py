@@ -44,7 +44,6 @@ class MicroBatches:
             return pieces[0]
         return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
-
     def block(self, epoch: int, number: int) -> Ints:
         """A stretch of the epoch's permutation; the current one is kept, since computing a few entries costs as much."""
         if self.kept[0] != (epoch, number):

@@ -90,7 +90,7 @@ class TensorBoard:
     def __init__(self, directory: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer: Any = SummaryWriter(str(directory))  # type: ignore[no-untyped-call]
+        self.writer: Any = SummaryWriter(str(directory))
 
     def write(self, record: dict[str, Any]) -> None:
         """Add one record of metrics.jsonl."""

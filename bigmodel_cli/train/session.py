@@ -17,9 +17,9 @@ from bigmodel_cli.data import DataSet, load_tokenizer, open_data
 from bigmodel_cli.device import pick_device
 from bigmodel_cli.errors import BigmodelError, CheckpointError, DataError, SpecError, Stopped
 from bigmodel_cli.lazy import Module, load_torch, torch
+from bigmodel_cli.predict import Sampling, stream_text
 from bigmodel_cli.rundir import RunDirectory, fresh_directory
 from bigmodel_cli.spec import Spec, from_dict
-from bigmodel_cli.predict import Sampling, stream_text
 from bigmodel_cli.tasks import CausalLMOptions, Task, build_task
 from bigmodel_cli.train.choose import apply, choose
 from bigmodel_cli.train.feed import Feed
@@ -234,9 +234,9 @@ def _check_task(spec: Spec, task: Task, facts: Facts) -> None:
         )
 
 
-def _build(spec: Spec, facts: Facts, source: Path | None) -> Module:
+def _build(spec: Spec, facts: Facts, source: Path | None) -> Any:
     """The model with its first weights: drawn anew, or those of a checkpoint with a new head where the classes differ."""
-    model = models.build(spec.model, facts)
+    model: Any = models.build(spec.model, facts)
     if source is not None:
         contents = checkpoints.read(source, train_state=False)
         before = Facts.from_json(contents.facts)
@@ -249,7 +249,7 @@ def _build(spec: Spec, facts: Facts, source: Path | None) -> Module:
     return model
 
 
-def _freeze(model: Module, spec: Spec) -> None:
+def _freeze(model: Any, spec: Spec) -> None:
     """Leave out of the training what `init` says. Raises `SpecError` for a pattern that matches nothing."""
     from fnmatch import fnmatchcase
 

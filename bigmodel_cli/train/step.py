@@ -54,7 +54,8 @@ def train_step(
         (loss * scale.value if scale.dynamic else loss).backward()  # type: ignore[no-untyped-call]
         loss = loss.detach()
         loss_sum, count = (loss, n) if loss_sum is None or count is None else (loss_sum + loss, count + n)
-    assert loss_sum is not None and count is not None
+    assert loss_sum is not None
+    assert count is not None
     divisor = max(1.0, float(count)) * scale.value
     norm = float(total_norm(state.optimizer.gradients())) / divisor
     result = StepResult(float(loss_sum), float(count), norm)
