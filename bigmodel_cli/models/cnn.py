@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -46,8 +47,8 @@ class ConvOptions(Options):
             shape[0], self.channels, self.kernel, self.stride,
             0 if self.padding == "valid" else self.padding, groups=self.groups, bias=self.norm == "none",
         )  # fmt: skip
-        norm = [nn.BatchNorm2d(self.channels)] if self.norm == "batch" else []
-        return _named(conv=conv, norm=norm[0] if norm else None, activation=_activation(self.activation))
+        norm = nn.BatchNorm2d(self.channels) if self.norm == "batch" else None
+        return _named([("conv", conv), ("norm", norm), ("activation", _activation(self.activation))])
 
 
 class PoolOptions(Options):
@@ -104,7 +105,7 @@ class DenseOptions(Options):
         if len(shape) != 1:
             raise ValueError(f"its input is an image of {_shown(shape)}; put a flatten layer before it")
         units = classes if self.units == "classes" else self.units
-        return _named(dense=nn.Linear(shape[0], units), activation=_activation(self.activation))
+        return _named([("dense", nn.Linear(shape[0], units)), ("activation", _activation(self.activation))])
 
 
 class DropoutOptions(Options):
@@ -177,7 +178,9 @@ class CNN(Module):
 
     def last_feature_layer(self) -> Module:
         """The last layer whose output is still an image, for Grad-CAM."""
-        images: list[Module] = [layer for layer in self.layers if any(isinstance(m, nn.Conv2d) for m in layer.modules())]
+        images: list[Module] = [
+            layer for layer in self.layers if any(isinstance(m, nn.Conv2d) for m in layer.modules())
+        ]
         if not images:
             raise SpecError("this network has no convolution to look at")
         return images[-1]
@@ -206,7 +209,7 @@ class Residual(Module):
 
 def _project(channels: int, out: int, stride: tuple[int, int]) -> Module:
     conv = nn.Conv2d(channels, out, 1, stride, bias=False)
-    return _named(conv=conv, norm=nn.BatchNorm2d(out))
+    return _named([("conv", conv), ("norm", nn.BatchNorm2d(out))])
 
 
 def build_layers(options: Sequence[Any], shape: Shape, classes: int, path: str) -> tuple[Any, Shape]:
@@ -233,11 +236,9 @@ def output_shape(layer: Module, shape: Shape) -> Shape:
         return tuple(copy.deepcopy(layer).to("meta").eval()(torch.empty(1, *shape)).shape[1:])
 
 
-def _named(**parts: Module | None) -> Module:
-    """A Sequential with names, without those that are None."""
-    from collections import OrderedDict
-
-    return nn.Sequential(OrderedDict((name, part) for name, part in parts.items() if part is not None))
+def _named(parts: Sequence[tuple[str, Module | None]]) -> Module:
+    """A Sequential with names, without the parts that are None."""
+    return nn.Sequential(OrderedDict((name, part) for name, part in parts if part is not None))
 
 
 def _activation(name: str) -> Module | None:

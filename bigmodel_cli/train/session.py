@@ -15,34 +15,20 @@ from bigmodel_cli.config import Facts
 from bigmodel_cli.console import say
 from bigmodel_cli.data import DataSet, load_tokenizer, open_data
 from bigmodel_cli.device import pick_device
-from bigmodel_cli.errors import BigmodelError, CheckpointError, DataError, SpecError, Stopped
+from bigmodel_cli.errors import BigmodelError, DataError, SpecError, Stopped
 from bigmodel_cli.lazy import Module, load_torch, torch
 from bigmodel_cli.predict import Sampling, stream_text
 from bigmodel_cli.rundir import RunDirectory, fresh_directory
-from bigmodel_cli.spec import Spec, from_dict
+from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import CausalLMOptions, Task, build_task
 from bigmodel_cli.train.choose import apply, choose
 from bigmodel_cli.train.feed import Feed
 from bigmodel_cli.train.loop import Run, fit
 from bigmodel_cli.train.memory import Plan, check_memory, plan
 from bigmodel_cli.train.report import TensorBoard, draw_curve
+from bigmodel_cli.train.resume import check_fingerprint, latest_directory, merge_resumed, previous_run
 from bigmodel_cli.train.signals import Interrupted, Signals
 from bigmodel_cli.train.state import LossScale, TrainState
-
-MAY_CHANGE = {
-    "train.steps",
-    "train.epochs",
-    "train.log_every",
-    "train.validate_every",
-    "train.validate_epochs",
-    "train.validation_batch",
-    "train.checkpoint_every",
-    "train.keep_last",
-    "train.keep_best",
-    "train.patience",
-    "train.tensorboard",
-}
-"""Options that a resumed run may give anew: they do not change what a step computes (a longer run bends its schedule)."""
 
 
 @dataclass(frozen=True)
@@ -94,17 +80,9 @@ def _open_directory(request: Request) -> RunDirectory:
     return RunDirectory.open(request.out or fresh_directory(root, request.name), resume=False)
 
 
-def latest_directory(root: Path, name: str) -> Path:
-    """The newest of runs/name, runs/name-2, ... Raises `SpecError` where there is none."""
-    found = [p for p in root.glob(f"{name}*") if p.name == name or p.name.removeprefix(f"{name}-").isdigit()]
-    if not found:
-        raise SpecError(f"--resume: there is no run {root / name} to go on with; start it without --resume")
-    return max(found, key=lambda p: int(p.name.removeprefix(name).removeprefix("-") or 1))
-
-
 def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signals) -> Path:
     device = pick_device(request.device, say)
-    previous = _previous(directory) if request.resume else None
+    previous = previous_run(directory) if request.resume else None
     if previous is not None:
         spec = merge_resumed(spec, previous.spec)
     torch.manual_seed(spec.train.seed)
@@ -133,7 +111,7 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
     if spec.train.precision == "fp16":
         state.loss_scale = LossScale(2.0**16, dynamic=True)
     if previous is not None and previous.contents is not None:
-        _check_fingerprint(previous.contents, data)
+        check_fingerprint(previous.contents, data)
         state.restore(previous.contents.model, previous.contents.train, previous.contents.state)
         say(f"resuming {directory.path} after step {state.step}")
     directory.begin(spec.to_yaml(), state.step)
@@ -171,55 +149,6 @@ def _show_sample(spec: Spec, data: DataSet, model: Module, device: torch.device)
         say(f"no sample is shown: task.sample_prompt: {error}")
         return
     say(f"sample:\n{prompt}{text}\n")
-
-
-@dataclass(frozen=True)
-class Previous:
-    """What a resumed run has: its resolved spec, and its newest good checkpoint, if one was committed."""
-
-    spec: Spec
-    path: Path | None
-    contents: checkpoints.Contents | None
-
-
-def _previous(directory: RunDirectory) -> Previous | None:
-    """The run to go on with; None where it was stopped before anything was recorded."""
-    contents = checkpoints.newest(directory.checkpoints, say)
-    recorded = directory.path / "spec.yaml"
-    if contents is not None:
-        return Previous(from_dict(contents.spec), directory.checkpoints / f"step-{contents.step:08d}", contents)
-    if recorded.exists():
-        import yaml
-
-        say("no checkpoint was committed yet: starting from the first step")
-        return Previous(from_dict(yaml.safe_load(recorded.read_text(encoding="utf-8"))), None, None)
-    return None
-
-
-def merge_resumed(new: Spec, old: Spec) -> Spec:
-    """The spec to go on with: `new`, with autos as they were decided. Raises `SpecError` where it would train otherwise."""
-    decided = {
-        name: getattr(old.train, name)
-        for name in ("precision", "memory_format", "compile")
-        if getattr(new.train, name) == "auto"
-    }
-    new = new.model_copy(update={"train": new.train.model_copy(update=decided)})
-    before, after = dict(_leaves(old.to_dict())), dict(_leaves(new.to_dict()))
-    changed = [p for p in sorted(before.keys() | after.keys()) if before.get(p) != after.get(p) and p not in MAY_CHANGE]
-    if changed:
-        lines = "".join(f"\n  {p}: {before.get(p)!r} -> {after.get(p)!r}" for p in changed)
-        raise SpecError(
-            f"--resume: the spec is not the one that this run began with; undo the change or start a new run:{lines}"
-        )
-    return new
-
-
-def _leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
-    """(dotted path, scalar) of every leaf of plain values."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    if items is None:
-        return [(path, value)]
-    return [leaf for key, inner in items for leaf in _leaves(inner, f"{path}.{key}" if path else str(key))]
 
 
 def _open_data(spec: Spec, assets: Path | None = None) -> DataSet:
@@ -275,14 +204,6 @@ def _describe_start(model: Module, data: DataSet, feed: Feed) -> None:
     count = sum(p.numel() for p in model.parameters())
     frozen = f", {count - trainable:,} of them frozen" if trainable < count else ""
     say(f"model: {count:,} parameters{frozen}; data: {len(feed.micro.split):,} training samples")
-
-
-def _check_fingerprint(contents: checkpoints.Contents, data: DataSet) -> None:
-    if contents.state["fingerprint"] != data.fingerprint:
-        raise CheckpointError(
-            "--resume: the data is not what this run was trained on (its fingerprint differs); restore it, or start a new run, "
-            "perhaps with `bigmodel finetune --from` this checkpoint"
-        )
 
 
 def _contents(spec: Spec, data: DataSet, state: TrainState) -> checkpoints.Contents:

@@ -1,0 +1,50 @@
+"""The options and arguments that several commands share, each spelled out once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+# Typer evaluates these at run time, so they are written for it: Optional, not `X | None`, reads well in its help.
+SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec, a YAML file.", show_default=False)]
+Checkpoint = Annotated[
+    str,
+    typer.Argument(
+        metavar="CKPT",
+        help="A checkpoint or run directory; '-' reads the path from stdin.",
+        show_default=False,
+    ),
+]
+Set = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", metavar="KEY=VALUE", help="Override an option by its path, e.g. --set train.steps=100."),
+]
+Out = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        help="The run's directory, e.g. --out runs/try1. [default: runs/NAME, the first that is free]",
+        show_default=False,
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run after its last checkpoint, exactly.")]
+Device = Annotated[
+    str,
+    typer.Option(help="auto, cpu, cuda, cuda:N or mps, e.g. --device cuda. auto: CUDA, else MPS, else the CPU."),
+]
+Precision = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        help="auto, fp32, bf16 or fp16, e.g. --precision bf16; the same as --set train.precision=bf16.",
+        show_default=False,
+    ),
+]
+Seed = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(help="The run's seed, e.g. --seed 1; the same as --set train.seed=1.", show_default=False),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show shapes, parameters, FLOPs, memory and steps; train nothing.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of text.")]

@@ -1,0 +1,76 @@
+"""Splits of images: held on the device as one tensor, or decoded sample by sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bigmodel_cli.config import Facts
+from bigmodel_cli.data.augment import Augmentation
+from bigmodel_cli.data.image_sources import Labels, RawSplit
+from bigmodel_cli.data.order import Ints
+from bigmodel_cli.data.pixels import decode, normalise
+from bigmodel_cli.lazy import Tensor, torch
+
+
+class Resident:
+    """All pixels (N, C, H, W) uint8 in one tensor."""
+
+    resident = True
+
+    def __init__(self, pixels: Any, labels: Labels) -> None:
+        self.pixels, self.labels = torch.from_numpy(pixels), torch.from_numpy(labels)
+        self.shape: tuple[int, int, int] = (pixels.shape[1], pixels.shape[2], pixels.shape[3])
+
+    def to(self, device: torch.device) -> None:
+        """Move to the device."""
+        self.pixels, self.labels = self.pixels.to(device), self.labels.to(device)
+
+    def take(self, samples: Ints) -> tuple[Tensor, Tensor]:
+        """(pixels (B, C, H, W), labels (B,)) of those samples."""
+        index = torch.from_numpy(samples).to(self.pixels.device)
+        return self.pixels[index], self.labels[index]
+
+
+class Streamed:
+    """Encoded images, decoded when they are asked for."""
+
+    resident = False
+
+    def __init__(self, raw: RawSplit, shape: tuple[int, int, int]) -> None:
+        self.raw, self.shape = raw, shape
+
+    def to(self, device: torch.device) -> None:
+        """Nothing is held that could move."""
+
+    def take(self, samples: Ints) -> tuple[Tensor, Tensor]:
+        """(pixels (B, C, H, W), labels (B,)) of those samples."""
+        pixels = [
+            decode(self.raw.encoded[i], self.raw.names[i], self.shape[0], self.shape[1:]) for i in samples.tolist()
+        ]
+        return torch.from_numpy(np.stack(pixels)), torch.from_numpy(self.raw.labels[samples])
+
+
+class ImageSplit:
+    """{"image": (B, C, H, W) float32 normalised, "label": (B,) int64}."""
+
+    def __init__(self, source: Resident | Streamed, facts: Facts, augmentation: Augmentation) -> None:
+        self.source, self.facts, self.augmentation = source, facts, augmentation
+        self.resident = source.resident
+        self.count = len(source.labels) if isinstance(source, Resident) else len(source.raw.labels)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def to(self, device: torch.device) -> None:
+        """Move what is held to the device."""
+        self.source.to(device)
+
+    def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
+        """The samples, normalised, and augmented by (seed, epoch, sample) where asked."""
+        pixels, labels = self.source.take(samples)
+        images = pixels.float().div_(255)
+        if augment and self.augmentation.options:
+            images = self.augmentation(images, samples, epoch, seed)
+        return {"image": normalise(images, self.facts), "label": labels}
