@@ -9,13 +9,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Options(BaseModel):
     """Base of all options: unknown keys are refused, nothing is coerced, nothing changes after loading."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _types_left_out(cls, values: Any) -> Any:
+        """Where options of several types may stand, a mapping without `type` is of the default's: `optimizer: {lr: 1e-4}`."""
+        if not isinstance(values, dict):
+            return values
+        filled = {
+            name: {"type": field.default.type, **values[name]}
+            for name, field in cls.model_fields.items()
+            if isinstance(values.get(name), dict) and "type" not in values[name] and hasattr(field.default, "type")
+        }
+        return {**values, **filled}
 
 
 Count = Annotated[int, Field(gt=0, le=10**9)]

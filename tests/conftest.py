@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from zygote import Zygote
 
 from bigmodel_cli.__main__ import run
 from bigmodel_cli.lazy import load_torch
 
 ROOT = Path(__file__).resolve().parent.parent
 load_torch()
+import torch  # noqa: E402
+
+torch.set_num_threads(1)  # small sums, split between threads, would differ from those of the processes that tests start
 
 
 def find_data() -> Path | None:
@@ -71,6 +77,14 @@ def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     return call
 
 
+@pytest.fixture(scope="session")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    """Starts commands as processes of their own."""
+    parent = Zygote(tmp_path_factory.mktemp("processes"))
+    yield parent
+    parent.close()
+
+
 def shell(*arguments: object, env: dict[str, str] | None = None, **options: object) -> subprocess.Popen[str]:
     """Start a command as a process of its own, with two streams to read."""
     full = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(env or {})}
@@ -84,6 +98,22 @@ def finish(process: subprocess.Popen[str], timeout: float = 120) -> Result:
     """Wait for a process and collect what it wrote."""
     out, err = process.communicate(timeout=timeout)
     return Result(process.returncode, out, err)
+
+
+def digests(checkpoint: Path) -> dict[str, str]:
+    """SHA-256 of the files of a checkpoint that decide how training goes on; state.json without the clock's figure."""
+    state = json.loads((checkpoint / "state.json").read_text())
+    state.pop("elapsed")
+    found = {"state": hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()}
+    for name in ("model.safetensors", "train_state.safetensors"):
+        found[name] = hashlib.sha256((checkpoint / name).read_bytes()).hexdigest()
+    return found
+
+
+def losses(run_directory: Path) -> dict[int, float]:
+    """The training loss of each logged step."""
+    records = [json.loads(line) for line in (run_directory / "metrics.jsonl").read_text().splitlines()]
+    return {r["step"]: r["loss"] for r in records if "loss" in r}
 
 
 DECODER = """\

@@ -148,7 +148,10 @@ def prune(checkpoints: Path, keep: set[Path]) -> None:
         shutil.rmtree(path, ignore_errors=True)
     for path in checkpoints.iterdir():
         match = _DRAFT.match(path.name)
-        if match and not _alive(int(match[1])):
+        abandoned = (
+            not _alive(int(match[1])) if match else bool(_STEP.match(path.name)) and not (path / MANIFEST).exists()
+        )
+        if abandoned:
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -91,6 +91,7 @@ class Feed:
             timeout=LOADER_TIMEOUT,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_quiet_worker,
+            generator=torch.Generator(),  # the workers' seed is not drawn from the stream that dropout uses
         )
         try:
             yield from loader

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +47,12 @@ class Run:
     tensorboard: TensorBoard | None = None
 
 
-@dataclass
-class Window:
-    """Sums since the last logged step."""
+class Stopwatch:
+    """Seconds of training since the last logged step, and how many targets were seen in them."""
 
-    loss: float = 0.0
-    count: float = 0.0
-    started: float = field(default_factory=time.perf_counter)
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.count = 0.0
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -62,10 +61,12 @@ class Window:
         yield
         self.started += time.perf_counter() - start
 
-    def add(self, result: StepResult) -> None:
-        """Take in a step."""
-        self.loss += result.loss_sum
-        self.count += result.count
+    def lap(self) -> tuple[float, float]:
+        """(seconds, targets) since the last lap."""
+        now = time.perf_counter()
+        taken, self.started = max(now - self.started, 1e-9), now
+        count, self.count = self.count, 0.0
+        return taken, count
 
 
 def fit(run: Run) -> Path:
@@ -93,7 +94,7 @@ def _train(run: Run, reporter: Reporter) -> Path:
     options, state = run.options, run.state
     interval = options.validation_interval(len(run.feed.micro.split))
     saving = options.checkpoint_every or interval
-    window = Window()
+    watch = Stopwatch()
     path: Path | None = None
     run.state.model.train()
     batches = run.feed.steps(state.step, run.total)
@@ -106,13 +107,14 @@ def _train(run: Run, reporter: Reporter) -> Path:
             if not result.finite and not state.loss_scale.dynamic:
                 raise NumericsError(_numerics_message(run, result))
             state.step += 1
-        done = state.step
-        window.add(result)
-        if done % options.log_every == 0 or done == run.total:
-            window = _log(run, reporter, window, lr, result.norm)
+            done = state.step
+            state.loss_sum, state.loss_count = state.loss_sum + result.loss_sum, state.loss_count + result.count
+            watch.count += result.count
+            if done % options.log_every == 0 or done == run.total:
+                _log(run, reporter, watch, lr, result.norm)
         last = done == run.total
         validating = run.validation is not None and (last or (interval is not None and done % interval == 0))
-        with window.paused():
+        with watch.paused():
             metrics = _validate(run, reporter) if validating else None
             better = metrics is not None and note_score(run, metrics)
             if last or better or (saving is not None and done % saving == 0):
@@ -144,24 +146,24 @@ def _numerics_message(run: Run, result: StepResult) -> str:
     )
 
 
-def _log(run: Run, reporter: Reporter, window: Window, lr: float, norm: float) -> Window:
-    """Write a record of the steps since the last one, show it, and begin a new window."""
+def _log(run: Run, reporter: Reporter, watch: Stopwatch, lr: float, norm: float) -> None:
+    """Write a record of the steps since the last one, and show it."""
+    state = run.state
     synchronize(run.device)
-    seconds = time.perf_counter() - window.started
-    run.state.elapsed += seconds
-    loss = window.loss / max(1.0, window.count)
-    rate = window.count / max(seconds, 1e-9)
+    seconds, count = watch.lap()
+    state.elapsed += seconds
+    loss = state.loss_sum / max(1.0, state.loss_count)
+    state.loss_sum = state.loss_count = 0.0
     record = {
-        "step": run.state.step,
+        "step": state.step,
         "loss": loss,
         "lr": lr,
         "grad_norm": norm,
-        "per_second": rate,
-        "elapsed": run.state.elapsed,
+        "per_second": count / seconds,
+        "elapsed": state.elapsed,
     }
     _record(run, record)
-    reporter.step(run.state.step, loss, lr, rate)
-    return Window()
+    reporter.step(state.step, loss, lr, count / seconds)
 
 
 def _validate(run: Run, reporter: Reporter) -> dict[str, float]:

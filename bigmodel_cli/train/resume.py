@@ -87,6 +87,7 @@ def _leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
 
 
 def check_fingerprint(contents: checkpoints.Contents, data: DataSet) -> None:
+    """Raise `CheckpointError` where the data is not what the run was trained on."""
     if contents.state["fingerprint"] != data.fingerprint:
         raise CheckpointError(
             "--resume: the data is not what this run was trained on (its fingerprint differs); restore it, or start a new run, "

@@ -43,6 +43,8 @@ class TrainState:
     best: float | None = None
     since_best: int = 0  # validations since the best one
     elapsed: float = 0.0  # seconds of training, over all resumes
+    loss_sum: float = 0.0  # since the last logged step, over `loss_count` targets
+    loss_count: float = 0.0
     loss_scale: LossScale = field(default_factory=LossScale)
     ema: dict[str, Tensor] = field(default_factory=dict)
 
@@ -93,6 +95,8 @@ class TrainState:
             "best": self.best,
             "since_best": self.since_best,
             "elapsed": self.elapsed,
+            "loss_sum": self.loss_sum,
+            "loss_count": self.loss_count,
             "loss_scale": self.loss_scale.value,
             "loss_scale_good_steps": self.loss_scale.good_steps,
         }
@@ -113,6 +117,7 @@ class TrainState:
         self.step = values["step"]
         self.scores, self.best = dict(values["scores"]), values["best"]
         self.since_best, self.elapsed = values["since_best"], values["elapsed"]
+        self.loss_sum, self.loss_count = values["loss_sum"], values["loss_count"]
         self.loss_scale.value = values["loss_scale"]
         self.loss_scale.good_steps = values["loss_scale_good_steps"]
         torch.set_rng_state(train["rng.cpu"])

@@ -1,0 +1,129 @@
+"""Convolutional networks written in YAML equal the same networks written in PyTorch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT
+from torch import nn
+
+from bigmodel_cli.config import Facts
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.models import build
+from bigmodel_cli.models.cnn import CNNOptions
+from bigmodel_cli.models.describe import describe, flops
+from bigmodel_cli.models.torchvision import TorchvisionOptions
+from bigmodel_cli.spec import load
+
+DIGITS = Facts(image_shape=(1, 28, 28), classes=tuple("0123456789"))
+COLOUR = Facts(image_shape=(3, 224, 224), classes=tuple(f"c{i}" for i in range(1000)))
+
+
+def cnn(layers: list[dict[str, Any]], facts: Facts = DIGITS) -> nn.Module:
+    return build(CNNOptions.model_validate({"type": "cnn", "layers": layers}), facts)
+
+
+def test_the_mnist_network() -> None:
+    model = build(load(ROOT / "sample_configs" / "mnist_cnn.yaml").model, DIGITS)
+    reference = nn.Sequential(
+        nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Flatten(), nn.Linear(576, 64), nn.ReLU(), nn.Linear(64, 10),
+    )  # fmt: skip
+    reference.load_state_dict(dict(zip(reference.state_dict(), model.state_dict().values(), strict=True)))
+    x = torch.randn(4, 1, 28, 28)
+    assert torch.equal(model(x), reference(x))
+    assert sum(p.numel() for p in model.parameters()) == 93_322
+    assert flops(model, x[:1]) == 2 * (26 * 26 * 32 * 9 + 11 * 11 * 64 * 288 + 3 * 3 * 64 * 576 + 576 * 64 + 640)
+    shapes = {layer.path: layer.shape for layer in describe(model, x[:1])}
+    assert shapes["layers.0"] == (1, 32, 26, 26)
+    assert shapes["layers.6"] == (1, 64)
+
+
+def test_the_best_spec_keeps_to_the_budget() -> None:
+    model = build(load(ROOT / "sample_configs" / "mnist_cnn_best.yaml").model, DIGITS)
+    assert sum(p.numel() for p in model.parameters()) <= 93_322
+
+
+def test_alexnet_equals_torchvisions() -> None:
+    import torchvision
+
+    ours = build(load(ROOT / "sample_configs" / "alexnet.yaml").model, COLOUR).eval()
+    theirs = torchvision.models.alexnet().eval()
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
+    x = torch.randn(1, 3, 224, 224)
+    assert torch.equal(ours(x), theirs(x))
+    assert sum(p.numel() for p in ours.parameters()) == 61_100_840
+
+
+def test_residual_batch_norm_groups_and_same_padding() -> None:
+    inner = [{"type": "conv", "channels": 8, "kernel": 3, "stride": 2, "padding": 1, "norm": "batch"},
+             {"type": "conv", "channels": 8, "padding": "same", "groups": 4, "activation": "none"}]  # fmt: skip
+    model = cnn(
+        [{"type": "residual", "layers": inner}, {"type": "adaptive_pool"}, {"type": "flatten"}, {"type": "dropout"},
+         {"type": "dense", "units": "classes", "activation": "none"}]
+    ).eval()  # fmt: skip
+    x = torch.randn(2, 1, 28, 28)
+    block: Any = model.layers[0]  # type: ignore[index]
+    branch = block.layers[1](torch.relu(block.layers[0].norm(block.layers[0].conv(x))))
+    torch.testing.assert_close(block(x), torch.relu(block.shortcut(x) + branch))
+    assert block(x).shape == (2, 8, 14, 14)
+    model(x).square().mean().backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([{"type": "conv", "channels": 4, "kernel": 40}], "model.layers.0.kernel: 40 is larger than its input of 28 x 28"),
+        ([{"type": "dense", "units": 10}], "model.layers.0: its input is an image of 1 x 28 x 28 .*put a flatten layer"),
+        ([{"type": "flatten"}, {"type": "pool"}], "model.layers.1: a pool layer reads an image"),
+        ([{"type": "flatten"}, {"type": "dense", "units": 9}], "ends with 9 values, and the data has 10 classes"),
+        ([{"type": "conv", "channels": 3, "groups": 2}], "model.layers.0.groups: 2 does not divide 1 input"),
+        ([{"type": "conv", "channels": 3, "padding": "same", "stride": 2}], "model.layers.0.padding: same needs stride 1"),
+        ([{"type": "pool", "padding": 2}], "model.layers.0.padding: 2 is more than half"),
+        ([{"type": "residual", "layers": [{"type": "conv", "channels": 2, "kernel": 40}]}],
+         "model.layers.0.layers.0.kernel: 40 is larger"),
+        ([{"type": "residual", "layers": [{"type": "conv", "channels": 2}]}], "cannot be added to the input"),
+    ],
+)  # fmt: skip
+def test_layers_that_do_not_fit_are_named(layers: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        cnn(layers)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "convnext_tiny", "vit_b_16", "swin_t", "googlenet"])
+def test_networks_of_torchvision_by_name(name: str) -> None:
+    import torchvision
+
+    facts = Facts(image_shape=(3, 64, 64), classes=("a", "b", "c"))
+    with torch.device("meta"):
+        model = build(TorchvisionOptions(name=name), facts)
+        keywords = {"image_size": 64} if name.startswith("vit") else {}
+        if name == "googlenet":
+            keywords = {"aux_logits": False, "init_weights": False}
+        theirs = torchvision.models.get_model(name, num_classes=3, **keywords)
+    assert {n: t.shape for n, t in model.state_dict().items()} == {n: t.shape for n, t in theirs.state_dict().items()}
+    assert model(torch.empty(2, 3, 64, 64, device="meta")).shape == (2, 3)
+    (head,) = model.head_names()  # type: ignore[operator]
+    assert any(n.startswith(head) and t.shape[0] == 3 for n, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("options", "facts", "message"),
+    [
+        (TorchvisionOptions(name="resnet81"), COLOUR, "no classification network 'resnet81'; did you mean resnet18"),
+        (TorchvisionOptions(name="resnet18"), DIGITS, "read 3 channels, and the data has 1; set data.channels: 3"),
+        (
+            TorchvisionOptions(name="resnet18", weights="IMAGENET1K_V9"),
+            COLOUR,
+            "not 'IMAGENET1K_V9'; did you mean IMAGENET",
+        ),
+        (TorchvisionOptions(name="vit_b_16"), Facts(image_shape=(3, 64, 32), classes=("a",)), "reads square images"),
+        (TorchvisionOptions(name="resnet18"), Facts(vocab_size=3), "reads labelled images"),
+    ],
+)
+def test_what_torchvision_cannot_do_is_said(options: TorchvisionOptions, facts: Facts, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        build(options, facts)

@@ -1,0 +1,196 @@
+"""The decoder equals the reference implementations with the same weights; generation equals itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bigmodel_cli.config import Facts
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.models import build
+from bigmodel_cli.models.decoder import Decoder, DecoderOptions
+from bigmodel_cli.models.generate import generate, keep_likely, sample
+from bigmodel_cli.spec import load
+
+FACTS = Facts(vocab_size=50, context=24)
+
+
+def decoder(seed: int = 0, **changes: Any) -> Decoder:
+    values: dict[str, Any] = {
+        "type": "decoder",
+        "dim": 32,
+        "blocks": [{"repeat": 2, "mixer": {"type": "attention", "num_heads": 4}, "ffn": {"type": "gelu"}}],
+        "position": {"type": "learned"},
+        **changes,
+    }
+    torch.manual_seed(seed)
+    model = build(DecoderOptions.model_validate(values), FACTS)
+    assert isinstance(model, Decoder)
+    for p in model.parameters():  # large enough that a mistake shows
+        torch.nn.init.normal_(p, std=0.3)
+    return model.eval()
+
+
+def test_equals_gpt2_of_transformers() -> None:
+    transformers = pytest.importorskip("transformers")
+    ours = decoder(blocks=[{"repeat": 2, "mixer": {"type": "attention", "num_heads": 4},
+                            "ffn": {"type": "gelu", "approximate": "tanh"}}])  # fmt: skip
+    config = transformers.GPT2Config(vocab_size=50, n_positions=24, n_embd=32, n_layer=2, n_head=4)
+    theirs = transformers.GPT2LMHeadModel(config).eval()
+    state: dict[str, Tensor] = {
+        "transformer.wte.weight": ours.embedding.weight,
+        "transformer.wpe.weight": ours.position.table.weight,
+    }
+    state |= {"transformer.ln_f.weight": ours.norm.weight, "transformer.ln_f.bias": ours.norm.bias}
+    for i, block in enumerate(ours.blocks):
+        for name, part in (
+            ("attn.c_attn", block.mixer.qkv), ("attn.c_proj", block.mixer.out),
+            ("mlp.c_fc", block.ffn.up), ("mlp.c_proj", block.ffn.down),
+        ):  # fmt: skip
+            state[f"transformer.h.{i}.{name}.weight"], state[f"transformer.h.{i}.{name}.bias"] = (
+                part.weight.T,
+                part.bias,
+            )
+        for name, norm in (("ln_1", block.mixer_norm), ("ln_2", block.ffn_norm)):
+            state[f"transformer.h.{i}.{name}.weight"], state[f"transformer.h.{i}.{name}.bias"] = norm.weight, norm.bias
+    missing = theirs.load_state_dict({n: t.detach().clone() for n, t in state.items()}, strict=False)
+    assert not missing.unexpected_keys
+    tokens = torch.randint(50, (3, 24))
+    with torch.no_grad():
+        expected = theirs(tokens).logits
+        assert float((ours(tokens) - expected).abs().max()) <= 1e-5 * max(1.0, float(expected.abs().max()))
+
+
+def test_equals_llama_of_transformers() -> None:
+    transformers = pytest.importorskip("transformers")
+    attention = {"type": "attention", "num_heads": 4, "kv_heads": 2, "position": {"type": "rotary"}, "bias": False}
+    norm = {"type": "rmsnorm", "eps": 1e-5}
+    ours = decoder(
+        position={"type": "none"}, tie_embeddings=False, norm=norm,
+        blocks=[{"repeat": 2, "mixer": attention, "ffn": {"type": "swiglu", "hidden": 48}, "norm": norm}],
+    )  # fmt: skip
+    config = transformers.LlamaConfig(
+        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        rms_norm_eps=1e-5, max_position_embeddings=24, tie_word_embeddings=False,
+    )  # fmt: skip
+    theirs = transformers.LlamaForCausalLM(config).eval()
+    state = {"model.embed_tokens.weight": ours.embedding.weight, "lm_head.weight": ours.head.weight}
+    state["model.norm.weight"] = ours.norm.weight
+    for i, block in enumerate(ours.blocks):
+        at = f"model.layers.{i}."
+        q, k, v = block.mixer.qkv.weight.split([32, 16, 16])
+        state |= {
+            at + "self_attn.q_proj.weight": q,
+            at + "self_attn.k_proj.weight": k,
+            at + "self_attn.v_proj.weight": v,
+        }
+        state |= {
+            at + "self_attn.o_proj.weight": block.mixer.out.weight,
+            at + "mlp.gate_proj.weight": block.ffn.gate.weight,
+        }
+        state |= {at + "mlp.up_proj.weight": block.ffn.up.weight, at + "mlp.down_proj.weight": block.ffn.down.weight}
+        state |= {at + "input_layernorm.weight": block.mixer_norm.weight}
+        state |= {at + "post_attention_layernorm.weight": block.ffn_norm.weight}
+    theirs.load_state_dict({n: t.detach().clone() for n, t in state.items()})
+    tokens = torch.randint(50, (3, 24))
+    with torch.no_grad():
+        expected = theirs(tokens).logits
+        assert float((ours(tokens) - expected).abs().max()) <= 1e-5 * max(1.0, float(expected.abs().max()))
+
+
+def test_post_norm_and_the_size_of_the_presets() -> None:
+    from conftest import ROOT
+
+    model = decoder(blocks=[{"mixer": {"type": "attention", "num_heads": 4}, "placement": "post"}], norm=None)
+    tokens = torch.randint(50, (1, 8))
+    block = model.blocks[0]
+    x = model.embedding(tokens) + model.position.table.weight[:8]
+    expected = model.head(block.mixer_norm(x + block.mixer(x)))
+    torch.testing.assert_close(model(tokens), expected)
+    with torch.device("meta"):
+        gpt2 = build(load(ROOT / "sample_configs" / "gpt2.yaml").model, Facts(vocab_size=50257, context=1024))
+    assert sum(p.numel() for p in gpt2.parameters()) == 124_439_808
+
+
+@pytest.mark.parametrize("position", ["learned", "sinusoidal", "none"])
+def test_changing_a_token_changes_nothing_before_it_and_every_gradient_is_finite(position: str) -> None:
+    model = decoder(position={"type": position})
+    tokens = torch.randint(50, (1, 24))
+    changed = tokens.clone()
+    changed[0, 10] = (changed[0, 10] + 1) % 50
+    before, after = model(tokens), model(changed)
+    torch.testing.assert_close(before[:, :10], after[:, :10], rtol=0, atol=1e-6)
+    assert not torch.allclose(before[:, 10:], after[:, 10:])
+    before.square().mean().backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None, name
+        assert bool(p.grad.isfinite().all()), name
+        assert bool((p.grad != 0).any()), name
+
+
+@pytest.mark.parametrize("position", [{"type": "learned"}, {"type": "sinusoidal"}, {"type": "none"}])
+@pytest.mark.parametrize("rotary", [False, True])
+def test_generation_with_a_cache_equals_generation_without(position: dict[str, Any], rotary: bool) -> None:
+    mixer: dict[str, Any] = {"type": "attention", "num_heads": 4, "kv_heads": 2}
+    if rotary:
+        mixer["position"] = {"type": "rotary"}
+    model = decoder(position=position, blocks=[{"repeat": 2, "mixer": mixer, "ffn": {"type": "swiglu"}}])
+    prompt = torch.randint(50, (3, 5))
+    made = torch.stack(list(generate(model, prompt, max_new_tokens=19, temperature=0)), 1)
+    tokens = prompt
+    for _ in range(19):
+        with torch.no_grad():
+            tokens = torch.cat((tokens, model(tokens)[:, -1:].argmax(-1)), 1)
+    assert torch.equal(made, tokens[:, 5:])
+
+
+def test_generation_goes_on_beyond_the_longest_sequence_and_stops_at_the_end() -> None:
+    model = decoder()
+    prompt = torch.randint(50, (2, 40))  # longer than max_len 24: cut from the left
+    made = torch.stack(list(generate(model, prompt, max_new_tokens=60, temperature=0)), 1)
+    assert made.shape == (2, 60)
+    first = model(prompt[:, -24:])[:, -1].argmax(-1)
+    assert torch.equal(made[:, 0], first)
+    stop = int(made[0, 3])
+    alone = list(generate(model, prompt[:1], max_new_tokens=60, temperature=0, stop=stop))
+    assert len(alone) == made[0].tolist().index(stop) + 1
+
+
+def test_sampling_is_repeatable_and_filters_as_it_says() -> None:
+    model = decoder()
+    prompt = torch.randint(50, (1, 4))
+
+    def draw(seed: int) -> list[int]:
+        generator = torch.Generator().manual_seed(seed)
+        return [int(t) for t in generate(model, prompt, max_new_tokens=15, generator=generator)]
+
+    assert draw(1) == draw(1) != draw(2)
+    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+    assert (keep_likely(logits, 2, 1.0) > -1e9).tolist() == [[True, True, False, False]]
+    assert (keep_likely(logits, 0, 0.79) > -1e9).tolist() == [[True, True, False, False]]
+    assert (keep_likely(logits, 0, 0.81) > -1e9).tolist() == [[True, True, True, False]]
+    assert (keep_likely(logits, 0, 0.01) > -1e9).tolist() == [[True, False, False, False]]
+    assert (keep_likely(logits, 3, 0.5) > -1e9).tolist() == [[True, False, False, False]]
+    counts = torch.zeros(4)
+    generator = torch.Generator().manual_seed(0)
+    drawn = sample(logits.repeat(20_000, 1), 1.0, 0, 1.0, generator)
+    counts = torch.bincount(drawn, minlength=4) / 20_000
+    torch.testing.assert_close(counts, torch.tensor([0.5, 0.3, 0.15, 0.05]), atol=0.015, rtol=0)
+    hot = torch.bincount(sample(logits.repeat(20_000, 1), 0.5, 0, 1.0, generator), minlength=4) / 20_000
+    torch.testing.assert_close(hot, torch.tensor([0.25, 0.09, 0.0225, 0.0025]) / 0.365, atol=0.015, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocab_size": 20}, "model.vocab_size: 20 is less than the tokenizer's 50"),
+        ({"max_len": 10}, "model.max_len: 10 is shorter than the data's context 24"),
+        ({"dim": 33}, r"model.blocks.0.mixer.num_heads: 4 heads do not divide dim 33"),
+    ],
+)
+def test_what_does_not_fit_is_said_with_its_path(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        decoder(**changes)

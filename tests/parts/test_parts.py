@@ -1,0 +1,162 @@
+"""Each part against its formula, or the reference implementation, on random shapes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from bigmodel_cli.parts.attention import Attention, AttentionOptions
+from bigmodel_cli.parts.ffn import GatedFFNOptions, GeluFFNOptions, ReluFFNOptions
+from bigmodel_cli.parts.norm import LayerNormOptions, RMSNormOptions
+from bigmodel_cli.parts.position import RotaryOptions, SinusoidalOptions
+
+few = settings(max_examples=25, deadline=None)
+
+
+def plain_attention(part: Attention, x: Tensor, positions: Tensor) -> Tensor:
+    """softmax(Q K^T / sqrt(D)) V written out, head by head and position by position."""
+    d, h, g = part.head_dim, part.heads, part.groups
+    qkv = x @ part.qkv.weight.T + (part.qkv.bias if part.qkv.bias is not None else 0)
+    q, k, v = qkv.split([h * d, g * d, g * d], dim=-1)
+    out = torch.zeros(*x.shape[:2], h * d, dtype=x.dtype)
+    for b in range(x.shape[0]):
+        for head in range(h):
+            group = head // (h // g)
+            queries, keys = q[b, :, head * d : (head + 1) * d], k[b, :, group * d : (group + 1) * d]
+            if part.rotary is not None:
+                queries, keys = turned(queries, positions), turned(keys, positions)
+            for t in range(x.shape[1]):
+                last = t + 1 if part.causal else x.shape[1]
+                weights = (queries[t] @ keys[:last].T / math.sqrt(d)).softmax(-1)
+                out[b, t, head * d : (head + 1) * d] = weights @ v[b, :last, group * d : (group + 1) * d]
+    return out @ part.out.weight.T + (part.out.bias if part.out.bias is not None else 0)
+
+
+def turned(x: Tensor, positions: Tensor, base: float = 10000.0) -> Tensor:
+    """Rotary positions by complex multiplication: (T, D) -> (T, D), pairs (i, i + D/2)."""
+    half = x.shape[-1] // 2
+    rate = base ** (-torch.arange(half, dtype=torch.float64) / half)
+    turn = torch.polar(torch.ones(len(positions), half, dtype=torch.float64), positions[:, None].double() * rate)
+    z = torch.complex(x[:, :half].double(), x[:, half:].double()) * turn
+    return torch.cat((z.real, z.imag), -1).to(x.dtype)
+
+
+@given(
+    batch=st.integers(1, 3), length=st.integers(1, 9), groups=st.sampled_from([1, 2, 3]), per_group=st.sampled_from([1, 2]),
+    head_dim=st.sampled_from([2, 4, 8]), causal=st.booleans(), rotary=st.booleans(), bias=st.booleans(), seed=st.integers(0, 999),
+)  # fmt: skip
+@few
+def test_attention_equals_the_plain_formula(
+    batch: int,
+    length: int,
+    groups: int,
+    per_group: int,
+    head_dim: int,
+    causal: bool,
+    rotary: bool,
+    bias: bool,
+    seed: int,
+) -> None:
+    torch.manual_seed(seed)
+    options = AttentionOptions(
+        num_heads=groups * per_group, kv_heads=groups, head_dim=head_dim, causal=causal, bias=bias,
+        **({"position": RotaryOptions()} if rotary else {}),
+    )  # fmt: skip
+    part = options.build(12, 16).double()
+    x = torch.randn(batch, length, 12, dtype=torch.float64)
+    expected = plain_attention(part, x, torch.arange(length))
+    # cos and sin are kept in float32, so rotary is equal to that
+    torch.testing.assert_close(part(x), expected, rtol=0, atol=1e-6 if rotary else 1e-12)
+
+
+@given(lengths=st.lists(st.integers(1, 4), min_size=1, max_size=4), rotary=st.booleans(), seed=st.integers(0, 99))
+@few
+def test_attention_with_a_cache_equals_attention_without(lengths: list[int], rotary: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    options = AttentionOptions(num_heads=4, kv_heads=2, **({"position": RotaryOptions()} if rotary else {}))
+    part = options.build(16, 32).eval()
+    x = torch.randn(2, sum(lengths), 16)
+    cache = part.new_cache(2, 32)
+    pieces = [part(piece, cache) for piece in x.split(lengths, dim=1)]
+    torch.testing.assert_close(torch.cat(pieces, 1), part(x), rtol=1e-5, atol=1e-5)
+
+
+def test_the_probe_sees_the_weights_that_give_the_output() -> None:
+    torch.manual_seed(0)
+    part = AttentionOptions(num_heads=4, kv_heads=2, bias=False).build(16, 32).eval()
+    x = torch.randn(1, 7, 16)
+    seen: list[Tensor] = []
+    part.probe = seen.append
+    y = part(x)
+    (weights,) = seen
+    torch.testing.assert_close(weights.sum(-1), torch.ones(1, 4, 7))
+    assert bool((weights.triu(1) == 0).all())
+    values = part.qkv(x).unflatten(-1, (-1, 4)).transpose(1, 2)[:, 6:].repeat_interleave(2, dim=1)
+    again = part.out((weights @ values).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(again, y, rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_of_attention_acts_in_training_only() -> None:
+    part = AttentionOptions(num_heads=2, dropout=0.5).build(8, 8)
+    x = torch.randn(1, 6, 8)
+    assert not torch.equal(part(x), part(x))
+    part.eval()
+    assert torch.equal(part(x), part(x))
+
+
+def test_heads_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="num_heads: 3 heads do not divide dim 16"):
+        AttentionOptions(num_heads=3).build(16, 8)
+    with pytest.raises(ValueError, match="not a multiple of kv_heads"):
+        AttentionOptions(num_heads=4, kv_heads=3)
+    with pytest.raises(ValueError, match="even head width"):
+        AttentionOptions(num_heads=2, head_dim=3, position=RotaryOptions()).build(16, 8)
+
+
+def test_rotary_scores_depend_on_the_distance_alone() -> None:
+    part = RotaryOptions().build(8, 64)
+    q, k = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
+    scores = [float((part(q, t + 5) * part(k, t)).sum()) for t in (0, 7, 40)]
+    assert scores == pytest.approx([scores[0]] * 3, abs=1e-5)
+
+
+def test_sinusoidal_positions() -> None:
+    table = SinusoidalOptions().build(6, 10)(torch.zeros(1, 10, 6), 0)[0]
+    for t in range(10):
+        for i in range(3):
+            angle = t / 10000 ** (2 * i / 6)
+            assert float(table[t, 2 * i]) == pytest.approx(math.sin(angle), abs=1e-6)
+            assert float(table[t, 2 * i + 1]) == pytest.approx(math.cos(angle), abs=1e-6)
+
+
+def test_feed_forward_networks_equal_their_formulas() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 8, dtype=torch.float64)
+    for options, act in (
+        (GeluFFNOptions(), lambda z: z * 0.5 * (1 + torch.erf(z / math.sqrt(2)))),
+        (GeluFFNOptions(approximate="tanh"), lambda z: 0.5 * z * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))),
+        (ReluFFNOptions(), lambda z: z.clamp(min=0)),
+    ):  # fmt: skip
+        part = options.build(8).double()
+        assert part.up.out_features == 32
+        hidden = act(x @ part.up.weight.T + part.up.bias)
+        torch.testing.assert_close(part(x), hidden @ part.down.weight.T + part.down.bias)
+    gated = GatedFFNOptions(hidden=24).build(8).double()
+    gate, up = x @ gated.gate.weight.T, x @ gated.up.weight.T
+    torch.testing.assert_close(gated(x), (gate * torch.sigmoid(gate) * up) @ gated.down.weight.T)
+
+
+def test_norms_equal_their_formulas() -> None:
+    x = 3 * torch.randn(4, 10) + 1
+    rms = RMSNormOptions(eps=1e-5).build(10)
+    rms.weight.data.uniform_(0.5, 2)
+    torch.testing.assert_close(rms(x), x / (x.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * rms.weight)
+    layer = LayerNormOptions(bias=False, eps=1e-3).build(10)
+    assert layer.bias is None
+    centred = x - x.mean(-1, keepdim=True)
+    torch.testing.assert_close(layer(x), centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-3).sqrt())

@@ -1,0 +1,145 @@
+"""The house stays as it is planned: imports go down only, the options are documented, the sample specs live."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Result
+
+from bigmodel_cli.catalog import catalog
+
+PACKAGE = ROOT / "bigmodel_cli"
+FLOORS = {
+    **dict.fromkeys(["config", "errors", "console", "device", "distributed", "lazy", "failpoints", "yaml_source"], 0),
+    "parts": 1,
+    **dict.fromkeys(["models", "data", "tasks", "checkpoints", "optim", "rundir"], 2),
+    **dict.fromkeys(["spec", "recipe"], 3),
+    **dict.fromkeys(["train", "evaluate", "predict", "attend", "bench", "convert", "scoring", "loaded", "catalog"], 4),
+    **dict.fromkeys(["cli", "__main__", "arguments"], 5),
+}
+STRANGERS = {"models", "data", "tasks", "checkpoints"}
+"""Rooms of one floor that do not know one another."""
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The rooms of this package that a file imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bigmodel_cli"):
+            parts = (node.module or "").split(".")
+            yield from [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("bigmodel_cli."))
+
+
+def files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_down_only(path: Path) -> None:
+    own = room(path)
+    if own == "__init__":
+        assert not list(imports(path))
+        return
+    for other in imports(path):
+        if other == "__version__":
+            continue
+        assert FLOORS[other] <= FLOORS[own], f"{own} imports {other}, which is above it"
+        assert other == own or not {own, other} <= STRANGERS, f"{own} and {other} must not know each other"
+
+
+def test_every_room_has_a_floor() -> None:
+    assert {room(path) for path in files()} - {"__init__"} <= FLOORS.keys()
+
+
+def test_only_one_file_may_import_torch_distributed() -> None:
+    for path in files():
+        text = path.read_text(encoding="utf-8")
+        assert path.name == "distributed.py" or "torch.distributed" not in text, path
+
+
+def test_torch_is_imported_through_lazy_where_options_are_declared() -> None:
+    for path in files():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = [a.name for n in tree.body if isinstance(n, ast.Import) for a in n.names]
+        names += [n.module or "" for n in tree.body if isinstance(n, ast.ImportFrom)]
+        heavy = [n for n in names if n.split(".")[0] in ("torch", "torchvision", "matplotlib", "sklearn", "pyarrow")]
+        assert not heavy, f"{path} imports {heavy} when it is imported"
+
+
+def test_every_name_of_the_catalog_has_a_line_about_it() -> None:
+    for kind, entries in catalog().items():
+        for name, line in entries.items():
+            assert len(line) > 15, f"{kind} {name}"
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_public_functions_and_classes_say_what_they_do(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree), path
+    defined = ast.FunctionDef | ast.ClassDef
+    nodes = [n for n in tree.body if isinstance(n, defined)]
+    nodes += [n for c in nodes if isinstance(c, ast.ClassDef) for n in c.body if isinstance(n, defined)]
+    overrides = ("forward", "step", "build")
+    for node in nodes:
+        if not node.name.startswith("_") and node.name not in overrides and path.name != "yaml_source.py":
+            assert ast.get_docstring(node), f"{path}:{node.lineno} {node.name}"
+
+
+SAMPLES = sorted(p for p in (ROOT / "sample_configs").glob("*.yaml") if "finetune" not in p.name)
+SMALLER = {
+    "gpt2": [
+        "model.dim=48",
+        "model.blocks.0.repeat=2",
+        "data.max_bytes=400_000",
+        "data.context=64",
+        "train.micro_batch=2",
+    ],
+    "llama_like": ["model.dim=64", "model.blocks.0.repeat=2", "data.max_bytes=400_000", "train.micro_batch=2"],
+    "quickstart": ["data.max_bytes=400_000"],
+    "alexnet": ["train.batch_size=2", "data.type=parquet_images", "data.root=null"],
+}
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda p: p.stem)
+def test_every_sample_spec_trains_a_few_steps(path: Path, data_root: Path, cli: Callable[..., Result]) -> None:
+    changes = [
+        "train.steps=2",
+        "train.epochs=null",
+        "train.batch_size=4",
+        "train.precision=fp32",
+        "train.compile='off'",
+    ]
+    changes += ["train.memory_format=contiguous", "train.validate_every=null", "train.validate_epochs=null"]
+    changes += SMALLER.get(path.stem, [])
+    text = path.read_text(encoding="utf-8")
+    if "type: mnist" in text:
+        changes.append(f"data.root='{data_root / 'mnist'}'")
+    if "tinyshakespeare" in text:
+        changes.append(f"data.files=['{data_root / 'tinyshakespeare' / 'input.txt'}']")
+    if path.stem == "alexnet":
+        write_images(Path("pictures"))
+        changes = [c for c in changes if not c.startswith("data.")] + ["data.type=image_folder", "data.root=pictures"]
+    if "type: causal_lm" in text:
+        changes.append("task.sample_tokens=4")
+    result = cli("pretrain", path, "--out", "run", *(w for c in changes for w in ("--set", c)))
+    assert result.status == 0, result.err
+    assert result.out == "run/checkpoints/step-00000002\n"
+    assert Path(result.out.strip(), "model.safetensors").stat().st_size > 1000
+
+
+def write_images(root: Path) -> None:
+    """Two classes of two plain pictures each."""
+    from PIL import Image
+
+    for number, label in enumerate(("dark", "light")):
+        (root / label).mkdir(parents=True)
+        for index in range(2):
+            Image.new("RGB", (80, 60), (200 * number + index, 10, 30)).save(root / label / f"{index}.png")

@@ -1,0 +1,265 @@
+"""A resumed run is the uninterrupted run, to the bit: killed, stopped, moved or made longer."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Result, digests, finish, losses, shell
+from zygote import Zygote, resume_command, until
+
+from bigmodel_cli import checkpoints
+
+Cli = Callable[..., Result]
+FAMILIES = ("decoder_spec", "cnn_spec")
+
+
+@pytest.fixture(params=FAMILIES)
+def spec(request: pytest.FixtureRequest) -> Path:
+    """A spec of each family."""
+    path: Path = request.getfixturevalue(request.param)
+    return path
+
+
+def uninterrupted(cli: Cli, spec: Path, *changes: str) -> Path:
+    result = cli("pretrain", spec, "--out", "whole", *(w for c in changes for w in ("--set", c)))
+    assert result.status == 0, result.err
+    return Path(result.out.strip())
+
+
+def good(run: Path) -> bool:
+    """Whether the newest checkpoint of the run verifies whole."""
+    return checkpoints.newest(run / "checkpoints", lambda text: pytest.fail(text)) is not None
+
+
+# A save writes seven files for a decoder (with its tokenizer) and six for a CNN; the eighth write belongs to the second save.
+POINTS = [f"checkpoint.{p}:kill:{n}" for p in ("write", "wrote", "synced") for n in (8, 11, 14)]
+POINTS += [f"checkpoint.{p}:kill:{n}" for p in ("rename", "renamed") for n in (1, 2)]
+POINTS += [f"checkpoint.marked:kill:{n}" for n in (1, 2, 3)] + [f"checkpoint.prune:kill:{n}" for n in (1, 2, 4)]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_while_a_checkpoint_is_written_or_pruned(
+    point: str, decoder_spec: Path, cli: Cli, zygote: Zygote
+) -> None:
+    settings = ["train.checkpoint_every=2", "train.keep_last=1"]
+    whole = uninterrupted(cli, decoder_spec, *settings)
+    changes = [w for c in settings for w in ("--set", c)]
+    killed = zygote.run("pretrain", decoder_spec, "--out", "run", *changes, env={"BIGMODEL_FAILPOINT": point})
+    assert killed.status == -signal.SIGKILL
+    if "checkpoint.rename:kill:1" not in point:
+        assert good(Path("run"))
+    resumed = cli("pretrain", decoder_spec, "--out", "run", *changes, "--resume")
+    assert resumed.status == 0, resumed.err
+    assert digests(Path(resumed.out.strip())) == digests(whole)
+    left = sorted(p.name for p in Path("run/checkpoints").iterdir())
+    assert not [name for name in left if name.startswith(".")]
+    assert left == sorted(p.name for p in Path("whole/checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_finishes_the_step_saves_and_prints_how_to_go_on(
+    name: str, status: int, spec: Path, cli: Cli, zygote: Zygote
+) -> None:
+    whole = uninterrupted(cli, spec)
+    stopped = zygote.run("pretrain", spec, "--out", "run", env={"BIGMODEL_FAILPOINT": f"train.step:{name}:6"})
+    assert stopped.status == status
+    assert stopped.out == ""
+    assert (
+        "stopped at step 6 of 12; checkpoint run/checkpoints/step-00000006; to go on: bigmodel pretrain" in stopped.err
+    )
+    assert "Traceback" not in stopped.err
+    told = json.loads(Path("run/status.json").read_text())
+    assert (told["state"], told["code"], told["last_step"]) == ("stopped", status, 6)
+    assert told["last_checkpoint"] == "checkpoints/step-00000006"
+    resumed = cli(*resume_command(stopped.err))
+    assert resumed.status == 0, resumed.err
+    assert digests(Path(resumed.out.strip())) == digests(whole)
+    assert losses(Path("run")) == losses(Path("whole"))
+    assert json.loads(Path("run/status.json").read_text())["state"] == "done"
+
+
+@pytest.mark.parametrize("place", ["train.validating", "cache.built"])
+def test_a_signal_in_a_validation_or_while_data_is_prepared(
+    place: str, decoder_spec: Path, cli: Cli, zygote: Zygote, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = uninterrupted(cli, decoder_spec)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    stopped = zygote.run("pretrain", decoder_spec, "--out", "run", env={"BIGMODEL_FAILPOINT": f"{place}:SIGTERM"})
+    assert stopped.status == 143
+    resumed = cli(*resume_command(stopped.err))
+    assert resumed.status == 0, resumed.err
+    weights = "model.safetensors"
+    assert digests(Path(resumed.out.strip()))[weights] == digests(whole)[weights]
+
+
+def test_a_second_interrupt_in_a_save_leaves_at_once(decoder_spec: Path, cli: Cli, zygote: Zygote) -> None:
+    child = zygote.start(
+        "pretrain", decoder_spec, "--out", "run", "--set", "train.checkpoint_every=3", "--set", "train.validate_every=null",
+        env={"BIGMODEL_FAILPOINT": "checkpoint.wrote:sleep=30:9"},
+    )  # fmt: skip
+    until(lambda: list(Path("run/checkpoints").glob(".draft-step-6-*/train_state.safetensors")))
+    start = time.monotonic()
+    child.send(signal.SIGINT)
+    time.sleep(0.1)
+    child.send(signal.SIGINT)
+    assert child.wait().status == 130
+    assert time.monotonic() - start < 20
+    assert checkpoints.find(Path("run")).name == "step-00000003"
+    assert good(Path("run"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resumed_twice_in_mid_epoch_with_dropout_and_augmentation(
+    workers: int, cnn_spec: Path, cli: Cli, zygote: Zygote
+) -> None:
+    changes = [f"data.workers={workers}", "train.batch_size=200"]  # an epoch has 7.2 batches
+    whole = uninterrupted(cli, cnn_spec, *changes)
+    words = [w for c in changes for w in ("--set", c)]
+    first = zygote.run("pretrain", cnn_spec, "--out", "run", *words, env={"BIGMODEL_FAILPOINT": "train.step:SIGTERM:5"})
+    assert first.status == 143
+    again = zygote.run(*resume_command(first.err), env={"BIGMODEL_FAILPOINT": "train.step:SIGTERM:4"})
+    assert again.status == 143
+    assert "stopped at step 9 of 12" in again.err
+    last = zygote.run(*resume_command(again.err))
+    assert last.status == 0, last.err
+    assert losses(Path("run")) == losses(Path("whole"))
+    assert digests(Path(last.out.strip())) == digests(whole)
+
+
+def test_the_order_and_the_augmentation_do_not_depend_on_the_workers(cnn_spec: Path, cli: Cli) -> None:
+    uninterrupted(cli, cnn_spec)
+    assert cli("pretrain", cnn_spec, "--out", "two", "--set", "data.workers=2").status == 0
+    assert losses(Path("two")) == losses(Path("whole"))
+
+
+def test_a_finished_run_is_made_longer_with_the_optimizers_state(spec: Path, cli: Cli) -> None:
+    longer = uninterrupted(cli, spec, "train.steps=18")
+    assert cli("pretrain", spec, "--out", "run").status == 0
+    resumed = cli("pretrain", spec, "--out", "run", "--set", "train.steps=18", "--resume")
+    assert resumed.status == 0, resumed.err
+    found, expected = digests(Path(resumed.out.strip())), digests(longer)
+    assert found["model.safetensors"] == expected["model.safetensors"]
+    assert found["train_state.safetensors"] == expected["train_state.safetensors"]
+
+
+def test_a_finished_run_resumed_as_it_is_gives_its_checkpoint_again(decoder_spec: Path, cli: Cli) -> None:
+    whole = uninterrupted(cli, decoder_spec)
+    before = digests(whole)
+    result = cli("pretrain", decoder_spec, "--out", "whole", "--resume")
+    assert (result.status, Path(result.out.strip())) == (0, whole)
+    assert digests(whole) == before
+
+
+def test_a_copied_run_verifies_resumes_and_holds_no_absolute_path(
+    decoder_spec: Path, cli: Cli, zygote: Zygote, tmp_path: Path
+) -> None:
+    whole = uninterrupted(cli, decoder_spec)
+    zygote.run("pretrain", decoder_spec.name, "--out", "run", env={"BIGMODEL_FAILPOINT": "train.step:SIGTERM:6"})
+    shutil.copytree("run", "elsewhere", symlinks=True)
+    shutil.rmtree("run")
+    for file in Path("elsewhere").rglob("*"):
+        if file.is_file():
+            assert str(tmp_path).encode() not in file.read_bytes(), file
+    resumed = cli("pretrain", decoder_spec, "--out", "elsewhere", "--resume")
+    assert resumed.status == 0, resumed.err
+    assert digests(Path(resumed.out.strip())) == digests(whole)
+    shutil.copytree(resumed.out.strip(), "alone")  # one checkpoint by itself
+    assert cli("eval", "alone").status == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("train.optimizer.lr=0.5", "train.optimizer.lr: 0.001 -> 0.5"),
+        ("model.dim=32", "model.dim: 16 -> 32"),
+        ("data.context=8", "data.context: 16 -> 8"),
+    ],
+)
+def test_a_changed_spec_is_not_resumed(change: str, message: str, decoder_spec: Path, cli: Cli) -> None:
+    whole = uninterrupted(cli, decoder_spec)
+    before = digests(whole)
+    result = cli("pretrain", decoder_spec, "--out", "whole", "--resume", "--set", change)
+    assert result.status == 2
+    assert message in result.err
+    assert digests(whole) == before
+
+
+def test_changed_data_is_not_resumed(decoder_spec: Path, cli: Cli) -> None:
+    uninterrupted(cli, decoder_spec)
+    text = Path("text.txt")
+    text.write_text(text.read_text()[:-10] + " a model is")
+    result = cli("pretrain", decoder_spec, "--out", "whole", "--resume", "--set", "train.steps=14")
+    assert result.status == 4
+    assert "the data is not what this run was trained on" in result.err
+
+
+def test_without_a_run_there_is_nothing_to_resume(decoder_spec: Path, cli: Cli) -> None:
+    for words in (["--out", "nowhere"], []):
+        result = cli("pretrain", decoder_spec, "--resume", *words)
+        assert result.status == 2
+        assert "start it without --resume" in result.err
+    assert not Path("nowhere").exists()
+
+
+def test_a_broken_checkpoint_is_said_and_the_one_before_it_is_used(decoder_spec: Path, cli: Cli) -> None:
+    whole = uninterrupted(cli, decoder_spec)
+    expected = digests(whole)
+    (whole / "model.safetensors").write_bytes(b"")
+    result = cli("pretrain", decoder_spec, "--out", "whole", "--resume")
+    assert result.status == 0, result.err
+    assert "falling back to the checkpoint before step-00000012" in result.err
+    assert digests(Path(result.out.strip())) == expected
+
+
+def test_killed_at_a_few_moments(spec: Path, cli: Cli, zygote: Zygote) -> None:
+    whole = uninterrupted(cli, spec, "train.checkpoint_every=1")
+    rng = random.Random(spec.name)
+    words = ["--set", "train.checkpoint_every=1"]
+    for number in range(3):
+        child = zygote.start("pretrain", spec, "--out", f"run{number}", *words)
+        time.sleep(rng.uniform(0.05, 0.6))
+        child.send(signal.SIGKILL)
+        child.wait()
+        resume = ["--resume"] if Path(f"run{number}").exists() else []
+        result = zygote.run("pretrain", spec, "--out", f"run{number}", *words, *resume)
+        assert result.status == 0, result.err
+        assert digests(Path(result.out.strip())) == digests(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_killed_ten_times_at_random_moments_on_real_data(
+    family: str, request: pytest.FixtureRequest, data_root: Path, cli: Cli
+) -> None:
+    spec: Path = request.getfixturevalue(family)
+    changes: list[Any] = ["train.steps=60", "train.checkpoint_every=5", "train.validate_every=20"]
+    if family == "decoder_spec":
+        text = data_root / "tinyshakespeare" / "input.txt"
+        changes += [f"data.files=['{text}']", "data.context=64", "model.dim=64", "train.batch_size=12"]
+    else:
+        changes += ["data.type=mnist", f"data.root='{data_root / 'mnist'}'", "train.batch_size=64"]
+    words = [w for c in changes for w in ("--set", c)]
+    start = time.monotonic()
+    done = finish(shell("pretrain", spec, "--out", "whole", *words), 300)
+    taken = time.monotonic() - start
+    assert done.status == 0, done.err
+    expected = digests(Path(done.out.strip()))
+    rng = random.Random(family)
+    for number in range(10):
+        out = Path(f"run{number}")
+        process = shell("pretrain", spec, "--out", out, *words)
+        time.sleep(rng.uniform(0.3, 1.0) * taken)
+        process.kill()
+        finish(process)
+        resume = ["--resume"] if out.exists() else []
+        result = finish(shell("pretrain", spec, "--out", out, *words, *resume), 300)
+        assert result.status == 0, result.err
+        assert digests(Path(result.out.strip())) == expected, f"kill number {number}"

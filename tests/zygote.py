@@ -1,0 +1,158 @@
+"""Commands as processes of their own, started in milliseconds: a parent that has torch loaded forks for each.
+
+A process can be killed, stopped or starved without harm to the tests, as a user's would be; and importing torch is paid once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Ended:
+    """How a process ended: its exit status (negative: the signal that killed it), and what it wrote."""
+
+    status: int
+    out: str
+    err: str
+
+
+class Child:
+    """A running command."""
+
+    def __init__(self, zygote: Zygote, pid: int, out: Path, err: Path) -> None:
+        self.zygote, self.pid, self.out, self.err = zygote, pid, out, err
+
+    def wait(self, timeout: float = 60) -> Ended:
+        """Wait for the end; a process that does not end is killed, and fails the test."""
+        status = self.zygote.ask({"wait": self.pid, "timeout": timeout})["status"]
+        assert status is not None, f"no end within {timeout} s:\n{self.err.read_text()}"
+        return Ended(status, self.out.read_text(), self.err.read_text())
+
+    def send(self, number: int) -> None:
+        """Send a signal."""
+        os.kill(self.pid, number)
+
+
+class Zygote:
+    """The parent of the processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.count = folder, 0
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def ask(self, request: dict[str, Any]) -> Any:
+        """Send a request and return the answer."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def start(self, *arguments: object, env: dict[str, str] | None = None, limit: int | None = None) -> Child:
+        """Start `bigmodel` with these arguments in the current folder; `limit` is the largest file that it may write."""
+        self.count += 1
+        out, err = self.folder / f"{self.count}.out", self.folder / f"{self.count}.err"
+        named = {k: v for k, v in os.environ.items() if k.startswith(("BIGMODEL", "XDG"))}
+        request = {"argv": [str(a) for a in arguments], "cwd": os.getcwd(), "env": {**named, **(env or {})}}
+        answer = self.ask({**request, "out": str(out), "err": str(err), "limit": limit})
+        return Child(self, answer["pid"], out, err)
+
+    def run(self, *arguments: object, env: dict[str, str] | None = None, limit: int | None = None) -> Ended:
+        """Start it and wait for its end."""
+        return self.start(*arguments, env=env, limit=limit).wait()
+
+    def close(self) -> None:
+        """End the parent."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(10)
+
+
+def resume_command(err: str) -> list[str]:
+    """The arguments of the command that a stopped run prints to go on."""
+    return shlex.split(err.rpartition("to go on: ")[2].strip())[1:]
+
+
+def until(what: Any, timeout: float = 30) -> None:
+    """Wait until `what()` is true."""
+    end = time.monotonic() + timeout
+    while not what():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.005)
+
+
+def serve() -> None:
+    """Answer requests on stdin until it closes."""
+    from bigmodel_cli import cli  # noqa: F401
+    from bigmodel_cli.lazy import load_torch
+    from bigmodel_cli.train import session  # noqa: F401
+
+    load_torch()
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer: dict[str, Any] = {}
+        if "wait" in request:
+            answer["status"] = wait_for(request["wait"], request["timeout"])
+        else:
+            pid = os.fork()
+            if pid == 0:
+                become(request)
+            answer["pid"] = pid
+        print(json.dumps(answer), flush=True)
+
+
+def wait_for(pid: int, timeout: float) -> int | None:
+    """The exit status of a child, or None where it had to be killed."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.003)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return None
+
+
+def become(request: dict[str, Any]) -> None:
+    """Be the command, in the forked process."""
+    import resource
+
+    from bigmodel_cli.__main__ import main
+
+    try:
+        os.setsid()
+        os.chdir(request["cwd"])
+        os.environ.update(request["env"])
+        if request["limit"] is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], request["limit"]))
+        for number, path in ((1, request["out"]), (2, request["err"])):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        sys.argv = ["bigmodel", *request["argv"]]
+        main()
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    serve()
