@@ -256,9 +256,9 @@ def read(path: Path, *, train_state: bool) -> Contents:
         step=manifest["step"],
         model=tensors[MODEL],
         train=tensors.get(TRAIN, {}),
-        state=json.loads(content[STATE]),
-        spec=yaml.safe_load(content[SPEC]),
-        facts=json.loads(content[FACTS]),
+        state=_parsed(content[STATE], path / STATE),
+        spec=_parsed(content[SPEC], path / SPEC),
+        facts=_parsed(content[FACTS], path / FACTS),
         assets={n: c for n, c in content.items() if n not in (MODEL, TRAIN, STATE, FACTS, SPEC)},
     )
 
@@ -268,7 +268,19 @@ def read_spec(path: Path) -> dict[str, Any]:
     manifest = read_manifest(path)
     if SPEC not in manifest["files"]:
         raise CheckpointError(f"{path}: incomplete: {SPEC} is missing; use another checkpoint")
-    return dict(yaml.safe_load(_verified(path / SPEC, manifest["files"][SPEC])))
+    return _parsed(_verified(path / SPEC, manifest["files"][SPEC]), path / SPEC)
+
+
+def _parsed(content: bytes, path: Path) -> dict[str, Any]:
+    """The mapping in a JSON or YAML file of a checkpoint. Raises `CheckpointError`."""
+    try:
+        value = yaml.safe_load(content) if path.suffix == ".yaml" else json.loads(content)
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: damaged ({reason}); use another checkpoint") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: damaged (not a mapping); use another checkpoint")
+    return value
 
 
 def _verified(path: Path, entry: dict[str, Any]) -> bytes:

@@ -132,8 +132,9 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
     path = fit(run)
     with state.averaged():
         _show_sample(spec, data, model, device)
-    draw_curve(directory.path / "metrics.jsonl", directory.path / "curve.png", task.metric)
-    say(f"curve: {directory.path / 'curve.png'}")
+    if not directory.metrics.broken:
+        draw_curve(directory.metrics.path, directory.path / "curve.png", task.metric)
+        say(f"curve: {directory.path / 'curve.png'}")
     return path
 
 
