@@ -55,7 +55,7 @@ def evaluate_checkpoint(path: Path, overrides: Sequence[str], split: str | None,
     """Score a checkpoint on one split of its data, or of data that `overrides` name."""
     loaded = load_checkpoint(path, device, overrides)
     spec = loaded.spec
-    data = open_data(spec.data, base=Path.cwd(), seed=spec.train.seed, say=say, assets=loaded.path)
+    data = open_data(spec.data, base=Path(), seed=spec.train.seed, say=say, assets=loaded.path)
     if loaded.facts.classes != data.facts.classes:
         raise SpecError(
             f"the data's classes {list(data.facts.classes)} are not those of the checkpoint {list(loaded.facts.classes)}; "

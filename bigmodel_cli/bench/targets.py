@@ -37,7 +37,7 @@ def named(target: str, overrides: Sequence[str]) -> list[Target]:
     path = Path(target)
     if path.suffix in (".yaml", ".yml"):
         spec = load(path, overrides)
-        data = open_data(spec.data, base=Path.cwd(), seed=spec.train.seed, say=say)
+        data = open_data(spec.data, base=Path(), seed=spec.train.seed, say=say)
         return [(path.stem, spec, data.facts)]
     found = checkpoints.find(path)
     contents = checkpoints.read(found, train_state=False)

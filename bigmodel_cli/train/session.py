@@ -153,7 +153,7 @@ def _show_sample(spec: Spec, data: DataSet, model: Module, device: torch.device)
 
 
 def _open_data(spec: Spec, assets: Path | None = None) -> DataSet:
-    return open_data(spec.data, base=Path.cwd(), seed=spec.train.seed, say=say, assets=assets)
+    return open_data(spec.data, base=Path(), seed=spec.train.seed, say=say, assets=assets)
 
 
 def _check_task(spec: Spec, task: Task, facts: Facts) -> None:

@@ -1,0 +1,403 @@
+"""The commands as a user calls them: what they print, and that what they print is true."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import DECODER, ROOT, Result, losses
+from PIL import Image
+
+from bigmodel_cli import checkpoints
+from bigmodel_cli.loaded import load_checkpoint
+from bigmodel_cli.spec import check
+from bigmodel_cli.yaml_source import parse_yaml
+
+Cli = Callable[..., Result]
+
+
+def sets(*changes: str) -> list[str]:
+    return [w for c in changes for w in ("--set", c)]
+
+
+@pytest.fixture
+def decoder(decoder_spec: Path, cli: Cli) -> Path:
+    """A trained tiny decoder."""
+    return Path(cli("pretrain", decoder_spec, "--out", "decoder").out.strip())
+
+
+@pytest.fixture
+def cnn(cnn_spec: Path, cli: Cli) -> Path:
+    """A trained tiny CNN."""
+    return Path(cli("pretrain", cnn_spec, "--out", "cnn", *sets("train.steps=60", "train.batch_size=64")).out.strip())
+
+
+def digit_files(count: int) -> list[str]:
+    """The first of scikit-learn's digits as PNG files."""
+    from sklearn.datasets import load_digits
+
+    names = []
+    for index, pixels in enumerate(load_digits().images[:count]):
+        names.append(f"digit{index}.png")
+        Image.fromarray((pixels * 255 / 16).astype("uint8")).save(names[-1])
+    return names
+
+
+def test_a_run_leaves_what_it_says(decoder: Path) -> None:
+    run = Path("decoder")
+    left = {p.name for p in run.iterdir()}
+    assert left == {"checkpoints", "curve.png", "metrics.jsonl", "run.lock", "spec.yaml", "status.json"}
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records if "val" in r] == [4, 8, 12]
+    assert {"step", "loss", "lr", "grad_norm", "per_second", "elapsed"} == records[0].keys()
+    status = json.loads((run / "status.json").read_text())
+    assert status == {
+        "state": "done",
+        "code": 0,
+        "message": "",
+        "last_step": 12,
+        "last_checkpoint": f"checkpoints/{decoder.name}",
+    }
+    assert Image.open(run / "curve.png").size == (960, 540)
+    spec = yaml.safe_load((run / "spec.yaml").read_text())
+    assert spec["train"]["optimizer"]["lr"] == 1e-3
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(decoder_spec: Path, cli: Cli) -> None:
+    for out, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert cli("pretrain", decoder_spec, "--out", out, "--seed", seed).status == 0
+    assert losses(Path("a")) == losses(Path("b")) != losses(Path("c"))
+
+
+def test_accumulation_does_not_change_the_losses(decoder_spec: Path, cli: Cli) -> None:
+    plain = sets("model.dropout=0.0", "model.blocks.0.mixer.dropout=0.0")
+    cli("pretrain", decoder_spec, "--out", "whole", *plain)
+    cli("pretrain", decoder_spec, "--out", "parts", *plain, *sets("train.micro_batch=2"))
+    assert losses(Path("parts")) == pytest.approx(losses(Path("whole")), abs=1e-5)
+
+
+def test_dry_run_trains_nothing(decoder_spec: Path, cli: Cli) -> None:
+    result = cli("pretrain", decoder_spec, "--dry-run", "--json")
+    plan = json.loads(result.out)
+    model = load_shapes(decoder_spec)
+    assert plan["parameters"] == model
+    assert plan["steps"] == 12
+    assert plan["samples"] > 0
+    assert plan["memory_bytes"] == plan["state_bytes"] + plan["activation_bytes"]
+    assert next(layer["path"] for layer in plan["layers"]) == "embedding"
+    assert not Path("runs").exists()
+    text = cli("pretrain", decoder_spec, "--dry-run").out
+    assert f"parameters        {model:,}" in text
+    assert "blocks.1.ffn.down" in text
+
+
+def load_shapes(spec: Path) -> int:
+    """Parameters of the tiny decoder, counted by hand."""
+    vocab = len(set(Path("text.txt").read_text()))
+    attention = 16 * 48 + 48 + 16 * 16 + 16
+    ffn = 16 * 64 + 64 + 64 * 16 + 16
+    return vocab * 16 + 16 * 16 + 2 * (attention + ffn + 4 * 16) + 2 * 16
+
+
+def test_eval_counts_the_whole_split(decoder: Path, cli: Cli) -> None:
+    result = cli("eval", decoder, "--json")
+    assert result.status == 0, result.err
+    values = json.loads(result.out)
+    text = Path("text.txt").read_text()
+    assert values["schema_version"] == 1
+    assert values["metrics"]["loss"]["count"] == len(text) - int(len(text) * 0.9) - 1
+    low, high = (values["metrics"]["loss"][k] for k in ("low", "high"))
+    assert low < values["loss"] < high
+    # by hand, in one piece of the model's own context after the other
+    loaded = load_checkpoint(decoder)
+    symbols = {c: i for i, c in enumerate(sorted(set(text)))}
+    tokens = torch.tensor([symbols[c] for c in text[int(len(text) * 0.9) :]])
+    nats = 0.0
+    for first in range(0, len(tokens) - 1, 16):
+        piece = tokens[first : first + 17][None]
+        with torch.no_grad():
+            logits = loaded.model(piece[:, :-1])
+        nats += float(torch.nn.functional.cross_entropy(logits[0], piece[0, 1:], reduction="sum"))
+    assert values["loss"] == pytest.approx(nats / (len(tokens) - 1), abs=1e-4)
+    assert "metric" in cli("eval", decoder, "--split", "train").out
+    assert cli("eval", decoder, "--split", "nothing").status == 3
+
+
+def test_eval_of_a_classifier_and_other_data(cnn: Path, cli: Cli) -> None:
+    values = json.loads(cli("eval", cnn, "--json").out)
+    assert values["metrics"]["accuracy"]["method"] == "exact"
+    assert values["metrics"]["accuracy"]["count"] == 364
+    assert values["error"] == pytest.approx(1 - values["accuracy"])
+    for label in ("cat", "dog"):
+        Path("pets", label).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(f"pets/{label}/a.png")
+    result = cli("eval", cnn, "--set", "data={type: image_folder, root: pets}")
+    assert result.status == 2
+    assert "the data's classes ['cat', 'dog'] are not those of the checkpoint" in result.err
+
+
+def test_predict_labels(cnn: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = digit_files(40)
+    result = cli("predict", cnn, *names, "--top", 2)
+    records = [json.loads(line) for line in result.out.splitlines()]
+    assert [r["input"] for r in records] == names
+    assert all(len(r["top"]) == 2 and r["top"][0]["label"] == r["label"] for r in records)
+    assert sum(r["label"] == str(i % 10) for i, r in enumerate(records[:10])) >= 5
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(names[:3]) + "\n"))
+    piped = [json.loads(line) for line in cli("predict", cnn, "--top", 2).out.splitlines()]
+    assert piped == records[:3]
+    result = cli("predict", cnn, "nothing.png")
+    assert (result.status, "nothing.png: no such image" in result.err) == (3, True)
+
+
+def test_predict_continues_text(decoder: Path, cli: Cli) -> None:
+    words = ["predict", decoder, "attention", "all", "--max-tokens", 12]
+    greedy = cli(*words, "--temperature", 0)
+    assert greedy.status == 0, greedy.err
+    records = [json.loads(line) for line in greedy.out.splitlines()]
+    assert [r["input"] for r in records] == ["attention", "all"]
+    assert all(len(r["text"]) == 12 for r in records)
+    assert cli(*words, "--top-k", 1).out == greedy.out
+    assert cli(*words, "--seed", 3).out == cli(*words, "--seed", 3).out
+    result = cli("predict", decoder, "Ünknown")
+    assert (result.status, "is not in the vocabulary" in result.err) == (3, True)
+
+
+def test_attend_to_text(decoder: Path, cli: Cli) -> None:
+    result = cli("attend", decoder, "attention is", "--json")
+    assert result.status == 0, result.err
+    values = json.loads(result.out)
+    assert values["tokens"] == list("attention is")
+    assert [layer["name"] for layer in values["layers"]] == ["blocks.0.mixer", "blocks.1.mixer"]
+    weights = torch.tensor(values["layers"][1]["weights"])
+    assert weights.shape == (2, 12, 12)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 12), atol=1e-4, rtol=0)
+    assert Image.open("attend.png").size[0] > 300
+    assert "mean of 2 heads: each row looks at the columns" in result.err
+    assert "\x1b" not in result.err
+    shown = cli("attend", decoder, "attention is", "--layer", 0, "--head", 1, "--out", "x.png")
+    assert shown.out == "x.png\n"
+    assert "blocks.0.mixer, head 1" in shown.err
+    for words, message in ((["--layer", 9], "--layer 9: the layers"), (["--head", 7], "--head 7: the heads")):
+        result = cli("attend", decoder, "a", *words)
+        assert (result.status, message in result.err) == (2, True)
+    assert cli("attend", decoder, "").status == 3
+    assert cli("attend", decoder, "a", "--out", "no/where.png").status == 5
+
+
+def test_attend_to_an_image(cnn: Path, cli: Cli) -> None:
+    (name,) = digit_files(1)
+    result = cli("attend", cnn, name, "--json")
+    assert result.status == 0, result.err
+    values = json.loads(result.out)
+    heat = torch.tensor(values["heat"])
+    assert heat.shape == (8, 8)
+    assert float(heat.min()) >= 0
+    assert float(heat.max()) <= 1
+    assert Image.open(values["picture"]).size[0] > 300
+    assert "what decides it:" in result.err
+
+
+def test_grad_cam_equals_its_formula(cnn: Path) -> None:
+    from bigmodel_cli.attend.gradcam import grad_cam
+
+    loaded = load_checkpoint(cnn)
+    model: Any = loaded.model
+    image = torch.randn(1, 1, 8, 8)
+    cam = grad_cam(model, image.clone(), loaded.facts)
+    features = model.layers[0](image).detach().requires_grad_()
+    logits = features
+    for layer in list(model.layers)[1:]:
+        logits = layer(logits)
+    best = int(logits.argmax())
+    gradient = torch.autograd.grad(logits[0, best], features)[0]
+    heat = (gradient.mean((2, 3), keepdim=True) * features).sum(1).relu()[0].detach()
+    heat = torch.nn.functional.interpolate(heat[None, None], size=(8, 8), mode="bilinear")[0, 0]
+    torch.testing.assert_close(cam.heat, heat / heat.max(), atol=1e-5, rtol=0)
+    assert cam.label == str(best)
+
+
+@pytest.mark.parametrize("target", [None, "spec", "checkpoint"])
+def test_bench_measures(target: str | None, decoder_spec: Path, cli: Cli) -> None:
+    words: list[Any] = {None: [], "spec": [decoder_spec]}.get(target, [])
+    if target == "checkpoint":
+        words = [cli("pretrain", decoder_spec).out.strip()]
+    result = cli("bench", *words, "--seconds", 0.2, "--precision", "fp32", "--json")
+    assert result.status == 0, result.err
+    values = json.loads(result.out)
+    assert len(values["benchmarks"]) == (2 if target is None else 1)
+    for timing in values["benchmarks"]:
+        assert 0 < timing["median_s"] <= timing["p95_s"]
+        assert timing["flops_per_second"] == pytest.approx(timing["step_flops"] / timing["median_s"])
+        assert 0 < timing["share_of_roof"] < 1.5
+        assert timing["parameters"] > 1000
+        assert timing["peak_memory_bytes"] > 1_000_000
+    assert "of roof" in cli("bench", *words, "--seconds", 0.1, "--precision", "fp32").out
+
+
+def test_finetune_with_other_classes_and_a_frozen_body(cnn: Path, cli: Cli) -> None:
+    for number, label in enumerate(("cat", "dog", "cow")):
+        Path("pets", label).mkdir(parents=True)
+        for index in range(4):
+            Image.new("L", (8, 8), 80 * number + index).save(f"pets/{label}/{index}.png")
+    Path("pets.yaml").write_text(
+        "data: {type: image_folder, root: pets, channels: 1}\ninit: {train: head}\n"
+        "train: {steps: 5, batch_size: 4, precision: fp32, optimizer: {lr: 0.1}}\n"
+    )
+    result = cli("finetune", "--from", cnn, "pets.yaml", "--out", "pets-run")
+    assert result.status == 0, result.err
+    assert "newly initialised, since the classes differ: layers.4" in result.err
+    assert "of them frozen" in result.err
+    before = checkpoints.read(cnn, train_state=False)
+    after = checkpoints.read(Path(result.out.strip()), train_state=False)
+    assert after.facts["classes"] == ["cat", "cow", "dog"]
+    assert after.facts["mean"] == before.facts["mean"]  # the checkpoint's normalisation goes with its weights
+    for name, tensor in after.model.items():
+        same = (
+            name in before.model
+            and before.model[name].shape == tensor.shape
+            and torch.equal(before.model[name], tensor)
+        )
+        running = "running" in name or "num_batches" in name
+        assert same != name.startswith("layers.4") or running, name
+    names = ["pets/dog/1.png", "pets/cat/1.png"]
+    records = [json.loads(line) for line in cli("predict", result.out.strip(), *names).out.splitlines()]
+    assert {r["label"] for r in records} <= {"cat", "cow", "dog"}
+
+
+def test_finetune_without_a_spec_goes_on_with_the_checkpoints(decoder: Path, cli: Cli) -> None:
+    result = cli("finetune", "--from", decoder, "--set", "train.steps=3", "--set", "train.precision=fp32")
+    assert result.status == 0, result.err
+    assert result.out == "runs/decoder-finetuned/checkpoints/step-00000003\n"
+    assert (
+        losses(Path("decoder"))[1] - losses(Path("runs/decoder-finetuned"))[3] > 0.02
+    )  # it starts where that one ended
+    spec = yaml.safe_load(Path("runs/decoder-finetuned/spec.yaml").read_text())
+    assert spec["init"]["checkpoint"] == str(decoder)
+    for pattern, message in (("blocks.7", "matches no weight"), ("*", "every weight is frozen")):
+        result = cli("finetune", "--from", decoder, *sets("train.steps=3", f"init.freeze=['{pattern}']"))
+        assert result.status == 2
+        assert message in result.err
+
+
+def test_a_finetuned_run_is_resumed_exactly(decoder: Path, cli: Cli, zygote: Any) -> None:
+    from conftest import digests
+    from zygote import resume_command
+
+    words = ["finetune", "--from", decoder, *sets("train.steps=8", "train.precision=fp32", "init.freeze=[embedding]")]
+    whole = cli(*words, "--out", "whole")
+    assert whole.status == 0, whole.err
+    stopped = zygote.run(*words, "--out", "run", env={"BIGMODEL_FAILPOINT": "train.step:SIGTERM:3"})
+    assert stopped.status == 143
+    resumed = cli(*resume_command(stopped.err))
+    assert resumed.status == 0, resumed.err
+    assert digests(Path(resumed.out.strip())) == digests(Path(whole.out.strip()))
+
+
+def test_the_pipeline(cnn_spec: Path) -> None:
+    tool = f"{sys.executable} -m bigmodel_cli"
+    Path("b.yaml").write_text("train: {steps: 4, batch_size: 64}\n")
+    line = f"{tool} pretrain {cnn_spec} | {tool} finetune --from - b.yaml | {tool} eval - --json | {sys.executable} -m json.tool"
+    env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "XDG_CACHE_HOME": str(Path.cwd() / "cache")}
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {line}"], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["metrics"]["accuracy"]["count"] == 364
+
+
+def test_an_empty_pipe_is_said(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    result = cli("eval", "-")
+    assert result.status == 2
+    assert "no checkpoint's path came on stdin" in result.err
+
+
+def test_early_stopping_returns_the_best(decoder_spec: Path, cli: Cli) -> None:
+    changes = ["train.optimizer={type: sgd, lr: 30.0}", "train.validate_every=1", "train.patience=2", "train.steps=50"]
+    result = cli("pretrain", decoder_spec, "--out", "run", *sets(*changes, "train.clip=1.0"))
+    assert result.status == 0, result.err
+    assert "stopping early: 2 validations without a better loss" in result.err
+    records = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    scores = {r["step"]: r["val"]["loss"] for r in records if "val" in r}
+    best = min(scores, key=lambda step: scores[step])
+    assert Path(result.out.strip()).name == f"step-{best:08d}"
+    assert max(scores) == best + 2
+
+
+def test_tensorboard_gets_the_same_figures(decoder_spec: Path, cli: Cli) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    result = cli("pretrain", decoder_spec, "--out", "run", "--set", "train.tensorboard=true")
+    assert result.status == 0, result.err
+    events = accumulator.EventAccumulator(str(Path("run/tensorboard")))
+    events.Reload()
+    seen = {e.step: e.value for e in events.Scalars("train/loss")}
+    assert seen == pytest.approx(losses(Path("run")), abs=1e-6)
+    assert [e.step for e in events.Scalars("val/loss")] == [4, 8, 12]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "auto"])
+def test_other_precisions_learn_as_well(precision: str, decoder_spec: Path, cli: Cli) -> None:
+    changes = sets("train.steps=60", "train.memory_format=auto", "train.compile=auto", "train.log_every=60")
+    result = cli("pretrain", decoder_spec, "--out", "run", *changes, "--precision", precision)
+    assert result.status == 0, result.err
+    assert losses(Path("run"))[60] < 2.75
+    spec = yaml.safe_load(Path("run/spec.yaml").read_text())
+    assert spec["train"]["precision"] in ("bf16", "fp32")
+    assert (precision == "auto") == ("measured per pass" in result.err)
+
+
+def test_a_compiled_model_gives_the_same_losses(decoder_spec: Path, cli: Cli) -> None:
+    plain = sets("model.dropout=0.0", "model.blocks.0.mixer.dropout=0.0", "train.steps=4")
+    assert cli("pretrain", decoder_spec, "--out", "plain", *plain).status == 0
+    result = cli("pretrain", decoder_spec, "--out", "compiled", *plain, "--set", "train.compile='on'")
+    assert result.status == 0, result.err
+    assert losses(Path("compiled")) == pytest.approx(losses(Path("plain")), abs=1e-4)
+
+
+def test_models_schema_and_init(cli: Cli) -> None:
+    listed = json.loads(cli("models", "--json").out)
+    assert {"decoder", "cnn", "torchvision"} <= listed["model"].keys()
+    assert "attention" in cli("models").out
+    schema = json.loads(cli("schema").out)
+    assert set(schema["required"]) == {"model", "data", "task", "train"}
+    assert "^x-" in schema["patternProperties"]
+    for like in ("decoder", "cnn"):
+        assert cli("init", f"mine-{like}", "--like", like).out == f"mine-{like}.yaml\n"
+        check(parse_yaml(Path(f"mine-{like}.yaml").read_bytes(), "mine.yaml"))
+    result = cli("init", "mine-cnn")
+    assert (result.status, "exists already" in result.err) == (2, True)
+    result = cli("init", "other", "--like", "cnnn")
+    assert (result.status, "did you mean cnn?" in result.err) == (2, True)
+
+
+def test_the_schema_accepts_the_specs_and_refuses_faults(cli: Cli) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(json.loads(cli("schema").out))
+    for path in (ROOT / "sample_configs").glob("*.yaml"):
+        if "finetune" not in path.name:
+            plain = parse_yaml(path.read_bytes(), str(path)).plain()
+            assert list(validator.iter_errors(plain)) == [], path
+    faulty = parse_yaml(DECODER.replace("dim: 16", "dim: wide").encode(), "s").plain()
+    assert list(validator.iter_errors(faulty))
+
+
+def test_every_command_has_an_example_and_every_option_a_help(cli: Cli) -> None:
+    import typer.main
+
+    from bigmodel_cli.cli import app
+
+    group: Any = typer.main.get_command(app)
+    for name, command in group.commands.items():
+        assert "Example: bigmodel " in (command.help or ""), name
+        for parameter in command.params:
+            if parameter.name != "help":
+                assert getattr(parameter, "help", None), f"{name} {parameter.name}"
