@@ -1,0 +1,130 @@
+"""What the training loop costs above a hand-written one, and what its defaults gain: ratios from interleaved runs.
+
+    python tests/measure/overhead.py cnn --data ../shared/data
+    python tests/measure/overhead.py decoder --data ../shared/data
+
+The hand-written loop has the same model, data, precision and optimizer (PyTorch's own, fused), and nothing else: no records,
+no checks, no checkpoints. Every round runs it and `bigmodel pretrain` one after the other; the median of the ratios is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from bigmodel_cli.__main__ import run
+from bigmodel_cli.config import Facts
+from bigmodel_cli.lazy import load_torch
+from bigmodel_cli.models import build
+from bigmodel_cli.spec import load
+
+SAMPLES = Path(__file__).resolve().parent.parent.parent / "sample_configs"
+FIRST = 50  # steps that are not counted: allocation and warm-up
+
+
+def hand_cnn(data: Path, steps: int, precision: str, channels_last: bool) -> float:
+    """Seconds per step of a plain loop: one tensor of images, indexed; Adam; batch 64."""
+    from bigmodel_cli.data.image_sources import read_mnist
+
+    raw = read_mnist(data / "mnist", "MNIST", False).splits["train"]
+    images, labels = torch.from_numpy(raw.pixels).float().div_(255).sub_(0.1307).div_(0.3081), torch.from_numpy(raw.labels)
+    facts = Facts(image_shape=(1, 28, 28), classes=tuple("0123456789"))
+    layout: Any = torch.channels_last if channels_last else torch.contiguous_format
+    model = build(load(SAMPLES / "mnist_cnn.yaml").model, facts).to(memory_format=layout)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    order, start = torch.randperm(len(images)), 0.0
+    for step in range(steps):
+        if step == FIRST:
+            start = time.perf_counter()
+        rows = order[(step * 64) % 59_968 : (step * 64) % 59_968 + 64]
+        x, y = images[rows].contiguous(memory_format=layout), labels[rows]
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = F.cross_entropy(model(x).float(), y)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return (time.perf_counter() - start) / (steps - FIRST)
+
+
+def hand_decoder(data: Path, steps: int, precision: str, channels_last: bool) -> float:
+    """Seconds per step of a plain loop: random windows of one tensor of tokens; AdamW; clipping; batch 12 x 64."""
+    text = (data / "tinyshakespeare" / "input.txt").read_text()
+    symbols = {c: i for i, c in enumerate(sorted(set(text)))}
+    tokens = torch.tensor([symbols[c] for c in text[: int(0.9 * len(text))]])
+    model = build(load(SAMPLES / "shakespeare_char.yaml").model, Facts(vocab_size=65, context=64))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1, fused=True)
+    window, start = torch.arange(65), 0.0
+    for step in range(steps):
+        if step == FIRST:
+            start = time.perf_counter()
+        rows = tokens[torch.randint(len(tokens) - 65, (12, 1)) + window]
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            logits = model(rows[:, :-1])
+        loss = F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    return (time.perf_counter() - start) / (steps - FIRST)
+
+
+def ours(name: str, data: Path, steps: int, settings: list[str]) -> float:
+    """Seconds per step of `bigmodel pretrain`, by its own records."""
+    spec, source = {
+        "cnn": ("mnist_cnn.yaml", f"data.root='{data / 'mnist'}'"),
+        "decoder": ("shakespeare_char.yaml", f"data.files=['{data / 'tinyshakespeare' / 'input.txt'}']"),
+    }[name]
+    changes = [source, f"train.steps={steps}", "train.epochs=null", "train.validate_every=null", "train.validate_epochs=null"]
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
+        out = Path(folder) / "run"
+        words = ["pretrain", str(SAMPLES / spec), "--out", str(out), "--set", f"train.log_every={FIRST}"]
+        with contextlib.redirect_stdout(io.StringIO()):
+            status = run([*words, *(w for c in [*changes, *settings] for w in ("--set", c))])
+        assert status == 0
+        records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    elapsed = {r["step"]: r["elapsed"] for r in records if "elapsed" in r}
+    return float((elapsed[steps] - elapsed[FIRST]) / (steps - FIRST))
+
+
+def main() -> None:
+    """Compare, round by round."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("network", choices=["cnn", "decoder"])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=550)
+    arguments = parser.parse_args()
+    load_torch()
+    data = arguments.data.resolve()
+    hand: Callable[..., float] = hand_cnn if arguments.network == "cnn" else hand_decoder
+    rows: dict[str, list[float]] = {}
+    for _ in range(arguments.rounds):
+        for precision, layout in (("fp32", "contiguous"), ("bf16", "channels_last" if hand is hand_cnn else "contiguous")):
+            pinned = [f"train.precision={precision}", f"train.memory_format={layout}", "train.compile='off'"]
+            plain = hand(data, arguments.steps, precision, layout == "channels_last")
+            fit = ours(arguments.network, data, arguments.steps, pinned)
+            rows.setdefault(f"{precision} {layout}: fit / hand-written", []).append(fit / plain)
+            if precision == "fp32":
+                default = ours(arguments.network, data, arguments.steps, [])
+                rows.setdefault("hand-written fp32 / default", []).append(plain / default)
+    for name, ratios in rows.items():
+        spread = f"{np.quantile(ratios, 0.25):.3f} to {np.quantile(ratios, 0.75):.3f}"
+        print(f"{arguments.network}: {name}: {statistics.median(ratios):.3f} (middle half {spread}, {len(ratios)} rounds)")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("XDG_CACHE_HOME", tempfile.mkdtemp())
+    main()
