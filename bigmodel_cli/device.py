@@ -11,6 +11,7 @@ from bigmodel_cli.errors import ResourceError, SpecError, did_you_mean
 from bigmodel_cli.lazy import torch
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 
 
 def pick_device(wanted: str, say: Callable[[str], None]) -> torch.device:
@@ -45,8 +46,25 @@ def pick_device(wanted: str, say: Callable[[str], None]) -> torch.device:
         device = torch.device("mps")
     else:
         device = torch.device("cpu")
+        keep_freed_memory()
     say(f"device: {describe_device(device)} ({why})")
     return device
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed for the next allocation, in place of giving it back to the kernel.
+
+    A step frees and allocates the same activations over and over; each time they are given back, every page of them
+    faults anew, which costs a small CNN on a CPU a third of its time. Settings made in the environment are left alone.
+    """
+    if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
+        return
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:  # not on macOS, whose allocator has no such setting
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest that glibc takes
+        mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
 def describe_device(device: torch.device) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -91,6 +93,16 @@ def test_public_functions_and_classes_say_what_they_do(path: Path) -> None:
     for node in nodes:
         if not node.name.startswith("_") and node.name not in overrides and path.name != "yaml_source.py":
             assert ast.get_docstring(node), f"{path}:{node.lineno} {node.name}"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy", "--strict", "bigmodel_cli"]],
+    ids=["lint", "format", "types"],
+)
+def test_no_lint_and_no_type_errors(words: list[str]) -> None:
+    result = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 SAMPLES = sorted(p for p in (ROOT / "sample_configs").glob("*.yaml") if "finetune" not in p.name)

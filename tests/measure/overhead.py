@@ -4,7 +4,9 @@
     python tests/measure/overhead.py decoder --data ../shared/data
 
 The hand-written loop has the same model, data, precision and optimizer (PyTorch's own, fused), and nothing else: no records,
-no checks, no checkpoints. Every round runs it and `bigmodel pretrain` one after the other; the median of the ratios is printed.
+no checks, no checkpoints. Every round runs it and `bigmodel pretrain` one after the other, each in a process of its own; the
+median of the ratios is printed. `fit / hand-written` gives the hand-written loop bigmodel's setting of the memory allocator as
+well, so that it compares the loops alone; `hand-written fp32 / default` leaves it as Python starts it.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import io
 import json
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,6 +31,7 @@ import torch.nn.functional as F
 
 from bigmodel_cli.__main__ import run
 from bigmodel_cli.config import Facts
+from bigmodel_cli.device import keep_freed_memory
 from bigmodel_cli.lazy import load_torch
 from bigmodel_cli.models import build
 from bigmodel_cli.spec import load
@@ -81,7 +86,7 @@ def hand_decoder(data: Path, steps: int, precision: str, channels_last: bool) ->
     return (time.perf_counter() - start) / (steps - FIRST)
 
 
-def ours(name: str, data: Path, steps: int, settings: list[str]) -> float:
+def pretrain(name: str, data: Path, steps: int, settings: list[str]) -> float:
     """Seconds per step of `bigmodel pretrain`, by its own records."""
     spec, source = {
         "cnn": ("mnist_cnn.yaml", f"data.root='{data / 'mnist'}'"),
@@ -99,27 +104,50 @@ def ours(name: str, data: Path, steps: int, settings: list[str]) -> float:
     return float((elapsed[steps] - elapsed[FIRST]) / (steps - FIRST))
 
 
+HANDS: dict[str, Callable[[Path, int, str, bool], float]] = {"cnn": hand_cnn, "decoder": hand_decoder}
+
+
+def one(network: str, way: str, precision: str, data: Path, steps: int) -> float:
+    """Seconds per step of one way of training, in this process."""
+    load_torch()
+    layout = "channels_last" if network == "cnn" and precision == "bf16" else "contiguous"
+    if way == "default":
+        return pretrain(network, data, steps, [])
+    if way == "fit":
+        pinned = [f"train.precision={precision}", f"train.memory_format={layout}", "train.compile='off'"]
+        return pretrain(network, data, steps, pinned)
+    if way == "tuned":
+        keep_freed_memory()
+    return HANDS[network](data, steps, precision, layout == "channels_last")
+
+
+def in_process(words: list[str], way: str, precision: str) -> float:
+    """The same in a process of its own."""
+    command = [sys.executable, __file__, *words, "--one", way, precision]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
 def main() -> None:
     """Compare, round by round."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("network", choices=["cnn", "decoder"])
+    parser.add_argument("network", choices=sorted(HANDS))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=550)
+    parser.add_argument("--one", nargs=2, metavar=("WAY", "PRECISION"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    load_torch()
     data = arguments.data.resolve()
-    hand: Callable[..., float] = hand_cnn if arguments.network == "cnn" else hand_decoder
+    if arguments.one:
+        print(one(arguments.network, *arguments.one, data, arguments.steps))
+        return
+    words = [arguments.network, "--data", str(data), "--steps", str(arguments.steps)]
     rows: dict[str, list[float]] = {}
     for _ in range(arguments.rounds):
-        for precision, layout in (("fp32", "contiguous"), ("bf16", "channels_last" if hand is hand_cnn else "contiguous")):
-            pinned = [f"train.precision={precision}", f"train.memory_format={layout}", "train.compile='off'"]
-            plain = hand(data, arguments.steps, precision, layout == "channels_last")
-            fit = ours(arguments.network, data, arguments.steps, pinned)
-            rows.setdefault(f"{precision} {layout}: fit / hand-written", []).append(fit / plain)
-            if precision == "fp32":
-                default = ours(arguments.network, data, arguments.steps, [])
-                rows.setdefault("hand-written fp32 / default", []).append(plain / default)
+        plain, default = (in_process(words, way, "fp32") for way in ("plain", "default"))
+        rows.setdefault("hand-written fp32 / default", []).append(plain / default)
+        for precision in ("fp32", "bf16"):
+            tuned, fit = (in_process(words, way, precision) for way in ("tuned", "fit"))
+            rows.setdefault(f"fit / hand-written, {precision}", []).append(fit / tuned)
     for name, ratios in rows.items():
         spread = f"{np.quantile(ratios, 0.25):.3f} to {np.quantile(ratios, 0.75):.3f}"
         print(f"{arguments.network}: {name}: {statistics.median(ratios):.3f} (middle half {spread}, {len(ratios)} rounds)")
