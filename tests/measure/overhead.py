@@ -45,7 +45,10 @@ def hand_cnn(data: Path, steps: int, precision: str, channels_last: bool) -> flo
     from bigmodel_cli.data.image_sources import read_mnist
 
     raw = read_mnist(data / "mnist", "MNIST", False).splits["train"]
-    images, labels = torch.from_numpy(raw.pixels).float().div_(255).sub_(0.1307).div_(0.3081), torch.from_numpy(raw.labels)
+    images, labels = (
+        torch.from_numpy(raw.pixels).float().div_(255).sub_(0.1307).div_(0.3081),
+        torch.from_numpy(raw.labels),
+    )
     facts = Facts(image_shape=(1, 28, 28), classes=tuple("0123456789"))
     layout: Any = torch.channels_last if channels_last else torch.contiguous_format
     model = build(load(SAMPLES / "mnist_cnn.yaml").model, facts).to(memory_format=layout)
@@ -92,7 +95,13 @@ def pretrain(name: str, data: Path, steps: int, settings: list[str]) -> float:
         "cnn": ("mnist_cnn.yaml", f"data.root='{data / 'mnist'}'"),
         "decoder": ("shakespeare_char.yaml", f"data.files=['{data / 'tinyshakespeare' / 'input.txt'}']"),
     }[name]
-    changes = [source, f"train.steps={steps}", "train.epochs=null", "train.validate_every=null", "train.validate_epochs=null"]
+    changes = [
+        source,
+        f"train.steps={steps}",
+        "train.epochs=null",
+        "train.validate_every=null",
+        "train.validate_epochs=null",
+    ]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         out = Path(folder) / "run"
         words = ["pretrain", str(SAMPLES / spec), "--out", str(out), "--set", f"train.log_every={FIRST}"]
@@ -150,7 +159,9 @@ def main() -> None:
             rows.setdefault(f"fit / hand-written, {precision}", []).append(fit / tuned)
     for name, ratios in rows.items():
         spread = f"{np.quantile(ratios, 0.25):.3f} to {np.quantile(ratios, 0.75):.3f}"
-        print(f"{arguments.network}: {name}: {statistics.median(ratios):.3f} (middle half {spread}, {len(ratios)} rounds)")
+        print(
+            f"{arguments.network}: {name}: {statistics.median(ratios):.3f} (middle half {spread}, {len(ratios)} rounds)"
+        )
 
 
 if __name__ == "__main__":
