@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Count, Facts, Options, Probability
+from bigmodel_cli.config import Count, Facts, Options, Positive, Probability
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import F, Module, Tensor, nn
 from bigmodel_cli.models.block import MOST_BLOCKS, Block, BlockOptions
@@ -28,6 +28,7 @@ class DecoderOptions(Options):
     vocab_size: Count | None = Field(None, description="logits (V); the tokenizer's when left out")
     tie_embeddings: bool = Field(True, description="the logits' matrix is the embedding's")
     dropout: Probability = Field(0.0, description="of the embeddings")
+    init_std: Positive = Field(0.02, description="deviation of the first weights; GPT-2's suits a width of 768")
 
     @model_validator(mode="after")
     def _bounded(self) -> DecoderOptions:
@@ -57,18 +58,17 @@ class Decoder(Module):
         self.head = nn.Linear(options.dim, vocab, bias=False)
         if options.tie_embeddings:
             self.head.weight = self.embedding.weight
-        self.init_weights()
+        self.init_weights(options.init_std)
 
-    def init_weights(self) -> None:
-        """GPT-2's start (Radford et al. 2019): normal of deviation 0.02, zero biases, and what closes a slot scaled down.
+    def init_weights(self, std: float) -> None:
+        """GPT-2's start (Radford et al. 2019): normal of one deviation, zero biases, and what closes a slot scaled down.
 
         The last layer of each slot is divided by sqrt(2 x blocks), so that the stream's variance does not grow with depth.
         """
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 closes = name.endswith((".mixer.out", ".ffn.down"))
-                deviation = 0.02 / math.sqrt(2 * len(self.blocks)) if closes else 0.02
-                nn.init.normal_(module.weight, std=deviation)
+                nn.init.normal_(module.weight, std=std / math.sqrt(2 * len(self.blocks)) if closes else std)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
