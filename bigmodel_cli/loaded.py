@@ -42,9 +42,7 @@ def load_checkpoint(path: Path, device: str = "auto", overrides: Sequence[str] =
     contents = checkpoints.read(path, train_state=False)
     spec = from_dict(contents.spec, overrides, name=str(path / "spec.yaml"))
     facts = Facts.from_json(contents.facts)
-    with torch.device("meta"):
-        model = models.build(spec.model, facts)
-    model.to_empty(device="cpu")
+    model = models.build(spec.model, facts)  # not on the meta device: tables of positions are not in the file
     checkpoints.load_weights(model, contents.model)
     model.to(chosen).eval()
     return Loaded(path, spec, facts, build_task(spec.task), model, chosen, contents.assets)

@@ -131,6 +131,17 @@ def test_eval_counts_the_whole_split(decoder: Path, cli: Cli) -> None:
     assert cli("eval", decoder, "--split", "nothing").status == 3
 
 
+@pytest.mark.parametrize("position", ["{type: rotary}", "{type: none}"])
+def test_eval_equals_the_last_validation_of_the_run(position: str, decoder_spec: Path, cli: Cli) -> None:
+    """A loaded model computes what the trained one did, also where tables of positions are not in the checkpoint."""
+    changes = [f"model.blocks.0.mixer.position={position}", "model.position={type: sinusoidal}", "train.precision=fp32"]
+    sets = [word for change in changes for word in ("--set", change)]
+    assert cli("pretrain", decoder_spec, "--out", "positions", *sets).status == 0
+    last = json.loads(Path("positions/metrics.jsonl").read_text().splitlines()[-1])
+    loaded = json.loads(cli("eval", "positions", "--json").out)
+    assert loaded["loss"] == pytest.approx(last["val"]["loss"], rel=1e-5)
+
+
 def test_eval_of_a_classifier_and_other_data(cnn: Path, cli: Cli) -> None:
     values = json.loads(cli("eval", cnn, "--json").out)
     assert values["metrics"]["accuracy"]["method"] == "exact"
