@@ -84,7 +84,7 @@ class Rotary(Module):
 
     def __init__(self, head_dim: int, max_len: int, base: float) -> None:
         super().__init__()
-        rate = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)  # (D/2)
+        rate = torch.tensor([base ** (-i / head_dim) for i in range(0, head_dim, 2)])  # (D/2)
         angle = torch.outer(torch.arange(max_len, dtype=torch.float32), rate).repeat(1, 2)  # (T, D)
         self.register_buffer("cos", angle.cos(), persistent=False)
         sign = torch.ones(head_dim)

@@ -19,7 +19,7 @@ from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.tasks import Task
 
 ROUNDS = 5
-BUDGET = 2.0
+BUDGET = 0.3
 """Seconds that the measurement may take in all, after one round of each candidate."""
 GAIN = 0.95
 """A candidate must take less than this fraction of the plain one's time: noise does not cost precision."""

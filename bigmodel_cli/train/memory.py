@@ -66,11 +66,41 @@ def build_on_meta(spec: Spec, facts: Facts) -> Module:
         raise SpecError(f"model: too large for any machine ({str(error).splitlines()[0]})") from None
 
 
+def build_within(spec: Spec, facts: Facts, device: torch.device) -> Module:
+    """The model with its first weights, given up as soon as there are more than fit the device (`SpecError`).
+
+    Weights are counted as they are made, since building twice, once on the meta device, would cost more start-up time than
+    half of torch: operations on it import the compiler. Only a model that seems too large is counted there, exactly.
+    """
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    room = total_memory(device) // _copies(spec)
+    used = 0
+
+    def count(module: Module, name: str, p: Any) -> None:
+        nonlocal used
+        used += p.numel() * p.element_size() if p is not None else 0
+        if used > room:
+            check_memory(spec, facts, device)
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        return models.build(spec.model, facts)
+    except (RuntimeError, MemoryError):  # the allocator's refusal
+        check_memory(spec, facts, device)
+        raise
+    finally:
+        hook.remove()
+
+
 def state_bytes(spec: Spec, model: Module) -> int:
     """Bytes that weights, gradients, optimizer state and the moving average take."""
-    slots = {"adamw": 2, "sgd": 1}[spec.train.optimizer.type]
-    copies = 2 + slots + (spec.train.ema is not None)
-    return sum(p.numel() * p.element_size() for p in model.parameters()) * copies
+    return sum(p.numel() * p.element_size() for p in model.parameters()) * _copies(spec)
+
+
+def _copies(spec: Spec) -> int:
+    """How many numbers are kept for each weight: itself, its gradient, the optimizer's, the average."""
+    return 2 + {"adamw": 2, "sgd": 1}[spec.train.optimizer.type] + (spec.train.ema is not None)
 
 
 def check_memory(spec: Spec, facts: Facts, device: torch.device) -> Module:

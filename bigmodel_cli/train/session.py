@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli import checkpoints, models
+from bigmodel_cli import checkpoints
 from bigmodel_cli.config import Facts
 from bigmodel_cli.console import say
 from bigmodel_cli.data import DataSet, load_tokenizer, open_data
@@ -24,7 +24,7 @@ from bigmodel_cli.tasks import CausalLMOptions, Task, build_task
 from bigmodel_cli.train.choose import apply, choose
 from bigmodel_cli.train.feed import Feed
 from bigmodel_cli.train.loop import Run, fit
-from bigmodel_cli.train.memory import Plan, check_memory, plan
+from bigmodel_cli.train.memory import Plan, build_within, check_memory, plan
 from bigmodel_cli.train.report import TensorBoard, draw_curve
 from bigmodel_cli.train.resume import check_fingerprint, latest_directory, merge_resumed, previous_run
 from bigmodel_cli.train.signals import Interrupted, Signals
@@ -91,9 +91,8 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
     data = _open_data(spec, assets)
     task = build_task(spec.task)
     _check_task(spec, task, data.facts)
-    check_memory(spec, data.facts, device)
     torch.manual_seed(spec.train.seed)
-    model = _build(spec, data.facts, source if previous is None or previous.contents is None else None)
+    model = _build(spec, data.facts, device, source if previous is None or previous.contents is None else None)
     model.to(device)
     if len(data.split("train")) < spec.train.batch_size:
         raise DataError(
@@ -164,9 +163,9 @@ def _check_task(spec: Spec, task: Task, facts: Facts) -> None:
         )
 
 
-def _build(spec: Spec, facts: Facts, source: Path | None) -> Any:
+def _build(spec: Spec, facts: Facts, device: torch.device, source: Path | None) -> Any:
     """The model with its first weights: drawn anew, or those of a checkpoint with a new head where the classes differ."""
-    model: Any = models.build(spec.model, facts)
+    model: Any = build_within(spec, facts, device)
     if source is not None:
         contents = checkpoints.read(source, train_state=False)
         before = Facts.from_json(contents.facts)
