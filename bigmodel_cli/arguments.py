@@ -21,6 +21,27 @@ Set = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--set", metavar="KEY=VALUE", help="Override an option by its path, e.g. --set train.steps=100."),
 ]
+
+
+def _name_plugins(paths: Optional[list[Path]]) -> Optional[list[Path]]:  # noqa: UP045
+    if paths:
+        from bigmodel_cli.plugins import name_plugins
+
+        name_plugins(paths)
+    return paths
+
+
+Plugin = Annotated[
+    Optional[list[Path]],  # noqa: UP045
+    typer.Option(
+        "--plugin",
+        metavar="FILE",
+        help="Add the parts of a Python file of yours, e.g. --plugin my_part.py. It is run.",
+        callback=_name_plugins,
+        is_eager=True,
+        show_default=False,
+    ),
+]
 Out = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from bigmodel_cli import __version__
-from bigmodel_cli.arguments import Checkpoint, Device, DryRun, Json, Out, Precision, Resume, Seed, Set, SpecPath
+from bigmodel_cli.arguments import Checkpoint, Device, DryRun, Json, Out, Plugin, Precision, Resume, Seed, Set, SpecPath
 
 app = typer.Typer(
     name="bigmodel",
@@ -43,6 +43,7 @@ def main(
 def pretrain(
     spec: SpecPath,
     set_: Set = None,
+    plugin: Plugin = None,
     out: Out = None,
     resume: Resume = False,
     device: Device = "auto",
@@ -79,6 +80,7 @@ def finetune(
         ),
     ] = None,
     set_: Set = None,
+    plugin: Plugin = None,
     out: Out = None,
     resume: Resume = False,
     device: Device = "auto",
@@ -112,6 +114,7 @@ def finetune(
 def evaluate(
     checkpoint: Checkpoint,
     set_: Set = None,
+    plugin: Plugin = None,
     split: Annotated[
         str | None,
         typer.Option(help="train, val or test. [default: test where there is one, else val]", show_default=False),
@@ -155,6 +158,7 @@ def predict(
     seed: Annotated[int, typer.Option(min=0, help="Of the drawing, e.g. --seed 1.")] = 0,
     top: Annotated[int, typer.Option(min=1, help="Labels shown for each image, e.g. --top 3.")] = 3,
     device: Device = "auto",
+    plugin: Plugin = None,
 ) -> None:
     """Label images, or continue texts; JSON Lines out, in order.
 
@@ -191,6 +195,7 @@ def attend(
     ] = None,
     device: Device = "auto",
     json: Json = False,
+    plugin: Plugin = None,
 ) -> None:
     """See what a decoder's heads look at, or what region decides an image's class; prints the picture's path.
 
@@ -220,6 +225,7 @@ def bench(
         ),
     ] = None,
     set_: Set = None,
+    plugin: Plugin = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="How long each network is timed, e.g. --seconds 10.")] = 5.0,
     device: Device = "auto",
     precision: Precision = None,
@@ -238,7 +244,7 @@ def bench(
 
 
 @app.command()
-def schema() -> None:
+def schema(plugin: Plugin = None) -> None:
     """Print the JSON Schema of a spec, for editors.
 
     Example: bigmodel schema > bigmodel.schema.json
@@ -252,7 +258,7 @@ def schema() -> None:
 
 
 @app.command()
-def models(json: Json = False) -> None:
+def models(plugin: Plugin = None, json: Json = False) -> None:
     """List models, parts, tasks, data sources and optimizers, one line each.
 
     Example: bigmodel models

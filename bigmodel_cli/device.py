@@ -105,6 +105,13 @@ def dtype_of(precision: str) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
+def full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Inside, nothing is computed in less than its own precision, whatever the run computes in."""
+    if device.type == "meta":  # which knows no autocast
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
     """A context in which products are computed in `precision`, with weights kept in fp32."""
     if precision == "fp32":

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from bigmodel_cli.optim import AdamWOptions, Schedule, SGDOptions, total_norm
+from bigmodel_cli.optim import AdamWOptions, MuonOptions, Schedule, SGDOptions, orthogonal, total_norm
 
 
 def pair(seed: int) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
@@ -50,7 +50,7 @@ def test_an_optimizer_equals_pytorchs(options: Any, reference: Any, keywords: di
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [AdamWOptions(weight_decay=0.1), SGDOptions()])
+@pytest.mark.parametrize("options", [AdamWOptions(weight_decay=0.1), SGDOptions(), MuonOptions()])
 def test_the_state_of_an_optimizer_goes_on_where_it_was(options: Any) -> None:
     def run(optimizer: Any, parameters: list[torch.nn.Parameter], steps: range) -> None:
         for step in steps:
@@ -95,3 +95,54 @@ def test_schedules() -> None:
     assert cosine.factor(110, 110) == pytest.approx(0.1)
     values = [cosine.factor(s, 110) for s in range(10, 111)]
     assert values == sorted(values, reverse=True)
+
+
+def test_muon_equals_pytorchs_for_matrices_and_adamw_for_the_rest() -> None:
+    shapes = {
+        "blocks.0.mixer.qkv.weight": (24, 8),
+        "blocks.0.ffn.down.weight": (8, 24),
+        "embedding.weight": (9, 8),
+        "norm.weight": (8,),
+    }
+    generator = torch.Generator().manual_seed(0)
+    start = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    ours, theirs = ({name: torch.nn.Parameter(t.clone()) for name, t in start.items()} for _ in range(2))
+    options = MuonOptions(lr=0.02, weight_decay=0.1, rest=AdamWOptions(lr=1e-3, weight_decay=0.05))
+    optimizer = options.build(ours.items())
+    matrices, rest = list(theirs)[:2], list(theirs)[2:]
+    muon = torch.optim.Muon([theirs[n] for n in matrices], lr=0.02, weight_decay=0.1, momentum=0.95)
+    groups = [{"params": [theirs[n]], "weight_decay": 0.05 if theirs[n].dim() > 1 else 0.0} for n in rest]
+    adamw = torch.optim.AdamW(groups, lr=1e-3)
+    for _ in range(5):
+        for name in shapes:
+            gradient = torch.randn(shapes[name], generator=generator)
+            ours[name].grad, theirs[name].grad = 3.0 * gradient, gradient.clone()
+        optimizer.step(0.02, divisor=3.0)
+        muon.step()
+        adamw.step()
+    for name in rest:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6)
+    for name in matrices:  # PyTorch's iterates in bf16
+        moved, wanted = ours[name] - start[name], theirs[name] - start[name]
+        assert float((moved - wanted).norm() / wanted.norm()) < 0.02
+
+
+def test_an_orthogonal_update_has_singular_values_of_about_one_and_the_same_vectors() -> None:
+    for shape in ((6, 20), (20, 6), (3, 8, 8)):
+        matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        u, _, vt = torch.linalg.svd(matrix, full_matrices=False)
+        inner = u.transpose(-1, -2) @ orthogonal(matrix, 5) @ vt.transpose(-1, -2)
+        diagonal = inner.diagonal(dim1=-2, dim2=-1)
+        assert bool(((diagonal > 0.3) & (diagonal < 1.3)).all())
+        assert float((inner - torch.diag_embed(diagonal)).abs().max()) < 1e-3
+
+
+def test_the_schedules_of_the_transformer_and_warm_up_stable_decay() -> None:
+    noam = Schedule(type="inverse_sqrt", warmup=100)
+    assert noam.factor(100, 1000) == 1.0
+    assert noam.factor(400, 1000) == pytest.approx(0.5)
+    assert noam.factor(49, 1000) == pytest.approx(50 / 101)
+    wsd = Schedule(type="wsd", warmup=10, decay=0.2, final=0.1)
+    assert [wsd.factor(s, 100) for s in (10, 50, 80)] == [1.0, 1.0, 1.0]
+    assert wsd.factor(90, 100) == pytest.approx(0.1 + 0.9 * 0.5)
+    assert wsd.factor(100, 100) == pytest.approx(0.1)

@@ -42,7 +42,7 @@ def test_five_faults_in_one_go_with_their_places(tmp_path: Path, cli: Cli) -> No
     assert lines[1].startswith("bad.yaml:8:14: model.blocks.0.mixer.num_heads: missing")
     assert lines[2] == ("bad.yaml:8:32: model.blocks.0.mixer.num_head: unknown option; did you mean num_heads?")
     assert lines[3].startswith(
-        "bad.yaml:9:12: model.blocks.0.ffn: unknown type 'gelo'; one of gelu, relu, swiglu; did you"
+        "bad.yaml:9:12: model.blocks.0.ffn: unknown type 'gelo'; one of gelu, relu, relu2, swiglu, geglu, moe; did you"
     )
     assert lines[4] == "bad.yaml:14:3: data.contxt: unknown option; did you mean context?"
     assert lines[5] == "bad.yaml:18:10: train.steps: 'many' is not a valid integer"

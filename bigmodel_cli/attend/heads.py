@@ -10,7 +10,6 @@ from typing import Any
 
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
-from bigmodel_cli.parts.attention import Attention
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Heads:
 
 def record_heads(model: Module, tokens: Tensor, labels: list[str]) -> Heads:
     """Run the model on tokens (1, T) and return what each head looked at. Raises `SpecError` where nothing attends."""
-    found = [(name, m) for name, m in model.named_modules() if isinstance(m, Attention)]
+    found = [(name, m) for name, m in model.named_modules() if hasattr(m, "probe")]
     if not found:
         raise SpecError("this model has no attention to look at")
     recorded: dict[str, Tensor] = {}

@@ -11,19 +11,33 @@ from bigmodel_cli.config import Facts, Options
 from bigmodel_cli.lazy import Module
 from bigmodel_cli.models.cnn import CNN, CNNOptions
 from bigmodel_cli.models.decoder import Decoder, DecoderOptions
+from bigmodel_cli.models.encoder import Encoder, EncoderOptions
+from bigmodel_cli.models.seq2seq import Seq2Seq, Seq2SeqOptions
 from bigmodel_cli.models.torchvision import TorchvisionOptions, build_torchvision
+from bigmodel_cli.models.vit import ViT, ViTOptions
 
-ModelOptions = Annotated[DecoderOptions | CNNOptions | TorchvisionOptions, Field(discriminator="type")]
+AnyModel = DecoderOptions | EncoderOptions | Seq2SeqOptions | ViTOptions | CNNOptions | TorchvisionOptions
+ModelOptions = Annotated[AnyModel, Field(discriminator="type")]
 
-MODELS: dict[str, type[Options]] = {"decoder": DecoderOptions, "cnn": CNNOptions, "torchvision": TorchvisionOptions}
+MODELS: dict[str, type[Options]] = {
+    "decoder": DecoderOptions,
+    "encoder": EncoderOptions,
+    "seq2seq": Seq2SeqOptions,
+    "vit": ViTOptions,
+    "cnn": CNNOptions,
+    "torchvision": TorchvisionOptions,
+}
 _BUILDERS: dict[str, Callable[[Any, Facts], Module]] = {
     "decoder": Decoder,
+    "encoder": Encoder,
+    "seq2seq": Seq2Seq,
+    "vit": ViT,
     "cnn": CNN,
     "torchvision": build_torchvision,
 }
 
 
-def build(options: DecoderOptions | CNNOptions | TorchvisionOptions, facts: Facts) -> Module:
+def build(options: AnyModel, facts: Facts) -> Module:
     """The model for data with these facts, with freshly drawn weights. Raises `SpecError` where they do not fit."""
     return _BUILDERS[options.type](options, facts)
 

@@ -6,57 +6,114 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import Options, Probability
-from bigmodel_cli.lazy import F, Module, Tensor
-from bigmodel_cli.parts import FFN, Mixer, Norm
+from bigmodel_cli.config import Options, Positive, Probability
+from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
+from bigmodel_cli.parts import FFN, CrossAttentionOptions, Mixer, Norm
 from bigmodel_cli.parts.norm import LayerNormOptions
+from bigmodel_cli.parts.stream import ALONE, Place, Stream
 
 MOST_BLOCKS = 10_000
+SLOTS = ("mixer", "cross", "ffn")
 
 
 class BlockOptions(Options):
-    """One block, or `repeat` equal ones: x + mixer(norm(x)), then x + ffn(norm(x))."""
+    """One block, or `repeat` equal ones: x + mixer(norm(x)), then x + cross(norm(x), memory), then x + ffn(norm(x))."""
 
     repeat: Annotated[int, Field(gt=0, le=MOST_BLOCKS)] = Field(1, description="how many such blocks follow each other")
     mixer: Mixer | None = Field(None, description="what moves information between positions")
+    cross: CrossAttentionOptions | None = Field(None, description="what reads a memory, such as an encoder's output")
     ffn: FFN | None = Field(None, description="what computes at each position")
     norm: Norm = Field(LayerNormOptions(), description="normalisation of every slot")
-    placement: Literal["pre", "post"] = Field(
-        "pre", description="pre: x + f(norm(x)); post: norm(x + f(x)), as in the original Transformer"
+    placement: Literal["pre", "post", "sandwich"] = Field(
+        "pre",
+        description="pre: x + f(norm(x)); post: norm(x + f(x)), as in the original Transformer; "
+        "sandwich: x + norm(f(norm(x))), as in Gemma 2",
     )
     dropout: Probability = Field(0.0, description="of what each slot adds to the stream")
+    drop_path: Probability = Field(
+        0.0, description="probability that a slot adds nothing for a whole sample (stochastic depth, Huang et al. 2016)"
+    )
+    layer_scale: Positive | None = Field(
+        None, description="start of a learned factor per channel on what a slot adds (Touvron et al. 2021)"
+    )
+    residual_scale: Positive = Field(1.0, description="fixed factor on what a slot adds to the stream")
 
 
 class Block(Module):
-    """(B, T, C) -> (B, T, C)   pre (Xiong et al. 2020): x + f(norm(x)); post (Vaswani et al. 2017): norm(x + f(x))."""
+    """(B, T, C) -> (B, T, C)   pre (Xiong et al. 2020): x + f(norm(x)); post (Vaswani et al. 2017): norm(x + f(x)).
 
-    def __init__(self, options: BlockOptions, dim: int, max_len: int) -> None:
+    Sandwich (Ding et al. 2021): x + norm(f(norm(x))).
+    """
+
+    def __init__(self, options: BlockOptions, place: Place) -> None:
         super().__init__()
-        self.pre, self.dropout = options.placement == "pre", options.dropout
-        self.mixer = _build("mixer", options.mixer, dim, max_len)
-        self.mixer_norm = options.norm.build(dim) if options.mixer else None
-        self.ffn = _build("ffn", options.ffn, dim)
-        self.ffn_norm = options.norm.build(dim) if options.ffn else None
+        self.options = options
+        for slot in SLOTS:
+            part = _build(slot, getattr(options, slot), place)
+            filled = part is not None
+            setattr(self, slot, part)
+            setattr(self, f"{slot}_norm", options.norm.build(place.dim) if filled else None)
+            if filled and options.placement == "sandwich":
+                setattr(self, f"{slot}_norm_after", options.norm.build(place.dim))
+            if filled and options.layer_scale is not None:
+                setattr(self, f"{slot}_scale", nn.Parameter(torch.full((place.dim,), options.layer_scale)))
 
-    def forward(self, x: Tensor, cache: Any = None) -> Tensor:
-        """Through the slots; `cache` is the mixer's."""
-        if self.mixer is not None:
-            x = self.slot(x, self.mixer, self.mixer_norm, cache)
-        if self.ffn is not None:
-            x = self.slot(x, self.ffn, self.ffn_norm)
+    def new_cache(self, batch: int, max_len: int) -> dict[str, Any]:
+        """An empty cache for each slot that keeps one."""
+        parts = {slot: getattr(self, slot) for slot in ("mixer", "cross")}
+        return {slot: part.new_cache(batch, max_len) for slot, part in parts.items() if part is not None}
+
+    def forward(self, x: Tensor, stream: Stream = ALONE, cache: dict[str, Any] | None = None) -> Tensor:
+        """Through the slots."""
+        for slot in SLOTS:
+            part = getattr(self, slot)
+            if part is not None:
+                inputs = (stream, cache[slot] if cache is not None else None) if slot != "ffn" else ()
+                x = self.slot(slot, x, part, *inputs)
         return x
 
-    def slot(self, x: Tensor, part: Module, norm: Module | None, *state: Any) -> Tensor:
+    def slot(self, name: str, x: Tensor, part: Module, *inputs: Any) -> Tensor:
         """One residual step."""
-        assert norm is not None
-        y = F.dropout(part(norm(x) if self.pre else x, *state), self.dropout, self.training)
-        return x + y if self.pre else norm(x + y)
+        options, norm = self.options, getattr(self, f"{name}_norm")
+        y = part(x if options.placement == "post" else norm(x), *inputs)
+        if options.placement == "sandwich":
+            y = getattr(self, f"{name}_norm_after")(y)
+        if options.layer_scale is not None:
+            y = y * getattr(self, f"{name}_scale")
+        if options.residual_scale != 1.0:
+            y = y * options.residual_scale
+        y = F.dropout(y, options.dropout, self.training)
+        if options.drop_path and self.training:
+            kept = torch.rand(len(y), *[1] * (y.dim() - 1), device=y.device) >= options.drop_path
+            y = y * (kept / (1 - options.drop_path)).to(y.dtype)
+        return norm(x + y) if options.placement == "post" else x + y
 
 
-def _build(slot: str, options: Any, *sizes: int) -> Module | None:
+def _build(slot: str, options: Any, place: Place) -> Module | None:
     """The part, with the slot's name put before what it finds wrong."""
     try:
-        part: Module | None = options.build(*sizes) if options is not None else None
+        part: Module | None = options.build(place) if options is not None else None
     except ValueError as error:
         raise ValueError(f"{slot}.{error}") from None
     return part
+
+
+def build_blocks(options: list[BlockOptions], dim: int, max_len: int, causal: bool) -> nn.ModuleList:
+    """All blocks in order. Raises `ValueError` naming the block and the option that does not fit."""
+    total = sum(block.repeat for block in options)
+    blocks = nn.ModuleList()
+    for index, block in enumerate(options):
+        for _ in range(block.repeat):
+            try:
+                blocks.append(Block(block, Place(dim, max_len, len(blocks), total, causal)))
+            except ValueError as error:
+                raise ValueError(f"{index}.{error}") from None
+    return blocks
+
+
+def count_blocks(blocks: list[BlockOptions]) -> int:
+    """How many blocks these options describe. Raises `ValueError` where they are too many to mean it."""
+    total = sum(block.repeat for block in blocks)
+    if total > MOST_BLOCKS:
+        raise ValueError(f"{total:,} blocks; at most {MOST_BLOCKS:,}")
+    return total

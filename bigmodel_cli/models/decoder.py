@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, Facts, Options, Positive, Probability
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import F, Module, Tensor, nn
-from bigmodel_cli.models.block import MOST_BLOCKS, Block, BlockOptions
+from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
+from bigmodel_cli.models.start import Cache, init_normal, longest, new_cache, sizes
 from bigmodel_cli.parts import Norm, Position
 from bigmodel_cli.parts.norm import LayerNormOptions
 from bigmodel_cli.parts.position import NoPositionOptions
+from bigmodel_cli.parts.stream import Stream
 
 
 class DecoderOptions(Options):
@@ -27,14 +29,16 @@ class DecoderOptions(Options):
     max_len: Count | None = Field(None, description="longest sequence; the data's context when left out")
     vocab_size: Count | None = Field(None, description="logits (V); the tokenizer's when left out")
     tie_embeddings: bool = Field(True, description="the logits' matrix is the embedding's")
+    scale_embeddings: bool = Field(False, description="embeddings are multiplied by sqrt(dim), as in Gemma")
+    logit_softcap: Positive | None = Field(None, description="logits are squashed into +-this by tanh, as in Gemma 2")
     dropout: Probability = Field(0.0, description="of the embeddings")
     init_std: Positive = Field(0.02, description="deviation of the first weights; GPT-2's suits a width of 768")
 
     @model_validator(mode="after")
     def _bounded(self) -> DecoderOptions:
-        total = sum(block.repeat for block in self.blocks)
-        if total > MOST_BLOCKS:
-            raise ValueError(f"{total:,} blocks; at most {MOST_BLOCKS:,}")
+        count_blocks(self.blocks)
+        if any(block.cross is not None for block in self.blocks):
+            raise ValueError("blocks: a decoder has no memory to read; cross belongs to model.type: seq2seq")
         return self
 
 
@@ -43,72 +47,48 @@ class Decoder(Module):
 
     def __init__(self, options: DecoderOptions, facts: Facts) -> None:
         super().__init__()
-        vocab, self.max_len = _sizes(options, facts)
-        self.dropout = options.dropout
+        vocab, self.max_len = sizes(options.vocab_size, options.max_len, facts, "a decoder")
+        self.options = options
         self.embedding = nn.Embedding(vocab, options.dim)
         self.position = options.position.build(options.dim, self.max_len)
-        self.blocks = nn.ModuleList()
-        for index, block in enumerate(options.blocks):
-            for _ in range(block.repeat):
-                try:
-                    self.blocks.append(Block(block, options.dim, self.max_len))
-                except ValueError as error:
-                    raise SpecError(f"model.blocks.{index}.{error}") from None
+        try:
+            self.blocks = build_blocks(options.blocks, options.dim, self.max_len, causal=True)
+        except ValueError as error:
+            raise SpecError(f"model.blocks.{error}") from None
         self.norm = options.norm.build(options.dim) if options.norm is not None else None
         self.head = nn.Linear(options.dim, vocab, bias=False)
         if options.tie_embeddings:
             self.head.weight = self.embedding.weight
-        self.init_weights(options.init_std)
-
-    def init_weights(self, std: float) -> None:
-        """GPT-2's start (Radford et al. 2019): normal of one deviation, zero biases, and what closes a slot scaled down.
-
-        The last layer of each slot is divided by sqrt(2 x blocks), so that the stream's variance does not grow with depth.
-        """
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                closes = name.endswith((".mixer.out", ".ffn.down"))
-                nn.init.normal_(module.weight, std=std / math.sqrt(2 * len(self.blocks)) if closes else std)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+        self.limit = longest(self, self.max_len)
+        init_normal(self, options.init_std, len(self.blocks))
 
     def head_names(self) -> tuple[str, ...]:
         """Prefixes of the weights that make the logits."""
         return ("head",)
 
-    def new_cache(self, batch: int, max_len: int | None = None) -> list[Any]:
-        """An empty cache for each block's mixer."""
-        length = max_len or self.max_len
-        mixers = [block.mixer for block in self.blocks]
-        return [None if mixer is None else mixer.new_cache(batch, length) for mixer in mixers]  # type: ignore[union-attr, operator]
+    def new_cache(self, batch: int, max_len: int | None = None) -> Cache:
+        """An empty cache for each block."""
+        return new_cache(self.blocks, batch, max_len or self.max_len)
 
-    def forward(self, tokens: Tensor, cache: list[Any] | None = None) -> Tensor:
-        """Logits for every position; with a cache, `tokens` are those that follow what is in it."""
-        start = next((c.length for c in cache if c is not None), 0) if cache is not None else 0
-        if start + tokens.shape[1] > self.max_len:
-            raise ValueError(f"{start + tokens.shape[1]} tokens; this model takes at most {self.max_len}")
+    def forward(self, tokens: Tensor, cache: Cache | None = None, segments: Tensor | None = None) -> Tensor:
+        """Logits for every position; with a cache, `tokens` are those that follow what is in it.
+
+        `segments` (B, T) numbers the documents of packed rows, and padding: see parts/stream.py.
+        """
+        count = tokens.shape[1]
+        stream = Stream(0, segments) if cache is None else cache.advance(count, segments, Stream())
+        if stream.start + count > self.limit:
+            raise ValueError(f"{stream.start + count} tokens; this model takes at most {self.limit}")
         x = self.embedding(tokens)  # (B, T, C)
+        if self.options.scale_embeddings:
+            x = x * math.sqrt(self.options.dim)
         if self.position is not None:
-            x = self.position(x, start)
-        x = F.dropout(x, self.dropout, self.training)
+            x = self.position(x, stream)
+        x = F.dropout(x, self.options.dropout, self.training)
         for index, block in enumerate(self.blocks):
-            x = block(x, cache[index] if cache is not None else None)
+            x = block(x, stream, cache.blocks[index] if cache is not None else None)
         if self.norm is not None:
             x = self.norm(x)
         logits: Tensor = self.head(x)  # (B, T, V)
-        return logits
-
-
-def _sizes(options: DecoderOptions, facts: Facts) -> tuple[int, int]:
-    """(vocabulary, longest sequence), checked against the data."""
-    vocab = options.vocab_size or facts.vocab_size
-    if vocab is None:
-        raise SpecError("model.vocab_size: the data has no tokenizer to take it from; a decoder reads tokens")
-    if facts.vocab_size is not None and vocab < facts.vocab_size:
-        raise SpecError(f"model.vocab_size: {vocab} is less than the tokenizer's {facts.vocab_size}")
-    length = options.max_len or facts.context
-    if length is None:
-        raise SpecError("model.max_len: missing, and the data has no context to take it from")
-    if facts.context is not None and length < facts.context:
-        raise SpecError(f"model.max_len: {length} is shorter than the data's context {facts.context}")
-    return vocab, length
+        cap = self.options.logit_softcap
+        return logits if cap is None else cap * (logits / cap).tanh()

@@ -18,27 +18,34 @@ def generate(
     top_p: float = 1.0,
     generator: torch.Generator | None = None,
     stop: int | None = None,
+    real: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Yield the next token (B,) of each sequence of `prompt` (B, T), up to `max_new_tokens` times.
 
     `temperature` 0 is greedy. Ends when every sequence has produced `stop`. Where the model's longest sequence is reached, the
-    later half is read again and generation goes on from there; a prompt longer than that is cut from the left.
+    later half is read again and generation goes on from there; a prompt longer than that is cut from the left. `real` (B, T) is
+    False where a shorter prompt is padded, on its left.
     """
     model.eval()
-    tokens = prompt[:, -model.max_len :]
+    tokens = prompt[:, -model.limit :]
+    segments = None if real is None else real[:, -model.limit :].long()  # (B, T): padding is a segment of its own
     ended = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
-    cache: list[Any] | None = None
+    cache: Any = None
     for _ in range(max_new_tokens):
         with torch.inference_mode():
-            if cache is None or tokens.shape[1] > model.max_len:
-                tokens = tokens if tokens.shape[1] <= model.max_len else tokens[:, -(model.max_len // 2 + 1) :]
+            if cache is None or tokens.shape[1] > model.limit:
+                if tokens.shape[1] > model.limit:
+                    tokens = tokens[:, -(model.limit // 2 + 1) :]
+                    segments = None if segments is None else segments[:, -tokens.shape[1] :]
                 cache = model.new_cache(len(prompt))
-                logits = model(tokens, cache)[:, -1]
+                logits = model(tokens, cache, segments)[:, -1]
             else:
                 logits = model(tokens[:, -1:], cache)[:, -1]
             chosen = sample(logits.float(), temperature, top_k, top_p, generator)  # (B,)
         yield chosen
         tokens = torch.cat((tokens, chosen[:, None]), dim=1)
+        if segments is not None:
+            segments = torch.cat((segments, segments[:, -1:]), dim=1)
         if stop is not None:
             ended |= chosen == stop
             if bool(ended.all()):

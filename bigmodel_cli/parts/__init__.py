@@ -3,35 +3,68 @@
 Shapes are written with one legend throughout:
 
     B batch   T sequence   S memory (positions looked at)   C channels   H heads   G key/value heads
-    D head width   V vocabulary   E experts
+    D head width   N state width   P value width   V vocabulary   E experts
 
-The tables below are all there is: a part is one file and one line here.
+The tables below are all there is: a part is one file and one line here. A mixer is built for a `Place` and called with
+(x, stream, cache); a feed-forward network is built for a `Place` and called with x (see stream.py). Parts from files that
+the user names on the command line (--plugin) join the tables when this package is imported.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+import importlib
+import operator
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from pydantic import Field
 
 from bigmodel_cli.config import Options
-from bigmodel_cli.parts.attention import AttentionOptions
-from bigmodel_cli.parts.ffn import GatedFFNOptions, GeluFFNOptions, ReluFFNOptions
-from bigmodel_cli.parts.norm import LayerNormOptions, RMSNormOptions
-from bigmodel_cli.parts.position import LearnedOptions, NoPositionOptions, SinusoidalOptions
+from bigmodel_cli.parts.attention import CrossAttentionOptions
+from bigmodel_cli.plugins import extend
 
-MIXERS: dict[str, type[Options]] = {"attention": AttentionOptions}
-FFNS: dict[str, type[Options]] = {"gelu": GeluFFNOptions, "relu": ReluFFNOptions, "swiglu": GatedFFNOptions}
-NORMS: dict[str, type[Options]] = {"layernorm": LayerNormOptions, "rmsnorm": RMSNormOptions}
-POSITIONS: dict[str, type[Options]] = {
-    "none": NoPositionOptions,
-    "learned": LearnedOptions,
-    "sinusoidal": SinusoidalOptions,
-}
 
-Mixer = AttentionOptions  # a union, once there is a second mixer
-FFN = Annotated[GeluFFNOptions | ReluFFNOptions | GatedFFNOptions, Field(discriminator="type")]
-Norm = Annotated[LayerNormOptions | RMSNormOptions, Field(discriminator="type")]
-Position = Annotated[NoPositionOptions | LearnedOptions | SinusoidalOptions, Field(discriminator="type")]
+def _table(*lines: str) -> dict[str, type[Options]]:
+    """The options classes of lines 'file:class', each under the name of its `type`."""
+    table: dict[str, type[Options]] = {}
+    for line in lines:
+        file, _, name = line.partition(":")
+        options: type[Options] = getattr(importlib.import_module(f"{__name__}.{file}"), name)
+        table[options.model_fields["type"].default] = options
+    return table
 
-__all__ = ["FFN", "FFNS", "MIXERS", "NORMS", "POSITIONS", "Mixer", "Norm", "Position"]
+
+MIXERS = _table(
+    "attention:AttentionOptions",
+    "latent:LatentAttentionOptions",
+    "differential:DifferentialOptions",
+    "mamba2:Mamba2Options",
+    "gated_deltanet:GatedDeltaNetOptions",
+    "convolution:ConvolutionOptions",
+)
+FFNS = _table(
+    "ffn:GeluFFNOptions",
+    "ffn:ReluFFNOptions",
+    "ffn:SquaredReluFFNOptions",
+    "ffn:SwiGLUOptions",
+    "ffn:GeGLUOptions",
+    "moe:MoEOptions",
+)
+NORMS = _table("norm:LayerNormOptions", "norm:RMSNormOptions")
+POSITIONS = _table("position:NoPositionOptions", "position:LearnedOptions", "position:SinusoidalOptions")
+
+extend({"mixer": MIXERS, "ffn": FFNS, "norm": NORMS, "position": POSITIONS})
+
+if TYPE_CHECKING:
+    Mixer: TypeAlias = Any
+    FFN: TypeAlias = Any
+    Norm: TypeAlias = Any
+    Position: TypeAlias = Any
+else:
+
+    def _one_of(table):
+        return Annotated[functools.reduce(operator.or_, table.values()), Field(discriminator="type")]
+
+    Mixer, FFN, Norm, Position = (_one_of(table) for table in (MIXERS, FFNS, NORMS, POSITIONS))
+
+__all__ = ["FFN", "FFNS", "MIXERS", "NORMS", "POSITIONS", "CrossAttentionOptions", "Mixer", "Norm", "Position"]

@@ -2,45 +2,71 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Count, Options, Probability
-from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
-from bigmodel_cli.parts.position import NoPositionOptions, RotaryOptions
+from bigmodel_cli.config import Count, Options, Positive, Probability
+from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.parts.kernels import Rules, attend, weights
+from bigmodel_cli.parts.norm import RMSNorm
+from bigmodel_cli.parts.position import AlibiOptions, NoPositionOptions, RotaryOptions, T5Options
+from bigmodel_cli.parts.stream import ALONE, Place, Stream
 
 
-class AttentionOptions(Options):
-    """Multi-head attention (Vaswani et al. 2017), with grouped or single key/value heads where `kv_heads` is fewer."""
-
-    type: Literal["attention"] = "attention"
+class _HeadOptions(Options):
     num_heads: Count = Field(description="query heads (H)")
     kv_heads: Count | None = Field(None, description="key/value heads (G); as many as num_heads when left out")
     head_dim: Count | None = Field(None, description="width of a head (D); dim / num_heads when left out")
-    causal: bool = Field(True, description="a position sees itself and those before it")
-    position: Annotated[NoPositionOptions | RotaryOptions, Field(discriminator="type")] = Field(
-        NoPositionOptions(), description="what is done to queries and keys"
-    )
     bias: bool = Field(True, description="learn biases in the projections")
+    qk_norm: bool = Field(False, description="RMSNorm of each head's queries and keys (Henry et al. 2020; Qwen 3)")
+    softcap: Positive | None = Field(None, description="scores are squashed into +-softcap by tanh (Gemma 2)")
     dropout: Probability = Field(0.0, description="of the attention weights")
+    scale: Positive | None = Field(None, description="what scores are multiplied by; 1 / sqrt(D) when left out")
 
     @model_validator(mode="after")
-    def _groups(self) -> AttentionOptions:
+    def _groups(self) -> _HeadOptions:
         if self.kv_heads is not None and self.num_heads % self.kv_heads:
             raise ValueError(f"num_heads {self.num_heads} is not a multiple of kv_heads {self.kv_heads}")
         return self
 
-    def build(self, dim: int, max_len: int) -> Attention:
-        """The module for `dim` channels. Raises `ValueError` for a width that the heads do not divide."""
+    def width(self, dim: int) -> int:
+        """The width of a head. Raises `ValueError` where the heads do not divide `dim`."""
         if self.head_dim is None and dim % self.num_heads:
             raise ValueError(
                 f"num_heads: {self.num_heads} heads do not divide dim {dim}; give head_dim, or other numbers"
             )
-        return Attention(self, dim, max_len)
+        return self.head_dim or dim // self.num_heads
+
+
+class AttentionOptions(_HeadOptions):
+    """Multi-head attention (Vaswani et al. 2017), with grouped or single key/value heads where `kv_heads` is fewer."""
+
+    type: Literal["attention"] = "attention"
+    causal: bool | None = Field(
+        None, description="a position sees itself and those before it; left out: as the model type has it"
+    )
+    window: Count | None = Field(
+        None, description="positions seen, the own one included (Beltagy et al. 2020; Mistral); left out: all"
+    )
+    position: Annotated[NoPositionOptions | RotaryOptions | AlibiOptions | T5Options, Field(discriminator="type")] = (
+        Field(NoPositionOptions(), description="what tells positions apart")
+    )
+    sinks: bool = Field(False, description="a learned score per head that takes weight from all keys (gpt-oss)")
+
+    def build(self, place: Place) -> Attention:
+        """The module. Raises `ValueError` for a width that the heads do not divide."""
+        return Attention(self, place)
+
+
+class CrossAttentionOptions(_HeadOptions):
+    """Attention to a memory, such as the encoder's output (Vaswani et al. 2017)."""
+
+    def build(self, place: Place) -> CrossAttention:
+        """The module. Raises `ValueError` for a width that the heads do not divide."""
+        return CrossAttention(self, place)
 
 
 @dataclass
@@ -60,70 +86,124 @@ class KVCache:
         return self.keys[:, :, :end], self.values[:, :, :end]
 
 
+@dataclass
+class WindowCache:
+    """Keys and values of the last `window` - 1 positions: its size does not grow."""
+
+    keys: Tensor
+    values: Tensor
+    window: int
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add those of new positions; returns them with those before that they may see."""
+        keys, values = torch.cat((self.keys, keys), 2), torch.cat((self.values, values), 2)
+        kept = min(self.window - 1, keys.shape[2])
+        self.keys, self.values = keys[:, :, keys.shape[2] - kept :], values[:, :, keys.shape[2] - kept :]
+        return keys, values
+
+
 class Attention(Module):
     """(B, T, C) -> (B, T, C)   softmax(Q K^T / sqrt(D)) V, per head (Vaswani et al. 2017; grouped heads: Ainslie et al. 2023).
 
-    Computed by the fused kernel. While `probe` is set, the weights (B, H, T, S) are computed beside it by the plain formula
-    and handed to it; the output is the kernel's all the same.
+    Computed by the fused kernels (kernels.py). While `probe` is set, the weights (B, H, T, S) are computed beside it by the
+    plain formula and handed to it; the output is the kernel's all the same.
     """
 
-    def __init__(self, options: AttentionOptions, dim: int, max_len: int) -> None:
+    def __init__(self, options: AttentionOptions, place: Place) -> None:
         super().__init__()
         self.heads = options.num_heads
         self.groups = options.kv_heads or options.num_heads
-        self.head_dim = options.head_dim or dim // options.num_heads
-        self.causal, self.dropout = options.causal, options.dropout
-        self.qkv = nn.Linear(dim, (self.heads + 2 * self.groups) * self.head_dim, bias=options.bias)
-        self.out = nn.Linear(self.heads * self.head_dim, dim, bias=options.bias)
-        rotary = isinstance(options.position, RotaryOptions)
-        if rotary and self.head_dim % 2:
-            raise ValueError(f"position: rotary needs an even head width, and it is {self.head_dim}")
-        self.rotary = (
-            options.position.build(self.head_dim, max_len) if isinstance(options.position, RotaryOptions) else None
-        )
+        self.head_dim = options.width(place.dim)
+        causal = place.causal if options.causal is None else options.causal
+        self.rules = Rules(causal, options.window, options.softcap, options.scale)
+        self.dropout = options.dropout
+        self.qkv = nn.Linear(place.dim, (self.heads + 2 * self.groups) * self.head_dim, bias=options.bias)
+        self.out = nn.Linear(self.heads * self.head_dim, place.dim, bias=options.bias)
+        self.q_norm = RMSNorm(self.head_dim) if options.qk_norm else None
+        self.k_norm = RMSNorm(self.head_dim) if options.qk_norm else None
+        self.rotary, self.bias = None, None
+        if isinstance(options.position, RotaryOptions):
+            self.rotary = options.position.build(self.head_dim, place.max_len)
+        elif not isinstance(options.position, NoPositionOptions):
+            self.bias = options.position.build(self.heads, causal)
+        self.sinks = nn.Parameter(torch.zeros(self.heads)) if options.sinks else None
+        self.limited = self.rotary is not None or not options.window  # a table, or a cache, of max_len positions
         self.probe: Callable[[Tensor], None] | None = None
 
-    def new_cache(self, batch: int, max_len: int) -> KVCache:
+    def new_cache(self, batch: int, max_len: int) -> KVCache | WindowCache:
         """An empty cache for generation."""
-        weight = self.qkv.weight
-        shape = (batch, self.groups, max_len, self.head_dim)
-        return KVCache(weight.new_zeros(shape), weight.new_zeros(shape))
+        weight, window = self.qkv.weight, self.rules.window
+        room = max_len if window is None else 0
+        keys, values = (weight.new_zeros(batch, self.groups, room, self.head_dim) for _ in range(2))
+        return KVCache(keys, values) if window is None else WindowCache(keys, values, window)
 
-    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, stream: Stream = ALONE, cache: KVCache | WindowCache | None = None) -> Tensor:
         """Mix the positions; with a cache, x holds the positions that follow those in it."""
         sizes = [self.heads, self.groups, self.groups]
         qkv = self.qkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H + 2G, T, D)
         q, k, v = qkv.split(sizes, dim=1)
-        start = cache.length if cache is not None else 0
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
         if self.rotary is not None:
-            q, k = self.rotary(q, start), self.rotary(k, start)
+            q, k = self.rotary(q, stream), self.rotary(k, stream)
         if cache is not None:
             k, v = cache.append(k.to(cache.keys.dtype), v.to(cache.values.dtype))
             q = q.to(k.dtype)
-        mask = self.mask(q, k) if self.causal and start > 0 and q.shape[2] > 1 else None
+        segments = None if stream.segments is None else stream.segments[:, -k.shape[2] :]
+        bias = self.bias(q.shape[2], k.shape[2]) if self.bias is not None else None
         if self.probe is not None:
-            self.probe(self.weights(q, k))
-        y = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=self.causal and start == 0 and q.shape[2] > 1,
-            enable_gqa=self.groups != self.heads,
-        )  # (B, H, T, D)
+            self.probe(weights(q, k, self.rules, segments=segments, bias=bias, sinks=self.sinks))
+        rules = with_dropout(self.rules, self.dropout if self.training else 0.0)
+        y = attend(q, k, v, rules, segments=segments, bias=bias, sinks=self.sinks)  # (B, H, T, D)
         out: Tensor = self.out(y.transpose(1, 2).flatten(2))
         return out
 
-    def mask(self, q: Tensor, k: Tensor) -> Tensor:
-        """(T, S) True where a query may look: the last query is at the last key."""
-        queries, keys = q.shape[2], k.shape[2]
-        return torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
 
-    def weights(self, q: Tensor, k: Tensor) -> Tensor:
-        """softmax(Q K^T / sqrt(D)): (B, H, T, S), in fp32."""
-        k = k.repeat_interleave(self.heads // self.groups, dim=1).float()
-        scores = q.float() @ k.transpose(-2, -1) / math.sqrt(self.head_dim)
-        if self.causal:
-            scores = scores.masked_fill(~self.mask(q, k), float("-inf"))
-        return scores.softmax(-1)
+class CrossAttention(Module):
+    """x (B, T, C), memory (B, S, C) -> (B, T, C)   softmax(Q K^T / sqrt(D)) V with keys and values of the memory."""
+
+    def __init__(self, options: CrossAttentionOptions, place: Place) -> None:
+        super().__init__()
+        self.heads, self.groups = options.num_heads, options.kv_heads or options.num_heads
+        self.head_dim = options.width(place.dim)
+        self.rules, self.dropout = Rules(False, None, options.softcap, options.scale), options.dropout
+        self.q = nn.Linear(place.dim, self.heads * self.head_dim, bias=options.bias)
+        self.kv = nn.Linear(place.dim, 2 * self.groups * self.head_dim, bias=options.bias)
+        self.out = nn.Linear(self.heads * self.head_dim, place.dim, bias=options.bias)
+        self.q_norm = RMSNorm(self.head_dim) if options.qk_norm else None
+        self.k_norm = RMSNorm(self.head_dim) if options.qk_norm else None
+        self.probe: Callable[[Tensor], None] | None = None
+
+    def new_cache(self, batch: int, max_len: int) -> dict[str, Tensor]:
+        """Filled with the memory's keys and values at the first step."""
+        return {}
+
+    def read(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, G, S, D) of the memory."""
+        kv = self.kv(memory).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, 2G, S, D)
+        k, v = kv.split(self.groups, dim=1)
+        return (self.k_norm(k) if self.k_norm is not None else k), v
+
+    def forward(self, x: Tensor, stream: Stream, cache: dict[str, Tensor] | None = None) -> Tensor:
+        """Look at `stream.memory`; with a cache its keys and values are computed once."""
+        q = self.q(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H, T, D)
+        if self.q_norm is not None:
+            q = self.q_norm(q)
+        if cache:
+            k, v = cache["keys"], cache["values"]
+        else:
+            assert stream.memory is not None, "cross-attention needs a memory"
+            k, v = self.read(stream.memory)
+            if cache is not None:
+                cache["keys"], cache["values"] = k, v
+        if self.probe is not None:
+            self.probe(weights(q, k, self.rules, keep=stream.memory_mask))
+        rules = with_dropout(self.rules, self.dropout if self.training else 0.0)
+        y = attend(q, k, v, rules, keep=stream.memory_mask)
+        out: Tensor = self.out(y.transpose(1, 2).flatten(2))
+        return out
+
+
+def with_dropout(rules: Rules, dropout: float) -> Rules:
+    """The rules with so much dropout of the weights."""
+    return Rules(rules.causal, rules.window, rules.softcap, rules.scale, dropout) if dropout else rules

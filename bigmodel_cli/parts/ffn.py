@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from bigmodel_cli.config import Count, Options, Probability
 from bigmodel_cli.lazy import F, Module, Tensor, nn
+from bigmodel_cli.parts.stream import Place
 
 
 class _FFNOptions(Options):
@@ -26,8 +28,9 @@ class GeluFFNOptions(_FFNOptions):
         "none", description="none: the exact form; tanh: GPT-2's approximation"
     )
 
-    def build(self, dim: int) -> FeedForward:
-        """The module for `dim` channels."""
+    def build(self, place: Place) -> FeedForward:
+        """The module for `place.dim` channels."""
+        dim = place.dim
         return FeedForward(dim, self.hidden or 4 * dim, self.bias, self.dropout, f"gelu_{self.approximate}")
 
 
@@ -36,20 +39,53 @@ class ReluFFNOptions(_FFNOptions):
 
     type: Literal["relu"] = "relu"
 
-    def build(self, dim: int) -> FeedForward:
-        """The module for `dim` channels."""
+    def build(self, place: Place) -> FeedForward:
+        """The module for `place.dim` channels."""
+        dim = place.dim
         return FeedForward(dim, self.hidden or 4 * dim, self.bias, self.dropout, "relu")
 
 
-class GatedFFNOptions(_FFNOptions):
+class SquaredReluFFNOptions(_FFNOptions):
+    """Two layers with a squared ReLU between them (So et al. 2021, Primer)."""
+
+    type: Literal["relu2"] = "relu2"
+
+    def build(self, place: Place) -> FeedForward:
+        """The module for `place.dim` channels."""
+        return FeedForward(place.dim, self.hidden or 4 * place.dim, self.bias, self.dropout, "relu2")
+
+
+class _GatedFFNOptions(_FFNOptions):
+    bias: bool = Field(False, description="learn biases")
+
+    def build(self, place: Place) -> GatedFeedForward:
+        """The module for `place.dim` channels."""
+        hidden = self.hidden or 8 * ((place.dim + 2) // 3)
+        return GatedFeedForward(place.dim, hidden, self.bias, self.dropout, self.gate)
+
+    gate: ClassVar[str] = "silu"
+
+
+class SwiGLUOptions(_GatedFFNOptions):
     """SwiGLU: the hidden layer is gated by a SiLU of another projection (Shazeer 2020), as in Llama."""
 
     type: Literal["swiglu"] = "swiglu"
-    bias: bool = Field(False, description="learn biases")
 
-    def build(self, dim: int) -> GatedFeedForward:
-        """The module for `dim` channels."""
-        return GatedFeedForward(dim, self.hidden or 8 * ((dim + 2) // 3), self.bias, self.dropout)
+
+class GeGLUOptions(_GatedFFNOptions):
+    """GeGLU: the hidden layer is gated by a GELU of another projection (Shazeer 2020), as in Gemma and T5 1.1."""
+
+    type: Literal["geglu"] = "geglu"
+    gate: ClassVar[str] = "gelu_tanh"
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": lambda x: F.relu(x),
+    "relu2": lambda x: F.relu(x).square(),
+    "gelu_none": lambda x: F.gelu(x),
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": lambda x: F.silu(x),
+}
 
 
 class FeedForward(Module):
@@ -59,28 +95,27 @@ class FeedForward(Module):
         super().__init__()
         self.up = nn.Linear(dim, hidden, bias=bias)
         self.down = nn.Linear(hidden, dim, bias=bias)
-        self.dropout, self.activation = dropout, activation
+        self.dropout, self.activation = dropout, ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
         """Each position by itself."""
-        x = self.up(x)
-        x = F.relu(x) if self.activation == "relu" else F.gelu(x, approximate=self.activation.removeprefix("gelu_"))
+        x = self.activation(self.up(x))
         y: Tensor = self.down(F.dropout(x, self.dropout, self.training))
         return y
 
 
 class GatedFeedForward(Module):
-    """(B, T, C) -> (B, T, C)   down(silu(gate(x)) * up(x)) (Shazeer 2020, "GLU Variants Improve Transformer")."""
+    """(B, T, C) -> (B, T, C)   down(act(gate(x)) * up(x)) (Shazeer 2020, "GLU Variants Improve Transformer")."""
 
-    def __init__(self, dim: int, hidden: int, bias: bool, dropout: float) -> None:
+    def __init__(self, dim: int, hidden: int, bias: bool, dropout: float, activation: str = "silu") -> None:
         super().__init__()
         self.gate = nn.Linear(dim, hidden, bias=bias)
         self.up = nn.Linear(dim, hidden, bias=bias)
         self.down = nn.Linear(hidden, dim, bias=bias)
-        self.dropout = dropout
+        self.dropout, self.activation = dropout, ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
         """Each position by itself."""
-        x = F.silu(self.gate(x)) * self.up(x)
+        x = self.activation(self.gate(x)) * self.up(x)
         y: Tensor = self.down(F.dropout(x, self.dropout, self.training))
         return y

@@ -36,11 +36,38 @@ class RMSNormOptions(Options):
 class RMSNorm(Module):
     """(..., C) -> (..., C)   y = x / sqrt(mean(x^2) + eps) * weight, computed in fp32 (Zhang and Sennrich 2019)."""
 
-    def __init__(self, dim: int, eps: float) -> None:
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis."""
-        return F.rms_norm(x.float(), (x.shape[-1],), self.weight, self.eps).to(x.dtype)
+        return F.rms_norm(x.to(self.weight.dtype), (x.shape[-1],), self.weight, self.eps).to(x.dtype)
+
+
+class GatedRMSNorm(Module):
+    """y, gate (..., C) -> (..., C)   RMSNorm of y * silu(gate), in groups of channels (Dao and Gu 2024, Mamba-2)."""
+
+    def __init__(self, dim: int, groups: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.groups, self.eps = groups, eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, y: Tensor, gate: Tensor) -> Tensor:
+        """Gate, then normalise each group."""
+        gated = (y * F.silu(gate.to(y.dtype))).unflatten(-1, (self.groups, -1))
+        return F.rms_norm(gated, gated.shape[-1:], eps=self.eps).flatten(-2) * self.weight
+
+
+class HeadGatedRMSNorm(Module):
+    """y, gate (..., P) -> (..., P)   RMSNorm of each head's y, times silu(gate) (Yang et al. 2025, Gated DeltaNet)."""
+
+    def __init__(self, width: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, y: Tensor, gate: Tensor) -> Tensor:
+        """Normalise, then gate."""
+        return F.rms_norm(y, y.shape[-1:], self.weight, self.eps) * F.silu(gate.to(y.dtype))

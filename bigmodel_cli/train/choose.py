@@ -120,6 +120,6 @@ def _one_pass(model: Module, task: Task, batch: dict[str, Tensor], candidate: Ch
     start = time.perf_counter()
     with autocast(device, candidate.precision):
         loss, _ = task.loss(model, batch)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     synchronize(device)
     return time.perf_counter() - start

@@ -112,6 +112,7 @@ def _train(run: Run, reporter: Reporter) -> Path:
             watch.count += result.count
             if done % options.log_every == 0 or done == run.total:
                 _log(run, reporter, watch, lr, result.norm)
+            state.after_step()
         last = done == run.total
         validating = run.validation is not None and (last or (interval is not None and done % interval == 0))
         with watch.paused():
@@ -161,6 +162,7 @@ def _log(run: Run, reporter: Reporter, watch: Stopwatch, lr: float, norm: float)
         "grad_norm": norm,
         "per_second": count / seconds,
         "elapsed": state.elapsed,
+        **state.statistics(),
     }
     _record(run, record)
     reporter.step(state.step, loss, lr, count / seconds)

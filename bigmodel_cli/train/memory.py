@@ -100,7 +100,7 @@ def state_bytes(spec: Spec, model: Module) -> int:
 
 def _copies(spec: Spec) -> int:
     """How many numbers are kept for each weight: itself, its gradient, the optimizer's, the average."""
-    return 2 + {"adamw": 2, "sgd": 1}[spec.train.optimizer.type] + (spec.train.ema is not None)
+    return 2 + spec.train.optimizer.copies + (spec.train.ema is not None)
 
 
 def check_memory(spec: Spec, facts: Facts, device: torch.device) -> Module:

@@ -49,8 +49,25 @@ class TrainState:
     ema: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        modules = list(self.model.modules())
+        self.balanced: list[Any] = [m for m in modules if hasattr(m, "after_step")]  # mixtures of experts
         if self.ema_decay is not None:
             self.ema = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+
+    def auxiliary(self) -> Tensor | None:
+        """The sum of what parts add to the mean loss (load balance of experts); None where none does."""
+        losses = [m.auxiliary for m in self.balanced if m.auxiliary is not None]
+        return torch.stack(losses).sum() if losses else None
+
+    def after_step(self) -> None:
+        """Let parts that keep count of a step take note that it is over."""
+        for module in self.balanced:
+            module.after_step()
+
+    def statistics(self) -> dict[str, float]:
+        """What such parts have to say of the last step, averaged over them, as metrics."""
+        found = [m.statistics() for m in self.balanced]
+        return {f"experts.{name}": sum(s[name] for s in found) / len(found) for name in (found[0] if found else {})}
 
     def update_ema(self) -> None:
         """Move the average towards the weights; its decay grows to the full value over the first steps."""

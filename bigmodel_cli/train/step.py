@@ -51,7 +51,9 @@ def train_step(
     for batch in micro_batches:
         with autocast(device, options.precision):
             loss, n = task.loss(state.model, batch)
-        (loss * scale.value if scale.dynamic else loss).backward()  # type: ignore[no-untyped-call]
+        auxiliary = state.auxiliary()
+        total = loss if auxiliary is None else loss + auxiliary * n  # a sum, as the loss is
+        (total * scale.value if scale.dynamic else total).backward()
         loss = loss.detach()
         loss_sum, count = (loss, n) if loss_sum is None or count is None else (loss_sum + loss, count + n)
     assert loss_sum is not None

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bigmodel_cli.parts.attention import Attention, AttentionOptions
-from bigmodel_cli.parts.ffn import GatedFFNOptions, GeluFFNOptions, ReluFFNOptions
+from bigmodel_cli.parts.ffn import GeGLUOptions, GeluFFNOptions, ReluFFNOptions, SquaredReluFFNOptions, SwiGLUOptions
+from bigmodel_cli.parts.kernels import Rules, attend, flex, plain
 from bigmodel_cli.parts.norm import LayerNormOptions, RMSNormOptions
-from bigmodel_cli.parts.position import RotaryOptions, SinusoidalOptions
+from bigmodel_cli.parts.position import NTKScaling, RotaryOptions, SinusoidalOptions, alibi_slopes
+from bigmodel_cli.parts.stream import ALONE, Place, Stream
 
 few = settings(max_examples=25, deadline=None)
 
@@ -31,7 +33,7 @@ def plain_attention(part: Attention, x: Tensor, positions: Tensor) -> Tensor:
             if part.rotary is not None:
                 queries, keys = turned(queries, positions), turned(keys, positions)
             for t in range(x.shape[1]):
-                last = t + 1 if part.causal else x.shape[1]
+                last = t + 1 if part.rules.causal else x.shape[1]
                 weights = (queries[t] @ keys[:last].T / math.sqrt(d)).softmax(-1)
                 out[b, t, head * d : (head + 1) * d] = weights @ v[b, :last, group * d : (group + 1) * d]
     return out @ part.out.weight.T + (part.out.bias if part.out.bias is not None else 0)
@@ -67,7 +69,7 @@ def test_attention_equals_the_plain_formula(
         num_heads=groups * per_group, kv_heads=groups, head_dim=head_dim, causal=causal, bias=bias,
         **({"position": RotaryOptions()} if rotary else {}),
     )  # fmt: skip
-    part = options.build(12, 16).double()
+    part = options.build(Place(12, 16)).double()
     x = torch.randn(batch, length, 12, dtype=torch.float64)
     expected = plain_attention(part, x, torch.arange(length))
     # cos and sin are kept in float32, so rotary is equal to that
@@ -79,16 +81,17 @@ def test_attention_equals_the_plain_formula(
 def test_attention_with_a_cache_equals_attention_without(lengths: list[int], rotary: bool, seed: int) -> None:
     torch.manual_seed(seed)
     options = AttentionOptions(num_heads=4, kv_heads=2, **({"position": RotaryOptions()} if rotary else {}))
-    part = options.build(16, 32).eval()
+    part = options.build(Place(16, 32)).eval()
     x = torch.randn(2, sum(lengths), 16)
     cache = part.new_cache(2, 32)
-    pieces = [part(piece, cache) for piece in x.split(lengths, dim=1)]
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    pieces = [part(piece, Stream(start), cache) for start, piece in zip(starts, x.split(lengths, dim=1), strict=True)]
     torch.testing.assert_close(torch.cat(pieces, 1), part(x), rtol=1e-5, atol=1e-5)
 
 
 def test_the_probe_sees_the_weights_that_give_the_output() -> None:
     torch.manual_seed(0)
-    part = AttentionOptions(num_heads=4, kv_heads=2, bias=False).build(16, 32).eval()
+    part = AttentionOptions(num_heads=4, kv_heads=2, bias=False).build(Place(16, 32)).eval()
     x = torch.randn(1, 7, 16)
     seen: list[Tensor] = []
     part.probe = seen.append
@@ -102,7 +105,7 @@ def test_the_probe_sees_the_weights_that_give_the_output() -> None:
 
 
 def test_dropout_of_attention_acts_in_training_only() -> None:
-    part = AttentionOptions(num_heads=2, dropout=0.5).build(8, 8)
+    part = AttentionOptions(num_heads=2, dropout=0.5).build(Place(8, 8))
     x = torch.randn(1, 6, 8)
     assert not torch.equal(part(x), part(x))
     part.eval()
@@ -111,22 +114,22 @@ def test_dropout_of_attention_acts_in_training_only() -> None:
 
 def test_heads_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="num_heads: 3 heads do not divide dim 16"):
-        AttentionOptions(num_heads=3).build(16, 8)
+        AttentionOptions(num_heads=3).build(Place(16, 8))
     with pytest.raises(ValueError, match="not a multiple of kv_heads"):
         AttentionOptions(num_heads=4, kv_heads=3)
-    with pytest.raises(ValueError, match="even head width"):
-        AttentionOptions(num_heads=2, head_dim=3, position=RotaryOptions()).build(16, 8)
+    with pytest.raises(ValueError, match="rotary turns pairs"):
+        AttentionOptions(num_heads=2, head_dim=3, position=RotaryOptions()).build(Place(16, 8))
 
 
 def test_rotary_scores_depend_on_the_distance_alone() -> None:
     part = RotaryOptions().build(8, 64)
     q, k = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
-    scores = [float((part(q, t + 5) * part(k, t)).sum()) for t in (0, 7, 40)]
+    scores = [float((part(q, Stream(t + 5)) * part(k, Stream(t))).sum()) for t in (0, 7, 40)]
     assert scores == pytest.approx([scores[0]] * 3, abs=1e-5)
 
 
 def test_sinusoidal_positions() -> None:
-    table = SinusoidalOptions().build(6, 10)(torch.zeros(1, 10, 6), 0)[0]
+    table = SinusoidalOptions().build(6, 10)(torch.zeros(1, 10, 6), ALONE)[0]
     for t in range(10):
         for i in range(3):
             angle = t / 10000 ** (2 * i / 6)
@@ -141,14 +144,28 @@ def test_feed_forward_networks_equal_their_formulas() -> None:
         (GeluFFNOptions(), lambda z: z * 0.5 * (1 + torch.erf(z / math.sqrt(2)))),
         (GeluFFNOptions(approximate="tanh"), lambda z: 0.5 * z * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))),
         (ReluFFNOptions(), lambda z: z.clamp(min=0)),
+        (SquaredReluFFNOptions(), lambda z: z.clamp(min=0) ** 2),
     ):  # fmt: skip
-        part = options.build(8).double()
+        part = options.build(Place(8, 8)).double()
         assert part.up.out_features == 32
         hidden = act(x @ part.up.weight.T + part.up.bias)
         torch.testing.assert_close(part(x), hidden @ part.down.weight.T + part.down.bias)
-    gated = GatedFFNOptions(hidden=24).build(8).double()
+    gated = SwiGLUOptions(hidden=24).build(Place(8, 8)).double()
     gate, up = x @ gated.gate.weight.T, x @ gated.up.weight.T
     torch.testing.assert_close(gated(x), (gate * torch.sigmoid(gate) * up) @ gated.down.weight.T)
+    geglu = GeGLUOptions(hidden=24).build(Place(8, 8)).double()
+    gate, up = x @ geglu.gate.weight.T, x @ geglu.up.weight.T
+    gelu = 0.5 * gate * (1 + torch.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)))
+    torch.testing.assert_close(geglu(x), (gelu * up) @ geglu.down.weight.T)
+
+
+def test_alibi_slopes_and_ntk_scaling() -> None:
+    assert alibi_slopes(8) == [2.0 ** -(i + 1) for i in range(8)]
+    assert alibi_slopes(6) == pytest.approx([0.25, 0.0625, 0.015625, 0.00390625, 0.5, 0.125])  # the authors' code
+    plain, scaled = (RotaryOptions(scaling=s).build(16, 9) for s in (None, NTKScaling(factor=4.0)))
+    torch.testing.assert_close(scaled.cos[:, 0], plain.cos[:, 0])  # the fastest stays
+    slow = torch.arange(9) * 10000.0 ** (-14 / 16) / 4
+    torch.testing.assert_close(scaled.cos[:, 7], slow.cos())  # the slowest is divided by the factor
 
 
 def test_norms_equal_their_formulas() -> None:
@@ -160,3 +177,59 @@ def test_norms_equal_their_formulas() -> None:
     assert layer.bias is None
     centred = x - x.mean(-1, keepdim=True)
     torch.testing.assert_close(layer(x), centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-3).sqrt())
+
+
+def brute_force(q: Tensor, k: Tensor, v: Tensor, rules: Rules, given: dict[str, Tensor | None]) -> Tensor:
+    """Attention row by row, with everything that the kernels know."""
+    batch, heads, queries, width = q.shape
+    keys, out = k.shape[2], torch.zeros(*q.shape[:3], v.shape[-1], dtype=q.dtype)
+    segments, keep, bias, sinks = (given.get(name) for name in ("segments", "keep", "bias", "sinks"))
+    for b in range(batch):
+        for h in range(heads):
+            g = h // (heads // k.shape[1])
+            for t in range(queries):
+                i = keys - queries + t
+                scores, seen = [], []
+                for j in range(keys):
+                    if (rules.causal and j > i) or (rules.window is not None and abs(i - j) >= rules.window):
+                        continue
+                    if (segments is not None and segments[b, i] != segments[b, j]) or (
+                        keep is not None and not keep[b, j]
+                    ):
+                        continue
+                    s = (q[b, h, t] * k[b, g, j]).sum() * (rules.scale or width**-0.5)
+                    s = rules.softcap * torch.tanh(s / rules.softcap) if rules.softcap else s
+                    scores.append(s + (bias[h, t, j] if bias is not None else 0))
+                    seen.append(j)
+                extra = [sinks[h]] if sinks is not None else []
+                w = torch.stack(scores + extra).softmax(0)[: len(seen)]
+                out[b, h, t] = w @ v[b, g, seen]
+    return out
+
+
+@given(
+    keys=st.integers(1, 13), fewer=st.integers(0, 3), causal=st.booleans(), window=st.sampled_from([None, 1, 2, 3, 20]),
+    softcap=st.sampled_from([None, 2.0]), segmented=st.booleans(), biased=st.booleans(), sunk=st.booleans(),
+    scale=st.sampled_from([None, 0.7]), seed=st.integers(0, 999),
+)  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_every_rule_of_the_kernels_equals_brute_force(
+    keys: int, fewer: int, causal: bool, window: int | None, softcap: float | None, segmented: bool, biased: bool,
+    sunk: bool, scale: float | None, seed: int,
+) -> None:  # fmt: skip
+    torch.manual_seed(seed)
+    queries = max(1, keys - fewer)
+    q, k, v = (torch.randn(2, h, n, 4, dtype=torch.float64) for h, n in ((4, queries), (2, keys), (2, keys)))
+    rules = Rules(causal, window, softcap, scale)
+    given: dict[str, Tensor | None] = {
+        "segments": torch.randint(0, 2, (2, keys)).cumsum(1) if segmented else None,
+        "bias": torch.randn(4, queries, keys, dtype=torch.float64) if biased else None,
+        "sinks": torch.randn(4, dtype=torch.float64) if sunk else None,
+    }
+    want = brute_force(q, k, v, rules, given)
+    torch.testing.assert_close(attend(q, k, v, rules, **given), want)
+    torch.testing.assert_close(plain(q, k, v, rules, **given), want)
+    if not sunk:
+        q, k, v = q.float(), k.float(), v.float()
+        bias = None if given["bias"] is None else given["bias"].float()
+        torch.testing.assert_close(flex(q, k, v, rules, given["segments"], bias), want.float(), atol=1e-5, rtol=1e-5)

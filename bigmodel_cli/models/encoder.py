@@ -1,0 +1,129 @@
+"""Encoders: every position sees all others. BERT is a spec of it, as a masked language model and as a classifier of text."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from bigmodel_cli.config import Count, Facts, Natural, Options, Positive, Probability
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
+from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
+from bigmodel_cli.models.start import init_normal, sizes
+from bigmodel_cli.parts import Norm, Position
+from bigmodel_cli.parts.norm import LayerNormOptions
+from bigmodel_cli.parts.position import NoPositionOptions
+from bigmodel_cli.parts.stream import Stream, padding_segments
+
+
+class EncoderOptions(Options):
+    """An encoder: embedding, position, blocks of parts that see both sides; logits per position, or of a label."""
+
+    type: Literal["encoder"] = "encoder"
+    dim: Count = Field(description="width of the residual stream (C)")
+    blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(description="the blocks, in order")
+    position: Position = Field(NoPositionOptions(), description="what is added to the embeddings")
+    embedding_norm: Norm | None = Field(None, description="of the embeddings, as in BERT")
+    norm: Norm | None = Field(LayerNormOptions(), description="after the blocks; null for none (post-norm blocks)")
+    token_types: Natural = Field(
+        0, description="learned vectors for kinds of tokens, as BERT's two sentences; 0 for none"
+    )
+    pool: Literal["cls", "mean"] = Field(
+        "cls", description="what a label is read from: the first position, or the mean"
+    )
+    pooler: bool = Field(False, description="a dense layer with tanh before the label, as in BERT")
+    max_len: Count | None = Field(None, description="longest sequence; the data's context when left out")
+    vocab_size: Count | None = Field(None, description="tokens (V); the tokenizer's when left out")
+    dropout: Probability = Field(0.0, description="of the embeddings, and before a label")
+    init_std: Positive = Field(0.02, description="deviation of the first weights (Devlin et al. 2019)")
+
+    @model_validator(mode="after")
+    def _bounded(self) -> EncoderOptions:
+        count_blocks(self.blocks)
+        if any(block.cross is not None for block in self.blocks):
+            raise ValueError("blocks: an encoder has no memory to read; cross belongs to model.type: seq2seq")
+        return self
+
+
+class Encoder(Module):
+    """(B, T) tokens, -1 where padded -> (B, T, V) logits of each token, or (B, classes) where the data has labels.
+
+    Devlin et al. 2019 (BERT): the logits of tokens come through a dense layer, GELU and norm, and the tied embedding.
+    """
+
+    def __init__(self, options: EncoderOptions, facts: Facts) -> None:
+        super().__init__()
+        vocab, self.max_len = sizes(options.vocab_size, options.max_len, facts, "an encoder")
+        self.options, dim = options, options.dim
+        self.embedding = nn.Embedding(vocab, dim)
+        self.types = nn.Embedding(options.token_types, dim) if options.token_types else None
+        self.position = options.position.build(dim, self.max_len)
+        self.embedding_norm = options.embedding_norm.build(dim) if options.embedding_norm is not None else None
+        try:
+            self.blocks = build_blocks(options.blocks, dim, self.max_len, causal=False)
+        except ValueError as error:
+            raise SpecError(f"model.blocks.{error}") from None
+        self.norm = options.norm.build(dim) if options.norm is not None else None
+        if facts.classes:
+            self.pooler = nn.Linear(dim, dim) if options.pooler else None
+            self.head: Module = nn.Linear(dim, len(facts.classes))
+        else:
+            self.head = TokenHead(dim, vocab, options.blocks[0].norm)
+        self.labels = bool(facts.classes)
+        init_normal(self, options.init_std, 0)
+        if isinstance(self.head, TokenHead):
+            self.head.logits.weight = self.embedding.weight
+
+    def head_names(self) -> tuple[str, ...]:
+        """Prefixes of the weights that a new task starts afresh."""
+        return ("head", "pooler")
+
+    def features(self, tokens: Tensor, types: Tensor | None = None) -> Tensor:
+        """(B, T) tokens -> (B, T, C)   what the blocks make of them."""
+        stream = Stream(0, padding_segments(tokens >= 0))
+        x = self.embedding(tokens.clamp(min=0))  # (B, T, C)
+        if self.types is not None:
+            x = x + self.types(torch.zeros_like(tokens) if types is None else types)
+        if self.position is not None:
+            x = self.position(x, stream)
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
+        x = F.dropout(x, self.options.dropout, self.training)
+        for block in self.blocks:
+            x = block(x, stream)
+        y: Tensor = x if self.norm is None else self.norm(x)
+        return y
+
+    def forward(self, tokens: Tensor, types: Tensor | None = None) -> Tensor:
+        """Logits of each position's token, or of each row's label."""
+        x = self.features(tokens, types)
+        if not self.labels:
+            logits: Tensor = self.head(x)
+            return logits
+        x = x[:, 0] if self.options.pool == "cls" else mean_of_real(x, tokens >= 0)  # (B, C)
+        if self.pooler is not None:
+            x = self.pooler(x).tanh()
+        labels: Tensor = self.head(F.dropout(x, self.options.dropout, self.training))
+        return labels  # (B, classes)
+
+
+class TokenHead(Module):
+    """(B, T, C) -> (B, T, V)   logits(norm(gelu(dense(x)))) (Devlin et al. 2019)."""
+
+    def __init__(self, dim: int, vocab: int, norm: Norm) -> None:
+        super().__init__()
+        self.dense = nn.Linear(dim, dim)
+        self.norm = norm.build(dim)
+        self.logits = nn.Linear(dim, vocab)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The logits of each position."""
+        y: Tensor = self.logits(self.norm(F.gelu(self.dense(x))))
+        return y
+
+
+def mean_of_real(x: Tensor, real: Tensor) -> Tensor:
+    """(B, T, C), (B, T) bool -> (B, C)   the mean over the positions that are no padding."""
+    weight = real[..., None].to(x.dtype)
+    return (x * weight).sum(1) / weight.sum(1).clamp(min=1)

@@ -1,0 +1,124 @@
+"""Encoder-decoders: a source is read as a whole, a target is written token by token. The Transformer of 2017 is a spec of it."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from bigmodel_cli.config import Count, Facts, Options, Positive, Probability
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.lazy import F, Module, Tensor, nn
+from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
+from bigmodel_cli.models.start import Cache, init_normal, init_xavier, longest, new_cache, sizes
+from bigmodel_cli.parts import Norm, Position
+from bigmodel_cli.parts.position import SinusoidalOptions
+from bigmodel_cli.parts.stream import Stream, padding_segments
+
+
+class Seq2SeqOptions(Options):
+    """An encoder and a decoder that reads it through cross-attention; post-norm by default, as in 2017."""
+
+    type: Literal["seq2seq"] = "seq2seq"
+    dim: Count = Field(description="width of the residual stream (C)")
+    encoder: Annotated[list[BlockOptions], Field(min_length=1)] = Field(description="the encoder's blocks")
+    decoder: Annotated[list[BlockOptions], Field(min_length=1)] = Field(
+        description="the decoder's blocks, with cross: in those that read the source"
+    )
+    position: Position = Field(SinusoidalOptions(), description="what is added to the embeddings on both sides")
+    norm: Norm | None = Field(None, description="after the last block of each side, for pre-norm blocks; null for none")
+    share_embeddings: bool = Field(True, description="source, target and logits share one matrix (a joint vocabulary)")
+    scale_embeddings: bool = Field(True, description="embeddings are multiplied by sqrt(dim)")
+    logit_bias: bool = Field(False, description="learn a bias of the logits")
+    max_len: Count | None = Field(None, description="longest source or target; the data's when left out")
+    vocab_size: Count | None = Field(None, description="tokens (V); the tokenizer's when left out")
+    dropout: Probability = Field(0.0, description="of the embeddings")
+    init: Literal["xavier", "normal"] = Field(
+        "xavier", description="the first weights: Glorot's (2017), or GPT-2's normal"
+    )
+    init_std: Positive = Field(0.02, description="deviation where init: normal")
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Seq2SeqOptions:
+        count_blocks([*self.encoder, *self.decoder])
+        if any(block.cross is not None for block in self.encoder):
+            raise ValueError("encoder: it has no memory to read; cross belongs to the decoder's blocks")
+        if not any(block.cross is not None for block in self.decoder):
+            raise ValueError("decoder: no block has cross:, so the source would never be read")
+        return self
+
+
+class Seq2Seq(Module):
+    """source (B, S), target (B, T), -1 where padded -> (B, T, V) logits of what follows each target token (Vaswani et al. 2017)."""
+
+    def __init__(self, options: Seq2SeqOptions, facts: Facts) -> None:
+        super().__init__()
+        vocab, self.max_len = sizes(options.vocab_size, options.max_len, facts, "an encoder-decoder")
+        self.options, dim = options, options.dim
+        self.source_embedding = nn.Embedding(vocab, dim)
+        self.target_embedding = nn.Embedding(vocab, dim)
+        self.position = options.position.build(dim, self.max_len)
+        self.encoder = self.build("encoder", options.encoder, causal=False)
+        self.decoder = self.build("decoder", options.decoder, causal=True)
+        self.encoder_norm = options.norm.build(dim) if options.norm is not None else None
+        self.decoder_norm = options.norm.build(dim) if options.norm is not None else None
+        self.head = nn.Linear(dim, vocab, bias=options.logit_bias)
+        self.limit = longest(self, self.max_len)
+        if options.init == "xavier":
+            init_xavier(self, dim)
+        else:
+            init_normal(self, options.init_std, len(self.encoder) + len(self.decoder))
+        if options.share_embeddings:
+            self.target_embedding.weight = self.head.weight = self.source_embedding.weight
+
+    def build(self, side: str, blocks: list[BlockOptions], causal: bool) -> nn.ModuleList:
+        """One side's blocks, with the side's name before what does not fit."""
+        try:
+            return build_blocks(blocks, self.options.dim, self.max_len, causal)
+        except ValueError as error:
+            raise SpecError(f"model.{side}.{error}") from None
+
+    def head_names(self) -> tuple[str, ...]:
+        """Prefixes of the weights that make the logits."""
+        return ("head",)
+
+    def encode(self, source: Tensor) -> Stream:
+        """The memory (B, S, C) that the decoder reads, and which of its positions are real."""
+        real = source >= 0
+        stream = Stream(0, padding_segments(real))
+        x = self.embed(self.source_embedding, source, stream)
+        for block in self.encoder:
+            x = block(x, stream)
+        if self.encoder_norm is not None:
+            x = self.encoder_norm(x)
+        return Stream(memory=x, memory_mask=None if stream.segments is None else real)
+
+    def decode(self, target: Tensor, read: Stream, cache: Cache | None = None) -> Tensor:
+        """Logits (B, T, V) for a target that reads the memory in `read`; padding stands at the target's end."""
+        count = target.shape[1]
+        stream = read if cache is None else cache.advance(count, None, read)
+        x = self.embed(self.target_embedding, target, stream)
+        for index, block in enumerate(self.decoder):
+            x = block(x, stream, cache.blocks[index] if cache is not None else None)
+        if self.decoder_norm is not None:
+            x = self.decoder_norm(x)
+        logits: Tensor = self.head(x)
+        return logits
+
+    def embed(self, table: nn.Embedding, tokens: Tensor, stream: Stream) -> Tensor:
+        """(B, T) -> (B, T, C)   scaled embeddings with their positions."""
+        x = table(tokens.clamp(min=0))
+        if self.options.scale_embeddings:
+            x = x * math.sqrt(self.options.dim)
+        if self.position is not None:
+            x = self.position(x, stream)
+        return F.dropout(x, self.options.dropout, self.training)
+
+    def new_cache(self, batch: int, max_len: int | None = None) -> Cache:
+        """An empty cache for each of the decoder's blocks."""
+        return new_cache(self.decoder, batch, max_len or self.max_len)
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        """Logits of what follows each target token."""
+        return self.decode(target, self.encode(source))

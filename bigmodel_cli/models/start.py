@@ -1,0 +1,95 @@
+"""How the weights of a skeleton start, and the cache of its blocks; what decoder, encoder, seq2seq and vit have in common."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from bigmodel_cli.config import Facts
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.parts.stream import Stream
+
+UNLIMITED = 1 << 62
+CLOSING = (".mixer.out", ".cross.out", ".ffn.down", ".ffn.shared.down")
+
+
+def init_normal(model: Module, std: float, blocks: int) -> None:
+    """GPT-2's start (Radford et al. 2019): normal of one deviation, zero biases, and what closes a slot scaled down.
+
+    The last layer of each slot is divided by sqrt(2 x blocks), so that the stream's variance does not grow with depth; 0 blocks
+    leaves it, as in BERT (Devlin et al. 2019). What a part drew for weights of its own kind (decays, experts) stays.
+    """
+    closing = std / math.sqrt(2 * blocks) if blocks else std
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=closing if name.endswith(CLOSING) else std)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    for name, p in model.named_parameters():
+        if name.endswith(".ffn.down") and p.dim() == 3 and blocks:  # experts
+            nn.init.normal_(p, std=closing)
+
+
+def init_xavier(model: Module, dim: int) -> None:
+    """The original Transformer's start: Glorot's uniform for matrices, embeddings of deviation 1 / sqrt(C), zero biases.
+
+    Vaswani et al. 2017 scale embeddings by sqrt(C); their code (tensor2tensor) draws them so, and matrices after Glorot.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=dim**-0.5)
+
+
+@dataclass
+class Cache:
+    """What the blocks keep of the positions so far: a dictionary of slots for each block, and the segments (B, length)."""
+
+    blocks: list[dict[str, Any]]
+    length: int = 0
+    segments: Tensor | None = None
+
+    def advance(self, count: int, segments: Tensor | None, stream: Stream) -> Stream:
+        """Take in `count` positions, whose segments (B, count) are those of the last position where None; what the blocks are told.
+
+        `stream` says what is beside them (a memory).
+        """
+        start = self.length
+        if self.segments is None:
+            self.segments = segments
+        else:
+            new = self.segments[:, -1:].expand(-1, count) if segments is None else segments
+            self.segments = torch.cat((self.segments, new), 1)
+        self.length = start + count
+        return Stream(start, self.segments, stream.memory, stream.memory_mask)
+
+
+def new_cache(blocks: nn.ModuleList, batch: int, max_len: int) -> Cache:
+    """An empty cache for these blocks."""
+    return Cache([block.new_cache(batch, max_len) for block in blocks])  # type: ignore[operator]
+
+
+def longest(model: Module, max_len: int) -> int:
+    """How many positions a model can generate over: `max_len` where a part has a table or a cache of that size."""
+    limited = any(getattr(module, "limited", False) for module in model.modules())
+    return max_len if limited or getattr(model, "position", None) is not None else UNLIMITED
+
+
+def sizes(vocab_size: int | None, max_len: int | None, facts: Facts, kind: str) -> tuple[int, int]:
+    """(vocabulary, longest sequence) of a model that reads tokens, checked against the data. Raises `SpecError`."""
+    vocab = vocab_size or facts.vocab_size
+    if vocab is None:
+        raise SpecError(f"model.vocab_size: the data has no tokenizer to take it from; {kind} reads tokens")
+    if facts.vocab_size is not None and vocab < facts.vocab_size:
+        raise SpecError(f"model.vocab_size: {vocab} is less than the tokenizer's {facts.vocab_size}")
+    length = max_len or facts.context
+    if length is None:
+        raise SpecError("model.max_len: missing, and the data has no context to take it from")
+    if facts.context is not None and length < facts.context:
+        raise SpecError(f"model.max_len: {length} is shorter than the data's context {facts.context}")
+    return vocab, length

@@ -1,0 +1,54 @@
+"""Gated short convolution: the mixer that hybrid models put between a few layers of attention."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from bigmodel_cli.config import Count, Options
+from bigmodel_cli.lazy import Module, Tensor, nn
+from bigmodel_cli.parts.mamba2 import RecurrentCache
+from bigmodel_cli.parts.recurrence import ShortConvolution
+from bigmodel_cli.parts.stream import ALONE, Place, Stream
+
+
+class ConvolutionOptions(Options):
+    """A depthwise causal convolution gated on both sides (LFM2 2025, after Poli et al. 2023): sees `kernel` positions."""
+
+    type: Literal["convolution"] = "convolution"
+    kernel: Count = Field(3, description="positions seen, the own one included")
+    bias: bool = Field(False, description="learn biases")
+
+    def build(self, place: Place) -> Convolution:
+        """The module."""
+        if not place.causal:
+            raise ValueError("type: convolution goes from left to right; an encoder's mixers see both sides")
+        if self.kernel < 2:
+            raise ValueError("kernel: a convolution over positions spans at least 2")
+        return Convolution(self, place.dim)
+
+
+class Convolution(Module):
+    """(B, T, C) -> (B, T, C)   out(c * conv(b * x)) with b, c, x = input(x) (Liquid AI 2025, LFM2)."""
+
+    limited = False
+
+    def __init__(self, options: ConvolutionOptions, dim: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(dim, 3 * dim, bias=options.bias)
+        self.conv = ShortConvolution(dim, options.kernel, options.bias)
+        self.out = nn.Linear(dim, dim, bias=options.bias)
+
+    def new_cache(self, batch: int, max_len: int) -> RecurrentCache:
+        """An empty state for generation."""
+        return RecurrentCache()
+
+    def forward(self, x: Tensor, stream: Stream = ALONE, cache: RecurrentCache | None = None) -> Tensor:
+        """Mix the positions; with a cache, x follows what the convolution has seen."""
+        before, after, value = self.input(x).chunk(3, -1)
+        y, past = self.conv(before * value, stream, cache.past if cache is not None else None)
+        if cache is not None:
+            cache.past = past
+        out: Tensor = self.out(after * y)
+        return out

@@ -1,0 +1,99 @@
+"""Differential attention: the difference of two attention maps, which cancels what both see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from bigmodel_cli.config import Count, Fraction, Options
+from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
+from bigmodel_cli.parts.attention import KVCache
+from bigmodel_cli.parts.kernels import Rules, attend, weights
+from bigmodel_cli.parts.position import NoPositionOptions, RotaryOptions
+from bigmodel_cli.parts.stream import ALONE, Place, Stream
+
+
+class DifferentialOptions(Options):
+    """Differential attention (Ye et al. 2024): the difference of two softmax maps with a learned factor."""
+
+    type: Literal["differential"] = "differential"
+    num_heads: Count = Field(description="heads (H), each of two maps")
+    head_dim: Count | None = Field(None, description="width of a query or key (D); dim / num_heads / 2 when left out")
+    causal: bool | None = Field(
+        None, description="a position sees itself and those before it; left out: as the model type"
+    )
+    position: Annotated[NoPositionOptions | RotaryOptions, Field(discriminator="type")] = Field(
+        NoPositionOptions(), description="what is done to queries and keys"
+    )
+    lambda_init: Fraction | None = Field(
+        None, description="the factor's start; left out: the paper's 0.8 - 0.6 exp(-0.3 depth)"
+    )
+
+    def build(self, place: Place) -> Differential:
+        """The module. Raises `ValueError` for a width that the heads do not divide."""
+        if self.head_dim is None and place.dim % (2 * self.num_heads):
+            raise ValueError(
+                f"num_heads: {self.num_heads} heads of two maps do not divide dim {place.dim}; give head_dim"
+            )
+        return Differential(self, place)
+
+
+class Differential(Module):
+    """(B, T, C) -> (B, T, C)   (softmax(Q1 K1^T / sqrt(D)) - lambda softmax(Q2 K2^T / sqrt(D))) V, per head (Ye et al. 2024).
+
+    V has width 2 D. Each head is normalised (RMSNorm without weights, as in the authors' second version) and multiplied by
+    1 - lambda_init. lambda = exp(a . b) - exp(c . d) + lambda_init is shared by the heads.
+    """
+
+    limited = True
+
+    def __init__(self, options: DifferentialOptions, place: Place) -> None:
+        super().__init__()
+        self.heads = options.num_heads
+        self.width = options.head_dim or place.dim // options.num_heads // 2
+        inner = 2 * self.heads * self.width
+        self.qkv = nn.Linear(place.dim, 3 * inner, bias=False)
+        self.out = nn.Linear(inner, place.dim, bias=False)
+        start = 0.8 - 0.6 * math.exp(-0.3 * place.depth)
+        self.lambda_init = start if options.lambda_init is None else options.lambda_init
+        self.factors = nn.Parameter(torch.randn(4, self.width) * 0.1)
+        self.rotary = None
+        if isinstance(options.position, RotaryOptions):
+            self.rotary = options.position.build(self.width, place.max_len)
+        self.rules = Rules(place.causal if options.causal is None else options.causal)
+        self.probe: Callable[[Tensor], None] | None = None
+
+    def new_cache(self, batch: int, max_len: int) -> KVCache:
+        """An empty cache for generation."""
+        weight = self.qkv.weight
+        keys = weight.new_zeros(batch, 2 * self.heads, max_len, self.width)
+        return KVCache(keys, weight.new_zeros(batch, self.heads, max_len, 2 * self.width))
+
+    def factor(self) -> Tensor:
+        """lambda, a scalar."""
+        a, b, c, d = self.factors.float() if self.factors.dtype != torch.float64 else self.factors
+        factor: Tensor = (a @ b).exp() - (c @ d).exp() + self.lambda_init
+        return factor
+
+    def forward(self, x: Tensor, stream: Stream = ALONE, cache: KVCache | None = None) -> Tensor:
+        """Mix the positions; with a cache, x holds the positions that follow those in it."""
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        q, k = (torch.cat(t.chunk(2, -1), 1) for t in (q, k))  # (B, 2H, T, D): first maps, then second
+        if self.rotary is not None:
+            q, k = self.rotary(q, stream), self.rotary(k, stream)
+        if cache is not None:
+            k, v = cache.append(k.to(cache.keys.dtype), v.to(cache.values.dtype))
+            q = q.to(k.dtype)
+        factor = self.factor()
+        if self.probe is not None:
+            first, second = weights(q, k, self.rules, segments=stream.segments).chunk(2, 1)
+            self.probe(first - factor * second)
+        y = attend(q, k, torch.cat((v, v), 1), self.rules, segments=stream.segments)  # (B, 2H, T, 2D)
+        first, second = y.chunk(2, 1)
+        y = first - factor.to(y.dtype) * second
+        y = F.rms_norm(y, y.shape[-1:], eps=1e-5) * (1 - self.lambda_init)
+        out: Tensor = self.out(y.transpose(1, 2).flatten(2))
+        return out

@@ -1,0 +1,94 @@
+"""Gated DeltaNet: a linear recurrence that overwrites what its state says about a key (Yang et al. 2025)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from bigmodel_cli.config import Count, Options
+from bigmodel_cli.device import full_precision
+from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
+from bigmodel_cli.parts.mamba2 import RecurrentCache
+from bigmodel_cli.parts.norm import HeadGatedRMSNorm
+from bigmodel_cli.parts.recurrence import ShortConvolution, delta_scan
+from bigmodel_cli.parts.stream import ALONE, Place, Stream
+
+
+class GatedDeltaNetOptions(Options):
+    """Gated DeltaNet (Yang et al. 2025): linear attention with the delta rule and a decay; its state does not grow."""
+
+    type: Literal["gated_deltanet"] = "gated_deltanet"
+    num_heads: Count = Field(description="heads of values (H)")
+    key_heads: Count | None = Field(None, description="heads of queries and keys; as many as num_heads when left out")
+    key_dim: Count | None = Field(None, description="width of a query or key (N); dim / num_heads when left out")
+    value_dim: Count | None = Field(None, description="width of a value (P); as key_dim when left out")
+    kernel: Count = Field(4, description="width of the short convolution")
+    chunk: Count = Field(64, description="positions computed together; changes speed and memory, not the result")
+
+    def build(self, place: Place) -> GatedDeltaNet:
+        """The module. Raises `ValueError` where the heads do not divide."""
+        if not place.causal:
+            raise ValueError("type: gated_deltanet goes from left to right; an encoder's mixers see both sides")
+        if self.num_heads % (self.key_heads or self.num_heads):
+            raise ValueError(f"num_heads: {self.num_heads} is not a multiple of key_heads {self.key_heads}")
+        if self.key_dim is None and place.dim % self.num_heads:
+            raise ValueError(f"num_heads: {self.num_heads} heads do not divide dim {place.dim}; give key_dim")
+        if self.kernel < 2:
+            raise ValueError("kernel: the short convolution spans at least 2 positions")
+        return GatedDeltaNet(self, place.dim)
+
+
+class GatedDeltaNet(Module):
+    """(B, T, C) -> (B, T, C)   S_t = a_t (I - b_t k_t k_t^T) S_{t-1} + b_t k_t v_t^T, y_t = q_t S_t (Yang et al. 2025).
+
+    Queries and keys have unit length; a_t = exp(-A softplus(x W + dt)); the output is normalised and gated per head.
+    """
+
+    limited = False
+
+    def __init__(self, options: GatedDeltaNetOptions, dim: int) -> None:
+        super().__init__()
+        self.heads, self.key_heads = options.num_heads, options.key_heads or options.num_heads
+        self.key_dim = options.key_dim or dim // options.num_heads
+        self.value_dim = options.value_dim or self.key_dim
+        self.chunk = options.chunk
+        self.sizes = [self.key_heads * self.key_dim, self.key_heads * self.key_dim, self.heads * self.value_dim]
+        self.qkv = nn.Linear(dim, sum(self.sizes), bias=False)
+        self.gate = nn.Linear(dim, self.heads * self.value_dim, bias=False)
+        self.rates = nn.Linear(dim, 2 * self.heads, bias=False)  # beta and decay
+        self.conv = ShortConvolution(sum(self.sizes), options.kernel, bias=False)
+        dt = torch.exp(torch.rand(self.heads) * (math.log(0.1) - math.log(0.001)) + math.log(0.001)).clamp(min=1e-4)
+        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
+        self.log_a = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
+        self.norm = HeadGatedRMSNorm(self.value_dim)
+        self.out = nn.Linear(self.heads * self.value_dim, dim, bias=False)
+
+    def new_cache(self, batch: int, max_len: int) -> RecurrentCache:
+        """An empty state for generation."""
+        return RecurrentCache()
+
+    def forward(self, x: Tensor, stream: Stream = ALONE, cache: RecurrentCache | None = None) -> Tensor:
+        """Mix the positions; with a cache, x follows what the state has seen."""
+        qkv, past = self.conv(self.qkv(x), stream, cache.past if cache is not None else None)
+        kind = torch.promote_types(x.dtype, torch.float32)
+        q, k, v = F.silu(qkv).to(kind).split(self.sizes, -1)
+        q, k = (self.unit(t) for t in (q, k))  # (B, H, T, N)
+        v = v.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, T, P)
+        beta, rate = self.rates(x).to(kind).transpose(1, 2).chunk(2, 1)  # (B, H, T) each
+        with full_precision(x.device):
+            decay = -self.log_a.to(kind).exp()[:, None] * F.softplus(rate + self.dt_bias[:, None])
+            state = cache.state if cache is not None else None
+            y, state = delta_scan(q * self.key_dim**-0.5, k, v, decay, beta.sigmoid(), state, stream, self.chunk)
+        if cache is not None:
+            cache.past, cache.state = past, state
+        gate = self.gate(x).unflatten(-1, (self.heads, -1))
+        out: Tensor = self.out(self.norm(y.transpose(1, 2), gate).flatten(2).to(x.dtype))
+        return out
+
+    def unit(self, x: Tensor) -> Tensor:
+        """(B, T, heads * N) -> (B, H, T, N), each of unit length."""
+        x = x.unflatten(-1, (self.key_heads, -1)).transpose(1, 2)
+        x = x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
+        return x.repeat_interleave(self.heads // self.key_heads, dim=1)

@@ -1,0 +1,233 @@
+"""How attention is computed: PyTorch's fused kernels wherever they can express it, and the plain formula beside them.
+
+Queries are aligned with the last keys: query t of T stands at key position S - T + t.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from bigmodel_cli.lazy import F, Tensor, torch
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Who sees whom, and how scores become weights."""
+
+    causal: bool = True
+    window: int | None = None  # positions seen, the own one included; to both sides where not causal
+    softcap: float | None = None
+    scale: float | None = None  # 1 / sqrt(D) when None
+    dropout: float = 0.0
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rules: Rules,
+    *,
+    segments: Tensor | None = None,
+    keep: Tensor | None = None,
+    bias: Tensor | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """q (B, H, T, D), k (B, G, S, D), v (B, G, S, E) -> (B, H, T, E).
+
+    `segments` (B, S) are those of the keys (the last T are the queries'); `keep` (B, S) is True for keys that may be seen;
+    `bias` (H, T, S) is added to the scores; `sinks` (H) are scores of a key without a value (Agarwal et al. 2025, gpt-oss).
+    """
+    queries, keys = q.shape[2], k.shape[2]
+    rules = _needed(rules, queries, keys)
+    special = segments is not None or keep is not None or bias is not None
+    if rules.softcap is not None:
+        if q.is_cuda and keep is None and sinks is None and not rules.dropout:
+            return flex(q, k, v, rules, segments, bias)
+        return plain(q, k, v, rules, segments=segments, keep=keep, bias=bias, sinks=sinks)
+    if rules.causal and rules.window and queries == keys > 2 * rules.window and not special:
+        return _windowed(q, k, v, rules, sinks)
+    if not special and rules.window is None and (not rules.causal or queries == keys):
+        return _fused(q, k, v, rules, None, rules.causal, sinks)
+    if q.is_cuda and keep is None and sinks is None and not rules.dropout and queries > 1:
+        return flex(q, k, v, rules, segments, bias)
+    mask = visible(queries, keys, rules, q.device, segments, keep)
+    if bias is not None:
+        mask = bias.to(q.dtype) if mask is None else bias.to(q.dtype).masked_fill(~mask, -math.inf)
+    return _fused(q, k, v, rules, mask, False, sinks)
+
+
+def weights(
+    q: Tensor,
+    k: Tensor,
+    rules: Rules,
+    *,
+    segments: Tensor | None = None,
+    keep: Tensor | None = None,
+    bias: Tensor | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """softmax(scale * Q K^T + bias): (B, H, T, S) in fp32, by the plain formula (Vaswani et al. 2017, equation 1)."""
+    queries, keys = q.shape[2], k.shape[2]
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+    kind = torch.promote_types(q.dtype, torch.float32)
+    scores = q.to(kind) @ k.to(kind).transpose(-2, -1) * (rules.scale or 1 / math.sqrt(q.shape[-1]))
+    if rules.softcap is not None:
+        scores = rules.softcap * (scores / rules.softcap).tanh()  # Gemma 2 (2024), after Bello et al. 2016
+    if bias is not None:
+        scores = scores + bias
+    mask = visible(queries, keys, rules, q.device, segments, keep)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    if sinks is not None:
+        column = sinks.to(kind).view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        return torch.cat((column, scores), -1).softmax(-1)[..., 1:]
+    return scores.softmax(-1)
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor, rules: Rules, **given: Tensor | None) -> Tensor:
+    """The formula itself, with the weights in memory."""
+    w = F.dropout(weights(q, k, rules, **given), rules.dropout)
+    return (w @ v.repeat_interleave(q.shape[1] // v.shape[1], dim=1).to(w.dtype)).to(q.dtype)
+
+
+def visible(
+    queries: int,
+    keys: int,
+    rules: Rules,
+    device: torch.device,
+    segments: Tensor | None = None,
+    keep: Tensor | None = None,
+) -> Tensor | None:
+    """(T, S), or (B, 1, T, S) where rows differ: True where a query may look. None where it may look everywhere."""
+    back = torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(keys, device=device)  # (T, S)
+    mask: Tensor | None = None
+    if rules.causal:
+        mask = back >= 0
+    if rules.window is not None:
+        near = back.abs() < rules.window
+        mask = near if mask is None else mask & near
+    if segments is not None:
+        same = (segments[:, -queries:, None] == segments[:, None, :])[:, None]  # (B, 1, T, S)
+        mask = same if mask is None else mask & same
+    if keep is not None:
+        kept = keep[:, None, None, :]
+        mask = kept if mask is None else mask & kept
+    return mask
+
+
+def _needed(rules: Rules, queries: int, keys: int) -> Rules:
+    """The rules without those that change nothing at this size."""
+    causal = rules.causal and not (queries == 1 and rules.window is None)
+    window = None if rules.window is None or rules.window >= keys else rules.window
+    return Rules(causal and keys > 1, window, rules.softcap, rules.scale, rules.dropout)
+
+
+def _fused(
+    q: Tensor, k: Tensor, v: Tensor, rules: Rules, mask: Tensor | None, is_causal: bool, sinks: Tensor | None
+) -> Tensor:
+    scale = rules.scale or 1 / math.sqrt(q.shape[-1])
+    if sinks is None:
+        return _kernel(q, k, v, rules, mask, is_causal, scale)
+    q, k, v = _with_sink(q, k, v, sinks, scale)
+    if is_causal:  # a query of no consequence before the first, so that query t still ends at key t
+        return _kernel(F.pad(q, (0, 0, 1, 0)), k, v, rules, None, True, scale)[:, :, 1:]
+    if mask is not None:
+        mask = F.pad(mask, (1, 0), value=True if mask.dtype == torch.bool else 0.0)
+    return _kernel(q, k, v, rules, mask, False, scale)
+
+
+def _kernel(q: Tensor, k: Tensor, v: Tensor, rules: Rules, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
+    """PyTorch's kernel. Values of another width than the keys are met by zeros: else it would keep T x S weights in memory."""
+    width, values = q.shape[-1], v.shape[-1]
+    if width < values:
+        q, k = F.pad(q, (0, values - width)), F.pad(k, (0, values - width))
+    elif values < width:
+        v = F.pad(v, (0, width - values))
+    y = F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=mask,
+        dropout_p=rules.dropout,
+        is_causal=causal,
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    return y if values >= width else y[..., :values]
+
+
+def _with_sink(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """A key before all others whose score is the head's sink and whose value is zero, for kernels that know no sinks.
+
+    One more channel carries it: 1 in every query, sink / scale in that key, 0 in the others (padded to the kernels' 8).
+    """
+    repeat = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
+    q = torch.cat((q, torch.ones_like(q[..., :1]), torch.zeros_like(q[..., :1]).expand(*q.shape[:-1], 7)), -1)
+    k = F.pad(k, (0, 8, 1, 0))
+    first = F.pad((sinks / scale)[:, None, None], (q.shape[-1] - 8, 7)).to(k.dtype)  # (H, 1, D + 8)
+    k = torch.cat((first.expand(len(k), -1, -1, -1), k[:, :, 1:]), 2)
+    return q, k, F.pad(v, (0, 0, 1, 0))
+
+
+def _windowed(q: Tensor, k: Tensor, v: Tensor, rules: Rules, sinks: Tensor | None) -> Tensor:
+    """Causal attention within a window, in blocks of the window's size: each block sees itself and the one before it.
+
+    Time and memory grow with T x window, not T x T.
+    """
+    size, length = rules.window or 1, q.shape[2]
+    batch, blocks = len(q), -(-length // size)
+    q, k, v = (F.pad(x, (0, 0, 0, blocks * size - length)) for x in (q, k, v))
+
+    def fold(x: Tensor) -> Tensor:  # (B, H, T, D) -> (B, blocks, H, size, D)
+        return x.view(batch, -1, blocks, size, x.shape[-1]).transpose(1, 2)
+
+    def with_last(x: Tensor) -> Tensor:  # (B * blocks, G, 2 * size, D)
+        x = fold(x)
+        return torch.cat((F.pad(x[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0)), x), 3).flatten(0, 1)
+
+    mask = visible(size, 2 * size, Rules(True, size), q.device)  # (size, 2 * size)
+    assert mask is not None
+    masks = mask.repeat(blocks, 1, 1)
+    masks[0, :, :size] = False  # nothing stands before the first block
+    masks = masks.repeat(batch, 1, 1)[:, None]  # (B * blocks, 1, size, 2 * size)
+    y = _fused(fold(q).flatten(0, 1), with_last(k), with_last(v), rules, masks, False, sinks)
+    whole: Tensor = y.unflatten(0, (batch, blocks)).transpose(1, 2).flatten(2, 3)
+    return whole[:, :, :length]
+
+
+_compiled: Any = None
+
+
+def flex(q: Tensor, k: Tensor, v: Tensor, rules: Rules, segments: Tensor | None, bias: Tensor | None) -> Tensor:
+    """The same through FlexAttention (Dong et al. 2024), which compiles a mask and a change of scores into one fused kernel."""
+    from torch.nn.attention import flex_attention as fa
+
+    global _compiled
+    queries, keys = q.shape[2], k.shape[2]
+    shift = keys - queries
+
+    def score(value: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        if rules.softcap is not None:
+            value = rules.softcap * torch.tanh(value / rules.softcap)
+        return value if bias is None else value + bias[h, i, j]
+
+    def mask(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        seen = j >= 0
+        if rules.causal:
+            seen = seen & (i + shift >= j)
+        if rules.window is not None:
+            seen = seen & ((i + shift - j).abs() < rules.window)
+        if segments is not None:
+            seen = seen & (segments[b, i + shift] == segments[b, j])
+        return seen
+
+    blocks = fa.create_block_mask(mask, len(q) if segments is not None else None, None, queries, keys, device=q.device)
+    run = fa.flex_attention
+    if q.is_cuda:
+        _compiled = _compiled or torch.compile(fa.flex_attention, dynamic=False)
+        run = _compiled
+    y: Tensor = run(q, k, v, score_mod=score, block_mask=blocks, scale=rules.scale, enable_gqa=q.shape[1] != k.shape[1])
+    return y

@@ -1,0 +1,112 @@
+"""Multi-head latent attention: keys and values of all heads are read from one small vector per position."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+from pydantic import Field
+
+from bigmodel_cli.config import Count, Options, Probability
+from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.parts.attention import KVCache, with_dropout
+from bigmodel_cli.parts.kernels import Rules, attend, weights
+from bigmodel_cli.parts.norm import RMSNorm
+from bigmodel_cli.parts.position import RotaryOptions
+from bigmodel_cli.parts.stream import ALONE, Place, Stream
+
+
+class LatentAttentionOptions(Options):
+    """Multi-head latent attention, MLA (DeepSeek-V2 2024): a compressed cache of `kv_rank` + `rotary_dim` numbers a position."""
+
+    type: Literal["mla"] = "mla"
+    num_heads: Count = Field(description="heads (H)")
+    kv_rank: Count = Field(description="width of the vector that keys and values are read from")
+    q_rank: Count | None = Field(None, description="width of the vector that queries are read from; left out: directly")
+    head_dim: Count | None = Field(
+        None, description="width of a head without position (D); dim / num_heads when left out"
+    )
+    rotary_dim: Count = Field(16, description="width of the part that knows the position, shared by the heads' keys")
+    value_dim: Count | None = Field(None, description="width of a value; as head_dim when left out")
+    position: RotaryOptions = Field(RotaryOptions(), description="how that part is turned")
+    dropout: Probability = Field(0.0, description="of the attention weights")
+
+    def build(self, place: Place) -> LatentAttention:
+        """The module. Raises `ValueError` for a width that the heads do not divide."""
+        if self.head_dim is None and place.dim % self.num_heads:
+            raise ValueError(f"num_heads: {self.num_heads} heads do not divide dim {place.dim}; give head_dim")
+        return LatentAttention(self, place)
+
+
+class LatentAttention(Module):
+    """(B, T, C) -> (B, T, C)   c = norm(W x); k_h = [U_h c, rot(R x)], v_h = V_h c; attention (DeepSeek-V2 2024, section 2.1).
+
+    Training unfolds keys and values. Generation does not: U_h goes to the query's side and V_h behind the mean, so that
+    attention runs over the cached c itself, as one key/value head of width kv_rank + rotary_dim.
+    """
+
+    limited = True
+
+    def __init__(self, options: LatentAttentionOptions, place: Place) -> None:
+        super().__init__()
+        self.heads, self.rank, self.turned = options.num_heads, options.kv_rank, options.rotary_dim
+        self.width = options.head_dim or place.dim // options.num_heads
+        self.value = options.value_dim or self.width
+        wide = self.heads * (self.width + self.turned)
+        self.q_down = nn.Linear(place.dim, options.q_rank, bias=False) if options.q_rank else None
+        self.q_norm = RMSNorm(options.q_rank) if options.q_rank else None
+        self.q_up = nn.Linear(options.q_rank or place.dim, wide, bias=False)
+        self.kv_down = nn.Linear(place.dim, self.rank + self.turned, bias=False)
+        self.kv_norm = RMSNorm(self.rank)
+        self.kv_up = nn.Linear(self.rank, self.heads * (self.width + self.value), bias=False)
+        self.out = nn.Linear(self.heads * self.value, place.dim, bias=False)
+        self.rotary = options.position.build(self.turned, place.max_len)
+        self.rules = Rules(place.causal, None, None, 1 / math.sqrt(self.width + self.turned))
+        self.dropout = options.dropout
+        self.probe: Callable[[Tensor], None] | None = None
+
+    def new_cache(self, batch: int, max_len: int) -> KVCache:
+        """An empty cache of one head: keys are [c, turned part], of which the first `kv_rank` are the values."""
+        weight = self.kv_down.weight
+        return KVCache(
+            weight.new_zeros(batch, 1, max_len, self.rank + self.turned), weight.new_zeros(batch, 1, max_len, 0)
+        )
+
+    def forward(self, x: Tensor, stream: Stream = ALONE, cache: KVCache | None = None) -> Tensor:
+        """Mix the positions; with a cache, x holds the positions that follow those in it."""
+        low = x if self.q_down is None or self.q_norm is None else self.q_norm(self.q_down(x))
+        q = self.q_up(low).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, T, D + R)
+        plain, turned = q.split([self.width, self.turned], -1)
+        q = torch.cat((plain, self.rotary(turned, stream).to(plain.dtype)), -1)
+        c, shared = self.kv_down(x).split([self.rank, self.turned], -1)
+        shared = self.rotary(shared[:, None], stream)  # (B, 1, T, R)
+        latent = torch.cat((self.kv_norm(c)[:, None], shared), -1)  # (B, 1, T, rank + R)
+        if cache is not None:
+            latent = cache.append(latent.to(cache.keys.dtype), cache.values[:, :, : x.shape[1]])[0]
+        y = self.folded(q, latent, stream) if cache is not None and stream.start else self.unfolded(q, latent, stream)
+        out: Tensor = self.out(y.transpose(1, 2).flatten(2))
+        return out
+
+    def unfolded(self, q: Tensor, latent: Tensor, stream: Stream) -> Tensor:
+        """(B, H, T, value): keys and values of every head in memory."""
+        latent = latent.to(q.dtype)
+        kv = self.kv_up(latent[:, 0, :, : self.rank]).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = kv.split([self.width, self.value], -1)
+        k = torch.cat((k, latent[..., self.rank :].expand(-1, self.heads, -1, -1).to(k.dtype)), -1)
+        if self.probe is not None:
+            self.probe(weights(q, k, self.rules, segments=stream.segments))
+        rules = with_dropout(self.rules, self.dropout if self.training else 0.0)
+        return attend(q.to(k.dtype), k, v, rules, segments=stream.segments)
+
+    def folded(self, q: Tensor, latent: Tensor, stream: Stream) -> Tensor:
+        """(B, H, T, value): attention over the latent vectors themselves."""
+        up = self.kv_up.weight.unflatten(0, (self.heads, -1)).to(q.dtype)  # (H, D + value, rank)
+        read = q[..., : self.width] @ up[:, : self.width]  # (B, H, T, rank)
+        q = torch.cat((read, q[..., self.width :]), -1)
+        latent = latent.to(q.dtype)
+        if self.probe is not None:
+            self.probe(weights(q, latent, self.rules, segments=stream.segments))
+        mean = attend(q, latent, latent[..., : self.rank], self.rules, segments=stream.segments)  # (B, H, T, rank)
+        y: Tensor = mean @ up[:, self.width :].transpose(-1, -2)
+        return y

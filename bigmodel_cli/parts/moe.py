@@ -1,0 +1,134 @@
+"""Mixture of experts: each token passes through the few feed-forward networks that a router picks for it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from bigmodel_cli.config import Count, Natural, NonNegative, Options, Positive
+from bigmodel_cli.device import full_precision
+from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
+from bigmodel_cli.parts.ffn import GatedFeedForward
+from bigmodel_cli.parts.stream import Place
+
+
+class MoEOptions(Options):
+    """Mixture of SwiGLU experts (Shazeer et al. 2017; Mixtral 2024; DeepSeek-V3 2024); no token is dropped."""
+
+    type: Literal["moe"] = "moe"
+    experts: Count = Field(description="experts (E)")
+    top_k: Count = Field(2, description="experts that each token passes through")
+    hidden: Count | None = Field(None, description="width of an expert's hidden layer; 8/3 x dim / top_k when left out")
+    shared: Natural = Field(0, description="experts of the same width that every token passes through (DeepSeek)")
+    router: Literal["softmax", "sigmoid"] = Field(
+        "softmax", description="scores over all experts together, or each by itself (DeepSeek-V3)"
+    )
+    normalize: bool = Field(True, description="the chosen experts' scores sum to 1")
+    scale: Positive = Field(1.0, description="what the routed experts' sum is multiplied by")
+    balance: Literal["loss", "bias", "none"] = Field(
+        "loss", description="loss: as in Switch; bias: added to the scores for choosing alone, moved towards equal load"
+    )
+    balance_weight: NonNegative = Field(
+        0.01, description="weight of that loss, or the bias's step (DeepSeek-V3: 0.001)"
+    )
+
+    @model_validator(mode="after")
+    def _enough(self) -> MoEOptions:
+        if self.top_k > self.experts:
+            raise ValueError(f"top_k {self.top_k} is more than experts {self.experts}")
+        return self
+
+    def build(self, place: Place) -> MixtureOfExperts:
+        """The module for `place.dim` channels."""
+        return MixtureOfExperts(self, place.dim)
+
+
+class MixtureOfExperts(Module):
+    """(B, T, C) -> (B, T, C)   sum over the top k experts of score_e(x) * expert_e(x), plus the shared experts.
+
+    Load-balance loss: E * sum_e fraction_e * mean score_e (Fedus et al. 2021, Switch Transformer, equation 4). Balancing by bias:
+    after each step an expert's bias goes up where it had less than its share, down where more (Wang et al. 2024; DeepSeek-V3).
+    """
+
+    def __init__(self, options: MoEOptions, dim: int) -> None:
+        super().__init__()
+        self.options = options
+        hidden = options.hidden or max(8, 8 * dim // (3 * options.top_k) // 8 * 8)
+        self.router = nn.Linear(dim, options.experts, bias=False)
+        self.gate = nn.Parameter(torch.randn(options.experts, hidden, dim) * 0.02)
+        self.up = nn.Parameter(torch.randn(options.experts, hidden, dim) * 0.02)
+        self.down = nn.Parameter(torch.randn(options.experts, dim, hidden) * 0.02)
+        self.shared = GatedFeedForward(dim, options.shared * hidden, False, 0.0) if options.shared else None
+        self.register_buffer("bias", torch.zeros(options.experts))
+        self.register_buffer("load", torch.zeros(options.experts), persistent=False)  # tokens since the last step
+        self.auxiliary: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Route each position."""
+        tokens = x.flatten(0, -2)  # (N, C)
+        scores, chosen = self.route(tokens)  # (N, k) each
+        y = self.compute(tokens, scores.to(x.dtype), chosen).view_as(x)
+        return y if self.shared is None else y + self.shared(x)
+
+    def route(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores and numbers (N, k) of the experts of each token."""
+        options = self.options
+        with full_precision(tokens.device):  # a choice may be close
+            logits = self.router(tokens.to(self.router.weight.dtype))  # (N, E)
+        scores = logits.softmax(-1) if options.router == "softmax" else logits.sigmoid()  # (N, E)
+        bias: Tensor = self.bias  # type: ignore[assignment]
+        chosen = (scores.detach() + bias).topk(options.top_k, -1).indices  # (N, k)
+        if self.training:
+            load = torch.bincount(chosen.flatten(), minlength=options.experts).to(scores.dtype)
+            self.load += load  # type: ignore[operator]
+            if options.balance == "loss":
+                mean = (scores / scores.sum(-1, keepdim=True)).mean(0)
+                self.auxiliary = options.balance_weight * options.experts * (load / load.sum() * mean).sum()
+        picked = scores.gather(1, chosen)
+        if options.normalize:
+            picked = picked / picked.sum(-1, keepdim=True)
+        return picked * options.scale, chosen
+
+    def compute(self, tokens: Tensor, scores: Tensor, chosen: Tensor) -> Tensor:
+        """(N, C): each token's experts, weighted. Tokens are sorted by expert, so that each expert is one matrix product."""
+        order = chosen.flatten().argsort(stable=True)  # (N * k): places in `chosen`, expert by expert
+        rows = tokens[order // self.options.top_k]
+        if tokens.is_meta:  # shapes and FLOPs alone: as many, whoever computes them
+            counts = torch.tensor([len(rows)] + [0] * (self.options.experts - 1), device="cpu")
+        else:
+            counts = torch.bincount(chosen.flatten(), minlength=self.options.experts)
+        y = self.grouped(rows, counts) if tokens.is_cuda else self.one_by_one(rows, counts)
+        y = y * scores.flatten()[order, None].to(y.dtype)
+        return torch.zeros_like(tokens, dtype=y.dtype).index_add_(0, order // self.options.top_k, y)
+
+    def one_by_one(self, rows: Tensor, counts: Tensor) -> Tensor:
+        """(N * k, C): expert after expert, each on its own rows; the least work where a product keeps the machine busy."""
+        parts = []
+        for e, part in enumerate(rows.split(counts.tolist())):
+            hidden = F.silu(F.linear(part, self.gate[e])) * F.linear(part, self.up[e])
+            parts.append(F.linear(hidden, self.down[e]))
+        return torch.cat(parts)
+
+    def grouped(self, rows: Tensor, counts: Tensor) -> Tensor:
+        """The same as one batch of products: every expert's rows padded to the most that any has."""
+        expert = torch.repeat_interleave(torch.arange(len(counts), device=rows.device), counts)
+        within = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[expert]
+        padded = rows.new_zeros(len(counts), int(counts.max()), rows.shape[1])
+        padded[expert, within] = rows
+        hidden = F.silu(torch.bmm(padded, self.gate.transpose(1, 2))) * torch.bmm(padded, self.up.transpose(1, 2))
+        return torch.bmm(hidden, self.down.transpose(1, 2))[expert, within]
+
+    def after_step(self) -> None:
+        """After the weights have moved: move the bias (where balancing is by bias) and forget the load."""
+        load: Tensor = self.load  # type: ignore[assignment]
+        if self.options.balance == "bias":
+            self.bias += self.options.balance_weight * (load.mean() - load).sign()  # type: ignore[operator]
+        load.zero_()
+        self.auxiliary = None
+
+    def statistics(self) -> dict[str, float]:
+        """Of the step at hand: the busiest expert's load as a multiple of its share, and the part of experts without a token."""
+        load: Tensor = self.load  # type: ignore[assignment]
+        share = max(1e-9, float(load.mean()))
+        return {"load_max": float(load.max()) / share, "idle": float((load == 0).float().mean())}

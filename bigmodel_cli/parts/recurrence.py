@@ -1,0 +1,134 @@
+"""Linear recurrences over a sequence, computed in chunks: matrix products inside a chunk, a state between chunks.
+
+Memory grows with T; the state is of a constant size, so that generation costs the same at every position. A state is empty
+where a segment begins: positions exchange nothing with those of another segment. All is computed in fp32 or better.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
+from bigmodel_cli.parts.stream import Stream
+
+
+@dataclass
+class Chunk:
+    """One chunk of every head: q, k (B, H, L, N), v (B, H, L, P), decay (B, H, L): the log of what the state keeps.
+
+    `seen` (B, 1, L, L) is True where position i may know of j <= i; `old` (B, 1, L) where it may know of the state that
+    comes in, and `kept` (B, 1, L) where the state that goes out may know of it; `passed` (B, 1) where that state goes through.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    decay: Tensor
+    seen: Tensor
+    old: Tensor
+    kept: Tensor
+    passed: Tensor
+
+    def __post_init__(self) -> None:
+        self.total = self.decay.cumsum(-1)  # (B, H, L): log of what is left of the incoming state
+        between = self.total[..., :, None] - self.total[..., None, :]
+        self.between = torch.where(self.seen, between, -torch.inf).exp()  # (B, H, L, L): from j to i
+        self.since = torch.where(self.old, self.total, -torch.inf).exp()  # (B, H, L): from the chunk's beginning to i
+        self.left = torch.where(self.kept, self.total[..., -1:] - self.total, -torch.inf).exp()  # from i to its end
+        self.through = torch.where(self.passed, self.total[..., -1], -torch.inf).exp()[..., None, None]
+
+
+def chunks(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, size: int, stream: Stream) -> list[Chunk]:
+    """Cut (B, H, T, ...) into chunks of `size` positions, the last one shorter."""
+    length = q.shape[2]
+    own, before = stream.own(), stream.before()
+    found = []
+    for first in range(0, length, size):
+        part = slice(first, min(first + size, length))
+        count = part.stop - first
+        lower = torch.ones(count, count, dtype=torch.bool, device=q.device).tril()[None, None]
+        ones = torch.ones(1, 1, count, dtype=torch.bool, device=q.device)
+        seen, old, kept, passed = lower, ones, ones, ones[..., 0]
+        if own is not None:
+            s = own[:, part]
+            previous = own[:, first - 1] if first else s[:, 0] if before is None else before
+            seen = lower & (s[:, None, :, None] == s[:, None, None, :])
+            old = (s == previous[:, None])[:, None]
+            kept = (s == s[:, -1:])[:, None]
+            passed = (previous == s[:, -1])[:, None]
+        found.append(Chunk(q[:, :, part], k[:, :, part], v[:, :, part], decay[:, :, part], seen, old, kept, passed))
+    return found
+
+
+def scan(
+    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, state: Tensor | None, stream: Stream, size: int = 64
+) -> tuple[Tensor, Tensor]:
+    """S_t = exp(decay_t) S_{t-1} + k_t v_t^T, y_t = q_t S_t: (y (B, H, T, P), S_T (B, H, N, P)).
+
+    Mamba-2's state space duality (Dao and Gu 2024, section 6): inside a chunk it is attention without softmax.
+    """
+    carried = _first(state, k, v)
+    outputs = []
+    for c in chunks(q, k, v, decay, size, stream):
+        y = (c.q @ c.k.transpose(-1, -2) * c.between) @ c.v
+        y = y + (c.q * c.since[..., None]) @ carried
+        carried = c.through * carried + (c.k * c.left[..., None]).transpose(-1, -2) @ c.v
+        outputs.append(y)
+    return torch.cat(outputs, 2), carried
+
+
+def delta_scan(
+    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, state: Tensor | None, stream: Stream, size: int = 64
+) -> tuple[Tensor, Tensor]:
+    """S_t = exp(decay_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T, y_t = q_t S_t: (y, S_T).
+
+    The gated delta rule (Yang et al. 2025, "Gated Delta Networks"): what the state already says about k_t is replaced, not
+    added to. Inside a chunk the replacements are found together by solving a triangular system (the WY form, Yang et al. 2024).
+    """
+    carried = _first(state, k, v)
+    outputs = []
+    for c, b in zip(chunks(q, k, v, decay, size, stream), beta.split(size, dim=2), strict=True):
+        weighted = c.k * b[..., None]
+        system = (weighted @ c.k.transpose(-1, -2) * c.between).tril(-1)  # what earlier writes change in later reads
+        wanted = c.v * b[..., None] - (weighted * c.since[..., None]) @ carried
+        written = torch.linalg.solve_triangular(system, wanted, upper=False, unitriangular=True)
+        y = (c.q @ c.k.transpose(-1, -2) * c.between) @ written + (c.q * c.since[..., None]) @ carried
+        carried = c.through * carried + (c.k * c.left[..., None]).transpose(-1, -2) @ written
+        outputs.append(y)
+    return torch.cat(outputs, 2), carried
+
+
+def _first(state: Tensor | None, k: Tensor, v: Tensor) -> Tensor:
+    return k.new_zeros(*k.shape[:2], k.shape[-1], v.shape[-1]) if state is None else state
+
+
+class ShortConvolution(Module):
+    """(B, T, C) -> (B, T, C)   a causal convolution of each channel by itself, which does not cross segments."""
+
+    def __init__(self, channels: int, kernel: int, bias: bool) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.weight = nn.Parameter(torch.empty(channels, kernel))  # the last column meets the position itself
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
+        nn.init.uniform_(self.weight, -(kernel**-0.5), kernel**-0.5)
+
+    def forward(self, x: Tensor, stream: Stream, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The convolution, and the last kernel - 1 inputs, which are the next call's `past` (B, kernel - 1, C)."""
+        width = self.kernel - 1
+        row = torch.cat((x.new_zeros(len(x), width, x.shape[2]) if past is None else past, x), 1)
+        if stream.segments is None:
+            y = F.conv1d(row.transpose(1, 2), self.weight[:, None], self.bias, groups=x.shape[2]).transpose(1, 2)
+        else:
+            y = self.within_segments(row, x.shape[1], stream.segments)
+        return y, row[:, row.shape[1] - width :]
+
+    def within_segments(self, row: Tensor, length: int, segments: Tensor) -> Tensor:
+        """The same tap by tap, leaving out what belongs to another segment."""
+        width = self.kernel - 1
+        ids = F.pad(segments, (width, 0), value=-1)[:, -(length + width) :]  # (B, width + T): beside the row
+        own = ids[:, width:]
+        y = torch.zeros_like(row[:, width:])
+        for tap in range(self.kernel):
+            inside = (ids[:, tap : tap + length] == own)[..., None]
+            y = y + row[:, tap : tap + length] * inside * self.weight[:, tap]
+        return y if self.bias is None else y + self.bias

@@ -1,0 +1,68 @@
+"""What a part is told beside its input: where it stands in the network, and what is known about the positions of x."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bigmodel_cli.lazy import Tensor, torch
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a part stands: the width of the stream, the longest sequence, and which block (from 0) of how many.
+
+    `causal` is what the skeleton asks of a mixer that leaves it open: True in a decoder, False in an encoder.
+    """
+
+    dim: int
+    max_len: int
+    depth: int = 0
+    blocks: int = 1
+    causal: bool = True
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The positions of x (B, T, C) and what stands before and beside them.
+
+    `start` positions came before and lie in the caches. `segments` (B, start + T) numbers the documents of a packed row: a
+    position sees its own segment alone, a recurrent state is empty where a segment begins, and positions count from its
+    first token. Padding is a segment of its own. None: each row is one document. `memory` (B, S, C) is what cross-attention
+    reads, and `memory_mask` (B, S) is True where it is not padding.
+    """
+
+    start: int = 0
+    segments: Tensor | None = None
+    memory: Tensor | None = None
+    memory_mask: Tensor | None = None
+
+    def own(self) -> Tensor | None:
+        """(B, T) the segments of x alone."""
+        return None if self.segments is None else self.segments[:, self.start :]
+
+    def before(self) -> Tensor | None:
+        """(B) the segment of the position before x; None where x begins the row or there are no segments."""
+        return None if self.segments is None or not self.start else self.segments[:, self.start - 1]
+
+    def rows(self, table: Tensor, length: int) -> Tensor:
+        """The rows of a table of positions: (T, ...), or (B, T, ...) where positions differ by segment."""
+        if self.segments is None:
+            return table[self.start : self.start + length]
+        return table[positions(self.segments)[:, self.start :]]
+
+
+ALONE = Stream()
+"""One document per row, from its first position."""
+
+
+def positions(segments: Tensor) -> Tensor:
+    """(B, S) -> (B, S)   the place of each position within its segment, from 0."""
+    index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+    begins = torch.ones_like(segments, dtype=torch.bool)
+    begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    return index - torch.where(begins, index, 0).cummax(1).values
+
+
+def padding_segments(real: Tensor) -> Tensor | None:
+    """(B, S) bool -> (B, S) int64   one segment for what is real, another for padding on either side; None without padding."""
+    return None if real.is_meta or bool(real.all()) else real.long()

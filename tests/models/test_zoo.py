@@ -1,0 +1,191 @@
+"""One test over every part and crossing of parts: what must hold of any structure."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bigmodel_cli.config import Facts
+from bigmodel_cli.models import build
+from bigmodel_cli.models.decoder import Decoder, DecoderOptions
+from bigmodel_cli.models.generate import generate
+
+VOCAB, LENGTH = 23, 24
+ROTARY = {"type": "rotary"}
+MIXERS: dict[str, dict[str, Any]] = {
+    "attention": {"type": "attention", "num_heads": 4},
+    "rotary": {"type": "attention", "num_heads": 4, "position": {"type": "rotary", "fraction": 0.5}},
+    "yarn": {
+        "type": "attention",
+        "num_heads": 2,
+        "position": {"type": "rotary", "scaling": {"type": "yarn", "factor": 4.0, "trained": 16}},
+    },
+    "grouped": {"type": "attention", "num_heads": 4, "kv_heads": 2, "position": ROTARY, "qk_norm": True},
+    "multi_query": {"type": "attention", "num_heads": 4, "kv_heads": 1, "head_dim": 6, "position": ROTARY},
+    "window": {"type": "attention", "num_heads": 4, "window": 5, "position": ROTARY},
+    "window_sinks": {"type": "attention", "num_heads": 4, "kv_heads": 2, "window": 4, "sinks": True},
+    "sinks": {"type": "attention", "num_heads": 4, "position": ROTARY, "sinks": True},
+    "softcap": {"type": "attention", "num_heads": 4, "softcap": 3.0},
+    "alibi": {"type": "attention", "num_heads": 4, "position": {"type": "alibi"}},
+    "t5": {"type": "attention", "num_heads": 4, "position": {"type": "t5", "buckets": 8, "max_distance": 16}},
+    "mla": {"type": "mla", "num_heads": 4, "kv_rank": 8, "q_rank": 12, "rotary_dim": 4},
+    "differential": {"type": "differential", "num_heads": 2, "position": ROTARY},
+    "mamba2": {"type": "mamba2", "state": 8, "head_dim": 8, "groups": 2, "chunk": 5},
+    "gated_deltanet": {"type": "gated_deltanet", "num_heads": 4, "key_heads": 2, "chunk": 7},
+    "convolution": {"type": "convolution", "kernel": 4},
+}
+GELU: dict[str, Any] = {"type": "gelu"}
+BLOCKS: dict[str, list[dict[str, Any]]] = {
+    **{name: [{"repeat": 2, "mixer": mixer, "ffn": GELU}] for name, mixer in MIXERS.items()},
+    **{
+        f"ffn_{name}": [{"mixer": MIXERS["rotary"], "ffn": {"type": name}}]
+        for name in ("relu", "relu2", "swiglu", "geglu")
+    },
+    "moe": [{"mixer": MIXERS["rotary"], "ffn": {"type": "moe", "experts": 4, "shared": 1}}],
+    "moe_sigmoid": [
+        {
+            "mixer": MIXERS["rotary"],
+            "ffn": {
+                "type": "moe",
+                "experts": 4,
+                "top_k": 1,
+                "router": "sigmoid",
+                "balance": "bias",
+                "normalize": False,
+            },
+        }
+    ],
+    "hybrid": [
+        {"repeat": 2, "mixer": MIXERS["mamba2"]},
+        {"mixer": MIXERS["window"], "ffn": {"type": "swiglu"}, "norm": {"type": "rmsnorm"}},
+        {"mixer": MIXERS["gated_deltanet"], "ffn": GELU},
+    ],
+    "sandwich": [{"mixer": MIXERS["rotary"], "ffn": GELU, "placement": "sandwich", "residual_scale": 0.5}],
+    "post_scaled": [
+        {"mixer": MIXERS["rotary"], "ffn": GELU, "placement": "post", "layer_scale": 0.1, "drop_path": 0.1}
+    ],
+}
+every = pytest.mark.parametrize("name", BLOCKS)
+
+
+def decoder(name: str, **changes: Any) -> Decoder:
+    """A small decoder of these blocks, in float32, evaluating."""
+    torch.manual_seed(0)
+    blocks = [{"norm": {"type": "layernorm"}, **block} for block in BLOCKS[name]]
+    values = {"type": "decoder", "dim": 32, "blocks": blocks, "init_std": 0.2, **changes}
+    model = Decoder(DecoderOptions.model_validate(values), Facts(vocab_size=VOCAB, context=LENGTH))
+    with torch.no_grad():
+        for p_name, p in model.named_parameters():
+            if p_name.endswith("sinks"):
+                p.normal_()
+    return model.eval()
+
+
+def tokens(*shape: int, seed: int = 0) -> Tensor:
+    """Random tokens."""
+    return torch.randint(VOCAB, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@every
+def test_backward_causality_saving_and_bf16(name: str) -> None:
+    model, x = decoder(name), tokens(2, LENGTH)
+    model.train()
+    torch.manual_seed(1)
+    F.cross_entropy(model(x[:, :-1]).flatten(0, 1), x[:, 1:].flatten()).backward()
+    for p_name, p in model.named_parameters():
+        assert p.grad is not None, p_name
+        assert p.grad.isfinite().all(), p_name
+        unused = "moe" in name and p.dim() == 3  # an expert may have had no token
+        assert unused or p.grad.abs().sum() > 0 or p_name.endswith(("k_norm.weight", "bias")), p_name
+    model.eval()
+    with torch.no_grad():
+        whole = model(x)
+        changed = x.clone()
+        changed[:, 13] = (changed[:, 13] + 1) % VOCAB
+        assert torch.allclose(model(changed)[:, :13], whole[:, :13], atol=1e-5)
+        assert not torch.allclose(model(changed)[:, 13:], whole[:, 13:], atol=1e-3)
+        other = decoder(name)
+        for p in other.parameters():
+            p.zero_()
+        other.load_state_dict(copy.deepcopy(model.state_dict()))
+        assert torch.equal(other(x), whole)
+        if "moe" in name:
+            return  # a close choice of experts may fall otherwise in another precision
+        with torch.autocast("cpu", torch.bfloat16):
+            half = model(x).float()
+    assert (half - whole).norm() / whole.norm() < 0.1
+
+
+@every
+def test_generation_with_a_cache_equals_generation_without(name: str) -> None:
+    model, prompt = decoder(name), tokens(3, 4)
+    steps = list(generate(model, prompt, max_new_tokens=LENGTH - 4, temperature=0.0))
+    got = torch.cat((prompt, torch.stack(steps, 1)), 1)
+    row = prompt
+    with torch.no_grad():
+        for _ in range(LENGTH - 4):
+            row = torch.cat((row, model(row)[:, -1:].argmax(-1)), 1)
+        assert torch.equal(got, row)
+        cache, pieces, first = model.new_cache(3), [], 0
+        for count in (3, 6, 1, 1, 7, 6):
+            pieces.append(model(row[:, first : first + count], cache))
+            first += count
+        assert torch.allclose(torch.cat(pieces, 1), model(row), atol=2e-5)
+
+
+@every
+def test_ragged_prompts_padded_on_the_left_generate_as_alone(name: str) -> None:
+    model = decoder(name, position={"type": "learned"})
+    prompts = [tokens(1, n, seed=n) for n in (7, 3, 5)]
+    real = torch.zeros(3, 7, dtype=torch.bool)
+    batch = torch.zeros(3, 7, dtype=torch.int64)
+    for i, prompt in enumerate(prompts):
+        real[i, 7 - prompt.shape[1] :], batch[i, 7 - prompt.shape[1] :] = True, prompt[0]
+    together = torch.stack(list(generate(model, batch, max_new_tokens=12, temperature=0.0, real=real)), 1)
+    for i, prompt in enumerate(prompts):
+        alone = torch.stack(list(generate(model, prompt, max_new_tokens=12, temperature=0.0)), 1)
+        assert torch.equal(together[i], alone[0])
+
+
+@every
+def test_packed_documents_equal_the_same_documents_alone(name: str) -> None:
+    model = decoder(name, position={"type": "learned"})
+    documents = [tokens(1, n, seed=n) for n in (5, 11, 1, 7)]
+    segments = torch.cat([torch.full((1, d.shape[1]), i) for i, d in enumerate(documents)], 1)
+    with torch.no_grad():
+        packed = model(torch.cat(documents, 1), segments=segments)
+        alone = torch.cat([model(d) for d in documents], 1)
+    assert torch.allclose(packed, alone, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["rotary", "mamba2", "gated_deltanet", "mla"])
+def test_compiled_equals_eager(name: str) -> None:
+    model, x = decoder(name), tokens(2, LENGTH)
+    with torch.no_grad():
+        want = model(x)
+        got = torch.compile(model, backend="aot_eager")(x)
+    assert torch.allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in BLOCKS if n.split("_")[0] not in ("mamba2", "gated", "convolution", "hybrid", "mla", "moe")]
+)
+def test_an_encoder_sees_both_sides_and_ignores_padding(name: str) -> None:
+    values = {"type": "encoder", "dim": 32, "blocks": BLOCKS[name], "position": {"type": "learned"}, "init_std": 0.2}
+    from bigmodel_cli.models.encoder import EncoderOptions
+
+    torch.manual_seed(0)
+    model = build(EncoderOptions.model_validate(values), Facts(vocab_size=VOCAB, context=LENGTH)).eval()
+    x = tokens(2, 9)
+    padded = torch.cat((x, torch.full((2, 6), -1)), 1)
+    with torch.no_grad():
+        assert torch.allclose(model(padded)[:, :9], model(x), atol=1e-5)
+        changed = x.clone()
+        changed[:, 8] = (changed[:, 8] + 1) % VOCAB
+        seen = 5 if "window" in name else 0
+        assert not torch.allclose(model(changed)[:, seen], model(x)[:, seen], atol=1e-4)
