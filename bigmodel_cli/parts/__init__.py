@@ -41,6 +41,7 @@ MIXERS = _table(
     "mamba2:Mamba2Options",
     "gated_deltanet:GatedDeltaNetOptions",
     "convolution:ConvolutionOptions",
+    "retention:RetentionOptions",
 )
 FFNS = _table(
     "ffn:GeluFFNOptions",

@@ -38,6 +38,7 @@ MIXERS: dict[str, dict[str, Any]] = {
     "mamba2": {"type": "mamba2", "state": 8, "head_dim": 8, "groups": 2, "chunk": 5},
     "gated_deltanet": {"type": "gated_deltanet", "num_heads": 4, "key_heads": 2, "chunk": 7},
     "convolution": {"type": "convolution", "kernel": 4},
+    "retention": {"type": "retention", "num_heads": 4, "chunk": 6},
 }
 GELU: dict[str, Any] = {"type": "gelu"}
 BLOCKS: dict[str, list[dict[str, Any]]] = {
@@ -173,7 +174,12 @@ def test_compiled_equals_eager(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in BLOCKS if n.split("_")[0] not in ("mamba2", "gated", "convolution", "hybrid", "mla", "moe")]
+    "name",
+    [
+        n
+        for n in BLOCKS
+        if n.split("_")[0] not in ("mamba2", "gated", "convolution", "hybrid", "mla", "moe", "retention")
+    ],
 )
 def test_an_encoder_sees_both_sides_and_ignores_padding(name: str) -> None:
     values = {"type": "encoder", "dim": 32, "blocks": BLOCKS[name], "position": {"type": "learned"}, "init_std": 0.2}
