@@ -1,4 +1,4 @@
-"""`bigmodel attend`: what a network looks at: the heads of a decoder, or the region of an image that decides its class."""
+"""`bigmodel attend`: what a network looks at: the heads of attention, or the region of an image that decides its class."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.attend.gradcam import GradCAM, grad_cam
+from bigmodel_cli.attend.gradcam import Heat, grad_cam
 from bigmodel_cli.attend.heads import Heads, record_heads
-from bigmodel_cli.attend.picture import draw_gradcam, draw_heads
-from bigmodel_cli.attend.text import show_gradcam, show_heads
+from bigmodel_cli.attend.picture import draw_heads, draw_heat
+from bigmodel_cli.attend.rollout import rollout
+from bigmodel_cli.attend.text import show_heads, show_heat
 from bigmodel_cli.data import load_tokenizer, prepare_image
 from bigmodel_cli.errors import DataError, ResourceError, SpecError
 from bigmodel_cli.lazy import torch
@@ -54,9 +55,10 @@ def _look_at_text(loaded: Loaded, text: str, picture: Path, layer: int | None, h
 
 def _look_at_image(loaded: Loaded, path: Path, picture: Path, color: bool) -> Look:
     image = prepare_image(path, loaded.facts).to(loaded.device)
-    cam: GradCAM = grad_cam(loaded.model, image, loaded.facts)
-    draw_gradcam(cam, path.name, picture)
-    return Look(show_gradcam(cam, color), picture, cam.to_json())
+    patches = hasattr(loaded.model, "grid")  # a Vision Transformer
+    cam: Heat = (rollout if patches else grad_cam)(loaded.model, image, loaded.facts)
+    draw_heat(cam, path.name, picture)
+    return Look(show_heat(cam, color), picture, cam.to_json())
 
 
 def check_choice(heads: Heads, layer: int | None, head: int | None) -> None:

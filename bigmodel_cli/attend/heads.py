@@ -28,6 +28,12 @@ class Heads:
 
 def record_heads(model: Module, tokens: Tensor, labels: list[str]) -> Heads:
     """Run the model on tokens (1, T) and return what each head looked at. Raises `SpecError` where nothing attends."""
+    recorded, _ = record(model, tokens)
+    return Heads(labels, list(recorded), list(recorded.values()))
+
+
+def record(model: Module, inputs: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """The weights (H, T, T) of every layer by name for inputs of batch 1, and the model's output."""
     found = [(name, m) for name, m in model.named_modules() if hasattr(m, "probe")]
     if not found:
         raise SpecError("this model has no attention to look at")
@@ -36,9 +42,8 @@ def record_heads(model: Module, tokens: Tensor, labels: list[str]) -> Heads:
         for name, module in found:
             module.probe = lambda weights, name=name: recorded.__setitem__(name, weights[0].float().cpu())
         with torch.inference_mode():
-            model(tokens)
+            output: Tensor = model(inputs)
     finally:
         for _, module in found:
             module.probe = None
-    names = [name for name, _ in found]
-    return Heads(labels, names, [recorded[name] for name in names])
+    return {name: recorded[name] for name, _ in found}, output

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.attend.gradcam import GradCAM
+from bigmodel_cli.attend.gradcam import Heat
 from bigmodel_cli.attend.heads import Heads
 
 MOST_LABELS = 40
@@ -39,7 +39,7 @@ def draw_heads(heads: Heads, path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def draw_gradcam(cam: GradCAM, name: str, path: Path) -> None:
+def draw_heat(cam: Heat, name: str, path: Path) -> None:
     """The image, and the heat laid over it."""
     figure = _figure((7, 3.8))
     left, right = figure.subplots(1, 2)

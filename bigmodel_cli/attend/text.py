@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bigmodel_cli.attend.gradcam import GradCAM
+from bigmodel_cli.attend.gradcam import Heat
 from bigmodel_cli.attend.heads import Heads
 from bigmodel_cli.console import visible
 from bigmodel_cli.lazy import F, Tensor
@@ -36,7 +36,7 @@ def show_heads(heads: Heads, layer: int, head: int | None, color: bool) -> str:
     return "\n".join(lines)
 
 
-def show_gradcam(cam: GradCAM, color: bool) -> str:
+def show_heat(cam: Heat, color: bool) -> str:
     """The heat over the image, at most 64 columns wide."""
     height, width = cam.heat.shape
     scale = min(1.0, MOST_COLUMNS / 2 / width)

@@ -1,0 +1,30 @@
+"""Which patches of an image a Vision Transformer gathers its answer from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bigmodel_cli.attend.gradcam import Heat, heat_over
+from bigmodel_cli.attend.heads import record
+from bigmodel_cli.config import Facts
+from bigmodel_cli.lazy import Tensor, torch
+
+
+def rollout(model: Any, image: Tensor, facts: Facts) -> Heat:
+    """Attention rollout (Abnar and Zuidema 2020) over one normalised image (1, C, H, W).
+
+    Layer by layer the mean of the heads' weights, half of it replaced by the residual stream (the identity), is multiplied up; the
+    row of the class token (the mean of the patches' rows where there is none) says how much of each patch arrives.
+    """
+    weights, logits = record(model, image)
+    total: Tensor | None = None
+    for layer in weights.values():
+        mixed = 0.5 * layer.mean(0) + 0.5 * torch.eye(layer.shape[-1])  # (T, T)
+        total = mixed if total is None else mixed @ total
+    assert total is not None
+    height, width = model.grid
+    patches = slice(model.first, model.first + height * width)
+    row = total[0] if model.first else total[patches].mean(0)  # (T,)
+    heat = row[patches]
+    heat = (heat - heat.min()).view(1, 1, height, width)
+    return heat_over(image, heat, logits, facts)
