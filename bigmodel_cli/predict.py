@@ -10,7 +10,7 @@ from typing import Any
 
 from bigmodel_cli.data import Tokenizer, load_tokenizer, prepare_image
 from bigmodel_cli.device import autocast
-from bigmodel_cli.errors import DataError
+from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Module, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.models.generate import generate
@@ -37,8 +37,10 @@ def predict(loaded: Loaded, inputs: Iterable[str], sampling: Sampling, top: int)
     """
     if loaded.facts.image_shape is not None:
         yield from classify(loaded, inputs, top)
-    else:
+    elif hasattr(loaded.model, "new_cache"):
         yield from continue_texts(loaded, inputs, sampling)
+    else:
+        raise SpecError(f"this model was trained for {loaded.task.name}: it neither labels images nor continues texts")
 
 
 def classify(loaded: Loaded, paths: Iterable[str], top: int) -> Iterator[dict[str, Any]]:

@@ -119,6 +119,7 @@ SMALLER = {
     "llama_like": ["model.dim=64", "model.blocks.0.repeat=2", "data.max_bytes=400_000", "train.micro_batch=2"],
     "quickstart": ["data.max_bytes=400_000"],
     "deepseek_like": ["model.dim=64", "model.blocks.1.repeat=1", "data.max_bytes=400_000"],
+    "bert": ["model.dim=64", "model.blocks.0.repeat=2", "data.max_bytes=400_000"],
     "mamba2": ["model.dim=64", "model.blocks.0.repeat=2", "data.max_bytes=400_000"],
     "hybrid": ["model.dim=64", "data.max_bytes=400_000"],
     "invent_your_own": ["model.dim=96", "data.max_bytes=400_000"],

@@ -57,6 +57,7 @@ class Encoder(Module):
         vocab, self.max_len = sizes(options.vocab_size, options.max_len, facts, "an encoder")
         self.options, dim = options, options.dim
         self.embedding = nn.Embedding(vocab, dim)
+        self.mask = nn.Parameter(torch.zeros(dim))  # takes the place of a hidden token's embedding
         self.types = nn.Embedding(options.token_types, dim) if options.token_types else None
         self.position = options.position.build(dim, self.max_len)
         self.embedding_norm = options.embedding_norm.build(dim) if options.embedding_norm is not None else None
@@ -72,6 +73,7 @@ class Encoder(Module):
             self.head = TokenHead(dim, vocab, options.blocks[0].norm)
         self.labels = bool(facts.classes)
         init_normal(self, options.init_std, 0)
+        nn.init.normal_(self.mask, std=options.init_std)
         if isinstance(self.head, TokenHead):
             self.head.logits.weight = self.embedding.weight
 
@@ -79,10 +81,12 @@ class Encoder(Module):
         """Prefixes of the weights that a new task starts afresh."""
         return ("head", "pooler")
 
-    def features(self, tokens: Tensor, types: Tensor | None = None) -> Tensor:
-        """(B, T) tokens -> (B, T, C)   what the blocks make of them."""
+    def features(self, tokens: Tensor, types: Tensor | None = None, masked: Tensor | None = None) -> Tensor:
+        """(B, T) tokens -> (B, T, C)   what the blocks make of them; the mask stands where `masked` is True."""
         stream = Stream(0, padding_segments(tokens >= 0))
         x = self.embedding(tokens.clamp(min=0))  # (B, T, C)
+        if masked is not None:
+            x = torch.where(masked[..., None], self.mask.to(x.dtype), x)
         if self.types is not None:
             x = x + self.types(torch.zeros_like(tokens) if types is None else types)
         if self.position is not None:
@@ -95,11 +99,13 @@ class Encoder(Module):
         y: Tensor = x if self.norm is None else self.norm(x)
         return y
 
-    def forward(self, tokens: Tensor, types: Tensor | None = None) -> Tensor:
-        """Logits of each position's token, or of each row's label."""
-        x = self.features(tokens, types)
+    def forward(
+        self, tokens: Tensor, types: Tensor | None = None, masked: Tensor | None = None, at: Tensor | None = None
+    ) -> Tensor:
+        """Logits of each position's token (of those N alone where `at` is True: (N, V)), or of each row's label."""
+        x = self.features(tokens, types, masked)
         if not self.labels:
-            logits: Tensor = self.head(x)
+            logits: Tensor = self.head(x if at is None else x[at])
             return logits
         x = x[:, 0] if self.options.pool == "cls" else mean_of_real(x, tokens >= 0)  # (B, C)
         if self.pooler is not None:

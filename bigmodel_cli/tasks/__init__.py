@@ -14,13 +14,15 @@ from pydantic import Field
 from bigmodel_cli.lazy import Module, Tensor
 from bigmodel_cli.tasks.causal_lm import CausalLMOptions
 from bigmodel_cli.tasks.classification import ClassificationOptions
+from bigmodel_cli.tasks.masked_lm import MaskedLMOptions
 
 Batch = dict[str, Tensor]
 Scores = dict[str, tuple[Tensor, Tensor]]
 """Metric name -> (sums (B,), counts (B,)), one pair per item of the batch."""
 
-TaskOptions = Annotated[CausalLMOptions | ClassificationOptions, Field(discriminator="type")]
-TASKS = {"causal_lm": CausalLMOptions, "classification": ClassificationOptions}
+AnyTask = CausalLMOptions | MaskedLMOptions | ClassificationOptions
+TaskOptions = Annotated[AnyTask, Field(discriminator="type")]
+TASKS = {"causal_lm": CausalLMOptions, "masked_lm": MaskedLMOptions, "classification": ClassificationOptions}
 
 
 class Task(Protocol):
@@ -41,7 +43,7 @@ class Task(Protocol):
         """Metrics that are functions of other metrics, such as the perplexity."""
 
 
-def build_task(options: CausalLMOptions | ClassificationOptions) -> Task:
+def build_task(options: AnyTask) -> Task:
     """The task that these options describe."""
     return options.build()
 

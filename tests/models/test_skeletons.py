@@ -73,6 +73,7 @@ def bert(labels: int) -> tuple[Encoder, Any]:
     weights = theirs.state_dict()
     state = {
         "embedding.weight": weights["bert.embeddings.word_embeddings.weight"],
+        "mask": weights["bert.embeddings.word_embeddings.weight"][29],
         "types.weight": weights["bert.embeddings.token_type_embeddings.weight"],
         "position.table.weight": weights["bert.embeddings.position_embeddings.weight"],
         **renamed(weights, {"embedding_norm": "bert.embeddings.LayerNorm"}),
@@ -111,6 +112,16 @@ def test_equals_bert_of_transformers_also_with_padding(labels: int) -> None:
         got = ours(tokens.masked_fill(~real, -1), types)
     if not labels:
         got, want = got[real], want[real]
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+
+
+def test_the_mask_and_logits_of_some_places_equal_bert() -> None:
+    ours, theirs = bert(0)
+    tokens, masked = torch.randint(29, (3, 11)), torch.rand(3, 11) < 0.4
+    at = masked | (torch.rand(3, 11) < 0.2)
+    with torch.no_grad():
+        want = theirs(tokens.masked_fill(masked, 29)).logits[at]
+        got = ours(tokens, torch.zeros_like(tokens), masked=masked, at=at)
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
 
 

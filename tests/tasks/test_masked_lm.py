@@ -1,0 +1,78 @@
+"""Masked language modelling hides what it says, and counts what it hid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from conftest import Result
+from torch import Tensor, nn
+
+from bigmodel_cli.tasks.masked_lm import MaskedLMOptions
+
+
+class Spy(nn.Module):
+    """Keeps what it was asked; its logits are the true token's with certainty, or nothing at all."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        super().__init__()
+        self.tokens = tokens
+
+    def forward(self, seen: Tensor, masked: Tensor, at: Tensor) -> Tensor:
+        self.seen, self.masked, self.at = seen, masked, at
+        return 50.0 * nn.functional.one_hot(self.tokens[:, :-1][at], 100).float()
+
+
+def test_what_training_hides() -> None:
+    torch.manual_seed(0)
+    tokens = torch.randint(100, (64, 129))
+    tokens[:8, 100:] = -1
+    spy = Spy(tokens)
+    loss, count = MaskedLMOptions().build().loss(spy, {"tokens": tokens})
+    real = tokens[:, :-1] >= 0
+    assert float(loss) < 1e-3
+    assert int(count) == int(spy.at.sum())
+    assert not bool((spy.at & ~real).any())
+    assert abs(float(spy.at.sum() / real.sum()) - 0.15) < 0.01
+    assert abs(float((spy.masked & spy.at).sum() / spy.at.sum()) - 0.8) < 0.03
+    assert not bool((spy.masked & ~spy.at).any())
+    changed = spy.seen != tokens[:, :-1]
+    assert not bool((changed & (~spy.at | spy.masked)).any())
+    assert abs(float(changed.sum() / spy.at.sum()) - 0.1) < 0.03
+
+
+def test_evaluation_hides_the_same_whatever_the_batch() -> None:
+    tokens = torch.randint(100, (32, 65), generator=torch.Generator().manual_seed(1))
+    tokens[3, 20:] = -1
+    task = MaskedLMOptions(fraction=0.25).build()
+    whole = task.score(Spy(tokens), {"tokens": tokens})
+    alone = [task.score(Spy(row[None]), {"tokens": row[None]}) for row in tokens]
+    for name, (sums, counts) in whole.items():
+        assert torch.equal(sums, torch.cat([a[name][0] for a in alone]))
+        assert torch.equal(counts, torch.cat([a[name][1] for a in alone]))
+    counts = whole["accuracy"][1]
+    assert torch.equal(whole["accuracy"][0], counts.double())
+    assert abs(float(counts.sum()) / (31 * 64 + 20) - 0.25) < 0.01
+    assert int(counts[3]) <= 6
+
+
+def test_an_encoder_learns_to_find_hidden_tokens(tmp_path: Path, cli: Callable[..., Result]) -> None:
+    Path("abc.txt").write_text("abcdefg" * 700)  # a window is no multiple of the period: rows differ
+    Path("masked.yaml").write_text(
+        "model: {type: encoder, dim: 32, position: {type: learned}, init_std: 0.1, blocks: [{repeat: 2, mixer: {type: attention, "
+        "num_heads: 4}, ffn: {type: gelu}}]}\n"
+        "data: {type: text, files: [abc.txt], context: 16, tokenizer: {type: characters}}\n"
+        "task: {type: masked_lm}\n"
+        "train: {steps: 500, batch_size: 16, optimizer: {lr: 3e-3}, precision: fp32, validate_every: 500}\n"
+    )
+    trained = cli("pretrain", "masked.yaml", "--out", "run")
+    assert trained.status == 0, trained.err
+    last = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])["val"]
+    assert last["accuracy"] > 0.95  # every letter follows from its neighbours
+    assert abs(json.loads(cli("eval", "run", "--json").out)["loss"] - last["loss"]) < 1e-5
+    assert cli("attend", "run", "abcdefg").status == 0
+    refused = cli("predict", "run", "abc")
+    assert refused.status == 2
+    assert "trained for masked_lm" in refused.err
