@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -44,11 +45,16 @@ class Stream:
         """(B) the segment of the position before x; None where x begins the row or there are no segments."""
         return None if self.segments is None or not self.start else self.segments[:, self.start - 1]
 
+    @cached_property
+    def positions(self) -> Tensor | None:
+        """(B, T) the places of x within their segments; None where they are start, start + 1, ... in every row."""
+        return None if self.segments is None else positions(self.segments)[:, self.start :]
+
     def rows(self, table: Tensor, length: int) -> Tensor:
         """The rows of a table of positions: (T, ...), or (B, T, ...) where positions differ by segment."""
-        if self.segments is None:
+        if self.positions is None:
             return table[self.start : self.start + length]
-        return table[positions(self.segments)[:, self.start :]]
+        return table[self.positions]
 
 
 ALONE = Stream()

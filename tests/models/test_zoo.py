@@ -139,6 +139,21 @@ def test_generation_with_a_cache_equals_generation_without(name: str) -> None:
         assert torch.allclose(torch.cat(pieces, 1), model(row), atol=2e-5)
 
 
+@pytest.mark.parametrize("name", ["mamba2", "gated_deltanet", "convolution", "window_sinks"])
+def test_a_state_that_does_not_grow_goes_on_beyond_the_longest_training_sequence(name: str) -> None:
+    model, prompt = decoder(name), tokens(2, 3)
+    steps = torch.stack(list(generate(model, prompt, max_new_tokens=4 * LENGTH, temperature=0.0)), 1)
+    cache, sizes = model.new_cache(2), []
+    with torch.no_grad():
+        whole = model(torch.cat((prompt, steps), 1))
+        for piece in torch.cat((prompt, steps), 1).split(LENGTH, 1):
+            model(piece, cache)
+            kept = [value for block in cache.blocks for value in vars(block["mixer"]).values()]
+            sizes.append(sum(t.numel() for t in kept if isinstance(t, Tensor)))
+    assert torch.equal(whole[:, 2:-1].argmax(-1), steps)
+    assert len(set(sizes)) == 1
+
+
 @every
 def test_ragged_prompts_padded_on_the_left_generate_as_alone(name: str) -> None:
     model = decoder(name, position={"type": "learned"})
