@@ -5,6 +5,7 @@ Queries are aligned with the last keys: query t of T stands at key position S - 
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -203,31 +204,48 @@ _compiled: Any = None
 
 def flex(q: Tensor, k: Tensor, v: Tensor, rules: Rules, segments: Tensor | None, bias: Tensor | None) -> Tensor:
     """The same through FlexAttention (Dong et al. 2024), which compiles a mask and a change of scores into one fused kernel."""
-    from torch.nn.attention import flex_attention as fa
+    from torch.nn.attention.flex_attention import flex_attention
 
     global _compiled
-    queries, keys = q.shape[2], k.shape[2]
-    shift = keys - queries
 
     def score(value: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         if rules.softcap is not None:
             value = rules.softcap * torch.tanh(value / rules.softcap)
         return value if bias is None else value + bias[h, i, j]
 
+    queries, keys = q.shape[2], k.shape[2]
+    if segments is None:
+        blocks = _kept_mask(rules.causal, rules.window, queries, keys, q.device)
+    else:
+        blocks = _block_mask(rules.causal, rules.window, queries, keys, q.device, segments)
+    run: Any = flex_attention
+    if q.is_cuda:
+        _compiled = _compiled or torch.compile(flex_attention, dynamic=False)
+        run = _compiled
+    y: Tensor = run(q, k, v, score_mod=score, block_mask=blocks, scale=rules.scale, enable_gqa=q.shape[1] != k.shape[1])
+    return y
+
+
+def _block_mask(
+    causal: bool, window: int | None, queries: int, keys: int, device: torch.device, segments: Tensor | None = None
+) -> Any:
+    """FlexAttention's sparse form of `visible`."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    shift = keys - queries
+
     def mask(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         seen = j >= 0
-        if rules.causal:
+        if causal:
             seen = seen & (i + shift >= j)
-        if rules.window is not None:
-            seen = seen & ((i + shift - j).abs() < rules.window)
+        if window is not None:
+            seen = seen & ((i + shift - j).abs() < window)
         if segments is not None:
             seen = seen & (segments[b, i + shift] == segments[b, j])
         return seen
 
-    blocks = fa.create_block_mask(mask, len(q) if segments is not None else None, None, queries, keys, device=q.device)
-    run = fa.flex_attention
-    if q.is_cuda:
-        _compiled = _compiled or torch.compile(fa.flex_attention, dynamic=False)
-        run = _compiled
-    y: Tensor = run(q, k, v, score_mod=score, block_mask=blocks, scale=rules.scale, enable_gqa=q.shape[1] != k.shape[1])
-    return y
+    return create_block_mask(mask, None if segments is None else len(segments), None, queries, keys, device=device)
+
+
+_kept_mask = functools.lru_cache(maxsize=32)(_block_mask)
+"""Masks that do not depend on the batch are made once."""
