@@ -6,7 +6,10 @@ where a segment begins: positions exchange nothing with those of another segment
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from dataclasses import dataclass
+from typing import Any
 
 from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
 from bigmodel_cli.parts.stream import Stream
@@ -67,6 +70,10 @@ def scan(
 
     Mamba-2's state space duality (Dao and Gu 2024, section 6): inside a chunk it is attention without softmax.
     """
+    library = _library(q, stream)
+    if library is not None:
+        gla = library.simple_gla.chunk_simple_gla
+        return _through(gla, (q, k, v), {"g": decay}, state)
     carried = _first(state, k, v)
     outputs = []
     for c in chunks(q, k, v, decay, size, stream):
@@ -85,6 +92,10 @@ def delta_scan(
     The gated delta rule (Yang et al. 2025, "Gated Delta Networks"): what the state already says about k_t is replaced, not
     added to. Inside a chunk the replacements are found together by solving a triangular system (the WY form, Yang et al. 2024).
     """
+    library = _library(q, stream)
+    if library is not None:
+        rule = library.gated_delta_rule.chunk_gated_delta_rule
+        return _through(rule, (q, k, v), {"g": decay, "beta": beta}, state)
     carried = _first(state, k, v)
     outputs = []
     for c, b in zip(chunks(q, k, v, decay, size, stream), beta.split(size, dim=2), strict=True):
@@ -96,6 +107,25 @@ def delta_scan(
         carried = c.through * carried + (c.k * c.left[..., None]).transpose(-1, -2) @ written
         outputs.append(y)
     return torch.cat(outputs, 2), carried
+
+
+def _library(q: Tensor, stream: Stream) -> Any:
+    """The Triton kernels of flash-linear-attention (`fla.ops`), where it is installed and they can compute this; else None."""
+    if not q.is_cuda or stream.segments is not None or importlib.util.find_spec("fla") is None:
+        return None
+    importlib.import_module("fla.ops.simple_gla")
+    importlib.import_module("fla.ops.gated_delta_rule")
+    return importlib.import_module("fla.ops")
+
+
+def _through(
+    kernel: Any, heads: tuple[Tensor, Tensor, Tensor], rates: dict[str, Tensor], state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Call one of its kernels, which have positions before heads and the same state."""
+    q, k, v = (t.transpose(1, 2).contiguous() for t in heads)
+    rates = {name: t.transpose(1, 2).contiguous() for name, t in rates.items()}
+    y, last = kernel(q, k, v, **rates, scale=1.0, initial_state=state, output_final_state=True)
+    return y.transpose(1, 2), last
 
 
 def _first(state: Tensor | None, k: Tensor, v: Tensor) -> Tensor:

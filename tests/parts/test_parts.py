@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bigmodel_cli.parts import recurrence
 from bigmodel_cli.parts.attention import Attention, AttentionOptions
 from bigmodel_cli.parts.ffn import GeGLUOptions, GeluFFNOptions, ReluFFNOptions, SquaredReluFFNOptions, SwiGLUOptions
 from bigmodel_cli.parts.kernels import Rules, attend, flex, plain
@@ -252,3 +254,46 @@ def test_every_rule_of_the_kernels_equals_brute_force(
         q, k, v = q.float(), k.float(), v.float()
         bias = None if given["bias"] is None else given["bias"].float()
         torch.testing.assert_close(flex(q, k, v, rules, given["segments"], bias), want.float(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["scan", "delta_scan"])
+def test_a_librarys_kernel_is_called_with_its_layout(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA flash-linear-attention computes; here its kernel's documented contract, position by position, stands in."""
+
+    def kernel(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        g: Tensor,
+        beta: Tensor | None = None,
+        *,
+        scale: float,
+        initial_state: Tensor | None,
+        output_final_state: bool,
+    ) -> tuple[Tensor, Tensor]:  # q, k (B, T, H, K), v (B, T, H, V), g, beta (B, T, H), state (B, H, K, V)
+        assert scale == 1.0
+        assert output_final_state
+        state = torch.zeros(len(q), q.shape[2], q.shape[3], v.shape[3]) if initial_state is None else initial_state
+        outputs = []
+        for t in range(q.shape[1]):
+            state = state * g[:, t, :, None, None].exp()
+            new = v[:, t]
+            if beta is not None:
+                new = (new - (k[:, t, :, None] @ state)[:, :, 0]) * beta[:, t, :, None]
+            state = state + k[:, t, :, :, None] * new[:, :, None]
+            outputs.append((q[:, t, :, None] @ state)[:, :, 0])
+        return torch.stack(outputs, 1), state
+
+    q, k, v = (torch.randn(2, 3, 11, n) for n in (4, 4, 5))
+    k = k / k.norm(dim=-1, keepdim=True)
+    decay, beta = -torch.rand(2, 3, 11), torch.rand(2, 3, 11)
+    state = torch.randn(2, 3, 4, 5)
+    rates = (decay,) if rule == "scan" else (decay, beta)
+    own = getattr(recurrence, rule)(q, k, v, *rates, state, ALONE, 4)
+    fla = SimpleNamespace(
+        simple_gla=SimpleNamespace(chunk_simple_gla=kernel),
+        gated_delta_rule=SimpleNamespace(chunk_gated_delta_rule=kernel),
+    )
+    monkeypatch.setattr(recurrence, "_library", lambda q, stream: fla)
+    theirs = getattr(recurrence, rule)(q, k, v, *rates, state, ALONE, 4)
+    torch.testing.assert_close(own, theirs, atol=1e-5, rtol=1e-5)
