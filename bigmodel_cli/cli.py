@@ -139,11 +139,18 @@ def predict(
     inputs: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Argument(
-            metavar="[INPUT]...", help="Images or prompts; lines of stdin when left out.", show_default=False
+            metavar="[INPUT]...", help="Images, prompts or sources; lines of stdin when left out.", show_default=False
         ),
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of text to add, e.g. --max-tokens 50.")] = 200,
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy, e.g. --temperature 0.8.")] = 0.8,
+    temperature: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            min=0,
+            help="0 is greedy, e.g. --temperature 0.8. [default: 0.8 for a decoder, 0 for an encoder-decoder]",
+            show_default=False,
+        ),
+    ] = None,
     top_k: Annotated[
         int, typer.Option(min=0, help="Draw from the k likeliest tokens; 0: from all, e.g. --top-k 50.")
     ] = 0,
@@ -160,7 +167,7 @@ def predict(
     device: Device = "auto",
     plugin: Plugin = None,
 ) -> None:
-    """Label images, or continue texts; JSON Lines out, in order.
+    """Label images, continue texts, or write after reading (translate); JSON Lines out, in order.
 
     Example: bigmodel predict runs/mnist_cnn seven.png, or: ls *.png | bigmodel predict runs/mnist_cnn
     """

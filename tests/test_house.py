@@ -120,6 +120,13 @@ SMALLER = {
     "quickstart": ["data.max_bytes=400_000"],
     "deepseek_like": ["model.dim=64", "model.blocks.1.repeat=1", "data.max_bytes=400_000"],
     "bert": ["model.dim=64", "model.blocks.0.repeat=2", "data.max_bytes=400_000"],
+    "transformer_base": [
+        "model.dim=64",
+        "model.encoder.0.repeat=1",
+        "model.decoder.0.repeat=1",
+        "data.tokenizer.vocab_size=400",
+        "train.micro_batch=2",
+    ],
     "mamba2": ["model.dim=64", "model.blocks.0.repeat=2", "data.max_bytes=400_000"],
     "hybrid": ["model.dim=64", "data.max_bytes=400_000"],
     "invent_your_own": ["model.dim=96", "data.max_bytes=400_000"],
@@ -144,6 +151,10 @@ def test_every_sample_spec_trains_a_few_steps(path: Path, data_root: Path, cli: 
         changes.append(f"data.root='{data_root / 'mnist'}'")
     if "tinyshakespeare" in text:
         changes.append(f"data.files=['{data_root / 'tinyshakespeare' / 'input.txt'}']")
+    if "multi30k" in text:
+        sides = [("source", "train.en"), ("target", "train.de"), ("val_source", "val.en"), ("val_target", "val.de")]
+        changes += [f"data.{side}=['{data_root / 'multi30k' / name}.gz']" for side, name in sides]
+        changes += ["data.test_source=[]", "data.test_target=[]"]
     if path.stem == "alexnet":
         write_images(Path("pictures"))
         changes = [c for c in changes if not c.startswith("data.")] + ["data.type=image_folder", "data.root=pictures"]

@@ -94,7 +94,7 @@ def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: fl
     model: Module = build(spec.model, facts).to(device)
     task = build_task(spec.task)
     micro = spec.train.micro_batch or spec.train.batch_size
-    batches = [synthetic_batch(facts, micro, device) for _ in range(spec.train.accumulate)]
+    batches = [synthetic_batch(facts, task.reads, micro, device) for _ in range(spec.train.accumulate)]
     options = choose(model, task, batches[0], spec.train, say)
     apply(model, options)
     if options.memory_format == "channels_last":
@@ -117,7 +117,7 @@ def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: fl
     times = sorted(times[WARMUP:])
     median = statistics.median(times)
     meta = torch.device("meta")
-    step_flops = 3 * flops(build_on_meta(spec, facts), example(facts, 1, meta)) * spec.train.batch_size
+    step_flops = 3 * flops(build_on_meta(spec, facts), *example(spec, facts, 1, meta)) * spec.train.batch_size
     return Timing(
         name=name,
         precision=options.precision,
@@ -136,11 +136,12 @@ def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: fl
     )
 
 
-def synthetic_batch(facts: Facts, size: int, device: torch.device) -> dict[str, Tensor]:
-    """Random images (B, C, H, W) with labels, or random tokens (B, T + 1)."""
+def synthetic_batch(facts: Facts, names: tuple[str, ...], size: int, device: torch.device) -> dict[str, Tensor]:
+    """Random images (B, C, H, W) with labels, or random tokens: (B, T + 1), or two sides (B, T)."""
     if facts.image_shape is not None:
         images = torch.randn(size, *facts.image_shape, device=device)
         return {"image": images, "label": torch.randint(len(facts.classes), (size,), device=device)}
     assert facts.vocab_size is not None
     assert facts.context is not None
-    return {"tokens": torch.randint(facts.vocab_size, (size, facts.context + 1), device=device)}
+    length = facts.context + ("tokens" in names)
+    return {name: torch.randint(facts.vocab_size, (size, length), device=device) for name in names}

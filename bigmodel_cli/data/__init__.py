@@ -20,6 +20,7 @@ from bigmodel_cli.data.images import (
     ParquetOptions,
     open_images,
 )
+from bigmodel_cli.data.pairs import PairsOptions, open_pairs
 from bigmodel_cli.data.pixels import prepare_image
 from bigmodel_cli.data.text import StdlibOptions, TextOptions, open_text
 from bigmodel_cli.data.tokenizer import Tokenizer, load_tokenizer
@@ -27,6 +28,7 @@ from bigmodel_cli.data.tokenizer import Tokenizer, load_tokenizer
 DataOptions = Annotated[
     TextOptions
     | StdlibOptions
+    | PairsOptions
     | MNISTOptions
     | FashionMNISTOptions
     | CIFAR10Options
@@ -40,6 +42,7 @@ DataOptions = Annotated[
 SOURCES: dict[str, tuple[type[Options], Callable[..., DataSet]]] = {
     "text": (TextOptions, open_text),
     "stdlib": (StdlibOptions, open_text),
+    "pairs": (PairsOptions, open_pairs),
     "mnist": (MNISTOptions, open_images),
     "fashion_mnist": (FashionMNISTOptions, open_images),
     "cifar10": (CIFAR10Options, open_images),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import numpy as np
+
 from bigmodel_cli.config import Facts
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.errors import DataError
@@ -45,6 +47,10 @@ class DataSet:
         if name not in self._splits:
             raise DataError(f"the data has no {name!r} split; it has {', '.join(self._splits)}")
         return self._splits[name]
+
+    def names(self) -> frozenset[str]:
+        """The names in a batch."""
+        return frozenset(self.split("train").batch(np.zeros(1, np.int64), 0, 0, False))
 
     def assets(self) -> dict[str, bytes]:
         """Files that a checkpoint carries, by name, such as tokenizer.json."""

@@ -17,6 +17,7 @@ from bigmodel_cli.data.cache import build_once, cache_directory, publish
 from bigmodel_cli.data.corpus import Corpus, Survey, find_files, standard_library, survey
 from bigmodel_cli.data.order import Ints, draw
 from bigmodel_cli.data.tokenizer import (
+    BPEOptions,
     BytesOptions,
     ByteTokenizer,
     CharactersOptions,
@@ -70,8 +71,9 @@ def open_text(
     surveys = {name: survey(corpus) for name, corpus in corpora.items()}
     if not surveys["train"].characters:
         raise DataError(f"the corpus is empty: {', '.join(str(f) for f in corpora['train'].files[:3])}")
-    tokenizer = _tokenizer(options, corpora, surveys, say, assets)
-    description = [FORMAT, tokenizer.to_json().decode("utf-8"), None if "val" in corpora else options.val_fraction]
+    held_out = None if "val" in corpora else options.val_fraction
+    tokenizer = fit_tokenizer(options.tokenizer, corpora, surveys, held_out, say, assets)
+    description = [FORMAT, tokenizer.to_json().decode("utf-8"), held_out]
     description += [[name, s.digest] for name, s in surveys.items()]
     key = hashlib.sha256(json.dumps(description).encode()).hexdigest()
     folder = cache_directory("tokens") / key
@@ -79,7 +81,7 @@ def open_text(
         say(f"tokenizing {sum(s.characters for s in surveys.values()):,} characters (once: kept in {folder.parent})")
     build_once(folder, lambda draft: _write_tokens(draft, corpora, surveys, tokenizer, options.val_fraction))
     names = [name for name in ("train", "val", "test") if (folder / f"{name}.bin").exists()]
-    dtype = _dtype(tokenizer)
+    dtype = token_dtype(tokenizer)
     splits: dict[str, Split] = {n: Windows(folder / f"{n}.bin", dtype, options.context, n) for n in names}
     facts = Facts(vocab_size=tokenizer.vocab_size, context=options.context)
     return DataSet(facts, f"{key}-{options.context}", splits, {"tokenizer.json": tokenizer.to_json()})
@@ -144,17 +146,20 @@ def _corpora(options: TextOptions | StdlibOptions, base: Path) -> dict[str, Corp
     }
 
 
-def _tokenizer(
-    options: TextOptions | StdlibOptions,
+def fit_tokenizer(
+    wanted: BytesOptions | CharactersOptions | BPEOptions | FileOptions,
     corpora: dict[str, Corpus],
     surveys: dict[str, Survey],
+    held_out: float | None,
     say: Say,
     assets: Path | None,
 ) -> Tokenizer:
-    """The tokenizer that the options describe, or the one that a checkpoint carries."""
+    """The tokenizer that the options describe, or the one that a checkpoint carries.
+
+    BPE is trained on the train corpus, without its last part where `held_out` is kept for validation; characters are those of all.
+    """
     if assets is not None and (assets / "tokenizer.json").exists():
         return read_tokenizer((assets / "tokenizer.json").read_bytes(), str(assets / "tokenizer.json"))
-    wanted = options.tokenizer
     if isinstance(wanted, BytesOptions):
         return ByteTokenizer()
     if isinstance(wanted, FileOptions):
@@ -162,12 +167,11 @@ def _tokenizer(
     if isinstance(wanted, CharactersOptions):
         symbols = "".join(s.symbols for s in surveys.values())
         return CharacterTokenizer(symbols, any(s.documents > 1 for s in surveys.values()))
-    has_val = "val" in corpora
-    key = [FORMAT, surveys["train"].digest, wanted.vocab_size, None if has_val else options.val_fraction]
+    key = [FORMAT, surveys["train"].digest, wanted.vocab_size, held_out]
     kept = cache_directory("tokenizers") / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.json"
     if not kept.exists():
         say(f"training a BPE tokenizer of {wanted.vocab_size:,} tokens (once: kept in {kept.parent})")
-        limit = surveys["train"].characters if has_val else train_characters(surveys["train"], options.val_fraction)
+        limit = surveys["train"].characters if held_out is None else train_characters(surveys["train"], held_out)
         publish(kept, train_bpe(_first(corpora["train"], limit), wanted.vocab_size).to_json())
     return read_tokenizer(kept.read_bytes(), str(kept))
 
@@ -191,7 +195,7 @@ def _write_tokens(
     draft: Path, corpora: dict[str, Corpus], surveys: dict[str, Survey], tokenizer: Tokenizer, val_fraction: float
 ) -> None:
     """Write train.bin, val.bin ...: the tokens one after the other."""
-    dtype = _dtype(tokenizer)
+    dtype = token_dtype(tokenizer)
     for name, corpus in corpora.items():
         if name == "train" and "val" not in corpora:
             cut = train_characters(surveys["train"], val_fraction)
@@ -219,5 +223,6 @@ def _encoded(corpus: Corpus, tokenizer: Tokenizer, cut: int | None) -> Iterator[
             yield end, position - 1
 
 
-def _dtype(tokenizer: Tokenizer) -> Any:
+def token_dtype(tokenizer: Tokenizer) -> Any:
+    """The smallest type that holds every token."""
     return np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32

@@ -18,7 +18,7 @@ class Layer:
     leaf: bool
 
 
-def describe(model: Module, example: Tensor) -> list[Layer]:
+def describe(model: Module, *example: Tensor) -> list[Layer]:
     """The modules in the order in which they finish, each with the shape of what it puts out for `example`."""
     layers: list[Layer] = []
     hooks = []
@@ -39,17 +39,17 @@ def describe(model: Module, example: Tensor) -> list[Layer]:
         hooks.append(module.register_forward_hook(note))
     try:
         with torch.no_grad():
-            model.eval()(example)
+            model.eval()(*example)
     finally:
         for hook in hooks:
             hook.remove()
     return layers
 
 
-def flops(model: Module, example: Tensor) -> int:
+def flops(model: Module, *example: Tensor) -> int:
     """Floating-point operations of one forward pass over `example` (a multiply and an add are two)."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(example)
+        model.eval()(*example)
     return int(counter.get_total_flops())

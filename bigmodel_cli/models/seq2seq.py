@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, Facts, Options, Positive, Probability
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.lazy import F, Module, Tensor, nn
+from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
 from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
 from bigmodel_cli.models.start import Cache, init_normal, init_xavier, longest, new_cache, sizes
 from bigmodel_cli.parts import Norm, Position
@@ -122,3 +122,27 @@ class Seq2Seq(Module):
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Logits of what follows each target token."""
         return self.decode(target, self.encode(source))
+
+    def reading(self, source: Tensor) -> Reading:
+        """The decoder bound to these sources (B, S), for `generate`."""
+        return Reading(self, source)
+
+
+class Reading:
+    """A decoder that has read its sources, with the interface of a decoder alone."""
+
+    def __init__(self, model: Seq2Seq, source: Tensor) -> None:
+        self.model, self.limit = model, model.limit
+        with torch.inference_mode():
+            self.read = model.eval().encode(source)
+
+    def eval(self) -> None:
+        """It is evaluating already."""
+
+    def new_cache(self, batch: int) -> Cache:
+        """An empty cache."""
+        return self.model.new_cache(batch)
+
+    def __call__(self, tokens: Tensor, cache: Cache, segments: Tensor | None = None) -> Tensor:
+        """Logits (B, T, V) of tokens that follow what is in the cache."""
+        return self.model.decode(tokens, self.read, cache)

@@ -15,14 +15,20 @@ from bigmodel_cli.lazy import Module, Tensor
 from bigmodel_cli.tasks.causal_lm import CausalLMOptions
 from bigmodel_cli.tasks.classification import ClassificationOptions
 from bigmodel_cli.tasks.masked_lm import MaskedLMOptions
+from bigmodel_cli.tasks.seq2seq import Seq2SeqTaskOptions
 
 Batch = dict[str, Tensor]
 Scores = dict[str, tuple[Tensor, Tensor]]
 """Metric name -> (sums (B,), counts (B,)), one pair per item of the batch."""
 
-AnyTask = CausalLMOptions | MaskedLMOptions | ClassificationOptions
+AnyTask = CausalLMOptions | MaskedLMOptions | Seq2SeqTaskOptions | ClassificationOptions
 TaskOptions = Annotated[AnyTask, Field(discriminator="type")]
-TASKS = {"causal_lm": CausalLMOptions, "masked_lm": MaskedLMOptions, "classification": ClassificationOptions}
+TASKS = {
+    "causal_lm": CausalLMOptions,
+    "masked_lm": MaskedLMOptions,
+    "seq2seq": Seq2SeqTaskOptions,
+    "classification": ClassificationOptions,
+}
 
 
 class Task(Protocol):
@@ -32,6 +38,7 @@ class Task(Protocol):
     metric: str  # decides which checkpoint is best
     higher_is_better: bool
     needs: str  # the fact of the data without which the task makes no sense
+    reads: tuple[str, ...]  # the names in a batch
 
     def loss(self, model: Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """The summed loss to differentiate and the number of targets in it."""

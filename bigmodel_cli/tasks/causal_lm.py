@@ -35,6 +35,7 @@ class CausalLM:
     metric = "loss"
     higher_is_better = False
     needs = "vocab_size"
+    reads: tuple[str, ...] = ("tokens",)
 
     def __init__(self, options: CausalLMOptions) -> None:
         self.options = options

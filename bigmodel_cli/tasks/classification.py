@@ -28,6 +28,7 @@ class Classification:
     metric = "accuracy"
     higher_is_better = True
     needs = "classes"
+    reads: tuple[str, ...] = ("image", "label")
 
     def __init__(self, options: ClassificationOptions) -> None:
         self.options = options

@@ -38,6 +38,7 @@ class MaskedLM:
     metric = "loss"
     higher_is_better = False
     needs = "vocab_size"
+    reads: tuple[str, ...] = ("tokens",)
 
     def __init__(self, options: MaskedLMOptions) -> None:
         self.options = options

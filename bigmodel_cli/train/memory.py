@@ -50,11 +50,12 @@ class Plan:
         )
 
 
-def example(facts: Facts, batch: int, device: torch.device) -> Tensor:
-    """An input of the right shape: images (B, C, H, W), or tokens (B, T)."""
+def example(spec: Spec, facts: Facts, batch: int, device: torch.device) -> tuple[Tensor, ...]:
+    """What a model is called with, in the right shapes: images (B, C, H, W), tokens (B, T), or those of two sides."""
     if facts.image_shape is not None:
-        return torch.zeros(batch, *facts.image_shape, device=device)
-    return torch.zeros(batch, facts.context or 1, dtype=torch.int64, device=device)
+        return (torch.zeros(batch, *facts.image_shape, device=device),)
+    tokens = torch.zeros(batch, facts.context or 1, dtype=torch.int64, device=device)
+    return (tokens, tokens) if spec.model.type == "seq2seq" else (tokens,)
 
 
 def build_on_meta(spec: Spec, facts: Facts) -> Module:
@@ -120,13 +121,13 @@ def plan(spec: Spec, facts: Facts, samples: int) -> Plan:
     """Everything that `--dry-run` shows."""
     model = build_on_meta(spec, facts)
     meta = torch.device("meta")
-    layers = describe(model, example(facts, 1, meta))
+    layers = describe(model, *example(spec, facts, 1, meta))
     micro = spec.train.micro_batch or spec.train.batch_size
     outputs = sum(_size(layer.shape) for layer in layers if layer.leaf)
     return Plan(
         layers=layers,
         parameters=sum(p.numel() for p in model.parameters()),
-        flops_per_sample=flops(model, example(facts, 1, meta)),
+        flops_per_sample=flops(model, *example(spec, facts, 1, meta)),
         state_bytes=state_bytes(spec, model),
         activation_bytes=4 * micro * outputs,
         steps=spec.train.total_steps(samples),

@@ -67,7 +67,7 @@ def dry_run(spec: Spec, device: str) -> Plan:
     load_torch()
     chosen = pick_device(device, say)
     data = _open_data(spec)
-    _check_task(spec, build_task(spec.task), data.facts)
+    _check_task(spec, build_task(spec.task), data)
     check_memory(spec, data.facts, chosen)
     return plan(spec, data.facts, len(data.split("train")))
 
@@ -90,7 +90,7 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
     assets = previous.path if previous is not None and previous.contents is not None else source
     data = _open_data(spec, assets)
     task = build_task(spec.task)
-    _check_task(spec, task, data.facts)
+    _check_task(spec, task, data)
     torch.manual_seed(spec.train.seed)
     model = _build(spec, data.facts, device, source if previous is None or previous.contents is None else None)
     model.to(device)
@@ -155,11 +155,21 @@ def _open_data(spec: Spec, assets: Path | None = None) -> DataSet:
     return open_data(spec.data, base=Path(), seed=spec.train.seed, say=say, assets=assets)
 
 
-def _check_task(spec: Spec, task: Task, facts: Facts) -> None:
-    if not getattr(facts, task.needs):
+def _check_task(spec: Spec, task: Task, data: DataSet) -> None:
+    needs = {"classes": "labels", "vocab_size": "tokens"}[task.needs]
+    if not getattr(data.facts, task.needs):
+        raise SpecError(f"task.type: {task.name} needs data with {needs}, and data.type: {spec.data.type} has none")
+    missing = [name for name in task.reads if name not in data.names()]
+    if missing:
         raise SpecError(
-            f"task.type: {task.name} needs data with {'labels' if task.needs == 'classes' else 'tokens'}, "
-            f"and data.type: {spec.data.type} has none"
+            f"task.type: {task.name} reads {', '.join(task.reads)}, and data.type: {spec.data.type} has "
+            f"{', '.join(sorted(data.names()))}"
+        )
+    sides = spec.model.type == "seq2seq"
+    if sides != ("source" in task.reads):
+        raise SpecError(
+            f"model.type: {spec.model.type} {'reads a source and writes a target' if sides else 'has one side'}, and "
+            f"task.type: {task.name} {'has no source' if sides else 'has two'}"
         )
 
 

@@ -1,0 +1,66 @@
+"""Writing one text after reading another: translation, summarization."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from bigmodel_cli.config import Options, Probability
+from bigmodel_cli.lazy import F, Module, Tensor
+
+IGNORED = -1
+"""A token that is padding: it is never a target."""
+
+
+class Seq2SeqTaskOptions(Options):
+    """Write a target after reading a source (Sutskever et al. 2014); scored by cross-entropy in nats per target token."""
+
+    type: Literal["seq2seq"] = "seq2seq"
+    label_smoothing: Probability = Field(0.0, description="probability mass spread evenly over the vocabulary")
+
+    def build(self) -> Seq2SeqTask:
+        """The task."""
+        return Seq2SeqTask(self)
+
+
+class Seq2SeqTask:
+    """batch {"source": (B, S), "target": (B, T + 1)}; the model maps source and target (B, T) to logits (B, T, V)."""
+
+    name = "seq2seq"
+    metric = "loss"
+    higher_is_better = False
+    needs = "vocab_size"
+    reads: tuple[str, ...] = ("source", "target")
+
+    def __init__(self, options: Seq2SeqTaskOptions) -> None:
+        self.options = options
+
+    def loss(self, model: Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Summed cross-entropy over all target tokens, and how many there are."""
+        target = batch["target"]
+        logits = model(batch["source"], target[:, :-1])
+        total = F.cross_entropy(
+            logits.flatten(0, 1).float(),
+            target[:, 1:].flatten(),
+            ignore_index=IGNORED,
+            reduction="sum",
+            label_smoothing=self.options.label_smoothing,
+        )
+        return total, (target[:, 1:] != IGNORED).sum()
+
+    def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Per pair: nats and target tokens ("loss"), and right first guesses ("accuracy"), without label smoothing."""
+        target = batch["target"]
+        logits = model(batch["source"], target[:, :-1]).float()
+        wanted = target[:, 1:]
+        nats = F.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=IGNORED, reduction="none")  # (B, T)
+        real = wanted != IGNORED
+        right = (logits.argmax(-1) == wanted) & real
+        counts = real.sum(1)
+        return {"loss": (nats.double().sum(1), counts), "accuracy": (right.sum(1).double(), counts)}
+
+    def derived(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Perplexity per target token."""
+        return {"perplexity": math.exp(min(metrics["loss"], 700.0))}

@@ -1,0 +1,121 @@
+"""Parallel text: pairs stay together, are padded and cut as said, and an encoder-decoder learns from them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Result
+
+from bigmodel_cli.data import load_tokenizer, open_data
+from bigmodel_cli.data.pairs import PairsOptions
+
+Cli = Callable[..., Result]
+
+
+def write(name: str, lines: list[str]) -> str:
+    """A file of these lines; .gz where its name says so."""
+    text = "".join(f"{line}\n" for line in lines).encode()
+    Path(name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    return name
+
+
+def options(**changes: object) -> PairsOptions:
+    values = {"source": ["a.txt"], "target": ["b.txt"], "context": 6, "tokenizer": {"type": "bytes"}, **changes}
+    return PairsOptions.model_validate(values)
+
+
+def test_pairs_as_tokens() -> None:
+    sources, targets = ["ab", "", "abcdef", "c", "de"], ["x", "y", "z", "vwxyz", "uvw"]
+    write("a.txt", sources)
+    write("b.txt", targets)
+    write("c.txt.gz", sources)
+    write("d.txt.gz", targets)
+    said: list[str] = []
+    data = open_data(options(test_source=["c.txt.gz"], test_target=["d.txt.gz"]), base=Path(), seed=0, say=said.append)
+    assert data.splits == ("train", "test")
+    assert data.facts.context == 6
+    train = data.split("train")
+    assert any("2 of 5 training pairs are left out" in line for line in said)
+    batch = train.batch(np.arange(3), 0, 0, True)
+    end = load_tokenizer(data.assets()).end_of_text
+    assert batch["source"].tolist() == [[97, 98, end], [99, end, -1], [100, 101, end]]
+    assert batch["target"].tolist() == [
+        [end, 120, end, -1, -1, -1, -1],
+        [end, 118, 119, 120, 121, 122, end],
+        [end, 117, 118, 119, end, -1, -1],
+    ]
+    test = data.split("test")
+    assert len(test) == 5  # every pair stays in evaluation
+    whole = test.batch(np.arange(5), 0, 0, False)
+    assert whole["source"][1].tolist() == [end, -1, -1, -1, -1, -1]
+    assert whole["source"][2].tolist() == [97, 98, 99, 100, 101, end]  # cut
+    assert test.batch(np.array([1]), 0, 0, False)["target"].tolist() == [[end, 121, end]]
+
+
+def test_an_encoder_decoder_learns_to_turn_words_around(cli: Cli) -> None:
+    words = ["".join(random.Random(i).choices("abcdef", k=random.Random(i).randint(1, 5))) for i in range(3000)]
+    for name, some in (("train", words[:2800]), ("val", words[2800:])):
+        write(f"{name}.a", some)
+        write(f"{name}.b", [word[::-1] for word in some])
+    Path("turn.yaml").write_text(
+        "model:\n  type: seq2seq\n  dim: 48\n"
+        "  encoder: [{mixer: {type: attention, num_heads: 4}, ffn: {type: relu}, placement: post}]\n"
+        "  decoder: [{mixer: {type: attention, num_heads: 4}, cross: {num_heads: 4}, ffn: {type: relu}, placement: post}]\n"
+        "data: {type: pairs, source: [train.a], target: [train.b], val_source: [val.a], val_target: [val.b], context: 8,\n"
+        "  tokenizer: {type: bytes}}\n"
+        "task: {type: seq2seq}\n"
+        "train: {steps: 500, batch_size: 64, optimizer: {lr: 3e-3}, schedule: {type: cosine, warmup: 50}, precision: fp32}\n"
+    )
+    assert cli("pretrain", "turn.yaml", "--dry-run").status == 0
+    trained = cli("pretrain", "turn.yaml", "--out", "run")
+    assert trained.status == 0, trained.err
+    last = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])["val"]
+    assert last["accuracy"] > 0.97
+    assert json.loads(cli("eval", "run", "--json").out)["loss"] == pytest.approx(last["loss"], rel=1e-4)
+    written = [json.loads(line) for line in cli("predict", "run", "abc", "f", "deadbe"[:5]).out.splitlines()]
+    assert [w["input"] for w in written] == ["abc", "f", "deadb"]
+    assert [w["text"] for w in written] == ["cba", "f", "bdaed"]
+    alone = json.loads(cli("predict", "run", "abc").out)
+    assert alone == written[0]  # whatever stands beside it in the batch
+    assert cli("bench", "turn.yaml", "--seconds", 0.1).status == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "message"),
+    [
+        (["data.target=[short.txt]"], 3, "have 3 lines and the targets (short.txt) 2"),
+        (["data.source=[no.txt]"], 3, "data.source: no.txt: no such file"),
+        (["data.val_source=[a.txt]"], 2, "give both val_source and val_target, or neither"),
+        (["data.context=1"], 3, "no training pair fits into data.context 1"),
+        (["task.type=causal_lm"], 2, "task.type: causal_lm reads tokens, and data.type: pairs has source, target"),
+        (
+            ["data={type: text, files: [a.txt], context: 4, val_fraction: 0.5}"],
+            2,
+            "reads source, target, and data.type: text has tokens",
+        ),
+        (
+            ["model={type: encoder, dim: 16, blocks: [{ffn: {type: relu}}]}"],
+            2,
+            "model.type: encoder has one side, and task.type: seq2seq has two",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_said(changes: list[str], status: int, message: str, cli: Cli) -> None:
+    write("a.txt", ["abcd", "bcde", "cdef"])
+    write("b.txt", ["x", "y", "z"])
+    write("short.txt", ["x", "y"])
+    block = "{mixer: {type: attention, num_heads: 2}, ffn: {type: relu}}"
+    Path("pairs.yaml").write_text(
+        f"model: {{type: seq2seq, dim: 16, encoder: [{block}], decoder: [{{cross: {{num_heads: 2}}}}]}}\n"
+        "data: {type: pairs, source: [a.txt], target: [b.txt], context: 8, tokenizer: {type: bytes}}\n"
+        "task: {type: seq2seq}\ntrain: {steps: 2, batch_size: 2}\n"
+    )
+    result = cli("pretrain", "pairs.yaml", *(word for change in changes for word in ("--set", change)))
+    assert result.status == status, result.err
+    assert message in result.err
