@@ -41,6 +41,8 @@ def attend(loaded: Loaded, source: str, out: Path | None, layer: int | None, hea
 
 
 def _look_at_text(loaded: Loaded, text: str, picture: Path, layer: int | None, head: int | None, color: bool) -> Look:
+    if hasattr(loaded.model, "reading"):
+        raise SpecError("attend looks into networks of one side, and this one reads a source and writes a target")
     tokenizer = load_tokenizer(loaded.assets)
     tokens = tokenizer.encode(text)
     if not tokens:

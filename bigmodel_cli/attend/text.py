@@ -26,8 +26,10 @@ def show_heads(heads: Heads, layer: int, head: int | None, color: bool) -> str:
     if first:
         lines.append(f"(the last {MOST_TOKENS} of {len(heads.tokens)} tokens)")
     peak = float(chosen[first:, first:].max()) or 1.0
+    causal = not bool(chosen.triu(1).any())
     for t in range(first, len(heads.tokens)):
-        cells = "".join(cell(float(v) / peak, color) for v in chosen[t, first : t + 1])
+        seen = chosen[t, first : t + 1] if causal else chosen[t, first:]
+        cells = "".join(cell(float(v) / peak, color) for v in seen)
         lines.append(f"{_label(heads.tokens[t]):>{LABEL_WIDTH}} {cells}")
     lines += ["", "what the last token looks at most, by head:"]
     for index, name in enumerate(heads.layers):

@@ -72,7 +72,10 @@ def test_an_encoder_learns_to_find_hidden_tokens(tmp_path: Path, cli: Callable[.
     last = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])["val"]
     assert last["accuracy"] > 0.95  # every letter follows from its neighbours
     assert abs(json.loads(cli("eval", "run", "--json").out)["loss"] - last["loss"]) < 1e-5
-    assert cli("attend", "run", "abcdefg").status == 0
+    looked = cli("attend", "run", "abcdefg")
+    assert looked.status == 0
+    rows = looked.err.splitlines()[1:8]
+    assert len({len(row) for row in rows}) == 1  # every position sees both sides
     refused = cli("predict", "run", "abc")
     assert refused.status == 2
     assert "trained for masked_lm" in refused.err
