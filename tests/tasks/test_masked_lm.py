@@ -74,7 +74,9 @@ def test_an_encoder_learns_to_find_hidden_tokens(tmp_path: Path, cli: Callable[.
     assert abs(json.loads(cli("eval", "run", "--json").out)["loss"] - last["loss"]) < 1e-5
     looked = cli("attend", "run", "abcdefg")
     assert looked.status == 0
-    rows = looked.err.splitlines()[1:8]
+    lines = looked.err.splitlines()
+    heading = next(i for i, line in enumerate(lines) if "each row looks" in line)
+    rows = lines[heading + 1 : heading + 8]
     assert len({len(row) for row in rows}) == 1  # every position sees both sides
     refused = cli("predict", "run", "abc")
     assert refused.status == 2
