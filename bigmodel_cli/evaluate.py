@@ -62,6 +62,6 @@ def evaluate_checkpoint(path: Path, overrides: Sequence[str], split: str | None,
             "finetune it first: bigmodel finetune --from CKPT SPEC"
         )
     name = split or ("test" if "test" in data.splits else "val")
-    size = spec.train.validation_batch or max(256, spec.train.batch_size)
+    size = spec.train.validation_rows
     scores = score_split(loaded.model, loaded.task, data.split(name), size, loaded.device, loaded.precision)
     return Report(loaded.path, name, loaded.task.name, loaded.precision, estimates(loaded.task, scores))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -16,8 +18,13 @@ class TrainOptions(Options):
     steps: Steps | None = Field(None, description="optimizer steps in all")
     epochs: Positive | None = Field(None, description="passes over the training split, in place of steps")
     batch_size: Count = Field(64, description="samples per step, over all micro-batches")
+    batch_tokens: Count | None = Field(
+        None,
+        description="tokens per step, in place of batch_size: samples of similar length, each counted as long as the longest "
+        "beside it (of pairs, the longer side)",
+    )
     micro_batch: Count | None = Field(
-        None, description="samples that pass through the model at once; batch_size when left out"
+        None, description="samples (with batch_tokens: tokens) that pass through the model at once; all when left out"
     )
     optimizer: OptimizerOptions = Field(AdamWOptions(), description="how gradients become updates")
     schedule: Schedule = Field(Schedule(), description="the learning rate over the run")
@@ -37,7 +44,7 @@ class TrainOptions(Options):
     validate_every: Steps | None = Field(None, description="steps between validations")
     validate_epochs: Positive | None = Field(None, description="epochs between validations, in place of validate_every")
     validation_batch: Count | None = Field(
-        None, description="samples at once in a validation; a multiple of the micro-batch when left out"
+        None, description="samples at once in a validation; the micro-batch, and at least 256, when left out"
     )
     checkpoint_every: Steps | None = Field(
         None, description="steps between checkpoints; as the validations when left out"
@@ -53,26 +60,46 @@ class TrainOptions(Options):
             raise ValueError("give either steps or epochs" + ("" if self.steps is None else ", not both"))
         if self.validate_every is not None and self.validate_epochs is not None:
             raise ValueError("give either validate_every or validate_epochs, not both")
-        if self.micro_batch is not None and self.batch_size % self.micro_batch:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}")
+        if self.micro_batch is not None and self.batch % self.micro_batch:
+            name = "batch_size" if self.batch_tokens is None else "batch_tokens"
+            raise ValueError(f"{name} {self.batch} is not a multiple of micro_batch {self.micro_batch}")
         return self
+
+    @property
+    def batch(self) -> int:
+        """Samples, or tokens where they are counted, per step."""
+        return self.batch_tokens or self.batch_size
+
+    @property
+    def micro(self) -> int:
+        """The same per micro-batch."""
+        return self.micro_batch or self.batch
 
     @property
     def accumulate(self) -> int:
         """Micro-batches per step."""
-        return self.batch_size // (self.micro_batch or self.batch_size)
+        return self.batch // self.micro
 
-    def total_steps(self, samples: int) -> int:
-        """Optimizer steps of the whole run, for a training split of so many samples."""
-        return self.steps or self.steps_of(self.epochs or 0.0, samples)
+    def rows(self, length: int | None) -> int:
+        """Samples in a micro-batch, where each is so many tokens long."""
+        return self.micro if self.batch_tokens is None else max(1, self.micro // (length or 1))
 
-    def steps_of(self, epochs: float, samples: int) -> int:
+    @property
+    def validation_rows(self) -> int:
+        """Samples at once in a validation."""
+        return self.validation_batch or (256 if self.batch_tokens else max(256, self.micro))
+
+    def total_steps(self, per_epoch: Fraction) -> int:
+        """Optimizer steps of the whole run, for so many micro-batches in an epoch."""
+        return self.steps or self.steps_of(self.epochs or 0.0, per_epoch)
+
+    def steps_of(self, epochs: float, per_epoch: Fraction) -> int:
         """Optimizer steps that so many epochs take (the last one may reach into the next epoch)."""
-        return max(1, -int(-epochs * samples // self.batch_size))
+        return max(1, math.ceil(Fraction(epochs) * per_epoch / self.accumulate))
 
-    def validation_interval(self, samples: int) -> int | None:
+    def validation_interval(self, per_epoch: Fraction) -> int | None:
         """Steps between validations, or None for the end of the run only."""
-        return self.validate_every or (self.steps_of(self.validate_epochs, samples) if self.validate_epochs else None)
+        return self.validate_every or (self.steps_of(self.validate_epochs, per_epoch) if self.validate_epochs else None)
 
 
 class InitOptions(Options):

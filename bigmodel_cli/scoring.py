@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bigmodel_cli.data import Split
+from bigmodel_cli.data.order import Ints
 from bigmodel_cli.device import autocast
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.tasks import Task
@@ -43,8 +44,7 @@ def score_split(
     collected: dict[str, list[tuple[Tensor, Tensor]]] = {}
     try:
         with torch.inference_mode():
-            for first in range(0, len(split), batch_size):
-                samples = np.arange(first, min(first + batch_size, len(split)))
+            for samples in similar_batches(split, batch_size):
                 batch = {k: v.to(device) for k, v in split.batch(samples, 0, 0, False).items()}
                 with autocast(device, precision):
                     scores = task.score(model, batch)
@@ -52,7 +52,16 @@ def score_split(
                     collected.setdefault(name, []).append((sums.cpu(), counts.cpu()))
     finally:
         model.train(was_training)
-    return {name: (torch.cat([s for s, _ in p]), torch.cat([c for _, c in p])) for name, p in collected.items()}
+    back = torch.from_numpy(np.argsort(np.concatenate(similar_batches(split, batch_size))))
+    return {
+        name: (torch.cat([s for s, _ in p])[back], torch.cat([c for _, c in p])[back]) for name, p in collected.items()
+    }
+
+
+def similar_batches(split: Split, batch_size: int) -> list[Ints]:
+    """Every sample once, those of similar length side by side, so that little is computed on padding."""
+    order = np.arange(len(split)) if split.lengths is None else np.argsort(split.lengths, kind="stable")
+    return [order[first : first + batch_size] for first in range(0, len(split), batch_size)]
 
 
 def metrics_of(task: Task, scores: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +286,6 @@ def test_steps_and_epochs() -> None:
     with pytest.raises(SpecError, match="give either steps or epochs"):
         from_dict(base, ["train.steps=null"])
     train = from_dict(base, ["train.steps=null", "train.epochs=1.5", "train.batch_size=64"]).train
-    assert train.total_steps(1000) == math.ceil(1.5 * 1000 / 64)
+    assert train.total_steps(Fraction(1000, train.batch_size)) == math.ceil(1.5 * 1000 / 64)
     with pytest.raises(SpecError, match="not a multiple of micro_batch 3"):
         from_dict(base, ["train.micro_batch=3"])

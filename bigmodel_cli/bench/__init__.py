@@ -93,8 +93,8 @@ def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: fl
     torch.manual_seed(spec.train.seed)
     model: Module = build(spec.model, facts).to(device)
     task = build_task(spec.task)
-    micro = spec.train.micro_batch or spec.train.batch_size
-    batches = [synthetic_batch(facts, task.reads, micro, device) for _ in range(spec.train.accumulate)]
+    rows = spec.train.rows(facts.context)
+    batches = [synthetic_batch(facts, task.reads, rows, device) for _ in range(spec.train.accumulate)]
     options = choose(model, task, batches[0], spec.train, say)
     apply(model, options)
     if options.memory_format == "channels_last":
@@ -117,12 +117,13 @@ def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: fl
     times = sorted(times[WARMUP:])
     median = statistics.median(times)
     meta = torch.device("meta")
-    step_flops = 3 * flops(build_on_meta(spec, facts), *example(spec, facts, 1, meta)) * spec.train.batch_size
+    samples = rows * spec.train.accumulate
+    step_flops = 3 * flops(build_on_meta(spec, facts), *example(spec, facts, 1, meta)) * samples
     return Timing(
         name=name,
         precision=options.precision,
         memory_format=options.memory_format,
-        batch_size=options.batch_size,
+        batch_size=samples,
         median_s=median,
         p95_s=times[min(len(times) - 1, int(0.95 * len(times)))],
         steps=len(times),

@@ -16,9 +16,13 @@ Say = Callable[[str], None]
 
 
 class Split(Protocol):
-    """Samples by number. `resident`: batches are index arithmetic on tensors that can be moved to the device."""
+    """Samples by number. `resident`: batches are index arithmetic on tensors that can be moved to the device.
+
+    `lengths` (N,) are the tokens of each sample, its marks included; None where all samples are of one size.
+    """
 
     resident: bool
+    lengths: Ints | None
 
     def __len__(self) -> int:
         """How many samples there are."""

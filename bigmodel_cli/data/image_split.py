@@ -55,6 +55,8 @@ class Streamed:
 class ImageSplit:
     """{"image": (B, C, H, W) float32 normalised, "label": (B,) int64}."""
 
+    lengths: Ints | None = None
+
     def __init__(self, source: Resident | Streamed, facts: Facts, augmentation: Augmentation) -> None:
         self.source, self.facts, self.augmentation = source, facts, augmentation
         self.resident = source.resident

@@ -33,7 +33,7 @@ def key_of(*numbers: int) -> Any:
     return key
 
 
-def permute(index: Ints, n: int, key: tuple[int, int]) -> Ints:
+def permute(index: Ints, n: int, key: tuple[int, ...]) -> Ints:
     """Entries `index` of a pseudo-random permutation of range(n) that is chosen by `key`: (B,) -> (B,).
 
     An alternating Feistel network over pairs (left, right) of a x b >= n values with addition modulo a and b; what falls

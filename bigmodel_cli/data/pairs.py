@@ -85,6 +85,7 @@ class Pairs:
     """
 
     resident = False
+    lengths: Ints | None
 
     def __init__(self, folder: Path, name: str, tokenizer: Tokenizer, context: int, say: Say) -> None:
         assert tokenizer.end_of_text is not None
@@ -92,17 +93,17 @@ class Pairs:
         dtype = token_dtype(tokenizer)
         self.tokens: dict[str, Any] = {}
         self.starts: dict[str, Ints] = {}
-        self.lengths: dict[str, Ints] = {}
+        self.lengths_of: dict[str, Ints] = {}
         for side in SIDES:
             path = folder / f"{name}.{side}.bin"
             self.tokens[side] = np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
             ends = np.load(folder / f"{name}.{side}.ends.npy")
             self.starts[side] = np.concatenate((np.zeros(1, np.int64), ends[:-1]))
-            self.lengths[side] = ends - self.starts[side]
-        count = len(self.lengths["source"])
+            self.lengths_of[side] = ends - self.starts[side]
+        count = len(self.lengths_of["source"])
         self.kept = np.arange(count)
         if name == "train":
-            sides = np.stack([self.lengths[side] for side in SIDES])
+            sides = np.stack([self.lengths_of[side] for side in SIDES])
             self.kept = np.flatnonzero((sides.min(0) > 0) & (sides.max(0) <= self.longest))
             if len(self.kept) < count:
                 say(
@@ -110,6 +111,8 @@ class Pairs:
                 )
             if not len(self.kept):
                 raise DataError(f"no training pair fits into data.context {context}; make it larger")
+        sides = np.stack([self.lengths_of[side][self.kept] for side in SIDES])
+        self.lengths = np.minimum(sides.max(0), self.longest) + 1
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -125,7 +128,7 @@ class Pairs:
     def side(self, side: str, rows: Ints, first: int) -> Tensor:
         """(B, first + longest + 1): `first` marks, the tokens, the end."""
         tokens, starts = self.tokens[side], self.starts[side][rows]
-        lengths = np.minimum(self.lengths[side][rows], self.longest)
+        lengths = np.minimum(self.lengths_of[side][rows], self.longest)
         place = np.arange(int(lengths.max(initial=0)))
         taken = np.full((len(rows), first + len(place) + 1), PADDING, np.int64)
         taken[:, :first] = self.end

@@ -90,6 +90,8 @@ def open_text(
 class Windows:
     """Windows of T + 1 tokens. In training they start at another phase each epoch; in evaluation they cover every target once."""
 
+    lengths: Ints | None = None
+
     def __init__(self, path: Path, dtype: Any, context: int, name: str) -> None:
         self.path, self.context, self.train = path, context, name == "train"
         self.tokens: Any = np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)

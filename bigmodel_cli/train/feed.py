@@ -1,56 +1,18 @@
-"""Which samples make up each step: a function of the step's number alone, so that a resume is a seek.
-
-Micro-batch k holds the samples number k * B ... (k + 1) * B - 1 of an endless stream; sample number i belongs to epoch
-i // n and is entry i % n of that epoch's permutation. A micro-batch may reach from one epoch into the next.
-"""
+"""Micro-batches on their way to the device, from any step onwards; through loader workers where decoding costs time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from bigmodel_cli.data import Split
-from bigmodel_cli.data.order import Ints, permute
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.recipe import TrainOptions
+from bigmodel_cli.train.batches import micro_batches
 
-BLOCK = 1 << 14
-"""Entries of a permutation that are computed at once."""
 LOADER_TIMEOUT = 120.0
 """Seconds without a batch after which the loader workers are given up."""
-
-
-class MicroBatches:
-    """The stream of micro-batches as an indexable: `self[k]` is micro-batch k. What loader workers run."""
-
-    def __init__(self, split: Split, size: int, seed: int) -> None:
-        self.split, self.size, self.seed = split, size, seed
-        self.kept: tuple[tuple[int, int], Ints] = ((-1, -1), np.zeros(0, np.int64))
-
-    def __getitem__(self, k: int) -> dict[str, Tensor]:
-        n, first = len(self.split), k * self.size
-        pieces = []
-        while first < (k + 1) * self.size:
-            epoch, offset = divmod(first, n)
-            count = min((k + 1) * self.size - first, n - offset, BLOCK - offset % BLOCK)
-            within = offset % BLOCK
-            samples = self.block(epoch, offset // BLOCK)[within : within + count]
-            pieces.append(self.split.batch(samples, epoch, self.seed, True))
-            first += count
-        if len(pieces) == 1:
-            return pieces[0]
-        return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-
-    def block(self, epoch: int, number: int) -> Ints:
-        """A stretch of the epoch's permutation; the current one is kept, since computing a few entries costs as much."""
-        if self.kept[0] != (epoch, number):
-            n = len(self.split)
-            entries = np.arange(number * BLOCK, min(n, (number + 1) * BLOCK))
-            self.kept = ((epoch, number), permute(entries, n, (self.seed, epoch)))
-        return self.kept[1]
 
 
 class Feed:
@@ -61,7 +23,7 @@ class Feed:
         self.workers = workers
         if split.resident and not workers:
             split.to(device)
-        self.micro = MicroBatches(split, options.micro_batch or options.batch_size, options.seed)
+        self.micro = micro_batches(split, options)
         self.channels_last = False
 
     def first(self) -> dict[str, Tensor]:

@@ -92,7 +92,7 @@ def fit(run: Run) -> Path:
 
 def _train(run: Run, reporter: Reporter) -> Path:
     options, state = run.options, run.state
-    interval = options.validation_interval(len(run.feed.micro.split))
+    interval = options.validation_interval(run.feed.micro.per_epoch)
     saving = options.checkpoint_every or interval
     watch = Stopwatch()
     path: Path | None = None
@@ -171,7 +171,7 @@ def _log(run: Run, reporter: Reporter, watch: Stopwatch, lr: float, norm: float)
 def _validate(run: Run, reporter: Reporter) -> dict[str, float]:
     """Metrics over the whole validation split, with the averaged weights where there are any."""
     assert run.validation is not None
-    size = run.options.validation_batch or max(256, run.options.micro_batch or run.options.batch_size)
+    size = run.options.validation_rows
     failpoint("train.validating")
     with run.state.averaged():
         scores = score_split(run.state.model, run.task, run.validation, size, run.device, run.options.precision)

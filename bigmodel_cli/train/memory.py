@@ -8,11 +8,13 @@ from typing import Any
 from bigmodel_cli import models
 from bigmodel_cli.config import Facts
 from bigmodel_cli.console import quantity, table
+from bigmodel_cli.data import Split
 from bigmodel_cli.device import total_memory
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.models.describe import Layer, describe, flops
 from bigmodel_cli.spec import Spec
+from bigmodel_cli.train.batches import micro_batches
 
 
 @dataclass(frozen=True)
@@ -117,21 +119,20 @@ def check_memory(spec: Spec, facts: Facts, device: torch.device) -> Module:
     return model
 
 
-def plan(spec: Spec, facts: Facts, samples: int) -> Plan:
+def plan(spec: Spec, facts: Facts, train: Split) -> Plan:
     """Everything that `--dry-run` shows."""
     model = build_on_meta(spec, facts)
     meta = torch.device("meta")
     layers = describe(model, *example(spec, facts, 1, meta))
-    micro = spec.train.micro_batch or spec.train.batch_size
     outputs = sum(_size(layer.shape) for layer in layers if layer.leaf)
     return Plan(
         layers=layers,
         parameters=sum(p.numel() for p in model.parameters()),
         flops_per_sample=flops(model, *example(spec, facts, 1, meta)),
         state_bytes=state_bytes(spec, model),
-        activation_bytes=4 * micro * outputs,
-        steps=spec.train.total_steps(samples),
-        samples=samples,
+        activation_bytes=4 * spec.train.rows(facts.context) * outputs,
+        steps=spec.train.total_steps(micro_batches(train, spec.train).per_epoch),
+        samples=len(train),
     )
 
 

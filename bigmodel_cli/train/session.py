@@ -69,7 +69,7 @@ def dry_run(spec: Spec, device: str) -> Plan:
     data = _open_data(spec)
     _check_task(spec, build_task(spec.task), data)
     check_memory(spec, data.facts, chosen)
-    return plan(spec, data.facts, len(data.split("train")))
+    return plan(spec, data.facts, data.split("train"))
 
 
 def _open_directory(request: Request) -> RunDirectory:
@@ -94,7 +94,7 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
     torch.manual_seed(spec.train.seed)
     model = _build(spec, data.facts, device, source if previous is None or previous.contents is None else None)
     model.to(device)
-    if len(data.split("train")) < spec.train.batch_size:
+    if spec.train.batch_tokens is None and len(data.split("train")) < spec.train.batch_size:
         raise DataError(
             f"the train split has {len(data.split('train'))} samples, fewer than train.batch_size {spec.train.batch_size}; "
             "use more data or a smaller batch"
@@ -123,7 +123,7 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
         directory=directory,
         contents=lambda s: _contents(spec, data, s),
         signals=signals,
-        total=spec.train.total_steps(len(feed.micro.split)),
+        total=spec.train.total_steps(feed.micro.per_epoch),
         device=device,
         resume_command=_resume_command(request, directory),
         tensorboard=TensorBoard(directory.path / "tensorboard") if spec.train.tensorboard else None,

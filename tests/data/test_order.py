@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigmodel_cli.data.order import draw, permute
-from bigmodel_cli.train.feed import MicroBatches
+from bigmodel_cli.train.batches import BySamples, ByTokens, cuts
 
 
 @given(n=st.integers(1, 5000), seed=st.integers(0, 2**63 - 1), epoch=st.integers(0, 10**6))
@@ -55,8 +57,8 @@ class Counting:
 
     resident = True
 
-    def __init__(self, n: int) -> None:
-        self.n = n
+    def __init__(self, n: int, lengths: np.ndarray | None = None) -> None:
+        self.n, self.lengths = n, lengths
 
     def __len__(self) -> int:
         return self.n
@@ -72,12 +74,40 @@ class Counting:
 @given(n=st.integers(1, 60), size=st.integers(1, 25), seed=st.integers(0, 9))
 @settings(max_examples=40, deadline=None)
 def test_micro_batches_go_through_every_sample_once_an_epoch(n: int, size: int, seed: int) -> None:
-    stream = MicroBatches(Counting(n), size, seed)
+    stream = BySamples(Counting(n), size, seed)
     batches = [stream[k] for k in range(-(-3 * n // size))]
     samples = torch.cat([b["sample"] for b in batches])[: 3 * n].reshape(3, n)
     epochs = torch.cat([b["epoch"] for b in batches])[: 3 * n].reshape(3, n)
     for epoch in range(3):
         assert torch.equal(samples[epoch].sort().values, torch.arange(n))
         assert bool((epochs[epoch] == epoch).all())
-    later = MicroBatches(Counting(n), size, seed)[len(batches) - 1]  # a seek gives the same
+    later = BySamples(Counting(n), size, seed)[len(batches) - 1]  # a seek gives the same
     assert torch.equal(later["sample"], batches[-1]["sample"])
+
+
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=80), budget=st.integers(30, 100), seed=st.integers(0, 9)
+)
+@settings(max_examples=60, deadline=None)
+def test_batches_by_tokens_hold_every_sample_once_an_epoch(lengths: list[int], budget: int, seed: int) -> None:
+    known = np.array(lengths)
+    split = Counting(len(lengths), known)
+    stream = ByTokens(split, known, budget, seed)
+    count = int(stream.per_epoch)
+    for epoch in range(3):
+        batches = [stream[epoch * count + k]["sample"].numpy() for k in range(count)]
+        assert np.array_equal(np.sort(np.concatenate(batches)), np.arange(len(lengths)))
+        assert all(len(b) * known[b].max() <= budget for b in batches)
+        again = ByTokens(split, known, budget, seed)[epoch * count + count - 1]["sample"]  # a seek gives the same
+        assert np.array_equal(again.numpy(), batches[-1])
+    ascending = np.sort(known)
+    places = cuts(ascending, budget)
+    for start, end in pairwise(places):  # one more row would not have fitted
+        assert end == len(ascending) or (end + 1 - start) * ascending[end] > budget
+    other = [ByTokens(split, known, budget, seed)[count + k]["sample"].numpy() for k in range(count)]
+    assert len(lengths) < 30 or not all(np.array_equal(a, b) for a, b in zip(other, stream_of(stream, 0), strict=True))
+
+
+def stream_of(stream: ByTokens, epoch: int) -> list[np.ndarray]:
+    count = int(stream.per_epoch)
+    return [stream[epoch * count + k]["sample"].numpy() for k in range(count)]

@@ -1,0 +1,130 @@
+"""Which samples make up each micro-batch: a function of its number alone, so that a resume is a seek.
+
+Sample i of an endless stream belongs to epoch i // n and is an entry of that epoch's permutation. `BySamples` cuts the stream into
+pieces of one size, which may reach from one epoch into the next. `ByTokens` fills each micro-batch with samples of similar length
+up to a number of tokens.
+"""
+
+from __future__ import annotations
+
+import bisect
+from fractions import Fraction
+from typing import Protocol
+
+import numpy as np
+
+from bigmodel_cli.data import Split
+from bigmodel_cli.data.order import Ints, permute
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.recipe import TrainOptions
+
+BLOCK = 1 << 14
+"""Entries of a permutation that are computed at once."""
+
+
+class MicroBatches(Protocol):
+    """The stream of micro-batches as an indexable: `self[k]` is micro-batch k. What loader workers run."""
+
+    split: Split
+    per_epoch: Fraction
+
+    def __getitem__(self, k: int) -> dict[str, Tensor]:
+        """Micro-batch k, augmented."""
+
+
+def micro_batches(split: Split, options: TrainOptions) -> MicroBatches:
+    """The stream that the options ask for. Raises `SpecError` where the data cannot be batched so."""
+    if options.batch_tokens is None:
+        return BySamples(split, options.micro, options.seed)
+    if split.lengths is None:
+        raise SpecError("train.batch_tokens: the samples of this data are all of one size; give train.batch_size")
+    longest = int(split.lengths.max())
+    if longest > options.micro:
+        given = "micro_batch" if options.micro_batch is not None else "batch_tokens"
+        raise SpecError(
+            f"train.{given}: {options.micro} tokens do not hold the longest sample, of {longest}; make it larger"
+        )
+    return ByTokens(split, split.lengths, options.micro, options.seed)
+
+
+class BySamples:
+    """Micro-batch k holds the samples number k * size ... (k + 1) * size - 1."""
+
+    def __init__(self, split: Split, size: int, seed: int) -> None:
+        self.split, self.size, self.seed = split, size, seed
+        self.per_epoch = Fraction(len(split), size)
+        self.kept: tuple[tuple[int, int], Ints] = ((-1, -1), np.zeros(0, np.int64))
+
+    def __getitem__(self, k: int) -> dict[str, Tensor]:
+        n, first = len(self.split), k * self.size
+        pieces = []
+        while first < (k + 1) * self.size:
+            epoch, offset = divmod(first, n)
+            count = min((k + 1) * self.size - first, n - offset, BLOCK - offset % BLOCK)
+            within = offset % BLOCK
+            samples = self.block(epoch, offset // BLOCK)[within : within + count]
+            pieces.append((samples, epoch))
+            first += count
+        batches = [self.split.batch(samples, epoch, self.seed, True) for samples, epoch in pieces]
+        if len(batches) == 1:
+            return batches[0]
+        return {name: joined([batch[name] for batch in batches]) for name in batches[0]}
+
+    def block(self, epoch: int, number: int) -> Ints:
+        """A stretch of the epoch's permutation; the current one is kept, since computing a few entries costs as much."""
+        if self.kept[0] != (epoch, number):
+            n = len(self.split)
+            entries = np.arange(number * BLOCK, min(n, (number + 1) * BLOCK))
+            self.kept = ((epoch, number), permute(entries, n, (self.seed, epoch)))
+        return self.kept[1]
+
+
+def joined(pieces: list[Tensor]) -> Tensor:
+    """Pieces of a batch as one; rows padded with -1 to the longest of all."""
+    longest = max(piece.shape[1] for piece in pieces) if pieces[0].dim() > 1 else 0
+    if any(piece.dim() == 2 and piece.shape[1] < longest for piece in pieces):
+        pieces = [torch.nn.functional.pad(piece, (0, longest - piece.shape[1]), value=-1) for piece in pieces]
+    return torch.cat(pieces)
+
+
+class ByTokens:
+    """Micro-batches of samples of similar length: rows x the longest of them is at most `budget`.
+
+    The samples are sorted by length, those of one length in another order each epoch; so the sorted lengths, and with them the
+    places where one micro-batch ends and the next begins, are the same in every epoch, and micro-batch k can be found without
+    those before it. The micro-batches of an epoch come in a random order.
+    """
+
+    def __init__(self, split: Split, lengths: Ints, budget: int, seed: int) -> None:
+        self.split, self.lengths, self.seed = split, lengths, seed
+        self.cuts = cuts(np.sort(lengths), budget)
+        self.per_epoch = Fraction(len(self.cuts) - 1)
+        self.kept: tuple[int, Ints, Ints] = (-1, self.cuts, self.cuts)
+
+    def __getitem__(self, k: int) -> dict[str, Tensor]:
+        epoch, number = divmod(k, len(self.cuts) - 1)
+        samples, turns = self.order(epoch)
+        place = turns[number]
+        return self.split.batch(samples[self.cuts[place] : self.cuts[place + 1]], epoch, self.seed, True)
+
+    def order(self, epoch: int) -> tuple[Ints, Ints]:
+        """(the samples by length, the order of the micro-batches) of an epoch; that of the current epoch is kept."""
+        if self.kept[0] != epoch:
+            n, count = len(self.lengths), len(self.cuts) - 1
+            shuffled = permute(np.arange(n), n, (self.seed, epoch))
+            by_length = shuffled[np.argsort(self.lengths[shuffled], kind="stable")]
+            self.kept = (epoch, by_length, permute(np.arange(count), count, (self.seed, epoch, 1)))
+        return self.kept[1:]
+
+
+def cuts(ascending: Ints, budget: int) -> Ints:
+    """Where micro-batches begin and end among samples sorted by length: as many rows in each as fit the budget."""
+    places = [0]
+    while places[-1] < len(ascending):
+        start = places[-1]
+        most = min(len(ascending) - start, budget // max(1, int(ascending[start])))
+        # The size of a batch grows with its rows: the last number of rows that fits is found by bisection.
+        rows = bisect.bisect_right(range(1, most + 1), budget, key=lambda n: n * int(ascending[start + n - 1]))
+        places.append(start + max(1, rows))
+    return np.asarray(places, np.int64)
