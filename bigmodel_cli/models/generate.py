@@ -1,37 +1,52 @@
-"""Generation with a cache: greedy, or drawn with temperature, top-k and top-p."""
+"""Generation with a cache: greedy, or drawn with temperature, top-k, top-p, min-p and a penalty of repetition."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.lazy import Tensor, torch
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen: `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 leave every token in."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+
+GREEDY = Sampling(0.0)
+
+
 def generate(
     model: Any,
     prompt: Tensor,
+    sampling: Sampling = GREEDY,
     *,
     max_new_tokens: int,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    generator: torch.Generator | None = None,
+    draws: Tensor | None = None,
     stop: int | None = None,
     real: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Yield the next token (B,) of each sequence of `prompt` (B, T), up to `max_new_tokens` times.
 
-    `temperature` 0 is greedy. Ends when every sequence has produced `stop`. Where the model's longest sequence is reached, the
-    later half is read again and generation goes on from there; a prompt longer than that is cut from the left. `real` (B, T) is
-    False where a shorter prompt is padded, on its left.
+    `draws` (B, max_new_tokens) are the uniform numbers that decide what is drawn, so that a row's text does not depend on what
+    stands beside it; not read where `temperature` is 0. Ends when every sequence has produced `stop`. Where the model's longest
+    sequence is reached, the later half is read again and generation goes on from there; a prompt longer than that is cut from
+    the left. `real` (B, T) is False where a shorter prompt is padded, on its left.
     """
     model.eval()
     tokens = prompt[:, -model.limit :]
     segments = None if real is None else real[:, -model.limit :].long()  # (B, T): padding is a segment of its own
     ended = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
+    seen = Seen(prompt, real) if sampling.repetition_penalty != 1 else None
     cache: Any = None
-    for _ in range(max_new_tokens):
+    for number in range(max_new_tokens):
         with torch.inference_mode():
             if cache is None or tokens.shape[1] > model.limit:
                 if tokens.shape[1] > model.limit:
@@ -41,7 +56,10 @@ def generate(
                 logits = model(tokens, cache, segments)[:, -1]
             else:
                 logits = model(tokens[:, -1:], cache)[:, -1]
-            chosen = sample(logits.float(), temperature, top_k, top_p, generator)  # (B,)
+            logits = logits.float() if seen is None else seen.penalised(logits.float(), sampling.repetition_penalty)
+            chosen = sample(logits, sampling, None if draws is None else draws[:, number])  # (B,)
+            if seen is not None:
+                seen.add(chosen)
         yield chosen
         tokens = torch.cat((tokens, chosen[:, None]), dim=1)
         if segments is not None:
@@ -52,26 +70,51 @@ def generate(
                 return
 
 
-def sample(logits: Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator | None) -> Tensor:
-    """Draw one token for each row of logits (B, V) -> (B,)."""
-    if temperature == 0:
+class Seen:
+    """Which tokens each row has had, prompt included, for the penalty of repetition."""
+
+    def __init__(self, prompt: Tensor, real: Tensor | None) -> None:
+        self.tokens = prompt if real is None else torch.where(real, prompt, prompt[:, -1:])  # the last one is never padding
+
+    def add(self, chosen: Tensor) -> None:
+        """Take note of the tokens (B,) that came next."""
+        self.tokens = torch.cat((self.tokens, chosen[:, None]), 1)
+
+    def penalised(self, logits: Tensor, penalty: float) -> Tensor:
+        """(B, V): logits of tokens that were there divided by the penalty, or multiplied where negative (Keskar et al. 2019)."""
+        old = logits.gather(1, self.tokens)
+        return logits.scatter(1, self.tokens, torch.where(old > 0, old / penalty, old * penalty))
+
+
+def sample(logits: Tensor, sampling: Sampling, draws: Tensor | None) -> Tensor:
+    """One token for each row of logits (B, V) -> (B,): the likeliest, or where the uniform numbers (B,) fall among the likely."""
+    if sampling.temperature == 0:
         return logits.argmax(-1)
-    logits = keep_likely(logits / temperature, top_k, top_p)
-    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+    assert draws is not None, "drawing needs numbers"
+    logits = keep_likely(logits / sampling.temperature, sampling)
+    reached = logits.double().softmax(-1).cumsum(-1)  # (B, V)
+    places = torch.searchsorted(reached, (draws.double() * reached[:, -1])[:, None], right=True)[:, 0]
+    last = logits.shape[-1] - 1 - logits.isfinite().flip(-1).int().argmax(-1)  # rounding must not reach beyond the likely
+    return torch.minimum(places, last)
 
 
-def keep_likely(logits: Tensor, top_k: int, top_p: float) -> Tensor:
-    """Set all but the likeliest tokens to -inf: the `top_k` first, and the fewest that have probability `top_p` together.
+def keep_likely(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Set all but the likeliest tokens to -inf.
 
-    Top-k: Fan et al. 2018. Top-p (nucleus): Holtzman et al. 2020; the token that reaches `top_p` is kept.
+    Kept are the first `top_k` (Fan et al. 2018); the fewest that have probability `top_p` together, the one that reaches it included
+    (nucleus; Holtzman et al. 2020); and those with at least `min_p` of the likeliest one's probability (Nguyen et al. 2024).
     """
-    if 0 < top_k < logits.shape[-1]:
-        least = logits.topk(top_k, dim=-1).values[:, -1:]
+    if 0 < sampling.top_k < logits.shape[-1]:
+        least = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < least, float("-inf"))
-    if top_p < 1:
+    if sampling.top_p < 1:
         ordered, order = logits.sort(dim=-1, descending=True)
         probabilities = ordered.softmax(-1)
         before = probabilities.cumsum(-1) - probabilities
-        dropped = torch.zeros_like(before, dtype=torch.bool).scatter(1, order, before >= top_p)
+        dropped = torch.zeros_like(before, dtype=torch.bool).scatter(1, order, before >= sampling.top_p)
         logits = logits.masked_fill(dropped, float("-inf"))
+    if sampling.min_p > 0:
+        probabilities = logits.softmax(-1)
+        likeliest = probabilities.max(-1, keepdim=True).values
+        logits = logits.masked_fill(probabilities < sampling.min_p * likeliest, float("-inf"))
     return logits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -14,7 +15,7 @@ from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
 from bigmodel_cli.models.start import Cache, init_normal, init_xavier, longest, new_cache, sizes
 from bigmodel_cli.parts import Norm, Position
 from bigmodel_cli.parts.position import SinusoidalOptions
-from bigmodel_cli.parts.stream import Stream, padding_segments
+from bigmodel_cli.parts.stream import ALONE, Stream, padding_segments
 
 
 class Seq2SeqOptions(Options):
@@ -139,10 +140,25 @@ class Reading:
     def eval(self) -> None:
         """It is evaluating already."""
 
-    def new_cache(self, batch: int) -> Cache:
+    def new_cache(self, batch: int, max_len: int | None = None) -> ReadingCache:
         """An empty cache."""
-        return self.model.new_cache(batch)
+        cache = self.model.new_cache(batch, max_len)
+        return ReadingCache(cache.blocks, memory=self.read)
 
-    def __call__(self, tokens: Tensor, cache: Cache, segments: Tensor | None = None) -> Tensor:
+    def __call__(self, tokens: Tensor, cache: ReadingCache, segments: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) of tokens that follow what is in the cache."""
-        return self.model.decode(tokens, self.read, cache)
+        return self.model.decode(tokens, cache.memory, cache)
+
+
+@dataclass
+class ReadingCache(Cache):
+    """The cache of a decoder with the memory that it reads."""
+
+    memory: Stream = ALONE
+
+    def select(self, rows: Tensor, sources: Tensor | None = None) -> None:
+        """Keep these rows, and the memories of these sources."""
+        super().select(rows, sources)
+        if sources is not None:
+            kept = (None if t is None else t[sources] for t in (self.memory.memory, self.memory.memory_mask))
+            self.memory = Stream(0, None, *kept)

@@ -68,6 +68,33 @@ class Cache:
         self.length = start + count
         return Stream(start, self.segments, stream.memory, stream.memory_mask)
 
+    def select(self, rows: Tensor, sources: Tensor | None = None) -> None:
+        """Keep these rows, in this order (some perhaps several times), and of what was read from a memory these sources.
+
+        Rows may be several to a source, as the hypotheses of a beam search are: then the memory's keys and values are kept once.
+        """
+        for block in self.blocks:
+            for slot, kept in block.items():
+                index = sources if slot == "cross" else rows
+                if index is not None:
+                    block[slot] = _selected(kept, index)
+        if self.segments is not None:
+            self.segments = self.segments[rows]
+
+
+def _selected(kept: Any, index: Tensor) -> Any:
+    """What a part keeps, of these rows: tensors have the row first, and parts may know how to select for themselves."""
+    if torch.is_tensor(kept):
+        return kept[index]
+    if hasattr(kept, "select"):
+        kept.select(index)
+    elif isinstance(kept, dict):
+        return {name: _selected(value, index) for name, value in kept.items()}
+    elif hasattr(kept, "__dict__"):
+        for name, value in vars(kept).items():
+            setattr(kept, name, _selected(value, index))
+    return kept
+
 
 def new_cache(blocks: nn.ModuleList, batch: int, max_len: int) -> Cache:
     """An empty cache for these blocks."""

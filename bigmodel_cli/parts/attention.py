@@ -85,6 +85,14 @@ class KVCache:
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows, in this order; what is not filled yet is not copied."""
+        for name in ("keys", "values"):
+            old = getattr(self, name)
+            new = old if len(rows) == len(old) else old.new_zeros(len(rows), *old.shape[1:])
+            new[:, :, : self.length] = old[rows, :, : self.length]
+            setattr(self, name, new)
+
 
 @dataclass
 class WindowCache:
@@ -160,7 +168,10 @@ class Attention(Module):
 
 
 class CrossAttention(Module):
-    """x (B, T, C), memory (B, S, C) -> (B, T, C)   softmax(Q K^T / sqrt(D)) V with keys and values of the memory."""
+    """x (B, T, C), memory (B, S, C) -> (B, T, C)   softmax(Q K^T / sqrt(D)) V with keys and values of the memory.
+
+    With a cache, x may have several rows for each of the memory's, one after the other (the hypotheses of a beam search).
+    """
 
     def __init__(self, options: CrossAttentionOptions, place: Place) -> None:
         super().__init__()
@@ -196,10 +207,15 @@ class CrossAttention(Module):
             k, v = self.read(stream.memory)
             if cache is not None:
                 cache["keys"], cache["values"] = k, v
+        beams = len(q) // len(k)
+        if beams > 1:  # they look at the same memory: as if they were positions of one row
+            q = q.unflatten(0, (-1, beams)).transpose(1, 2).flatten(2, 3)  # (B, H, beams * T, D)
         if self.probe is not None:
             self.probe(weights(q, k, self.rules, keep=stream.memory_mask))
         rules = with_dropout(self.rules, self.dropout if self.training else 0.0)
         y = attend(q, k, v, rules, keep=stream.memory_mask)
+        if beams > 1:
+            y = y.unflatten(2, (beams, -1)).transpose(1, 2).flatten(0, 1)
         out: Tensor = self.out(y.transpose(1, 2).flatten(2))
         return out
 

@@ -12,7 +12,7 @@ from bigmodel_cli.config import Facts
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models import build
 from bigmodel_cli.models.decoder import Decoder, DecoderOptions
-from bigmodel_cli.models.generate import generate, keep_likely, sample
+from bigmodel_cli.models.generate import Sampling, Seen, generate, keep_likely, sample
 from bigmodel_cli.spec import load
 
 FACTS = Facts(vocab_size=50, context=24)
@@ -139,7 +139,7 @@ def test_generation_with_a_cache_equals_generation_without(position: dict[str, A
         mixer["position"] = {"type": "rotary"}
     model = decoder(position=position, blocks=[{"repeat": 2, "mixer": mixer, "ffn": {"type": "swiglu"}}])
     prompt = torch.randint(50, (3, 5))
-    made = torch.stack(list(generate(model, prompt, max_new_tokens=19, temperature=0)), 1)
+    made = torch.stack(list(generate(model, prompt, max_new_tokens=19)), 1)
     tokens = prompt
     for _ in range(19):
         with torch.no_grad():
@@ -150,12 +150,12 @@ def test_generation_with_a_cache_equals_generation_without(position: dict[str, A
 def test_generation_goes_on_beyond_the_longest_sequence_and_stops_at_the_end() -> None:
     model = decoder()
     prompt = torch.randint(50, (2, 40))  # longer than max_len 24: cut from the left
-    made = torch.stack(list(generate(model, prompt, max_new_tokens=60, temperature=0)), 1)
+    made = torch.stack(list(generate(model, prompt, max_new_tokens=60)), 1)
     assert made.shape == (2, 60)
     first = model(prompt[:, -24:])[:, -1].argmax(-1)
     assert torch.equal(made[:, 0], first)
     stop = int(made[0, 3])
-    alone = list(generate(model, prompt[:1], max_new_tokens=60, temperature=0, stop=stop))
+    alone = list(generate(model, prompt[:1], max_new_tokens=60, stop=stop))
     assert len(alone) == made[0].tolist().index(stop) + 1
 
 
@@ -164,23 +164,55 @@ def test_sampling_is_repeatable_and_filters_as_it_says() -> None:
     prompt = torch.randint(50, (1, 4))
 
     def draw(seed: int) -> list[int]:
-        generator = torch.Generator().manual_seed(seed)
-        return [int(t) for t in generate(model, prompt, max_new_tokens=15, generator=generator)]
+        draws = torch.rand(1, 15, generator=torch.Generator().manual_seed(seed))
+        return [int(t) for t in generate(model, prompt, Sampling(), max_new_tokens=15, draws=draws)]
 
     assert draw(1) == draw(1) != draw(2)
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
-    assert (keep_likely(logits, 2, 1.0) > -1e9).tolist() == [[True, True, False, False]]
-    assert (keep_likely(logits, 0, 0.79) > -1e9).tolist() == [[True, True, False, False]]
-    assert (keep_likely(logits, 0, 0.81) > -1e9).tolist() == [[True, True, True, False]]
-    assert (keep_likely(logits, 0, 0.01) > -1e9).tolist() == [[True, False, False, False]]
-    assert (keep_likely(logits, 3, 0.5) > -1e9).tolist() == [[True, False, False, False]]
-    counts = torch.zeros(4)
-    generator = torch.Generator().manual_seed(0)
-    drawn = sample(logits.repeat(20_000, 1), 1.0, 0, 1.0, generator)
-    counts = torch.bincount(drawn, minlength=4) / 20_000
-    torch.testing.assert_close(counts, torch.tensor([0.5, 0.3, 0.15, 0.05]), atol=0.015, rtol=0)
-    hot = torch.bincount(sample(logits.repeat(20_000, 1), 0.5, 0, 1.0, generator), minlength=4) / 20_000
-    torch.testing.assert_close(hot, torch.tensor([0.25, 0.09, 0.0225, 0.0025]) / 0.365, atol=0.015, rtol=0)
+    for sampling, kept in (
+        (Sampling(top_k=2), [True, True, False, False]),
+        (Sampling(top_p=0.79), [True, True, False, False]),
+        (Sampling(top_p=0.81), [True, True, True, False]),
+        (Sampling(top_p=0.01), [True, False, False, False]),
+        (Sampling(top_k=3, top_p=0.5), [True, False, False, False]),
+        (Sampling(min_p=0.29), [True, True, True, False]),
+        (Sampling(min_p=0.31), [True, True, False, False]),
+        (Sampling(min_p=1.0), [True, False, False, False]),
+    ):
+        assert (keep_likely(logits, sampling) > -1e9).tolist() == [kept], sampling
+    draws = torch.rand(20_000, generator=torch.Generator().manual_seed(0))
+    for sampling, wanted in (
+        (Sampling(), [0.5, 0.3, 0.15, 0.05]),
+        (Sampling(0.5), [0.25 / 0.365, 0.09 / 0.365, 0.0225 / 0.365, 0.0025 / 0.365]),
+        (Sampling(top_k=2), [0.625, 0.375, 0.0, 0.0]),
+    ):
+        drawn = sample(logits.repeat(20_000, 1), sampling, draws)
+        counts = torch.bincount(drawn, minlength=4) / 20_000
+        torch.testing.assert_close(counts, torch.tensor(wanted), atol=0.015, rtol=0)
+    ends = sample(logits.repeat(2, 1), Sampling(top_k=2), torch.tensor([0.0, 1.0 - 2**-24]))
+    assert ends.tolist() == [0, 1]  # never beyond what is likely
+
+
+def test_a_rows_text_does_not_depend_on_what_stands_beside_it() -> None:
+    model = decoder()
+    prompt, draws = torch.randint(50, (4, 5)), torch.rand(4, 12)
+    sampling = Sampling(0.9, top_k=20, repetition_penalty=1.3)
+    together = torch.stack(list(generate(model, prompt, sampling, max_new_tokens=12, draws=draws)), 1)
+    for i in range(4):
+        own = {"max_new_tokens": 12, "draws": draws[i : i + 1]}
+        alone = torch.stack(list(generate(model, prompt[i : i + 1], sampling, **own)), 1)
+        assert torch.equal(alone[0], together[i])
+
+
+def test_repetition_is_penalised_as_in_transformers() -> None:
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    logits, prompt = torch.randn(3, 30), torch.randint(30, (3, 9))
+    want = RepetitionPenaltyLogitsProcessor(1.7)(prompt, logits.clone())
+    torch.testing.assert_close(Seen(prompt, None).penalised(logits, 1.7), want)
+    padded = torch.cat((torch.full((3, 4), 29), prompt), 1)  # padding is not repeated
+    real = torch.arange(13).expand(3, 13) >= 4
+    torch.testing.assert_close(Seen(padded, real).penalised(logits, 1.7), want)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bigmodel_cli.config import Facts
 from bigmodel_cli.models import build
+from bigmodel_cli.models.beam import Beam, beam_search
 from bigmodel_cli.models.decoder import Decoder, DecoderOptions
 from bigmodel_cli.models.generate import generate
 
@@ -125,7 +126,7 @@ def test_backward_causality_saving_and_bf16(name: str) -> None:
 @every
 def test_generation_with_a_cache_equals_generation_without(name: str) -> None:
     model, prompt = decoder(name), tokens(3, 4)
-    steps = list(generate(model, prompt, max_new_tokens=LENGTH - 4, temperature=0.0))
+    steps = list(generate(model, prompt, max_new_tokens=LENGTH - 4))
     got = torch.cat((prompt, torch.stack(steps, 1)), 1)
     row = prompt
     with torch.no_grad():
@@ -142,7 +143,7 @@ def test_generation_with_a_cache_equals_generation_without(name: str) -> None:
 @pytest.mark.parametrize("name", ["mamba2", "gated_deltanet", "convolution", "window_sinks"])
 def test_a_state_that_does_not_grow_goes_on_beyond_the_longest_training_sequence(name: str) -> None:
     model, prompt = decoder(name), tokens(2, 3)
-    steps = torch.stack(list(generate(model, prompt, max_new_tokens=4 * LENGTH, temperature=0.0)), 1)
+    steps = torch.stack(list(generate(model, prompt, max_new_tokens=4 * LENGTH)), 1)
     cache, sizes = model.new_cache(2), []
     with torch.no_grad():
         whole = model(torch.cat((prompt, steps), 1))
@@ -162,10 +163,31 @@ def test_ragged_prompts_padded_on_the_left_generate_as_alone(name: str) -> None:
     batch = torch.zeros(3, 7, dtype=torch.int64)
     for i, prompt in enumerate(prompts):
         real[i, 7 - prompt.shape[1] :], batch[i, 7 - prompt.shape[1] :] = True, prompt[0]
-    together = torch.stack(list(generate(model, batch, max_new_tokens=12, temperature=0.0, real=real)), 1)
+    together = torch.stack(list(generate(model, batch, max_new_tokens=12, real=real)), 1)
     for i, prompt in enumerate(prompts):
-        alone = torch.stack(list(generate(model, prompt, max_new_tokens=12, temperature=0.0)), 1)
+        alone = torch.stack(list(generate(model, prompt, max_new_tokens=12)), 1)
         assert torch.equal(together[i], alone[0])
+
+
+@every
+def test_beam_search_over_the_caches_finds_what_scoring_without_them_says(name: str) -> None:
+    model = decoder(name, position={"type": "learned"})
+    prompts = [tokens(1, n, seed=n) for n in (7, 3)]
+    real = torch.tensor([[True] * 7, [False] * 4 + [True] * 3])
+    batch = torch.cat((prompts[0], torch.cat((tokens(1, 4), prompts[1]), 1)))
+    together = beam_search(model, batch, Beam(3), max_new_tokens=6, stop=5, real=real)
+    for prompt, found in zip(prompts, together, strict=True):
+        assert len(found) == 3
+        assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
+        alone = beam_search(model, prompt, Beam(3), max_new_tokens=6, stop=5)[0]
+        assert [h.tokens for h in alone] == [h.tokens for h in found]
+        for h in found:
+            written = torch.tensor([[*h.tokens, 5] if len(h.tokens) < 6 else h.tokens])
+            with torch.no_grad():
+                logs = model(torch.cat((prompt, written), 1)).log_softmax(-1)[:, prompt.shape[1] - 1 : -1]
+            total = logs.gather(2, written[..., None]).sum()
+            assert h.log_probability == pytest.approx(float(total), abs=1e-3)
+            assert h.score == pytest.approx(h.log_probability / ((5 + written.shape[1]) / 6), abs=1e-6)
 
 
 @every
@@ -179,7 +201,7 @@ def test_packed_documents_equal_the_same_documents_alone(name: str) -> None:
     assert torch.allclose(packed, alone, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["rotary", "mamba2", "gated_deltanet", "mla"])
+@every
 def test_compiled_equals_eager(name: str) -> None:
     model, x = decoder(name), tokens(2, LENGTH)
     with torch.no_grad():
