@@ -112,12 +112,38 @@ def finetune(
 
 @app.command("eval")
 def evaluate(
-    checkpoint: Checkpoint,
+    checkpoint: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(
+            metavar="CKPT", help="A checkpoint or run directory; '-' reads the path from stdin.", show_default=False
+        ),
+    ] = None,
     set_: Set = None,
     plugin: Plugin = None,
     split: Annotated[
         str | None,
         typer.Option(help="train, val or test. [default: test where there is one, else val]", show_default=False),
+    ] = None,
+    samples: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write every item with answer and scores as JSON Lines.", show_default=False),
+    ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CKPT2", help="Test the difference to a second checkpoint on the same items.", show_default=False
+        ),
+    ] = None,
+    rescore: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Score such a file again, without a model.", show_default=False),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --rescore, compare texts by bleu, chrf, rouge, wer or cer, e.g. --metric rouge.",
+            show_default=False,
+        ),
     ] = None,
     device: Device = "auto",
     precision: Precision = None,
@@ -125,11 +151,24 @@ def evaluate(
 ) -> None:
     """Measure the task's metrics on a whole split, each with its count and 95 % interval.
 
-    Example: bigmodel eval runs/mnist_cnn --json
+    Example: bigmodel eval runs/mnist_cnn --json, or: bigmodel eval runs/a --compare runs/b
     """
-    from bigmodel_cli.evaluate import evaluate_checkpoint
+    from bigmodel_cli.errors import SpecError, did_you_mean
+    from bigmodel_cli.evaluate import evaluate_checkpoint, rescore_samples
 
-    report = evaluate_checkpoint(_checkpoint(checkpoint), _overrides(set_, precision, None), split, device)
+    if (checkpoint is None) == (rescore is None):
+        raise SpecError("give either a checkpoint, or --rescore with a file that --samples wrote")
+    if rescore is not None:
+        from bigmodel_cli.metrics.text import MEASURES
+
+        for name in metric or []:
+            if name not in MEASURES:
+                raise SpecError(f"--metric {name}: not one of {', '.join(MEASURES)}{did_you_mean(name, MEASURES)}")
+        report = rescore_samples(rescore, metric or [])
+    else:
+        other = Path(compare) if compare is not None else None
+        overrides = _overrides(set_, precision, None)
+        report = evaluate_checkpoint(_checkpoint(str(checkpoint)), overrides, split, device, samples, other)
     _show(report.to_json() if json else report.to_text())
 
 
@@ -147,7 +186,7 @@ def predict(
         Optional[float],  # noqa: UP045
         typer.Option(
             min=0,
-            help="0 is greedy, e.g. --temperature 0.8. [default: 0.8 for a decoder, 0 for an encoder-decoder]",
+            help="0 is greedy, e.g. --temperature 0.8. [default: 0.8 for a decoder; an encoder-decoder searches]",
             show_default=False,
         ),
     ] = None,
@@ -163,6 +202,26 @@ def predict(
         ),
     ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the drawing, e.g. --seed 1.")] = 0,
+    min_p: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Draw from tokens with this part of the likeliest one's probability at least."),
+    ] = 0.0,
+    repetition_penalty: Annotated[
+        float, typer.Option(min=0.01, help="Above 1, tokens that were there become less likely, e.g. 1.2.")
+    ] = 1.0,
+    beams: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            min=1,
+            help="Search with so many hypotheses, e.g. --beams 5; 1 is greedy. [default: as the task says]",
+            show_default=False,
+        ),
+    ] = None,
+    length_penalty: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0, help="How far the search prefers longer texts. [default: the task's]", show_default=False),
+    ] = None,
+    n_best: Annotated[int, typer.Option(min=1, help="Hypotheses shown for each input, e.g. --n-best 3.")] = 1,
     top: Annotated[int, typer.Option(min=1, help="Labels shown for each image, e.g. --top 3.")] = 3,
     device: Device = "auto",
     plugin: Plugin = None,
@@ -175,13 +234,16 @@ def predict(
 
     from bigmodel_cli.console import result
     from bigmodel_cli.loaded import load_checkpoint
-    from bigmodel_cli.predict import Sampling
     from bigmodel_cli.predict import predict as predict_
+    from bigmodel_cli.writing import Decoding
 
     path = _checkpoint(checkpoint)
     lines = inputs or (line.rstrip("\n") for line in sys.stdin if line.strip())
     loaded = load_checkpoint(path, device)
-    for record in predict_(loaded, lines, Sampling(max_tokens, temperature, top_k, top_p, seed), top):
+    decoding = Decoding(
+        max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, beams, length_penalty, n_best, seed
+    )
+    for record in predict_(loaded, lines, decoding, top):
         result(json_.dumps(record, ensure_ascii=False))
 
 

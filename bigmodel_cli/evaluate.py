@@ -3,58 +3,120 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.console import say, table
-from bigmodel_cli.data import open_data
+from bigmodel_cli.data import DataSet, open_data
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.loaded import load_checkpoint
-from bigmodel_cli.scoring import Estimate, estimates, score_split
-
-PERCENT = {"accuracy", "error", "top5"}
+from bigmodel_cli.lazy import Tensor, load_torch
+from bigmodel_cli.loaded import Loaded, load_checkpoint
+from bigmodel_cli.metrics import Measure, shown
+from bigmodel_cli.metrics.intervals import Difference, Estimate, bootstrap, compare
+from bigmodel_cli.metrics.text import need_libraries, text_measures
+from bigmodel_cli.samples import rescore, write_samples
+from bigmodel_cli.scoring import estimates, means, score_split
+from bigmodel_cli.tasks import TASKS, Task, build_task
+from bigmodel_cli.writing import Decoding, write_after_reading
 
 
 @dataclass(frozen=True)
 class Report:
-    """What an evaluation found, and on what."""
+    """What an evaluation found, and on what; `differences` to a second checkpoint where one was given."""
 
-    checkpoint: Path
+    source: str
     split: str
     task: str
     precision: str
     metrics: dict[str, Estimate]
+    second: str = ""
+    differences: dict[str, Difference] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Each metric's value under its own name, for `jq .accuracy`, and all about it under `metrics`."""
+        compared = {"compared_with": self.second, "differences": {n: d.to_json() for n, d in self.differences.items()}}
         return {
             **{name: e.value for name, e in self.metrics.items()},
             "metrics": {name: e.to_json() for name, e in self.metrics.items()},
-            "checkpoint": str(self.checkpoint),
+            "checkpoint": self.source,
             "split": self.split,
             "task": self.task,
             "precision": self.precision,
+            **(compared if self.differences else {}),
         }
 
     def to_text(self) -> str:
-        """A table for people."""
+        """Tables for people."""
+        how = f" on the {self.split} split, computed in {self.precision}" if self.split else ""
+        signed = any(e.signature for e in self.metrics.values())
         rows = [
-            [name, *(_number(name, x) for x in (e.value, e.low, e.high)), f"{e.count:,}", e.method]
+            [name, *(shown(name, x) for x in (e.value, e.low, e.high)), f"{e.count:,}", e.method]
+            + ([e.signature] if signed else [])
             for name, e in self.metrics.items()
         ]
-        heading = f"{self.checkpoint}: {self.task} on the {self.split} split, computed in {self.precision}"
-        return heading + "\n" + table(["metric", "value", "95 % from", "to", "count", "interval"], rows)
+        columns = ["metric", "value", "95 % from", "to", "count", "interval", *(["how"] if signed else [])]
+        text = f"{self.source}: {self.task}{how}\n" + table(columns, rows)
+        if not self.differences:
+            return text
+        rows = [
+            [name, *(shown(name, x) for x in (d.first, d.second, d.difference, d.low, d.high)), f"{d.p:.3f}"]
+            for name, d in self.differences.items()
+        ]
+        columns = ["metric", "first", "second", "difference", "95 % from", "to", "p"]
+        return f"{text}\n\nsecond: {self.second} (paired bootstrap over the same items)\n" + table(columns, rows)
 
 
-def _number(name: str, value: float) -> str:
-    return f"{100 * value:.2f} %" if name in PERCENT else f"{value:.4f}"
+@dataclass(frozen=True)
+class Evaluation:
+    """A checkpoint on one split: its metrics as measures, and what belongs to each item by name."""
+
+    loaded: Loaded
+    split: str
+    measures: dict[str, Measure]
+    columns: dict[str, list[Any]]
 
 
-def evaluate_checkpoint(path: Path, overrides: Sequence[str], split: str | None, device: str) -> Report:
-    """Score a checkpoint on one split of its data, or of data that `overrides` name."""
+def evaluate_checkpoint(
+    path: Path,
+    overrides: Sequence[str],
+    split: str | None,
+    device: str,
+    samples: Path | None = None,
+    other: Path | None = None,
+) -> Report:
+    """Score a checkpoint on one split of its data, or of data that `overrides` name; and `other` on the same items.
+
+    `samples` is a file that gets a line for each item of the first.
+    """
+    first = _evaluate(path, overrides, split, device)
+    if samples is not None:
+        write_samples(samples, first.loaded.task.name, first.measures, first.columns)
+    sampled = bootstrap(first.measures)
+    loaded, task = first.loaded, first.loaded.task
+    report = Report(
+        str(loaded.path), first.split, task.name, loaded.precision, estimates(task, first.measures, sampled)
+    )
+    if other is None:
+        return report
+    second = _evaluate(other, overrides, first.split, device)
+    differences = _differences(first, second, sampled)
+    return Report(**{**vars(report), "second": str(second.loaded.path), "differences": differences})
+
+
+def rescore_samples(path: Path, metrics: Sequence[str]) -> Report:
+    """Score a file of samples again, without a model."""
+    load_torch()
+    name, measures = rescore(path, metrics)
+    task: Task = build_task(TASKS[name]())
+    return Report(str(path), "", name, "", estimates(task, measures))
+
+
+def _evaluate(path: Path, overrides: Sequence[str], split: str | None, device: str) -> Evaluation:
     loaded = load_checkpoint(path, device, overrides)
     spec = loaded.spec
+    written = getattr(spec.task, "metrics", [])
+    need_libraries(written)
     data = open_data(spec.data, base=Path(), seed=spec.train.seed, say=say, assets=loaded.path)
     if loaded.facts.classes != data.facts.classes:
         raise SpecError(
@@ -62,6 +124,38 @@ def evaluate_checkpoint(path: Path, overrides: Sequence[str], split: str | None,
             "finetune it first: bigmodel finetune --from CKPT SPEC"
         )
     name = split or ("test" if "test" in data.splits else "val")
+    chosen = data.split(name)
     size = spec.train.validation_rows
-    scores = score_split(loaded.model, loaded.task, data.split(name), size, loaded.device, loaded.precision)
-    return Report(loaded.path, name, loaded.task.name, loaded.precision, estimates(loaded.task, scores))
+    scored = score_split(loaded.model, loaded.task, chosen, size, loaded.device, loaded.precision)
+    measures, columns = means(scored.scores), dict(scored.answers)
+    if hasattr(loaded.model, "reading"):
+        columns = _written(loaded, data, name)
+        measures |= text_measures(written, columns["prediction"], columns["reference"])
+    return Evaluation(loaded, name, measures, columns)
+
+
+def _written(loaded: Loaded, data: DataSet, split: str) -> dict[str, list[Any]]:
+    """The texts of every pair of a split, and what the model writes for each source; those of similar length side by side."""
+    pairs: Any = data.split(split)
+    sources, references = pairs.texts()
+    order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
+    predictions = [""] * len(sources)
+    records = write_after_reading(loaded, (sources[i] for i in order), Decoding())
+    for i, record in zip(order, records, strict=True):
+        predictions[i] = record["text"]
+    return {"source": sources, "reference": references, "prediction": predictions}
+
+
+def _differences(first: Evaluation, second: Evaluation, sampled: dict[str, Tensor]) -> dict[str, Difference]:
+    """Every metric that both have, over the same resamples. Raises `SpecError` where the items are not the same."""
+    same = [c for c in ("source", "reference", "label") if first.columns.get(c) != second.columns.get(c)]
+    sizes = len(next(iter(first.measures.values()))), len(next(iter(second.measures.values())))
+    if same or sizes[0] != sizes[1]:
+        what = f"their {same[0]}s differ" if sizes[0] == sizes[1] else f"{sizes[0]:,} and {sizes[1]:,}"
+        raise SpecError(f"--compare: the two checkpoints were not evaluated on the same items: {what}")
+    other = bootstrap(second.measures)
+    return {
+        name: compare(sampled[name], other[name], (measure.total(), second.measures[name].total()))
+        for name, measure in first.measures.items()
+        if name in second.measures
+    }

@@ -51,6 +51,9 @@ class TrainOptions(Options):
     )
     keep_last: Count = Field(2, description="newest checkpoints that are kept")
     keep_best: Count = Field(1, description="best checkpoints that are kept, by the task's metric")
+    average_last: Count | None = Field(
+        None, description="the run's result is the mean of the weights of so many newest checkpoints"
+    )
     patience: Count | None = Field(None, description="stop after so many validations without a better metric")
     tensorboard: bool = Field(False, description="write TensorBoard event files as well")
 
@@ -60,6 +63,8 @@ class TrainOptions(Options):
             raise ValueError("give either steps or epochs" + ("" if self.steps is None else ", not both"))
         if self.validate_every is not None and self.validate_epochs is not None:
             raise ValueError("give either validate_every or validate_epochs, not both")
+        if self.average_last is not None and self.patience is not None:
+            raise ValueError("average_last takes the newest checkpoints and patience the best one; give one of them")
         if self.micro_batch is not None and self.batch % self.micro_batch:
             name = "batch_size" if self.batch_tokens is None else "batch_tokens"
             raise ValueError(f"{name} {self.batch} is not a multiple of micro_batch {self.micro_batch}")

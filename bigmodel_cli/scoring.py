@@ -1,9 +1,9 @@
-"""Metrics of a model over a whole split, each with its count and a 95 % interval."""
+"""A model over a whole split: every item's sums and counts, and what it answered."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,50 +12,49 @@ from bigmodel_cli.data import Split
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.device import autocast
 from bigmodel_cli.lazy import Module, Tensor, torch
+from bigmodel_cli.metrics import Measure, mean
+from bigmodel_cli.metrics.intervals import Estimate, bootstrap, estimate
 from bigmodel_cli.tasks import Task
 
-RESAMPLES = 1000
-CONFIDENCE = 0.95
 
+@dataclass
+class Scored:
+    """Of every item, in the order of the split: sums and counts (N,) of each metric, and answers by name (see tasks)."""
 
-@dataclass(frozen=True)
-class Estimate:
-    """A metric, what it was counted over, and its 95 % interval with the method that gave it."""
-
-    value: float
-    count: int
-    low: float
-    high: float
-    method: str
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
+    scores: dict[str, tuple[Tensor, Tensor]]
+    answers: dict[str, list[Any]] = field(default_factory=dict)
 
 
 def score_split(
     model: Module, task: Task, split: Split, batch_size: int, device: torch.device, precision: str
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Every item's sums and counts of each metric, (N,) each, in the order of the split."""
+) -> Scored:
+    """Score the whole split, items of similar length side by side."""
     was_training = model.training
     model.eval()
     if split.resident:
         split.to(device)
-    collected: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    scores: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    answers: dict[str, list[Any]] = {}
+    batches = similar_batches(split, batch_size)
     try:
         with torch.inference_mode():
-            for samples in similar_batches(split, batch_size):
+            for samples in batches:
                 batch = {k: v.to(device) for k, v in split.batch(samples, 0, 0, False).items()}
                 with autocast(device, precision):
-                    scores = task.score(model, batch)
-                for name, (sums, counts) in scores.items():
-                    collected.setdefault(name, []).append((sums.cpu(), counts.cpu()))
+                    answered = getattr(task, "answer", None)
+                    found, said = answered(model, batch) if answered is not None else (task.score(model, batch), {})
+                for name, (sums, counts) in found.items():
+                    scores.setdefault(name, []).append((sums.cpu(), counts.cpu()))
+                for name, values in said.items():
+                    answers.setdefault(name, []).extend(values)
     finally:
         model.train(was_training)
-    back = torch.from_numpy(np.argsort(np.concatenate(similar_batches(split, batch_size))))
-    return {
-        name: (torch.cat([s for s, _ in p])[back], torch.cat([c for _, c in p])[back]) for name, p in collected.items()
-    }
+    back = np.argsort(np.concatenate(batches))
+    index = torch.from_numpy(back)
+    return Scored(
+        {n: (torch.cat([s for s, _ in p])[index], torch.cat([c for _, c in p])[index]) for n, p in scores.items()},
+        {name: [values[i] for i in back] for name, values in answers.items()},
+    )
 
 
 def similar_batches(split: Split, batch_size: int) -> list[Ints]:
@@ -73,72 +72,26 @@ def metrics_of(task: Task, scores: dict[str, tuple[Tensor, Tensor]]) -> dict[str
     return {**values, **task.derived(values)}
 
 
-def estimates(task: Task, scores: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Estimate]:
-    """Each metric with its interval: exact for a proportion of independent items, else by the bootstrap over items."""
-    result: dict[str, Estimate] = {}
-    sampled = _bootstrap(scores)
-    for name, (sums, counts) in scores.items():
-        total, count = float(sums.sum()), int(counts.sum())
-        if bool((counts == 1).all()) and bool(((sums == 0) | (sums == 1)).all()):
-            low, high = exact_interval(round(total), count)
-            method = "exact"
-        else:
-            low, high = _quantiles(sampled[name])
-            method = "bootstrap"
-        result[name] = Estimate(total / count, count, low, high, method)
-    lows = task.derived({name: e.low for name, e in result.items()})
-    highs = task.derived({name: e.high for name, e in result.items()})
-    source = {name: e.value for name, e in result.items()}
-    main = result[task.metric]
-    for name, value in task.derived(source).items():  # monotonic in the metric that they derive from
-        ends = sorted((lows[name], highs[name]))
-        result[name] = Estimate(value, main.count, ends[0], ends[1], main.method)
-    return result
+LOWER_IS_BETTER = {"loss", "wer", "cer"}
 
 
-def exact_interval(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % interval of a proportion by Clopper and Pearson (1934), by bisection on the binomial tail."""
-    alpha = 1 - CONFIDENCE
-    low = 0.0 if successes == 0 else _bisect(lambda p: _upper_tail(successes, trials, p) - alpha / 2)
-    high = 1.0 if successes == trials else _bisect(lambda p: _upper_tail(successes + 1, trials, p) - (1 - alpha / 2))
-    return low, high
+def means(scores: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Measure]:
+    """The metrics that are sums over counts, as measures."""
+    return {name: mean(sums, counts, name not in LOWER_IS_BETTER) for name, (sums, counts) in scores.items()}
 
 
-def _bisect(rising: Any) -> float:
-    """Where a function that rises over [0, 1] crosses zero."""
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (low, middle) if rising(middle) > 0 else (middle, high)
-    return (low + high) / 2
-
-
-def _upper_tail(k: int, n: int, p: float) -> float:
-    """P(X >= k) for X binomial with n trials of probability p."""
-    x = torch.arange(k, n + 1, dtype=torch.float64)
-    logs = (
-        math.lgamma(n + 1)
-        - torch.lgamma(x + 1)
-        - torch.lgamma(n - x + 1)
-        + x * math.log(max(p, 1e-300))
-        + (n - x) * math.log(max(1 - p, 1e-300))
+def estimates(
+    task: Task, measures: dict[str, Measure], sampled: dict[str, Tensor] | None = None
+) -> dict[str, Estimate]:
+    """Each metric with its interval, and those derived from them; `sampled` are their values in resamples, where known."""
+    sampled = bootstrap(measures) if sampled is None else sampled
+    result = {name: estimate(measure, sampled[name]) for name, measure in measures.items()}
+    sources = {name: e for name, e in result.items() if measures[name].statistics.shape[1] == 2}
+    value, low, high = (
+        task.derived({name: getattr(e, end) for name, e in sources.items()}) for end in ("value", "low", "high")
     )
-    return float(logs.exp().sum())
-
-
-def _bootstrap(scores: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    """For each metric its value in 1,000 resamples of the items, all metrics on the same resamples."""
-    n = len(next(iter(scores.values()))[0])
-    generator = torch.Generator().manual_seed(0)
-    values: dict[str, list[Tensor]] = {name: [] for name in scores}
-    for _ in range(RESAMPLES):
-        chosen = torch.randint(n, (n,), generator=generator)
-        for name, (sums, counts) in scores.items():
-            values[name].append(sums[chosen].sum() / counts[chosen].sum())
-    return {name: torch.stack(v) for name, v in values.items()}
-
-
-def _quantiles(values: Tensor) -> tuple[float, float]:
-    tail = (1 - CONFIDENCE) / 2
-    low, high = torch.quantile(values.double(), torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    return low, high
+    main = result[task.metric]
+    for name in value:  # monotonic in the metric that they derive from
+        ends = sorted((low[name], high[name]))
+        result[name] = Estimate(value[name], main.count, ends[0], ends[1], main.method)
+    return result

@@ -19,9 +19,25 @@ FLOORS = {
         ["config", "errors", "console", "device", "distributed", "lazy", "failpoints", "yaml_source", "plugins"], 0
     ),
     "parts": 1,
+    "metrics": 1,
     **dict.fromkeys(["models", "data", "tasks", "checkpoints", "optim", "rundir"], 2),
     **dict.fromkeys(["spec", "recipe"], 3),
-    **dict.fromkeys(["train", "evaluate", "predict", "attend", "bench", "convert", "scoring", "loaded", "catalog"], 4),
+    **dict.fromkeys(
+        [
+            "train",
+            "evaluate",
+            "predict",
+            "writing",
+            "attend",
+            "bench",
+            "convert",
+            "scoring",
+            "samples",
+            "loaded",
+            "catalog",
+        ],
+        4,
+    ),
     **dict.fromkeys(["cli", "__main__", "arguments"], 5),
 }
 STRANGERS = {"models", "data", "tasks", "checkpoints"}

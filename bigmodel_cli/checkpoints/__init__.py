@@ -5,7 +5,20 @@ the assets of the data (tokenizer.json) and manifest.json, which names every fil
 its shape and dtype. It holds no absolute path, and reading it never runs code.
 """
 
-from bigmodel_cli.checkpoints.native import Contents, find, mark, newest, prune, read, read_spec, save
-from bigmodel_cli.checkpoints.weights import LoadReport, load_weights
+from bigmodel_cli.checkpoints.native import Contents, find, mark, newest, prune, read, read_spec, save, steps
+from bigmodel_cli.checkpoints.weights import LoadReport, load_weights, mean_weights
 
-__all__ = ["Contents", "LoadReport", "find", "load_weights", "mark", "newest", "prune", "read", "read_spec", "save"]
+__all__ = [
+    "Contents",
+    "LoadReport",
+    "find",
+    "load_weights",
+    "mark",
+    "mean_weights",
+    "newest",
+    "prune",
+    "read",
+    "read_spec",
+    "save",
+    "steps",
+]

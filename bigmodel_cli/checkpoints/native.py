@@ -55,9 +55,12 @@ class Contents:
     assets: dict[str, bytes] = field(default_factory=dict)
 
 
-def save(checkpoints: Path, contents: Contents) -> Path:
-    """Commit a checkpoint and return its folder. Raises `ResourceError`; then nothing of it is left."""
-    target = checkpoints / f"step-{contents.step:08d}"
+def save(checkpoints: Path, contents: Contents, name: str | None = None) -> Path:
+    """Commit a checkpoint, called after its step unless it has a name, and return its folder.
+
+    Raises `ResourceError`; then nothing of it is left.
+    """
+    target = checkpoints / (name or f"step-{contents.step:08d}")
     draft = checkpoints / f".draft-step-{contents.step}-{os.getpid()}"
     files = {
         MODEL: safe.dump(contents.model),

@@ -52,3 +52,15 @@ def _below(name: str, prefixes: Sequence[str]) -> bool:
 
 def _shown(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def mean_weights(several: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of each tensor over several sets of weights of one model, summed in float64; integers are those of the last."""
+    mean = dict(several[-1])
+    for name, last in mean.items():
+        if last.is_floating_point():
+            total = torch.zeros_like(last, dtype=torch.float64)
+            for weights in several:
+                total += weights[name]
+            mean[name] = (total / len(several)).to(last.dtype)
+    return mean

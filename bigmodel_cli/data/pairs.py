@@ -72,7 +72,9 @@ def open_pairs(options: PairsOptions, *, base: Path, seed: int, say: Say, assets
         say(f"tokenizing {sum(s.characters for s in surveys.values()):,} characters (once: kept in {folder.parent})")
     build_once(folder, lambda draft: _write(draft, files, tokenizer))
     names = dict.fromkeys(split for split, _ in files)
-    splits: dict[str, Split] = {n: Pairs(folder, n, tokenizer, options.context, say) for n in names}
+    splits: dict[str, Split] = {
+        n: Pairs(folder, n, {side: files[n, side] for side in SIDES}, tokenizer, options.context, say) for n in names
+    }
     facts = Facts(vocab_size=tokenizer.vocab_size, context=options.context)
     return DataSet(facts, f"{key}-{options.context}", splits, {"tokenizer.json": tokenizer.to_json()})
 
@@ -87,7 +89,16 @@ class Pairs:
     resident = False
     lengths: Ints | None
 
-    def __init__(self, folder: Path, name: str, tokenizer: Tokenizer, context: int, say: Say) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        files: dict[str, tuple[Path, ...]],
+        tokenizer: Tokenizer,
+        context: int,
+        say: Say,
+    ) -> None:
+        self.files = files
         assert tokenizer.end_of_text is not None
         self.end, self.longest = tokenizer.end_of_text, context - 1
         dtype = token_dtype(tokenizer)
@@ -116,6 +127,11 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.kept)
+
+    def texts(self) -> tuple[list[str], list[str]]:
+        """(sources, targets) of every pair, as they were read."""
+        source, target = (list(_lines(self.files[side])) for side in SIDES)
+        return [source[i] for i in self.kept], [target[i] for i in self.kept]
 
     def to(self, device: torch.device) -> None:
         """Nothing is held that could move."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ASSET = "tokenizer.json"
+SOURCE_ASSET = "source_tokenizer.json"
 END_OF_TEXT = "<|endoftext|>"
 END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
 """What the tokenizers that people bring along call the end of a text, the first that is there."""
@@ -228,6 +229,13 @@ def load_tokenizer(assets: Mapping[str, bytes]) -> Tokenizer:
     if ASSET not in assets:
         raise DataError("the checkpoint has no tokenizer.json: it is not a model of text")
     return read_tokenizer(bytes(assets[ASSET]), ASSET)
+
+
+def load_source_tokenizer(assets: Mapping[str, bytes]) -> Tokenizer:
+    """The tokenizer of what an encoder-decoder reads: its own, or the one that both sides share."""
+    if SOURCE_ASSET not in assets:
+        return load_tokenizer(assets)
+    return read_tokenizer(bytes(assets[SOURCE_ASSET]), SOURCE_ASSET)
 
 
 @functools.lru_cache(maxsize=4)

@@ -37,6 +37,7 @@ class _Row:
     found: list[Hypothesis] = field(default_factory=list)
 
     def add(self, hypothesis: Hypothesis) -> None:
+        """Keep it if it is among the best."""
         self.found.append(hypothesis)
         self.found.sort(key=lambda h: -h.score)
         del self.found[self.width :]

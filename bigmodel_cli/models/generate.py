@@ -74,7 +74,9 @@ class Seen:
     """Which tokens each row has had, prompt included, for the penalty of repetition."""
 
     def __init__(self, prompt: Tensor, real: Tensor | None) -> None:
-        self.tokens = prompt if real is None else torch.where(real, prompt, prompt[:, -1:])  # the last one is never padding
+        self.tokens = (
+            prompt if real is None else torch.where(real, prompt, prompt[:, -1:])
+        )  # the last one is never padding
 
     def add(self, chosen: Tensor) -> None:
         """Take note of the tokens (B,) that came next."""
@@ -94,15 +96,18 @@ def sample(logits: Tensor, sampling: Sampling, draws: Tensor | None) -> Tensor:
     logits = keep_likely(logits / sampling.temperature, sampling)
     reached = logits.double().softmax(-1).cumsum(-1)  # (B, V)
     places = torch.searchsorted(reached, (draws.double() * reached[:, -1])[:, None], right=True)[:, 0]
-    last = logits.shape[-1] - 1 - logits.isfinite().flip(-1).int().argmax(-1)  # rounding must not reach beyond the likely
+    last = (
+        logits.shape[-1] - 1 - logits.isfinite().flip(-1).int().argmax(-1)
+    )  # rounding must not reach beyond the likely
     return torch.minimum(places, last)
 
 
 def keep_likely(logits: Tensor, sampling: Sampling) -> Tensor:
     """Set all but the likeliest tokens to -inf.
 
-    Kept are the first `top_k` (Fan et al. 2018); the fewest that have probability `top_p` together, the one that reaches it included
-    (nucleus; Holtzman et al. 2020); and those with at least `min_p` of the likeliest one's probability (Nguyen et al. 2024).
+    Kept are the first `top_k` (Fan et al. 2018); the fewest that have probability `top_p` together, the one that reaches it
+    included (nucleus; Holtzman et al. 2020); and those with at least `min_p` of the likeliest one's probability (Nguyen et al.
+    2024).
     """
     if 0 < sampling.top_k < logits.shape[-1]:
         least = logits.topk(sampling.top_k, dim=-1).values[:, -1:]

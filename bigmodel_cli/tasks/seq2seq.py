@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import Options, Probability
+from bigmodel_cli.config import Count, NonNegative, Options, Probability
 from bigmodel_cli.lazy import F, Module, Tensor
 
 IGNORED = -1
@@ -19,6 +19,11 @@ class Seq2SeqTaskOptions(Options):
 
     type: Literal["seq2seq"] = "seq2seq"
     label_smoothing: Probability = Field(0.0, description="probability mass spread evenly over the vocabulary")
+    metrics: list[Literal["bleu", "chrf", "rouge", "wer", "cer"]] = Field(
+        ["bleu", "chrf"], description="how `eval` judges what the model writes, by sacrebleu, rouge-score and jiwer"
+    )
+    beams: Count = Field(5, description="hypotheses that the search keeps when the model writes; 1 is greedy")
+    length_penalty: NonNegative = Field(1.0, description="how far a longer text is preferred (Wu et al. 2016); 0: not")
 
     def build(self) -> Seq2SeqTask:
         """The task."""

@@ -133,6 +133,25 @@ def _train(run: Run, reporter: Reporter) -> Path:
         path = checkpoints.find(run.directory.path)
     if options.patience is not None and state.best is not None:
         return (run.directory.checkpoints / "best").resolve()
+    if options.average_last is not None:
+        return save_average(run, reporter, options.average_last)
+    return path
+
+
+def save_average(run: Run, reporter: Reporter, count: int) -> Path:
+    """Commit the mean of the newest checkpoints' weights (Vaswani et al. 2017, section 6.1) as `average`, and let `last` be it."""
+    newest = checkpoints.steps(run.directory.checkpoints)[-count:]
+    contents = run.contents(run.state)
+    contents.model = checkpoints.mean_weights([checkpoints.read(path, train_state=False).model for path in newest])
+    reporter.line(
+        f"averaging the weights of the last {len(newest)} checkpoints, from step {newest[0].name[5:].lstrip('0')}"
+    )
+    if run.validation is not None:
+        with run.state.holding(contents.model):
+            _validate(run, reporter)
+    with run.signals.held():
+        path = checkpoints.save(run.directory.checkpoints, contents, "average")
+        checkpoints.mark(run.directory.checkpoints, "last", path)
     return path
 
 
@@ -174,8 +193,8 @@ def _validate(run: Run, reporter: Reporter) -> dict[str, float]:
     size = run.options.validation_rows
     failpoint("train.validating")
     with run.state.averaged():
-        scores = score_split(run.state.model, run.task, run.validation, size, run.device, run.options.precision)
-    metrics = metrics_of(run.task, scores)
+        scored = score_split(run.state.model, run.task, run.validation, size, run.device, run.options.precision)
+    metrics = metrics_of(run.task, scored.scores)
     _record(run, {"step": run.state.step, "val": {n: v for n, v in metrics.items() if math.isfinite(v)}})
     reporter.line(f"step {run.state.step}/{run.total}  validation: {shown_metrics(metrics)}")
     return metrics
@@ -212,7 +231,8 @@ def save(run: Run, metrics: dict[str, float] | None) -> Path:
         key=lambda p: state.scores[str(int(p.name.removeprefix("step-")))],
         reverse=run.task.higher_is_better,
     )
-    keep = {*present[-options.keep_last :], *scored[: options.keep_best]}
+    newest = max(options.keep_last, options.average_last or 0)
+    keep = {*present[-newest:], *scored[: options.keep_best]}
     checkpoints.prune(run.directory.checkpoints, keep)
     run.directory.write_status("running", 0, "", state.step, path)
     return path

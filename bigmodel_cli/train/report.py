@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigmodel_cli.console import is_terminal, say, terminal
+from bigmodel_cli.metrics import shown
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -80,8 +81,7 @@ def duration(seconds: float) -> str:
 
 def shown_metrics(metrics: dict[str, float]) -> str:
     """'loss 1.8857  accuracy 45.20 %' for people."""
-    percent = {"accuracy", "error", "top5"}
-    return "  ".join(f"{n} {100 * v:.2f} %" if n in percent else f"{n} {v:.4f}" for n, v in metrics.items())
+    return "  ".join(f"{name} {shown(name, value)}" for name, value in metrics.items())
 
 
 class TensorBoard:

@@ -25,6 +25,7 @@ MAY_CHANGE = {
     "train.checkpoint_every",
     "train.keep_last",
     "train.keep_best",
+    "train.average_last",
     "train.patience",
     "train.tensorboard",
 }

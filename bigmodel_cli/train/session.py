@@ -17,7 +17,6 @@ from bigmodel_cli.data import DataSet, load_tokenizer, open_data
 from bigmodel_cli.device import pick_device
 from bigmodel_cli.errors import BigmodelError, DataError, SpecError, Stopped
 from bigmodel_cli.lazy import Module, load_torch, torch
-from bigmodel_cli.predict import Sampling, stream_text
 from bigmodel_cli.rundir import RunDirectory, fresh_directory
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import CausalLMOptions, Task, build_task
@@ -29,6 +28,7 @@ from bigmodel_cli.train.report import TensorBoard, draw_curve
 from bigmodel_cli.train.resume import check_fingerprint, latest_directory, merge_resumed, previous_run
 from bigmodel_cli.train.signals import Interrupted, Signals
 from bigmodel_cli.train.state import LossScale, TrainState
+from bigmodel_cli.writing import Decoding, stream_text
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,9 @@ def _show_sample(spec: Spec, data: DataSet, model: Module, device: torch.device)
     if not isinstance(spec.task, CausalLMOptions) or not spec.task.sample_tokens:
         return
     prompt = spec.task.sample_prompt
-    sampling = Sampling(spec.task.sample_tokens, spec.task.sample_temperature, seed=spec.train.seed)
+    decoding = Decoding(spec.task.sample_tokens, spec.task.sample_temperature, seed=spec.train.seed)
     try:
-        text = "".join(stream_text(model, load_tokenizer(data.assets()), prompt, sampling, device))
+        text = "".join(stream_text(model, load_tokenizer(data.assets()), prompt, decoding, device))
     except DataError as error:
         say(f"no sample is shown: task.sample_prompt: {error}")
         return

@@ -92,6 +92,18 @@ class TrainState:
             if name in self.ema:
                 p.data, self.ema[name] = self.ema[name], p.data
 
+    @contextlib.contextmanager
+    def holding(self, weights: dict[str, Tensor]) -> Iterator[None]:
+        """Inside, the model has these weights, and there is no moving average."""
+        own = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        ema, self.ema = self.ema, {}
+        load_weights(self.model, weights)
+        try:
+            yield
+        finally:
+            load_weights(self.model, own)
+            self.ema = ema
+
     def capture(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         """(weights to use, tensors to resume with, plain values to resume with).
 

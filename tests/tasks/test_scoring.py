@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from bigmodel_cli.metrics.intervals import exact_interval
 from bigmodel_cli.optim import AdamWOptions
 from bigmodel_cli.recipe import TrainOptions
-from bigmodel_cli.scoring import estimates, exact_interval, metrics_of
+from bigmodel_cli.scoring import estimates, means, metrics_of
 from bigmodel_cli.tasks import CausalLMOptions, ClassificationOptions
 from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import train_step
@@ -139,7 +140,7 @@ def test_bootstrap_intervals_cover_the_truth() -> None:
             "loss": (sums.double(), counts),
             "accuracy": ((counts > 3).double(), torch.ones(200, dtype=torch.int64)),
         }
-        found = estimates(task, scores)
+        found = estimates(task, means(scores))
         assert found["loss"].low < found["loss"].value < found["loss"].high
         assert found["perplexity"].low == pytest.approx(math.exp(found["loss"].low))
         assert found["accuracy"].method == "exact"

@@ -1,0 +1,111 @@
+"""How near a written text is to a reference, by the field's libraries: sacrebleu, rouge-score, jiwer (`bigmodel[metrics]`)."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.metrics import Measure, mean
+
+Texts = Sequence[str]
+
+
+def bleu(predictions: Texts, references: Texts, lowercase: bool = False) -> Measure:
+    """BLEU (Papineni et al. 2002) from 0 to 100 by sacrebleu (Post 2018): tokenizer 13a, one reference."""
+    return _sacrebleu(_library("sacrebleu").BLEU(lowercase=lowercase), predictions, references)
+
+
+def chrf(predictions: Texts, references: Texts) -> Measure:
+    """chrF2 (Popovic 2015) from 0 to 100 by sacrebleu."""
+    return _sacrebleu(_library("sacrebleu").CHRF(), predictions, references)
+
+
+def _sacrebleu(metric: Any, predictions: Texts, references: Texts) -> Measure:
+    rows = metric._extract_corpus_statistics(list(predictions), [list(references)])  # its counts of each sentence
+
+    def value(sums: Tensor) -> Tensor:
+        flat = sums.flatten(0, -2).round().long().tolist()
+        scores = [metric._compute_score_from_stats(row).score for row in flat]
+        return torch.tensor(scores, dtype=torch.float64).view(sums.shape[:-1])
+
+    metric.corpus_score(["a"], [["a"]])  # its signature names the number of references once it has scored
+    signature = str(metric.get_signature())
+    return Measure(torch.tensor(rows, dtype=torch.float64), value, len(rows), True, signature)
+
+
+def rouge(kind: str) -> Callable[[Texts, Texts], Measure]:
+    """ROUGE (Lin 2004), the mean F-measure by rouge-score, with Porter's stemmer."""
+
+    def measure(predictions: Texts, references: Texts) -> Measure:
+        scorer = _library("rouge_score.rouge_scorer").RougeScorer([kind], use_stemmer=True)
+        pairs = zip(references, predictions, strict=True)
+        values = [scorer.score(reference, prediction)[kind].fmeasure for reference, prediction in pairs]
+        return mean(torch.tensor(values, dtype=torch.float64), torch.ones(len(values)), True, "F-measure, stemmed")
+
+    return measure
+
+
+NORMALISED = "lower case, punctuation removed, white space joined"
+
+
+def wer(predictions: Texts, references: Texts) -> Measure:
+    """Word error rate by jiwer: substitutions, deletions and insertions over the references' words, after `NORMALISED`."""
+    return _errors("process_words", predictions, references)
+
+
+def cer(predictions: Texts, references: Texts) -> Measure:
+    """Character error rate by jiwer, after `NORMALISED`."""
+    return _errors("process_characters", predictions, references)
+
+
+def _errors(name: str, predictions: Texts, references: Texts) -> Measure:
+    process = getattr(_library("jiwer"), name)
+    errors, counts = [], []
+    for prediction, reference in zip(map(normalised, predictions), map(normalised, references), strict=True):
+        if not reference:  # jiwer refuses it: everything that was written is an insertion
+            errors.append(len(prediction.split() if name == "process_words" else prediction))
+            counts.append(0)
+            continue
+        found = process(reference, prediction)
+        errors.append(found.substitutions + found.deletions + found.insertions)
+        counts.append(found.hits + found.substitutions + found.deletions)
+    return mean(torch.tensor(errors), torch.tensor(counts), False, NORMALISED)
+
+
+def normalised(text: str) -> str:
+    """What speech is compared as: lower case, letters, digits and apostrophes, single blanks."""
+    kept = (c if c.isalnum() or c == "'" else " " for c in text.lower())
+    return " ".join("".join(kept).split())
+
+
+MEASURES: dict[str, dict[str, Callable[[Texts, Texts], Measure]]] = {
+    "bleu": {"bleu": bleu, "bleu_lowercased": lambda p, r: bleu(p, r, lowercase=True)},
+    "chrf": {"chrf": chrf},
+    "rouge": {kind: rouge(kind) for kind in ("rouge1", "rouge2", "rougeL")},
+    "wer": {"wer": wer},
+    "cer": {"cer": cer},
+}
+"""What an option names, and the metrics that it stands for."""
+
+
+def text_measures(names: Sequence[str], predictions: Texts, references: Texts) -> dict[str, Measure]:
+    """The metrics of texts that these names stand for. Raises `SpecError` where a library is missing."""
+    chosen = {name: measure for group in names for name, measure in MEASURES[group].items()}
+    return {name: measure(predictions, references) for name, measure in chosen.items()}
+
+
+def need_libraries(names: Sequence[str]) -> None:
+    """Raise `SpecError` for a library that these metrics need and that is missing: before anything is computed."""
+    libraries = {"bleu": "sacrebleu", "chrf": "sacrebleu", "rouge": "rouge_score", "wer": "jiwer", "cer": "jiwer"}
+    for name in names:
+        _library(libraries[name])
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise SpecError(f"{name.split('.')[0]} is not installed: pip install 'bigmodel[metrics]'") from None

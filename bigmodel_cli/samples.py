@@ -1,0 +1,93 @@
+"""Every item of an evaluation as a line of JSON: what was asked, what was answered, how it scored; and scoring it again."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bigmodel_cli.errors import DataError, ResourceError
+from bigmodel_cli.lazy import torch
+from bigmodel_cli.metrics import Measure, mean
+from bigmodel_cli.metrics.text import MEASURES, need_libraries, text_measures
+from bigmodel_cli.scoring import LOWER_IS_BETTER
+from bigmodel_cli.tasks import TASKS
+
+
+def write_samples(path: Path, task: str, measures: dict[str, Measure], columns: dict[str, list[Any]]) -> None:
+    """Write an object per item: its place, the columns' values, its value of each metric, and what means are counted over.
+
+    Raises `ResourceError`.
+    """
+    values = {name: measure.each() for name, measure in measures.items()}
+    counts = {n: m.statistics[:, 1].tolist() for n, m in measures.items() if m.statistics.shape[1] == 2}
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(draft, "w", encoding="utf-8") as file:
+            for i in range(len(next(iter(measures.values())))):
+                record = {
+                    "index": i,
+                    "task": task,
+                    **{name: column[i] for name, column in columns.items()},
+                    "scores": {name: v[i] if math.isfinite(v[i]) else None for name, v in values.items()},
+                    "counts": {name: int(c[i]) for name, c in counts.items()},
+                }
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        os.replace(draft, path)
+    except OSError as error:
+        raise ResourceError(f"{path}: cannot be written: {os.strerror(error.errno or 0)}") from None
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read_samples(path: Path) -> list[dict[str, Any]]:
+    """The objects of such a file. Raises `DataError` naming the line that is none."""
+    records = []
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                record = json.loads(line) if line.strip() else None
+                if not isinstance(record, dict) or not isinstance(record.get("scores"), dict):
+                    raise DataError(
+                        f'{path}:{number}: no object with "scores", as `bigmodel eval --samples` writes them'
+                    )
+                records.append(record)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte offset {error.start}") from None
+    except ValueError as error:
+        raise DataError(f"{path}: line {len(records) + 1} is not JSON ({error})") from None
+    if not records:
+        raise DataError(f"{path}: empty; there is nothing to score")
+    names = {(r.get("task"), *r["scores"]) for r in records}
+    if len(names) > 1 or records[0].get("task") not in TASKS:
+        raise DataError(f"{path}: the lines are not of one evaluation: they differ in their task or in their metrics")
+    return records
+
+
+def rescore(path: Path, metrics: Sequence[str] = ()) -> tuple[str, dict[str, Measure]]:
+    """(task, metrics) of a file of samples: texts are compared anew, by the same metrics or by those named; means are summed."""
+    records = read_samples(path)
+    measures: dict[str, Measure] = {}
+    named = records[0]["scores"]
+    groups = [
+        group for group, members in MEASURES.items() if group in metrics or (not metrics and members.keys() & named)
+    ]
+    of_text = {name for members in MEASURES.values() for name in members}
+    try:
+        for name in [n for n in named if n not in of_text]:
+            counts = torch.tensor([float(r["counts"][name]) for r in records], dtype=torch.float64)
+            values = torch.tensor([float(r["scores"][name] or 0.0) for r in records], dtype=torch.float64)
+            measures[name] = mean(values * counts, counts, name not in LOWER_IS_BETTER)
+        if groups:
+            need_libraries(groups)
+            measures |= text_measures(
+                groups, [str(r["prediction"]) for r in records], [str(r["reference"]) for r in records]
+            )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: a line lacks what its metrics need ({type(error).__name__}: {error})") from None
+    return str(records[0]["task"]), measures

@@ -1,0 +1,217 @@
+"""`eval` and `predict` of models that write: samples, comparison, scoring again, beams, averages, batches by tokens."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sacrebleu
+import torch
+from conftest import Result
+
+from bigmodel_cli import checkpoints
+from bigmodel_cli.loaded import load_checkpoint
+
+Cli = Callable[..., Result]
+SPEC = """\
+model:
+  type: seq2seq
+  dim: 32
+  encoder: [{mixer: {type: attention, num_heads: 4}, ffn: {type: relu}, placement: post}]
+  decoder: [{mixer: {type: attention, num_heads: 4}, cross: {num_heads: 4}, ffn: {type: relu}, placement: post}]
+data:
+  type: pairs
+  source: [train.a]
+  target: [train.b]
+  val_source: [val.a]
+  val_target: [val.b]
+  context: 24
+  tokenizer: {type: bytes}
+task: {type: seq2seq, beams: 3}
+train:
+  steps: 60
+  batch_tokens: 600
+  optimizer: {lr: 3e-3}
+  precision: fp32
+  validate_every: 20
+  average_last: 3
+"""
+
+
+def write_pairs(name: str, count: int, seed: int) -> None:
+    rng = random.Random(seed)
+    rows = [" ".join(rng.choices(["one", "two", "red", "big", "dog"], k=rng.randint(1, 4))) for _ in range(count)]
+    Path(f"{name}.a").write_text("\n".join(rows) + "\n")
+    Path(f"{name}.b").write_text("\n".join(" ".join(reversed(r.split())) for r in rows) + "\n")
+
+
+@pytest.fixture
+def trained(cli: Cli) -> Path:
+    write_pairs("train", 400, 0)
+    write_pairs("val", 40, 1)
+    Path("turn.yaml").write_text(SPEC)
+    result = cli("pretrain", "turn.yaml", "--out", "run")
+    assert result.status == 0, result.err
+    assert "averaging the weights of the last 3 checkpoints, from step 20" in result.err
+    return Path(result.out.strip())
+
+
+def test_samples_differences_and_scoring_again(trained: Path, cli: Cli) -> None:
+    report = json.loads(cli("eval", "run", "--json", "--samples", "samples.jsonl").out)
+    rows: list[dict[str, Any]] = [json.loads(line) for line in Path("samples.jsonl").read_text().splitlines()]
+    assert [r["source"] for r in rows] == Path("val.a").read_text().splitlines()
+    assert [r["reference"] for r in rows] == Path("val.b").read_text().splitlines()
+    predictions = [r["prediction"] for r in rows]
+    assert report["bleu"] == sacrebleu.corpus_bleu(predictions, [[r["reference"] for r in rows]]).score
+    assert report["metrics"]["bleu"]["signature"].startswith("nrefs:1|case:mixed")
+    assert sum(r["counts"]["loss"] for r in rows) == report["metrics"]["loss"]["count"]
+    # What `predict` writes is what was scored.
+    alone = [
+        json.loads(line)["text"] for line in cli("predict", "run", *(r["source"] for r in rows[:7])).out.splitlines()
+    ]
+    assert alone == predictions[:7]
+
+    again = json.loads(cli("eval", "--rescore", "samples.jsonl", "--json").out)
+    for name, value in report["metrics"].items():
+        assert again[name] == pytest.approx(value["value"]), name
+        assert again["metrics"][name]["low"] == pytest.approx(value["low"]), name
+    other = json.loads(cli("eval", "--rescore", "samples.jsonl", "--metric", "rouge", "--json").out)
+    assert "rougeL" in other
+    assert "bleu" not in other
+
+    first = next(Path("run/checkpoints").glob("step-*20"))
+    shown = cli("eval", first, "--compare", "run")
+    assert "paired bootstrap over the same items" in shown.out
+    compared = json.loads(cli("eval", first, "--compare", "run", "--json").out)
+    difference = compared["differences"]["loss"]
+    assert compared["differences"].keys() >= {"loss", "accuracy", "bleu", "chrf"}
+    assert difference["second"] == pytest.approx(report["loss"])
+    assert difference["difference"] < 0
+    assert difference["p"] < 0.01
+
+
+def test_the_result_is_the_mean_of_the_last_checkpoints(trained: Path, cli: Cli) -> None:
+    assert trained.name == "average"
+    assert checkpoints.find(Path("run")).resolve() == trained.resolve()
+    several = [checkpoints.read(p, train_state=False).model for p in checkpoints.steps(Path("run/checkpoints"))]
+    assert len(several) == 3
+    mean = checkpoints.read(trained, train_state=False).model
+    for name, tensor in mean.items():
+        torch.testing.assert_close(tensor, torch.stack([w[name] for w in several]).mean(0))
+    records = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    last = next(r["val"]["loss"] for r in reversed(records) if "val" in r)
+    assert json.loads(cli("eval", "run", "--json").out)["loss"] == pytest.approx(last, rel=1e-5)
+    longer = cli("pretrain", "turn.yaml", "--out", "run", "--resume", "--set", "train.steps=80")
+    assert longer.status == 0, longer.err
+    assert "from step 40" in longer.err
+
+
+def test_beams_and_drawing(trained: Path, cli: Cli) -> None:
+    loaded = load_checkpoint(Path("run"), "cpu")
+    assert loaded.spec.task.beams == 3
+    best = json.loads(cli("predict", "run", "big red dog", "--beams", 4, "--n-best", 3).out)
+    scores = [h["score"] for h in best["hypotheses"]]
+    assert len(scores) == 3
+    assert scores == sorted(scores, reverse=True)
+    assert best["text"] == best["hypotheses"][0]["text"]
+    greedy = [cli("predict", "run", "one two", *flags).out for flags in (["--beams", 1], ["--temperature", 0])]
+    assert json.loads(greedy[0])["text"] == json.loads(greedy[1])["text"]
+    drawn = [
+        cli("predict", "run", *some, "--temperature", 1.5, "--seed", 3).out for some in (["dog", "one red"], ["dog"])
+    ]
+    assert drawn[0].splitlines()[0] == drawn[1].strip()
+    for flags, message in (
+        (["--beams", 3, "--temperature", 1], "--beams and --n-best search, --temperature draws"),
+        (["--beams", 2, "--n-best", 3], "--n-best 3 is more than the 2 hypotheses"),
+        (["--n-best", 2, "--repetition-penalty", 1.2], "--repetition-penalty is for drawn and greedy text"),
+    ):
+        result = cli("predict", "run", "dog", *flags)
+        assert (result.status, result.out) == (2, "")
+        assert message in result.err
+
+
+def test_what_cannot_be_scored_is_said(trained: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli("eval", "run", "--samples", "good.jsonl")
+    lines = Path("good.jsonl").read_text().splitlines()
+    for content, message in (
+        ("", "empty; there is nothing to score"),
+        ("\n".join([*lines, "{"]) + "\n", "line 41 is not JSON"),
+        ('{"a": 1}\n', ':1: no object with "scores"'),
+        (lines[0] + "\n" + '{"task": "seq2seq", "scores": {"loss": 1}}\n', "are not of one evaluation"),
+        (
+            '{"task": "seq2seq", "scores": {"loss": 1, "bleu": 3}, "counts": {"loss": 2}}\n',
+            "lacks what its metrics need",
+        ),
+    ):
+        Path("bad.jsonl").write_text(content)
+        result = cli("eval", "--rescore", "bad.jsonl")
+        assert (result.status, result.out) == (3, ""), message
+        assert message in result.err
+    assert "give either a checkpoint, or --rescore" in cli("eval").err
+    assert "did you mean rouge" in cli("eval", "--rescore", "good.jsonl", "--metric", "rogue").err
+    nowhere = cli("eval", "run", "--samples", "no/such/folder.jsonl")
+    assert nowhere.status == 5
+    write_pairs("val", 30, 2)
+    write_pairs("other", 31, 2)
+    second = cli(
+        "pretrain", "turn.yaml", "--out", "second", *sets("data.val_source=[other.a]", "data.val_target=[other.b]")
+    )
+    assert second.status == 0
+    compared = cli("eval", "run", "--compare", "second")
+    assert compared.status == 2
+    assert "not evaluated on the same items: 30 and 31" in compared.err
+    import bigmodel_cli.metrics.text as text
+
+    def missing(name: str) -> Any:
+        raise ImportError(name)
+
+    monkeypatch.setattr(text.importlib, "import_module", missing)
+    result = cli("eval", "run")
+    assert result.status == 2
+    assert "sacrebleu is not installed: pip install 'bigmodel[metrics]'" in result.err
+
+
+def sets(*values: str) -> list[str]:
+    return [word for value in values for word in ("--set", value)]
+
+
+def test_batches_by_tokens_are_checked(cli: Cli, decoder_spec: Path) -> None:
+    write_pairs("train", 40, 0)
+    write_pairs("val", 10, 1)
+    Path("turn.yaml").write_text(SPEC)
+    for change, message in (
+        ("train.batch_tokens=10", "train.batch_tokens: 10 tokens do not hold the longest sample"),
+        ("train.micro_batch=7", "batch_tokens 600 is not a multiple of micro_batch 7"),
+        ("train.patience=2", "average_last takes the newest checkpoints and patience the best one"),
+    ):
+        result = cli("pretrain", "turn.yaml", "--out", "never", "--set", change)
+        assert result.status == 2
+        assert message in result.err
+    result = cli("pretrain", decoder_spec, "--set", "train.batch_tokens=100")
+    assert result.status == 2
+    assert "train.batch_tokens: the samples of this data are all of one size" in result.err
+    plan = json.loads(
+        cli("pretrain", "turn.yaml", "--dry-run", "--json", *sets("train.steps=null", "train.epochs=3")).out
+    )
+    assert plan["samples"] == 40
+    assert 3 <= plan["steps"] <= 12
+
+
+def test_a_run_with_batches_by_tokens_resumes_exactly(cli: Cli) -> None:
+    write_pairs("train", 100, 0)
+    write_pairs("val", 10, 1)
+    Path("turn.yaml").write_text(
+        SPEC.replace("  average_last: 3\n", "").replace("lr: 3e-3}", "lr: 3e-3}\n  micro_batch: 200")
+    )
+    cli("pretrain", "turn.yaml", "--out", "whole", *sets("train.steps=12", "train.validate_every=5"))
+    cli("pretrain", "turn.yaml", "--out", "parts", *sets("train.steps=5", "train.validate_every=5"))
+    result = cli(
+        "pretrain", "turn.yaml", "--out", "parts", "--resume", *sets("train.steps=12", "train.validate_every=5")
+    )
+    assert result.status == 0, result.err
+    whole, parts = (checkpoints.read(checkpoints.find(Path(n)), train_state=False).model for n in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
