@@ -15,26 +15,8 @@ from bigmodel_cli.metrics import mean
 from bigmodel_cli.metrics.intervals import RESAMPLES, bootstrap, compare, estimate, resamples
 from bigmodel_cli.metrics.text import normalised, text_measures
 
-WORDS = "a man in the red hat rides his old bicycle down one long street near two dogs .".split()  # noqa: SIM905
-    "a",
-    "man",
-    "in",
-    "the",
-    "red",
-    "hat",
-    "rides",
-    "his",
-    "old",
-    "bicycle",
-    "down",
-    "one",
-    "long",
-    "street",
-    "near",
-    "two",
-    "dogs",
-    ".",
-]
+SENTENCE = "a man in the red hat rides his old bicycle down one long street near two dogs ."
+WORDS = SENTENCE.split()
 
 
 def texts(seed: int, count: int = 60, kept: float = 0.8) -> tuple[list[str], list[str]]:
