@@ -57,7 +57,7 @@ class PatchDecoder(Module):
         count = table.shape[1] - self.first
         places = visible[..., None].expand(-1, -1, x.shape[2])
         patches = self.mask.to(x.dtype).expand(len(x), count, -1).scatter(1, places, x[:, self.first :])  # (B, N, D)
-        x = torch.cat((x[:, : self.first], patches), 1) + table.to(x.dtype)
+        x = torch.cat((x[:, : self.first], patches), 1) + table
         for block in self.blocks:
             x = block(x, ALONE)
         x = x[:, self.first :]

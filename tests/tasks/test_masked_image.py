@@ -239,7 +239,7 @@ def test_dry_run_and_bench_count_what_the_encoder_sees(mae: Path, cli: Cli) -> N
         (["task.fraction=1.0"], "task.fraction: 1.0 is not less than 1"),
         (["task.fraction=0.0"], "task.fraction: 0.0 is not greater than 0"),
         (["task.type=classification", "model.reconstruct=null"], "classification needs data with labels, and data.type: digits"),
-        (["data={type: text, files: [mae.yaml], context: 8, tokenizer: {type: characters}}"], "masked_image needs data with images"),
+        (["data={type: text, files: [mae.yaml], context: 8, tokenizer: {type: characters}}"], "needs data with images"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("dry", [False, True])
