@@ -12,14 +12,14 @@ from typing import Any, get_args
 
 import pydantic
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Options
 from bigmodel_cli.data import DataOptions
 from bigmodel_cli.errors import SpecError, did_you_mean
-from bigmodel_cli.models import ModelOptions
+from bigmodel_cli.models import ModelOptions, ViTOptions
 from bigmodel_cli.recipe import InitOptions, TrainOptions
-from bigmodel_cli.tasks import TaskOptions
+from bigmodel_cli.tasks import MaskedImageOptions, TaskOptions
 from bigmodel_cli.yaml_source import Node, parse_value, read_yaml
 
 
@@ -31,6 +31,20 @@ class Spec(Options):
     task: TaskOptions = Field(description="what is learnt and how it is judged")
     train: TrainOptions = Field(description="how it is trained")
     init: InitOptions = Field(InitOptions(), description="what the weights start from")
+
+    @model_validator(mode="after")
+    def _rebuilding(self) -> Spec:
+        rebuilds = isinstance(self.model, ViTOptions) and self.model.reconstruct is not None
+        if isinstance(self.task, MaskedImageOptions) and not rebuilds:
+            raise ValueError(
+                f"task.type: masked_image rebuilds hidden patches, and model.type: {self.model.type} "
+                f"{'has no decoder; give model.reconstruct' if self.model.type == 'vit' else 'cannot; use vit with reconstruct'}"
+            )
+        if rebuilds and not isinstance(self.task, MaskedImageOptions):
+            raise ValueError(
+                f"model.reconstruct is for task.type: masked_image; set it to null for task.type: {self.task.type}"
+            )
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """Every option with its value, as plain YAML types: the resolved spec that a checkpoint keeps."""

@@ -147,6 +147,7 @@ SMALLER = {
     "hybrid": ["model.dim=64", "data.max_bytes=400_000"],
     "invent_your_own": ["model.dim=96", "data.max_bytes=400_000"],
     "vit": ["data.type=mnist", "data.augment=[]"],
+    "cifar10_mae": ["data.type=mnist", "data.augment=[]"],
     "alexnet": ["train.batch_size=2", "data.type=parquet_images", "data.root=null"],
 }
 
@@ -163,7 +164,7 @@ def test_every_sample_spec_trains_a_few_steps(path: Path, data_root: Path, cli: 
     changes += ["train.memory_format=contiguous", "train.validate_every=null", "train.validate_epochs=null"]
     changes += SMALLER.get(path.stem, [])
     text = path.read_text(encoding="utf-8")
-    if "type: mnist" in text or path.stem == "vit":
+    if "type: mnist" in text or "type: cifar10" in text:
         changes.append(f"data.root='{data_root / 'mnist'}'")
     if "tinyshakespeare" in text:
         changes.append(f"data.files=['{data_root / 'tinyshakespeare' / 'input.txt'}']")

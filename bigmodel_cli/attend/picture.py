@@ -7,6 +7,7 @@ from typing import Any
 
 from bigmodel_cli.attend.gradcam import Heat
 from bigmodel_cli.attend.heads import Heads
+from bigmodel_cli.lazy import Tensor
 
 MOST_LABELS = 40
 
@@ -50,6 +51,22 @@ def draw_heat(cam: Heat, name: str, path: Path) -> None:
     right.imshow(cam.heat.numpy(), cmap="magma", alpha=0.6, vmin=0, vmax=1)
     left.set_title(_plain(name), fontsize=10)
     right.set_title(_plain(f"{cam.label}: {100 * cam.probability:.1f} %"), fontsize=10)
+    figure.savefig(path, dpi=130)
+
+
+def draw_rows(rows: dict[str, Tensor], path: Path) -> None:
+    """Named rows of images (B, C, H, W) with pixels in 0..1, one above the other."""
+    count = len(next(iter(rows.values())))
+    figure = _figure((1.1 * count + 0.6, 1.1 * len(rows) + 0.2))
+    grid = figure.subplots(len(rows), count, squeeze=False)
+    for (name, images), line in zip(rows.items(), grid, strict=True):
+        for image, axes in zip(images, line, strict=True):
+            axes.imshow(
+                image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest"
+            )
+            axes.set_xticks([])
+            axes.set_yticks([])
+        line[0].set_ylabel(name, fontsize=9)
     figure.savefig(path, dpi=130)
 
 

@@ -138,9 +138,11 @@ def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: fl
 
 
 def synthetic_batch(facts: Facts, names: tuple[str, ...], size: int, device: torch.device) -> dict[str, Tensor]:
-    """Random images (B, C, H, W) with labels, or random tokens: (B, T + 1), or two sides (B, T)."""
+    """Random images (B, C, H, W), with labels where they are read, or random tokens: (B, T + 1), or two sides (B, T)."""
     if facts.image_shape is not None:
         images = torch.randn(size, *facts.image_shape, device=device)
+        if "label" not in names:
+            return {"image": images}
         return {"image": images, "label": torch.randint(len(facts.classes), (size,), device=device)}
     assert facts.vocab_size is not None
     assert facts.context is not None

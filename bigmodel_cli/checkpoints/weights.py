@@ -13,10 +13,11 @@ MOST_LINES = 5
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Names of what was loaded, and of what was left as it was newly initialised."""
+    """Names of what was loaded, of what was left as it was newly initialised, and of what the checkpoint has in vain."""
 
     loaded: list[str]
     fresh: list[str]
+    ignored: list[str]
 
 
 def load_weights(model: Module, tensors: Mapping[str, Tensor], *, fresh: Sequence[str] = ()) -> LoadReport:
@@ -43,7 +44,7 @@ def load_weights(model: Module, tensors: Mapping[str, Tensor], *, fresh: Sequenc
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(given[name])
-    return LoadReport(list(wanted), new)
+    return LoadReport(list(wanted), new, [name for name in tensors if name not in wanted and name not in new])
 
 
 def _below(name: str, prefixes: Sequence[str]) -> bool:

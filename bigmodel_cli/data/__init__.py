@@ -21,7 +21,7 @@ from bigmodel_cli.data.images import (
     open_images,
 )
 from bigmodel_cli.data.pairs import PairsOptions, open_pairs
-from bigmodel_cli.data.pixels import prepare_image
+from bigmodel_cli.data.pixels import denormalise, prepare_image
 from bigmodel_cli.data.text import StdlibOptions, TextOptions, open_text
 from bigmodel_cli.data.tokenizer import Tokenizer, load_source_tokenizer, load_tokenizer
 
@@ -69,6 +69,7 @@ __all__ = [
     "Say",
     "Split",
     "Tokenizer",
+    "denormalise",
     "load_source_tokenizer",
     "load_tokenizer",
     "open_data",

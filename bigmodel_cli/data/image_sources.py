@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import json
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shi
 
 @dataclass
 class RawSplit:
-    """`pixels` (N, C, H, W) uint8, or `encoded` images (paths or bytes) with a name each."""
+    """`labels` (N,), -1 where there are none; `pixels` (N, C, H, W) uint8, or `encoded` images (paths or bytes) with names."""
 
     labels: Labels
     pixels: Any = None
@@ -30,11 +30,16 @@ class RawSplit:
 
 @dataclass
 class RawImages:
-    """The splits of a source, its classes, and a digest of its content."""
+    """The splits of a source, its classes (none: images without labels), and a digest of its content."""
 
     splits: dict[str, RawSplit]
     classes: tuple[str, ...]
     digest: str
+
+    def without_labels(self) -> RawImages:
+        """The images alone."""
+        splits = {n: replace(s, labels=np.full_like(s.labels, -1)) for n, s in self.splits.items()}
+        return RawImages(splits, (), self.digest)
 
 
 def read_mnist(root: Path, folder: str, download: bool) -> RawImages:
@@ -130,29 +135,36 @@ def read_digits() -> RawImages:
     return RawImages(splits, tuple("0123456789"), hashlib.sha256(pixels.tobytes()).hexdigest())
 
 
-def read_folder(root: Path) -> RawImages:
-    """ImageFolder's layout: root/class/image, or root/train/class/image with val/ and test/ beside it."""
+def read_folder(root: Path, labelled: bool) -> RawImages:
+    """ImageFolder's layout: root/class/image, or root/train/class/image with val/ and test/ beside it.
+
+    Without labels: all images below root, or below root/train, val and test.
+    """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; set data.root")
     folders = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()} or {"train": root}
-    classes = tuple(sorted({p.name for f in folders.values() for p in f.iterdir() if p.is_dir()}))
-    if not classes:
-        raise DataError(f"{root}: no folders of classes in it; the layout is root/class/image.png")
+    classes = tuple(sorted({p.name for f in folders.values() for p in f.iterdir() if p.is_dir()})) if labelled else ()
+    if labelled and not classes:
+        raise DataError(
+            f"{root}: no folders of classes in it; the layout is root/class/image.png, or set data.labels: false for images "
+            "without labels"
+        )
     from PIL import Image
 
     endings = tuple(Image.registered_extensions())
     splits, listing = {}, []
     for name, folder in folders.items():
-        paths = [p for c in classes for p in sorted((folder / c).rglob("*")) if p.suffix.lower() in endings]
-        labels = [classes.index(p.relative_to(folder).parts[0]) for p in paths]
+        places = [folder / c for c in classes] or [folder]
+        paths = [p for place in places for p in sorted(place.rglob("*")) if p.suffix.lower() in endings]
+        labels = [classes.index(p.relative_to(folder).parts[0]) if labelled else -1 for p in paths]
         listing += [[name, p.relative_to(folder).as_posix(), p.stat().st_size] for p in paths]
         splits[name] = RawSplit(np.asarray(labels, np.int64), encoded=paths, names=[str(p) for p in paths])
     # names and sizes stand for the content: reading every image at every start would take minutes
     return RawImages(splits, classes, hashlib.sha256(json.dumps(listing).encode()).hexdigest())
 
 
-def read_parquet(files: dict[str, list[Path]], image: str, label: str) -> RawImages:
-    """Parquet files with an image column as Hugging Face datasets write it ({bytes, path}) and a column of labels."""
+def read_parquet(files: dict[str, list[Path]], image: str, label: str | None) -> RawImages:
+    """Parquet files with an image column as Hugging Face datasets write it ({bytes, path}) and a column of labels, or none."""
     try:
         import pyarrow
         import pyarrow.parquet as pq
@@ -161,6 +173,7 @@ def read_parquet(files: dict[str, list[Path]], image: str, label: str) -> RawIma
     splits: dict[str, RawSplit] = {}
     sha = hashlib.sha256()
     classes: tuple[str, ...] = ()
+    columns = [image] if label is None else [image, label]
     for name, paths in files.items():
         images: list[bytes] = []
         names: list[str] = []
@@ -168,20 +181,21 @@ def read_parquet(files: dict[str, list[Path]], image: str, label: str) -> RawIma
         for path in paths:
             sha.update(hashlib.sha256(path.read_bytes()).digest())
             try:
-                table = pq.read_table(path, columns=[image, label])
+                table = pq.read_table(path, columns=columns)
             except (pyarrow.ArrowException, OSError, KeyError) as error:
-                raise DataError(f"{path}: cannot be read as Parquet with columns {image}, {label}: {error}") from None
-            if not {image, label} <= set(table.column_names):
-                raise DataError(
-                    f"{path}: no columns {image!r} and {label!r}; set data.image_column and data.label_column"
-                )
+                named = ", ".join(columns)
+                raise DataError(f"{path}: cannot be read as Parquet with columns {named}: {error}") from None
+            if not set(columns) <= set(table.column_names):
+                named = " and ".join(map(repr, columns))
+                raise DataError(f"{path}: no columns {named}; set data.image_column and data.label_column")
             images += [row["bytes"] for row in table.column(image).to_pylist()]
-            labels += table.column(label).to_pylist()
+            labels += table.column(label).to_pylist() if label is not None else [-1] * table.num_rows
             names += [f"{path}: row {row}" for row in range(table.num_rows)]
-            classes = classes or _class_names(table.schema.metadata, label)
+            classes = classes or (_class_names(table.schema.metadata, label) if label is not None else ())
         splits[name] = RawSplit(np.asarray(labels, np.int64), encoded=images, names=names)
-    most = max(int(s.labels.max(initial=0)) for s in splits.values())
-    return RawImages(splits, classes or tuple(map(str, range(most + 1))), sha.hexdigest())
+    if label is not None and not classes:
+        classes = tuple(map(str, range(max(int(s.labels.max(initial=0)) for s in splits.values()) + 1)))
+    return RawImages(splits, classes, sha.hexdigest())
 
 
 def _class_names(metadata: Any, label: str) -> tuple[str, ...]:

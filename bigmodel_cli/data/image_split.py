@@ -8,6 +8,7 @@ import numpy as np
 
 from bigmodel_cli.config import Facts
 from bigmodel_cli.data.augment import Augmentation
+from bigmodel_cli.data.divide import subset
 from bigmodel_cli.data.image_sources import Labels, RawSplit
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.pixels import decode, normalise
@@ -22,6 +23,10 @@ class Resident:
     def __init__(self, pixels: Any, labels: Labels) -> None:
         self.pixels, self.labels = torch.from_numpy(pixels), torch.from_numpy(labels)
         self.shape: tuple[int, int, int] = (pixels.shape[1], pixels.shape[2], pixels.shape[3])
+
+    def part(self, chosen: Ints) -> Resident:
+        """Those samples alone."""
+        return Resident(self.pixels.numpy()[chosen], self.labels.numpy()[chosen])
 
     def to(self, device: torch.device) -> None:
         """Move to the device."""
@@ -39,7 +44,11 @@ class Streamed:
     resident = False
 
     def __init__(self, raw: RawSplit, shape: tuple[int, int, int]) -> None:
-        self.raw, self.shape = raw, shape
+        self.raw, self.shape, self.labels = raw, shape, torch.from_numpy(raw.labels)
+
+    def part(self, chosen: Ints) -> Streamed:
+        """Those samples alone."""
+        return Streamed(subset(self.raw, chosen), self.shape)
 
     def to(self, device: torch.device) -> None:
         """Nothing is held that could move."""
@@ -49,18 +58,18 @@ class Streamed:
         pixels = [
             decode(self.raw.encoded[i], self.raw.names[i], self.shape[0], self.shape[1:]) for i in samples.tolist()
         ]
-        return torch.from_numpy(np.stack(pixels)), torch.from_numpy(self.raw.labels[samples])
+        return torch.from_numpy(np.stack(pixels)), self.labels[torch.from_numpy(samples)]
 
 
 class ImageSplit:
-    """{"image": (B, C, H, W) float32 normalised, "label": (B,) int64}."""
+    """{"image": (B, C, H, W) float32 normalised, "label": (B,) int64 where the images have labels}."""
 
     lengths: Ints | None = None
 
     def __init__(self, source: Resident | Streamed, facts: Facts, augmentation: Augmentation) -> None:
         self.source, self.facts, self.augmentation = source, facts, augmentation
         self.resident = source.resident
-        self.count = len(source.labels) if isinstance(source, Resident) else len(source.raw.labels)
+        self.count = len(source.labels)
 
     def __len__(self) -> int:
         return self.count
@@ -75,4 +84,5 @@ class ImageSplit:
         images = pixels.float().div_(255)
         if augment and self.augmentation.options:
             images = self.augmentation(images, samples, epoch, seed)
-        return {"image": normalise(images, self.facts), "label": labels}
+        images = normalise(images, self.facts)
+        return {"image": images, "label": labels} if self.facts.classes else {"image": images}

@@ -1,20 +1,20 @@
-"""Labelled images: one tensor on the device where they fit, decoded on the way where they do not."""
+"""Images, labelled or not: one tensor on the device where they fit, decoded on the way where they do not."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Facts, Options, Positive
 from bigmodel_cli.data.augment import Augmentation, AugmentOptions
 from bigmodel_cli.data.base import DataSet, Say, Split
 from bigmodel_cli.data.cache import build_once, cache_directory
 from bigmodel_cli.data.corpus import find_files
+from bigmodel_cli.data.divide import part_of_each_class, subset, with_validation
 from bigmodel_cli.data.image_sources import (
     RawImages,
     RawSplit,
@@ -54,6 +54,16 @@ class _ImageOptions(Options):
     )
     workers: Annotated[int, Field(ge=0, le=256)] = Field(0, description="processes that load and augment")
     on_bad: Literal["error", "skip"] = Field("error", description="what to do with an image that cannot be decoded")
+    labels: bool = Field(True, description="false: the images alone, for task.type: masked_image")
+    label_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="part of each class of the training split that is kept: the same images for every seed"
+    )
+
+    @model_validator(mode="after")
+    def _labels_to_keep(self) -> _ImageOptions:
+        if self.label_fraction < 1 and not self.labels:
+            raise ValueError("label_fraction says how many labels are kept, and with labels: false there are none")
+        return self
 
 
 class _RootOptions(_ImageOptions):
@@ -112,14 +122,17 @@ class DigitsOptions(_ImageOptions):
 
 
 class FolderOptions(_ImageOptions):
-    """Folders of images: root/class/image.png, or root/train/class/image.png with val and test beside it."""
+    """Folders of images: root/class/image.png, or root/train/class/image.png with val and test beside it.
+
+    With `labels: false` all images below them, at any depth.
+    """
 
     type: Literal["image_folder"] = "image_folder"
     root: str = Field(description="the folder")
 
     def read(self, base: Path) -> RawImages:
         """Read the source."""
-        return read_folder(base / self.root)
+        return read_folder(base / self.root, self.labels)
 
 
 class ParquetOptions(_ImageOptions):
@@ -136,26 +149,34 @@ class ParquetOptions(_ImageOptions):
         """Read the source."""
         named = {"train": self.train, "val": self.val, "test": self.test}
         files = {n: list(find_files(names, base, f"data.{n}")) for n, names in named.items() if names}
-        return read_parquet(files, self.image_column, self.label_column)
+        return read_parquet(files, self.image_column, self.label_column if self.labels else None)
 
 
 def open_images(options: Any, *, base: Path, seed: int, say: Say, assets: Path | None = None) -> DataSet:
     """The images of a source as splits; a checkpoint's normalisation is used when `assets` names one."""
     raw = options.read(base)
+    if not options.labels:
+        raw = raw.without_labels()
     _check(raw, say)
-    splits = _with_validation(raw.splits, options.val_fraction)
+    splits = with_validation(raw.splits, options.val_fraction)
     channels = options.channels or _channels(splits["train"])
     loaded = {
         n: _load(s, options, channels, f"{raw.digest}-{n}-{options.val_fraction}", say) for n, s in splits.items()
     }
     shape = loaded["train"].shape
-    mean, std = _normalisation(options, loaded["train"], assets)
+    mean, std = _normalisation(options, loaded["train"], assets)  # of all images, however few of their labels are used
+    kept: tuple[float, ...] = ()
+    if options.label_fraction < 1:
+        kept = (options.label_fraction,)
+        train = loaded["train"]
+        loaded["train"] = train.part(part_of_each_class(train.labels.numpy(), options.label_fraction))
     facts = Facts(image_shape=shape, mean=mean, std=std, classes=raw.classes)
     augmentation = Augmentation(options.augment)
     named: dict[str, Split] = {n: ImageSplit(source, facts, augmentation) for n, source in loaded.items()}
     if "val" not in named and "test" in named:
         named["val"] = named["test"]
-    key = hashlib.sha256(repr((raw.digest, shape, options.val_fraction, options.on_bad)).encode()).hexdigest()
+    content = (raw.digest, shape, options.val_fraction, options.on_bad, *kept)
+    key = hashlib.sha256(repr(content).encode()).hexdigest()
     return DataSet(facts, key, named, {})
 
 
@@ -164,6 +185,8 @@ def _check(raw: RawImages, say: Say) -> None:
     for name, split in raw.splits.items():
         if not len(split.labels):
             raise DataError(f"the {name} split has no images; check data.root and its files")
+        if not raw.classes:
+            continue
         outside = np.flatnonzero((split.labels < 0) | (split.labels >= len(raw.classes)))
         if len(outside):
             place = split.names[outside[0]] if split.names else f"item {outside[0]} of the {name} split"
@@ -174,25 +197,6 @@ def _check(raw: RawImages, say: Say) -> None:
         if missing:
             shown = ", ".join(raw.classes[i] for i in missing[:5])
             say(f"warning: the {name} split has no image of {len(missing)} class(es): {shown}")
-
-
-def _with_validation(splits: dict[str, RawSplit], fraction: float) -> dict[str, RawSplit]:
-    """Split a validation part off the training split, the same one for every seed."""
-    if not fraction:
-        return splits
-    train = splits["train"]
-    order = permute(np.arange(len(train.labels)), len(train.labels), (0, 0))
-    count = max(1, round(fraction * len(order)))
-    parts = {"val": np.sort(order[:count]), "train": np.sort(order[count:])}
-    if not len(parts["train"]):
-        raise DataError(f"data.val_fraction: {fraction} leaves nothing of {len(order)} images to train on")
-    return {**splits, **{name: _subset(train, chosen) for name, chosen in parts.items()}}
-
-
-def _subset(raw: RawSplit, chosen: Any) -> RawSplit:
-    pick: Callable[[list[Any]], list[Any]] = lambda items: [items[i] for i in chosen] if items else []  # noqa: E731
-    pixels = raw.pixels[chosen] if raw.pixels is not None else None
-    return RawSplit(raw.labels[chosen], pixels, pick(raw.encoded), pick(raw.names))
 
 
 def _channels(raw: RawSplit) -> int:
@@ -258,7 +262,7 @@ def _without_bad(raw: RawSplit, channels: int, say: Say) -> RawSplit:
         say(f"warning: skipped {len(bad)} image(s) that cannot be decoded, the first: {bad[0]}")
     if not good:
         raise DataError(f"none of {len(bad)} images can be decoded, the first: {bad[0]}")
-    return _subset(raw, good)
+    return subset(raw, good)
 
 
 def _normalisation(

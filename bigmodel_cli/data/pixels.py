@@ -71,6 +71,14 @@ def normalise(images: Tensor, facts: Facts) -> Tensor:
     return torch.addcmul(minus, images, scale)
 
 
+def denormalise(images: Tensor, facts: Facts) -> Tensor:
+    """The inverse of `normalise`, cut to 0..1: what an image (..., C, H, W) looks like."""
+    mean, std = (
+        torch.tensor(v or (d,), device=images.device).view(-1, 1, 1) for v, d in ((facts.mean, 0.0), (facts.std, 1.0))
+    )
+    return (images * std + mean).clamp(0, 1)
+
+
 @functools.lru_cache(maxsize=16)
 def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """(-mean / std, 1 / std), each (1, C, 1, 1): the same map as one multiplication and one addition."""

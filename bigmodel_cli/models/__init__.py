@@ -42,4 +42,4 @@ def build(options: AnyModel, facts: Facts) -> Module:
     return _BUILDERS[options.type](options, facts)
 
 
-__all__ = ["MODELS", "ModelOptions", "build"]
+__all__ = ["MODELS", "ModelOptions", "ViTOptions", "build"]

@@ -10,10 +10,17 @@ from bigmodel_cli.config import Count, Facts, Natural, Options, Positive, Probab
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
 from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
+from bigmodel_cli.models.rebuild import PatchDecoder, ReconstructOptions, patchify, unpatchify
 from bigmodel_cli.models.start import init_normal
 from bigmodel_cli.parts import Norm
 from bigmodel_cli.parts.norm import LayerNormOptions
+from bigmodel_cli.parts.position import sines_of_grid
 from bigmodel_cli.parts.stream import ALONE
+
+NO_HEAD = (
+    "this network rebuilds hidden patches of images and has no head to label them; finetune it first: bigmodel finetune --from "
+    "CKPT SPEC, with model.reconstruct: null and task.type: classification"
+)
 
 
 class ViTOptions(Options):
@@ -22,6 +29,9 @@ class ViTOptions(Options):
     type: Literal["vit"] = "vit"
     dim: Count = Field(description="width of the residual stream (C)")
     patch: Count = Field(description="height and width of a patch, which must divide the image")
+    position: Literal["learned", "sines"] = Field(
+        "learned", description="a learned vector for each place, or fixed sines and cosines of its row and column"
+    )
     blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(description="the blocks, in order")
     pool: Literal["cls", "mean"] = Field(
         "cls", description="what the label is read from: a class token, or the patches' mean"
@@ -30,51 +40,91 @@ class ViTOptions(Options):
     norm: Norm | None = Field(LayerNormOptions(), description="after the blocks; null for none")
     dropout: Probability = Field(0.0, description="of the embeddings")
     init_std: Positive = Field(0.02, description="deviation of the first weights")
+    reconstruct: ReconstructOptions | None = Field(
+        None, description="a decoder that rebuilds hidden patches, in place of the head: for task.type: masked_image"
+    )
 
     @model_validator(mode="after")
     def _bounded(self) -> ViTOptions:
         count_blocks(self.blocks)
         return self
 
+    def grid(self, facts: Facts) -> tuple[int, int]:
+        """Rows and columns of patches in an image. Raises `SpecError` where the patch does not divide it, or data has no images."""
+        if facts.image_shape is None:
+            raise SpecError("model.type: vit reads images, and the data has none")
+        _, height, width = facts.image_shape
+        if height % self.patch or width % self.patch:
+            raise SpecError(f"model.patch: {self.patch} does not divide the image of {height} x {width}")
+        return height // self.patch, width // self.patch
+
 
 class ViT(Module):
     """(B, C', H, W) -> (B, classes)   patches, blocks, head (Dosovitskiy et al. 2021).
 
-    Positions are learned, one for the class token and each patch; registers have none. Weights start as in the authors' code:
-    normal of deviation 0.02, the head at zero.
+    Positions are learned, one for the class token and each patch, or fixed (Beyer et al. 2022); registers have none. Weights start
+    as in the authors' code: normal of deviation 0.02, the head at zero. With `reconstruct` a decoder takes the head's place, and
+    the network is a masked autoencoder (He et al. 2022); the names of all other weights are the same.
     """
 
     def __init__(self, options: ViTOptions, facts: Facts) -> None:
         super().__init__()
-        if facts.image_shape is None or not facts.classes:
-            raise SpecError("model.type: vit reads labelled images, and the data has none")
-        channels, height, width = facts.image_shape
-        if height % options.patch or width % options.patch:
-            raise SpecError(f"model.patch: {options.patch} does not divide the image of {height} x {width}")
-        self.options = options
-        self.grid = (height // options.patch, width // options.patch)
-        count = self.grid[0] * self.grid[1]
+        self.options, self.grid = options, options.grid(facts)
+        if options.reconstruct is None and not facts.classes:
+            raise SpecError(
+                "model.type: vit labels images, and the data has no labels; model.reconstruct learns without"
+            )
+        assert facts.image_shape is not None
+        channels, count = facts.image_shape[0], self.grid[0] * self.grid[1]
         self.first = int(options.pool == "cls")
         self.patches = nn.Conv2d(channels, options.dim, options.patch, options.patch)
         self.cls = nn.Parameter(torch.zeros(1, 1, options.dim)) if self.first else None
         self.registers = nn.Parameter(torch.zeros(1, options.registers, options.dim)) if options.registers else None
-        self.table = nn.Parameter(torch.empty(1, self.first + count, options.dim))
+        if options.position == "sines":
+            self.register_buffer("table", self.sines(), persistent=False)
+        else:
+            self.table = nn.Parameter(torch.empty(1, self.first + count, options.dim))
         try:
             length = self.first + count + options.registers
             self.blocks = build_blocks(options.blocks, options.dim, length, causal=False)
         except ValueError as error:
             raise SpecError(f"model.blocks.{error}") from None
         self.norm = options.norm.build(options.dim) if options.norm is not None else None
-        self.head = nn.Linear(options.dim, len(facts.classes))
+        self.head = nn.Linear(options.dim, len(facts.classes)) if options.reconstruct is None else None
+        self.decoder = self.build_decoder(options.reconstruct, channels) if options.reconstruct is not None else None
         init_normal(self, options.init_std, 0)
         for p in (self.table, self.cls, self.registers):
-            if p is not None:
+            if isinstance(p, nn.Parameter):
                 nn.init.normal_(p, std=options.init_std)
-        nn.init.zeros_(self.head.weight)
+        if self.head is not None:
+            nn.init.zeros_(self.head.weight)
+
+    def sines(self) -> Tensor:
+        """(1, 1 + N, C) the fixed positions."""
+        try:
+            return sines_of_grid(self.grid, self.options.dim, self.first)[None]
+        except ValueError as error:
+            raise SpecError(f"model.{error}") from None
+
+    def build_decoder(self, options: ReconstructOptions, channels: int) -> PatchDecoder:
+        """What rebuilds the patches."""
+        pixels = channels * self.options.patch**2
+        try:
+            return PatchDecoder(options, self.options.dim, self.grid, self.first, pixels, self.options.init_std)
+        except ValueError as error:
+            raise SpecError(f"model.reconstruct.{error}") from None
 
     def head_names(self) -> tuple[str, ...]:
-        """Prefixes of the weights that make the logits."""
-        return ("head",)
+        """Prefixes of the weights that a new task starts afresh."""
+        return ("head", "decoder")
+
+    def patchify(self, images: Tensor) -> Tensor:
+        """(B, C', H, W) -> (B, N, P)   the pixel values of each patch."""
+        return patchify(images, self.options.patch)
+
+    def unpatchify(self, patches: Tensor) -> Tensor:
+        """(B, N, P) -> (B, C', H, W)   the inverse."""
+        return unpatchify(patches, self.options.patch, self.grid)
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, C', H, W) -> (B, N, C)   the patches with their positions, without class token and registers."""
@@ -96,8 +146,16 @@ class ViT(Module):
         y: Tensor = x if self.norm is None else self.norm(x)
         return y
 
-    def forward(self, images: Tensor) -> Tensor:
-        """The logits of each image."""
-        x = self.features(self.embed(images))
+    def forward(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
+        """The logits of each image; of an autoencoder, which sees the patches `visible` (B, K) alone, all pixels (B, N, P)."""
+        x = self.embed(images)
+        if self.decoder is not None:
+            if visible is None:
+                raise SpecError(NO_HEAD)
+            seen = x.gather(1, visible[..., None].expand(-1, -1, x.shape[2]))  # (B, K, C)
+            rebuilt: Tensor = self.decoder(self.features(seen), visible)
+            return rebuilt
+        assert self.head is not None
+        x = self.features(x)
         logits: Tensor = self.head(x[:, 0] if self.first else x.mean(1))
         return logits

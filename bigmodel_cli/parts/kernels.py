@@ -12,6 +12,9 @@ from typing import Any
 
 from bigmodel_cli.lazy import F, Tensor, torch
 
+SHORT = 128
+"""Keys up to which the plain formula's gradient takes a CPU less time in bf16 than the fused kernel's (a third, at 64)."""
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -129,6 +132,9 @@ def _fused(
     q: Tensor, k: Tensor, v: Tensor, rules: Rules, mask: Tensor | None, is_causal: bool, sinks: Tensor | None
 ) -> Tensor:
     scale = rules.scale or 1 / math.sqrt(q.shape[-1])
+    slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad
+    if slow and k.shape[2] <= SHORT and mask is None and sinks is None:
+        return _short(q, k, v, rules, is_causal, scale)
     if sinks is None:
         return _kernel(q, k, v, rules, mask, is_causal, scale)
     q, k, v = _with_sink(q, k, v, sinks, scale)
@@ -157,6 +163,16 @@ def _kernel(q: Tensor, k: Tensor, v: Tensor, rules: Rules, mask: Tensor | None, 
         enable_gqa=q.shape[1] != k.shape[1],
     )
     return y if values >= width else y[..., :values]
+
+
+def _short(q: Tensor, k: Tensor, v: Tensor, rules: Rules, causal: bool, scale: float) -> Tensor:
+    """The formula with products in the inputs' precision and weights found in fp32."""
+    repeat = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
+    scores = (q @ k.transpose(-2, -1)).float() * scale
+    if causal:
+        scores = scores.masked_fill(~torch.ones(scores.shape[-2:], dtype=torch.bool).tril(), -math.inf)
+    return F.dropout(scores.softmax(-1), rules.dropout).to(v.dtype) @ v
 
 
 def _with_sink(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -239,3 +239,17 @@ class T5Bias(Module):
 def distances(queries: int, keys: int, device: torch.device) -> Tensor:
     """(T, S)   i - j for queries aligned with the last keys."""
     return torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(keys, device=device)
+
+
+def sines_of_grid(grid: tuple[int, int], dim: int, first: int) -> Tensor:
+    """(F + rows x columns, C)   sines and cosines of column, then of row, half the channels each; zeros for F tokens before.
+
+    He et al. 2022: rates are 10000^(-4i/C) for i below C/4. Raises `ValueError` where 4 does not divide C.
+    """
+    if dim % 4:
+        raise ValueError(f"dim: {dim} is not a multiple of 4, which positions in two dimensions need")
+    rate = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    row, column = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
+    angles = [axis.flatten()[:, None] * rate for axis in (column, row)]  # (N, C / 4) each
+    table = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], 1)
+    return torch.cat((table.new_zeros(first, dim), table)).float()

@@ -12,8 +12,10 @@ from bigmodel_cli.data import Split
 from bigmodel_cli.device import total_memory
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
+from bigmodel_cli.models import ViTOptions
 from bigmodel_cli.models.describe import Layer, describe, flops
 from bigmodel_cli.spec import Spec
+from bigmodel_cli.tasks import MaskedImageOptions
 from bigmodel_cli.train.batches import micro_batches
 
 
@@ -53,9 +55,16 @@ class Plan:
 
 
 def example(spec: Spec, facts: Facts, batch: int, device: torch.device) -> tuple[Tensor, ...]:
-    """What a model is called with, in the right shapes: images (B, C, H, W), tokens (B, T), or those of two sides."""
+    """What a model is called with, in the right shapes: images (B, C, H, W), tokens (B, T), or those of two sides.
+
+    An autoencoder of images is also told which patches it sees (B, K).
+    """
     if facts.image_shape is not None:
-        return (torch.zeros(batch, *facts.image_shape, device=device),)
+        images = torch.zeros(batch, *facts.image_shape, device=device)
+        if not isinstance(spec.task, MaskedImageOptions) or not isinstance(spec.model, ViTOptions):
+            return (images,)
+        rows, columns = spec.model.grid(facts)
+        return images, torch.arange(spec.task.visible(rows * columns), device=device).expand(batch, -1)
     tokens = torch.zeros(batch, facts.context or 1, dtype=torch.int64, device=device)
     return (tokens, tokens) if spec.model.type == "seq2seq" else (tokens,)
 

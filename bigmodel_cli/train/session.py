@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli import checkpoints
+from bigmodel_cli.attend.rebuilt import draw_reconstructions
 from bigmodel_cli.config import Facts
 from bigmodel_cli.console import say
 from bigmodel_cli.data import DataSet, load_tokenizer, open_data
 from bigmodel_cli.device import pick_device
 from bigmodel_cli.errors import BigmodelError, DataError, SpecError, Stopped
 from bigmodel_cli.lazy import Module, load_torch, torch
+from bigmodel_cli.models import ViTOptions
 from bigmodel_cli.rundir import RunDirectory, fresh_directory
 from bigmodel_cli.spec import Spec
-from bigmodel_cli.tasks import CausalLMOptions, Task, build_task
+from bigmodel_cli.tasks import CausalLMOptions, MaskedImage, MaskedImageOptions, Task, build_task
 from bigmodel_cli.train.choose import apply, choose
 from bigmodel_cli.train.feed import Feed
 from bigmodel_cli.train.loop import Run, fit
@@ -131,6 +133,10 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
     path = fit(run)
     with state.averaged():
         _show_sample(spec, data, model, device)
+        if isinstance(task, MaskedImage):
+            picture, split = directory.path / "rebuilt.png", "val" if "val" in data.splits else "train"
+            draw_reconstructions(model, task, data.split(split), data.facts, device, picture)
+            say(f"rebuilt images: {picture}")
     if not directory.metrics.broken:
         draw_curve(directory.metrics.path, directory.path / "curve.png", task.metric)
         say(f"curve: {directory.path / 'curve.png'}")
@@ -156,7 +162,7 @@ def _open_data(spec: Spec, assets: Path | None = None) -> DataSet:
 
 
 def _check_task(spec: Spec, task: Task, data: DataSet) -> None:
-    needs = {"classes": "labels", "vocab_size": "tokens"}[task.needs]
+    needs = {"classes": "labels", "vocab_size": "tokens", "image_shape": "images"}[task.needs]
     if not getattr(data.facts, task.needs):
         raise SpecError(f"task.type: {task.name} needs data with {needs}, and data.type: {spec.data.type} has none")
     missing = [name for name in task.reads if name not in data.names()]
@@ -165,6 +171,9 @@ def _check_task(spec: Spec, task: Task, data: DataSet) -> None:
             f"task.type: {task.name} reads {', '.join(task.reads)}, and data.type: {spec.data.type} has "
             f"{', '.join(sorted(data.names()))}"
         )
+    if isinstance(spec.task, MaskedImageOptions) and isinstance(spec.model, ViTOptions):
+        rows, columns = spec.model.grid(data.facts)
+        spec.task.visible(rows * columns)
     sides = spec.model.type == "seq2seq"
     if sides != ("source" in task.reads):
         raise SpecError(
@@ -179,11 +188,14 @@ def _build(spec: Spec, facts: Facts, device: torch.device, source: Path | None) 
     if source is not None:
         contents = checkpoints.read(source, train_state=False)
         before = Facts.from_json(contents.facts)
-        fresh = model.head_names() if before.classes != facts.classes else ()
-        report = checkpoints.load_weights(model, contents.model, fresh=fresh)
+        task_differs = contents.spec["task"]["type"] != spec.task.type
+        other = "classes differ" if before.classes != facts.classes else "task differs" if task_differs else ""
+        report = checkpoints.load_weights(model, contents.model, fresh=model.head_names() if other else ())
         say(f"weights: {len(report.loaded)} tensors from {source}")
         if report.fresh:
-            say(f"newly initialised, since the classes differ: {', '.join(report.fresh)}")
+            say(f"newly initialised, since the {other}: {', '.join(report.fresh)}")
+        if report.ignored:
+            say(f"ignored of the checkpoint: {', '.join(report.ignored)}")
     _freeze(model, spec)
     return model
 

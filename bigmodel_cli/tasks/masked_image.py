@@ -1,0 +1,126 @@
+"""Masked image modelling: rebuild the patches that were hidden. It needs no labels."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import Field
+
+from bigmodel_cli.config import Options
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.lazy import Module, Tensor, torch
+
+CHOICES = 4096
+"""Choices of hidden patches that evaluation draws from, by the image's content."""
+
+
+class MaskedImageOptions(Options):
+    """Rebuild hidden patches of images from the others (He et al. 2022, masked autoencoder); scored by the squared error."""
+
+    type: Literal["masked_image"] = "masked_image"
+    fraction: Annotated[float, Field(gt=0, lt=1)] = Field(0.75, description="of an image's patches that are hidden")
+    normalize: bool = Field(
+        True, description="compare with each patch's pixels brought to mean 0 and deviation 1, as the paper does"
+    )
+
+    def build(self) -> MaskedImage:
+        """The task."""
+        return MaskedImage(self)
+
+    def visible(self, patches: int) -> int:
+        """How many of so many patches stay visible. Raises `SpecError` where that is none or all."""
+        seen = round(patches * (1 - self.fraction))
+        if not 0 < seen < patches:
+            fault = "leaves none visible" if seen == 0 else "hides none"
+            raise SpecError(
+                f"task.fraction: {self.fraction} of the image's {patches} patches {fault}; take another, or smaller patches"
+            )
+        return seen
+
+
+class MaskedImage:
+    """batch {"image": (B, C, H, W)}; the model maps images and which patches are visible (B, K) to all patches' pixels (B, N, P).
+
+    The loss of an image is the mean squared error over its hidden patches, which are as many in every image; sums are over
+    images. Training hides other patches each time; evaluation always the same of an image, so that its figures can be compared.
+    """
+
+    name = "masked_image"
+    metric = "loss"
+    higher_is_better = False
+    needs = "image_shape"
+    reads: tuple[str, ...] = ("image",)
+
+    def __init__(self, options: MaskedImageOptions) -> None:
+        self.options = options
+
+    def loss(self, model: Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Summed error of the images, and how many there are."""
+        images = batch["image"]
+        errors = self.errors(model, images, torch.rand(len(images), _patches(model), device=images.device))
+        return errors.sum(), torch.full((), len(images), device=images.device)
+
+    def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Per image: its error ("loss")."""
+        images = batch["image"]
+        errors = self.errors(model, images, self.ranks(images, _patches(model))).double()
+        return {"loss": (errors, torch.ones_like(errors, dtype=torch.int64))}
+
+    def derived(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Nothing more."""
+        return {}
+
+    def ranks(self, images: Tensor, patches: int) -> Tensor:
+        """(B, C, H, W) -> (B, N)   in what order evaluation shows an image's patches, a function of the image alone.
+
+        One of a fixed table's rows; which, its pixels' sum says, coarse enough that rounding does not change it.
+        """
+        table = torch.rand(CHOICES, patches, generator=torch.Generator().manual_seed(0)).to(images.device)
+        key = images.flatten(1).double().sum(1).mul(8).round().long()
+        return table[key % CHOICES]
+
+    def rebuild(self, model: Module, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) -> the same, twice: what evaluation lets the model see, zero elsewhere; and with the rest rebuilt.
+
+        Where the loss compares normalised patches, the rebuilt ones are shown at the true mean and deviation.
+        """
+        model_: Any = model
+        pixels = model_.patchify(images)
+        visible, hidden = self.divide(self.ranks(images, pixels.shape[1]))
+        rebuilt = model(images, visible).float()
+        if self.options.normalize:
+            mean, deviation = moments(pixels)
+            rebuilt = rebuilt * deviation + mean
+        gone = torch.zeros(hidden.shape[0], pixels.shape[1], 1, dtype=torch.bool, device=images.device)
+        gone = gone.scatter(1, hidden[..., None], True)  # (B, N, 1)
+        return model_.unpatchify(pixels.masked_fill(gone, 0.0)), model_.unpatchify(torch.where(gone, rebuilt, pixels))
+
+    def errors(self, model: Module, images: Tensor, ranks: Tensor) -> Tensor:
+        """(B,)   each image's mean squared error over its hidden patches, all but the K of lowest rank."""
+        visible, hidden = self.divide(ranks)
+        targets = self.targets(cast(Any, model).patchify(images))
+        squares = (model(images, visible).float() - targets).square().mean(2)  # (B, N)
+        errors: Tensor = squares.gather(1, hidden).mean(1)
+        return errors
+
+    def divide(self, ranks: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N) -> (B, K), (B, N - K)   the patches that are visible, in the image's order, and those that are hidden."""
+        order, seen = ranks.argsort(1), self.options.visible(ranks.shape[1])
+        return order[:, :seen].sort(1).values, order[:, seen:]
+
+    def targets(self, patches: Tensor) -> Tensor:
+        """(B, N, P) -> (B, N, P)   what is to be rebuilt of the patches' pixels."""
+        if not self.options.normalize:
+            return patches
+        mean, deviation = moments(patches)
+        return (patches - mean) / deviation
+
+
+def moments(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, N, P) -> (B, N, 1) twice   each patch's mean and deviation, the latter a little above zero (He et al. 2022)."""
+    return patches.mean(2, keepdim=True), (patches.var(2, keepdim=True) + 1e-6).sqrt()
+
+
+def _patches(model: Module) -> int:
+    rows, columns = cast(Any, model).grid
+    return int(rows * columns)

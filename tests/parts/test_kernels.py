@@ -1,0 +1,38 @@
+"""Attention in bf16 on a CPU, which is computed by another way in training, is exact to bf16 as well."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bigmodel_cli.parts.kernels import SHORT, Rules, attend, plain
+
+
+def results(kind: torch.dtype, causal: bool, length: int, how: str) -> list[Tensor]:
+    """The output and the gradients of queries, keys and values, in fp32."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, h, length, 16).to(kind).requires_grad_() for h in (4, 2, 2))
+    rules = Rules(causal)
+    if how == "fused":
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
+    else:
+        y = attend(q, k, v, rules) if how == "ours" else plain(q, k, v, rules)
+    y.float().square().sum().backward()
+    assert q.grad is not None
+    assert k.grad is not None
+    assert v.grad is not None
+    assert y.dtype == kind
+    return [y.detach().float(), q.grad.float(), k.grad.float(), v.grad.float()]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("length", [1, 17, SHORT, SHORT + 1])
+def test_training_in_bf16_is_exact_to_bf16(causal: bool, length: int) -> None:
+    exact = results(torch.float32, causal, length, "plain")
+    ours = results(torch.bfloat16, causal, length, "ours")
+    fused = results(torch.bfloat16, causal, length, "fused")
+    for want, got, other in zip(exact, ours, fused, strict=True):
+        error, others = ((x - want).norm() / want.norm().clamp(min=1e-3) for x in (got, other))
+        assert error < max(2 * others, 1e-2)
