@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from bigmodel_cli.config import Options, Positive, Probability
-from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
+from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.parts import FFN, CrossAttentionOptions, Mixer, Norm
+from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
 from bigmodel_cli.parts.stream import ALONE, Place, Stream
 
@@ -82,7 +83,7 @@ class Block(Module):
             y = y * getattr(self, f"{name}_scale")
         if options.residual_scale != 1.0:
             y = y * options.residual_scale
-        y = F.dropout(y, options.dropout, self.training)
+        y = dropout(y, options.dropout, self.training)
         if options.drop_path and self.training:
             kept = torch.rand(len(y), *[1] * (y.dim() - 1), device=y.device) >= options.drop_path
             y = y * (kept / (1 - options.drop_path)).to(y.dtype)

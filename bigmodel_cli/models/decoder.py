@@ -9,10 +9,11 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, Facts, Options, Positive, Probability
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.lazy import F, Module, Tensor, nn
+from bigmodel_cli.lazy import Module, Tensor, nn
 from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
 from bigmodel_cli.models.start import Cache, init_normal, longest, new_cache, sizes
 from bigmodel_cli.parts import Norm, Position
+from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
 from bigmodel_cli.parts.position import NoPositionOptions
 from bigmodel_cli.parts.stream import Stream
@@ -84,7 +85,7 @@ class Decoder(Module):
             x = x * math.sqrt(self.options.dim)
         if self.position is not None:
             x = self.position(x, stream)
-        x = F.dropout(x, self.options.dropout, self.training)
+        x = dropout(x, self.options.dropout, self.training)
         for index, block in enumerate(self.blocks):
             x = block(x, stream, cache.blocks[index] if cache is not None else None)
         if self.norm is not None:

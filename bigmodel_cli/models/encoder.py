@@ -12,6 +12,7 @@ from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
 from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
 from bigmodel_cli.models.start import init_normal, sizes
 from bigmodel_cli.parts import Norm, Position
+from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
 from bigmodel_cli.parts.position import NoPositionOptions
 from bigmodel_cli.parts.stream import Stream, padding_segments
@@ -93,7 +94,7 @@ class Encoder(Module):
             x = self.position(x, stream)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
-        x = F.dropout(x, self.options.dropout, self.training)
+        x = dropout(x, self.options.dropout, self.training)
         for block in self.blocks:
             x = block(x, stream)
         y: Tensor = x if self.norm is None else self.norm(x)
@@ -110,7 +111,7 @@ class Encoder(Module):
         x = x[:, 0] if self.options.pool == "cls" else mean_of_real(x, tokens >= 0)  # (B, C)
         if self.pooler is not None:
             x = self.pooler(x).tanh()
-        labels: Tensor = self.head(F.dropout(x, self.options.dropout, self.training))
+        labels: Tensor = self.head(dropout(x, self.options.dropout, self.training))
         return labels  # (B, classes)
 
 

@@ -10,10 +10,11 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, Facts, Options, Positive, Probability
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
+from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
 from bigmodel_cli.models.start import Cache, init_normal, init_xavier, longest, new_cache, sizes
 from bigmodel_cli.parts import Norm, Position
+from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.position import SinusoidalOptions
 from bigmodel_cli.parts.stream import ALONE, Stream, padding_segments
 
@@ -114,7 +115,7 @@ class Seq2Seq(Module):
             x = x * math.sqrt(self.options.dim)
         if self.position is not None:
             x = self.position(x, stream)
-        return F.dropout(x, self.options.dropout, self.training)
+        return dropout(x, self.options.dropout, self.training)
 
     def new_cache(self, batch: int, max_len: int | None = None) -> Cache:
         """An empty cache for each of the decoder's blocks."""

@@ -8,11 +8,12 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, Facts, Natural, Options, Positive, Probability
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
+from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
 from bigmodel_cli.models.rebuild import PatchDecoder, ReconstructOptions, patchify, unpatchify
 from bigmodel_cli.models.start import init_normal
 from bigmodel_cli.parts import Norm
+from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
 from bigmodel_cli.parts.position import sines_of_grid
 from bigmodel_cli.parts.stream import ALONE
@@ -139,7 +140,7 @@ class ViT(Module):
             x = torch.cat(((self.cls + self.table[:, :1]).expand(batch, -1, -1), x), 1)
         if self.registers is not None:
             x = torch.cat((x, self.registers.expand(batch, -1, -1)), 1)
-        x = F.dropout(x, self.options.dropout, self.training)
+        x = dropout(x, self.options.dropout, self.training)
         for block in self.blocks:
             x = block(x, ALONE)
         x = x[:, : x.shape[1] - self.options.registers]

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from bigmodel_cli.config import Count, Options, Probability
 from bigmodel_cli.lazy import F, Module, Tensor, nn
+from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.stream import Place
 
 
@@ -100,7 +101,7 @@ class FeedForward(Module):
     def forward(self, x: Tensor) -> Tensor:
         """Each position by itself."""
         x = self.activation(self.up(x))
-        y: Tensor = self.down(F.dropout(x, self.dropout, self.training))
+        y: Tensor = self.down(dropout(x, self.dropout, self.training))
         return y
 
 
@@ -117,5 +118,5 @@ class GatedFeedForward(Module):
     def forward(self, x: Tensor) -> Tensor:
         """Each position by itself."""
         x = self.activation(self.gate(x)) * self.up(x)
-        y: Tensor = self.down(F.dropout(x, self.dropout, self.training))
+        y: Tensor = self.down(dropout(x, self.dropout, self.training))
         return y

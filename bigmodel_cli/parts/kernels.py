@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.lazy import F, Tensor, torch
+from bigmodel_cli.parts.dropout import dropout
 
 SHORT = 128
 """Keys up to which the plain formula's gradient takes a CPU less time in bf16 than the fused kernel's (a third, at 64)."""
@@ -92,7 +93,7 @@ def weights(
 
 def plain(q: Tensor, k: Tensor, v: Tensor, rules: Rules, **given: Tensor | None) -> Tensor:
     """The formula itself, with the weights in memory."""
-    w = F.dropout(weights(q, k, rules, **given), rules.dropout)
+    w = dropout(weights(q, k, rules, **given), rules.dropout, True)
     return (w @ v.repeat_interleave(q.shape[1] // v.shape[1], dim=1).to(w.dtype)).to(q.dtype)
 
 
@@ -133,8 +134,10 @@ def _fused(
 ) -> Tensor:
     scale = rules.scale or 1 / math.sqrt(q.shape[-1])
     slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad
-    if slow and k.shape[2] <= SHORT and mask is None and sinks is None:
-        return _short(q, k, v, rules, is_causal, scale)
+    if slow and k.shape[2] <= SHORT and sinks is None:
+        if is_causal:
+            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
+        return _short(q, k, v, rules, mask, scale)
     if sinks is None:
         return _kernel(q, k, v, rules, mask, is_causal, scale)
     q, k, v = _with_sink(q, k, v, sinks, scale)
@@ -165,14 +168,14 @@ def _kernel(q: Tensor, k: Tensor, v: Tensor, rules: Rules, mask: Tensor | None, 
     return y if values >= width else y[..., :values]
 
 
-def _short(q: Tensor, k: Tensor, v: Tensor, rules: Rules, causal: bool, scale: float) -> Tensor:
-    """The formula with products in the inputs' precision and weights found in fp32."""
+def _short(q: Tensor, k: Tensor, v: Tensor, rules: Rules, mask: Tensor | None, scale: float) -> Tensor:
+    """The formula with products in the inputs' precision and weights found in fp32; `mask` as PyTorch's kernel takes it."""
     repeat = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
     scores = (q @ k.transpose(-2, -1)).float() * scale
-    if causal:
-        scores = scores.masked_fill(~torch.ones(scores.shape[-2:], dtype=torch.bool).tril(), -math.inf)
-    return F.dropout(scores.softmax(-1), rules.dropout).to(v.dtype) @ v
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype == torch.bool else scores + mask
+    return dropout(scores.softmax(-1), rules.dropout, True).to(v.dtype) @ v
 
 
 def _with_sink(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:

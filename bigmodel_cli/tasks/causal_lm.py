@@ -9,9 +9,7 @@ from pydantic import Field
 
 from bigmodel_cli.config import Natural, NonNegative, Options, Probability
 from bigmodel_cli.lazy import F, Module, Tensor
-
-IGNORED = -1
-"""A token that is padding: it is never a target."""
+from bigmodel_cli.tasks.loss import IGNORED, cross_entropy
 
 
 class CausalLMOptions(Options):
@@ -48,14 +46,7 @@ class CausalLM:
     def loss(self, model: Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy over all targets, and how many there are."""
         inputs, targets = self.shift(batch)
-        logits = model(inputs)
-        total = F.cross_entropy(
-            logits.flatten(0, 1).float(),
-            targets.flatten(),
-            ignore_index=IGNORED,
-            reduction="sum",
-            label_smoothing=self.options.label_smoothing,
-        )
+        total = cross_entropy(model(inputs), targets, self.options.label_smoothing)
         return total, (targets != IGNORED).sum()
 
     def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:

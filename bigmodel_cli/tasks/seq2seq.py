@@ -9,9 +9,7 @@ from pydantic import Field
 
 from bigmodel_cli.config import Count, NonNegative, Options, Probability
 from bigmodel_cli.lazy import F, Module, Tensor
-
-IGNORED = -1
-"""A token that is padding: it is never a target."""
+from bigmodel_cli.tasks.loss import IGNORED, cross_entropy
 
 
 class Seq2SeqTaskOptions(Options):
@@ -45,14 +43,7 @@ class Seq2SeqTask:
     def loss(self, model: Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy over all target tokens, and how many there are."""
         target = batch["target"]
-        logits = model(batch["source"], target[:, :-1])
-        total = F.cross_entropy(
-            logits.flatten(0, 1).float(),
-            target[:, 1:].flatten(),
-            ignore_index=IGNORED,
-            reduction="sum",
-            label_smoothing=self.options.label_smoothing,
-        )
+        total = cross_entropy(model(batch["source"], target[:, :-1]), target[:, 1:], self.options.label_smoothing)
         return total, (target[:, 1:] != IGNORED).sum()
 
     def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
