@@ -178,13 +178,13 @@ def read_parquet(files: dict[str, list[Path]], image: str, label: str) -> RawIma
             images += [row["bytes"] for row in table.column(image).to_pylist()]
             labels += table.column(label).to_pylist()
             names += [f"{path}: row {row}" for row in range(table.num_rows)]
-            classes = classes or _class_names(table.schema.metadata, label)
+            classes = classes or class_names(table.schema.metadata, label)
         splits[name] = RawSplit(np.asarray(labels, np.int64), encoded=images, names=names)
     most = max(int(s.labels.max(initial=0)) for s in splits.values())
     return RawImages(splits, classes or tuple(map(str, range(most + 1))), sha.hexdigest())
 
 
-def _class_names(metadata: Any, label: str) -> tuple[str, ...]:
+def class_names(metadata: Any, label: str) -> tuple[str, ...]:
     """The names that Hugging Face's feature schema gives to the labels, or () where there is none."""
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bigmodel_cli.data import Split
+from bigmodel_cli.data.base import join
 from bigmodel_cli.data.order import Ints, permute
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import Tensor, torch
@@ -40,9 +41,7 @@ class MicroBatches:
             samples = self.block(epoch, offset // BLOCK)[within : within + count]
             pieces.append(self.split.batch(samples, epoch, self.seed, True))
             first += count
-        if len(pieces) == 1:
-            return pieces[0]
-        return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+        return pieces[0] if len(pieces) == 1 else join(pieces)
 
     def block(self, epoch: int, number: int) -> Ints:
         """A stretch of the epoch's permutation; the current one is kept, since computing a few entries costs as much."""
