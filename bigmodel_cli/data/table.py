@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,19 +14,19 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Facts, Options, Probability
 from bigmodel_cli.data.base import DataSet, Say, Split
-from bigmodel_cli.data.cache import build_once, cache_directory, publish
+from bigmodel_cli.data.cache import build_once, cache_directory
 from bigmodel_cli.data.corpus import Corpus, Survey, find_files
 from bigmodel_cli.data.order import Ints, permute
 from bigmodel_cli.data.ragged import PADDING, Ragged, RaggedWriter, fit_lengths, join_sides, leave_out
-from bigmodel_cli.data.table_files import ENDINGS, Columns, Row, read_rows
+from bigmodel_cli.data.table_files import ENDINGS, Columns, Row, rows_of
+from bigmodel_cli.data.table_survey import check_labels, sort_classes, survey_table
 from bigmodel_cli.data.text import fit_tokenizer, token_dtype
 from bigmodel_cli.data.tokenizer import Tokenizer, TokenizerOptions, UnknownCharacter
 from bigmodel_cli.data.words import Words
-from bigmodel_cli.errors import DataError, SpecError, did_you_mean
+from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Tensor, torch
 
-FORMAT = 1  # of the cached surveys and tokens
-MOST_CLASSES = 100_000
+FORMAT = 1  # of the cached tokens
 ColumnOption = Annotated[int, Field(ge=0, le=10_000)] | str
 
 
@@ -78,26 +77,15 @@ class TableOptions(Options):
         return Columns(tuple(self.text), self.label, self.header)
 
 
-@dataclass
-class TableSurvey:
-    """What one pass over a split's files finds; `labels` have the place where each stands first."""
-
-    digest: str = ""
-    rows: int = 0
-    characters: int = 0
-    symbols: str = ""
-    labels: dict[str, str] = field(default_factory=dict)
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Texts(Corpus):
     """The texts of rows as documents: what a tokenizer is fitted on."""
 
-    rows_of: Callable[[], Iterator[Row]]
+    source: Callable[[], Iterator[Row]]
 
     def documents(self) -> Iterator[Iterator[str]]:
         """Each text by itself."""
-        return (iter([text]) for row in self.rows_of() for text in row.texts)
+        return (iter([text]) for row in self.source() for text in row.texts)
 
 
 def open_table(options: TableOptions, *, base: Path, seed: int, say: Say, assets: Path | None = None) -> DataSet:
@@ -107,9 +95,9 @@ def open_table(options: TableOptions, *, base: Path, seed: int, say: Say, assets
     surveys = {name: survey_table(paths, options.columns) for name, paths in files.items()}
     classes = sort_classes(surveys["train"].labels)
     if options.label is not None:
-        _check_labels(surveys, classes, options)
+        check_labels(surveys, classes)
     held_out = _held_out(surveys["train"].rows, options.val_fraction)
-    kept = _Texts(files=files["train"], rows_of=lambda: _kept(_rows(files["train"], options.columns), held_out))
+    kept = _Texts(files=files["train"], source=lambda: _kept(rows_of(files["train"], options.columns), held_out))
     described = {n: Survey(s.digest, s.characters, 2, s.symbols) for n, s in surveys.items()}  # 2: there are ends
     described["train"].digest += f"-{options.val_fraction}"  # which decides what the tokenizer sees
     tokenizer = fit_tokenizer(options.tokenizer, {"train": kept}, described, None, say, assets)
@@ -126,60 +114,6 @@ def open_table(options: TableOptions, *, base: Path, seed: int, say: Say, assets
     splits: dict[str, Split] = {n: Table(folder, n, options, tokenizer, classes, say) for n in found}
     facts = Facts(vocab_size=tokenizer.vocab_size, context=options.context, classes=classes)
     return DataSet(facts, f"{key}-{options.context}", splits, {"tokenizer.json": tokenizer.to_json()})
-
-
-def survey_table(paths: Sequence[Path], columns: Columns) -> TableSurvey:
-    """Read the rows once. The result is kept in the cache by path, size and time of change of the files."""
-    stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
-    key = hashlib.sha256(json.dumps([FORMAT, [str(p) for p in paths], stats, asdict(columns)]).encode()).hexdigest()
-    kept = cache_directory("surveys") / f"{key}.json"
-    if kept.exists():
-        return TableSurvey(**json.loads(kept.read_text(encoding="utf-8")))
-    found, sha, symbols = TableSurvey(), hashlib.sha256(), set[str]()
-    for row in _rows(paths, columns):
-        found.rows += 1
-        for text in row.texts if row.label is None else (*row.texts, row.label):
-            sha.update(text.encode("utf-8", "surrogatepass") + b"\xff")  # no byte of UTF-8: the end of a value
-        for text in row.texts:
-            found.characters += len(text)
-            symbols.update(text)
-        if row.label is not None and row.label not in found.labels:
-            found.labels[row.label] = row.place
-            if len(found.labels) > MOST_CLASSES:
-                raise DataError(f"{row.place}: more than {MOST_CLASSES:,} labels; is data.label the right column?")
-    if not found.rows:
-        raise DataError(f"{paths[0]}: no row in it")
-    found.digest, found.symbols = sha.hexdigest(), "".join(sorted(symbols))
-    publish(kept, json.dumps(asdict(found)).encode())
-    return found
-
-
-def sort_classes(labels: Sequence[str] | dict[str, str]) -> tuple[str, ...]:
-    """The labels in the order of the logits: as numbers where all are whole numbers, else by code point."""
-    if all(re.fullmatch(r"[+-]?[0-9]{1,18}", label) for label in labels):
-        return tuple(sorted(labels, key=lambda label: (int(label), label)))
-    return tuple(sorted(labels))
-
-
-def _check_labels(surveys: dict[str, TableSurvey], classes: tuple[str, ...], options: TableOptions) -> None:
-    """Raise `DataError` for a single class, and for a label that the training split does not have."""
-    if len(classes) < 2:
-        raise DataError(
-            f"data.label: every training row has the label {classes[0]!r}; a classification needs two or more"
-        )
-    for survey in surveys.values():
-        for label, place in survey.labels.items():
-            if label not in surveys["train"].labels:
-                near = did_you_mean(label, classes)
-                raise DataError(
-                    f"{place}: data.label: {label!r} is no label of the training split{near}; add rows of it there, or "
-                    "take this one out"
-                )
-
-
-def _rows(paths: Sequence[Path], columns: Columns) -> Iterator[Row]:
-    for path in paths:
-        yield from read_rows(path, columns)
 
 
 def _held_out(rows: int, fraction: float) -> Any:
@@ -213,7 +147,7 @@ def _write(
         parts = ("train", "val") if split == "train" and held_out is not None else (split,)
         writers = {p: [RaggedWriter(draft, f"{p}.{i}", dtype) for i in range(len(columns.text))] for p in parts}
         labels: dict[str, list[int]] = {part: [] for part in parts}
-        for index, row in enumerate(_rows(paths, columns)):
+        for index, row in enumerate(rows_of(paths, columns)):
             part = "val" if len(parts) > 1 and held_out[index] else split
             for writer, text in zip(writers[part], row.texts, strict=True):
                 writer.write(_encode(tokenizer, text, row.place))

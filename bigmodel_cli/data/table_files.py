@@ -64,6 +64,12 @@ def read_rows(path: Path, columns: Columns) -> Iterator[Row]:
         yield Row(texts, None if columns.label is None else _label(values[-1], place), place)
 
 
+def rows_of(paths: Sequence[Path], columns: Columns) -> Iterator[Row]:
+    """The rows of several files, one after the other."""
+    for path in paths:
+        yield from read_rows(path, columns)
+
+
 def lines(path: Path) -> Iterator[str]:
     """The lines of a text file, plain or .gz, without the newlines. Raises `DataError` with the offset of what is not UTF-8."""
     kept = ""
@@ -195,6 +201,10 @@ def _name(label: Any, classes: tuple[str, ...], place: str) -> Any:
 def _text(value: Any, place: str) -> str:
     if not isinstance(value, str):
         raise DataError(f"{place}: data.text: {repr(value)[:60]} is no text")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:  # a lone surrogate, which JSON can spell
+        raise DataError(f"{place}: data.text: not Unicode at character {error.start}") from None
     return value.strip()
 
 

@@ -54,7 +54,7 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> Non
     bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.02, ticks=[0, 0.05, 0.25, 0.5, 1])
     bar.ax.set_yticklabels(["0 %", "5 %", "25 %", "50 %", "100 %"])
     bar.set_label("of the true class")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     total, right = int(counts.sum()), int(counts.diagonal().sum())
     score = f"{total:,} items: accuracy {100 * right / max(1, total):.1f} %, macro-F1 {float(macro_f1(counts)):.3f}"
     axes.set_title(score, fontsize=10, loc="left")

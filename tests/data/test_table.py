@@ -16,8 +16,9 @@ from conftest import Result
 
 from bigmodel_cli.data import load_tokenizer, open_data, prepare_texts
 from bigmodel_cli.data.ragged import fit_lengths
-from bigmodel_cli.data.table import TableOptions, sort_classes
+from bigmodel_cli.data.table import TableOptions
 from bigmodel_cli.data.table_files import Columns, read_rows
+from bigmodel_cli.data.table_survey import sort_classes
 from bigmodel_cli.errors import DataError, SpecError
 
 Cli = Callable[..., Result]
@@ -219,6 +220,12 @@ FAULTS: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     ("bad.jsonl", '{"t": "a", "y": null}\n', {"text": ["t"], "label": "y"}, "bad.jsonl:1: data.label: null; give it"),
     ("bad.jsonl", '{"t": "a", "y": 0.5}\n', {"text": ["t"], "label": "y"}, "bad.jsonl:1: data.label: 0.5 is neither"),
     ("bad.jsonl", '{"t": 3, "y": 1}\n', {"text": ["t"], "label": "y"}, "bad.jsonl:1: data.text: 3 is no text"),
+    (
+        "bad.jsonl",
+        '{"t": "\\ud800", "y": 1}\n',
+        {"text": ["t"], "label": "y"},
+        "bad.jsonl:1: data.text: not Unicode at",
+    ),
     ("bad.jsonl.gz", b"", {"text": ["t"], "label": "y"}, "bad.jsonl.gz: no row in it"),
     ("bad.parquet", b"PAR1", {"text": ["t"], "label": "y"}, "bad.parquet: cannot be read as Parquet"),
 ]
