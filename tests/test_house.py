@@ -172,6 +172,9 @@ def test_every_sample_spec_trains_a_few_steps(path: Path, data_root: Path, cli: 
         sides = [("source", "train.en"), ("target", "train.de"), ("val_source", "val.en"), ("val_target", "val.de")]
         changes += [f"data.{side}=['{data_root / 'multi30k' / name}.gz']" for side, name in sides]
         changes += ["data.test_source=[]", "data.test_target=[]"]
+    if "sst2" in text:
+        changes += [f"data.{name}=['{data_root / 'sst2' / name}.tsv']" for name in ("train", "test")]
+        changes += [f"data.val=['{data_root / 'sst2' / 'dev.tsv'}']", "data.tokenizer.vocab_size=400"]
     if path.stem == "alexnet":
         write_images(Path("pictures"))
         changes = [c for c in changes if not c.startswith("data.")] + ["data.type=image_folder", "data.root=pictures"]

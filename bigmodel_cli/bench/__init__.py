@@ -138,7 +138,7 @@ def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: fl
 
 
 def synthetic_batch(facts: Facts, names: tuple[str, ...], size: int, device: torch.device) -> dict[str, Tensor]:
-    """Random images (B, C, H, W), with labels where they are read, or random tokens: (B, T + 1), or two sides (B, T)."""
+    """Random images (B, C, H, W) or tokens (B, T), with labels where they are read, or tokens: (B, T + 1), or two sides (B, T)."""
     if facts.image_shape is not None:
         images = torch.randn(size, *facts.image_shape, device=device)
         if "label" not in names:
@@ -146,5 +146,11 @@ def synthetic_batch(facts: Facts, names: tuple[str, ...], size: int, device: tor
         return {"image": images, "label": torch.randint(len(facts.classes), (size,), device=device)}
     assert facts.vocab_size is not None
     assert facts.context is not None
+    if "label" in names:
+        tokens = torch.randint(facts.vocab_size, (size, facts.context), device=device)
+        return {"tokens": tokens, "label": torch.randint(len(facts.classes), (size,), device=device)}
     length = facts.context + ("tokens" in names)
-    return {name: torch.randint(facts.vocab_size, (size, length), device=device) for name in names}
+    batch = {name: torch.randint(facts.vocab_size, (size, length), device=device) for name in names}
+    if "words" in names:
+        batch["words"] = torch.arange(length, device=device).expand(size, length)  # each token is a word
+    return batch

@@ -22,6 +22,7 @@ from bigmodel_cli.data.images import (
 )
 from bigmodel_cli.data.pairs import PairsOptions, open_pairs
 from bigmodel_cli.data.pixels import denormalise, prepare_image
+from bigmodel_cli.data.table import TableOptions, open_table, prepare_texts
 from bigmodel_cli.data.text import StdlibOptions, TextOptions, open_text
 from bigmodel_cli.data.tokenizer import Tokenizer, load_source_tokenizer, load_tokenizer
 
@@ -29,6 +30,7 @@ DataOptions = Annotated[
     TextOptions
     | StdlibOptions
     | PairsOptions
+    | TableOptions
     | MNISTOptions
     | FashionMNISTOptions
     | CIFAR10Options
@@ -43,6 +45,7 @@ SOURCES: dict[str, tuple[type[Options], Callable[..., DataSet]]] = {
     "text": (TextOptions, open_text),
     "stdlib": (StdlibOptions, open_text),
     "pairs": (PairsOptions, open_pairs),
+    "table": (TableOptions, open_table),
     "mnist": (MNISTOptions, open_images),
     "fashion_mnist": (FashionMNISTOptions, open_images),
     "cifar10": (CIFAR10Options, open_images),
@@ -74,4 +77,5 @@ __all__ = [
     "load_tokenizer",
     "open_data",
     "prepare_image",
+    "prepare_texts",
 ]

@@ -106,15 +106,18 @@ def survey(corpus: Corpus) -> Survey:
     return found
 
 
-def find_files(names: Iterable[str], base: Path, option: str) -> tuple[Path, ...]:
-    """The files that paths, globs and folders name, in sorted order. Raises `DataError` for a name that finds nothing."""
+def find_files(names: Iterable[str], base: Path, option: str, endings: tuple[str, ...] = ENDINGS) -> tuple[Path, ...]:
+    """The files that paths, globs and folders name, in sorted order; of a folder those with one of the endings.
+
+    Raises `DataError` for a name that finds nothing.
+    """
     found: list[Path] = []
     for name in names:
         path = base / name
         if path.is_dir():
-            matches = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(ENDINGS))
+            matches = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(endings))
             if not matches:
-                raise DataError(f"{option}: the folder {name} holds no file that ends in {', '.join(ENDINGS)}")
+                raise DataError(f"{option}: the folder {name} holds no file that ends in {', '.join(endings)}")
         elif path.is_file():
             matches = [path]
         else:

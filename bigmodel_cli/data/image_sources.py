@@ -191,14 +191,14 @@ def read_parquet(files: dict[str, list[Path]], image: str, label: str | None) ->
             images += [row["bytes"] for row in table.column(image).to_pylist()]
             labels += table.column(label).to_pylist() if label is not None else [-1] * table.num_rows
             names += [f"{path}: row {row}" for row in range(table.num_rows)]
-            classes = classes or (_class_names(table.schema.metadata, label) if label is not None else ())
+            classes = classes or (class_names(table.schema.metadata, label) if label is not None else ())
         splits[name] = RawSplit(np.asarray(labels, np.int64), encoded=images, names=names)
     if label is not None and not classes:
         classes = tuple(map(str, range(max(int(s.labels.max(initial=0)) for s in splits.values()) + 1)))
     return RawImages(splits, classes, sha.hexdigest())
 
 
-def _class_names(metadata: Any, label: str) -> tuple[str, ...]:
+def class_names(metadata: Any, label: str) -> tuple[str, ...]:
     """The names that Hugging Face's feature schema gives to the labels, or () where there is none."""
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]

@@ -29,6 +29,7 @@ from bigmodel_cli.data.tokenizer import (
     read_tokenizer_file,
     train_bpe,
 )
+from bigmodel_cli.data.words import Words
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -44,6 +45,7 @@ class _TextOptions(Options):
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.1, description="last part of the text, kept for validation"
     )
+    words: bool = Field(False, description="say which word each token belongs to, for masked_lm")
 
 
 class TextOptions(_TextOptions):
@@ -82,7 +84,8 @@ def open_text(
     build_once(folder, lambda draft: _write_tokens(draft, corpora, surveys, tokenizer, options.val_fraction))
     names = [name for name in ("train", "val", "test") if (folder / f"{name}.bin").exists()]
     dtype = token_dtype(tokenizer)
-    splits: dict[str, Split] = {n: Windows(folder / f"{n}.bin", dtype, options.context, n) for n in names}
+    words = Words(tokenizer) if options.words else None
+    splits: dict[str, Split] = {n: Windows(folder / f"{n}.bin", dtype, options.context, n, words) for n in names}
     facts = Facts(vocab_size=tokenizer.vocab_size, context=options.context)
     return DataSet(facts, f"{key}-{options.context}", splits, {"tokenizer.json": tokenizer.to_json()})
 
@@ -92,8 +95,8 @@ class Windows:
 
     lengths: Ints | None = None
 
-    def __init__(self, path: Path, dtype: Any, context: int, name: str) -> None:
-        self.path, self.context, self.train = path, context, name == "train"
+    def __init__(self, path: Path, dtype: Any, context: int, name: str, words: Words | None = None) -> None:
+        self.path, self.context, self.train, self.words = path, context, name == "train", words
         self.tokens: Any = np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
         total = len(self.tokens)
         if total < context + 1:
@@ -125,17 +128,25 @@ class Windows:
         return self.drawn[1]
 
     def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
-        """{"tokens": (B, T + 1) int64}; -1 after the end of the text, which only evaluation reaches."""
+        """{"tokens": (B, T + 1) int64}; -1 after the end of the text, which only evaluation reaches.
+
+        "words" (B, T + 1) numbers each token's word where the options ask for it.
+        """
+        tokens = self.take(samples, epoch, seed)
+        return {"tokens": tokens} if self.words is None else {"tokens": tokens, "words": self.words(tokens)}
+
+    def take(self, samples: Ints, epoch: int, seed: int) -> Tensor:
+        """(B,) -> (B, T + 1)   the windows themselves."""
         starts = samples * self.context + (self.phase(epoch, seed) if self.train else 0)
         if self.stream is not None and self.steps is not None:
             index = torch.from_numpy(starts).to(self.stream.device)[:, None] + self.steps
             past = index >= len(self.stream) if not self.train else None
             tokens = self.stream[index if past is None else index.clamp(max=len(self.stream) - 1)].long()
-            return {"tokens": tokens if past is None else tokens.masked_fill(past, PADDING)}
+            return tokens if past is None else tokens.masked_fill(past, PADDING)
         places = starts[:, None] + np.arange(self.context + 1)
         taken = self.tokens[np.minimum(places, len(self.tokens) - 1)].astype(np.int64)
         taken[places >= len(self.tokens)] = PADDING
-        return {"tokens": torch.from_numpy(taken)}
+        return torch.from_numpy(taken)
 
 
 def _corpora(options: TextOptions | StdlibOptions, base: Path) -> dict[str, Corpus]:

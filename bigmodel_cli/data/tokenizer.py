@@ -26,6 +26,8 @@ SOURCE_ASSET = "source_tokenizer.json"
 END_OF_TEXT = "<|endoftext|>"
 END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
 """What the tokenizers that people bring along call the end of a text, the first that is there."""
+START_NAMES = ("[CLS]", "<s>", "<bos>", "<|begin_of_text|>")
+"""What they call its start."""
 
 
 class BytesOptions(Options):
@@ -60,10 +62,15 @@ TokenizerOptions = Annotated[BytesOptions | CharactersOptions | BPEOptions | Fil
 
 
 class Tokenizer(Protocol):
-    """Text to token numbers in [0, vocab_size), and back."""
+    """Text to token numbers in [0, vocab_size), and back.
+
+    `end_of_text` is the mark after a text, None where there is none; `start_of_text` is the one before it, where a tokenizer has
+    no mark of its own for that the end's.
+    """
 
     vocab_size: int
     end_of_text: int | None
+    start_of_text: int | None
 
     def encode(self, text: str) -> list[int]:
         """Token numbers of a text, without any marker at its ends."""
@@ -86,6 +93,7 @@ class ByteTokenizer:
 
     vocab_size = 257
     end_of_text: int | None = 256
+    start_of_text: int | None = 256
 
     def encode(self, text: str) -> list[int]:
         """Token numbers of a text."""
@@ -121,6 +129,7 @@ class CharacterTokenizer:
 
         self.characters = sorted(set(characters))
         self.end_of_text = len(self.characters) if end else None
+        self.start_of_text = self.end_of_text
         self.vocab_size = len(self.characters) + end
         codes = [ord(character) for character in self.characters]
         self.table = np.full(max(codes, default=0) + 1, -1, dtype=np.int32)
@@ -183,8 +192,14 @@ class LibraryTokenizer:
         self.library.no_truncation()
         self.library.encode_special_tokens = True  # text that spells a special token stays text
         self.vocab_size = max(self.library.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-        ends = (self.library.token_to_id(name) for name in END_NAMES)
-        self.end_of_text = next((end for end in ends if end is not None), None)
+        self.end_of_text = self.mark(END_NAMES)
+        start = self.mark(START_NAMES)
+        self.start_of_text = self.end_of_text if start is None else start
+
+    def mark(self, names: Sequence[str]) -> int | None:
+        """The number of the first of these tokens that is there."""
+        numbers = (self.library.token_to_id(name) for name in names)
+        return next((int(number) for number in numbers if number is not None), None)
 
     def encode(self, text: str) -> list[int]:
         """Token numbers of a text."""

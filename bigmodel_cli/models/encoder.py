@@ -89,7 +89,9 @@ class Encoder(Module):
         if masked is not None:
             x = torch.where(masked[..., None], self.mask.to(x.dtype), x)
         if self.types is not None:
-            x = x + self.types(torch.zeros_like(tokens) if types is None else types)
+            if types is not None and self.types.num_embeddings < 2:
+                raise SpecError("model.token_types: the data has pairs of texts; set 2, or 0 for none")
+            x = x + self.types(torch.zeros_like(tokens) if types is None else types.clamp(min=0))
         if self.position is not None:
             x = self.position(x, stream)
         if self.embedding_norm is not None:
@@ -108,6 +110,11 @@ class Encoder(Module):
         if not self.labels:
             logits: Tensor = self.head(x if at is None else x[at])
             return logits
+        if at is not None:
+            raise SpecError(
+                "task.type: masked_lm needs an encoder that ends in tokens, and this one ends in the data's labels; leave "
+                "them out (data.label: null)"
+            )
         x = x[:, 0] if self.options.pool == "cls" else mean_of_real(x, tokens >= 0)  # (B, C)
         if self.pooler is not None:
             x = self.pooler(x).tanh()

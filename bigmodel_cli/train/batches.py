@@ -14,9 +14,10 @@ from typing import Protocol
 import numpy as np
 
 from bigmodel_cli.data import Split
+from bigmodel_cli.data.base import join
 from bigmodel_cli.data.order import Ints, permute
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.lazy import Tensor
 from bigmodel_cli.recipe import TrainOptions
 
 BLOCK = 1 << 14
@@ -67,9 +68,7 @@ class BySamples:
             pieces.append((samples, epoch))
             first += count
         batches = [self.split.batch(samples, epoch, self.seed, True) for samples, epoch in pieces]
-        if len(batches) == 1:
-            return batches[0]
-        return {name: joined([batch[name] for batch in batches]) for name in batches[0]}
+        return batches[0] if len(batches) == 1 else join(batches)
 
     def block(self, epoch: int, number: int) -> Ints:
         """A stretch of the epoch's permutation; the current one is kept, since computing a few entries costs as much."""
@@ -78,14 +77,6 @@ class BySamples:
             entries = np.arange(number * BLOCK, min(n, (number + 1) * BLOCK))
             self.kept = ((epoch, number), permute(entries, n, (self.seed, epoch)))
         return self.kept[1]
-
-
-def joined(pieces: list[Tensor]) -> Tensor:
-    """Pieces of a batch as one; rows padded with -1 to the longest of all."""
-    longest = max(piece.shape[1] for piece in pieces) if pieces[0].dim() > 1 else 0
-    if any(piece.dim() == 2 and piece.shape[1] < longest for piece in pieces):
-        pieces = [torch.nn.functional.pad(piece, (0, longest - piece.shape[1]), value=-1) for piece in pieces]
-    return torch.cat(pieces)
 
 
 class ByTokens:

@@ -68,6 +68,7 @@ def dry_run(spec: Spec, device: str) -> Plan:
     """What `train` would do, training nothing and writing nothing."""
     load_torch()
     chosen = pick_device(device, say)
+    spec = with_length(spec)
     data = _open_data(spec)
     _check_task(spec, build_task(spec.task), data)
     check_memory(spec, data.facts, chosen)
@@ -84,6 +85,7 @@ def _open_directory(request: Request) -> RunDirectory:
 
 def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signals) -> Path:
     device = pick_device(request.device, say)
+    spec = with_length(spec)
     previous = previous_run(directory) if request.resume else None
     if previous is not None:
         spec = merge_resumed(spec, previous.spec)
@@ -169,7 +171,7 @@ def _check_task(spec: Spec, task: Task, data: DataSet) -> None:
     if missing:
         raise SpecError(
             f"task.type: {task.name} reads {', '.join(task.reads)}, and data.type: {spec.data.type} has "
-            f"{', '.join(sorted(data.names()))}"
+            f"{', '.join(sorted(data.names()))}" + ("; set data.words: true" if missing == ["words"] else "")
         )
     if isinstance(spec.task, MaskedImageOptions) and isinstance(spec.model, ViTOptions):
         rows, columns = spec.model.grid(data.facts)
@@ -198,6 +200,21 @@ def _build(spec: Spec, facts: Facts, device: torch.device, source: Path | None) 
             say(f"ignored of the checkpoint: {', '.join(report.ignored)}")
     _freeze(model, spec)
     return model
+
+
+def with_length(spec: Spec) -> Spec:
+    """The spec with the length of the checkpoint that it starts from, where that is longer than the new data's context.
+
+    A finetuning whose `model.max_len` is open keeps all positions: a table of learned ones has that many rows.
+    """
+    options: Any = spec.model
+    if spec.init.checkpoint is None or getattr(options, "max_len", 0) is not None:
+        return spec
+    before = checkpoints.read_spec(checkpoints.find(Path(spec.init.checkpoint)))
+    length = before["model"].get("max_len") or before["data"].get("context") or 0
+    if length <= (getattr(spec.data, "context", None) or length):
+        return spec
+    return spec.model_copy(update={"model": options.model_copy(update={"max_len": length})})
 
 
 def _freeze(model: Any, spec: Spec) -> None:

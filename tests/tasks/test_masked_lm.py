@@ -81,3 +81,85 @@ def test_an_encoder_learns_to_find_hidden_tokens(tmp_path: Path, cli: Callable[.
     refused = cli("predict", "run", "abc")
     assert refused.status == 2
     assert "trained for masked_lm" in refused.err
+
+
+def test_whole_words_are_hidden_as_a_whole_and_marks_never() -> None:
+    torch.manual_seed(0)
+    tokens = torch.randint(100, (64, 129))
+    words = (torch.rand(64, 129) < 0.4).cumsum(1)
+    words[:, 0] = words[:, 64] = -1  # marks
+    tokens[:8, 100:] = words[:8, 100:] = -1
+    batch = {"tokens": tokens, "words": words}
+    seen_words = words[:, :-1]
+    for whole in (True, False):
+        spy = Spy(tokens)
+        task = MaskedLMOptions(whole_words=whole).build()
+        assert task.reads == (("tokens", "words") if whole else ("tokens",))
+        task.loss(spy, batch)
+        trained = spy.at
+        _, counts = task.score(spy, batch)["loss"]
+        evaluated = spy.at
+        assert torch.equal(counts, evaluated.sum(1))
+        for at in (trained, evaluated):
+            assert not bool(at[seen_words < 0].any())
+            assert abs(float(at.sum() / (seen_words >= 0).sum()) - 0.15) < 0.015
+            split = 0
+            for row, number in zip(at, seen_words, strict=True):
+                for word in number[number >= 0].unique():
+                    hidden = row[number == word]
+                    split += bool(hidden.any()) and not bool(hidden.all())
+            assert (split == 0) == whole
+
+
+def test_words_are_known_from_the_tokenizer_alone(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    from bigmodel_cli.data.tokenizer import ByteTokenizer, CharacterTokenizer, read_tokenizer, train_bpe
+    from bigmodel_cli.data.words import Words
+
+    text = "the films' café-owner, 2nd  one\nfor all"
+    vocab = {w: i for i, w in enumerate(["[UNK]", "the", "fi", "##lm", "##s", "'", ",", "one", "##one"])}
+    piece = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    piece.pre_tokenizer, piece.decoder = pre_tokenizers.Whitespace(), decoders.WordPiece()
+    spaced = {w: i for i, w in enumerate(["▁the", "▁fi", "lms", "'", "▁one"])}
+    sentence = Tokenizer(models.WordLevel(spaced, unk_token="'"))
+    sentence.decoder = decoders.Metaspace()
+    cases = [
+        (ByteTokenizer(), text),
+        (CharacterTokenizer(text, end=True), text),
+        (train_bpe([text] * 3, 280), text),
+    ]
+    for tokenizer, wanted in cases:
+        tokens = tokenizer.encode(wanted)
+        end = tokenizer.end_of_text
+        assert end is not None
+        found = Words(tokenizer)(torch.tensor([[end, *tokens, end, -1]]))[0].tolist()
+        assert (found[0], found[-2], found[-1]) == (-1, -1, -1)
+        letters: dict[int, list[int]] = {}
+        for token, number in zip(tokens, found[1:-2], strict=True):
+            letters.setdefault(number, []).append(token)
+        pieces = [tokenizer.decode(t) for t in letters.values()]
+        assert "".join(pieces) == wanted
+        for word in ("films", "café", "owner", "2nd", "one", "all", "the"):
+            assert word in [p.strip() for p in pieces]
+    wordpiece = read_tokenizer(piece.to_str().encode(), "piece.json")
+    assert Words(wordpiece)(torch.tensor([[1, 2, 3, 4, 5, 7, 6, 7, 8]])).tolist() == [[0, 1, 1, 1, 2, 3, 4, 5, 5]]
+    metaspace = read_tokenizer(sentence.to_str().encode(), "sentence.json")
+    assert Words(metaspace)(torch.tensor([[0, 1, 2, 3, 4]])).tolist() == [[0, 1, 1, 2, 3]]
+
+
+def test_windows_of_text_number_their_words() -> None:
+    import numpy as np
+
+    from bigmodel_cli.data import open_data
+    from bigmodel_cli.data.text import TextOptions
+
+    Path("words.txt").write_text("some words and more " * 40)
+    values = {"files": ["words.txt"], "context": 12, "tokenizer": {"type": "characters"}, "words": True}
+    split = open_data(TextOptions.model_validate(values), base=Path(), seed=0, say=[].append).split("val")
+    held = split.batch(np.arange(3), 0, 0, False)
+    split.to(torch.device("cpu"))
+    resident = split.batch(np.arange(3), 0, 0, False)
+    assert torch.equal(held["words"], resident["words"])
+    assert held["words"].shape == held["tokens"].shape
+    assert held["words"][:, 0].tolist() == [0, 0, 0]

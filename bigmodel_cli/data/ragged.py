@@ -1,0 +1,104 @@
+"""Rows of tokens of different lengths as flat arrays: in the cache one after the other, in a batch padded at the right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bigmodel_cli.data.order import Ints, draw
+
+PADDING = -1
+DROPPED = 2  # first stream of random numbers that leave tokens out; one for each column of text
+
+
+class Ragged:
+    """Rows of tokens: all of them one after the other in `tokens`, and where each row ends in `ends` (N,)."""
+
+    def __init__(self, tokens: Any, ends: Ints) -> None:
+        self.tokens = tokens
+        self.starts = np.concatenate((np.zeros(1, np.int64), ends[:-1])) if len(ends) else ends
+        self.lengths: Ints = ends - self.starts
+
+    @classmethod
+    def of(cls, rows: Sequence[Any]) -> Ragged:
+        """Rows that are in memory."""
+        ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
+        return cls(np.concatenate([np.asarray(row, np.int64) for row in rows]), ends)
+
+    @classmethod
+    def read(cls, folder: Path, name: str, dtype: Any) -> Ragged:
+        """Rows that `write_ragged` wrote, as a memory map."""
+        path = folder / f"{name}.bin"
+        tokens = np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
+        return cls(tokens, np.load(folder / f"{name}.ends.npy"))
+
+    def take(self, rows: Ints, lengths: Ints) -> Ints:
+        """(B,), (B,) -> (B, longest) int64   the first `lengths` tokens of some rows, -1 after them."""
+        place = np.arange(int(lengths.max(initial=0)))
+        if not len(place):
+            return np.zeros((len(rows), 0), np.int64)
+        index = np.minimum(self.starts[rows][:, None] + place, len(self.tokens) - 1)
+        return np.where(place < lengths[:, None], self.tokens[index].astype(np.int64), PADDING)
+
+
+class RaggedWriter:
+    """Writes rows of tokens one by one; `finish` writes where they end."""
+
+    def __init__(self, folder: Path, name: str, dtype: Any) -> None:
+        self.folder, self.name, self.dtype = folder, name, dtype
+        self.file = open(folder / f"{name}.bin", "wb")  # noqa: SIM115
+        self.ends: list[int] = []
+        self.total = 0
+
+    def write(self, tokens: Any) -> None:
+        """One more row."""
+        row = np.asarray(tokens, self.dtype)
+        self.file.write(row.tobytes())
+        self.total += len(row)
+        self.ends.append(self.total)
+
+    def finish(self) -> int:
+        """How many rows there are."""
+        self.file.close()
+        np.save(self.folder / f"{self.name}.ends.npy", np.asarray(self.ends, np.int64))
+        return len(self.ends)
+
+
+def fit_lengths(lengths: Sequence[Ints], room: int) -> list[Ints]:
+    """How many tokens of one or two sides stay, so that a row has at most `room`: the longer side is cut first."""
+    if len(lengths) == 1:
+        return [np.minimum(lengths[0], room)]
+    first, second = lengths
+    kept = np.minimum(first, np.maximum(room - second, room - room // 2))
+    return [kept, np.minimum(second, room - kept)]
+
+
+def leave_out(taken: Ints, probability: float, seed: int, epoch: int, samples: Ints, side: int) -> tuple[Ints, Ints]:
+    """(B, L) -> (B, L), (B,)   the rows without tokens drawn anew for each (seed, epoch, sample), and their lengths."""
+    kept = (draw(seed, epoch, samples, DROPPED + side, taken.shape[1]) >= probability) & (taken != PADDING)
+    order = np.argsort(~kept, axis=1, kind="stable")
+    return np.take_along_axis(np.where(kept, taken, PADDING), order, 1), kept.sum(1)
+
+
+def join_sides(sides: Iterable[Ints], lengths: Sequence[Ints], start: int, end: int) -> tuple[Ints, Ints]:
+    """(B, T) tokens and (B, T) types: the start, the first side, an end, and where there are two the second and its end.
+
+    The type is 0 up to the end of the first side, 1 after it (Devlin et al. 2019), and -1 where the row is over.
+    """
+    width = 1 + int(sum(n + 1 for n in lengths).max(initial=0))  # type: ignore[union-attr]
+    count = len(lengths[0])
+    tokens, types = (np.full((count, width), PADDING, np.int64) for _ in range(2))
+    tokens[:, 0], types[:, 0] = start, 0
+    place = np.arange(width)
+    at = np.ones(count, np.int64)  # where the next side begins
+    for side, (taken, n) in enumerate(zip(sides, lengths, strict=True)):
+        own = np.arange(taken.shape[1]) < n[:, None]
+        row, column = np.nonzero(own)
+        tokens[row, at[row] + column] = taken[own]
+        tokens[np.arange(count), at + n] = end
+        types[(place >= at[:, None]) & (place <= (at + n)[:, None])] = side
+        at = at + n + 1
+    return tokens, types

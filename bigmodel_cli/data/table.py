@@ -1,0 +1,261 @@
+"""Labelled text, or rows of text without labels: TSV, CSV, JSONL, Parquet and lines, as padded rows of tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from bigmodel_cli.config import Facts, Options, Probability
+from bigmodel_cli.data.base import DataSet, Say, Split
+from bigmodel_cli.data.cache import build_once, cache_directory
+from bigmodel_cli.data.corpus import Corpus, Survey, find_files
+from bigmodel_cli.data.order import Ints, permute
+from bigmodel_cli.data.ragged import PADDING, Ragged, RaggedWriter, fit_lengths, join_sides, leave_out
+from bigmodel_cli.data.table_files import ENDINGS, Columns, Row, rows_of
+from bigmodel_cli.data.table_survey import check_labels, sort_classes, survey_table
+from bigmodel_cli.data.text import fit_tokenizer, token_dtype
+from bigmodel_cli.data.tokenizer import Tokenizer, TokenizerOptions, UnknownCharacter
+from bigmodel_cli.data.words import Words
+from bigmodel_cli.errors import DataError, SpecError
+from bigmodel_cli.lazy import Tensor, torch
+
+FORMAT = 1  # of the cached tokens
+ColumnOption = Annotated[int, Field(ge=0, le=10_000)] | str
+
+
+class TableOptions(Options):
+    """Labelled text, one item a row: .tsv, .csv, .jsonl (each plain or .gz), .parquet; other files are lines of one column."""
+
+    type: Literal["table"] = "table"
+    train: Annotated[list[str], Field(min_length=1)] = Field(
+        description="files, globs or folders, read in this order; each by its ending"
+    )
+    val: list[str] = Field([], description="files for validation, in place of val_fraction")
+    test: list[str] = Field([], description="files for the test split")
+    val_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="part of the training rows kept for validation where no val files are given"
+    )
+    text: Annotated[list[ColumnOption], Field(min_length=1, max_length=2)] = Field(
+        description="the column of text, or the two of a pair: names, or numbers from 0"
+    )
+    label: ColumnOption | None = Field(
+        None, description="the column of labels; null where they are not there, or not to be learnt"
+    )
+    header: bool | None = Field(
+        None,
+        description="whether the first row of .tsv, .csv and lines has names; when left out: where a column is said by name",
+    )
+    context: Annotated[int, Field(ge=4, le=10**9)] = Field(
+        128,
+        description="most tokens of a row, with its marks (T); a longer row is cut, of a pair the longer side first",
+    )
+    tokenizer: TokenizerOptions = Field(description="text to tokens, fitted on the training rows")
+    token_dropout: Probability = Field(
+        0.0,
+        description="probability with which training leaves a token out, anew in each epoch (word dropout, Iyyer et al. 2015)",
+    )
+    words: bool = Field(False, description="say which word each token belongs to, for masked_lm")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TableOptions:
+        if self.val and self.val_fraction:
+            raise ValueError("give either val or val_fraction, not both")
+        if self.header is False and any(isinstance(column, str) for _, column in self.columns.wanted):
+            raise ValueError("header: false, and a column is said by name; say it by its number, from 0")
+        return self
+
+    @property
+    def columns(self) -> Columns:
+        """Which columns are read."""
+        return Columns(tuple(self.text), self.label, self.header)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Texts(Corpus):
+    """The texts of rows as documents: what a tokenizer is fitted on."""
+
+    source: Callable[[], Iterator[Row]]
+
+    def documents(self) -> Iterator[Iterator[str]]:
+        """Each text by itself."""
+        return (iter([text]) for row in self.source() for text in row.texts)
+
+
+def open_table(options: TableOptions, *, base: Path, seed: int, say: Say, assets: Path | None = None) -> DataSet:
+    """The rows as tokens; the tokenizer is fitted, or a checkpoint's when `assets` names one."""
+    named = {"train": options.train, "val": options.val, "test": options.test}
+    files = {n: find_files(names, base, f"data.{n}", ENDINGS) for n, names in named.items() if names}
+    surveys = {name: survey_table(paths, options.columns) for name, paths in files.items()}
+    classes = sort_classes(surveys["train"].labels)
+    if options.label is not None:
+        check_labels(surveys, classes)
+    held_out = _held_out(surveys["train"].rows, options.val_fraction)
+    kept = _Texts(files=files["train"], source=lambda: _kept(rows_of(files["train"], options.columns), held_out))
+    described = {n: Survey(s.digest, s.characters, 2, s.symbols) for n, s in surveys.items()}  # 2: there are ends
+    described["train"].digest += f"-{options.val_fraction}"  # which decides what the tokenizer sees
+    tokenizer = fit_tokenizer(options.tokenizer, {"train": kept}, described, None, say, assets)
+    if tokenizer.end_of_text is None:
+        raise SpecError("data.tokenizer: it has no mark for the end of a text, which ends a row; use bpe or bytes")
+    description = [FORMAT, tokenizer.to_json().decode("utf-8"), options.val_fraction, classes]
+    description += [[name, s.digest] for name, s in surveys.items()]
+    key = hashlib.sha256(json.dumps(description).encode()).hexdigest()
+    folder = cache_directory("tables") / key
+    if not folder.is_dir():
+        say(f"tokenizing {sum(s.rows for s in surveys.values()):,} rows (once: kept in {folder.parent})")
+    build_once(folder, lambda draft: _write(draft, files, options.columns, held_out, classes, tokenizer))
+    found = [name for name in ("train", "val", "test") if (folder / f"{name}.labels.npy").exists()]
+    splits: dict[str, Split] = {n: Table(folder, n, options, tokenizer, classes, say) for n in found}
+    facts = Facts(vocab_size=tokenizer.vocab_size, context=options.context, classes=classes)
+    return DataSet(facts, f"{key}-{options.context}", splits, {"tokenizer.json": tokenizer.to_json()})
+
+
+def _held_out(rows: int, fraction: float) -> Any:
+    """(N,) bool: which training rows are for validation, the same for every seed; None where no part is kept."""
+    if not fraction:
+        return None
+    chosen = permute(np.arange(rows), rows, (0, 0))[: max(1, round(fraction * rows))]
+    if len(chosen) == rows:
+        raise DataError(f"data.val_fraction: {fraction} leaves nothing of {rows} rows to train on")
+    held_out = np.zeros(rows, bool)
+    held_out[chosen] = True
+    return held_out
+
+
+def _kept(rows: Iterator[Row], held_out: Any) -> Iterator[Row]:
+    return rows if held_out is None else (row for row, held in zip(rows, held_out, strict=True) if not held)
+
+
+def _write(
+    draft: Path,
+    files: dict[str, tuple[Path, ...]],
+    columns: Columns,
+    held_out: Any,
+    classes: tuple[str, ...],
+    tokenizer: Tokenizer,
+) -> None:
+    """For each split and column of text the tokens of all rows; and the number of each row's class."""
+    numbers = {name: index for index, name in enumerate(classes)}
+    dtype = token_dtype(tokenizer)
+    for split, paths in files.items():
+        parts = ("train", "val") if split == "train" and held_out is not None else (split,)
+        writers = {p: [RaggedWriter(draft, f"{p}.{i}", dtype) for i in range(len(columns.text))] for p in parts}
+        labels: dict[str, list[int]] = {part: [] for part in parts}
+        for index, row in enumerate(rows_of(paths, columns)):
+            part = "val" if len(parts) > 1 and held_out[index] else split
+            for writer, text in zip(writers[part], row.texts, strict=True):
+                writer.write(_encode(tokenizer, text, row.place))
+            labels[part].append(numbers[row.label] if row.label is not None else -1)
+        for part in parts:
+            for writer in writers[part]:
+                writer.finish()
+            np.save(draft / f"{part}.labels.npy", np.asarray(labels[part], np.int64))
+
+
+def _encode(tokenizer: Tokenizer, text: str, place: str) -> Any:
+    try:
+        return tokenizer.encode_array(text) if text else []
+    except UnknownCharacter as error:
+        raise UnknownCharacter(error.character, error.offset, place) from None
+
+
+class Table:
+    """{"tokens": (B, T) int64, -1 after a row's end; "label": (B,) where there are labels}.
+
+    A row is a mark (the tokenizer's start of text, which is its end of text where it has none; `pool: cls` reads a label there),
+    the text, an end, and for a pair the second text and its end, with "types" (B, T): 0, from the second text on 1. Without
+    labels T is one more, a last column that is -1 in every row, since tasks of running text do not show the model the last.
+    "words" (B, T) numbers each token's word where the options ask for it.
+    """
+
+    resident = False
+
+    def __init__(
+        self, folder: Path, name: str, options: TableOptions, tokenizer: Tokenizer, classes: tuple[str, ...], say: Say
+    ) -> None:
+        dtype = token_dtype(tokenizer)
+        self.sides = [Ragged.read(folder, f"{name}.{index}", dtype) for index in range(len(options.text))]
+        self.labels = np.load(folder / f"{name}.labels.npy") if classes else None
+        self.marks = marks(tokenizer)
+        self.options = options
+        self.words = Words(tokenizer) if options.words else None
+        kept = fit_lengths([side.lengths for side in self.sides], room(options.context, self.sides))
+        self.lengths: Ints | None = np.sum(kept, 0) + 1 + len(self.sides)
+        whole = np.sum([side.lengths for side in self.sides], 0)
+        cut = int((whole > room(options.context, self.sides)).sum())
+        if cut:
+            say(f"{cut:,} of {len(self):,} {name} rows are cut to {options.context} tokens")
+        if self.labels is not None:
+            missing = sorted(set(range(len(classes))) - set(np.unique(self.labels).tolist()))
+            if missing:
+                shown = ", ".join(classes[i] for i in missing[:5])
+                say(f"warning: the {name} split has no row of {len(missing)} class(es): {shown}")
+
+    def __len__(self) -> int:
+        return len(self.sides[0].lengths)
+
+    def to(self, device: torch.device) -> None:
+        """Nothing is held that could move."""
+
+    def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
+        """The rows, padded to the longest."""
+        lengths = fit_lengths([side.lengths[samples] for side in self.sides], room(self.options.context, self.sides))
+        taken = [side.take(samples, n) for side, n in zip(self.sides, lengths, strict=True)]
+        if augment and self.options.token_dropout:
+            p = self.options.token_dropout
+            pairs = [leave_out(t, p, seed, epoch, samples, index) for index, t in enumerate(taken)]
+            taken, lengths = [t for t, _ in pairs], [n for _, n in pairs]
+        batch = as_batch(taken, lengths, self.marks, past=self.labels is None)
+        if self.words is not None:
+            batch["words"] = self.words(batch["tokens"])
+        if self.labels is not None:
+            batch["label"] = torch.from_numpy(self.labels[samples])
+        return batch
+
+
+def marks(tokenizer: Tokenizer) -> tuple[int, int]:
+    """What stands before a row and after each of its texts."""
+    assert tokenizer.end_of_text is not None
+    assert tokenizer.start_of_text is not None
+    return tokenizer.start_of_text, tokenizer.end_of_text
+
+
+def room(context: int, sides: Sequence[Any]) -> int:
+    """The tokens of text that a row has room for beside its marks."""
+    return context - 1 - len(sides)
+
+
+def as_batch(taken: list[Ints], lengths: list[Ints], ends: tuple[int, int], past: bool) -> dict[str, Tensor]:
+    """{"tokens", for a pair "types"}: (B, T), one column more where `past`."""
+    tokens, types = join_sides(taken, lengths, *ends)
+    if past:
+        tokens, types = (np.pad(a, ((0, 0), (0, 1)), constant_values=PADDING) for a in (tokens, types))
+    batch = {"tokens": torch.from_numpy(tokens)}
+    return batch if len(taken) == 1 else {**batch, "types": torch.from_numpy(types)}
+
+
+def prepare_texts(items: Sequence[Sequence[str]], tokenizer: Tokenizer, context: int) -> dict[str, Tensor]:
+    """{"tokens": (B, T), for pairs "types"}: texts as `Table` gives them to a classifier, each item one text or a pair.
+
+    `context` is the checkpoint's `facts.context`. Raises `DataError` for items of different kinds and for what has no tokens.
+    """
+    counts = {len(item) for item in items}
+    if len(counts) != 1 or not counts <= {1, 2}:
+        raise DataError(
+            f"items of {', '.join(map(str, sorted(counts)))} texts; give one text for each, or two for each"
+        )
+    sides = [
+        Ragged.of([_encode(tokenizer, text.strip(), f"input {number}") for number, text in enumerate(texts, 1)])
+        for texts in zip(*items, strict=True)
+    ]
+    lengths = fit_lengths([side.lengths for side in sides], room(context, sides))
+    rows = np.arange(len(items))
+    return as_batch(
+        [side.take(rows, n) for side, n in zip(sides, lengths, strict=True)], lengths, marks(tokenizer), False
+    )

@@ -1,0 +1,96 @@
+"""How a classifier errs: its confusion matrix, the macro-averaged F1 that follows from it, and a picture of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bigmodel_cli.errors import ResourceError
+from bigmodel_cli.lazy import Tensor, torch
+
+NUMBERED = 20  # classes up to which each cell shows its number
+NAMED = 50  # classes up to which every class has its name beside the picture
+LONGEST_NAME = 24
+
+
+def confusion(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
+    """(N,), (N,) -> (C, C) int64   how many items of each class (row) were taken for each class (column)."""
+    return torch.bincount(labels * classes + predictions, minlength=classes * classes).view(classes, classes)
+
+
+def macro_f1(confusion: Tensor) -> Tensor:
+    """(..., C, C) -> (...) float64   the mean over all classes of F1 = 2 TP / (2 TP + FP + FN).
+
+    The F1 of a class that neither occurs nor is predicted is 0, as scikit-learn's `f1_score(labels=range(C), average="macro",
+    zero_division=0)` has it.
+    """
+    counts = confusion.double()
+    right = counts.diagonal(dim1=-2, dim2=-1)  # (..., C)
+    both = counts.sum(-1) + counts.sum(-2)  # 2 TP + FP + FN
+    return torch.where(both > 0, 2 * right / both.clamp(min=1), 0.0).mean(-1)
+
+
+def draw_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> None:
+    """Write a (C, C) confusion matrix as a PNG: colours are shares of each row, numbers counts where they are legible.
+
+    Raises `ResourceError` where it cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+
+    count = len(classes)
+    counts = confusion.cpu().double()
+    shares = (counts / counts.sum(1, keepdim=True).clamp(min=1)).numpy()
+    side = min(11.0, 3.2 + (0.75 if count <= NUMBERED else 0.16) * count)
+    figure = Figure(figsize=(side + 1.0, side), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))  # a few per cent of errors are to be seen
+    _name_axes(axes, [_short(name) for name in classes], 0.8 * side / count)
+    if count <= NUMBERED:
+        _number_cells(axes, counts.long().tolist(), shares)
+    bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.02, ticks=[0, 0.05, 0.25, 0.5, 1])
+    bar.ax.set_yticklabels(["0 %", "5 %", "25 %", "50 %", "100 %"])
+    bar.set_label("of the true class")
+    bar.outline.set_visible(False)
+    total, right = int(counts.sum()), int(counts.diagonal().sum())
+    score = f"{total:,} items: accuracy {100 * right / max(1, total):.1f} %, macro-F1 {float(macro_f1(counts)):.3f}"
+    axes.set_title(score, fontsize=10, loc="left")
+    try:
+        figure.savefig(path, dpi=150, format="png", bbox_inches="tight", pad_inches=0.1)
+    except OSError as error:
+        raise ResourceError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _short(name: str) -> str:
+    """A name as it stands beside the picture: printable, not taken for a formula, and not longer than there is room."""
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name).replace("$", r"\$")
+    return shown if len(shown) <= LONGEST_NAME else shown[: LONGEST_NAME - 1] + "…"
+
+
+def _name_axes(axes: Any, names: list[str], width: float) -> None:
+    """All names where there is room, else every fifth or tenth; turned where they are longer than a cell's width in inches."""
+    count = len(names)
+    step = 1 if count <= NAMED else 5 if count <= 2 * NAMED else -(-count // 200) * 10
+    shown = list(range(0, count, step))
+    size = 10 if count <= NUMBERED else 7
+    turned = max(map(len, names)) * size * 0.0085 > width
+    axes.set_xticks(shown, [names[i] for i in shown], rotation=90 if turned else 0, fontsize=size)
+    axes.set_yticks(shown, [names[i] for i in shown], fontsize=size)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.tick_params(length=0 if step == 1 else 3)
+    for spine in axes.spines.values():
+        spine.set_color("0.7")
+
+
+def _number_cells(axes: Any, counts: list[list[int]], shares: Any) -> None:
+    """Each cell's count, light on dark cells; nothing where it is 0."""
+    size = 10 if len(counts) <= 10 else 7
+    for i, row in enumerate(counts):
+        for j, number in enumerate(row):
+            if number:
+                colour = "white" if shares[i, j] > 0.3 else "0.15"
+                axes.text(j, i, f"{number:,}", ha="center", va="center", fontsize=size, color=colour)
