@@ -50,7 +50,8 @@ class Facts:
     """What the data tells the model, and a checkpoint keeps: everything needed to use the model without the data.
 
     `image_shape` is (channels, height, width); `mean` and `std` are per channel, of pixels scaled to 0..1; `classes` are
-    the labels' names in the order of the logits; `vocab_size` counts tokens; `context` is the length of a training window.
+    the labels' names in the order of the logits; `vocab_size` counts tokens, `source_vocab_size` those of what is read where that
+    has a tokenizer of its own; `context` is the length of a training window.
     """
 
     image_shape: tuple[int, int, int] | None = None
@@ -58,6 +59,7 @@ class Facts:
     std: tuple[float, ...] = ()
     classes: tuple[str, ...] = ()
     vocab_size: int | None = None
+    source_vocab_size: int | None = None
     context: int | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -150,7 +150,8 @@ def synthetic_batch(facts: Facts, names: tuple[str, ...], size: int, device: tor
         tokens = torch.randint(facts.vocab_size, (size, facts.context), device=device)
         return {"tokens": tokens, "label": torch.randint(len(facts.classes), (size,), device=device)}
     length = facts.context + ("tokens" in names)
-    batch = {name: torch.randint(facts.vocab_size, (size, length), device=device) for name in names}
+    known = min(facts.vocab_size, facts.source_vocab_size or facts.vocab_size)
+    batch = {name: torch.randint(known, (size, length), device=device) for name in names}
     if "words" in names:
         batch["words"] = torch.arange(length, device=device).expand(size, length)  # each token is a word
     return batch

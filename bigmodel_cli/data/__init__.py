@@ -20,7 +20,7 @@ from bigmodel_cli.data.images import (
     ParquetOptions,
     open_images,
 )
-from bigmodel_cli.data.pairs import PairsOptions, open_pairs
+from bigmodel_cli.data.pairs import PairsOptions, PairTableOptions, open_pairs
 from bigmodel_cli.data.pixels import denormalise, prepare_image
 from bigmodel_cli.data.table import TableOptions, open_table, prepare_texts
 from bigmodel_cli.data.text import StdlibOptions, TextOptions, open_text
@@ -30,6 +30,7 @@ DataOptions = Annotated[
     TextOptions
     | StdlibOptions
     | PairsOptions
+    | PairTableOptions
     | TableOptions
     | MNISTOptions
     | FashionMNISTOptions
@@ -45,6 +46,7 @@ SOURCES: dict[str, tuple[type[Options], Callable[..., DataSet]]] = {
     "text": (TextOptions, open_text),
     "stdlib": (StdlibOptions, open_text),
     "pairs": (PairsOptions, open_pairs),
+    "pair_table": (PairTableOptions, open_pairs),
     "table": (TableOptions, open_table),
     "mnist": (MNISTOptions, open_images),
     "fashion_mnist": (FashionMNISTOptions, open_images),

@@ -10,7 +10,7 @@ import json
 import os
 import sysconfig
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -71,6 +71,17 @@ class Corpus:
                 if not isinstance(row, dict) or not isinstance(row.get(self.field), str):
                     raise DataError(f"{path}:{number}: no text under the key {self.field!r}; name it with data.field")
                 yield row[self.field]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts(Corpus):
+    """Texts that are rows, as documents: what a tokenizer is fitted on."""
+
+    source: Callable[[], Iterator[str]]
+
+    def documents(self) -> Iterator[Iterator[str]]:
+        """Each text by itself."""
+        return (iter([text]) for text in self.source())
 
 
 @dataclass

@@ -1,12 +1,11 @@
-"""Parallel text for encoder-decoders: a source and a target sentence per line of two files."""
+"""Pairs of texts for encoder-decoders: what is read, and what is written after reading it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -14,21 +13,36 @@ from pydantic import Field, model_validator
 from bigmodel_cli.config import Count, Facts, Options
 from bigmodel_cli.data.base import DataSet, Say, Split
 from bigmodel_cli.data.cache import build_once, cache_directory
-from bigmodel_cli.data.corpus import Corpus, find_files, survey
+from bigmodel_cli.data.corpus import find_files
 from bigmodel_cli.data.order import Ints
+from bigmodel_cli.data.pair_files import SIDES, PairSource, parallel, table
+from bigmodel_cli.data.ragged import Ragged, RaggedWriter
+from bigmodel_cli.data.table_files import ENDINGS, Columns
 from bigmodel_cli.data.text import fit_tokenizer, token_dtype
-from bigmodel_cli.data.tokenizer import Tokenizer, TokenizerOptions
+from bigmodel_cli.data.tokenizer import ASSET, SOURCE_ASSET, Tokenizer, TokenizerOptions
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Tensor, torch
 
-FORMAT = 1  # of the cached tokens
+FORMAT = 2  # of the cached tokens
 PADDING = -1
-SIDES = ("source", "target")
 Files = Annotated[list[str], Field(min_length=1)]
+Column = Annotated[int, Field(ge=0, le=10_000)] | str
 
 
-class PairsOptions(Options):
-    """Sentence pairs, parallel by line: files of sources and files of targets, plain or .gz."""
+class _PairOptions(Options):
+    context: Count = Field(
+        128, description="longest side in tokens, its end included; longer training pairs are left out"
+    )
+    tokenizer: TokenizerOptions = Field(
+        description="text to tokens, fitted on both sides of the training pairs together"
+    )
+    source_tokenizer: TokenizerOptions | None = Field(
+        None, description="the sources' own; each is then fitted on its side. Left out: one for both"
+    )
+
+
+class PairsOptions(_PairOptions):
+    """Pairs of texts, parallel by line: files of sources and files of targets, plain or .gz."""
 
     type: Literal["pairs"] = "pairs"
     source: Files = Field(description="files, globs or folders of the training sources, read in this order")
@@ -37,12 +51,6 @@ class PairsOptions(Options):
     val_target: list[str] = Field([], description="their targets")
     test_source: list[str] = Field([], description="files for the test split")
     test_target: list[str] = Field([], description="their targets")
-    context: Count = Field(
-        128, description="longest side in tokens, its end included; longer training pairs are left out"
-    )
-    tokenizer: TokenizerOptions = Field(
-        description="text to tokens, fitted on both sides of the training pairs together"
-    )
 
     @model_validator(mode="after")
     def _both_sides(self) -> PairsOptions:
@@ -51,39 +59,93 @@ class PairsOptions(Options):
                 raise ValueError(f"give both {split}_source and {split}_target, or neither")
         return self
 
+    def sources(self, base: Path) -> dict[str, PairSource]:
+        """The splits that there are."""
+        splits = {"train": "", "val": "val_", "test": "test_"}
+        return {
+            split: parallel(split, {s: find_files(getattr(self, p + s), base, f"data.{p + s}") for s in SIDES})
+            for split, p in splits.items()
+            if getattr(self, f"{p}source")
+        }
 
-def open_pairs(options: PairsOptions, *, base: Path, seed: int, say: Say, assets: Path | None = None) -> DataSet:
-    """The pairs as tokens; the tokenizer is fitted, or a checkpoint's when `assets` names one."""
-    files = {
-        (split, side): find_files(names, base, f"data.{option}")
-        for split, prefix in (("train", ""), ("val", "val_"), ("test", "test_"))
-        for side in SIDES
-        if (names := getattr(options, option := prefix + side))
-    }
-    surveys = {key: survey(Corpus(paths)) for key, paths in files.items()}
-    joint = Corpus(files["train", "source"] + files["train", "target"])
-    tokenizer = fit_tokenizer(options.tokenizer, {"train": joint}, {"train": survey(joint)}, None, say, assets)
-    if tokenizer.end_of_text is None:
-        raise SpecError("data.tokenizer: it has no mark for the end of a text, which ends a target; use bpe or bytes")
-    description = [FORMAT, tokenizer.to_json().decode("utf-8"), [[*key, s.digest] for key, s in surveys.items()]]
+
+class PairTableOptions(_PairOptions):
+    """Pairs of texts in two columns: .tsv, .csv, .jsonl (each plain or .gz) or .parquet."""
+
+    type: Literal["pair_table"] = "pair_table"
+    train: Files = Field(description="files, globs or folders, read in this order; each by its ending")
+    val: list[str] = Field([], description="files for validation")
+    test: list[str] = Field([], description="files for the test split")
+    source: Column = Field(description="the column of what is read: a name, or a number from 0")
+    target: Column = Field(description="the column of what is written")
+    header: bool | None = Field(
+        None,
+        description="whether the first row of .tsv and .csv has names; when left out: where a column is said by name",
+    )
+
+    def sources(self, base: Path) -> dict[str, PairSource]:
+        """The splits that there are."""
+        columns = Columns((self.source, self.target), None, self.header, ("data.source", "data.target"))
+        named = {"train": self.train, "val": self.val, "test": self.test}
+        return {n: table(find_files(names, base, f"data.{n}", ENDINGS), columns) for n, names in named.items() if names}
+
+
+def open_pairs(
+    options: PairsOptions | PairTableOptions, *, base: Path, seed: int, say: Say, assets: Path | None = None
+) -> DataSet:
+    """The pairs as tokens; the tokenizers are fitted, or a checkpoint's when `assets` names one."""
+    sources = options.sources(base)
+    tokenizers = _tokenizers(options, sources["train"], say, assets)
+    jsons = {side: tokenizer.to_json() for side, tokenizer in tokenizers.items()}
+    description = [
+        FORMAT,
+        *(jsons[side].decode("utf-8") for side in SIDES),
+        [[n, *s.digest] for n, s in sources.items()],
+    ]
     key = hashlib.sha256(json.dumps(description).encode()).hexdigest()
     folder = cache_directory("pairs") / key
     if not folder.is_dir():
-        say(f"tokenizing {sum(s.characters for s in surveys.values()):,} characters (once: kept in {folder.parent})")
-    build_once(folder, lambda draft: _write(draft, files, tokenizer))
-    names = dict.fromkeys(split for split, _ in files)
+        say(f"tokenizing {sum(s.characters for s in sources.values()):,} characters (once: kept in {folder.parent})")
+    build_once(folder, lambda draft: _write(draft, sources, tokenizers))
     splits: dict[str, Split] = {
-        n: Pairs(folder, n, {side: files[n, side] for side in SIDES}, tokenizer, options.context, say) for n in names
+        name: Pairs(folder, name, source, tokenizers, options.context, say) for name, source in sources.items()
     }
-    facts = Facts(vocab_size=tokenizer.vocab_size, context=options.context)
-    return DataSet(facts, f"{key}-{options.context}", splits, {"tokenizer.json": tokenizer.to_json()})
+    separate = options.source_tokenizer is not None
+    facts = Facts(
+        vocab_size=tokenizers["target"].vocab_size,
+        source_vocab_size=tokenizers["source"].vocab_size if separate else None,
+        context=options.context,
+    )
+    kept = {ASSET: jsons["target"], **({SOURCE_ASSET: jsons["source"]} if separate else {})}
+    return DataSet(facts, f"{key}-{options.context}", splits, kept)
+
+
+def _tokenizers(
+    options: PairsOptions | PairTableOptions, train: PairSource, say: Say, assets: Path | None
+) -> dict[str, Tokenizer]:
+    """The tokenizer of each side; the same one where they share it."""
+
+    def fit(wanted: TokenizerOptions, side: str | None, asset: str) -> Tokenizer:
+        corpus, found = train.corpus(side)
+        tokenizer = fit_tokenizer(wanted, {"train": corpus}, {"train": found}, None, say, assets, asset)
+        if tokenizer.end_of_text is None:
+            name = "tokenizer" if asset == ASSET else "source_tokenizer"
+            raise SpecError(f"data.{name}: it has no mark for the end of a text, which ends a side; use bpe or bytes")
+        return tokenizer
+
+    if options.source_tokenizer is None:
+        return dict.fromkeys(SIDES, fit(options.tokenizer, None, ASSET))
+    return {
+        "source": fit(options.source_tokenizer, "source", SOURCE_ASSET),
+        "target": fit(options.tokenizer, "target", ASSET),
+    }
 
 
 class Pairs:
     """{"source": (B, S), "target": (B, T + 1)} int64, -1 after a row's end.
 
     A source is its tokens and the end; a target begins with the end as well, which says: write. In training, pairs with an empty
-    or too long side are left out; in evaluation every pair stays, cut where it is too long.
+    or too long side are left out; in evaluation every pair stays, cut where it is too long. `lengths` are of the longer side.
     """
 
     resident = False
@@ -93,45 +155,32 @@ class Pairs:
         self,
         folder: Path,
         name: str,
-        files: dict[str, tuple[Path, ...]],
-        tokenizer: Tokenizer,
+        source: PairSource,
+        tokenizers: dict[str, Tokenizer],
         context: int,
         say: Say,
     ) -> None:
-        self.files = files
-        assert tokenizer.end_of_text is not None
-        self.end, self.longest = tokenizer.end_of_text, context - 1
-        dtype = token_dtype(tokenizer)
-        self.tokens: dict[str, Any] = {}
-        self.starts: dict[str, Ints] = {}
-        self.lengths_of: dict[str, Ints] = {}
-        for side in SIDES:
-            path = folder / f"{name}.{side}.bin"
-            self.tokens[side] = np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
-            ends = np.load(folder / f"{name}.{side}.ends.npy")
-            self.starts[side] = np.concatenate((np.zeros(1, np.int64), ends[:-1]))
-            self.lengths_of[side] = ends - self.starts[side]
-        count = len(self.lengths_of["source"])
-        self.kept = np.arange(count)
+        self.pairs, self.longest = source, context - 1
+        self.ends = {side: int(tokenizer.end_of_text or 0) for side, tokenizer in tokenizers.items()}
+        self.sides = {side: Ragged.read(folder, f"{name}.{side}", token_dtype(tokenizers[side])) for side in SIDES}
+        both = np.stack([self.sides[side].lengths for side in SIDES])
+        self.kept = np.arange(both.shape[1])
         if name == "train":
-            sides = np.stack([self.lengths_of[side] for side in SIDES])
-            self.kept = np.flatnonzero((sides.min(0) > 0) & (sides.max(0) <= self.longest))
-            if len(self.kept) < count:
-                say(
-                    f"{count - len(self.kept):,} of {count:,} training pairs are left out: empty, or longer than {context}"
-                )
+            self.kept = np.flatnonzero((both.min(0) > 0) & (both.max(0) <= self.longest))
+            left = both.shape[1] - len(self.kept)
+            if left:
+                say(f"{left:,} of {both.shape[1]:,} training pairs are left out: empty, or longer than {context}")
             if not len(self.kept):
                 raise DataError(f"no training pair fits into data.context {context}; make it larger")
-        sides = np.stack([self.lengths_of[side][self.kept] for side in SIDES])
-        self.lengths = np.minimum(sides.max(0), self.longest) + 1
+        self.lengths = np.minimum(both.max(0)[self.kept], self.longest) + 1
 
     def __len__(self) -> int:
         return len(self.kept)
 
     def texts(self) -> tuple[list[str], list[str]]:
         """(sources, targets) of every pair, as they were read."""
-        source, target = (list(_lines(self.files[side])) for side in SIDES)
-        return [source[i] for i in self.kept], [target[i] for i in self.kept]
+        pairs = list(self.pairs.rows())
+        return [pairs[i][0] for i in self.kept], [pairs[i][1] for i in self.kept]
 
     def to(self, device: torch.device) -> None:
         """Nothing is held that could move."""
@@ -143,47 +192,19 @@ class Pairs:
 
     def side(self, side: str, rows: Ints, first: int) -> Tensor:
         """(B, first + longest + 1): `first` marks, the tokens, the end."""
-        tokens, starts = self.tokens[side], self.starts[side][rows]
-        lengths = np.minimum(self.lengths_of[side][rows], self.longest)
-        place = np.arange(int(lengths.max(initial=0)))
-        taken = np.full((len(rows), first + len(place) + 1), PADDING, np.int64)
-        taken[:, :first] = self.end
-        if len(place):
-            index = np.minimum(starts[:, None] + place, len(tokens) - 1)
-            taken[:, first:-1] = np.where(place < lengths[:, None], tokens[index].astype(np.int64), PADDING)
-        taken[np.arange(len(rows)), first + lengths] = self.end
+        lengths = np.minimum(self.sides[side].lengths[rows], self.longest)
+        taken = np.pad(self.sides[side].take(rows, lengths), ((0, 0), (first, 1)), constant_values=PADDING)
+        taken[:, :first] = self.ends[side]
+        taken[np.arange(len(rows)), first + lengths] = self.ends[side]
         return torch.from_numpy(taken)
 
 
-def _write(draft: Path, files: dict[tuple[str, str], tuple[Path, ...]], tokenizer: Tokenizer) -> None:
-    """For each split and side the tokens of all lines, one after the other, and where each line ends."""
-    for split in dict.fromkeys(split for split, _ in files):
-        counts = {}
-        for side in SIDES:
-            ends, total = [], 0
-            with open(draft / f"{split}.{side}.bin", "wb") as file:
-                for line in _lines(files[split, side]):
-                    tokens = np.asarray(tokenizer.encode_array(line) if line else [], token_dtype(tokenizer))
-                    file.write(tokens.tobytes())
-                    total += len(tokens)
-                    ends.append(total)
-            np.save(draft / f"{split}.{side}.ends.npy", np.asarray(ends, np.int64))
-            counts[side] = len(ends)
-        if counts["source"] != counts["target"]:
-            raise DataError(
-                f"the {split} sources ({files[split, 'source'][0]}) have {counts['source']:,} lines and the targets "
-                f"({files[split, 'target'][0]}) {counts['target']:,}; line n of one belongs to line n of the other"
-            )
-        if not counts["source"]:
-            raise DataError(f"{files[split, 'source'][0]}: no line in it")
-
-
-def _lines(paths: tuple[Path, ...]) -> Iterator[str]:
-    """The lines of the files, without their ends and the spaces around them."""
-    for path in paths:
-        kept = ""
-        for piece in Corpus((path,)).pieces(path):
-            *whole, kept = (kept + piece).split("\n")
-            yield from (line.strip() for line in whole)
-        if kept:
-            yield kept.strip()
+def _write(draft: Path, sources: dict[str, PairSource], tokenizers: dict[str, Tokenizer]) -> None:
+    """For each split and side the tokens of all texts."""
+    for split, source in sources.items():
+        writers = {side: RaggedWriter(draft, f"{split}.{side}", token_dtype(tokenizers[side])) for side in SIDES}
+        for pair in source.rows():
+            for side, text in zip(SIDES, pair, strict=True):
+                writers[side].write(tokenizers[side].encode_array(text) if text else [])
+        for writer in writers.values():
+            writer.finish()

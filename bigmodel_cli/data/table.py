@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +14,7 @@ from pydantic import Field, model_validator
 from bigmodel_cli.config import Facts, Options, Probability
 from bigmodel_cli.data.base import DataSet, Say, Split
 from bigmodel_cli.data.cache import build_once, cache_directory
-from bigmodel_cli.data.corpus import Corpus, Survey, find_files
+from bigmodel_cli.data.corpus import Survey, Texts, find_files
 from bigmodel_cli.data.order import Ints, permute
 from bigmodel_cli.data.ragged import PADDING, Ragged, RaggedWriter, fit_lengths, join_sides, leave_out
 from bigmodel_cli.data.table_files import ENDINGS, Columns, Row, rows_of
@@ -77,17 +76,6 @@ class TableOptions(Options):
         return Columns(tuple(self.text), self.label, self.header)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Texts(Corpus):
-    """The texts of rows as documents: what a tokenizer is fitted on."""
-
-    source: Callable[[], Iterator[Row]]
-
-    def documents(self) -> Iterator[Iterator[str]]:
-        """Each text by itself."""
-        return (iter([text]) for row in self.source() for text in row.texts)
-
-
 def open_table(options: TableOptions, *, base: Path, seed: int, say: Say, assets: Path | None = None) -> DataSet:
     """The rows as tokens; the tokenizer is fitted, or a checkpoint's when `assets` names one."""
     named = {"train": options.train, "val": options.val, "test": options.test}
@@ -97,7 +85,10 @@ def open_table(options: TableOptions, *, base: Path, seed: int, say: Say, assets
     if options.label is not None:
         check_labels(surveys, classes)
     held_out = _held_out(surveys["train"].rows, options.val_fraction)
-    kept = _Texts(files=files["train"], source=lambda: _kept(rows_of(files["train"], options.columns), held_out))
+    kept = Texts(
+        files=files["train"],
+        source=lambda: (t for row in _kept(rows_of(files["train"], options.columns), held_out) for t in row.texts),
+    )
     described = {n: Survey(s.digest, s.characters, 2, s.symbols) for n, s in surveys.items()}  # 2: there are ends
     described["train"].digest += f"-{options.val_fraction}"  # which decides what the tokenizer sees
     tokenizer = fit_tokenizer(options.tokenizer, {"train": kept}, described, None, say, assets)

@@ -24,12 +24,13 @@ class Columns:
     text: tuple[Column, ...]
     label: Column | None
     header: bool | None = None
+    options: tuple[str, ...] = ("data.text", "data.text")  # that say the columns of text
 
     @property
     def wanted(self) -> list[tuple[str, Column]]:
         """Each column with the option that says it."""
         labels = [] if self.label is None else [("data.label", self.label)]
-        return [("data.text", column) for column in self.text] + labels
+        return [*zip(self.options, self.text, strict=False), *labels]
 
     @property
     def named(self) -> bool:

@@ -17,6 +17,7 @@ from bigmodel_cli.data.cache import build_once, cache_directory, publish
 from bigmodel_cli.data.corpus import Corpus, Survey, find_files, standard_library, survey
 from bigmodel_cli.data.order import Ints, draw
 from bigmodel_cli.data.tokenizer import (
+    ASSET,
     BPEOptions,
     BytesOptions,
     ByteTokenizer,
@@ -166,13 +167,14 @@ def fit_tokenizer(
     held_out: float | None,
     say: Say,
     assets: Path | None,
+    asset: str = ASSET,
 ) -> Tokenizer:
-    """The tokenizer that the options describe, or the one that a checkpoint carries.
+    """The tokenizer that the options describe, or the one that a checkpoint carries as `asset`.
 
     BPE is trained on the train corpus, without its last part where `held_out` is kept for validation; characters are those of all.
     """
-    if assets is not None and (assets / "tokenizer.json").exists():
-        return read_tokenizer((assets / "tokenizer.json").read_bytes(), str(assets / "tokenizer.json"))
+    if assets is not None and (assets / asset).exists():
+        return read_tokenizer((assets / asset).read_bytes(), str(assets / asset))
     if isinstance(wanted, BytesOptions):
         return ByteTokenizer()
     if isinstance(wanted, FileOptions):

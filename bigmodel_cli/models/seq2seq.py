@@ -30,7 +30,10 @@ class Seq2SeqOptions(Options):
     )
     position: Position = Field(SinusoidalOptions(), description="what is added to the embeddings on both sides")
     norm: Norm | None = Field(None, description="after the last block of each side, for pre-norm blocks; null for none")
-    share_embeddings: bool = Field(True, description="source, target and logits share one matrix (a joint vocabulary)")
+    share_embeddings: bool = Field(
+        True,
+        description="source, target and logits share one matrix; where the source has its own tokenizer, the latter two",
+    )
     scale_embeddings: bool = Field(True, description="embeddings are multiplied by sqrt(dim)")
     logit_bias: bool = Field(False, description="learn a bias of the logits")
     max_len: Count | None = Field(None, description="longest source or target; the data's when left out")
@@ -58,7 +61,7 @@ class Seq2Seq(Module):
         super().__init__()
         vocab, self.max_len = sizes(options.vocab_size, options.max_len, facts, "an encoder-decoder")
         self.options, dim = options, options.dim
-        self.source_embedding = nn.Embedding(vocab, dim)
+        self.source_embedding = nn.Embedding(facts.source_vocab_size or vocab, dim)
         self.target_embedding = nn.Embedding(vocab, dim)
         self.position = options.position.build(dim, self.max_len)
         self.encoder = self.build("encoder", options.encoder, causal=False)
@@ -72,7 +75,9 @@ class Seq2Seq(Module):
         else:
             init_normal(self, options.init_std, len(self.encoder) + len(self.decoder))
         if options.share_embeddings:
-            self.target_embedding.weight = self.head.weight = self.source_embedding.weight
+            if facts.source_vocab_size is None:
+                self.target_embedding.weight = self.source_embedding.weight
+            self.head.weight = self.target_embedding.weight
 
     def build(self, side: str, blocks: list[BlockOptions], causal: bool) -> nn.ModuleList:
         """One side's blocks, with the side's name before what does not fit."""

@@ -7,13 +7,14 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import Result
 
 from bigmodel_cli.data import load_tokenizer, open_data
-from bigmodel_cli.data.pairs import PairsOptions
+from bigmodel_cli.data.pairs import PairsOptions, PairTableOptions
 
 Cli = Callable[..., Result]
 
@@ -56,6 +57,64 @@ def test_pairs_as_tokens() -> None:
     assert whole["source"][1].tolist() == [end, -1, -1, -1, -1, -1]
     assert whole["source"][2].tolist() == [97, 98, 99, 100, 101, end]  # cut
     assert test.batch(np.array([1]), 0, 0, False)["target"].tolist() == [[end, 121, end]]
+
+
+@pytest.mark.parametrize("form", ["tsv", "csv.gz", "jsonl", "parquet"])
+def test_a_table_of_two_columns_gives_what_two_files_give(form: str) -> None:
+    sources, targets = ["ab", "a, b", "abcdef", "c", 'd"e'], ["x", "y", "z", "vwxyz", "uvw"]
+    write("a.txt", sources)
+    write("b.txt", targets)
+    name, columns = f"pairs.{form}", {"source": "en", "target": "de"}
+    if form == "tsv":
+        write(name, [f"{i}\t{a}\t{b}" for i, (a, b) in enumerate(zip(sources, targets, strict=True))])
+        columns = {"source": 1, "target": 2}
+    elif form == "csv.gz":
+        quoted = ['"' + a.replace('"', '""') + '"' for a in sources]
+        write(name, ["en,de", *(f"{a},{b}" for a, b in zip(quoted, targets, strict=True))])
+    elif form == "jsonl":
+        write(name, [json.dumps({"de": b, "en": a}) for a, b in zip(sources, targets, strict=True)])
+    else:
+        pa = pytest.importorskip("pyarrow")
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pa.table({"de": targets, "en": sources}), name)
+    values = {"train": [name], "test": [name], **columns, "context": 7, "tokenizer": {"type": "bytes"}}
+    data = open_data(PairTableOptions.model_validate(values), base=Path(), seed=0, say=lambda _: None)
+    files = open_data(
+        options(context=7, test_source=["a.txt"], test_target=["b.txt"]), base=Path(), seed=0, say=lambda _: None
+    )
+    for split in ("train", "test"):
+        got, want = (d.split(split).batch(np.arange(5), 0, 0, False) for d in (data, files))
+        assert got.keys() == want.keys()
+        assert all(np.array_equal(got[side], want[side]) for side in got)
+    table: Any = data.split("test")
+    assert table.texts() == (sources, targets)
+
+
+def test_each_side_may_have_its_own_tokenizer(cli: Cli) -> None:
+    write("a.txt", ["one two", "two one", "one one two"] * 40)
+    write("b.txt", ["zwölf", "drei zwölf", "drei"] * 40)
+    Path("own.yaml").write_text(
+        "model:\n  type: seq2seq\n  dim: 16\n"
+        "  encoder: [{mixer: {type: attention, num_heads: 2}}]\n  decoder: [{cross: {num_heads: 2}}]\n"
+        "data: {type: pairs, source: [a.txt], target: [b.txt], val_source: [a.txt], val_target: [b.txt], context: 12,\n"
+        "  tokenizer: {type: bpe, vocab_size: 270}, source_tokenizer: {type: characters}}\n"
+        "task: {type: seq2seq, beams: 2}\ntrain: {steps: 3, batch_tokens: 200, precision: fp32}\n"
+    )
+    trained = cli("pretrain", "own.yaml", "--out", "run")
+    assert trained.status == 0, trained.err
+    kept = Path(trained.out.strip())
+    facts = json.loads((kept / "facts.json").read_text())
+    assert facts["source_vocab_size"] == len(set("one two\n")) + 1  # and the end
+    assert 257 < facts["vocab_size"] <= 270
+    assert cli("eval", "run").status == 0
+    assert [json.loads(line)["input"] for line in cli("predict", "run", "one", "two").out.splitlines()] == [
+        "one",
+        "two",
+    ]
+    assert cli("bench", "run", "--seconds", 0.1).status == 0
+    write("a.txt", ["two", "one"] * 60)  # the checkpoint's tokenizers are used, not new ones
+    assert cli("eval", "run").status == 0
 
 
 def test_an_encoder_decoder_learns_to_turn_words_around(cli: Cli) -> None:
