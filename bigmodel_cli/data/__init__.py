@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from bigmodel_cli.config import Options
+from bigmodel_cli.config import Facts, Options
+from bigmodel_cli.data.audio import AudioOptions, open_audio, prepare_sound
 from bigmodel_cli.data.base import DataSet, Say, Split
 from bigmodel_cli.data.images import (
     CIFAR10Options,
@@ -24,6 +25,7 @@ from bigmodel_cli.data.pairs import PairsOptions, open_pairs
 from bigmodel_cli.data.pixels import prepare_image
 from bigmodel_cli.data.text import StdlibOptions, TextOptions, open_text
 from bigmodel_cli.data.tokenizer import Tokenizer, load_tokenizer
+from bigmodel_cli.lazy import Tensor
 
 DataOptions = Annotated[
     TextOptions
@@ -35,7 +37,8 @@ DataOptions = Annotated[
     | CIFAR100Options
     | DigitsOptions
     | FolderOptions
-    | ParquetOptions,
+    | ParquetOptions
+    | AudioOptions,
     Field(discriminator="type"),
 ]
 
@@ -50,6 +53,7 @@ SOURCES: dict[str, tuple[type[Options], Callable[..., DataSet]]] = {
     "digits": (DigitsOptions, open_images),
     "image_folder": (FolderOptions, open_images),
     "parquet_images": (ParquetOptions, open_images),
+    "audio": (AudioOptions, open_audio),
 }
 
 
@@ -62,6 +66,11 @@ def open_data(options: Any, *, base: Path, seed: int, say: Say, assets: Path | N
     return SOURCES[options.type][1](options, base=base, seed=seed, say=say, assets=assets)
 
 
+def prepare_file(path: Path, facts: Facts) -> Tensor:
+    """An image or a recording as a model with these facts reads it, a batch of one. Raises `DataError` naming it."""
+    return (prepare_image if facts.sound is None else prepare_sound)(path, facts)
+
+
 __all__ = [
     "SOURCES",
     "DataOptions",
@@ -71,5 +80,7 @@ __all__ = [
     "Tokenizer",
     "load_tokenizer",
     "open_data",
+    "prepare_file",
     "prepare_image",
+    "prepare_sound",
 ]

@@ -22,28 +22,39 @@ class ClassificationOptions(Options):
 
 
 class Classification:
-    """batch {"image": (B, C, H, W), "label": (B,)}; the model maps images to logits (B, classes)."""
+    """batch {"image": (B, C, H, W), "label": (B,)}; the model maps images to logits (B, classes).
+
+    In place of images, {"frames": (B, T, width), "lengths": (B,)} of sound.
+    """
 
     name = "classification"
     metric = "accuracy"
     higher_is_better = True
     needs = "classes"
-    reads: tuple[str, ...] = ("image", "label")
+    reads: tuple[str, ...] = ("label",)
 
     def __init__(self, options: ClassificationOptions) -> None:
         self.options = options
 
+    def logits(self, model: Module, batch: dict[str, Tensor]) -> Tensor:
+        """(B, classes) in fp32, of what stands in the batch beside the labels."""
+        if "frames" in batch:
+            logits: Tensor = model(batch["frames"], lengths=batch["lengths"])
+        else:
+            logits = model(batch["image"])
+        return logits.float()
+
     def loss(self, model: Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy over the batch, and its size."""
         labels = batch["label"]
-        logits = model(batch["image"]).float()
+        logits = self.logits(model, batch)
         total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.options.label_smoothing)
         return total, labels.new_full((), len(labels))
 
     def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Per item: right or wrong ("accuracy", and "top5" from twenty classes on) and its cross-entropy ("loss")."""
         labels = batch["label"]
-        logits = model(batch["image"]).float()
+        logits = self.logits(model, batch)
         ones = labels.new_ones(len(labels))
         scores = {
             "accuracy": ((logits.argmax(1) == labels).double(), ones),

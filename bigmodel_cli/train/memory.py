@@ -51,9 +51,11 @@ class Plan:
 
 
 def example(spec: Spec, facts: Facts, batch: int, device: torch.device) -> tuple[Tensor, ...]:
-    """What a model is called with, in the right shapes: images (B, C, H, W), tokens (B, T), or those of two sides."""
+    """What a model is called with, in the right shapes: images (B, C, H, W), frames, tokens (B, T), or those of two sides."""
     if facts.image_shape is not None:
         return (torch.zeros(batch, *facts.image_shape, device=device),)
+    if facts.frame_width is not None:
+        return (torch.zeros(batch, facts.context or 1, facts.frame_width, device=device),)
     tokens = torch.zeros(batch, facts.context or 1, dtype=torch.int64, device=device)
     return (tokens, tokens) if spec.model.type == "seq2seq" else (tokens,)
 
