@@ -155,6 +155,8 @@ def test_every_sample_spec_trains_a_few_steps(path: Path, data_root: Path, cli: 
         sides = [("source", "train.en"), ("target", "train.de"), ("val_source", "val.en"), ("val_target", "val.de")]
         changes += [f"data.{side}=['{data_root / 'multi30k' / name}.gz']" for side, name in sides]
         changes += ["data.test_source=[]", "data.test_target=[]"]
+    if "fsdd" in text:
+        changes.append(f"data.files=['{data_root / 'fsdd' / 'recordings.tar.gz'}']")
     if path.stem == "alexnet":
         write_images(Path("pictures"))
         changes = [c for c in changes if not c.startswith("data.")] + ["data.type=image_folder", "data.root=pictures"]

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Fraction, Natural, Options
 from bigmodel_cli.data.order import Ints, draw
-from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.lazy import F, Tensor, torch
 
 Row = tuple[int, int, Ints, int]
 """(seed, epoch, samples (B,), stream): what a draw is keyed by."""
@@ -49,10 +49,9 @@ class SpeedOptions(Options):
         speed = low + (high - low) * _uniform(row, 1, waves.device).double()
         lengths = (lengths / speed[:, 0]).ceil().long().clamp(min=1)
         place = torch.arange(int(lengths.max()), device=waves.device) * speed  # (B, N')
-        first = place.long().clamp(max=waves.shape[1] - 1)
-        second = (first + 1).clamp(max=waves.shape[1] - 1)
-        weight = (place - first).clamp(0, 1).float()
-        changed = torch.lerp(waves.gather(1, first), waves.gather(1, second), weight)
+        first = place.long().clamp(max=waves.shape[1])
+        waves = F.pad(waves, (0, 2))  # a recording fades to zero after its end, whatever stands beside it
+        changed = torch.lerp(waves.gather(1, first), waves.gather(1, first + 1), (place - first).clamp(0, 1).float())
         return changed * real(lengths, changed.shape[1]), lengths
 
 
