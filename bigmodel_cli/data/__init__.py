@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from bigmodel_cli.config import Facts, Options
-from bigmodel_cli.data.audio import AudioOptions, open_audio, prepare_sound
+from bigmodel_cli.data.audio import AudioOptions, open_audio, prepare_sound, prepare_sounds
 from bigmodel_cli.data.base import DataSet, Say, Split
 from bigmodel_cli.data.images import (
     CIFAR10Options,
@@ -83,4 +83,5 @@ __all__ = [
     "prepare_file",
     "prepare_image",
     "prepare_sound",
+    "prepare_sounds",
 ]

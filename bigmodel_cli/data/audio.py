@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,12 +13,12 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from bigmodel_cli.config import Facts, NonNegative, Options, Positive, Sound
+from bigmodel_cli.config import Facts, Natural, NonNegative, Options, Positive, Sound
 from bigmodel_cli.data.base import DataSet, Say, Split
-from bigmodel_cli.data.mel import frames_of
+from bigmodel_cli.data.mel import check_filters, frames_of
 from bigmodel_cli.data.order import Ints, permute
 from bigmodel_cli.data.recordings import Recordings, open_recordings
-from bigmodel_cli.data.sound import FULL_SCALE, MOST_RATE, decode
+from bigmodel_cli.data.sound import FULL_SCALE, MOST_RATE, Waves, decode
 from bigmodel_cli.data.sound_augment import SoundAugmentation, SoundAugmentOptions, real
 from bigmodel_cli.data.sound_split import Bank, JoinOptions, SoundSplit, longest_frames, named, to_frames
 from bigmodel_cli.data.transcripts import Units, read_transcripts, spell
@@ -27,7 +28,7 @@ from bigmodel_cli.lazy import Tensor, torch
 RESIDENT_BYTES = 2 << 30
 SAMPLED = 1000  # recordings from which the mean and deviation are computed
 MOST_FRAMES = 1 << 20
-Rule = dict[str, Annotated[list[int | str], Field(min_length=1)]]
+Rule = dict[str, Annotated[list[Natural | str], Field(min_length=1)]]
 
 
 class AudioOptions(Options):
@@ -132,6 +133,7 @@ def open_audio(options: AudioOptions, *, base: Path, seed: int, say: Say, assets
     spelled = spell(texts, options.units)
     _check(rows, spelled, say)
     sound = options.sound()
+    check_filters(sound)
     facts = Facts(classes=spelled.names, sound=sound, spelling=options.units or "")
     if sound.length is not None:
         facts = replace(facts, image_shape=(1, sound.mels, frames_of(sound.length, sound.hop)))
@@ -229,20 +231,36 @@ def _fingerprint(options: AudioOptions, recordings: Recordings, rows: dict[str, 
     return hashlib.sha256(json.dumps(description).encode()).hexdigest()
 
 
+def prepare_sounds(paths: Sequence[Path], facts: Facts) -> dict[str, Tensor]:
+    """Recordings as a model with these facts reads them: {"image": (B, 1, mels, T)}, or {"frames": (B, T, mels), "lengths": (B,)}.
+
+    Raises `DataError` naming a file that cannot be read, or is longer than the model's longest row.
+    """
+    waves = [_decoded(path, facts) for path in paths]
+    lengths = torch.tensor([len(w) for w in waves])
+    rows = torch.zeros(len(waves), int(lengths.max()))
+    for row, samples in zip(rows, waves, strict=True):
+        row[: len(samples)] = torch.from_numpy(samples)
+    frames, lengths = to_frames(rows / FULL_SCALE, lengths, facts)
+    return named(frames, lengths, facts)
+
+
 def prepare_sound(path: Path, facts: Facts) -> Tensor:
-    """A recording as a model with these facts reads it: (1, 1, mels, T) or (1, T, mels) float32. Raises `DataError`."""
+    """One recording: (1, 1, mels, T) or (1, T, mels) float32. Raises `DataError`."""
+    batch = prepare_sounds([path], facts)
+    return batch["image"] if "image" in batch else batch["frames"]
+
+
+def _decoded(path: Path, facts: Facts) -> Waves:
     assert facts.sound is not None
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    samples = decode(content, str(path), facts.sound.rate)
-    limit = None if facts.context is None else facts.context * facts.sound.hop
-    if limit is not None and len(samples) > limit:
+    samples, rate = decode(content, str(path), facts.sound.rate), facts.sound.rate
+    longest = None if facts.context is None else facts.context * facts.sound.hop
+    if longest is not None and len(samples) > longest:
         raise DataError(
-            f"{path}: {len(samples) / facts.sound.rate:.1f} s long, and the model reads up to {limit / facts.sound.rate:.1f} s; "
-            "cut it into pieces"
+            f"{path}: {len(samples) / rate:.1f} s long, and the model reads up to {longest / rate:.1f} s; cut it into pieces"
         )
-    waves = torch.from_numpy(samples)[None].float() / FULL_SCALE
-    (x, *_) = named(*to_frames(waves, torch.tensor([len(samples)]), facts), facts).values()
-    return x
+    return samples

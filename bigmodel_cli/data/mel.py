@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 from bigmodel_cli.config import Facts, Sound
+from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import F, Tensor, torch
 
 FLOOR = 1e-8
@@ -50,6 +51,17 @@ def mel_filters(mels: int, size: int, rate: int, low: float, high: float) -> Ten
     rising = (bins - corners[:-2, None]) / (corners[1:-1] - corners[:-2])[:, None]
     falling = (corners[2:, None] - bins) / (corners[2:] - corners[1:-1])[:, None]
     return torch.minimum(rising, falling).clamp(min=0)
+
+
+def check_filters(sound: Sound) -> None:
+    """Raise `SpecError` where a band is so narrow that it falls between the frequencies that a window tells apart."""
+    size = fft_size(sound.window)
+    empty = int((mel_filters(sound.mels, size, sound.rate, sound.low, sound.high).sum(1) == 0).sum())
+    if empty:
+        raise SpecError(
+            f"data.mels: {empty} of {sound.mels} bands hold no frequency that a window of {sound.window} samples tells apart "
+            f"({sound.rate / size:.0f} Hz); take fewer bands, or a longer window"
+        )
 
 
 @functools.lru_cache(maxsize=16)

@@ -17,7 +17,7 @@ from bigmodel_cli.lazy import F, Tensor, torch
 
 Row = tuple[int, int, Ints, int]
 """(seed, epoch, samples (B,), stream): what a draw is keyed by."""
-Decibels = Annotated[float, Field(ge=-100, le=100)]
+Decibels = Annotated[float, Field(ge=0, le=100)]
 
 
 def _uniform(row: Row, count: int, device: torch.device) -> Tensor:

@@ -16,7 +16,7 @@ from conftest import Result
 from tones import SPEC, packed, recording, riff, tone, write
 
 from bigmodel_cli.config import Facts
-from bigmodel_cli.data import open_data, prepare_file
+from bigmodel_cli.data import open_data, prepare_file, prepare_sounds
 from bigmodel_cli.data.audio import AudioOptions
 from bigmodel_cli.data.base import DataSet
 from bigmodel_cli.data.mel import log_mel
@@ -103,6 +103,13 @@ def test_archives_are_read_in_place_and_nothing_leaves_them(name: str, mode: Any
     assert sorted(p.name for p in tmp_path.iterdir()) == before
     assert packed_data.facts == plain.facts
     assert torch.equal(batch(packed_data, "train")["image"], batch(plain, "train")["image"])
+
+
+def test_a_member_larger_than_memory_should_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bigmodel_cli.data.recordings.MOST_BYTES", 5000)
+    archive("a.tar.gz", [("low_ann_1.wav", recording(440)), ("low_ann_2.wav", bytes(6000))])
+    with pytest.raises(DataError, match=r"a.tar.gz: low_ann_2.wav: 6,000 bytes, more than 5,000; cut it into pieces"):
+        opened(files=["a.tar.gz"])
 
 
 def test_recordings_are_decoded_once() -> None:
@@ -270,13 +277,14 @@ def test_transcripts_from_a_file_in_words_and_characters() -> None:
     [
         ("low_ann_0\tdown\n", "high_ann_0.wav: no transcript in said.tsv"),
         ("low_ann_0 down\n", "said.tsv:1: not NAME<TAB>TEXT"),
+        ("low_ann_0\tb\xe4\n", "said.tsv: not UTF-8 at byte offset 11"),
         ("high_ann_0\tup\nlow_ann_0\t \n", "said.tsv:2: not NAME<TAB>TEXT with a text that is not empty"),
         ("low_ann_0\tdown\nlow_ann_0\tup\n", "said.tsv:2: a second, other text for low_ann_0"),
     ],
 )
 def test_transcripts_that_do_not_fit(content: str, message: str) -> None:
     write(count=1)
-    Path("said.tsv").write_text(content)
+    Path("said.tsv").write_bytes(content.encode("latin-1"))
     with pytest.raises(DataError) as caught:
         opened(pattern=r"\.wav$", transcripts=["said.tsv"], units="words")
     assert message in str(caught.value)
@@ -391,6 +399,7 @@ def test_recordings_that_cannot_be_decoded(packing: str, content: bytes, message
         (["data.join={}"], 2, "join: say in which units a transcript is spelled"),
         (["data.units=words"], 2, "seconds: transcripts belong to rows of frames"),
         (["data.high=5000"], 2, "do not lie in this order below half the rate"),
+        (["data.mels=200"], 2, "data.mels: 29 of 200 bands hold no frequency that a window of 200 samples tells apart (31 Hz)"),
         (["data.hop=0.00001"], 2, "at 8000 Hz they hold less than a sample"),
         (["data.rate=.nan"], 2, "data.rate"),
         (["data.seconds=null"], 2, "model.type: cnn reads labelled images, and the data has none"),
@@ -433,6 +442,12 @@ def test_a_recording_to_predict_from(cli: Cli) -> None:
         prepare_file(Path("long.wav"), rows)
     Path("fast.wav").write_bytes(riff(packed(tone(192_000, 0.1), "24"), bits=24, rate=192_000))
     assert prepare_file(Path("fast.wav"), rows).shape == (1, 10, 16)
+    paths = sorted(Path("sounds").iterdir())
+    together = prepare_sounds(paths, rows)
+    assert together["frames"].shape == (12, 20, 16)
+    for i, path in enumerate(paths):
+        own = together["frames"][i, : int(together["lengths"][i])]
+        torch.testing.assert_close(own, prepare_file(path, rows)[0])
 
 
 def test_the_spoken_digits_of_a_real_archive(data_root: Path) -> None:

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from tones import packed, riff, tone
 
 from bigmodel_cli.config import Facts, Sound
-from bigmodel_cli.data.mel import fft_size, log_mel, mel_filters, normalise_frames
+from bigmodel_cli.data.audio import AudioOptions
+from bigmodel_cli.data.mel import check_filters, fft_size, log_mel, mel_filters, normalise_frames
 from bigmodel_cli.data.sound import _phases, decode, resample
-from bigmodel_cli.errors import DataError
+from bigmodel_cli.errors import DataError, SpecError
 
 
 @pytest.mark.parametrize("extensible", [False, True])
@@ -167,6 +168,12 @@ def test_mel_filters_equal_transformers() -> None:
     for mels, size, rate, low, high in [(40, 256, 8000, 20.0, 4000.0), (80, 512, 16000, 0.0, 8000.0)]:
         theirs = mel_filter_bank(size // 2 + 1, mels, low, high, rate, norm=None, mel_scale="htk")
         np.testing.assert_allclose(mel_filters(mels, size, rate, low, high).numpy(), theirs.T, atol=1e-9)
+
+
+def test_what_is_taken_when_nothing_is_said_fills_every_band() -> None:
+    check_filters(AudioOptions(files=["a.wav"]).sound())
+    with pytest.raises(SpecError, match=r"data.mels: \d+ of 300 bands hold no frequency"):
+        check_filters(AudioOptions(files=["a.wav"], mels=300).sound())
 
 
 def test_log_mel_equals_the_plain_formula() -> None:
