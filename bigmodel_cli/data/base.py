@@ -30,6 +30,26 @@ class Split(Protocol):
         """Named tensors of the samples numbered (B,): a function of the arguments alone."""
 
 
+def join(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Batches as one, in order: (B, T, ...) that differ in T are padded at the right, integers with -1 and others with 0."""
+    joined = {}
+    for name in batches[0]:
+        pieces = [batch[name] for batch in batches]
+        if pieces[0].dim() > 1:
+            longest = max(piece.shape[1] for piece in pieces)
+            pieces = [_widened(piece, longest) for piece in pieces]
+        joined[name] = torch.cat(pieces)
+    return joined
+
+
+def _widened(piece: Tensor, length: int) -> Tensor:
+    if piece.shape[1] == length:
+        return piece
+    wide = piece.new_full((len(piece), length, *piece.shape[2:]), 0 if piece.is_floating_point() else -1)
+    wide[:, : piece.shape[1]] = piece
+    return wide
+
+
 class DataSet:
     """Opened data: `facts` for the model, a `fingerprint` of the content, and splits by name."""
 

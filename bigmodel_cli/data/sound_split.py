@@ -97,6 +97,14 @@ class SoundSplit:
     augmentation: SoundAugmentation
     resident: bool
 
+    @property
+    def lengths(self) -> Ints | None:
+        """(N,) the frames of each sample; None where all are of one length, or strings are drawn anew in each epoch."""
+        if self.sound.length is not None or self.join is not None:
+            return None
+        frames: Ints = -(-self.bank.lengths[self.rows] // self.sound.hop)
+        return frames
+
     def __len__(self) -> int:
         return len(self.rows)
 

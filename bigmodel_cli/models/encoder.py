@@ -85,7 +85,7 @@ class Encoder(Module):
             raise SpecError(f"model.blocks.{error}") from None
         self.norm = options.norm.build(dim) if options.norm is not None else None
         if facts.classes:
-            self.pooler = nn.Linear(dim, dim) if options.pooler else None
+            self.pooler = nn.Linear(dim, dim) if options.pooler and not facts.spelling else None
             self.head: Module = nn.Linear(dim, len(facts.classes) + bool(facts.spelling))
         else:
             self.head = TokenHead(dim, vocab, options.blocks[0].norm)
@@ -151,22 +151,22 @@ class Encoder(Module):
     def forward(
         self,
         tokens: Tensor,
-        types: Tensor | None = None,
+        beside: Tensor | None = None,
         masked: Tensor | None = None,
         at: Tensor | None = None,
-        lengths: Tensor | None = None,
     ) -> Tensor:
         """Logits of each position's token (of those N alone where `at` is True: (N, V)), or of each row's label.
 
-        With a frontend, `tokens` are frames (B, T, width) and `lengths` (B,) says how many of them are real; None: all.
+        `beside` are the kinds of the tokens (B, T). With a frontend, `tokens` are frames (B, T, width), and `beside` (B,) says how
+        many of a row's are real (None: all).
         """
         if self.frontend is not None:
-            x = self.frontend(tokens, lengths)  # (B, T', C)
+            x = self.frontend(tokens, beside)  # (B, T', C)
             place = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
-            real = place >= 0 if lengths is None else place < self.out_lengths(lengths)[:, None]
+            real = place >= 0 if beside is None else place < self.out_lengths(beside)[:, None]
             x = self.through(x, real)
         else:
-            x, real = self.features(tokens, types, masked), tokens >= 0
+            x, real = self.features(tokens, beside, masked), tokens >= 0
         if not self.labels:
             logits: Tensor = self.head(x if at is None else x[at])
             return logits

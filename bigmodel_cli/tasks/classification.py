@@ -7,7 +7,11 @@ from typing import Literal
 from pydantic import Field
 
 from bigmodel_cli.config import Options, Probability
+from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import F, Module, Tensor
+
+INPUTS: dict[str, tuple[str, ...]] = {"image": (), "tokens": ("types",), "frames": ("lengths",)}
+"""What an item may be, by its name in a batch, and what may stand beside it: what the model is called with, in this order."""
 
 
 class ClassificationOptions(Options):
@@ -22,10 +26,7 @@ class ClassificationOptions(Options):
 
 
 class Classification:
-    """batch {"image": (B, C, H, W), "label": (B,)}; the model maps images to logits (B, classes).
-
-    In place of images, {"frames": (B, T, width), "lengths": (B,)} of sound.
-    """
+    """batch {an input of `INPUTS`, "label": (B,)}; the model maps the input to logits (B, classes)."""
 
     name = "classification"
     metric = "accuracy"
@@ -36,25 +37,17 @@ class Classification:
     def __init__(self, options: ClassificationOptions) -> None:
         self.options = options
 
-    def logits(self, model: Module, batch: dict[str, Tensor]) -> Tensor:
-        """(B, classes) in fp32, of what stands in the batch beside the labels."""
-        if "frames" in batch:
-            logits: Tensor = model(batch["frames"], lengths=batch["lengths"])
-        else:
-            logits = model(batch["image"])
-        return logits.float()
-
     def loss(self, model: Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy over the batch, and its size."""
         labels = batch["label"]
-        logits = self.logits(model, batch)
+        logits = model(*inputs_of(batch)).float()
         total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.options.label_smoothing)
         return total, labels.new_full((), len(labels))
 
     def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Per item: right or wrong ("accuracy", and "top5" from twenty classes on) and its cross-entropy ("loss")."""
         labels = batch["label"]
-        logits = self.logits(model, batch)
+        logits = model(*inputs_of(batch)).float()
         ones = labels.new_ones(len(labels))
         scores = {
             "accuracy": ((logits.argmax(1) == labels).double(), ones),
@@ -68,3 +61,13 @@ class Classification:
     def derived(self, metrics: dict[str, float]) -> dict[str, float]:
         """The error rate."""
         return {"error": 1 - metrics["accuracy"]}
+
+
+def inputs_of(batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    """What a model that labels items is called with. Raises `SpecError` for data that has none of `INPUTS`."""
+    name = next((name for name in INPUTS if name in batch), None)
+    if name is None:
+        raise SpecError(
+            f"task.type: classification reads one of {', '.join(INPUTS)}, and the data has {', '.join(sorted(batch))}"
+        )
+    return (batch[name], *(batch[beside] for beside in INPUTS[name] if beside in batch))

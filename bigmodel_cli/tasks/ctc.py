@@ -74,7 +74,7 @@ class CTC:
 def read(model: Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """(logits (B, T', V) in fp32, how many vectors (B,) of each row are its own)."""
     speaker: Any = model
-    logits: Tensor = speaker(batch["frames"], lengths=batch["lengths"])
+    logits: Tensor = speaker(batch["frames"], batch["lengths"])
     return logits.float(), speaker.out_lengths(batch["lengths"])
 
 

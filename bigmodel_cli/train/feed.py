@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from bigmodel_cli.data import Split
+from bigmodel_cli.data.base import join
 from bigmodel_cli.data.order import Ints, permute
 from bigmodel_cli.errors import DataError
-from bigmodel_cli.lazy import F, Tensor, torch
+from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.recipe import TrainOptions
 
 BLOCK = 1 << 14
@@ -40,9 +41,7 @@ class MicroBatches:
             samples = self.block(epoch, offset // BLOCK)[within : within + count]
             pieces.append(self.split.batch(samples, epoch, self.seed, True))
             first += count
-        if len(pieces) == 1:
-            return pieces[0]
-        return {name: _join([piece[name] for piece in pieces]) for name in pieces[0]}
+        return pieces[0] if len(pieces) == 1 else join(pieces)
 
     def block(self, epoch: int, number: int) -> Ints:
         """A stretch of the epoch's permutation; the current one is kept, since computing a few entries costs as much."""
@@ -109,16 +108,6 @@ class Feed:
         if self.channels_last and "image" in batch:
             batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
         return batch
-
-
-def _join(pieces: list[Tensor]) -> Tensor:
-    """Rows (B, T, ...) of several pieces, each piece padded to the longest: integers with -1, numbers with 0."""
-    longest = max(p.shape[1] if p.dim() > 1 else 0 for p in pieces)
-    fill = 0.0 if pieces[0].is_floating_point() else -1
-    padded = [
-        F.pad(p, [0, 0] * (p.dim() - 2) + [0, longest - p.shape[1]], value=fill) if p.dim() > 1 else p for p in pieces
-    ]
-    return torch.cat(padded)
 
 
 def _quiet_worker(worker: int) -> None:

@@ -134,6 +134,8 @@ def test_rows_of_frames_equal_the_recording_alone() -> None:
     assert data.facts.context == 20
     whole = batch(data, "train")
     assert whole["frames"].shape == (12, 20, 16)
+    train: Any = data.split("train")
+    assert train.lengths.tolist() == whole["lengths"].tolist()
     sound = data.facts.sound
     assert sound is not None
     for row, path in enumerate(sorted(Path("sounds").iterdir())):

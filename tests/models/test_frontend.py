@@ -59,7 +59,7 @@ def test_an_encoder_is_blind_to_padding(spelling: str, position: str) -> None:
     facts = Facts(classes=("a", "b", "c"), frame_width=6, context=50, spelling=spelling)
     model = build(options, facts).eval()
     frames, lengths = rows()
-    whole = model(frames, lengths=lengths)
+    whole = model(frames, lengths)
     assert whole.shape == ((5, 25, 4) if spelling else (5, 3))
     for i, n in enumerate(LENGTHS):
         alone = model(frames[i : i + 1, :n])
