@@ -46,12 +46,31 @@ Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
 @dataclass(frozen=True)
+class Sound:
+    """How sound becomes frames: `rate` in samples a second, `window` and `hop` in samples, `mels` filters from `low` to `high` Hz.
+
+    `length` is the number of samples that every recording is brought to; None where each keeps its own.
+    """
+
+    rate: int
+    window: int
+    hop: int
+    mels: int
+    low: float
+    high: float
+    length: int | None = None
+
+
+@dataclass(frozen=True)
 class Facts:
     """What the data tells the model, and a checkpoint keeps: everything needed to use the model without the data.
 
     `image_shape` is (channels, height, width); `mean` and `std` are per channel, of pixels scaled to 0..1; `classes` are
     the labels' names in the order of the logits; `vocab_size` counts tokens, `source_vocab_size` those of what is read where that
     has a tokenizer of its own; `context` is the length of a training window.
+
+    `sound` says how recordings become images, or rows of frames of `frame_width` numbers. `spelling` is "words" or "characters"
+    where the classes are units of a transcript rather than labels of an item: the last logit is then the blank, which is no class.
     """
 
     image_shape: tuple[int, int, int] | None = None
@@ -61,13 +80,19 @@ class Facts:
     vocab_size: int | None = None
     source_vocab_size: int | None = None
     context: int | None = None
+    frame_width: int | None = None
+    sound: Sound | None = None
+    spelling: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The facts as plain JSON values."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
+        values = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
+        return {**values, "sound": vars(self.sound) if self.sound is not None else None}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Facts:
         """The inverse of `to_json`. Raises `TypeError` for a key that is not a fact."""
         plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        if plain.get("sound") is not None:
+            plain["sound"] = Sound(**plain["sound"])
         return cls(**plain)

@@ -175,6 +175,8 @@ def test_every_sample_spec_trains_a_few_steps(path: Path, data_root: Path, cli: 
     if "sst2" in text:
         changes += [f"data.{name}=['{data_root / 'sst2' / name}.tsv']" for name in ("train", "test")]
         changes += [f"data.val=['{data_root / 'sst2' / 'dev.tsv'}']", "data.tokenizer.vocab_size=400"]
+    if "fsdd" in text:
+        changes.append(f"data.files=['{data_root / 'fsdd' / 'recordings.tar.gz'}']")
     if path.stem == "alexnet":
         write_images(Path("pictures"))
         changes = [c for c in changes if not c.startswith("data.")] + ["data.type=image_folder", "data.root=pictures"]

@@ -11,7 +11,7 @@ from bigmodel_cli.attend.heads import Heads, record_heads
 from bigmodel_cli.attend.picture import draw_heads, draw_heat
 from bigmodel_cli.attend.rollout import rollout
 from bigmodel_cli.attend.text import show_heads, show_heat
-from bigmodel_cli.data import load_tokenizer, prepare_image
+from bigmodel_cli.data import load_tokenizer, prepare_file
 from bigmodel_cli.errors import DataError, ResourceError, SpecError
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.loaded import Loaded
@@ -43,6 +43,8 @@ def attend(loaded: Loaded, source: str, out: Path | None, layer: int | None, hea
 def _look_at_text(loaded: Loaded, text: str, picture: Path, layer: int | None, head: int | None, color: bool) -> Look:
     if hasattr(loaded.model, "reading"):
         raise SpecError("attend looks into networks of one side, and this one reads a source and writes a target")
+    if loaded.facts.frame_width is not None:
+        raise SpecError("attend shows texts and pictures; of sound, those of one length (data.seconds)")
     tokenizer = load_tokenizer(loaded.assets)
     tokens = tokenizer.encode(text)
     if not tokens:
@@ -56,7 +58,7 @@ def _look_at_text(loaded: Loaded, text: str, picture: Path, layer: int | None, h
 
 
 def _look_at_image(loaded: Loaded, path: Path, picture: Path, color: bool) -> Look:
-    image = prepare_image(path, loaded.facts).to(loaded.device)
+    image = prepare_file(path, loaded.facts).to(loaded.device)
     patches = hasattr(loaded.model, "grid")  # a Vision Transformer
     cam: Heat = (rollout if patches else grad_cam)(loaded.model, image, loaded.facts)
     draw_heat(cam, path.name, picture)

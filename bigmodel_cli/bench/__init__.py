@@ -138,12 +138,22 @@ def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: fl
 
 
 def synthetic_batch(facts: Facts, names: tuple[str, ...], size: int, device: torch.device) -> dict[str, Tensor]:
-    """Random images (B, C, H, W) or tokens (B, T), with labels where they are read, or tokens: (B, T + 1), or two sides (B, T)."""
+    """Random input for a task: images (B, C, H, W), frames (B, T, width) or tokens (B, T), with what else it reads.
+
+    Running text is (B, T + 1), pairs are two sides (B, T).
+    """
     if facts.image_shape is not None:
         images = torch.randn(size, *facts.image_shape, device=device)
         if "label" not in names:
             return {"image": images}
         return {"image": images, "label": torch.randint(len(facts.classes), (size,), device=device)}
+    if facts.frame_width is not None:
+        length = facts.context or 1
+        frames = torch.randn(size, length, facts.frame_width, device=device)
+        lengths = torch.full((size,), length, device=device)
+        labels = (size,) if "target" not in names else (size, max(1, length // 64))
+        target = torch.randint(len(facts.classes), labels, device=device)
+        return {"frames": frames, "lengths": lengths, "target" if "target" in names else "label": target}
     assert facts.vocab_size is not None
     assert facts.context is not None
     if "label" in names:

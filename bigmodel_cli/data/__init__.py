@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from bigmodel_cli.config import Options
+from bigmodel_cli.config import Facts, Options
+from bigmodel_cli.data.audio import AudioOptions, open_audio, prepare_sound, prepare_sounds
 from bigmodel_cli.data.base import DataSet, Say, Split
 from bigmodel_cli.data.images import (
     CIFAR10Options,
@@ -25,6 +26,7 @@ from bigmodel_cli.data.pixels import denormalise, prepare_image
 from bigmodel_cli.data.table import TableOptions, open_table, prepare_texts
 from bigmodel_cli.data.text import StdlibOptions, TextOptions, open_text
 from bigmodel_cli.data.tokenizer import Tokenizer, load_source_tokenizer, load_tokenizer
+from bigmodel_cli.lazy import Tensor
 
 DataOptions = Annotated[
     TextOptions
@@ -38,7 +40,8 @@ DataOptions = Annotated[
     | CIFAR100Options
     | DigitsOptions
     | FolderOptions
-    | ParquetOptions,
+    | ParquetOptions
+    | AudioOptions,
     Field(discriminator="type"),
 ]
 
@@ -55,6 +58,7 @@ SOURCES: dict[str, tuple[type[Options], Callable[..., DataSet]]] = {
     "digits": (DigitsOptions, open_images),
     "image_folder": (FolderOptions, open_images),
     "parquet_images": (ParquetOptions, open_images),
+    "audio": (AudioOptions, open_audio),
 }
 
 
@@ -65,6 +69,11 @@ def open_data(options: Any, *, base: Path, seed: int, say: Say, assets: Path | N
     anew; the classes are always the data's own. Raises `DataError`.
     """
     return SOURCES[options.type][1](options, base=base, seed=seed, say=say, assets=assets)
+
+
+def prepare_file(path: Path, facts: Facts) -> Tensor:
+    """An image or a recording as a model with these facts reads it, a batch of one. Raises `DataError` naming it."""
+    return (prepare_image if facts.sound is None else prepare_sound)(path, facts)
 
 
 __all__ = [
@@ -78,6 +87,9 @@ __all__ = [
     "load_source_tokenizer",
     "load_tokenizer",
     "open_data",
+    "prepare_file",
     "prepare_image",
+    "prepare_sound",
+    "prepare_sounds",
     "prepare_texts",
 ]

@@ -16,13 +16,13 @@ Say = Callable[[str], None]
 
 
 class Split(Protocol):
-    """Samples by number. `resident`: batches are index arithmetic on tensors that can be moved to the device.
-
-    `lengths` (N,) are the tokens of each sample, its marks included; None where all samples are of one size.
-    """
+    """Samples by number. `resident`: batches are index arithmetic on tensors that can be moved to the device."""
 
     resident: bool
-    lengths: Ints | None
+
+    @property
+    def lengths(self) -> Ints | None:
+        """(N,) the tokens (or frames) of each sample, its marks included; None where all samples are of one size."""
 
     def __len__(self) -> int:
         """How many samples there are."""

@@ -1,4 +1,7 @@
-"""Encoders: every position sees all others. BERT is a spec of it, as a masked language model and as a classifier of text."""
+"""Encoders: every position sees all others. BERT is a spec of it, as a masked language model and as a classifier of text.
+
+With a frontend it reads frames of sound, and labels or transcribes them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from bigmodel_cli.config import Count, Facts, Natural, Options, Positive, Probab
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
 from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
+from bigmodel_cli.models.frontend import ConvFrontend, ConvFrontendOptions
 from bigmodel_cli.models.start import init_normal, sizes
 from bigmodel_cli.parts import Norm, Position
 from bigmodel_cli.parts.dropout import dropout
@@ -24,6 +28,9 @@ class EncoderOptions(Options):
     type: Literal["encoder"] = "encoder"
     dim: Count = Field(description="width of the residual stream (C)")
     blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(description="the blocks, in order")
+    frontend: ConvFrontendOptions | None = Field(
+        None, description="how frames of sound become vectors; none for data of tokens"
+    )
     position: Position = Field(NoPositionOptions(), description="what is added to the embeddings")
     embedding_norm: Norm | None = Field(None, description="of the embeddings, as in BERT")
     norm: Norm | None = Field(LayerNormOptions(), description="after the blocks; null for none (post-norm blocks)")
@@ -51,15 +58,26 @@ class Encoder(Module):
     """(B, T) tokens, -1 where padded -> (B, T, V) logits of each token, or (B, classes) where the data has labels.
 
     Devlin et al. 2019 (BERT): the logits of tokens come through a dense layer, GELU and norm, and the tied embedding.
+
+    With a frontend, (B, T, width) frames and their number (B,) in each row -> (B, classes), or (B, T', classes + 1) where the
+    classes are units of a transcript: logits of each vector's unit, the blank last, with `units` (what the classes are called) and
+    `spelling` for who makes text of them.
     """
 
     def __init__(self, options: EncoderOptions, facts: Facts) -> None:
         super().__init__()
-        vocab, self.max_len = sizes(options.vocab_size, options.max_len, facts, "an encoder")
         self.options, dim = options, options.dim
-        self.embedding = nn.Embedding(vocab, dim)
-        self.mask = nn.Parameter(torch.zeros(dim))  # takes the place of a hidden token's embedding
-        self.types = nn.Embedding(options.token_types, dim) if options.token_types else None
+        self.units, self.spelling = facts.classes, facts.spelling
+        self.embedding: nn.Embedding | None = None
+        self.types: nn.Embedding | None = None
+        self.frontend: ConvFrontend | None = None
+        if options.frontend is not None or facts.frame_width is not None:
+            self.read_frames(options, facts)
+        else:
+            vocab, self.max_len = sizes(options.vocab_size, options.max_len, facts, "an encoder")
+            self.embedding = nn.Embedding(vocab, dim)
+            self.mask = nn.Parameter(torch.zeros(dim))  # takes the place of a hidden token's embedding
+            self.types = nn.Embedding(options.token_types, dim) if options.token_types else None
         self.position = options.position.build(dim, self.max_len)
         self.embedding_norm = options.embedding_norm.build(dim) if options.embedding_norm is not None else None
         try:
@@ -68,30 +86,61 @@ class Encoder(Module):
             raise SpecError(f"model.blocks.{error}") from None
         self.norm = options.norm.build(dim) if options.norm is not None else None
         if facts.classes:
-            self.pooler = nn.Linear(dim, dim) if options.pooler else None
-            self.head: Module = nn.Linear(dim, len(facts.classes))
+            self.pooler = nn.Linear(dim, dim) if options.pooler and not facts.spelling else None
+            self.head: Module = nn.Linear(dim, len(facts.classes) + bool(facts.spelling))
         else:
             self.head = TokenHead(dim, vocab, options.blocks[0].norm)
-        self.labels = bool(facts.classes)
+        self.labels = bool(facts.classes) and not facts.spelling
         init_normal(self, options.init_std, 0)
-        nn.init.normal_(self.mask, std=options.init_std)
-        if isinstance(self.head, TokenHead):
-            self.head.logits.weight = self.embedding.weight
+        if self.embedding is not None:
+            nn.init.normal_(self.mask, std=options.init_std)
+            if isinstance(self.head, TokenHead):
+                self.head.logits.weight = self.embedding.weight
+
+    def read_frames(self, options: EncoderOptions, facts: Facts) -> None:
+        """Build the frontend. Raises `SpecError` where model and data do not agree on what is read."""
+        if facts.frame_width is None:
+            raise SpecError("model.frontend: it reads frames of sound, and the data has none; leave it out")
+        if options.frontend is None:
+            raise SpecError("model.frontend: missing; the data has frames of sound: frontend: {type: conv, stride: 4}")
+        if not facts.classes or options.token_types or options.vocab_size is not None:
+            raise SpecError(
+                "model: token_types and vocab_size are of tokens, and the data has frames of sound and their labels"
+            )
+        length = options.max_len or facts.context or 1
+        if facts.context is not None and length < facts.context:
+            raise SpecError(f"model.max_len: {length} frames are fewer than the data's longest row of {facts.context}")
+        self.frontend = options.frontend.build(facts.frame_width, options.dim)
+        self.max_len = -(-length // options.frontend.stride)
 
     def head_names(self) -> tuple[str, ...]:
         """Prefixes of the weights that a new task starts afresh."""
         return ("head", "pooler")
 
-    def features(self, tokens: Tensor, types: Tensor | None = None, masked: Tensor | None = None) -> Tensor:
-        """(B, T) tokens -> (B, T, C)   what the blocks make of them; the mask stands where `masked` is True."""
-        stream = Stream(0, padding_segments(tokens >= 0))
-        x = self.embedding(tokens.clamp(min=0))  # (B, T, C)
+    def out_lengths(self, lengths: Tensor) -> Tensor:
+        """(B,) frames in each row -> (B,) vectors that come out for them."""
+        assert self.frontend is not None
+        return self.frontend.lengths(lengths)
+
+    def embed(self, tokens: Tensor, types: Tensor | None, masked: Tensor | None) -> Tensor:
+        """(B, T) tokens -> (B, T, C)   their vectors, the mask where `masked` is True."""
+        assert self.embedding is not None
+        x: Tensor = self.embedding(tokens.clamp(min=0))  # (B, T, C)
         if masked is not None:
             x = torch.where(masked[..., None], self.mask.to(x.dtype), x)
         if self.types is not None:
             if types is not None and self.types.num_embeddings < 2:
                 raise SpecError("model.token_types: the data has pairs of texts; set 2, or 0 for none")
             x = x + self.types(torch.zeros_like(tokens) if types is None else types.clamp(min=0))
+        return x
+
+    def features(self, tokens: Tensor, types: Tensor | None = None, masked: Tensor | None = None) -> Tensor:
+        """(B, T) tokens -> (B, T, C)   what the blocks make of them; the mask stands where `masked` is True."""
+        return self.through(self.embed(tokens, types, masked), tokens >= 0)
+
+    def through(self, x: Tensor, real: Tensor) -> Tensor:
+        """(B, T, C), (B, T) bool -> (B, T, C)   vectors with their positions through the blocks; padding is not looked at."""
+        stream = Stream(0, padding_segments(real))
         if self.position is not None:
             x = self.position(x, stream)
         if self.embedding_norm is not None:
@@ -103,10 +152,24 @@ class Encoder(Module):
         return y
 
     def forward(
-        self, tokens: Tensor, types: Tensor | None = None, masked: Tensor | None = None, at: Tensor | None = None
+        self,
+        tokens: Tensor,
+        beside: Tensor | None = None,
+        masked: Tensor | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
-        """Logits of each position's token (of those N alone where `at` is True: (N, V)), or of each row's label."""
-        x = self.features(tokens, types, masked)
+        """Logits of each position's token (of those N alone where `at` is True: (N, V)), or of each row's label.
+
+        `beside` are the kinds of the tokens (B, T). With a frontend, `tokens` are frames (B, T, width), and `beside` (B,) says how
+        many of a row's are real (None: all).
+        """
+        if self.frontend is not None:
+            x = self.frontend(tokens, beside)  # (B, T', C)
+            place = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
+            real = place >= 0 if beside is None else place < self.out_lengths(beside)[:, None]
+            x = self.through(x, real)
+        else:
+            x, real = self.features(tokens, beside, masked), tokens >= 0
         if not self.labels:
             logits: Tensor = self.head(x if at is None else x[at])
             return logits
@@ -115,7 +178,7 @@ class Encoder(Module):
                 "task.type: masked_lm needs an encoder that ends in tokens, and this one ends in the data's labels; leave "
                 "them out (data.label: null)"
             )
-        x = x[:, 0] if self.options.pool == "cls" else mean_of_real(x, tokens >= 0)  # (B, C)
+        x = x[:, 0] if self.options.pool == "cls" else mean_of_real(x, real)  # (B, C)
         if self.pooler is not None:
             x = self.pooler(x).tanh()
         labels: Tensor = self.head(dropout(x, self.options.dropout, self.training))

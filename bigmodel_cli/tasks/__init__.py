@@ -14,6 +14,7 @@ from pydantic import Field
 from bigmodel_cli.lazy import Module, Tensor
 from bigmodel_cli.tasks.causal_lm import CausalLMOptions
 from bigmodel_cli.tasks.classification import ClassificationOptions
+from bigmodel_cli.tasks.ctc import CTCOptions
 from bigmodel_cli.tasks.masked_image import MaskedImage, MaskedImageOptions
 from bigmodel_cli.tasks.masked_lm import MaskedLMOptions
 from bigmodel_cli.tasks.seq2seq import Seq2SeqTaskOptions
@@ -22,7 +23,9 @@ Batch = dict[str, Tensor]
 Scores = dict[str, tuple[Tensor, Tensor]]
 """Metric name -> (sums (B,), counts (B,)), one pair per item of the batch."""
 
-AnyTask = CausalLMOptions | MaskedLMOptions | Seq2SeqTaskOptions | ClassificationOptions | MaskedImageOptions
+AnyTask = (
+    CausalLMOptions | MaskedLMOptions | Seq2SeqTaskOptions | ClassificationOptions | MaskedImageOptions | CTCOptions
+)
 TaskOptions = Annotated[AnyTask, Field(discriminator="type")]
 TASKS = {
     "causal_lm": CausalLMOptions,
@@ -30,6 +33,7 @@ TASKS = {
     "seq2seq": Seq2SeqTaskOptions,
     "classification": ClassificationOptions,
     "masked_image": MaskedImageOptions,
+    "ctc": CTCOptions,
 }
 
 

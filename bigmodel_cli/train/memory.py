@@ -55,7 +55,7 @@ class Plan:
 
 
 def example(spec: Spec, facts: Facts, batch: int, device: torch.device) -> tuple[Tensor, ...]:
-    """What a model is called with, in the right shapes: images (B, C, H, W), tokens (B, T), or those of two sides.
+    """What a model is called with, in the right shapes: images (B, C, H, W), frames, tokens (B, T), or those of two sides.
 
     An autoencoder of images is also told which patches it sees (B, K).
     """
@@ -65,6 +65,8 @@ def example(spec: Spec, facts: Facts, batch: int, device: torch.device) -> tuple
             return (images,)
         rows, columns = spec.model.grid(facts)
         return images, torch.arange(spec.task.visible(rows * columns), device=device).expand(batch, -1)
+    if facts.frame_width is not None:
+        return (torch.zeros(batch, facts.context or 1, facts.frame_width, device=device),)
     tokens = torch.zeros(batch, facts.context or 1, dtype=torch.int64, device=device)
     return (tokens, tokens) if spec.model.type == "seq2seq" else (tokens,)
 

@@ -1,0 +1,266 @@
+"""Recordings with labels or transcripts: which belongs to which split is said by patterns in their names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field, field_validator, model_validator
+
+from bigmodel_cli.config import Facts, Natural, NonNegative, Options, Positive, Sound
+from bigmodel_cli.data.base import DataSet, Say, Split
+from bigmodel_cli.data.mel import check_filters, frames_of
+from bigmodel_cli.data.order import Ints, permute
+from bigmodel_cli.data.recordings import Recordings, open_recordings
+from bigmodel_cli.data.sound import FULL_SCALE, MOST_RATE, Waves, decode
+from bigmodel_cli.data.sound_augment import SoundAugmentation, SoundAugmentOptions, real
+from bigmodel_cli.data.sound_split import Bank, JoinOptions, SoundSplit, longest_frames, named, to_frames
+from bigmodel_cli.data.transcripts import Units, read_transcripts, spell
+from bigmodel_cli.errors import DataError, did_you_mean
+from bigmodel_cli.lazy import Tensor, torch
+
+RESIDENT_BYTES = 2 << 30
+SAMPLED = 1000  # recordings from which the mean and deviation are computed
+MOST_FRAMES = 1 << 20
+Rule = dict[str, Annotated[list[Natural | str], Field(min_length=1)]]
+
+
+class AudioOptions(Options):
+    """Recordings: WAV, and FLAC, OGG, MP3 (pip install 'bigmodel[audio]'), as files, in folders, or in .tar archives."""
+
+    type: Literal["audio"] = "audio"
+    files: Annotated[list[str], Field(min_length=1)] = Field(description="recordings, globs, folders, .tar or .tar.gz")
+    pattern: str = Field(
+        r"(?P<label>[^/]+)/[^/]+$",
+        description="a regular expression found in each name (the path below the folder or archive); its group `label` is the "
+        "class, others serve `split`; when left out, the folder is the class",
+    )
+    split: dict[Literal["val", "test"], Rule] = Field(
+        {}, description="values of the pattern's groups that put a recording into val or test; the rest trains"
+    )
+    val_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="part of the training split kept for validation; 0: validate on val, or on test where there is none",
+    )
+    units: Literal["words", "characters"] | None = Field(
+        None, description="what a transcript is spelled in, for task.type: ctc; left out: one label for each recording"
+    )
+    transcripts: list[str] = Field(
+        [], description="files of lines NAME<TAB>TEXT; when left out, a recording's label is its transcript"
+    )
+    join: JoinOptions | None = Field(None, description="make strings of several recordings; needs units")
+    seconds: Annotated[float, Field(gt=0, le=3600)] | None = Field(
+        None,
+        description="bring each to this length, as a picture for cnn and vit; left out: rows of frames, for encoder",
+    )
+    rate: Annotated[int, Field(ge=100, le=MOST_RATE)] = Field(16000, description="samples a second")
+    window: Annotated[float, Field(gt=0, le=1)] = Field(0.025, description="seconds of sound in a frame")
+    hop: Annotated[float, Field(gt=0, le=1)] = Field(0.01, description="seconds between frames")
+    mels: Annotated[int, Field(gt=0, le=1024)] = Field(
+        64, description="bands of a frame, evenly on the mel scale (HTK)"
+    )
+    low: NonNegative = Field(20.0, description="lower end of the lowest band in Hz")
+    high: Positive | None = Field(None, description="upper end of the highest band in Hz; half the rate when left out")
+    normalize: Literal["auto", "none"] = Field(
+        "auto", description="auto: to mean 0 and deviation 1 of the training split"
+    )
+    augment: list[SoundAugmentOptions] = Field([], description="random changes while training, in order")
+    workers: Annotated[int, Field(ge=0, le=256)] = Field(0, description="processes that make frames and augment")
+    on_bad: Literal["error", "skip"] = Field("error", description="what to do with a recording that cannot be decoded")
+
+    @field_validator("pattern")
+    @classmethod
+    def _is_a_pattern(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except (re.error, OverflowError) as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        return pattern
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AudioOptions:
+        groups = re.compile(self.pattern).groupindex
+        if "label" not in groups and not self.transcripts:
+            raise ValueError("pattern: it needs a group (?P<label>...), which is the class")
+        for name, rule in self.split.items():
+            for group in rule.keys() - groups.keys():
+                known = ", ".join(groups) or "none"
+                raise ValueError(
+                    f"split.{name}: the pattern has no group {group!r} (it has: {known}){did_you_mean(group, groups)}"
+                )
+        if self.units is None and (self.join is not None or self.transcripts):
+            raise ValueError(f"{'join' if self.join else 'transcripts'}: say in which units a transcript is spelled")
+        if self.seconds is not None and self.units is not None:
+            raise ValueError(
+                "seconds: transcripts belong to rows of frames as long as the recording; leave seconds out"
+            )
+        top = self.high or self.rate / 2
+        if not self.low < top <= self.rate / 2:
+            raise ValueError(f"low and high: {self.low:g} to {top:g} Hz do not lie in this order below half the rate")
+        if min(self.window, self.hop) * self.rate < 1:
+            raise ValueError(f"window and hop: at {self.rate} Hz they hold less than a sample")
+        if self.seconds is not None and self.seconds / self.hop > MOST_FRAMES:
+            raise ValueError(f"seconds: more than {MOST_FRAMES:,} frames")
+        return self
+
+    def sound(self) -> Sound:
+        """How sound becomes frames."""
+        return Sound(
+            rate=self.rate,
+            window=round(self.window * self.rate),
+            hop=round(self.hop * self.rate),
+            mels=self.mels,
+            low=self.low,
+            high=self.high or self.rate / 2,
+            length=None if self.seconds is None else max(1, round(self.seconds * self.rate)),
+        )
+
+
+def open_audio(options: AudioOptions, *, base: Path, seed: int, say: Say, assets: Path | None = None) -> DataSet:
+    """The recordings as splits; a checkpoint's normalisation is used when `assets` names one."""
+    skip = options.on_bad == "skip"
+    recordings = open_recordings(options.files, options.pattern, options.rate, skip, base, say)
+    rows = _rows(options, recordings)
+    texts = (
+        read_transcripts(options.transcripts, recordings.names, base) if options.transcripts else _labels(recordings)
+    )
+    spelled = spell(texts, options.units)
+    _check(rows, spelled, say)
+    sound = options.sound()
+    check_filters(sound)
+    facts = Facts(classes=spelled.names, sound=sound, spelling=options.units or "")
+    if sound.length is not None:
+        facts = replace(facts, image_shape=(1, sound.mels, frames_of(sound.length, sound.hop)))
+    bank = Bank(recordings)
+    resident = recordings.samples.nbytes <= RESIDENT_BYTES
+    change = SoundAugmentation(options.augment)
+    splits = {
+        name: SoundSplit(bank, chosen, spelled.units, spelled.between, options.join, facts, change, resident)
+        for name, chosen in rows.items()
+    }
+    mean, std = _normalisation(options, splits["train"], assets)
+    facts = replace(facts, mean=mean, std=std)
+    if sound.length is None:
+        facts = replace(facts, frame_width=sound.mels, context=max(map(longest_frames, splits.values())))
+    for split in splits.values():
+        split.facts = facts
+    named_splits: dict[str, Split] = dict(splits)
+    if "val" not in splits and "test" in splits:
+        named_splits["val"] = splits["test"]
+    return DataSet(facts, _fingerprint(options, recordings, rows, texts), named_splits, {})
+
+
+def _rows(options: AudioOptions, recordings: Recordings) -> dict[str, Ints]:
+    """The numbers of the recordings of each split. Raises `DataError` for a split without any."""
+    count = len(recordings.names)
+    rest = np.ones(count, bool)
+    rows: dict[str, Ints] = {}
+    for name, rule in options.split.items():
+        inside = np.array([all(_is_one_of(g[k], values) for k, values in rule.items()) for g in recordings.groups])
+        rows[name] = np.flatnonzero(inside & rest)
+        rest &= ~inside
+        if not len(rows[name]):
+            groups = {k: sorted({g[k] for g in recordings.groups})[:8] for k in rule}
+            there = "; ".join(f"{k}: {', '.join(values)}" for k, values in groups.items())
+            raise DataError(f"data.split.{name}: no recording of {count:,} is in it; in the names stand {there}")
+    train = np.flatnonzero(rest)
+    if options.val_fraction and "val" not in rows:
+        order = permute(np.arange(len(train)), len(train), (0, 0)) if len(train) else train
+        held = max(1, round(options.val_fraction * len(train)))
+        rows["val"], train = np.sort(train[order[:held]]), np.sort(train[order[held:]])
+    if not len(train):
+        raise DataError(f"data.split: nothing of {count:,} recordings is left to train on")
+    return {"train": train, **rows}
+
+
+def _is_one_of(text: str, values: list[int | str]) -> bool:
+    """Whether a group's text is one of the values; numbers are compared as numbers, so that 07 is 7."""
+    return any(text == v if isinstance(v, str) else text.isdecimal() and int(text) == v for v in values)
+
+
+def _labels(recordings: Recordings) -> list[str]:
+    for name, groups in zip(recordings.names, recordings.groups, strict=True):
+        if not groups["label"].strip():
+            raise DataError(f"{name}: data.pattern gives it an empty label")
+    return [groups["label"] for groups in recordings.groups]
+
+
+def _check(rows: dict[str, Ints], spelled: Units, say: Say) -> None:
+    """Say which classes (or units of transcripts) a split lacks."""
+    for name, chosen in rows.items():
+        there = set(np.concatenate([spelled.units[r] for r in chosen]).tolist())
+        missing = [c for i, c in enumerate(spelled.names) if i not in there]
+        if missing:
+            say(f"warning: the {name} split has no recording of {len(missing)} class(es): {', '.join(missing[:5])}")
+
+
+def _normalisation(
+    options: AudioOptions, train: SoundSplit, assets: Path | None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std): the checkpoint's where its frames are made alike, or those of the training split's frames."""
+    if assets is not None and (assets / "facts.json").exists():
+        before = Facts.from_json(json.loads((assets / "facts.json").read_text(encoding="utf-8")))
+        if before.sound == options.sound():
+            return before.mean, before.std
+    if options.normalize == "none":
+        return (), ()
+    count = len(train)
+    chosen = permute(np.arange(min(SAMPLED, count)), count, (0, 1))
+    total, square, number = 0.0, 0.0, 0
+    for first in range(0, len(chosen), 50):
+        batch = train.batch(chosen[first : first + 50], 0, 0, False)
+        x = batch["image"] if "image" in batch else batch["frames"][real(batch["lengths"], batch["frames"].shape[1])]
+        number += x.numel()
+        total += float(x.double().sum())
+        square += float(x.double().square().sum())
+    mean = total / number
+    std = max(1e-3, max(0.0, square / number - mean**2) ** 0.5)
+    return (round(mean, 6),), (round(std, 6),)
+
+
+def _fingerprint(options: AudioOptions, recordings: Recordings, rows: dict[str, Ints], texts: list[str]) -> str:
+    join = options.join.model_dump() if options.join is not None else None
+    sets = {name: chosen.tolist() for name, chosen in rows.items()}
+    description = [recordings.digest, vars(options.sound()), options.units, join, sets, texts]
+    return hashlib.sha256(json.dumps(description).encode()).hexdigest()
+
+
+def prepare_sounds(paths: Sequence[Path], facts: Facts) -> dict[str, Tensor]:
+    """Recordings as a model with these facts reads them: {"image": (B, 1, mels, T)}, or {"frames": (B, T, mels), "lengths": (B,)}.
+
+    Raises `DataError` naming a file that cannot be read, or is longer than the model's longest row.
+    """
+    waves = [_decoded(path, facts) for path in paths]
+    lengths = torch.tensor([len(w) for w in waves])
+    rows = torch.zeros(len(waves), int(lengths.max()))
+    for row, samples in zip(rows, waves, strict=True):
+        row[: len(samples)] = torch.from_numpy(samples)
+    frames, lengths = to_frames(rows / FULL_SCALE, lengths, facts)
+    return named(frames, lengths, facts)
+
+
+def prepare_sound(path: Path, facts: Facts) -> Tensor:
+    """One recording: (1, 1, mels, T) or (1, T, mels) float32. Raises `DataError`."""
+    batch = prepare_sounds([path], facts)
+    return batch["image"] if "image" in batch else batch["frames"]
+
+
+def _decoded(path: Path, facts: Facts) -> Waves:
+    assert facts.sound is not None
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    samples, rate = decode(content, str(path), facts.sound.rate), facts.sound.rate
+    longest = None if facts.context is None else facts.context * facts.sound.hop
+    if longest is not None and len(samples) > longest:
+        raise DataError(
+            f"{path}: {len(samples) / rate:.1f} s long, and the model reads up to {longest / rate:.1f} s; cut it into pieces"
+        )
+    return samples

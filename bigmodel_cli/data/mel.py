@@ -1,0 +1,77 @@
+"""Samples to frames: the logarithm of the power in bands that widen with the frequency as pitch does for the ear."""
+
+from __future__ import annotations
+
+import functools
+
+from bigmodel_cli.config import Facts, Sound
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.lazy import F, Tensor, torch
+
+FLOOR = 1e-8
+DECADES = 8
+"""Power below the floor is silence; a frame's numbers are 0 for silence and near 1 for a sine at full scale."""
+
+
+def frames_of(samples: int, hop: int) -> int:
+    """How many frames so many samples give: one is centred on each hop's first sample."""
+    return -(-samples // hop)
+
+
+def log_mel(waves: Tensor, sound: Sound) -> Tensor:
+    """(B, N) samples in -1..1 -> (B, mels, T)   1 + log10(power + 1e-8) / 8, with T = ceil(N / hop).
+
+    Power is |STFT|^2 over (sum of the window)^2, with a periodic Hann window and nothing but zeros before and after the samples,
+    so that a row's frames do not depend on the zeros that follow it.
+    """
+    size = fft_size(sound.window)
+    window, filters = _constants(sound, waves.device)
+    count = frames_of(waves.shape[1], sound.hop)
+    padded = F.pad(waves, (size // 2, size // 2 + sound.hop))
+    spectrum = torch.stft(
+        padded, size, sound.hop, sound.window, window, center=False, return_complex=True
+    )  # (B, size / 2 + 1, >= T)
+    power = torch.view_as_real(spectrum[:, :, :count]).square().sum(-1)
+    return 1 + (filters @ power + FLOOR).log10() / DECADES
+
+
+def fft_size(window: int) -> int:
+    """The least power of two that holds the window."""
+    return 1 << (window - 1).bit_length()
+
+
+def mel_filters(mels: int, size: int, rate: int, low: float, high: float) -> Tensor:
+    """(mels, size / 2 + 1)   triangles of height 1 whose corners lie evenly on the mel scale 2595 log10(1 + f / 700).
+
+    The scale is that of O'Shaughnessy (1987) as HTK computes it; the areas are not normalised.
+    """
+    ends = 2595 * torch.log10(1 + torch.tensor([low, high], dtype=torch.float64) / 700)
+    corners = 700 * (10 ** (torch.linspace(float(ends[0]), float(ends[1]), mels + 2, dtype=torch.float64) / 2595) - 1)
+    bins = torch.linspace(0, rate / 2, size // 2 + 1, dtype=torch.float64)
+    rising = (bins - corners[:-2, None]) / (corners[1:-1] - corners[:-2])[:, None]
+    falling = (corners[2:, None] - bins) / (corners[2:] - corners[1:-1])[:, None]
+    return torch.minimum(rising, falling).clamp(min=0)
+
+
+def check_filters(sound: Sound) -> None:
+    """Raise `SpecError` where a band is so narrow that it falls between the frequencies that a window tells apart."""
+    size = fft_size(sound.window)
+    empty = int((mel_filters(sound.mels, size, sound.rate, sound.low, sound.high).sum(1) == 0).sum())
+    if empty:
+        raise SpecError(
+            f"data.mels: {empty} of {sound.mels} bands hold no frequency that a window of {sound.window} samples tells apart "
+            f"({sound.rate / size:.0f} Hz); take fewer bands, or a longer window"
+        )
+
+
+@functools.lru_cache(maxsize=16)
+def _constants(sound: Sound, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(the window, the filters over (sum of the window)^2)."""
+    window = torch.hann_window(sound.window, dtype=torch.float64)
+    filters = mel_filters(sound.mels, fft_size(sound.window), sound.rate, sound.low, sound.high) / window.sum() ** 2
+    return window.float().to(device), filters.float().to(device)
+
+
+def normalise_frames(frames: Tensor, facts: Facts) -> Tensor:
+    """(x - mean) / std, with one mean and deviation for all bands."""
+    return (frames - facts.mean[0]) / facts.std[0] if facts.mean else frames

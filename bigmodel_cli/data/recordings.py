@@ -1,0 +1,183 @@
+"""Recordings in files, folders and archives: decoded once, and kept in the cache as one memory map of samples."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import lzma
+import os
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from bigmodel_cli.data.base import Say
+from bigmodel_cli.data.cache import build_once, cache_directory, publish
+from bigmodel_cli.data.order import Ints
+from bigmodel_cli.data.sound import ENDINGS, decode
+from bigmodel_cli.errors import DataError
+
+FORMAT = 1  # of the cached samples
+ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+MOST_BYTES = 1 << 30
+"""Of a member of an archive: what is larger is refused before it is unpacked."""
+Found = tuple[Path, str]
+"""A file, and the name under which its recording is known: the path below the folder that was named."""
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """All samples (N,) int16 one recording after the other, where each begins and how long it is, and what its name says."""
+
+    samples: Any
+    starts: Ints
+    lengths: Ints
+    names: tuple[str, ...]
+    groups: tuple[dict[str, str], ...]
+    digest: str
+
+
+def open_recordings(files: list[str], pattern: str, rate: int, skip_bad: bool, base: Path, say: Say) -> Recordings:
+    """The recordings whose name the pattern is found in, decoded to `rate`. Raises `DataError` naming what cannot be read."""
+    found = find_sound(files, base)
+    description = [FORMAT, content_digest(found), pattern, rate, skip_bad]
+    key = hashlib.sha256(json.dumps(description).encode()).hexdigest()
+    folder = cache_directory("audio") / key
+    if not folder.is_dir():
+        say(f"decoding recordings to {rate:,} Hz (once: kept in {folder.parent})")
+    build_once(folder, lambda draft: _write(draft, found, pattern, rate, skip_bad))
+    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    if index["bad"]:
+        say(f"warning: skipped {len(index['bad'])} recording(s) that cannot be decoded, the first: {index['bad'][0]}")
+    if index["others"]:
+        say(f"{index['others']:,} recording(s) are left out: data.pattern is not found in their names")
+    lengths = np.asarray(index["lengths"], np.int64)
+    matches = [re.search(pattern, name) for name in index["names"]]
+    return Recordings(
+        samples=np.memmap(folder / "samples.bin", dtype=np.int16, mode="c"),  # torch wants memory that it may write to
+        starts=np.cumsum(lengths) - lengths,
+        lengths=lengths,
+        names=tuple(index["names"]),
+        groups=tuple({k: v or "" for k, v in m.groupdict().items()} for m in matches if m is not None),
+        digest=key,
+    )
+
+
+def find_sound(names: list[str], base: Path) -> list[Found]:
+    """The recordings and archives that paths, globs and folders name. Raises `DataError` for a name that finds nothing."""
+    found: list[Found] = []
+    for name in names:
+        path = base / name
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.is_file() and p.name.lower().endswith(ENDINGS + ARCHIVES))
+            if not inside:
+                raise DataError(
+                    f"data.files: the folder {name} holds no file that ends in {', '.join(ENDINGS + ARCHIVES)}"
+                )
+            found += [(p, p.relative_to(path).as_posix()) for p in inside]
+            continue
+        paths = [path] if path.is_file() else sorted(Path(p) for p in glob.glob(str(path), recursive=True))
+        if not paths:
+            raise DataError(f"data.files: {name}: no such file")
+        for p in paths:
+            if not p.name.lower().endswith(ENDINGS + ARCHIVES):
+                raise DataError(f"{p}: not a recording or an archive; they end in {', '.join(ENDINGS + ARCHIVES)}")
+        found += [(p, p.name) for p in paths]
+    return list(dict.fromkeys(found))
+
+
+def content_digest(found: list[Found]) -> str:
+    """SHA-256 of names and contents. It is kept by path, size and time of change of the files, in the cache."""
+    stats = [(str(p.resolve()), name, p.stat().st_size, p.stat().st_mtime_ns) for p, name in found]
+    kept = cache_directory("surveys") / f"{hashlib.sha256(json.dumps(['audio', stats]).encode()).hexdigest()}.json"
+    if not kept.exists():
+        sha = hashlib.sha256()
+        for path, name in found:
+            sha.update(json.dumps(name).encode())
+            with _opened(path) as file:
+                sha.update(hashlib.file_digest(file, "sha256").digest())
+        publish(kept, json.dumps(sha.hexdigest()).encode())
+    digest: str = json.loads(kept.read_text(encoding="utf-8"))
+    return digest
+
+
+def contents(found: list[Found]) -> Iterator[tuple[str, str, bytes]]:
+    """(name, where it is, encoded content) of each recording, in order; archives are read in place, as a stream."""
+    for path, name in found:
+        if path.name.lower().endswith(ARCHIVES):
+            for member, content in _members(path):
+                yield member, f"{path}: {member}", content
+        else:
+            with _opened(path) as file:
+                yield name, str(path), file.read()
+
+
+def _members(path: Path) -> Iterator[tuple[str, bytes]]:
+    """The recordings in an archive. Links, devices and names that leave the archive (/ or ..) are passed over."""
+    try:
+        with tarfile.open(path, "r|*") as archive:
+            for member in archive:
+                name = PurePosixPath(member.name)
+                inside = not name.is_absolute() and ".." not in name.parts
+                # "._name" beside a file holds what macOS knows about it
+                if not (member.isreg() and inside and name.name.lower().endswith(ENDINGS)) or name.name.startswith(
+                    "._"
+                ):
+                    continue
+                if member.size > MOST_BYTES:
+                    raise DataError(
+                        f"{path}: {name}: {member.size:,} bytes, more than {MOST_BYTES:,}; cut it into pieces"
+                    )
+                file = archive.extractfile(member)
+                assert file is not None
+                yield str(name), file.read()
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        raise DataError(f"{path}: cannot be read as an archive: {error}; fetch it again") from None
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {os.strerror(error.errno or 0)}") from None
+
+
+def _write(draft: Path, found: list[Found], pattern: str, rate: int, skip_bad: bool) -> None:
+    """samples.bin, and index.json with names, lengths, what was skipped, and how many names the pattern is not found in."""
+    names: list[str] = []
+    lengths: list[int] = []
+    bad: list[str] = []
+    others: list[str] = []
+    with open(draft / "samples.bin", "wb") as file:
+        for name, place, content in contents(found):
+            if re.search(pattern, name) is None:
+                others.append(name)
+                continue
+            try:
+                samples = decode(content, place, rate)
+            except DataError as error:
+                if not skip_bad:
+                    raise
+                bad.append(str(error))
+                continue
+            file.write(samples.tobytes())
+            names.append(name)
+            lengths.append(len(samples))
+    if not names:
+        raise DataError(_nothing(found, pattern, bad, others))
+    index = {"names": names, "lengths": lengths, "bad": bad, "others": len(others)}
+    (draft / "index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def _nothing(found: list[Found], pattern: str, bad: list[str], others: list[str]) -> str:
+    if bad:
+        return f"none of {len(bad)} recordings can be decoded, the first: {bad[0]}"
+    if others:
+        return f"data.pattern: {pattern!r} is found in none of {len(others):,} names; the first is {others[0]}"
+    return f"{found[0][0]}: no recordings in it; they end in {', '.join(ENDINGS)}"

@@ -1,0 +1,188 @@
+"""Augmentation of sound, on whole batches: of samples before they become frames, and of frames (SpecAugment).
+
+All randomness is keyed by (seed, epoch, sample): what happens to a sample does not depend on the batch or process it is in. Rows
+are padded with zeros behind their own length, and are so again afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from bigmodel_cli.config import Fraction, Natural, Options
+from bigmodel_cli.data.order import Ints, draw
+from bigmodel_cli.lazy import F, Tensor, torch
+
+Row = tuple[int, int, Ints, int]
+"""(seed, epoch, samples (B,), stream): what a draw is keyed by."""
+Decibels = Annotated[float, Field(ge=0, le=100)]
+
+
+def _uniform(row: Row, count: int, device: torch.device) -> Tensor:
+    """(B, count) uniform numbers in [0, 1)."""
+    seed, epoch, samples, stream = row
+    return torch.from_numpy(draw(seed, epoch, samples, stream, count)).to(device)
+
+
+def real(lengths: Tensor, count: int) -> Tensor:
+    """(B,) -> (B, count) bool: True before each row's length."""
+    return torch.arange(count, device=lengths.device) < lengths[:, None]
+
+
+class SpeedOptions(Options):
+    """Played slower or faster, and lower or higher with it (Ko et al. 2015), by linear interpolation."""
+
+    type: Literal["speed"] = "speed"
+    factor: Annotated[list[Annotated[float, Field(ge=0.25, le=4)]], Field(min_length=2, max_length=2)] = Field(
+        [0.9, 1.1], description="least and greatest speed"
+    )
+
+    def longest(self, samples: int, rate: int) -> int:
+        """The length that a row of so many samples may get."""
+        return math.ceil(samples / min(self.factor)) + 1
+
+    def apply(self, waves: Tensor, lengths: Tensor, rate: int, row: Row) -> tuple[Tensor, Tensor]:
+        """(B, N), (B,) -> (B, N'), (B,)."""
+        low, high = self.factor
+        speed = low + (high - low) * _uniform(row, 1, waves.device).double()
+        lengths = (lengths / speed[:, 0]).ceil().long().clamp(min=1)
+        place = torch.arange(int(lengths.max()), device=waves.device) * speed  # (B, N')
+        first = place.long().clamp(max=waves.shape[1])
+        waves = F.pad(waves, (0, 2))  # a recording fades to zero after its end, whatever stands beside it
+        changed = torch.lerp(waves.gather(1, first), waves.gather(1, first + 1), (place - first).clamp(0, 1).float())
+        return changed * real(lengths, changed.shape[1]), lengths
+
+
+class GainOptions(Options):
+    """Louder or softer."""
+
+    type: Literal["gain"] = "gain"
+    decibels: Annotated[float, Field(gt=0, le=100)] = Field(6.0, description="by up to so many decibels either way")
+
+    def longest(self, samples: int, rate: int) -> int:
+        """As long as before."""
+        return samples
+
+    def apply(self, waves: Tensor, lengths: Tensor, rate: int, row: Row) -> tuple[Tensor, Tensor]:
+        """(B, N), (B,) -> the same shapes."""
+        change = (2 * _uniform(row, 1, waves.device) - 1) * self.decibels
+        return waves * 10 ** (change / 20), lengths
+
+
+class NoiseOptions(Options):
+    """White noise over the recording, at a drawn ratio to the recording's own power."""
+
+    type: Literal["noise"] = "noise"
+    p: Fraction = Field(0.5, description="probability")
+    snr: Annotated[list[Decibels], Field(min_length=2, max_length=2)] = Field(
+        [10.0, 40.0], description="least and greatest signal-to-noise ratio in decibels"
+    )
+
+    def longest(self, samples: int, rate: int) -> int:
+        """As long as before."""
+        return samples
+
+    def apply(self, waves: Tensor, lengths: Tensor, rate: int, row: Row) -> tuple[Tensor, Tensor]:
+        """(B, N), (B,) -> the same shapes."""
+        count = waves.shape[1]
+        u = _uniform(row, 2 + 2 * count, waves.device)
+        ratio = self.snr[0] + u[:, 1:2] * (self.snr[1] - self.snr[0])
+        power = waves.square().sum(1, keepdim=True) / lengths[:, None]
+        scale = (power * 10 ** (-ratio / 10)).sqrt() * (u[:, :1] < self.p)
+        pair = u[:, 2:].unflatten(1, (count, 2))  # a sample's noise does not depend on how far the row is padded
+        noise = (-2 * (1 - pair[..., 0]).log()).sqrt() * (2 * math.pi * pair[..., 1]).cos()  # Box and Muller (1958)
+        return waves + scale * noise * real(lengths, count), lengths
+
+
+class TimeShiftOptions(Options):
+    """Silence before or after the recording; in rows of fixed length, which keep the middle, it moves by half of that."""
+
+    type: Literal["time_shift"] = "time_shift"
+    seconds: Annotated[float, Field(gt=0, le=60)] = Field(0.1, description="of silence, at most")
+
+    def longest(self, samples: int, rate: int) -> int:
+        """The length that a row of so many samples may get."""
+        return samples + round(self.seconds * rate)
+
+    def apply(self, waves: Tensor, lengths: Tensor, rate: int, row: Row) -> tuple[Tensor, Tensor]:
+        """(B, N), (B,) -> (B, N'), (B,)."""
+        most = round(self.seconds * rate)
+        moved = ((2 * _uniform(row, 1, waves.device) - 1) * most).round().long()  # (B, 1)
+        lengths = lengths + moved[:, 0].abs()
+        place = torch.arange(int(lengths.max()), device=waves.device) - moved.clamp(min=0)  # (B, N')
+        inside = (place >= 0) & (place < waves.shape[1])
+        return waves.gather(1, place.clamp(0, waves.shape[1] - 1)) * inside, lengths
+
+
+class SpecAugmentOptions(Options):
+    """Blocks of frames and of bands are hidden by the mean (Park et al. 2019, SpecAugment, without time warping)."""
+
+    type: Literal["spec_augment"] = "spec_augment"
+    time_masks: Natural = Field(2, description="blocks of frames")
+    time_width: Natural = Field(20, description="their greatest width in frames (T in the paper)")
+    time_fraction: Fraction = Field(0.25, description="their greatest width as a part of the row (p in the paper)")
+    mel_masks: Natural = Field(2, description="blocks of bands")
+    mel_width: Natural = Field(8, description="their greatest width in bands (F in the paper)")
+
+    @model_validator(mode="after")
+    def _bounded(self) -> SpecAugmentOptions:
+        if self.time_masks + self.mel_masks > 1000:
+            raise ValueError("time_masks and mel_masks: at most 1,000 together")
+        return self
+
+    def mask(self, frames: Tensor, lengths: Tensor, row: Row) -> Tensor:
+        """(B, mels, T) normalised frames -> the same with zeros in place of what is hidden; lengths (B,) in frames."""
+        bands, count = frames.shape[1:]
+        u = _uniform(row, 2 * (self.time_masks + self.mel_masks), frames.device).unflatten(1, (-1, 2))
+        hidden = torch.zeros_like(frames, dtype=torch.bool)
+        widest = (lengths * self.time_fraction).clamp(max=self.time_width).floor()  # (B,)
+        for number in range(self.time_masks):
+            hidden |= _block(u[:, number], widest, lengths, count)[:, None, :]
+        width = torch.full_like(widest, min(self.mel_width, bands))
+        for number in range(self.time_masks, self.time_masks + self.mel_masks):
+            hidden |= _block(u[:, number], width, torch.full_like(lengths, bands), bands)[:, :, None]
+        return frames.masked_fill(hidden, 0.0)
+
+
+def _block(u: Tensor, widest: Tensor, room: Tensor, count: int) -> Tensor:
+    """(B, count) bool: a block of drawn width 0 to `widest` at a drawn place within `room`; u is (B, 2)."""
+    width = (u[:, 0] * (widest + 1)).floor()
+    first = (u[:, 1] * (room - width + 1)).floor()
+    place = torch.arange(count, device=u.device)
+    return (place >= first[:, None]) & (place < (first + width)[:, None])
+
+
+SoundAugmentOptions = Annotated[
+    SpeedOptions | GainOptions | NoiseOptions | TimeShiftOptions | SpecAugmentOptions, Field(discriminator="type")
+]
+
+
+class SoundAugmentation:
+    """The changes of a spec: those of samples in their order, then those of frames in theirs."""
+
+    def __init__(self, options: list[Any]) -> None:
+        numbered = list(enumerate(options))
+        self.of_samples = [(i, o) for i, o in numbered if not isinstance(o, SpecAugmentOptions)]
+        self.of_frames = [(i, o) for i, o in numbered if isinstance(o, SpecAugmentOptions)]
+
+    def longest(self, samples: int, rate: int) -> int:
+        """The length that a row of so many samples may get."""
+        for _, options in self.of_samples:
+            samples = options.longest(samples, rate)
+        return samples
+
+    def change_samples(
+        self, waves: Tensor, lengths: Tensor, rate: int, samples: Ints, epoch: int, seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """(B, N), (B,) -> (B, N'), (B,)."""
+        for index, options in self.of_samples:
+            waves, lengths = options.apply(waves, lengths, rate, (seed, epoch, samples, 200 + index))
+        return waves, lengths
+
+    def change_frames(self, frames: Tensor, lengths: Tensor, samples: Ints, epoch: int, seed: int) -> Tensor:
+        """(B, mels, T) normalised -> the same shape."""
+        for index, options in self.of_frames:
+            frames = options.mask(frames, lengths, (seed, epoch, samples, 200 + index))
+        return frames

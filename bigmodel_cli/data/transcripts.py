@@ -1,0 +1,71 @@
+"""What is said in a recording: its label, or a line of a file; spelled in words or in characters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from bigmodel_cli.data.corpus import Corpus, find_files
+from bigmodel_cli.data.order import Ints
+from bigmodel_cli.errors import DataError
+
+
+@dataclass(frozen=True)
+class Units:
+    """The names of the classes or units, those of each recording as numbers, and what stands between two transcripts."""
+
+    names: tuple[str, ...]
+    units: list[Ints]
+    between: Ints
+
+
+def spell(texts: Sequence[str], units: str | None) -> Units:
+    """Each text as one class (units None), as its words, or as its characters.
+
+    Names are in alphabetical order, numbers by their size. Space between words counts as one space.
+    """
+    between = [" "] if units == "characters" else []
+    if units is None:
+        split = [[text] for text in texts]
+    elif units == "words":
+        split = [text.split() for text in texts]
+    else:
+        split = [list(" ".join(text.split())) for text in texts]
+    found = {unit for row in split for unit in row} | set(between)
+    names = sorted(found, key=lambda n: (0, int(n), n) if n.isdecimal() else (1, 0, n))
+    number = {name: i for i, name in enumerate(names)}
+    rows = [np.array([number[unit] for unit in row], np.int64) for row in split]
+    return Units(tuple(names), rows, np.array([number[unit] for unit in between], np.int64))
+
+
+def read_transcripts(files: list[str], names: Sequence[str], base: Path) -> list[str]:
+    """The text of each recording, from lines NAME<TAB>TEXT. NAME is the recording's, with or without folder and ending.
+
+    Raises `DataError` for a line without a tab, an empty text, two texts of one name, and a recording without any.
+    """
+    texts: dict[str, str] = {}
+    for path in find_files(files, base, "data.transcripts"):
+        number = 0
+        for piece in Corpus((path,)).pieces(path):
+            for line in piece.splitlines():
+                number += 1
+                if not line.strip():
+                    continue
+                name, tab, text = line.partition("\t")
+                if not tab or not text.strip():
+                    raise DataError(f"{path}:{number}: not NAME<TAB>TEXT with a text that is not empty")
+                if texts.setdefault(name, text) != text:
+                    raise DataError(f"{path}:{number}: a second, other text for {name}; keep one of them")
+    found = []
+    for name in names:
+        pure = PurePosixPath(name)
+        known = [n for n in (name, str(pure.with_suffix("")), pure.name, pure.stem) if n in texts]
+        if not known:
+            raise DataError(
+                f"{name}: no transcript in {', '.join(files)}; add a line NAME<TAB>TEXT, or change data.pattern"
+            )
+        found.append(texts[known[0]])
+    return found

@@ -1,0 +1,66 @@
+"""What stands before an encoder that reads sound: frames become vectors, fewer of them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from bigmodel_cli.config import Count, Options
+from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
+
+
+class ConvFrontendOptions(Options):
+    """Convolutions over time, each of stride 2 halving the frames, with GELU after each (as in Whisper, Radford et al. 2022)."""
+
+    type: Literal["conv"] = "conv"
+    stride: Literal[1, 2, 4, 8] = Field(
+        2, description="frames that become one vector; 4 is two convolutions of stride 2"
+    )
+    kernel: Annotated[int, Field(gt=0, le=255)] = Field(3, description="frames that a convolution sees; odd")
+    channels: Count | None = Field(None, description="between the convolutions; the width of the stream when left out")
+
+    @model_validator(mode="after")
+    def _centred(self) -> ConvFrontendOptions:
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel: {self.kernel} has no middle; take an odd number")
+        return self
+
+    def build(self, width: int, dim: int) -> ConvFrontend:
+        """The module for frames of `width` numbers."""
+        return ConvFrontend(self, width, dim)
+
+
+class ConvFrontend(Module):
+    """(B, T, width), (B,) -> (B, ceil(T / stride), C)   convolutions over time, blind to what lies behind a row's length.
+
+    The first keeps the number of frames, each further one halves it. What it puts out behind a row's length is zero, as the frames
+    there must be: a row gives the same alone and beside longer ones.
+    """
+
+    def __init__(self, options: ConvFrontendOptions, width: int, dim: int) -> None:
+        super().__init__()
+        halvings = options.stride.bit_length() - 1
+        inner = options.channels or dim
+        sizes = [width, *[inner] * halvings, dim]
+        self.convs = nn.ModuleList(
+            nn.Conv1d(a, b, options.kernel, stride=1 if i == 0 else 2, padding=options.kernel // 2)
+            for i, (a, b) in enumerate(pairwise(sizes))
+        )
+        self.stride = options.stride
+
+    def lengths(self, lengths: Tensor) -> Tensor:
+        """How many vectors come of so many frames."""
+        return (lengths + self.stride - 1) // self.stride
+
+    def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The vectors of each row; `lengths` (B,) counts its frames, None: all of them."""
+        x = frames.transpose(1, 2)  # (B, width, T)
+        conv: Any
+        for conv in self.convs:
+            x = F.gelu(conv(x))
+            if lengths is not None:
+                lengths = (lengths + conv.stride[0] - 1) // conv.stride[0]
+                x = x * (torch.arange(x.shape[2], device=x.device) < lengths[:, None])[:, None].to(x.dtype)
+        return x.transpose(1, 2)

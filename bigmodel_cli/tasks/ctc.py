@@ -1,0 +1,142 @@
+"""Speech to text without an alignment: connectionist temporal classification."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from bigmodel_cli.config import Options
+from bigmodel_cli.errors import DataError
+from bigmodel_cli.lazy import F, Module, Tensor, torch
+
+PADDING = -1
+"""What follows a transcript in its row."""
+
+
+class CTCOptions(Options):
+    """Write down what is said in a recording (Graves et al. 2006); scored by word and character error rate."""
+
+    type: Literal["ctc"] = "ctc"
+    metric: Literal["wer", "cer"] = Field("wer", description="what decides which checkpoint is best")
+
+    def build(self) -> CTC:
+        """The task."""
+        return CTC(self)
+
+
+class CTC:
+    """batch {"frames": (B, T, width), "lengths": (B,), "target": (B, L)}; the model maps frames to logits (B, T', V).
+
+    Units are numbered 0 to V - 2, and the blank is V - 1. The model says by `out_lengths` how many vectors of T' are a row's own,
+    and by `units` and `spelling` what its units are called and whether they are words or characters.
+    """
+
+    name = "ctc"
+    higher_is_better = False
+    needs = "classes"
+    reads: tuple[str, ...] = ("frames", "lengths", "target")
+
+    def __init__(self, options: CTCOptions) -> None:
+        self.options = options
+        self.metric: str = options.metric
+
+    def loss(self, model: Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Summed negative log-likelihood in nats over all transcripts, and how many units they have."""
+        logits, lengths = read(model, batch)
+        nats = negative_log_likelihood(logits, lengths, batch["target"])
+        return nats.sum(), (batch["target"] != PADDING).sum()
+
+    def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Per recording: edits and words ("wer"), edits and characters ("cer"), nats and units ("loss").
+
+        Greedy decoding. Texts are compared as they stand, but for space around words, as jiwer does by default.
+        """
+        logits, lengths = read(model, batch)
+        units, spelling = units_of(model)
+        nats = negative_log_likelihood(logits, lengths, batch["target"])
+        written = text_of(logits, lengths, units, spelling)
+        said = [spell([n for n in row if n != PADDING], units, spelling) for row in batch["target"].tolist()]
+        count = (batch["target"] != PADDING).sum(1)
+        return {
+            "wer": _edits([text.split() for text in said], [text.split() for text in written], nats.device),
+            "cer": _edits(said, written, nats.device),
+            "loss": (nats.double(), count),
+        }
+
+    def derived(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Nothing follows from these."""
+        return {}
+
+
+def read(model: Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """(logits (B, T', V) in fp32, how many vectors (B,) of each row are its own)."""
+    speaker: Any = model
+    logits: Tensor = speaker(batch["frames"], batch["lengths"])
+    return logits.float(), speaker.out_lengths(batch["lengths"])
+
+
+def units_of(model: Module) -> tuple[tuple[str, ...], str]:
+    """What the model's units are called, and whether they are words or characters."""
+    speaker: Any = model
+    return speaker.units, speaker.spelling
+
+
+def negative_log_likelihood(logits: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
+    """(B, T', V) logits, (B,) lengths, (B, L) units padded with -1 -> (B,) nats: all ways to write the units, with blanks between.
+
+    Raises `DataError` where a transcript needs more vectors than there are: one for each unit, and a blank between equal ones.
+    """
+    real = target != PADDING
+    counts = real.sum(1)
+    needed = counts + ((target[:, 1:] == target[:, :-1]) & real[:, 1:]).sum(1)
+    if bool((needed > lengths).any()):
+        row = int((needed > lengths).nonzero()[0])
+        raise DataError(
+            f"a transcript of {int(counts[row])} units needs {int(needed[row])} vectors, and its recording gives "
+            f"{int(lengths[row])}; lower model.frontend.stride or data.hop, or leave the recording out"
+        )
+    logs = logits.log_softmax(-1).transpose(0, 1)  # (T', B, V)
+    return F.ctc_loss(logs, target.clamp(min=0), lengths, counts, blank=logits.shape[-1] - 1, reduction="none")
+
+
+def text_of(logits: Tensor, lengths: Tensor, units: Sequence[str], spelling: str) -> list[str]:
+    """The text of each row of logits (B, T', V): the likeliest unit of each vector, repetitions once, blanks left out."""
+    best = logits.argmax(-1)  # (B, T')
+    place = torch.arange(best.shape[1], device=best.device)
+    kept = (best != logits.shape[-1] - 1) & (place < lengths[:, None])
+    kept[:, 1:] &= best[:, 1:] != best[:, :-1]
+    rows = zip(best.tolist(), kept.tolist(), strict=True)
+    return [spell([n for n, k in zip(row, keep, strict=True) if k], units, spelling) for row, keep in rows]
+
+
+def spell(numbers: Sequence[int], units: Sequence[str], spelling: str) -> str:
+    """Units as text: words with a space between them, or characters with space at the ends and twice left out."""
+    text = (" " if spelling == "words" else "").join(units[n] for n in numbers)
+    return " ".join(text.split())
+
+
+def _edits(
+    said: Sequence[Sequence[str]], written: Sequence[Sequence[str]], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """(edits (B,), how long what was said is (B,))."""
+    edits = [edit_distance(a, b) for a, b in zip(said, written, strict=True)]
+    return (
+        torch.tensor(edits, dtype=torch.float64).to(device),
+        torch.tensor([len(text) for text in said]).to(device),
+    )
+
+
+def edit_distance(said: Sequence[str], written: Sequence[str]) -> int:
+    """The fewest insertions, deletions and substitutions that turn one into the other (Levenshtein 1966)."""
+    numbers = {unit: i for i, unit in enumerate({*said, *written})}
+    row = np.array([numbers[unit] for unit in written], np.int64)
+    steps = np.arange(len(row) + 1)
+    best = steps
+    for number, unit in enumerate(said, 1):
+        change = np.minimum(best[1:] + 1, best[:-1] + (row != numbers[unit]))
+        # an insertion follows on the left neighbour's own best: a running minimum of (cost - place)
+        best = np.minimum.accumulate(np.concatenate(([number], change)) - steps) + steps
+    return int(best[-1])

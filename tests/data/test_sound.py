@@ -1,0 +1,212 @@
+"""Sound: every encoding is read as said, other rates and bands equal their references, and damage is named."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import wave
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tones import packed, riff, tone
+
+from bigmodel_cli.config import Facts, Sound
+from bigmodel_cli.data.audio import AudioOptions
+from bigmodel_cli.data.mel import check_filters, fft_size, log_mel, mel_filters, normalise_frames
+from bigmodel_cli.data.sound import _phases, decode, resample
+from bigmodel_cli.errors import DataError, SpecError
+
+
+@pytest.mark.parametrize("extensible", [False, True])
+@pytest.mark.parametrize("form", ["8", "16", "24", "32", "float32", "float64"])
+def test_every_form_of_wav(form: str, extensible: bool) -> None:
+    x = tone(8000)
+    code, bits = (3, int(form[5:])) if form.startswith("float") else (1, int(form))
+    read = decode(riff(packed(x, form), code, bits, extensible=extensible), "a.wav", 8000)
+    assert read.dtype == np.int16
+    np.testing.assert_allclose(read / 32768, x, atol=1 / 100 if form == "8" else 1.1 / 32768)
+
+
+def test_what_the_standard_library_writes_is_read_to_the_bit() -> None:
+    values = np.arange(-32768, 32768, 7, dtype=np.int16)
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(8000)
+        out.writeframes(values.tobytes())
+    assert np.array_equal(decode(file.getvalue(), "a.wav", 8000), values)
+
+
+def test_channels_become_their_mean_and_loud_floats_are_cut() -> None:
+    left, right = tone(8000), tone(8000, hertz=600)
+    stereo = packed(np.stack((left, right), 1).ravel(), "16")
+    np.testing.assert_allclose(
+        decode(riff(stereo, channels=2), "a.wav", 8000) / 32768, (left + right) / 2, atol=1.1 / 32768
+    )
+    loud = decode(riff(packed(np.array([2.0, -2.0, 0.25]), "float32"), 3, 32), "a.wav", 8000)
+    assert loud.tolist() == [32767, -32768, 8192]
+
+
+def test_a_length_that_a_pipe_could_not_fill_in() -> None:
+    data = packed(tone(8000), "16")
+    assert len(decode(riff(data, size=0xFFFFFFFF), "a.wav", 8000)) == len(data) // 2
+
+
+@pytest.mark.parametrize(("rate", "wanted"), [(192_000, 8000), (44_100, 16_000), (8000, 16_000), (11_025, 8000)])
+def test_resampling_equals_scipys_with_the_same_filter(rate: int, wanted: int) -> None:
+    from scipy.signal import resample_poly
+
+    x = np.random.default_rng(0).standard_normal(4001).astype(np.float32)
+    common = int(np.gcd(rate, wanted))
+    up, down = wanted // common, rate // common
+    table = _phases(up, down)  # phase p and tap k lie at (k - width) - p / up
+    width = table.shape[1] // 2 - 1
+    whole = np.zeros(2 * (width + 1) * up + 1)
+    for p in range(up):
+        at = (np.arange(table.shape[1]) - width) * up - p + (width + 1) * up
+        inside = (at >= 0) & (at < len(whole))
+        whole[len(whole) - 1 - at[inside]] = table[p][inside]
+    expected = resample_poly(x.astype(np.float64), up, down, window=whole / up)
+    ours = resample(x, rate, wanted)
+    assert len(ours) == len(expected)
+    np.testing.assert_allclose(ours, expected, atol=2e-5)
+
+
+def test_resampling_keeps_what_both_rates_hold_and_nothing_else() -> None:
+    kept = decode(riff(packed(tone(192_000, hertz=1000), "24"), bits=24, rate=192_000), "a.wav", 8000) / 32768
+    np.testing.assert_allclose(kept[200:-200], tone(8000, hertz=1000)[200:-200], atol=2e-3)
+    gone = decode(riff(packed(tone(192_000, hertz=5000), "24"), bits=24, rate=192_000), "a.wav", 8000) / 32768
+    assert np.abs(gone[200:-200]).max() < 1e-3  # above half the rate: it would fold back to 3,000 Hz
+    assert len(kept) == 4000
+
+
+@pytest.mark.parametrize("form", ["FLAC", "OGG", "MP3"])
+def test_other_encodings_by_soundfile(form: str) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    x, file = tone(16_000, 1.0), io.BytesIO()
+    soundfile.write(file, np.stack((x, x), 1), 16_000, format=form)
+    read = decode(file.getvalue(), f"a.{form.lower()}", 8000) / 32768
+    assert abs(len(read) - 8000) < 1200  # MP3 comes with padding
+    middle = np.abs(np.fft.rfft(read[1000:7000] * np.hanning(6000)))
+    assert abs(int(middle.argmax()) * 8000 / 6000 - 440) < 2
+    whole = file.getvalue()
+    with pytest.raises(DataError, match=rf"a.{form.lower()}: (cannot be decoded|cut off)"):
+        decode(b"nothing of the kind" * 9 if form == "MP3" else whole[: len(whole) // 2], f"a.{form.lower()}", 8000)
+
+
+HALF = packed(tone(8000), "16")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "zero bytes long"),
+        (b"RIFF", "not a WAV file"),
+        (b"OggS" + HALF, "not a WAV file: it begins with b'OggS"),
+        (riff(HALF)[:16], "without its chunk of format"),
+        (riff(HALF)[:48], "without its chunk of samples"),
+        (riff(HALF)[:-100], "cut off: 7,900 bytes of samples, and its header says 8,000"),
+        (riff(HALF[:-1]), "cut off: 7,999 bytes of samples are not a multiple of 2"),
+        (riff(b""), "no samples in it"),
+        (riff(packed(np.array([0.0, 0.5, np.nan]), "float32"), 3, 32), "sample 2 is not a finite number"),
+        (riff(packed(np.array([0.0, -np.inf]), "float32"), 3, 32), "sample 1 is not a finite number"),
+        (riff(packed(np.array([1e300]), "float64"), 3, 64), "sample 0 is not a finite number"),
+        (riff(HALF, 7, 8), "encoded as mu-law; convert it to 16-bit PCM"),
+        (riff(HALF, 0x1234, 16), "encoded as 16-bit format 4660"),
+        (riff(HALF, 1, 12, frame=2), "encoded as 12-bit PCM"),
+        (riff(HALF, channels=0, frame=0), "its header says 0 channels"),
+        (riff(HALF, rate=0), "0 Hz"),
+        (riff(HALF, frame=4), "4 bytes a frame"),
+    ],
+)  # fmt: skip
+def test_wav_that_cannot_be_read(content: bytes, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        decode(content, "some.wav", 8000)
+    assert str(caught.value).startswith("some.wav: ")
+    assert message in str(caught.value)
+    assert "repair or remove it" in str(caught.value) or "convert it" in str(caught.value)
+
+
+def test_more_than_memory_should_hold_is_refused_before_it_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    monkeypatch.setattr("bigmodel_cli.data.sound.MOST_VALUES", 3000)
+    silence = io.BytesIO()
+    soundfile.write(silence, np.zeros(4000), 8000, format="FLAC")
+    assert len(silence.getvalue()) < 500
+    for content, name in ((riff(HALF), "a.wav"), (silence.getvalue(), "a.flac")):
+        with pytest.raises(DataError, match=f"{name}: 4,000 values, more than 3,000; cut it into pieces"):
+            decode(content, name, 8000)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=80), st.integers(0, 60), st.integers(0, 255))
+def test_damage_is_a_data_error_or_sound(tail: bytes, place: int, value: int) -> None:
+    content = bytearray(riff(HALF[:64]) + tail)
+    content[place] = value
+    with contextlib.suppress(DataError):
+        assert len(decode(bytes(content), "a.wav", 8000))
+
+
+def test_soundfile_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    with pytest.raises(DataError, match=r"a.flac: needs soundfile .* pip install 'bigmodel\[audio\]'"):
+        decode(b"fLaC", "a.flac", 8000)
+
+
+SOUND = Sound(rate=8000, window=200, hop=80, mels=40, low=20.0, high=4000.0)
+
+
+def test_mel_filters_equal_transformers() -> None:
+    from transformers.audio_utils import mel_filter_bank
+
+    for mels, size, rate, low, high in [(40, 256, 8000, 20.0, 4000.0), (80, 512, 16000, 0.0, 8000.0)]:
+        theirs = mel_filter_bank(size // 2 + 1, mels, low, high, rate, norm=None, mel_scale="htk")
+        np.testing.assert_allclose(mel_filters(mels, size, rate, low, high).numpy(), theirs.T, atol=1e-9)
+
+
+def test_what_is_taken_when_nothing_is_said_fills_every_band() -> None:
+    check_filters(AudioOptions(files=["a.wav"]).sound())
+    with pytest.raises(SpecError, match=r"data.mels: \d+ of 300 bands hold no frequency"):
+        check_filters(AudioOptions(files=["a.wav"], mels=300).sound())
+
+
+def test_log_mel_equals_the_plain_formula() -> None:
+    x = np.random.default_rng(0).standard_normal(1234) * 0.1
+    size = fft_size(SOUND.window)
+    assert size == 256
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(200) / 200)
+    padded = np.pad(x, 200)
+    filters = mel_filters(40, size, 8000, 20.0, 4000.0).numpy()
+    expected = []
+    for first in range(0, 1234, 80):  # frame t is centred on sample 80 t
+        piece = padded[first + 100 : first + 300] * window
+        power = np.abs(np.fft.rfft(piece, size)) ** 2 / window.sum() ** 2
+        expected.append(1 + np.log10(filters @ power + 1e-8) / 8)
+    ours = log_mel(torch.from_numpy(x).float()[None], SOUND)
+    assert ours.shape == (1, 40, 16)
+    np.testing.assert_allclose(ours[0].numpy().T, expected, atol=1e-4)
+
+
+def test_frames_do_not_depend_on_zeros_behind_and_span_silence_to_full_scale() -> None:
+    x = torch.randn(2, 800) * 0.1
+    longer = torch.nn.functional.pad(x, (0, 700))
+    torch.testing.assert_close(log_mel(longer, SOUND)[:, :, :10], log_mel(x, SOUND))
+    loudest = log_mel(torch.from_numpy(2 * tone(8000)).float()[None], SOUND)
+    assert 0.85 < float(loudest.max()) < 1.0
+    assert float(log_mel(torch.zeros(1, 800), SOUND).abs().max()) < 1e-6
+    assert torch.equal(normalise_frames(x, Facts()), x)
+    torch.testing.assert_close(normalise_frames(x, Facts(mean=(0.5,), std=(0.25,))), (x - 0.5) / 0.25)
+
+
+def test_facts_with_sound_survive_json() -> None:
+    import json
+
+    facts = Facts(classes=("a", "b"), sound=SOUND, frame_width=40, spelling="words", mean=(0.1,), std=(0.2,))
+    assert Facts.from_json(json.loads(json.dumps(facts.to_json()))) == facts
+    assert Facts.from_json({"classes": ["a"]}) == Facts(classes=("a",))  # of a checkpoint from before there was sound
