@@ -134,6 +134,10 @@ def evaluate(
             metavar="CKPT2", help="Test the difference to a second checkpoint on the same items.", show_default=False
         ),
     ] = None,
+    confusion: Annotated[
+        Path | None,
+        typer.Option(metavar="PNG", help="Draw which class was taken for which.", show_default=False),
+    ] = None,
     rescore: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Score such a file again, without a model.", show_default=False),
@@ -168,7 +172,7 @@ def evaluate(
     else:
         other = Path(compare) if compare is not None else None
         overrides = _overrides(set_, precision, None)
-        report = evaluate_checkpoint(_checkpoint(str(checkpoint)), overrides, split, device, samples, other)
+        report = evaluate_checkpoint(_checkpoint(str(checkpoint)), overrides, split, device, samples, other, confusion)
     _show(report.to_json() if json else report.to_text())
 
 
@@ -178,7 +182,9 @@ def predict(
     inputs: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Argument(
-            metavar="[INPUT]...", help="Images, prompts or sources; lines of stdin when left out.", show_default=False
+            metavar="[INPUT]...",
+            help="Images, recordings, prompts or texts; lines of stdin when left out.",
+            show_default=False,
         ),
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of text to add, e.g. --max-tokens 50.")] = 200,
@@ -222,11 +228,11 @@ def predict(
         typer.Option(min=0, help="How far the search prefers longer texts. [default: the task's]", show_default=False),
     ] = None,
     n_best: Annotated[int, typer.Option(min=1, help="Hypotheses shown for each input, e.g. --n-best 3.")] = 1,
-    top: Annotated[int, typer.Option(min=1, help="Labels shown for each image, e.g. --top 3.")] = 3,
+    top: Annotated[int, typer.Option(min=1, help="Labels shown for each item, e.g. --top 3.")] = 3,
     device: Device = "auto",
     plugin: Plugin = None,
 ) -> None:
-    """Label images, continue texts, or write after reading (translate); JSON Lines out, in order.
+    """Label images, sounds and texts, transcribe, continue texts, or write after reading; JSON Lines out, in order.
 
     Example: bigmodel predict runs/mnist_cnn seven.png, or: ls *.png | bigmodel predict runs/mnist_cnn
     """

@@ -10,10 +10,11 @@ from typing import Any
 from bigmodel_cli.console import say, table
 from bigmodel_cli.data import DataSet, open_data
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.lazy import Tensor, load_torch
+from bigmodel_cli.lazy import Tensor, load_torch, torch
 from bigmodel_cli.loaded import Loaded, load_checkpoint
 from bigmodel_cli.metrics import Measure, shown
 from bigmodel_cli.metrics.intervals import Difference, Estimate, bootstrap, compare
+from bigmodel_cli.metrics.labels import confusion, draw_confusion, f1_measure
 from bigmodel_cli.metrics.text import need_libraries, text_measures
 from bigmodel_cli.samples import rescore, write_samples
 from bigmodel_cli.scoring import estimates, means, score_split
@@ -84,12 +85,15 @@ def evaluate_checkpoint(
     device: str,
     samples: Path | None = None,
     other: Path | None = None,
+    matrix: Path | None = None,
 ) -> Report:
     """Score a checkpoint on one split of its data, or of data that `overrides` name; and `other` on the same items.
 
-    `samples` is a file that gets a line for each item of the first.
+    `samples` is a file that gets a line for each item of the first, `matrix` a picture that gets its confusion matrix.
     """
     first = _evaluate(path, overrides, split, device)
+    if matrix is not None:
+        _draw_matrix(first, matrix)
     if samples is not None:
         write_samples(samples, first.loaded.task.name, first.measures, first.columns)
     sampled = bootstrap(first.measures)
@@ -102,6 +106,18 @@ def evaluate_checkpoint(
     second = _evaluate(other, overrides, first.split, device)
     differences = _differences(first, second, sampled)
     return Report(**{**vars(report), "second": str(second.loaded.path), "differences": differences})
+
+
+def _draw_matrix(evaluation: Evaluation, path: Path) -> None:
+    if "label" not in evaluation.columns:
+        raise SpecError(f"--confusion: task.type: {evaluation.loaded.task.name} has no labels to confuse")
+    classes = evaluation.loaded.facts.classes
+    number = {name: i for i, name in enumerate(classes)}
+    labels, predictions = (
+        torch.tensor([number[name] for name in evaluation.columns[column]]) for column in ("label", "prediction")
+    )
+    draw_confusion(confusion(labels, predictions, len(classes)), classes, path)
+    say(f"confusion matrix: {path}")
 
 
 def rescore_samples(path: Path, metrics: Sequence[str]) -> Report:
@@ -128,10 +144,21 @@ def _evaluate(path: Path, overrides: Sequence[str], split: str | None, device: s
     size = spec.train.validation_rows
     scored = score_split(loaded.model, loaded.task, chosen, size, loaded.device, loaded.precision)
     measures, columns = means(scored.scores), dict(scored.answers)
+    if "label" in columns:
+        measures["macro_f1"] = of_labels(columns, loaded.facts.classes)
     if hasattr(loaded.model, "reading"):
         columns = _written(loaded, data, name)
         measures |= text_measures(written, columns["prediction"], columns["reference"])
     return Evaluation(loaded, name, measures, columns)
+
+
+def of_labels(columns: dict[str, list[Any]], classes: Sequence[str]) -> Measure:
+    """macro-F1; the columns' numbers become the names of classes."""
+    labels, predictions = (torch.tensor(columns[name]) for name in ("label", "prediction"))
+    for name in ("label", "prediction"):
+        columns[name] = [classes[i] for i in columns[name]]
+    columns["probability"] = [round(p, 6) for p in columns["probability"]]
+    return f1_measure(labels, predictions, len(classes))
 
 
 def _written(loaded: Loaded, data: DataSet, split: str) -> dict[str, list[Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 from bigmodel_cli.errors import DataError, ResourceError
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.metrics import Measure, mean
+from bigmodel_cli.metrics.labels import f1_measure
 from bigmodel_cli.metrics.text import MEASURES, need_libraries, text_measures
 from bigmodel_cli.scoring import LOWER_IS_BETTER
 from bigmodel_cli.tasks import TASKS
@@ -79,7 +80,12 @@ def rescore(path: Path, metrics: Sequence[str] = ()) -> tuple[str, dict[str, Mea
     ]
     of_text = {name for members in MEASURES.values() for name in members}
     try:
-        for name in [n for n in named if n not in of_text]:
+        if "macro_f1" in named:
+            classes = {str(r[side]) for r in records for side in ("label", "prediction")}
+            number = {name: i for i, name in enumerate(sorted(classes))}
+            labels, predictions = (torch.tensor([number[str(r[s])] for r in records]) for s in ("label", "prediction"))
+            measures["macro_f1"] = f1_measure(labels, predictions, len(number))
+        for name in [n for n in named if n not in of_text and n != "macro_f1"]:
             counts = torch.tensor([float(r["counts"][name]) for r in records], dtype=torch.float64)
             values = torch.tensor([float(r["scores"][name] or 0.0) for r in records], dtype=torch.float64)
             measures[name] = mean(values * counts, counts, name not in LOWER_IS_BETTER)

@@ -215,3 +215,42 @@ def test_a_run_with_batches_by_tokens_resumes_exactly(cli: Cli) -> None:
     assert result.status == 0, result.err
     whole, parts = (checkpoints.read(checkpoints.find(Path(n)), train_state=False).model for n in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_labels_are_judged_drawn_and_scored_again(cli: Cli, cnn_spec: Path) -> None:
+    from sklearn.metrics import f1_score
+
+    assert cli("pretrain", cnn_spec, "--out", "run", "--set", "train.steps=30").status == 0
+    flags = ["--samples", "samples.jsonl", "--confusion", "confusion.png"]
+    report = json.loads(cli("eval", "run", "--json", *flags).out)
+    rows = [json.loads(line) for line in Path("samples.jsonl").read_text().splitlines()]
+    labels, predictions = [r["label"] for r in rows], [r["prediction"] for r in rows]
+    assert report["macro_f1"] == pytest.approx(f1_score(labels, predictions, average="macro"))
+    assert report["accuracy"] == pytest.approx(sum(map(str.__eq__, labels, predictions)) / len(rows))
+    assert Path("confusion.png").read_bytes()[:4] == b"\x89PNG"
+    again = json.loads(cli("eval", "--rescore", "samples.jsonl", "--json").out)
+    for name, value in report["metrics"].items():
+        assert again[name] == pytest.approx(value["value"], abs=1e-9), name
+    before = next(Path("run/checkpoints").glob("step-*"))
+    compared = json.loads(cli("eval", before, "--compare", "run", "--json").out)
+    assert compared["differences"]["macro_f1"]["second"] == pytest.approx(report["macro_f1"])
+
+
+def test_labels_of_texts_and_of_pairs_are_predicted(cli: Cli) -> None:
+    rng = random.Random(0)
+    rows = [("good", "bad")[i % 2] + " " + " ".join(rng.choices(["film", "plot", "end"], k=3)) for i in range(80)]
+    Path("a.tsv").write_text("".join(f"{r}\t{r.split()[1]}\t{r.split()[0]}\n" for r in rows))
+    spec = (
+        "model: {type: encoder, dim: 16, pool: mean, blocks: [{mixer: {type: attention, num_heads: 2}}], token_types: 2}\n"
+        "data: {type: table, train: [a.tsv], val_fraction: 0.2, text: [0], label: 2, tokenizer: {type: bytes}}\n"
+        "task: {type: classification}\ntrain: {steps: 60, batch_tokens: 400, precision: fp32, optimizer: {lr: 1e-2}}\n"
+    )
+    Path("one.yaml").write_text(spec)
+    Path("two.yaml").write_text(spec.replace("text: [0]", "text: [0, 1]"))
+    assert cli("pretrain", "one.yaml", "--out", "one").status == 0
+    said = [json.loads(line) for line in cli("predict", "one", "good plot", "bad end film").out.splitlines()]
+    assert [(r["input"], r["label"]) for r in said] == [("good plot", "good"), ("bad end film", "bad")]
+    assert cli("pretrain", "two.yaml", "--out", "two").status == 0
+    pair = json.loads(cli("predict", "two", "bad plot end\tplot").out)
+    assert pair["label"] == "bad"
+    assert "this model labels pairs of texts" in cli("predict", "two", "bad plot").err

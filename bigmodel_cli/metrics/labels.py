@@ -8,6 +8,7 @@ from typing import Any
 
 from bigmodel_cli.errors import ResourceError
 from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.metrics import Measure
 
 NUMBERED = 20  # classes up to which each cell shows its number
 NAMED = 50  # classes up to which every class has its name beside the picture
@@ -20,15 +21,36 @@ def confusion(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
 
 
 def macro_f1(confusion: Tensor) -> Tensor:
-    """(..., C, C) -> (...) float64   the mean over all classes of F1 = 2 TP / (2 TP + FP + FN).
+    """(..., C, C) -> (...) float64   the mean over the classes that occur or are predicted of F1 = 2 TP / (2 TP + FP + FN).
 
-    The F1 of a class that neither occurs nor is predicted is 0, as scikit-learn's `f1_score(labels=range(C), average="macro",
-    zero_division=0)` has it.
+    As scikit-learn's `f1_score(average="macro")` has it.
     """
     counts = confusion.double()
-    right = counts.diagonal(dim1=-2, dim2=-1)  # (..., C)
-    both = counts.sum(-1) + counts.sum(-2)  # 2 TP + FP + FN
-    return torch.where(both > 0, 2 * right / both.clamp(min=1), 0.0).mean(-1)
+    return _mean_f1(counts.diagonal(dim1=-2, dim2=-1), counts.sum(-1) + counts.sum(-2))
+
+
+def f1_measure(labels: Tensor, predictions: Tensor, classes: int) -> Measure:
+    """macro-F1 of items (N,): of each its label, its prediction, and whether they are the same, as counts of the C classes."""
+    right = torch.where(labels == predictions, labels, -1)
+    places = [(labels, 0), (predictions, classes), (right, 2 * classes)]
+    columns = torch.cat([numbers + first for numbers, first in places])
+    rows = torch.arange(len(labels)).repeat(3)
+    real = torch.cat([numbers >= 0 for numbers, _ in places])
+    ones = torch.ones(int(real.sum()), dtype=torch.float64)
+    counts = torch.sparse_coo_tensor(
+        torch.stack((rows[real], columns[real])), ones, (len(labels), 3 * classes), check_invariants=False
+    )
+
+    def value(sums: Tensor) -> Tensor:
+        true, predicted, hits = sums.unflatten(-1, (3, classes)).unbind(-2)
+        return _mean_f1(hits, true + predicted)
+
+    return Measure(counts.coalesce(), value, len(labels))
+
+
+def _mean_f1(hits: Tensor, both: Tensor) -> Tensor:
+    """Hits and 2 TP + FP + FN (..., C) -> (...)."""
+    return (2 * hits / torch.where(both > 0, both, torch.nan)).nanmean(-1)
 
 
 def draw_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> None:

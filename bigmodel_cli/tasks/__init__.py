@@ -13,8 +13,8 @@ from pydantic import Field
 
 from bigmodel_cli.lazy import Module, Tensor
 from bigmodel_cli.tasks.causal_lm import CausalLMOptions
-from bigmodel_cli.tasks.classification import ClassificationOptions
-from bigmodel_cli.tasks.ctc import CTCOptions
+from bigmodel_cli.tasks.classification import ClassificationOptions, inputs_of
+from bigmodel_cli.tasks.ctc import CTCOptions, transcribe
 from bigmodel_cli.tasks.masked_image import MaskedImage, MaskedImageOptions
 from bigmodel_cli.tasks.masked_lm import MaskedLMOptions
 from bigmodel_cli.tasks.seq2seq import Seq2SeqTaskOptions
@@ -52,6 +52,8 @@ class Task(Protocol):
     def score(self, model: Module, batch: Batch) -> Scores:
         """Per-item sums and counts of every metric, without gradients."""
 
+    # A task may also have answer(model, batch) -> (scores, answers): the same scores, and what the model said of each item by name.
+
     def derived(self, metrics: dict[str, float]) -> dict[str, float]:
         """Metrics that are functions of other metrics, such as the perplexity."""
 
@@ -72,4 +74,6 @@ __all__ = [
     "Task",
     "TaskOptions",
     "build_task",
+    "inputs_of",
+    "transcribe",
 ]

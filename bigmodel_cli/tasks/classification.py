@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -46,6 +46,12 @@ class Classification:
 
     def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Per item: right or wrong ("accuracy", and "top5" from twenty classes on) and its cross-entropy ("loss")."""
+        return self.answer(model, batch)[0]
+
+    def answer(
+        self, model: Module, batch: dict[str, Tensor]
+    ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, list[Any]]]:
+        """The same, and for each item its label, the likeliest class and that one's probability."""
         labels = batch["label"]
         logits = model(*inputs_of(batch)).float()
         ones = labels.new_ones(len(labels))
@@ -56,7 +62,9 @@ class Classification:
         if logits.shape[1] >= 20:
             top = logits.topk(5, dim=1).indices  # (B, 5)
             scores["top5"] = ((top == labels[:, None]).any(1).double(), ones)
-        return scores
+        probability, best = logits.softmax(1).max(1)
+        said = {"label": labels, "prediction": best, "probability": probability}
+        return scores, {name: values.tolist() for name, values in said.items()}
 
     def derived(self, metrics: dict[str, float]) -> dict[str, float]:
         """The error rate."""

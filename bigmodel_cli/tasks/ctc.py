@@ -11,6 +11,7 @@ from pydantic import Field
 from bigmodel_cli.config import Options
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import F, Module, Tensor, torch
+from bigmodel_cli.metrics.text import normalised
 
 PADDING = -1
 """What follows a transcript in its row."""
@@ -50,25 +51,38 @@ class CTC:
         return nats.sum(), (batch["target"] != PADDING).sum()
 
     def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        """Per recording: edits and words ("wer"), edits and characters ("cer"), nats and units ("loss").
+        """Per recording: edits and words ("wer"), edits and characters ("cer"), nats and units ("loss"). Greedy decoding.
 
-        Greedy decoding. Texts are compared as they stand, but for space around words, as jiwer does by default.
+        Edits are counted as jiwer does, of texts in lower case without punctuation (metrics/text.py).
         """
+        return self.answer(model, batch)[0]
+
+    def answer(
+        self, model: Module, batch: dict[str, Tensor]
+    ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, list[Any]]]:
+        """The same, and for each recording what was said and what was written."""
         logits, lengths = read(model, batch)
         units, spelling = units_of(model)
         nats = negative_log_likelihood(logits, lengths, batch["target"])
         written = text_of(logits, lengths, units, spelling)
         said = [spell([n for n in row if n != PADDING], units, spelling) for row in batch["target"].tolist()]
         count = (batch["target"] != PADDING).sum(1)
-        return {
-            "wer": _edits([text.split() for text in said], [text.split() for text in written], nats.device),
-            "cer": _edits(said, written, nats.device),
+        plain, heard = ([normalised(text) for text in texts] for texts in (said, written))
+        scores = {
+            "wer": _edits([text.split() for text in plain], [text.split() for text in heard], nats.device),
+            "cer": _edits(plain, heard, nats.device),
             "loss": (nats.double(), count),
         }
+        return scores, {"reference": said, "prediction": written}
 
     def derived(self, metrics: dict[str, float]) -> dict[str, float]:
         """Nothing follows from these."""
         return {}
+
+
+def transcribe(model: Module, batch: dict[str, Tensor]) -> list[str]:
+    """What is said in each recording of a batch."""
+    return text_of(*read(model, batch), *units_of(model))
 
 
 def read(model: Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

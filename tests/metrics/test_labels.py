@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import confusion_matrix, f1_score
 
 from bigmodel_cli.errors import ResourceError
-from bigmodel_cli.metrics.labels import confusion, draw_confusion, macro_f1
+from bigmodel_cli.metrics.labels import confusion, draw_confusion, f1_measure, macro_f1
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 60])
@@ -24,8 +24,14 @@ def test_counts_and_f1_are_those_of_scikit_learn(classes: int) -> None:
         found = confusion(torch.from_numpy(labels), torch.from_numpy(predictions), classes)
         every = list(range(classes))
         assert np.array_equal(found.numpy(), confusion_matrix(labels, predictions, labels=every))
-        wanted = f1_score(labels, predictions, labels=every, average="macro", zero_division=0)
+        wanted = f1_score(labels, predictions, average="macro")
         assert float(macro_f1(found)) == pytest.approx(wanted, abs=1e-12)
+        measure = f1_measure(torch.from_numpy(labels), torch.from_numpy(predictions), classes)
+        assert measure.total() == pytest.approx(wanted, abs=1e-12)
+        weights = torch.from_numpy(rng.multinomial(40, np.full(40, 1 / 40), size=3)).double()
+        for row, value in zip(weights.long().numpy(), measure.value(measure.sums(weights)).tolist(), strict=True):
+            again = f1_score(labels.repeat(row), predictions.repeat(row), average="macro")
+            assert value == pytest.approx(again, abs=1e-12)
 
 
 def test_counts_add_up_and_f1_is_computed_for_many_at_once() -> None:
@@ -41,7 +47,7 @@ def test_counts_add_up_and_f1_is_computed_for_many_at_once() -> None:
     assert together.shape == (3, 4)
     assert together[1, 2] == macro_f1(counts[1, 2])
     assert torch.equal(counts.sum((0, 1)), confusion(labels.flatten(), predictions.flatten(), 5))
-    assert float(macro_f1(torch.zeros(4, 4, dtype=torch.int64))) == 0.0  # nothing was counted
+    assert bool(macro_f1(torch.zeros(4, 4, dtype=torch.int64)).isnan())  # nothing was counted
 
 
 def test_the_picture(tmp_path: Path) -> None:

@@ -174,17 +174,17 @@ def test_an_encoder_learns_to_write_down_strings_of_tones(cli: Cli) -> None:
     assert cli("pretrain", "ctc.yaml", "--dry-run").status == 0
     assert cli("bench", "ctc.yaml", "--seconds", 0.1).status == 0
     assert "data.seconds" in cli("attend", "run", "sounds/low_0.wav").err
-    # the checkpoint alone writes down a file
-    from bigmodel_cli.data import prepare_file
-    from bigmodel_cli.loaded import load_checkpoint
-
-    loaded = load_checkpoint(Path("run"), "cpu")
-    for name in ("low", "middle", "high"):
-        frames = prepare_file(Path(f"sounds/{name}_0.wav"), loaded.facts)
-        lengths = loaded.model.out_lengths(torch.tensor([frames.shape[1]]))  # type: ignore[operator]
-        with torch.inference_mode():
-            logits = loaded.model(frames)
-        assert text_of(logits, lengths, loaded.facts.classes, loaded.facts.spelling) == [name]
+    # the checkpoint alone writes down files, also beside longer ones
+    names = [f"sounds/{name}_{index}.wav" for name in ("low", "middle", "high") for index in (0, 6)]
+    said = [json.loads(line) for line in cli("predict", "run", *names).out.splitlines()]
+    assert said == [{"input": n, "text": n.split("/")[1].split("_")[0]} for n in names]
+    cli("eval", "run", "--samples", "samples.jsonl")
+    row = json.loads(Path("samples.jsonl").read_text().splitlines()[0])
+    assert set(row["reference"].split()) <= {"low", "middle", "high"}
+    again = json.loads(cli("eval", "--rescore", "samples.jsonl", "--json").out)
+    for name, value in report["metrics"].items():
+        assert again[name] == pytest.approx(value["value"]), name
+        assert again["metrics"][name]["count"] == value["count"], name
 
 
 @pytest.mark.parametrize(
