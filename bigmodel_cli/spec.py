@@ -46,6 +46,12 @@ class Spec(Options):
             )
         return self
 
+    @model_validator(mode="after")
+    def _isolated(self) -> Spec:
+        if getattr(self.data, "isolate", False) and self.task.type != "causal_lm":
+            raise ValueError(f"data.isolate is for task.type: causal_lm, and task.type is {self.task.type}")
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """Every option with its value, as plain YAML types: the resolved spec that a checkpoint keeps."""
         return self.model_dump(mode="json")

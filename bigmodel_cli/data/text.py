@@ -31,7 +31,7 @@ from bigmodel_cli.data.tokenizer import (
     train_bpe,
 )
 from bigmodel_cli.data.words import Words
-from bigmodel_cli.errors import DataError
+from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Tensor, torch
 
 RESIDENT_BYTES = 512 << 20
@@ -47,6 +47,9 @@ class _TextOptions(Options):
         0.1, description="last part of the text, kept for validation"
     )
     words: bool = Field(False, description="say which word each token belongs to, for masked_lm")
+    isolate: bool = Field(
+        False, description="a token sees its own document alone, where several stand in a window; for causal_lm"
+    )
 
 
 class TextOptions(_TextOptions):
@@ -86,7 +89,10 @@ def open_text(
     names = [name for name in ("train", "val", "test") if (folder / f"{name}.bin").exists()]
     dtype = token_dtype(tokenizer)
     words = Words(tokenizer) if options.words else None
-    splits: dict[str, Split] = {n: Windows(folder / f"{n}.bin", dtype, options.context, n, words) for n in names}
+    end = tokenizer.end_of_text if options.isolate else None
+    if options.isolate and end is None:
+        raise SpecError("data.isolate: the text is one document, or its tokenizer has no mark for the end of one")
+    splits: dict[str, Split] = {n: Windows(folder / f"{n}.bin", dtype, options.context, n, words, end) for n in names}
     facts = Facts(vocab_size=tokenizer.vocab_size, context=options.context)
     return DataSet(facts, f"{key}-{options.context}", splits, {"tokenizer.json": tokenizer.to_json()})
 
@@ -96,8 +102,10 @@ class Windows:
 
     lengths: Ints | None = None
 
-    def __init__(self, path: Path, dtype: Any, context: int, name: str, words: Words | None = None) -> None:
-        self.path, self.context, self.train, self.words = path, context, name == "train", words
+    def __init__(
+        self, path: Path, dtype: Any, context: int, name: str, words: Words | None = None, end: int | None = None
+    ) -> None:
+        self.path, self.context, self.train, self.words, self.end = path, context, name == "train", words, end
         self.tokens: Any = np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
         total = len(self.tokens)
         if total < context + 1:
@@ -131,10 +139,15 @@ class Windows:
     def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """{"tokens": (B, T + 1) int64}; -1 after the end of the text, which only evaluation reaches.
 
-        "words" (B, T + 1) numbers each token's word where the options ask for it.
+        "words" (B, T + 1) numbers each token's word where the options ask for it, "segments" its document: that begins with the
+        mark that ends the one before, from which its first token is foretold.
         """
-        tokens = self.take(samples, epoch, seed)
-        return {"tokens": tokens} if self.words is None else {"tokens": tokens, "words": self.words(tokens)}
+        batch = {"tokens": self.take(samples, epoch, seed)}
+        if self.words is not None:
+            batch["words"] = self.words(batch["tokens"])
+        if self.end is not None:
+            batch["segments"] = (batch["tokens"] == self.end).cumsum(1)
+        return batch
 
     def take(self, samples: Ints, epoch: int, seed: int) -> Tensor:
         """(B,) -> (B, T + 1)   the windows themselves."""

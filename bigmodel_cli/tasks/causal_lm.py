@@ -27,7 +27,10 @@ class CausalLMOptions(Options):
 
 
 class CausalLM:
-    """batch {"tokens": (B, T + 1)}; the model maps tokens (B, T) to logits (B, T, V)."""
+    """batch {"tokens": (B, T + 1)}; the model maps tokens (B, T) to logits (B, T, V).
+
+    Where the batch has "segments" (B, T + 1), the model is told which document each token belongs to.
+    """
 
     name = "causal_lm"
     metric = "loss"
@@ -46,13 +49,13 @@ class CausalLM:
     def loss(self, model: Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy over all targets, and how many there are."""
         inputs, targets = self.shift(batch)
-        total = cross_entropy(model(inputs), targets, self.options.label_smoothing)
+        total = cross_entropy(logits_of(model, inputs, batch), targets, self.options.label_smoothing)
         return total, (targets != IGNORED).sum()
 
     def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Per window: nats and targets ("loss"), and right first guesses ("accuracy")."""
         inputs, targets = self.shift(batch)
-        logits = model(inputs).float()
+        logits = logits_of(model, inputs, batch).float()
         nats = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")  # (B, T)
         real = targets != IGNORED
         right = (logits.argmax(-1) == targets) & real
@@ -63,3 +66,10 @@ class CausalLM:
         """Perplexity, and bits per token."""
         loss = metrics["loss"]
         return {"perplexity": math.exp(min(loss, 700.0)), "bits_per_token": loss / math.log(2)}
+
+
+def logits_of(model: Module, inputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """(B, T, V)   the model's logits, each document for itself where the batch says which is which."""
+    segments = batch.get("segments")
+    logits: Tensor = model(inputs) if segments is None else model(inputs, segments=segments[:, :-1])
+    return logits

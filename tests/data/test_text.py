@@ -23,6 +23,8 @@ from bigmodel_cli.data.corpus import Corpus, find_files, survey
 from bigmodel_cli.data.text import StdlibOptions, TextOptions
 from bigmodel_cli.data.tokenizer import ByteTokenizer, CharacterTokenizer, LibraryTokenizer, read_tokenizer, train_bpe
 from bigmodel_cli.errors import DataError
+from bigmodel_cli.models.decoder import Decoder, DecoderOptions
+from bigmodel_cli.tasks import CausalLMOptions
 
 Cli = Callable[..., Result]
 
@@ -200,3 +202,44 @@ def test_memory_does_not_grow_with_the_corpus() -> None:
     tracemalloc.stop()
     assert len(data.split("train")) * 64 > 25_000_000
     assert peak < 15_000_000
+
+
+def test_isolated_documents_do_not_see_one_another(cli: Callable[..., Result], tmp_path: Path) -> None:
+    rows = [{"text": text} for text in ("abcd", "bc", "dcba", "ab")]
+    Path("docs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {"files": ["docs.jsonl"], "val_files": ["docs.jsonl"], "context": 7, "isolate": True}
+    data = open_data(TextOptions.model_validate(values), base=Path(), seed=0, say=lambda _: None)
+    batch = data.split("val").batch(np.arange(1), 0, 0, False)
+    tokens, segments = batch["tokens"][0].tolist(), batch["segments"][0].tolist()
+    assert tokens == [*b"abcd", 256, *b"bc", 256]
+    assert segments == [0, 0, 0, 0, 1, 1, 1, 2]
+    # What is foretold in a document is what is foretold where it stands alone.
+    torch.manual_seed(0)
+    options = DecoderOptions.model_validate(
+        {"dim": 16, "position": {"type": "learned"}, "blocks": [{"mixer": {"type": "attention", "num_heads": 2}}]}
+    )
+    model, task = Decoder(options, data.facts).eval(), CausalLMOptions().build()
+    together = task.loss(model, batch)[0]
+    pieces = [torch.tensor([p]) for p in ([*b"abcd", 256], [256, *b"bc", 256])]
+    alone = sum(task.loss(model, {"tokens": piece})[0] for piece in pieces)
+    torch.testing.assert_close(together, alone)
+    Path("spec.yaml").write_text(
+        "model: {type: decoder, dim: 16, blocks: [{mixer: {type: attention, num_heads: 2}}]}\n"
+        "data: {type: text, files: [docs.jsonl], val_files: [docs.jsonl], context: 4, isolate: true}\n"
+        "task: {type: causal_lm, sample_tokens: 0}\ntrain: {steps: 2, batch_size: 2, precision: fp32}\n"
+    )
+    assert cli("pretrain", "spec.yaml", "--out", "run").status == 0
+    result = cli("pretrain", "spec.yaml", "--set", "task.type=masked_lm", "--set", "task.sample_tokens=null")
+    assert result.status == 2
+    Path("one.txt").write_text("abc" * 50)
+    flags = [
+        "--set",
+        "data.files=[one.txt]",
+        "--set",
+        "data.val_files=[]",
+        "--set",
+        "data.tokenizer={type: characters}",
+    ]
+    result = cli("pretrain", "spec.yaml", *flags)
+    assert result.status == 2
+    assert "data.isolate: the text is one document" in result.err
