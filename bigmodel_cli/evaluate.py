@@ -15,7 +15,7 @@ from bigmodel_cli.loaded import Loaded, load_checkpoint
 from bigmodel_cli.metrics import Measure, shown
 from bigmodel_cli.metrics.intervals import Difference, Estimate, bootstrap, compare
 from bigmodel_cli.metrics.labels import confusion, draw_confusion, f1_measure
-from bigmodel_cli.metrics.text import need_libraries, text_measures
+from bigmodel_cli.metrics.text import lead_measures, need_libraries, text_measures
 from bigmodel_cli.samples import rescore, write_samples
 from bigmodel_cli.scoring import estimates, means, score_split
 from bigmodel_cli.tasks import TASKS, Task, build_task
@@ -149,6 +149,8 @@ def _evaluate(path: Path, overrides: Sequence[str], split: str | None, device: s
     if hasattr(loaded.model, "reading"):
         columns = _written(loaded, data, name)
         measures |= text_measures(written, columns["prediction"], columns["reference"])
+        if getattr(spec.task, "baseline", "none") == "lead":
+            measures |= lead_measures(written, columns["source"], columns["reference"])
     return Evaluation(loaded, name, measures, columns)
 
 

@@ -13,7 +13,7 @@ from bigmodel_cli.errors import DataError, ResourceError
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.metrics import Measure, mean
 from bigmodel_cli.metrics.labels import f1_measure
-from bigmodel_cli.metrics.text import MEASURES, need_libraries, text_measures
+from bigmodel_cli.metrics.text import LEAD, MEASURES, lead_measures, need_libraries, text_measures
 from bigmodel_cli.scoring import LOWER_IS_BETTER
 from bigmodel_cli.tasks import TASKS
 
@@ -78,7 +78,7 @@ def rescore(path: Path, metrics: Sequence[str] = ()) -> tuple[str, dict[str, Mea
     groups = [
         group for group, members in MEASURES.items() if group in metrics or (not metrics and members.keys() & named)
     ]
-    of_text = {name for members in MEASURES.values() for name in members}
+    of_text = {name + end for members in MEASURES.values() for name in members for end in ("", LEAD)}
     try:
         if "macro_f1" in named:
             classes = {str(r[side]) for r in records for side in ("label", "prediction")}
@@ -91,9 +91,10 @@ def rescore(path: Path, metrics: Sequence[str] = ()) -> tuple[str, dict[str, Mea
             measures[name] = mean(values * counts, counts, name not in LOWER_IS_BETTER)
         if groups:
             need_libraries(groups)
-            measures |= text_measures(
-                groups, [str(r["prediction"]) for r in records], [str(r["reference"]) for r in records]
-            )
+            references = [str(r["reference"]) for r in records]
+            measures |= text_measures(groups, [str(r["prediction"]) for r in records], references)
+            if any(name.endswith(LEAD) for name in named):
+                measures |= lead_measures(groups, [str(r["source"]) for r in records], references)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: a line lacks what its metrics need ({type(error).__name__}: {error})") from None
     return str(records[0]["task"]), measures

@@ -11,6 +11,7 @@ from pydantic import Field
 from bigmodel_cli.config import Facts, Options
 from bigmodel_cli.data.audio import AudioOptions, open_audio, prepare_sound, prepare_sounds
 from bigmodel_cli.data.base import DataSet, Say, Split
+from bigmodel_cli.data.docstrings import DocstringsOptions
 from bigmodel_cli.data.images import (
     CIFAR10Options,
     CIFAR100Options,
@@ -33,6 +34,7 @@ DataOptions = Annotated[
     | StdlibOptions
     | PairsOptions
     | PairTableOptions
+    | DocstringsOptions
     | TableOptions
     | MNISTOptions
     | FashionMNISTOptions
@@ -50,6 +52,7 @@ SOURCES: dict[str, tuple[type[Options], Callable[..., DataSet]]] = {
     "stdlib": (StdlibOptions, open_text),
     "pairs": (PairsOptions, open_pairs),
     "pair_table": (PairTableOptions, open_pairs),
+    "docstrings": (DocstringsOptions, open_pairs),
     "table": (TableOptions, open_table),
     "mnist": (MNISTOptions, open_images),
     "fashion_mnist": (FashionMNISTOptions, open_images),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -29,9 +29,11 @@ Files = Annotated[list[str], Field(min_length=1)]
 Column = Annotated[int, Field(ge=0, le=10_000)] | str
 
 
-class _PairOptions(Options):
+class PairOptions(Options):
+    """What all forms of pairs have in common."""
+
     context: Count = Field(
-        128, description="longest side in tokens, its end included; longer training pairs are left out"
+        128, description="longest side in tokens, its end included; longer training targets are left out"
     )
     tokenizer: TokenizerOptions = Field(
         description="text to tokens, fitted on both sides of the training pairs together"
@@ -40,8 +42,12 @@ class _PairOptions(Options):
         None, description="the sources' own; each is then fitted on its side. Left out: one for both"
     )
 
+    long_sources: Literal["leave_out", "cut"] = Field(
+        "leave_out", description="what training does with a pair whose source is longer than context"
+    )
 
-class PairsOptions(_PairOptions):
+
+class PairsOptions(PairOptions):
     """Pairs of texts, parallel by line: files of sources and files of targets, plain or .gz."""
 
     type: Literal["pairs"] = "pairs"
@@ -69,7 +75,7 @@ class PairsOptions(_PairOptions):
         }
 
 
-class PairTableOptions(_PairOptions):
+class PairTableOptions(PairOptions):
     """Pairs of texts in two columns: .tsv, .csv, .jsonl (each plain or .gz) or .parquet."""
 
     type: Literal["pair_table"] = "pair_table"
@@ -90,9 +96,7 @@ class PairTableOptions(_PairOptions):
         return {n: table(find_files(names, base, f"data.{n}", ENDINGS), columns) for n, names in named.items() if names}
 
 
-def open_pairs(
-    options: PairsOptions | PairTableOptions, *, base: Path, seed: int, say: Say, assets: Path | None = None
-) -> DataSet:
+def open_pairs(options: Any, *, base: Path, seed: int, say: Say, assets: Path | None = None) -> DataSet:
     """The pairs as tokens; the tokenizers are fitted, or a checkpoint's when `assets` names one."""
     sources = options.sources(base)
     tokenizers = _tokenizers(options, sources["train"], say, assets)
@@ -108,7 +112,7 @@ def open_pairs(
         say(f"tokenizing {sum(s.characters for s in sources.values()):,} characters (once: kept in {folder.parent})")
     build_once(folder, lambda draft: _write(draft, sources, tokenizers))
     splits: dict[str, Split] = {
-        name: Pairs(folder, name, source, tokenizers, options.context, say) for name, source in sources.items()
+        name: Pairs(folder, name, source, tokenizers, options, say) for name, source in sources.items()
     }
     separate = options.source_tokenizer is not None
     facts = Facts(
@@ -120,9 +124,7 @@ def open_pairs(
     return DataSet(facts, f"{key}-{options.context}", splits, kept)
 
 
-def _tokenizers(
-    options: PairsOptions | PairTableOptions, train: PairSource, say: Say, assets: Path | None
-) -> dict[str, Tokenizer]:
+def _tokenizers(options: PairOptions, train: PairSource, say: Say, assets: Path | None) -> dict[str, Tokenizer]:
     """The tokenizer of each side; the same one where they share it."""
 
     def fit(wanted: TokenizerOptions, side: str | None, asset: str) -> Tokenizer:
@@ -157,21 +159,24 @@ class Pairs:
         name: str,
         source: PairSource,
         tokenizers: dict[str, Tokenizer],
-        context: int,
+        options: PairOptions,
         say: Say,
     ) -> None:
-        self.pairs, self.longest = source, context - 1
+        self.pairs, self.longest = source, options.context - 1
         self.ends = {side: int(tokenizer.end_of_text or 0) for side, tokenizer in tokenizers.items()}
         self.sides = {side: Ragged.read(folder, f"{name}.{side}", token_dtype(tokenizers[side])) for side in SIDES}
         both = np.stack([self.sides[side].lengths for side in SIDES])
         self.kept = np.arange(both.shape[1])
         if name == "train":
-            self.kept = np.flatnonzero((both.min(0) > 0) & (both.max(0) <= self.longest))
+            longest = both[1] if options.long_sources == "cut" else both.max(0)
+            self.kept = np.flatnonzero((both.min(0) > 0) & (longest <= self.longest))
             left = both.shape[1] - len(self.kept)
             if left:
-                say(f"{left:,} of {both.shape[1]:,} training pairs are left out: empty, or longer than {context}")
+                say(
+                    f"{left:,} of {both.shape[1]:,} training pairs are left out: empty, or longer than {options.context}"
+                )
             if not len(self.kept):
-                raise DataError(f"no training pair fits into data.context {context}; make it larger")
+                raise DataError(f"no training pair fits into data.context {options.context}; make it larger")
         self.lengths = np.minimum(both.max(0)[self.kept], self.longest) + 1
 
     def __len__(self) -> int:

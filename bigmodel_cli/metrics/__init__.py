@@ -17,7 +17,7 @@ PERCENT = {"accuracy", "error", "top5", "macro_f1", "wer", "cer", "rouge1", "rou
 
 def shown(name: str, value: float) -> str:
     """A metric's value for people."""
-    return f"{100 * value:.2f} %" if name in PERCENT else f"{value:.4f}"
+    return f"{100 * value:.2f} %" if name.removesuffix("_lead") in PERCENT else f"{value:.4f}"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.metrics import Measure, mean
 
 Texts = Sequence[str]
+LEAD = "_lead"
+"""How the metrics of a source's first words end."""
 
 
 def bleu(predictions: Texts, references: Texts, lowercase: bool = False) -> Measure:
@@ -95,6 +97,13 @@ def text_measures(names: Sequence[str], predictions: Texts, references: Texts) -
     """The metrics of texts that these names stand for. Raises `SpecError` where a library is missing."""
     chosen = {name: measure for group in names for name, measure in MEASURES[group].items()}
     return {name: measure(predictions, references) for name, measure in chosen.items()}
+
+
+def lead_measures(names: Sequence[str], sources: Texts, references: Texts) -> dict[str, Measure]:
+    """The same of the sources' first words, as many as the references have on average: what a summary must be better than."""
+    count = max(1, round(sum(len(r.split()) for r in references) / max(1, len(references))))
+    first = [" ".join(source.split()[:count]) for source in sources]
+    return {name + LEAD: measure for name, measure in text_measures(names, first, references).items()}
 
 
 def need_libraries(names: Sequence[str]) -> None:

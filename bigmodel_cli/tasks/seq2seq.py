@@ -20,6 +20,9 @@ class Seq2SeqTaskOptions(Options):
     metrics: list[Literal["bleu", "chrf", "rouge", "wer", "cer"]] = Field(
         ["bleu", "chrf"], description="how `eval` judges what the model writes, by sacrebleu, rouge-score and jiwer"
     )
+    baseline: Literal["none", "lead"] = Field(
+        "none", description="lead: judge the source's first words too, as many as a reference has on average"
+    )
     beams: Count = Field(5, description="hypotheses that the search keeps when the model writes; 1 is greedy")
     length_penalty: NonNegative = Field(1.0, description="how far a longer text is preferred (Wu et al. 2016); 0: not")
 

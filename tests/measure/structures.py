@@ -46,6 +46,7 @@ STRUCTURES = {
     "experts (2 of 8)": "model.blocks.0.ffn={type: moe, experts: 8, top_k: 2, hidden: 172}",
 }
 CALIBRATION = 40
+LENGTHS = (256, 2048)
 
 
 def pretrain(structure: str, data: Path, seed: int, steps: int, threads: int) -> dict[str, float]:
@@ -137,19 +138,20 @@ def main() -> None:
     rows = []
     for name in STRUCTURES:
         runs = [result for (other, _), result in zip(work, done, strict=True) if other == name]
-        sizes = {length: measured(name, length) for length in (256, 2048)}
+        sizes = {length: measured(name, length) for length in LENGTHS}
         bits = [r["loss"] / math.log(2) for r in runs]
+        by_seed = ", ".join(f"{b:.3f}" for b in bits)
         rows.append(
             [
-                name, f"{sizes[256]['parameters'] / 1e6:.2f} M", f"{statistics.mean(bits):.3f}",
-                " ".join(f"{b:.3f}" for b in bits), f"{statistics.mean(r['steps'] for r in runs):,.0f}",
-                f"{statistics.mean(r['tokens'] for r in runs):,.0f}",
-                *(quantity(sizes[n]["peak"], "B") for n in (256, 2048)),
-                *(f"{sizes[n]['cache']:,.0f}" for n in (256, 2048)),
+                name, f"{sizes[256]['parameters'] / 1e6:.2f} M", f"{statistics.mean(bits):.3f} ({by_seed})",
+                f"{statistics.mean(r['steps'] for r in runs):,.0f}", f"{statistics.mean(r['tokens'] for r in runs):,.0f}",
+                " / ".join(quantity(sizes[n]["peak"], "B") for n in LENGTHS),
+                " / ".join(f"{sizes[n]['cache']:,.0f}" for n in LENGTHS),
             ]
         )  # fmt: skip
-    columns = ["structure", "parameters", "bits per byte", "by seed", "steps", "tokens/s", "peak 256", "peak 2,048"]
-    print(table([*columns, "cache B/token 256", "2,048"], sorted(rows, key=lambda row: row[2])))
+    at = " / ".join(f"{n:,}" for n in LENGTHS)
+    columns = ["structure", "parameters", "bits per byte (mean; seeds)", "steps", "tokens/s"]
+    print(table([*columns, f"peak memory {at}", f"cache bytes per token {at}"], sorted(rows, key=lambda row: row[2])))
 
 
 if __name__ == "__main__":

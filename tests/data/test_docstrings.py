@@ -1,0 +1,63 @@
+"""Functions and what they do: the docstring is taken out of the source, and modules stay in one split."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Result
+
+from bigmodel_cli.data.docstrings import DocstringsOptions, first_sentence, functions, split_of
+
+Cli = Callable[..., Result]
+
+
+def test_the_sentence_and_the_source_without_it(tmp_path: Path) -> None:
+    path = tmp_path / "m.py"
+    path.write_text(
+        'def f(a):\n    """Add one to a. And more.\n\n    Long."""\n    # why\n    return a + 1\n'
+        'def g():\n    """Too short."""\n    return 2\n'
+        'def h():\n    """Only words are in here"""\n'
+        'class C:\n    async def k(self):\n        """Wait\n        for it to end"""\n        await self.x\n'
+    )
+    assert list(functions(path, 30)) == [
+        ("def f(a):\n    return a + 1", "Add one to a."),
+        ("async def k(self):\n    await self.x", "Wait for it to end"),
+    ]
+    assert next(iter(functions(path, 1)))[0] == "def f(a):"
+    path.write_text("def broken(:\n")
+    assert list(functions(path, 30)) == []
+    assert first_sentence("  One, two. Three.\nFour") == "One, two."
+
+
+def test_splits_are_of_modules_and_sources_do_not_hold_what_is_asked() -> None:
+    assert split_of("email/utils.py") == split_of("email/mime/text.py") == split_of("email")
+    options = DocstringsOptions.model_validate({"context": 64, "tokenizer": {"type": "bytes"}})
+    sources = options.sources(Path())
+    pairs = {split: list(source.rows()) for split, source in sources.items()}
+    assert all(len(rows) > 100 for rows in pairs.values())
+    assert len(pairs["train"]) > 2 * len(pairs["test"])
+    for source, _ in pairs["val"][:50]:
+        if source.count("\n") < 29:  # not cut
+            node = ast.parse(source).body[0]
+            assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+
+
+def test_summaries_are_judged_beside_the_sources_first_words(cli: Cli) -> None:
+    Path("tiny.yaml").write_text(
+        "model:\n  type: seq2seq\n  dim: 16\n"
+        "  encoder: [{mixer: {type: attention, num_heads: 2}}]\n  decoder: [{cross: {num_heads: 2}}]\n"
+        "data: {type: docstrings, context: 24, tokenizer: {type: bpe, vocab_size: 400}}\n"
+        "task: {type: seq2seq, metrics: [rouge], baseline: lead, beams: 1}\n"
+        "train: {steps: 3, batch_tokens: 400, precision: fp32}\n"
+    )
+    trained = cli("pretrain", "tiny.yaml", "--out", "run")
+    assert trained.status == 0, trained.err
+    report = json.loads(cli("eval", "run", "--split", "val", "--samples", "s.jsonl", "--json").out)
+    assert 0 < report["rougeL_lead"] < 1
+    again = json.loads(cli("eval", "--rescore", "s.jsonl", "--json").out)
+    for name, value in report["metrics"].items():
+        assert again[name] == pytest.approx(value["value"]), name
