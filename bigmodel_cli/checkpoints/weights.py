@@ -44,7 +44,7 @@ def load_weights(model: Module, tensors: Mapping[str, Tensor], *, fresh: Sequenc
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(given[name])
-    return LoadReport(list(wanted), new, [name for name in tensors if name not in wanted and name not in new])
+    return LoadReport(list(wanted), new, sorted(tensors.keys() - wanted.keys() - set(new)))
 
 
 def _below(name: str, prefixes: Sequence[str]) -> bool:
