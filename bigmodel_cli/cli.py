@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
 from bigmodel_cli import __version__
 from bigmodel_cli.arguments import Checkpoint, Device, DryRun, Json, Out, Plugin, Precision, Resume, Seed, Set, SpecPath
+from bigmodel_cli.arguments.evaluate import AnyCheckpoint, Compare, Confusion, Metric, Rescore, Samples, SplitName
+from bigmodel_cli.arguments.predict import (
+    Beams,
+    DrawSeed,
+    Inputs,
+    LengthPenalty,
+    MaxTokens,
+    MinP,
+    NBest,
+    RepetitionPenalty,
+    Temperature,
+    Top,
+    TopK,
+    TopP,
+)
 
 app = typer.Typer(
     name="bigmodel",
@@ -112,43 +127,15 @@ def finetune(
 
 @app.command("eval")
 def evaluate(
-    checkpoint: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Argument(
-            metavar="CKPT", help="A checkpoint or run directory; '-' reads the path from stdin.", show_default=False
-        ),
-    ] = None,
+    checkpoint: AnyCheckpoint = None,
     set_: Set = None,
     plugin: Plugin = None,
-    split: Annotated[
-        str | None,
-        typer.Option(help="train, val or test. [default: test where there is one, else val]", show_default=False),
-    ] = None,
-    samples: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write every item with answer and scores as JSON Lines.", show_default=False),
-    ] = None,
-    compare: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CKPT2", help="Test the difference to a second checkpoint on the same items.", show_default=False
-        ),
-    ] = None,
-    confusion: Annotated[
-        Path | None,
-        typer.Option(metavar="PNG", help="Draw which class was taken for which.", show_default=False),
-    ] = None,
-    rescore: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Score such a file again, without a model.", show_default=False),
-    ] = None,
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="With --rescore, compare texts by bleu, chrf, rouge, wer or cer, e.g. --metric rouge.",
-            show_default=False,
-        ),
-    ] = None,
+    split: SplitName = None,
+    samples: Samples = None,
+    compare: Compare = None,
+    confusion: Confusion = None,
+    rescore: Rescore = None,
+    metric: Metric = None,
     device: Device = "auto",
     precision: Precision = None,
     json: Json = False,
@@ -170,65 +157,27 @@ def evaluate(
                 raise SpecError(f"--metric {name}: not one of {', '.join(MEASURES)}{did_you_mean(name, MEASURES)}")
         report = rescore_samples(rescore, metric or [])
     else:
-        other = Path(compare) if compare is not None else None
         overrides = _overrides(set_, precision, None)
-        report = evaluate_checkpoint(_checkpoint(str(checkpoint)), overrides, split, device, samples, other, confusion)
+        path = _checkpoint(str(checkpoint))
+        report = evaluate_checkpoint(path, overrides, split, device, samples, compare, confusion)
     _show(report.to_json() if json else report.to_text())
 
 
 @app.command()
 def predict(
     checkpoint: Checkpoint,
-    inputs: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Argument(
-            metavar="[INPUT]...",
-            help="Images, recordings, prompts or texts; lines of stdin when left out.",
-            show_default=False,
-        ),
-    ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of text to add, e.g. --max-tokens 50.")] = 200,
-    temperature: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(
-            min=0,
-            help="0 is greedy, e.g. --temperature 0.8. [default: 0.8 for a decoder; an encoder-decoder searches]",
-            show_default=False,
-        ),
-    ] = None,
-    top_k: Annotated[
-        int, typer.Option(min=0, help="Draw from the k likeliest tokens; 0: from all, e.g. --top-k 50.")
-    ] = 0,
-    top_p: Annotated[
-        float,
-        typer.Option(
-            min=0.001,
-            max=1,
-            help="Draw from the likeliest tokens that have this probability together, e.g. --top-p 0.9.",
-        ),
-    ] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the drawing, e.g. --seed 1.")] = 0,
-    min_p: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="Draw from tokens with this part of the likeliest one's probability at least."),
-    ] = 0.0,
-    repetition_penalty: Annotated[
-        float, typer.Option(min=0.01, help="Above 1, tokens that were there become less likely, e.g. 1.2.")
-    ] = 1.0,
-    beams: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(
-            min=1,
-            help="Search with so many hypotheses, e.g. --beams 5; 1 is greedy. [default: as the task says]",
-            show_default=False,
-        ),
-    ] = None,
-    length_penalty: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(min=0, help="How far the search prefers longer texts. [default: the task's]", show_default=False),
-    ] = None,
-    n_best: Annotated[int, typer.Option(min=1, help="Hypotheses shown for each input, e.g. --n-best 3.")] = 1,
-    top: Annotated[int, typer.Option(min=1, help="Labels shown for each item, e.g. --top 3.")] = 3,
+    inputs: Inputs = None,
+    max_tokens: MaxTokens = 200,
+    temperature: Temperature = None,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    beams: Beams = None,
+    length_penalty: LengthPenalty = None,
+    n_best: NBest = 1,
+    seed: DrawSeed = 0,
+    top: Top = 3,
     device: Device = "auto",
     plugin: Plugin = None,
 ) -> None:

@@ -8,27 +8,25 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bigmodel_cli import checkpoints
 from bigmodel_cli.attend.rebuilt import draw_reconstructions
-from bigmodel_cli.config import Facts
 from bigmodel_cli.console import say
 from bigmodel_cli.data import DataSet, load_tokenizer, open_data
 from bigmodel_cli.device import pick_device
-from bigmodel_cli.errors import BigmodelError, DataError, SpecError, Stopped
+from bigmodel_cli.errors import BigmodelError, DataError, Stopped
 from bigmodel_cli.lazy import Module, load_torch, torch
-from bigmodel_cli.models import ViTOptions
 from bigmodel_cli.rundir import RunDirectory, fresh_directory
 from bigmodel_cli.spec import Spec
-from bigmodel_cli.tasks import CausalLMOptions, MaskedImage, MaskedImageOptions, Task, build_task
+from bigmodel_cli.tasks import CausalLMOptions, MaskedImage, build_task
 from bigmodel_cli.train.choose import apply, choose
 from bigmodel_cli.train.feed import Feed
 from bigmodel_cli.train.loop import Run, fit
-from bigmodel_cli.train.memory import Plan, build_within, check_memory, plan
+from bigmodel_cli.train.memory import Plan, check_memory, plan
 from bigmodel_cli.train.report import TensorBoard, draw_curve
 from bigmodel_cli.train.resume import check_fingerprint, latest_directory, merge_resumed, previous_run
 from bigmodel_cli.train.signals import Interrupted, Signals
+from bigmodel_cli.train.start import build_started, check_task, with_length
 from bigmodel_cli.train.state import LossScale, TrainState
 from bigmodel_cli.writing import Decoding, stream_text
 
@@ -70,7 +68,7 @@ def dry_run(spec: Spec, device: str) -> Plan:
     chosen = pick_device(device, say)
     spec = with_length(spec)
     data = _open_data(spec)
-    _check_task(spec, build_task(spec.task), data)
+    check_task(spec, build_task(spec.task), data)
     check_memory(spec, data.facts, chosen)
     return plan(spec, data.facts, data.split("train"))
 
@@ -94,9 +92,9 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
     assets = previous.path if previous is not None and previous.contents is not None else source
     data = _open_data(spec, assets)
     task = build_task(spec.task)
-    _check_task(spec, task, data)
+    check_task(spec, task, data)
     torch.manual_seed(spec.train.seed)
-    model = _build(spec, data.facts, device, source if previous is None or previous.contents is None else None)
+    model = build_started(spec, data.facts, device, source if previous is None or previous.contents is None else None)
     model.to(device)
     if spec.train.batch_tokens is None and len(data.split("train")) < spec.train.batch_size:
         raise DataError(
@@ -161,81 +159,6 @@ def _show_sample(spec: Spec, data: DataSet, model: Module, device: torch.device)
 
 def _open_data(spec: Spec, assets: Path | None = None) -> DataSet:
     return open_data(spec.data, base=Path(), seed=spec.train.seed, say=say, assets=assets)
-
-
-def _check_task(spec: Spec, task: Task, data: DataSet) -> None:
-    needs = {"classes": "labels", "vocab_size": "tokens", "image_shape": "images"}[task.needs]
-    if not getattr(data.facts, task.needs):
-        raise SpecError(f"task.type: {task.name} needs data with {needs}, and data.type: {spec.data.type} has none")
-    missing = [name for name in task.reads if name not in data.names()]
-    if missing:
-        raise SpecError(
-            f"task.type: {task.name} reads {', '.join(task.reads)}, and data.type: {spec.data.type} has "
-            f"{', '.join(sorted(data.names()))}" + ("; set data.words: true" if missing == ["words"] else "")
-        )
-    if isinstance(spec.task, MaskedImageOptions) and isinstance(spec.model, ViTOptions):
-        rows, columns = spec.model.grid(data.facts)
-        spec.task.visible(rows * columns)
-    sides = spec.model.type == "seq2seq"
-    if sides != ("source" in task.reads):
-        raise SpecError(
-            f"model.type: {spec.model.type} {'reads a source and writes a target' if sides else 'has one side'}, and "
-            f"task.type: {task.name} {'has no source' if sides else 'has two'}"
-        )
-
-
-def _build(spec: Spec, facts: Facts, device: torch.device, source: Path | None) -> Any:
-    """The model with its first weights: drawn anew, or those of a checkpoint with a new head where the classes differ."""
-    model: Any = build_within(spec, facts, device)
-    if source is not None:
-        contents = checkpoints.read(source, train_state=False)
-        before = Facts.from_json(contents.facts)
-        task_differs = contents.spec["task"]["type"] != spec.task.type
-        other = "classes differ" if before.classes != facts.classes else "task differs" if task_differs else ""
-        report = checkpoints.load_weights(model, contents.model, fresh=model.head_names() if other else ())
-        say(f"weights: {len(report.loaded)} tensors from {source}")
-        if report.fresh:
-            say(f"newly initialised, since the {other}: {', '.join(report.fresh)}")
-        if report.ignored:
-            say(f"ignored of the checkpoint: {', '.join(report.ignored)}")
-    _freeze(model, spec)
-    return model
-
-
-def with_length(spec: Spec) -> Spec:
-    """The spec with the length of the checkpoint that it starts from, where that is longer than the new data's context.
-
-    A finetuning whose `model.max_len` is open keeps all positions: a table of learned ones has that many rows.
-    """
-    options: Any = spec.model
-    if spec.init.checkpoint is None or getattr(options, "max_len", 0) is not None:
-        return spec
-    before = checkpoints.read_spec(checkpoints.find(Path(spec.init.checkpoint)))
-    length = before["model"].get("max_len") or before["data"].get("context") or 0
-    if length <= (getattr(spec.data, "context", None) or length):
-        return spec
-    return spec.model_copy(update={"model": options.model_copy(update={"max_len": length})})
-
-
-def _freeze(model: Any, spec: Spec) -> None:
-    """Leave out of the training what `init` says. Raises `SpecError` for a pattern that matches nothing."""
-    from fnmatch import fnmatchcase
-
-    parameters = dict(model.named_parameters())
-    head = model.head_names()
-    for pattern in spec.init.freeze:
-        matching = [name for name in parameters if fnmatchcase(name, pattern) or name.startswith(pattern + ".")]
-        if not matching:
-            raise SpecError(
-                f"init.freeze: {pattern!r} matches no weight; they are called like {next(iter(parameters))}"
-            )
-        for name in matching:
-            parameters[name].requires_grad_(False)
-    if spec.init.train == "head":
-        for name, p in parameters.items():
-            p.requires_grad_(p.requires_grad and name.startswith(tuple(head)))
-    if not any(p.requires_grad for p in parameters.values()):
-        raise SpecError("init: every weight is frozen; nothing is left to train")
 
 
 def _describe_start(model: Module, data: DataSet, feed: Feed) -> None:

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bigmodel_cli.train.feed import MicroBatches
+from bigmodel_cli.train.batches import BySamples
 
 
 class Growing:
     """Five samples; in epoch e, sample i is a row of i + 1 + e numbers."""
 
     resident = False
+    lengths = None
 
     def __len__(self) -> int:
         return 5
@@ -31,7 +32,7 @@ class Growing:
 
 
 def test_rows_of_two_epochs_in_one_micro_batch() -> None:
-    micro = MicroBatches(Growing(), 4, seed=0)
+    micro = BySamples(Growing(), 4, seed=0)
     for k in range(10):
         batch = micro[k]
         lengths, longest = batch["lengths"], int(batch["lengths"].max())

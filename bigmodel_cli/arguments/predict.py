@@ -1,0 +1,62 @@
+"""The options of `bigmodel predict`: what is read, and how text is written."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+# Optional, not `X | None`: see __init__.py.
+Inputs = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Argument(
+        metavar="[INPUT]...",
+        help="Images, recordings, prompts or texts; lines of stdin when left out.",
+        show_default=False,
+    ),
+]
+Top = Annotated[int, typer.Option(min=1, help="Labels shown for each item, e.g. --top 3.")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Tokens of text to add, e.g. --max-tokens 50.")]
+Temperature = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(
+        min=0,
+        help="0 is greedy, e.g. --temperature 0.8. [default: 0.8 for a decoder; an encoder-decoder searches]",
+        show_default=False,
+    ),
+]
+TopK = Annotated[int, typer.Option(min=0, help="Draw from the k likeliest tokens; 0: from all, e.g. --top-k 50.")]
+TopP = Annotated[
+    float,
+    typer.Option(
+        min=0.001,
+        max=1,
+        help="Draw from the likeliest tokens that have this probability together, e.g. --top-p 0.9.",
+    ),
+]
+MinP = Annotated[
+    float,
+    typer.Option(
+        min=0, max=1, help="Draw from tokens with this part of the likeliest one's probability, e.g. --min-p 0.05."
+    ),
+]
+RepetitionPenalty = Annotated[
+    float,
+    typer.Option(min=0.01, help="Above 1, tokens that were there become less likely, e.g. --repetition-penalty 1.2."),
+]
+Beams = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        min=1,
+        help="Search with so many hypotheses, e.g. --beams 5; 1 is greedy. [default: as the task says]",
+        show_default=False,
+    ),
+]
+LengthPenalty = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(
+        min=0, help="How far the search prefers longer texts, e.g. 0.6. [default: the task's]", show_default=False
+    ),
+]
+NBest = Annotated[int, typer.Option(min=1, help="Hypotheses shown for each input, e.g. --n-best 3.")]
+DrawSeed = Annotated[int, typer.Option(min=0, help="Of the drawing, e.g. --seed 1.")]

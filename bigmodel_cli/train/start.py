@@ -1,0 +1,92 @@
+"""What a run starts from: whether model, data and task fit one another, and the first weights, drawn or a checkpoint's."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from bigmodel_cli import checkpoints
+from bigmodel_cli.config import Facts
+from bigmodel_cli.console import say
+from bigmodel_cli.data import DataSet
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.lazy import torch
+from bigmodel_cli.models import ViTOptions
+from bigmodel_cli.spec import Spec
+from bigmodel_cli.tasks import MaskedImageOptions, Task
+from bigmodel_cli.train.memory import build_within
+
+
+def check_task(spec: Spec, task: Task, data: DataSet) -> None:
+    """Raise `SpecError` where the data lacks what the task reads, or the model is not made for it."""
+    needs = {"classes": "labels", "vocab_size": "tokens", "image_shape": "images"}[task.needs]
+    if not getattr(data.facts, task.needs):
+        raise SpecError(f"task.type: {task.name} needs data with {needs}, and data.type: {spec.data.type} has none")
+    missing = [name for name in task.reads if name not in data.names()]
+    if missing:
+        raise SpecError(
+            f"task.type: {task.name} reads {', '.join(task.reads)}, and data.type: {spec.data.type} has "
+            f"{', '.join(sorted(data.names()))}" + ("; set data.words: true" if missing == ["words"] else "")
+        )
+    if isinstance(spec.task, MaskedImageOptions) and isinstance(spec.model, ViTOptions):
+        rows, columns = spec.model.grid(data.facts)
+        spec.task.visible(rows * columns)
+    sides = spec.model.type == "seq2seq"
+    if sides != ("source" in task.reads):
+        raise SpecError(
+            f"model.type: {spec.model.type} {'reads a source and writes a target' if sides else 'has one side'}, and "
+            f"task.type: {task.name} {'has no source' if sides else 'has two'}"
+        )
+
+
+def build_started(spec: Spec, facts: Facts, device: torch.device, source: Path | None) -> Any:
+    """The model with its first weights: drawn anew, or those of a checkpoint with a new head where the classes differ."""
+    model: Any = build_within(spec, facts, device)
+    if source is not None:
+        contents = checkpoints.read(source, train_state=False)
+        before = Facts.from_json(contents.facts)
+        task_differs = contents.spec["task"]["type"] != spec.task.type
+        other = "classes differ" if before.classes != facts.classes else "task differs" if task_differs else ""
+        report = checkpoints.load_weights(model, contents.model, fresh=model.head_names() if other else ())
+        say(f"weights: {len(report.loaded)} tensors from {source}")
+        if report.fresh:
+            say(f"newly initialised, since the {other}: {', '.join(report.fresh)}")
+        if report.ignored:
+            say(f"ignored of the checkpoint: {', '.join(report.ignored)}")
+    _freeze(model, spec)
+    return model
+
+
+def with_length(spec: Spec) -> Spec:
+    """The spec with the length of the checkpoint that it starts from, where that is longer than the new data's context.
+
+    A finetuning whose `model.max_len` is open keeps all positions: a table of learned ones has that many rows.
+    """
+    options: Any = spec.model
+    if spec.init.checkpoint is None or getattr(options, "max_len", 0) is not None:
+        return spec
+    before = checkpoints.read_spec(checkpoints.find(Path(spec.init.checkpoint)))
+    length = before["model"].get("max_len") or before["data"].get("context") or 0
+    if length <= (getattr(spec.data, "context", None) or length):
+        return spec
+    return spec.model_copy(update={"model": options.model_copy(update={"max_len": length})})
+
+
+def _freeze(model: Any, spec: Spec) -> None:
+    """Leave out of the training what `init` says. Raises `SpecError` for a pattern that matches nothing."""
+    parameters = dict(model.named_parameters())
+    head = model.head_names()
+    for pattern in spec.init.freeze:
+        matching = [name for name in parameters if fnmatchcase(name, pattern) or name.startswith(pattern + ".")]
+        if not matching:
+            raise SpecError(
+                f"init.freeze: {pattern!r} matches no weight; they are called like {next(iter(parameters))}"
+            )
+        for name in matching:
+            parameters[name].requires_grad_(False)
+    if spec.init.train == "head":
+        for name, p in parameters.items():
+            p.requires_grad_(p.requires_grad and name.startswith(tuple(head)))
+    if not any(p.requires_grad for p in parameters.values()):
+        raise SpecError("init: every weight is frozen; nothing is left to train")
