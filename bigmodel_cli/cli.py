@@ -10,7 +10,18 @@ import typer
 
 from bigmodel_cli import __version__
 from bigmodel_cli.arguments import Checkpoint, Device, DryRun, Json, Out, Plugin, Precision, Resume, Seed, Set, SpecPath
-from bigmodel_cli.arguments.evaluate import AnyCheckpoint, Compare, Confusion, Metric, Rescore, Samples, SplitName
+from bigmodel_cli.arguments.evaluate import (
+    AnyCheckpoint,
+    Compare,
+    Confusion,
+    Include,
+    Limit,
+    Metric,
+    Rescore,
+    Samples,
+    SplitName,
+    Tasks,
+)
 from bigmodel_cli.arguments.predict import (
     Beams,
     DrawSeed,
@@ -136,6 +147,9 @@ def evaluate(
     confusion: Confusion = None,
     rescore: Rescore = None,
     metric: Metric = None,
+    tasks: Tasks = None,
+    include: Include = None,
+    limit: Limit = None,
     device: Device = "auto",
     precision: Precision = None,
     json: Json = False,
@@ -156,6 +170,12 @@ def evaluate(
             if name not in MEASURES:
                 raise SpecError(f"--metric {name}: not one of {', '.join(MEASURES)}{did_you_mean(name, MEASURES)}")
         report = rescore_samples(rescore, metric or [])
+    elif tasks is not None:
+        from bigmodel_cli.harness import evaluate_tasks
+        from bigmodel_cli.loaded import load_checkpoint
+
+        loaded = load_checkpoint(_checkpoint(str(checkpoint)), device, _overrides(set_, precision, None))
+        report = evaluate_tasks(loaded, [name.strip() for name in tasks.split(",")], include, limit)
     else:
         overrides = _overrides(set_, precision, None)
         path = _checkpoint(str(checkpoint))

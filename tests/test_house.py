@@ -32,6 +32,7 @@ FLOORS = {
             "bench",
             "convert",
             "scoring",
+            "harness",
             "samples",
             "loaded",
             "catalog",

@@ -36,6 +36,24 @@ Rescore = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(metavar="FILE", help="Score a file of --samples again, without a model.", show_default=False),
 ]
+Tasks = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        help="Run tasks of lm-evaluation-harness, e.g. --tasks hellaswag,arc_easy.", metavar="NAMES", show_default=False
+    ),
+]
+Include = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        metavar="FOLDER",
+        help="With --tasks: a folder of task files of yours, e.g. --include my_tasks.",
+        show_default=False,
+    ),
+]
+Limit = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(min=1, help="With --tasks: stop each after so many items, e.g. --limit 100.", show_default=False),
+]
 Metric = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(

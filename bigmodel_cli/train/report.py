@@ -123,7 +123,7 @@ def draw_curve(metrics: Path, picture: Path, metric: str) -> None:
         losses = [values["loss"] for _, values in validation]
         axes.plot(steps, losses, color="#12507b", marker=marker, markersize=4, label="validation loss")
     axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats)")
+    axes.set_ylabel("loss")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     lines, labels = axes.get_legend_handles_labels()
