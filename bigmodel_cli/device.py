@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bigmodel_cli.errors import ResourceError, SpecError, did_you_mean
-from bigmodel_cli.lazy import torch
+from bigmodel_cli.lazy import Tensor, torch
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
@@ -117,3 +117,14 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=dtype_of(precision))
+
+
+def product_dtype(weight: Tensor) -> torch.dtype:
+    """What a product with this weight is kept in: autocast's precision, or the weight's own, as always on a CPU.
+
+    There attention of single queries is faster in fp32 (see parts/kernels.py).
+    """
+    kind = weight.device.type
+    if kind not in ("cpu", "meta") and weight.dtype == torch.float32 and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return weight.dtype

@@ -15,7 +15,7 @@ from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.models.beam import Beam, beam_search
 from bigmodel_cli.models.generate import Sampling, generate
 
-BATCH = 32
+BATCH = 64
 DRAWN = 0.8
 """The temperature of a decoder's text where none is given."""
 

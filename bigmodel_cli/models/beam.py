@@ -59,7 +59,7 @@ def beam_search(
     shorter prompt is padded, on its left. What is found for a row does not depend on the rows beside it.
     """
     model.eval()
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference mode, in which autocast casts every weight anew at each step
         return _search(model, prompt, beam, max_new_tokens, stop, real)
 
 

@@ -47,7 +47,7 @@ def generate(
     seen = Seen(prompt, real) if sampling.repetition_penalty != 1 else None
     cache: Any = None
     for number in range(max_new_tokens):
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference mode, in which autocast casts every weight anew
             if cache is None or tokens.shape[1] > model.limit:
                 if tokens.shape[1] > model.limit:
                     tokens = tokens[:, -(model.limit // 2 + 1) :]

@@ -140,7 +140,7 @@ class Reading:
 
     def __init__(self, model: Seq2Seq, source: Tensor) -> None:
         self.model, self.limit = model, model.limit
-        with torch.inference_mode():
+        with torch.no_grad():
             self.read = model.eval().encode(source)
 
     def eval(self) -> None:

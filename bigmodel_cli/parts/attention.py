@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, Options, Positive, Probability
+from bigmodel_cli.device import product_dtype
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.parts.kernels import Rules, attend, weights
 from bigmodel_cli.parts.norm import RMSNorm
@@ -77,6 +78,15 @@ class KVCache:
     values: Tensor
     length: int = 0
 
+    @classmethod
+    def of(cls, weight: Tensor, batch: int, max_len: int, keys: tuple[int, int], values: tuple[int, int]) -> KVCache:
+        """An empty cache for keys and values of these (heads, width), on the weight's device, in the precision of products."""
+        kind = product_dtype(weight)
+        return cls(
+            weight.new_empty(batch, keys[0], max_len, keys[1], dtype=kind),
+            weight.new_empty(batch, values[0], max_len, values[1], dtype=kind),
+        )
+
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Add those of new positions and return all so far."""
         end = self.length + keys.shape[2]
@@ -86,11 +96,11 @@ class KVCache:
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def select(self, rows: Tensor) -> None:
-        """Keep these rows, in this order; what is not filled yet is not copied."""
+        """Keep these rows, in this order; what is not filled yet is not copied, and no memory is taken for fewer rows."""
         for name in ("keys", "values"):
             old = getattr(self, name)
-            new = old if len(rows) == len(old) else old.new_zeros(len(rows), *old.shape[1:])
-            new[:, :, : self.length] = old[rows, :, : self.length]
+            new = old[: len(rows)] if len(rows) <= len(old) else old.new_empty(len(rows), *old.shape[1:])
+            new[:, :, : self.length] = old[:, :, : self.length].index_select(0, rows)
             setattr(self, name, new)
 
 
@@ -140,10 +150,9 @@ class Attention(Module):
 
     def new_cache(self, batch: int, max_len: int) -> KVCache | WindowCache:
         """An empty cache for generation."""
-        weight, window = self.qkv.weight, self.rules.window
-        room = max_len if window is None else 0
-        keys, values = (weight.new_zeros(batch, self.groups, room, self.head_dim) for _ in range(2))
-        return KVCache(keys, values) if window is None else WindowCache(keys, values, window)
+        size, window = (self.groups, self.head_dim), self.rules.window
+        cache = KVCache.of(self.qkv.weight, batch, max_len if window is None else 0, size, size)
+        return cache if window is None else WindowCache(cache.keys, cache.values, window)
 
     def forward(self, x: Tensor, stream: Stream = ALONE, cache: KVCache | WindowCache | None = None) -> Tensor:
         """Mix the positions; with a cache, x holds the positions that follow those in it."""

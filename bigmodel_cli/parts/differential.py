@@ -68,9 +68,8 @@ class Differential(Module):
 
     def new_cache(self, batch: int, max_len: int) -> KVCache:
         """An empty cache for generation."""
-        weight = self.qkv.weight
-        keys = weight.new_zeros(batch, 2 * self.heads, max_len, self.width)
-        return KVCache(keys, weight.new_zeros(batch, self.heads, max_len, 2 * self.width))
+        keys, values = (2 * self.heads, self.width), (self.heads, 2 * self.width)
+        return KVCache.of(self.qkv.weight, batch, max_len, keys, values)
 
     def factor(self) -> Tensor:
         """lambda, a scalar."""

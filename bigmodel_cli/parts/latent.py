@@ -68,10 +68,7 @@ class LatentAttention(Module):
 
     def new_cache(self, batch: int, max_len: int) -> KVCache:
         """An empty cache of one head: keys are [c, turned part], of which the first `kv_rank` are the values."""
-        weight = self.kv_down.weight
-        return KVCache(
-            weight.new_zeros(batch, 1, max_len, self.rank + self.turned), weight.new_zeros(batch, 1, max_len, 0)
-        )
+        return KVCache.of(self.kv_down.weight, batch, max_len, (1, self.rank + self.turned), (1, 0))
 
     def forward(self, x: Tensor, stream: Stream = ALONE, cache: KVCache | None = None) -> Tensor:
         """Mix the positions; with a cache, x holds the positions that follow those in it."""

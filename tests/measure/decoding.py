@@ -35,7 +35,7 @@ def theirs(loaded: Loaded) -> Any:
         vocab_size=vocab + 1, d_model=options.dim, encoder_layers=block.repeat, decoder_layers=options.decoder[0].repeat,
         encoder_attention_heads=heads, decoder_attention_heads=heads, encoder_ffn_dim=block.ffn.hidden,
         decoder_ffn_dim=block.ffn.hidden, scale_embedding=options.scale_embeddings, activation_function="relu",
-        max_position_embeddings=1024, pad_token_id=vocab, bos_token_id=0, eos_token_id=0, decoder_start_token_id=0,
+        max_position_embeddings=vocab + 200, pad_token_id=vocab, bos_token_id=0, eos_token_id=0, decoder_start_token_id=0,
     )  # fmt: skip
     model = M2M100ForConditionalGeneration(config)
     wanted: dict[str, torch.Tensor] = {}
