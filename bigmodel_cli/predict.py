@@ -24,11 +24,9 @@ def predict(loaded: Loaded, inputs: Iterable[str], decoding: Decoding, top: int)
     input that cannot be read.
     """
     decoding.check()
-    if loaded.task.name == "masked_image":
-        raise SpecError("this model was trained to rebuild images (masked_image): finetune it on labels first")
     if loaded.facts.spelling:
         yield from write_down(loaded, inputs)
-    elif loaded.facts.classes:
+    elif loaded.facts.classes or loaded.facts.image_shape is not None:
         yield from classify(loaded, inputs, top)
     elif hasattr(loaded.model, "reading"):
         yield from write_after_reading(loaded, inputs, decoding)

@@ -180,11 +180,13 @@ def _classes_at(location: Iterable[Any]) -> list[type[Options]]:
     """The classes of options that may stand at one of pydantic's error locations."""
     classes: list[type[Options]] = [Spec]
     for part in location:
+        tagged = [c for c in classes if _tag(c) == part] if len(classes) > 1 else []
+        if tagged:  # a union's place is followed by the type that was chosen, which may be called as some field is
+            classes = tagged
+            continue
         holders = [c for c in classes if part in c.model_fields]
         if holders:
             classes = [inner for c in holders for inner in _classes_in(c.model_fields[part].annotation)]
-        elif isinstance(part, str):
-            classes = [c for c in classes if _tag(c) == part] or classes
     return classes
 
 

@@ -132,7 +132,7 @@ def _train(run: Run, reporter: Reporter) -> Path:
                 save(run, metrics)
         path = checkpoints.find(run.directory.path)
     if options.patience is not None and state.best is not None:
-        return (run.directory.checkpoints / "best").resolve()
+        return checkpoints.find(run.directory.checkpoints / "best")
     if options.average_last is not None:
         return save_average(run, reporter, options.average_last)
     return path

@@ -1,11 +1,11 @@
-"""How fast sentences are translated by beam search, beside transformers' `generate` with the same weights.
+"""How fast sentences are translated by beam search, beside a peer with the same weights.
 
-    python tests/measure/decoding.py runs/multi30k_en_de --data DATA
+    python tests/measure/decoding.py runs/multi30k_en_de --data DATA [--peer joeynmt]
 
-The checkpoint's weights are put into transformers' M2M100 (pre-norm, sinusoidal positions, scaled shared embeddings: the same
-network), and both search the same sentences with the same number of beams in batches of 32; in turns, several times. Without a
-penalty of length, which the two define differently, the translations are the same but for ties of rounding. Ours is timed as
-`bigmodel predict` works: text in, text out.
+The checkpoint's weights are put into the peer's own network of the same kind (pre-norm, sinusoidal positions, scaled shared
+embeddings: M2M100 in transformers, the Transformer of JoeyNMT), and both search the same sentences with the same number of beams
+in batches of one size; in turns, several times. Without a penalty of length, which they define differently, the translations are
+the same but for ties of rounding. Ours is timed as `bigmodel predict` works: text in, text out.
 """
 
 from __future__ import annotations
@@ -15,19 +15,24 @@ import gzip
 import statistics
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from transformers import M2M100Config, M2M100ForConditionalGeneration
 
 from bigmodel_cli.data import load_tokenizer
 from bigmodel_cli.loaded import Loaded, load_checkpoint
 from bigmodel_cli.writing import BATCH, Decoding, write_after_reading
 
+Translate = Callable[[list[str]], list[str]]
 
-def theirs(loaded: Loaded) -> Any:
-    """The same network in transformers, with the same weights."""
+
+def transformers_peer(loaded: Loaded, tokenizer: Any, beams: int) -> Translate:
+    """The same network in transformers, with the same weights, and its beam search."""
+    from transformers import M2M100Config, M2M100ForConditionalGeneration
+
     options: Any = loaded.spec.model
     block, state = options.encoder[0], loaded.model.state_dict()
     vocab, heads = loaded.facts.vocab_size or 0, block.mixer.num_heads
@@ -64,24 +69,99 @@ def theirs(loaded: Loaded) -> Any:
     table: torch.Tensor = loaded.model.position.table  # type: ignore[union-attr, assignment]
     for side in (model.model.encoder, model.model.decoder):
         side.embed_positions.weights = torch.cat((torch.zeros(vocab + 1, options.dim), table))
-    return model.eval()
+    model.eval()
+
+    def translate(lines: list[str]) -> list[str]:
+        written = []
+        for ids in batches(lines, tokenizer, vocab):
+            with torch.inference_mode():
+                out = model.generate(
+                    ids, attention_mask=(ids != vocab).long(), num_beams=beams, max_new_tokens=loaded.model.limit - 1,
+                    length_penalty=0.0, early_stopping=False, decoder_start_token_id=0, forced_eos_token_id=None,
+                )  # fmt: skip
+            written += [tokenizer.decode([t for t in row if t not in (0, vocab)]) for row in out[:, 1:].tolist()]
+        return written
+
+    return translate
 
 
-def translate_theirs(model: Any, loaded: Loaded, lines: list[str], beams: int, tokenizer: Any) -> list[str]:
-    """Their beam search over batches of sentences of similar length, as ours."""
-    end, pad = tokenizer.end_of_text, model.config.pad_token_id
-    written, room = [], loaded.model.limit - 1
+def joeynmt_peer(loaded: Loaded, tokenizer: Any, beams: int) -> Translate:
+    """The same network in JoeyNMT, with the same weights, and its beam search."""
+    from joeynmt.decoders import TransformerDecoder
+    from joeynmt.embeddings import Embeddings
+    from joeynmt.encoders import TransformerEncoder
+    from joeynmt.model import Model
+    from joeynmt.search import beam_search
+
+    options: Any = loaded.spec.model
+    block, state = options.encoder[0], loaded.model.state_dict()
+    vocab = loaded.facts.vocab_size or 0
+    kinds: dict[str, Any] = {
+        "hidden_size": options.dim,
+        "ff_size": block.ffn.hidden,
+        "num_heads": block.mixer.num_heads,
+    }
+    kinds |= {"layer_norm": "pre", "dropout": 0.0, "emb_dropout": 0.0}
+    encoder = TransformerEncoder(num_layers=block.repeat, **kinds)
+    decoder = TransformerDecoder(num_layers=options.decoder[0].repeat, vocab_size=vocab + 2, **kinds)
+    table = Embeddings(options.dim, scale=options.scale_embeddings, vocab_size=vocab + 2, padding_idx=vocab)
+    words = SimpleNamespace(
+        pad_index=vocab, unk_index=vocab + 1, bos_index=0, eos_index=0, sep_index=vocab + 1, specials=[], lang_tags=[]
+    )
+    model = Model(encoder, decoder, table, table, words, words)
+    decoder.output_layer.weight = table.lut.weight
+    wanted = {"src_embed.lut.weight": torch.cat((state["source_embedding.weight"], torch.zeros(2, options.dim)))}
+    for side, count in (("encoder", block.repeat), ("decoder", options.decoder[0].repeat)):
+        own = "src_src_att" if side == "encoder" else "trg_trg_att"
+        for kind in ("weight", "bias"):
+            wanted[f"{side}.layer_norm.{kind}"] = state[f"{side}_norm.{kind}"]
+            for i in range(count):
+                ours, layer = f"{side}.{i}", f"{side}.layers.{i}"
+                for name, part in zip("qkv", state[f"{ours}.mixer.qkv.{kind}"].chunk(3), strict=True):
+                    wanted[f"{layer}.{own}.{name}_layer.{kind}"] = part
+                pairs = {"mixer.out": f"{own}.output_layer", "ffn_norm": "feed_forward.layer_norm"}
+                pairs |= {"ffn.up": "feed_forward.pwff_layer.0", "ffn.down": "feed_forward.pwff_layer.3"}
+                pairs["mixer_norm"] = "layer_norm" if side == "encoder" else "x_layer_norm"
+                if side == "decoder":
+                    pairs |= {"cross.q": "src_trg_att.q_layer", "cross.out": "src_trg_att.output_layer"}
+                    pairs["cross_norm"] = "dec_layer_norm"
+                    for name, part in zip("kv", state[f"{ours}.cross.kv.{kind}"].chunk(2), strict=True):
+                        wanted[f"{layer}.src_trg_att.{name}_layer.{kind}"] = part
+                wanted |= {f"{layer}.{b}.{kind}": state[f"{ours}.{a}.{kind}"] for a, b in pairs.items()}
+    missing, unexpected = model.load_state_dict(wanted, strict=False)
+    assert not unexpected, unexpected
+    assert all(".pe" in name or "embed" in name or "output_layer" in name for name in missing), missing
+    for module in model.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = block.norm.eps
+    model.eval()
+
+    def translate(lines: list[str]) -> list[str]:
+        written = []
+        for ids in batches(lines, tokenizer, vocab):
+            mask = (ids != vocab)[:, None]
+            with torch.no_grad():
+                memory, _ = model.encoder(model.src_embed(ids), mask.sum(-1)[:, 0], mask)
+                out, _, _ = beam_search(
+                    model=model, beam_size=beams, encoder_output=memory, encoder_hidden=None, src_mask=mask,
+                    max_output_length=loaded.model.limit - 1, alpha=-1,
+                )  # fmt: skip
+            rows = [row[: row.index(0)] if 0 in row else row for row in out.tolist()]
+            written += [tokenizer.decode([t for t in row if t < vocab]) for row in rows]
+        return written
+
+    return translate
+
+
+def batches(lines: list[str], tokenizer: Any, padding: int) -> Iterator[torch.Tensor]:
+    """The sentences as tokens (B, S) with their ends, padded at the right."""
     for first in range(0, len(lines), BATCH):
-        rows = [[*tokenizer.encode(line), end] for line in lines[first : first + BATCH]]
+        rows = [[*tokenizer.encode(line), tokenizer.end_of_text] for line in lines[first : first + BATCH]]
         longest = max(map(len, rows))
-        ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
-        with torch.inference_mode():
-            out = model.generate(
-                ids, attention_mask=(ids != pad).long(), num_beams=beams, max_new_tokens=room, length_penalty=0.0,
-                early_stopping=False, decoder_start_token_id=end, eos_token_id=end, forced_eos_token_id=None,
-            )  # fmt: skip
-        written += [tokenizer.decode([t for t in row if t not in (end, pad)]) for row in out[:, 1:].tolist()]
-    return written
+        yield torch.tensor([row + [padding] * (longest - len(row)) for row in rows])
+
+
+PEERS = {"transformers": transformers_peer, "joeynmt": joeynmt_peer}
 
 
 def main() -> None:
@@ -89,6 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--peer", choices=PEERS, default="transformers")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sentences", type=int, default=1000)
     arguments = parser.parse_args()
@@ -97,20 +178,22 @@ def main() -> None:
     text = gzip.decompress((arguments.data / "multi30k" / "test_2016_flickr.en.gz").read_bytes()).decode()
     lines = sorted((line.strip() for line in text.splitlines()[: arguments.sentences]), key=len)
     beams = loaded.spec.task.beams  # type: ignore[union-attr]
-    other = theirs(loaded)
-    ways = {
-        "bigmodel": lambda: [r["text"] for r in write_after_reading(loaded, lines, Decoding(length_penalty=0.0))],
-        "transformers": lambda: translate_theirs(other, loaded, lines, beams, tokenizer),
+    other = PEERS[arguments.peer](loaded, tokenizer, beams)
+    ways: dict[str, Translate] = {
+        "bigmodel": lambda some: [r["text"] for r in write_after_reading(loaded, some, Decoding(length_penalty=0.0))],
+        arguments.peer: other,
     }
+    for way in ways.values():
+        way(lines[:BATCH])  # warm
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     texts: dict[str, list[str]] = {}
     for _ in range(arguments.rounds):
         for name, way in ways.items():
             start = time.perf_counter()
-            texts[name] = way()
+            texts[name] = way(lines)
             seconds[name].append(time.perf_counter() - start)
             print(f"{name}: {len(lines) / seconds[name][-1]:.1f} sentences/s", file=sys.stderr, flush=True)
-    ratios = [b / a for a, b in zip(seconds["bigmodel"], seconds["transformers"], strict=True)]
+    ratios = [b / a for a, b in zip(seconds["bigmodel"], seconds[arguments.peer], strict=True)]
     same = sum(a == b for a, b in zip(*texts.values(), strict=True))
     for name, taken in seconds.items():
         print(f"{name}: {len(lines) / statistics.median(taken):.1f} sentences/s, {beams} beams")
