@@ -103,14 +103,22 @@ def joeynmt_peer(loaded: Loaded, tokenizer: Any, beams: int) -> Translate:
     }
     kinds |= {"layer_norm": "pre", "dropout": 0.0, "emb_dropout": 0.0}
     encoder = TransformerEncoder(num_layers=block.repeat, **kinds)
-    decoder = TransformerDecoder(num_layers=options.decoder[0].repeat, vocab_size=vocab + 2, **kinds)
-    table = Embeddings(options.dim, scale=options.scale_embeddings, vocab_size=vocab + 2, padding_idx=vocab)
+    decoder = TransformerDecoder(num_layers=options.decoder[0].repeat, vocab_size=vocab + 3, **kinds)
+    table = Embeddings(options.dim, scale=options.scale_embeddings, vocab_size=vocab + 3, padding_idx=vocab)
     words = SimpleNamespace(
-        pad_index=vocab, unk_index=vocab + 1, bos_index=0, eos_index=0, sep_index=vocab + 1, specials=[], lang_tags=[]
+        pad_index=vocab,
+        unk_index=vocab + 1,
+        bos_index=vocab + 2,
+        eos_index=0,
+        sep_index=vocab + 1,
+        specials=[],
+        lang_tags=[],
     )
     model = Model(encoder, decoder, table, table, words, words)
     decoder.output_layer.weight = table.lut.weight
-    wanted = {"src_embed.lut.weight": torch.cat((state["source_embedding.weight"], torch.zeros(2, options.dim)))}
+    shared = state["source_embedding.weight"]
+    # It never writes the mark of the beginning, which is that of the end here: a copy of its row stands for it.
+    wanted = {"src_embed.lut.weight": torch.cat((shared, torch.zeros(2, options.dim), shared[:1]))}
     for side, count in (("encoder", block.repeat), ("decoder", options.decoder[0].repeat)):
         own = "src_src_att" if side == "encoder" else "trg_trg_att"
         for kind in ("weight", "bias"):
@@ -144,7 +152,7 @@ def joeynmt_peer(loaded: Loaded, tokenizer: Any, beams: int) -> Translate:
                 memory, _ = model.encoder(model.src_embed(ids), mask.sum(-1)[:, 0], mask)
                 out, _, _ = beam_search(
                     model=model, beam_size=beams, encoder_output=memory, encoder_hidden=None, src_mask=mask,
-                    max_output_length=loaded.model.limit - 1, alpha=-1,
+                    max_output_length=int(1.5 * ids.shape[1]), alpha=-1,  # its own default length
                 )  # fmt: skip
             rows = [row[: row.index(0)] if 0 in row else row for row in out.tolist()]
             written += [tokenizer.decode([t for t in row if t < vocab]) for row in rows]
