@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.console import say, table
-from bigmodel_cli.data import DataSet, open_data
+from bigmodel_cli.data import open_data
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, load_torch, torch
 from bigmodel_cli.loaded import Loaded, load_checkpoint
 from bigmodel_cli.metrics import Measure, shown
 from bigmodel_cli.metrics.intervals import Difference, Estimate, bootstrap, compare
-from bigmodel_cli.metrics.labels import confusion, draw_confusion, f1_measure
-from bigmodel_cli.metrics.text import lead_measures, need_libraries, text_measures
+from bigmodel_cli.metrics.labels import confusion, draw_confusion
+from bigmodel_cli.metrics.text import lead_measures, need_libraries
 from bigmodel_cli.samples import rescore, write_samples
-from bigmodel_cli.scoring import estimates, means, score_split
+from bigmodel_cli.scoring import estimates, judge
 from bigmodel_cli.tasks import TASKS, Task, build_task
-from bigmodel_cli.writing import Decoding, write_after_reading
 
 
 @dataclass(frozen=True)
@@ -131,8 +130,8 @@ def rescore_samples(path: Path, metrics: Sequence[str]) -> Report:
 def _evaluate(path: Path, overrides: Sequence[str], split: str | None, device: str) -> Evaluation:
     loaded = load_checkpoint(path, device, overrides)
     spec = loaded.spec
-    written = getattr(spec.task, "metrics", [])
-    need_libraries(written)
+    texts = list(dict.fromkeys([*getattr(spec.task, "metrics", []), *getattr(loaded.task, "texts", [])]))
+    need_libraries(texts)
     data = open_data(spec.data, base=Path(), seed=spec.train.seed, say=say, assets=loaded.path)
     if loaded.facts.classes != data.facts.classes:
         raise SpecError(
@@ -140,39 +139,11 @@ def _evaluate(path: Path, overrides: Sequence[str], split: str | None, device: s
             "finetune it first: bigmodel finetune --from CKPT SPEC"
         )
     name = split or ("test" if "test" in data.splits else "val")
-    chosen = data.split(name)
-    size = spec.train.validation_rows
-    scored = score_split(loaded.model, loaded.task, chosen, size, loaded.device, loaded.precision)
-    measures, columns = means(scored.scores), dict(scored.answers)
-    if "label" in columns:
-        measures["macro_f1"] = of_labels(columns, loaded.facts.classes)
-    if hasattr(loaded.model, "reading"):
-        columns = _written(loaded, data, name)
-        measures |= text_measures(written, columns["prediction"], columns["reference"])
-        if getattr(spec.task, "baseline", "none") == "lead":
-            measures |= lead_measures(written, columns["source"], columns["reference"])
+    judged = judge(loaded, data.split(name), texts)
+    measures, columns = judged.measures, judged.columns
+    if getattr(spec.task, "baseline", "none") == "lead":
+        measures = measures | lead_measures(texts, columns["source"], columns["reference"])
     return Evaluation(loaded, name, measures, columns)
-
-
-def of_labels(columns: dict[str, list[Any]], classes: Sequence[str]) -> Measure:
-    """macro-F1; the columns' numbers become the names of classes."""
-    labels, predictions = (torch.tensor(columns[name]) for name in ("label", "prediction"))
-    for name in ("label", "prediction"):
-        columns[name] = [classes[i] for i in columns[name]]
-    columns["probability"] = [round(p, 6) for p in columns["probability"]]
-    return f1_measure(labels, predictions, len(classes))
-
-
-def _written(loaded: Loaded, data: DataSet, split: str) -> dict[str, list[Any]]:
-    """The texts of every pair of a split, and what the model writes for each source; those of similar length side by side."""
-    pairs: Any = data.split(split)
-    sources, references = pairs.texts()
-    order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
-    predictions = [""] * len(sources)
-    records = write_after_reading(loaded, (sources[i] for i in order), Decoding())
-    for i, record in zip(order, records, strict=True):
-        predictions[i] = record["text"]
-    return {"source": sources, "reference": references, "prediction": predictions}
 
 
 def _differences(first: Evaluation, second: Evaluation, sampled: dict[str, Tensor]) -> dict[str, Difference]:

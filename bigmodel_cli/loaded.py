@@ -17,7 +17,7 @@ from bigmodel_cli.tasks import Task, build_task
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in evaluation mode on its device, with all that its checkpoint knows."""
+    """A model on its device, with all that its checkpoint knows, or that a run's checkpoints will."""
 
     path: Path
     spec: Spec
@@ -35,7 +35,7 @@ class Loaded:
 
 
 def load_checkpoint(path: Path, device: str = "auto", overrides: Sequence[str] = ()) -> Loaded:
-    """Read and verify a checkpoint and build its model. `path` may name a run: its last checkpoint is taken."""
+    """Read and verify a checkpoint and build its model, in evaluation mode. `path` may name a run: its last checkpoint is taken."""
     load_torch()
     chosen = pick_device(device, say)
     path = checkpoints.find(path)

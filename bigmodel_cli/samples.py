@@ -11,10 +11,9 @@ from typing import Any
 
 from bigmodel_cli.errors import DataError, ResourceError
 from bigmodel_cli.lazy import torch
-from bigmodel_cli.metrics import Measure, mean
+from bigmodel_cli.metrics import LOWER_IS_BETTER, Measure, mean
 from bigmodel_cli.metrics.labels import f1_measure
 from bigmodel_cli.metrics.text import LEAD, MEASURES, lead_measures, need_libraries, text_measures
-from bigmodel_cli.scoring import LOWER_IS_BETTER
 from bigmodel_cli.tasks import TASKS
 
 

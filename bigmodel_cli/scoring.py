@@ -1,8 +1,8 @@
-"""A model over a whole split: every item's sums and counts, and what it answered."""
+"""A model over a whole split: every item's sums and counts, what it answered or wrote, and the metrics that follow."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +12,13 @@ from bigmodel_cli.data import Split
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.device import autocast
 from bigmodel_cli.lazy import Module, Tensor, torch
-from bigmodel_cli.metrics import Measure, mean
+from bigmodel_cli.loaded import Loaded
+from bigmodel_cli.metrics import LOWER_IS_BETTER, Measure, mean
 from bigmodel_cli.metrics.intervals import Estimate, bootstrap, estimate
+from bigmodel_cli.metrics.labels import f1_measure
+from bigmodel_cli.metrics.text import text_measures
 from bigmodel_cli.tasks import Task
+from bigmodel_cli.writing import Decoding, write_after_reading
 
 
 @dataclass
@@ -23,6 +27,14 @@ class Scored:
 
     scores: dict[str, tuple[Tensor, Tensor]]
     answers: dict[str, list[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A split's metrics as measures, and what belongs to each item by name."""
+
+    measures: dict[str, Measure]
+    columns: dict[str, list[Any]]
 
 
 def score_split(
@@ -63,16 +75,45 @@ def similar_batches(split: Split, batch_size: int) -> list[Ints]:
     return [order[first : first + batch_size] for first in range(0, len(split), batch_size)]
 
 
-def metrics_of(task: Task, scores: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """Each metric as the sum over its count, with those derived from them. NaN where nothing was counted."""
-    values = {
-        name: float(sums.sum()) / int(counts.sum()) if int(counts.sum()) else math.nan
-        for name, (sums, counts) in scores.items()
-    }
+def judge(loaded: Loaded, split: Split, texts: Sequence[str] = ()) -> Judged:
+    """Score a split; where a model writes, `texts` name what its texts are judged by (see metrics/text.py)."""
+    size = loaded.spec.train.validation_rows
+    scored = score_split(loaded.model, loaded.task, split, size, loaded.device, loaded.precision)
+    measures, columns = means(scored.scores), dict(scored.answers)
+    if "label" in columns:
+        measures["macro_f1"] = of_labels(columns, loaded.facts.classes)
+    if texts:
+        columns = written(loaded, split)
+        measures |= text_measures(texts, columns["prediction"], columns["reference"])
+    return Judged(measures, columns)
+
+
+def of_labels(columns: dict[str, list[Any]], classes: Sequence[str]) -> Measure:
+    """macro-F1; the columns' numbers become the names of classes."""
+    labels, predictions = (torch.tensor(columns[name]) for name in ("label", "prediction"))
+    for name in ("label", "prediction"):
+        columns[name] = [classes[i] for i in columns[name]]
+    columns["probability"] = [round(p, 6) for p in columns["probability"]]
+    return f1_measure(labels, predictions, len(classes))
+
+
+def written(loaded: Loaded, split: Any) -> dict[str, list[Any]]:
+    """The texts of every pair of a split, and what the model writes for each source; those of similar length side by side."""
+    sources, references = split.texts()
+    order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
+    predictions = [""] * len(sources)
+    was_training = loaded.model.training
+    records = write_after_reading(loaded, (sources[i] for i in order), Decoding())
+    for i, record in zip(order, records, strict=True):
+        predictions[i] = record["text"]
+    loaded.model.train(was_training)
+    return {"source": sources, "reference": references, "prediction": predictions}
+
+
+def values_of(task: Task, measures: dict[str, Measure]) -> dict[str, float]:
+    """Each metric's value, with those derived from them. NaN where nothing was counted."""
+    values = {name: measure.total() for name, measure in measures.items()}
     return {**values, **task.derived(values)}
-
-
-LOWER_IS_BETTER = {"loss", "wer", "cer"}
 
 
 def means(scores: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Measure]:
@@ -90,7 +131,7 @@ def estimates(
     value, low, high = (
         task.derived({name: getattr(e, end) for name, e in sources.items()}) for end in ("value", "low", "high")
     )
-    main = result[task.metric]
+    main = result[task.derived_from]
     for name in value:  # monotonic in the metric that they derive from
         ends = sorted((low[name], high[name]))
         result[name] = Estimate(value[name], main.count, ends[0], ends[1], main.method)

@@ -110,6 +110,39 @@ def test_the_result_is_the_mean_of_the_last_checkpoints(trained: Path, cli: Cli)
     assert "from step 40" in longer.err
 
 
+def test_patience_by_what_the_model_writes(trained: Path, cli: Cli) -> None:
+    """The best checkpoint is the one of the highest chrF; judging by text changes nothing of the training itself."""
+    settings = ("--set", "task.metric=chrf", "--set", "task.metrics=[bleu]", "--set", "train.average_last=null")
+    result = cli("pretrain", "turn.yaml", "--out", "by", *settings, "--set", "train.keep_last=3")
+    assert result.status == 0, result.err
+    records = [json.loads(line) for line in Path("by/metrics.jsonl").read_text().splitlines()]
+    seen = {r["step"]: r["val"] for r in records if "val" in r}
+    assert set(seen) == {20, 40, 60}
+    assert all(values.keys() >= {"loss", "accuracy", "perplexity", "chrf"} for values in seen.values())
+    best = max(seen, key=lambda step: seen[step]["chrf"])
+    assert Path("by/checkpoints/best").resolve().name == f"step-{best:08d}"
+    for step, values in seen.items():
+        report = json.loads(cli("eval", f"by/checkpoints/step-{step:08d}", "--split", "val", "--json").out)
+        assert report["chrf"] == pytest.approx(values["chrf"], rel=1e-9)
+        assert "bleu" in report
+    plain, judged = (
+        checkpoints.read(Path(run, "checkpoints/step-00000060"), train_state=False).model for run in ("run", "by")
+    )
+    assert all(torch.equal(plain[name], judged[name]) for name in plain)
+    early = cli(
+        "pretrain",
+        "turn.yaml",
+        "--out",
+        "early",
+        *settings,
+        "--set",
+        "train.patience=1",
+        "--set",
+        "train.validate_every=1",
+    )
+    assert "validations without a better chrf" in early.err
+
+
 def test_beams_and_drawing(trained: Path, cli: Cli) -> None:
     loaded = load_checkpoint(Path("run"), "cpu")
     assert loaded.spec.task.beams == 3

@@ -42,7 +42,8 @@ class AudioOptions(Options):
         "class, others serve `split`; when left out, the folder is the class",
     )
     split: dict[Literal["val", "test"], Rule] = Field(
-        {}, description="values of the pattern's groups that put a recording into val or test; the rest trains"
+        {},
+        description="values of the pattern's groups that put a recording into test, or else into val; the rest trains",
     )
     val_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0,
@@ -161,7 +162,7 @@ def _rows(options: AudioOptions, recordings: Recordings) -> dict[str, Ints]:
     count = len(recordings.names)
     rest = np.ones(count, bool)
     rows: dict[str, Ints] = {}
-    for name, rule in options.split.items():
+    for name, rule in sorted(options.split.items()):  # test before val: what it claims is nowhere else
         inside = np.array([all(_is_one_of(g[k], values) for k, values in rule.items()) for g in recordings.groups])
         rows[name] = np.flatnonzero(inside & rest)
         rest &= ~inside

@@ -13,6 +13,7 @@ from bigmodel_cli.lazy import Tensor, torch
 
 PERCENT = {"accuracy", "error", "top5", "macro_f1", "wer", "cer", "rouge1", "rouge2", "rougeL"}
 """Metrics that people read in percent."""
+LOWER_IS_BETTER = {"loss", "wer", "cer"}
 
 
 def shown(name: str, value: float) -> str:

@@ -93,6 +93,11 @@ MEASURES: dict[str, dict[str, Callable[[Texts, Texts], Measure]]] = {
 """What an option names, and the metrics that it stands for."""
 
 
+def group_of(metric: str) -> list[str]:
+    """The name in `MEASURES` that stands for this metric, among others; none for a metric that is not of texts."""
+    return [group for group, members in MEASURES.items() if metric in members]
+
+
 def text_measures(names: Sequence[str], predictions: Texts, references: Texts) -> dict[str, Measure]:
     """The metrics of texts that these names stand for. Raises `SpecError` where a library is missing."""
     chosen = {name: measure for group in names for name, measure in MEASURES[group].items()}

@@ -43,6 +43,7 @@ class Task(Protocol):
     name: str
     metric: str  # decides which checkpoint is best
     higher_is_better: bool
+    derived_from: str  # the metric of `score` whose functions are `derived`
     needs: str  # the fact of the data without which the task makes no sense
     reads: tuple[str, ...]  # the names in a batch
 
@@ -52,7 +53,8 @@ class Task(Protocol):
     def score(self, model: Module, batch: Batch) -> Scores:
         """Per-item sums and counts of every metric, without gradients."""
 
-    # A task may also have answer(model, batch) -> (scores, answers): the same scores, and what the model said of each item by name.
+    # A task may also have answer(model, batch) -> (scores, answers): the same scores, and what the model said of each item by name;
+    # and texts, by which each validation judges what the model writes, as metrics/text.py names them.
 
     def derived(self, metrics: dict[str, float]) -> dict[str, float]:
         """Metrics that are functions of other metrics, such as the perplexity."""

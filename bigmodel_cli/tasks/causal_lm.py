@@ -35,6 +35,7 @@ class CausalLM:
     name = "causal_lm"
     metric = "loss"
     higher_is_better = False
+    derived_from = "loss"
     needs = "vocab_size"
     reads: tuple[str, ...] = ("tokens",)
 

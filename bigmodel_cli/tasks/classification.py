@@ -9,6 +9,7 @@ from pydantic import Field
 from bigmodel_cli.config import Options, Probability
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import F, Module, Tensor
+from bigmodel_cli.metrics import LOWER_IS_BETTER
 
 INPUTS: dict[str, tuple[str, ...]] = {"image": (), "tokens": ("types",), "frames": ("lengths",)}
 """What an item may be, by its name in a batch, and what may stand beside it: what the model is called with, in this order."""
@@ -19,6 +20,9 @@ class ClassificationOptions(Options):
 
     type: Literal["classification"] = "classification"
     label_smoothing: Probability = Field(0.0, description="probability mass spread evenly over the classes")
+    metric: Literal["accuracy", "macro_f1", "loss"] = Field(
+        "accuracy", description="what decides which checkpoint is best"
+    )
 
     def build(self) -> Classification:
         """The task."""
@@ -29,13 +33,14 @@ class Classification:
     """batch {an input of `INPUTS`, "label": (B,)}; the model maps the input to logits (B, classes)."""
 
     name = "classification"
-    metric = "accuracy"
-    higher_is_better = True
+    derived_from = "accuracy"
     needs = "classes"
     reads: tuple[str, ...] = ("label",)
 
     def __init__(self, options: ClassificationOptions) -> None:
         self.options = options
+        self.metric: str = options.metric
+        self.higher_is_better = options.metric not in LOWER_IS_BETTER
 
     def loss(self, model: Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy over the batch, and its size."""

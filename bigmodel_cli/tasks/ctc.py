@@ -37,6 +37,7 @@ class CTC:
 
     name = "ctc"
     higher_is_better = False
+    derived_from = "loss"
     needs = "classes"
     reads: tuple[str, ...] = ("frames", "lengths", "target")
 

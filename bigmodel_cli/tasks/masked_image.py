@@ -48,6 +48,7 @@ class MaskedImage:
     name = "masked_image"
     metric = "loss"
     higher_is_better = False
+    derived_from = "loss"
     needs = "image_shape"
     reads: tuple[str, ...] = ("image",)
 

@@ -41,6 +41,7 @@ class MaskedLM:
     name = "masked_lm"
     metric = "loss"
     higher_is_better = False
+    derived_from = "loss"
     needs = "vocab_size"
     reads: tuple[str, ...]
 

@@ -9,6 +9,8 @@ from pydantic import Field
 
 from bigmodel_cli.config import Count, NonNegative, Options, Probability
 from bigmodel_cli.lazy import F, Module, Tensor
+from bigmodel_cli.metrics import LOWER_IS_BETTER
+from bigmodel_cli.metrics.text import group_of
 from bigmodel_cli.tasks.loss import IGNORED, cross_entropy
 
 
@@ -23,6 +25,11 @@ class Seq2SeqTaskOptions(Options):
     baseline: Literal["none", "lead"] = Field(
         "none", description="lead: judge the source's first words too, as many as a reference has on average"
     )
+    metric: Literal["loss", "accuracy", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "wer", "cer"] = Field(
+        "loss",
+        description="what decides which checkpoint is best, and when patience ends; for what is judged by text, each validation "
+        "lets the model write",
+    )
     beams: Count = Field(5, description="hypotheses that the search keeps when the model writes; 1 is greedy")
     length_penalty: NonNegative = Field(1.0, description="how far a longer text is preferred (Wu et al. 2016); 0: not")
 
@@ -35,13 +42,15 @@ class Seq2SeqTask:
     """batch {"source": (B, S), "target": (B, T + 1)}; the model maps source and target (B, T) to logits (B, T, V)."""
 
     name = "seq2seq"
-    metric = "loss"
-    higher_is_better = False
+    derived_from = "loss"
     needs = "vocab_size"
     reads: tuple[str, ...] = ("source", "target")
 
     def __init__(self, options: Seq2SeqTaskOptions) -> None:
         self.options = options
+        self.metric: str = options.metric
+        self.texts = group_of(options.metric)
+        self.higher_is_better = options.metric not in LOWER_IS_BETTER
 
     def loss(self, model: Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy over all target tokens, and how many there are."""

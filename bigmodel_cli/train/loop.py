@@ -16,9 +16,10 @@ from bigmodel_cli.device import synchronize
 from bigmodel_cli.errors import NumericsError, Stopped
 from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.lazy import torch
+from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.rundir import RunDirectory
-from bigmodel_cli.scoring import metrics_of, score_split
+from bigmodel_cli.scoring import judge, values_of
 from bigmodel_cli.tasks import Task
 from bigmodel_cli.train.feed import Feed
 from bigmodel_cli.train.report import Reporter, TensorBoard, shown_metrics
@@ -33,8 +34,7 @@ Contents = Callable[[TrainState], checkpoints.Contents]
 class Run:
     """What `fit` works with; everything in it is built and resolved."""
 
-    options: TrainOptions  # nothing is auto any more
-    task: Task
+    loaded: Loaded  # the model in training; nothing in its spec is auto any more
     state: TrainState
     feed: Feed
     validation: Split | None
@@ -42,9 +42,23 @@ class Run:
     contents: Contents  # a checkpoint's contents for a state
     signals: Signals
     total: int
-    device: torch.device
     resume_command: str
     tensorboard: TensorBoard | None = None
+
+    @property
+    def options(self) -> TrainOptions:
+        """How to train."""
+        return self.loaded.spec.train
+
+    @property
+    def task(self) -> Task:
+        """What is learnt."""
+        return self.loaded.task
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is computed."""
+        return self.loaded.device
 
 
 class Stopwatch:
@@ -190,11 +204,10 @@ def _log(run: Run, reporter: Reporter, watch: Stopwatch, lr: float, norm: float)
 def _validate(run: Run, reporter: Reporter) -> dict[str, float]:
     """Metrics over the whole validation split, with the averaged weights where there are any."""
     assert run.validation is not None
-    size = run.options.validation_rows
     failpoint("train.validating")
     with run.state.averaged():
-        scored = score_split(run.state.model, run.task, run.validation, size, run.device, run.options.precision)
-    metrics = metrics_of(run.task, scored.scores)
+        judged = judge(run.loaded, run.validation, getattr(run.task, "texts", []))
+    metrics = values_of(run.task, judged.measures)
     _record(run, {"step": run.state.step, "val": {n: v for n, v in metrics.items() if math.isfinite(v)}})
     reporter.line(f"step {run.state.step}/{run.total}  validation: {shown_metrics(metrics)}")
     return metrics

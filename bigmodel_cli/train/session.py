@@ -16,6 +16,7 @@ from bigmodel_cli.data import DataSet, load_tokenizer, open_data
 from bigmodel_cli.device import pick_device
 from bigmodel_cli.errors import BigmodelError, DataError, Stopped
 from bigmodel_cli.lazy import Module, load_torch, torch
+from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.rundir import RunDirectory, fresh_directory
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import CausalLMOptions, MaskedImage, build_task
@@ -117,8 +118,7 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
         say(f"resuming {directory.path} after step {state.step}")
     directory.begin(spec.to_yaml(), state.step)
     run = Run(
-        options=spec.train,
-        task=task,
+        loaded=Loaded(directory.path, spec, data.facts, task, model, device, data.assets()),
         state=state,
         feed=feed,
         validation=data.split("val") if "val" in data.splits else None,
@@ -126,7 +126,6 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
         contents=lambda s: _contents(spec, data, s),
         signals=signals,
         total=spec.train.total_steps(feed.micro.per_epoch),
-        device=device,
         resume_command=_resume_command(request, directory),
         tensorboard=TensorBoard(directory.path / "tensorboard") if spec.train.tensorboard else None,
     )

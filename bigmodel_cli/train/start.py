@@ -12,6 +12,7 @@ from bigmodel_cli.console import say
 from bigmodel_cli.data import DataSet
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import torch
+from bigmodel_cli.metrics.text import need_libraries
 from bigmodel_cli.models import ViTOptions
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import MaskedImageOptions, Task
@@ -19,7 +20,7 @@ from bigmodel_cli.train.memory import build_within
 
 
 def check_task(spec: Spec, task: Task, data: DataSet) -> None:
-    """Raise `SpecError` where the data lacks what the task reads, or the model is not made for it."""
+    """Raise `SpecError` where the data lacks what the task reads, the model is not made for it, or a library is missing."""
     needs = {"classes": "labels", "vocab_size": "tokens", "image_shape": "images"}[task.needs]
     if not getattr(data.facts, task.needs):
         raise SpecError(f"task.type: {task.name} needs data with {needs}, and data.type: {spec.data.type} has none")
@@ -32,6 +33,7 @@ def check_task(spec: Spec, task: Task, data: DataSet) -> None:
     if isinstance(spec.task, MaskedImageOptions) and isinstance(spec.model, ViTOptions):
         rows, columns = spec.model.grid(data.facts)
         spec.task.visible(rows * columns)
+    need_libraries(getattr(task, "texts", []))
     sides = spec.model.type == "seq2seq"
     if sides != ("source" in task.reads):
         raise SpecError(

@@ -66,6 +66,8 @@ def test_labels_and_splits_by_name() -> None:
     assert data.split("val").resident
     held = opened(split={"test": {"speaker": ["bob"]}}, seconds=0.2)
     assert (len(held.split("train")), len(held.split("test"))) == (6, 6)
+    both = opened(split={"val": {"index": [0]}, "test": {"speaker": ["bob"]}}, seconds=0.2)
+    assert {n: len(both.split(n)) for n in both.splits} == {"train": 4, "test": 6, "val": 2}  # test takes first
     assert held.split("val") is held.split("test")  # where there is nothing else to validate on
     part = opened(val_fraction=0.25)
     assert {n: len(part.split(n)) for n in part.splits} == {"train": 9, "val": 3}

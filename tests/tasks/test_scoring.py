@@ -13,7 +13,7 @@ from torch import nn
 from bigmodel_cli.metrics.intervals import exact_interval
 from bigmodel_cli.optim import AdamWOptions
 from bigmodel_cli.recipe import TrainOptions
-from bigmodel_cli.scoring import estimates, means, metrics_of
+from bigmodel_cli.scoring import estimates, means, values_of
 from bigmodel_cli.tasks import CausalLMOptions, ClassificationOptions
 from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import train_step
@@ -46,7 +46,7 @@ def test_next_token_prediction_by_hand() -> None:
     torch.testing.assert_close(scores["loss"][0].sum().float(), expected)
     right = sum(int(logits[b, t].argmax()) == v for b, t, v in targets)
     assert int(scores["accuracy"][0].sum()) == right
-    metrics = metrics_of(task, scores)
+    metrics = values_of(task, means(scores))
     assert metrics["perplexity"] == pytest.approx(math.exp(metrics["loss"]))
     assert metrics["bits_per_token"] == pytest.approx(metrics["loss"] / math.log(2))
 
