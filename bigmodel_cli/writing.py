@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, cast
 
+from bigmodel_cli.config import PADDING
 from bigmodel_cli.data import Tokenizer, load_source_tokenizer, load_tokenizer
 from bigmodel_cli.device import autocast
 from bigmodel_cli.errors import DataError, SpecError
@@ -102,7 +103,7 @@ def write_after_reading(loaded: Loaded, sources: Iterable[str], decoding: Decodi
     assert ends is not None
     for first, texts in _batches(sources, BATCH):
         rows = [[*reader.encode(text)[: model.max_len - 1], ends] for text in texts]
-        padded = torch.full((len(rows), max(map(len, rows))), -1)
+        padded = torch.full((len(rows), max(map(len, rows))), PADDING)
         for i, row in enumerate(rows):
             padded[i, : len(row)] = torch.tensor(row)
         with autocast(loaded.device, loaded.precision):

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import PADDING, Facts
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import Tensor, torch
@@ -35,7 +35,7 @@ class Split(Protocol):
 
 
 def join(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Batches as one, in order: (B, T, ...) that differ in T are padded at the right, integers with -1 and others with 0."""
+    """Batches as one, in order: (B, T, ...) that differ in T are padded at the right, integers with `PADDING` and others with 0."""
     joined = {}
     for name in batches[0]:
         pieces = [batch[name] for batch in batches]
@@ -49,7 +49,7 @@ def join(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 def _widened(piece: Tensor, length: int) -> Tensor:
     if piece.shape[1] == length:
         return piece
-    wide = piece.new_full((len(piece), length, *piece.shape[2:]), 0 if piece.is_floating_point() else -1)
+    wide = piece.new_full((len(piece), length, *piece.shape[2:]), 0 if piece.is_floating_point() else PADDING)
     wide[:, : piece.shape[1]] = piece
     return wide
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Count, Facts, Options
+from bigmodel_cli.config import PADDING, Count, Facts, Options
 from bigmodel_cli.data.base import DataSet, Say, Split
 from bigmodel_cli.data.cache import build_once, cache_directory
 from bigmodel_cli.data.corpus import find_files
@@ -24,7 +24,6 @@ from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Tensor, torch
 
 FORMAT = 2  # of the cached tokens
-PADDING = -1
 Files = Annotated[list[str], Field(min_length=1)]
 Column = Annotated[int, Field(ge=0, le=10_000)] | str
 

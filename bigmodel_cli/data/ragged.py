@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from bigmodel_cli.config import PADDING
 from bigmodel_cli.data.order import Ints, draw
 
-PADDING = -1
 DROPPED = 2  # first stream of random numbers that leave tokens out; one for each column of text
 
 

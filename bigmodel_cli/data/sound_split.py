@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Facts, Options, Sound
+from bigmodel_cli.config import PADDING, Facts, Options, Sound
 from bigmodel_cli.data.mel import frames_of, log_mel, normalise_frames
 from bigmodel_cli.data.order import Ints, draw
 from bigmodel_cli.data.recordings import Recordings
@@ -16,8 +16,6 @@ from bigmodel_cli.data.sound import FULL_SCALE
 from bigmodel_cli.data.sound_augment import SoundAugmentation, real
 from bigmodel_cli.lazy import Tensor, torch
 
-PADDING = -1
-"""What follows a transcript in its row."""
 DRAWN = 300
 """The stream of random numbers from which strings are drawn."""
 Pause = Annotated[float, Field(ge=0, le=60)]

@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Facts, Options, Probability
+from bigmodel_cli.config import PADDING, Facts, Options, Probability
 from bigmodel_cli.data.base import DataSet, Say, Split
 from bigmodel_cli.data.cache import build_once, cache_directory
 from bigmodel_cli.data.corpus import Survey, Texts, find_files
 from bigmodel_cli.data.order import Ints, permute
-from bigmodel_cli.data.ragged import PADDING, Ragged, RaggedWriter, fit_lengths, join_sides, leave_out
+from bigmodel_cli.data.ragged import Ragged, RaggedWriter, fit_lengths, join_sides, leave_out
 from bigmodel_cli.data.table_files import ENDINGS, Columns, Row, rows_of
 from bigmodel_cli.data.table_survey import check_labels, sort_classes, survey_table
 from bigmodel_cli.data.text import fit_tokenizer, token_dtype

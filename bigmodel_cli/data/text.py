@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from bigmodel_cli.config import Count, Facts, Options
+from bigmodel_cli.config import PADDING, Count, Facts, Options
 from bigmodel_cli.data.base import DataSet, Say, Split
 from bigmodel_cli.data.cache import build_once, cache_directory, publish
 from bigmodel_cli.data.corpus import Corpus, Survey, find_files, standard_library, survey
@@ -37,7 +37,6 @@ from bigmodel_cli.lazy import Tensor, torch
 RESIDENT_BYTES = 512 << 20
 FORMAT = 1  # of the cached tokens
 PHASE = 1  # stream of random numbers that shifts the windows
-PADDING = -1
 
 
 class _TextOptions(Options):

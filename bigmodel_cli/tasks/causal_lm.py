@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import Natural, NonNegative, Options, Probability
+from bigmodel_cli.config import PADDING, Natural, NonNegative, Options, Probability
 from bigmodel_cli.lazy import F, Module, Tensor
-from bigmodel_cli.tasks.loss import IGNORED, cross_entropy
+from bigmodel_cli.tasks.loss import cross_entropy
 
 
 class CausalLMOptions(Options):
@@ -51,14 +51,14 @@ class CausalLM:
         """Summed cross-entropy over all targets, and how many there are."""
         inputs, targets = self.shift(batch)
         total = cross_entropy(logits_of(model, inputs, batch), targets, self.options.label_smoothing)
-        return total, (targets != IGNORED).sum()
+        return total, (targets != PADDING).sum()
 
     def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Per window: nats and targets ("loss"), and right first guesses ("accuracy")."""
         inputs, targets = self.shift(batch)
         logits = logits_of(model, inputs, batch).float()
-        nats = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")  # (B, T)
-        real = targets != IGNORED
+        nats = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=PADDING, reduction="none")  # (B, T)
+        real = targets != PADDING
         right = (logits.argmax(-1) == targets) & real
         counts = real.sum(1)
         return {"loss": (nats.double().sum(1), counts), "accuracy": (right.sum(1).double(), counts)}

@@ -8,13 +8,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from bigmodel_cli.config import Options
+from bigmodel_cli.config import PADDING, Options
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import F, Module, Tensor, torch
 from bigmodel_cli.metrics.text import normalised
-
-PADDING = -1
-"""What follows a transcript in its row."""
 
 
 class CTCOptions(Options):

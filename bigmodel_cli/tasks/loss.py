@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from bigmodel_cli.config import PADDING
 from bigmodel_cli.lazy import Tensor, torch
 
-IGNORED = -1
-"""A token that is padding: it is never a target."""
 PIECE = {"cpu": 1 << 19, "cuda": 1 << 26}
 """Logits in fp32 at once: as many as stay in a core's cache, or keep a GPU busy."""
 
@@ -62,7 +61,7 @@ def _pieces(logits: Tensor, targets: Tensor, smoothing: float, wanted: bool) -> 
     gradient = torch.empty_like(logits) if wanted else None
     for first in range(0, len(logits), rows):
         x, target = logits[first : first + rows].to(kind, copy=True), targets[first : first + rows]
-        real = (target != IGNORED)[:, None]  # (N, 1)
+        real = (target != PADDING)[:, None]  # (N, 1)
         index = target.clamp(min=0)[:, None]
         x -= x.amax(-1, keepdim=True)
         picked, mean = x.gather(1, index), x.mean(-1, keepdim=True) if smoothing else 0.0

@@ -7,11 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import Fraction, Options, Probability
+from bigmodel_cli.config import PADDING, Fraction, Options, Probability
 from bigmodel_cli.lazy import F, Module, Tensor, torch
-
-IGNORED = -1
-"""A token that is padding: it is never hidden, and stays padding for the model. And a token that is of no word."""
 
 
 class MaskedLMOptions(Options):
@@ -53,9 +50,9 @@ class MaskedLM:
         """(B, T) tokens, which of them may be hidden, and with `whole_words` the number of each one's word."""
         tokens = batch["tokens"][:, :-1]
         if "words" not in batch:
-            return tokens, tokens != IGNORED, None
+            return tokens, tokens != PADDING, None
         words = batch["words"][:, :-1]
-        return tokens, words != IGNORED, words.clamp(min=0) if self.options.whole_words else None
+        return tokens, words != PADDING, words.clamp(min=0) if self.options.whole_words else None
 
     def loss(self, model: Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy over the hidden tokens, and how many there are."""
@@ -67,7 +64,7 @@ class MaskedLM:
         masked = at & (u[1] < options.masked)
         swapped = at & (u[1] >= 1 - options.swapped)
         other = tokens.flatten()[torch.randint(tokens.numel(), tokens.shape, device=tokens.device)]
-        seen = torch.where(swapped & (other != IGNORED), other, tokens)
+        seen = torch.where(swapped & (other != PADDING), other, tokens)
         logits = found(model, batch, seen, masked, at)
         return F.cross_entropy(logits.float(), tokens[at], reduction="sum"), at.sum()
 

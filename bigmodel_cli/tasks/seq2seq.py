@@ -7,11 +7,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import Count, NonNegative, Options, Probability
+from bigmodel_cli.config import PADDING, Count, NonNegative, Options, Probability
 from bigmodel_cli.lazy import F, Module, Tensor
 from bigmodel_cli.metrics import LOWER_IS_BETTER
 from bigmodel_cli.metrics.text import group_of
-from bigmodel_cli.tasks.loss import IGNORED, cross_entropy
+from bigmodel_cli.tasks.loss import cross_entropy
 
 
 class Seq2SeqTaskOptions(Options):
@@ -56,15 +56,15 @@ class Seq2SeqTask:
         """Summed cross-entropy over all target tokens, and how many there are."""
         target = batch["target"]
         total = cross_entropy(model(batch["source"], target[:, :-1]), target[:, 1:], self.options.label_smoothing)
-        return total, (target[:, 1:] != IGNORED).sum()
+        return total, (target[:, 1:] != PADDING).sum()
 
     def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Per pair: nats and target tokens ("loss"), and right first guesses ("accuracy"), without label smoothing."""
         target = batch["target"]
         logits = model(batch["source"], target[:, :-1]).float()
         wanted = target[:, 1:]
-        nats = F.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=IGNORED, reduction="none")  # (B, T)
-        real = wanted != IGNORED
+        nats = F.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=PADDING, reduction="none")  # (B, T)
+        real = wanted != PADDING
         right = (logits.argmax(-1) == wanted) & real
         counts = real.sum(1)
         return {"loss": (nats.double().sum(1), counts), "accuracy": (right.sum(1).double(), counts)}

@@ -68,7 +68,7 @@ def dry_run(spec: Spec, device: str) -> Plan:
     load_torch()
     chosen = pick_device(device, say)
     spec = with_length(spec)
-    data = _open_data(spec)
+    data = _open_data(spec, _source(spec))
     check_task(spec, build_task(spec.task), data)
     check_memory(spec, data.facts, chosen)
     return plan(spec, data.facts, data.split("train"))
@@ -89,7 +89,7 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
     if previous is not None:
         spec = merge_resumed(spec, previous.spec)
     torch.manual_seed(spec.train.seed)
-    source = checkpoints.find(Path(spec.init.checkpoint)) if spec.init.checkpoint else None
+    source = _source(spec)
     assets = previous.path if previous is not None and previous.contents is not None else source
     data = _open_data(spec, assets)
     task = build_task(spec.task)
@@ -154,6 +154,11 @@ def _show_sample(spec: Spec, data: DataSet, model: Module, device: torch.device)
         say(f"no sample is shown: task.sample_prompt: {error}")
         return
     say(f"sample:\n{prompt}{text}\n")
+
+
+def _source(spec: Spec) -> Path | None:
+    """The checkpoint that a run starts from; its tokenizer and normalisation are used."""
+    return checkpoints.find(Path(spec.init.checkpoint)) if spec.init.checkpoint else None
 
 
 def _open_data(spec: Spec, assets: Path | None = None) -> DataSet:

@@ -111,7 +111,13 @@ def test_labels_of_text_from_scratch_and_after_a_pretraining_without_labels(cli:
     Path("tune.yaml").write_text(
         "data:" + Path("tune.yaml").read_text().split("data:")[1]
     )  # the model is the checkpoint's
-    assert cli("finetune", "--from", "masked", "tune.yaml", "--dry-run").status == 0
+    Path("few.tsv").write_text("a b\tfirst\nb a\tsecond\n")  # too little for a vocabulary of its own
+    plans = [
+        cli("finetune", "--from", "masked", "tune.yaml", "--dry-run", "--json", "--set", f"data.train=[{train}]")
+        for train in ("train.tsv", "few.tsv")
+    ]
+    assert all(plan.status == 0 for plan in plans), plans[0].err
+    assert len({json.loads(plan.out)["parameters"] for plan in plans}) == 1
     tuned = cli("finetune", "--from", "masked", "tune.yaml", "--out", "tuned")
     assert tuned.status == 0, tuned.err
     assert "newly initialised, since the classes differ: head.weight, head.bias" in tuned.err
