@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bigmodel_cli import __version__
-from bigmodel_cli.arguments import Checkpoint, Device, DryRun, Json, Out, Plugin, Precision, Resume, Seed, Set, SpecPath
+from bigmodel_cli.arguments import (
+    Checkpoint,
+    Device,
+    DryRun,
+    Json,
+    Out,
+    Plugin,
+    Precision,
+    Resume,
+    Seed,
+    Set,
+    Source,
+    SpecPath,
+    TaskSpec,
+)
 from bigmodel_cli.arguments.evaluate import (
     AnyCheckpoint,
     Compare,
@@ -22,6 +35,8 @@ from bigmodel_cli.arguments.evaluate import (
     SplitName,
     Tasks,
 )
+from bigmodel_cli.arguments.look import Head, Input, Layer, Picture, Seconds, Target
+from bigmodel_cli.arguments.meaning import all_overrides, named_checkpoint, run_training, show
 from bigmodel_cli.arguments.predict import (
     Beams,
     DrawSeed,
@@ -84,27 +99,14 @@ def pretrain(
     """
     from bigmodel_cli.spec import load
 
-    loaded = load(spec, _overrides(set_, precision, seed))
-    _train(loaded, spec.stem, out, resume, device, dry_run, json)
+    loaded = load(spec, all_overrides(set_, precision, seed))
+    run_training(loaded, spec.stem, out, resume, device, dry_run, json)
 
 
 @app.command()
 def finetune(
-    source: Annotated[
-        str,
-        typer.Option(
-            "--from",
-            metavar="CKPT",
-            help="The checkpoint to start from; '-' reads the path from stdin.",
-            show_default=False,
-        ),
-    ],
-    spec: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[SPEC]", help="A spec; sections left out come from the checkpoint.", show_default=False
-        ),
-    ] = None,
+    source: Source,
+    spec: TaskSpec = None,
     set_: Set = None,
     plugin: Plugin = None,
     out: Out = None,
@@ -122,7 +124,7 @@ def finetune(
     from bigmodel_cli import checkpoints
     from bigmodel_cli.spec import from_dict, load
 
-    path = checkpoints.find(_checkpoint(source))
+    path = checkpoints.find(named_checkpoint(source))
     base = checkpoints.read_spec(path)
     # Each run begins anew: its own start, and its own measurement of how to compute.
     base = {
@@ -130,10 +132,10 @@ def finetune(
         "init": {},
         "train": {**base["train"], "precision": "auto", "memory_format": "auto", "compile": "auto"},
     }
-    overrides = [*_overrides(set_, precision, seed), f"init.checkpoint='{path}'"]
+    overrides = [*all_overrides(set_, precision, seed), f"init.checkpoint='{path}'"]
     loaded = load(spec, overrides, base) if spec is not None else from_dict(base, overrides, f"{path}/spec.yaml")
     name = spec.stem if spec is not None else f"{path.parent.parent.name}-finetuned"
-    _train(loaded, name, out, resume, device, dry_run, json)
+    run_training(loaded, name, out, resume, device, dry_run, json)
 
 
 @app.command("eval")
@@ -174,13 +176,13 @@ def evaluate(
         from bigmodel_cli.harness import evaluate_tasks
         from bigmodel_cli.loaded import load_checkpoint
 
-        loaded = load_checkpoint(_checkpoint(str(checkpoint)), device, _overrides(set_, precision, None))
+        loaded = load_checkpoint(named_checkpoint(str(checkpoint)), device, all_overrides(set_, precision, None))
         report = evaluate_tasks(loaded, [name.strip() for name in tasks.split(",")], include, limit)
     else:
-        overrides = _overrides(set_, precision, None)
-        path = _checkpoint(str(checkpoint))
+        overrides = all_overrides(set_, precision, None)
+        path = named_checkpoint(str(checkpoint))
         report = evaluate_checkpoint(path, overrides, split, device, samples, compare, confusion)
-    _show(report.to_json() if json else report.to_text())
+    show(report.to_json() if json else report.to_text())
 
 
 @app.command()
@@ -212,7 +214,7 @@ def predict(
     from bigmodel_cli.predict import predict as predict_
     from bigmodel_cli.writing import Decoding
 
-    path = _checkpoint(checkpoint)
+    path = named_checkpoint(checkpoint)
     lines = inputs or (line.rstrip("\n") for line in sys.stdin if line.strip())
     loaded = load_checkpoint(path, device)
     decoding = Decoding(
@@ -225,18 +227,10 @@ def predict(
 @app.command()
 def attend(
     checkpoint: Checkpoint,
-    source: Annotated[str, typer.Argument(metavar="INPUT", help="A text, or an image's path.", show_default=False)],
-    layer: Annotated[
-        int | None,
-        typer.Option(help="The layer drawn in the terminal, e.g. --layer 0. [default: the last]", show_default=False),
-    ] = None,
-    head: Annotated[
-        int | None, typer.Option(help="Its head, e.g. --head 2. [default: the mean of all]", show_default=False)
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="The picture, e.g. --out heads.png. [default: attend.png]", show_default=False),
-    ] = None,
+    source: Input,
+    layer: Layer = None,
+    head: Head = None,
+    out: Picture = None,
     device: Device = "auto",
     json: Json = False,
     plugin: Plugin = None,
@@ -252,7 +246,7 @@ def attend(
     from bigmodel_cli.loaded import load_checkpoint
 
     color = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
-    look = attend_(load_checkpoint(_checkpoint(checkpoint), device), source, out, layer, head, color)
+    look = attend_(load_checkpoint(named_checkpoint(checkpoint), device), source, out, layer, head, color)
     print(look.text, file=sys.stderr)
     if json:
         result_json({"picture": str(look.picture), **look.values})
@@ -262,15 +256,10 @@ def attend(
 
 @app.command()
 def bench(
-    target: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[SPEC|CKPT]", help="A spec or a checkpoint; a built-in set when left out.", show_default=False
-        ),
-    ] = None,
+    target: Target = None,
     set_: Set = None,
     plugin: Plugin = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long each network is timed, e.g. --seconds 10.")] = 5.0,
+    seconds: Seconds = 5.0,
     device: Device = "auto",
     precision: Precision = None,
     json: Json = False,
@@ -282,9 +271,9 @@ def bench(
     from bigmodel_cli.bench import bench as bench_
     from bigmodel_cli.bench.targets import builtin, named
 
-    overrides = _overrides(set_, precision, None)
+    overrides = all_overrides(set_, precision, None)
     report = bench_(builtin(overrides) if target is None else named(target, overrides), device, seconds)
-    _show(report.to_json() if json else report.to_text())
+    show(report.to_json() if json else report.to_text())
 
 
 @app.command()
@@ -309,7 +298,7 @@ def models(plugin: Plugin = None, json: Json = False) -> None:
     """
     from bigmodel_cli.catalog import catalog, catalog_text
 
-    _show(catalog() if json else catalog_text())
+    show(catalog() if json else catalog_text())
 
 
 @app.command()
@@ -328,42 +317,3 @@ def init(
     from bigmodel_cli.console import result
 
     result(str(write_sample(name, like)))
-
-
-def _train(spec: Any, name: str, out: Path | None, resume: bool, device: str, dry_run: bool, json: bool) -> None:
-    from bigmodel_cli.train.session import Request, train
-    from bigmodel_cli.train.session import dry_run as plan
-
-    if dry_run:
-        findings = plan(spec, device)
-        _show(findings.to_json() if json else findings.to_text())
-        return
-    path = train(spec, Request(name, out, resume, device, ("bigmodel", *sys.argv[1:])))
-    _show({"checkpoint": str(path)} if json else str(path))
-
-
-def _overrides(values: list[str] | None, precision: str | None, seed: int | None) -> list[str]:
-    """The --set overrides, with --precision and --seed as the overrides that they stand for."""
-    named = (("train.precision", precision), ("train.seed", seed))
-    return [*(values or []), *(f"{key}={value}" for key, value in named if value is not None)]
-
-
-def _checkpoint(text: str) -> Path:
-    """The checkpoint's path; '-' is the first line of stdin, as a training command prints it. Raises `SpecError`."""
-    if text != "-":
-        return Path(text)
-    from bigmodel_cli.errors import SpecError
-
-    line = sys.stdin.readline().strip()
-    if not line:
-        raise SpecError("'-': no checkpoint's path came on stdin; did the command before the pipe fail?")
-    return Path(line)
-
-
-def _show(values: dict[str, Any] | str) -> None:
-    from bigmodel_cli.console import result, result_json
-
-    if isinstance(values, str):
-        result(values)
-    else:
-        result_json(values)

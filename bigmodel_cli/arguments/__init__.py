@@ -9,6 +9,19 @@ import typer
 
 # Typer evaluates these at run time, so they are written for it: Optional, not `X | None`, reads well in its help.
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec, a YAML file.", show_default=False)]
+TaskSpec = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Argument(metavar="[SPEC]", help="A spec; sections left out come from the checkpoint.", show_default=False),
+]
+Source = Annotated[
+    str,
+    typer.Option(
+        "--from",
+        metavar="CKPT",
+        help="The checkpoint to start from; '-' reads the path from stdin.",
+        show_default=False,
+    ),
+]
 Checkpoint = Annotated[
     str,
     typer.Argument(

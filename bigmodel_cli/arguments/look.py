@@ -1,0 +1,30 @@
+"""The options of `bigmodel attend` and `bigmodel bench`: what is looked at, and for how long it is timed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+# Optional, not `X | None`: see __init__.py.
+Input = Annotated[str, typer.Argument(metavar="INPUT", help="A text, or an image's path.", show_default=False)]
+Layer = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(help="The layer drawn in the terminal, e.g. --layer 0. [default: the last]", show_default=False),
+]
+Head = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(help="Its head, e.g. --head 2. [default: the mean of all]", show_default=False),
+]
+Picture = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="The picture, e.g. --out heads.png. [default: attend.png]", show_default=False),
+]
+Target = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Argument(
+        metavar="[SPEC|CKPT]", help="A spec or a checkpoint; a built-in set when left out.", show_default=False
+    ),
+]
+Seconds = Annotated[float, typer.Option(min=0.1, help="How long each network is timed, e.g. --seconds 10.")]
