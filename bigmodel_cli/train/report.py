@@ -139,5 +139,5 @@ def draw_curve(metrics: Path, picture: Path, metric: str) -> None:
         right.set_ylabel(metric)
         right.spines["top"].set_visible(False)
         lines, labels = [*lines, line], [*labels, f"validation {metric}"]
-    axes.legend(lines, labels, frameon=False)
+    figure.legend(lines, labels, frameon=False, loc="outside upper center", ncols=len(lines))  # never upon a line
     figure.savefig(picture, dpi=120)
