@@ -17,7 +17,7 @@ from bigmodel_cli.metrics.intervals import Difference, Estimate, bootstrap, comp
 from bigmodel_cli.metrics.labels import confusion, draw_confusion
 from bigmodel_cli.metrics.text import lead_measures, need_libraries
 from bigmodel_cli.samples import rescore, write_samples
-from bigmodel_cli.scoring import estimates, judge
+from bigmodel_cli.scoring import derived_too, estimates, judge, values_of
 from bigmodel_cli.tasks import TASKS, Task, build_task
 
 
@@ -153,9 +153,7 @@ def _differences(first: Evaluation, second: Evaluation, sampled: dict[str, Tenso
     if same or sizes[0] != sizes[1]:
         what = f"their {same[0]}s differ" if sizes[0] == sizes[1] else f"{sizes[0]:,} and {sizes[1]:,}"
         raise SpecError(f"--compare: the two checkpoints were not evaluated on the same items: {what}")
-    other = bootstrap(second.measures)
-    return {
-        name: compare(sampled[name], other[name], (measure.total(), second.measures[name].total()))
-        for name, measure in first.measures.items()
-        if name in second.measures
-    }
+    task = first.loaded.task
+    ours = derived_too(task, first.measures, sampled), values_of(task, first.measures)
+    theirs = derived_too(task, second.measures, bootstrap(second.measures)), values_of(task, second.measures)
+    return {n: compare(ours[0][n], theirs[0][n], (ours[1][n], theirs[1][n])) for n in ours[0] if n in theirs[0]}

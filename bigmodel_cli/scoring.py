@@ -121,13 +121,26 @@ def means(scores: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Measure]:
     return {name: mean(sums, counts, name not in LOWER_IS_BETTER) for name, (sums, counts) in scores.items()}
 
 
+def derived_too(task: Task, measures: dict[str, Measure], sampled: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The values in resamples with those of the derived metrics."""
+    sources = {name: sampled[name].tolist() for name, measure in measures.items() if is_ratio(measure)}
+    rows = [task.derived(dict(zip(sources, values, strict=True))) for values in zip(*sources.values(), strict=True)]
+    derived = {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in rows[0]}
+    return {**sampled, **derived}
+
+
+def is_ratio(measure: Measure) -> bool:
+    """Whether a metric is a sum over a count, from which others may derive."""
+    return measure.statistics.shape[1] == 2
+
+
 def estimates(
     task: Task, measures: dict[str, Measure], sampled: dict[str, Tensor] | None = None
 ) -> dict[str, Estimate]:
     """Each metric with its interval, and those derived from them; `sampled` are their values in resamples, where known."""
     sampled = bootstrap(measures) if sampled is None else sampled
     result = {name: estimate(measure, sampled[name]) for name, measure in measures.items()}
-    sources = {name: e for name, e in result.items() if measures[name].statistics.shape[1] == 2}
+    sources = {name: e for name, e in result.items() if is_ratio(measures[name])}
     value, low, high = (
         task.derived({name: getattr(e, end) for name, e in sources.items()}) for end in ("value", "low", "high")
     )

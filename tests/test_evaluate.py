@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -88,7 +89,11 @@ def test_samples_differences_and_scoring_again(trained: Path, cli: Cli) -> None:
     assert "paired bootstrap over the same items" in shown.out
     compared = json.loads(cli("eval", first, "--compare", "run", "--json").out)
     difference = compared["differences"]["loss"]
-    assert compared["differences"].keys() >= {"loss", "accuracy", "bleu", "chrf"}
+    assert compared["differences"].keys() == report["metrics"].keys()
+    assert compared["differences"].keys() >= {"loss", "accuracy", "perplexity", "bleu", "chrf"}
+    perplexity = compared["differences"]["perplexity"]
+    assert perplexity["second"] == pytest.approx(math.exp(report["loss"]))
+    assert perplexity["low"] < perplexity["difference"] < perplexity["high"] < 0
     assert difference["second"] == pytest.approx(report["loss"])
     assert difference["difference"] < 0
     assert difference["p"] < 0.01
