@@ -146,6 +146,12 @@ def test_patience_by_what_the_model_writes(trained: Path, cli: Cli) -> None:
         "train.validate_every=1",
     )
     assert "validations without a better chrf" in early.err
+    result = Path(early.out.strip())
+    assert result.resolve() == Path("early/checkpoints/best").resolve() == checkpoints.find(Path("early")).resolve()
+    newest = checkpoints.steps(Path("early/checkpoints"))[-1]
+    assert newest.name > result.name
+    more = cli("pretrain", "turn.yaml", "--out", "early", *settings, "--set", "train.patience=9", "--resume")
+    assert f"after step {int(newest.name[5:])}\n" in more.err
 
 
 def test_beams_and_drawing(trained: Path, cli: Cli) -> None:

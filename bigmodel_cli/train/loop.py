@@ -146,7 +146,10 @@ def _train(run: Run, reporter: Reporter) -> Path:
                 save(run, metrics)
         path = checkpoints.find(run.directory.path)
     if options.patience is not None and state.best is not None:
-        return checkpoints.find(run.directory.checkpoints / "best")
+        path = checkpoints.find(run.directory.checkpoints / "best")
+        with run.signals.held():
+            checkpoints.mark(run.directory.checkpoints, "last", path)  # the run's name stands for its result
+        return path
     if options.average_last is not None:
         return save_average(run, reporter, options.average_last)
     return path
