@@ -11,6 +11,9 @@ from pydantic import Field, model_validator
 from bigmodel_cli.config import Count, Options, Positive, Probability, Seed, Steps
 from bigmodel_cli.optim import AdamWOptions, OptimizerOptions, Schedule
 
+VALIDATION_TOKENS = 1 << 14
+"""Tokens at once in a validation, where training has not more of them."""
+
 
 class TrainOptions(Options):
     """One training run. `steps` or `epochs` says how long; a step is one update of the weights."""
@@ -44,7 +47,8 @@ class TrainOptions(Options):
     validate_every: Steps | None = Field(None, description="steps between validations")
     validate_epochs: Positive | None = Field(None, description="epochs between validations, in place of validate_every")
     validation_batch: Count | None = Field(
-        None, description="samples at once in a validation; the micro-batch, and at least 256, when left out"
+        None,
+        description="samples at once in a validation; left out: a micro-batch, and at least 256 samples or 16,384 tokens",
     )
     checkpoint_every: Steps | None = Field(
         None, description="steps between checkpoints; as the validations when left out"
@@ -89,10 +93,10 @@ class TrainOptions(Options):
         """Samples in a micro-batch, where each is so many tokens long."""
         return self.micro if self.batch_tokens is None else max(1, self.micro // (length or 1))
 
-    @property
-    def validation_rows(self) -> int:
-        """Samples at once in a validation."""
-        return self.validation_batch or (256 if self.batch_tokens else max(256, self.micro))
+    def validation_rows(self, length: int | None) -> int:
+        """Samples at once in a validation, where each is up to so many tokens (or frames) long."""
+        least = 256 if length is None else max(1, min(256, VALIDATION_TOKENS // length))
+        return self.validation_batch or max(least, self.rows(length))
 
     def total_steps(self, per_epoch: Fraction) -> int:
         """Optimizer steps of the whole run, for so many micro-batches in an epoch."""

@@ -77,7 +77,7 @@ def similar_batches(split: Split, batch_size: int) -> list[Ints]:
 
 def judge(loaded: Loaded, split: Split, texts: Sequence[str] = ()) -> Judged:
     """Score a split; where a model writes, `texts` name what its texts are judged by (see metrics/text.py)."""
-    size = loaded.spec.train.validation_rows
+    size = loaded.spec.train.validation_rows(loaded.facts.context)
     scored = score_split(loaded.model, loaded.task, split, size, loaded.device, loaded.precision)
     measures, columns = means(scored.scores), dict(scored.answers)
     if "label" in columns:

@@ -8,8 +8,8 @@ from typing import Literal
 from pydantic import Field
 
 from bigmodel_cli.config import PADDING, Natural, NonNegative, Options, Probability
-from bigmodel_cli.lazy import F, Module, Tensor
-from bigmodel_cli.tasks.loss import cross_entropy
+from bigmodel_cli.lazy import Module, Tensor
+from bigmodel_cli.tasks.loss import cross_entropy, judged
 
 
 class CausalLMOptions(Options):
@@ -56,12 +56,9 @@ class CausalLM:
     def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Per window: nats and targets ("loss"), and right first guesses ("accuracy")."""
         inputs, targets = self.shift(batch)
-        logits = logits_of(model, inputs, batch).float()
-        nats = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=PADDING, reduction="none")  # (B, T)
-        real = targets != PADDING
-        right = (logits.argmax(-1) == targets) & real
-        counts = real.sum(1)
-        return {"loss": (nats.double().sum(1), counts), "accuracy": (right.sum(1).double(), counts)}
+        nats, right = judged(logits_of(model, inputs, batch), targets)  # (B, T)
+        counts = (targets != PADDING).sum(1)
+        return {"loss": (nats.sum(1), counts), "accuracy": (right.sum(1).double(), counts)}
 
     def derived(self, metrics: dict[str, float]) -> dict[str, float]:
         """Perplexity, and bits per token."""

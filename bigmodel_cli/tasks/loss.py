@@ -24,6 +24,22 @@ def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Te
     return total
 
 
+def judged(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """logits (..., V), targets (...) -> (nats (...) float64, whether the likeliest is the target (...)); 0 and False where -1."""
+    rows = max(1, PIECE.get(logits.device.type, 1 << 24) // logits.shape[-1])
+    kind = torch.promote_types(logits.dtype, torch.float32)
+    flat, wanted = logits.flatten(0, -2), targets.flatten()
+    nats = torch.zeros(len(wanted), dtype=torch.float64, device=logits.device)
+    right = torch.zeros(len(wanted), dtype=torch.bool, device=logits.device)
+    for first in range(0, len(flat), rows):
+        x, target = flat[first : first + rows].to(kind), wanted[first : first + rows]
+        picked = x.gather(1, target.clamp(min=0)[:, None])[:, 0]
+        nats[first : first + rows] = x.logsumexp(-1) - picked
+        right[first : first + rows] = x.argmax(-1) == target
+    real = wanted != PADDING
+    return nats.masked_fill(~real, 0.0).view(targets.shape), (right & real).view(targets.shape)
+
+
 _made: Any = None
 
 

@@ -8,7 +8,8 @@ from typing import Literal
 from pydantic import Field
 
 from bigmodel_cli.config import PADDING, Fraction, Options, Probability
-from bigmodel_cli.lazy import F, Module, Tensor, torch
+from bigmodel_cli.lazy import Module, Tensor, torch
+from bigmodel_cli.tasks.loss import cross_entropy, judged
 
 
 class MaskedLMOptions(Options):
@@ -66,16 +67,15 @@ class MaskedLM:
         other = tokens.flatten()[torch.randint(tokens.numel(), tokens.shape, device=tokens.device)]
         seen = torch.where(swapped & (other != PADDING), other, tokens)
         logits = found(model, batch, seen, masked, at)
-        return F.cross_entropy(logits.float(), tokens[at], reduction="sum"), at.sum()
+        return cross_entropy(logits, tokens[at]), at.sum()
 
     def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Per row: nats over its hidden tokens ("loss"), and right first guesses ("accuracy")."""
         tokens, free, words = self.inputs(batch)
         at = self.chosen(tokens, words) & free
-        logits = found(model, batch, tokens, at, at).float()  # (N, V)
         nats, right = (torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device) for _ in range(2))
-        nats[at] = F.cross_entropy(logits, tokens[at], reduction="none").double()
-        right[at] = (logits.argmax(-1) == tokens[at]).double()
+        nats[at], hit = judged(found(model, batch, tokens, at, at), tokens[at])
+        right[at] = hit.double()
         counts = at.sum(1)
         return {"loss": (nats.sum(1), counts), "accuracy": (right.sum(1), counts)}
 

@@ -8,10 +8,10 @@ from typing import Literal
 from pydantic import Field
 
 from bigmodel_cli.config import PADDING, Count, NonNegative, Options, Probability
-from bigmodel_cli.lazy import F, Module, Tensor
+from bigmodel_cli.lazy import Module, Tensor
 from bigmodel_cli.metrics import LOWER_IS_BETTER
 from bigmodel_cli.metrics.text import group_of
-from bigmodel_cli.tasks.loss import cross_entropy
+from bigmodel_cli.tasks.loss import cross_entropy, judged
 
 
 class Seq2SeqTaskOptions(Options):
@@ -61,13 +61,10 @@ class Seq2SeqTask:
     def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Per pair: nats and target tokens ("loss"), and right first guesses ("accuracy"), without label smoothing."""
         target = batch["target"]
-        logits = model(batch["source"], target[:, :-1]).float()
         wanted = target[:, 1:]
-        nats = F.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=PADDING, reduction="none")  # (B, T)
-        real = wanted != PADDING
-        right = (logits.argmax(-1) == wanted) & real
-        counts = real.sum(1)
-        return {"loss": (nats.double().sum(1), counts), "accuracy": (right.sum(1).double(), counts)}
+        nats, right = judged(model(batch["source"], target[:, :-1]), wanted)  # (B, T)
+        counts = (wanted != PADDING).sum(1)
+        return {"loss": (nats.sum(1), counts), "accuracy": (right.sum(1).double(), counts)}
 
     def derived(self, metrics: dict[str, float]) -> dict[str, float]:
         """Perplexity per target token."""

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigmodel_cli.tasks import loss
-from bigmodel_cli.tasks.loss import cross_entropy
+from bigmodel_cli.tasks.loss import cross_entropy, judged
 
 
 @given(
@@ -32,6 +32,22 @@ def test_equals_pytorchs(n: int, vocab: int, smoothing: float, piece: int, seed:
     (gradient,) = torch.autograd.grad(2.5 * got, logits)
     torch.testing.assert_close(got, want)
     torch.testing.assert_close(gradient, expected)
+
+
+@given(n=st.integers(1, 40), vocab=st.integers(2, 30), piece=st.sampled_from([1, 50, 10**6]), seed=st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_each_target_is_judged_as_pytorch_judges_it(n: int, vocab: int, piece: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 5 * torch.randn(2, n, vocab, generator=generator)
+    targets = torch.randint(-1, vocab, (2, n), generator=generator)
+    kept = logits.clone()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loss, "PIECE", {"cpu": piece})
+        nats, right = judged(logits, targets)
+    want = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=-1, reduction="none")
+    torch.testing.assert_close(nats, want.double(), atol=1e-5, rtol=1e-5)
+    assert torch.equal(right, (logits.argmax(-1) == targets) & (targets >= 0))
+    assert torch.equal(logits, kept)
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])

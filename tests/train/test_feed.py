@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.train.batches import BySamples
 
 
@@ -44,3 +45,16 @@ def test_rows_of_two_epochs_in_one_micro_batch() -> None:
     seen = np.concatenate([micro[k]["lengths"].numpy() for k in range(5)])
     epochs = np.arange(20) // 5
     assert [sorted(seen[epochs == e] - 1 - e) for e in range(4)] == [list(range(5))] * 4
+
+
+def test_a_validation_holds_no_more_tokens_than_it_must() -> None:
+    def rows(length: int | None, **options: int) -> int:
+        return TrainOptions(steps=1, **options).validation_rows(length)  # type: ignore[arg-type]
+
+    assert rows(None) == 256
+    assert rows(48) == 256
+    assert rows(1024, batch_size=4) == 16
+    assert rows(1024, batch_size=64) == 64
+    assert rows(1 << 20, batch_size=1) == 1
+    assert rows(128, batch_tokens=32_768) == 256
+    assert rows(1024, batch_size=64, validation_batch=3) == 3
