@@ -58,7 +58,10 @@ class TrainOptions(Options):
     average_last: Count | None = Field(
         None, description="the run's result is the mean of the weights of so many newest checkpoints"
     )
-    patience: Count | None = Field(None, description="stop after so many validations without a better metric")
+    patience: Count | None = Field(
+        None,
+        description="stop after so many validations without a better metric; the run's result is the best checkpoint",
+    )
     tensorboard: bool = Field(False, description="write TensorBoard event files as well")
 
     @model_validator(mode="after")
