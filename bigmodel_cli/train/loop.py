@@ -95,7 +95,7 @@ def fit(run: Run) -> Path:
     except Interrupted as stop:
         with run.signals.held():
             run.signals.pending = None
-            path = save(run, None)
+            path = save(run)
         reporter.close()
         message = f"stopped at step {run.state.step} of {run.total}; checkpoint {path}; to go on: {run.resume_command}"
         raise Stopped(message, stop.number) from None
@@ -134,16 +134,16 @@ def _train(run: Run, reporter: Reporter) -> Path:
             better = metrics is not None and note_score(run, metrics)
             if last or better or (saving is not None and done % saving == 0):
                 with run.signals.held():
-                    path = save(run, metrics)
+                    path = save(run, metrics, better)
         if options.patience is not None and state.since_best >= options.patience:
             reporter.line(f"stopping early: {state.since_best} validations without a better {run.task.metric}")
             break
     if path is None:  # nothing was left to do but perhaps the validation in which the run was stopped
         if run.validation is not None and str(state.step) not in state.scores:
             metrics = _validate(run, reporter)
-            note_score(run, metrics)
+            better = note_score(run, metrics)
             with run.signals.held():
-                save(run, metrics)
+                save(run, metrics, better)
         path = checkpoints.find(run.directory.path)
     if options.patience is not None and state.best is not None:
         path = checkpoints.find(run.directory.checkpoints / "best")
@@ -232,14 +232,14 @@ def note_score(run: Run, metrics: dict[str, float]) -> bool:
     return better
 
 
-def save(run: Run, metrics: dict[str, float] | None) -> Path:
+def save(run: Run, metrics: dict[str, float] | None = None, better: bool = False) -> Path:
     """Commit a checkpoint of this step, move `last` (and `best`), and prune those that the spec does not keep."""
     state, options = run.state, run.options
     if metrics is not None:
         state.scores[str(state.step)] = metrics[run.task.metric]
     path = checkpoints.save(run.directory.checkpoints, run.contents(state))
     checkpoints.mark(run.directory.checkpoints, "last", path)
-    if metrics is not None and metrics[run.task.metric] == state.best:
+    if better:
         checkpoints.mark(run.directory.checkpoints, "best", path)
     present = sorted(run.directory.checkpoints.glob("step-*"))
     scored = sorted(
