@@ -51,6 +51,15 @@ def pick_device(wanted: str, say: Callable[[str], None]) -> torch.device:
     return device
 
 
+def keep_few_kernels() -> None:
+    """Let oneDNN keep the code of 64 kernels in place of 1,024: call it before computing on batches of many lengths.
+
+    On a CPU it makes code for each shape of each product, and what it keeps of shapes that do not come again soon fills
+    gigabytes. For batches of one shape, which a large CNN needs hundreds of kernels for, leave its own limit.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")  # read at the first product
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep what is freed for the next allocation, in place of giving it back to the kernel.
 

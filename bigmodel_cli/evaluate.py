@@ -9,6 +9,7 @@ from typing import Any
 
 from bigmodel_cli.console import say, table
 from bigmodel_cli.data import open_data
+from bigmodel_cli.device import keep_few_kernels
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, load_torch, torch
 from bigmodel_cli.loaded import Loaded, load_checkpoint
@@ -139,6 +140,8 @@ def _evaluate(path: Path, overrides: Sequence[str], split: str | None, device: s
             "finetune it first: bigmodel finetune --from CKPT SPEC"
         )
     name = split or ("test" if "test" in data.splits else "val")
+    if data.split(name).lengths is not None:
+        keep_few_kernels()
     judged = judge(loaded, data.split(name), texts)
     measures, columns = judged.measures, judged.columns
     if getattr(spec.task, "baseline", "none") == "lead":

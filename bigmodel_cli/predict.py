@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.data import load_tokenizer, prepare_image, prepare_sounds, prepare_texts
-from bigmodel_cli.device import autocast
+from bigmodel_cli.device import autocast, keep_few_kernels
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
@@ -24,6 +24,8 @@ def predict(loaded: Loaded, inputs: Iterable[str], decoding: Decoding, top: int)
     input that cannot be read.
     """
     decoding.check()
+    if loaded.facts.image_shape is None:
+        keep_few_kernels()  # texts and recordings are of many lengths
     if loaded.facts.spelling:
         yield from write_down(loaded, inputs)
     elif loaded.facts.classes or loaded.facts.image_shape is not None:

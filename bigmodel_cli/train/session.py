@@ -13,7 +13,7 @@ from bigmodel_cli import checkpoints
 from bigmodel_cli.attend.rebuilt import draw_reconstructions
 from bigmodel_cli.console import say
 from bigmodel_cli.data import DataSet, load_tokenizer, open_data
-from bigmodel_cli.device import pick_device
+from bigmodel_cli.device import keep_few_kernels, pick_device
 from bigmodel_cli.errors import BigmodelError, DataError, Stopped
 from bigmodel_cli.lazy import Module, load_torch, torch
 from bigmodel_cli.loaded import Loaded
@@ -94,6 +94,8 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
     data = _open_data(spec, assets)
     task = build_task(spec.task)
     check_task(spec, task, data)
+    if data.split("train").lengths is not None:
+        keep_few_kernels()
     torch.manual_seed(spec.train.seed)
     model = build_started(spec, data.facts, device, source if previous is None or previous.contents is None else None)
     model.to(device)
