@@ -142,7 +142,7 @@ def _evaluate(path: Path, overrides: Sequence[str], split: str | None, device: s
     name = split or ("test" if "test" in data.splits else "val")
     if data.split(name).lengths is not None:
         keep_few_kernels()
-    judged = judge(loaded, data.split(name), texts)
+    judged = judge(loaded, data.split(name), texts if hasattr(loaded.model, "reading") else None)
     measures, columns = judged.measures, judged.columns
     if getattr(spec.task, "baseline", "none") == "lead":
         measures = measures | lead_measures(texts, columns["source"], columns["reference"])

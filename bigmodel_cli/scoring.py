@@ -75,14 +75,14 @@ def similar_batches(split: Split, batch_size: int) -> list[Ints]:
     return [order[first : first + batch_size] for first in range(0, len(split), batch_size)]
 
 
-def judge(loaded: Loaded, split: Split, texts: Sequence[str] = ()) -> Judged:
-    """Score a split; where a model writes, `texts` name what its texts are judged by (see metrics/text.py)."""
+def judge(loaded: Loaded, split: Split, texts: Sequence[str] | None = None) -> Judged:
+    """Score a split; unless `texts` is None the model also writes, and they name what that is judged by (metrics/text.py)."""
     size = loaded.spec.train.validation_rows(loaded.facts.context)
     scored = score_split(loaded.model, loaded.task, split, size, loaded.device, loaded.precision)
     measures, columns = means(scored.scores), dict(scored.answers)
     if "label" in columns:
         measures["macro_f1"] = of_labels(columns, loaded.facts.classes)
-    if texts:
+    if texts is not None:
         columns = written(loaded, split)
         measures |= text_measures(texts, columns["prediction"], columns["reference"])
     return Judged(measures, columns)

@@ -84,6 +84,11 @@ def test_samples_differences_and_scoring_again(trained: Path, cli: Cli) -> None:
     assert "rougeL" in other
     assert "bleu" not in other
 
+    bare = ("--set", "task.metrics=[]", "--set", "task.baseline=lead", "--samples", "bare.jsonl", "--json")
+    assert "bleu" not in json.loads(cli("eval", "run", *bare).out)
+    unjudged = [json.loads(line) for line in Path("bare.jsonl").read_text().splitlines()]
+    assert [r["prediction"] for r in unjudged] == predictions
+
     first = next(Path("run/checkpoints").glob("step-*20"))
     shown = cli("eval", first, "--compare", "run")
     assert "paired bootstrap over the same items" in shown.out

@@ -209,7 +209,7 @@ def _validate(run: Run, reporter: Reporter) -> dict[str, float]:
     assert run.validation is not None
     failpoint("train.validating")
     with run.state.averaged():
-        judged = judge(run.loaded, run.validation, getattr(run.task, "texts", []))
+        judged = judge(run.loaded, run.validation, getattr(run.task, "texts", []) or None)
     metrics = values_of(run.task, judged.measures)
     _record(run, {"step": run.state.step, "val": {n: v for n, v in metrics.items() if math.isfinite(v)}})
     reporter.line(f"step {run.state.step}/{run.total}  validation: {shown_metrics(metrics)}")

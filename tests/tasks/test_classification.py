@@ -101,6 +101,22 @@ def test_labels_of_text_from_scratch_and_after_a_pretraining_without_labels(cli:
     assert scratch.status == 0, scratch.err
     assert json.loads(cli("eval", "scratch", "--json").out)["accuracy"] > 0.9
     assert cli("bench", "scratch.yaml", "--seconds", 0.1).status == 0
+    changes = (
+        "--set",
+        "task.metric=macro_f1",
+        "--set",
+        "data.val=[test.tsv]",
+        "--set",
+        "train.validate_every=5",
+        "--set",
+        "train.steps=15",
+    )
+    by_f1 = cli("pretrain", "scratch.yaml", "--out", "by_f1", *changes, "--set", "train.keep_last=3")
+    assert by_f1.status == 0, by_f1.err
+    records = [json.loads(line) for line in Path("by_f1/metrics.jsonl").read_text().splitlines()]
+    seen = {r["step"]: r["val"]["macro_f1"] for r in records if "val" in r}
+    assert Path("by_f1/checkpoints/best").resolve().name == f"step-{max(seen, key=lambda step: seen[step]):08d}"
+    assert json.loads(cli("eval", "by_f1", "--json").out)["macro_f1"] == pytest.approx(seen[15])
 
     task = "{type: masked_lm, whole_words: true}"
     spec("masked.yaml", POOL="cls", LABEL="null", CONTEXT=40, TASK=task, STEPS=60)
