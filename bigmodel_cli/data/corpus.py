@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import codecs
 import glob
-import gzip
 import hashlib
 import json
 import os
 import sysconfig
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from bigmodel_cli.data.cache import cache_directory, publish
-from bigmodel_cli.errors import DataError
+from bigmodel_cli.data.reading import FORMAT, checked_text, dotted, is_json_lines, json_rows, lookup, pieces
+from bigmodel_cli.errors import DataError, did_you_mean
 
-CHUNK = 1 << 20
 ENDINGS = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz", ".py", ".md", ".rst")
 
 
@@ -32,45 +28,22 @@ class Corpus:
     def documents(self) -> Iterator[Iterator[str]]:
         """Each document as an iterator over pieces of its text. Raises `DataError` for what is not UTF-8 or not JSON."""
         for path in self.files:
-            if ".jsonl" in path.name:
+            if is_json_lines(path):
                 yield from (iter([text]) for text in self.rows(path))
             else:
-                yield self.pieces(path)
-
-    def pieces(self, path: Path) -> Iterator[str]:
-        """The text of a file, about a million bytes at a time, cut after a line where there is one."""
-        decoder = codecs.getincrementaldecoder("utf-8-sig")()
-        kept, offset = "", 0
-        with _open(path) as file:
-            while True:
-                chunk = _read(file, path)
-                text = kept + _decode(decoder, chunk, path, offset)
-                offset += len(chunk)
-                if not chunk:
-                    break
-                cut = text.rfind("\n") + 1 or len(text)
-                kept = text[cut:]
-                yield text[:cut]
-        if text:
-            yield text
+                yield pieces(path)
 
     def rows(self, path: Path) -> Iterator[str]:
-        """The text field of each row of a .jsonl file."""
-        with _open(path) as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line.decode("utf-8"))
-                except UnicodeDecodeError as error:
-                    raise DataError(
-                        f"{path}:{number}: not UTF-8 at byte {error.start} of the line; save it as UTF-8"
-                    ) from None
-                except ValueError as error:
-                    raise DataError(f"{path}:{number}: not JSON ({error})") from None
-                if not isinstance(row, dict) or not isinstance(row.get(self.field), str):
-                    raise DataError(f"{path}:{number}: no text under the key {self.field!r}; name it with data.field")
-                yield row[self.field]
+        """The text of each row of a .jsonl file; its key may be one of nested objects, a.b."""
+        for place, row in json_rows(path):
+            text, near = None, ""
+            try:
+                text = lookup(row, self.field)
+            except KeyError:
+                near = did_you_mean(self.field, dotted(row))
+            if not isinstance(text, str):
+                raise DataError(f"{place}: no text under the key {self.field!r}; name it with data.field{near}")
+            yield checked_text(text, place)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +71,7 @@ class Survey:
 def survey(corpus: Corpus) -> Survey:
     """Read the corpus once. The result is kept by path, size and time of change of the files, in the cache."""
     stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in corpus.files]
-    key = hashlib.sha256(json.dumps([stats, corpus.field]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([FORMAT, stats, corpus.field]).encode()).hexdigest()
     kept = cache_directory("surveys") / f"{key}.json"
     if kept.exists():
         values = json.loads(kept.read_text(encoding="utf-8"))
@@ -172,29 +145,3 @@ def standard_library(max_bytes: int) -> tuple[Path, ...]:
             f"{root}: the standard library's source is not there; use data.type: text with files of your own"
         )
     return tuple(chosen)
-
-
-def _open(path: Path) -> IO[bytes]:
-    try:
-        return gzip.open(path, "rb") if path.name.endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _read(file: IO[bytes], path: Path) -> bytes:
-    try:
-        return file.read(CHUNK)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
-
-
-def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, path: Path, offset: int) -> str:
-    """The next piece of text. Raises `DataError` with the byte's offset in the file."""
-    pending = len(decoder.getstate()[0])
-    try:
-        return decoder.decode(chunk, final=not chunk)
-    except UnicodeDecodeError as error:
-        place = offset - pending + error.start
-        raise DataError(
-            f"{path}: not UTF-8 at byte offset {place} (byte 0x{error.object[error.start]:02x}); save it as UTF-8"
-        ) from None

@@ -58,7 +58,7 @@ def functions(path: Path, lines: int) -> Iterator[Pair]:
         sentence = first_sentence(ast.get_docstring(node) or "")
         if len(sentence.split()) >= LEAST_WORDS and len(node.body) > 1:
             node.body = node.body[1:]
-            yield "\n".join(ast.unparse(node).splitlines()[:lines]), sentence
+            yield "\n".join(ast.unparse(node).split("\n")[:lines]), sentence
 
 
 def first_sentence(docstring: str) -> str:

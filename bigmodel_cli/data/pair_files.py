@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
 from bigmodel_cli.data.corpus import Corpus, Survey, Texts, survey
-from bigmodel_cli.data.table_files import Columns, lines, rows_of
+from bigmodel_cli.data.reading import is_json_lines, lines
+from bigmodel_cli.data.table_files import Columns, rows_of
 from bigmodel_cli.data.table_survey import survey_table
 from bigmodel_cli.errors import DataError
 
@@ -19,25 +20,38 @@ ENDS = 2  # documents: a tokenizer that is fitted on several has a mark for the 
 
 @dataclass(frozen=True)
 class PairSource:
-    """The pairs of a split: `rows` reads them, `digest` names their content, `corpus` has the texts of one side, or of both."""
+    """The pairs of a split: `rows` reads them, `digest` names their content, `corpus` has the texts of one side, or of both.
+
+    `notes` are what a reader of the files should know.
+    """
 
     rows: Callable[[], Iterator[Pair]]
     digest: list[str]
     characters: int
     corpus: Callable[[str | None], tuple[Corpus, Survey]]
+    notes: tuple[str, ...] = ()
 
 
 def parallel(split: str, files: dict[str, tuple[Path, ...]]) -> PairSource:
-    """Files of sources and of targets, as many lines in each."""
+    """Files of sources and of targets, as many lines in each; where there are as many files of both, file by file.
+
+    Raises `DataError` for .jsonl, whose rows are no lines of text, and for sides of different length.
+    """
+    if objects := [path for paths in files.values() for path in paths if is_json_lines(path)]:
+        raise DataError(f"{objects[0]}: pairs are lines of text; for columns of .jsonl use data.type: pair_table")
     found = {side: survey(Corpus(paths)) for side, paths in files.items()}
+    together: list[tuple[Sequence[Path], Sequence[Path]]] = [(files["source"], files["target"])]
+    if len(files["source"]) == len(files["target"]):
+        together = [((a,), (b,)) for a, b in zip(files["source"], files["target"], strict=True)]
 
     def rows() -> Iterator[Pair]:
         count = 0
-        for source, target in zip_longest(*(_lines(files[side]) for side in SIDES)):
-            if source is None or target is None:
-                raise _uneven(split, files)
-            yield source.strip(), target.strip()
-            count += 1
+        for sources, targets in together:
+            for source, target in zip_longest(_lines(sources), _lines(targets)):
+                if source is None or target is None:
+                    raise _uneven(split, sources, targets)
+                yield source.strip(), target.strip()
+                count += 1
         if not count:
             raise DataError(f"{files['source'][0]}: no line in it")
 
@@ -61,16 +75,16 @@ def table(paths: tuple[Path, ...], columns: Columns) -> PairSource:
         digest = found.digest + ("" if side is None else f"-{side}")
         return texts, Survey(digest, found.characters, ENDS, found.symbols)
 
-    return PairSource(rows, [found.digest], found.characters, corpus)
+    return PairSource(rows, [found.digest], found.characters, corpus, tuple(found.notes))
 
 
-def _lines(paths: tuple[Path, ...]) -> Iterator[str]:
+def _lines(paths: Sequence[Path]) -> Iterator[str]:
     return (line for path in paths for line in lines(path))
 
 
-def _uneven(split: str, files: dict[str, tuple[Path, ...]]) -> DataError:
-    counts = {side: sum(1 for _ in _lines(files[side])) for side in SIDES}
+def _uneven(split: str, sources: Sequence[Path], targets: Sequence[Path]) -> DataError:
+    counts = [sum(1 for _ in _lines(paths)) for paths in (sources, targets)]
     return DataError(
-        f"the {split} sources ({files['source'][0]}) have {counts['source']:,} lines and the targets "
-        f"({files['target'][0]}) {counts['target']:,}; line n of one belongs to line n of the other"
+        f"the {split} sources ({sources[0]}) have {counts[0]:,} lines and the targets ({targets[0]}) {counts[1]:,}; line n of one "
+        "belongs to line n of the other"
     )

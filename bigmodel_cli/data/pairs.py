@@ -17,13 +17,13 @@ from bigmodel_cli.data.corpus import find_files
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.pair_files import SIDES, PairSource, parallel, table
 from bigmodel_cli.data.ragged import Ragged, RaggedWriter
-from bigmodel_cli.data.table_files import ENDINGS, Columns
+from bigmodel_cli.data.table_files import ENDINGS, Columns, Delimiter
 from bigmodel_cli.data.text import fit_tokenizer, token_dtype
 from bigmodel_cli.data.tokenizer import ASSET, SOURCE_ASSET, Tokenizer, TokenizerOptions
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Tensor, torch
 
-FORMAT = 2  # of the cached tokens
+FORMAT = 3  # of the cached tokens
 Files = Annotated[list[str], Field(min_length=1)]
 Column = Annotated[int, Field(ge=0, le=10_000)] | str
 
@@ -81,23 +81,30 @@ class PairTableOptions(PairOptions):
     train: Files = Field(description="files, globs or folders, read in this order; each by its ending")
     val: list[str] = Field([], description="files for validation")
     test: list[str] = Field([], description="files for the test split")
-    source: Column = Field(description="the column of what is read: a name, or a number from 0")
+    source: Column = Field(
+        description="the column of what is read: a name (a.b for b in the object or struct a), or a number from 0"
+    )
     target: Column = Field(description="the column of what is written")
     header: bool | None = Field(
         None,
-        description="whether the first row of .tsv and .csv has names; when left out: where a column is said by name",
+        description="whether the first row of .tsv and .csv has names; when left out: where a column is said by name, and a first "
+        "row that looks like names is refused elsewhere",
     )
+    delimiter: Delimiter = None
 
     def sources(self, base: Path) -> dict[str, PairSource]:
         """The splits that there are."""
-        columns = Columns((self.source, self.target), None, self.header, ("data.source", "data.target"))
-        named = {"train": self.train, "val": self.val, "test": self.test}
-        return {n: table(find_files(names, base, f"data.{n}", ENDINGS), columns) for n, names in named.items() if names}
+        named = ("data.source", "data.target")
+        columns = Columns((self.source, self.target), None, self.header, named, self.delimiter)
+        files = {"train": self.train, "val": self.val, "test": self.test}
+        return {n: table(find_files(names, base, f"data.{n}", ENDINGS), columns) for n, names in files.items() if names}
 
 
 def open_pairs(options: Any, *, base: Path, seed: int, say: Say, assets: Path | None = None) -> DataSet:
     """The pairs as tokens; the tokenizers are fitted, or a checkpoint's when `assets` names one."""
     sources = options.sources(base)
+    for note in [note for source in sources.values() for note in source.notes]:
+        say(note)
     tokenizers = _tokenizers(options, sources["train"], say, assets)
     jsons = {side: tokenizer.to_json() for side, tokenizer in tokenizers.items()}
     description = [

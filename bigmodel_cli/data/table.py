@@ -17,15 +17,15 @@ from bigmodel_cli.data.cache import build_once, cache_directory
 from bigmodel_cli.data.corpus import Survey, Texts, find_files
 from bigmodel_cli.data.order import Ints, permute
 from bigmodel_cli.data.ragged import Ragged, RaggedWriter, fit_lengths, join_sides, leave_out
-from bigmodel_cli.data.table_files import ENDINGS, Columns, Row, rows_of
-from bigmodel_cli.data.table_survey import check_labels, sort_classes, survey_table
+from bigmodel_cli.data.table_files import ENDINGS, Columns, Delimiter, Row, rows_of
+from bigmodel_cli.data.table_survey import alike_labels, check_labels, sort_classes, survey_table
 from bigmodel_cli.data.text import fit_tokenizer, token_dtype
 from bigmodel_cli.data.tokenizer import Tokenizer, TokenizerOptions, UnknownCharacter
 from bigmodel_cli.data.words import Words
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Tensor, torch
 
-FORMAT = 1  # of the cached tokens
+FORMAT = 2  # of the cached tokens
 ColumnOption = Annotated[int, Field(ge=0, le=10_000)] | str
 
 
@@ -42,15 +42,17 @@ class TableOptions(Options):
         0.0, description="part of the training rows kept for validation where no val files are given"
     )
     text: Annotated[list[ColumnOption], Field(min_length=1, max_length=2)] = Field(
-        description="the column of text, or the two of a pair: names, or numbers from 0"
+        description="the column of text, or the two of a pair: names, or numbers from 0; a.b for b in the object or struct a"
     )
     label: ColumnOption | None = Field(
         None, description="the column of labels; null where they are not there, or not to be learnt"
     )
     header: bool | None = Field(
         None,
-        description="whether the first row of .tsv, .csv and lines has names; when left out: where a column is said by name",
+        description="whether the first row of .tsv, .csv and lines has names; when left out: where a column is said by name, and "
+        "a first row that looks like names is refused elsewhere",
     )
+    delimiter: Delimiter = None
     context: Annotated[int, Field(ge=4, le=10**9)] = Field(
         128,
         description="most tokens of a row, with its marks (T); a longer row is cut, of a pair the longer side first",
@@ -73,7 +75,7 @@ class TableOptions(Options):
     @property
     def columns(self) -> Columns:
         """Which columns are read."""
-        return Columns(tuple(self.text), self.label, self.header)
+        return Columns(tuple(self.text), self.label, self.header, delimiter=self.delimiter)
 
 
 def open_table(options: TableOptions, *, base: Path, seed: int, say: Say, assets: Path | None = None) -> DataSet:
@@ -81,6 +83,8 @@ def open_table(options: TableOptions, *, base: Path, seed: int, say: Say, assets
     named = {"train": options.train, "val": options.val, "test": options.test}
     files = {n: find_files(names, base, f"data.{n}", ENDINGS) for n, names in named.items() if names}
     surveys = {name: survey_table(paths, options.columns) for name, paths in files.items()}
+    for note in [n for s in surveys.values() for n in s.notes] + alike_labels(surveys["train"].labels):
+        say(note)
     classes = sort_classes(surveys["train"].labels)
     if options.label is not None:
         check_labels(surveys, classes)

@@ -3,28 +3,51 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from bigmodel_cli.data.corpus import Corpus
-from bigmodel_cli.data.image_sources import class_names
+from pydantic import Field
+
+from bigmodel_cli.data.reading import (
+    LONGEST_LINE,
+    checked_text,
+    dotted,
+    is_json_lines,
+    json_rows,
+    lines,
+    lookup,
+    plain_name,
+)
+from bigmodel_cli.data.table_parquet import parquet_rows
 from bigmodel_cli.errors import DataError, did_you_mean
 
 ENDINGS = (".tsv", ".csv", ".jsonl", ".parquet", ".txt", ".tsv.gz", ".csv.gz", ".jsonl.gz", ".txt.gz")
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 Column = str | int
+Delimiter = Annotated[
+    str | None,
+    Field(
+        pattern=r'^[^"\r\n]$',
+        description="what stands between columns, such as ';'; values may then be in quotes, as in .csv. Left out: commas in .csv; "
+        "tabs in .tsv, where quotes are characters like others",
+    ),
+]
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns are read: by name, or by number from 0. `header` None: the first row has names where one is said by name."""
+    """Which columns are read: by name (a.b for b in the object a), or by number from 0.
+
+    `header` None: the first row has names where one is said by name. `delimiter` None: by the file's ending.
+    """
 
     text: tuple[Column, ...]
     label: Column | None
     header: bool | None = None
     options: tuple[str, ...] = ("data.text", "data.text")  # that say the columns of text
+    delimiter: str | None = None
 
     @property
     def wanted(self) -> list[tuple[str, Column]]:
@@ -40,11 +63,22 @@ class Columns:
 
 @dataclass(frozen=True)
 class Row:
-    """One row: its texts, its label where there are labels, and its place (file and line)."""
+    """One row: its texts, its label where there are labels, its place (file and line), and how many columns the file has."""
 
     texts: tuple[str, ...]
     label: str | None
     place: str
+    width: int = 0
+
+
+def is_separated(path: Path) -> bool:
+    """Whether a file has rows of columns (or one column) of text, with a header or without."""
+    return not is_json_lines(path) and not plain_name(path).endswith(".parquet")
+
+
+def keeps_quotes(path: Path, columns: Columns) -> bool:
+    """Whether quotes are characters like others, as GLUE's .tsv files have them; pandas reads them as in .csv."""
+    return columns.delimiter is None and plain_name(path).endswith(".tsv")
 
 
 def read_rows(path: Path, columns: Columns) -> Iterator[Row]:
@@ -52,17 +86,16 @@ def read_rows(path: Path, columns: Columns) -> Iterator[Row]:
 
     Raises `DataError` naming file and line for what is not UTF-8, not of the form, or without a column, a text or a label.
     """
-    name = path.name.lower().removesuffix(".gz")
-    if name.endswith(".jsonl"):
+    labelled = columns.label is not None
+    if is_separated(path):
+        found = _separated(path, columns)
+    elif is_json_lines(path):
         found = _json_rows(path, columns)
-    elif name.endswith(".parquet"):
-        found = _parquet_rows(path, columns)
     else:
-        split = _comma_rows if name.endswith(".csv") else _tab_rows if name.endswith(".tsv") else _line_rows
-        found = _separated(path, columns, split(path))
-    for place, values in found:
+        found = ((p, values, 0) for p, values in parquet_rows(path, columns.wanted, labelled))
+    for place, values, width in found:
         texts = tuple(_text(value, place) for value in values[: len(columns.text)])
-        yield Row(texts, None if columns.label is None else _label(values[-1], place), place)
+        yield Row(texts, _label(values[-1], place) if labelled else None, place, width)
 
 
 def rows_of(paths: Sequence[Path], columns: Columns) -> Iterator[Row]:
@@ -71,47 +104,66 @@ def rows_of(paths: Sequence[Path], columns: Columns) -> Iterator[Row]:
         yield from read_rows(path, columns)
 
 
-def lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, plain or .gz, without the newlines. Raises `DataError` with the offset of what is not UTF-8."""
-    kept = ""
-    for piece in Corpus((path,)).pieces(path):
-        *whole, kept = (kept + piece).split("\n")
-        yield from whole
-    if kept:
-        yield kept
-
-
-def _separated(path: Path, columns: Columns, rows: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[str, list[Any]]]:
-    """(place, wanted values) of rows that all have as many columns as the first; a separator in a text must not shift them."""
+def _separated(path: Path, columns: Columns) -> Iterator[tuple[str, list[Any], int]]:
+    """(place, wanted values, columns) of rows that all have as many as the first; a separator in a text must not shift them."""
     first: list[str] | None = None
     indices: list[int] = []
-    for number, row in rows:
+    split, delimiter = _splitting(path, columns)
+    for number, row in split:
+        place = f"{path}:{number}"
         if first is None:
             first = row
-            indices = [_index(f"{path}:{number}", o, c, row, columns.named) for o, c in columns.wanted]
+            hint = _other_separator(first, delimiter)
+            indices = [_index(place, o, c, row, columns.named, hint) for o, c in columns.wanted]
             if columns.named:
                 continue
         if len(row) != len(first):
+            hint = _other_separator(first, delimiter)
+            if not hint and keeps_quotes(path, columns) and '"' in "".join(row):
+                hint = '; where values are in quotes, set data.delimiter: "\\t"'
             raise DataError(
-                f"{path}:{number}: {_count(row)}, and the first row has {len(first)}; repair the row, or take it out"
+                f"{place}: {_count(row)}, and the first row has {len(first)}; repair the row, or take it out{hint}"
             )
-        yield f"{path}:{number}", [row[i] for i in indices]
+        yield place, [row[i] for i in indices], len(first)
 
 
-def _index(place: str, option: str, column: Column, first: Sequence[str], named: bool) -> int:
+def _splitting(path: Path, columns: Columns) -> tuple[Iterator[tuple[int, list[str]]], str]:
+    """The (line, columns) of a file's rows, and what stands between the columns; "" for lines of one column."""
+    if keeps_quotes(path, columns):
+        return _tab_rows(path), "\t"
+    if columns.delimiter is None and not plain_name(path).endswith(".csv"):
+        return _line_rows(path), ""
+    return _quoted_rows(path, columns.delimiter or ","), columns.delimiter or ","
+
+
+def _other_separator(first: Sequence[str], delimiter: str) -> str:
+    """What may be set where rows have one column and much of another separator."""
+    if len(first) > 1:
+        return ""
+    other = next((s for s in SEPARATORS if s != delimiter and s in first[0]), None)
+    return "" if other is None else f'; it has {SEPARATORS[other]}: set data.delimiter: "{_spelled(other)}"'
+
+
+def _spelled(separator: str) -> str:
+    return separator.replace("\t", "\\t")
+
+
+def _index(place: str, option: str, column: Column, first: Sequence[str], named: bool, hint: str) -> int:
     """Where a column stands, by its number or by the names in the first row."""
     if isinstance(column, int):
         if column >= len(first):
             raise DataError(
-                f"{place}: {_count(first)}, and {option} is number {column} (from 0); only .tsv, .csv, .jsonl and .parquet "
-                "have several"
+                f"{place}: {_count(first)}, and {option} is number {column} (from 0)"
+                + (hint or "; only .tsv, .csv, .jsonl and .parquet have several")
             )
         return column
     names = [name.strip() for name in first] if named else []
     if column not in names:
         raise DataError(
-            f"{place}: {option}: no column {column!r}; it has {_listed(names)}{did_you_mean(column, names)}"
+            f"{place}: {option}: no column {column!r}; it has {_listed(names)}{hint or did_you_mean(column, names)}"
         )
+    if names.count(column) > 1:
+        raise DataError(f"{place}: {option}: {names.count(column)} columns are called {column!r}; say it by number")
     return names.index(column)
 
 
@@ -127,19 +179,26 @@ def _listed(names: Sequence[str]) -> str:
 def _tab_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Columns between tabs; quotes are characters like others."""
     for number, line in enumerate(lines(path), 1):
-        if line.strip():
-            yield number, line.removesuffix("\r").split("\t")
+        if line.strip(" ") and (line.strip() or "\t" in line):  # a row of empty values is no empty line
+            yield number, line.split("\t")
 
 
-def _comma_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Columns between commas, quoted as RFC 4180 says: a quoted value may hold commas, newlines and doubled quotes."""
-    reader = csv.reader((line + "\n" for line in lines(path)), strict=True)
+def _quoted_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Columns between commas or the like, quoted as RFC 4180 says: a quoted value may hold them, newlines and doubled quotes."""
+    if csv.field_size_limit() < LONGEST_LINE:  # of the whole process, so it is never lowered
+        csv.field_size_limit(LONGEST_LINE)
+    source = (line + "\n" for line in lines(path, inner_returns=True))
+    reader = csv.reader(source, strict=True, delimiter=delimiter)
+    start = 1
     try:
         for row in reader:
             if row:
                 yield reader.line_num, row
+            start = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: not CSV ({error}); is a quote left open?") from None
+        raise DataError(
+            f"{path}:{reader.line_num}: not CSV ({error}) in the row that begins in line {start}; is a quote left open?"
+        ) from None
 
 
 def _line_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -147,66 +206,23 @@ def _line_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     return ((number, [line]) for number, line in enumerate(lines(path), 1) if line.strip())
 
 
-def _json_rows(path: Path, columns: Columns) -> Iterator[tuple[str, list[Any]]]:
-    for number, line in enumerate(lines(path), 1):
-        if not line.strip():
-            continue
-        place = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{place}: not JSON ({error}); a .jsonl file has one object on each line") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{place}: not an object; a .jsonl file has one object on each line")
+def _json_rows(path: Path, columns: Columns) -> Iterator[tuple[str, list[Any], int]]:
+    for place, row in json_rows(path):
+        values = []
         for option, column in columns.wanted:
-            if column not in row:
-                names = list(row)
+            try:
+                values.append(lookup(row, str(column)))
+            except KeyError:
+                names = dotted(row)
                 near = did_you_mean(str(column), names)
-                raise DataError(f"{place}: {option}: no key {column!r}; it has {_listed(names)}{near}")
-        yield place, [row[str(column)] for _, column in columns.wanted]
-
-
-def _parquet_rows(path: Path, columns: Columns) -> Iterator[tuple[str, list[Any]]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise DataError(f"{path}: Parquet files need pyarrow: pip install 'bigmodel[parquet]'") from None
-    try:
-        with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            names = [
-                schema.names[_index(str(path), option, column, schema.names, True)] for option, column in columns.wanted
-            ]
-            classes = class_names(schema.metadata, names[-1]) if columns.label is not None else ()
-            number = 0
-            for batch in file.iter_batches(columns=list(dict.fromkeys(names))):
-                values = [batch.column(name).to_pylist() for name in names]
-                for row in zip(*values, strict=True):
-                    place = f"{path}: row {number}"
-                    yield place, [*row[:-1], _name(row[-1], classes, place)] if classes else list(row)
-                    number += 1
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}") from None
-
-
-def _name(label: Any, classes: tuple[str, ...], place: str) -> Any:
-    """The name that the file's schema gives to a numbered label."""
-    if not isinstance(label, int):
-        return label
-    if not 0 <= label < len(classes):
-        raise DataError(f"{place}: label {label}, and the classes are 0 to {len(classes) - 1}; leave the row out")
-    return classes[label]
+                raise DataError(f"{place}: {option}: no key {column!r}; it has {_listed(names)}{near}") from None
+        yield place, values, 0
 
 
 def _text(value: Any, place: str) -> str:
     if not isinstance(value, str):
         raise DataError(f"{place}: data.text: {repr(value)[:60]} is no text")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:  # a lone surrogate, which JSON can spell
-        raise DataError(f"{place}: data.text: not Unicode at character {error.start}") from None
-    return value.strip()
+    return checked_text(value, f"{place}: data.text").strip()
 
 
 def _label(value: Any, place: str) -> str:
@@ -219,6 +235,8 @@ def _label(value: Any, place: str) -> str:
         raise DataError(
             f"{place}: data.label: {'null' if value is None else 'empty'}; give it a class, or leave it out"
         )
+    if isinstance(value, float) and value.is_integer():
+        raise DataError(f"{place}: data.label: {value} is a float, which is no class; write {int(value)}")
     if not isinstance(value, str):
         raise DataError(f"{place}: data.label: {repr(value)[:60]} is neither a word nor a whole number")
-    return value.strip()
+    return checked_text(value, f"{place}: data.label").strip()

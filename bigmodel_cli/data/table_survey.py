@@ -5,53 +5,132 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from bigmodel_cli.data import reading
 from bigmodel_cli.data.cache import cache_directory, publish
-from bigmodel_cli.data.table_files import Columns, rows_of
+from bigmodel_cli.data.table_files import SEPARATORS, Columns, Row, is_separated, keeps_quotes, read_rows
+from bigmodel_cli.data.table_header import check_headers
 from bigmodel_cli.errors import DataError, did_you_mean
 
-FORMAT = 1  # of the cached surveys
+FORMAT = 2  # of the cached surveys
 MOST_CLASSES = 100_000
 
 
 @dataclass
 class TableSurvey:
-    """What one pass over a split's files finds; `labels` have the place where each stands first."""
+    """What one pass over a split's files finds; `labels` have the place where each stands first, `counts` how often it stands.
+
+    `notes` are what a reader of the files should know: what may be meant otherwise than it was read.
+    """
 
     digest: str = ""
     rows: int = 0
     characters: int = 0
     symbols: str = ""
     labels: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def survey_table(paths: Sequence[Path], columns: Columns) -> TableSurvey:
-    """Read the rows once. The result is kept in the cache by path, size and time of change of the files."""
+    """Read the rows once. The result is kept in the cache by path, size and time of change of the files.
+
+    Raises `DataError` where there is no row, and for a first row that seems to hold names although nothing says so.
+    """
     stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
-    key = hashlib.sha256(json.dumps([FORMAT, [str(p) for p in paths], stats, asdict(columns)]).encode()).hexdigest()
+    description = [FORMAT, reading.FORMAT, [str(p) for p in paths], stats, asdict(columns)]
+    key = hashlib.sha256(json.dumps(description).encode()).hexdigest()
     kept = cache_directory("surveys") / f"{key}.json"
     if kept.exists():
         return TableSurvey(**json.loads(kept.read_text(encoding="utf-8")))
-    found, sha, symbols = TableSurvey(), hashlib.sha256(), set[str]()
-    for row in rows_of(paths, columns):
-        found.rows += 1
-        for text in row.texts if row.label is None else (*row.texts, row.label):
-            sha.update(text.encode("utf-8") + b"\xff")  # no byte of UTF-8: the end of a value
-        for text in row.texts:
-            found.characters += len(text)
-            symbols.update(text)
-        if row.label is not None and row.label not in found.labels:
-            found.labels[row.label] = row.place
-            if len(found.labels) > MOST_CLASSES:
-                raise DataError(f"{row.place}: more than {MOST_CLASSES:,} labels; is data.label the right column?")
+    found, sha, symbols, firsts = TableSurvey(), hashlib.sha256(), set[str](), list[Row]()
+    for path in paths:
+        before, doubts = found.rows, _Doubts()
+        for row in read_rows(path, columns):
+            if found.rows == before and is_separated(path):
+                firsts.append(row)
+            _add(found, row, sha, symbols)
+            doubts.add(row)
+        found.notes += doubts.notes(path, columns, found.rows - before)
     if not found.rows:
         raise DataError(f"{paths[0]}: no row in it")
+    if columns.header is None and not columns.named:
+        check_headers(firsts, found.counts, columns)
     found.digest, found.symbols = sha.hexdigest(), "".join(sorted(symbols))
     publish(kept, json.dumps(asdict(found)).encode())
     return found
+
+
+def _add(found: TableSurvey, row: Row, sha: Any, symbols: set[str]) -> None:
+    found.rows += 1
+    for text in row.texts if row.label is None else (*row.texts, row.label):
+        sha.update(text.encode("utf-8") + b"\xff")  # no byte of UTF-8: the end of a value
+    for text in row.texts:
+        found.characters += len(text)
+        symbols.update(text)
+    if row.label is None:
+        return
+    found.counts[row.label] = found.counts.get(row.label, 0) + 1
+    if row.label not in found.labels:
+        found.labels[row.label] = row.place
+        if len(found.labels) > MOST_CLASSES:
+            raise DataError(f"{row.place}: more than {MOST_CLASSES:,} labels; is data.label the right column?")
+
+
+class _Doubts:
+    """Counts what may be meant otherwise: values in quotes, and lines of one column that all have the same separators."""
+
+    def __init__(self) -> None:
+        self.quoted = 0
+        self.separators: dict[str, int] | None = None  # how many of each every row has
+
+    def add(self, row: Row) -> None:
+        """One more row."""
+        self.quoted += any(len(text) > 1 and text[0] == text[-1] == '"' for text in row.texts)
+        if row.width == 1 and self.separators != {}:
+            counts = {s: row.texts[0].count(s) for s in SEPARATORS}
+            before = counts if self.separators is None else self.separators
+            self.separators = {s: n for s, n in counts.items() if n and before.get(s) == n}
+
+    def notes(self, path: Path, columns: Columns, rows: int) -> list[str]:
+        """What is to be said of a file of so many rows."""
+        said = []
+        if self.quoted and keeps_quotes(path, columns):
+            said.append(
+                f"{path}: {self.quoted:,} of {rows:,} rows have a text in quotes, and in .tsv quotes are characters like others; "
+                'data.delimiter: "\\t" reads them as .csv does'
+            )
+        for separator, count in (self.separators or {}).items() if rows > 1 else ():
+            said.append(
+                f"{path}: read as lines of one column, and each of {rows:,} has {count} {SEPARATORS[separator]}; if they stand "
+                f'between columns, set data.delimiter: "{separator}"'.replace("\t", "\\t")
+            )
+        return said
+
+
+def alike_labels(labels: Iterable[str]) -> list[str]:
+    """Warnings of labels that are classes of their own though they differ in case, spelling or zeros alone: 1, 01 and 1.0."""
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        groups.setdefault(_essence(label), []).append(label)
+    return [
+        f"warning: {' and '.join(map(repr, group))} are read as different labels"
+        for group in groups.values()
+        if len(group) > 1
+    ]
+
+
+def _essence(label: str) -> str:
+    plain = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
+    try:
+        return repr(float(plain))
+    except ValueError:
+        return plain
 
 
 def sort_classes(labels: Sequence[str] | dict[str, str]) -> tuple[str, ...]:

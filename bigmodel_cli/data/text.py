@@ -16,6 +16,7 @@ from bigmodel_cli.data.base import DataSet, Say, Split
 from bigmodel_cli.data.cache import build_once, cache_directory, publish
 from bigmodel_cli.data.corpus import Corpus, Survey, find_files, standard_library, survey
 from bigmodel_cli.data.order import Ints, draw
+from bigmodel_cli.data.reading import is_json_lines
 from bigmodel_cli.data.tokenizer import (
     ASSET,
     BPEOptions,
@@ -35,7 +36,7 @@ from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Tensor, torch
 
 RESIDENT_BYTES = 512 << 20
-FORMAT = 1  # of the cached tokens
+FORMAT = 2  # of the cached tokens
 PHASE = 1  # stream of random numbers that shifts the windows
 
 
@@ -52,13 +53,13 @@ class _TextOptions(Options):
 
 
 class TextOptions(_TextOptions):
-    """Text files: .txt and .jsonl, plain or .gz; paths, globs and folders."""
+    """Text files: .txt and .jsonl, plain or .gz; paths, globs and folders. Line ends are read as newlines."""
 
     type: Literal["text"] = "text"
     files: Annotated[list[str], Field(min_length=1)] = Field(description="files, globs or folders, read in this order")
     val_files: list[str] = Field([], description="files for validation, in place of val_fraction")
     test_files: list[str] = Field([], description="files for the test split")
-    field: str = Field("text", description="the key of the text in .jsonl rows")
+    field: str = Field("text", description="the key of the text in .jsonl rows; a.b for b in the object a")
 
 
 class StdlibOptions(_TextOptions):
@@ -239,7 +240,7 @@ def _encoded(corpus: Corpus, tokenizer: Tokenizer, cut: int | None) -> Iterator[
     """(tokens, position of their first character) of each piece; a piece never reaches over the position `cut`."""
     position = 0
     end = [tokenizer.end_of_text] if tokenizer.end_of_text is not None else []
-    single = len(corpus.files) == 1 and ".jsonl" not in corpus.files[0].name
+    single = len(corpus.files) == 1 and not is_json_lines(corpus.files[0])
     for document in corpus.documents():
         for text in document:
             inside = cut - position if cut is not None and position < cut < position + len(text) else len(text)

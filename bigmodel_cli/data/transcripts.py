@@ -8,8 +8,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from bigmodel_cli.data.corpus import Corpus, find_files
+from bigmodel_cli.data.corpus import find_files
 from bigmodel_cli.data.order import Ints
+from bigmodel_cli.data.reading import lines
 from bigmodel_cli.errors import DataError
 
 
@@ -48,17 +49,14 @@ def read_transcripts(files: list[str], names: Sequence[str], base: Path) -> list
     """
     texts: dict[str, str] = {}
     for path in find_files(files, base, "data.transcripts"):
-        number = 0
-        for piece in Corpus((path,)).pieces(path):
-            for line in piece.splitlines():
-                number += 1
-                if not line.strip():
-                    continue
-                name, tab, text = line.partition("\t")
-                if not tab or not text.strip():
-                    raise DataError(f"{path}:{number}: not NAME<TAB>TEXT with a text that is not empty")
-                if texts.setdefault(name, text) != text:
-                    raise DataError(f"{path}:{number}: a second, other text for {name}; keep one of them")
+        for number, line in enumerate(lines(path), 1):
+            if not line.strip():
+                continue
+            name, tab, text = line.partition("\t")
+            if not tab or not text.strip():
+                raise DataError(f"{path}:{number}: not NAME<TAB>TEXT with a text that is not empty")
+            if texts.setdefault(name, text) != text:
+                raise DataError(f"{path}:{number}: a second, other text for {name}; keep one of them")
     found = []
     for name in names:
         pure = PurePosixPath(name)

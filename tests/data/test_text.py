@@ -90,7 +90,7 @@ def test_files_folders_globs_gzip_and_jsonl() -> None:
         ("text.txt", b"short", "fewer than one window of context 8 + 1"),
         ("rows.jsonl", b'{"text": "a"}\n{"text": 3}\n', "rows.jsonl:2: no text under the key 'text'"),
         ("rows.jsonl", b'{"text": "a"}\n{oops\n', "rows.jsonl:2: not JSON"),
-        ("rows.jsonl", b'{"text": "\xff"}\n', "rows.jsonl:1: not UTF-8 at byte 10"),
+        ("rows.jsonl", b'{"text": "\xff"}\n', "rows.jsonl: not UTF-8 at byte offset 10 (byte 0xff) in line 1"),
         ("rows.txt.gz", b"not gzip", "rows.txt.gz: cannot be read"),
     ],
 )

@@ -1,0 +1,83 @@
+"""Rows of Parquet files: columns by name, by number, or a.b for the field b of the struct a."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bigmodel_cli.data.image_sources import class_names
+from bigmodel_cli.errors import DataError, did_you_mean
+
+Wanted = Sequence[tuple[str, str | int]]  # (the option that says the column, the column)
+
+
+def parquet_rows(path: Path, wanted: Wanted, labelled: bool) -> Iterator[tuple[str, list[Any]]]:
+    """(place, wanted values) of each row; the last is a label where `labelled`, and gets the name that the schema has for it."""
+    try:
+        import pyarrow
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise DataError(f"{path}: Parquet files need pyarrow: pip install 'bigmodel[parquet]'") from None
+    try:
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            steps = [_steps(schema, column, f"{path}: {option}") for option, column in wanted]
+            classes = class_names(schema.metadata, ".".join(steps[-1])) if labelled else ()
+            number = 0
+            for batch in file.iter_batches(columns=list(dict.fromkeys(own[0] for own in steps))):
+                values = []
+                for first, *inner in steps:
+                    column = batch.column(first)
+                    values.append((pc.struct_field(column, inner) if inner else column).to_pylist())
+                for row in zip(*values, strict=True):
+                    place = f"{path}: row {number}"
+                    yield place, [*row[:-1], _name(row[-1], classes, place)] if classes else list(row)
+                    number += 1
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = next(iter(str(error).split("\n")), "") or type(error).__name__
+        raise DataError(f"{path}: cannot be read as Parquet: {reason}") from None
+
+
+def _steps(schema: Any, column: str | int, place: str) -> list[str]:
+    """The names that lead to a column: one, or those of structs and the field in them."""
+    if isinstance(column, int):
+        if column >= len(schema.names):
+            raise DataError(f"{place} is number {column} (from 0), and there are {len(schema.names)} columns")
+        return _steps(schema, schema.names[column], place)
+    found = _below(list(schema), column)
+    if found is None:
+        names = [n for field in schema for n in (field.name, *(f"{field.name}.{f.name}" for f in _fields(field)))]
+        shown = ", ".join(names[:20]) or "none"
+        raise DataError(f"{place}: no column {column!r}; it has {shown}{did_you_mean(column, names)}")
+    if schema.names.count(found[0]) > 1:
+        raise DataError(f"{place}: {schema.names.count(found[0])} columns are called {found[0]!r}; rename one")
+    return found
+
+
+def _below(fields: Sequence[Any], column: str) -> list[str] | None:
+    """A field that is called so, or the field b of the struct a for a.b."""
+    if any(field.name == column for field in fields):
+        return [column]
+    for field in fields:
+        if column.startswith(f"{field.name}."):
+            inner = _below(_fields(field), column[len(field.name) + 1 :])
+            if inner is not None:
+                return [field.name, *inner]
+    return None
+
+
+def _fields(field: Any) -> list[Any]:
+    import pyarrow
+
+    return [field.type.field(i) for i in range(field.type.num_fields)] if pyarrow.types.is_struct(field.type) else []
+
+
+def _name(label: Any, classes: tuple[str, ...], place: str) -> Any:
+    """The name that the file's schema gives to a numbered label."""
+    if not isinstance(label, int):
+        return label
+    if not 0 <= label < len(classes):
+        raise DataError(f"{place}: label {label}, and the classes are 0 to {len(classes) - 1}; leave the row out")
+    return classes[label]
