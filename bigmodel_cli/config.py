@@ -73,6 +73,8 @@ class Facts:
 
     `sound` says how recordings become images, or rows of frames of `frame_width` numbers. `spelling` is "words" or "characters"
     where the classes are units of a transcript rather than labels of an item: the last logit is then the blank, which is no class.
+
+    `class_counts` are the training items of each class, where items have labels; () in checkpoints from before it was kept.
     """
 
     image_shape: tuple[int, int, int] | None = None
@@ -85,6 +87,7 @@ class Facts:
     frame_width: int | None = None
     sound: Sound | None = None
     spelling: str = ""
+    class_counts: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The facts as plain JSON values."""
@@ -98,3 +101,7 @@ class Facts:
         if plain.get("sound") is not None:
             plain["sound"] = Sound(**plain["sound"])
         return cls(**plain)
+
+
+NO_FACTS = Facts()
+"""Of no data, for what needs none."""

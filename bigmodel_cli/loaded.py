@@ -45,4 +45,4 @@ def load_checkpoint(path: Path, device: str = "auto", overrides: Sequence[str] =
     model = models.build(spec.model, facts)  # not on the meta device: tables of positions are not in the file
     checkpoints.load_weights(model, contents.model)
     model.to(chosen).eval()
-    return Loaded(path, spec, facts, build_task(spec.task), model, chosen, contents.assets)
+    return Loaded(path, spec, facts, build_task(spec.task, facts), model, chosen, contents.assets)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bigmodel_cli.data.reading import json_rows
 from bigmodel_cli.errors import DataError, ResourceError
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.metrics import LOWER_IS_BETTER, Measure, mean
@@ -46,21 +47,10 @@ def write_samples(path: Path, task: str, measures: dict[str, Measure], columns: 
 def read_samples(path: Path) -> list[dict[str, Any]]:
     """The objects of such a file. Raises `DataError` naming the line that is none."""
     records = []
-    try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                record = json.loads(line) if line.strip() else None
-                if not isinstance(record, dict) or not isinstance(record.get("scores"), dict):
-                    raise DataError(
-                        f'{path}:{number}: no object with "scores", as `bigmodel eval --samples` writes them'
-                    )
-                records.append(record)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte offset {error.start}") from None
-    except ValueError as error:
-        raise DataError(f"{path}: line {len(records) + 1} is not JSON ({error})") from None
+    for place, record in json_rows(path):
+        if not isinstance(record.get("scores"), dict):
+            raise DataError(f'{place}: no object with "scores", as `bigmodel eval --samples` writes them')
+        records.append(record)
     if not records:
         raise DataError(f"{path}: empty; there is nothing to score")
     names = {(r.get("task"), *r["scores"]) for r in records}

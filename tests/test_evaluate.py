@@ -188,7 +188,7 @@ def test_what_cannot_be_scored_is_said(trained: Path, cli: Cli, monkeypatch: pyt
     lines = Path("good.jsonl").read_text().splitlines()
     for content, message in (
         ("", "empty; there is nothing to score"),
-        ("\n".join([*lines, "{"]) + "\n", "line 41 is not JSON"),
+        ("\n".join([*lines, "{"]) + "\n", "bad.jsonl:41: not JSON"),
         ('{"a": 1}\n', ':1: no object with "scores"'),
         (lines[0] + "\n" + '{"task": "seq2seq", "scores": {"loss": 1}}\n', "are not of one evaluation"),
         (

@@ -92,7 +92,7 @@ def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: fl
     check_memory(spec, facts, device)
     torch.manual_seed(spec.train.seed)
     model: Module = build(spec.model, facts).to(device)
-    task = build_task(spec.task)
+    task = build_task(spec.task, facts)
     rows = spec.train.rows(facts.context)
     batches = [synthetic_batch(facts, task.reads, rows, device) for _ in range(spec.train.accumulate)]
     options = choose(model, task, batches[0], spec.train, say)
@@ -127,7 +127,7 @@ def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: fl
         median_s=median,
         p95_s=times[min(len(times) - 1, int(0.95 * len(times)))],
         steps=len(times),
-        per_second=result.count / median,
+        per_second=(result.count if task.needs == "vocab_size" else samples) / median,
         unit="tokens" if task.needs == "vocab_size" else "samples",
         parameters=sum(p.numel() for p in model.parameters()),
         step_flops=step_flops,

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from bigmodel_cli.config import Facts, Natural, NonNegative, Options, Positive, Sound
-from bigmodel_cli.data.base import DataSet, Say, Split
+from bigmodel_cli.data.base import DataSet, Say, Split, count_classes
 from bigmodel_cli.data.mel import check_filters, frames_of
 from bigmodel_cli.data.order import Ints, permute
 from bigmodel_cli.data.recordings import Recordings, open_recordings
@@ -136,6 +136,9 @@ def open_audio(options: AudioOptions, *, base: Path, seed: int, say: Say, assets
     sound = options.sound()
     check_filters(sound)
     facts = Facts(classes=spelled.names, sound=sound, spelling=options.units or "")
+    if options.units is None:
+        labels = np.array([spelled.units[row][0] for row in rows["train"]])
+        facts = replace(facts, class_counts=count_classes(labels, spelled.names))
     if sound.length is not None:
         facts = replace(facts, image_shape=(1, sound.mels, frames_of(sound.length, sound.hop)))
     bank = Bank(recordings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -52,6 +52,11 @@ def _widened(piece: Tensor, length: int) -> Tensor:
     wide = piece.new_full((len(piece), length, *piece.shape[2:]), 0 if piece.is_floating_point() else PADDING)
     wide[:, : piece.shape[1]] = piece
     return wide
+
+
+def count_classes(labels: Ints, classes: Sequence[str]) -> tuple[int, ...]:
+    """How many of the labels (N,) are of each class; () where there are no classes."""
+    return tuple(np.bincount(labels, minlength=len(classes)).tolist()) if classes else ()
 
 
 class DataSet:

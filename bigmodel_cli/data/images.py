@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Facts, Options, Positive
 from bigmodel_cli.data.augment import Augmentation, AugmentOptions
-from bigmodel_cli.data.base import DataSet, Say, Split
+from bigmodel_cli.data.base import DataSet, Say, Split, count_classes
 from bigmodel_cli.data.cache import build_once, cache_directory
 from bigmodel_cli.data.corpus import find_files
 from bigmodel_cli.data.divide import part_of_each_class, subset, with_validation
@@ -170,7 +170,8 @@ def open_images(options: Any, *, base: Path, seed: int, say: Say, assets: Path |
         kept = (options.label_fraction,)
         train = loaded["train"]
         loaded["train"] = train.part(part_of_each_class(train.labels.numpy(), options.label_fraction))
-    facts = Facts(image_shape=shape, mean=mean, std=std, classes=raw.classes)
+    counts = count_classes(loaded["train"].labels.numpy(), raw.classes)
+    facts = Facts(image_shape=shape, mean=mean, std=std, classes=raw.classes, class_counts=counts)
     augmentation = Augmentation(options.augment)
     named: dict[str, Split] = {n: ImageSplit(source, facts, augmentation) for n, source in loaded.items()}
     if "val" not in named and "test" in named:

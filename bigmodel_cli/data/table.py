@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import PADDING, Facts, Options, Probability
-from bigmodel_cli.data.base import DataSet, Say, Split
+from bigmodel_cli.data.base import DataSet, Say, Split, count_classes
 from bigmodel_cli.data.cache import build_once, cache_directory
 from bigmodel_cli.data.corpus import Survey, Texts, find_files
 from bigmodel_cli.data.order import Ints, permute
@@ -107,7 +107,8 @@ def open_table(options: TableOptions, *, base: Path, seed: int, say: Say, assets
     build_once(folder, lambda draft: _write(draft, files, options.columns, held_out, classes, tokenizer))
     found = [name for name in ("train", "val", "test") if (folder / f"{name}.labels.npy").exists()]
     splits: dict[str, Split] = {n: Table(folder, n, options, tokenizer, classes, say) for n in found}
-    facts = Facts(vocab_size=tokenizer.vocab_size, context=options.context, classes=classes)
+    counts = count_classes(np.load(folder / "train.labels.npy"), classes) if "train" in found else ()
+    facts = Facts(vocab_size=tokenizer.vocab_size, context=options.context, classes=classes, class_counts=counts)
     return DataSet(facts, f"{key}-{options.context}", splits, {"tokenizer.json": tokenizer.to_json()})
 
 

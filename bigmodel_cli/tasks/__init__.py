@@ -11,6 +11,7 @@ from typing import Annotated, Protocol
 
 from pydantic import Field
 
+from bigmodel_cli.config import NO_FACTS, Facts
 from bigmodel_cli.lazy import Module, Tensor
 from bigmodel_cli.tasks.causal_lm import CausalLMOptions
 from bigmodel_cli.tasks.classification import ClassificationOptions, inputs_of
@@ -60,9 +61,9 @@ class Task(Protocol):
         """Metrics that are functions of other metrics, such as the perplexity."""
 
 
-def build_task(options: AnyTask) -> Task:
-    """The task that these options describe."""
-    return options.build()
+def build_task(options: AnyTask, facts: Facts = NO_FACTS) -> Task:
+    """The task that these options describe, for data of which these are the facts. Raises `SpecError` where they do not fit."""
+    return options.build(facts)
 
 
 __all__ = [

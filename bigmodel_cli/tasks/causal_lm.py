@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import PADDING, Natural, NonNegative, Options, Probability
+from bigmodel_cli.config import NO_FACTS, PADDING, Facts, Natural, NonNegative, Options, Probability
 from bigmodel_cli.lazy import Module, Tensor
 from bigmodel_cli.tasks.loss import cross_entropy, judged
 
@@ -21,7 +21,7 @@ class CausalLMOptions(Options):
     sample_prompt: str = Field("\n", description="what the shown text continues")
     sample_temperature: NonNegative = Field(0.8, description="temperature of the shown text; 0 is greedy")
 
-    def build(self) -> CausalLM:
+    def build(self, facts: Facts = NO_FACTS) -> CausalLM:
         """The task."""
         return CausalLM(self)
 

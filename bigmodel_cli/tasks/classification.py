@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import Options, Probability
-from bigmodel_cli.errors import SpecError
-from bigmodel_cli.lazy import F, Module, Tensor
+from bigmodel_cli.config import NO_FACTS, Facts, Options, Positive, Probability
+from bigmodel_cli.errors import SpecError, did_you_mean
+from bigmodel_cli.lazy import F, Module, Tensor, torch
 from bigmodel_cli.metrics import LOWER_IS_BETTER
 
 INPUTS: dict[str, tuple[str, ...]] = {"image": (), "tokens": ("types",), "frames": ("lengths",)}
@@ -20,13 +20,18 @@ class ClassificationOptions(Options):
 
     type: Literal["classification"] = "classification"
     label_smoothing: Probability = Field(0.0, description="probability mass spread evenly over the classes")
+    class_weights: Literal["none", "balanced"] | dict[str | int | bool, Positive] = Field(
+        "none",
+        description="how much an item counts in the training loss, by its class: balanced (items / classes / items of the class: "
+        "each class counts as much as another), or {name: weight}, where others weigh 1. Metrics count every item once",
+    )
     metric: Literal["accuracy", "macro_f1", "loss"] = Field(
         "accuracy", description="what decides which checkpoint is best"
     )
 
-    def build(self) -> Classification:
+    def build(self, facts: Facts = NO_FACTS) -> Classification:
         """The task."""
-        return Classification(self)
+        return Classification(self, facts)
 
 
 class Classification:
@@ -37,17 +42,28 @@ class Classification:
     needs = "classes"
     reads: tuple[str, ...] = ("label",)
 
-    def __init__(self, options: ClassificationOptions) -> None:
+    def __init__(self, options: ClassificationOptions, facts: Facts = NO_FACTS) -> None:
         self.options = options
+        self.weights = class_weights(options, facts)
+        self._weight: Tensor | None = None  # the same on the device of the last batch
         self.metric: str = options.metric
         self.higher_is_better = options.metric not in LOWER_IS_BETTER
 
     def loss(self, model: Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Summed cross-entropy over the batch, and its size."""
+        """Summed cross-entropy over the batch, and its size; with weights both are weighted sums.
+
+        Their quotient is that of torch.nn.CrossEntropyLoss(weight=...), over however many micro-batches they are summed.
+        """
         labels = batch["label"]
         logits = model(*inputs_of(batch)).float()
-        total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.options.label_smoothing)
-        return total, labels.new_full((), len(labels))
+        smoothing = self.options.label_smoothing
+        if not self.weights:
+            total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+            return total, labels.new_full((), len(labels))
+        if self._weight is None or self._weight.device != labels.device:
+            self._weight = torch.tensor(self.weights, dtype=torch.float32, device=labels.device)
+        total = F.cross_entropy(logits, labels, self._weight, reduction="sum", label_smoothing=smoothing)
+        return total, self._weight[labels].sum()
 
     def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Per item: right or wrong ("accuracy", and "top5" from twenty classes on) and its cross-entropy ("loss")."""
@@ -74,6 +90,27 @@ class Classification:
     def derived(self, metrics: dict[str, float]) -> dict[str, float]:
         """The error rate."""
         return {"error": 1 - metrics["accuracy"]}
+
+
+def class_weights(options: ClassificationOptions, facts: Facts) -> tuple[float, ...]:
+    """The weight of each class, in the order of the logits; () where every item counts alike.
+
+    Raises `SpecError` for a name that is no class, and for "balanced" where the training items of each class are not known.
+    """
+    wanted = options.class_weights
+    if wanted == "none" or not facts.classes:
+        return ()
+    if isinstance(wanted, dict):
+        named = {str(name).lower() if isinstance(name, bool) else str(name): w for name, w in wanted.items()}
+        for name in named.keys() - set(facts.classes):
+            shown = ", ".join(facts.classes[:10]) + (" ..." if len(facts.classes) > 10 else "")
+            near = did_you_mean(name, facts.classes)
+            raise SpecError(f"task.class_weights: {name!r} is no class; they are {shown}{near}")
+        return tuple(float(named.get(name, 1.0)) for name in facts.classes)
+    if len(facts.class_counts) != len(facts.classes):
+        raise SpecError("task.class_weights: the training items of each class are not known; give {name: weight}")
+    there = sum(count > 0 for count in facts.class_counts)
+    return tuple(sum(facts.class_counts) / (there * max(1, count)) for count in facts.class_counts)
 
 
 def inputs_of(batch: dict[str, Tensor]) -> tuple[Tensor, ...]:

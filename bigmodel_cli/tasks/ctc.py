@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from bigmodel_cli.config import PADDING, Options
+from bigmodel_cli.config import NO_FACTS, PADDING, Facts, Options
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import F, Module, Tensor, torch
 from bigmodel_cli.metrics.text import normalised
@@ -20,7 +20,7 @@ class CTCOptions(Options):
     type: Literal["ctc"] = "ctc"
     metric: Literal["wer", "cer"] = Field("wer", description="what decides which checkpoint is best")
 
-    def build(self) -> CTC:
+    def build(self, facts: Facts = NO_FACTS) -> CTC:
         """The task."""
         return CTC(self)
 

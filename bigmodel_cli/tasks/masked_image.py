@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field
 
-from bigmodel_cli.config import Options
+from bigmodel_cli.config import NO_FACTS, Facts, Options
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
 
@@ -23,7 +23,7 @@ class MaskedImageOptions(Options):
         True, description="compare with each patch's pixels brought to mean 0 and deviation 1, as the paper does"
     )
 
-    def build(self) -> MaskedImage:
+    def build(self, facts: Facts = NO_FACTS) -> MaskedImage:
         """The task."""
         return MaskedImage(self)
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import PADDING, Fraction, Options, Probability
+from bigmodel_cli.config import NO_FACTS, PADDING, Facts, Fraction, Options, Probability
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.tasks.loss import cross_entropy, judged
 
@@ -21,7 +21,7 @@ class MaskedLMOptions(Options):
     swapped: Fraction = Field(0.1, description="of those, how many another token takes the place of; the rest stay")
     whole_words: bool = Field(False, description="find all tokens of a word or none; needs data.words: true")
 
-    def build(self) -> MaskedLM:
+    def build(self, facts: Facts = NO_FACTS) -> MaskedLM:
         """The task."""
         return MaskedLM(self)
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import PADDING, Count, NonNegative, Options, Probability
+from bigmodel_cli.config import NO_FACTS, PADDING, Count, Facts, NonNegative, Options, Probability
 from bigmodel_cli.lazy import Module, Tensor
 from bigmodel_cli.metrics import LOWER_IS_BETTER
 from bigmodel_cli.metrics.text import group_of
@@ -33,7 +33,7 @@ class Seq2SeqTaskOptions(Options):
     beams: Count = Field(5, description="hypotheses that the search keeps when the model writes; 1 is greedy")
     length_penalty: NonNegative = Field(1.0, description="how far a longer text is preferred (Wu et al. 2016); 0: not")
 
-    def build(self) -> Seq2SeqTask:
+    def build(self, facts: Facts = NO_FACTS) -> Seq2SeqTask:
         """The task."""
         return Seq2SeqTask(self)
 

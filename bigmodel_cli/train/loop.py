@@ -123,7 +123,7 @@ def _train(run: Run, reporter: Reporter) -> Path:
             state.step += 1
             done = state.step
             state.loss_sum, state.loss_count = state.loss_sum + result.loss_sum, state.loss_count + result.count
-            watch.count += result.count
+            watch.count += result.count if run.task.needs == "vocab_size" else result.rows
             if done % options.log_every == 0 or done == run.total:
                 _log(run, reporter, watch, lr, result.norm)
             state.after_step()
@@ -189,7 +189,7 @@ def _log(run: Run, reporter: Reporter, watch: Stopwatch, lr: float, norm: float)
     synchronize(run.device)
     seconds, count = watch.lap()
     state.elapsed += seconds
-    loss = state.loss_sum / max(1.0, state.loss_count)
+    loss = state.loss_sum / (state.loss_count or 1.0)
     state.loss_sum = state.loss_count = 0.0
     record = {
         "step": state.step,

@@ -27,7 +27,7 @@ from bigmodel_cli.train.memory import Plan, check_memory, plan
 from bigmodel_cli.train.report import TensorBoard, draw_curve
 from bigmodel_cli.train.resume import check_fingerprint, latest_directory, merge_resumed, previous_run
 from bigmodel_cli.train.signals import Interrupted, Signals
-from bigmodel_cli.train.start import build_started, check_task, with_length
+from bigmodel_cli.train.start import build_started, check_task, describe_classes, with_length
 from bigmodel_cli.train.state import LossScale, TrainState
 from bigmodel_cli.writing import Decoding, stream_text
 
@@ -69,7 +69,7 @@ def dry_run(spec: Spec, device: str) -> Plan:
     chosen = pick_device(device, say)
     spec = with_length(spec)
     data = _open_data(spec, _source(spec))
-    check_task(spec, build_task(spec.task), data)
+    check_task(spec, build_task(spec.task, data.facts), data)
     check_memory(spec, data.facts, chosen)
     return plan(spec, data.facts, data.split("train"))
 
@@ -92,8 +92,9 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
     source = _source(spec)
     assets = previous.path if previous is not None and previous.contents is not None else source
     data = _open_data(spec, assets)
-    task = build_task(spec.task)
+    task = build_task(spec.task, data.facts)
     check_task(spec, task, data)
+    describe_classes(task, data.facts)
     if data.split("train").lengths is not None:
         keep_few_kernels()
     torch.manual_seed(spec.train.seed)

@@ -15,11 +15,12 @@ from bigmodel_cli.train.state import TrainState
 
 @dataclass(frozen=True)
 class StepResult:
-    """Sums over the step's samples, and the norm of the mean gradient before clipping."""
+    """Sums over the step's samples, the norm of the mean gradient before clipping, and how many rows the step had."""
 
     loss_sum: float
-    count: float
+    count: float  # of targets, or the sum of their weights
     norm: float
+    rows: int
 
     @property
     def finite(self) -> bool:
@@ -29,7 +30,7 @@ class StepResult:
     @property
     def loss(self) -> float:
         """The mean loss."""
-        return self.loss_sum / max(1.0, self.count)
+        return self.loss_sum / (self.count or 1.0)
 
 
 def train_step(
@@ -56,11 +57,12 @@ def train_step(
         (total * scale.value if scale.dynamic else total).backward()
         loss = loss.detach()
         loss_sum, count = (loss, n) if loss_sum is None or count is None else (loss_sum + loss, count + n)
+    rows = sum(len(next(iter(batch.values()))) for batch in micro_batches)
     assert loss_sum is not None
     assert count is not None
-    divisor = max(1.0, float(count)) * scale.value
+    divisor = (float(count) or 1.0) * scale.value
     norm = float(total_norm(state.optimizer.gradients())) / divisor
-    result = StepResult(float(loss_sum), float(count), norm)
+    result = StepResult(float(loss_sum), float(count), norm, rows)
     scale.update(result.finite)
     if result.finite:
         if options.clip is not None and norm > options.clip:
