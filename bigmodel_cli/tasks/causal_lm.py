@@ -7,12 +7,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import NO_FACTS, PADDING, Facts, Natural, NonNegative, Options, Probability
+from bigmodel_cli.config import NO_FACTS, PADDING, Facts, Natural, NonNegative, Probability
 from bigmodel_cli.lazy import Module, Tensor
+from bigmodel_cli.tasks.base import AnyTaskOptions
 from bigmodel_cli.tasks.loss import cross_entropy, judged
 
 
-class CausalLMOptions(Options):
+class CausalLMOptions(AnyTaskOptions):
     """Predict each token from those before it; scored by cross-entropy in nats per token."""
 
     type: Literal["causal_lm"] = "causal_lm"

@@ -6,16 +6,22 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import NO_FACTS, Facts, Options, Positive, Probability
+from bigmodel_cli.config import NO_FACTS, Facts, Positive, Probability
 from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.lazy import F, Module, Tensor, torch
 from bigmodel_cli.metrics import LOWER_IS_BETTER
+from bigmodel_cli.tasks.base import AnyTaskOptions
 
 INPUTS: dict[str, tuple[str, ...]] = {"image": (), "tokens": ("types",), "frames": ("lengths",)}
 """What an item may be, by its name in a batch, and what may stand beside it: what the model is called with, in this order."""
 
+UNEVEN = 0.8
+"""Part of the training items, of the largest class ..."""
+UNEVEN_TIMES = 10
+"""... or how many times the smallest class, from which on it is said."""
 
-class ClassificationOptions(Options):
+
+class ClassificationOptions(AnyTaskOptions):
     """Choose one of the data's classes; scored by accuracy and by cross-entropy in nats."""
 
     type: Literal["classification"] = "classification"
@@ -28,6 +34,14 @@ class ClassificationOptions(Options):
     metric: Literal["accuracy", "macro_f1", "loss"] = Field(
         "accuracy", description="what decides which checkpoint is best"
     )
+
+    def notes(self, facts: Facts) -> list[str]:
+        """The weight of each class; without weights, that the accuracy is high for a model that knows nothing, where it is."""
+        weights = class_weights(self, facts)
+        if weights:
+            shown = ", ".join(f"{n} {w:.3g}" for n, w in list(zip(facts.classes, weights, strict=True))[:10])
+            return [f"weight of each class in the loss: {shown}" + (" ..." if len(weights) > 10 else "")]
+        return uneven(facts)
 
     def build(self, facts: Facts = NO_FACTS) -> Classification:
         """The task."""
@@ -90,6 +104,22 @@ class Classification:
     def derived(self, metrics: dict[str, float]) -> dict[str, float]:
         """The error rate."""
         return {"error": 1 - metrics["accuracy"]}
+
+
+def uneven(facts: Facts) -> list[str]:
+    """A warning where the training items of one class are most of all, or many times those of another."""
+    counts = facts.class_counts
+    if not sum(counts):
+        return []
+    most, least = max(counts), min(counts)
+    if most < UNEVEN * sum(counts) and most < UNEVEN_TIMES * least:
+        return []
+    name, rare = (repr(facts.classes[counts.index(n)]) for n in (most, least))
+    return [
+        f"warning: the classes are uneven: {name} has {most:,} of {sum(counts):,} training items and {rare} {least:,}; a model "
+        f"that always says {name} gets {100 * most / sum(counts):.1f} % right. task.class_weights: balanced lets classes count alike in "
+        "training, task.metric: macro_f1 in the choice of the best"
+    ]
 
 
 def class_weights(options: ClassificationOptions, facts: Facts) -> tuple[float, ...]:

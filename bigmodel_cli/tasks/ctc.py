@@ -8,13 +8,14 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from bigmodel_cli.config import NO_FACTS, PADDING, Facts, Options
+from bigmodel_cli.config import NO_FACTS, PADDING, Facts
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import F, Module, Tensor, torch
 from bigmodel_cli.metrics.text import normalised
+from bigmodel_cli.tasks.base import AnyTaskOptions
 
 
-class CTCOptions(Options):
+class CTCOptions(AnyTaskOptions):
     """Write down what is said in a recording (Graves et al. 2006); scored by word and character error rate."""
 
     type: Literal["ctc"] = "ctc"

@@ -6,15 +6,16 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field
 
-from bigmodel_cli.config import NO_FACTS, Facts, Options
+from bigmodel_cli.config import NO_FACTS, Facts
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
+from bigmodel_cli.tasks.base import AnyTaskOptions
 
 CHOICES = 4096
 """Choices of hidden patches that evaluation draws from, by the image's content."""
 
 
-class MaskedImageOptions(Options):
+class MaskedImageOptions(AnyTaskOptions):
     """Rebuild hidden patches of images from the others (He et al. 2022, masked autoencoder); scored by the squared error."""
 
     type: Literal["masked_image"] = "masked_image"

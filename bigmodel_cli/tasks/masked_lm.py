@@ -7,12 +7,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import NO_FACTS, PADDING, Facts, Fraction, Options, Probability
+from bigmodel_cli.config import NO_FACTS, PADDING, Facts, Fraction, Probability
 from bigmodel_cli.lazy import Module, Tensor, torch
+from bigmodel_cli.tasks.base import AnyTaskOptions
 from bigmodel_cli.tasks.loss import cross_entropy, judged
 
 
-class MaskedLMOptions(Options):
+class MaskedLMOptions(AnyTaskOptions):
     """Find hidden tokens from both sides (Devlin et al. 2019, BERT); scored by cross-entropy in nats per hidden token."""
 
     type: Literal["masked_lm"] = "masked_lm"

@@ -7,14 +7,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import NO_FACTS, PADDING, Count, Facts, NonNegative, Options, Probability
+from bigmodel_cli.config import NO_FACTS, PADDING, Count, Facts, NonNegative, Probability
 from bigmodel_cli.lazy import Module, Tensor
 from bigmodel_cli.metrics import LOWER_IS_BETTER
 from bigmodel_cli.metrics.text import group_of
+from bigmodel_cli.tasks.base import AnyTaskOptions
 from bigmodel_cli.tasks.loss import cross_entropy, judged
 
 
-class Seq2SeqTaskOptions(Options):
+class Seq2SeqTaskOptions(AnyTaskOptions):
     """Write a target after reading a source (Sutskever et al. 2014); scored by cross-entropy in nats per target token."""
 
     type: Literal["seq2seq"] = "seq2seq"

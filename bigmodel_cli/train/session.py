@@ -27,7 +27,7 @@ from bigmodel_cli.train.memory import Plan, check_memory, plan
 from bigmodel_cli.train.report import TensorBoard, draw_curve
 from bigmodel_cli.train.resume import check_fingerprint, latest_directory, merge_resumed, previous_run
 from bigmodel_cli.train.signals import Interrupted, Signals
-from bigmodel_cli.train.start import build_started, check_task, describe_classes, with_length
+from bigmodel_cli.train.start import build_started, check_task, with_length
 from bigmodel_cli.train.state import LossScale, TrainState
 from bigmodel_cli.writing import Decoding, stream_text
 
@@ -70,6 +70,7 @@ def dry_run(spec: Spec, device: str) -> Plan:
     spec = with_length(spec)
     data = _open_data(spec, _source(spec))
     check_task(spec, build_task(spec.task, data.facts), data)
+    _describe(spec, data)
     check_memory(spec, data.facts, chosen)
     return plan(spec, data.facts, data.split("train"))
 
@@ -94,7 +95,7 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
     data = _open_data(spec, assets)
     task = build_task(spec.task, data.facts)
     check_task(spec, task, data)
-    describe_classes(task, data.facts)
+    _describe(spec, data)
     if data.split("train").lengths is not None:
         keep_few_kernels()
     torch.manual_seed(spec.train.seed)
@@ -166,6 +167,11 @@ def _source(spec: Spec) -> Path | None:
 
 def _open_data(spec: Spec, assets: Path | None = None) -> DataSet:
     return open_data(spec.data, base=Path(), seed=spec.train.seed, say=say, assets=assets)
+
+
+def _describe(spec: Spec, data: DataSet) -> None:
+    for note in spec.task.notes(data.facts):
+        say(note)
 
 
 def _describe_start(model: Module, data: DataSet, feed: Feed) -> None:

@@ -18,11 +18,6 @@ from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import MaskedImageOptions, Task
 from bigmodel_cli.train.memory import build_within
 
-UNEVEN = 0.8
-"""Part of the training items, of the largest class ..."""
-UNEVEN_TIMES = 10
-"""... or how many times the smallest class, from which on it is said."""
-
 
 def check_task(spec: Spec, task: Task, data: DataSet) -> None:
     """Raise `SpecError` where the data lacks what the task reads, the model is not made for it, or a library is missing."""
@@ -45,23 +40,6 @@ def check_task(spec: Spec, task: Task, data: DataSet) -> None:
             f"model.type: {spec.model.type} {'reads a source and writes a target' if sides else 'has one side'}, and "
             f"task.type: {task.name} {'has no source' if sides else 'has two'}"
         )
-
-
-def describe_classes(task: Task, facts: Facts) -> None:
-    """Say where classes are so uneven that the accuracy is high for a model that knows nothing."""
-    counts = facts.class_counts
-    if task.needs != "classes" or not sum(counts):
-        return
-    most, least = max(counts), min(counts)
-    share = 100 * most / sum(counts)
-    if share < 100 * UNEVEN and most < UNEVEN_TIMES * least:
-        return
-    name, rare = (repr(facts.classes[counts.index(n)]) for n in (most, least))
-    say(
-        f"warning: the classes are uneven: {name} has {most:,} of {sum(counts):,} training items and {rare} {least:,}; a model "
-        f"that always says {name} gets {share:.1f} % right. task.class_weights: balanced lets classes count alike in training, "
-        "task.metric: macro_f1 in the choice of the best"
-    )
 
 
 def build_started(spec: Spec, facts: Facts, device: torch.device, source: Path | None) -> Any:
