@@ -117,8 +117,8 @@ def uneven(facts: Facts) -> list[str]:
     name, rare = (repr(facts.classes[counts.index(n)]) for n in (most, least))
     return [
         f"warning: the classes are uneven: {name} has {most:,} of {sum(counts):,} training items and {rare} {least:,}; a model "
-        f"that always says {name} gets {100 * most / sum(counts):.1f} % right. task.class_weights: balanced lets classes count alike in "
-        "training, task.metric: macro_f1 in the choice of the best"
+        f"that always says {name} gets {100 * most / sum(counts):.1f} % right. task.class_weights: balanced lets classes count "
+        "alike in training, task.metric: macro_f1 in the choice of the best"
     ]
 
 
