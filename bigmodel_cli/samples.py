@@ -27,7 +27,8 @@ def write_samples(path: Path, task: str, measures: dict[str, Measure], columns: 
     counts = {n: m.statistics[:, 1].tolist() for n, m in measures.items() if m.statistics.shape[1] == 2}
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(draft, "w", encoding="utf-8") as file:
+        # a class may be called by a file name that is not UTF-8: its lone surrogates become JSON's own escapes
+        with open(draft, "w", encoding="utf-8", errors="backslashreplace") as file:
             for i in range(len(next(iter(measures.values())))):
                 record = {
                     "index": i,

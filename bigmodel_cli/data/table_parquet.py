@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.data.image_sources import class_names
 from bigmodel_cli.errors import DataError, did_you_mean
 
 Wanted = Sequence[tuple[str, str | int]]  # (the option that says the column, the column)
@@ -24,7 +24,7 @@ def parquet_rows(path: Path, wanted: Wanted, labelled: bool) -> Iterator[tuple[s
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
             steps = [_steps(schema, column, f"{path}: {option}") for option, column in wanted]
-            classes = class_names(schema.metadata, ".".join(steps[-1])) if labelled else ()
+            classes = _class_names(schema.metadata, steps[-1]) if labelled else ()
             number = 0
             for batch in file.iter_batches(columns=list(dict.fromkeys(own[0] for own in steps))):
                 values = []
@@ -72,6 +72,17 @@ def _fields(field: Any) -> list[Any]:
     import pyarrow
 
     return [field.type.field(i) for i in range(field.type.num_fields)] if pyarrow.types.is_struct(field.type) else []
+
+
+def _class_names(metadata: Any, steps: Sequence[str]) -> tuple[str, ...]:
+    """The names that Hugging Face's feature schema gives to the labels of a column, or () where it gives none."""
+    try:
+        feature = json.loads(metadata[b"huggingface"])["info"]["features"]
+        for step in steps:
+            feature = feature[step]
+        return tuple(feature["names"])
+    except (KeyError, TypeError, ValueError):
+        return ()
 
 
 def _name(label: Any, classes: tuple[str, ...], place: str) -> Any:

@@ -244,6 +244,40 @@ def test_columns_in_structs_of_parquet_and_objects_of_jsonl() -> None:
         rows("c.parquet", Columns((3,), None))
 
 
+def test_names_of_numbered_labels_within_a_struct() -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    features = {"meta": {"y": {"names": ["neg", "pos"], "_type": "ClassLabel"}}, "t": {"dtype": "string"}}
+    table = pa.Table.from_pylist([{"t": "a", "meta": {"y": 1}}, {"t": "b", "meta": {"y": 0}}])
+    pq.write_table(
+        table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}), "a.parquet"
+    )
+    assert rows("a.parquet", Columns(("t",), "meta.y")) == [("a", "pos"), ("b", "neg")]
+
+
+@pytest.mark.parametrize("name", ["a.tsv.gz", "a.csv.gz", "a.jsonl.gz", "a.txt.gz"])
+@pytest.mark.parametrize("form", ["text", "table", "pairs"])
+def test_a_damaged_gzip_ends_a_command_with_3(name: str, form: str, cli: Cli) -> None:
+    content = {"tsv": "a\t1\n", "csv": "a,1\n", "jsonl": '{"text": "a", "y": 1}\n', "txt": "a\n"}[name.split(".")[1]]
+    column = ("[text]", "y") if "jsonl" in name else ("[0]", "null" if "txt" in name else 1)
+    data = {
+        "text": f"{{type: text, files: [{name}], context: 4}}",
+        "table": f"{{type: table, train: [{name}], text: {column[0]}, label: {column[1]}, tokenizer: {{type: bytes}}}}",
+        "pairs": f"{{type: pairs, source: [{name}], target: [{name}], tokenizer: {{type: bytes}}}}",
+    }[form]
+    file("spec.yaml", SPEC)
+    whole = gzip.compress((content * 500).encode())
+    for number, damaged in enumerate((whole[: len(whole) // 2], whole[:-3], (content * 500).encode())):
+        file(name, damaged)
+        result = cli("pretrain", "spec.yaml", "--out", f"run{number}", "--set", f"data={data}")
+        assert result.status == 3, result.err
+        assert f"{name}: " in result.err
+        assert "Traceback" not in result.err
+        assert "Aborted" not in result.err
+        assert not list(Path().glob("run*/checkpoints/step-*"))
+
+
 def test_parallel_files_belong_together_file_by_file() -> None:
     first, second = file("a.en", "1\n2\n\n 3 \n"), file("b.en", "4\n")
     one, two = file("a.de", "a\nb\nc\nd"), file("b.de", "e\n")

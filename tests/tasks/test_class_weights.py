@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import Result
+from tones import write
 
 from bigmodel_cli.config import Facts
+from bigmodel_cli.data import open_data
+from bigmodel_cli.data.audio import AudioOptions
+from bigmodel_cli.data.images import FolderOptions
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.tasks.classification import Classification, ClassificationOptions, class_weights
@@ -75,7 +79,7 @@ def test_micro_batches_are_the_whole_and_a_small_sum_of_weights_divides() -> Non
         parts = zip(inputs.split(sizes), labels.split(sizes), strict=True)
         batches = [{"image": x, "label": y} for x, y in parts]
         result = train_step(state, task(weights), options, batches, torch.device("cpu"), 0.5)
-        assert result.loss == pytest.approx(float(mean), rel=1e-5)
+        assert result.loss == pytest.approx(mean.item(), rel=1e-5)
         assert (result.rows, result.count) == (6, pytest.approx(0.6))
         for name, p in reference.named_parameters():
             moved = (start[name] - dict(model.named_parameters())[name]) / 0.5
@@ -103,6 +107,32 @@ def test_facts_of_older_checkpoints_load() -> None:
     values = {k: v for k, v in FACTS.to_json().items() if k != "class_counts"}
     assert Facts.from_json(values) == Facts(classes=FACTS.classes)
     assert Facts.from_json(json.loads(json.dumps(FACTS.to_json()))) == FACTS
+
+
+def test_images_and_recordings_count_their_classes_too() -> None:
+    from PIL import Image
+
+    for label, count in (("bright", 6), ("dark", 3)):
+        for index in range(count):
+            Path("pictures/train", label).mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), 20 * index + 5).save(f"pictures/train/{label}/{index}.png")
+    values = {"root": "pictures", "val_fraction": 0.0}
+    data = open_data(FolderOptions.model_validate(values), base=Path(), seed=0, say=lambda _: None)
+    assert (data.facts.classes, data.facts.class_counts) == (("bright", "dark"), (6, 3))
+    unlabelled = FolderOptions.model_validate({**values, "labels": False})
+    assert open_data(unlabelled, base=Path(), seed=0, say=lambda _: None).facts.class_counts == ()
+
+    write(count=4)
+    Path("sounds/high_ann_0.wav").unlink()
+    options = {"files": ["sounds"], "pattern": r"(?P<label>\w+)_\w+_(?P<index>\d+)\.wav$", "rate": 8000, "mels": 16}
+    sound = AudioOptions.model_validate({**options, "split": {"val": {"index": [1]}}})
+    facts = open_data(sound, base=Path(), seed=0, say=lambda _: None).facts
+    labels = [p.name for p in Path("sounds").iterdir() if not p.name.endswith("_1.wav")]
+    wanted = tuple(sum(name.startswith(f"{c}_") for name in labels) for c in ("high", "low"))
+    assert (facts.classes, facts.class_counts) == (("high", "low"), wanted)
+    assert facts.class_counts[0] < facts.class_counts[1]
+    units = AudioOptions.model_validate({**options, "units": "words"})
+    assert open_data(units, base=Path(), seed=0, say=lambda _: None).facts.class_counts == ()
 
 
 SPEC = """\
