@@ -10,6 +10,7 @@ from pathlib import Path
 from bigmodel_cli.data.corpus import Corpus, Survey, Texts, survey
 from bigmodel_cli.data.reading import is_json_lines, lines
 from bigmodel_cli.data.table_files import Columns, rows_of
+from bigmodel_cli.data.table_header import are_names
 from bigmodel_cli.data.table_survey import survey_table
 from bigmodel_cli.errors import DataError
 
@@ -59,7 +60,8 @@ def parallel(split: str, files: dict[str, tuple[Path, ...]]) -> PairSource:
         paths = files["source"] + files["target"] if side is None else files[side]
         return Corpus(paths), replace(survey(Corpus(paths)), documents=ENDS)
 
-    return PairSource(rows, [found[side].digest for side in SIDES], sum(s.characters for s in found.values()), corpus)
+    characters = sum(s.characters for s in found.values())
+    return PairSource(rows, [found[side].digest for side in SIDES], characters, corpus, _names_first(together))
 
 
 def table(paths: tuple[Path, ...], columns: Columns) -> PairSource:
@@ -76,6 +78,19 @@ def table(paths: tuple[Path, ...], columns: Columns) -> PairSource:
         return texts, Survey(digest, found.characters, ENDS, found.symbols)
 
     return PairSource(rows, [found.digest], found.characters, corpus, tuple(found.notes))
+
+
+def _names_first(together: Sequence[tuple[Sequence[Path], Sequence[Path]]]) -> tuple[str, ...]:
+    """What is to be said of files whose first lines look like the names of columns."""
+    said = []
+    for sources, targets in together:
+        first = [next(lines(paths[0]), "").strip() for paths in (sources, targets)]
+        if are_names(first):
+            said.append(
+                f"warning: the first lines of {sources[0]} and {targets[0]} ({', '.join(first)}) look like the names of columns, "
+                "and are read as a pair; take them out if they are names"
+            )
+    return tuple(said)
 
 
 def _lines(paths: Sequence[Path]) -> Iterator[str]:

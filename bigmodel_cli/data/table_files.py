@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from bigmodel_cli.data.reading import (
     LONGEST_LINE,
@@ -26,10 +26,18 @@ from bigmodel_cli.errors import DataError, did_you_mean
 ENDINGS = (".tsv", ".csv", ".jsonl", ".parquet", ".txt", ".tsv.gz", ".csv.gz", ".jsonl.gz", ".txt.gz")
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 Column = str | int
+
+
+def _one_character(delimiter: str | None) -> str | None:
+    if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
+        raise ValueError('one character, and no quote or newline; a tab is "\\t" in double quotes')
+    return delimiter
+
+
 Delimiter = Annotated[
     str | None,
+    AfterValidator(_one_character),
     Field(
-        pattern=r'^[^"\r\n]$',
         description="what stands between columns, such as ';'; values may then be in quotes, as in .csv. Left out: commas in .csv; "
         "tabs in .tsv, where quotes are characters like others",
     ),

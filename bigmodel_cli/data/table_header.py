@@ -15,11 +15,16 @@ input output prompt response completion source target src tgt source_text target
 label labels class classes category categories sentiment polarity rating score stars tag target_class y gold emotion
 intent topic language lang label_id label_text class_index coarse_label fine_label
 """
-_LANGUAGES = "ar bg cs da de el en es et fi fr he hi hu id it ja ko lt lv nl no pl pt ro ru sk sl sv tr uk vi zh"
+_LANGUAGES = """
+ar bg cs da de el en es et fi fr he hi hu id it ja ko lt lv nl no pl pt ro ru sk sl sv tr uk vi zh
+arabic chinese czech dutch english finnish french german greek hindi italian japanese korean polish portuguese russian spanish
+turkish eng deu ger fra fre spa ita rus zho original translation translated complex simple normal noisy clean code docstring
+dialogue dialog highlights before after
+"""
 NAMES = frozenset(_COLUMNS.split())
 """What columns of texts and labels are usually called, in lower case."""
 LANGUAGES = frozenset(_LANGUAGES.split())
-"""What the two columns of translations are usually called."""
+"""What the two columns of pairs are usually called."""
 WORD = re.compile(r"[^\W\d][\w.-]*")
 
 
@@ -39,9 +44,14 @@ def check_headers(firsts: Sequence[Row], labels: Mapping[str, int], columns: Col
             )
 
 
+def are_names(texts: Sequence[str]) -> bool:
+    """Whether columns of text are usually called so; those of pairs may be called by languages."""
+    usual = NAMES if len(texts) == 1 else NAMES | LANGUAGES
+    return all(_name(text) in usual for text in texts)
+
+
 def _why(row: Row, as_first: int, labels: Mapping[str, int], columns: Columns) -> str:
-    usual = NAMES if len(row.texts) == 1 else NAMES | LANGUAGES
-    texts = all(_name(text) in usual for text in row.texts)
+    texts = are_names(row.texts)
     if row.label is None:
         return "texts are usually called so" if texts else ""
     alone = labels[row.label] == as_first

@@ -36,7 +36,7 @@ def spell(texts: Sequence[str], units: str | None) -> Units:
     else:
         split = [list(" ".join(text.split())) for text in texts]
     found = {unit for row in split for unit in row} | set(between)
-    names = sorted(found, key=lambda n: (0, int(n), n) if n.isdecimal() else (1, 0, n))
+    names = sorted(found, key=lambda n: (0, int(n), n) if n.isdecimal() and len(n) < 19 else (1, 0, n))
     number = {name: i for i, name in enumerate(names)}
     rows = [np.array([number[unit] for unit in row], np.int64) for row in split]
     return Units(tuple(names), rows, np.array([number[unit] for unit in between], np.int64))

@@ -53,6 +53,7 @@ WORDS = "good\tpos\nfine\tpos\nbad\tneg\nworse\tneg\n"
         ("a.tsv", "a\tb\tlabel\nx\ty\t1\nz\tw\t0\n", Columns((0, 1), 2), "labels are usually called so"),
         ("a.txt", "text\none\ntwo\n", Columns((0,), None), "texts are usually called so"),
         ("a.tsv", "en\tde\nyes\tja\n", Columns((0, 1), None), "texts are usually called so"),
+        ("a.csv", "English,German\nyes,ja\n", Columns((0, 1), None), "texts are usually called so"),
         ("a.csv", "source;target\nyes;ja\n", Columns((0, 1), None, delimiter=";"), "texts are usually called so"),
     ],
 )
@@ -287,6 +288,9 @@ def test_parallel_files_belong_together_file_by_file() -> None:
     file("b.de", "d\ne\n")  # as many in all, and no pair after the third is one
     with pytest.raises(DataError, match=r"sources \(a.en\) have 4 lines and the targets \(a.de\) 3; line n of one"):
         list(parallel("train", {"source": (first, second), "target": (one, two)}).rows())
+    assert parallel("train", {"source": (first,), "target": (one,)}).notes == ()
+    named = parallel("val", {"source": (file("n.en", "English\nyes\n"),), "target": (file("n.de", "German\nja\n"),)})
+    assert "n.en and n.de (English, German) look like the names of columns" in named.notes[0]
     together = file("ab.de", "a\nb\nc\nd\ne\n")
     assert list(parallel("train", {"source": (first, second), "target": (together,)}).rows()) == found
     with pytest.raises(DataError, match=r"c.jsonl: pairs are lines of text; .* data.type: pair_table"):
@@ -295,7 +299,7 @@ def test_parallel_files_belong_together_file_by_file() -> None:
 
 def test_a_delimiter_is_one_character() -> None:
     values = {"train": ["a.csv"], "text": [0], "tokenizer": {"type": "bytes"}}
-    for bad in ("", ";;", '"', "\n"):
-        with pytest.raises(ValueError, match="delimiter"):
+    for bad in ("", ";;", '"', "\n", "\\t"):
+        with pytest.raises(ValueError, match="one character, and no quote or newline"):
             TableOptions.model_validate({**values, "delimiter": bad})
     assert TableOptions.model_validate({**values, "delimiter": "\t"}).columns.delimiter == "\t"
