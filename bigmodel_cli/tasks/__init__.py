@@ -72,6 +72,7 @@ __all__ = [
     "ClassificationOptions",
     "MaskedImage",
     "MaskedImageOptions",
+    "MaskedLMOptions",
     "Scores",
     "Task",
     "TaskOptions",
