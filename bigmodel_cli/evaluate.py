@@ -11,14 +11,14 @@ from bigmodel_cli.console import say, table
 from bigmodel_cli.data import open_data
 from bigmodel_cli.device import keep_few_kernels
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.lazy import Tensor, load_torch, torch
+from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.loaded import Loaded, load_checkpoint
 from bigmodel_cli.metrics import Measure, shown
-from bigmodel_cli.metrics.intervals import Difference, Estimate, bootstrap, compare
+from bigmodel_cli.metrics.intervals import Difference, Estimate, compare
 from bigmodel_cli.metrics.labels import confusion, draw_confusion
 from bigmodel_cli.metrics.text import lead_measures, need_libraries
 from bigmodel_cli.samples import rescore, write_samples
-from bigmodel_cli.scoring import derived_too, estimates, judge, values_of
+from bigmodel_cli.scoring import derived_measures, estimates, judge
 from bigmodel_cli.tasks import TASKS, Task, build_task
 
 
@@ -38,7 +38,7 @@ class Report:
         """Each metric's value under its own name, for `jq .accuracy`, and all about it under `metrics`."""
         compared = {"compared_with": self.second, "differences": {n: d.to_json() for n, d in self.differences.items()}}
         return {
-            **{name: e.value for name, e in self.metrics.items()},
+            **{name: e.to_json()["value"] for name, e in self.metrics.items()},
             "metrics": {name: e.to_json() for name, e in self.metrics.items()},
             "checkpoint": self.source,
             "split": self.split,
@@ -65,7 +65,8 @@ class Report:
             for name, d in self.differences.items()
         ]
         columns = ["metric", "first", "second", "difference", "95 % from", "to", "p"]
-        return f"{text}\n\nsecond: {self.second} (paired bootstrap over the same items)\n" + table(columns, rows)
+        how = "paired over the same items; p by swapping the two models' results"
+        return f"{text}\n\nsecond: {self.second} ({how})\n" + table(columns, rows)
 
 
 @dataclass(frozen=True)
@@ -96,15 +97,12 @@ def evaluate_checkpoint(
         _draw_matrix(first, matrix)
     if samples is not None:
         write_samples(samples, first.loaded.task.name, first.measures, first.columns)
-    sampled = bootstrap(first.measures)
     loaded, task = first.loaded, first.loaded.task
-    report = Report(
-        str(loaded.path), first.split, task.name, loaded.precision, estimates(task, first.measures, sampled)
-    )
+    report = Report(str(loaded.path), first.split, task.name, loaded.precision, estimates(task, first.measures))
     if other is None:
         return report
     second = _evaluate(other, overrides, first.split, device)
-    differences = _differences(first, second, sampled)
+    differences = _differences(first, second)
     return Report(**{**vars(report), "second": str(second.loaded.path), "differences": differences})
 
 
@@ -149,14 +147,13 @@ def _evaluate(path: Path, overrides: Sequence[str], split: str | None, device: s
     return Evaluation(loaded, name, measures, columns)
 
 
-def _differences(first: Evaluation, second: Evaluation, sampled: dict[str, Tensor]) -> dict[str, Difference]:
-    """Every metric that both have, over the same resamples. Raises `SpecError` where the items are not the same."""
+def _differences(first: Evaluation, second: Evaluation) -> dict[str, Difference]:
+    """Every metric that both have, over the same items. Raises `SpecError` where the items are not the same."""
     same = [c for c in ("source", "reference", "label") if first.columns.get(c) != second.columns.get(c)]
     sizes = len(next(iter(first.measures.values()))), len(next(iter(second.measures.values())))
     if same or sizes[0] != sizes[1]:
         what = f"their {same[0]}s differ" if sizes[0] == sizes[1] else f"{sizes[0]:,} and {sizes[1]:,}"
         raise SpecError(f"--compare: the two checkpoints were not evaluated on the same items: {what}")
     task = first.loaded.task
-    ours = derived_too(task, first.measures, sampled), values_of(task, first.measures)
-    theirs = derived_too(task, second.measures, bootstrap(second.measures)), values_of(task, second.measures)
-    return {n: compare(ours[0][n], theirs[0][n], (ours[1][n], theirs[1][n])) for n in ours[0] if n in theirs[0]}
+    ours, theirs = ({**e.measures, **derived_measures(task, e.measures)} for e in (first, second))
+    return {name: compare(measure, theirs[name]) for name, measure in ours.items() if name in theirs}

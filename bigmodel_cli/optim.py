@@ -31,6 +31,10 @@ class AdamWOptions(Options):
     eps: Positive = Field(1e-8, description="added to the root of the second moment")
     weight_decay: NonNegative = Field(0.0, description="decoupled decay, on matrices and kernels only")
 
+    def scratch(self, sizes: list[int]) -> int:
+        """Bytes that an update needs for itself, for weights of these sizes in bytes: none, the kernel is fused."""
+        return 0
+
     def build(self, parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> AdamW:
         """The optimizer of these named parameters."""
         return AdamW(self, parameters)
@@ -45,6 +49,10 @@ class SGDOptions(Options):
     momentum: Probability = Field(0.9, description="decay rate of the running sum of gradients")
     nesterov: bool = Field(True, description="look ahead along the momentum")
     weight_decay: NonNegative = Field(0.0, description="L2 penalty, on matrices and kernels only")
+
+    def scratch(self, sizes: list[int]) -> int:
+        """Bytes that an update needs for itself, for weights of these sizes in bytes: the scaled gradients."""
+        return sum(sizes)
 
     def build(self, parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> SGD:
         """The optimizer of these named parameters."""
@@ -62,6 +70,10 @@ class MuonOptions(Options):
     iterations: Count = Field(5, description="Newton-Schulz iterations")
     weight_decay: NonNegative = Field(0.0, description="decoupled decay of the matrices")
     rest: AdamWOptions = Field(AdamWOptions(lr=3e-4), description="AdamW for the other weights, on the same schedule")
+
+    def scratch(self, sizes: list[int]) -> int:
+        """Bytes that an update needs for itself, for weights of these sizes in bytes: some copies of one matrix at a time."""
+        return 6 * max(sizes, default=0)
 
     def build(self, parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> Muon:
         """The optimizer of these named parameters."""

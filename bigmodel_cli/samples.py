@@ -12,7 +12,7 @@ from typing import Any
 from bigmodel_cli.data.reading import json_rows
 from bigmodel_cli.errors import DataError, ResourceError
 from bigmodel_cli.lazy import torch
-from bigmodel_cli.metrics import LOWER_IS_BETTER, Measure, mean
+from bigmodel_cli.metrics import LOWER_IS_BETTER, Measure, limits_of, mean
 from bigmodel_cli.metrics.labels import f1_measure
 from bigmodel_cli.metrics.text import LEAD, MEASURES, lead_measures, need_libraries, text_measures
 from bigmodel_cli.tasks import TASKS
@@ -78,7 +78,7 @@ def rescore(path: Path, metrics: Sequence[str] = ()) -> tuple[str, dict[str, Mea
         for name in [n for n in named if n not in of_text and n != "macro_f1"]:
             counts = torch.tensor([float(r["counts"][name]) for r in records], dtype=torch.float64)
             values = torch.tensor([float(r["scores"][name] or 0.0) for r in records], dtype=torch.float64)
-            measures[name] = mean(values * counts, counts, name not in LOWER_IS_BETTER)
+            measures[name] = mean(values * counts, counts, name not in LOWER_IS_BETTER, limits=limits_of(name))
         if groups:
             need_libraries(groups)
             references = [str(r["reference"]) for r in records]

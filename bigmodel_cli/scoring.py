@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,8 @@ from bigmodel_cli.data.order import Ints
 from bigmodel_cli.device import autocast
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.loaded import Loaded
-from bigmodel_cli.metrics import LOWER_IS_BETTER, Measure, mean
-from bigmodel_cli.metrics.intervals import Estimate, bootstrap, estimate
+from bigmodel_cli.metrics import LOWER_IS_BETTER, Measure, limits_of, mean
+from bigmodel_cli.metrics.intervals import Estimate, estimate
 from bigmodel_cli.metrics.labels import f1_measure
 from bigmodel_cli.metrics.text import text_measures
 from bigmodel_cli.tasks import Task
@@ -118,33 +118,33 @@ def values_of(task: Task, measures: dict[str, Measure]) -> dict[str, float]:
 
 def means(scores: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Measure]:
     """The metrics that are sums over counts, as measures."""
-    return {name: mean(sums, counts, name not in LOWER_IS_BETTER) for name, (sums, counts) in scores.items()}
+    return {
+        name: mean(sums, counts, name not in LOWER_IS_BETTER, limits=limits_of(name))
+        for name, (sums, counts) in scores.items()
+    }
 
 
-def derived_too(task: Task, measures: dict[str, Measure], sampled: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The values in resamples with those of the derived metrics."""
-    sources = {name: sampled[name].tolist() for name, measure in measures.items() if is_ratio(measure)}
-    rows = [task.derived(dict(zip(sources, values, strict=True))) for values in zip(*sources.values(), strict=True)]
-    derived = {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in rows[0]}
-    return {**sampled, **derived}
+def derived_measures(task: Task, measures: dict[str, Measure]) -> dict[str, Measure]:
+    """The metrics that are functions of `task.derived_from`, as measures of the same items."""
+    source = measures[task.derived_from]
+
+    def function(name: str) -> Callable[[Tensor], Tensor]:
+        def value(sums: Tensor) -> Tensor:
+            flat = source.value(sums).flatten().tolist()
+            found = [task.derived({task.derived_from: number})[name] for number in flat]
+            return torch.tensor(found, dtype=torch.float64).view(sums.shape[:-1])
+
+        return value
+
+    names = task.derived({task.derived_from: source.total()})
+    return {name: replace(source, value=function(name), limits=limits_of(name)) for name in names}
 
 
-def is_ratio(measure: Measure) -> bool:
-    """Whether a metric is a sum over a count, from which others may derive."""
-    return measure.statistics.shape[1] == 2
-
-
-def estimates(
-    task: Task, measures: dict[str, Measure], sampled: dict[str, Tensor] | None = None
-) -> dict[str, Estimate]:
-    """Each metric with its interval, and those derived from them; `sampled` are their values in resamples, where known."""
-    sampled = bootstrap(measures) if sampled is None else sampled
-    result = {name: estimate(measure, sampled[name]) for name, measure in measures.items()}
-    sources = {name: e for name, e in result.items() if is_ratio(measures[name])}
-    value, low, high = (
-        task.derived({name: getattr(e, end) for name, e in sources.items()}) for end in ("value", "low", "high")
-    )
+def estimates(task: Task, measures: dict[str, Measure]) -> dict[str, Estimate]:
+    """Each metric with its interval, and those derived from them, whose ends are those of the metric that they derive from."""
+    result = {name: estimate(measure) for name, measure in measures.items()}
     main = result[task.derived_from]
+    value, low, high = (task.derived({task.derived_from: end}) for end in (main.value, main.low, main.high))
     for name in value:  # monotonic in the metric that they derive from
         ends = sorted((low[name], high[name]))
         result[name] = Estimate(value[name], main.count, ends[0], ends[1], main.method)

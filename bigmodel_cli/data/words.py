@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
 
 from bigmodel_cli.data.tokenizer import Tokenizer
@@ -14,7 +16,7 @@ NO_WORD = -1
 class Words:
     """(B, T) tokens -> (B, T) int64   the number of each token's word in its row, from 0; -1 for padding and marks.
 
-    A word is a run of letters and digits, however many tokens it takes; what is neither is a word for itself. A character of
+    A word is a run of letters, their marks and digits, however many tokens it takes; all else is a word for itself. A character of
     which a token holds a part counts as a letter.
     """
 
@@ -47,4 +49,4 @@ def joints(tokenizer: Tokenizer) -> np.ndarray[tuple[int, int], np.dtype[np.bool
 
 
 def _joins(character: str) -> bool:
-    return character.isalnum() or character == "\ufffd"
+    return unicodedata.category(character)[0] in "LMN" or character == "\ufffd"

@@ -6,6 +6,7 @@ adding up the same rows in other combinations. A mean is the simplest: (sum, cou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,10 +15,19 @@ from bigmodel_cli.lazy import Tensor, torch
 PERCENT = {"accuracy", "error", "top5", "macro_f1", "wer", "cer", "rouge1", "rouge2", "rougeL"}
 """Metrics that people read in percent."""
 LOWER_IS_BETTER = {"loss", "wer", "cer"}
+Limits = tuple[float, float]
+"""The least and the largest value that a metric can have."""
+
+
+def limits_of(name: str) -> Limits:
+    """0 to 1 for what is a share; error rates may be above 1, since more can be written than was said."""
+    return (0.0, 1.0) if name in PERCENT - {"wer", "cer"} else (0.0, math.inf)
 
 
 def shown(name: str, value: float) -> str:
     """A metric's value for people."""
+    if not math.isfinite(value):
+        return "not known"
     return f"{100 * value:.2f} %" if name.removesuffix("_lead") in PERCENT else f"{value:.4f}"
 
 
@@ -25,7 +35,8 @@ def shown(name: str, value: float) -> str:
 class Measure:
     """A metric of N items: `statistics` (N, K) float64, dense or sparse, and `value`, (..., K) sums of them -> (...).
 
-    `count` is what it was counted over (items, tokens, words); `signature` says how, for metrics with variants.
+    `count` is what it was counted over (items, tokens, words); `signature` says how, for metrics with variants. `bounds` is
+    for metrics of which a part may rest on next to no item: sums (K,) -> the value with that part at its worst, and at its best.
     """
 
     statistics: Tensor
@@ -33,6 +44,8 @@ class Measure:
     count: int
     higher_is_better: bool = True
     signature: str = ""
+    limits: Limits = (0.0, math.inf)
+    bounds: Callable[[Tensor], Limits] | None = None
 
     def __len__(self) -> int:
         return int(self.statistics.shape[0])
@@ -43,9 +56,7 @@ class Measure:
 
     def sums(self, weights: Tensor) -> Tensor:
         """weights (R, N) -> (R, K)   the statistics' sums, each item as often as its weight."""
-        sparse = self.statistics.is_sparse
-        sums: Tensor = torch.sparse.mm(self.statistics.t(), weights.t()).t() if sparse else weights @ self.statistics
-        return sums
+        return product(weights, self.statistics)
 
     def each(self) -> list[float]:
         """The value of every item by itself; NaN where it has none."""
@@ -54,10 +65,21 @@ class Measure:
         return values
 
 
-def mean(sums: Tensor, counts: Tensor, higher_is_better: bool, signature: str = "") -> Measure:
+def product(weights: Tensor, statistics: Tensor) -> Tensor:
+    """weights (R, N), statistics (N, K) dense or sparse -> (R, K)."""
+    if statistics.is_sparse:
+        columns: Tensor = torch.sparse.mm(statistics.t(), weights.t())
+        return columns.t()
+    sums: Tensor = weights @ statistics
+    return sums
+
+
+def mean(
+    sums: Tensor, counts: Tensor, higher_is_better: bool, signature: str = "", limits: Limits = (0.0, math.inf)
+) -> Measure:
     """The ratio of two sums over the items, sums (N,) and counts (N,)."""
     rows = torch.stack((sums.double(), counts.double()), 1)
-    return Measure(rows, ratio, int(counts.sum()), higher_is_better, signature)
+    return Measure(rows, ratio, int(counts.sum()), higher_is_better, signature, limits)
 
 
 def ratio(sums: Tensor) -> Tensor:

@@ -8,11 +8,13 @@ from typing import Any
 
 from bigmodel_cli.errors import ResourceError
 from bigmodel_cli.lazy import Tensor, torch
-from bigmodel_cli.metrics import Measure
+from bigmodel_cli.metrics import Limits, Measure
 
 NUMBERED = 20  # classes up to which each cell shows its number
 NAMED = 50  # classes up to which every class has its name beside the picture
 LONGEST_NAME = 24
+FEWEST = 2
+"""Items of a class below which its own F1 is taken as unknown: anything from 0 to 1."""
 
 
 def confusion(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
@@ -45,7 +47,16 @@ def f1_measure(labels: Tensor, predictions: Tensor, classes: int) -> Measure:
         true, predicted, hits = sums.unflatten(-1, (3, classes)).unbind(-2)
         return _mean_f1(hits, true + predicted)
 
-    return Measure(counts.coalesce(), value, len(labels))
+    def bounds(sums: Tensor) -> Limits:
+        true, predicted, hits = sums.unflatten(-1, (3, classes)).unbind(-2)
+        few = true < FEWEST
+        if not bool(few.any()):
+            whole = float(_mean_f1(hits, true + predicted))
+            return whole, whole
+        each = 2 * hits / (true + predicted).clamp(min=1)
+        return float(each.masked_fill(few, 0.0).mean()), float(each.masked_fill(few, 1.0).mean())
+
+    return Measure(counts.coalesce(), value, len(labels), limits=(0.0, 1.0), bounds=bounds)
 
 
 def _mean_f1(hits: Tensor, both: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,22 +36,46 @@ def _sacrebleu(metric: Any, predictions: Texts, references: Texts) -> Measure:
 
     metric.corpus_score(["a"], [["a"]])  # its signature names the number of references once it has scored
     signature = str(metric.get_signature())
-    return Measure(torch.tensor(rows, dtype=torch.float64), value, len(rows), True, signature)
+    return Measure(torch.tensor(rows, dtype=torch.float64), value, len(rows), True, signature, (0.0, 100.0))
 
 
 def rouge(kind: str) -> Callable[[Texts, Texts], Measure]:
-    """ROUGE (Lin 2004), the mean F-measure by rouge-score, with Porter's stemmer."""
+    """ROUGE (Lin 2004), the mean F-measure by rouge-score, with Porter's stemmer for words of ASCII letters."""
 
     def measure(predictions: Texts, references: Texts) -> Measure:
-        scorer = _library("rouge_score.rouge_scorer").RougeScorer([kind], use_stemmer=True)
+        scorer = _library("rouge_score.rouge_scorer").RougeScorer([kind], tokenizer=RougeWords())
         pairs = zip(references, predictions, strict=True)
         values = [scorer.score(reference, prediction)[kind].fmeasure for reference, prediction in pairs]
-        return mean(torch.tensor(values, dtype=torch.float64), torch.ones(len(values)), True, "F-measure, stemmed")
+        return mean(
+            torch.tensor(values, dtype=torch.float64), torch.ones(len(values)), True, ROUGE_SIGNATURE, (0.0, 1.0)
+        )
 
     return measure
 
 
-NORMALISED = "lower case, punctuation removed, white space joined"
+ROUGE_SIGNATURE = "F-measure, words of letters, marks and digits (NFC), ASCII words stemmed"
+
+
+class RougeWords:
+    """The words of a text for ROUGE: those of rouge-score where the text is ASCII.
+
+    rouge-score itself drops every other letter, so that two texts in Greek or Hindi have nothing in common, or all of it.
+    """
+
+    def __init__(self) -> None:
+        self.ascii = _library("rouge_score.tokenizers").DefaultTokenizer(use_stemmer=True)
+
+    def tokenize(self, text: str) -> list[str]:
+        """The words in order."""
+        if text.isascii():
+            return list(self.ascii.tokenize(text))
+        words = normalised(text).replace("'", " ").split()
+        return [stem for word in words for stem in (self.ascii.tokenize(word) if word.isascii() else [word])]
+
+
+NORMALISED = "NFC, lower case, letters, marks and digits, apostrophes within words, white space joined"
+APOSTROPHES = dict.fromkeys(map(ord, "\u2019\u2018\u02bc\u02bb\uff07\u2032\u00b4\u0060"), "'")
+"""What stands for an apostrophe in print and on keyboards."""
 
 
 def wer(predictions: Texts, references: Texts) -> Measure:
@@ -78,9 +103,26 @@ def _errors(name: str, predictions: Texts, references: Texts) -> Measure:
 
 
 def normalised(text: str) -> str:
-    """What speech is compared as: lower case, letters, digits and apostrophes, single blanks."""
-    kept = (c if c.isalnum() or c == "'" else " " for c in text.lower())
+    """What speech is compared as: lower case, letters with their marks, digits, apostrophes within words, single blanks.
+
+    Characters are judged by their Unicode category after composition (NFC), so that vowel signs (Devanagari, Thai) stay and it
+    does not matter how a text is encoded. Format characters (zero-width joiners, soft hyphens, directions) are left out.
+    """
+    composed = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower().translate(APOSTROPHES))
+    kept = []
+    for place, character in enumerate(composed):
+        kind = unicodedata.category(character)
+        if kind[0] in "LMN" or (character == "'" and _within_a_word(composed, place)):
+            kept.append(character)
+        elif kind != "Cf":
+            kept.append(" ")
     return " ".join("".join(kept).split())
+
+
+def _within_a_word(text: str, place: int) -> bool:
+    """Whether letters stand on both sides."""
+    sides = text[place - 1 : place] + text[place + 1 : place + 2] if place else ""
+    return len(sides) == 2 and all(unicodedata.category(c)[0] in "LMN" for c in sides)
 
 
 MEASURES: dict[str, dict[str, Callable[[Texts, Texts], Measure]]] = {

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from bigmodel_cli.lazy import Module, Tensor, torch
 
 
+Shape = tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Layer:
     """A module on the way: its path, type, the shape that it puts out, and the parameters that it holds itself."""
@@ -50,6 +53,12 @@ def flops(model: Module, *example: Tensor) -> int:
     """Floating-point operations of one forward pass over `example` (a multiply and an add are two)."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # which the counter does not know
+    with FlopCounterMode(display=False, custom_mapping={kernel: _attention_flops}) as counter, torch.no_grad():
         model.eval()(*example)
     return int(counter.get_total_flops())
+
+
+def _attention_flops(q: Shape, k: Shape, v: Shape, *rest: object, **named: object) -> int:
+    """Of scores and of weighted values: q (B, H, T, D), k (B, H, S, D), v (B, H, S, E)."""
+    return 2 * q[0] * q[1] * q[2] * k[2] * (q[3] + v[3])

@@ -158,7 +158,7 @@ class Encoder(Module):
         masked: Tensor | None = None,
         at: Tensor | None = None,
     ) -> Tensor:
-        """Logits of each position's token (of those N alone where `at` is True: (N, V)), or of each row's label.
+        """Logits of each position's token (of N of the B x T positions alone, those numbered `at`: (N, V)), or of each row's label.
 
         `beside` are the kinds of the tokens (B, T). With a frontend, `tokens` are frames (B, T, width), and `beside` (B,) says how
         many of a row's are real (None: all).
@@ -171,7 +171,7 @@ class Encoder(Module):
         else:
             x, real = self.features(tokens, beside, masked), tokens >= 0
         if not self.labels:
-            logits: Tensor = self.head(x if at is None else x[at])
+            logits: Tensor = self.head(x if at is None else x.flatten(0, 1)[at])
             return logits
         if at is not None:
             raise SpecError(

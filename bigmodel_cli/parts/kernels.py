@@ -161,6 +161,8 @@ def _kernel(q: Tensor, k: Tensor, v: Tensor, rules: Rules, mask: Tensor | None, 
         q, k = F.pad(q, (0, values - width)), F.pad(k, (0, values - width))
     elif values < width:
         v = F.pad(v, (0, width - values))
+    if q.is_meta and not rules.dropout and (mask is None or not mask.requires_grad):
+        return _shapes(q, k, v, mask, causal)[..., :values]
     y = F.scaled_dot_product_attention(
         q,
         k,
@@ -172,6 +174,15 @@ def _kernel(q: Tensor, k: Tensor, v: Tensor, rules: Rules, mask: Tensor | None, 
         enable_gqa=q.shape[1] != k.shape[1],
     )
     return y if values >= width else y[..., :values]
+
+
+def _shapes(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """The fused kernel on the meta device, where PyTorch would take the plain formula and its T x S weights for granted."""
+    repeat = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
+    bias = None if mask is None else mask.to(q.dtype)
+    y: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, attn_mask=bias)[0]
+    return y
 
 
 def _few(q: Tensor, k: Tensor) -> bool:

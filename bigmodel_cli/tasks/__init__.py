@@ -73,6 +73,7 @@ __all__ = [
     "ClassificationOptions",
     "MaskedImage",
     "MaskedImageOptions",
+    "MaskedLMOptions",
     "Scores",
     "Task",
     "TaskOptions",

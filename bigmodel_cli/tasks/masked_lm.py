@@ -93,6 +93,7 @@ class MaskedLM:
 
 def found(model: Module, batch: dict[str, Tensor], seen: Tensor, masked: Tensor, at: Tensor) -> Tensor:
     """(N, V) logits where `at` is True; a pair's "types" (B, T + 1) go to the model too."""
+    at = at.flatten().nonzero()[:, 0]
     if "types" in batch:
         pair: Tensor = model(seen, batch["types"][:, :-1], masked, at)
         return pair

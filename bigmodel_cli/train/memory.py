@@ -14,20 +14,24 @@ from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.models import ViTOptions
 from bigmodel_cli.models.describe import Layer, describe, flops
+from bigmodel_cli.models.footprint import step_bytes
 from bigmodel_cli.spec import Spec
-from bigmodel_cli.tasks import MaskedImageOptions
+from bigmodel_cli.tasks import MaskedImageOptions, MaskedLMOptions
 from bigmodel_cli.train.batches import micro_batches
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A dry run's findings. Bytes are of fp32; `activation_bytes` is an estimate: what the layers put out, per step."""
+    """A dry run's findings. Bytes are of fp32.
+
+    `state_bytes` stay during the whole run; `activation_bytes` come and go within a step: the most that are alive at once.
+    """
 
     layers: list[Layer]
     parameters: int
     flops_per_sample: int
     state_bytes: int  # weights, gradients, optimizer state, averages
-    activation_bytes: int
+    activation_bytes: int  # and what else a step needs beside them
     steps: int
     samples: int
 
@@ -54,11 +58,15 @@ class Plan:
         )
 
 
-def example(spec: Spec, facts: Facts, batch: int, device: torch.device) -> tuple[Tensor, ...]:
+def example(
+    spec: Spec, facts: Facts, batch: int, device: torch.device, length: int | None = None
+) -> tuple[Tensor, ...]:
     """What a model is called with, in the right shapes: images (B, C, H, W), frames, tokens (B, T), or those of two sides.
 
-    An autoencoder of images is also told which patches it sees (B, K).
+    Rows of tokens and frames are of `length`, or as long as the data's context. An autoencoder of images is also told which
+    patches it sees (B, K), and a model that finds hidden tokens which those are.
     """
+    length = length or facts.context or 1
     if facts.image_shape is not None:
         images = torch.zeros(batch, *facts.image_shape, device=device)
         if not isinstance(spec.task, MaskedImageOptions) or not isinstance(spec.model, ViTOptions):
@@ -66,8 +74,11 @@ def example(spec: Spec, facts: Facts, batch: int, device: torch.device) -> tuple
         rows, columns = spec.model.grid(facts)
         return images, torch.arange(spec.task.visible(rows * columns), device=device).expand(batch, -1)
     if facts.frame_width is not None:
-        return (torch.zeros(batch, facts.context or 1, facts.frame_width, device=device),)
-    tokens = torch.zeros(batch, facts.context or 1, dtype=torch.int64, device=device)
+        return (torch.zeros(batch, length, facts.frame_width, device=device),)
+    tokens = torch.zeros(batch, length, dtype=torch.int64, device=device)
+    if isinstance(spec.task, MaskedLMOptions):
+        hidden = torch.zeros(max(1, round(spec.task.fraction * batch * length)), dtype=torch.int64, device=device)
+        return tokens, tokens, tokens.bool(), hidden
     return (tokens, tokens) if spec.model.type == "seq2seq" else (tokens,)
 
 
@@ -135,20 +146,29 @@ def plan(spec: Spec, facts: Facts, train: Split) -> Plan:
     model = build_on_meta(spec, facts)
     meta = torch.device("meta")
     layers = describe(model, *example(spec, facts, 1, meta))
-    outputs = sum(_size(layer.shape) for layer in layers if layer.leaf)
+    state = state_bytes(spec, model)
     return Plan(
         layers=layers,
         parameters=sum(p.numel() for p in model.parameters()),
         flops_per_sample=flops(model, *example(spec, facts, 1, meta)),
-        state_bytes=state_bytes(spec, model),
-        activation_bytes=4 * spec.train.rows(facts.context) * outputs,
+        state_bytes=state,
+        activation_bytes=peak_bytes(spec, facts, model, longest_row(train)) - state,
         steps=spec.train.total_steps(micro_batches(train, spec.train).per_epoch),
         samples=len(train),
     )
 
 
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for n in shape:
-        size *= n
-    return size
+def longest_row(train: Split) -> int | None:
+    """The tokens or frames of the longest sample; None where all are of one size."""
+    return None if train.lengths is None else int(train.lengths.max())
+
+
+def peak_bytes(spec: Spec, facts: Facts, model: Module, length: int | None) -> int:
+    """The most bytes in use at once: in the forward and backward pass of a full micro-batch, or in the update that follows it."""
+    rows = spec.train.rows(length)
+    sizes = [p.numel() * p.element_size() for p in model.parameters() if p.requires_grad]
+    gradients = sum(sizes)
+    in_passes = step_bytes(model, *example(spec, facts, rows, torch.device("meta"), length))
+    if spec.train.accumulate > 1:  # those of the micro-batches before
+        in_passes += gradients
+    return state_bytes(spec, model) - gradients + max(in_passes, gradients + spec.train.optimizer.scratch(sizes))

@@ -129,7 +129,7 @@ def test_exact_intervals_are_those_of_scipy() -> None:
         assert exact_interval(successes, trials) == pytest.approx((interval.low, interval.high), abs=1e-9)
 
 
-def test_bootstrap_intervals_cover_the_truth() -> None:
+def test_intervals_of_means_and_what_derives_from_them() -> None:
     task: Any = CausalLMOptions().build()
     generator = torch.Generator().manual_seed(random.Random(0).randrange(100))
     covered = 0

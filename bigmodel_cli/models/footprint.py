@@ -1,0 +1,59 @@
+"""How much memory a training step takes beside the weights, found on the meta device by following the life of every tensor."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from bigmodel_cli.lazy import Module, Tensor, torch
+
+
+def step_bytes(model: Module, *example: Tensor) -> int:
+    """The most bytes that are alive at once in a forward and a backward pass over `example`, gradients of the weights included.
+
+    `model` and `example` are on the meta device, in training; sizes are those of the precision that the weights are in. The loss
+    keeps a gradient as large as the output, as tasks/loss.py does.
+    """
+    weights = [p for p in model.parameters() if p.requires_grad]
+    model.train()
+    with _following([*model.parameters(), *model.buffers(), *example]) as alive:
+        output = model(*example)
+        torch.autograd.grad(output, weights, torch.empty_like(output), allow_unused=True)
+    return int(alive.peak)
+
+
+def _following(known: list[Tensor]) -> Any:
+    """A context whose `peak` is the most bytes alive at once of what operations inside make; `known` tensors do not count."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class Following(TorchDispatchMode):
+        """Notes each new storage, and when it is freed."""
+
+        def __init__(self) -> None:
+            super().__init__()  # type: ignore[no-untyped-call]
+            self.now = self.peak = 0
+            self.alive: dict[int, Any] = {t.untyped_storage()._cdata: t.untyped_storage() for t in known}
+
+        def note(self, tensor: Tensor) -> None:
+            storage = tensor.untyped_storage()
+            key, size = storage._cdata, storage.nbytes()
+            if key in self.alive:
+                return
+
+            def freed(_: Any) -> None:
+                self.now -= size
+                del self.alive[key]
+
+            self.alive[key] = weakref.ref(storage, freed)
+            self.now += size
+            self.peak = max(self.peak, self.now)
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = function(*args, **(kwargs or {}))
+            for leaf in tree_leaves(result):
+                if isinstance(leaf, torch.Tensor):
+                    self.note(leaf)
+            return result
+
+    return Following()

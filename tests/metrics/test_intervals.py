@@ -1,0 +1,150 @@
+"""Intervals and p-values against scipy, brute force and formulas written anew."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import sacrebleu
+import torch
+from scipy import stats
+
+from bigmodel_cli.metrics import Measure, limits_of, mean, ratio
+from bigmodel_cli.metrics.intervals import compare, estimate, pseudo_values, swap_patterns, t_quantile
+from bigmodel_cli.metrics.labels import f1_measure
+from bigmodel_cli.metrics.text import text_measures
+
+
+def test_quantiles_of_t_are_scipys() -> None:
+    for degrees in (1, 2, 3, 4, 7, 8, 29, 30, 98, 99, 100, 101, 1000, 10**6):
+        assert t_quantile(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=2e-9)
+
+
+def test_pseudo_values_of_a_mean_are_its_items() -> None:
+    values = torch.tensor([0.5, 2.0, 7.5, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(pseudo_values(mean(values, torch.ones(4), True)), values)
+
+
+def test_pseudo_values_are_the_jackknifes_dense_and_sparse() -> None:
+    rng = np.random.default_rng(3)
+    sums, counts = rng.gamma(2, 1, 13), rng.integers(0, 9, 13)
+    sums[counts == 0] = 0
+    own = counts > 0
+    n = int(own.sum())
+    whole = sums.sum() / counts.sum()
+    wanted = [n * whole - (n - 1) * (sums.sum() - s) / (counts.sum() - c) for s, c in zip(sums[own], counts[own])]  # noqa: B905
+    measure = mean(torch.from_numpy(sums), torch.from_numpy(counts), True)
+    assert pseudo_values(measure).tolist() == pytest.approx(wanted)
+    sparse = Measure(measure.statistics.to_sparse(), ratio, measure.count)
+    assert pseudo_values(sparse).tolist() == pytest.approx(wanted)
+
+
+def test_an_interval_without_skewness_is_students() -> None:
+    values = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
+    found = estimate(mean(values, torch.ones(7), True))
+    wanted = stats.ttest_1samp(values.numpy(), 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
+    assert found.method == "jackknife t"
+
+
+def test_a_skewed_interval_is_where_halls_statistic_is_students_quantile() -> None:
+    """Each end, put into Hall's cubic as it stands in his paper, gives the quantile back."""
+    values = np.random.default_rng(0).exponential(1, 9)
+    found = estimate(mean(torch.from_numpy(values), torch.ones(9), False))
+    n, skewness = 9, stats.skew(values)
+    for end, quantile in ((found.low, stats.t.ppf(0.975, 8)), (found.high, stats.t.ppf(0.025, 8))):
+        t = (values.mean() - end) / values.std(ddof=1)
+        g = t + skewness * t**2 / 3 + skewness**2 * t**3 / 27 + skewness / (6 * n)
+        assert math.sqrt(n) * g == pytest.approx(quantile)
+    assert found.high - found.value > found.value - found.low
+
+
+def test_a_large_corpus_has_the_width_of_sacrebleus_bootstrap() -> None:
+    rng = np.random.default_rng(2)
+    words = ["a", "man", "in", "the", "red", "hat", "rides", "his", "old", "bicycle", "down", "one", "long", "street"]
+    references = [" ".join(rng.choice(words, rng.integers(4, 14))) for _ in range(150)]
+    predictions = [" ".join(w if rng.random() < 0.8 else rng.choice(words) for w in r.split()) for r in references]
+    found = estimate(text_measures(["bleu"], predictions, references)["bleu"])
+    theirs = sacrebleu.BLEU().corpus_score(predictions, [references], n_bootstrap=1000)
+    assert (found.high - found.low) / 2 == pytest.approx(theirs._ci, rel=0.15)
+    assert found.low < found.value < found.high
+
+
+def test_items_that_all_say_the_same() -> None:
+    """Of n items without an error, a share of 1 - 0.025^(1/n) may have one (Clopper and Pearson's bound for 0 of n)."""
+    bound = stats.binomtest(0, 6).proportion_ci(0.95, "exact").high
+    ten = torch.full((6,), 10)
+    accuracy = estimate(mean(ten, ten, True, limits=limits_of("accuracy")))
+    assert (accuracy.low, accuracy.high, accuracy.method) == (pytest.approx(1 - bound), 1, "unseen")
+    errors = estimate(mean(torch.zeros(6), ten, False, limits=limits_of("wer")))
+    assert (errors.low, errors.high) == (0, pytest.approx(bound))
+    f1 = estimate(f1_measure(torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([0, 0, 0, 1, 1, 1]), 2))
+    assert (f1.low, f1.high) == (pytest.approx(1 - bound), 1)
+    loss = estimate(mean(torch.full((6,), 2.5), torch.ones(6), False))
+    assert (loss.low, loss.high) == (2.5, 2.5)
+
+
+def test_a_single_item_has_no_interval() -> None:
+    found = estimate(mean(torch.tensor([3.0]), torch.tensor([2]), False))
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+    assert json.loads(json.dumps(found.to_json(), allow_nan=False))["low"] is None
+    nothing = estimate(mean(torch.zeros(3), torch.zeros(3), False))
+    assert nothing.to_json()["value"] is None
+
+
+def test_a_class_with_one_item_is_unknown() -> None:
+    """Nine items of class 0, one of class 1 that was found: class 1's F1 may be anything."""
+    labels = torch.tensor([0] * 9 + [1])
+    found = estimate(f1_measure(labels, labels, 2))
+    assert found.value == 1
+    assert found.low < 0.5
+    bounds = f1_measure(labels, labels, 3).bounds
+    assert bounds is not None
+    assert bounds(torch.tensor([9.0, 1, 0, 9, 1, 0, 9, 1, 0])) == pytest.approx((1 / 3, 1))
+
+
+@pytest.mark.parametrize("n", [1, 4, 7])
+def test_p_is_that_of_all_swaps(n: int) -> None:
+    rng = np.random.default_rng(n)
+    counts = rng.integers(1, 6, (2, n))
+    sums = rng.integers(0, 9, (2, n)).astype(float)
+    first, second = (mean(torch.from_numpy(s), torch.from_numpy(c), True) for s, c in zip(sums, counts, strict=True))
+    seen = sums[1].sum() / counts[1].sum() - sums[0].sum() / counts[0].sum()
+    larger = 0
+    for swap in itertools.product((0, 1), repeat=n):
+        s, c = np.array(swap), np.arange(n)
+        rate = [sums[k, c].sum() / counts[k, c].sum() for k in (s, 1 - s)]
+        larger += abs(rate[1] - rate[0]) >= abs(seen) - 1e-12
+    assert compare(first, second).p == pytest.approx(larger / 2**n)
+    assert compare(first, second).difference == pytest.approx(seen)
+
+
+def test_p_of_right_and_wrong_answers_is_the_sign_tests() -> None:
+    """Of 40 items the second model has 14 right that the first has wrong, and the first 4."""
+    first = torch.tensor([0.0] * 14 + [1.0] * 4 + [1.0] * 22)
+    second = torch.tensor([1.0] * 14 + [0.0] * 4 + [1.0] * 22)
+    ones = torch.ones(40)
+    found = compare(*(mean(x, ones, True, limits=(0, 1)) for x in (first, second)))
+    assert found.p == pytest.approx(stats.binomtest(4, 18).pvalue, abs=0.01)
+    assert found.difference == pytest.approx(0.25)
+    assert 0 < found.low < 0.25 < found.high
+
+
+def test_the_difference_of_a_model_and_itself() -> None:
+    measure = mean(torch.rand(30), torch.ones(30), False)
+    found = compare(measure, measure)
+    assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1)
+    right = mean((torch.rand(30) < 0.5).double(), torch.ones(30), True, limits=(0, 1))
+    found = compare(right, right)
+    assert -0.2 < found.low < 0 < found.high < 0.2  # 30 items may all have missed what differs
+
+
+def test_swaps_are_the_same_each_time_and_fair() -> None:
+    patterns = torch.cat(list(swap_patterns(40)))
+    assert torch.equal(patterns, torch.cat(list(swap_patterns(40))))
+    assert abs(float(patterns.mean()) - 0.5) < 0.01
+    assert len(torch.cat(list(swap_patterns(5))).unique(dim=0)) == 32
