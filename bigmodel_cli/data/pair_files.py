@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
+from bigmodel_cli.data.cleaning import clean
 from bigmodel_cli.data.corpus import Corpus, Survey, Texts, survey
 from bigmodel_cli.data.table_files import Columns, lines, rows_of
 from bigmodel_cli.data.table_survey import survey_table
@@ -36,7 +37,7 @@ def parallel(split: str, files: dict[str, tuple[Path, ...]]) -> PairSource:
         for source, target in zip_longest(*(_lines(files[side]) for side in SIDES)):
             if source is None or target is None:
                 raise _uneven(split, files)
-            yield source.strip(), target.strip()
+            yield clean(source), clean(target)
             count += 1
         if not count:
             raise DataError(f"{files['source'][0]}: no line in it")

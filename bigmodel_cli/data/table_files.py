@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bigmodel_cli.data.cleaning import clean
 from bigmodel_cli.data.corpus import Corpus
 from bigmodel_cli.data.image_sources import class_names
 from bigmodel_cli.errors import DataError, did_you_mean
@@ -206,7 +207,7 @@ def _text(value: Any, place: str) -> str:
         value.encode("utf-8")
     except UnicodeEncodeError as error:  # a lone surrogate, which JSON can spell
         raise DataError(f"{place}: data.text: not Unicode at character {error.start}") from None
-    return value.strip()
+    return clean(value)
 
 
 def _label(value: Any, place: str) -> str:

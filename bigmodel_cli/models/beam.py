@@ -61,8 +61,8 @@ def beam_search(
     At each step the 2 x width likeliest extensions of a row's hypotheses are looked at: those that end and are among the first
     `width` are kept as found, the first `width` that go on stay open (Graves 2012; Sutskever et al. 2014). A row is done when as
     many are found as open ones could not better; it then leaves the batch. Width 1 is greedy. `real` (B, T) is False where a
-    shorter prompt is padded, on its left. Where a row reaches the model's longest sequence, the later half of each of its hypotheses
-    is read again, as in `generate`. What is found for a row does not depend on the rows beside it.
+    shorter prompt is padded, on its left. Where a row reaches the model's longest sequence, the later half of its hypotheses is
+    read again, as in `generate`. What is found for a row does not depend on the rows beside it.
     """
     model.eval()
     with torch.no_grad():  # not inference mode, in which autocast casts every weight anew at each step
@@ -114,10 +114,10 @@ def _search(
         if filled == model.limit:
             own = slide(own, model.limit)
             whole = torch.cat((prompt.repeat_interleave(width, 0), written.flatten(0, 1)), 1)
-            tokens, segments = last_tokens(whole, own.repeat_interleave(width))
-            filled = tokens.shape[1]
-            cache = model.new_cache(len(tokens), min(model.limit, filled + max_new_tokens - length))
-            logits = model(tokens, cache, segments)[:, -1]
+            again, segments = last_tokens(whole, own.repeat_interleave(width))
+            filled = again.shape[1]
+            cache = model.new_cache(len(again), min(model.limit, filled + max_new_tokens - length))
+            logits = model(again, cache, segments)[:, -1]
             continue
         flat = (chosen[:, None] * width + origin[chosen]).flatten()
         cache.select(flat, None if len(going) == searched else chosen)

@@ -76,12 +76,12 @@ def own_lengths(prompt: Tensor, real: Tensor | None) -> Tensor:
 
 
 def slide(own: Tensor, limit: int) -> Tensor:
-    """(B,) -> (B,)   how many of its last tokens each row is to look at: of one longer than `limit` the later half, and the newest."""
+    """(B,) -> (B,)   how many of its last tokens each row looks at: where they exceed `limit`, the later half and the newest."""
     return torch.where(own > limit, limit // 2 + 1, own)
 
 
 def last_tokens(tokens: Tensor, own: Tensor) -> tuple[Tensor, Tensor | None]:
-    """(B, T), (B,) -> (B, longest) the last `own` tokens of each row, and segments (B, longest) in which what is before them is padding.
+    """(B, T), (B,) -> (B, longest) the last `own` tokens of each row, and segments (B, longest): what is before them is padding.
 
     The segments are None where every row has as many. What stands in the place of padding is of no consequence.
     """
@@ -127,9 +127,10 @@ def sample(logits: Tensor, sampling: Sampling, draws: Tensor | None) -> Tensor:
 def keep_likely(logits: Tensor, sampling: Sampling) -> Tensor:
     """Set all but the likeliest tokens to -inf.
 
-    Kept are the first `top_k` (Fan et al. 2018), no more of them where some are as likely; the fewest that have probability `top_p` together, the one that reaches it
-    included (nucleus; Holtzman et al. 2020); and those with at least `min_p` of the likeliest one's probability (Nguyen et al.
-    2024). Of equally likely tokens the one of the lower number comes first, as in `argmax`: the first one alone is greedy.
+    Kept are the first `top_k` (Fan et al. 2018), no more where some are as likely; the fewest that have probability `top_p`
+    together, the one that reaches it included (nucleus; Holtzman et al. 2020); and those with at least `min_p` of the likeliest
+    one's probability (Nguyen et al. 2024). Of equally likely tokens the one of the lower number comes first, as in `argmax`, so
+    that `top_k` 1 is greedy.
     """
     if 0 < sampling.top_k < logits.shape[-1]:
         least = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
