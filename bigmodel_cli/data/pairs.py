@@ -23,7 +23,7 @@ from bigmodel_cli.data.tokenizer import ASSET, SOURCE_ASSET, Tokenizer, Tokenize
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Tensor, torch
 
-FORMAT = 2  # of the cached tokens
+FORMAT = 3  # of the cached tokens
 Files = Annotated[list[str], Field(min_length=1)]
 Column = Annotated[int, Field(ge=0, le=10_000)] | str
 
@@ -176,6 +176,10 @@ class Pairs:
                 )
             if not len(self.kept):
                 raise DataError(f"no training pair fits into data.context {options.context}; make it larger")
+        cut = (both[:, self.kept] > self.longest).sum(1)
+        for side, count in zip(SIDES, cut.tolist(), strict=True):
+            if count:
+                say(f"{count:,} of {len(self.kept):,} {name} {side}s are cut to {options.context} tokens")
         self.lengths = np.minimum(both.max(0)[self.kept], self.longest) + 1
 
     def __len__(self) -> int:
