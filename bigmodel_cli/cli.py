@@ -189,7 +189,7 @@ def evaluate(
 def predict(
     checkpoint: Checkpoint,
     inputs: Inputs = None,
-    max_tokens: MaxTokens = 200,
+    max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     top_k: TopK = 0,
     top_p: TopP = 1.0,
@@ -210,17 +210,18 @@ def predict(
     import json as json_
 
     from bigmodel_cli.console import result
+    from bigmodel_cli.data import lines_of
     from bigmodel_cli.loaded import load_checkpoint
     from bigmodel_cli.predict import predict as predict_
     from bigmodel_cli.writing import Decoding
 
     path = named_checkpoint(checkpoint)
-    lines = inputs or (line.rstrip("\n") for line in sys.stdin if line.strip())
     loaded = load_checkpoint(path, device)
     decoding = Decoding(
         max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, beams, length_penalty, n_best, seed
     )
-    for record in predict_(loaded, lines, decoding, top):
+    given, word = (inputs, "input") if inputs else (lines_of(sys.stdin.buffer), "line")
+    for record in predict_(loaded, given, decoding, top, word):
         result(json_.dumps(record, ensure_ascii=False))
 
 

@@ -20,11 +20,16 @@ from bigmodel_cli.metrics.text import lead_measures, need_libraries
 from bigmodel_cli.samples import rescore, write_samples
 from bigmodel_cli.scoring import derived_measures, estimates, judge
 from bigmodel_cli.tasks import TASKS, Task, build_task
+from bigmodel_cli.writing import Decoding, longest_text
 
 
 @dataclass(frozen=True)
 class Report:
-    """What an evaluation found, and on what; `differences` to a second checkpoint where one was given."""
+    """What an evaluation found, and on what; `differences` to a second checkpoint where one was given.
+
+    Of a model that writes, `written` has "unfinished": how many texts had no end within "longest" tokens, and "truncated": how many
+    sources were cut.
+    """
 
     source: str
     split: str
@@ -33,6 +38,7 @@ class Report:
     metrics: dict[str, Estimate]
     second: str = ""
     differences: dict[str, Difference] = field(default_factory=dict)
+    written: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Each metric's value under its own name, for `jq .accuracy`, and all about it under `metrics`."""
@@ -44,6 +50,7 @@ class Report:
             "split": self.split,
             "task": self.task,
             "precision": self.precision,
+            **self.written,
             **(compared if self.differences else {}),
         }
 
@@ -98,12 +105,28 @@ def evaluate_checkpoint(
     if samples is not None:
         write_samples(samples, first.loaded.task.name, first.measures, first.columns)
     loaded, task = first.loaded, first.loaded.task
-    report = Report(str(loaded.path), first.split, task.name, loaded.precision, estimates(task, first.measures))
+    report = Report(
+        str(loaded.path),
+        first.split,
+        task.name,
+        loaded.precision,
+        estimates(task, first.measures),
+        written=_of_texts(first),
+    )
     if other is None:
         return report
     second = _evaluate(other, overrides, first.split, device)
     differences = _differences(first, second)
     return Report(**{**vars(report), "second": str(second.loaded.path), "differences": differences})
+
+
+def _of_texts(evaluation: Evaluation) -> dict[str, int]:
+    """The counts of what was written: see `Report`."""
+    columns = evaluation.columns
+    if "unfinished" not in columns:
+        return {}
+    counts = {name: sum(columns[name]) for name in ("unfinished", "truncated")}
+    return {**counts, "longest": longest_text(evaluation.loaded, Decoding())}
 
 
 def _draw_matrix(evaluation: Evaluation, path: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.data import load_tokenizer
+from bigmodel_cli.console import say
+from bigmodel_cli.data import Prompts, load_tokenizer
 from bigmodel_cli.device import autocast
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.evaluate import Report
@@ -69,6 +71,10 @@ def evaluate_tasks(loaded: Loaded, names: Sequence[str], include: Path | None, l
             f"--tasks {','.join(names)}: the data of a task cannot be had: {reason}; offline, name tasks whose data are local "
             "files (--include FOLDER)"
         ) from error
+    if answers.cut:
+        say(
+            f"{answers.cut:,} requests were longer than the model's {answers.limit:,} tokens: of their contexts the end was read"
+        )
     return Report(str(loaded.path), "", "lm-evaluation-harness", "", estimates_of(found))
 
 
@@ -97,34 +103,49 @@ class Answers:
         self.limit = min(int(loaded.model.limit), loaded.facts.context or 1024)  # type: ignore[arg-type]
         end = self.tokenizer.end_of_text
         self.start = [] if end is None else [end]
+        self.begin = Prompts(self.tokenizer, self.limit, loaded.spec.data).begin  # what every training text begins with
+        self.cut = 0  # contexts of which the beginning did not fit
 
     def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
         """For each (context, continuation) the continuation's log-probability in nats, and whether it is the likeliest."""
-        rows, counts = [], []
+        rows, counts, parts = list[list[int]](), list[int](), list[int]()
         for context, continuation in pairs:
             blanks = len(context) - len(context.rstrip())  # tokenizers join a space to the word after it
             context, continuation = context[: len(context) - blanks], context[len(context) - blanks :] + continuation
             before = self.tokenizer.encode(context) if context else []
             after = self.tokenizer.encode(context + continuation)[len(before) :] if context else []
             after = after or self.tokenizer.encode(continuation)
-            row = (before or self.start) + after
-            if not before and not self.start:
+            row = ([*self.begin, *before] or self.start) + after
+            if len(row) == len(after):
                 after = after[1:]  # there is nothing from which the first token could be foretold
-            rows.append(row[-(self.limit + 1) :])
-            counts.append(min(len(after), self.limit))
-        return list(self.scored(rows, counts))
+            self.cut += len(row) > self.limit + 1
+            windows = self.windows(row, len(row) - len(after))
+            rows += [tokens for tokens, _ in windows]
+            counts += [count for _, count in windows]
+            parts.append(len(windows))
+        scores = self.scored(rows, counts)
+        return [self.joined(list(islice(scores, number))) for number in parts]
+
+    def windows(self, tokens: list[int], first: int) -> list[tuple[list[int], int]]:
+        """The tokens from place `first` on, each foretold once: (window, how many of its last tokens are), the last window full."""
+        ends = [min(start + self.limit, len(tokens)) for start in range(first, len(tokens), self.limit)]
+        starts = range(first, len(tokens), self.limit)
+        return [
+            (tokens[max(0, end - self.limit - 1) : end], end - start) for start, end in zip(starts, ends, strict=True)
+        ]
+
+    def joined(self, scores: list[tuple[float, bool]]) -> tuple[float, bool]:
+        """The log-probability of all of a text's windows, and whether each is the likeliest."""
+        return sum(value for value, _ in scores), all(best for _, best in scores)
 
     def whole(self, texts: Sequence[str]) -> list[float]:
         """The log-probability of each text, in windows as long as the model takes; the last reaches back to be as long."""
         totals = []
         for text in texts:
             tokens = self.start + self.tokenizer.encode(text)
-            rows, counts = [], []
-            for first in range(1, len(tokens), self.limit):
-                end = min(first + self.limit, len(tokens))
-                rows.append(tokens[max(0, end - self.limit - 1) : end])
-                counts.append(end - first)
-            totals.append(sum(value for value, _ in self.scored(rows, counts)))
+            windows = self.windows(tokens, 1)
+            scores = self.scored([row for row, _ in windows], [count for _, count in windows])
+            totals.append(sum(value for value, _ in scores))
         return totals
 
     def scored(self, rows: list[list[int]], counts: list[int]) -> Iterator[tuple[float, bool]]:
@@ -155,9 +176,13 @@ class Answers:
             stops = [until] if isinstance(until, str) else list(until)
             most = int(how.get("max_gen_toks", MOST_NEW))
             temperature = float(how.get("temperature", 0.0)) if how.get("do_sample") else 0.0
-            tokens = torch.tensor([(self.tokenizer.encode(context) or self.start)[-self.limit :]]).to(
-                self.loaded.device
-            )
+            prompt = [*self.begin, *self.tokenizer.encode(context)] or self.start
+            if not prompt:
+                raise DataError(
+                    "a request's context is empty, and the tokenizer has no mark for the end of a text to begin with"
+                )
+            self.cut += len(prompt) > self.limit
+            tokens = torch.tensor([prompt[-self.limit :]]).to(self.loaded.device)
             draws = torch.rand(1, most, generator=torch.Generator().manual_seed(0)).to(self.loaded.device)
             produced: list[int] = []
             text = ""

@@ -98,16 +98,21 @@ def of_labels(columns: dict[str, list[Any]], classes: Sequence[str]) -> Measure:
 
 
 def written(loaded: Loaded, split: Any) -> dict[str, list[Any]]:
-    """The texts of every pair of a split, and what the model writes for each source; those of similar length side by side."""
+    """The texts of every pair of a split, and what the model writes for each source; those of similar length side by side.
+
+    "unfinished" says of which the end did not come within the longest text, "truncated" which sources were cut.
+    """
     sources, references = split.texts()
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
-    predictions = [""] * len(sources)
+    predictions, unfinished, truncated = [""] * len(sources), [False] * len(sources), [False] * len(sources)
     was_training = loaded.model.training
-    records = write_after_reading(loaded, (sources[i] for i in order), Decoding())
+    records = write_after_reading(loaded, (sources[i] for i in order), Decoding(), "source", empty=True)
     for i, record in zip(order, records, strict=True):
         predictions[i] = record["text"]
+        unfinished[i], truncated[i] = "unfinished" in record, "truncated" in record
     loaded.model.train(was_training)
-    return {"source": sources, "reference": references, "prediction": predictions}
+    said = {"unfinished": unfinished, "truncated": truncated}
+    return {"source": sources, "reference": references, "prediction": predictions, **said}
 
 
 def values_of(task: Task, measures: dict[str, Measure]) -> dict[str, float]:

@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, cast
 
-from bigmodel_cli.config import PADDING
-from bigmodel_cli.data import Tokenizer, load_source_tokenizer, load_tokenizer
+from bigmodel_cli.console import say
+from bigmodel_cli.data import (
+    Item,
+    Prompts,
+    Reader,
+    Sources,
+    Tokenizer,
+    load_source_tokenizer,
+    load_tokenizer,
+    read_items,
+)
 from bigmodel_cli.device import autocast
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.models.beam import Beam, beam_search
 from bigmodel_cli.models.generate import Sampling, generate
+from bigmodel_cli.tasks.seq2seq import Seq2SeqTaskOptions
 
 BATCH = 64
 DRAWN = 0.8
-"""The temperature of a decoder's text where none is given."""
+"""The temperature of drawn text where none is given."""
+CONTINUED = 200
+"""Tokens that a decoder adds where no number is given."""
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How a text is written. What is None is the task's own way: a decoder draws, an encoder-decoder searches.
+    """How a text is written. What is None is the model's own way: a decoder draws, an encoder-decoder searches as its task says.
 
-    `beams` 1 is greedy, unless a temperature above 0 is given; `n_best` hypotheses are shown of those that the search keeps.
+    `beams` 1 is greedy, unless a temperature above 0 is given, or one of `top_k`, `top_p` and `min_p`, which draw; `n_best`
+    hypotheses are shown of those that the search keeps.
     """
 
-    max_tokens: int = 200
+    max_tokens: int | None = None
     temperature: float | None = None
     top_k: int = 0
     top_p: float = 1.0
@@ -39,82 +52,145 @@ class Decoding:
     n_best: int = 1
     seed: int = 0
 
+    @property
+    def filtered(self) -> bool:
+        """Whether only the likely tokens are drawn from."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
     def check(self) -> None:
         """Raise `SpecError` where two ways are asked for at once."""
         searching = max(self.beams or 1, self.n_best) > 1
         if searching and self.temperature:
             raise SpecError("--beams and --n-best search, --temperature draws; give one or the other")
+        if searching and self.filtered:
+            raise SpecError("--beams and --n-best search, --top-k, --top-p and --min-p draw; give one or the other")
+        if self.temperature == 0 and self.filtered:
+            raise SpecError("--temperature 0 is greedy, --top-k, --top-p and --min-p draw; give one or the other")
         if searching and self.repetition_penalty != 1:
             raise SpecError("--repetition-penalty is for drawn and greedy text; leave out --beams and --n-best")
         if self.beams is not None and self.n_best > self.beams:
             raise SpecError(f"--n-best {self.n_best} is more than the {self.beams} hypotheses that --beams keeps")
 
     def search(self, task: Any) -> Beam | None:
-        """The beam search to make; None where text is drawn or greedy."""
-        plain = self.temperature is not None or self.repetition_penalty != 1
-        width = max(self.n_best, self.beams or (1 if plain else int(getattr(task, "beams", 1))))
-        penalty = float(getattr(task, "length_penalty", 1.0)) if self.length_penalty is None else self.length_penalty
-        return Beam(width, penalty) if width > 1 else None
+        """The beam search to make; None where text is drawn or greedy. Raises `SpecError` for a length penalty without a search."""
+        plain = self.temperature is not None or self.filtered or self.repetition_penalty != 1
+        own = task if isinstance(task, Seq2SeqTaskOptions) else None
+        width = max(self.n_best, self.beams or (own.beams if own is not None and not plain else 1))
+        if width == 1 and self.length_penalty is not None:
+            raise SpecError("--length-penalty is for a search, and this text is drawn or greedy; give --beams")
+        default = own.length_penalty if own is not None else 1.0
+        return Beam(width, default if self.length_penalty is None else self.length_penalty) if width > 1 else None
 
     def sampling(self, default: float) -> Sampling:
         """How a next token is chosen where nothing is searched."""
+        default = DRAWN if self.filtered else default
         temperature = default if self.temperature is None else self.temperature
         return Sampling(temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
 
-    def draws(self, items: Sequence[int], device: torch.device) -> Tensor:
-        """(B, max_tokens) uniform numbers for these items: functions of the seed and the item's number alone."""
+    def draws(self, items: Sequence[int], count: int, device: torch.device) -> Tensor:
+        """(B, count) uniform numbers for these items: functions of the seed and the item's number alone."""
         rows = [
-            torch.rand(
-                self.max_tokens, generator=torch.Generator().manual_seed((self.seed * 1_000_003 + i) % (1 << 63))
-            )
+            torch.rand(count, generator=torch.Generator().manual_seed((self.seed * 1_000_003 + i) % (1 << 63)))
             for i in items
         ]
         return torch.stack(rows).to(device)
 
 
-def continue_texts(loaded: Loaded, prompts: Iterable[str], decoding: Decoding) -> Iterator[dict[str, Any]]:
+Answer = Callable[[list[Item], dict[str, Tensor]], Iterable[dict[str, Any]]]
+"""What a model says to each of the items whose batch this is."""
+
+
+def in_order(
+    reader: Reader, inputs: Iterable[str], answer: Answer, device: torch.device, word: str = "input"
+) -> Iterator[dict[str, Any]]:
+    """A record for each input, in order, as soon as its batch is done: {"input", what is answered, "truncated" where it was cut}.
+
+    One that cannot be read has {"input", "error"}. At its end it says how many were cut, and raises `DataError` where any could not
+    be read; `word` is what an input is called.
+    """
+    items = read_items(reader, inputs, word)
+    total, cut, failed = 0, 0, list[str]()
+    while batch := list(islice(items, BATCH)):
+        good = [item for item in batch if item.error is None]
+        tensors = reader.batch([item.content for item in good]) if good else {}
+        answers = iter(answer(good, {k: v.to(device) for k, v in tensors.items()}) if good else ())
+        for item in batch:
+            if item.error is not None:
+                failed.append(item.error)
+                yield {"input": item.given, "error": item.error}
+            else:
+                yield {"input": item.given, **next(answers), **({"truncated": True} if item.truncated else {})}
+        total, cut = total + len(batch), cut + sum(item.truncated for item in batch)
+    if cut:
+        say(f"{cut:,} of {total:,} {word}s were cut: the model reads {reader.most}")
+    if failed:
+        raise DataError(f"{len(failed):,} of {total:,} {word}s could not be read; the first: {failed[0]}")
+
+
+def continue_texts(
+    loaded: Loaded, prompts: Iterable[str], decoding: Decoding, word: str = "input"
+) -> Iterator[dict[str, Any]]:
     """{"input", "text"} for each prompt, where "text" is what the model adds."""
     tokenizer = load_tokenizer(loaded.assets)
-    for first, texts in _batches(prompts, BATCH):
-        rows = [_prompt(tokenizer, text) for text in texts]
-        longest = max(map(len, rows))
-        padded = torch.tensor([[*[row[0]] * (longest - len(row)), *row] for row in rows])
-        real = torch.tensor([[False] * (longest - len(row)) + [True] * len(row) for row in rows])
-        ragged = bool(real.all())
-        written = write(
-            loaded,
-            loaded.model,
-            padded.to(loaded.device),
-            decoding,
-            range(first, first + len(rows)),
-            tokenizer.end_of_text,
-            DRAWN,
-            None if ragged else real.to(loaded.device),
-        )
-        yield from _records(texts, written, tokenizer, decoding)
+    most = decoding.max_tokens or CONTINUED
+
+    def answer(items: list[Item], batch: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
+        numbers = [item.number for item in items]
+        real = None if bool(batch["real"].all()) else batch["real"]
+        end = tokenizer.end_of_text
+        written = write(loaded, loaded.model, batch["tokens"], decoding, numbers, most, end, DRAWN, real)
+        return _records(written, tokenizer, decoding, marked=False)
+
+    reader = Prompts(tokenizer, cast(Any, loaded.model).limit, loaded.spec.data)
+    return in_order(reader, prompts, answer, loaded.device, word)
 
 
-def write_after_reading(loaded: Loaded, sources: Iterable[str], decoding: Decoding) -> Iterator[dict[str, Any]]:
-    """{"input", "text"} for each source, where "text" is the target that the model writes."""
+def write_after_reading(
+    loaded: Loaded, sources: Iterable[str], decoding: Decoding, word: str = "input", empty: bool = False
+) -> Iterator[dict[str, Any]]:
+    """{"input", "text"} for each source, where "text" is the target that the model writes, "unfinished" where it has no end.
+
+    `empty` takes sources without a token too. At its end it says how many texts have not ended.
+    """
     tokenizer, model = load_tokenizer(loaded.assets), cast(Any, loaded.model)
-    reader = load_source_tokenizer(loaded.assets)
-    end, ends = tokenizer.end_of_text, reader.end_of_text
+    end, most = tokenizer.end_of_text, longest_text(loaded, decoding)
     assert end is not None
-    assert ends is not None
-    for first, texts in _batches(sources, BATCH):
-        rows = [[*reader.encode(text)[: model.max_len - 1], ends] for text in texts]
-        padded = torch.full((len(rows), max(map(len, rows))), PADDING)
-        for i, row in enumerate(rows):
-            padded[i, : len(row)] = torch.tensor(row)
+    total, unfinished = 0, 0
+
+    def answer(items: list[Item], batch: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
         with autocast(loaded.device, loaded.precision):
-            reading = model.reading(padded.to(loaded.device))
-        start = torch.full((len(rows), 1), end, device=loaded.device)
-        written = write(loaded, reading, start, decoding, range(first, first + len(rows)), end, 0.0, None)
-        yield from _records(texts, written, tokenizer, decoding)
+            reading = model.reading(batch["source"])
+        start = torch.full((len(items), 1), end, device=loaded.device)
+        numbers = [item.number for item in items]
+        return _records(write(loaded, reading, start, decoding, numbers, most, end, 0.0, None), tokenizer, decoding)
+
+    reader = Sources(load_source_tokenizer(loaded.assets), loaded.facts.context or model.max_len, empty)
+    try:
+        for record in in_order(reader, sources, answer, loaded.device, word):
+            total, unfinished = total + 1, unfinished + ("unfinished" in record)
+            yield record
+    finally:
+        if unfinished:
+            say(f"{unfinished:,} of {total:,} texts have not ended after {most:,} tokens, the most that are written")
 
 
-Written = list[tuple[list[int], float | None]]
-"""What was written for one input: tokens with the score that they were compared by, the best first."""
+def longest_text(loaded: Loaded, decoding: Decoding) -> int:
+    """The most tokens, the end included, that an encoder-decoder writes: as asked for, or as the task says, within the context."""
+    model, task = cast(Any, loaded.model), loaded.spec.task
+    room = min(model.limit, model.max_len)
+    if decoding.max_tokens is not None and decoding.max_tokens > room:
+        say(f"--max-tokens {decoding.max_tokens}: the model's context has room for {room} tokens; texts are cut there")
+    own = task.max_tokens if isinstance(task, Seq2SeqTaskOptions) else None
+    return int(min(decoding.max_tokens or own or room, room))
+
+
+@dataclass(frozen=True)
+class Written:
+    """A text that was written for one input: its tokens, the score that it was compared by, and whether its end came."""
+
+    tokens: list[int]
+    score: float | None
+    ended: bool
 
 
 def write(
@@ -123,66 +199,53 @@ def write(
     prompt: Tensor,
     decoding: Decoding,
     items: Sequence[int],
+    most: int,
     end: int | None,
     temperature: float,
     real: Tensor | None,
-) -> list[Written]:
-    """What the model writes after each row of `prompt` (B, T), the mark of the end left out."""
+) -> list[list[Written]]:
+    """What the model writes after each row of `prompt` (B, T), in at most `most` tokens, the best first; without the end's mark."""
     beam = decoding.search(loaded.spec.task)
-    most = (
-        min(decoding.max_tokens, max(1, model.limit - 1))
-        if beam is not None or temperature == 0
-        else decoding.max_tokens
-    )
     with autocast(loaded.device, loaded.precision):
         if beam is not None:
             found = beam_search(model, prompt, beam, max_new_tokens=most, stop=end, real=real)
-            return [[(h.tokens, h.score) for h in row[: decoding.n_best]] for row in found]
+            return [[Written(h.tokens, h.score, h.ended) for h in row[: decoding.n_best]] for row in found]
         sampling = decoding.sampling(temperature)
-        draws = decoding.draws(items, loaded.device) if sampling.temperature else None
+        draws = decoding.draws(items, most, loaded.device) if sampling.temperature else None
         steps = list(generate(model, prompt, sampling, max_new_tokens=most, draws=draws, stop=end, real=real))
     rows = torch.stack(steps, 1).tolist()
-    return [[(row[: row.index(end)] if end in row else row, None)] for row in rows]
+    return [[Written(row[: row.index(end)] if end in row else row, None, end in row)] for row in rows]
 
 
 def _records(
-    inputs: list[str], written: list[Written], tokenizer: Tokenizer, decoding: Decoding
+    written: list[list[Written]], tokenizer: Tokenizer, decoding: Decoding, marked: bool = True
 ) -> Iterator[dict[str, Any]]:
-    for text, found in zip(inputs, written, strict=True):
+    """{"text", "score" of a search, "unfinished" where `marked` and no end came}, with several hypotheses where asked for."""
+    for found in written:
         shown = [
-            {"text": tokenizer.decode(tokens), **({} if score is None else {"score": round(score, 6)})}
-            for tokens, score in found
+            {
+                "text": tokenizer.decode(text.tokens),
+                **({} if text.score is None else {"score": round(text.score, 6)}),
+                **({"unfinished": True} if marked and not text.ended else {}),
+            }
+            for text in found
         ]
-        yield {"input": text, **shown[0], **({"hypotheses": shown} if decoding.n_best > 1 else {})}
-
-
-def _batches(texts: Iterable[str], size: int) -> Iterator[tuple[int, list[str]]]:
-    """(number of the first, texts) of one batch after the other."""
-    source, first = iter(texts), 0
-    while batch := list(islice(source, size)):
-        yield first, batch
-        first += len(batch)
-
-
-def _prompt(tokenizer: Tokenizer, text: str) -> list[int]:
-    tokens = tokenizer.encode(text)
-    if not tokens:
-        raise DataError("the prompt is empty; give at least one character")
-    return tokens
+        yield {**shown[0], **({"hypotheses": shown} if decoding.n_best > 1 else {})}
 
 
 def stream_text(
-    model: Module, tokenizer: Tokenizer, prompt: str, decoding: Decoding, device: torch.device
+    model: Module, tokenizer: Tokenizer, data: Any, prompt: str, decoding: Decoding, device: torch.device
 ) -> Iterator[str]:
-    """What the model adds to the prompt, piece by piece; a piece ends where its characters are whole."""
+    """What the model adds to the prompt, piece by piece; a piece ends where its characters are whole. `data` are its options."""
     produced: list[int] = []
     shown = ""
+    reader, most = Prompts(tokenizer, cast(Any, model).limit, data), decoding.max_tokens or CONTINUED
     steps = generate(
         model,
-        torch.tensor([_prompt(tokenizer, prompt)], device=device),
+        reader.batch([reader.read(prompt, "the text")[0]])["tokens"].to(device),
         decoding.sampling(DRAWN),
-        max_new_tokens=decoding.max_tokens,
-        draws=decoding.draws([0], device),
+        max_new_tokens=most,
+        draws=decoding.draws([0], most, device),
         stop=tokenizer.end_of_text,
     )
     for step in steps:

@@ -162,7 +162,7 @@ def test_predict_labels(cnn: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) ->
     assert [r["input"] for r in records] == names
     assert all(len(r["top"]) == 2 and r["top"][0]["label"] == r["label"] for r in records)
     assert sum(r["label"] == str(i % 10) for i, r in enumerate(records[:10])) >= 5
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(names[:3]) + "\n"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(names[:3]).encode() + b"\n")))
     piped = [json.loads(line) for line in cli("predict", cnn, "--top", 2).out.splitlines()]
     assert piped == records[:3]
     result = cli("predict", cnn, "nothing.png")
@@ -326,7 +326,7 @@ def test_the_pipeline(cnn_spec: Path) -> None:
 
 
 def test_an_empty_pipe_is_said(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
     result = cli("eval", "-")
     assert result.status == 2
     assert "no checkpoint's path came on stdin" in result.err

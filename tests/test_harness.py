@@ -50,10 +50,14 @@ def test_likelihoods_are_those_of_the_tokens(loaded: Loaded) -> None:
     rows = [(b"all you need", 5), (b"abc", 3), (b"is attention is all", 17), (b"x" * 40 + b"yz", 2)]
     for (value, best), (text, count) in zip(answers.likelihoods(pairs), rows, strict=True):
         tokens = [256, *text] if text == b"abc" else list(text)
-        tokens = tokens[-17:]
-        want, greedy = total(loaded, tokens, min(count, 16))
+        if count > 16:  # more than a window: each token once, the last window reaches back
+            first, last = total(loaded, tokens[1:18], 16), total(loaded, tokens[2:], 1)
+            want, greedy = first[0] + last[0], first[1] and last[1]
+        else:
+            want, greedy = total(loaded, tokens[-17:], count)
         assert value == pytest.approx(want, abs=1e-4)
         assert best == greedy
+    assert answers.cut == 2
 
 
 def test_whole_texts_are_scored_in_windows_each_token_once(loaded: Loaded) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def named_checkpoint(text: str) -> Path:
         return Path(text)
     from bigmodel_cli.errors import SpecError
 
-    line = sys.stdin.readline().strip()
+    line = os.fsdecode(sys.stdin.buffer.readline().strip())  # what follows it stays for `predict`
     if not line:
         raise SpecError("'-': no checkpoint's path came on stdin; did the command before the pipe fail?")
     return Path(line)

@@ -11,17 +11,26 @@ Inputs = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Argument(
         metavar="[INPUT]...",
-        help="Images, recordings, prompts or texts; lines of stdin when left out.",
+        help="Images, recordings, prompts or texts; when left out the lines of stdin, each with a record of its own.",
         show_default=False,
     ),
 ]
 Top = Annotated[int, typer.Option(min=1, help="Labels shown for each item, e.g. --top 3.")]
-MaxTokens = Annotated[int, typer.Option(min=1, help="Tokens of text to add, e.g. --max-tokens 50.")]
+MaxTokens = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        min=1,
+        help="Most tokens of text, e.g. --max-tokens 50. [default: 200 for a decoder; what the task or the context of an "
+        "encoder-decoder holds]",
+        show_default=False,
+    ),
+]
 Temperature = Annotated[
     Optional[float],  # noqa: UP045
     typer.Option(
         min=0,
-        help="0 is greedy, e.g. --temperature 0.8. [default: 0.8 for a decoder; an encoder-decoder searches]",
+        help="0 is greedy, e.g. --temperature 0.8. [default: 0.8 for a decoder, and where --top-k, --top-p or --min-p are given; "
+        "an encoder-decoder searches otherwise]",
         show_default=False,
     ),
 ]

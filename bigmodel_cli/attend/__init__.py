@@ -11,10 +11,11 @@ from bigmodel_cli.attend.heads import Heads, record_heads
 from bigmodel_cli.attend.picture import draw_heads, draw_heat
 from bigmodel_cli.attend.rollout import rollout
 from bigmodel_cli.attend.text import show_heads, show_heat
-from bigmodel_cli.data import load_tokenizer, prepare_file
-from bigmodel_cli.errors import DataError, ResourceError, SpecError
-from bigmodel_cli.lazy import torch
+from bigmodel_cli.console import say
+from bigmodel_cli.data import Prompts, Reader, Tokenizer, load_tokenizer, prepare_file, rows_reader
+from bigmodel_cli.errors import ResourceError, SpecError
 from bigmodel_cli.loaded import Loaded
+from bigmodel_cli.tasks import inputs_of
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,29 @@ def _look_at_text(loaded: Loaded, text: str, picture: Path, layer: int | None, h
         raise SpecError("attend looks into networks of one side, and this one reads a source and writes a target")
     if loaded.facts.frame_width is not None:
         raise SpecError("attend shows texts and pictures; of sound, those of one length (data.seconds)")
-    tokenizer = load_tokenizer(loaded.assets)
-    tokens = tokenizer.encode(text)
-    if not tokens:
-        raise DataError("the text is empty; give at least one character")
-    labels = [tokenizer.decode([token]) for token in tokens]
-    heads = record_heads(loaded.model, torch.tensor([tokens], device=loaded.device), labels)
+    tokenizer, options = load_tokenizer(loaded.assets), loaded.spec.data
+    reader: Reader
+    if hasattr(loaded.model, "new_cache"):
+        reader = Prompts(tokenizer, loaded.model.limit, options)  # type: ignore[arg-type]
+    else:
+        reader = rows_reader(options, tokenizer, loaded.facts)
+    content, truncated = reader.read(text, "the text")
+    if truncated:
+        say(f"the text is cut: the model reads {reader.most}")
+    batch = {name: tensor.to(loaded.device) for name, tensor in reader.batch([content]).items()}
+    labels = [_label(tokenizer, token, place) for place, token in enumerate(batch["tokens"][0].tolist())]
+    heads = record_heads(loaded.model, inputs_of(batch), labels)
     check_choice(heads, layer, head)
     draw_heads(heads, picture)
     shown = show_heads(heads, layer if layer is not None else len(heads.layers) - 1, head, color)
-    return Look(shown, picture, heads.to_json())
+    return Look(shown, picture, {**heads.to_json(), **({"truncated": True} if truncated else {})})
+
+
+def _label(tokenizer: Tokenizer, token: int, place: int) -> str:
+    """What a token is called: its text, or which mark it is."""
+    if token == tokenizer.start_of_text and not place:
+        return "<start>"
+    return "<end>" if token in (tokenizer.start_of_text, tokenizer.end_of_text) else tokenizer.decode([token])
 
 
 def _look_at_image(loaded: Loaded, path: Path, picture: Path, color: bool) -> Look:

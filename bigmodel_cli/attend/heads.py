@@ -5,6 +5,7 @@ The output still comes from the fused kernel: each attention part computes its w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,13 +27,16 @@ class Heads:
         return {"tokens": self.tokens, "layers": [{"name": n, "weights": w.tolist()} for n, w in named]}
 
 
-def record_heads(model: Module, tokens: Tensor, labels: list[str]) -> Heads:
-    """Run the model on tokens (1, T) and return what each head looked at. Raises `SpecError` where nothing attends."""
-    recorded, _ = record(model, tokens)
+def record_heads(model: Module, inputs: Sequence[Tensor], labels: list[str]) -> Heads:
+    """Run the model on tokens (1, T), and what stands beside them; what each head looked at.
+
+    Raises `SpecError` where nothing attends.
+    """
+    recorded, _ = record(model, *inputs)
     return Heads(labels, list(recorded), list(recorded.values()))
 
 
-def record(model: Module, inputs: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def record(model: Module, *inputs: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """The weights (H, T, T) of every layer by name for inputs of batch 1, and the model's output."""
     found = [(name, m) for name, m in model.named_modules() if hasattr(m, "probe")]
     if not found:
@@ -42,7 +46,7 @@ def record(model: Module, inputs: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         for name, module in found:
             module.probe = lambda weights, name=name: recorded.__setitem__(name, weights[0].float().cpu())
         with torch.inference_mode():
-            output: Tensor = model(inputs)
+            output: Tensor = model(*inputs)
     finally:
         for _, module in found:
             module.probe = None

@@ -11,6 +11,7 @@ from pydantic import Field
 from bigmodel_cli.config import Facts, Options
 from bigmodel_cli.data.audio import AudioOptions, open_audio, prepare_sound, prepare_sounds
 from bigmodel_cli.data.base import DataSet, Say, Split
+from bigmodel_cli.data.cleaning import lines_of
 from bigmodel_cli.data.docstrings import DocstringsOptions
 from bigmodel_cli.data.images import (
     CIFAR10Options,
@@ -22,9 +23,18 @@ from bigmodel_cli.data.images import (
     ParquetOptions,
     open_images,
 )
+from bigmodel_cli.data.inputs import (
+    Item,
+    Prompts,
+    Reader,
+    Sources,
+    files_reader,
+    read_items,
+    rows_reader,
+)
 from bigmodel_cli.data.pairs import PairsOptions, PairTableOptions, open_pairs
 from bigmodel_cli.data.pixels import denormalise, prepare_image
-from bigmodel_cli.data.table import TableOptions, open_table, prepare_texts
+from bigmodel_cli.data.table import TableOptions, open_table
 from bigmodel_cli.data.text import StdlibOptions, TextOptions, open_text
 from bigmodel_cli.data.tokenizer import Tokenizer, load_source_tokenizer, load_tokenizer
 from bigmodel_cli.lazy import Tensor
@@ -83,10 +93,16 @@ __all__ = [
     "SOURCES",
     "DataOptions",
     "DataSet",
+    "Item",
+    "Prompts",
+    "Reader",
     "Say",
+    "Sources",
     "Split",
     "Tokenizer",
     "denormalise",
+    "files_reader",
+    "lines_of",
     "load_source_tokenizer",
     "load_tokenizer",
     "open_data",
@@ -94,5 +110,6 @@ __all__ = [
     "prepare_image",
     "prepare_sound",
     "prepare_sounds",
-    "prepare_texts",
+    "read_items",
+    "rows_reader",
 ]

@@ -240,7 +240,11 @@ def prepare_sounds(paths: Sequence[Path], facts: Facts) -> dict[str, Tensor]:
 
     Raises `DataError` naming a file that cannot be read, or is longer than the model's longest row.
     """
-    waves = [_decoded(path, facts) for path in paths]
+    return batch_of_sounds([read_sound(path, facts) for path in paths], facts)
+
+
+def batch_of_sounds(waves: Sequence[Waves], facts: Facts) -> dict[str, Tensor]:
+    """The same of samples that `read_sound` gave."""
     lengths = torch.tensor([len(w) for w in waves])
     rows = torch.zeros(len(waves), int(lengths.max()))
     for row, samples in zip(rows, waves, strict=True):
@@ -255,7 +259,8 @@ def prepare_sound(path: Path, facts: Facts) -> Tensor:
     return batch["image"] if "image" in batch else batch["frames"]
 
 
-def _decoded(path: Path, facts: Facts) -> Waves:
+def read_sound(path: Path, facts: Facts) -> Waves:
+    """The samples (N,) of a recording. Raises `DataError` where it cannot be read, or is longer than the model's longest row."""
     assert facts.sound is not None
     try:
         content = path.read_bytes()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
+from bigmodel_cli.data.cleaning import clean
 from bigmodel_cli.data.corpus import Corpus, Survey, Texts, survey
 from bigmodel_cli.data.reading import is_json_lines, lines
 from bigmodel_cli.data.table_files import Columns, rows_of
@@ -51,7 +52,7 @@ def parallel(split: str, files: dict[str, tuple[Path, ...]]) -> PairSource:
             for source, target in zip_longest(_lines(sources), _lines(targets)):
                 if source is None or target is None:
                     raise _uneven(split, sources, targets)
-                yield source.strip(), target.strip()
+                yield clean(source), clean(target)
                 count += 1
         if not count:
             raise DataError(f"{files['source'][0]}: no line in it")

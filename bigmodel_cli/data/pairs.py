@@ -183,6 +183,10 @@ class Pairs:
                 )
             if not len(self.kept):
                 raise DataError(f"no training pair fits into data.context {options.context}; make it larger")
+        cut = (both[:, self.kept] > self.longest).sum(1)
+        for side, count in zip(SIDES, cut.tolist(), strict=True):
+            if count:
+                say(f"{count:,} of {len(self.kept):,} {name} {side}s are cut to {options.context} tokens")
         self.lengths = np.minimum(both.max(0)[self.kept], self.longest) + 1
 
     def __len__(self) -> int:

@@ -146,7 +146,7 @@ def _write(
         for index, row in enumerate(rows_of(paths, columns)):
             part = "val" if len(parts) > 1 and held_out[index] else split
             for writer, text in zip(writers[part], row.texts, strict=True):
-                writer.write(_encode(tokenizer, text, row.place))
+                writer.write(encode(tokenizer, text, row.place))
             labels[part].append(numbers[row.label] if row.label is not None else -1)
         for part in parts:
             for writer in writers[part]:
@@ -154,7 +154,8 @@ def _write(
             np.save(draft / f"{part}.labels.npy", np.asarray(labels[part], np.int64))
 
 
-def _encode(tokenizer: Tokenizer, text: str, place: str) -> Any:
+def encode(tokenizer: Tokenizer, text: str, place: str) -> Any:
+    """The tokens of a text (T,). Raises `DataError` naming its place for a character that has no token."""
     try:
         return tokenizer.encode_array(text) if text else []
     except UnknownCharacter as error:
@@ -236,20 +237,12 @@ def as_batch(taken: list[Ints], lengths: list[Ints], ends: tuple[int, int], past
     return batch if len(taken) == 1 else {**batch, "types": torch.from_numpy(types)}
 
 
-def prepare_texts(items: Sequence[Sequence[str]], tokenizer: Tokenizer, context: int) -> dict[str, Tensor]:
-    """{"tokens": (B, T), for pairs "types"}: texts as `Table` gives them to a classifier, each item one text or a pair.
+def batch_of_texts(items: Sequence[Sequence[Any]], tokenizer: Tokenizer, context: int) -> dict[str, Tensor]:
+    """{"tokens": (B, T), for pairs "types"}: items of one or two sides' tokens, as `Table` gives them to a classifier.
 
-    `context` is the checkpoint's `facts.context`. Raises `DataError` for items of different kinds and for what has no tokens.
+    `context` is the checkpoint's `facts.context`.
     """
-    counts = {len(item) for item in items}
-    if len(counts) != 1 or not counts <= {1, 2}:
-        raise DataError(
-            f"items of {', '.join(map(str, sorted(counts)))} texts; give one text for each, or two for each"
-        )
-    sides = [
-        Ragged.of([_encode(tokenizer, text.strip(), f"input {number}") for number, text in enumerate(texts, 1)])
-        for texts in zip(*items, strict=True)
-    ]
+    sides = [Ragged.of(rows) for rows in zip(*items, strict=True)]
     lengths = fit_lengths([side.lengths for side in sides], room(context, sides))
     rows = np.arange(len(items))
     return as_batch(

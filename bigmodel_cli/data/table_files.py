@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from bigmodel_cli.data.cleaning import clean
 from bigmodel_cli.data.reading import (
     LONGEST_LINE,
     checked_text,
@@ -230,7 +231,7 @@ def _json_rows(path: Path, columns: Columns) -> Iterator[tuple[str, list[Any], i
 def _text(value: Any, place: str) -> str:
     if not isinstance(value, str):
         raise DataError(f"{place}: data.text: {repr(value)[:60]} is no text")
-    return checked_text(value, f"{place}: data.text").strip()
+    return clean(checked_text(value, f"{place}: data.text"))
 
 
 def _label(value: Any, place: str) -> str:

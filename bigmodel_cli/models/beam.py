@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.models.generate import last_tokens, own_lengths, slide
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,15 @@ class Beam:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """Tokens without the mark of the end, their summed log-probability (that of the end included), and the score compared by."""
+    """Tokens without the mark of the end, their summed log-probability (that of the end included), and the score compared by.
+
+    `ended` is False where the longest length came before the end.
+    """
 
     tokens: list[int]
     log_probability: float
     score: float
+    ended: bool = True
 
 
 @dataclass
@@ -56,7 +61,8 @@ def beam_search(
     At each step the 2 x width likeliest extensions of a row's hypotheses are looked at: those that end and are among the first
     `width` are kept as found, the first `width` that go on stay open (Graves 2012; Sutskever et al. 2014). A row is done when as
     many are found as open ones could not better; it then leaves the batch. Width 1 is greedy. `real` (B, T) is False where a
-    shorter prompt is padded, on its left. What is found for a row does not depend on the rows beside it.
+    shorter prompt is padded, on its left. Where a row reaches the model's longest sequence, the later half of its hypotheses is
+    read again, as in `generate`. What is found for a row does not depend on the rows beside it.
     """
     model.eval()
     with torch.no_grad():  # not inference mode, in which autocast casts every weight anew at each step
@@ -67,12 +73,12 @@ def _search(
     model: Any, prompt: Tensor, beam: Beam, max_new_tokens: int, stop: int | None, real: Tensor | None
 ) -> list[list[Hypothesis]]:
     width, device = beam.width, prompt.device
-    room = min(model.limit, prompt.shape[1] + max_new_tokens)
-    prompt = prompt[:, -(room - 1) :]
-    segments = None if real is None else real[:, -(room - 1) :].long()
+    own = own_lengths(prompt, real).clamp(max=model.limit)  # (B,): the last tokens of each row that are looked at
+    prompt, segments = last_tokens(prompt, own)
+    filled = prompt.shape[1]
     rows = [_Row(width) for _ in range(len(prompt))]
     live = list(range(len(prompt)))  # rows that are still searched
-    cache = model.new_cache(len(prompt), room)
+    cache = model.new_cache(len(prompt), min(model.limit, filled + max_new_tokens))
     logits = model(prompt, cache, segments)[:, -1]
     cache.select(torch.arange(len(prompt), device=device).repeat_interleave(width))
     # At first all hypotheses of a row are the same: one of them alone may be extended.
@@ -80,7 +86,7 @@ def _search(
     sums[:, 0] = 0.0
     logits = logits.repeat_interleave(width, 0)
     written = torch.zeros(len(prompt), width, 0, dtype=torch.int64, device=device)
-    for length in range(1, room - prompt.shape[1] + 1):
+    for length in range(1, max_new_tokens + 1):
         vocab = logits.shape[-1]
         extended = sums[..., None] + logits.float().log_softmax(-1).view(len(live), width, vocab)
         values, index = extended.flatten(1).topk(min(2 * width, width * vocab), dim=1)  # (R, 2K), the best first
@@ -92,7 +98,7 @@ def _search(
             rows[live[r]].add(Hypothesis(tokens, total, total / norm))
         sums, kept = values.masked_fill(ends, float("-inf")).topk(width, dim=1)  # (R, K) that go on
         origin, token = origin.gather(1, kept), token.gather(1, kept)
-        last = length == room - prompt.shape[1]
+        last = length == max_new_tokens
         going = [
             r for r, best in enumerate((sums[:, 0] / norm).tolist()) if not last and not rows[live[r]].finished(best)
         ]
@@ -102,9 +108,20 @@ def _search(
         if not going:
             break
         chosen = torch.tensor(going, device=device)
+        searched, live = len(live), [live[r] for r in going]
+        sums, written = sums[chosen], written[chosen]
+        own, prompt = own[chosen] + 1, prompt[chosen]
+        if filled == model.limit:
+            own = slide(own, model.limit)
+            whole = torch.cat((prompt.repeat_interleave(width, 0), written.flatten(0, 1)), 1)
+            again, segments = last_tokens(whole, own.repeat_interleave(width))
+            filled = again.shape[1]
+            cache = model.new_cache(len(again), min(model.limit, filled + max_new_tokens - length))
+            logits = model(again, cache, segments)[:, -1]
+            continue
         flat = (chosen[:, None] * width + origin[chosen]).flatten()
-        cache.select(flat, None if len(going) == len(live) else chosen)
-        live, sums, written = [live[r] for r in going], sums[chosen], written[chosen]
+        cache.select(flat, None if len(going) == searched else chosen)
+        filled += 1
         logits = model(token[chosen].view(-1, 1), cache)[:, -1]
     return [row.found for row in rows]
 
@@ -114,4 +131,4 @@ def _add_open(rows: list[_Row], live: list[int], written: Tensor, sums: Tensor, 
     for r, (row, totals) in enumerate(zip(live, sums.tolist(), strict=True)):
         for k, total in enumerate(totals):
             if total > float("-inf"):
-                rows[row].add(Hypothesis(written[r, k].tolist(), total, total / norm))
+                rows[row].add(Hypothesis(written[r, k].tolist(), total, total / norm, ended=False))

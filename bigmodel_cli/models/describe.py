@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from bigmodel_cli.lazy import Module, Tensor, torch
 
-
 Shape = tuple[int, ...]
 
 

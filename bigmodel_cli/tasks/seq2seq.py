@@ -32,6 +32,9 @@ class Seq2SeqTaskOptions(AnyTaskOptions):
         "lets the model write",
     )
     beams: Count = Field(5, description="hypotheses that the search keeps when the model writes; 1 is greedy")
+    max_tokens: Count | None = Field(
+        None, description="longest text that the model writes, in tokens with the end; left out: what its context holds"
+    )
     length_penalty: NonNegative = Field(1.0, description="how far a longer text is preferred (Wu et al. 2016); 0: not")
 
     def build(self, facts: Facts = NO_FACTS) -> Seq2SeqTask:

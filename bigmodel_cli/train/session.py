@@ -153,7 +153,7 @@ def _show_sample(spec: Spec, data: DataSet, model: Module, device: torch.device)
     prompt = spec.task.sample_prompt
     decoding = Decoding(spec.task.sample_tokens, spec.task.sample_temperature, seed=spec.train.seed)
     try:
-        text = "".join(stream_text(model, load_tokenizer(data.assets()), prompt, decoding, device))
+        text = "".join(stream_text(model, load_tokenizer(data.assets()), spec.data, prompt, decoding, device))
     except DataError as error:
         say(f"no sample is shown: task.sample_prompt: {error}")
         return

@@ -179,3 +179,15 @@ def test_what_does_not_go_together_is_said(changes: list[str], status: int, mess
     result = cli("pretrain", "pairs.yaml", *(word for change in changes for word in ("--set", change)))
     assert result.status == status, result.err
     assert message in result.err
+
+
+def test_what_evaluation_cuts_is_said() -> None:
+    write("a.txt", ["ab"] * 4)
+    write("v.txt", ["abcdefgh", "ab", "abcdefghi"])
+    write("w.txt", ["abcdefg", "abcdefgh", "b"])
+    given = options(target=["a.txt"], val_source=["v.txt"], val_target=["w.txt"], context=8)
+    said: list[str] = []
+    open_data(given, base=Path(), seed=0, say=said.append)
+    assert "2 of 3 val sources are cut to 8 tokens" in said
+    assert "1 of 3 val targets are cut to 8 tokens" in said
+    assert not any("train" in line for line in said)

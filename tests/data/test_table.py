@@ -14,7 +14,8 @@ import pytest
 import torch
 from conftest import Result
 
-from bigmodel_cli.data import load_tokenizer, open_data, prepare_texts
+from bigmodel_cli.data import load_tokenizer, open_data
+from bigmodel_cli.data.inputs import Rows
 from bigmodel_cli.data.ragged import fit_lengths
 from bigmodel_cli.data.table import TableOptions
 from bigmodel_cli.data.table_files import Columns, read_rows
@@ -98,7 +99,10 @@ def test_rows_as_tokens() -> None:
     assert batch["label"].tolist() == [1, 0, 1, 0]
     assert data.split("train").batch(np.array([3]), 0, 0, False)["tokens"].tolist() == [[END, 99, END]]
     tokenizer = load_tokenizer(data.assets())
-    again = prepare_texts([["ab"], ["abcdefgh"]], tokenizer, 8)
+    reader = Rows(tokenizer, 8, 1)
+    items = [reader.read(text, "line 1") for text in ("\ufeff ab\r", "abcdefgh")]
+    assert [truncated for _, truncated in items] == [False, True]
+    again = reader.batch([content for content, _ in items])
     assert torch.equal(again["tokens"], batch["tokens"][[0, 2]])
 
 
@@ -117,11 +121,15 @@ def test_pairs_of_texts() -> None:
     batch = data.split("train").batch(np.arange(2), 0, 0, True)
     assert batch["tokens"].tolist() == [[END, 97, 98, END, 99, END, -1, -1], [END, 97, 98, 99, END, 103, 104, END]]
     assert batch["types"].tolist() == [[0, 0, 0, 0, 1, 1, -1, -1], [0, 0, 0, 0, 0, 1, 1, 1]]
-    again = prepare_texts([["ab", "c"], ["abcdef", "ghijkl"]], load_tokenizer(data.assets()), 8)
+    reader = Rows(load_tokenizer(data.assets()), 8, 2)
+    items = [reader.read(text, "line 1") for text in ("ab\t c", "abcdef\tghijkl ")]
+    assert [truncated for _, truncated in items] == [False, True]
+    again = reader.batch([content for content, _ in items])
     assert torch.equal(again["tokens"], batch["tokens"])
     assert torch.equal(again["types"], batch["types"])
-    with pytest.raises(DataError, match="items of 1, 2 texts"):
-        prepare_texts([["a"], ["a", "b"]], load_tokenizer(data.assets()), 8)
+    for text, message in (("a", "pairs of texts"), ("a\tb\tc", "pairs of texts"), (" \t", "line 7 is empty")):
+        with pytest.raises(DataError, match=message):
+            reader.read(text, "line 7")
 
 
 def test_the_longer_side_of_a_pair_is_cut_first() -> None:

@@ -193,6 +193,39 @@ def test_sampling_is_repeatable_and_filters_as_it_says() -> None:
     assert ends.tolist() == [0, 1]  # never beyond what is likely
 
 
+def test_equally_likely_tokens_are_told_apart_by_their_number_and_no_temperature_overflows() -> None:
+    logits = torch.tensor([[1.0, 3.0, 3.0, 3.0, 0.0, 3.0], [2.0, 2.0, 2.0, 2.0, 2.0, 2.0]])
+    draws = torch.rand(2, generator=torch.Generator().manual_seed(0))
+    for k, rows in (
+        (1, ([1], [0])),
+        (2, ([1, 2], [0, 1])),
+        (4, ([1, 2, 3, 5], [0, 1, 2, 3])),
+        (5, ([0, 1, 2, 3, 5],) * 1),
+    ):
+        for kept, want in zip(keep_likely(logits, Sampling(top_k=k)), rows, strict=False):
+            assert kept.isfinite().nonzero().flatten().tolist() == want
+    assert (
+        sample(logits, Sampling(1.0, top_k=1), draws).tolist() == sample(logits, Sampling(0.0), None).tolist() == [1, 0]
+    )
+    assert keep_likely(logits, Sampling(top_p=0.5))[1].isfinite().tolist() == [True] * 3 + [False] * 3
+    assert keep_likely(logits, Sampling(min_p=1.0))[0].isfinite().nonzero().flatten().tolist() == [1, 2, 3, 5]
+    huge = torch.tensor([[1e30, 3e38, -3e38, 0.0], [5.0, 4.0, 3.0, 5.1]])
+    for temperature in (1e-320, 1e-40, 1e-3):
+        assert sample(huge, Sampling(temperature), torch.tensor([0.999, 0.999])).tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_filters_keep_what_those_of_transformers_keep(seed: int) -> None:
+    from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    logits = 3 * torch.randn(7, 40, generator=torch.Generator().manual_seed(seed))
+    k, p, least = seed * 4 + 2, 0.3 + 0.15 * seed, 0.02 * seed + 0.01
+    want: torch.Tensor = logits
+    for warper in (TopKLogitsWarper(k), TopPLogitsWarper(p), MinPLogitsWarper(least)):
+        want = warper(None, want)
+    assert torch.equal(keep_likely(logits, Sampling(1.0, k, p, least)).isfinite(), want.isfinite())
+
+
 def test_a_rows_text_does_not_depend_on_what_stands_beside_it() -> None:
     model = decoder()
     prompt, draws = torch.randint(50, (4, 5)), torch.rand(4, 12)

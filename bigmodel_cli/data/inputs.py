@@ -1,0 +1,225 @@
+"""From what a person gives (a line, a file, a recording) to what a model reads: the one way that predict, eval and attend take.
+
+There is a reader for each form of data. It cleans, marks, limits, resizes and normalises as that form's training data is, by the
+same functions; an item that it cannot read is an error of that item alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from bigmodel_cli.config import PADDING, Facts
+from bigmodel_cli.data.audio import batch_of_sounds, read_sound
+from bigmodel_cli.data.cleaning import checked, clean, printable, without_bom
+from bigmodel_cli.data.pixels import prepare_image
+from bigmodel_cli.data.table import TableOptions, batch_of_texts, encode, marks, room
+from bigmodel_cli.data.text import StdlibOptions, TextOptions
+from bigmodel_cli.data.tokenizer import Tokenizer
+from bigmodel_cli.errors import DataError
+from bigmodel_cli.lazy import Tensor, torch
+
+
+@dataclass(frozen=True)
+class Item:
+    """One input: its number from 0, what was given, and its content as the reader has it; or the error in its place."""
+
+    number: int
+    given: str
+    content: Any = None
+    truncated: bool = False
+    error: str | None = None
+
+
+class Reader(Protocol):
+    """Reads inputs of one form. `most` says in words how much of an input it takes."""
+
+    most: str
+
+    def read(self, given: str, place: str) -> tuple[Any, bool]:
+        """An input's content, and whether it was cut. Raises `DataError`; `place` names the input."""
+
+    def batch(self, contents: Sequence[Any]) -> dict[str, Tensor]:
+        """Several contents as one batch, each as it would be alone but for padding."""
+
+
+def read_items(reader: Reader, inputs: Iterable[str], word: str) -> Iterator[Item]:
+    """An item for each input, in order, whether it can be read or not; `word` is what an input is called ("line")."""
+    for number, given in enumerate(inputs):
+        try:
+            content, truncated = reader.read(given, f"{word} {number + 1}")
+            yield Item(number, printable(given), content, truncated)
+        except DataError as error:
+            yield Item(number, printable(given), error=printable(str(error)))
+
+
+class Images:
+    """Image files: {"image": (B, C, H, W)}."""
+
+    most = ""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+
+    def read(self, given: str, place: str) -> tuple[Tensor, bool]:
+        """(1, C, H, W): the pixels, resized and normalised."""
+        return prepare_image(_named(given, place), self.facts), False
+
+    def batch(self, contents: Sequence[Tensor]) -> dict[str, Tensor]:
+        """One after the other."""
+        return {"image": torch.cat(list(contents))}
+
+
+class Sounds:
+    """Recordings: {"image": (B, 1, mels, T)}, or {"frames": (B, T, mels), "lengths": (B,)}; none is cut."""
+
+    most = ""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+
+    def read(self, given: str, place: str) -> tuple[Any, bool]:
+        """The samples."""
+        return read_sound(_named(given, place), self.facts), False
+
+    def batch(self, contents: Sequence[Any]) -> dict[str, Tensor]:
+        """The frames, padded to the longest."""
+        return batch_of_sounds(contents, self.facts)
+
+
+class Rows:
+    """Texts, or pairs of them with a tab between, as rows of a table: {"tokens": (B, T), for pairs "types": (B, T)}."""
+
+    def __init__(self, tokenizer: Tokenizer, context: int, sides: int) -> None:
+        self.tokenizer, self.context, self.sides = tokenizer, context, sides
+        self.most = f"{context} tokens, marks included"
+
+    def read(self, given: str, place: str) -> tuple[list[Any], bool]:
+        """The tokens of each side, without the marks."""
+        texts = _sides(checked(given, place), self.sides, place)
+        sides = [encode(self.tokenizer, clean(text), place) for text in texts]
+        count = sum(len(side) for side in sides)
+        if not count:
+            raise DataError(f"{place} is empty: there is no text to read")
+        return sides, count > room(self.context, sides)
+
+    def batch(self, contents: Sequence[list[Any]]) -> dict[str, Tensor]:
+        """The rows with their marks, padded on the right."""
+        return batch_of_texts(contents, self.tokenizer, self.context)
+
+
+class Sources:
+    """What an encoder-decoder reads: {"source": (B, S)}, each with its end; `empty` takes sources without a token too."""
+
+    def __init__(self, tokenizer: Tokenizer, context: int, empty: bool = False) -> None:
+        assert tokenizer.end_of_text is not None
+        self.tokenizer, self.context, self.end, self.empty = tokenizer, context, tokenizer.end_of_text, empty
+        self.most = f"{context} tokens, the end included"
+
+    def read(self, given: str, place: str) -> tuple[list[int], bool]:
+        """The tokens and the end."""
+        tokens = encode(self.tokenizer, clean(checked(given, place)), place)
+        if not len(tokens) and not self.empty:
+            raise DataError(f"{place} is empty: there is no text to read")
+        return [*map(int, tokens[: self.context - 1]), self.end], len(tokens) >= self.context
+
+    def batch(self, contents: Sequence[list[int]]) -> dict[str, Tensor]:
+        """Padded on the right."""
+        padded = torch.full((len(contents), max(map(len, contents))), PADDING)
+        for row, tokens in zip(padded, contents, strict=True):
+            row[: len(tokens)] = torch.tensor(tokens)
+        return {"source": padded}
+
+
+class Prompts:
+    """What a decoder continues: {"tokens": (B, T), "real": (B, T)}, padded on the left; of a prompt that is too long the end stays.
+
+    Where each training text begins with a mark, as the rows of a table and isolated documents do, a prompt does too, and may be
+    empty; windows of running text begin anywhere.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, limit: int, options: Any) -> None:
+        self.tokenizer, self.limit = tokenizer, limit
+        self.table = options if isinstance(options, TableOptions) else None
+        isolated = isinstance(options, TextOptions | StdlibOptions) and options.isolate
+        self.begin = [marks(tokenizer)[0]] if self.table is not None or isolated else []
+        self.most = f"{limit} tokens, the last ones"
+
+    def read(self, given: str, place: str) -> tuple[list[int], bool]:
+        """The tokens, the mark before them where there is one."""
+        given, tokens = without_bom(checked(given, place)), [*self.begin]
+        if self.table is None:
+            tokens += self.tokens(given, place)
+        else:
+            *whole, last = given.split("\t", len(self.table.text) - 1)
+            for side in whole:
+                tokens += [*self.tokens(clean(side), place), marks(self.tokenizer)[1]]
+            tokens += self.tokens(last.lstrip(), place)  # a blank at its end is one within the row
+        if not tokens:
+            raise DataError(f"{place}: the prompt is empty; give at least one character")
+        return tokens[-self.limit :], len(tokens) > self.limit
+
+    def tokens(self, text: str, place: str) -> list[int]:
+        """The tokens of a text as plain numbers."""
+        return [int(token) for token in encode(self.tokenizer, text, place)]
+
+    def batch(self, contents: Sequence[list[int]]) -> dict[str, Tensor]:
+        """Padded on the left."""
+        longest = max(map(len, contents))
+        real = torch.tensor([[False] * (longest - len(row)) + [True] * len(row) for row in contents])
+        return {"tokens": torch.tensor([[row[0]] * (longest - len(row)) + row for row in contents]), "real": real}
+
+
+class Windows:
+    """Running text as a model of both sides reads it, without marks: {"tokens": (1, T)}; what is too long loses its end."""
+
+    def __init__(self, tokenizer: Tokenizer, context: int) -> None:
+        self.tokenizer, self.context = tokenizer, context
+        self.most = f"{context} tokens"
+
+    def read(self, given: str, place: str) -> tuple[list[int], bool]:
+        """The tokens."""
+        tokens = encode(self.tokenizer, without_bom(checked(given, place)), place)
+        if not len(tokens):
+            raise DataError(f"{place}: the text is empty; give at least one character")
+        return [int(token) for token in tokens[: self.context]], len(tokens) > self.context
+
+    def batch(self, contents: Sequence[list[int]]) -> dict[str, Tensor]:
+        """Padded on the right."""
+        rows = [np.pad(row, (0, max(map(len, contents)) - len(row)), constant_values=PADDING) for row in contents]
+        return {"tokens": torch.from_numpy(np.stack(rows))}
+
+
+def files_reader(facts: Facts) -> Reader:
+    """The reader of a model of images or of sound."""
+    return Images(facts) if facts.sound is None else Sounds(facts)
+
+
+def rows_reader(options: Any, tokenizer: Tokenizer, facts: Facts) -> Reader:
+    """The reader of a model that reads whole texts: as rows of a table where it was trained on one."""
+    assert facts.context is not None
+    if isinstance(options, TableOptions):
+        return Rows(tokenizer, facts.context, len(options.text))
+    return Rows(tokenizer, facts.context, 1) if facts.classes else Windows(tokenizer, facts.context)
+
+
+def _named(given: str, place: str) -> Path:
+    if not given.strip():
+        raise DataError(f"{place} is empty: it names no file")
+    return Path(given)
+
+
+def _sides(given: str, count: int, place: str) -> list[str]:
+    """The texts of an item, two with a tab between where the model reads pairs."""
+    if count == 1:
+        return [given]
+    sides = given.split("\t")
+    if len(sides) != count:
+        raise DataError(
+            f"{place}: {given[:60]!r}: this model labels pairs of texts; write both on a line with a tab between"
+        )
+    return sides
