@@ -9,7 +9,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, Options, Positive, Probability, Seed, Steps
-from bigmodel_cli.optim import AdamWOptions, OptimizerOptions, Schedule
+from bigmodel_cli.optim import AdamWOptions, OptimizerOptions
+from bigmodel_cli.schedule import Schedule
 
 VALIDATION_TOKENS = 1 << 14
 """Tokens at once in a validation, where training has not more of them."""
