@@ -88,7 +88,9 @@ def named_weights(model: Module) -> list[Weight]:
         if isinstance(module, DeclaresRoles):
             for name, role in module.weight_roles().items():
                 if prefix + name not in roles:
-                    raise ValueError(f"{type(module).__name__}.weight_roles names {name!r}, which is not a weight of it")
+                    raise ValueError(
+                        f"{type(module).__name__}.weight_roles names {name!r}, which is not a weight of it"
+                    )
                 roles[prefix + name] = role
     uses: dict[int, list[Role]] = {}
     for name, p in model.named_parameters(remove_duplicate=False):

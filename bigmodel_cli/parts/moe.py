@@ -132,6 +132,12 @@ class MixtureOfExperts(Module):
         load.zero_()
         self.auxiliary = None
 
+    def forget_step(self) -> None:
+        """After a step that changed nothing: forget the load, and leave the bias."""
+        load: Tensor = self.load  # type: ignore[assignment]
+        load.zero_()
+        self.auxiliary = None
+
     def statistics(self) -> dict[str, float]:
         """Of the step at hand: the busiest expert's load as a multiple of its share, and the part of experts without a token."""
         load: Tensor = self.load  # type: ignore[assignment]
