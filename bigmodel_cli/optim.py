@@ -209,8 +209,8 @@ class Muon(Optimizer):
     """Momentum whose matrices are made orthogonal before they move the weights (Jordan et al. 2024, "Muon").
 
     Every singular value of the update becomes about 1; it is multiplied by sqrt(max(1, rows / columns)), as in the author's
-    code. Kernels count as matrices of (output, rest); experts, groups of channels and fused projections (query, key and value) as one
-    matrix each (roles.py).
+    code. Kernels count as matrices of (output, rest); experts, groups of channels and fused projections (query, key, value) are
+    one matrix each (roles.py).
     """
 
     slots = ("momentum",)
@@ -304,7 +304,7 @@ def describe_weights(options: OptimizerOptions, weights: Iterable[Weight]) -> li
 
 
 def summary(described: list[dict[str, Any]]) -> str:
-    """What `describe_weights` found, as one line: 'muon 8 tensors (1,024 numbers), adamw 9 (96); weight decay on 8 tensors of 17'."""
+    """What `describe_weights` found, as one line: which optimizer moves how many tensors, and how many decay."""
     trained = [w for w in described if w["optimizer"] is not None]
     parts = []
     for optimizer in dict.fromkeys(w["optimizer"] for w in trained):

@@ -24,7 +24,10 @@ def fresh_directory(root: Path, name: str) -> Path:
 
 
 class MetricsLog:
-    """metrics.jsonl: one JSON object a line, null for what is not a finite number. Where it cannot be written, one warning is said and training goes on."""
+    """metrics.jsonl: one JSON object a line, null for what is not a finite number.
+
+    Where it cannot be written, one warning is said and training goes on.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -29,9 +29,9 @@ class Schedule(Options):
         """The fraction of the peak learning rate for optimizer step `step` (from 0) of `total`.
 
         Step `warmup` has the peak, and linear, cosine and wsd have exactly `final` at step total - 1 (where one step alone follows
-        the warm-up, it has the peak). Inverse square root: Vaswani et al. 2017, equation 3; it peaks at the end of the warm-up and,
-        like constant, ignores `final`. Warm-up, stable, decay: Hu et al. 2024 (MiniCPM), with a linear end of decay x total steps, at
-        least one, which does not begin before the warm-up has ended.
+        the warm-up, it has the peak). Inverse square root: Vaswani et al. 2017, equation 3; it peaks at the end of the warm-up
+        and, like constant, ignores `final`. Warm-up, stable, decay: Hu et al. 2024 (MiniCPM), with a linear end of decay x total
+        steps, at least one, which does not begin before the warm-up has ended.
         """
         if step < self.warmup:
             return (step + 1) / (self.warmup + 1)
@@ -39,7 +39,7 @@ class Schedule(Options):
             return 1.0
         if self.type == "inverse_sqrt":
             return math.sqrt(max(1, self.warmup) / max(1, step))
-        span = total - 1 - self.warmup  # steps from the peak to the last one
+        span = float(total - 1 - self.warmup)  # steps from the peak to the last one
         if self.type == "wsd":
             span = min(span, max(1, self.decay * total))
         if span <= 0:
@@ -52,13 +52,13 @@ class Schedule(Options):
         """What the run's length does to the schedule, where that is hardly meant: for people."""
         if self.warmup >= total:
             return [
-                f"train.schedule.warmup: {self.warmup:,} steps of warm-up are not fewer than the run's {total:,}: the learning rate "
-                f"only rises, to {100 * self.factor(total - 1, total):.3g} % of its peak"
+                f"train.schedule.warmup: {self.warmup:,} steps of warm-up are not fewer than the run's {total:,}: the "
+                f"learning rate only rises, to {100 * self.factor(total - 1, total):.3g} % of its peak"
             ]
         if self.type == "wsd" and self.warmup > total - 1 - self.decay * total:
             return [
-                f"train.schedule.warmup: {self.warmup:,} steps of warm-up reach into the last {100 * self.decay:.3g} % of the run's "
-                f"{total:,} steps (train.schedule.decay): the learning rate goes down right after its peak, in "
+                f"train.schedule.warmup: {self.warmup:,} steps of warm-up reach into the last {100 * self.decay:.3g} % of "
+                f"the run's {total:,} steps (train.schedule.decay): the learning rate goes down right after its peak, in "
                 f"{total - 1 - self.warmup:,} steps"
             ]
         return []

@@ -94,7 +94,7 @@ def _head_names(network: Module) -> tuple[str, ...]:
 
 
 def _weight_roles(network: Module) -> dict[str, Role]:
-    """The first convolution reads the image, the last layer makes the logits; Swin v2 makes its position biases by small networks."""
+    """The first convolution reads the image, the last layer makes the logits; Swin v2 makes its position biases by networks."""
     layers = [n for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     biases = {f"{name}.weight": GAIN for name in layers if ".cpb_mlp." in name}
     return {**biases, f"{layers[0]}.weight": OUTER, **{f"{name}.weight": OUTER for name in _head_names(network)}}

@@ -194,14 +194,14 @@ def _numerics_message(run: Run, result: StepResult) -> str:
 
 
 def _note_overflow(run: Run, reporter: Reporter, result: StepResult) -> None:
-    """A step whose loss or gradient is not finite: an error, but where a lower loss scale may help (fp16). Said at the first one."""
+    """A step whose loss or gradient is not finite: an error, but where a lower loss scale may help (fp16); said the first time."""
     scale = run.state.loss_scale
     if not scale.dynamic or scale.stuck >= HOPELESS:
         raise NumericsError(_numerics_message(run, result))
     if scale.skipped == 1:
         reporter.line(
-            f"step {run.state.step + 1}: overflow in fp16; this step changed nothing, and the loss scale falls to {scale.value:,.0f} "
-            "(this is said once; metrics.jsonl counts such steps as skipped)"
+            f"step {run.state.step + 1}: overflow in fp16; this step changed nothing, and the loss scale falls to "
+            f"{scale.value:,.0f} (this is said once; metrics.jsonl counts such steps as skipped)"
         )
 
 

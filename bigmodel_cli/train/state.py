@@ -171,8 +171,8 @@ class TrainState:
         differing = sorted(own.keys() ^ self.optimizer.state_dict().keys())
         if differing:
             raise CheckpointError(
-                f"the checkpoint's optimizer is not the one of this run: {differing[0]} and {len(differing) - 1} more tensors are in one of "
-                "them alone (earlier versions gave other weights to muon); start a new run with bigmodel finetune --from"
+                f"the checkpoint's optimizer is not this run's: {len(differing)} tensors are in one of them alone, such as "
+                f"{differing[0]} (earlier versions gave other weights to muon); start a new run: bigmodel finetune --from"
             )
         self.optimizer.load_state_dict(own, values["optimizer_steps"])
         self.step = values["step"]

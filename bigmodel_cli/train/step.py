@@ -43,10 +43,12 @@ def train_step(
     """Add up the gradients of the micro-batches and move the weights by their mean over all targets.
 
     Losses are sums, so that the division by the global count makes accumulation equal to one large batch. Under fp16 the backward
-    pass starts from the loss scale times about the mean: the sum divided by a power of two near the step's count, which is exact and
-    taken back at the end, so that the size of a batch changes neither what overflows nor the result. Where the loss or the gradient is
-    not finite nothing is changed: weights, averages, optimizer, statistics of normalisation (under fp16) and of experts; under fp16 the
-    loss scale is halved. Such a step has had its batch and its random numbers.
+    pass starts from the loss scale times about the mean: the sum divided by a power of two near the step's count, which is exact
+    and taken back at the end, so that the size of a batch changes neither what overflows nor the result.
+
+    Where the loss or the gradient is not finite nothing is changed: weights, averages, the optimizer; under fp16, where training
+    goes on, not the statistics of normalisation and of experts either, and the loss scale is halved. The step counts in the run
+    and its schedule, not in the optimizer; its batch and its random numbers are used up.
     """
     scale, unit = state.loss_scale, 1.0
     buffers = [tensor.clone() for tensor in state.buffers] if scale.dynamic else []
