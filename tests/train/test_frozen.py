@@ -59,7 +59,8 @@ CASES: dict[str, tuple[dict[str, Any], InitOptions, str]] = {
                              InitOptions(freeze=["conv1", "bn1", "layer[123].*"]), "layer4.|fc."),
     "vit": (VIT, InitOptions(train="head"), "head."),
     "experts": (MOE, InitOptions(train="head"), "head."),
-    "one block of experts": (MOE, InitOptions(freeze=["blocks.0.ffn"]), "embedding.|blocks.0.mixer|blocks.1.|norm.|head."),
+    "one block of experts": (MOE, InitOptions(freeze=["blocks.0.ffn"]),
+                             "embedding.|blocks.0.mixer|blocks.0.ffn_norm.|blocks.1.|norm.|head."),
 }  # fmt: skip
 
 
