@@ -75,8 +75,7 @@ def test_patience_counts_it(decoder_spec: Path, cli: Cli, monkeypatch: pytest.Mo
     result = cli("pretrain", decoder_spec, "--out", "run", *words)
     assert result.status == 0
     assert "stopping early: 2 validations without a better loss" in result.err
-    assert result.out.strip() == "run/checkpoints/best"  # of step 6: not a number at 3, 9 and 12
-    assert os.readlink("run/checkpoints/best") == "step-00000006"
+    assert result.out.strip() == "run/checkpoints/step-00000006"  # not a number at 3, 9 and 12
 
 
 def test_no_validation_has_a_number(decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
