@@ -207,9 +207,7 @@ def predict(
 
     Example: bigmodel predict runs/mnist_cnn seven.png, or: ls *.png | bigmodel predict runs/mnist_cnn
     """
-    import json as json_
-
-    from bigmodel_cli.console import result
+    from bigmodel_cli.console import result, strict_json
     from bigmodel_cli.loaded import load_checkpoint
     from bigmodel_cli.predict import predict as predict_
     from bigmodel_cli.writing import Decoding
@@ -221,7 +219,7 @@ def predict(
         max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, beams, length_penalty, n_best, seed
     )
     for record in predict_(loaded, lines, decoding, top):
-        result(json_.dumps(record, ensure_ascii=False))
+        result(strict_json(record, ascii_only=False))
 
 
 @app.command()

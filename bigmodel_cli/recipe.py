@@ -120,4 +120,7 @@ class InitOptions(Options):
 
     checkpoint: str | None = Field(None, description="a checkpoint of bigmodel whose weights are the start")
     train: Literal["all", "head"] = Field("all", description="which weights are trained: all, or the output head alone")
-    freeze: list[str] = Field([], description="names or patterns (blocks.0.*) of weights that are not trained")
+    freeze: list[str] = Field(
+        [],
+        description="names or patterns (blocks.0.*) of weights that are not trained; modules with no other weight evaluate",
+    )
