@@ -158,14 +158,7 @@ class TrainState:
         return weights, train, values
 
     def restore(self, weights: dict[str, Tensor], train: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Become the captured state, to the bit."""
-        load_weights(self.model, weights)
-        if self.ema:
-            for name, tensor in self.ema.items():
-                tensor.copy_(weights[name])
-            with torch.no_grad():
-                for name, p in self.model.named_parameters():
-                    p.copy_(train[f"raw.{name}"])
+        """Become the captured state, to the bit. Raises `CheckpointError` where it is of another model or optimizer."""
         prefix = "optimizer."
         own = {name.removeprefix(prefix): tensor for name, tensor in train.items() if name.startswith(prefix)}
         differing = sorted(own.keys() ^ self.optimizer.state_dict().keys())
@@ -174,6 +167,13 @@ class TrainState:
                 f"the checkpoint's optimizer is not this run's: {len(differing)} tensors are in one of them alone, such as "
                 f"{differing[0]} (earlier versions gave other weights to muon); start a new run: bigmodel finetune --from"
             )
+        load_weights(self.model, weights)
+        if self.ema:
+            for name, tensor in self.ema.items():
+                tensor.copy_(weights[name])
+            with torch.no_grad():
+                for name, p in self.model.named_parameters():
+                    p.copy_(train[f"raw.{name}"])
         self.optimizer.load_state_dict(own, values["optimizer_steps"])
         self.step = values["step"]
         self.scores, self.best = dict(values["scores"]), values["best"]

@@ -74,6 +74,7 @@ def test_an_optimizer_state_of_other_weights_is_refused() -> None:
     state = TrainState(model, MuonOptions().build(named_weights(model)))
     weights, train, values = state.capture()
     train["optimizer.exp_avg.0.weight"] = train.pop("optimizer.momentum.0.weight")
+    weights = {name: tensor + 1 for name, tensor in weights.items()}
     before = model[0].weight.detach().clone()
     with pytest.raises(CheckpointError, match=r"2 tensors are in one of them alone, such as exp_avg\.0\.weight"):
         state.restore(weights, train, values)
