@@ -207,9 +207,7 @@ def predict(
 
     Example: bigmodel predict runs/mnist_cnn seven.png, or: ls *.png | bigmodel predict runs/mnist_cnn
     """
-    import json as json_
-
-    from bigmodel_cli.console import result
+    from bigmodel_cli.console import result, strict_json
     from bigmodel_cli.data import lines_of
     from bigmodel_cli.loaded import load_checkpoint
     from bigmodel_cli.predict import predict as predict_
@@ -222,7 +220,7 @@ def predict(
     )
     given, word = (inputs, "input") if inputs else (lines_of(sys.stdin.buffer), "line")
     for record in predict_(loaded, given, decoding, top, word):
-        result(json_.dumps(record, ensure_ascii=False))
+        result(strict_json(record, ascii_only=False))
 
 
 @app.command()

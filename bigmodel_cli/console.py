@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,20 @@ def result(text: str) -> None:
 
 def result_json(values: dict[str, Any]) -> None:
     """Print one JSON object, with `schema_version` first, on stdout."""
-    result(json.dumps({"schema_version": SCHEMA_VERSION, **values}, ensure_ascii=False, allow_nan=False))
+    result(strict_json({"schema_version": SCHEMA_VERSION, **values}, ascii_only=False))
+
+
+def strict_json(values: Any, *, ascii_only: bool = True) -> str:
+    """Values as one line of JSON; what is not a finite number, which JSON does not have, is null."""
+    return json.dumps(_finite(values), ensure_ascii=ascii_only, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def mute_stdout() -> None:

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules.
+"""Optimizers.
 
 Our own few lines around PyTorch's fused and foreach kernels: `torch.optim.Optimizer` imports the compiler on first use,
 which costs as much start-up time as half of torch itself, and its state has no names. Here the state is keyed by the
@@ -15,8 +15,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import Count, Fraction, Natural, NonNegative, Options, Positive, Probability
+from bigmodel_cli.config import Count, NonNegative, Options, Positive, Probability
 from bigmodel_cli.lazy import torch
+from bigmodel_cli.roles import Role, Weight
 
 
 class AdamWOptions(Options):
@@ -29,15 +30,19 @@ class AdamWOptions(Options):
         [0.9, 0.999], description="decay rates of the running means of the gradient and of its square"
     )
     eps: Positive = Field(1e-8, description="added to the root of the second moment")
-    weight_decay: NonNegative = Field(0.0, description="decoupled decay, on matrices and kernels only")
+    weight_decay: NonNegative = Field(0.0, description="decoupled decay of matrices, kernels and embeddings of tokens")
 
     def scratch(self, sizes: list[int]) -> int:
         """Bytes that an update needs for itself, for weights of these sizes in bytes: none, the kernel is fused."""
         return 0
 
-    def build(self, parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> AdamW:
-        """The optimizer of these named parameters."""
-        return AdamW(self, parameters)
+    def build(self, weights: Iterable[Weight]) -> AdamW:
+        """The optimizer of these weights."""
+        return AdamW(self, weights)
+
+    def mover(self, role: Role) -> tuple[str, float]:
+        """Which optimizer moves a weight of that role, and with how much decay."""
+        return "adamw", self.weight_decay if role.decayed else 0.0
 
 
 class SGDOptions(Options):
@@ -48,19 +53,23 @@ class SGDOptions(Options):
     lr: Positive = Field(0.1, description="peak learning rate")
     momentum: Probability = Field(0.9, description="decay rate of the running sum of gradients")
     nesterov: bool = Field(True, description="look ahead along the momentum")
-    weight_decay: NonNegative = Field(0.0, description="L2 penalty, on matrices and kernels only")
+    weight_decay: NonNegative = Field(0.0, description="L2 penalty on matrices, kernels and embeddings of tokens")
 
     def scratch(self, sizes: list[int]) -> int:
         """Bytes that an update needs for itself, for weights of these sizes in bytes: the scaled gradients."""
         return sum(sizes)
 
-    def build(self, parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> SGD:
-        """The optimizer of these named parameters."""
-        return SGD(self, parameters)
+    def build(self, weights: Iterable[Weight]) -> SGD:
+        """The optimizer of these weights."""
+        return SGD(self, weights)
+
+    def mover(self, role: Role) -> tuple[str, float]:
+        """Which optimizer moves a weight of that role, and with how much decay."""
+        return "sgd", self.weight_decay if role.decayed else 0.0
 
 
 class MuonOptions(Options):
-    """Muon (Jordan et al. 2024) for the matrices between embedding and head, AdamW for all other weights."""
+    """Muon (Jordan et al. 2024) for hidden matrices and kernels, AdamW for all other weights (first and last layer, gains ...)."""
 
     type: Literal["muon"] = "muon"
     copies: ClassVar[int] = 2
@@ -75,59 +84,30 @@ class MuonOptions(Options):
         """Bytes that an update needs for itself, for weights of these sizes in bytes: some copies of one matrix at a time."""
         return 6 * max(sizes, default=0)
 
-    def build(self, parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> Muon:
-        """The optimizer of these named parameters."""
-        return Muon(self, parameters)
+    def build(self, weights: Iterable[Weight]) -> Muon:
+        """The optimizer of these weights."""
+        return Muon(self, weights)
+
+    def mover(self, role: Role) -> tuple[str, float]:
+        """Which optimizer moves a weight of that role, and with how much decay."""
+        return ("muon", self.weight_decay) if role.matrix else self.rest.mover(role)
 
 
 OptimizerOptions = Annotated[AdamWOptions | SGDOptions | MuonOptions, Field(discriminator="type")]
 OPTIMIZERS: dict[str, type[Options]] = {"adamw": AdamWOptions, "sgd": SGDOptions, "muon": MuonOptions}
 
 
-class Schedule(Options):
-    """Learning rate over a run: linear warm-up to the peak, then the shape called `type` down to `final` x peak."""
-
-    type: Literal["constant", "linear", "cosine", "inverse_sqrt", "wsd"] = Field(
-        "constant",
-        description="the shape after the warm-up; inverse_sqrt: as the original Transformer; wsd: constant, then down",
-    )
-    warmup: Natural = Field(0, description="steps of linear warm-up")
-    final: Fraction = Field(0.0, description="the learning rate at the last step, as a fraction of the peak")
-    decay: Fraction = Field(
-        0.2, description="wsd: the part of the run, at its end, in which the rate goes down linearly"
-    )
-
-    def factor(self, step: int, total: int) -> float:
-        """The fraction of the peak learning rate for optimizer step `step` (from 0) of `total`.
-
-        Inverse square root: Vaswani et al. 2017, equation 3; its peak is at the end of the warm-up, and it heeds no `final`.
-        Warm-up, stable, decay: Hu et al. 2024 (MiniCPM), with a linear end.
-        """
-        if step < self.warmup:
-            return (step + 1) / (self.warmup + 1)
-        if self.type == "constant":
-            return 1.0
-        if self.type == "inverse_sqrt":
-            return math.sqrt(max(1, self.warmup) / max(1, step))
-        progress = min(1.0, (step - self.warmup) / max(1, total - self.warmup))
-        if self.type == "wsd":
-            shape = min(1.0, (total - step) / max(1.0, self.decay * total))
-        else:
-            shape = 1 - progress if self.type == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
-        return self.final + (1 - self.final) * shape
-
-
 class Optimizer(ABC):
-    """Common to all optimizers: named parameters in groups with and without decay, and named state tensors."""
+    """Common to all optimizers: weights in groups with and without decay, and named state tensors."""
 
     slots: tuple[str, ...] = ()
 
-    def __init__(self, weight_decay: float, parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> None:
-        trainable = [(name, p) for name, p in parameters if p.requires_grad]
-        self.names = [name for name, _ in trainable]
-        self.parameters = [p for _, p in trainable]
-        decayed = [i for i, p in enumerate(self.parameters) if p.dim() >= 2]
-        rest = [i for i, p in enumerate(self.parameters) if p.dim() < 2]
+    def __init__(self, weight_decay: float, weights: Iterable[Weight]) -> None:
+        self.weights = [w for w in weights if w.tensor.requires_grad]
+        self.names = [w.name for w in self.weights]
+        self.parameters = [w.tensor for w in self.weights]
+        decayed = [i for i, w in enumerate(self.weights) if w.role.decayed]
+        rest = [i for i, w in enumerate(self.weights) if not w.role.decayed]
         self.groups = [(group, decay) for group, decay in ((decayed, weight_decay), (rest, 0.0)) if group]
         self.state = {slot: [torch.zeros_like(p) for p in self.parameters] for slot in self.slots}
         self.steps = 0
@@ -165,8 +145,8 @@ class AdamW(Optimizer):
 
     slots = ("exp_avg", "exp_avg_sq")
 
-    def __init__(self, options: AdamWOptions, parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> None:
-        super().__init__(options.weight_decay, parameters)
+    def __init__(self, options: AdamWOptions, weights: Iterable[Weight]) -> None:
+        super().__init__(options.weight_decay, weights)
         self.options = options
         # The kernel reads the step from a tensor per parameter: they all share one.
         self.clock = torch.zeros((), dtype=torch.float32, device=self.parameters[0].device) if self.parameters else None
@@ -203,8 +183,8 @@ class SGD(Optimizer):
 
     slots = ("momentum",)
 
-    def __init__(self, options: SGDOptions, parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> None:
-        super().__init__(options.weight_decay, parameters)
+    def __init__(self, options: SGDOptions, weights: Iterable[Weight]) -> None:
+        super().__init__(options.weight_decay, weights)
         self.options = options
 
     def step(self, lr: float, divisor: float) -> None:
@@ -241,18 +221,17 @@ class Muon(Optimizer):
     """Momentum whose matrices are made orthogonal before they move the weights (Jordan et al. 2024, "Muon").
 
     Every singular value of the update becomes about 1; it is multiplied by sqrt(max(1, rows / columns)), as in the author's
-    code. Kernels count as matrices of (output, rest), experts as one matrix each.
+    code. Kernels count as matrices of (output, rest); experts, groups of channels and fused projections (query, key, value) are
+    one matrix each (roles.py).
     """
 
     slots = ("momentum",)
 
-    def __init__(self, options: MuonOptions, parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> None:
-        everything = list(parameters)
-        matrices = [(name, p) for name, p in everything if p.dim() >= 2 and not name.endswith(NOT_MATRICES)]
-        chosen = {name for name, _ in matrices}
-        super().__init__(options.weight_decay, matrices)
+    def __init__(self, options: MuonOptions, weights: Iterable[Weight]) -> None:
+        everything = list(weights)
+        super().__init__(options.weight_decay, [w for w in everything if w.role.matrix])
         self.options = options
-        self.rest = AdamW(options.rest, [(name, p) for name, p in everything if name not in chosen])
+        self.rest = AdamW(options.rest, [w for w in everything if not w.role.matrix])
 
     def gradients(self) -> list[torch.Tensor]:
         return [*super().gradients(), *self.rest.gradients()]
@@ -273,28 +252,19 @@ class Muon(Optimizer):
         options = self.options
         self.rest.step(options.rest.lr * lr / options.lr, divisor)
         with torch.no_grad():
-            for p, momentum in zip(self.parameters, self.state["momentum"], strict=True):
+            for weight, momentum in zip(self.weights, self.state["momentum"], strict=True):
+                p = weight.tensor
                 gradient = p.grad if p.grad is not None else torch.zeros_like(p)
                 gradient = gradient / divisor
                 momentum.lerp_(gradient, 1 - options.momentum)
                 update = gradient.lerp(momentum, options.momentum) if options.nesterov else momentum
-                matrix = update if p.dim() == 3 else update.flatten(1)
-                scale = math.sqrt(max(1.0, matrix.shape[-2] / matrix.shape[-1]))
+                parts = [
+                    orthogonal(m, options.iterations) * math.sqrt(max(1.0, m.shape[-2] / m.shape[-1]))
+                    for m in weight.role.matrices(update)
+                ]
                 if options.weight_decay:
                     p.mul_(1 - lr * options.weight_decay)
-                p.add_(orthogonal(matrix, options.iterations).view_as(p), alpha=-lr * scale)
-
-
-NOT_MATRICES = (
-    "embedding.weight",
-    "head.weight",
-    "head.logits.weight",
-    "table",
-    "table.weight",
-    "conv.weight",
-    "types.weight",
-)
-"""Ends of the names of weights that Muon leaves to AdamW: embeddings, logits, positions, convolutions of single channels."""
+                p.add_(weight.role.joined(parts, p), alpha=-lr)
 
 
 def orthogonal(matrix: torch.Tensor, iterations: int) -> torch.Tensor:
@@ -326,3 +296,33 @@ def total_norm(tensors: list[torch.Tensor]) -> torch.Tensor:
 def describe_optimizers() -> dict[str, Any]:
     """Each optimizer's name with one line about it."""
     return {name: (options.__doc__ or "").strip().splitlines()[0] for name, options in OPTIMIZERS.items()}
+
+
+def describe_weights(options: OptimizerOptions, weights: Iterable[Weight]) -> list[dict[str, Any]]:
+    """Of each weight, as plain values: its name and shape, which optimizer moves it (None: it is frozen), and whether it decays."""
+    described = []
+    for weight in weights:
+        optimizer, decay = options.mover(weight.role)
+        trained = weight.tensor.requires_grad
+        described.append(
+            {
+                "name": weight.name,
+                "shape": list(weight.tensor.shape),
+                "optimizer": optimizer if trained else None,
+                "decayed": trained and decay > 0,
+            }
+        )
+    return described
+
+
+def summary(described: list[dict[str, Any]]) -> str:
+    """What `describe_weights` found, as one line: which optimizer moves how many tensors, and how many decay."""
+    trained = [w for w in described if w["optimizer"] is not None]
+    parts = []
+    for optimizer in dict.fromkeys(w["optimizer"] for w in trained):
+        moved = [math.prod(w["shape"]) for w in trained if w["optimizer"] == optimizer]
+        parts.append(f"{optimizer} {len(moved)} tensors ({sum(moved):,} numbers)")
+    decayed = sum(w["decayed"] for w in trained)
+    frozen = f"; {len(described) - len(trained)} tensors frozen" if len(trained) < len(described) else ""
+    decay = f"weight decay on {decayed} of {len(trained)} tensors" if decayed else "weight decay on none"
+    return f"{', '.join(parts)}; {decay}{frozen}"

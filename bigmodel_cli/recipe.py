@@ -9,7 +9,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, Options, Positive, Probability, Seed, Steps
-from bigmodel_cli.optim import AdamWOptions, OptimizerOptions, Schedule
+from bigmodel_cli.optim import AdamWOptions, OptimizerOptions
+from bigmodel_cli.schedule import Schedule
 
 VALIDATION_TOKENS = 1 << 14
 """Tokens at once in a validation, where training has not more of them."""
@@ -119,4 +120,7 @@ class InitOptions(Options):
 
     checkpoint: str | None = Field(None, description="a checkpoint of bigmodel whose weights are the start")
     train: Literal["all", "head"] = Field("all", description="which weights are trained: all, or the output head alone")
-    freeze: list[str] = Field([], description="names or patterns (blocks.0.*) of weights that are not trained")
+    freeze: list[str] = Field(
+        [],
+        description="names or patterns (blocks.0.*) of weights that are not trained; modules with no other weight evaluate",
+    )

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from bigmodel_cli.console import say
+from bigmodel_cli.console import say, strict_json
 from bigmodel_cli.errors import ResourceError, SpecError
 
 MOST_TRIED = 10_000
@@ -24,7 +24,10 @@ def fresh_directory(root: Path, name: str) -> Path:
 
 
 class MetricsLog:
-    """metrics.jsonl: one JSON object a line. Where it cannot be written, one warning is said and training goes on."""
+    """metrics.jsonl: one JSON object a line, null for what is not a finite number.
+
+    Where it cannot be written, one warning is said and training goes on.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,7 +39,7 @@ class MetricsLog:
             return
         try:
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(strict_json(record) + "\n")
         except OSError as error:
             self.fail(error)
 
@@ -148,7 +151,7 @@ class RunDirectory:
             "last_checkpoint": self.last_checkpoint,
         }
         try:
-            _replace(self.path / "status.json", json.dumps(values, indent=1) + "\n")
+            _replace(self.path / "status.json", json.dumps(values, indent=1, allow_nan=False) + "\n")
         except OSError as error:
             say(f"warning: {self.path / 'status.json'}: cannot be written: {os.strerror(error.errno or 0)}")
 

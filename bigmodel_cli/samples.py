@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bigmodel_cli.console import strict_json
 from bigmodel_cli.data.reading import json_rows
 from bigmodel_cli.errors import DataError, ResourceError
 from bigmodel_cli.lazy import torch
@@ -34,10 +33,10 @@ def write_samples(path: Path, task: str, measures: dict[str, Measure], columns: 
                     "index": i,
                     "task": task,
                     **{name: column[i] for name, column in columns.items()},
-                    "scores": {name: v[i] if math.isfinite(v[i]) else None for name, v in values.items()},
+                    "scores": {name: v[i] for name, v in values.items()},
                     "counts": {name: int(c[i]) for name, c in counts.items()},
                 }
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                file.write(strict_json(record, ascii_only=False) + "\n")
         os.replace(draft, path)
     except OSError as error:
         raise ResourceError(f"{path}: cannot be written: {os.strerror(error.errno or 0)}") from None

@@ -17,6 +17,7 @@ from bigmodel_cli.metrics import LOWER_IS_BETTER, Measure, limits_of, mean
 from bigmodel_cli.metrics.intervals import Estimate, estimate
 from bigmodel_cli.metrics.labels import f1_measure
 from bigmodel_cli.metrics.text import text_measures
+from bigmodel_cli.modes import evaluating
 from bigmodel_cli.tasks import Task
 from bigmodel_cli.writing import Decoding, write_after_reading
 
@@ -41,26 +42,21 @@ def score_split(
     model: Module, task: Task, split: Split, batch_size: int, device: torch.device, precision: str
 ) -> Scored:
     """Score the whole split, items of similar length side by side."""
-    was_training = model.training
-    model.eval()
     if split.resident:
         split.to(device)
     scores: dict[str, list[tuple[Tensor, Tensor]]] = {}
     answers: dict[str, list[Any]] = {}
     batches = similar_batches(split, batch_size)
-    try:
-        with torch.inference_mode():
-            for samples in batches:
-                batch = {k: v.to(device) for k, v in split.batch(samples, 0, 0, False).items()}
-                with autocast(device, precision):
-                    answered = getattr(task, "answer", None)
-                    found, said = answered(model, batch) if answered is not None else (task.score(model, batch), {})
-                for name, (sums, counts) in found.items():
-                    scores.setdefault(name, []).append((sums.cpu(), counts.cpu()))
-                for name, values in said.items():
-                    answers.setdefault(name, []).extend(values)
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.inference_mode():
+        for samples in batches:
+            batch = {k: v.to(device) for k, v in split.batch(samples, 0, 0, False).items()}
+            with autocast(device, precision):
+                answered = getattr(task, "answer", None)
+                found, said = answered(model, batch) if answered is not None else (task.score(model, batch), {})
+            for name, (sums, counts) in found.items():
+                scores.setdefault(name, []).append((sums.cpu(), counts.cpu()))
+            for name, values in said.items():
+                answers.setdefault(name, []).extend(values)
     back = np.argsort(np.concatenate(batches))
     index = torch.from_numpy(back)
     return Scored(
@@ -105,12 +101,11 @@ def written(loaded: Loaded, split: Any) -> dict[str, list[Any]]:
     sources, references = split.texts()
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
     predictions, unfinished, truncated = [""] * len(sources), [False] * len(sources), [False] * len(sources)
-    was_training = loaded.model.training
-    records = write_after_reading(loaded, (sources[i] for i in order), Decoding(), "source", empty=True)
-    for i, record in zip(order, records, strict=True):
-        predictions[i] = record["text"]
-        unfinished[i], truncated[i] = "unfinished" in record, "truncated" in record
-    loaded.model.train(was_training)
+    with evaluating(loaded.model):
+        records = write_after_reading(loaded, (sources[i] for i in order), Decoding(), "source", empty=True)
+        for i, record in zip(order, records, strict=True):
+            predictions[i] = record["text"]
+            unfinished[i], truncated[i] = "unfinished" in record, "truncated" in record
     said = {"unfinished": unfinished, "truncated": truncated}
     return {"source": sources, "reference": references, "prediction": predictions, **said}
 

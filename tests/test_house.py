@@ -16,11 +16,24 @@ from bigmodel_cli.catalog import catalog
 PACKAGE = ROOT / "bigmodel_cli"
 FLOORS = {
     **dict.fromkeys(
-        ["config", "errors", "console", "device", "distributed", "lazy", "failpoints", "yaml_source", "plugins"], 0
+        [
+            "config",
+            "errors",
+            "console",
+            "device",
+            "distributed",
+            "lazy",
+            "failpoints",
+            "modes",
+            "plugins",
+            "roles",
+            "yaml_source",
+        ],
+        0,
     ),
     "parts": 1,
     "metrics": 1,
-    **dict.fromkeys(["models", "data", "tasks", "checkpoints", "optim", "rundir"], 2),
+    **dict.fromkeys(["models", "data", "tasks", "checkpoints", "optim", "schedule", "rundir"], 2),
     **dict.fromkeys(["spec", "recipe"], 3),
     **dict.fromkeys(
         [

@@ -10,6 +10,7 @@ from bigmodel_cli.attend.picture import draw_rows
 from bigmodel_cli.config import Facts
 from bigmodel_cli.data import Split, denormalise
 from bigmodel_cli.lazy import Module, torch
+from bigmodel_cli.modes import evaluating
 from bigmodel_cli.tasks import MaskedImage
 
 SHOWN = 8
@@ -21,12 +22,7 @@ def draw_reconstructions(
     """Draw the split's first images, what the model sees of them, and what it makes of that, as a PNG."""
     samples = np.arange(min(SHOWN, len(split)))
     images = split.batch(samples, 0, 0, False)["image"].to(device)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            seen, rebuilt = task.rebuild(model, images)
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.inference_mode():
+        seen, rebuilt = task.rebuild(model, images)
     rows = [denormalise(x, facts).cpu() for x in (images, seen, rebuilt)]
     draw_rows(dict(zip(("image", "seen", "rebuilt"), rows, strict=True)), path)

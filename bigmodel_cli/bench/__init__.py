@@ -16,9 +16,9 @@ from bigmodel_cli.models import build
 from bigmodel_cli.models.describe import flops
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import build_task
-from bigmodel_cli.train.choose import apply, choose
+from bigmodel_cli.train.frozen import freeze
 from bigmodel_cli.train.memory import build_on_meta, check_memory, example
-from bigmodel_cli.train.state import LossScale, TrainState
+from bigmodel_cli.train.prepare import prepare
 from bigmodel_cli.train.step import train_step
 
 WARMUP = 3
@@ -95,13 +95,10 @@ def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: fl
     task = build_task(spec.task, facts)
     rows = spec.train.rows(facts.context)
     batches = [synthetic_batch(facts, task.reads, rows, device) for _ in range(spec.train.accumulate)]
-    options = choose(model, task, batches[0], spec.train, say)
-    apply(model, options)
+    freeze(model, spec.init)
+    options, state = prepare(model, task, lambda: batches[0], spec)
     if options.memory_format == "channels_last":
         batches = [{**b, "image": b["image"].contiguous(memory_format=torch.channels_last)} for b in batches]
-    state = TrainState(model, options.optimizer.build(model.named_parameters()), options.ema)
-    if options.precision == "fp16":
-        state.loss_scale = LossScale(2.0**16, dynamic=True)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     times: list[float] = []
@@ -114,6 +111,7 @@ def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: fl
         result = train_step(state, task, options, batches, device, options.optimizer.lr)
         synchronize(device)
         times.append(time.perf_counter() - start)
+        state.after_step()
     times = sorted(times[WARMUP:])
     median = statistics.median(times)
     meta = torch.device("meta")

@@ -65,8 +65,8 @@ def save(checkpoints: Path, contents: Contents, name: str | None = None) -> Path
     files = {
         MODEL: safe.dump(contents.model),
         TRAIN: safe.dump(contents.train),
-        STATE: json.dumps(contents.state, indent=1).encode(),
-        FACTS: json.dumps(contents.facts, indent=1).encode(),
+        STATE: json.dumps(contents.state, indent=1, allow_nan=False).encode(),
+        FACTS: json.dumps(contents.facts, indent=1, allow_nan=False).encode(),
         SPEC: yaml.safe_dump(contents.spec, sort_keys=False).encode(),
         **contents.assets,
     }

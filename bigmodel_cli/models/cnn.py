@@ -11,6 +11,7 @@ from pydantic import Field
 from bigmodel_cli.config import Count, Facts, Natural, Options, Probability
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.roles import OUTER, Role
 
 Activation = Literal["none", "relu", "gelu", "silu", "tanh", "sigmoid"]
 Shape = tuple[int, ...]  # (C, H, W), or (C,) after flatten
@@ -171,6 +172,13 @@ class CNN(Module):
         logits: Tensor = self.layers(images)
         return logits
 
+    def weight_roles(self) -> dict[str, Role]:
+        """The layers that read the image, and those that make the logits, are not hidden."""
+        layers = [layer for layer in self.layers if any(True for _ in layer.parameters())]
+        outer = {id(weight) for layer in ends(layers[0], 0) | ends(layers[-1], -1) for weight in layer.parameters()}
+        names = (name for name, p in self.named_parameters() if id(p) in outer)
+        return {name: OUTER for name in names if name.endswith(".weight")}
+
     def head_names(self) -> tuple[str, ...]:
         """Prefix of the last layer that has weights: the logits."""
         last = max(i for i, layer in enumerate(self.layers) if any(True for _ in layer.parameters()))
@@ -205,6 +213,15 @@ class Residual(Module):
         """The branch added to its input."""
         y: Tensor = self.activation(self.shortcut(x) + self.layers(x))
         return y
+
+
+def ends(layer: Module, end: Literal[0, -1]) -> set[Module]:
+    """The convolutions and dense layers that read what `layer` reads (end 0), or put out what it puts out (end -1)."""
+    if not isinstance(layer, Residual):
+        return {m for m in layer.modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    branch = [inner for inner in layer.layers if any(True for _ in inner.parameters())]
+    shortcut = {m for m in layer.shortcut.modules() if isinstance(m, nn.Conv2d)}
+    return shortcut | (ends(branch[end], end) if branch else set())
 
 
 def _project(channels: int, out: int, stride: tuple[int, int]) -> Module:

@@ -17,6 +17,7 @@ from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
 from bigmodel_cli.parts.position import NoPositionOptions
 from bigmodel_cli.parts.stream import Stream
+from bigmodel_cli.roles import OUTER, Role
 
 
 class DecoderOptions(Options):
@@ -62,6 +63,10 @@ class Decoder(Module):
             self.head.weight = self.embedding.weight
         self.limit = longest(self, self.max_len)
         init_normal(self, options.init_std, len(self.blocks))
+
+    def weight_roles(self) -> dict[str, Role]:
+        """The logits are the last layer."""
+        return {"head.weight": OUTER}
 
     def head_names(self) -> tuple[str, ...]:
         """Prefixes of the weights that make the logits."""

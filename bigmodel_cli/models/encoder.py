@@ -20,6 +20,7 @@ from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
 from bigmodel_cli.parts.position import NoPositionOptions
 from bigmodel_cli.parts.stream import Stream, padding_segments
+from bigmodel_cli.roles import OUTER, Role
 
 
 class EncoderOptions(Options):
@@ -112,6 +113,10 @@ class Encoder(Module):
             raise SpecError(f"model.max_len: {length} frames are fewer than the data's longest row of {facts.context}")
         self.frontend = options.frontend.build(facts.frame_width, options.dim)
         self.max_len = -(-length // options.frontend.stride)
+
+    def weight_roles(self) -> dict[str, Role]:
+        """The logits are the last layer; of tokens, the one that the head ends in."""
+        return {"head.logits.weight" if isinstance(self.head, TokenHead) else "head.weight": OUTER}
 
     def head_names(self) -> tuple[str, ...]:
         """Prefixes of the weights that a new task starts afresh."""

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, Options
 from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
+from bigmodel_cli.roles import OUTER, Role
 
 
 class ConvFrontendOptions(Options):
@@ -49,6 +50,10 @@ class ConvFrontend(Module):
             for i, (a, b) in enumerate(pairwise(sizes))
         )
         self.stride = options.stride
+
+    def weight_roles(self) -> dict[str, Role]:
+        """The first convolution is the network's first layer."""
+        return {"convs.0.weight": OUTER}
 
     def lengths(self, lengths: Tensor) -> Tensor:
         """How many vectors come of so many frames."""

@@ -13,6 +13,7 @@ from bigmodel_cli.parts import Norm
 from bigmodel_cli.parts.norm import LayerNormOptions
 from bigmodel_cli.parts.position import sines_of_grid
 from bigmodel_cli.parts.stream import ALONE
+from bigmodel_cli.roles import OUTER, Role
 
 
 class ReconstructOptions(Options):
@@ -49,6 +50,10 @@ class PatchDecoder(Module):
         self.norm = options.norm.build(options.dim) if options.norm is not None else None
         self.pixels = nn.Linear(options.dim, pixels)
         nn.init.normal_(self.mask, std=std)
+
+    def weight_roles(self) -> dict[str, Role]:
+        """Pixels are what the last layer puts out."""
+        return {"pixels.weight": OUTER}
 
     def forward(self, x: Tensor, visible: Tensor) -> Tensor:
         """The pixels of every patch; `visible` says which patches x holds, in its order."""

@@ -17,6 +17,7 @@ from bigmodel_cli.parts import Norm, Position
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.position import SinusoidalOptions
 from bigmodel_cli.parts.stream import ALONE, Stream, padding_segments
+from bigmodel_cli.roles import OUTER, Role
 
 
 class Seq2SeqOptions(Options):
@@ -85,6 +86,10 @@ class Seq2Seq(Module):
             return build_blocks(blocks, self.options.dim, self.max_len, causal)
         except ValueError as error:
             raise SpecError(f"model.{side}.{error}") from None
+
+    def weight_roles(self) -> dict[str, Role]:
+        """The logits are the last layer."""
+        return {"head.weight": OUTER}
 
     def head_names(self) -> tuple[str, ...]:
         """Prefixes of the weights that make the logits."""

@@ -9,6 +9,7 @@ from pydantic import Field
 from bigmodel_cli.config import Facts, Options
 from bigmodel_cli.errors import ResourceError, SpecError, did_you_mean
 from bigmodel_cli.lazy import Module, nn
+from bigmodel_cli.roles import GAIN, OUTER, Role
 
 
 class TorchvisionOptions(Options):
@@ -78,8 +79,9 @@ def _load_pretrained(network: Module, options: TorchvisionOptions) -> None:
 
 
 def as_model(network: Any) -> Module:
-    """Give a torchvision network what every image model here has: `head_names` and `last_feature_layer`."""
+    """Give a torchvision network what every image model here has: `head_names`, `weight_roles` and `last_feature_layer`."""
     network.head_names = lambda: _head_names(network)
+    network.weight_roles = lambda: _weight_roles(network)
     network.last_feature_layer = lambda: _last_feature_layer(network)
     model: Module = network
     return model
@@ -89,6 +91,13 @@ def _head_names(network: Module) -> tuple[str, ...]:
     """The last linear layer, or the last convolution where there is none after it (SqueezeNet)."""
     last = [n for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
     return (last,)
+
+
+def _weight_roles(network: Module) -> dict[str, Role]:
+    """The first convolution reads the image, the last layer makes the logits; Swin v2 makes its position biases by networks."""
+    layers = [n for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    biases = {f"{name}.weight": GAIN for name in layers if ".cpb_mlp." in name}
+    return {**biases, f"{layers[0]}.weight": OUTER, **{f"{name}.weight": OUTER for name in _head_names(network)}}
 
 
 def _last_feature_layer(network: Module) -> Module:

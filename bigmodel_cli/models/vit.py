@@ -17,6 +17,7 @@ from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
 from bigmodel_cli.parts.position import sines_of_grid
 from bigmodel_cli.parts.stream import ALONE
+from bigmodel_cli.roles import OUTER, Role
 
 NO_HEAD = (
     "this network rebuilds hidden patches of images and has no head to label them; finetune it first: bigmodel finetune --from "
@@ -114,6 +115,10 @@ class ViT(Module):
             return PatchDecoder(options, self.options.dim, self.grid, self.first, pixels, self.options.init_std)
         except ValueError as error:
             raise SpecError(f"model.reconstruct.{error}") from None
+
+    def weight_roles(self) -> dict[str, Role]:
+        """The patches' kernel is the first layer, the logits are the last."""
+        return {"patches.weight": OUTER} | ({"head.weight": OUTER} if self.head is not None else {})
 
     def head_names(self) -> tuple[str, ...]:
         """Prefixes of the weights that a new task starts afresh."""

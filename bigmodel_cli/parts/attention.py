@@ -15,6 +15,7 @@ from bigmodel_cli.parts.kernels import Rules, attend, weights
 from bigmodel_cli.parts.norm import RMSNorm
 from bigmodel_cli.parts.position import AlibiOptions, NoPositionOptions, RotaryOptions, T5Options
 from bigmodel_cli.parts.stream import ALONE, Place, Stream
+from bigmodel_cli.roles import Role, fused
 
 
 class _HeadOptions(Options):
@@ -148,6 +149,10 @@ class Attention(Module):
         self.limited = self.rotary is not None or not options.window  # a table, or a cache, of max_len positions
         self.probe: Callable[[Tensor], None] | None = None
 
+    def weight_roles(self) -> dict[str, Role]:
+        """Queries, keys and values are matrices of their own."""
+        return {"qkv.weight": fused(*(n * self.head_dim for n in (self.heads, self.groups, self.groups)))}
+
     def new_cache(self, batch: int, max_len: int) -> KVCache | WindowCache:
         """An empty cache for generation."""
         size, window = (self.groups, self.head_dim), self.rules.window
@@ -193,6 +198,10 @@ class CrossAttention(Module):
         self.q_norm = RMSNorm(self.head_dim) if options.qk_norm else None
         self.k_norm = RMSNorm(self.head_dim) if options.qk_norm else None
         self.probe: Callable[[Tensor], None] | None = None
+
+    def weight_roles(self) -> dict[str, Role]:
+        """Keys and values are matrices of their own."""
+        return {"kv.weight": fused(self.groups * self.head_dim, self.groups * self.head_dim)}
 
     def new_cache(self, batch: int, max_len: int) -> dict[str, Tensor]:
         """Filled with the memory's keys and values at the first step."""

@@ -11,6 +11,7 @@ from bigmodel_cli.lazy import Module, Tensor, nn
 from bigmodel_cli.parts.mamba2 import RecurrentCache
 from bigmodel_cli.parts.recurrence import ShortConvolution
 from bigmodel_cli.parts.stream import ALONE, Place, Stream
+from bigmodel_cli.roles import Role, fused
 
 
 class ConvolutionOptions(Options):
@@ -39,6 +40,10 @@ class Convolution(Module):
         self.input = nn.Linear(dim, 3 * dim, bias=options.bias)
         self.conv = ShortConvolution(dim, options.kernel, options.bias)
         self.out = nn.Linear(dim, dim, bias=options.bias)
+
+    def weight_roles(self) -> dict[str, Role]:
+        """The two gates and the value are matrices of their own."""
+        return {"input.weight": fused(*[self.out.in_features] * 3)}
 
     def new_cache(self, batch: int, max_len: int) -> RecurrentCache:
         """An empty state for generation."""

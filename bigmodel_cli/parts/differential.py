@@ -14,6 +14,7 @@ from bigmodel_cli.parts.attention import KVCache
 from bigmodel_cli.parts.kernels import Rules, attend, weights
 from bigmodel_cli.parts.position import NoPositionOptions, RotaryOptions
 from bigmodel_cli.parts.stream import ALONE, Place, Stream
+from bigmodel_cli.roles import Role, fused
 
 
 class DifferentialOptions(Options):
@@ -65,6 +66,10 @@ class Differential(Module):
             self.rotary = options.position.build(self.width, place.max_len)
         self.rules = Rules(place.causal if options.causal is None else options.causal)
         self.probe: Callable[[Tensor], None] | None = None
+
+    def weight_roles(self) -> dict[str, Role]:
+        """Queries, keys and values are matrices of their own."""
+        return {"qkv.weight": fused(*[2 * self.heads * self.width] * 3)}
 
     def new_cache(self, batch: int, max_len: int) -> KVCache:
         """An empty cache for generation."""

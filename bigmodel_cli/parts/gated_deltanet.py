@@ -14,6 +14,7 @@ from bigmodel_cli.parts.mamba2 import RecurrentCache
 from bigmodel_cli.parts.norm import HeadGatedRMSNorm
 from bigmodel_cli.parts.recurrence import ShortConvolution, delta_scan
 from bigmodel_cli.parts.stream import ALONE, Place, Stream
+from bigmodel_cli.roles import Role, fused
 
 
 class GatedDeltaNetOptions(Options):
@@ -64,6 +65,10 @@ class GatedDeltaNet(Module):
         self.log_a = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
         self.norm = HeadGatedRMSNorm(self.value_dim)
         self.out = nn.Linear(self.heads * self.value_dim, dim, bias=False)
+
+    def weight_roles(self) -> dict[str, Role]:
+        """Queries, keys, values, beta and decay are projections of their own."""
+        return {"qkv.weight": fused(*self.sizes), "rates.weight": fused(self.heads, self.heads)}
 
     def new_cache(self, batch: int, max_len: int) -> RecurrentCache:
         """An empty state for generation."""

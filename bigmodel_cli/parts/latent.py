@@ -15,6 +15,7 @@ from bigmodel_cli.parts.kernels import Rules, attend, weights
 from bigmodel_cli.parts.norm import RMSNorm
 from bigmodel_cli.parts.position import RotaryOptions
 from bigmodel_cli.parts.stream import ALONE, Place, Stream
+from bigmodel_cli.roles import Role, fused
 
 
 class LatentAttentionOptions(Options):
@@ -65,6 +66,10 @@ class LatentAttention(Module):
         self.rules = Rules(place.causal, None, None, 1 / math.sqrt(self.width + self.turned))
         self.dropout = options.dropout
         self.probe: Callable[[Tensor], None] | None = None
+
+    def weight_roles(self) -> dict[str, Role]:
+        """The latent vector and the shared key are two projections; those of the heads, rows of each by turns, are one matrix."""
+        return {"kv_down.weight": fused(self.rank, self.turned)}
 
     def new_cache(self, batch: int, max_len: int) -> KVCache:
         """An empty cache of one head: keys are [c, turned part], of which the first `kv_rank` are the values."""

@@ -14,6 +14,7 @@ from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
 from bigmodel_cli.parts.norm import GatedRMSNorm
 from bigmodel_cli.parts.recurrence import ShortConvolution, scan
 from bigmodel_cli.parts.stream import ALONE, Place, Stream
+from bigmodel_cli.roles import Role, fused
 
 
 class Mamba2Options(Options):
@@ -74,6 +75,11 @@ class Mamba2(Module):
         self.d = nn.Parameter(torch.ones(heads))
         self.norm = GatedRMSNorm(inner, options.groups)
         self.out = nn.Linear(inner, dim, bias=False)
+
+    def weight_roles(self) -> dict[str, Role]:
+        """The gate, x, B, C and the step sizes are projections of their own."""
+        shared = self.options.groups * self.options.state
+        return {"input.weight": fused(self.inner, self.inner, shared, shared, self.heads)}
 
     def new_cache(self, batch: int, max_len: int) -> RecurrentCache:
         """An empty state for generation."""

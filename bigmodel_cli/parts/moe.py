@@ -11,6 +11,7 @@ from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
 from bigmodel_cli.parts.ffn import GatedFeedForward
 from bigmodel_cli.parts.stream import Place
+from bigmodel_cli.roles import EXPERTS, OUTER, Role
 
 
 class MoEOptions(Options):
@@ -63,6 +64,10 @@ class MixtureOfExperts(Module):
         self.register_buffer("bias", torch.zeros(options.experts))
         self.register_buffer("load", torch.zeros(options.experts), persistent=False)  # tokens since the last step
         self.auxiliary: Tensor | None = None
+
+    def weight_roles(self) -> dict[str, Role]:
+        """Each expert's matrices are its own; the router is an output layer of its own kind."""
+        return {"router.weight": OUTER, "gate": EXPERTS, "up": EXPERTS, "down": EXPERTS}
 
     def forward(self, x: Tensor) -> Tensor:
         """Route each position."""
@@ -124,6 +129,12 @@ class MixtureOfExperts(Module):
         load: Tensor = self.load  # type: ignore[assignment]
         if self.options.balance == "bias":
             self.bias += self.options.balance_weight * (load.mean() - load).sign()  # type: ignore[operator]
+        load.zero_()
+        self.auxiliary = None
+
+    def forget_step(self) -> None:
+        """After a step that changed nothing: forget the load, and leave the bias."""
+        load: Tensor = self.load  # type: ignore[assignment]
         load.zero_()
         self.auxiliary = None
 

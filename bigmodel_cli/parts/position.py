@@ -10,6 +10,7 @@ from pydantic import Field
 from bigmodel_cli.config import Count, Fraction, Options, Positive
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.parts.stream import Stream
+from bigmodel_cli.roles import GAIN, Role
 
 
 class NoPositionOptions(Options):
@@ -133,6 +134,10 @@ class LearnedPosition(Module):
         super().__init__()
         self.table = nn.Embedding(max_len, dim)
 
+    def weight_roles(self) -> dict[str, Role]:
+        """Positions do not decay."""
+        return {"table.weight": GAIN}
+
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         """Add each position's vector."""
         return x + stream.rows(self.table.weight, x.shape[1])
@@ -216,6 +221,10 @@ class T5Bias(Module):
         super().__init__()
         self.options, self.causal = options, causal
         self.table = nn.Embedding(options.buckets, heads)
+
+    def weight_roles(self) -> dict[str, Role]:
+        """Scores of distances are biases."""
+        return {"table.weight": GAIN}
 
     def forward(self, queries: int, keys: int) -> Tensor:
         """What is added to the scores; the last query is at the last key."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
 from bigmodel_cli.parts.stream import Stream
+from bigmodel_cli.roles import OUTER, Role
 
 
 @dataclass
@@ -141,6 +142,10 @@ class ShortConvolution(Module):
         self.weight = nn.Parameter(torch.empty(channels, kernel))  # the last column meets the position itself
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
         nn.init.uniform_(self.weight, -(kernel**-0.5), kernel**-0.5)
+
+    def weight_roles(self) -> dict[str, Role]:
+        """A filter for each channel is not a matrix."""
+        return {"weight": OUTER}
 
     def forward(self, x: Tensor, stream: Stream, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The convolution, and the last kernel - 1 inputs, which are the next call's `past` (B, kernel - 1, C)."""

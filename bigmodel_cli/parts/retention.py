@@ -14,6 +14,7 @@ from bigmodel_cli.parts.norm import HeadGatedRMSNorm
 from bigmodel_cli.parts.position import RotaryOptions
 from bigmodel_cli.parts.recurrence import scan
 from bigmodel_cli.parts.stream import ALONE, Place, Stream
+from bigmodel_cli.roles import Role, fused
 
 
 class RetentionOptions(Options):
@@ -51,6 +52,10 @@ class Retention(Module):
         self.register_buffer("log_gamma", torch.tensor(gammas).log()[:, None], persistent=False)  # (H, 1)
         self.norm = HeadGatedRMSNorm(width)
         self.out = nn.Linear(place.dim, place.dim, bias=False)
+
+    def weight_roles(self) -> dict[str, Role]:
+        """Queries, keys and values are matrices of their own."""
+        return {"qkv.weight": fused(*[self.out.in_features] * 3)}
 
     def new_cache(self, batch: int, max_len: int) -> RecurrentCache:
         """An empty state for generation."""

@@ -1,13 +1,15 @@
 """How to compute: precision, memory format and compilation, chosen by a short measurement where the spec says auto.
 
 What is fastest differs by model and device (compiling a small CNN for a CPU makes it slower), so it is measured, not
-assumed: a few forward and backward passes of the first micro-batch for each candidate. The random state, the weights and
-the buffers are as before afterwards. The choice is said on stderr and recorded in the run's spec, so that a resume and a
-repetition compute in the same way.
+assumed: a few forward and backward passes of the first micro-batch for each candidate, which take turns. A candidate is chosen
+only where it was faster in every round; where the rounds disagree the plainest stays, so that noise does not decide. The random
+state, the weights and the buffers are as before afterwards. The choice is said on stderr and recorded in the run's spec, so that a
+resume and a repetition compute in the same way.
 """
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,11 +20,15 @@ from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.tasks import Task
 
-ROUNDS = 5
+LEAST_ROUNDS, MOST_ROUNDS = 3, 7
+"""Rounds of passes that are measured, after one to warm up; as many as `BUDGET` allows."""
 BUDGET = 0.3
-"""Seconds that the measurement may take in all, after one round of each candidate."""
+"""Seconds that the measurement may take in all, after the warm-up; the least rounds are measured in any case."""
 GAIN = 0.95
-"""A candidate must take less than this fraction of the plain one's time: noise does not cost precision."""
+"""A candidate's median must be less than this fraction of the plainer one's: noise does not cost precision."""
+
+Times = dict["Choice", list[float]]
+"""Seconds of each measured round, for each candidate, the plainest first."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +50,14 @@ def choose(
     candidates = _candidates(model, options, device)
     best = candidates[0]
     if len(candidates) > 1:
-        seconds = measure(model, task, batch, candidates)
-        fastest = min(candidates, key=lambda c: seconds[c])
-        best = fastest if seconds[fastest] < GAIN * seconds[best] else best
-        shown = "; ".join(f"{c} {1e3 * seconds[c]:.1f} ms" for c in candidates)
-        say(f"computing in {best} (measured per pass: {shown}); pin train.precision and train.memory_format to repeat")
+        times = measure(lambda candidate: _one_pass(model, task, batch, candidate, device), model, candidates)
+        best, close = decide(times)
+        shown = "; ".join(f"{c} {1e3 * statistics.median(t):.1f} ms" for c, t in times.items())
+        why = "; it was close, so the plainer stays" if close else ""
+        say(
+            f"computing in {best} (median of {len(times[candidates[0]])} passes: {shown}{why}); pin train.precision and "
+            "train.memory_format to repeat"
+        )
     compiled = "on" if options.compile == "auto" and device.type == "cuda" else options.compile
     return options.model_copy(
         update={
@@ -83,30 +92,58 @@ def _candidates(model: Module, options: TrainOptions, device: torch.device) -> l
     return [Choice(p, f) for p in precisions for f in formats]
 
 
-def measure(model: Module, task: Task, batch: dict[str, Tensor], candidates: list[Choice]) -> dict[Choice, float]:
-    """Seconds of one forward and backward pass per candidate: the least of a few interleaved rounds."""
+def decide(times: Times) -> tuple[Choice, bool]:
+    """The candidate to compute in, and whether it was close: a less plain one had the lesser median and was not taken for it.
+
+    One candidate beats a plainer one where it was faster in every round, and its median by `GAIN`.
+    """
+    plain, *others = times
+    able = [c for c in others if _beats(times[c], times[plain])]
+    best = plain
+    for candidate in able:
+        if best == plain or _beats(times[candidate], times[best]):
+            best = candidate
+    least = min(times, key=lambda c: statistics.median(times[c]))
+    return best, least != best and list(times).index(least) > list(times).index(best)
+
+
+def _beats(times: list[float], others: list[float]) -> bool:
+    """Whether all rounds that both have agree on it, and the gain is worth it. One that was given up early has too few."""
+    if len(times) < len(others):
+        return False
+    agree = all(a < b for a, b in zip(times, others, strict=False))
+    return agree and statistics.median(times) < GAIN * statistics.median(others)
+
+
+def measure(
+    one_pass: Callable[[Choice], float],
+    model: Module,
+    candidates: list[Choice],
+    clock: Callable[[], float] = time.perf_counter,
+) -> Times:
+    """Seconds of forward and backward passes of each candidate, by turns; one that loses a round to the plainest is given up."""
     device = next(model.parameters()).device
     devices = [device] if device.type == "cuda" else []
     buffers = {name: tensor.clone() for name, tensor in model.named_buffers()}
-    seconds: dict[Choice, float] = {}
-    deadline: float | None = None
+    times: Times = {candidate: [] for candidate in candidates}
     with torch.random.fork_rng(devices=devices):
-        for round_number in range(ROUNDS + 1):
-            for candidate in candidates:
-                taken = _one_pass(model, task, batch, candidate, device)
-                if round_number > 0:  # the first round is the warm-up
-                    seconds[candidate] = min(seconds.get(candidate, taken), taken)
-            if round_number == 0:
-                deadline = time.perf_counter() + BUDGET
-            elif deadline is not None and time.perf_counter() > deadline:
+        for candidate in candidates:
+            one_pass(candidate)  # to warm up
+        deadline, running = clock() + BUDGET, candidates
+        for number in range(MOST_ROUNDS):
+            if len(running) == 1 or (number >= LEAST_ROUNDS and clock() > deadline):
                 break
+            for candidate in running:
+                times[candidate].append(one_pass(candidate))
+            plain = times[candidates[0]]
+            running = [c for c in running if c == candidates[0] or times[c][-1] < plain[-1]]
     with torch.no_grad():
         for name, tensor in model.named_buffers():
             tensor.copy_(buffers[name])
     for p in model.parameters():
         p.grad = None
     model.to(memory_format=torch.contiguous_format)
-    return seconds
+    return times
 
 
 def _one_pass(model: Module, task: Task, batch: dict[str, Tensor], candidate: Choice, device: torch.device) -> float:

@@ -17,6 +17,7 @@ from bigmodel_cli.errors import NumericsError, Stopped
 from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.loaded import Loaded
+from bigmodel_cli.modes import training_mode
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.rundir import RunDirectory
 from bigmodel_cli.scoring import judge, values_of
@@ -28,6 +29,8 @@ from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import StepResult, train_step
 
 Contents = Callable[[TrainState], checkpoints.Contents]
+HOPELESS = 10
+"""Steps in a row that overflow in fp16 with the smallest loss scale, after which the run is given up."""
 
 
 @dataclass
@@ -110,7 +113,7 @@ def _train(run: Run, reporter: Reporter) -> Path:
     saving = options.checkpoint_every or interval
     watch = Stopwatch()
     path: Path | None = None
-    run.state.model.train()
+    training_mode(state.model, state.still)
     batches = run.feed.steps(state.step, run.total)
     while state.step < run.total:
         with run.signals.held():
@@ -118,24 +121,29 @@ def _train(run: Run, reporter: Reporter) -> Path:
             failpoint("train.step")
             lr = options.optimizer.lr * options.schedule.factor(state.step, run.total)
             result = train_step(state, run.task, options, micro_batches, run.device, lr)
-            if not result.finite and not state.loss_scale.dynamic:
-                raise NumericsError(_numerics_message(run, result))
+            if not result.finite:
+                _note_overflow(run, reporter, result)
             state.step += 1
             done = state.step
-            state.loss_sum, state.loss_count = state.loss_sum + result.loss_sum, state.loss_count + result.count
             watch.count += result.count if run.task.needs == "vocab_size" else result.rows
+            if result.finite:
+                state.loss_sum, state.loss_count = state.loss_sum + result.loss_sum, state.loss_count + result.count
             if done % options.log_every == 0 or done == run.total:
-                _log(run, reporter, watch, lr, result.norm)
-            state.after_step()
+                _log(run, reporter, watch, lr, result)
+            if result.finite:
+                state.after_step()
         last = done == run.total
+        if last and state.loss_scale.skipped:
+            _sum_up_overflows(run, reporter)
         validating = run.validation is not None and (last or (interval is not None and done % interval == 0))
         with watch.paused():
             metrics = _validate(run, reporter) if validating else None
             better = metrics is not None and note_score(run, metrics)
-            if last or better or (saving is not None and done % saving == 0):
+            impatient = options.patience is not None and state.since_best >= options.patience
+            if last or better or impatient or (saving is not None and done % saving == 0):
                 with run.signals.held():
                     path = save(run, metrics, better)
-        if options.patience is not None and state.since_best >= options.patience:
+        if impatient:
             reporter.line(f"stopping early: {state.since_best} validations without a better {run.task.metric}")
             break
     if path is None:  # nothing was left to do but perhaps the validation in which the run was stopped
@@ -145,7 +153,9 @@ def _train(run: Run, reporter: Reporter) -> Path:
             with run.signals.held():
                 save(run, metrics, better)
         path = checkpoints.find(run.directory.path)
-    if options.patience is not None and state.best is not None:
+    if options.patience is not None and run.validation is not None and state.best is None:
+        reporter.line(f"{run.task.metric} was not a finite number in any validation; the result is the last checkpoint")
+    elif options.patience is not None and state.best is not None:
         path = checkpoints.find(run.directory.checkpoints / "best")
         with run.signals.held():
             checkpoints.mark(run.directory.checkpoints, "last", path)  # the run's name stands for its result
@@ -183,22 +193,46 @@ def _numerics_message(run: Run, result: StepResult) -> str:
     )
 
 
-def _log(run: Run, reporter: Reporter, watch: Stopwatch, lr: float, norm: float) -> None:
-    """Write a record of the steps since the last one, and show it."""
+def _note_overflow(run: Run, reporter: Reporter, result: StepResult) -> None:
+    """A step whose loss or gradient is not finite: an error, but where a lower loss scale may help (fp16); said the first time."""
+    scale = run.state.loss_scale
+    if not scale.dynamic or scale.stuck >= HOPELESS:
+        raise NumericsError(_numerics_message(run, result))
+    if scale.skipped == 1:
+        reporter.line(
+            f"step {run.state.step + 1}: overflow in fp16; this step changed nothing, and the loss scale falls to "
+            f"{scale.value:,.0f} (this is said once; metrics.jsonl counts such steps as skipped)"
+        )
+
+
+def _sum_up_overflows(run: Run, reporter: Reporter) -> None:
+    """Say how many steps of the whole run changed nothing. Raises `NumericsError` where not one did."""
+    state = run.state
+    if state.optimizer.steps == 0:
+        raise NumericsError(
+            f"none of the {state.step:,} steps changed anything: each overflowed in fp16, whose loss scale fell to "
+            f"{state.loss_scale.value:,.0f}; train longer, or compute in train.precision: bf16 or fp32"
+        )
+    reporter.line(f"fp16: {state.loss_scale.skipped:,} of {state.step:,} steps overflowed and changed nothing")
+
+
+def _log(run: Run, reporter: Reporter, watch: Stopwatch, lr: float, result: StepResult) -> None:
+    """Write a record of the steps since the last one, and show it; without a loss where all of them overflowed."""
     state = run.state
     synchronize(run.device)
     seconds, count = watch.lap()
     state.elapsed += seconds
-    loss = state.loss_sum / (state.loss_count or 1.0)
+    scale = state.loss_scale
+    loss = state.loss_sum / state.loss_count if state.loss_count else None
     state.loss_sum = state.loss_count = 0.0
-    record = {
+    record: dict[str, Any] = {
         "step": state.step,
-        "loss": loss,
+        **({"loss": loss} if loss is not None else {}),
         "lr": lr,
-        "grad_norm": norm,
+        **({"grad_norm": result.norm, **state.statistics()} if result.finite else {}),
         "per_second": count / seconds,
         "elapsed": state.elapsed,
-        **state.statistics(),
+        **({"skipped": scale.skipped, "loss_scale": scale.value} if scale.dynamic else {}),
     }
     _record(run, record)
     reporter.step(state.step, loss, lr, count / seconds)
@@ -211,7 +245,7 @@ def _validate(run: Run, reporter: Reporter) -> dict[str, float]:
     with run.state.averaged():
         judged = judge(run.loaded, run.validation, getattr(run.task, "texts", []) or None)
     metrics = values_of(run.task, judged.measures)
-    _record(run, {"step": run.state.step, "val": {n: v for n, v in metrics.items() if math.isfinite(v)}})
+    _record(run, {"step": run.state.step, "val": metrics})
     reporter.line(f"step {run.state.step}/{run.total}  validation: {shown_metrics(metrics)}")
     return metrics
 
@@ -223,9 +257,11 @@ def _record(run: Run, record: dict[str, Any]) -> None:
 
 
 def note_score(run: Run, metrics: dict[str, float]) -> bool:
-    """Take note of a validation; True where it is the best so far."""
+    """Take note of a validation; True where it is the best so far, which what is not a finite number never is."""
     state, value = run.state, metrics[run.task.metric]
-    better = state.best is None or (value > state.best if run.task.higher_is_better else value < state.best)
+    better = math.isfinite(value) and (
+        state.best is None or (value > state.best if run.task.higher_is_better else value < state.best)
+    )
     state.since_best = 0 if better else state.since_best + 1
     if better:
         state.best = value
@@ -236,19 +272,18 @@ def save(run: Run, metrics: dict[str, float] | None = None, better: bool = False
     """Commit a checkpoint of this step, move `last` (and `best`), and prune those that the spec does not keep."""
     state, options = run.state, run.options
     if metrics is not None:
-        state.scores[str(state.step)] = metrics[run.task.metric]
+        score = metrics[run.task.metric]
+        state.scores[str(state.step)] = score if math.isfinite(score) else None
     path = checkpoints.save(run.directory.checkpoints, run.contents(state))
     checkpoints.mark(run.directory.checkpoints, "last", path)
     if better:
         checkpoints.mark(run.directory.checkpoints, "best", path)
     present = sorted(run.directory.checkpoints.glob("step-*"))
-    scored = sorted(
-        (p for p in present if str(int(p.name.removeprefix("step-"))) in state.scores),
-        key=lambda p: state.scores[str(int(p.name.removeprefix("step-")))],
-        reverse=run.task.higher_is_better,
-    )
+    scores = {p: state.scores.get(str(int(p.name.removeprefix("step-")))) for p in present}
+    finite = [(score, p) for p, score in scores.items() if score is not None]
+    ranked = sorted(finite, key=lambda pair: pair[0], reverse=run.task.higher_is_better)
     newest = max(options.keep_last, options.average_last or 0)
-    keep = {*present[-newest:], *scored[: options.keep_best]}
+    keep = {*present[-newest:], *(p for _, p in ranked[: options.keep_best])}
     checkpoints.prune(run.directory.checkpoints, keep)
     run.directory.write_status("running", 0, "", state.step, path)
     return path

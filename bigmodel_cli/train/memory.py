@@ -15,9 +15,12 @@ from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.models import ViTOptions
 from bigmodel_cli.models.describe import Layer, describe, flops
 from bigmodel_cli.models.footprint import step_bytes
+from bigmodel_cli.optim import describe_weights, summary
+from bigmodel_cli.roles import named_weights
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import MaskedImageOptions, MaskedLMOptions
 from bigmodel_cli.train.batches import micro_batches
+from bigmodel_cli.train.frozen import freeze
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Plan:
     activation_bytes: int  # and what else a step needs beside them
     steps: int
     samples: int
+    weights: list[dict[str, Any]]  # of each: name, shape, which optimizer moves it, whether it decays
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -54,6 +58,7 @@ class Plan:
                 f"memory            about {quantity(memory, 'B')}: {quantity(self.state_bytes, 'B')} for weights, gradients "
                 f"and optimizer, {quantity(self.activation_bytes, 'B')} for activations in fp32",
                 f"steps             {self.steps:,}, over {self.samples:,} training samples",
+                f"optimizer         {summary(self.weights)} (each weight: --json)",
             ]
         )
 
@@ -144,6 +149,7 @@ def check_memory(spec: Spec, facts: Facts, device: torch.device) -> Module:
 def plan(spec: Spec, facts: Facts, train: Split) -> Plan:
     """Everything that `--dry-run` shows."""
     model = build_on_meta(spec, facts)
+    freeze(model, spec.init)
     meta = torch.device("meta")
     layers = describe(model, *example(spec, facts, 1, meta))
     state = state_bytes(spec, model)
@@ -155,6 +161,7 @@ def plan(spec: Spec, facts: Facts, train: Split) -> Plan:
         activation_bytes=peak_bytes(spec, facts, model, longest_row(train)) - state,
         steps=spec.train.total_steps(micro_batches(train, spec.train).per_epoch),
         samples=len(train),
+        weights=describe_weights(spec.train.optimizer, named_weights(model)),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,13 +46,14 @@ class Reporter:
         self.bar.start()
         self.task = self.bar.add_task("", total=self.total, completed=start, figures="")
 
-    def step(self, step: int, loss: float, lr: float, rate: float) -> None:
-        """Show where the run is; `rate` is in units per second."""
+    def step(self, step: int, loss: float | None, lr: float, rate: float) -> None:
+        """Show where the run is; `rate` is in units per second. Without a loss, no step had any effect."""
         now = time.perf_counter()
         if now - self.shown < (BAR_EVERY if self.bar else LINE_EVERY) and step < self.total:
             return
         self.shown = now
-        figures = f"loss {loss:.4f}  lr {lr:.2e}  {rate:,.0f} {self.unit}/s"
+        shown_loss = f"{loss:.4f}" if loss is not None else "-"
+        figures = f"loss {shown_loss}  lr {lr:.2e}  {rate:,.0f} {self.unit}/s"
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=step, figures=figures)
         else:
@@ -98,44 +100,44 @@ class TensorBoard:
         for name, value in record.items():
             if isinstance(value, dict):
                 for inner, number in value.items():
-                    self.writer.add_scalar(f"{name}/{inner}", number, step)
-            elif isinstance(value, float):
+                    if math.isfinite(number):
+                        self.writer.add_scalar(f"{name}/{inner}", number, step)
+            elif isinstance(value, float) and math.isfinite(value):
                 self.writer.add_scalar(f"train/{name}", value, step)
 
 
 def draw_curve(metrics: Path, picture: Path, metric: str) -> None:
-    """Draw the training and validation loss of metrics.jsonl, and the task's metric where it is another, as a PNG."""
+    """Draw the training and validation loss of metrics.jsonl, and the task's metric where it is another, as a PNG.
+
+    Validations in which a figure was not a finite number are left out of its line.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     training = [(r["step"], r["loss"]) for r in records if "loss" in r]
-    validation = [(r["step"], r["val"]) for r in records if "val" in r]
-    if not training and not validation:
+    validation, judged = (
+        [(r["step"], r["val"][name]) for r in records if r.get("val", {}).get(name) is not None]
+        for name in ("loss", metric)
+    )
+    if not training and not validation and not judged:
         return
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.plot(*zip(*training, strict=True), color="#9db4c8", linewidth=1, label="training loss")
-    marker = "o" if len(validation) < 30 else None
+    if training:
+        axes.plot(*zip(*training, strict=True), color="#9db4c8", linewidth=1, label="training loss")
+    marker = "o" if max(len(validation), len(judged)) < 30 else None
     if validation:
-        steps = [step for step, _ in validation]
-        losses = [values["loss"] for _, values in validation]
-        axes.plot(steps, losses, color="#12507b", marker=marker, markersize=4, label="validation loss")
+        axes.plot(*zip(*validation, strict=True), color="#12507b", marker=marker, markersize=4, label="validation loss")
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     lines, labels = axes.get_legend_handles_labels()
-    if validation and metric != "loss":
+    if judged and metric != "loss":
         right = axes.twinx()
-        (line,) = right.plot(
-            [step for step, _ in validation],
-            [values[metric] for _, values in validation],
-            color="#c2571a",
-            marker=marker,
-            markersize=4,
-        )
+        (line,) = right.plot(*zip(*judged, strict=True), color="#c2571a", marker=marker, markersize=4)
         right.set_ylabel(metric)
         right.spines["top"].set_visible(False)
         lines, labels = [*lines, line], [*labels, f"validation {metric}"]

@@ -5,6 +5,7 @@ Pretraining and finetuning are the same; they differ in what the weights start f
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +18,21 @@ from bigmodel_cli.device import keep_few_kernels, pick_device
 from bigmodel_cli.errors import BigmodelError, DataError, Stopped
 from bigmodel_cli.lazy import Module, load_torch, torch
 from bigmodel_cli.loaded import Loaded
+from bigmodel_cli.optim import describe_weights, summary
+from bigmodel_cli.recipe import TrainOptions
+from bigmodel_cli.roles import named_weights
 from bigmodel_cli.rundir import RunDirectory, fresh_directory
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import CausalLMOptions, MaskedImage, build_task
-from bigmodel_cli.train.choose import apply, choose
 from bigmodel_cli.train.feed import Feed
 from bigmodel_cli.train.loop import Run, fit
 from bigmodel_cli.train.memory import Plan, check_memory, plan
+from bigmodel_cli.train.prepare import prepare
 from bigmodel_cli.train.report import TensorBoard, draw_curve
 from bigmodel_cli.train.resume import check_fingerprint, latest_directory, merge_resumed, previous_run
 from bigmodel_cli.train.signals import Interrupted, Signals
 from bigmodel_cli.train.start import build_started, check_task, with_length
-from bigmodel_cli.train.state import LossScale, TrainState
+from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.writing import Decoding, stream_text
 
 
@@ -72,7 +76,9 @@ def dry_run(spec: Spec, device: str) -> Plan:
     check_task(spec, build_task(spec.task, data.facts), data)
     _describe(spec, data)
     check_memory(spec, data.facts, chosen)
-    return plan(spec, data.facts, data.split("train"))
+    found = plan(spec, data.facts, data.split("train"))
+    _describe_steps(spec, found.steps)
+    return found
 
 
 def _open_directory(request: Request) -> RunDirectory:
@@ -108,18 +114,16 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
         )
     feed = Feed(data.split("train"), spec.train, getattr(spec.data, "workers", 0), device)
     _describe_start(model, data, feed)
-    if "auto" in (spec.train.precision, spec.train.memory_format, spec.train.compile):
-        spec = spec.model_copy(update={"train": choose(model, task, feed.first(), spec.train, say)})
-    apply(model, spec.train)
-    feed.channels_last = spec.train.memory_format == "channels_last"
-    optimizer = spec.train.optimizer.build(model.named_parameters())
-    state = TrainState(model, optimizer, spec.train.ema)
-    if spec.train.precision == "fp16":
-        state.loss_scale = LossScale(2.0**16, dynamic=True)
+    options, state = prepare(model, task, feed.first, spec)
+    spec = spec.model_copy(update={"train": options})
+    feed.channels_last = options.memory_format == "channels_last"
+    total = options.total_steps(feed.micro.per_epoch)
+    _describe_steps(spec, total)
     if previous is not None and previous.contents is not None:
         check_fingerprint(previous.contents, data)
         state.restore(previous.contents.model, previous.contents.train, previous.contents.state)
         say(f"resuming {directory.path} after step {state.step}")
+        _describe_bend(options, previous.spec.train.total_steps(feed.micro.per_epoch), total, state.step)
     directory.begin(spec.to_yaml(), state.step)
     run = Run(
         loaded=Loaded(directory.path, spec, data.facts, task, model, device, data.assets()),
@@ -129,7 +133,7 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
         directory=directory,
         contents=lambda s: _contents(spec, data, s),
         signals=signals,
-        total=spec.train.total_steps(feed.micro.per_epoch),
+        total=total,
         resume_command=_resume_command(request, directory),
         tensorboard=TensorBoard(directory.path / "tensorboard") if spec.train.tensorboard else None,
     )
@@ -179,6 +183,23 @@ def _describe_start(model: Module, data: DataSet, feed: Feed) -> None:
     count = sum(p.numel() for p in model.parameters())
     frozen = f", {count - trainable:,} of them frozen" if trainable < count else ""
     say(f"model: {count:,} parameters{frozen}; data: {len(feed.micro.split):,} training samples")
+    described = describe_weights(feed.options.optimizer, named_weights(model))
+    say(f"optimizer: {summary(described)}")
+
+
+def _describe_steps(spec: Spec, total: int) -> None:
+    for remark in spec.train.schedule.remarks(total):
+        say(remark)
+
+
+def _describe_bend(options: TrainOptions, before: int, total: int, step: int) -> None:
+    """Where a resumed run is now longer or shorter: what becomes of the learning rate, whose schedule spans the whole run."""
+    was, now = (options.schedule.factor(step, steps) for steps in (before, total))
+    if before != total and step < total and not math.isclose(was, now):
+        say(
+            f"the run has {total:,} steps instead of {before:,}: its schedule is bent, and the learning rate goes on at "
+            f"{100 * now:.3g} % of its peak"
+        )
 
 
 def _contents(spec: Spec, data: DataSet, state: TrainState) -> checkpoints.Contents:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from bigmodel_cli.metrics.text import need_libraries
 from bigmodel_cli.models import ViTOptions
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import MaskedImageOptions, Task
+from bigmodel_cli.train.frozen import freeze
 from bigmodel_cli.train.memory import build_within
 
 
@@ -56,7 +56,7 @@ def build_started(spec: Spec, facts: Facts, device: torch.device, source: Path |
             say(f"newly initialised, since the {other}: {', '.join(report.fresh)}")
         if report.ignored:
             say(f"ignored of the checkpoint: {', '.join(report.ignored)}")
-    _freeze(model, spec)
+    freeze(model, spec.init)
     return model
 
 
@@ -73,22 +73,3 @@ def with_length(spec: Spec) -> Spec:
     if length <= (getattr(spec.data, "context", None) or length):
         return spec
     return spec.model_copy(update={"model": options.model_copy(update={"max_len": length})})
-
-
-def _freeze(model: Any, spec: Spec) -> None:
-    """Leave out of the training what `init` says. Raises `SpecError` for a pattern that matches nothing."""
-    parameters = dict(model.named_parameters())
-    head = model.head_names()
-    for pattern in spec.init.freeze:
-        matching = [name for name in parameters if fnmatchcase(name, pattern) or name.startswith(pattern + ".")]
-        if not matching:
-            raise SpecError(
-                f"init.freeze: {pattern!r} matches no weight; they are called like {next(iter(parameters))}"
-            )
-        for name in matching:
-            parameters[name].requires_grad_(False)
-    if spec.init.train == "head":
-        for name, p in parameters.items():
-            p.requires_grad_(p.requires_grad and name.startswith(tuple(head)))
-    if not any(p.requires_grad for p in parameters.values()):
-        raise SpecError("init: every weight is frozen; nothing is left to train")

@@ -8,24 +8,37 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bigmodel_cli.checkpoints import load_weights
+from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.optim import Optimizer
 
 
 @dataclass
 class LossScale:
-    """Dynamic loss scaling for fp16 (Micikevicius et al. 2018): halved on overflow, doubled after 2,000 good steps."""
+    """Dynamic scaling of the mean loss for fp16 (Micikevicius et al. 2018): halved on overflow, doubled after 2,000 good steps.
+
+    `skipped` counts the steps of the run that overflowed and so changed nothing, `stuck` those in a row that did at a scale of 1.
+    """
 
     value: float = 1.0
     good_steps: int = 0
     dynamic: bool = False
+    skipped: int = 0
+    stuck: int = 0
+
+    @classmethod
+    def of(cls, precision: str) -> LossScale:
+        """What a run in this precision begins with."""
+        return cls(2.0**16, dynamic=True) if precision == "fp16" else cls()
 
     def update(self, finite: bool) -> None:
         """Take note of a step whose gradients were finite or not."""
         if not self.dynamic:
             return
         self.good_steps = self.good_steps + 1 if finite else 0
+        self.stuck = self.stuck + 1 if not finite and self.value == 1.0 else 0
         if not finite:
+            self.skipped += 1
             self.value = max(1.0, self.value / 2)
         elif self.good_steps >= 2000:
             self.value, self.good_steps = min(2.0**24, self.value * 2), 0
@@ -39,7 +52,10 @@ class TrainState:
     optimizer: Optimizer
     ema_decay: float | None = None
     step: int = 0
-    scores: dict[str, float] = field(default_factory=dict)  # step -> the task's metric, of kept checkpoints
+    still: frozenset[str] = frozenset()  # modules that are frozen and so stay in evaluation mode
+    scores: dict[str, float | None] = field(
+        default_factory=dict
+    )  # step -> the task's metric; None: not a finite number
     best: float | None = None
     since_best: int = 0  # validations since the best one
     elapsed: float = 0.0  # seconds of training, over all resumes
@@ -49,8 +65,10 @@ class TrainState:
     ema: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        modules = list(self.model.modules())
-        self.balanced: list[Any] = [m for m in modules if hasattr(m, "after_step")]  # mixtures of experts
+        trained = [module for name, module in self.model.named_modules() if name not in self.still]
+        self.balanced: list[Any] = [m for m in trained if hasattr(m, "after_step")]  # mixtures of experts
+        recorded = self.model.state_dict().keys()
+        self.buffers = [tensor for name, tensor in self.model.named_buffers() if name in recorded]  # statistics
         if self.ema_decay is not None:
             self.ema = {name: p.detach().clone() for name, p in self.model.named_parameters()}
 
@@ -63,6 +81,13 @@ class TrainState:
         """Let parts that keep count of a step take note that it is over."""
         for module in self.balanced:
             module.after_step()
+
+    def undo(self, buffers: list[Tensor]) -> None:
+        """After a step that must change nothing: put the statistics back to what they were, and let parts forget their count."""
+        for now, before in zip(self.buffers, buffers, strict=True):
+            now.copy_(before)
+        for module in self.balanced:
+            module.forget_step()
 
     def statistics(self) -> dict[str, float]:
         """What such parts have to say of the last step, averaged over them, as metrics."""
@@ -128,11 +153,20 @@ class TrainState:
             "loss_count": self.loss_count,
             "loss_scale": self.loss_scale.value,
             "loss_scale_good_steps": self.loss_scale.good_steps,
+            "loss_scale_skipped": self.loss_scale.skipped,
         }
         return weights, train, values
 
     def restore(self, weights: dict[str, Tensor], train: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Become the captured state, to the bit."""
+        """Become the captured state, to the bit. Raises `CheckpointError` where it is of another model or optimizer."""
+        prefix = "optimizer."
+        own = {name.removeprefix(prefix): tensor for name, tensor in train.items() if name.startswith(prefix)}
+        differing = sorted(own.keys() ^ self.optimizer.state_dict().keys())
+        if differing:
+            raise CheckpointError(
+                f"the checkpoint's optimizer is not this run's: {len(differing)} tensors are in one of them alone, such as "
+                f"{differing[0]} (earlier versions gave other weights to muon); start a new run: bigmodel finetune --from"
+            )
         load_weights(self.model, weights)
         if self.ema:
             for name, tensor in self.ema.items():
@@ -140,8 +174,6 @@ class TrainState:
             with torch.no_grad():
                 for name, p in self.model.named_parameters():
                     p.copy_(train[f"raw.{name}"])
-        prefix = "optimizer."
-        own = {name.removeprefix(prefix): tensor for name, tensor in train.items() if name.startswith(prefix)}
         self.optimizer.load_state_dict(own, values["optimizer_steps"])
         self.step = values["step"]
         self.scores, self.best = dict(values["scores"]), values["best"]
@@ -149,6 +181,7 @@ class TrainState:
         self.loss_sum, self.loss_count = values["loss_sum"], values["loss_count"]
         self.loss_scale.value = values["loss_scale"]
         self.loss_scale.good_steps = values["loss_scale_good_steps"]
+        self.loss_scale.skipped = values.get("loss_scale_skipped", 0)  # not in checkpoints of earlier versions
         torch.set_rng_state(train["rng.cpu"])
         if "rng.cuda" in train and torch.cuda.is_available():
             torch.cuda.set_rng_state(train["rng.cuda"])

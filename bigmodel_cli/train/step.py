@@ -43,10 +43,16 @@ def train_step(
 ) -> StepResult:
     """Add up the gradients of the micro-batches and move the weights by their mean over all targets.
 
-    Losses are sums, so that the division by the global count makes accumulation equal to one large batch. Where the loss or
-    the gradient is not finite nothing is changed (and under fp16 the loss scale is halved).
+    Losses are sums, so that the division by the global count makes accumulation equal to one large batch. Under fp16 the backward
+    pass starts from the loss scale times about the mean: the sum divided by a power of two near the step's count, which is exact
+    and taken back at the end, so that the size of a batch changes neither what overflows nor the result.
+
+    Where the loss or the gradient is not finite nothing is changed: weights, averages, the optimizer; under fp16, where training
+    goes on, not the statistics of normalisation and of experts either, and the loss scale is halved. The step counts in the run
+    and its schedule, not in the optimizer; its batch and its random numbers are used up.
     """
-    scale = state.loss_scale
+    scale, unit = state.loss_scale, 1.0
+    buffers = [tensor.clone() for tensor in state.buffers] if scale.dynamic else []
     loss_sum: Tensor | None = None
     count: Tensor | None = None
     for batch in micro_batches:
@@ -54,13 +60,15 @@ def train_step(
             loss, n = task.loss(state.model, batch)
         auxiliary = state.auxiliary()
         total = loss if auxiliary is None else loss + auxiliary * n  # a sum, as the loss is
-        (total * scale.value if scale.dynamic else total).backward()
+        if scale.dynamic and count is None:
+            unit = power_above(float(n) * len(micro_batches))
+        (total * (scale.value / unit) if scale.dynamic else total).backward()
         loss = loss.detach()
         loss_sum, count = (loss, n) if loss_sum is None or count is None else (loss_sum + loss, count + n)
     rows = sum(len(next(iter(batch.values()))) for batch in micro_batches)
     assert loss_sum is not None
     assert count is not None
-    divisor = (float(count) or 1.0) * scale.value
+    divisor = (float(count) or 1.0) * (scale.value / unit)
     norm = float(total_norm(state.optimizer.gradients())) / divisor
     result = StepResult(float(loss_sum), float(count), norm, rows)
     scale.update(result.finite)
@@ -69,5 +77,12 @@ def train_step(
             divisor *= norm / options.clip
         state.optimizer.step(lr, divisor)
         state.update_ema()
+    elif scale.dynamic:
+        state.undo(buffers)
     state.optimizer.clear()
     return result
+
+
+def power_above(count: float) -> float:
+    """The least power of two that is not less than the count; 1 where that is less than 1."""
+    return 2.0 ** math.ceil(math.log2(max(1.0, count)))

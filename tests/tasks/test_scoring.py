@@ -13,6 +13,7 @@ from torch import nn
 from bigmodel_cli.metrics.intervals import exact_interval
 from bigmodel_cli.optim import AdamWOptions
 from bigmodel_cli.recipe import TrainOptions
+from bigmodel_cli.roles import named_weights
 from bigmodel_cli.scoring import estimates, means, values_of
 from bigmodel_cli.tasks import CausalLMOptions, ClassificationOptions
 from bigmodel_cli.train.state import TrainState
@@ -81,7 +82,7 @@ def test_accumulated_micro_batches_equal_one_batch_whatever_their_padding() -> N
     for size in (6, 2):
         torch.manual_seed(1)
         model = nn.Sequential(nn.Embedding(7, 8), nn.Linear(8, 7))
-        state = TrainState(model, AdamWOptions().build(model.named_parameters()))
+        state = TrainState(model, AdamWOptions().build(named_weights(model)))
         options = TrainOptions(steps=1, precision="fp32", clip=0.05)
         batches = [{"tokens": t} for t in tokens.split(size)]
         result = train_step(state, task, options, batches, torch.device("cpu"), 0.01)
@@ -96,7 +97,7 @@ def test_clipping_shortens_the_gradient() -> None:
     task: Any = type("T", (), {"loss": lambda self, m, b: (m(b["x"]).sum(), torch.tensor(1))})()
     from bigmodel_cli.optim import SGDOptions
 
-    state = TrainState(model, SGDOptions(momentum=0.0, nesterov=False).build(model.named_parameters()))
+    state = TrainState(model, SGDOptions(momentum=0.0, nesterov=False).build(named_weights(model)))
     before = model.weight.detach().clone()
     options = TrainOptions(steps=1, precision="fp32", clip=1.0)
     result = train_step(state, task, options, [{"x": torch.tensor([[3.0, 4.0]])}], torch.device("cpu"), 0.5)
@@ -106,7 +107,7 @@ def test_clipping_shortens_the_gradient() -> None:
 
 def test_the_moving_average_follows_the_weights() -> None:
     model = nn.Linear(1, 1, bias=False)
-    state = TrainState(model, AdamWOptions().build(model.named_parameters()), ema_decay=0.5)
+    state = TrainState(model, AdamWOptions().build(named_weights(model)), ema_decay=0.5)
     expected = model.weight.item()
     for step in range(4):
         state.step = step

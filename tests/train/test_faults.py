@@ -21,6 +21,7 @@ from torch import Tensor
 from zygote import Zygote, until
 
 from bigmodel_cli import checkpoints
+from bigmodel_cli.roles import named_weights
 from bigmodel_cli.rundir import RunDirectory
 from bigmodel_cli.tasks.causal_lm import CausalLM
 
@@ -164,7 +165,7 @@ def test_a_step_that_is_not_finite_touches_neither_weights_nor_optimizer() -> No
             return model(batch["x"]).square().sum(), torch.tensor(len(batch["x"]))
 
     task: Any = Task()
-    state = TrainState(model, AdamWOptions().build(model.named_parameters()), ema_decay=0.9)
+    state = TrainState(model, AdamWOptions().build(named_weights(model)), ema_decay=0.9)
     options, device = TrainOptions(steps=3, precision="fp32"), torch.device("cpu")
     train_step(state, task, options, [{"x": torch.ones(2, 3)}], device, 0.1)
     before = [t.clone() for t in (*model.parameters(), *state.optimizer.state_dict().values(), *state.ema.values())]

@@ -1,0 +1,129 @@
+"""What each weight of a model is to an optimizer: a hidden matrix or not, and whether it decays.
+
+The defaults go by the module that holds a weight. A module (a part, a model, a plugin's) that knows better says so by a method
+`weight_roles`, and what stands above has the last word: a model knows which of its layers are the first and the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from bigmodel_cli.lazy import Module, Tensor, nn, torch
+
+
+@dataclass(frozen=True)
+class Role:
+    """One weight's role.
+
+    `matrix`: a hidden matrix (M, N), whose kernel axes after the first count as N; what Muon orthogonalises (Jordan et al. 2024:
+    embeddings, the first and the last layer, gains and biases are not). `decayed`: weight decay applies. `rows`: of each matrix,
+    where several stand in one tensor, one below the other, such as a fused query, key and value; empty for one. `stacked`: the
+    tensor (E, M, N) holds E matrices.
+    """
+
+    matrix: bool = False
+    decayed: bool = False
+    rows: tuple[int, ...] = ()
+    stacked: bool = False
+
+    def matrices(self, tensor: Tensor) -> list[Tensor]:
+        """The tensor's matrices, (M, N) each, or (n, M, N) where n of one size can be computed at once."""
+        if self.stacked:
+            return [tensor]
+        flat = tensor.flatten(1)
+        if len(set(self.rows)) == 1:
+            return [flat.unflatten(0, (len(self.rows), self.rows[0]))]
+        return list(flat.split(list(self.rows))) if self.rows else [flat]
+
+    def joined(self, matrices: list[Tensor], like: Tensor) -> Tensor:
+        """The inverse of `matrices`: one tensor of the shape of `like`."""
+        rows = [m.flatten(0, -2) for m in matrices]
+        return (rows[0] if len(rows) == 1 else torch.cat(rows)).reshape(like.shape)
+
+
+MATRIX = Role(matrix=True, decayed=True)
+"""A hidden matrix or kernel."""
+OUTER = Role(decayed=True)
+"""Decayed, and not a hidden matrix: embeddings, the first and the last layer, routers, filters of single channels."""
+GAIN = Role()
+"""Neither: norms, biases, class and mask tokens, registers, positions, decay rates; what no module declares."""
+EXPERTS = Role(matrix=True, decayed=True, stacked=True)
+"""(E, M, N): a hidden matrix for each expert."""
+
+
+def fused(*rows: int) -> Role:
+    """Several hidden matrices in one tensor: each is orthogonalised by itself, as its author recommends for q, k and v."""
+    return Role(matrix=True, decayed=True, rows=rows)
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A parameter with its name in the model and its role."""
+
+    name: str
+    tensor: nn.Parameter
+    role: Role
+
+
+@runtime_checkable
+class DeclaresRoles(Protocol):
+    """A module that knows the roles of some of its weights."""
+
+    def weight_roles(self) -> dict[str, Role]:
+        """Roles of weights below this module, by their names within it; the others keep their defaults."""
+
+
+def named_weights(model: Module) -> list[Weight]:
+    """Every parameter of the model once, with its role. Raises `ValueError` where a module names a weight that is not there.
+
+    A weight with two names (a tied embedding) is a matrix where it is one under both, and decays where it does under either.
+    """
+    roles: dict[str, Role] = {}
+    for path, module in reversed(list(model.named_modules(remove_duplicate=False))):  # what stands below comes first
+        prefix = f"{path}." if path else ""
+        for name, p in module.named_parameters(recurse=False, remove_duplicate=False):
+            roles[prefix + name] = _default(module, name, p)
+        if isinstance(module, DeclaresRoles):
+            for name, role in module.weight_roles().items():
+                if prefix + name not in roles:
+                    raise ValueError(
+                        f"{type(module).__name__}.weight_roles names {name!r}, which is not a weight of it"
+                    )
+                roles[prefix + name] = role
+    uses: dict[int, list[Role]] = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        uses.setdefault(id(p), []).append(roles[name])
+    return [Weight(name, p, _common(uses[id(p)])) for name, p in model.named_parameters()]
+
+
+def _default(module: Module, name: str, p: Tensor) -> Role:
+    """The role of a weight that `module` itself holds, by the module's kind."""
+    if isinstance(module, nn.MultiheadAttention):  # torchvision's: three matrices without a module of their own
+        size = module.embed_dim
+        return fused(size, size, size) if name == "in_proj_weight" else MATRIX if name.endswith("_weight") else GAIN
+    if isinstance(module, nn.RNNBase):
+        return OUTER if name.startswith("weight") else GAIN
+    if name != "weight":
+        return GAIN
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        if module.groups == 1:
+            return MATRIX
+        if module.groups == module.in_channels:  # a filter for each channel
+            return OUTER
+        return fused(*[p.shape[0] // module.groups] * module.groups)
+    if isinstance(module, nn.Linear):
+        return MATRIX
+    return OUTER if isinstance(module, nn.Embedding) else GAIN
+
+
+def _common(roles: Iterable[Role]) -> Role:
+    """The role of a weight that is used in several ways."""
+    first, *others = roles
+    if not others:
+        return first
+    every = [first, *others]
+    if all(role.matrix for role in every):
+        return first
+    return Role(decayed=any(role.decayed for role in every))

@@ -1,0 +1,64 @@
+"""What of a model is not trained: its weights get no gradient, and its modules evaluate while the others train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.lazy import Module
+from bigmodel_cli.recipe import InitOptions
+
+
+def freeze(model: Any, init: InitOptions) -> None:
+    """Take the gradient from the weights that `init` leaves out. Raises `SpecError` for a pattern that matches nothing."""
+    parameters = dict(model.named_parameters())
+    names = [*parameters, *(name for name, _ in model.named_buffers())]
+    for pattern in init.freeze:
+        matching = [name for name in names if _matches(name, pattern)]
+        if not matching:
+            raise SpecError(
+                f"init.freeze: {pattern!r} matches no weight; they are called like {next(iter(parameters))}"
+            )
+        for name in matching:
+            if name in parameters:
+                parameters[name].requires_grad_(False)
+    if init.train == "head":
+        for name, p in parameters.items():
+            p.requires_grad_(p.requires_grad and _below(name, model.head_names()))
+    if not any(p.requires_grad for p in parameters.values()):
+        raise SpecError("init: every weight is frozen; nothing is left to train")
+
+
+def still_modules(model: Any, init: InitOptions) -> frozenset[str]:
+    """The names of the modules that stay in evaluation mode: those whose every weight is frozen, with all that is below them.
+
+    So statistics of normalisation and loads of experts stay as they are, and dropout is off there. A module that has buffers and
+    not a weight is frozen where `init` names it; one that has neither goes with the module around it.
+    """
+    still: dict[str, bool] = {}
+    for name, module in model.named_modules():
+        around = still.get(name.rpartition(".")[0], False) if name else False
+        trained = [p.requires_grad for p in module.parameters()]
+        still[name] = not any(trained) if trained else around or (_has_buffers(module) and _named(model, name, init))
+    return frozenset(name for name, evaluates in still.items() if evaluates)
+
+
+def _has_buffers(module: Module) -> bool:
+    return next(module.buffers(), None) is not None
+
+
+def _named(model: Any, name: str, init: InitOptions) -> bool:
+    """Whether `init` leaves out what is called so, and all below it."""
+    return any(_matches(name, pattern) for pattern in init.freeze) or (
+        init.train == "head" and not _below(name, model.head_names())
+    )
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) or name.startswith(pattern + ".")
+
+
+def _below(name: str, prefixes: Sequence[str]) -> bool:
+    return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
