@@ -22,11 +22,14 @@ from bigmodel_cli.data.images import (
     ParquetOptions,
     open_images,
 )
+from bigmodel_cli.data.overlap import check_held_out, exposure, record, say_overlaps
 from bigmodel_cli.data.pairs import PairsOptions, PairTableOptions, open_pairs
 from bigmodel_cli.data.pixels import denormalise, prepare_image
 from bigmodel_cli.data.table import TableOptions, open_table, prepare_texts
 from bigmodel_cli.data.text import StdlibOptions, TextOptions, open_text
 from bigmodel_cli.data.tokenizer import Tokenizer, load_source_tokenizer, load_tokenizer
+from bigmodel_cli.data.trained_on import ASSET as TRAINED_ON
+from bigmodel_cli.data.trained_on import load as load_trained_on
 from bigmodel_cli.lazy import Tensor
 
 DataOptions = Annotated[
@@ -65,13 +68,17 @@ SOURCES: dict[str, tuple[type[Options], Callable[..., DataSet]]] = {
 }
 
 
-def open_data(options: Any, *, base: Path, seed: int, say: Say, assets: Path | None = None) -> DataSet:
+def open_data(
+    options: Any, *, base: Path, seed: int, say: Say, assets: Path | None = None, only: str | None = None
+) -> DataSet:
     """The data that the options describe.
 
     Relative paths start at `base`. `assets` is a checkpoint whose tokenizer and normalisation are used rather than fitted
-    anew; the classes are always the data's own. Raises `DataError`.
+    anew; the classes are always the data's own. `only` names the one split that is to be evaluated: nothing else is read that
+    it does not need, and all facts are the checkpoint's, its classes too. Raises `DataError`, and `SpecError` for what the
+    checkpoint does not know.
     """
-    return SOURCES[options.type][1](options, base=base, seed=seed, say=say, assets=assets)
+    return SOURCES[options.type][1](options, base=base, seed=seed, say=say, assets=assets, only=only)
 
 
 def prepare_file(path: Path, facts: Facts) -> Tensor:
@@ -81,18 +88,24 @@ def prepare_file(path: Path, facts: Facts) -> Tensor:
 
 __all__ = [
     "SOURCES",
+    "TRAINED_ON",
     "DataOptions",
     "DataSet",
     "Say",
     "Split",
     "Tokenizer",
+    "check_held_out",
     "denormalise",
+    "exposure",
     "load_source_tokenizer",
     "load_tokenizer",
+    "load_trained_on",
     "open_data",
     "prepare_file",
     "prepare_image",
     "prepare_sound",
     "prepare_sounds",
     "prepare_texts",
+    "record",
+    "say_overlaps",
 ]

@@ -18,6 +18,7 @@ from typing import IO
 from bigmodel_cli.data.cache import cache_directory, publish
 from bigmodel_cli.errors import DataError
 
+FORMAT = 2  # of the cached surveys
 CHUNK = 1 << 20
 ENDINGS = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz", ".py", ".md", ".rst")
 
@@ -86,33 +87,39 @@ class Texts(Corpus):
 
 @dataclass
 class Survey:
-    """What one pass over a corpus finds: a digest of its documents, how much there is, and which characters."""
+    """What one pass over a corpus finds: a digest of its documents, how much there is, and which characters.
+
+    `lengths` are those of the documents, in characters.
+    """
 
     digest: str = ""
     characters: int = 0
     documents: int = 0
     symbols: str = ""
+    lengths: list[int] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
 
 
 def survey(corpus: Corpus) -> Survey:
     """Read the corpus once. The result is kept by path, size and time of change of the files, in the cache."""
     stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in corpus.files]
-    key = hashlib.sha256(json.dumps([stats, corpus.field]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([FORMAT, stats, corpus.field]).encode()).hexdigest()
     kept = cache_directory("surveys") / f"{key}.json"
     if kept.exists():
         values = json.loads(kept.read_text(encoding="utf-8"))
-        return Survey(values["digest"], values["characters"], values["documents"], values["symbols"])
+        return Survey(**values)
     found, sha = Survey(), hashlib.sha256()
     for document in corpus.documents():
         found.documents += 1
+        before = found.characters
         for text in document:
             sha.update(text.encode("utf-8"))
             found.characters += len(text)
             found.seen.update(text)
         sha.update(b"\xff")  # no byte of UTF-8: the end of a document
+        found.lengths.append(found.characters - before)
     found.digest, found.symbols = sha.hexdigest(), "".join(sorted(found.seen))
-    values = {k: getattr(found, k) for k in ("digest", "characters", "documents", "symbols")}
+    values = {k: getattr(found, k) for k in ("digest", "characters", "documents", "symbols", "lengths")}
     publish(kept, json.dumps(values).encode())
     return found
 
