@@ -152,7 +152,7 @@ def _evaluate(path: Path, overrides: Sequence[str], split: str | None, device: s
 
 
 def _split_name(spec: Spec, wanted: str | None) -> str:
-    """The split to measure: the one that is wanted, else test, else val. Raises `DataError` or `SpecError` where it is not there."""
+    """The split to measure: the one that is wanted, else test, else val. Raises `DataError` or `SpecError`."""
     there = spec.data.splits(Path())
     if wanted is not None and wanted not in there:
         raise DataError(f"the data has no {wanted!r} split; it has {', '.join(there)}")

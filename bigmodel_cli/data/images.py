@@ -11,17 +11,15 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Facts, Options, Positive
 from bigmodel_cli.data.augment import Augmentation, AugmentOptions
-from bigmodel_cli.data.base import DataSet, Say, Split, facts_of, numbers_of
+from bigmodel_cli.data.base import DataSet, Say, Split, facts_of
 from bigmodel_cli.data.cache import build_once, cache_directory
-from bigmodel_cli.data.divide import part_of_each_class, subset
+from bigmodel_cli.data.divide import divided, numbers_among, part_of_each_class, part_to_hold_out, subset
 from bigmodel_cli.data.held_out import (
     HELD_OUT,
     ValFraction,
     files_of_splits,
-    fraction_of,
     needed,
     not_both,
-    parts_of,
     with_held_out,
 )
 from bigmodel_cli.data.image_sources import (
@@ -37,7 +35,7 @@ from bigmodel_cli.data.image_sources import (
 from bigmodel_cli.data.image_split import ImageSplit, Resident, Streamed
 from bigmodel_cli.data.order import permute
 from bigmodel_cli.data.pixels import decode, to_array
-from bigmodel_cli.errors import DataError, SpecError
+from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import torch
 
 RESIDENT_BYTES = 2 << 30
@@ -194,13 +192,13 @@ def open_images(
     named = options.named(base)
     if "train" not in named and only is None:
         raise DataError(f"{base / options.root}: no folder train in it to train on; it has {', '.join(named)}")
-    fraction = _fraction(options, named)
+    fraction = part_to_hold_out(options.val_fraction, named)
     raw = options.read(base, only, say)
     if not options.labels:
         raw = raw.without_labels()
     _check(raw, say)
-    divided = _divided(raw, fraction, options.on_bad == "skip", say, only is not None)
-    opened = {n: s for n, s in divided.items() if only in (None, n)}
+    parts = divided(raw, fraction, options.on_bad == "skip", say, only is not None)
+    opened = {n: s for n, s in parts.items() if only in (None, n)}
     shape = known.image_shape if known is not None and known.image_shape is not None else None
     channels = shape[0] if shape is not None else options.channels or _channels(opened["train"])
     size = shape[1:] if shape is not None else (options.size, options.size) if options.size else None
@@ -208,51 +206,24 @@ def open_images(
     first = next(iter(loaded.values()))
     mean, std = _normalisation(options, first, assets)  # of all images, however few of their labels are used
     kept: tuple[float, ...] = ()
-    if options.label_fraction < 1 and "train" in divided:
+    if options.label_fraction < 1 and "train" in parts:
         kept = (options.label_fraction,)
-        chosen = part_of_each_class(divided["train"].labels, options.label_fraction)
-        divided["train"] = subset(divided["train"], chosen)
+        chosen = part_of_each_class(parts["train"].labels, options.label_fraction)
+        parts["train"] = subset(parts["train"], chosen)
         if "train" in loaded:
             loaded["train"] = loaded["train"].part(chosen)
     classes = raw.classes if known is None else known.classes
     if known is not None:
-        loaded = {n: source.labelled(_numbers(source, raw.classes, classes)) for n, source in loaded.items()}
+        loaded = {
+            n: source.labelled(numbers_among(source.labels.numpy(), raw.classes, classes))
+            for n, source in loaded.items()
+        }
     facts = Facts(image_shape=first.shape, mean=mean, std=std, classes=classes)
     augmentation = Augmentation(options.augment)
     splits: dict[str, Split] = {n: ImageSplit(source, facts, augmentation) for n, source in loaded.items()}
     content = (raw.digest, first.shape, fraction, options.on_bad, *kept)
     key = hashlib.sha256(repr(content).encode()).hexdigest()
-    return DataSet(facts, key, splits, {}, {n: s.hashes for n, s in divided.items()}, "images", fraction > 0)
-
-
-def _fraction(options: Any, named: tuple[str, ...]) -> float:
-    """The part of the training images to hold out. Raises `SpecError` where it is given and there is a split as well."""
-    try:
-        not_both("val" in named, "a validation split (there is one)", options.val_fraction)
-    except ValueError as error:
-        raise SpecError(f"data.val_fraction: {error}") from None
-    return fraction_of(options.val_fraction, "val" in named)
-
-
-def _divided(raw: RawImages, fraction: float, skip_bad: bool, say: Say, quiet: bool) -> dict[str, RawSplit]:
-    """The splits with the part held out, and without the images that cannot be decoded where they are to be skipped."""
-    tell = None if quiet else say
-    splits = dict(raw.splits)
-    if "train" in splits:
-        train = splits["train"]
-        splits |= {n: subset(train, p) for n, p in parts_of(len(train.labels), fraction, "images", tell).items()}
-    return {n: _without_bad(s, say) if skip_bad and s.encoded else s for n, s in splits.items()}
-
-
-def _numbers(source: Resident | Streamed, classes: tuple[str, ...], known: tuple[str, ...]) -> Any:
-    """(N,) the labels of the images as numbers of the checkpoint's classes."""
-    labels = source.labels.numpy()
-    if not classes:
-        return labels
-    if not known:
-        raise SpecError("the checkpoint knows no classes; set data.labels: false, or finetune it on labels first")
-    used = [classes[i] for i in np.unique(labels).tolist()]
-    return numbers_of(classes, known, used)[labels]
+    return DataSet(facts, key, splits, {}, {n: s.hashes for n, s in parts.items()}, "images", fraction > 0)
 
 
 def _check(raw: RawImages, say: Say) -> None:
@@ -325,21 +296,6 @@ def _load(
 
     build_once(folder, build)
     return Resident(np.load(folder / "pixels.npy"), raw.labels)
-
-
-def _without_bad(raw: RawSplit, say: Say) -> RawSplit:
-    good, bad = [], []
-    for index, (source, name) in enumerate(zip(raw.encoded, raw.names, strict=True)):
-        try:
-            decode(source, name, 3, None)
-            good.append(index)
-        except DataError as error:
-            bad.append(str(error))
-    if bad:
-        say(f"warning: skipped {len(bad)} image(s) that cannot be decoded, the first: {bad[0]}")
-    if not good:
-        raise DataError(f"none of {len(bad)} images can be decoded, the first: {bad[0]}")
-    return subset(raw, good)
 
 
 def _normalisation(

@@ -71,8 +71,8 @@ def check_held_out(data: DataSet, task: str, seen: Sequence[Seen], remedy: str, 
         trained |= s.holds(alone)
     if trained.any():
         raise SpecError(
-            f"data.val_fraction: the validation split that it makes holds {int(trained.sum()):,} {data.unit}, of {len(val):,}, that the "
-            "checkpoint was trained on: what it scores there says nothing. Name data that it never saw "
+            f"data.val_fraction: the checkpoint was trained on {int(trained.sum()):,} of the {len(val):,} {data.unit} in the "
+            "validation split that it makes: what it scores there says nothing. Name data that it never saw "
             f"(--set {remedy}), measure the training split as what it is (--split train), or train anew with data.val_fraction"
         )
 
