@@ -164,7 +164,9 @@ def pictures(root: str, labels: dict[str, int], first: int, last: int) -> None:
         Image.fromarray(np.full((6, 5, 3), (labels[label], i, 9), np.uint8)).save(Path(root, label, f"{i}.png"))
 
 
-CNN = "model: {type: cnn, layers: [{type: conv, channels: 4, kernel: 3}, {type: adaptive_pool, size: 1}, {type: flatten}, {type: dense, units: classes}]}\n"
+LAYERS = "{type: conv, channels: 4, kernel: 3}, {type: adaptive_pool, size: 1}, {type: flatten}, {type: dense, units: classes}"
+CNN = f"model: {{type: cnn, layers: [{LAYERS}]}}
+"
 
 
 def test_eval_needs_its_split_alone(cli: Cli) -> None:
@@ -188,8 +190,8 @@ def test_eval_needs_its_split_alone(cli: Cli) -> None:
     specs = {
         "image": spec("image.yaml", "type: image_folder, root: set", model=CNN),
         "table": spec("table.yaml", f"{TABLE}, test: [t.tsv]"),
-        "audio": spec("audio.yaml", f"type: audio, files: [sounds], pattern: {pattern}, split: {{test: {{index: [0, 1]}}}}, rate: 8000, "
-                      "mels: 8, seconds: 0.05", model=CNN),
+        "audio": spec("audio.yaml", f"type: audio, files: [sounds], pattern: {pattern}, split: {{test: {{index: [0, 1]}}}}, "
+                      "rate: 8000, mels: 8, seconds: 0.05", model=CNN),
         "text": spec("text.yaml", "type: text, files: [one.txt], test_files: [two.txt], context: 16, tokenizer: {type: bpe, "
                      "vocab_size: 280}", "causal_lm, sample_tokens: 0",
                      f"model: {{type: decoder, dim: 8, blocks: [{{{block}}}]}}\n"),

@@ -151,7 +151,14 @@ def test_images_that_cannot_be_decoded(content: Any, message: str, cnn_spec: Pat
     folder(count=200)
     bad = Path("pictures/cat/17.png")
     bad.write_bytes(bad.read_bytes()[:40] if content == "half" else content)
-    words = ["pretrain", cnn_spec, "--set", "data={type: image_folder, root: pictures, val_fraction: 0}", "--set", "train.batch_size=8"]
+    words = [
+        "pretrain",
+        cnn_spec,
+        "--set",
+        "data={type: image_folder, root: pictures, val_fraction: 0}",
+        "--set",
+        "train.batch_size=8",
+    ]
     result = cli(*words, "--out", "run")
     assert result.status == 3
     assert f"{bad}: " in result.err
