@@ -165,8 +165,7 @@ def pictures(root: str, labels: dict[str, int], first: int, last: int) -> None:
 
 
 LAYERS = "{type: conv, channels: 4, kernel: 3}, {type: adaptive_pool, size: 1}, {type: flatten}, {type: dense, units: classes}"
-CNN = f"model: {{type: cnn, layers: [{LAYERS}]}}
-"
+CNN = f"model: {{type: cnn, layers: [{LAYERS}]}}\n"
 
 
 def test_eval_needs_its_split_alone(cli: Cli) -> None:
