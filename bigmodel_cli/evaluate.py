@@ -138,6 +138,10 @@ def _evaluate(path: Path, overrides: Sequence[str], split: str | None, device: s
     need_libraries(texts)
     name = _split_name(spec, split)
     data = open_data(spec.data, base=Path(), seed=spec.train.seed, say=say, assets=loaded.path, only=name)
+    if loaded.facts.classes and not data.facts.classes:
+        raise SpecError(
+            "the checkpoint tells classes apart, and the data has no labels; say where they are (data.label, data.labels)"
+        )
     trained = load_trained_on(loaded.assets.get(TRAINED_ON))
     if name == "val" and data.held_out:
         check_held_out(data, loaded.task.name, trained, spec.data.test_data, say)

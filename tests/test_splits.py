@@ -227,6 +227,10 @@ def test_eval_needs_its_split_alone(cli: Cli) -> None:
     assert report(cli("eval", "table", "--json"))["metrics"]["accuracy"]["count"] == 2
     Path("t.tsv").write_text("word\tz\nother\tw\n")
     assert "classes that the checkpoint does not know: 'w'; it knows x, y, z" in cli("eval", "table").err
+    bare = cli("eval", "table", *sets("data.label=null"))
+    assert (bare.status, "the checkpoint tells classes apart, and the data has no labels" in bare.err) == (2, True)
+    bare = cli("eval", "image", *sets("data.labels=false"))
+    assert (bare.status, "the checkpoint tells classes apart, and the data has no labels" in bare.err) == (2, True)
     Path("sounds/d_0.wav").write_bytes(recording(800, 0.05))
     assert "classes that the checkpoint does not know: 'd'; it knows a, b, c" in cli("eval", "audio").err
 

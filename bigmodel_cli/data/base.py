@@ -113,6 +113,11 @@ def numbers_of(classes: Sequence[str], known: Sequence[str], used: Sequence[str]
 
     Raises `SpecError` naming the classes that are `used` and that it does not know.
     """
+    if used and not known:
+        raise SpecError(
+            "the checkpoint knows no classes; leave the data's labels out (data.label: null, data.labels: false), or finetune it "
+            "on them first: bigmodel finetune --from CKPT SPEC"
+        )
     number = {name: index for index, name in enumerate(known)}
     unknown = [name for name in used if name not in number]
     if unknown:

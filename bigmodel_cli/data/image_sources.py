@@ -33,7 +33,7 @@ class RawSplit:
     encoded: list[Any] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
 
-    def hashes(self) -> Hashes:
+    def items(self) -> Hashes:
         """(N,) the hash of each image as it was read: of its pixels, or of the encoded file."""
         if self.pixels is not None:
             return as_hashes(hash_of(image.tobytes()) for image in self.pixels)
@@ -114,8 +114,10 @@ def read_cifar(root: Path, kind: str, download: bool, wanted: Sequence[str]) -> 
     source = datasets.CIFAR10 if kind == "cifar10" else datasets.CIFAR100
     splits, classes = {}, ()
     for name in wanted:
+        # torchvision wants the files of both splits, whichever is read
+        unread = {} if download else {"test_list" if name == "train" else "train_list": []}
         try:
-            data = source(str(root), train=name == "train", download=download)
+            data = type(source.__name__, (source,), unread)(str(root), train=name == "train", download=download)
         except RuntimeError:
             raise DataError(
                 f"{root}: no {kind} there (or damaged); set data.root, or data.download: true to fetch it"

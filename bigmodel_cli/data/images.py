@@ -212,7 +212,7 @@ def open_images(
         parts["train"] = subset(parts["train"], chosen)
         if "train" in loaded:
             loaded["train"] = loaded["train"].part(chosen)
-    classes = raw.classes if known is None else known.classes
+    classes = known.classes if known is not None and raw.classes else raw.classes
     if known is not None:
         loaded = {
             n: source.labelled(numbers_among(source.labels.numpy(), raw.classes, classes))
@@ -223,7 +223,7 @@ def open_images(
     splits: dict[str, Split] = {n: ImageSplit(source, facts, augmentation) for n, source in loaded.items()}
     content = (raw.digest, first.shape, fraction, options.on_bad, *kept)
     key = hashlib.sha256(repr(content).encode()).hexdigest()
-    return DataSet(facts, key, splits, {}, {n: s.hashes for n, s in parts.items()}, "images", fraction > 0)
+    return DataSet(facts, key, splits, {}, {n: s.items for n, s in parts.items()}, "images", fraction > 0)
 
 
 def _check(raw: RawImages, say: Say) -> None:

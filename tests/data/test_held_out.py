@@ -149,6 +149,50 @@ def test_images_of_the_sources_that_have_a_test_split(data_root: Path) -> None:
     assert {n: len(digits.split(n)) for n in digits.splits} == {"train": 1_290, "val": 143, "test": 364}
 
 
+def test_strings_are_joined_of_recordings_of_their_own_split() -> None:
+    options, _ = audio()
+    del options["seconds"]
+    data = opened(**options, units="words", join={"least": 2, "most": 4})
+    said = {n: set() for n in ("train", "val")}
+    for name, numbers in said.items():
+        for epoch in range(12):
+            target = data.split(name).batch(np.arange(len(data.split(name))), epoch, 0, name == "train")["target"]
+            numbers |= {int(i) for i in target.flatten() if i >= 0}
+    assert not said["train"] & said["val"]
+    assert len(said["val"]) == 13
+    assert len(said["train"]) > 100
+
+
+def test_cifar_opens_the_files_of_one_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision's layout, with checksums of its own: the test batch is read where no training batch is there."""
+    import hashlib
+    import pickle
+
+    from torchvision import datasets
+
+    folder = Path("data/cifar-10-batches-py")
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    batch = {"data": rng.integers(0, 256, (6, 3072), np.uint8), "labels": [0, 1, 2, 0, 1, 2]}
+    (folder / "test_batch").write_bytes(pickle.dumps(batch))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": ["a", "b", "c"]}))
+    sums = {p.name: hashlib.md5(p.read_bytes()).hexdigest() for p in folder.iterdir()}
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
+    meta = {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]}
+    monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
+    options = SOURCES["cifar10"][0].model_validate({"type": "cifar10", "normalize": "none"})
+    Path("ckpt").mkdir()
+    facts = {"image_shape": [3, 32, 32], "classes": ["c", "b", "a"]}
+    Path("ckpt/facts.json").write_text(json.dumps(facts))
+    read = {"base": Path.cwd(), "seed": 0, "say": [].append}
+    found = open_data(options, **read, assets=Path("ckpt"), only="test")  # type: ignore[arg-type]
+    rows = found.split("test").batch(np.arange(6), 0, 0, False)
+    assert rows["label"].tolist() == [2, 1, 0, 2, 1, 0]  # by their names
+    assert np.array_equal((rows["image"] * 255).round().numpy().reshape(6, -1), batch["data"])
+    with pytest.raises(DataError, match="no cifar10 there"):
+        open_data(options, **read)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_few_items(count: int) -> None:
     Path("a.tsv").write_text("".join(f"{w}\n" for w in WORDS[:count]))
