@@ -115,7 +115,7 @@ def read_cifar(root: Path, kind: str, download: bool, wanted: Sequence[str]) -> 
     splits, classes = {}, ()
     for name in wanted:
         # torchvision wants the files of both splits, whichever is read
-        unread = {} if download else {"test_list" if name == "train" else "train_list": []}
+        unread: dict[str, Any] = {} if download else {"test_list" if name == "train" else "train_list": []}
         try:
             data = type(source.__name__, (source,), unread)(str(root), train=name == "train", download=download)
         except RuntimeError:
