@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.console import say, table
-from bigmodel_cli.data import open_data
+from bigmodel_cli.data import TRAINED_ON, check_held_out, exposure, load_trained_on, open_data
 from bigmodel_cli.device import keep_few_kernels
-from bigmodel_cli.errors import SpecError
+from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.loaded import Loaded, load_checkpoint
 from bigmodel_cli.metrics import Measure, shown
@@ -19,6 +19,7 @@ from bigmodel_cli.metrics.labels import confusion, draw_confusion
 from bigmodel_cli.metrics.text import lead_measures, need_libraries
 from bigmodel_cli.samples import rescore, write_samples
 from bigmodel_cli.scoring import derived_measures, estimates, judge
+from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import TASKS, Task, build_task
 from bigmodel_cli.writing import Decoding, longest_text
 
@@ -39,6 +40,7 @@ class Report:
     second: str = ""
     differences: dict[str, Difference] = field(default_factory=dict)
     written: dict[str, int] = field(default_factory=dict)
+    seen: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Each metric's value under its own name, for `jq .accuracy`, and all about it under `metrics`."""
@@ -51,6 +53,7 @@ class Report:
             "task": self.task,
             "precision": self.precision,
             **self.written,
+            **self.seen,
             **(compared if self.differences else {}),
         }
 
@@ -78,12 +81,13 @@ class Report:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A checkpoint on one split: its metrics as measures, and what belongs to each item by name."""
+    """A checkpoint on one split: its metrics as measures, what belongs to each item by name, and how many items it had `seen`."""
 
     loaded: Loaded
     split: str
     measures: dict[str, Measure]
     columns: dict[str, list[Any]]
+    seen: dict[str, Any]
 
 
 def evaluate_checkpoint(
@@ -112,6 +116,7 @@ def evaluate_checkpoint(
         loaded.precision,
         estimates(task, first.measures),
         written=_of_texts(first),
+        seen=first.seen,
     )
     if other is None:
         return report
@@ -154,20 +159,37 @@ def _evaluate(path: Path, overrides: Sequence[str], split: str | None, device: s
     spec = loaded.spec
     texts = list(dict.fromkeys([*getattr(spec.task, "metrics", []), *getattr(loaded.task, "texts", [])]))
     need_libraries(texts)
-    data = open_data(spec.data, base=Path(), seed=spec.train.seed, say=say, assets=loaded.path)
-    if loaded.facts.classes != data.facts.classes:
+    name = _split_name(spec, split)
+    data = open_data(spec.data, base=Path(), seed=spec.train.seed, say=say, assets=loaded.path, only=name)
+    if loaded.facts.classes and not data.facts.classes:
         raise SpecError(
-            f"the data's classes {list(data.facts.classes)} are not those of the checkpoint {list(loaded.facts.classes)}; "
-            "finetune it first: bigmodel finetune --from CKPT SPEC"
+            "the checkpoint tells classes apart, and the data has no labels; say where they are (data.label, data.labels)"
         )
-    name = split or ("test" if "test" in data.splits else "val")
+    trained = load_trained_on(loaded.assets.get(TRAINED_ON))
+    if name == "val" and data.held_out:
+        check_held_out(data, loaded.task.name, trained, spec.data.test_data, say)
+    seen = exposure(data, name, loaded.task.name, trained, say)
     if data.split(name).lengths is not None:
         keep_few_kernels()
     judged = judge(loaded, data.split(name), texts if hasattr(loaded.model, "reading") else None)
     measures, columns = judged.measures, judged.columns
     if getattr(spec.task, "baseline", "none") == "lead":
         measures = measures | lead_measures(texts, columns["source"], columns["reference"])
-    return Evaluation(loaded, name, measures, columns)
+    return Evaluation(loaded, name, measures, columns, seen)
+
+
+def _split_name(spec: Spec, wanted: str | None) -> str:
+    """The split to measure: the one that is wanted, else test, else val. Raises `DataError` or `SpecError`."""
+    there = spec.data.splits(Path())
+    if wanted is not None and wanted not in there:
+        raise DataError(f"the data has no {wanted!r} split; it has {', '.join(there)}")
+    found = [name for name in (wanted, "test", "val") if name in there]
+    if not found:
+        raise SpecError(
+            "the data has neither a test nor a validation split (data.val_fraction: 0 holds nothing out); name test data, for "
+            f"instance --set {spec.data.test_data}, or measure what it was trained on: --split train"
+        )
+    return str(found[0])
 
 
 def _differences(first: Evaluation, second: Evaluation) -> dict[str, Difference]:

@@ -1,8 +1,8 @@
 """Checkpoints: the native format and its commit protocol.
 
 A checkpoint is a folder ``step-00002000`` with model.safetensors, train_state.safetensors, state.json, facts.json, spec.yaml,
-the assets of the data (tokenizer.json) and manifest.json, which names every file with its size and SHA-256 and every tensor with
-its shape and dtype. It holds no absolute path, and reading it never runs code.
+the assets of the data (tokenizer.json), trained_on.bin (hashes of the items), and manifest.json, which names every file with its
+size and SHA-256 and every tensor with its shape and dtype. It holds no absolute path, and reading it never runs code.
 """
 
 from bigmodel_cli.checkpoints.native import Contents, find, mark, newest, prune, read, read_spec, save, steps

@@ -32,11 +32,14 @@ from bigmodel_cli.data.inputs import (
     read_items,
     rows_reader,
 )
+from bigmodel_cli.data.overlap import check_held_out, exposure, record, say_overlaps
 from bigmodel_cli.data.pairs import PairsOptions, PairTableOptions, open_pairs
 from bigmodel_cli.data.pixels import denormalise, prepare_image
 from bigmodel_cli.data.table import TableOptions, open_table
 from bigmodel_cli.data.text import StdlibOptions, TextOptions, open_text
 from bigmodel_cli.data.tokenizer import Tokenizer, load_source_tokenizer, load_tokenizer
+from bigmodel_cli.data.trained_on import ASSET as TRAINED_ON
+from bigmodel_cli.data.trained_on import load as load_trained_on
 from bigmodel_cli.lazy import Tensor
 
 DataOptions = Annotated[
@@ -75,13 +78,17 @@ SOURCES: dict[str, tuple[type[Options], Callable[..., DataSet]]] = {
 }
 
 
-def open_data(options: Any, *, base: Path, seed: int, say: Say, assets: Path | None = None) -> DataSet:
+def open_data(
+    options: Any, *, base: Path, seed: int, say: Say, assets: Path | None = None, only: str | None = None
+) -> DataSet:
     """The data that the options describe.
 
     Relative paths start at `base`. `assets` is a checkpoint whose tokenizer and normalisation are used rather than fitted
-    anew; the classes are always the data's own. Raises `DataError`.
+    anew; the classes are always the data's own. `only` names the one split that is to be evaluated: nothing else is read that
+    it does not need, and all facts are the checkpoint's, its classes too. Raises `DataError`, and `SpecError` for what the
+    checkpoint does not know.
     """
-    return SOURCES[options.type][1](options, base=base, seed=seed, say=say, assets=assets)
+    return SOURCES[options.type][1](options, base=base, seed=seed, say=say, assets=assets, only=only)
 
 
 def prepare_file(path: Path, facts: Facts) -> Tensor:
@@ -91,6 +98,7 @@ def prepare_file(path: Path, facts: Facts) -> Tensor:
 
 __all__ = [
     "SOURCES",
+    "TRAINED_ON",
     "DataOptions",
     "DataSet",
     "Item",
@@ -100,16 +108,21 @@ __all__ = [
     "Sources",
     "Split",
     "Tokenizer",
+    "check_held_out",
     "denormalise",
+    "exposure",
     "files_reader",
     "lines_of",
     "load_source_tokenizer",
     "load_tokenizer",
+    "load_trained_on",
     "open_data",
     "prepare_file",
     "prepare_image",
     "prepare_sound",
     "prepare_sounds",
     "read_items",
+    "record",
     "rows_reader",
+    "say_overlaps",
 ]

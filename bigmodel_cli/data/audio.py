@@ -7,14 +7,16 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from bigmodel_cli.config import Facts, Natural, NonNegative, Options, Positive, Sound
-from bigmodel_cli.data.base import DataSet, Say, Split, count_classes
+from bigmodel_cli.data.base import DataSet, Say, count_classes, facts_of, numbers_of
+from bigmodel_cli.data.held_out import HELD_OUT, ValFraction, fraction_of, needed, not_both, parts_of, with_held_out
 from bigmodel_cli.data.mel import check_filters, frames_of
 from bigmodel_cli.data.order import Ints, permute
 from bigmodel_cli.data.recordings import Recordings, open_recordings
@@ -34,6 +36,7 @@ Rule = dict[str, Annotated[list[Natural | str], Field(min_length=1)]]
 class AudioOptions(Options):
     """Recordings: WAV, and FLAC, OGG, MP3 (pip install 'bigmodel[audio]'), as files, in folders, or in .tar archives."""
 
+    test_data: ClassVar[str] = "'data.split={test: {GROUP: [VALUE]}}'"
     type: Literal["audio"] = "audio"
     files: Annotated[list[str], Field(min_length=1)] = Field(description="recordings, globs, folders, .tar or .tar.gz")
     pattern: str = Field(
@@ -45,10 +48,7 @@ class AudioOptions(Options):
         {},
         description="values of the pattern's groups that put a recording into test, or else into val; the rest trains",
     )
-    val_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0,
-        description="part of the training split kept for validation; 0: validate on val, or on test where there is none",
-    )
+    val_fraction: ValFraction = Field(None, description=HELD_OUT.format("recordings"))
     units: Literal["words", "characters"] | None = Field(
         None, description="what a transcript is spelled in, for task.type: ctc; left out: one label for each recording"
     )
@@ -95,6 +95,7 @@ class AudioOptions(Options):
                 raise ValueError(
                     f"split.{name}: the pattern has no group {group!r} (it has: {known}){did_you_mean(group, groups)}"
                 )
+        not_both("val" in self.split, "split.val", self.val_fraction)
         if self.units is None and (self.join is not None or self.transcripts):
             raise ValueError(f"{'join' if self.join else 'transcripts'}: say in which units a transcript is spelled")
         if self.seconds is not None and self.units is not None:
@@ -110,6 +111,17 @@ class AudioOptions(Options):
             raise ValueError(f"seconds: more than {MOST_FRAMES:,} frames")
         return self
 
+    def splits(self, base: Path) -> tuple[str, ...]:
+        """The splits that there are."""
+        return with_held_out(("train", *(n for n in ("val", "test") if n in self.split)), self.val_fraction)
+
+    def split_of(self, groups: dict[str, str]) -> str:
+        """The split of a recording with these groups of the pattern: test before val, what it claims is nowhere else."""
+        for name, rule in sorted(self.split.items()):
+            if all(_is_one_of(groups[k], values) for k, values in rule.items()):
+                return name
+        return "train"
+
     def sound(self) -> Sound:
         """How sound becomes frames."""
         return Sound(
@@ -123,21 +135,36 @@ class AudioOptions(Options):
         )
 
 
-def open_audio(options: AudioOptions, *, base: Path, seed: int, say: Say, assets: Path | None = None) -> DataSet:
+def open_audio(
+    options: AudioOptions, *, base: Path, seed: int, say: Say, assets: Path | None = None, only: str | None = None
+) -> DataSet:
     """The recordings as splits; a checkpoint's normalisation is used when `assets` names one."""
-    skip = options.on_bad == "skip"
-    recordings = open_recordings(options.files, options.pattern, options.rate, skip, base, say)
-    rows = _rows(options, recordings)
+    known = facts_of(assets) if only is not None else None
+    sound = known.sound if known is not None and known.sound is not None else options.sound()
+    check_filters(sound)
+    fraction = fraction_of(options.val_fraction, "val" in options.split)
+    wanted = needed(("train", *options.split), only)
+    recordings = open_recordings(
+        options.files,
+        options.pattern,
+        sound.rate,
+        options.on_bad == "skip",
+        base,
+        say,
+        None if only is None else (lambda groups: options.split_of(groups) in wanted, [list(wanted), options.split]),
+    )
+    rows = _rows(options, recordings, wanted, fraction, None if only else say)
     texts = (
         read_transcripts(options.transcripts, recordings.names, base) if options.transcripts else _labels(recordings)
     )
     spelled = spell(texts, options.units)
-    _check(rows, spelled, say)
-    sound = options.sound()
-    check_filters(sound)
-    facts = Facts(classes=spelled.names, sound=sound, spelling=options.units or "")
-    if options.units is None:
-        labels = np.array([spelled.units[row][0] for row in rows["train"]])
+    opened = {n: chosen for n, chosen in rows.items() if only in (None, n)}
+    if known is not None:
+        spelled = _as_known(spelled, opened, known)
+    _check(opened, spelled, say)
+    facts = known or Facts(classes=spelled.names, sound=sound, spelling=options.units or "")
+    if options.units is None and "train" in opened:
+        labels = np.array([spelled.units[row][0] for row in opened["train"]])
         facts = replace(facts, class_counts=count_classes(labels, spelled.names))
     if sound.length is not None:
         facts = replace(facts, image_shape=(1, sound.mels, frames_of(sound.length, sound.hop)))
@@ -146,41 +173,54 @@ def open_audio(options: AudioOptions, *, base: Path, seed: int, say: Say, assets
     change = SoundAugmentation(options.augment)
     splits = {
         name: SoundSplit(bank, chosen, spelled.units, spelled.between, options.join, facts, change, resident)
-        for name, chosen in rows.items()
+        for name, chosen in opened.items()
     }
-    mean, std = _normalisation(options, splits["train"], assets)
-    facts = replace(facts, mean=mean, std=std)
-    if sound.length is None:
-        facts = replace(facts, frame_width=sound.mels, context=max(map(longest_frames, splits.values())))
+    if known is None:
+        facts = _measured(options, facts, splits, assets)
     for split in splits.values():
         split.facts = facts
-    named_splits: dict[str, Split] = dict(splits)
-    if "val" not in splits and "test" in splits:
-        named_splits["val"] = splits["test"]
-    return DataSet(facts, _fingerprint(options, recordings, rows, texts), named_splits, {})
+    items = {name: partial(recordings.items.__getitem__, chosen) for name, chosen in rows.items()}
+    key = _fingerprint(options, recordings, rows, texts)
+    return DataSet(facts, key, dict(splits), {}, items, "recordings", fraction > 0)
 
 
-def _rows(options: AudioOptions, recordings: Recordings) -> dict[str, Ints]:
+def _measured(options: AudioOptions, facts: Facts, splits: dict[str, SoundSplit], assets: Path | None) -> Facts:
+    """The facts with what is measured on the recordings: normalisation, and the longest row."""
+    mean, std = _normalisation(options, splits["train"], assets)
+    facts = replace(facts, mean=mean, std=std)
+    sound = options.sound()
+    if sound.length is None:
+        facts = replace(facts, frame_width=sound.mels, context=max(map(longest_frames, splits.values())))
+    return facts
+
+
+def _as_known(spelled: Units, rows: dict[str, Ints], known: Facts) -> Units:
+    """The units by the numbers that a checkpoint's classes have. Raises `SpecError` for one that it does not know."""
+    there = np.unique(np.concatenate([spelled.units[r] for chosen in rows.values() for r in chosen]))
+    number = numbers_of(spelled.names, known.classes, [spelled.names[i] for i in there])
+    return Units(known.classes, [number[units] for units in spelled.units], number[spelled.between])
+
+
+def _rows(
+    options: AudioOptions, recordings: Recordings, wanted: Sequence[str], fraction: float, say: Say | None
+) -> dict[str, Ints]:
     """The numbers of the recordings of each split. Raises `DataError` for a split without any."""
     count = len(recordings.names)
-    rest = np.ones(count, bool)
+    inside = np.array([options.split_of(groups) for groups in recordings.groups])
     rows: dict[str, Ints] = {}
-    for name, rule in sorted(options.split.items()):  # test before val: what it claims is nowhere else
-        inside = np.array([all(_is_one_of(g[k], values) for k, values in rule.items()) for g in recordings.groups])
-        rows[name] = np.flatnonzero(inside & rest)
-        rest &= ~inside
-        if not len(rows[name]):
+    for name, rule in sorted(options.split.items()):
+        rows[name] = np.flatnonzero(inside == name)
+        if not len(rows[name]) and name in wanted:
             groups = {k: sorted({g[k] for g in recordings.groups})[:8] for k in rule}
             there = "; ".join(f"{k}: {', '.join(values)}" for k, values in groups.items())
             raise DataError(f"data.split.{name}: no recording of {count:,} is in it; in the names stand {there}")
-    train = np.flatnonzero(rest)
-    if options.val_fraction and "val" not in rows:
-        order = permute(np.arange(len(train)), len(train), (0, 0)) if len(train) else train
-        held = max(1, round(options.val_fraction * len(train)))
-        rows["val"], train = np.sort(train[order[:held]]), np.sort(train[order[held:]])
+    train = np.flatnonzero(inside == "train")
+    if "train" not in wanted:
+        return {n: chosen for n, chosen in rows.items() if n in wanted}
     if not len(train):
         raise DataError(f"data.split: nothing of {count:,} recordings is left to train on")
-    return {"train": train, **rows}
+    parts = {n: train[chosen] for n, chosen in parts_of(len(train), fraction, "recordings", say).items()}
+    return {**parts, **{n: chosen for n, chosen in rows.items() if n in wanted}}
 
 
 def _is_one_of(text: str, values: list[int | str]) -> bool:
@@ -208,10 +248,9 @@ def _normalisation(
     options: AudioOptions, train: SoundSplit, assets: Path | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, std): the checkpoint's where its frames are made alike, or those of the training split's frames."""
-    if assets is not None and (assets / "facts.json").exists():
-        before = Facts.from_json(json.loads((assets / "facts.json").read_text(encoding="utf-8")))
-        if before.sound == options.sound():
-            return before.mean, before.std
+    before = facts_of(assets)
+    if before is not None and before.sound == options.sound():
+        return before.mean, before.std
     if options.normalize == "none":
         return (), ()
     count = len(train)

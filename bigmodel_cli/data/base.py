@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from bigmodel_cli.config import PADDING, Facts
 from bigmodel_cli.data.order import Ints
-from bigmodel_cli.errors import DataError
+from bigmodel_cli.data.trained_on import Hashes
+from bigmodel_cli.errors import DataError, SpecError, did_you_mean
 from bigmodel_cli.lazy import Tensor, torch
 
 Say = Callable[[str], None]
@@ -60,11 +63,24 @@ def count_classes(labels: Ints, classes: Sequence[str]) -> tuple[int, ...]:
 
 
 class DataSet:
-    """Opened data: `facts` for the model, a `fingerprint` of the content, and splits by name."""
+    """Opened data: `facts` for the model, a `fingerprint` of the content, and splits by name.
 
-    def __init__(self, facts: Facts, fingerprint: str, splits: dict[str, Split], assets: dict[str, bytes]) -> None:
-        self.facts, self.fingerprint = facts, fingerprint
-        self._splits, self._assets = splits, assets
+    `items` gives for a split the hash of each item's content, and `unit` says what an item is. Where `held_out`, the validation
+    split is a part of the training data, and `items` has both even where one of them alone was opened.
+    """
+
+    def __init__(
+        self,
+        facts: Facts,
+        fingerprint: str,
+        splits: dict[str, Split],
+        assets: dict[str, bytes],
+        items: Mapping[str, Callable[[], Hashes]],
+        unit: str,
+        held_out: bool,
+    ) -> None:
+        self.facts, self.fingerprint, self.unit, self.held_out = facts, fingerprint, unit, held_out
+        self._splits, self._assets, self._items = splits, assets, items
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -77,6 +93,10 @@ class DataSet:
             raise DataError(f"the data has no {name!r} split; it has {', '.join(self._splits)}")
         return self._splits[name]
 
+    def items(self, name: str) -> Hashes:
+        """(N,) uint64   64 bits of the SHA-256 of each item of a split, as it was read from its source."""
+        return self._items[name]()
+
     def names(self) -> frozenset[str]:
         """The names in a batch."""
         return frozenset(self.split("train").batch(np.zeros(1, np.int64), 0, 0, False))
@@ -84,3 +104,32 @@ class DataSet:
     def assets(self) -> dict[str, bytes]:
         """Files that a checkpoint carries, by name, such as tokenizer.json."""
         return self._assets
+
+
+def facts_of(assets: Path | None) -> Facts | None:
+    """The facts in a checkpoint's folder, or None where there are none."""
+    if assets is None or not (assets / "facts.json").exists():
+        return None
+    return Facts.from_json(json.loads((assets / "facts.json").read_text(encoding="utf-8")))
+
+
+def numbers_of(classes: Sequence[str], known: Sequence[str], used: Sequence[str]) -> Ints:
+    """(len(classes),) the number that each class has among those of a checkpoint, -1 for one that it does not know.
+
+    Raises `SpecError` naming the classes that are `used` and that it does not know.
+    """
+    if used and not known:
+        raise SpecError(
+            "the checkpoint knows no classes; leave the data's labels out (data.label: null, data.labels: false), or finetune it "
+            "on them first: bigmodel finetune --from CKPT SPEC"
+        )
+    number = {name: index for index, name in enumerate(known)}
+    unknown = [name for name in used if name not in number]
+    if unknown:
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        shown = ", ".join(map(repr, unknown[:5])) + more + did_you_mean(unknown[0], known)
+        raise SpecError(
+            f"the data has classes that the checkpoint does not know: {shown}; it knows {', '.join(known[:10])}"
+            f"{' ...' if len(known) > 10 else ''}. Finetune it first: bigmodel finetune --from CKPT SPEC"
+        )
+    return np.array([number.get(name, -1) for name in classes], np.int64)

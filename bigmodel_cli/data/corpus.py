@@ -59,12 +59,16 @@ class Texts(Corpus):
 
 @dataclass
 class Survey:
-    """What one pass over a corpus finds: a digest of its documents, how much there is, and which characters."""
+    """What one pass over a corpus finds: a digest of its documents, how much there is, and which characters.
+
+    `lengths` are those of the documents, in characters.
+    """
 
     digest: str = ""
     characters: int = 0
     documents: int = 0
     symbols: str = ""
+    lengths: list[int] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
 
 
@@ -75,17 +79,19 @@ def survey(corpus: Corpus) -> Survey:
     kept = cache_directory("surveys") / f"{key}.json"
     if kept.exists():
         values = json.loads(kept.read_text(encoding="utf-8"))
-        return Survey(values["digest"], values["characters"], values["documents"], values["symbols"])
+        return Survey(**values)
     found, sha = Survey(), hashlib.sha256()
     for document in corpus.documents():
         found.documents += 1
+        before = found.characters
         for text in document:
             sha.update(text.encode("utf-8"))
             found.characters += len(text)
             found.seen.update(text)
         sha.update(b"\xff")  # no byte of UTF-8: the end of a document
+        found.lengths.append(found.characters - before)
     found.digest, found.symbols = sha.hexdigest(), "".join(sorted(found.seen))
-    values = {k: getattr(found, k) for k in ("digest", "characters", "documents", "symbols")}
+    values = {k: getattr(found, k) for k in ("digest", "characters", "documents", "symbols", "lengths")}
     publish(kept, json.dumps(values).encode())
     return found
 

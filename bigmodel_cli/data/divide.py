@@ -1,4 +1,4 @@
-"""Which images go where: a validation part, and a part of the labels. The same for every seed."""
+"""Which images go where: a part held out, a part of the labels, and their numbers. The same for every seed."""
 
 from __future__ import annotations
 
@@ -7,22 +7,39 @@ from typing import Any
 
 import numpy as np
 
-from bigmodel_cli.data.image_sources import Labels, RawSplit
+from bigmodel_cli.data.base import Say, numbers_of
+from bigmodel_cli.data.held_out import fraction_of, not_both, parts_of
+from bigmodel_cli.data.image_sources import Labels, RawImages, RawSplit
 from bigmodel_cli.data.order import Ints, permute
-from bigmodel_cli.errors import DataError
+from bigmodel_cli.data.pixels import decode
+from bigmodel_cli.errors import DataError, SpecError
 
 
-def with_validation(splits: dict[str, RawSplit], fraction: float) -> dict[str, RawSplit]:
-    """Split a validation part off the training split."""
-    if not fraction:
-        return splits
-    train = splits["train"]
-    order = permute(np.arange(len(train.labels)), len(train.labels), (0, 0))
-    count = max(1, round(fraction * len(order)))
-    parts = {"val": np.sort(order[:count]), "train": np.sort(order[count:])}
-    if not len(parts["train"]):
-        raise DataError(f"data.val_fraction: {fraction} leaves nothing of {len(order)} images to train on")
-    return {**splits, **{name: subset(train, chosen) for name, chosen in parts.items()}}
+def part_to_hold_out(given: float | None, named: tuple[str, ...]) -> float:
+    """The part of the training images to hold out. Raises `SpecError` where it is given and there is a split as well."""
+    try:
+        not_both("val" in named, "a validation split (there is one)", given)
+    except ValueError as error:
+        raise SpecError(f"data.val_fraction: {error}") from None
+    return fraction_of(given, "val" in named)
+
+
+def divided(raw: RawImages, fraction: float, skip_bad: bool, say: Say, quiet: bool) -> dict[str, RawSplit]:
+    """The splits with the part held out, and without the images that cannot be decoded where they are to be skipped."""
+    tell = None if quiet else say
+    splits = dict(raw.splits)
+    if "train" in splits:
+        train = splits["train"]
+        splits |= {n: subset(train, p) for n, p in parts_of(len(train.labels), fraction, "images", tell).items()}
+    return {n: without_bad(s, say) if skip_bad and s.encoded else s for n, s in splits.items()}
+
+
+def numbers_among(labels: Labels, classes: tuple[str, ...], known: tuple[str, ...]) -> Labels:
+    """(N,) the labels as numbers of a checkpoint's classes. Raises `SpecError` for one that it does not know."""
+    if not classes:
+        return labels
+    numbers: Labels = numbers_of(classes, known, [classes[i] for i in np.unique(labels).tolist()])[labels]
+    return numbers
 
 
 def part_of_each_class(labels: Labels, fraction: float) -> Ints:
@@ -39,4 +56,20 @@ def subset(raw: RawSplit, chosen: Any) -> RawSplit:
     """Those items alone."""
     pick: Callable[[list[Any]], list[Any]] = lambda items: [items[i] for i in chosen] if items else []  # noqa: E731
     pixels = raw.pixels[chosen] if raw.pixels is not None else None
-    return RawSplit(raw.labels[chosen], pixels, pick(raw.encoded), pick(raw.names))
+    return RawSplit(raw.labels[chosen], raw.digest, pixels, pick(raw.encoded), pick(raw.names))
+
+
+def without_bad(raw: RawSplit, say: Say) -> RawSplit:
+    """The images that can be decoded; the others are said. Raises `DataError` where there are none."""
+    good, bad = [], []
+    for index, (source, name) in enumerate(zip(raw.encoded, raw.names, strict=True)):
+        try:
+            decode(source, name, 3, None)
+            good.append(index)
+        except DataError as error:
+            bad.append(str(error))
+    if bad:
+        say(f"warning: skipped {len(bad)} image(s) that cannot be decoded, the first: {bad[0]}")
+    if not good:
+        raise DataError(f"none of {len(bad)} images can be decoded, the first: {bad[0]}")
+    return subset(raw, good)

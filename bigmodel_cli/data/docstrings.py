@@ -7,10 +7,11 @@ import hashlib
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from bigmodel_cli.data.base import Say
 from bigmodel_cli.data.corpus import Survey, Texts, standard_library
 from bigmodel_cli.data.pair_files import ENDS, SIDES, Pair, PairSource
 from bigmodel_cli.data.pairs import PairOptions
@@ -24,19 +25,24 @@ LEAST_WORDS = 3
 class DocstringsOptions(PairOptions):
     """Functions of this Python's standard library without their docstring, and its first sentence; split by module."""
 
+    test_data: ClassVar[str] = "data.type=pair_table"
     type: Literal["docstrings"] = "docstrings"
     long_sources: Literal["leave_out", "cut"] = Field(
         "cut", description="what training does with a pair whose source is longer than context"
     )
     lines: Annotated[int, Field(gt=0, le=10_000)] = Field(30, description="of a function's source that are kept")
 
-    def sources(self, base: Path) -> dict[str, PairSource]:
+    def splits(self, base: Path) -> tuple[str, ...]:
+        """The splits that there are."""
+        return ("train", "val", "test")
+
+    def sources(self, base: Path, only: str | None, say: Say) -> dict[str, PairSource]:
         """The splits, each from modules of its own."""
         found: dict[str, list[Pair]] = {split: [] for split in ("train", "val", "test")}
         root = Path(sysconfig.get_paths()["stdlib"])
         for path in sorted(standard_library(EVERYTHING)):
             found[split_of(path.relative_to(root).as_posix())] += functions(path, self.lines)
-        return {split: in_memory(pairs) for split, pairs in found.items()}
+        return {split: in_memory(pairs) for split, pairs in found.items() if only in (None, split)}
 
 
 def split_of(module: str) -> str:

@@ -6,12 +6,14 @@ import gzip
 import hashlib
 import json
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
 from bigmodel_cli.errors import DataError
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]
@@ -20,44 +22,65 @@ FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shi
 
 @dataclass
 class RawSplit:
-    """`labels` (N,), -1 where there are none; `pixels` (N, C, H, W) uint8, or `encoded` images (paths or bytes) with names."""
+    """`labels` (N,), -1 where there are none; `pixels` (N, C, H, W) uint8, or `encoded` images (paths or bytes) with names.
+
+    `digest` names the content of the source from which it was read.
+    """
 
     labels: Labels
+    digest: str
     pixels: Any = None
     encoded: list[Any] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
 
+    def items(self) -> Hashes:
+        """(N,) the hash of each image as it was read: of its pixels, or of the encoded file."""
+        if self.pixels is not None:
+            return as_hashes(hash_of(image.tobytes()) for image in self.pixels)
+        return as_hashes(hash_of(i if isinstance(i, bytes) else content_of(i)) for i in self.encoded)
+
 
 @dataclass
 class RawImages:
-    """The splits of a source, its classes (none: images without labels), and a digest of its content."""
+    """Splits of a source, and its classes (none: images without labels)."""
 
     splits: dict[str, RawSplit]
     classes: tuple[str, ...]
-    digest: str
+
+    @property
+    def digest(self) -> str:
+        """A name for the content of all splits."""
+        return hashlib.sha256(repr([(n, s.digest) for n, s in self.splits.items()]).encode()).hexdigest()
 
     def without_labels(self) -> RawImages:
         """The images alone."""
-        splits = {n: replace(s, labels=np.full_like(s.labels, -1)) for n, s in self.splits.items()}
-        return RawImages(splits, (), self.digest)
+        return RawImages({n: replace(s, labels=np.full_like(s.labels, -1)) for n, s in self.splits.items()}, ())
 
 
-def read_mnist(root: Path, folder: str, download: bool) -> RawImages:
-    """The idx files of MNIST or FashionMNIST below root/`folder`/raw, plain or .gz."""
+def content_of(path: Path) -> bytes:
+    """A file's content. Raises `DataError`."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def read_mnist(root: Path, folder: str, download: bool, wanted: Sequence[str]) -> RawImages:
+    """The idx files of MNIST or FashionMNIST below root/`folder`/raw, plain or .gz; of the splits that are `wanted`."""
     raw = root / folder / "raw"
     if download:
         _download(folder, root)
-    splits, sha = {}, hashlib.sha256()
-    for name, prefix in (("train", "train"), ("test", "t10k")):
+    splits = {}
+    for name in wanted:
+        prefix, sha = {"train": "train", "test": "t10k"}[name], hashlib.sha256()
         images = _read_idx(raw / f"{prefix}-images-idx3-ubyte", 3, sha)
         labels = _read_idx(raw / f"{prefix}-labels-idx1-ubyte", 1, sha)
         if len(images) != len(labels):
             raise DataError(
                 f"{raw}: the {name} split has {len(images)} images and {len(labels)} labels; fetch it again"
             )
-        splits[name] = RawSplit(labels.astype(np.int64), images[:, None])
-    classes = FASHION if folder == "FashionMNIST" else tuple("0123456789")
-    return RawImages(splits, classes, sha.hexdigest())
+        splits[name] = RawSplit(labels.astype(np.int64), sha.hexdigest(), images[:, None])
+    return RawImages(splits, FASHION if folder == "FashionMNIST" else tuple("0123456789"))
 
 
 def _read_idx(path: Path, dimensions: int, sha: Any) -> Any:
@@ -84,15 +107,17 @@ def _read_idx(path: Path, dimensions: int, sha: Any) -> Any:
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy()
 
 
-def read_cifar(root: Path, kind: str, download: bool) -> RawImages:
-    """CIFAR-10 or CIFAR-100 in torchvision's layout below root."""
+def read_cifar(root: Path, kind: str, download: bool, wanted: Sequence[str]) -> RawImages:
+    """CIFAR-10 or CIFAR-100 in torchvision's layout below root; the splits that are `wanted`."""
     from torchvision import datasets
 
     source = datasets.CIFAR10 if kind == "cifar10" else datasets.CIFAR100
-    splits, sha, classes = {}, hashlib.sha256(), ()
-    for name in ("train", "test"):
+    splits, classes = {}, ()
+    for name in wanted:
+        # torchvision wants the files of both splits, whichever is read
+        unread: dict[str, Any] = {} if download else {"test_list" if name == "train" else "train_list": []}
         try:
-            data = source(str(root), train=name == "train", download=download)
+            data = type(source.__name__, (source,), unread)(str(root), train=name == "train", download=download)
         except RuntimeError:
             raise DataError(
                 f"{root}: no {kind} there (or damaged); set data.root, or data.download: true to fetch it"
@@ -102,10 +127,10 @@ def read_cifar(root: Path, kind: str, download: bool) -> RawImages:
                 f"{root}: {kind} cannot be downloaded: {error}; fetch it elsewhere and set data.root"
             ) from None
         pixels = np.ascontiguousarray(data.data.transpose(0, 3, 1, 2))
-        sha.update(pixels.tobytes())
-        splits[name] = RawSplit(np.asarray(data.targets, np.int64), pixels)
+        digest = hashlib.sha256(pixels.tobytes()).hexdigest()
+        splits[name] = RawSplit(np.asarray(data.targets, np.int64), digest, pixels)
         classes = tuple(data.classes)
-    return RawImages(splits, classes, sha.hexdigest())
+    return RawImages(splits, classes)
 
 
 def _download(folder: str, root: Path) -> None:
@@ -119,7 +144,7 @@ def _download(folder: str, root: Path) -> None:
         ) from None
 
 
-def read_digits() -> RawImages:
+def read_digits(wanted: Sequence[str]) -> RawImages:
     """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels; every fifth of each class is for the test."""
     try:
         from sklearn.datasets import load_digits
@@ -131,18 +156,25 @@ def read_digits() -> RawImages:
     test = np.zeros(len(labels), bool)
     for label in range(10):
         test[np.flatnonzero(labels == label)[::5]] = True
-    splits = {"train": RawSplit(labels[~test], pixels[~test]), "test": RawSplit(labels[test], pixels[test])}
-    return RawImages(splits, tuple("0123456789"), hashlib.sha256(pixels.tobytes()).hexdigest())
+    digest = hashlib.sha256(pixels.tobytes()).hexdigest()
+    chosen = {"train": ~test, "test": test}
+    splits = {n: RawSplit(labels[chosen[n]], digest, pixels[chosen[n]]) for n in wanted}
+    return RawImages(splits, tuple("0123456789"))
 
 
-def read_folder(root: Path, labelled: bool) -> RawImages:
-    """ImageFolder's layout: root/class/image, or root/train/class/image with val/ and test/ beside it.
+def split_folders(root: Path) -> dict[str, Path]:
+    """The folder of each split below an image folder: itself where it has none for training, validation or test."""
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; set data.root")
+    return {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()} or {"train": root}
+
+
+def read_folder(root: Path, labelled: bool, wanted: Sequence[str]) -> RawImages:
+    """ImageFolder's layout: root/class/image, or root/train/class/image with val/ and test/ beside it; the `wanted` splits.
 
     Without labels: all images below root, or below root/train, val and test.
     """
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder; set data.root")
-    folders = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()} or {"train": root}
+    folders = {name: folder for name, folder in split_folders(root).items() if name in wanted}
     classes = tuple(sorted({p.name for f in folders.values() for p in f.iterdir() if p.is_dir()})) if labelled else ()
     if labelled and not classes:
         raise DataError(
@@ -152,18 +184,19 @@ def read_folder(root: Path, labelled: bool) -> RawImages:
     from PIL import Image
 
     endings = tuple(Image.registered_extensions())
-    splits, listing = {}, []
+    splits = {}
     for name, folder in folders.items():
         places = [folder / c for c in classes] or [folder]
         paths = [p for place in places for p in sorted(place.rglob("*")) if p.suffix.lower() in endings]
         labels = [classes.index(p.relative_to(folder).parts[0]) if labelled else -1 for p in paths]
-        listing += [[name, p.relative_to(folder).as_posix(), p.stat().st_size] for p in paths]
-        splits[name] = RawSplit(np.asarray(labels, np.int64), encoded=paths, names=[str(p) for p in paths])
-    # names and sizes stand for the content: reading every image at every start would take minutes
-    return RawImages(splits, classes, hashlib.sha256(json.dumps(listing).encode()).hexdigest())
+        # names and sizes stand for the content: reading every image at every start would take minutes
+        listing = [[p.relative_to(folder).as_posix(), p.stat().st_size] for p in paths]
+        digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+        splits[name] = RawSplit(np.asarray(labels, np.int64), digest, encoded=paths, names=[str(p) for p in paths])
+    return RawImages(splits, classes)
 
 
-def read_parquet(files: dict[str, list[Path]], image: str, label: str | None) -> RawImages:
+def read_parquet(files: Mapping[str, Sequence[Path]], image: str, label: str | None) -> RawImages:
     """Parquet files with an image column as Hugging Face datasets write it ({bytes, path}) and a column of labels, or none."""
     try:
         import pyarrow
@@ -171,13 +204,13 @@ def read_parquet(files: dict[str, list[Path]], image: str, label: str | None) ->
     except ImportError:
         raise DataError("data.type: parquet_images needs pyarrow: pip install 'bigmodel[parquet]'") from None
     splits: dict[str, RawSplit] = {}
-    sha = hashlib.sha256()
     classes: tuple[str, ...] = ()
     columns = [image] if label is None else [image, label]
     for name, paths in files.items():
         images: list[bytes] = []
         names: list[str] = []
         labels: list[int] = []
+        sha = hashlib.sha256()
         for path in paths:
             sha.update(hashlib.sha256(path.read_bytes()).digest())
             try:
@@ -192,10 +225,10 @@ def read_parquet(files: dict[str, list[Path]], image: str, label: str | None) ->
             labels += table.column(label).to_pylist() if label is not None else [-1] * table.num_rows
             names += [f"{path}: row {row}" for row in range(table.num_rows)]
             classes = classes or (class_names(table.schema.metadata, label) if label is not None else ())
-        splits[name] = RawSplit(np.asarray(labels, np.int64), encoded=images, names=names)
+        splits[name] = RawSplit(np.asarray(labels, np.int64), sha.hexdigest(), encoded=images, names=names)
     if label is not None and not classes:
         classes = tuple(map(str, range(max(int(s.labels.max(initial=0)) for s in splits.values()) + 1)))
-    return RawImages(splits, classes, sha.hexdigest())
+    return RawImages(splits, classes)
 
 
 def class_names(metadata: Any, label: str) -> tuple[str, ...]:

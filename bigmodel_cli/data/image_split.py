@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,10 @@ class Resident:
         """Those samples alone."""
         return Resident(self.pixels.numpy()[chosen], self.labels.numpy()[chosen])
 
+    def labelled(self, labels: Labels) -> Resident:
+        """The same images with other labels."""
+        return Resident(self.pixels.numpy(), labels)
+
     def to(self, device: torch.device) -> None:
         """Move to the device."""
         self.pixels, self.labels = self.pixels.to(device), self.labels.to(device)
@@ -49,6 +54,10 @@ class Streamed:
     def part(self, chosen: Ints) -> Streamed:
         """Those samples alone."""
         return Streamed(subset(self.raw, chosen), self.shape)
+
+    def labelled(self, labels: Labels) -> Streamed:
+        """The same images with other labels."""
+        return Streamed(replace(self.raw, labels=labels), self.shape)
 
     def to(self, device: torch.device) -> None:
         """Nothing is held that could move."""

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Facts, Options, Positive
 from bigmodel_cli.data.augment import Augmentation, AugmentOptions
-from bigmodel_cli.data.base import DataSet, Say, Split, count_classes
+from bigmodel_cli.data.base import DataSet, Say, Split, count_classes, facts_of
 from bigmodel_cli.data.cache import build_once, cache_directory
-from bigmodel_cli.data.corpus import find_files
-from bigmodel_cli.data.divide import part_of_each_class, subset, with_validation
+from bigmodel_cli.data.divide import divided, numbers_among, part_of_each_class, part_to_hold_out, subset
+from bigmodel_cli.data.held_out import (
+    HELD_OUT,
+    ValFraction,
+    files_of_splits,
+    needed,
+    not_both,
+    with_held_out,
+)
 from bigmodel_cli.data.image_sources import (
     RawImages,
     RawSplit,
@@ -23,6 +30,7 @@ from bigmodel_cli.data.image_sources import (
     read_folder,
     read_mnist,
     read_parquet,
+    split_folders,
 )
 from bigmodel_cli.data.image_split import ImageSplit, Resident, Streamed
 from bigmodel_cli.data.order import permute
@@ -42,16 +50,14 @@ class NormalizeOptions(Options):
 
 
 class _ImageOptions(Options):
+    test_data: ClassVar[str] = "data.root=FOLDER, with a folder test in it"
     size: Annotated[int, Field(gt=0, le=10_000)] | None = Field(
         None, description="resize to a square of so many pixels"
     )
     channels: Literal[1, 3] | None = Field(None, description="1: grey, 3: colour; the source's own when left out")
     normalize: Literal["auto", "none"] | NormalizeOptions = Field("auto", description="auto: from the training split")
     augment: list[AugmentOptions] = Field([], description="random changes while training, in order")
-    val_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0,
-        description="part of the training split kept for validation; 0: validate on the test split where there is no val",
-    )
+    val_fraction: ValFraction = Field(None, description=HELD_OUT.format("images"))
     workers: Annotated[int, Field(ge=0, le=256)] = Field(0, description="processes that load and augment")
     on_bad: Literal["error", "skip"] = Field("error", description="what to do with an image that cannot be decoded")
     labels: bool = Field(True, description="false: the images alone, for task.type: masked_image")
@@ -65,6 +71,14 @@ class _ImageOptions(Options):
             raise ValueError("label_fraction says how many labels are kept, and with labels: false there are none")
         return self
 
+    def named(self, base: Path) -> tuple[str, ...]:
+        """The splits that the source itself has."""
+        return ("train", "test")
+
+    def splits(self, base: Path) -> tuple[str, ...]:
+        """The splits that there are."""
+        return with_held_out(self.named(base), self.val_fraction)
+
 
 class _RootOptions(_ImageOptions):
     root: str = Field("data", description="the folder in torchvision's layout")
@@ -76,9 +90,9 @@ class MNISTOptions(_RootOptions):
 
     type: Literal["mnist"] = "mnist"
 
-    def read(self, base: Path) -> RawImages:
-        """Read the source."""
-        return read_mnist(base / self.root, "MNIST", self.download)
+    def read(self, base: Path, only: str | None, say: Say) -> RawImages:
+        """Read the source, or what one split of it needs."""
+        return read_mnist(base / self.root, "MNIST", self.download, needed(self.named(base), only))
 
 
 class FashionMNISTOptions(_RootOptions):
@@ -86,9 +100,9 @@ class FashionMNISTOptions(_RootOptions):
 
     type: Literal["fashion_mnist"] = "fashion_mnist"
 
-    def read(self, base: Path) -> RawImages:
-        """Read the source."""
-        return read_mnist(base / self.root, "FashionMNIST", self.download)
+    def read(self, base: Path, only: str | None, say: Say) -> RawImages:
+        """Read the source, or what one split of it needs."""
+        return read_mnist(base / self.root, "FashionMNIST", self.download, needed(self.named(base), only))
 
 
 class CIFAR10Options(_RootOptions):
@@ -96,9 +110,9 @@ class CIFAR10Options(_RootOptions):
 
     type: Literal["cifar10"] = "cifar10"
 
-    def read(self, base: Path) -> RawImages:
-        """Read the source."""
-        return read_cifar(base / self.root, "cifar10", self.download)
+    def read(self, base: Path, only: str | None, say: Say) -> RawImages:
+        """Read the source, or what one split of it needs."""
+        return read_cifar(base / self.root, "cifar10", self.download, needed(self.named(base), only))
 
 
 class CIFAR100Options(_RootOptions):
@@ -106,9 +120,9 @@ class CIFAR100Options(_RootOptions):
 
     type: Literal["cifar100"] = "cifar100"
 
-    def read(self, base: Path) -> RawImages:
-        """Read the source."""
-        return read_cifar(base / self.root, "cifar100", self.download)
+    def read(self, base: Path, only: str | None, say: Say) -> RawImages:
+        """Read the source, or what one split of it needs."""
+        return read_cifar(base / self.root, "cifar100", self.download, needed(self.named(base), only))
 
 
 class DigitsOptions(_ImageOptions):
@@ -116,9 +130,9 @@ class DigitsOptions(_ImageOptions):
 
     type: Literal["digits"] = "digits"
 
-    def read(self, base: Path) -> RawImages:
-        """Read the source."""
-        return read_digits()
+    def read(self, base: Path, only: str | None, say: Say) -> RawImages:
+        """Read the source, or what one split of it needs."""
+        return read_digits(needed(self.named(base), only))
 
 
 class FolderOptions(_ImageOptions):
@@ -130,14 +144,19 @@ class FolderOptions(_ImageOptions):
     type: Literal["image_folder"] = "image_folder"
     root: str = Field(description="the folder")
 
-    def read(self, base: Path) -> RawImages:
-        """Read the source."""
-        return read_folder(base / self.root, self.labels)
+    def named(self, base: Path) -> tuple[str, ...]:
+        """The splits that have a folder."""
+        return tuple(split_folders(base / self.root))
+
+    def read(self, base: Path, only: str | None, say: Say) -> RawImages:
+        """Read the source, or what one split of it needs."""
+        return read_folder(base / self.root, self.labels, needed(self.named(base), only))
 
 
 class ParquetOptions(_ImageOptions):
     """Parquet files with the image column of Hugging Face datasets (pip install 'bigmodel[parquet]')."""
 
+    test_data: ClassVar[str] = "data.test=[FILE]"
     type: Literal["parquet_images"] = "parquet_images"
     train: Annotated[list[str], Field(min_length=1)] = Field(description="files or globs of the training split")
     val: list[str] = Field([], description="files of the validation split")
@@ -145,40 +164,67 @@ class ParquetOptions(_ImageOptions):
     image_column: str = Field("image", description="the column of images")
     label_column: str = Field("label", description="the column of labels")
 
-    def read(self, base: Path) -> RawImages:
-        """Read the source."""
-        named = {"train": self.train, "val": self.val, "test": self.test}
-        files = {n: list(find_files(names, base, f"data.{n}")) for n, names in named.items() if names}
+    @model_validator(mode="after")
+    def _one_validation(self) -> ParquetOptions:
+        not_both(self.val, "val", self.val_fraction)
+        return self
+
+    @property
+    def _files(self) -> dict[str, list[str]]:
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+    def named(self, base: Path) -> tuple[str, ...]:
+        """The splits for which there are files."""
+        return tuple(name for name, files in self._files.items() if files)
+
+    def read(self, base: Path, only: str | None, say: Say) -> RawImages:
+        """Read the source, or what one split of it needs."""
+        named = {n: (names, f"data.{n}") for n, names in self._files.items()}
+        files = files_of_splits(named, base, only, say)
         return read_parquet(files, self.image_column, self.label_column if self.labels else None)
 
 
-def open_images(options: Any, *, base: Path, seed: int, say: Say, assets: Path | None = None) -> DataSet:
+def open_images(
+    options: Any, *, base: Path, seed: int, say: Say, assets: Path | None = None, only: str | None = None
+) -> DataSet:
     """The images of a source as splits; a checkpoint's normalisation is used when `assets` names one."""
-    raw = options.read(base)
+    known = facts_of(assets) if only is not None else None
+    named = options.named(base)
+    if "train" not in named and only is None:
+        raise DataError(f"{base / options.root}: no folder train in it to train on; it has {', '.join(named)}")
+    fraction = part_to_hold_out(options.val_fraction, named)
+    raw = options.read(base, only, say)
     if not options.labels:
         raw = raw.without_labels()
     _check(raw, say)
-    splits = with_validation(raw.splits, options.val_fraction)
-    channels = options.channels or _channels(splits["train"])
-    loaded = {
-        n: _load(s, options, channels, f"{raw.digest}-{n}-{options.val_fraction}", say) for n, s in splits.items()
-    }
-    shape = loaded["train"].shape
-    mean, std = _normalisation(options, loaded["train"], assets)  # of all images, however few of their labels are used
+    parts = divided(raw, fraction, options.on_bad == "skip", say, only is not None)
+    opened = {n: s for n, s in parts.items() if only in (None, n)}
+    shape = known.image_shape if known is not None and known.image_shape is not None else None
+    channels = shape[0] if shape is not None else options.channels or _channels(opened["train"])
+    size = shape[1:] if shape is not None else (options.size, options.size) if options.size else None
+    loaded = {n: _load(s, options, channels, size, f"{s.digest}-{n}-{fraction}", say) for n, s in opened.items()}
+    first = next(iter(loaded.values()))
+    mean, std = _normalisation(options, first, assets)  # of all images, however few of their labels are used
     kept: tuple[float, ...] = ()
-    if options.label_fraction < 1:
+    if options.label_fraction < 1 and "train" in parts:
         kept = (options.label_fraction,)
-        train = loaded["train"]
-        loaded["train"] = train.part(part_of_each_class(train.labels.numpy(), options.label_fraction))
-    counts = count_classes(loaded["train"].labels.numpy(), raw.classes)
-    facts = Facts(image_shape=shape, mean=mean, std=std, classes=raw.classes, class_counts=counts)
+        chosen = part_of_each_class(parts["train"].labels, options.label_fraction)
+        parts["train"] = subset(parts["train"], chosen)
+        if "train" in loaded:
+            loaded["train"] = loaded["train"].part(chosen)
+    classes = known.classes if known is not None and raw.classes else raw.classes
+    if known is not None:
+        loaded = {
+            n: source.labelled(numbers_among(source.labels.numpy(), raw.classes, classes))
+            for n, source in loaded.items()
+        }
+    counts = count_classes(loaded["train"].labels.numpy(), classes) if "train" in loaded else ()
+    facts = Facts(image_shape=first.shape, mean=mean, std=std, classes=classes, class_counts=counts)
     augmentation = Augmentation(options.augment)
-    named: dict[str, Split] = {n: ImageSplit(source, facts, augmentation) for n, source in loaded.items()}
-    if "val" not in named and "test" in named:
-        named["val"] = named["test"]
-    content = (raw.digest, shape, options.val_fraction, options.on_bad, *kept)
+    splits: dict[str, Split] = {n: ImageSplit(source, facts, augmentation) for n, source in loaded.items()}
+    content = (raw.digest, first.shape, fraction, options.on_bad, *kept)
     key = hashlib.sha256(repr(content).encode()).hexdigest()
-    return DataSet(facts, key, named, {})
+    return DataSet(facts, key, splits, {}, {n: s.items for n, s in parts.items()}, "images", fraction > 0)
 
 
 def _check(raw: RawImages, say: Say) -> None:
@@ -216,21 +262,23 @@ def _channels(raw: RawSplit) -> int:
         return 3
 
 
-def _load(raw: RawSplit, options: Any, channels: int, key: str, say: Say) -> Resident | Streamed:
-    """The pixels in memory where they fit; decoded once, and kept in the cache."""
+def _load(
+    raw: RawSplit, options: Any, channels: int, wanted: tuple[int, int] | None, key: str, say: Say
+) -> Resident | Streamed:
+    """The pixels in memory where they fit; decoded once, and kept in the cache. `wanted` is (height, width)."""
     if raw.pixels is not None:
         pixels = raw.pixels
-        size = (options.size, options.size) if options.size else pixels.shape[2:]
+        size = wanted or pixels.shape[2:]
         if channels != pixels.shape[1] or tuple(size) != pixels.shape[2:]:
+            before, after = (" x ".join(map(str, shape)) for shape in (pixels.shape[1:], (channels, *size)))
+            say(f"images of {before} (channels, height, width) are made {after}")
             from PIL import Image
 
             frames = (Image.fromarray(p[0] if len(p) == 1 else p.transpose(1, 2, 0)) for p in pixels)
             pixels = np.stack([to_array(frame, channels, tuple(size)) for frame in frames])
         return Resident(pixels, raw.labels)
-    if options.on_bad == "skip":
-        raw = _without_bad(raw, channels, say)
-    first = decode(raw.encoded[0], raw.names[0], channels, None)
-    shape = (channels, options.size or first.shape[1], options.size or first.shape[2])
+    size = wanted or decode(raw.encoded[0], raw.names[0], channels, None).shape[1:]
+    shape = (channels, size[0], size[1])
     total = len(raw.labels) * int(np.prod(shape))
     if total > RESIDENT_BYTES:
         return Streamed(raw, shape)
@@ -251,31 +299,13 @@ def _load(raw: RawSplit, options: Any, channels: int, key: str, say: Say) -> Res
     return Resident(np.load(folder / "pixels.npy"), raw.labels)
 
 
-def _without_bad(raw: RawSplit, channels: int, say: Say) -> RawSplit:
-    good, bad = [], []
-    for index, (source, name) in enumerate(zip(raw.encoded, raw.names, strict=True)):
-        try:
-            decode(source, name, channels, None)
-            good.append(index)
-        except DataError as error:
-            bad.append(str(error))
-    if bad:
-        say(f"warning: skipped {len(bad)} image(s) that cannot be decoded, the first: {bad[0]}")
-    if not good:
-        raise DataError(f"none of {len(bad)} images can be decoded, the first: {bad[0]}")
-    return subset(raw, good)
-
-
 def _normalisation(
     options: Any, train: Resident | Streamed, assets: Path | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, std): the checkpoint's, those given, or those of the training split."""
-    if assets is not None and (assets / "facts.json").exists():
-        import json
-
-        facts = Facts.from_json(json.loads((assets / "facts.json").read_text(encoding="utf-8")))
-        if len(facts.mean) == train.shape[0]:
-            return facts.mean, facts.std
+    facts = facts_of(assets)
+    if facts is not None and len(facts.mean) == train.shape[0]:
+        return facts.mean, facts.std
     if options.normalize == "none":
         return (), ()
     if isinstance(options.normalize, NormalizeOptions):

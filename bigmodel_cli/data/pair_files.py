@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
+import numpy as np
+
+from bigmodel_cli.data.cache import cache_directory, publish
 from bigmodel_cli.data.cleaning import clean
 from bigmodel_cli.data.corpus import Corpus, Survey, Texts, survey
+from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.reading import is_json_lines, lines
 from bigmodel_cli.data.table_files import Columns, rows_of
 from bigmodel_cli.data.table_header import are_names
@@ -17,6 +23,7 @@ from bigmodel_cli.errors import DataError
 
 SIDES = ("source", "target")
 Pair = tuple[str, str]
+FORMAT = 1  # of the cached counts
 ENDS = 2  # documents: a tokenizer that is fitted on several has a mark for the end of each
 
 
@@ -32,6 +39,31 @@ class PairSource:
     characters: int
     corpus: Callable[[str | None], tuple[Corpus, Survey]]
     notes: tuple[str, ...] = ()
+
+    def count(self) -> int:
+        """How many pairs there are: counted once, and kept in the cache by their content."""
+        key = hashlib.sha256(json.dumps(["pairs", FORMAT, self.digest]).encode()).hexdigest()
+        kept = cache_directory("surveys") / f"{key}.json"
+        if not kept.exists():
+            publish(kept, json.dumps(sum(1 for _ in self.rows())).encode())
+        return int(json.loads(kept.read_text(encoding="utf-8")))
+
+    def part(self, chosen: Ints, count: int) -> PairSource:
+        """The pairs of those numbers, of `count`, alone."""
+        inside = np.zeros(count, bool)
+        inside[chosen] = True
+        digest = [*self.digest, hashlib.sha256(chosen.tobytes()).hexdigest()]
+
+        def rows() -> Iterator[Pair]:
+            return (pair for pair, taken in zip(self.rows(), inside, strict=True) if taken)
+
+        def corpus(side: str | None) -> tuple[Corpus, Survey]:
+            _, found = self.corpus(side)  # the characters are those of all pairs
+            numbers = range(len(SIDES)) if side is None else (SIDES.index(side),)
+            texts = Texts(files=(), source=lambda: (pair[i] for pair in rows() for i in numbers))
+            return texts, replace(found, digest=f"{found.digest}-{digest[-1]}")
+
+        return PairSource(rows, digest, self.characters * len(chosen) // count, corpus)
 
 
 def parallel(split: str, files: dict[str, tuple[Path, ...]]) -> PairSource:

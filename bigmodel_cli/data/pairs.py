@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -13,13 +15,23 @@ from pydantic import Field, model_validator
 from bigmodel_cli.config import PADDING, Count, Facts, Options
 from bigmodel_cli.data.base import DataSet, Say, Split
 from bigmodel_cli.data.cache import build_once, cache_directory
-from bigmodel_cli.data.corpus import find_files
+from bigmodel_cli.data.held_out import (
+    HELD_OUT,
+    ValFraction,
+    files_of_splits,
+    fraction_of,
+    not_both,
+    parts_of,
+    with_held_out,
+)
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.pair_files import SIDES, PairSource, parallel, table
 from bigmodel_cli.data.ragged import Ragged, RaggedWriter
 from bigmodel_cli.data.table_files import ENDINGS, Columns, Delimiter
-from bigmodel_cli.data.text import fit_tokenizer, token_dtype
+from bigmodel_cli.data.text import fit_tokenizer
+from bigmodel_cli.data.text_parts import token_dtype
 from bigmodel_cli.data.tokenizer import ASSET, SOURCE_ASSET, Tokenizer, TokenizerOptions
+from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -45,10 +57,31 @@ class PairOptions(Options):
         "leave_out", description="what training does with a pair whose source is longer than context"
     )
 
+    def fraction(self) -> float:
+        """The part of the training pairs to hold out."""
+        return 0.0
 
-class PairsOptions(PairOptions):
+
+class _HeldOut(PairOptions):
+    val_fraction: ValFraction = Field(None, description=HELD_OUT.format("pairs"))
+
+    def named(self) -> tuple[str, ...]:
+        """The splits for which there are files."""
+        raise NotImplementedError
+
+    def splits(self, base: Path) -> tuple[str, ...]:
+        """The splits that there are."""
+        return with_held_out(self.named(), self.val_fraction)
+
+    def fraction(self) -> float:
+        """The part of the training pairs to hold out."""
+        return fraction_of(self.val_fraction, "val" in self.named())
+
+
+class PairsOptions(_HeldOut):
     """Pairs of texts, parallel by line: files of sources and files of targets, plain or .gz."""
 
+    test_data: ClassVar[str] = "data.test_source=[FILE] --set data.test_target=[FILE]"
     type: Literal["pairs"] = "pairs"
     source: Files = Field(description="files, globs or folders of the training sources, read in this order")
     target: Files = Field(description="the same of the targets, with as many lines")
@@ -62,21 +95,26 @@ class PairsOptions(PairOptions):
         for split in ("val", "test"):
             if bool(getattr(self, f"{split}_source")) != bool(getattr(self, f"{split}_target")):
                 raise ValueError(f"give both {split}_source and {split}_target, or neither")
+        not_both(self.val_source, "val_source", self.val_fraction)
         return self
 
-    def sources(self, base: Path) -> dict[str, PairSource]:
-        """The splits that there are."""
-        splits = {"train": "", "val": "val_", "test": "test_"}
-        return {
-            split: parallel(split, {s: find_files(getattr(self, p + s), base, f"data.{p + s}") for s in SIDES})
-            for split, p in splits.items()
-            if getattr(self, f"{p}source")
-        }
+    def named(self) -> tuple[str, ...]:
+        """The splits for which there are files."""
+        given = {"train": self.source, "val": self.val_source, "test": self.test_source}
+        return tuple(split for split, names in given.items() if names)
+
+    def sources(self, base: Path, only: str | None, say: Say) -> dict[str, PairSource]:
+        """The splits that there are, or what `only` one needs."""
+        prefix = {"train": "", "val": "val_", "test": "test_"}
+        named = {s: {n: (getattr(self, prefix[n] + s), f"data.{prefix[n]}{s}") for n in self.named()} for s in SIDES}
+        files = {side: files_of_splits(named[side], base, only, say) for side in SIDES}
+        return {n: parallel(n, {side: files[side][n] for side in SIDES}) for n in files["source"]}
 
 
-class PairTableOptions(PairOptions):
+class PairTableOptions(_HeldOut):
     """Pairs of texts in two columns: .tsv, .csv, .jsonl (each plain or .gz) or .parquet."""
 
+    test_data: ClassVar[str] = "data.test=[FILE]"
     type: Literal["pair_table"] = "pair_table"
     train: Files = Field(description="files, globs or folders, read in this order; each by its ending")
     val: list[str] = Field([], description="files for validation")
@@ -92,20 +130,40 @@ class PairTableOptions(PairOptions):
     )
     delimiter: Delimiter = None
 
-    def sources(self, base: Path) -> dict[str, PairSource]:
-        """The splits that there are."""
-        named = ("data.source", "data.target")
-        columns = Columns((self.source, self.target), None, self.header, named, self.delimiter)
-        files = {"train": self.train, "val": self.val, "test": self.test}
-        return {n: table(find_files(names, base, f"data.{n}", ENDINGS), columns) for n, names in files.items() if names}
+    @model_validator(mode="after")
+    def _one_validation(self) -> PairTableOptions:
+        not_both(self.val, "val", self.val_fraction)
+        return self
+
+    @property
+    def _files(self) -> dict[str, list[str]]:
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+    def named(self) -> tuple[str, ...]:
+        """The splits for which there are files."""
+        return tuple(split for split, names in self._files.items() if names)
+
+    def sources(self, base: Path, only: str | None, say: Say) -> dict[str, PairSource]:
+        """The splits that there are, or what `only` one needs."""
+        sides = ("data.source", "data.target")
+        columns = Columns((self.source, self.target), None, self.header, sides, self.delimiter)
+        named = {n: (names, f"data.{n}") for n, names in self._files.items()}
+        return {n: table(files, columns) for n, files in files_of_splits(named, base, only, say, ENDINGS).items()}
 
 
-def open_pairs(options: Any, *, base: Path, seed: int, say: Say, assets: Path | None = None) -> DataSet:
+def open_pairs(
+    options: Any, *, base: Path, seed: int, say: Say, assets: Path | None = None, only: str | None = None
+) -> DataSet:
     """The pairs as tokens; the tokenizers are fitted, or a checkpoint's when `assets` names one."""
-    sources = options.sources(base)
+    sources = options.sources(base, only, say)
     for note in [note for source in sources.values() for note in source.notes]:
         say(note)
-    tokenizers = _tokenizers(options, sources["train"], say, assets)
+    fraction = options.fraction()
+    if fraction and "train" in sources:
+        train, count = sources["train"], sources["train"].count()
+        parts = parts_of(count, fraction, "pairs", None if only else say)
+        sources |= {n: train.part(chosen, count) for n, chosen in parts.items()}
+    tokenizers = _tokenizers(options, sources, say, assets)
     jsons = {side: tokenizer.to_json() for side, tokenizer in tokenizers.items()}
     description = [
         FORMAT,
@@ -117,9 +175,10 @@ def open_pairs(options: Any, *, base: Path, seed: int, say: Say, assets: Path | 
     if not folder.is_dir():
         say(f"tokenizing {sum(s.characters for s in sources.values()):,} characters (once: kept in {folder.parent})")
     build_once(folder, lambda draft: _write(draft, sources, tokenizers))
-    splits: dict[str, Split] = {
-        name: Pairs(folder, name, source, tokenizers, options, say) for name, source in sources.items()
+    opened = {
+        n: Pairs(folder, n, source, tokenizers, options, say) for n, source in sources.items() if only in (None, n)
     }
+    splits: dict[str, Split] = dict(opened)
     separate = options.source_tokenizer is not None
     facts = Facts(
         vocab_size=tokenizers["target"].vocab_size,
@@ -127,14 +186,20 @@ def open_pairs(options: Any, *, base: Path, seed: int, say: Say, assets: Path | 
         context=options.context,
     )
     kept = {ASSET: jsons["target"], **({SOURCE_ASSET: jsons["source"]} if separate else {})}
-    return DataSet(facts, f"{key}-{options.context}", splits, kept)
+    items: dict[str, Callable[[], Hashes]] = {n: partial(np.load, folder / f"{n}.items.npy") for n in sources}
+    if "train" in opened:  # without the pairs that training leaves out
+        items["train"] = opened["train"].items
+    return DataSet(facts, f"{key}-{options.context}", splits, kept, items, "pairs", fraction > 0)
 
 
-def _tokenizers(options: PairOptions, train: PairSource, say: Say, assets: Path | None) -> dict[str, Tokenizer]:
-    """The tokenizer of each side; the same one where they share it."""
+def _tokenizers(
+    options: PairOptions, sources: dict[str, PairSource], say: Say, assets: Path | None
+) -> dict[str, Tokenizer]:
+    """The tokenizer of each side, fitted on the training pairs; the same one where they share it."""
 
     def fit(wanted: TokenizerOptions, side: str | None, asset: str) -> Tokenizer:
-        corpus, found = train.corpus(side)
+        first = sources["train"] if "train" in sources else next(iter(sources.values()))  # where none is fitted
+        corpus, found = first.corpus(side)
         tokenizer = fit_tokenizer(wanted, {"train": corpus}, {"train": found}, None, say, assets, asset)
         if tokenizer.end_of_text is None:
             name = "tokenizer" if asset == ASSET else "source_tokenizer"
@@ -171,6 +236,7 @@ class Pairs:
         self.pairs, self.longest = source, options.context - 1
         self.ends = {side: int(tokenizer.end_of_text or 0) for side, tokenizer in tokenizers.items()}
         self.sides = {side: Ragged.read(folder, f"{name}.{side}", token_dtype(tokenizers[side])) for side in SIDES}
+        self.hashes: Hashes = np.load(folder / f"{name}.items.npy")
         both = np.stack([self.sides[side].lengths for side in SIDES])
         self.kept = np.arange(both.shape[1])
         if name == "train":
@@ -191,6 +257,10 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.kept)
+
+    def items(self) -> Hashes:
+        """(N,) the hash of each pair."""
+        return self.hashes[self.kept]
 
     def texts(self) -> tuple[list[str], list[str]]:
         """(sources, targets) of every pair, as they were read."""
@@ -215,11 +285,14 @@ class Pairs:
 
 
 def _write(draft: Path, sources: dict[str, PairSource], tokenizers: dict[str, Tokenizer]) -> None:
-    """For each split and side the tokens of all texts."""
+    """For each split and side the tokens of all texts; and the hash of each pair."""
     for split, source in sources.items():
+        items: list[int] = []
         writers = {side: RaggedWriter(draft, f"{split}.{side}", token_dtype(tokenizers[side])) for side in SIDES}
         for pair in source.rows():
             for side, text in zip(SIDES, pair, strict=True):
                 writers[side].write(tokenizers[side].encode_array(text) if text else [])
+            items.append(hash_of(*(text.encode("utf-8") for text in pair)))
         for writer in writers.values():
             writer.finish()
+        np.save(draft / f"{split}.items.npy", as_hashes(items))

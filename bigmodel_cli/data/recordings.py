@@ -10,7 +10,7 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,14 +21,16 @@ from bigmodel_cli.data.base import Say
 from bigmodel_cli.data.cache import build_once, cache_directory, publish
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.sound import ENDINGS, decode
+from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
 from bigmodel_cli.errors import DataError
 
-FORMAT = 1  # of the cached samples
+FORMAT = 2  # of the cached samples
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MOST_BYTES = 1 << 30
 """Of a member of an archive: what is larger is refused before it is unpacked."""
 Found = tuple[Path, str]
 """A file, and the name under which its recording is known: the path below the folder that was named."""
+Wanted = tuple[Callable[[dict[str, str]], bool], Any]
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,32 @@ class Recordings:
     lengths: Ints
     names: tuple[str, ...]
     groups: tuple[dict[str, str], ...]
+    items: Hashes  # (N,) of each one's encoded content
     digest: str
 
 
-def open_recordings(files: list[str], pattern: str, rate: int, skip_bad: bool, base: Path, say: Say) -> Recordings:
-    """The recordings whose name the pattern is found in, decoded to `rate`. Raises `DataError` naming what cannot be read."""
+def open_recordings(
+    files: list[str], pattern: str, rate: int, skip_bad: bool, base: Path, say: Say, wanted: Wanted | None = None
+) -> Recordings:
+    """The recordings whose name the pattern is found in, decoded to `rate`. Raises `DataError` naming what cannot be read.
+
+    `wanted` says of the groups that the pattern finds whether their recording is, and how that is decided, as plain values.
+    """
     found = find_sound(files, base)
-    description = [FORMAT, content_digest(found), pattern, rate, skip_bad]
+
+    def takes(name: str) -> bool:
+        match = re.search(pattern, name)
+        return wanted is None or match is None or wanted[0](_groups(match))
+
+    found = [(p, name) for p, name in found if p.name.lower().endswith(ARCHIVES) or takes(name)]
+    if not found:
+        raise DataError(f"data.files: no recording of the split is there: {wanted[1] if wanted else ''}")
+    description = [FORMAT, content_digest(found), pattern, rate, skip_bad, wanted[1] if wanted else None]
     key = hashlib.sha256(json.dumps(description).encode()).hexdigest()
     folder = cache_directory("audio") / key
     if not folder.is_dir():
         say(f"decoding recordings to {rate:,} Hz (once: kept in {folder.parent})")
-    build_once(folder, lambda draft: _write(draft, found, pattern, rate, skip_bad))
+    build_once(folder, lambda draft: _write(draft, found, pattern, rate, skip_bad, takes))
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     if index["bad"]:
         say(f"warning: skipped {len(index['bad'])} recording(s) that cannot be decoded, the first: {index['bad'][0]}")
@@ -64,9 +80,14 @@ def open_recordings(files: list[str], pattern: str, rate: int, skip_bad: bool, b
         starts=np.cumsum(lengths) - lengths,
         lengths=lengths,
         names=tuple(index["names"]),
-        groups=tuple({k: v or "" for k, v in m.groupdict().items()} for m in matches if m is not None),
+        groups=tuple(_groups(m) for m in matches if m is not None),
+        items=np.load(folder / "items.npy"),
         digest=key,
     )
+
+
+def _groups(match: re.Match[str]) -> dict[str, str]:
+    return {k: v or "" for k, v in match.groupdict().items()}
 
 
 def find_sound(names: list[str], base: Path) -> list[Found]:
@@ -148,16 +169,21 @@ def _opened(path: Path) -> Any:
         raise DataError(f"{path}: cannot be read: {os.strerror(error.errno or 0)}") from None
 
 
-def _write(draft: Path, found: list[Found], pattern: str, rate: int, skip_bad: bool) -> None:
-    """samples.bin, and index.json with names, lengths, what was skipped, and how many names the pattern is not found in."""
+def _write(
+    draft: Path, found: list[Found], pattern: str, rate: int, skip_bad: bool, takes: Callable[[str], bool]
+) -> None:
+    """samples.bin, items.npy, and index.json: names, lengths, what was skipped, how many names the pattern is not found in."""
     names: list[str] = []
     lengths: list[int] = []
     bad: list[str] = []
     others: list[str] = []
+    items: list[int] = []
     with open(draft / "samples.bin", "wb") as file:
         for name, place, content in contents(found):
             if re.search(pattern, name) is None:
                 others.append(name)
+                continue
+            if not takes(name):
                 continue
             try:
                 samples = decode(content, place, rate)
@@ -169,8 +195,10 @@ def _write(draft: Path, found: list[Found], pattern: str, rate: int, skip_bad: b
             file.write(samples.tobytes())
             names.append(name)
             lengths.append(len(samples))
+            items.append(hash_of(content))
     if not names:
         raise DataError(_nothing(found, pattern, bad, others))
+    np.save(draft / "items.npy", as_hashes(items))
     index = {"names": names, "lengths": lengths, "bad": bad, "others": len(others)}
     (draft / "index.json").write_text(json.dumps(index), encoding="utf-8")
 

@@ -5,24 +5,36 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import PADDING, Facts, Options, Probability
-from bigmodel_cli.data.base import DataSet, Say, Split, count_classes
+from bigmodel_cli.data.base import DataSet, Say, Split, count_classes, facts_of, numbers_of
 from bigmodel_cli.data.cache import build_once, cache_directory
-from bigmodel_cli.data.corpus import Survey, Texts, find_files
-from bigmodel_cli.data.order import Ints, permute
+from bigmodel_cli.data.corpus import Survey, Texts
+from bigmodel_cli.data.held_out import (
+    HELD_OUT,
+    ValFraction,
+    files_of_splits,
+    fraction_of,
+    hold_out,
+    not_both,
+    with_held_out,
+)
+from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.ragged import Ragged, RaggedWriter, fit_lengths, join_sides, leave_out
 from bigmodel_cli.data.table_files import ENDINGS, Columns, Delimiter, Row, rows_of
-from bigmodel_cli.data.table_survey import alike_labels, check_labels, sort_classes, survey_table
-from bigmodel_cli.data.text import fit_tokenizer, token_dtype
-from bigmodel_cli.data.tokenizer import Tokenizer, TokenizerOptions, UnknownCharacter
+from bigmodel_cli.data.table_survey import TableSurvey, alike_labels, check_labels, sort_classes, survey_table
+from bigmodel_cli.data.text import fit_tokenizer
+from bigmodel_cli.data.text_parts import token_dtype
+from bigmodel_cli.data.tokenizer import ASSET, Tokenizer, TokenizerOptions, UnknownCharacter
+from bigmodel_cli.data.trained_on import as_hashes, hash_of
 from bigmodel_cli.data.words import Words
-from bigmodel_cli.errors import DataError, SpecError
+from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
 
 FORMAT = 2  # of the cached tokens
@@ -32,15 +44,14 @@ ColumnOption = Annotated[int, Field(ge=0, le=10_000)] | str
 class TableOptions(Options):
     """Labelled text, one item a row: .tsv, .csv, .jsonl (each plain or .gz), .parquet; other files are lines of one column."""
 
+    test_data: ClassVar[str] = "data.test=[FILE]"
     type: Literal["table"] = "table"
     train: Annotated[list[str], Field(min_length=1)] = Field(
         description="files, globs or folders, read in this order; each by its ending"
     )
     val: list[str] = Field([], description="files for validation, in place of val_fraction")
     test: list[str] = Field([], description="files for the test split")
-    val_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="part of the training rows kept for validation where no val files are given"
-    )
+    val_fraction: ValFraction = Field(None, description=HELD_OUT.format("rows"))
     text: Annotated[list[ColumnOption], Field(min_length=1, max_length=2)] = Field(
         description="the column of text, or the two of a pair: names, or numbers from 0; a.b for b in the object or struct a"
     )
@@ -66,11 +77,19 @@ class TableOptions(Options):
 
     @model_validator(mode="after")
     def _consistent(self) -> TableOptions:
-        if self.val and self.val_fraction:
-            raise ValueError("give either val or val_fraction, not both")
+        not_both(self.val, "val", self.val_fraction)
         if self.header is False and any(isinstance(column, str) for _, column in self.columns.wanted):
             raise ValueError("header: false, and a column is said by name; say it by its number, from 0")
         return self
+
+    @property
+    def files(self) -> dict[str, list[str]]:
+        """The names of each split's files."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+    def splits(self, base: Path) -> tuple[str, ...]:
+        """The splits that there are."""
+        return with_held_out((n for n, names in self.files.items() if names), self.val_fraction)
 
     @property
     def columns(self) -> Columns:
@@ -78,49 +97,85 @@ class TableOptions(Options):
         return Columns(tuple(self.text), self.label, self.header, delimiter=self.delimiter)
 
 
-def open_table(options: TableOptions, *, base: Path, seed: int, say: Say, assets: Path | None = None) -> DataSet:
+def open_table(
+    options: TableOptions, *, base: Path, seed: int, say: Say, assets: Path | None = None, only: str | None = None
+) -> DataSet:
     """The rows as tokens; the tokenizer is fitted, or a checkpoint's when `assets` names one."""
-    named = {"train": options.train, "val": options.val, "test": options.test}
-    files = {n: find_files(names, base, f"data.{n}", ENDINGS) for n, names in named.items() if names}
+    named = {n: (names, f"data.{n}") for n, names in options.files.items() if names}
+    files = files_of_splits(named, base, only, say, ENDINGS)
     surveys = {name: survey_table(paths, options.columns) for name, paths in files.items()}
-    for note in [n for s in surveys.values() for n in s.notes] + alike_labels(surveys["train"].labels):
+    training = surveys["train"].labels if "train" in surveys else {}
+    for note in [n for s in surveys.values() for n in s.notes] + alike_labels(training):
         say(note)
-    classes = sort_classes(surveys["train"].labels)
-    if options.label is not None:
-        check_labels(surveys, classes)
-    held_out = _held_out(surveys["train"].rows, options.val_fraction)
-    kept = Texts(
-        files=files["train"],
-        source=lambda: (t for row in _kept(rows_of(files["train"], options.columns), held_out) for t in row.texts),
-    )
-    described = {n: Survey(s.digest, s.characters, 2, s.symbols) for n, s in surveys.items()}  # 2: there are ends
-    described["train"].digest += f"-{options.val_fraction}"  # which decides what the tokenizer sees
-    tokenizer = fit_tokenizer(options.tokenizer, {"train": kept}, described, None, say, assets)
-    if tokenizer.end_of_text is None:
-        raise SpecError("data.tokenizer: it has no mark for the end of a text, which ends a row; use bpe or bytes")
-    description = [FORMAT, tokenizer.to_json().decode("utf-8"), options.val_fraction, classes]
+    classes = _classes(options, surveys, facts_of(assets) if only is not None else None)
+    fraction = fraction_of(options.val_fraction, "val" in named)
+    held_out = _held_out(surveys["train"].rows, fraction, None if only else say) if "train" in files else None
+    tokenizer = _tokenizer(options, files, surveys, held_out, fraction, say, assets)
+    description = [FORMAT, tokenizer.to_json().decode("utf-8"), fraction, classes]
     description += [[name, s.digest] for name, s in surveys.items()]
     key = hashlib.sha256(json.dumps(description).encode()).hexdigest()
     folder = cache_directory("tables") / key
     if not folder.is_dir():
         say(f"tokenizing {sum(s.rows for s in surveys.values()):,} rows (once: kept in {folder.parent})")
     build_once(folder, lambda draft: _write(draft, files, options.columns, held_out, classes, tokenizer))
-    found = [name for name in ("train", "val", "test") if (folder / f"{name}.labels.npy").exists()]
-    splits: dict[str, Split] = {n: Table(folder, n, options, tokenizer, classes, say) for n in found}
-    counts = count_classes(np.load(folder / "train.labels.npy"), classes) if "train" in found else ()
-    facts = Facts(vocab_size=tokenizer.vocab_size, context=options.context, classes=classes, class_counts=counts)
-    return DataSet(facts, f"{key}-{options.context}", splits, {"tokenizer.json": tokenizer.to_json()})
+    there = [name for name in ("train", "val", "test") if (folder / f"{name}.labels.npy").exists()]
+    splits: dict[str, Split] = {
+        n: Table(folder, n, options, tokenizer, classes, say) for n in there if only in (None, n)
+    }
+    counts = count_classes(np.load(folder / "train.labels.npy"), classes) if "train" in there else ()
+    return DataSet(
+        Facts(vocab_size=tokenizer.vocab_size, context=options.context, classes=classes, class_counts=counts),
+        f"{key}-{options.context}",
+        splits,
+        {ASSET: tokenizer.to_json()},
+        {name: partial(np.load, folder / f"{name}.items.npy") for name in there},
+        "rows",
+        fraction > 0,
+    )
 
 
-def _held_out(rows: int, fraction: float) -> Any:
+def _classes(options: TableOptions, surveys: dict[str, TableSurvey], known: Facts | None) -> tuple[str, ...]:
+    """The training rows' labels, or those of a checkpoint. Raises `DataError` or `SpecError` for a label that is none of them."""
+    if options.label is None:
+        return ()
+    if known is not None:
+        labels = [label for survey in surveys.values() for label in survey.labels]
+        numbers_of(labels, known.classes, labels)
+        return known.classes
+    classes = sort_classes(surveys["train"].labels)
+    check_labels(surveys, classes)
+    return classes
+
+
+def _tokenizer(
+    options: TableOptions,
+    files: dict[str, tuple[Path, ...]],
+    surveys: dict[str, TableSurvey],
+    held_out: Any,
+    fraction: float,
+    say: Say,
+    assets: Path | None,
+) -> Tokenizer:
+    """The tokenizer, fitted on the training rows that are not held out."""
+
+    def texts() -> Iterator[str]:
+        rows = _kept(rows_of(files["train"], options.columns), held_out)
+        return (text for row in rows for text in row.texts)
+
+    described = {n: Survey(s.digest, s.characters, 2, s.symbols) for n, s in surveys.items()}  # 2: there are ends
+    kept = Texts(files=files.get("train", ()), source=texts)
+    tokenizer = fit_tokenizer(options.tokenizer, {"train": kept}, described, fraction, say, assets)
+    if tokenizer.end_of_text is None:
+        raise SpecError("data.tokenizer: it has no mark for the end of a text, which ends a row; use bpe or bytes")
+    return tokenizer
+
+
+def _held_out(rows: int, fraction: float, say: Say | None) -> Any:
     """(N,) bool: which training rows are for validation, the same for every seed; None where no part is kept."""
     if not fraction:
         return None
-    chosen = permute(np.arange(rows), rows, (0, 0))[: max(1, round(fraction * rows))]
-    if len(chosen) == rows:
-        raise DataError(f"data.val_fraction: {fraction} leaves nothing of {rows} rows to train on")
     held_out = np.zeros(rows, bool)
-    held_out[chosen] = True
+    held_out[hold_out(rows, fraction, "rows", say)] = True
     return held_out
 
 
@@ -136,22 +191,25 @@ def _write(
     classes: tuple[str, ...],
     tokenizer: Tokenizer,
 ) -> None:
-    """For each split and column of text the tokens of all rows; and the number of each row's class."""
+    """For each split and column of text the tokens of all rows; the number of each row's class; the hash of its texts."""
     numbers = {name: index for index, name in enumerate(classes)}
     dtype = token_dtype(tokenizer)
     for split, paths in files.items():
         parts = ("train", "val") if split == "train" and held_out is not None else (split,)
         writers = {p: [RaggedWriter(draft, f"{p}.{i}", dtype) for i in range(len(columns.text))] for p in parts}
         labels: dict[str, list[int]] = {part: [] for part in parts}
+        items: dict[str, list[int]] = {part: [] for part in parts}
         for index, row in enumerate(rows_of(paths, columns)):
             part = "val" if len(parts) > 1 and held_out[index] else split
             for writer, text in zip(writers[part], row.texts, strict=True):
                 writer.write(encode(tokenizer, text, row.place))
             labels[part].append(numbers[row.label] if row.label is not None else -1)
+            items[part].append(hash_of(*(text.encode("utf-8") for text in row.texts)))
         for part in parts:
             for writer in writers[part]:
                 writer.finish()
             np.save(draft / f"{part}.labels.npy", np.asarray(labels[part], np.int64))
+            np.save(draft / f"{part}.items.npy", as_hashes(items[part]))
 
 
 def encode(tokenizer: Tokenizer, text: str, place: str) -> Any:

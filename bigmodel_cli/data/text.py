@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bigmodel_cli.config import PADDING, Count, Facts, Options
 from bigmodel_cli.data.base import DataSet, Say, Split
 from bigmodel_cli.data.cache import build_once, cache_directory, publish
-from bigmodel_cli.data.corpus import Corpus, Survey, find_files, standard_library, survey
+from bigmodel_cli.data.corpus import Corpus, Survey, standard_library, survey
+from bigmodel_cli.data.held_out import TENTH, ValFraction, files_of_splits, fraction_of, not_both, with_held_out
 from bigmodel_cli.data.order import Ints, draw
-from bigmodel_cli.data.reading import is_json_lines
+from bigmodel_cli.data.text_parts import Part, single, tell_part, token_dtype, training_part, write_tokens
 from bigmodel_cli.data.tokenizer import (
     ASSET,
     BPEOptions,
@@ -40,16 +42,34 @@ FORMAT = 2  # of the cached tokens
 PHASE = 1  # stream of random numbers that shifts the windows
 
 
+class Documents(Protocol):
+    """What a tokenizer can be fitted on."""
+
+    def documents(self) -> Iterator[Iterator[str]]:
+        """Each document as an iterator over pieces of its text."""
+
+
 class _TextOptions(Options):
+    test_data: ClassVar[str] = "data.test_files=[FILE]"
     context: Count = Field(description="tokens that the model sees at once (T)")
     tokenizer: TokenizerOptions = Field(BytesOptions(), description="text to tokens")
-    val_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.1, description="last part of the text, kept for validation"
+    val_fraction: ValFraction = Field(
+        None,
+        description="part of the text held out for validation: documents at random, of a single one its tail; left out: a tenth "
+        "where no validation files are named; 0: none",
     )
     words: bool = Field(False, description="say which word each token belongs to, for masked_lm")
     isolate: bool = Field(
         False, description="a token sees its own document alone, where several stand in a window; for causal_lm"
     )
+
+    def named(self) -> tuple[str, ...]:
+        """The splits that the source itself has."""
+        return ("train",)
+
+    def splits(self, base: Path) -> tuple[str, ...]:
+        """The splits that there are."""
+        return with_held_out(self.named(), self.val_fraction)
 
 
 class TextOptions(_TextOptions):
@@ -61,40 +81,83 @@ class TextOptions(_TextOptions):
     test_files: list[str] = Field([], description="files for the test split")
     field: str = Field("text", description="the key of the text in .jsonl rows; a.b for b in the object a")
 
+    @model_validator(mode="after")
+    def _one_validation(self) -> TextOptions:
+        if self.val_fraction != TENTH:  # which earlier versions recorded beside val_files as well
+            not_both(self.val_files, "val_files", self.val_fraction)
+        return self
+
+    def corpora(self, base: Path, only: str | None, say: Say) -> dict[str, Corpus]:
+        """The files of each split that is needed."""
+        named = {"train": (self.files, "data.files"), "val": (self.val_files, "data.val_files")}
+        named["test"] = (self.test_files, "data.test_files")
+        return {n: Corpus(files, self.field) for n, files in files_of_splits(named, base, only, say).items()}
+
+    def named(self) -> tuple[str, ...]:
+        """The splits for which there are files."""
+        return ("train", *(["val"] if self.val_files else []), *(["test"] if self.test_files else []))
+
 
 class StdlibOptions(_TextOptions):
     """Source and documentation of this Python's own standard library: text that is on every machine."""
 
+    test_data: ClassVar[str] = "'data={type: text, files: [FILE], test_files: [FILE], context: N}'"
     type: Literal["stdlib"] = "stdlib"
     max_bytes: Annotated[int, Field(ge=10_000, le=10**8)] = Field(3_000_000, description="how much of it, in bytes")
 
+    def corpora(self, base: Path, only: str | None, say: Say) -> dict[str, Corpus]:
+        """All of it is for training."""
+        return {"train": Corpus(standard_library(self.max_bytes))}
+
 
 def open_text(
-    options: TextOptions | StdlibOptions, *, base: Path, seed: int, say: Say, assets: Path | None = None
+    options: TextOptions | StdlibOptions,
+    *,
+    base: Path,
+    seed: int,
+    say: Say,
+    assets: Path | None = None,
+    only: str | None = None,
 ) -> DataSet:
     """The text as windows of tokens; the tokenizer is fitted, or a checkpoint's when `assets` names one."""
-    corpora = _corpora(options, base)
+    corpora = options.corpora(base, only, say)
     surveys = {name: survey(corpus) for name, corpus in corpora.items()}
-    if not surveys["train"].characters:
-        raise DataError(f"the corpus is empty: {', '.join(str(f) for f in corpora['train'].files[:3])}")
-    held_out = None if "val" in corpora else options.val_fraction
-    tokenizer = fit_tokenizer(options.tokenizer, corpora, surveys, held_out, say, assets)
-    description = [FORMAT, tokenizer.to_json().decode("utf-8"), held_out]
+    for name, found in surveys.items():
+        if not found.characters:
+            raise DataError(f"the corpus is empty: {', '.join(str(f) for f in corpora[name].files[:3])}")
+    fraction = fraction_of(options.val_fraction, "val" in options.named())
+    own = {}
+    if fraction and "train" in surveys:
+        own["train"] = training_part(surveys["train"].lengths, fraction)
+        if only is None:
+            tell_part(surveys["train"], own["train"], say)
+    parts = [Part(n, c, own.get(n), single(c)) for n, c in corpora.items()]
+    tokenizer = fit_tokenizer(options.tokenizer, {p.name: p for p in parts}, surveys, fraction, say, assets)
+    description = [FORMAT, tokenizer.to_json().decode("utf-8"), fraction]
     description += [[name, s.digest] for name, s in surveys.items()]
     key = hashlib.sha256(json.dumps(description).encode()).hexdigest()
     folder = cache_directory("tokens") / key
     if not folder.is_dir():
         say(f"tokenizing {sum(s.characters for s in surveys.values()):,} characters (once: kept in {folder.parent})")
-    build_once(folder, lambda draft: _write_tokens(draft, corpora, surveys, tokenizer, options.val_fraction))
-    names = [name for name in ("train", "val", "test") if (folder / f"{name}.bin").exists()]
+    build_once(folder, lambda draft: write_tokens(draft, parts, tokenizer))
+    there = [name for name in ("train", "val", "test") if (folder / f"{name}.bin").exists()]
     dtype = token_dtype(tokenizer)
     words = Words(tokenizer) if options.words else None
     end = tokenizer.end_of_text if options.isolate else None
     if options.isolate and end is None:
         raise SpecError("data.isolate: the text is one document, or its tokenizer has no mark for the end of one")
-    splits: dict[str, Split] = {n: Windows(folder / f"{n}.bin", dtype, options.context, n, words, end) for n in names}
-    facts = Facts(vocab_size=tokenizer.vocab_size, context=options.context)
-    return DataSet(facts, f"{key}-{options.context}", splits, {"tokenizer.json": tokenizer.to_json()})
+    splits: dict[str, Split] = {
+        n: Windows(folder / f"{n}.bin", dtype, options.context, n, words, end) for n in there if only in (None, n)
+    }
+    return DataSet(
+        Facts(vocab_size=tokenizer.vocab_size, context=options.context),
+        f"{key}-{options.context}",
+        splits,
+        {ASSET: tokenizer.to_json()},
+        {name: partial(np.load, folder / f"{name}.items.npy") for name in there},
+        "blocks of lines",
+        fraction > 0,
+    )
 
 
 class Windows:
@@ -163,19 +226,9 @@ class Windows:
         return torch.from_numpy(taken)
 
 
-def _corpora(options: TextOptions | StdlibOptions, base: Path) -> dict[str, Corpus]:
-    if isinstance(options, StdlibOptions):
-        return {"train": Corpus(standard_library(options.max_bytes))}
-    named = {"train": (options.files, "data.files"), "val": (options.val_files, "data.val_files")}
-    named["test"] = (options.test_files, "data.test_files")
-    return {
-        name: Corpus(find_files(files, base, option), options.field) for name, (files, option) in named.items() if files
-    }
-
-
 def fit_tokenizer(
     wanted: BytesOptions | CharactersOptions | BPEOptions | FileOptions,
-    corpora: dict[str, Corpus],
+    corpora: Mapping[str, Documents],
     surveys: dict[str, Survey],
     held_out: float | None,
     say: Say,
@@ -184,7 +237,8 @@ def fit_tokenizer(
 ) -> Tokenizer:
     """The tokenizer that the options describe, or the one that a checkpoint carries as `asset`.
 
-    BPE is trained on the train corpus, without its last part where `held_out` is kept for validation; characters are those of all.
+    BPE is trained on what the train corpus gives, of which `held_out` says what part of its files is left out; characters are
+    those of all.
     """
     if assets is not None and (assets / asset).exists():
         return read_tokenizer((assets / asset).read_bytes(), str(assets / asset))
@@ -199,58 +253,6 @@ def fit_tokenizer(
     kept = cache_directory("tokenizers") / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.json"
     if not kept.exists():
         say(f"training a BPE tokenizer of {wanted.vocab_size:,} tokens (once: kept in {kept.parent})")
-        limit = surveys["train"].characters if held_out is None else train_characters(surveys["train"], held_out)
-        publish(kept, train_bpe(_first(corpora["train"], limit), wanted.vocab_size).to_json())
+        texts = (text for document in corpora["train"].documents() for text in document)
+        publish(kept, train_bpe(texts, wanted.vocab_size).to_json())
     return read_tokenizer(kept.read_bytes(), str(kept))
-
-
-def train_characters(found: Survey, val_fraction: float) -> int:
-    """How many characters, from the start of the text, are for training."""
-    return int(found.characters * (1 - val_fraction))
-
-
-def _first(corpus: Corpus, characters: int) -> Iterator[str]:
-    """The pieces of the first so many characters."""
-    for document in corpus.documents():
-        for text in document:
-            yield text[:characters]
-            characters -= len(text)
-            if characters <= 0:
-                return
-
-
-def _write_tokens(
-    draft: Path, corpora: dict[str, Corpus], surveys: dict[str, Survey], tokenizer: Tokenizer, val_fraction: float
-) -> None:
-    """Write train.bin, val.bin ...: the tokens one after the other."""
-    dtype = token_dtype(tokenizer)
-    for name, corpus in corpora.items():
-        if name == "train" and "val" not in corpora:
-            cut = train_characters(surveys["train"], val_fraction)
-            with open(draft / "train.bin", "wb") as first, open(draft / "val.bin", "wb") as second:
-                for tokens, position in _encoded(corpus, tokenizer, cut):
-                    (first if position < cut else second).write(np.asarray(tokens, dtype).tobytes())
-        else:
-            with open(draft / f"{name}.bin", "wb") as file:
-                for tokens, _ in _encoded(corpus, tokenizer, None):
-                    file.write(np.asarray(tokens, dtype).tobytes())
-
-
-def _encoded(corpus: Corpus, tokenizer: Tokenizer, cut: int | None) -> Iterator[tuple[Any, int]]:
-    """(tokens, position of their first character) of each piece; a piece never reaches over the position `cut`."""
-    position = 0
-    end = [tokenizer.end_of_text] if tokenizer.end_of_text is not None else []
-    single = len(corpus.files) == 1 and not is_json_lines(corpus.files[0])
-    for document in corpus.documents():
-        for text in document:
-            inside = cut - position if cut is not None and position < cut < position + len(text) else len(text)
-            for piece in filter(None, (text[:inside], text[inside:])):
-                yield tokenizer.encode_array(piece), position
-                position += len(piece)
-        if not single:
-            yield end, position - 1
-
-
-def token_dtype(tokenizer: Tokenizer) -> Any:
-    """The smallest type that holds every token."""
-    return np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32

@@ -13,7 +13,15 @@ from pathlib import Path
 from bigmodel_cli import checkpoints
 from bigmodel_cli.attend.rebuilt import draw_reconstructions
 from bigmodel_cli.console import say
-from bigmodel_cli.data import DataSet, load_tokenizer, open_data
+from bigmodel_cli.data import (
+    TRAINED_ON,
+    DataSet,
+    load_tokenizer,
+    load_trained_on,
+    open_data,
+    record,
+    say_overlaps,
+)
 from bigmodel_cli.device import keep_few_kernels, pick_device
 from bigmodel_cli.errors import BigmodelError, DataError, Stopped
 from bigmodel_cli.lazy import Module, load_torch, torch
@@ -29,7 +37,7 @@ from bigmodel_cli.train.loop import Run, fit
 from bigmodel_cli.train.memory import Plan, check_memory, plan
 from bigmodel_cli.train.prepare import prepare
 from bigmodel_cli.train.report import TensorBoard, draw_curve
-from bigmodel_cli.train.resume import check_fingerprint, latest_directory, merge_resumed, previous_run
+from bigmodel_cli.train.resume import Previous, check_fingerprint, latest_directory, merge_resumed, previous_run
 from bigmodel_cli.train.signals import Interrupted, Signals
 from bigmodel_cli.train.start import build_started, check_task, with_length
 from bigmodel_cli.train.state import TrainState
@@ -102,6 +110,7 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
     task = build_task(spec.task, data.facts)
     check_task(spec, task, data)
     _describe(spec, data)
+    trained_on = _trained_on(spec, data, source, previous)
     if data.split("train").lengths is not None:
         keep_few_kernels()
     torch.manual_seed(spec.train.seed)
@@ -126,12 +135,12 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
         _describe_bend(options, previous.spec.train.total_steps(feed.micro.per_epoch), total, state.step)
     directory.begin(spec.to_yaml(), state.step)
     run = Run(
-        loaded=Loaded(directory.path, spec, data.facts, task, model, device, data.assets()),
+        loaded=Loaded(directory.path, spec, data.facts, task, model, device, {**data.assets(), **trained_on}),
         state=state,
         feed=feed,
         validation=data.split("val") if "val" in data.splits else None,
         directory=directory,
-        contents=lambda s: _contents(spec, data, s),
+        contents=lambda s: _contents(spec, data, s, trained_on),
         signals=signals,
         total=total,
         resume_command=_resume_command(request, directory),
@@ -178,6 +187,18 @@ def _describe(spec: Spec, data: DataSet) -> None:
         say(note)
 
 
+def _trained_on(spec: Spec, data: DataSet, source: Path | None, previous: Previous | None) -> dict[str, bytes]:
+    """What the run's checkpoints keep of the items that they were trained on, by name; what splits share is said."""
+    if "val" not in data.splits:
+        say("no validation: no data is named for it and data.val_fraction is 0, so that no checkpoint is the best one")
+    kept = source / TRAINED_ON if source is not None else None
+    before = load_trained_on(kept.read_bytes() if kept is not None and kept.exists() else None)
+    say_overlaps(data, spec.task.type, before, say)
+    if previous is not None and previous.contents is not None and TRAINED_ON in previous.contents.assets:
+        return {TRAINED_ON: previous.contents.assets[TRAINED_ON]}
+    return {TRAINED_ON: record(data, spec.task.type, before)}
+
+
 def _describe_start(model: Module, data: DataSet, feed: Feed) -> None:
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     count = sum(p.numel() for p in model.parameters())
@@ -202,7 +223,7 @@ def _describe_bend(options: TrainOptions, before: int, total: int, step: int) ->
         )
 
 
-def _contents(spec: Spec, data: DataSet, state: TrainState) -> checkpoints.Contents:
+def _contents(spec: Spec, data: DataSet, state: TrainState, trained_on: dict[str, bytes]) -> checkpoints.Contents:
     weights, tensors, values = state.capture()
     return checkpoints.Contents(
         step=state.step,
@@ -211,7 +232,7 @@ def _contents(spec: Spec, data: DataSet, state: TrainState) -> checkpoints.Conte
         state={**values, "fingerprint": data.fingerprint, "torch": torch.__version__},
         spec=spec.to_dict(),
         facts=data.facts.to_json(),
-        assets=data.assets(),
+        assets={**data.assets(), **trained_on},
     )
 
 

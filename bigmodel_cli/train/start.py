@@ -30,6 +30,11 @@ def check_task(spec: Spec, task: Task, data: DataSet) -> None:
             f"task.type: {task.name} reads {', '.join(task.reads)}, and data.type: {spec.data.type} has "
             f"{', '.join(sorted(data.names()))}" + ("; set data.words: true" if missing == ["words"] else "")
         )
+    if spec.train.patience is not None and "val" not in data.splits:
+        raise SpecError(
+            "train.patience: there is no validation by which to stop; name validation data, or leave data.val_fraction out "
+            "to hold out a tenth of the training data"
+        )
     if isinstance(spec.task, MaskedImageOptions) and isinstance(spec.model, ViTOptions):
         rows, columns = spec.model.grid(data.facts)
         spec.task.visible(rows * columns)

@@ -36,7 +36,7 @@ def test_the_sentence_and_the_source_without_it(tmp_path: Path) -> None:
 def test_splits_are_of_modules_and_sources_do_not_hold_what_is_asked() -> None:
     assert split_of("email/utils.py") == split_of("email/mime/text.py") == split_of("email")
     options = DocstringsOptions.model_validate({"context": 64, "tokenizer": {"type": "bytes"}})
-    sources = options.sources(Path())
+    sources = options.sources(Path(), None, [].append)
     pairs = {split: list(source.rows()) for split, source in sources.items()}
     assert all(len(rows) > 100 for rows in pairs.values())
     assert len(pairs["train"]) > 2 * len(pairs["test"])

@@ -27,7 +27,8 @@ def write(name: str, lines: list[str]) -> str:
 
 
 def options(**changes: object) -> PairsOptions:
-    values = {"source": ["a.txt"], "target": ["b.txt"], "context": 6, "tokenizer": {"type": "bytes"}, **changes}
+    values = {"source": ["a.txt"], "target": ["b.txt"], "context": 6, "tokenizer": {"type": "bytes"}}
+    values |= {"val_fraction": 0, **changes}
     return PairsOptions.model_validate(values)
 
 
@@ -78,10 +79,13 @@ def test_a_table_of_two_columns_gives_what_two_files_give(form: str) -> None:
         import pyarrow.parquet
 
         pyarrow.parquet.write_table(pa.table({"de": targets, "en": sources}), name)
-    values = {"train": [name], "test": [name], **columns, "context": 7, "tokenizer": {"type": "bytes"}}
+    again, copy_a, copy_b = f"again.{form}", write("c.txt", sources), write("d.txt", targets)
+    Path(again).write_bytes(Path(name).read_bytes())
+    values = {"train": [name], "test": [again], **columns, "context": 7, "tokenizer": {"type": "bytes"}}
+    values |= {"val_fraction": 0}
     data = open_data(PairTableOptions.model_validate(values), base=Path(), seed=0, say=lambda _: None)
     files = open_data(
-        options(context=7, test_source=["a.txt"], test_target=["b.txt"]), base=Path(), seed=0, say=lambda _: None
+        options(context=7, test_source=[copy_a], test_target=[copy_b]), base=Path(), seed=0, say=lambda _: None
     )
     for split in ("train", "test"):
         got, want = (d.split(split).batch(np.arange(5), 0, 0, False) for d in (data, files))
@@ -94,10 +98,12 @@ def test_a_table_of_two_columns_gives_what_two_files_give(form: str) -> None:
 def test_each_side_may_have_its_own_tokenizer(cli: Cli) -> None:
     write("a.txt", ["one two", "two one", "one one two"] * 40)
     write("b.txt", ["zwölf", "drei zwölf", "drei"] * 40)
+    write("c.txt", ["one two", "two one", "one one two"])
+    write("d.txt", ["zwölf", "drei zwölf", "drei"])
     Path("own.yaml").write_text(
         "model:\n  type: seq2seq\n  dim: 16\n"
         "  encoder: [{mixer: {type: attention, num_heads: 2}}]\n  decoder: [{cross: {num_heads: 2}}]\n"
-        "data: {type: pairs, source: [a.txt], target: [b.txt], val_source: [a.txt], val_target: [b.txt], context: 12,\n"
+        "data: {type: pairs, source: [a.txt], target: [b.txt], val_source: [c.txt], val_target: [d.txt], context: 12,\n"
         "  tokenizer: {type: bpe, vocab_size: 270}, source_tokenizer: {type: characters}}\n"
         "task: {type: seq2seq, beams: 2}\ntrain: {steps: 3, batch_tokens: 200, precision: fp32}\n"
     )

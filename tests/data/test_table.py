@@ -36,7 +36,8 @@ def write(name: str, content: str | bytes) -> str:
 
 
 def options(**changes: Any) -> TableOptions:
-    values = {"train": ["a.tsv"], "text": [0], "label": 1, "context": 8, "tokenizer": {"type": "bytes"}, **changes}
+    values = {"train": ["a.tsv"], "text": [0], "label": 1, "context": 8, "tokenizer": {"type": "bytes"}}
+    values |= {"val_fraction": 0, **changes}
     return TableOptions.model_validate(values)
 
 
@@ -301,6 +302,9 @@ train: {steps: 2, batch_size: 2, precision: fp32, memory_format: contiguous, com
 """
 
 
+ALL = ["data.val=[]", "data.val_fraction=0"]
+
+
 @pytest.mark.parametrize(
     ("changes", "status", "message"),
     [
@@ -310,10 +314,10 @@ train: {steps: 2, batch_size: 2, precision: fp32, memory_format: contiguous, com
         (["data.header=false", "data.label=y"], 2, "header: false, and a column is said by name"),
         (["data.val=[]", "data.val_fraction=0.9"], 3, "data.val_fraction: 0.9 leaves nothing of 2 rows"),
         (["data.val=[]", "data.label=null"], 2, "task.type: classification needs data with labels"),
-        (["data.val=[]", "train.batch_size=4"], 3, "the train split has 2 samples, fewer than train.batch_size 4"),
-        (["data.val=[]", "task={type: masked_lm}"], 2, "leave them out (data.label: null)"),
+        ([*ALL, "train.batch_size=4"], 3, "the train split has 2 samples, fewer than train.batch_size 4"),
+        ([*ALL, "task={type: masked_lm}"], 2, "leave them out (data.label: null)"),
         (["data.val=[]", "data.label=null", "task={type: masked_lm, whole_words: true}"], 2, "set data.words: true"),
-        (["data.text=[0, 0]", "data.val=[]", "model.token_types=1"], 2, "model.token_types: the data has pairs"),
+        (["data.text=[0, 0]", *ALL, "model.token_types=1"], 2, "model.token_types: the data has pairs"),
     ],
 )
 def test_what_does_not_go_together_is_said(changes: list[str], status: int, message: str, cli: Cli) -> None:

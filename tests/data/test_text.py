@@ -206,8 +206,9 @@ def test_memory_does_not_grow_with_the_corpus() -> None:
 
 def test_isolated_documents_do_not_see_one_another(cli: Callable[..., Result], tmp_path: Path) -> None:
     rows = [{"text": text} for text in ("abcd", "bc", "dcba", "ab")]
-    Path("docs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    values = {"files": ["docs.jsonl"], "val_files": ["docs.jsonl"], "context": 7, "isolate": True}
+    for name in ("docs.jsonl", "more.jsonl"):
+        Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {"files": ["docs.jsonl"], "val_files": ["more.jsonl"], "context": 7, "isolate": True}
     data = open_data(TextOptions.model_validate(values), base=Path(), seed=0, say=lambda _: None)
     batch = data.split("val").batch(np.arange(1), 0, 0, False)
     tokens, segments = batch["tokens"][0].tolist(), batch["segments"][0].tolist()
@@ -225,7 +226,7 @@ def test_isolated_documents_do_not_see_one_another(cli: Callable[..., Result], t
     torch.testing.assert_close(together, alone)
     Path("spec.yaml").write_text(
         "model: {type: decoder, dim: 16, blocks: [{mixer: {type: attention, num_heads: 2}}]}\n"
-        "data: {type: text, files: [docs.jsonl], val_files: [docs.jsonl], context: 4, isolate: true}\n"
+        "data: {type: text, files: [docs.jsonl], val_files: [more.jsonl], context: 4, isolate: true}\n"
         "task: {type: causal_lm, sample_tokens: 0}\ntrain: {steps: 2, batch_size: 2, precision: fp32}\n"
     )
     assert cli("pretrain", "spec.yaml", "--out", "run").status == 0

@@ -43,7 +43,7 @@ def test_splits_without_classes() -> None:
     pictures("set/train", 5)
     pictures("set/test", 3)
     data = opened(type="image_folder", root="set", labels=False)
-    assert {n: len(data.split(n)) for n in data.splits} == {"train": 5, "test": 3, "val": 3}
+    assert {n: len(data.split(n)) for n in data.splits} == {"train": 5, "test": 3}
 
 
 @pytest.mark.parametrize("streamed", [False, True])

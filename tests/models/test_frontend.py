@@ -76,7 +76,7 @@ def test_an_encoder_tells_tones_apart_whatever_their_length(cli: Callable[..., R
         "model={type: encoder, dim: 24, pool: mean, init_std: 0.1, frontend: {type: conv, stride: 2}, blocks: [{mixer: "
         "{type: attention, num_heads: 2, position: {type: rotary}}, ffn: {type: gelu}}]}",
         "data.seconds=null",
-        "train.batch_size=9",  # of 14: steps reach from one epoch into the next, whose rows are longer or shorter
+        "train.batch_size=9",  # of 13: steps reach from one epoch into the next, whose rows are longer or shorter
     ]
     result = cli("pretrain", "tones.yaml", "--out", "run", *(w for c in changes for w in ("--set", c)))
     assert result.status == 0, result.err

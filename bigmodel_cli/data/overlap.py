@@ -1,0 +1,94 @@
+"""Items that stand in two splits, and items of an evaluation that the checkpoint was trained on: counted, and said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bigmodel_cli.data.base import DataSet, Say
+from bigmodel_cli.data.trained_on import Hashes, Seen, dump, joined
+from bigmodel_cli.errors import SpecError
+
+
+@dataclass(frozen=True)
+class Share:
+    """So many of a split's items are in a set, `of` those of which that is known."""
+
+    items: int
+    of: int
+
+    def to_json(self) -> dict[str, int]:
+        """Both numbers."""
+        return {"items": self.items, "of": self.of}
+
+
+def share(items: Hashes, seen: Seen) -> Share:
+    """How many of the items are in the set."""
+    return Share(int(seen.holds(items).sum()), int(seen.known(items).sum()))
+
+
+def say_overlaps(data: DataSet, task: str, before: Sequence[Seen], say: Say) -> None:
+    """Say how many items of validation and test are in training too, or in what the weights were trained on before."""
+    train = data.items("train")
+    for name in [n for n in data.splits if n != "train"]:
+        items = data.items(name)
+        both = int(np.isin(items, train).sum())
+        if both:
+            say(f"warning: {both:,} of {len(items):,} {data.unit} of the {name} split are also in the training split")
+        for seen in before:
+            found = share(items, seen)
+            if found.items:
+                kind = "warning: " if seen.task == task else ""
+                say(
+                    f"{kind}{found.items:,} of {found.of:,} {data.unit} of the {name} split were in the training of the weights "
+                    f"that this run starts from (task.type: {seen.task})"
+                )
+
+
+def record(data: DataSet, task: str, before: Sequence[Seen]) -> bytes:
+    """What a checkpoint keeps of the items that it was trained on, and of those that its start was trained on."""
+    return dump(joined([Seen.of(task, data.items("train")), *before]))
+
+
+def check_held_out(data: DataSet, task: str, seen: Sequence[Seen], remedy: str, say: Say) -> None:
+    """Raise `SpecError` where the part held out for validation holds items that the checkpoint was trained on.
+
+    An item that stands twice in the data, once in either part, is no reason.
+    """
+    own = [s for s in seen if s.task == task]
+    if not seen:
+        say(
+            "warning: the checkpoint keeps no record of what it was trained on; the validation split is a part of the training "
+            "data, and may hold items that it was trained on"
+        )
+    val = data.items("val")
+    alone = val[~np.isin(val, data.items("train"))]
+    trained = np.zeros(len(alone), bool)
+    for s in own:
+        trained |= s.holds(alone)
+    if trained.any():
+        raise SpecError(
+            f"data.val_fraction: the checkpoint was trained on {int(trained.sum()):,} of the {len(val):,} {data.unit} in the "
+            "validation split that it makes: what it scores there says nothing. Name data that it never saw "
+            f"(--set {remedy}), measure the training split as what it is (--split train), or train anew with data.val_fraction"
+        )
+
+
+def exposure(data: DataSet, split: str, task: str, seen: Sequence[Seen], say: Say) -> dict[str, Any]:
+    """How many items of the evaluated split the checkpoint was trained on, said and as JSON; {} where it keeps no record."""
+    items = data.items(split)
+    own = {s.task: share(items, s) for s in seen}
+    for name, found in own.items():
+        if not found.items:
+            continue
+        kind = "" if split == "train" or name != task else "warning: "
+        how = "were trained on" if name == task else f"were in an earlier training with task.type: {name}"
+        say(f"{kind}{found.items:,} of {found.of:,} {data.unit} of the {split} split {how}")
+    earlier = {name: found.to_json() for name, found in own.items() if name != task}
+    return {
+        **({"seen_in_training": own[task].to_json()} if task in own else {}),
+        **({"seen_in_earlier_training": earlier} if earlier else {}),
+    }

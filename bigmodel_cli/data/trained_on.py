@@ -1,0 +1,131 @@
+"""What a checkpoint was trained on, as hashes of the items' content: whether an evaluation shows a model what it has seen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from bigmodel_cli.errors import CheckpointError
+
+Hashes = np.ndarray[Any, np.dtype[np.uint64]]
+ASSET = "trained_on.bin"
+MOST = 1 << 16
+"""Hashes that are kept of a set: the smallest ones, so that any item is as likely to be among them as any other."""
+MOST_SETS = 64
+CUT = 32
+"""A block of text ends after about so many lines."""
+MOST_CHARACTERS = 1 << 16
+"""... and after so many characters in any case."""
+
+
+def hash_of(*parts: bytes) -> int:
+    """64 bits of an item's content: the first of SHA-256. The end of each of several parts counts."""
+    sha = hashlib.sha256(parts[0])
+    for part in parts[1:]:
+        sha.update(b"\xff" + part)  # no byte of UTF-8
+    return int.from_bytes(sha.digest()[:8], "little")
+
+
+def as_hashes(numbers: Iterable[int]) -> Hashes:
+    """(N,) uint64."""
+    return np.fromiter(numbers, np.uint64)
+
+
+def blocks(pieces: Iterable[str]) -> Iterator[int]:
+    """The hash of each block of lines of a document.
+
+    A block ends where a line's own checksum says so: the same lines are the same blocks wherever in a text they stand.
+    """
+    kept: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        for line in piece.encode("utf-8").splitlines(keepends=True):
+            kept.append(line)
+            size += len(line)
+            if crc32(line) % CUT == 0 or size > MOST_CHARACTERS:
+                yield hash_of(b"".join(kept))
+                kept, size = [], 0
+    if kept:
+        yield hash_of(b"".join(kept))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A set of items that a task was learnt from: sorted hashes, all of them or (not `whole`) the smallest."""
+
+    task: str
+    hashes: Hashes
+    whole: bool
+
+    @classmethod
+    def of(cls, task: str, items: Hashes) -> Seen:
+        """The record of a training split."""
+        unique = np.unique(items)
+        return cls(task, unique[:MOST], len(unique) <= MOST)
+
+    def joined(self, other: Seen) -> Seen:
+        """Both sets as one: known up to where both are known."""
+        bound = min(self.bound, other.bound)
+        unique = np.unique(np.concatenate((self.hashes, other.hashes)))
+        unique = unique[unique <= bound]
+        return Seen(self.task, unique[:MOST], self.whole and other.whole and len(unique) <= MOST)
+
+    @property
+    def bound(self) -> Any:
+        """The largest hash of which is known whether it is in the set."""
+        return np.uint64(2**64 - 1) if self.whole else self.hashes[-1]
+
+    def known(self, items: Hashes) -> Any:
+        """(N,) bool: the items of which is known whether they are in the set."""
+        return items <= self.bound
+
+    def holds(self, items: Hashes) -> Any:
+        """(N,) bool: the items that are known to be in the set."""
+        return np.isin(items, self.hashes)
+
+
+def dump(sets: Iterable[Seen]) -> bytes:
+    """Several sets as bytes: a line of JSON about them, then their hashes, 8 bytes each, little end first."""
+    sets = list(sets)
+    head = [{"task": s.task, "count": len(s.hashes), "whole": s.whole} for s in sets]
+    return json.dumps(head).encode() + b"\n" + b"".join(s.hashes.astype("<u8").tobytes() for s in sets)
+
+
+def load(content: bytes | None) -> list[Seen]:
+    """The inverse of `dump`; none for None, a checkpoint that keeps no record. Raises `CheckpointError`."""
+    if content is None:
+        return []
+    head, _, body = content.partition(b"\n")
+    try:
+        entries = json.loads(head)
+        well = isinstance(entries, list) and len(entries) <= MOST_SETS
+        well = well and all(
+            type(e["task"]) is str and type(e["whole"]) is bool and type(e["count"]) is int and 0 < e["count"] <= MOST
+            for e in entries
+        )
+        if not well or len(body) != 8 * sum(e["count"] for e in entries):
+            raise ValueError("its parts do not fit one another")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{ASSET}: damaged ({error}); use another checkpoint") from None
+    sets, place = [], 0
+    for entry in entries:
+        hashes = np.frombuffer(body, "<u8", entry["count"], place).astype(np.uint64)
+        if (hashes[1:] <= hashes[:-1]).any():
+            raise CheckpointError(f"{ASSET}: damaged (not in order); use another checkpoint")
+        sets.append(Seen(entry["task"], hashes, entry["whole"]))
+        place += hashes.nbytes
+    return sets
+
+
+def joined(sets: Iterable[Seen]) -> list[Seen]:
+    """One set for each task."""
+    found: dict[str, Seen] = {}
+    for seen in sets:
+        found[seen.task] = found[seen.task].joined(seen) if seen.task in found else seen
+    return list(found.values())
