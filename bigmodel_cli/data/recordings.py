@@ -20,10 +20,10 @@ import numpy as np
 from bigmodel_cli.data.base import Say
 from bigmodel_cli.data.cache import build_once, cache_directory, publish
 from bigmodel_cli.data.order import Ints
-from bigmodel_cli.data.sound import ENDINGS, decode
+from bigmodel_cli.data.sound import ENDINGS, Samples, decode, notes_said
 from bigmodel_cli.errors import DataError
 
-FORMAT = 1  # of the cached samples
+FORMAT = 2  # of the cached samples
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MOST_BYTES = 1 << 30
 """Of a member of an archive: what is larger is refused before it is unpacked."""
@@ -33,9 +33,13 @@ Found = tuple[Path, str]
 
 @dataclass(frozen=True)
 class Recordings:
-    """All samples (N,) int16 one recording after the other, where each begins and how long it is, and what its name says."""
+    """All samples (N,) int16 one recording after the other, where each begins and how long it is, and what its name says.
+
+    A recording's samples are its integers times its own of the `scales` (recordings,).
+    """
 
     samples: Any
+    scales: Samples
     starts: Ints
     lengths: Ints
     names: tuple[str, ...]
@@ -57,10 +61,13 @@ def open_recordings(files: list[str], pattern: str, rate: int, skip_bad: bool, b
         say(f"warning: skipped {len(index['bad'])} recording(s) that cannot be decoded, the first: {index['bad'][0]}")
     if index["others"]:
         say(f"{index['others']:,} recording(s) are left out: data.pattern is not found in their names")
+    for sentence in notes_said(index["notes"]):
+        say(sentence)
     lengths = np.asarray(index["lengths"], np.int64)
     matches = [re.search(pattern, name) for name in index["names"]]
     return Recordings(
         samples=np.memmap(folder / "samples.bin", dtype=np.int16, mode="c"),  # torch wants memory that it may write to
+        scales=np.asarray(index["scales"], np.float32),
         starts=np.cumsum(lengths) - lengths,
         lengths=lengths,
         names=tuple(index["names"]),
@@ -149,9 +156,11 @@ def _opened(path: Path) -> Any:
 
 
 def _write(draft: Path, found: list[Found], pattern: str, rate: int, skip_bad: bool) -> None:
-    """samples.bin, and index.json with names, lengths, what was skipped, and how many names the pattern is not found in."""
+    """samples.bin, and index.json: names, lengths, scales, notes, what was skipped, and how many names the pattern is not in."""
     names: list[str] = []
     lengths: list[int] = []
+    scales: list[float] = []
+    notes: list[tuple[str, str]] = []
     bad: list[str] = []
     others: list[str] = []
     with open(draft / "samples.bin", "wb") as file:
@@ -160,18 +169,20 @@ def _write(draft: Path, found: list[Found], pattern: str, rate: int, skip_bad: b
                 others.append(name)
                 continue
             try:
-                samples = decode(content, place, rate)
+                wave = decode(content, place, rate)
             except DataError as error:
                 if not skip_bad:
                     raise
                 bad.append(str(error))
                 continue
-            file.write(samples.tobytes())
+            file.write(wave.values.tobytes())
             names.append(name)
-            lengths.append(len(samples))
+            lengths.append(len(wave.values))
+            scales.append(wave.scale)
+            notes += [(note, place) for note in wave.notes]
     if not names:
         raise DataError(_nothing(found, pattern, bad, others))
-    index = {"names": names, "lengths": lengths, "bad": bad, "others": len(others)}
+    index = {"names": names, "lengths": lengths, "scales": scales, "notes": notes, "bad": bad, "others": len(others)}
     (draft / "index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
