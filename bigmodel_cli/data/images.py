@@ -14,7 +14,7 @@ from bigmodel_cli.data.augment import Augmentation, AugmentOptions
 from bigmodel_cli.data.base import DataSet, Say, Split
 from bigmodel_cli.data.cache import build_once, cache_directory
 from bigmodel_cli.data.corpus import find_files
-from bigmodel_cli.data.divide import part_of_each_class, subset, with_validation
+from bigmodel_cli.data.divide import part_of_each_class, with_validation
 from bigmodel_cli.data.image_sources import (
     RawImages,
     RawSplit,
@@ -25,12 +25,14 @@ from bigmodel_cli.data.image_sources import (
     read_parquet,
 )
 from bigmodel_cli.data.image_split import ImageSplit, Resident, Streamed
+from bigmodel_cli.data.image_survey import Shape, choose_shape, survey_images
 from bigmodel_cli.data.order import permute
 from bigmodel_cli.data.pixels import decode, to_array
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import torch
 
 RESIDENT_BYTES = 2 << 30
+PIXELS = 2  # the format of the cached pixels
 SAMPLED = 10_000  # images from which the mean and deviation of a large set are computed
 
 
@@ -43,9 +45,16 @@ class NormalizeOptions(Options):
 
 class _ImageOptions(Options):
     size: Annotated[int, Field(gt=0, le=10_000)] | None = Field(
-        None, description="resize to a square of so many pixels"
+        None, description="resize to a square of so many pixels; left out: the size of most training images"
     )
-    channels: Literal[1, 3] | None = Field(None, description="1: grey, 3: colour; the source's own when left out")
+    channels: Literal[1, 3] | None = Field(
+        None, description="1: grey, 3: colour; left out: colour if any training image has colour"
+    )
+    white_level: Annotated[float, Field(gt=0, le=2**32)] | None = Field(
+        None,
+        description="the value of white in grey images of more than 8 bits: 4095 for 12 bits kept in 16; left out: 65535, and 1 in "
+        "floating-point images",
+    )
     normalize: Literal["auto", "none"] | NormalizeOptions = Field("auto", description="auto: from the training split")
     augment: list[AugmentOptions] = Field([], description="random changes while training, in order")
     val_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
@@ -157,12 +166,11 @@ def open_images(options: Any, *, base: Path, seed: int, say: Say, assets: Path |
     raw = options.read(base)
     if not options.labels:
         raw = raw.without_labels()
+    raw = survey_images(raw, options.on_bad == "skip", options.white_level, say)
     _check(raw, say)
     splits = with_validation(raw.splits, options.val_fraction)
-    channels = options.channels or _channels(splits["train"])
-    loaded = {
-        n: _load(s, options, channels, f"{raw.digest}-{n}-{options.val_fraction}", say) for n, s in splits.items()
-    }
+    wanted = choose_shape(splits, options.size, options.channels, None, say)
+    loaded = {n: _load(s, options, wanted, f"{raw.digest}-{n}-{options.val_fraction}", say) for n, s in splits.items()}
     shape = loaded["train"].shape
     mean, std = _normalisation(options, loaded["train"], assets)  # of all images, however few of their labels are used
     kept: tuple[float, ...] = ()
@@ -170,12 +178,12 @@ def open_images(options: Any, *, base: Path, seed: int, say: Say, assets: Path |
         kept = (options.label_fraction,)
         train = loaded["train"]
         loaded["train"] = train.part(part_of_each_class(train.labels.numpy(), options.label_fraction))
-    facts = Facts(image_shape=shape, mean=mean, std=std, classes=raw.classes)
+    facts = Facts(image_shape=shape, mean=mean, std=std, classes=raw.classes, white_level=options.white_level)
     augmentation = Augmentation(options.augment)
     named: dict[str, Split] = {n: ImageSplit(source, facts, augmentation) for n, source in loaded.items()}
     if "val" not in named and "test" in named:
         named["val"] = named["test"]
-    content = (raw.digest, shape, options.val_fraction, options.on_bad, *kept)
+    content = (raw.digest, shape, options.white_level, options.val_fraction, options.on_bad, *kept)
     key = hashlib.sha256(repr(content).encode()).hexdigest()
     return DataSet(facts, key, named, {})
 
@@ -199,41 +207,21 @@ def _check(raw: RawImages, say: Say) -> None:
             say(f"warning: the {name} split has no image of {len(missing)} class(es): {shown}")
 
 
-def _channels(raw: RawSplit) -> int:
-    """1 for a source of grey images, else 3."""
-    if raw.pixels is not None:
-        return int(raw.pixels.shape[1])
-    import io
-
-    from PIL import Image
-
-    first = raw.encoded[0]
-    try:
-        with Image.open(io.BytesIO(first) if isinstance(first, bytes) else first) as image:
-            return 1 if image.mode in ("1", "L", "I;16", "I", "F") else 3
-    except OSError:
-        return 3
-
-
-def _load(raw: RawSplit, options: Any, channels: int, key: str, say: Say) -> Resident | Streamed:
+def _load(raw: RawSplit, options: Any, shape: Shape, key: str, say: Say) -> Resident | Streamed:
     """The pixels in memory where they fit; decoded once, and kept in the cache."""
+    channels, size, white = shape[0], shape[1:], options.white_level
     if raw.pixels is not None:
         pixels = raw.pixels
-        size = (options.size, options.size) if options.size else pixels.shape[2:]
-        if channels != pixels.shape[1] or tuple(size) != pixels.shape[2:]:
+        if shape != pixels.shape[1:]:
             from PIL import Image
 
             frames = (Image.fromarray(p[0] if len(p) == 1 else p.transpose(1, 2, 0)) for p in pixels)
-            pixels = np.stack([to_array(frame, channels, tuple(size)) for frame in frames])
+            pixels = np.stack([to_array(frame, channels, size) for frame in frames])
         return Resident(pixels, raw.labels)
-    if options.on_bad == "skip":
-        raw = _without_bad(raw, channels, say)
-    first = decode(raw.encoded[0], raw.names[0], channels, None)
-    shape = (channels, options.size or first.shape[1], options.size or first.shape[2])
     total = len(raw.labels) * int(np.prod(shape))
     if total > RESIDENT_BYTES:
-        return Streamed(raw, shape)
-    name = hashlib.sha256(f"{key}-{shape}-{options.on_bad}".encode()).hexdigest()
+        return Streamed(raw, shape, white)
+    name = hashlib.sha256(f"{PIXELS}-{key}-{shape}-{white}-{options.on_bad}".encode()).hexdigest()
     folder = cache_directory("images") / name
     if not folder.is_dir():
         say(f"decoding {len(raw.labels):,} images (once: kept in {folder.parent})")
@@ -243,26 +231,11 @@ def _load(raw: RawSplit, options: Any, channels: int, key: str, say: Say) -> Res
             draft / "pixels.npy", mode="w+", dtype=np.uint8, shape=(len(raw.labels), *shape)
         )
         for index, (source, label) in enumerate(zip(raw.encoded, raw.names, strict=True)):
-            pixels[index] = decode(source, label, channels, shape[1:])
+            pixels[index] = decode(source, label, channels, size, white)
         pixels.flush()
 
     build_once(folder, build)
     return Resident(np.load(folder / "pixels.npy"), raw.labels)
-
-
-def _without_bad(raw: RawSplit, channels: int, say: Say) -> RawSplit:
-    good, bad = [], []
-    for index, (source, name) in enumerate(zip(raw.encoded, raw.names, strict=True)):
-        try:
-            decode(source, name, channels, None)
-            good.append(index)
-        except DataError as error:
-            bad.append(str(error))
-    if bad:
-        say(f"warning: skipped {len(bad)} image(s) that cannot be decoded, the first: {bad[0]}")
-    if not good:
-        raise DataError(f"none of {len(bad)} images can be decoded, the first: {bad[0]}")
-    return subset(raw, good)
 
 
 def _normalisation(

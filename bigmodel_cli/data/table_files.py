@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.data.corpus import Corpus
-from bigmodel_cli.data.image_sources import class_names
+from bigmodel_cli.data.image_columns import class_names
 from bigmodel_cli.errors import DataError, did_you_mean
 
 ENDINGS = (".tsv", ".csv", ".jsonl", ".parquet", ".txt", ".tsv.gz", ".csv.gz", ".jsonl.gz", ".txt.gz")
