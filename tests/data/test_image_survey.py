@@ -166,7 +166,7 @@ def test_pixels_beyond_white_are_found_when_the_data_is_opened(skip: bool, monke
     data = opened(said, on_bad="skip", **options)
     assert len(data.split("train")) == 3
     assert any(
-        line.startswith("warning: skipped 1 image(s) that cannot be decoded, the first: set/a/3.tif: floating")
+        "skipped 1 image(s) that cannot be decoded, the first: " in line and "set/a/3.tif: floating" in line
         for line in said
     )
     assert opened(on_bad="skip", white_level=200.0, **options).facts.image_shape == (1, 5, 5)
@@ -183,7 +183,9 @@ def test_skipped_images_take_their_labels_along() -> None:
     assert "warning: the train split has no image of 1 class(es): b" in said  # counted after the bad are gone
     for path in Path("set").rglob("*.png"):
         path.write_bytes(b"none")
-    with pytest.raises(DataError, match="none of 9 images can be decoded, the first: set/a/0.png: not a whole image"):
+    with pytest.raises(
+        DataError, match=r"none of 9 images can be decoded, the first: .*set/a/0.png: not a whole image"
+    ):
         opened(type="image_folder", root="set", on_bad="skip")
 
 

@@ -87,7 +87,7 @@ def test_integers_without_a_white_of_their_own(kind: type) -> None:
     np.testing.assert_allclose(eight(tiff(values), white=10_000), values / 10_000 * 255, atol=0.501)
     with pytest.raises(DataError, match="pixels from -5 to"):
         eight(tiff(values - values.min() - kind(5)), white=20_000)
-    with pytest.raises(DataError, match="a.file: signed integers of 8 bits"):
+    with pytest.raises(DataError, match=r"a.file: signed integers of 8 bits"):
         eight(tiff(np.array([[-1, 5]], np.int8)))
 
 
