@@ -127,7 +127,8 @@ def _remembered(path: Path) -> Survey | None:
 
 
 def _survey(split: RawSplit, skip_bad: bool, white: float | None) -> Survey:
-    found, deep = Survey(), {"grey": [], "colour": []}  # type: Survey, dict[str, list[int]]
+    found = Survey()
+    deep: dict[str, list[int]] = {"grey": [], "colour": []}
     numbers: dict[tuple[str, bool], int] = {}
     for index, (source, name) in enumerate(zip(split.encoded, split.names, strict=True)):
         try:
@@ -166,14 +167,7 @@ def _brightest(source: Any, name: str, white: float | None) -> int:
             return 65_535
         if header.depth == "16":
             return int(np.asarray(opened).max())
-        opened.load()
-        return max(int(high) for _, high in _extrema(opened)) * 256 + 255
-
-
-def _extrema(image: Any) -> list[tuple[int, int]]:
-    """The least and greatest value of each band of colour."""
-    found = image.convert("RGB").getextrema()
-    return list(found)
+        return int(np.asarray(opened.convert("RGB")).max()) * 256 + 255
 
 
 def _say_depth(name: str, found: Survey, white: float | None, say: Say) -> None:
@@ -190,9 +184,14 @@ def _say_depth(name: str, found: Survey, white: float | None, say: Say) -> None:
 
 
 def choose_shape(
-    splits: dict[str, RawSplit], size: int | None, channels: int | None, known: Shape | None, say: Say
+    splits: dict[str, RawSplit],
+    size: int | None,
+    channels: int | None,
+    white: float | None,
+    known: Shape | None,
+    say: Say,
 ) -> Shape:
-    """(channels, height, width) that all images are brought to; what that changes is said.
+    """(channels, height, width) that all images are brought to; what that changes, and what is taken for white, is said.
 
     It is `known` (a checkpoint's) where given. Else `channels` and `size` decide, and where they are None the training split
     does: 3 channels if any image has colour, and the size of most images.
@@ -207,7 +206,7 @@ def choose_shape(
     for name, split in splits.items():
         if split.headers is not None:
             _say_sizes(name, split.headers, shape, why, say)
-            _say_kinds(name, split.headers, shape, known is None and channels is None, say)
+            _say_kinds(name, split.headers, shape, white, known is None and channels is None, say)
     return shape
 
 
@@ -227,13 +226,16 @@ def _say_sizes(name: str, headers: Headers, shape: Shape, why: str, say: Say) ->
     )
 
 
-def _say_kinds(name: str, headers: Headers, shape: Shape, surveyed: bool, say: Say) -> None:
+def _say_kinds(name: str, headers: Headers, shape: Shape, white: float | None, surveyed: bool, say: Say) -> None:
     counts = headers.counts()
     lost = shape[0] == 1 and not headers.all_grey()
     if len(counts) == 1 and counts[0][0] in ("grey", "colour", "1-bit grey") and not lost:
         return
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts)
     laid = "; transparency on black" if any("transparency" in kind for kind, _ in counts) else ""
+    for kind, type_says in (("16-bit grey", "65,535"), ("floating-point", "1"), ("integer", "")):
+        if any(kind in named for named, _ in counts):
+            laid += f"; white is {type_says if white is None else f'{white:,g}'} in those of {kind}"
     how = "grey (1 channel)" if shape[0] == 1 else "colour (3 channels)"
     remedy = "; set data.channels to choose" if surveyed and (lost or len({*_greys(headers)}) > 1) else ""
     say(

@@ -169,7 +169,7 @@ def open_images(options: Any, *, base: Path, seed: int, say: Say, assets: Path |
     raw = survey_images(raw, options.on_bad == "skip", options.white_level, say)
     _check(raw, say)
     splits = with_validation(raw.splits, options.val_fraction)
-    wanted = choose_shape(splits, options.size, options.channels, None, say)
+    wanted = choose_shape(splits, options.size, options.channels, options.white_level, None, say)
     loaded = {n: _load(s, options, wanted, f"{raw.digest}-{n}-{options.val_fraction}", say) for n, s in splits.items()}
     shape = loaded["train"].shape
     mean, std = _normalisation(options, loaded["train"], assets)  # of all images, however few of their labels are used

@@ -23,7 +23,7 @@ from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.sound import ENDINGS, Samples, decode, notes_said
 from bigmodel_cli.errors import DataError
 
-FORMAT = 2  # of the cached samples
+FORMAT = 3  # of the cached samples
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MOST_BYTES = 1 << 30
 """Of a member of an archive: what is larger is refused before it is unpacked."""

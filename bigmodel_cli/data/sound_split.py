@@ -76,8 +76,8 @@ class Bank:
             for recording, pause in zip(own.tolist(), before.tolist(), strict=True):
                 first, length = int(self.starts[recording]), int(self.lengths[recording])
                 place += pause
-                out[row, place : place + length] = self.samples[first : first + length]
-                out[row, place : place + length] *= self.scales[recording]
+                own_samples = self.samples[first : first + length]
+                torch.mul(own_samples, self.scales[recording], out=out[row, place : place + length])
                 place += length
         return out, torch.tensor(lengths, device=out.device)
 

@@ -94,13 +94,13 @@ def headers(sizes: list[tuple[int, int]], grey: bool = True) -> RawSplit:
 )
 def test_the_size_of_most_images(sizes: list[tuple[int, int]], chosen: tuple[int, int]) -> None:
     for order in (sizes, sizes[::-1]):
-        assert choose_shape({"train": headers(order)}, None, None, None, [].append) == (1, *chosen)
+        assert choose_shape({"train": headers(order)}, None, None, None, None, [].append) == (1, *chosen)
 
 
 def test_other_splits_are_brought_to_the_training_splits_shape() -> None:
     said: list[str] = []
     splits = {"test": headers([(7, 7)] * 4, grey=False), "train": headers([(6, 8)] * 5)}
-    assert choose_shape(splits, None, None, None, said.append) == (1, 6, 8)
+    assert choose_shape(splits, None, None, None, None, said.append) == (1, 6, 8)
     assert len(said) == 2
     assert said[0].startswith("warning: 4 of 4 images of the test split are resized to 6 x 8")
     assert said[1] == (
@@ -108,14 +108,14 @@ def test_other_splits_are_brought_to_the_training_splits_shape() -> None:
     )
     # a checkpoint's shape stands, whatever the data is, and also where it has no training split
     known: list[str] = []
-    assert choose_shape({"test": splits["test"]}, None, None, (1, 3, 5), known.append) == (1, 3, 5)
+    assert choose_shape({"test": splits["test"]}, None, None, None, (1, 3, 5), known.append) == (1, 3, 5)
     assert "resized to 3 x 5 (as the checkpoint's are), 4 of them stretched" in known[0]
 
 
 def test_images_that_are_arrays_keep_their_own_shape() -> None:
     split = {"train": RawSplit(np.zeros(2, np.int64), noise(2, 3, 9, 7))}
-    assert choose_shape(split, None, None, None, [].append) == (3, 9, 7)
-    assert choose_shape(split, 4, 1, None, [].append) == (1, 4, 4)
+    assert choose_shape(split, None, None, None, None, [].append) == (3, 9, 7)
+    assert choose_shape(split, 4, 1, None, None, [].append) == (1, 4, 4)
 
 
 @pytest.mark.parametrize("bits", [10, 12, 16])
@@ -128,6 +128,10 @@ def test_few_bits_in_16_are_said(bits: int) -> None:
         said: list[str] = []
         data = opened(said, type="image_folder", root="set", normalize="none")
         deep = [line for line in said if "of 16 bits" in line]
+        assert (
+            "images of the train split: 4 16-bit grey; all are read as grey (1 channel); white is 65,535 in those of 16-bit grey"
+            in said
+        )
         assert bool(deep) == (bits < 16)
         if deep:
             assert (
