@@ -67,7 +67,8 @@ class Sound:
 class Facts:
     """What the data tells the model, and a checkpoint keeps: everything needed to use the model without the data.
 
-    `image_shape` is (channels, height, width); `mean` and `std` are per channel, of pixels scaled to 0..1; `classes` are
+    `image_shape` is (channels, height, width); `white_level` is the value of white in images of more than 8 bits, None where the
+    file's type says it; `mean` and `std` are per channel, of pixels scaled to 0..1; `classes` are
     the labels' names in the order of the logits; `vocab_size` counts tokens, `source_vocab_size` those of what is read where that
     has a tokenizer of its own; `context` is the length of a training window.
 
@@ -88,6 +89,7 @@ class Facts:
     sound: Sound | None = None
     spelling: str = ""
     class_counts: tuple[int, ...] = ()
+    white_level: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The facts as plain JSON values."""

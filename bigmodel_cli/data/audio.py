@@ -15,15 +15,17 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from bigmodel_cli.config import Facts, Natural, NonNegative, Options, Positive, Sound
+from bigmodel_cli.console import say as tell
 from bigmodel_cli.data.base import DataSet, Say, count_classes, facts_of, numbers_of
 from bigmodel_cli.data.held_out import HELD_OUT, ValFraction, fraction_of, needed, not_both, parts_of, with_held_out
 from bigmodel_cli.data.mel import check_filters, frames_of
 from bigmodel_cli.data.order import Ints, permute
 from bigmodel_cli.data.recordings import Recordings, open_recordings
-from bigmodel_cli.data.sound import FULL_SCALE, MOST_RATE, Waves, decode
+from bigmodel_cli.data.sound import Wave, decode, notes_said
 from bigmodel_cli.data.sound_augment import SoundAugmentation, SoundAugmentOptions, real
 from bigmodel_cli.data.sound_split import Bank, JoinOptions, SoundSplit, longest_frames, named, to_frames
 from bigmodel_cli.data.transcripts import Units, read_transcripts, spell
+from bigmodel_cli.data.wav import MOST_RATE
 from bigmodel_cli.errors import DataError, did_you_mean
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -274,21 +276,21 @@ def _fingerprint(options: AudioOptions, recordings: Recordings, rows: dict[str, 
     return hashlib.sha256(json.dumps(description).encode()).hexdigest()
 
 
-def prepare_sounds(paths: Sequence[Path], facts: Facts) -> dict[str, Tensor]:
+def prepare_sounds(paths: Sequence[Path], facts: Facts, say: Say = tell) -> dict[str, Tensor]:
     """Recordings as a model with these facts reads them: {"image": (B, 1, mels, T)}, or {"frames": (B, T, mels), "lengths": (B,)}.
 
     Raises `DataError` naming a file that cannot be read, or is longer than the model's longest row.
     """
-    return batch_of_sounds([read_sound(path, facts) for path in paths], facts)
+    return batch_of_sounds([read_sound(path, facts, say) for path in paths], facts)
 
 
-def batch_of_sounds(waves: Sequence[Waves], facts: Facts) -> dict[str, Tensor]:
+def batch_of_sounds(waves: Sequence[Wave], facts: Facts) -> dict[str, Tensor]:
     """The same of samples that `read_sound` gave."""
-    lengths = torch.tensor([len(w) for w in waves])
+    lengths = torch.tensor([len(wave.values) for wave in waves])
     rows = torch.zeros(len(waves), int(lengths.max()))
-    for row, samples in zip(rows, waves, strict=True):
-        row[: len(samples)] = torch.from_numpy(samples)
-    frames, lengths = to_frames(rows / FULL_SCALE, lengths, facts)
+    for row, wave in zip(rows, waves, strict=True):
+        row[: len(wave.values)] = torch.from_numpy(wave.floats())
+    frames, lengths = to_frames(rows, lengths, facts)
     return named(frames, lengths, facts)
 
 
@@ -298,17 +300,22 @@ def prepare_sound(path: Path, facts: Facts) -> Tensor:
     return batch["image"] if "image" in batch else batch["frames"]
 
 
-def read_sound(path: Path, facts: Facts) -> Waves:
-    """The samples (N,) of a recording. Raises `DataError` where it cannot be read, or is longer than the model's longest row."""
+def read_sound(path: Path, facts: Facts, say: Say = tell) -> Wave:
+    """The samples of a recording; what was guessed about them is said.
+
+    Raises `DataError` where it cannot be read, or is longer than the model's longest row.
+    """
     assert facts.sound is not None
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    samples, rate = decode(content, str(path), facts.sound.rate), facts.sound.rate
+    wave, rate = decode(content, str(path), facts.sound.rate), facts.sound.rate
     longest = None if facts.context is None else facts.context * facts.sound.hop
-    if longest is not None and len(samples) > longest:
+    if longest is not None and len(wave.values) > longest:
         raise DataError(
-            f"{path}: {len(samples) / rate:.1f} s long, and the model reads up to {longest / rate:.1f} s; cut it into pieces"
+            f"{path}: {len(wave.values) / rate:.1f} s long, and the model reads up to {longest / rate:.1f} s; cut it into pieces"
         )
-    return samples
+    for sentence in notes_said((note, str(path)) for note in wave.notes):
+        say(sentence)
+    return wave

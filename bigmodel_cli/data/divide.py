@@ -11,8 +11,7 @@ from bigmodel_cli.data.base import Say, numbers_of
 from bigmodel_cli.data.held_out import fraction_of, not_both, parts_of
 from bigmodel_cli.data.image_sources import Labels, RawImages, RawSplit
 from bigmodel_cli.data.order import Ints, permute
-from bigmodel_cli.data.pixels import decode
-from bigmodel_cli.errors import DataError, SpecError
+from bigmodel_cli.errors import SpecError
 
 
 def part_to_hold_out(given: float | None, named: tuple[str, ...]) -> float:
@@ -24,14 +23,14 @@ def part_to_hold_out(given: float | None, named: tuple[str, ...]) -> float:
     return fraction_of(given, "val" in named)
 
 
-def divided(raw: RawImages, fraction: float, skip_bad: bool, say: Say, quiet: bool) -> dict[str, RawSplit]:
-    """The splits with the part held out, and without the images that cannot be decoded where they are to be skipped."""
-    tell = None if quiet else say
+def divided(raw: RawImages, fraction: float, say: Say, quiet: bool) -> dict[str, RawSplit]:
+    """The splits, with the part held out."""
     splits = dict(raw.splits)
     if "train" in splits:
         train = splits["train"]
-        splits |= {n: subset(train, p) for n, p in parts_of(len(train.labels), fraction, "images", tell).items()}
-    return {n: without_bad(s, say) if skip_bad and s.encoded else s for n, s in splits.items()}
+        parts = parts_of(len(train.labels), fraction, "images", None if quiet else say)
+        splits |= {n: subset(train, p) for n, p in parts.items()}
+    return splits
 
 
 def numbers_among(labels: Labels, classes: tuple[str, ...], known: tuple[str, ...]) -> Labels:
@@ -56,20 +55,5 @@ def subset(raw: RawSplit, chosen: Any) -> RawSplit:
     """Those items alone."""
     pick: Callable[[list[Any]], list[Any]] = lambda items: [items[i] for i in chosen] if items else []  # noqa: E731
     pixels = raw.pixels[chosen] if raw.pixels is not None else None
-    return RawSplit(raw.labels[chosen], raw.digest, pixels, pick(raw.encoded), pick(raw.names))
-
-
-def without_bad(raw: RawSplit, say: Say) -> RawSplit:
-    """The images that can be decoded; the others are said. Raises `DataError` where there are none."""
-    good, bad = [], []
-    for index, (source, name) in enumerate(zip(raw.encoded, raw.names, strict=True)):
-        try:
-            decode(source, name, 3, None)
-            good.append(index)
-        except DataError as error:
-            bad.append(str(error))
-    if bad:
-        say(f"warning: skipped {len(bad)} image(s) that cannot be decoded, the first: {bad[0]}")
-    if not good:
-        raise DataError(f"none of {len(bad)} images can be decoded, the first: {bad[0]}")
-    return subset(raw, good)
+    headers = raw.headers.part(chosen) if raw.headers is not None else None
+    return RawSplit(raw.labels[chosen], raw.digest, pixels, pick(raw.encoded), pick(raw.names), headers)

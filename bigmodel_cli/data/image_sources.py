@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from bigmodel_cli.console import say
+from bigmodel_cli.data.image_columns import Label, class_names, number_labels, read_images, read_labels
+from bigmodel_cli.data.image_files import ENDINGS, OTHER_ENDINGS, left_out
 from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
 from bigmodel_cli.errors import DataError
 
@@ -24,7 +27,8 @@ FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shi
 class RawSplit:
     """`labels` (N,), -1 where there are none; `pixels` (N, C, H, W) uint8, or `encoded` images (paths or bytes) with names.
 
-    `digest` names the content of the source from which it was read.
+    `digest` names the content of the source from which it was read. `headers` (image_survey.Headers) are what a survey found out
+    about the encoded ones.
     """
 
     labels: Labels
@@ -32,6 +36,7 @@ class RawSplit:
     pixels: Any = None
     encoded: list[Any] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    headers: Any = None
 
     def items(self) -> Hashes:
         """(N,) the hash of each image as it was read: of its pixels, or of the encoded file."""
@@ -151,7 +156,7 @@ def read_digits(wanted: Sequence[str]) -> RawImages:
     except ImportError:
         raise DataError("data.type: digits needs scikit-learn: pip install 'bigmodel[digits]'") from None
     data = load_digits()
-    pixels = np.clip(data.images * (255 / 16), 0, 255).astype(np.uint8)[:, None]
+    pixels = np.rint(data.images * (255 / 16)).astype(np.uint8)[:, None]
     labels = data.target.astype(np.int64)
     test = np.zeros(len(labels), bool)
     for label in range(10):
@@ -181,18 +186,20 @@ def read_folder(root: Path, labelled: bool, wanted: Sequence[str]) -> RawImages:
             f"{root}: no folders of classes in it; the layout is root/class/image.png, or set data.labels: false for images "
             "without labels"
         )
-    from PIL import Image
-
-    endings = tuple(Image.registered_extensions())
     splits = {}
+    others: list[Path] = []
     for name, folder in folders.items():
         places = [folder / c for c in classes] or [folder]
-        paths = [p for place in places for p in sorted(place.rglob("*")) if p.suffix.lower() in endings]
+        there = [p for place in places for p in sorted(place.rglob("*"))]
+        paths = [p for p in there if p.suffix.lower() in ENDINGS]
+        others += [p for p in there if p.suffix.lower() in OTHER_ENDINGS]
         labels = [classes.index(p.relative_to(folder).parts[0]) if labelled else -1 for p in paths]
         # names and sizes stand for the content: reading every image at every start would take minutes
         listing = [[p.relative_to(folder).as_posix(), p.stat().st_size] for p in paths]
         digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
         splits[name] = RawSplit(np.asarray(labels, np.int64), digest, encoded=paths, names=[str(p) for p in paths])
+    if others:
+        say(left_out(others))
     return RawImages(splits, classes)
 
 
@@ -203,16 +210,17 @@ def read_parquet(files: Mapping[str, Sequence[Path]], image: str, label: str | N
         import pyarrow.parquet as pq
     except ImportError:
         raise DataError("data.type: parquet_images needs pyarrow: pip install 'bigmodel[parquet]'") from None
-    splits: dict[str, RawSplit] = {}
-    classes: tuple[str, ...] = ()
+    found: dict[str, RawSplit] = {}
+    labels: dict[str, list[Label]] = {}
+    classes: dict[tuple[str, ...], Path] = {}  # of a schema, and the first file that has them
     columns = [image] if label is None else [image, label]
     for name, paths in files.items():
         images: list[bytes] = []
         names: list[str] = []
-        labels: list[int] = []
+        labels[name] = []
         sha = hashlib.sha256()
         for path in paths:
-            sha.update(hashlib.sha256(path.read_bytes()).digest())
+            sha.update(json.dumps([name, hashlib.sha256(path.read_bytes()).hexdigest(), columns]).encode())
             try:
                 table = pq.read_table(path, columns=columns)
             except (pyarrow.ArrowException, OSError, KeyError) as error:
@@ -221,20 +229,17 @@ def read_parquet(files: Mapping[str, Sequence[Path]], image: str, label: str | N
             if not set(columns) <= set(table.column_names):
                 named = " and ".join(map(repr, columns))
                 raise DataError(f"{path}: no columns {named}; set data.image_column and data.label_column")
-            images += [row["bytes"] for row in table.column(image).to_pylist()]
-            labels += table.column(label).to_pylist() if label is not None else [-1] * table.num_rows
-            names += [f"{path}: row {row}" for row in range(table.num_rows)]
-            classes = classes or (class_names(table.schema.metadata, label) if label is not None else ())
-        splits[name] = RawSplit(np.asarray(labels, np.int64), sha.hexdigest(), encoded=images, names=names)
-    if label is not None and not classes:
-        classes = tuple(map(str, range(max(int(s.labels.max(initial=0)) for s in splits.values()) + 1)))
-    return RawImages(splits, classes)
-
-
-def class_names(metadata: Any, label: str) -> tuple[str, ...]:
-    """The names that Hugging Face's feature schema gives to the labels, or () where there is none."""
-    try:
-        features = json.loads(metadata[b"huggingface"])["info"]["features"]
-        return tuple(features[label]["names"])
-    except (KeyError, TypeError, ValueError):
-        return ()
+            places = [f"{path}: row {row}" for row in range(table.num_rows)]
+            images += read_images(table.column(image).to_pylist(), places, image)
+            names += places
+            if label is not None:
+                labels[name] += read_labels(table.column(label).to_pylist(), places, label)
+                classes.setdefault(class_names(table.schema.metadata, label), path)
+        found[name] = RawSplit(np.full(len(images), -1, np.int64), sha.hexdigest(), encoded=images, names=names)
+    if label is None:
+        return RawImages(found, ())
+    if len(classes) > 1:
+        first, other = list(classes.values())[:2]
+        raise DataError(f"{other}: the names of its classes are not those of {first}; make one set of names of them")
+    numbers, known = number_labels(labels, {n: s.names for n, s in found.items()}, next(iter(classes), ()))
+    return RawImages({n: replace(s, labels=numbers[n]) for n, s in found.items()}, known)

@@ -48,25 +48,24 @@ class Streamed:
 
     resident = False
 
-    def __init__(self, raw: RawSplit, shape: tuple[int, int, int]) -> None:
-        self.raw, self.shape, self.labels = raw, shape, torch.from_numpy(raw.labels)
+    def __init__(self, raw: RawSplit, shape: tuple[int, int, int], white: float | None) -> None:
+        self.raw, self.shape, self.labels, self.white = raw, shape, torch.from_numpy(raw.labels), white
 
     def part(self, chosen: Ints) -> Streamed:
         """Those samples alone."""
-        return Streamed(subset(self.raw, chosen), self.shape)
+        return Streamed(subset(self.raw, chosen), self.shape, self.white)
 
     def labelled(self, labels: Labels) -> Streamed:
         """The same images with other labels."""
-        return Streamed(replace(self.raw, labels=labels), self.shape)
+        return Streamed(replace(self.raw, labels=labels), self.shape, self.white)
 
     def to(self, device: torch.device) -> None:
         """Nothing is held that could move."""
 
     def take(self, samples: Ints) -> tuple[Tensor, Tensor]:
         """(pixels (B, C, H, W), labels (B,)) of those samples."""
-        pixels = [
-            decode(self.raw.encoded[i], self.raw.names[i], self.shape[0], self.shape[1:]) for i in samples.tolist()
-        ]
+        channels, size = self.shape[0], self.shape[1:]
+        pixels = [decode(self.raw.encoded[i], self.raw.names[i], channels, size, self.white) for i in samples.tolist()]
         return torch.from_numpy(np.stack(pixels)), self.labels[torch.from_numpy(samples)]
 
 

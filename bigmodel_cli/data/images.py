@@ -33,12 +33,14 @@ from bigmodel_cli.data.image_sources import (
     split_folders,
 )
 from bigmodel_cli.data.image_split import ImageSplit, Resident, Streamed
+from bigmodel_cli.data.image_survey import Shape, choose_shape, survey_images
 from bigmodel_cli.data.order import permute
 from bigmodel_cli.data.pixels import decode, to_array
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import torch
 
 RESIDENT_BYTES = 2 << 30
+PIXELS = 2  # the format of the cached pixels
 SAMPLED = 10_000  # images from which the mean and deviation of a large set are computed
 
 
@@ -52,9 +54,16 @@ class NormalizeOptions(Options):
 class _ImageOptions(Options):
     test_data: ClassVar[str] = "data.root=FOLDER, with a folder test in it"
     size: Annotated[int, Field(gt=0, le=10_000)] | None = Field(
-        None, description="resize to a square of so many pixels"
+        None, description="resize to a square of so many pixels; left out: the size of most training images"
     )
-    channels: Literal[1, 3] | None = Field(None, description="1: grey, 3: colour; the source's own when left out")
+    channels: Literal[1, 3] | None = Field(
+        None, description="1: grey, 3: colour; left out: colour if any training image has colour"
+    )
+    white_level: Annotated[float, Field(gt=0, le=2**32)] | None = Field(
+        None,
+        description="the value of white in grey images of more than 8 bits: 4095 for 12 bits kept in 16; left out: 65535, and 1 in "
+        "floating-point images",
+    )
     normalize: Literal["auto", "none"] | NormalizeOptions = Field("auto", description="auto: from the training split")
     augment: list[AugmentOptions] = Field([], description="random changes while training, in order")
     val_fraction: ValFraction = Field(None, description=HELD_OUT.format("images"))
@@ -196,13 +205,13 @@ def open_images(
     raw = options.read(base, only, say)
     if not options.labels:
         raw = raw.without_labels()
+    white = options.white_level if options.white_level is not None or known is None else known.white_level
+    raw = survey_images(raw, options.on_bad == "skip", white, say)
     _check(raw, say)
-    parts = divided(raw, fraction, options.on_bad == "skip", say, only is not None)
+    parts = divided(raw, fraction, say, only is not None)
     opened = {n: s for n, s in parts.items() if only in (None, n)}
-    shape = known.image_shape if known is not None and known.image_shape is not None else None
-    channels = shape[0] if shape is not None else options.channels or _channels(opened["train"])
-    size = shape[1:] if shape is not None else (options.size, options.size) if options.size else None
-    loaded = {n: _load(s, options, channels, size, f"{s.digest}-{n}-{fraction}", say) for n, s in opened.items()}
+    shape = choose_shape(opened, options.size, options.channels, white, known.image_shape if known else None, say)
+    loaded = {n: _load(s, options, shape, white, f"{s.digest}-{n}-{fraction}", say) for n, s in opened.items()}
     first = next(iter(loaded.values()))
     mean, std = _normalisation(options, first, assets)  # of all images, however few of their labels are used
     kept: tuple[float, ...] = ()
@@ -219,10 +228,10 @@ def open_images(
             for n, source in loaded.items()
         }
     counts = count_classes(loaded["train"].labels.numpy(), classes) if "train" in loaded else ()
-    facts = Facts(image_shape=first.shape, mean=mean, std=std, classes=classes, class_counts=counts)
+    facts = Facts(image_shape=first.shape, mean=mean, std=std, classes=classes, class_counts=counts, white_level=white)
     augmentation = Augmentation(options.augment)
     splits: dict[str, Split] = {n: ImageSplit(source, facts, augmentation) for n, source in loaded.items()}
-    content = (raw.digest, first.shape, fraction, options.on_bad, *kept)
+    content = (raw.digest, first.shape, white, fraction, options.on_bad, *kept)
     key = hashlib.sha256(repr(content).encode()).hexdigest()
     return DataSet(facts, key, splits, {}, {n: s.items for n, s in parts.items()}, "images", fraction > 0)
 
@@ -246,43 +255,23 @@ def _check(raw: RawImages, say: Say) -> None:
             say(f"warning: the {name} split has no image of {len(missing)} class(es): {shown}")
 
 
-def _channels(raw: RawSplit) -> int:
-    """1 for a source of grey images, else 3."""
-    if raw.pixels is not None:
-        return int(raw.pixels.shape[1])
-    import io
-
-    from PIL import Image
-
-    first = raw.encoded[0]
-    try:
-        with Image.open(io.BytesIO(first) if isinstance(first, bytes) else first) as image:
-            return 1 if image.mode in ("1", "L", "I;16", "I", "F") else 3
-    except OSError:
-        return 3
-
-
-def _load(
-    raw: RawSplit, options: Any, channels: int, wanted: tuple[int, int] | None, key: str, say: Say
-) -> Resident | Streamed:
-    """The pixels in memory where they fit; decoded once, and kept in the cache. `wanted` is (height, width)."""
+def _load(raw: RawSplit, options: Any, shape: Shape, white: float | None, key: str, say: Say) -> Resident | Streamed:
+    """The pixels in memory where they fit; decoded once, and kept in the cache."""
+    channels, size = shape[0], shape[1:]
     if raw.pixels is not None:
         pixels = raw.pixels
-        size = wanted or pixels.shape[2:]
-        if channels != pixels.shape[1] or tuple(size) != pixels.shape[2:]:
-            before, after = (" x ".join(map(str, shape)) for shape in (pixels.shape[1:], (channels, *size)))
+        if shape != pixels.shape[1:]:
+            before, after = (" x ".join(map(str, sizes)) for sizes in (pixels.shape[1:], shape))
             say(f"images of {before} (channels, height, width) are made {after}")
             from PIL import Image
 
             frames = (Image.fromarray(p[0] if len(p) == 1 else p.transpose(1, 2, 0)) for p in pixels)
-            pixels = np.stack([to_array(frame, channels, tuple(size)) for frame in frames])
+            pixels = np.stack([to_array(frame, channels, size) for frame in frames])
         return Resident(pixels, raw.labels)
-    size = wanted or decode(raw.encoded[0], raw.names[0], channels, None).shape[1:]
-    shape = (channels, size[0], size[1])
     total = len(raw.labels) * int(np.prod(shape))
     if total > RESIDENT_BYTES:
-        return Streamed(raw, shape)
-    name = hashlib.sha256(f"{key}-{shape}-{options.on_bad}".encode()).hexdigest()
+        return Streamed(raw, shape, white)
+    name = hashlib.sha256(f"{PIXELS}-{key}-{shape}-{white}-{options.on_bad}".encode()).hexdigest()
     folder = cache_directory("images") / name
     if not folder.is_dir():
         say(f"decoding {len(raw.labels):,} images (once: kept in {folder.parent})")
@@ -292,7 +281,7 @@ def _load(
             draft / "pixels.npy", mode="w+", dtype=np.uint8, shape=(len(raw.labels), *shape)
         )
         for index, (source, label) in enumerate(zip(raw.encoded, raw.names, strict=True)):
-            pixels[index] = decode(source, label, channels, shape[1:])
+            pixels[index] = decode(source, label, channels, size, white)
         pixels.flush()
 
     build_once(folder, build)

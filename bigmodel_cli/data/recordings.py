@@ -20,11 +20,11 @@ import numpy as np
 from bigmodel_cli.data.base import Say
 from bigmodel_cli.data.cache import build_once, cache_directory, publish
 from bigmodel_cli.data.order import Ints
-from bigmodel_cli.data.sound import ENDINGS, decode
+from bigmodel_cli.data.sound import ENDINGS, Samples, decode, notes_said
 from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
 from bigmodel_cli.errors import DataError
 
-FORMAT = 2  # of the cached samples
+FORMAT = 3  # of the cached samples
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MOST_BYTES = 1 << 30
 """Of a member of an archive: what is larger is refused before it is unpacked."""
@@ -35,9 +35,13 @@ Wanted = tuple[Callable[[dict[str, str]], bool], Any]
 
 @dataclass(frozen=True)
 class Recordings:
-    """All samples (N,) int16 one recording after the other, where each begins and how long it is, and what its name says."""
+    """All samples (N,) int16 one recording after the other, where each begins and how long it is, and what its name says.
+
+    A recording's samples are its integers times its own of the `scales` (recordings,).
+    """
 
     samples: Any
+    scales: Samples
     starts: Ints
     lengths: Ints
     names: tuple[str, ...]
@@ -73,10 +77,13 @@ def open_recordings(
         say(f"warning: skipped {len(index['bad'])} recording(s) that cannot be decoded, the first: {index['bad'][0]}")
     if index["others"]:
         say(f"{index['others']:,} recording(s) are left out: data.pattern is not found in their names")
+    for sentence in notes_said(index["notes"]):
+        say(sentence)
     lengths = np.asarray(index["lengths"], np.int64)
     matches = [re.search(pattern, name) for name in index["names"]]
     return Recordings(
         samples=np.memmap(folder / "samples.bin", dtype=np.int16, mode="c"),  # torch wants memory that it may write to
+        scales=np.asarray(index["scales"], np.float32),
         starts=np.cumsum(lengths) - lengths,
         lengths=lengths,
         names=tuple(index["names"]),
@@ -172,9 +179,11 @@ def _opened(path: Path) -> Any:
 def _write(
     draft: Path, found: list[Found], pattern: str, rate: int, skip_bad: bool, takes: Callable[[str], bool]
 ) -> None:
-    """samples.bin, items.npy, and index.json: names, lengths, what was skipped, how many names the pattern is not found in."""
+    """samples.bin, items.npy, and index.json: names, lengths, scales, notes, what was skipped or has another name."""
     names: list[str] = []
     lengths: list[int] = []
+    scales: list[float] = []
+    notes: list[tuple[str, str]] = []
     bad: list[str] = []
     others: list[str] = []
     items: list[int] = []
@@ -186,20 +195,22 @@ def _write(
             if not takes(name):
                 continue
             try:
-                samples = decode(content, place, rate)
+                wave = decode(content, place, rate)
             except DataError as error:
                 if not skip_bad:
                     raise
                 bad.append(str(error))
                 continue
-            file.write(samples.tobytes())
+            file.write(wave.values.tobytes())
             names.append(name)
-            lengths.append(len(samples))
+            lengths.append(len(wave.values))
             items.append(hash_of(content))
+            scales.append(wave.scale)
+            notes += [(note, place) for note in wave.notes]
     if not names:
         raise DataError(_nothing(found, pattern, bad, others))
     np.save(draft / "items.npy", as_hashes(items))
-    index = {"names": names, "lengths": lengths, "bad": bad, "others": len(others)}
+    index = {"names": names, "lengths": lengths, "scales": scales, "notes": notes, "bad": bad, "others": len(others)}
     (draft / "index.json").write_text(json.dumps(index), encoding="utf-8")
 
 

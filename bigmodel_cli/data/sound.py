@@ -1,7 +1,10 @@
 """Encoded sound to samples, with every conversion stated.
 
-Several channels become their mean, another rate is resampled, and samples are kept as 16-bit integers: what is louder than full
-scale is cut there. WAV is read here; FLAC, OGG and MP3 by soundfile (pip install 'bigmodel[audio]').
+Several channels become their mean, and another rate is resampled. Nothing is cut: samples are kept as 16-bit integers with a
+scale of the recording's own, a power of two (block floating point), so that a quiet recording keeps 15 bits below its own peak,
+PCM of up to 16 bits is kept to the bit, and what lies beyond full scale (float samples, MP3 and Vorbis, resampling) stays beyond
+it. Float samples are read as they are; where they are integers of 16, 24 or 32 bits written as floats, they are divided by that
+full scale. WAV is read by wav.py; FLAC, OGG and MP3 by soundfile (pip install 'bigmodel[audio]').
 """
 
 from __future__ import annotations
@@ -9,11 +12,12 @@ from __future__ import annotations
 import functools
 import io
 import math
-import struct
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from bigmodel_cli.data.wav import REMEDY, Channels, check_size, read_wav
 from bigmodel_cli.errors import DataError
 
 Samples = np.ndarray[Any, np.dtype[np.float32]]
@@ -23,93 +27,93 @@ WAV = (".wav", ".wave")
 OTHERS = (".flac", ".ogg", ".oga", ".opus", ".mp3")
 ENDINGS = WAV + OTHERS
 FULL_SCALE = 32768
-MOST_VALUES = 1 << 28
-"""Values in a recording, over all channels: what is longer is refused before it is unpacked."""
-MOST_RATE = 768_000
-PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
-CODECS = {2: "Microsoft ADPCM", 6: "A-law", 7: "mu-law", 17: "IMA ADPCM", 49: "GSM 6.10", 80: "MPEG", 85: "MP3"}
+INTEGERS = (2**15, 2**23, 2**31)
+"""Full scales of samples that are integers written as floats."""
+LOUDEST = 256.0
+"""Float samples beyond so many times full scale (48 dB) are integers, also where they are not whole (mixed, or resampled)."""
+CANCELLED = 0.01
+"""Of the channels' mean power: where their mean has less, they cancel one another."""
+QUIETEST = -60
 ZEROS, BETA, CUTOFF = 24, 9.0, 0.95
 """The resampling filter: zero crossings on each side, Kaiser's beta, and the cut-off over the lower Nyquist frequency."""
 CHUNK = 1 << 14
-REMEDY = "repair or remove it, or set data.on_bad: skip"
+INTEGER, CANCELLING = "integer", "cancelling"
+NOTES = {
+    INTEGER: "recording(s) of float samples that are integers of 16, 24 or 32 bits, divided by that full scale",
+    CANCELLING: "recording(s) whose channels cancel one another: their mean, which is read, is all but silence",
+}
+"""What is worth saying about a recording, by the notes of `Wave`."""
 
 
-def decode(content: bytes, name: str, rate: int) -> Waves:
-    """An encoded recording as (N,) int16 samples at `rate`. Raises `DataError` naming it."""
+class Wave(NamedTuple):
+    """A recording: `values` (N,) int16, of which each is so many times `scale`; `notes` are keys of `NOTES`."""
+
+    values: Waves
+    scale: float
+    notes: tuple[str, ...] = ()
+
+    def floats(self) -> Samples:
+        """The samples (N,), full scale at -1 and 1."""
+        return self.values * np.float32(self.scale)
+
+
+def decode(content: bytes, name: str, rate: int) -> Wave:
+    """An encoded recording as samples at `rate`. Raises `DataError` naming it."""
     if not content:
         raise DataError(f"{name}: zero bytes long; {REMEDY}")
-    samples, own = _read_wav(content, name) if name.lower().endswith(WAV) else _read_other(content, name)
+    samples, own = read_wav(content, name) if name.lower().endswith(WAV) else _read_other(content, name)
     if not samples.size:
         raise DataError(f"{name}: no samples in it; {REMEDY}")
     if not np.isfinite(samples).all():
         place = int(np.flatnonzero(~np.isfinite(samples).all(1))[0])
         raise DataError(f"{name}: sample {place:,} is not a finite number; {REMEDY}")
-    return to_int16(resample(samples.mean(1, dtype=np.float32), own, rate))
+    full = _full_scale(samples, name)
+    mixed = samples.mean(1, dtype=np.float32)
+    notes = [INTEGER] * (full > 1) + [CANCELLING] * _cancel(samples, mixed)
+    return to_wave(resample(mixed if full == 1 else mixed / np.float32(full), own, rate), notes)
 
 
-def to_int16(samples: Samples) -> Waves:
-    """Samples in -1..1, rounded; what lies outside is cut."""
-    return (samples * FULL_SCALE).round().clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+def to_wave(samples: Samples, notes: Iterable[str] = ()) -> Wave:
+    """Samples (N,), rounded to 16 bits below the least power of two that is above their peak."""
+    part, exponent = math.frexp(
+        max(-float(samples.min(initial=0)), float(samples.max(initial=0)))
+    )  # 0.5 <= part < 1, or 0
+    if part == 0.5 and samples.max() < -samples.min():
+        exponent -= 1  # 16 bits hold -1, and not 1
+    exponent = max(exponent, QUIETEST) if part else 0
+    values = np.ldexp(samples, 15 - exponent).round().clip(-FULL_SCALE, FULL_SCALE - 1)
+    return Wave(values.astype(np.int16), math.ldexp(1 / FULL_SCALE, exponent), tuple(notes))
 
 
-def _read_wav(content: bytes, name: str) -> tuple[Samples, int]:
-    """(samples (N, channels) in -1..1, rate) of a RIFF WAVE file: PCM of 8, 16, 24 or 32 bits, float of 32 or 64."""
-    if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
-        raise DataError(f"{name}: not a WAV file: it begins with {content[:12]!r}; {REMEDY}")
-    form: bytes | None = None
-    place = 12
-    while place + 8 <= len(content):
-        kind, size = content[place : place + 4], struct.unpack_from("<I", content, place + 4)[0]
-        place += 8
-        if kind == b"fmt ":
-            form = content[place : place + size]
-        elif kind == b"data" and form is not None:
-            there = len(content) - place
-            # A recorder that writes into a pipe cannot come back to fill in the length, and leaves all bits set.
-            if size == 0xFFFFFFFF:
-                size = there
-            elif size > there:
-                raise DataError(f"{name}: cut off: {there:,} bytes of samples, and its header says {size:,}; {REMEDY}")
-            return _unpack(content[place : place + size], form, name)
-        place += size + size % 2  # chunks begin at even places
-    missing = "format" if form is None else "samples"
-    raise DataError(f"{name}: cut off: a WAV file without its chunk of {missing}; {REMEDY}")
+def notes_said(notes: Iterable[tuple[str, str]]) -> list[str]:
+    """A sentence for each kind of note, of (note, name of the recording)."""
+    named: dict[str, list[str]] = {}
+    for note, name in notes:
+        named.setdefault(note, []).append(name)
+    return [f"warning: {len(names):,} {NOTES[note]}; the first: {names[0]}" for note, names in named.items()]
 
 
-def _unpack(data: bytes, form: bytes, name: str) -> tuple[Samples, int]:
-    """Samples by the format chunk: code, channels, rate, bytes a second, bytes a frame, bits."""
-    if len(form) < 16:
-        raise DataError(f"{name}: its format chunk has {len(form)} bytes rather than 16; {REMEDY}")
-    code, channels, rate, _, frame, bits = struct.unpack_from("<HHIIHH", form)
-    if code == EXTENSIBLE and len(form) >= 26:
-        code = struct.unpack_from("<H", form, 24)[0]  # the first bytes of the sub-format
-    if (code, bits) not in {(PCM, 8), (PCM, 16), (PCM, 24), (PCM, 32), (FLOAT, 32), (FLOAT, 64)}:
-        known = CODECS.get(
-            code, f"{bits}-bit {'PCM' if code == PCM else 'float' if code == FLOAT else f'format {code}'}"
-        )
-        raise DataError(f"{name}: encoded as {known}; convert it to 16-bit PCM, or set data.on_bad: skip")
-    if not channels or not 0 < rate <= MOST_RATE or frame != channels * bits // 8:
-        raise DataError(f"{name}: its header says {channels} channels, {rate} Hz, {frame} bytes a frame; {REMEDY}")
-    if len(data) % frame:
-        raise DataError(f"{name}: cut off: {len(data):,} bytes of samples are not a multiple of {frame}; {REMEDY}")
-    _check_size(len(data) * 8 // bits, name)
-    return _to_float(data, code, bits).reshape(-1, channels), rate
+def _full_scale(samples: Channels, name: str) -> int:
+    """1, or the full scale of float samples that are integers: all whole, or louder than sound in -1..1 ever is.
+
+    A square wave that goes beyond full scale has whole samples too, of two or three values.
+    """
+    peak = float(np.abs(samples).max())
+    if peak <= 1 or (peak < LOUDEST and ((samples != np.round(samples)).any() or len(np.unique(samples)) < 4)):
+        return 1
+    if peak > INTEGERS[-1]:
+        raise DataError(f"{name}: samples up to {peak:.3g}, where full scale is 1 (or 2^31 for integers); {REMEDY}")
+    return next(full for full in INTEGERS if peak <= full)
 
 
-def _to_float(data: bytes, code: int, bits: int) -> Samples:
-    if code == FLOAT:
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is refused
-            return np.frombuffer(data, f"<f{bits // 8}").astype(np.float32)
-    if bits == 8:
-        return ((np.frombuffer(data, np.uint8) - np.float32(128)) / 128).astype(np.float32)
-    if bits == 24:  # each sample becomes the upper three bytes of an int32
-        wide = np.zeros((len(data) // 3, 4), np.uint8)
-        wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
-        return (wide.view("<i4")[:, 0] / 2.0**31).astype(np.float32)
-    return (np.frombuffer(data, f"<i{bits // 8}") / 2.0 ** (bits - 1)).astype(np.float32)
+def _cancel(samples: Channels, mixed: Samples) -> bool:
+    if samples.shape[1] == 1:
+        return False
+    power = float(np.square(samples, dtype=np.float64).mean())
+    return float(np.square(mixed, dtype=np.float64).mean()) < CANCELLED * power
 
 
-def _read_other(content: bytes, name: str) -> tuple[Samples, int]:
+def _read_other(content: bytes, name: str) -> tuple[Channels, int]:
     """(samples (N, channels), rate) by libsndfile."""
     try:
         import soundfile
@@ -117,19 +121,14 @@ def _read_other(content: bytes, name: str) -> tuple[Samples, int]:
         raise DataError(f"{name}: needs soundfile to be read: pip install 'bigmodel[audio]'") from None
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
-            _check_size(file.frames * file.channels, name)
-            samples: Samples = file.read(dtype="float32", always_2d=True)
+            check_size(file.frames * file.channels, name)
+            samples: Channels = file.read(dtype="float32", always_2d=True)
             if len(samples) != file.frames:
                 raise DataError(f"{name}: cut off: {len(samples):,} samples of {file.frames:,}; {REMEDY}")
             return samples, int(file.samplerate)
     except (soundfile.SoundFileError, OSError, ValueError) as error:
         reason = str(error).replace("\n", " ").strip().rstrip(".")
         raise DataError(f"{name}: cannot be decoded ({reason}); {REMEDY}") from None
-
-
-def _check_size(values: int, name: str) -> None:
-    if values > MOST_VALUES:
-        raise DataError(f"{name}: {values:,} values, more than {MOST_VALUES:,}; cut it into pieces")
 
 
 def resample(samples: Samples, rate: int, wanted: int) -> Samples:

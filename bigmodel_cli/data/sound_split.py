@@ -12,7 +12,6 @@ from bigmodel_cli.config import PADDING, Facts, Options, Sound
 from bigmodel_cli.data.mel import frames_of, log_mel, normalise_frames
 from bigmodel_cli.data.order import Ints, draw
 from bigmodel_cli.data.recordings import Recordings
-from bigmodel_cli.data.sound import FULL_SCALE
 from bigmodel_cli.data.sound_augment import SoundAugmentation, real
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -54,11 +53,14 @@ class JoinOptions(Options):
 
 
 class Bank:
-    """The samples of all recordings (N,) int16 in one tensor, which lies on the device where it is small enough."""
+    """The samples of all recordings (N,) int16 in one tensor, which lies on the device where it is small enough.
+
+    A recording's samples are its integers times its scale: full scale is at -1 and 1, and what is beyond it stays there.
+    """
 
     def __init__(self, recordings: Recordings) -> None:
         self.samples = torch.from_numpy(recordings.samples)
-        self.starts, self.lengths = recordings.starts, recordings.lengths
+        self.starts, self.lengths, self.scales = recordings.starts, recordings.lengths, recordings.scales.tolist()
 
     def to(self, device: torch.device) -> None:
         """Move to the device."""
@@ -66,7 +68,7 @@ class Bank:
             self.samples = self.samples.to(device)
 
     def rows(self, recordings: list[Ints], pauses: list[Ints]) -> tuple[Tensor, Tensor]:
-        """Recordings one after the other, a pause before each: (B, N) float in -1..1, zero behind each row's length (B,)."""
+        """Recordings one after the other, a pause before each: (B, N) float, zero behind each row's length (B,)."""
         lengths = [int(self.lengths[r].sum() + p.sum()) for r, p in zip(recordings, pauses, strict=True)]
         out = torch.zeros(len(lengths), max(lengths), device=self.samples.device)
         for row, (own, before) in enumerate(zip(recordings, pauses, strict=True)):
@@ -74,9 +76,10 @@ class Bank:
             for recording, pause in zip(own.tolist(), before.tolist(), strict=True):
                 first, length = int(self.starts[recording]), int(self.lengths[recording])
                 place += pause
-                out[row, place : place + length] = self.samples[first : first + length]
+                own_samples = self.samples[first : first + length]
+                torch.mul(own_samples, self.scales[recording], out=out[row, place : place + length])
                 place += length
-        return out.div_(FULL_SCALE), torch.tensor(lengths, device=out.device)
+        return out, torch.tensor(lengths, device=out.device)
 
 
 @dataclass

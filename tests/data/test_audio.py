@@ -148,6 +148,38 @@ def test_rows_of_frames_equal_the_recording_alone() -> None:
         torch.testing.assert_close(prepare_file(path, data.facts)[0], alone)
 
 
+def test_loud_quiet_and_strange_recordings_are_read_as_they_sound(cli: Cli) -> None:
+    write()
+    quiet, loud = 1e-4 * tone(8000, 0.2), 6 * tone(8000, 0.2)
+    whole, stereo = np.round(20_000 * tone(8000, 0.2)), np.stack((tone(8000, 0.2), -tone(8000, 0.2)), 1)
+    odd = {
+        "low_cat_1.wav": (riff(packed(quiet, "float32"), 3, 32), quiet),
+        "low_cat_2.wav": (riff(packed(loud, "float32"), 3, 32), loud),
+        "low_cat_3.wav": (riff(packed(whole, "float32"), 3, 32), whole / 32768),
+        "low_cat_4.wav": (riff(packed(stereo.ravel(), "16"), channels=2), np.zeros(1600)),
+    }
+    for name, (content, _) in odd.items():
+        Path("sounds", name).write_bytes(content)
+    for attempt in range(2):  # the second finds all in the cache
+        said: list[str] = []
+        data = opened(said, normalize="none", seconds=0.2)
+        warnings = [line for line in said if "warning" in line]
+        assert len(warnings) == 2, attempt
+        assert "1 recording(s) of float samples that are integers" in warnings[0]
+        assert "low_cat_3.wav" in warnings[0]
+        assert "1 recording(s) whose channels cancel one another" in warnings[1]
+    rows = batch(data, "train")["image"]
+    names = sorted(p.name for p in Path("sounds").iterdir())
+    assert data.facts.sound is not None
+    for name, (_, wave) in odd.items():
+        expected = log_mel(torch.from_numpy(wave).float()[None], data.facts.sound)
+        torch.testing.assert_close(rows[names.index(name)], expected, atol=2e-3, rtol=0)
+    again: list[str] = []
+    alone = prepare_sounds([Path("sounds", name) for name in odd], data.facts, again.append)["image"]
+    assert torch.equal(alone, rows[[names.index(name) for name in odd]])
+    assert len(again) == 2
+
+
 def test_normalisation_is_of_real_frames_and_kept() -> None:
     write()
     for options in ({}, {"seconds": 0.16}):

@@ -16,7 +16,8 @@ from tones import packed, riff, tone
 from bigmodel_cli.config import Facts, Sound
 from bigmodel_cli.data.audio import AudioOptions
 from bigmodel_cli.data.mel import check_filters, fft_size, log_mel, mel_filters, normalise_frames
-from bigmodel_cli.data.sound import _phases, decode, resample
+from bigmodel_cli.data.sound import _phases, decode, notes_said, resample
+from bigmodel_cli.data.wav import read_wav
 from bigmodel_cli.errors import DataError, SpecError
 
 
@@ -26,8 +27,9 @@ def test_every_form_of_wav(form: str, extensible: bool) -> None:
     x = tone(8000)
     code, bits = (3, int(form[5:])) if form.startswith("float") else (1, int(form))
     read = decode(riff(packed(x, form), code, bits, extensible=extensible), "a.wav", 8000)
-    assert read.dtype == np.int16
-    np.testing.assert_allclose(read / 32768, x, atol=1 / 100 if form == "8" else 1.1 / 32768)
+    assert read.values.dtype == np.int16
+    assert not read.notes
+    np.testing.assert_allclose(read.floats(), x, atol=1 / 100 if form == "8" else 1.1 / 32768)
 
 
 def test_what_the_standard_library_writes_is_read_to_the_bit() -> None:
@@ -38,22 +40,102 @@ def test_what_the_standard_library_writes_is_read_to_the_bit() -> None:
         out.setsampwidth(2)
         out.setframerate(8000)
         out.writeframes(values.tobytes())
-    assert np.array_equal(decode(file.getvalue(), "a.wav", 8000), values)
+    assert np.array_equal(decode(file.getvalue(), "a.wav", 8000).values, values)
 
 
-def test_channels_become_their_mean_and_loud_floats_are_cut() -> None:
+def test_channels_become_their_mean() -> None:
     left, right = tone(8000), tone(8000, hertz=600)
     stereo = packed(np.stack((left, right), 1).ravel(), "16")
-    np.testing.assert_allclose(
-        decode(riff(stereo, channels=2), "a.wav", 8000) / 32768, (left + right) / 2, atol=1.1 / 32768
-    )
-    loud = decode(riff(packed(np.array([2.0, -2.0, 0.25]), "float32"), 3, 32), "a.wav", 8000)
-    assert loud.tolist() == [32767, -32768, 8192]
+    read = decode(riff(stereo, channels=2), "a.wav", 8000)
+    np.testing.assert_allclose(read.floats(), (left + right) / 2, atol=1.1 / 32768)
+    assert not read.notes
+    assert not decode(riff(packed(np.stack((left, 0 * left), 1).ravel(), "16"), channels=2), "a.wav", 8000).notes
 
 
-def test_a_length_that_a_pipe_could_not_fill_in() -> None:
-    data = packed(tone(8000), "16")
-    assert len(decode(riff(data, size=0xFFFFFFFF), "a.wav", 8000)) == len(data) // 2
+def test_channels_that_cancel_one_another_are_said() -> None:
+    x = tone(8000)
+    turned = decode(riff(packed(np.stack((x, -0.95 * x), 1).ravel(), "16"), channels=2), "a.wav", 8000)
+    assert turned.notes == ("cancelling",)
+    assert notes_said([("cancelling", "a.wav"), ("cancelling", "b.wav")]) == [
+        "warning: 2 recording(s) whose channels cancel one another: their mean, which is read, is all but silence; "
+        "the first: a.wav"
+    ]
+
+
+@pytest.mark.parametrize("form", ["float32", "float64"])
+def test_float_samples_beyond_full_scale_are_not_cut(form: str) -> None:
+    x = 5 * tone(8000, hertz=333)  # to 2.5
+    read = decode(riff(packed(x, form), 3, int(form[5:])), "a.wav", 8000)
+    np.testing.assert_allclose(read.floats(), x, atol=2.5 / 32768)
+    assert np.corrcoef(read.floats(), x)[0, 1] > 1 - 1e-8  # a square wave has 0.9
+    square = np.sign(x) * 2
+    read = decode(riff(packed(square, "float32"), 3, 32), "a.wav", 8000)
+    np.testing.assert_allclose(read.floats(), square, atol=2 / 32768)
+
+
+@pytest.mark.parametrize(("bits", "peak"), [(16, 3000), (16, 30_000), (24, 4_000_000), (32, 2**30)])
+def test_float_samples_that_are_integers_are_read_as_such(bits: int, peak: int) -> None:
+    x = np.round(2 * peak * tone(8000, hertz=333))
+    expected = x / 2 ** (bits - 1)
+    read = decode(riff(packed(x, "float64"), 3, 64), "a.wav", 8000)
+    assert read.notes == ("integer",)
+    np.testing.assert_allclose(read.floats(), expected, atol=np.abs(expected).max() / 32767)
+    mixed = decode(riff(packed(x + 0.25, "float64"), 3, 64), "a.wav", 8000)  # the mean of two channels
+    np.testing.assert_allclose(mixed.floats(), (x + 0.25) / 2 ** (bits - 1), atol=np.abs(expected).max() / 16_000)
+    with pytest.raises(DataError, match=r"a.wav: samples up to 1e\+20, where full scale is 1"):
+        decode(riff(packed(np.array([0, 1e20]), "float32"), 3, 32), "a.wav", 8000)
+
+
+@pytest.mark.parametrize("loudness", [1e-1, 1e-3, 1e-4, 1e-5])
+@pytest.mark.parametrize("form", ["24", "32", "float32"])
+def test_quiet_recordings_keep_their_bits(form: str, loudness: float) -> None:
+    x = loudness * tone(8000, hertz=333)
+    code, bits = (3, 32) if form == "float32" else (1, int(form))
+    read = decode(riff(packed(x, form), code, bits), "a.wav", 8000).floats()
+    own = {"24": 2.0**-23, "32": 2.0**-31}.get(form, 0)  # a step of the encoding
+    np.testing.assert_allclose(read, x, atol=own + np.abs(x).max() / 30_000)
+
+
+def test_pcm_of_16_bits_is_kept_to_the_bit_however_quiet() -> None:
+    for peak in (1, 2, 7, 300, 32767, 32768):
+        values = np.array([0, -peak, peak // 2, -(peak // 3), min(peak, 32767) - 1, 0], np.int16)
+        read = decode(riff(values.tobytes()), "a.wav", 8000)
+        assert np.array_equal(read.floats() * 32768, values), peak
+
+
+def test_what_resampling_makes_louder_is_not_cut() -> None:
+    from scipy.signal import resample_poly
+
+    x = 0.999 * np.sign(np.sin(2 * np.pi * 250 * (np.arange(6000) + 0.5) / 12_000))
+    for rate, wanted in ((12_000, 8000), (12_000, 18_000)):
+        read = decode(riff(packed(x, "16"), rate=rate), "a.wav", wanted).floats()
+        common = int(np.gcd(rate, wanted))
+        expected = resample_poly(x, wanted // common, rate // common, window=("kaiser", 9.0))
+        assert read.max() > 1.05
+        assert abs(float(read.max()) - float(expected.max())) < 0.06  # by another filter
+
+
+def test_what_codecs_make_louder_is_not_cut() -> None:
+    soundfile = pytest.importorskip("soundfile")
+    x, file = 0.99 * np.sign(tone(16_000, 1.0, 300)), io.BytesIO()
+    soundfile.write(file, x, 16_000, format="OGG")
+    own = soundfile.read(io.BytesIO(file.getvalue()), dtype="float64")[0]
+    read = decode(file.getvalue(), "a.ogg", 16_000).floats()
+    assert np.abs(own).max() > 1.02
+    np.testing.assert_allclose(read, own, atol=np.abs(own).max() / 16_000)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("format", ["WAV", "WAVEX", "RF64"])
+def test_what_soundfile_writes_and_reads_is_the_same(format: str, channels: int, subtype: str) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    x, file = np.random.default_rng(0).uniform(-0.7, 0.7, (501, channels)), io.BytesIO()
+    soundfile.write(file, x, 11_025, subtype, format=format)
+    own, rate = soundfile.read(io.BytesIO(file.getvalue()), dtype="float64", always_2d=True)
+    samples, read_rate = read_wav(file.getvalue(), "a.wav")
+    assert (rate, read_rate) == (11_025, 11_025)
+    np.testing.assert_allclose(samples, own, atol=1e-7)
 
 
 @pytest.mark.parametrize(("rate", "wanted"), [(192_000, 8000), (44_100, 16_000), (8000, 16_000), (11_025, 8000)])
@@ -77,9 +159,9 @@ def test_resampling_equals_scipys_with_the_same_filter(rate: int, wanted: int) -
 
 
 def test_resampling_keeps_what_both_rates_hold_and_nothing_else() -> None:
-    kept = decode(riff(packed(tone(192_000, hertz=1000), "24"), bits=24, rate=192_000), "a.wav", 8000) / 32768
+    kept = decode(riff(packed(tone(192_000, hertz=1000), "24"), bits=24, rate=192_000), "a.wav", 8000).floats()
     np.testing.assert_allclose(kept[200:-200], tone(8000, hertz=1000)[200:-200], atol=2e-3)
-    gone = decode(riff(packed(tone(192_000, hertz=5000), "24"), bits=24, rate=192_000), "a.wav", 8000) / 32768
+    gone = decode(riff(packed(tone(192_000, hertz=5000), "24"), bits=24, rate=192_000), "a.wav", 8000).floats()
     assert np.abs(gone[200:-200]).max() < 1e-3  # above half the rate: it would fold back to 3,000 Hz
     assert len(kept) == 4000
 
@@ -89,7 +171,7 @@ def test_other_encodings_by_soundfile(form: str) -> None:
     soundfile = pytest.importorskip("soundfile")
     x, file = tone(16_000, 1.0), io.BytesIO()
     soundfile.write(file, np.stack((x, x), 1), 16_000, format=form)
-    read = decode(file.getvalue(), f"a.{form.lower()}", 8000) / 32768
+    read = decode(file.getvalue(), f"a.{form.lower()}", 8000).floats()
     assert abs(len(read) - 8000) < 1200  # MP3 comes with padding
     middle = np.abs(np.fft.rfft(read[1000:7000] * np.hanning(6000)))
     assert abs(int(middle.argmax()) * 8000 / 6000 - 440) < 2
@@ -133,7 +215,7 @@ def test_wav_that_cannot_be_read(content: bytes, message: str) -> None:
 
 def test_more_than_memory_should_hold_is_refused_before_it_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     soundfile = pytest.importorskip("soundfile")
-    monkeypatch.setattr("bigmodel_cli.data.sound.MOST_VALUES", 3000)
+    monkeypatch.setattr("bigmodel_cli.data.wav.MOST_VALUES", 3000)
     silence = io.BytesIO()
     soundfile.write(silence, np.zeros(4000), 8000, format="FLAC")
     assert len(silence.getvalue()) < 500
@@ -148,7 +230,7 @@ def test_damage_is_a_data_error_or_sound(tail: bytes, place: int, value: int) ->
     content = bytearray(riff(HALF[:64]) + tail)
     content[place] = value
     with contextlib.suppress(DataError):
-        assert len(decode(bytes(content), "a.wav", 8000))
+        assert len(decode(bytes(content), "a.wav", 8000).values)
 
 
 def test_soundfile_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
