@@ -15,13 +15,14 @@ from bigmodel_cli.config import PADDING, Facts, Options, Probability
 from bigmodel_cli.data.base import DataSet, Say, Split
 from bigmodel_cli.data.cache import build_once, cache_directory
 from bigmodel_cli.data.corpus import Survey, Texts, find_files
-from bigmodel_cli.data.order import Ints, permute
+from bigmodel_cli.data.order import Ints, keys_of, permute
 from bigmodel_cli.data.ragged import Ragged, RaggedWriter, fit_lengths, join_sides, leave_out
 from bigmodel_cli.data.table_files import ENDINGS, Columns, Row, rows_of
 from bigmodel_cli.data.table_survey import check_labels, sort_classes, survey_table
 from bigmodel_cli.data.text import fit_tokenizer, token_dtype
 from bigmodel_cli.data.tokenizer import Tokenizer, TokenizerOptions, UnknownCharacter
 from bigmodel_cli.data.words import Words
+from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -157,7 +158,7 @@ def _encode(tokenizer: Tokenizer, text: str, place: str) -> Any:
 
 
 class Table:
-    """{"tokens": (B, T) int64, -1 after a row's end; "label": (B,) where there are labels}.
+    """{"tokens": (B, T) int64, -1 after a row's end; "key": (B,); "label": (B,) where there are labels}.
 
     A row is a mark (the tokenizer's start of text, which is its end of text where it has none; `pool: cls` reads a label there),
     the text, an end, and for a pair the second text and its end, with "types" (B, T): 0, from the second text on 1. Without
@@ -203,6 +204,7 @@ class Table:
             pairs = [leave_out(t, p, seed, epoch, samples, index) for index, t in enumerate(taken)]
             taken, lengths = [t for t, _ in pairs], [n for _, n in pairs]
         batch = as_batch(taken, lengths, self.marks, past=self.labels is None)
+        batch[KEY] = keys_of(seed, epoch, samples)
         if self.words is not None:
             batch["words"] = self.words(batch["tokens"])
         if self.labels is not None:

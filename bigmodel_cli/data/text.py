@@ -15,7 +15,7 @@ from bigmodel_cli.config import PADDING, Count, Facts, Options
 from bigmodel_cli.data.base import DataSet, Say, Split
 from bigmodel_cli.data.cache import build_once, cache_directory, publish
 from bigmodel_cli.data.corpus import Corpus, Survey, find_files, standard_library, survey
-from bigmodel_cli.data.order import Ints, draw
+from bigmodel_cli.data.order import Ints, draw, keys_of
 from bigmodel_cli.data.tokenizer import (
     ASSET,
     BPEOptions,
@@ -31,6 +31,7 @@ from bigmodel_cli.data.tokenizer import (
     train_bpe,
 )
 from bigmodel_cli.data.words import Words
+from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -136,12 +137,12 @@ class Windows:
         return self.drawn[1]
 
     def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
-        """{"tokens": (B, T + 1) int64}; -1 after the end of the text, which only evaluation reaches.
+        """{"tokens": (B, T + 1) int64, "key": (B,)}; -1 after the end of the text, which only evaluation reaches.
 
         "words" (B, T + 1) numbers each token's word where the options ask for it, "segments" its document: that begins with the
         mark that ends the one before, from which its first token is foretold.
         """
-        batch = {"tokens": self.take(samples, epoch, seed)}
+        batch = {"tokens": self.take(samples, epoch, seed), KEY: keys_of(seed, epoch, samples)}
         if self.words is not None:
             batch["words"] = self.words(batch["tokens"])
         if self.end is not None:

@@ -7,8 +7,9 @@ from typing import Literal
 from pydantic import Field
 
 from bigmodel_cli.config import Count, Options
-from bigmodel_cli.lazy import Module, Tensor, nn
+from bigmodel_cli.lazy import Tensor, nn
 from bigmodel_cli.parts.mamba2 import RecurrentCache
+from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.recurrence import ShortConvolution
 from bigmodel_cli.parts.stream import ALONE, Place, Stream
 
@@ -29,7 +30,7 @@ class ConvolutionOptions(Options):
         return Convolution(self, place.dim)
 
 
-class Convolution(Module):
+class Convolution(OwnMatrices):
     """(B, T, C) -> (B, T, C)   out(c * conv(b * x)) with b, c, x = input(x) (Liquid AI 2025, LFM2)."""
 
     limited = False
@@ -39,6 +40,9 @@ class Convolution(Module):
         self.input = nn.Linear(dim, 3 * dim, bias=options.bias)
         self.conv = ShortConvolution(dim, options.kernel, options.bias)
         self.out = nn.Linear(dim, dim, bias=options.bias)
+
+    def matrices(self) -> dict[str, list[Tensor]]:
+        return {"input.weight": list(self.input.weight.detach().chunk(3))}
 
     def new_cache(self, batch: int, max_len: int) -> RecurrentCache:
         """An empty state for generation."""

@@ -9,9 +9,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from bigmodel_cli.config import Count, Fraction, Options
-from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
+from bigmodel_cli.lazy import F, Tensor, nn, torch
 from bigmodel_cli.parts.attention import KVCache
 from bigmodel_cli.parts.kernels import Rules, attend, weights
+from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.position import NoPositionOptions, RotaryOptions
 from bigmodel_cli.parts.stream import ALONE, Place, Stream
 
@@ -41,7 +42,7 @@ class DifferentialOptions(Options):
         return Differential(self, place)
 
 
-class Differential(Module):
+class Differential(OwnMatrices):
     """(B, T, C) -> (B, T, C)   (softmax(Q1 K1^T / sqrt(D)) - lambda softmax(Q2 K2^T / sqrt(D))) V, per head (Ye et al. 2024).
 
     V has width 2 D. Each head is normalised (RMSNorm without weights, as in the authors' second version) and multiplied by
@@ -65,6 +66,9 @@ class Differential(Module):
             self.rotary = options.position.build(self.width, place.max_len)
         self.rules = Rules(place.causal if options.causal is None else options.causal)
         self.probe: Callable[[Tensor], None] | None = None
+
+    def matrices(self) -> dict[str, list[Tensor]]:
+        return {"qkv.weight": list(self.qkv.weight.detach().chunk(3))}
 
     def new_cache(self, batch: int, max_len: int) -> KVCache:
         """An empty cache for generation."""
