@@ -103,6 +103,15 @@ def test_training_hides_others_and_evaluation_the_same_of_an_image() -> None:
     assert abs(float(hidden(chosen).float().mean(0).std())) < 0.15  # and no place is preferred
 
 
+def test_patches_are_hidden_evenly_and_by_pairs_as_by_chance() -> None:
+    images, spy = torch.zeros(4000, 1, 8, 8), Spy()
+    MaskedImageOptions(fraction=0.5).build().loss(spy, {"image": images, "key": keys_of(9, 2, np.arange(4000))})
+    gone = hidden(spy.seen[-1]).double()
+    assert float((gone.mean(0) - 0.5).abs().max()) < 5 * 0.5 / 4000**0.5
+    both = (gone.T @ gone / 4000)[~torch.eye(16, dtype=torch.bool)]
+    assert float((both - 0.5 * 7 / 15).abs().max()) < 5 * (0.2333 * 0.7667 / 4000) ** 0.5
+
+
 def test_rebuilding_leaves_what_is_seen() -> None:
     images, spy = torch.randn(3, 1, 8, 8), Spy(7.0)
     task: Any = MaskedImageOptions(normalize=False).build()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from conftest import Result
 from torch import Tensor, nn
@@ -45,6 +46,69 @@ def test_what_training_hides() -> None:
     changed = spy.seen != tokens[:, :-1]
     assert not bool((changed & (~spy.at | spy.masked)).any())
     assert abs(float(changed.sum() / spy.at.sum()) - 0.1) < 0.03
+
+
+def share(count: Tensor, of: Tensor, p: float) -> None:
+    """So many of so many, within five deviations of the binomial distribution."""
+    n = int(of)
+    assert abs(int(count) - n * p) <= 5 * (n * p * (1 - p)) ** 0.5, (int(count) / n, p)
+
+
+@pytest.mark.parametrize("length", [128, 64, 20, 3])
+@pytest.mark.parametrize(("fraction", "masked", "swapped"), [(0.15, 0.8, 0.1), (0.4, 0.3, 0.7), (0.3, 0.0, 0.5)])
+def test_shares_are_those_of_the_options_however_long_the_padding(
+    length: int, fraction: float, masked: float, swapped: float
+) -> None:
+    rows = 40_000 // length
+    tokens = torch.randint(
+        10, 20, (rows, 129), generator=torch.Generator().manual_seed(length)
+    )  # ten kinds of a hundred
+    tokens[:, length:] = -1
+    spy = Spy(tokens)
+    batch = {"tokens": tokens, "key": keys_of(3, 1, np.arange(rows))}
+    MaskedLMOptions(fraction=fraction, masked=masked, swapped=swapped).build().loss(spy, batch)
+    real, changed = tokens[:, :-1] >= 0, spy.seen != tokens[:, :-1]
+    assert not bool(spy.at[~real].any())
+    share(spy.at.sum(), real.sum(), fraction)
+    share(spy.masked.sum(), spy.at.sum(), masked)
+    share(changed.sum(), spy.at.sum(), swapped * 0.99)  # one of a hundred is drawn in its own place
+    assert not bool((changed & spy.masked).any())
+    others = torch.bincount(spy.seen[changed], minlength=100).double()
+    even = torch.full((100,), float(others.sum()) / 99, dtype=torch.float64)
+    even[10:20] *= 0.9  # where the token itself was one of those ten, it is not another
+    assert float(((others - even) ** 2 / even).sum()) < 170  # chi square of 99: 1 in 70,000
+
+
+def test_another_epoch_hides_others_and_a_row_may_have_nothing_to_find() -> None:
+    tokens = torch.randint(100, (200, 5))
+    seen, task = [], MaskedLMOptions().build()
+    for epoch in (0, 1, 0):
+        spy = Spy(tokens)
+        task.loss(spy, {"tokens": tokens, "key": keys_of(0, epoch, np.arange(200))})
+        seen.append(spy.at)
+    assert torch.equal(seen[0], seen[2])
+    assert not torch.equal(seen[0], seen[1])
+    empty = (~seen[0].any(1)).nonzero()[:3, 0]  # 0.85^4 of the rows
+    assert len(empty) == 3
+    batch = {"tokens": tokens[empty], "key": keys_of(0, 0, empty.numpy())}
+    loss, count = task.loss(Spy(tokens[empty]), batch)
+    assert (float(loss), int(count)) == (0.0, 0)
+    assert task.score(Spy(tokens[empty]), batch)["loss"][1].tolist() == [0, 0, 0]
+
+
+def test_shares_of_more_than_all_are_refused(cli: Callable[..., Result]) -> None:
+    Path("shares.yaml").write_text(
+        "model: {type: encoder, dim: 8, blocks: [{mixer: {type: attention, num_heads: 2}}]}\n"
+        "data: {type: stdlib, context: 16}\n"
+        "task: {type: masked_lm, masked: 0.9, swapped: 0.2}\n"
+        "train: {steps: 1, batch_size: 2}\n"
+    )
+    refused = cli("pretrain", "shares.yaml", "--dry-run")
+    assert refused.status == 2
+    assert "shares.yaml:3:" in refused.err
+    assert "masked 0.9 and swapped 0.2 are more than 1 together" in refused.err
+    for masked, swapped in ((0.7, 0.3), (0.9, 0.1), (0.0, 1.0), (1 / 3, 2 / 3)):
+        MaskedLMOptions(masked=masked, swapped=swapped)
 
 
 def test_evaluation_hides_the_same_whatever_the_batch() -> None:
