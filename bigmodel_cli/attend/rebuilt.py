@@ -21,8 +21,8 @@ def draw_reconstructions(
 ) -> None:
     """Draw the split's first images, what the model sees of them, and what it makes of that, as a PNG."""
     samples = np.arange(min(SHOWN, len(split)))
-    images = split.batch(samples, 0, 0, False)["image"].to(device)
+    batch = {name: tensor.to(device) for name, tensor in split.batch(samples, 0, 0, False).items()}
     with evaluating(model), torch.inference_mode():
-        seen, rebuilt = task.rebuild(model, images)
-    rows = [denormalise(x, facts).cpu() for x in (images, seen, rebuilt)]
+        seen, rebuilt = task.rebuild(model, batch)
+    rows = [denormalise(x, facts).cpu() for x in (batch["image"], seen, rebuilt)]
     draw_rows(dict(zip(("image", "seen", "rebuilt"), rows, strict=True)), path)

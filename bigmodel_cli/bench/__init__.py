@@ -11,6 +11,7 @@ from bigmodel_cli.bench.roof import roof
 from bigmodel_cli.config import Facts
 from bigmodel_cli.console import quantity, say, table
 from bigmodel_cli.device import describe_device, peak_memory, pick_device, synchronize
+from bigmodel_cli.draw import KEY
 from bigmodel_cli.lazy import Module, Tensor, load_torch, torch
 from bigmodel_cli.models import build
 from bigmodel_cli.models.describe import flops
@@ -136,6 +137,11 @@ def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: fl
 
 
 def synthetic_batch(facts: Facts, names: tuple[str, ...], size: int, device: torch.device) -> dict[str, Tensor]:
+    """Random input for a task, with a key for each row, as data have it."""
+    return {**random_input(facts, names, size, device), KEY: torch.arange(size, device=device)}
+
+
+def random_input(facts: Facts, names: tuple[str, ...], size: int, device: torch.device) -> dict[str, Tensor]:
     """Random input for a task: images (B, C, H, W), frames (B, T, width) or tokens (B, T), with what else it reads.
 
     Running text is (B, T + 1), pairs are two sides (B, T).

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from bigmodel_cli.config import Fraction, NonNegative, Options, Positive
-from bigmodel_cli.data.order import Ints, draw, key_of
+from bigmodel_cli.data.order import Ints, draw
+from bigmodel_cli.draw import key_of
 from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.lazy import F, Tensor, torch
 

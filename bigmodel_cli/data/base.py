@@ -12,6 +12,7 @@ import numpy as np
 from bigmodel_cli.config import PADDING, Facts
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.trained_on import Hashes
+from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import DataError, SpecError, did_you_mean
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -34,7 +35,11 @@ class Split(Protocol):
         """Move the tensors of a resident split to the device."""
 
     def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
-        """Named tensors of the samples numbered (B,): a function of the arguments alone."""
+        """Named tensors of the samples numbered (B,): a function of the arguments alone.
+
+        Each batch has "key" (B,) int64, a number of each row made of (seed, epoch, sample): tasks draw from it (see draw.py).
+        Evaluation asks with epoch and seed 0, so that what it hides of a sample depends on the sample's number in its split alone.
+        """
 
 
 def join(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -98,8 +103,8 @@ class DataSet:
         return self._items[name]()
 
     def names(self) -> frozenset[str]:
-        """The names in a batch."""
-        return frozenset(self.split("train").batch(np.zeros(1, np.int64), 0, 0, False))
+        """The names in a batch, without that of the rows' keys, which all data have."""
+        return frozenset(self.split("train").batch(np.zeros(1, np.int64), 0, 0, False)) - {KEY}
 
     def assets(self) -> dict[str, bytes]:
         """Files that a checkpoint carries, by name, such as tokenizer.json."""

@@ -11,8 +11,9 @@ from bigmodel_cli.config import Facts
 from bigmodel_cli.data.augment import Augmentation
 from bigmodel_cli.data.divide import subset
 from bigmodel_cli.data.image_sources import Labels, RawSplit
-from bigmodel_cli.data.order import Ints
+from bigmodel_cli.data.order import Ints, keys_of
 from bigmodel_cli.data.pixels import decode, normalise
+from bigmodel_cli.draw import KEY
 from bigmodel_cli.lazy import Tensor, torch
 
 
@@ -70,7 +71,7 @@ class Streamed:
 
 
 class ImageSplit:
-    """{"image": (B, C, H, W) float32 normalised, "label": (B,) int64 where the images have labels}."""
+    """{"image": (B, C, H, W) float32 normalised, "key": (B,), "label": (B,) int64 where the images have labels}."""
 
     lengths: Ints | None = None
 
@@ -92,5 +93,5 @@ class ImageSplit:
         images = pixels.float().div_(255)
         if augment and self.augmentation.options:
             images = self.augmentation(images, samples, epoch, seed)
-        images = normalise(images, self.facts)
-        return {"image": images, "label": labels} if self.facts.classes else {"image": images}
+        batch = {"image": normalise(images, self.facts), KEY: keys_of(seed, epoch, samples)}
+        return {**batch, "label": labels} if self.facts.classes else batch

@@ -10,27 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from bigmodel_cli.draw import GOLDEN, key_of, mix
+from bigmodel_cli.lazy import Tensor, torch
+
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 ROUNDS = 6
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: the step of SplitMix64
-
-
-def mix(x: Any) -> Any:
-    """The finaliser of SplitMix64 (Steele et al. 2014): a bijection of 64-bit integers that scatters every bit."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-def key_of(*numbers: int) -> Any:
-    """One 64-bit key made of several integers."""
-    key = GOLDEN
-    with np.errstate(over="ignore"):
-        for number in numbers:
-            key = mix(key ^ np.uint64(number & 0xFFFFFFFFFFFFFFFF)) + GOLDEN
-    return key
 
 
 def permute(index: Ints, n: int, key: tuple[int, ...]) -> Ints:
@@ -69,3 +55,10 @@ def draw(seed: int, epoch: int, samples: Ints, stream: int, count: int) -> Float
         bits = mix(own + np.arange(1, count + 1, dtype=np.uint64) * GOLDEN)  # (B, count)
     numbers: Floats = (bits >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)
     return numbers
+
+
+def keys_of(seed: int, epoch: int, samples: Ints) -> Tensor:
+    """(B,) -> (B,) int64   the keys of rows, from which a task draws what it hides of them (see draw.py)."""
+    with np.errstate(over="ignore"):
+        keys = mix(samples.astype(np.uint64) ^ key_of(seed, epoch))
+    return torch.from_numpy(keys.view(np.int64))

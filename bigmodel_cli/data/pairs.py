@@ -24,7 +24,7 @@ from bigmodel_cli.data.held_out import (
     parts_of,
     with_held_out,
 )
-from bigmodel_cli.data.order import Ints
+from bigmodel_cli.data.order import Ints, keys_of
 from bigmodel_cli.data.pair_files import SIDES, PairSource, parallel, table
 from bigmodel_cli.data.ragged import Ragged, RaggedWriter
 from bigmodel_cli.data.table_files import ENDINGS, Columns, Delimiter
@@ -32,6 +32,7 @@ from bigmodel_cli.data.text import fit_tokenizer
 from bigmodel_cli.data.text_parts import token_dtype
 from bigmodel_cli.data.tokenizer import ASSET, SOURCE_ASSET, Tokenizer, TokenizerOptions
 from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
+from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -215,7 +216,7 @@ def _tokenizers(
 
 
 class Pairs:
-    """{"source": (B, S), "target": (B, T + 1)} int64, -1 after a row's end.
+    """{"source": (B, S), "target": (B, T + 1), "key": (B,)} int64, -1 after a row's end.
 
     A source is its tokens and the end; a target begins with the end as well, which says: write. In training, pairs with an empty
     or too long side are left out; in evaluation every pair stays, cut where it is too long. `lengths` are of the longer side.
@@ -273,7 +274,8 @@ class Pairs:
     def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The pairs, each side padded to its longest."""
         rows = self.kept[samples]
-        return {"source": self.side("source", rows, 0), "target": self.side("target", rows, 1)}
+        sides = {"source": self.side("source", rows, 0), "target": self.side("target", rows, 1)}
+        return {**sides, KEY: keys_of(seed, epoch, samples)}
 
     def side(self, side: str, rows: Ints, first: int) -> Tensor:
         """(B, first + longest + 1): `first` marks, the tokens, the end."""

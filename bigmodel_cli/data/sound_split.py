@@ -10,9 +10,10 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import PADDING, Facts, Options, Sound
 from bigmodel_cli.data.mel import frames_of, log_mel, normalise_frames
-from bigmodel_cli.data.order import Ints, draw
+from bigmodel_cli.data.order import Ints, draw, keys_of
 from bigmodel_cli.data.recordings import Recordings
 from bigmodel_cli.data.sound_augment import SoundAugmentation, real
+from bigmodel_cli.draw import KEY
 from bigmodel_cli.lazy import Tensor, torch
 
 DRAWN = 300
@@ -86,7 +87,7 @@ class Bank:
 class SoundSplit:
     """{"image": (B, 1, mels, T)} where sound has a fixed length, else {"frames": (B, T, mels), "lengths": (B,)}.
 
-    With them comes "label" (B,), or "target" (B, L) with the units of a transcript, -1 behind its end.
+    With them come "key" (B,), and "label" (B,), or "target" (B, L) with the units of a transcript, -1 behind its end.
     """
 
     bank: Bank
@@ -132,7 +133,8 @@ class SoundSplit:
         frames, lengths = to_frames(waves, lengths, self.facts)
         if augment:
             frames = change.change_frames(frames, lengths, samples, epoch, seed)
-        return {**named(frames, lengths, self.facts), **self.targets(chosen, frames.device)}
+        batch = {**named(frames, lengths, self.facts), **self.targets(chosen, frames.device)}
+        return {**batch, KEY: keys_of(seed, epoch, samples)}
 
     def targets(self, chosen: list[Ints], device: torch.device) -> dict[str, Tensor]:
         """The labels of single recordings, or transcripts padded to the longest."""

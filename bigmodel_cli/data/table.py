@@ -25,7 +25,7 @@ from bigmodel_cli.data.held_out import (
     not_both,
     with_held_out,
 )
-from bigmodel_cli.data.order import Ints
+from bigmodel_cli.data.order import Ints, keys_of
 from bigmodel_cli.data.ragged import Ragged, RaggedWriter, fit_lengths, join_sides, leave_out
 from bigmodel_cli.data.table_files import ENDINGS, Columns, Delimiter, Row, rows_of
 from bigmodel_cli.data.table_survey import TableSurvey, alike_labels, check_labels, sort_classes, survey_table
@@ -34,6 +34,7 @@ from bigmodel_cli.data.text_parts import token_dtype
 from bigmodel_cli.data.tokenizer import ASSET, Tokenizer, TokenizerOptions, UnknownCharacter
 from bigmodel_cli.data.trained_on import as_hashes, hash_of
 from bigmodel_cli.data.words import Words
+from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -221,7 +222,7 @@ def encode(tokenizer: Tokenizer, text: str, place: str) -> Any:
 
 
 class Table:
-    """{"tokens": (B, T) int64, -1 after a row's end; "label": (B,) where there are labels}.
+    """{"tokens": (B, T) int64, -1 after a row's end; "key": (B,); "label": (B,) where there are labels}.
 
     A row is a mark (the tokenizer's start of text, which is its end of text where it has none; `pool: cls` reads a label there),
     the text, an end, and for a pair the second text and its end, with "types" (B, T): 0, from the second text on 1. Without
@@ -267,6 +268,7 @@ class Table:
             pairs = [leave_out(t, p, seed, epoch, samples, index) for index, t in enumerate(taken)]
             taken, lengths = [t for t, _ in pairs], [n for _, n in pairs]
         batch = as_batch(taken, lengths, self.marks, past=self.labels is None)
+        batch[KEY] = keys_of(seed, epoch, samples)
         if self.words is not None:
             batch["words"] = self.words(batch["tokens"])
         if self.labels is not None:

@@ -17,7 +17,7 @@ from bigmodel_cli.data.base import DataSet, Say, Split
 from bigmodel_cli.data.cache import build_once, cache_directory, publish
 from bigmodel_cli.data.corpus import Corpus, Survey, standard_library, survey
 from bigmodel_cli.data.held_out import TENTH, ValFraction, files_of_splits, fraction_of, not_both, with_held_out
-from bigmodel_cli.data.order import Ints, draw
+from bigmodel_cli.data.order import Ints, draw, keys_of
 from bigmodel_cli.data.text_parts import Part, single, tell_part, token_dtype, training_part, write_tokens
 from bigmodel_cli.data.tokenizer import (
     ASSET,
@@ -34,6 +34,7 @@ from bigmodel_cli.data.tokenizer import (
     train_bpe,
 )
 from bigmodel_cli.data.words import Words
+from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -200,12 +201,12 @@ class Windows:
         return self.drawn[1]
 
     def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
-        """{"tokens": (B, T + 1) int64}; -1 after the end of the text, which only evaluation reaches.
+        """{"tokens": (B, T + 1) int64, "key": (B,)}; -1 after the end of the text, which only evaluation reaches.
 
         "words" (B, T + 1) numbers each token's word where the options ask for it, "segments" its document: that begins with the
         mark that ends the one before, from which its first token is foretold.
         """
-        batch = {"tokens": self.take(samples, epoch, seed)}
+        batch = {"tokens": self.take(samples, epoch, seed), KEY: keys_of(seed, epoch, samples)}
         if self.words is not None:
             batch["words"] = self.words(batch["tokens"])
         if self.end is not None:

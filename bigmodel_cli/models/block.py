@@ -59,6 +59,10 @@ class Block(Module):
             if filled and options.layer_scale is not None:
                 setattr(self, f"{slot}_scale", nn.Parameter(torch.full((place.dim,), options.layer_scale)))
 
+    def filled(self) -> list[str]:
+        """The slots that add to the stream."""
+        return [slot for slot in SLOTS if getattr(self, slot) is not None]
+
     def new_cache(self, batch: int, max_len: int) -> dict[str, Any]:
         """An empty cache for each slot that keeps one."""
         parts = {slot: getattr(self, slot) for slot in ("mixer", "cross")}
@@ -69,7 +73,7 @@ class Block(Module):
         for slot in SLOTS:
             part = getattr(self, slot)
             if part is not None:
-                inputs = (stream, cache[slot] if cache is not None else None) if slot != "ffn" else ()
+                inputs = (stream, cache[slot] if cache is not None else None) if slot != "ffn" else (stream,)
                 x = self.slot(slot, x, part, *inputs)
         return x
 

@@ -153,7 +153,11 @@ CNNOptions.model_rebuild()
 
 
 class CNN(Module):
-    """(B, C, H, W) -> (B, classes)   the layers of the spec, one after the other; `layers.3` is the spec's fourth."""
+    """(B, C, H, W) -> (B, classes)   the layers of the spec, one after the other; `layers.3` is the spec's fourth.
+
+    Weights and biases start as PyTorch's layers do, evenly within +-1 / sqrt(inputs): He et al. 2015 for a leaky ReLU of slope
+    sqrt(5). BatchNorm starts as the identity.
+    """
 
     def __init__(self, options: CNNOptions, facts: Facts) -> None:
         super().__init__()

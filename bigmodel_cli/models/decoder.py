@@ -34,7 +34,9 @@ class DecoderOptions(Options):
     scale_embeddings: bool = Field(False, description="embeddings are multiplied by sqrt(dim), as in Gemma")
     logit_softcap: Positive | None = Field(None, description="logits are squashed into +-this by tanh, as in Gemma 2")
     dropout: Probability = Field(0.0, description="of the embeddings")
-    init_std: Positive = Field(0.02, description="deviation of the first weights; GPT-2's suits a width of 768")
+    init_std: Positive | None = Field(
+        None, description="deviation of the first weights; 1 / sqrt(dim) when left out (GPT-2: 0.02, at a width of 768)"
+    )
 
     @model_validator(mode="after")
     def _bounded(self) -> DecoderOptions:
@@ -45,7 +47,7 @@ class DecoderOptions(Options):
 
 
 class Decoder(Module):
-    """(B, T) tokens -> (B, T, V) logits   (Radford et al. 2019)."""
+    """(B, T) tokens, -1 where a row is over -> (B, T, V) logits   (Radford et al. 2019)."""
 
     def __init__(self, options: DecoderOptions, facts: Facts) -> None:
         super().__init__()
@@ -62,7 +64,7 @@ class Decoder(Module):
         if options.tie_embeddings:
             self.head.weight = self.embedding.weight
         self.limit = longest(self, self.max_len)
-        init_normal(self, options.init_std, len(self.blocks))
+        init_normal(self, options.init_std or options.dim**-0.5, {"blocks": self.blocks})
 
     def weight_roles(self) -> dict[str, Role]:
         """The logits are the last layer."""
@@ -82,10 +84,12 @@ class Decoder(Module):
         `segments` (B, T) numbers the documents of packed rows, and padding: see parts/stream.py.
         """
         count = tokens.shape[1]
-        stream = Stream(0, segments) if cache is None else cache.advance(count, segments, Stream())
+        stream = Stream(0, segments, real=tokens >= 0)
+        if cache is not None:
+            stream = cache.advance(count, segments, stream)
         if stream.start + count > self.limit:
             raise ValueError(f"{stream.start + count} tokens; this model takes at most {self.limit}")
-        x = self.embedding(tokens)  # (B, T, C)
+        x = self.embedding(tokens.clamp(min=0))  # (B, T, C)
         if self.options.scale_embeddings:
             x = x * math.sqrt(self.options.dim)
         if self.position is not None:

@@ -45,7 +45,9 @@ class EncoderOptions(Options):
     max_len: Count | None = Field(None, description="longest sequence; the data's context when left out")
     vocab_size: Count | None = Field(None, description="tokens (V); the tokenizer's when left out")
     dropout: Probability = Field(0.0, description="of the embeddings, and before a label")
-    init_std: Positive = Field(0.02, description="deviation of the first weights (Devlin et al. 2019)")
+    init_std: Positive | None = Field(
+        None, description="deviation of the first weights; 1 / sqrt(dim) when left out (BERT: 0.02, at a width of 768)"
+    )
 
     @model_validator(mode="after")
     def _bounded(self) -> EncoderOptions:
@@ -58,7 +60,8 @@ class EncoderOptions(Options):
 class Encoder(Module):
     """(B, T) tokens, -1 where padded -> (B, T, V) logits of each token, or (B, classes) where the data has labels.
 
-    Devlin et al. 2019 (BERT): the logits of tokens come through a dense layer, GELU and norm, and the tied embedding.
+    Devlin et al. 2019 (BERT): the logits of tokens come through a dense layer, GELU and norm, and the tied embedding. The data's
+    vocabulary, which `vocab_size` may exceed, is of `known_tokens`.
 
     With a frontend, (B, T, width) frames and their number (B,) in each row -> (B, classes), or (B, T', classes + 1) where the
     classes are units of a transcript: logits of each vector's unit, the blank last, with `units` (what the classes are called) and
@@ -69,6 +72,7 @@ class Encoder(Module):
         super().__init__()
         self.options, dim = options, options.dim
         self.units, self.spelling = facts.classes, facts.spelling
+        self.known_tokens = facts.vocab_size or options.vocab_size or 0
         self.embedding: nn.Embedding | None = None
         self.types: nn.Embedding | None = None
         self.frontend: ConvFrontend | None = None
@@ -92,9 +96,10 @@ class Encoder(Module):
         else:
             self.head = TokenHead(dim, vocab, options.blocks[0].norm)
         self.labels = bool(facts.classes) and not facts.spelling
-        init_normal(self, options.init_std, 0)
+        std = options.init_std or dim**-0.5
+        init_normal(self, std, {})
         if self.embedding is not None:
-            nn.init.normal_(self.mask, std=options.init_std)
+            nn.init.normal_(self.mask, std=std)
             if isinstance(self.head, TokenHead):
                 self.head.logits.weight = self.embedding.weight
 
@@ -145,7 +150,7 @@ class Encoder(Module):
 
     def through(self, x: Tensor, real: Tensor) -> Tensor:
         """(B, T, C), (B, T) bool -> (B, T, C)   vectors with their positions through the blocks; padding is not looked at."""
-        stream = Stream(0, padding_segments(real))
+        stream = Stream(0, padding_segments(real), real=real)
         if self.position is not None:
             x = self.position(x, stream)
         if self.embedding_norm is not None:

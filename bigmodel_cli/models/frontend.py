@@ -37,7 +37,8 @@ class ConvFrontend(Module):
     """(B, T, width), (B,) -> (B, ceil(T / stride), C)   convolutions over time, blind to what lies behind a row's length.
 
     The first keeps the number of frames, each further one halves it. What it puts out behind a row's length is zero, as the frames
-    there must be: a row gives the same alone and beside longer ones.
+    there must be: a row gives the same alone and beside longer ones. Weights and biases start as PyTorch's layers do, evenly within
+    +-1 / sqrt(inputs), as Whisper's.
     """
 
     def __init__(self, options: ConvFrontendOptions, width: int, dim: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -43,7 +43,7 @@ class Seq2SeqOptions(Options):
     init: Literal["xavier", "normal"] = Field(
         "xavier", description="the first weights: Glorot's (2017), or GPT-2's normal"
     )
-    init_std: Positive = Field(0.02, description="deviation where init: normal")
+    init_std: Positive | None = Field(None, description="deviation where init: normal; 1 / sqrt(dim) when left out")
 
     @model_validator(mode="after")
     def _bounded(self) -> Seq2SeqOptions:
@@ -74,7 +74,8 @@ class Seq2Seq(Module):
         if options.init == "xavier":
             init_xavier(self, dim)
         else:
-            init_normal(self, options.init_std, len(self.encoder) + len(self.decoder))
+            stacks = {"encoder": self.encoder, "decoder": self.decoder}
+            init_normal(self, options.init_std or dim**-0.5, stacks)
         if options.share_embeddings:
             if facts.source_vocab_size is None:
                 self.target_embedding.weight = self.source_embedding.weight
@@ -98,7 +99,7 @@ class Seq2Seq(Module):
     def encode(self, source: Tensor) -> Stream:
         """The memory (B, S, C) that the decoder reads, and which of its positions are real."""
         real = source >= 0
-        stream = Stream(0, padding_segments(real))
+        stream = Stream(0, padding_segments(real), real=real)
         x = self.embed(self.source_embedding, source, stream)
         for block in self.encoder:
             x = block(x, stream)
@@ -109,7 +110,9 @@ class Seq2Seq(Module):
     def decode(self, target: Tensor, read: Stream, cache: Cache | None = None) -> Tensor:
         """Logits (B, T, V) for a target that reads the memory in `read`; padding stands at the target's end."""
         count = target.shape[1]
-        stream = read if cache is None else cache.advance(count, None, read)
+        stream = replace(read, real=target >= 0)
+        if cache is not None:
+            stream = cache.advance(count, None, stream)
         x = self.embed(self.target_embedding, target, stream)
         for index, block in enumerate(self.decoder):
             x = block(x, stream, cache.blocks[index] if cache is not None else None)

@@ -3,47 +3,73 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.config import Facts
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.stream import Stream
 
 UNLIMITED = 1 << 62
 CLOSING = (".mixer.out", ".cross.out", ".ffn.down", ".ffn.shared.down")
 
 
-def init_normal(model: Module, std: float, blocks: int) -> None:
+def init_normal(model: Module, std: float, stacks: Mapping[str, Iterable[Any]]) -> None:
     """GPT-2's start (Radford et al. 2019): normal of one deviation, zero biases, and what closes a slot scaled down.
 
-    The last layer of each slot is divided by sqrt(2 x blocks), so that the stream's variance does not grow with depth; 0 blocks
-    leaves it, as in BERT (Devlin et al. 2019). What a part drew for weights of its own kind (decays, experts) stays.
+    The last layer of each slot is divided by the square root of the slots of its stack of blocks, two a block as a rule, so that
+    the stream's variance does not grow with depth; `stacks` names the stacks of the model, none for no scaling, as in BERT (Devlin
+    et al. 2019, whose code cuts the normal off at two deviations; transformers' does not). Tables of positions start as other
+    embeddings do (OpenAI's code: half as wide). Experts start as a dense network; what a part drew for weights of its own kind
+    (decays, short convolutions, lambdas) stays.
     """
-    closing = std / math.sqrt(2 * blocks) if blocks else std
+    steps = {f"{name}.": sum(len(block.filled()) for block in blocks) for name, blocks in stacks.items()}
     for name, module in model.named_modules():
+        depth = next((count for stack, count in steps.items() if name.startswith(stack)), 1)
+        for weight, pieces in own_matrices(module).items():
+            for piece in pieces:
+                nn.init.normal_(piece, std=std / math.sqrt(depth) if f"{name}.{weight}".endswith(CLOSING) else std)
         if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=closing if name.endswith(CLOSING) else std)
+            nn.init.normal_(module.weight, std=std / math.sqrt(depth) if name.endswith(CLOSING) else std)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
-    for name, p in model.named_parameters():
-        if name.endswith(".ffn.down") and p.dim() == 3 and blocks:  # experts
-            nn.init.normal_(p, std=closing)
 
 
 def init_xavier(model: Module, dim: int) -> None:
     """The original Transformer's start: Glorot's uniform for matrices, embeddings of deviation 1 / sqrt(C), zero biases.
 
-    Vaswani et al. 2017 scale embeddings by sqrt(C); their code (tensor2tensor) draws them so, and matrices after Glorot.
+    Vaswani et al. 2017 scale embeddings by sqrt(C); their code (tensor2tensor) draws them so, and matrices after Glorot, those of
+    queries, keys and values each by itself, as also experts here. The matrix of the logits is an embedding too, shared or not.
+    """
+    glorot(model)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) or name == "head":
+            nn.init.normal_(module.weight, std=dim**-0.5)
+
+
+def glorot(model: Module) -> None:
+    """Glorot's uniform for every matrix of linear layers and experts, zero biases (Glorot and Bengio 2010).
+
+    Within +-sqrt(6 / (inputs + outputs)), of each matrix where a layer computes several.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=dim**-0.5)
+    for module in model.modules():  # anew, after the layers that they are in
+        for pieces in own_matrices(module).values():
+            for piece in pieces:
+                bound = math.sqrt(6 / (piece.shape[-1] + piece.shape[:-1].numel()))
+                nn.init.uniform_(piece, -bound, bound)
+
+
+def own_matrices(module: Module) -> dict[str, list[Tensor]]:
+    """Those weights of a part that hold several matrices."""
+    return module.matrices() if isinstance(module, OwnMatrices) else {}
 
 
 @dataclass
@@ -57,7 +83,7 @@ class Cache:
     def advance(self, count: int, segments: Tensor | None, stream: Stream) -> Stream:
         """Take in `count` positions, whose segments (B, count) are those of the last position where None; what the blocks are told.
 
-        `stream` says what is beside them (a memory).
+        `stream` says what is beside them (a memory), and which of them are real.
         """
         start = self.length
         if self.segments is None:
@@ -66,7 +92,7 @@ class Cache:
             new = self.segments[:, -1:].expand(-1, count) if segments is None else segments
             self.segments = torch.cat((self.segments, new), 1)
         self.length = start + count
-        return Stream(start, self.segments, stream.memory, stream.memory_mask)
+        return Stream(start, self.segments, stream.memory, stream.memory_mask, stream.real)
 
     def select(self, rows: Tensor, sources: Tensor | None = None) -> None:
         """Keep these rows, in this order (some perhaps several times), and of what was read from a memory these sources.

@@ -11,7 +11,7 @@ from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
 from bigmodel_cli.models.rebuild import PatchDecoder, ReconstructOptions, patchify, unpatchify
-from bigmodel_cli.models.start import init_normal
+from bigmodel_cli.models.start import glorot
 from bigmodel_cli.parts import Norm
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
@@ -41,7 +41,9 @@ class ViTOptions(Options):
     registers: Natural = Field(0, description="further learned tokens beside the patches (Darcet et al. 2024)")
     norm: Norm | None = Field(LayerNormOptions(), description="after the blocks; null for none")
     dropout: Probability = Field(0.0, description="of the embeddings")
-    init_std: Positive = Field(0.02, description="deviation of the first weights")
+    init_std: Positive = Field(
+        0.02, description="deviation of what is learned beside matrices: positions, mask and class token"
+    )
     reconstruct: ReconstructOptions | None = Field(
         None, description="a decoder that rebuilds hidden patches, in place of the head: for task.type: masked_image"
     )
@@ -64,9 +66,9 @@ class ViTOptions(Options):
 class ViT(Module):
     """(B, C', H, W) -> (B, classes)   patches, blocks, head (Dosovitskiy et al. 2021).
 
-    Positions are learned, one for the class token and each patch, or fixed (Beyer et al. 2022); registers have none. Weights start
-    as in the authors' code: normal of deviation 0.02, the head at zero. With `reconstruct` a decoder takes the head's place, and
-    the network is a masked autoencoder (He et al. 2022); the names of all other weights are the same.
+    Positions are learned, one for the class token and each patch, or fixed (Beyer et al. 2022); registers have none. With
+    `reconstruct` a decoder takes the head's place, and the network is a masked autoencoder (He et al. 2022); the names of all other
+    weights are the same.
     """
 
     def __init__(self, options: ViTOptions, facts: Facts) -> None:
@@ -94,12 +96,37 @@ class ViT(Module):
         self.norm = options.norm.build(options.dim) if options.norm is not None else None
         self.head = nn.Linear(options.dim, len(facts.classes)) if options.reconstruct is None else None
         self.decoder = self.build_decoder(options.reconstruct, channels) if options.reconstruct is not None else None
-        init_normal(self, options.init_std, 0)
-        for p in (self.table, self.cls, self.registers):
-            if isinstance(p, nn.Parameter):
-                nn.init.normal_(p, std=options.init_std)
+        self.start()
+
+    def start(self) -> None:
+        """First weights as in the authors' code (google-research/vision_transformer, facebookresearch/mae).
+
+        Matrices of the blocks: Glorot's uniform; biases: zero, of feed-forward layers normal of deviation 1e-6. Patches: truncated
+        normal of variance 1 / inputs (LeCun), with bias zero; positions, relative ones too: normal of `init_std`; class token and
+        head: zero. The autoencoder's patches start after Glorot, biases at zero, its class token and mask normal of `init_std`.
+        Registers: normal of deviation 1e-6, as in DINOv2 (they have no positions, and equal ones would stay equal).
+        """
+        std, patches, alone = self.options.init_std, self.patches, self.decoder is None
+        glorot(self)
+        fan_in = patches.weight[0].numel()
+        nn.init.zeros_(patches.bias)  # type: ignore[arg-type]
+        if alone:
+            truncated = fan_in**-0.5 / 0.87962566103423978  # which has lost the part beyond two deviations
+            nn.init.trunc_normal_(patches.weight, std=truncated, a=-2 * truncated, b=2 * truncated)
+        else:
+            nn.init.xavier_uniform_(patches.weight.detach().flatten(1))
+        for table in (self.table, *(m.weight for m in self.modules() if isinstance(m, nn.Embedding))):
+            if isinstance(table, nn.Parameter):
+                nn.init.normal_(table, std=std)
+        if self.cls is not None and not alone:
+            nn.init.normal_(self.cls, std=std)
+        if self.registers is not None:
+            nn.init.normal_(self.registers, std=1e-6)
         if self.head is not None:
             nn.init.zeros_(self.head.weight)
+            for name, module in self.blocks.named_modules():
+                if ".ffn" in name and isinstance(module, nn.Linear) and module.bias is not None:
+                    nn.init.normal_(module.bias, std=1e-6)
 
     def sines(self) -> Tensor:
         """(1, 1 + N, C) the fixed positions."""

@@ -6,8 +6,9 @@ Shapes are written with one legend throughout:
     D head width   N state width   P value width   V vocabulary   E experts
 
 The tables below are all there is: a part is one file and one line here. A mixer is built for a `Place` and called with
-(x, stream, cache); a feed-forward network is built for a `Place` and called with x (see stream.py). Parts from files that
-the user names on the command line (--plugin) join the tables when this package is imported.
+(x, stream, cache); a feed-forward network is built for a `Place` and called with (x, stream) (see stream.py). A part whose
+weights are not one matrix each says which matrices they hold (matrices.py). Parts from files that the user names on the
+command line (--plugin) join the tables when this package is imported.
 """
 
 from __future__ import annotations

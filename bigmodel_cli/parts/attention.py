@@ -10,8 +10,9 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, Options, Positive, Probability
 from bigmodel_cli.device import product_dtype
-from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.lazy import Tensor, nn, torch
 from bigmodel_cli.parts.kernels import Rules, attend, weights
+from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.norm import RMSNorm
 from bigmodel_cli.parts.position import AlibiOptions, NoPositionOptions, RotaryOptions, T5Options
 from bigmodel_cli.parts.stream import ALONE, Place, Stream
@@ -121,7 +122,7 @@ class WindowCache:
         return keys, values
 
 
-class Attention(Module):
+class Attention(OwnMatrices):
     """(B, T, C) -> (B, T, C)   softmax(Q K^T / sqrt(D)) V, per head (Vaswani et al. 2017; grouped heads: Ainslie et al. 2023).
 
     Computed by the fused kernels (kernels.py). While `probe` is set, the weights (B, H, T, S) are computed beside it by the
@@ -181,7 +182,7 @@ class Attention(Module):
         return out
 
 
-class CrossAttention(Module):
+class CrossAttention(OwnMatrices):
     """x (B, T, C), memory (B, S, C) -> (B, T, C)   softmax(Q K^T / sqrt(D)) V with keys and values of the memory.
 
     With a cache, x may have several rows for each of the memory's, one after the other (the hypotheses of a beam search).

@@ -7,8 +7,9 @@ from typing import Literal
 from pydantic import Field
 
 from bigmodel_cli.config import Count, Options
-from bigmodel_cli.lazy import Module, Tensor, nn
+from bigmodel_cli.lazy import Tensor, nn
 from bigmodel_cli.parts.mamba2 import RecurrentCache
+from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.recurrence import ShortConvolution
 from bigmodel_cli.parts.stream import ALONE, Place, Stream
 from bigmodel_cli.roles import Role, fused
@@ -30,7 +31,7 @@ class ConvolutionOptions(Options):
         return Convolution(self, place.dim)
 
 
-class Convolution(Module):
+class Convolution(OwnMatrices):
     """(B, T, C) -> (B, T, C)   out(c * conv(b * x)) with b, c, x = input(x) (Liquid AI 2025, LFM2)."""
 
     limited = False

@@ -9,9 +9,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from bigmodel_cli.config import Count, Fraction, Options
-from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
+from bigmodel_cli.lazy import F, Tensor, nn, torch
 from bigmodel_cli.parts.attention import KVCache
 from bigmodel_cli.parts.kernels import Rules, attend, weights
+from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.position import NoPositionOptions, RotaryOptions
 from bigmodel_cli.parts.stream import ALONE, Place, Stream
 from bigmodel_cli.roles import Role, fused
@@ -42,7 +43,7 @@ class DifferentialOptions(Options):
         return Differential(self, place)
 
 
-class Differential(Module):
+class Differential(OwnMatrices):
     """(B, T, C) -> (B, T, C)   (softmax(Q1 K1^T / sqrt(D)) - lambda softmax(Q2 K2^T / sqrt(D))) V, per head (Ye et al. 2024).
 
     V has width 2 D. Each head is normalised (RMSNorm without weights, as in the authors' second version) and multiplied by

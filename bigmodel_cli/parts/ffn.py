@@ -10,7 +10,7 @@ from pydantic import Field
 from bigmodel_cli.config import Count, Options, Probability
 from bigmodel_cli.lazy import F, Module, Tensor, nn
 from bigmodel_cli.parts.dropout import dropout
-from bigmodel_cli.parts.stream import Place
+from bigmodel_cli.parts.stream import ALONE, Place, Stream
 
 
 class _FFNOptions(Options):
@@ -98,7 +98,7 @@ class FeedForward(Module):
         self.down = nn.Linear(hidden, dim, bias=bias)
         self.dropout, self.activation = dropout, ACTIVATIONS[activation]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, stream: Stream = ALONE) -> Tensor:
         """Each position by itself."""
         x = self.activation(self.up(x))
         y: Tensor = self.down(dropout(x, self.dropout, self.training))
@@ -115,7 +115,7 @@ class GatedFeedForward(Module):
         self.down = nn.Linear(hidden, dim, bias=bias)
         self.dropout, self.activation = dropout, ACTIVATIONS[activation]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, stream: Stream = ALONE) -> Tensor:
         """Each position by itself."""
         x = self.activation(self.gate(x)) * self.up(x)
         y: Tensor = self.down(dropout(x, self.dropout, self.training))

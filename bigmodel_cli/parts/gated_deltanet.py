@@ -9,8 +9,9 @@ from pydantic import Field
 
 from bigmodel_cli.config import Count, Options
 from bigmodel_cli.device import full_precision
-from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
+from bigmodel_cli.lazy import F, Tensor, nn, torch
 from bigmodel_cli.parts.mamba2 import RecurrentCache
+from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.norm import HeadGatedRMSNorm
 from bigmodel_cli.parts.recurrence import ShortConvolution, delta_scan
 from bigmodel_cli.parts.stream import ALONE, Place, Stream
@@ -41,10 +42,11 @@ class GatedDeltaNetOptions(Options):
         return GatedDeltaNet(self, place.dim)
 
 
-class GatedDeltaNet(Module):
+class GatedDeltaNet(OwnMatrices):
     """(B, T, C) -> (B, T, C)   S_t = a_t (I - b_t k_t k_t^T) S_{t-1} + b_t k_t v_t^T, y_t = q_t S_t (Yang et al. 2025).
 
     Queries and keys have unit length; a_t = exp(-A softplus(x W + dt)); the output is normalised and gated per head.
+    Step sizes and A start as Mamba-2's: between 0.001 and 0.1, and between 1 and 16 (the authors' code: from 0 on).
     """
 
     limited = False

@@ -9,9 +9,10 @@ from typing import Literal
 from pydantic import Field
 
 from bigmodel_cli.config import Count, Options, Probability
-from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.lazy import Tensor, nn, torch
 from bigmodel_cli.parts.attention import KVCache, with_dropout
 from bigmodel_cli.parts.kernels import Rules, attend, weights
+from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.norm import RMSNorm
 from bigmodel_cli.parts.position import RotaryOptions
 from bigmodel_cli.parts.stream import ALONE, Place, Stream
@@ -40,7 +41,7 @@ class LatentAttentionOptions(Options):
         return LatentAttention(self, place)
 
 
-class LatentAttention(Module):
+class LatentAttention(OwnMatrices):
     """(B, T, C) -> (B, T, C)   c = norm(W x); k_h = [U_h c, rot(R x)], v_h = V_h c; attention (DeepSeek-V2 2024, section 2.1).
 
     Training unfolds keys and values. Generation does not: U_h goes to the query's side and V_h behind the mean, so that
@@ -70,6 +71,14 @@ class LatentAttention(Module):
     def weight_roles(self) -> dict[str, Role]:
         """The latent vector and the shared key are two projections; those of the heads, rows of each by turns, are one matrix."""
         return {"kv_down.weight": fused(self.rank, self.turned)}
+
+    def matrices(self) -> dict[str, list[Tensor]]:
+        q, kv = (layer.weight.detach().unflatten(0, (self.heads, -1)) for layer in (self.q_up, self.kv_up))
+        return {
+            "q_up.weight": list(q.split([self.width, self.turned], 1)),
+            "kv_down.weight": list(self.kv_down.weight.detach().split([self.rank, self.turned])),
+            "kv_up.weight": list(kv.split([self.width, self.value], 1)),
+        }
 
     def new_cache(self, batch: int, max_len: int) -> KVCache:
         """An empty cache of one head: keys are [c, turned part], of which the first `kv_rank` are the values."""

@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, Options, Positive
 from bigmodel_cli.device import full_precision
-from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
+from bigmodel_cli.lazy import F, Tensor, nn, torch
+from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.norm import GatedRMSNorm
 from bigmodel_cli.parts.recurrence import ShortConvolution, scan
 from bigmodel_cli.parts.stream import ALONE, Place, Stream
@@ -54,7 +55,7 @@ class RecurrentCache:
     state: Tensor | None = None
 
 
-class Mamba2(Module):
+class Mamba2(OwnMatrices):
     """(B, T, C) -> (B, T, C)   h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t, y_t = C_t h_t + D x_t (Dao and Gu 2024).
 
     Step sizes start between 0.001 and 0.1 and A between 1 and 16, as in the paper's code.

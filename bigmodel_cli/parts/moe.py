@@ -8,9 +8,10 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, Natural, NonNegative, Options, Positive
 from bigmodel_cli.device import full_precision
-from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
+from bigmodel_cli.lazy import F, Tensor, nn, torch
 from bigmodel_cli.parts.ffn import GatedFeedForward
-from bigmodel_cli.parts.stream import Place
+from bigmodel_cli.parts.matrices import OwnMatrices
+from bigmodel_cli.parts.stream import ALONE, Place, Stream
 from bigmodel_cli.roles import EXPERTS, OUTER, Role
 
 
@@ -45,11 +46,16 @@ class MoEOptions(Options):
         return MixtureOfExperts(self, place.dim)
 
 
-class MixtureOfExperts(Module):
+class MixtureOfExperts(OwnMatrices):
     """(B, T, C) -> (B, T, C)   sum over the top k experts of score_e(x) * expert_e(x), plus the shared experts.
 
-    Load-balance loss: E * sum_e fraction_e * mean score_e (Fedus et al. 2021, Switch Transformer, equation 4). Balancing by bias:
-    after each step an expert's bias goes up where it had less than its share, down where more (Wang et al. 2024; DeepSeek-V3).
+    Load-balance loss: E * sum_e fraction_e * mean score_e (Fedus et al. 2021, Switch Transformer, equation 4), with the fraction of
+    the N * k choices, so that even load gives 1 for every k (transformers' Mixtral: k times as much). It is of each micro-batch:
+    a product of two means, so that smaller micro-batches ask for balance within fewer tokens (the step's is their mean, weighted by
+    targets). Balancing by bias: after each step an expert's bias goes up where it had less than its share of the whole step, down
+    where more (Wang et al. 2024; DeepSeek-V3). Padding counts for neither, and only training counts.
+
+    Every expert's matrices start by the model's rule, as those of a dense network of the width do, the router's as any other.
     """
 
     def __init__(self, options: MoEOptions, dim: int) -> None:
@@ -57,9 +63,12 @@ class MixtureOfExperts(Module):
         self.options = options
         hidden = options.hidden or max(8, 8 * dim // (3 * options.top_k) // 8 * 8)
         self.router = nn.Linear(dim, options.experts, bias=False)
-        self.gate = nn.Parameter(torch.randn(options.experts, hidden, dim) * 0.02)
-        self.up = nn.Parameter(torch.randn(options.experts, hidden, dim) * 0.02)
-        self.down = nn.Parameter(torch.randn(options.experts, dim, hidden) * 0.02)
+        self.gate = nn.Parameter(torch.empty(options.experts, hidden, dim))
+        self.up = nn.Parameter(torch.empty(options.experts, hidden, dim))
+        self.down = nn.Parameter(torch.empty(options.experts, dim, hidden))
+        for weights in self.matrices().values():  # as nn.Linear, until the model's rule draws them
+            for weight in weights:
+                nn.init.uniform_(weight, -(weight.shape[1] ** -0.5), weight.shape[1] ** -0.5)
         self.shared = GatedFeedForward(dim, options.shared * hidden, False, 0.0) if options.shared else None
         self.register_buffer("bias", torch.zeros(options.experts))
         self.register_buffer("load", torch.zeros(options.experts), persistent=False)  # tokens since the last step
@@ -69,15 +78,15 @@ class MixtureOfExperts(Module):
         """Each expert's matrices are its own; the router is an output layer of its own kind."""
         return {"router.weight": OUTER, "gate": EXPERTS, "up": EXPERTS, "down": EXPERTS}
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, stream: Stream = ALONE) -> Tensor:
         """Route each position."""
         tokens = x.flatten(0, -2)  # (N, C)
-        scores, chosen = self.route(tokens)  # (N, k) each
+        scores, chosen = self.route(tokens, None if stream.real is None else stream.real.flatten())  # (N, k) each
         y = self.compute(tokens, scores.to(x.dtype), chosen).view_as(x)
         return y if self.shared is None else y + self.shared(x)
 
-    def route(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores and numbers (N, k) of the experts of each token."""
+    def route(self, tokens: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Scores and numbers (N, k) of the experts of each token; those that are not `real` (N,) are not counted."""
         options = self.options
         with full_precision(tokens.device):  # a choice may be close
             logits = self.router(tokens.to(self.router.weight.dtype))  # (N, E)
@@ -85,11 +94,15 @@ class MixtureOfExperts(Module):
         bias: Tensor = self.bias  # type: ignore[assignment]
         chosen = (scores.detach() + bias).topk(options.top_k, -1).indices  # (N, k)
         if self.training:
-            load = torch.bincount(chosen.flatten(), minlength=options.experts).to(scores.dtype)
-            self.load += load  # type: ignore[operator]
+            counted = scores.new_ones(len(scores)) if real is None else real.to(scores.dtype)  # (N,)
+            load = scores.new_zeros(options.experts).index_add_(
+                0, chosen.flatten(), counted.repeat_interleave(options.top_k)
+            )
+            self.load += load
             if options.balance == "loss":
-                mean = (scores / scores.sum(-1, keepdim=True)).mean(0)
-                self.auxiliary = options.balance_weight * options.experts * (load / load.sum() * mean).sum()
+                shares = (scores / scores.sum(-1, keepdim=True)) * counted[:, None]  # (N, E)
+                fraction, mean = load / load.sum().clamp(min=1), shares.sum(0) / counted.sum().clamp(min=1)
+                self.auxiliary = options.balance_weight * options.experts * (fraction * mean).sum()
         picked = scores.gather(1, chosen)
         if options.normalize:
             picked = picked / picked.sum(-1, keepdim=True)

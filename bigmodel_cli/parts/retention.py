@@ -8,8 +8,9 @@ from pydantic import Field
 
 from bigmodel_cli.config import Count, Options
 from bigmodel_cli.device import full_precision
-from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.lazy import Tensor, nn, torch
 from bigmodel_cli.parts.mamba2 import RecurrentCache
+from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.norm import HeadGatedRMSNorm
 from bigmodel_cli.parts.position import RotaryOptions
 from bigmodel_cli.parts.recurrence import scan
@@ -33,7 +34,7 @@ class RetentionOptions(Options):
         return Retention(self, place)
 
 
-class Retention(Module):
+class Retention(OwnMatrices):
     """(B, T, C) -> (B, T, C)   (Q K^T * D) V with D_ij = gamma_h^(i - j) for j <= i (Sun et al. 2023, equation 5).
 
     gamma_h = 1 - 2^(-5 - h). Queries and keys are rotary; each head is normalised and gated, as in the paper.

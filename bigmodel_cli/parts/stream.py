@@ -29,13 +29,15 @@ class Stream:
     `start` positions came before and lie in the caches. `segments` (B, start + T) numbers the documents of a packed row: a
     position sees its own segment alone, a recurrent state is empty where a segment begins, and positions count from its
     first token. Padding is a segment of its own. None: each row is one document. `memory` (B, S, C) is what cross-attention
-    reads, and `memory_mask` (B, S) is True where it is not padding.
+    reads, and `memory_mask` (B, S) is True where it is not padding. `real` (B, T) is True where x itself is not padding, for what
+    counts positions (None: all); what a position gets from others is the business of `segments`.
     """
 
     start: int = 0
     segments: Tensor | None = None
     memory: Tensor | None = None
     memory_mask: Tensor | None = None
+    real: Tensor | None = None
 
     def own(self) -> Tensor | None:
         """(B, T) the segments of x alone."""

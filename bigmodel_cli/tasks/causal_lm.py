@@ -44,9 +44,9 @@ class CausalLM:
         self.options = options
 
     def shift(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Inputs (B, T) and targets (B, T): the only place where the sequence moves by one."""
+        """Inputs (B, T) and targets (B, T), -1 where a row is over: the only place where the sequence moves by one."""
         tokens = batch["tokens"]
-        return tokens[:, :-1].clamp(min=0), tokens[:, 1:]
+        return tokens[:, :-1], tokens[:, 1:]
 
     def loss(self, model: Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy over all targets, and how many there are."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from bigmodel_cli.config import NO_FACTS, Facts, Positive, Probability
+from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.lazy import F, Module, Tensor, torch
 from bigmodel_cli.metrics import LOWER_IS_BETTER
@@ -147,7 +148,6 @@ def inputs_of(batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
     """What a model that labels items is called with. Raises `SpecError` for data that has none of `INPUTS`."""
     name = next((name for name in INPUTS if name in batch), None)
     if name is None:
-        raise SpecError(
-            f"task.type: classification reads one of {', '.join(INPUTS)}, and the data has {', '.join(sorted(batch))}"
-        )
+        there = ", ".join(sorted(batch.keys() - {KEY}))
+        raise SpecError(f"task.type: classification reads one of {', '.join(INPUTS)}, and the data has {there}")
     return (batch[name], *(batch[beside] for beside in INPUTS[name] if beside in batch))

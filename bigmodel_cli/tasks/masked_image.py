@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field
 
 from bigmodel_cli.config import NO_FACTS, Facts
+from bigmodel_cli.draw import KEY, draw
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.tasks.base import AnyTaskOptions
 
-CHOICES = 4096
-"""Choices of hidden patches that evaluation draws from, by the image's content."""
+ORDER = 4
+"""The stream of a row's random numbers that puts its patches in order."""
 
 
 class MaskedImageOptions(AnyTaskOptions):
@@ -40,10 +41,11 @@ class MaskedImageOptions(AnyTaskOptions):
 
 
 class MaskedImage:
-    """batch {"image": (B, C, H, W)}; the model maps images and which patches are visible (B, K) to all patches' pixels (B, N, P).
+    """batch {"image": (B, C, H, W), "key": (B,)}; the model maps images and visible patches (B, K) to all pixels (B, N, P).
 
     The loss of an image is the mean squared error over its hidden patches, which are as many in every image; sums are over
-    images. Training hides other patches each time; evaluation always the same of an image, so that its figures can be compared.
+    images. What is hidden is drawn from the rows' keys, whatever the batch. Training hides other patches in each epoch; evaluation
+    always the same of a sample, by its number in the split, so that its figures can be compared.
     """
 
     name = "masked_image"
@@ -59,36 +61,32 @@ class MaskedImage:
     def loss(self, model: Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Summed error of the images, and how many there are."""
         images = batch["image"]
-        errors = self.errors(model, images, torch.rand(len(images), _patches(model), device=images.device))
+        errors = self.errors(model, images, self.ranks(batch[KEY], _patches(model)))
         return errors.sum(), torch.full((), len(images), device=images.device)
 
     def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Per image: its error ("loss")."""
         images = batch["image"]
-        errors = self.errors(model, images, self.ranks(images, _patches(model))).double()
+        errors = self.errors(model, images, self.ranks(batch[KEY], _patches(model))).double()
         return {"loss": (errors, torch.ones_like(errors, dtype=torch.int64))}
 
     def derived(self, metrics: dict[str, float]) -> dict[str, float]:
         """Nothing more."""
         return {}
 
-    def ranks(self, images: Tensor, patches: int) -> Tensor:
-        """(B, C, H, W) -> (B, N)   in what order evaluation shows an image's patches, a function of the image alone.
+    def ranks(self, keys: Tensor, patches: int) -> Tensor:
+        """(B,) -> (B, N)   in what order the patches of an image with that key are shown."""
+        return draw(keys, ORDER, patches)
 
-        One of a fixed table's rows; which, its pixels' sum says, coarse enough that rounding does not change it.
-        """
-        table = torch.rand(CHOICES, patches, generator=torch.Generator().manual_seed(0)).to(images.device)
-        key = images.flatten(1).double().sum(1).mul(8).round().long()
-        return table[key % CHOICES]
-
-    def rebuild(self, model: Module, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) -> the same, twice: what evaluation lets the model see, zero elsewhere; and with the rest rebuilt.
+    def rebuild(self, model: Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) twice: what evaluation lets the model see of the images, zero elsewhere; and with the rest rebuilt.
 
         Where the loss compares normalised patches, the rebuilt ones are shown at the true mean and deviation.
         """
         model_: Any = model
+        images = batch["image"]
         pixels = model_.patchify(images)
-        visible, hidden = self.divide(self.ranks(images, pixels.shape[1]))
+        visible, hidden = self.divide(self.ranks(batch[KEY], pixels.shape[1]))
         rebuilt = model(images, visible).float()
         if self.options.normalize:
             mean, deviation = moments(pixels)
@@ -107,7 +105,7 @@ class MaskedImage:
 
     def divide(self, ranks: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N) -> (B, K), (B, N - K)   the patches that are visible, in the image's order, and those that are hidden."""
-        order, seen = ranks.argsort(1), self.options.visible(ranks.shape[1])
+        order, seen = ranks.argsort(dim=1, stable=True), self.options.visible(ranks.shape[1])
         return order[:, :seen].sort(1).values, order[:, seen:]
 
     def targets(self, patches: Tensor) -> Tensor:

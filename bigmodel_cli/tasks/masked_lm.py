@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bigmodel_cli.config import NO_FACTS, PADDING, Facts, Fraction, Probability
+from bigmodel_cli.draw import KEY, draw, draw_below
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.tasks.base import AnyTaskOptions
 from bigmodel_cli.tasks.loss import cross_entropy, judged
+
+HIDDEN, SEEN, OTHER = 1, 2, 3
+"""Streams of a row's random numbers: which tokens are to be found, what the model sees of them, and which token instead."""
 
 
 class MaskedLMOptions(AnyTaskOptions):
@@ -19,8 +23,16 @@ class MaskedLMOptions(AnyTaskOptions):
     type: Literal["masked_lm"] = "masked_lm"
     fraction: Probability = Field(0.15, description="of the tokens that are to be found")
     masked: Fraction = Field(0.8, description="of those, how many the mask takes the place of")
-    swapped: Fraction = Field(0.1, description="of those, how many another token takes the place of; the rest stay")
+    swapped: Fraction = Field(
+        0.1, description="of those, how many a token drawn from the vocabulary takes the place of; the rest stay"
+    )
     whole_words: bool = Field(False, description="find all tokens of a word or none; needs data.words: true")
+
+    @model_validator(mode="after")
+    def _shares(self) -> MaskedLMOptions:
+        if self.masked + self.swapped > 1 + 1e-9:
+            raise ValueError(f"masked {self.masked} and swapped {self.swapped} are more than 1 together; lower one")
+        return self
 
     def build(self, facts: Facts = NO_FACTS) -> MaskedLM:
         """The task."""
@@ -28,13 +40,18 @@ class MaskedLMOptions(AnyTaskOptions):
 
 
 class MaskedLM:
-    """batch {"tokens": (B, T + 1)}; the model maps tokens, `masked` and `at`, each (B, T), to logits (N, V) where `at` is True.
+    """batch {"tokens": (B, T + 1), "key": (B,)}; the model maps tokens, `masked` and `at`, each (B, T), to logits (N, V) at `at`.
 
-    Where the batch has "words" (B, T + 1), which number each token's word within its row, tokens of no word (-1: marks) are never
-    hidden; and with `whole_words` a word is hidden as a whole (Devlin et al.'s addition of 2019).
+    The model says by `known_tokens` how many tokens the data's vocabulary has. Where the batch has "words" (B, T + 1), which number
+    each token's word within its row, tokens of no word (-1: marks) are never hidden; and with `whole_words` a word is hidden as a
+    whole (Devlin et al.'s addition of 2019).
 
-    Training hides other tokens each time; the tokens that take the place of others are drawn from the batch, so that they come as
-    often as they are. Evaluation always hides the same, with the mask alone, so that its figures can be compared.
+    Each token (or word) is to be found with probability `fraction`, by itself, as in RoBERTa's and transformers' code (BERT's
+    hides a fixed number of each row, at least one): a short row may have nothing to find, and then counts nothing. A swapped token
+    is drawn evenly from the vocabulary, marks included, as in BERT's code, so that it is by chance the same in one of V cases.
+    All is drawn from the rows' keys, number by number along the row, so that neighbours, micro-batches, order and padding change
+    nothing. Training hides other tokens in each epoch. Evaluation always hides the same of a sample, by its number in the split,
+    with the mask alone, so that its figures can be compared.
     """
 
     name = "masked_lm"
@@ -60,31 +77,29 @@ class MaskedLM:
         """Summed cross-entropy over the hidden tokens, and how many there are."""
         options = self.options
         tokens, free, words = self.inputs(batch)
-        u = torch.rand(2, *tokens.shape, device=tokens.device)
-        drawn = u[0] if words is None else u[0].gather(1, words)  # one number for all tokens of a word
-        at = (drawn < options.fraction) & free
-        masked = at & (u[1] < options.masked)
-        swapped = at & (u[1] >= 1 - options.swapped)
-        other = tokens.flatten()[torch.randint(tokens.numel(), tokens.shape, device=tokens.device)]
-        seen = torch.where(swapped & (other != PADDING), other, tokens)
+        at = self.chosen(batch[KEY], tokens, words) & free
+        how = draw(batch[KEY], SEEN, tokens.shape[1])
+        masked = at & (how < options.masked)
+        swapped = at & ~masked & (how < options.masked + options.swapped)
+        other = draw_below(batch[KEY], OTHER, tokens.shape[1], cast(Any, model).known_tokens)
+        seen = torch.where(swapped, other, tokens)
         logits = found(model, batch, seen, masked, at)
         return cross_entropy(logits, tokens[at]), at.sum()
 
     def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Per row: nats over its hidden tokens ("loss"), and right first guesses ("accuracy")."""
         tokens, free, words = self.inputs(batch)
-        at = self.chosen(tokens, words) & free
+        at = self.chosen(batch[KEY], tokens, words) & free
         nats, right = (torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device) for _ in range(2))
         nats[at], hit = judged(found(model, batch, tokens, at, at), tokens[at])
         right[at] = hit.double()
         counts = at.sum(1)
         return {"loss": (nats.sum(1), counts), "accuracy": (right.sum(1), counts)}
 
-    def chosen(self, tokens: Tensor, words: Tensor | None) -> Tensor:
-        """(B, T) bool: where evaluation hides, a function of the row alone (a low-discrepancy sequence, shifted by it)."""
-        shift = (tokens.clamp(min=0).sum(1, keepdim=True).double() * 0.6180339887498949) % 1
-        place = torch.arange(tokens.shape[1], device=tokens.device) if words is None else words
-        return (place.double() * 0.7548776662466927 + shift) % 1 < self.options.fraction
+    def chosen(self, keys: Tensor, tokens: Tensor, words: Tensor | None) -> Tensor:
+        """(B, T) bool: where a token is to be found, by one number for each token, or for all tokens of a word."""
+        drawn = draw(keys, HIDDEN, tokens.shape[1])
+        return (drawn if words is None else drawn.gather(1, words)) < self.options.fraction
 
     def derived(self, metrics: dict[str, float]) -> dict[str, float]:
         """Perplexity of the hidden tokens."""

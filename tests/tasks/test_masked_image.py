@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -16,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bigmodel_cli import checkpoints
+from bigmodel_cli.data.order import keys_of
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.tasks.masked_image import MaskedImage, MaskedImageOptions
 
@@ -68,7 +70,7 @@ def test_the_error_is_the_mean_over_hidden_patches_alone() -> None:
     images, spy = torch.randn(6, 3, 8, 8), Spy(0.5)
     for normalize in (True, False):
         task = MaskedImageOptions(fraction=0.5, normalize=normalize).build()
-        total, count = task.loss(spy, {"image": images})
+        total, count = task.loss(spy, {"image": images, "key": keys_of(0, 0, np.arange(6))})
         gone, errors = hidden(spy.seen[-1]), []
         for image, row in zip(images, gone, strict=True):
             for place in row.nonzero()[:, 0].tolist():
@@ -84,15 +86,16 @@ def test_the_error_is_the_mean_over_hidden_patches_alone() -> None:
 
 def test_training_hides_others_and_evaluation_the_same_of_an_image() -> None:
     images, spy, task = torch.randn(32, 1, 8, 8), Spy(), MaskedImageOptions().build()
-    for _ in range(2):
-        task.loss(spy, {"image": images})
+    for epoch in range(2):
+        task.loss(spy, {"image": images, "key": keys_of(0, epoch, np.arange(32))})
     assert not torch.equal(spy.seen[0], spy.seen[1])
     assert hidden(spy.seen[0]).sum(1).tolist() == [12] * 32
     assert (spy.seen[0].diff(dim=1) > 0).all()  # in the image's order
-    whole = task.score(spy, {"image": images})["loss"]
+    keys = keys_of(0, 0, np.arange(32))
+    whole = task.score(spy, {"image": images, "key": keys})["loss"]
     chosen = spy.seen[-1]
     torch.manual_seed(1)
-    alone = [task.score(spy, {"image": image[None]})["loss"] for image in images]
+    alone = [task.score(spy, {"image": images[i : i + 1], "key": keys[i : i + 1]})["loss"] for i in range(32)]
     assert torch.equal(torch.cat(spy.seen[-32:]), chosen)
     torch.testing.assert_close(whole[0], torch.cat([sums for sums, _ in alone]))
     assert whole[1].tolist() == [1] * 32
@@ -100,10 +103,19 @@ def test_training_hides_others_and_evaluation_the_same_of_an_image() -> None:
     assert abs(float(hidden(chosen).float().mean(0).std())) < 0.15  # and no place is preferred
 
 
+def test_patches_are_hidden_evenly_and_by_pairs_as_by_chance() -> None:
+    images, spy = torch.zeros(4000, 1, 8, 8), Spy()
+    MaskedImageOptions(fraction=0.5).build().loss(spy, {"image": images, "key": keys_of(9, 2, np.arange(4000))})
+    gone = hidden(spy.seen[-1]).double()
+    assert float((gone.mean(0) - 0.5).abs().max()) < 5 * 0.5 / 4000**0.5
+    both = (gone.T @ gone / 4000)[~torch.eye(16, dtype=torch.bool)]
+    assert float((both - 0.5 * 7 / 15).abs().max()) < 5 * (0.2333 * 0.7667 / 4000) ** 0.5
+
+
 def test_rebuilding_leaves_what_is_seen() -> None:
     images, spy = torch.randn(3, 1, 8, 8), Spy(7.0)
     task: Any = MaskedImageOptions(normalize=False).build()
-    seen, rebuilt = task.rebuild(spy, images)
+    seen, rebuilt = task.rebuild(spy, {"image": images, "key": keys_of(0, 0, np.arange(3))})
     gone = hidden(spy.seen[-1])[..., None].expand(-1, -1, 4)
     there = spy.unpatchify(gone.float()) == 0
     assert torch.equal(seen[there], images[there])
