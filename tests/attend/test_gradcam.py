@@ -25,6 +25,14 @@ from bigmodel_cli.models.torchvision import TorchvisionOptions
 
 NAMES = torchvision.models.list_models(module=torchvision.models)
 CLASSES = ("a", "b", "c")
+SMALLEST = {
+    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3", "maxvit_t",
+    "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf", "regnet_y_400mf", "resnet18", "resnet50",
+    "resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_0", "squeezenet1_1", "swin_t", "swin_v2_t", "vgg11", "vgg11_bn",
+    "wide_resnet50_2",
+}  # fmt: skip
+"""One of each kind; the larger ones of its kind are looked at in a slow test."""
+ALL = [n if n in SMALLEST else pytest.param(n, marks=pytest.mark.slow) for n in NAMES if not n.startswith("vit_")]
 POOLINGS = (F.adaptive_avg_pool2d, Tensor.mean, torch.mean)
 
 
@@ -62,7 +70,7 @@ def shapes_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("shapes_alone")
-@pytest.mark.parametrize("name", [n for n in NAMES if not n.startswith("vit_")])
+@pytest.mark.parametrize("name", ALL)
 def test_the_map_is_what_enters_the_last_pooling(name: str) -> None:
     """The same tensor, not one like it."""
     model = network(name, 224)
