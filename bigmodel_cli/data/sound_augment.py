@@ -135,8 +135,8 @@ class SpecAugmentOptions(Options):
     def mask(self, frames: Tensor, lengths: Tensor, row: Row) -> Tensor:
         """(B, mels, T) frames -> the same with each row's mean over its frames in place of what is hidden; lengths (B,) in frames.
 
-        The paper puts 0 there since its spectrograms have mean 0. Without normalisation 0 is silence, and after a change of loudness
-        the training split's mean is not the row's. What lies behind a row's length is neither counted nor changed.
+        The paper puts 0 there since its spectrograms have mean 0. Without normalisation 0 is silence, and after a change of
+        loudness the training split's mean is not the row's. What lies behind a row's length is neither counted nor changed.
         """
         bands, count = frames.shape[1:]
         u = _uniform(row, 2 * (self.time_masks + self.mel_masks), frames.device).unflatten(1, (-1, 2))

@@ -122,7 +122,7 @@ def _last_feature_layer(network: Module, name: str) -> Module:
     path = next((path for family, path in LAST_MAPS.items() if name.startswith(family)), None)
     if path is None:
         raise SpecError(
-            f"model.name: Grad-CAM needs a map of the image that enters a last pooling, and {name} has none (it looks by attention), "
-            "or none that is known here"
+            f"model.name: Grad-CAM needs a map of the image that enters a last pooling, and {name} has none (it looks by "
+            "attention), or none that is known here"
         )
     return network.get_submodule(path)

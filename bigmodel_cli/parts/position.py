@@ -88,8 +88,8 @@ class NTKScaling(_Scaling):
 class YarnScaling(_Scaling):
     """YaRN (Peng et al. 2023): angles that turn often within the trained length stay, slow ones are divided by the factor.
 
-    Attention is made sharper: cosines and sines are multiplied by m(`mscale`) / m(`mscale_all_dim`) with m(a) = 0.1 a ln(factor) + 1,
-    and the scores of MLA, where a part of each head is turned, by m(`mscale_all_dim`)^2 (DeepSeek-V2 2024).
+    Attention is made sharper: cosines and sines are multiplied by m(`mscale`) / m(`mscale_all_dim`), m(a) = 0.1 a ln(factor)
+    + 1, and the scores of MLA, where a part of each head is turned, by m(`mscale_all_dim`)^2 (DeepSeek-V2 2024).
     """
 
     type: Literal["yarn"] = "yarn"
@@ -189,8 +189,8 @@ class T5Options(Options):
         exact = self.buckets // least
         if self.max_distance <= exact:
             raise ValueError(
-                f"position.max_distance: {self.max_distance}, and of {self.buckets} buckets {exact} are for distances below {exact} "
-                "one by one; make it larger, or buckets fewer"
+                f"position.max_distance: {self.max_distance}, and of {self.buckets} buckets {exact} are for distances below "
+                f"{exact} one by one; make it larger, or buckets fewer"
             )
         return T5Bias(self, heads, causal)
 

@@ -69,7 +69,9 @@ class Retention(Module):
     def forward(self, x: Tensor, stream: Stream = ALONE, cache: RecurrentCache | None = None) -> Tensor:
         """Mix the positions; with a cache, x follows what the state has seen."""
         kind = torch.promote_types(x.dtype, torch.float32)
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv(x).to(kind).split(self.sizes, -1))
+        q, k, v = (
+            t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv(x).to(kind).split(self.sizes, -1)
+        )
         decay = self.log_gamma.to(kind).expand(len(x), self.heads, x.shape[1])  # type: ignore[operator]
         with full_precision(x.device):
             q, k = self.rotary(q, stream) * q.shape[-1] ** -0.5, self.rotary(k, stream)

@@ -56,7 +56,15 @@ def network(name: str, side: int) -> Any:
 @pytest.fixture
 def shapes_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Networks are built on the meta device, without first weights, where the largest takes no memory."""
-    for name in ("constant_", "kaiming_normal_", "kaiming_uniform_", "normal_", "trunc_normal_", "uniform_", "xavier_uniform_"):
+    for name in (
+        "constant_",
+        "kaiming_normal_",
+        "kaiming_uniform_",
+        "normal_",
+        "trunc_normal_",
+        "uniform_",
+        "xavier_uniform_",
+    ):
         monkeypatch.setattr(torch.nn.init, name, lambda tensor, *args, **kwargs: tensor)
     widths = BlockParams.from_init_params
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -138,7 +139,7 @@ def agrees(part: Any, x: Tensor, segments: Tensor | None, want: Tensor, causal: 
         torch.testing.assert_close(part(x, stream), want, atol=2e-6, rtol=2e-6)
         if causal:
             cache, pieces, cuts = part.new_cache(len(x), length), [], sorted({0, length // 3, length // 2, length})
-            for first, end in zip(cuts, cuts[1:], strict=False):
+            for first, end in itertools.pairwise(cuts):
                 part_of = None if segments is None else segments[:, :end]
                 pieces.append(part(x[:, first:end], Stream(first, part_of), cache))
             torch.testing.assert_close(torch.cat(pieces, 1).double(), want, atol=2e-5, rtol=2e-5)
@@ -184,7 +185,15 @@ def test_attention_with_every_option(
 )  # fmt: skip
 @settings(max_examples=40, deadline=None)
 def test_differential_attention_with_every_option(
-    heads: int, width: int, length: int, causal: bool, rotary: bool, depth: int, start: float | None, kind: str, seed: int
+    heads: int,
+    width: int,
+    length: int,
+    causal: bool,
+    rotary: bool,
+    depth: int,
+    start: float | None,
+    kind: str,
+    seed: int,
 ) -> None:
     width += width % 2 if rotary else 0
     position = RotaryOptions() if rotary else NoPositionOptions()
@@ -215,7 +224,15 @@ def test_differential_attention_with_every_option(
 )  # fmt: skip
 @settings(max_examples=40, deadline=None)
 def test_latent_attention_with_every_option(
-    heads: int, width: int, value: int | None, rank: int, q_rank: int | None, length: int, causal: bool, kind: str, seed: int
+    heads: int,
+    width: int,
+    value: int | None,
+    rank: int,
+    q_rank: int | None,
+    length: int,
+    causal: bool,
+    kind: str,
+    seed: int,
 ) -> None:
     options = LatentAttentionOptions(
         num_heads=heads, head_dim=width, value_dim=value, kv_rank=rank, q_rank=q_rank, rotary_dim=2
@@ -269,7 +286,12 @@ def test_cross_attention_with_every_option(
         cache: dict[str, Tensor] = {}
         torch.testing.assert_close(part(x, stream, cache), want, atol=1e-9, rtol=1e-7)
         torch.testing.assert_close(part(x, stream, cache), want, atol=1e-9, rtol=1e-7)  # from the cache
-        torch.testing.assert_close(part.float()(x.float(), Stream(0, None, read.float(), stream.memory_mask), {}).double(), want, atol=3e-5, rtol=3e-4)
+        torch.testing.assert_close(
+            part.float()(x.float(), Stream(0, None, read.float(), stream.memory_mask), {}).double(),
+            want,
+            atol=3e-5,
+            rtol=3e-4,
+        )
 
 
 RECURRENT: list[dict[str, Any]] = [

@@ -34,11 +34,17 @@ LONG = 700
 """Positions, ten times what the models here are said to be trained with."""
 
 
-def reference_table(kind: str, width: int, base: float, seq_len: int | None = None, **given: Any) -> tuple[Tensor, float]:
+def reference_table(
+    kind: str, width: int, base: float, seq_len: int | None = None, **given: Any
+) -> tuple[Tensor, float]:
     """(angle per position, size) of transformers for heads of this width."""
     parameters = {"rope_type": kind, "rope_theta": base, "original_max_position_embeddings": 64, **given}
     config = LlamaConfig(
-        hidden_size=2 * width, num_attention_heads=2, head_dim=width, max_position_embeddings=64, rope_parameters=parameters
+        hidden_size=2 * width,
+        num_attention_heads=2,
+        head_dim=width,
+        max_position_embeddings=64,
+        rope_parameters=parameters,
     )
     return ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"), seq_len=seq_len)
 
@@ -60,7 +66,9 @@ def table_is(options: RotaryOptions, width: int, rate: Tensor, size: float) -> N
 @pytest.mark.parametrize("width", [2, 6, 34])
 @pytest.mark.parametrize("truncate", [True, False])
 def test_yarn_equals_transformers(mscales: dict[str, float], width: int, truncate: bool) -> None:
-    rate, size = reference_table("yarn", width, 777.0, factor=10.0, beta_fast=9, beta_slow=2, truncate=truncate, **mscales)
+    rate, size = reference_table(
+        "yarn", width, 777.0, factor=10.0, beta_fast=9, beta_slow=2, truncate=truncate, **mscales
+    )
     scaling = YarnScaling(factor=10.0, trained=64, fast=9.0, slow=2.0, truncate=truncate, **mscales)
     table_is(RotaryOptions(base=777.0, scaling=scaling), width, rate, size)
 
@@ -133,7 +141,9 @@ def test_attention_turned_in_part_equals_stablelm() -> None:
         close(ours(x), theirs(x, attention_mask=causal_mask(97), position_embeddings=tables)[0])
 
 
-@pytest.mark.parametrize("mscale", [{}, {"mscale": 1.0, "mscale_all_dim": 1.0}, {"mscale": 0.707, "mscale_all_dim": 1.3}])
+@pytest.mark.parametrize(
+    "mscale", [{}, {"mscale": 1.0, "mscale_all_dim": 1.0}, {"mscale": 0.707, "mscale_all_dim": 1.3}]
+)
 @pytest.mark.parametrize("compressed", [True, False])
 def test_latent_attention_with_yarn_equals_deepseek_v3(mscale: dict[str, float], compressed: bool) -> None:
     torch.manual_seed(1)
@@ -218,4 +228,6 @@ def test_learned_positions_are_a_table_and_none_is_nothing() -> None:
     torch.testing.assert_close(part(x[:, :1], Stream(8))[0, 0], x[0, 0] + part.table.weight[8])
     assert NoPositionOptions().build(6, 9) is None
     blind = AttentionOptions(num_heads=2).build(Place(6, 9, causal=False)).eval()
-    torch.testing.assert_close(blind(x.flip(1)).flip(1), blind(x), atol=1e-6, rtol=1e-5)  # the order makes no difference
+    torch.testing.assert_close(
+        blind(x.flip(1)).flip(1), blind(x), atol=1e-6, rtol=1e-5
+    )  # the order makes no difference

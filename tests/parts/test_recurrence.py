@@ -120,7 +120,11 @@ def of_authors(part: Any, x: Tensor, values: int, form: str, eps: float) -> Tens
         scores = (q @ k.conj().transpose(-1, -2)).real * mask
         y = scores / scores.sum(-1, keepdim=True).abs().clamp(min=1) @ v
     else:
-        state, scale, rows = torch.zeros(len(x), heads, width // 2, values, dtype=torch.complex128), torch.zeros(heads), []
+        state, scale, rows = (
+            torch.zeros(len(x), heads, width // 2, values, dtype=torch.complex128),
+            torch.zeros(heads),
+            [],
+        )
         for t in range(length):
             before, scale = scale, scale * gamma + 1
             share = (before * gamma**2 / scale).sqrt().view(-1, 1, 1)
