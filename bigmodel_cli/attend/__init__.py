@@ -13,7 +13,8 @@ from bigmodel_cli.attend.rollout import rollout
 from bigmodel_cli.attend.text import show_heads, show_heat
 from bigmodel_cli.console import say
 from bigmodel_cli.data import Prompts, Reader, Tokenizer, load_tokenizer, prepare_file, rows_reader
-from bigmodel_cli.errors import ResourceError, SpecError
+from bigmodel_cli.errors import DataError, ResourceError, SpecError
+from bigmodel_cli.lazy import torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.tasks import inputs_of
 
@@ -75,6 +76,8 @@ def _look_at_image(loaded: Loaded, path: Path, picture: Path, color: bool) -> Lo
     image = prepare_file(path, loaded.facts).to(loaded.device)
     patches = hasattr(loaded.model, "grid")  # a Vision Transformer
     cam: Heat = (rollout if patches else grad_cam)(loaded.model, image, loaded.facts)
+    if cam.note:
+        say(f"warning: {cam.note}")
     draw_heat(cam, path.name, picture)
     return Look(show_heat(cam, color), picture, cam.to_json())
 

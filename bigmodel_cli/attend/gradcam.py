@@ -11,16 +11,24 @@ from bigmodel_cli.lazy import F, Tensor, torch
 
 @dataclass(frozen=True)
 class Heat:
-    """`image` (C, H, W) with pixels in 0..1; `heat` (H, W) in 0..1; the likeliest class, with its probability."""
+    """`image` (C, H, W) with pixels in 0..1; `heat` (H, W) in 0..1; the likeliest class, with its probability.
+
+    `size` is that of the map which the heat was made of. Where it tells no regions apart `heat` is None, and where there is
+    something to know about it `note` says what.
+    """
 
     image: Tensor
-    heat: Tensor
+    heat: Tensor | None
     label: str
     probability: float
+    size: tuple[int, int]
+    note: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        return {"label": self.label, "probability": self.probability, "heat": self.heat.tolist()}
+        heat = self.heat.tolist() if self.heat is not None else None
+        values = {"label": self.label, "probability": self.probability, "map": list(self.size), "heat": heat}
+        return {**values, "note": self.note} if self.note else values
 
 
 def grad_cam(model: Any, image: Tensor, facts: Facts) -> Heat:
@@ -30,11 +38,11 @@ def grad_cam(model: Any, image: Tensor, facts: Facts) -> Heat:
     the image's size.
     """
     layer = model.last_feature_layer()
-    kept: list[Tensor] = []
+    kept: list[Tensor] = []  # not copies: what is done to a map in place (DenseNet's last ReLU) belongs to it
     hook = layer.register_forward_hook(lambda module, inputs, output: kept.append(output))
     try:
         with torch.enable_grad():
-            logits = model(image.requires_grad_())
+            logits = model(image.detach().requires_grad_())
     finally:
         hook.remove()
     features = kept[-1]  # (1, K, h, w)
@@ -48,10 +56,21 @@ def grad_cam(model: Any, image: Tensor, facts: Facts) -> Heat:
 def heat_over(image: Tensor, heat: Tensor, logits: Tensor, facts: Facts) -> Heat:
     """A map (1, 1, h, w) at the size of a normalised image (1, C, H, W), its greatest value 1, beside the image's own pixels."""
     best = int(logits.argmax(1))
-    heat = F.interpolate(heat, size=image.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
-    heat = heat / heat.max().clamp(min=1e-12)
+    height, width = image.shape[-2:]
+    rows, columns = heat.shape[-2:]
     mean = torch.tensor(facts.mean or (0.0,)).view(-1, 1, 1)
     std = torch.tensor(facts.std or (1.0,)).view(-1, 1, 1)
     pixels = (image[0].cpu() * std + mean).clamp(0, 1)
     probability = float(logits.float().softmax(1)[0, best])
-    return Heat(pixels, heat.cpu(), facts.classes[best], probability)
+    note, whole = "", None
+    if rows == columns == 1:
+        note = (
+            f"the network's last map is 1 x 1 for images of {height} x {width}, so that it cannot say where: no region is drawn; "
+            "larger images (data.size) or fewer strides leave a larger map"
+        )
+    else:
+        if not bool(heat.max() > 0):
+            note = "nowhere does the network's last map speak for this class: the heat is 0 everywhere"
+        whole = F.interpolate(heat, size=(height, width), mode="bilinear", align_corners=False)[0, 0]
+        whole = (whole / whole.max().clamp(min=1e-12)).cpu()
+    return Heat(pixels, whole, facts.classes[best], probability, (rows, columns), note)

@@ -41,16 +41,18 @@ def draw_heads(heads: Heads, path: Path) -> None:
 
 
 def draw_heat(cam: Heat, name: str, path: Path) -> None:
-    """The image, and the heat laid over it."""
+    """The image, and the heat laid over it where there is one."""
     figure = _figure((7, 3.8))
     left, right = figure.subplots(1, 2)
     pixels = cam.image.permute(1, 2, 0).squeeze(-1).numpy()
     for axes in (left, right):
         axes.imshow(pixels, cmap="gray", vmin=0, vmax=1)
         axes.set_axis_off()
-    right.imshow(cam.heat.numpy(), cmap="magma", alpha=0.6, vmin=0, vmax=1)
+    if cam.heat is not None:
+        right.imshow(cam.heat.numpy(), cmap="magma", alpha=0.6, vmin=0, vmax=1)
     left.set_title(_plain(name), fontsize=10)
-    right.set_title(_plain(f"{cam.label}: {100 * cam.probability:.1f} %"), fontsize=10)
+    alone = "" if cam.heat is not None else "; its last map is 1 x 1"
+    right.set_title(_plain(f"{cam.label}: {100 * cam.probability:.1f} %{alone}"), fontsize=10)
     figure.savefig(path, dpi=130)
 
 

@@ -39,13 +39,16 @@ def show_heads(heads: Heads, layer: int, head: int | None, color: bool) -> str:
 
 
 def show_heat(cam: Heat, color: bool) -> str:
-    """The heat over the image, at most 64 columns wide."""
+    """The heat over the image, at most 64 columns wide; the class alone where no regions are told apart."""
+    head = f"{visible(cam.label)}: {100 * cam.probability:.1f} %"
+    if cam.heat is None:
+        return head
     height, width = cam.heat.shape
     scale = min(1.0, MOST_COLUMNS / 2 / width)
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
     small = F.interpolate(cam.heat[None, None], size=size, mode="area")[0, 0]
     lines = ["".join(cell(float(v), color) for v in row) for row in small]
-    return "\n".join([f"{visible(cam.label)}: {100 * cam.probability:.1f} %; what decides it:", *lines])
+    return "\n".join([f"{head}; what decides it:", *lines])
 
 
 def cell(value: float, color: bool) -> str:

@@ -117,7 +117,7 @@ class TimeShiftOptions(Options):
 
 
 class SpecAugmentOptions(Options):
-    """Blocks of frames and of bands are hidden by the mean (Park et al. 2019, SpecAugment, without time warping)."""
+    """Blocks of frames and of bands get the row's own mean (Park et al. 2019, SpecAugment, without time warping)."""
 
     type: Literal["spec_augment"] = "spec_augment"
     time_masks: Natural = Field(2, description="blocks of frames")
@@ -133,7 +133,11 @@ class SpecAugmentOptions(Options):
         return self
 
     def mask(self, frames: Tensor, lengths: Tensor, row: Row) -> Tensor:
-        """(B, mels, T) normalised frames -> the same with zeros in place of what is hidden; lengths (B,) in frames."""
+        """(B, mels, T) frames -> the same with each row's mean over its frames in place of what is hidden; lengths (B,) in frames.
+
+        The paper puts 0 there since its spectrograms have mean 0. Without normalisation 0 is silence, and after a change of
+        loudness the training split's mean is not the row's. What lies behind a row's length is neither counted nor changed.
+        """
         bands, count = frames.shape[1:]
         u = _uniform(row, 2 * (self.time_masks + self.mel_masks), frames.device).unflatten(1, (-1, 2))
         hidden = torch.zeros_like(frames, dtype=torch.bool)
@@ -143,7 +147,9 @@ class SpecAugmentOptions(Options):
         width = torch.full_like(widest, min(self.mel_width, bands))
         for number in range(self.time_masks, self.time_masks + self.mel_masks):
             hidden |= _block(u[:, number], width, torch.full_like(lengths, bands), bands)[:, :, None]
-        return frames.masked_fill(hidden, 0.0)
+        own = real(lengths, count)[:, None, :]
+        mean = torch.where(own, frames, 0).sum((1, 2)) / (lengths * bands).clamp(min=1)
+        return torch.where(hidden & own, mean.to(frames.dtype)[:, None, None], frames)
 
 
 def _block(u: Tensor, widest: Tensor, room: Tensor, count: int) -> Tensor:

@@ -163,7 +163,7 @@ class CNN(Module):
         super().__init__()
         if facts.image_shape is None or not facts.classes:
             raise SpecError("model.type: cnn reads labelled images, and the data has none")
-        classes = len(facts.classes)
+        classes, self.image_shape = len(facts.classes), facts.image_shape
         self.layers, shape = build_layers(options.layers, facts.image_shape, classes, "model.layers")
         if shape != (classes,):
             raise SpecError(
@@ -189,13 +189,22 @@ class CNN(Module):
         return (f"layers.{last}",)
 
     def last_feature_layer(self) -> Module:
-        """The last layer whose output is still an image, for Grad-CAM."""
-        images: list[Module] = [
-            layer for layer in self.layers if any(isinstance(m, nn.Conv2d) for m in layer.modules())
-        ]
-        if not images:
+        """The last layer of convolutions whose output is still an image, for Grad-CAM: (B, K, h, w) before pooling.
+
+        Where the last convolutions see all of the image at once (LeNet-5's third), it is the last one before them that does not.
+        Raises `SpecError` where there are no convolutions.
+        """
+        shape: Shape = self.image_shape
+        found: Module | None = None
+        for layer in self.layers:
+            with torch.random.fork_rng(devices=[]):
+                shape = output_shape(layer, shape)
+            image = len(shape) == 3 and any(isinstance(m, nn.Conv2d) for m in layer.modules())
+            if image and (found is None or max(shape[1:]) > 1):
+                found = layer
+        if found is None:
             raise SpecError("this network has no convolution to look at")
-        return images[-1]
+        return found
 
 
 class Residual(Module):

@@ -11,6 +11,27 @@ from bigmodel_cli.errors import ResourceError, SpecError, did_you_mean
 from bigmodel_cli.lazy import Module, nn
 from bigmodel_cli.roles import GAIN, OUTER, Role
 
+LAST_MAPS = {
+    "alexnet": "features",
+    "convnext": "features",
+    "densenet": "features",  # rectified in place behind it
+    "efficientnet": "features",
+    "googlenet": "inception5b",
+    "inception": "Mixed_7c",
+    "maxvit": "blocks.3",
+    "mnasnet": "layers",
+    "mobilenet": "features",
+    "regnet": "trunk_output",
+    "resnet": "layer4",
+    "resnext": "layer4",
+    "shufflenet": "conv5",
+    "squeezenet": "classifier.2",  # a map for each class, of which the logits are the means
+    "swin": "permute",  # channels first again
+    "vgg": "features",
+    "wide_resnet": "layer4",
+}
+"""Family -> the module whose output enters the pooling behind which there is no image any more."""
+
 
 class TorchvisionOptions(Options):
     """A classification network of torchvision: alexnet, resnet18, convnext_tiny, efficientnet_b0, vit_b_16, swin_t ..."""
@@ -38,10 +59,12 @@ def build_torchvision(options: TorchvisionOptions, facts: Facts) -> Module:
         hint = did_you_mean(options.name, names)
         raise SpecError(f"model.name: torchvision has no classification network {options.name!r}{hint}")
     keywords: dict[str, Any] = {"num_classes": len(facts.classes)}
-    if options.name.startswith("vit_"):  # the only ones whose parameters depend on the image's size
+    if options.name.startswith("vit_"):  # its parameters depend on the image's size
         if height != width:
             raise SpecError(f"model.name: {options.name} reads square images, and the data's are {height} x {width}")
         keywords["image_size"] = height
+    if options.name.startswith("maxvit_"):
+        keywords["input_size"] = (height, width)
     if options.name in ("googlenet", "inception_v3"):
         keywords |= {"aux_logits": False, "init_weights": True}
     try:
@@ -50,7 +73,7 @@ def build_torchvision(options: TorchvisionOptions, facts: Facts) -> Module:
         raise SpecError(f"model.name: {options.name} cannot be built for {height} x {width} images: {error}") from None
     if options.weights is not None:
         _load_pretrained(network, options)
-    return as_model(network)
+    return as_model(network, options.name)
 
 
 def _load_pretrained(network: Module, options: TorchvisionOptions) -> None:
@@ -78,11 +101,11 @@ def _load_pretrained(network: Module, options: TorchvisionOptions) -> None:
     )
 
 
-def as_model(network: Any) -> Module:
+def as_model(network: Any, name: str) -> Module:
     """Give a torchvision network what every image model here has: `head_names`, `weight_roles` and `last_feature_layer`."""
     network.head_names = lambda: _head_names(network)
     network.weight_roles = lambda: _weight_roles(network)
-    network.last_feature_layer = lambda: _last_feature_layer(network)
+    network.last_feature_layer = lambda: _last_feature_layer(network, name)
     model: Module = network
     return model
 
@@ -100,10 +123,15 @@ def _weight_roles(network: Module) -> dict[str, Role]:
     return {**biases, f"{layers[0]}.weight": OUTER, **{f"{name}.weight": OUTER for name in _head_names(network)}}
 
 
-def _last_feature_layer(network: Module) -> Module:
-    """The last convolution that is not the head: what comes out of it is still an image."""
-    head = _head_names(network)
-    convolutions = [m for n, m in network.named_modules() if isinstance(m, nn.Conv2d) and n not in head]
-    if len(convolutions) < 2:
-        raise SpecError("this network has no feature maps for Grad-CAM; it looks by attention, not by convolution")
-    return convolutions[-1]
+def _last_feature_layer(network: Module, name: str) -> Module:
+    """The module whose output (B, K, h, w), after what is done to it in place, enters the last pooling: for Grad-CAM.
+
+    Raises `SpecError` for a network that looks by attention, or of a family that is not known.
+    """
+    path = next((path for family, path in LAST_MAPS.items() if name.startswith(family)), None)
+    if path is None:
+        raise SpecError(
+            f"model.name: Grad-CAM needs a map of the image that enters a last pooling, and {name} has none (it looks by "
+            "attention), or none that is known here"
+        )
+    return network.get_submodule(path)

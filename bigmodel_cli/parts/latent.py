@@ -44,6 +44,7 @@ class LatentAttentionOptions(Options):
 class LatentAttention(OwnMatrices):
     """(B, T, C) -> (B, T, C)   c = norm(W x); k_h = [U_h c, rot(R x)], v_h = V_h c; attention (DeepSeek-V2 2024, section 2.1).
 
+    Scores are multiplied by 1 / sqrt(D + R), and with YaRN by what it says of heads that are turned in part (DeepSeek-V2's code).
     Training unfolds keys and values. Generation does not: U_h goes to the query's side and V_h behind the mean, so that
     attention runs over the cached c itself, as one key/value head of width kv_rank + rotary_dim.
     """
@@ -64,7 +65,8 @@ class LatentAttention(OwnMatrices):
         self.kv_up = nn.Linear(self.rank, self.heads * (self.width + self.value), bias=False)
         self.out = nn.Linear(self.heads * self.value, place.dim, bias=False)
         self.rotary = options.position.build(self.turned, place.max_len)
-        self.rules = Rules(place.causal, None, None, 1 / math.sqrt(self.width + self.turned))
+        scale = options.position.of_scores() / math.sqrt(self.width + self.turned)
+        self.rules = Rules(place.causal, None, None, scale)
         self.dropout = options.dropout
         self.probe: Callable[[Tensor], None] | None = None
 

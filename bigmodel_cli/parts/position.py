@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Count, Fraction, Options, Positive
+from bigmodel_cli.config import Count, Fraction, NonNegative, Options, Positive
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.parts.stream import Stream
 from bigmodel_cli.roles import GAIN, Role
@@ -45,48 +45,97 @@ class SinusoidalOptions(Options):
         return SinusoidalPosition(dim, max_len, self.layout)
 
 
-class LinearScaling(Options):
+class _Scaling(Options):
+    factor: Positive = Field(description="how many times longer than trained")
+
+    def rates(self, rate: Tensor, base: float) -> tuple[Tensor, float]:
+        """Angles per position (R/2) of so many pairs, from the plain ones, and what cosines and sines are multiplied by.
+
+        Raises `ValueError` where the number of pairs is not enough.
+        """
+        raise NotImplementedError
+
+    def of_scores(self) -> float:
+        """What scores of heads that are not turned as a whole (MLA) are multiplied by, beside that."""
+        return 1.0
+
+
+class LinearScaling(_Scaling):
     """Position interpolation (Chen et al. 2023): every angle is divided by the factor."""
 
     type: Literal["linear"] = "linear"
-    factor: Positive = Field(description="how many times longer than trained")
 
-    def rates(self, rate: Tensor, dim: int, base: float) -> tuple[Tensor, float]:
-        """(angle per position, what cosines and sines are multiplied by)."""
+    def rates(self, rate: Tensor, base: float) -> tuple[Tensor, float]:
+        """All divided."""
         return rate / self.factor, 1.0
 
 
-class NTKScaling(Options):
+class NTKScaling(_Scaling):
     """NTK-aware scaling (bloc97 2023): a larger base, so that fast angles stay and the slowest is divided by the factor."""
 
     type: Literal["ntk"] = "ntk"
-    factor: Positive = Field(description="how many times longer than trained")
 
-    def rates(self, rate: Tensor, dim: int, base: float) -> tuple[Tensor, float]:
-        """(angle per position, what cosines and sines are multiplied by)."""
-        return (base * self.factor ** (dim / (dim - 2))) ** (-torch.arange(0, dim, 2, dtype=torch.float32) / dim), 1.0
+    def rates(self, rate: Tensor, base: float) -> tuple[Tensor, float]:
+        """Those of the larger base. Raises `ValueError` for one pair, which is the fastest and the slowest at once."""
+        turned = 2 * len(rate)
+        if turned < 4:
+            raise ValueError(
+                "position.scaling: ntk keeps the fastest pair of channels and slows down the slowest, and there is one pair alone; "
+                "turn more channels, or take linear"
+            )
+        return rotary_rates(base * self.factor ** (turned / (turned - 2)), turned), 1.0
 
 
-class YarnScaling(Options):
-    """YaRN (Peng et al. 2023): angles that turn often within the trained length stay, slow ones are divided by the factor."""
+class YarnScaling(_Scaling):
+    """YaRN (Peng et al. 2023): angles that turn often within the trained length stay, slow ones are divided by the factor.
+
+    Attention is made sharper: cosines and sines are multiplied by m(`mscale`) / m(`mscale_all_dim`), m(a) = 0.1 a ln(factor)
+    + 1, and the scores of MLA, where a part of each head is turned, by m(`mscale_all_dim`)^2 (DeepSeek-V2 2024).
+    """
 
     type: Literal["yarn"] = "yarn"
-    factor: Positive = Field(description="how many times longer than trained")
     trained: Count = Field(description="the length that the model was trained with")
     fast: Positive = Field(32.0, description="turns within the trained length from which on an angle stays")
     slow: Positive = Field(1.0, description="turns up to which it is divided by the factor")
+    truncate: bool = Field(True, description="the two bounds are rounded to whole pairs (gpt-oss: false)")
+    mscale: NonNegative = Field(1.0, description="sharpness by cosines and sines, of the turned channels")
+    mscale_all_dim: NonNegative = Field(
+        0.0, description="what of it is left to the scale of the scores, of all channels: in mla (DeepSeek-V3: 1)"
+    )
+    attention_factor: Positive | None = Field(
+        None, description="what cosines and sines are multiplied by; left out: found from mscale"
+    )
 
-    def rates(self, rate: Tensor, dim: int, base: float) -> tuple[Tensor, float]:
-        """(angle per position, what cosines and sines are multiplied by: 0.1 ln(factor) + 1)."""
+    @model_validator(mode="after")
+    def _ordered(self) -> YarnScaling:
+        if self.slow >= self.fast:
+            raise ValueError(f"slow: {self.slow:g} turns are not fewer than fast, {self.fast:g}")
+        if self.trained <= 2 * math.pi * self.slow:
+            raise ValueError(f"trained: within {self.trained} positions the fastest angle makes less than slow turns")
+        return self
+
+    def rates(self, rate: Tensor, base: float) -> tuple[Tensor, float]:
+        """Between those that stay and those that are divided the mean changes linearly with the number of the pair."""
+        turned = 2 * len(rate)
 
         def pair(turns: float) -> float:  # the pair of channels that makes so many turns
-            return dim * math.log(self.trained / (turns * 2 * math.pi)) / (2 * math.log(base))
+            return turned * math.log(self.trained / (turns * 2 * math.pi)) / (2 * math.log(base))
 
-        low, high = max(math.floor(pair(self.fast)), 0), min(math.ceil(pair(self.slow)), dim - 1)
-        ramp = ((torch.arange(dim // 2, dtype=torch.float32) - low) / max(high - low, 1e-3)).clamp(0, 1)
-        return rate / self.factor * ramp + rate * (1 - ramp), 0.1 * math.log(
-            self.factor
-        ) + 1 if self.factor > 1 else 1.0
+        low, high = pair(self.fast), pair(self.slow)
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, turned - 1)
+        ramp = ((torch.arange(len(rate), dtype=rate.dtype) - low) / max(high - low, 1e-3)).clamp(0, 1)
+        size = self.attention_factor or self.sharpness(self.mscale) / self.sharpness(self.mscale_all_dim)
+        return rate / self.factor * ramp + rate * (1 - ramp), size
+
+    def of_scores(self) -> float:
+        """m(`mscale_all_dim`)^2: queries and keys each have a factor of their own."""
+        return self.sharpness(self.mscale_all_dim) ** 2
+
+    def sharpness(self, mscale: float) -> float:
+        """m(mscale) of the paper, section 3.4; 1 where nothing is stretched."""
+        return 0.1 * mscale * math.log(self.factor) + 1 if self.factor > 1 else 1.0
 
 
 Scaling = Annotated[LinearScaling | NTKScaling | YarnScaling, Field(discriminator="type")]
@@ -96,13 +145,23 @@ class RotaryOptions(Options):
     """Rotary position embedding (Su et al. 2021): queries and keys are turned by an angle that grows with the position."""
 
     type: Literal["rotary"] = "rotary"
-    base: Positive = Field(10000.0, description="the longest wavelength is 2 pi x base")
+    base: Annotated[float, Field(gt=1, le=1e12)] = Field(10000.0, description="the longest wavelength is 2 pi x base")
     fraction: Fraction = Field(1.0, description="of each head's channels that are turned (GPT-NeoX: 0.25)")
     scaling: Scaling | None = Field(None, description="for contexts longer than trained: linear, ntk, yarn")
 
     def build(self, head_dim: int, max_len: int) -> Rotary:
         """The module for heads of width `head_dim`. Raises `ValueError` where the turned channels are not even."""
-        return Rotary(self, head_dim, max_len)
+        turned = math.floor(self.fraction * head_dim + 1e-6)  # as GPT-NeoX, but for errors of rounding (0.29 x 100)
+        if turned % 2 or not turned:
+            raise ValueError(f"position: rotary turns pairs of channels, and {turned} of {head_dim} are to be turned")
+        rate, size = rotary_rates(self.base, turned), 1.0
+        if self.scaling is not None:
+            rate, size = self.scaling.rates(rate, self.base)
+        return Rotary(rate, max_len, size)
+
+    def of_scores(self) -> float:
+        """What the scores of heads that are not turned as a whole (MLA) are multiplied by."""
+        return self.scaling.of_scores() if self.scaling is not None else 1.0
 
 
 class AlibiOptions(Options):
@@ -119,11 +178,21 @@ class T5Options(Options):
     """T5's relative positions (Raffel et al. 2020): a learned score per head for each bucket of distances."""
 
     type: Literal["t5"] = "t5"
-    buckets: Count = Field(32, description="distances that are told apart")
+    buckets: Count = Field(32, description="distances that are told apart; where both sides are seen, half for each")
     max_distance: Count = Field(128, description="from here on all distances share a bucket")
 
     def build(self, heads: int, causal: bool) -> T5Bias:
-        """The module for so many heads."""
+        """The module for so many heads. Raises `ValueError` for too few buckets, or a distance that they reach one by one."""
+        least = 2 if causal else 4
+        if self.buckets < least:
+            sides = "one side is" if causal else "both sides are"
+            raise ValueError(f"position.buckets: {self.buckets}, and where {sides} seen at least {least} are needed")
+        exact = self.buckets // least
+        if self.max_distance <= exact:
+            raise ValueError(
+                f"position.max_distance: {self.max_distance}, and of {self.buckets} buckets {exact} are for distances below "
+                f"{exact} one by one; make it larger, or buckets fewer"
+            )
         return T5Bias(self, heads, causal)
 
 
@@ -160,26 +229,26 @@ class SinusoidalPosition(Module):
         return x + stream.rows(table, x.shape[1]).to(x.dtype)
 
 
-class Rotary(Module):
-    """(B, H, T, D) -> (B, H, T, D)   pairs (i, i + R/2) of the first R channels turned by t * base^(-2i/R) (Su et al. 2021).
+def rotary_rates(base: float, turned: int) -> Tensor:
+    """(R/2) float64   base^(-2i/R), the angle of each pair at position 1 (Su et al. 2021, section 3.2.2)."""
+    return base ** (-torch.arange(0, turned, 2, dtype=torch.float64) / turned)
 
-    The pairing is Llama's; the channels after R are left alone.
+
+class Rotary(Module):
+    """(B, H, T, D) -> (B, H, T, D)   pairs (i, i + R/2) of the first R channels turned by t * rate_i (Su et al. 2021).
+
+    The pairing is Llama's; the channels after R are left alone. `rate` (R/2) are radians per position; cosines and sines are
+    multiplied by `size`. Angles are found in float64: in float32 that of position 100,000 is off by a hundredth.
     """
 
-    def __init__(self, options: RotaryOptions, head_dim: int, max_len: int) -> None:
+    def __init__(self, rate: Tensor, max_len: int, size: float = 1.0) -> None:
         super().__init__()
-        self.turned = turned = round(options.fraction * head_dim)
-        if turned % 2 or not turned:
-            raise ValueError(f"position: rotary turns pairs of channels, and {turned} of {head_dim} are to be turned")
-        rate = torch.tensor([options.base ** (-i / turned) for i in range(0, turned, 2)])  # (R/2)
-        size = 1.0
-        if options.scaling is not None:
-            rate, size = options.scaling.rates(rate, turned, options.base)
-        angle = torch.outer(torch.arange(max_len, dtype=torch.float32), rate).repeat(1, 2)  # (T, R)
+        self.turned = turned = 2 * len(rate)
+        angle = torch.outer(torch.arange(max_len, dtype=torch.float64), rate.double()).repeat(1, 2)  # (T, R)
         sign = torch.ones(turned)
         sign[: turned // 2] = -1  # folded into the sine: turning needs no negation
-        self.register_buffer("cos", angle.cos() * size, persistent=False)
-        self.register_buffer("sin", angle.sin() * sign * size, persistent=False)
+        self.register_buffer("cos", (angle.cos() * size).float(), persistent=False)
+        self.register_buffer("sin", (angle.sin() * sign * size).float(), persistent=False)
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         """Turn the heads by their positions."""

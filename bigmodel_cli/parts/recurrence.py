@@ -34,12 +34,16 @@ class Chunk:
     passed: Tensor
 
     def __post_init__(self) -> None:
-        self.total = self.decay.cumsum(-1)  # (B, H, L): log of what is left of the incoming state
-        between = self.total[..., :, None] - self.total[..., None, :]
+        total = self.decay.cumsum(-1)  # (B, H, L): log of what is left of the incoming state
+        # Log of what is left at i of what j wrote: the sum over j < m <= i, and not a difference of totals, in which a strong decay
+        # at one position would take the digits of weak ones after it (or infinity those of all).
+        count = self.decay.shape[-1]
+        after = torch.ones(count, count, dtype=torch.bool, device=self.decay.device).tril(-1)  # m > j
+        between = torch.where(after, self.decay[..., :, None], 0.0).cumsum(-2)
         self.between = torch.where(self.seen, between, -torch.inf).exp()  # (B, H, L, L): from j to i
-        self.since = torch.where(self.old, self.total, -torch.inf).exp()  # (B, H, L): from the chunk's beginning to i
-        self.left = torch.where(self.kept, self.total[..., -1:] - self.total, -torch.inf).exp()  # from i to its end
-        self.through = torch.where(self.passed, self.total[..., -1], -torch.inf).exp()[..., None, None]
+        self.since = torch.where(self.old, total, -torch.inf).exp()  # (B, H, L): from the chunk's beginning to i
+        self.left = torch.where(self.kept, between[..., -1, :], -torch.inf).exp()  # from i to its end
+        self.through = torch.where(self.passed, total[..., -1], -torch.inf).exp()[..., None, None]
 
 
 def chunks(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, size: int, stream: Stream) -> list[Chunk]:

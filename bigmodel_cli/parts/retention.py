@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field
 
 from bigmodel_cli.config import Count, Options
 from bigmodel_cli.device import full_precision
-from bigmodel_cli.lazy import Tensor, nn, torch
+from bigmodel_cli.lazy import F, Tensor, nn, torch
 from bigmodel_cli.parts.mamba2 import RecurrentCache
 from bigmodel_cli.parts.matrices import OwnMatrices
-from bigmodel_cli.parts.norm import HeadGatedRMSNorm
-from bigmodel_cli.parts.position import RotaryOptions
+from bigmodel_cli.parts.position import Rotary
 from bigmodel_cli.parts.recurrence import scan
 from bigmodel_cli.parts.stream import ALONE, Place, Stream
 from bigmodel_cli.roles import Role, fused
+
+EPS = 1e-6
+"""Added to a head's mean square (torchscale's default)."""
 
 
 class RetentionOptions(Options):
@@ -23,6 +26,7 @@ class RetentionOptions(Options):
 
     type: Literal["retention"] = "retention"
     num_heads: Count = Field(description="heads (H), of dim / num_heads channels each")
+    value_dim: Count | None = Field(None, description="width of a value (P); as a query's when left out")
     chunk: Count = Field(64, description="positions computed together; changes speed and memory, not the result")
 
     def build(self, place: Place) -> Retention:
@@ -31,13 +35,17 @@ class RetentionOptions(Options):
             raise ValueError("type: retention goes from left to right; an encoder's mixers see both sides")
         if place.dim % self.num_heads:
             raise ValueError(f"num_heads: {self.num_heads} heads do not divide dim {place.dim}")
+        if place.dim // self.num_heads % 2:
+            raise ValueError(f"num_heads: heads of {place.dim // self.num_heads} channels, which are turned in pairs")
         return Retention(self, place)
 
 
 class Retention(OwnMatrices):
     """(B, T, C) -> (B, T, C)   (Q K^T * D) V with D_ij = gamma_h^(i - j) for j <= i (Sun et al. 2023, equation 5).
 
-    gamma_h = 1 - 2^(-5 - h). Queries and keys are rotary; each head is normalised and gated, as in the paper.
+    gamma_h = 1 - 2^(-5 - h). Pair i of a query's and a key's channels is turned by 10000^(-i / (N / 2 - 1)) a position, each head's
+    result is brought to a root mean square of 1 and gated, as in the authors' code (torchscale). What that code divides scores by
+    beforehand changes nothing behind the norm, and is left out; so is a learned scale of the norm, which `out` contains.
     """
 
     limited = True  # by the table of angles
@@ -46,17 +54,19 @@ class Retention(OwnMatrices):
         super().__init__()
         self.heads, self.chunk = options.num_heads, options.chunk
         width = place.dim // self.heads
-        self.qkv = nn.Linear(place.dim, 3 * place.dim, bias=False)
-        self.gate = nn.Linear(place.dim, place.dim, bias=False)
-        self.rotary = RotaryOptions().build(width, place.max_len)
-        gammas = [1 - 2.0 ** (-5 - h) for h in range(self.heads)]
-        self.register_buffer("log_gamma", torch.tensor(gammas).log()[:, None], persistent=False)  # (H, 1)
-        self.norm = HeadGatedRMSNorm(width)
-        self.out = nn.Linear(place.dim, place.dim, bias=False)
+        values = self.heads * (options.value_dim or width)
+        self.sizes = [place.dim, place.dim, values]
+        self.qkv = nn.Linear(place.dim, sum(self.sizes), bias=False)
+        self.gate = nn.Linear(place.dim, values, bias=False)
+        rate = 10000.0 ** -torch.linspace(0, 1, width // 2, dtype=torch.float64)
+        self.rotary = Rotary(rate, place.max_len)
+        logs = [math.log1p(-(2.0 ** (-5 - h))) for h in range(self.heads)]
+        self.register_buffer("log_gamma", torch.tensor(logs)[:, None], persistent=False)  # (H, 1)
+        self.out = nn.Linear(values, place.dim, bias=False)
 
     def weight_roles(self) -> dict[str, Role]:
         """Queries, keys and values are matrices of their own."""
-        return {"qkv.weight": fused(*[self.out.in_features] * 3)}
+        return {"qkv.weight": fused(*self.sizes)}
 
     def new_cache(self, batch: int, max_len: int) -> RecurrentCache:
         """An empty state for generation."""
@@ -65,13 +75,15 @@ class Retention(OwnMatrices):
     def forward(self, x: Tensor, stream: Stream = ALONE, cache: RecurrentCache | None = None) -> Tensor:
         """Mix the positions; with a cache, x follows what the state has seen."""
         kind = torch.promote_types(x.dtype, torch.float32)
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv(x).to(kind).chunk(3, -1))
+        q, k, v = (
+            t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv(x).to(kind).split(self.sizes, -1)
+        )
         decay = self.log_gamma.to(kind).expand(len(x), self.heads, x.shape[1])  # type: ignore[operator]
         with full_precision(x.device):
             q, k = self.rotary(q, stream) * q.shape[-1] ** -0.5, self.rotary(k, stream)
             y, state = scan(q, k, v, decay, cache.state if cache is not None else None, stream, self.chunk)
         if cache is not None:
             cache.state = state
-        gate = self.gate(x).unflatten(-1, (self.heads, -1))
-        out: Tensor = self.out(self.norm(y.transpose(1, 2), gate).flatten(2).to(x.dtype))
+        y = F.rms_norm(y.transpose(1, 2), y.shape[-1:], eps=EPS).flatten(2)  # (B, T, H * P)
+        out: Tensor = self.out((y * F.silu(self.gate(x).to(kind))).to(x.dtype))
         return out

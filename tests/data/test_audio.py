@@ -252,16 +252,33 @@ def test_what_each_change_does() -> None:
 
 
 def test_spec_augment_hides_blocks_of_bounded_width() -> None:
-    frames, samples = torch.ones(200, 16, 50), np.arange(200)
+    frames, samples = torch.rand(200, 16, 50), np.arange(200)
     lengths = torch.full((200,), 40)
     options = SpecAugmentOptions(time_masks=1, time_width=8, time_fraction=0.1, mel_masks=1, mel_width=5)
     change = SoundAugmentation([options])
-    hidden = change.change_frames(frames, lengths, samples, 0, 0) == 0
+    changed = change.change_frames(frames, lengths, samples, 0, 0)
+    assert torch.equal(changed[:, :, 40:], frames[:, :, 40:])
+    hidden = (changed != frames)[:, :, :40]
     times, bands = hidden.all(1).sum(1), hidden.all(2).sum(1)
     assert set(times.tolist()) == set(range(5))  # a tenth of the row is less than the greatest width
     assert set(bands.tolist()) == set(range(6))
-    assert not hidden.all(1)[:, 40:].any()
     assert torch.equal(hidden, hidden.all(1)[:, None] | hidden.all(2)[:, :, None])
+
+
+@pytest.mark.parametrize("offset", [0.0, 5.0])
+def test_spec_augment_hides_by_the_mean_of_the_row_itself(offset: float) -> None:
+    """Each row alone, without its padding, through torch's mean, whatever stands beside it and however it is normalised."""
+    lengths = torch.tensor([31, 7, 1, 22])
+    frames = torch.randn(4, 9, 31) * torch.tensor([1.0, 3.0, 0.5, 2.0])[:, None, None] + offset
+    frames = frames * real(lengths, 31)[:, None]
+    options = SpecAugmentOptions(time_masks=3, time_width=9, time_fraction=0.9, mel_masks=2, mel_width=4)
+    got = SoundAugmentation([options]).change_frames(frames, lengths, np.array([3, 4, 5, 7]), 2, 1)
+    for row, n in enumerate(lengths.tolist()):
+        alone = frames[row, :, :n]
+        hidden = got[row, :, :n] != alone
+        torch.testing.assert_close(got[row, :, :n][hidden], alone.mean().expand(int(hidden.sum())))
+        assert not got[row, :, n:].any()
+    assert int((got != frames).sum()) > 100
 
 
 def test_strings_of_recordings() -> None:

@@ -127,3 +127,49 @@ def test_networks_of_torchvision_by_name(name: str) -> None:
 def test_what_torchvision_cannot_do_is_said(options: TorchvisionOptions, facts: Facts, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         build(options, facts)
+
+
+@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "squeezenet1_1", "googlenet", "vit_b_32"])
+def test_logits_of_torchvisions_networks_are_theirs(name: str) -> None:
+    import torchvision
+
+    model = build(TorchvisionOptions(name=name), Facts(image_shape=(3, 64, 64), classes=("a", "b", "c"))).eval()
+    keywords: dict[str, Any] = {"image_size": 64} if name.startswith("vit") else {}
+    if name == "googlenet":
+        keywords = {"aux_logits": False, "init_weights": False}
+    theirs = torchvision.models.get_model(name, num_classes=3, **keywords).eval()
+    theirs.load_state_dict(model.state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(model(x), theirs(x))
+
+
+@pytest.mark.parametrize(("wide", "stride"), [(8, 2), (6, 1)])
+def test_a_residual_network_written_in_yaml_equals_torchvisions_block(wide: int, stride: int) -> None:
+    from torchvision.models.resnet import BasicBlock
+
+    conv: dict[str, Any] = {"type": "conv", "channels": wide, "kernel": 3, "padding": 1, "norm": "batch"}
+    inner = [{**conv, "stride": stride}, {**conv, "activation": "none"}]
+    tail = [{"type": "adaptive_pool"}, {"type": "flatten"}, {"type": "dense", "units": "classes"}]
+    first = {**conv, "channels": 6}
+    ours: Any = cnn([first, {"type": "residual", "layers": inner}, *tail])
+    for p in ours.parameters():
+        nn.init.normal_(p, 0.0, 0.4)
+    same = stride == 1 and wide == 6
+    shortcut = None if same else nn.Sequential(nn.Conv2d(6, wide, 1, stride, bias=False), nn.BatchNorm2d(wide))
+    theirs = BasicBlock(6, wide, stride, shortcut)
+    branch = [
+        ours.layers[1].layers[0].conv,
+        ours.layers[1].layers[0].norm,
+        ours.layers[1].layers[1].conv,
+        ours.layers[1].layers[1].norm,
+    ]
+    for mine, other in zip(branch, (theirs.conv1, theirs.bn1, theirs.conv2, theirs.bn2), strict=True):
+        other.load_state_dict(mine.state_dict())
+    if shortcut is not None:
+        shortcut[0].load_state_dict(ours.layers[1].shortcut.conv.state_dict())
+        shortcut[1].load_state_dict(ours.layers[1].shortcut.norm.state_dict())
+    x = torch.randn(3, 1, 28, 28)
+    start = ours.layers[0]
+    maps = theirs(torch.relu(start.norm(start.conv(x))))
+    want = maps.mean((2, 3)) @ ours.layers[4].dense.weight.T + ours.layers[4].dense.bias
+    torch.testing.assert_close(ours(x), want, atol=1e-4, rtol=1e-4)

@@ -17,7 +17,6 @@ from bigmodel_cli.parts.ffn import GeGLUOptions, GeluFFNOptions, ReluFFNOptions,
 from bigmodel_cli.parts.kernels import Rules, attend, flex, plain
 from bigmodel_cli.parts.norm import LayerNormOptions, RMSNormOptions
 from bigmodel_cli.parts.position import NTKScaling, RotaryOptions, SinusoidalOptions, alibi_slopes
-from bigmodel_cli.parts.retention import RetentionOptions
 from bigmodel_cli.parts.stream import ALONE, Place, Stream
 
 few = settings(max_examples=25, deadline=None)
@@ -180,24 +179,6 @@ def test_norms_equal_their_formulas() -> None:
     assert layer.bias is None
     centred = x - x.mean(-1, keepdim=True)
     torch.testing.assert_close(layer(x), centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-3).sqrt())
-
-
-@given(length=st.integers(1, 30), chunk=st.sampled_from([1, 4, 64]), seed=st.integers(0, 999))
-@few
-def test_retention_equals_the_plain_formula(length: int, chunk: int, seed: int) -> None:
-    torch.manual_seed(seed)
-    part = RetentionOptions(num_heads=2, chunk=chunk).build(Place(8, 32)).double().eval()
-    x = torch.randn(2, length, 8, dtype=torch.float64)
-    q, k, v = (t.unflatten(-1, (2, 4)).transpose(1, 2) for t in (x @ part.qkv.weight.T).chunk(3, -1))
-    q, k = (torch.stack([torch.stack([turned(h, torch.arange(length)) for h in b]) for b in t]) for t in (q, k))
-    gamma = torch.tensor([1 - 2.0**-5, 1 - 2.0**-6], dtype=torch.float64)[:, None, None]
-    apart = torch.arange(length)[:, None] - torch.arange(length)
-    fading = torch.where(apart >= 0, gamma ** apart.clamp(min=0), 0.0)  # (H, T, T)
-    y = ((q / 2) @ k.transpose(-1, -2) * fading @ v).transpose(1, 2)  # (B, T, H, P)
-    y = y / (y.square().mean(-1, keepdim=True) + 1e-6).sqrt()
-    gate = x @ part.gate.weight.T
-    want = (y.flatten(2) * gate * torch.sigmoid(gate)) @ part.out.weight.T
-    torch.testing.assert_close(part(x), want, atol=1e-5, rtol=1e-5)
 
 
 def brute_force(q: Tensor, k: Tensor, v: Tensor, rules: Rules, given: dict[str, Tensor | None]) -> Tensor:

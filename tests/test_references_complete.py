@@ -1,0 +1,154 @@
+"""Every part, skeleton and rule for first weights has a test against a reference; what is without one is listed here, and fails.
+
+`REFERENCES` names the test for each type of each table. It is checked in the syntax trees: that the test is there and collected,
+that it (or a helper of its file that it uses) builds this very type, and that it compares.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import pytest
+from conftest import ROOT
+
+from bigmodel_cli.models import MODELS
+from bigmodel_cli.parts import FFNS, MIXERS, NORMS, POSITIONS, CrossAttentionOptions
+from bigmodel_cli.parts.attention import AttentionOptions
+from bigmodel_cli.parts.position import RotaryOptions
+
+TESTS = ROOT / "tests"
+REFERENCES = {
+    "mixer attention": "parts/test_crossings.py::test_attention_with_every_option",
+    "mixer mla": "parts/test_positions.py::test_latent_attention_with_yarn_equals_deepseek_v3",
+    "mixer differential": "parts/test_references.py::test_differential_attention",
+    "mixer mamba2": "parts/test_references.py::test_mamba2",
+    "mixer gated_deltanet": "parts/test_references.py::test_gated_deltanet",
+    "mixer convolution": "parts/test_references.py::test_gated_convolution",
+    "mixer retention": "parts/test_recurrence.py::test_retention_equals_the_authors_formula",
+    "cross attention": "parts/test_crossings.py::test_cross_attention_with_every_option",
+    "ffn gelu": "parts/test_parts.py::test_feed_forward_networks_equal_their_formulas",
+    "ffn relu": "parts/test_parts.py::test_feed_forward_networks_equal_their_formulas",
+    "ffn relu2": "parts/test_parts.py::test_feed_forward_networks_equal_their_formulas",
+    "ffn swiglu": "parts/test_parts.py::test_feed_forward_networks_equal_their_formulas",
+    "ffn geglu": "parts/test_parts.py::test_feed_forward_networks_equal_their_formulas",
+    "ffn moe": "parts/test_references.py::test_experts_of_mixtral",
+    "norm layernorm": "parts/test_parts.py::test_norms_equal_their_formulas",
+    "norm rmsnorm": "parts/test_parts.py::test_norms_equal_their_formulas",
+    "position none": "parts/test_positions.py::test_learned_positions_are_a_table_and_none_is_nothing",
+    "position learned": "parts/test_positions.py::test_learned_positions_are_a_table_and_none_is_nothing",
+    "position sinusoidal": "parts/test_parts.py::test_sinusoidal_positions",
+    "position of attention none": "parts/test_positions.py::test_learned_positions_are_a_table_and_none_is_nothing",
+    "position of attention rotary": "parts/test_positions.py::test_attention_turned_in_part_equals_stablelm",
+    "position of attention alibi": "parts/test_positions.py::test_alibi_equals_bloom",
+    "position of attention t5": "parts/test_positions.py::test_t5_buckets_equal_transformers_or_are_refused",
+    "scaling linear": "parts/test_positions.py::test_linear_and_ntk_scaling_of_a_part_of_the_channels",
+    "scaling ntk": "parts/test_positions.py::test_linear_and_ntk_scaling_of_a_part_of_the_channels",
+    "scaling yarn": "parts/test_positions.py::test_yarn_equals_transformers",
+    "model decoder": "models/test_decoder.py::test_equals_gpt2_of_transformers",
+    "model encoder": "models/test_skeletons.py::test_equals_bert_of_transformers_also_with_padding",
+    "model seq2seq": "models/test_skeletons.py::test_equals_marian_of_transformers_also_with_padding",
+    "model vit": "models/test_skeletons.py::test_equals_vit_of_transformers",
+    "model cnn": "models/test_cnn.py::test_a_residual_network_written_in_yaml_equals_torchvisions_block",
+    "model torchvision": "models/test_cnn.py::test_logits_of_torchvisions_networks_are_theirs",
+}
+WITHOUT = ["init_normal", "init_xavier"]
+"""Rules for first weights whose test is still to come, in tests/models/test_init.py; then this is empty."""
+COMPARISONS = {"approx", "close", "assert_close", "equal", "allclose", "agrees", "table_is"}
+
+
+def types_of(union: Any) -> Iterator[Any]:
+    """The options classes of a field's annotation."""
+    if isinstance(union, type):
+        if "type" in getattr(union, "model_fields", {}):
+            yield union
+        return
+    for member in get_args(union):
+        yield from types_of(member)
+
+
+def everything() -> dict[str, str]:
+    """'slot type' -> the name of its options class, for all tables there are."""
+    tables: dict[str, dict[str, Any]] = {
+        "mixer": MIXERS, "ffn": FFNS, "norm": NORMS, "position": POSITIONS, "model": MODELS
+    }  # fmt: skip
+    for name, options in (("position of attention", AttentionOptions), ("scaling", RotaryOptions)):
+        field = options.model_fields["position" if name != "scaling" else "scaling"]
+        tables[name] = {t.model_fields["type"].default: t for t in types_of(field.annotation)}
+    found = {f"{slot} {kind}": options.__name__ for slot, table in tables.items() for kind, options in table.items()}
+    return {**found, "cross attention": CrossAttentionOptions.__name__}
+
+
+@functools.cache
+def definitions(file: str) -> dict[str, ast.AST]:
+    """What a test file defines at its top: functions, and constants by their names."""
+    tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
+    named: dict[str, ast.AST] = {}
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            named[node.name] = node
+        elif isinstance(node, ast.Assign):
+            named.update({t.id: node for t in node.targets if isinstance(t, ast.Name)})
+    return named
+
+
+def names_used(file: str, name: str) -> set[str]:
+    """All names in a function (its decorators too) and in what it uses of its own file."""
+    own, used, waiting = definitions(file), set[str](), [name]
+    while waiting:
+        for node in ast.walk(own[waiting.pop()]):
+            word = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
+            if word is not None and word not in used:
+                used.add(word)
+                waiting += [word] if word in own else []
+    return used
+
+
+def faults(what: str, options: str, reference: str) -> list[str]:
+    """Why a reference does not hold."""
+    file, _, name = reference.partition("::")
+    if not name.startswith("test_") or name not in definitions(file):
+        return [f"{what}: {reference} is not there"]
+    used = names_used(file, name)
+    found = [] if options in used else [f"{what}: {reference} does not build {options}"]
+    asserts = [node.test for node in ast.walk(definitions(file)[name]) if isinstance(node, ast.Assert)]
+    if not used & COMPARISONS and not any(isinstance(test, ast.Compare) for test in asserts):
+        found.append(f"{what}: {reference} compares nothing")
+    if used & {"skip", "skipif", "xfail", "slow"}:
+        found.append(f"{what}: {reference} is passed over")
+    return found
+
+
+def test_every_part_and_skeleton_has_a_reference() -> None:
+    options = everything()
+    assert len(options) >= 32
+    assert sorted(options.keys() - REFERENCES.keys()) == [], "these have no reference test"
+    assert sorted(REFERENCES.keys() - options.keys()) == [], "these are not there any more"
+    assert [fault for what, reference in REFERENCES.items() for fault in faults(what, options[what], reference)] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "reference", "fault"),
+    [
+        ("Mamba2Options", "parts/test_references.py::test_mamba3", "is not there"),
+        ("Mamba2Options", "parts/test_references.py::randomised", "is not there"),
+        ("Mamba2Options", "parts/test_references.py::test_gated_convolution", "does not build Mamba2Options"),
+        ("RetentionOptions", "parts/test_recurrence.py::test_retention_of_heads_that_do_not_fit_is_refused", "compares nothing"),
+    ],
+)  # fmt: skip
+def test_a_reference_that_is_none_is_noticed(options: str, reference: str, fault: str) -> None:
+    assert fault in "\n".join(faults("x", options, reference))
+
+
+def test_every_rule_for_first_weights_has_a_reference() -> None:
+    """A rule is a function `init_...` of models/start.py; its test in models/test_init.py names it, in code or in its docstring."""
+    source = (ROOT / "bigmodel_cli" / "models" / "start.py").read_text(encoding="utf-8")
+    rules = {n.name for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name.startswith("init_")}
+    assert rules
+    tests: list[ast.AST] = []
+    if (TESTS / "models" / "test_init.py").exists():
+        tests = [node for name, node in definitions("models/test_init.py").items() if name.startswith("test_")]
+    without = sorted(rule for rule in rules if not any(rule in ast.unparse(test) for test in tests))
+    assert without == WITHOUT
