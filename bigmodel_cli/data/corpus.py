@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import codecs
-import glob
 import gzip
 import hashlib
 import json
-import os
 import sysconfig
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from bigmodel_cli.data.cache import cache_directory, publish
+from bigmodel_cli.data.cache import cached_json
+from bigmodel_cli.data.hashes import check_unchanged, content_hashes
 from bigmodel_cli.errors import DataError
 
 CHUNK = 1 << 20
+FORMAT = 2  # of the cached surveys
 ENDINGS = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz", ".py", ".md", ".rst")
 
 
@@ -32,7 +32,7 @@ class Corpus:
     def documents(self) -> Iterator[Iterator[str]]:
         """Each document as an iterator over pieces of its text. Raises `DataError` for what is not UTF-8 or not JSON."""
         for path in self.files:
-            if ".jsonl" in path.name:
+            if has_rows(path):
                 yield from (iter([text]) for text in self.rows(path))
             else:
                 yield self.pieces(path)
@@ -84,59 +84,41 @@ class Texts(Corpus):
         return (iter([text]) for text in self.source())
 
 
+def has_rows(path: Path) -> bool:
+    """Whether each line of a file is a document: .jsonl, also packed."""
+    return ".jsonl" in path.name.lower()
+
+
 @dataclass
 class Survey:
-    """What one pass over a corpus finds: a digest of its documents, how much there is, and which characters."""
+    """What one pass over a corpus finds: a digest of its documents, how much there is, which characters, each file's hash."""
 
     digest: str = ""
     characters: int = 0
     documents: int = 0
     symbols: str = ""
-    seen: set[str] = field(default_factory=set)
+    hashes: list[str] = field(default_factory=list)
 
 
 def survey(corpus: Corpus) -> Survey:
-    """Read the corpus once. The result is kept by path, size and time of change of the files, in the cache."""
-    stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in corpus.files]
-    key = hashlib.sha256(json.dumps([stats, corpus.field]).encode()).hexdigest()
-    kept = cache_directory("surveys") / f"{key}.json"
-    if kept.exists():
-        values = json.loads(kept.read_text(encoding="utf-8"))
-        return Survey(values["digest"], values["characters"], values["documents"], values["symbols"])
-    found, sha = Survey(), hashlib.sha256()
-    for document in corpus.documents():
-        found.documents += 1
-        for text in document:
-            sha.update(text.encode("utf-8"))
-            found.characters += len(text)
-            found.seen.update(text)
-        sha.update(b"\xff")  # no byte of UTF-8: the end of a document
-    found.digest, found.symbols = sha.hexdigest(), "".join(sorted(found.seen))
-    values = {k: getattr(found, k) for k in ("digest", "characters", "documents", "symbols")}
-    publish(kept, json.dumps(values).encode())
-    return found
+    """Read the corpus once. The result is kept in the cache by the content of the files."""
+    hashes = content_hashes(corpus.files)
+    forms = [[has_rows(path), path.name.lower().endswith(".gz")] for path in corpus.files]
 
+    def read() -> dict[str, Any]:
+        found, sha, seen = Survey(hashes=hashes), hashlib.sha256(), set[str]()
+        for document in corpus.documents():
+            found.documents += 1
+            for text in document:
+                sha.update(text.encode("utf-8"))
+                found.characters += len(text)
+                seen.update(text)
+            sha.update(b"\xff")  # no byte of UTF-8: the end of a document
+        found.digest, found.symbols = sha.hexdigest(), "".join(sorted(seen))
+        check_unchanged(corpus.files, hashes)
+        return asdict(found)
 
-def find_files(names: Iterable[str], base: Path, option: str, endings: tuple[str, ...] = ENDINGS) -> tuple[Path, ...]:
-    """The files that paths, globs and folders name, in sorted order; of a folder those with one of the endings.
-
-    Raises `DataError` for a name that finds nothing.
-    """
-    found: list[Path] = []
-    for name in names:
-        path = base / name
-        if path.is_dir():
-            matches = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(endings))
-            if not matches:
-                raise DataError(f"{option}: the folder {name} holds no file that ends in {', '.join(endings)}")
-        elif path.is_file():
-            matches = [path]
-        else:
-            matches = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if os.path.isfile(p))
-            if not matches:
-                raise DataError(f"{option}: {name}: no such file")
-        found += matches
-    return tuple(dict.fromkeys(found))
+    return Survey(**cached_json("surveys", ["text", FORMAT, hashes, forms, corpus.field], read))
 
 
 def standard_library(max_bytes: int) -> tuple[Path, ...]:
@@ -176,7 +158,7 @@ def standard_library(max_bytes: int) -> tuple[Path, ...]:
 
 def _open(path: Path) -> IO[bytes]:
     try:
-        return gzip.open(path, "rb") if path.name.endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
+        return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
 

@@ -39,4 +39,4 @@ def subset(raw: RawSplit, chosen: Any) -> RawSplit:
     """Those items alone."""
     pick: Callable[[list[Any]], list[Any]] = lambda items: [items[i] for i in chosen] if items else []  # noqa: E731
     pixels = raw.pixels[chosen] if raw.pixels is not None else None
-    return RawSplit(raw.labels[chosen], pixels, pick(raw.encoded), pick(raw.names))
+    return RawSplit(raw.labels[chosen], pixels, pick(raw.encoded), pick(raw.names), pick(raw.hashes))

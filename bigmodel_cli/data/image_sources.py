@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bigmodel_cli.data.hashes import check_unchanged, content_hashes
 from bigmodel_cli.errors import DataError
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]
@@ -20,12 +21,21 @@ FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shi
 
 @dataclass
 class RawSplit:
-    """`labels` (N,), -1 where there are none; `pixels` (N, C, H, W) uint8, or `encoded` images (paths or bytes) with names."""
+    """`labels` (N,), -1 where there are none; `pixels` (N, C, H, W) uint8, or `encoded` images (paths or bytes) with names.
+
+    `hashes` are those of the content of images that are files.
+    """
 
     labels: Labels
     pixels: Any = None
     encoded: list[Any] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    hashes: list[str] = field(default_factory=list)
+
+    def check_unchanged(self) -> None:
+        """Raise `DataError` for an image file whose content is not what its hash (where it has one) says."""
+        if self.hashes:
+            check_unchanged(self.encoded, self.hashes)
 
 
 @dataclass
@@ -67,8 +77,8 @@ def _read_idx(path: Path, dimensions: int, sha: Any) -> Any:
         content = path.read_bytes() if path.exists() else gzip.decompress(packed.read_bytes())
     except FileNotFoundError:
         raise DataError(
-            f"{path}: not there (nor {packed.name}); set data.root to the folder that holds {path.parent.parent.name}/, or "
-            "data.download: true to fetch it"
+            f"{path.absolute()}: not there (nor {packed.name}); set data.root to the folder that holds "
+            f"{path.parent.parent.name}/, or data.download: true to fetch it"
         ) from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{packed}: cannot be read: {error}") from None
@@ -95,14 +105,14 @@ def read_cifar(root: Path, kind: str, download: bool) -> RawImages:
             data = source(str(root), train=name == "train", download=download)
         except RuntimeError:
             raise DataError(
-                f"{root}: no {kind} there (or damaged); set data.root, or data.download: true to fetch it"
+                f"{root.absolute()}: no {kind} there (or damaged); set data.root, or data.download: true to fetch it"
             ) from None
         except OSError as error:
             raise DataError(
                 f"{root}: {kind} cannot be downloaded: {error}; fetch it elsewhere and set data.root"
             ) from None
         pixels = np.ascontiguousarray(data.data.transpose(0, 3, 1, 2))
-        sha.update(pixels.tobytes())
+        sha.update(pixels.tobytes() + json.dumps([data.classes, data.targets]).encode())
         splits[name] = RawSplit(np.asarray(data.targets, np.int64), pixels)
         classes = tuple(data.classes)
     return RawImages(splits, classes, sha.hexdigest())
@@ -132,35 +142,7 @@ def read_digits() -> RawImages:
     for label in range(10):
         test[np.flatnonzero(labels == label)[::5]] = True
     splits = {"train": RawSplit(labels[~test], pixels[~test]), "test": RawSplit(labels[test], pixels[test])}
-    return RawImages(splits, tuple("0123456789"), hashlib.sha256(pixels.tobytes()).hexdigest())
-
-
-def read_folder(root: Path, labelled: bool) -> RawImages:
-    """ImageFolder's layout: root/class/image, or root/train/class/image with val/ and test/ beside it.
-
-    Without labels: all images below root, or below root/train, val and test.
-    """
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder; set data.root")
-    folders = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()} or {"train": root}
-    classes = tuple(sorted({p.name for f in folders.values() for p in f.iterdir() if p.is_dir()})) if labelled else ()
-    if labelled and not classes:
-        raise DataError(
-            f"{root}: no folders of classes in it; the layout is root/class/image.png, or set data.labels: false for images "
-            "without labels"
-        )
-    from PIL import Image
-
-    endings = tuple(Image.registered_extensions())
-    splits, listing = {}, []
-    for name, folder in folders.items():
-        places = [folder / c for c in classes] or [folder]
-        paths = [p for place in places for p in sorted(place.rglob("*")) if p.suffix.lower() in endings]
-        labels = [classes.index(p.relative_to(folder).parts[0]) if labelled else -1 for p in paths]
-        listing += [[name, p.relative_to(folder).as_posix(), p.stat().st_size] for p in paths]
-        splits[name] = RawSplit(np.asarray(labels, np.int64), encoded=paths, names=[str(p) for p in paths])
-    # names and sizes stand for the content: reading every image at every start would take minutes
-    return RawImages(splits, classes, hashlib.sha256(json.dumps(listing).encode()).hexdigest())
+    return RawImages(splits, tuple("0123456789"), hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest())
 
 
 def read_parquet(files: dict[str, list[Path]], image: str, label: str | None) -> RawImages:
@@ -178,8 +160,8 @@ def read_parquet(files: dict[str, list[Path]], image: str, label: str | None) ->
         images: list[bytes] = []
         names: list[str] = []
         labels: list[int] = []
-        for path in paths:
-            sha.update(hashlib.sha256(path.read_bytes()).digest())
+        for path, content in zip(paths, content_hashes(paths), strict=True):
+            sha.update(json.dumps([name, content, columns]).encode())
             try:
                 table = pq.read_table(path, columns=columns)
             except (pyarrow.ArrowException, OSError, KeyError) as error:

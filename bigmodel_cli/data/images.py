@@ -13,14 +13,14 @@ from bigmodel_cli.config import Facts, Options, Positive
 from bigmodel_cli.data.augment import Augmentation, AugmentOptions
 from bigmodel_cli.data.base import DataSet, Say, Split
 from bigmodel_cli.data.cache import build_once, cache_directory
-from bigmodel_cli.data.corpus import find_files
 from bigmodel_cli.data.divide import part_of_each_class, subset, with_validation
+from bigmodel_cli.data.files import expand, find_files
+from bigmodel_cli.data.image_folder import read_folder
 from bigmodel_cli.data.image_sources import (
     RawImages,
     RawSplit,
     read_cifar,
     read_digits,
-    read_folder,
     read_mnist,
     read_parquet,
 )
@@ -31,6 +31,8 @@ from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import torch
 
 RESIDENT_BYTES = 2 << 30
+FORMAT = 2  # of the cached pixels
+PARQUET = (".parquet",)
 SAMPLED = 10_000  # images from which the mean and deviation of a large set are computed
 
 
@@ -78,7 +80,7 @@ class MNISTOptions(_RootOptions):
 
     def read(self, base: Path) -> RawImages:
         """Read the source."""
-        return read_mnist(base / self.root, "MNIST", self.download)
+        return read_mnist(expand(self.root, base, "data.root"), "MNIST", self.download)
 
 
 class FashionMNISTOptions(_RootOptions):
@@ -88,7 +90,7 @@ class FashionMNISTOptions(_RootOptions):
 
     def read(self, base: Path) -> RawImages:
         """Read the source."""
-        return read_mnist(base / self.root, "FashionMNIST", self.download)
+        return read_mnist(expand(self.root, base, "data.root"), "FashionMNIST", self.download)
 
 
 class CIFAR10Options(_RootOptions):
@@ -98,7 +100,7 @@ class CIFAR10Options(_RootOptions):
 
     def read(self, base: Path) -> RawImages:
         """Read the source."""
-        return read_cifar(base / self.root, "cifar10", self.download)
+        return read_cifar(expand(self.root, base, "data.root"), "cifar10", self.download)
 
 
 class CIFAR100Options(_RootOptions):
@@ -108,7 +110,7 @@ class CIFAR100Options(_RootOptions):
 
     def read(self, base: Path) -> RawImages:
         """Read the source."""
-        return read_cifar(base / self.root, "cifar100", self.download)
+        return read_cifar(expand(self.root, base, "data.root"), "cifar100", self.download)
 
 
 class DigitsOptions(_ImageOptions):
@@ -132,7 +134,7 @@ class FolderOptions(_ImageOptions):
 
     def read(self, base: Path) -> RawImages:
         """Read the source."""
-        return read_folder(base / self.root, self.labels)
+        return read_folder(expand(self.root, base, "data.root"), self.labels)
 
 
 class ParquetOptions(_ImageOptions):
@@ -148,7 +150,7 @@ class ParquetOptions(_ImageOptions):
     def read(self, base: Path) -> RawImages:
         """Read the source."""
         named = {"train": self.train, "val": self.val, "test": self.test}
-        files = {n: list(find_files(names, base, f"data.{n}")) for n, names in named.items() if names}
+        files = {n: list(find_files(names, base, f"data.{n}", PARQUET)) for n, names in named.items() if names}
         return read_parquet(files, self.image_column, self.label_column if self.labels else None)
 
 
@@ -233,7 +235,7 @@ def _load(raw: RawSplit, options: Any, channels: int, key: str, say: Say) -> Res
     total = len(raw.labels) * int(np.prod(shape))
     if total > RESIDENT_BYTES:
         return Streamed(raw, shape)
-    name = hashlib.sha256(f"{key}-{shape}-{options.on_bad}".encode()).hexdigest()
+    name = hashlib.sha256(f"{FORMAT}-{key}-{shape}-{options.on_bad}".encode()).hexdigest()
     folder = cache_directory("images") / name
     if not folder.is_dir():
         say(f"decoding {len(raw.labels):,} images (once: kept in {folder.parent})")
@@ -245,6 +247,7 @@ def _load(raw: RawSplit, options: Any, channels: int, key: str, say: Say) -> Res
         for index, (source, label) in enumerate(zip(raw.encoded, raw.names, strict=True)):
             pixels[index] = decode(source, label, channels, shape[1:])
         pixels.flush()
+        raw.check_unchanged()
 
     build_once(folder, build)
     return Resident(np.load(folder / "pixels.npy"), raw.labels)

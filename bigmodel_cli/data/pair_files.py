@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 
 from bigmodel_cli.data.corpus import Corpus, Survey, Texts, survey
+from bigmodel_cli.data.hashes import check_unchanged
 from bigmodel_cli.data.table_files import Columns, lines, rows_of
 from bigmodel_cli.data.table_survey import survey_table
 from bigmodel_cli.errors import DataError
@@ -19,12 +20,20 @@ ENDS = 2  # documents: a tokenizer that is fitted on several has a mark for the 
 
 @dataclass(frozen=True)
 class PairSource:
-    """The pairs of a split: `rows` reads them, `digest` names their content, `corpus` has the texts of one side, or of both."""
+    """The pairs of a split: `rows` reads them, `digest` names their content, `corpus` has the texts of one side, or of both.
+
+    `hashes` are those of the content of the files that the pairs are in, by path.
+    """
 
     rows: Callable[[], Iterator[Pair]]
     digest: list[str]
     characters: int
     corpus: Callable[[str | None], tuple[Corpus, Survey]]
+    hashes: dict[Path, str] = field(default_factory=dict)
+
+    def check_unchanged(self) -> None:
+        """Raise `DataError` for a file whose content is not what `digest` was made of."""
+        check_unchanged(list(self.hashes), list(self.hashes.values()))
 
 
 def parallel(split: str, files: dict[str, tuple[Path, ...]]) -> PairSource:
@@ -45,7 +54,9 @@ def parallel(split: str, files: dict[str, tuple[Path, ...]]) -> PairSource:
         paths = files["source"] + files["target"] if side is None else files[side]
         return Corpus(paths), replace(survey(Corpus(paths)), documents=ENDS)
 
-    return PairSource(rows, [found[side].digest for side in SIDES], sum(s.characters for s in found.values()), corpus)
+    hashes = {path: sha for side, paths in files.items() for path, sha in zip(paths, found[side].hashes, strict=True)}
+    characters = sum(s.characters for s in found.values())
+    return PairSource(rows, [found[side].digest for side in SIDES], characters, corpus, hashes)
 
 
 def table(paths: tuple[Path, ...], columns: Columns) -> PairSource:
@@ -59,9 +70,10 @@ def table(paths: tuple[Path, ...], columns: Columns) -> PairSource:
         chosen = SIDES if side is None else (side,)
         texts = Texts(files=paths, source=lambda: (pair[SIDES.index(s)] for pair in rows() for s in chosen))
         digest = found.digest + ("" if side is None else f"-{side}")
-        return texts, Survey(digest, found.characters, ENDS, found.symbols)
+        return texts, Survey(digest, found.characters, ENDS, found.symbols, found.hashes)
 
-    return PairSource(rows, [found.digest], found.characters, corpus)
+    hashes = dict(zip(paths, found.hashes, strict=True))
+    return PairSource(rows, [found.digest], found.characters, corpus, hashes)
 
 
 def _lines(paths: tuple[Path, ...]) -> Iterator[str]:

@@ -13,7 +13,8 @@ from pydantic import Field, model_validator
 from bigmodel_cli.config import PADDING, Count, Facts, Options
 from bigmodel_cli.data.base import DataSet, Say, Split
 from bigmodel_cli.data.cache import build_once, cache_directory
-from bigmodel_cli.data.corpus import find_files
+from bigmodel_cli.data.corpus import ENDINGS as TEXTS
+from bigmodel_cli.data.files import find_files
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.pair_files import SIDES, PairSource, parallel, table
 from bigmodel_cli.data.ragged import Ragged, RaggedWriter
@@ -23,7 +24,7 @@ from bigmodel_cli.data.tokenizer import ASSET, SOURCE_ASSET, Tokenizer, Tokenize
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Tensor, torch
 
-FORMAT = 2  # of the cached tokens
+FORMAT = 3  # of the cached tokens
 Files = Annotated[list[str], Field(min_length=1)]
 Column = Annotated[int, Field(ge=0, le=10_000)] | str
 
@@ -68,7 +69,7 @@ class PairsOptions(PairOptions):
         """The splits that there are."""
         splits = {"train": "", "val": "val_", "test": "test_"}
         return {
-            split: parallel(split, {s: find_files(getattr(self, p + s), base, f"data.{p + s}") for s in SIDES})
+            split: parallel(split, {s: find_files(getattr(self, p + s), base, f"data.{p + s}", TEXTS) for s in SIDES})
             for split, p in splits.items()
             if getattr(self, f"{p}source")
         }
@@ -109,7 +110,13 @@ def open_pairs(options: Any, *, base: Path, seed: int, say: Say, assets: Path | 
     folder = cache_directory("pairs") / key
     if not folder.is_dir():
         say(f"tokenizing {sum(s.characters for s in sources.values()):,} characters (once: kept in {folder.parent})")
-    build_once(folder, lambda draft: _write(draft, sources, tokenizers))
+
+    def build(draft: Path) -> None:
+        _write(draft, sources, tokenizers)
+        for source in sources.values():
+            source.check_unchanged()
+
+    build_once(folder, build)
     splits: dict[str, Split] = {
         name: Pairs(folder, name, source, tokenizers, options, say) for name, source in sources.items()
     }

@@ -14,7 +14,9 @@ from pydantic import Field, model_validator
 from bigmodel_cli.config import PADDING, Facts, Options, Probability
 from bigmodel_cli.data.base import DataSet, Say, Split
 from bigmodel_cli.data.cache import build_once, cache_directory
-from bigmodel_cli.data.corpus import Survey, Texts, find_files
+from bigmodel_cli.data.corpus import Survey, Texts
+from bigmodel_cli.data.files import find_files
+from bigmodel_cli.data.hashes import check_unchanged
 from bigmodel_cli.data.order import Ints, permute
 from bigmodel_cli.data.ragged import Ragged, RaggedWriter, fit_lengths, join_sides, leave_out
 from bigmodel_cli.data.table_files import ENDINGS, Columns, Row, rows_of
@@ -25,7 +27,7 @@ from bigmodel_cli.data.words import Words
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Tensor, torch
 
-FORMAT = 1  # of the cached tokens
+FORMAT = 2  # of the cached tokens
 ColumnOption = Annotated[int, Field(ge=0, le=10_000)] | str
 
 
@@ -89,7 +91,9 @@ def open_table(options: TableOptions, *, base: Path, seed: int, say: Say, assets
         files=files["train"],
         source=lambda: (t for row in _kept(rows_of(files["train"], options.columns), held_out) for t in row.texts),
     )
-    described = {n: Survey(s.digest, s.characters, 2, s.symbols) for n, s in surveys.items()}  # 2: there are ends
+    described = {
+        n: Survey(s.digest, s.characters, 2, s.symbols, s.hashes) for n, s in surveys.items()
+    }  # 2: there are ends
     described["train"].digest += f"-{options.val_fraction}"  # which decides what the tokenizer sees
     tokenizer = fit_tokenizer(options.tokenizer, {"train": kept}, described, None, say, assets)
     if tokenizer.end_of_text is None:
@@ -100,7 +104,13 @@ def open_table(options: TableOptions, *, base: Path, seed: int, say: Say, assets
     folder = cache_directory("tables") / key
     if not folder.is_dir():
         say(f"tokenizing {sum(s.rows for s in surveys.values()):,} rows (once: kept in {folder.parent})")
-    build_once(folder, lambda draft: _write(draft, files, options.columns, held_out, classes, tokenizer))
+
+    def build(draft: Path) -> None:
+        _write(draft, files, options.columns, held_out, classes, tokenizer)
+        for name, paths in files.items():
+            check_unchanged(paths, surveys[name].hashes)
+
+    build_once(folder, build)
     found = [name for name in ("train", "val", "test") if (folder / f"{name}.labels.npy").exists()]
     splits: dict[str, Split] = {n: Table(folder, n, options, tokenizer, classes, say) for n in found}
     facts = Facts(vocab_size=tokenizer.vocab_size, context=options.context, classes=classes)

@@ -3,39 +3,41 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from bigmodel_cli.data.cache import cache_directory, publish
+from bigmodel_cli.data.cache import cached_json
+from bigmodel_cli.data.hashes import check_unchanged, content_hashes
 from bigmodel_cli.data.table_files import Columns, rows_of
 from bigmodel_cli.errors import DataError, did_you_mean
 
-FORMAT = 1  # of the cached surveys
+FORMAT = 2  # of the cached surveys
 MOST_CLASSES = 100_000
 
 
 @dataclass
 class TableSurvey:
-    """What one pass over a split's files finds; `labels` have the place where each stands first."""
+    """What one pass over a split's files finds; `labels` have the place where each stands first, `hashes` are the files'."""
 
     digest: str = ""
     rows: int = 0
     characters: int = 0
     symbols: str = ""
     labels: dict[str, str] = field(default_factory=dict)
+    hashes: list[str] = field(default_factory=list)
 
 
 def survey_table(paths: Sequence[Path], columns: Columns) -> TableSurvey:
-    """Read the rows once. The result is kept in the cache by path, size and time of change of the files."""
-    stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
-    key = hashlib.sha256(json.dumps([FORMAT, [str(p) for p in paths], stats, asdict(columns)]).encode()).hexdigest()
-    kept = cache_directory("surveys") / f"{key}.json"
-    if kept.exists():
-        return TableSurvey(**json.loads(kept.read_text(encoding="utf-8")))
-    found, sha, symbols = TableSurvey(), hashlib.sha256(), set[str]()
+    """Read the rows once. The result is kept in the cache by the name and content of the files."""
+    hashes = content_hashes(paths)
+    description = ["table", FORMAT, [str(p) for p in paths], hashes, asdict(columns)]
+    return TableSurvey(**cached_json("surveys", description, lambda: asdict(_read(paths, columns, hashes))))
+
+
+def _read(paths: Sequence[Path], columns: Columns, hashes: list[str]) -> TableSurvey:
+    found, sha, symbols = TableSurvey(hashes=hashes), hashlib.sha256(), set[str]()
     for row in rows_of(paths, columns):
         found.rows += 1
         for text in row.texts if row.label is None else (*row.texts, row.label):
@@ -47,10 +49,11 @@ def survey_table(paths: Sequence[Path], columns: Columns) -> TableSurvey:
             found.labels[row.label] = row.place
             if len(found.labels) > MOST_CLASSES:
                 raise DataError(f"{row.place}: more than {MOST_CLASSES:,} labels; is data.label the right column?")
+        sha.update(b"\xfe")  # nor is this: the end of a row
     if not found.rows:
         raise DataError(f"{paths[0]}: no row in it")
     found.digest, found.symbols = sha.hexdigest(), "".join(sorted(symbols))
-    publish(kept, json.dumps(asdict(found)).encode())
+    check_unchanged(paths, hashes)
     return found
 
 

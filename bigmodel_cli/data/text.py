@@ -13,8 +13,10 @@ from pydantic import Field
 
 from bigmodel_cli.config import PADDING, Count, Facts, Options
 from bigmodel_cli.data.base import DataSet, Say, Split
-from bigmodel_cli.data.cache import build_once, cache_directory, publish
-from bigmodel_cli.data.corpus import Corpus, Survey, find_files, standard_library, survey
+from bigmodel_cli.data.cache import build_once, cache_directory, cached_bytes
+from bigmodel_cli.data.corpus import ENDINGS, Corpus, Survey, has_rows, standard_library, survey
+from bigmodel_cli.data.files import expand, find_files
+from bigmodel_cli.data.hashes import check_unchanged
 from bigmodel_cli.data.order import Ints, draw
 from bigmodel_cli.data.tokenizer import (
     ASSET,
@@ -35,7 +37,7 @@ from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Tensor, torch
 
 RESIDENT_BYTES = 512 << 20
-FORMAT = 1  # of the cached tokens
+FORMAT = 2  # of the cached tokens
 PHASE = 1  # stream of random numbers that shifts the windows
 
 
@@ -79,12 +81,18 @@ def open_text(
     held_out = None if "val" in corpora else options.val_fraction
     tokenizer = fit_tokenizer(options.tokenizer, corpora, surveys, held_out, say, assets)
     description = [FORMAT, tokenizer.to_json().decode("utf-8"), held_out]
-    description += [[name, s.digest] for name, s in surveys.items()]
+    description += [[name, s.digest, _is_one_document(corpora[name])] for name, s in surveys.items()]
     key = hashlib.sha256(json.dumps(description).encode()).hexdigest()
     folder = cache_directory("tokens") / key
     if not folder.is_dir():
         say(f"tokenizing {sum(s.characters for s in surveys.values()):,} characters (once: kept in {folder.parent})")
-    build_once(folder, lambda draft: _write_tokens(draft, corpora, surveys, tokenizer, options.val_fraction))
+
+    def build(draft: Path) -> None:
+        _write_tokens(draft, corpora, surveys, tokenizer, options.val_fraction)
+        for name, corpus in corpora.items():
+            check_unchanged(corpus.files, surveys[name].hashes)
+
+    build_once(folder, build)
     names = [name for name in ("train", "val", "test") if (folder / f"{name}.bin").exists()]
     dtype = token_dtype(tokenizer)
     words = Words(tokenizer) if options.words else None
@@ -168,7 +176,9 @@ def _corpora(options: TextOptions | StdlibOptions, base: Path) -> dict[str, Corp
     named = {"train": (options.files, "data.files"), "val": (options.val_files, "data.val_files")}
     named["test"] = (options.test_files, "data.test_files")
     return {
-        name: Corpus(find_files(files, base, option), options.field) for name, (files, option) in named.items() if files
+        name: Corpus(find_files(files, base, option, ENDINGS), options.field)
+        for name, (files, option) in named.items()
+        if files
     }
 
 
@@ -190,17 +200,20 @@ def fit_tokenizer(
     if isinstance(wanted, BytesOptions):
         return ByteTokenizer()
     if isinstance(wanted, FileOptions):
-        return read_tokenizer_file(wanted.path)
+        return read_tokenizer_file(str(expand(wanted.path, Path(), "data.tokenizer.path")))
     if isinstance(wanted, CharactersOptions):
         symbols = "".join(s.symbols for s in surveys.values())
         return CharacterTokenizer(symbols, any(s.documents > 1 for s in surveys.values()))
     key = [FORMAT, surveys["train"].digest, wanted.vocab_size, held_out]
-    kept = cache_directory("tokenizers") / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.json"
-    if not kept.exists():
-        say(f"training a BPE tokenizer of {wanted.vocab_size:,} tokens (once: kept in {kept.parent})")
+
+    def train() -> bytes:
+        say(f"training a BPE tokenizer of {wanted.vocab_size:,} tokens (once: kept in {cache_directory('tokenizers')})")
         limit = surveys["train"].characters if held_out is None else train_characters(surveys["train"], held_out)
-        publish(kept, train_bpe(_first(corpora["train"], limit), wanted.vocab_size).to_json())
-    return read_tokenizer(kept.read_bytes(), str(kept))
+        content = train_bpe(_first(corpora["train"], limit), wanted.vocab_size).to_json()
+        check_unchanged(corpora["train"].files, surveys["train"].hashes)
+        return content
+
+    return read_tokenizer(cached_bytes("tokenizers", key, train), ASSET)
 
 
 def train_characters(found: Survey, val_fraction: float) -> int:
@@ -235,11 +248,16 @@ def _write_tokens(
                     file.write(np.asarray(tokens, dtype).tobytes())
 
 
+def _is_one_document(corpus: Corpus) -> bool:
+    """Whether a corpus is one running text, without marks."""
+    return len(corpus.files) == 1 and not has_rows(corpus.files[0])
+
+
 def _encoded(corpus: Corpus, tokenizer: Tokenizer, cut: int | None) -> Iterator[tuple[Any, int]]:
     """(tokens, position of their first character) of each piece; a piece never reaches over the position `cut`."""
     position = 0
     end = [tokenizer.end_of_text] if tokenizer.end_of_text is not None else []
-    single = len(corpus.files) == 1 and ".jsonl" not in corpus.files[0].name
+    single = _is_one_document(corpus)
     for document in corpus.documents():
         for text in document:
             inside = cut - position if cut is not None and position < cut < position + len(text) else len(text)

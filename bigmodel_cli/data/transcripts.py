@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from bigmodel_cli.data.corpus import Corpus, find_files
+from bigmodel_cli.data.corpus import ENDINGS, Corpus
+from bigmodel_cli.data.files import find_files
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.errors import DataError
 
@@ -47,7 +48,7 @@ def read_transcripts(files: list[str], names: Sequence[str], base: Path) -> list
     Raises `DataError` for a line without a tab, an empty text, two texts of one name, and a recording without any.
     """
     texts: dict[str, str] = {}
-    for path in find_files(files, base, "data.transcripts"):
+    for path in find_files(files, base, "data.transcripts", ENDINGS):
         number = 0
         for piece in Corpus((path,)).pieces(path):
             for line in piece.splitlines():

@@ -13,6 +13,7 @@ from bigmodel_cli import checkpoints
 from bigmodel_cli.attend.rebuilt import draw_reconstructions
 from bigmodel_cli.console import say
 from bigmodel_cli.data import DataSet, load_tokenizer, open_data
+from bigmodel_cli.data.files import expand
 from bigmodel_cli.device import keep_few_kernels, pick_device
 from bigmodel_cli.errors import BigmodelError, DataError, Stopped
 from bigmodel_cli.lazy import Module, load_torch, torch
@@ -160,7 +161,9 @@ def _show_sample(spec: Spec, data: DataSet, model: Module, device: torch.device)
 
 def _source(spec: Spec) -> Path | None:
     """The checkpoint that a run starts from; its tokenizer and normalisation are used."""
-    return checkpoints.find(Path(spec.init.checkpoint)) if spec.init.checkpoint else None
+    if not spec.init.checkpoint:
+        return None
+    return checkpoints.find(expand(spec.init.checkpoint, Path(), "init.checkpoint"))
 
 
 def _open_data(spec: Spec, assets: Path | None = None) -> DataSet:
