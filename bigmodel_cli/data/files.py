@@ -163,10 +163,12 @@ def _plain(place: Path, pattern: tuple[str, ...]) -> list[Path]:
     """What a glob without ** matches, sorted."""
     found = [Path(path) for path in glob.glob(os.path.join(glob.escape(str(place)), *pattern))]
     skip = len(place.parts)
-    wanted = [
-        p for p in found if not any(passed_over(a) and a != b for a, b in zip(p.parts[skip:], pattern, strict=True))
-    ]
-    return sorted(wanted)
+    return sorted(p for p in found if all(map(_is_meant, p.parts[skip:], pattern)))
+
+
+def _is_meant(part: str, pattern: str) -> bool:
+    """Whether what a part of a glob matches is not passed over, or is asked for as in a shell: by a dot, or by its name."""
+    return not passed_over(part) or part == pattern or (part.startswith(".") and pattern.startswith("."))
 
 
 def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:

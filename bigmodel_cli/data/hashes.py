@@ -34,7 +34,8 @@ def content_hashes(paths: Sequence[Path], known_as: Sequence[Path] | None = None
     `known_as` are the paths that the files are going to have, under which they are then remembered. Raises `DataError` naming a
     file that cannot be read.
     """
-    names = [os.fsencode(os.path.abspath(path)) for path in known_as or paths]
+    here = os.getcwd()
+    names = [os.fsencode(os.path.join(here, path)) for path in known_as or paths]
     stats = [_stat(path) for path in paths]
     store = _Store(cache_directory("hashes") / STORE)
     known = store.read(names)
