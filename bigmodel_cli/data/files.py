@@ -74,7 +74,7 @@ def walk(folder: Path, endings: tuple[str, ...] = ()) -> list[Path]:
         path = folders.pop() if folders else links.pop(0)
         status = _status(path)
         place = (status.st_dev, status.st_ino)
-        if place in seen or place in real:
+        if place in seen or place in real or (linked and _is_above(path)):
             again += linked
             continue
         seen.add(place)
@@ -92,8 +92,14 @@ def walk(folder: Path, endings: tuple[str, ...] = ()) -> list[Path]:
                 again += own in seen
                 real.add(own)
     if again:
-        say(f"{folder}: {again:,} link(s) to what is below it already are passed over")
+        say(f"{folder}: {again:,} link(s) to what is below it already, or above it, are passed over")
     return [Path(path) for path in sorted(files, key=lambda path: path.split(os.sep))]
+
+
+def _is_above(link: str) -> bool:
+    """Whether a link leads to a folder that it lies in itself."""
+    target, here = os.path.realpath(link), os.path.realpath(os.path.dirname(link))
+    return os.path.commonpath((target, here)) == target
 
 
 def folders_in(folder: Path) -> list[Path]:
