@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import json
 import os
@@ -230,3 +231,48 @@ def test_data_that_changes_while_it_is_prepared_is_refused(
     second = content(opened(kind))
     shutil.rmtree(home)
     assert same(content(opened(kind)), second)
+
+
+def leave_copies() -> None:
+    """Copies of every file and class in hidden folders, and `._name` beside each file."""
+    for root in map(Path, ("all", "table", "pairs", "pictures", "sounds")):
+        for path in list(root.rglob("*")):
+            if path.is_file():
+                shutil.copyfile(path, path.with_name("._" + path.name))
+        whole = list(root.iterdir())
+        for hidden in (".ipynb_checkpoints", "__MACOSX"):
+            for path in whole:
+                (root / hidden).mkdir(exist_ok=True)
+                (shutil.copytree if path.is_dir() else shutil.copyfile)(path, root / hidden / path.name)
+
+
+def test_one_rule_for_every_kind_of_data(home: Path) -> None:
+    """Endings in any case are read as what they are; copies that editors and systems leave behind change nothing."""
+    write_sources()
+    names = {"text": "T.JSONL.GZ", "table": "B.TSV", "pairs": "B.TXT", "audio": "0.WAV", "image_folder": "0.BMP"}
+    Path("all").mkdir()
+    with gzip.open(Path("all") / names["text"], "wt") as file:
+        file.writelines(json.dumps({"text": row}) + "\n" for row in Path("t.txt").read_text().split())
+    for kind, place in (("table", "t.tsv"), ("pairs", "s.en")):
+        Path(kind).mkdir()
+        Path(place).rename(Path(kind) / names[kind])
+    for root in ("pictures", "sounds"):
+        for path in list(Path(root).rglob("0.*")):
+            path.rename(path.with_suffix(path.suffix.upper()))
+    changed: dict[str, dict[str, Any]] = {
+        "text": {"files": ["all"]},
+        "table": {"train": ["table"]},
+        "pairs": {"source": ["pairs"]},
+        "audio": {},
+        "image_folder": {},
+    }
+    counts = {}
+    for turn in range(2):
+        for kind, change in changed.items():
+            options = {**OPTIONS[kind], **change}
+            data = open_data(SOURCES[options["type"]][0].model_validate(options), base=Path(), seed=0, say=print)
+            counts[kind, turn] = (len(data.split("train")), data.fingerprint)
+        if turn == 0:
+            leave_copies()
+    assert all(counts[kind, 0] == counts[kind, 1] for kind in changed), counts
+    assert [counts[kind, 0][0] for kind in ("table", "pairs", "audio", "image_folder")] == [40, 40, 6, 6]
