@@ -126,7 +126,8 @@ class DigitsOptions(_ImageOptions):
 class FolderOptions(_ImageOptions):
     """Folders of images: root/class/image.png, or root/train/class/image.png with val and test beside it.
 
-    Splits may also be called training, valid, validation, dev and testing, in any case. With `labels: false` all images below them, at any depth.
+    Splits may also be called training, valid, validation, dev and testing, in any case. With `labels: false` all images below
+    them, at any depth.
     """
 
     type: Literal["image_folder"] = "image_folder"
