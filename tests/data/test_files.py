@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import Result
 
 from bigmodel_cli.data.files import expand, find_files, find_named, folders_in, walk
+from bigmodel_cli.data.text import fit_tokenizer
+from bigmodel_cli.data.tokenizer import FileOptions
 from bigmodel_cli.errors import DataError, SpecError
 
 HERE = Path()
@@ -148,3 +152,18 @@ def test_the_walk_equals_the_plain_one_of_the_library(tmp_path: Path) -> None:
     assert walk(Path("t"), (".txt",)) == plain
     assert len(plain) == 25
     assert find_files(["t/**/*.txt"], HERE, "o", ()) == tuple(p for p in plain if p.suffix == ".txt")
+
+
+def test_a_start_and_a_tokenizer_named_by_a_variable(
+    cnn_spec: Path, cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert cli("pretrain", cnn_spec, "--out", "run", "--set", "train.steps=1").status == 0
+    monkeypatch.setenv("PLACE_1", str(tmp_path))
+    start = ("pretrain", cnn_spec, "--set", "train.steps=1", "--set", "init.checkpoint=$PLACE_1/run", "--out")
+    assert f"from {tmp_path / 'run'}" in cli(*start, "again").err
+    monkeypatch.delenv("PLACE_1")
+    refused = cli(*start, "third")
+    assert refused.status == 2
+    assert refused.err.endswith("bigmodel: init.checkpoint: $PLACE_1/run: the variable PLACE_1 is not set\n")
+    with pytest.raises(SpecError, match=r"^data.tokenizer.path: \$PLACE_1/t.json: the variable PLACE_1 is not set"):
+        fit_tokenizer(FileOptions(type="file", path="$PLACE_1/t.json"), {}, {}, None, print, None)
