@@ -13,8 +13,7 @@ from bigmodel_cli.attend.rollout import rollout
 from bigmodel_cli.attend.text import show_heads, show_heat
 from bigmodel_cli.console import say
 from bigmodel_cli.data import Prompts, Reader, Tokenizer, load_tokenizer, prepare_file, rows_reader
-from bigmodel_cli.errors import DataError, ResourceError, SpecError
-from bigmodel_cli.lazy import torch
+from bigmodel_cli.errors import ResourceError, SpecError
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.tasks import inputs_of
 

@@ -1,71 +1,139 @@
-"""The cache of prepared data: keyed by content, published atomically, safe for several processes at once."""
+"""The cache of prepared data: keyed by content, published atomically, verified when opened, for several processes.
+
+Everything in it is a folder with a manifest: the size and SHA-256 of each of its files. A folder that is not as its manifest
+says is said to be damaged, and built anew.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from bigmodel_cli.errors import ResourceError
+from bigmodel_cli.console import say
+from bigmodel_cli.data.cache_home import cache_directory, unwritable
+from bigmodel_cli.data.hashes import content_hashes
+from bigmodel_cli.errors import DataError
 from bigmodel_cli.failpoints import failpoint
 
-
-def cache_directory(kind: str) -> Path:
-    """The folder for one kind of prepared data below $XDG_CACHE_HOME (else ~/.cache), made where it is missing."""
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    home = Path(named) if os.path.isabs(named) else Path.home() / ".cache"
-    path = home / "bigmodel" / kind
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(path, error) from None
-    return path
-
-
-def publish(path: Path, content: bytes) -> None:
-    """Write a file of the cache so that readers see all of it or nothing."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_bytes(content)
-        os.replace(draft, path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise _unwritable(path.parent, error) from None
+MANIFEST = "manifest.json"
+CONTENT = "content"
+SMALL = 1 << 20
+"""Bytes of a folder that are read at each opening; what is larger is remembered to be whole (`content_hashes`)."""
 
 
 def build_once(path: Path, build: Callable[[Path], None]) -> None:
-    """Make the folder `path` by `build(draft folder)` unless it is there; one process builds, the others wait.
+    """Make the folder `path` by `build(draft folder)` unless it is there and whole; one process builds, the others wait.
 
-    The lock dies with its owner: where a builder was killed, the next one clears its draft and builds anew.
+    The lock dies with its owner: where a builder was killed, the next one clears its draft and builds anew. Raises
+    `ResourceError` where the cache cannot be written.
     """
-    if path.is_dir():
+    if path.is_dir() and not _damage(path):
         return
     with _locked(path.with_name(f".{path.name}.lock")):
-        if path.is_dir():
-            return
+        if os.path.lexists(path):
+            damage = _damage(path)
+            if not damage:
+                return
+            say(f"warning: {path}: damaged ({damage}); building it anew")
         draft = path.with_name(f".{path.name}.draft")
         shutil.rmtree(draft, ignore_errors=True)
         try:
             draft.mkdir()
             build(draft)
+            _seal(draft, path)
             failpoint("cache.built")
+            _remove(path)
             os.rename(draft, path)
+            _sync(path.parent)
         except OSError as error:
-            raise _unwritable(path.parent, error) from None
+            raise unwritable(path.parent, error) from None
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
 
+def cached_bytes(kind: str, description: Any, make: Callable[[], bytes]) -> bytes:
+    """What `make` gives for something that the JSON values `description` tell from everything else; made once."""
+    key = hashlib.sha256(json.dumps(description).encode()).hexdigest()
+    folder = cache_directory(kind) / key
+
+    def build(draft: Path) -> None:
+        (draft / CONTENT).write_bytes(make())
+
+    build_once(folder, build)
+    return (folder / CONTENT).read_bytes()
+
+
+def cached_json(kind: str, description: Any, make: Callable[[], Any]) -> Any:
+    """The same for JSON values."""
+    return json.loads(cached_bytes(kind, description, lambda: json.dumps(make()).encode()))
+
+
+def _seal(draft: Path, path: Path) -> None:
+    """Write the manifest of a draft that is going to be called `path`, and everything to the disk."""
+    files = sorted(draft.iterdir())
+    for file in files:
+        _sync(file)
+    hashes = content_hashes(files, [path / file.name for file in files])
+    listed = {file.name: [file.stat().st_size, sha] for file, sha in zip(files, hashes, strict=True)}
+    (draft / MANIFEST).write_text(json.dumps(listed), encoding="utf-8")
+    _sync(draft / MANIFEST)
+    _sync(draft)
+
+
+def _damage(folder: Path) -> str:
+    """What is wrong with a folder of the cache; '' where it is as its manifest says."""
+    try:
+        listed = json.loads((folder / MANIFEST).read_bytes())
+        found = sorted(file for file in folder.iterdir() if file.name != MANIFEST)
+        if not isinstance(listed, dict) or not listed:
+            return f"its {MANIFEST} lists nothing"
+        if listed.keys() != {file.name for file in found}:
+            return "it does not hold the files that it should"
+        sizes = [file.stat().st_size for file in found]
+        for file, size in zip(found, sizes, strict=True):
+            if listed[file.name][0] != size:
+                return f"{file.name} is {size:,} bytes long"
+        small = sum(sizes) <= SMALL
+        read = [hashlib.sha256(file.read_bytes()).hexdigest() for file in found] if small else content_hashes(found)
+        changed = [f.name for f, sha in zip(found, read, strict=True) if listed[f.name][1:] != [sha]]
+    except (OSError, DataError, ValueError, TypeError, LookupError, RecursionError) as error:
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"{changed[0]} was changed" if changed else ""
+
+
+def _remove(path: Path) -> None:
+    """Take away what stands in the place of a folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    with open(path, "w") as file:
+    try:
+        file = open(path, "w")  # noqa: SIM115
+    except OSError as error:
+        raise unwritable(path.parent, error) from None
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _unwritable(path: Path, error: OSError) -> ResourceError:
-    reason = os.strerror(error.errno or 0)
-    return ResourceError(f"{path}: the cache cannot be written: {reason}; make room there, or set XDG_CACHE_HOME")
+__all__ = ["build_once", "cache_directory", "cached_bytes", "cached_json"]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
-import json
-import os
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from bigmodel_cli.data.cache import cache_directory, publish
+from bigmodel_cli.data.cache import cached_json
+from bigmodel_cli.data.hashes import check_unchanged, content_hashes
 from bigmodel_cli.data.reading import FORMAT, checked_text, dotted, is_json_lines, json_rows, lookup, pieces
 from bigmodel_cli.errors import DataError, did_you_mean
 
+SURVEY = 3  # the format of the cached surveys
 ENDINGS = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz", ".py", ".md", ".rst")
 
 
@@ -59,7 +59,7 @@ class Texts(Corpus):
 
 @dataclass
 class Survey:
-    """What one pass over a corpus finds: a digest of its documents, how much there is, and which characters.
+    """What one pass over a corpus finds: a digest of its documents, how much there is, which characters, each file's hash.
 
     `lengths` are those of the documents, in characters.
     """
@@ -69,53 +69,30 @@ class Survey:
     documents: int = 0
     symbols: str = ""
     lengths: list[int] = field(default_factory=list)
-    seen: set[str] = field(default_factory=set)
+    hashes: list[str] = field(default_factory=list)
 
 
 def survey(corpus: Corpus) -> Survey:
-    """Read the corpus once. The result is kept by path, size and time of change of the files, in the cache."""
-    stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in corpus.files]
-    key = hashlib.sha256(json.dumps([FORMAT, stats, corpus.field]).encode()).hexdigest()
-    kept = cache_directory("surveys") / f"{key}.json"
-    if kept.exists():
-        values = json.loads(kept.read_text(encoding="utf-8"))
-        return Survey(**values)
-    found, sha = Survey(), hashlib.sha256()
-    for document in corpus.documents():
-        found.documents += 1
-        before = found.characters
-        for text in document:
-            sha.update(text.encode("utf-8"))
-            found.characters += len(text)
-            found.seen.update(text)
-        sha.update(b"\xff")  # no byte of UTF-8: the end of a document
-        found.lengths.append(found.characters - before)
-    found.digest, found.symbols = sha.hexdigest(), "".join(sorted(found.seen))
-    values = {k: getattr(found, k) for k in ("digest", "characters", "documents", "symbols", "lengths")}
-    publish(kept, json.dumps(values).encode())
-    return found
+    """Read the corpus once. The result is kept in the cache by the content of the files."""
+    hashes = content_hashes(corpus.files)
+    forms = [[is_json_lines(path), path.name.lower().endswith(".gz")] for path in corpus.files]
 
+    def read() -> dict[str, Any]:
+        found, sha, seen = Survey(hashes=hashes), hashlib.sha256(), set[str]()
+        for document in corpus.documents():
+            found.documents += 1
+            before = found.characters
+            for text in document:
+                sha.update(text.encode("utf-8"))
+                found.characters += len(text)
+                seen.update(text)
+            sha.update(b"\xff")  # no byte of UTF-8: the end of a document
+            found.lengths.append(found.characters - before)
+        found.digest, found.symbols = sha.hexdigest(), "".join(sorted(seen))
+        check_unchanged(corpus.files, hashes)
+        return asdict(found)
 
-def find_files(names: Iterable[str], base: Path, option: str, endings: tuple[str, ...] = ENDINGS) -> tuple[Path, ...]:
-    """The files that paths, globs and folders name, in sorted order; of a folder those with one of the endings.
-
-    Raises `DataError` for a name that finds nothing.
-    """
-    found: list[Path] = []
-    for name in names:
-        path = base / name
-        if path.is_dir():
-            matches = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(endings))
-            if not matches:
-                raise DataError(f"{option}: the folder {name} holds no file that ends in {', '.join(endings)}")
-        elif path.is_file():
-            matches = [path]
-        else:
-            matches = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if os.path.isfile(p))
-            if not matches:
-                raise DataError(f"{option}: {name}: no such file")
-        found += matches
-    return tuple(dict.fromkeys(found))
+    return Survey(**cached_json("surveys", ["text", SURVEY, FORMAT, hashes, forms, corpus.field], read))
 
 
 def standard_library(max_bytes: int) -> tuple[Path, ...]:

@@ -56,4 +56,6 @@ def subset(raw: RawSplit, chosen: Any) -> RawSplit:
     pick: Callable[[list[Any]], list[Any]] = lambda items: [items[i] for i in chosen] if items else []  # noqa: E731
     pixels = raw.pixels[chosen] if raw.pixels is not None else None
     headers = raw.headers.part(chosen) if raw.headers is not None else None
-    return RawSplit(raw.labels[chosen], raw.digest, pixels, pick(raw.encoded), pick(raw.names), headers)
+    return RawSplit(
+        raw.labels[chosen], raw.digest, pixels, pick(raw.encoded), pick(raw.names), pick(raw.hashes), headers
+    )

@@ -11,7 +11,8 @@ import numpy as np
 from pydantic import Field
 
 from bigmodel_cli.data.base import Say
-from bigmodel_cli.data.corpus import ENDINGS, find_files
+from bigmodel_cli.data.corpus import ENDINGS
+from bigmodel_cli.data.files import find_files
 from bigmodel_cli.data.order import Ints, permute
 from bigmodel_cli.errors import DataError
 

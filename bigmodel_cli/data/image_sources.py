@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from bigmodel_cli.console import say
+from bigmodel_cli.data.hashes import check_unchanged, content_hashes
 from bigmodel_cli.data.image_columns import Label, class_names, number_labels, read_images, read_labels
-from bigmodel_cli.data.image_files import ENDINGS, OTHER_ENDINGS, left_out
 from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
 from bigmodel_cli.errors import DataError
 
@@ -27,8 +26,8 @@ FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shi
 class RawSplit:
     """`labels` (N,), -1 where there are none; `pixels` (N, C, H, W) uint8, or `encoded` images (paths or bytes) with names.
 
-    `digest` names the content of the source from which it was read. `headers` (image_survey.Headers) are what a survey found out
-    about the encoded ones.
+    `digest` names the content of the source from which it was read, `hashes` are those of the content of images that are files.
+    `headers` (image_survey.Headers) are what a survey found out about the encoded ones.
     """
 
     labels: Labels
@@ -36,13 +35,21 @@ class RawSplit:
     pixels: Any = None
     encoded: list[Any] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    hashes: list[str] = field(default_factory=list)
     headers: Any = None
 
     def items(self) -> Hashes:
         """(N,) the hash of each image as it was read: of its pixels, or of the encoded file."""
         if self.pixels is not None:
             return as_hashes(hash_of(image.tobytes()) for image in self.pixels)
-        return as_hashes(hash_of(i if isinstance(i, bytes) else content_of(i)) for i in self.encoded)
+        if self.hashes:
+            return as_hashes(int.from_bytes(bytes.fromhex(sha)[:8], "little") for sha in self.hashes)
+        return as_hashes(hash_of(image) for image in self.encoded)
+
+    def check_unchanged(self) -> None:
+        """Raise `DataError` for an image file whose content is not what its hash (where it has one) says."""
+        if self.hashes:
+            check_unchanged(self.encoded, self.hashes)
 
 
 @dataclass
@@ -60,14 +67,6 @@ class RawImages:
     def without_labels(self) -> RawImages:
         """The images alone."""
         return RawImages({n: replace(s, labels=np.full_like(s.labels, -1)) for n, s in self.splits.items()}, ())
-
-
-def content_of(path: Path) -> bytes:
-    """A file's content. Raises `DataError`."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def read_mnist(root: Path, folder: str, download: bool, wanted: Sequence[str]) -> RawImages:
@@ -95,8 +94,8 @@ def _read_idx(path: Path, dimensions: int, sha: Any) -> Any:
         content = path.read_bytes() if path.exists() else gzip.decompress(packed.read_bytes())
     except FileNotFoundError:
         raise DataError(
-            f"{path}: not there (nor {packed.name}); set data.root to the folder that holds {path.parent.parent.name}/, or "
-            "data.download: true to fetch it"
+            f"{path.absolute()}: not there (nor {packed.name}); set data.root to the folder that holds "
+            f"{path.parent.parent.name}/, or data.download: true to fetch it"
         ) from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{packed}: cannot be read: {error}") from None
@@ -125,15 +124,15 @@ def read_cifar(root: Path, kind: str, download: bool, wanted: Sequence[str]) -> 
             data = type(source.__name__, (source,), unread)(str(root), train=name == "train", download=download)
         except RuntimeError:
             raise DataError(
-                f"{root}: no {kind} there (or damaged); set data.root, or data.download: true to fetch it"
+                f"{root.absolute()}: no {kind} there (or damaged); set data.root, or data.download: true to fetch it"
             ) from None
         except OSError as error:
             raise DataError(
                 f"{root}: {kind} cannot be downloaded: {error}; fetch it elsewhere and set data.root"
             ) from None
         pixels = np.ascontiguousarray(data.data.transpose(0, 3, 1, 2))
-        digest = hashlib.sha256(pixels.tobytes()).hexdigest()
-        splits[name] = RawSplit(np.asarray(data.targets, np.int64), digest, pixels)
+        description = pixels.tobytes() + json.dumps([data.classes, data.targets]).encode()
+        splits[name] = RawSplit(np.asarray(data.targets, np.int64), hashlib.sha256(description).hexdigest(), pixels)
         classes = tuple(data.classes)
     return RawImages(splits, classes)
 
@@ -161,46 +160,10 @@ def read_digits(wanted: Sequence[str]) -> RawImages:
     test = np.zeros(len(labels), bool)
     for label in range(10):
         test[np.flatnonzero(labels == label)[::5]] = True
-    digest = hashlib.sha256(pixels.tobytes()).hexdigest()
+    digest = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
     chosen = {"train": ~test, "test": test}
     splits = {n: RawSplit(labels[chosen[n]], digest, pixels[chosen[n]]) for n in wanted}
     return RawImages(splits, tuple("0123456789"))
-
-
-def split_folders(root: Path) -> dict[str, Path]:
-    """The folder of each split below an image folder: itself where it has none for training, validation or test."""
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder; set data.root")
-    return {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()} or {"train": root}
-
-
-def read_folder(root: Path, labelled: bool, wanted: Sequence[str]) -> RawImages:
-    """ImageFolder's layout: root/class/image, or root/train/class/image with val/ and test/ beside it; the `wanted` splits.
-
-    Without labels: all images below root, or below root/train, val and test.
-    """
-    folders = {name: folder for name, folder in split_folders(root).items() if name in wanted}
-    classes = tuple(sorted({p.name for f in folders.values() for p in f.iterdir() if p.is_dir()})) if labelled else ()
-    if labelled and not classes:
-        raise DataError(
-            f"{root}: no folders of classes in it; the layout is root/class/image.png, or set data.labels: false for images "
-            "without labels"
-        )
-    splits = {}
-    others: list[Path] = []
-    for name, folder in folders.items():
-        places = [folder / c for c in classes] or [folder]
-        there = [p for place in places for p in sorted(place.rglob("*"))]
-        paths = [p for p in there if p.suffix.lower() in ENDINGS]
-        others += [p for p in there if p.suffix.lower() in OTHER_ENDINGS]
-        labels = [classes.index(p.relative_to(folder).parts[0]) if labelled else -1 for p in paths]
-        # names and sizes stand for the content: reading every image at every start would take minutes
-        listing = [[p.relative_to(folder).as_posix(), p.stat().st_size] for p in paths]
-        digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
-        splits[name] = RawSplit(np.asarray(labels, np.int64), digest, encoded=paths, names=[str(p) for p in paths])
-    if others:
-        say(left_out(others))
-    return RawImages(splits, classes)
 
 
 def read_parquet(files: Mapping[str, Sequence[Path]], image: str, label: str | None) -> RawImages:
@@ -219,8 +182,8 @@ def read_parquet(files: Mapping[str, Sequence[Path]], image: str, label: str | N
         names: list[str] = []
         labels[name] = []
         sha = hashlib.sha256()
-        for path in paths:
-            sha.update(json.dumps([name, hashlib.sha256(path.read_bytes()).hexdigest(), columns]).encode())
+        for path, content in zip(paths, content_hashes(paths), strict=True):
+            sha.update(json.dumps([name, content, columns]).encode())
             try:
                 table = pq.read_table(path, columns=columns)
             except (pyarrow.ArrowException, OSError, KeyError) as error:

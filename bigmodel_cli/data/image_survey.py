@@ -5,17 +5,14 @@ A survey is kept in the cache by the digest of the source's content, so that it 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bigmodel_cli.data.base import Say
-from bigmodel_cli.data.cache import cache_directory, publish
+from bigmodel_cli.data.cache import cached_json
 from bigmodel_cli.data.divide import subset
 from bigmodel_cli.data.image_files import open_image, read_header
 from bigmodel_cli.data.image_sources import RawImages, RawSplit
@@ -92,15 +89,13 @@ def survey_images(raw: RawImages, skip_bad: bool, white: float | None, say: Say)
 
 def _surveyed(name: str, split: RawSplit, skip_bad: bool, white: float | None, say: Say) -> RawSplit:
     description = [FORMAT, split.digest, name, len(split.encoded), skip_bad, white]
-    key = hashlib.sha256(json.dumps(description).encode()).hexdigest()
-    kept = cache_directory("surveys") / f"{key}.json"
-    found = _remembered(kept)
-    if found is None:
+
+    def read() -> dict[str, Any]:
         if len(split.encoded) > MANY:
             say(f"reading the headers of {len(split.encoded):,} images of the {name} split (once)")
-        found = _survey(split, skip_bad, white)
-        content = json.dumps(vars(found)).encode()
-        publish(kept, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+        return vars(_survey(split, skip_bad, white))
+
+    found = Survey(**cached_json("surveys", ["images", *description], read))
     _say_depth(name, found, white, say)
     if found.bad:
         index, reason = found.bad[0]
@@ -113,17 +108,6 @@ def _surveyed(name: str, split: RawSplit, skip_bad: bool, white: float | None, s
     sizes, kinds = np.asarray(found.sizes, np.int64).reshape(-1, 2), np.asarray(found.kinds, np.int64)
     names, grey = zip(*found.names, strict=True)
     return replace(split, headers=Headers(sizes, kinds, names, grey))
-
-
-def _remembered(path: Path) -> Survey | None:
-    """A survey that is in the cache and whole."""
-    try:
-        digest, _, content = path.read_bytes().partition(b"\n")
-    except FileNotFoundError:
-        return None
-    if hashlib.sha256(content).hexdigest().encode() != digest:
-        return None
-    return Survey(**json.loads(content))
 
 
 def _survey(split: RawSplit, skip_bad: bool, white: float | None) -> Survey:

@@ -14,6 +14,7 @@ from bigmodel_cli.data.augment import Augmentation, AugmentOptions
 from bigmodel_cli.data.base import DataSet, Say, Split, count_classes, facts_of
 from bigmodel_cli.data.cache import build_once, cache_directory
 from bigmodel_cli.data.divide import divided, numbers_among, part_of_each_class, part_to_hold_out, subset
+from bigmodel_cli.data.files import expand
 from bigmodel_cli.data.held_out import (
     HELD_OUT,
     ValFraction,
@@ -22,15 +23,14 @@ from bigmodel_cli.data.held_out import (
     not_both,
     with_held_out,
 )
+from bigmodel_cli.data.image_folder import read_folder, split_folders
 from bigmodel_cli.data.image_sources import (
     RawImages,
     RawSplit,
     read_cifar,
     read_digits,
-    read_folder,
     read_mnist,
     read_parquet,
-    split_folders,
 )
 from bigmodel_cli.data.image_split import ImageSplit, Resident, Streamed
 from bigmodel_cli.data.image_survey import Shape, choose_shape, survey_images
@@ -40,7 +40,8 @@ from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import torch
 
 RESIDENT_BYTES = 2 << 30
-PIXELS = 2  # the format of the cached pixels
+FORMAT = 3  # of the cached pixels
+PARQUET = (".parquet",)
 SAMPLED = 10_000  # images from which the mean and deviation of a large set are computed
 
 
@@ -101,7 +102,7 @@ class MNISTOptions(_RootOptions):
 
     def read(self, base: Path, only: str | None, say: Say) -> RawImages:
         """Read the source, or what one split of it needs."""
-        return read_mnist(base / self.root, "MNIST", self.download, needed(self.named(base), only))
+        return read_mnist(expand(self.root, base, "data.root"), "MNIST", self.download, needed(self.named(base), only))
 
 
 class FashionMNISTOptions(_RootOptions):
@@ -111,7 +112,9 @@ class FashionMNISTOptions(_RootOptions):
 
     def read(self, base: Path, only: str | None, say: Say) -> RawImages:
         """Read the source, or what one split of it needs."""
-        return read_mnist(base / self.root, "FashionMNIST", self.download, needed(self.named(base), only))
+        return read_mnist(
+            expand(self.root, base, "data.root"), "FashionMNIST", self.download, needed(self.named(base), only)
+        )
 
 
 class CIFAR10Options(_RootOptions):
@@ -121,7 +124,9 @@ class CIFAR10Options(_RootOptions):
 
     def read(self, base: Path, only: str | None, say: Say) -> RawImages:
         """Read the source, or what one split of it needs."""
-        return read_cifar(base / self.root, "cifar10", self.download, needed(self.named(base), only))
+        return read_cifar(
+            expand(self.root, base, "data.root"), "cifar10", self.download, needed(self.named(base), only)
+        )
 
 
 class CIFAR100Options(_RootOptions):
@@ -131,7 +136,9 @@ class CIFAR100Options(_RootOptions):
 
     def read(self, base: Path, only: str | None, say: Say) -> RawImages:
         """Read the source, or what one split of it needs."""
-        return read_cifar(base / self.root, "cifar100", self.download, needed(self.named(base), only))
+        return read_cifar(
+            expand(self.root, base, "data.root"), "cifar100", self.download, needed(self.named(base), only)
+        )
 
 
 class DigitsOptions(_ImageOptions):
@@ -147,7 +154,8 @@ class DigitsOptions(_ImageOptions):
 class FolderOptions(_ImageOptions):
     """Folders of images: root/class/image.png, or root/train/class/image.png with val and test beside it.
 
-    With `labels: false` all images below them, at any depth.
+    Splits may also be called training, valid, validation, dev and testing, in any case. With `labels: false` all images below
+    them, at any depth.
     """
 
     type: Literal["image_folder"] = "image_folder"
@@ -155,11 +163,11 @@ class FolderOptions(_ImageOptions):
 
     def named(self, base: Path) -> tuple[str, ...]:
         """The splits that have a folder."""
-        return tuple(split_folders(base / self.root))
+        return tuple(split_folders(expand(self.root, base, "data.root")))
 
     def read(self, base: Path, only: str | None, say: Say) -> RawImages:
         """Read the source, or what one split of it needs."""
-        return read_folder(base / self.root, self.labels, needed(self.named(base), only))
+        return read_folder(expand(self.root, base, "data.root"), self.labels, needed(self.named(base), only))
 
 
 class ParquetOptions(_ImageOptions):
@@ -189,7 +197,7 @@ class ParquetOptions(_ImageOptions):
     def read(self, base: Path, only: str | None, say: Say) -> RawImages:
         """Read the source, or what one split of it needs."""
         named = {n: (names, f"data.{n}") for n, names in self._files.items()}
-        files = files_of_splits(named, base, only, say)
+        files = files_of_splits(named, base, only, say, PARQUET)
         return read_parquet(files, self.image_column, self.label_column if self.labels else None)
 
 
@@ -200,7 +208,10 @@ def open_images(
     known = facts_of(assets) if only is not None else None
     named = options.named(base)
     if "train" not in named and only is None:
-        raise DataError(f"{base / options.root}: no folder train in it to train on; it has {', '.join(named)}")
+        raise DataError(
+            f"{base / options.root}: it holds {', '.join(named)}, and no folder train (or training) beside it; make one, or, where "
+            f"these are classes, put them into {base / options.root / 'train'}"
+        )
     fraction = part_to_hold_out(options.val_fraction, named)
     raw = options.read(base, only, say)
     if not options.labels:
@@ -271,7 +282,7 @@ def _load(raw: RawSplit, options: Any, shape: Shape, white: float | None, key: s
     total = len(raw.labels) * int(np.prod(shape))
     if total > RESIDENT_BYTES:
         return Streamed(raw, shape, white)
-    name = hashlib.sha256(f"{PIXELS}-{key}-{shape}-{white}-{options.on_bad}".encode()).hexdigest()
+    name = hashlib.sha256(f"{FORMAT}-{key}-{shape}-{white}-{options.on_bad}".encode()).hexdigest()
     folder = cache_directory("images") / name
     if not folder.is_dir():
         say(f"decoding {len(raw.labels):,} images (once: kept in {folder.parent})")
@@ -283,6 +294,7 @@ def _load(raw: RawSplit, options: Any, shape: Shape, white: float | None, key: s
         for index, (source, label) in enumerate(zip(raw.encoded, raw.names, strict=True)):
             pixels[index] = decode(source, label, channels, size, white)
         pixels.flush()
+        raw.check_unchanged()
 
     build_once(folder, build)
     return Resident(np.load(folder / "pixels.npy"), raw.labels)

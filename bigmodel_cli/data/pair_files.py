@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 
-from bigmodel_cli.data.cache import cache_directory, publish
+from bigmodel_cli.data.cache import cached_json
 from bigmodel_cli.data.cleaning import clean
 from bigmodel_cli.data.corpus import Corpus, Survey, Texts, survey
+from bigmodel_cli.data.hashes import check_unchanged
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.reading import is_json_lines, lines
 from bigmodel_cli.data.table_files import Columns, rows_of
@@ -31,7 +31,7 @@ ENDS = 2  # documents: a tokenizer that is fitted on several has a mark for the 
 class PairSource:
     """The pairs of a split: `rows` reads them, `digest` names their content, `corpus` has the texts of one side, or of both.
 
-    `notes` are what a reader of the files should know.
+    `notes` are what a reader of the files should know; `hashes` those of the content of the files, by path.
     """
 
     rows: Callable[[], Iterator[Pair]]
@@ -39,14 +39,11 @@ class PairSource:
     characters: int
     corpus: Callable[[str | None], tuple[Corpus, Survey]]
     notes: tuple[str, ...] = ()
+    hashes: dict[Path, str] = field(default_factory=dict)
 
     def count(self) -> int:
         """How many pairs there are: counted once, and kept in the cache by their content."""
-        key = hashlib.sha256(json.dumps(["pairs", FORMAT, self.digest]).encode()).hexdigest()
-        kept = cache_directory("surveys") / f"{key}.json"
-        if not kept.exists():
-            publish(kept, json.dumps(sum(1 for _ in self.rows())).encode())
-        return int(json.loads(kept.read_text(encoding="utf-8")))
+        return int(cached_json("surveys", ["pairs", FORMAT, self.digest], lambda: sum(1 for _ in self.rows())))
 
     def part(self, chosen: Ints, count: int) -> PairSource:
         """The pairs of those numbers, of `count`, alone."""
@@ -58,12 +55,16 @@ class PairSource:
             return (pair for pair, taken in zip(self.rows(), inside, strict=True) if taken)
 
         def corpus(side: str | None) -> tuple[Corpus, Survey]:
-            _, found = self.corpus(side)  # the characters are those of all pairs
+            whole, found = self.corpus(side)  # the characters are those of all pairs
             numbers = range(len(SIDES)) if side is None else (SIDES.index(side),)
-            texts = Texts(files=(), source=lambda: (pair[i] for pair in rows() for i in numbers))
+            texts = Texts(files=whole.files, source=lambda: (pair[i] for pair in rows() for i in numbers))
             return texts, replace(found, digest=f"{found.digest}-{digest[-1]}")
 
-        return PairSource(rows, digest, self.characters * len(chosen) // count, corpus)
+        return replace(self, rows=rows, digest=digest, characters=self.characters * len(chosen) // count, corpus=corpus)
+
+    def check_unchanged(self) -> None:
+        """Raise `DataError` for a file whose content is not what `digest` was made of."""
+        check_unchanged(list(self.hashes), list(self.hashes.values()))
 
 
 def parallel(split: str, files: dict[str, tuple[Path, ...]]) -> PairSource:
@@ -93,8 +94,9 @@ def parallel(split: str, files: dict[str, tuple[Path, ...]]) -> PairSource:
         paths = files["source"] + files["target"] if side is None else files[side]
         return Corpus(paths), replace(survey(Corpus(paths)), documents=ENDS)
 
+    hashes = {path: sha for side, paths in files.items() for path, sha in zip(paths, found[side].hashes, strict=True)}
     characters = sum(s.characters for s in found.values())
-    return PairSource(rows, [found[side].digest for side in SIDES], characters, corpus, _names_first(together))
+    return PairSource(rows, [found[side].digest for side in SIDES], characters, corpus, _names_first(together), hashes)
 
 
 def table(paths: tuple[Path, ...], columns: Columns) -> PairSource:
@@ -108,9 +110,10 @@ def table(paths: tuple[Path, ...], columns: Columns) -> PairSource:
         chosen = SIDES if side is None else (side,)
         texts = Texts(files=paths, source=lambda: (pair[SIDES.index(s)] for pair in rows() for s in chosen))
         digest = found.digest + ("" if side is None else f"-{side}")
-        return texts, Survey(digest, found.characters, ENDS, found.symbols)
+        return texts, Survey(digest, found.characters, ENDS, found.symbols, hashes=found.hashes)
 
-    return PairSource(rows, [found.digest], found.characters, corpus, tuple(found.notes))
+    hashes = dict(zip(paths, found.hashes, strict=True))
+    return PairSource(rows, [found.digest], found.characters, corpus, tuple(found.notes), hashes)
 
 
 def _names_first(together: Sequence[tuple[Sequence[Path], Sequence[Path]]]) -> tuple[str, ...]:

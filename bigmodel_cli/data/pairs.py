@@ -175,7 +175,13 @@ def open_pairs(
     folder = cache_directory("pairs") / key
     if not folder.is_dir():
         say(f"tokenizing {sum(s.characters for s in sources.values()):,} characters (once: kept in {folder.parent})")
-    build_once(folder, lambda draft: _write(draft, sources, tokenizers))
+
+    def build(draft: Path) -> None:
+        _write(draft, sources, tokenizers)
+        for source in sources.values():
+            source.check_unchanged()
+
+    build_once(folder, build)
     opened = {
         n: Pairs(folder, n, source, tokenizers, options, say) for n, source in sources.items() if only in (None, n)
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import lzma
@@ -18,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from bigmodel_cli.data.base import Say
-from bigmodel_cli.data.cache import build_once, cache_directory, publish
+from bigmodel_cli.data.cache import build_once, cache_directory
+from bigmodel_cli.data.files import Found, find_named, passed_over
+from bigmodel_cli.data.hashes import content_hashes
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.sound import ENDINGS, Samples, decode, notes_said
 from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
@@ -28,8 +29,6 @@ FORMAT = 3  # of the cached samples
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MOST_BYTES = 1 << 30
 """Of a member of an archive: what is larger is refused before it is unpacked."""
-Found = tuple[Path, str]
-"""A file, and the name under which its recording is known: the path below the folder that was named."""
 Wanted = tuple[Callable[[dict[str, str]], bool], Any]
 
 
@@ -66,12 +65,21 @@ def open_recordings(
     found = [(p, name) for p, name in found if p.name.lower().endswith(ARCHIVES) or takes(name)]
     if not found:
         raise DataError(f"data.files: no recording of the split is there: {wanted[1] if wanted else ''}")
-    description = [FORMAT, content_digest(found), pattern, rate, skip_bad, wanted[1] if wanted else None]
+    digest = content_digest(found)
+    description = [FORMAT, digest, pattern, rate, skip_bad, wanted[1] if wanted else None]
     key = hashlib.sha256(json.dumps(description).encode()).hexdigest()
     folder = cache_directory("audio") / key
     if not folder.is_dir():
         say(f"decoding recordings to {rate:,} Hz (once: kept in {folder.parent})")
-    build_once(folder, lambda draft: _write(draft, found, pattern, rate, skip_bad, takes))
+
+    def build(draft: Path) -> None:
+        _write(draft, found, pattern, rate, skip_bad, takes)
+        if content_digest(found) != digest:
+            raise DataError(
+                "data.files: recordings changed while they were read; start again when nothing writes to them"
+            )
+
+    build_once(folder, build)
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     if index["bad"]:
         say(f"warning: skipped {len(index['bad'])} recording(s) that cannot be decoded, the first: {index['bad'][0]}")
@@ -98,41 +106,22 @@ def _groups(match: re.Match[str]) -> dict[str, str]:
 
 
 def find_sound(names: list[str], base: Path) -> list[Found]:
-    """The recordings and archives that paths, globs and folders name. Raises `DataError` for a name that finds nothing."""
-    found: list[Found] = []
-    for name in names:
-        path = base / name
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and p.name.lower().endswith(ENDINGS + ARCHIVES))
-            if not inside:
-                raise DataError(
-                    f"data.files: the folder {name} holds no file that ends in {', '.join(ENDINGS + ARCHIVES)}"
-                )
-            found += [(p, p.relative_to(path).as_posix()) for p in inside]
-            continue
-        paths = [path] if path.is_file() else sorted(Path(p) for p in glob.glob(str(path), recursive=True))
-        if not paths:
-            raise DataError(f"data.files: {name}: no such file")
-        for p in paths:
-            if not p.name.lower().endswith(ENDINGS + ARCHIVES):
-                raise DataError(f"{p}: not a recording or an archive; they end in {', '.join(ENDINGS + ARCHIVES)}")
-        found += [(p, p.name) for p in paths]
-    return list(dict.fromkeys(found))
+    """The recordings and archives that paths, globs and folders name, each with the name under which it is known.
+
+    Raises `DataError` for a name that finds nothing, and for what is neither.
+    """
+    found = find_named(names, base, "data.files", ENDINGS + ARCHIVES)
+    for path, _ in found:
+        if not path.name.lower().endswith(ENDINGS + ARCHIVES):
+            raise DataError(f"{path}: not a recording or an archive; they end in {', '.join(ENDINGS + ARCHIVES)}")
+    return found
 
 
 def content_digest(found: list[Found]) -> str:
-    """SHA-256 of names and contents. It is kept by path, size and time of change of the files, in the cache."""
-    stats = [(str(p.resolve()), name, p.stat().st_size, p.stat().st_mtime_ns) for p, name in found]
-    kept = cache_directory("surveys") / f"{hashlib.sha256(json.dumps(['audio', stats]).encode()).hexdigest()}.json"
-    if not kept.exists():
-        sha = hashlib.sha256()
-        for path, name in found:
-            sha.update(json.dumps(name).encode())
-            with _opened(path) as file:
-                sha.update(hashlib.file_digest(file, "sha256").digest())
-        publish(kept, json.dumps(sha.hexdigest()).encode())
-    digest: str = json.loads(kept.read_text(encoding="utf-8"))
-    return digest
+    """SHA-256 of names and contents, in order."""
+    hashes = content_hashes([path for path, _ in found])
+    named = [[name, sha] for (_, name), sha in zip(found, hashes, strict=True)]
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()
 
 
 def contents(found: list[Found]) -> Iterator[tuple[str, str, bytes]]:
@@ -147,16 +136,14 @@ def contents(found: list[Found]) -> Iterator[tuple[str, str, bytes]]:
 
 
 def _members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The recordings in an archive. Links, devices and names that leave the archive (/ or ..) are passed over."""
+    """The recordings in an archive. Links, devices, names that leave the archive (/ or ..) and what is hidden are passed over."""
     try:
         with tarfile.open(path, "r|*") as archive:
             for member in archive:
                 name = PurePosixPath(member.name)
                 inside = not name.is_absolute() and ".." not in name.parts
-                # "._name" beside a file holds what macOS knows about it
-                if not (member.isreg() and inside and name.name.lower().endswith(ENDINGS)) or name.name.startswith(
-                    "._"
-                ):
+                sound = member.isreg() and inside and name.name.lower().endswith(ENDINGS)
+                if not sound or any(passed_over(part) for part in name.parts):
                     continue
                 if member.size > MOST_BYTES:
                     raise DataError(

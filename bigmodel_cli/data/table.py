@@ -16,6 +16,7 @@ from bigmodel_cli.config import PADDING, Facts, Options, Probability
 from bigmodel_cli.data.base import DataSet, Say, Split, count_classes, facts_of, numbers_of
 from bigmodel_cli.data.cache import build_once, cache_directory
 from bigmodel_cli.data.corpus import Survey, Texts
+from bigmodel_cli.data.hashes import check_unchanged
 from bigmodel_cli.data.held_out import (
     HELD_OUT,
     ValFraction,
@@ -118,7 +119,13 @@ def open_table(
     folder = cache_directory("tables") / key
     if not folder.is_dir():
         say(f"tokenizing {sum(s.rows for s in surveys.values()):,} rows (once: kept in {folder.parent})")
-    build_once(folder, lambda draft: _write(draft, files, options.columns, held_out, classes, tokenizer))
+
+    def build(draft: Path) -> None:
+        _write(draft, files, options.columns, held_out, classes, tokenizer)
+        for name, paths in files.items():
+            check_unchanged(paths, surveys[name].hashes)
+
+    build_once(folder, build)
     there = [name for name in ("train", "val", "test") if (folder / f"{name}.labels.npy").exists()]
     splits: dict[str, Split] = {
         n: Table(folder, n, options, tokenizer, classes, say) for n in there if only in (None, n)
@@ -163,7 +170,9 @@ def _tokenizer(
         rows = _kept(rows_of(files["train"], options.columns), held_out)
         return (text for row in rows for text in row.texts)
 
-    described = {n: Survey(s.digest, s.characters, 2, s.symbols) for n, s in surveys.items()}  # 2: there are ends
+    described = {  # 2: there are ends
+        n: Survey(s.digest, s.characters, 2, s.symbols, hashes=s.hashes) for n, s in surveys.items()
+    }
     kept = Texts(files=files.get("train", ()), source=texts)
     tokenizer = fit_tokenizer(options.tokenizer, {"train": kept}, described, fraction, say, assets)
     if tokenizer.end_of_text is None:

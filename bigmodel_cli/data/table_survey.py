@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -12,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.data import reading
-from bigmodel_cli.data.cache import cache_directory, publish
+from bigmodel_cli.data.cache import cached_json
+from bigmodel_cli.data.hashes import check_unchanged, content_hashes
 from bigmodel_cli.data.table_files import SEPARATORS, Columns, Row, is_separated, keeps_quotes, read_rows
 from bigmodel_cli.data.table_header import check_headers
 from bigmodel_cli.errors import DataError, did_you_mean
 
-FORMAT = 2  # of the cached surveys
+FORMAT = 3  # of the cached surveys
 MOST_CLASSES = 100_000
 
 
@@ -25,7 +25,8 @@ MOST_CLASSES = 100_000
 class TableSurvey:
     """What one pass over a split's files finds; `labels` have the place where each stands first, `counts` how often it stands.
 
-    `notes` are what a reader of the files should know: what may be meant otherwise than it was read.
+    `notes` are what a reader of the files should know: what may be meant otherwise than it was read. `hashes` are those of the
+    files' content.
     """
 
     digest: str = ""
@@ -35,20 +36,21 @@ class TableSurvey:
     labels: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    hashes: list[str] = field(default_factory=list)
 
 
 def survey_table(paths: Sequence[Path], columns: Columns) -> TableSurvey:
-    """Read the rows once. The result is kept in the cache by path, size and time of change of the files.
+    """Read the rows once. The result is kept in the cache by the name and content of the files.
 
     Raises `DataError` where there is no row, and for a first row that seems to hold names although nothing says so.
     """
-    stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
-    description = [FORMAT, reading.FORMAT, [str(p) for p in paths], stats, asdict(columns)]
-    key = hashlib.sha256(json.dumps(description).encode()).hexdigest()
-    kept = cache_directory("surveys") / f"{key}.json"
-    if kept.exists():
-        return TableSurvey(**json.loads(kept.read_text(encoding="utf-8")))
-    found, sha, symbols, firsts = TableSurvey(), hashlib.sha256(), set[str](), list[Row]()
+    hashes = content_hashes(paths)
+    description = ["table", FORMAT, reading.FORMAT, [str(p) for p in paths], hashes, asdict(columns)]
+    return TableSurvey(**cached_json("surveys", description, lambda: asdict(_read(paths, columns, hashes))))
+
+
+def _read(paths: Sequence[Path], columns: Columns, hashes: list[str]) -> TableSurvey:
+    found, sha, symbols, firsts = TableSurvey(hashes=hashes), hashlib.sha256(), set[str](), list[Row]()
     for path in paths:
         before, doubts = found.rows, _Doubts()
         for row in read_rows(path, columns):
@@ -62,7 +64,7 @@ def survey_table(paths: Sequence[Path], columns: Columns) -> TableSurvey:
     if columns.header is None and not columns.named:
         check_headers(firsts, found.counts, columns)
     found.digest, found.symbols = sha.hexdigest(), "".join(sorted(symbols))
-    publish(kept, json.dumps(asdict(found)).encode())
+    check_unchanged(paths, hashes)
     return found
 
 
@@ -73,6 +75,7 @@ def _add(found: TableSurvey, row: Row, sha: Any, symbols: set[str]) -> None:
     for text in row.texts:
         found.characters += len(text)
         symbols.update(text)
+    sha.update(b"\xfe")  # nor is this: the end of a row
     if row.label is None:
         return
     found.counts[row.label] = found.counts.get(row.label, 0) + 1

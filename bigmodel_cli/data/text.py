@@ -14,8 +14,10 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import PADDING, Count, Facts, Options
 from bigmodel_cli.data.base import DataSet, Say, Split
-from bigmodel_cli.data.cache import build_once, cache_directory, publish
+from bigmodel_cli.data.cache import build_once, cache_directory, cached_bytes
 from bigmodel_cli.data.corpus import Corpus, Survey, standard_library, survey
+from bigmodel_cli.data.files import expand
+from bigmodel_cli.data.hashes import check_unchanged
 from bigmodel_cli.data.held_out import TENTH, ValFraction, files_of_splits, fraction_of, not_both, with_held_out
 from bigmodel_cli.data.order import Ints, draw, keys_of
 from bigmodel_cli.data.text_parts import Part, single, tell_part, token_dtype, training_part, write_tokens
@@ -45,6 +47,10 @@ PHASE = 1  # stream of random numbers that shifts the windows
 
 class Documents(Protocol):
     """What a tokenizer can be fitted on."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Where the documents are."""
 
     def documents(self) -> Iterator[Iterator[str]]:
         """Each document as an iterator over pieces of its text."""
@@ -135,12 +141,18 @@ def open_text(
     parts = [Part(n, c, own.get(n), single(c)) for n, c in corpora.items()]
     tokenizer = fit_tokenizer(options.tokenizer, {p.name: p for p in parts}, surveys, fraction, say, assets)
     description = [FORMAT, tokenizer.to_json().decode("utf-8"), fraction]
-    description += [[name, s.digest] for name, s in surveys.items()]
+    description += [[name, s.digest, single(corpora[name])] for name, s in surveys.items()]
     key = hashlib.sha256(json.dumps(description).encode()).hexdigest()
     folder = cache_directory("tokens") / key
     if not folder.is_dir():
         say(f"tokenizing {sum(s.characters for s in surveys.values()):,} characters (once: kept in {folder.parent})")
-    build_once(folder, lambda draft: write_tokens(draft, parts, tokenizer))
+
+    def build(draft: Path) -> None:
+        write_tokens(draft, parts, tokenizer)
+        for name, corpus in corpora.items():
+            check_unchanged(corpus.files, surveys[name].hashes)
+
+    build_once(folder, build)
     there = [name for name in ("train", "val", "test") if (folder / f"{name}.bin").exists()]
     dtype = token_dtype(tokenizer)
     words = Words(tokenizer) if options.words else None
@@ -246,14 +258,17 @@ def fit_tokenizer(
     if isinstance(wanted, BytesOptions):
         return ByteTokenizer()
     if isinstance(wanted, FileOptions):
-        return read_tokenizer_file(wanted.path)
+        return read_tokenizer_file(str(expand(wanted.path, Path(), "data.tokenizer.path")))
     if isinstance(wanted, CharactersOptions):
         symbols = "".join(s.symbols for s in surveys.values())
         return CharacterTokenizer(symbols, any(s.documents > 1 for s in surveys.values()))
     key = [FORMAT, surveys["train"].digest, wanted.vocab_size, held_out]
-    kept = cache_directory("tokenizers") / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.json"
-    if not kept.exists():
-        say(f"training a BPE tokenizer of {wanted.vocab_size:,} tokens (once: kept in {kept.parent})")
+
+    def train() -> bytes:
+        say(f"training a BPE tokenizer of {wanted.vocab_size:,} tokens (once: kept in {cache_directory('tokenizers')})")
         texts = (text for document in corpora["train"].documents() for text in document)
-        publish(kept, train_bpe(texts, wanted.vocab_size).to_json())
-    return read_tokenizer(kept.read_bytes(), str(kept))
+        content = train_bpe(texts, wanted.vocab_size).to_json()
+        check_unchanged(corpora["train"].files, surveys["train"].hashes)
+        return content
+
+    return read_tokenizer(cached_bytes("tokenizers", key, train), ASSET)

@@ -17,6 +17,7 @@ from bigmodel_cli.data.base import Say
 from bigmodel_cli.data.corpus import Corpus, Survey
 from bigmodel_cli.data.held_out import KEY, tell
 from bigmodel_cli.data.order import Ints, permute
+from bigmodel_cli.data.reading import is_json_lines
 from bigmodel_cli.data.tokenizer import Tokenizer
 from bigmodel_cli.data.trained_on import blocks
 
@@ -29,6 +30,11 @@ class Part:
     corpus: Corpus
     own: Ints | None
     single: bool  # one document, whose end needs no mark
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Where the documents are."""
+        return self.corpus.files
 
     def documents(self) -> Iterator[Iterator[str]]:
         """The texts that are for training: what a tokenizer is fitted on."""
@@ -79,7 +85,7 @@ def tell_part(found: Survey, own: Ints, say: Say) -> None:
 
 def single(corpus: Corpus) -> bool:
     """Whether a corpus is one document."""
-    return len(corpus.files) == 1 and ".jsonl" not in corpus.files[0].name
+    return len(corpus.files) == 1 and not is_json_lines(corpus.files[0])
 
 
 def write_tokens(draft: Path, parts: Sequence[Part], tokenizer: Tokenizer) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from bigmodel_cli.data.corpus import find_files
+from bigmodel_cli.data.corpus import ENDINGS
+from bigmodel_cli.data.files import find_files
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.reading import lines
 from bigmodel_cli.errors import DataError
@@ -48,7 +49,7 @@ def read_transcripts(files: list[str], names: Sequence[str], base: Path) -> list
     Raises `DataError` for a line without a tab, an empty text, two texts of one name, and a recording without any.
     """
     texts: dict[str, str] = {}
-    for path in find_files(files, base, "data.transcripts"):
+    for path in find_files(files, base, "data.transcripts", ENDINGS):
         for number, line in enumerate(lines(path), 1):
             if not line.strip():
                 continue

@@ -22,6 +22,7 @@ from bigmodel_cli.data import (
     record,
     say_overlaps,
 )
+from bigmodel_cli.data.files import expand
 from bigmodel_cli.device import keep_few_kernels, pick_device
 from bigmodel_cli.errors import BigmodelError, DataError, Stopped
 from bigmodel_cli.lazy import Module, load_torch, torch
@@ -175,7 +176,9 @@ def _show_sample(spec: Spec, data: DataSet, model: Module, device: torch.device)
 
 def _source(spec: Spec) -> Path | None:
     """The checkpoint that a run starts from; its tokenizer and normalisation are used."""
-    return checkpoints.find(Path(spec.init.checkpoint)) if spec.init.checkpoint else None
+    if not spec.init.checkpoint:
+        return None
+    return checkpoints.find(expand(spec.init.checkpoint, Path(), "init.checkpoint"))
 
 
 def _open_data(spec: Spec, assets: Path | None = None) -> DataSet:

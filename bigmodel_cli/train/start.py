@@ -9,6 +9,7 @@ from bigmodel_cli import checkpoints
 from bigmodel_cli.config import Facts
 from bigmodel_cli.console import say
 from bigmodel_cli.data import DataSet
+from bigmodel_cli.data.files import expand
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.metrics.text import need_libraries
@@ -73,7 +74,7 @@ def with_length(spec: Spec) -> Spec:
     options: Any = spec.model
     if spec.init.checkpoint is None or getattr(options, "max_len", 0) is not None:
         return spec
-    before = checkpoints.read_spec(checkpoints.find(Path(spec.init.checkpoint)))
+    before = checkpoints.read_spec(checkpoints.find(expand(spec.init.checkpoint, Path(), "init.checkpoint")))
     length = before["model"].get("max_len") or before["data"].get("context") or 0
     if length <= (getattr(spec.data, "context", None) or length):
         return spec

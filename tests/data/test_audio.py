@@ -92,6 +92,7 @@ def test_folders_of_classes_and_numbers_as_numbers() -> None:
 def test_archives_are_read_in_place_and_nothing_leaves_them(name: str, mode: Any, tmp_path: Path) -> None:
     good = [(f"x/{p.name}", p.read_bytes()) for p in sorted(write().iterdir())]
     evil = [("../up_ann_1.wav", recording(100)), ("/abs_ann_1.wav", recording(100)), ("x/._low_ann_0.wav", b"junk")]
+    evil += [(f"{hidden}/low_ann_9.wav", recording(500)) for hidden in ("__MACOSX/x", "x/.hidden", "./.git/y")]
     with tarfile.open(name, mode) as out:
         for member, content in [*evil, *good, ("x/readme.txt", b"text")]:
             info = tarfile.TarInfo(member)

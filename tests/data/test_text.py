@@ -19,7 +19,8 @@ from zygote import Zygote
 
 from bigmodel_cli.data import open_data
 from bigmodel_cli.data.base import DataSet
-from bigmodel_cli.data.corpus import Corpus, find_files, survey
+from bigmodel_cli.data.corpus import ENDINGS, Corpus, survey
+from bigmodel_cli.data.files import find_files
 from bigmodel_cli.data.text import StdlibOptions, TextOptions
 from bigmodel_cli.data.tokenizer import ByteTokenizer, CharacterTokenizer, LibraryTokenizer, read_tokenizer, train_bpe
 from bigmodel_cli.errors import DataError
@@ -68,7 +69,7 @@ def test_files_folders_globs_gzip_and_jsonl() -> None:
     Path("rows.jsonl").write_text('{"text": "row one"}\n\n{"text": "row two", "n": 1}\n')
     with gzip.open("rows.jsonl.gz", "wt") as file:
         file.write(json.dumps({"body": "other"}) + "\n")
-    files = find_files(["corpus", "*.jsonl"], Path.cwd(), "data.files")
+    files = find_files(["corpus", "*.jsonl"], Path.cwd(), "data.files", ENDINGS)
     documents = ["".join(d) for d in Corpus(files).documents()]
     assert documents == ["from gzip\n", "from a folder\n", "row one", "row two"]
     assert ["".join(d) for d in Corpus((Path("rows.jsonl.gz"),), "body").documents()] == ["other"]
@@ -181,7 +182,7 @@ def test_several_processes_build_one_cache(
     decoder_spec: Path, zygote: Zygote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
-    killed = zygote.run("pretrain", decoder_spec, "--out", "k", env={"BIGMODEL_FAILPOINT": "cache.built:kill"})
+    killed = zygote.run("pretrain", decoder_spec, "--out", "k", env={"BIGMODEL_FAILPOINT": "cache.built:kill:2"})
     assert killed.status == -signal.SIGKILL
     children = [zygote.start("pretrain", decoder_spec, "--out", f"r{i}") for i in range(4)]
     assert [child.wait().status for child in children] == [0] * 4

@@ -1,0 +1,214 @@
+"""Which files a spec names: one rule for all sources.
+
+In folders, globs and archives these are passed over: what is hidden (its name begins with a dot, so also the `._name` of macOS),
+`__MACOSX`, `Thumbs.db` and `desktop.ini`. Endings count in any case. A linked folder is followed once, and a link that leads
+nowhere is an error. What a path names itself is taken as it is: brackets, asterisks and dollars too, where there is such a file.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import stat
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from bigmodel_cli.console import say
+from bigmodel_cli.errors import DataError, SpecError
+
+LEFT_BY_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini")
+Found = tuple[Path, str]
+"""A file, and its name below the folder that was named, or below its own."""
+
+
+def passed_over(name: str) -> bool:
+    """Whether a file or folder of that name is passed over where it was not named itself."""
+    return name.startswith(".") or name.lower() in LEFT_BY_SYSTEMS
+
+
+def find_files(names: Iterable[str], base: Path, option: str, endings: tuple[str, ...]) -> tuple[Path, ...]:
+    """The files that paths, globs and folders name, in order; of a folder those with one of the endings (in lower case).
+
+    Raises `DataError` for a name that finds nothing, and `SpecError` for a variable in it that is not set.
+    """
+    return tuple(path for path, _ in find_named(names, base, option, endings))
+
+
+def find_named(names: Iterable[str], base: Path, option: str, endings: tuple[str, ...]) -> list[Found]:
+    """The same, each with its name below the folder that was named."""
+    found: dict[str, Found] = {}
+    twice = 0
+    for name in names:
+        for path, known_as in _matches(name, base, option, endings):
+            key = os.path.realpath(path)
+            twice += key in found
+            found.setdefault(key, (path, known_as))
+    if twice:
+        say(f"{option}: {twice:,} file(s) are named or linked more than once, and are taken once")
+    return list(found.values())
+
+
+def expand(text: str, base: Path, option: str) -> Path:
+    """The path that a text names, from `base`: `~` and variables stand for what they do in a shell.
+
+    What is there under the very name is taken as it is. Raises `SpecError` for a variable that is not set.
+    """
+    place, rest = _resolved(text, base, option)
+    return place.joinpath(*rest)
+
+
+def walk(folder: Path, endings: tuple[str, ...] = ()) -> list[Path]:
+    """All files below a folder, or those with one of the endings (in lower case), sorted.
+
+    Real folders come before links, so that what both lead to is known by its own name. Raises `DataError` naming a link that
+    leads nowhere, or a folder that cannot be read.
+    """
+    files: list[str] = []
+    seen: set[tuple[int, int]] = set()  # folders, and files that links lead to
+    real: set[tuple[int, int]] = set()
+    folders, links, again = [str(folder)], list[str](), 0
+    while folders or links:
+        linked = not folders
+        path = folders.pop() if folders else links.pop(0)
+        status = _status(path)
+        place = (status.st_dev, status.st_ino)
+        if place in seen or place in real or (linked and _is_above(path)):
+            again += linked
+            continue
+        seen.add(place)
+        if not stat.S_ISDIR(status.st_mode):
+            files += [path] if stat.S_ISREG(status.st_mode) and path.lower().endswith(endings or "") else []
+            continue
+        for entry in _entries(path):
+            if entry.is_symlink():
+                links.append(entry.path)
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
+            elif entry.is_file(follow_symlinks=False) and entry.name.lower().endswith(endings or ""):
+                own = (status.st_dev, entry.inode())
+                files += [entry.path] if own not in seen else []
+                again += own in seen
+                real.add(own)
+    if again:
+        say(f"{folder}: {again:,} link(s) to what is below it already, or above it, are passed over")
+    return [Path(path) for path in sorted(files, key=lambda path: path.split(os.sep))]
+
+
+def _is_above(link: str) -> bool:
+    """Whether a link leads to a folder that it lies in itself."""
+    target, here = os.path.realpath(link), os.path.realpath(os.path.dirname(link))
+    return os.path.commonpath((target, here)) == target
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The folders that lie in a folder, linked ones too, sorted. Raises `DataError` as `walk` does."""
+    found = [e.path for e in _entries(str(folder)) if stat.S_ISDIR(_status(e.path).st_mode)]
+    return [Path(path) for path in sorted(found)]
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """What lies in a folder and is not passed over, by name."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((e for e in entries if not passed_over(e.name)), key=lambda e: e.name)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read: {error.strerror}") from None
+
+
+def _status(path: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except OSError as error:
+        if os.path.islink(path):
+            target = os.readlink(path)
+            raise DataError(f"{path}: a link to {target}, which is not there; mend it or take it away") from None
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _matches(name: str, base: Path, option: str, endings: tuple[str, ...]) -> list[Found]:
+    """What one name finds."""
+    place, rest = _resolved(name, base, option)
+    if rest:
+        return [(path, path.name) for path in _of_glob(place, rest, f"{option}: {name}")]
+    mode = _status(str(place)).st_mode
+    if not stat.S_ISDIR(mode):
+        if not stat.S_ISREG(mode):
+            raise DataError(f"{option}: {name}: neither a file nor a folder ({place.absolute()})")
+        return [(place, place.name)]
+    paths = walk(place, endings)
+    if not paths:
+        raise DataError(f"{option}: the folder {name} holds no file that ends in {', '.join(endings)}")
+    start = len(str(place)) + 1 if str(place) != "." else 0
+    return [(path, str(path)[start:]) for path in paths]
+
+
+def _of_glob(place: Path, pattern: tuple[str, ...], named: str) -> list[Path]:
+    """The files below `place` that a glob matches."""
+    if "**" in pattern:
+        cut = pattern.index("**")
+        heads = [path for path in _plain(place, pattern[:cut]) if path.is_dir()] if cut else [place]
+        files = [p for head in heads for p in walk(head) if _fits(p.relative_to(head).parts, pattern[cut:])]
+        folders = []
+    else:
+        both = _plain(place, pattern)
+        modes = [_status(str(path)).st_mode for path in both]
+        files = [path for path, mode in zip(both, modes, strict=True) if stat.S_ISREG(mode)]
+        folders = [path for path, mode in zip(both, modes, strict=True) if stat.S_ISDIR(mode)]
+    if not files and folders:
+        raise DataError(f"{named}: matches only folders, the first {folders[0]}; end it with /** for the files in them")
+    if not files:
+        raise DataError(f"{named}: no such file; it was looked for as {place.joinpath(*pattern).absolute()}")
+    if folders:
+        say(f"{named}: {len(folders):,} folder(s) that it matches are left out, the first {folders[0]}")
+    return files
+
+
+def _plain(place: Path, pattern: tuple[str, ...]) -> list[Path]:
+    """What a glob without ** matches, sorted."""
+    found = [Path(path) for path in glob.glob(os.path.join(glob.escape(str(place)), *pattern))]
+    skip = len(place.parts)
+    return sorted(p for p in found if all(map(_is_meant, p.parts[skip:], pattern)))
+
+
+def _is_meant(part: str, pattern: str) -> bool:
+    """Whether what a part of a glob matches is not passed over, or is asked for as in a shell: by a dot, or by its name."""
+    return not passed_over(part) or part == pattern or (part.startswith(".") and pattern.startswith("."))
+
+
+def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether the parts of a path match those of a glob, where ** stands for any number of parts."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_fits(parts[cut:], pattern[1:]) for cut in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
+
+
+def _resolved(text: str, base: Path, option: str) -> tuple[Path, tuple[str, ...]]:
+    """As much of a path as is there under its very name, and the parts after it, with `~` and variables filled in."""
+    place, rest = _existing(base, Path(text).parts)
+    if not rest:
+        return place, rest
+    first = os.path.expanduser(rest[0]) if place == base else rest[0]
+    if place == base and rest[0].startswith("~") and first == rest[0]:
+        raise SpecError(f"{option}: {text}: there is no user {rest[0][1:]!r}")
+    filled = [re.sub(r"\$(?:(\w+)|\{(\w+)\})", lambda m: _variable(m, option, text), part) for part in rest[1:]]
+    start = first if first != rest[0] else re.sub(r"\$(?:(\w+)|\{(\w+)\})", lambda m: _variable(m, option, text), first)
+    return _existing(place, Path(start, *filled).parts)
+
+
+def _existing(place: Path, parts: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
+    for index, part in enumerate(parts):
+        if not os.path.lexists(place / part):
+            return place, parts[index:]
+        place = place / part
+    return place, ()
+
+
+def _variable(match: re.Match[str], option: str, text: str) -> str:
+    name = match[1] or match[2]
+    if name not in os.environ:
+        raise SpecError(f"{option}: {text}: the variable {name} is not set")
+    return os.environ[name]

@@ -1,0 +1,169 @@
+"""Which files a spec names: what is passed over, what links lead to, globs, variables, and how it is said."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Result
+
+from bigmodel_cli.data.files import expand, find_files, find_named, folders_in, walk
+from bigmodel_cli.data.text import fit_tokenizer
+from bigmodel_cli.data.tokenizer import FileOptions
+from bigmodel_cli.errors import DataError, SpecError
+
+HERE = Path()
+HIDDEN = (
+    ".hidden.txt",
+    "._a.txt",
+    "__MACOSX/a.txt",
+    ".ipynb_checkpoints/a.txt",
+    "sub/.git/deep/b.txt",
+    "Thumbs.db",
+    "desktop.ini",
+)
+
+
+def touch(*names: str) -> None:
+    for name in names:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(name)
+
+
+def named(*names: str, endings: tuple[str, ...] = (".txt", ".db", ".ini")) -> list[str]:
+    return [path.as_posix() for path in find_files(names, HERE, "data.files", endings)]
+
+
+def test_what_systems_leave_behind_is_passed_over_but_not_where_it_is_named() -> None:
+    touch(*(f"top/{name}" for name in HIDDEN), "top/a.txt", "top/sub/B.TXT", "top/sub/c.Txt", "top/d.dat")
+    wanted = ["top/a.txt", "top/sub/B.TXT", "top/sub/c.Txt"]
+    assert named("top") == wanted
+    assert named("top/**/*.[tT]*") == [*wanted]
+    assert named("top/*") == ["top/a.txt", "top/d.dat"]
+    assert named("top/.hidden.txt", "top/__MACOSX") == ["top/.hidden.txt", "top/__MACOSX/a.txt"]
+    assert named("top/.ipynb*/*.txt", "top/__MACOSX/*.txt") == ["top/.ipynb_checkpoints/a.txt", "top/__MACOSX/a.txt"]
+    assert [p.name for p in folders_in(Path("top"))] == ["sub"]
+    touch(".above/a.txt")  # what a folder lies in does not hide it
+    assert [p.as_posix() for p in walk(Path(".above"))] == [".above/a.txt"]
+
+
+def test_links_are_followed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    touch("top/real/a.txt", "top/b.txt", "other/deep/c.txt", "other/d.txt")
+    Path("top/alias").symlink_to("real")  # before "real" by name
+    Path("top/real/loop").symlink_to("../..")  # the folder that all lie in
+    Path("top/aa.txt").symlink_to("b.txt")
+    Path("top/far").symlink_to(Path("other").absolute())
+    Path("top/further").symlink_to(Path("other/deep").absolute())
+    found = named("top")
+    assert sorted(Path(p).resolve().relative_to(Path.cwd()).as_posix() for p in found) == [
+        "other/d.txt", "other/deep/c.txt", "top/b.txt", "top/real/a.txt"
+    ]  # fmt: skip
+    assert {"top/b.txt", "top/real/a.txt"} <= set(found)  # each by its own name where it has one there
+    assert "link(s) to what is below it already, or above it, are passed over" in capsys.readouterr().err
+
+
+def test_a_file_and_a_folder_reached_by_two_links_count_once() -> None:
+    touch("store/x/one.txt", "top/z.txt")
+    Path("top/l1.txt").symlink_to("../store/x/one.txt")
+    Path("top/l2").symlink_to("../store")
+    Path("top/l3").symlink_to("../store/x")
+    assert named("top") == ["top/l1.txt", "top/z.txt"]
+    os.link("top/z.txt", "top/zz.txt")  # a hard link is a file of its own
+    assert named("top") == ["top/l1.txt", "top/z.txt", "top/zz.txt"]
+
+
+@pytest.mark.parametrize("name", ["top", "top/gone.txt", "top/*.txt", "top/**"])
+def test_a_link_to_nowhere_is_an_error_with_its_name(name: str) -> None:
+    touch("top/a.txt")
+    Path("top/.gone").symlink_to("nowhere")  # hidden: nobody asks for it
+    assert named("top") == ["top/a.txt"]
+    Path("top/gone.txt").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"^top/gone.txt: a link to nowhere, which is not there; mend it"):
+        named(name)
+
+
+def test_what_is_named_twice_is_taken_once_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    touch("top/a.txt", "top/b.txt")
+    Path("side").symlink_to("top")
+    assert named("top/b.txt", "side", "top/*.txt") == ["top/b.txt", "side/a.txt"]
+    assert "data.files: 3 file(s) are named or linked more than once, and are taken once" in capsys.readouterr().err
+
+
+def test_names_that_look_like_globs_and_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    touch("a[1]*/x.txt", "a[1]*/y.dat", "cost $HOME/~/it's.txt", "a1b/z.txt", "deep/$X/w.txt")
+    assert named("a[1]*/*.txt") == ["a[1]*/x.txt"]
+    assert named("a[1]*") == ["a[1]*/x.txt"]
+    assert named("a[1]?/*.txt") == ["a1b/z.txt"]
+    assert named("cost $HOME/~/*.txt") == ["cost $HOME/~/it's.txt"]
+    monkeypatch.setenv("X", "elsewhere")
+    assert named("deep/$X/w.txt") == ["deep/$X/w.txt"]  # there is one of that very name
+
+
+def test_home_and_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    touch("home/t.txt", "data/set/u.txt")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("PART", "set")
+    found = find_files(["~/t.txt", "~", "$DATA/*/u.txt", "${DATA}/${PART}/u.txt", "data/$PART"], HERE, "o", (".txt",))
+    assert found == (tmp_path / "home/t.txt", tmp_path / "data/set/u.txt")
+    assert expand("$DATA/new", HERE, "data.root") == tmp_path / "data/new"
+    assert expand("new/place", Path("base"), "data.root") == Path("base/new/place")
+    with pytest.raises(SpecError, match=r"^data.root: \$DATA/\$NOT_SET_1/x: the variable NOT_SET_1 is not set$"):
+        expand("$DATA/$NOT_SET_1/x", HERE, "data.root")
+    with pytest.raises(SpecError, match=r"there is no user 'nobody-of-that-name'"):
+        expand("~nobody-of-that-name/x", HERE, "data.root")
+
+
+def test_what_finds_nothing_says_where_it_was_looked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    touch("only/folders/a.txt", "mixed/f/a.txt", "mixed/b.txt")
+    for name in ("no.txt", "only/*.none"):
+        message = f"data.files: {name}: no such file; it was looked for as {tmp_path / name}"
+        with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+            named(name)
+    with pytest.raises(
+        DataError, match=r"^data.files: only/\*: matches only folders, the first only/folders; end it with /\*\*"
+    ):
+        named("only/*")
+    with pytest.raises(DataError, match=r"the folder only holds no file that ends in .wav, .flac"):
+        named("only", endings=(".wav", ".flac"))
+    assert named("mixed/*") == ["mixed/b.txt"]
+    assert "data.files: mixed/*: 1 folder(s) that it matches are left out, the first mixed/f" in capsys.readouterr().err
+    os.mkfifo("pipe.txt")
+    with pytest.raises(DataError, match=r"pipe.txt: neither a file nor a folder"):
+        named("pipe.txt")
+
+
+def test_each_file_has_its_name_below_the_folder_that_was_named() -> None:
+    touch("base/top/in/a.txt", "base/top/b.txt")
+    found = find_named(["top", "../base/top/in/*"], Path("base"), "data.files", (".txt",))
+    assert found == [(Path("base/top/b.txt"), "b.txt"), (Path("base/top/in/a.txt"), "in/a.txt")]
+    os.chdir("base/top")
+    assert find_named([""], HERE, "data.files", (".txt",)) == [(Path("b.txt"), "b.txt"), (Path("in/a.txt"), "in/a.txt")]
+
+
+def test_the_walk_equals_the_plain_one_of_the_library(tmp_path: Path) -> None:
+    touch(
+        *(f"t/{a}{b}/{c}.{e}" for a in "xY" for b in range(3) for c in "ab" for e in ("txt", "TXT", "md")), "t/x0.txt"
+    )
+    plain = sorted(p for p in Path("t").rglob("*") if p.is_file() and p.suffix.lower() == ".txt")
+    assert walk(Path("t"), (".txt",)) == plain
+    assert len(plain) == 25
+    assert find_files(["t/**/*.txt"], HERE, "o", ()) == tuple(p for p in plain if p.suffix == ".txt")
+
+
+def test_a_start_and_a_tokenizer_named_by_a_variable(
+    cnn_spec: Path, cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert cli("pretrain", cnn_spec, "--out", "run", "--set", "train.steps=1").status == 0
+    monkeypatch.setenv("PLACE_1", str(tmp_path))
+    start = ("pretrain", cnn_spec, "--set", "train.steps=1", "--set", "init.checkpoint=$PLACE_1/run", "--out")
+    assert f"from {tmp_path / 'run'}" in cli(*start, "again").err
+    monkeypatch.delenv("PLACE_1")
+    refused = cli(*start, "third")
+    assert refused.status == 2
+    assert refused.err.endswith("bigmodel: init.checkpoint: $PLACE_1/run: the variable PLACE_1 is not set\n")
+    with pytest.raises(SpecError, match=r"^data.tokenizer.path: \$PLACE_1/t.json: the variable PLACE_1 is not set"):
+        fit_tokenizer(FileOptions(type="file", path="$PLACE_1/t.json"), {}, {}, None, print, None)
