@@ -25,7 +25,7 @@ SPLIT_NAMES = {
 """What the folder of a split may be called, in any case."""
 
 
-def read_folder(root: Path, labelled: bool, wanted: Sequence[str]) -> RawImages:
+def read_folder(root: Path, labelled: bool, wanted: Sequence[str] = tuple(SPLIT_NAMES)) -> RawImages:
     """The `wanted` splits of ImageFolder's layout: root/class/image, or root/train/class/image with val and test beside it.
 
     Without labels: all images below root, or below root/train, val and test. Raises `DataError` for a layout that can be read in

@@ -13,8 +13,10 @@ import pytest
 from conftest import Result
 from PIL import Image
 
+from bigmodel_cli.data import open_data
 from bigmodel_cli.data.image_folder import read_folder
 from bigmodel_cli.data.image_sources import read_parquet
+from bigmodel_cli.data.images import FolderOptions
 from bigmodel_cli.errors import DataError
 
 Cli = Callable[..., Result]
@@ -64,7 +66,6 @@ def test_splits_by_every_usual_name(train: str, val: str, test: str) -> None:
         (["car/1", "plane/1", "train/1"], "r/train: images lie right in it, as in a class, and its name is that of a split; "
          "where it is a class beside car, plane, put all classes into r/train (so r/train/train), or rename it"),
         (["other/1", "Test/1"], "r/Test: images lie right in it, as in a class"),
-        (["val/a/1", "test/a/1"], "r: it holds val, test, and no folder train (or training) beside it"),
         (["train/1", "test/1"], "r: no folders of classes in it; the layout is root/class/image.png"),
     ],
 )  # fmt: skip
@@ -73,6 +74,14 @@ def test_layouts_that_can_be_read_in_two_ways(paths: list[str], message: str) ->
     with pytest.raises(DataError) as caught:
         found()
     assert message in str(caught.value)
+
+
+def test_no_folder_to_train_on() -> None:
+    pictures("r/val/a/1.png", "r/Test/a/1.png")
+    options = FolderOptions(root="r")
+    with pytest.raises(DataError) as caught:
+        open_data(options, base=Path(), seed=0, say=print)
+    assert "r: it holds val, test, and no folder train (or training) beside it" in str(caught.value)
 
 
 def test_a_class_called_train_has_a_way_out(capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,6 +166,8 @@ def test_a_model_sees_the_pixels_of_the_folder_that_is_named(put_back: bool, cnn
         "train.optimizer.lr=0.1",
         "--set",
         "train.ema=null",
+        "--set",
+        "data.val_fraction=0",
     )
     assert cli(*command).status == 0
     on_a = cli("eval", "run", "--split", "train", "--json")

@@ -210,6 +210,7 @@ def test_labels_of_one_meaning_in_two_spellings_are_said() -> None:
     assert len(alike_labels(["caf\u00e9", "cafe\u0301"])) == 1
     file("a.jsonl", "".join(json.dumps({"t": "x", "y": y}) + "\n" for y in (1, "1", " 1 ", "01", 2, True, "true")))
     values = {"train": ["a.jsonl"], "text": ["t"], "label": "y", "context": 8, "tokenizer": {"type": "bytes"}}
+    values["val_fraction"] = 0
     said: list[str] = []
     data = open_data(TableOptions.model_validate(values), base=Path(), seed=0, say=said.append)
     assert data.facts.classes == ("01", "1", "2", "true")
