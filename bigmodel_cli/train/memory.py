@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from bigmodel_cli import models
 from bigmodel_cli.config import Facts
 from bigmodel_cli.console import quantity, table
@@ -21,6 +23,9 @@ from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import MaskedImageOptions, MaskedLMOptions
 from bigmodel_cli.train.batches import micro_batches
 from bigmodel_cli.train.frozen import freeze
+
+ROWS = 64
+"""Recordings that are looked at to find how long a batch's longest is."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +171,14 @@ def plan(spec: Spec, facts: Facts, train: Split) -> Plan:
 
 
 def longest_row(train: Split) -> int | None:
-    """The tokens or frames of the longest sample; None where all are of one size."""
+    """The tokens or frames of the longest rows, as training sees them; None where all are of one size."""
+    if train.lengths is not None:
+        chosen = np.argsort(-train.lengths, kind="stable")[:ROWS]
+    else:
+        chosen = np.arange(min(ROWS, len(train)))
+    batch = train.batch(chosen, 0, 0, True)
+    if "frames" in batch:  # augmentation may stretch them, and strings of recordings are drawn
+        return int(batch["frames"].shape[1])
     return None if train.lengths is None else int(train.lengths.max())
 
 

@@ -129,7 +129,7 @@ def test_the_encoder_sees_the_visible_patches_alone() -> None:
 def test_every_weight_learns(changes: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = ViT(options(**changes), FACTS).train()
-    loss, count = MaskedImageOptions().build().loss(model, {"image": torch.randn(8, 3, 16, 16)})
+    loss, count = MaskedImageOptions().build().loss(model, {"image": torch.randn(8, 3, 16, 16), "key": torch.arange(8)})
     loss.backward()
     assert int(count) == 8
     for name, p in model.named_parameters():
