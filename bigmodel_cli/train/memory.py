@@ -69,14 +69,14 @@ class Plan:
 
 
 def example(
-    spec: Spec, facts: Facts, batch: int, device: torch.device, length: int | None = None
+    spec: Spec, facts: Facts, batch: int, device: torch.device, lengths: tuple[int, ...] = ()
 ) -> tuple[Tensor, ...]:
     """What a model is called with, in the right shapes: images (B, C, H, W), frames, tokens (B, T), or those of two sides.
 
-    Rows of tokens and frames are of `length`, or as long as the data's context. An autoencoder of images is also told which
-    patches it sees (B, K), and a model that finds hidden tokens which those are.
+    Rows of tokens and frames are of these lengths (two for a source and a target), or as long as the data's context. An
+    autoencoder of images is also told which patches it sees (B, K), and a model that finds hidden tokens which those are.
     """
-    length = length or facts.context or 1
+    length, *second = lengths or (facts.context or 1,)
     if facts.image_shape is not None:
         images = torch.zeros(batch, *facts.image_shape, device=device)
         if not isinstance(spec.task, MaskedImageOptions) or not isinstance(spec.model, ViTOptions):
@@ -89,7 +89,9 @@ def example(
     if isinstance(spec.task, MaskedLMOptions):
         hidden = torch.zeros(max(1, round(spec.task.fraction * batch * length)), dtype=torch.int64, device=device)
         return tokens, tokens, tokens.bool(), hidden
-    return (tokens, tokens) if spec.model.type == "seq2seq" else (tokens,)
+    if spec.model.type != "seq2seq":
+        return (tokens,)
+    return tokens, torch.zeros(batch, *(second or [length]), dtype=torch.int64, device=device)
 
 
 def build_on_meta(spec: Spec, facts: Facts) -> Module:
@@ -163,31 +165,33 @@ def plan(spec: Spec, facts: Facts, train: Split) -> Plan:
         parameters=sum(p.numel() for p in model.parameters()),
         flops_per_sample=flops(model, *example(spec, facts, 1, meta)),
         state_bytes=state,
-        activation_bytes=peak_bytes(spec, facts, model, longest_row(train)) - state,
+        activation_bytes=peak_bytes(spec, facts, model, longest_rows(train)) - state,
         steps=spec.train.total_steps(micro_batches(train, spec.train).per_epoch),
         samples=len(train),
         weights=describe_weights(spec.train.optimizer, named_weights(model)),
     )
 
 
-def longest_row(train: Split) -> int | None:
-    """The tokens or frames of the longest rows, as training sees them; None where all are of one size."""
+def longest_rows(train: Split) -> tuple[int, ...]:
+    """The tokens or frames of the longest rows, as training sees them: of both sides of a pair; () where all are of one size."""
     if train.lengths is not None:
         chosen = np.argsort(-train.lengths, kind="stable")[:ROWS]
     else:
         chosen = np.arange(min(ROWS, len(train)))
     batch = train.batch(chosen, 0, 0, True)
     if "frames" in batch:  # augmentation may stretch them, and strings of recordings are drawn
-        return int(batch["frames"].shape[1])
-    return None if train.lengths is None else int(train.lengths.max())
+        return (int(batch["frames"].shape[1]),)
+    if "source" in batch:
+        return int(batch["source"].shape[1]), int(batch["target"].shape[1]) - 1
+    return () if train.lengths is None else (int(train.lengths.max()),)
 
 
-def peak_bytes(spec: Spec, facts: Facts, model: Module, length: int | None) -> int:
+def peak_bytes(spec: Spec, facts: Facts, model: Module, lengths: tuple[int, ...]) -> int:
     """The most bytes in use at once: in the forward and backward pass of a full micro-batch, or in the update that follows it."""
-    rows = spec.train.rows(length)
+    rows = spec.train.rows(max(lengths, default=None))
     sizes = [p.numel() * p.element_size() for p in model.parameters() if p.requires_grad]
     gradients = sum(sizes)
-    in_passes = step_bytes(model, *example(spec, facts, rows, torch.device("meta"), length))
+    in_passes = step_bytes(model, *example(spec, facts, rows, torch.device("meta"), lengths))
     if spec.train.accumulate > 1:  # those of the micro-batches before
         in_passes += gradients
     return state_bytes(spec, model) - gradients + max(in_passes, gradients + spec.train.optimizer.scratch(sizes))

@@ -23,9 +23,10 @@ from bigmodel_cli.data import open_data
 from bigmodel_cli.data.base import join
 from bigmodel_cli.lazy import load_torch
 from bigmodel_cli.models import build
+from bigmodel_cli.roles import named_weights
 from bigmodel_cli.spec import load
 from bigmodel_cli.tasks import build_task
-from bigmodel_cli.train.memory import longest_row, plan
+from bigmodel_cli.train.memory import longest_rows, plan
 from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import train_step
 
@@ -70,7 +71,7 @@ def settings(name: str, data: Path) -> list[str]:
 
 def longest_batch(split: Any, options: Any) -> dict[str, Any]:
     """As many rows as a micro-batch has, the longest of the split."""
-    rows = options.rows(longest_row(split))
+    rows = options.rows(max(longest_rows(split), default=None))
     order = np.arange(len(split)) if split.lengths is None else np.argsort(-split.lengths, kind="stable")
     chosen = np.resize(order[:rows], rows)
     return join([split.batch(chosen[i : i + 1], 0, 0, True) for i in range(rows)])
@@ -90,10 +91,15 @@ def measured(name: str, data: Path, room: int) -> tuple[int, int]:
     batch = longest_batch(split, spec.train)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         model = build(spec.model, found.facts)
-        state = TrainState(model.train(), spec.train.optimizer.build(model.named_parameters()), spec.train.ema)
+        state = TrainState(model.train(), spec.train.optimizer.build(named_weights(model)), spec.train.ema)
         for _ in range(2):
             train_step(
-                state, build_task(spec.task), spec.train, [batch] * spec.train.accumulate, torch.device("cpu"), 1e-4
+                state,
+                build_task(spec.task, found.facts),
+                spec.train,
+                [batch] * spec.train.accumulate,
+                torch.device("cpu"),
+                1e-4,
             )
     return total, peak_of(profiled)
 
