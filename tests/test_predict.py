@@ -230,8 +230,8 @@ def test_filters_draw_and_two_ways_at_once_are_refused(pairs: Path, cli: Cli) ->
     with torch.no_grad():
         model.head.bias[-1] = -1e9  # the end, which comes after the characters
     for how in ({"top_k": 3}, {"top_p": 0.99}, {"min_p": 0.01}):
-        drawn = [list(write_after_reading(loaded, ["ab"], Decoding(20, **how, seed=seed))) for seed in range(3)]
-        assert len({texts[0]["text"] for texts in drawn}) == 3
+        drawn = [list(write_after_reading(loaded, ["ab"], Decoding(20, **how, seed=seed))) for seed in range(12)]
+        assert len({texts[0]["text"] for texts in drawn}) >= 2
         assert not any("score" in texts[0] for texts in drawn)
     for flags, message in (
         (["--beams", 3, "--top-k", 4], "--top-k, --top-p and --min-p draw; give one or the other"),

@@ -19,6 +19,7 @@ from bigmodel_cli.data.audio import AudioOptions
 from bigmodel_cli.data.images import FolderOptions
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.recipe import TrainOptions
+from bigmodel_cli.roles import named_weights
 from bigmodel_cli.tasks.classification import Classification, ClassificationOptions, class_weights
 from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import train_step
@@ -75,7 +76,7 @@ def test_micro_batches_are_the_whole_and_a_small_sum_of_weights_divides() -> Non
     for sizes in ((6,), (1, 2, 3), (1,) * 6):
         model = torch.nn.Linear(4, 3)
         model.load_state_dict(start)
-        state = TrainState(model, options.optimizer.build(model.named_parameters()), None)
+        state = TrainState(model, options.optimizer.build(named_weights(model)), None)
         parts = zip(inputs.split(sizes), labels.split(sizes), strict=True)
         batches = [{"image": x, "label": y} for x, y in parts]
         result = train_step(state, task(weights), options, batches, torch.device("cpu"), 0.5)
@@ -145,7 +146,7 @@ train: {steps: 12, batch_size: 8, precision: fp32, memory_format: contiguous, co
 
 def test_uneven_classes_are_said_and_weighed(cli: Cli) -> None:
     Path("a.tsv").write_text("".join(f"item {i}\t{'rare' if i % 20 == 0 else 'usual'}\n" for i in range(200)))
-    Path("spec.yaml").write_text(SPEC)
+    Path("spec.yaml").write_text(SPEC.replace("type: table,", "type: table, val_fraction: 0,"))
     plain = cli("pretrain", "spec.yaml", "--out", "plain")
     assert plain.status == 0, plain.err
     assert "the classes are uneven: 'usual' has 190 of 200 training items and 'rare' 10" in plain.err

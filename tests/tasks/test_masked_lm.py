@@ -26,8 +26,9 @@ class Spy(nn.Module):
         self.tokens = tokens
 
     def forward(self, seen: Tensor, masked: Tensor, at: Tensor) -> Tensor:
-        self.seen, self.masked, self.at = seen, masked, at
-        return 50.0 * nn.functional.one_hot(self.tokens[:, :-1][at], 100).float()
+        self.seen, self.masked = seen, masked
+        self.at = torch.zeros(seen.numel(), dtype=torch.bool).index_fill(0, at, True).view(seen.shape)
+        return 50.0 * nn.functional.one_hot(self.tokens[:, :-1].flatten()[at], 100).float()
 
 
 def test_what_training_hides() -> None:

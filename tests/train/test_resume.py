@@ -39,8 +39,8 @@ def good(run: Path) -> bool:
     return checkpoints.newest(run / "checkpoints", lambda text: pytest.fail(text)) is not None
 
 
-# A save writes seven files for a decoder (with its tokenizer) and six for a CNN; the eighth write belongs to the second save.
-POINTS = [f"checkpoint.{p}:kill:{n}" for p in ("write", "wrote", "synced") for n in (8, 11, 14)]
+# A save writes eight files for a decoder (with its tokenizer) and seven for a CNN; the ninth write belongs to the second save.
+POINTS = [f"checkpoint.{p}:kill:{n}" for p in ("write", "wrote", "synced") for n in (9, 12, 16)]
 POINTS += [f"checkpoint.{p}:kill:{n}" for p in ("rename", "renamed") for n in (1, 2)]
 POINTS += [f"checkpoint.marked:kill:{n}" for n in (1, 2, 3)] + [f"checkpoint.prune:kill:{n}" for n in (1, 2, 4)]
 
@@ -103,7 +103,7 @@ def test_a_signal_in_a_validation_or_while_data_is_prepared(
 def test_a_second_interrupt_in_a_save_leaves_at_once(decoder_spec: Path, cli: Cli, zygote: Zygote) -> None:
     child = zygote.start(
         "pretrain", decoder_spec, "--out", "run", "--set", "train.checkpoint_every=3", "--set", "train.validate_every=null",
-        env={"BIGMODEL_FAILPOINT": "checkpoint.wrote:sleep=30:9"},
+        env={"BIGMODEL_FAILPOINT": "checkpoint.wrote:sleep=30:10"},
     )  # fmt: skip
     until(lambda: list(Path("run/checkpoints").glob(".draft-step-6-*/train_state.safetensors")))
     start = time.monotonic()

@@ -109,7 +109,7 @@ def test_eval_prints_null(decoder_spec: Path, cli: Cli, monkeypatch: pytest.Monk
     assert values["loss"] is None
     assert values["metrics"]["perplexity"]["value"] is None
     assert strict(Path("samples.jsonl"))[0]["scores"]["loss"] is None
-    assert "nan" in cli("eval", path, "--split", "val").out
+    assert "not known" in cli("eval", path, "--split", "val").out
 
 
 def test_strict_json() -> None:
