@@ -45,7 +45,8 @@ def test_a_checkpoint_holds_what_it_says(saved: Path) -> None:
     for name, entry in manifest["files"].items():
         content = (saved / name).read_bytes()
         assert entry == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    names = {"model.safetensors", "train_state.safetensors", "state.json", "facts.json", "spec.yaml", "tokenizer.json"}
+    names = {"model.safetensors", "train_state.safetensors", "state.json", "facts.json", "spec.yaml"}
+    names |= {"tokenizer.json", "trained_on.bin"}
     assert set(manifest["files"]) == names
     contents = checkpoints.read(saved, train_state=True)
     assert {n: list(t.shape) for n, t in contents.model.items()} == {
