@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 from zlib import crc32
 
@@ -71,7 +72,7 @@ def _parts(line: bytes) -> list[bytes]:
         mixed = (mixed ^ (mixed >> np.uint64(29)) ^ number) * np.uint64(0x9E3779B97F4A7C15)  # modulo 2^64; odd (Knuth)
     ends = np.flatnonzero(mixed >> np.uint64(32) < np.uint64(2**32 // MEAN_PIECE)) + WINDOW
     places = [0, *ends.tolist(), len(line)]
-    return [line[a:b] for a, b in zip(places, places[1:], strict=False) if b > a]
+    return [line[a:b] for a, b in pairwise(places) if b > a]
 
 
 @dataclass(frozen=True)
