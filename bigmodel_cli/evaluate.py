@@ -81,13 +81,17 @@ class Report:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A checkpoint on one split: its metrics as measures, what belongs to each item by name, and how many items it had `seen`."""
+    """A checkpoint on one split: its metrics as measures, what belongs to each item by name, and how many items it had `seen`.
+
+    `items` (N,) are the hashes of what the split's items are.
+    """
 
     loaded: Loaded
     split: str
     measures: dict[str, Measure]
     columns: dict[str, list[Any]]
     seen: dict[str, Any]
+    items: Any
 
 
 def evaluate_checkpoint(
@@ -175,7 +179,7 @@ def _evaluate(path: Path, overrides: Sequence[str], split: str | None, device: s
     measures, columns = judged.measures, judged.columns
     if getattr(spec.task, "baseline", "none") == "lead":
         measures = measures | lead_measures(texts, columns["source"], columns["reference"])
-    return Evaluation(loaded, name, measures, columns, seen)
+    return Evaluation(loaded, name, measures, columns, seen, data.items(name))
 
 
 def _split_name(spec: Spec, wanted: str | None) -> str:
@@ -194,11 +198,14 @@ def _split_name(spec: Spec, wanted: str | None) -> str:
 
 def _differences(first: Evaluation, second: Evaluation) -> dict[str, Difference]:
     """Every metric that both have, over the same items. Raises `SpecError` where the items are not the same."""
-    same = [c for c in ("source", "reference", "label") if first.columns.get(c) != second.columns.get(c)]
+    differ = [c for c in ("source", "reference", "label") if first.columns.get(c) != second.columns.get(c)]
     sizes = len(next(iter(first.measures.values()))), len(next(iter(second.measures.values())))
-    if same or sizes[0] != sizes[1]:
-        what = f"their {same[0]}s differ" if sizes[0] == sizes[1] else f"{sizes[0]:,} and {sizes[1]:,}"
-        raise SpecError(f"--compare: the two checkpoints were not evaluated on the same items: {what}")
+    if differ or sizes[0] != sizes[1] or first.items.tolist() != second.items.tolist():
+        what = f"their {differ[0]}s differ" if differ else "their content differs"
+        what = what if sizes[0] == sizes[1] else f"{sizes[0]:,} and {sizes[1]:,}"
+        raise SpecError(
+            f"--compare: the two checkpoints were not evaluated on the same items: {what}; name the same data for both with --set"
+        )
     task = first.loaded.task
     ours, theirs = ({**e.measures, **derived_measures(task, e.measures)} for e in (first, second))
     return {name: compare(measure, theirs[name]) for name, measure in ours.items() if name in theirs}

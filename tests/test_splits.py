@@ -255,3 +255,31 @@ def test_the_same_items_in_other_files_are_counted(cli: Cli) -> None:
     made = cli("eval", "text", "--split", "val", *sets("data.val_fraction=0.3"))
     assert made.status == 2
     assert "the checkpoint was trained on" in made.err
+
+
+def test_items_of_validation_and_test_are_counted(cli: Cli) -> None:
+    """The best checkpoint is chosen by the one, so that what it scores on the other is too good."""
+    rows("a.tsv", words(0, 60))
+    rows("b.tsv", words(60, 90))
+    rows("c.tsv", words(70, 110))
+    trained = cli("pretrain", spec("s.yaml", f"{TABLE}, val: [b.tsv], test: [c.tsv]"), "--out", "run")
+    assert trained.status == 0, trained.err
+    assert "warning: 20 of 40 rows of the test split are also in the validation split" in trained.err
+    assert "also in the training split" not in trained.err
+
+
+def test_two_checkpoints_are_compared_on_the_same_items_alone(cli: Cli) -> None:
+    """As many rows with the same labels in the same order are other items where their texts are others."""
+    rows("a.tsv", words(0, 60))
+    Path("b.tsv").write_text(Path("a.tsv").read_text())
+    Path("c.tsv").write_text(Path("a.tsv").read_text().replace("word", "term"))
+    rows("d.tsv", words(60, 120))
+    data = TABLE.replace("a.tsv", "d.tsv") + ", val_fraction: 0"
+    for name, test in (("first", "a"), ("second", "b"), ("third", "c")):
+        trained = cli("pretrain", spec("s.yaml", f"{data}, test: [{test}.tsv]"), "--out", name)
+        assert trained.status == 0, trained.err
+    assert cli("eval", "first", "--compare", "second").status == 0
+    other = cli("eval", "first", "--compare", "third")
+    assert other.status == 2
+    assert "not evaluated on the same items: their content differs" in other.err
+    assert cli("eval", "first", "--compare", "third", "--set", "data.test=[a.tsv]").status == 0

@@ -24,6 +24,7 @@ from bigmodel_cli.data.recordings import Recordings, open_recordings
 from bigmodel_cli.data.sound import Wave, decode, notes_said
 from bigmodel_cli.data.sound_augment import SoundAugmentation, SoundAugmentOptions, real
 from bigmodel_cli.data.sound_split import Bank, JoinOptions, SoundSplit, longest_frames, named, to_frames
+from bigmodel_cli.data.table_survey import alike_labels
 from bigmodel_cli.data.transcripts import Units, read_transcripts, spell
 from bigmodel_cli.data.wav import MOST_RATE
 from bigmodel_cli.errors import DataError, did_you_mean
@@ -168,6 +169,8 @@ def open_audio(
     if options.units is None and "train" in opened:
         labels = np.array([spelled.units[row][0] for row in opened["train"]])
         facts = replace(facts, class_counts=count_classes(labels, spelled.names))
+        for note in alike_labels(spelled.names):
+            say(note)
     if sound.length is not None:
         facts = replace(facts, image_shape=(1, sound.mels, frames_of(sound.length, sound.hop)))
     bank = Bank(recordings)

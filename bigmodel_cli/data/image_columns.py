@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bigmodel_cli.data.table_survey import sort_classes
 from bigmodel_cli.errors import DataError, did_you_mean
 
 MOST_CLASSES = 1_000_000
@@ -66,8 +67,6 @@ def number_labels(
     Whole numbers count the `names` of a schema, or stand for themselves where there are none. Words are among the names, or are
     classes in sorted order. Raises `DataError` naming a row that fits neither, or is of the other kind than those before it.
     """
-    from bigmodel_cli.data.table_survey import sort_classes  # tables, too, take the names of classes from here
-
     first = next((label for own in labels.values() for label in own), 0)
     rows = [(label, place) for n, own in labels.items() for label, place in zip(own, places[n], strict=True)]
     for label, place in rows:

@@ -33,6 +33,13 @@ def read_folder(root: Path, labelled: bool, wanted: Sequence[str] = tuple(SPLIT_
     """
     folders = {name: folder for name, folder in split_folders(root).items() if name in wanted}
     inside = {name: _class_folders(folder) for name, folder in folders.items()} if labelled else {}
+    for name, found_classes in inside.items():
+        flat = not found_classes and folders[name] != root and _images_in(folders[name], ENDINGS)
+        if flat and (any(inside.values()) or "train" not in folders):
+            raise DataError(
+                f"{folders[name]}: its images lie in no folders of classes, and those of a split do (class/image.png); sort them "
+                "into such folders, or take it out of the root (bigmodel predict labels images without)"
+            )
     classes = tuple(sorted({c for found in inside.values() for c in found}))
     if labelled and not classes:
         raise DataError(

@@ -36,6 +36,7 @@ from bigmodel_cli.data.image_split import ImageSplit, Resident, Streamed
 from bigmodel_cli.data.image_survey import Shape, choose_shape, survey_images
 from bigmodel_cli.data.order import permute
 from bigmodel_cli.data.pixels import decode, to_array
+from bigmodel_cli.data.table_survey import alike_labels
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import torch
 
@@ -219,6 +220,8 @@ def open_images(
     white = options.white_level if options.white_level is not None or known is None else known.white_level
     raw = survey_images(raw, options.on_bad == "skip", white, say)
     _check(raw, say)
+    for note in alike_labels(raw.classes) if only is None else ():
+        say(note)
     parts = divided(raw, fraction, say, only is not None)
     opened = {n: s for n, s in parts.items() if only in (None, n)}
     shape = choose_shape(opened, options.size, options.channels, white, known.image_shape if known else None, say)

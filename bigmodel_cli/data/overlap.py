@@ -33,6 +33,8 @@ def share(items: Hashes, seen: Seen) -> Share:
 def say_overlaps(data: DataSet, task: str, before: Sequence[Seen], say: Say) -> None:
     """Say how many items of validation and test are in training too, or in what the weights were trained on before."""
     train = data.items("train")
+    if {"val", "test"} <= set(data.splits):
+        _say_both(data, say)
     for name in [n for n in data.splits if n != "train"]:
         items = data.items(name)
         both = int(np.isin(items, train).sum())
@@ -46,6 +48,17 @@ def say_overlaps(data: DataSet, task: str, before: Sequence[Seen], say: Say) -> 
                     f"{kind}{found.items:,} of {found.of:,} {data.unit} of the {name} split were in the training of the weights "
                     f"that this run starts from (task.type: {seen.task})"
                 )
+
+
+def _say_both(data: DataSet, say: Say) -> None:
+    """Say how many items of the test split are those by which the best checkpoint is chosen."""
+    test = data.items("test")
+    both = int(np.isin(test, data.items("val")).sum())
+    if both:
+        say(
+            f"warning: {both:,} of {len(test):,} {data.unit} of the test split are also in the validation split, by which the best "
+            "checkpoint is chosen"
+        )
 
 
 def record(data: DataSet, task: str, before: Sequence[Seen]) -> bytes:

@@ -17,7 +17,7 @@ from bigmodel_cli.data.table_files import SEPARATORS, Columns, Row, is_separated
 from bigmodel_cli.data.table_header import check_headers
 from bigmodel_cli.errors import DataError, did_you_mean
 
-FORMAT = 3  # of the cached surveys
+FORMAT = 4  # of the cached surveys
 MOST_CLASSES = 100_000
 
 
@@ -70,8 +70,10 @@ def _read(paths: Sequence[Path], columns: Columns, hashes: list[str]) -> TableSu
 
 def _add(found: TableSurvey, row: Row, sha: Any, symbols: set[str]) -> None:
     found.rows += 1
-    for text in row.texts if row.label is None else (*row.texts, row.label):
-        sha.update(text.encode("utf-8") + b"\xff")  # no byte of UTF-8: the end of a value
+    for text in row.texts:
+        sha.update(text.encode("utf-8") + b"\xff")  # no byte of UTF-8: the end of a text
+    if row.label is not None:
+        sha.update(row.label.encode("utf-8") + b"\xfd")  # another end, since a tokenizer is fitted on texts alone
     for text in row.texts:
         found.characters += len(text)
         symbols.update(text)

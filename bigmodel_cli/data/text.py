@@ -41,7 +41,7 @@ from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Tensor, torch
 
 RESIDENT_BYTES = 512 << 20
-FORMAT = 2  # of the cached tokens
+FORMAT = 3  # of the cached tokens
 PHASE = 1  # stream of random numbers that shifts the windows
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 from zlib import crc32
 
@@ -18,10 +19,16 @@ ASSET = "trained_on.bin"
 MOST = 1 << 16
 """Hashes that are kept of a set: the smallest ones, so that any item is as likely to be among them as any other."""
 MOST_SETS = 64
-CUT = 32
+CUT = 8
 """A block of text ends after about so many lines."""
-MOST_CHARACTERS = 1 << 16
-"""... and after so many characters in any case."""
+LEAST_BYTES = 256
+"""... of so many bytes at least: what is shorter may stand in two texts by chance."""
+MOST_BYTES = 1 << 16
+"""... and after so many in any case."""
+LONG_LINE = 1024
+"""Bytes. A longer line is read as pieces, since a text may be a single one."""
+WINDOW, MEAN_PIECE = 32, 128
+"""A piece ends where a hash of the last so many bytes says so, which it does after about so many."""
 
 
 def hash_of(*parts: bytes) -> int:
@@ -40,19 +47,32 @@ def as_hashes(numbers: Iterable[int]) -> Hashes:
 def blocks(pieces: Iterable[str]) -> Iterator[int]:
     """The hash of each block of lines of a document.
 
-    A block ends where a line's own checksum says so: the same lines are the same blocks wherever in a text they stand.
+    A block ends where a line's own checksum says so: the same lines are the same blocks wherever in a text they stand. So are the
+    pieces of a long line (content-defined chunking, as in Muthitacharoen et al. 2001).
     """
     kept: list[bytes] = []
     size = 0
     for piece in pieces:
         for line in piece.encode("utf-8").splitlines(keepends=True):
-            kept.append(line)
-            size += len(line)
-            if crc32(line) % CUT == 0 or size > MOST_CHARACTERS:
-                yield hash_of(b"".join(kept))
-                kept, size = [], 0
+            for part in (line,) if len(line) <= LONG_LINE else _parts(line):
+                kept.append(part)
+                size += len(part)
+                if (crc32(part) % CUT == 0 and size >= LEAST_BYTES) or size > MOST_BYTES:
+                    yield hash_of(b"".join(kept))
+                    kept, size = [], 0
     if kept:
         yield hash_of(b"".join(kept))
+
+
+def _parts(line: bytes) -> list[bytes]:
+    """A long line in pieces that end where its bytes say so, wherever it begins."""
+    windows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(line, np.uint8), WINDOW)
+    mixed = np.zeros(len(windows), np.uint64)
+    for number in np.ascontiguousarray(windows).view("<u8").T:  # 8 bytes each
+        mixed = (mixed ^ (mixed >> np.uint64(29)) ^ number) * np.uint64(0x9E3779B97F4A7C15)  # modulo 2^64; odd (Knuth)
+    ends = np.flatnonzero(mixed >> np.uint64(32) < np.uint64(2**32 // MEAN_PIECE)) + WINDOW
+    places = [0, *ends.tolist(), len(line)]
+    return [line[a:b] for a, b in pairwise(places) if b > a]
 
 
 @dataclass(frozen=True)

@@ -181,3 +181,22 @@ def test_a_model_sees_the_pixels_of_the_folder_that_is_named(put_back: bool, cnn
     resumed = cli(*command, "--set", "train.steps=14", "--resume")
     assert resumed.status == 4, resumed.err
     assert "the data is not what this run was trained on (its fingerprint differs)" in resumed.err
+
+
+@pytest.mark.parametrize("only", [None, "test"])
+def test_a_split_whose_images_lie_in_no_class(only: str | None) -> None:
+    """The layout of many competitions: classes to train on, and a flat folder of tests."""
+    pictures("r/train/cat/1.png", "r/train/dog/2.png", "r/test/3.png")
+    with pytest.raises(DataError, match=r"r/test: its images lie in no folders of classes.*predict"):
+        open_data(FolderOptions(root="r", val_fraction=0), base=Path(), seed=0, say=lambda _: None, only=only)
+    assert {n: len(s) for n, s in found(labelled=False).items()} == {"train": 2, "test": 1}
+
+
+def test_classes_that_differ_in_case_alone_are_said() -> None:
+    pictures("r/cat/1.png", "r/Cat/2.png", "r/dog/3.png", "r/01/4.png", "r/1/5.png")
+    said: list[str] = []
+    open_data(FolderOptions(root="r", val_fraction=0), base=Path(), seed=0, say=said.append)
+    assert [s for s in said if "different labels" in s] == [
+        "warning: '01' and '1' are read as different labels",
+        "warning: 'Cat' and 'cat' are read as different labels",
+    ]

@@ -329,3 +329,14 @@ def test_what_does_not_go_together_is_said(changes: list[str], status: int, mess
     assert message in result.err
     assert "Traceback" not in result.err
     assert not list(Path().glob("run/checkpoints/step-*"))
+
+
+def test_a_tokenizer_is_of_the_texts_alone_whatever_was_read_before() -> None:
+    """The same columns as a text and its label, and as a pair of texts: the cache holds a tokenizer of either."""
+    write("a.tsv", "".join(f"some words {i}\t{'extraordinary' if i % 2 else 'commonplace'}\n" for i in range(40)))
+    bpe = {"type": "bpe", "vocab_size": 280}
+    labelled = opened(tokenizer=bpe).assets()
+    both = opened(tokenizer=bpe, text=[0, 1], label=None).assets()
+    vocabularies = [set(json.loads(a["tokenizer.json"])["model"]["vocab"]) for a in (labelled, both)]
+    assert not any("xtra" in token or "ommon" in token for token in vocabularies[0])
+    assert any("xtra" in token or "ommon" in token for token in vocabularies[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_blocks_of_lines_are_the_same_wherever_they_stand() -> None:
     rng = random.Random(0)
     lines = [" ".join(rng.choices(["to", "be", "or", "not", "that", "is"], k=9)) + f" {i}\n" for i in range(4000)]
     whole = list(blocks(lines))
-    assert 60 < len(whole) < 250
+    assert 250 < len(whole) < 550  # of 8 lines and some more, so that they have 256 bytes
     assert len(set(whole)) == len(whole)
     for first, last in ((0, 2000), (1111, 1999), (3000, 4000)):
         part = list(blocks(["".join(lines[first:last])]))
@@ -99,3 +100,22 @@ def test_blocks_of_lines_are_the_same_wherever_they_stand() -> None:
         pieces = ["".join(lines[i : i + size]) for i in range(0, len(lines), size)]
         assert list(blocks(pieces)) == whole == list(blocks([text]))
     assert len(list(blocks(["x" * 1000] * 1000))) > 10  # a line without an end
+
+
+@pytest.mark.parametrize("alphabet", ["ACGT", ["foo ", "bar ", "bz "]])
+def test_a_text_without_newlines_is_in_blocks_too(alphabet: Any) -> None:
+    """What is cut off at any place has the blocks of the whole, from its first that is whole on: but one at each end."""
+    text = "".join(random.Random(1).choices(alphabet, k=60_000))
+    whole = list(blocks([text]))
+    assert len(set(whole)) == len(whole) > 30
+    for first in (1, len(text) // 3 + 5, len(text) * 3 // 4):
+        tail = list(blocks([text[first:]]))
+        assert len(tail) > 3
+        assert sum(block not in whole for block in tail) <= 2
+    assert not set(whole) & set(blocks(["".join(random.Random(2).choices(alphabet, k=60_000))]))
+
+
+def test_a_short_block_that_many_texts_have_is_none() -> None:
+    lines = [f"import {name}\n" for name in ("os", "re", "sys", "json", "math")]
+    first, second = ("".join(random.Random(seed).choices(lines, k=12)) for seed in (0, 1))
+    assert not set(blocks([first + "x = 1\n" * 99])) & set(blocks([second + "y = 2\n" * 99]))
