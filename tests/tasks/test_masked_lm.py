@@ -248,7 +248,7 @@ def test_a_rate_counts_the_tokens_that_are_read_and_not_those_hidden(
         f"task: {{type: masked_lm, fraction: {fraction}}}\n"
         f"train: {{steps: 1, batch_size: {rows}, micro_batch: 4, precision: fp32}}\n"
     )
-    result = cli("bench", spec, "--seconds", 0.05, "--json")
+    result = cli("bench", spec, "--seconds", 0.1, "--json")
     assert result.status == 0, result.err
     (timing,) = json.loads(result.out)["benchmarks"]
     assert timing["unit"] == "tokens"
