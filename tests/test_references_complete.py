@@ -54,9 +54,51 @@ REFERENCES = {
     "model cnn": "models/test_cnn.py::test_a_residual_network_written_in_yaml_equals_torchvisions_block",
     "model torchvision": "models/test_cnn.py::test_logits_of_torchvisions_networks_are_theirs",
 }
-WITHOUT = ["init_normal", "init_xavier"]
-"""Rules for first weights whose test is still to come, in tests/models/test_init.py; then this is empty."""
+FIRST = "models/test_first_weights.py::"
+FIRST_WEIGHTS = {
+    "models/start.py init_normal": [
+        ("DecoderOptions", FIRST + "test_a_decoder_starts_as_gpt2_suited_to_its_width"),
+        ("EncoderOptions", FIRST + "test_an_encoder_starts_as_bert_suited_to_its_width"),
+        ("Seq2SeqOptions", FIRST + "test_init_normal_of_an_encoder_decoder_scales_each_stack_by_its_own_depth"),
+    ],
+    "models/start.py init_xavier": [("Seq2SeqOptions", FIRST + "test_an_encoder_decoder_starts_as_tensor2tensor_s")],
+    "models/start.py glorot": [
+        ("Seq2SeqOptions", FIRST + "test_an_encoder_decoder_starts_as_tensor2tensor_s"),
+        ("ViTOptions", FIRST + "test_a_vit_starts_as_its_authors"),
+    ],
+    "models/vit.py ViT.start": [
+        ("ViTOptions", FIRST + "test_a_vit_starts_as_its_authors"),
+        ("ViTOptions", FIRST + "test_a_masked_autoencoder_starts_as_its_authors"),
+    ],
+    "models/rebuild.py PatchDecoder.__init__": [
+        ("ViTOptions", FIRST + "test_a_masked_autoencoder_starts_as_its_authors")
+    ],
+    "models/encoder.py Encoder.__init__": [
+        ("EncoderOptions", FIRST + "test_an_encoder_starts_as_bert_suited_to_its_width")
+    ],
+    "parts/moe.py MixtureOfExperts.__init__": [("MoEOptions", FIRST + "test_experts_alone_start_as_linear_layers")],
+    **{
+        f"parts/{rule}.__init__": [("DecoderOptions", FIRST + "test_what_recurrent_parts_draw_for_themselves")]
+        for rule in (
+            "mamba2.py Mamba2",
+            "gated_deltanet.py GatedDeltaNet",
+            "differential.py Differential",
+            "recurrence.py ShortConvolution",
+        )
+    },
+    "torch's own of CNN": [("CNNOptions", FIRST + "test_a_cnn_starts_as_torchs_layers")],
+    "torch's own of ConvFrontend": [
+        ("EncoderOptions", FIRST + "test_frames_are_read_by_convolutions_that_start_as_torchs")
+    ],
+}
+"""What draws first weights (found in the syntax trees of models/ and parts/) -> who uses it, and the test for that."""
+TORCHS = {"torch's own of CNN", "torch's own of ConvFrontend"}
+"""Who leaves their weights as torch's layers draw them."""
+NOISE = {"models/block.py Block.slot"}
+"""What draws while a model runs."""
 COMPARISONS = {"approx", "close", "assert_close", "equal", "allclose", "agrees", "table_is"}
+DISTRIBUTIONS = {"normal", "even", "glorot"}
+"""The comparisons of test_first_weights.py."""
 
 
 def types_of(union: Any) -> Iterator[Any]:
@@ -106,7 +148,7 @@ def names_used(file: str, name: str) -> set[str]:
     return used
 
 
-def faults(what: str, options: str, reference: str) -> list[str]:
+def faults(what: str, options: str, reference: str, comparisons: set[str] = COMPARISONS) -> list[str]:
     """Why a reference does not hold."""
     file, _, name = reference.partition("::")
     if not name.startswith("test_") or name not in definitions(file):
@@ -114,7 +156,7 @@ def faults(what: str, options: str, reference: str) -> list[str]:
     used = names_used(file, name)
     found = [] if options in used else [f"{what}: {reference} does not build {options}"]
     asserts = [node.test for node in ast.walk(definitions(file)[name]) if isinstance(node, ast.Assert)]
-    if not used & COMPARISONS and not any(isinstance(test, ast.Compare) for test in asserts):
+    if not used & comparisons and not any(isinstance(test, ast.Compare) for test in asserts):
         found.append(f"{what}: {reference} compares nothing")
     if used & {"skip", "skipif", "xfail", "slow"}:
         found.append(f"{what}: {reference} is passed over")
@@ -142,13 +184,41 @@ def test_a_reference_that_is_none_is_noticed(options: str, reference: str, fault
     assert fault in "\n".join(faults("x", options, reference))
 
 
+def draws(function: ast.AST) -> bool:
+    """Whether it calls nn.init, or draws random numbers."""
+    calls = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
+    names = [ast.unparse(call) for call in calls if isinstance(call, ast.Attribute)]
+    drawing = ("torch.rand", "torch.randn", "torch.normal", "torch.randint")
+    return any(name.startswith(("nn.init.", "init.")) or name in drawing for name in names) or any(
+        name.endswith((".uniform_", ".normal_", ".trunc_normal_")) for name in names
+    )
+
+
+def rules() -> set[str]:
+    """'room/file.py function', or 'room/file.py Class.method', of all in models/ and parts/ that draw."""
+    found = set()
+    for room in ("models", "parts"):
+        for path in sorted((ROOT / "bigmodel_cli" / room).glob("*.py")):
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                inside = node.body if isinstance(node, ast.ClassDef) else [node]
+                prefix = f"{node.name}." if isinstance(node, ast.ClassDef) else ""
+                functions = [f for f in inside if isinstance(f, ast.FunctionDef) and draws(f)]
+                found |= {f"{room}/{path.name} {prefix}{f.name}" for f in functions}
+    return found
+
+
 def test_every_rule_for_first_weights_has_a_reference() -> None:
-    """A rule is a function `init_...` of models/start.py; its test in models/test_init.py names it, in code or in its docstring."""
-    source = (ROOT / "bigmodel_cli" / "models" / "start.py").read_text(encoding="utf-8")
-    rules = {n.name for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name.startswith("init_")}
-    assert rules
-    tests: list[ast.AST] = []
-    if (TESTS / "models" / "test_init.py").exists():
-        tests = [node for name, node in definitions("models/test_init.py").items() if name.startswith("test_")]
-    without = sorted(rule for rule in rules if not any(rule in ast.unparse(test) for test in tests))
-    assert without == WITHOUT
+    found = rules() - NOISE
+    assert {"models/start.py init_normal", "models/vit.py ViT.start", "parts/mamba2.py Mamba2.__init__"} <= found
+    assert sorted(found - FIRST_WEIGHTS.keys()) == [], "these have no reference test"
+    assert sorted(FIRST_WEIGHTS.keys() - TORCHS - found) == [], "these are not there any more"
+    references = [(rule, *used) for rule, uses in FIRST_WEIGHTS.items() for used in uses]
+    assert [f for rule, used, test in references for f in faults(rule, used, test, DISTRIBUTIONS)] == []
+
+
+def test_a_rule_without_a_reference_is_noticed() -> None:
+    drawn = "def start(self):\n    if self.x:\n        self.table.weight.uniform_(-1, 1)"
+    assert draws(ast.parse(drawn))
+    assert not draws(ast.parse("def forward(self, x):\n    return self.normal(x).uniform()"))
+    (fault,) = faults("x", "CNNOptions", FIRST + "test_experts_alone_start_as_linear_layers", DISTRIBUTIONS)
+    assert "does not build CNNOptions" in fault

@@ -40,7 +40,10 @@ def load_weights(model: Module, tensors: Mapping[str, Tensor], *, fresh: Sequenc
     if faults:
         more = [f"and {len(faults) - MOST_LINES} more"] if len(faults) > MOST_LINES else []
         lines = "\n  ".join(faults[:MOST_LINES] + more)
-        raise CheckpointError(f"the weights do not fit the model; is the spec's model section another?\n  {lines}")
+        raise CheckpointError(
+            "the weights do not fit the model; is the spec's model section another, or are they of an earlier version of bigmodel, "
+            f"whose parts had other weights (then train anew)?\n  {lines}"
+        )
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(given[name])

@@ -47,12 +47,19 @@ class Task(Protocol):
     derived_from: str  # the metric of `score` whose functions are `derived`
     needs: str  # the fact of the data without which the task makes no sense
     reads: tuple[str, ...]  # the names in a batch
+    unit: str  # what `size` counts, in the plural: tokens, samples
 
     def loss(self, model: Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """The summed loss to differentiate and the number of targets in it."""
 
     def score(self, model: Module, batch: Batch) -> Scores:
         """Per-item sums and counts of every metric, without gradients."""
+
+    def size(self, batch: Batch) -> int | Tensor:
+        """How much of its unit the model works on in a batch, padding left out; what a rate of training counts.
+
+        Not `loss`'s count, which is a sum of weights or of hidden tokens alone.
+        """
 
     # A task may also have answer(model, batch) -> (scores, answers): the same scores, and what the model said of each item by name;
     # and texts, by which each validation judges what the model writes, as metrics/text.py names them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bigmodel_cli.config import Facts, Options
+from bigmodel_cli.lazy import Tensor
 
 
 class AnyTaskOptions(Options):
@@ -11,3 +12,13 @@ class AnyTaskOptions(Options):
     def notes(self, facts: Facts) -> list[str]:
         """What is to be said before training on data of which these are the facts."""
         return []
+
+
+class CountsSamples:
+    """A task whose work is counted in samples: how fast it is trained is said so."""
+
+    unit = "samples"
+
+    def size(self, batch: dict[str, Tensor]) -> int | Tensor:
+        """The rows of a batch."""
+        return len(next(iter(batch.values())))

@@ -38,6 +38,7 @@ class CausalLM:
     higher_is_better = False
     derived_from = "loss"
     needs = "vocab_size"
+    unit = "tokens"
     reads: tuple[str, ...] = ("tokens",)
 
     def __init__(self, options: CausalLMOptions) -> None:
@@ -53,6 +54,10 @@ class CausalLM:
         inputs, targets = self.shift(batch)
         total = cross_entropy(logits_of(model, inputs, batch), targets, self.options.label_smoothing)
         return total, (targets != PADDING).sum()
+
+    def size(self, batch: dict[str, Tensor]) -> Tensor:
+        """The targets."""
+        return (self.shift(batch)[1] != PADDING).sum()
 
     def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Per window: nats and targets ("loss"), and right first guesses ("accuracy")."""

@@ -11,7 +11,7 @@ from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.lazy import F, Module, Tensor, torch
 from bigmodel_cli.metrics import LOWER_IS_BETTER
-from bigmodel_cli.tasks.base import AnyTaskOptions
+from bigmodel_cli.tasks.base import AnyTaskOptions, CountsSamples
 
 INPUTS: dict[str, tuple[str, ...]] = {"image": (), "tokens": ("types",), "frames": ("lengths",)}
 """What an item may be, by its name in a batch, and what may stand beside it: what the model is called with, in this order."""
@@ -49,7 +49,7 @@ class ClassificationOptions(AnyTaskOptions):
         return Classification(self, facts)
 
 
-class Classification:
+class Classification(CountsSamples):
     """batch {an input of `INPUTS`, "label": (B,)}; the model maps the input to logits (B, classes)."""
 
     name = "classification"

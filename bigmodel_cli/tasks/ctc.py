@@ -12,7 +12,7 @@ from bigmodel_cli.config import NO_FACTS, PADDING, Facts
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import F, Module, Tensor, torch
 from bigmodel_cli.metrics.text import normalised
-from bigmodel_cli.tasks.base import AnyTaskOptions
+from bigmodel_cli.tasks.base import AnyTaskOptions, CountsSamples
 
 
 class CTCOptions(AnyTaskOptions):
@@ -26,7 +26,7 @@ class CTCOptions(AnyTaskOptions):
         return CTC(self)
 
 
-class CTC:
+class CTC(CountsSamples):
     """batch {"frames": (B, T, width), "lengths": (B,), "target": (B, L)}; the model maps frames to logits (B, T', V).
 
     Units are numbered 0 to V - 2, and the blank is V - 1. The model says by `out_lengths` how many vectors of T' are a row's own,

@@ -10,7 +10,7 @@ from bigmodel_cli.config import NO_FACTS, Facts
 from bigmodel_cli.draw import KEY, draw
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
-from bigmodel_cli.tasks.base import AnyTaskOptions
+from bigmodel_cli.tasks.base import AnyTaskOptions, CountsSamples
 
 ORDER = 4
 """The stream of a row's random numbers that puts its patches in order."""
@@ -40,7 +40,7 @@ class MaskedImageOptions(AnyTaskOptions):
         return seen
 
 
-class MaskedImage:
+class MaskedImage(CountsSamples):
     """batch {"image": (B, C, H, W), "key": (B,)}; the model maps images and visible patches (B, K) to all pixels (B, N, P).
 
     The loss of an image is the mean squared error over its hidden patches, which are as many in every image; sums are over

@@ -59,6 +59,7 @@ class MaskedLM:
     higher_is_better = False
     derived_from = "loss"
     needs = "vocab_size"
+    unit = "tokens"
     reads: tuple[str, ...]
 
     def __init__(self, options: MaskedLMOptions) -> None:
@@ -85,6 +86,10 @@ class MaskedLM:
         seen = torch.where(swapped, other, tokens)
         logits = found(model, batch, seen, masked, at)
         return cross_entropy(logits, tokens[at]), at.sum()
+
+    def size(self, batch: dict[str, Tensor]) -> Tensor:
+        """The tokens that are read, hidden or not."""
+        return (batch["tokens"][:, :-1] != PADDING).sum()
 
     def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Per row: nats over its hidden tokens ("loss"), and right first guesses ("accuracy")."""

@@ -48,6 +48,7 @@ class Seq2SeqTask:
     name = "seq2seq"
     derived_from = "loss"
     needs = "vocab_size"
+    unit = "tokens"
     reads: tuple[str, ...] = ("source", "target")
 
     def __init__(self, options: Seq2SeqTaskOptions) -> None:
@@ -61,6 +62,10 @@ class Seq2SeqTask:
         target = batch["target"]
         total = cross_entropy(model(batch["source"], target[:, :-1]), target[:, 1:], self.options.label_smoothing)
         return total, (target[:, 1:] != PADDING).sum()
+
+    def size(self, batch: dict[str, Tensor]) -> Tensor:
+        """The target tokens."""
+        return (batch["target"][:, 1:] != PADDING).sum()
 
     def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Per pair: nats and target tokens ("loss"), and right first guesses ("accuracy"), without label smoothing."""

@@ -65,7 +65,7 @@ class Run:
 
 
 class Stopwatch:
-    """Seconds of training since the last logged step, and how many targets were seen in them."""
+    """Seconds of training since the last logged step, and how many of the task's unit were seen in them."""
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
@@ -79,7 +79,7 @@ class Stopwatch:
         self.started += time.perf_counter() - start
 
     def lap(self) -> tuple[float, float]:
-        """(seconds, targets) since the last lap."""
+        """(seconds, tokens or samples) since the last lap."""
         now = time.perf_counter()
         taken, self.started = max(now - self.started, 1e-9), now
         count, self.count = self.count, 0.0
@@ -92,7 +92,7 @@ def fit(run: Run) -> Path:
     Raises `Stopped` after a signal (a checkpoint is saved) and `NumericsError` where the loss or a gradient is not finite
     (the weights are those before that step, and nothing of it is saved).
     """
-    reporter = Reporter(run.total, run.state.step, "tokens" if run.task.needs == "vocab_size" else "samples")
+    reporter = Reporter(run.total, run.state.step, run.task.unit)
     try:
         path = _train(run, reporter)
     except Interrupted as stop:
@@ -125,7 +125,7 @@ def _train(run: Run, reporter: Reporter) -> Path:
                 _note_overflow(run, reporter, result)
             state.step += 1
             done = state.step
-            watch.count += result.count if run.task.needs == "vocab_size" else result.rows
+            watch.count += result.size
             if result.finite:
                 state.loss_sum, state.loss_count = state.loss_sum + result.loss_sum, state.loss_count + result.count
             if done % options.log_every == 0 or done == run.total:

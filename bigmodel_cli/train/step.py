@@ -15,12 +15,12 @@ from bigmodel_cli.train.state import TrainState
 
 @dataclass(frozen=True)
 class StepResult:
-    """Sums over the step's samples, the norm of the mean gradient before clipping, and how many rows the step had."""
+    """Sums over the step's samples, the norm of the mean gradient before clipping, and how many of the task's unit there were."""
 
     loss_sum: float
     count: float  # of targets, or the sum of their weights
     norm: float
-    rows: int
+    size: float
 
     @property
     def finite(self) -> bool:
@@ -65,12 +65,12 @@ def train_step(
         (total * (scale.value / unit) if scale.dynamic else total).backward()
         loss = loss.detach()
         loss_sum, count = (loss, n) if loss_sum is None or count is None else (loss_sum + loss, count + n)
-    rows = sum(len(next(iter(batch.values()))) for batch in micro_batches)
+    size = sum(task.size(batch) for batch in micro_batches)
     assert loss_sum is not None
     assert count is not None
     divisor = (float(count) or 1.0) * (scale.value / unit)
     norm = float(total_norm(state.optimizer.gradients())) / divisor
-    result = StepResult(float(loss_sum), float(count), norm, rows)
+    result = StepResult(float(loss_sum), float(count), norm, float(size))
     scale.update(result.finite)
     if result.finite:
         if options.clip is not None and norm > options.clip:

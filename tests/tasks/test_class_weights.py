@@ -81,7 +81,7 @@ def test_micro_batches_are_the_whole_and_a_small_sum_of_weights_divides() -> Non
         batches = [{"image": x, "label": y} for x, y in parts]
         result = train_step(state, task(weights), options, batches, torch.device("cpu"), 0.5)
         assert result.loss == pytest.approx(mean.item(), rel=1e-5)
-        assert (result.rows, result.count) == (6, pytest.approx(0.6))
+        assert (result.size, result.count) == (6, pytest.approx(0.6))
         for name, p in reference.named_parameters():
             moved = (start[name] - dict(model.named_parameters())[name]) / 0.5
             torch.testing.assert_close(moved, p.grad, atol=1e-6, rtol=1e-4)

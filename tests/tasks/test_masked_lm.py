@@ -234,3 +234,25 @@ def test_windows_of_text_number_their_words() -> None:
     assert torch.equal(held["words"], resident["words"])
     assert held["words"].shape == held["tokens"].shape
     assert held["words"][:, 0].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.7])
+def test_a_rate_counts_the_tokens_that_are_read_and_not_those_hidden(
+    fraction: float, tmp_path: Path, cli: Callable[..., Result]
+) -> None:
+    spec, rows = tmp_path / "rate.yaml", 12
+    (tmp_path / "some.txt").write_text("one two three four five six. " * 60)
+    spec.write_text(
+        "model: {type: encoder, dim: 8, blocks: [{mixer: {type: attention, num_heads: 2}}]}\n"
+        f"data: {{type: text, files: [{tmp_path}/some.txt], context: 20, tokenizer: {{type: bytes}}}}\n"
+        f"task: {{type: masked_lm, fraction: {fraction}}}\n"
+        f"train: {{steps: 1, batch_size: {rows}, micro_batch: 4, precision: fp32}}\n"
+    )
+    result = cli("bench", spec, "--seconds", 0.1, "--json")
+    assert result.status == 0, result.err
+    (timing,) = json.loads(result.out)["benchmarks"]
+    assert timing["unit"] == "tokens"
+    assert timing["per_second"] * timing["median_s"] == pytest.approx(rows * 20)
+    tokens = torch.full((3, 9), 5)
+    tokens[1, 4:] = -1
+    assert int(MaskedLMOptions(fraction=fraction).build().size({"tokens": tokens})) == 8 + 4 + 8

@@ -16,6 +16,7 @@ from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.scoring import estimates, means, values_of
 from bigmodel_cli.tasks import CausalLMOptions, ClassificationOptions
+from bigmodel_cli.tasks.base import CountsSamples
 from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import train_step
 
@@ -107,7 +108,7 @@ def test_accumulated_micro_batches_equal_one_batch_whatever_their_padding() -> N
 
 def test_clipping_shortens_the_gradient() -> None:
     model = nn.Linear(2, 1, bias=False)
-    task: Any = type("T", (), {"loss": lambda self, m, b: (m(b["x"]).sum(), torch.tensor(1))})()
+    task: Any = type("T", (CountsSamples,), {"loss": lambda self, m, b: (m(b["x"]).sum(), torch.tensor(1))})()
     from bigmodel_cli.optim import SGDOptions
 
     state = TrainState(model, SGDOptions(momentum=0.0, nesterov=False).build(named_weights(model)))

@@ -23,6 +23,7 @@ from zygote import Zygote, until
 from bigmodel_cli import checkpoints
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.rundir import RunDirectory
+from bigmodel_cli.tasks.base import CountsSamples
 from bigmodel_cli.tasks.causal_lm import CausalLM
 
 Cli = Callable[..., Result]
@@ -160,7 +161,7 @@ def test_a_step_that_is_not_finite_touches_neither_weights_nor_optimizer() -> No
 
     model = torch.nn.Linear(3, 2)
 
-    class Task:
+    class Task(CountsSamples):
         def loss(self, model: Any, batch: Any) -> tuple[Tensor, Tensor]:
             return model(batch["x"]).square().sum(), torch.tensor(len(batch["x"]))
 
