@@ -76,7 +76,7 @@ def estimate(measure: Measure) -> Estimate:
         return Estimate(value, measure.count, low, high, "exact", measure.signature)
     pseudo = pseudo_values(measure)
     least, most = measure.limits
-    if constant(pseudo):
+    if constant(pseudo) and (math.isfinite(most) or value == least or _counted(rows)):
         missed, ceiling = unseen(len(pseudo)), most if math.isfinite(most) else max(least + 1, 2 * value)
         low, high, method = value - missed * (value - least), value + missed * (ceiling - value), "unseen"
     else:
@@ -120,6 +120,8 @@ def degrees_of_freedom(measure: Measure) -> int:
     if measure.value is not ratio:
         return len(_counting(rows)) - 1
     weights = rows[:, 1]
+    if not bool(weights.any()):
+        return 1
     return max(1, round(float(weights.sum() ** 2 / weights.square().sum())) - 1)
 
 
