@@ -36,7 +36,7 @@ from bigmodel_cli.arguments.evaluate import (
     Tasks,
 )
 from bigmodel_cli.arguments.look import Head, Input, Layer, Picture, Seconds, Target
-from bigmodel_cli.arguments.meaning import all_overrides, named_checkpoint, run_training, show
+from bigmodel_cli.arguments.meaning import all_overrides, named_checkpoint, refuse, run_training, show
 from bigmodel_cli.arguments.predict import (
     Beams,
     DrawSeed,
@@ -165,6 +165,15 @@ def evaluate(
 
     if (checkpoint is None) == (rescore is None):
         raise SpecError("give either a checkpoint, or --rescore with a file that --samples wrote")
+    of_splits = {"--split": split, "--samples": samples, "--compare": compare, "--confusion": confusion}
+    of_tasks, of_models = {"--include": include, "--limit": limit}, {"--set": set_, "--precision": precision}
+    if rescore is not None:
+        refuse("a file of samples (--rescore)", {**of_splits, **of_models, **of_tasks, "--tasks": tasks})
+    elif tasks is not None:
+        refuse("the harness (--tasks)", {**of_splits, "--metric": metric})
+    else:
+        refuse("an evaluation without --tasks", of_tasks)
+        refuse("an evaluation without --rescore", {"--metric": metric})
     if rescore is not None:
         from bigmodel_cli.metrics.text import MEASURES
 

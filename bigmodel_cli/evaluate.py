@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.console import say, table
-from bigmodel_cli.data import TRAINED_ON, check_held_out, exposure, load_trained_on, open_data
+from bigmodel_cli.data import TOKENIZER, TRAINED_ON, check_held_out, exposure, load_trained_on, open_data
 from bigmodel_cli.device import keep_few_kernels
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.loaded import Loaded, load_checkpoint
-from bigmodel_cli.metrics import Measure, shown
+from bigmodel_cli.metrics import Measure, ratio, shown
 from bigmodel_cli.metrics.intervals import Difference, Estimate, compare
 from bigmodel_cli.metrics.labels import confusion, draw_confusion
-from bigmodel_cli.metrics.text import lead_measures, need_libraries
+from bigmodel_cli.metrics.text import LEAD, group_of, lead_measures, need_libraries
 from bigmodel_cli.samples import rescore, write_samples
 from bigmodel_cli.scoring import derived_measures, estimates, judge
 from bigmodel_cli.spec import Spec
@@ -206,6 +206,22 @@ def _differences(first: Evaluation, second: Evaluation) -> dict[str, Difference]
         raise SpecError(
             f"--compare: the two checkpoints were not evaluated on the same items: {what}; name the same data for both with --set"
         )
-    task = first.loaded.task
-    ours, theirs = ({**e.measures, **derived_measures(task, e.measures)} for e in (first, second))
-    return {name: compare(measure, theirs[name]) for name, measure in ours.items() if name in theirs}
+    task, other = first.loaded.task, second.loaded.task
+    if task.name != other.name:
+        raise SpecError(
+            f"--compare: the two checkpoints were trained for different tasks: {task.name} and {other.name}"
+        )
+    apart = _of_other_units(first, second)
+    ours, theirs = ({n: m for n, m in e.measures.items() if n not in apart} for e in (first, second))
+    if apart:
+        left = [
+            *apart,
+            *(task.derived({n: m.total() for n, m in first.measures.items()}) if task.derived_from in apart else ()),
+        ]
+        say(f"not compared, since the two tokenizers count other tokens: {', '.join(left)}")
+    if task.derived_from not in apart:
+        ours, theirs = ({**measures, **derived_measures(task, measures)} for measures in (ours, theirs))
+    differences = {name: compare(measure, theirs[name]) for name, measure in ours.items() if name in theirs}
+    if not differences:
+        raise SpecError("--compare: the two checkpoints have no metric that counts the same")
+    return differences

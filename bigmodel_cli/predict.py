@@ -24,6 +24,10 @@ def predict(
     has a record with "error", and at the end `DataError` says how many they were; `word` is what an input is called there.
     """
     decoding.check()
+    if (loaded.facts.classes or loaded.facts.image_shape is not None) and (given := decoding.given()):
+        raise SpecError(
+            f"{given[0]} is for models that write text, and this one was trained for {loaded.task.name}; leave it out"
+        )
     if loaded.facts.image_shape is None:
         keep_few_kernels()  # texts and recordings are of many lengths
     if loaded.facts.spelling:

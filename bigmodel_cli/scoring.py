@@ -16,7 +16,7 @@ from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.metrics import LOWER_IS_BETTER, Measure, limits_of, mean
 from bigmodel_cli.metrics.intervals import Estimate, estimate
 from bigmodel_cli.metrics.labels import f1_measure
-from bigmodel_cli.metrics.text import text_measures
+from bigmodel_cli.metrics.text import SIGNATURES, text_measures
 from bigmodel_cli.modes import evaluating
 from bigmodel_cli.tasks import Task
 from bigmodel_cli.writing import Decoding, write_after_reading
@@ -119,7 +119,7 @@ def values_of(task: Task, measures: dict[str, Measure]) -> dict[str, float]:
 def means(scores: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Measure]:
     """The metrics that are sums over counts, as measures."""
     return {
-        name: mean(sums, counts, name not in LOWER_IS_BETTER, limits=limits_of(name))
+        name: mean(sums, counts, name not in LOWER_IS_BETTER, SIGNATURES.get(name, ""), limits_of(name))
         for name, (sums, counts) in scores.items()
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any, cast
 
@@ -56,6 +56,10 @@ class Decoding:
     def filtered(self) -> bool:
         """Whether only the likely tokens are drawn from."""
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
+    def given(self) -> list[str]:
+        """The options that are not as they are by default, as the command line calls them."""
+        return [f"--{f.name.replace('_', '-')}" for f in fields(self) if getattr(self, f.name) != f.default]
 
     def check(self) -> None:
         """Raise `SpecError` where two ways are asked for at once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ def all_overrides(values: list[str] | None, precision: str | None, seed: int | N
     """The --set overrides, with --precision and --seed as the overrides that they stand for."""
     named = (("train.precision", precision), ("train.seed", seed))
     return [*(values or []), *(f"{key}={value}" for key, value in named if value is not None)]
+
+
+def refuse(where: str, options: Mapping[str, object]) -> None:
+    """Raise `SpecError` for an option that is given where it would do nothing."""
+    from bigmodel_cli.errors import SpecError
+
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise SpecError(f"{given[0]} has no effect on {where}; leave it out")
 
 
 def named_checkpoint(text: str) -> Path:

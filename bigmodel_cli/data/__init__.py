@@ -37,6 +37,7 @@ from bigmodel_cli.data.pairs import PairsOptions, PairTableOptions, open_pairs
 from bigmodel_cli.data.pixels import denormalise, prepare_image
 from bigmodel_cli.data.table import TableOptions, open_table
 from bigmodel_cli.data.text import StdlibOptions, TextOptions, open_text
+from bigmodel_cli.data.tokenizer import ASSET as TOKENIZER
 from bigmodel_cli.data.tokenizer import Tokenizer, load_source_tokenizer, load_tokenizer
 from bigmodel_cli.data.trained_on import ASSET as TRAINED_ON
 from bigmodel_cli.data.trained_on import load as load_trained_on
@@ -98,6 +99,7 @@ def prepare_file(path: Path, facts: Facts) -> Tensor:
 
 __all__ = [
     "SOURCES",
+    "TOKENIZER",
     "TRAINED_ON",
     "DataOptions",
     "DataSet",

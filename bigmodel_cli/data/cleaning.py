@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from bigmodel_cli.data.reading import one_newline
 from bigmodel_cli.errors import DataError
 
 BOM = "\ufeff"
@@ -21,13 +22,16 @@ def without_bom(text: str) -> str:
 
 
 def checked(text: str, place: str) -> str:
-    """The text itself. Raises `DataError` where it holds bytes that are not UTF-8, or surrogates of another origin."""
+    """The text with "\\n" for every line end, as it is in data that is trained on.
+
+    Raises `DataError` where it holds bytes that are not UTF-8, or surrogates of another origin.
+    """
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         offset = len(text[: error.start].encode("utf-8"))
         raise DataError(f"{place} is not UTF-8 at byte {offset}; save it as UTF-8") from None
-    return text
+    return one_newline(text)
 
 
 def lines_of(stream: BinaryIO) -> Iterator[str]:

@@ -15,6 +15,8 @@ from bigmodel_cli.lazy import Tensor, torch
 PERCENT = {"accuracy", "error", "top5", "macro_f1", "wer", "cer", "rouge1", "rouge2", "rougeL"}
 """Metrics that people read in percent."""
 LOWER_IS_BETTER = {"loss", "wer", "cer"}
+CHUNK = 1 << 22
+"""Numbers that are in memory at once."""
 Limits = tuple[float, float]
 """The least and the largest value that a metric can have."""
 
@@ -60,8 +62,11 @@ class Measure:
 
     def each(self) -> list[float]:
         """The value of every item by itself; NaN where it has none."""
-        rows = self.statistics.to_dense() if self.statistics.is_sparse else self.statistics
-        values: list[float] = self.value(rows).tolist()
+        values: list[float] = []
+        size = max(1, CHUNK // max(1, self.statistics.shape[1]))
+        for first in range(0, len(self), size):
+            rows = self.statistics.narrow_copy(0, first, min(size, len(self) - first))
+            values += self.value(rows.to_dense()).tolist()
         return values
 
 

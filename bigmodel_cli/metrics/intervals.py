@@ -13,18 +13,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bigmodel_cli.lazy import Tensor, torch
-from bigmodel_cli.metrics import Measure, product, ratio
+from bigmodel_cli.metrics import CHUNK, Measure, product, ratio
 
 CONFIDENCE = 0.95
 TAIL = (1 - CONFIDENCE) / 2
+LEVEL = 0.05
 ENUMERATED = 12
 """Items up to which every one of the 2^n ways to swap two models' items is looked at."""
 SWAPS = 4999
 FEWEST_SWAPS = 999
 WORK = 200_000_000
 """Items x swaps beyond which fewer swaps are drawn."""
-CHUNK = 1 << 22
-"""Numbers that are in memory at once."""
 NORMAL = 1.959963984540054
 """The 0.975 quantile of the normal distribution."""
 
@@ -77,11 +76,11 @@ def estimate(measure: Measure) -> Estimate:
         return Estimate(value, measure.count, low, high, "exact", measure.signature)
     pseudo = pseudo_values(measure)
     least, most = measure.limits
-    if constant(pseudo) and (math.isfinite(most) or value == least):
-        missed, ceiling = unseen(len(pseudo)), most if math.isfinite(most) else least + 1
+    if constant(pseudo) and (math.isfinite(most) or value == least or _counted(rows)):
+        missed, ceiling = unseen(len(pseudo)), most if math.isfinite(most) else max(least + 1, 2 * value)
         low, high, method = value - missed * (value - least), value + missed * (ceiling - value), "unseen"
     else:
-        low, high = hall_interval(pseudo, value)
+        low, high = hall_interval(pseudo, value, degrees_of_freedom(measure))
         method = "jackknife t"
     if measure.bounds is not None:
         bottom, top = measure.bounds(measure.sums(torch.ones(1, len(measure), dtype=torch.float64))[0])
@@ -115,7 +114,18 @@ def _pseudo(measure: Measure, rows: Tensor) -> Tensor:
     return pseudo
 
 
-def hall_interval(pseudo: Tensor, value: float) -> tuple[float, float]:
+def degrees_of_freedom(measure: Measure) -> int:
+    """n - 1 for n items; for a ratio whose items count unevenly, as many as even ones would be (Kish 1965): (sum w)^2 / sum w^2."""
+    rows = measure.statistics
+    if measure.value is not ratio:
+        return len(_counting(rows)) - 1
+    weights = rows[:, 1]
+    if not bool(weights.any()):
+        return 1
+    return max(1, round(float(weights.sum() ** 2 / weights.square().sum())) - 1)
+
+
+def hall_interval(pseudo: Tensor, value: float, degrees: int) -> tuple[float, float]:
     """The 95 % interval of a statistic by its pseudo-values: Student's t after Hall's transformation, which mends skewness.
 
     Hall (1992), "On the removal of skewness by transformation", the cubic that can always be inverted: with t = (estimate -
@@ -136,7 +146,7 @@ def hall_interval(pseudo: Tensor, value: float) -> tuple[float, float]:
     def back(x: float) -> float:
         return float(x - b if abs(a) < 1e-8 else (math.cbrt(1 + 3 * a * (x - b)) - 1) / a)
 
-    reach = t_quantile(n - 1) / math.sqrt(n)
+    reach = t_quantile(degrees) / math.sqrt(n)
     return value - deviation * back(reach), value - deviation * back(-reach)
 
 
@@ -155,9 +165,10 @@ def unseen(n: int) -> float:
 def compare(first: Measure, second: Measure) -> Difference:
     """Whether the second of two models is better on the same items.
 
-    The interval is that of the items' differences, as in `estimate`. p is two-sided: how often the difference is as large when
-    the two models' results are swapped, item by item, at random (approximate randomisation; Noreen 1989, Riezler and Maxwell
-    2005): exact where the models are alike, for every metric and any number of items.
+    p is two-sided: how often the difference is as large when the two models' results are swapped, item by item, at random
+    (approximate randomisation; Noreen 1989, Riezler and Maxwell 2005): exact where the models are alike, for every metric and any
+    number of items. The interval is that of the items' differences, as in `estimate`, for right and wrong answers Bonett and
+    Price's; it leaves out 0 only where p is below 5 %, since a few items of which most are the same say less than their spread.
     """
     values = first.total(), second.total()
     seen = values[1] - values[0]
@@ -165,12 +176,41 @@ def compare(first: Measure, second: Measure) -> Difference:
     ours, theirs = (measure.statistics.index_select(0, own) for measure in (first, second))
     pseudo = _pseudo(second, theirs) - _pseudo(first, ours)
     reach = first.limits[1] - first.limits[0]
-    if constant(pseudo) and math.isfinite(reach):
-        missed = unseen(len(pseudo)) * reach
-        low, high = max(-reach, seen - missed), min(reach, seen + missed)
+    if math.isfinite(reach) and _right_or_wrong(pseudo, reach):
+        low, high = (end * reach for end in paired_interval(pseudo / reach))
+    elif constant(pseudo) and (math.isfinite(reach) or _counted(ours, theirs)):
+        missed = unseen(len(pseudo)) * (reach if math.isfinite(reach) else max(1.0, *values))
+        low, high = seen - missed, seen + missed
     else:
-        low, high = hall_interval(pseudo, seen)
-    return Difference(*values, seen, low, high, _swapped(first, ours, theirs, seen))
+        degrees = min(degrees_of_freedom(first), degrees_of_freedom(second))
+        low, high = hall_interval(pseudo, seen, degrees)
+    p = _swapped(first, ours, theirs, seen)
+    if p >= LEVEL:
+        low, high = min(low, 0.0), max(high, 0.0)
+    return Difference(*values, seen, max(-reach, low), min(reach, high), p)
+
+
+def _right_or_wrong(pseudo: Tensor, reach: float) -> bool:
+    """Whether the items' differences are all or nothing: as large as the metric has them, or 0."""
+    size = pseudo.abs() / reach
+    return len(pseudo) > 1 and bool(((size < 1e-9) | ((size - 1).abs() < 1e-9)).all())
+
+
+def _counted(*statistics: Tensor) -> bool:
+    """Whether these are whole numbers (edits, words), which two models may have in common by chance, as they have no losses."""
+    return all(bool((rows == rows.round()).all()) for rows in statistics if not rows.is_sparse)
+
+
+def paired_interval(differences: Tensor) -> tuple[float, float]:
+    """The 95 % interval of the difference of two paired proportions, from items' differences (N,) of -1, 0 and 1.
+
+    Bonett and Price (2012), "Adjusted Wald confidence interval for a difference of binomial proportions based on paired data":
+    one more item that the first alone has right and one that the second alone has.
+    """
+    n = len(differences) + 2
+    middle, either = float(differences.sum()) / n, float(differences.abs().sum() + 2) / n
+    reach = NORMAL * math.sqrt((either - middle**2) / n)
+    return max(-1.0, middle - reach), min(1.0, middle + reach)
 
 
 def _swapped(measure: Measure, ours: Tensor, theirs: Tensor, seen: float) -> float:
@@ -182,7 +222,7 @@ def _swapped(measure: Measure, ours: Tensor, theirs: Tensor, seen: float) -> flo
     if math.isnan(seen) or not len(change):
         return math.nan if math.isnan(seen) else 1.0
     larger, tried = 0, 0
-    for swaps in swap_patterns(len(change)):
+    for swaps in swap_patterns(len(change), change.shape[1]):
         moved = product(swaps, change)  # (R, K)
         found = measure.value(total[1] - moved) - measure.value(total[0] + moved)
         larger += int((found.abs() >= abs(seen) - 1e-9 * max(1.0, abs(seen))).sum())
@@ -191,14 +231,17 @@ def _swapped(measure: Measure, ours: Tensor, theirs: Tensor, seen: float) -> flo
     return larger / tried if everything else (larger + 1) / (tried + 1)
 
 
-def swap_patterns(n: int) -> Iterator[Tensor]:
-    """(R, n) float64 of 0 and 1: which items are swapped; all 2^n ways where that is few, else random ones, always the same."""
+def swap_patterns(n: int, width: int = 1) -> Iterator[Tensor]:
+    """(R, n) float64 of 0 and 1: which items are swapped; all 2^n ways where that is few, else random ones, always the same.
+
+    `width` is how many numbers follow from each, which limits how many come at once.
+    """
+    size = max(1, CHUNK // max(n, width))
     if n <= ENUMERATED:
-        yield (torch.arange(2**n)[:, None] >> torch.arange(n) & 1).double()
+        yield from (torch.arange(2**n)[:, None] >> torch.arange(n) & 1).double().split(size)
         return
     generator = torch.Generator().manual_seed(0)
     wanted = min(SWAPS, max(FEWEST_SWAPS, WORK // n))
-    size = max(1, CHUNK // n)
     for first in range(0, wanted, size):
         yield torch.randint(2, (min(size, wanted - first), n), generator=generator, dtype=torch.int8).double()
 

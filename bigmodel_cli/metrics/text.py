@@ -74,7 +74,9 @@ class RougeWords:
 
 
 NORMALISED = "NFC, lower case, letters, marks and digits, apostrophes within words, white space joined"
-APOSTROPHES = dict.fromkeys(map(ord, "\u2019\u2018\u02bc\u02bb\uff07\u2032\u00b4\u0060"), "'")
+SIGNATURES = {"wer": NORMALISED, "cer": NORMALISED}
+"""How metrics are counted that tasks score themselves."""
+APOSTROPHES = dict.fromkeys(map(ord, "\u2019\u2018\u05f3\u02bc\u02bb\uff07\u2032\u00b4\u0060"), "'")
 """What stands for an apostrophe in print and on keyboards."""
 
 

@@ -13,7 +13,14 @@ import torch
 from scipy import stats
 
 from bigmodel_cli.metrics import Measure, limits_of, mean, ratio
-from bigmodel_cli.metrics.intervals import compare, estimate, pseudo_values, swap_patterns, t_quantile
+from bigmodel_cli.metrics.intervals import (
+    compare,
+    degrees_of_freedom,
+    estimate,
+    pseudo_values,
+    swap_patterns,
+    t_quantile,
+)
 from bigmodel_cli.metrics.labels import f1_measure
 from bigmodel_cli.metrics.text import text_measures
 
@@ -85,6 +92,59 @@ def test_items_that_all_say_the_same() -> None:
     assert (f1.low, f1.high) == (pytest.approx(1 - bound), 1)
     loss = estimate(mean(torch.full((6,), 2.5), torch.ones(6), False))
     assert (loss.low, loss.high) == (2.5, 2.5)
+
+
+def test_texts_that_are_all_wrong_leave_room_for_right_ones() -> None:
+    """Of seven recordings none of which was understood, a share of 1 - 0.025^(1/7) may be."""
+    words = torch.tensor([3, 4, 1, 9, 2, 6, 5])
+    found = estimate(mean(words, words, False, limits=limits_of("wer")))
+    bound = stats.binomtest(0, 7).proportion_ci(0.95, "exact").high
+    assert found.low == pytest.approx(1 - bound)
+    assert found.high > 1
+    same = compare(*(mean(torch.zeros(7), words, False, limits=limits_of("wer")) for _ in "ab"))
+    assert (same.low, same.high) == (pytest.approx(-bound), pytest.approx(bound))
+
+
+def test_differences_of_right_answers_are_bonetts_and_prices() -> None:
+    """3 of 100 items are right in the second model alone: the exact test says p = 0.25, so that 0 stays within."""
+    first, second = torch.zeros(100), torch.zeros(100)
+    first[:60], second[:63] = 1, 1
+    found = compare(*(mean(x, torch.ones(100), True, limits=(0.0, 1.0)) for x in (first, second)))
+    p12, p21 = 4 / 102, 1 / 102
+    reach = stats.norm.ppf(0.975) * math.sqrt((p12 + p21 - (p12 - p21) ** 2) / 102)
+    assert (found.low, found.high) == (pytest.approx(p12 - p21 - reach), pytest.approx(p12 - p21 + reach))
+    assert found.low < 0 < found.high
+    assert found.p == pytest.approx(0.25)
+
+
+def test_an_interval_leaves_out_0_only_where_the_test_does() -> None:
+    """Few items with errors of unlike sizes, the same otherwise, and differences within what the metric can have."""
+    rng = np.random.default_rng(3)
+    for _ in range(150):
+        n = int(rng.integers(5, 40))
+        counts = torch.from_numpy(rng.poisson(8, n) + 2)
+        pair = [
+            mean(torch.from_numpy(np.where(rng.random(n) < 0.1, 1 + rng.poisson(1, n), 0)), counts, False) for _ in "ab"
+        ]
+        found = compare(*pair)
+        assert found.low <= 0 <= found.high or found.p < 0.05
+
+
+def test_items_that_count_unevenly_are_as_many_as_even_ones_would_be() -> None:
+    """Kish (1965): an item of 900 tokens beside 29 of 10 is hardly more than one item."""
+    counts = torch.tensor([900.0] + [10.0] * 29, dtype=torch.float64)
+    assert degrees_of_freedom(mean(counts, counts, False)) == round(1190**2 / (900**2 + 29 * 100)) - 1 == 1
+    assert degrees_of_freedom(mean(counts, torch.ones(30), False)) == 29
+
+
+def test_many_classes_are_looked_at_a_few_items_and_swaps_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, predictions = torch.arange(40) % 23, torch.arange(40) % 19
+    measure = f1_measure(labels, predictions, 50)
+    whole = measure.each()
+    monkeypatch.setattr("bigmodel_cli.metrics.CHUNK", 160)
+    assert measure.each() == whole
+    assert max(len(swaps) for swaps in swap_patterns(40, 1 << 21)) == 2
+    assert sum(len(swaps) for swaps in swap_patterns(5, 1 << 20)) == 32
 
 
 def test_a_single_item_has_no_interval() -> None:
