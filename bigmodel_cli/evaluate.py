@@ -225,3 +225,17 @@ def _differences(first: Evaluation, second: Evaluation) -> dict[str, Difference]
     if not differences:
         raise SpecError("--compare: the two checkpoints have no metric that counts the same")
     return differences
+
+
+def _of_other_units(first: Evaluation, second: Evaluation) -> list[str]:
+    """The means of which an item counts as many tokens as it has, where the two models' tokenizers cut texts otherwise."""
+    apart = []
+    other = first.loaded.assets.get(TOKENIZER) != second.loaded.assets.get(TOKENIZER)
+    for name, measure in first.measures.items():
+        rows, others = measure.statistics, second.measures[name].statistics if name in second.measures else None
+        if others is None or measure.value is not ratio or others.shape != rows.shape:
+            continue
+        per_token = not group_of(name.removesuffix(LEAD)) and bool((rows[:, 1] != 1).any())
+        if bool((rows[:, 1] != others[:, 1]).any()) or (other and per_token):
+            apart.append(name)
+    return apart
