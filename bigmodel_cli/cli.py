@@ -208,7 +208,7 @@ def predict(
     length_penalty: LengthPenalty = None,
     n_best: NBest = 1,
     seed: DrawSeed = 0,
-    top: Top = 3,
+    top: Top = None,
     device: Device = "auto",
     plugin: Plugin = None,
 ) -> None:

@@ -13,9 +13,12 @@ from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.tasks import inputs_of, transcribe
 from bigmodel_cli.writing import Decoding, continue_texts, in_order, write_after_reading
 
+SHOWN = 3
+"""Labels shown for each item where no number is given."""
+
 
 def predict(
-    loaded: Loaded, inputs: Iterable[str], decoding: Decoding, top: int, word: str = "input"
+    loaded: Loaded, inputs: Iterable[str], decoding: Decoding, top: int | None = None, word: str = "input"
 ) -> Iterator[dict[str, Any]]:
     """One record for each input, in order, as soon as its batch is done.
 
@@ -28,12 +31,17 @@ def predict(
         raise SpecError(
             f"{given[0]} is for models that write text, and this one was trained for {loaded.task.name}; leave it out"
         )
+    labels = bool(loaded.facts.classes) and not loaded.facts.spelling
+    if top is not None and not labels:
+        raise SpecError(
+            f"--top is for models that label, and this one was trained for {loaded.task.name}; leave it out"
+        )
     if loaded.facts.image_shape is None:
         keep_few_kernels()  # texts and recordings are of many lengths
     if loaded.facts.spelling:
         yield from write_down(loaded, inputs, word)
-    elif loaded.facts.classes or loaded.facts.image_shape is not None:
-        yield from classify(loaded, inputs, top, word)
+    elif labels:
+        yield from classify(loaded, inputs, top or SHOWN, word)
     elif hasattr(loaded.model, "reading"):
         yield from write_after_reading(loaded, inputs, decoding, word)
     elif hasattr(loaded.model, "new_cache"):

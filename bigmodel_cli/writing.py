@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -62,7 +63,11 @@ class Decoding:
         return [f"--{f.name.replace('_', '-')}" for f in fields(self) if getattr(self, f.name) != f.default]
 
     def check(self) -> None:
-        """Raise `SpecError` where two ways are asked for at once."""
+        """Raise `SpecError` where two ways are asked for at once, or a number is not finite."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise SpecError(f"--{field.name.replace('_', '-')} {value}: give a finite number")
         searching = max(self.beams or 1, self.n_best) > 1
         if searching and self.temperature:
             raise SpecError("--beams and --n-best search, --temperature draws; give one or the other")

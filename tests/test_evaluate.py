@@ -177,6 +177,9 @@ def test_beams_and_drawing(trained: Path, cli: Cli) -> None:
         (["--beams", 3, "--temperature", 1], "--beams and --n-best search, --temperature draws"),
         (["--beams", 2, "--n-best", 3], "--n-best 3 is more than the 2 hypotheses"),
         (["--n-best", 2, "--repetition-penalty", 1.2], "--repetition-penalty is for drawn and greedy text"),
+        (["--beams", 2, "--length-penalty", "inf"], "--length-penalty inf: give a finite number"),
+        (["--temperature", "inf"], "--temperature inf: give a finite number"),
+        (["--top", 2], "--top is for models that label, and this one was trained for seq2seq"),
     ):
         result = cli("predict", "run", "dog", *flags)
         assert (result.status, result.out) == (2, "")

@@ -15,7 +15,10 @@ Inputs = Annotated[
         show_default=False,
     ),
 ]
-Top = Annotated[int, typer.Option(min=1, help="Labels shown for each item, e.g. --top 3.")]
+Top = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(min=1, help="Labels shown for each item, e.g. --top 5. [default: 3]", show_default=False),
+]
 MaxTokens = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(

@@ -145,7 +145,8 @@ def _matches(name: str, base: Path, option: str, endings: tuple[str, ...]) -> li
 
 
 def _of_glob(place: Path, pattern: tuple[str, ...], named: str) -> list[Path]:
-    """The files below `place` that a glob matches."""
+    """The files below `place` that a glob matches, its ending in any case."""
+    wanted, pattern = pattern, (*pattern[:-1], _ending_in_any_case(pattern[-1]))
     if "**" in pattern:
         cut = pattern.index("**")
         heads = [path for path in _plain(place, pattern[:cut]) if path.is_dir()] if cut else [place]
@@ -159,10 +160,22 @@ def _of_glob(place: Path, pattern: tuple[str, ...], named: str) -> list[Path]:
     if not files and folders:
         raise DataError(f"{named}: matches only folders, the first {folders[0]}; end it with /** for the files in them")
     if not files:
-        raise DataError(f"{named}: no such file; it was looked for as {place.joinpath(*pattern).absolute()}")
+        raise DataError(f"{named}: no such file; it was looked for as {place.joinpath(*wanted).absolute()}")
     if folders:
         say(f"{named}: {len(folders):,} folder(s) that it matches are left out, the first {folders[0]}")
     return files
+
+
+def _ending_in_any_case(part: str) -> str:
+    """`*.txt` -> `*.[tT][xX][tT]`; a part without `*`, `?` or brackets is a name, and stays."""
+    if not glob.has_magic(part) or part.rfind("[") > part.rfind("]"):  # a bracket that nothing closes is a letter
+        return part
+    return re.sub(r"(\.[^\W_]+)+$", lambda m: re.sub(r"[^\W\d]", _both_cases, m[0]), part)
+
+
+def _both_cases(letter: re.Match[str]) -> str:
+    lower, upper = letter[0].lower(), letter[0].upper()
+    return f"[{lower}{upper}]" if len(lower) == len(upper) == 1 and lower != upper else letter[0]
 
 
 def _plain(place: Path, pattern: tuple[str, ...]) -> list[Path]:

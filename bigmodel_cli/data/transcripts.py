@@ -46,7 +46,8 @@ def spell(texts: Sequence[str], units: str | None) -> Units:
 def read_transcripts(files: list[str], names: Sequence[str], base: Path) -> list[str]:
     """The text of each recording, from lines NAME<TAB>TEXT. NAME is the recording's, with or without folder and ending.
 
-    Raises `DataError` for a line without a tab, an empty text, two texts of one name, and a recording without any.
+    Raises `DataError` for a line without a tab, an empty text, two texts of one name, a name that several recordings have, and a
+    recording without any text.
     """
     texts: dict[str, str] = {}
     for path in find_files(files, base, "data.transcripts", ENDINGS):
@@ -58,7 +59,7 @@ def read_transcripts(files: list[str], names: Sequence[str], base: Path) -> list
                 raise DataError(f"{path}:{number}: not NAME<TAB>TEXT with a text that is not empty")
             if texts.setdefault(name, text) != text:
                 raise DataError(f"{path}:{number}: a second, other text for {name}; keep one of them")
-    found = []
+    found, taken = [], dict[str, str]()
     for name in names:
         pure = PurePosixPath(name)
         known = [n for n in (name, str(pure.with_suffix("")), pure.name, pure.stem) if n in texts]
@@ -66,5 +67,8 @@ def read_transcripts(files: list[str], names: Sequence[str], base: Path) -> list
             raise DataError(
                 f"{name}: no transcript in {', '.join(files)}; add a line NAME<TAB>TEXT, or change data.pattern"
             )
+        if (other := taken.setdefault(known[0], name)) != name:
+            both = f"{known[0]} is the name of two recordings, {other} and {name}"
+            raise DataError(f"{', '.join(files)}: {both}; write them with folder and ending")
         found.append(texts[known[0]])
     return found

@@ -45,7 +45,7 @@ def generate(
     own = own_lengths(prompt, real).clamp(max=model.limit)  # (B,): the last tokens of each row that are looked at
     tokens, filled = prompt, 0
     ended = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
-    seen = Seen(prompt, real) if sampling.repetition_penalty != 1 else None
+    seen = Seen(prompt, real, stop) if sampling.repetition_penalty != 1 else None
     cache: Any = None
     for number in range(max_new_tokens):
         with torch.no_grad():  # not inference mode, in which autocast casts every weight anew
@@ -91,9 +91,14 @@ def last_tokens(tokens: Tensor, own: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 class Seen:
-    """Which tokens each row has had, prompt included, for the penalty of repetition."""
+    """Which tokens each row has had, prompt included, for the penalty of repetition.
 
-    def __init__(self, prompt: Tensor, real: Tensor | None) -> None:
+    The mark `stop` is not counted: where it stands in a prompt it begins a text or ends one before, so that this one has not had
+    it, and a penalty would only make texts longer.
+    """
+
+    def __init__(self, prompt: Tensor, real: Tensor | None, stop: int | None = None) -> None:
+        self.stop = stop
         self.tokens = (
             prompt if real is None else torch.where(real, prompt, prompt[:, -1:])
         )  # the last one is never padding
@@ -105,7 +110,10 @@ class Seen:
     def penalised(self, logits: Tensor, penalty: float) -> Tensor:
         """(B, V): logits of tokens that were there divided by the penalty, or multiplied where negative (Keskar et al. 2019)."""
         old = logits.gather(1, self.tokens)
-        return logits.scatter(1, self.tokens, torch.where(old > 0, old / penalty, old * penalty))
+        changed = torch.where(old > 0, old / penalty, old * penalty)
+        if self.stop is not None:
+            changed = torch.where(self.tokens == self.stop, old, changed)
+        return logits.scatter(1, self.tokens, changed)
 
 
 def sample(logits: Tensor, sampling: Sampling, draws: Tensor | None) -> Tensor:

@@ -92,6 +92,21 @@ def test_what_is_named_twice_is_taken_once_and_said(capsys: pytest.CaptureFixtur
     assert "data.files: 3 file(s) are named or linked more than once, and are taken once" in capsys.readouterr().err
 
 
+def test_a_glob_takes_endings_in_any_case() -> None:
+    for name in ("a.txt", "B.TXT", "C.Txt.GZ", "d.tsv", "e[.txt", "sub/F.TXT"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(name)
+
+    def found(pattern: str) -> list[str]:
+        return [str(p) for p in find_files([pattern], Path(), "data.files", (".txt",))]
+
+    assert found("*.txt") == ["B.TXT", "a.txt", "e[.txt"]
+    assert found("*.txt.gz") == ["C.Txt.GZ"]
+    assert sorted(found("**/*.TXT")) == ["B.TXT", "a.txt", "e[.txt", "sub/F.TXT"]
+    with pytest.raises(DataError, match="no such file"):
+        found("b.txt")  # a name is a name
+
+
 def test_names_that_look_like_globs_and_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     touch("a[1]*/x.txt", "a[1]*/y.dat", "cost $HOME/~/it's.txt", "a1b/z.txt", "deep/$X/w.txt")
     assert named("a[1]*/*.txt") == ["a[1]*/x.txt"]
@@ -151,7 +166,7 @@ def test_the_walk_equals_the_plain_one_of_the_library(tmp_path: Path) -> None:
     plain = sorted(p for p in Path("t").rglob("*") if p.is_file() and p.suffix.lower() == ".txt")
     assert walk(Path("t"), (".txt",)) == plain
     assert len(plain) == 25
-    assert find_files(["t/**/*.txt"], HERE, "o", ()) == tuple(p for p in plain if p.suffix == ".txt")
+    assert find_files(["t/**/*.txt"], HERE, "o", ()) == tuple(plain)
 
 
 def test_a_start_and_a_tokenizer_named_by_a_variable(

@@ -153,6 +153,15 @@ def test_a_damaged_gzip_is_never_read_short() -> None:
         list(lines(file("cut.txt.gz", many[:-20])))
 
 
+def test_a_transcript_is_of_one_recording() -> None:
+    file("said.tsv", b"1\tgo\nb/2\tstop\na/2.wav\tup\n")
+    assert read_transcripts(["said.tsv"], ["a/1.wav", "b/2.wav", "a/2.wav"], Path()) == ["go", "stop", "up"]
+    with pytest.raises(
+        DataError, match=r"1 is the name of two recordings, a/1\.wav and b/1\.wav; write them with folder"
+    ):
+        read_transcripts(["said.tsv"], ["a/1.wav", "b/1.wav"], Path())
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -160,7 +169,7 @@ def test_a_damaged_gzip_is_never_read_short() -> None:
         ("a.tsv", b"\xfe\xff" + "text\n".encode("utf-16-be"), "a.tsv: UTF-16, not UTF-8"),
         ("a.csv", "text\n".encode("utf-32"), "a.csv: UTF-32, not UTF-8"),
         ("a.jsonl", '{"text": "a"}\n'.encode("utf-16-le"), "a.jsonl: binary, or UTF-16, not UTF-8"),
-        ("a.txt", gzip.compress(b"text"), "a.txt: it is compressed with gzip; let its name end in .gz"),
+        ("a.txt", gzip.compress(b"text", mtime=0), "a.txt: it is compressed with gzip; let its name end in .gz"),
         ("a.txt", b"good\nb\xe4d\n", "a.txt: not UTF-8 at byte offset 6 (byte 0xe4) in line 2; save it as UTF-8"),
     ],
 )

@@ -3,7 +3,8 @@
     python tests/measure/structures.py --data ../shared/data --minutes 3 --seeds 2 --jobs 2
 
 Every structure is sample_configs/structures.yaml with one change. Each run first takes 40 steps, to know how many fit into the
-time; with --jobs 2 two runs go on side by side, each on half of the cores.
+time (--steps takes as many as it says); with --jobs 2 two runs go on side by side, each on half of the cores. --only NAME ... takes
+some of them, --precision another one than bf16, for machines that have none.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +51,25 @@ CALIBRATION = 40
 LENGTHS = (256, 2048)
 
 
-def pretrain(structure: str, data: Path, seed: int, steps: int, threads: int) -> dict[str, float]:
+@dataclass(frozen=True)
+class Ground:
+    """What all runs share."""
+
+    data: Path
+    threads: int
+    precision: str
+
+
+def pretrain(structure: str, ground: Ground, seed: int, steps: int) -> dict[str, float]:
     """Train for so many steps in a process of its own: the last validation's loss, and seconds and tokens per step."""
     with tempfile.TemporaryDirectory() as folder:
         settings = [
-            f"data.files=['{data / 'tinyshakespeare' / 'input.txt'}']", STRUCTURES[structure], f"train.steps={steps}",
-            f"train.validate_every={steps}", "train.precision=bf16", "task.sample_tokens=0",
+            f"data.files=['{ground.data / 'tinyshakespeare' / 'input.txt'}']", STRUCTURES[structure], f"train.steps={steps}",
+            f"train.validate_every={steps}", f"train.precision={ground.precision}", "task.sample_tokens=0",
         ]  # fmt: skip
         words = ["pretrain", str(SPEC), "--out", f"{folder}/run", "--device", "cpu", "--seed", str(seed)]
         command = [sys.executable, "-m", "bigmodel_cli", *words, *(w for s in settings for w in ("--set", s))]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(ground.threads)}
         subprocess.run(command, check=True, capture_output=True, env=environment)
         records = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
     first, last = (r for r in records if "elapsed" in r and r["step"] in (10, steps))
@@ -67,11 +78,12 @@ def pretrain(structure: str, data: Path, seed: int, steps: int, threads: int) ->
     return {"loss": loss, "seconds": seconds, "tokens": 8 * 256 / seconds}
 
 
-def within(structure: str, data: Path, seed: int, minutes: float, threads: int) -> dict[str, float]:
-    """Train for as many steps as fit into the time."""
-    speed = pretrain(structure, data, seed, CALIBRATION, threads)["seconds"]
-    steps = max(20, 10 * round(60 * minutes / speed / 10))
-    result = {**pretrain(structure, data, seed, steps, threads), "steps": steps}
+def within(structure: str, ground: Ground, seed: int, minutes: float, steps: int | None) -> dict[str, float]:
+    """Train for as many steps as fit into the time, or as are asked for."""
+    if steps is None:
+        speed = pretrain(structure, ground, seed, CALIBRATION)["seconds"]
+        steps = max(20, 10 * round(60 * minutes / speed / 10))
+    result = {**pretrain(structure, ground, seed, steps), "steps": steps}
     print(f"seed {seed}  {structure}: {steps} steps, loss {result['loss']:.4f}", file=sys.stderr, flush=True)
     return result
 
@@ -125,18 +137,21 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--only", nargs="+", choices=list(STRUCTURES), default=list(STRUCTURES), metavar="NAME")
+    parser.add_argument("--steps", type=int, help="as many for each, instead of as many as fit into the time")
+    parser.add_argument("--precision", default="bf16")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         print(json.dumps(measure(arguments.measure[0], int(arguments.measure[1]))))
         return
     threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
-    work = [(name, seed) for seed in range(arguments.seeds) for name in STRUCTURES]
+    work = [(name, seed) for seed in range(arguments.seeds) for name in arguments.only]
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        data = arguments.data.resolve()
-        done = list(pool.map(lambda w: within(w[0], data, w[1], arguments.minutes, threads), work))
+        ground = Ground(arguments.data.resolve(), threads, arguments.precision)
+        done = list(pool.map(lambda w: within(w[0], ground, w[1], arguments.minutes, arguments.steps), work))
     rows = []
-    for name in STRUCTURES:
+    for name in arguments.only:
         runs = [result for (other, _), result in zip(work, done, strict=True) if other == name]
         sizes = {length: measured(name, length) for length in LENGTHS}
         bits = [r["loss"] / math.log(2) for r in runs]
