@@ -53,7 +53,11 @@ def evaluate_tasks(loaded: Loaded, names: Sequence[str], include: Path | None, l
             return answers.written([request.args for request in requests])
 
     answers = Answers(loaded)
-    manager = TaskManager(include_path=str(include) if include is not None else None)
+    manager = None
+    if include is not None:  # the harness reads thousands of files to know its own tasks; not where the folder has all
+        manager = TaskManager(include_path=str(include), include_defaults=False)
+    if manager is None or not all(manager.match_tasks([name]) for name in names):
+        manager = TaskManager(include_path=str(include) if include is not None else None)
     unknown = [name for name in names if not manager.match_tasks([name])]
     if unknown:
         raise SpecError(

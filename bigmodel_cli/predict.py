@@ -31,7 +31,7 @@ def predict(
         raise SpecError(
             f"{given[0]} is for models that write text, and this one was trained for {loaded.task.name}; leave it out"
         )
-    labels = bool(loaded.facts.classes) and not loaded.facts.spelling
+    labels = (bool(loaded.facts.classes) or loaded.facts.image_shape is not None) and not loaded.facts.spelling
     if top is not None and not labels:
         raise SpecError(
             f"--top is for models that label, and this one was trained for {loaded.task.name}; leave it out"

@@ -140,6 +140,8 @@ def test_no_lint_and_no_type_errors(words: list[str]) -> None:
 
 SAMPLES = sorted(p for p in (ROOT / "sample_configs").glob("*.yaml") if "finetune" not in p.name)
 SMALLER = {
+    "docstrings": ["task.max_tokens=4", "data.tokenizer.vocab_size=400"],
+    "multi30k_en_de": ["task.max_tokens=4"],
     "gpt2": [
         "model.dim=48",
         "model.blocks.0.repeat=2",

@@ -214,7 +214,7 @@ def brute_force(q: Tensor, k: Tensor, v: Tensor, rules: Rules, given: dict[str, 
     softcap=st.sampled_from([None, 2.0]), segmented=st.booleans(), biased=st.booleans(), sunk=st.booleans(),
     scale=st.sampled_from([None, 0.7]), seed=st.integers(0, 999),
 )  # fmt: skip
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=70, deadline=None)
 def test_every_rule_of_the_kernels_equals_brute_force(
     keys: int, fewer: int, causal: bool, window: int | None, softcap: float | None, segmented: bool, biased: bool,
     sunk: bool, scale: float | None, seed: int,
