@@ -13,6 +13,7 @@ from typing import Any
 from bigmodel_cli.data import reading
 from bigmodel_cli.data.cache import cached_json
 from bigmodel_cli.data.hashes import check_unchanged, content_hashes
+from bigmodel_cli.data.reading import plain_name
 from bigmodel_cli.data.table_files import SEPARATORS, Columns, Row, is_separated, keeps_quotes, opens_quotes, read_rows
 from bigmodel_cli.data.table_header import check_headers
 from bigmodel_cli.errors import DataError, did_you_mean
@@ -134,6 +135,10 @@ class _Doubts:
             said.append(
                 f"{path}: {count:,} of {rows:,} rows have a {what} in quotes that are read as its characters: a quote opens a "
                 "value right behind the delimiter alone, without a blank between"
+            )
+        if plain_name(path).endswith((".json", ".ndjson")):
+            said.append(
+                f"warning: {path}: read as lines of one column; objects, one on each line, are read from .jsonl"
             )
         if self.empty:
             said.append(f"warning: {path}: {self.empty:,} of {rows:,} rows have an empty text")

@@ -18,6 +18,7 @@ from bigmodel_cli.data import open_data
 from bigmodel_cli.data.images import FolderOptions, MNISTOptions
 from bigmodel_cli.data.pairs import PairsOptions, PairTableOptions
 from bigmodel_cli.data.table import TableOptions
+from bigmodel_cli.data.text import TextOptions
 from bigmodel_cli.data.tokenizer import ByteTokenizer, read_tokenizer
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.writing import added_text
@@ -124,6 +125,57 @@ def test_images_without_an_ending_are_counted(capfd: pytest.CaptureFixture[str])
     Path("plain/a/notes").write_text("no image")
     assert len(opened(FolderOptions(root="plain", val_fraction=0))[0].split("train")) == 12
     assert "12 image(s) are left out, since their names have no ending" in capfd.readouterr().err
+
+
+def test_files_that_a_folder_leaves_out_and_files_of_another_form_are_said(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("mixed").mkdir()
+    Path("mixed/a.txt").write_text("the cat sat on a mat\n" * 20)
+    for name in ("b.json", "c.json", "README"):
+        Path("mixed", name).write_text('{"text": "the cat"}\n' * 40)
+    given = {"context": 8, "val_fraction": 0}
+    opened(TextOptions.model_validate({"files": ["mixed"], **given}))
+    assert (
+        "data.files: mixed: 3 file(s) that end otherwise are left out (2 .json, 1 no ending)" in capfd.readouterr().err
+    )
+    said = opened(TextOptions.model_validate({"files": ["mixed/b.json"], **given}))[1]
+    assert any("mixed/b.json: read as running text" in s for s in said)
+    said = table({"d.json": '{"text": "the cat"}\n' * 9}, text=[0], label=None)[1]
+    assert any("d.json: read as lines of one column" in s for s in said)
+
+
+def test_characters_without_a_token_are_said() -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    library: Any = Tokenizer(models.BPE())
+    library.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer: Any = trainers.BpeTrainer(vocab_size=60, special_tokens=["</s>"], show_progress=False)
+    library.train_from_iterator(["the cat sat"], trainer)
+    library.save("own.json")
+    assert library.encode("the ü cat").tokens == ["the", "cat"]  # what a file without bytes does
+    Path("a.txt").write_text("the \u00fc cat\n" * 9)
+    given = {"files": ["a.txt"], "context": 8, "val_fraction": 0, "tokenizer": {"type": "file", "path": "own.json"}}
+    said = opened(TextOptions.model_validate(given))[1]
+    assert any("has no token for 1 of the 8 characters in the texts ('\u00fc')" in s for s in said)
+    Path("a.txt").write_text("the cat sat\n" * 9)
+    assert not any("no token" in s for s in opened(TextOptions.model_validate(given))[1])
+    library.model.unk_token = "</s>"
+    library.save("own.json")
+    Path("a.txt").write_text("the \u00fc cat\n" * 9)
+    assert any("no token for 1 of" in s for s in opened(TextOptions.model_validate(given))[1])
+
+
+def test_null_is_no_text_to_score(cli: Cli) -> None:
+    row = {
+        "index": 0,
+        "task": "ctc",
+        "reference": "a b",
+        "prediction": None,
+        "scores": {"wer": 1.0},
+        "counts": {"wer": 2},
+    }
+    Path("s.jsonl").write_text(json.dumps(row) + "\n")
+    refused = cli("eval", "--rescore", "s.jsonl")
+    assert (refused.status, "prediction: None is no text" in refused.err) == (3, True)
 
 
 def test_a_white_level_that_changes_nothing_is_said() -> None:
