@@ -110,7 +110,7 @@ def read_rows(path: Path, columns: Columns) -> Iterator[Row]:
     elif is_json_lines(path):
         found = _json_rows(path, columns)
     else:
-        found = ((p, values, 0, ()) for p, values in parquet_rows(path, columns.wanted, labelled))
+        found = parquet_rows(path, columns.wanted, labelled)
     for place, values, width, header in found:
         texts = tuple(_text(value, place) for value in values[: len(columns.text)])
         yield Row(texts, _label(values[-1], place) if labelled else None, place, width, header)

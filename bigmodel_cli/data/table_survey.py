@@ -56,8 +56,8 @@ def _read(paths: Sequence[Path], columns: Columns, hashes: list[str]) -> TableSu
     for path in paths:
         before, doubts = found.rows, _Doubts()
         for row in read_rows(path, columns):
-            if found.rows == before and is_separated(path):
-                firsts.append(row)
+            if found.rows == before:
+                firsts += [row] if is_separated(path) else []
                 found.headers += [(row.place, list(row.header))] if row.header else []
             _add(found, row, sha, symbols)
             doubts.add(row)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from conftest import Result
 from PIL import Image
@@ -67,7 +68,12 @@ def test_columns_by_number_stand_at_the_same_place_in_every_file() -> None:
         table(
             {"a.csv": "text,label\ngood,1\nbad,0\n"}, text=[0], label=1, header=True, val=["v.csv"], val_fraction=None
         )
-    pairs = {
+    for name, columns in (("p", ["text", "label"]), ("q", ["label", "text"])):
+        pyarrow.parquet.write_table(pyarrow.table({c: ["x", "y"] for c in columns}), f"{name}.parquet")
+    by_number = {"train": ["p.parquet", "q.parquet"], "text": [0], "label": 1, "tokenizer": {"type": "bytes"}}
+    with pytest.raises(DataError, match=r"column 0 of this file is called 'label', and 'text' in p.parquet"):
+        opened(TableOptions.model_validate(by_number))
+    pairs: dict[str, Any] = {
         "train": ["a.csv"],
         "val": ["v.csv"],
         "source": 0,
