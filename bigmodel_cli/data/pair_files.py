@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
@@ -98,7 +99,7 @@ def parallel(split: str, files: dict[str, tuple[Path, ...]]) -> PairSource:
     digest = [_digest(files[side], found[side].hashes) for side in SIDES]
     hashes = {path: sha for side, paths in files.items() for path, sha in zip(paths, found[side].hashes, strict=True)}
     characters = sum(s.characters for s in found.values())
-    return PairSource(rows, digest, characters, corpus, _names_first(together), hashes)
+    return PairSource(rows, digest, characters, corpus, _names_first(together) + _numbers_differ(together), hashes)
 
 
 def _digest(paths: Sequence[Path], hashes: Sequence[str]) -> str:
@@ -144,6 +145,18 @@ def _names_first(together: Sequence[tuple[Sequence[Path], Sequence[Path]]]) -> t
                 "and are read as a pair; take them out if they are names"
             )
     return tuple(said)
+
+
+def _numbers_differ(together: Sequence[tuple[Sequence[Path], Sequence[Path]]]) -> tuple[str, ...]:
+    """What is to be said of files side by side that have other numbers in their names: 10 sorts before 2, and 02 does not."""
+    for sources, targets in together if len(together) > 1 else ():
+        numbers = [[int(digits) for digits in re.findall("[0-9]+", paths[0].name)] for paths in (sources, targets)]
+        if numbers[0] != numbers[1] and all(numbers):
+            return (
+                f"warning: {sources[0]} is read beside {targets[0]}, whose name has another number; name the files of both sides "
+                "in the same order if they do not belong together",
+            )
+    return ()
 
 
 def _lines(paths: Sequence[Path]) -> Iterator[str]:

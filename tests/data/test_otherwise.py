@@ -133,6 +133,19 @@ def test_images_without_an_ending_are_counted(capfd: pytest.CaptureFixture[str])
     assert "12 image(s) are left out, since their names have no ending" in capfd.readouterr().err
 
 
+def test_files_of_pairs_that_sort_otherwise_are_said() -> None:
+    for number in range(1, 12):
+        Path(f"p{number}.en").write_text(f"a{number}\n")
+        Path(f"p{number:02}.de").write_text(f"b{number}\n")
+        Path(f"p{number}.fr").write_text(f"c{number}\n")
+    given = {"source": ["p*.en"], "tokenizer": {"type": "bytes"}, "val_fraction": 0}
+    data, said = opened(PairsOptions.model_validate({**given, "target": ["p*.de"]}))
+    assert data.split("train").texts()[1][1] == "b2"  # beside a10, as they sort
+    assert any("p10.en is read beside p02.de, whose name has another number" in s for s in said)
+    said = opened(PairsOptions.model_validate({**given, "target": ["p*.fr"]}))[1]
+    assert not any("number" in s for s in said)
+
+
 def test_files_that_a_folder_leaves_out_and_files_of_another_form_are_said(capfd: pytest.CaptureFixture[str]) -> None:
     Path("mixed").mkdir()
     Path("mixed/a.txt").write_text("the cat sat on a mat\n" * 20)
