@@ -17,6 +17,7 @@ from bigmodel_cli.metrics import Measure, ratio, shown
 from bigmodel_cli.metrics.intervals import Difference, Estimate, compare
 from bigmodel_cli.metrics.labels import confusion, draw_confusion
 from bigmodel_cli.metrics.text import LEAD, group_of, lead_measures, need_libraries
+from bigmodel_cli.models.start import longest
 from bigmodel_cli.samples import rescore, write_samples
 from bigmodel_cli.scoring import derived_measures, estimates, judge
 from bigmodel_cli.spec import Spec
@@ -164,6 +165,7 @@ def _evaluate(path: Path, overrides: Sequence[str], split: str | None, device: s
     texts = list(dict.fromkeys([*getattr(spec.task, "metrics", []), *getattr(loaded.task, "texts", [])]))
     need_libraries(texts)
     name = _split_name(spec, split)
+    _check_context(loaded)
     data = open_data(spec.data, base=Path(), seed=spec.train.seed, say=say, assets=loaded.path, only=name)
     if loaded.facts.classes and not data.facts.classes:
         raise SpecError(
@@ -180,6 +182,20 @@ def _evaluate(path: Path, overrides: Sequence[str], split: str | None, device: s
     if getattr(spec.task, "baseline", "none") == "lead":
         measures = measures | lead_measures(texts, columns["source"], columns["reference"])
     return Evaluation(loaded, name, measures, columns, seen, data.items(name))
+
+
+def _check_context(loaded: Loaded) -> None:
+    """Raise `SpecError` for a context that --set makes longer than the positions which the model has a table of."""
+    context, model = getattr(loaded.spec.data, "context", None), loaded.model
+    length = getattr(model, "max_len", None)
+    if context is None or not isinstance(length, int):
+        return
+    most = longest(model, length)
+    if context > most:
+        raise SpecError(
+            f"data.context: {context} tokens, and the model has positions for {most}; set it to {most} or less, or train one that "
+            "reads more"
+        )
 
 
 def _split_name(spec: Spec, wanted: str | None) -> str:

@@ -17,6 +17,7 @@ from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.metrics.intervals import Estimate
 from bigmodel_cli.models.generate import Sampling, generate
+from bigmodel_cli.writing import added_text
 
 BATCH = 32
 MOST_NEW = 256
@@ -196,7 +197,7 @@ class Answers:
                     self.model, tokens, sampling, max_new_tokens=most, draws=draws, stop=self.tokenizer.end_of_text
                 ):
                     produced.append(int(step[0]))
-                    text = self.tokenizer.decode(produced)
+                    text = added_text(self.tokenizer, prompt[-self.limit :], produced)
                     if any(stop in text for stop in stops):
                         break
             texts.append(text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))])

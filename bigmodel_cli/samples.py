@@ -80,10 +80,18 @@ def rescore(path: Path, metrics: Sequence[str] = ()) -> tuple[str, dict[str, Mea
             measures[name] = mean(values * counts, counts, name not in LOWER_IS_BETTER, limits=limits_of(name))
         if groups:
             need_libraries(groups)
-            references = [str(r["reference"]) for r in records]
-            measures |= text_measures(groups, [str(r["prediction"]) for r in records], references)
+            references = [_text(r, "reference") for r in records]
+            measures |= text_measures(groups, [_text(r, "prediction") for r in records], references)
             if any(name.endswith(LEAD) for name in named):
-                measures |= lead_measures(groups, [str(r["source"]) for r in records], references)
+                measures |= lead_measures(groups, [_text(r, "source") for r in records], references)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: a line lacks what its metrics need ({type(error).__name__}: {error})") from None
     return str(records[0]["task"]), measures
+
+
+def _text(record: dict[str, Any], name: str) -> str:
+    """A text of a record. Raises `TypeError` for what is none, such as null: its name would be compared."""
+    text = record[name]
+    if not isinstance(text, str):
+        raise TypeError(f"{name}: {text!r} is no text")
+    return text

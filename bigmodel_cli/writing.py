@@ -148,7 +148,7 @@ def continue_texts(
         real = None if bool(batch["real"].all()) else batch["real"]
         end = tokenizer.end_of_text
         written = write(loaded, loaded.model, batch["tokens"], decoding, numbers, most, end, DRAWN, real)
-        return _records(written, tokenizer, decoding, marked=False)
+        return _records(written, tokenizer, decoding, [item.content for item in items])
 
     reader = Prompts(tokenizer, cast(Any, loaded.model).limit, loaded.spec.data)
     return in_order(reader, prompts, answer, loaded.device, word)
@@ -227,19 +227,37 @@ def write(
 
 
 def _records(
-    written: list[list[Written]], tokenizer: Tokenizer, decoding: Decoding, marked: bool = True
+    written: list[list[Written]],
+    tokenizer: Tokenizer,
+    decoding: Decoding,
+    prompts: Sequence[Sequence[int]] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """{"text", "score" of a search, "unfinished" where `marked` and no end came}, with several hypotheses where asked for."""
-    for found in written:
+    """{"text", "score" of a search, "unfinished" where no end came}, with several hypotheses where asked for.
+
+    `prompts` are the tokens that the texts continue; such texts may be without an end.
+    """
+    for number, found in enumerate(written):
+        prompt = () if prompts is None else prompts[number]
         shown = [
             {
-                "text": tokenizer.decode(text.tokens),
+                "text": added_text(tokenizer, prompt, text.tokens),
                 **({} if text.score is None else {"score": round(text.score, 6)}),
-                **({"unfinished": True} if marked and not text.ended else {}),
+                **({"unfinished": True} if prompts is None and not text.ended else {}),
             }
             for text in found
         ]
         yield {**shown[0], **({"hypotheses": shown} if decoding.n_best > 1 else {})}
+
+
+def added_text(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+    """The text that tokens add to a prompt's, so that both together are the whole text.
+
+    Some tokenizers decode a word's first token with a blank before it between words alone, or join pieces of a word only behind
+    its beginning (Metaspace, WordPiece): what tokens say hangs on those before them.
+    """
+    before = tokenizer.decode(prompt) if prompt else ""
+    whole = tokenizer.decode([*prompt, *tokens])
+    return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(tokens)
 
 
 def stream_text(
@@ -249,9 +267,10 @@ def stream_text(
     produced: list[int] = []
     shown = ""
     reader, most = Prompts(tokenizer, cast(Any, model).limit, data), decoding.max_tokens or CONTINUED
+    content, _ = reader.read(prompt, "the text")
     steps = generate(
         model,
-        reader.batch([reader.read(prompt, "the text")[0]])["tokens"].to(device),
+        reader.batch([content])["tokens"].to(device),
         decoding.sampling(DRAWN),
         max_new_tokens=most,
         draws=decoding.draws([0], most, device),
@@ -259,6 +278,8 @@ def stream_text(
     )
     for step in steps:
         produced.append(int(step[0]))
-        whole = tokenizer.decode(produced).rstrip("\ufffd")  # a character whose last bytes are still to come
+        whole = added_text(tokenizer, content, produced).rstrip(
+            "\ufffd"
+        )  # a character whose last bytes are still to come
         yield whole[len(shown) :]
         shown = whole

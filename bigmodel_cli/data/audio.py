@@ -182,6 +182,9 @@ def open_audio(
     }
     if known is None:
         facts = _measured(options, facts, splits, assets)
+    elif known.context is not None:
+        for split in splits.values():
+            _check_lengths(split, recordings, known.context)
     for split in splits.values():
         split.facts = facts
     items = {name: partial(recordings.items.__getitem__, chosen) for name, chosen in rows.items()}
@@ -197,6 +200,20 @@ def _measured(options: AudioOptions, facts: Facts, splits: dict[str, SoundSplit]
     if sound.length is None:
         facts = replace(facts, frame_width=sound.mels, context=max(map(longest_frames, splits.values())))
     return facts
+
+
+def _check_lengths(split: SoundSplit, recordings: Recordings, context: int) -> None:
+    """Raise `DataError` naming the first sample that is longer than a checkpoint's longest row, as `read_sound` does."""
+    chosen, pauses = split.made_of(np.arange(len(split)), 0, 0)
+    rate, longest = split.sound.rate, context * split.sound.hop
+    for own, before in zip(chosen, pauses, strict=True):
+        length = int(recordings.lengths[own].sum() + before.sum())
+        if length > longest:
+            names = " + ".join(recordings.names[i] for i in own.tolist())
+            raise DataError(
+                f"{names}: {length / rate:.1f} s long, and the model reads up to {longest / rate:.1f} s; cut it into pieces, or "
+                "leave it out"
+            )
 
 
 def _as_known(spelled: Units, rows: dict[str, Ints], known: Facts) -> Units:
@@ -252,12 +269,12 @@ def _check(rows: dict[str, Ints], spelled: Units, say: Say) -> None:
 def _normalisation(
     options: AudioOptions, train: SoundSplit, assets: Path | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std): the checkpoint's where its frames are made alike, or those of the training split's frames."""
+    """(mean, std): none where none is wanted, the checkpoint's where its frames are made alike, else the training split's."""
+    if options.normalize == "none":
+        return (), ()
     before = facts_of(assets)
     if before is not None and before.sound == options.sound():
         return before.mean, before.std
-    if options.normalize == "none":
-        return (), ()
     count = len(train)
     chosen = permute(np.arange(min(SAMPLED, count)), count, (0, 1))
     total, square, number = 0.0, 0.0, 0

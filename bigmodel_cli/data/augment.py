@@ -130,7 +130,7 @@ class Augmentation:
         for index, options in enumerate(self.options):
             transform = self.transforms[index]
             if transform is not None:
-                images = _sample_by_sample(transform, images, samples, (seed, epoch, index))
+                images = _sample_by_sample(transform, images, samples, (seed, epoch, index), options.name)
             else:
                 u = draw(seed, epoch, samples, 100 + index, DRAWS[options.type])
                 images = options.apply(images, torch.from_numpy(u).to(images.device))
@@ -173,17 +173,37 @@ def _v2(index: int, options: V2Options) -> Any:
             )
     try:
         return getattr(v2, options.name)(**options.args)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # whatever the library raises for arguments that do not fit
         raise SpecError(f"data.augment.{index}.args: {options.name}: {error}") from None
 
 
-def _sample_by_sample(transform: Any, images: Tensor, samples: Ints, key: tuple[int, int, int]) -> Tensor:
-    """The transform on each image as uint8, under a random state of the sample's own."""
+def _sample_by_sample(transform: Any, images: Tensor, samples: Ints, key: tuple[int, int, int], name: str) -> Tensor:
+    """The transform on each image as uint8, under a random state of the sample's own.
+
+    Raises `SpecError` for one that fails on such images, or makes something else of them: evaluation has them as they are.
+    """
     pixels = (images * 255).round().to(torch.uint8)
     with torch.random.fork_rng(devices=[]):
         changed = []
         for image, sample in zip(pixels, samples.tolist(), strict=True):
             torch.manual_seed(int(key_of(*key, sample)) & 0x7FFFFFFFFFFFFFFF)
-            changed.append(transform(image))
+            changed.append(_changed(transform, image, f"data.augment.{key[2]}: {name}"))
     out = torch.stack(changed)
     return out.to(images.dtype) / 255 if out.dtype == torch.uint8 else out
+
+
+def _changed(transform: Any, image: Tensor, place: str) -> Tensor:
+    try:
+        changed = transform(image)
+    except Exception as error:  # whatever the library raises for arguments and images that do not fit
+        raise SpecError(f"{place}: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from None
+    if not isinstance(changed, torch.Tensor) or changed.shape != image.shape:
+        before = " x ".join(map(str, image.shape))
+        after = (
+            " x ".join(map(str, changed.shape)) if isinstance(changed, torch.Tensor) else f"a {type(changed).__name__}"
+        )
+        raise SpecError(
+            f"{place} makes {after} of an image of {before} (channels, height, width); take one that keeps the size, or "
+            "arguments by which it does"
+        )
+    return changed

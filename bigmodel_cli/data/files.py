@@ -11,6 +11,7 @@ import glob
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -137,9 +138,14 @@ def _matches(name: str, base: Path, option: str, endings: tuple[str, ...]) -> li
         if not stat.S_ISREG(mode):
             raise DataError(f"{option}: {name}: neither a file nor a folder ({place.absolute()})")
         return [(place, place.name)]
-    paths = walk(place, endings)
+    there = walk(place)
+    paths = [path for path in there if path.name.lower().endswith(endings)]
     if not paths:
         raise DataError(f"{option}: the folder {name} holds no file that ends in {', '.join(endings)}")
+    if len(paths) < len(there):
+        kinds = Counter(path.suffix.lower() or "no ending" for path in there if not path.name.lower().endswith(endings))
+        shown = ", ".join(f"{count:,} {ending}" for ending, count in kinds.most_common(5))
+        say(f"{option}: {name}: {len(there) - len(paths):,} file(s) that end otherwise are left out ({shown})")
     start = len(str(place)) + 1 if str(place) != "." else 0
     return [(path, str(path)[start:]) for path in paths]
 

@@ -59,6 +59,8 @@ OTHER_ENDINGS = (
     ),
 )
 """How files of other images end: that these are left out is worth saying."""
+STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
+"""How files of PNG, JPEG, GIF, BMP and TIFF begin."""
 REMEDY = "repair or remove it, or set data.on_bad: skip"
 ORIENTATION = 0x0112
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
@@ -89,6 +91,16 @@ def left_out(paths: Sequence[Path]) -> str:
         f"warning: {len(paths):,} file(s) are left out, since their formats are not read ({kinds}), the first: {paths[0]}; "
         "convert them to PNG"
     )
+
+
+def begins_as_image(path: Path) -> bool:
+    """Whether a file begins as those of the common formats do, whatever it is called."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(12)
+    except OSError:
+        return False
+    return start.startswith(STARTS) or (start[:4] == b"RIFF" and start[8:] == b"WEBP")
 
 
 @contextlib.contextmanager

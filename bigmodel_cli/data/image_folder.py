@@ -13,7 +13,7 @@ import numpy as np
 from bigmodel_cli.console import say
 from bigmodel_cli.data.files import folders_in, passed_over, walk
 from bigmodel_cli.data.hashes import content_hashes
-from bigmodel_cli.data.image_files import ENDINGS, OTHER_ENDINGS, left_out
+from bigmodel_cli.data.image_files import ENDINGS, OTHER_ENDINGS, begins_as_image, left_out
 from bigmodel_cli.data.image_sources import RawImages, RawSplit
 from bigmodel_cli.errors import DataError
 
@@ -51,12 +51,17 @@ def read_folder(root: Path, labelled: bool, wanted: Sequence[str] = tuple(SPLIT_
     _say_left_out([image for folder in dict.fromkeys(beside) for image in _images_in(folder, ENDINGS)])
     splits = {}
     others: list[Path] = []
+    bare: list[Path] = []
     for name, folder in folders.items():
         own = inside.get(name, {})
-        found = (
-            [(classes.index(c), walk(own[c], ENDINGS + OTHER_ENDINGS)) for c in classes if c in own] if labelled else []
-        )
-        found = found or [(-1, walk(folder, ENDINGS + OTHER_ENDINGS))]
+        found = [(classes.index(c), walk(own[c])) for c in classes if c in own] if labelled else []
+        found = found or [(-1, walk(folder))]
+        bare += [
+            path for _, inside_class in found for path in inside_class if not path.suffix and begins_as_image(path)
+        ]
+        found = [
+            (label, [p for p in paths if p.name.lower().endswith(ENDINGS + OTHER_ENDINGS)]) for label, paths in found
+        ]
         others += [path for _, inside_class in found for path in inside_class if path.suffix.lower() not in ENDINGS]
         found = [(label, [p for p in inside_class if p.suffix.lower() in ENDINGS]) for label, inside_class in found]
         paths = [path for _, inside_class in found for path in inside_class]
@@ -70,6 +75,11 @@ def read_folder(root: Path, labelled: bool, wanted: Sequence[str] = tuple(SPLIT_
         splits[name] = RawSplit(np.asarray(labels, np.int64), digest, encoded=paths, names=names, hashes=hashes)
     if others:
         say(left_out(others))
+    if bare:
+        say(
+            f"warning: {len(bare):,} image(s) are left out, since their names have no ending, the first: {bare[0]}; "
+            "name them .png or as they are"
+        )
     return RawImages(splits, classes)
 
 

@@ -103,6 +103,8 @@ def _read_idx(path: Path, dimensions: int, sha: Any) -> Any:
     if len(content) < header or content[:4] != bytes((0, 0, 8, dimensions)):
         raise DataError(f"{path}: not an idx file of {dimensions} dimensions; fetch it again")
     shape = np.frombuffer(content, ">i4", dimensions, 4)
+    if (shape < 0).any() or 0 in shape[1:]:
+        raise DataError(f"{path}: its header says {' x '.join(map(str, shape))}; fetch it again")
     if len(content) - header != int(np.prod(shape, dtype=np.int64)):
         raise DataError(
             f"{path}: {len(content) - header:,} bytes of content, and its header says {' x '.join(map(str, shape))}"

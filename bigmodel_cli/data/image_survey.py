@@ -187,11 +187,19 @@ def choose_shape(
         own = (1 if lead.headers.all_grey() else 3, *lead.headers.most_frequent())
     shape = known or (channels or own[0], size or own[1], size or own[2])
     why = "as the checkpoint's are" if known else "data.size" if size else ""
+    if white is not None and known is None and not any(map(_is_deep, splits.values())):
+        say(f"data.white_level: {white:g} changes nothing: no image has grey of more than 8 bits")
     for name, split in splits.items():
         if split.headers is not None:
             _say_sizes(name, split.headers, shape, why, say)
             _say_kinds(name, split.headers, shape, white, known is None and channels is None, say)
     return shape
+
+
+def _is_deep(split: RawSplit) -> bool:
+    """Whether it has grey images of more than 8 bits, whose white the file's type or `data.white_level` says."""
+    kinds = split.headers.counts() if split.headers is not None else []
+    return any(part in kind for kind, _ in kinds for part in ("16-bit grey", "floating-point", "integer"))
 
 
 def _say_sizes(name: str, headers: Headers, shape: Shape, why: str, say: Say) -> None:

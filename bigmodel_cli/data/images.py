@@ -227,7 +227,9 @@ def open_images(
     shape = choose_shape(opened, options.size, options.channels, white, known.image_shape if known else None, say)
     loaded = {n: _load(s, options, shape, white, f"{s.digest}-{n}-{fraction}", say) for n, s in opened.items()}
     first = next(iter(loaded.values()))
-    mean, std = _normalisation(options, first, assets)  # of all images, however few of their labels are used
+    mean, std = (
+        (known.mean, known.std) if known else _normalisation(options, first, assets)
+    )  # of all images, however few of their labels are used
     kept: tuple[float, ...] = ()
     if options.label_fraction < 1 and "train" in parts:
         kept = (options.label_fraction,)
@@ -245,6 +247,10 @@ def open_images(
     facts = Facts(image_shape=first.shape, mean=mean, std=std, classes=classes, class_counts=counts, white_level=white)
     augmentation = Augmentation(options.augment)
     splits: dict[str, Split] = {n: ImageSplit(source, facts, augmentation) for n, source in loaded.items()}
+    if options.augment and only is None:
+        splits["train"].batch(
+            np.zeros(1, np.int64), 0, 0, True
+        )  # a transform that does not fit is an error before all else
     content = (raw.digest, first.shape, white, fraction, options.on_bad, *kept)
     key = hashlib.sha256(repr(content).encode()).hexdigest()
     return DataSet(facts, key, splits, {}, {n: s.items for n, s in parts.items()}, "images", fraction > 0)
@@ -306,10 +312,7 @@ def _load(raw: RawSplit, options: Any, shape: Shape, white: float | None, key: s
 def _normalisation(
     options: Any, train: Resident | Streamed, assets: Path | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std): the checkpoint's, those given, or those of the training split."""
-    facts = facts_of(assets)
-    if facts is not None and len(facts.mean) == train.shape[0]:
-        return facts.mean, facts.std
+    """(mean, std): those given, else the checkpoint's, else those of the training split."""
     if options.normalize == "none":
         return (), ()
     if isinstance(options.normalize, NormalizeOptions):
@@ -317,6 +320,9 @@ def _normalisation(
         if len(given.mean) != train.shape[0] or len(given.std) != train.shape[0]:
             raise DataError(f"data.normalize: give {train.shape[0]} mean and std values, one for each channel")
         return tuple(given.mean), tuple(given.std)
+    facts = facts_of(assets)
+    if facts is not None and len(facts.mean) == train.shape[0]:
+        return facts.mean, facts.std
     if isinstance(train, Resident):
         pixels = train.pixels
     else:

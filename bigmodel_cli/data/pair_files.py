@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bigmodel_cli.data import reading
 from bigmodel_cli.data.cache import cached_json
 from bigmodel_cli.data.cleaning import clean
 from bigmodel_cli.data.corpus import Corpus, Survey, Texts, survey
@@ -94,9 +96,25 @@ def parallel(split: str, files: dict[str, tuple[Path, ...]]) -> PairSource:
         paths = files["source"] + files["target"] if side is None else files[side]
         return Corpus(paths), replace(survey(Corpus(paths)), documents=ENDS)
 
+    digest = [_digest(files[side], found[side].hashes) for side in SIDES]
     hashes = {path: sha for side, paths in files.items() for path, sha in zip(paths, found[side].hashes, strict=True)}
     characters = sum(s.characters for s in found.values())
-    return PairSource(rows, [found[side].digest for side in SIDES], characters, corpus, _names_first(together), hashes)
+    return PairSource(rows, digest, characters, corpus, _names_first(together) + _numbers_differ(together), hashes)
+
+
+def _digest(paths: Sequence[Path], hashes: Sequence[str]) -> str:
+    """A name for the lines of several files: as running text other lines may be the same text (a "\\r" before a line's end)."""
+
+    def read() -> str:
+        sha = hashlib.sha256()
+        for path in paths:
+            for line in lines(path):
+                sha.update(line.encode("utf-8") + b"\n")
+            sha.update(b"\xff")  # no byte of UTF-8: the end of a file
+        return sha.hexdigest()
+
+    packed = [path.name.lower().endswith(".gz") for path in paths]
+    return str(cached_json("surveys", ["lines", FORMAT, reading.FORMAT, list(hashes), packed], read))
 
 
 def table(paths: tuple[Path, ...], columns: Columns) -> PairSource:
@@ -127,6 +145,18 @@ def _names_first(together: Sequence[tuple[Sequence[Path], Sequence[Path]]]) -> t
                 "and are read as a pair; take them out if they are names"
             )
     return tuple(said)
+
+
+def _numbers_differ(together: Sequence[tuple[Sequence[Path], Sequence[Path]]]) -> tuple[str, ...]:
+    """What is to be said of files side by side that have other numbers in their names: 10 sorts before 2, and 02 does not."""
+    for sources, targets in together if len(together) > 1 else ():
+        numbers = [[int(digits) for digits in re.findall("[0-9]+", paths[0].name)] for paths in (sources, targets)]
+        if numbers[0] != numbers[1] and all(numbers):
+            return (
+                f"warning: {sources[0]} is read beside {targets[0]}, whose name has another number; name the files of both sides "
+                "in the same order if they do not belong together",
+            )
+    return ()
 
 
 def _lines(paths: Sequence[Path]) -> Iterator[str]:

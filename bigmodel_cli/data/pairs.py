@@ -28,6 +28,7 @@ from bigmodel_cli.data.order import Ints, keys_of
 from bigmodel_cli.data.pair_files import SIDES, PairSource, parallel, table
 from bigmodel_cli.data.ragged import Ragged, RaggedWriter
 from bigmodel_cli.data.table_files import ENDINGS, Columns, Delimiter
+from bigmodel_cli.data.table_survey import check_order, survey_table
 from bigmodel_cli.data.text import fit_tokenizer
 from bigmodel_cli.data.text_parts import token_dtype
 from bigmodel_cli.data.tokenizer import ASSET, SOURCE_ASSET, Tokenizer, TokenizerOptions
@@ -149,7 +150,9 @@ class PairTableOptions(_HeldOut):
         sides = ("data.source", "data.target")
         columns = Columns((self.source, self.target), None, self.header, sides, self.delimiter)
         named = {n: (names, f"data.{n}") for n, names in self._files.items()}
-        return {n: table(files, columns) for n, files in files_of_splits(named, base, only, say, ENDINGS).items()}
+        found = files_of_splits(named, base, only, say, ENDINGS)
+        check_order([survey_table(files, columns) for files in found.values()], columns)
+        return {n: table(files, columns) for n, files in found.items()}
 
 
 def open_pairs(

@@ -122,10 +122,7 @@ class SoundSplit:
 
     def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The samples, augmented by (seed, epoch, sample) where asked."""
-        if self.join is not None:
-            chosen, pauses = self.join.choose(self.rows, self.sound.rate, samples, epoch, seed)
-        else:
-            chosen, pauses = [self.rows[i : i + 1] for i in samples], [np.zeros(1, np.int64)] * len(samples)
+        chosen, pauses = self.made_of(samples, epoch, seed)
         waves, lengths = self.bank.rows(chosen, pauses)
         change = self.augmentation
         if augment:
@@ -135,6 +132,12 @@ class SoundSplit:
             frames = change.change_frames(frames, lengths, samples, epoch, seed)
         batch = {**named(frames, lengths, self.facts), **self.targets(chosen, frames.device)}
         return {**batch, KEY: keys_of(seed, epoch, samples)}
+
+    def made_of(self, samples: Ints, epoch: int, seed: int) -> tuple[list[Ints], list[Ints]]:
+        """For each sample the recordings that it is made of, and the silence before each of them."""
+        if self.join is not None:
+            return self.join.choose(self.rows, self.sound.rate, samples, epoch, seed)
+        return [self.rows[i : i + 1] for i in samples], [np.zeros(1, np.int64)] * len(samples)
 
     def targets(self, chosen: list[Ints], device: torch.device) -> dict[str, Tensor]:
         """The labels of single recordings, or transcripts padded to the longest."""

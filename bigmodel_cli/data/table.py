@@ -29,7 +29,14 @@ from bigmodel_cli.data.held_out import (
 from bigmodel_cli.data.order import Ints, keys_of
 from bigmodel_cli.data.ragged import Ragged, RaggedWriter, fit_lengths, join_sides, leave_out
 from bigmodel_cli.data.table_files import ENDINGS, Columns, Delimiter, Row, rows_of
-from bigmodel_cli.data.table_survey import TableSurvey, alike_labels, check_labels, sort_classes, survey_table
+from bigmodel_cli.data.table_survey import (
+    TableSurvey,
+    alike_labels,
+    check_labels,
+    check_order,
+    sort_classes,
+    survey_table,
+)
 from bigmodel_cli.data.text import fit_tokenizer
 from bigmodel_cli.data.text_parts import token_dtype
 from bigmodel_cli.data.tokenizer import ASSET, Tokenizer, TokenizerOptions, UnknownCharacter
@@ -106,6 +113,7 @@ def open_table(
     named = {n: (names, f"data.{n}") for n, names in options.files.items() if names}
     files = files_of_splits(named, base, only, say, ENDINGS)
     surveys = {name: survey_table(paths, options.columns) for name, paths in files.items()}
+    check_order(surveys.values(), options.columns)
     training = surveys["train"].labels if "train" in surveys else {}
     for note in [n for s in surveys.values() for n in s.notes] + alike_labels(training):
         say(note)

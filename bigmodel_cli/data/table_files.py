@@ -72,12 +72,16 @@ class Columns:
 
 @dataclass(frozen=True)
 class Row:
-    """One row: its texts, its label where there are labels, its place (file and line), and how many columns the file has."""
+    """One row: its texts, its label where there are labels, its place (file and line), and how many columns the file has.
+
+    `header` are the names of the columns where the file's first row has them.
+    """
 
     texts: tuple[str, ...]
     label: str | None
     place: str
     width: int = 0
+    header: tuple[str, ...] = ()
 
 
 def is_separated(path: Path) -> bool:
@@ -88,6 +92,11 @@ def is_separated(path: Path) -> bool:
 def keeps_quotes(path: Path, columns: Columns) -> bool:
     """Whether quotes are characters like others, as GLUE's .tsv files have them; pandas reads them as in .csv."""
     return columns.delimiter is None and plain_name(path).endswith(".tsv")
+
+
+def opens_quotes(path: Path, columns: Columns) -> bool:
+    """Whether values may be in quotes, as in .csv."""
+    return is_separated(path) and (columns.delimiter is not None or plain_name(path).endswith(".csv"))
 
 
 def read_rows(path: Path, columns: Columns) -> Iterator[Row]:
@@ -101,10 +110,10 @@ def read_rows(path: Path, columns: Columns) -> Iterator[Row]:
     elif is_json_lines(path):
         found = _json_rows(path, columns)
     else:
-        found = ((p, values, 0) for p, values in parquet_rows(path, columns.wanted, labelled))
-    for place, values, width in found:
+        found = parquet_rows(path, columns.wanted, labelled)
+    for place, values, width, header in found:
         texts = tuple(_text(value, place) for value in values[: len(columns.text)])
-        yield Row(texts, _label(values[-1], place) if labelled else None, place, width)
+        yield Row(texts, _label(values[-1], place) if labelled else None, place, width, header)
 
 
 def rows_of(paths: Sequence[Path], columns: Columns) -> Iterator[Row]:
@@ -113,10 +122,11 @@ def rows_of(paths: Sequence[Path], columns: Columns) -> Iterator[Row]:
         yield from read_rows(path, columns)
 
 
-def _separated(path: Path, columns: Columns) -> Iterator[tuple[str, list[Any], int]]:
-    """(place, wanted values, columns) of rows that all have as many as the first; a separator in a text must not shift them."""
+def _separated(path: Path, columns: Columns) -> Iterator[tuple[str, list[Any], int, tuple[str, ...]]]:
+    """(place, wanted values, columns, names) of rows that all have as many as the first: no separator in a text shifts them."""
     first: list[str] | None = None
     indices: list[int] = []
+    header: tuple[str, ...] = ()
     split, delimiter = _splitting(path, columns)
     for number, row in split:
         place = f"{path}:{number}"
@@ -125,6 +135,7 @@ def _separated(path: Path, columns: Columns) -> Iterator[tuple[str, list[Any], i
             hint = _other_separator(first, delimiter)
             indices = [_index(place, o, c, row, columns.named, hint) for o, c in columns.wanted]
             if columns.named:
+                header = tuple(name.strip() for name in row)
                 continue
         if len(row) != len(first):
             hint = _other_separator(first, delimiter)
@@ -133,7 +144,7 @@ def _separated(path: Path, columns: Columns) -> Iterator[tuple[str, list[Any], i
             raise DataError(
                 f"{place}: {_count(row)}, and the first row has {len(first)}; repair the row, or take it out{hint}"
             )
-        yield place, [row[i] for i in indices], len(first)
+        yield place, [row[i] for i in indices], len(first), header
 
 
 def _splitting(path: Path, columns: Columns) -> tuple[Iterator[tuple[int, list[str]]], str]:
@@ -215,7 +226,7 @@ def _line_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     return ((number, [line]) for number, line in enumerate(lines(path), 1) if line.strip())
 
 
-def _json_rows(path: Path, columns: Columns) -> Iterator[tuple[str, list[Any], int]]:
+def _json_rows(path: Path, columns: Columns) -> Iterator[tuple[str, list[Any], int, tuple[str, ...]]]:
     for place, row in json_rows(path):
         values = []
         for option, column in columns.wanted:
@@ -225,7 +236,7 @@ def _json_rows(path: Path, columns: Columns) -> Iterator[tuple[str, list[Any], i
                 names = dotted(row)
                 near = did_you_mean(str(column), names)
                 raise DataError(f"{place}: {option}: no key {column!r}; it has {_listed(names)}{near}") from None
-        yield place, values, 0
+        yield place, values, 0, ()
 
 
 def _text(value: Any, place: str) -> str:

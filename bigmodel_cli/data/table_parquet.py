@@ -12,8 +12,11 @@ from bigmodel_cli.errors import DataError, did_you_mean
 Wanted = Sequence[tuple[str, str | int]]  # (the option that says the column, the column)
 
 
-def parquet_rows(path: Path, wanted: Wanted, labelled: bool) -> Iterator[tuple[str, list[Any]]]:
-    """(place, wanted values) of each row; the last is a label where `labelled`, and gets the name that the schema has for it."""
+def parquet_rows(path: Path, wanted: Wanted, labelled: bool) -> Iterator[tuple[str, list[Any], int, tuple[str, ...]]]:
+    """(place, wanted values, 0, the columns' names) of each row, as those of other tables are given.
+
+    The last value is a label where `labelled`, and gets the name that the schema has for it.
+    """
     try:
         import pyarrow
         import pyarrow.compute as pc
@@ -23,6 +26,7 @@ def parquet_rows(path: Path, wanted: Wanted, labelled: bool) -> Iterator[tuple[s
     try:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
+            names = tuple(schema.names)
             steps = [_steps(schema, column, f"{path}: {option}") for option, column in wanted]
             classes = _class_names(schema.metadata, steps[-1]) if labelled else ()
             number = 0
@@ -33,7 +37,8 @@ def parquet_rows(path: Path, wanted: Wanted, labelled: bool) -> Iterator[tuple[s
                     values.append((pc.struct_field(column, inner) if inner else column).to_pylist())
                 for row in zip(*values, strict=True):
                     place = f"{path}: row {number}"
-                    yield place, [*row[:-1], _name(row[-1], classes, place)] if classes else list(row)
+                    own = [*row[:-1], _name(row[-1], classes, place)] if classes else list(row)
+                    yield place, own, 0, names
                     number += 1
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = next(iter(str(error).split("\n")), "") or type(error).__name__

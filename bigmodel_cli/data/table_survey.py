@@ -13,11 +13,12 @@ from typing import Any
 from bigmodel_cli.data import reading
 from bigmodel_cli.data.cache import cached_json
 from bigmodel_cli.data.hashes import check_unchanged, content_hashes
-from bigmodel_cli.data.table_files import SEPARATORS, Columns, Row, is_separated, keeps_quotes, read_rows
+from bigmodel_cli.data.reading import plain_name
+from bigmodel_cli.data.table_files import SEPARATORS, Columns, Row, is_separated, keeps_quotes, opens_quotes, read_rows
 from bigmodel_cli.data.table_header import check_headers
 from bigmodel_cli.errors import DataError, did_you_mean
 
-FORMAT = 4  # of the cached surveys
+FORMAT = 5  # of the cached surveys
 MOST_CLASSES = 100_000
 
 
@@ -26,7 +27,7 @@ class TableSurvey:
     """What one pass over a split's files finds; `labels` have the place where each stands first, `counts` how often it stands.
 
     `notes` are what a reader of the files should know: what may be meant otherwise than it was read. `hashes` are those of the
-    files' content.
+    files' content. `headers` are the names of the columns in the first row of each file that has them, with a row's place.
     """
 
     digest: str = ""
@@ -37,6 +38,7 @@ class TableSurvey:
     counts: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     hashes: list[str] = field(default_factory=list)
+    headers: list[tuple[str, list[str]]] = field(default_factory=list)
 
 
 def survey_table(paths: Sequence[Path], columns: Columns) -> TableSurvey:
@@ -54,8 +56,9 @@ def _read(paths: Sequence[Path], columns: Columns, hashes: list[str]) -> TableSu
     for path in paths:
         before, doubts = found.rows, _Doubts()
         for row in read_rows(path, columns):
-            if found.rows == before and is_separated(path):
-                firsts.append(row)
+            if found.rows == before:
+                firsts += [row] if is_separated(path) else []
+                found.headers += [(row.place, list(row.header))] if row.header else []
             _add(found, row, sha, symbols)
             doubts.add(row)
         found.notes += doubts.notes(path, columns, found.rows - before)
@@ -87,16 +90,33 @@ def _add(found: TableSurvey, row: Row, sha: Any, symbols: set[str]) -> None:
             raise DataError(f"{row.place}: more than {MOST_CLASSES:,} labels; is data.label the right column?")
 
 
+def check_order(surveys: Iterable[TableSurvey], columns: Columns) -> None:
+    """Raise `DataError` where a column that is said by number stands at another place in one of the files, by their first rows."""
+    headers = [header for survey in surveys for header in survey.headers]
+    for option, column in columns.wanted:
+        if not isinstance(column, int):
+            continue
+        for place, names in headers[1:]:
+            name = headers[0][1][column]
+            if names[column] != name and names.count(name) == headers[0][1].count(name) == 1:
+                raise DataError(
+                    f"{place}: {option}: column {column} of this file is called {names[column]!r}, and {name!r} in "
+                    f"{headers[0][0].rpartition(':')[0]}; say it by name: {option}: {name}"
+                )
+
+
 class _Doubts:
-    """Counts what may be meant otherwise: values in quotes, and lines of one column that all have the same separators."""
+    """Counts what may be meant otherwise: values in quotes, empty texts, lines of one column with the same separators."""
 
     def __init__(self) -> None:
-        self.quoted = 0
+        self.quoted = self.quoted_labels = self.empty = 0
         self.separators: dict[str, int] | None = None  # how many of each every row has
 
     def add(self, row: Row) -> None:
         """One more row."""
-        self.quoted += any(len(text) > 1 and text[0] == text[-1] == '"' for text in row.texts)
+        self.quoted += any(map(_in_quotes, row.texts))
+        self.quoted_labels += row.label is not None and _in_quotes(row.label)
+        self.empty += not all(row.texts)
         if row.width == 1 and self.separators != {}:
             counts = {s: row.texts[0].count(s) for s in SEPARATORS}
             before = counts if self.separators is None else self.separators
@@ -105,17 +125,33 @@ class _Doubts:
     def notes(self, path: Path, columns: Columns, rows: int) -> list[str]:
         """What is to be said of a file of so many rows."""
         said = []
-        if self.quoted and keeps_quotes(path, columns):
+        count, what = max((self.quoted, "text"), (self.quoted_labels, "label"))
+        if count and keeps_quotes(path, columns):
             said.append(
-                f"{path}: {self.quoted:,} of {rows:,} rows have a text in quotes, and in .tsv quotes are characters like others; "
+                f"{path}: {count:,} of {rows:,} rows have a {what} in quotes, and in .tsv quotes are characters like others; "
                 'data.delimiter: "\\t" reads them as .csv does'
             )
+        elif opens_quotes(path, columns) and (2 * self.quoted > rows or self.quoted_labels):
+            said.append(
+                f"{path}: {count:,} of {rows:,} rows have a {what} in quotes that are read as its characters: a quote opens a "
+                "value right behind the delimiter alone, without a blank between"
+            )
+        if plain_name(path).endswith((".json", ".ndjson")):
+            said.append(
+                f"warning: {path}: read as lines of one column; objects, one on each line, are read from .jsonl"
+            )
+        if self.empty:
+            said.append(f"warning: {path}: {self.empty:,} of {rows:,} rows have an empty text")
         for separator, count in (self.separators or {}).items() if rows > 1 else ():
             said.append(
                 f"{path}: read as lines of one column, and each of {rows:,} has {count} {SEPARATORS[separator]}; if they stand "
                 f'between columns, set data.delimiter: "{separator}"'.replace("\t", "\\t")
             )
         return said
+
+
+def _in_quotes(value: str) -> bool:
+    return len(value) > 1 and value[0] == value[-1] == '"'
 
 
 def alike_labels(labels: Iterable[str]) -> list[str]:

@@ -20,6 +20,7 @@ from bigmodel_cli.data.files import expand
 from bigmodel_cli.data.hashes import check_unchanged
 from bigmodel_cli.data.held_out import TENTH, ValFraction, files_of_splits, fraction_of, not_both, with_held_out
 from bigmodel_cli.data.order import Ints, draw, keys_of
+from bigmodel_cli.data.reading import plain_name
 from bigmodel_cli.data.text_parts import Part, single, tell_part, token_dtype, training_part, write_tokens
 from bigmodel_cli.data.tokenizer import (
     ASSET,
@@ -34,6 +35,7 @@ from bigmodel_cli.data.tokenizer import (
     read_tokenizer,
     read_tokenizer_file,
     train_bpe,
+    unknown_symbols,
 )
 from bigmodel_cli.data.words import Words
 from bigmodel_cli.draw import KEY
@@ -42,6 +44,8 @@ from bigmodel_cli.lazy import Tensor, torch
 
 RESIDENT_BYTES = 512 << 20
 FORMAT = 3  # of the cached tokens
+TABLES = (".json", ".ndjson", ".csv", ".tsv")
+"""How files end that are no running text."""
 PHASE = 1  # stream of random numbers that shifts the windows
 
 
@@ -128,6 +132,12 @@ def open_text(
 ) -> DataSet:
     """The text as windows of tokens; the tokenizer is fitted, or a checkpoint's when `assets` names one."""
     corpora = options.corpora(base, only, say)
+    for path in [path for corpus in corpora.values() for path in corpus.files]:
+        if plain_name(path).endswith(TABLES):
+            say(
+                f"warning: {path}: read as running text, its marks and separators too; rows of objects are read from .jsonl, "
+                "columns by data.type: table"
+            )
     surveys = {name: survey(corpus) for name, corpus in corpora.items()}
     for name, found in surveys.items():
         if not found.characters:
@@ -239,6 +249,20 @@ class Windows:
         return torch.from_numpy(taken)
 
 
+def _of_file(path: str, surveys: Mapping[str, Survey], say: Say) -> Tokenizer:
+    """A tokenizer that is brought along; which characters of the texts it has no token for is said."""
+    tokenizer = read_tokenizer_file(path)
+    symbols = sorted({symbol for found in surveys.values() for symbol in found.symbols})
+    unknown = unknown_symbols(tokenizer, symbols)
+    if unknown:
+        shown = ", ".join(f"{symbol!r}" for symbol in unknown[:5]) + (" ..." if len(unknown) > 5 else "")
+        say(
+            f"warning: data.tokenizer: {path} has no token for {len(unknown):,} of the {len(symbols):,} characters in the texts "
+            f"({shown}): they are left out, or read as its unknown token"
+        )
+    return tokenizer
+
+
 def fit_tokenizer(
     wanted: BytesOptions | CharactersOptions | BPEOptions | FileOptions,
     corpora: Mapping[str, Documents],
@@ -258,7 +282,7 @@ def fit_tokenizer(
     if isinstance(wanted, BytesOptions):
         return ByteTokenizer()
     if isinstance(wanted, FileOptions):
-        return read_tokenizer_file(str(expand(wanted.path, Path(), "data.tokenizer.path")))
+        return _of_file(str(expand(wanted.path, Path(), "data.tokenizer.path")), surveys, say)
     if isinstance(wanted, CharactersOptions):
         symbols = "".join(s.symbols for s in surveys.values())
         return CharacterTokenizer(symbols, any(s.documents > 1 for s in surveys.values()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -219,6 +220,24 @@ class LibraryTokenizer:
     def to_json(self) -> bytes:
         """The content of tokenizer.json, as it was read."""
         return self.content
+
+
+def unknown_symbols(tokenizer: Tokenizer, symbols: Iterable[str]) -> list[str]:
+    """Those characters, of letters, digits, marks and the like, that a tokenizer of the library has no token for."""
+    if not isinstance(tokenizer, LibraryTokenizer):
+        return []
+    plain = [symbol for symbol in symbols if unicodedata.category(symbol)[0] not in "CZM"]
+    model = json.loads(tokenizer.content)["model"]
+    unknown = model.get("unk_id")
+    if isinstance(model.get("unk_token"), str):
+        unknown = tokenizer.library.token_to_id(model["unk_token"])
+    before = tokenizer.encode("a")  # behind which a piece may stand that begins no word
+
+    def is_known(symbol: str) -> bool:
+        alone, behind = tokenizer.encode(symbol), tokenizer.encode("a" + symbol)
+        return any(tokens and unknown not in tokens and tokens != before for tokens in (alone, behind)) or symbol == "a"
+
+    return [symbol for symbol in plain if not is_known(symbol)]
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> LibraryTokenizer:

@@ -26,7 +26,7 @@ from bigmodel_cli.data.files import expand
 from bigmodel_cli.device import keep_few_kernels, pick_device
 from bigmodel_cli.errors import BigmodelError, DataError, Stopped
 from bigmodel_cli.lazy import Module, load_torch, torch
-from bigmodel_cli.loaded import Loaded
+from bigmodel_cli.loaded import TOKENIZERS, Loaded, say_carried
 from bigmodel_cli.optim import describe_weights, summary
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
@@ -81,7 +81,10 @@ def dry_run(spec: Spec, device: str) -> Plan:
     load_torch()
     chosen = pick_device(device, say)
     spec = with_length(spec)
-    data = _open_data(spec, _source(spec))
+    source = _source(spec)
+    if source is not None:
+        say_carried(spec, checkpoints.read_spec(source), TOKENIZERS)
+    data = _open_data(spec, source)
     check_task(spec, build_task(spec.task, data.facts), data)
     _describe(spec, data)
     check_memory(spec, data.facts, chosen)
@@ -106,6 +109,8 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
         spec = merge_resumed(spec, previous.spec)
     torch.manual_seed(spec.train.seed)
     source = _source(spec)
+    if source is not None and previous is None:
+        say_carried(spec, checkpoints.read_spec(source), TOKENIZERS)
     assets = previous.path if previous is not None and previous.contents is not None else source
     data = _open_data(spec, assets)
     task = build_task(spec.task, data.facts)
