@@ -40,12 +40,6 @@ def check_task(spec: Spec, task: Task, data: DataSet) -> None:
         rows, columns = spec.model.grid(data.facts)
         spec.task.visible(rows * columns)
     need_libraries(getattr(task, "texts", []))
-    sides = spec.model.type == "seq2seq"
-    if sides != ("source" in task.reads):
-        raise SpecError(
-            f"model.type: {spec.model.type} {'reads a source and writes a target' if sides else 'has one side'}, and "
-            f"task.type: {task.name} {'has no source' if sides else 'has two'}"
-        )
 
 
 def build_started(spec: Spec, facts: Facts, device: torch.device, source: Path | None) -> Any:

@@ -269,3 +269,13 @@ def test_the_mark_that_ends_a_text_is_not_a_repetition() -> None:
 def test_what_does_not_fit_is_said_with_its_path(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         decoder(**changes)
+
+
+@pytest.mark.parametrize("kind", ["attention", "differential"])
+def test_a_decoder_that_sees_what_it_foretells_is_refused(kind: str) -> None:
+    mixer = {"type": kind, "num_heads": 2}
+    values = {"dim": 16, "blocks": [{"mixer": {**mixer, "causal": True}}, {"mixer": mixer}]}
+    assert len(DecoderOptions.model_validate(values).blocks) == 2
+    values["blocks"] = [{"mixer": mixer}, {"mixer": {**mixer, "causal": False}}]
+    with pytest.raises(ValueError, match="blocks.1.mixer.causal: false lets a position see the tokens after it"):
+        DecoderOptions.model_validate(values)
