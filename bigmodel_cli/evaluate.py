@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.console import say, table
-from bigmodel_cli.data import TOKENIZER, TRAINED_ON, check_held_out, exposure, load_trained_on, open_data
+from bigmodel_cli.data import TOKENIZER, TRAINED_ON, DataSet, check_held_out, exposure, load_trained_on, open_data
 from bigmodel_cli.device import keep_few_kernels
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import load_torch, torch
@@ -169,6 +169,7 @@ def _evaluate(path: Path, overrides: Sequence[str], split: str | None, device: s
         raise SpecError(
             "the checkpoint tells classes apart, and the data has no labels; say where they are (data.label, data.labels)"
         )
+    _check_length(loaded, data, name)
     trained = load_trained_on(loaded.assets.get(TRAINED_ON))
     if name == "val" and data.held_out:
         check_held_out(data, loaded.task.name, trained, spec.data.test_data, say)
@@ -180,6 +181,18 @@ def _evaluate(path: Path, overrides: Sequence[str], split: str | None, device: s
     if getattr(spec.task, "baseline", "none") == "lead":
         measures = measures | lead_measures(texts, columns["source"], columns["reference"])
     return Evaluation(loaded, name, measures, columns, seen, data.items(name))
+
+
+def _check_length(loaded: Loaded, data: DataSet, name: str) -> None:
+    """Raise `SpecError` where an item is longer than the model, whose positions end, can read."""
+    limit, lengths = getattr(loaded.model, "limit", None), data.split(name).lengths
+    longest = data.facts.context if lengths is None else int(lengths.max())
+    if limit is not None and longest is not None and longest > limit:
+        what = "frames" if data.facts.frame_width is not None else "tokens"
+        raise SpecError(
+            f"the {name} split has items of {longest:,} {what}, and the model's positions end after {limit:,}; "
+            + ("cut the recordings" if what == "frames" else f"set data.context to {limit:,} at most")
+        )
 
 
 def _split_name(spec: Spec, wanted: str | None) -> str:
