@@ -22,7 +22,6 @@ from bigmodel_cli.recipe import InitOptions, TrainOptions
 from bigmodel_cli.tasks import MaskedImageOptions, TaskOptions
 from bigmodel_cli.yaml_source import Node, parse_value, read_yaml
 
-
 LEARNERS = {
     "causal_lm": ("decoder",),
     "masked_lm": ("encoder",),

@@ -298,5 +298,8 @@ def test_a_validation_that_a_signal_cut_short_is_made_up(
     assert validations(Path("run")) == validations(Path("whole"))
     best = [Path(run, "checkpoints", "best").resolve().name for run in ("run", "whole")]
     assert best[0] == best[1]
-    scores = [checkpoints.read(Path(run, "checkpoints", best[0]), train_state=True).state["scores"] for run in ("run", "whole")]
+    scores = [
+        checkpoints.read(Path(run, "checkpoints", best[0]), train_state=True).state["scores"]
+        for run in ("run", "whole")
+    ]
     assert scores[0] == scores[1]
