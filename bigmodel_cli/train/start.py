@@ -36,6 +36,17 @@ def check_task(spec: Spec, task: Task, data: DataSet) -> None:
             "train.patience: there is no validation by which to stop; name validation data, or leave data.val_fraction out "
             "to hold out a tenth of the training data"
         )
+    train = spec.train
+    validates = train.validate_every is not None or train.validate_epochs is not None
+    if train.patience is not None and not validates:
+        raise SpecError(
+            "train.patience: it counts validations, and there is one alone, at the end; give train.validate_every"
+        )
+    if train.average_last is not None and train.average_last > 1 and not (validates or train.checkpoint_every):
+        raise SpecError(
+            f"train.average_last: {train.average_last} checkpoints, and one alone is saved, at the end; give "
+            "train.checkpoint_every"
+        )
     if isinstance(spec.task, MaskedImageOptions) and isinstance(spec.model, ViTOptions):
         rows, columns = spec.model.grid(data.facts)
         spec.task.visible(rows * columns)
