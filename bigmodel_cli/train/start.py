@@ -14,6 +14,7 @@ from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.metrics.text import need_libraries
 from bigmodel_cli.models import ViTOptions
+from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import MaskedImageOptions, Task
 from bigmodel_cli.train.frozen import freeze
@@ -46,6 +47,11 @@ def check_task(spec: Spec, task: Task, data: DataSet) -> None:
         raise SpecError(
             f"train.average_last: {train.average_last} checkpoints, and one alone is saved, at the end; give "
             "train.checkpoint_every"
+        )
+    if train.batch_tokens is not None and train.batch_size != TrainOptions.model_fields["batch_size"].default:
+        say(
+            f"train.batch_size: {train.batch_size} is not read, since train.batch_tokens: {train.batch_tokens} fills the batches; "
+            "set that to null for batches of so many samples"
         )
     if isinstance(spec.task, MaskedImageOptions) and isinstance(spec.model, ViTOptions):
         rows, columns = spec.model.grid(data.facts)
