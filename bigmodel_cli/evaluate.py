@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.console import say, table
-from bigmodel_cli.data import TOKENIZER, TRAINED_ON, check_held_out, exposure, load_trained_on, open_data
+from bigmodel_cli.data import TOKENIZER, TRAINED_ON, DataSet, check_held_out, exposure, load_trained_on, open_data
 from bigmodel_cli.device import keep_few_kernels
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import load_torch, torch
@@ -17,7 +17,6 @@ from bigmodel_cli.metrics import Measure, ratio, shown
 from bigmodel_cli.metrics.intervals import Difference, Estimate, compare
 from bigmodel_cli.metrics.labels import confusion, draw_confusion
 from bigmodel_cli.metrics.text import LEAD, group_of, lead_measures, need_libraries
-from bigmodel_cli.models.start import longest
 from bigmodel_cli.samples import rescore, write_samples
 from bigmodel_cli.scoring import derived_measures, estimates, judge
 from bigmodel_cli.spec import Spec
@@ -165,12 +164,12 @@ def _evaluate(path: Path, overrides: Sequence[str], split: str | None, device: s
     texts = list(dict.fromkeys([*getattr(spec.task, "metrics", []), *getattr(loaded.task, "texts", [])]))
     need_libraries(texts)
     name = _split_name(spec, split)
-    _check_context(loaded)
     data = open_data(spec.data, base=Path(), seed=spec.train.seed, say=say, assets=loaded.path, only=name)
     if loaded.facts.classes and not data.facts.classes:
         raise SpecError(
             "the checkpoint tells classes apart, and the data has no labels; say where they are (data.label, data.labels)"
         )
+    _check_length(loaded, data, name)
     trained = load_trained_on(loaded.assets.get(TRAINED_ON))
     if name == "val" and data.held_out:
         check_held_out(data, loaded.task.name, trained, spec.data.test_data, say)
@@ -184,17 +183,15 @@ def _evaluate(path: Path, overrides: Sequence[str], split: str | None, device: s
     return Evaluation(loaded, name, measures, columns, seen, data.items(name))
 
 
-def _check_context(loaded: Loaded) -> None:
-    """Raise `SpecError` for a context that --set makes longer than the positions which the model has a table of."""
-    context, model = getattr(loaded.spec.data, "context", None), loaded.model
-    length = getattr(model, "max_len", None)
-    if context is None or not isinstance(length, int):
-        return
-    most = longest(model, length)
-    if context > most:
+def _check_length(loaded: Loaded, data: DataSet, name: str) -> None:
+    """Raise `SpecError` where an item is longer than the model, whose positions end, can read."""
+    limit, lengths = getattr(loaded.model, "limit", None), data.split(name).lengths
+    longest = data.facts.context if lengths is None else int(lengths.max())
+    if limit is not None and longest is not None and longest > limit:
+        what = "frames" if data.facts.frame_width is not None else "tokens"
         raise SpecError(
-            f"data.context: {context} tokens, and the model has positions for {most}; set it to {most} or less, or train one that "
-            "reads more"
+            f"the {name} split has items of {longest:,} {what}, and the model's positions end after {limit:,}; "
+            + ("cut the recordings" if what == "frames" else f"set data.context to {limit:,} at most")
         )
 
 

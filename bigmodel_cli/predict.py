@@ -27,11 +27,13 @@ def predict(
     has a record with "error", and at the end `DataError` says how many they were; `word` is what an input is called there.
     """
     decoding.check()
-    if (loaded.facts.classes or loaded.facts.image_shape is not None) and (given := decoding.given()):
+    writes = hasattr(loaded.model, "new_cache")  # whether or not its data had labels
+    known = not writes and (bool(loaded.facts.classes) or loaded.facts.image_shape is not None)
+    if known and (given := decoding.given()):
         raise SpecError(
             f"{given[0]} is for models that write text, and this one was trained for {loaded.task.name}; leave it out"
         )
-    labels = (bool(loaded.facts.classes) or loaded.facts.image_shape is not None) and not loaded.facts.spelling
+    labels = known and not loaded.facts.spelling
     if top is not None and not labels:
         raise SpecError(
             f"--top is for models that label, and this one was trained for {loaded.task.name}; leave it out"
@@ -44,7 +46,7 @@ def predict(
         yield from classify(loaded, inputs, top or SHOWN, word)
     elif hasattr(loaded.model, "reading"):
         yield from write_after_reading(loaded, inputs, decoding, word)
-    elif hasattr(loaded.model, "new_cache"):
+    elif writes:
         yield from continue_texts(loaded, inputs, decoding, word)
     else:
         raise SpecError(f"this model was trained for {loaded.task.name}: it neither labels nor writes")

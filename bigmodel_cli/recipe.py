@@ -107,8 +107,11 @@ class TrainOptions(Options):
         return self.steps or self.steps_of(self.epochs or 0.0, per_epoch)
 
     def steps_of(self, epochs: float, per_epoch: Fraction) -> int:
-        """Optimizer steps that so many epochs take (the last one may reach into the next epoch)."""
-        return max(1, math.ceil(Fraction(epochs) * per_epoch / self.accumulate))
+        """Optimizer steps that so many epochs take (the last one may reach into the next epoch).
+
+        Epochs are as they are written: the float nearest to 0.1 is a little more, which would cost a step.
+        """
+        return max(1, math.ceil(Fraction(repr(epochs)) * per_epoch / self.accumulate))
 
     def validation_interval(self, per_epoch: Fraction) -> int | None:
         """Steps between validations, or None for the end of the run only."""

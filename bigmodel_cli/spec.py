@@ -22,6 +22,16 @@ from bigmodel_cli.recipe import InitOptions, TrainOptions
 from bigmodel_cli.tasks import MaskedImageOptions, TaskOptions
 from bigmodel_cli.yaml_source import Node, parse_value, read_yaml
 
+LEARNERS = {
+    "causal_lm": ("decoder",),
+    "masked_lm": ("encoder",),
+    "seq2seq": ("seq2seq",),
+    "classification": ("encoder", "vit", "cnn", "torchvision"),
+    "masked_image": ("vit",),
+    "ctc": ("encoder",),
+}
+"""What each task is learnt by: another model cannot compute it, or sees what it is to foretell."""
+
 
 class Spec(Options):
     """A whole run: the network, its data, what it learns, how it is trained and what it starts from."""
@@ -43,6 +53,15 @@ class Spec(Options):
         if rebuilds and not isinstance(self.task, MaskedImageOptions):
             raise ValueError(
                 f"model.reconstruct is for task.type: masked_image; set it to null for task.type: {self.task.type}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _learnable(self) -> Spec:
+        if self.model.type not in LEARNERS[self.task.type]:
+            raise ValueError(
+                f"task.type: {self.task.type} is learnt by model.type: {' or '.join(LEARNERS[self.task.type])}, and "
+                f"model.type is {self.model.type}"
             )
         return self
 

@@ -251,6 +251,10 @@ def test_batches_by_tokens_are_checked(cli: Cli, decoder_spec: Path) -> None:
     )
     assert plan["samples"] == 40
     assert 3 <= plan["steps"] <= 12
+    both = cli("pretrain", "turn.yaml", "--dry-run", *sets("train.batch_size=16"))
+    assert both.status == 0
+    assert "train.batch_size: 16 is not read, since train.batch_tokens: 600 fills the batches" in both.err
+    assert "batch_size" not in cli("pretrain", "turn.yaml", "--dry-run").err
 
 
 def test_a_run_with_batches_by_tokens_resumes_exactly(cli: Cli) -> None:
@@ -306,3 +310,30 @@ def test_labels_of_texts_and_of_pairs_are_predicted(cli: Cli) -> None:
     pair = json.loads(cli("predict", "two", "bad plot end\tplot").out)
     assert pair["label"] == "bad"
     assert "this model labels pairs of texts" in cli("predict", "two", "bad plot").err
+
+
+@pytest.mark.parametrize("position", ["learned", "none"])
+def test_items_longer_than_the_models_positions_are_refused(position: str, cli: Cli) -> None:
+    """An encoder without positions reads any length; one with a table of them has nothing to read longer rows with."""
+    Path("rows.tsv").write_text("text\tlabel\n" + "".join(f"{'ab'[i % 2] * 3}\t{'xy'[i % 2]}\n" for i in range(40)))
+    Path("long.tsv").write_text("text\tlabel\n" + "".join(f"{'ab'[i % 2] * 30}\t{'xy'[i % 2]}\n" for i in range(9)))
+    Path("spec.yaml").write_text(
+        f"model: {{type: encoder, dim: 8, position: {{type: {position}}}, pool: mean, "
+        "blocks: [{mixer: {type: attention, num_heads: 2}}]}\n"
+        "data: {type: table, train: [rows.tsv], text: [text], label: label, header: true, context: 8, "
+        "tokenizer: {type: bytes}}\n"
+        "task: {type: classification}\ntrain: {steps: 1, batch_size: 4, precision: fp32}\n"
+    )
+    assert cli("pretrain", "spec.yaml", "--out", "run").status == 0
+    assert cli("eval", "run", "--set", "data.context=40").status == 0  # its rows are short all the same
+    longer = cli("eval", "run", "--set", "data.test=[long.tsv]", "--set", "data.context=40")
+    assert longer.status == (2 if position == "learned" else 0), longer.err
+    if position == "learned":
+        assert "has items of 32 tokens, and the model's positions end after 8; set data.context to 8" in longer.err
+
+
+def test_windows_longer_than_a_decoder_are_refused(decoder_spec: Path, cli: Cli) -> None:
+    assert cli("pretrain", decoder_spec, "--out", "run", "--set", "train.steps=1").status == 0
+    longer = cli("eval", "run", "--set", "data.context=32")
+    assert (longer.status, "set data.context to 16 at most" in longer.err) == (2, True)
+    assert cli("eval", "run", "--set", "data.context=16").status == 0

@@ -245,3 +245,17 @@ def test_filters_draw_and_two_ways_at_once_are_refused(pairs: Path, cli: Cli) ->
     Decoding(top_k=3).check()
     with pytest.raises(SpecError):
         Decoding(temperature=0.0, min_p=0.1).check()
+
+
+def test_a_decoder_writes_though_its_data_has_labels(cli: Cli) -> None:
+    Path("rows.tsv").write_text("text\tlabel\n" + "".join(f"ab {i}\t{'xy'[i % 2]}\n" for i in range(40)))
+    Path("spec.yaml").write_text(
+        "model: {type: decoder, dim: 8, blocks: [{mixer: {type: attention, num_heads: 2}}]}\n"
+        "data: {type: table, train: [rows.tsv], text: [text], label: label, header: true, context: 16, "
+        "tokenizer: {type: bytes}}\n"
+        "task: {type: causal_lm, sample_tokens: 0}\ntrain: {steps: 1, batch_size: 4, precision: fp32}\n"
+    )
+    assert cli("pretrain", "spec.yaml", "--out", "run").status == 0
+    written = records(cli("predict", "run", "--max-tokens", 5, "--top-k", 3, "ab", "b"))
+    assert [sorted(record) for record in written] == [["input", "text"]] * 2
+    assert "--top is for models that label" in cli("predict", "run", "--top", 2, "ab").err

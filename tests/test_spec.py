@@ -16,7 +16,9 @@ import yaml
 from conftest import DECODER, ROOT, Result
 
 from bigmodel_cli.errors import SpecError
+from bigmodel_cli.models import MODELS
 from bigmodel_cli.spec import Spec, apply_override, check, from_dict, load
+from bigmodel_cli.tasks import TASKS
 from bigmodel_cli.yaml_source import parse_yaml
 
 Cli = Callable[..., Result]
@@ -287,5 +289,33 @@ def test_steps_and_epochs() -> None:
         from_dict(base, ["train.steps=null"])
     train = from_dict(base, ["train.steps=null", "train.epochs=1.5", "train.batch_size=64"]).train
     assert train.total_steps(Fraction(1000, train.batch_size)) == math.ceil(1.5 * 1000 / 64)
+    for written in ("0.1", "0.3", "1.1", "2.2", "1e-2"):  # whose floats are a little more or less than what is written
+        tenths = from_dict(base, ["train.steps=null", f"train.epochs={written}"]).train
+        assert tenths.total_steps(Fraction(100)) == round(float(written) * 100)
     with pytest.raises(SpecError, match="not a multiple of micro_batch 3"):
         from_dict(base, ["train.micro_batch=3"])
+
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "decoder": {"dim": 8, "blocks": [{}]},
+    "encoder": {"dim": 8, "blocks": [{}]},
+    "seq2seq": {"dim": 8, "encoder": [{}], "decoder": [{"cross": {"num_heads": 2}}]},
+    "vit": {"dim": 8, "patch": 4, "blocks": [{}]},
+    "cnn": {"layers": [{"type": "flatten"}]},
+    "torchvision": {"name": "resnet18"},
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("model", MODELS)
+def test_a_model_that_cannot_learn_the_task_is_refused(model: str, task: str) -> None:
+    """An encoder sees the next token (its loss would be that of copying), a decoder knows no mask, and so on."""
+    able = {"causal_lm": "decoder", "masked_lm": "encoder", "seq2seq": "seq2seq", "ctc": "encoder"}
+    labelling = {"encoder", "vit", "cnn", "torchvision"}
+    values = {**check(parse_yaml(DECODER.encode(), "s")).to_dict(), "model": {"type": model, **NETWORKS[model]}}
+    values["task"] = {"type": task}
+    if task != "masked_image" and (able.get(task) == model or (task == "classification" and model in labelling)):
+        assert from_dict(values).task.type == task
+        return
+    with pytest.raises(SpecError, match=f"task.type: {task} (is learnt by model.type: |rebuilds hidden patches, and )"):
+        from_dict(values)

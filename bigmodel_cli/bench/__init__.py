@@ -14,7 +14,7 @@ from bigmodel_cli.device import describe_device, peak_memory, pick_device, synch
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.lazy import Module, Tensor, load_torch, torch
 from bigmodel_cli.models import build
-from bigmodel_cli.models.describe import flops
+from bigmodel_cli.models.describe import training_flops
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import build_task
 from bigmodel_cli.train.frozen import freeze
@@ -117,7 +117,9 @@ def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: fl
     median = statistics.median(times)
     meta = torch.device("meta")
     samples = rows * spec.train.accumulate
-    step_flops = 3 * flops(build_on_meta(spec, facts), *example(spec, facts, 1, meta)) * samples
+    on_meta = build_on_meta(spec, facts)
+    freeze(on_meta, spec.init)
+    step_flops = training_flops(on_meta, *example(spec, facts, 1, meta)) * samples
     return Timing(
         name=name,
         precision=options.precision,

@@ -122,3 +122,13 @@ def count_blocks(blocks: list[BlockOptions]) -> int:
     if total > MOST_BLOCKS:
         raise ValueError(f"{total:,} blocks; at most {MOST_BLOCKS:,}")
     return total
+
+
+def check_causal(path: str, blocks: list[BlockOptions]) -> None:
+    """Raise `ValueError` where one of a decoder's blocks, at `path`, lets positions see what they are to foretell."""
+    for index, block in enumerate(blocks):
+        if getattr(block.mixer, "causal", None) is False:
+            raise ValueError(
+                f"{path}.{index}.mixer.causal: false lets a position see the tokens after it, which a decoder is to foretell; "
+                "leave it out"
+            )

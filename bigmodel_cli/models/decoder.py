@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from bigmodel_cli.config import Count, Facts, Options, Positive, Probability
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, nn
-from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
+from bigmodel_cli.models.block import BlockOptions, build_blocks, check_causal, count_blocks
 from bigmodel_cli.models.start import Cache, init_normal, longest, new_cache, sizes
 from bigmodel_cli.parts import Norm, Position
 from bigmodel_cli.parts.dropout import dropout
@@ -43,6 +43,7 @@ class DecoderOptions(Options):
         count_blocks(self.blocks)
         if any(block.cross is not None for block in self.blocks):
             raise ValueError("blocks: a decoder has no memory to read; cross belongs to model.type: seq2seq")
+        check_causal("blocks", self.blocks)
         return self
 
 

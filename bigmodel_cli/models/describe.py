@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 from bigmodel_cli.lazy import Module, Tensor, torch
 
@@ -50,14 +52,48 @@ def describe(model: Module, *example: Tensor) -> list[Layer]:
 
 def flops(model: Module, *example: Tensor) -> int:
     """Floating-point operations of one forward pass over `example` (a multiply and an add are two)."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # which the counter does not know
-    with FlopCounterMode(display=False, custom_mapping={kernel: _attention_flops}) as counter, torch.no_grad():
+    with _counter() as counter, torch.no_grad():
         model.eval()(*example)
     return int(counter.get_total_flops())
+
+
+def training_flops(model: Module, *example: Tensor) -> int:
+    """Those of a forward and a backward pass: gradients of the weights that are trained, and of what lies behind the first of them.
+
+    Where all weights are trained, that is about three times the forward pass. What a kernel computes a second time does not count.
+    """
+    weights = [p for p in model.parameters() if p.requires_grad]
+    with _counter() as counter:
+        output = model.train()(*example)
+        torch.autograd.grad(output, weights, torch.empty_like(output), allow_unused=True)
+    return int(counter.get_total_flops())
+
+
+def _counter() -> Any:
+    """PyTorch's counter, told of what it does not know."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    aten = torch.ops.aten
+    mapping = {
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_gradient_flops,
+        aten.convolution_backward: _convolution_gradient_flops,  # whose groups the counter takes for one
+    }
+    return FlopCounterMode(display=False, custom_mapping=mapping)
 
 
 def _attention_flops(q: Shape, k: Shape, v: Shape, *rest: object, **named: object) -> int:
     """Of scores and of weighted values: q (B, H, T, D), k (B, H, S, D), v (B, H, S, E)."""
     return 2 * q[0] * q[1] * q[2] * k[2] * (q[3] + v[3])
+
+
+def _attention_gradient_flops(gradient: Shape, q: Shape, k: Shape, v: Shape, *rest: object, **named: object) -> int:
+    """Of the gradients of both factors of both products."""
+    return 2 * _attention_flops(q, k, v)
+
+
+def _convolution_gradient_flops(gradient: Shape, x: Shape, weight: Shape, *rest: Any, **named: object) -> int:
+    """Of the gradients of the input and of the weight, (out, in / groups, ...), of which each is wanted or not."""
+    transposed, wanted = rest[4], rest[7]
+    places = x if transposed else gradient
+    return 2 * places[0] * math.prod(places[2:]) * math.prod(weight) * (int(wanted[0]) + int(wanted[1]))

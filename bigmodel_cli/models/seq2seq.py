@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from bigmodel_cli.config import Count, Facts, Options, Positive, Probability
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
-from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
+from bigmodel_cli.models.block import BlockOptions, build_blocks, check_causal, count_blocks
 from bigmodel_cli.models.start import Cache, init_normal, init_xavier, longest, new_cache, sizes
 from bigmodel_cli.parts import Norm, Position
 from bigmodel_cli.parts.dropout import dropout
@@ -52,6 +52,7 @@ class Seq2SeqOptions(Options):
             raise ValueError("encoder: it has no memory to read; cross belongs to the decoder's blocks")
         if not any(block.cross is not None for block in self.decoder):
             raise ValueError("decoder: no block has cross:, so the source would never be read")
+        check_causal("decoder", self.decoder)
         return self
 
 

@@ -15,7 +15,7 @@ from bigmodel_cli.data import Split
 from bigmodel_cli.device import synchronize
 from bigmodel_cli.errors import NumericsError, Stopped
 from bigmodel_cli.failpoints import failpoint
-from bigmodel_cli.lazy import torch
+from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.modes import training_mode
 from bigmodel_cli.recipe import TrainOptions
@@ -115,44 +115,30 @@ def _train(run: Run, reporter: Reporter) -> Path:
     path: Path | None = None
     training_mode(state.model, state.still)
     batches = run.feed.steps(state.step, run.total)
-    while state.step < run.total:
-        with run.signals.held():
-            micro_batches = next(batches)
-            failpoint("train.step")
-            lr = options.optimizer.lr * options.schedule.factor(state.step, run.total)
-            result = train_step(state, run.task, options, micro_batches, run.device, lr)
-            if not result.finite:
-                _note_overflow(run, reporter, result)
-            state.step += 1
-            done = state.step
-            watch.count += result.size
-            if result.finite:
-                state.loss_sum, state.loss_count = state.loss_sum + result.loss_sum, state.loss_count + result.count
-            if done % options.log_every == 0 or done == run.total:
-                _log(run, reporter, watch, lr, result)
-            if result.finite:
-                state.after_step()
-        last = done == run.total
-        if last and state.loss_scale.skipped:
-            _sum_up_overflows(run, reporter)
-        validating = run.validation is not None and (last or (interval is not None and done % interval == 0))
+    started = state.step  # what comes before it is saved, but perhaps for the validation in which the run was stopped
+    while True:
+        done = state.step
+        due = done >= run.total or (interval is not None and done % interval == 0)
+        validating = bool(done) and run.validation is not None and due and str(done) not in state.scores
         with watch.paused():
-            metrics = _validate(run, reporter) if validating else None
-            better = metrics is not None and note_score(run, metrics)
-            impatient = options.patience is not None and state.since_best >= options.patience
-            if last or better or impatient or (saving is not None and done % saving == 0):
-                with run.signals.held():
-                    path = save(run, metrics, better)
+            metrics = _measured(run) if validating else None
+            with run.signals.held():
+                better = metrics is not None and _noted(run, reporter, metrics)
+                impatient = options.patience is not None and state.since_best >= options.patience
+                reached = done > started and (
+                    done == run.total or impatient or (saving is not None and done % saving == 0)
+                )
+                if better or reached or (validating and done == started):
+                    path = save(run, better)
         if impatient:
             reporter.line(f"stopping early: {state.since_best} validations without a better {run.task.metric}")
+        if impatient or done >= run.total:
             break
-    if path is None:  # nothing was left to do but perhaps the validation in which the run was stopped
-        if run.validation is not None and str(state.step) not in state.scores:
-            metrics = _validate(run, reporter)
-            better = note_score(run, metrics)
-            with run.signals.held():
-                save(run, metrics, better)
-        path = checkpoints.find(run.directory.path)
+        with run.signals.held():
+            _step(run, reporter, watch, next(batches))
+        if state.step == run.total and state.loss_scale.skipped:
+            _sum_up_overflows(run, reporter)
+    path = path or checkpoints.find(run.directory.path)
     if options.patience is not None and run.validation is not None and state.best is None:
         reporter.line(f"{run.task.metric} was not a finite number in any validation; the result is the last checkpoint")
     elif options.patience is not None and state.best is not None:
@@ -165,6 +151,24 @@ def _train(run: Run, reporter: Reporter) -> Path:
     return path
 
 
+def _step(run: Run, reporter: Reporter, watch: Stopwatch, micro_batches: list[dict[str, Tensor]]) -> None:
+    """One step of the run, and its record where one is due."""
+    options, state = run.options, run.state
+    failpoint("train.step")
+    lr = options.optimizer.lr * options.schedule.factor(state.step, run.total)
+    result = train_step(state, run.task, options, micro_batches, run.device, lr)
+    if not result.finite:
+        _note_overflow(run, reporter, result)
+    state.step += 1
+    watch.count += result.size
+    if result.finite:
+        state.loss_sum, state.loss_count = state.loss_sum + result.loss_sum, state.loss_count + result.count
+    if state.step % options.log_every == 0 or state.step == run.total:
+        _log(run, reporter, watch, lr, result)
+    if result.finite:
+        state.after_step()
+
+
 def save_average(run: Run, reporter: Reporter, count: int) -> Path:
     """Commit the mean of the newest checkpoints' weights (Vaswani et al. 2017, section 6.1) as `average`, and let `last` be it."""
     newest = checkpoints.steps(run.directory.checkpoints)[-count:]
@@ -174,8 +178,9 @@ def save_average(run: Run, reporter: Reporter, count: int) -> Path:
         f"averaging the weights of the last {len(newest)} checkpoints, from step {newest[0].name[5:].lstrip('0')}"
     )
     if run.validation is not None:
-        with run.state.holding(contents.model):
-            _validate(run, reporter)
+        with run.signals.held(), run.state.holding(contents.model), run.signals.let():
+            metrics = _measured(run)
+        _told(run, reporter, metrics)
     with run.signals.held():
         path = checkpoints.save(run.directory.checkpoints, contents, "average")
         checkpoints.mark(run.directory.checkpoints, "last", path)
@@ -238,16 +243,19 @@ def _log(run: Run, reporter: Reporter, watch: Stopwatch, lr: float, result: Step
     reporter.step(state.step, loss, lr, count / seconds)
 
 
-def _validate(run: Run, reporter: Reporter) -> dict[str, float]:
+def _measured(run: Run) -> dict[str, float]:
     """Metrics over the whole validation split, with the averaged weights where there are any."""
     assert run.validation is not None
     failpoint("train.validating")
-    with run.state.averaged():
+    with run.signals.held(), run.state.averaged(), run.signals.let():
         judged = judge(run.loaded, run.validation, getattr(run.task, "texts", []) or None)
-    metrics = values_of(run.task, judged.measures)
+    return values_of(run.task, judged.measures)
+
+
+def _told(run: Run, reporter: Reporter, metrics: dict[str, float]) -> None:
+    """Record and show a validation."""
     _record(run, {"step": run.state.step, "val": metrics})
     reporter.line(f"step {run.state.step}/{run.total}  validation: {shown_metrics(metrics)}")
-    return metrics
 
 
 def _record(run: Run, record: dict[str, Any]) -> None:
@@ -256,24 +264,24 @@ def _record(run: Run, record: dict[str, Any]) -> None:
         run.tensorboard.write(record)
 
 
-def note_score(run: Run, metrics: dict[str, float]) -> bool:
+def _noted(run: Run, reporter: Reporter, metrics: dict[str, float]) -> bool:
     """Take note of a validation; True where it is the best so far, which what is not a finite number never is."""
+    _told(run, reporter, metrics)
     state, value = run.state, metrics[run.task.metric]
-    better = math.isfinite(value) and (
+    finite = math.isfinite(value)
+    better = finite and (
         state.best is None or (value > state.best if run.task.higher_is_better else value < state.best)
     )
+    state.scores[str(state.step)] = value if finite else None
     state.since_best = 0 if better else state.since_best + 1
     if better:
         state.best = value
     return better
 
 
-def save(run: Run, metrics: dict[str, float] | None = None, better: bool = False) -> Path:
+def save(run: Run, better: bool = False) -> Path:
     """Commit a checkpoint of this step, move `last` (and `best`), and prune those that the spec does not keep."""
     state, options = run.state, run.options
-    if metrics is not None:
-        score = metrics[run.task.metric]
-        state.scores[str(state.step)] = score if math.isfinite(score) else None
     path = checkpoints.save(run.directory.checkpoints, run.contents(state))
     checkpoints.mark(run.directory.checkpoints, "last", path)
     if better:

@@ -15,7 +15,7 @@ from bigmodel_cli.device import total_memory
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.models import ViTOptions
-from bigmodel_cli.models.describe import Layer, describe, flops
+from bigmodel_cli.models.describe import Layer, describe, flops, training_flops
 from bigmodel_cli.models.footprint import step_bytes
 from bigmodel_cli.optim import describe_weights, summary
 from bigmodel_cli.roles import named_weights
@@ -37,7 +37,8 @@ class Plan:
 
     layers: list[Layer]
     parameters: int
-    flops_per_sample: int
+    flops_per_sample: int  # forward
+    training_flops_per_sample: int  # and backward
     state_bytes: int  # weights, gradients, optimizer state, averages
     activation_bytes: int  # and what else a step needs beside them
     steps: int
@@ -59,7 +60,7 @@ class Plan:
                 "",
                 f"parameters        {self.parameters:,}",
                 f"FLOPs per sample  {quantity(self.flops_per_sample, 'FLOP')} forward, "
-                f"about {quantity(3 * self.flops_per_sample, 'FLOP')} in training",
+                f"{quantity(self.training_flops_per_sample, 'FLOP')} in training",
                 f"memory            about {quantity(memory, 'B')}: {quantity(self.state_bytes, 'B')} for weights, gradients "
                 f"and optimizer, {quantity(self.activation_bytes, 'B')} for activations in fp32",
                 f"steps             {self.steps:,}, over {self.samples:,} training samples",
@@ -164,6 +165,7 @@ def plan(spec: Spec, facts: Facts, train: Split) -> Plan:
         layers=layers,
         parameters=sum(p.numel() for p in model.parameters()),
         flops_per_sample=flops(model, *example(spec, facts, 1, meta)),
+        training_flops_per_sample=training_flops(model, *example(spec, facts, 1, meta)),
         state_bytes=state,
         activation_bytes=peak_bytes(spec, facts, model, longest_rows(train)) - state,
         steps=spec.train.total_steps(micro_batches(train, spec.train).per_epoch),

@@ -64,3 +64,16 @@ class Signals:
         finally:
             self.depth -= 1
         self.raise_pending()
+
+    @contextlib.contextmanager
+    def let(self) -> Iterator[None]:
+        """Inside `held()`: a signal takes effect at once again, and what was entered between the two is left in its own time.
+
+        `with held(), exchanged(), let(): ...` never leaves an exchange half done.
+        """
+        try:
+            self.depth -= 1
+            self.raise_pending()
+            yield
+        finally:
+            self.depth += 1

@@ -14,6 +14,7 @@ from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.metrics.text import need_libraries
 from bigmodel_cli.models import ViTOptions
+from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import MaskedImageOptions, Task
 from bigmodel_cli.train.frozen import freeze
@@ -36,16 +37,26 @@ def check_task(spec: Spec, task: Task, data: DataSet) -> None:
             "train.patience: there is no validation by which to stop; name validation data, or leave data.val_fraction out "
             "to hold out a tenth of the training data"
         )
+    train = spec.train
+    validates = train.validate_every is not None or train.validate_epochs is not None
+    if train.patience is not None and not validates:
+        raise SpecError(
+            "train.patience: it counts validations, and there is one alone, at the end; give train.validate_every"
+        )
+    if train.average_last is not None and train.average_last > 1 and not (validates or train.checkpoint_every):
+        raise SpecError(
+            f"train.average_last: {train.average_last} checkpoints, and one alone is saved, at the end; give "
+            "train.checkpoint_every"
+        )
+    if train.batch_tokens is not None and train.batch_size != TrainOptions.model_fields["batch_size"].default:
+        say(
+            f"train.batch_size: {train.batch_size} is not read, since train.batch_tokens: {train.batch_tokens} fills the batches; "
+            "set that to null for batches of so many samples"
+        )
     if isinstance(spec.task, MaskedImageOptions) and isinstance(spec.model, ViTOptions):
         rows, columns = spec.model.grid(data.facts)
         spec.task.visible(rows * columns)
     need_libraries(getattr(task, "texts", []))
-    sides = spec.model.type == "seq2seq"
-    if sides != ("source" in task.reads):
-        raise SpecError(
-            f"model.type: {spec.model.type} {'reads a source and writes a target' if sides else 'has one side'}, and "
-            f"task.type: {task.name} {'has no source' if sides else 'has two'}"
-        )
 
 
 def build_started(spec: Spec, facts: Facts, device: torch.device, source: Path | None) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 from bigmodel_cli.checkpoints import load_weights
 from bigmodel_cli.errors import CheckpointError
+from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.optim import Optimizer
 
@@ -114,6 +115,7 @@ class TrainState:
     def swap(self) -> None:
         """Exchange the weights and their moving average."""
         for name, p in self.model.named_parameters():
+            failpoint("train.exchanging")
             if name in self.ema:
                 p.data, self.ema[name] = self.ema[name], p.data
 

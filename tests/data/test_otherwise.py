@@ -289,7 +289,7 @@ def test_what_a_checkpoint_has_settled_is_said(cli: Cli) -> None:
     assert "not used" not in cli("finetune", "--from", "t", "t.yaml", "--out", "h").err
     # No table of positions is read behind its end.
     longer = cli("eval", "t", "--set", "data.context=17")
-    assert (longer.status, "data.context: 17 tokens, and the model has positions for 16" in longer.err) == (2, True)
+    assert (longer.status, "has items of 17 tokens, and the model's positions end after 16" in longer.err) == (2, True)
     assert cli("eval", "t", "--set", "data.context=9").status == 0
 
 

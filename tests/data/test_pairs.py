@@ -152,6 +152,9 @@ def test_an_encoder_decoder_learns_to_turn_words_around(cli: Cli) -> None:
     assert cli("bench", "turn.yaml", "--seconds", 0.1).status == 0
 
 
+DECODER = "{type: decoder, dim: 16, blocks: [{mixer: {type: attention, num_heads: 2}}]}"
+
+
 @pytest.mark.parametrize(
     ("changes", "status", "message"),
     [
@@ -159,7 +162,11 @@ def test_an_encoder_decoder_learns_to_turn_words_around(cli: Cli) -> None:
         (["data.source=[no.txt]"], 3, "data.source: no.txt: no such file"),
         (["data.val_source=[a.txt]"], 2, "give both val_source and val_target, or neither"),
         (["data.context=1"], 3, "no training pair fits into data.context 1"),
-        (["task.type=causal_lm"], 2, "task.type: causal_lm reads tokens, and data.type: pairs has source, target"),
+        (
+            [f"model={DECODER}", "task.type=causal_lm"],
+            2,
+            "task.type: causal_lm reads tokens, and data.type: pairs has source, target",
+        ),
         (
             ["data={type: text, files: [a.txt], context: 4, val_fraction: 0.5}"],
             2,
@@ -168,7 +175,7 @@ def test_an_encoder_decoder_learns_to_turn_words_around(cli: Cli) -> None:
         (
             ["model={type: encoder, dim: 16, blocks: [{ffn: {type: relu}}]}"],
             2,
-            "model.type: encoder has one side, and task.type: seq2seq has two",
+            "task.type: seq2seq is learnt by model.type: seq2seq, and model.type is encoder",
         ),
     ],
 )

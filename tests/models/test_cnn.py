@@ -13,7 +13,7 @@ from bigmodel_cli.config import Facts
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models import build
 from bigmodel_cli.models.cnn import CNNOptions
-from bigmodel_cli.models.describe import describe, flops
+from bigmodel_cli.models.describe import describe, flops, training_flops
 from bigmodel_cli.models.torchvision import TorchvisionOptions
 from bigmodel_cli.spec import load
 
@@ -39,6 +39,27 @@ def test_the_mnist_network() -> None:
     shapes = {layer.path: layer.shape for layer in describe(model, x[:1])}
     assert shapes["layers.0"] == (1, 32, 26, 26)
     assert shapes["layers.6"] == (1, 64)
+
+
+def test_a_training_step_computes_the_gradients_that_are_wanted() -> None:
+    """Of each product that of its weights and of its input, from the first trained weight on; no more of what is frozen."""
+    layers = [
+        {"type": "conv", "channels": 8},
+        {"type": "conv", "channels": 8, "groups": 8, "stride": 2},
+        {"type": "flatten"},
+        {"type": "dense", "units": "classes"},
+    ]
+    model = cnn(layers).to("meta")
+    costs = [2 * 5 * 26 * 26 * 8 * 9, 2 * 5 * 12 * 12 * 8 * 9, 2 * 5 * 12 * 12 * 8 * 10]  # of five images
+    x = torch.zeros(5, 1, 28, 28, device="meta")
+    assert flops(model, x) == sum(costs)
+    assert training_flops(model, x) == 3 * sum(costs) - costs[0]  # the image needs no gradient
+    for parameter in model.layers[0].parameters():  # type: ignore[index, union-attr]
+        parameter.requires_grad_(False)
+    assert training_flops(model, x) == 3 * sum(costs) - 2 * costs[0] - costs[1]
+    for parameter in model.layers[1].parameters():  # type: ignore[index, union-attr]
+        parameter.requires_grad_(False)
+    assert training_flops(model, x) == sum(costs) + costs[2]
 
 
 def test_the_best_spec_keeps_to_the_budget() -> None:

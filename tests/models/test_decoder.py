@@ -12,6 +12,7 @@ from bigmodel_cli.config import Facts
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models import build
 from bigmodel_cli.models.decoder import Decoder, DecoderOptions
+from bigmodel_cli.models.describe import flops, training_flops
 from bigmodel_cli.models.generate import Sampling, Seen, generate, keep_likely, sample
 from bigmodel_cli.spec import load
 
@@ -269,3 +270,27 @@ def test_the_mark_that_ends_a_text_is_not_a_repetition() -> None:
 def test_what_does_not_fit_is_said_with_its_path(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         decoder(**changes)
+
+
+@pytest.mark.parametrize("kind", ["attention", "differential"])
+def test_a_decoder_that_sees_what_it_foretells_is_refused(kind: str) -> None:
+    mixer = {"type": kind, "num_heads": 2}
+    values = {"dim": 16, "blocks": [{"mixer": {**mixer, "causal": True}}, {"mixer": mixer}]}
+    assert len(DecoderOptions.model_validate(values).blocks) == 2
+    values["blocks"] = [{"mixer": mixer}, {"mixer": {**mixer, "causal": False}}]
+    with pytest.raises(ValueError, match=r"blocks\.1\.mixer\.causal: false lets a position see the tokens after it"):
+        DecoderOptions.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    "mixer", [{"type": "attention", "num_heads": 2}, {"type": "attention", "num_heads": 2, "window": 4}]
+)
+def test_a_decoders_training_takes_three_times_its_forward_pass(mixer: dict[str, Any]) -> None:
+    """Attention's scores and sums count among them, with a mask or without; what its kernel does twice does not."""
+    dim, length = 16, 12
+    model = decoder(dim=dim, blocks=[{"mixer": mixer}], position={"type": "none"}).to("meta")
+    tokens = torch.zeros(1, length, dtype=torch.int64, device="meta")
+    if "window" not in mixer:
+        attention = 2 * 2 * length * length * dim
+        assert flops(model, tokens) == 2 * length * dim * (4 * dim + 50) + attention
+    assert training_flops(model, tokens) == 3 * flops(model, tokens)

@@ -256,6 +256,10 @@ def test_decoding_with_a_cache_equals_decoding_without() -> None:
     [
         ({"decoder": [{"mixer": ATTENTION}]}, "no block has cross"),
         ({"encoder": [{"cross": {"num_heads": 4}}]}, "it has no memory to read"),
+        (
+            {"decoder": [{"cross": {"num_heads": 4}}, {"mixer": {**ATTENTION, "causal": False}}]},
+            "decoder.1.mixer.causal: false lets a position see the tokens after it",
+        ),
     ],
 )
 def test_an_encoder_decoder_that_cannot_work_is_refused(changes: dict[str, Any], message: str) -> None:

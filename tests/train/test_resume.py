@@ -263,3 +263,43 @@ def test_killed_ten_times_at_random_moments_on_real_data(
         result = finish(shell("pretrain", spec, "--out", out, *words, *resume), 300)
         assert result.status == 0, result.err
         assert digests(Path(result.out.strip())) == expected, f"kill number {number}"
+
+
+def validations(run: Path) -> list[dict[str, Any]]:
+    """What metrics.jsonl says of them."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [record for record in records if "val" in record]
+
+
+@pytest.mark.parametrize(
+    ("point", "step"),
+    [
+        ("train.validating:SIGTERM:2", 6),  # in a validation
+        ("train.step:SIGTERM:6", 6),  # in the step before it
+        ("train.exchanging:SIGTERM:3", 3),  # while the averaged weights take their place
+        ("train.exchanging:SIGTERM:20", 3),  # while they leave it, or in the save
+        ("train.validating:SIGTERM:4", 12),  # in the last one
+    ],
+)
+def test_a_validation_that_a_signal_cut_short_is_made_up(
+    point: str, step: int, decoder_spec: Path, cli: Cli, zygote: Zygote
+) -> None:
+    """It counts for patience and for the best checkpoint as if nobody had stopped the run."""
+    changes = ["train.validate_every=3", "train.ema=0.5", "train.patience=3", "train.keep_best=2"]
+    whole = uninterrupted(cli, decoder_spec, *changes)
+    words = [w for c in changes for w in ("--set", c)]
+    stopped = zygote.run("pretrain", decoder_spec, "--out", "run", *words, env={"BIGMODEL_FAILPOINT": point})
+    assert stopped.status == 143
+    assert f"stopped at step {step} of 12" in stopped.err
+    resumed = cli(*resume_command(stopped.err))
+    assert resumed.status == 0, resumed.err
+    assert digests(Path(resumed.out.strip())) == digests(whole)
+    assert [r["step"] for r in validations(Path("whole"))] == [3, 6, 9, 12]
+    assert validations(Path("run")) == validations(Path("whole"))
+    best = [Path(run, "checkpoints", "best").resolve().name for run in ("run", "whole")]
+    assert best[0] == best[1]
+    scores = [
+        checkpoints.read(Path(run, "checkpoints", best[0]), train_state=True).state["scores"]
+        for run in ("run", "whole")
+    ]
+    assert scores[0] == scores[1]

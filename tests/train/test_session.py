@@ -79,3 +79,20 @@ def test_an_optimizer_state_of_other_weights_is_refused() -> None:
     with pytest.raises(CheckpointError, match=r"2 tensors are in one of them alone, such as exp_avg\.0\.weight"):
         state.restore(weights, train, values)
     assert torch.equal(model[0].weight, before)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("train.patience=2", "train.patience: it counts validations, and there is one alone, at the end"),
+        ("train.average_last=3", "train.average_last: 3 checkpoints, and one alone is saved, at the end"),
+    ],
+)
+def test_what_counts_validations_or_checkpoints_needs_several(
+    option: str, message: str, decoder_spec: Path, cli: Cli
+) -> None:
+    once = ["--set", "train.validate_every=null", "--set", "train.checkpoint_every=null", "--set", option]
+    for words in ([], ["--dry-run"]):
+        refused = cli("pretrain", decoder_spec, "--out", "run", *once, *words)
+        assert (refused.status, message in refused.err) == (2, True), refused.err
+    assert not Path("run/checkpoints").exists()
