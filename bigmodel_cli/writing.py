@@ -187,10 +187,12 @@ def longest_text(loaded: Loaded, decoding: Decoding) -> int:
     """The most tokens, the end included, that an encoder-decoder writes: as asked for, or as the task says, within the context."""
     model, task = cast(Any, loaded.model), loaded.spec.task
     room = min(model.limit, model.max_len)
-    if decoding.max_tokens is not None and decoding.max_tokens > room:
-        say(f"--max-tokens {decoding.max_tokens}: the model's context has room for {room} tokens; texts are cut there")
     own = task.max_tokens if isinstance(task, Seq2SeqTaskOptions) else None
-    return int(min(decoding.max_tokens or own or room, room))
+    wanted = decoding.max_tokens or own or room
+    if wanted > room:
+        option = "--max-tokens" if decoding.max_tokens else "task.max_tokens"
+        say(f"{option} {wanted}: the model's context has room for {room} tokens; texts are cut there")
+    return int(min(wanted, room))
 
 
 @dataclass(frozen=True)

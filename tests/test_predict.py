@@ -207,6 +207,9 @@ def test_texts_end_where_the_context_does_and_those_without_an_end_are_counted(
     assert said[0]["unfinished"] is True
     assert [len(h["text"]) for h in said[0]["hypotheses"]] == [240, 240]
     assert "--max-tokens 1000: the model's context has room for 240 tokens" in capfd.readouterr().err
+    more = type(loaded)(**{**vars(loaded), "spec": load_checkpoint(pairs, "cpu", ["task.max_tokens=500"]).spec})
+    list(write_after_reading(more, ["ab"], Decoding()))
+    assert "task.max_tokens 500: the model's context has room for 240 tokens" in capfd.readouterr().err
     with torch.no_grad():
         model.head.bias[end] = 1e9  # it ends at once
     assert list(write_after_reading(loaded, ["ab"], Decoding(beams=1))) == [{"input": "ab", "text": ""}]
