@@ -457,7 +457,7 @@ def test_recordings_that_cannot_be_decoded(packing: str, content: bytes, message
         (["data.hop=0.00001"], 2, "at 8000 Hz they hold less than a sample"),
         (["data.rate=.nan"], 2, "data.rate"),
         (["data.seconds=null"], 2, "model.type: cnn reads labelled images, and the data has none"),
-        (["task.type=ctc"], 2, "task.type: ctc reads frames, lengths, target, and data.type: audio has image, label"),
+        (["task.type=ctc"], 2, "task.type: ctc is learnt by model.type: encoder, and model.type is cnn"),
     ],
 )  # fmt: skip
 def test_what_does_not_go_together_is_said(changes: list[str], status: int, message: str, cli: Cli) -> None:
