@@ -184,14 +184,13 @@ def _evaluate(path: Path, overrides: Sequence[str], split: str | None, device: s
 
 
 def _check_length(loaded: Loaded, data: DataSet, name: str) -> None:
-    """Raise `SpecError` where an item is longer than the model, whose positions end, can read."""
+    """Raise `SpecError` where an item is longer than the model, whose positions end, can read; of recordings the data says so."""
     limit, lengths = getattr(loaded.model, "limit", None), data.split(name).lengths
     longest = data.facts.context if lengths is None else int(lengths.max())
     if limit is not None and longest is not None and longest > limit:
-        what = "frames" if data.facts.frame_width is not None else "tokens"
         raise SpecError(
-            f"the {name} split has items of {longest:,} {what}, and the model's positions end after {limit:,}; "
-            + ("cut the recordings" if what == "frames" else f"set data.context to {limit:,} at most")
+            f"the {name} split has items of {longest:,} tokens, and the model's positions end after {limit:,}; set data.context to "
+            f"{limit:,} at most"
         )
 
 

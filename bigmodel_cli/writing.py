@@ -280,8 +280,7 @@ def stream_text(
     )
     for step in steps:
         produced.append(int(step[0]))
-        whole = added_text(tokenizer, content, produced).rstrip(
-            "\ufffd"
-        )  # a character whose last bytes are still to come
+        # A character whose last bytes are still to come is not shown.
+        whole = added_text(tokenizer, content, produced).rstrip("\ufffd")
         yield whole[len(shown) :]
         shown = whole

@@ -227,9 +227,8 @@ def open_images(
     shape = choose_shape(opened, options.size, options.channels, white, known.image_shape if known else None, say)
     loaded = {n: _load(s, options, shape, white, f"{s.digest}-{n}-{fraction}", say) for n, s in opened.items()}
     first = next(iter(loaded.values()))
-    mean, std = (
-        (known.mean, known.std) if known else _normalisation(options, first, assets)
-    )  # of all images, however few of their labels are used
+    # Of all images, however few of their labels are used.
+    mean, std = (known.mean, known.std) if known else _normalisation(options, first, assets)
     kept: tuple[float, ...] = ()
     if options.label_fraction < 1 and "train" in parts:
         kept = (options.label_fraction,)
@@ -248,9 +247,8 @@ def open_images(
     augmentation = Augmentation(options.augment)
     splits: dict[str, Split] = {n: ImageSplit(source, facts, augmentation) for n, source in loaded.items()}
     if options.augment and only is None:
-        splits["train"].batch(
-            np.zeros(1, np.int64), 0, 0, True
-        )  # a transform that does not fit is an error before all else
+        # A transform that does not fit is an error before anything is trained.
+        splits["train"].batch(np.zeros(1, np.int64), 0, 0, True)
     content = (raw.digest, first.shape, white, fraction, options.on_bad, *kept)
     key = hashlib.sha256(repr(content).encode()).hexdigest()
     return DataSet(facts, key, splits, {}, {n: s.items for n, s in parts.items()}, "images", fraction > 0)

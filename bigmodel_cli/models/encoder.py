@@ -18,7 +18,7 @@ from bigmodel_cli.models.start import UNLIMITED, init_normal, sizes
 from bigmodel_cli.parts import Norm, Position
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
-from bigmodel_cli.parts.position import NoPositionOptions, Rotary
+from bigmodel_cli.parts.position import NoPositionOptions
 from bigmodel_cli.parts.stream import Stream, padding_segments
 from bigmodel_cli.roles import OUTER, Role
 
@@ -96,9 +96,9 @@ class Encoder(Module):
         else:
             self.head = TokenHead(dim, vocab, options.blocks[0].norm)
         self.labels = bool(facts.classes) and not facts.spelling
-        turned = any(isinstance(module, Rotary) for module in self.modules())
+        tabled = any(getattr(module, "has_table", False) for module in self.modules())
         stride = self.frontend.stride if self.frontend is not None else 1
-        self.limit = stride * self.max_len if turned or self.position is not None else UNLIMITED  # tokens or frames
+        self.limit = stride * self.max_len if tabled else UNLIMITED  # tokens or frames
         std = options.init_std or dim**-0.5
         init_normal(self, std, {})
         if self.embedding is not None:

@@ -199,6 +199,8 @@ class T5Options(Options):
 class LearnedPosition(Module):
     """(B, T, C) -> (B, T, C)   x + table[positions] (Gehring et al. 2017; GPT-2)."""
 
+    has_table = True  # of `max_len` positions
+
     def __init__(self, dim: int, max_len: int) -> None:
         super().__init__()
         self.table = nn.Embedding(max_len, dim)
@@ -214,6 +216,8 @@ class LearnedPosition(Module):
 
 class SinusoidalPosition(Module):
     """(B, T, C) -> (B, T, C)   x + [sin(t / 10000^(2i/C)), cos(t / 10000^(2i/C))] (Vaswani et al. 2017)."""
+
+    has_table = True  # of `max_len` positions
 
     def __init__(self, dim: int, max_len: int, layout: str = "interleaved") -> None:
         super().__init__()
@@ -240,6 +244,8 @@ class Rotary(Module):
     The pairing is Llama's; the channels after R are left alone. `rate` (R/2) are radians per position; cosines and sines are
     multiplied by `size`. Angles are found in float64: in float32 that of position 100,000 is off by a hundredth.
     """
+
+    has_table = True  # of `max_len` positions
 
     def __init__(self, rate: Tensor, max_len: int, size: float = 1.0) -> None:
         super().__init__()
