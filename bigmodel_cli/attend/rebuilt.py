@@ -25,4 +25,5 @@ def draw_reconstructions(
     with evaluating(model), torch.inference_mode():
         seen, rebuilt = task.rebuild(model, batch)
     rows = [denormalise(x, facts).cpu() for x in (batch["image"], seen, rebuilt)]
-    draw_rows(dict(zip(("image", "seen", "rebuilt"), rows, strict=True)), path)
+    last = "rebuilt at\ntrue mean,\ndeviation" if task.options.normalize else "rebuilt"
+    draw_rows(dict(zip(("image", "seen", last), rows, strict=True)), path)

@@ -158,7 +158,8 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
         if isinstance(task, MaskedImage):
             picture, split = directory.path / "rebuilt.png", "val" if "val" in data.splits else "train"
             draw_reconstructions(model, task, data.split(split), data.facts, device, picture)
-            say(f"rebuilt images: {picture}")
+            given = ", each hidden patch at its true mean and deviation, which the loss does not ask for"
+            say(f"rebuilt images: {picture}{given if task.options.normalize else ''}")
     if not directory.metrics.broken:
         draw_curve(directory.metrics.path, directory.path / "curve.png", task.metric)
         say(f"curve: {directory.path / 'curve.png'}")
