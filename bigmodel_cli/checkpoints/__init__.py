@@ -5,7 +5,9 @@ the assets of the data (tokenizer.json), trained_on.bin (hashes of the items), a
 size and SHA-256 and every tensor with its shape and dtype. It holds no absolute path, and reading it never runs code.
 """
 
-from bigmodel_cli.checkpoints.native import Contents, find, mark, newest, prune, read, read_spec, save, steps
+from bigmodel_cli.checkpoints.contents import Contents
+from bigmodel_cli.checkpoints.reading import find, newest, read, read_spec, steps
+from bigmodel_cli.checkpoints.saving import mark, prune, save
 from bigmodel_cli.checkpoints.weights import LoadReport, load_weights, mean_weights
 
 __all__ = [

@@ -1,0 +1,141 @@
+"""Saving checkpoints, and removing those that are no longer kept.
+
+Commit protocol: everything is written into a temporary folder and fsynced, the folder is renamed, its parent fsynced; `last` and
+`best` (relative links) move only after that. Failpoints, in the order in which a save reaches them: checkpoint.write,
+checkpoint.wrote, checkpoint.synced (each once a file), checkpoint.rename, checkpoint.renamed, checkpoint.marked,
+checkpoint.prune (before each file that is removed).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import yaml
+
+from bigmodel_cli.checkpoints import safe
+from bigmodel_cli.checkpoints.contents import FACTS, FORMAT, MANIFEST, MODEL, SPEC, STATE, STEP, TRAIN, Contents
+from bigmodel_cli.checkpoints.reading import steps
+from bigmodel_cli.console import quantity
+from bigmodel_cli.errors import ResourceError
+from bigmodel_cli.failpoints import failpoint
+
+_DRAFT = re.compile(r"\.draft-step-[0-9]+-([0-9]+)\Z")
+
+
+def save(checkpoints: Path, contents: Contents, name: str | None = None) -> Path:
+    """Commit a checkpoint, called after its step unless it has a name, and return its folder.
+
+    Raises `ResourceError`; then nothing of it is left.
+    """
+    target = checkpoints / (name or f"step-{contents.step:08d}")
+    draft = checkpoints / f".draft-step-{contents.step}-{os.getpid()}"
+    files = {
+        MODEL: safe.dump(contents.model),
+        TRAIN: safe.dump(contents.train),
+        STATE: json.dumps(contents.state, indent=1, allow_nan=False).encode(),
+        FACTS: json.dumps(contents.facts, indent=1, allow_nan=False).encode(),
+        SPEC: yaml.safe_dump(contents.spec, sort_keys=False).encode(),
+        **contents.assets,
+    }
+    manifest = {
+        "format": FORMAT,
+        "step": contents.step,
+        "files": {n: {"size": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in files.items()},
+        "tensors": {MODEL: safe.describe(contents.model), TRAIN: safe.describe(contents.train)},
+    }
+    files[MANIFEST] = json.dumps(manifest, indent=1).encode()
+    try:
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        for name, content in files.items():
+            _write(draft / name, content)
+        _sync(draft)
+        failpoint("checkpoint.rename")
+        if target.exists():  # the same step again, after a resume: its content is the same
+            shutil.rmtree(target)
+        os.rename(draft, target)
+        failpoint("checkpoint.renamed")
+        _sync(checkpoints)
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise _not_saved(checkpoints, sum(map(len, files.values())), error) from None
+    return target
+
+
+def _write(path: Path, content: bytes) -> None:
+    failpoint("checkpoint.write")
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        failpoint("checkpoint.wrote")
+        os.fsync(file.fileno())
+    failpoint("checkpoint.synced")
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _not_saved(checkpoints: Path, needed: int, error: OSError) -> ResourceError:
+    reason = os.strerror(error.errno or 0)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        free = shutil.disk_usage(checkpoints).free
+        return ResourceError(
+            f"{checkpoints}: a checkpoint was not saved: {reason}; it needs {needed:,} bytes ({quantity(needed, 'B')}), and "
+            f"{free:,} are free. Make room, then go on with --resume"
+        )
+    return ResourceError(f"{checkpoints}: a checkpoint was not saved: {reason}; the ones before it are untouched")
+
+
+def mark(checkpoints: Path, name: str, folder: Path) -> None:
+    """Let the relative link `name` ('last', 'best') point to a committed checkpoint. Raises `ResourceError`."""
+    draft = checkpoints / f".{name}-{os.getpid()}"
+    try:
+        draft.unlink(missing_ok=True)
+        draft.symlink_to(folder.name)
+        os.replace(draft, checkpoints / name)
+        failpoint("checkpoint.marked")
+        _sync(checkpoints)
+    except OSError as error:
+        raise ResourceError(f"{checkpoints / name}: cannot be written: {os.strerror(error.errno or 0)}") from None
+
+
+def prune(checkpoints: Path, keep: set[Path]) -> None:
+    """Remove the checkpoints that are not in `keep`, and what dead processes left half written; never the newest."""
+    present = steps(checkpoints)
+    kept = {path.name for path in (*keep, *present[-1:])}
+    kept |= {os.readlink(link) for link in (checkpoints / "last", checkpoints / "best") if link.is_symlink()}
+    for path in [p for p in present if p.name not in kept]:
+        # The manifest goes first: what is half removed is no checkpoint any more.
+        for file in (path / MANIFEST, *sorted(path.iterdir())):
+            failpoint("checkpoint.prune")
+            file.unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
+    for path in checkpoints.iterdir():
+        match = _DRAFT.match(path.name)
+        abandoned = (
+            not _alive(int(match[1])) if match else bool(STEP.match(path.name)) and not (path / MANIFEST).exists()
+        )
+        if abandoned:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
