@@ -60,6 +60,10 @@ def _tell(message: str) -> None:
 
 def _leave(status: int) -> NoReturn:
     """Flush and leave without the interpreter's slow tear-down of torch; a reader that has gone is no error."""
+    import signal
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # how the command ends is settled
+        signal.signal(number, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(BrokenPipeError):
             stream.flush()
