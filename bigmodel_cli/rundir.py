@@ -67,11 +67,25 @@ class MetricsLog:
         )
 
 
+_locks: set[int] = set()
+"""The descriptors by which this process holds locks. A forked child closes them: it must not keep the lock of a dead parent."""
+
+
+def _let_go() -> None:
+    for descriptor in _locks:
+        os.close(descriptor)
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 class RunDirectory:
     """`path` with its lock held, until the `with` block ends or the process dies."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path, self.descriptor = path, descriptor
+        _locks.add(descriptor)
         self.checkpoints = path / "checkpoints"
         self.metrics = MetricsLog(path / "metrics.jsonl")
         self.last_step = 0
@@ -124,6 +138,7 @@ class RunDirectory:
 
     def close(self) -> None:
         """Give the lock back."""
+        _locks.discard(self.descriptor)
         os.close(self.descriptor)
 
     def begin(self, spec: str, step: int) -> None:

@@ -115,6 +115,8 @@ def _train(run: Run, reporter: Reporter) -> Path:
     path: Path | None = None
     training_mode(state.model, state.still)
     batches = run.feed.steps(state.step, run.total)
+    if state.step:
+        prune(run)
     started = state.step  # what comes before it is saved, but perhaps for the validation in which the run was stopped
     while True:
         done = state.step
@@ -281,11 +283,19 @@ def _noted(run: Run, reporter: Reporter, metrics: dict[str, float]) -> bool:
 
 def save(run: Run, better: bool = False) -> Path:
     """Commit a checkpoint of this step, move `last` (and `best`), and prune those that the spec does not keep."""
-    state, options = run.state, run.options
+    state = run.state
     path = checkpoints.save(run.directory.checkpoints, run.contents(state))
     checkpoints.mark(run.directory.checkpoints, "last", path)
     if better:
         checkpoints.mark(run.directory.checkpoints, "best", path)
+    prune(run)
+    run.directory.write_status("running", 0, "", state.step, path)
+    return path
+
+
+def prune(run: Run) -> None:
+    """Remove the checkpoints that the spec does not keep, and what was half removed when a process died."""
+    state, options = run.state, run.options
     present = sorted(run.directory.checkpoints.glob("step-*"))
     scores = {p: state.scores.get(str(int(p.name.removeprefix("step-")))) for p in present}
     finite = [(score, p) for p, score in scores.items() if score is not None]
@@ -293,5 +303,3 @@ def save(run: Run, better: bool = False) -> Path:
     newest = max(options.keep_last, options.average_last or 0)
     keep = {*present[-newest:], *(p for _, p in ranked[: options.keep_best])}
     checkpoints.prune(run.directory.checkpoints, keep)
-    run.directory.write_status("running", 0, "", state.step, path)
-    return path

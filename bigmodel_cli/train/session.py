@@ -38,7 +38,14 @@ from bigmodel_cli.train.loop import Run, fit
 from bigmodel_cli.train.memory import Plan, check_memory, plan
 from bigmodel_cli.train.prepare import prepare
 from bigmodel_cli.train.report import TensorBoard, draw_curve
-from bigmodel_cli.train.resume import Previous, check_fingerprint, latest_directory, merge_resumed, previous_run
+from bigmodel_cli.train.resume import (
+    Previous,
+    check_fingerprint,
+    latest_directory,
+    mark_again,
+    merge_resumed,
+    previous_run,
+)
 from bigmodel_cli.train.signals import Interrupted, Signals
 from bigmodel_cli.train.start import build_started, check_task, with_length
 from bigmodel_cli.train.state import TrainState
@@ -137,6 +144,8 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
     if previous is not None and previous.contents is not None:
         check_fingerprint(previous.contents, data)
         state.restore(previous.contents.model, previous.contents.train, previous.contents.state)
+        assert previous.path is not None
+        mark_again(directory.checkpoints, previous.path, previous.contents)
         say(f"resuming {directory.path} after step {state.step}")
         _describe_bend(options, previous.spec.train.total_steps(feed.micro.per_epoch), total, state.step)
     directory.begin(spec.to_yaml(), state.step)
