@@ -10,13 +10,17 @@ from typing import NoReturn
 
 def main() -> NoReturn:
     """Run `bigmodel` with the process's arguments and leave with its status."""
-    _leave(run(sys.argv[1:]))
+    try:
+        status = run(sys.argv[1:])
+    except KeyboardInterrupt:  # while the command line itself is imported
+        status = 130
+    _leave(status)
 
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit status (see errors.py); an unexpected error is raised."""
     from bigmodel_cli.cli import app
-    from bigmodel_cli.errors import BigmodelError
+    from bigmodel_cli.errors import BigmodelError, is_out_of_memory
 
     try:
         app(arguments, prog_name="bigmodel")
@@ -34,7 +38,7 @@ def run(arguments: list[str]) -> int:
 
         mute_stdout()
     except Exception as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         first = str(error).splitlines()[0]
         _tell(f"bigmodel: out of memory ({first}); set a smaller train.micro_batch, or a smaller model")
@@ -46,14 +50,6 @@ def _has_place(message: str) -> bool:
     """Whether a message begins with the place of a fault (file:line:column, or --set ...)."""
     first = message.splitlines()[0]
     return first.startswith("--") or any(piece.isdigit() for piece in first.split(":")[1:3])
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
-    )
 
 
 def _tell(message: str) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from bigmodel_cli import __version__
 from bigmodel_cli.arguments import (
+    AcceptData,
     Checkpoint,
     Device,
     DryRun,
@@ -36,7 +37,7 @@ from bigmodel_cli.arguments.evaluate import (
     Tasks,
 )
 from bigmodel_cli.arguments.look import Head, Input, Layer, Picture, Seconds, Target
-from bigmodel_cli.arguments.meaning import all_overrides, named_checkpoint, refuse, run_training, show
+from bigmodel_cli.arguments.meaning import Start, all_overrides, named_checkpoint, need_run, refuse, run_training, show
 from bigmodel_cli.arguments.predict import (
     Beams,
     DrawSeed,
@@ -82,11 +83,12 @@ def main(
 
 @app.command()
 def pretrain(
-    spec: SpecPath,
+    spec: SpecPath = None,
     set_: Set = None,
     plugin: Plugin = None,
     out: Out = None,
     resume: Resume = False,
+    accept_data: AcceptData = False,
     device: Device = "auto",
     precision: Precision = None,
     seed: Seed = None,
@@ -99,18 +101,23 @@ def pretrain(
     """
     from bigmodel_cli.spec import load
 
-    loaded = load(spec, all_overrides(set_, precision, seed))
-    run_training(loaded, spec.stem, out, resume, device, dry_run, json)
+    overrides = all_overrides(set_, precision, seed)
+    if spec is None:
+        need_run("pretrain", out, resume, dry_run)
+    loaded = load(spec, overrides) if spec is not None else None
+    name = spec.stem if spec is not None else ""
+    run_training(loaded, Start("pretrain", name, out, resume, device, overrides, accept_data, plugin, dry_run, json))
 
 
 @app.command()
 def finetune(
-    source: Source,
+    source: Source = None,
     spec: TaskSpec = None,
     set_: Set = None,
     plugin: Plugin = None,
     out: Out = None,
     resume: Resume = False,
+    accept_data: AcceptData = False,
     device: Device = "auto",
     precision: Precision = None,
     seed: Seed = None,
@@ -124,6 +131,12 @@ def finetune(
     from bigmodel_cli import checkpoints
     from bigmodel_cli.spec import from_dict, load
 
+    overrides = all_overrides(set_, precision, seed)
+    if source is None:
+        need_run("finetune", out, resume, dry_run)
+        refuse("a run that is gone on with without --from", {"SPEC": spec})
+        run_training(None, Start("finetune", "", out, resume, device, overrides, accept_data, plugin, dry_run, json))
+        return
     path = checkpoints.find(named_checkpoint(source))
     base = checkpoints.read_spec(path)
     # Each run begins anew: its own start, and its own measurement of how to compute.
@@ -132,10 +145,10 @@ def finetune(
         "init": {},
         "train": {**base["train"], "precision": "auto", "memory_format": "auto", "compile": "auto"},
     }
-    overrides = [*all_overrides(set_, precision, seed), f"init.checkpoint='{path}'"]
+    overrides = [*overrides, f"init.checkpoint='{path}'"]
     loaded = load(spec, overrides, base) if spec is not None else from_dict(base, overrides, f"{path}/spec.yaml")
     name = spec.stem if spec is not None else f"{path.parent.parent.name}-finetuned"
-    run_training(loaded, name, out, resume, device, dry_run, json)
+    run_training(loaded, Start("finetune", name, out, resume, device, overrides, accept_data, plugin, dry_run, json))
 
 
 @app.command("eval")

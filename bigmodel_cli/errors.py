@@ -52,6 +52,24 @@ class Stopped(BigmodelError):
         self.status = 128 + signal_number
 
 
+def status_of(error: BaseException) -> int:
+    """The exit status that an error of any kind ends a command with."""
+    if isinstance(error, BigmodelError):
+        return error.status
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return ResourceError.status if is_out_of_memory(error) else BigmodelError.status
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of the machine or of a device."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
+
+
 def did_you_mean(word: str, choices: object) -> str:
     """'; did you mean X?' for the closest of the choices, or '' where none is close."""
     import difflib

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
 import os
+import re
 import socket
 from pathlib import Path
 from types import TracebackType
@@ -13,14 +15,28 @@ from typing import Any
 
 from bigmodel_cli.console import say, strict_json
 from bigmodel_cli.errors import ResourceError, SpecError
+from bigmodel_cli.failpoints import failpoint
 
 MOST_TRIED = 10_000
+LOCK, SPEC, STATUS, METRICS = "run.lock", "spec.yaml", "status.json", "metrics.jsonl"
+_STEP = re.compile(r"step-[0-9]+\Z")
+_DRAFT = re.compile(rf"\.({SPEC}|{STATUS}|{METRICS})\.[0-9]+\Z")
 
 
-def fresh_directory(root: Path, name: str) -> Path:
-    """The first of root/name, root/name-2, root/name-3 ... that is not there."""
-    candidates = (root / (name if n == 1 else f"{name}-{n}") for n in range(1, MOST_TRIED))
-    return next(path for path in candidates if not path.exists())
+class InUse(ResourceError):
+    """Another process holds the run's lock."""
+
+
+class Occupied(SpecError):
+    """The directory holds a run, or other files, already."""
+
+
+def has_begun(path: Path) -> bool:
+    """Whether a run has recorded anything in this directory: its spec or a checkpoint."""
+    try:
+        return (path / SPEC).exists() or any(_STEP.match(name) for name in os.listdir(path / "checkpoints"))
+    except OSError:
+        return False
 
 
 class MetricsLog:
@@ -43,14 +59,24 @@ class MetricsLog:
         except OSError as error:
             self.fail(error)
 
+    def sync(self) -> None:
+        """Bring to the disk what was recorded so far: a checkpoint of this step must not outlive its records."""
+        if self.broken or not self.path.is_file():
+            return
+        try:
+            _sync(self.path)
+        except OSError as error:
+            self.fail(error)
+
     def cut(self, step: int) -> None:
-        """Drop what was recorded after `step`, and a line that was torn when the process died: a resume writes them again."""
+        """Drop what a resumed run writes again: records after `step`, of a result (`averaged`), and a line torn by a kill."""
         if not self.path.is_file():
             return
         kept = []
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
             try:
-                if line.endswith("\n") and json.loads(line)["step"] <= step:
+                record = json.loads(line)
+                if line.endswith("\n") and record["step"] <= step and "averaged" not in record:
                     kept.append(line)
             except (ValueError, KeyError, TypeError):
                 continue
@@ -81,15 +107,33 @@ os.register_at_fork(after_in_child=_let_go)
 
 
 class RunDirectory:
-    """`path` with its lock held, until the `with` block ends or the process dies."""
+    """`path` with its lock held, until the `with` block ends or the process dies.
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    Where nothing was recorded by then, nothing is left of it: a start that failed does not take the run's name.
+    """
+
+    def __init__(self, path: Path, descriptor: int, made: list[Path]) -> None:
         self.path, self.descriptor = path, descriptor
         _locks.add(descriptor)
+        self.made = made  # folders that are here since this process began, the innermost first
         self.checkpoints = path / "checkpoints"
-        self.metrics = MetricsLog(path / "metrics.jsonl")
-        self.last_step = 0
-        self.last_checkpoint: str | None = None
+        self.metrics = MetricsLog(path / METRICS)
+        self.begun = has_begun(path)
+        self.recording = False  # this process has begun, or gone on with, the run
+        self.previous = _read_status(path / STATUS) if self.begun else {}
+        step, checkpoint = self.previous.get("last_step"), self.previous.get("last_checkpoint")
+        self.last_step = step if isinstance(step, int) else 0
+        self.last_checkpoint = checkpoint if isinstance(checkpoint, str) else None
+
+    @classmethod
+    def fresh(cls, root: Path, name: str) -> RunDirectory:
+        """The first of root/name, root/name-2, root/name-3 ... where nothing is, and nobody is about to begin."""
+        for number in range(1, MOST_TRIED):
+            path = root / (name if number == 1 else f"{name}-{number}")
+            if not os.path.lexists(path) or _vacant(path):
+                with contextlib.suppress(InUse, Occupied):
+                    return cls.open(path, resume=False)
+        raise ResourceError(f"{root}: {name} and {MOST_TRIED:,} names like it are taken; choose another with --out")
 
     @classmethod
     def open(cls, path: Path, *, resume: bool) -> RunDirectory:
@@ -100,32 +144,28 @@ class RunDirectory:
         """
         if resume and not path.is_dir():
             raise SpecError(f"--resume: {path}: no such run; start it without --resume")
-        made = not path.exists()
+        made = [p for p in (path, *path.parents) if not p.exists()]
+        if path.is_dir() and _vacant(path) and any(path.iterdir()):
+            made = [path]  # what a process left that was killed before it began
         try:
             path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = _locked(path)
         except OSError as error:
             if made and path.is_dir():
-                path.rmdir()
+                (path / LOCK).unlink(missing_ok=True)
+            _remove_empty(made)
             raise ResourceError(
                 f"{path}: cannot be written: {os.strerror(error.errno or 0)}; choose another place with --out"
             ) from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            owner = os.read(descriptor, 200).decode("utf-8", "replace").strip() or "another process"
+        directory = cls(path, descriptor, made)
+        if not resume and not _vacant(path):
+            directory.made = []
             os.close(descriptor)
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise ResourceError(f"{path}: cannot be locked: {os.strerror(error.errno or 0)}") from None
-            raise ResourceError(f"{path}: in use by {owner}; wait for it, or choose another place with --out") from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
-        directory = cls(path, descriptor)
-        if not resume and any(p.name != "run.lock" for p in path.iterdir()):
-            directory.close()
-            raise SpecError(
+            raise Occupied(
                 f"{path}: holds a run (or other files) already; go on with it by --resume, or choose another --out"
             )
+        for draft in [p for p in path.iterdir() if _DRAFT.match(p.name)]:
+            draft.unlink(missing_ok=True)
         return directory
 
     def __enter__(self) -> RunDirectory:
@@ -137,18 +177,30 @@ class RunDirectory:
         self.close()
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Give the lock back, and leave nothing where nothing was recorded."""
+        if not self.begun and _vacant(self.path):
+            for name in (STATUS, LOCK):
+                with contextlib.suppress(OSError):
+                    (self.path / name).unlink(missing_ok=True)
+            _remove_empty(self.made)
         _locks.discard(self.descriptor)
         os.close(self.descriptor)
 
     def begin(self, spec: str, step: int) -> None:
         """Record the resolved spec, and cut the log to the step that training goes on from. Raises `ResourceError`."""
         try:
-            _replace(self.path / "spec.yaml", spec)
+            _replace(self.path / SPEC, spec)
+            _sync(self.path.parent)
         except OSError as error:
             raise ResourceError(f"{self.path}: cannot be written: {os.strerror(error.errno or 0)}") from None
+        self.begun = self.recording = True
         self.metrics.cut(step)
         self.write_status("running", 0, "", step)
+
+    def failed(self, state: str, code: int, message: str) -> None:
+        """Write how a run ended that was not done; nothing where none began, or where a finished one was not gone on with."""
+        if self.recording or (self.begun and self.previous.get("state") != "done"):
+            self.write_status(state, code, message)
 
     def write_status(
         self, state: str, code: int, message: str, last_step: int | None = None, last_checkpoint: Path | None = None
@@ -165,17 +217,77 @@ class RunDirectory:
             "last_step": self.last_step,
             "last_checkpoint": self.last_checkpoint,
         }
+        failpoint(f"status.{state}")
         try:
-            _replace(self.path / "status.json", json.dumps(values, indent=1, allow_nan=False) + "\n")
+            _replace(self.path / STATUS, json.dumps(values, indent=1, allow_nan=False) + "\n")
         except OSError as error:
-            say(f"warning: {self.path / 'status.json'}: cannot be written: {os.strerror(error.errno or 0)}")
+            say(f"warning: {self.path / STATUS}: cannot be written: {os.strerror(error.errno or 0)}")
+
+
+def _vacant(path: Path) -> bool:
+    """Whether a folder is empty but for what a run leaves that was killed before it began."""
+    try:
+        return {p.name for p in path.iterdir() if not _DRAFT.match(p.name)} <= {LOCK, STATUS}
+    except OSError:
+        return False
+
+
+def _locked(path: Path) -> int:
+    """The descriptor of the lock in a run's directory. Raises `InUse`, and `OSError` where it cannot be had."""
+    descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        same = os.path.samestat(os.fstat(descriptor), os.stat(path / LOCK))
+    except OSError as error:
+        owner = os.read(descriptor, 200).decode("utf-8", "replace").strip() or "another process"
+        os.close(descriptor)
+        if error.errno not in (errno.EAGAIN, errno.EACCES, errno.ENOENT):
+            raise
+        raise InUse(f"{path}: in use by {owner}; wait for it, or choose another place with --out") from None
+    if not same:  # its owner was just removing it
+        os.close(descriptor)
+        raise InUse(f"{path}: another process is leaving it; start again")
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _read_status(path: Path) -> dict[str, Any]:
+    """What status.json said; nothing where it cannot be read."""
+    try:
+        values = json.loads(path.read_bytes()) if path.is_file() and path.stat().st_size < 1_000_000 else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new one."""
+    """Write a file so that a reader sees the old text or the new one, after a power cut too."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_text(text, encoding="utf-8")
+        with open(draft, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(draft, path)
+        _sync(path.parent)
     finally:
         draft.unlink(missing_ok=True)

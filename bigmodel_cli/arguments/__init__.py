@@ -8,17 +8,22 @@ from typing import Annotated, Optional
 import typer
 
 # Typer evaluates these at run time, so they are written for it: Optional, not `X | None`, reads well in its help.
-SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec, a YAML file.", show_default=False)]
+SpecPath = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Argument(
+        metavar="[SPEC]", help="The spec, a YAML file; left out with --resume --out RUN.", show_default=False
+    ),
+]
 TaskSpec = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Argument(metavar="[SPEC]", help="A spec; sections left out come from the checkpoint.", show_default=False),
 ]
 Source = Annotated[
-    str,
+    Optional[str],  # noqa: UP045
     typer.Option(
         "--from",
         metavar="CKPT",
-        help="The checkpoint to start from; '-' reads the path from stdin.",
+        help="The checkpoint to start from; '-' reads the path from stdin. Left out with --resume --out RUN.",
         show_default=False,
     ),
 ]
@@ -63,6 +68,10 @@ Out = Annotated[
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run after its last checkpoint, exactly.")]
+AcceptData = Annotated[
+    bool,
+    typer.Option("--accept-data", help="With --resume: go on though the data has changed; that is recorded."),
+]
 Device = Annotated[
     str,
     typer.Option(help="auto, cpu, cuda, cuda:N or mps, e.g. --device cuda. auto: CUDA, else MPS, else the CPU."),

@@ -5,21 +5,59 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 
-def run_training(spec: Any, name: str, out: Path | None, resume: bool, device: str, dry_run: bool, json: bool) -> None:
-    """Train, or with `dry_run` show what training would do, and print the result."""
-    from bigmodel_cli.train.session import Request, train
-    from bigmodel_cli.train.session import dry_run as plan
+@dataclass(frozen=True)
+class Start:
+    """How a training command was given, beside its spec."""
 
-    if dry_run:
-        findings = plan(spec, device)
-        show(findings.to_json() if json else findings.to_text())
-        return
-    path = train(spec, Request(name, out, resume, device, ("bigmodel", *sys.argv[1:])))
-    show({"checkpoint": str(path)} if json else str(path))
+    command: str
+    name: str
+    out: Path | None
+    resume: bool
+    device: str
+    overrides: list[str]
+    accept_data: bool
+    plugins: list[Path] | None
+    dry_run: bool
+    json: bool
+
+
+def run_training(spec: Any, start: Start) -> None:
+    """Train, or with `dry_run` show what training would do, and print the result.
+
+    `spec` is None where a run goes on by what it recorded. Once it is done, a signal no longer changes how the command ends.
+    """
+    from bigmodel_cli.train.signals import Signals
+
+    with Signals() as signals:
+        from bigmodel_cli.train.session import Request, train
+        from bigmodel_cli.train.session import dry_run as plan
+
+        if start.dry_run:
+            findings = plan(spec, start.device)
+            show(findings.to_json() if start.json else findings.to_text())
+            return
+        request = Request(
+            *(start.name, start.out, start.resume, start.device, tuple(start.overrides), start.accept_data),
+            *(start.command, ("bigmodel", *sys.argv[1:]), tuple(start.plugins or ())),
+        )
+        path = train(spec, request, signals)
+        show({"checkpoint": str(path)} if start.json else str(path))
+
+
+def need_run(command: str, out: Path | None, resume: bool, dry_run: bool) -> None:
+    """Without a spec there must be a run that knows its own. Raises `SpecError`."""
+    from bigmodel_cli.errors import SpecError
+
+    if not (resume and out is not None) or dry_run:
+        missing = "a spec" if command == "pretrain" else "--from CKPT"
+        raise SpecError(
+            f"{command} needs {missing}; only a run that is gone on with, by --resume --out RUN, knows what it began with"
+        )
 
 
 def all_overrides(values: list[str] | None, precision: str | None, seed: int | None) -> list[str]:

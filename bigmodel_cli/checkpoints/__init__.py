@@ -7,6 +7,7 @@ size and SHA-256 and every tensor with its shape and dtype. It holds no absolute
 
 from bigmodel_cli.checkpoints.contents import Contents
 from bigmodel_cli.checkpoints.reading import find, newest, read, read_spec, steps
+from bigmodel_cli.checkpoints.replacing import tidy
 from bigmodel_cli.checkpoints.saving import mark, prune, save
 from bigmodel_cli.checkpoints.weights import LoadReport, load_weights, mean_weights
 
@@ -23,4 +24,5 @@ __all__ = [
     "read_spec",
     "save",
     "steps",
+    "tidy",
 ]

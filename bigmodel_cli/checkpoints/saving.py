@@ -1,9 +1,10 @@
 """Saving checkpoints, and removing those that are no longer kept.
 
 Commit protocol: everything is written into a temporary folder and fsynced, the folder is renamed, its parent fsynced; `last` and
-`best` (relative links) move only after that. Failpoints, in the order in which a save reaches them: checkpoint.write,
-checkpoint.wrote, checkpoint.synced (each once a file), checkpoint.rename, checkpoint.renamed, checkpoint.marked,
-checkpoint.prune (before each file that is removed).
+`best` (relative links) move only after that. A step that is saved again keeps its older copy until the new one has its name
+(replacing.py). Failpoints, in the order in which a save reaches them: checkpoint.write, checkpoint.wrote, checkpoint.synced
+(each once a file), checkpoint.rename, (checkpoint.aside,) checkpoint.renamed, checkpoint.marked, checkpoint.prune (before each
+file that is removed).
 """
 
 from __future__ import annotations
@@ -12,20 +13,18 @@ import errno
 import hashlib
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 
 import yaml
 
 from bigmodel_cli.checkpoints import safe
-from bigmodel_cli.checkpoints.contents import FACTS, FORMAT, MANIFEST, MODEL, SPEC, STATE, STEP, TRAIN, Contents
+from bigmodel_cli.checkpoints.contents import FACTS, FORMAT, MANIFEST, MODEL, SPEC, STATE, TRAIN, Contents
 from bigmodel_cli.checkpoints.reading import steps
+from bigmodel_cli.checkpoints.replacing import replace, tidy
 from bigmodel_cli.console import quantity
 from bigmodel_cli.errors import ResourceError
 from bigmodel_cli.failpoints import failpoint
-
-_DRAFT = re.compile(r"\.draft-step-[0-9]+-([0-9]+)\Z")
 
 
 def save(checkpoints: Path, contents: Contents, name: str | None = None) -> Path:
@@ -50,6 +49,8 @@ def save(checkpoints: Path, contents: Contents, name: str | None = None) -> Path
         "tensors": {MODEL: safe.describe(contents.model), TRAIN: safe.describe(contents.train)},
     }
     files[MANIFEST] = json.dumps(manifest, indent=1).encode()
+    if _same(target, files):  # the same step again, after a resume
+        return target
     try:
         checkpoints.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(draft, ignore_errors=True)
@@ -58,15 +59,23 @@ def save(checkpoints: Path, contents: Contents, name: str | None = None) -> Path
             _write(draft / name, content)
         _sync(draft)
         failpoint("checkpoint.rename")
-        if target.exists():  # the same step again, after a resume: its content is the same
-            shutil.rmtree(target)
-        os.rename(draft, target)
-        failpoint("checkpoint.renamed")
+        replace(draft, target, _sync)
         _sync(checkpoints)
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
         raise _not_saved(checkpoints, sum(map(len, files.values())), error) from None
     return target
+
+
+def _same(target: Path, files: dict[str, bytes]) -> bool:
+    """Whether a checkpoint is there already, and is this one to the byte."""
+    try:
+        return {p.name for p in target.iterdir()} == files.keys() and all(
+            (target / name).stat().st_size == len(content) and (target / name).read_bytes() == content
+            for name, content in sorted(files.items(), key=lambda item: len(item[1]))
+        )
+    except OSError:
+        return False
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -112,7 +121,10 @@ def mark(checkpoints: Path, name: str, folder: Path) -> None:
 
 
 def prune(checkpoints: Path, keep: set[Path]) -> None:
-    """Remove the checkpoints that are not in `keep`, and what dead processes left half written; never the newest."""
+    """Remove the checkpoints that are not in `keep`, and what dead processes left half written; never the newest.
+
+    The caller holds the run's lock.
+    """
     present = steps(checkpoints)
     kept = {path.name for path in (*keep, *present[-1:])}
     kept |= {os.readlink(link) for link in (checkpoints / "last", checkpoints / "best") if link.is_symlink()}
@@ -122,20 +134,4 @@ def prune(checkpoints: Path, keep: set[Path]) -> None:
             failpoint("checkpoint.prune")
             file.unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
-    for path in checkpoints.iterdir():
-        match = _DRAFT.match(path.name)
-        abandoned = (
-            not _alive(int(match[1])) if match else bool(STEP.match(path.name)) and not (path / MANIFEST).exists()
-        )
-        if abandoned:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    tidy(checkpoints)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from bigmodel_cli.data import Split
-from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.train.batches import micro_batches
-
-LOADER_TIMEOUT = 120.0
-"""Seconds without a batch after which the loader workers are given up."""
+from bigmodel_cli.train.workers import Workers
 
 
 class Feed:
@@ -21,6 +17,7 @@ class Feed:
     def __init__(self, split: Split, options: TrainOptions, workers: int, device: torch.device) -> None:
         self.options, self.device = options, device
         self.workers = workers
+        self.loading: Workers | None = None
         if split.resident and not workers:
             split.to(device)
         self.micro = micro_batches(split, options)
@@ -42,27 +39,19 @@ class Feed:
         if not self.workers:
             yield from (self.micro[k] for k in numbers)
             return
-        from torch.utils.data import DataLoader
-
-        dataset: Any = self.micro
-        loader = DataLoader(
-            dataset,
-            batch_size=None,
-            sampler=numbers,
-            num_workers=self.workers,
-            timeout=LOADER_TIMEOUT,
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=_quiet_worker,
-            generator=torch.Generator(),  # the workers' seed is not drawn from the stream that dropout uses
-        )
+        self.close()
+        loading = self.loading = Workers(self.micro, numbers, self.workers, self.device.type == "cuda")
         try:
-            yield from loader
-        except RuntimeError as error:
-            if "DataLoader" not in str(error):
-                raise
-            raise DataError(
-                f"a loader worker died or hung ({str(error).splitlines()[0]}); try data.workers: 0"
-            ) from error
+            for _ in numbers:
+                yield loading.next()
+        finally:
+            loading.close()
+
+    def close(self) -> None:
+        """End the loader workers, where there are any."""
+        if self.loading is not None:
+            self.loading.close()
+            self.loading = None
 
     def place(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The batch on the device, images in the chosen memory format."""
@@ -71,12 +60,3 @@ class Feed:
         if self.channels_last and "image" in batch:
             batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
         return batch
-
-
-def _quiet_worker(worker: int) -> None:
-    """Signals are the main process's to handle: a worker ends with its parent."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    torch.set_num_threads(1)

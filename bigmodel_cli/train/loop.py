@@ -96,13 +96,13 @@ def fit(run: Run) -> Path:
     try:
         path = _train(run, reporter)
     except Interrupted as stop:
-        with run.signals.held():
-            run.signals.pending = None
-            path = save(run)
+        run.signals.stopping()
+        path = save(run)
         reporter.close()
         message = f"stopped at step {run.state.step} of {run.total}; checkpoint {path}; to go on: {run.resume_command}"
         raise Stopped(message, stop.number) from None
     finally:
+        run.feed.close()
         reporter.close()
     return path
 
@@ -182,8 +182,9 @@ def save_average(run: Run, reporter: Reporter, count: int) -> Path:
     if run.validation is not None:
         with run.signals.held(), run.state.holding(contents.model), run.signals.let():
             metrics = _measured(run)
-        _told(run, reporter, metrics)
     with run.signals.held():
+        if run.validation is not None:
+            _told(run, reporter, metrics, averaged=len(newest))
         path = checkpoints.save(run.directory.checkpoints, contents, "average")
         checkpoints.mark(run.directory.checkpoints, "last", path)
     return path
@@ -254,9 +255,9 @@ def _measured(run: Run) -> dict[str, float]:
     return values_of(run.task, judged.measures)
 
 
-def _told(run: Run, reporter: Reporter, metrics: dict[str, float]) -> None:
-    """Record and show a validation."""
-    _record(run, {"step": run.state.step, "val": metrics})
+def _told(run: Run, reporter: Reporter, metrics: dict[str, float], averaged: int = 0) -> None:
+    """Record and show a validation, of the mean of so many checkpoints where that is the run's result."""
+    _record(run, {"step": run.state.step, **({"averaged": averaged} if averaged else {}), "val": metrics})
     reporter.line(f"step {run.state.step}/{run.total}  validation: {shown_metrics(metrics)}")
 
 
@@ -284,6 +285,7 @@ def _noted(run: Run, reporter: Reporter, metrics: dict[str, float]) -> bool:
 def save(run: Run, better: bool = False) -> Path:
     """Commit a checkpoint of this step, move `last` (and `best`), and prune those that the spec does not keep."""
     state = run.state
+    run.directory.metrics.sync()
     path = checkpoints.save(run.directory.checkpoints, run.contents(state))
     checkpoints.mark(run.directory.checkpoints, "last", path)
     if better:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from bigmodel_cli import checkpoints
 from bigmodel_cli.console import say
 from bigmodel_cli.data import DataSet
-from bigmodel_cli.errors import CheckpointError, SpecError
-from bigmodel_cli.rundir import RunDirectory
-from bigmodel_cli.spec import Spec, from_dict
+from bigmodel_cli.errors import BigmodelError, CheckpointError, SpecError
+from bigmodel_cli.rundir import SPEC, RunDirectory, has_begun
+from bigmodel_cli.spec import Spec, from_dict, load
 
 MAY_CHANGE = {
     "train.steps",
@@ -30,14 +30,25 @@ MAY_CHANGE = {
     "train.tensorboard",
 }
 """Options that a resumed run may give anew: they do not change what a step computes (a longer run bends its schedule)."""
+EXCLUSIVE = (("steps", "epochs"), ("validate_every", "validate_epochs"), ("average_last", "patience"))
+"""Options of `train` of which one that is given replaces the other that was recorded."""
+SETTLED = ("steps", "epochs", "average_last", "patience")
+"""Options of `train` that say when a run is finished, and what its result is."""
+MOST_SHOWN = 10
 
 
 def latest_directory(root: Path, name: str) -> Path:
-    """The newest of runs/name, runs/name-2, ... Raises `SpecError` where there is none."""
-    found = [p for p in root.glob(f"{name}*") if p.name == name or p.name.removeprefix(f"{name}-").isdigit()]
-    if not found:
+    """The newest of runs/name, runs/name-2, ... that began. Raises `SpecError` where there is none."""
+    numbers = {}
+    for path in root.iterdir() if root.is_dir() else ():
+        number = "1" if path.name == name else path.name.removeprefix(f"{name}-") if path.name[:-1] != name else ""
+        if path.name.startswith(name) and number.isascii() and number.isdigit() and has_begun(path):
+            numbers[int(number)] = path
+    if not numbers:
         raise SpecError(f"--resume: there is no run {root / name} to go on with; start it without --resume")
-    return max(found, key=lambda p: int(p.name.removeprefix(name).removeprefix("-") or 1))
+    path = numbers[max(numbers)]
+    say(f"--resume: going on with {path}, the newest run of this name")
+    return path
 
 
 @dataclass(frozen=True)
@@ -49,34 +60,116 @@ class Previous:
     contents: checkpoints.Contents | None
 
 
+@dataclass(frozen=True)
+class Wish:
+    """What the command line asks of a run that goes on."""
+
+    spec: Spec | None = None  # None: as the run recorded it
+    overrides: Sequence[str] = field(default=())  # read where `spec` is None
+    command: str = "pretrain"
+
+
 def previous_run(directory: RunDirectory) -> Previous | None:
-    """The run to go on with; None where it was stopped before anything was recorded."""
+    """The run to go on with; None where nothing was recorded of it, or nothing that can be read."""
+    checkpoints.tidy(directory.checkpoints)
     contents = checkpoints.newest(directory.checkpoints, say)
-    recorded = directory.path / "spec.yaml"
+    recorded = directory.path / SPEC
     if contents is not None:
-        return Previous(from_dict(contents.spec), directory.checkpoints / f"step-{contents.step:08d}", contents)
-    if recorded.exists():
-        say("no checkpoint was committed yet: starting from the first step")
-        return Previous(from_dict(yaml.safe_load(recorded.read_text(encoding="utf-8"))), None, None)
-    return None
+        path = directory.checkpoints / f"step-{contents.step:08d}"
+        try:
+            return Previous(from_dict(contents.spec, name=str(path / SPEC)), path, contents)
+        except SpecError as error:
+            raise CheckpointError(f"--resume: the spec in this checkpoint cannot be used:\n{error}") from None
+    if not recorded.exists():
+        say(f"{directory.path}: nothing was recorded yet: starting from the first step")
+        return None
+    try:
+        spec = load(recorded)
+    except SpecError as error:
+        say(f"warning: the run's own spec cannot be used: {str(error).splitlines()[0]}")
+        say("no checkpoint was committed yet: starting from the first step with the spec that is given")
+        return None
+    say("no checkpoint was committed yet: starting from the first step")
+    return Previous(spec, None, None)
 
 
-def merge_resumed(new: Spec, old: Spec) -> Spec:
-    """The spec to go on with: `new`, with autos as they were decided. Raises `SpecError` where it would train otherwise."""
-    decided = {
-        name: getattr(old.train, name)
-        for name in ("precision", "memory_format", "compile")
-        if getattr(new.train, name) == "auto"
-    }
-    new = new.model_copy(update={"train": new.train.model_copy(update=decided)})
+def resumed_spec(directory: RunDirectory, previous: Previous | None, wish: Wish) -> Spec:
+    """The spec to go on with: what is asked for, and what the run recorded in all that this leaves open.
+
+    Raises `SpecError` where it would train otherwise than the run began, and `CheckpointError` where no spec is known.
+    """
+    if previous is None:
+        if wish.spec is None:
+            raise CheckpointError(
+                f"--resume: {directory.path} has no checkpoint, and no {SPEC} that can be read; give the spec: bigmodel "
+                f"{wish.command} SPEC --resume --out {shlex.quote(str(directory.path))}"
+            )
+        return wish.spec
+    old = previous.spec
+    if wish.spec is None:
+        new = from_dict(old.to_dict(), wish.overrides, str(directory.path / SPEC))
+    else:
+        new = merged(wish.spec, old)
+        _say_recorded(wish.spec, new)
     before, after = dict(_leaves(old.to_dict())), dict(_leaves(new.to_dict()))
     changed = [p for p in sorted(before.keys() | after.keys()) if before.get(p) != after.get(p) and p not in MAY_CHANGE]
     if changed:
-        lines = "".join(f"\n  {p}: {before.get(p)!r} -> {after.get(p)!r}" for p in changed)
-        raise SpecError(
-            f"--resume: the spec is not the one that this run began with; undo the change or start a new run:{lines}"
-        )
+        raise SpecError(_refusal(directory.path, changed, before, after, wish.command))
     return new
+
+
+def merged(new: Spec, old: Spec) -> Spec:
+    """The options that `new` names, and for all others those of `old`: a default that has changed since changes no run."""
+    named = new.model_dump(mode="json", exclude_unset=True)
+    train = named.setdefault("train", {})
+    recorded = old.to_dict()
+    for name in ("precision", "memory_format", "compile"):
+        if train.get(name) == "auto":  # as it was decided
+            del train[name]
+    for pair in EXCLUSIVE:
+        for name, other in (pair, pair[::-1]):
+            if train.get(name) is not None:
+                recorded["train"][other] = None
+    return from_dict(_overlaid(recorded, named), name="the spec with what the run recorded")
+
+
+def _overlaid(old: Any, new: Any) -> Any:
+    """Plain values with those of `new` where it has any; what is of another type begins with the defaults of that."""
+    if isinstance(old, dict) and isinstance(new, dict) and new.get("type", old.get("type")) == old.get("type"):
+        return {**old, **{key: _overlaid(old.get(key), value) for key, value in new.items()}}
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [_overlaid(*pair) for pair in zip(old, new, strict=True)]
+    return new
+
+
+def _say_recorded(given: Spec, used: Spec) -> None:
+    """Say which options the run has otherwise than by today's defaults; those of computing are measured anyway."""
+    before, after = dict(_leaves(given.to_dict())), dict(_leaves(used.to_dict()))
+    found = [f"{p}: {v}" for p, v in after.items() if before.get(p) != v and before.get(p) != "auto"]
+    if found:
+        more = f" and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
+        say(f"left out of the spec, and so as the run recorded it: {', '.join(found[:MOST_SHOWN])}{more}")
+
+
+def _refusal(
+    run: Path, changed: Sequence[str], before: Mapping[str, Any], after: Mapping[str, Any], command: str
+) -> str:
+    lines = "".join(f"\n  {p}: {before.get(p)!r} -> {after.get(p)!r}" for p in changed)
+    place = shlex.quote(str(run))
+    ways = [f"`bigmodel {command}` with another --out, from the first weights"]
+    if all(p.startswith(("train.", "init.freeze", "init.train")) for p in changed):
+        sets = " ".join(f"--set {shlex.quote(f'{p}={_written(after.get(p))}')}" for p in changed[:MOST_SHOWN])
+        ways.insert(0, f"`bigmodel finetune --from {place} {sets}`, from its weights")
+    elif not any(p.startswith("model.") for p in changed):
+        ways.insert(0, f"`bigmodel finetune --from {place} SPEC`, from its weights")
+    return (
+        f"--resume: the spec is not the one that this run began with; leave the change out, or begin a new run with it "
+        f"({', or '.join(ways)}):{lines}"
+    )
+
+
+def _written(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
@@ -100,10 +193,46 @@ def mark_again(checkpoints_folder: Path, path: Path, contents: checkpoints.Conte
         checkpoints.mark(checkpoints_folder, "best", first)
 
 
-def check_fingerprint(contents: checkpoints.Contents, data: DataSet) -> None:
-    """Raise `CheckpointError` where the data is not what the run was trained on."""
-    if contents.state["fingerprint"] != data.fingerprint:
-        raise CheckpointError(
-            "--resume: the data is not what this run was trained on (its fingerprint differs); restore it, or start a new run, "
-            "perhaps with `bigmodel finetune --from` this checkpoint"
+def finished(directory: RunDirectory, previous: Previous, spec: Spec) -> Path | None:
+    """The result of a run that has nothing left to do, verified; None where it goes on. What it says is told.
+
+    A run is finished where its last process said so and nothing that decides its end is asked for otherwise, or where it is
+    past `train.steps`.
+    """
+    if previous.contents is None:
+        return None
+    step, train = previous.contents.step, spec.train
+    recorded = directory.previous
+    same = all(getattr(train, name) == getattr(previous.spec.train, name) for name in SETTLED)
+    ended = train.steps is None or train.patience is not None or step >= train.steps
+    done = same and ended and recorded.get("state") == "done" and recorded.get("last_step") == step
+    past = train.steps is not None and step > train.steps
+    if not done and not past:
+        return None
+    try:
+        result = checkpoints.find(directory.path)
+        if result != previous.path:
+            checkpoints.read(result, train_state=False)
+    except BigmodelError as error:
+        say(f"warning: {error}")
+        return previous.path if past else None
+    more = f"--set train.steps={max(step, train.steps or 0) * 2} goes on with it"
+    where = f"is at step {step:,}, past train.steps {train.steps:,}" if past else f"is finished, at step {step:,}"
+    say(f"{directory.path} {where}: there is nothing to do; {more}")
+    return result
+
+
+def check_fingerprint(previous: Previous, data: DataSet, accepted: bool) -> bool:
+    """Whether the data is another than the run was trained on. Raises `CheckpointError` where that is not accepted."""
+    contents = previous.contents
+    if contents is None or contents.state["fingerprint"] == data.fingerprint:
+        return False
+    if accepted:
+        say(
+            f"the data has changed since step {contents.step:,}: accepted, and recorded in metrics.jsonl and state.json"
         )
+        return True
+    raise CheckpointError(
+        "--resume: the data is not what this run was trained on (its fingerprint differs); restore it, go on all the same "
+        "with --accept-data, or start a new run, perhaps with `bigmodel finetune --from` this checkpoint"
+    )

@@ -9,6 +9,7 @@ import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bigmodel_cli import checkpoints
 from bigmodel_cli.attend.rebuilt import draw_reconstructions
@@ -24,13 +25,13 @@ from bigmodel_cli.data import (
 )
 from bigmodel_cli.data.files import expand
 from bigmodel_cli.device import keep_few_kernels, pick_device
-from bigmodel_cli.errors import BigmodelError, DataError, Stopped
+from bigmodel_cli.errors import BigmodelError, DataError, Stopped, status_of
 from bigmodel_cli.lazy import Module, load_torch, torch
 from bigmodel_cli.loaded import TOKENIZERS, Loaded, say_carried
 from bigmodel_cli.optim import describe_weights, summary
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
-from bigmodel_cli.rundir import RunDirectory, fresh_directory
+from bigmodel_cli.rundir import RunDirectory
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import CausalLMOptions, MaskedImage, build_task
 from bigmodel_cli.train.feed import Feed
@@ -40,11 +41,13 @@ from bigmodel_cli.train.prepare import prepare
 from bigmodel_cli.train.report import TensorBoard, draw_curve
 from bigmodel_cli.train.resume import (
     Previous,
+    Wish,
     check_fingerprint,
+    finished,
     latest_directory,
     mark_again,
-    merge_resumed,
     previous_run,
+    resumed_spec,
 )
 from bigmodel_cli.train.signals import Interrupted, Signals
 from bigmodel_cli.train.start import build_started, check_task, with_length
@@ -60,26 +63,37 @@ class Request:
     out: Path | None = None
     resume: bool = False
     device: str = "auto"
-    command: tuple[str, ...] = ("bigmodel",)
+    overrides: tuple[str, ...] = ()  # of the recorded spec, where a run goes on without one
+    accept_data: bool = False
+    command: str = "pretrain"
+    words: tuple[str, ...] = ("bigmodel",)  # the whole command line, to begin anew
+    plugins: tuple[Path, ...] = ()
 
 
-def train(spec: Spec, request: Request) -> Path:
-    """Run the spec and return the resulting checkpoint. Every fault is in errors.py."""
+def train(spec: Spec | None, request: Request, signals: Signals) -> Path:
+    """Run the spec (None, to resume: the run's own) and return the resulting checkpoint. Every fault is in errors.py."""
     load_torch()
-    with Signals() as signals:
+    signals.start()
+    with signals.held(), _open_directory(request) as directory:
         try:
-            directory = _open_directory(request)
-        except Interrupted as stop:
-            raise Stopped("stopped before anything was written", stop.number) from None
-        with directory:
-            try:
+            with signals.let():
                 path = _train(spec, request, directory, signals)
-            except Interrupted as stop:
-                raise _stopped(directory, request, stop, signals) from None
-            except BigmodelError as error:
-                directory.write_status(_status_name(error), error.status, str(error))
-                raise
+        except Interrupted as stop:
+            signals.stopping()
+            error = Stopped(f"stopped; to go on: {_resume_command(request, directory)}", stop.number)
+            directory.failed("stopped", error.status, str(error))
+            raise error from None
+        except BaseException as fault:
+            signals.end()
+            stopped = isinstance(fault, Stopped)
+            message = str(fault) if isinstance(fault, BigmodelError) else f"{type(fault).__name__}: {fault}"
+            directory.failed("stopped" if stopped else "failed", status_of(fault), message)
+            raise
+        signals.end()
+        if directory.recording:
             directory.write_status("done", 0, "", last_checkpoint=path)
+        else:  # there was nothing to do
+            directory.failed("stopped", 0, "there was nothing to do")
     return path
 
 
@@ -103,31 +117,42 @@ def dry_run(spec: Spec, device: str) -> Plan:
 def _open_directory(request: Request) -> RunDirectory:
     root = Path("runs")
     if request.resume:
-        path = request.out or latest_directory(root, request.name)
-        return RunDirectory.open(path, resume=True)
-    return RunDirectory.open(request.out or fresh_directory(root, request.name), resume=False)
+        return RunDirectory.open(request.out or latest_directory(root, request.name), resume=True)
+    if request.out is not None:
+        return RunDirectory.open(request.out, resume=False)
+    return RunDirectory.fresh(root, request.name)
 
 
-def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signals) -> Path:
-    device = pick_device(request.device, say)
-    spec = with_length(spec)
+def _resolved(given: Spec | None, request: Request, directory: RunDirectory) -> tuple[Spec, Previous | None]:
+    """The spec of the run, and what a run that goes on has so far."""
     previous = previous_run(directory) if request.resume else None
-    if previous is not None:
-        spec = merge_resumed(spec, previous.spec)
+    if request.resume:
+        wish = Wish(given, request.overrides, request.command)
+        given = resumed_spec(directory, previous, wish)
+    assert given is not None
+    return with_length(given) if previous is None else given, previous
+
+
+def _train(given: Spec | None, request: Request, directory: RunDirectory, signals: Signals) -> Path:
+    device = pick_device(request.device, say)
+    spec, previous = _resolved(given, request, directory)
+    if previous is not None and (result := finished(directory, previous, spec)) is not None:
+        return result
     torch.manual_seed(spec.train.seed)
-    source = _source(spec)
+    going_on = previous is not None and previous.contents is not None
+    source = None if going_on else _source(spec)
     if source is not None and previous is None:
         say_carried(spec, checkpoints.read_spec(source), TOKENIZERS)
-    assets = previous.path if previous is not None and previous.contents is not None else source
-    data = _open_data(spec, assets)
+    data = _open_data(spec, previous.path if previous is not None and going_on else source)
+    changed = previous is not None and check_fingerprint(previous, data, request.accept_data)
     task = build_task(spec.task, data.facts)
     check_task(spec, task, data)
     _describe(spec, data)
-    trained_on = _trained_on(spec, data, source, previous)
+    trained_on = _trained_on(spec, data, source, previous, changed)
     if data.split("train").lengths is not None:
         keep_few_kernels()
     torch.manual_seed(spec.train.seed)
-    model = build_started(spec, data.facts, device, source if previous is None or previous.contents is None else None)
+    model = build_started(spec, data.facts, device, source)
     model.to(device)
     if spec.train.batch_tokens is None and len(data.split("train")) < spec.train.batch_size:
         raise DataError(
@@ -142,27 +167,42 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
     total = options.total_steps(feed.micro.per_epoch)
     _describe_steps(spec, total)
     if previous is not None and previous.contents is not None:
-        check_fingerprint(previous.contents, data)
         state.restore(previous.contents.model, previous.contents.train, previous.contents.state)
         assert previous.path is not None
         mark_again(directory.checkpoints, previous.path, previous.contents)
         say(f"resuming {directory.path} after step {state.step}")
         _describe_bend(options, previous.spec.train.total_steps(feed.micro.per_epoch), total, state.step)
-    directory.begin(spec.to_yaml(), state.step)
+    with signals.held():
+        directory.begin(spec.to_yaml(), state.step)
+        if changed:
+            directory.metrics.write({"step": state.step, "data_changed": data.fingerprint})
+    changes = [*(previous.contents.state.get("data_changes", []) if previous and previous.contents else [])]
+    changes += [[state.step, data.fingerprint]] if changed else []
     run = Run(
         loaded=Loaded(directory.path, spec, data.facts, task, model, device, {**data.assets(), **trained_on}),
         state=state,
         feed=feed,
         validation=data.split("val") if "val" in data.splits else None,
         directory=directory,
-        contents=lambda s: _contents(spec, data, s, trained_on),
+        contents=lambda s: _contents(spec, data, s, trained_on, changes),
         signals=signals,
         total=total,
         resume_command=_resume_command(request, directory),
         tensorboard=TensorBoard(directory.path / "tensorboard") if spec.train.tensorboard else None,
     )
     path = fit(run)
-    with state.averaged():
+    try:
+        _show_results(run, data)
+    except Interrupted:
+        signals.stopping()
+        say("stopped by a signal after the end of the training: what is shown at the end is left out")
+    return path
+
+
+def _show_results(run: Run, data: DataSet) -> None:
+    """What a finished run shows of itself: what its model writes or rebuilds, and the curve."""
+    spec, task, model, device, directory = run.loaded.spec, run.task, run.loaded.model, run.device, run.directory
+    with run.state.averaged():
         _show_sample(spec, data, model, device)
         if isinstance(task, MaskedImage):
             picture, split = directory.path / "rebuilt.png", "val" if "val" in data.splits else "train"
@@ -172,7 +212,6 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
     if not directory.metrics.broken:
         draw_curve(directory.metrics.path, directory.path / "curve.png", task.metric)
         say(f"curve: {directory.path / 'curve.png'}")
-    return path
 
 
 def _show_sample(spec: Spec, data: DataSet, model: Module, device: torch.device) -> None:
@@ -205,7 +244,9 @@ def _describe(spec: Spec, data: DataSet) -> None:
         say(note)
 
 
-def _trained_on(spec: Spec, data: DataSet, source: Path | None, previous: Previous | None) -> dict[str, bytes]:
+def _trained_on(
+    spec: Spec, data: DataSet, source: Path | None, previous: Previous | None, changed: bool
+) -> dict[str, bytes]:
     """What the run's checkpoints keep of the items that they were trained on, by name; what splits share is said."""
     if "val" not in data.splits:
         say("no validation: no data is named for it and data.val_fraction is 0, so that no checkpoint is the best one")
@@ -213,7 +254,8 @@ def _trained_on(spec: Spec, data: DataSet, source: Path | None, previous: Previo
     before = load_trained_on(kept.read_bytes() if kept is not None and kept.exists() else None)
     say_overlaps(data, spec.task.type, before, say)
     if previous is not None and previous.contents is not None and TRAINED_ON in previous.contents.assets:
-        return {TRAINED_ON: previous.contents.assets[TRAINED_ON]}
+        recorded = previous.contents.assets[TRAINED_ON]
+        return {TRAINED_ON: record(data, spec.task.type, load_trained_on(recorded)) if changed else recorded}
     return {TRAINED_ON: record(data, spec.task.type, before)}
 
 
@@ -233,21 +275,32 @@ def _describe_steps(spec: Spec, total: int) -> None:
 
 def _describe_bend(options: TrainOptions, before: int, total: int, step: int) -> None:
     """Where a resumed run is now longer or shorter: what becomes of the learning rate, whose schedule spans the whole run."""
-    was, now = (options.schedule.factor(step, steps) for steps in (before, total))
-    if before != total and step < total and not math.isclose(was, now):
+    if before == total or step >= total:
+        return
+    factors = [options.schedule.factor(*place) for place in ((step, before), (step, total), (max(0, step - 1), before))]
+    was, now, last = (f"{100 * factor:.3g} %" for factor in factors)
+    if not math.isclose(factors[0], factors[1]):
+        ended = f"had ended at {last}" if step >= before else f"would go on at {was}"
         say(
             f"the run has {total:,} steps instead of {before:,}: its schedule is bent, and the learning rate goes on at "
-            f"{100 * now:.3g} % of its peak"
+            f"{now} of its peak, where it {ended}"
         )
 
 
-def _contents(spec: Spec, data: DataSet, state: TrainState, trained_on: dict[str, bytes]) -> checkpoints.Contents:
+def _contents(
+    spec: Spec, data: DataSet, state: TrainState, trained_on: dict[str, bytes], changes: list[Any]
+) -> checkpoints.Contents:
     weights, tensors, values = state.capture()
     return checkpoints.Contents(
         step=state.step,
         model=weights,
         train=tensors,
-        state={**values, "fingerprint": data.fingerprint, "torch": torch.__version__},
+        state={
+            **values,
+            "fingerprint": data.fingerprint,
+            "torch": torch.__version__,
+            **({"data_changes": changes} if changes else {}),  # [step, fingerprint] of each that was accepted
+        },
         spec=spec.to_dict(),
         facts=data.facts.to_json(),
         assets={**data.assets(), **trained_on},
@@ -255,21 +308,10 @@ def _contents(spec: Spec, data: DataSet, state: TrainState, trained_on: dict[str
 
 
 def _resume_command(request: Request, directory: RunDirectory) -> str:
-    words = [w for w in request.command if w != "--resume"]
-    if request.out is None:
-        words += ["--out", str(directory.path)]
-    return shlex.join([*words, "--resume"])
-
-
-def _status_name(error: BigmodelError) -> str:
-    return "stopped" if isinstance(error, Stopped) else "failed"
-
-
-def _stopped(directory: RunDirectory, request: Request, stop: Interrupted, signals: Signals) -> Stopped:
-    """A signal before the first step, or after the last: what is on disk stays as it is."""
-    with signals.held():
-        signals.pending = None
-        message = f"stopped; to go on: {_resume_command(request, directory)}"
-        error = Stopped(message, stop.number)
-        directory.write_status("stopped", error.status, message)
-    return error
+    """How to go on: the run knows its spec. Where it has not begun there is nothing to go on with, and the start is made again."""
+    if not directory.begun:
+        return shlex.join(word for word in request.words if word != "--resume")
+    words = ["bigmodel", request.command, "--resume", "--out", str(directory.path)]
+    words += ["--device", request.device] if request.device != "auto" else []
+    words += [word for plugin in request.plugins for word in ("--plugin", str(plugin))]
+    return shlex.join(words)

@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
+HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that stop a run: Ctrl-C, a scheduler's, a terminal that has gone."""
+
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM arrived where nothing is half done. Not an `Exception`: no handler for faults may swallow it."""
+    """A signal arrived where nothing is half done. Not an `Exception`: no handler for faults may swallow it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -20,21 +23,25 @@ class Interrupted(BaseException):
 
 
 class Signals:
-    """Turns SIGINT and SIGTERM into `Interrupted`, but never inside `held()`: there it is raised at the end.
+    """Turns SIGINT, SIGTERM and SIGHUP into `Interrupted`, but never inside `held()`: there it is raised at the end.
 
-    A second SIGINT inside `held()` leaves at once with status 130, whatever is in progress; commits are atomic, so the
-    last committed checkpoint stays good.
+    Before `start()` there is nothing to save, and the process leaves at once; after `end()` the run's result stands, and signals
+    change nothing. In between, the first signal is raised until it is heeded (`stopping()`), and later ones are ignored, but for
+    a second SIGINT, which leaves at once with status 130, whatever is in progress: commits are atomic, so the last committed
+    checkpoint stays good. SIGHUP that is ignored already (`nohup`) stays so.
     """
 
     def __init__(self) -> None:
         self.pending: int | None = None
         self.depth = 0
+        self.started = self.heeded = self.ended = False
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self.on_signal)
+            for number in HEEDED:
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self.before[number] = signal.signal(number, self.on_signal)
         return self
 
     def __exit__(
@@ -45,24 +52,44 @@ class Signals:
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """The handler: raise now, or leave it to the end of `held()`."""
-        if self.pending is not None and number == signal.SIGINT:
+        if self.ended:
+            return
+        if not self.started:
+            with contextlib.suppress(OSError):
+                os.write(2, b"bigmodel: stopped before anything was written\n")
+            os._exit(128 + number)
+        if self.pending is None:
+            self.pending = number
+            self.raise_pending()
+        elif number == signal.SIGINT:
             os._exit(128 + signal.SIGINT)
-        self.pending = number
-        self.raise_pending()
 
     def raise_pending(self) -> None:
-        """Raise `Interrupted` for a signal that has come, unless inside `held()`."""
-        if self.pending is not None and self.depth == 0:
+        """Raise `Interrupted` for a signal that has come and is not yet heeded, unless inside `held()`."""
+        if self.pending is not None and self.depth == 0 and not self.heeded and not self.ended:
             raise Interrupted(self.pending)
+
+    def start(self) -> None:
+        """From now on there is something to leave in good order."""
+        self.started = True
+
+    def stopping(self) -> None:
+        """The signal is being heeded: nothing is raised any more."""
+        self.heeded = True
+
+    def end(self) -> None:
+        """The result stands: signals that come from now on change nothing."""
+        self.ended = True
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """What runs inside is finished before a signal takes effect."""
-        self.depth += 1
+        depth = self.depth
+        self.depth = depth + 1
         try:
             yield
         finally:
-            self.depth -= 1
+            self.depth = depth
         self.raise_pending()
 
     @contextlib.contextmanager
@@ -71,9 +98,10 @@ class Signals:
 
         `with held(), exchanged(), let(): ...` never leaves an exchange half done.
         """
+        depth = self.depth
         try:
-            self.depth -= 1
+            self.depth = depth - 1
             self.raise_pending()
             yield
         finally:
-            self.depth += 1
+            self.depth = depth

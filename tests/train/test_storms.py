@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from measure.disks import NoDisk, prepared, series, small_disk
 from measure.families import orphans, write_data
 from measure.kills import Storm, storm
 from measure.signals import SignalStorm

@@ -1,0 +1,75 @@
+"""A finished draft takes a checkpoint's place; an older checkpoint of that name is there, whole, until the new one is."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from bigmodel_cli.checkpoints.contents import MANIFEST, STEP
+from bigmodel_cli.failpoints import failpoint
+
+ASIDE = ".aside-"
+_DRAFT = re.compile(r"\.(draft-.+|(last|best)-[0-9]+)\Z")
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+def replace(draft: Path, target: Path, sync: Callable[[Path], None]) -> None:
+    """Rename a draft to `target`, and remove the folder that had that name. Raises `OSError`.
+
+    Where the system cannot exchange two names at once, the older one stands aside meanwhile, and `tidy` puts it back if the
+    process died in between.
+    """
+    if not target.exists():
+        os.rename(draft, target)
+        failpoint("checkpoint.renamed")
+        return
+    if _exchange(draft, target):
+        failpoint("checkpoint.renamed")
+        sync(target.parent)
+        shutil.rmtree(draft, ignore_errors=True)
+        return
+    aside = target.with_name(f"{ASIDE}{target.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(target, aside)
+    failpoint("checkpoint.aside")
+    try:
+        os.rename(draft, target)
+    except OSError:
+        os.rename(aside, target)
+        raise
+    failpoint("checkpoint.renamed")
+    sync(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def tidy(checkpoints: Path) -> None:
+    """Put the folder of a run's checkpoints in order after a process that died. The caller holds the run's lock.
+
+    What is a draft while nobody writes is nobody's, whatever process number it carries.
+    """
+    if not checkpoints.is_dir():
+        return
+    for path in sorted(checkpoints.iterdir()):
+        if path.name.startswith(ASIDE):
+            target = path.with_name(path.name.removeprefix(ASIDE))
+            if (path / MANIFEST).exists() and not target.exists():
+                os.rename(path, target)
+        half = bool(STEP.match(path.name)) and path.is_dir() and not (path / MANIFEST).exists()
+        if path.is_symlink() and _DRAFT.match(path.name):
+            path.unlink(missing_ok=True)
+        elif half or _DRAFT.match(path.name) or path.name.startswith(ASIDE):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names at once; False where the system or the file system cannot."""
+    with contextlib.suppress(OSError, AttributeError):
+        renameat2 = ctypes.CDLL(None).renameat2  # Linux
+        names = os.fsencode(one), os.fsencode(other)
+        return bool(renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)
+    return False
