@@ -89,6 +89,19 @@ def test_killed_after_the_last_commit_the_resume_does_what_was_to_follow(
     assert found == expected
 
 
+def test_the_checkpoint_of_a_stop_is_no_part_of_the_average(decoder_spec: Path, cli: Cli, zygote: Zygote) -> None:
+    """Rows 4 and 62: a run that was stopped between two of its checkpoints ends with the mean of those of its schedule."""
+    changes = ["train.average_last=3", "train.checkpoint_every=2"]
+    whole = uninterrupted(cli, decoder_spec, *changes)
+    words = ["pretrain", decoder_spec, "--out", "run", *(w for c in changes for w in ("--set", c))]
+    stopped = zygote.run(*words, env={"BIGMODEL_FAILPOINT": "train.step:SIGTERM:11"})
+    assert (stopped.status, checkpoints.find(Path("run")).name) == (143, "step-00000011")
+    resumed = cli(*resume_command(stopped.err))
+    assert (resumed.status, Path(resumed.out.strip()).name) == (0, "average"), resumed.err
+    assert digests(Path(resumed.out.strip())) == digests(whole)
+    assert validations(Path("run")) == validations(Path("whole"))
+
+
 def test_a_loaders_worker_does_not_keep_the_lock_of_its_dead_parent() -> None:
     """Row 45: the lock dies with its owner. A worker is a fork, and takes seconds to see that its parent is gone."""
     with RunDirectory.open(Path("run"), resume=False):
@@ -97,7 +110,7 @@ def test_a_loaders_worker_does_not_keep_the_lock_of_its_dead_parent() -> None:
             time.sleep(60)
             os._exit(0)
     try:
-        with RunDirectory.open(Path("run"), resume=True) as directory:
+        with RunDirectory.open(Path("run"), resume=False) as directory:
             assert directory.path == Path("run")
     finally:
         os.kill(worker, signal.SIGKILL)
