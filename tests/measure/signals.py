@@ -51,13 +51,13 @@ def stop_once(child: Child, rng: random.Random, seconds: float, outcome: Outcome
 def faults_of(ended: Ended, name: str, out: Path) -> list[str]:
     """What is wrong with how a run ended after a signal; nothing where it was done before the signal came."""
     expected = SIGNALS[name.removesuffix(" group")]
-    unheard = expected - 128  # killed by it before the command had a handler: a shell says the same status
+    unheard = expected - 128  # killed by it before the command had a handler, or when all was said: a shell's status is the same
     faults = [f"a traceback: {ended.err[-1500:]}"] if "Traceback" in ended.err else []
     if ended.status not in (0, expected, -unheard):
         return [*faults, f"status {ended.status} after {name}: {ended.err[-1500:]}"]
-    if ended.status == -unheard and (out / "checkpoints").exists():
-        faults.append(f"killed by {name} in the midst of training")
     told = json.loads((out / "status.json").read_text()) if (out / "status.json").exists() else {}
+    if ended.status == -unheard and told.get("state") == "running":
+        faults.append(f"killed by {name} in the midst of training")
     if ended.status == 0 and told.get("state") != "done":
         faults.append(f"ended with 0, and status.json says {told}")
     if ended.status == expected and "twice" not in name and out.exists():
