@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 from typing import NoReturn
 
@@ -60,11 +59,11 @@ def _tell(message: str) -> None:
 
 
 def _leave(status: int) -> NoReturn:
-    """Flush and leave without the interpreter's slow tear-down of torch; a reader that has gone is no error.
+    """Flush and leave without the interpreter's slow tear-down of torch; a reader that has gone is no error."""
+    import signal
 
-    What had to be said is said: Ctrl-C ends the process here at once, as it does in any program, without a traceback.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # how the command ends is settled
+        signal.signal(number, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(BrokenPipeError):
             stream.flush()

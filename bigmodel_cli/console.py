@@ -20,8 +20,8 @@ SCHEMA_VERSION = 1
 
 
 def say(message: str) -> None:
-    """Print a line on stderr, with control characters made visible. A closed stderr is ignored."""
-    with contextlib.suppress(BrokenPipeError, ValueError):
+    """Print a line on stderr, with control characters made visible. A stderr that is closed or gone is ignored."""
+    with contextlib.suppress(OSError, ValueError):
         print(visible(message), file=sys.stderr, flush=True)
 
 

@@ -2,7 +2,8 @@
 
 ``BIGMODEL_FAILPOINT=checkpoint.renamed:kill`` kills the process (SIGKILL) when it first reaches that place;
 ``name:kill:3`` at the third time; ``name:EIO`` raises that `OSError` instead; ``name:SIGTERM`` sends the signal to the
-process itself; ``name:sleep=5`` waits. Unset, a failpoint costs one dictionary look-up.
+process itself, ``name:group=SIGTERM`` to its group, loader workers too; ``name:sleep=5`` waits. Unset, a failpoint costs one
+dictionary look-up.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ def failpoint(name: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif action.startswith("SIG"):
         os.kill(os.getpid(), getattr(signal, action))
+    elif action.startswith("group="):
+        os.killpg(os.getpgrp(), getattr(signal, action.removeprefix("group=")))
     elif action.startswith("sleep="):
         time.sleep(float(action.removeprefix("sleep=")))
     else:

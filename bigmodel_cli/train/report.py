@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -55,7 +56,8 @@ class Reporter:
         shown_loss = f"{loss:.4f}" if loss is not None else "-"
         figures = f"loss {shown_loss}  lr {lr:.2e}  {rate:,.0f} {self.unit}/s"
         if self.bar is not None and self.task is not None:
-            self.bar.update(self.task, completed=step, figures=figures)
+            with contextlib.suppress(OSError):  # the terminal has gone; SIGHUP says so in its own way
+                self.bar.update(self.task, completed=step, figures=figures)
         else:
             left = (now - self.started) / max(1, step - self.first) * (self.total - step)
             say(f"step {step}/{self.total}  {figures}  {duration(left)} left")
@@ -63,14 +65,16 @@ class Reporter:
     def line(self, text: str) -> None:
         """Print a line that stays."""
         if self.bar is not None:
-            self.bar.console.print(text, markup=False, highlight=False)
+            with contextlib.suppress(OSError):
+                self.bar.console.print(text, markup=False, highlight=False)
         else:
             say(text)
 
     def close(self) -> None:
         """Remove the bar."""
         if self.bar is not None:
-            self.bar.stop()
+            with contextlib.suppress(OSError):
+                self.bar.stop()
             self.bar = None
 
 

@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli import checkpoints
-from bigmodel_cli.attend.rebuilt import draw_reconstructions
 from bigmodel_cli.console import say
 from bigmodel_cli.data import (
     TRAINED_ON,
     DataSet,
-    load_tokenizer,
     load_trained_on,
     open_data,
     record,
@@ -33,12 +31,13 @@ from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.rundir import RunDirectory
 from bigmodel_cli.spec import Spec
-from bigmodel_cli.tasks import CausalLMOptions, MaskedImage, build_task
+from bigmodel_cli.tasks import build_task
 from bigmodel_cli.train.feed import Feed
 from bigmodel_cli.train.loop import Run, fit
 from bigmodel_cli.train.memory import Plan, check_memory, plan
 from bigmodel_cli.train.prepare import prepare
-from bigmodel_cli.train.report import TensorBoard, draw_curve
+from bigmodel_cli.train.report import TensorBoard
+from bigmodel_cli.train.results import show_results
 from bigmodel_cli.train.resume import (
     Previous,
     Wish,
@@ -52,7 +51,6 @@ from bigmodel_cli.train.resume import (
 from bigmodel_cli.train.signals import Interrupted, Signals
 from bigmodel_cli.train.start import build_started, check_task, with_length
 from bigmodel_cli.train.state import TrainState
-from bigmodel_cli.writing import Decoding, stream_text
 
 
 @dataclass(frozen=True)
@@ -192,40 +190,11 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     )
     path = fit(run)
     try:
-        _show_results(run, data)
+        show_results(run, data)
     except Interrupted:
         signals.stopping()
         say("stopped by a signal after the end of the training: what is shown at the end is left out")
     return path
-
-
-def _show_results(run: Run, data: DataSet) -> None:
-    """What a finished run shows of itself: what its model writes or rebuilds, and the curve."""
-    spec, task, model, device, directory = run.loaded.spec, run.task, run.loaded.model, run.device, run.directory
-    with run.state.averaged():
-        _show_sample(spec, data, model, device)
-        if isinstance(task, MaskedImage):
-            picture, split = directory.path / "rebuilt.png", "val" if "val" in data.splits else "train"
-            draw_reconstructions(model, task, data.split(split), data.facts, device, picture)
-            given = ", each hidden patch at its true mean and deviation, which the loss does not ask for"
-            say(f"rebuilt images: {picture}{given if task.options.normalize else ''}")
-    if not directory.metrics.broken:
-        draw_curve(directory.metrics.path, directory.path / "curve.png", task.metric)
-        say(f"curve: {directory.path / 'curve.png'}")
-
-
-def _show_sample(spec: Spec, data: DataSet, model: Module, device: torch.device) -> None:
-    """Text that a language model writes after its training, on stderr."""
-    if not isinstance(spec.task, CausalLMOptions) or not spec.task.sample_tokens:
-        return
-    prompt = spec.task.sample_prompt
-    decoding = Decoding(spec.task.sample_tokens, spec.task.sample_temperature, seed=spec.train.seed)
-    try:
-        text = "".join(stream_text(model, load_tokenizer(data.assets()), spec.data, prompt, decoding, device))
-    except DataError as error:
-        say(f"no sample is shown: task.sample_prompt: {error}")
-        return
-    say(f"sample:\n{prompt}{text}\n")
 
 
 def _source(spec: Spec) -> Path | None:

@@ -48,7 +48,9 @@ class Signals:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self.before.items():
-            signal.signal(number, handler)
+            of_command = callable(handler) and handler is not signal.default_int_handler
+            if not (self.ended and of_command):  # else the command's handler would turn what is done into a failure
+                signal.signal(number, handler)
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """The handler: raise now, or leave it to the end of `held()`."""

@@ -38,7 +38,6 @@ class Workers:
             batch_size=None,
             sampler=numbers,
             num_workers=count,
-            timeout=TIMEOUT,
             pin_memory=pinned,
             worker_init_fn=_Start(os.getpid()),
             generator=torch.Generator(),  # the workers' seed is not drawn from the stream that dropout uses
@@ -50,7 +49,10 @@ class Workers:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self.processes = [p for p in multiprocessing.active_children() if p.pid not in others]
-        self.waiting = False
+        self.waiting = self.hung = False
+        self.asked = 0  # batches
+        self.closed = threading.Event()
+        threading.Thread(target=self.watch, daemon=True).start()
         self.on_death: Any = None
         if threading.current_thread() is threading.main_thread():
             self.on_death = signal.signal(signal.SIGCHLD, self.on_child)
@@ -60,19 +62,36 @@ class Workers:
         if self.waiting and callable(self.on_death):
             self.on_death(number, frame)
 
+    def watch(self) -> None:
+        """Kill the workers when a batch is overdue; what waits for them, perhaps without end, then fails.
+
+        Seconds are counted one by one: a process that was stopped meanwhile has not waited.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's
+        tick = min(1.0, TIMEOUT / 4)
+        asked, waited = 0, 0.0
+        while not self.closed.wait(tick):
+            waited = waited + tick if self.waiting and self.asked == asked else 0.0
+            asked = self.asked
+            if waited >= TIMEOUT:
+                self.hung = True
+                self._kill()
+                return
+
     def next(self) -> dict[str, Tensor]:
         """The next batch. Raises `DataError` where a worker died, hung, or met one."""
         fault = ""
+        self.asked += 1
         self.waiting = True
         try:
             dead = [process.pid for process in self.processes if not process.is_alive()]
             if dead:
                 raise RuntimeError(f"DataLoader worker (pid {dead[0]}) has died")
             batch = next(self.batches)
-        except RuntimeError as error:
-            if "DataLoader" not in str(error):
+        except Exception as error:
+            fault = self._fault(error)
+            if not fault:
                 raise
-            fault = str(error).splitlines()[0]
         finally:
             self.waiting = False
         if fault:
@@ -82,8 +101,17 @@ class Workers:
             raise batch
         return batch  # type: ignore[no-any-return]
 
+    def _fault(self, error: Exception) -> str:
+        """What has become of the workers, where that is the error's cause."""
+        if self.hung:
+            return f"no batch came within {TIMEOUT:g} seconds"
+        said = isinstance(error, RuntimeError) and "DataLoader" in str(error)
+        broken = isinstance(error, OSError | EOFError) and not all(p.is_alive() for p in self.processes)
+        return (str(error).splitlines() or [type(error).__name__])[0] if said or broken else ""
+
     def close(self, at_once: bool = False) -> None:
         """End the workers: those that do not end by themselves, and with `at_once` all of them, by force."""
+        self.closed.set()
         if at_once:
             self._kill()
         if self.batches is not None:
@@ -95,9 +123,8 @@ class Workers:
 
     def _kill(self) -> None:
         for process in self.processes:
-            if process.is_alive():
-                process.kill()
-                process.join()
+            process.kill()
+            process.join()
 
 
 class _Guarded:

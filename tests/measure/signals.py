@@ -51,7 +51,9 @@ def stop_once(child: Child, rng: random.Random, seconds: float, outcome: Outcome
 def faults_of(ended: Ended, name: str, out: Path) -> list[str]:
     """What is wrong with how a run ended after a signal; nothing where it was done before the signal came."""
     expected = SIGNALS[name.removesuffix(" group")]
-    unheard = expected - 128  # killed by it before the command had a handler, or when all was said: a shell's status is the same
+    unheard = (
+        expected - 128
+    )  # killed by it before the command had a handler, or when all was said: a shell's status is the same
     faults = [f"a traceback: {ended.err[-1500:]}"] if "Traceback" in ended.err else []
     if ended.status not in (0, expected, -unheard):
         return [*faults, f"status {ended.status} after {name}: {ended.err[-1500:]}"]

@@ -1,0 +1,45 @@
+"""What a finished run shows of itself: what its model writes or rebuilds, and the curve."""
+
+from __future__ import annotations
+
+from bigmodel_cli.attend.rebuilt import draw_reconstructions
+from bigmodel_cli.console import say
+from bigmodel_cli.data import DataSet, load_tokenizer
+from bigmodel_cli.errors import DataError
+from bigmodel_cli.failpoints import failpoint
+from bigmodel_cli.lazy import Module, torch
+from bigmodel_cli.spec import Spec
+from bigmodel_cli.tasks import CausalLMOptions, MaskedImage
+from bigmodel_cli.train.loop import Run
+from bigmodel_cli.train.report import draw_curve
+from bigmodel_cli.writing import Decoding, stream_text
+
+
+def show_results(run: Run, data: DataSet) -> None:
+    """What a finished run shows of itself: what its model writes or rebuilds, and the curve."""
+    spec, task, model, device, directory = run.loaded.spec, run.task, run.loaded.model, run.device, run.directory
+    failpoint("train.showing")
+    with run.state.averaged():
+        _show_sample(spec, data, model, device)
+        if isinstance(task, MaskedImage):
+            picture, split = directory.path / "rebuilt.png", "val" if "val" in data.splits else "train"
+            draw_reconstructions(model, task, data.split(split), data.facts, device, picture)
+            given = ", each hidden patch at its true mean and deviation, which the loss does not ask for"
+            say(f"rebuilt images: {picture}{given if task.options.normalize else ''}")
+    if not directory.metrics.broken:
+        draw_curve(directory.metrics.path, directory.path / "curve.png", task.metric)
+        say(f"curve: {directory.path / 'curve.png'}")
+
+
+def _show_sample(spec: Spec, data: DataSet, model: Module, device: torch.device) -> None:
+    """Text that a language model writes after its training, on stderr."""
+    if not isinstance(spec.task, CausalLMOptions) or not spec.task.sample_tokens:
+        return
+    prompt = spec.task.sample_prompt
+    decoding = Decoding(spec.task.sample_tokens, spec.task.sample_temperature, seed=spec.train.seed)
+    try:
+        text = "".join(stream_text(model, load_tokenizer(data.assets()), spec.data, prompt, decoding, device))
+    except DataError as error:
+        say(f"no sample is shown: task.sample_prompt: {error}")
+        return
+    say(f"sample:\n{prompt}{text}\n")

@@ -1,0 +1,92 @@
+"""The same step saved again keeps its older copy until the new one stands; what dead processes leave goes by the lock."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from bigmodel_cli import checkpoints
+from bigmodel_cli.checkpoints import replacing
+from bigmodel_cli.checkpoints.contents import Contents
+
+PLACE = Path("checkpoints")
+
+
+def contents(value: float) -> Contents:
+    return Contents(3, {"w": torch.full((2,), value)}, {"m": torch.full((2,), value)}, {"value": value}, {}, {})
+
+
+def read() -> float:
+    """The value in the newest checkpoint, which verifies whole, and the same in all of its parts."""
+    found = checkpoints.newest(PLACE, lambda text: pytest.fail(text))
+    assert found is not None
+    assert found.model["w"].tolist() == found.train["m"].tolist() == [found.state["value"]] * 2
+    return float(found.state["value"])
+
+
+def killed_while_saving(point: str, value: float) -> int:
+    """The signal that killed a process at a failpoint, while it saved the step again."""
+    pid = os.fork()
+    if pid == 0:
+        os.environ["BIGMODEL_FAILPOINT"] = point
+        try:
+            checkpoints.save(PLACE, contents(value))
+        finally:
+            os._exit(0)
+    return -os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize("exchanging", [True, False], ids=["exchanged", "put_aside"])
+def test_row_64_the_older_copy_of_a_step_stays_until_the_new_one_stands(
+    exchanging: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row 64: killed at each place of a save of the same step."""
+    monkeypatch.setattr("bigmodel_cli.failpoints._reached", {})
+    if not exchanging:  # as on a file system that cannot exchange two names
+        monkeypatch.setattr(replacing, "_exchange", lambda one, other: False)
+    points = [f"checkpoint.{p}:kill:{n}" for p in ("write", "synced") for n in (1, 6)]
+    points += ["checkpoint.rename:kill", "checkpoint.renamed:kill", *([] if exchanging else ["checkpoint.aside:kill"])]
+    for point in points:
+        shutil.rmtree(PLACE, ignore_errors=True)
+        old = checkpoints.save(PLACE, contents(1.0))
+        checkpoints.mark(PLACE, "last", old)
+        assert killed_while_saving(point, 2.0) == signal.SIGKILL, point
+        if "aside" not in point:  # between two renames it has another name, until it is put back
+            assert read() == (2.0 if "renamed" in point else 1.0), point
+        checkpoints.tidy(PLACE)
+        assert read() == (2.0 if "renamed" in point else 1.0), point
+        assert sorted(os.listdir(PLACE)) == ["last", "step-00000003"], point
+        checkpoints.save(PLACE, contents(3.0))
+        assert read() == 3.0
+        assert sorted(os.listdir(PLACE)) == ["last", "step-00000003"], point
+
+
+def test_row_64_a_step_whose_content_is_the_same_is_not_written_again() -> None:
+    """Row 64: and one that is damaged is."""
+    path = checkpoints.save(PLACE, contents(1.0))
+    inode = path.stat().st_ino
+    checkpoints.save(PLACE, contents(1.0))
+    assert path.stat().st_ino == inode
+    weights = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").write_bytes(weights[:-1] + b"\x7f")
+    checkpoints.save(PLACE, contents(1.0))
+    assert read() == 1.0
+
+
+def test_row_65_drafts_go_by_the_lock_and_not_by_the_process_number() -> None:
+    """Row 65: in containers numbers repeat; the caller of `tidy` and `prune` holds the run's lock."""
+    path = checkpoints.save(PLACE, contents(1.0))
+    mine = PLACE / f".draft-step-9-{os.getpid()}"
+    for tidy in (lambda: checkpoints.tidy(PLACE), lambda: checkpoints.prune(PLACE, {path})):
+        for draft in (mine, PLACE / ".draft-step-9-1"):
+            draft.mkdir()
+            (draft / "model.safetensors").write_bytes(b"half")
+        (PLACE / f".last-{os.getpid()}").symlink_to(path.name)
+        (PLACE / "step-00000007").mkdir()
+        tidy()
+        assert os.listdir(PLACE) == ["step-00000003"]

@@ -1,0 +1,245 @@
+"""Stopping by signals, at any moment and of the whole group: saved, resumable, no traceback; loader workers and their end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, Result, digests, losses
+from zygote import Zygote, resume_command, until
+
+from bigmodel_cli import checkpoints
+from bigmodel_cli.errors import DataError
+from bigmodel_cli.train.signals import Interrupted, Signals
+from bigmodel_cli.train.workers import Workers
+
+Cli = Callable[..., Result]
+WORKERS = ["--set", "data.workers=2", "--set", "train.batch_size=64"]
+
+
+def status(run: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path(run, "status.json").read_text())
+    return found
+
+
+def alive_in_session(session: int) -> list[int]:
+    """Living processes of a session: the command is the leader of its own."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] not in "ZX":
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def wholes() -> dict[str, dict[str, str]]:
+    """What the uninterrupted run with workers gave, made once."""
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("point", "step", "code"),
+    [
+        ("train.step:group=SIGTERM:1", 1, 143),
+        ("checkpoint.synced:group=SIGTERM:3", 4, 143),
+        ("checkpoint.synced:group=SIGHUP:3", 4, 129),
+        ("train.step:group=SIGINT:6", 6, 130),
+    ],
+)
+def test_rows_4_5_61_67_a_signal_to_the_whole_group_with_loader_workers(
+    point: str, step: int, code: int, cnn_spec: Path, cli: Cli, zygote: Zygote, wholes: dict[str, dict[str, str]]
+) -> None:
+    """Rows 4, 5, 61 and 67: in a step and in the save itself; no orphans, no traceback, resumed to the bit."""
+    if not wholes:
+        whole = cli("pretrain", cnn_spec, "--out", "whole", *WORKERS)
+        wholes.update(digests(Path(whole.out.strip())))
+    child = zygote.start("pretrain", cnn_spec, "--out", "run", *WORKERS, env={"BIGMODEL_FAILPOINT": point})
+    stopped = child.wait()
+    assert stopped.status == code, stopped.err
+    assert f"stopped at step {step} of 12; checkpoint run/checkpoints/step-{step:08d}" in stopped.err
+    for word in ("Traceback", "DataLoader", "Exception"):
+        assert word not in stopped.err
+    assert (status("run")["state"], status("run")["code"]) == ("stopped", code)
+    until(lambda: not alive_in_session(child.pid), 10)
+    resumed = zygote.run(*resume_command(stopped.err))
+    assert resumed.status == 0, resumed.err
+    assert digests(Path(resumed.out.strip())) == wholes
+
+
+def test_row_5_loader_workers_die_with_a_killed_run(cnn_spec: Path, zygote: Zygote) -> None:
+    """Rows 5 and 61: kill -9 of the main process alone."""
+    child = zygote.start(
+        "pretrain", cnn_spec, "--out", "run", *WORKERS, env={"BIGMODEL_FAILPOINT": "train.step:kill:2"}
+    )
+    assert child.wait().status == -signal.SIGKILL
+    until(lambda: not alive_in_session(child.pid), 10)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "hangs"])
+def test_row_39_a_loader_worker_that_dies_or_hangs(
+    number: int, cnn_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row 39: status 3 within the time limit, the checkpoint before it is good, no process is left."""
+    from bigmodel_cli.train import loop
+
+    honest, calls = loop.train_step, []
+
+    def step(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 5:
+            os.kill(max(p.pid or 0 for p in multiprocessing.active_children()), number)
+        return honest(*arguments)
+
+    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr("bigmodel_cli.train.workers.TIMEOUT", 1.5)
+    result = cli("pretrain", cnn_spec, "--out", "run", *WORKERS, "--set", "train.steps=40")
+    assert result.status == 3, result.err
+    assert "a loader worker died or hung" in result.err
+    assert "try data.workers: 0" in result.err
+    assert "Traceback" not in result.err
+    assert (status("run")["state"], status("run")["code"]) == ("failed", 3)
+    assert checkpoints.newest(Path("run/checkpoints"), lambda text: pytest.fail(text)) is not None
+    assert not multiprocessing.active_children()
+
+
+def test_row_39_what_is_wrong_with_the_data_is_said_as_without_workers() -> None:
+    """Row 39: a worker's expected fault has no traceback of the worker's."""
+
+    class Broken:
+        def __getitem__(self, number: int) -> Any:
+            raise DataError(f"image {number}: cut short")
+
+    workers = Workers(Broken(), range(3, 9), 1, pinned=False)
+    with pytest.raises(DataError, match=r"\Aimage 3: cut short\Z"):
+        workers.next()
+    workers.close()
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("point", ["status.done:SIGTERM", "status.done:SIGHUP", "train.showing:SIGINT"])
+def test_row_67_a_signal_after_the_end_of_training_changes_nothing(
+    point: str, decoder_spec: Path, zygote: Zygote
+) -> None:
+    """Row 67: while the curve is drawn, and while the last status is written."""
+    done = zygote.run("pretrain", decoder_spec, "--out", "run", env={"BIGMODEL_FAILPOINT": point})
+    assert (done.status, done.out) == (0, "run/checkpoints/step-00000012\n")
+    assert "Traceback" not in done.err
+    assert (status("run")["state"], status("run")["code"]) == ("done", 0)
+
+
+def test_rows_4_67_a_signal_while_the_run_begins(decoder_spec: Path, cli: Cli, zygote: Zygote) -> None:
+    """Rows 4 and 67: while the first status is written."""
+    stopped = zygote.run("pretrain", decoder_spec, "--out", "run", env={"BIGMODEL_FAILPOINT": "status.running:SIGTERM"})
+    assert stopped.status == 143
+    assert "Traceback" not in stopped.err
+    assert status("run")["state"] == "stopped"
+    assert cli(*resume_command(stopped.err)).status == 0
+
+
+def test_row_67_a_terminal_that_goes_away_stops_the_run_in_good_order(decoder_spec: Path) -> None:
+    """Row 67: SIGHUP, and every write to the terminal fails."""
+    main, side = pty.openpty()
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TERM": "xterm"}
+    words = [str(decoder_spec), "--out", "run", "--set", "train.steps=100000", "--set", "train.validate_every=20"]
+    code = (
+        "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(2, termios.TIOCSCTTY, 0); "
+        "os.execv(sys.executable, [sys.executable, '-m', 'bigmodel_cli', 'pretrain', *sys.argv[1:]])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *words], env=env, stdin=side, stdout=subprocess.DEVNULL, stderr=side
+    )
+    os.close(side)
+    os.set_blocking(main, False)
+
+    def begun() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            os.read(main, 65536)
+        return Path("run/checkpoints/last").exists()
+
+    until(begun, 120)
+    os.close(main)
+    assert process.wait(60) == 129
+    found = status("run")
+    assert (found["state"], found["code"]) == ("stopped", 129)
+    assert checkpoints.find(Path("run")).name == f"step-{found['last_step']:08d}"
+
+
+def test_rows_6_67_how_signals_are_heeded() -> None:
+    """Rows 6 and 67: the first is raised until it is heeded, later ones are not, `nohup` is respected, an end stands."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            signals.start()
+            os.kill(os.getpid(), signal.SIGHUP)  # as under nohup
+            with pytest.raises(Interrupted) as raised, signals.held():
+                os.kill(os.getpid(), signal.SIGTERM)
+            assert raised.value.number == signal.SIGTERM
+            with pytest.raises(Interrupted), signals.held():
+                pass  # swallowed somewhere, it is raised again
+            signals.stopping()
+            os.kill(os.getpid(), signal.SIGTERM)
+            with signals.held():
+                pass
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        with Signals() as signals:
+            signals.start()
+            with pytest.raises(Interrupted), signals.held(), signals.let():
+                os.kill(os.getpid(), signal.SIGINT)
+            assert signals.depth == 0
+        with Signals() as signals:
+            signals.start()
+            signals.end()
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_row_67_before_anything_is_written_a_signal_leaves_at_once(
+    number: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Row 67: while torch is imported there is nothing to save."""
+    pid = os.fork()
+    if pid == 0:
+        with Signals():
+            os.kill(os.getpid(), number)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + number
+    assert capfd.readouterr().err == "bigmodel: stopped before anything was written\n"
+
+
+@pytest.mark.parametrize(
+    "point", ["train.validating:SIGTERM:4", "checkpoint.write:SIGTERM:25", "checkpoint.marked:SIGTERM:8"]
+)
+def test_rows_62_63_a_signal_in_the_final_average(point: str, decoder_spec: Path, cli: Cli, zygote: Zygote) -> None:
+    """Rows 62 and 63: in its validation, in its save, and when it has become the result."""
+    sets = [w for c in ("train.average_last=2", "train.ema=0.5") for w in ("--set", c)]
+    whole = Path(cli("pretrain", decoder_spec, "--out", "whole", *sets).out.strip())
+    stopped = zygote.run("pretrain", decoder_spec, "--out", "run", *sets, env={"BIGMODEL_FAILPOINT": point})
+    assert stopped.status == 143, stopped.err
+    resumed = cli(*resume_command(stopped.err))
+    assert resumed.status == 0, resumed.err
+    assert Path(resumed.out.strip()).name == whole.name == "average"
+    assert digests(Path(resumed.out.strip())) == digests(whole)
+    assert digests(Path("run/checkpoints/step-00000012")) == digests(Path("whole/checkpoints/step-00000012"))
+    assert losses(Path("run")) == losses(Path("whole"))
+    validations = [
+        [r for r in map(json.loads, Path(run, "metrics.jsonl").read_text().splitlines()) if "val" in r]
+        for run in ("run", "whole")
+    ]
+    assert validations[0] == validations[1]
+    assert [(r["step"], r.get("averaged")) for r in validations[1]] == [(4, None), (8, None), (12, None), (12, 2)]
