@@ -93,6 +93,19 @@ class MetricsLog:
         )
 
 
+_locks: set[int] = set()
+"""The descriptors by which this process holds locks. A forked child closes them: it must not keep the lock of a dead parent."""
+
+
+def _let_go() -> None:
+    for descriptor in _locks:
+        os.close(descriptor)
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 class RunDirectory:
     """`path` with its lock held, until the `with` block ends or the process dies.
 
@@ -101,6 +114,7 @@ class RunDirectory:
 
     def __init__(self, path: Path, descriptor: int, made: list[Path]) -> None:
         self.path, self.descriptor = path, descriptor
+        _locks.add(descriptor)
         self.made = made  # folders that are here since this process began, the innermost first
         self.checkpoints = path / "checkpoints"
         self.metrics = MetricsLog(path / METRICS)
@@ -169,6 +183,7 @@ class RunDirectory:
                 with contextlib.suppress(OSError):
                     (self.path / name).unlink(missing_ok=True)
             _remove_empty(self.made)
+        _locks.discard(self.descriptor)
         os.close(self.descriptor)
 
     def begin(self, spec: str, step: int) -> None:

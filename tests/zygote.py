@@ -5,6 +5,7 @@ A process can be killed, stopped or starved without harm to the tests, as a user
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shlex
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +39,20 @@ class Child:
     def wait(self, timeout: float = 60) -> Ended:
         """Wait for the end; a process that does not end is killed, and fails the test."""
         status = self.zygote.ask({"wait": self.pid, "timeout": timeout})["status"]
-        assert status is not None, f"no end within {timeout} s:\n{self.err.read_text()}"
-        return Ended(status, self.out.read_text(), self.err.read_text())
+        out, err = (path.read_text() if path.exists() else "" for path in (self.out, self.err))  # none: killed at once
+        assert status is not None, f"no end within {timeout} s:\n{err}"
+        return Ended(status, out, err)
+
+    def ended(self) -> bool:
+        """Whether it has ended; nobody but `wait` takes note of its status."""
+        return bool(self.zygote.ask({"ended": self.pid})["ended"])
+
+    def end_within(self, seconds: float) -> bool:
+        """Wait so long, or less where it ends before, and return whether it did."""
+        end = time.monotonic() + seconds
+        while not (ended := self.ended()) and time.monotonic() < end:
+            time.sleep(min(0.01, max(0.0, end - time.monotonic())))
+        return ended
 
     def send(self, number: int) -> None:
         """Send a signal."""
@@ -46,13 +60,17 @@ class Child:
 
 
 class Zygote:
-    """The parent of the processes."""
+    """The parent of the processes; it imports the modules that `preload` names, too."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, preload: Sequence[str] = ()) -> None:
         self.folder, self.count = folder, 0
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [sys.executable, __file__, *preload],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
 
     def ask(self, request: dict[str, Any]) -> Any:
@@ -103,11 +121,16 @@ def serve() -> None:
     from bigmodel_cli.train import session  # noqa: F401
 
     load_torch()
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
     for line in sys.stdin:
         request = json.loads(line)
         answer: dict[str, Any] = {}
         if "wait" in request:
             answer["status"] = wait_for(request["wait"], request["timeout"])
+        elif "ended" in request:
+            found = os.waitid(os.P_PID, request["ended"], os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            answer["ended"] = found is not None
         else:
             pid = os.fork()
             if pid == 0:
@@ -156,3 +179,4 @@ def become(request: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     serve()
+    os._exit(0)  # without the slow tear-down of torch

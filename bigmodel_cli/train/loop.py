@@ -23,6 +23,7 @@ from bigmodel_cli.rundir import RunDirectory
 from bigmodel_cli.scoring import judge, values_of
 from bigmodel_cli.tasks import Task
 from bigmodel_cli.train.feed import Feed
+from bigmodel_cli.train.keeping import Keeping
 from bigmodel_cli.train.report import Reporter, TensorBoard, shown_metrics
 from bigmodel_cli.train.signals import Interrupted, Signals
 from bigmodel_cli.train.state import TrainState
@@ -62,6 +63,17 @@ class Run:
     def device(self) -> torch.device:
         """Where it is computed."""
         return self.loaded.device
+
+    @property
+    def interval(self) -> int | None:
+        """Steps between validations."""
+        return self.options.validation_interval(self.feed.micro.per_epoch)
+
+    @property
+    def keeping(self) -> Keeping:
+        """Which checkpoints stay."""
+        saving = self.options.checkpoint_every or self.interval
+        return Keeping(self.options, self.total, saving, self.task.higher_is_better)
 
 
 class Stopwatch:
@@ -109,12 +121,13 @@ def fit(run: Run) -> Path:
 
 def _train(run: Run, reporter: Reporter) -> Path:
     options, state = run.options, run.state
-    interval = options.validation_interval(run.feed.micro.per_epoch)
-    saving = options.checkpoint_every or interval
+    interval, saving = run.interval, run.keeping.saving
     watch = Stopwatch()
     path: Path | None = None
     training_mode(state.model, state.still)
     batches = run.feed.steps(state.step, run.total)
+    if state.step:
+        run.keeping.prune(run.directory.checkpoints, state.scores)
     started = state.step  # what comes before it is saved, but perhaps for the validation in which the run was stopped
     while True:
         done = state.step
@@ -147,7 +160,7 @@ def _train(run: Run, reporter: Reporter) -> Path:
             checkpoints.mark(run.directory.checkpoints, "last", path)  # the run's name stands for its result
         return path
     if options.average_last is not None:
-        return save_average(run, reporter, options.average_last)
+        return save_average(run, reporter)
     return path
 
 
@@ -169,9 +182,9 @@ def _step(run: Run, reporter: Reporter, watch: Stopwatch, micro_batches: list[di
         state.after_step()
 
 
-def save_average(run: Run, reporter: Reporter, count: int) -> Path:
+def save_average(run: Run, reporter: Reporter) -> Path:
     """Commit the mean of the newest checkpoints' weights (Vaswani et al. 2017, section 6.1) as `average`, and let `last` be it."""
-    newest = checkpoints.steps(run.directory.checkpoints)[-count:]
+    newest = run.keeping.averaged(run.directory.checkpoints, run.state.scores)
     contents = run.contents(run.state)
     contents.model = checkpoints.mean_weights([checkpoints.read(path, train_state=False).model for path in newest])
     reporter.line(
@@ -282,18 +295,12 @@ def _noted(run: Run, reporter: Reporter, metrics: dict[str, float]) -> bool:
 
 def save(run: Run, better: bool = False) -> Path:
     """Commit a checkpoint of this step, move `last` (and `best`), and prune those that the spec does not keep."""
-    state, options = run.state, run.options
+    state = run.state
     run.directory.metrics.sync()
     path = checkpoints.save(run.directory.checkpoints, run.contents(state))
     checkpoints.mark(run.directory.checkpoints, "last", path)
     if better:
         checkpoints.mark(run.directory.checkpoints, "best", path)
-    present = sorted(run.directory.checkpoints.glob("step-*"))
-    scores = {p: state.scores.get(str(int(p.name.removeprefix("step-")))) for p in present}
-    finite = [(score, p) for p, score in scores.items() if score is not None]
-    ranked = sorted(finite, key=lambda pair: pair[0], reverse=run.task.higher_is_better)
-    newest = max(options.keep_last, options.average_last or 0)
-    keep = {*present[-newest:], *(p for _, p in ranked[: options.keep_best])}
-    checkpoints.prune(run.directory.checkpoints, keep)
+    run.keeping.prune(run.directory.checkpoints, state.scores)
     run.directory.write_status("running", 0, "", state.step, path)
     return path

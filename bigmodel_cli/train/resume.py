@@ -180,6 +180,19 @@ def _leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
     return [leaf for key, inner in items for leaf in _leaves(inner, f"{path}.{key}" if path else str(key))]
 
 
+def mark_again(checkpoints_folder: Path, path: Path, contents: checkpoints.Contents) -> None:
+    """Let `last` and `best` point where this newest checkpoint says: the process may have died after committing it, before that.
+
+    Raises `ResourceError`.
+    """
+    scores, best = contents.state["scores"], contents.state["best"]
+    checkpoints.mark(checkpoints_folder, "last", path)
+    reached = [int(step) for step, score in scores.items() if score is not None and score == best]
+    first = checkpoints_folder / f"step-{min(reached):08d}" if reached else None
+    if first is not None and first.is_dir():
+        checkpoints.mark(checkpoints_folder, "best", first)
+
+
 def finished(directory: RunDirectory, previous: Previous, spec: Spec) -> Path | None:
     """The result of a run that has nothing left to do, verified; None where it goes on. What it says is told.
 

@@ -44,6 +44,7 @@ from bigmodel_cli.train.resume import (
     check_fingerprint,
     finished,
     latest_directory,
+    mark_again,
     previous_run,
     resumed_spec,
 )
@@ -165,6 +166,8 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     _describe_steps(spec, total)
     if previous is not None and previous.contents is not None:
         state.restore(previous.contents.model, previous.contents.train, previous.contents.state)
+        assert previous.path is not None
+        mark_again(directory.checkpoints, previous.path, previous.contents)
         say(f"resuming {directory.path} after step {state.step}")
         _describe_bend(options, previous.spec.train.total_steps(feed.micro.per_epoch), total, state.step)
     with signals.held():

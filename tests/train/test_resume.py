@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -16,6 +17,7 @@ from conftest import Result, digests, finish, losses, shell
 from zygote import Zygote, resume_command, until
 
 from bigmodel_cli import checkpoints
+from bigmodel_cli.rundir import RunDirectory
 
 Cli = Callable[..., Result]
 FAMILIES = ("decoder_spec", "cnn_spec")
@@ -62,6 +64,57 @@ def test_killed_while_a_checkpoint_is_written_or_pruned(
     left = sorted(p.name for p in Path("run/checkpoints").iterdir())
     assert not [name for name in left if name.startswith(".")]
     assert left == sorted(p.name for p in Path("whole/checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(
+    "point",
+    ["renamed:kill:3", "marked:kill:5", "prune:kill:1"],
+    ids=["before last", "between last and best", "in pruning"],
+)
+def test_killed_after_the_last_commit_the_resume_does_what_was_to_follow(
+    point: str, decoder_spec: Path, cli: Cli, zygote: Zygote
+) -> None:
+    """Rows 2 and 3: nothing is left to train, but `last`, `best` and the pruning are still due."""
+    uninterrupted(cli, decoder_spec)
+    words = ["pretrain", decoder_spec, "--out", "run"]
+    killed = zygote.run(*words, env={"BIGMODEL_FAILPOINT": f"checkpoint.{point}"})
+    assert killed.status == -signal.SIGKILL
+    assert checkpoints.steps(Path("run/checkpoints"))[-1].name == "step-00000012"
+    resumed = cli(*words, "--resume")
+    assert (resumed.status, resumed.out) == (0, "run/checkpoints/step-00000012\n"), resumed.err
+    found, expected = (
+        {p.name: os.readlink(p) if p.is_symlink() else "" for p in Path(run, "checkpoints").iterdir()}
+        for run in ("run", "whole")
+    )
+    assert found == expected
+
+
+def test_the_checkpoint_of_a_stop_is_no_part_of_the_average(decoder_spec: Path, cli: Cli, zygote: Zygote) -> None:
+    """Rows 4 and 62: a run that was stopped between two of its checkpoints ends with the mean of those of its schedule."""
+    changes = ["train.average_last=3", "train.checkpoint_every=2"]
+    whole = uninterrupted(cli, decoder_spec, *changes)
+    words = ["pretrain", decoder_spec, "--out", "run", *(w for c in changes for w in ("--set", c))]
+    stopped = zygote.run(*words, env={"BIGMODEL_FAILPOINT": "train.step:SIGTERM:11"})
+    assert (stopped.status, checkpoints.find(Path("run")).name) == (143, "step-00000011")
+    resumed = cli(*resume_command(stopped.err))
+    assert (resumed.status, Path(resumed.out.strip()).name) == (0, "average"), resumed.err
+    assert digests(Path(resumed.out.strip())) == digests(whole)
+    assert validations(Path("run")) == validations(Path("whole"))
+
+
+def test_a_loaders_worker_does_not_keep_the_lock_of_its_dead_parent() -> None:
+    """Row 45: the lock dies with its owner. A worker is a fork, and takes seconds to see that its parent is gone."""
+    with RunDirectory.open(Path("run"), resume=False):
+        worker = os.fork()
+        if worker == 0:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        with RunDirectory.open(Path("run"), resume=False) as directory:
+            assert directory.path == Path("run")
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        os.waitpid(worker, 0)
 
 
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])

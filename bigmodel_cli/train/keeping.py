@@ -1,0 +1,51 @@
+"""Which of a run's checkpoints are kept, and which an average of the newest is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bigmodel_cli import checkpoints
+from bigmodel_cli.recipe import TrainOptions
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """The rules of one run: `total` steps, of which every `saving`-th is saved (None: none between validations and the end)."""
+
+    options: TrainOptions
+    total: int
+    saving: int | None
+    higher_is_better: bool
+
+    def due(self, step: int, scores: Mapping[str, float | None]) -> bool:
+        """Whether a run that nobody stopped has a checkpoint of this step: by the schedule, at the end, or as the best so far.
+
+        What is saved beside these, for a signal, is there to go on with, and no part of a result.
+        """
+        if step == self.total or (self.saving is not None and step % self.saving == 0):
+            return True
+        score = scores.get(str(step))
+        before = [value for at, value in scores.items() if value is not None and int(at) < step]
+        if score is None:
+            return False
+        return all(score > value if self.higher_is_better else score < value for value in before)
+
+    def averaged(self, folder: Path, scores: Mapping[str, float | None]) -> list[Path]:
+        """The newest checkpoints whose mean is the run's result, oldest first; none where it is no mean."""
+        count = self.options.average_last
+        return [p for p in checkpoints.steps(folder) if self.due(number(p), scores)][-count:] if count else []
+
+    def prune(self, folder: Path, scores: Mapping[str, float | None]) -> None:
+        """Remove the checkpoints that the spec does not keep, and what was half removed when a process died."""
+        present = checkpoints.steps(folder)
+        finite = [(score, path) for path in present if (score := scores.get(str(number(path)))) is not None]
+        ranked = sorted(finite, key=lambda pair: pair[0], reverse=self.higher_is_better)
+        best = (path for _, path in ranked[: self.options.keep_best])
+        checkpoints.prune(folder, {*present[-self.options.keep_last :], *self.averaged(folder, scores), *best})
+
+
+def number(checkpoint: Path) -> int:
+    """The step of a checkpoint that is called after it."""
+    return int(checkpoint.name.removeprefix("step-"))

@@ -1,0 +1,35 @@
+"""A sample of the storms of kills, signals and full disks in tests/measure, whose scripts make a thousand of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from measure.families import orphans, write_data
+from measure.kills import Storm, storm
+from measure.signals import SignalStorm
+from zygote import Zygote
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    """Starts the runs."""
+    ready = Zygote(tmp_path_factory.mktemp("parent"), ("matplotlib.figure", "matplotlib.backends.backend_agg"))
+    yield ready
+    ready.close()
+
+
+SAMPLE = [(Storm, "decoder", 10), (Storm, "seq2seq", 20), (SignalStorm, "averaged", 12), (SignalStorm, "seq2seq", 8)]
+
+
+@pytest.mark.parametrize(("kind", "family", "count"), SAMPLE, ids=lambda value: getattr(value, "__name__", str(value)))
+def test_what_a_storm_stops_is_resumed_to_the_bit(
+    kind: type[Storm], family: str, count: int, parent: Zygote, tmp_path: Path
+) -> None:
+    """Rows 1 to 4, 7, 61 to 65 and 67: kill -9 and signals at random moments, in saves, and to the whole group."""
+    write_data(tmp_path)
+    found = storm([parent], tmp_path, family, count, 0, kind)
+    assert found.differing == []
+    assert found.total.kills.total() >= count
+    assert orphans(found.total.leaders) == []
