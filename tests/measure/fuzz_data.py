@@ -24,11 +24,12 @@ from typing import Any
 
 import yaml
 from fuzz_checkpoints import BLOCK, TRAIN, Checkpoints
-from fuzzing import Campaign, Trial, main
+from fuzzing import Campaign, Trial, main, quiet
 from mutators import WORDS, mutate_bytes, mutate_lines, mutate_tree
 from samples_of_data import archive, pictures, sounds, texts, wav
 
 BYTES, CHARACTERS, BPE = {"type": "bytes"}, {"type": "characters"}, {"type": "bpe", "vocab_size": 300}
+BROUGHT = {"type": "file", "path": "case/tokenizer.json"}
 LABELLED: dict[str, Any] = {"type": "table", "text": ["text"], "label": "label", "context": 16, "tokenizer": BYTES}
 PAIRED: dict[str, Any] = {"type": "pair_table", "source": "en", "target": "de", "context": 64, "tokenizer": BYTES}
 LETTERS: dict[str, Any] = {"type": "audio", "rate": 8000, "mels": 16, "units": "characters"}
@@ -37,14 +38,15 @@ FORMS: dict[str, dict[str, Any]] = {
     "text": {"type": "text", "files": ["text/a.txt"], "context": 16, "tokenizer": CHARACTERS},
     "text.gz": {"type": "text", "files": ["text/b.txt.gz"], "context": 16, "tokenizer": BYTES},
     "text.jsonl": {"type": "text", "files": ["text/c.jsonl"], "context": 16, "tokenizer": BPE},
-    "tokenizer.json": {"type": "text", "files": ["text/a.txt"], "context": 16, "tokenizer": {"type": "file", "path": "case/tokenizer.json"}},
+    "tokenizer.json": {"type": "text", "files": ["text/a.txt"], "context": 16, "tokenizer": BROUGHT},
     "table.csv": {**LABELLED, "train": ["table.csv"]},
     "table.tsv": {**LABELLED, "train": ["table.tsv"]},
     "table.tsv.gz": {**LABELLED, "train": ["table.tsv.gz"]},
     "table.jsonl": {**LABELLED, "train": ["table.jsonl"]},
     "table.parquet": {**LABELLED, "train": ["table.parquet"]},
     "table without header": {**LABELLED, "text": [0], "label": 1, "train": ["data/sst2/train.tsv"], "val": ["data/sst2/dev.tsv"]},
-    "pairs": {"type": "pairs", "source": ["data/multi30k/train.en.gz"], "target": ["data/multi30k/train.de.gz"], "context": 64, "tokenizer": BYTES},
+    "pairs": {"type": "pairs", "source": ["data/multi30k/train.en.gz"], "target": ["data/multi30k/train.de.gz"],
+              "context": 64, "tokenizer": BYTES},
     "pair table.csv": {**PAIRED, "train": ["pairs.csv"]},
     "pair table.jsonl": {**PAIRED, "train": ["table.jsonl"]},
     "pair table.parquet": {**PAIRED, "train": ["table.parquet"]},
@@ -54,16 +56,24 @@ FORMS: dict[str, dict[str, Any]] = {
     "idx": {"type": "mnist", "root": "data"},
     "recordings": {"type": "audio", "files": ["sounds"], "rate": 8000, "mels": 16, "seconds": 0.1},
     "recordings.tar": {"type": "audio", "files": ["sounds.tar"], "pattern": PATTERN, "rate": 8000, "mels": 16, "seconds": 0.1},
-    "recordings.tar.gz": {"type": "audio", "files": ["data/fsdd/recordings.tar.gz"], "pattern": PATTERN, "rate": 8000, "mels": 16, "on_bad": "skip"},
+    "recordings.tar.gz": {"type": "audio", "files": ["data/fsdd/recordings.tar.gz"], "pattern": PATTERN, "rate": 8000,
+                          "mels": 16, "on_bad": "skip"},
     "transcripts": {**LETTERS, "files": ["sounds"], "pattern": "wav$", "transcripts": ["transcripts.tsv"]},
 }  # fmt: skip
 MODELS: dict[str, Any] = {
-    "labeller": {"model": {"type": "encoder", "dim": 16, "blocks": [BLOCK], "position": {"type": "learned"}, "pool": "mean"}, "data": FORMS["table.csv"],
-                 "task": {"type": "classification"}},
-    "listener": {"model": {"type": "cnn", "layers": [{"type": "adaptive_pool"}, {"type": "flatten"}, {"type": "dense", "units": "classes"}]},
+    "labeller": {"model": {"type": "encoder", "dim": 16, "blocks": [BLOCK], "position": {"type": "learned"}, "pool": "mean"},
+                 "data": FORMS["table.csv"], "task": {"type": "classification"}},
+    "listener": {"model": {"type": "cnn", "layers": [{"type": "adaptive_pool"}, {"type": "flatten"},
+                                                     {"type": "dense", "units": "classes"}]},
                  "data": FORMS["recordings.tar"], "task": {"type": "classification"}},
 }  # fmt: skip
-READERS = {"decoder": "text/a.txt", "seq2seq": "text/a.txt", "labeller": "text/a.txt", "cnn": "images/", "listener": "sounds/"}
+READERS = {
+    "decoder": "text/a.txt",
+    "seq2seq": "text/a.txt",
+    "labeller": "text/a.txt",
+    "cnn": "images/",
+    "listener": "sounds/",
+}
 
 
 class Data:
@@ -105,7 +115,11 @@ class Data:
         form = rng.choice(list(FORMS))
         values = FORMS[form]
         needed = [text for text in _strings(values) if not text.startswith("case/")]
-        names = [n for n in self.files if any(n == text or n.startswith((f"{text}/images/", f"{text}/MNIST/", f"{text}/")) for text in needed)]
+        names = [
+            n
+            for n in self.files
+            if any(n == text or n.startswith((f"{text}/images/", f"{text}/MNIST/", f"{text}/")) for text in needed)
+        ]
         if form == "idx":
             names = [n for n in names if "MNIST" in n]
         if form == "tokenizer.json":
@@ -117,7 +131,13 @@ class Data:
         """Predict from changed files, arguments or lines."""
         model = rng.choice(list(READERS))
         source = READERS[model]
-        command = ["predict", f"base/{model}", "--device", "cpu", *(["--max-tokens", "3"] if model in ("decoder", "seq2seq") else [])]
+        command = [
+            "predict",
+            f"base/{model}",
+            "--device",
+            "cpu",
+            *(["--max-tokens", "3"] if model in ("decoder", "seq2seq") else []),
+        ]
         given, lines = [], b""
         if source.endswith("/"):
             names = [rng.choice([n for n in self.files if n.startswith(source)]) for _ in range(2)]
@@ -141,11 +161,11 @@ class Data:
 
 def opened(values: dict[str, Any]) -> int:
     """Open the data of the case's folder, make the first batches; the exit status."""
+    import numpy as np
+
     from bigmodel_cli.console import say
     from bigmodel_cli.data import SOURCES, open_data, record
     from bigmodel_cli.errors import BigmodelError
-
-    import numpy as np
 
     try:
         options = SOURCES[values["type"]][0].model_validate(values)
@@ -175,7 +195,9 @@ def mutate_file(rng: random.Random, name: str, content: bytes) -> bytes:
     if name.endswith(".png") and kind:
         return _mutated_png(rng, content)
     if name == "tokenizer.json" and kind:
-        return json.dumps(mutate_tree(rng, json.loads(content), [json.loads(content)], ["type", "model", "vocab"]), default=str).encode()
+        return json.dumps(
+            mutate_tree(rng, json.loads(content), [json.loads(content)], ["type", "model", "vocab"]), default=str
+        ).encode()
     if name.endswith(".jsonl") and kind >= 2:
         return _mutated_rows(rng, content)
     if name.endswith((".txt", ".csv", ".tsv", ".jsonl")) and kind:
@@ -189,7 +211,11 @@ def _mutated_rows(rng: random.Random, content: bytes) -> bytes:
     rows = content.decode().splitlines()
     at = rng.randrange(len(rows))
     tree = json.loads(rows[at])
-    rows[at] = json.dumps(mutate_tree(rng, tree, [tree, {"text": {"text": 1}}], ["text", "label", "en"]), default=str, ensure_ascii=rng.random() < 0.5)
+    rows[at] = json.dumps(
+        mutate_tree(rng, tree, [tree, {"text": {"text": 1}}], ["text", "label", "en"]),
+        default=str,
+        ensure_ascii=rng.random() < 0.5,
+    )
     return ("\n".join(rows) + "\n").encode("utf-8", "surrogatepass")
 
 
@@ -206,15 +232,33 @@ def _mutated_png(rng: random.Random, content: bytes) -> bytes:
     else:
         chunk[1] = mutate_bytes(rng, chunk[1])
     if rng.random() < 0.2:
-        chunks.insert(1, [rng.choice([b"tEXt", b"zTXt", b"iCCP", b"eXIf", b"acTL", b"tRNS", b"PLTE"]), rng.randbytes(rng.choice([0, 4, 100]))])
+        chunks.insert(
+            1,
+            [
+                rng.choice([b"tEXt", b"zTXt", b"iCCP", b"eXIf", b"acTL", b"tRNS", b"PLTE"]),
+                rng.randbytes(rng.choice([0, 4, 100])),
+            ],
+        )
     packed = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
     return content[:8] + b"".join(packed)
 
 
 def _hostile_archive(rng: random.Random) -> bytes:
     """An archive with odd names and odd recordings."""
-    names = ["../0_theo_1.wav", "/0_theo_2.wav", "0_theo_3.wav", "a/0_nic_4.wav", "1_nic_5.wav", f"{rng.choice(WORDS)}_theo_6.wav"[:90]]
-    members = {n.replace("\0", "").encode("utf-8", "replace").decode(): mutate_bytes(rng, wav(440)) if rng.random() < 0.4 else wav(440) for n in names}
+    names = [
+        "../0_theo_1.wav",
+        "/0_theo_2.wav",
+        "0_theo_3.wav",
+        "a/0_nic_4.wav",
+        "1_nic_5.wav",
+        f"{rng.choice(WORDS)}_theo_6.wav"[:90],
+    ]
+    members = {
+        n.replace("\0", "").encode("utf-8", "replace").decode(): mutate_bytes(rng, wav(440))
+        if rng.random() < 0.4
+        else wav(440)
+        for n in names
+    }
     return archive(members, rng.choice(["w", "w:gz", "w:bz2", "w:xz"]))
 
 
@@ -232,7 +276,9 @@ def replace(rng: random.Random, path: Path) -> None:
     elif kind == 3:
         path.symlink_to(rng.choice(["no/such", ".", "a" * 250]))
     elif kind == 4:
-        name = rng.choice([w for w in WORDS if 0 < len(w) < 60 and "/" not in w and "\0" not in w and w not in (".", "..")])
+        name = rng.choice(
+            [w for w in WORDS if 0 < len(w) < 60 and "/" not in w and "\0" not in w and w not in (".", "..")]
+        )
         path.with_name(os.fsdecode(name.encode("utf-8", "surrogatepass")) + path.suffix).write_bytes(content)
 
 
@@ -244,26 +290,26 @@ def _strings(value: Any) -> list[str]:
     return [text for one in inner for text in _strings(one)]
 
 
-def campaign(folder: Path) -> Campaign:
-    """Train the models, and open every form once."""
+def prepared(folder: Path) -> Data:
+    """The data and the models, each form opened once."""
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
     os.chdir(folder)
     data = Data(folder)
-    streams = sys.stdout, sys.stderr
-    with open(folder / "start.log", "w") as log:
-        sys.stdout = sys.stderr = log
-        try:
-            data.train()
-            for form, values in FORMS.items():
-                shutil.rmtree("case", ignore_errors=True)
-                for name, content in data.files.items():
-                    path = Path("case") / name
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(content)
-                assert opened(values) == 0, f"{form}: {(folder / 'start.log').read_text()[-500:]}"
-        finally:
-            sys.stdout, sys.stderr = streams
-    return Campaign(data.case, folder)
+    with quiet(folder / "start.log"):
+        data.train()
+        for form, values in FORMS.items():
+            shutil.rmtree("case", ignore_errors=True)
+            for name, content in data.files.items():
+                path = Path("case") / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            assert opened(values) == 0, f"{form}: {(folder / 'start.log').read_text()[-500:]}"
+    return data
+
+
+def campaign(folder: Path) -> Campaign:
+    """The cases of mutated data."""
+    return Campaign(prepared(folder).case, folder)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,11 @@ import os
 import random
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
-from fuzzing import Campaign, Trial, main
+from fuzzing import Campaign, Trial, main, quiet
 from mutators import WORDS, mutate_bytes, mutate_lines, mutate_tree, places, seen, value
 from samples_of_data import write_all
 
@@ -44,7 +43,13 @@ def trees() -> list[Any]:
         if data.get("type") in ("cifar10", "docstrings", "stdlib"):
             tree["data"] = {
                 "cifar10": {"type": "mnist", "root": "data"},
-                "docstrings": {"type": "pair_table", "train": ["pairs.csv"], "source": "en", "target": "de", "tokenizer": {"type": "bytes"}},
+                "docstrings": {
+                    "type": "pair_table",
+                    "train": ["pairs.csv"],
+                    "source": "en",
+                    "target": "de",
+                    "tokenizer": {"type": "bytes"},
+                },
                 "stdlib": {"type": "text", "files": ["text/*.txt"], "context": 32},
             }[data["type"]]
         found.append(tree)
@@ -52,17 +57,19 @@ def trees() -> list[Any]:
                                        {"type": "dense", "units": "classes"}]}  # fmt: skip
     for data in ({"type": "image_folder", "root": "images"}, {"type": "parquet_images", "train": ["images.parquet"]},
                  {"type": "digits"}, {"type": "audio", "files": ["sounds"], "seconds": 0.1, "rate": 8000}):  # fmt: skip
-        found.append({"model": model, "data": data, "task": {"type": "classification"}, "train": {"steps": 2, "batch_size": 2}})
+        found.append(
+            {"model": model, "data": data, "task": {"type": "classification"}, "train": {"steps": 2, "batch_size": 2}}
+        )
     return found
 
 
 class Specs:
     """Cases of mutated specs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, every: int) -> None:
         self.folder = folder
         write_all(folder)
-        self.trees = trees()
+        self.trees = trees()[::every]
         self.texts = [yaml.safe_dump(tree, sort_keys=False) for tree in self.trees]
         from bigmodel_cli.catalog import schema
 
@@ -75,7 +82,9 @@ class Specs:
         kind = rng.choice(["tree", "tree", "tree", "lines", "bytes", "set"])
         if kind == "tree":
             changed = mutate_tree(rng, self.trees[index], self.trees, self.names)
-            return kind, yaml.dump(changed, sort_keys=False, allow_unicode=rng.random() < 0.5).encode("utf-8", "surrogatepass")
+            return kind, yaml.dump(changed, sort_keys=False, allow_unicode=rng.random() < 0.5).encode(
+                "utf-8", "surrogatepass"
+            )
         if kind == "lines":
             return kind, mutate_lines(rng, self.texts[index]).encode("utf-8", "surrogatepass")
         if kind == "bytes":
@@ -114,7 +123,9 @@ class Specs:
             if status or not trains or not _is_small(Path("stream1").read_text(errors="replace")):
                 return status
             try:
-                return run(["pretrain", "spec.yaml", "--device", "cpu", "--out", "run", *words, *_two_steps(content, words)])
+                return run(
+                    ["pretrain", "spec.yaml", "--device", "cpu", "--out", "run", *words, *_two_steps(content, words)]
+                )
             finally:
                 shutil.rmtree("run", ignore_errors=True)
 
@@ -153,21 +164,20 @@ def _check(status: int, written: str) -> str:
     return "status 2 without a place"
 
 
-def campaign(folder: Path) -> Campaign:
-    """The data and specs, and a first run of each, so that what it imports and caches is there before the cases."""
+def campaign(folder: Path, every: int = 1) -> Campaign:
+    """The data and specs, and a first run of each, so that what it imports and caches is there before the cases.
+
+    `every` takes one spec of so many.
+    """
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
     os.chdir(folder)
-    specs = Specs(folder)
+    specs = Specs(folder, every)
     from bigmodel_cli.__main__ import run
 
-    with open(os.devnull, "w") as nothing:
-        streams, (sys.stdout, sys.stderr) = (sys.stdout, sys.stderr), (nothing, nothing)
-        try:
-            for text in specs.texts:
-                Path("spec.yaml").write_text(text)
-                run(["pretrain", "spec.yaml", "--dry-run", "--device", "cpu"])
-        finally:
-            sys.stdout, sys.stderr = streams
+    with quiet(folder / "start.log"):
+        for text in specs.texts:
+            Path("spec.yaml").write_text(text)
+            run(["pretrain", "spec.yaml", "--dry-run", "--device", "cpu"])
     return Campaign(specs.case, folder)
 
 

@@ -8,6 +8,7 @@ that crashes it, or that no signal can end, is a fault of its seed, and the next
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -81,6 +82,7 @@ class Campaign:
             done = self._forked(chunk)
             waiting = chunk[len(done) :] + waiting
             self.outcomes += done
+            tell("".join(f"seed {o.seed} ({o.kind}): {o.fault}\n" for o in done if o.fault))
             tell(f"{len(self.outcomes):,} of {len(seeds):,}; {len(self.faults)} at fault")
         return self.faults
 
@@ -114,10 +116,15 @@ class Campaign:
         try:
             os.setsid()
             os.chdir(self.folder)
-            os.environ.update(TOKENIZERS_PARALLELISM="false", HOME=str(self.folder))  # what ~ stands for
+            # HOME is what ~ stands for
+            os.environ.update(
+                TOKENIZERS_PARALLELISM="false", HOME=str(self.folder), XDG_CACHE_HOME=str(self.folder / "cache")
+            )
             for number in (1, 2):
-                os.dup2(os.open(self.folder / f"stream{number}", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND), number)
-            sys.stdout, sys.stderr = (open(number, "w", closefd=False, buffering=1) for number in (1, 2))
+                os.dup2(
+                    os.open(self.folder / f"stream{number}", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND), number
+                )
+            sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
             signal.signal(signal.SIGALRM, _hang)
             size = _memory("VmSize") + ADDRESSES
             resource.setrlimit(resource.RLIMIT_AS, (size, size))
@@ -138,15 +145,16 @@ class Campaign:
         start = time.process_time()
         signal.setitimer(signal.ITIMER_REAL, WALL)
         try:
-            outcome.status = trial.call()
+            try:
+                outcome.status = trial.call()
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
         except HangError as error:
             outcome.fault = f"hangs for {WALL:.0f} s at {_place(error)}"
         except BaseException as error:
             outcome.status = 1
             outcome.fault = f"{type(error).__name__} at {_place(error)}"
             outcome.message = str(error)[:300]
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
         outcome.seconds = round(time.process_time() - start, 3)
         outcome.bytes = _memory("VmHWM") - floor
         written = Path(self.folder / "stream2").read_text(encoding="utf-8", errors="backslashreplace")
@@ -170,7 +178,7 @@ def _judged(outcome: Outcome, trial: Trial, written: str) -> str:
     if len(written) > LONGEST:
         return f"a message of more than {LONGEST:,} characters"
     if raw := re.search(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]|[\u202a-\u202e\u2066-\u2069]", written):
-        return f"a raw control character ({ascii(raw[0])})"
+        return f"a raw control character ({raw[0]!a})"
     return trial.check(int(outcome.status or 0), written)
 
 
@@ -230,6 +238,13 @@ def described(faults: Sequence[Outcome], most: int = 8) -> str:
     )
 
 
+@contextlib.contextmanager
+def quiet(path: Path) -> Iterator[None]:
+    """What is written within goes to a file."""
+    with open(path, "a", buffering=1) as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        yield
+
+
 def main(about: str, count: int, campaign: Callable[[Path], Campaign]) -> None:
     """Run a fuzzer from the command line: prints the table, and leaves with 1 and the seeds of faults where there are any."""
     parser = argparse.ArgumentParser(description=about)
@@ -243,11 +258,16 @@ def main(about: str, count: int, campaign: Callable[[Path], Campaign]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     start = time.monotonic()
+
+    def tell(text: str) -> None:
+        if text:
+            print(f"{time.monotonic() - start:.0f} s: {text.strip()}", file=sys.stderr, flush=True)
+
     try:
         runner = campaign(folder.resolve())
-        print(f"ready after {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+        tell("ready")
         seeds = chosen.seeds or range(chosen.first, chosen.first + chosen.count)
-        faults = runner.run(seeds, lambda text: print(f"{text}, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True))
+        faults = runner.run(seeds, tell)
     finally:
         if chosen.keep is None:
             shutil.rmtree(root)

@@ -7,16 +7,21 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
+# fmt: off
 NUMBERS: tuple[Any, ...] = (
-    *(0, 1, 2, 3, 5, 7, 64, 100, -1, -7, 255, 256, 1000, 65536, 10**6, 10**9, 10**10, 10**18, 2**31, 2**32, 2**63, 2**64, 10**60),
-    *(-(2**63), -(10**30), 0.0, -0.0, 0.1, 0.5, 0.999, 1.0, 1.5, 3.0, 1e-300, 1e-9, 1e300, -1.5, float("inf"), float("nan")),
+    0, 1, 2, 3, 5, 7, 64, 100, -1, -7, 255, 256, 1000, 65536, 10**6, 10**9, 10**10, 10**18, 2**31, 2**32, 2**63, 2**64, 10**60,
+    -(2**63), -(10**30), 0.0, -0.0, 0.1, 0.5, 0.999, 1.0, 1.5, 3.0, 1e-300, 1e-9, 1e300, -1.5, float("inf"), float("nan"),
 )
 WORDS: tuple[str, ...] = (
-    *("", " ", "a", "0", "1e3", "null", "true", "None", "nan", "-", ".", "..", "*", "**", "[", "]", "{}", "a.b", "a b", "~", "\\"),
-    *("'", '"', "it's", "\x00", "\x1b[31m", "\x1b]52;c;aGk=\x07", "\x9b1m", "\u202eabc", "\u2066", "\ud7ff", "é", "e\u0301", "字"),
-    *("\U0001f600", "²", "٣", "Ⅷ", "ﬁ", "İ", "\ufeff", "\u2028", "\r\n", "\t", "%s", "%(x)s", "{0}", "$HOME", "`id`", "<script>"),
-    *("no/such/file", "../x", "\udc80", "(", "(?P<label>", "[^", "a{99999}", "(?P<label>.*)", "x" * 300, "x" * 5000),
+    "", " ", "a", "0", "1e3", "null", "true", "None", "nan", "-", ".", "..", "*", "**", "[", "]", "{}", "a.b", "a b", "~", "\\",
+    "'", '"', "it's", "\x00", "\x1b[31m", "\x1b]52;c;aGk=\x07", "\x9b1m", "\u202eabc", "\u2066", "\ud7ff", "é", "e\u0301", "字",
+    "\U0001f600", "²", "٣", "Ⅷ", "ﬁ", "İ", "\ufeff", "\u2028", "\r\n", "\t", "%s", "%(x)s", "{0}", "$HOME", "`id`", "<script>",
+    "no/such/file", "../x", "\udc80", "(", "(?P<label>", "[^", "a{99999}", "(?P<label>.*)", "x" * 300, "x" * 5000,
 )
+PUT_IN = (b"\x00", b"\xff", b"\n", b"\r", b'"', b"'", b"\t", b"{", b"\xed\xa0\x80", b"\xc0\x80", b"\xef\xbb\xbf", b"\x1b]")
+BEFORE = ("  ", "\t", " ", "- ", "# ", "? ", "&a ", "*a ", "!!python/object/apply:os.system ", "--- ")
+AFTER = (" &x", ": *x", "\r", "\t", " #", ",", "]", "}", '"', "'", "|", ">", "\x00", "\x85")
+# fmt: on
 Tree = Any
 
 
@@ -30,7 +35,9 @@ def value(rng: random.Random) -> Any:
     if kind == 7:
         return rng.choice([None, True, False])
     if kind == 8:
-        return rng.choice([[], {}, [[]], [None], [0, 0], [1.5] * 3, {"type": None}, {"": 1}, {"a": {"b": {}}}, ["a"] * 50])
+        return rng.choice(
+            [[], {}, [[]], [None], [0, 0], [1.5] * 3, {"type": None}, {"": 1}, {"a": {"b": {}}}, ["a"] * 50]
+        )
     deep: Any = rng.choice([1, "x"])
     for _ in range(rng.choice([3, 30, 90])):
         deep = [deep] if rng.random() < 0.5 else {"a": deep}
@@ -50,7 +57,9 @@ def otherwise(rng: random.Random, old: Any) -> Any:
     if isinstance(old, bool):
         return rng.choice([not old, int(old), str(old)])
     if isinstance(old, int):
-        return rng.choice([old + 1, old - 1, -old, old * 2, old * 1000, float(old), str(old), [old], old * 10**12, old + 0.5])
+        return rng.choice(
+            [old + 1, old - 1, -old, old * 2, old * 1000, float(old), str(old), [old], old * 10**12, old + 0.5]
+        )
     if isinstance(old, float):
         return rng.choice([-old, old * 1e6, old / 1e6, str(old), [old], int(old), 1 - old])
     if isinstance(old, str):
@@ -58,7 +67,9 @@ def otherwise(rng: random.Random, old: Any) -> Any:
         slip = old[:place] + rng.choice(WORDS) + old[place:]
         return rng.choice([slip, slip, old.upper(), old[:place], old[::-1], [old], {"type": old}, {old: old}])
     if isinstance(old, list):
-        return rng.choice([old + old, old * 20, old[:-1], old[::-1], dict(enumerate(map(str, old))), old[0] if old else 0, [old]])
+        return rng.choice(
+            [old + old, old * 20, old[:-1], old[::-1], dict(enumerate(map(str, old))), old[0] if old else 0, [old]]
+        )
     if isinstance(old, dict):
         return rng.choice([list(old.items()), list(old), [old], dict(reversed(list(old.items()))), str(old)])
     return value(rng)
@@ -110,7 +121,9 @@ def _change(
         else:
             container[key] = taken
     elif kind == 7 and isinstance(container, dict):  # a key that is another's, or misspelt
-        container[rng.choice([*names, key + "s", key[:-1], rng.choice(WORDS)])] = value(rng) if rng.random() < 0.5 else container[key]
+        container[rng.choice([*names, key + "s", key[:-1], rng.choice(WORDS)])] = (
+            value(rng) if rng.random() < 0.5 else container[key]
+        )
     elif isinstance(container, list):
         container.insert(rng.randrange(len(container) + 1), copy.deepcopy(container[key]))
     else:
@@ -141,7 +154,11 @@ def _flip_early(rng: random.Random, content: bytearray) -> bytes:
 
 
 def _cut(rng: random.Random, content: bytearray) -> bytes:
-    return bytes(content[: rng.choice([0, 1, 7, 8, len(content) // 2, max(0, len(content) - 1), rng.randrange(len(content) + 1)])])
+    return bytes(
+        content[
+            : rng.choice([0, 1, 7, 8, len(content) // 2, max(0, len(content) - 1), rng.randrange(len(content) + 1)])
+        ]
+    )
 
 
 def _take_out(rng: random.Random, content: bytearray) -> bytes:
@@ -151,7 +168,7 @@ def _take_out(rng: random.Random, content: bytearray) -> bytes:
 
 def _put_in(rng: random.Random, content: bytearray) -> bytes:
     start = rng.randrange(len(content) + 1)
-    inserted = rng.choice([b"\x00", b"\xff", b"\n", b"\r", b'"', b"'", b"\t", b"{", b"\xed\xa0\x80", b"\xc0\x80", b"\xef\xbb\xbf", b"\x1b]"])
+    inserted = rng.choice(PUT_IN)
     return bytes(content[:start]) + inserted * rng.choice([1, 1, 2, 100]) + bytes(content[start:])
 
 
@@ -189,14 +206,16 @@ def mutate_lines(rng: random.Random, text: str) -> str:
             other = rng.randrange(len(lines))
             lines[at], lines[other] = lines[other], lines[at]
         elif kind == 3:
-            lines[at] = rng.choice(["  ", "\t", " ", "- ", "# ", "? ", "&a ", "*a ", "!!python/object/apply:os.system ", "--- "]) + lines[at]
+            lines[at] = rng.choice(BEFORE) + lines[at]
         elif kind == 4:
-            lines[at] = lines[at] + rng.choice([" &x", ": *x", "\r", "\t", " #", ",", "]", "}", '"', "'", "|", ">", "\x00", "\x85"])
+            lines[at] = lines[at] + rng.choice(AFTER)
         elif kind == 5:
             place = rng.randrange(len(lines[at]) + 1)
             lines[at] = lines[at][:place] + rng.choice(WORDS) + lines[at][place:]
         elif kind == 6:
-            lines = lines[:at] if rng.random() < 0.3 else lines[:at] + [lines[at]] * rng.choice([2, 10, 200]) + lines[at:]
+            lines = (
+                lines[:at] if rng.random() < 0.3 else lines[:at] + [lines[at]] * rng.choice([2, 10, 200]) + lines[at:]
+            )
         else:
             words = lines[at].split(" ")
             words[rng.randrange(len(words))] = str(rng.choice(rng.choice([NUMBERS, WORDS])))

