@@ -17,6 +17,7 @@ from pydantic import Field, field_validator, model_validator
 from bigmodel_cli.config import Facts, Natural, NonNegative, Options, Positive, Sound
 from bigmodel_cli.console import say as tell
 from bigmodel_cli.data.base import DataSet, Say, count_classes, facts_of, numbers_of
+from bigmodel_cli.data.files import check_plain
 from bigmodel_cli.data.held_out import HELD_OUT, ValFraction, fraction_of, needed, not_both, parts_of, with_held_out
 from bigmodel_cli.data.mel import check_filters, frames_of
 from bigmodel_cli.data.order import Ints, permute
@@ -326,6 +327,7 @@ def read_sound(path: Path, facts: Facts, say: Say = tell) -> Wave:
     Raises `DataError` where it cannot be read, or is longer than the model's longest row.
     """
     assert facts.sound is not None
+    check_plain(path)
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from bigmodel_cli.console import say
-from bigmodel_cli.errors import DataError, SpecError
+from bigmodel_cli.errors import BigmodelError, DataError, SpecError
 
 LEFT_BY_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini")
 Found = tuple[Path, str]
@@ -58,6 +58,17 @@ def expand(text: str, base: Path, option: str) -> Path:
     """
     place, rest = _resolved(text, base, option)
     return place.joinpath(*rest)
+
+
+def check_plain(path: Path, error: type[BigmodelError] = DataError) -> None:
+    """Raise `error` for a pipe, a socket or a device, which may have no end, or no beginning; what is not there is no matter."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # opening it says so
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        kind = "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+        raise error(f"{path}: {kind}, and not a file; write what it gives to a file, and name that")
 
 
 def walk(folder: Path, endings: tuple[str, ...] = ()) -> list[Path]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from bigmodel_cli.data.files import check_plain
 from bigmodel_cli.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "QOI")
@@ -108,6 +109,8 @@ def open_image(source: Path | bytes, name: str) -> Iterator[Any]:
     """A Pillow image whose pixels are not yet decoded. What fails here or within raises `DataError` naming it."""
     from PIL import Image, UnidentifiedImageError
 
+    if isinstance(source, Path):
+        check_plain(source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

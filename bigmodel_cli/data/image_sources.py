@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bigmodel_cli.data.files import check_plain
 from bigmodel_cli.data.hashes import check_unchanged, content_hashes
 from bigmodel_cli.data.image_columns import Label, class_names, number_labels, read_images, read_labels
 from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
@@ -90,6 +91,8 @@ def read_mnist(root: Path, folder: str, download: bool, wanted: Sequence[str]) -
 def _read_idx(path: Path, dimensions: int, sha: Any) -> Any:
     """An array of the idx format (LeCun): magic number, sizes as big-endian int32, bytes."""
     packed = path.with_name(path.name + ".gz")
+    check_plain(path)
+    check_plain(packed)
     try:
         content = path.read_bytes() if path.exists() else gzip.decompress(packed.read_bytes())
     except FileNotFoundError:

@@ -16,7 +16,7 @@ from bigmodel_cli.config import PADDING, Count, Facts, Options
 from bigmodel_cli.data.base import DataSet, Say, Split
 from bigmodel_cli.data.cache import build_once, cache_directory, cached_bytes
 from bigmodel_cli.data.corpus import Corpus, Survey, standard_library, survey
-from bigmodel_cli.data.files import expand
+from bigmodel_cli.data.files import check_plain, expand
 from bigmodel_cli.data.hashes import check_unchanged
 from bigmodel_cli.data.held_out import TENTH, ValFraction, files_of_splits, fraction_of, not_both, with_held_out
 from bigmodel_cli.data.order import Ints, draw, keys_of
@@ -251,6 +251,7 @@ class Windows:
 
 def _of_file(path: str, surveys: Mapping[str, Survey], say: Say) -> Tokenizer:
     """A tokenizer that is brought along; which characters of the texts it has no token for is said."""
+    check_plain(Path(path), SpecError)
     tokenizer = read_tokenizer_file(path)
     symbols = sorted({symbol for found in surveys.values() for symbol in found.symbols})
     unknown = unknown_symbols(tokenizer, symbols)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import Result
 
+from bigmodel_cli.config import Facts, Sound
+from bigmodel_cli.data import open_data, prepare_image, prepare_sound
 from bigmodel_cli.data.files import expand, find_files, find_named, folders_in, walk
-from bigmodel_cli.data.text import fit_tokenizer
+from bigmodel_cli.data.image_sources import read_mnist
+from bigmodel_cli.data.text import TextOptions, fit_tokenizer
 from bigmodel_cli.data.tokenizer import FileOptions
-from bigmodel_cli.errors import DataError, SpecError
+from bigmodel_cli.errors import BigmodelError, DataError, SpecError
 
 HERE = Path()
 HIDDEN = (
@@ -149,6 +153,50 @@ def test_what_finds_nothing_says_where_it_was_looked_for(tmp_path: Path, capsys:
     os.mkfifo("pipe.txt")
     with pytest.raises(DataError, match=r"pipe.txt: neither a file nor a folder"):
         named("pipe.txt")
+
+
+def _idx() -> None:
+    Path("data/MNIST/raw").mkdir(parents=True)
+    os.mkfifo("data/MNIST/raw/train-images-idx3-ubyte")
+    read_mnist(Path("data"), "MNIST", False, ("train",))
+
+
+def _packed_idx() -> None:
+    Path("data/MNIST/raw").mkdir(parents=True)
+    os.mkfifo("data/MNIST/raw/train-images-idx3-ubyte.gz")
+    read_mnist(Path("data"), "MNIST", False, ("train",))
+
+
+def _image() -> None:
+    os.mkfifo("pipe.png")
+    prepare_image(Path("pipe.png"), Facts(image_shape=(1, 4, 4)))
+
+
+def _recording() -> None:
+    os.mkfifo("pipe.wav")
+    prepare_sound(Path("pipe.wav"), Facts(image_shape=(1, 4, 4), sound=Sound(8000, 200, 80, 4, 20.0, 4000.0, 800)))
+
+
+def _tokenizer() -> None:
+    os.mkfifo("pipe.json")
+    Path("text.txt").write_text("some text\n" * 100)
+    tokenizer = {"type": "file", "path": "pipe.json"}
+    options = TextOptions.model_validate({"files": ["text.txt"], "context": 8, "tokenizer": tokenizer})
+    open_data(options, base=Path(), seed=0, say=print)
+
+
+@pytest.mark.parametrize(
+    ("read", "status"), [(_idx, 3), (_packed_idx, 3), (_image, 3), (_recording, 3), (_tokenizer, 2)]
+)
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_never_waited_for(read: Callable[[], None], status: int) -> None:
+    """Row 77, in the data: nobody writes to the pipe, so that reading it would never end."""
+    signal.alarm(20)  # ends the process, should it wait after all
+    try:
+        with pytest.raises(BigmodelError, match="a pipe, and not a file; write what it gives to a file") as caught:
+            read()
+    finally:
+        signal.alarm(0)
+    assert caught.value.status == status
 
 
 def test_each_file_has_its_name_below_the_folder_that_was_named() -> None:
