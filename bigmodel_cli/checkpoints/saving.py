@@ -16,14 +16,13 @@ import re
 import shutil
 from pathlib import Path
 
-import yaml
-
 from bigmodel_cli.checkpoints import safe
 from bigmodel_cli.checkpoints.contents import FACTS, FORMAT, MANIFEST, MODEL, SPEC, STATE, STEP, TRAIN, Contents
 from bigmodel_cli.checkpoints.reading import steps
 from bigmodel_cli.console import quantity
 from bigmodel_cli.errors import ResourceError
 from bigmodel_cli.failpoints import failpoint
+from bigmodel_cli.yaml_source import dump_yaml
 
 _DRAFT = re.compile(r"\.draft-step-[0-9]+-([0-9]+)\Z")
 
@@ -40,7 +39,7 @@ def save(checkpoints: Path, contents: Contents, name: str | None = None) -> Path
         TRAIN: safe.dump(contents.train),
         STATE: json.dumps(contents.state, indent=1, allow_nan=False).encode(),
         FACTS: json.dumps(contents.facts, indent=1, allow_nan=False).encode(),
-        SPEC: yaml.safe_dump(contents.spec, sort_keys=False).encode(),
+        SPEC: dump_yaml(contents.spec).encode(),
         **contents.assets,
     }
     manifest = {

@@ -13,7 +13,7 @@ from bigmodel_cli.console import say
 from bigmodel_cli.data import DataSet
 from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.rundir import RunDirectory
-from bigmodel_cli.spec import Spec, from_dict
+from bigmodel_cli.spec import Spec, from_dict, of_checkpoint
 
 MAY_CHANGE = {
     "train.steps",
@@ -54,7 +54,8 @@ def previous_run(directory: RunDirectory) -> Previous | None:
     contents = checkpoints.newest(directory.checkpoints, say)
     recorded = directory.path / "spec.yaml"
     if contents is not None:
-        return Previous(from_dict(contents.spec), directory.checkpoints / f"step-{contents.step:08d}", contents)
+        path = directory.checkpoints / f"step-{contents.step:08d}"
+        return Previous(of_checkpoint(contents.spec, path), path, contents)
     if recorded.exists():
         say("no checkpoint was committed yet: starting from the first step")
         return Previous(from_dict(yaml.safe_load(recorded.read_text(encoding="utf-8"))), None, None)
@@ -89,7 +90,7 @@ def _leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
 
 def check_fingerprint(contents: checkpoints.Contents, data: DataSet) -> None:
     """Raise `CheckpointError` where the data is not what the run was trained on."""
-    if contents.state["fingerprint"] != data.fingerprint:
+    if contents.state.get("fingerprint") != data.fingerprint:
         raise CheckpointError(
             "--resume: the data is not what this run was trained on (its fingerprint differs); restore it, or start a new run, "
             "perhaps with `bigmodel finetune --from` this checkpoint"

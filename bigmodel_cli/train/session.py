@@ -15,6 +15,7 @@ from bigmodel_cli.attend.rebuilt import draw_reconstructions
 from bigmodel_cli.console import say
 from bigmodel_cli.data import (
     TRAINED_ON,
+    Assets,
     DataSet,
     load_tokenizer,
     load_trained_on,
@@ -84,7 +85,7 @@ def dry_run(spec: Spec, device: str) -> Plan:
     source = _source(spec)
     if source is not None:
         say_carried(spec, checkpoints.read_spec(source), TOKENIZERS)
-    data = _open_data(spec, source)
+    data = _open_data(spec, checkpoints.read_assets(source) if source is not None else None)
     check_task(spec, build_task(spec.task, data.facts), data)
     _describe(spec, data)
     check_memory(spec, data.facts, chosen)
@@ -111,8 +112,8 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
     source = _source(spec)
     if source is not None and previous is None:
         say_carried(spec, checkpoints.read_spec(source), TOKENIZERS)
-    assets = previous.path if previous is not None and previous.contents is not None else source
-    data = _open_data(spec, assets)
+    kept = previous.path if previous is not None and previous.contents is not None else source
+    data = _open_data(spec, checkpoints.read_assets(kept) if kept is not None else None)
     task = build_task(spec.task, data.facts)
     check_task(spec, task, data)
     _describe(spec, data)
@@ -120,7 +121,8 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
     if data.split("train").lengths is not None:
         keep_few_kernels()
     torch.manual_seed(spec.train.seed)
-    model = build_started(spec, data.facts, device, source if previous is None or previous.contents is None else None)
+    resumed = previous is not None and previous.contents is not None
+    model = build_started(spec, data.facts, device, None if resumed else source, resumed)
     model.to(device)
     if spec.train.batch_tokens is None and len(data.split("train")) < spec.train.batch_size:
         raise DataError(
@@ -187,7 +189,7 @@ def _source(spec: Spec) -> Path | None:
     return checkpoints.find(expand(spec.init.checkpoint, Path(), "init.checkpoint"))
 
 
-def _open_data(spec: Spec, assets: Path | None = None) -> DataSet:
+def _open_data(spec: Spec, assets: Assets | None = None) -> DataSet:
     return open_data(spec.data, base=Path(), seed=spec.train.seed, say=say, assets=assets)
 
 
@@ -200,8 +202,7 @@ def _trained_on(spec: Spec, data: DataSet, source: Path | None, previous: Previo
     """What the run's checkpoints keep of the items that they were trained on, by name; what splits share is said."""
     if "val" not in data.splits:
         say("no validation: no data is named for it and data.val_fraction is 0, so that no checkpoint is the best one")
-    kept = source / TRAINED_ON if source is not None else None
-    before = load_trained_on(kept.read_bytes() if kept is not None and kept.exists() else None)
+    before = load_trained_on(checkpoints.read_assets(source).get(TRAINED_ON) if source is not None else None)
     say_overlaps(data, spec.task.type, before, say)
     if previous is not None and previous.contents is not None and TRAINED_ON in previous.contents.assets:
         return {TRAINED_ON: previous.contents.assets[TRAINED_ON]}
