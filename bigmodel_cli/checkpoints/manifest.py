@@ -44,8 +44,7 @@ def read_manifest(path: Path) -> Manifest:
         values = parse_json(content)
         if not isinstance(values, dict):
             raise ValueError("not a mapping")
-        if values.get("format") != FORMAT:
-            _check_format(file, values.get("format"))
+        _check_format(file, values.get("format"))
         if not is_whole(values.get("step"), MOST_STEP):
             raise ValueError(f"step: {clipped(repr(values.get('step')), 40)} is not the number of a step")
         files = _mapping(values, "files")
@@ -69,6 +68,8 @@ def read_manifest(path: Path) -> Manifest:
 def _check_format(file: Path, found: Any) -> None:
     if not is_whole(found, MOST_STEP):
         raise ValueError(f"format: {clipped(repr(found), 40)} is not the number of a format")
+    if found == FORMAT:
+        return
     newer = "written by a newer bigmodel: update this one" if found > FORMAT else "use the version that wrote it"
     raise CheckpointError(f"{file}: format {found}; this bigmodel reads format {FORMAT}: {newer}")
 
