@@ -16,7 +16,7 @@ from bigmodel_cli.lazy import Tensor, torch
 
 SPARE, TIMES = 4_000_000, 30
 """Numbers that a network may have beside, and for each of, the weights at hand: tables of positions, a new head."""
-SPARE_MODULES, MODULES = 2_000, 20
+SPARE_MODULES, MODULES = 1_000, 20
 """Modules, likewise, beside and for each tensor."""
 FACTORIES = ("empty", "zeros", "ones", "full", "rand", "randn", "eye")
 

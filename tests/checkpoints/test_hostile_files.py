@@ -143,7 +143,15 @@ def test_json_has_no_numbers_that_are_not_finite_and_no_long_ones() -> None:
     assert parse_json(b'{"a": [18446744073709551615, -0.5, null, true]}') == {"a": [2**64 - 1, -0.5, None, True]}
 
 
-NAMES = ["manifest.json", "model.safetensors", "state.json", "facts.json", "spec.yaml", "tokenizer.json", "trained_on.bin"]
+NAMES = [
+    "manifest.json",
+    "model.safetensors",
+    "state.json",
+    "facts.json",
+    "spec.yaml",
+    "tokenizer.json",
+    "trained_on.bin",
+]
 
 
 @pytest.mark.parametrize("kind", ["folder", "FIFO", "link", "loop", "socket"])
@@ -261,11 +269,11 @@ def test_a_file_larger_than_the_memory() -> None:
 
 @functools.cache
 def bomb() -> bytes:
-    """A zip file of 256 MB of zeros, as torch.save would name them."""
+    """A zip file of 64 MB of zeros, as torch.save would name them."""
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
         for i in range(4):
-            archive.writestr(f"archive/data/{i}", bytes(64_000_000))
+            archive.writestr(f"archive/data/{i}", bytes(16_000_000))
     return made.getvalue()
 
 
