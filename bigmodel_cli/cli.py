@@ -129,7 +129,7 @@ def finetune(
     Example: bigmodel finetune --from runs/mnist_cnn digits.yaml --set init.train=head
     """
     from bigmodel_cli import checkpoints
-    from bigmodel_cli.spec import from_dict, load
+    from bigmodel_cli.spec import from_dict, load, of_checkpoint
 
     overrides = all_overrides(set_, precision, seed)
     if source is None:
@@ -139,6 +139,7 @@ def finetune(
         return
     path = checkpoints.find(named_checkpoint(source))
     base = checkpoints.read_spec(path)
+    of_checkpoint(base, path)
     # Each run begins anew: its own start, and its own measurement of how to compute.
     base = {
         **base,

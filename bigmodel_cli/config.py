@@ -6,10 +6,13 @@ infinity, a negative or an absurd number is refused before anything is built.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any
+import functools
+import json
+import math
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 
 class Options(BaseModel):
@@ -47,6 +50,13 @@ PADDING = -1
 """What fills a batch's rows of integers up to its longest: no token, label or unit. Models pass over it, and no loss counts it."""
 
 
+Finite = Annotated[float, Field(ge=-1e9, le=1e9)]
+Side = Annotated[int, Field(gt=0, le=1_000_000)]
+MOST_PIXELS = 2**28
+"""Numbers in an image: 1 GiB in fp32."""
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
 @dataclass(frozen=True)
 class Sound:
     """How sound becomes frames: `rate` in samples a second, `window` and `hop` in samples, `mels` filters from `low` to `high` Hz.
@@ -54,13 +64,14 @@ class Sound:
     `length` is the number of samples that every recording is brought to; None where each keeps its own.
     """
 
-    rate: int
-    window: int
-    hop: int
-    mels: int
-    low: float
-    high: float
-    length: int | None = None
+    __pydantic_config__ = _STRICT
+    rate: Annotated[int, Field(gt=0, le=10**7)]
+    window: Annotated[int, Field(gt=0, le=10**7)]
+    hop: Annotated[int, Field(gt=0, le=10**7)]
+    mels: Annotated[int, Field(gt=0, le=1024)]
+    low: NonNegative
+    high: Positive
+    length: Annotated[int, Field(gt=0, le=10**11)] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,18 +89,19 @@ class Facts:
     `class_counts` are the training items of each class, where items have labels; () in checkpoints from before it was kept.
     """
 
-    image_shape: tuple[int, int, int] | None = None
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    __pydantic_config__ = _STRICT
+    image_shape: tuple[Side, Side, Side] | None = None
+    mean: tuple[Finite, ...] = ()
+    std: tuple[Positive, ...] = ()
     classes: tuple[str, ...] = ()
-    vocab_size: int | None = None
-    source_vocab_size: int | None = None
-    context: int | None = None
-    frame_width: int | None = None
+    vocab_size: Count | None = None
+    source_vocab_size: Count | None = None
+    context: Count | None = None
+    frame_width: Side | None = None
     sound: Sound | None = None
-    spelling: str = ""
-    class_counts: tuple[int, ...] = ()
-    white_level: float | None = None
+    spelling: Literal["", "words", "characters"] = ""
+    class_counts: tuple[Natural, ...] = ()
+    white_level: Annotated[float, Field(gt=0, le=2**32)] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The facts as plain JSON values."""
@@ -98,11 +110,29 @@ class Facts:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Facts:
-        """The inverse of `to_json`. Raises `TypeError` for a key that is not a fact."""
-        plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        if plain.get("sound") is not None:
-            plain["sound"] = Sound(**plain["sound"])
-        return cls(**plain)
+        """The inverse of `to_json`. Raises `ValueError` naming the fact that is none, or not of its type or range."""
+        try:
+            # in JSON a list is what a tuple is here; names of files that are not UTF-8 have half pairs of surrogates
+            facts = _facts_adapter().validate_json(json.dumps(values, ensure_ascii=False).encode("utf-8", "replace"))
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            raise ValueError(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+        if facts.image_shape is not None and math.prod(facts.image_shape) > MOST_PIXELS:
+            raise ValueError(
+                f"image_shape: images of {math.prod(facts.image_shape):,} numbers; at most {MOST_PIXELS:,}"
+            )
+        if len(facts.mean) != len(facts.std):
+            raise ValueError(f"mean, std: {len(facts.mean)} and {len(facts.std)} values")
+        if facts.class_counts and len(facts.class_counts) != len(facts.classes):
+            raise ValueError(f"class_counts: {len(facts.class_counts)} for {len(facts.classes)} classes")
+        if len(set(values.get("classes", ()))) != len(facts.classes):
+            raise ValueError("classes: a name is given twice")
+        return facts if "classes" not in values else replace(facts, classes=tuple(values["classes"]))
+
+
+@functools.cache
+def _facts_adapter() -> TypeAdapter[Facts]:
+    return TypeAdapter(Facts)
 
 
 NO_FACTS = Facts()

@@ -87,6 +87,11 @@ def total_memory(device: torch.device) -> int:
     """Bytes of memory that the device has in all (for the CPU and MPS: the machine's)."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
+    return total_memory_of_machine()
+
+
+def total_memory_of_machine() -> int:
+    """Bytes of memory that the machine has in all."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

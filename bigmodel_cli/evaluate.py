@@ -164,7 +164,7 @@ def _evaluate(path: Path, overrides: Sequence[str], split: str | None, device: s
     texts = list(dict.fromkeys([*getattr(spec.task, "metrics", []), *getattr(loaded.task, "texts", [])]))
     need_libraries(texts)
     name = _split_name(spec, split)
-    data = open_data(spec.data, base=Path(), seed=spec.train.seed, say=say, assets=loaded.path, only=name)
+    data = open_data(spec.data, base=Path(), seed=spec.train.seed, say=say, assets=loaded.files(), only=name)
     if loaded.facts.classes and not data.facts.classes:
         raise SpecError(
             "the checkpoint tells classes apart, and the data has no labels; say where they are (data.label, data.labels)"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 from bigmodel_cli import checkpoints, models
 from bigmodel_cli.config import Facts
 from bigmodel_cli.console import say
+from bigmodel_cli.data import FACTS, SOURCE_TOKENIZER, TOKENIZER, read_tokenizer
 from bigmodel_cli.device import pick_device
-from bigmodel_cli.lazy import Module, load_torch, torch
-from bigmodel_cli.spec import Spec, from_dict
+from bigmodel_cli.errors import CheckpointError, SpecError
+from bigmodel_cli.lazy import Module, Tensor, load_torch, torch
+from bigmodel_cli.spec import Spec, of_checkpoint
 from bigmodel_cli.tasks import Task, build_task
 
 TOKENIZERS = ("tokenizer", "source_tokenizer")
@@ -37,6 +40,10 @@ class Loaded:
     device: torch.device
     assets: dict[str, bytes]
 
+    def files(self) -> dict[str, bytes]:
+        """The files that data goes on with: see `open_data`."""
+        return {**self.assets, FACTS: json.dumps(self.facts.to_json()).encode()}
+
     @property
     def precision(self) -> str:
         """The precision in which the run computed; 'fp32' where it was not recorded."""
@@ -50,14 +57,47 @@ def load_checkpoint(path: Path, device: str = "auto", overrides: Sequence[str] =
     chosen = pick_device(device, say)
     path = checkpoints.find(path)
     contents = checkpoints.read(path, train_state=False)
-    spec = from_dict(contents.spec, overrides, name=str(path / "spec.yaml"))
+    spec = of_checkpoint(contents.spec, path, overrides)
     if overrides:
         say_carried(spec, contents.spec, PREPARATION, {o.partition("=")[0].strip() for o in overrides})
     facts = Facts.from_json(contents.facts)
-    model = models.build(spec.model, facts)  # not on the meta device: tables of positions are not in the file
+    _check_tokenizers(path, contents.assets, facts)
+    try:
+        with models.within(contents.model):  # not on the meta device: tables of positions are not in the file
+            model = models.build(models.without_download(spec.model), facts)
+        task = build_task(spec.task, facts)
+    except (SpecError, ValueError, ArithmeticError) as error:
+        if overrides and isinstance(error, SpecError):
+            raise
+        raise CheckpointError(f"{path}: its spec and its facts do not fit one another: {error}") from None
     checkpoints.load_weights(model, contents.model)
+    if note := not_finite(contents.model):
+        say(f"warning: {path}: {note}; what is computed with them is not to be trusted")
     model.to(chosen).eval()
-    return Loaded(path, spec, facts, build_task(spec.task, facts), model, chosen, contents.assets)
+    return Loaded(path, spec, facts, task, model, chosen, contents.assets)
+
+
+def not_finite(weights: Mapping[str, Tensor]) -> str:
+    """Which of the weights have numbers that are NaN or infinite, and how many, as a sentence; "" where none has."""
+    counts = {name: t.numel() - int(t.isfinite().sum()) for name, t in weights.items() if not bool(t.isfinite().all())}
+    if not counts:
+        return ""
+    first = next(iter(counts))
+    more = f", and {len(counts) - 1} more tensors have such" if len(counts) > 1 else ""
+    return f"the weights are not finite: {counts[first]:,} of {weights[first].numel():,} numbers of {first}{more}"
+
+
+def _check_tokenizers(path: Path, assets: Mapping[str, bytes], facts: Facts) -> None:
+    """Raise `CheckpointError` where a tokenizer cannot be used, or gives tokens that the model does not have."""
+    for name, most in ((TOKENIZER, facts.vocab_size), (SOURCE_TOKENIZER, facts.source_vocab_size)):
+        if name not in assets:
+            continue
+        tokenizer = read_tokenizer(assets[name], str(path / name), CheckpointError)
+        if most is None or tokenizer.vocab_size > most:
+            raise CheckpointError(
+                f"{path / name}: it gives tokens up to {tokenizer.vocab_size - 1:,}, and facts.json has "
+                f"{'no number of tokens' if most is None else f'{most:,} of them'}; use another checkpoint"
+            )
 
 
 def say_carried(spec: Spec, before: dict[str, Any], names: Sequence[str], given: Collection[str] = ()) -> None:

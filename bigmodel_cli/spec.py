@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pydantic
-import yaml
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Options
 from bigmodel_cli.data import DataOptions
-from bigmodel_cli.errors import SpecError, did_you_mean
+from bigmodel_cli.errors import CheckpointError, SpecError, did_you_mean
 from bigmodel_cli.models import ModelOptions, ViTOptions
 from bigmodel_cli.recipe import InitOptions, TrainOptions
 from bigmodel_cli.tasks import MaskedImageOptions, TaskOptions
-from bigmodel_cli.yaml_source import Node, parse_value, read_yaml
+from bigmodel_cli.yaml_source import MAX_NODES, Node, dump_yaml, parse_value, read_yaml
 
 LEARNERS = {
     "causal_lm": ("decoder",),
@@ -77,7 +76,7 @@ class Spec(Options):
 
     def to_yaml(self) -> str:
         """The resolved spec as YAML text."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, width=110)
+        return dump_yaml(self.to_dict())
 
 
 def load(path: Path, overrides: Iterable[str] = (), base: Mapping[str, Any] | None = None) -> Spec:
@@ -108,14 +107,41 @@ def from_dict(values: Mapping[str, Any], overrides: Iterable[str] = (), name: st
     return check(root)
 
 
+def of_checkpoint(values: Mapping[str, Any], path: Path, overrides: Iterable[str] = ()) -> Spec:
+    """The checked spec of the checkpoint at `path`, with overrides applied.
+
+    Raises `CheckpointError` where it is none of this version's, and `SpecError` for a fault of the overrides.
+    """
+    name = str(path / "spec.yaml")
+    try:
+        spec = from_dict(values, name=name)
+    except SpecError as error:
+        faults = str(error).splitlines()
+        more = f"\nand {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise CheckpointError("\n".join(faults[:5]) + f"{more}\n(damaged, or of another version of bigmodel)") from None
+    return from_dict(values, overrides, name) if overrides else spec
+
+
 def check(root: Node) -> Spec:
     """Type the tree. Raises `SpecError` with one line per fault, in the order of the file."""
     try:
-        return Spec.model_validate(root.plain())
+        spec = Spec.model_validate(root.plain())
+        if (count := _count(spec.to_dict())) > MAX_NODES:  # a checkpoint could not be read again
+            raise SpecError(
+                f"{root.where}: {count:,} values once resolved, and at most {MAX_NODES:,} are read; use `repeat`"
+            )
+        return spec
     except pydantic.ValidationError as error:
         faults = [describe(root, fault) for fault in error.errors(include_url=False)]
     unique = list(dict.fromkeys(sorted(faults)))
     raise SpecError("\n".join(text for _, text in unique))
+
+
+def _count(value: Any) -> int:
+    """How many nodes these plain values are in YAML."""
+    if isinstance(value, dict):
+        return 1 + sum(1 + _count(inner) for inner in value.values())
+    return 1 + sum(_count(inner) for inner in value) if isinstance(value, list) else 1
 
 
 def apply_override(root: Node, override: str) -> None:

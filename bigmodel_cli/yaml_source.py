@@ -21,6 +21,8 @@ from bigmodel_cli.errors import SpecError
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 100
 MAX_NODES = 100_000
+MAX_RESOLVED = 8_000_000
+"""Bytes of a resolved spec, which spells every option."""
 
 _INT = re.compile(r"[-+]?[0-9][0-9_]*\Z")
 _RADIX = re.compile(r"0o[0-7]+\Z|0x[0-9a-fA-F]+\Z")
@@ -65,8 +67,10 @@ def read_yaml(path: Path) -> Node:
     return parse_yaml(content, str(path))
 
 
-def parse_yaml(content: bytes, name: str) -> Node:
+def parse_yaml(content: bytes, name: str, most: int = MAX_BYTES) -> Node:
     """Parse YAML text; `name` stands for the file in messages. A byte order mark and CRLF line ends are accepted."""
+    if len(content) > most:
+        raise SpecError(f"{name}: {len(content):,} bytes; a spec has at most {most:,}")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -163,24 +167,7 @@ class _Builder:
             raise SpecError(f"{where}: more than {MAX_NODES:,} values once its aliases are followed; a spec has fewer")
 
     def scalar(self, event: yaml.ScalarEvent) -> Any:
-        text = event.value
-        if not event.implicit[0]:  # quoted, or tagged
-            return text
-        if text in _WORDS:
-            return _WORDS[text]
-        if text in _BOOLS:
-            return _BOOLS[text]
-        if len(text) > 100:  # no number is that long, and int() of a very long one is slow
-            return text
-        if _RADIX.match(text):
-            return int(text, 0)
-        if _INT.match(text):
-            return int(text.replace("_", ""))
-        if _FLOAT.match(text):
-            return float(text.replace("_", ""))
-        if _SPECIAL.match(text):
-            return math.nan if text.lower()[1] == "n" else -math.inf if text[0] == "-" else math.inf
-        return text
+        return plain_scalar(event.value) if event.implicit[0] else event.value  # else quoted, or tagged
 
     def sequence(self, events: Iterator[Any], depth: int) -> list[Node]:
         items = []
@@ -217,3 +204,36 @@ class _Builder:
                 if name not in values:
                     values[name], keys[name] = value, other.keys[name]
         return Node(values, where, keys)
+
+
+def plain_scalar(text: str) -> Any:
+    """What a word without quotes stands for."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if text in _BOOLS:
+        return _BOOLS[text]
+    if len(text) > 100:  # no number is that long, and int() of a very long one is slow
+        return text
+    if _RADIX.match(text):
+        return int(text, 0)
+    if _INT.match(text):
+        return int(text.replace("_", ""))
+    if _FLOAT.match(text):
+        return float(text.replace("_", ""))
+    if _SPECIAL.match(text):
+        return math.nan if text.lower()[1] == "n" else -math.inf if text[0] == "-" else math.inf
+    return text
+
+
+def dump_yaml(values: Any, width: int = 110) -> str:
+    """Plain values as YAML text that `parse_yaml` reads back: words that would be numbers here are quoted."""
+
+    class Dumper(yaml.SafeDumper):
+        """PyYAML quotes what YAML 1.1 takes for another type, which `1e3` and `0o7` are not."""
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        quotes = "'" if not isinstance(plain_scalar(value), str) else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=quotes)
+
+    Dumper.add_representer(str, text)
+    return yaml.dump(values, Dumper=Dumper, sort_keys=False, width=width)

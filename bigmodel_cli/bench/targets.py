@@ -10,7 +10,8 @@ from bigmodel_cli.catalog import templates
 from bigmodel_cli.config import Facts
 from bigmodel_cli.console import say
 from bigmodel_cli.data import open_data
-from bigmodel_cli.spec import Spec, apply_override, check, from_dict, load
+from bigmodel_cli.models import build, within, without_download
+from bigmodel_cli.spec import Spec, apply_override, check, load, of_checkpoint
 from bigmodel_cli.yaml_source import parse_yaml
 
 Target = tuple[str, Spec, Facts]
@@ -41,5 +42,10 @@ def named(target: str, overrides: Sequence[str]) -> list[Target]:
         return [(path.stem, spec, data.facts)]
     found = checkpoints.find(path)
     contents = checkpoints.read(found, train_state=False)
-    spec = from_dict(contents.spec, overrides, f"{found}/spec.yaml")
-    return [(found.parent.parent.name or found.name, spec, Facts.from_json(contents.facts))]
+    spec = of_checkpoint(contents.spec, found, overrides)
+    spec = spec.model_copy(update={"model": without_download(spec.model)})
+    facts = Facts.from_json(contents.facts)
+    if not overrides:  # refuse a spec that describes another network than the weights are of
+        with within(contents.model):
+            build(spec.model, facts)
+    return [(found.parent.parent.name or found.name, spec, facts)]

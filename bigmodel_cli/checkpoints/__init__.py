@@ -6,7 +6,7 @@ size and SHA-256 and every tensor with its shape and dtype. It holds no absolute
 """
 
 from bigmodel_cli.checkpoints.contents import Contents
-from bigmodel_cli.checkpoints.reading import find, newest, read, read_spec, steps
+from bigmodel_cli.checkpoints.reading import find, newest, read, read_assets, read_spec, steps
 from bigmodel_cli.checkpoints.replacing import tidy
 from bigmodel_cli.checkpoints.saving import mark, prune, save
 from bigmodel_cli.checkpoints.weights import LoadReport, load_weights, mean_weights
@@ -21,6 +21,7 @@ __all__ = [
     "newest",
     "prune",
     "read",
+    "read_assets",
     "read_spec",
     "save",
     "steps",

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bigmodel_cli.checkpoints import safe
-from bigmodel_cli.checkpoints.contents import FACTS, FORMAT, MANIFEST, MODEL, SPEC, STATE, STEP, TRAIN, Contents
-from bigmodel_cli.errors import CheckpointError, did_you_mean
+from bigmodel_cli.checkpoints.contents import FACTS, MANIFEST, MODEL, SPEC, STATE, STEP, TRAIN, Contents
+from bigmodel_cli.checkpoints.files import ANOTHER, clipped, parse_json, read_file
+from bigmodel_cli.checkpoints.manifest import SIZES, Manifest, read_manifest
+from bigmodel_cli.config import Facts
+from bigmodel_cli.errors import CheckpointError, SpecError, did_you_mean
+from bigmodel_cli.yaml_source import MAX_RESOLVED, parse_yaml
 
-MOST_MANIFEST = 100_000_000
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
+_MARKS = ("last", "best")
+_SECTIONS = ("model", "data", "task", "train")
+MOST_LINKS = 20
 
 
 def steps(checkpoints: Path) -> list[Path]:
@@ -29,18 +32,29 @@ def steps(checkpoints: Path) -> list[Path]:
 
 def find(path: Path) -> Path:
     """The checkpoint that `path` names: itself, or the last one of a run. Raises `CheckpointError`."""
+    try:
+        return _found(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {os.strerror(error.errno or 0)}") from None
+
+
+def _found(path: Path) -> Path:
     if path.is_file() and path.suffix in _PICKLES:
         raise CheckpointError(
             f"{path}: a pickle can run code when it is read, so it is refused; convert it to safetensors where it came from"
         )
+    _check_mark(path)
     if not path.exists():
+        if path.is_symlink():
+            raise CheckpointError(f"{path}: a link that leads nowhere; name the checkpoint itself")
         near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
         raise CheckpointError(f"{path}: no such checkpoint{near or '; a run prints its checkpoint when it ends'}")
     if (path / MANIFEST).exists():
-        return path.parent / os.readlink(path) if path.is_symlink() else path
+        return _followed(path)
     for folder in (path / "checkpoints", path):
+        _check_mark(folder / "last")
         if (folder / "last" / MANIFEST).exists():
-            return folder / os.readlink(folder / "last")
+            return _followed(folder / "last")
         if found := steps(folder):
             return found[-1]
     held = sorted(p.name for p in path.iterdir()) if path.is_dir() else []
@@ -49,6 +63,27 @@ def find(path: Path) -> Path:
             f"{path}: holds pickles ({', '.join(held[:3])}), which can run code when read, and are refused"
         )
     raise CheckpointError(f"{path}: not a checkpoint (no {MANIFEST}), and no run with one")
+
+
+def _check_mark(path: Path) -> None:
+    """Raise `CheckpointError` where `last` or `best` is a link to anything but a folder beside it: a run names its own alone."""
+    if path.name in _MARKS and path.is_symlink():
+        target = os.readlink(path)
+        if target != os.path.basename(target) or target in ("", ".", "..", *_MARKS):
+            raise CheckpointError(
+                f"{path}: a link to {clipped(target)!r}, which is not a checkpoint beside it; it is refused; "
+                "name the checkpoint itself"
+            )
+
+
+def _followed(path: Path) -> Path:
+    """What a link that the user named, or that marks a checkpoint of a run, stands for; any other path as it is."""
+    for _ in range(MOST_LINKS):
+        _check_mark(path)
+        if not path.is_symlink():
+            break
+        path = path.parent / os.readlink(path)
+    return path
 
 
 def newest(checkpoints: Path, say: Callable[[str], None]) -> Contents | None:
@@ -69,78 +104,87 @@ def newest(checkpoints: Path, say: Callable[[str], None]) -> Contents | None:
     return None
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The checked manifest of a checkpoint. Raises `CheckpointError`."""
-    file = path / MANIFEST
-    try:
-        if file.is_symlink() or file.stat().st_size > MOST_MANIFEST:
-            raise CheckpointError(f"{file}: a link or too large; use another checkpoint")
-        manifest = json.loads(file.read_bytes())
-        files = manifest["files"]
-        well = all(isinstance(e["size"], int) and isinstance(e["sha256"], str) for e in files.values())
-        well = well and isinstance(manifest["tensors"][MODEL], dict) and isinstance(manifest["step"], int)
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read: {error.strerror}; use another checkpoint") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{file}: damaged ({type(error).__name__}: {error}); use another checkpoint") from None
-    if manifest.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{file}: format {manifest.get('format')!r}; this bigmodel reads format {FORMAT}: use the version that wrote it"
-        )
-    for name in files:
-        if not well or name != os.path.basename(name) or name in (".", "..", MANIFEST) or (path / name).is_symlink():
-            raise CheckpointError(f"{file}: names {name!r}, which is not a plain file of the checkpoint; it is refused")
-    return dict(manifest)
-
-
 def read(path: Path, *, train_state: bool) -> Contents:
     """A checkpoint's contents, every byte verified; without what only a resume needs where `train_state` is False."""
     manifest = read_manifest(path)
-    wanted = [name for name in manifest["files"] if train_state or name != TRAIN]
-    content = {name: _verified(path / name, manifest["files"][name]) for name in wanted}
-    missing = {MODEL, STATE, FACTS, SPEC, *([TRAIN] if train_state else [])} - content.keys()
+    missing = {MODEL, STATE, FACTS, SPEC, *([TRAIN] if train_state else [])} - manifest.files.keys()
     if missing:
-        raise CheckpointError(f"{path}: incomplete: {', '.join(sorted(missing))} is missing; use another checkpoint")
-    tensors = {}
-    for name in (MODEL, TRAIN):
-        if name in content:
-            tensors[name] = safe.load(content[name], path / name)
-            safe.same_as_described(tensors[name], manifest["tensors"].get(name, {}), path / name)
+        raise CheckpointError(f"{path}: incomplete: {', '.join(sorted(missing))} is missing; {ANOTHER}")
+    small = {n: _verified(path / n, manifest) for n in manifest.files if n not in (MODEL, TRAIN)}
+    state = _json(small[STATE], path / STATE)
+    if type(state.get("step")) is not int or state["step"] != manifest.step:
+        step = clipped(repr(state.get("step")), 40)
+        raise CheckpointError(f"{path / STATE}: step: {step}, and {MANIFEST} says {manifest.step}; {ANOTHER}")
     return Contents(
-        step=manifest["step"],
-        model=tensors[MODEL],
-        train=tensors.get(TRAIN, {}),
-        state=_parsed(content[STATE], path / STATE),
-        spec=_parsed(content[SPEC], path / SPEC),
-        facts=_parsed(content[FACTS], path / FACTS),
-        assets={n: c for n, c in content.items() if n not in (MODEL, TRAIN, STATE, FACTS, SPEC)},
+        step=manifest.step,
+        state=state,
+        spec=_spec(small[SPEC], path / SPEC),
+        facts=_facts(small[FACTS], path / FACTS),
+        assets={n: c for n, c in small.items() if n not in SIZES},
+        model=_tensors(path / MODEL, manifest),
+        train=_tensors(path / TRAIN, manifest) if train_state else {},
     )
 
 
 def read_spec(path: Path) -> dict[str, Any]:
-    """The resolved spec of a checkpoint, verified. Raises `CheckpointError`."""
+    """The resolved spec of a checkpoint, verified: a mapping with all of a spec's sections. Raises `CheckpointError`."""
+    return _spec(_one(path, SPEC), path / SPEC)
+
+
+def read_assets(path: Path) -> dict[str, bytes]:
+    """The files that data goes on with, verified: facts.json, and those that the data gave, such as tokenizer.json."""
     manifest = read_manifest(path)
-    if SPEC not in manifest["files"]:
-        raise CheckpointError(f"{path}: incomplete: {SPEC} is missing; use another checkpoint")
-    return _parsed(_verified(path / SPEC, manifest["files"][SPEC]), path / SPEC)
+    assets = {n: _verified(path / n, manifest) for n in manifest.files if n not in SIZES}
+    return {**assets, FACTS: _one(path, FACTS)}
 
 
-def _parsed(content: bytes, path: Path) -> dict[str, Any]:
-    """The mapping in a JSON or YAML file of a checkpoint. Raises `CheckpointError`."""
+def _one(path: Path, name: str) -> bytes:
+    manifest = read_manifest(path)
+    if name not in manifest.files:
+        raise CheckpointError(f"{path}: incomplete: {name} is missing; {ANOTHER}")
+    return _verified(path / name, manifest)
+
+
+def _tensors(path: Path, manifest: Manifest) -> dict[str, Any]:
+    tensors = safe.load(_verified(path, manifest), path)
+    safe.same_as_described(tensors, manifest.tensors.get(path.name, {}), path)
+    return tensors
+
+
+def _spec(content: bytes, path: Path) -> dict[str, Any]:
     try:
-        value = yaml.safe_load(content) if path.suffix == ".yaml" else json.loads(content)
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: damaged ({reason}); use another checkpoint") from None
+        values = parse_yaml(content, str(path), MAX_RESOLVED).plain()
+    except SpecError as error:
+        raise CheckpointError(f"{clipped(str(error).splitlines()[0], 500)}: damaged; {ANOTHER}") from None
+    if not isinstance(values, dict) or not all(isinstance(values.get(name), dict) for name in _SECTIONS):
+        raise CheckpointError(f"{path}: damaged (not a mapping with {', '.join(_SECTIONS)}); {ANOTHER}")
+    return values
+
+
+def _facts(content: bytes, path: Path) -> dict[str, Any]:
+    values = _json(content, path)
+    try:
+        Facts.from_json(values)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {clipped(str(error), 500)}; {ANOTHER}") from None
+    return values
+
+
+def _json(content: bytes, path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file of a checkpoint. Raises `CheckpointError`."""
+    try:
+        value = parse_json(content)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: damaged ({clipped(str(error))}); {ANOTHER}") from None
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: damaged (not a mapping); use another checkpoint")
+        raise CheckpointError(f"{path}: damaged (not a mapping); {ANOTHER}")
     return value
 
 
-def _verified(path: Path, entry: dict[str, Any]) -> bytes:
-    content = safe.read_bounded(path, entry["size"])
-    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-        raise CheckpointError(
-            f"{path}: its SHA-256 is not the one in {MANIFEST}: damaged or changed; use another checkpoint"
-        )
+def _verified(path: Path, manifest: Manifest) -> bytes:
+    """The content of a file that has the size and the SHA-256 of the manifest. Raises `CheckpointError`."""
+    size, digest = manifest.files[path.name]
+    content = read_file(path, size, size)
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise CheckpointError(f"{path}: its SHA-256 is not the one in {MANIFEST}: damaged or changed; {ANOTHER}")
     return content

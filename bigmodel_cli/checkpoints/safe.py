@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
+from bigmodel_cli.checkpoints.files import ANOTHER, MOST_JSON, clipped, is_whole, parse_json
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.lazy import Tensor
 
-MOST_HEADER = 100_000_000
+MOST_BYTES = 2**53
+"""Of a tensor; also its numbers."""
+MOST_AXES = 64
+MOST_NAME = 1000
+"""Characters in a tensor's name."""
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
     "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64,
@@ -33,57 +36,66 @@ def load(content: bytes, path: Path) -> dict[str, Tensor]:
 
     try:
         return dict(load_(content))
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged: {error}; use another checkpoint") from None
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: damaged: {clipped(str(error))}; {ANOTHER}") from None
 
 
 def check_header(content: bytes, path: Path) -> dict[str, Any]:
     """The header of a .safetensors file, each entry checked. Raises `CheckpointError`.
 
-    Checked: its length, unique names, known dtypes, and that the tensors' bytes follow one another without gap or overlap
-    to the end of the file.
+    Checked, types before arithmetic: its length, unique names, known dtypes, shapes of whole numbers, and that the tensors' bytes
+    follow one another without gap or overlap to the end of the file.
     """
+    try:
+        return _header(content)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: damaged: {clipped(str(error), 300)}; {ANOTHER}") from None
 
-    def broken(what: str) -> CheckpointError:
-        return CheckpointError(f"{path}: damaged: {what}; use another checkpoint")
 
+def _header(content: bytes) -> dict[str, Any]:
+    """The header. Raises `ValueError`."""
     if len(content) < 8:
-        raise broken(f"{len(content)} bytes, and a header alone has 8")
-    length = int.from_bytes(content[:8], "little")
-    if length > MOST_HEADER:
-        raise broken(f"its header claims {length:,} bytes; at most {MOST_HEADER:,} are read")
-    if length > len(content) - 8:
-        raise broken(f"its header claims {length:,} bytes, and {len(content) - 8:,} follow")
+        raise ValueError(f"{len(content)} bytes, and a header alone has 8")
+    length, rest = int.from_bytes(content[:8], "little"), len(content) - 8
+    if length > MOST_JSON:
+        raise ValueError(f"its header claims {length:,} bytes; at most {MOST_JSON:,} are read")
+    if length > rest:
+        raise ValueError(f"its header claims {length:,} bytes, and {rest:,} follow")
     try:
-        header = json.loads(content[8 : 8 + length], object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise broken(f"its header is not JSON ({error})") from None
+        header = parse_json(content[8 : 8 + length])
+    except ValueError as error:
+        raise ValueError(f"its header is not JSON ({clipped(str(error))})") from None
     if not isinstance(header, dict):
-        raise broken("its header is no table")
+        raise ValueError("its header is no table")
+    notes = header.get("__metadata__", {})
+    if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
+        raise ValueError("its header has a faulty entry (__metadata__)")
+    places = [(*_place(name, entry), name) for name, entry in header.items() if name != "__metadata__"]
     end = 0
-    entries = [(n, e) for n, e in header.items() if n != "__metadata__"]
-    try:
-        entries.sort(key=lambda entry: tuple(entry[1]["data_offsets"]))
-        for name, entry in entries:
-            first, last = entry["data_offsets"]
-            size = math.prod(entry["shape"]) * BITS[entry["dtype"]] // 8
-            if any(not isinstance(n, int) or n < 0 for n in (*entry["shape"], first, last)):
-                raise broken(f"tensor {name!r} has an impossible shape or place")
-            if first != end or last - first != size:
-                raise broken(f"tensor {name!r} is said to be at {first} to {last}; {end} to {end + size} was expected")
-            end = last
-    except (KeyError, TypeError, ValueError) as error:
-        raise broken(f"its header has a faulty entry ({type(error).__name__}: {error})") from None
-    if end != len(content) - 8 - length:
-        raise broken(f"its tensors take {end:,} bytes, and {len(content) - 8 - length:,} are there")
+    for first, last, size, name in sorted(places):
+        if first != end or last - first != size:
+            raise ValueError(
+                f"tensor {clipped(name)!r} is said to be at {first} to {last}; {end} to {end + size} was expected"
+            )
+        end = last
+    if end != rest - length:
+        raise ValueError(f"its tensors take {end:,} bytes, and {rest - length:,} are there")
     return header
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    if len(set(names)) != len(names):
-        raise ValueError("a name is given twice")
-    return dict(pairs)
+def _place(name: str, entry: Any) -> tuple[int, int, int]:
+    """(first byte, the one after the last, bytes that its shape takes) of a tensor. Raises `ValueError`."""
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"} or len(name) > MOST_NAME:
+        raise ValueError(f"its header has a faulty entry ({clipped(name)!r})")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in BITS:
+        raise ValueError(f"its header has a faulty entry ({clipped(name)!r}: dtype {clipped(repr(dtype), 40)})")
+    lists = isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2 and len(shape) <= MOST_AXES
+    if not lists or not all(is_whole(n, MOST_BYTES) for n in (*shape, *offsets)):
+        raise ValueError(f"tensor {clipped(name)!r} has an impossible shape or place")
+    if math.prod(max(n, 1) for n in shape) > MOST_BYTES:
+        raise ValueError(f"tensor {clipped(name)!r} has an impossible shape or place")
+    return offsets[0], offsets[1], math.prod(shape) * BITS[dtype] // 8
 
 
 def describe(tensors: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
@@ -96,22 +108,7 @@ def same_as_described(tensors: dict[str, Tensor], described: dict[str, Any], pat
     found = describe(tensors)
     for name in sorted(found.keys() | described.keys()):
         if found.get(name) != described.get(name):
+            expected = clipped(str(described.get(name)))
             raise CheckpointError(
-                f"{path}: tensor {name!r}: manifest.json expects {described.get(name)}, found {found.get(name)}; "
-                "use another checkpoint"
+                f"{path}: tensor {clipped(name)!r}: manifest.json expects {expected}, found {found.get(name)}; {ANOTHER}"
             )
-
-
-def read_bounded(path: Path, expected: int) -> bytes:
-    """The content of a file that must have exactly the expected size; a link is not followed."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}; use another checkpoint") from None
-    with os.fdopen(descriptor, "rb") as file:
-        size = os.fstat(descriptor).st_size
-        if size != expected:
-            raise CheckpointError(
-                f"{path}: {size:,} bytes, and manifest.json says {expected:,}: truncated or changed; use another checkpoint"
-            )
-        return file.read()

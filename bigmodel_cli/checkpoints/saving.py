@@ -16,8 +16,6 @@ import os
 import shutil
 from pathlib import Path
 
-import yaml
-
 from bigmodel_cli.checkpoints import safe
 from bigmodel_cli.checkpoints.contents import FACTS, FORMAT, MANIFEST, MODEL, SPEC, STATE, TRAIN, Contents
 from bigmodel_cli.checkpoints.reading import steps
@@ -25,6 +23,7 @@ from bigmodel_cli.checkpoints.replacing import replace, tidy
 from bigmodel_cli.console import quantity
 from bigmodel_cli.errors import ResourceError
 from bigmodel_cli.failpoints import failpoint
+from bigmodel_cli.yaml_source import dump_yaml
 
 
 def save(checkpoints: Path, contents: Contents, name: str | None = None) -> Path:
@@ -39,7 +38,7 @@ def save(checkpoints: Path, contents: Contents, name: str | None = None) -> Path
         TRAIN: safe.dump(contents.train),
         STATE: json.dumps(contents.state, indent=1, allow_nan=False).encode(),
         FACTS: json.dumps(contents.facts, indent=1, allow_nan=False).encode(),
-        SPEC: yaml.safe_dump(contents.spec, sort_keys=False).encode(),
+        SPEC: dump_yaml(contents.spec).encode(),
         **contents.assets,
     }
     manifest = {

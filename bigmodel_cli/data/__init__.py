@@ -10,7 +10,7 @@ from pydantic import Field
 
 from bigmodel_cli.config import Facts, Options
 from bigmodel_cli.data.audio import AudioOptions, open_audio, prepare_sound, prepare_sounds
-from bigmodel_cli.data.base import DataSet, Say, Split
+from bigmodel_cli.data.base import FACTS, Assets, DataSet, Say, Split
 from bigmodel_cli.data.cleaning import lines_of
 from bigmodel_cli.data.docstrings import DocstringsOptions
 from bigmodel_cli.data.images import (
@@ -38,7 +38,8 @@ from bigmodel_cli.data.pixels import denormalise, prepare_image
 from bigmodel_cli.data.table import TableOptions, open_table
 from bigmodel_cli.data.text import StdlibOptions, TextOptions, open_text
 from bigmodel_cli.data.tokenizer import ASSET as TOKENIZER
-from bigmodel_cli.data.tokenizer import Tokenizer, load_source_tokenizer, load_tokenizer
+from bigmodel_cli.data.tokenizer import SOURCE_ASSET as SOURCE_TOKENIZER
+from bigmodel_cli.data.tokenizer import Tokenizer, load_source_tokenizer, load_tokenizer, read_tokenizer
 from bigmodel_cli.data.trained_on import ASSET as TRAINED_ON
 from bigmodel_cli.data.trained_on import load as load_trained_on
 from bigmodel_cli.lazy import Tensor
@@ -80,14 +81,14 @@ SOURCES: dict[str, tuple[type[Options], Callable[..., DataSet]]] = {
 
 
 def open_data(
-    options: Any, *, base: Path, seed: int, say: Say, assets: Path | None = None, only: str | None = None
+    options: Any, *, base: Path, seed: int, say: Say, assets: Assets | None = None, only: str | None = None
 ) -> DataSet:
     """The data that the options describe.
 
-    Relative paths start at `base`. `assets` is a checkpoint whose tokenizer and normalisation are used rather than fitted
-    anew; the classes are always the data's own. `only` names the one split that is to be evaluated: nothing else is read that
-    it does not need, and all facts are the checkpoint's, its classes too. Raises `DataError`, and `SpecError` for what the
-    checkpoint does not know.
+    Relative paths start at `base`. `assets` are the files of a checkpoint whose tokenizer and normalisation are used rather
+    than fitted anew; the classes are always the data's own. `only` names the one split that is to be evaluated: nothing else
+    is read that it does not need, and all facts are the checkpoint's, its classes too. Raises `DataError`, and `SpecError`
+    for what the checkpoint does not know.
     """
     return SOURCES[options.type][1](options, base=base, seed=seed, say=say, assets=assets, only=only)
 
@@ -98,9 +99,12 @@ def prepare_file(path: Path, facts: Facts) -> Tensor:
 
 
 __all__ = [
+    "FACTS",
     "SOURCES",
+    "SOURCE_TOKENIZER",
     "TOKENIZER",
     "TRAINED_ON",
+    "Assets",
     "DataOptions",
     "DataSet",
     "Item",
@@ -124,6 +128,7 @@ __all__ = [
     "prepare_sound",
     "prepare_sounds",
     "read_items",
+    "read_tokenizer",
     "record",
     "rows_reader",
     "say_overlaps",

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from bigmodel_cli.config import Facts, Natural, NonNegative, Options, Positive, Sound
 from bigmodel_cli.console import say as tell
-from bigmodel_cli.data.base import DataSet, Say, count_classes, facts_of, numbers_of
+from bigmodel_cli.data.base import Assets, DataSet, Say, count_classes, facts_of, numbers_of
 from bigmodel_cli.data.files import check_plain
 from bigmodel_cli.data.held_out import HELD_OUT, ValFraction, fraction_of, needed, not_both, parts_of, with_held_out
 from bigmodel_cli.data.mel import check_filters, frames_of
@@ -140,9 +140,9 @@ class AudioOptions(Options):
 
 
 def open_audio(
-    options: AudioOptions, *, base: Path, seed: int, say: Say, assets: Path | None = None, only: str | None = None
+    options: AudioOptions, *, base: Path, seed: int, say: Say, assets: Assets | None = None, only: str | None = None
 ) -> DataSet:
-    """The recordings as splits; a checkpoint's normalisation is used when `assets` names one."""
+    """The recordings as splits; a checkpoint's normalisation is used when `assets` has one."""
     known = facts_of(assets) if only is not None else None
     sound = known.sound if known is not None and known.sound is not None else options.sound()
     check_filters(sound)
@@ -193,7 +193,7 @@ def open_audio(
     return DataSet(facts, key, dict(splits), {}, items, "recordings", fraction > 0)
 
 
-def _measured(options: AudioOptions, facts: Facts, splits: dict[str, SoundSplit], assets: Path | None) -> Facts:
+def _measured(options: AudioOptions, facts: Facts, splits: dict[str, SoundSplit], assets: Assets | None) -> Facts:
     """The facts with what is measured on the recordings: normalisation, and the longest row."""
     mean, std = _normalisation(options, splits["train"], assets)
     facts = replace(facts, mean=mean, std=std)
@@ -268,7 +268,7 @@ def _check(rows: dict[str, Ints], spelled: Units, say: Say) -> None:
 
 
 def _normalisation(
-    options: AudioOptions, train: SoundSplit, assets: Path | None
+    options: AudioOptions, train: SoundSplit, assets: Assets | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, std): none where none is wanted, the checkpoint's where its frames are made alike, else the training split's."""
     if options.normalize == "none":

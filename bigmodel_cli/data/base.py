@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -13,10 +12,13 @@ from bigmodel_cli.config import PADDING, Facts
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.trained_on import Hashes
 from bigmodel_cli.draw import KEY
-from bigmodel_cli.errors import DataError, SpecError, did_you_mean
+from bigmodel_cli.errors import CheckpointError, DataError, SpecError, did_you_mean
 from bigmodel_cli.lazy import Tensor, torch
 
 Say = Callable[[str], None]
+Assets = Mapping[str, bytes]
+"""Files of a checkpoint, by name, that data goes on with: facts.json, and those that it gave itself, such as tokenizer.json."""
+FACTS = "facts.json"
 
 
 class Split(Protocol):
@@ -111,11 +113,14 @@ class DataSet:
         return self._assets
 
 
-def facts_of(assets: Path | None) -> Facts | None:
-    """The facts in a checkpoint's folder, or None where there are none."""
-    if assets is None or not (assets / "facts.json").exists():
+def facts_of(assets: Assets | None) -> Facts | None:
+    """The facts among a checkpoint's files, or None where there are none. Raises `CheckpointError`."""
+    if assets is None or FACTS not in assets:
         return None
-    return Facts.from_json(json.loads((assets / "facts.json").read_text(encoding="utf-8")))
+    try:
+        return Facts.from_json(json.loads(assets[FACTS]))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{FACTS}: {error}; use another checkpoint") from None
 
 
 def numbers_of(classes: Sequence[str], known: Sequence[str], used: Sequence[str]) -> Ints:

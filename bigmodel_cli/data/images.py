@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Facts, Options, Positive
 from bigmodel_cli.data.augment import Augmentation, AugmentOptions
-from bigmodel_cli.data.base import DataSet, Say, Split, count_classes, facts_of
+from bigmodel_cli.data.base import Assets, DataSet, Say, Split, count_classes, facts_of
 from bigmodel_cli.data.cache import build_once, cache_directory
 from bigmodel_cli.data.divide import divided, numbers_among, part_of_each_class, part_to_hold_out, subset
 from bigmodel_cli.data.files import expand
@@ -203,9 +203,9 @@ class ParquetOptions(_ImageOptions):
 
 
 def open_images(
-    options: Any, *, base: Path, seed: int, say: Say, assets: Path | None = None, only: str | None = None
+    options: Any, *, base: Path, seed: int, say: Say, assets: Assets | None = None, only: str | None = None
 ) -> DataSet:
-    """The images of a source as splits; a checkpoint's normalisation is used when `assets` names one."""
+    """The images of a source as splits; a checkpoint's normalisation is used when `assets` has one."""
     known = facts_of(assets) if only is not None else None
     named = options.named(base)
     if "train" not in named and only is None:
@@ -308,7 +308,7 @@ def _load(raw: RawSplit, options: Any, shape: Shape, white: float | None, key: s
 
 
 def _normalisation(
-    options: Any, train: Resident | Streamed, assets: Path | None
+    options: Any, train: Resident | Streamed, assets: Assets | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, std): those given, else the checkpoint's, else those of the training split."""
     if options.normalize == "none":

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import PADDING, Count, Facts, Options
-from bigmodel_cli.data.base import DataSet, Say, Split
+from bigmodel_cli.data.base import Assets, DataSet, Say, Split
 from bigmodel_cli.data.cache import build_once, cache_directory
 from bigmodel_cli.data.held_out import (
     HELD_OUT,
@@ -156,9 +156,9 @@ class PairTableOptions(_HeldOut):
 
 
 def open_pairs(
-    options: Any, *, base: Path, seed: int, say: Say, assets: Path | None = None, only: str | None = None
+    options: Any, *, base: Path, seed: int, say: Say, assets: Assets | None = None, only: str | None = None
 ) -> DataSet:
-    """The pairs as tokens; the tokenizers are fitted, or a checkpoint's when `assets` names one."""
+    """The pairs as tokens; the tokenizers are fitted, or a checkpoint's when `assets` has one."""
     sources = options.sources(base, only, say)
     for note in [note for source in sources.values() for note in source.notes]:
         say(note)
@@ -203,7 +203,7 @@ def open_pairs(
 
 
 def _tokenizers(
-    options: PairOptions, sources: dict[str, PairSource], say: Say, assets: Path | None
+    options: PairOptions, sources: dict[str, PairSource], say: Say, assets: Assets | None
 ) -> dict[str, Tokenizer]:
     """The tokenizer of each side, fitted on the training pairs; the same one where they share it."""
 

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import PADDING, Facts, Options, Probability
-from bigmodel_cli.data.base import DataSet, Say, Split, count_classes, facts_of, numbers_of
+from bigmodel_cli.data.base import Assets, DataSet, Say, Split, count_classes, facts_of, numbers_of
 from bigmodel_cli.data.cache import build_once, cache_directory
 from bigmodel_cli.data.corpus import Survey, Texts
 from bigmodel_cli.data.hashes import check_unchanged
@@ -107,9 +107,9 @@ class TableOptions(Options):
 
 
 def open_table(
-    options: TableOptions, *, base: Path, seed: int, say: Say, assets: Path | None = None, only: str | None = None
+    options: TableOptions, *, base: Path, seed: int, say: Say, assets: Assets | None = None, only: str | None = None
 ) -> DataSet:
-    """The rows as tokens; the tokenizer is fitted, or a checkpoint's when `assets` names one."""
+    """The rows as tokens; the tokenizer is fitted, or a checkpoint's when `assets` has one."""
     named = {n: (names, f"data.{n}") for n, names in options.files.items() if names}
     files = files_of_splits(named, base, only, say, ENDINGS)
     surveys = {name: survey_table(paths, options.columns) for name, paths in files.items()}
@@ -170,7 +170,7 @@ def _tokenizer(
     held_out: Any,
     fraction: float,
     say: Say,
-    assets: Path | None,
+    assets: Assets | None,
 ) -> Tokenizer:
     """The tokenizer, fitted on the training rows that are not held out."""
 

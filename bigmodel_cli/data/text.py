@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import PADDING, Count, Facts, Options
-from bigmodel_cli.data.base import DataSet, Say, Split
+from bigmodel_cli.data.base import Assets, DataSet, Say, Split
 from bigmodel_cli.data.cache import build_once, cache_directory, cached_bytes
 from bigmodel_cli.data.corpus import Corpus, Survey, standard_library, survey
 from bigmodel_cli.data.files import check_plain, expand
@@ -39,7 +39,7 @@ from bigmodel_cli.data.tokenizer import (
 )
 from bigmodel_cli.data.words import Words
 from bigmodel_cli.draw import KEY
-from bigmodel_cli.errors import DataError, SpecError
+from bigmodel_cli.errors import CheckpointError, DataError, SpecError
 from bigmodel_cli.lazy import Tensor, torch
 
 RESIDENT_BYTES = 512 << 20
@@ -127,10 +127,10 @@ def open_text(
     base: Path,
     seed: int,
     say: Say,
-    assets: Path | None = None,
+    assets: Assets | None = None,
     only: str | None = None,
 ) -> DataSet:
-    """The text as windows of tokens; the tokenizer is fitted, or a checkpoint's when `assets` names one."""
+    """The text as windows of tokens; the tokenizer is fitted, or a checkpoint's when `assets` has one."""
     corpora = options.corpora(base, only, say)
     for path in [path for corpus in corpora.values() for path in corpus.files]:
         if plain_name(path).endswith(TABLES):
@@ -270,7 +270,7 @@ def fit_tokenizer(
     surveys: dict[str, Survey],
     held_out: float | None,
     say: Say,
-    assets: Path | None,
+    assets: Assets | None,
     asset: str = ASSET,
 ) -> Tokenizer:
     """The tokenizer that the options describe, or the one that a checkpoint carries as `asset`.
@@ -278,8 +278,8 @@ def fit_tokenizer(
     BPE is trained on what the train corpus gives, of which `held_out` says what part of its files is left out; characters are
     those of all.
     """
-    if assets is not None and (assets / asset).exists():
-        return read_tokenizer((assets / asset).read_bytes(), str(assets / asset))
+    if assets is not None and asset in assets:
+        return read_tokenizer(bytes(assets[asset]), f"{asset} of the checkpoint", CheckpointError)
     if isinstance(wanted, BytesOptions):
         return ByteTokenizer()
     if isinstance(wanted, FileOptions):

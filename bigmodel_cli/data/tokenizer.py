@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 from pydantic import Field
 
 from bigmodel_cli.config import Options
-from bigmodel_cli.errors import DataError, SpecError
+from bigmodel_cli.data.tokenizer_library import END_OF_TEXT, MOST_BYTES, LibraryTokenizer, open_library, utf8
+from bigmodel_cli.errors import BigmodelError, CheckpointError, DataError, SpecError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,11 +25,8 @@ if TYPE_CHECKING:
 
 ASSET = "tokenizer.json"
 SOURCE_ASSET = "source_tokenizer.json"
-END_OF_TEXT = "<|endoftext|>"
-END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
-"""What the tokenizers that people bring along call the end of a text, the first that is there."""
-START_NAMES = ("[CLS]", "<s>", "<bos>", "<|begin_of_text|>")
-"""What they call its start."""
+MOST_OWN = 16_000_000
+"""Of one that is computed here: all characters that there are make no more."""
 
 
 class BytesOptions(Options):
@@ -98,13 +96,13 @@ class ByteTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token numbers of a text."""
-        return list(_utf8(text))
+        return list(utf8(text))
 
     def encode_array(self, text: str) -> NDArray[Any]:
         """The same as an array."""
         import numpy as np
 
-        return np.frombuffer(_utf8(text), dtype=np.uint8)
+        return np.frombuffer(utf8(text), dtype=np.uint8)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of tokens."""
@@ -181,47 +179,6 @@ class UnknownCharacter(DataError):
         )
 
 
-class LibraryTokenizer:
-    """Any tokenizer of the tokenizers library."""
-
-    def __init__(self, content: bytes) -> None:
-        from tokenizers import Tokenizer as Library
-
-        self.content = content
-        self.library = Library.from_str(content.decode("utf-8"))
-        self.library.no_padding()
-        self.library.no_truncation()
-        self.library.encode_special_tokens = True  # text that spells a special token stays text
-        self.vocab_size = max(self.library.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-        self.end_of_text = self.mark(END_NAMES)
-        start = self.mark(START_NAMES)
-        self.start_of_text = self.end_of_text if start is None else start
-
-    def mark(self, names: Sequence[str]) -> int | None:
-        """The number of the first of these tokens that is there."""
-        numbers = (self.library.token_to_id(name) for name in names)
-        return next((int(number) for number in numbers if number is not None), None)
-
-    def encode(self, text: str) -> list[int]:
-        """Token numbers of a text."""
-        _utf8(text)
-        return [int(token) for token in self.library.encode(text, add_special_tokens=False).ids]
-
-    def encode_array(self, text: str) -> NDArray[Any]:
-        """The same as an array."""
-        import numpy as np
-
-        return np.asarray(self.encode(text), dtype=np.int64)
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Text of tokens."""
-        return str(self.library.decode(list(tokens), skip_special_tokens=True))
-
-    def to_json(self) -> bytes:
-        """The content of tokenizer.json, as it was read."""
-        return self.content
-
-
 def unknown_symbols(tokenizer: Tokenizer, symbols: Iterable[str]) -> list[str]:
     """Those characters, of letters, digits, marks and the like, that a tokenizer of the library has no token for."""
     if not isinstance(tokenizer, LibraryTokenizer):
@@ -259,32 +216,45 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> LibraryTokenizer:
 
 
 def load_tokenizer(assets: Mapping[str, bytes]) -> Tokenizer:
-    """The tokenizer among a checkpoint's assets. Raises `DataError` where there is none or it cannot be read."""
+    """The tokenizer among a checkpoint's assets. Raises `DataError` where there is none, `CheckpointError` for a faulty one."""
     if ASSET not in assets:
         raise DataError("the checkpoint has no tokenizer.json: it is not a model of text")
-    return read_tokenizer(bytes(assets[ASSET]), ASSET)
+    return read_tokenizer(bytes(assets[ASSET]), ASSET, CheckpointError)
 
 
 def load_source_tokenizer(assets: Mapping[str, bytes]) -> Tokenizer:
     """The tokenizer of what an encoder-decoder reads: its own, or the one that both sides share."""
     if SOURCE_ASSET not in assets:
         return load_tokenizer(assets)
-    return read_tokenizer(bytes(assets[SOURCE_ASSET]), SOURCE_ASSET)
+    return read_tokenizer(bytes(assets[SOURCE_ASSET]), SOURCE_ASSET, CheckpointError)
+
+
+def read_tokenizer(content: bytes, name: str, fault: type[BigmodelError] = DataError) -> Tokenizer:
+    """The tokenizer in the content of a tokenizer.json called `name`. Raises `fault` for none. Never runs code from it."""
+    try:
+        return _read(content)
+    except ValueError as error:
+        raise fault(f"{name}: not a tokenizer.json of the tokenizers library that can be used: {error}") from None
 
 
 @functools.lru_cache(maxsize=4)
-def read_tokenizer(content: bytes, name: str) -> Tokenizer:
-    """The tokenizer in the content of a tokenizer.json called `name`. Raises `DataError`. Never runs code from it."""
+def _read(content: bytes) -> Tokenizer:
+    """The tokenizer. Raises `ValueError`."""
+    return _read_own(content) or open_library(content)
+
+
+def _read_own(content: bytes) -> Tokenizer | None:
+    """The bytes or characters tokenizer that wrote this, or None."""
+    if len(content) > MOST_OWN:
+        return None
     try:
-        own = _read_own(json.loads(content))
-        return own or LibraryTokenizer(content)
-    except Exception as error:  # the library raises plain Exception
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{name}: not a tokenizer.json of the tokenizers library: {reason}") from None
+        values = json.loads(content)
+        return _own(values)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
 
 
-def _read_own(values: Any) -> Tokenizer | None:
-    """The bytes or characters tokenizer that wrote these values, or None."""
+def _own(values: Any) -> Tokenizer | None:
     model = values["model"]
     if model.get("type") == "BPE" and len(model["vocab"]) == 256:
         return _same(ByteTokenizer(), values)
@@ -320,18 +290,11 @@ def _byte_characters() -> list[str]:
     return [chr(byte) if byte in visible else chr(next(others)) for byte in range(256)]
 
 
-def _utf8(text: str) -> bytes:
-    """UTF-8 of a text; a lone surrogate (bytes that a terminal passed on undecoded) has none."""
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(f"the text is not Unicode at character {error.start} ({text[error.start]!r})") from None
-
-
 def read_tokenizer_file(path: str) -> Tokenizer:
     """The tokenizer of a file that a spec names. Raises `SpecError` where it cannot be read."""
     try:
         with open(path, "rb") as file:
-            return read_tokenizer(file.read(), path)
+            content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise SpecError(f"data.tokenizer.path: {path} cannot be read: {error.strerror}") from None
+    return read_tokenizer(content, f"data.tokenizer.path: {path}", SpecError)

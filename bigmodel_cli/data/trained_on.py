@@ -19,6 +19,8 @@ ASSET = "trained_on.bin"
 MOST = 1 << 16
 """Hashes that are kept of a set: the smallest ones, so that any item is as likely to be among them as any other."""
 MOST_SETS = 64
+MOST_HEAD = 1 << 16
+"""Bytes of the line about them."""
 CUT = 8
 """A block of text ends after about so many lines."""
 LEAST_BYTES = 256
@@ -123,6 +125,8 @@ def load(content: bytes | None) -> list[Seen]:
         return []
     head, _, body = content.partition(b"\n")
     try:
+        if len(head) > MOST_HEAD:
+            raise ValueError("its head is too long")
         entries = json.loads(head)
         well = isinstance(entries, list) and len(entries) <= MOST_SETS
         well = well and all(

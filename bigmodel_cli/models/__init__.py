@@ -15,6 +15,7 @@ from bigmodel_cli.models.encoder import Encoder, EncoderOptions
 from bigmodel_cli.models.seq2seq import Seq2Seq, Seq2SeqOptions
 from bigmodel_cli.models.torchvision import TorchvisionOptions, build_torchvision
 from bigmodel_cli.models.vit import ViT, ViTOptions
+from bigmodel_cli.models.within import within
 
 AnyModel = DecoderOptions | EncoderOptions | Seq2SeqOptions | ViTOptions | CNNOptions | TorchvisionOptions
 ModelOptions = Annotated[AnyModel, Field(discriminator="type")]
@@ -42,4 +43,9 @@ def build(options: AnyModel, facts: Facts) -> Module:
     return _BUILDERS[options.type](options, facts)
 
 
-__all__ = ["MODELS", "ModelOptions", "ViTOptions", "build"]
+def without_download(options: AnyModel) -> AnyModel:
+    """The same network without pretrained weights to fetch, for one whose weights come from a checkpoint."""
+    return options.model_copy(update={"weights": None}) if isinstance(options, TorchvisionOptions) else options
+
+
+__all__ = ["MODELS", "ModelOptions", "ViTOptions", "build", "within", "without_download"]

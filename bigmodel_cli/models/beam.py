@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,7 +124,8 @@ def _search(
         cache.select(flat, None if len(going) == searched else chosen)
         filled += 1
         logits = model(token[chosen].view(-1, 1), cache)[:, -1]
-    return [row.found for row in rows]
+    nothing = Hypothesis([], math.nan, math.nan, ended=False)  # where no logit was finite, nothing could be compared
+    return [row.found or [nothing] for row in rows]
 
 
 def _add_open(rows: list[_Row], live: list[int], written: Tensor, sums: Tensor, norm: float) -> None:

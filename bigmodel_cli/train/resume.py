@@ -13,7 +13,7 @@ from bigmodel_cli.console import say
 from bigmodel_cli.data import DataSet
 from bigmodel_cli.errors import BigmodelError, CheckpointError, SpecError
 from bigmodel_cli.rundir import SPEC, RunDirectory, has_begun
-from bigmodel_cli.spec import Spec, from_dict, load
+from bigmodel_cli.spec import Spec, from_dict, load, of_checkpoint
 
 MAY_CHANGE = {
     "train.steps",
@@ -76,10 +76,7 @@ def previous_run(directory: RunDirectory) -> Previous | None:
     recorded = directory.path / SPEC
     if contents is not None:
         path = directory.checkpoints / f"step-{contents.step:08d}"
-        try:
-            return Previous(from_dict(contents.spec, name=str(path / SPEC)), path, contents)
-        except SpecError as error:
-            raise CheckpointError(f"--resume: the spec in this checkpoint cannot be used:\n{error}") from None
+        return Previous(of_checkpoint(contents.spec, path), path, contents)
     if not recorded.exists():
         say(f"{directory.path}: nothing was recorded yet: starting from the first step")
         return None
@@ -225,7 +222,7 @@ def finished(directory: RunDirectory, previous: Previous, spec: Spec) -> Path | 
 def check_fingerprint(previous: Previous, data: DataSet, accepted: bool) -> bool:
     """Whether the data is another than the run was trained on. Raises `CheckpointError` where that is not accepted."""
     contents = previous.contents
-    if contents is None or contents.state["fingerprint"] == data.fingerprint:
+    if contents is None or contents.state.get("fingerprint") == data.fingerprint:
         return False
     if accepted:
         say(

@@ -15,6 +15,7 @@ from bigmodel_cli import checkpoints
 from bigmodel_cli.console import say
 from bigmodel_cli.data import (
     TRAINED_ON,
+    Assets,
     DataSet,
     load_trained_on,
     open_data,
@@ -103,7 +104,7 @@ def dry_run(spec: Spec, device: str) -> Plan:
     source = _source(spec)
     if source is not None:
         say_carried(spec, checkpoints.read_spec(source), TOKENIZERS)
-    data = _open_data(spec, source)
+    data = _open_data(spec, checkpoints.read_assets(source) if source is not None else None)
     check_task(spec, build_task(spec.task, data.facts), data)
     _describe(spec, data)
     check_memory(spec, data.facts, chosen)
@@ -141,7 +142,8 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     source = None if going_on else _source(spec)
     if source is not None and previous is None:
         say_carried(spec, checkpoints.read_spec(source), TOKENIZERS)
-    data = _open_data(spec, previous.path if previous is not None and going_on else source)
+    kept = previous.path if previous is not None and going_on else source
+    data = _open_data(spec, checkpoints.read_assets(kept) if kept is not None else None)
     changed = previous is not None and check_fingerprint(previous, data, request.accept_data)
     task = build_task(spec.task, data.facts)
     check_task(spec, task, data)
@@ -150,7 +152,7 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     if data.split("train").lengths is not None:
         keep_few_kernels()
     torch.manual_seed(spec.train.seed)
-    model = build_started(spec, data.facts, device, source)
+    model = build_started(spec, data.facts, device, source, going_on)
     model.to(device)
     if spec.train.batch_tokens is None and len(data.split("train")) < spec.train.batch_size:
         raise DataError(
@@ -204,7 +206,7 @@ def _source(spec: Spec) -> Path | None:
     return checkpoints.find(expand(spec.init.checkpoint, Path(), "init.checkpoint"))
 
 
-def _open_data(spec: Spec, assets: Path | None = None) -> DataSet:
+def _open_data(spec: Spec, assets: Assets | None = None) -> DataSet:
     return open_data(spec.data, base=Path(), seed=spec.train.seed, say=say, assets=assets)
 
 
@@ -219,8 +221,7 @@ def _trained_on(
     """What the run's checkpoints keep of the items that they were trained on, by name; what splits share is said."""
     if "val" not in data.splits:
         say("no validation: no data is named for it and data.val_fraction is 0, so that no checkpoint is the best one")
-    kept = source / TRAINED_ON if source is not None else None
-    before = load_trained_on(kept.read_bytes() if kept is not None and kept.exists() else None)
+    before = load_trained_on(checkpoints.read_assets(source).get(TRAINED_ON) if source is not None else None)
     say_overlaps(data, spec.task.type, before, say)
     if previous is not None and previous.contents is not None and TRAINED_ON in previous.contents.assets:
         recorded = previous.contents.assets[TRAINED_ON]

@@ -10,12 +10,13 @@ from bigmodel_cli.config import Facts
 from bigmodel_cli.console import say
 from bigmodel_cli.data import DataSet
 from bigmodel_cli.data.files import expand
-from bigmodel_cli.errors import SpecError
+from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.lazy import torch
+from bigmodel_cli.loaded import not_finite
 from bigmodel_cli.metrics.text import need_libraries
-from bigmodel_cli.models import ViTOptions
+from bigmodel_cli.models import ViTOptions, within, without_download
 from bigmodel_cli.recipe import TrainOptions
-from bigmodel_cli.spec import Spec
+from bigmodel_cli.spec import Spec, of_checkpoint
 from bigmodel_cli.tasks import MaskedImageOptions, Task
 from bigmodel_cli.train.frozen import freeze
 from bigmodel_cli.train.memory import build_within
@@ -59,22 +60,39 @@ def check_task(spec: Spec, task: Task, data: DataSet) -> None:
     need_libraries(getattr(task, "texts", []))
 
 
-def build_started(spec: Spec, facts: Facts, device: torch.device, source: Path | None) -> Any:
-    """The model with its first weights: drawn anew, or those of a checkpoint with a new head where the classes differ."""
-    model: Any = build_within(spec, facts, device)
+def build_started(spec: Spec, facts: Facts, device: torch.device, source: Path | None, resumed: bool = False) -> Any:
+    """The model with its first weights: drawn anew, or those of a checkpoint with a new head where the classes differ.
+
+    Where a checkpoint's weights come, at once or (`resumed`) soon, pretrained ones are not fetched.
+    """
     if source is not None:
-        contents = checkpoints.read(source, train_state=False)
-        before = Facts.from_json(contents.facts)
-        task_differs = contents.spec["task"]["type"] != spec.task.type
-        other = "classes differ" if before.classes != facts.classes else "task differs" if task_differs else ""
-        report = checkpoints.load_weights(model, contents.model, fresh=model.head_names() if other else ())
-        say(f"weights: {len(report.loaded)} tensors from {source}")
-        if report.fresh:
-            say(f"newly initialised, since the {other}: {', '.join(report.fresh)}")
-        if report.ignored:
-            say(f"ignored of the checkpoint: {', '.join(report.ignored)}")
+        return _from_checkpoint(spec, facts, device, source)
+    model: Any = build_within(_without_download(spec) if resumed else spec, facts, device)
     freeze(model, spec.init)
     return model
+
+
+def _from_checkpoint(spec: Spec, facts: Facts, device: torch.device, source: Path) -> Any:
+    contents = checkpoints.read(source, train_state=False)
+    if note := not_finite(contents.model):
+        raise CheckpointError(f"{source}: {note}; nothing can be learnt from there: start from another checkpoint")
+    with within(contents.model, len(facts.classes)):
+        model: Any = build_within(_without_download(spec), facts, device)
+    before = Facts.from_json(contents.facts)
+    task_differs = contents.spec["task"].get("type") != spec.task.type
+    other = "classes differ" if before.classes != facts.classes else "task differs" if task_differs else ""
+    report = checkpoints.load_weights(model, contents.model, fresh=model.head_names() if other else ())
+    say(f"weights: {len(report.loaded)} tensors from {source}")
+    if report.fresh:
+        say(f"newly initialised, since the {other}: {', '.join(report.fresh)}")
+    if report.ignored:
+        say(f"ignored of the checkpoint: {', '.join(report.ignored)}")
+    freeze(model, spec.init)
+    return model
+
+
+def _without_download(spec: Spec) -> Spec:
+    return spec.model_copy(update={"model": without_download(spec.model)})
 
 
 def with_length(spec: Spec) -> Spec:
@@ -85,8 +103,9 @@ def with_length(spec: Spec) -> Spec:
     options: Any = spec.model
     if spec.init.checkpoint is None or getattr(options, "max_len", 0) is not None:
         return spec
-    before = checkpoints.read_spec(checkpoints.find(expand(spec.init.checkpoint, Path(), "init.checkpoint")))
-    length = before["model"].get("max_len") or before["data"].get("context") or 0
+    source = checkpoints.find(expand(spec.init.checkpoint, Path(), "init.checkpoint"))
+    before: Any = of_checkpoint(checkpoints.read_spec(source), source)
+    length = getattr(before.model, "max_len", None) or getattr(before.data, "context", None) or 0
     if length <= (getattr(spec.data, "context", None) or length):
         return spec
     return spec.model_copy(update={"model": options.model_copy(update={"max_len": length})})

@@ -5,13 +5,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bigmodel_cli.checkpoints import load_weights
+from bigmodel_cli.config import Natural
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.optim import Optimizer
+
+OPTIMIZER, CPU, CUDA = "optimizer.", "rng.cpu", "rng.cuda"
+"""Names of tensors to resume with."""
+ANOTHER = "use another checkpoint"
 
 
 @dataclass
@@ -136,10 +143,10 @@ class TrainState:
 
         The weights to use are the averaged ones where there is an average; the raw ones are then among the tensors to resume.
         """
-        train = {f"optimizer.{name}": tensor for name, tensor in self.optimizer.state_dict().items()}
-        train["rng.cpu"] = torch.get_rng_state()
+        train = {f"{OPTIMIZER}{name}": tensor for name, tensor in self.optimizer.state_dict().items()}
+        train[CPU] = torch.get_rng_state()
         if next(self.model.parameters()).is_cuda:
-            train["rng.cuda"] = torch.cuda.get_rng_state()
+            train[CUDA] = torch.cuda.get_rng_state()
         if self.ema:
             train |= {f"raw.{name}": p.detach() for name, p in self.model.named_parameters()}
         with self.averaged():
@@ -160,30 +167,103 @@ class TrainState:
         return weights, train, values
 
     def restore(self, weights: dict[str, Tensor], train: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Become the captured state, to the bit. Raises `CheckpointError` where it is of another model or optimizer."""
-        prefix = "optimizer."
-        own = {name.removeprefix(prefix): tensor for name, tensor in train.items() if name.startswith(prefix)}
-        differing = sorted(own.keys() ^ self.optimizer.state_dict().keys())
-        if differing:
-            raise CheckpointError(
-                f"the checkpoint's optimizer is not this run's: {len(differing)} tensors are in one of them alone, such as "
-                f"{differing[0]} (earlier versions gave other weights to muon); start a new run: bigmodel finetune --from"
-            )
+        """Become the captured state, to the bit.
+
+        Raises `CheckpointError` where it is of another model or optimizer, or faulty; then nothing is changed.
+        """
+        found = Recorded.of(values)
+        generator = self._check(weights, train)
         load_weights(self.model, weights)
         if self.ema:
-            for name, tensor in self.ema.items():
-                tensor.copy_(weights[name])
             with torch.no_grad():
+                for name, tensor in self.ema.items():
+                    tensor.copy_(weights[name])
                 for name, p in self.model.named_parameters():
                     p.copy_(train[f"raw.{name}"])
-        self.optimizer.load_state_dict(own, values["optimizer_steps"])
-        self.step = values["step"]
-        self.scores, self.best = dict(values["scores"]), values["best"]
-        self.since_best, self.elapsed = values["since_best"], values["elapsed"]
-        self.loss_sum, self.loss_count = values["loss_sum"], values["loss_count"]
-        self.loss_scale.value = values["loss_scale"]
-        self.loss_scale.good_steps = values["loss_scale_good_steps"]
-        self.loss_scale.skipped = values.get("loss_scale_skipped", 0)  # not in checkpoints of earlier versions
-        torch.set_rng_state(train["rng.cpu"])
-        if "rng.cuda" in train and torch.cuda.is_available():
-            torch.cuda.set_rng_state(train["rng.cuda"])
+        own = {n.removeprefix(OPTIMIZER): t for n, t in train.items() if n.startswith(OPTIMIZER)}
+        self.optimizer.load_state_dict(own, found.optimizer_steps)
+        self.step = found.step
+        self.scores, self.best = dict(found.scores), found.best
+        self.since_best, self.elapsed = found.since_best, found.elapsed
+        self.loss_sum, self.loss_count = found.loss_sum, found.loss_count
+        self.loss_scale.value = found.loss_scale
+        self.loss_scale.good_steps = found.loss_scale_good_steps
+        self.loss_scale.skipped = found.loss_scale_skipped
+        torch.set_rng_state(generator.get_state())
+        if CUDA in train and torch.cuda.is_available():
+            torch.cuda.set_rng_state(train[CUDA])
+
+    def _check(self, weights: dict[str, Tensor], train: dict[str, Tensor]) -> torch.Generator:
+        """The random state, once all that is to be restored fits this run. Raises `CheckpointError`; nothing is changed."""
+        own = {f"{OPTIMIZER}{name}": tensor for name, tensor in self.optimizer.state_dict().items()}
+        moved = {name for name in train if name.startswith(OPTIMIZER)}
+        if differing := sorted(moved ^ own.keys()):
+            raise CheckpointError(
+                f"the checkpoint's optimizer is not this run's: {len(differing)} tensors are in one of them alone, such as "
+                f"{differing[0].removeprefix(OPTIMIZER)} (earlier versions gave other weights to muon); start a new run: "
+                "bigmodel finetune --from"
+            )
+        expected = {**own, CPU: torch.get_rng_state()}
+        if self.ema:
+            expected |= {f"raw.{name}": p for name, p in self.model.named_parameters()}
+        check_fits(weights, self.model.state_dict(), "model.safetensors")
+        check_fits(
+            {name: tensor for name, tensor in train.items() if name != CUDA}, expected, "train_state.safetensors"
+        )
+        try:
+            if CUDA in train and torch.cuda.is_available():
+                torch.Generator("cuda").set_state(train[CUDA])
+            generator = torch.Generator()
+            generator.set_state(train[CPU])
+        except (RuntimeError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(
+                f"train_state.safetensors: not the state of a generator ({reason}); {ANOTHER}"
+            ) from None
+        return generator
+
+
+def check_fits(given: dict[str, Tensor], wanted: dict[str, Tensor], name: str) -> None:
+    """Raise `CheckpointError` for a tensor of the file `name` that is missing, not wanted, or of another shape or dtype."""
+    for key in sorted(given.keys() | wanted.keys()):
+        shown = [
+            f"{str(side[key].dtype).removeprefix('torch.')} {list(side[key].shape)}" if key in side else "none"
+            for side in (wanted, given)
+        ]
+        if shown[0] != shown[1]:
+            raise CheckpointError(
+                f"{name}: tensor {key}: this run has {shown[0]}, the checkpoint {shown[1]}; {ANOTHER}"
+            )
+
+
+class Recorded(BaseModel):
+    """The plain values of state.json that a run goes on with. Others may be there that are read elsewhere."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+    step: Natural
+    optimizer_steps: Natural
+    scores: dict[Annotated[str, Field(pattern="^[0-9]{1,10}$")], float | None]
+    best: float | None
+    since_best: Natural
+    elapsed: Annotated[float, Field(ge=0)]
+    loss_sum: float
+    loss_count: Annotated[float, Field(ge=0)]
+    loss_scale: Annotated[float, Field(ge=1, le=2.0**24)]
+    loss_scale_good_steps: Natural
+    loss_scale_skipped: Natural = 0  # not in checkpoints of earlier versions
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Recorded:
+        """The values, checked. Raises `CheckpointError` naming the first that is missing or not of its type or range."""
+        try:
+            found = cls.model_validate(values)
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            raise CheckpointError(
+                f"state.json: {'.'.join(map(str, fault['loc']))}: {fault['msg']}; {ANOTHER}"
+            ) from None
+        if found.optimizer_steps > found.step:
+            raise CheckpointError(
+                f"state.json: optimizer_steps: {found.optimizer_steps}, after {found.step} steps; {ANOTHER}"
+            )
+        return found

@@ -181,11 +181,9 @@ def test_cifar_opens_the_files_of_one_split(monkeypatch: pytest.MonkeyPatch) -> 
     meta = {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]}
     monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
     options = SOURCES["cifar10"][0].model_validate({"type": "cifar10", "normalize": "none"})
-    Path("ckpt").mkdir()
     facts = {"image_shape": [3, 32, 32], "classes": ["c", "b", "a"]}
-    Path("ckpt/facts.json").write_text(json.dumps(facts))
     read = {"base": Path.cwd(), "seed": 0, "say": [].append}
-    found = open_data(options, **read, assets=Path("ckpt"), only="test")  # type: ignore[arg-type]
+    found = open_data(options, **read, assets={"facts.json": json.dumps(facts).encode()}, only="test")  # type: ignore[arg-type]
     rows = found.split("test").batch(np.arange(6), 0, 0, False)
     assert rows["label"].tolist() == [2, 1, 0, 2, 1, 0]  # by their names
     assert np.array_equal((rows["image"] * 255).round().numpy().reshape(6, -1), batch["data"])

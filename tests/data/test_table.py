@@ -271,13 +271,10 @@ def test_without_pyarrow_the_message_says_what_to_install(monkeypatch: pytest.Mo
 def test_a_character_that_the_checkpoint_does_not_know_is_placed() -> None:
     write("a.tsv", GOOD)
     characters = {"type": "characters"}
-    Path("ckpt").mkdir()
-    write("ckpt/tokenizer.json", opened(tokenizer=characters).assets()["tokenizer.json"])
+    kept = opened(tokenizer=characters).assets()
     write("b.tsv", "a film\t1\nno, film\t0\n")
     with pytest.raises(DataError, match=r"b.tsv:2: ',' \(U\+002C\) at character 2 is not in the vocabulary"):
-        open_data(
-            options(train=["b.tsv"], tokenizer=characters), base=Path(), seed=0, say=[].append, assets=Path("ckpt")
-        )
+        open_data(options(train=["b.tsv"], tokenizer=characters), base=Path(), seed=0, say=[].append, assets=kept)
 
 
 def test_a_tokenizer_without_an_end_is_refused() -> None:

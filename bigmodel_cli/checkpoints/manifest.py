@@ -1,0 +1,94 @@
+"""manifest.json: which files a checkpoint has, their sizes and hashes, and the shape and dtype of every tensor."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bigmodel_cli.checkpoints.contents import FACTS, FORMAT, MANIFEST, MODEL, SPEC, STATE, TRAIN
+from bigmodel_cli.checkpoints.files import ANOTHER, MOST_JSON, clipped, is_whole, parse_json, read_file
+from bigmodel_cli.errors import CheckpointError
+from bigmodel_cli.yaml_source import MAX_RESOLVED
+
+MOST_STEP = 10**10
+MOST_FILES = 100
+MOST_NAME = 100
+"""Bytes in the name of a file."""
+MOST_SIZE = 2**53
+SIZES = {MODEL: MOST_SIZE, TRAIN: MOST_SIZE, STATE: MOST_JSON, FACTS: MOST_JSON, SPEC: MAX_RESOLVED}
+MOST_ASSET = 100_000_000
+"""Bytes of any other file, such as tokenizer.json: that of a vocabulary of 256,000 has 35 million."""
+MOST_ASSETS = 2 * MOST_ASSET
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint says of itself: file -> (size, SHA-256), and for each file of tensors name -> {shape, dtype}."""
+
+    step: int
+    files: dict[str, tuple[int, str]]
+    tensors: dict[str, dict[str, Any]]
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The checked manifest of a checkpoint. Raises `CheckpointError`."""
+    file = path / MANIFEST
+    if path.is_symlink():
+        raise CheckpointError(f"{path}: a link in the place of a checkpoint; it is refused; name what it stands for")
+    content = read_file(file, MOST_JSON)
+    try:
+        values = parse_json(content)
+        if not isinstance(values, dict):
+            raise ValueError("not a mapping")
+        _check_format(file, values.get("format"))
+        if not is_whole(values.get("step"), MOST_STEP):
+            raise ValueError(f"step: {clipped(repr(values.get('step')), 40)} is not the number of a step")
+        files = _mapping(values, "files")
+        for name in files:
+            if len(files) > MOST_FILES or name != os.path.basename(name) or name in ("", ".", "..", MANIFEST):
+                raise CheckpointError(
+                    f"{file}: names {clipped(name)!r}, which is not a plain file of the checkpoint; it is refused"
+                )
+        entries = {name: _entry(name, entry) for name, entry in files.items()}
+        if sum(size for name, (size, _) in entries.items() if name not in SIZES) > MOST_ASSETS:
+            raise ValueError(f"files: more than {MOST_ASSETS:,} bytes beside tensors")
+        tensors = _mapping(values, "tensors")
+        described = {name: _mapping(tensors, name) for name in tensors}
+        if MODEL not in described:
+            raise ValueError(f"tensors: those of {MODEL} are missing")
+    except ValueError as error:
+        raise CheckpointError(f"{file}: damaged ({clipped(str(error))}); {ANOTHER}") from None
+    return Manifest(values["step"], entries, described)
+
+
+def _check_format(file: Path, found: Any) -> None:
+    if not is_whole(found, MOST_STEP):
+        raise ValueError(f"format: {clipped(repr(found), 40)} is not the number of a format")
+    if found == FORMAT:
+        return
+    newer = "written by a newer bigmodel: update this one" if found > FORMAT else "use the version that wrote it"
+    raise CheckpointError(f"{file}: format {found}; this bigmodel reads format {FORMAT}: {newer}")
+
+
+def _mapping(values: dict[str, Any], name: str) -> dict[str, Any]:
+    found = values.get(name)
+    if not isinstance(found, dict):
+        raise ValueError(f"{clipped(name, 40)}: missing, or not a mapping")
+    return found
+
+
+def _entry(name: str, entry: Any) -> tuple[int, str]:
+    """(size, SHA-256) of a file. Raises `ValueError`."""
+    if len(os.fsencode(name)) > MOST_NAME or not isinstance(entry, dict):
+        raise ValueError(f"files: the entry of {clipped(name, 40)!r} is faulty")
+    size, digest = entry.get("size"), entry.get("sha256")
+    most = SIZES.get(name, MOST_ASSET)
+    if type(size) is not int or not 0 <= size <= most:
+        raise ValueError(f"files: the size of {name!r} is not one of 0 to {most:,} bytes")
+    if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+        raise ValueError(f"files: the SHA-256 of {name!r} is not one")
+    return size, digest

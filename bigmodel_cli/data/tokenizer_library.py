@@ -1,0 +1,124 @@
+"""Tokenizers of the Hugging Face tokenizers library: what it does with a file from anywhere, and its panics as faults."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bigmodel_cli.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+END_OF_TEXT = "<|endoftext|>"
+END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
+"""What the tokenizers that people bring along call the end of a text, the first that is there."""
+START_NAMES = ("[CLS]", "<s>", "<bos>", "<|begin_of_text|>")
+"""What they call its start."""
+MOST_BYTES = 100_000_000
+"""Of a tokenizer.json: that of a vocabulary of 256,000 has 35 million."""
+TRIALS = ("", "a", " a 1.", "\ue000 \U0010fffd", "\n\tÄß\u4e2d", "a" * 1000 + "!", "1" * 1000 + "a", " " * 1000 + "a")
+"""What any tokenizer must be able to read, with characters that no vocabulary has, and long runs."""
+
+
+class LibraryTokenizer:
+    """Any tokenizer of the tokenizers library."""
+
+    def __init__(self, content: bytes) -> None:
+        from tokenizers import Tokenizer as Library
+
+        self.content = content
+        self.library = Library.from_str(content.decode("utf-8"))
+        self.library.no_padding()
+        self.library.no_truncation()
+        self.library.encode_special_tokens = True  # text that spells a special token stays text
+        self.vocab_size = max(self.library.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self.end_of_text = self.mark(END_NAMES)
+        start = self.mark(START_NAMES)
+        self.start_of_text = self.end_of_text if start is None else start
+
+    def mark(self, names: Sequence[str]) -> int | None:
+        """The number of the first of these tokens that is there."""
+        numbers = (self.library.token_to_id(name) for name in names)
+        return next((int(number) for number in numbers if number is not None), None)
+
+    def encode(self, text: str) -> list[int]:
+        """Token numbers of a text."""
+        utf8(text)
+        try:
+            return [int(token) for token in self.library.encode(text, add_special_tokens=False).ids]
+        except BaseException as error:
+            raise DataError(f"the tokenizer cannot read {text[:40]!r}: {_reason(error)}") from None
+
+    def encode_array(self, text: str) -> NDArray[Any]:
+        """The same as an array."""
+        import numpy as np
+
+        return np.asarray(self.encode(text), dtype=np.int64)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of tokens."""
+        try:
+            return str(self.library.decode(list(tokens), skip_special_tokens=True))
+        except BaseException as error:
+            raise DataError(f"the tokenizer cannot write tokens as text: {_reason(error)}") from None
+
+    def to_json(self) -> bytes:
+        """The content of tokenizer.json, as it was read."""
+        return self.content
+
+
+def open_library(content: bytes) -> LibraryTokenizer:
+    """The tokenizer in the content of a tokenizer.json, tried on texts that any must read. Raises `ValueError`."""
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"it has {len(content):,} bytes, and at most {MOST_BYTES:,} are read")
+    with _silent():
+        try:
+            tokenizer = LibraryTokenizer(content)
+        except BaseException as error:
+            raise ValueError(_reason(error)) from None
+        try:
+            for text in TRIALS:
+                tokenizer.decode(tokenizer.encode(text))
+        except DataError as error:
+            raise ValueError(f"it cannot read every text (has it an unknown token?): {error}") from None
+    return tokenizer
+
+
+def _reason(error: BaseException) -> str:
+    """What the library found wrong, in a line; an error that is not the library's is raised again."""
+    panicked = type(error).__module__ == "pyo3_runtime"  # its Rust code: no `Exception`
+    if isinstance(error, MemoryError) or not (panicked or isinstance(error, Exception)):
+        raise error
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Inside, nothing reaches stderr: the library's Rust code writes a traceback of its own there."""
+    sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def utf8(text: str) -> bytes:
+    """UTF-8 of a text; a lone surrogate (bytes that a terminal passed on undecoded) has none."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"the text is not Unicode at character {error.start} ({text[error.start]!r})") from None
