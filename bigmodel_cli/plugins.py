@@ -9,14 +9,56 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from bigmodel_cli.config import Options
 from bigmodel_cli.errors import SpecError, did_you_mean
 
+PLUGINS = "x-plugins"
+"""The key of a recorded spec that names the plugins' files which it needs."""
 VARIABLE = "BIGMODEL_PLUGINS"
 """Where the command line leaves the paths, so that loader workers and the processes of a launcher find them too."""
+
+
+_ORIGINS: dict[type[Options], tuple[str, Path]] = {}
+
+
+@dataclass(frozen=True)
+class PluginPart:
+    """Options of a part from a plugin: its path in the spec, what it fills, and the file that it comes from."""
+
+    path: str
+    slot: str
+    options: Any
+    file: Path
+
+
+def parts_from_files(value: Any, path: str = "") -> Iterator[PluginPart]:
+    """The options of plugins' parts among options, each with its path."""
+    if type(value) in _ORIGINS:
+        yield PluginPart(path, _ORIGINS[type(value)][0], value, _ORIGINS[type(value)][1])
+    if isinstance(value, Options):
+        inner = {name: getattr(value, name) for name in type(value).model_fields}
+    else:
+        inner = dict(enumerate(value)) if isinstance(value, list) else {}
+    for name, part in inner.items():
+        yield from parts_from_files(part, f"{path}.{name}" if path else str(name))
+
+
+def plugin_types() -> list[tuple[str, type[Options], Path]]:
+    """What the plugins have added: (slot, class of options, file)."""
+    return [(slot, options, file) for options, (slot, file) in _ORIGINS.items()]
+
+
+def needed_plugins(recorded: Any) -> dict[str, str]:
+    """What to say of a type that is not known, by what it fills; `recorded` are the files that the spec names as needed."""
+    names = [name for name in recorded if isinstance(name, str)] if isinstance(recorded, list) else []
+    options = " ".join(f"--plugin {name}" for name in names)
+    text = f"this spec was made with {options}: give it" if names else "a part of your own needs --plugin FILE"
+    return dict.fromkeys(("mixer", "ffn", "norm", "position"), text)
 
 
 def name_plugins(paths: list[Path]) -> None:
@@ -41,6 +83,7 @@ def extend(tables: dict[str, dict[str, type[Options]]]) -> None:
                 if name in tables[slot]:
                     raise SpecError(f"{text}: a {slot} of type {name!r} is there already; choose another name")
                 tables[slot][name] = options
+                _ORIGINS[options] = (slot, Path(text))
 
 
 def _load(path: Path) -> dict[str, list[Any]]:

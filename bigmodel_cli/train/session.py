@@ -239,7 +239,7 @@ def _contents(spec: Spec, data: DataSet, state: TrainState, trained_on: dict[str
         model=weights,
         train=tensors,
         state={**values, "fingerprint": data.fingerprint, "torch": torch.__version__},
-        spec=spec.to_dict(),
+        spec=spec.recorded(),
         facts=data.facts.to_json(),
         assets={**data.assets(), **trained_on},
     )
