@@ -23,6 +23,8 @@ class Options(BaseModel):
 
     exclusive: ClassVar[tuple[tuple[str, str], ...]] = ()
     """Pairs of options of which one stands in place of the other."""
+    not_promised: ClassVar[tuple[str, ...]] = ()
+    """Of a part's options: the promises (bigmodel_cli/promises) that this part does not make."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 

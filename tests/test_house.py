@@ -38,7 +38,7 @@ FLOORS = {
     "parts": 1,
     "metrics": 1,
     **dict.fromkeys(["models", "data", "tasks", "checkpoints", "optim", "schedule", "rundir"], 2),
-    **dict.fromkeys(["spec", "recipe"], 3),
+    **dict.fromkeys(["spec", "recipe", "promises"], 3),
     **dict.fromkeys(
         [
             "train",

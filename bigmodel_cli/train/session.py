@@ -28,6 +28,7 @@ from bigmodel_cli.errors import BigmodelError, DataError, Stopped
 from bigmodel_cli.lazy import Module, load_torch, torch
 from bigmodel_cli.loaded import TOKENIZERS, Loaded, say_carried
 from bigmodel_cli.optim import describe_weights, summary
+from bigmodel_cli.promises import check_parts
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.rundir import RunDirectory, fresh_directory
@@ -59,6 +60,7 @@ class Request:
 def train(spec: Spec, request: Request) -> Path:
     """Run the spec and return the resulting checkpoint. Every fault is in errors.py."""
     load_torch()
+    check_parts(spec.model)
     with Signals() as signals:
         try:
             directory = _open_directory(request)
@@ -81,6 +83,7 @@ def dry_run(spec: Spec, device: str) -> Plan:
     load_torch()
     chosen = pick_device(device, say)
     spec = with_length(spec)
+    check_parts(spec.model)
     source = _source(spec)
     if source is not None:
         say_carried(spec, checkpoints.read_spec(source), TOKENIZERS)
