@@ -324,7 +324,9 @@ def check(file: PluginFile, set_: SetPart = None, json: Json = False) -> None:
     from bigmodel_cli.promises.command import check_plugin
 
     parts = check_plugin(file, set_ or [])
-    show({"parts": [part.to_json() for part in parts]} if json else "\n".join(line for p in parts for line in p.lines()))
+    show(
+        {"parts": [part.to_json() for part in parts]} if json else "\n".join(line for p in parts for line in p.lines())
+    )
     broken = [f"{part.type}: {promise}" for part in parts for promise in part.broken]
     if broken:
         raise SpecError(f"{file}: not kept: {', '.join(broken)}")

@@ -78,7 +78,7 @@ def _schema_of_words(field: FieldInfo, schema: dict[str, Any]) -> dict[str, Any]
         return schema
     if "items" in schema:
         return {**schema, "items": {"anyOf": [schema["items"], {"enum": words}]}}
-    about = {key: schema[key] for key in ("default", "description", "title") if key in schema}
+    about: dict[str, Any] = {key: schema[key] for key in ("default", "description", "title") if key in schema}
     rest = {key: value for key, value in schema.items() if key not in about}
     choices = []
     for choice in rest.get("anyOf", [rest]):

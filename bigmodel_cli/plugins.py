@@ -41,6 +41,7 @@ def parts_from_files(value: Any, path: str = "") -> Iterator[PluginPart]:
     """The options of plugins' parts among options, each with its path."""
     if type(value) in _ORIGINS:
         yield PluginPart(path, _ORIGINS[type(value)][0], value, _ORIGINS[type(value)][1])
+    inner: dict[Any, Any]
     if isinstance(value, Options):
         inner = {name: getattr(value, name) for name in type(value).model_fields}
     else:

@@ -59,7 +59,10 @@ class Node:
 
 
 def read_yaml(path: Path) -> Node:
-    """Read a spec file, or what is written into a pipe. Raises `SpecError` for one that is missing, too large, not UTF-8 or not YAML."""
+    """Read a spec file, or what is written into a pipe.
+
+    Raises `SpecError` for one that is missing, too large, not UTF-8 or not YAML.
+    """
     try:
         content = _bounded(path)
     except FileNotFoundError:
@@ -70,7 +73,7 @@ def read_yaml(path: Path) -> Node:
 
 
 def _bounded(path: Path) -> bytes:
-    """The bytes of a file or pipe, at most `MAX_BYTES`. Raises `SpecError`; a device is not opened, and no pipe is waited for long."""
+    """The bytes of a file or pipe, at most `MAX_BYTES`. A device is not opened, and no pipe is waited for long."""
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
         raise SpecError(f"{path}: this is a folder; name a spec file (.yaml)")
@@ -84,7 +87,9 @@ def _bounded(path: Path) -> bytes:
         while len(content) <= MAX_BYTES:
             left = end - time.monotonic()
             if left <= 0 or not select.select([descriptor], [], [], left)[0]:
-                raise SpecError(f"{path}: nothing more came through this pipe within {PATIENCE} s; name a spec file (.yaml)")
+                raise SpecError(
+                    f"{path}: nothing more came through this pipe within {PATIENCE} s; name a spec file (.yaml)"
+                )
             piece = os.read(descriptor, MAX_BYTES)
             if not piece:
                 return content
@@ -189,7 +194,9 @@ class _Builder:
     def count(self, more: int, where: str) -> None:
         self.nodes += more
         if self.nodes > MAX_NODES:
-            raise SpecError(f"{where}: more than {MAX_NODES:,} values once its aliases are followed; name many files by their folder or a glob")
+            raise SpecError(
+                f"{where}: more than {MAX_NODES:,} values once its aliases are followed; name many files by their folder or a glob"
+            )
 
     def scalar(self, event: yaml.ScalarEvent) -> Any:
         text = event.value

@@ -24,9 +24,7 @@ from bigmodel_cli.yaml_source import parse_yaml
 def message(text: str, *changes: str) -> str:
     """What is said of a spec with these --set."""
     with pytest.raises(SpecError) as error:
-        root = parse_yaml(text.encode(), "spec.yaml")
-        apply_overrides(root, changes, Spec)
-        check(root)
+        changed(text, *changes)
     return str(error.value)
 
 
@@ -56,7 +54,9 @@ def changed(text: str, *changes: str) -> Spec:
     ],
     ids=lambda value: value.partition("=")[0] if "=" in str(value) else "",
 )
-def test_a_word_stands_for_a_mapping_of_that_type_and_the_resolved_spec_shows_it(base: str, change: str, path: str) -> None:
+def test_a_word_stands_for_a_mapping_of_that_type_and_the_resolved_spec_shows_it(
+    base: str, change: str, path: str
+) -> None:
     word = change.partition("=")[2].strip("[]")
     value: Any = changed(base, change).to_dict()
     for part in path.split("."):
@@ -186,9 +186,19 @@ def works(text: str, path: str) -> bool:
     ("base", "change", "gone", "said"),
     [
         ("", "train.epochs=2", "steps", "train.epochs: 2 is taken in place of train.steps: 12"),
-        ("", "train.validate_epochs=1", "validate_every", "train.validate_epochs: 1 is taken in place of train.validate_every: 4"),
+        (
+            "",
+            "train.validate_epochs=1",
+            "validate_every",
+            "train.validate_epochs: 1 is taken in place of train.validate_every: 4",
+        ),
         ("", "train.batch_tokens=64", "", "train.batch_tokens: 64 is taken in place of train.batch_size: 4"),
-        ("  batch_tokens: 32\n", "train.batch_size=8", "batch_tokens", "train.batch_size: 8 is taken in place of train.batch_tokens"),
+        (
+            "  batch_tokens: 32\n",
+            "train.batch_size=8",
+            "batch_tokens",
+            "train.batch_size: 8 is taken in place of train.batch_tokens",
+        ),
     ],
 )
 def test_set_replaces_the_option_that_it_stands_in_place_of(
@@ -237,7 +247,10 @@ def test_set_of_both_is_refused_and_of_none_says_nothing(capsys: pytest.CaptureF
         ("model.norm=none", "unknown type 'none'; one of layernorm, rmsnorm; write null for none"),
         ("train.optimizer=adam", "unknown type 'adam'; one of adamw, sgd, muon; did you mean adamw?"),
         ("train.optimizer={adamw: {lr: 1}}", "unknown option; write type: adamw in its place"),
-        ("train.schedule=cosin", "'cosin' is not one of constant, linear, cosine, inverse_sqrt, wsd; did you mean cosine?"),
+        (
+            "train.schedule=cosin",
+            "'cosin' is not one of constant, linear, cosine, inverse_sqrt, wsd; did you mean cosine?",
+        ),
     ],
 )
 def test_a_wrong_value_is_told_in_plain_words(change: str, said: str) -> None:
@@ -257,7 +270,10 @@ def test_a_value_that_may_be_of_several_kinds_has_one_message() -> None:
     ("text", "said"),
     [
         ("model:\n\tdim: 3\n", "2:1: not valid YAML: a tab; indent with blanks alone"),
-        ("train:\n  steps:12\n", "2:3: train: 'steps:12' is not a mapping of options; write a blank after the colon: steps: 12"),
+        (
+            "train:\n  steps:12\n",
+            "2:3: train: 'steps:12' is not a mapping of options; write a blank after the colon: steps: 12",
+        ),
         ("train: {lr:1e-3}\n", "1:9: train.lr:1e-3: unknown option; write a blank after the colon: lr: 1e-3"),
         ("a: 'x\nb: 3\n", "a quote is opened (it begins in line 1) and not closed"),
         ("a: [1, 2\nb: 3\n", "2:2: not valid YAML: a list or mapping in brackets goes on where it should have ended"),
@@ -285,9 +301,13 @@ def refusal(text: str, facts: Facts, *changes: str) -> str:
 @pytest.mark.parametrize("layers", ["", "{type: dropout}"], ids=["last", "before dropout"])
 def test_a_cnn_that_ends_with_a_number_of_its_own_prints_the_set_that_mends_it(layers: str) -> None:
     facts = Facts(image_shape=(1, 8, 8), classes=tuple("0123456789"))
-    text = CNN.replace("    - {type: dense, units: classes}\n", f"    - {{type: dense, units: 3}}\n    {layers and '- ' + layers}\n")
+    text = CNN.replace(
+        "    - {type: dense, units: classes}\n", f"    - {{type: dense, units: 3}}\n    {layers and '- ' + layers}\n"
+    )
     said = refusal(text, facts)
-    assert said.startswith("model.layers.4.units: the network ends with 3 values, and the data has 10 classes; give --set ")
+    assert said.startswith(
+        "model.layers.4.units: the network ends with 3 values, and the data has 10 classes; give --set "
+    )
     build(changed(text, said.rpartition("--set ")[2]).model, facts)
 
 

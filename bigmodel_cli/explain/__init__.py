@@ -104,7 +104,9 @@ def _what(tree: _Tree, place: _Place, faults: list[Any]) -> str:
     if kind == "missing":
         return "missing; this option has no default" + _as_mapping(options, place, location)
     if kind == "union_tag_not_found":
-        return f"missing `type`; one of {', '.join(types_at(options, location))}" + _type_as_key(options, place, location)
+        return f"missing `type`; one of {', '.join(types_at(options, location))}" + _type_as_key(
+            options, place, location
+        )
     if kind == "union_tag_invalid":
         tags, tag = types_at(options, location), str(context["tag"])
         note = tree.notes.get(place.path[-1].rpartition("_")[2])
@@ -118,7 +120,7 @@ def _as_item(options: type[Options], place: _Place) -> bool:
     """Whether the value that stands there could be the one item of a list."""
     value = place.node.value
     fields = [c.model_fields.get(place.path[-1]) for c in classes_at(options, place.path[:-1])] if place.path else []
-    for annotation in (field.annotation for field in fields if field is not None):
+    for annotation in (field.rebuild_annotation() for field in fields if field is not None):
         if isinstance(value, str) and value in typed(annotation):
             return True
         with contextlib.suppress(pydantic.ValidationError):
@@ -219,12 +221,16 @@ def _use(found: list[Known], options: type[Options], plain: Any) -> str:
     texts = []
     for option in found:
         section, _, name = option.path.rpartition(".")
-        others = [w for c in classes_at(options, section.split(".")) for p in c.exclusive if name in p for w in p if w != name]
+        others = [
+            w for c in classes_at(options, section.split(".")) for p in c.exclusive if name in p for w in p if w != name
+        ]
         values = plain.get(section)
         stand = [w for w in others if isinstance(values, dict) and values.get(w) is not None]
         if option.given:
             value = option.value
-            texts.append(option.path + (" (given already)" if isinstance(value, dict | list) else f" ({shown(value)} now)"))
+            texts.append(
+                option.path + (" (given already)" if isinstance(value, dict | list) else f" ({shown(value)} now)")
+            )
         else:
             texts.append(option.path + (f" (in place of {section}.{stand[0]})" if stand else ""))
     return f"use {', or '.join(texts)}" if texts else ""

@@ -89,7 +89,8 @@ _TARGETS = {
     "drop_path": "drop_path_rate stochastic_depth layerdrop",
     "layer_scale": "layer_scale_init_value init_values layerscale",
     "data.type": "dataset dataset_name data_name",
-    "data.files": "root path paths data_path train_file train_data data_dir train_path train_files file filename corpus dataset_path",
+    "data.files": "root path paths data_path train_file train_data data_dir train_path train_files file filename corpus "
+    "dataset_path",
     "data.root": "path data_path data_dir root_dir dataroot folder directory dir train_dir data_folder image_folder",
     "data.train": "path paths data_path train_file train_data train_path train_files file filename csv dataset_path",
     "data.val": "validation_file val_file valid_data val_data validation_data dev dev_file eval_file valid val_path",

@@ -101,5 +101,9 @@ def _bound(fault: Any) -> str:
 def _safe_repr(value: Any) -> str:
     """repr() of what may be very large."""
     if isinstance(value, dict | list):
-        return f"a mapping ({', '.join(list(map(str, value))[:3])})" if isinstance(value, dict) else f"a list of {len(value)}"
+        return (
+            f"a mapping ({', '.join(list(map(str, value))[:3])})"
+            if isinstance(value, dict)
+            else f"a list of {len(value)}"
+        )
     return repr(value[:80] if isinstance(value, str) else value)

@@ -57,7 +57,9 @@ class Stream:
         place = torch.arange(self.start + x.shape[1], device=x.device)
         before = (place <= place[self.start :, None])[None]
         own = self.own()
-        return before if own is None or self.segments is None else before & (own[:, :, None] == self.segments[:, None, :])
+        return (
+            before if own is None or self.segments is None else before & (own[:, :, None] == self.segments[:, None, :])
+        )
 
     def rows(self, table: Tensor, length: int) -> Tensor:
         """The rows of a table of positions: (T, ...), or (B, T, ...) where positions differ by segment."""

@@ -1,4 +1,6 @@
-"""What a part promises to whoever uses it, tried on tiny inputs in well under a second: `bigmodel check`, and training before it begins.
+"""What a part promises to whoever uses it, tried on tiny inputs in well under a second.
+
+`bigmodel check` tries it, and training does so before it begins.
 
 A part that does not keep a promise gives wrong numbers that nobody sees: one that looks ahead learns to copy, one whose cache
 differs writes other text than it was trained for. Options that name a promise in `not_promised` do not make it.
@@ -33,7 +35,7 @@ REMEDIES = {
     "rows": "let no row look at another row of the batch",
     "causal": "let position t see positions up to t alone, at any length, or set `causal: false` as an option for encoders",
     "cache": "keep in the cache all that later positions need; stream.start positions came before; rows come first in its tensors",
-    "documents": "heed stream.segments: positions of other numbers are not to be seen, and places count from where a segment begins",
+    "documents": "heed stream.segments: positions of other numbers are not to be seen, and places count from a segment's begin",
     "positions": "compute each position by itself, whatever stands beside it",
 }
 """What to do about a promise that is not kept; the promises in the order in which they are tried."""
@@ -72,7 +74,10 @@ class Finding:
 
 
 def check_part(slot: str, options: Any, causal: bool = True, widths: Iterable[int] = WIDTHS) -> list[Finding]:
-    """Try each promise of a part that fills `slot`; `causal` is what a mixer's place asks for. The random state is left as it was."""
+    """Try each promise of a part that fills `slot`; `causal` is what a mixer's place asks for.
+
+    The random state is left as it was.
+    """
     load_torch()
     unknown = [name for name in options.not_promised if name not in REMEDIES]
     if unknown:
@@ -134,8 +139,8 @@ def check_parts(model: Any) -> None:
         if broken:
             lines = "".join(f"\n  {finding.line()}" for finding in broken)
             raise SpecError(
-                f"{part.path}: {part.options.type} ({part.file.name}) does not keep what a {part.slot} promises; mend it, or name the "
-                f"promise in not_promised of its options (`bigmodel check {part.file.name}` tries all):{lines}"
+                f"{part.path}: {part.options.type} ({part.file.name}) does not keep what a {part.slot} promises; mend it, or "
+                f"name the promise in not_promised of its options (`bigmodel check {part.file.name}` tries all):{lines}"
             )
 
 

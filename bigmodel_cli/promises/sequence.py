@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from bigmodel_cli.lazy import Tensor, torch
@@ -19,7 +20,11 @@ def causal(trial: Trial) -> None:
         other = torch.cat((x[:, :cut], 5 * trial.input(seed=4)[:, cut:]), 1)
         if differ(trial.run(other)[:, :cut], want[:, :cut]):
             raise Broken(f"the first {cut} positions change where later ones do: it looks ahead")
-        expect_equal(trial.run(x[:, :cut]), want[:, :cut], f"{cut} positions alone give another output than with others after them")
+        expect_equal(
+            trial.run(x[:, :cut]),
+            want[:, :cut],
+            f"{cut} positions alone give another output than with others after them",
+        )
     if bool((slope(trial, x, 0, 6)[:, 6:] != 0).any()):
         raise Broken("in training the first 6 positions depend on later ones: it looks ahead")
 
@@ -44,7 +49,11 @@ def cache(trial: Trial) -> None:
     """Piece by piece with a cache is as the whole; rows of a cache can be chosen, as a beam search does."""
     x = trial.input()
     want = trial.run(x)
-    expect_equal(_pieces(trial, x, tuple(range(1, LENGTH))), want, "step by step with a cache gives another output than the whole")
+    expect_equal(
+        _pieces(trial, x, tuple(range(1, LENGTH))),
+        want,
+        "step by step with a cache gives another output than the whole",
+    )
     expect_equal(_pieces(trial, x, (5, 6, 9)), want, "in pieces with a cache it gives another output than the whole")
     kept = _empty(trial, ROWS)
     trial.run(x[:, :6], ALONE, kept.blocks[0]["mixer"])
@@ -60,7 +69,7 @@ def _alone(trial: Trial, x: Tensor, segments: Tensor) -> Tensor:
     for row in range(len(x)):
         own = segments[row]
         begins = [0, *[t for t in range(1, len(own)) if own[t] != own[t - 1]], len(own)]
-        for first, end in zip(begins, begins[1:], strict=False):
+        for first, end in pairwise(begins):
             y[row, first:end] = trial.run(x[row : row + 1, first:end])[0]
     return y
 
@@ -79,7 +88,9 @@ def documents(trial: Trial) -> None:
     if trial.slot == "mixer" and _one_sided(trial):
         left = torch.tensor([[0] * 4 + [1] * 9, [1] * 13, [0] + [1] * 12])
         want = _alone(trial, x, left)
-        expect_equal(_pieces(trial, x, (6, 7, 8), left), want, "with a cache, prompts of different lengths see their padding")
+        expect_equal(
+            _pieces(trial, x, (6, 7, 8), left), want, "with a cache, prompts of different lengths see their padding"
+        )
 
 
 def _one_sided(trial: Trial) -> bool:

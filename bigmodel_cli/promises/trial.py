@@ -13,7 +13,7 @@ ROWS, LENGTH = 3, 13
 """The size of an input, as a rule: odd, so that nothing comes out even by chance."""
 
 
-class Broken(Exception):  # noqa: N818
+class Broken(Exception):
     """A promise that is not kept: the message says what was seen."""
 
 
