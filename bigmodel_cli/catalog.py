@@ -35,7 +35,7 @@ def catalog() -> dict[str, dict[str, str]]:
 def _line(entry: Any) -> str:
     """A table's entry is a line of text, or a class whose docstring begins with it."""
     text = entry if isinstance(entry, str) else (entry.__doc__ or "")
-    return text.strip().splitlines()[0]
+    return next(iter(text.strip().splitlines()), "")
 
 
 def catalog_text() -> str:

@@ -16,10 +16,12 @@ from bigmodel_cli.arguments import (
     Json,
     Out,
     Plugin,
+    PluginFile,
     Precision,
     Resume,
     Seed,
     Set,
+    SetPart,
     Source,
     SpecPath,
     TaskSpec,
@@ -321,6 +323,27 @@ def models(plugin: Plugin = None, json: Json = False) -> None:
     from bigmodel_cli.catalog import catalog, catalog_text
 
     show(catalog() if json else catalog_text())
+
+
+@app.command()
+def check(file: PluginFile, set_: SetPart = None, json: Json = False) -> None:
+    """Try what each part in a Python file of yours promises: shapes, nothing seen ahead, caches, padding, gradients, saving.
+
+    Example: bigmodel check my_part.py --set heads=4
+    """
+    from bigmodel_cli.plugins import name_plugins
+
+    name_plugins([file])
+    from bigmodel_cli.errors import SpecError
+    from bigmodel_cli.promises.command import check_plugin
+
+    parts = check_plugin(file, set_ or [])
+    show(
+        {"parts": [part.to_json() for part in parts]} if json else "\n".join(line for p in parts for line in p.lines())
+    )
+    broken = [f"{part.type}: {promise}" for part in parts for promise in part.broken]
+    if broken:
+        raise SpecError(f"{file}: not kept: {', '.join(broken)}")
 
 
 @app.command()

@@ -10,28 +10,94 @@ import functools
 import json
 import math
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema
 
 
 class Options(BaseModel):
-    """Base of all options: unknown keys are refused, nothing is coerced, nothing changes after loading."""
+    """Base of all options: unknown keys are refused, nothing is coerced, nothing changes after loading.
+
+    Where options with a `type` may stand, the type's name alone stands for a mapping that gives nothing else: `ffn: gelu` is
+    `ffn: {type: gelu}`, also as an item of a list. A mapping without `type` is of the default's: `optimizer: {lr: 1e-4}`.
+    """
+
+    exclusive: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Pairs of options of which one stands in place of the other."""
+    not_promised: ClassVar[tuple[str, ...]] = ()
+    """Of a part's options: the promises (bigmodel_cli/promises) that this part does not make."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
     @model_validator(mode="before")
     @classmethod
-    def _types_left_out(cls, values: Any) -> Any:
-        """Where options of several types may stand, a mapping without `type` is of the default's: `optimizer: {lr: 1e-4}`."""
+    def _written_out(cls, values: Any) -> Any:
+        """The mappings that words and mappings without `type` stand for."""
         if not isinstance(values, dict):
             return values
-        filled = {
-            name: {"type": field.default.type, **values[name]}
-            for name, field in cls.model_fields.items()
-            if isinstance(values.get(name), dict) and "type" not in values[name] and hasattr(field.default, "type")
-        }
-        return {**values, **filled}
+        return {name: _written_out(cls.model_fields.get(name), value) for name, value in values.items()}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The schema takes what `_written_out` does."""
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        for name, field in cls.model_fields.items():
+            schema["properties"][name] = _schema_of_words(field, schema["properties"][name])
+        return schema
+
+
+def typed(annotation: Any) -> dict[str, type[Options]]:
+    """What a word may stand for at an option with this annotation, or in its list: the classes of options by their `type`."""
+    if isinstance(annotation, type) and issubclass(annotation, Options):
+        field = annotation.model_fields.get("type")
+        return {} if field is None else dict.fromkeys(map(str, get_args(field.annotation)), annotation)
+    return {word: options for argument in get_args(annotation) for word, options in typed(argument).items()}
+
+
+def required(options: type[Options]) -> list[str]:
+    """The options without a default."""
+    return [name for name, field in options.model_fields.items() if field.is_required()]
+
+
+def _written_out(field: FieldInfo | None, value: Any) -> Any:
+    if field is None or not isinstance(value, str | dict | list) or not typed(field.annotation):
+        return value
+    listed = get_origin(field.annotation) is list
+    if listed or isinstance(value, list):
+        whole = listed and isinstance(value, list)
+        return [{"type": item} if isinstance(item, str) else item for item in value] if whole else value
+    if isinstance(value, str):
+        return {"type": value}
+    kind = getattr(field.default, "type", None)
+    return value if kind is None or "type" in value else {"type": kind, **value}
+
+
+def _schema_of_words(field: FieldInfo, schema: dict[str, Any]) -> dict[str, Any]:
+    """An option's JSON Schema with the words that stand for mappings, and mappings whose `type` is the default's."""
+    words = [word for word, options in typed(field.annotation).items() if not required(options)]
+    if not words and "discriminator" not in schema:
+        return schema
+    if "items" in schema:
+        return {**schema, "items": {"anyOf": [schema["items"], {"enum": words}]}}
+    about: dict[str, Any] = {key: schema[key] for key in ("default", "description", "title") if key in schema}
+    rest = {key: value for key, value in schema.items() if key not in about}
+    choices = []
+    for choice in rest.get("anyOf", [rest]):
+        choices.append({**choice, "required": ["type"]} if "discriminator" in choice else choice)
+        kind = getattr(field.default, "type", None)
+        if "discriminator" in choice and kind is not None:
+            choices.append({"$ref": choice["discriminator"]["mapping"][kind]})
+    return {"anyOf": [*choices, {"enum": words}] if words else choices, **about}
 
 
 Count = Annotated[int, Field(gt=0, le=10**9)]

@@ -75,5 +75,5 @@ def did_you_mean(word: str, choices: object) -> str:
     import difflib
 
     names = [str(choice) for choice in choices]  # type: ignore[attr-defined]
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word[:100], names, n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""

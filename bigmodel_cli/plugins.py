@@ -9,30 +9,76 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from bigmodel_cli.config import Options
 from bigmodel_cli.errors import SpecError, did_you_mean
 
+PLUGINS = "x-plugins"
+"""The key of a recorded spec that names the plugins' files which it needs."""
 VARIABLE = "BIGMODEL_PLUGINS"
 """Where the command line leaves the paths, so that loader workers and the processes of a launcher find them too."""
+
+
+_ORIGINS: dict[type[Options], tuple[str, Path]] = {}
+
+
+@dataclass(frozen=True)
+class PluginPart:
+    """Options of a part from a plugin: its path in the spec, what it fills, and the file that it comes from."""
+
+    path: str
+    slot: str
+    options: Any
+    file: Path
+
+
+def parts_from_files(value: Any, path: str = "") -> Iterator[PluginPart]:
+    """The options of plugins' parts among options, each with its path."""
+    if type(value) in _ORIGINS:
+        yield PluginPart(path, _ORIGINS[type(value)][0], value, _ORIGINS[type(value)][1])
+    inner: dict[Any, Any]
+    if isinstance(value, Options):
+        inner = {name: getattr(value, name) for name in type(value).model_fields}
+    else:
+        inner = dict(enumerate(value)) if isinstance(value, list) else {}
+    for name, part in inner.items():
+        yield from parts_from_files(part, f"{path}.{name}" if path else str(name))
+
+
+def plugin_types() -> list[tuple[str, type[Options], Path]]:
+    """What the plugins have added: (slot, class of options, file)."""
+    return [(slot, options, file) for options, (slot, file) in _ORIGINS.items()]
+
+
+def needed_plugins(recorded: Any) -> dict[str, str]:
+    """What to say of a type that is not known, by what it fills; `recorded` are the files that the spec names as needed."""
+    names = [name for name in recorded if isinstance(name, str)] if isinstance(recorded, list) else []
+    options = " ".join(f"--plugin {name}" for name in names)
+    text = f"this spec was made with {options}: give it" if names else "a part of your own needs --plugin FILE"
+    return dict.fromkeys(("mixer", "ffn", "norm", "position"), text)
 
 
 def name_plugins(paths: list[Path]) -> None:
     """Remember the files for `extend`. Raises `SpecError` where one is missing, or where parts are imported already."""
     for path in paths:
+        if path.suffix != ".py" and path.exists():
+            raise SpecError(f"--plugin {path}: a plugin is a Python file, whose name ends in .py")
         if not path.is_file():
-            raise SpecError(f"--plugin {path}: no such file")
+            raise SpecError(f"--plugin {path}: {'this is no file' if path.exists() else 'no such file'}")
     if paths and "bigmodel_cli.parts" in sys.modules:
         raise SpecError("--plugin: too late, the parts are joined already")
     if paths:
-        os.environ[VARIABLE] = os.pathsep.join(str(path.resolve()) for path in paths)
+        os.environ[VARIABLE] = "\n".join(str(path.resolve()) for path in paths)
 
 
 def extend(tables: dict[str, dict[str, type[Options]]]) -> None:
     """Add the parts of every named file to the tables."""
-    for text in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
+    for text in filter(None, os.environ.get(VARIABLE, "").split("\n")):
         for slot, found in _load(Path(text)).items():
             if slot not in tables:
                 raise SpecError(f"{text}: PARTS: no slot {slot!r}{did_you_mean(slot, tables)}")
@@ -41,6 +87,7 @@ def extend(tables: dict[str, dict[str, type[Options]]]) -> None:
                 if name in tables[slot]:
                     raise SpecError(f"{text}: a {slot} of type {name!r} is there already; choose another name")
                 tables[slot][name] = options
+                _ORIGINS[options] = (slot, Path(text))
 
 
 def _load(path: Path) -> dict[str, list[Any]]:
@@ -52,12 +99,20 @@ def _load(path: Path) -> dict[str, list[Any]]:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise SpecError(f"{path}: {type(error).__name__}: {error}") from error
-    parts: dict[str, list[Any]] | None = getattr(module, "PARTS", None)
-    if not isinstance(parts, dict) or not parts:
-        raise SpecError(f'{path}: has no table PARTS; write PARTS = {{"mixer": [MyOptions]}}')
+    except (Exception, SystemExit) as error:
+        raise SpecError(f"{path}{_line_of(path, error)}: {type(error).__name__}: {error}") from error
+    parts: Any = getattr(module, "PARTS", None)
+    if not isinstance(parts, dict) or not parts or not all(isinstance(found, list) for found in parts.values()):
+        raise SpecError(f'{path}: has no table PARTS of lists; write PARTS = {{"mixer": [MyOptions]}}')
     return parts
+
+
+def _line_of(path: Path, error: BaseException) -> str:
+    """':12', the last line of the file that was at work when it was raised; '' where none was."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return f":{error.lineno}"
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(path)]
+    return f":{lines[-1]}" if lines else ""
 
 
 def _name(path: str, options: Any) -> str:
@@ -65,4 +120,8 @@ def _name(path: str, options: Any) -> str:
         raise SpecError(f"{path}: PARTS: {options!r} is no subclass of Options with a field `type`")
     if not hasattr(options, "build"):
         raise SpecError(f"{path}: PARTS: {options.__name__} has no method build(self, place)")
-    return str(get_args(options.model_fields["type"].annotation)[0])
+    field = options.model_fields["type"]
+    names = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    if names != (field.default,) or not isinstance(field.default, str):
+        raise SpecError(f'{path}: PARTS: {options.__name__}: write its name as type: Literal["my_name"] = "my_name"')
+    return field.default

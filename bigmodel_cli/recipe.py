@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,12 @@ VALIDATION_TOKENS = 1 << 14
 
 class TrainOptions(Options):
     """One training run. `steps` or `epochs` says how long; a step is one update of the weights."""
+
+    exclusive: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("steps", "epochs"),
+        ("validate_every", "validate_epochs"),
+        ("batch_size", "batch_tokens"),
+    )
 
     steps: Steps | None = Field(None, description="optimizer steps in all")
     epochs: Positive | None = Field(None, description="passes over the training split, in place of steps")

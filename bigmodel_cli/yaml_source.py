@@ -8,7 +8,11 @@ constructed. Scalars follow the core schema of YAML 1.2, not YAML 1.1: `1e-3` is
 from __future__ import annotations
 
 import math
+import os
 import re
+import select
+import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +21,17 @@ from typing import Any
 import yaml
 
 from bigmodel_cli.errors import SpecError
+from bigmodel_cli.yaml_syntax import in_plain_words
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 100
 MAX_NODES = 100_000
 MAX_RESOLVED = 8_000_000
 """Bytes of a resolved spec, which spells every option."""
+MOST_FAULTS = 40
+"""So many are told."""
+PATIENCE = 10
+"""Seconds within which a spec comes through a pipe."""
 
 _INT = re.compile(r"[-+]?[0-9][0-9_]*\Z")
 _RADIX = re.compile(r"0o[0-7]+\Z|0x[0-9a-fA-F]+\Z")
@@ -52,19 +61,44 @@ class Node:
 
 
 def read_yaml(path: Path) -> Node:
-    """Read a spec file. Raises `SpecError` for one that is missing, too large, not UTF-8 or not YAML."""
+    """Read a spec file, or what is written into a pipe.
+
+    Raises `SpecError` for one that is missing, too large, not UTF-8 or not YAML.
+    """
     try:
-        size = path.stat().st_size
-        if path.is_dir():
-            raise SpecError(f"{path}: this is a folder; name a spec file (.yaml)")
-        if size > MAX_BYTES:
-            raise SpecError(f"{path}: {size:,} bytes; a spec has at most {MAX_BYTES:,}. Is this the right file?")
-        content = path.read_bytes()
+        content = _bounded(path)
     except FileNotFoundError:
         raise SpecError(f"{path}: no such file; `bigmodel init NAME` writes a sample spec") from None
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
     return parse_yaml(content, str(path))
+
+
+def _bounded(path: Path) -> bytes:
+    """The bytes of a file or pipe, at most `MAX_BYTES`. A device is not opened, and no pipe is waited for long."""
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise SpecError(f"{path}: this is a folder; name a spec file (.yaml)")
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
+        raise SpecError(f"{path}: this is a device or a socket; name a spec file (.yaml)")
+    if status.st_size > MAX_BYTES:
+        raise SpecError(f"{path}: {status.st_size:,} bytes; a spec has at most {MAX_BYTES:,}. Is this the right file?")
+    content, end = b"", time.monotonic() + PATIENCE
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        while len(content) <= MAX_BYTES:
+            left = end - time.monotonic()
+            if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+                raise SpecError(
+                    f"{path}: nothing more came through this pipe within {PATIENCE} s; name a spec file (.yaml)"
+                )
+            piece = os.read(descriptor, MAX_BYTES)
+            if not piece:
+                return content
+            content += piece
+    finally:
+        os.close(descriptor)
+    raise SpecError(f"{path}: more than {MAX_BYTES:,} bytes; a spec has fewer. Is this the right file?")
 
 
 def parse_yaml(content: bytes, name: str, most: int = MAX_BYTES) -> Node:
@@ -113,9 +147,10 @@ class _Builder:
                 elif isinstance(event, yaml.NodeEvent):
                     root = self.node(event, events, 0)
         except yaml.YAMLError as error:
-            raise SpecError(self.syntax_message(error)) from None
+            raise SpecError(self.syntax_message(error, text)) from None
         if self.faults:
-            raise SpecError("\n".join(self.faults))
+            more = len(self.faults) - MOST_FAULTS
+            raise SpecError("\n".join(self.faults[:MOST_FAULTS] + [f"... and {more:,} more faults"] * (more > 0)))
         return root
 
     def place(self, event: Any) -> str:
@@ -125,16 +160,17 @@ class _Builder:
             return f"{self.name}:1:1"
         return f"{self.name}:{event.start_mark.line + 1}:{event.start_mark.column + 1}"
 
-    def syntax_message(self, error: yaml.YAMLError) -> str:
+    def syntax_message(self, error: yaml.YAMLError, text: str) -> str:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         what = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
-        context = getattr(error, "context", None)
-        text = f"{what}{f' ({context})' if context else ''}"
-        if "special characters" in text or "control characters" in text:
-            text += "; remove NUL bytes and control characters"
+        begun = getattr(error, "context_mark", None)
+        lines = text.splitlines()
+        here = "" if mark is None or mark.line >= len(lines) else lines[mark.line]
+        since = None if begun is None or mark is None or begun.line == mark.line else begun.line + 1
+        plain = in_plain_words(what, getattr(error, "context", None) or "", here[mark.column :] if mark else "", since)
         if mark is None or self.fixed_place:
-            return f"{self.name}: not valid YAML: {text}"
-        return f"{self.name}:{mark.line + 1}:{mark.column + 1}: not valid YAML: {text}"
+            return f"{self.name}: not valid YAML: {plain}"
+        return f"{self.name}:{mark.line + 1}:{mark.column + 1}: not valid YAML: {plain}"
 
     def node(self, event: Any, events: Iterator[Any], depth: int) -> Node:
         where = self.place(event)
@@ -164,7 +200,9 @@ class _Builder:
     def count(self, more: int, where: str) -> None:
         self.nodes += more
         if self.nodes > MAX_NODES:
-            raise SpecError(f"{where}: more than {MAX_NODES:,} values once its aliases are followed; a spec has fewer")
+            raise SpecError(
+                f"{where}: more than {MAX_NODES:,} values once its aliases are followed; name many files by their folder or a glob"
+            )
 
     def scalar(self, event: yaml.ScalarEvent) -> Any:
         return plain_scalar(event.value) if event.implicit[0] else event.value  # else quoted, or tagged

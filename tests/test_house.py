@@ -29,13 +29,16 @@ FLOORS = {
             "plugins",
             "roles",
             "yaml_source",
+            "yaml_syntax",
         ],
         0,
     ),
+    "explain": 1,
+    "overrides": 1,
     "parts": 1,
     "metrics": 1,
     **dict.fromkeys(["models", "data", "tasks", "checkpoints", "optim", "schedule", "rundir"], 2),
-    **dict.fromkeys(["spec", "recipe"], 3),
+    **dict.fromkeys(["spec", "recipe", "promises"], 3),
     **dict.fromkeys(
         [
             "train",

@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from bigmodel_cli import plugins
+from bigmodel_cli.config import Options
+from bigmodel_cli.errors import SpecError
+
 
 def readme_part() -> str:
     """The Python block of the README's walk-through."""
@@ -40,13 +44,17 @@ def test_the_part_of_the_readme_trains_and_is_evaluated(decoder_spec: Path) -> N
     without = run("eval", "run")
     assert without.returncode == 2
     assert "unknown type 'running_mean'" in without.stderr
+    assert "this spec was made with --plugin mean.py: give it" in without.stderr
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("x = 1", "has no table PARTS"),
-        ("import nothing_of_this_name", "ModuleNotFoundError"),
+        ("PARTS = {'mixer': int}", "has no table PARTS of lists"),
+        ("import nothing_of_this_name", "bad.py:1: ModuleNotFoundError"),
+        ("x = 1\ny = (", "bad.py:2: SyntaxError"),
+        ("import sys\nsys.exit(3)", "bad.py:2: SystemExit"),
         ("PARTS = {'mixr': []}", "no slot 'mixr'; did you mean mixer?"),
         ("PARTS = {'mixer': [int]}", "is no subclass of Options"),
         ("from bigmodel_cli.parts.attention import AttentionOptions as A\nPARTS = {'mixer': [A]}", "is there already"),
@@ -58,6 +66,22 @@ def test_what_is_wrong_with_a_plugin_is_said(text: str, message: str) -> None:
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_names_that_types_must_have_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(Options):
+        type: str = "own"
+
+        def build(self, place: object) -> None: ...
+
+    with pytest.raises(SpecError, match='write its name as type: Literal\\["my_name"\\] = "my_name"'):
+        plugins._name("own.py", Own)
+
+
+def test_a_plugin_that_is_not_python_is_said() -> None:
+    Path("spec.yaml").write_text("x: 1")
+    with pytest.raises(SpecError, match="a plugin is a Python file"):
+        plugins.name_plugins([Path("spec.yaml")])
 
 
 def test_a_plugin_that_is_missing_is_said() -> None:

@@ -17,7 +17,8 @@ from conftest import DECODER, ROOT, Result
 
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models import MODELS
-from bigmodel_cli.spec import Spec, apply_override, check, from_dict, load
+from bigmodel_cli.overrides import apply_override
+from bigmodel_cli.spec import Spec, check, from_dict, load
 from bigmodel_cli.tasks import TASKS
 from bigmodel_cli.yaml_source import parse_yaml
 
@@ -48,7 +49,7 @@ def test_five_faults_in_one_go_with_their_places(tmp_path: Path, cli: Cli) -> No
         "bad.yaml:9:12: model.blocks.0.ffn: unknown type 'gelo'; one of gelu, relu, relu2, swiglu, geglu, moe; did you"
     )
     assert lines[4] == "bad.yaml:14:3: data.contxt: unknown option; did you mean context?"
-    assert lines[5] == "bad.yaml:18:10: train.steps: 'many' is not a valid integer"
+    assert lines[5] == "bad.yaml:18:10: train.steps: 'many' is not a whole number"
     assert len(lines) == 6  # the renamed option is missing as well
     assert not (tmp_path / "runs").exists()
 
@@ -114,7 +115,7 @@ def test_what_is_no_number(written: str) -> None:
 
 def test_no_is_a_string_and_only_true_and_false_are_booleans() -> None:
     (message,) = faults(DECODER + "  tensorboard: no\n")
-    assert "train.tensorboard: 'no' is not a valid boolean" in message
+    assert "train.tensorboard: 'no' is not true or false; write false" in message
 
 
 def numeric_fields(schema: dict[str, Any], spec: dict[str, Any]) -> Iterator[str]:
@@ -256,7 +257,7 @@ def test_anchors_merge_keys_and_free_keys() -> None:
 
 def test_an_override_below_an_alias_does_not_change_the_anchor() -> None:
     root = parse_yaml(b"a: &a {n: 1}\nb: *a\n", "s")
-    apply_override(root, "b.n=2")
+    apply_override(root, "b.n=2", Spec)
     assert root.plain() == {"a": {"n": 1}, "b": {"n": 2}}
 
 
@@ -285,7 +286,7 @@ def test_the_resolved_spec_reads_back_as_itself() -> None:
 def test_steps_and_epochs() -> None:
     base = check(parse_yaml(DECODER.encode(), "s")).to_dict()
     with pytest.raises(SpecError, match="not both"):
-        from_dict(base, ["train.epochs=2"])
+        from_dict(base, ["train.epochs=2", "train.steps=2"])
     with pytest.raises(SpecError, match="give either steps or epochs"):
         from_dict(base, ["train.steps=null"])
     train = from_dict(base, ["train.steps=null", "train.epochs=1.5", "train.batch_size=64"]).train

@@ -60,6 +60,13 @@ Plugin = Annotated[
         show_default=False,
     ),
 ]
+PluginFile = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A Python file with parts. It is run.", show_default=False)
+]
+SetPart = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", metavar="OPTION=VALUE", help="An option of the parts to try them with, e.g. --set heads=4."),
+]
 Out = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(

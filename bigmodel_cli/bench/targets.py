@@ -11,7 +11,8 @@ from bigmodel_cli.config import Facts
 from bigmodel_cli.console import say
 from bigmodel_cli.data import open_data
 from bigmodel_cli.models import build, within, without_download
-from bigmodel_cli.spec import Spec, apply_override, check, load, of_checkpoint
+from bigmodel_cli.overrides import apply_overrides
+from bigmodel_cli.spec import Spec, check, load, of_checkpoint
 from bigmodel_cli.yaml_source import parse_yaml
 
 Target = tuple[str, Spec, Facts]
@@ -27,8 +28,7 @@ def builtin(overrides: Sequence[str]) -> list[Target]:
     targets = []
     for name, facts in FACTS.items():
         root = parse_yaml(templates()[name].encode(), f"{name}.yaml")
-        for override in overrides:
-            apply_override(root, override)
+        apply_overrides(root, overrides, Spec)
         targets.append((name, check(root), facts))
     return targets
 

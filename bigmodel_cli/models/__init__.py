@@ -37,6 +37,15 @@ _BUILDERS: dict[str, Callable[[Any, Facts], Module]] = {
     "torchvision": build_torchvision,
 }
 
+_TWO_SIDED = {"encoder": "model.blocks", "vit": "model", "seq2seq": "model.encoder"}
+"""Below these paths positions see those after them too."""
+
+
+def sees_both_sides(options: AnyModel, path: str) -> bool:
+    """Whether a part at this path of the spec stands where positions see all others, not those before them alone."""
+    above = _TWO_SIDED.get(options.type)
+    return above is not None and f"{path}.".startswith(f"{above}.")
+
 
 def build(options: AnyModel, facts: Facts) -> Module:
     """The model for data with these facts, with freshly drawn weights. Raises `SpecError` where they do not fit."""
@@ -48,4 +57,4 @@ def without_download(options: AnyModel) -> AnyModel:
     return options.model_copy(update={"weights": None}) if isinstance(options, TorchvisionOptions) else options
 
 
-__all__ = ["MODELS", "ModelOptions", "ViTOptions", "build", "within", "without_download"]
+__all__ = ["MODELS", "ModelOptions", "ViTOptions", "build", "sees_both_sides", "within", "without_download"]

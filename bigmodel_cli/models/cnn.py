@@ -166,10 +166,7 @@ class CNN(Module):
         classes, self.image_shape = len(facts.classes), facts.image_shape
         self.layers, shape = build_layers(options.layers, facts.image_shape, classes, "model.layers")
         if shape != (classes,):
-            raise SpecError(
-                f"model.layers.{len(options.layers) - 1}: the network ends with {_shown(shape)}, and the data has {classes} "
-                "classes; end it with {type: dense, units: classes}"
-            )
+            raise SpecError(other_end(options.layers, shape, classes))
 
     def forward(self, images: Tensor) -> Tensor:
         """The logits of each image."""
@@ -264,6 +261,20 @@ def output_shape(layer: Module, shape: Shape) -> Shape:
 
     with torch.device("meta"), torch.no_grad():
         return tuple(copy.deepcopy(layer).to("meta").eval()(torch.empty(1, *shape)).shape[1:])
+
+
+def other_end(layers: Sequence[Any], shape: Shape, classes: int) -> str:
+    """What to say of a network that does not end with as many values as there are classes."""
+    last = max((i for i, layer in enumerate(layers) if not isinstance(layer, DropoutOptions)), default=0)
+    if isinstance(layers[last], DenseOptions):
+        return (
+            f"model.layers.{last}.units: the network ends with {_shown(shape)}, and the data has {classes} classes; give "
+            f"--set model.layers.{last}.units=classes"
+        )
+    return (
+        f"model.layers.{len(layers) - 1}: the network ends with {_shown(shape)}, and the data has {classes} classes; end it with "
+        "{type: dense, units: classes}"
+    )
 
 
 def _named(parts: Sequence[tuple[str, Module | None]]) -> Module:

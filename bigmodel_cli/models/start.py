@@ -139,10 +139,14 @@ def sizes(vocab_size: int | None, max_len: int | None, facts: Facts, kind: str) 
     if vocab is None:
         raise SpecError(f"model.vocab_size: the data has no tokenizer to take it from; {kind} reads tokens")
     if facts.vocab_size is not None and vocab < facts.vocab_size:
-        raise SpecError(f"model.vocab_size: {vocab} is less than the tokenizer's {facts.vocab_size}")
+        raise SpecError(
+            f"model.vocab_size: {vocab} is less than the tokenizer's {facts.vocab_size}; give --set model.vocab_size=null"
+        )
     length = max_len or facts.context
     if length is None:
         raise SpecError("model.max_len: missing, and the data has no context to take it from")
     if facts.context is not None and length < facts.context:
-        raise SpecError(f"model.max_len: {length} is shorter than the data's context {facts.context}")
+        raise SpecError(
+            f"model.max_len: {length} is shorter than the data's context {facts.context}; give --set model.max_len=null"
+        )
     return vocab, length

@@ -52,6 +52,15 @@ class Stream:
         """(B, T) the places of x within their segments; None where they are start, start + 1, ... in every row."""
         return None if self.segments is None else positions(self.segments)[:, self.start :]
 
+    def seen(self, x: Tensor) -> Tensor:
+        """(1 or B, T, start + T) bool: which positions so far each of x (B, T, C) may see: its own segment, up to itself."""
+        place = torch.arange(self.start + x.shape[1], device=x.device)
+        before = (place <= place[self.start :, None])[None]
+        own = self.own()
+        return (
+            before if own is None or self.segments is None else before & (own[:, :, None] == self.segments[:, None, :])
+        )
+
     def rows(self, table: Tensor, length: int) -> Tensor:
         """The rows of a table of positions: (T, ...), or (B, T, ...) where positions differ by segment."""
         if self.positions is None:

@@ -28,6 +28,7 @@ from bigmodel_cli.errors import BigmodelError, DataError, Stopped, status_of
 from bigmodel_cli.lazy import Module, load_torch, torch
 from bigmodel_cli.loaded import TOKENIZERS, Loaded, say_carried
 from bigmodel_cli.optim import describe_weights, summary
+from bigmodel_cli.promises import check_parts
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.rundir import RunDirectory
@@ -101,6 +102,7 @@ def dry_run(spec: Spec, device: str) -> Plan:
     load_torch()
     chosen = pick_device(device, say)
     spec = with_length(spec)
+    check_parts(spec.model)
     source = _source(spec)
     if source is not None:
         say_carried(spec, checkpoints.read_spec(source), TOKENIZERS)
@@ -135,6 +137,7 @@ def _resolved(given: Spec | None, request: Request, directory: RunDirectory) -> 
 def _train(given: Spec | None, request: Request, directory: RunDirectory, signals: Signals) -> Path:
     device = pick_device(request.device, say)
     spec, previous = _resolved(given, request, directory)
+    check_parts(spec.model)
     if previous is not None and (result := finished(directory, previous, spec)) is not None:
         return result
     torch.manual_seed(spec.train.seed)
@@ -271,7 +274,7 @@ def _contents(
             "torch": torch.__version__,
             **({"data_changes": changes} if changes else {}),  # [step, fingerprint] of each that was accepted
         },
-        spec=spec.to_dict(),
+        spec=spec.recorded(),
         facts=data.facts.to_json(),
         assets={**data.assets(), **trained_on},
     )

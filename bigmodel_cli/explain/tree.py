@@ -1,0 +1,93 @@
+"""The tree of options of a spec: which options there are where, given the types that the spec has chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from bigmodel_cli.config import Options, typed
+
+ITEMS = 3
+"""So many items of a list are looked into: the options of the others are as theirs."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """An option that the spec may give: its path, whether it is given, and as what."""
+
+    path: str
+    given: bool
+    value: Any = None
+
+    @property
+    def name(self) -> str:
+        """The last word of the path."""
+        return self.path.rpartition(".")[2]
+
+
+def known(options: type[Options], values: Any, path: str = "") -> Iterator[Known]:
+    """Every option that `values` may give, of the types that they have chosen; none below what is null or of no known type."""
+    given = values if isinstance(values, Mapping) else {}
+    for name, field in options.model_fields.items():
+        place = f"{path}.{name}" if path else name
+        yield Known(place, name in given, given.get(name))
+        if name in given:
+            inner = given[name]
+        elif field.is_required():
+            inner = {}
+        else:
+            inner = field.get_default(call_default_factory=True)
+        for index, item in enumerate(inner[:ITEMS] if isinstance(inner, list) else [inner]):
+            chosen = _chosen(field.annotation, item, field.default)
+            if chosen is not None:
+                yield from known(chosen, item, f"{place}.{index}" if isinstance(inner, list) else place)
+
+
+def _chosen(annotation: Any, value: Any, default: Any) -> type[Options] | None:
+    """The class of options that a value is of; None where it is no mapping, or says no known type."""
+    if isinstance(value, Options):
+        return type(value)
+    by_type = typed(annotation)
+    if isinstance(value, str):
+        return by_type.get(value)
+    if not isinstance(value, Mapping):
+        return None
+    if by_type:
+        return by_type.get(str(value.get("type", getattr(default, "type", None))))
+    classes = classes_in(annotation)
+    return classes[0] if len(classes) == 1 else None
+
+
+def classes_in(annotation: Any) -> list[type[Options]]:
+    """The classes of options that an annotation such as ``list[Annotated[A | B, ...]] | None`` is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, Options):
+        return [annotation]
+    return [inner for argument in get_args(annotation) for inner in classes_in(argument)]
+
+
+def classes_at(root: type[Options], location: Iterable[Any]) -> list[type[Options]]:
+    """The classes of options that may stand at one of pydantic's error locations, or at a path of the spec."""
+    classes: list[type[Options]] = [root]
+    for part in location:
+        # A union's place is followed by the type that was chosen, which may be called as some field is.
+        tagged = [c for c in classes if part in types_of(c)] if len(classes) > 1 else []
+        if tagged:
+            classes = tagged
+            continue
+        holders = [c for c in classes if part in c.model_fields]
+        if holders:
+            classes = [inner for c in holders for inner in classes_in(c.model_fields[part].annotation)]
+        elif not (isinstance(part, int) or str(part).isdecimal() or any(part in types_of(c) for c in classes)):
+            return []
+    return classes
+
+
+def types_of(options: type[Options]) -> list[str]:
+    """What `type` may be of these options: one word as a rule."""
+    return list(typed(options))
+
+
+def types_at(root: type[Options], location: Iterable[Any]) -> list[str]:
+    """The words that may stand at a place, each for a mapping of that type."""
+    return [word for options in classes_at(root, location) for word in types_of(options)]

@@ -1,0 +1,100 @@
+"""``--set KEY=VALUE``: options by their path, put into the parsed YAML before it is typed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bigmodel_cli.config import Options
+from bigmodel_cli.console import say
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.explain.tree import classes_at, types_at
+from bigmodel_cli.yaml_source import Node, parse_value
+
+LONGEST = 30
+"""Words of a path: no option is that deep."""
+
+
+def apply_overrides(root: Node, overrides: Iterable[str], options: type[Options]) -> None:
+    """Put the values into the tree, whose root is typed as `options`.
+
+    An option that stands in place of another one (steps and epochs) replaces it, unless that is given in this way too; what is
+    replaced is said on stderr. Raises `SpecError`.
+    """
+    texts = list(overrides)
+    for text in texts:
+        apply_override(root, text, options)
+    given = {text.partition("=")[0] for text in texts}
+    for path in given:
+        section, _, name = path.rpartition(".")
+        pairs = [pair for c in classes_at(options, section.split(".")) for pair in c.exclusive if name in pair]
+        for other in {word for pair in pairs for word in pair} - {name}:
+            if f"{section}.{other}" not in given:
+                _replace(root, section, name, other)
+
+
+def _replace(root: Node, section: str, name: str, other: str) -> None:
+    """Take `other` out of the section, where it and `name` are both given."""
+    node = root
+    for part in section.split("."):
+        node = node.value[part]
+    both = [node.value[word].value for word in (name, other) if word in node.value]
+    if len(both) == 2 and None not in both:
+        say(f"{section}.{name}: {both[0]} is taken in place of {section}.{other}: {both[1]}")
+        del node.value[other]
+
+
+def apply_override(root: Node, override: str, options: type[Options]) -> None:
+    """Put the value of ``a.b.0.c=VALUE`` into the tree, making the mappings on its way. Raises `SpecError`."""
+    key, equals, text = override.partition("=")
+    path = key.split(".")
+    place = f"--set {_short(override)}"
+    if not equals or not all(path):
+        raise SpecError(f"{place}: write --set KEY=VALUE with a dotted key, for instance --set train.steps=100")
+    if len(path) > LONGEST:
+        raise SpecError(f"{place}: {len(path):,} words; no option's path is that long")
+    node = root
+    for index, part in enumerate(path):
+        last = index == len(path) - 1
+        if isinstance(node.value, list):
+            number = _number(part, node.value, f"{place}: {'.'.join(path[:index])}")
+            node.value[number] = parse_value(text, place) if last else _copy(node.value[number])
+            node = node.value[number]
+            continue
+        if isinstance(node.value, str) and node.value in types_at(options, path[:index]):
+            node.value = {"type": Node(node.value, node.where)}  # the mapping that the word stands for
+        if not isinstance(node.value, dict):
+            if node.value is not None:
+                raise SpecError(f"{place}: {'.'.join(path[:index])} is a value, and has no {_short(part)!r} inside")
+            node.value = {}
+        if last:
+            node.value[part] = parse_value(text, place)
+        else:
+            node.value[part] = _copy(node.value[part]) if part in node.value else Node({}, place)
+        node.keys[part] = place
+        node = node.value[part]
+
+
+def _number(part: str, items: list[Node], place: str) -> int:
+    """The number of an item. Raises `SpecError` where there is none of that number."""
+    if part.isascii() and part.isdecimal() and len(part) < 10 and int(part) < len(items):
+        return int(part)
+    if not items:
+        raise SpecError(f"{place} is an empty list, without an item {_short(part)!r}; give the whole list")
+    raise SpecError(f"{place} has the items 0 to {len(items) - 1}, not {_short(part)!r}")
+
+
+def _short(text: str) -> str:
+    """An override as messages show it."""
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def _copy(node: Node) -> Node:
+    """A copy one level deep: an override below an alias must not change the anchor's other uses."""
+    value = (
+        dict(node.value)
+        if isinstance(node.value, dict)
+        else list(node.value)
+        if isinstance(node.value, list)
+        else node.value
+    )
+    return Node(value, node.where, dict(node.keys), node.size)

@@ -1,0 +1,147 @@
+"""What a part promises to whoever uses it, tried on tiny inputs in well under a second.
+
+`bigmodel check` tries it, and training does so before it begins.
+
+A part that does not keep a promise gives wrong numbers that nobody sees: one that looks ahead learns to copy, one whose cache
+differs writes other text than it was trained for. Options that name a promise in `not_promised` do not make it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from bigmodel_cli.console import say
+from bigmodel_cli.errors import SpecError, did_you_mean
+from bigmodel_cli.lazy import load_torch, torch
+from bigmodel_cli.models import sees_both_sides
+from bigmodel_cli.parts.stream import Place
+from bigmodel_cli.plugins import parts_from_files
+from bigmodel_cli.promises import forms, sequence
+from bigmodel_cli.promises.trial import LONGEST, Broken, Trial, first_line
+
+WIDTHS = (12, 10, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+"""Tried one after the other, since heads or groups may not divide all of them."""
+
+REMEDIES = {
+    "builds": "raise ValueError('OPTION: what is wrong') for what cannot be built, and nothing else",
+    "shape": "return what has the shape of x, for any batch and any length, 1 included",
+    "meta": "make every tensor on the device of x or of the weights, and read no values while building",
+    "repeatable": "draw numbers only where self.training is True",
+    "saved": "keep all that is drawn or learnt in nn.Parameter or register_buffer, under names that do not change",
+    "gradients": "let every nn.Parameter have a part in the output, not detached, or set requires_grad to False",
+    "rows": "let no row look at another row of the batch",
+    "causal": "let position t see positions up to t alone, at any length, or set `causal: false` as an option for encoders",
+    "cache": "keep in the cache all that later positions need; stream.start positions came before; rows come first in its tensors",
+    "documents": "heed stream.segments: positions of other numbers are not to be seen, and places count from a segment's begin",
+    "positions": "compute each position by itself, whatever stands beside it",
+}
+"""What to do about a promise that is not kept; the promises in the order in which they are tried."""
+
+_COMMON: dict[str, Callable[[Trial], None]] = {
+    "shape": forms.shape,
+    "meta": forms.meta,
+    "repeatable": forms.repeatable,
+    "saved": forms.saved,
+    "gradients": forms.gradients,
+    "rows": forms.rows,
+}
+_OF_SLOT: dict[str, dict[str, Callable[[Trial], None]]] = {
+    "mixer": {"causal": sequence.causal, "cache": sequence.cache, "documents": sequence.documents},
+    "ffn": {"positions": forms.positions},
+    "norm": {"positions": forms.positions},
+    "position": {"cache": sequence.offset, "documents": sequence.documents},
+}
+ONE_SIDED = ("causal", "cache")
+"""Promises that are made where positions see those before them alone."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One promise of a part: whether it is kept, and what there is to say. None: it is not made, or not for such a place."""
+
+    promise: str
+    kept: bool | None
+    text: str = ""
+
+    def line(self) -> str:
+        """For people."""
+        none = "not here" if self.promise == "builds" else "not promised"
+        word = none if self.kept is None else "kept" if self.kept else "NOT KEPT"
+        return f"{self.promise}: {word}{f' ({self.text})' if self.text else ''}"
+
+
+def check_part(slot: str, options: Any, causal: bool = True, widths: Iterable[int] = WIDTHS) -> list[Finding]:
+    """Try each promise of a part that fills `slot`; `causal` is what a mixer's place asks for.
+
+    The random state is left as it was.
+    """
+    load_torch()
+    unknown = [name for name in options.not_promised if name not in REMEDIES]
+    if unknown:
+        hint = did_you_mean(unknown[0], REMEDIES)
+        raise SpecError(f"{type(options).__name__}.not_promised: {unknown[0]!r} is not a promise{hint}")
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trial = _built(slot, options, causal, widths)
+        if isinstance(trial, Finding):
+            return [trial]
+        found = [Finding("builds", True, f"width {trial.dim}")]
+        if trial.part is None:
+            return [Finding("builds", True, "nothing to build")]
+        tries = {**_COMMON, **_OF_SLOT[slot]}
+        looks_ahead = not causal or getattr(options, "causal", None) is False
+        for name in REMEDIES:
+            if name in tries and not (looks_ahead and name in ONE_SIDED):
+                found.append(_tried(name, tries[name], trial))
+    return found
+
+
+def _tried(name: str, attempt: Callable[[Trial], None], trial: Trial) -> Finding:
+    if name in trial.options.not_promised:
+        return Finding(name, None, "its options say so")
+    try:
+        trial.renew()
+        attempt(trial)
+    except Broken as error:
+        return Finding(name, False, f"{error}; {REMEDIES[name]}")
+    except Exception as error:  # whatever a user's own code raises
+        return Finding(name, False, f"{type(error).__name__}: {first_line(error)}; {REMEDIES[name]}")
+    return Finding(name, True)
+
+
+def _built(slot: str, options: Any, causal: bool, widths: Iterable[int]) -> Trial | Finding:
+    """The part at the first width at which it can be built."""
+    refused = ""
+    for width in widths:
+        try:
+            return Trial(slot, options, Place(width, LONGEST, 0, 2, causal))
+        except ValueError as error:  # the way in which a part says that something does not fit
+            refused = first_line(error)
+        except Exception as error:
+            return Finding("builds", False, f"{type(error).__name__}: {first_line(error)}; {REMEDIES['builds']}")
+    return Finding("builds", None, f"{refused}; so at every width that was tried")
+
+
+def check_parts(model: Any) -> None:
+    """Try the parts of plugins in a model's options. Raises `SpecError` naming each promise that is not kept, and the remedy."""
+    for part in parts_from_files(model, "model"):
+        causal = not sees_both_sides(model, part.path)
+        widths = dict.fromkeys([*WIDTHS, getattr(model, "dim", WIDTHS[0])])
+        broken = []
+        for finding in check_part(part.slot, part.options, causal, widths):
+            if finding.kept is None and finding.promise != "builds":  # what cannot be built is said when the model is
+                say(f"{part.path}: {part.options.type} does not promise {finding.promise!r}: its options say so")
+            elif finding.kept is False:
+                broken.append(finding)
+        if broken:
+            lines = "".join(f"\n  {finding.line()}" for finding in broken)
+            raise SpecError(
+                f"{part.path}: {part.options.type} ({part.file.name}) does not keep what a {part.slot} promises; mend it, or "
+                f"name the promise in not_promised of its options (`bigmodel check {part.file.name}` tries all):{lines}"
+            )
+
+
+__all__ = ["REMEDIES", "Finding", "check_part", "check_parts"]

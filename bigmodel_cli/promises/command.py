@@ -1,0 +1,80 @@
+"""`bigmodel check FILE`: every promise of every part in a plugin's file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from bigmodel_cli.config import Options
+from bigmodel_cli.errors import SpecError, did_you_mean
+from bigmodel_cli.explain import explain
+from bigmodel_cli.overrides import apply_overrides
+from bigmodel_cli.plugins import plugin_types
+from bigmodel_cli.promises import Finding, check_part
+from bigmodel_cli.yaml_source import Node
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One part: what it fills, what it is called, and what was found; in an encoder too where it is a mixer."""
+
+    slot: str
+    type: str
+    findings: list[Finding]
+    in_encoder: list[Finding]
+
+    @property
+    def broken(self) -> list[str]:
+        """The promises that are not kept. A mixer that is made for one kind of place alone need not be built for the other."""
+        here = [f.promise for f in self.findings if f.kept is False]
+        there = [f"{f.promise} in an encoder" for f in self.in_encoder if f.kept is False and f.promise not in here]
+        nowhere = all(found[0].kept is None for found in (self.findings, self.in_encoder) if found)
+        return ["builds"] if nowhere else [*here, *there]
+
+    def lines(self) -> list[str]:
+        """One for each promise; of those in an encoder one for all, or one for each that is not kept."""
+        found = [finding.line() for finding in self.findings]
+        if self.in_encoder:
+            broken = [f for f in self.in_encoder if not f.kept]
+            found += [f"in an encoder: {f.line()}" for f in broken] or ["in an encoder: kept"]
+        return [f"{self.slot} {self.type}: {line}" for line in found]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        plain = {name: [vars(f) for f in found] for name, found in vars(self).items() if isinstance(found, list)}
+        return {"slot": self.slot, "type": self.type, **plain, "kept": not self.broken}
+
+
+def check_plugin(file: Path, overrides: Sequence[str]) -> list[Checked]:
+    """Try the parts that were joined from the file, each with its defaults and those overrides that it has options for.
+
+    Raises `SpecError` for an override that none has, and for options without a value.
+    """
+    types = [(slot, options) for slot, options, _ in plugin_types()]
+    names = {name for _, options in types for name in options.model_fields}
+    for override in overrides:
+        name = override.partition("=")[0].partition(".")[0]
+        if name not in names:
+            raise SpecError(f"--set {override}: no part of {file} has this option{did_you_mean(name, names)}")
+    found = []
+    for slot, options in types:
+        values = _options(file, options, overrides)
+        in_encoder = check_part(slot, values, causal=False) if slot == "mixer" else []
+        found.append(Checked(slot, values.type, check_part(slot, values), in_encoder))
+    return found
+
+
+def _options(file: Path, options: type[Options], overrides: Sequence[str]) -> Any:
+    own = [text for text in overrides if text.partition("=")[0].partition(".")[0] in options.model_fields]
+    root = Node({}, f"{file}: {options.__name__}")
+    apply_overrides(root, own, options)
+    try:
+        return options.model_validate(root.plain())
+    except pydantic.ValidationError as error:
+        missing = [str(f["loc"][-1]) for f in error.errors() if f["type"] == "missing"]
+        hint = f"\ngive a value to try it with: {' '.join(f'--set {name}=...' for name in missing)}" if missing else ""
+        raise SpecError(explain(root, options, error.errors(include_url=False)) + hint) from None

@@ -1,0 +1,97 @@
+"""One part on trial: built at a small width, with weights and inputs that are drawn the same way each time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bigmodel_cli.lazy import Module, Tensor, torch
+from bigmodel_cli.parts.stream import ALONE, Place, Stream
+
+LONGEST = 32
+"""Positions that the part is built for."""
+ROWS, LENGTH = 3, 13
+"""The size of an input, as a rule: odd, so that nothing comes out even by chance."""
+
+
+class Broken(Exception):
+    """A promise that is not kept: the message says what was seen."""
+
+
+class Trial:
+    """A part to be tried. `part` is None where the options have nothing to build (a position of type none)."""
+
+    def __init__(self, slot: str, options: Any, place: Place) -> None:
+        self.slot, self.options, self.place = slot, options, place
+        self.part: Any = self.build()
+        self.renew()
+
+    @property
+    def dim(self) -> int:
+        """The width."""
+        return self.place.dim
+
+    def build(self) -> Module | None:
+        """The part with its first weights, as skeletons build it."""
+        if self.slot == "norm":
+            part: Module | None = self.options.build(self.dim)
+        elif self.slot == "position":
+            part = self.options.build(self.dim, self.place.max_len)
+        else:
+            part = self.options.build(self.place)
+        return part
+
+    def renew(self) -> None:
+        """Build it anew, with weights away from zeros and ones, behind which a fault may hide; in evaluation."""
+        torch.manual_seed(1)
+        self.part = self.build()
+        if self.part is None:
+            return
+        self.part.eval()
+        with torch.no_grad():
+            for weight in self.part.parameters():
+                weight.add_(0.1 * torch.randn(weight.shape))
+
+    def input(self, rows: int = ROWS, length: int = LENGTH, seed: int = 2) -> Tensor:
+        """(B, T, C) drawn numbers."""
+        return torch.randn(rows, length, self.dim, generator=torch.Generator().manual_seed(seed))
+
+    def run(self, x: Tensor, stream: Stream = ALONE, cache: Any = None) -> Tensor:
+        """(B, T, C) -> (B, T, C), without gradients."""
+        with torch.no_grad():
+            return self.call(x, stream, cache)
+
+    def call(self, x: Tensor, stream: Stream = ALONE, cache: Any = None) -> Tensor:
+        """The same with gradients: called as a block calls what fills this slot."""
+        if self.slot == "norm":
+            y = self.part(x)
+        elif self.slot == "mixer":
+            y = self.part(x, stream, cache)
+        else:
+            y = self.part(x, stream)
+        if not torch.is_tensor(y):
+            raise Broken(f"it returns {type(y).__name__}, not a tensor")
+        return y
+
+
+def differ(a: Tensor, b: Tensor) -> float:
+    """The greatest difference as a part of what stands there; 0 where it is no more than rounding. Infinite for other shapes."""
+    if a.shape != b.shape:
+        return float("inf")
+    if not bool(torch.isfinite(a).all()) or not bool(torch.isfinite(b).all()):
+        return float("inf")
+    largest = float((a - b).abs().max()) if a.numel() else 0.0
+    scale = 1e-6 + float(b.abs().max()) if b.numel() else 1.0
+    return largest / scale if largest > 2e-4 * scale else 0.0
+
+
+def expect_equal(a: Tensor, b: Tensor, what: str) -> None:
+    """Raise `Broken` where two outputs differ by more than rounding."""
+    found = differ(a, b)
+    if found:
+        size = f"shapes {list(a.shape)} and {list(b.shape)}" if a.shape != b.shape else f"by up to {100 * found:.2g} %"
+        raise Broken(f"{what} ({size})")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's text."""
+    return (str(error).splitlines() or [""])[0][:200]
