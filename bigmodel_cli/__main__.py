@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -15,11 +16,17 @@ def main() -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit status (see errors.py); an unexpected error is raised."""
-    from bigmodel_cli.cli import app
     from bigmodel_cli.errors import BigmodelError
+    from bigmodel_cli.train.signals import Interrupted, Signals
 
     try:
-        app(arguments, prog_name="bigmodel")
+        with Signals():  # training has its own inside
+            from bigmodel_cli.cli import app
+
+            app(arguments, prog_name="bigmodel")
+    except Interrupted as stop:
+        _tell(f"bigmodel: stopped by {signal.Signals(stop.number).name}")
+        return 128 + stop.number
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     except BigmodelError as error:

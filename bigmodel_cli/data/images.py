@@ -39,6 +39,7 @@ from bigmodel_cli.data.pixels import decode, to_array
 from bigmodel_cli.data.table_survey import alike_labels
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import torch
+from bigmodel_cli.progress import progress
 
 RESIDENT_BYTES = 2 << 30
 FORMAT = 3  # of the cached pixels
@@ -298,8 +299,10 @@ def _load(raw: RawSplit, options: Any, shape: Shape, white: float | None, key: s
         pixels = np.lib.format.open_memmap(
             draft / "pixels.npy", mode="w+", dtype=np.uint8, shape=(len(raw.labels), *shape)
         )
-        for index, (source, label) in enumerate(zip(raw.encoded, raw.names, strict=True)):
-            pixels[index] = decode(source, label, channels, size, white)
+        with progress("decoding", len(raw.labels), "images") as shown:
+            for index, (source, label) in enumerate(zip(raw.encoded, raw.names, strict=True)):
+                pixels[index] = decode(source, label, channels, size, white)
+                shown.to(index + 1)
         pixels.flush()
         raw.check_unchanged()
 

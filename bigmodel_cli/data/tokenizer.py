@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
@@ -17,6 +18,7 @@ from pydantic import Field
 
 from bigmodel_cli.config import Options
 from bigmodel_cli.errors import DataError, SpecError
+from bigmodel_cli.heeding import heeding
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +29,8 @@ SOURCE_ASSET = "source_tokenizer.json"
 END_OF_TEXT = "<|endoftext|>"
 END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
 """What the tokenizers that people bring along call the end of a text, the first that is there."""
+LONG = 1 << 16
+"""Characters from which on a signal is not to wait until a text is encoded: a row may have a hundred million."""
 START_NAMES = ("[CLS]", "<s>", "<bos>", "<|begin_of_text|>")
 """What they call its start."""
 
@@ -205,7 +209,13 @@ class LibraryTokenizer:
     def encode(self, text: str) -> list[int]:
         """Token numbers of a text."""
         _utf8(text)
-        return [int(token) for token in self.library.encode(text, add_special_tokens=False).ids]
+        if len(text) < LONG:
+            return [int(token) for token in self.library.encode(text, add_special_tokens=False).ids]
+        os.environ.setdefault(
+            "TOKENIZERS_PARALLELISM", "false"
+        )  # one text: without it, the library warns of a later fork
+        (found,) = heeding(lambda: self.library.encode_batch_fast([text], add_special_tokens=False))
+        return [int(token) for token in found.ids]
 
     def encode_array(self, text: str) -> NDArray[Any]:
         """The same as an array."""
@@ -238,24 +248,6 @@ def unknown_symbols(tokenizer: Tokenizer, symbols: Iterable[str]) -> list[str]:
         return any(tokens and unknown not in tokens and tokens != before for tokens in (alone, behind)) or symbol == "a"
 
     return [symbol for symbol in plain if not is_known(symbol)]
-
-
-def train_bpe(texts: Iterable[str], vocab_size: int) -> LibraryTokenizer:
-    """A byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) of at most `vocab_size` tokens, end of text included."""
-    from tokenizers import Tokenizer as Library
-    from tokenizers import decoders, models, pre_tokenizers, trainers
-
-    library = Library(models.BPE())
-    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    library.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        special_tokens=[END_OF_TEXT],
-        show_progress=False,
-    )
-    library.train_from_iterator(texts, trainer)
-    return LibraryTokenizer(library.to_str().encode())
 
 
 def load_tokenizer(assets: Mapping[str, bytes]) -> Tokenizer:

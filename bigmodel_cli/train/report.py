@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bigmodel_cli.console import is_terminal, say, terminal
 from bigmodel_cli.metrics import shown
+from bigmodel_cli.progress import duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -72,13 +73,6 @@ class Reporter:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
-
-
-def duration(seconds: float) -> str:
-    """'1:02:03' or '2:03' for people."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def shown_metrics(metrics: dict[str, float]) -> str:
