@@ -6,7 +6,10 @@ import contextlib
 import os
 import signal
 import sys
-from typing import NoReturn
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, NoReturn
 
 
 def main() -> NoReturn:
@@ -17,10 +20,10 @@ def main() -> NoReturn:
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit status (see errors.py); an unexpected error is raised."""
     from bigmodel_cli.errors import BigmodelError
-    from bigmodel_cli.train.signals import Interrupted, Signals
+    from bigmodel_cli.train.signals import Interrupted
 
     try:
-        with Signals():  # training has its own inside
+        with _stoppable():
             from bigmodel_cli.cli import app
 
             app(arguments, prog_name="bigmodel")
@@ -47,6 +50,34 @@ def run(arguments: list[str]) -> int:
         _tell(f"bigmodel: out of memory ({first}); set a smaller train.micro_batch, or a smaller model")
         return 5
     return 0
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """A signal that ends the command is raised as `Interrupted`, so that drafts are taken away; a second one leaves at once.
+
+    Training has handlers of its own inside. A signal that is ignored (`nohup`) stays so.
+    """
+    from bigmodel_cli.train.signals import Interrupted
+
+    came: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if came:
+            os._exit(128 + number)
+        came.append(number)
+        raise Interrupted(number)
+
+    before: dict[int, Any] = {}
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    before[number] = signal.signal(number, stop)
+        yield
+    finally:
+        for ended, handler in before.items():
+            signal.signal(ended, handler)
 
 
 def _has_place(message: str) -> bool:
