@@ -37,7 +37,7 @@ from bigmodel_cli.train.feed import Feed
 from bigmodel_cli.train.loop import Run, fit
 from bigmodel_cli.train.memory import Plan, check_memory, plan
 from bigmodel_cli.train.prepare import prepare
-from bigmodel_cli.train.report import TensorBoard, draw_curve
+from bigmodel_cli.train.report import TensorBoard, draw_curve, drawn
 from bigmodel_cli.train.resume import Previous, check_fingerprint, latest_directory, merge_resumed, previous_run
 from bigmodel_cli.train.signals import Interrupted, Signals
 from bigmodel_cli.train.start import build_started, check_task, with_length
@@ -157,12 +157,14 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
         _show_sample(spec, data, model, device)
         if isinstance(task, MaskedImage):
             picture, split = directory.path / "rebuilt.png", "val" if "val" in data.splits else "train"
-            draw_reconstructions(model, task, data.split(split), data.facts, device, picture)
-            given = ", each hidden patch at its true mean and deviation, which the loss does not ask for"
-            say(f"rebuilt images: {picture}{given if task.options.normalize else ''}")
+            chosen = data.split(split)
+            if drawn(picture, lambda: draw_reconstructions(model, task, chosen, data.facts, device, picture)):
+                given = ", each hidden patch at its true mean and deviation, which the loss does not ask for"
+                say(f"rebuilt images: {picture}{given if task.options.normalize else ''}")
     if not directory.metrics.broken:
-        draw_curve(directory.metrics.path, directory.path / "curve.png", task.metric)
-        say(f"curve: {directory.path / 'curve.png'}")
+        curve = directory.path / "curve.png"
+        if drawn(curve, lambda: draw_curve(directory.metrics.path, curve, task.metric)):
+            say(f"curve: {curve}")
     return path
 
 
