@@ -296,14 +296,13 @@ def _load(raw: RawSplit, options: Any, shape: Shape, white: float | None, key: s
         say(f"decoding {len(raw.labels):,} images (once: kept in {folder.parent})")
 
     def build(draft: Path) -> None:
-        pixels = np.lib.format.open_memmap(
-            draft / "pixels.npy", mode="w+", dtype=np.uint8, shape=(len(raw.labels), *shape)
-        )
-        with progress("decoding", len(raw.labels), "images") as shown:
-            for index, (source, label) in enumerate(zip(raw.encoded, raw.names, strict=True)):
-                pixels[index] = decode(source, label, channels, size, white)
-                shown.to(index + 1)
-        pixels.flush()
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(raw.labels), *shape)}
+        # Written and not mapped: a full disk would end the process at once (SIGBUS).
+        with open(draft / "pixels.npy", "wb") as file, progress("decoding", len(raw.labels), "images") as shown:
+            np.lib.format.write_array_header_1_0(file, header)
+            for source, label in zip(raw.encoded, raw.names, strict=True):
+                file.write(np.ascontiguousarray(decode(source, label, channels, size, white)).tobytes())
+                shown.add(1)
         raw.check_unchanged()
 
     build_once(folder, build)

@@ -135,7 +135,8 @@ def drawn(picture: Path, draw: Callable[[], None]) -> bool:
     try:
         draw()
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        reason = text.splitlines()[0]
         say(f"warning: {picture}: not drawn: {reason}")
         return False
     return True
