@@ -31,7 +31,9 @@ def _home() -> Path:
     except RuntimeError:  # HOME is not set, and the user has no entry that names one
         home = Path()
     if not home.is_absolute() or os.environ.get("HOME") == "":
-        raise ResourceError("no place for the cache: no home directory is known; set XDG_CACHE_HOME to an absolute path")
+        raise ResourceError(
+            "no place for the cache: no home directory is known; set XDG_CACHE_HOME to an absolute path"
+        )
     return home / ".cache"
 
 
