@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
-from typing import NoReturn
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, NoReturn
 
 
 def main() -> NoReturn:
     """Run `bigmodel` with the process's arguments and leave with its status."""
     try:
-        status = run(sys.argv[1:])
+        status = run(sys.argv[1:], last=True)
     except KeyboardInterrupt:  # while the command line itself is imported
         status = 130
     _leave(status)
 
 
-def run(arguments: list[str]) -> int:
-    """Run one command and return its exit status (see errors.py); an unexpected error is raised."""
-    from bigmodel_cli.cli import app
+def run(arguments: list[str], *, last: bool = False) -> int:
+    """Run one command and return its exit status (see errors.py); an unexpected error is raised.
+
+    `last`: the process ends after it, and signals that come when the command has ended change nothing.
+    """
     from bigmodel_cli.errors import BigmodelError, is_out_of_memory
+    from bigmodel_cli.train.signals import Interrupted
 
     try:
-        app(arguments, prog_name="bigmodel")
+        with _stoppable(last):
+            from bigmodel_cli.cli import app
+
+            app(arguments, prog_name="bigmodel")
+    except Interrupted as stop:
+        _tell(f"bigmodel: stopped by {signal.Signals(stop.number).name}")
+        return 128 + stop.number
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     except BigmodelError as error:
@@ -44,6 +57,35 @@ def run(arguments: list[str]) -> int:
         _tell(f"bigmodel: out of memory ({first}); set a smaller train.micro_batch, or a smaller model")
         return 5
     return 0
+
+
+@contextlib.contextmanager
+def _stoppable(last: bool) -> Iterator[None]:
+    """A signal that ends the command is raised as `Interrupted`, so that drafts are taken away; a second one leaves at once.
+
+    At the end the handlers are those from before, or, where the process ends then (`last`), signals are ignored. Training has
+    handlers of its own inside. A signal that is ignored (`nohup`) stays so.
+    """
+    from bigmodel_cli.train.signals import Interrupted
+
+    came: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if came:
+            os._exit(128 + number)
+        came.append(number)
+        raise Interrupted(number)
+
+    before: dict[int, Any] = {}
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    before[number] = signal.signal(number, stop)
+        yield
+    finally:
+        for ended, handler in before.items():
+            signal.signal(ended, signal.SIG_IGN if last else handler)
 
 
 def _has_place(message: str) -> bool:

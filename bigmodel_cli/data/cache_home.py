@@ -9,18 +9,32 @@ from bigmodel_cli.errors import ResourceError
 
 
 def cache_directory(kind: str) -> Path:
-    """The folder for one kind of prepared data below $XDG_CACHE_HOME (else ~/.cache), made where it is missing.
+    """The folder for one kind of prepared data below $XDG_CACHE_HOME, made where it is missing.
 
-    Raises `ResourceError` where it cannot be made.
+    Where that is not set, or not an absolute path (which the XDG specification says to ignore), it is ~/.cache. Raises
+    `ResourceError` where it cannot be made.
     """
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    home = Path(named) if os.path.isabs(named) else Path.home() / ".cache"
-    path = home / "bigmodel" / kind
+    path = _home() / "bigmodel" / kind
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(path, error) from None
     return path
+
+
+def _home() -> Path:
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(named):
+        return Path(named)
+    try:
+        home = Path.home()
+    except RuntimeError:  # HOME is not set, and the user has no entry that names one
+        home = Path()
+    if not home.is_absolute() or os.environ.get("HOME") == "":
+        raise ResourceError(
+            "no place for the cache: no home directory is known; set XDG_CACHE_HOME to an absolute path"
+        )
+    return home / ".cache"
 
 
 def unwritable(path: Path, error: OSError) -> ResourceError:

@@ -13,6 +13,7 @@ from bigmodel_cli.data.cache import cached_json
 from bigmodel_cli.data.hashes import check_unchanged, content_hashes
 from bigmodel_cli.data.reading import FORMAT, checked_text, dotted, is_json_lines, json_rows, lookup, pieces
 from bigmodel_cli.errors import DataError, did_you_mean
+from bigmodel_cli.progress import reading
 
 SURVEY = 3  # the format of the cached surveys
 ENDINGS = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz", ".py", ".md", ".rst")
@@ -79,15 +80,16 @@ def survey(corpus: Corpus) -> Survey:
 
     def read() -> dict[str, Any]:
         found, sha, seen = Survey(hashes=hashes), hashlib.sha256(), set[str]()
-        for document in corpus.documents():
-            found.documents += 1
-            before = found.characters
-            for text in document:
-                sha.update(text.encode("utf-8"))
-                found.characters += len(text)
-                seen.update(text)
-            sha.update(b"\xff")  # no byte of UTF-8: the end of a document
-            found.lengths.append(found.characters - before)
+        with reading("reading the text", corpus.files):
+            for document in corpus.documents():
+                found.documents += 1
+                before = found.characters
+                for text in document:
+                    sha.update(text.encode("utf-8"))
+                    found.characters += len(text)
+                    seen.update(text)
+                sha.update(b"\xff")  # no byte of UTF-8: the end of a document
+                found.lengths.append(found.characters - before)
         found.digest, found.symbols = sha.hexdigest(), "".join(sorted(seen))
         check_unchanged(corpus.files, hashes)
         return asdict(found)

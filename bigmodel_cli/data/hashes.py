@@ -18,6 +18,7 @@ from pathlib import Path
 from bigmodel_cli.console import quantity, say
 from bigmodel_cli.data.cache_home import cache_directory
 from bigmodel_cli.errors import DataError
+from bigmodel_cli.progress import Progress, progress
 
 STORE = "content-1.sqlite"
 TICK = 20_000_000
@@ -25,6 +26,7 @@ TICK = 20_000_000
 COARSE_TICK = 2_000_000_000
 """The same where times are whole seconds, as on FAT (2 s), HFS+ and old NFS."""
 CHUNK = 500  # files in one query
+PIECE = 1 << 20  # bytes
 WORTH_SAYING = 1 << 30  # bytes
 
 
@@ -49,11 +51,12 @@ def content_hashes(paths: Sequence[Path], known_as: Sequence[Path] | None = None
         say(f"reading {quantity(size, 'B')} in {len(unknown):,} file(s) to know their content (once)")
     fresh: dict[bytes, bytes] = {}
     try:
-        for index in unknown:
-            sha, stat = _read(paths[index])
-            hashes[index] = sha.hex()
-            if stat is not None:
-                fresh[names[index]] = _entry(names[index], stat, sha)
+        with progress("reading files to know their content", size, "B") as shown:
+            for index in unknown:
+                sha, stat = _read(paths[index], shown)
+                hashes[index] = sha.hex()
+                if stat is not None:
+                    fresh[names[index]] = _entry(names[index], stat, sha)
     finally:  # what was read before a signal came is remembered as well
         store.write(fresh)
     return hashes
@@ -73,20 +76,23 @@ def _stat(path: Path) -> os.stat_result:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _read(path: Path) -> tuple[bytes, os.stat_result | None]:
+def _read(path: Path, shown: Progress) -> tuple[bytes, os.stat_result | None]:
     """The SHA-256 of a file, and what it is remembered by, None where it changed a moment ago or meanwhile."""
     now = time.time_ns()
     try:
         with open(path, "rb") as file:
             stat = os.fstat(file.fileno())
-            sha = hashlib.file_digest(file, "sha256").digest()
+            sha = hashlib.sha256()
+            while chunk := file.read(PIECE):
+                sha.update(chunk)
+                shown.add(len(chunk))
             after = os.fstat(file.fileno())
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     newest = max(stat.st_mtime_ns, stat.st_ctime_ns)
     whole_seconds = stat.st_mtime_ns % 10**9 == stat.st_ctime_ns % 10**9 == 0
     settled = newest + (COARSE_TICK if whole_seconds else TICK) < now
-    return sha, stat if settled and _form(stat) == _form(after) else None
+    return sha.digest(), stat if settled and _form(stat) == _form(after) else None
 
 
 def _form(stat: os.stat_result) -> bytes:

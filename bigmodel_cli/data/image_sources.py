@@ -8,6 +8,7 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from bigmodel_cli.data.hashes import check_unchanged, content_hashes
 from bigmodel_cli.data.image_columns import Label, class_names, number_labels, read_images, read_labels
 from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
 from bigmodel_cli.errors import DataError
+from bigmodel_cli.heeding import heeding
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -190,7 +192,7 @@ def read_parquet(files: Mapping[str, Sequence[Path]], image: str, label: str | N
         for path, content in zip(paths, content_hashes(paths), strict=True):
             sha.update(json.dumps([name, content, columns]).encode())
             try:
-                table = pq.read_table(path, columns=columns)
+                table = heeding(partial(pq.read_table, path, columns=columns))
             except (pyarrow.ArrowException, OSError, KeyError) as error:
                 named = ", ".join(columns)
                 raise DataError(f"{path}: cannot be read as Parquet with columns {named}: {error}") from None

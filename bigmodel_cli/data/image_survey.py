@@ -19,6 +19,7 @@ from bigmodel_cli.data.image_sources import RawImages, RawSplit
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.pixels import decode
 from bigmodel_cli.errors import DataError
+from bigmodel_cli.progress import Progress, progress
 
 FORMAT = 1  # of the survey in the cache
 MANY = 5000
@@ -93,7 +94,8 @@ def _surveyed(name: str, split: RawSplit, skip_bad: bool, white: float | None, s
     def read() -> dict[str, Any]:
         if len(split.encoded) > MANY:
             say(f"reading the headers of {len(split.encoded):,} images of the {name} split (once)")
-        return vars(_survey(split, skip_bad, white))
+        with progress(f"reading the headers of the {name} split", len(split.encoded), "images") as shown:
+            return vars(_survey(split, skip_bad, white, shown))
 
     found = Survey(**cached_json("surveys", ["images", *description], read))
     _say_depth(name, found, white, say)
@@ -110,11 +112,12 @@ def _surveyed(name: str, split: RawSplit, skip_bad: bool, white: float | None, s
     return replace(split, headers=Headers(sizes, kinds, names, grey))
 
 
-def _survey(split: RawSplit, skip_bad: bool, white: float | None) -> Survey:
+def _survey(split: RawSplit, skip_bad: bool, white: float | None, shown: Progress) -> Survey:
     found = Survey()
     deep: dict[str, list[int]] = {"grey": [], "colour": []}
     numbers: dict[tuple[str, bool], int] = {}
     for index, (source, name) in enumerate(zip(split.encoded, split.names, strict=True)):
+        shown.to(index)
         try:
             if skip_bad:
                 decode(source, name, 1, None, white)

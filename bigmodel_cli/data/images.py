@@ -39,6 +39,7 @@ from bigmodel_cli.data.pixels import decode, to_array
 from bigmodel_cli.data.table_survey import alike_labels
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import torch
+from bigmodel_cli.progress import progress
 
 RESIDENT_BYTES = 2 << 30
 FORMAT = 3  # of the cached pixels
@@ -295,12 +296,13 @@ def _load(raw: RawSplit, options: Any, shape: Shape, white: float | None, key: s
         say(f"decoding {len(raw.labels):,} images (once: kept in {folder.parent})")
 
     def build(draft: Path) -> None:
-        pixels = np.lib.format.open_memmap(
-            draft / "pixels.npy", mode="w+", dtype=np.uint8, shape=(len(raw.labels), *shape)
-        )
-        for index, (source, label) in enumerate(zip(raw.encoded, raw.names, strict=True)):
-            pixels[index] = decode(source, label, channels, size, white)
-        pixels.flush()
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(raw.labels), *shape)}
+        # Written and not mapped: a full disk would end the process at once (SIGBUS).
+        with open(draft / "pixels.npy", "wb") as file, progress("decoding", len(raw.labels), "images") as shown:
+            np.lib.format.write_array_header_1_0(file, header)
+            for source, label in zip(raw.encoded, raw.names, strict=True):
+                file.write(np.ascontiguousarray(decode(source, label, channels, size, white)).tobytes())
+                shown.add(1)
         raw.check_unchanged()
 
     build_once(folder, build)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bigmodel_cli import progress
 from bigmodel_cli.data import reading
 from bigmodel_cli.data.cache import cached_json
 from bigmodel_cli.data.cleaning import clean
@@ -45,7 +46,12 @@ class PairSource:
 
     def count(self) -> int:
         """How many pairs there are: counted once, and kept in the cache by their content."""
-        return int(cached_json("surveys", ["pairs", FORMAT, self.digest], lambda: sum(1 for _ in self.rows())))
+
+        def read() -> int:
+            with progress.reading("counting the pairs", list(self.hashes)):
+                return sum(1 for _ in self.rows())
+
+        return int(cached_json("surveys", ["pairs", FORMAT, self.digest], read))
 
     def part(self, chosen: Ints, count: int) -> PairSource:
         """The pairs of those numbers, of `count`, alone."""
@@ -107,10 +113,11 @@ def _digest(paths: Sequence[Path], hashes: Sequence[str]) -> str:
 
     def read() -> str:
         sha = hashlib.sha256()
-        for path in paths:
-            for line in lines(path):
-                sha.update(line.encode("utf-8") + b"\n")
-            sha.update(b"\xff")  # no byte of UTF-8: the end of a file
+        with progress.reading("reading the lines", paths):
+            for path in paths:
+                for line in lines(path):
+                    sha.update(line.encode("utf-8") + b"\n")
+                sha.update(b"\xff")  # no byte of UTF-8: the end of a file
         return sha.hexdigest()
 
     packed = [path.name.lower().endswith(".gz") for path in paths]

@@ -36,6 +36,7 @@ from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.progress import reading
 
 FORMAT = 3  # of the cached tokens
 Files = Annotated[list[str], Field(min_length=1)]
@@ -180,7 +181,8 @@ def open_pairs(
         say(f"tokenizing {sum(s.characters for s in sources.values()):,} characters (once: kept in {folder.parent})")
 
     def build(draft: Path) -> None:
-        _write(draft, sources, tokenizers)
+        with reading("tokenizing", [path for source in sources.values() for path in source.hashes]):
+            _write(draft, sources, tokenizers)
         for source in sources.values():
             source.check_unchanged()
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bigmodel_cli.errors import DataError
+from bigmodel_cli.progress import advance
 
 FORMAT = 2  # of what is read: part of the key of whatever is cached of it
 CHUNK = 1 << 20
@@ -178,10 +179,12 @@ def _at_starts(text: str, starts: bool) -> str:
 def _decoded(path: Path) -> Iterator[str]:
     """The text of a file in pieces, none of which ends between "\\r" and "\\n"."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    kept, offset, newlines = "", 0, 0
+    kept, offset, newlines, place = "", 0, 0, 0
     with _open(path) as file:
         while True:
             chunk = _read(file, path, newlines)
+            before, place = place, _place(file)
+            advance(place - before)
             if not offset:
                 _check_kind(path, chunk)
             text = kept + _decode(decoder, chunk, path, offset, newlines)
@@ -200,6 +203,11 @@ def _open(path: Path) -> IO[bytes]:
         return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _place(file: IO[bytes]) -> int:
+    """How many bytes of it, as it is on the disk, have been read."""
+    return int((file.fileobj if isinstance(file, gzip.GzipFile) else file).tell())
 
 
 def _read(file: IO[bytes], path: Path, newlines: int) -> bytes:

@@ -24,6 +24,7 @@ from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.sound import ENDINGS, Samples, decode, notes_said
 from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
 from bigmodel_cli.errors import DataError
+from bigmodel_cli.progress import advance, reading
 
 FORMAT = 3  # of the cached samples
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -73,7 +74,8 @@ def open_recordings(
         say(f"decoding recordings to {rate:,} Hz (once: kept in {folder.parent})")
 
     def build(draft: Path) -> None:
-        _write(draft, found, pattern, rate, skip_bad, takes)
+        with reading("decoding recordings", [path for path, _ in found]):
+            _write(draft, found, pattern, rate, skip_bad, takes)
         if content_digest(found) != digest:
             raise DataError(
                 "data.files: recordings changed while they were read; start again when nothing writes to them"
@@ -132,14 +134,19 @@ def contents(found: list[Found]) -> Iterator[tuple[str, str, bytes]]:
                 yield member, f"{path}: {member}", content
         else:
             with _opened(path) as file:
-                yield name, str(path), file.read()
+                content = file.read()
+            yield name, str(path), content
+            advance(len(content))
 
 
 def _members(path: Path) -> Iterator[tuple[str, bytes]]:
     """The recordings in an archive. Links, devices, names that leave the archive (/ or ..) and what is hidden are passed over."""
     try:
-        with tarfile.open(path, "r|*") as archive:
+        with _opened(path) as opened, tarfile.open(fileobj=opened, mode="r|*") as archive:
+            place = 0
             for member in archive:
+                before, place = place, opened.tell()
+                advance(place - before)
                 name = PurePosixPath(member.name)
                 inside = not name.is_absolute() and ".." not in name.parts
                 sound = member.isreg() and inside and name.name.lower().endswith(ENDINGS)

@@ -45,6 +45,7 @@ from bigmodel_cli.data.words import Words
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.progress import reading
 
 FORMAT = 2  # of the cached tokens
 ColumnOption = Annotated[int, Field(ge=0, le=10_000)] | str
@@ -129,7 +130,8 @@ def open_table(
         say(f"tokenizing {sum(s.rows for s in surveys.values()):,} rows (once: kept in {folder.parent})")
 
     def build(draft: Path) -> None:
-        _write(draft, files, options.columns, held_out, classes, tokenizer)
+        with reading("tokenizing", [path for paths in files.values() for path in paths]):
+            _write(draft, files, options.columns, held_out, classes, tokenizer)
         for name, paths in files.items():
             check_unchanged(paths, surveys[name].hashes)
 

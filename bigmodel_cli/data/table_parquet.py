@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.errors import DataError, did_you_mean
+from bigmodel_cli.progress import advance
 
 Wanted = Sequence[tuple[str, str | int]]  # (the option that says the column, the column)
 
@@ -40,6 +41,7 @@ def parquet_rows(path: Path, wanted: Wanted, labelled: bool) -> Iterator[tuple[s
                     own = [*row[:-1], _name(row[-1], classes, place)] if classes else list(row)
                     yield place, own, 0, names
                     number += 1
+                advance(path.stat().st_size * batch.num_rows // max(1, file.metadata.num_rows))
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = next(iter(str(error).split("\n")), "") or type(error).__name__
         raise DataError(f"{path}: cannot be read as Parquet: {reason}") from None

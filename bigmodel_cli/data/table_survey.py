@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bigmodel_cli import progress
 from bigmodel_cli.data import reading
 from bigmodel_cli.data.cache import cached_json
 from bigmodel_cli.data.hashes import check_unchanged, content_hashes
@@ -48,7 +49,12 @@ def survey_table(paths: Sequence[Path], columns: Columns) -> TableSurvey:
     """
     hashes = content_hashes(paths)
     description = ["table", FORMAT, reading.FORMAT, [str(p) for p in paths], hashes, asdict(columns)]
-    return TableSurvey(**cached_json("surveys", description, lambda: asdict(_read(paths, columns, hashes))))
+
+    def read() -> dict[str, Any]:
+        with progress.reading("reading the tables", paths):
+            return asdict(_read(paths, columns, hashes))
+
+    return TableSurvey(**cached_json("surveys", description, read))
 
 
 def _read(paths: Sequence[Path], columns: Columns, hashes: list[str]) -> TableSurvey:

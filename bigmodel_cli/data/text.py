@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import PADDING, Count, Facts, Options
 from bigmodel_cli.data.base import Assets, DataSet, Say, Split
+from bigmodel_cli.data.bpe import train_bpe
 from bigmodel_cli.data.cache import build_once, cache_directory, cached_bytes
 from bigmodel_cli.data.corpus import Corpus, Survey, standard_library, survey
 from bigmodel_cli.data.files import check_plain, expand
@@ -34,13 +35,13 @@ from bigmodel_cli.data.tokenizer import (
     TokenizerOptions,
     read_tokenizer,
     read_tokenizer_file,
-    train_bpe,
     unknown_symbols,
 )
 from bigmodel_cli.data.words import Words
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import CheckpointError, DataError, SpecError
 from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.progress import reading
 
 RESIDENT_BYTES = 512 << 20
 FORMAT = 3  # of the cached tokens
@@ -158,7 +159,8 @@ def open_text(
         say(f"tokenizing {sum(s.characters for s in surveys.values()):,} characters (once: kept in {folder.parent})")
 
     def build(draft: Path) -> None:
-        write_tokens(draft, parts, tokenizer)
+        with reading("tokenizing", [path for corpus in corpora.values() for path in corpus.files]):
+            write_tokens(draft, parts, tokenizer)
         for name, corpus in corpora.items():
             check_unchanged(corpus.files, surveys[name].hashes)
 
@@ -292,7 +294,8 @@ def fit_tokenizer(
     def train() -> bytes:
         say(f"training a BPE tokenizer of {wanted.vocab_size:,} tokens (once: kept in {cache_directory('tokenizers')})")
         texts = (text for document in corpora["train"].documents() for text in document)
-        content = train_bpe(texts, wanted.vocab_size).to_json()
+        with reading("counting words for the tokenizer", corpora["train"].files):
+            content = train_bpe(texts, wanted.vocab_size).to_json()
         check_unchanged(corpora["train"].files, surveys["train"].hashes)
         return content
 

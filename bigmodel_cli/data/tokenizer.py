@@ -197,24 +197,6 @@ def unknown_symbols(tokenizer: Tokenizer, symbols: Iterable[str]) -> list[str]:
     return [symbol for symbol in plain if not is_known(symbol)]
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> LibraryTokenizer:
-    """A byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) of at most `vocab_size` tokens, end of text included."""
-    from tokenizers import Tokenizer as Library
-    from tokenizers import decoders, models, pre_tokenizers, trainers
-
-    library = Library(models.BPE())
-    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    library.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        special_tokens=[END_OF_TEXT],
-        show_progress=False,
-    )
-    library.train_from_iterator(texts, trainer)
-    return LibraryTokenizer(library.to_str().encode())
-
-
 def load_tokenizer(assets: Mapping[str, bytes]) -> Tokenizer:
     """The tokenizer among a checkpoint's assets. Raises `DataError` where there is none, `CheckpointError` for a faulty one."""
     if ASSET not in assets:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bigmodel_cli.errors import DataError
+from bigmodel_cli.heeding import heeding
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,6 +19,8 @@ END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
 """What the tokenizers that people bring along call the end of a text, the first that is there."""
 START_NAMES = ("[CLS]", "<s>", "<bos>", "<|begin_of_text|>")
 """What they call its start."""
+LONG = 1 << 16
+"""Characters from which on a signal is not to wait until a text is encoded: a row may have a hundred million."""
 MOST_BYTES = 100_000_000
 """Of a tokenizer.json: that of a vocabulary of 256,000 has 35 million."""
 TRIALS = ("", "a", " a 1.", "\ue000 \U0010fffd", "\n\tÄß\u4e2d", "a" * 1000 + "!", "1" * 1000 + "a", " " * 1000 + "a")
@@ -49,7 +52,11 @@ class LibraryTokenizer:
         """Token numbers of a text."""
         utf8(text)
         try:
-            return [int(token) for token in self.library.encode(text, add_special_tokens=False).ids]
+            if len(text) < LONG:
+                return [int(token) for token in self.library.encode(text, add_special_tokens=False).ids]
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else the library warns of a later fork
+            (found,) = heeding(lambda: self.library.encode_batch_fast([text], add_special_tokens=False))
+            return [int(token) for token in found.ids]
         except BaseException as error:
             raise DataError(f"the tokenizer cannot read {text[:40]!r}: {_reason(error)}") from None
 

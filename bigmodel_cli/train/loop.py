@@ -48,6 +48,7 @@ class Run:
     total: int
     resume_command: str
     tensorboard: TensorBoard | None = None
+    compiling: bool = False  # the step in progress is the first one, which is compiled: that takes minutes
 
     @property
     def options(self) -> TrainOptions:
@@ -108,6 +109,8 @@ def fit(run: Run) -> Path:
     try:
         path = _train(run, reporter)
     except Interrupted as stop:
+        if run.compiling:  # there is nothing new to save, and the state is in the middle of a step
+            raise
         run.signals.stopping()
         path = save(run)
         reporter.close()
@@ -147,8 +150,10 @@ def _train(run: Run, reporter: Reporter) -> Path:
             reporter.line(f"stopping early: {state.since_best} validations without a better {run.task.metric}")
         if impatient or done >= run.total:
             break
-        with run.signals.held():
+        run.compiling = options.compile == "on" and state.step == started
+        with run.signals.held(), run.signals.let() if run.compiling else contextlib.nullcontext():
             _step(run, reporter, watch, next(batches))
+        run.compiling = False
         if state.step == run.total and state.loss_scale.skipped:
             _sum_up_overflows(run, reporter)
     path = path or checkpoints.find(run.directory.path)

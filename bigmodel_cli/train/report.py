@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
+import os
+import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigmodel_cli.console import is_terminal, say, terminal
+from bigmodel_cli.errors import ResourceError
 from bigmodel_cli.metrics import shown
+from bigmodel_cli.progress import duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -78,36 +84,66 @@ class Reporter:
             self.bar = None
 
 
-def duration(seconds: float) -> str:
-    """'1:02:03' or '2:03' for people."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
 def shown_metrics(metrics: dict[str, float]) -> str:
     """'loss 1.8857  accuracy 45.20 %' for people."""
     return "  ".join(f"{name} {shown(name, value)}" for name, value in metrics.items())
 
 
 class TensorBoard:
-    """The same figures as metrics.jsonl, as TensorBoard event files."""
+    """The same figures as metrics.jsonl, as TensorBoard event files.
+
+    They are written here and not by torch's SummaryWriter, whose thread ends with a traceback where the disk is full. Raises
+    `ResourceError` where they cannot be begun; where they cannot be written later, one warning is said and training goes on.
+    """
 
     def __init__(self, directory: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self.writer: Any = SummaryWriter(str(directory))
+        self.path = directory / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.0"
+        self.broken = False
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self.records: Any = RecordWriter(open(self.path, "ab", buffering=0))  # noqa: SIM115
+            self._event(file_version="brain.Event:2")
+        except OSError as error:
+            raise ResourceError(
+                f"{self.path}: cannot be written: {os.strerror(error.errno or 0)}; make room, or leave out train.tensorboard"
+            ) from None
 
     def write(self, record: dict[str, Any]) -> None:
         """Add one record of metrics.jsonl."""
-        step = record["step"]
+        found: dict[str, float] = {}
         for name, value in record.items():
             if isinstance(value, dict):
-                for inner, number in value.items():
-                    if math.isfinite(number):
-                        self.writer.add_scalar(f"{name}/{inner}", number, step)
-            elif isinstance(value, float) and math.isfinite(value):
-                self.writer.add_scalar(f"train/{name}", value, step)
+                found |= {f"{name}/{inner}": number for inner, number in value.items()}
+            elif isinstance(value, float):
+                found[f"train/{name}"] = value
+        figures = [{"tag": name, "simple_value": value} for name, value in found.items() if math.isfinite(value)]
+        if self.broken or not figures:
+            return
+        try:
+            self._event(step=record["step"], summary={"value": figures})
+        except OSError as error:
+            self.broken = True
+            reason = os.strerror(error.errno or 0)
+            say(f"warning: {self.path}: cannot be written: {reason}; training goes on without TensorBoard's files")
+
+    def _event(self, **values: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self.records.write(Event(wall_time=time.time(), **values).SerializeToString())
+
+
+def drawn(picture: Path, draw: Callable[[], None]) -> bool:
+    """Draw a finished run's picture; where that fails for any reason, a warning says why, and the run's result stands."""
+    try:
+        draw()
+    except Exception as error:
+        text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        reason = text.splitlines()[0]
+        say(f"warning: {picture}: not drawn: {reason}")
+        return False
+    return True
 
 
 def draw_curve(metrics: Path, picture: Path, metric: str) -> None:
@@ -146,4 +182,11 @@ def draw_curve(metrics: Path, picture: Path, metric: str) -> None:
         right.spines["top"].set_visible(False)
         lines, labels = [*lines, line], [*labels, f"validation {metric}"]
     figure.legend(lines, labels, frameon=False, loc="outside upper center", ncols=len(lines))  # never upon a line
-    figure.savefig(picture, dpi=120)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=120, format="png")
+    draft = picture.with_name(f".{picture.name}.{os.getpid()}")
+    try:
+        draft.write_bytes(content.getvalue())
+        os.replace(draft, picture)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from bigmodel_cli.lazy import Module, torch
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import CausalLMOptions, MaskedImage
 from bigmodel_cli.train.loop import Run
-from bigmodel_cli.train.report import draw_curve
+from bigmodel_cli.train.report import draw_curve, drawn
 from bigmodel_cli.writing import Decoding, stream_text
 
 
@@ -23,12 +23,14 @@ def show_results(run: Run, data: DataSet) -> None:
         _show_sample(spec, data, model, device)
         if isinstance(task, MaskedImage):
             picture, split = directory.path / "rebuilt.png", "val" if "val" in data.splits else "train"
-            draw_reconstructions(model, task, data.split(split), data.facts, device, picture)
-            given = ", each hidden patch at its true mean and deviation, which the loss does not ask for"
-            say(f"rebuilt images: {picture}{given if task.options.normalize else ''}")
+            chosen = data.split(split)
+            if drawn(picture, lambda: draw_reconstructions(model, task, chosen, data.facts, device, picture)):
+                given = ", each hidden patch at its true mean and deviation, which the loss does not ask for"
+                say(f"rebuilt images: {picture}{given if task.options.normalize else ''}")
     if not directory.metrics.broken:
-        draw_curve(directory.metrics.path, directory.path / "curve.png", task.metric)
-        say(f"curve: {directory.path / 'curve.png'}")
+        curve = directory.path / "curve.png"
+        if drawn(curve, lambda: draw_curve(directory.metrics.path, curve, task.metric)):
+            say(f"curve: {curve}")
 
 
 def _show_sample(spec: Spec, data: DataSet, model: Module, device: torch.device) -> None:

@@ -26,7 +26,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that were read."""
     seen: list[str] = []
     read = hashes._read
-    monkeypatch.setattr(hashes, "_read", lambda path: (seen.append(path.name), read(path))[1])
+    monkeypatch.setattr(hashes, "_read", lambda path, shown: (seen.append(path.name), read(path, shown))[1])
     return seen
 
 
@@ -103,21 +103,15 @@ def test_what_changed_within_a_tick_of_being_read_is_not_remembered(
     monkeypatch.setattr(hashes.os, "fstat", lambda descriptor: whole)  # times of whole seconds
     for after, settled in ((10**9, False), (3 * 10**9, True)):
         monkeypatch.setattr(hashes.time, "time_ns", lambda after=after: 10**18 + after)
-        assert (hashes._read(path)[1] is not None) == settled
+        assert (hashes._read(path, hashes.Progress("", 1, "B"))[1] is not None) == settled
 
 
 def test_a_file_that_changes_while_it_is_read(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(2)[1]
-    digest = hashlib.file_digest
-
-    def slow(file: object, name: str) -> object:
-        found = digest(file, name)  # type: ignore[arg-type]
-        path.write_bytes(b"z" * 1000)
-        return found
-
-    monkeypatch.setattr(hashes.hashlib, "file_digest", slow)
+    add = hashes.Progress.add
+    monkeypatch.setattr(hashes.Progress, "add", lambda self, size: path.write_bytes(b"z" * size))
     before = content_hashes([path])
-    monkeypatch.setattr(hashes.hashlib, "file_digest", digest)
+    monkeypatch.setattr(hashes.Progress, "add", add)
     with pytest.raises(DataError, match=r"1.dat: changed while it was read; start again when nothing writes to it"):
         check_unchanged([path], before)
     check_unchanged([path], content_hashes([path]))

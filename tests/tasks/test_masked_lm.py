@@ -187,7 +187,8 @@ def test_whole_words_are_hidden_as_a_whole_and_marks_never() -> None:
 def test_words_are_known_from_the_tokenizer_alone(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    from bigmodel_cli.data.tokenizer import ByteTokenizer, CharacterTokenizer, read_tokenizer, train_bpe
+    from bigmodel_cli.data.bpe import train_bpe
+    from bigmodel_cli.data.tokenizer import ByteTokenizer, CharacterTokenizer, read_tokenizer
     from bigmodel_cli.data.words import Words
 
     text = "the films' café-owner, 2nd  one\nfor all"
