@@ -86,8 +86,8 @@ def open_data(
     """The data that the options describe.
 
     Relative paths start at `base`. `assets` are the files of a checkpoint whose tokenizer and normalisation are used rather than
-    fitted anew; the classes are always the data's own. `only` names the one split that is to be evaluated: nothing else is read that
-    it does not need, and all facts are the checkpoint's, its classes too. Raises `DataError`, and `SpecError` for what the
+    fitted anew; the classes are always the data's own. `only` names the one split that is to be evaluated: nothing else is read
+    that it does not need, and all facts are the checkpoint's, its classes too. Raises `DataError`, and `SpecError` for what the
     checkpoint does not know.
     """
     return SOURCES[options.type][1](options, base=base, seed=seed, say=say, assets=assets, only=only)

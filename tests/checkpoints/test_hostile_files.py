@@ -1,4 +1,4 @@
-"""Files of a checkpoint that lie, or are none: status 4 and a sentence, in little time and memory, and nothing outside is opened."""
+"""Files of a checkpoint that lie, or are none: status 4 and a sentence, in little time and memory; nothing outside is opened."""
 
 from __future__ import annotations
 
