@@ -251,7 +251,7 @@ def test_batches_by_tokens_are_checked(cli: Cli, decoder_spec: Path) -> None:
     )
     assert plan["samples"] == 40
     assert 3 <= plan["steps"] <= 12
-    both = cli("pretrain", "turn.yaml", "--dry-run", *sets("train.batch_size=16"))
+    both = cli("pretrain", "turn.yaml", "--dry-run", *sets("train.batch_size=16", "train.batch_tokens=600"))
     assert both.status == 0
     assert "train.batch_size: 16 is not read, since train.batch_tokens: 600 fills the batches" in both.err
     assert "batch_size" not in cli("pretrain", "turn.yaml", "--dry-run").err

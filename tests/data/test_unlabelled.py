@@ -120,7 +120,7 @@ def test_parts_are_even_and_within_one_another() -> None:
         ("labels: false", 2, "task.type: classification needs data with labels, and data.type: digits has none"),
         ("labels: false, label_fraction: 0.1", 2, "with labels: false there are none"),
         ("label_fraction: 0.0", 2, "data.label_fraction: 0.0 is not greater than 0"),
-        ("label_fraction: 1.5", 2, "data.label_fraction: 1.5 is not less than or equal to 1"),
+        ("label_fraction: 1.5", 2, "data.label_fraction: 1.5 is not at most 1"),
         ("label_fraction: 0.01", 3, "the train split has 10 samples, fewer than train.batch_size 256"),
     ],
 )
