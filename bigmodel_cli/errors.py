@@ -44,7 +44,7 @@ class NumericsError(BigmodelError):
 
 
 class Stopped(BigmodelError):
-    """Stopped by a signal, with a checkpoint saved: the status is 128 + the signal's number (130, 143)."""
+    """Stopped by a signal, with a checkpoint saved: the status is 128 + the signal's number (129, 130, 143)."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)

@@ -147,6 +147,7 @@ def test_a_signal_in_a_validation_or_while_data_is_prepared(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
     stopped = zygote.run("pretrain", decoder_spec, "--out", "run", env={"BIGMODEL_FAILPOINT": f"{place}:SIGTERM"})
     assert stopped.status == 143
+    assert Path("run").exists() == (place == "train.validating")  # nothing had begun, and nothing is left
     resumed = cli(*resume_command(stopped.err))
     assert resumed.status == 0, resumed.err
     weights = "model.safetensors"
@@ -251,7 +252,7 @@ def test_changed_data_is_not_resumed(decoder_spec: Path, cli: Cli) -> None:
     text.write_text(text.read_text()[:-10] + " a model is")
     result = cli("pretrain", decoder_spec, "--out", "whole", "--resume", "--set", "train.steps=14")
     assert result.status == 4
-    assert "the data is not what this run was trained on" in result.err
+    assert "the data is not what this run was trained on" in result.err  # row 38
 
 
 def test_without_a_run_there_is_nothing_to_resume(decoder_spec: Path, cli: Cli) -> None:

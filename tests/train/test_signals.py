@@ -223,7 +223,7 @@ def test_row_67_before_anything_is_written_a_signal_leaves_at_once(
 
 
 @pytest.mark.parametrize(
-    "point", ["train.validating:SIGTERM:4", "checkpoint.write:SIGTERM:25", "checkpoint.marked:SIGTERM:8"]
+    "point", ["train.validating:SIGTERM:4", "checkpoint.write:SIGTERM:25", "checkpoint.marked:SIGTERM:7"]
 )
 def test_rows_62_63_a_signal_in_the_final_average(point: str, decoder_spec: Path, cli: Cli, zygote: Zygote) -> None:
     """Rows 62 and 63: in its validation, in its save, and when it has become the result."""
