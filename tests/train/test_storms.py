@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from measure.disks import NoDisk, prepared, series, small_disk
 from measure.families import orphans, write_data
 from measure.kills import Storm, storm
 from measure.signals import SignalStorm
@@ -33,3 +34,15 @@ def test_what_a_storm_stops_is_resumed_to_the_bit(
     assert found.differing == []
     assert found.total.kills.total() >= count
     assert orphans(found.total.leaders) == []
+
+
+def test_a_disk_without_room_loses_nothing(parent: Zygote, tmp_path: Path) -> None:
+    """Rows 8 and 68: a run with no room at all, and with some of what it needs; with room it goes on to the same end."""
+    write_data(tmp_path)
+    try:
+        with small_disk(tmp_path / "disk") as disk:
+            counts, _, faults = series(prepared(parent, disk, "decoder"), "run", 160_000)
+    except NoDisk as error:
+        pytest.skip(str(error))
+    assert faults == []
+    assert counts[5] >= 2
