@@ -108,7 +108,8 @@ class Campaign:
             seed = seeds[len(outcomes)]
             number = os.waitstatus_to_exitcode(status)
             how = "no end, and no signal ends it" if number == -signal.SIGKILL else f"the process died ({number})"
-            outcomes.append(Outcome(seed, "died", None, fault=how))
+            written = (self.folder / "stream2").read_text(errors="backslashreplace")
+            outcomes.append(Outcome(seed, "died", None, fault=how, message=written[-400:]))
         return outcomes
 
     def _child(self, seeds: Sequence[int], writing: int) -> None:
@@ -125,6 +126,7 @@ class Campaign:
                     os.open(self.folder / f"stream{number}", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND), number
                 )
             sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
+            os.fsync = lambda descriptor: None  # nothing of a case is to outlast a power cut
             signal.signal(signal.SIGALRM, _hang)
             size = _memory("VmSize") + ADDRESSES
             resource.setrlimit(resource.RLIMIT_AS, (size, size))

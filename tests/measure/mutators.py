@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -61,7 +62,9 @@ def otherwise(rng: random.Random, old: Any) -> Any:
             [old + 1, old - 1, -old, old * 2, old * 1000, float(old), str(old), [old], old * 10**12, old + 0.5]
         )
     if isinstance(old, float):
-        return rng.choice([-old, old * 1e6, old / 1e6, str(old), [old], int(old), 1 - old])
+        return rng.choice(
+            [-old, old * 1e6, old / 1e6, str(old), [old], round(old) if math.isfinite(old) else 0, 1 - old]
+        )
     if isinstance(old, str):
         place = rng.randrange(len(old) + 1)
         slip = old[:place] + rng.choice(WORDS) + old[place:]

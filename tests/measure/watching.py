@@ -79,6 +79,8 @@ class Watch:
         reads = event in ("os.listdir", "os.scandir") or (
             event == "open" and not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         )
+        if real == os.devnull:  # which takes all, and tells nothing
+            return
         if any(f"{real}/".startswith(root) for root in self.outside):
             self.noted.add(f"{event} of what is outside: {os.path.basename(real)}")
         elif any(f"{real}/".startswith(root) for root in self.inside) or (
