@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from typing import NoReturn
@@ -10,16 +11,37 @@ from typing import NoReturn
 
 def main() -> NoReturn:
     """Run `bigmodel` with the process's arguments and leave with its status."""
-    _leave(run(sys.argv[1:]))
+    _open_streams()
+    try:
+        status = run(sys.argv[1:])
+    except Exception:
+        import traceback
+
+        _tell(traceback.format_exc().rstrip())
+        status = 1
+    _leave(status)
+
+
+def _open_streams() -> None:
+    """Open /dev/null in the place of a standard stream that was closed: the next file to be opened would get its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit status (see errors.py); an unexpected error is raised."""
-    from bigmodel_cli.cli import app
+    from bigmodel_cli.cli import USAGE_FAULT, app
     from bigmodel_cli.errors import BigmodelError
 
     try:
-        app(arguments, prog_name="bigmodel")
+        status = app(arguments, prog_name="bigmodel", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except USAGE_FAULT as fault:
+        text = io.StringIO()
+        fault.show(text)
+        _tell(text.getvalue().rstrip("\n"))  # it repeats the arguments, which may hold anything
+        return int(fault.exit_code)
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     except BigmodelError as error:
@@ -34,12 +56,36 @@ def run(arguments: list[str]) -> int:
 
         mute_stdout()
     except Exception as error:
-        if not _is_out_of_memory(error):
-            raise
-        first = str(error).splitlines()[0]
-        _tell(f"bigmodel: out of memory ({first}); set a smaller train.micro_batch, or a smaller model")
-        return 5
+        return _other_fault(error)
     return 0
+
+
+def _other_fault(error: Exception) -> int:
+    """The status of a fault of memory or of stdout, which is said; any other is raised again."""
+    cause = error.__cause__
+    if isinstance(cause, EOFError | KeyboardInterrupt) and type(error).__name__ == "Abort":  # what Typer makes of these
+        if isinstance(cause, KeyboardInterrupt):
+            return 130
+        raise cause
+    if isinstance(error, OSError) and _is_stdout_full():
+        from bigmodel_cli.console import stdout_fault
+
+        _tell(f"bigmodel: {stdout_fault(error)}")
+        return 5
+    if not _is_out_of_memory(error):
+        raise error
+    first = str(error).splitlines()[0]
+    _tell(f"bigmodel: out of memory ({first}); set a smaller train.micro_batch, or a smaller model")
+    return 5
+
+
+def _is_stdout_full() -> bool:
+    """Whether stdout still holds what it could not write (`--help > /dev/full`)."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False
 
 
 def _has_place(message: str) -> bool:
@@ -65,7 +111,7 @@ def _tell(message: str) -> None:
 def _leave(status: int) -> NoReturn:
     """Flush and leave without the interpreter's slow tear-down of torch; a reader that has gone is no error."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError, ValueError):
             stream.flush()
     import atexit
 

@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,6 +24,8 @@ from bigmodel_cli.recipe import InitOptions, TrainOptions
 from bigmodel_cli.tasks import MaskedImageOptions, TaskOptions
 from bigmodel_cli.yaml_source import Node, parse_value, read_yaml
 
+NUMBER = re.compile("[0-9]{1,9}")
+"""The place of an item in a list."""
 LEARNERS = {
     "causal_lm": ("decoder",),
     "masked_lm": ("encoder",),
@@ -80,7 +84,16 @@ class Spec(Options):
         return yaml.safe_dump(self.to_dict(), sort_keys=False, width=110)
 
 
-def load(path: Path, overrides: Iterable[str] = (), base: Mapping[str, Any] | None = None) -> Spec:
+@dataclass(frozen=True)
+class Override:
+    """A value for the option with this dotted key, taken as it is; `place` stands for it in messages."""
+
+    key: str
+    value: Any
+    place: str
+
+
+def load(path: Path, overrides: Iterable[str | Override] = (), base: Mapping[str, Any] | None = None) -> Spec:
     """The checked spec of a file.
 
     `overrides` are ``KEY=VALUE`` with a dotted path as key. `base` is a resolved spec whose top-level sections stand in for
@@ -100,7 +113,7 @@ def load(path: Path, overrides: Iterable[str] = (), base: Mapping[str, Any] | No
     return check(root)
 
 
-def from_dict(values: Mapping[str, Any], overrides: Iterable[str] = (), name: str = "spec.yaml") -> Spec:
+def from_dict(values: Mapping[str, Any], overrides: Iterable[str | Override] = (), name: str = "spec.yaml") -> Spec:
     """The checked spec of plain values (a checkpoint's), with overrides applied. Raises `SpecError`."""
     root = _wrap(dict(values), name)
     for override in overrides:
@@ -118,23 +131,30 @@ def check(root: Node) -> Spec:
     raise SpecError("\n".join(text for _, text in unique))
 
 
-def apply_override(root: Node, override: str) -> None:
+def apply_override(root: Node, override: str | Override) -> None:
     """Put the value of ``a.b.0.c=VALUE`` into the tree, making the mappings on its way. Raises `SpecError`."""
+    if isinstance(override, Override):
+        _put(root, override.key.split("."), _wrap(override.value, override.place), override.place)
+        return
     key, equals, text = override.partition("=")
     path = key.split(".")
     place = f"--set {override}"
     if not equals or not all(path):
         raise SpecError(f"{place}: write --set KEY=VALUE with a dotted key, for instance --set train.steps=100")
+    _put(root, path, parse_value(text, place), place)
+
+
+def _put(root: Node, path: list[str], value: Node, place: str) -> None:
     node = root
     for index, part in enumerate(path):
         last = index == len(path) - 1
         if isinstance(node.value, list):
-            if not part.isdigit() or int(part) >= len(node.value):
+            if not NUMBER.fullmatch(part) or int(part) >= len(node.value):
                 raise SpecError(
                     f"{place}: {'.'.join(path[:index])} has the items 0 to {len(node.value) - 1}, not {part!r}"
                 )
             if last:
-                node.value[int(part)] = parse_value(text, place)
+                node.value[int(part)] = value
             else:
                 copied = _copy(node.value[int(part)])
                 node.value[int(part)] = copied
@@ -145,7 +165,7 @@ def apply_override(root: Node, override: str) -> None:
                 raise SpecError(f"{place}: {'.'.join(path[:index])} is a value, and has no {part!r} inside")
             node.value = {}
         if last:
-            node.value[part] = parse_value(text, place)
+            node.value[part] = value
         else:
             node.value[part] = _copy(node.value[part]) if part in node.value else Node({}, place)
         node.keys[part] = place

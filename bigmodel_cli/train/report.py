@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bigmodel_cli.console import is_terminal, say, terminal
+from bigmodel_cli.console import is_terminal, say, terminal, visible
 from bigmodel_cli.metrics import shown
 
 if TYPE_CHECKING:
@@ -63,14 +64,16 @@ class Reporter:
     def line(self, text: str) -> None:
         """Print a line that stays."""
         if self.bar is not None:
-            self.bar.console.print(text, markup=False, highlight=False)
+            with contextlib.suppress(OSError):  # of a terminal that has gone
+                self.bar.console.print(visible(text), soft_wrap=True)
         else:
             say(text)
 
     def close(self) -> None:
         """Remove the bar."""
         if self.bar is not None:
-            self.bar.stop()
+            with contextlib.suppress(OSError):
+                self.bar.stop()
             self.bar = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ MAY_CHANGE = {
 
 def latest_directory(root: Path, name: str) -> Path:
     """The newest of runs/name, runs/name-2, ... Raises `SpecError` where there is none."""
-    found = [p for p in root.glob(f"{name}*") if p.name == name or p.name.removeprefix(f"{name}-").isdigit()]
+    number = re.compile(re.escape(name) + "(?:-[0-9]{1,9})?")
+    found = [p for p in root.glob("*") if number.fullmatch(p.name)]
     if not found:
         raise SpecError(f"--resume: there is no run {root / name} to go on with; start it without --resume")
     return max(found, key=lambda p: int(p.name.removeprefix(name).removeprefix("-") or 1))

@@ -28,6 +28,7 @@ from bigmodel_cli.errors import BigmodelError, DataError, Stopped
 from bigmodel_cli.lazy import Module, load_torch, torch
 from bigmodel_cli.loaded import TOKENIZERS, Loaded, say_carried
 from bigmodel_cli.optim import describe_weights, summary
+from bigmodel_cli.packages import need
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.rundir import RunDirectory, fresh_directory
@@ -58,6 +59,8 @@ class Request:
 
 def train(spec: Spec, request: Request) -> Path:
     """Run the spec and return the resulting checkpoint. Every fault is in errors.py."""
+    if spec.train.tensorboard:
+        need("tensorboard", "tensorboard", "train.tensorboard")
     load_torch()
     with Signals() as signals:
         try:
