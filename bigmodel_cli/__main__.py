@@ -43,6 +43,8 @@ def run(arguments: list[str]) -> int:
         _tell(text.getvalue().rstrip("\n"))  # it repeats the arguments, which may hold anything
         return int(fault.exit_code)
     except SystemExit as exit_:
+        if type(sys.stdout).__name__ == "PacifyFlushWrapper":  # so Typer leaves, with 1, where the reader has gone
+            return 0
         return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     except BigmodelError as error:
         if arguments[:1] == ["--debug"]:
@@ -67,7 +69,7 @@ def _other_fault(error: Exception) -> int:
         if isinstance(cause, KeyboardInterrupt):
             return 130
         raise cause
-    if isinstance(error, OSError) and _is_stdout_full():
+    if isinstance(error, OSError) and _is_of_typer(error):
         from bigmodel_cli.console import stdout_fault
 
         _tell(f"bigmodel: {stdout_fault(error)}")
@@ -79,13 +81,12 @@ def _other_fault(error: Exception) -> int:
     return 5
 
 
-def _is_stdout_full() -> bool:
-    """Whether stdout still holds what it could not write (`--help > /dev/full`)."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        return True
-    return False
+def _is_of_typer(error: OSError) -> bool:
+    """Whether Typer raised it, which opens no files: what it could not write was its help (`--help > /dev/full`)."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals["__name__"].partition(".")[0] in ("typer", "click")
 
 
 def _has_place(message: str) -> bool:
