@@ -80,6 +80,12 @@ def parse_yaml(content: bytes, name: str) -> Node:
 
 def parse_value(text: str, where: str) -> Node:
     """The value of ``--set KEY=VALUE``, read as YAML (`3`, `1e-3`, `[1, 2]`, `{type: adamw}`); its place is the option itself."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise SpecError(
+            f"{where}: not UTF-8; name a file of such a name by a glob, as in data.files=['*.txt']"
+        ) from None
     builder = _Builder(where, fixed_place=True)
     return builder.build(text) if text.strip() else Node(None, where)
 

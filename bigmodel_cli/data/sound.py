@@ -116,7 +116,7 @@ def _cancel(samples: Channels, mixed: Samples) -> bool:
 
 def _read_other(content: bytes, name: str) -> tuple[Channels, int]:
     """(samples (N, channels), rate) by libsndfile."""
-    soundfile = need("soundfile", "audio", f"{name}: FLAC, OGG and MP3")
+    soundfile = need("soundfile", "audio", f"{name}: reading it")
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
             check_size(file.frames * file.channels, name)

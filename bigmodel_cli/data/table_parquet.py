@@ -19,7 +19,7 @@ def parquet_rows(path: Path, wanted: Wanted, labelled: bool) -> Iterator[tuple[s
     The last value is a label where `labelled`, and gets the name that the schema has for it.
     """
     pyarrow, pc, pq = (
-        need(name, "parquet", f"{path}: Parquet") for name in ("pyarrow", "pyarrow.compute", "pyarrow.parquet")
+        need(name, "parquet", f"{path}: reading it") for name in ("pyarrow", "pyarrow.compute", "pyarrow.parquet")
     )
     try:
         with pq.ParquetFile(path) as file:
