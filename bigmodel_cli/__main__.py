@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -14,11 +15,24 @@ from typing import Any, NoReturn
 
 def main() -> NoReturn:
     """Run `bigmodel` with the process's arguments and leave with its status."""
+    _open_streams()
     try:
         status = run(sys.argv[1:], last=True)
-    except KeyboardInterrupt:  # while the command line itself is imported
+    except KeyboardInterrupt:  # before the handlers of signals are there
         status = 130
+    except Exception:
+        import traceback
+
+        _tell(traceback.format_exc().rstrip())
+        status = 1
     _leave(status)
+
+
+def _open_streams() -> None:
+    """Open /dev/null in the place of a standard stream that was closed: the next file to be opened would get its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def run(arguments: list[str], *, last: bool = False) -> int:
@@ -26,18 +40,26 @@ def run(arguments: list[str], *, last: bool = False) -> int:
 
     `last`: the process ends after it, and signals that come when the command has ended change nothing.
     """
-    from bigmodel_cli.errors import BigmodelError, is_out_of_memory
+    from bigmodel_cli.errors import BigmodelError
     from bigmodel_cli.train.signals import Interrupted
 
     try:
         with _stoppable(last):
-            from bigmodel_cli.cli import app
+            from bigmodel_cli.cli import USAGE_FAULT, app
 
-            app(arguments, prog_name="bigmodel")
+            status = app(arguments, prog_name="bigmodel", standalone_mode=False)
+        return status if isinstance(status, int) else 0
     except Interrupted as stop:
         _tell(f"bigmodel: stopped by {signal.Signals(stop.number).name}")
         return 128 + stop.number
+    except USAGE_FAULT as fault:
+        text = io.StringIO()
+        fault.show(text)
+        _tell(text.getvalue().rstrip("\n"))  # it repeats the arguments, which may hold anything
+        return int(fault.exit_code)
     except SystemExit as exit_:
+        if type(sys.stdout).__name__ == "PacifyFlushWrapper":  # so Typer leaves, with 1, where the reader has gone
+            return 0
         return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     except BigmodelError as error:
         if arguments[:1] == ["--debug"]:
@@ -51,12 +73,37 @@ def run(arguments: list[str], *, last: bool = False) -> int:
 
         mute_stdout()
     except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        first = str(error).splitlines()[0]
-        _tell(f"bigmodel: out of memory ({first}); set a smaller train.micro_batch, or a smaller model")
-        return 5
+        return _other_fault(error)
     return 0
+
+
+def _other_fault(error: Exception) -> int:
+    """The status of a fault of memory or of stdout, which is said; any other is raised again."""
+    from bigmodel_cli.errors import is_out_of_memory
+
+    cause = error.__cause__
+    if isinstance(cause, EOFError | KeyboardInterrupt) and type(error).__name__ == "Abort":  # what Typer makes of these
+        if isinstance(cause, KeyboardInterrupt):
+            return 130
+        raise cause
+    if isinstance(error, OSError) and _is_of_typer(error):
+        from bigmodel_cli.console import stdout_fault
+
+        _tell(f"bigmodel: {stdout_fault(error)}")
+        return 5
+    if not is_out_of_memory(error):
+        raise error
+    first = str(error).splitlines()[0]
+    _tell(f"bigmodel: out of memory ({first}); set a smaller train.micro_batch, or a smaller model")
+    return 5
+
+
+def _is_of_typer(error: OSError) -> bool:
+    """Whether Typer raised it, which opens no files: what it could not write was its help (`--help > /dev/full`)."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals["__name__"].partition(".")[0] in ("typer", "click")
 
 
 @contextlib.contextmanager
@@ -107,7 +154,7 @@ def _leave(status: int) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # how the command ends is settled
         signal.signal(number, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError, ValueError):
             stream.flush()
     import atexit
 

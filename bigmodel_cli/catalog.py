@@ -9,9 +9,10 @@ from typing import Any
 
 from bigmodel_cli.console import table
 from bigmodel_cli.data import SOURCES
-from bigmodel_cli.errors import ResourceError, SpecError, did_you_mean
+from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.models import MODELS
 from bigmodel_cli.optim import describe_optimizers
+from bigmodel_cli.outputs import check_output, write_output
 from bigmodel_cli.parts import FFNS, MIXERS, NORMS, POSITIONS
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import TASKS
@@ -73,12 +74,15 @@ def write_sample(name: str, like: str) -> Path:
     known = templates()
     if like not in known:
         raise SpecError(f"--like {like}: not one of {', '.join(sorted(known))}{did_you_mean(like, known)}")
+    if not os.path.basename(name):
+        raise SpecError(f"NAME: {name!r} is the name of no file; write for instance `bigmodel init mine`")
+    path = Path(name)
+    if path.exists() and not path.is_file() and not path.is_dir():  # a device or a FIFO, which is written through
+        write_output(path, [known[like].encode("utf-8")])
+        return path
     path = Path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
-    try:
-        with open(path, "x", encoding="utf-8") as file:
-            file.write(known[like])
-    except FileExistsError:
-        raise SpecError(f"{path}: exists already; choose another name") from None
-    except OSError as error:
-        raise ResourceError(f"{path}: cannot be written: {os.strerror(error.errno or 0)}") from None
+    if os.path.lexists(path):
+        raise SpecError(f"{path}: exists already; choose another name")
+    check_output(path, "NAME")
+    write_output(path, [known[like].encode("utf-8")])
     return path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,7 +39,16 @@ from bigmodel_cli.arguments.evaluate import (
     Tasks,
 )
 from bigmodel_cli.arguments.look import Head, Input, Layer, Picture, Seconds, Target
-from bigmodel_cli.arguments.meaning import Start, all_overrides, named_checkpoint, need_run, refuse, run_training, show
+from bigmodel_cli.arguments.meaning import (
+    Start,
+    all_overrides,
+    named_checkpoint,
+    need_run,
+    refuse,
+    run_training,
+    show,
+    with_a_first,
+)
 from bigmodel_cli.arguments.predict import (
     Beams,
     DrawSeed,
@@ -67,9 +76,13 @@ app = typer.Typer(
 )
 
 
+USAGE_FAULT: Any = typer.BadParameter.__mro__[2]
+"""What Typer raises for a wrong command line: the base class, which newer versions keep under another name."""
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(__version__)
+        show(__version__)
         raise typer.Exit
 
 
@@ -131,6 +144,7 @@ def finetune(
     Example: bigmodel finetune --from runs/mnist_cnn digits.yaml --set init.train=head
     """
     from bigmodel_cli import checkpoints
+    from bigmodel_cli.overrides import Override
     from bigmodel_cli.spec import from_dict, load, of_checkpoint
 
     overrides = all_overrides(set_, precision, seed)
@@ -148,8 +162,8 @@ def finetune(
         "init": {},
         "train": {**base["train"], "precision": "auto", "memory_format": "auto", "compile": "auto"},
     }
-    overrides = [*overrides, f"init.checkpoint='{path}'"]
-    loaded = load(spec, overrides, base) if spec is not None else from_dict(base, overrides, f"{path}/spec.yaml")
+    changes: list[str | Override] = [*overrides, Override("init.checkpoint", str(path), "--from")]
+    loaded = load(spec, changes, base) if spec is not None else from_dict(base, changes, f"{path}/spec.yaml")
     name = spec.stem if spec is not None else f"{path.parent.parent.name}-finetuned"
     run_training(loaded, Start("finetune", name, out, resume, device, overrides, accept_data, plugin, dry_run, json))
 
@@ -232,20 +246,21 @@ def predict(
 
     Example: bigmodel predict runs/mnist_cnn seven.png, or: ls *.png | bigmodel predict runs/mnist_cnn
     """
-    from bigmodel_cli.console import result, strict_json
+    from bigmodel_cli.console import result_record
     from bigmodel_cli.data import lines_of
     from bigmodel_cli.loaded import load_checkpoint
     from bigmodel_cli.predict import predict as predict_
     from bigmodel_cli.writing import Decoding
 
     path = named_checkpoint(checkpoint)
+    given = inputs or with_a_first(lines_of(sys.stdin.buffer))
     loaded = load_checkpoint(path, device)
     decoding = Decoding(
         max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, beams, length_penalty, n_best, seed
     )
-    given, word = (inputs, "input") if inputs else (lines_of(sys.stdin.buffer), "line")
+    word = "input" if inputs else "line"
     for record in predict_(loaded, given, decoding, top, word):
-        result(strict_json(record, ascii_only=False))
+        result_record(record)
 
 
 @app.command()
@@ -266,12 +281,12 @@ def attend(
     import os
 
     from bigmodel_cli.attend import attend as attend_
-    from bigmodel_cli.console import result, result_json
+    from bigmodel_cli.console import result, result_json, say_coloured
     from bigmodel_cli.loaded import load_checkpoint
 
     color = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
     look = attend_(load_checkpoint(named_checkpoint(checkpoint), device), source, out, layer, head, color)
-    print(look.text, file=sys.stderr)
+    say_coloured(look.text)
     if json:
         result_json({"picture": str(look.picture), **look.values})
     else:

@@ -11,7 +11,9 @@ import json
 import math
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
+
+from bigmodel_cli.errors import ResourceError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,9 +22,19 @@ SCHEMA_VERSION = 1
 
 
 def say(message: str) -> None:
-    """Print a line on stderr, with control characters made visible. A stderr that is closed or gone is ignored."""
-    with contextlib.suppress(OSError, ValueError):
-        print(visible(message), file=sys.stderr, flush=True)
+    """Print a line on stderr, with control characters made visible. A stderr that is closed, full or gone is ignored."""
+    _tell(visible(message))
+
+
+def say_coloured(text: str) -> None:
+    """Print on stderr what holds escape codes of our own; whatever comes from data has gone through `one_line` before."""
+    _tell(text)
+
+
+def _tell(text: str) -> None:
+    if sys.stderr is not None:  # where it is None, print would take stdout
+        with contextlib.suppress(OSError, ValueError):
+            print(text, file=sys.stderr, flush=True)
 
 
 def visible(text: str) -> str:
@@ -30,9 +42,14 @@ def visible(text: str) -> str:
 
     Data may hold sequences that drive a terminal (ESC ]52 writes the clipboard, U+202E turns the line around).
     """
-    if text.isascii() and text.isprintable():
+    if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else _escape(c) for c in text)
+
+
+def one_line(text: str) -> str:
+    """The same for a name within a line or a picture: newlines and tabs are escapes too."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in text)
 
 
 def _escape(character: str) -> str:
@@ -41,21 +58,71 @@ def _escape(character: str) -> str:
 
 
 def result(text: str) -> None:
-    """Print the command's result on stdout. When the reader has gone (`| head -1`) the rest is dropped quietly."""
+    """Print the command's result on stdout: on a terminal with control characters made visible, elsewhere as it is.
+
+    When the reader has gone (`| head -1`) the rest is dropped quietly. Raises `ResourceError` where stdout cannot be written.
+    """
+    if sys.stdout is None:  # closed before Python began
+        return
+    shown = visible(text) if sys.stdout.isatty() else text
     try:
-        print(text, flush=True)
+        print(_encodable(shown, sys.stdout), flush=True)
     except BrokenPipeError:
         mute_stdout()
+    except OSError as error:
+        raise stdout_fault(error) from None
+
+
+def stdout_fault(error: OSError) -> ResourceError:
+    """The fault of a stdout that cannot be written, which is muted, so that leaving does not fail again."""
+    mute_stdout()
+    return ResourceError(f"stdout: cannot be written: {os.strerror(error.errno or 0)}; the result is not shown")
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    """The text as the stream can write it: names of files in their own bytes, other characters that it lacks as escapes."""
+    encoding = stream.encoding or "utf-8"
+    try:
+        text.encode(encoding, stream.errors or "strict")
+        return text
+    except UnicodeEncodeError:
+        pass
+    with contextlib.suppress(AttributeError):  # of a stream that is none of a file
+        stream.reconfigure(errors="surrogateescape")  # type: ignore[attr-defined]
+    pieces = []
+    for character in text:
+        try:
+            character.encode(encoding, "surrogateescape")
+            pieces.append(character)
+        except UnicodeEncodeError:
+            pieces.append(_escape(character))
+    return "".join(pieces)
 
 
 def result_json(values: dict[str, Any]) -> None:
     """Print one JSON object, with `schema_version` first, on stdout."""
-    result(strict_json({"schema_version": SCHEMA_VERSION, **values}, ascii_only=False))
+    result_record({"schema_version": SCHEMA_VERSION, **values})
+
+
+def result_record(values: dict[str, Any]) -> None:
+    """Print one line of JSON on stdout."""
+    unicode = sys.stdout is None or (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    result(strict_json(values, ascii_only=not unicode))
 
 
 def strict_json(values: Any, *, ascii_only: bool = True) -> str:
-    """Values as one line of JSON; what is not a finite number, which JSON does not have, is null."""
-    return json.dumps(_finite(values), ensure_ascii=ascii_only, allow_nan=False)
+    """Values as one line of JSON; what is not a finite number, which JSON does not have, is null.
+
+    Characters that drive a terminal, end a line or change its direction, and lone surrogates, are JSON's own escapes.
+    """
+    text = json.dumps(_finite(values), ensure_ascii=ascii_only, allow_nan=False)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _json_escape(c) for c in text)
+
+
+def _json_escape(character: str) -> str:
+    return "\\u007f" if character == "\x7f" else json.dumps(character)[1:-1]  # JSON takes DEL as it is
 
 
 def _finite(value: Any) -> Any:
@@ -77,10 +144,10 @@ def is_terminal() -> bool:
 
 
 def terminal() -> Console:
-    """The rich console on stderr, for the progress bar."""
+    """The rich console on stderr, for the progress bar: what is printed above it is text, without markup or emoji codes."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:

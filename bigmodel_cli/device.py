@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,9 @@ def pick_device(wanted: str, say: Callable[[str], None]) -> torch.device:
     fall-back), and `SpecError` for a name that is not a device.
     """
     kind, _, number = wanted.partition(":")
-    if kind not in ("auto", "cpu", "cuda", "mps") or (number and not (kind == "cuda" and number.isdigit())):
+    if kind not in ("auto", "cpu", "cuda", "mps") or (
+        number and not (kind == "cuda" and re.fullmatch("[0-9]{1,4}", number))
+    ):
         hint = did_you_mean(wanted, ("auto", "cpu", "cuda", "mps"))
         raise SpecError(f"--device {wanted}: not one of auto, cpu, cuda, cuda:N, mps{hint}")
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()

@@ -17,6 +17,8 @@ from bigmodel_cli.metrics import Measure, ratio, shown
 from bigmodel_cli.metrics.intervals import Difference, Estimate, compare
 from bigmodel_cli.metrics.labels import confusion, draw_confusion
 from bigmodel_cli.metrics.text import LEAD, group_of, lead_measures, need_libraries
+from bigmodel_cli.outputs import check_output
+from bigmodel_cli.pictures import check_picture
 from bigmodel_cli.samples import rescore, write_samples
 from bigmodel_cli.scoring import derived_measures, estimates, judge
 from bigmodel_cli.spec import Spec
@@ -107,6 +109,10 @@ def evaluate_checkpoint(
 
     `samples` is a file that gets a line for each item of the first, `matrix` a picture that gets its confusion matrix.
     """
+    if samples is not None:
+        check_output(samples, "--samples")
+    if matrix is not None:
+        check_picture(matrix, "--confusion")
     first = _evaluate(path, overrides, split, device)
     if matrix is not None:
         _draw_matrix(first, matrix)

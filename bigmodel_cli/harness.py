@@ -17,6 +17,7 @@ from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.metrics.intervals import Estimate
 from bigmodel_cli.models.generate import Sampling, generate
+from bigmodel_cli.packages import need
 from bigmodel_cli.writing import added_text
 
 BATCH = 32
@@ -28,18 +29,15 @@ NORMAL = 1.96  # standard errors on each side of a 95 % interval
 def evaluate_tasks(loaded: Loaded, names: Sequence[str], include: Path | None, limit: int | None) -> Report:
     """The tasks' metrics. `include` is a folder of further task files; `limit` stops each task after so many items.
 
-    Raises `SpecError` for a model that does not continue texts, an unknown task or a missing library, and `DataError` where a
+    Raises `SpecError` for a model that does not continue texts, an unknown task or a missing package, and `DataError` where a
     task's data cannot be had.
     """
     if not hasattr(loaded.model, "new_cache") or loaded.facts.vocab_size is None or hasattr(loaded.model, "reading"):
         raise SpecError(f"--tasks are for models that continue texts, and this one was trained for {loaded.task.name}")
-    try:
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        import lm_eval
-        from lm_eval.api.model import LM
-        from lm_eval.tasks import TaskManager
-    except ImportError:
-        raise SpecError("--tasks needs lm-evaluation-harness: pip install 'bigmodel[harness]'") from None
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    lm_eval = need("lm_eval", "harness", "--tasks")
+    LM: Any = need("lm_eval.api.model", "harness", "--tasks").LM
+    TaskManager: Any = need("lm_eval.tasks", "harness", "--tasks").TaskManager
 
     class Model(LM):  # type: ignore[misc]
         """What the harness asks of a model, answered by `Answers`."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 from bigmodel_cli.config import Options
 from bigmodel_cli.console import say
@@ -14,7 +16,16 @@ LONGEST = 30
 """Words of a path: no option is that deep."""
 
 
-def apply_overrides(root: Node, overrides: Iterable[str], options: type[Options]) -> None:
+@dataclass(frozen=True)
+class Override:
+    """A value for the option with this dotted key, taken as it is; `place` stands for it in messages."""
+
+    key: str
+    value: Any
+    place: str
+
+
+def apply_overrides(root: Node, overrides: Iterable[str | Override], options: type[Options]) -> None:
     """Put the values into the tree, whose root is typed as `options`.
 
     An option that stands in place of another one (steps and epochs) replaces it, unless that is given in this way too; what is
@@ -23,7 +34,7 @@ def apply_overrides(root: Node, overrides: Iterable[str], options: type[Options]
     texts = list(overrides)
     for text in texts:
         apply_override(root, text, options)
-    given = {text.partition("=")[0] for text in texts}
+    given = {text.key if isinstance(text, Override) else text.partition("=")[0] for text in texts}
     for path in given:
         section, _, name = path.rpartition(".")
         pairs = [pair for c in classes_at(options, section.split(".")) for pair in c.exclusive if name in pair]
@@ -43,8 +54,12 @@ def _replace(root: Node, section: str, name: str, other: str) -> None:
         del node.value[other]
 
 
-def apply_override(root: Node, override: str, options: type[Options]) -> None:
+def apply_override(root: Node, override: str | Override, options: type[Options]) -> None:
     """Put the value of ``a.b.0.c=VALUE`` into the tree, making the mappings on its way. Raises `SpecError`."""
+    if isinstance(override, Override):
+        value = Node(override.value, override.place)
+        _put(root, override.key.split("."), value, override.place, options)
+        return
     key, equals, text = override.partition("=")
     path = key.split(".")
     place = f"--set {_short(override)}"
@@ -52,12 +67,17 @@ def apply_override(root: Node, override: str, options: type[Options]) -> None:
         raise SpecError(f"{place}: write --set KEY=VALUE with a dotted key, for instance --set train.steps=100")
     if len(path) > LONGEST:
         raise SpecError(f"{place}: {len(path):,} words; no option's path is that long")
+    _put(root, path, parse_value(text, place), place, options)
+
+
+def _put(root: Node, path: list[str], value: Node, place: str, options: type[Options]) -> None:
+    """Put a value at its path."""
     node = root
     for index, part in enumerate(path):
         last = index == len(path) - 1
         if isinstance(node.value, list):
             number = _number(part, node.value, f"{place}: {'.'.join(path[:index])}")
-            node.value[number] = parse_value(text, place) if last else _copy(node.value[number])
+            node.value[number] = value if last else _copy(node.value[number])
             node = node.value[number]
             continue
         if isinstance(node.value, str) and node.value in types_at(options, path[:index]):
@@ -67,7 +87,7 @@ def apply_override(root: Node, override: str, options: type[Options]) -> None:
                 raise SpecError(f"{place}: {'.'.join(path[:index])} is a value, and has no {_short(part)!r} inside")
             node.value = {}
         if last:
-            node.value[part] = parse_value(text, place)
+            node.value[part] = value
         else:
             node.value[part] = _copy(node.value[part]) if part in node.value else Node({}, place)
         node.keys[part] = place

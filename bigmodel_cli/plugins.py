@@ -7,6 +7,7 @@ A plugin is a Python file with options classes, each a subclass of `bigmodel_cli
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import sys
 import traceback
@@ -21,7 +22,10 @@ from bigmodel_cli.errors import SpecError, did_you_mean
 PLUGINS = "x-plugins"
 """The key of a recorded spec that names the plugins' files which it needs."""
 VARIABLE = "BIGMODEL_PLUGINS"
-"""Where the command line leaves the paths, so that loader workers and the processes of a launcher find them too."""
+"""Where the command line leaves the paths, so that loader workers and the processes of a launcher find them too.
+
+It is a list in JSON: a path may hold any character.
+"""
 
 
 _ORIGINS: dict[type[Options], tuple[str, Path]] = {}
@@ -73,12 +77,12 @@ def name_plugins(paths: list[Path]) -> None:
     if paths and "bigmodel_cli.parts" in sys.modules:
         raise SpecError("--plugin: too late, the parts are joined already")
     if paths:
-        os.environ[VARIABLE] = "\n".join(str(path.resolve()) for path in paths)
+        os.environ[VARIABLE] = json.dumps([str(path.resolve()) for path in paths])
 
 
 def extend(tables: dict[str, dict[str, type[Options]]]) -> None:
     """Add the parts of every named file to the tables."""
-    for text in filter(None, os.environ.get(VARIABLE, "").split("\n")):
+    for text in json.loads(os.environ.get(VARIABLE) or "[]"):
         for slot, found in _load(Path(text)).items():
             if slot not in tables:
                 raise SpecError(f"{text}: PARTS: no slot {slot!r}{did_you_mean(slot, tables)}")

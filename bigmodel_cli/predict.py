@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from bigmodel_cli.console import say
 from bigmodel_cli.data import Item, Reader, files_reader, load_tokenizer, rows_reader
 from bigmodel_cli.device import autocast, keep_few_kernels
 from bigmodel_cli.errors import SpecError
@@ -38,6 +41,8 @@ def predict(
         raise SpecError(
             f"--top is for models that label, and this one was trained for {loaded.task.name}; leave it out"
         )
+    if loaded.facts.image_shape is None and loaded.facts.sound is None:
+        inputs = _naming_files(inputs, word)
     if loaded.facts.image_shape is None:
         keep_few_kernels()  # texts and recordings are of many lengths
     if loaded.facts.spelling:
@@ -50,6 +55,19 @@ def predict(
         yield from continue_texts(loaded, inputs, decoding, word)
     else:
         raise SpecError(f"this model was trained for {loaded.task.name}: it neither labels nor writes")
+
+
+def _naming_files(inputs: Iterable[str], word: str) -> Iterator[str]:
+    """The inputs of a model of texts; of the first that names a file it is said that its content is not read."""
+    said = False
+    for number, given in enumerate(inputs, 1):
+        if not said and os.path.isfile(given):
+            said = True
+            say(
+                f"warning: {word} {number} ({given}) names a file, and this model reads the words themselves; for the lines of "
+                f"the file: bigmodel predict CKPT < {shlex.quote(given)}"
+            )
+        yield given
 
 
 def classify(loaded: Loaded, inputs: Iterable[str], top: int, word: str = "input") -> Iterator[dict[str, Any]]:

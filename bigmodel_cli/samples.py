@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.console import strict_json
 from bigmodel_cli.data.reading import json_rows
-from bigmodel_cli.errors import DataError, ResourceError
+from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.metrics import LOWER_IS_BETTER, Measure, limits_of, mean
 from bigmodel_cli.metrics.labels import f1_measure
 from bigmodel_cli.metrics.text import LEAD, MEASURES, lead_measures, need_libraries, text_measures
+from bigmodel_cli.outputs import write_output
 from bigmodel_cli.tasks import TASKS
 
 
@@ -24,24 +24,19 @@ def write_samples(path: Path, task: str, measures: dict[str, Measure], columns: 
     """
     values = {name: measure.each() for name, measure in measures.items()}
     counts = {n: m.statistics[:, 1].tolist() for n, m in measures.items() if m.statistics.shape[1] == 2}
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        # a class may be called by a file name that is not UTF-8: its lone surrogates become JSON's own escapes
-        with open(draft, "w", encoding="utf-8", errors="backslashreplace") as file:
-            for i in range(len(next(iter(measures.values())))):
-                record = {
-                    "index": i,
-                    "task": task,
-                    **{name: column[i] for name, column in columns.items()},
-                    "scores": {name: v[i] for name, v in values.items()},
-                    "counts": {name: int(c[i]) for name, c in counts.items()},
-                }
-                file.write(strict_json(record, ascii_only=False) + "\n")
-        os.replace(draft, path)
-    except OSError as error:
-        raise ResourceError(f"{path}: cannot be written: {os.strerror(error.errno or 0)}") from None
-    finally:
-        draft.unlink(missing_ok=True)
+    count = len(next(iter(measures.values())))
+
+    def line(i: int) -> bytes:
+        record = {
+            "index": i,
+            "task": task,
+            **{name: column[i] for name, column in columns.items()},
+            "scores": {name: v[i] for name, v in values.items()},
+            "counts": {name: int(c[i]) for name, c in counts.items()},
+        }
+        return (strict_json(record, ascii_only=False) + "\n").encode("utf-8")
+
+    write_output(path, map(line, range(count)))
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from bigmodel_cli.data import DataOptions
 from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.explain import explain
 from bigmodel_cli.models import ModelOptions, ViTOptions
-from bigmodel_cli.overrides import apply_overrides
+from bigmodel_cli.overrides import Override, apply_overrides
 from bigmodel_cli.plugins import PLUGINS, needed_plugins, parts_from_files
 from bigmodel_cli.recipe import InitOptions, TrainOptions
 from bigmodel_cli.tasks import MaskedImageOptions, TaskOptions
 from bigmodel_cli.yaml_source import MAX_NODES, Node, dump_yaml, read_yaml
 
+NUMBER = re.compile("[0-9]{1,9}")
+"""The place of an item in a list."""
 LEARNERS = {
     "causal_lm": ("decoder",),
     "masked_lm": ("encoder",),
@@ -87,7 +90,7 @@ class Spec(Options):
         return dump_yaml(self.recorded())
 
 
-def load(path: Path, overrides: Iterable[str] = (), base: Mapping[str, Any] | None = None) -> Spec:
+def load(path: Path, overrides: Iterable[str | Override] = (), base: Mapping[str, Any] | None = None) -> Spec:
     """The checked spec of a file.
 
     `overrides` are ``KEY=VALUE`` with a dotted path as key. `base` is a resolved spec whose top-level sections stand in for
@@ -103,7 +106,7 @@ def load(path: Path, overrides: Iterable[str] = (), base: Mapping[str, Any] | No
     return check(root)
 
 
-def from_dict(values: Mapping[str, Any], overrides: Iterable[str] = (), name: str = "spec.yaml") -> Spec:
+def from_dict(values: Mapping[str, Any], overrides: Iterable[str | Override] = (), name: str = "spec.yaml") -> Spec:
     """The checked spec of plain values (a checkpoint's), with overrides applied. Raises `SpecError`."""
     root = _wrap(dict(values), name)
     apply_overrides(root, overrides, Spec)

@@ -118,8 +118,12 @@ def parse_yaml(content: bytes, name: str, most: int = MAX_BYTES) -> Node:
 
 def parse_value(text: str, where: str) -> Node:
     """The value of ``--set KEY=VALUE``, read as YAML (`3`, `1e-3`, `[1, 2]`, `{type: adamw}`); its place is the option itself."""
-    if any("\ud800" <= c <= "\udfff" for c in text):  # what Python makes of bytes in an argument that are not UTF-8
-        raise SpecError(f"{where}: not UTF-8; write the value as UTF-8")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise SpecError(
+            f"{where}: not UTF-8; name a file of such a name by a glob, as in data.files=['*.txt']"
+        ) from None
     builder = _Builder(where, fixed_place=True)
     return builder.build(text) if text.strip() else Node(None, where)
 

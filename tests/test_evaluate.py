@@ -224,7 +224,7 @@ def test_what_cannot_be_scored_is_said(trained: Path, cli: Cli, monkeypatch: pyt
     monkeypatch.setattr(text.importlib, "import_module", missing)
     result = cli("eval", "run")
     assert result.status == 2
-    assert "sacrebleu is not installed: pip install 'bigmodel[metrics]'" in result.err
+    assert "needs sacrebleu, which is not installed: pip install 'bigmodel[metrics]'" in result.err
 
 
 def sets(*values: str) -> list[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,16 @@ def named_checkpoint(text: str) -> Path:
     if not line:
         raise SpecError("'-': no checkpoint's path came on stdin; did the command before the pipe fail?")
     return Path(line)
+
+
+def with_a_first(lines: Iterator[str]) -> Iterator[str]:
+    """The lines of stdin, of which there is one at least. Raises `SpecError` where there is none."""
+    from bigmodel_cli.errors import SpecError
+
+    first = next(lines, None)
+    if first is None:
+        raise SpecError("no input is named, and stdin is empty; give inputs as arguments, or one on each line of stdin")
+    return chain([first], lines)
 
 
 def show(values: dict[str, Any] | str) -> None:

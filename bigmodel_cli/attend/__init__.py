@@ -13,8 +13,9 @@ from bigmodel_cli.attend.rollout import rollout
 from bigmodel_cli.attend.text import show_heads, show_heat
 from bigmodel_cli.console import say
 from bigmodel_cli.data import Prompts, Reader, Tokenizer, load_tokenizer, prepare_file, rows_reader
-from bigmodel_cli.errors import ResourceError, SpecError
+from bigmodel_cli.errors import SpecError
 from bigmodel_cli.loaded import Loaded
+from bigmodel_cli.pictures import check_picture
 from bigmodel_cli.tasks import inputs_of
 
 
@@ -34,8 +35,7 @@ def attend(loaded: Loaded, source: str, out: Path | None, layer: int | None, hea
     for a layer or head that is not there.
     """
     picture = out or Path("attend.png")
-    if not picture.parent.is_dir():
-        raise ResourceError(f"{picture}: its folder does not exist; make it, or name another --out")
+    check_picture(picture, "--out")
     if loaded.facts.image_shape is not None:
         return _look_at_image(loaded, Path(source), picture, color)
     return _look_at_text(loaded, source, picture, layer, head, color)

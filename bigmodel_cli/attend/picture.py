@@ -8,6 +8,7 @@ from typing import Any
 from bigmodel_cli.attend.gradcam import Heat
 from bigmodel_cli.attend.heads import Heads
 from bigmodel_cli.lazy import Tensor
+from bigmodel_cli.pictures import new_figure, plain, save_figure
 
 MOST_LABELS = 40
 
@@ -17,7 +18,7 @@ def draw_heads(heads: Heads, path: Path) -> None:
     columns = max(len(w) for w in heads.weights)
     count = len(heads.tokens)
     side = min(4.0, max(1.8, 0.14 * count)) if count <= MOST_LABELS else 2.4
-    figure = _figure((columns * side + 1.2, len(heads.layers) * side + 0.9))
+    figure = new_figure((columns * side + 1.2, len(heads.layers) * side + 0.9))
     grid = figure.subplots(len(heads.layers), columns, squeeze=False)
     for row, (name, weights) in enumerate(zip(heads.layers, heads.weights, strict=True)):
         for column in range(columns):
@@ -37,12 +38,12 @@ def draw_heads(heads: Heads, path: Path) -> None:
             if row == len(heads.layers) - 1 and count <= MOST_LABELS:
                 _token_ticks(axes.xaxis, axes.set_xticks, heads.tokens)
     figure.supxlabel("position looked at", fontsize=9)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)
 
 
 def draw_heat(cam: Heat, name: str, path: Path) -> None:
     """The image, and the heat laid over it where there is one."""
-    figure = _figure((7, 3.8))
+    figure = new_figure((7, 3.8))
     left, right = figure.subplots(1, 2)
     pixels = cam.image.permute(1, 2, 0).squeeze(-1).numpy()
     for axes in (left, right):
@@ -50,16 +51,16 @@ def draw_heat(cam: Heat, name: str, path: Path) -> None:
         axes.set_axis_off()
     if cam.heat is not None:
         right.imshow(cam.heat.numpy(), cmap="magma", alpha=0.6, vmin=0, vmax=1)
-    left.set_title(_plain(name), fontsize=10)
+    left.set_title(plain(name), fontsize=10)
     alone = "" if cam.heat is not None else "; its last map is 1 x 1"
-    right.set_title(_plain(f"{cam.label}: {100 * cam.probability:.1f} %{alone}"), fontsize=10)
-    figure.savefig(path, dpi=130)
+    right.set_title(plain(f"{cam.label}: {100 * cam.probability:.1f} %{alone}"), fontsize=10)
+    save_figure(figure, path, dpi=130)
 
 
 def draw_rows(rows: dict[str, Tensor], path: Path) -> None:
     """Named rows of images (B, C, H, W) with pixels in 0..1, one above the other."""
     count = len(next(iter(rows.values())))
-    figure = _figure((1.1 * count + 0.6, 1.1 * len(rows) + 0.2))
+    figure = new_figure((1.1 * count + 0.6, 1.1 * len(rows) + 0.2))
     grid = figure.subplots(len(rows), count, squeeze=False)
     for (name, images), line in zip(rows.items(), grid, strict=True):
         for image, axes in zip(images, line, strict=True):
@@ -69,25 +70,11 @@ def draw_rows(rows: dict[str, Tensor], path: Path) -> None:
             axes.set_xticks([])
             axes.set_yticks([])
         line[0].set_ylabel(name, fontsize=9)
-    figure.savefig(path, dpi=130)
-
-
-def _figure(size: tuple[float, float]) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    save_figure(figure, path, dpi=130)
 
 
 def _token_ticks(axis: Any, set_ticks: Any, tokens: list[str]) -> None:
-    labels = [_plain(repr(t)[1:-1] if t.strip() != t else t) or "␣" for t in tokens]
+    labels = [plain(t) or "␣" for t in (repr(t)[1:-1] if t.strip() != t else t for t in tokens)]
     rotation = 90 if axis.axis_name == "x" else 0
     set_ticks(range(len(tokens)), labels, fontsize=6, rotation=rotation, family="DejaVu Sans Mono")
     axis.set_tick_params(length=0, pad=1)
-
-
-def _plain(text: str) -> str:
-    """Text that matplotlib draws as it stands (a dollar sign would begin a formula)."""
-    return text.replace("$", r"\$")

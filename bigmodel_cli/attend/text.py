@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bigmodel_cli.attend.gradcam import Heat
 from bigmodel_cli.attend.heads import Heads
-from bigmodel_cli.console import visible
+from bigmodel_cli.console import one_line
 from bigmodel_cli.lazy import F, Tensor
 
 SHADES = " ·░▒▓█"
@@ -40,7 +40,7 @@ def show_heads(heads: Heads, layer: int, head: int | None, color: bool) -> str:
 
 def show_heat(cam: Heat, color: bool) -> str:
     """The heat over the image, at most 64 columns wide; the class alone where no regions are told apart."""
-    head = f"{visible(cam.label)}: {100 * cam.probability:.1f} %"
+    head = f"{one_line(cam.label)}: {100 * cam.probability:.1f} %"
     if cam.heat is None:
         return head
     height, width = cam.heat.shape
@@ -64,7 +64,7 @@ def cell(value: float, color: bool) -> str:
 def _label(token: str) -> str:
     text = repr(token)[1:-1] if token.strip() != token or not token.isprintable() else token
     text = text.replace(" ", "␣")
-    return visible(text if len(text) <= LABEL_WIDTH else text[: LABEL_WIDTH - 1] + "…")
+    return one_line(text if len(text) <= LABEL_WIDTH else text[: LABEL_WIDTH - 1] + "…")
 
 
 def _strongest(heads: Heads, row: Tensor) -> str:

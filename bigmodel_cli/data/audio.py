@@ -248,7 +248,9 @@ def _rows(
 
 def _is_one_of(text: str, values: list[int | str]) -> bool:
     """Whether a group's text is one of the values; numbers are compared as numbers, so that 07 is 7."""
-    return any(text == v if isinstance(v, str) else text.isdecimal() and int(text) == v for v in values)
+    return any(
+        text == v if isinstance(v, str) else text.isdecimal() and len(text) < 19 and int(text) == v for v in values
+    )
 
 
 def _labels(recordings: Recordings) -> list[str]:

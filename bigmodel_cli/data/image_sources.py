@@ -20,6 +20,7 @@ from bigmodel_cli.data.image_columns import Label, class_names, number_labels, r
 from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.heeding import heeding
+from bigmodel_cli.packages import need
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -157,11 +158,7 @@ def _download(folder: str, root: Path) -> None:
 
 def read_digits(wanted: Sequence[str]) -> RawImages:
     """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels; every fifth of each class is for the test."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise DataError("data.type: digits needs scikit-learn: pip install 'bigmodel[digits]'") from None
-    data = load_digits()
+    data = need("sklearn.datasets", "digits", "data.type: digits").load_digits()
     pixels = np.rint(data.images * (255 / 16)).astype(np.uint8)[:, None]
     labels = data.target.astype(np.int64)
     test = np.zeros(len(labels), bool)
@@ -175,11 +172,8 @@ def read_digits(wanted: Sequence[str]) -> RawImages:
 
 def read_parquet(files: Mapping[str, Sequence[Path]], image: str, label: str | None) -> RawImages:
     """Parquet files with an image column as Hugging Face datasets write it ({bytes, path}) and a column of labels, or none."""
-    try:
-        import pyarrow
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise DataError("data.type: parquet_images needs pyarrow: pip install 'bigmodel[parquet]'") from None
+    pyarrow = need("pyarrow", "parquet", "data.type: parquet_images")
+    pq = need("pyarrow.parquet", "parquet", "data.type: parquet_images")
     found: dict[str, RawSplit] = {}
     labels: dict[str, list[Label]] = {}
     classes: dict[tuple[str, ...], Path] = {}  # of a schema, and the first file that has them

@@ -22,6 +22,7 @@ from bigmodel_cli.data.text import StdlibOptions, TextOptions
 from bigmodel_cli.data.tokenizer import Tokenizer
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.packages import MissingPackage
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def read_items(reader: Reader, inputs: Iterable[str], word: str) -> Iterator[Ite
         try:
             content, truncated = reader.read(given, f"{word} {number + 1}")
             yield Item(number, printable(given), content, truncated)
-        except DataError as error:
+        except (DataError, MissingPackage) as error:
             yield Item(number, printable(given), error=printable(str(error)))
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from bigmodel_cli.data.wav import REMEDY, Channels, check_size, read_wav
 from bigmodel_cli.errors import DataError
+from bigmodel_cli.packages import need
 
 Samples = np.ndarray[Any, np.dtype[np.float32]]
 Waves = np.ndarray[Any, np.dtype[np.int16]]
@@ -115,10 +116,7 @@ def _cancel(samples: Channels, mixed: Samples) -> bool:
 
 def _read_other(content: bytes, name: str) -> tuple[Channels, int]:
     """(samples (N, channels), rate) by libsndfile."""
-    try:
-        import soundfile
-    except (ImportError, OSError):
-        raise DataError(f"{name}: needs soundfile to be read: pip install 'bigmodel[audio]'") from None
+    soundfile = need("soundfile", "audio", f"{name}: reading it")
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
             check_size(file.frames * file.channels, name)

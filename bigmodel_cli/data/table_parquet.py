@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.errors import DataError, did_you_mean
+from bigmodel_cli.packages import need
 from bigmodel_cli.progress import advance
 
 Wanted = Sequence[tuple[str, str | int]]  # (the option that says the column, the column)
@@ -18,12 +19,9 @@ def parquet_rows(path: Path, wanted: Wanted, labelled: bool) -> Iterator[tuple[s
 
     The last value is a label where `labelled`, and gets the name that the schema has for it.
     """
-    try:
-        import pyarrow
-        import pyarrow.compute as pc
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise DataError(f"{path}: Parquet files need pyarrow: pip install 'bigmodel[parquet]'") from None
+    pyarrow, pc, pq = (
+        need(name, "parquet", f"{path}: reading it") for name in ("pyarrow", "pyarrow.compute", "pyarrow.parquet")
+    )
     try:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.errors import ResourceError
+from bigmodel_cli.console import one_line
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.metrics import Limits, Measure
+from bigmodel_cli.pictures import new_figure, plain, save_figure
 
 NUMBERED = 20  # classes up to which each cell shows its number
 NAMED = 50  # classes up to which every class has its name beside the picture
@@ -69,16 +70,13 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> Non
 
     Raises `ResourceError` where it cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import PowerNorm
-    from matplotlib.figure import Figure
 
     count = len(classes)
     counts = confusion.cpu().double()
     shares = (counts / counts.sum(1, keepdim=True).clamp(min=1)).numpy()
     side = min(11.0, 3.2 + (0.75 if count <= NUMBERED else 0.16) * count)
-    figure = Figure(figsize=(side + 1.0, side), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure((side + 1.0, side))
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))  # a few per cent of errors are to be seen
     _name_axes(axes, [_short(name) for name in classes], 0.8 * side / count)
@@ -91,16 +89,13 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> Non
     total, right = int(counts.sum()), int(counts.diagonal().sum())
     score = f"{total:,} items: accuracy {100 * right / max(1, total):.1f} %, macro-F1 {float(macro_f1(counts)):.3f}"
     axes.set_title(score, fontsize=10, loc="left")
-    try:
-        figure.savefig(path, dpi=150, format="png", bbox_inches="tight", pad_inches=0.1)
-    except OSError as error:
-        raise ResourceError(f"{path}: cannot be written: {error.strerror}") from None
+    save_figure(figure, path, dpi=150, bbox_inches="tight", pad_inches=0.1)
 
 
 def _short(name: str) -> str:
-    """A name as it stands beside the picture: printable, not taken for a formula, and not longer than there is room."""
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name).replace("$", r"\$")
-    return shown if len(shown) <= LONGEST_NAME else shown[: LONGEST_NAME - 1] + "…"
+    """A name as it stands beside the picture, not longer than there is room."""
+    shown = one_line(name)
+    return plain(shown if len(shown) <= LONGEST_NAME else shown[: LONGEST_NAME - 1] + "…")
 
 
 def _name_axes(axes: Any, names: list[str], width: float) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.metrics import Measure, mean
+from bigmodel_cli.packages import need
 
 Texts = Sequence[str]
 LEAD = "_lead"
@@ -143,7 +142,7 @@ def group_of(metric: str) -> list[str]:
 
 
 def text_measures(names: Sequence[str], predictions: Texts, references: Texts) -> dict[str, Measure]:
-    """The metrics of texts that these names stand for. Raises `SpecError` where a library is missing."""
+    """The metrics of texts that these names stand for. Raises `MissingPackage` where a library is missing."""
     chosen = {name: measure for group in names for name, measure in MEASURES[group].items()}
     return {name: measure(predictions, references) for name, measure in chosen.items()}
 
@@ -156,14 +155,11 @@ def lead_measures(names: Sequence[str], sources: Texts, references: Texts) -> di
 
 
 def need_libraries(names: Sequence[str]) -> None:
-    """Raise `SpecError` for a library that these metrics need and that is missing: before anything is computed."""
+    """Raise `MissingPackage` for a library that these metrics need and that is missing: before anything is computed."""
     libraries = {"bleu": "sacrebleu", "chrf": "sacrebleu", "rouge": "rouge_score", "wer": "jiwer", "cer": "jiwer"}
     for name in names:
         _library(libraries[name])
 
 
 def _library(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise SpecError(f"{name.split('.')[0]} is not installed: pip install 'bigmodel[metrics]'") from None
+    return need(name, "metrics", "comparing texts")

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bigmodel_cli.console import is_terminal, say, terminal
+from bigmodel_cli.console import is_terminal, say, terminal, visible
 from bigmodel_cli.errors import ResourceError
 from bigmodel_cli.metrics import shown
 from bigmodel_cli.progress import duration
@@ -71,8 +71,8 @@ class Reporter:
     def line(self, text: str) -> None:
         """Print a line that stays."""
         if self.bar is not None:
-            with contextlib.suppress(OSError):
-                self.bar.console.print(text, markup=False, highlight=False)
+            with contextlib.suppress(OSError):  # of a terminal that has gone
+                self.bar.console.print(visible(text), soft_wrap=True)
         else:
             say(text)
 

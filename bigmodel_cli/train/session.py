@@ -138,6 +138,8 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     device = pick_device(request.device, say)
     spec, previous = _resolved(given, request, directory)
     check_parts(spec.model)
+    if spec.train.tensorboard:
+        need("tensorboard", "tensorboard", "train.tensorboard")
     if previous is not None and (result := finished(directory, previous, spec)) is not None:
         return result
     torch.manual_seed(spec.train.seed)

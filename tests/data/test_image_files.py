@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,56 @@ def test_no_format_that_starts_a_program_is_opened(
     with pytest.raises(DataError, match="not a whole image of a format"):
         decode(content, "row 3", 3, None)
     assert not canary.exists()
+
+
+STARTS = {
+    "subprocess.Popen",
+    "os.exec",
+    "os.posix_spawn",
+    "os.system",
+    "os.fork",
+    "os.forkpty",
+    "os.startfile",
+    "pty.spawn",
+}
+
+
+@pytest.fixture
+def started() -> Iterator[list[str]]:
+    """The programs that this process starts meanwhile, as the interpreter's own audit tells."""
+    found: list[str] = []
+    on = [True]
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if on and event in STARTS:
+            found.append(f"{event} {arguments!r}")
+
+    sys.addaudithook(hook)  # a hook cannot be taken away
+    yield found
+    on.clear()
+
+
+def test_no_command_starts_a_program_for_an_image(cnn_spec: Path, cli: Cli, started: list[str]) -> None:
+    """Row 80: EPS and PDF under the name of a PNG, in folders, columns, predict and attend."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder(count=9)
+    of = ["--set", "data={type: image_folder, root: pictures}", "--set", "train.batch_size=4", "--set", "train.steps=1"]
+    assert cli("pretrain", cnn_spec, *of, "--out", "run").status == 0
+    for name, content in (("eps.png", EPS), ("pdf.png", PDF)):
+        Path(name).write_bytes(content)
+        for command in ("predict", "attend"):
+            assert cli(command, "run", name).status == 3
+        Path("pictures/cat", name).write_bytes(content)
+        rows = pa.table({"image": [content] * 20, "label": [0, 1] * 10})
+        pq.write_table(rows, "rows.parquet")
+        assert cli("pretrain", cnn_spec, *of, "--dry-run").status == 3
+        columns = ["--set", "data={type: parquet_images, train: [rows.parquet]}"]
+        result = cli("pretrain", cnn_spec, *columns, "--dry-run")
+        assert (result.status, "not a whole image of a format that is read (PNG, JPEG, " in result.err) == (3, True)
+        Path("pictures/cat", name).unlink()
+    assert started == []
 
 
 def test_the_list_holds_no_format_that_runs_anything() -> None:

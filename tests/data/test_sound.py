@@ -19,6 +19,7 @@ from bigmodel_cli.data.mel import check_filters, fft_size, log_mel, mel_filters,
 from bigmodel_cli.data.sound import _phases, decode, notes_said, resample
 from bigmodel_cli.data.wav import read_wav
 from bigmodel_cli.errors import DataError, SpecError
+from bigmodel_cli.packages import MissingPackage
 
 
 @pytest.mark.parametrize("extensible", [False, True])
@@ -237,7 +238,9 @@ def test_soundfile_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "soundfile", None)
-    with pytest.raises(DataError, match=r"a.flac: needs soundfile .* pip install 'bigmodel\[audio\]'"):
+    with pytest.raises(
+        MissingPackage, match=r"a.flac: reading it needs soundfile, which is not installed: pip install"
+    ):
         decode(b"fLaC", "a.flac", 8000)
 
 

@@ -21,6 +21,7 @@ from bigmodel_cli.data.table import TableOptions
 from bigmodel_cli.data.table_files import Columns, read_rows
 from bigmodel_cli.data.table_survey import sort_classes
 from bigmodel_cli.errors import DataError, SpecError
+from bigmodel_cli.packages import MissingPackage
 
 Cli = Callable[..., Result]
 END = 256
@@ -264,7 +265,9 @@ def test_labels_of_parquet_outside_their_names() -> None:
 def test_without_pyarrow_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     write("a.parquet", b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError, match=r"a.parquet: Parquet files need pyarrow: pip install 'bigmodel\[parquet\]'"):
+    with pytest.raises(
+        MissingPackage, match=r"a.parquet: reading it needs pyarrow, which is not installed: pip install"
+    ):
         opened(train=["a.parquet"], text=["t"], label="y")
 
 

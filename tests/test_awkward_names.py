@@ -1,0 +1,158 @@
+"""Names that quote, expand, drive a terminal or are not UTF-8: of runs, specs, files, classes and checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import DECODER, ROOT, Result, write_text
+from PIL import Image
+
+Cli = Callable[..., Result]
+NAMES = {
+    "quotes": 'it\'s "q" [x] $HOME ${X} ~ #h: c{}, 50% \\ *',
+    "newline and bytes": os.fsdecode(b"a\n\xff\xe9 b"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_a_run_of_any_name_goes_through_all_commands(name: str, cli: Cli) -> None:
+    """Row 86, and 85 for bytes that are not UTF-8: the run is called as its spec's file is."""
+    Path("texts").mkdir()
+    write_text(Path("texts", f"{name}.txt"))
+    literal = "data.files=" + json.dumps([f"texts/{name}.txt" if name.isprintable() else "texts/*.txt"])
+    Path(f"{name}.yaml").write_text(DECODER, encoding="utf-8")
+    words = ["./" + f"{name}.yaml", "--set", literal, "--set", "train.validate_every=null"]
+    first = cli("pretrain", *words, "--set", "train.steps=1")
+    assert first.status == 0, first.err
+    run = f"runs/{name}"
+    assert Path(run, "status.json").exists()
+    assert cli("pretrain", *words, "--set", "train.steps=1").status == 0
+    assert Path(f"{run}-2", "status.json").exists()
+    again = cli("pretrain", *words, "--set", "train.steps=2", "--resume")
+    assert (again.status, Path(f"{run}-2/checkpoints/step-00000002").is_dir()) == (0, True), again.err
+    tuned = cli("finetune", "--from", run, "--out", "tuned", "--set", "train.steps=1")
+    assert tuned.status == 0, tuned.err
+    assert cli("finetune", "--from", run, "--out", "tuned", "--set", "train.steps=2", "--resume").status == 0
+    looked = cli("eval", run, "--samples", f"{name}.jsonl", "--json")
+    assert json.loads(looked.out)["checkpoint"].encode("utf-8", "surrogateescape") == os.fsencode(
+        f"{run}/checkpoints/step-00000001"
+    )
+    assert Path(f"{name}.jsonl").read_text(encoding="utf-8").endswith("}\n")
+    assert cli("predict", run, "a small", "--max-tokens", "1").status == 0
+    assert cli("attend", run, "a small", "--out", f"{name}.png").status == 0
+    assert Image.open(f"{name}.png").format == "PNG"
+
+
+def test_the_command_that_resumes_is_quoted(decoder_spec: Path, cli: Cli) -> None:
+    """Row 86."""
+    from bigmodel_cli.rundir import RunDirectory
+    from bigmodel_cli.train.session import Request, _resume_command
+
+    name = NAMES["quotes"]
+    with RunDirectory.open(Path("runs", name), resume=False) as directory:
+        said = _resume_command(Request(name, command=("bigmodel", "pretrain", f"{name}.yaml")), directory)
+    assert shlex.split(said) == ["bigmodel", "pretrain", f"{name}.yaml", "--out", f"runs/{name}", "--resume"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("model.blocks.²=1", "has the items 0 to 0, not '²'"),
+        ("model.blocks.٣=1", "has the items 0 to 0, not '٣'"),
+        ("model.blocks." + "9" * 5000 + "=1", "has the items 0 to 0"),
+        ("model.blocks.-1.repeat=1", "has the items 0 to 0"),
+        ("model.\udcff=1", "is not a valid string"),
+        ("data.files=[\udcff.txt]", "not UTF-8; name a file of such a name by a glob"),
+        ("model.dim.x=1", "model.dim is a value"),
+        ("=1", "write --set KEY=VALUE"),
+        ("train..steps=1", "write --set KEY=VALUE"),
+        ("\x1b=1", "\\x1b: unknown option"),
+    ],
+)
+def test_odd_keys_of_set_are_refused(change: str, message: str, decoder_spec: Path, cli: Cli) -> None:
+    """Row 86."""
+    result = cli("pretrain", decoder_spec, "--dry-run", "--set", change)
+    assert result.status == 2
+    assert message in result.err
+
+
+def test_odd_devices_are_refused(decoder_spec: Path, cli: Cli) -> None:
+    """Row 86: digits that `int` does not take."""
+    for device in ("cuda:²", "cuda:" + "9" * 5000):
+        assert cli("pretrain", decoder_spec, "--dry-run", "--device", device).status == 2
+
+
+def test_a_plugin_may_lie_under_any_path() -> None:
+    """Row 86: also under one with the character that separates paths."""
+    code = (
+        "from typing import Literal\nfrom bigmodel_cli.config import Options\nclass Mean(Options):\n"
+        "    'Each position becomes the mean.'\n    type: Literal['running_mean'] = 'running_mean'\n"
+        "    def build(self, place): ...\nPARTS = {'mixer': [Mean]}\n"
+    )
+    path = Path(f"a{os.pathsep}b '$x", "mean.py")
+    path.parent.mkdir()
+    path.write_text(code, encoding="utf-8")
+    command = [sys.executable, "-m", "bigmodel_cli", "models", "--plugin", str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert "running_mean" in found.stdout, found.stderr
+
+
+CLASSES = [
+    "\x1b]52;c;aGk=\x07",
+    "$x$",
+    "_",
+    "[red]x",
+    "a\nb",
+    "\u202eevil",
+    os.fsdecode(b"\xff\xfe"),
+    ":smile:",
+    "d^{\\$",
+]
+
+
+def test_classes_of_any_name_are_shown_drawn_and_written(cnn_spec: Path, cli: Cli) -> None:
+    """Rows 50, 81 and 85: in messages, tables, JSON, samples and pictures."""
+    for number, name in enumerate(CLASSES):
+        Path("pictures", name).mkdir(parents=True)
+        for index in range(4):
+            Image.new("RGB", (12, 12), (20 * number, 30 * index, 9)).save(Path("pictures", name, f"{index}.png"))
+    words = ["--set", "data={type: image_folder, root: pictures, val_fraction: 0.5}", "--set", "train.steps=1"]
+    trained = cli("pretrain", cnn_spec, *words, "--set", "train.batch_size=4", "--out", "run")
+    assert trained.status == 0, trained.err
+    judged = cli("eval", "run", "--confusion", "confusion.png", "--samples", "samples.jsonl")
+    assert judged.status == 0, judged.err
+    samples = Path("samples.jsonl").read_text(encoding="utf-8")
+    assert samples.replace("\n", "").isprintable()
+    assert {json.loads(line)["label"] for line in samples.splitlines()} <= set(CLASSES)
+    image = f"pictures/{CLASSES[0]}/0.png"
+    looked = cli("attend", "run", image, "--out", "seen.png")
+    assert looked.status == 0, looked.err
+    assert {Image.open(picture).format for picture in ("confusion.png", "seen.png")} == {"PNG"}
+    said = cli("predict", "run", image, f"pictures/{CLASSES[6]}/0.png", "no\x1bne.png", "--top", 9)
+    assert said.status == 3
+    first, second, bad = [json.loads(line) for line in said.out.splitlines()]
+    assert sorted(entry["label"] for entry in first["top"]) == sorted(CLASSES)
+    assert (first["input"], second["input"]) == (image, "pictures/\\xff\\xfe/0.png")
+    assert bad["error"] == "no\x1bne.png: no such image"
+    for result in (trained, judged, looked, said):
+        assert (result.out + result.err).replace("\n", "").isprintable()
+
+
+def test_the_name_of_a_file_is_no_text(decoder_spec: Path, cli: Cli) -> None:
+    """Row 100: a model of texts that is given a file's name says that it takes the words themselves."""
+    assert cli("pretrain", decoder_spec, "--out", "run", "--set", "train.steps=1").status == 0
+    write_text(Path("small"), 200)
+    result = cli("predict", "run", "small", "a", "small", "--max-tokens", "1")
+    assert result.status == 0
+    note = (
+        "warning: input 1 (small) names a file, and this model reads the words themselves; for the lines of the file: "
+    )
+    assert result.err.count(note + "bigmodel predict CKPT < small\n") == 1

@@ -1,0 +1,114 @@
+"""What a terminal and a pipe get: no character of the data drives a terminal, and JSON stays JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from bigmodel_cli.console import one_line, result, result_record, strict_json, visible
+from bigmodel_cli.train.report import Reporter
+
+DRIVING = {
+    "escape": "\x1b]52;c;aGk=\x07",
+    "nul": "\0",
+    "return": "\r",
+    "delete": "\x7f",
+    "c1": "\x9b31m",
+    "override": "\u202e",
+    "isolate": "\u2066",
+    "line separator": "\u2028",
+    "zero width": "\u200b",
+    "byte": os.fsdecode(b"\xff"),
+    "tag": "\U000e0041",
+}
+
+
+class Terminal(io.StringIO):
+    """A stream that says that it is a terminal."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        """It is."""
+        return True
+
+
+@pytest.mark.parametrize("text", DRIVING.values(), ids=DRIVING)
+def test_what_drives_a_terminal_is_shown_as_escapes_and_json_reads_back(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows 50 and 81."""
+    shown = visible(f"a{text}b\n\tc é 漢")
+    assert shown.startswith("a\\")
+    assert shown.endswith("b\n\tc é 漢")
+    assert shown.replace("\n", "").replace("\t", "").isprintable()
+    assert one_line(f"{text}\n\t").isprintable()
+    line = strict_json({text: [text, "é漢"]}, ascii_only=False)
+    assert line.isprintable()
+    assert "é漢" in line
+    assert json.loads(line) == {text: [text, "é漢"]}
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    result(f"name {text}")
+    assert terminal.getvalue() == visible(f"name {text}") + "\n"
+
+
+def test_a_pipe_gets_names_in_their_own_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 85: the path of a checkpoint that is not UTF-8 goes on to the next command as it is."""
+    for encoding, expected in (
+        ("utf-8", b"r\xff\x1b \xc3\xa9\n"),
+        ("latin-1", b"r\xff\x1b \xe9\n"),
+        ("ascii", b"r\xff\x1b \\xe9\n"),
+    ):
+        buffer = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, encoding=encoding))
+        result(os.fsdecode(b"r\xff\x1b ") + "é")
+        assert buffer.getvalue() == expected
+    buffer = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, encoding="latin-1"))
+    result_record({"a": "漢"})
+    assert buffer.getvalue() == b'{"a": "\\u6f22"}\n'
+
+
+def test_lines_above_the_progress_bar_are_text_without_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 81: neither markup, emoji codes nor escapes of a class's name take effect."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    reporter = Reporter(3, 0, "samples")
+    reporter.line("[red]x[/red] :smile: \x1b]52;c;aGk=\x07 \u202e")
+    reporter.close()
+    assert "[red]x[/red] :smile: \\x1b]52;c;aGk=\\x07 \\u202e" in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["pre\x9b31mtrain"], ["models", "\x1b]52;x\x07\u202e"], ["models", "--\x1bx"], ["pretrain", "\x1b]0;x\x07.yaml"]],
+    ids=["command", "argument", "option", "file"],
+)
+def test_arguments_in_messages_on_a_terminal_are_escaped(words: list[str]) -> None:
+    """Rows 50 and 81: usage errors, which repeat the arguments, too."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "bigmodel_cli", *words]
+    child = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    os.close(theirs)
+    seen = b""
+    try:
+        while piece := os.read(ours, 65536):
+            seen += piece
+    except OSError:  # so Linux says that the other end is closed
+        pass
+    os.close(ours)
+    assert child.wait(60) == 2
+    text = seen.decode("utf-8")
+    assert "\\x" in text
+    assert text.replace("\r\n", "").isprintable()
