@@ -28,6 +28,7 @@ from bigmodel_cli.errors import BigmodelError, DataError, Stopped, status_of
 from bigmodel_cli.lazy import Module, load_torch, torch
 from bigmodel_cli.loaded import TOKENIZERS, Loaded, say_carried
 from bigmodel_cli.optim import describe_weights, summary
+from bigmodel_cli.packages import need
 from bigmodel_cli.promises import check_parts
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
