@@ -16,10 +16,11 @@ def main() -> NoReturn:
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit status (see errors.py); an unexpected error is raised."""
     from bigmodel_cli.cli import app
-    from bigmodel_cli.errors import BigmodelError
+    from bigmodel_cli.errors import BigmodelError, memory_remedy
 
     try:
-        app(arguments, prog_name="bigmodel")
+        with memory_remedy(_memory_remedy(arguments)):
+            app(arguments, prog_name="bigmodel")
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     except BigmodelError as error:
@@ -33,12 +34,6 @@ def run(arguments: list[str]) -> int:
         from bigmodel_cli.console import mute_stdout
 
         mute_stdout()
-    except Exception as error:
-        if not _is_out_of_memory(error):
-            raise
-        first = str(error).splitlines()[0]
-        _tell(f"bigmodel: out of memory ({first}); set a smaller train.micro_batch, or a smaller model")
-        return 5
     return 0
 
 
@@ -48,12 +43,18 @@ def _has_place(message: str) -> bool:
     return first.startswith("--") or any(piece.isdigit() for piece in first.split(":")[1:3])
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
-    )
+def _memory_remedy(arguments: list[str]) -> str:
+    """What to do where a command runs out of memory; training and evaluation also divide their batches by themselves."""
+    remedies = {
+        "pretrain": "set a smaller train.micro_batch, or make the model smaller",
+        "finetune": "set a smaller train.micro_batch, or make the model smaller",
+        "eval": "set a smaller batch: --set train.validation_batch=16; or use a machine with more memory",
+        "predict": "give shorter or smaller inputs, fewer --beams or --max-tokens; or use a machine with more memory",
+        "attend": "give a shorter or smaller input; or use a machine with more memory",
+        "bench": "set a smaller --set train.batch_size, or make the model smaller",
+    }
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    return remedies.get(command, "free some, or use a machine with more")
 
 
 def _tell(message: str) -> None:

@@ -43,16 +43,21 @@ class MetricsLog:
         except OSError as error:
             self.fail(error)
 
-    def cut(self, step: int) -> None:
-        """Drop what was recorded after `step`, and a line that was torn when the process died: a resume writes them again."""
+    def cut(self, step: int, rewinds: int = 0) -> None:
+        """Drop what was recorded after `step`, and a line that was torn when the process died: a resume writes them again.
+
+        So it does with what is said of going back (train.rewind) more often than `rewinds` times.
+        """
         if not self.path.is_file():
             return
         kept = []
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
             try:
-                if line.endswith("\n") and json.loads(line)["step"] <= step:
+                record = json.loads(line)
+                again = record["step"] > step or record.get("rewind", {}).get("number", 0) > rewinds
+                if line.endswith("\n") and not again:
                     kept.append(line)
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 continue
         try:
             _replace(self.path, "".join(kept))
@@ -126,14 +131,21 @@ class RunDirectory:
         """Give the lock back."""
         os.close(self.descriptor)
 
-    def begin(self, spec: str, step: int) -> None:
+    def begin(self, spec: str, step: int, rewinds: int = 0) -> None:
         """Record the resolved spec, and cut the log to the step that training goes on from. Raises `ResourceError`."""
         try:
             _replace(self.path / "spec.yaml", spec)
         except OSError as error:
             raise ResourceError(f"{self.path}: cannot be written: {os.strerror(error.errno or 0)}") from None
-        self.metrics.cut(step)
+        self.metrics.cut(step, rewinds)
         self.write_status("running", 0, "", step)
+
+    def keep(self, name: str, text: str) -> None:
+        """Write another file of the run; where that fails, a warning is said."""
+        try:
+            _replace(self.path / name, text)
+        except OSError as error:
+            say(f"warning: {self.path / name}: cannot be written: {os.strerror(error.errno or 0)}")
 
     def write_status(
         self, state: str, code: int, message: str, last_step: int | None = None, last_checkpoint: Path | None = None

@@ -24,7 +24,7 @@ from bigmodel_cli.data import (
 )
 from bigmodel_cli.data.files import expand
 from bigmodel_cli.device import keep_few_kernels, pick_device
-from bigmodel_cli.errors import BigmodelError, DataError, Stopped
+from bigmodel_cli.errors import BigmodelError, DataError, Stopped, memory_remedy
 from bigmodel_cli.lazy import Module, load_torch, torch
 from bigmodel_cli.loaded import TOKENIZERS, Loaded, say_carried
 from bigmodel_cli.optim import describe_weights, summary
@@ -66,7 +66,8 @@ def train(spec: Spec, request: Request) -> Path:
             raise Stopped("stopped before anything was written", stop.number) from None
         with directory:
             try:
-                path = _train(spec, request, directory, signals)
+                with memory_remedy("set a smaller train.micro_batch, or make the model smaller"):
+                    path = _train(spec, request, directory, signals)
             except Interrupted as stop:
                 raise _stopped(directory, request, stop, signals) from None
             except BigmodelError as error:
@@ -139,7 +140,11 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
         state.restore(previous.contents.model, previous.contents.train, previous.contents.state)
         say(f"resuming {directory.path} after step {state.step}")
         _describe_bend(options, previous.spec.train.total_steps(feed.micro.per_epoch), total, state.step)
-    directory.begin(spec.to_yaml(), state.step)
+    if previous is not None:
+        state.division.read(directory.path)
+    if state.division.pieces:
+        state.division.write(directory)
+    directory.begin(spec.to_yaml(), state.step, state.rewinds)
     run = Run(
         loaded=Loaded(directory.path, spec, data.facts, task, model, device, {**data.assets(), **trained_on}),
         state=state,
