@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.models import ViTOptions
 from bigmodel_cli.models.describe import Layer, describe, flops, training_flops
 from bigmodel_cli.models.footprint import step_bytes
+from bigmodel_cli.models.sizing import Oversize, watched
 from bigmodel_cli.optim import describe_weights, summary
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.spec import Spec
@@ -26,6 +28,10 @@ from bigmodel_cli.train.frozen import freeze
 
 ROWS = 64
 """Recordings that are looked at to find how long a batch's longest is."""
+
+
+ABSURD = 1 << 17
+"""A number in a model's options that makes one count its weights before any is made."""
 
 
 @dataclass(frozen=True)
@@ -97,38 +103,43 @@ def example(
 
 def build_on_meta(spec: Spec, facts: Facts) -> Module:
     """The model without storage. Raises `SpecError` where it does not fit the data."""
-    try:
-        with torch.device("meta"):
-            return models.build(spec.model, facts)
-    except RuntimeError as error:  # sizes whose product does not fit an integer
-        raise SpecError(f"model: too large for any machine ({str(error).splitlines()[0]})") from None
+    with watched(math.inf) as watch:
+        try:
+            with torch.device("meta"):
+                return models.build(spec.model, facts)
+        except RuntimeError as error:  # sizes whose product does not fit an integer
+            needed = 4 * math.prod(watch.shape) * _copies(spec)
+            shape, text = " x ".join(f"{n:,}" for n in watch.shape), str(error).splitlines()[0]
+    raise SpecError(
+        f"model: too large for any machine: one tensor of {shape} numbers needs {quantity(needed, 'B')} with its gradient and "
+        f"the optimizer's state ({text}); make the model smaller"
+    )
 
 
 def build_within(spec: Spec, facts: Facts, device: torch.device) -> Module:
-    """The model with its first weights, given up as soon as there are more than fit the device (`SpecError`).
+    """The model with its first weights, given up before there are more than fit the device (`SpecError`).
 
-    Weights are counted as they are made, since building twice, once on the meta device, would cost more start-up time than
-    half of torch: operations on it import the compiler. Only a model that seems too large is counted there, exactly.
+    Weights are counted as memory is asked for them, since building twice, once on the meta device, would cost more start-up time
+    than half of torch: operations on it import the compiler. Only a model that seems too large is counted there, exactly.
     """
-    from torch.nn.modules.module import register_module_parameter_registration_hook
-
-    room = total_memory(device) // _copies(spec)
-    used = 0
-
-    def count(module: Module, name: str, p: Any) -> None:
-        nonlocal used
-        used += p.numel() * p.element_size() if p is not None else 0
-        if used > room:
-            check_memory(spec, facts, device)
-
-    hook = register_module_parameter_registration_hook(count)
-    try:
-        return models.build(spec.model, facts)
-    except (RuntimeError, MemoryError):  # the allocator's refusal
+    if _largest(spec.model.model_dump()) > ABSURD:  # filling what fits until the rest does not would take minutes
         check_memory(spec, facts, device)
-        raise
-    finally:
-        hook.remove()
+    try:
+        with watched(total_memory(device) // _copies(spec)):
+            return models.build(spec.model, facts)
+    except (RuntimeError, MemoryError, Oversize) as error:  # the allocator's refusal, or ours
+        refused = error
+    check_memory(spec, facts, device)
+    if not isinstance(refused, Oversize):
+        raise refused
+    return models.build(spec.model, facts)  # what was counted beside the weights is no part of them
+
+
+def _largest(values: Any) -> int:
+    """The largest whole number in plain values."""
+    if isinstance(values, dict | list):
+        return max((_largest(v) for v in (values.values() if isinstance(values, dict) else values)), default=0)
+    return values if isinstance(values, int) else 0
 
 
 def state_bytes(spec: Spec, model: Module) -> int:

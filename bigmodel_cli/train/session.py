@@ -35,10 +35,11 @@ from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import CausalLMOptions, MaskedImage, build_task
 from bigmodel_cli.train.feed import Feed
 from bigmodel_cli.train.loop import Run, fit
-from bigmodel_cli.train.memory import Plan, check_memory, plan
+from bigmodel_cli.train.memory import Plan, check_memory, longest_rows, plan
 from bigmodel_cli.train.prepare import prepare
 from bigmodel_cli.train.report import TensorBoard, draw_curve
 from bigmodel_cli.train.resume import Previous, check_fingerprint, latest_directory, merge_resumed, previous_run
+from bigmodel_cli.train.room import check_enough, check_fits, check_step
 from bigmodel_cli.train.signals import Interrupted, Signals
 from bigmodel_cli.train.start import build_started, check_task, with_length
 from bigmodel_cli.train.state import TrainState
@@ -89,7 +90,9 @@ def dry_run(spec: Spec, device: str) -> Plan:
     check_task(spec, build_task(spec.task, data.facts), data)
     _describe(spec, data)
     check_memory(spec, data.facts, chosen)
+    check_enough(spec, data.split("train"))
     found = plan(spec, data.facts, data.split("train"))
+    check_fits(spec, chosen, found.state_bytes, found.activation_bytes, max(longest_rows(data.split("train")), default=1))
     _describe_steps(spec, found.steps)
     return found
 
@@ -123,11 +126,8 @@ def _train(spec: Spec, request: Request, directory: RunDirectory, signals: Signa
     torch.manual_seed(spec.train.seed)
     model = build_started(spec, data.facts, device, source if previous is None or previous.contents is None else None)
     model.to(device)
-    if spec.train.batch_tokens is None and len(data.split("train")) < spec.train.batch_size:
-        raise DataError(
-            f"the train split has {len(data.split('train'))} samples, fewer than train.batch_size {spec.train.batch_size}; "
-            "use more data or a smaller batch"
-        )
+    check_enough(spec, data.split("train"))
+    check_step(spec, data.facts, data.split("train"), model, device)
     feed = Feed(data.split("train"), spec.train, getattr(spec.data, "workers", 0), device)
     _describe_start(model, data, feed)
     options, state = prepare(model, task, feed.first, spec)
