@@ -17,8 +17,9 @@ from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.models import ViTOptions
 from bigmodel_cli.models.describe import Layer, describe, flops, training_flops
-from bigmodel_cli.models.footprint import step_bytes
+from bigmodel_cli.models.footprint import step_peaks
 from bigmodel_cli.models.sizing import Oversize, watched
+from bigmodel_cli.models.stacks import Stack, all_layers, extended, shortened
 from bigmodel_cli.optim import describe_weights, summary
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.spec import Spec
@@ -169,20 +170,35 @@ def plan(spec: Spec, facts: Facts, train: Split) -> Plan:
     """Everything that `--dry-run` shows."""
     model = build_on_meta(spec, facts)
     freeze(model, spec.init)
-    meta = torch.device("meta")
-    layers = describe(model, *example(spec, facts, 1, meta))
-    state = state_bytes(spec, model)
+    meta, state, lengths = torch.device("meta"), state_bytes(spec, model), longest_rows(train)
+    stacks, measured = _models(spec, facts, model)
+    forward = [flops(m, *example(spec, facts, 1, meta)) for m in measured]
+    training = [training_flops(m, *example(spec, facts, 1, meta)) for m in measured]
     return Plan(
-        layers=layers,
+        layers=all_layers(stacks, describe(measured[0], *example(spec, facts, 1, meta))),
         parameters=sum(p.numel() for p in model.parameters()),
-        flops_per_sample=flops(model, *example(spec, facts, 1, meta)),
-        training_flops_per_sample=training_flops(model, *example(spec, facts, 1, meta)),
+        flops_per_sample=extended(stacks, forward[0], forward[1:]),
+        training_flops_per_sample=extended(stacks, training[0], training[1:]),
         state_bytes=state,
-        activation_bytes=peak_bytes(spec, facts, model, longest_rows(train)) - state,
+        activation_bytes=peak_bytes(spec, facts, model, lengths) - state,
         steps=spec.train.total_steps(micro_batches(train, spec.train).per_epoch),
         samples=len(train),
         weights=describe_weights(spec.train.optimizer, named_weights(model)),
     )
+
+
+def _models(spec: Spec, facts: Facts, model: Module) -> tuple[list[Stack], list[Module]]:
+    """The stacks of blocks, and what is measured: the model with short ones, and with a block more of each long one.
+
+    It is the whole `model` where no stack is long, and where weights are frozen by the names of their blocks.
+    """
+    short, stacks, more = shortened(spec.model)
+    if not more or spec.init.freeze:
+        return [], [model]
+    models = [build_on_meta(spec.model_copy(update={"model": options}), facts) for options in (short, *more)]
+    for built in models:
+        freeze(built, spec.init)
+    return stacks, models
 
 
 def longest_rows(train: Split) -> tuple[int, ...]:
@@ -204,7 +220,9 @@ def peak_bytes(spec: Spec, facts: Facts, model: Module, lengths: tuple[int, ...]
     rows = spec.train.rows(max(lengths, default=None))
     sizes = [p.numel() * p.element_size() for p in model.parameters() if p.requires_grad]
     gradients = sum(sizes)
-    in_passes = step_bytes(model, *example(spec, facts, rows, torch.device("meta"), lengths))
+    stacks, measured = _models(spec, facts, model)
+    peaks = [step_peaks(m, *example(spec, facts, rows, torch.device("meta"), lengths)) for m in measured]
+    in_passes = max(extended(stacks, first, rest) for first, *rest in zip(*peaks, strict=True))
     if spec.train.accumulate > 1:  # those of the micro-batches before
         in_passes += gradients
     return state_bytes(spec, model) - gradients + max(in_passes, gradients + spec.train.optimizer.scratch(sizes))
