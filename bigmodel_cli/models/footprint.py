@@ -33,7 +33,7 @@ def step_peaks(model: Module, *example: Tensor) -> tuple[int, int]:
 
 
 def _following(known: list[Tensor]) -> Any:
-    """A context whose `course` is the most bytes alive in each operation inside, of what they make; `known` tensors do not count."""
+    """A context whose `course` is the most bytes alive in each operation inside; `known` tensors do not count."""
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 

@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from bigmodel_cli.lazy import torch
+from bigmodel_cli.lazy import nn, torch
 
-FILLS = frozenset({"normal_", "uniform_", "fill_", "zero_", "trunc_normal_"})
+FILLS = frozenset({"normal_", "uniform_", "fill_", "zero_"})
 """What draws or sets first weights: on the meta device it does nothing, and imports the compiler."""
 
 
@@ -29,6 +29,7 @@ def watched(room: float) -> Iterator[Any]:
     """
     from torch.overrides import TorchFunctionMode
 
+    fills = {nn.init.normal_, nn.init.uniform_, nn.init.constant_, nn.init.kaiming_uniform_}  # they hide what they call
     makers = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.full}
 
     class Watch(TorchFunctionMode):
@@ -41,8 +42,10 @@ def watched(room: float) -> Iterator[Any]:
             kwargs = kwargs or {}
             if function in makers:
                 self.note(args[:1] if function is torch.full else args, kwargs)
-            elif args and getattr(function, "__name__", "") in FILLS and args[0].is_meta:
-                return args[0]
+            elif function in fills or getattr(function, "__name__", "") in FILLS:
+                filled = args[0] if args else kwargs["tensor"]
+                if filled.is_meta:
+                    return filled
             return function(*args, **kwargs)
 
         def note(self, args: Any, kwargs: Any) -> None:

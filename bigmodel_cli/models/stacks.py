@@ -30,7 +30,7 @@ class Stack:
 
 
 def shortened(options: Any) -> tuple[Any, list[Stack], list[Any]]:
-    """The model's options with at most `KEPT` blocks for each long stack, all stacks, and for each long one options with one more."""
+    """The options with `KEPT` blocks for each long stack, all stacks, and for each long one the options with one block more."""
     stacks: list[Stack] = []
     lists: dict[str, list[BlockOptions]] = {}
     for name in type(options).model_fields:

@@ -66,7 +66,9 @@ def go_back(
     state.restore(contents.model, contents.train, contents.state)
     state.elapsed, state.rewinds, state.passed = elapsed, rewinds + 1, batch + 1 - state.step
     count = step - state.step
-    told(f"{what}; going back to step {state.step}, and past {count:,} batches ({state.rewinds} of {options.most} times)")
+    told(
+        f"{what}; going back to step {state.step}, and past {count:,} batches ({state.rewinds} of {options.most} times)"
+    )
     directory.metrics.cut(state.step, rewinds)
     values = {"number": state.rewinds, "from": step, "loss": result.loss, "usual": usual, "batches": count}
     return {"step": state.step, "rewind": values}

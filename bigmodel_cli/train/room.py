@@ -62,8 +62,8 @@ def check_fits(spec: Spec, device: torch.device, state: int, activations: int, l
         remedy = "no micro-batch fits: make the model, its context or its images smaller"
     raise SpecError(
         f"train.{'batch_tokens' if by_tokens else 'batch_size'}: a step of {options.micro:,} "
-        f"{'tokens' if by_tokens else 'samples'} at once needs about {quantity(state + least, 'B')}, {quantity(least, 'B')} of them "
-        f"for activations, and {device} has {quantity(room, 'B')}; {remedy}"
+        f"{'tokens' if by_tokens else 'samples'} at once needs about {quantity(state + least, 'B')}, {quantity(least, 'B')} of "
+        f"them for activations, and {device} has {quantity(room, 'B')}; {remedy}"
     )
 
 

@@ -92,7 +92,9 @@ def dry_run(spec: Spec, device: str) -> Plan:
     check_memory(spec, data.facts, chosen)
     check_enough(spec, data.split("train"))
     found = plan(spec, data.facts, data.split("train"))
-    check_fits(spec, chosen, found.state_bytes, found.activation_bytes, max(longest_rows(data.split("train")), default=1))
+    check_fits(
+        spec, chosen, found.state_bytes, found.activation_bytes, max(longest_rows(data.split("train")), default=1)
+    )
     _describe_steps(spec, found.steps)
     return found
 

@@ -112,7 +112,7 @@ def fitted(
     attempt: Callable[[list[dict[str, Tensor]]], T],
     told: Callable[[str], None],
 ) -> T:
-    """What `attempt` gives for the micro-batches of batch number `batch`, in as many pieces as it takes; `division` remembers it."""
+    """What `attempt` gives for the micro-batches of that batch, in as many pieces as it takes; `division` remembers it."""
     pieces, rows = division.at(batch), max(map(rows_of, micro_batches))
     unit = "samples" if options.batch_tokens is None else "tokens"
 

@@ -111,7 +111,9 @@ def test_micro_batches_counted_in_tokens_are_divided_too(cli: Cli, monkeypatch: 
     Path("pairs.yaml").write_text(PAIRS)
     words = ["pretrain", "pairs.yaml", "--set", "task.max_tokens=2"]
     assert cli(*words, "--out", "whole").status == 0
-    small_memory(monkeypatch, Seq2SeqTask, 6, 3, lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory: you ..."))
+    small_memory(
+        monkeypatch, Seq2SeqTask, 6, 3, lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory: you ...")
+    )
     result = cli(*words, "--out", "run")
     assert result.status == 0, result.err
     assert losses(Path("run")) == pytest.approx(losses(Path("whole")), rel=1e-4)
@@ -170,7 +172,9 @@ def test_one_sample_that_does_not_fit_ends_the_run_with_a_remedy(
     assert (status["state"], status["code"], status["last_step"]) == ("failed", 5, 4)
     Path("run/micro_batches.json").write_text('{"pieces": {"0": ')  # torn, as by a kill: it has nothing
     resumed = cli("pretrain", decoder_spec, "--out", "run", "--resume")
-    assert digests(Path(resumed.out.strip()))["model.safetensors"] == digests(Path(whole.out.strip()))["model.safetensors"]
+    assert (
+        digests(Path(resumed.out.strip()))["model.safetensors"] == digests(Path(whole.out.strip()))["model.safetensors"]
+    )
 
 
 def test_a_validation_that_does_not_fit_takes_fewer_items_at_once(
@@ -206,7 +210,10 @@ def test_a_validation_that_does_not_fit_takes_fewer_items_at_once(
         (np.exceptions.AxisError("axis"), False),
         (OSError(12, "Cannot allocate memory"), True),
         (OSError(28, "No space left on device"), False),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"), True),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+            True,
+        ),
         (RuntimeError("std::bad_alloc"), True),
         (RuntimeError("unable to mmap 80 bytes from file <x>: Cannot allocate memory (12)"), True),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), True),
