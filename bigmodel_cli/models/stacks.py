@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -54,10 +54,10 @@ def shortened(options: Any) -> tuple[Any, list[Stack], list[Any]]:
     return options.model_copy(update=lists), stacks, more
 
 
-def extended(stacks: list[Stack], short: float, more: list[float]) -> int:
+def extended(stacks: list[Stack], short: int, more: Sequence[int]) -> int:
     """What the whole model costs, where the short one costs `short`, and those with a block more `more`."""
     long = [stack for stack in stacks if stack.count > LONG]
-    return int(short + sum((s.count - s.kept) * (m - short) for s, m in zip(long, more, strict=True)))
+    return short + sum((s.count - s.kept) * (m - short) for s, m in zip(long, more, strict=True))
 
 
 def all_layers(stacks: list[Stack], layers: list[Layer]) -> list[Layer]:
