@@ -184,7 +184,7 @@ def test_a_model_that_no_machine_holds_is_refused_before_it_is_allocated(
     assert result.status == 2
     if "1000000000" in change:  # more than an integer can say: row 28
         assert (
-            "model: too large for any machine: one tensor of 3,000,000,000 x 1,000,000,000 numbers needs 48,"
+            "model: too large for any machine: one tensor of 3,000,000,000 x 1,000,000,000 numbers needs 48"
             in result.err
         )
     else:
