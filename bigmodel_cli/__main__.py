@@ -40,11 +40,11 @@ def run(arguments: list[str], *, last: bool = False) -> int:
 
     `last`: the process ends after it, and signals that come when the command has ended change nothing.
     """
-    from bigmodel_cli.errors import BigmodelError
+    from bigmodel_cli.errors import BigmodelError, memory_remedy
     from bigmodel_cli.train.signals import Interrupted
 
     try:
-        with _stoppable(last):
+        with _stoppable(last), memory_remedy(_memory_remedy(arguments)):
             from bigmodel_cli.cli import USAGE_FAULT, app
 
             status = app(arguments, prog_name="bigmodel", standalone_mode=False)
@@ -78,9 +78,7 @@ def run(arguments: list[str], *, last: bool = False) -> int:
 
 
 def _other_fault(error: Exception) -> int:
-    """The status of a fault of memory or of stdout, which is said; any other is raised again."""
-    from bigmodel_cli.errors import is_out_of_memory
-
+    """The status of a fault of stdout, which is said; any other is raised again."""
     cause = error.__cause__
     if isinstance(cause, EOFError | KeyboardInterrupt) and type(error).__name__ == "Abort":  # what Typer makes of these
         if isinstance(cause, KeyboardInterrupt):
@@ -91,11 +89,7 @@ def _other_fault(error: Exception) -> int:
 
         _tell(f"bigmodel: {stdout_fault(error)}")
         return 5
-    if not is_out_of_memory(error):
-        raise error
-    first = str(error).splitlines()[0]
-    _tell(f"bigmodel: out of memory ({first}); set a smaller train.micro_batch, or a smaller model")
-    return 5
+    raise error
 
 
 def _is_of_typer(error: OSError) -> bool:
@@ -139,6 +133,20 @@ def _has_place(message: str) -> bool:
     """Whether a message begins with the place of a fault (file:line:column, or --set ...)."""
     first = message.splitlines()[0]
     return first.startswith("--") or any(piece.isdigit() for piece in first.split(":")[1:3])
+
+
+def _memory_remedy(arguments: list[str]) -> str:
+    """What to do where a command runs out of memory; training and evaluation also divide their batches by themselves."""
+    remedies = {
+        "pretrain": "set a smaller train.micro_batch, or make the model smaller",
+        "finetune": "set a smaller train.micro_batch, or make the model smaller",
+        "eval": "set a smaller batch: --set train.validation_batch=16; or use a machine with more memory",
+        "predict": "give shorter or smaller inputs, fewer --beams or --max-tokens; or use a machine with more memory",
+        "attend": "give a shorter or smaller input; or use a machine with more memory",
+        "bench": "set a smaller --set train.batch_size, or make the model smaller",
+    }
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    return remedies.get(command, "free some, or use a machine with more")
 
 
 def _tell(message: str) -> None:

@@ -6,6 +6,11 @@ stderr and leaves with its status. Anything else that is raised is a bug: a trac
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import traceback
+from collections.abc import Iterator
+
 
 class BigmodelError(Exception):
     """An expected fault: the message says what is wrong, where, and what to do."""
@@ -37,6 +42,10 @@ class ResourceError(BigmodelError):
     status = 5
 
 
+class OutOfMemory(ResourceError):
+    """Memory does not suffice (status 5); nothing of what was tried has taken effect."""
+
+
 class NumericsError(BigmodelError):
     """The loss or a gradient is not finite (status 6)."""
 
@@ -61,15 +70,6 @@ def status_of(error: BaseException) -> int:
     return ResourceError.status if is_out_of_memory(error) else BigmodelError.status
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, of the machine or of a device."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
-    )
-
-
 def did_you_mean(word: str, choices: object) -> str:
     """'; did you mean X?' for the closest of the choices, or '' where none is close."""
     import difflib
@@ -77,3 +77,52 @@ def did_you_mean(word: str, choices: object) -> str:
     names = [str(choice) for choice in choices]  # type: ignore[attr-defined]
     close = difflib.get_close_matches(word[:100], names, n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+ALLOCATORS = (
+    "can't allocate memory",  # PyTorch's allocator for the CPU
+    "cannot allocate memory",  # the system's text of ENOMEM
+    "not enough memory",  # the same allocator on other systems
+    "out of memory",  # CUDA and MPS
+    "std::bad_alloc",
+    "could not create a memory object",  # oneDNN
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+    "can't start new thread",  # whose stack found no room
+)
+"""What the messages say (in lower case) of those who report by `RuntimeError` that memory does not suffice."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is a refusal of memory, by Python, NumPy, PyTorch, its libraries or the system."""
+    if isinstance(error, MemoryError | OutOfMemory):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if not isinstance(error, RuntimeError):
+        return False
+    text = str(error).lower()
+    return type(error).__name__ == "OutOfMemoryError" or any(words in text for words in ALLOCATORS)
+
+
+def forget_frames(error: BaseException) -> None:
+    """Let go of what the failed calls hold: it is what fills the memory."""
+    seen: BaseException | None = error
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen = seen.__cause__ or seen.__context__
+
+
+@contextlib.contextmanager
+def memory_remedy(remedy: str) -> Iterator[None]:
+    """Inside, a refusal of memory becomes an `OutOfMemory` that says what to do."""
+    try:
+        yield
+    except BigmodelError:
+        raise
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        forget_frames(error)
+        first = next(iter(str(error).strip().splitlines()), "")
+        raise OutOfMemory(f"out of memory{f' ({first})' if first else ''}; {remedy}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,16 @@ from bigmodel_cli.schedule import Schedule
 
 VALIDATION_TOKENS = 1 << 14
 """Tokens at once in a validation, where training has not more of them."""
+
+
+class RewindOptions(Options):
+    """When to go back to the last checkpoint and on from there with later batches: where the loss of a step jumps."""
+
+    spike: Annotated[float, Field(gt=1, le=1e6)] = Field(
+        3.0, description="a loss of more than so many times the median of the last steps is a spike"
+    )
+    window: Annotated[int, Field(gt=0, le=10_000)] = Field(100, description="steps whose median that is")
+    most: Count = Field(3, description="how often a run goes back; the next spike ends it")
 
 
 class TrainOptions(Options):
@@ -68,6 +78,11 @@ class TrainOptions(Options):
     patience: Count | None = Field(
         None,
         description="stop after so many validations without a better metric; the run's result is the best checkpoint",
+    )
+    rewind: RewindOptions | None = Field(
+        None,
+        description="go back to the last checkpoint where the loss of a step jumps, and past the batches that led there; "
+        "{} for the usual bounds, null for never",
     )
     tensorboard: bool = Field(False, description="write TensorBoard event files as well")
 

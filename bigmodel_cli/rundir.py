@@ -68,17 +68,21 @@ class MetricsLog:
         except OSError as error:
             self.fail(error)
 
-    def cut(self, step: int) -> None:
-        """Drop what a resumed run writes again: records after `step`, of a result (`averaged`), and a line torn by a kill."""
+    def cut(self, step: int, rewinds: int = 0) -> None:
+        """Drop what a resumed run writes again: records after `step`, of a result (`averaged`), and a line torn by a kill.
+
+        So it does with what is said of going back (train.rewind) more often than `rewinds` times.
+        """
         if not self.path.is_file():
             return
         kept = []
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
             try:
                 record = json.loads(line)
-                if line.endswith("\n") and record["step"] <= step and "averaged" not in record:
+                again = record["step"] > step or record.get("rewind", {}).get("number", 0) > rewinds
+                if line.endswith("\n") and not again and "averaged" not in record:
                     kept.append(line)
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 continue
         try:
             _replace(self.path, "".join(kept))
@@ -186,7 +190,7 @@ class RunDirectory:
         _locks.discard(self.descriptor)
         os.close(self.descriptor)
 
-    def begin(self, spec: str, step: int) -> None:
+    def begin(self, spec: str, step: int, rewinds: int = 0) -> None:
         """Record the resolved spec, and cut the log to the step that training goes on from. Raises `ResourceError`."""
         try:
             _replace(self.path / SPEC, spec)
@@ -194,13 +198,20 @@ class RunDirectory:
         except OSError as error:
             raise ResourceError(f"{self.path}: cannot be written: {os.strerror(error.errno or 0)}") from None
         self.begun = self.recording = True
-        self.metrics.cut(step)
+        self.metrics.cut(step, rewinds)
         self.write_status("running", 0, "", step)
 
     def failed(self, state: str, code: int, message: str) -> None:
         """Write how a run ended that was not done; nothing where none began, or where a finished one was not gone on with."""
         if self.recording or (self.begun and self.previous.get("state") != "done"):
             self.write_status(state, code, message)
+
+    def keep(self, name: str, text: str) -> None:
+        """Write another file of the run; where that fails, a warning is said."""
+        try:
+            _replace(self.path / name, text)
+        except OSError as error:
+            say(f"warning: {self.path / name}: cannot be written: {os.strerror(error.errno or 0)}")
 
     def write_status(
         self, state: str, code: int, message: str, last_step: int | None = None, last_checkpoint: Path | None = None

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from bigmodel_cli.console import say
 from bigmodel_cli.data import Split
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.device import autocast
+from bigmodel_cli.errors import forget_frames, is_out_of_memory
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.metrics import LOWER_IS_BETTER, Measure, limits_of, mean
@@ -24,64 +26,102 @@ from bigmodel_cli.writing import Decoding, write_after_reading
 
 @dataclass
 class Scored:
-    """Of every item, in the order of the split: sums and counts (N,) of each metric, and answers by name (see tasks)."""
+    """Of every item, in the order of the split: sums and counts (N,) of each metric, and answers by name (see tasks).
+
+    `rows` is how many items passed at once in the end: fewer than were asked for where memory did not suffice.
+    """
 
     scores: dict[str, tuple[Tensor, Tensor]]
     answers: dict[str, list[Any]] = field(default_factory=dict)
+    rows: int = 0
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A split's metrics as measures, and what belongs to each item by name."""
+    """A split's metrics as measures, and what belongs to each item by name; `rows` items passed at once, perhaps `halved`."""
 
     measures: dict[str, Measure]
     columns: dict[str, list[Any]]
+    rows: int
+    halved: bool
 
 
 def score_split(
-    model: Module, task: Task, split: Split, batch_size: int, device: torch.device, precision: str
+    model: Module,
+    task: Task,
+    split: Split,
+    batch_size: int,
+    device: torch.device,
+    precision: str,
+    told: Callable[[str], None] = say,
 ) -> Scored:
-    """Score the whole split, items of similar length side by side."""
+    """Score the whole split, items of similar length side by side, and fewer at once where memory does not suffice."""
     if split.resident:
         split.to(device)
     scores: dict[str, list[tuple[Tensor, Tensor]]] = {}
     answers: dict[str, list[Any]] = {}
-    batches = similar_batches(split, batch_size)
+    order, first, rows = similar(split), 0, batch_size
     with evaluating(model), torch.inference_mode():
-        for samples in batches:
-            batch = {k: v.to(device) for k, v in split.batch(samples, 0, 0, False).items()}
-            with autocast(device, precision):
-                answered = getattr(task, "answer", None)
-                found, said = answered(model, batch) if answered is not None else (task.score(model, batch), {})
-            for name, (sums, counts) in found.items():
-                scores.setdefault(name, []).append((sums.cpu(), counts.cpu()))
+        while first < len(order):
+            try:
+                found, said = _scored(model, task, split, order[first : first + rows], device, precision)
+            except Exception as error:
+                if not is_out_of_memory(error) or rows == 1:
+                    raise
+                forget_frames(error)
+                rows = -(-min(rows, len(order)) // 2)
+                told(f"out of memory in a validation of {len(split):,} items; {rows:,} pass at once from here on")
+                continue
+            first += rows
+            for name, pair in found.items():
+                scores.setdefault(name, []).append(pair)
             for name, values in said.items():
                 answers.setdefault(name, []).extend(values)
-    back = np.argsort(np.concatenate(batches))
+    back = np.argsort(order)
     index = torch.from_numpy(back)
     return Scored(
         {n: (torch.cat([s for s, _ in p])[index], torch.cat([c for _, c in p])[index]) for n, p in scores.items()},
         {name: [values[i] for i in back] for name, values in answers.items()},
+        rows,
     )
 
 
-def similar_batches(split: Split, batch_size: int) -> list[Ints]:
+def _scored(
+    model: Module, task: Task, split: Split, samples: Ints, device: torch.device, precision: str
+) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, list[Any]]]:
+    """Of some items: sums and counts on the CPU, and answers."""
+    batch = {k: v.to(device) for k, v in split.batch(samples, 0, 0, False).items()}
+    with autocast(device, precision):
+        answered = getattr(task, "answer", None)
+        found, said = answered(model, batch) if answered is not None else (task.score(model, batch), {})
+    return {name: (sums.cpu(), counts.cpu()) for name, (sums, counts) in found.items()}, said
+
+
+def similar(split: Split) -> Ints:
     """Every sample once, those of similar length side by side, so that little is computed on padding."""
-    order = np.arange(len(split)) if split.lengths is None else np.argsort(split.lengths, kind="stable")
-    return [order[first : first + batch_size] for first in range(0, len(split), batch_size)]
+    return np.arange(len(split)) if split.lengths is None else np.argsort(split.lengths, kind="stable")
 
 
-def judge(loaded: Loaded, split: Split, texts: Sequence[str] | None = None) -> Judged:
-    """Score a split; unless `texts` is None the model also writes, and they name what that is judged by (metrics/text.py)."""
-    size = loaded.spec.train.validation_rows(loaded.facts.context)
-    scored = score_split(loaded.model, loaded.task, split, size, loaded.device, loaded.precision)
+def judge(
+    loaded: Loaded,
+    split: Split,
+    texts: Sequence[str] | None = None,
+    rows: int | None = None,
+    told: Callable[[str], None] = say,
+) -> Judged:
+    """Score a split; unless `texts` is None the model also writes, and they name what that is judged by (metrics/text.py).
+
+    `rows` items pass at once, or what the spec says; `told` hears where memory did not suffice for them.
+    """
+    size = rows or loaded.spec.train.validation_rows(loaded.facts.context)
+    scored = score_split(loaded.model, loaded.task, split, size, loaded.device, loaded.precision, told)
     measures, columns = means(scored.scores), dict(scored.answers)
     if "label" in columns:
         measures["macro_f1"] = of_labels(columns, loaded.facts.classes)
     if texts is not None:
         columns = written(loaded, split)
         measures |= text_measures(texts, columns["prediction"], columns["reference"])
-    return Judged(measures, columns)
+    return Judged(measures, columns, scored.rows, scored.rows < size)
 
 
 def of_labels(columns: dict[str, list[Any]], classes: Sequence[str]) -> Measure:

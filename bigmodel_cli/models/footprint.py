@@ -9,7 +9,15 @@ from bigmodel_cli.lazy import Module, Tensor, torch
 
 
 def step_bytes(model: Module, *example: Tensor) -> int:
-    """The most bytes that are alive at once in a forward and a backward pass over `example`, gradients of the weights included.
+    """The most bytes that are alive at once in a forward and a backward pass over `example`, gradients of the weights included."""
+    return max(step_peaks(model, *example))
+
+
+def step_peaks(model: Module, *example: Tensor) -> tuple[int, int]:
+    """The same, up to the middle of the backward pass and after it.
+
+    Going back through equal blocks, the bytes change by the same amount from each to the next: the most is at one of the ends, and
+    each end's grows evenly with their number.
 
     `model` and `example` are on the meta device, in training; sizes are those of the precision that the weights are in. The loss
     keeps a gradient as large as the output, as tasks/loss.py does.
@@ -18,12 +26,14 @@ def step_bytes(model: Module, *example: Tensor) -> int:
     model.train()
     with _following([*model.parameters(), *model.buffers(), *example]) as alive:
         output = model(*example)
+        start = len(alive.course)
         torch.autograd.grad(output, weights, torch.empty_like(output), allow_unused=True)
-    return int(alive.peak)
+    middle = (start + len(alive.course)) // 2
+    return max(alive.course[:middle], default=0), max(alive.course[middle:], default=0)
 
 
 def _following(known: list[Tensor]) -> Any:
-    """A context whose `peak` is the most bytes alive at once of what operations inside make; `known` tensors do not count."""
+    """A context whose `course` is the most bytes alive in each operation inside; `known` tensors do not count."""
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
@@ -33,6 +43,7 @@ def _following(known: list[Tensor]) -> Any:
         def __init__(self) -> None:
             super().__init__()  # type: ignore[no-untyped-call]
             self.now = self.peak = 0
+            self.course: list[int] = []
             self.alive: dict[int, Any] = {t.untyped_storage()._cdata: t.untyped_storage() for t in known}
 
         def note(self, tensor: Tensor) -> None:
@@ -50,10 +61,12 @@ def _following(known: list[Tensor]) -> Any:
             self.peak = max(self.peak, self.now)
 
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.peak = self.now
             result = function(*args, **(kwargs or {}))
             for leaf in tree_leaves(result):
                 if isinstance(leaf, torch.Tensor):
                     self.note(leaf)
+            self.course.append(self.peak)
             return result
 
     return Following()

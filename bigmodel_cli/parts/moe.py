@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,12 +14,15 @@ from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.stream import ALONE, Place, Stream
 from bigmodel_cli.roles import EXPERTS, OUTER, Role
 
+MOST_EXPERTS = 1 << 16
+"""Each is a matrix that is drawn by itself: more are no mixture that anybody means."""
+
 
 class MoEOptions(Options):
     """Mixture of SwiGLU experts (Shazeer et al. 2017; Mixtral 2024; DeepSeek-V3 2024); no token is dropped."""
 
     type: Literal["moe"] = "moe"
-    experts: Count = Field(description="experts (E)")
+    experts: Annotated[int, Field(gt=0, le=MOST_EXPERTS)] = Field(description="experts (E)")
     top_k: Count = Field(2, description="experts that each token passes through")
     hidden: Count | None = Field(None, description="width of an expert's hidden layer; 8/3 x dim / top_k when left out")
     shared: Natural = Field(0, description="experts of the same width that every token passes through (DeepSeek)")

@@ -126,23 +126,25 @@ def measure(
     devices = [device] if device.type == "cuda" else []
     buffers = {name: tensor.clone() for name, tensor in model.named_buffers()}
     times: Times = {candidate: [] for candidate in candidates}
-    with torch.random.fork_rng(devices=devices):
-        for candidate in candidates:
-            one_pass(candidate)  # to warm up
-        deadline, running = clock() + BUDGET, candidates
-        for number in range(MOST_ROUNDS):
-            if len(running) == 1 or (number >= LEAST_ROUNDS and clock() > deadline):
-                break
-            for candidate in running:
-                times[candidate].append(one_pass(candidate))
-            plain = times[candidates[0]]
-            running = [c for c in running if c == candidates[0] or times[c][-1] < plain[-1]]
-    with torch.no_grad():
-        for name, tensor in model.named_buffers():
-            tensor.copy_(buffers[name])
-    for p in model.parameters():
-        p.grad = None
-    model.to(memory_format=torch.contiguous_format)
+    try:
+        with torch.random.fork_rng(devices=devices):
+            for candidate in candidates:
+                one_pass(candidate)  # to warm up
+            deadline, running = clock() + BUDGET, candidates
+            for number in range(MOST_ROUNDS):
+                if len(running) == 1 or (number >= LEAST_ROUNDS and clock() > deadline):
+                    break
+                for candidate in running:
+                    times[candidate].append(one_pass(candidate))
+                plain = times[candidates[0]]
+                running = [c for c in running if c == candidates[0] or times[c][-1] < plain[-1]]
+    finally:  # also where memory did not suffice: it is measured again with fewer samples
+        with torch.no_grad():
+            for name, tensor in model.named_buffers():
+                tensor.copy_(buffers[name])
+        for p in model.parameters():
+            p.grad = None
+        model.to(memory_format=torch.contiguous_format)
     return times
 
 

@@ -24,6 +24,8 @@ class Keeping:
 
         What is saved beside these, for a signal, is there to go on with, and no part of a result.
         """
+        if step == 0:  # first weights, saved to go back to (train.rewind)
+            return False
         if step == self.total or (self.saving is not None and step % self.saving == 0):
             return True
         score = scores.get(str(step))

@@ -25,7 +25,9 @@ from bigmodel_cli.tasks import Task
 from bigmodel_cli.train.feed import Feed
 from bigmodel_cli.train.keeping import Keeping
 from bigmodel_cli.train.report import Reporter, TensorBoard, shown_metrics
+from bigmodel_cli.train.rewind import go_back, spiked
 from bigmodel_cli.train.signals import Interrupted, Signals
+from bigmodel_cli.train.smaller import fitted
 from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import StepResult, train_step
 
@@ -128,16 +130,19 @@ def _train(run: Run, reporter: Reporter) -> Path:
     watch = Stopwatch()
     path: Path | None = None
     training_mode(state.model, state.still)
-    batches = run.feed.steps(state.step, run.total)
+    batches = run.feed.steps(state.batch, run.total + state.passed)
     if state.step:
         run.keeping.prune(run.directory.checkpoints, state.scores)
+    if options.rewind is not None and not checkpoints.steps(run.directory.checkpoints):
+        with run.signals.held():
+            path = save(run)  # to go back to before there is another
     started = state.step  # what comes before it is saved, but perhaps for the validation in which the run was stopped
     while True:
         done = state.step
         due = done >= run.total or (interval is not None and done % interval == 0)
         validating = bool(done) and run.validation is not None and due and str(done) not in state.scores
         with watch.paused():
-            metrics = _measured(run) if validating else None
+            metrics = _measured(run, reporter) if validating else None
             with run.signals.held():
                 better = metrics is not None and _noted(run, reporter, metrics)
                 impatient = options.patience is not None and state.since_best >= options.patience
@@ -152,7 +157,9 @@ def _train(run: Run, reporter: Reporter) -> Path:
             break
         run.compiling = options.compile == "on" and state.step == started
         with run.signals.held(), run.signals.let() if run.compiling else contextlib.nullcontext():
-            _step(run, reporter, watch, next(batches))
+            if not _step(run, reporter, watch, next(batches)):
+                batches = run.feed.steps(state.batch, run.total + state.passed)
+                started = state.step
         run.compiling = False
         if state.step == run.total and state.loss_scale.skipped:
             _sum_up_overflows(run, reporter)
@@ -169,12 +176,27 @@ def _train(run: Run, reporter: Reporter) -> Path:
     return path
 
 
-def _step(run: Run, reporter: Reporter, watch: Stopwatch, micro_batches: list[dict[str, Tensor]]) -> None:
-    """One step of the run, and its record where one is due."""
+def _step(run: Run, reporter: Reporter, watch: Stopwatch, micro_batches: list[dict[str, Tensor]]) -> bool:
+    """One step of the run, and its record where one is due; False where the run went back instead (train.rewind)."""
     options, state = run.options, run.state
     failpoint("train.step")
     lr = options.optimizer.lr * options.schedule.factor(state.step, run.total)
-    result = train_step(state, run.task, options, micro_batches, run.device, lr)
+    known = len(state.division.pieces)
+    result = fitted(
+        state.division,
+        state.batch,
+        options,
+        micro_batches,
+        lambda parts: train_step(state, run.task, options, parts, run.device, lr),
+        lambda text: reporter.line(f"step {state.step + 1}: {text}"),
+    )
+    if len(state.division.pieces) > known:
+        state.division.write(run.directory)
+    if state.batch in state.division.pieces:
+        _record(run, {"step": state.step + 1, "micro_batch": options.micro // state.division.pieces[state.batch]})
+    if options.rewind is not None and spiked(options.rewind, state, result):
+        _record(run, go_back(options.rewind, state, run.directory, result, reporter.line))
+        return False
     if not result.finite:
         _note_overflow(run, reporter, result)
     state.step += 1
@@ -185,6 +207,7 @@ def _step(run: Run, reporter: Reporter, watch: Stopwatch, micro_batches: list[di
         _log(run, reporter, watch, lr, result)
     if result.finite:
         state.after_step()
+    return True
 
 
 def save_average(run: Run, reporter: Reporter) -> Path:
@@ -197,7 +220,7 @@ def save_average(run: Run, reporter: Reporter) -> Path:
     )
     if run.validation is not None:
         with run.signals.held(), run.state.holding(contents.model), run.signals.let():
-            metrics = _measured(run)
+            metrics = _measured(run, reporter)
     with run.signals.held():
         if run.validation is not None:
             _told(run, reporter, metrics, averaged=len(newest))
@@ -262,12 +285,19 @@ def _log(run: Run, reporter: Reporter, watch: Stopwatch, lr: float, result: Step
     reporter.step(state.step, loss, lr, count / seconds)
 
 
-def _measured(run: Run) -> dict[str, float]:
+def _measured(run: Run, reporter: Reporter) -> dict[str, float]:
     """Metrics over the whole validation split, with the averaged weights where there are any."""
     assert run.validation is not None
     failpoint("train.validating")
-    with run.signals.held(), run.state.averaged(), run.signals.let():
-        judged = judge(run.loaded, run.validation, getattr(run.task, "texts", []) or None)
+    state, division = run.state, run.state.division
+    rows = division.validation_at(state.batch)
+    with run.signals.held(), state.averaged(), run.signals.let():
+        judged = judge(run.loaded, run.validation, getattr(run.task, "texts", []) or None, rows, reporter.line)
+    if judged.halved:
+        division.validation[state.batch] = judged.rows
+        division.write(run.directory)
+    if state.batch in division.validation:
+        _record(run, {"step": state.step, "validation_batch": division.validation[state.batch]})
     return values_of(run.task, judged.measures)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,9 @@ from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.models import ViTOptions
 from bigmodel_cli.models.describe import Layer, describe, flops, training_flops
-from bigmodel_cli.models.footprint import step_bytes
+from bigmodel_cli.models.footprint import step_peaks
+from bigmodel_cli.models.sizing import Oversize, watched
+from bigmodel_cli.models.stacks import Stack, all_layers, extended, shortened
 from bigmodel_cli.optim import describe_weights, summary
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.spec import Spec
@@ -26,6 +29,10 @@ from bigmodel_cli.train.frozen import freeze
 
 ROWS = 64
 """Recordings that are looked at to find how long a batch's longest is."""
+
+
+ABSURD = 1 << 17
+"""A number in a model's options that makes one count its weights before any is made."""
 
 
 @dataclass(frozen=True)
@@ -97,38 +104,43 @@ def example(
 
 def build_on_meta(spec: Spec, facts: Facts) -> Module:
     """The model without storage. Raises `SpecError` where it does not fit the data."""
-    try:
-        with torch.device("meta"):
-            return models.build(spec.model, facts)
-    except RuntimeError as error:  # sizes whose product does not fit an integer
-        raise SpecError(f"model: too large for any machine ({str(error).splitlines()[0]})") from None
+    with watched(math.inf) as watch:
+        try:
+            with torch.device("meta"):
+                return models.build(spec.model, facts)
+        except RuntimeError as error:  # sizes whose product does not fit an integer
+            needed = 4 * math.prod(watch.shape) * _copies(spec)
+            shape, text = " x ".join(f"{n:,}" for n in watch.shape), str(error).splitlines()[0]
+    raise SpecError(
+        f"model: too large for any machine: one tensor of {shape} numbers needs {quantity(needed, 'B')} with its gradient and "
+        f"the optimizer's state ({text}); make the model smaller"
+    )
 
 
 def build_within(spec: Spec, facts: Facts, device: torch.device) -> Module:
-    """The model with its first weights, given up as soon as there are more than fit the device (`SpecError`).
+    """The model with its first weights, given up before there are more than fit the device (`SpecError`).
 
-    Weights are counted as they are made, since building twice, once on the meta device, would cost more start-up time than
-    half of torch: operations on it import the compiler. Only a model that seems too large is counted there, exactly.
+    Weights are counted as memory is asked for them, since building twice, once on the meta device, would cost more start-up time
+    than half of torch: operations on it import the compiler. Only a model that seems too large is counted there, exactly.
     """
-    from torch.nn.modules.module import register_module_parameter_registration_hook
-
-    room = total_memory(device) // _copies(spec)
-    used = 0
-
-    def count(module: Module, name: str, p: Any) -> None:
-        nonlocal used
-        used += p.numel() * p.element_size() if p is not None else 0
-        if used > room:
-            check_memory(spec, facts, device)
-
-    hook = register_module_parameter_registration_hook(count)
-    try:
-        return models.build(spec.model, facts)
-    except (RuntimeError, MemoryError):  # the allocator's refusal
+    if _largest(spec.model.model_dump()) > ABSURD:  # filling what fits until the rest does not would take minutes
         check_memory(spec, facts, device)
-        raise
-    finally:
-        hook.remove()
+    try:
+        with watched(total_memory(device) // _copies(spec)):
+            return models.build(spec.model, facts)
+    except (RuntimeError, MemoryError, Oversize) as error:  # the allocator's refusal, or ours
+        refused = error
+    check_memory(spec, facts, device)
+    if not isinstance(refused, Oversize):
+        raise refused
+    return models.build(spec.model, facts)  # what was counted beside the weights is no part of them
+
+
+def _largest(values: Any) -> int:
+    """The largest whole number in plain values."""
+    if isinstance(values, dict | list):
+        return max((_largest(v) for v in (values.values() if isinstance(values, dict) else values)), default=0)
+    return values if isinstance(values, int) else 0
 
 
 def state_bytes(spec: Spec, model: Module) -> int:
@@ -158,20 +170,35 @@ def plan(spec: Spec, facts: Facts, train: Split) -> Plan:
     """Everything that `--dry-run` shows."""
     model = build_on_meta(spec, facts)
     freeze(model, spec.init)
-    meta = torch.device("meta")
-    layers = describe(model, *example(spec, facts, 1, meta))
-    state = state_bytes(spec, model)
+    meta, state, lengths = torch.device("meta"), state_bytes(spec, model), longest_rows(train)
+    stacks, measured = _models(spec, facts, model)
+    forward = [flops(m, *example(spec, facts, 1, meta)) for m in measured]
+    training = [training_flops(m, *example(spec, facts, 1, meta)) for m in measured]
     return Plan(
-        layers=layers,
+        layers=all_layers(stacks, describe(measured[0], *example(spec, facts, 1, meta))),
         parameters=sum(p.numel() for p in model.parameters()),
-        flops_per_sample=flops(model, *example(spec, facts, 1, meta)),
-        training_flops_per_sample=training_flops(model, *example(spec, facts, 1, meta)),
+        flops_per_sample=extended(stacks, forward[0], forward[1:]),
+        training_flops_per_sample=extended(stacks, training[0], training[1:]),
         state_bytes=state,
-        activation_bytes=peak_bytes(spec, facts, model, longest_rows(train)) - state,
+        activation_bytes=peak_bytes(spec, facts, model, lengths) - state,
         steps=spec.train.total_steps(micro_batches(train, spec.train).per_epoch),
         samples=len(train),
         weights=describe_weights(spec.train.optimizer, named_weights(model)),
     )
+
+
+def _models(spec: Spec, facts: Facts, model: Module) -> tuple[list[Stack], list[Module]]:
+    """The stacks of blocks, and what is measured: the model with short ones, and with a block more of each long one.
+
+    It is the whole `model` where no stack is long, and where weights are frozen by the names of their blocks.
+    """
+    short, stacks, more = shortened(spec.model)
+    if not more or spec.init.freeze:
+        return [], [model]
+    models = [build_on_meta(spec.model_copy(update={"model": options}), facts) for options in (short, *more)]
+    for built in models:
+        freeze(built, spec.init)
+    return stacks, models
 
 
 def longest_rows(train: Split) -> tuple[int, ...]:
@@ -193,7 +220,9 @@ def peak_bytes(spec: Spec, facts: Facts, model: Module, lengths: tuple[int, ...]
     rows = spec.train.rows(max(lengths, default=None))
     sizes = [p.numel() * p.element_size() for p in model.parameters() if p.requires_grad]
     gradients = sum(sizes)
-    in_passes = step_bytes(model, *example(spec, facts, rows, torch.device("meta"), lengths))
+    stacks, measured = _models(spec, facts, model)
+    peaks = [step_peaks(m, *example(spec, facts, rows, torch.device("meta"), lengths)) for m in measured]
+    in_passes = max(extended(stacks, first, rest) for first, *rest in zip(*peaks, strict=True))
     if spec.train.accumulate > 1:  # those of the micro-batches before
         in_passes += gradients
     return state_bytes(spec, model) - gradients + max(in_passes, gradients + spec.train.optimizer.scratch(sizes))

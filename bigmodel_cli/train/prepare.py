@@ -14,6 +14,7 @@ from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import Task
 from bigmodel_cli.train.choose import apply, choose
 from bigmodel_cli.train.frozen import still_modules
+from bigmodel_cli.train.smaller import Division, fitted
 from bigmodel_cli.train.state import LossScale, TrainState
 
 
@@ -26,9 +27,12 @@ def prepare(
     """
     still = still_modules(model, spec.init)
     training_mode(model, still)
-    options = spec.train
+    options, division = spec.train, Division()
     if "auto" in (options.precision, options.memory_format, options.compile):
-        options = choose(model, task, first(), options, say)
+        options = fitted(
+            division, 0, options, [first()], lambda parts: choose(model, task, parts[0], spec.train, say), say
+        )
     apply(model, options)
     optimizer = options.optimizer.build(named_weights(model))
-    return options, TrainState(model, optimizer, options.ema, still=still, loss_scale=LossScale.of(options.precision))
+    scale = LossScale.of(options.precision)
+    return options, TrainState(model, optimizer, options.ema, still=still, loss_scale=scale, division=division)

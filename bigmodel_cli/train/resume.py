@@ -27,6 +27,7 @@ MAY_CHANGE = {
     "train.keep_best",
     "train.average_last",
     "train.patience",
+    "train.rewind.most",
     "train.tensorboard",
 }
 """Options that a resumed run may give anew: they do not change what a step computes (a longer run bends its schedule)."""

@@ -24,7 +24,7 @@ from bigmodel_cli.data import (
 )
 from bigmodel_cli.data.files import expand
 from bigmodel_cli.device import keep_few_kernels, pick_device
-from bigmodel_cli.errors import BigmodelError, DataError, Stopped, status_of
+from bigmodel_cli.errors import BigmodelError, Stopped, memory_remedy, status_of
 from bigmodel_cli.lazy import Module, load_torch, torch
 from bigmodel_cli.loaded import TOKENIZERS, Loaded, say_carried
 from bigmodel_cli.optim import describe_weights, summary
@@ -37,7 +37,7 @@ from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import build_task
 from bigmodel_cli.train.feed import Feed
 from bigmodel_cli.train.loop import Run, fit
-from bigmodel_cli.train.memory import Plan, check_memory, plan
+from bigmodel_cli.train.memory import Plan, check_memory, longest_rows, plan
 from bigmodel_cli.train.prepare import prepare
 from bigmodel_cli.train.report import TensorBoard
 from bigmodel_cli.train.results import show_results
@@ -51,6 +51,7 @@ from bigmodel_cli.train.resume import (
     previous_run,
     resumed_spec,
 )
+from bigmodel_cli.train.room import check_enough, check_fits, check_step
 from bigmodel_cli.train.signals import Interrupted, Signals
 from bigmodel_cli.train.start import build_started, check_task, with_length
 from bigmodel_cli.train.state import TrainState
@@ -77,7 +78,7 @@ def train(spec: Spec | None, request: Request, signals: Signals) -> Path:
     signals.start()
     with signals.held(), _open_directory(request) as directory:
         try:
-            with signals.let():
+            with signals.let(), memory_remedy("set a smaller train.micro_batch, or make the model smaller"):
                 path = _train(spec, request, directory, signals)
         except Interrupted as stop:
             signals.stopping()
@@ -111,7 +112,11 @@ def dry_run(spec: Spec, device: str) -> Plan:
     check_task(spec, build_task(spec.task, data.facts), data)
     _describe(spec, data)
     check_memory(spec, data.facts, chosen)
+    check_enough(spec, data.split("train"))
     found = plan(spec, data.facts, data.split("train"))
+    check_fits(
+        spec, chosen, found.state_bytes, found.activation_bytes, max(longest_rows(data.split("train")), default=1)
+    )
     _describe_steps(spec, found.steps)
     return found
 
@@ -160,11 +165,8 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     torch.manual_seed(spec.train.seed)
     model = build_started(spec, data.facts, device, source, going_on)
     model.to(device)
-    if spec.train.batch_tokens is None and len(data.split("train")) < spec.train.batch_size:
-        raise DataError(
-            f"the train split has {len(data.split('train'))} samples, fewer than train.batch_size {spec.train.batch_size}; "
-            "use more data or a smaller batch"
-        )
+    check_enough(spec, data.split("train"))
+    check_step(spec, data.facts, data.split("train"), model, device)
     feed = Feed(data.split("train"), spec.train, getattr(spec.data, "workers", 0), device)
     _describe_start(model, data, feed)
     options, state = prepare(model, task, feed.first, spec)
@@ -178,8 +180,12 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
         mark_again(directory.checkpoints, previous.path, previous.contents)
         say(f"resuming {directory.path} after step {state.step}")
         _describe_bend(options, previous.spec.train.total_steps(feed.micro.per_epoch), total, state.step)
+    if previous is not None:
+        state.division.read(directory.path)
     with signals.held():
-        directory.begin(spec.to_yaml(), state.step)
+        if state.division.pieces:
+            state.division.write(directory)
+        directory.begin(spec.to_yaml(), state.step, state.rewinds)
         if changed:
             directory.metrics.write({"step": state.step, "data_changed": data.fingerprint})
     changes = [*(previous.contents.state.get("data_changes", []) if previous and previous.contents else [])]

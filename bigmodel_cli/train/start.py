@@ -49,6 +49,10 @@ def check_task(spec: Spec, task: Task, data: DataSet) -> None:
             f"train.average_last: {train.average_last} checkpoints, and one alone is saved, at the end; give "
             "train.checkpoint_every"
         )
+    if train.rewind is not None and not (validates or train.checkpoint_every):
+        raise SpecError(
+            "train.rewind: it goes back to the last checkpoint, and one alone is saved, at the end; give train.checkpoint_every"
+        )
     if train.batch_tokens is not None and train.batch_size != TrainOptions.model_fields["batch_size"].default:
         say(
             f"train.batch_size: {train.batch_size} is not read, since train.batch_tokens: {train.batch_tokens} fills the batches; "

@@ -15,6 +15,7 @@ from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.optim import Optimizer
+from bigmodel_cli.train.smaller import Division
 
 OPTIMIZER, CPU, CUDA = "optimizer.", "rng.cpu", "rng.cuda"
 """Names of tensors to resume with."""
@@ -52,6 +53,15 @@ class LossScale:
             self.value, self.good_steps = min(2.0**24, self.value * 2), 0
 
 
+@dataclass(frozen=True)
+class Before:
+    """What a step's passes move: statistics, and the states of the random numbers."""
+
+    buffers: list[Tensor]
+    cpu: Tensor
+    cuda: Tensor | None
+
+
 @dataclass
 class TrainState:
     """Weights, their moving average, the optimizer, the place in the run, and the random states."""
@@ -70,6 +80,10 @@ class TrainState:
     loss_sum: float = 0.0  # since the last logged step, over `loss_count` targets
     loss_count: float = 0.0
     loss_scale: LossScale = field(default_factory=LossScale)
+    division: Division = field(default_factory=Division)
+    passed: int = 0  # batches that were taken and whose steps were taken back (train.rewind)
+    recent: list[float] = field(default_factory=list)  # losses of the last steps, where a spike is looked for
+    rewinds: int = 0
     ema: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -79,6 +93,11 @@ class TrainState:
         self.buffers = [tensor for name, tensor in self.model.named_buffers() if name in recorded]  # statistics
         if self.ema_decay is not None:
             self.ema = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+
+    @property
+    def batch(self) -> int:
+        """The number of the next batch: of those that were taken, also for steps that were taken back."""
+        return self.step + self.passed
 
     def auxiliary(self) -> Tensor | None:
         """The sum of what parts add to the mean loss (load balance of experts); None where none does."""
@@ -90,12 +109,29 @@ class TrainState:
         for module in self.balanced:
             module.after_step()
 
-    def undo(self, buffers: list[Tensor]) -> None:
-        """After a step that must change nothing: put the statistics back to what they were, and let parts forget their count."""
-        for now, before in zip(self.buffers, buffers, strict=True):
-            now.copy_(before)
+    def before_step(self) -> Before:
+        """What the passes of a step move beside the gradients, to `undo` them with."""
+        return Before([tensor.clone() for tensor in self.buffers], *self.random())
+
+    def undo(self, before: Before, random: bool) -> None:
+        """After passes that must change nothing: the statistics as they were, no gradients, and parts forget their count.
+
+        With `random` the random numbers are drawn again; else they are used up.
+        """
+        for now, then in zip(self.buffers, before.buffers, strict=True):
+            now.copy_(then)
         for module in self.balanced:
             module.forget_step()
+        self.optimizer.clear()
+        if random:
+            torch.set_rng_state(before.cpu)
+            if before.cuda is not None:
+                torch.cuda.set_rng_state(before.cuda)
+
+    def random(self) -> tuple[Tensor, Tensor | None]:
+        """The states of the random numbers: of the CPU, and of the CUDA device where the model is on one."""
+        cuda = torch.cuda.get_rng_state() if next(self.model.parameters()).is_cuda else None
+        return torch.get_rng_state(), cuda
 
     def statistics(self) -> dict[str, float]:
         """What such parts have to say of the last step, averaged over them, as metrics."""
@@ -144,9 +180,9 @@ class TrainState:
         The weights to use are the averaged ones where there is an average; the raw ones are then among the tensors to resume.
         """
         train = {f"{OPTIMIZER}{name}": tensor for name, tensor in self.optimizer.state_dict().items()}
-        train[CPU] = torch.get_rng_state()
-        if next(self.model.parameters()).is_cuda:
-            train[CUDA] = torch.cuda.get_rng_state()
+        train[CPU], cuda = self.random()
+        if cuda is not None:
+            train[CUDA] = cuda
         if self.ema:
             train |= {f"raw.{name}": p.detach() for name, p in self.model.named_parameters()}
         with self.averaged():
@@ -163,6 +199,10 @@ class TrainState:
             "loss_scale": self.loss_scale.value,
             "loss_scale_good_steps": self.loss_scale.good_steps,
             "loss_scale_skipped": self.loss_scale.skipped,
+            "division": self.division.to_json(),
+            "passed": self.passed,
+            "recent": self.recent,
+            "rewinds": self.rewinds,
         }
         return weights, train, values
 
@@ -189,6 +229,10 @@ class TrainState:
         self.loss_scale.value = found.loss_scale
         self.loss_scale.good_steps = found.loss_scale_good_steps
         self.loss_scale.skipped = found.loss_scale_skipped
+        self.division.add(found.division.model_dump())
+        for module in self.balanced:
+            module.forget_step()
+        self.passed, self.rewinds, self.recent = found.passed, found.rewinds, list(found.recent)
         torch.set_rng_state(generator.get_state())
         if CUDA in train and torch.cuda.is_available():
             torch.cuda.set_rng_state(train[CUDA])
@@ -236,6 +280,17 @@ def check_fits(given: dict[str, Tensor], wanted: dict[str, Tensor], name: str) -
             )
 
 
+Batches = dict[Annotated[str, Field(pattern="^[0-9]{1,10}$")], Annotated[int, Field(ge=1)]]
+
+
+class Divided(BaseModel):
+    """A `Division` in state.json: from these batches on, so many pieces, or samples at once in a validation."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    pieces: Batches = {}
+    validation: Batches = {}
+
+
 class Recorded(BaseModel):
     """The plain values of state.json that a run goes on with. Others may be there that are read elsewhere."""
 
@@ -250,7 +305,12 @@ class Recorded(BaseModel):
     loss_count: Annotated[float, Field(ge=0)]
     loss_scale: Annotated[float, Field(ge=1, le=2.0**24)]
     loss_scale_good_steps: Natural
-    loss_scale_skipped: Natural = 0  # not in checkpoints of earlier versions
+    # these are not in checkpoints of earlier versions
+    loss_scale_skipped: Natural = 0
+    division: Divided = Divided()
+    passed: Natural = 0
+    recent: list[float] = []
+    rewinds: Natural = 0
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Recorded:

@@ -6,11 +6,14 @@ import math
 from dataclasses import dataclass
 
 from bigmodel_cli.device import autocast
+from bigmodel_cli.errors import OutOfMemory, memory_remedy
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.optim import total_norm
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.tasks import Task
 from bigmodel_cli.train.state import TrainState
+
+REMEDY = "set a smaller train.micro_batch, or a smaller train.batch_size"
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,40 @@ def train_step(
     Where the loss or the gradient is not finite nothing is changed: weights, averages, the optimizer; under fp16, where training
     goes on, not the statistics of normalisation and of experts either, and the loss scale is halved. The step counts in the run
     and its schedule, not in the optimizer; its batch and its random numbers are used up.
+
+    Raises `OutOfMemory` where the passes do not fit: everything is as it was before, the random numbers too.
     """
+    before = state.before_step()
+    try:
+        with memory_remedy(REMEDY):
+            sums = _passes(state, task, options, micro_batches, device)
+    except OutOfMemory:
+        state.undo(before, random=True)
+        raise
+    loss_sum, count, norm, divisor = sums
+    size = sum(task.size(batch) for batch in micro_batches)
+    result = StepResult(loss_sum, count, norm, float(size))
+    state.loss_scale.update(result.finite)
+    if result.finite:
+        if options.clip is not None and norm > options.clip:
+            divisor *= norm / options.clip
+        state.optimizer.step(lr, divisor)
+        state.update_ema()
+    elif state.loss_scale.dynamic:
+        state.undo(before, random=False)
+    state.optimizer.clear()
+    return result
+
+
+def _passes(
+    state: TrainState,
+    task: Task,
+    options: TrainOptions,
+    micro_batches: list[dict[str, Tensor]],
+    device: torch.device,
+) -> tuple[float, float, float, float]:
+    """Gradients of all micro-batches, summed; (sum of losses, their count, norm of the mean gradient, what divides its sum)."""
     scale, unit = state.loss_scale, 1.0
-    buffers = [tensor.clone() for tensor in state.buffers] if scale.dynamic else []
     loss_sum: Tensor | None = None
     count: Tensor | None = None
     for batch in micro_batches:
@@ -65,22 +99,11 @@ def train_step(
         (total * (scale.value / unit) if scale.dynamic else total).backward()
         loss = loss.detach()
         loss_sum, count = (loss, n) if loss_sum is None or count is None else (loss_sum + loss, count + n)
-    size = sum(task.size(batch) for batch in micro_batches)
     assert loss_sum is not None
     assert count is not None
     divisor = (float(count) or 1.0) * (scale.value / unit)
     norm = float(total_norm(state.optimizer.gradients())) / divisor
-    result = StepResult(float(loss_sum), float(count), norm, float(size))
-    scale.update(result.finite)
-    if result.finite:
-        if options.clip is not None and norm > options.clip:
-            divisor *= norm / options.clip
-        state.optimizer.step(lr, divisor)
-        state.update_ema()
-    elif scale.dynamic:
-        state.undo(buffers)
-    state.optimizer.clear()
-    return result
+    return float(loss_sum), float(count), norm, divisor
 
 
 def power_above(count: float) -> float:

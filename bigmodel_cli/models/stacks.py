@@ -1,0 +1,93 @@
+"""Long stacks of equal blocks, measured by short ones: what they cost grows by the same amount with each block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+from bigmodel_cli.models.block import BlockOptions
+from bigmodel_cli.models.describe import Layer
+
+LONG, KEPT = 16, 4
+"""More equal blocks than `LONG` in a row are measured as `KEPT` and as one more."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Equal blocks in a row: the option that lists them, their first number there, how many, and the first among those kept."""
+
+    name: str
+    first: int
+    count: int
+    short: int
+
+    @property
+    def kept(self) -> int:
+        """How many of them the short model has."""
+        return self.count if self.count <= LONG else KEPT
+
+
+def shortened(options: Any) -> tuple[Any, list[Stack], list[Any]]:
+    """The options with `KEPT` blocks for each long stack, all stacks, and for each long one the options with one block more."""
+    stacks: list[Stack] = []
+    lists: dict[str, list[BlockOptions]] = {}
+    for name in type(options).model_fields:
+        value = getattr(options, name)
+        if not isinstance(value, list) or not all(isinstance(block, BlockOptions) for block in value):
+            continue
+        lists[name] = []
+        first = short = 0
+        for alike, group in groupby(value, lambda block: block.model_copy(update={"repeat": 1})):
+            stack = Stack(name, first, sum(block.repeat for block in group), short)
+            first, short = first + stack.count, short + stack.kept
+            stacks.append(stack)
+            lists[name].append(alike.model_copy(update={"repeat": stack.kept}))
+    more = []
+    for stack in stacks:
+        if stack.count > LONG:
+            place = [s for s in stacks if s.name == stack.name].index(stack)
+            blocks = list(lists[stack.name])
+            blocks[place] = blocks[place].model_copy(update={"repeat": stack.kept + 1})
+            more.append(options.model_copy(update={**lists, stack.name: blocks}))
+    return options.model_copy(update=lists), stacks, more
+
+
+def extended(stacks: list[Stack], short: int, more: Sequence[int]) -> int:
+    """What the whole model costs, where the short one costs `short`, and those with a block more `more`."""
+    long = [stack for stack in stacks if stack.count > LONG]
+    return short + sum((s.count - s.kept) * (m - short) for s, m in zip(long, more, strict=True))
+
+
+def all_layers(stacks: list[Stack], layers: list[Layer]) -> list[Layer]:
+    """The layers of the whole model from those of the short one: the first block of a long stack stands for those left out."""
+    found: list[Layer] = []
+    for (name, number), group in groupby(layers, _block(stacks)):
+        inside = list(group)
+        if not name:
+            found += inside
+            continue
+        for index in _numbers(stacks, name, number):
+            prefix = f"{name}.{number}"
+            found += [replace(x, path=f"{name}.{index}{x.path.removeprefix(prefix)}") for x in inside]
+    return found
+
+
+def _block(stacks: list[Stack]) -> Callable[[Layer], tuple[str, int]]:
+    """Which block a layer belongs to: the list's name and the number in it; ("", 0) where none."""
+    names = {stack.name for stack in stacks}
+
+    def block(layer: Layer) -> tuple[str, int]:
+        name, _, rest = layer.path.partition(".")
+        number = rest.partition(".")[0]
+        return (name, int(number)) if name in names and number.isdigit() else ("", 0)
+
+    return block
+
+
+def _numbers(stacks: list[Stack], name: str, number: int) -> Iterator[int]:
+    """The numbers in the whole model of the blocks that one of the short model stands for."""
+    stack = next(s for s in stacks if s.name == name and s.short <= number < s.short + s.kept)
+    left_out, place = stack.count - stack.kept, number - stack.short
+    yield from range(stack.first, stack.first + left_out + 1) if place == 0 else [stack.first + left_out + place]

@@ -1,0 +1,74 @@
+"""Going back where the loss of a step jumps: to the last checkpoint, and on from there with the batches that follow (train.rewind).
+
+As in PaLM (Chowdhery et al. 2022, section 5.1): weights, averages, optimizer, schedule and random numbers are the checkpoint's, and
+the batches from there up to the spike are not seen again. Everything follows from the losses, so that a run that is killed and
+resumed goes back at the same places.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+from bigmodel_cli import checkpoints
+from bigmodel_cli.errors import NumericsError
+from bigmodel_cli.recipe import RewindOptions
+from bigmodel_cli.rundir import RunDirectory
+from bigmodel_cli.train.state import TrainState
+from bigmodel_cli.train.step import StepResult
+
+
+def usual_loss(options: RewindOptions, state: TrainState) -> float:
+    """The median loss of the last steps; NaN while they are fewer than the window."""
+    return statistics.median(state.recent) if len(state.recent) == options.window else math.nan
+
+
+def spiked(options: RewindOptions, state: TrainState, result: StepResult) -> bool:
+    """Whether the step's loss is a spike; else it joins the losses that later ones are held against.
+
+    A loss or gradient that is not finite is one too, but in fp16, where the loss scale sees to it.
+    """
+    if not result.finite:
+        return not state.loss_scale.dynamic
+    if result.loss > options.spike * usual_loss(options, state):
+        return True
+    state.recent = [*state.recent, result.loss][-options.window :]
+    return False
+
+
+def go_back(
+    options: RewindOptions,
+    state: TrainState,
+    directory: RunDirectory,
+    result: StepResult,
+    told: Callable[[str], None],
+) -> dict[str, Any]:
+    """Become the last checkpoint, but for the batches: those up to the spike are passed over. The record of it for the log.
+
+    Raises `NumericsError` where the run went back as often as it may.
+    """
+    usual, step, batch = usual_loss(options, state), state.step + 1, state.batch
+    what = f"step {step}: the loss is {result.loss:.4g}"
+    if math.isfinite(result.loss):
+        what += f", with {usual:.4g} in the steps before" if math.isfinite(usual) else ", and its gradient not finite"
+    remedy = "lower train.optimizer.lr, set train.clip: 1.0, or look at the data"
+    if state.rewinds >= options.most:
+        raise NumericsError(
+            f"{what}; the run went back {state.rewinds} times already (train.rewind.most); {remedy}. The last checkpoint is "
+            f"{checkpoints.find(directory.path)}"
+        )
+    contents = checkpoints.newest(directory.checkpoints, told)
+    if contents is None:
+        raise NumericsError(f"{what}, and there is no checkpoint to go back to; {remedy}")
+    elapsed, rewinds = state.elapsed, state.rewinds
+    state.restore(contents.model, contents.train, contents.state)
+    state.elapsed, state.rewinds, state.passed = elapsed, rewinds + 1, batch + 1 - state.step
+    count = step - state.step
+    told(
+        f"{what}; going back to step {state.step}, and past {count:,} batches ({state.rewinds} of {options.most} times)"
+    )
+    directory.metrics.cut(state.step, rewinds)
+    values = {"number": state.rewinds, "from": step, "loss": result.loss, "usual": usual, "batches": count}
+    return {"step": state.step, "rewind": values}

@@ -1,0 +1,81 @@
+"""Whether the activations of a batch fit the device, asked before training; and which micro-batch does."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from bigmodel_cli.config import Facts
+from bigmodel_cli.console import quantity
+from bigmodel_cli.data import Split
+from bigmodel_cli.device import total_memory
+from bigmodel_cli.errors import DataError, SpecError
+from bigmodel_cli.lazy import Module, torch
+from bigmodel_cli.spec import Spec
+from bigmodel_cli.train.frozen import freeze
+from bigmodel_cli.train.memory import build_on_meta, longest_rows, peak_bytes, state_bytes
+
+PATCH = 16
+"""Pixels for each position that a dense layer sees of an image, at least: it reads patches, or maps that were made smaller."""
+KEPT = 4
+"""Numbers kept for the backward pass for each that a layer puts out, generously: norms, activations, scores of attention."""
+
+
+def check_enough(spec: Spec, train: Split) -> None:
+    """Raise `DataError` where the training split does not fill a batch."""
+    if spec.train.batch_tokens is None and len(train) < spec.train.batch_size:
+        raise DataError(
+            f"the train split has {len(train)} samples, fewer than train.batch_size {spec.train.batch_size}; "
+            "use more data or a smaller batch"
+        )
+
+
+def check_step(spec: Spec, facts: Facts, train: Split, model: Module, device: torch.device) -> None:
+    """Raise `SpecError` where a step's activations cannot fit the device.
+
+    They are computed on the meta device, which takes a second or more, only where a rough count of them comes near its memory.
+    """
+    if _rough_bytes(spec, facts, train, model) < total_memory(device):
+        return
+    meta = build_on_meta(spec, facts)
+    freeze(meta, spec.init)
+    state, lengths = state_bytes(spec, meta), longest_rows(train)
+    check_fits(spec, device, state, peak_bytes(spec, facts, meta, lengths) - state, max(lengths, default=1))
+
+
+def check_fits(spec: Spec, device: torch.device, state: int, activations: int, longest: int) -> None:
+    """Raise `SpecError` where a step needs more bytes than the device has, naming the largest micro-batch that fits.
+
+    `activations` are of fp32, of a whole micro-batch; half of them count where products may be kept in half the bytes.
+    """
+    options, room = spec.train, total_memory(device)
+    least = activations if options.precision == "fp32" else activations // 2
+    if state + least <= room:
+        return
+    by_tokens = options.batch_tokens is not None
+    share = (room - state) * 0.9 / least  # of the micro-batch: activations grow with its rows
+    fitting = max((m for m in _divisors(options.batch) if m <= share * options.micro), default=0)
+    if fitting >= (longest if by_tokens else 1):
+        remedy = f"set train.micro_batch: {fitting}, which needs about {quantity(state + least * fitting // options.micro, 'B')}"
+    else:
+        remedy = "no micro-batch fits: make the model, its context or its images smaller"
+    raise SpecError(
+        f"train.{'batch_tokens' if by_tokens else 'batch_size'}: a step of {options.micro:,} "
+        f"{'tokens' if by_tokens else 'samples'} at once needs about {quantity(state + least, 'B')}, {quantity(least, 'B')} of "
+        f"them for activations, and {device} has {quantity(room, 'B')}; {remedy}"
+    )
+
+
+def _divisors(number: int) -> list[int]:
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return [*small, *(number // n for n in small)]
+
+
+def _rough_bytes(spec: Spec, facts: Facts, train: Split, model: Module) -> int:
+    """About the bytes of a micro-batch's activations, rather too many: what each weight puts out, at each position."""
+    pixels = math.prod(facts.image_shape[1:]) if facts.image_shape is not None else 0
+    length = int(np.max(train.lengths)) if train.lengths is not None else facts.context or 1
+    positions = pixels // PATCH + 1 if pixels else length
+    outputs = sum(p.shape[0] * (pixels if p.dim() == 4 else positions) for p in model.parameters() if p.dim() > 1)
+    return 4 * KEPT * outputs * spec.train.rows(length if train.lengths is not None else None)
