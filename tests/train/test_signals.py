@@ -55,9 +55,7 @@ def wholes() -> dict[str, dict[str, str]]:
     ("point", "step", "code"),
     [
         ("train.step:group=SIGTERM:1", 1, 143),
-        ("checkpoint.synced:group=SIGTERM:3", 4, 143),
         ("checkpoint.synced:group=SIGHUP:3", 4, 129),
-        ("train.step:group=SIGINT:6", 6, 130),
     ],
 )
 def test_rows_4_5_61_67_a_signal_to_the_whole_group_with_loader_workers(
