@@ -36,7 +36,7 @@ from zygote import Child, Ended, Zygote  # noqa: E402
 SHARES = {"save": 0.3, "group": 0.2, "stop": 0.1, "moment": 0.4}
 """How a kill is made, and how many of them are of each kind."""
 MOST_KILLS = 6
-POINTS = {"write": 24, "wrote": 24, "synced": 24, "rename": 3, "renamed": 3, "marked": 5, "prune": 12}
+POINTS = {"write": 14, "wrote": 14, "synced": 14, "rename": 2, "renamed": 2, "marked": 3, "prune": 6}
 """The places in a save, and up to the how-manieth time one is reached before the process dies there."""
 LOCK_DIES = 20.0
 """Seconds within which the processes that a killed one leaves must be gone, and its lock with them."""
@@ -94,7 +94,7 @@ def kill_once(zygote: Zygote, family: str, out: Path, rng: random.Random, second
     """Let the run go on and kill it once. Returns whether it is to go on: False where it ended before."""
     kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
     place, count = rng.choice([(p, rng.randint(1, n)) for p, n in POINTS.items()])
-    moment, pause = rng.uniform(0, seconds), rng.uniform(0, 0.03)
+    moment, pause = rng.uniform(0, 0.8 * seconds), rng.uniform(0, 0.03)
     env = {"XDG_CACHE_HOME": str(out.parent / "cache")} if (out.parent / "cache").is_dir() else {}
     if kind == "save":
         env["BIGMODEL_FAILPOINT"] = f"checkpoint.{place}:kill:{count}"
@@ -179,7 +179,7 @@ class Storm:
         """The number of the next run; None where there were kills enough."""
         with self.lock:
             kills = self.total.kills
-            short = [kind for kind, share in self.shares.items() if kills[kind] < int(share * self.count)]
+            short = [kind for kind, share in self.shares.items() if kills[kind] < int(0.9 * share * self.count)]
             if kills.total() >= self.count and not short:
                 return None
             self.runs += 1

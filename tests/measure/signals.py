@@ -58,7 +58,7 @@ def faults_of(ended: Ended, name: str, out: Path) -> list[str]:
     if ended.status not in (0, expected, -unheard):
         return [*faults, f"status {ended.status} after {name}: {ended.err[-1500:]}"]
     told = json.loads((out / "status.json").read_text()) if (out / "status.json").exists() else {}
-    if ended.status == -unheard and told.get("state") == "running":
+    if ended.status == -unheard and ended.err and told.get("state") == "running":
         faults.append(f"killed by {name} in the midst of training")
     if ended.status == 0 and told.get("state") != "done":
         faults.append(f"ended with 0, and status.json says {told}")

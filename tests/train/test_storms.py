@@ -21,7 +21,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     ready.close()
 
 
-SAMPLE = [(Storm, "decoder", 10), (Storm, "seq2seq", 20), (SignalStorm, "averaged", 12), (SignalStorm, "seq2seq", 8)]
+SAMPLE = [(Storm, "decoder", 8), (Storm, "seq2seq", 18), (SignalStorm, "averaged", 8), (SignalStorm, "seq2seq", 8)]
 
 
 @pytest.mark.parametrize(("kind", "family", "count"), SAMPLE, ids=lambda value: getattr(value, "__name__", str(value)))
