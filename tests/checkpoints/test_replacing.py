@@ -42,7 +42,7 @@ def killed_while_saving(point: str, value: float) -> int:
 
 
 @pytest.mark.parametrize("exchanging", [True, False], ids=["exchanged", "put_aside"])
-def test_row_64_the_older_copy_of_a_step_stays_until_the_new_one_stands(
+def test_the_older_copy_of_a_step_stays_until_the_new_one_stands(
     exchanging: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Row 64: killed at each place of a save of the same step."""
@@ -66,7 +66,7 @@ def test_row_64_the_older_copy_of_a_step_stays_until_the_new_one_stands(
         assert sorted(os.listdir(PLACE)) == ["last", "step-00000003"], point
 
 
-def test_row_64_a_step_whose_content_is_the_same_is_not_written_again() -> None:
+def test_a_step_whose_content_is_the_same_is_not_written_again() -> None:
     """Row 64: and one that is damaged is."""
     path = checkpoints.save(PLACE, contents(1.0))
     inode = path.stat().st_ino
@@ -78,7 +78,7 @@ def test_row_64_a_step_whose_content_is_the_same_is_not_written_again() -> None:
     assert read() == 1.0
 
 
-def test_row_65_drafts_go_by_the_lock_and_not_by_the_process_number() -> None:
+def test_drafts_go_by_the_lock_and_not_by_the_process_number() -> None:
     """Row 65: in containers numbers repeat; the caller of `tidy` and `prune` holds the run's lock."""
     path = checkpoints.save(PLACE, contents(1.0))
     mine = PLACE / f".draft-step-9-{os.getpid()}"

@@ -36,7 +36,7 @@ def status(run: str) -> dict[str, Any]:
     ],
     ids=["bug", "disk", "memory", "interrupt"],
 )
-def test_row_70_status_json_is_told_of_every_end(
+def test_status_json_is_told_of_every_end(
     fault: BaseException, code: int, decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Row 70: it does not stay at `running`."""
@@ -52,7 +52,7 @@ def test_row_70_status_json_is_told_of_every_end(
     assert (status("run")["state"], status("run")["code"]) == ("failed", code)
 
 
-def test_row_72_a_start_that_fails_leaves_nothing_and_resume_takes_what_began(decoder_spec: Path, cli: Cli) -> None:
+def test_a_start_that_fails_leaves_nothing_and_resume_takes_what_began(decoder_spec: Path, cli: Cli) -> None:
     """Row 72: with status 2, 3 and 5; and no run that began is status 2."""
     for words, code in (
         (sets("train.patience=2", "train.validate_every=null"), 2),
@@ -76,7 +76,7 @@ def test_row_72_a_start_that_fails_leaves_nothing_and_resume_takes_what_began(de
     assert cli("pretrain", decoder_spec, *sets("train.steps=2")).out.startswith("runs/decoder-2/")
 
 
-def test_row_72_a_start_refused_beside_a_run_leaves_the_run(decoder_spec: Path, cli: Cli) -> None:
+def test_a_start_refused_beside_a_run_leaves_the_run(decoder_spec: Path, cli: Cli) -> None:
     """Rows 55 and 72: a resume that is refused changes nothing of a finished run; the message names the ways on."""
     assert cli("pretrain", decoder_spec, "--out", "run").status == 0
     before = status("run")
@@ -93,9 +93,7 @@ def test_row_72_a_start_refused_beside_a_run_leaves_the_run(decoder_spec: Path, 
 
 
 @pytest.mark.parametrize("content", [b"", bytes(300), b"model: {type: deco"], ids=["empty", "zeros", "torn"])
-def test_row_71_a_run_whose_spec_is_torn_begins_anew(
-    content: bytes, decoder_spec: Path, cli: Cli, zygote: Zygote
-) -> None:
+def test_a_run_whose_spec_is_torn_begins_anew(content: bytes, decoder_spec: Path, cli: Cli, zygote: Zygote) -> None:
     """Row 71: with the spec that is given; without one it is status 4."""
     zygote.run("pretrain", decoder_spec, "--out", "run", env={"BIGMODEL_FAILPOINT": "train.step:kill"})
     assert status("run")["state"] == "running"
@@ -109,7 +107,7 @@ def test_row_71_a_run_whose_spec_is_torn_begins_anew(
     assert "starting from the first step with the spec that is given" in again.err
 
 
-def test_rows_44_71_run_files_reach_the_disk_and_the_clock_decides_nothing(
+def test_run_files_reach_the_disk_and_the_clock_decides_nothing(
     decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows 44 and 71: fsync of spec, status and log; order is by step, durations do not run backwards."""
@@ -136,7 +134,7 @@ def test_rows_44_71_run_files_reach_the_disk_and_the_clock_decides_nothing(
     assert "resuming run after step 12" in longer.err
 
 
-def test_row_38_changed_data_is_accepted_by_name_and_recorded(decoder_spec: Path, cli: Cli) -> None:
+def test_changed_data_is_accepted_by_name_and_recorded(decoder_spec: Path, cli: Cli) -> None:
     """Row 38."""
     assert cli("pretrain", decoder_spec, "--out", "run").status == 0
     text = Path("text.txt")
@@ -156,9 +154,7 @@ def test_row_38_changed_data_is_accepted_by_name_and_recorded(decoder_spec: Path
     assert json.loads(Path(later.out.strip(), "state.json").read_text())["data_changes"] == state["data_changes"]
 
 
-def test_rows_38_55_what_a_spec_leaves_out_is_as_the_run_recorded_it(
-    decoder_spec: Path, cli: Cli, zygote: Zygote
-) -> None:
+def test_what_a_spec_leaves_out_is_as_the_run_recorded_it(decoder_spec: Path, cli: Cli, zygote: Zygote) -> None:
     """Rows 38 and 55: as where a default has changed since the run began."""
     old = sets("model.init_std=0.02", "train.clip=0.5", "data.val_fraction=0.2")
     whole = Path(cli("pretrain", decoder_spec, "--out", "whole", *old).out.strip())
@@ -173,7 +169,7 @@ def test_rows_38_55_what_a_spec_leaves_out_is_as_the_run_recorded_it(
 
 
 @pytest.mark.parametrize("option", ["train.clip=1.0", "train.average_last=2", "train.patience=1"])
-def test_row_58_a_finished_run_has_nothing_left_to_do(
+def test_a_finished_run_has_nothing_left_to_do(
     option: str, decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Row 58: nor has one past train.steps; neither is trained nor validated again."""
@@ -194,7 +190,7 @@ def test_row_58_a_finished_run_has_nothing_left_to_do(
     assert status("run") == before
 
 
-def test_rows_1_72_a_finetuning_goes_on_without_its_start(decoder_spec: Path, cli: Cli, zygote: Zygote) -> None:
+def test_a_finetuning_goes_on_without_its_start(decoder_spec: Path, cli: Cli, zygote: Zygote) -> None:
     """Rows 1 and 72: it needs neither spec, nor --set, nor the checkpoint that it started from."""
     assert cli("pretrain", decoder_spec, "--out", "base", *sets("train.steps=4")).status == 0
     words = ["finetune", "--from", "base", *sets("train.steps=10", "init.freeze=['blocks.0.*']"), "--out"]

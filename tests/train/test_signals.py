@@ -58,7 +58,7 @@ def wholes() -> dict[str, dict[str, str]]:
         ("checkpoint.synced:group=SIGHUP:3", 4, 129),
     ],
 )
-def test_rows_4_5_61_67_a_signal_to_the_whole_group_with_loader_workers(
+def test_a_signal_to_the_whole_group_with_loader_workers(
     point: str, step: int, code: int, cnn_spec: Path, cli: Cli, zygote: Zygote, wholes: dict[str, dict[str, str]]
 ) -> None:
     """Rows 4, 5, 61 and 67: in a step and in the save itself; no orphans, no traceback, resumed to the bit."""
@@ -78,7 +78,7 @@ def test_rows_4_5_61_67_a_signal_to_the_whole_group_with_loader_workers(
     assert digests(Path(resumed.out.strip())) == wholes
 
 
-def test_row_5_loader_workers_die_with_a_killed_run(cnn_spec: Path, zygote: Zygote) -> None:
+def test_loader_workers_die_with_a_killed_run(cnn_spec: Path, zygote: Zygote) -> None:
     """Rows 5 and 61: kill -9 of the main process alone."""
     child = zygote.start(
         "pretrain", cnn_spec, "--out", "run", *WORKERS, env={"BIGMODEL_FAILPOINT": "train.step:kill:2"}
@@ -88,7 +88,7 @@ def test_row_5_loader_workers_die_with_a_killed_run(cnn_spec: Path, zygote: Zygo
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "hangs"])
-def test_row_39_a_loader_worker_that_dies_or_hangs(
+def test_a_loader_worker_that_dies_or_hangs(
     number: int, cnn_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Row 39: status 3 within the time limit, the checkpoint before it is good, no process is left."""
@@ -114,7 +114,7 @@ def test_row_39_a_loader_worker_that_dies_or_hangs(
     assert not multiprocessing.active_children()
 
 
-def test_row_39_what_is_wrong_with_the_data_is_said_as_without_workers() -> None:
+def test_what_is_wrong_with_the_data_is_said_as_without_workers() -> None:
     """Row 39: a worker's expected fault has no traceback of the worker's."""
 
     class Broken:
@@ -129,9 +129,7 @@ def test_row_39_what_is_wrong_with_the_data_is_said_as_without_workers() -> None
 
 
 @pytest.mark.parametrize("point", ["status.done:SIGTERM", "status.done:SIGHUP", "train.showing:SIGINT"])
-def test_row_67_a_signal_after_the_end_of_training_changes_nothing(
-    point: str, decoder_spec: Path, zygote: Zygote
-) -> None:
+def test_a_signal_after_the_end_of_training_changes_nothing(point: str, decoder_spec: Path, zygote: Zygote) -> None:
     """Row 67: while the curve is drawn, and while the last status is written."""
     done = zygote.run("pretrain", decoder_spec, "--out", "run", env={"BIGMODEL_FAILPOINT": point})
     assert (done.status, done.out) == (0, "run/checkpoints/step-00000012\n")
@@ -139,7 +137,7 @@ def test_row_67_a_signal_after_the_end_of_training_changes_nothing(
     assert (status("run")["state"], status("run")["code"]) == ("done", 0)
 
 
-def test_rows_4_67_a_signal_while_the_run_begins(decoder_spec: Path, cli: Cli, zygote: Zygote) -> None:
+def test_a_signal_while_the_run_begins(decoder_spec: Path, cli: Cli, zygote: Zygote) -> None:
     """Rows 4 and 67: while the first status is written."""
     stopped = zygote.run("pretrain", decoder_spec, "--out", "run", env={"BIGMODEL_FAILPOINT": "status.running:SIGTERM"})
     assert stopped.status == 143
@@ -148,7 +146,7 @@ def test_rows_4_67_a_signal_while_the_run_begins(decoder_spec: Path, cli: Cli, z
     assert cli(*resume_command(stopped.err)).status == 0
 
 
-def test_row_67_a_terminal_that_goes_away_stops_the_run_in_good_order(decoder_spec: Path) -> None:
+def test_a_terminal_that_goes_away_stops_the_run_in_good_order(decoder_spec: Path) -> None:
     """Row 67: SIGHUP, and every write to the terminal fails."""
     main, side = pty.openpty()
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TERM": "xterm"}
@@ -176,7 +174,7 @@ def test_row_67_a_terminal_that_goes_away_stops_the_run_in_good_order(decoder_sp
     assert checkpoints.find(Path("run")).name == f"step-{found['last_step']:08d}"
 
 
-def test_rows_6_67_how_signals_are_heeded() -> None:
+def test_how_signals_are_heeded() -> None:
     """Rows 6 and 67: the first is raised until it is heeded, later ones are not, `nohup` is respected, an end stands."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -207,7 +205,7 @@ def test_rows_6_67_how_signals_are_heeded() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_row_67_before_anything_is_written_a_signal_leaves_at_once(
+def test_before_anything_is_written_a_signal_leaves_at_once(
     number: signal.Signals, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Row 67: while torch is imported there is nothing to save."""
@@ -223,7 +221,7 @@ def test_row_67_before_anything_is_written_a_signal_leaves_at_once(
 @pytest.mark.parametrize(
     "point", ["train.validating:SIGTERM:4", "checkpoint.write:SIGTERM:25", "checkpoint.marked:SIGTERM:7"]
 )
-def test_rows_62_63_a_signal_in_the_final_average(point: str, decoder_spec: Path, cli: Cli, zygote: Zygote) -> None:
+def test_a_signal_in_the_final_average(point: str, decoder_spec: Path, cli: Cli, zygote: Zygote) -> None:
     """Rows 62 and 63: in its validation, in its save, and when it has become the result."""
     sets = [w for c in ("train.average_last=2", "train.ema=0.5") for w in ("--set", c)]
     whole = Path(cli("pretrain", decoder_spec, "--out", "whole", *sets).out.strip())
