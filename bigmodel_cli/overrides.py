@@ -57,6 +57,10 @@ def _replace(root: Node, section: str, name: str, other: str) -> None:
 def apply_override(root: Node, override: str | Override, options: type[Options]) -> None:
     """Put the value of ``a.b.0.c=VALUE`` into the tree, making the mappings on its way. Raises `SpecError`."""
     if isinstance(override, Override):
+        if not _is_unicode(override.value):
+            raise SpecError(
+                f"{override.place}: {override.value!r} is not UTF-8, and no spec can record it; rename it, or give a link to it"
+            )
         value = Node(override.value, override.place)
         _put(root, override.key.split("."), value, override.place, options)
         return
@@ -92,6 +96,10 @@ def _put(root: Node, path: list[str], value: Node, place: str, options: type[Opt
             node.value[part] = _copy(node.value[part]) if part in node.value else Node({}, place)
         node.keys[part] = place
         node = node.value[part]
+
+
+def _is_unicode(value: Any) -> bool:
+    return not isinstance(value, str) or not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _number(part: str, items: list[Node], place: str) -> int:

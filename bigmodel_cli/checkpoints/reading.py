@@ -14,7 +14,7 @@ from bigmodel_cli.checkpoints.files import ANOTHER, clipped, parse_json, read_fi
 from bigmodel_cli.checkpoints.manifest import SIZES, Manifest, read_manifest
 from bigmodel_cli.config import Facts
 from bigmodel_cli.errors import CheckpointError, SpecError, did_you_mean
-from bigmodel_cli.yaml_source import MAX_RESOLVED, parse_yaml
+from bigmodel_cli.yaml_source import MAX_RESOLVED, MAX_RESOLVED_NODES, parse_yaml
 
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 _MARKS = ("last", "best")
@@ -153,7 +153,7 @@ def _tensors(path: Path, manifest: Manifest) -> dict[str, Any]:
 
 def _spec(content: bytes, path: Path) -> dict[str, Any]:
     try:
-        values = parse_yaml(content, str(path), MAX_RESOLVED).plain()
+        values = parse_yaml(content, str(path), MAX_RESOLVED, MAX_RESOLVED_NODES).plain()
     except SpecError as error:
         raise CheckpointError(f"{clipped(str(error).splitlines()[0], 500)}: damaged; {ANOTHER}") from None
     if not isinstance(values, dict) or not all(isinstance(values.get(name), dict) for name in _SECTIONS):

@@ -124,6 +124,9 @@ def merged(new: Spec, old: Spec) -> Spec:
     for name in ("precision", "memory_format", "compile"):
         if train.get(name) == "auto":  # as it was decided
             del train[name]
+    model = named.get("model", {})
+    if model.get("max_len", 0) is None:  # as long as the checkpoint that the run started from (`with_length`)
+        del model["max_len"]
     for pair in EXCLUSIVE:
         for name, other in (pair, pair[::-1]):
             if train.get(name) is not None:

@@ -18,7 +18,9 @@ PLACE = Path("checkpoints")
 
 
 def contents(value: float) -> Contents:
-    return Contents(3, {"w": torch.full((2,), value)}, {"m": torch.full((2,), value)}, {"value": value}, {}, {})
+    return Contents(
+        3, {"w": torch.full((2,), value)}, {"m": torch.full((2,), value)}, {"step": 3, "value": value}, {}, {}
+    )
 
 
 def read() -> float:
