@@ -17,9 +17,12 @@ from bigmodel_cli.checkpoints.contents import Contents
 PLACE = Path("checkpoints")
 
 
+SPEC: dict[str, Any] = {"model": {}, "data": {}, "task": {}, "train": {}}
+
+
 def contents(value: float) -> Contents:
     return Contents(
-        3, {"w": torch.full((2,), value)}, {"m": torch.full((2,), value)}, {"step": 3, "value": value}, {}, {}
+        3, {"w": torch.full((2,), value)}, {"m": torch.full((2,), value)}, {"step": 3, "value": value}, SPEC, {}
     )
 
 
