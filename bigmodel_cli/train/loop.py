@@ -195,7 +195,7 @@ def _step(run: Run, reporter: Reporter, watch: Stopwatch, micro_batches: list[di
     if state.batch in state.division.pieces:
         _record(run, {"step": state.step + 1, "micro_batch": options.micro // state.division.pieces[state.batch]})
     if options.rewind is not None and spiked(options.rewind, state, result):
-        _record(run, go_back(options.rewind, state, run.directory, result, reporter.line))
+        _record(run, go_back(options.rewind, state, run.directory, run.keeping, result, reporter.line))
         return False
     if not result.finite:
         _note_overflow(run, reporter, result)
