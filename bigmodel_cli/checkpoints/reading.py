@@ -86,9 +86,7 @@ def _followed(path: Path) -> Path:
     return path
 
 
-def newest(
-    checkpoints: Path, say: Callable[[str], None], among: Sequence[Path] | None = None
-) -> Contents | None:
+def newest(checkpoints: Path, say: Callable[[str], None], among: Sequence[Path] | None = None) -> Contents | None:
     """The newest checkpoint that verifies, of all or `among` these (oldest first); None where none was committed.
 
     One that does not is said and passed over. Raises `CheckpointError` where all are broken.

@@ -49,7 +49,9 @@ def go_back(
 ) -> dict[str, Any]:
     """Become the last checkpoint, but for the batches: those up to the spike are passed over. The record of it for the log.
 
-    What was saved since then, for a signal, goes: the run does not come by there any more. Raises `NumericsError` where the run went back as often as it may.
+    What was saved since then, for a signal, goes: the run does not come by there any more.
+
+    Raises `NumericsError` where the run went back as often as it may.
     """
     usual, step, batch = usual_loss(options, state), state.step + 1, state.batch
     what = f"step {step}: the loss is {result.loss:.4g}"
