@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +86,12 @@ def _followed(path: Path) -> Path:
     return path
 
 
-def newest(checkpoints: Path, say: Callable[[str], None]) -> Contents | None:
-    """The newest checkpoint that verifies; None where none was committed.
+def newest(checkpoints: Path, say: Callable[[str], None], among: Sequence[Path] | None = None) -> Contents | None:
+    """The newest checkpoint that verifies, of all or `among` these (oldest first); None where none was committed.
 
     One that does not is said and passed over. Raises `CheckpointError` where all are broken.
     """
-    found = steps(checkpoints)
+    found = steps(checkpoints) if among is None else among
     for path in reversed(found):
         try:
             return read(path, train_state=True)
