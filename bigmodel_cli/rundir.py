@@ -226,10 +226,13 @@ class RunDirectory:
             "last_step": self.last_step,
             "last_checkpoint": self.last_checkpoint,
         }
+        text = json.dumps(values, indent=1, allow_nan=False) + "\n"
         try:
             failpoint(f"status.{state}")
-            _replace(self.path / STATUS, json.dumps(values, indent=1, allow_nan=False) + "\n")
+            _replace(self.path / STATUS, text)
         except OSError as error:
+            if _overwritten(self.path / STATUS, text):
+                return
             say(f"warning: {self.path / STATUS}: cannot be written: {os.strerror(error.errno or 0)}")
 
 
@@ -286,6 +289,17 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _overwritten(path: Path, text: str) -> bool:
+    """Whether a small file could be written in its own place, where the disk has no room for another one."""
+    try:
+        with open(path, "r+b") as file:
+            file.write(text.encode())
+            file.truncate()
+    except OSError:
+        return False
+    return True
 
 
 def _replace(path: Path, text: str) -> None:

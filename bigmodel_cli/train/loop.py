@@ -157,7 +157,9 @@ def _train(run: Run, reporter: Reporter) -> Path:
             break
         run.compiling = options.compile == "on" and state.step == started
         with run.signals.held(), run.signals.let() if run.compiling else contextlib.nullcontext():
-            if not _step(run, reporter, watch, next(batches)):
+            with run.signals.let() if run.feed.workers else contextlib.nullcontext():  # one may hang
+                micro_batches = next(batches)
+            if not _step(run, reporter, watch, micro_batches):
                 batches = run.feed.steps(state.batch, run.total + state.passed)
                 started = state.step
         run.compiling = False

@@ -77,6 +77,7 @@ def train(spec: Spec | None, request: Request, signals: Signals) -> Path:
     load_torch()
     signals.start()
     with signals.held(), _open_directory(request) as directory:
+        signals.leaving = lambda: directory.failed("stopped", 130, _left(request, directory))
         try:
             with signals.let(), memory_remedy("set a smaller train.micro_batch, or make the model smaller"):
                 path = _train(spec, request, directory, signals)
@@ -291,6 +292,10 @@ def _contents(
         facts=data.facts.to_json(),
         assets={**data.assets(), **trained_on},
     )
+
+
+def _left(request: Request, directory: RunDirectory) -> str:
+    return f"left at once by a second Ctrl-C; to go on: {_resume_command(request, directory)}"
 
 
 def _resume_command(request: Request, directory: RunDirectory) -> str:
