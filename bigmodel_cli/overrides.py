@@ -101,7 +101,7 @@ def _number(part: str, items: list[Node], place: str) -> int:
     if not items:
         raise SpecError(f"{place} is an empty list, without an item {_short(part)!r}; give the whole list")
     held = "one item, 0" if len(items) == 1 else f"the items 0 to {len(items) - 1}"
-    first = "" if part.isdecimal() else f"; write {place.rpartition(': ')[2]}.0.{_short(part)} for that of the first"
+    first = "" if not part.isidentifier() else f"; write {place.rpartition(': ')[2]}.0.{_short(part)} for that of the first"
     raise SpecError(f"{place} has {held}, not {_short(part)!r}{first}")
 
 
