@@ -76,15 +76,13 @@ class MetricsLog:
         if not self.path.is_file():
             return
         kept = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-            try:
-                record = json.loads(line)
-                again = record["step"] > step or record.get("rewind", {}).get("number", 0) > rewinds
-                if line.endswith("\n") and not again and "averaged" not in record:
-                    kept.append(line)
-            except (ValueError, KeyError, TypeError, AttributeError):
-                continue
         try:
+            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+                with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+                    record = json.loads(line)
+                    again = record["step"] > step or record.get("rewind", {}).get("number", 0) > rewinds
+                    if line.endswith("\n") and not again and "averaged" not in record:
+                        kept.append(line)
             _replace(self.path, "".join(kept))
         except OSError as error:
             self.fail(error)
@@ -228,8 +226,8 @@ class RunDirectory:
             "last_step": self.last_step,
             "last_checkpoint": self.last_checkpoint,
         }
-        failpoint(f"status.{state}")
         try:
+            failpoint(f"status.{state}")
             _replace(self.path / STATUS, json.dumps(values, indent=1, allow_nan=False) + "\n")
         except OSError as error:
             say(f"warning: {self.path / STATUS}: cannot be written: {os.strerror(error.errno or 0)}")

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shlex
 from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from bigmodel_cli.checkpoints.files import ANOTHER, clipped, parse_json, read_fi
 from bigmodel_cli.checkpoints.manifest import SIZES, Manifest, read_manifest
 from bigmodel_cli.config import Facts
 from bigmodel_cli.errors import CheckpointError, SpecError, did_you_mean
-from bigmodel_cli.yaml_source import MAX_RESOLVED, parse_yaml
+from bigmodel_cli.yaml_source import MAX_RESOLVED, MAX_RESOLVED_NODES, parse_yaml
 
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 _MARKS = ("last", "best")
@@ -91,12 +92,12 @@ def _followed(path: Path) -> Path:
     return path
 
 
-def newest(checkpoints: Path, say: Callable[[str], None]) -> Contents | None:
-    """The newest checkpoint that verifies; None where none was committed.
+def newest(checkpoints: Path, say: Callable[[str], None], among: Sequence[Path] | None = None) -> Contents | None:
+    """The newest checkpoint that verifies, of all or `among` these (oldest first); None where none was committed.
 
     One that does not is said and passed over. Raises `CheckpointError` where all are broken.
     """
-    found = steps(checkpoints)
+    found = steps(checkpoints) if among is None else among
     for path in reversed(found):
         try:
             return read(path, train_state=True)
@@ -158,7 +159,7 @@ def _tensors(path: Path, manifest: Manifest) -> dict[str, Any]:
 
 def _spec(content: bytes, path: Path) -> dict[str, Any]:
     try:
-        values = parse_yaml(content, str(path), MAX_RESOLVED).plain()
+        values = parse_yaml(content, str(path), MAX_RESOLVED, MAX_RESOLVED_NODES).plain()
     except SpecError as error:
         raise CheckpointError(f"{clipped(str(error).splitlines()[0], 500)}: damaged; {ANOTHER}") from None
     if not isinstance(values, dict) or not all(isinstance(values.get(name), dict) for name in _SECTIONS):

@@ -124,6 +124,9 @@ def merged(new: Spec, old: Spec) -> Spec:
     for name in ("precision", "memory_format", "compile"):
         if train.get(name) == "auto":  # as it was decided
             del train[name]
+    model = named.get("model", {})
+    if model.get("max_len", 0) is None:  # as long as the checkpoint that the run started from (`with_length`)
+        del model["max_len"]
     for pair in EXCLUSIVE:
         for name, other in (pair, pair[::-1]):
             if train.get(name) is not None:
@@ -203,11 +206,11 @@ def mark_again(checkpoints_folder: Path, path: Path, contents: checkpoints.Conte
         checkpoints.mark(checkpoints_folder, "best", first)
 
 
-def finished(directory: RunDirectory, previous: Previous, spec: Spec) -> Path | None:
+def finished(directory: RunDirectory, previous: Previous, spec: Spec, total: int | None) -> Path | None:
     """The result of a run that has nothing left to do, verified; None where it goes on. What it says is told.
 
     A run is finished where its last process said so and nothing that decides its end is asked for otherwise, or where it is
-    past `train.steps`.
+    past the last of its `total` steps (None: they are not known before the data is).
     """
     if previous.contents is None:
         return None
@@ -216,7 +219,7 @@ def finished(directory: RunDirectory, previous: Previous, spec: Spec) -> Path | 
     same = all(getattr(train, name) == getattr(previous.spec.train, name) for name in SETTLED)
     ended = train.steps is None or train.patience is not None or step >= train.steps
     done = same and ended and recorded.get("state") == "done" and recorded.get("last_step") == step
-    past = train.steps is not None and step > train.steps
+    past = total is not None and step > total
     if not done and not past:
         return None
     try:
@@ -227,7 +230,8 @@ def finished(directory: RunDirectory, previous: Previous, spec: Spec) -> Path | 
         say(f"warning: {error}")
         return previous.path if past else None
     more = f"--set train.steps={max(step, train.steps or 0) * 2} goes on with it"
-    where = f"is at step {step:,}, past train.steps {train.steps:,}" if past else f"is finished, at step {step:,}"
+    limit = f"train.steps {total:,}" if train.steps is not None else f"train.epochs {train.epochs:g} ({total:,} steps)"
+    where = f"is at step {step:,}, past {limit}" if past else f"is finished, at step {step:,}"
     say(f"{directory.path} {where}: there is nothing to do; {more}")
     return result
 

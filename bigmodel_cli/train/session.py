@@ -146,7 +146,7 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     check_parts(spec.model)
     if spec.train.tensorboard:
         need("tensorboard", "tensorboard", "train.tensorboard")
-    if previous is not None and (result := finished(directory, previous, spec)) is not None:
+    if previous is not None and (result := finished(directory, previous, spec, spec.train.steps)) is not None:
         return result
     torch.manual_seed(spec.train.seed)
     going_on = previous is not None and previous.contents is not None
@@ -173,6 +173,10 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     spec = spec.model_copy(update={"train": options})
     feed.channels_last = options.memory_format == "channels_last"
     total = options.total_steps(feed.micro.per_epoch)
+    if options.steps is None and previous is not None:  # what epochs are in steps the data says
+        result = finished(directory, previous, spec, total)
+        if result is not None:
+            return result
     _describe_steps(spec, total)
     if previous is not None and previous.contents is not None:
         state.restore(previous.contents.model, previous.contents.train, previous.contents.state)
