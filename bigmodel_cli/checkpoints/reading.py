@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-from collections.abc import Callable
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
