@@ -108,7 +108,11 @@ def _number(part: str, items: list[Node], place: str) -> int:
         return int(part)
     if not items:
         raise SpecError(f"{place} is an empty list, without an item {_short(part)!r}; give the whole list")
-    raise SpecError(f"{place} has the items 0 to {len(items) - 1}, not {_short(part)!r}")
+    held = "one item, 0" if len(items) == 1 else f"the items 0 to {len(items) - 1}"
+    first = (
+        "" if not part.isidentifier() else f"; write {place.rpartition(': ')[2]}.0.{_short(part)} for that of the first"
+    )
+    raise SpecError(f"{place} has {held}, not {_short(part)!r}{first}")
 
 
 def _short(text: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from bigmodel_cli.errors import SpecError
+from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.yaml_syntax import in_plain_words
 
 MAX_BYTES = 1_000_000
@@ -68,17 +68,29 @@ def read_yaml(path: Path) -> Node:
     try:
         content = _bounded(path)
     except FileNotFoundError:
-        raise SpecError(f"{path}: no such file; `bigmodel init NAME` writes a sample spec") from None
+        raise SpecError(f"{path}: no such file{_near(path) or '; `bigmodel init NAME` writes a sample spec'}") from None
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
     return parse_yaml(content, str(path))
+
+
+def _near(path: Path) -> str:
+    """'; did you mean ...?' for the spec beside it whose name is nearest, or ''."""
+    try:
+        names = [name for name in os.listdir(path.parent) if name.endswith((".yaml", ".yml"))]
+    except OSError:
+        return ""
+    found = did_you_mean(path.name if path.suffix else f"{path.name}.yaml", names)
+    near = next((name for name in names if found and f" {name}?" in found), "")
+    return f"; did you mean {path.parent / near}?" if near else ""
 
 
 def _bounded(path: Path) -> bytes:
     """The bytes of a file or pipe, at most `MAX_BYTES`. A device is not opened, and no pipe is waited for long."""
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
-        raise SpecError(f"{path}: this is a folder; name a spec file (.yaml)")
+        own = f", such as {path / 'spec.yaml'}" if (path / "spec.yaml").is_file() else ""
+        raise SpecError(f"{path}: this is a folder; name a spec file (.yaml){own}")
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
         raise SpecError(f"{path}: this is a device or a socket; name a spec file (.yaml)")
     if status.st_size > MAX_BYTES:

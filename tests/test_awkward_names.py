@@ -69,10 +69,10 @@ def test_the_command_that_resumes_is_quoted(decoder_spec: Path, cli: Cli) -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("model.blocks.²=1", "has the items 0 to 0, not '²'"),
-        ("model.blocks.٣=1", "has the items 0 to 0, not '٣'"),
-        ("model.blocks." + "9" * 5000 + "=1", "has the items 0 to 0"),
-        ("model.blocks.-1.repeat=1", "has the items 0 to 0"),
+        ("model.blocks.²=1", "has one item, 0, not '²'"),
+        ("model.blocks.٣=1", "has one item, 0, not '٣'"),
+        ("model.blocks." + "9" * 5000 + "=1", "has one item, 0"),
+        ("model.blocks.-1.repeat=1", "has one item, 0"),
         ("model.\udcff=1", "is not a valid string"),
         ("data.files=[\udcff.txt]", "not UTF-8; name a file of such a name by a glob"),
         ("model.dim.x=1", "model.dim is a value"),

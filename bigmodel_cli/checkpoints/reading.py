@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,10 @@ def _found(path: Path) -> Path:
     if any(name.endswith(_PICKLES) for name in held):
         raise CheckpointError(
             f"{path}: holds pickles ({', '.join(held[:3])}), which can run code when read, and are refused"
+        )
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        raise CheckpointError(
+            f"{path}: this is a spec; name the checkpoint or the run that `bigmodel pretrain {shlex.quote(str(path))}` made"
         )
     raise CheckpointError(f"{path}: not a checkpoint (no {MANIFEST}), and no run with one")
 

@@ -155,7 +155,9 @@ def _say_recorded(given: Spec, used: Spec) -> None:
 def _refusal(
     run: Path, changed: Sequence[str], before: Mapping[str, Any], after: Mapping[str, Any], command: str
 ) -> str:
-    lines = "".join(f"\n  {p}: {before.get(p)!r} -> {after.get(p)!r}" for p in changed)
+    told = _told(changed, before)
+    lines = "".join(f"\n  {p}: {_side(before, p)} -> {_side(after, p)}" for p in told[:MOST_SHOWN])
+    lines += f"\n  and {len(told) - MOST_SHOWN} more" if len(told) > MOST_SHOWN else ""
     place = shlex.quote(str(run))
     ways = [f"`bigmodel {command}` with another --out, from the first weights"]
     if all(p.startswith(("train.", "init.freeze", "init.train")) for p in changed):
@@ -167,6 +169,16 @@ def _refusal(
         f"--resume: the spec is not the one that this run began with; leave the change out, or begin a new run with it "
         f"({', or '.join(ways)}):{lines}"
     )
+
+
+def _told(changed: Sequence[str], before: Mapping[str, Any]) -> list[str]:
+    """Of the changed options those that say it all: where a `type` is another one, what stands beside and below it is not told."""
+    others = [p.removesuffix("type") for p in changed if p.endswith(".type") and p in before]
+    return [p for p in changed if not any(p.startswith(o) and p != f"{o}type" for o in others)]
+
+
+def _side(values: Mapping[str, Any], path: str) -> str:
+    return _written(values[path]) if path in values else "(none)"
 
 
 def _written(value: Any) -> str:

@@ -112,9 +112,9 @@ def dry_run(spec: Spec, device: str) -> Plan:
     data = _open_data(spec, checkpoints.read_assets(source) if source is not None else None)
     check_task(spec, build_task(spec.task, data.facts), data)
     _describe(spec, data)
-    check_memory(spec, data.facts, chosen)
+    model = check_memory(spec, data.facts, chosen)
     check_enough(spec, data.split("train"))
-    found = plan(spec, data.facts, data.split("train"))
+    found = plan(spec, data.facts, data.split("train"), model)
     check_fits(
         spec, chosen, found.state_bytes, found.activation_bytes, max(longest_rows(data.split("train")), default=1)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,10 @@ def _from_checkpoint(spec: Spec, facts: Facts, device: torch.device, source: Pat
     before = Facts.from_json(contents.facts)
     task_differs = contents.spec["task"].get("type") != spec.task.type
     other = "classes differ" if before.classes != facts.classes else "task differs" if task_differs else ""
-    report = checkpoints.load_weights(model, contents.model, fresh=model.head_names() if other else ())
+    try:
+        report = checkpoints.load_weights(model, contents.model, fresh=model.head_names() if other else ())
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {_of_another_model(spec, contents.spec)}{error}") from None
     say(f"weights: {len(report.loaded)} tensors from {source}")
     if report.fresh:
         say(f"newly initialised, since the {other}: {', '.join(report.fresh)}")
@@ -96,6 +100,19 @@ def _from_checkpoint(spec: Spec, facts: Facts, device: torch.device, source: Pat
         say(f"ignored of the checkpoint: {', '.join(report.ignored)}")
     freeze(model, spec.init)
     return model
+
+
+def _of_another_model(spec: Spec, before: Mapping[str, Any]) -> str:
+    """A sentence about a spec whose model is not the checkpoint's, or ''."""
+    options = spec.to_dict()["model"]
+    old = before["model"]
+    changed = [name for name in options if name != "classes" and options[name] != old.get(name)]
+    if options["type"] != old.get("type"):
+        return f"a model of type {old.get('type')}, and the spec's is {options['type']}; "
+    if not changed:
+        return ""
+    names = ", ".join(f"model.{name}" for name in changed[:3])
+    return f"the spec's model differs in {names}; leave it out to take the checkpoint's; "
 
 
 def _without_download(spec: Spec) -> Spec:
