@@ -54,8 +54,9 @@ def run(arguments: list[str], *, last: bool = False) -> int:
         return 128 + stop.number
     except USAGE_FAULT as fault:
         text = io.StringIO()
+        hint = _usage_hint(arguments, fault)
         fault.show(text)
-        _tell(text.getvalue().rstrip("\n"))  # it repeats the arguments, which may hold anything
+        _tell(text.getvalue().rstrip("\n") + hint)  # it repeats the arguments, which may hold anything
         return int(fault.exit_code)
     except SystemExit as exit_:
         if type(sys.stdout).__name__ == "PacifyFlushWrapper":  # so Typer leaves, with 1, where the reader has gone
@@ -75,6 +76,20 @@ def run(arguments: list[str], *, last: bool = False) -> int:
     except Exception as error:
         return _other_fault(error)
     return 0
+
+
+def _usage_hint(arguments: list[str], fault: Any) -> str:
+    """A line that says what to write in place of an option or a word that no command knows, where that is known."""
+    unknown = str(fault.option_name) if "No such option" in fault.message else ""
+    if not unknown and "unexpected extra" not in fault.message:
+        return ""
+    from bigmodel_cli.explain.words import instead
+    from bigmodel_cli.spec import Spec
+
+    hint = instead(arguments, unknown, Spec)
+    if hint and unknown:
+        fault.possibilities = None  # the command's own options whose letters are alike
+    return f"\n{hint}" if hint else ""
 
 
 def _other_fault(error: Exception) -> int:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from bigmodel_cli.config import Options, typed
 from bigmodel_cli.console import table
 from bigmodel_cli.data import SOURCES
 from bigmodel_cli.errors import SpecError, did_you_mean
+from bigmodel_cli.explain.tree import classes_in
 from bigmodel_cli.models import MODELS
 from bigmodel_cli.optim import describe_optimizers
 from bigmodel_cli.outputs import check_output, write_output
@@ -30,7 +33,21 @@ def catalog() -> dict[str, dict[str, str]]:
         "data": {name: options for name, (options, _) in SOURCES.items()},
         "optimizer": describe_optimizers(),
     }
+    for name, options in _typed_options(Spec, []):
+        if not any(options.keys() <= table.keys() for table in tables.values()):
+            tables[name] = {**options, **tables.get(name, {})}
     return {kind: {name: _line(entry) for name, entry in entries.items()} for kind, entries in tables.items()}
+
+
+def _typed_options(options: type[Options], seen: list[type[Options]]) -> Iterator[tuple[str, dict[str, type[Options]]]]:
+    """Each option below these whose value has a `type`, with the classes that there are; `seen` have been looked at."""
+    seen.append(options)
+    for name, field in options.model_fields.items():
+        if by_type := typed(field.annotation):
+            yield name, by_type
+        for inner in classes_in(field.annotation):
+            if inner not in seen:
+                yield from _typed_options(inner, seen)
 
 
 def _line(entry: Any) -> str:

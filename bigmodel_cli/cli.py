@@ -118,7 +118,7 @@ def pretrain(
 
     overrides = all_overrides(set_, precision, seed)
     if spec is None:
-        need_run("pretrain", out, resume, dry_run)
+        need_run("pretrain", None, out, resume, dry_run)
     loaded = load(spec, overrides) if spec is not None else None
     name = spec.stem if spec is not None else ""
     run_training(loaded, Start("pretrain", name, out, resume, device, overrides, accept_data, plugin, dry_run, json))
@@ -149,7 +149,7 @@ def finetune(
 
     overrides = all_overrides(set_, precision, seed)
     if source is None:
-        need_run("finetune", out, resume, dry_run)
+        need_run("finetune", spec, out, resume, dry_run)
         refuse("a run that is gone on with without --from", {"SPEC": spec})
         run_training(None, Start("finetune", "", out, resume, device, overrides, accept_data, plugin, dry_run, json))
         return
@@ -348,7 +348,7 @@ def check(file: PluginFile, set_: SetPart = None, json: Json = False) -> None:
     """
     from bigmodel_cli.plugins import name_plugins
 
-    name_plugins([file])
+    name_plugins([file], option="")
     from bigmodel_cli.errors import SpecError
     from bigmodel_cli.promises.command import check_plugin
 

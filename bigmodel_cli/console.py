@@ -145,9 +145,18 @@ def is_terminal() -> bool:
 
 def terminal() -> Console:
     """The rich console on stderr, for the progress bar: what is printed above it is text, without markup or emoji codes."""
-    from rich.console import Console
+    from rich.console import Console, ConsoleDimensions
 
-    return Console(stderr=True, highlight=False, markup=False, emoji=False)
+    class Narrower(Console):
+        """Leaves room for the `^C` that a terminal shows after the bar: on a line of its own it would keep the bar there."""
+
+        @property  # type: ignore[misc]  # it is not set here
+        def size(self) -> ConsoleDimensions:
+            """Columns and lines."""
+            width, height = super().size
+            return ConsoleDimensions(max(20, width - 4), height)
+
+    return Narrower(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:

@@ -25,7 +25,11 @@ def pick_device(wanted: str, say: Callable[[str], None]) -> torch.device:
     if kind not in ("auto", "cpu", "cuda", "mps") or (
         number and not (kind == "cuda" and re.fullmatch("[0-9]{1,4}", number))
     ):
-        hint = did_you_mean(wanted, ("auto", "cpu", "cuda", "mps"))
+        hint = (
+            "; a GPU is cuda (NVIDIA, AMD) or mps (Apple), and auto finds it"
+            if kind in ("gpu", "rocm", "hip", "metal")
+            else did_you_mean(wanted, ("auto", "cpu", "cuda", "mps"))
+        )
         raise SpecError(f"--device {wanted}: not one of auto, cpu, cuda, cuda:N, mps{hint}")
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if kind == "auto":
@@ -83,7 +87,10 @@ def describe_device(device: torch.device) -> str:
     """A short name for people: 'cuda:0 NVIDIA H200', 'cpu with 2 threads'."""
     if device.type == "cuda":
         return f"{device} {torch.cuda.get_device_name(device)}"
-    return f"cpu with {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
+    if device.type != "cpu":
+        return str(device)
+    count = torch.get_num_threads()
+    return f"cpu with {count} thread{'s' * (count != 1)}"
 
 
 def total_memory(device: torch.device) -> int:

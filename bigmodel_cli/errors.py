@@ -114,8 +114,8 @@ def forget_frames(error: BaseException) -> None:
 
 
 @contextlib.contextmanager
-def memory_remedy(remedy: str) -> Iterator[None]:
-    """Inside, a refusal of memory becomes an `OutOfMemory` that says what to do."""
+def memory_remedy(remedy: str, kind: type[ResourceError] = OutOfMemory) -> Iterator[None]:
+    """Inside, a refusal of memory becomes an `OutOfMemory` that says what to do, or another `kind` where it is half done."""
     try:
         yield
     except BigmodelError:
@@ -125,4 +125,4 @@ def memory_remedy(remedy: str) -> Iterator[None]:
             raise
         forget_frames(error)
         first = next(iter(str(error).strip().splitlines()), "")
-        raise OutOfMemory(f"out of memory{f' ({first})' if first else ''}; {remedy}") from None
+        raise kind(f"out of memory{f' ({first})' if first else ''}; {remedy}") from None

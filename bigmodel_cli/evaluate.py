@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,7 @@ def evaluate_checkpoint(
     )
     if other is None:
         return report
-    second = _evaluate(other, overrides, first.split, device)
+    second = _evaluate(other, overrides, first.split, device, tell=lambda _: None)  # the device was said
     differences = _differences(first, second)
     return Report(**{**vars(report), "second": str(second.loaded.path), "differences": differences})
 
@@ -164,8 +164,10 @@ def rescore_samples(path: Path, metrics: Sequence[str]) -> Report:
     return Report(str(path), "", name, "", estimates(task, measures))
 
 
-def _evaluate(path: Path, overrides: Sequence[str], split: str | None, device: str) -> Evaluation:
-    loaded = load_checkpoint(path, device, overrides)
+def _evaluate(
+    path: Path, overrides: Sequence[str], split: str | None, device: str, tell: Callable[[str], None] = say
+) -> Evaluation:
+    loaded = load_checkpoint(path, device, overrides, tell=tell)
     spec = loaded.spec
     texts = list(dict.fromkeys([*getattr(spec.task, "metrics", []), *getattr(loaded.task, "texts", [])]))
     need_libraries(texts)

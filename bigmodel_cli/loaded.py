@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,10 +51,15 @@ class Loaded:
         return "fp32" if recorded == "auto" or (recorded == "fp16" and self.device.type == "cpu") else recorded
 
 
-def load_checkpoint(path: Path, device: str = "auto", overrides: Sequence[str] = ()) -> Loaded:
-    """Read and verify a checkpoint and build its model, in evaluation mode. `path` may name a run: its last checkpoint is taken."""
+def load_checkpoint(
+    path: Path, device: str = "auto", overrides: Sequence[str] = (), *, tell: Callable[[str], None] = say
+) -> Loaded:
+    """Read and verify a checkpoint and build its model, in evaluation mode; `tell` is told the device.
+
+    `path` may name a run: its last checkpoint is taken.
+    """
     load_torch()
-    chosen = pick_device(device, say)
+    chosen = pick_device(device, tell)
     path = checkpoints.find(path)
     contents = checkpoints.read(path, train_state=False)
     spec = of_checkpoint(contents.spec, path, overrides)

@@ -57,6 +57,10 @@ def _replace(root: Node, section: str, name: str, other: str) -> None:
 def apply_override(root: Node, override: str | Override, options: type[Options]) -> None:
     """Put the value of ``a.b.0.c=VALUE`` into the tree, making the mappings on its way. Raises `SpecError`."""
     if isinstance(override, Override):
+        if not _is_unicode(override.value):
+            raise SpecError(
+                f"{override.place}: {override.value!r} is not UTF-8, and no spec can record it; rename it, or give a link to it"
+            )
         value = Node(override.value, override.place)
         _put(root, override.key.split("."), value, override.place, options)
         return
@@ -94,13 +98,21 @@ def _put(root: Node, path: list[str], value: Node, place: str, options: type[Opt
         node = node.value[part]
 
 
+def _is_unicode(value: Any) -> bool:
+    return not isinstance(value, str) or not any("\ud800" <= character <= "\udfff" for character in value)
+
+
 def _number(part: str, items: list[Node], place: str) -> int:
     """The number of an item. Raises `SpecError` where there is none of that number."""
     if part.isascii() and part.isdecimal() and len(part) < 10 and int(part) < len(items):
         return int(part)
     if not items:
         raise SpecError(f"{place} is an empty list, without an item {_short(part)!r}; give the whole list")
-    raise SpecError(f"{place} has the items 0 to {len(items) - 1}, not {_short(part)!r}")
+    held = "one item, 0" if len(items) == 1 else f"the items 0 to {len(items) - 1}"
+    first = (
+        "" if not part.isidentifier() else f"; write {place.rpartition(': ')[2]}.0.{_short(part)} for that of the first"
+    )
+    raise SpecError(f"{place} has {held}, not {_short(part)!r}{first}")
 
 
 def _short(text: str) -> str:

@@ -24,7 +24,7 @@ PLUGINS = "x-plugins"
 VARIABLE = "BIGMODEL_PLUGINS"
 """Where the command line leaves the paths, so that loader workers and the processes of a launcher find them too.
 
-It is a list in JSON: a path may hold any character.
+It is a list in JSON of pairs: the path as it was given, for messages, and the absolute one.
 """
 
 
@@ -67,23 +67,26 @@ def needed_plugins(recorded: Any) -> dict[str, str]:
     return dict.fromkeys(("mixer", "ffn", "norm", "position"), text)
 
 
-def name_plugins(paths: list[Path]) -> None:
-    """Remember the files for `extend`. Raises `SpecError` where one is missing, or where parts are imported already."""
+def name_plugins(paths: list[Path], option: str = "--plugin ") -> None:
+    """Remember the files for `extend`; messages name each after `option`.
+
+    Raises `SpecError` where one is missing, or where parts are imported already.
+    """
     for path in paths:
         if path.suffix != ".py" and path.exists():
-            raise SpecError(f"--plugin {path}: a plugin is a Python file, whose name ends in .py")
+            raise SpecError(f"{option}{path}: a plugin is a Python file, whose name ends in .py")
         if not path.is_file():
-            raise SpecError(f"--plugin {path}: {'this is no file' if path.exists() else 'no such file'}")
+            raise SpecError(f"{option}{path}: {'this is no file' if path.exists() else 'no such file'}")
     if paths and "bigmodel_cli.parts" in sys.modules:
         raise SpecError("--plugin: too late, the parts are joined already")
     if paths:
-        os.environ[VARIABLE] = json.dumps([str(path.resolve()) for path in paths])
+        os.environ[VARIABLE] = json.dumps([[str(path), str(path.resolve())] for path in paths])
 
 
 def extend(tables: dict[str, dict[str, type[Options]]]) -> None:
     """Add the parts of every named file to the tables."""
-    for text in json.loads(os.environ.get(VARIABLE) or "[]"):
-        for slot, found in _load(Path(text)).items():
+    for text, absolute in json.loads(os.environ.get(VARIABLE) or "[]"):
+        for slot, found in _load(text, Path(absolute)).items():
             if slot not in tables:
                 raise SpecError(f"{text}: PARTS: no slot {slot!r}{did_you_mean(slot, tables)}")
             for options in found:
@@ -94,8 +97,8 @@ def extend(tables: dict[str, dict[str, type[Options]]]) -> None:
                 _ORIGINS[options] = (slot, Path(text))
 
 
-def _load(path: Path) -> dict[str, list[Any]]:
-    """The file's table. Raises `SpecError` for a file that does not run or has none."""
+def _load(name: str, path: Path) -> dict[str, list[Any]]:
+    """The file's table; `name` stands for the path in messages. Raises `SpecError` for a file that does not run or has none."""
     spec = importlib.util.spec_from_file_location(f"bigmodel_plugin_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -104,14 +107,15 @@ def _load(path: Path) -> dict[str, list[Any]]:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise SpecError(f"{path}{_line_of(path, error)}: {type(error).__name__}: {error}") from error
+        text = error.msg if isinstance(error, SyntaxError) else error
+        raise SpecError(f"{name}{line_of(path, error)}: {type(error).__name__}: {text}") from error
     parts: Any = getattr(module, "PARTS", None)
     if not isinstance(parts, dict) or not parts or not all(isinstance(found, list) for found in parts.values()):
-        raise SpecError(f'{path}: has no table PARTS of lists; write PARTS = {{"mixer": [MyOptions]}}')
+        raise SpecError(f'{name}: has no table PARTS of lists; write PARTS = {{"mixer": [MyOptions]}}')
     return parts
 
 
-def _line_of(path: Path, error: BaseException) -> str:
+def line_of(path: Path, error: BaseException) -> str:
     """':12', the last line of the file that was at work when it was raised; '' where none was."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f":{error.lineno}"
@@ -121,7 +125,8 @@ def _line_of(path: Path, error: BaseException) -> str:
 
 def _name(path: str, options: Any) -> str:
     if not (isinstance(options, type) and issubclass(options, Options) and "type" in options.model_fields):
-        raise SpecError(f"{path}: PARTS: {options!r} is no subclass of Options with a field `type`")
+        shown = options.__name__ if isinstance(options, type) else repr(options)
+        raise SpecError(f"{path}: PARTS: {shown} is no subclass of Options with a field `type`")
     if not hasattr(options, "build"):
         raise SpecError(f"{path}: PARTS: {options.__name__} has no method build(self, place)")
     field = options.model_fields["type"]

@@ -76,15 +76,13 @@ class MetricsLog:
         if not self.path.is_file():
             return
         kept = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-            try:
-                record = json.loads(line)
-                again = record["step"] > step or record.get("rewind", {}).get("number", 0) > rewinds
-                if line.endswith("\n") and not again and "averaged" not in record:
-                    kept.append(line)
-            except (ValueError, KeyError, TypeError, AttributeError):
-                continue
         try:
+            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+                with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+                    record = json.loads(line)
+                    again = record["step"] > step or record.get("rewind", {}).get("number", 0) > rewinds
+                    if line.endswith("\n") and not again and "averaged" not in record:
+                        kept.append(line)
             _replace(self.path, "".join(kept))
         except OSError as error:
             self.fail(error)
@@ -228,10 +226,13 @@ class RunDirectory:
             "last_step": self.last_step,
             "last_checkpoint": self.last_checkpoint,
         }
-        failpoint(f"status.{state}")
+        text = json.dumps(values, indent=1, allow_nan=False) + "\n"
         try:
-            _replace(self.path / STATUS, json.dumps(values, indent=1, allow_nan=False) + "\n")
+            failpoint(f"status.{state}")
+            _replace(self.path / STATUS, text)
         except OSError as error:
+            if _overwritten(self.path / STATUS, text):
+                return
             say(f"warning: {self.path / STATUS}: cannot be written: {os.strerror(error.errno or 0)}")
 
 
@@ -288,6 +289,17 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _overwritten(path: Path, text: str) -> bool:
+    """Whether a small file could be written in its own place, where the disk has no room for another one."""
+    try:
+        with open(path, "r+b") as file:
+            file.write(text.encode())
+            file.truncate()
+    except OSError:
+        return False
+    return True
 
 
 def _replace(path: Path, text: str) -> None:

@@ -15,6 +15,7 @@ import pydantic
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Options
+from bigmodel_cli.console import visible
 from bigmodel_cli.data import DataOptions
 from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.explain import explain
@@ -23,7 +24,7 @@ from bigmodel_cli.overrides import Override, apply_overrides
 from bigmodel_cli.plugins import PLUGINS, needed_plugins, parts_from_files
 from bigmodel_cli.recipe import InitOptions, TrainOptions
 from bigmodel_cli.tasks import MaskedImageOptions, TaskOptions
-from bigmodel_cli.yaml_source import MAX_NODES, Node, dump_yaml, read_yaml
+from bigmodel_cli.yaml_source import MAX_RESOLVED_NODES, Node, dump_yaml, read_yaml
 
 NUMBER = re.compile("[0-9]{1,9}")
 """The place of an item in a list."""
@@ -82,7 +83,7 @@ class Spec(Options):
 
     def recorded(self) -> dict[str, Any]:
         """The same with the names of the plugins' files that it needs: what a checkpoint and a run's directory keep."""
-        files = sorted({part.file.name for part in parts_from_files(self)})
+        files = sorted({visible(part.file.name) for part in parts_from_files(self)})
         return {**self.to_dict(), **({PLUGINS: files} if files else {})}
 
     def to_yaml(self) -> str:
@@ -122,6 +123,8 @@ def of_checkpoint(values: Mapping[str, Any], path: Path, overrides: Iterable[str
     try:
         spec = from_dict(values, name=name)
     except SpecError as error:
+        if "--plugin" in str(error):  # nothing is wrong with the checkpoint
+            raise
         faults = str(error).splitlines()
         more = f"\nand {len(faults) - 5} more" if len(faults) > 5 else ""
         raise CheckpointError("\n".join(faults[:5]) + f"{more}\n(damaged, or of another version of bigmodel)") from None
@@ -141,9 +144,9 @@ def check(root: Node) -> Spec:
     except pydantic.ValidationError as error:
         faults = error.errors(include_url=False)
         raise SpecError(explain(root, Spec, faults, needed_plugins(free.get(PLUGINS)))) from None
-    if (count := _count(spec.to_dict())) > MAX_NODES:  # a checkpoint could not be read again
+    if (count := _count(spec.to_dict())) > MAX_RESOLVED_NODES:  # a checkpoint could not be read again
         raise SpecError(
-            f"{root.where}: {count:,} values once resolved, and at most {MAX_NODES:,} are read; use `repeat`"
+            f"{root.where}: {count:,} values once resolved, and at most {MAX_RESOLVED_NODES:,} are read; use `repeat`"
         )
     return spec
 

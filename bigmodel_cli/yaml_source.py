@@ -20,14 +20,14 @@ from typing import Any
 
 import yaml
 
-from bigmodel_cli.errors import SpecError
+from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.yaml_syntax import in_plain_words
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 100
-MAX_NODES = 100_000
-MAX_RESOLVED = 8_000_000
-"""Bytes of a resolved spec, which spells every option."""
+MAX_NODES = 20_000
+MAX_RESOLVED, MAX_RESOLVED_NODES = 8_000_000, 100_000
+"""Bytes and values of a resolved spec, which spells every option."""
 MOST_FAULTS = 40
 """So many are told."""
 PATIENCE = 10
@@ -68,17 +68,29 @@ def read_yaml(path: Path) -> Node:
     try:
         content = _bounded(path)
     except FileNotFoundError:
-        raise SpecError(f"{path}: no such file; `bigmodel init NAME` writes a sample spec") from None
+        raise SpecError(f"{path}: no such file{_near(path) or '; `bigmodel init NAME` writes a sample spec'}") from None
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
     return parse_yaml(content, str(path))
+
+
+def _near(path: Path) -> str:
+    """'; did you mean ...?' for the spec beside it whose name is nearest, or ''."""
+    try:
+        names = [name for name in os.listdir(path.parent) if name.endswith((".yaml", ".yml"))]
+    except OSError:
+        return ""
+    found = did_you_mean(path.name if path.suffix else f"{path.name}.yaml", names)
+    near = next((name for name in names if found and f" {name}?" in found), "")
+    return f"; did you mean {path.parent / near}?" if near else ""
 
 
 def _bounded(path: Path) -> bytes:
     """The bytes of a file or pipe, at most `MAX_BYTES`. A device is not opened, and no pipe is waited for long."""
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
-        raise SpecError(f"{path}: this is a folder; name a spec file (.yaml)")
+        own = f", such as {path / 'spec.yaml'}" if (path / "spec.yaml").is_file() else ""
+        raise SpecError(f"{path}: this is a folder; name a spec file (.yaml){own}")
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
         raise SpecError(f"{path}: this is a device or a socket; name a spec file (.yaml)")
     if status.st_size > MAX_BYTES:
@@ -101,7 +113,7 @@ def _bounded(path: Path) -> bytes:
     raise SpecError(f"{path}: more than {MAX_BYTES:,} bytes; a spec has fewer. Is this the right file?")
 
 
-def parse_yaml(content: bytes, name: str, most: int = MAX_BYTES) -> Node:
+def parse_yaml(content: bytes, name: str, most: int = MAX_BYTES, most_nodes: int = MAX_NODES) -> Node:
     """Parse YAML text; `name` stands for the file in messages. A byte order mark and CRLF line ends are accepted."""
     if len(content) > most:
         raise SpecError(f"{name}: {len(content):,} bytes; a spec has at most {most:,}")
@@ -113,7 +125,7 @@ def parse_yaml(content: bytes, name: str, most: int = MAX_BYTES) -> Node:
         raise SpecError(
             f"{name}:{line}:{column}: not UTF-8 (byte 0x{content[error.start]:02x}); save it as UTF-8"
         ) from None
-    return _Builder(name).build(text)
+    return _Builder(name, most=most_nodes).build(text)
 
 
 def parse_value(text: str, where: str) -> Node:
@@ -131,11 +143,11 @@ def parse_value(text: str, where: str) -> Node:
 class _Builder:
     """Builds the tree from parser events, collecting the faults that do not stop the parse."""
 
-    def __init__(self, name: str, *, fixed_place: bool = False) -> None:
+    def __init__(self, name: str, *, fixed_place: bool = False, most: int = MAX_NODES) -> None:
         self.name, self.fixed_place = name, fixed_place
         self.anchors: dict[str, Node] = {}
         self.faults: list[str] = []
-        self.nodes = 0
+        self.nodes, self.most = 0, most
 
     def build(self, text: str) -> Node:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -203,9 +215,9 @@ class _Builder:
 
     def count(self, more: int, where: str) -> None:
         self.nodes += more
-        if self.nodes > MAX_NODES:
+        if self.nodes > self.most:
             raise SpecError(
-                f"{where}: more than {MAX_NODES:,} values once its aliases are followed; name many files by their folder or a glob"
+                f"{where}: more than {self.most:,} values once its aliases are followed; name many files by their folder or a glob"
             )
 
     def scalar(self, event: yaml.ScalarEvent) -> Any:

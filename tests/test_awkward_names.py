@@ -38,8 +38,12 @@ def test_a_run_of_any_name_goes_through_all_commands(name: str, cli: Cli) -> Non
     again = cli("pretrain", *words, "--set", "train.steps=2", "--resume")
     assert (again.status, Path(f"{run}-2/checkpoints/step-00000002").is_dir()) == (0, True), again.err
     tuned = cli("finetune", "--from", run, "--out", "tuned", "--set", "train.steps=1")
-    assert tuned.status == 0, tuned.err
-    assert cli("finetune", "--from", run, "--out", "tuned", "--set", "train.steps=2", "--resume").status == 0
+    if name == NAMES["newline and bytes"]:  # the run's spec, which names its start, is YAML
+        assert (tuned.status, Path("tuned").exists()) == (2, False)
+        assert "is not UTF-8, and no spec can record it; rename it, or give a link to it" in tuned.err
+    else:
+        assert tuned.status == 0, tuned.err
+        assert cli("finetune", "--from", run, "--out", "tuned", "--set", "train.steps=2", "--resume").status == 0
     looked = cli("eval", run, "--samples", f"{name}.jsonl", "--json")
     assert json.loads(looked.out)["checkpoint"].encode("utf-8", "surrogateescape") == os.fsencode(
         f"{run}/checkpoints/step-00000001"
@@ -57,17 +61,18 @@ def test_the_command_that_resumes_is_quoted(decoder_spec: Path, cli: Cli) -> Non
 
     name = NAMES["quotes"]
     with RunDirectory.open(Path("runs", name), resume=False) as directory:
-        said = _resume_command(Request(name, command=("bigmodel", "pretrain", f"{name}.yaml")), directory)
-    assert shlex.split(said) == ["bigmodel", "pretrain", f"{name}.yaml", "--out", f"runs/{name}", "--resume"]
+        directory.begin("", 0)
+        said = _resume_command(Request(name), directory)
+    assert shlex.split(said) == ["bigmodel", "pretrain", "--resume", "--out", f"runs/{name}"]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("model.blocks.²=1", "has the items 0 to 0, not '²'"),
-        ("model.blocks.٣=1", "has the items 0 to 0, not '٣'"),
-        ("model.blocks." + "9" * 5000 + "=1", "has the items 0 to 0"),
-        ("model.blocks.-1.repeat=1", "has the items 0 to 0"),
+        ("model.blocks.²=1", "has one item, 0, not '²'"),
+        ("model.blocks.٣=1", "has one item, 0, not '٣'"),
+        ("model.blocks." + "9" * 5000 + "=1", "has one item, 0"),
+        ("model.blocks.-1.repeat=1", "has one item, 0"),
         ("model.\udcff=1", "is not a valid string"),
         ("data.files=[\udcff.txt]", "not UTF-8; name a file of such a name by a glob"),
         ("model.dim.x=1", "model.dim is a value"),

@@ -216,12 +216,11 @@ def test_what_cannot_be_scored_is_said(trained: Path, cli: Cli, monkeypatch: pyt
     compared = cli("eval", "run", "--compare", "second")
     assert compared.status == 2
     assert "not evaluated on the same items: 30 and 31" in compared.err
-    import bigmodel_cli.metrics.text as text
 
     def missing(name: str) -> Any:
-        raise ImportError(name)
+        raise ModuleNotFoundError(name, name=name)
 
-    monkeypatch.setattr(text.importlib, "import_module", missing)
+    monkeypatch.setattr("bigmodel_cli.packages.importlib.import_module", missing)
     result = cli("eval", "run")
     assert result.status == 2
     assert "needs sacrebleu, which is not installed: pip install 'bigmodel[metrics]'" in result.err

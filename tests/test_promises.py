@@ -224,7 +224,7 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def join(*options: type[Options]) -> None:
         monkeypatch.setattr(plugins, "_ORIGINS", {own: ("mixer", Path("own.py")) for own in options})
-        monkeypatch.setattr(plugins, "name_plugins", lambda paths: None)
+        monkeypatch.setattr(plugins, "name_plugins", lambda paths, option: None)
 
     return join
 

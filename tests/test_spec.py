@@ -273,7 +273,7 @@ def test_an_override_below_an_alias_does_not_change_the_anchor() -> None:
     [
         ("train.steps", "write --set KEY=VALUE"),
         ("task.sample_prompt=\udce9", "--set task.sample_prompt=\\udce9: not UTF-8"),  # row 85: an argument in Latin-1
-        ("model.blocks.7.repeat=1", "has the items 0 to 0"),
+        ("model.blocks.7.repeat=1", "has one item, 0"),
         ("model.dim.x=1", "is a value, and has no 'x' inside"),
         ("train.stepz=1", "--set train.stepz=1: train.stepz: unknown option; did you mean steps?"),
         ("train.steps=[", "not valid YAML"),

@@ -10,13 +10,11 @@ import typer
 # Typer evaluates these at run time, so they are written for it: Optional, not `X | None`, reads well in its help.
 SpecPath = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Argument(
-        metavar="[SPEC]", help="The spec, a YAML file; left out with --resume --out RUN.", show_default=False
-    ),
+    typer.Argument(metavar="SPEC", help="The spec, a YAML file; left out with --resume --out RUN.", show_default=False),
 ]
 TaskSpec = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Argument(metavar="[SPEC]", help="A spec; sections left out come from the checkpoint.", show_default=False),
+    typer.Argument(metavar="SPEC", help="A spec; sections left out come from the checkpoint.", show_default=False),
 ]
 Source = Annotated[
     Optional[str],  # noqa: UP045

@@ -24,7 +24,7 @@ Picture = Annotated[
 Target = Annotated[
     Optional[str],  # noqa: UP045
     typer.Argument(
-        metavar="[SPEC|CKPT]", help="A spec or a checkpoint; a built-in set when left out.", show_default=False
+        metavar="SPEC|CKPT", help="A spec or a checkpoint; a built-in set when left out.", show_default=False
     ),
 ]
 Seconds = Annotated[float, typer.Option(min=0.1, help="How long each network is timed, e.g. --seconds 10.")]

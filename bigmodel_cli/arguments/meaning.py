@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ def run_training(spec: Any, start: Start) -> None:
     """
     from bigmodel_cli.train.signals import Signals
 
+    if not start.resume:
+        refuse("a run that begins (without --resume)", {"--accept-data": start.accept_data})
     with Signals() as signals:
         from bigmodel_cli.train.session import Request, train
         from bigmodel_cli.train.session import dry_run as plan
@@ -49,12 +52,14 @@ def run_training(spec: Any, start: Start) -> None:
         show({"checkpoint": str(path)} if start.json else str(path))
 
 
-def need_run(command: str, out: Path | None, resume: bool, dry_run: bool) -> None:
-    """Without a spec there must be a run that knows its own. Raises `SpecError`."""
+def need_run(command: str, spec: Path | None, out: Path | None, resume: bool, dry_run: bool) -> None:
+    """Without a spec to pretrain, or a checkpoint to finetune, there must be a run that knows its own. Raises `SpecError`."""
     from bigmodel_cli.errors import SpecError
 
     if not (resume and out is not None) or dry_run:
         missing = "a spec" if command == "pretrain" else "--from CKPT"
+        if spec is not None and spec.is_dir():
+            missing += f": write --from {shlex.quote(str(spec))}"
         raise SpecError(
             f"{command} needs {missing}; only a run that is gone on with, by --resume --out RUN, knows what it began with"
         )

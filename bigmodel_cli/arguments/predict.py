@@ -10,7 +10,7 @@ import typer
 Inputs = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Argument(
-        metavar="[INPUT]...",
+        metavar="INPUT",
         help="Images, recordings, prompts or texts; when left out the lines of stdin, each with a record of its own.",
         show_default=False,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from bigmodel_cli.catalog import templates
 from bigmodel_cli.config import Facts
 from bigmodel_cli.console import say
 from bigmodel_cli.data import open_data
+from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models import build, within, without_download
 from bigmodel_cli.overrides import apply_overrides
 from bigmodel_cli.spec import Spec, check, load, of_checkpoint
@@ -40,6 +42,8 @@ def named(target: str, overrides: Sequence[str]) -> list[Target]:
         spec = load(path, overrides)
         data = open_data(spec.data, base=Path(), seed=spec.train.seed, say=say)
         return [(path.stem, spec, data.facts)]
+    if not os.path.lexists(path):
+        raise SpecError(f"{path}: no such spec or checkpoint; a spec's name ends in .yaml")
     found = checkpoints.find(path)
     contents = checkpoints.read(found, train_state=False)
     spec = of_checkpoint(contents.spec, found, overrides)

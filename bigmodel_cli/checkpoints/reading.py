@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from bigmodel_cli.checkpoints.files import ANOTHER, clipped, parse_json, read_fi
 from bigmodel_cli.checkpoints.manifest import SIZES, Manifest, read_manifest
 from bigmodel_cli.config import Facts
 from bigmodel_cli.errors import CheckpointError, SpecError, did_you_mean
-from bigmodel_cli.yaml_source import MAX_RESOLVED, parse_yaml
+from bigmodel_cli.yaml_source import MAX_RESOLVED, MAX_RESOLVED_NODES, parse_yaml
 
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 _MARKS = ("last", "best")
@@ -62,6 +63,10 @@ def _found(path: Path) -> Path:
         raise CheckpointError(
             f"{path}: holds pickles ({', '.join(held[:3])}), which can run code when read, and are refused"
         )
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        raise CheckpointError(
+            f"{path}: this is a spec; name the checkpoint or the run that `bigmodel pretrain {shlex.quote(str(path))}` made"
+        )
     raise CheckpointError(f"{path}: not a checkpoint (no {MANIFEST}), and no run with one")
 
 
@@ -86,12 +91,12 @@ def _followed(path: Path) -> Path:
     return path
 
 
-def newest(checkpoints: Path, say: Callable[[str], None]) -> Contents | None:
-    """The newest checkpoint that verifies; None where none was committed.
+def newest(checkpoints: Path, say: Callable[[str], None], among: Sequence[Path] | None = None) -> Contents | None:
+    """The newest checkpoint that verifies, of all or `among` these (oldest first); None where none was committed.
 
     One that does not is said and passed over. Raises `CheckpointError` where all are broken.
     """
-    found = steps(checkpoints)
+    found = steps(checkpoints) if among is None else among
     for path in reversed(found):
         try:
             return read(path, train_state=True)
@@ -153,7 +158,7 @@ def _tensors(path: Path, manifest: Manifest) -> dict[str, Any]:
 
 def _spec(content: bytes, path: Path) -> dict[str, Any]:
     try:
-        values = parse_yaml(content, str(path), MAX_RESOLVED).plain()
+        values = parse_yaml(content, str(path), MAX_RESOLVED, MAX_RESOLVED_NODES).plain()
     except SpecError as error:
         raise CheckpointError(f"{clipped(str(error).splitlines()[0], 500)}: damaged; {ANOTHER}") from None
     if not isinstance(values, dict) or not all(isinstance(values.get(name), dict) for name in _SECTIONS):

@@ -128,9 +128,23 @@ def prune(checkpoints: Path, keep: set[Path]) -> None:
     kept = {path.name for path in (*keep, *present[-1:])}
     kept |= {os.readlink(link) for link in (checkpoints / "last", checkpoints / "best") if link.is_symlink()}
     for path in [p for p in present if p.name not in kept]:
-        # The manifest goes first: what is half removed is no checkpoint any more.
-        for file in (path / MANIFEST, *sorted(path.iterdir())):
-            failpoint("checkpoint.prune")
-            file.unlink(missing_ok=True)
-        shutil.rmtree(path, ignore_errors=True)
+        _remove(path)
     tidy(checkpoints)
+
+
+def drop_after(checkpoints: Path, kept: Path) -> None:
+    """Remove the checkpoints of later steps than `kept`, to which `last` points: the run goes on from there otherwise.
+
+    The caller holds the run's lock.
+    """
+    present = steps(checkpoints)
+    for path in reversed(present[present.index(kept) + 1 :]):
+        _remove(path)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint, its manifest first: what is half removed is none any more."""
+    for file in (checkpoint / MANIFEST, *sorted(checkpoint.iterdir())):
+        failpoint("checkpoint.prune")
+        file.unlink(missing_ok=True)
+    shutil.rmtree(checkpoint, ignore_errors=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
@@ -27,6 +28,8 @@ MOST_FAULTS = 40
 MOST_SORTED = 2000
 MOST_PLACES = 3
 LONGEST = 200
+_OPTION = re.compile(r"[a-z]\w*(\.\w+)+(?=[: ])")
+"""An option's path, with which a fault of several options begins."""
 NO_NOTES: Mapping[str, str] = MappingProxyType({})
 
 
@@ -82,7 +85,20 @@ class _Place:
             elif index == len(location) - 1 and fault["type"] == "missing":
                 self.path.append(str(part))
             # else: the tag of a union, which is no place in the file
+        if fault["type"] == "value_error" and (named := _OPTION.match(str(fault["ctx"]["error"]))):
+            node = self._down(node, named[0].split("."))
         self.node = node
+
+    def _down(self, node: Node, names: list[str]) -> Node:
+        """Follow the option that a fault of several of them names first, as far as it is written out; the node there."""
+        if not (isinstance(node.value, dict) and names[0] in node.value):
+            return node
+        for name in names:
+            if isinstance(node.value, dict) and name in node.value:
+                node = node.value[name]
+                self.where = node.where
+        self.path += names
+        return node
 
     @property
     def name(self) -> str:
@@ -93,7 +109,8 @@ class _Place:
 def _line(tree: _Tree, group: list[tuple[_Place, Any]]) -> str:
     place = group[0][0]
     name = place.name if len(place.name) <= LONGEST else f"{place.name[:LONGEST]}..."
-    return f"{place.where}: {name}: {_what(tree, place, [fault for _, fault in group])}"
+    what = _what(tree, place, [fault for _, fault in group])
+    return f"{place.where}: {name}: {what.removeprefix(f'{name}: ')}"
 
 
 def _what(tree: _Tree, place: _Place, faults: list[Any]) -> str:
@@ -175,6 +192,8 @@ def _where_else(tree: _Tree, place: _Place, location: tuple[Any, ...]) -> str:
         return f"; write type: {name} in its place"
     others = _of_other_types(options, name, location)
     found = _elsewhere(tree.known, place, name, by_name=not others)
+    if found and any(option.path.rpartition(".")[0] == ".".join(place.path[:-1]) for option in found):
+        others = ""  # what is called otherwise here is what was meant
     texts = [text for text in (others, _use(found, options, tree.plain), remark(name)) if text]
     if texts:
         return "".join(f"; {text}" for text in texts)

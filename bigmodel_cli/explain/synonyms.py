@@ -92,9 +92,9 @@ _TARGETS = {
     "data.files": "root path paths data_path train_file train_data data_dir train_path train_files file filename corpus "
     "dataset_path",
     "data.root": "path data_path data_dir root_dir dataroot folder directory dir train_dir data_folder image_folder",
-    "data.train": "path paths data_path train_file train_data train_path train_files file filename csv dataset_path",
-    "data.val": "validation_file val_file valid_data val_data validation_data dev dev_file eval_file valid val_path",
-    "data.test": "test_file test_data test_path",
+    "data.train": "path paths data_path train_file train_data train_path train_files file files filename csv dataset_path",
+    "data.val": "validation_file val_file valid_data val_data validation_data dev dev_file eval_file valid val_path val_files",
+    "data.test": "test_file test_data test_path test_files",
     "data.val_files": "validation_file val_file valid_data val_data validation_data dev dev_file eval_file valid val val_path",
     "data.test_files": "test_file test_data test test_path",
     "data.source": "src src_lang source_lang source_file",

@@ -8,9 +8,12 @@ differs writes other text than it was trained for. Options that name a promise i
 
 from __future__ import annotations
 
+import shlex
+import sys
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.console import say
@@ -18,7 +21,7 @@ from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.models import sees_both_sides
 from bigmodel_cli.parts.stream import Place
-from bigmodel_cli.plugins import parts_from_files
+from bigmodel_cli.plugins import line_of, parts_from_files
 from bigmodel_cli.promises import forms, sequence
 from bigmodel_cli.promises.trial import LONGEST, Broken, Trial, first_line
 
@@ -35,7 +38,7 @@ REMEDIES = {
     "rows": "let no row look at another row of the batch",
     "causal": "let position t see positions up to t alone, at any length, or set `causal: false` as an option for encoders",
     "cache": "keep in the cache all that later positions need; stream.start positions came before; rows come first in its tensors",
-    "documents": "heed stream.segments: positions of other numbers are not to be seen, and places count from a segment's begin",
+    "documents": "heed stream.segments: positions of other numbers are not to be seen, and counting starts anew in each segment",
     "positions": "compute each position by itself, whatever stands beside it",
 }
 """What to do about a promise that is not kept; the promises in the order in which they are tried."""
@@ -91,12 +94,34 @@ def check_part(slot: str, options: Any, causal: bool = True, widths: Iterable[in
         found = [Finding("builds", True, f"width {trial.dim}")]
         if trial.part is None:
             return [Finding("builds", True, "nothing to build")]
+        if fault := _does_not_run(trial):
+            return [*found, Finding("shape", False, f"{fault}; nothing else was tried")]
         tries = {**_COMMON, **_OF_SLOT[slot]}
         looks_ahead = not causal or getattr(options, "causal", None) is False
         for name in REMEDIES:
             if name in tries and not (looks_ahead and name in ONE_SIDED):
                 found.append(_tried(name, tries[name], trial))
     return found
+
+
+def _does_not_run(trial: Trial) -> str:
+    """What a part raises that is called as a block calls it, or ''."""
+    try:
+        trial.renew()
+        trial.run(trial.input())
+    except Broken:
+        return ""
+    except Exception as error:  # whatever a user's own code raises
+        return _raised(trial.options, error)
+    return ""
+
+
+def _raised(options: Any, error: Exception) -> str:
+    """'my_part.py:21: AttributeError: ...': what was raised, at the line of the part's own file that was at work."""
+    file = Path(str(sys.modules[type(options).__module__].__file__))
+    line = line_of(file, error)
+    text = f"{type(error).__name__}: {first_line(error)}"
+    return f"{file.name}{line}: {text}" if line else text
 
 
 def _tried(name: str, attempt: Callable[[Trial], None], trial: Trial) -> Finding:
@@ -108,7 +133,7 @@ def _tried(name: str, attempt: Callable[[Trial], None], trial: Trial) -> Finding
     except Broken as error:
         return Finding(name, False, f"{error}; {REMEDIES[name]}")
     except Exception as error:  # whatever a user's own code raises
-        return Finding(name, False, f"{type(error).__name__}: {first_line(error)}; {REMEDIES[name]}")
+        return Finding(name, False, f"{_raised(trial.options, error)}; {REMEDIES[name]}")
     return Finding(name, True)
 
 
@@ -121,7 +146,7 @@ def _built(slot: str, options: Any, causal: bool, widths: Iterable[int]) -> Tria
         except ValueError as error:  # the way in which a part says that something does not fit
             refused = first_line(error)
         except Exception as error:
-            return Finding("builds", False, f"{type(error).__name__}: {first_line(error)}; {REMEDIES['builds']}")
+            return Finding("builds", False, f"{_raised(options, error)}; {REMEDIES['builds']}")
     return Finding("builds", None, f"{refused}; so at every width that was tried")
 
 
@@ -138,9 +163,10 @@ def check_parts(model: Any) -> None:
                 broken.append(finding)
         if broken:
             lines = "".join(f"\n  {finding.line()}" for finding in broken)
+            file = shlex.quote(str(part.file))
             raise SpecError(
-                f"{part.path}: {part.options.type} ({part.file.name}) does not keep what a {part.slot} promises; mend it, or "
-                f"name the promise in not_promised of its options (`bigmodel check {part.file.name}` tries all):{lines}"
+                f"{part.path}: {part.options.type} ({part.file}) does not keep what a {part.slot} promises; mend it, or "
+                f"name the promise in not_promised of its options (`bigmodel check {file}` tries all):{lines}"
             )
 
 

@@ -40,7 +40,10 @@ class Checked:
         found = [finding.line() for finding in self.findings]
         if self.in_encoder:
             broken = [f for f in self.in_encoder if not f.kept]
-            found += [f"in an encoder: {f.line()}" for f in broken] or ["in an encoder: kept"]
+            others = [f for f in broken if f not in self.findings]
+            found += [f"in an encoder: {f.line()}" for f in others] or [
+                f"in an encoder: {'the same' if broken else 'kept'}"
+            ]
         return [f"{self.slot} {self.type}: {line}" for line in found]
 
     def to_json(self) -> dict[str, Any]:

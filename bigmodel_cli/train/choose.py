@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,10 @@ class Choice:
         return self.precision + (", channels_last" if self.memory_format == "channels_last" else "")
 
 
+def _rounds(times: Sequence[float]) -> str:
+    return "one pass" if len(times) == 1 else f"median of {len(times)} passes"
+
+
 def choose(
     model: Module, task: Task, batch: dict[str, Tensor], options: TrainOptions, say: Callable[[str], None]
 ) -> TrainOptions:
@@ -55,7 +59,7 @@ def choose(
         shown = "; ".join(f"{c} {1e3 * statistics.median(t):.1f} ms" for c, t in times.items())
         why = "; it was close, so the plainer stays" if close else ""
         say(
-            f"computing in {best} (median of {len(times[candidates[0]])} passes: {shown}{why}); pin train.precision and "
+            f"computing in {best} ({_rounds(times[candidates[0]])}: {shown}{why}); pin train.precision and "
             "train.memory_format to repeat"
         )
     compiled = "on" if options.compile == "auto" and device.type == "cuda" else options.compile

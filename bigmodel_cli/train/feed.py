@@ -44,8 +44,10 @@ class Feed:
         try:
             for _ in numbers:
                 yield loading.next()
-        finally:
-            loading.close()
+        except BaseException:  # a fault, or a signal: a worker that hangs is not waited for
+            loading.close(at_once=True)
+            raise
+        loading.close()
 
     def close(self) -> None:
         """End the loader workers, where there are any."""

@@ -28,7 +28,13 @@ def freeze(model: Any, init: InitOptions) -> None:
         for name, p in parameters.items():
             p.requires_grad_(p.requires_grad and _below(name, model.head_names()))
     if not any(p.requires_grad for p in parameters.values()):
-        raise SpecError("init: every weight is frozen; nothing is left to train")
+        tied = init.train == "head" and not any(_below(name, model.head_names()) for name in parameters)
+        way = (
+            "the head has the weights of the embedding (tie_embeddings); write init.freeze: ['blocks.*'] in place of init.train"
+            if tied
+            else "leave some out of init.freeze"
+        )
+        raise SpecError(f"init: every weight is frozen, and nothing is left to train: {way}")
 
 
 def still_modules(model: Any, init: InitOptions) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Which of a run's checkpoints are kept, and which an average of the newest is made of."""
+"""Which of a run's checkpoints are kept, which an average of the newest is made of, and which it may go back to."""
 
 from __future__ import annotations
 
@@ -39,13 +39,24 @@ class Keeping:
         count = self.options.average_last
         return [p for p in checkpoints.steps(folder) if self.due(number(p), scores)][-count:] if count else []
 
+    def bases(self, folder: Path, scores: Mapping[str, float | None]) -> list[Path]:
+        """The checkpoints that a run may go back to (train.rewind), oldest first: none that was saved for a signal alone.
+
+        So a run that was stopped in between goes back to where the one that nobody stopped does. The schedule of saving may have
+        changed since; where it names none of those that are there, they are all of them.
+        """
+        present = checkpoints.steps(folder)
+        return [p for p in present if number(p) == 0 or self.due(number(p), scores)] or present
+
     def prune(self, folder: Path, scores: Mapping[str, float | None]) -> None:
         """Remove the checkpoints that the spec does not keep, and what was half removed when a process died."""
         present = checkpoints.steps(folder)
         finite = [(score, path) for path in present if (score := scores.get(str(number(path)))) is not None]
         ranked = sorted(finite, key=lambda pair: pair[0], reverse=self.higher_is_better)
         best = (path for _, path in ranked[: self.options.keep_best])
-        checkpoints.prune(folder, {*present[-self.options.keep_last :], *self.averaged(folder, scores), *best})
+        base = self.bases(folder, scores)[-1:] if self.options.rewind is not None else []
+        kept = {*present[-self.options.keep_last :], *self.averaged(folder, scores), *best, *base}
+        checkpoints.prune(folder, kept)
 
 
 def number(checkpoint: Path) -> int:

@@ -157,7 +157,9 @@ def _train(run: Run, reporter: Reporter) -> Path:
             break
         run.compiling = options.compile == "on" and state.step == started
         with run.signals.held(), run.signals.let() if run.compiling else contextlib.nullcontext():
-            if not _step(run, reporter, watch, next(batches)):
+            with run.signals.let() if run.feed.workers else contextlib.nullcontext():  # one may hang
+                micro_batches = next(batches)
+            if not _step(run, reporter, watch, micro_batches):
                 batches = run.feed.steps(state.batch, run.total + state.passed)
                 started = state.step
         run.compiling = False
@@ -181,7 +183,7 @@ def _step(run: Run, reporter: Reporter, watch: Stopwatch, micro_batches: list[di
     options, state = run.options, run.state
     failpoint("train.step")
     lr = options.optimizer.lr * options.schedule.factor(state.step, run.total)
-    known = len(state.division.pieces)
+    pieces = state.division.at(state.batch)
     result = fitted(
         state.division,
         state.batch,
@@ -190,12 +192,12 @@ def _step(run: Run, reporter: Reporter, watch: Stopwatch, micro_batches: list[di
         lambda parts: train_step(state, run.task, options, parts, run.device, lr),
         lambda text: reporter.line(f"step {state.step + 1}: {text}"),
     )
-    if len(state.division.pieces) > known:
+    if state.division.at(state.batch) != pieces:
         state.division.write(run.directory)
     if state.batch in state.division.pieces:
         _record(run, {"step": state.step + 1, "micro_batch": options.micro // state.division.pieces[state.batch]})
     if options.rewind is not None and spiked(options.rewind, state, result):
-        _record(run, go_back(options.rewind, state, run.directory, result, reporter.line))
+        _record(run, go_back(options.rewind, state, run.directory, run.keeping, result, reporter.line))
         return False
     if not result.finite:
         _note_overflow(run, reporter, result)

@@ -166,9 +166,8 @@ def check_memory(spec: Spec, facts: Facts, device: torch.device) -> Module:
     return model
 
 
-def plan(spec: Spec, facts: Facts, train: Split) -> Plan:
-    """Everything that `--dry-run` shows."""
-    model = build_on_meta(spec, facts)
+def plan(spec: Spec, facts: Facts, train: Split, model: Module) -> Plan:
+    """Everything that `--dry-run` shows of the `model`, which is on the meta device and as `build_on_meta` gives it."""
     freeze(model, spec.init)
     meta, state, lengths = torch.device("meta"), state_bytes(spec, model), longest_rows(train)
     stacks, measured = _models(spec, facts, model)

@@ -124,6 +124,9 @@ def merged(new: Spec, old: Spec) -> Spec:
     for name in ("precision", "memory_format", "compile"):
         if train.get(name) == "auto":  # as it was decided
             del train[name]
+    model = named.get("model", {})
+    if model.get("max_len", 0) is None:  # as long as the checkpoint that the run started from (`with_length`)
+        del model["max_len"]
     for pair in EXCLUSIVE:
         for name, other in (pair, pair[::-1]):
             if train.get(name) is not None:
@@ -152,7 +155,9 @@ def _say_recorded(given: Spec, used: Spec) -> None:
 def _refusal(
     run: Path, changed: Sequence[str], before: Mapping[str, Any], after: Mapping[str, Any], command: str
 ) -> str:
-    lines = "".join(f"\n  {p}: {before.get(p)!r} -> {after.get(p)!r}" for p in changed)
+    told = _told(changed, before)
+    lines = "".join(f"\n  {p}: {_side(before, p)} -> {_side(after, p)}" for p in told[:MOST_SHOWN])
+    lines += f"\n  and {len(told) - MOST_SHOWN} more" if len(told) > MOST_SHOWN else ""
     place = shlex.quote(str(run))
     ways = [f"`bigmodel {command}` with another --out, from the first weights"]
     if all(p.startswith(("train.", "init.freeze", "init.train")) for p in changed):
@@ -164,6 +169,16 @@ def _refusal(
         f"--resume: the spec is not the one that this run began with; leave the change out, or begin a new run with it "
         f"({', or '.join(ways)}):{lines}"
     )
+
+
+def _told(changed: Sequence[str], before: Mapping[str, Any]) -> list[str]:
+    """Of the changed options those that say it all: where a `type` is another one, what stands beside and below it is not told."""
+    others = [p.removesuffix("type") for p in changed if p.endswith(".type") and p in before]
+    return [p for p in changed if not any(p.startswith(o) and p != f"{o}type" for o in others)]
+
+
+def _side(values: Mapping[str, Any], path: str) -> str:
+    return _written(values[path]) if path in values else "(none)"
 
 
 def _written(value: Any) -> str:
@@ -191,11 +206,11 @@ def mark_again(checkpoints_folder: Path, path: Path, contents: checkpoints.Conte
         checkpoints.mark(checkpoints_folder, "best", first)
 
 
-def finished(directory: RunDirectory, previous: Previous, spec: Spec) -> Path | None:
+def finished(directory: RunDirectory, previous: Previous, spec: Spec, total: int | None) -> Path | None:
     """The result of a run that has nothing left to do, verified; None where it goes on. What it says is told.
 
     A run is finished where its last process said so and nothing that decides its end is asked for otherwise, or where it is
-    past `train.steps`.
+    past the last of its `total` steps (None: they are not known before the data is).
     """
     if previous.contents is None:
         return None
@@ -204,7 +219,7 @@ def finished(directory: RunDirectory, previous: Previous, spec: Spec) -> Path | 
     same = all(getattr(train, name) == getattr(previous.spec.train, name) for name in SETTLED)
     ended = train.steps is None or train.patience is not None or step >= train.steps
     done = same and ended and recorded.get("state") == "done" and recorded.get("last_step") == step
-    past = train.steps is not None and step > train.steps
+    past = total is not None and step > total
     if not done and not past:
         return None
     try:
@@ -215,7 +230,8 @@ def finished(directory: RunDirectory, previous: Previous, spec: Spec) -> Path | 
         say(f"warning: {error}")
         return previous.path if past else None
     more = f"--set train.steps={max(step, train.steps or 0) * 2} goes on with it"
-    where = f"is at step {step:,}, past train.steps {train.steps:,}" if past else f"is finished, at step {step:,}"
+    limit = f"train.steps {total:,}" if train.steps is not None else f"train.epochs {train.epochs:g} ({total:,} steps)"
+    where = f"is at step {step:,}, past {limit}" if past else f"is finished, at step {step:,}"
     say(f"{directory.path} {where}: there is nothing to do; {more}")
     return result
 

@@ -16,6 +16,7 @@ from bigmodel_cli import checkpoints
 from bigmodel_cli.errors import NumericsError
 from bigmodel_cli.recipe import RewindOptions
 from bigmodel_cli.rundir import RunDirectory
+from bigmodel_cli.train.keeping import Keeping
 from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import StepResult
 
@@ -42,10 +43,13 @@ def go_back(
     options: RewindOptions,
     state: TrainState,
     directory: RunDirectory,
+    keeping: Keeping,
     result: StepResult,
     told: Callable[[str], None],
 ) -> dict[str, Any]:
     """Become the last checkpoint, but for the batches: those up to the spike are passed over. The record of it for the log.
+
+    What was saved since then, for a signal, goes: the run does not come by there any more.
 
     Raises `NumericsError` where the run went back as often as it may.
     """
@@ -59,7 +63,8 @@ def go_back(
             f"{what}; the run went back {state.rewinds} times already (train.rewind.most); {remedy}. The last checkpoint is "
             f"{checkpoints.find(directory.path)}"
         )
-    contents = checkpoints.newest(directory.checkpoints, told)
+    folder = directory.checkpoints
+    contents = checkpoints.newest(folder, told, keeping.bases(folder, state.scores))
     if contents is None:
         raise NumericsError(f"{what}, and there is no checkpoint to go back to; {remedy}")
     elapsed, rewinds = state.elapsed, state.rewinds
@@ -69,6 +74,10 @@ def go_back(
     told(
         f"{what}; going back to step {state.step}, and past {count:,} batches ({state.rewinds} of {options.most} times)"
     )
+    base = folder / f"step-{state.step:08d}"
+    checkpoints.mark(folder, "last", base)
+    checkpoints.drop_after(folder, base)
     directory.metrics.cut(state.step, rewinds)
+    directory.write_status("running", 0, "", state.step, base)
     values = {"number": state.rewinds, "from": step, "loss": result.loss, "usual": usual, "batches": count}
     return {"step": state.step, "rewind": values}

@@ -76,7 +76,7 @@ def check_readable(state: TrainState) -> None:
     resuming += [p.dim() for p in state.model.parameters()] if state.ema else []
     if not checkpoints.can_list(weights, resuming):
         raise SpecError(
-            f"model: a checkpoint would hold {len(weights) + len(resuming):,} tensors, with those of the optimizer and the average, "
+            f"model: a checkpoint would hold {len(weights) + len(resuming):,} tensors, with the optimizer's and the average's, "
             "and so many are not read again; take fewer blocks or layers"
         )
 

@@ -78,6 +78,7 @@ def train(spec: Spec | None, request: Request, signals: Signals) -> Path:
     load_torch()
     signals.start()
     with signals.held(), _open_directory(request) as directory:
+        signals.leaving = lambda: directory.failed("stopped", 130, _left(request, directory))
         try:
             with signals.let(), memory_remedy("set a smaller train.micro_batch, or make the model smaller"):
                 path = _train(spec, request, directory, signals)
@@ -112,9 +113,9 @@ def dry_run(spec: Spec, device: str, show: Callable[[Plan], None] = lambda plan:
     data = _open_data(spec, checkpoints.read_assets(source) if source is not None else None)
     check_task(spec, build_task(spec.task, data.facts), data)
     _describe(spec, data)
-    check_memory(spec, data.facts, chosen)
+    model = check_memory(spec, data.facts, chosen)
     check_enough(spec, data.split("train"))
-    found = plan(spec, data.facts, data.split("train"))
+    found = plan(spec, data.facts, data.split("train"), model)
     _describe_steps(spec, found.steps)
     show(found)
     check_fits(
@@ -148,7 +149,7 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     check_parts(spec.model)
     if spec.train.tensorboard:
         need("tensorboard", "tensorboard", "train.tensorboard")
-    if previous is not None and (result := finished(directory, previous, spec)) is not None:
+    if previous is not None and (result := finished(directory, previous, spec, spec.train.steps)) is not None:
         return result
     torch.manual_seed(spec.train.seed)
     going_on = previous is not None and previous.contents is not None
@@ -176,6 +177,10 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     spec = spec.model_copy(update={"train": options})
     feed.channels_last = options.memory_format == "channels_last"
     total = options.total_steps(feed.micro.per_epoch)
+    if options.steps is None and previous is not None:  # what epochs are in steps the data says
+        result = finished(directory, previous, spec, total)
+        if result is not None:
+            return result
     _describe_steps(spec, total)
     if previous is not None and previous.contents is not None:
         state.restore(previous.contents.model, previous.contents.train, previous.contents.state)
@@ -290,6 +295,10 @@ def _contents(
         facts=data.facts.to_json(),
         assets={**data.assets(), **trained_on},
     )
+
+
+def _left(request: Request, directory: RunDirectory) -> str:
+    return f"left at once by a second Ctrl-C; to go on: {_resume_command(request, directory)}"
 
 
 def _resume_command(request: Request, directory: RunDirectory) -> str:

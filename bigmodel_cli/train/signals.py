@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -36,6 +36,7 @@ class Signals:
         self.depth = 0
         self.started = self.heeded = self.ended = False
         self.before: dict[int, Any] = {}
+        self.leaving: Callable[[], None] | None = None  # what is to be recorded when the process leaves at once
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
@@ -64,6 +65,9 @@ class Signals:
             self.pending = number
             self.raise_pending()
         elif number == signal.SIGINT:
+            with contextlib.suppress(Exception):
+                if self.leaving is not None:
+                    self.leaving()
             os._exit(128 + signal.SIGINT)
 
     def raise_pending(self) -> None:

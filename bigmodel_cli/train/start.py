@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,17 @@ from bigmodel_cli.config import Facts
 from bigmodel_cli.console import say
 from bigmodel_cli.data import DataSet
 from bigmodel_cli.data.files import expand
+from bigmodel_cli.device import total_memory
 from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.loaded import not_finite
 from bigmodel_cli.metrics.text import need_libraries
-from bigmodel_cli.models import ViTOptions, within, without_download
+from bigmodel_cli.models import ViTOptions, build, within, without_download
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.spec import Spec, of_checkpoint
 from bigmodel_cli.tasks import MaskedImageOptions, Task
 from bigmodel_cli.train.frozen import freeze
-from bigmodel_cli.train.memory import build_within
+from bigmodel_cli.train.memory import build_within, check_memory, state_bytes
 
 
 def check_task(spec: Spec, task: Task, data: DataSet) -> None:
@@ -81,11 +83,16 @@ def _from_checkpoint(spec: Spec, facts: Facts, device: torch.device, source: Pat
     if note := not_finite(contents.model):
         raise CheckpointError(f"{source}: {note}; nothing can be learnt from there: start from another checkpoint")
     with within(contents.model, len(facts.classes)):
-        model: Any = build_within(_without_download(spec), facts, device)
+        model: Any = build(_without_download(spec).model, facts)
+    if state_bytes(spec, model) > total_memory(device):
+        check_memory(spec, facts, device)
     before = Facts.from_json(contents.facts)
     task_differs = contents.spec["task"].get("type") != spec.task.type
     other = "classes differ" if before.classes != facts.classes else "task differs" if task_differs else ""
-    report = checkpoints.load_weights(model, contents.model, fresh=model.head_names() if other else ())
+    try:
+        report = checkpoints.load_weights(model, contents.model, fresh=model.head_names() if other else ())
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {_of_another_model(spec, contents.spec)}{error}") from None
     say(f"weights: {len(report.loaded)} tensors from {source}")
     if report.fresh:
         say(f"newly initialised, since the {other}: {', '.join(report.fresh)}")
@@ -93,6 +100,19 @@ def _from_checkpoint(spec: Spec, facts: Facts, device: torch.device, source: Pat
         say(f"ignored of the checkpoint: {', '.join(report.ignored)}")
     freeze(model, spec.init)
     return model
+
+
+def _of_another_model(spec: Spec, before: Mapping[str, Any]) -> str:
+    """A sentence about a spec whose model is not the checkpoint's, or ''."""
+    options = spec.to_dict()["model"]
+    old = before["model"]
+    changed = [name for name in options if name != "classes" and options[name] != old.get(name)]
+    if options["type"] != old.get("type"):
+        return f"a model of type {old.get('type')}, and the spec's is {options['type']}; "
+    if not changed:
+        return ""
+    names = ", ".join(f"model.{name}" for name in changed[:3])
+    return f"the spec's model differs in {names}; leave it out to take the checkpoint's; "
 
 
 def _without_download(spec: Spec) -> Spec:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from bigmodel_cli.device import autocast
-from bigmodel_cli.errors import OutOfMemory, memory_remedy
+from bigmodel_cli.errors import OutOfMemory, ResourceError, memory_remedy
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.optim import total_norm
 from bigmodel_cli.recipe import TrainOptions
@@ -14,6 +14,10 @@ from bigmodel_cli.tasks import Task
 from bigmodel_cli.train.state import TrainState
 
 REMEDY = "set a smaller train.micro_batch, or a smaller train.batch_size"
+IN_UPDATE = (
+    "it was the update of the weights, whose memory no smaller batch lessens: make the model smaller, or take another "
+    "train.optimizer; the last checkpoint is as it was"
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ def train_step(
     goes on, not the statistics of normalisation and of experts either, and the loss scale is halved. The step counts in the run
     and its schedule, not in the optimizer; its batch and its random numbers are used up.
 
-    Raises `OutOfMemory` where the passes do not fit: everything is as it was before, the random numbers too.
+    Raises `OutOfMemory` where the passes do not fit: everything is as it was before, the random numbers too; and `ResourceError`
+    where the update does not, which may be half done.
     """
     before = state.before_step()
     try:
@@ -70,8 +75,9 @@ def train_step(
     if result.finite:
         if options.clip is not None and norm > options.clip:
             divisor *= norm / options.clip
-        state.optimizer.step(lr, divisor)
-        state.update_ema()
+        with memory_remedy(IN_UPDATE, ResourceError):
+            state.optimizer.step(lr, divisor)
+            state.update_ema()
     elif state.loss_scale.dynamic:
         state.undo(before, random=False)
     state.optimizer.clear()

@@ -106,8 +106,14 @@ class Workers:
         if self.hung:
             return f"no batch came within {TIMEOUT:g} seconds"
         said = isinstance(error, RuntimeError) and "DataLoader" in str(error)
-        broken = isinstance(error, OSError | EOFError) and not all(p.is_alive() for p in self.processes)
+        broken = isinstance(error, OSError | EOFError) and self._is_one_dead()
         return (str(error).splitlines() or [type(error).__name__])[0] if said or broken else ""
+
+    def _is_one_dead(self) -> bool:
+        """Whether a worker is gone; one that is just dying has closed its connections already."""
+        for process in self.processes:
+            process.join(1.0 / len(self.processes))
+        return not all(process.is_alive() for process in self.processes)
 
     def close(self, at_once: bool = False) -> None:
         """End the workers: those that do not end by themselves, and with `at_once` all of them, by force."""

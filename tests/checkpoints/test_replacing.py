@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +18,13 @@ from bigmodel_cli.checkpoints.contents import Contents
 PLACE = Path("checkpoints")
 
 
+SPEC: dict[str, Any] = {"model": {}, "data": {}, "task": {}, "train": {}}
+
+
 def contents(value: float) -> Contents:
-    return Contents(3, {"w": torch.full((2,), value)}, {"m": torch.full((2,), value)}, {"value": value}, {}, {})
+    return Contents(
+        3, {"w": torch.full((2,), value)}, {"m": torch.full((2,), value)}, {"step": 3, "value": value}, SPEC, {}
+    )
 
 
 def read() -> float:

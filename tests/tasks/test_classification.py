@@ -129,7 +129,18 @@ def test_labels_of_text_from_scratch_and_after_a_pretraining_without_labels(cli:
     )  # the model is the checkpoint's
     Path("few.tsv").write_text("a b\tfirst\nb a\tsecond\n")  # too little for a vocabulary of its own
     plans = [
-        cli("finetune", "--from", "masked", "tune.yaml", "--dry-run", "--json", "--set", f"data.train=[{train}]")
+        cli(
+            "finetune",
+            "--from",
+            "masked",
+            "tune.yaml",
+            "--dry-run",
+            "--json",
+            "--set",
+            f"data.train=[{train}]",
+            "--set",
+            "train.batch_size=1",
+        )
         for train in ("train.tsv", "few.tsv")
     ]
     assert all(plan.status == 0 for plan in plans), plans[0].err

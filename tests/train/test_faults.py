@@ -188,8 +188,8 @@ def test_a_log_that_cannot_be_written_costs_a_warning(
 ) -> None:
     honest = RunDirectory.begin
 
-    def begin(self: RunDirectory, spec: str, step: int) -> None:
-        honest(self, spec, step)
+    def begin(self: RunDirectory, *arguments: Any) -> None:
+        honest(self, *arguments)
         self.metrics.path = Path("/dev/full")
 
     monkeypatch.setattr(RunDirectory, "begin", begin)

@@ -190,6 +190,20 @@ def test_a_finished_run_has_nothing_left_to_do(
     assert status("run") == before
 
 
+def test_a_run_past_its_epochs_has_nothing_left_to_do(decoder_spec: Path, cli: Cli) -> None:
+    """Row 58: how many steps they are the data says; no average is made anew of what is no part of one."""
+    words = sets("train.epochs=2", "train.batch_size=64", "train.average_last=1", "train.validate_every=null")
+    done = cli(
+        "pretrain", decoder_spec, "--out", "run", *words, *sets("data.val_fraction=0", "train.checkpoint_every=5")
+    )
+    assert done.status == 0, done.err
+    before = status("run")
+    past = cli("pretrain", "--resume", "--out", "run", *sets("train.epochs=1", "train.checkpoint_every=100"))
+    assert (past.status, past.out) == (0, done.out), past.err
+    assert "run is at step 8, past train.epochs 1 (4 steps): there is nothing to do" in past.err
+    assert status("run") == before
+
+
 def test_a_finetuning_goes_on_without_its_start(decoder_spec: Path, cli: Cli, zygote: Zygote) -> None:
     """Rows 1 and 72: it needs neither spec, nor --set, nor the checkpoint that it started from."""
     assert cli("pretrain", decoder_spec, "--out", "base", *sets("train.steps=4")).status == 0

@@ -137,6 +137,6 @@ def test_more_tensors_than_a_checkpoint_lists_are_refused_before_training(
     monkeypatch.setattr(safe, "MOST_VALUES", most)
     result = cli("pretrain", decoder_spec, "--out", "other", "--set", "train.steps=1")
     assert (result.status, Path("other/checkpoints").exists()) == (2, False)
-    assert "tensors, with those of the optimizer" in result.err
+    assert "tensors, with the optimizer's" in result.err
     monkeypatch.setattr(safe, "MOST_VALUES", most + 1100)  # the rest of the manifest has fewer
     assert cli("pretrain", decoder_spec, "--out", "other", "--set", "train.steps=1").status == 0

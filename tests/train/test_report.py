@@ -55,7 +55,7 @@ def test_any_fault_of_a_picture_is_a_warning(
     def draw(*arguments: Any) -> None:
         raise fault
 
-    monkeypatch.setattr("bigmodel_cli.train.session.draw_curve", draw)
+    monkeypatch.setattr("bigmodel_cli.train.results.draw_curve", draw)
     result = cli("pretrain", cnn_spec, "--out", "run", "--set", "train.steps=1")
     assert (result.status, result.out) == (0, "run/checkpoints/step-00000001\n"), result.err
     assert f"warning: run/curve.png: not drawn: {str(fault) or type(fault).__name__}\n" in result.err
@@ -72,7 +72,7 @@ def test_a_metrics_log_that_was_torn_costs_the_curve_alone(
         metrics.write_bytes(metrics.read_bytes()[:-9])
         honest(metrics, picture, metric)
 
-    monkeypatch.setattr("bigmodel_cli.train.session.draw_curve", torn)
+    monkeypatch.setattr("bigmodel_cli.train.results.draw_curve", torn)
     result = cli("pretrain", decoder_spec, "--out", "run", "--set", "train.steps=2")
     assert result.status == 0
     assert "warning: run/curve.png: not drawn: " in result.err

@@ -166,6 +166,8 @@ def test_a_second_interrupt_in_a_save_leaves_at_once(decoder_spec: Path, cli: Cl
     child.send(signal.SIGINT)
     assert child.wait().status == 130
     assert time.monotonic() - start < 20
+    status = json.loads(Path("run/status.json").read_text())
+    assert (status["state"], status["code"]) == ("stopped", 130)
     assert checkpoints.find(Path("run")).name == "step-00000003"
     assert good(Path("run"))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,9 @@ class Killed(BaseException):
     """As a kill: nothing is written after it."""
 
 
-def poison(patch: pytest.MonkeyPatch, task: type, bad: set[int], factor: float, killed_at: int = 0) -> list[int]:
+def poison(
+    patch: pytest.MonkeyPatch, task: type, bad: set[int], factor: float, killed_at: int = 0, stopped_at: int = 0
+) -> list[int]:
     """The losses of the batches with these numbers (by what is in them: batches are told apart) are `factor` times as large."""
     honest: Any = task.loss  # type: ignore[attr-defined]
     calls: list[int] = []
@@ -36,6 +40,8 @@ def poison(patch: pytest.MonkeyPatch, task: type, bad: set[int], factor: float, 
         calls.append(known.index(mark))
         if len(calls) == killed_at:
             raise Killed
+        if len(calls) == stopped_at:
+            os.kill(os.getpid(), signal.SIGTERM)
         total, count = honest(self, model, batch)
         return (total * factor if calls[-1] in bad else total), count
 
@@ -102,6 +108,32 @@ def test_a_run_killed_after_going_back_resumes_to_the_same_bits(
     assert losses(Path("run")) == losses(Path("whole"))
     assert rewinds("run") == rewinds("whole")
     assert len(rewinds("run")) == 1
+
+
+@pytest.mark.parametrize("stopped_at", [3, 6], ids=["before the first checkpoint", "after it"])
+def test_a_run_stopped_before_the_spike_goes_back_to_where_one_does_that_nobody_stopped(
+    stopped_at: int, decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows 4 and 43: not to the checkpoint of the stop, which takes no other's place and is gone then."""
+    bad, steps = ({3}, "train.steps=8") if stopped_at == 3 else ({6}, "train.steps=12")
+    sets = ["--set", "train.keep_last=1", "--set", steps]
+    with monkeypatch.context() as patch:
+        poison(patch, CausalLM, bad, 50.0)
+        whole = cli("pretrain", decoder_spec, "--out", "whole", *REWIND, *sets)
+    assert whole.status == 0, whole.err
+    with monkeypatch.context() as patch:
+        poison(patch, CausalLM, bad, 50.0, stopped_at=stopped_at)
+        stopped = cli("pretrain", decoder_spec, "--out", "run", *REWIND, *sets)
+    assert stopped.status == 143, stopped.err
+    with monkeypatch.context() as patch:
+        poison(patch, CausalLM, bad, 50.0)
+        resumed = cli("pretrain", "--resume", "--out", "run")
+    assert resumed.status == 0, resumed.err
+    assert rewinds("run") == rewinds("whole")
+    assert len(rewinds("run")) == 1
+    assert digests(Path(resumed.out.strip())) == digests(Path(whole.out.strip()))
+    assert losses(Path("run")) == losses(Path("whole"))
+    assert set(os.listdir("run/checkpoints")) == set(os.listdir("whole/checkpoints"))
 
 
 def test_one_spike_too_many_ends_the_run(decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,6 +114,33 @@ def test_a_loader_worker_that_dies_or_hangs(
     assert (status("run")["state"], status("run")["code"]) == ("failed", 3)
     assert checkpoints.newest(Path("run/checkpoints"), lambda text: pytest.fail(text)) is not None
     assert not multiprocessing.active_children()
+
+
+def test_a_signal_does_not_wait_for_a_loader_worker_that_hangs(
+    cnn_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows 4 and 39: saved and left long before the worker's time is over."""
+    from bigmodel_cli.train import loop
+
+    honest, calls = loop.train_step, []
+
+    def step(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 5:
+            for process in multiprocessing.active_children():
+                os.kill(process.pid or 0, signal.SIGSTOP)
+            threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        return honest(*arguments)
+
+    monkeypatch.setattr(loop, "train_step", step)
+    started = time.monotonic()
+    result = cli("pretrain", cnn_spec, "--out", "run", *WORKERS, "--set", "train.steps=400")
+    assert result.status == 143, result.err
+    assert time.monotonic() - started < 60
+    assert not multiprocessing.active_children()
+    told = json.loads(Path("run/status.json").read_text())
+    assert (told["state"], told["code"]) == ("stopped", 143)
+    assert Path("run", told["last_checkpoint"], "manifest.json").exists()
 
 
 def test_what_is_wrong_with_the_data_is_said_as_without_workers() -> None:

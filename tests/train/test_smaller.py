@@ -13,12 +13,14 @@ import torch
 from conftest import Result, digests, losses
 from torch import Tensor
 
+from bigmodel_cli import optim
 from bigmodel_cli.errors import ResourceError, is_out_of_memory
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.tasks.causal_lm import CausalLM
 from bigmodel_cli.tasks.classification import Classification
 from bigmodel_cli.tasks.seq2seq import Seq2SeqTask
-from bigmodel_cli.train.smaller import Division, divided, more_pieces
+from bigmodel_cli.train import choose
+from bigmodel_cli.train.smaller import Division, divided, more_pieces, rows_of
 
 Cli = Callable[..., Result]
 TEXTS: list[str] = [" ".join(["ab", "cd", "e", "fgh"][(i + j) % 4] for j in range(1 + i % 5)) for i in range(60)]
@@ -121,15 +123,25 @@ def test_micro_batches_counted_in_tokens_are_divided_too(cli: Cli, monkeypatch: 
     assert "in pieces of 100" in result.err
 
 
+@pytest.mark.parametrize("most", [2, 1], ids=["and training fits", "and the first step has less room"])
 def test_the_first_measurement_of_how_to_compute_divides_too(
-    decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    most: int, decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Row 41: memory does not suffice where precision is chosen; training begins with what fits."""
-    small_memory(monkeypatch, CausalLM, 2, 1, MemoryError)
+    """Row 41: memory does not suffice where precision is chosen; training begins with what fits, and remembers what did."""
+    honest: Any = choose._one_pass
+
+    def one_pass(*arguments: Any) -> float:
+        if rows_of(arguments[2]) > 2:
+            raise MemoryError
+        return float(honest(*arguments))
+
+    monkeypatch.setattr(choose, "_one_pass", one_pass)
+    small_memory(monkeypatch, CausalLM, most, 1, MemoryError)
     result = cli("pretrain", decoder_spec, "--out", "run", *sets("train.precision=auto", "train.steps=2"))
     assert result.status == 0, result.err
-    assert [r["micro_batch"] for r in records("run", "micro_batch")] == [2]
+    assert [r["micro_batch"] for r in records("run", "micro_batch")] == [most]
     assert result.err.count("out of memory with a micro-batch of 4 samples") == 1
+    assert json.loads(Path("run/micro_batches.json").read_text())["pieces"] == {"0": 4 // most}
 
 
 @pytest.mark.parametrize("family", ["decoder_spec", "cnn_spec"])
@@ -156,6 +168,27 @@ def test_a_run_killed_after_the_change_resumes_to_the_same_bits(
     assert digests(Path(resumed.out.strip())) == digests(Path(whole.out.strip()))
     assert losses(Path("run")) == losses(Path("whole"))
     assert records("run", "micro_batch") == records("whole", "micro_batch") == [{"step": 6, "micro_batch": most}]
+
+
+def test_an_update_that_does_not_fit_is_not_done_twice(
+    decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows 40 and 41: no smaller micro-batch mends it, and it is half done: status 5, and the checkpoint before it is good."""
+    honest, calls = optim.orthogonal, []
+
+    def orthogonal(*arguments: Any) -> Tensor:
+        calls.append(1)
+        if len(calls) == 50:  # the second of eight matrices, in step 7
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return honest(*arguments)
+
+    monkeypatch.setattr(optim, "orthogonal", orthogonal)
+    result = cli("pretrain", decoder_spec, "--out", "run", *sets("train.optimizer={type: muon}"))
+    assert result.status == 5, result.err
+    assert "out of memory (CUDA out of memory.); it was the update of the weights" in result.err
+    assert "done again" not in result.err
+    status = json.loads(Path("run/status.json").read_text())
+    assert (status["state"], status["last_checkpoint"]) == ("failed", "checkpoints/step-00000004")
 
 
 def test_one_sample_that_does_not_fit_ends_the_run_with_a_remedy(
