@@ -119,7 +119,11 @@ PADDING = -1
 Finite = Annotated[float, Field(ge=-1e9, le=1e9)]
 Side = Annotated[int, Field(gt=0, le=1_000_000)]
 MOST_PIXELS = 2**28
-"""Numbers in an image: 1 GiB in fp32."""
+"""Numbers in an image, or in a recording of one length: 1 GiB in fp32."""
+MOST_FILTERS = 2**24
+"""Bands times samples of a window: their filters have up to so many numbers."""
+MOST_RATE = 768_000
+"""Samples a second."""
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -131,13 +135,20 @@ class Sound:
     """
 
     __pydantic_config__ = _STRICT
-    rate: Annotated[int, Field(gt=0, le=10**7)]
-    window: Annotated[int, Field(gt=0, le=10**7)]
-    hop: Annotated[int, Field(gt=0, le=10**7)]
+    rate: Annotated[int, Field(gt=0, le=MOST_RATE)]
+    window: Annotated[int, Field(gt=0, le=MOST_RATE)]
+    hop: Annotated[int, Field(gt=0, le=MOST_RATE)]
     mels: Annotated[int, Field(gt=0, le=1024)]
     low: NonNegative
     high: Positive
-    length: Annotated[int, Field(gt=0, le=10**11)] | None = None
+    length: Annotated[int, Field(gt=0, le=MOST_PIXELS)] | None = None
+
+    def check(self) -> None:
+        """Raise `ValueError` where the filters of its bands would take more memory than any sound needs."""
+        if self.mels * self.window > MOST_FILTERS:
+            raise ValueError(
+                f"{self.mels:,} mels of a window of {self.window:,} samples; their product is at most {MOST_FILTERS:,}"
+            )
 
 
 @dataclass(frozen=True)
@@ -187,6 +198,8 @@ class Facts:
             raise ValueError(
                 f"image_shape: images of {math.prod(facts.image_shape):,} numbers; at most {MOST_PIXELS:,}"
             )
+        if facts.sound is not None:
+            _check_sound(facts, facts.sound)
         if len(facts.mean) != len(facts.std):
             raise ValueError(f"mean, std: {len(facts.mean)} and {len(facts.std)} values")
         if facts.class_counts and len(facts.class_counts) != len(facts.classes):
@@ -194,6 +207,20 @@ class Facts:
         if len(set(values.get("classes", ()))) != len(facts.classes):
             raise ValueError("classes: a name is given twice")
         return facts if "classes" not in values else replace(facts, classes=tuple(values["classes"]))
+
+
+def _check_sound(facts: Facts, sound: Sound) -> None:
+    """Raise `ValueError` where frames are too large, or not those that the model is said to read."""
+    try:
+        sound.check()
+    except ValueError as error:
+        raise ValueError(f"sound: {error}") from None
+    if sound.length is None:
+        fits = facts.frame_width == sound.mels
+    else:
+        fits = facts.image_shape == (1, sound.mels, -(-sound.length // sound.hop))
+    if not fits:
+        raise ValueError("sound: its frames are not those of frame_width or image_shape")
 
 
 @functools.cache

@@ -42,8 +42,7 @@ def run_training(spec: Any, start: Start) -> None:
         from bigmodel_cli.train.session import dry_run as plan
 
         if start.dry_run:
-            findings = plan(spec, start.device)
-            show(findings.to_json() if start.json else findings.to_text())
+            plan(spec, start.device, lambda found: show(found.to_json() if start.json else found.to_text()))
             return
         request = Request(
             *(start.name, start.out, start.resume, start.device, tuple(start.overrides), start.accept_data),

@@ -8,12 +8,14 @@ size and SHA-256 and every tensor with its shape and dtype. It holds no absolute
 from bigmodel_cli.checkpoints.contents import Contents
 from bigmodel_cli.checkpoints.reading import find, newest, read, read_assets, read_spec, steps
 from bigmodel_cli.checkpoints.replacing import tidy
+from bigmodel_cli.checkpoints.safe import can_list
 from bigmodel_cli.checkpoints.saving import drop_after, mark, prune, save
 from bigmodel_cli.checkpoints.weights import LoadReport, load_weights, mean_weights
 
 __all__ = [
     "Contents",
     "LoadReport",
+    "can_list",
     "drop_after",
     "find",
     "load_weights",

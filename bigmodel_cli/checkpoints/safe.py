@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.checkpoints.files import ANOTHER, MOST_JSON, clipped, is_whole, parse_json
+from bigmodel_cli.checkpoints.files import ANOTHER, MOST_JSON, MOST_VALUES, clipped, is_whole, parse_json
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.lazy import Tensor
 
@@ -101,6 +102,14 @@ def _place(name: str, entry: Any) -> tuple[int, int, int]:
 def describe(tensors: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
     """Shape and dtype of each tensor, for the manifest."""
     return {n: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for n, t in tensors.items()}
+
+
+def can_list(*files: Sequence[int]) -> bool:
+    """Whether the manifest and the headers of files of tensors of so many axes have no more values than are read again."""
+    # An entry of a header has 11 commas, colons and brackets, one of the manifest 7, and a comma for each axis but the first.
+    headers = [sum(11 + max(0, axes - 1) for axes in file) for file in files]
+    manifest = sum(7 + max(0, axes - 1) for file in files for axes in file)
+    return max(*headers, manifest) + 1000 < MOST_VALUES
 
 
 def same_as_described(tensors: dict[str, Tensor], described: dict[str, Any], path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from bigmodel_cli.config import Facts, Natural, NonNegative, Options, Positive, Sound
+from bigmodel_cli.config import MOST_PIXELS, MOST_RATE, Facts, Natural, NonNegative, Options, Positive, Sound
 from bigmodel_cli.console import say as tell
 from bigmodel_cli.data.base import Assets, DataSet, Say, count_classes, facts_of, numbers_of
 from bigmodel_cli.data.files import check_plain
@@ -27,7 +27,6 @@ from bigmodel_cli.data.sound_augment import SoundAugmentation, SoundAugmentOptio
 from bigmodel_cli.data.sound_split import Bank, JoinOptions, SoundSplit, longest_frames, named, to_frames
 from bigmodel_cli.data.table_survey import alike_labels
 from bigmodel_cli.data.transcripts import Units, read_transcripts, spell
-from bigmodel_cli.data.wav import MOST_RATE
 from bigmodel_cli.errors import DataError, did_you_mean
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -113,6 +112,9 @@ class AudioOptions(Options):
             raise ValueError(f"window and hop: at {self.rate} Hz they hold less than a sample")
         if self.seconds is not None and self.seconds / self.hop > MOST_FRAMES:
             raise ValueError(f"seconds: more than {MOST_FRAMES:,} frames")
+        if self.seconds is not None and self.seconds * self.rate > MOST_PIXELS:
+            raise ValueError(f"seconds: more than {MOST_PIXELS:,} samples at {self.rate:,} a second")
+        self.sound().check()
         return self
 
     def splits(self, base: Path) -> tuple[str, ...]:

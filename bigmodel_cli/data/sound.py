@@ -37,7 +37,8 @@ CANCELLED = 0.01
 QUIETEST = -60
 ZEROS, BETA, CUTOFF = 24, 9.0, 0.95
 """The resampling filter: zero crossings on each side, Kaiser's beta, and the cut-off over the lower Nyquist frequency."""
-CHUNK = 1 << 14
+CHUNK, BLOCK = 1 << 14, 1 << 20
+"""So many outputs, and so many numbers of the filter, are computed at a time."""
 INTEGER, CANCELLING = "integer", "cancelling"
 NOTES = {
     INTEGER: "recording(s) of float samples that are integers of 16, 24 or 32 bits, divided by that full scale",
@@ -65,6 +66,7 @@ def decode(content: bytes, name: str, rate: int) -> Wave:
     samples, own = read_wav(content, name) if name.lower().endswith(WAV) else _read_other(content, name)
     if not samples.size:
         raise DataError(f"{name}: no samples in it; {REMEDY}")
+    check_size(-(-len(samples) * rate // own), name)  # at the rate that is wanted
     if not np.isfinite(samples).all():
         place = int(np.flatnonzero(~np.isfinite(samples).all(1))[0])
         raise DataError(f"{name}: sample {place:,} is not a finite number; {REMEDY}")
@@ -139,24 +141,39 @@ def resample(samples: Samples, rate: int, wanted: int) -> Samples:
         return samples
     common = math.gcd(rate, wanted)
     up, down = wanted // common, rate // common
-    table = _phases(up, down)  # (up, taps)
-    taps = table.shape[1]
     count = -(-len(samples) * up // down)
+    taps = 2 * _width(up, down) + 2
+    table = _phases(up, down) if up <= count else None  # odd rates have more phases than a short recording uses
     padded = np.pad(samples, (taps // 2 - 1, taps))
     rows = np.lib.stride_tricks.sliding_window_view(padded, taps)
     out = np.empty(count, np.float32)
-    for first in range(0, count, CHUNK):
-        place = np.arange(first, min(count, first + CHUNK)) * down
-        out[first : first + CHUNK] = np.einsum("nk,nk->n", rows[place // up], table[place % up])
+    step = max(1, min(CHUNK, BLOCK // taps))
+    for first in range(0, count, step):
+        place = np.arange(first, min(count, first + step)) * down
+        weights = _weights(place % up, up, down) if table is None else table[place % up]
+        out[first : first + step] = np.einsum("nk,nk->n", rows[place // up], weights)
     return out
+
+
+def _width(up: int, down: int) -> int:
+    """How many inputs on each side of an output have a part in it."""
+    return math.ceil(ZEROS / (CUTOFF * min(1.0, up / down)))
 
 
 @functools.lru_cache(maxsize=8)
 def _phases(up: int, down: int) -> Samples:
     """(up, taps)   what each of the inputs around an output is weighted with, for each phase p / up of the output."""
-    scale = CUTOFF * min(1.0, up / down)  # of the input's Nyquist frequency
-    width = math.ceil(ZEROS / scale)  # inputs on each side
-    away = np.arange(-width, width + 2)[None, :] - np.arange(up)[:, None] / up  # (up, taps) in input samples
+    table = np.empty((up, 2 * _width(up, down) + 2), np.float32)
+    step = max(1, BLOCK // table.shape[1])
+    for first in range(0, up, step):
+        table[first : first + step] = _weights(np.arange(first, min(up, first + step)), up, down)
+    return table
+
+
+def _weights(phases: np.ndarray[Any, np.dtype[np.int64]], up: int, down: int) -> Samples:
+    """(N, taps)   the rows of these phases (N,)."""
+    scale, width = CUTOFF * min(1.0, up / down), _width(up, down)  # of the input's Nyquist frequency; in inputs
+    away = np.arange(-width, width + 2)[None, :] - phases[:, None] / up  # (N, taps) in input samples
     inside = np.clip(1 - (away / width) ** 2, 0, None)
     window = np.where(np.abs(away) <= width, np.i0(BETA * np.sqrt(inside)) / np.i0(BETA), 0)
     return (scale * np.sinc(scale * away) * window).astype(np.float32)

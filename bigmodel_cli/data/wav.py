@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from bigmodel_cli.config import MOST_RATE
 from bigmodel_cli.errors import DataError
 
 Channels = np.ndarray[Any, np.dtype[np.float32]]
 MOST_VALUES = 1 << 28
 """Values in a recording, over all channels: what is longer is refused before it is unpacked."""
-MOST_RATE = 768_000
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 CODECS = {2: "Microsoft ADPCM", 6: "A-law", 7: "mu-law", 17: "IMA ADPCM", 49: "GSM 6.10", 80: "MPEG", 85: "MP3"}
 UNKNOWN, UNKNOWN_LONG, STREAMED = 2**32 - 1, 2**64 - 1, 0x7FFFF000

@@ -52,7 +52,8 @@ def generate(
             if cache is None or filled == model.limit:
                 own = slide(own, model.limit)
                 tokens, segments = last_tokens(tokens, own)
-                cache, filled = model.new_cache(len(prompt)), tokens.shape[1]
+                filled = tokens.shape[1]
+                cache = model.new_cache(len(prompt), min(model.limit, filled + max_new_tokens - number))
                 logits = model(tokens, cache, segments)[:, -1]
             else:
                 logits, filled = model(tokens[:, -1:], cache)[:, -1], filled + 1

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from bigmodel_cli import checkpoints
 from bigmodel_cli.config import Facts
 from bigmodel_cli.console import quantity
 from bigmodel_cli.data import Split
@@ -15,6 +16,7 @@ from bigmodel_cli.lazy import Module, torch
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.train.frozen import freeze
 from bigmodel_cli.train.memory import build_on_meta, longest_rows, peak_bytes, state_bytes
+from bigmodel_cli.train.state import TrainState
 
 PATCH = 16
 """Pixels for each position that a dense layer sees of an image, at least: it reads patches, or maps that were made smaller."""
@@ -65,6 +67,18 @@ def check_fits(spec: Spec, device: torch.device, state: int, activations: int, l
         f"{'tokens' if by_tokens else 'samples'} at once needs about {quantity(state + least, 'B')}, {quantity(least, 'B')} of "
         f"them for activations, and {device} has {quantity(room, 'B')}; {remedy}"
     )
+
+
+def check_readable(state: TrainState) -> None:
+    """Raise `SpecError` where a checkpoint would list more tensors than are read again."""
+    weights = [t.dim() for t in state.model.state_dict().values()]
+    resuming = [t.dim() for t in state.optimizer.state_dict().values()]
+    resuming += [p.dim() for p in state.model.parameters()] if state.ema else []
+    if not checkpoints.can_list(weights, resuming):
+        raise SpecError(
+            f"model: a checkpoint would hold {len(weights) + len(resuming):,} tensors, with the optimizer's and the average's, "
+            "and so many are not read again; take fewer blocks or layers"
+        )
 
 
 def _divisors(number: int) -> list[int]:

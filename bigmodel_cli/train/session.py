@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ from bigmodel_cli.train.resume import (
     previous_run,
     resumed_spec,
 )
-from bigmodel_cli.train.room import check_enough, check_fits, check_step
+from bigmodel_cli.train.room import check_enough, check_fits, check_readable, check_step
 from bigmodel_cli.train.signals import Interrupted, Signals
 from bigmodel_cli.train.start import build_started, check_task, with_length
 from bigmodel_cli.train.state import TrainState
@@ -100,8 +101,8 @@ def train(spec: Spec | None, request: Request, signals: Signals) -> Path:
     return path
 
 
-def dry_run(spec: Spec, device: str) -> Plan:
-    """What `train` would do, training nothing and writing nothing."""
+def dry_run(spec: Spec, device: str, show: Callable[[Plan], None] = lambda plan: None) -> Plan:
+    """What `train` would do, training nothing and writing nothing; it is given to `show` also where it does not fit the device."""
     load_torch()
     chosen = pick_device(device, say)
     spec = with_length(spec)
@@ -115,10 +116,11 @@ def dry_run(spec: Spec, device: str) -> Plan:
     model = check_memory(spec, data.facts, chosen)
     check_enough(spec, data.split("train"))
     found = plan(spec, data.facts, data.split("train"), model)
+    _describe_steps(spec, found.steps)
+    show(found)
     check_fits(
         spec, chosen, found.state_bytes, found.activation_bytes, max(longest_rows(data.split("train")), default=1)
     )
-    _describe_steps(spec, found.steps)
     return found
 
 
@@ -171,6 +173,7 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     feed = Feed(data.split("train"), spec.train, getattr(spec.data, "workers", 0), device)
     _describe_start(model, data, feed)
     options, state = prepare(model, task, feed.first, spec)
+    check_readable(state)
     spec = spec.model_copy(update={"train": options})
     feed.channels_last = options.memory_format == "channels_last"
     total = options.total_steps(feed.micro.per_epoch)

@@ -209,3 +209,15 @@ def test_nothing_is_learnt_from_weights_that_are_not_finite(cli: Cli) -> None:
         "1 of 8 numbers of norm.weight; nothing can be learnt from there: start from another checkpoint" in result.err
     )
     assert not list(Path("new").glob("checkpoints/*"))
+
+
+def test_a_dtype_without_infinity_is_refused_as_any_other(cli: Cli) -> None:
+    """Row 16: torch has no `isfinite` for it."""
+    checkpoint = fresh_copy()
+    change_tensors(
+        checkpoint, "model.safetensors", lambda t: t.update({"norm.weight": t["norm.weight"].to(torch.float8_e4m3fn)})
+    )
+    for words in (["finetune", "--from", checkpoint, "--set", "train.steps=1"], ["predict", checkpoint, "red"]):
+        result = cli(*words)
+        assert (result.status, result.out) == (4, ""), result.err
+        assert "norm.weight: expected float32 [8], found float8_e4m3fn [8]" in result.err

@@ -141,6 +141,13 @@ def grid(rows: int, columns: int, **more: Any) -> dict[str, Any]:
     return {**IMAGES.to_json(), "image_shape": [3, rows, columns], **more}
 
 
+def frames(**changes: int) -> dict[str, Any]:
+    """Facts of recordings of one length (image_shape) or of any, whose frames are as in `changes`."""
+    sound = {"rate": 8000, "window": 200, "hop": 80, "mels": 8, "low": 20.0, "high": 4000.0, **changes}
+    shape = {"frame_width": None, "context": None, "image_shape": [1, 8, 50]} if "length" in changes else {}
+    return {**SOUND.to_json(), **shape, "sound": sound}
+
+
 FACTS: list[tuple[str, str, dict[str, Any], str]] = [
     ("decoder", "a huge context", {"vocab_size": 20, "context": 10**30}, "a number of 31 digits"),
     ("decoder", "a context of tables", {"vocab_size": 20, "context": 10**9}, "max_len"),
@@ -167,6 +174,10 @@ FACTS: list[tuple[str, str, dict[str, Any], str]] = [
         {**SOUND.to_json(), "sound": dict.fromkeys(("rate", "window", "hop", "mels"), 10**9)},
         "sound",
     ),
+    ("sound", "filters of 2 GB", frames(window=500_000, mels=1024), "1,024 mels of a window of 500,000 samples"),
+    ("sound", "frames of another width", frames(mels=16), "sound: its frames are not those"),
+    ("sound", "10^10 samples", frames(length=10**10), "sound.length"),
+    ("sound", "a length of other frames", frames(length=8000), "sound: its frames are not those"),
     ("sound", "sound that is a list", {**SOUND.to_json(), "sound": [1]}, "sound"),
     ("sound", "an odd spelling", {**SOUND.to_json(), "spelling": "evil"}, "spelling"),
     ("sound", "huge frames", {**SOUND.to_json(), "frame_width": 10**6}, "the checkpoint holds|expected"),

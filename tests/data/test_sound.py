@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import tracemalloc
 import wave
 
 import numpy as np
@@ -223,6 +224,24 @@ def test_more_than_memory_should_hold_is_refused_before_it_is_unpacked(monkeypat
     for content, name in ((riff(HALF), "a.wav"), (silence.getvalue(), "a.flac")):
         with pytest.raises(DataError, match=f"{name}: 4,000 values, more than 3,000; cut it into pieces"):
             decode(content, name, 8000)
+
+
+def test_an_odd_rate_costs_neither_time_nor_memory() -> None:
+    """A header of 44 bytes may name a rate without a factor in common with the one wanted: the filter has a row for each phase."""
+    content = riff(packed(tone(767_957, seconds=0.02), "16"), rate=767_957)
+    tracemalloc.start()
+    try:
+        read = decode(content, "a.wav", 16_000).floats()
+        assert tracemalloc.get_traced_memory()[1] < 60_000_000
+    finally:
+        tracemalloc.stop()
+    assert len(read) == -(-15_359 * 16_000 // 767_957)
+    np.testing.assert_allclose(read, resample(tone(767_957, seconds=0.02), 767_957, 16_000), atol=1e-4)
+
+
+def test_a_slow_rate_does_not_become_days_of_sound() -> None:
+    with pytest.raises(DataError, match=r"a.wav: 320,000,000 values, more than 268,435,456; cut it into pieces"):
+        decode(riff(bytes(40_000), rate=1), "a.wav", 16_000)
 
 
 @settings(max_examples=300, deadline=None)

@@ -148,6 +148,16 @@ def test_generation_with_a_cache_equals_generation_without(position: dict[str, A
     assert torch.equal(made, tokens[:, 5:])
 
 
+def test_a_cache_takes_room_for_what_is_written_and_not_for_the_longest_sequence() -> None:
+    """A context of a billion tokens, which costs no weight, costs no memory either."""
+    model = decoder(max_len=10**9, position={"type": "none"})
+    prompt = torch.randint(50, (2, 5))
+    made = torch.stack(list(generate(model, prompt, max_new_tokens=9)), 1)
+    short = decoder(max_len=24, position={"type": "none"})
+    short.load_state_dict(model.state_dict())
+    assert torch.equal(made, torch.stack(list(generate(short, prompt, max_new_tokens=9)), 1))
+
+
 def test_generation_goes_on_beyond_the_longest_sequence_and_stops_at_the_end() -> None:
     model = decoder()
     prompt = torch.randint(50, (2, 40))  # longer than max_len 24: cut from the left

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import Result
 
+from bigmodel_cli.checkpoints import safe
 from bigmodel_cli.config import Facts
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models import stacks
@@ -82,6 +83,7 @@ def test_a_batch_that_no_memory_holds_is_refused_with_the_micro_batch_that_fits(
     result = cli("pretrain", decoder_spec, "--out", "run", *words, *sets)
     assert result.status == 2
     assert "train.batch_size: a step of 100 samples at once needs about" in result.err
+    assert ("FLOPs per sample" in result.out) == bool(words)  # a plan may be for another machine
     fitting = int(result.err.rpartition("set train.micro_batch: ")[2].partition(",")[0])
     assert 1 <= fitting < 50
     assert 100 % fitting == 0
@@ -119,3 +121,22 @@ def test_a_dry_run_of_two_thousand_blocks_looks_at_few(decoder_spec: Path) -> No
         spec.model.blocks[0].model_copy(update={"repeat": 1})
     ] * 50  # one by one, as a generator of specs writes them
     assert [s.count for s in stacks.shortened(spec.model.model_copy(update={"blocks": alike}))[1]] == [50]
+
+
+def test_more_tensors_than_a_checkpoint_lists_are_refused_before_training(
+    decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row 28: a run whose checkpoints could not be read again does not begin; what is let through can be read."""
+    assert cli("pretrain", decoder_spec, "--out", "run", "--set", "train.steps=1").status == 0
+    (checkpoint,) = Path("run/checkpoints").glob("step-*")
+    texts = [(checkpoint / "manifest.json").read_bytes()]
+    for name in ("model.safetensors", "train_state.safetensors"):
+        content = (checkpoint / name).read_bytes()
+        texts.append(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    most = max(sum(text.count(sign) for sign in (b",", b":", b"[", b"{")) for text in texts)
+    monkeypatch.setattr(safe, "MOST_VALUES", most)
+    result = cli("pretrain", decoder_spec, "--out", "other", "--set", "train.steps=1")
+    assert (result.status, Path("other/checkpoints").exists()) == (2, False)
+    assert "tensors, with the optimizer's" in result.err
+    monkeypatch.setattr(safe, "MOST_VALUES", most + 1100)  # the rest of the manifest has fewer
+    assert cli("pretrain", decoder_spec, "--out", "other", "--set", "train.steps=1").status == 0
