@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from bigmodel_cli.device import autocast
-from bigmodel_cli.errors import OutOfMemory, ResourceError, memory_remedy
+from bigmodel_cli.errors import OutOfMemory, ResourceError, batch_norm_remedy, memory_remedy
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.optim import total_norm
 from bigmodel_cli.recipe import TrainOptions
@@ -96,7 +96,7 @@ def _passes(
     loss_sum: Tensor | None = None
     count: Tensor | None = None
     for batch in micro_batches:
-        with autocast(device, options.precision):
+        with autocast(device, options.precision), batch_norm_remedy():
             loss, n = task.loss(state.model, batch)
         auxiliary = state.auxiliary()
         total = loss if auxiliary is None else loss + auxiliary * n  # a sum, as the loss is
