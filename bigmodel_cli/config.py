@@ -111,6 +111,9 @@ NonNegative = Annotated[float, Field(ge=0, le=1e6)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 """A probability of dropping something: 1 would drop everything."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
+MOST_BEAMS = 1000
+Beams = Annotated[int, Field(gt=0, le=MOST_BEAMS)]
+"""Hypotheses of a search."""
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 PADDING = -1
 """What fills a batch's rows of integers up to its longest: no token, label or unit. Models pass over it, and no loss counts it."""

@@ -97,10 +97,12 @@ def _bounded(path: Path) -> bytes:
         raise SpecError(f"{path}: {status.st_size:,} bytes; a spec has at most {MAX_BYTES:,}. Is this the right file?")
     content, end = b"", time.monotonic() + PATIENCE
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
     try:
         while len(content) <= MAX_BYTES:
             left = end - time.monotonic()
-            if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+            if left <= 0 or not waiting.poll(1000 * left):
                 raise SpecError(
                     f"{path}: nothing more came through this pipe within {PATIENCE} s; name a spec file (.yaml)"
                 )

@@ -368,7 +368,9 @@ def test_other_precisions_learn_as_well(precision: str, decoder_spec: Path, cli:
     assert losses(Path("run"))[60] < math.log(20) - 0.1  # of some twenty characters
     spec = yaml.safe_load(Path("run/spec.yaml").read_text())
     assert spec["train"]["precision"] in ("bf16", "fp32")
-    assert (precision == "auto") == ("(median of " in result.err)
+    assert (precision == "auto") == (
+        "(median of " in result.err or "(one pass" in result.err
+    )  # by the time that it takes
 
 
 def test_a_compiled_model_gives_the_same_losses(decoder_spec: Path, cli: Cli) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import socket
 import sys
 import threading
@@ -194,3 +195,19 @@ def test_no_number_of_any_type_takes_nan_infinity_negative_or_absurd_values() ->
         for value in (math.nan, math.inf, -math.inf, 1e30, 10**19, -1, -0.5):
             signed = name in ("NormalizeOptions.mean",)
             assert not takes(adapter, value, listed) or (signed and abs(value) <= 1), (name, value)
+
+
+def test_a_spec_is_read_where_many_files_are_open(decoder_spec: Path) -> None:
+    """Row 24: waiting for a pipe knows no largest number of a file."""
+    first = os.open(os.devnull, os.O_RDONLY)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, limits[1]), limits[1]))
+    many = [first]
+    try:
+        while many[-1] < 1030:
+            many.append(os.dup(first))
+        assert load(decoder_spec).model.type == "decoder"
+    finally:
+        for number in many:
+            os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)

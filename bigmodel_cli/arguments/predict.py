@@ -6,6 +6,10 @@ from typing import Annotated, Optional
 
 import typer
 
+MOST_BEAMS = 1000
+"""As for `task.beams`."""
+MOST_TOKENS = 10_000_000
+
 # Optional, not `X | None`: see __init__.py.
 Inputs = Annotated[
     Optional[list[str]],  # noqa: UP045
@@ -23,6 +27,7 @@ MaxTokens = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(
         min=1,
+        max=MOST_TOKENS,
         help="Most tokens of text, e.g. --max-tokens 50. [default: 200 for a decoder; what the task or the context of an "
         "encoder-decoder holds]",
         show_default=False,
@@ -60,6 +65,7 @@ Beams = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(
         min=1,
+        max=MOST_BEAMS,
         help="Search with so many hypotheses, e.g. --beams 5; 1 is greedy. [default: as the task says]",
         show_default=False,
     ),
@@ -70,5 +76,5 @@ LengthPenalty = Annotated[
         min=0, help="How far the search prefers longer texts, e.g. 0.6. [default: the task's]", show_default=False
     ),
 ]
-NBest = Annotated[int, typer.Option(min=1, help="Hypotheses shown for each input, e.g. --n-best 3.")]
+NBest = Annotated[int, typer.Option(min=1, max=MOST_BEAMS, help="Hypotheses shown for each input, e.g. --n-best 3.")]
 DrawSeed = Annotated[int, typer.Option(min=0, help="Of the drawing, e.g. --seed 1.")]

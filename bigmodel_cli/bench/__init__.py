@@ -14,12 +14,12 @@ from bigmodel_cli.device import describe_device, peak_memory, pick_device, synch
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.lazy import Module, Tensor, load_torch, torch
 from bigmodel_cli.models import build
-from bigmodel_cli.models.describe import training_flops
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import build_task
 from bigmodel_cli.train.frozen import freeze
-from bigmodel_cli.train.memory import build_on_meta, check_memory, example
+from bigmodel_cli.train.memory import check_memory, flops_of_training, peak_bytes, state_bytes
 from bigmodel_cli.train.prepare import prepare
+from bigmodel_cli.train.room import check_fits
 from bigmodel_cli.train.step import train_step
 
 WARMUP = 3
@@ -90,7 +90,11 @@ def bench(named: list[tuple[str, Spec, Facts]], device: str, seconds: float) -> 
 
 
 def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: float) -> Timing:
-    check_memory(spec, facts, device)
+    on_meta = check_memory(spec, facts, device)
+    freeze(on_meta, spec.init)
+    lengths = () if facts.context is None else (facts.context,)
+    kept = state_bytes(spec, on_meta)
+    check_fits(spec, device, kept, peak_bytes(spec, facts, on_meta, lengths) - kept, facts.context or 1)
     torch.manual_seed(spec.train.seed)
     model: Module = build(spec.model, facts).to(device)
     task = build_task(spec.task, facts)
@@ -115,11 +119,8 @@ def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: fl
         state.after_step()
     times = sorted(times[WARMUP:])
     median = statistics.median(times)
-    meta = torch.device("meta")
     samples = rows * spec.train.accumulate
-    on_meta = build_on_meta(spec, facts)
-    freeze(on_meta, spec.init)
-    step_flops = training_flops(on_meta, *example(spec, facts, 1, meta)) * samples
+    step_flops = flops_of_training(spec, facts, on_meta) * samples
     return Timing(
         name=name,
         precision=options.precision,

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import NO_FACTS, PADDING, Count, Facts, NonNegative, Probability
+from bigmodel_cli.config import NO_FACTS, PADDING, Beams, Count, Facts, NonNegative, Probability
 from bigmodel_cli.lazy import Module, Tensor
 from bigmodel_cli.metrics import LOWER_IS_BETTER
 from bigmodel_cli.metrics.text import group_of
@@ -31,7 +31,7 @@ class Seq2SeqTaskOptions(AnyTaskOptions):
         description="what decides which checkpoint is best, and when patience ends; for what is judged by text, each validation "
         "lets the model write",
     )
-    beams: Count = Field(5, description="hypotheses that the search keeps when the model writes; 1 is greedy")
+    beams: Beams = Field(5, description="hypotheses that the search keeps when the model writes; 1 is greedy")
     max_tokens: Count | None = Field(
         None, description="longest text that the model writes, in tokens with the end; left out: what its context holds"
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from conftest import Result
 from test_skeletons import marian
 
 from bigmodel_cli.models.beam import Beam, beam_search
@@ -109,3 +111,14 @@ def test_equals_the_beam_search_of_transformers(width: int) -> None:
     got = [h for row in found for h in row]
     assert [h.tokens for h in got] == texts
     assert [h.score for h in got] == pytest.approx(want.sequences_scores.tolist(), abs=1e-4)
+
+
+def test_the_task_and_the_command_bound_beams_alike(cli: Callable[..., Result]) -> None:
+    """Row 28: 10^9 hypotheses took the memory that there was."""
+    from bigmodel_cli.arguments import predict
+    from bigmodel_cli.config import MOST_BEAMS
+
+    assert predict.MOST_BEAMS == MOST_BEAMS
+    for option, most in (("--beams", MOST_BEAMS), ("--n-best", MOST_BEAMS), ("--max-tokens", predict.MOST_TOKENS)):
+        result = cli("predict", "run", "a", option, most + 1)
+        assert (result.status, f"less than or equal to {most}" in result.err) == (2, True), result.err

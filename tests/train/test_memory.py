@@ -140,3 +140,34 @@ def test_more_tensors_than_a_checkpoint_lists_are_refused_before_training(
     assert "tensors, with the optimizer's" in result.err
     monkeypatch.setattr(safe, "MOST_VALUES", most + 1100)  # the rest of the manifest has fewer
     assert cli("pretrain", decoder_spec, "--out", "other", "--set", "train.steps=1").status == 0
+
+
+SHRINKS = """\
+model:
+  type: cnn
+  layers:
+    - {type: conv, channels: 4, stride: 1000000000, norm: batch}
+    - {type: flatten}
+    - {type: dense, units: classes}
+data: {type: digits}
+task: {type: classification}
+train: {steps: 1, batch_size: 4, precision: fp32, memory_format: contiguous}
+"""
+
+
+def test_batch_normalisation_of_one_value_is_refused_and_of_several_is_planned(tmp_path: Path, cli: Cli) -> None:
+    """Row 28: a map of 1 x 1 has one value for each channel and sample; the plan of a batch has several."""
+    spec = tmp_path / "shrinks.yaml"
+    spec.write_text(SHRINKS)
+    for words in (["pretrain", spec, "--dry-run"], ["pretrain", spec], ["bench", spec, "--seconds", "0.1"]):
+        assert cli(*words).status == 0
+        alone = cli(*words, "--set", "train.micro_batch=1")
+        assert (alone.status, "take more samples at once" in alone.err) == (2, True), alone.err
+    assert [p.name for p in Path("runs").iterdir()] == ["shrinks"]  # nothing of the run that could not begin
+
+
+def test_a_batch_that_no_memory_holds_is_not_timed(cli: Cli, decoder_spec: Path) -> None:
+    """Row 88: refused before a batch of 10^9 samples is made."""
+    result = cli("bench", decoder_spec, "--set", "train.batch_size=1000000000")
+    assert result.status == 2
+    assert "train.batch_size: a step of 1,000,000,000 samples at once needs about" in result.err
