@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -132,9 +133,11 @@ def serve() -> None:
             found = os.waitid(os.P_PID, request["ended"], os.WEXITED | os.WNOHANG | os.WNOWAIT)
             answer["ended"] = found is not None
         else:
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # what comes before the command begins waits for it
             pid = os.fork()
             if pid == 0:
                 become(request)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
             answer["pid"] = pid
         print(json.dumps(answer), flush=True)
 
@@ -168,6 +171,8 @@ def become(request: dict[str, Any]) -> None:
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.argv = ["bigmodel", *request["argv"]]
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         main()
     except BaseException:
         import traceback

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from bigmodel_cli.data import Split
 from bigmodel_cli.lazy import Tensor, torch
@@ -27,7 +27,7 @@ class Feed:
         """The first micro-batch of the run, to measure with."""
         return self.place(self.micro[0])
 
-    def steps(self, start: int, end: int) -> Iterator[list[dict[str, Tensor]]]:
+    def steps(self, start: int, end: int) -> Generator[list[dict[str, Tensor]]]:
         """For each step from `start` to `end` (exclusive) its micro-batches."""
         accumulate = self.options.accumulate
         stream = self.load(range(start * accumulate, end * accumulate))

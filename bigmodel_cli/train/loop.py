@@ -165,6 +165,8 @@ def _train(run: Run, reporter: Reporter) -> Path:
         run.compiling = False
         if state.step == run.total and state.loss_scale.skipped:
             _sum_up_overflows(run, reporter)
+    with run.signals.held():
+        batches.close()  # with its loader workers: what a signal raises where Python cleans up is lost, with a traceback
     path = path or checkpoints.find(run.directory.path)
     if options.patience is not None and run.validation is not None and state.best is None:
         reporter.line(f"{run.task.metric} was not a finite number in any validation; the result is the last checkpoint")

@@ -17,6 +17,7 @@ from bigmodel_cli.spec import Spec
 from bigmodel_cli.train.frozen import freeze
 from bigmodel_cli.train.memory import build_on_meta, longest_rows, peak_bytes, state_bytes
 from bigmodel_cli.train.state import TrainState
+from bigmodel_cli.train.step import batch_norm_explained
 
 PATCH = 16
 """Pixels for each position that a dense layer sees of an image, at least: it reads patches, or maps that were made smaller."""
@@ -34,16 +35,20 @@ def check_enough(spec: Spec, train: Split) -> None:
 
 
 def check_step(spec: Spec, facts: Facts, train: Split, model: Module, device: torch.device) -> None:
-    """Raise `SpecError` where a step's activations cannot fit the device.
+    """Raise `SpecError` where a step's activations cannot fit the device, or are too few for batch normalisation.
 
-    They are computed on the meta device, which takes a second or more, only where a rough count of them comes near its memory.
+    They are computed on the meta device, which takes a second or more, only where a rough count of them comes near its memory, or
+    batch normalisation has one sample.
     """
-    if _rough_bytes(spec, facts, train, model) < total_memory(device):
+    alone = spec.train.micro == 1 and any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    if not alone and _rough_bytes(spec, facts, train, model) < total_memory(device):
         return
     meta = build_on_meta(spec, facts)
     freeze(meta, spec.init)
     state, lengths = state_bytes(spec, meta), longest_rows(train)
-    check_fits(spec, device, state, peak_bytes(spec, facts, meta, lengths) - state, max(lengths, default=1))
+    with batch_norm_explained():
+        peak = peak_bytes(spec, facts, meta, lengths)
+    check_fits(spec, device, state, peak - state, max(lengths, default=1))
 
 
 def check_fits(spec: Spec, device: torch.device, state: int, activations: int, longest: int) -> None:
