@@ -126,18 +126,3 @@ def memory_remedy(remedy: str, kind: type[ResourceError] = OutOfMemory) -> Itera
         forget_frames(error)
         first = next(iter(str(error).strip().splitlines()), "")
         raise kind(f"out of memory{f' ({first})' if first else ''}; {remedy}") from None
-
-
-@contextlib.contextmanager
-def batch_norm_remedy() -> Iterator[None]:
-    """Inside, batch normalisation of a single value for each channel, which has no deviation, is raised as `SpecError`."""
-    try:
-        yield
-    except ValueError as error:
-        if not str(error).startswith("Expected more than 1 value per channel when training"):
-            raise
-        raise SpecError(
-            "train.batch_size: batch normalisation in training needs two values of each channel or more, and a single sample "
-            "has one, where its image has shrunk to 1 x 1; take more samples at once (batch_size, micro_batch), or a network that "
-            "shrinks images less"
-        ) from None

@@ -14,13 +14,14 @@ from bigmodel_cli.device import describe_device, peak_memory, pick_device, synch
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.lazy import Module, Tensor, load_torch, torch
 from bigmodel_cli.models import build
+from bigmodel_cli.models.describe import training_flops
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import build_task
 from bigmodel_cli.train.frozen import freeze
-from bigmodel_cli.train.memory import check_memory, flops_of_training, peak_bytes, state_bytes
+from bigmodel_cli.train.memory import check_memory, example, peak_bytes, state_bytes
 from bigmodel_cli.train.prepare import prepare
 from bigmodel_cli.train.room import check_fits
-from bigmodel_cli.train.step import train_step
+from bigmodel_cli.train.step import batch_norm_explained, train_step
 
 WARMUP = 3
 
@@ -84,9 +85,9 @@ def bench(named: list[tuple[str, Spec, Facts]], device: str, seconds: float) -> 
     """Time training steps of each network on random input of the right shape, for about `seconds` each."""
     load_torch()
     chosen = pick_device(device, say)
-    return BenchReport(
-        describe_device(chosen), [_time(name, spec, facts, chosen, seconds) for name, spec, facts in named]
-    )
+    with batch_norm_explained():
+        timings = [_time(name, spec, facts, chosen, seconds) for name, spec, facts in named]
+    return BenchReport(describe_device(chosen), timings)
 
 
 def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: float) -> Timing:
@@ -120,7 +121,7 @@ def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: fl
     times = sorted(times[WARMUP:])
     median = statistics.median(times)
     samples = rows * spec.train.accumulate
-    step_flops = flops_of_training(spec, facts, on_meta) * samples
+    step_flops = training_flops(on_meta, *example(spec, facts, 1, torch.device("meta"))) * samples
     return Timing(
         name=name,
         precision=options.precision,

@@ -63,8 +63,12 @@ def training_flops(model: Module, *example: Tensor) -> int:
     Where all weights are trained, that is about three times the forward pass. What a kernel computes a second time does not count.
     """
     weights = [p for p in model.parameters() if p.requires_grad]
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()  # of one sample it may have one value per channel, which it does not take in training
     with _counter() as counter:
-        output = model.train()(*example)
+        output = model(*example)
         torch.autograd.grad(output, weights, torch.empty_like(output), allow_unused=True)
     return int(counter.get_total_flops())
 

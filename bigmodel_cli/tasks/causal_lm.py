@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import NO_FACTS, PADDING, Facts, Natural, NonNegative, Probability
+from bigmodel_cli.config import NO_FACTS, PADDING, Facts, NonNegative, Probability
 from bigmodel_cli.lazy import Module, Tensor
 from bigmodel_cli.tasks.base import AnyTaskOptions
 from bigmodel_cli.tasks.loss import cross_entropy, judged
@@ -18,7 +18,9 @@ class CausalLMOptions(AnyTaskOptions):
 
     type: Literal["causal_lm"] = "causal_lm"
     label_smoothing: Probability = Field(0.0, description="probability mass spread evenly over the vocabulary")
-    sample_tokens: Natural = Field(200, description="tokens of generated text shown when training ends")
+    sample_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        200, description="tokens of generated text shown when training ends"
+    )
     sample_prompt: str = Field("\n", description="what the shown text continues")
     sample_temperature: NonNegative = Field(0.8, description="temperature of the shown text; 0 is greedy")
 

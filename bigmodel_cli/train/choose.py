@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.device import autocast, synchronize
-from bigmodel_cli.errors import batch_norm_remedy
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.tasks import Task
@@ -162,7 +161,7 @@ def _one_pass(model: Module, task: Task, batch: dict[str, Tensor], candidate: Ch
         p.grad = None
     synchronize(device)
     start = time.perf_counter()
-    with autocast(device, candidate.precision), batch_norm_remedy():
+    with autocast(device, candidate.precision):
         loss, _ = task.loss(model, batch)
     loss.backward()
     synchronize(device)

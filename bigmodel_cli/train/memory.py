@@ -13,7 +13,7 @@ from bigmodel_cli.config import Facts
 from bigmodel_cli.console import quantity, table
 from bigmodel_cli.data import Split
 from bigmodel_cli.device import total_memory
-from bigmodel_cli.errors import SpecError, batch_norm_remedy
+from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.models import ViTOptions
 from bigmodel_cli.models.describe import Layer, describe, flops, training_flops
@@ -172,7 +172,7 @@ def plan(spec: Spec, facts: Facts, train: Split, model: Module) -> Plan:
     meta, state, lengths = torch.device("meta"), state_bytes(spec, model), longest_rows(train)
     stacks, measured = _models(spec, facts, model)
     forward = [flops(m, *example(spec, facts, 1, meta)) for m in measured]
-    training = [flops_of_training(spec, facts, m) for m in measured]
+    training = [training_flops(m, *example(spec, facts, 1, meta)) for m in measured]
     return Plan(
         layers=all_layers(stacks, describe(measured[0], *example(spec, facts, 1, meta))),
         parameters=sum(p.numel() for p in model.parameters()),
@@ -184,16 +184,6 @@ def plan(spec: Spec, facts: Facts, train: Split, model: Module) -> Plan:
         samples=len(train),
         weights=describe_weights(spec.train.optimizer, named_weights(model)),
     )
-
-
-def flops_of_training(spec: Spec, facts: Facts, model: Module) -> int:
-    """Forward and backward, of a sample; `model` is on the meta device."""
-    meta = torch.device("meta")
-    try:
-        with batch_norm_remedy():
-            return training_flops(model, *example(spec, facts, 1, meta))
-    except SpecError:  # of a batch
-        return training_flops(model, *example(spec, facts, 2, meta)) // 2
 
 
 def _models(spec: Spec, facts: Facts, model: Module) -> tuple[list[Stack], list[Module]]:
@@ -230,8 +220,7 @@ def peak_bytes(spec: Spec, facts: Facts, model: Module, lengths: tuple[int, ...]
     sizes = [p.numel() * p.element_size() for p in model.parameters() if p.requires_grad]
     gradients = sum(sizes)
     stacks, measured = _models(spec, facts, model)
-    with batch_norm_remedy():
-        peaks = [step_peaks(m, *example(spec, facts, rows, torch.device("meta"), lengths)) for m in measured]
+    peaks = [step_peaks(m, *example(spec, facts, rows, torch.device("meta"), lengths)) for m in measured]
     in_passes = max(extended(stacks, first, rest) for first, *rest in zip(*peaks, strict=True))
     if spec.train.accumulate > 1:  # those of the micro-batches before
         in_passes += gradients

@@ -17,6 +17,7 @@ from bigmodel_cli.spec import Spec
 from bigmodel_cli.train.frozen import freeze
 from bigmodel_cli.train.memory import build_on_meta, longest_rows, peak_bytes, state_bytes
 from bigmodel_cli.train.state import TrainState
+from bigmodel_cli.train.step import batch_norm_explained
 
 PATCH = 16
 """Pixels for each position that a dense layer sees of an image, at least: it reads patches, or maps that were made smaller."""
@@ -45,7 +46,9 @@ def check_step(spec: Spec, facts: Facts, train: Split, model: Module, device: to
     meta = build_on_meta(spec, facts)
     freeze(meta, spec.init)
     state, lengths = state_bytes(spec, meta), longest_rows(train)
-    check_fits(spec, device, state, peak_bytes(spec, facts, meta, lengths) - state, max(lengths, default=1))
+    with batch_norm_explained():
+        peak = peak_bytes(spec, facts, meta, lengths)
+    check_fits(spec, device, state, peak - state, max(lengths, default=1))
 
 
 def check_fits(spec: Spec, device: torch.device, state: int, activations: int, longest: int) -> None:

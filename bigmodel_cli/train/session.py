@@ -56,7 +56,7 @@ from bigmodel_cli.train.room import check_enough, check_fits, check_readable, ch
 from bigmodel_cli.train.signals import Interrupted, Signals
 from bigmodel_cli.train.start import build_started, check_task, with_length
 from bigmodel_cli.train.state import TrainState
-from bigmodel_cli.train.step import REMEDY
+from bigmodel_cli.train.step import REMEDY, batch_norm_explained
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def train(spec: Spec | None, request: Request, signals: Signals) -> Path:
     with signals.held(), _open_directory(request) as directory:
         signals.leaving = lambda: directory.failed("stopped", 130, _left(request, directory))
         try:
-            with signals.let(), memory_remedy(REMEDY):
+            with signals.let(), memory_remedy(REMEDY), batch_norm_explained():
                 path = _train(spec, request, directory, signals)
         except Interrupted as stop:
             signals.stopping()
@@ -116,7 +116,8 @@ def dry_run(spec: Spec, device: str, show: Callable[[Plan], None] = lambda plan:
     _describe(spec, data)
     model = check_memory(spec, data.facts, chosen)
     check_enough(spec, data.split("train"))
-    found = plan(spec, data.facts, data.split("train"), model)
+    with batch_norm_explained():
+        found = plan(spec, data.facts, data.split("train"), model)
     _describe_steps(spec, found.steps)
     show(found)
     check_fits(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bigmodel_cli.device import autocast
-from bigmodel_cli.errors import OutOfMemory, ResourceError, batch_norm_remedy, memory_remedy
+from bigmodel_cli.errors import OutOfMemory, ResourceError, SpecError, memory_remedy
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.optim import total_norm
 from bigmodel_cli.recipe import TrainOptions
@@ -38,6 +40,20 @@ class StepResult:
     def loss(self) -> float:
         """The mean loss."""
         return self.loss_sum / (self.count or 1.0)
+
+
+@contextlib.contextmanager
+def batch_norm_explained() -> Iterator[None]:
+    """Inside, batch normalisation that has one value per channel to normalise is a `SpecError`."""
+    try:
+        yield
+    except ValueError as error:
+        if "Expected more than 1 value per channel" not in str(error):
+            raise
+        raise SpecError(
+            "train.batch_size: batch normalisation has one value per channel, in a micro-batch of one sample whose map is 1 x 1 "
+            "there; let more samples pass at once (train.micro_batch, train.batch_size), or normalise less (norm: none)"
+        ) from None
 
 
 def train_step(
@@ -96,7 +112,7 @@ def _passes(
     loss_sum: Tensor | None = None
     count: Tensor | None = None
     for batch in micro_batches:
-        with autocast(device, options.precision), batch_norm_remedy():
+        with autocast(device, options.precision):
             loss, n = task.loss(state.model, batch)
         auxiliary = state.auxiliary()
         total = loss if auxiliary is None else loss + auxiliary * n  # a sum, as the loss is

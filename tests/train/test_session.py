@@ -96,3 +96,29 @@ def test_what_counts_validations_or_checkpoints_needs_several(
         refused = cli("pretrain", decoder_spec, "--out", "run", *once, *words)
         assert (refused.status, message in refused.err) == (2, True), refused.err
     assert not Path("run/checkpoints").exists()
+
+
+def test_batch_normalisation_of_one_value_is_refused_in_training_and_planned_for_more(cli: Cli, tmp_path: Path) -> None:
+    spec = tmp_path / "deep.yaml"
+    spec.write_text(
+        """\
+model:
+  type: cnn
+  layers:
+    - {type: conv, channels: 4, kernel: 8, padding: valid, norm: batch}
+    - {type: flatten}
+    - {type: dense, units: classes}
+data: {type: digits}
+task: {type: classification}
+train: {steps: 1, batch_size: 1, precision: fp32, memory_format: contiguous, compile: "off"}
+""",
+        encoding="utf-8",
+    )
+    plan = cli("pretrain", spec, "--dry-run", "--json", "--set", "train.batch_size=2")
+    assert plan.status == 0, plan.err
+    assert json.loads(plan.out)["training_flops_per_sample"] > json.loads(plan.out)["flops_per_sample"]
+    for last in ("--dry-run", "--json"):
+        result = cli("pretrain", spec, "--out", "run", last)
+        assert (result.status, Path("run").exists()) == (2, False)
+        assert "train.batch_size: batch normalisation has one value per channel" in result.err
+    assert cli("pretrain", spec, "--out", "run", "--set", "train.batch_size=2").status == 0
