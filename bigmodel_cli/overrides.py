@@ -47,7 +47,11 @@ def _replace(root: Node, section: str, name: str, other: str) -> None:
     """Take `other` out of the section, where it and `name` are both given."""
     node = root
     for part in section.split("."):
+        if not isinstance(node.value, dict) or part not in node.value:
+            return
         node = node.value[part]
+    if not isinstance(node.value, dict):  # a later override put something else there, which is told as a fault
+        return
     both = [node.value[word].value for word in (name, other) if word in node.value]
     if len(both) == 2 and None not in both:
         say(f"{section}.{name}: {both[0]} is taken in place of {section}.{other}: {both[1]}")

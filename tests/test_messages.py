@@ -214,6 +214,7 @@ def test_set_replaces_the_option_that_it_stands_in_place_of(
 
 def test_set_of_both_is_refused_and_of_none_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert "not both" in message(DECODER, "train.steps=1", "train.epochs=1")
+    assert "train: 0.5 is not" in message(DECODER, "train.steps=1", "train=0.5")  # which is gone again
     changed(DECODER, "train.epochs=null")
     assert capsys.readouterr().err == ""
 
