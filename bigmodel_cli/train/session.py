@@ -38,7 +38,7 @@ from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import build_task
 from bigmodel_cli.train.feed import Feed
 from bigmodel_cli.train.loop import Run, fit
-from bigmodel_cli.train.memory import Plan, check_memory, longest_rows, plan
+from bigmodel_cli.train.memory import Plan, check_memory, longest_rows, plan, without_collection
 from bigmodel_cli.train.prepare import prepare
 from bigmodel_cli.train.report import TensorBoard
 from bigmodel_cli.train.results import show_results
@@ -114,10 +114,9 @@ def dry_run(spec: Spec, device: str, show: Callable[[Plan], None] = lambda plan:
     data = _open_data(spec, checkpoints.read_assets(source) if source is not None else None)
     check_task(spec, build_task(spec.task, data.facts), data)
     _describe(spec, data)
-    model = check_memory(spec, data.facts, chosen)
     check_enough(spec, data.split("train"))
-    with batch_norm_explained():
-        found = plan(spec, data.facts, data.split("train"), model)
+    with without_collection(), batch_norm_explained():
+        found = plan(spec, data.facts, data.split("train"), check_memory(spec, data.facts, chosen))
     _describe_steps(spec, found.steps)
     show(found)
     check_fits(
