@@ -122,14 +122,14 @@ def _stoppable(last: bool) -> Iterator[None]:
     At the end the handlers are those from before, or, where the process ends then (`last`), signals are ignored. Training has
     handlers of its own inside. A signal that is ignored (`nohup`) stays so.
     """
-    from bigmodel_cli.train.signals import Interrupted
+    from bigmodel_cli.train.signals import Interrupted, heard
 
-    came: list[int] = []
+    heard.clear()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if came:
+        if heard:
             os._exit(128 + number)
-        came.append(number)
+        heard.append(number)
         raise Interrupted(number)
 
     before: dict[int, Any] = {}
@@ -140,6 +140,7 @@ def _stoppable(last: bool) -> Iterator[None]:
                     before[number] = signal.signal(number, stop)
         yield
     finally:
+        heard.clear()
         for ended, handler in before.items():
             signal.signal(ended, signal.SIG_IGN if last else handler)
 

@@ -14,6 +14,10 @@ HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that stop a run: Ctrl-C, a scheduler's, a terminal that has gone."""
 
 
+heard: list[int] = []
+"""Signals that the command had before its run began. What is raised while Python imports or cleans up may be swallowed."""
+
+
 class Interrupted(BaseException):
     """A signal arrived where nothing is half done. Not an `Exception`: no handler for faults may swallow it."""
 
@@ -39,6 +43,9 @@ class Signals:
         self.leaving: Callable[[], None] | None = None  # what is to be recorded when the process leaves at once
 
     def __enter__(self) -> Signals:
+        """Take the signals over. Raises `Interrupted` for one that the command had and that Python swallowed."""
+        if heard:
+            raise Interrupted(heard[0])
         if threading.current_thread() is threading.main_thread():
             for number in HEEDED:
                 if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:

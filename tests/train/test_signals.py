@@ -22,7 +22,7 @@ from zygote import Zygote, resume_command, until
 
 from bigmodel_cli import checkpoints
 from bigmodel_cli.errors import DataError
-from bigmodel_cli.train.signals import Interrupted, Signals
+from bigmodel_cli.train.signals import Interrupted, Signals, heard
 from bigmodel_cli.train.workers import Workers
 
 Cli = Callable[..., Result]
@@ -268,3 +268,14 @@ def test_a_signal_in_the_final_average(point: str, decoder_spec: Path, cli: Cli,
     ]
     assert validations[0] == validations[1]
     assert [(r["step"], r.get("averaged")) for r in validations[1]] == [(4, None), (8, None), (12, None), (12, 2)]
+
+
+def test_a_signal_that_python_swallowed_before_the_run_stops_it() -> None:
+    """Row 67: raised where a module is imported or an object dies, it is ignored with a line; the run does not begin."""
+    heard.append(signal.SIGHUP)
+    try:
+        with pytest.raises(Interrupted) as raised, Signals():
+            pytest.fail("it began")
+    finally:
+        heard.clear()
+    assert raised.value.number == signal.SIGHUP
