@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from bigmodel_cli.config import Options
+from bigmodel_cli.console import visible
 from bigmodel_cli.errors import SpecError, did_you_mean
 
 PLUGINS = "x-plugins"
@@ -65,6 +66,14 @@ def needed_plugins(recorded: Any) -> dict[str, str]:
     options = " ".join(f"--plugin {name}" for name in names)
     text = f"this spec was made with {options}: give it" if names else "a part of your own needs --plugin FILE"
     return dict.fromkeys(("mixer", "ffn", "norm", "position"), text)
+
+
+def missing_plugins(recorded: Any) -> list[str]:
+    """Those of the files that a spec names as needed which are not given."""
+    given = {visible(file.name) for _, _, file in plugin_types()}
+    return (
+        [name for name in recorded if isinstance(name, str) and name not in given] if isinstance(recorded, list) else []
+    )
 
 
 def name_plugins(paths: list[Path], option: str = "--plugin ") -> None:

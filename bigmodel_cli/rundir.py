@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from bigmodel_cli.console import say, strict_json
+from bigmodel_cli.disk import sync
 from bigmodel_cli.errors import ResourceError, SpecError
 from bigmodel_cli.failpoints import failpoint
 
@@ -64,7 +65,7 @@ class MetricsLog:
         if self.broken or not self.path.is_file():
             return
         try:
-            _sync(self.path)
+            sync(self.path)
         except OSError as error:
             self.fail(error)
 
@@ -192,7 +193,7 @@ class RunDirectory:
         """Record the resolved spec, and cut the log to the step that training goes on from. Raises `ResourceError`."""
         try:
             _replace(self.path / SPEC, spec)
-            _sync(self.path.parent)
+            sync(self.path.parent)
         except OSError as error:
             raise ResourceError(f"{self.path}: cannot be written: {os.strerror(error.errno or 0)}") from None
         self.begun = self.recording = True
@@ -283,14 +284,6 @@ def _remove_empty(folders: list[Path]) -> None:
             folder.rmdir()
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _overwritten(path: Path, text: str) -> bool:
     """Whether a small file could be written in its own place, where the disk has no room for another one."""
     try:
@@ -311,6 +304,6 @@ def _replace(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         draft.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.explain import explain
 from bigmodel_cli.models import ModelOptions, ViTOptions
 from bigmodel_cli.overrides import Override, apply_overrides
-from bigmodel_cli.plugins import PLUGINS, needed_plugins, parts_from_files
+from bigmodel_cli.plugins import PLUGINS, missing_plugins, needed_plugins, parts_from_files
 from bigmodel_cli.recipe import InitOptions, TrainOptions
 from bigmodel_cli.tasks import MaskedImageOptions, TaskOptions
 from bigmodel_cli.yaml_source import MAX_RESOLVED_NODES, Node, dump_yaml, read_yaml
@@ -123,7 +123,7 @@ def of_checkpoint(values: Mapping[str, Any], path: Path, overrides: Iterable[str
     try:
         spec = from_dict(values, name=name)
     except SpecError as error:
-        if "--plugin" in str(error):  # nothing is wrong with the checkpoint
+        if missing_plugins(values.get(PLUGINS)):  # a command that lacks --plugin, and no fault of the checkpoint
             raise
         faults = str(error).splitlines()
         more = f"\nand {len(faults) - 5} more" if len(faults) > 5 else ""

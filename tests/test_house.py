@@ -21,6 +21,7 @@ FLOORS = {
             "errors",
             "console",
             "device",
+            "disk",
             "distributed",
             "lazy",
             "failpoints",

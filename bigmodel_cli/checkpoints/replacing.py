@@ -6,11 +6,11 @@ import contextlib
 import ctypes
 import os
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from bigmodel_cli.checkpoints.contents import MANIFEST, STEP
+from bigmodel_cli.disk import remove
 from bigmodel_cli.failpoints import failpoint
 
 ASIDE = ".aside-"
@@ -19,22 +19,22 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def replace(draft: Path, target: Path, sync: Callable[[Path], None]) -> None:
-    """Rename a draft to `target`, and remove the folder that had that name. Raises `OSError`.
+    """Rename a draft to `target`, and remove what had that name. Raises `OSError`.
 
     Where the system cannot exchange two names at once, the older one stands aside meanwhile, and `tidy` puts it back if the
     process died in between.
     """
-    if not target.exists():
+    if not os.path.lexists(target):
         os.rename(draft, target)
         failpoint("checkpoint.renamed")
         return
     if _exchange(draft, target):
         failpoint("checkpoint.renamed")
         sync(target.parent)
-        shutil.rmtree(draft, ignore_errors=True)
+        remove(draft, ignore_errors=True)
         return
     aside = target.with_name(f"{ASIDE}{target.name}")
-    shutil.rmtree(aside, ignore_errors=True)
+    remove(aside, ignore_errors=True)
     os.rename(target, aside)
     failpoint("checkpoint.aside")
     try:
@@ -44,7 +44,7 @@ def replace(draft: Path, target: Path, sync: Callable[[Path], None]) -> None:
         raise
     failpoint("checkpoint.renamed")
     sync(target.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+    remove(aside, ignore_errors=True)
 
 
 def tidy(checkpoints: Path) -> None:
@@ -63,7 +63,7 @@ def tidy(checkpoints: Path) -> None:
         if path.is_symlink() and _DRAFT.match(path.name):
             path.unlink(missing_ok=True)
         elif half or _DRAFT.match(path.name) or path.name.startswith(ASIDE):
-            shutil.rmtree(path, ignore_errors=True)
+            remove(path, ignore_errors=True)
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -18,10 +18,12 @@ from pathlib import Path
 
 from bigmodel_cli.checkpoints import safe
 from bigmodel_cli.checkpoints.contents import FACTS, FORMAT, MANIFEST, MODEL, SPEC, STATE, TRAIN, Contents
+from bigmodel_cli.checkpoints.files import read_file
 from bigmodel_cli.checkpoints.reading import steps
 from bigmodel_cli.checkpoints.replacing import replace, tidy
 from bigmodel_cli.console import quantity
-from bigmodel_cli.errors import ResourceError
+from bigmodel_cli.disk import remove, sync
+from bigmodel_cli.errors import BigmodelError, ResourceError
 from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.yaml_source import dump_yaml
 
@@ -52,16 +54,16 @@ def save(checkpoints: Path, contents: Contents, name: str | None = None) -> Path
         return target
     try:
         checkpoints.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(draft, ignore_errors=True)
+        remove(draft, ignore_errors=True)
         draft.mkdir()
         for name, content in files.items():
             _write(draft / name, content)
-        _sync(draft)
+        sync(draft)
         failpoint("checkpoint.rename")
-        replace(draft, target, _sync)
-        _sync(checkpoints)
+        replace(draft, target, sync)
+        sync(checkpoints)
     except OSError as error:
-        shutil.rmtree(draft, ignore_errors=True)
+        remove(draft, ignore_errors=True)
         raise _not_saved(checkpoints, sum(map(len, files.values())), error) from None
     return target
 
@@ -70,10 +72,10 @@ def _same(target: Path, files: dict[str, bytes]) -> bool:
     """Whether a checkpoint is there already, and is this one to the byte."""
     try:
         return {p.name for p in target.iterdir()} == files.keys() and all(
-            (target / name).stat().st_size == len(content) and (target / name).read_bytes() == content
+            read_file(target / name, len(content), len(content)) == content
             for name, content in sorted(files.items(), key=lambda item: len(item[1]))
         )
-    except OSError:
+    except (OSError, BigmodelError):
         return False
 
 
@@ -85,14 +87,6 @@ def _write(path: Path, content: bytes) -> None:
         failpoint("checkpoint.wrote")
         os.fsync(file.fileno())
     failpoint("checkpoint.synced")
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _not_saved(checkpoints: Path, needed: int, error: OSError) -> ResourceError:
@@ -114,7 +108,7 @@ def mark(checkpoints: Path, name: str, folder: Path) -> None:
         draft.symlink_to(folder.name)
         os.replace(draft, checkpoints / name)
         failpoint("checkpoint.marked")
-        _sync(checkpoints)
+        sync(checkpoints)
     except OSError as error:
         raise ResourceError(f"{checkpoints / name}: cannot be written: {os.strerror(error.errno or 0)}") from None
 
@@ -146,5 +140,5 @@ def _remove(checkpoint: Path) -> None:
     """Remove a checkpoint, its manifest first: what is half removed is none any more."""
     for file in (checkpoint / MANIFEST, *sorted(checkpoint.iterdir())):
         failpoint("checkpoint.prune")
-        file.unlink(missing_ok=True)
-    shutil.rmtree(checkpoint, ignore_errors=True)
+        remove(file, ignore_errors=True)
+    remove(checkpoint, ignore_errors=True)

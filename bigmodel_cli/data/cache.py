@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from bigmodel_cli.console import say
 from bigmodel_cli.data.cache_home import cache_directory, unwritable
 from bigmodel_cli.data.hashes import content_hashes
+from bigmodel_cli.disk import remove, sync
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.failpoints import failpoint
 
@@ -43,19 +43,19 @@ def build_once(path: Path, build: Callable[[Path], None]) -> None:
                 return
             say(f"warning: {path}: damaged ({damage}); building it anew")
         draft = path.with_name(f".{path.name}.draft")
-        shutil.rmtree(draft, ignore_errors=True)
+        remove(draft, ignore_errors=True)
         try:
             draft.mkdir()
             build(draft)
             _seal(draft, path)
             failpoint("cache.built")
-            _remove(path)
+            remove(path)
             os.rename(draft, path)
-            _sync(path.parent)
+            sync(path.parent)
         except OSError as error:
             raise unwritable(path.parent, error) from None
         finally:
-            shutil.rmtree(draft, ignore_errors=True)
+            remove(draft, ignore_errors=True)
 
 
 def cached_bytes(kind: str, description: Any, make: Callable[[], bytes]) -> bytes:
@@ -79,12 +79,12 @@ def _seal(draft: Path, path: Path) -> None:
     """Write the manifest of a draft that is going to be called `path`, and everything to the disk."""
     files = sorted(draft.iterdir())
     for file in files:
-        _sync(file)
+        sync(file)
     hashes = content_hashes(files, [path / file.name for file in files])
     listed = {file.name: [file.stat().st_size, sha] for file, sha in zip(files, hashes, strict=True)}
     (draft / MANIFEST).write_text(json.dumps(listed), encoding="utf-8")
-    _sync(draft / MANIFEST)
-    _sync(draft)
+    sync(draft / MANIFEST)
+    sync(draft)
 
 
 def _damage(folder: Path) -> str:
@@ -106,23 +106,6 @@ def _damage(folder: Path) -> str:
     except (OSError, DataError, ValueError, TypeError, LookupError, RecursionError) as error:
         return str(error).splitlines()[0] if str(error) else type(error).__name__
     return f"{changed[0]} was changed" if changed else ""
-
-
-def _remove(path: Path) -> None:
-    """Take away what stands in the place of a folder."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

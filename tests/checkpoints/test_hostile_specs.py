@@ -218,6 +218,7 @@ SPECS = {
     "sections that are lists": "{model: [], data: [], task: [], train: []}",
     "a key twice": "model: {}\nmodel: {}",
     "control characters": "model: \x07",
+    "a type that speaks of plugins": "{model: {type: give --plugin x}, data: {type: text}, task: {type: ctc}, train: {steps: 1}}",
     "another model": "{model: {type: nothing}, data: {type: text}, task: {type: causal_lm}, train: {steps: 1}}",
 }
 

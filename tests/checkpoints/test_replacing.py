@@ -96,3 +96,44 @@ def test_drafts_go_by_the_lock_and_not_by_the_process_number() -> None:
         (PLACE / "step-00000007").mkdir()
         tidy()
         assert os.listdir(PLACE) == ["step-00000003"]
+
+
+PLACES: dict[str, Any] = {
+    "FIFO": os.mkfifo,
+    "link to itself": lambda path: path.symlink_to(path.name),
+    "link to a folder": lambda path: path.symlink_to("elsewhere"),
+    "file": lambda path: path.write_text("mine"),
+}
+
+
+@pytest.mark.parametrize("exchanging", [True, False], ids=["exchanged", "put_aside"])
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+def test_whatever_stands_in_the_place_of_a_step_is_replaced_and_never_waited_for(
+    place: Any, exchanging: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row 77: removing opened what it removed, and a FIFO in the place of a checkpoint or of a draft held the run for ever."""
+    if not exchanging:
+        monkeypatch.setattr(replacing, "_exchange", lambda one, other: False)
+    elsewhere = PLACE / "elsewhere"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "kept").write_text("mine")
+    for name in ("step-00000003", f".draft-step-3-{os.getpid()}", ".aside-step-00000003", ".draft-step-9-1"):
+        place(PLACE / name)
+    signal.alarm(20)
+    try:
+        saved = checkpoints.save(PLACE, contents(4.0))
+        checkpoints.prune(PLACE, {saved})
+    finally:
+        signal.alarm(0)
+    assert read() == 4.0
+    assert sorted(p.name for p in PLACE.iterdir()) == ["elsewhere", "step-00000003"]
+    assert (elsewhere / "kept").read_text() == "mine"
+
+
+def test_an_old_checkpoint_with_a_folder_in_the_place_of_a_file_is_removed() -> None:
+    """Row 77: the removal of what is no longer kept ended in a traceback."""
+    old, new = (checkpoints.save(PLACE, contents(value), f"step-0000000{n}") for n, value in ((1, 1.0), (3, 3.0)))
+    (old / "model.safetensors").unlink()
+    (old / "model.safetensors" / "inner").mkdir(parents=True)
+    checkpoints.prune(PLACE, {new})
+    assert [p.name for p in PLACE.iterdir()] == ["step-00000003"]

@@ -1,0 +1,29 @@
+"""Syncing and removing: what is written is on the disk, and whatever stands in a place is taken away."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path, *, ignore_errors: bool = False) -> None:
+    """Take away whatever stands here, a folder with all that is in it, or nothing.
+
+    `shutil.rmtree` opens what it is given before it looks whether that is a folder, and waits for ever for a FIFO's other end.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=ignore_errors)
+        return
+    with contextlib.suppress(OSError) if ignore_errors else contextlib.nullcontext():
+        path.unlink(missing_ok=True)
