@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import threading
-from types import FrameType
 from typing import Any
 
 from bigmodel_cli.errors import BigmodelError, DataError
@@ -25,8 +24,9 @@ class Workers:
     """Batches of a dataset by their numbers, in order, made by `count` processes.
 
     A terminal and many schedulers signal the whole process group. Stopping is the main process's business: workers ignore SIGINT,
-    SIGTERM and SIGHUP from their first moment on, and die with it. torch learns of a worker's death by SIGCHLD and raises wherever
-    the main process happens to be, be it inside a save; here it is raised in `next` alone.
+    SIGTERM and SIGHUP from their first moment on, and die with it. torch's handler of SIGCHLD raises wherever the main process
+    happens to be when a worker dies, be it inside a save; it is taken back. A death is found where a batch is due, within the
+    5 seconds after which torch looks again whether its workers are alive.
     """
 
     def __init__(self, dataset: Any, numbers: range, count: int, pinned: bool) -> None:
@@ -43,24 +43,20 @@ class Workers:
             generator=torch.Generator(),  # the workers' seed is not drawn from the stream that dropout uses
         )
         others = {process.pid for process in multiprocessing.active_children()}
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, HEEDED)  # inherited, until a worker ignores them
+        # Inherited until a worker ignores them; SIGCHLD waits until torch's handler of it is gone.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*HEEDED, signal.SIGCHLD})
+        on_death = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
+        self.waiting = self.hung = False
         try:
             self.batches = iter(loader)
         finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGCHLD, on_death)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self.processes = [p for p in multiprocessing.active_children() if p.pid not in others]
-        self.waiting = self.hung = False
         self.asked = 0  # batches
         self.closed = threading.Event()
         threading.Thread(target=self.watch, daemon=True).start()
-        self.on_death: Any = None
-        if threading.current_thread() is threading.main_thread():
-            self.on_death = signal.signal(signal.SIGCHLD, self.on_child)
-
-    def on_child(self, number: int, frame: FrameType | None) -> None:
-        """The handler of SIGCHLD: torch's, which raises for a dead worker, where a batch is waited for."""
-        if self.waiting and callable(self.on_death):
-            self.on_death(number, frame)
 
     def watch(self) -> None:
         """Kill the workers when a batch is overdue; what waits for them, perhaps without end, then fails.
@@ -84,36 +80,36 @@ class Workers:
         self.asked += 1
         self.waiting = True
         try:
-            dead = [process.pid for process in self.processes if not process.is_alive()]
-            if dead:
-                raise RuntimeError(f"DataLoader worker (pid {dead[0]}) has died")
+            if not self._are_alive():
+                raise EOFError
             batch = next(self.batches)
-        except Exception as error:
-            fault = self._fault(error)
+        except Exception:
+            fault = self._fault()
             if not fault:
                 raise
         finally:
             self.waiting = False
-        if fault:
+        if fault:  # raised here: an exception keeps the frames that it went through, and with them torch's iterator
             self.close(at_once=True)
             raise DataError(f"a loader worker died or hung ({fault}); try data.workers: 0")
         if isinstance(batch, BigmodelError):
             raise batch
         return batch  # type: ignore[no-any-return]
 
-    def _fault(self, error: Exception) -> str:
-        """What has become of the workers, where that is the error's cause."""
+    def _fault(self) -> str:
+        """What has become of the workers, or nothing; one that is just dying has closed its connections already."""
         if self.hung:
             return f"no batch came within {TIMEOUT:g} seconds"
-        said = isinstance(error, RuntimeError) and "DataLoader" in str(error)
-        broken = isinstance(error, OSError | EOFError) and self._is_one_dead()
-        return (str(error).splitlines() or [type(error).__name__])[0] if said or broken else ""
-
-    def _is_one_dead(self) -> bool:
-        """Whether a worker is gone; one that is just dying has closed its connections already."""
         for process in self.processes:
-            process.join(1.0 / len(self.processes))
-        return not all(process.is_alive() for process in self.processes)
+            process.join(1.0 / len(self.processes) if self._are_alive() else 0)
+            code = process.exitcode
+            if code is not None:
+                end = f"by signal {-code}, {signal.strsignal(-code)}" if code < 0 else f"with status {code}"
+                return f"process {process.pid} ended {end}"
+        return ""
+
+    def _are_alive(self) -> bool:
+        return all(process.is_alive() for process in self.processes)
 
     def close(self, at_once: bool = False) -> None:
         """End the workers: those that do not end by themselves, and with `at_once` all of them, by force."""
@@ -123,9 +119,6 @@ class Workers:
         if self.batches is not None:
             self.batches = None  # torch tells its workers to end, and waits for them
         self._kill()
-        if self.on_death is not None:
-            signal.signal(signal.SIGCHLD, self.on_death)
-            self.on_death = None
 
     def _kill(self) -> None:
         for process in self.processes:
@@ -155,7 +148,7 @@ class _Start:
     def __call__(self, worker: int) -> None:
         for number in HEEDED:
             signal.signal(number, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HEEDED)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*HEEDED, signal.SIGCHLD})
         if sys.platform == "linux":  # elsewhere torch's watchdog ends a worker within seconds
             with contextlib.suppress(OSError, AttributeError):
                 ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

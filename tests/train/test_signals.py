@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import ROOT, Result, digests, losses
 from zygote import Zygote, resume_command, until
 
@@ -155,6 +156,38 @@ def test_what_is_wrong_with_the_data_is_said_as_without_workers() -> None:
         workers.next()
     workers.close()
     assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_dies_while_a_batch_is_waited_for() -> None:
+    """Row 39: whatever the main process is just doing, one fault; it names the signal."""
+
+    class Large:
+        def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+            return {"x": torch.zeros(100_000)}
+
+    before = signal.getsignal(signal.SIGCHLD)
+    for k in range(3):
+        workers = Workers(Large(), range(10**6), 2, pinned=False)
+        workers.next()
+        number = workers.processes[k % 2].pid or 0
+        threading.Timer(0.003 * k, os.kill, (number, signal.SIGKILL)).start()
+        with pytest.raises(DataError, match=f"process {number} ended by signal 9, Killed"):
+            list(iter(workers.next, None))
+        assert not multiprocessing.active_children()
+    assert signal.getsignal(signal.SIGCHLD) is before
+
+
+def test_a_defect_in_a_worker_is_not_called_its_death() -> None:
+    """An exception that nobody foresaw is shown as it is."""
+
+    class Defect:
+        def __getitem__(self, number: int) -> Any:
+            raise RuntimeError("the dataset's own")
+
+    workers = Workers(Defect(), range(4), 1, pinned=False)
+    with pytest.raises(RuntimeError, match="the dataset's own"):
+        workers.next()
+    workers.close()
 
 
 @pytest.mark.parametrize("point", ["status.done:SIGTERM", "status.done:SIGHUP", "train.showing:SIGINT"])
