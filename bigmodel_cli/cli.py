@@ -162,7 +162,7 @@ def finetune(
         "init": {},
         "train": {**base["train"], "precision": "auto", "memory_format": "auto", "compile": "auto"},
     }
-    changes: list[str | Override] = [*overrides, Override("init.checkpoint", str(path), "--from")]
+    changes = [*overrides, Override("init.checkpoint", str(path), "--from")]
     loaded = load(spec, changes, base) if spec is not None else from_dict(base, changes, f"{path}/spec.yaml")
     name = spec.stem if spec is not None else f"{path.parent.parent.name}-finetuned"
     run_training(loaded, Start("finetune", name, out, resume, device, overrides, accept_data, plugin, dry_run, json))

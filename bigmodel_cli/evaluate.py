@@ -18,6 +18,7 @@ from bigmodel_cli.metrics.intervals import Difference, Estimate, compare
 from bigmodel_cli.metrics.labels import confusion, draw_confusion
 from bigmodel_cli.metrics.text import LEAD, group_of, lead_measures, need_libraries
 from bigmodel_cli.outputs import check_output
+from bigmodel_cli.overrides import Change
 from bigmodel_cli.pictures import check_picture
 from bigmodel_cli.samples import rescore, write_samples
 from bigmodel_cli.scoring import derived_measures, estimates, judge
@@ -98,7 +99,7 @@ class Evaluation:
 
 def evaluate_checkpoint(
     path: Path,
-    overrides: Sequence[str],
+    overrides: Sequence[Change],
     split: str | None,
     device: str,
     samples: Path | None = None,
@@ -165,7 +166,7 @@ def rescore_samples(path: Path, metrics: Sequence[str]) -> Report:
 
 
 def _evaluate(
-    path: Path, overrides: Sequence[str], split: str | None, device: str, tell: Callable[[str], None] = say
+    path: Path, overrides: Sequence[Change], split: str | None, device: str, tell: Callable[[str], None] = say
 ) -> Evaluation:
     loaded = load_checkpoint(path, device, overrides, tell=tell)
     spec = loaded.spec

@@ -15,6 +15,7 @@ from bigmodel_cli.data import FACTS, SOURCE_TOKENIZER, TOKENIZER, read_tokenizer
 from bigmodel_cli.device import pick_device
 from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.lazy import Module, Tensor, load_torch, torch
+from bigmodel_cli.overrides import Change, key_of
 from bigmodel_cli.spec import Spec, of_checkpoint
 from bigmodel_cli.tasks import Task, build_task
 
@@ -52,7 +53,7 @@ class Loaded:
 
 
 def load_checkpoint(
-    path: Path, device: str = "auto", overrides: Sequence[str] = (), *, tell: Callable[[str], None] = say
+    path: Path, device: str = "auto", overrides: Sequence[Change] = (), *, tell: Callable[[str], None] = say
 ) -> Loaded:
     """Read and verify a checkpoint and build its model, in evaluation mode; `tell` is told the device.
 
@@ -64,7 +65,7 @@ def load_checkpoint(
     contents = checkpoints.read(path, train_state=False)
     spec = of_checkpoint(contents.spec, path, overrides)
     if overrides:
-        say_carried(spec, contents.spec, PREPARATION, {o.partition("=")[0].strip() for o in overrides})
+        say_carried(spec, contents.spec, PREPARATION, set(map(key_of, overrides)))
     facts = Facts.from_json(contents.facts)
     _check_tokenizers(path, contents.assets, facts)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from bigmodel_cli.config import Options
 from bigmodel_cli.console import say
@@ -25,7 +25,16 @@ class Override:
     place: str
 
 
-def apply_overrides(root: Node, overrides: Iterable[str | Override], options: type[Options]) -> None:
+Change: TypeAlias = str | Override
+"""What `--set` gives, or an option of its own that stands for it."""
+
+
+def key_of(change: Change) -> str:
+    """The dotted path of the option that is changed."""
+    return change.key if isinstance(change, Override) else change.partition("=")[0].strip()
+
+
+def apply_overrides(root: Node, overrides: Iterable[Change], options: type[Options]) -> None:
     """Put the values into the tree, whose root is typed as `options`.
 
     An option that stands in place of another one (steps and epochs) replaces it, unless that is given in this way too; what is
@@ -34,7 +43,7 @@ def apply_overrides(root: Node, overrides: Iterable[str | Override], options: ty
     texts = list(overrides)
     for text in texts:
         apply_override(root, text, options)
-    given = {text.key if isinstance(text, Override) else text.partition("=")[0] for text in texts}
+    given = set(map(key_of, texts))
     for path in given:
         section, _, name = path.rpartition(".")
         pairs = [pair for c in classes_at(options, section.split(".")) for pair in c.exclusive if name in pair]
@@ -58,7 +67,7 @@ def _replace(root: Node, section: str, name: str, other: str) -> None:
         del node.value[other]
 
 
-def apply_override(root: Node, override: str | Override, options: type[Options]) -> None:
+def apply_override(root: Node, override: Change, options: type[Options]) -> None:
     """Put the value of ``a.b.0.c=VALUE`` into the tree, making the mappings on its way. Raises `SpecError`."""
     if isinstance(override, Override):
         if not _is_unicode(override.value):

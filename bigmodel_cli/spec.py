@@ -20,7 +20,7 @@ from bigmodel_cli.data import DataOptions
 from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.explain import explain
 from bigmodel_cli.models import ModelOptions, ViTOptions
-from bigmodel_cli.overrides import Override, apply_overrides
+from bigmodel_cli.overrides import Change, apply_overrides
 from bigmodel_cli.plugins import PLUGINS, missing_plugins, needed_plugins, parts_from_files
 from bigmodel_cli.recipe import InitOptions, TrainOptions
 from bigmodel_cli.tasks import MaskedImageOptions, TaskOptions
@@ -91,7 +91,7 @@ class Spec(Options):
         return dump_yaml(self.recorded())
 
 
-def load(path: Path, overrides: Iterable[str | Override] = (), base: Mapping[str, Any] | None = None) -> Spec:
+def load(path: Path, overrides: Iterable[Change] = (), base: Mapping[str, Any] | None = None) -> Spec:
     """The checked spec of a file.
 
     `overrides` are ``KEY=VALUE`` with a dotted path as key. `base` is a resolved spec whose top-level sections stand in for
@@ -107,14 +107,14 @@ def load(path: Path, overrides: Iterable[str | Override] = (), base: Mapping[str
     return check(root)
 
 
-def from_dict(values: Mapping[str, Any], overrides: Iterable[str | Override] = (), name: str = "spec.yaml") -> Spec:
+def from_dict(values: Mapping[str, Any], overrides: Iterable[Change] = (), name: str = "spec.yaml") -> Spec:
     """The checked spec of plain values (a checkpoint's), with overrides applied. Raises `SpecError`."""
     root = _wrap(dict(values), name)
     apply_overrides(root, overrides, Spec)
     return check(root)
 
 
-def of_checkpoint(values: Mapping[str, Any], path: Path, overrides: Iterable[str] = ()) -> Spec:
+def of_checkpoint(values: Mapping[str, Any], path: Path, overrides: Iterable[Change] = ()) -> Spec:
     """The checked spec of the checkpoint at `path`, with overrides applied.
 
     Raises `CheckpointError` where it is none of this version's, and `SpecError` for a fault of the overrides.

@@ -85,6 +85,17 @@ def test_accumulation_does_not_change_the_losses(decoder_spec: Path, cli: Cli) -
     assert losses(Path("parts")) == pytest.approx(losses(Path("whole")), abs=1e-5)
 
 
+def test_options_of_their_own_are_named_in_messages(decoder_spec: Path, cli: Cli) -> None:
+    """Not the `--set` that they stand for, which nobody wrote; and what a dry run does not do is refused."""
+    result = cli("pretrain", decoder_spec, "--dry-run", "--precision", "fp8")
+    assert result.status == 2
+    assert "--precision: train.precision: 'fp8'" in result.err
+    assert "--set" not in result.err
+    result = cli("pretrain", decoder_spec, "--dry-run", "--resume", "--out", "run")
+    assert (result.status, result.out) == (2, "")
+    assert "--resume has no effect on a dry run; leave it out" in result.err
+
+
 def test_dry_run_trains_nothing(decoder_spec: Path, cli: Cli) -> None:
     result = cli("pretrain", decoder_spec, "--dry-run", "--json")
     plan = json.loads(result.out)

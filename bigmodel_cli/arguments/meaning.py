@@ -9,7 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bigmodel_cli.overrides import Change
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Start:
     out: Path | None
     resume: bool
     device: str
-    overrides: list[str]
+    overrides: list[Change]
     accept_data: bool
     plugins: list[Path] | None
     dry_run: bool
@@ -35,7 +38,9 @@ def run_training(spec: Any, start: Start) -> None:
     """
     from bigmodel_cli.train.signals import Signals
 
-    if not start.resume:
+    if start.dry_run:
+        refuse("a dry run", {"--resume": start.resume, "--accept-data": start.accept_data})
+    elif not start.resume:
         refuse("a run that begins (without --resume)", {"--accept-data": start.accept_data})
     with Signals() as signals:
         from bigmodel_cli.train.session import Request, train
@@ -65,10 +70,12 @@ def need_run(command: str, spec: Path | None, out: Path | None, resume: bool, dr
         )
 
 
-def all_overrides(values: list[str] | None, precision: str | None, seed: int | None) -> list[str]:
+def all_overrides(values: list[str] | None, precision: str | None, seed: int | None) -> list[Change]:
     """The --set overrides, with --precision and --seed as the overrides that they stand for."""
-    named = (("train.precision", precision), ("train.seed", seed))
-    return [*(values or []), *(f"{key}={value}" for key, value in named if value is not None)]
+    from bigmodel_cli.overrides import Override
+
+    named = (("precision", precision), ("seed", seed))
+    return [*(values or []), *(Override(f"train.{n}", v, f"--{n}") for n, v in named if v is not None)]
 
 
 def refuse(where: str, options: Mapping[str, object]) -> None:

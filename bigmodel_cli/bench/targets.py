@@ -13,7 +13,7 @@ from bigmodel_cli.console import say
 from bigmodel_cli.data import open_data
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models import build, within, without_download
-from bigmodel_cli.overrides import apply_overrides
+from bigmodel_cli.overrides import Change, apply_overrides
 from bigmodel_cli.spec import Spec, check, load, of_checkpoint
 from bigmodel_cli.yaml_source import parse_yaml
 
@@ -25,7 +25,7 @@ FACTS = {
 }
 
 
-def builtin(overrides: Sequence[str]) -> list[Target]:
+def builtin(overrides: Sequence[Change]) -> list[Target]:
     """The templates of `bigmodel init`, on the shapes of MNIST and of a small text."""
     targets = []
     for name, facts in FACTS.items():
@@ -35,7 +35,7 @@ def builtin(overrides: Sequence[str]) -> list[Target]:
     return targets
 
 
-def named(target: str, overrides: Sequence[str]) -> list[Target]:
+def named(target: str, overrides: Sequence[Change]) -> list[Target]:
     """A spec (its data is opened for the shapes), or a checkpoint (which knows them)."""
     path = Path(target)
     if path.suffix in (".yaml", ".yml"):

@@ -300,14 +300,18 @@ def _measured(run: Run, reporter: Reporter) -> dict[str, float]:
     if judged.halved:
         division.validation[state.batch] = judged.rows
         division.write(run.directory)
-    if state.batch in division.validation:
-        _record(run, {"step": state.step, "validation_batch": division.validation[state.batch]})
     return values_of(run.task, judged.measures)
 
 
 def _told(run: Run, reporter: Reporter, metrics: dict[str, float], averaged: int = 0) -> None:
-    """Record and show a validation, of the mean of so many checkpoints where that is the run's result."""
-    _record(run, {"step": run.state.step, **({"averaged": averaged} if averaged else {}), "val": metrics})
+    """Record and show a validation, of the mean of so many checkpoints where that is the run's result.
+
+    Its batch is recorded too where memory made it smaller than the spec's.
+    """
+    rows = run.state.division.validation.get(run.state.batch)
+    facts = {"averaged": averaged or None, "validation_batch": rows}
+    given = {name: value for name, value in facts.items() if value is not None}
+    _record(run, {"step": run.state.step, **given, "val": metrics})
     reporter.line(f"step {run.state.step}/{run.total}  validation: {shown_metrics(metrics)}")
 
 

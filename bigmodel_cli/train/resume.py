@@ -12,6 +12,7 @@ from bigmodel_cli import checkpoints
 from bigmodel_cli.console import say
 from bigmodel_cli.data import DataSet
 from bigmodel_cli.errors import BigmodelError, CheckpointError, SpecError
+from bigmodel_cli.overrides import Change
 from bigmodel_cli.rundir import SPEC, RunDirectory, has_begun
 from bigmodel_cli.spec import Spec, from_dict, load, of_checkpoint
 
@@ -66,7 +67,7 @@ class Wish:
     """What the command line asks of a run that goes on."""
 
     spec: Spec | None = None  # None: as the run recorded it
-    overrides: Sequence[str] = field(default=())  # read where `spec` is None
+    overrides: Sequence[Change] = field(default=())  # read where `spec` is None
     command: str = "pretrain"
 
 

@@ -29,6 +29,7 @@ from bigmodel_cli.errors import BigmodelError, Stopped, memory_remedy, status_of
 from bigmodel_cli.lazy import Module, load_torch, torch
 from bigmodel_cli.loaded import TOKENIZERS, Loaded, say_carried
 from bigmodel_cli.optim import describe_weights, summary
+from bigmodel_cli.overrides import Change
 from bigmodel_cli.packages import need
 from bigmodel_cli.promises import check_parts
 from bigmodel_cli.recipe import TrainOptions
@@ -67,7 +68,7 @@ class Request:
     out: Path | None = None
     resume: bool = False
     device: str = "auto"
-    overrides: tuple[str, ...] = ()  # of the recorded spec, where a run goes on without one
+    overrides: tuple[Change, ...] = ()  # of the recorded spec, where a run goes on without one
     accept_data: bool = False
     command: str = "pretrain"
     words: tuple[str, ...] = ("bigmodel",)  # the whole command line, to begin anew

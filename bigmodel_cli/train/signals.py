@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
@@ -40,6 +41,7 @@ class Signals:
         self.depth = 0
         self.started = self.heeded = self.ended = False
         self.before: dict[int, Any] = {}
+        self.unraisable = sys.unraisablehook
         self.leaving: Callable[[], None] | None = None  # what is to be recorded when the process leaves at once
 
     def __enter__(self) -> Signals:
@@ -47,6 +49,7 @@ class Signals:
         if heard:
             raise Interrupted(heard[0])
         if threading.current_thread() is threading.main_thread():
+            sys.unraisablehook = self.on_unraisable
             for number in HEEDED:
                 if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                     self.before[number] = signal.signal(number, self.on_signal)
@@ -55,6 +58,7 @@ class Signals:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        sys.unraisablehook = self.unraisable
         for number, handler in self.before.items():
             of_command = callable(handler) and handler is not signal.default_int_handler
             if not (self.ended and of_command):  # else the command's handler would turn what is done into a failure
@@ -76,6 +80,11 @@ class Signals:
                 if self.leaving is not None:
                     self.leaving()
             os._exit(128 + signal.SIGINT)
+
+    def on_unraisable(self, swallowed: Any) -> None:
+        """Say nothing of an `Interrupted` that Python swallows where it cleans up: it is raised again at the next `held()`."""
+        if not isinstance(swallowed.exc_value, Interrupted):
+            self.unraisable(swallowed)
 
     def raise_pending(self) -> None:
         """Raise `Interrupted` for a signal that has come and is not yet heeded, unless inside `held()`."""

@@ -236,6 +236,28 @@ def test_a_terminal_that_goes_away_stops_the_run_in_good_order(decoder_spec: Pat
     assert checkpoints.find(Path("run")).name == f"step-{found['last_step']:08d}"
 
 
+def test_a_signal_that_python_swallows_is_raised_again_and_nothing_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 67: a finalizer met it, whose exceptions Python prints with a traceback and forgets."""
+
+    class Finalized:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(1000):
+                pass
+
+    printed: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+    with Signals() as signals:
+        signals.start()
+        finalized = Finalized()
+        del finalized
+        assert signals.pending == signal.SIGTERM
+        with pytest.raises(Interrupted), signals.held():
+            pass
+    assert printed == []
+    assert sys.unraisablehook == printed.append
+
+
 def test_how_signals_are_heeded() -> None:
     """Rows 6 and 67: the first is raised until it is heeded, later ones are not, `nohup` is respected, an end stands."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
