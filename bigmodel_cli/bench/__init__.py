@@ -18,7 +18,7 @@ from bigmodel_cli.models.describe import training_flops
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import build_task
 from bigmodel_cli.train.frozen import freeze
-from bigmodel_cli.train.memory import check_memory, example, peak_bytes, state_bytes
+from bigmodel_cli.train.memory import check_memory, flops_per_sample, peak_bytes, state_bytes
 from bigmodel_cli.train.prepare import prepare
 from bigmodel_cli.train.room import check_fits
 from bigmodel_cli.train.step import batch_norm_explained, train_step
@@ -91,11 +91,10 @@ def bench(named: list[tuple[str, Spec, Facts]], device: str, seconds: float) -> 
 
 
 def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: float) -> Timing:
-    on_meta = check_memory(spec, facts, device)
-    freeze(on_meta, spec.init)
+    found = check_memory(spec, facts, device)
     lengths = () if facts.context is None else (facts.context,)
-    kept = state_bytes(spec, on_meta)
-    check_fits(spec, device, kept, peak_bytes(spec, facts, on_meta, lengths) - kept, facts.context or 1)
+    kept = state_bytes(spec, found.tensors)
+    check_fits(spec, device, kept, peak_bytes(spec, facts, found, lengths) - kept, facts.context or 1)
     torch.manual_seed(spec.train.seed)
     model: Module = build(spec.model, facts).to(device)
     task = build_task(spec.task, facts)
@@ -121,7 +120,7 @@ def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: fl
     times = sorted(times[WARMUP:])
     median = statistics.median(times)
     samples = rows * spec.train.accumulate
-    step_flops = training_flops(on_meta, *example(spec, facts, 1, torch.device("meta"))) * samples
+    step_flops = flops_per_sample(training_flops, spec, facts, found) * samples
     return Timing(
         name=name,
         precision=options.precision,

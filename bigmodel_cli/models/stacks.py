@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 
 from bigmodel_cli.models.block import BlockOptions
-from bigmodel_cli.models.describe import Layer
 
 LONG, KEPT = 16, 4
 """More equal blocks than `LONG` in a row are measured as `KEPT` and as one more."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,26 +61,30 @@ def extended(stacks: list[Stack], short: int, more: Sequence[int]) -> int:
     return short + sum((s.count - s.kept) * (m - short) for s, m in zip(long, more, strict=True))
 
 
-def all_layers(stacks: list[Stack], layers: list[Layer]) -> list[Layer]:
-    """The layers of the whole model from those of the short one: the first block of a long stack stands for those left out."""
-    found: list[Layer] = []
-    for (name, number), group in groupby(layers, _block(stacks)):
+def in_whole(stacks: list[Stack], short: list[T], path: Callable[[T], str], moved: Callable[[T, str], T]) -> list[T]:
+    """What the whole model has (layers, weights) from what the short one has: a long stack's first block stands for those left out.
+
+    `path` is where an item is in the short model, and `moved` gives the same one at another place.
+    """
+    found: list[T] = []
+    block = _block(stacks)
+    for (name, number), group in groupby(short, lambda item: block(path(item))):
         inside = list(group)
         if not name:
             found += inside
             continue
         for index in _numbers(stacks, name, number):
             prefix = f"{name}.{number}"
-            found += [replace(x, path=f"{name}.{index}{x.path.removeprefix(prefix)}") for x in inside]
+            found += [moved(x, f"{name}.{index}{path(x).removeprefix(prefix)}") for x in inside]
     return found
 
 
-def _block(stacks: list[Stack]) -> Callable[[Layer], tuple[str, int]]:
-    """Which block a layer belongs to: the list's name and the number in it; ("", 0) where none."""
+def _block(stacks: list[Stack]) -> Callable[[str], tuple[str, int]]:
+    """Which block a path is in: the list's name and the number in it; ("", 0) where none."""
     names = {stack.name for stack in stacks}
 
-    def block(layer: Layer) -> tuple[str, int]:
-        name, _, rest = layer.path.partition(".")
+    def block(path: str) -> tuple[str, int]:
+        name, _, rest = path.partition(".")
         number = rest.partition(".")[0]
         return (name, int(number)) if name in names and number.isdigit() else ("", 0)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,9 @@ from bigmodel_cli.models import ViTOptions
 from bigmodel_cli.models.describe import Layer, describe, flops, training_flops
 from bigmodel_cli.models.footprint import step_peaks
 from bigmodel_cli.models.sizing import Oversize, watched
-from bigmodel_cli.models.stacks import Stack, all_layers, extended, shortened
+from bigmodel_cli.models.stacks import Stack, extended, in_whole, shortened
 from bigmodel_cli.optim import describe_weights, summary
-from bigmodel_cli.roles import named_weights
+from bigmodel_cli.roles import Weight, named_weights
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import MaskedImageOptions, MaskedLMOptions
 from bigmodel_cli.train.batches import micro_batches
@@ -36,6 +36,30 @@ ROWS = 64
 
 ABSURD = 1 << 17
 """A number in a model's options that makes one count its weights before any is made."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A model on the meta device, its weights frozen as the spec says, with long stacks of equal blocks cut short.
+
+    `short` is the model with short ones, `more` are those with a block more of each long stack; `weights` are the whole model's.
+    Nothing is cut where weights are frozen by the names of their blocks.
+    """
+
+    stacks: list[Stack]
+    short: Module
+    more: list[Module]
+    weights: list[Weight]
+
+    @property
+    def measured(self) -> list[Module]:
+        """What is run to know what the whole would cost."""
+        return [self.short, *self.more]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The weights themselves, without storage; equal blocks have the same ones."""
+        return [weight.tensor for weight in self.weights]
 
 
 @dataclass(frozen=True)
@@ -146,9 +170,9 @@ def _largest(values: Any) -> int:
     return values if isinstance(values, int) else 0
 
 
-def state_bytes(spec: Spec, model: Module) -> int:
+def state_bytes(spec: Spec, weights: Iterable[Tensor]) -> int:
     """Bytes that weights, gradients, optimizer state and the moving average take."""
-    return sum(p.numel() * p.element_size() for p in model.parameters()) * _copies(spec)
+    return sum(p.numel() * p.element_size() for p in weights) * _copies(spec)
 
 
 def _copies(spec: Spec) -> int:
@@ -156,17 +180,34 @@ def _copies(spec: Spec) -> int:
     return 2 + spec.train.optimizer.copies + (spec.train.ema is not None)
 
 
-def check_memory(spec: Spec, facts: Facts, device: torch.device) -> Module:
-    """The model on the meta device, after refusing one that cannot fit the device (`SpecError`)."""
-    model = build_on_meta(spec, facts)
-    needed, there = state_bytes(spec, model), total_memory(device)
+def outline(spec: Spec, facts: Facts) -> Outline:
+    """The model without storage. Raises `SpecError` where it does not fit the data, or one of its tensors any machine."""
+    short, stacks, more = shortened(spec.model)
+    cut = bool(more) and not spec.init.freeze
+    built = [
+        build_on_meta(spec.model_copy(update={"model": options}), facts)
+        for options in ([short, *more] if cut else [spec.model])
+    ]
+    for model in built:
+        freeze(model, spec.init)
+    weights = named_weights(built[0])
+    if not cut:
+        return Outline([], built[0], [], weights)
+    whole = in_whole(stacks, weights, lambda weight: weight.name, lambda weight, name: replace(weight, name=name))
+    return Outline(stacks, built[0], built[1:], whole)
+
+
+def check_memory(spec: Spec, facts: Facts, device: torch.device) -> Outline:
+    """The model's outline, after refusing one that cannot fit the device (`SpecError`)."""
+    found = outline(spec, facts)
+    needed, there = state_bytes(spec, found.tensors), total_memory(device)
     if needed > there:
-        count = sum(p.numel() for p in model.parameters())
+        count = sum(p.numel() for p in found.tensors)
         raise SpecError(
             f"model: {count:,} parameters need {quantity(needed, 'B')} for weights, gradients and optimizer, and {device} has "
             f"{quantity(there, 'B')}; make the model smaller"
         )
-    return model
+    return found
 
 
 @contextlib.contextmanager
@@ -181,38 +222,27 @@ def without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def plan(spec: Spec, facts: Facts, train: Split, model: Module) -> Plan:
-    """Everything that `--dry-run` shows of the `model`, which is on the meta device and as `build_on_meta` gives it."""
-    freeze(model, spec.init)
-    meta, state, lengths = torch.device("meta"), state_bytes(spec, model), longest_rows(train)
-    stacks, measured = _models(spec, facts, model)
-    forward = [flops(m, *example(spec, facts, 1, meta)) for m in measured]
-    training = [training_flops(m, *example(spec, facts, 1, meta)) for m in measured]
+def plan(spec: Spec, facts: Facts, train: Split, found: Outline) -> Plan:
+    """Everything that `--dry-run` shows."""
+    meta, state, lengths = torch.device("meta"), state_bytes(spec, found.tensors), longest_rows(train)
+    layers = describe(found.short, *example(spec, facts, 1, meta))
     return Plan(
-        layers=all_layers(stacks, describe(measured[0], *example(spec, facts, 1, meta))),
-        parameters=sum(p.numel() for p in model.parameters()),
-        flops_per_sample=extended(stacks, forward[0], forward[1:]),
-        training_flops_per_sample=extended(stacks, training[0], training[1:]),
+        layers=in_whole(found.stacks, layers, lambda layer: layer.path, lambda layer, path: replace(layer, path=path)),
+        parameters=sum(p.numel() for p in found.tensors),
+        flops_per_sample=flops_per_sample(flops, spec, facts, found),
+        training_flops_per_sample=flops_per_sample(training_flops, spec, facts, found),
         state_bytes=state,
-        activation_bytes=peak_bytes(spec, facts, model, lengths) - state,
+        activation_bytes=peak_bytes(spec, facts, found, lengths) - state,
         steps=spec.train.total_steps(micro_batches(train, spec.train).per_epoch),
         samples=len(train),
-        weights=describe_weights(spec.train.optimizer, named_weights(model)),
+        weights=describe_weights(spec.train.optimizer, found.weights),
     )
 
 
-def _models(spec: Spec, facts: Facts, model: Module) -> tuple[list[Stack], list[Module]]:
-    """The stacks of blocks, and what is measured: the model with short ones, and with a block more of each long one.
-
-    It is the whole `model` where no stack is long, and where weights are frozen by the names of their blocks.
-    """
-    short, stacks, more = shortened(spec.model)
-    if not more or spec.init.freeze:
-        return [], [model]
-    models = [build_on_meta(spec.model_copy(update={"model": options}), facts) for options in (short, *more)]
-    for built in models:
-        freeze(built, spec.init)
-    return stacks, models
+def flops_per_sample(count: Callable[..., int], spec: Spec, facts: Facts, found: Outline) -> int:
+    """What `count` (`flops` or `training_flops`) finds for one sample of the whole model."""
+    first, *rest = [count(model, *example(spec, facts, 1, torch.device("meta"))) for model in found.measured]
+    return extended(found.stacks, first, rest)
 
 
 def longest_rows(train: Split) -> tuple[int, ...]:
@@ -229,14 +259,15 @@ def longest_rows(train: Split) -> tuple[int, ...]:
     return () if train.lengths is None else (int(train.lengths.max()),)
 
 
-def peak_bytes(spec: Spec, facts: Facts, model: Module, lengths: tuple[int, ...]) -> int:
+def peak_bytes(spec: Spec, facts: Facts, found: Outline, lengths: tuple[int, ...]) -> int:
     """The most bytes in use at once: in the forward and backward pass of a full micro-batch, or in the update that follows it."""
     rows = spec.train.rows(max(lengths, default=None))
-    sizes = [p.numel() * p.element_size() for p in model.parameters() if p.requires_grad]
+    sizes = [p.numel() * p.element_size() for p in found.tensors if p.requires_grad]
     gradients = sum(sizes)
-    stacks, measured = _models(spec, facts, model)
-    peaks = [step_peaks(m, *example(spec, facts, rows, torch.device("meta"), lengths)) for m in measured]
-    in_passes = max(extended(stacks, first, rest) for first, *rest in zip(*peaks, strict=True))
+    peaks = [step_peaks(m, *example(spec, facts, rows, torch.device("meta"), lengths)) for m in found.measured]
+    in_passes = max(extended(found.stacks, first, rest) for first, *rest in zip(*peaks, strict=True))
     if spec.train.accumulate > 1:  # those of the micro-batches before
         in_passes += gradients
-    return state_bytes(spec, model) - gradients + max(in_passes, gradients + spec.train.optimizer.scratch(sizes))
+    return (
+        state_bytes(spec, found.tensors) - gradients + max(in_passes, gradients + spec.train.optimizer.scratch(sizes))
+    )

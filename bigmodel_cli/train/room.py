@@ -14,8 +14,7 @@ from bigmodel_cli.device import total_memory
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Module, torch
 from bigmodel_cli.spec import Spec
-from bigmodel_cli.train.frozen import freeze
-from bigmodel_cli.train.memory import build_on_meta, longest_rows, peak_bytes, state_bytes
+from bigmodel_cli.train.memory import longest_rows, outline, peak_bytes, state_bytes
 from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import batch_norm_explained
 
@@ -43,11 +42,10 @@ def check_step(spec: Spec, facts: Facts, train: Split, model: Module, device: to
     alone = spec.train.micro == 1 and any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in model.modules())
     if not alone and _rough_bytes(spec, facts, train, model) < total_memory(device):
         return
-    meta = build_on_meta(spec, facts)
-    freeze(meta, spec.init)
-    state, lengths = state_bytes(spec, meta), longest_rows(train)
+    found = outline(spec, facts)
+    state, lengths = state_bytes(spec, found.tensors), longest_rows(train)
     with batch_norm_explained():
-        peak = peak_bytes(spec, facts, meta, lengths)
+        peak = peak_bytes(spec, facts, found, lengths)
     check_fits(spec, device, state, peak - state, max(lengths, default=1))
 
 

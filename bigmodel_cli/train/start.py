@@ -84,7 +84,7 @@ def _from_checkpoint(spec: Spec, facts: Facts, device: torch.device, source: Pat
         raise CheckpointError(f"{source}: {note}; nothing can be learnt from there: start from another checkpoint")
     with within(contents.model, len(facts.classes)):
         model: Any = build(_without_download(spec).model, facts)
-    if state_bytes(spec, model) > total_memory(device):
+    if state_bytes(spec, model.parameters()) > total_memory(device):
         check_memory(spec, facts, device)
     before = Facts.from_json(contents.facts)
     task_differs = contents.spec["task"].get("type") != spec.task.type

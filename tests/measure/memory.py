@@ -26,7 +26,7 @@ from bigmodel_cli.models import build
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.spec import load
 from bigmodel_cli.tasks import build_task
-from bigmodel_cli.train.memory import build_on_meta, longest_rows, plan
+from bigmodel_cli.train.memory import longest_rows, outline, plan
 from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import train_step
 
@@ -84,7 +84,7 @@ def measured(name: str, data: Path, room: int) -> tuple[int, int]:
     spec = load(SAMPLES / f"{name}.yaml", [*settings(name, data), "train.precision=fp32"])
     found = open_data(spec.data, base=Path(), seed=0, say=lambda text: None)
     split = found.split("train")
-    foreseen = plan(spec, found.facts, split, build_on_meta(spec, found.facts))
+    foreseen = plan(spec, found.facts, split, outline(spec, found.facts))
     total = foreseen.state_bytes + foreseen.activation_bytes
     if total > room:
         return total, 0

@@ -95,7 +95,7 @@ def test_an_ordinary_batch_is_not_computed_on_the_meta_device(
     decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Row 88: the plan costs ordinary specs no time."""
-    monkeypatch.setattr(room, "build_on_meta", lambda *a: pytest.fail("it is computed"))
+    monkeypatch.setattr(room, "outline", lambda *a: pytest.fail("it is computed"))
     assert cli("pretrain", decoder_spec, "--set", "train.steps=1").status == 0
 
 
