@@ -94,7 +94,8 @@ def write_sample(name: str, like: str) -> Path:
     if not os.path.basename(name):
         raise SpecError(f"NAME: {name!r} is the name of no file; write for instance `bigmodel init mine`")
     path = Path(name)
-    if path.exists() and not path.is_file() and not path.is_dir():  # a device or a FIFO, which is written through
+    # A device or a FIFO is written through.
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         write_output(path, [known[like].encode("utf-8")])
         return path
     path = Path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")

@@ -22,7 +22,7 @@ def remove(path: Path, *, ignore_errors: bool = False) -> None:
 
     `shutil.rmtree` opens what it is given before it looks whether that is a folder, and waits for ever for a FIFO's other end.
     """
-    if path.is_dir() and not path.is_symlink():
+    if os.path.isdir(path) and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=ignore_errors)
         return
     with contextlib.suppress(OSError) if ignore_errors else contextlib.nullcontext():

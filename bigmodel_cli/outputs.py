@@ -34,8 +34,8 @@ def check_output(path: Path, option: str) -> None:
         raise ResourceError(f"{named}: cannot be written: {error.strerror}; name another file") from None
     if mode is None or stat.S_ISREG(mode):
         folder = target.parent
-        if not folder.is_dir():
-            what = "is not a folder" if folder.exists() else "does not exist; make it"
+        if not os.path.isdir(folder):
+            what = "is not a folder" if os.path.exists(folder) else "does not exist; make it"
             raise ResourceError(f"{named}: its folder {what}, or name another file")
         if not os.access(folder, os.W_OK | os.X_OK) and (mode is None or not os.access(target, os.W_OK)):
             raise ResourceError(f"{named}: cannot be written: {os.strerror(13)}; name another file")
@@ -55,7 +55,7 @@ def write_output(path: Path, pieces: Iterable[bytes]) -> None:
         if isinstance(target, int):
             with os.fdopen(os.dup(target), "wb") as file:
                 file.writelines(pieces)
-        elif target.exists() and not target.is_file():
+        elif os.path.exists(target) and not os.path.isfile(target):
             with open(target, "wb") as file:
                 file.writelines(pieces)
         else:
@@ -82,7 +82,7 @@ def _target(path: Path) -> Path | int:
 
 def _replace(target: Path, pieces: Iterable[bytes]) -> None:
     """Put a new file in the place of `target`, or write into it where its folder takes no new file."""
-    if target.exists() and not os.access(target.parent, os.W_OK | os.X_OK):
+    if os.path.exists(target) and not os.access(target.parent, os.W_OK | os.X_OK):
         with open(target, "wb") as file:
             file.writelines(pieces)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def plain(text: str) -> str:
 def check_picture(path: Path, option: str) -> None:
     """Raise where a picture could not be written there: `SpecError` for a format that is not known, `ResourceError` else."""
     ending = path.suffix.lower().removeprefix(".")
-    if ending and ending not in FORMATS and (path.is_file() or not path.exists()):
+    if ending and ending not in FORMATS and (os.path.isfile(path) or not os.path.exists(path)):
         raise SpecError(f"{option}: {path}: pictures are {', '.join(FORMATS)}; let its name end in .png")
     check_output(path, option)
 

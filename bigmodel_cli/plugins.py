@@ -82,10 +82,10 @@ def name_plugins(paths: list[Path], option: str = "--plugin ") -> None:
     Raises `SpecError` where one is missing, or where parts are imported already.
     """
     for path in paths:
-        if path.suffix != ".py" and path.exists():
+        if path.suffix != ".py" and os.path.exists(path):
             raise SpecError(f"{option}{path}: a plugin is a Python file, whose name ends in .py")
-        if not path.is_file():
-            raise SpecError(f"{option}{path}: {'this is no file' if path.exists() else 'no such file'}")
+        if not os.path.isfile(path):
+            raise SpecError(f"{option}{path}: {'this is no file' if os.path.exists(path) else 'no such file'}")
     if paths and "bigmodel_cli.parts" in sys.modules:
         raise SpecError("--plugin: too late, the parts are joined already")
     if paths:

@@ -7,6 +7,7 @@ of data call `advance` with what they have read, whoever asked them to.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -95,7 +96,7 @@ def progress(what: str, total: float | None, unit: str) -> Iterator[Progress]:
 @contextlib.contextmanager
 def reading(what: str, paths: Sequence[Path]) -> Iterator[None]:
     """The work inside reads these files once, and what their readers `advance` by is how far it has come."""
-    sizes = [path.stat().st_size for path in paths if path.is_file()]
+    sizes = [path.stat().st_size for path in paths if os.path.isfile(path)]
     with progress(what, sum(sizes), "B") as shown:
         _open.append(shown)
         try:

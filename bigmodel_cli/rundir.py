@@ -35,7 +35,7 @@ class Occupied(SpecError):
 def has_begun(path: Path) -> bool:
     """Whether a run has recorded anything in this directory: its spec or a checkpoint."""
     try:
-        return (path / SPEC).exists() or any(_STEP.match(name) for name in os.listdir(path / "checkpoints"))
+        return os.path.exists(path / SPEC) or any(_STEP.match(name) for name in os.listdir(path / "checkpoints"))
     except OSError:
         return False
 
@@ -62,7 +62,7 @@ class MetricsLog:
 
     def sync(self) -> None:
         """Bring to the disk what was recorded so far: a checkpoint of this step must not outlive its records."""
-        if self.broken or not self.path.is_file():
+        if self.broken or not os.path.isfile(self.path):
             return
         try:
             sync(self.path)
@@ -74,7 +74,7 @@ class MetricsLog:
 
         So it does with what is said of going back (train.rewind) more often than `rewinds` times.
         """
-        if not self.path.is_file():
+        if not os.path.isfile(self.path):
             return
         kept = []
         try:
@@ -145,16 +145,16 @@ class RunDirectory:
         Raises `ResourceError` where it cannot be written or another process holds it, and `SpecError` where it holds a run
         already, or none to resume.
         """
-        if resume and not path.is_dir():
+        if resume and not os.path.isdir(path):
             raise SpecError(f"--resume: {path}: no such run; start it without --resume")
-        made = [p for p in (path, *path.parents) if not p.exists()]
-        if path.is_dir() and _vacant(path) and any(path.iterdir()):
+        made = [p for p in (path, *path.parents) if not os.path.exists(p)]
+        if os.path.isdir(path) and _vacant(path) and any(path.iterdir()):
             made = [path]  # what a process left that was killed before it began
         try:
             path.mkdir(parents=True, exist_ok=True)
             descriptor = _locked(path)
         except OSError as error:
-            if made and path.is_dir():
+            if made and os.path.isdir(path):
                 (path / LOCK).unlink(missing_ok=True)
             _remove_empty(made)
             raise ResourceError(
@@ -272,7 +272,7 @@ def _locked(path: Path) -> int:
 def _read_status(path: Path) -> dict[str, Any]:
     """What status.json said; nothing where it cannot be read."""
     try:
-        values = json.loads(path.read_bytes()) if path.is_file() and path.stat().st_size < 1_000_000 else {}
+        values = json.loads(path.read_bytes()) if os.path.isfile(path) and path.stat().st_size < 1_000_000 else {}
     except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}

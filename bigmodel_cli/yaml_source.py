@@ -89,7 +89,7 @@ def _bounded(path: Path) -> bytes:
     """The bytes of a file or pipe, at most `MAX_BYTES`. A device is not opened, and no pipe is waited for long."""
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
-        own = f", such as {path / 'spec.yaml'}" if (path / "spec.yaml").is_file() else ""
+        own = f", such as {path / 'spec.yaml'}" if os.path.isfile(path / "spec.yaml") else ""
         raise SpecError(f"{path}: this is a folder; name a spec file (.yaml){own}")
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
         raise SpecError(f"{path}: this is a device or a socket; name a spec file (.yaml)")

@@ -161,3 +161,61 @@ def test_the_name_of_a_file_is_no_text(decoder_spec: Path, cli: Cli) -> None:
         "warning: input 1 (small) names a file, and this model reads the words themselves; for the lines of the file: "
     )
     assert result.err.count(note + "bigmodel predict CKPT < small\n") == 1
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "link", "loop"])
+def test_names_that_no_file_can_have(name: str, decoder_spec: Path, cli: Cli) -> None:
+    """Rows 85 and 86: too long, a link to such a name, a link to itself: a message for each place where a path is given."""
+    os.symlink("y" * 300, "link")
+    os.symlink("loop", "loop")
+    assert cli("pretrain", decoder_spec, "--out", "run", "--set", "train.steps=1").status == 0
+    forms = [
+        f"type: text, files: [{name}], tokenizer: {{type: characters}}, context: 8",
+        f"type: text, files: [{name}/*.txt], tokenizer: {{type: characters}}, context: 8",
+        f"type: table, train: [{name}], tokenizer: {{type: characters}}, text: [a], label: b",
+        f"type: pairs, source: [{name}], target: [{name}], tokenizer: {{type: characters}}",
+        f"type: image_folder, root: {name}",
+        f"type: mnist, root: {name}",
+        f"type: cifar10, root: {name}",
+        f"type: parquet_images, train: [{name}]",
+        f"type: audio, files: [{name}]",
+        f"type: text, files: [README], tokenizer: {{type: file, path: {name}}}, context: 8",
+    ]
+    Path("README").write_text("some words")
+    data = [f"data={{{form}}}" for form in forms]
+    commands = [
+        ["pretrain", name],
+        ["pretrain", f"{name}.yaml"],
+        ["pretrain", decoder_spec, "--out", name],
+        ["pretrain", decoder_spec, "--out", f"{name}/in"],
+        ["pretrain", decoder_spec, "--resume", "--out", name],
+        ["pretrain", decoder_spec, "--plugin", name],
+        ["pretrain", decoder_spec, "--plugin", f"{name}.py"],
+        *(["pretrain", decoder_spec, "--dry-run", "--set", text] for text in data),
+        ["finetune", "--from", name],
+        ["eval", name],
+        ["eval", f"run/{name}"],
+        ["eval", "run", "--compare", name],
+        ["eval", "run", "--samples", f"{name}/a.jsonl"],
+        ["eval", "--rescore", name],
+        ["predict", name, "a"],
+        ["attend", name, "a"],
+        ["attend", "run", "a small", "--out", f"{name}/a.png"],
+        ["bench", name],
+        ["bench", f"{name}.yaml"],
+        ["check", name],
+        ["init", f"{name}/a"],
+    ]
+    for words in commands:
+        result = cli(*words)
+        assert result.status in (2, 3, 4, 5), words
+        assert name[:20] in result.err, words
+        assert not any(text in result.err for text in ("unknown option", "has no default")), words
+    too_long = "x" * 300 if name[0] == "x" else f"{name}/x"
+    for words in (["eval", "run", "--samples", too_long], ["attend", "run", "a small", "--out", f"{too_long}.png"]):
+        assert cli(*words).status == 5, words
+    link = Path("run/checkpoints/step-00000002")
+    link.symlink_to(name)
+    assert cli("pretrain", decoder_spec, "--resume", "--out", "run", "--set", "train.steps=2").status == 0
+    assert link.is_dir()
+    assert not link.is_symlink()

@@ -63,7 +63,7 @@ def need_run(command: str, spec: Path | None, out: Path | None, resume: bool, dr
 
     if not (resume and out is not None) or dry_run:
         missing = "a spec" if command == "pretrain" else "--from CKPT"
-        if spec is not None and spec.is_dir():
+        if spec is not None and os.path.isdir(spec):
             missing += f": write --from {shlex.quote(str(spec))}"
         raise SpecError(
             f"{command} needs {missing}; only a run that is gone on with, by --resume --out RUN, knows what it began with"

@@ -25,9 +25,9 @@ MOST_LINKS = 20
 
 def steps(checkpoints: Path) -> list[Path]:
     """The committed checkpoints of a run, oldest first, by their step (not by the clock)."""
-    if not checkpoints.is_dir():
+    if not os.path.isdir(checkpoints):
         return []
-    found = [p for p in checkpoints.iterdir() if STEP.match(p.name) and (p / MANIFEST).exists()]
+    found = [p for p in checkpoints.iterdir() if STEP.match(p.name) and os.path.exists(p / MANIFEST)]
     return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
 
 
@@ -40,30 +40,30 @@ def find(path: Path) -> Path:
 
 
 def _found(path: Path) -> Path:
-    if path.is_file() and path.suffix in _PICKLES:
+    if os.path.isfile(path) and path.suffix in _PICKLES:
         raise CheckpointError(
             f"{path}: a pickle can run code when it is read, so it is refused; convert it to safetensors where it came from"
         )
     _check_mark(path)
-    if not path.exists():
+    if not os.path.exists(path):
         if path.is_symlink():
             raise CheckpointError(f"{path}: a link that leads nowhere; name the checkpoint itself")
-        near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
+        near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()]) if os.path.isdir(path.parent) else ""
         raise CheckpointError(f"{path}: no such checkpoint{near or '; a run prints its checkpoint when it ends'}")
-    if (path / MANIFEST).exists():
+    if os.path.exists(path / MANIFEST):
         return _followed(path)
     for folder in (path / "checkpoints", path):
         _check_mark(folder / "last")
-        if (folder / "last" / MANIFEST).exists():
+        if os.path.exists(folder / "last" / MANIFEST):
             return _followed(folder / "last")
         if found := steps(folder):
             return found[-1]
-    held = sorted(p.name for p in path.iterdir()) if path.is_dir() else []
+    held = sorted(p.name for p in path.iterdir()) if os.path.isdir(path) else []
     if any(name.endswith(_PICKLES) for name in held):
         raise CheckpointError(
             f"{path}: holds pickles ({', '.join(held[:3])}), which can run code when read, and are refused"
         )
-    if path.suffix in (".yaml", ".yml") and path.is_file():
+    if path.suffix in (".yaml", ".yml") and os.path.isfile(path):
         raise CheckpointError(
             f"{path}: this is a spec; name the checkpoint or the run that `bigmodel pretrain {shlex.quote(str(path))}` made"
         )

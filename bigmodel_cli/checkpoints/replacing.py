@@ -52,14 +52,14 @@ def tidy(checkpoints: Path) -> None:
 
     What is a draft while nobody writes is nobody's, whatever process number it carries.
     """
-    if not checkpoints.is_dir():
+    if not os.path.isdir(checkpoints):
         return
     for path in sorted(checkpoints.iterdir()):
         if path.name.startswith(ASIDE):
             target = path.with_name(path.name.removeprefix(ASIDE))
-            if (path / MANIFEST).exists() and not target.exists():
+            if os.path.exists(path / MANIFEST) and not os.path.exists(target):
                 os.rename(path, target)
-        half = bool(STEP.match(path.name)) and path.is_dir() and not (path / MANIFEST).exists()
+        half = bool(STEP.match(path.name)) and os.path.isdir(path) and not os.path.exists(path / MANIFEST)
         if path.is_symlink() and _DRAFT.match(path.name):
             path.unlink(missing_ok=True)
         elif half or _DRAFT.match(path.name) or path.name.startswith(ASIDE):

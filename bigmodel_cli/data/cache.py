@@ -34,7 +34,7 @@ def build_once(path: Path, build: Callable[[Path], None]) -> None:
     The lock dies with its owner: where a builder was killed, the next one clears its draft and builds anew. Raises
     `ResourceError` where the cache cannot be written.
     """
-    if path.is_dir() and not _damage(path):
+    if os.path.isdir(path) and not _damage(path):
         return
     with _locked(path.with_name(f".{path.name}.lock")):
         if os.path.lexists(path):

@@ -166,7 +166,7 @@ def _of_glob(place: Path, pattern: tuple[str, ...], named: str) -> list[Path]:
     wanted, pattern = pattern, (*pattern[:-1], _ending_in_any_case(pattern[-1]))
     if "**" in pattern:
         cut = pattern.index("**")
-        heads = [path for path in _plain(place, pattern[:cut]) if path.is_dir()] if cut else [place]
+        heads = [path for path in _plain(place, pattern[:cut]) if os.path.isdir(path)] if cut else [place]
         files = [p for head in heads for p in walk(head) if _fits(p.relative_to(head).parts, pattern[cut:])]
         folders = []
     else:

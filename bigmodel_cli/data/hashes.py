@@ -118,7 +118,7 @@ class _Store:
     def read(self, names: Sequence[bytes]) -> dict[bytes, bytes]:
         """The entries of those names that there are."""
         found: dict[bytes, bytes] = {}
-        if not self.path.exists():
+        if not os.path.exists(self.path):
             return found
         with self._forgiving("read"), self._opened() as table:
             for first in range(0, len(names), CHUNK):

@@ -85,7 +85,7 @@ def read_folder(root: Path, labelled: bool, wanted: Sequence[str] = tuple(SPLIT_
 
 def split_folders(root: Path) -> dict[str, Path]:
     """The folder of each split (`SPLIT_NAMES`); the root itself where none has a split's name. Raises `DataError`."""
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise DataError(f"{root.absolute()}: no such folder; set data.root")
     all_folders = folders_in(root)
     named = {
@@ -132,7 +132,9 @@ def _class_folders(folder: Path) -> dict[str, Path]:
 def _images_in(folder: Path, endings: tuple[str, ...]) -> list[Path]:
     """The images that lie right in a folder."""
     try:
-        found = [p for p in folder.iterdir() if p.suffix.lower() in endings and not passed_over(p.name) and p.is_file()]
+        found = [
+            p for p in folder.iterdir() if p.suffix.lower() in endings and not passed_over(p.name) and os.path.isfile(p)
+        ]
     except OSError as error:
         raise DataError(f"{folder}: cannot be read: {error.strerror}") from None
     return sorted(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -97,7 +98,7 @@ def _read_idx(path: Path, dimensions: int, sha: Any) -> Any:
     check_plain(path)
     check_plain(packed)
     try:
-        content = path.read_bytes() if path.exists() else gzip.decompress(packed.read_bytes())
+        content = path.read_bytes() if os.path.exists(path) else gzip.decompress(packed.read_bytes())
     except FileNotFoundError:
         raise DataError(
             f"{path.absolute()}: not there (nor {packed.name}); set data.root to the folder that holds "

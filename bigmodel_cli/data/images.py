@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -292,7 +293,7 @@ def _load(raw: RawSplit, options: Any, shape: Shape, white: float | None, key: s
         return Streamed(raw, shape, white)
     name = hashlib.sha256(f"{FORMAT}-{key}-{shape}-{white}-{options.on_bad}".encode()).hexdigest()
     folder = cache_directory("images") / name
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         say(f"decoding {len(raw.labels):,} images (once: kept in {folder.parent})")
 
     def build(draft: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -177,7 +178,7 @@ def open_pairs(
     ]
     key = hashlib.sha256(json.dumps(description).encode()).hexdigest()
     folder = cache_directory("pairs") / key
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         say(f"tokenizing {sum(s.characters for s in sources.values()):,} characters (once: kept in {folder.parent})")
 
     def build(draft: Path) -> None:

@@ -70,7 +70,7 @@ def open_recordings(
     description = [FORMAT, digest, pattern, rate, skip_bad, wanted[1] if wanted else None]
     key = hashlib.sha256(json.dumps(description).encode()).hexdigest()
     folder = cache_directory("audio") / key
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         say(f"decoding recordings to {rate:,} Hz (once: kept in {folder.parent})")
 
     def build(draft: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -126,7 +127,7 @@ def open_table(
     description += [[name, s.digest] for name, s in surveys.items()]
     key = hashlib.sha256(json.dumps(description).encode()).hexdigest()
     folder = cache_directory("tables") / key
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         say(f"tokenizing {sum(s.rows for s in surveys.values()):,} rows (once: kept in {folder.parent})")
 
     def build(draft: Path) -> None:
@@ -136,7 +137,7 @@ def open_table(
             check_unchanged(paths, surveys[name].hashes)
 
     build_once(folder, build)
-    there = [name for name in ("train", "val", "test") if (folder / f"{name}.labels.npy").exists()]
+    there = [name for name in ("train", "val", "test") if os.path.exists(folder / f"{name}.labels.npy")]
     splits: dict[str, Split] = {
         n: Table(folder, n, options, tokenizer, classes, say) for n in there if only in (None, n)
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -155,7 +156,7 @@ def open_text(
     description += [[name, s.digest, single(corpora[name])] for name, s in surveys.items()]
     key = hashlib.sha256(json.dumps(description).encode()).hexdigest()
     folder = cache_directory("tokens") / key
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         say(f"tokenizing {sum(s.characters for s in surveys.values()):,} characters (once: kept in {folder.parent})")
 
     def build(draft: Path) -> None:
@@ -165,7 +166,7 @@ def open_text(
             check_unchanged(corpus.files, surveys[name].hashes)
 
     build_once(folder, build)
-    there = [name for name in ("train", "val", "test") if (folder / f"{name}.bin").exists()]
+    there = [name for name in ("train", "val", "test") if os.path.exists(folder / f"{name}.bin")]
     dtype = token_dtype(tokenizer)
     words = Words(tokenizer) if options.words else None
     end = tokenizer.end_of_text if options.isolate else None

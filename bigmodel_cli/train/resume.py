@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,7 +43,7 @@ MOST_SHOWN = 10
 def latest_directory(root: Path, name: str) -> Path:
     """The newest of runs/name, runs/name-2, ... that began. Raises `SpecError` where there is none."""
     numbers = {}
-    for path in root.iterdir() if root.is_dir() else ():
+    for path in root.iterdir() if os.path.isdir(root) else ():
         number = "1" if path.name == name else path.name.removeprefix(f"{name}-") if path.name[:-1] != name else ""
         if path.name.startswith(name) and number.isascii() and number.isdigit() and has_begun(path):
             numbers[int(number)] = path
@@ -79,7 +80,7 @@ def previous_run(directory: RunDirectory) -> Previous | None:
     if contents is not None:
         path = directory.checkpoints / f"step-{contents.step:08d}"
         return Previous(of_checkpoint(contents.spec, path), path, contents)
-    if not recorded.exists():
+    if not os.path.exists(recorded):
         say(f"{directory.path}: nothing was recorded yet: starting from the first step")
         return None
     try:
@@ -203,7 +204,7 @@ def mark_again(checkpoints_folder: Path, path: Path, contents: checkpoints.Conte
     checkpoints.mark(checkpoints_folder, "last", path)
     reached = [int(step) for step, score in scores.items() if score is not None and score == best]
     first = checkpoints_folder / f"step-{min(reached):08d}" if reached else None
-    if first is not None and first.is_dir():
+    if first is not None and os.path.isdir(first):
         checkpoints.mark(checkpoints_folder, "best", first)
 
 
