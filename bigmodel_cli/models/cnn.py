@@ -11,6 +11,7 @@ from pydantic import Field
 from bigmodel_cli.config import Count, Facts, Natural, Options, Probability
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.models.base import AnyModelOptions, Model
 from bigmodel_cli.roles import OUTER, Role
 
 Activation = Literal["none", "relu", "gelu", "silu", "tanh", "sigmoid"]
@@ -139,7 +140,7 @@ LayerOptions = Annotated[
 ]
 
 
-class CNNOptions(Options):
+class CNNOptions(AnyModelOptions):
     """A stack of conv, pool, adaptive_pool, residual, dropout, flatten and dense layers, written in YAML."""
 
     type: Literal["cnn"] = "cnn"
@@ -147,12 +148,15 @@ class CNNOptions(Options):
         description="the layers, in order"
     )
 
+    def build(self, facts: Facts) -> CNN:
+        return CNN(self, facts)
+
 
 ResidualOptions.model_rebuild()
 CNNOptions.model_rebuild()
 
 
-class CNN(Module):
+class CNN(Model):
     """(B, C, H, W) -> (B, classes)   the layers of the spec, one after the other; `layers.3` is the spec's fourth.
 
     Weights and biases start as PyTorch's layers do, evenly within +-1 / sqrt(inputs): He et al. 2015 for a leaky ReLU of slope
@@ -180,7 +184,7 @@ class CNN(Module):
         names = (name for name, p in self.named_parameters() if id(p) in outer)
         return {name: OUTER for name in names if name.endswith(".weight")}
 
-    def head_names(self) -> tuple[str, ...]:
+    def output_layers(self) -> tuple[str, ...]:
         """Prefix of the last layer that has weights: the logits."""
         last = max(i for i, layer in enumerate(self.layers) if any(True for _ in layer.parameters()))
         return (f"layers.{last}",)
@@ -199,9 +203,7 @@ class CNN(Module):
             image = len(shape) == 3 and any(isinstance(m, nn.Conv2d) for m in layer.modules())
             if image and (found is None or max(shape[1:]) > 1):
                 found = layer
-        if found is None:
-            raise SpecError("this network has no convolution to look at")
-        return found
+        return super().last_feature_layer() if found is None else found
 
 
 class Residual(Module):

@@ -9,9 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Count, Facts, Natural, Options, Positive, Probability
+from bigmodel_cli.config import Count, Facts, Natural, Positive, Probability
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
+from bigmodel_cli.models.base import Model, SkeletonOptions
 from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
 from bigmodel_cli.models.frontend import ConvFrontend, ConvFrontendOptions
 from bigmodel_cli.models.start import UNLIMITED, init_normal, sizes
@@ -23,11 +24,11 @@ from bigmodel_cli.parts.stream import Stream, padding_segments
 from bigmodel_cli.roles import OUTER, Role
 
 
-class EncoderOptions(Options):
+class EncoderOptions(SkeletonOptions):
     """An encoder: embedding, position, blocks of parts that see both sides; logits per position, or of a label."""
 
     type: Literal["encoder"] = "encoder"
-    dim: Count = Field(description="width of the residual stream (C)")
+    two_sided = "model.blocks"
     blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(description="the blocks, in order")
     frontend: ConvFrontendOptions | None = Field(
         None, description="how frames of sound become vectors; none for data of tokens"
@@ -56,8 +57,11 @@ class EncoderOptions(Options):
             raise ValueError("blocks: an encoder has no memory to read; cross belongs to model.type: seq2seq")
         return self
 
+    def build(self, facts: Facts) -> Encoder:
+        return Encoder(self, facts)
 
-class Encoder(Module):
+
+class Encoder(Model):
     """(B, T) tokens, -1 where padded -> (B, T, V) logits of each token, or (B, classes) where the data has labels.
 
     Devlin et al. 2019 (BERT): the logits of tokens come through a dense layer, GELU and norm, and the tied embedding. The data's
@@ -67,6 +71,8 @@ class Encoder(Module):
     classes are units of a transcript: logits of each vector's unit, the blank last, with `units` (what the classes are called) and
     `spelling` for who makes text of them.
     """
+
+    inputs = ("tokens", "types")
 
     def __init__(self, options: EncoderOptions, facts: Facts) -> None:
         super().__init__()
@@ -119,6 +125,7 @@ class Encoder(Module):
         length = options.max_len or facts.context or 1
         if facts.context is not None and length < facts.context:
             raise SpecError(f"model.max_len: {length} frames are fewer than the data's longest row of {facts.context}")
+        self.inputs = ("frames", "lengths")
         self.frontend = options.frontend.build(facts.frame_width, options.dim)
         self.max_len = -(-length // options.frontend.stride)
 
@@ -126,7 +133,7 @@ class Encoder(Module):
         """The logits are the last layer; of tokens, the one that the head ends in."""
         return {"head.logits.weight" if isinstance(self.head, TokenHead) else "head.weight": OUTER}
 
-    def head_names(self) -> tuple[str, ...]:
+    def output_layers(self) -> tuple[str, ...]:
         """Prefixes of the weights that a new task starts afresh."""
         return ("head", "pooler")
 

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Count, Facts, Options, Positive, Probability
+from bigmodel_cli.config import Count, Facts, Positive, Probability
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.lazy import Tensor, nn, torch
+from bigmodel_cli.models.base import Model, SkeletonOptions
 from bigmodel_cli.models.block import BlockOptions, build_blocks, check_causal, count_blocks
 from bigmodel_cli.models.start import Cache, init_normal, init_xavier, longest, new_cache, sizes
 from bigmodel_cli.parts import Norm, Position
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.position import SinusoidalOptions
-from bigmodel_cli.parts.stream import ALONE, Stream, padding_segments
+from bigmodel_cli.parts.stream import Stream, padding_segments
 from bigmodel_cli.roles import OUTER, Role
 
 
-class Seq2SeqOptions(Options):
+class Seq2SeqOptions(SkeletonOptions):
     """An encoder and a decoder that reads it through cross-attention; post-norm by default, as in 2017."""
 
     type: Literal["seq2seq"] = "seq2seq"
-    dim: Count = Field(description="width of the residual stream (C)")
+    two_sided = "model.encoder"
     encoder: Annotated[list[BlockOptions], Field(min_length=1)] = Field(description="the encoder's blocks")
     decoder: Annotated[list[BlockOptions], Field(min_length=1)] = Field(
         description="the decoder's blocks, with cross: in those that read the source"
@@ -55,9 +56,16 @@ class Seq2SeqOptions(Options):
         check_causal("decoder", self.decoder)
         return self
 
+    def build(self, facts: Facts) -> Seq2Seq:
+        return Seq2Seq(self, facts)
 
-class Seq2Seq(Module):
+
+class Seq2Seq(Model):
     """source (B, S), target (B, T), -1 where padded -> (B, T, V) logits of what follows each target token (Vaswani et al. 2017)."""
+
+    inputs = ("source", "target")
+    can_generate = True
+    is_encoder_decoder = True
 
     def __init__(self, options: Seq2SeqOptions, facts: Facts) -> None:
         super().__init__()
@@ -71,7 +79,7 @@ class Seq2Seq(Module):
         self.encoder_norm = options.norm.build(dim) if options.norm is not None else None
         self.decoder_norm = options.norm.build(dim) if options.norm is not None else None
         self.head = nn.Linear(dim, vocab, bias=options.logit_bias)
-        self.limit = longest(self, self.max_len)
+        self.limit = longest(self, self.position, self.max_len)
         if options.init == "xavier":
             init_xavier(self, dim)
         else:
@@ -93,7 +101,7 @@ class Seq2Seq(Module):
         """The logits are the last layer."""
         return {"head.weight": OUTER}
 
-    def head_names(self) -> tuple[str, ...]:
+    def output_layers(self) -> tuple[str, ...]:
         """Prefixes of the weights that make the logits."""
         return ("head",)
 
@@ -139,8 +147,9 @@ class Seq2Seq(Module):
         """Logits of what follows each target token."""
         return self.decode(target, self.encode(source))
 
-    def reading(self, source: Tensor) -> Reading:
-        """The decoder bound to these sources (B, S), for `generate`."""
+    def generator(self, source: Tensor | None = None) -> Reading:
+        """The decoder bound to these sources (B, S)."""
+        assert source is not None
         return Reading(self, source)
 
 
@@ -155,25 +164,10 @@ class Reading:
     def eval(self) -> None:
         """It is evaluating already."""
 
-    def new_cache(self, batch: int, max_len: int | None = None) -> ReadingCache:
-        """An empty cache."""
-        cache = self.model.new_cache(batch, max_len)
-        return ReadingCache(cache.blocks, memory=self.read)
+    def new_cache(self, batch: int, max_len: int | None = None) -> Cache:
+        """An empty cache, with what was read."""
+        return replace(self.model.new_cache(batch, max_len), memory=self.read)
 
-    def __call__(self, tokens: Tensor, cache: ReadingCache, segments: Tensor | None = None) -> Tensor:
+    def __call__(self, tokens: Tensor, cache: Cache | None = None, segments: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) of tokens that follow what is in the cache."""
-        return self.model.decode(tokens, cache.memory, cache)
-
-
-@dataclass
-class ReadingCache(Cache):
-    """The cache of a decoder with the memory that it reads."""
-
-    memory: Stream = ALONE
-
-    def select(self, rows: Tensor, sources: Tensor | None = None) -> None:
-        """Keep these rows, and the memories of these sources."""
-        super().select(rows, sources)
-        if sources is not None:
-            kept = (None if t is None else t[sources] for t in (self.memory.memory, self.memory.memory_mask))
-            self.memory = Stream(0, None, *kept)
+        return self.model.decode(tokens, self.read if cache is None else cache.memory, cache)

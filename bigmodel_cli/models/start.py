@@ -11,7 +11,7 @@ from bigmodel_cli.config import Facts
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.parts.matrices import OwnMatrices
-from bigmodel_cli.parts.stream import Stream
+from bigmodel_cli.parts.stream import ALONE, Stream
 
 UNLIMITED = 1 << 62
 CLOSING = (".mixer.out", ".cross.out", ".ffn.down", ".ffn.shared.down")
@@ -74,11 +74,15 @@ def own_matrices(module: Module) -> dict[str, list[Tensor]]:
 
 @dataclass
 class Cache:
-    """What the blocks keep of the positions so far: a dictionary of slots for each block, and the segments (B, length)."""
+    """What the blocks keep of the positions so far: a dictionary of slots for each block, and the segments (B, length).
+
+    `memory` is what an encoder-decoder has read.
+    """
 
     blocks: list[dict[str, Any]]
     length: int = 0
     segments: Tensor | None = None
+    memory: Stream = ALONE
 
     def advance(self, count: int, segments: Tensor | None, stream: Stream) -> Stream:
         """Take in `count` positions, whose segments (B, count) are those of the last position where None; what the blocks are told.
@@ -106,6 +110,9 @@ class Cache:
                     block[slot] = _selected(kept, index)
         if self.segments is not None:
             self.segments = self.segments[rows]
+        if sources is not None:
+            kept = (None if t is None else t[sources] for t in (self.memory.memory, self.memory.memory_mask))
+            self.memory = Stream(0, None, *kept)
 
 
 def _selected(kept: Any, index: Tensor) -> Any:
@@ -127,10 +134,10 @@ def new_cache(blocks: nn.ModuleList, batch: int, max_len: int) -> Cache:
     return Cache([block.new_cache(batch, max_len) for block in blocks])  # type: ignore[operator]
 
 
-def longest(model: Module, max_len: int) -> int:
+def longest(model: Module, position: Module | None, max_len: int) -> int:
     """How many positions a model can generate over: `max_len` where a part has a table or a cache of that size."""
     limited = any(getattr(module, "limited", False) for module in model.modules())
-    return max_len if limited or getattr(model, "position", None) is not None else UNLIMITED
+    return max_len if limited or position is not None else UNLIMITED
 
 
 def sizes(vocab_size: int | None, max_len: int | None, facts: Facts, kind: str) -> tuple[int, int]:

@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import Facts, Options
+from bigmodel_cli.config import Facts
 from bigmodel_cli.errors import ResourceError, SpecError, did_you_mean
 from bigmodel_cli.lazy import Module, nn
+from bigmodel_cli.models.base import AnyModelOptions, Model
 from bigmodel_cli.roles import GAIN, OUTER, Role
 
 LAST_MAPS = {
@@ -33,7 +34,7 @@ LAST_MAPS = {
 """Family -> the module whose output enters the pooling behind which there is no image any more."""
 
 
-class TorchvisionOptions(Options):
+class TorchvisionOptions(AnyModelOptions):
     """A classification network of torchvision: alexnet, resnet18, convnext_tiny, efficientnet_b0, vit_b_16, swin_t ..."""
 
     type: Literal["torchvision"] = "torchvision"
@@ -42,8 +43,15 @@ class TorchvisionOptions(Options):
         None, description="name of pretrained weights (DEFAULT, IMAGENET1K_V1), downloaded once; null for none"
     )
 
+    def build(self, facts: Facts) -> TorchvisionModel:
+        return build_torchvision(self, facts)
 
-def build_torchvision(options: TorchvisionOptions, facts: Facts) -> Module:
+    def without_download(self) -> TorchvisionOptions:
+        """Without `weights`."""
+        return self.model_copy(update={"weights": None})
+
+
+def build_torchvision(options: TorchvisionOptions, facts: Facts) -> TorchvisionModel:
     """The network for the data's classes. Raises `SpecError` for an unknown name, or data that it cannot read."""
     import torchvision
 
@@ -101,37 +109,41 @@ def _load_pretrained(network: Module, options: TorchvisionOptions) -> None:
     )
 
 
-def as_model(network: Any, name: str) -> Module:
-    """Give a torchvision network what every image model here has: `head_names`, `weight_roles` and `last_feature_layer`."""
-    network.head_names = lambda: _head_names(network)
-    network.weight_roles = lambda: _weight_roles(network)
-    network.last_feature_layer = lambda: _last_feature_layer(network, name)
-    model: Module = network
-    return model
+class TorchvisionModel(Model):
+    """(B, 3, H, W) -> (B, classes)   what makes a `Model` of a network of torchvision, whose class it stands before."""
+
+    name: str
+
+    def output_layers(self) -> tuple[str, ...]:
+        """The last linear layer, or the last convolution where there is none after it (SqueezeNet)."""
+        return (self.matrices()[-1],)
+
+    def matrices(self) -> list[str]:
+        """The names of the linear layers and convolutions."""
+        return [n for n, m in self.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+
+    def weight_roles(self) -> dict[str, Role]:
+        """The first convolution reads the image, the last layer makes the logits; Swin v2 makes its position biases by networks."""
+        layers = self.matrices()
+        biases = {f"{name}.weight": GAIN for name in layers if ".cpb_mlp." in name}
+        return {**biases, f"{layers[0]}.weight": OUTER, f"{layers[-1]}.weight": OUTER}
+
+    def last_feature_layer(self) -> Module:
+        """The module whose output (B, K, h, w), after what is done to it in place, enters the last pooling: for Grad-CAM.
+
+        Raises `SpecError` for a network that looks by attention, or of a family that is not known.
+        """
+        path = next((path for family, path in LAST_MAPS.items() if self.name.startswith(family)), None)
+        if path is None:
+            raise SpecError(
+                f"model.name: Grad-CAM needs a map of the image that enters a last pooling, and {self.name} has none (it looks by "
+                "attention), or none that is known here"
+            )
+        return self.get_submodule(path)
 
 
-def _head_names(network: Module) -> tuple[str, ...]:
-    """The last linear layer, or the last convolution where there is none after it (SqueezeNet)."""
-    last = [n for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
-    return (last,)
-
-
-def _weight_roles(network: Module) -> dict[str, Role]:
-    """The first convolution reads the image, the last layer makes the logits; Swin v2 makes its position biases by networks."""
-    layers = [n for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    biases = {f"{name}.weight": GAIN for name in layers if ".cpb_mlp." in name}
-    return {**biases, f"{layers[0]}.weight": OUTER, **{f"{name}.weight": OUTER for name in _head_names(network)}}
-
-
-def _last_feature_layer(network: Module, name: str) -> Module:
-    """The module whose output (B, K, h, w), after what is done to it in place, enters the last pooling: for Grad-CAM.
-
-    Raises `SpecError` for a network that looks by attention, or of a family that is not known.
-    """
-    path = next((path for family, path in LAST_MAPS.items() if name.startswith(family)), None)
-    if path is None:
-        raise SpecError(
-            f"model.name: Grad-CAM needs a map of the image that enters a last pooling, and {name} has none (it looks by "
-            "attention), or none that is known here"
-        )
-    return network.get_submodule(path)
+def as_model(network: Module, name: str) -> TorchvisionModel:
+    """Make a network of torchvision a model in place: it keeps its weights, their names, and the name of its class."""
+    own = type(network)
+    network.__class__ = type(own.__name__, (TorchvisionModel, own), {"name": name})
+    return network  # type: ignore[return-value]

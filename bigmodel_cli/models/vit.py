@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Count, Facts, Natural, Options, Positive, Probability
+from bigmodel_cli.config import Count, Facts, Natural, Positive, Probability
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.lazy import Tensor, nn, torch
+from bigmodel_cli.models.base import Model, SkeletonOptions
 from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
 from bigmodel_cli.models.rebuild import PatchDecoder, ReconstructOptions, patchify, unpatchify
 from bigmodel_cli.models.start import glorot
@@ -25,11 +26,11 @@ NO_HEAD = (
 )
 
 
-class ViTOptions(Options):
+class ViTOptions(SkeletonOptions):
     """A Vision Transformer: patches, a class token or the mean, registers, blocks of parts."""
 
     type: Literal["vit"] = "vit"
-    dim: Count = Field(description="width of the residual stream (C)")
+    two_sided = "model"
     patch: Count = Field(description="height and width of a patch, which must divide the image")
     position: Literal["learned", "sines"] = Field(
         "learned", description="a learned vector for each place, or fixed sines and cosines of its row and column"
@@ -53,6 +54,9 @@ class ViTOptions(Options):
         count_blocks(self.blocks)
         return self
 
+    def build(self, facts: Facts) -> ViT:
+        return ViT(self, facts)
+
     def grid(self, facts: Facts) -> tuple[int, int]:
         """Rows and columns of patches in an image. Raises `SpecError` where the patch does not divide it, or data has no images."""
         if facts.image_shape is None:
@@ -63,13 +67,15 @@ class ViTOptions(Options):
         return height // self.patch, width // self.patch
 
 
-class ViT(Module):
+class ViT(Model):
     """(B, C', H, W) -> (B, classes)   patches, blocks, head (Dosovitskiy et al. 2021).
 
     Positions are learned, one for the class token and each patch, or fixed (Beyer et al. 2022); registers have none. With
     `reconstruct` a decoder takes the head's place, and the network is a masked autoencoder (He et al. 2022); the names of all other
     weights are the same.
     """
+
+    grid: tuple[int, int]
 
     def __init__(self, options: ViTOptions, facts: Facts) -> None:
         super().__init__()
@@ -147,7 +153,7 @@ class ViT(Module):
         """The patches' kernel is the first layer, the logits are the last."""
         return {"patches.weight": OUTER} | ({"head.weight": OUTER} if self.head is not None else {})
 
-    def head_names(self) -> tuple[str, ...]:
+    def output_layers(self) -> tuple[str, ...]:
         """Prefixes of the weights that a new task starts afresh."""
         return ("head", "decoder")
 

@@ -17,8 +17,8 @@ from bigmodel_cli.console import quantity, table
 from bigmodel_cli.data import Split
 from bigmodel_cli.device import total_memory
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.lazy import Module, Tensor, torch
-from bigmodel_cli.models import ViTOptions
+from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.models import Model, ViTOptions
 from bigmodel_cli.models.describe import Layer, describe, flops, training_flops
 from bigmodel_cli.models.footprint import step_peaks
 from bigmodel_cli.models.sizing import Oversize, watched
@@ -47,12 +47,12 @@ class Outline:
     """
 
     stacks: list[Stack]
-    short: Module
-    more: list[Module]
+    short: Model
+    more: list[Model]
     weights: list[Weight]
 
     @property
-    def measured(self) -> list[Module]:
+    def measured(self) -> list[Model]:
         """What is run to know what the whole would cost."""
         return [self.short, *self.more]
 
@@ -129,7 +129,7 @@ def example(
     return tokens, torch.zeros(batch, *(second or [length]), dtype=torch.int64, device=device)
 
 
-def build_on_meta(spec: Spec, facts: Facts) -> Module:
+def build_on_meta(spec: Spec, facts: Facts) -> Model:
     """The model without storage. Raises `SpecError` where it does not fit the data."""
     with watched(math.inf) as watch:
         try:
@@ -144,7 +144,7 @@ def build_on_meta(spec: Spec, facts: Facts) -> Module:
     )
 
 
-def build_within(spec: Spec, facts: Facts, device: torch.device) -> Module:
+def build_within(spec: Spec, facts: Facts, device: torch.device) -> Model:
     """The model with its first weights, given up before there are more than fit the device (`SpecError`).
 
     Weights are counted as memory is asked for them, since building twice, once on the meta device, would cost more start-up time
