@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,7 +70,8 @@ def load_checkpoint(
     facts = Facts.from_json(contents.facts)
     _check_tokenizers(path, contents.assets, facts)
     try:
-        with models.within(contents.model):  # not on the meta device: tables of positions are not in the file
+        placing = spec.placing() if overrides else contextlib.nullcontext()
+        with models.within(contents.model), placing:  # not on the meta device: tables of positions are not in the file
             model = models.build(spec.model.without_download(), facts)
         task = build_task(spec.task, facts)
     except (SpecError, ValueError, ArithmeticError) as error:

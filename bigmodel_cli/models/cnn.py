@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from bigmodel_cli.config import Count, Facts, Natural, Options, Probability
-from bigmodel_cli.errors import SpecError
+from bigmodel_cli.errors import OptionError, under
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.models.base import AnyModelOptions, Model
 from bigmodel_cli.roles import OUTER, Role
@@ -166,11 +166,11 @@ class CNN(Model):
     def __init__(self, options: CNNOptions, facts: Facts) -> None:
         super().__init__()
         if facts.image_shape is None or not facts.classes:
-            raise SpecError("model.type: cnn reads labelled images, and the data has none")
+            raise OptionError(("model.type", "cnn reads labelled images, and the data has none"))
         classes, self.image_shape = len(facts.classes), facts.image_shape
         self.layers, shape = build_layers(options.layers, facts.image_shape, classes, "model.layers")
         if shape != (classes,):
-            raise SpecError(other_end(options.layers, shape, classes))
+            raise OptionError(other_end(options.layers, shape, classes))
 
     def forward(self, images: Tensor) -> Tensor:
         """The logits of each image."""
@@ -242,17 +242,13 @@ def _project(channels: int, out: int, stride: tuple[int, int]) -> Module:
 
 
 def build_layers(options: Sequence[Any], shape: Shape, classes: int, path: str) -> tuple[Any, Shape]:
-    """The layers as a Sequential and the shape that comes out. Raises `SpecError` naming the layer that does not fit."""
+    """The layers as a Sequential and the shape that comes out. Raises `OptionError` naming the layer that does not fit."""
     layers = nn.Sequential()
     for index, layer_options in enumerate(options):
-        try:
+        with under(f"{path}.{index}"):
             layer = layer_options.build(shape, classes)
             with torch.random.fork_rng(devices=[]):
                 shape = output_shape(layer, shape)
-        except ValueError as error:
-            raise SpecError(f"{path}.{index}.{error}" if _has_field(error) else f"{path}.{index}: {error}") from None
-        except SpecError as error:
-            raise SpecError(f"{path}.{index}.{error}") from None
         layers.append(layer)
     return layers, shape
 
@@ -265,18 +261,14 @@ def output_shape(layer: Module, shape: Shape) -> Shape:
         return tuple(copy.deepcopy(layer).to("meta").eval()(torch.empty(1, *shape)).shape[1:])
 
 
-def other_end(layers: Sequence[Any], shape: Shape, classes: int) -> str:
-    """What to say of a network that does not end with as many values as there are classes."""
+def other_end(layers: Sequence[Any], shape: Shape, classes: int) -> tuple[str, str]:
+    """The fault of a network that does not end with as many values as there are classes."""
     last = max((i for i, layer in enumerate(layers) if not isinstance(layer, DropoutOptions)), default=0)
     if isinstance(layers[last], DenseOptions):
-        return (
-            f"model.layers.{last}.units: the network ends with {_shown(shape)}, and the data has {classes} classes; give "
-            f"--set model.layers.{last}.units=classes"
-        )
-    return (
-        f"model.layers.{len(layers) - 1}: the network ends with {_shown(shape)}, and the data has {classes} classes; end it with "
-        "{type: dense, units: classes}"
-    )
+        path, remedy = f"model.layers.{last}.units", f"give --set model.layers.{last}.units=classes"
+    else:
+        path, remedy = f"model.layers.{len(layers) - 1}", "end it with {type: dense, units: classes}"
+    return path, f"the network ends with {_shown(shape)}, and the data has {classes} classes; {remedy}"
 
 
 def _named(parts: Sequence[tuple[str, Module | None]]) -> Module:
@@ -300,10 +292,6 @@ def _needs_image(shape: Shape, kind: str) -> None:
 def _fits(kernel: int, shape: Shape, edge: int) -> None:
     if kernel > min(shape[1:]) + edge:
         raise ValueError(f"kernel: {kernel} is larger than its input of {shape[1]} x {shape[2]}")
-
-
-def _has_field(error: ValueError) -> bool:
-    return str(error).split(":")[0].isidentifier()
 
 
 def _shown(shape: Shape) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, Facts, Positive, Probability
-from bigmodel_cli.errors import SpecError
+from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Tensor, nn
 from bigmodel_cli.models.base import Model, SkeletonOptions
 from bigmodel_cli.models.block import BlockOptions, build_blocks, check_causal, count_blocks
@@ -58,15 +58,17 @@ class Decoder(Model):
 
     def __init__(self, options: DecoderOptions, facts: Facts) -> None:
         super().__init__()
-        vocab, self.max_len = sizes(options.vocab_size, options.max_len, facts, "a decoder")
+        faults = Faults()
+        vocab, self.max_len = sizes(options.vocab_size, options.max_len, facts, "a decoder", faults)
         self.options = options
         self.embedding = nn.Embedding(vocab, options.dim)
-        self.position = options.position.build(options.dim, self.max_len)
-        try:
+        with faults.under("model.position"):
+            self.position = options.position.build(options.dim, self.max_len)
+        with faults.under("model.blocks"):
             self.blocks = build_blocks(options.blocks, options.dim, self.max_len, causal=True)
-        except ValueError as error:
-            raise SpecError(f"model.blocks.{error}") from None
-        self.norm = options.norm.build(options.dim) if options.norm is not None else None
+        with faults.under("model.norm"):
+            self.norm = options.norm.build(options.dim) if options.norm is not None else None
+        faults.check()
         self.head = nn.Linear(options.dim, vocab, bias=False)
         if options.tie_embeddings:
             self.head.weight = self.embedding.weight

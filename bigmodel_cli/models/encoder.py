@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, Facts, Natural, Positive, Probability
-from bigmodel_cli.errors import SpecError
+from bigmodel_cli.errors import Faults, OptionError, SpecError
 from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
 from bigmodel_cli.models.base import Model, SkeletonOptions
 from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
@@ -76,7 +76,7 @@ class Encoder(Model):
 
     def __init__(self, options: EncoderOptions, facts: Facts) -> None:
         super().__init__()
-        self.options, dim = options, options.dim
+        self.options, dim, faults = options, options.dim, Faults()
         self.units, self.spelling = facts.classes, facts.spelling
         self.known_tokens = facts.vocab_size or options.vocab_size or 0
         self.embedding: nn.Embedding | None = None
@@ -85,17 +85,19 @@ class Encoder(Model):
         if options.frontend is not None or facts.frame_width is not None:
             self.read_frames(options, facts)
         else:
-            vocab, self.max_len = sizes(options.vocab_size, options.max_len, facts, "an encoder")
+            vocab, self.max_len = sizes(options.vocab_size, options.max_len, facts, "an encoder", faults)
             self.embedding = nn.Embedding(vocab, dim)
             self.mask = nn.Parameter(torch.zeros(dim))  # takes the place of a hidden token's embedding
             self.types = nn.Embedding(options.token_types, dim) if options.token_types else None
-        self.position = options.position.build(dim, self.max_len)
-        self.embedding_norm = options.embedding_norm.build(dim) if options.embedding_norm is not None else None
-        try:
+        with faults.under("model.position"):
+            self.position = options.position.build(dim, self.max_len)
+        with faults.under("model.embedding_norm"):
+            self.embedding_norm = options.embedding_norm.build(dim) if options.embedding_norm is not None else None
+        with faults.under("model.blocks"):
             self.blocks = build_blocks(options.blocks, dim, self.max_len, causal=False)
-        except ValueError as error:
-            raise SpecError(f"model.blocks.{error}") from None
-        self.norm = options.norm.build(dim) if options.norm is not None else None
+        with faults.under("model.norm"):
+            self.norm = options.norm.build(dim) if options.norm is not None else None
+        faults.check()
         if facts.classes:
             self.pooler = nn.Linear(dim, dim) if options.pooler and not facts.spelling else None
             self.head: Module = nn.Linear(dim, len(facts.classes) + bool(facts.spelling))
@@ -113,18 +115,22 @@ class Encoder(Model):
                 self.head.logits.weight = self.embedding.weight
 
     def read_frames(self, options: EncoderOptions, facts: Facts) -> None:
-        """Build the frontend. Raises `SpecError` where model and data do not agree on what is read."""
+        """Build the frontend. Raises `OptionError` where model and data do not agree on what is read."""
         if facts.frame_width is None:
-            raise SpecError("model.frontend: it reads frames of sound, and the data has none; leave it out")
+            raise OptionError(("model.frontend", "it reads frames of sound, and the data has none; leave it out"))
         if options.frontend is None:
-            raise SpecError("model.frontend: missing; the data has frames of sound: frontend: {type: conv, stride: 4}")
+            raise OptionError(
+                ("model.frontend", "missing; the data has frames of sound: frontend: {type: conv, stride: 4}")
+            )
         if not facts.classes or options.token_types or options.vocab_size is not None:
-            raise SpecError(
-                "model: token_types and vocab_size are of tokens, and the data has frames of sound and their labels"
+            raise OptionError(
+                ("model", "token_types and vocab_size are of tokens, and the data has frames of sound and their labels")
             )
         length = options.max_len or facts.context or 1
         if facts.context is not None and length < facts.context:
-            raise SpecError(f"model.max_len: {length} frames are fewer than the data's longest row of {facts.context}")
+            raise OptionError(
+                ("model.max_len", f"{length} frames are fewer than the data's longest row of {facts.context}")
+            )
         self.inputs = ("frames", "lengths")
         self.frontend = options.frontend.build(facts.frame_width, options.dim)
         self.max_len = -(-length // options.frontend.stride)

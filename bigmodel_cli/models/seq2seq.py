@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, Facts, Positive, Probability
-from bigmodel_cli.errors import SpecError
+from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Tensor, nn, torch
 from bigmodel_cli.models.base import Model, SkeletonOptions
 from bigmodel_cli.models.block import BlockOptions, build_blocks, check_causal, count_blocks
@@ -69,15 +69,21 @@ class Seq2Seq(Model):
 
     def __init__(self, options: Seq2SeqOptions, facts: Facts) -> None:
         super().__init__()
-        vocab, self.max_len = sizes(options.vocab_size, options.max_len, facts, "an encoder-decoder")
+        faults = Faults()
+        vocab, self.max_len = sizes(options.vocab_size, options.max_len, facts, "an encoder-decoder", faults)
         self.options, dim = options, options.dim
         self.source_embedding = nn.Embedding(facts.source_vocab_size or vocab, dim)
         self.target_embedding = nn.Embedding(vocab, dim)
-        self.position = options.position.build(dim, self.max_len)
-        self.encoder = self.build("encoder", options.encoder, causal=False)
-        self.decoder = self.build("decoder", options.decoder, causal=True)
-        self.encoder_norm = options.norm.build(dim) if options.norm is not None else None
-        self.decoder_norm = options.norm.build(dim) if options.norm is not None else None
+        with faults.under("model.position"):
+            self.position = options.position.build(dim, self.max_len)
+        with faults.under("model.encoder"):
+            self.encoder = build_blocks(options.encoder, dim, self.max_len, causal=False)
+        with faults.under("model.decoder"):
+            self.decoder = build_blocks(options.decoder, dim, self.max_len, causal=True)
+        with faults.under("model.norm"):
+            self.encoder_norm = options.norm.build(dim) if options.norm is not None else None
+            self.decoder_norm = options.norm.build(dim) if options.norm is not None else None
+        faults.check()
         self.head = nn.Linear(dim, vocab, bias=options.logit_bias)
         self.limit = longest(self, self.position, self.max_len)
         if options.init == "xavier":
@@ -89,13 +95,6 @@ class Seq2Seq(Model):
             if facts.source_vocab_size is None:
                 self.target_embedding.weight = self.source_embedding.weight
             self.head.weight = self.target_embedding.weight
-
-    def build(self, side: str, blocks: list[BlockOptions], causal: bool) -> nn.ModuleList:
-        """One side's blocks, with the side's name before what does not fit."""
-        try:
-            return build_blocks(blocks, self.options.dim, self.max_len, causal)
-        except ValueError as error:
-            raise SpecError(f"model.{side}.{error}") from None
 
     def weight_roles(self) -> dict[str, Role]:
         """The logits are the last layer."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.config import Facts
-from bigmodel_cli.errors import SpecError
+from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.stream import ALONE, Stream
@@ -140,20 +140,21 @@ def longest(model: Module, position: Module | None, max_len: int) -> int:
     return max_len if limited or position is not None else UNLIMITED
 
 
-def sizes(vocab_size: int | None, max_len: int | None, facts: Facts, kind: str) -> tuple[int, int]:
-    """(vocabulary, longest sequence) of a model that reads tokens, checked against the data. Raises `SpecError`."""
-    vocab = vocab_size or facts.vocab_size
-    if vocab is None:
-        raise SpecError(f"model.vocab_size: the data has no tokenizer to take it from; {kind} reads tokens")
-    if facts.vocab_size is not None and vocab < facts.vocab_size:
-        raise SpecError(
-            f"model.vocab_size: {vocab} is less than the tokenizer's {facts.vocab_size}; give --set model.vocab_size=null"
-        )
-    length = max_len or facts.context
-    if length is None:
-        raise SpecError("model.max_len: missing, and the data has no context to take it from")
-    if facts.context is not None and length < facts.context:
-        raise SpecError(
-            f"model.max_len: {length} is shorter than the data's context {facts.context}; give --set model.max_len=null"
-        )
-    return vocab, length
+def sizes(vocab_size: int | None, max_len: int | None, facts: Facts, kind: str, faults: Faults) -> tuple[int, int]:
+    """(vocabulary, longest sequence) of a model that reads tokens, checked against the data; of what is not known, 1."""
+    vocab, length = vocab_size or facts.vocab_size, max_len or facts.context
+    with faults.under("model.vocab_size"):
+        if vocab is None:
+            raise ValueError(f"the data has no tokenizer to take it from; {kind} reads tokens")
+        if facts.vocab_size is not None and vocab < facts.vocab_size:
+            raise ValueError(
+                f"{vocab} is less than the tokenizer's {facts.vocab_size}; give --set model.vocab_size=null"
+            )
+    with faults.under("model.max_len"):
+        if length is None:
+            raise ValueError("missing, and the data has no context to take it from")
+        if facts.context is not None and length < facts.context:
+            raise ValueError(
+                f"{length} is shorter than the data's context {facts.context}; give --set model.max_len=null"
+            )
+    return vocab or 1, length or 1

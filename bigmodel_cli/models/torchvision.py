@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from bigmodel_cli.config import Facts
-from bigmodel_cli.errors import ResourceError, SpecError, did_you_mean
+from bigmodel_cli.errors import OptionError, ResourceError, SpecError, did_you_mean
 from bigmodel_cli.lazy import Module, nn
 from bigmodel_cli.models.base import AnyModelOptions, Model
 from bigmodel_cli.roles import GAIN, OUTER, Role
@@ -52,24 +52,26 @@ class TorchvisionOptions(AnyModelOptions):
 
 
 def build_torchvision(options: TorchvisionOptions, facts: Facts) -> TorchvisionModel:
-    """The network for the data's classes. Raises `SpecError` for an unknown name, or data that it cannot read."""
+    """The network for the data's classes. Raises `OptionError` for an unknown name, or data that it cannot read."""
     import torchvision
 
     if facts.image_shape is None or not facts.classes:
-        raise SpecError("model.type: torchvision reads labelled images, and the data has none")
+        raise OptionError(("model.type", "torchvision reads labelled images, and the data has none"))
     channels, height, width = facts.image_shape
     if channels != 3:
-        raise SpecError(
-            f"model.type: torchvision's networks read 3 channels, and the data has {channels}; set data.channels: 3"
+        raise OptionError(
+            ("model.type", f"torchvision's networks read 3 channels, and the data has {channels}; set data.channels: 3")
         )
     names = torchvision.models.list_models(module=torchvision.models)
     if options.name not in names:
         hint = did_you_mean(options.name, names)
-        raise SpecError(f"model.name: torchvision has no classification network {options.name!r}{hint}")
+        raise OptionError(("model.name", f"torchvision has no classification network {options.name!r}{hint}"))
     keywords: dict[str, Any] = {"num_classes": len(facts.classes)}
     if options.name.startswith("vit_"):  # its parameters depend on the image's size
         if height != width:
-            raise SpecError(f"model.name: {options.name} reads square images, and the data's are {height} x {width}")
+            raise OptionError(
+                ("model.name", f"{options.name} reads square images, and the data's are {height} x {width}")
+            )
         keywords["image_size"] = height
     if options.name.startswith("maxvit_"):
         keywords["input_size"] = (height, width)
@@ -78,7 +80,9 @@ def build_torchvision(options: TorchvisionOptions, facts: Facts) -> TorchvisionM
     try:
         network = torchvision.models.get_model(options.name, weights=None, **keywords)
     except (ValueError, AssertionError, RuntimeError) as error:
-        raise SpecError(f"model.name: {options.name} cannot be built for {height} x {width} images: {error}") from None
+        raise OptionError(
+            ("model.name", f"{options.name} cannot be built for {height} x {width} images: {error}")
+        ) from None
     if options.weights is not None:
         _load_pretrained(network, options)
     return as_model(network, options.name)
@@ -92,8 +96,8 @@ def _load_pretrained(network: Module, options: TorchvisionOptions) -> None:
     choices = [*known.__members__, "DEFAULT"]
     if options.weights not in choices:
         hint = did_you_mean(str(options.weights), choices)
-        raise SpecError(
-            f"model.weights: {options.name} has the weights {', '.join(choices)}, not {options.weights!r}{hint}"
+        raise OptionError(
+            ("model.weights", f"{options.name} has the weights {', '.join(choices)}, not {options.weights!r}{hint}")
         )
     weights = known.DEFAULT if options.weights == "DEFAULT" else known[options.weights]
     try:

@@ -16,9 +16,9 @@ from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.loaded import not_finite
 from bigmodel_cli.metrics.text import need_libraries
-from bigmodel_cli.models import Model, ViTOptions, build, within
+from bigmodel_cli.models import Model, ViTOptions, within
 from bigmodel_cli.recipe import TrainOptions
-from bigmodel_cli.spec import Spec, of_checkpoint
+from bigmodel_cli.spec import Spec, build_model, of_checkpoint
 from bigmodel_cli.tasks import MaskedImageOptions, Task
 from bigmodel_cli.train.frozen import freeze
 from bigmodel_cli.train.memory import build_within, check_memory, state_bytes
@@ -83,7 +83,7 @@ def _from_checkpoint(spec: Spec, facts: Facts, device: torch.device, source: Pat
     if note := not_finite(contents.model):
         raise CheckpointError(f"{source}: {note}; nothing can be learnt from there: start from another checkpoint")
     with within(contents.model, len(facts.classes)):
-        model = build(_without_download(spec).model, facts)
+        model = build_model(_without_download(spec), facts)
     if state_bytes(spec, model.parameters()) > total_memory(device):
         check_memory(spec, facts, device)
     before = Facts.from_json(contents.facts)
