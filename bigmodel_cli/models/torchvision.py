@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
 
 from bigmodel_cli.config import Facts
+from bigmodel_cli.console import say
 from bigmodel_cli.errors import OptionError, ResourceError, SpecError, did_you_mean
-from bigmodel_cli.lazy import Module, nn
+from bigmodel_cli.lazy import Module, Tensor, nn
 from bigmodel_cli.models.base import AnyModelOptions, Model
 from bigmodel_cli.roles import GAIN, OUTER, Role
 
@@ -32,6 +35,11 @@ LAST_MAPS = {
     "wide_resnet": "layer4",
 }
 """Family -> the module whose output enters the pooling behind which there is no image any more."""
+
+AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+"""Further heads, for training, which networks are built without here."""
+_OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
+"""DenseNet's files call norm1 and conv2 so: norm.1, conv.2."""
 
 
 class TorchvisionOptions(AnyModelOptions):
@@ -78,18 +86,18 @@ def build_torchvision(options: TorchvisionOptions, facts: Facts) -> TorchvisionM
     if options.name in ("googlenet", "inception_v3"):
         keywords |= {"aux_logits": False, "init_weights": True}
     try:
-        network = torchvision.models.get_model(options.name, weights=None, **keywords)
+        network = as_model(torchvision.models.get_model(options.name, weights=None, **keywords), options.name)
     except (ValueError, AssertionError, RuntimeError) as error:
         raise OptionError(
             ("model.name", f"{options.name} cannot be built for {height} x {width} images: {error}")
         ) from None
     if options.weights is not None:
         _load_pretrained(network, options)
-    return as_model(network, options.name)
+    return network
 
 
-def _load_pretrained(network: Module, options: TorchvisionOptions) -> None:
-    """Fill in downloaded weights, all but a head of another size."""
+def _load_pretrained(network: TorchvisionModel, options: TorchvisionOptions) -> None:
+    """Fill in downloaded weights, all but a head of another size. Raises `OptionError` where others do not fit."""
     import torchvision
 
     known = torchvision.models.get_model_weights(options.name)
@@ -107,10 +115,42 @@ def _load_pretrained(network: Module, options: TorchvisionOptions) -> None:
             f"model.weights: {weights.url} cannot be downloaded ({error}); connect to the network, put the file into torch's hub "
             "cache, or set model.weights: null"
         ) from None
-    own = network.state_dict()
-    network.load_state_dict(
-        {n: t if t.shape == own[n].shape else own[n] for n, t in state.items() if n in own}, strict=False
+    given = {_OLD_NAME.sub(r"\1", name): tensor for name, tensor in state.items()}
+    fresh = fitting(network, given, weights.name)
+    if next(network.parameters()).is_meta:  # where there is nothing to fill
+        return
+    network.load_state_dict({n: t for n, t in given.items() if n not in fresh}, strict=False)
+    say(
+        f"weights: {len(given.keys() & network.state_dict().keys() - fresh)} tensors of {options.name}'s {weights.name}"
     )
+    if fresh:
+        say(f"newly initialised, since the classes differ: {', '.join(fresh)}")
+    if ignored := sorted({name.split(".")[0] for name in given.keys() - network.state_dict().keys()}):
+        say(f"ignored of the weights: {', '.join(ignored)}")
+
+
+def fitting(network: TorchvisionModel, given: Mapping[str, Tensor], name: str) -> list[str]:
+    """The network's tensors that are not to be filled: those of the head where it has another size.
+
+    Raises `OptionError` where another is missing, too many, or of another shape.
+    """
+    own = {n: list(t.shape) for n, t in network.state_dict().items()}
+    shapes = {n: list(t.shape) for n, t in given.items() if not n.startswith(AUXILIARY)}
+    # files from before 2018 do not count batches
+    counted = {n for n in own.keys() - shapes.keys() if n.endswith(".num_batches_tracked")}
+    wrong = [n for n in own | shapes if own.get(n) != shapes.get(n) and n not in counted]
+    (head,) = network.output_layers()
+    for n in wrong:
+        if not n.startswith(f"{head}.") or n not in own or n not in shapes:
+            there, here = (f"has the shape {found[n]}" if n in found else "is not there" for found in (shapes, own))
+            raise OptionError(
+                (
+                    "model.weights",
+                    f"{name} does not fit: {n} {there} in the file, and {here} in the network (for images of this size); "
+                    "write model.weights: null, or data.size as the weights have it",
+                )
+            )
+    return wrong
 
 
 class TorchvisionModel(Model):
