@@ -11,6 +11,7 @@ import errno
 import re
 import traceback
 from collections.abc import Iterator
+from typing import Any
 
 _NAMED = re.compile(r"(?:([a-z_]\w*(?:\.\w+)*): )?(.*)", re.DOTALL)
 """What is wrong, after the option that it begins with, if any."""
@@ -64,6 +65,12 @@ class Faults:
                 yield
         except OptionError as error:
             self.found += error.faults
+
+    def build(self, path: str, options: Any, *arguments: Any) -> Any:
+        """What `options` at that path build; None where there are none, or where they are at fault."""
+        with self.under(path):
+            return None if options is None else options.build(*arguments)
+        return None
 
     def check(self) -> None:
         """Raise `OptionError` where there was any."""

@@ -10,6 +10,7 @@ from bigmodel_cli.config import Options, Positive, Probability
 from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.parts import FFN, CrossAttentionOptions, Mixer, Norm
+from bigmodel_cli.parts.contract import looks_ahead
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
 from bigmodel_cli.parts.stream import ALONE, Place, Stream
@@ -52,14 +53,13 @@ class Block(Module):
         self.options = options
         faults = Faults()
         for slot in SLOTS:
-            part: Any = getattr(options, slot)
+            part = getattr(options, slot)
             filled = part is not None
-            with faults.under(slot):
-                setattr(self, slot, part.build(place) if filled else None)
-            with faults.under("norm"):
-                setattr(self, f"{slot}_norm", options.norm.build(place.dim) if filled else None)
-                if filled and options.placement == "sandwich":
-                    setattr(self, f"{slot}_norm_after", options.norm.build(place.dim))
+            norm = options.norm if filled else None
+            setattr(self, slot, faults.build(slot, part, place))
+            setattr(self, f"{slot}_norm", faults.build("norm", norm, place.dim))
+            if filled and options.placement == "sandwich":
+                setattr(self, f"{slot}_norm_after", faults.build("norm", norm, place.dim))
             if filled and options.layer_scale is not None:
                 setattr(self, f"{slot}_scale", nn.Parameter(torch.full((place.dim,), options.layer_scale)))
         faults.check()
@@ -122,7 +122,7 @@ def count_blocks(blocks: list[BlockOptions]) -> int:
 def check_causal(path: str, blocks: list[BlockOptions]) -> None:
     """Raise `ValueError` where one of a decoder's blocks, at `path`, lets positions see what they are to foretell."""
     for index, block in enumerate(blocks):
-        if getattr(block.mixer, "causal", None) is False:
+        if block.mixer is not None and looks_ahead(block.mixer):
             raise ValueError(
                 f"{path}.{index}.mixer.causal: false lets a position see the tokens after it, which a decoder is to foretell; "
                 "leave it out"

@@ -62,12 +62,10 @@ class Decoder(Model):
         vocab, self.max_len = sizes(options.vocab_size, options.max_len, facts, "a decoder", faults)
         self.options = options
         self.embedding = nn.Embedding(vocab, options.dim)
-        with faults.under("model.position"):
-            self.position = options.position.build(options.dim, self.max_len)
+        self.position = faults.build("model.position", options.position, options.dim, self.max_len)
         with faults.under("model.blocks"):
             self.blocks = build_blocks(options.blocks, options.dim, self.max_len, causal=True)
-        with faults.under("model.norm"):
-            self.norm = options.norm.build(options.dim) if options.norm is not None else None
+        self.norm = faults.build("model.norm", options.norm, options.dim)
         faults.check()
         self.head = nn.Linear(options.dim, vocab, bias=False)
         if options.tie_embeddings:

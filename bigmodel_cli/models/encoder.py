@@ -17,6 +17,7 @@ from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
 from bigmodel_cli.models.frontend import ConvFrontend, ConvFrontendOptions
 from bigmodel_cli.models.start import UNLIMITED, init_normal, sizes
 from bigmodel_cli.parts import Norm, Position
+from bigmodel_cli.parts.contract import has_table
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
 from bigmodel_cli.parts.position import NoPositionOptions
@@ -89,14 +90,11 @@ class Encoder(Model):
             self.embedding = nn.Embedding(vocab, dim)
             self.mask = nn.Parameter(torch.zeros(dim))  # takes the place of a hidden token's embedding
             self.types = nn.Embedding(options.token_types, dim) if options.token_types else None
-        with faults.under("model.position"):
-            self.position = options.position.build(dim, self.max_len)
-        with faults.under("model.embedding_norm"):
-            self.embedding_norm = options.embedding_norm.build(dim) if options.embedding_norm is not None else None
+        self.position = faults.build("model.position", options.position, dim, self.max_len)
+        self.embedding_norm = faults.build("model.embedding_norm", options.embedding_norm, dim)
         with faults.under("model.blocks"):
             self.blocks = build_blocks(options.blocks, dim, self.max_len, causal=False)
-        with faults.under("model.norm"):
-            self.norm = options.norm.build(dim) if options.norm is not None else None
+        self.norm = faults.build("model.norm", options.norm, dim)
         faults.check()
         if facts.classes:
             self.pooler = nn.Linear(dim, dim) if options.pooler and not facts.spelling else None
@@ -104,9 +102,8 @@ class Encoder(Model):
         else:
             self.head = TokenHead(dim, vocab, options.blocks[0].norm)
         self.labels = bool(facts.classes) and not facts.spelling
-        tabled = any(getattr(module, "has_table", False) for module in self.modules())
         stride = self.frontend.stride if self.frontend is not None else 1
-        self.limit = stride * self.max_len if tabled else UNLIMITED  # tokens or frames
+        self.limit = stride * self.max_len if has_table(self) else UNLIMITED  # tokens or frames
         std = options.init_std or dim**-0.5
         init_normal(self, std, {})
         if self.embedding is not None:

@@ -74,15 +74,13 @@ class Seq2Seq(Model):
         self.options, dim = options, options.dim
         self.source_embedding = nn.Embedding(facts.source_vocab_size or vocab, dim)
         self.target_embedding = nn.Embedding(vocab, dim)
-        with faults.under("model.position"):
-            self.position = options.position.build(dim, self.max_len)
+        self.position = faults.build("model.position", options.position, dim, self.max_len)
         with faults.under("model.encoder"):
             self.encoder = build_blocks(options.encoder, dim, self.max_len, causal=False)
         with faults.under("model.decoder"):
             self.decoder = build_blocks(options.decoder, dim, self.max_len, causal=True)
-        with faults.under("model.norm"):
-            self.encoder_norm = options.norm.build(dim) if options.norm is not None else None
-            self.decoder_norm = options.norm.build(dim) if options.norm is not None else None
+        self.encoder_norm = faults.build("model.norm", options.norm, dim)
+        self.decoder_norm = faults.build("model.norm", options.norm, dim)
         faults.check()
         self.head = nn.Linear(dim, vocab, bias=options.logit_bias)
         self.limit = longest(self, self.position, self.max_len)

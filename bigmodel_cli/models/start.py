@@ -10,7 +10,8 @@ from typing import Any
 from bigmodel_cli.config import Facts
 from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
-from bigmodel_cli.parts.matrices import OwnMatrices
+from bigmodel_cli.parts.contract import is_limited, selected
+from bigmodel_cli.parts.matrices import own_matrices
 from bigmodel_cli.parts.stream import ALONE, Stream
 
 UNLIMITED = 1 << 62
@@ -67,11 +68,6 @@ def glorot(model: Module) -> None:
                 nn.init.uniform_(piece, -bound, bound)
 
 
-def own_matrices(module: Module) -> dict[str, list[Tensor]]:
-    """Those weights of a part that hold several matrices."""
-    return module.matrices() if isinstance(module, OwnMatrices) else {}
-
-
 @dataclass
 class Cache:
     """What the blocks keep of the positions so far: a dictionary of slots for each block, and the segments (B, length).
@@ -107,26 +103,12 @@ class Cache:
             for slot, kept in block.items():
                 index = sources if slot == "cross" else rows
                 if index is not None:
-                    block[slot] = _selected(kept, index)
+                    block[slot] = selected(kept, index)
         if self.segments is not None:
             self.segments = self.segments[rows]
         if sources is not None:
             kept = (None if t is None else t[sources] for t in (self.memory.memory, self.memory.memory_mask))
             self.memory = Stream(0, None, *kept)
-
-
-def _selected(kept: Any, index: Tensor) -> Any:
-    """What a part keeps, of these rows: tensors have the row first, and parts may know how to select for themselves."""
-    if torch.is_tensor(kept):
-        return kept[index]
-    if hasattr(kept, "select"):
-        kept.select(index)
-    elif isinstance(kept, dict):
-        return {name: _selected(value, index) for name, value in kept.items()}
-    elif hasattr(kept, "__dict__"):
-        for name, value in vars(kept).items():
-            setattr(kept, name, _selected(value, index))
-    return kept
 
 
 def new_cache(blocks: nn.ModuleList, batch: int, max_len: int) -> Cache:
@@ -136,8 +118,7 @@ def new_cache(blocks: nn.ModuleList, batch: int, max_len: int) -> Cache:
 
 def longest(model: Module, position: Module | None, max_len: int) -> int:
     """How many positions a model can generate over: `max_len` where a part has a table or a cache of that size."""
-    limited = any(getattr(module, "limited", False) for module in model.modules())
-    return max_len if limited or position is not None else UNLIMITED
+    return max_len if is_limited(model) or position is not None else UNLIMITED
 
 
 def sizes(vocab_size: int | None, max_len: int | None, facts: Facts, kind: str, faults: Faults) -> tuple[int, int]:

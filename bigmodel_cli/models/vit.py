@@ -98,8 +98,7 @@ class ViT(Model):
         with faults.under("model.blocks"):
             length = self.first + count + options.registers
             self.blocks = build_blocks(options.blocks, options.dim, length, causal=False)
-        with faults.under("model.norm"):
-            self.norm = options.norm.build(options.dim) if options.norm is not None else None
+        self.norm = faults.build("model.norm", options.norm, options.dim)
         self.head = nn.Linear(options.dim, len(facts.classes)) if options.reconstruct is None else None
         with faults.under("model.reconstruct"):
             self.decoder = (

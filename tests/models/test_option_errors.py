@@ -57,7 +57,7 @@ SPECS = {
         [
             "4:12: model.max_len: 4 is shorter than the data's context 16; give --set model.max_len=null",
             "6:21: model.blocks.0.mixer.type: mamba2 goes from left to right; an encoder's mixers see both sides",
-            "7:75: model.blocks.1.mixer.position.buckets: 2, and where both sides are seen at least 4 are needed",
+            "7:77: model.blocks.1.mixer.position.buckets: 2, and where both sides are seen at least 4 are needed",
         ],
     ),
     "seq2seq": (
