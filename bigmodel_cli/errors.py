@@ -8,8 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import traceback
 from collections.abc import Iterator
+from typing import Any
+
+_NAMED = re.compile(r"(?:([a-z_]\w*(?:\.\w+)*): )?(.*)", re.DOTALL)
+"""What is wrong, after the option that it begins with, if any."""
 
 
 class BigmodelError(Exception):
@@ -22,6 +27,55 @@ class SpecError(BigmodelError):
     """The command line or a spec is wrong (status 2)."""
 
     status = 2
+
+
+class OptionError(SpecError, ValueError):
+    """Options that nothing can be built from: faults, each the path of an option ("" for the options as a whole) and what is wrong.
+
+    A part raises a plain `ValueError`, whose text may begin with the option: 'num_heads: 3 heads do not divide dim 16'.
+    """
+
+    def __init__(self, *faults: tuple[str, str]) -> None:
+        self.faults = tuple(dict.fromkeys(faults))
+        super().__init__("\n".join(": ".join(filter(None, fault)) for fault in self.faults))
+
+
+@contextlib.contextmanager
+def under(path: str) -> Iterator[None]:
+    """Inside, options below `path` are built: a `ValueError` becomes an `OptionError` whose paths begin there."""
+    try:
+        yield
+    except ValueError as error:
+        own, what = _NAMED.fullmatch(str(error)).groups("")  # type: ignore[union-attr]
+        faults = error.faults if isinstance(error, OptionError) else ((own, what),)
+        raise OptionError(*((".".join(filter(None, (path, own))), what) for own, what in faults)) from None
+
+
+class Faults:
+    """Gathers what is wrong with several options, to be told in one go."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[str, str]] = []
+
+    @contextlib.contextmanager
+    def under(self, path: str) -> Iterator[None]:
+        """As `under`, but what is built after it is tried too."""
+        try:
+            with under(path):
+                yield
+        except OptionError as error:
+            self.found += error.faults
+
+    def build(self, path: str, options: Any, *arguments: Any) -> Any:
+        """What `options` at that path build; None where there are none, or where they are at fault."""
+        with self.under(path):
+            return None if options is None else options.build(*arguments)
+        return None
+
+    def check(self) -> None:
+        """Raise `OptionError` where there was any."""
+        if self.found:
+            raise OptionError(*self.found)
 
 
 class DataError(BigmodelError):

@@ -185,7 +185,7 @@ def _evaluate(
     seen = exposure(data, name, loaded.task.name, trained, say)
     if data.split(name).lengths is not None:
         keep_few_kernels()
-    judged = judge(loaded, data.split(name), texts if hasattr(loaded.model, "reading") else None)
+    judged = judge(loaded, data.split(name), texts if loaded.model.is_encoder_decoder else None)
     measures, columns = judged.measures, judged.columns
     if getattr(spec.task, "baseline", "none") == "lead":
         measures = measures | lead_measures(texts, columns["source"], columns["reference"])
@@ -194,9 +194,9 @@ def _evaluate(
 
 def _check_length(loaded: Loaded, data: DataSet, name: str) -> None:
     """Raise `SpecError` where an item is longer than the model, whose positions end, can read; of recordings the data says so."""
-    limit, lengths = getattr(loaded.model, "limit", None), data.split(name).lengths
+    limit, lengths = loaded.model.limit, data.split(name).lengths
     longest = data.facts.context if lengths is None else int(lengths.max())
-    if limit is not None and longest is not None and longest > limit:
+    if longest is not None and longest > limit:
         raise SpecError(
             f"the {name} split has items of {longest:,} tokens, and the model's positions end after {limit:,}; set data.context to "
             f"{limit:,} at most"

@@ -32,7 +32,8 @@ def evaluate_tasks(loaded: Loaded, names: Sequence[str], include: Path | None, l
     Raises `SpecError` for a model that does not continue texts, an unknown task or a missing package, and `DataError` where a
     task's data cannot be had.
     """
-    if not hasattr(loaded.model, "new_cache") or loaded.facts.vocab_size is None or hasattr(loaded.model, "reading"):
+    model = loaded.model
+    if not model.can_generate or model.is_encoder_decoder or loaded.facts.vocab_size is None:
         raise SpecError(f"--tasks are for models that continue texts, and this one was trained for {loaded.task.name}")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     lm_eval = need("lm_eval", "harness", "--tasks")
@@ -103,7 +104,7 @@ class Answers:
     def __init__(self, loaded: Loaded) -> None:
         self.loaded, self.model = loaded, loaded.model
         self.tokenizer = load_tokenizer(loaded.assets)
-        self.limit = min(int(loaded.model.limit), loaded.facts.context or 1024)  # type: ignore[arg-type]
+        self.limit = min(loaded.model.limit, loaded.facts.context or 1024)
         end = self.tokenizer.end_of_text
         self.start = [] if end is None else [end]
         self.begin = Prompts(self.tokenizer, self.limit, loaded.spec.data).begin  # what every training text begins with
@@ -192,7 +193,12 @@ class Answers:
             sampling = Sampling(temperature, top_p=float(how.get("top_p", 1.0)))
             with autocast(self.loaded.device, self.loaded.precision):
                 for step in generate(
-                    self.model, tokens, sampling, max_new_tokens=most, draws=draws, stop=self.tokenizer.end_of_text
+                    self.model.generator(),
+                    tokens,
+                    sampling,
+                    max_new_tokens=most,
+                    draws=draws,
+                    stop=self.tokenizer.end_of_text,
                 ):
                     produced.append(int(step[0]))
                     text = added_text(self.tokenizer, prompt[-self.limit :], produced)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from bigmodel_cli.console import say
 from bigmodel_cli.data import FACTS, SOURCE_TOKENIZER, TOKENIZER, read_tokenizer
 from bigmodel_cli.device import pick_device
 from bigmodel_cli.errors import CheckpointError, SpecError
-from bigmodel_cli.lazy import Module, Tensor, load_torch, torch
+from bigmodel_cli.lazy import Tensor, load_torch, torch
 from bigmodel_cli.overrides import Change, key_of
 from bigmodel_cli.spec import Spec, of_checkpoint
 from bigmodel_cli.tasks import Task, build_task
@@ -37,7 +38,7 @@ class Loaded:
     spec: Spec
     facts: Facts
     task: Task
-    model: Module
+    model: models.Model
     device: torch.device
     assets: dict[str, bytes]
 
@@ -69,8 +70,9 @@ def load_checkpoint(
     facts = Facts.from_json(contents.facts)
     _check_tokenizers(path, contents.assets, facts)
     try:
-        with models.within(contents.model):  # not on the meta device: tables of positions are not in the file
-            model = models.build(models.without_download(spec.model), facts)
+        placing = spec.placing() if overrides else contextlib.nullcontext()
+        with models.within(contents.model), placing:  # not on the meta device: tables of positions are not in the file
+            model = models.build(spec.model.without_download(), facts)
         task = build_task(spec.task, facts)
     except (SpecError, ValueError, ArithmeticError) as error:
         if overrides and isinstance(error, SpecError):

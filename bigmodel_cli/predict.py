@@ -13,7 +13,7 @@ from bigmodel_cli.device import autocast, keep_few_kernels
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
-from bigmodel_cli.tasks import inputs_of, transcribe
+from bigmodel_cli.tasks import transcribe
 from bigmodel_cli.writing import Decoding, continue_texts, in_order, write_after_reading
 
 SHOWN = 3
@@ -30,7 +30,7 @@ def predict(
     has a record with "error", and at the end `DataError` says how many they were; `word` is what an input is called there.
     """
     decoding.check()
-    writes = hasattr(loaded.model, "new_cache")  # whether or not its data had labels
+    writes = loaded.model.can_generate  # whether or not its data had labels
     known = not writes and (bool(loaded.facts.classes) or loaded.facts.image_shape is not None)
     if known and (given := decoding.given()):
         raise SpecError(
@@ -49,7 +49,7 @@ def predict(
         yield from write_down(loaded, inputs, word)
     elif labels:
         yield from classify(loaded, inputs, top or SHOWN, word)
-    elif hasattr(loaded.model, "reading"):
+    elif loaded.model.is_encoder_decoder:
         yield from write_after_reading(loaded, inputs, decoding, word)
     elif writes:
         yield from continue_texts(loaded, inputs, decoding, word)
@@ -75,7 +75,7 @@ def classify(loaded: Loaded, inputs: Iterable[str], top: int, word: str = "input
 
     def answer(items: list[Item], batch: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
         with torch.inference_mode(), autocast(loaded.device, loaded.precision):
-            probabilities = loaded.model(*inputs_of(batch)).float().softmax(1).cpu()  # (B, classes)
+            probabilities = loaded.model(*loaded.model.arguments(batch)).float().softmax(1).cpu()  # (B, classes)
         for row in probabilities:
             values, indices = row.topk(min(top, len(row)))
             best = [

@@ -6,20 +6,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pydantic
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
-from bigmodel_cli.config import Options
+from bigmodel_cli.config import Facts, Options
 from bigmodel_cli.console import visible
 from bigmodel_cli.data import DataOptions
-from bigmodel_cli.errors import CheckpointError, SpecError
-from bigmodel_cli.explain import explain
-from bigmodel_cli.models import ModelOptions, ViTOptions
+from bigmodel_cli.errors import CheckpointError, OptionError, SpecError
+from bigmodel_cli.explain import explain, placed
+from bigmodel_cli.models import Model, ModelOptions, ViTOptions, build
 from bigmodel_cli.overrides import Change, apply_overrides
 from bigmodel_cli.plugins import PLUGINS, missing_plugins, needed_plugins, parts_from_files
 from bigmodel_cli.recipe import InitOptions, TrainOptions
@@ -39,6 +41,13 @@ LEARNERS = {
 """What each task is learnt by: another model cannot compute it, or sees what it is to foretell."""
 
 
+@dataclass(frozen=True)
+class Source:
+    """The tree that a spec was read from. Specs are equal whatever they were read from."""
+
+    root: Node | None = field(default=None, compare=False)
+
+
 class Spec(Options):
     """A whole run: the network, its data, what it learns, how it is trained and what it starts from."""
 
@@ -47,6 +56,7 @@ class Spec(Options):
     task: TaskOptions = Field(description="what is learnt and how it is judged")
     train: TrainOptions = Field(description="how it is trained")
     init: InitOptions = Field(InitOptions(), description="what the weights start from")
+    _source: Source = PrivateAttr(Source())
 
     @model_validator(mode="after")
     def _rebuilding(self) -> Spec:
@@ -76,6 +86,14 @@ class Spec(Options):
         if getattr(self.data, "isolate", False) and self.task.type != "causal_lm":
             raise ValueError(f"data.isolate is for task.type: causal_lm, and task.type is {self.task.type}")
         return self
+
+    @contextlib.contextmanager
+    def placing(self) -> Iterator[None]:
+        """Inside, something is built of the options: a fault of theirs is told as those of typing are, with its place."""
+        try:
+            yield
+        except OptionError as error:
+            raise error if self._source.root is None else SpecError(placed(self._source.root, error)) from None
 
     def to_dict(self) -> dict[str, Any]:
         """Every option with its value, as plain YAML types: the resolved spec that a checkpoint keeps."""
@@ -131,6 +149,12 @@ def of_checkpoint(values: Mapping[str, Any], path: Path, overrides: Iterable[Cha
     return from_dict(values, overrides, name) if overrides else spec
 
 
+def build_model(spec: Spec, facts: Facts) -> Model:
+    """The model of a spec for data with these facts, with freshly drawn weights. Raises `SpecError` where they do not fit."""
+    with spec.placing():
+        return build(spec.model, facts)
+
+
 def check(root: Node) -> Spec:
     """Type the tree; keys at its top that begin with x- are left out. Raises `SpecError` with one line per fault."""
     if not isinstance(root.value, dict):
@@ -148,6 +172,7 @@ def check(root: Node) -> Spec:
         raise SpecError(
             f"{root.where}: {count:,} values once resolved, and at most {MAX_RESOLVED_NODES:,} are read; use `repeat`"
         )
+    spec._source = Source(root)
     return spec
 
 

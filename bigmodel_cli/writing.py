@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 from bigmodel_cli.console import say
 from bigmodel_cli.data import (
@@ -21,8 +21,9 @@ from bigmodel_cli.data import (
 )
 from bigmodel_cli.device import autocast
 from bigmodel_cli.errors import DataError, SpecError
-from bigmodel_cli.lazy import Module, Tensor, torch
+from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
+from bigmodel_cli.models import Generator, Model
 from bigmodel_cli.models.beam import Beam, beam_search
 from bigmodel_cli.models.generate import Sampling, generate
 from bigmodel_cli.tasks.seq2seq import Seq2SeqTaskOptions
@@ -147,10 +148,10 @@ def continue_texts(
         numbers = [item.number for item in items]
         real = None if bool(batch["real"].all()) else batch["real"]
         end = tokenizer.end_of_text
-        written = write(loaded, loaded.model, batch["tokens"], decoding, numbers, most, end, DRAWN, real)
+        written = write(loaded, loaded.model.generator(), batch["tokens"], decoding, numbers, most, end, DRAWN, real)
         return _records(written, tokenizer, decoding, [item.content for item in items])
 
-    reader = Prompts(tokenizer, cast(Any, loaded.model).limit, loaded.spec.data)
+    reader = Prompts(tokenizer, loaded.model.limit, loaded.spec.data)
     return in_order(reader, prompts, answer, loaded.device, word)
 
 
@@ -161,14 +162,14 @@ def write_after_reading(
 
     `empty` takes sources without a token too. At its end it says how many texts have not ended.
     """
-    tokenizer, model = load_tokenizer(loaded.assets), cast(Any, loaded.model)
+    tokenizer, model = load_tokenizer(loaded.assets), loaded.model
     end, most = tokenizer.end_of_text, longest_text(loaded, decoding)
     assert end is not None
     total, unfinished = 0, 0
 
     def answer(items: list[Item], batch: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
         with autocast(loaded.device, loaded.precision):
-            reading = model.reading(batch["source"])
+            reading = model.generator(batch["source"])
         start = torch.full((len(items), 1), end, device=loaded.device)
         numbers = [item.number for item in items]
         return _records(write(loaded, reading, start, decoding, numbers, most, end, 0.0, None), tokenizer, decoding)
@@ -185,7 +186,7 @@ def write_after_reading(
 
 def longest_text(loaded: Loaded, decoding: Decoding) -> int:
     """The most tokens, the end included, that an encoder-decoder writes: as asked for, or as the task says, within the context."""
-    model, task = cast(Any, loaded.model), loaded.spec.task
+    model, task = loaded.model, loaded.spec.task
     room = min(model.limit, model.max_len)
     own = task.max_tokens if isinstance(task, Seq2SeqTaskOptions) else None
     wanted = decoding.max_tokens or own or room
@@ -206,7 +207,7 @@ class Written:
 
 def write(
     loaded: Loaded,
-    model: Any,
+    model: Generator,
     prompt: Tensor,
     decoding: Decoding,
     items: Sequence[int],
@@ -263,15 +264,15 @@ def added_text(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int
 
 
 def stream_text(
-    model: Module, tokenizer: Tokenizer, data: Any, prompt: str, decoding: Decoding, device: torch.device
+    model: Model, tokenizer: Tokenizer, data: Any, prompt: str, decoding: Decoding, device: torch.device
 ) -> Iterator[str]:
     """What the model adds to the prompt, piece by piece; a piece ends where its characters are whole. `data` are its options."""
     produced: list[int] = []
     shown = ""
-    reader, most = Prompts(tokenizer, cast(Any, model).limit, data), decoding.max_tokens or CONTINUED
+    reader, most = Prompts(tokenizer, model.limit, data), decoding.max_tokens or CONTINUED
     content, _ = reader.read(prompt, "the text")
     steps = generate(
-        model,
+        model.generator(),
         reader.batch([content])["tokens"].to(device),
         decoding.sampling(DRAWN),
         max_new_tokens=most,

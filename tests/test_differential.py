@@ -232,7 +232,7 @@ def encoder_decoder_case(seed: int) -> None:
         values: list[float] = logits.float().log_softmax(-1).tolist()
         return values
 
-    check(rng, model.reading(batch), torch.full((3, 1), STOP), None, foretell, limit)
+    check(rng, model.generator(batch), torch.full((3, 1), STOP), None, foretell, limit)
 
 
 def encoder_case(seed: int) -> None:

@@ -19,6 +19,7 @@ from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models import sees_both_sides
 from bigmodel_cli.models.block import BlockOptions
 from bigmodel_cli.models.decoder import DecoderOptions
+from bigmodel_cli.models.seq2seq import Seq2SeqOptions
 from bigmodel_cli.parts import FFNS, MIXERS, NORMS, POSITIONS
 from bigmodel_cli.parts.stream import ALONE, Place, Stream
 from bigmodel_cli.promises import REMEDIES, check_part, check_parts
@@ -213,7 +214,7 @@ def test_training_refuses_a_plugins_part_that_looks_ahead_and_says_what_is_not_p
 def test_places_that_see_both_sides_are_known() -> None:
     """A mixer in an encoder is not asked to be causal."""
     assert not sees_both_sides(model(None), "model.blocks.0.mixer")
-    other = DecoderOptions.model_construct(type="seq2seq")
+    other = Seq2SeqOptions.model_construct()
     assert sees_both_sides(other, "model.encoder.0.mixer")
     assert not sees_both_sides(other, "model.decoder.0.mixer")
 

@@ -16,7 +16,6 @@ from bigmodel_cli.data import Prompts, Reader, Tokenizer, load_tokenizer, prepar
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.pictures import check_picture
-from bigmodel_cli.tasks import inputs_of
 
 
 @dataclass(frozen=True)
@@ -42,14 +41,14 @@ def attend(loaded: Loaded, source: str, out: Path | None, layer: int | None, hea
 
 
 def _look_at_text(loaded: Loaded, text: str, picture: Path, layer: int | None, head: int | None, color: bool) -> Look:
-    if hasattr(loaded.model, "reading"):
+    if loaded.model.is_encoder_decoder:
         raise SpecError("attend looks into networks of one side, and this one reads a source and writes a target")
     if loaded.facts.frame_width is not None:
         raise SpecError("attend shows texts and pictures; of sound, those of one length (data.seconds)")
     tokenizer, options = load_tokenizer(loaded.assets), loaded.spec.data
     reader: Reader
-    if hasattr(loaded.model, "new_cache"):
-        reader = Prompts(tokenizer, loaded.model.limit, options)  # type: ignore[arg-type]
+    if loaded.model.can_generate:
+        reader = Prompts(tokenizer, loaded.model.limit, options)
     else:
         reader = rows_reader(options, tokenizer, loaded.facts)
     content, truncated = reader.read(text, "the text")
@@ -57,7 +56,7 @@ def _look_at_text(loaded: Loaded, text: str, picture: Path, layer: int | None, h
         say(f"the text is cut: the model reads {reader.most}")
     batch = {name: tensor.to(loaded.device) for name, tensor in reader.batch([content]).items()}
     labels = [_label(tokenizer, token, place) for place, token in enumerate(batch["tokens"][0].tolist())]
-    heads = record_heads(loaded.model, inputs_of(batch), labels)
+    heads = record_heads(loaded.model, loaded.model.arguments(batch), labels)
     check_choice(heads, layer, head)
     draw_heads(heads, picture)
     shown = show_heads(heads, layer if layer is not None else len(heads.layers) - 1, head, color)
@@ -73,8 +72,7 @@ def _label(tokenizer: Tokenizer, token: int, place: int) -> str:
 
 def _look_at_image(loaded: Loaded, path: Path, picture: Path, color: bool) -> Look:
     image = prepare_file(path, loaded.facts).to(loaded.device)
-    patches = hasattr(loaded.model, "grid")  # a Vision Transformer
-    cam: Heat = (rollout if patches else grad_cam)(loaded.model, image, loaded.facts)
+    cam: Heat = (grad_cam if loaded.model.grid is None else rollout)(loaded.model, image, loaded.facts)
     if cam.note:
         say(f"warning: {cam.note}")
     draw_heat(cam, path.name, picture)

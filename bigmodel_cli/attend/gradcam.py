@@ -7,6 +7,7 @@ from typing import Any
 
 from bigmodel_cli.config import Facts
 from bigmodel_cli.lazy import F, Tensor, torch
+from bigmodel_cli.models import Model
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Heat:
         return {**values, "note": self.note} if self.note else values
 
 
-def grad_cam(model: Any, image: Tensor, facts: Facts) -> Heat:
+def grad_cam(model: Model, image: Tensor, facts: Facts) -> Heat:
     """Grad-CAM (Selvaraju et al. 2017) of the likeliest class, for one normalised image (1, C, H, W).
 
     The last feature map's channels, weighted by the mean gradient of the class's logit, summed, cut at zero and brought to

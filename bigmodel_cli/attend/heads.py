@@ -11,6 +11,7 @@ from typing import Any
 
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
+from bigmodel_cli.parts.contract import attending
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,16 @@ def record_heads(model: Module, inputs: Sequence[Tensor], labels: list[str]) -> 
 
 def record(model: Module, *inputs: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """The weights (H, T, T) of every layer by name for inputs of batch 1, and the model's output."""
-    found = [(name, m) for name, m in model.named_modules() if hasattr(m, "probe")]
+    found = attending(model)
     if not found:
         raise SpecError("this model has no attention to look at")
     recorded: dict[str, Tensor] = {}
     try:
-        for name, module in found:
+        for name, module in found.items():
             module.probe = lambda weights, name=name: recorded.__setitem__(name, weights[0].float().cpu())
         with torch.inference_mode():
             output: Tensor = model(*inputs)
     finally:
-        for _, module in found:
+        for module in found.values():
             module.probe = None
-    return {name: recorded[name] for name, _ in found}, output
+    return {name: recorded[name] for name in found}, output

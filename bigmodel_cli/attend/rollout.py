@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from bigmodel_cli.attend.gradcam import Heat, heat_over
 from bigmodel_cli.attend.heads import record
 from bigmodel_cli.config import Facts
 from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.models import Model
 
 
-def rollout(model: Any, image: Tensor, facts: Facts) -> Heat:
+def rollout(model: Model, image: Tensor, facts: Facts) -> Heat:
     """Attention rollout (Abnar and Zuidema 2020) over one normalised image (1, C, H, W).
 
     Layer by layer the mean of the heads' weights, half of it replaced by the residual stream (the identity), is multiplied up; the
@@ -22,6 +21,7 @@ def rollout(model: Any, image: Tensor, facts: Facts) -> Heat:
         mixed = 0.5 * layer.mean(0) + 0.5 * torch.eye(layer.shape[-1])  # (T, T)
         total = mixed if total is None else mixed @ total
     assert total is not None
+    assert model.grid is not None
     height, width = model.grid
     patches = slice(model.first, model.first + height * width)
     row = total[0] if model.first else total[patches].mean(0)  # (T,)

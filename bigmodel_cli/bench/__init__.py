@@ -12,10 +12,9 @@ from bigmodel_cli.config import Facts
 from bigmodel_cli.console import quantity, say, table
 from bigmodel_cli.device import describe_device, peak_memory, pick_device, synchronize
 from bigmodel_cli.draw import KEY
-from bigmodel_cli.lazy import Module, Tensor, load_torch, torch
-from bigmodel_cli.models import build
+from bigmodel_cli.lazy import Tensor, load_torch, torch
 from bigmodel_cli.models.describe import training_flops
-from bigmodel_cli.spec import Spec
+from bigmodel_cli.spec import Spec, build_model
 from bigmodel_cli.tasks import build_task
 from bigmodel_cli.train.frozen import freeze
 from bigmodel_cli.train.memory import check_memory, flops_per_sample, peak_bytes, state_bytes
@@ -96,7 +95,7 @@ def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: fl
     kept = state_bytes(spec, found.tensors)
     check_fits(spec, device, kept, peak_bytes(spec, facts, found, lengths) - kept, facts.context or 1)
     torch.manual_seed(spec.train.seed)
-    model: Module = build(spec.model, facts).to(device)
+    model = build_model(spec, facts).to(device)
     task = build_task(spec.task, facts)
     rows = spec.train.rows(facts.context)
     batches = [synthetic_batch(facts, task.reads, rows, device) for _ in range(spec.train.accumulate)]

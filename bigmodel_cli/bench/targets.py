@@ -13,7 +13,7 @@ from bigmodel_cli.console import say
 from bigmodel_cli.data import open_data
 from bigmodel_cli.disk import refusal
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.models import build, within, without_download
+from bigmodel_cli.models import build, within
 from bigmodel_cli.overrides import Change, apply_overrides
 from bigmodel_cli.spec import Spec, check, load, of_checkpoint
 from bigmodel_cli.yaml_source import parse_yaml
@@ -49,7 +49,7 @@ def named(target: str, overrides: Sequence[Change]) -> list[Target]:
     found = checkpoints.find(path)
     contents = checkpoints.read(found, train_state=False)
     spec = of_checkpoint(contents.spec, found, overrides)
-    spec = spec.model_copy(update={"model": without_download(spec.model)})
+    spec = spec.model_copy(update={"model": spec.model.without_download()})
     facts = Facts.from_json(contents.facts)
     if not overrides:  # refuse a spec that describes another network than the weights are of
         with within(contents.model):

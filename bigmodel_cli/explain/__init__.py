@@ -17,7 +17,7 @@ from typing import Any
 import pydantic
 
 from bigmodel_cli.config import Options, required, typed
-from bigmodel_cli.errors import did_you_mean
+from bigmodel_cli.errors import OptionError, did_you_mean
 from bigmodel_cli.explain.synonyms import closest, remark, targets
 from bigmodel_cli.explain.tree import Known, classes_at, known, types_at, types_of
 from bigmodel_cli.explain.values import shown, what_is_wrong
@@ -47,6 +47,27 @@ def explain(root: Node, options: type[Options], faults: Sequence[Any], notes: Ma
     if more > 0:
         lines.append(f"... and {more:,} more faults")
     return "\n".join(dict.fromkeys(lines))
+
+
+def placed(root: Node, error: OptionError) -> str:
+    """One line for each fault that was found in building, as `explain` tells those of typing."""
+    lines = []
+    for path, what in error.faults:
+        where = _where(root, path.split("."))
+        lines.append((_position(where), f"{where}: {path}: {what}"))
+    more = [f"... and {len(lines) - MOST_FAULTS:,} more faults"] if len(lines) > MOST_FAULTS else []
+    return "\n".join([line for _, line in sorted(lines)[:MOST_FAULTS]] + more)
+
+
+def _where(node: Node, path: list[str]) -> str:
+    """The place of what is written out last on the way to an option."""
+    for name in path:
+        inner = dict(enumerate(node.value)) if isinstance(node.value, list) else node.value
+        key = int(name) if name.isdigit() else name
+        if not isinstance(inner, dict) or key not in inner:
+            break
+        node = inner[key]
+    return node.where
 
 
 class _Tree:

@@ -2,59 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any
+import functools
+import operator
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from pydantic import Field
 
-from bigmodel_cli.config import Facts, Options
-from bigmodel_cli.lazy import Module
-from bigmodel_cli.models.cnn import CNN, CNNOptions
-from bigmodel_cli.models.decoder import Decoder, DecoderOptions
-from bigmodel_cli.models.encoder import Encoder, EncoderOptions
-from bigmodel_cli.models.seq2seq import Seq2Seq, Seq2SeqOptions
-from bigmodel_cli.models.torchvision import TorchvisionOptions, build_torchvision
-from bigmodel_cli.models.vit import ViT, ViTOptions
+from bigmodel_cli.config import Facts
+from bigmodel_cli.models.base import AnyModelOptions, Generator, Model
+from bigmodel_cli.models.cnn import CNNOptions
+from bigmodel_cli.models.decoder import DecoderOptions
+from bigmodel_cli.models.encoder import EncoderOptions
+from bigmodel_cli.models.seq2seq import Seq2SeqOptions
+from bigmodel_cli.models.torchvision import TorchvisionOptions
+from bigmodel_cli.models.vit import ViTOptions
 from bigmodel_cli.models.within import within
 
-AnyModel = DecoderOptions | EncoderOptions | Seq2SeqOptions | ViTOptions | CNNOptions | TorchvisionOptions
-ModelOptions = Annotated[AnyModel, Field(discriminator="type")]
+_ALL = (DecoderOptions, EncoderOptions, Seq2SeqOptions, ViTOptions, CNNOptions, TorchvisionOptions)
+MODELS: dict[str, type[AnyModelOptions]] = {options.model_fields["type"].default: options for options in _ALL}
 
-MODELS: dict[str, type[Options]] = {
-    "decoder": DecoderOptions,
-    "encoder": EncoderOptions,
-    "seq2seq": Seq2SeqOptions,
-    "vit": ViTOptions,
-    "cnn": CNNOptions,
-    "torchvision": TorchvisionOptions,
-}
-_BUILDERS: dict[str, Callable[[Any, Facts], Module]] = {
-    "decoder": Decoder,
-    "encoder": Encoder,
-    "seq2seq": Seq2Seq,
-    "vit": ViT,
-    "cnn": CNN,
-    "torchvision": build_torchvision,
-}
-
-_TWO_SIDED = {"encoder": "model.blocks", "vit": "model", "seq2seq": "model.encoder"}
-"""Below these paths positions see those after them too."""
+if TYPE_CHECKING:
+    ModelOptions: TypeAlias = AnyModelOptions
+else:
+    ModelOptions = Annotated[functools.reduce(operator.or_, _ALL), Field(discriminator="type")]
 
 
-def sees_both_sides(options: AnyModel, path: str) -> bool:
+def sees_both_sides(options: AnyModelOptions, path: str) -> bool:
     """Whether a part at this path of the spec stands where positions see all others, not those before them alone."""
-    above = _TWO_SIDED.get(options.type)
-    return above is not None and f"{path}.".startswith(f"{above}.")
+    return options.two_sided is not None and f"{path}.".startswith(f"{options.two_sided}.")
 
 
-def build(options: AnyModel, facts: Facts) -> Module:
+def build(options: AnyModelOptions, facts: Facts) -> Model:
     """The model for data with these facts, with freshly drawn weights. Raises `SpecError` where they do not fit."""
-    return _BUILDERS[options.type](options, facts)
+    return options.build(facts)
 
 
-def without_download(options: AnyModel) -> AnyModel:
-    """The same network without pretrained weights to fetch, for one whose weights come from a checkpoint."""
-    return options.model_copy(update={"weights": None}) if isinstance(options, TorchvisionOptions) else options
-
-
-__all__ = ["MODELS", "ModelOptions", "ViTOptions", "build", "sees_both_sides", "within", "without_download"]
+__all__ = ["MODELS", "Generator", "Model", "ModelOptions", "ViTOptions", "build", "sees_both_sides", "within"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.models.base import Generator
 from bigmodel_cli.models.generate import last_tokens, own_lengths, slide
 
 
@@ -55,7 +55,7 @@ class _Row:
 
 
 def beam_search(
-    model: Any, prompt: Tensor, beam: Beam, *, max_new_tokens: int, stop: int | None, real: Tensor | None = None
+    model: Generator, prompt: Tensor, beam: Beam, *, max_new_tokens: int, stop: int | None, real: Tensor | None = None
 ) -> list[list[Hypothesis]]:
     """Up to `beam.width` continuations of each row of `prompt` (B, T), the best first.
 
@@ -71,7 +71,7 @@ def beam_search(
 
 
 def _search(
-    model: Any, prompt: Tensor, beam: Beam, max_new_tokens: int, stop: int | None, real: Tensor | None
+    model: Generator, prompt: Tensor, beam: Beam, max_new_tokens: int, stop: int | None, real: Tensor | None
 ) -> list[list[Hypothesis]]:
     width, device = beam.width, prompt.device
     own = own_lengths(prompt, real).clamp(max=model.limit)  # (B,): the last tokens of each row that are looked at

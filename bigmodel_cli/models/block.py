@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from bigmodel_cli.config import Options, Positive, Probability
+from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.parts import FFN, CrossAttentionOptions, Mixer, Norm
+from bigmodel_cli.parts.contract import looks_ahead
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
 from bigmodel_cli.parts.stream import ALONE, Place, Stream
@@ -49,15 +51,18 @@ class Block(Module):
     def __init__(self, options: BlockOptions, place: Place) -> None:
         super().__init__()
         self.options = options
+        faults = Faults()
         for slot in SLOTS:
-            part = _build(slot, getattr(options, slot), place)
+            part = getattr(options, slot)
             filled = part is not None
-            setattr(self, slot, part)
-            setattr(self, f"{slot}_norm", options.norm.build(place.dim) if filled else None)
+            norm = options.norm if filled else None
+            setattr(self, slot, faults.build(slot, part, place))
+            setattr(self, f"{slot}_norm", faults.build("norm", norm, place.dim))
             if filled and options.placement == "sandwich":
-                setattr(self, f"{slot}_norm_after", options.norm.build(place.dim))
+                setattr(self, f"{slot}_norm_after", faults.build("norm", norm, place.dim))
             if filled and options.layer_scale is not None:
                 setattr(self, f"{slot}_scale", nn.Parameter(torch.full((place.dim,), options.layer_scale)))
+        faults.check()
 
     def filled(self) -> list[str]:
         """The slots that add to the stream."""
@@ -94,25 +99,15 @@ class Block(Module):
         return norm(x + y) if options.placement == "post" else x + y
 
 
-def _build(slot: str, options: Any, place: Place) -> Module | None:
-    """The part, with the slot's name put before what it finds wrong."""
-    try:
-        part: Module | None = options.build(place) if options is not None else None
-    except ValueError as error:
-        raise ValueError(f"{slot}.{error}") from None
-    return part
-
-
 def build_blocks(options: list[BlockOptions], dim: int, max_len: int, causal: bool) -> nn.ModuleList:
-    """All blocks in order. Raises `ValueError` naming the block and the option that does not fit."""
+    """All blocks in order. Raises `OptionError` naming every option that does not fit."""
     total = sum(block.repeat for block in options)
-    blocks = nn.ModuleList()
+    blocks, faults = nn.ModuleList(), Faults()
     for index, block in enumerate(options):
-        for _ in range(block.repeat):
-            try:
+        with faults.under(str(index)):  # left at the first of equal blocks that does not fit
+            for _ in range(block.repeat):
                 blocks.append(Block(block, Place(dim, max_len, len(blocks), total, causal)))
-            except ValueError as error:
-                raise ValueError(f"{index}.{error}") from None
+    faults.check()
     return blocks
 
 
@@ -127,7 +122,7 @@ def count_blocks(blocks: list[BlockOptions]) -> int:
 def check_causal(path: str, blocks: list[BlockOptions]) -> None:
     """Raise `ValueError` where one of a decoder's blocks, at `path`, lets positions see what they are to foretell."""
     for index, block in enumerate(blocks):
-        if getattr(block.mixer, "causal", None) is False:
+        if block.mixer is not None and looks_ahead(block.mixer):
             raise ValueError(
                 f"{path}.{index}.mixer.causal: false lets a position see the tokens after it, which a decoder is to foretell; "
                 "leave it out"

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from bigmodel_cli.config import Count, Facts, Natural, Options, Probability
-from bigmodel_cli.errors import SpecError
+from bigmodel_cli.errors import OptionError, under
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.models.base import AnyModelOptions, Model
 from bigmodel_cli.roles import OUTER, Role
 
 Activation = Literal["none", "relu", "gelu", "silu", "tanh", "sigmoid"]
@@ -139,7 +140,7 @@ LayerOptions = Annotated[
 ]
 
 
-class CNNOptions(Options):
+class CNNOptions(AnyModelOptions):
     """A stack of conv, pool, adaptive_pool, residual, dropout, flatten and dense layers, written in YAML."""
 
     type: Literal["cnn"] = "cnn"
@@ -147,12 +148,15 @@ class CNNOptions(Options):
         description="the layers, in order"
     )
 
+    def build(self, facts: Facts) -> CNN:
+        return CNN(self, facts)
+
 
 ResidualOptions.model_rebuild()
 CNNOptions.model_rebuild()
 
 
-class CNN(Module):
+class CNN(Model):
     """(B, C, H, W) -> (B, classes)   the layers of the spec, one after the other; `layers.3` is the spec's fourth.
 
     Weights and biases start as PyTorch's layers do, evenly within +-1 / sqrt(inputs): He et al. 2015 for a leaky ReLU of slope
@@ -162,11 +166,11 @@ class CNN(Module):
     def __init__(self, options: CNNOptions, facts: Facts) -> None:
         super().__init__()
         if facts.image_shape is None or not facts.classes:
-            raise SpecError("model.type: cnn reads labelled images, and the data has none")
+            raise OptionError(("model.type", "cnn reads labelled images, and the data has none"))
         classes, self.image_shape = len(facts.classes), facts.image_shape
         self.layers, shape = build_layers(options.layers, facts.image_shape, classes, "model.layers")
         if shape != (classes,):
-            raise SpecError(other_end(options.layers, shape, classes))
+            raise OptionError(other_end(options.layers, shape, classes))
 
     def forward(self, images: Tensor) -> Tensor:
         """The logits of each image."""
@@ -180,7 +184,7 @@ class CNN(Module):
         names = (name for name, p in self.named_parameters() if id(p) in outer)
         return {name: OUTER for name in names if name.endswith(".weight")}
 
-    def head_names(self) -> tuple[str, ...]:
+    def output_layers(self) -> tuple[str, ...]:
         """Prefix of the last layer that has weights: the logits."""
         last = max(i for i, layer in enumerate(self.layers) if any(True for _ in layer.parameters()))
         return (f"layers.{last}",)
@@ -199,9 +203,7 @@ class CNN(Module):
             image = len(shape) == 3 and any(isinstance(m, nn.Conv2d) for m in layer.modules())
             if image and (found is None or max(shape[1:]) > 1):
                 found = layer
-        if found is None:
-            raise SpecError("this network has no convolution to look at")
-        return found
+        return super().last_feature_layer() if found is None else found
 
 
 class Residual(Module):
@@ -240,17 +242,13 @@ def _project(channels: int, out: int, stride: tuple[int, int]) -> Module:
 
 
 def build_layers(options: Sequence[Any], shape: Shape, classes: int, path: str) -> tuple[Any, Shape]:
-    """The layers as a Sequential and the shape that comes out. Raises `SpecError` naming the layer that does not fit."""
+    """The layers as a Sequential and the shape that comes out. Raises `OptionError` naming the layer that does not fit."""
     layers = nn.Sequential()
     for index, layer_options in enumerate(options):
-        try:
+        with under(f"{path}.{index}"):
             layer = layer_options.build(shape, classes)
             with torch.random.fork_rng(devices=[]):
                 shape = output_shape(layer, shape)
-        except ValueError as error:
-            raise SpecError(f"{path}.{index}.{error}" if _has_field(error) else f"{path}.{index}: {error}") from None
-        except SpecError as error:
-            raise SpecError(f"{path}.{index}.{error}") from None
         layers.append(layer)
     return layers, shape
 
@@ -263,18 +261,14 @@ def output_shape(layer: Module, shape: Shape) -> Shape:
         return tuple(copy.deepcopy(layer).to("meta").eval()(torch.empty(1, *shape)).shape[1:])
 
 
-def other_end(layers: Sequence[Any], shape: Shape, classes: int) -> str:
-    """What to say of a network that does not end with as many values as there are classes."""
+def other_end(layers: Sequence[Any], shape: Shape, classes: int) -> tuple[str, str]:
+    """The fault of a network that does not end with as many values as there are classes."""
     last = max((i for i, layer in enumerate(layers) if not isinstance(layer, DropoutOptions)), default=0)
     if isinstance(layers[last], DenseOptions):
-        return (
-            f"model.layers.{last}.units: the network ends with {_shown(shape)}, and the data has {classes} classes; give "
-            f"--set model.layers.{last}.units=classes"
-        )
-    return (
-        f"model.layers.{len(layers) - 1}: the network ends with {_shown(shape)}, and the data has {classes} classes; end it with "
-        "{type: dense, units: classes}"
-    )
+        path, remedy = f"model.layers.{last}.units", f"give --set model.layers.{last}.units=classes"
+    else:
+        path, remedy = f"model.layers.{len(layers) - 1}", "end it with {type: dense, units: classes}"
+    return path, f"the network ends with {_shown(shape)}, and the data has {classes} classes; {remedy}"
 
 
 def _named(parts: Sequence[tuple[str, Module | None]]) -> Module:
@@ -298,10 +292,6 @@ def _needs_image(shape: Shape, kind: str) -> None:
 def _fits(kernel: int, shape: Shape, edge: int) -> None:
     if kernel > min(shape[1:]) + edge:
         raise ValueError(f"kernel: {kernel} is larger than its input of {shape[1]} x {shape[2]}")
-
-
-def _has_field(error: ValueError) -> bool:
-    return str(error).split(":")[0].isidentifier()
 
 
 def _shown(shape: Shape) -> str:

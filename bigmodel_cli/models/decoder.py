@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Count, Facts, Options, Positive, Probability
-from bigmodel_cli.errors import SpecError
-from bigmodel_cli.lazy import Module, Tensor, nn
+from bigmodel_cli.config import Count, Facts, Positive, Probability
+from bigmodel_cli.errors import Faults
+from bigmodel_cli.lazy import Tensor, nn
+from bigmodel_cli.models.base import Model, SkeletonOptions
 from bigmodel_cli.models.block import BlockOptions, build_blocks, check_causal, count_blocks
 from bigmodel_cli.models.start import Cache, init_normal, longest, new_cache, sizes
 from bigmodel_cli.parts import Norm, Position
@@ -20,11 +21,10 @@ from bigmodel_cli.parts.stream import Stream
 from bigmodel_cli.roles import OUTER, Role
 
 
-class DecoderOptions(Options):
+class DecoderOptions(SkeletonOptions):
     """A decoder: embedding, position, blocks of parts, norm, logits."""
 
     type: Literal["decoder"] = "decoder"
-    dim: Count = Field(description="width of the residual stream (C)")
     blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(description="the blocks, in order")
     position: Position = Field(NoPositionOptions(), description="what is added to the embeddings")
     norm: Norm | None = Field(LayerNormOptions(), description="before the logits; null for none")
@@ -46,34 +46,44 @@ class DecoderOptions(Options):
         check_causal("blocks", self.blocks)
         return self
 
+    def build(self, facts: Facts) -> Decoder:
+        return Decoder(self, facts)
 
-class Decoder(Module):
+
+class Decoder(Model):
     """(B, T) tokens, -1 where a row is over -> (B, T, V) logits   (Radford et al. 2019)."""
+
+    inputs = ("tokens",)
+    can_generate = True
 
     def __init__(self, options: DecoderOptions, facts: Facts) -> None:
         super().__init__()
-        vocab, self.max_len = sizes(options.vocab_size, options.max_len, facts, "a decoder")
+        faults = Faults()
+        vocab, self.max_len = sizes(options.vocab_size, options.max_len, facts, "a decoder", faults)
         self.options = options
         self.embedding = nn.Embedding(vocab, options.dim)
-        self.position = options.position.build(options.dim, self.max_len)
-        try:
+        self.position = faults.build("model.position", options.position, options.dim, self.max_len)
+        with faults.under("model.blocks"):
             self.blocks = build_blocks(options.blocks, options.dim, self.max_len, causal=True)
-        except ValueError as error:
-            raise SpecError(f"model.blocks.{error}") from None
-        self.norm = options.norm.build(options.dim) if options.norm is not None else None
+        self.norm = faults.build("model.norm", options.norm, options.dim)
+        faults.check()
         self.head = nn.Linear(options.dim, vocab, bias=False)
         if options.tie_embeddings:
             self.head.weight = self.embedding.weight
-        self.limit = longest(self, self.max_len)
+        self.limit = longest(self, self.position, self.max_len)
         init_normal(self, options.init_std or options.dim**-0.5, {"blocks": self.blocks})
 
     def weight_roles(self) -> dict[str, Role]:
         """The logits are the last layer."""
         return {"head.weight": OUTER}
 
-    def head_names(self) -> tuple[str, ...]:
+    def output_layers(self) -> tuple[str, ...]:
         """Prefixes of the weights that make the logits."""
         return ("head",)
+
+    def generator(self, source: Tensor | None = None) -> Decoder:
+        """Itself."""
+        return self
 
     def new_cache(self, batch: int, max_len: int | None = None) -> Cache:
         """An empty cache for each block."""

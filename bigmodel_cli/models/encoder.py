@@ -9,13 +9,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Count, Facts, Natural, Options, Positive, Probability
-from bigmodel_cli.errors import SpecError
+from bigmodel_cli.config import Count, Facts, Natural, Positive, Probability
+from bigmodel_cli.errors import Faults, OptionError, SpecError
 from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
+from bigmodel_cli.models.base import Model, SkeletonOptions
 from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
 from bigmodel_cli.models.frontend import ConvFrontend, ConvFrontendOptions
 from bigmodel_cli.models.start import UNLIMITED, init_normal, sizes
 from bigmodel_cli.parts import Norm, Position
+from bigmodel_cli.parts.contract import has_table
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
 from bigmodel_cli.parts.position import NoPositionOptions
@@ -23,11 +25,11 @@ from bigmodel_cli.parts.stream import Stream, padding_segments
 from bigmodel_cli.roles import OUTER, Role
 
 
-class EncoderOptions(Options):
+class EncoderOptions(SkeletonOptions):
     """An encoder: embedding, position, blocks of parts that see both sides; logits per position, or of a label."""
 
     type: Literal["encoder"] = "encoder"
-    dim: Count = Field(description="width of the residual stream (C)")
+    two_sided = "model.blocks"
     blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(description="the blocks, in order")
     frontend: ConvFrontendOptions | None = Field(
         None, description="how frames of sound become vectors; none for data of tokens"
@@ -56,8 +58,11 @@ class EncoderOptions(Options):
             raise ValueError("blocks: an encoder has no memory to read; cross belongs to model.type: seq2seq")
         return self
 
+    def build(self, facts: Facts) -> Encoder:
+        return Encoder(self, facts)
 
-class Encoder(Module):
+
+class Encoder(Model):
     """(B, T) tokens, -1 where padded -> (B, T, V) logits of each token, or (B, classes) where the data has labels.
 
     Devlin et al. 2019 (BERT): the logits of tokens come through a dense layer, GELU and norm, and the tied embedding. The data's
@@ -68,9 +73,11 @@ class Encoder(Module):
     `spelling` for who makes text of them.
     """
 
+    inputs = ("tokens", "types")
+
     def __init__(self, options: EncoderOptions, facts: Facts) -> None:
         super().__init__()
-        self.options, dim = options, options.dim
+        self.options, dim, faults = options, options.dim, Faults()
         self.units, self.spelling = facts.classes, facts.spelling
         self.known_tokens = facts.vocab_size or options.vocab_size or 0
         self.embedding: nn.Embedding | None = None
@@ -79,26 +86,24 @@ class Encoder(Module):
         if options.frontend is not None or facts.frame_width is not None:
             self.read_frames(options, facts)
         else:
-            vocab, self.max_len = sizes(options.vocab_size, options.max_len, facts, "an encoder")
+            vocab, self.max_len = sizes(options.vocab_size, options.max_len, facts, "an encoder", faults)
             self.embedding = nn.Embedding(vocab, dim)
             self.mask = nn.Parameter(torch.zeros(dim))  # takes the place of a hidden token's embedding
             self.types = nn.Embedding(options.token_types, dim) if options.token_types else None
-        self.position = options.position.build(dim, self.max_len)
-        self.embedding_norm = options.embedding_norm.build(dim) if options.embedding_norm is not None else None
-        try:
+        self.position = faults.build("model.position", options.position, dim, self.max_len)
+        self.embedding_norm = faults.build("model.embedding_norm", options.embedding_norm, dim)
+        with faults.under("model.blocks"):
             self.blocks = build_blocks(options.blocks, dim, self.max_len, causal=False)
-        except ValueError as error:
-            raise SpecError(f"model.blocks.{error}") from None
-        self.norm = options.norm.build(dim) if options.norm is not None else None
+        self.norm = faults.build("model.norm", options.norm, dim)
+        faults.check()
         if facts.classes:
             self.pooler = nn.Linear(dim, dim) if options.pooler and not facts.spelling else None
             self.head: Module = nn.Linear(dim, len(facts.classes) + bool(facts.spelling))
         else:
             self.head = TokenHead(dim, vocab, options.blocks[0].norm)
         self.labels = bool(facts.classes) and not facts.spelling
-        tabled = any(getattr(module, "has_table", False) for module in self.modules())
         stride = self.frontend.stride if self.frontend is not None else 1
-        self.limit = stride * self.max_len if tabled else UNLIMITED  # tokens or frames
+        self.limit = stride * self.max_len if has_table(self) else UNLIMITED  # tokens or frames
         std = options.init_std or dim**-0.5
         init_normal(self, std, {})
         if self.embedding is not None:
@@ -107,18 +112,23 @@ class Encoder(Module):
                 self.head.logits.weight = self.embedding.weight
 
     def read_frames(self, options: EncoderOptions, facts: Facts) -> None:
-        """Build the frontend. Raises `SpecError` where model and data do not agree on what is read."""
+        """Build the frontend. Raises `OptionError` where model and data do not agree on what is read."""
         if facts.frame_width is None:
-            raise SpecError("model.frontend: it reads frames of sound, and the data has none; leave it out")
+            raise OptionError(("model.frontend", "it reads frames of sound, and the data has none; leave it out"))
         if options.frontend is None:
-            raise SpecError("model.frontend: missing; the data has frames of sound: frontend: {type: conv, stride: 4}")
+            raise OptionError(
+                ("model.frontend", "missing; the data has frames of sound: frontend: {type: conv, stride: 4}")
+            )
         if not facts.classes or options.token_types or options.vocab_size is not None:
-            raise SpecError(
-                "model: token_types and vocab_size are of tokens, and the data has frames of sound and their labels"
+            raise OptionError(
+                ("model", "token_types and vocab_size are of tokens, and the data has frames of sound and their labels")
             )
         length = options.max_len or facts.context or 1
         if facts.context is not None and length < facts.context:
-            raise SpecError(f"model.max_len: {length} frames are fewer than the data's longest row of {facts.context}")
+            raise OptionError(
+                ("model.max_len", f"{length} frames are fewer than the data's longest row of {facts.context}")
+            )
+        self.inputs = ("frames", "lengths")
         self.frontend = options.frontend.build(facts.frame_width, options.dim)
         self.max_len = -(-length // options.frontend.stride)
 
@@ -126,7 +136,7 @@ class Encoder(Module):
         """The logits are the last layer; of tokens, the one that the head ends in."""
         return {"head.logits.weight" if isinstance(self.head, TokenHead) else "head.weight": OUTER}
 
-    def head_names(self) -> tuple[str, ...]:
+    def output_layers(self) -> tuple[str, ...]:
         """Prefixes of the weights that a new task starts afresh."""
         return ("head", "pooler")
 

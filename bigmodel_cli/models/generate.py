@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.models.base import Generator
+from bigmodel_cli.models.start import Cache
 from bigmodel_cli.parts.stream import padding_segments
 
 
@@ -25,7 +26,7 @@ GREEDY = Sampling(0.0)
 
 
 def generate(
-    model: Any,
+    model: Generator,
     prompt: Tensor,
     sampling: Sampling = GREEDY,
     *,
@@ -46,7 +47,7 @@ def generate(
     tokens, filled = prompt, 0
     ended = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
     seen = Seen(prompt, real, stop) if sampling.repetition_penalty != 1 else None
-    cache: Any = None
+    cache: Cache | None = None
     for number in range(max_new_tokens):
         with torch.no_grad():  # not inference mode, in which autocast casts every weight anew
             if cache is None or filled == model.limit:

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, Options
+from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
 from bigmodel_cli.parts import Norm
@@ -43,11 +44,11 @@ class PatchDecoder(Module):
         self.enter = nn.Linear(dim, options.dim)
         self.mask = nn.Parameter(torch.empty(options.dim))  # stands at every hidden place
         self.register_buffer("table", sines_of_grid(grid, options.dim, first)[None], persistent=False)  # (1, F + N, D)
-        try:
+        faults = Faults()
+        with faults.under("blocks"):
             self.blocks = build_blocks(options.blocks, options.dim, first + grid[0] * grid[1], causal=False)
-        except ValueError as error:
-            raise ValueError(f"blocks.{error}") from None
-        self.norm = options.norm.build(options.dim) if options.norm is not None else None
+        self.norm = faults.build("norm", options.norm, options.dim)
+        faults.check()
         self.pixels = nn.Linear(options.dim, pixels)
         nn.init.normal_(self.mask, std=std)
 

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Count, Facts, Options, Positive, Probability
-from bigmodel_cli.errors import SpecError
-from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.config import Count, Facts, Positive, Probability
+from bigmodel_cli.errors import Faults
+from bigmodel_cli.lazy import Tensor, nn, torch
+from bigmodel_cli.models.base import Model, SkeletonOptions
 from bigmodel_cli.models.block import BlockOptions, build_blocks, check_causal, count_blocks
 from bigmodel_cli.models.start import Cache, init_normal, init_xavier, longest, new_cache, sizes
 from bigmodel_cli.parts import Norm, Position
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.position import SinusoidalOptions
-from bigmodel_cli.parts.stream import ALONE, Stream, padding_segments
+from bigmodel_cli.parts.stream import Stream, padding_segments
 from bigmodel_cli.roles import OUTER, Role
 
 
-class Seq2SeqOptions(Options):
+class Seq2SeqOptions(SkeletonOptions):
     """An encoder and a decoder that reads it through cross-attention; post-norm by default, as in 2017."""
 
     type: Literal["seq2seq"] = "seq2seq"
-    dim: Count = Field(description="width of the residual stream (C)")
+    two_sided = "model.encoder"
     encoder: Annotated[list[BlockOptions], Field(min_length=1)] = Field(description="the encoder's blocks")
     decoder: Annotated[list[BlockOptions], Field(min_length=1)] = Field(
         description="the decoder's blocks, with cross: in those that read the source"
@@ -55,23 +56,34 @@ class Seq2SeqOptions(Options):
         check_causal("decoder", self.decoder)
         return self
 
+    def build(self, facts: Facts) -> Seq2Seq:
+        return Seq2Seq(self, facts)
 
-class Seq2Seq(Module):
+
+class Seq2Seq(Model):
     """source (B, S), target (B, T), -1 where padded -> (B, T, V) logits of what follows each target token (Vaswani et al. 2017)."""
+
+    inputs = ("source", "target")
+    can_generate = True
+    is_encoder_decoder = True
 
     def __init__(self, options: Seq2SeqOptions, facts: Facts) -> None:
         super().__init__()
-        vocab, self.max_len = sizes(options.vocab_size, options.max_len, facts, "an encoder-decoder")
+        faults = Faults()
+        vocab, self.max_len = sizes(options.vocab_size, options.max_len, facts, "an encoder-decoder", faults)
         self.options, dim = options, options.dim
         self.source_embedding = nn.Embedding(facts.source_vocab_size or vocab, dim)
         self.target_embedding = nn.Embedding(vocab, dim)
-        self.position = options.position.build(dim, self.max_len)
-        self.encoder = self.build("encoder", options.encoder, causal=False)
-        self.decoder = self.build("decoder", options.decoder, causal=True)
-        self.encoder_norm = options.norm.build(dim) if options.norm is not None else None
-        self.decoder_norm = options.norm.build(dim) if options.norm is not None else None
+        self.position = faults.build("model.position", options.position, dim, self.max_len)
+        with faults.under("model.encoder"):
+            self.encoder = build_blocks(options.encoder, dim, self.max_len, causal=False)
+        with faults.under("model.decoder"):
+            self.decoder = build_blocks(options.decoder, dim, self.max_len, causal=True)
+        self.encoder_norm = faults.build("model.norm", options.norm, dim)
+        self.decoder_norm = faults.build("model.norm", options.norm, dim)
+        faults.check()
         self.head = nn.Linear(dim, vocab, bias=options.logit_bias)
-        self.limit = longest(self, self.max_len)
+        self.limit = longest(self, self.position, self.max_len)
         if options.init == "xavier":
             init_xavier(self, dim)
         else:
@@ -82,18 +94,11 @@ class Seq2Seq(Module):
                 self.target_embedding.weight = self.source_embedding.weight
             self.head.weight = self.target_embedding.weight
 
-    def build(self, side: str, blocks: list[BlockOptions], causal: bool) -> nn.ModuleList:
-        """One side's blocks, with the side's name before what does not fit."""
-        try:
-            return build_blocks(blocks, self.options.dim, self.max_len, causal)
-        except ValueError as error:
-            raise SpecError(f"model.{side}.{error}") from None
-
     def weight_roles(self) -> dict[str, Role]:
         """The logits are the last layer."""
         return {"head.weight": OUTER}
 
-    def head_names(self) -> tuple[str, ...]:
+    def output_layers(self) -> tuple[str, ...]:
         """Prefixes of the weights that make the logits."""
         return ("head",)
 
@@ -139,8 +144,9 @@ class Seq2Seq(Module):
         """Logits of what follows each target token."""
         return self.decode(target, self.encode(source))
 
-    def reading(self, source: Tensor) -> Reading:
-        """The decoder bound to these sources (B, S), for `generate`."""
+    def generator(self, source: Tensor | None = None) -> Reading:
+        """The decoder bound to these sources (B, S)."""
+        assert source is not None
         return Reading(self, source)
 
 
@@ -155,25 +161,10 @@ class Reading:
     def eval(self) -> None:
         """It is evaluating already."""
 
-    def new_cache(self, batch: int, max_len: int | None = None) -> ReadingCache:
-        """An empty cache."""
-        cache = self.model.new_cache(batch, max_len)
-        return ReadingCache(cache.blocks, memory=self.read)
+    def new_cache(self, batch: int, max_len: int | None = None) -> Cache:
+        """An empty cache, with what was read."""
+        return replace(self.model.new_cache(batch, max_len), memory=self.read)
 
-    def __call__(self, tokens: Tensor, cache: ReadingCache, segments: Tensor | None = None) -> Tensor:
+    def __call__(self, tokens: Tensor, cache: Cache | None = None, segments: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) of tokens that follow what is in the cache."""
-        return self.model.decode(tokens, cache.memory, cache)
-
-
-@dataclass
-class ReadingCache(Cache):
-    """The cache of a decoder with the memory that it reads."""
-
-    memory: Stream = ALONE
-
-    def select(self, rows: Tensor, sources: Tensor | None = None) -> None:
-        """Keep these rows, and the memories of these sources."""
-        super().select(rows, sources)
-        if sources is not None:
-            kept = (None if t is None else t[sources] for t in (self.memory.memory, self.memory.memory_mask))
-            self.memory = Stream(0, None, *kept)
+        return self.model.decode(tokens, self.read if cache is None else cache.memory, cache)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.config import Facts
-from bigmodel_cli.errors import SpecError
+from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
-from bigmodel_cli.parts.matrices import OwnMatrices
-from bigmodel_cli.parts.stream import Stream
+from bigmodel_cli.parts.contract import is_limited, selected
+from bigmodel_cli.parts.matrices import own_matrices
+from bigmodel_cli.parts.stream import ALONE, Stream
 
 UNLIMITED = 1 << 62
 CLOSING = (".mixer.out", ".cross.out", ".ffn.down", ".ffn.shared.down")
@@ -67,18 +68,17 @@ def glorot(model: Module) -> None:
                 nn.init.uniform_(piece, -bound, bound)
 
 
-def own_matrices(module: Module) -> dict[str, list[Tensor]]:
-    """Those weights of a part that hold several matrices."""
-    return module.matrices() if isinstance(module, OwnMatrices) else {}
-
-
 @dataclass
 class Cache:
-    """What the blocks keep of the positions so far: a dictionary of slots for each block, and the segments (B, length)."""
+    """What the blocks keep of the positions so far: a dictionary of slots for each block, and the segments (B, length).
+
+    `memory` is what an encoder-decoder has read.
+    """
 
     blocks: list[dict[str, Any]]
     length: int = 0
     segments: Tensor | None = None
+    memory: Stream = ALONE
 
     def advance(self, count: int, segments: Tensor | None, stream: Stream) -> Stream:
         """Take in `count` positions, whose segments (B, count) are those of the last position where None; what the blocks are told.
@@ -103,23 +103,12 @@ class Cache:
             for slot, kept in block.items():
                 index = sources if slot == "cross" else rows
                 if index is not None:
-                    block[slot] = _selected(kept, index)
+                    block[slot] = selected(kept, index)
         if self.segments is not None:
             self.segments = self.segments[rows]
-
-
-def _selected(kept: Any, index: Tensor) -> Any:
-    """What a part keeps, of these rows: tensors have the row first, and parts may know how to select for themselves."""
-    if torch.is_tensor(kept):
-        return kept[index]
-    if hasattr(kept, "select"):
-        kept.select(index)
-    elif isinstance(kept, dict):
-        return {name: _selected(value, index) for name, value in kept.items()}
-    elif hasattr(kept, "__dict__"):
-        for name, value in vars(kept).items():
-            setattr(kept, name, _selected(value, index))
-    return kept
+        if sources is not None:
+            kept = (None if t is None else t[sources] for t in (self.memory.memory, self.memory.memory_mask))
+            self.memory = Stream(0, None, *kept)
 
 
 def new_cache(blocks: nn.ModuleList, batch: int, max_len: int) -> Cache:
@@ -127,26 +116,26 @@ def new_cache(blocks: nn.ModuleList, batch: int, max_len: int) -> Cache:
     return Cache([block.new_cache(batch, max_len) for block in blocks])  # type: ignore[operator]
 
 
-def longest(model: Module, max_len: int) -> int:
+def longest(model: Module, position: Module | None, max_len: int) -> int:
     """How many positions a model can generate over: `max_len` where a part has a table or a cache of that size."""
-    limited = any(getattr(module, "limited", False) for module in model.modules())
-    return max_len if limited or getattr(model, "position", None) is not None else UNLIMITED
+    return max_len if is_limited(model) or position is not None else UNLIMITED
 
 
-def sizes(vocab_size: int | None, max_len: int | None, facts: Facts, kind: str) -> tuple[int, int]:
-    """(vocabulary, longest sequence) of a model that reads tokens, checked against the data. Raises `SpecError`."""
-    vocab = vocab_size or facts.vocab_size
-    if vocab is None:
-        raise SpecError(f"model.vocab_size: the data has no tokenizer to take it from; {kind} reads tokens")
-    if facts.vocab_size is not None and vocab < facts.vocab_size:
-        raise SpecError(
-            f"model.vocab_size: {vocab} is less than the tokenizer's {facts.vocab_size}; give --set model.vocab_size=null"
-        )
-    length = max_len or facts.context
-    if length is None:
-        raise SpecError("model.max_len: missing, and the data has no context to take it from")
-    if facts.context is not None and length < facts.context:
-        raise SpecError(
-            f"model.max_len: {length} is shorter than the data's context {facts.context}; give --set model.max_len=null"
-        )
-    return vocab, length
+def sizes(vocab_size: int | None, max_len: int | None, facts: Facts, kind: str, faults: Faults) -> tuple[int, int]:
+    """(vocabulary, longest sequence) of a model that reads tokens, checked against the data; of what is not known, 1."""
+    vocab, length = vocab_size or facts.vocab_size, max_len or facts.context
+    with faults.under("model.vocab_size"):
+        if vocab is None:
+            raise ValueError(f"the data has no tokenizer to take it from; {kind} reads tokens")
+        if facts.vocab_size is not None and vocab < facts.vocab_size:
+            raise ValueError(
+                f"{vocab} is less than the tokenizer's {facts.vocab_size}; give --set model.vocab_size=null"
+            )
+    with faults.under("model.max_len"):
+        if length is None:
+            raise ValueError("missing, and the data has no context to take it from")
+        if facts.context is not None and length < facts.context:
+            raise ValueError(
+                f"{length} is shorter than the data's context {facts.context}; give --set model.max_len=null"
+            )
+    return vocab or 1, length or 1

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import Facts, Options
-from bigmodel_cli.errors import ResourceError, SpecError, did_you_mean
-from bigmodel_cli.lazy import Module, nn
+from bigmodel_cli.config import Facts
+from bigmodel_cli.console import say
+from bigmodel_cli.errors import OptionError, ResourceError, SpecError, did_you_mean
+from bigmodel_cli.lazy import Module, Tensor, nn
+from bigmodel_cli.models.base import AnyModelOptions, Model
 from bigmodel_cli.roles import GAIN, OUTER, Role
 
 LAST_MAPS = {
@@ -32,8 +36,13 @@ LAST_MAPS = {
 }
 """Family -> the module whose output enters the pooling behind which there is no image any more."""
 
+AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+"""Further heads, for training, which networks are built without here."""
+_OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
+"""DenseNet's files call norm1 and conv2 so: norm.1, conv.2."""
 
-class TorchvisionOptions(Options):
+
+class TorchvisionOptions(AnyModelOptions):
     """A classification network of torchvision: alexnet, resnet18, convnext_tiny, efficientnet_b0, vit_b_16, swin_t ..."""
 
     type: Literal["torchvision"] = "torchvision"
@@ -42,50 +51,61 @@ class TorchvisionOptions(Options):
         None, description="name of pretrained weights (DEFAULT, IMAGENET1K_V1), downloaded once; null for none"
     )
 
+    def build(self, facts: Facts) -> TorchvisionModel:
+        return build_torchvision(self, facts)
 
-def build_torchvision(options: TorchvisionOptions, facts: Facts) -> Module:
-    """The network for the data's classes. Raises `SpecError` for an unknown name, or data that it cannot read."""
+    def without_download(self) -> TorchvisionOptions:
+        """Without `weights`."""
+        return self.model_copy(update={"weights": None})
+
+
+def build_torchvision(options: TorchvisionOptions, facts: Facts) -> TorchvisionModel:
+    """The network for the data's classes. Raises `OptionError` for an unknown name, or data that it cannot read."""
     import torchvision
 
     if facts.image_shape is None or not facts.classes:
-        raise SpecError("model.type: torchvision reads labelled images, and the data has none")
+        raise OptionError(("model.type", "torchvision reads labelled images, and the data has none"))
     channels, height, width = facts.image_shape
     if channels != 3:
-        raise SpecError(
-            f"model.type: torchvision's networks read 3 channels, and the data has {channels}; set data.channels: 3"
+        raise OptionError(
+            ("model.type", f"torchvision's networks read 3 channels, and the data has {channels}; set data.channels: 3")
         )
     names = torchvision.models.list_models(module=torchvision.models)
     if options.name not in names:
         hint = did_you_mean(options.name, names)
-        raise SpecError(f"model.name: torchvision has no classification network {options.name!r}{hint}")
+        raise OptionError(("model.name", f"torchvision has no classification network {options.name!r}{hint}"))
     keywords: dict[str, Any] = {"num_classes": len(facts.classes)}
     if options.name.startswith("vit_"):  # its parameters depend on the image's size
         if height != width:
-            raise SpecError(f"model.name: {options.name} reads square images, and the data's are {height} x {width}")
+            raise OptionError(
+                ("model.name", f"{options.name} reads square images, and the data's are {height} x {width}")
+            )
         keywords["image_size"] = height
     if options.name.startswith("maxvit_"):
         keywords["input_size"] = (height, width)
     if options.name in ("googlenet", "inception_v3"):
         keywords |= {"aux_logits": False, "init_weights": True}
     try:
-        network = torchvision.models.get_model(options.name, weights=None, **keywords)
+        network = as_model(torchvision.models.get_model(options.name, weights=None, **keywords), options.name)
     except (ValueError, AssertionError, RuntimeError) as error:
-        raise SpecError(f"model.name: {options.name} cannot be built for {height} x {width} images: {error}") from None
+        raise OptionError(
+            ("model.name", f"{options.name} cannot be built for {height} x {width} images: {error}")
+        ) from None
     if options.weights is not None:
         _load_pretrained(network, options)
-    return as_model(network, options.name)
+    return network
 
 
-def _load_pretrained(network: Module, options: TorchvisionOptions) -> None:
-    """Fill in downloaded weights, all but a head of another size."""
+def _load_pretrained(network: TorchvisionModel, options: TorchvisionOptions) -> None:
+    """Fill in downloaded weights, all but a head of another size. Raises `OptionError` where others do not fit."""
     import torchvision
 
     known = torchvision.models.get_model_weights(options.name)
     choices = [*known.__members__, "DEFAULT"]
     if options.weights not in choices:
         hint = did_you_mean(str(options.weights), choices)
-        raise SpecError(
-            f"model.weights: {options.name} has the weights {', '.join(choices)}, not {options.weights!r}{hint}"
+        raise OptionError(
+            ("model.weights", f"{options.name} has the weights {', '.join(choices)}, not {options.weights!r}{hint}")
         )
     weights = known.DEFAULT if options.weights == "DEFAULT" else known[options.weights]
     try:
@@ -95,43 +115,79 @@ def _load_pretrained(network: Module, options: TorchvisionOptions) -> None:
             f"model.weights: {weights.url} cannot be downloaded ({error}); connect to the network, put the file into torch's hub "
             "cache, or set model.weights: null"
         ) from None
-    own = network.state_dict()
-    network.load_state_dict(
-        {n: t if t.shape == own[n].shape else own[n] for n, t in state.items() if n in own}, strict=False
+    given = {_OLD_NAME.sub(r"\1", name): tensor for name, tensor in state.items()}
+    fresh = fitting(network, given, weights.name)
+    if next(network.parameters()).is_meta:  # where there is nothing to fill
+        return
+    network.load_state_dict({n: t for n, t in given.items() if n not in fresh}, strict=False)
+    say(
+        f"weights: {len(given.keys() & network.state_dict().keys() - fresh)} tensors of {options.name}'s {weights.name}"
     )
+    if fresh:
+        say(f"newly initialised, since the classes differ: {', '.join(fresh)}")
+    if ignored := sorted({name.split(".")[0] for name in given.keys() - network.state_dict().keys()}):
+        say(f"ignored of the weights: {', '.join(ignored)}")
 
 
-def as_model(network: Any, name: str) -> Module:
-    """Give a torchvision network what every image model here has: `head_names`, `weight_roles` and `last_feature_layer`."""
-    network.head_names = lambda: _head_names(network)
-    network.weight_roles = lambda: _weight_roles(network)
-    network.last_feature_layer = lambda: _last_feature_layer(network, name)
-    model: Module = network
-    return model
+def fitting(network: TorchvisionModel, given: Mapping[str, Tensor], name: str) -> list[str]:
+    """The network's tensors that are not to be filled: those of the head where it has another size.
 
-
-def _head_names(network: Module) -> tuple[str, ...]:
-    """The last linear layer, or the last convolution where there is none after it (SqueezeNet)."""
-    last = [n for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
-    return (last,)
-
-
-def _weight_roles(network: Module) -> dict[str, Role]:
-    """The first convolution reads the image, the last layer makes the logits; Swin v2 makes its position biases by networks."""
-    layers = [n for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    biases = {f"{name}.weight": GAIN for name in layers if ".cpb_mlp." in name}
-    return {**biases, f"{layers[0]}.weight": OUTER, **{f"{name}.weight": OUTER for name in _head_names(network)}}
-
-
-def _last_feature_layer(network: Module, name: str) -> Module:
-    """The module whose output (B, K, h, w), after what is done to it in place, enters the last pooling: for Grad-CAM.
-
-    Raises `SpecError` for a network that looks by attention, or of a family that is not known.
+    Raises `OptionError` where another is missing, too many, or of another shape.
     """
-    path = next((path for family, path in LAST_MAPS.items() if name.startswith(family)), None)
-    if path is None:
-        raise SpecError(
-            f"model.name: Grad-CAM needs a map of the image that enters a last pooling, and {name} has none (it looks by "
-            "attention), or none that is known here"
-        )
-    return network.get_submodule(path)
+    own = {n: list(t.shape) for n, t in network.state_dict().items()}
+    shapes = {n: list(t.shape) for n, t in given.items() if not n.startswith(AUXILIARY)}
+    # files from before 2018 do not count batches
+    counted = {n for n in own.keys() - shapes.keys() if n.endswith(".num_batches_tracked")}
+    wrong = [n for n in own | shapes if own.get(n) != shapes.get(n) and n not in counted]
+    (head,) = network.output_layers()
+    for n in wrong:
+        if not n.startswith(f"{head}.") or n not in own or n not in shapes:
+            there, here = (f"has the shape {found[n]}" if n in found else "is not there" for found in (shapes, own))
+            raise OptionError(
+                (
+                    "model.weights",
+                    f"{name} does not fit: {n} {there} in the file, and {here} in the network (for images of this size); "
+                    "write model.weights: null, or data.size as the weights have it",
+                )
+            )
+    return wrong
+
+
+class TorchvisionModel(Model):
+    """(B, 3, H, W) -> (B, classes)   what makes a `Model` of a network of torchvision, whose class it stands before."""
+
+    name: str
+
+    def output_layers(self) -> tuple[str, ...]:
+        """The last linear layer, or the last convolution where there is none after it (SqueezeNet)."""
+        return (self.matrices()[-1],)
+
+    def matrices(self) -> list[str]:
+        """The names of the linear layers and convolutions."""
+        return [n for n, m in self.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+
+    def weight_roles(self) -> dict[str, Role]:
+        """The first convolution reads the image, the last layer makes the logits; Swin v2 makes its position biases by networks."""
+        layers = self.matrices()
+        biases = {f"{name}.weight": GAIN for name in layers if ".cpb_mlp." in name}
+        return {**biases, f"{layers[0]}.weight": OUTER, f"{layers[-1]}.weight": OUTER}
+
+    def last_feature_layer(self) -> Module:
+        """The module whose output (B, K, h, w), after what is done to it in place, enters the last pooling: for Grad-CAM.
+
+        Raises `SpecError` for a network that looks by attention, or of a family that is not known.
+        """
+        path = next((path for family, path in LAST_MAPS.items() if self.name.startswith(family)), None)
+        if path is None:
+            raise SpecError(
+                f"model.name: Grad-CAM needs a map of the image that enters a last pooling, and {self.name} has none (it looks by "
+                "attention), or none that is known here"
+            )
+        return self.get_submodule(path)
+
+
+def as_model(network: Module, name: str) -> TorchvisionModel:
+    """Make a network of torchvision a model in place: it keeps its weights, their names, and the name of its class."""
+    own = type(network)
+    network.__class__ = type(own.__name__, (TorchvisionModel, own), {"name": name})
+    return network  # type: ignore[return-value]

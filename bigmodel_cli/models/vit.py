@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Count, Facts, Natural, Options, Positive, Probability
-from bigmodel_cli.errors import SpecError
-from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.config import Count, Facts, Natural, Positive, Probability
+from bigmodel_cli.errors import Faults, OptionError, SpecError
+from bigmodel_cli.lazy import Tensor, nn, torch
+from bigmodel_cli.models.base import Model, SkeletonOptions
 from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
 from bigmodel_cli.models.rebuild import PatchDecoder, ReconstructOptions, patchify, unpatchify
 from bigmodel_cli.models.start import glorot
@@ -25,11 +26,11 @@ NO_HEAD = (
 )
 
 
-class ViTOptions(Options):
+class ViTOptions(SkeletonOptions):
     """A Vision Transformer: patches, a class token or the mean, registers, blocks of parts."""
 
     type: Literal["vit"] = "vit"
-    dim: Count = Field(description="width of the residual stream (C)")
+    two_sided = "model"
     patch: Count = Field(description="height and width of a patch, which must divide the image")
     position: Literal["learned", "sines"] = Field(
         "learned", description="a learned vector for each place, or fixed sines and cosines of its row and column"
@@ -53,17 +54,20 @@ class ViTOptions(Options):
         count_blocks(self.blocks)
         return self
 
+    def build(self, facts: Facts) -> ViT:
+        return ViT(self, facts)
+
     def grid(self, facts: Facts) -> tuple[int, int]:
-        """Rows and columns of patches in an image. Raises `SpecError` where the patch does not divide it, or data has no images."""
+        """Rows and columns of patches in an image. Raises `OptionError` where the patch does not divide it, or there is none."""
         if facts.image_shape is None:
-            raise SpecError("model.type: vit reads images, and the data has none")
+            raise OptionError(("model.type", "vit reads images, and the data has none"))
         _, height, width = facts.image_shape
         if height % self.patch or width % self.patch:
-            raise SpecError(f"model.patch: {self.patch} does not divide the image of {height} x {width}")
+            raise OptionError(("model.patch", f"{self.patch} does not divide the image of {height} x {width}"))
         return height // self.patch, width // self.patch
 
 
-class ViT(Module):
+class ViT(Model):
     """(B, C', H, W) -> (B, classes)   patches, blocks, head (Dosovitskiy et al. 2021).
 
     Positions are learned, one for the class token and each patch, or fixed (Beyer et al. 2022); registers have none. With
@@ -71,12 +75,14 @@ class ViT(Module):
     weights are the same.
     """
 
+    grid: tuple[int, int]
+
     def __init__(self, options: ViTOptions, facts: Facts) -> None:
         super().__init__()
-        self.options, self.grid = options, options.grid(facts)
+        self.options, self.grid, faults = options, options.grid(facts), Faults()
         if options.reconstruct is None and not facts.classes:
-            raise SpecError(
-                "model.type: vit labels images, and the data has no labels; model.reconstruct learns without"
+            raise OptionError(
+                ("model.type", "vit labels images, and the data has no labels; model.reconstruct learns without")
             )
         assert facts.image_shape is not None
         channels, count = facts.image_shape[0], self.grid[0] * self.grid[1]
@@ -85,17 +91,20 @@ class ViT(Module):
         self.cls = nn.Parameter(torch.zeros(1, 1, options.dim)) if self.first else None
         self.registers = nn.Parameter(torch.zeros(1, options.registers, options.dim)) if options.registers else None
         if options.position == "sines":
-            self.register_buffer("table", self.sines(), persistent=False)
+            with faults.under("model"):
+                self.register_buffer("table", self.sines(), persistent=False)
         else:
             self.table = nn.Parameter(torch.empty(1, self.first + count, options.dim))
-        try:
+        with faults.under("model.blocks"):
             length = self.first + count + options.registers
             self.blocks = build_blocks(options.blocks, options.dim, length, causal=False)
-        except ValueError as error:
-            raise SpecError(f"model.blocks.{error}") from None
-        self.norm = options.norm.build(options.dim) if options.norm is not None else None
+        self.norm = faults.build("model.norm", options.norm, options.dim)
         self.head = nn.Linear(options.dim, len(facts.classes)) if options.reconstruct is None else None
-        self.decoder = self.build_decoder(options.reconstruct, channels) if options.reconstruct is not None else None
+        with faults.under("model.reconstruct"):
+            self.decoder = (
+                self.build_decoder(options.reconstruct, channels) if options.reconstruct is not None else None
+            )
+        faults.check()
         self.start()
 
     def start(self) -> None:
@@ -130,24 +139,18 @@ class ViT(Module):
 
     def sines(self) -> Tensor:
         """(1, 1 + N, C) the fixed positions."""
-        try:
-            return sines_of_grid(self.grid, self.options.dim, self.first)[None]
-        except ValueError as error:
-            raise SpecError(f"model.{error}") from None
+        return sines_of_grid(self.grid, self.options.dim, self.first)[None]
 
     def build_decoder(self, options: ReconstructOptions, channels: int) -> PatchDecoder:
         """What rebuilds the patches."""
         pixels = channels * self.options.patch**2
-        try:
-            return PatchDecoder(options, self.options.dim, self.grid, self.first, pixels, self.options.init_std)
-        except ValueError as error:
-            raise SpecError(f"model.reconstruct.{error}") from None
+        return PatchDecoder(options, self.options.dim, self.grid, self.first, pixels, self.options.init_std)
 
     def weight_roles(self) -> dict[str, Role]:
         """The patches' kernel is the first layer, the logits are the last."""
         return {"patches.weight": OUTER} | ({"head.weight": OUTER} if self.head is not None else {})
 
-    def head_names(self) -> tuple[str, ...]:
+    def output_layers(self) -> tuple[str, ...]:
         """Prefixes of the weights that a new task starts afresh."""
         return ("head", "decoder")
 

@@ -141,11 +141,8 @@ class Attention(OwnMatrices):
         self.out = nn.Linear(self.heads * self.head_dim, place.dim, bias=options.bias)
         self.q_norm = RMSNorm(self.head_dim) if options.qk_norm else None
         self.k_norm = RMSNorm(self.head_dim) if options.qk_norm else None
-        self.rotary, self.bias = None, None
-        if isinstance(options.position, RotaryOptions):
-            self.rotary = options.position.build(self.head_dim, place.max_len)
-        elif not isinstance(options.position, NoPositionOptions):
-            self.bias = options.position.build(self.heads, causal)
+        self.rotary = options.position.rotary(self.head_dim, place.max_len)
+        self.bias = options.position.bias(self.heads, causal)
         self.sinks = nn.Parameter(torch.zeros(self.heads)) if options.sinks else None
         self.limited = self.rotary is not None or not options.window  # a table, or a cache, of max_len positions
         self.probe: Callable[[Tensor], None] | None = None

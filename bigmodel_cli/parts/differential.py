@@ -62,9 +62,7 @@ class Differential(OwnMatrices):
         start = 0.8 - 0.6 * math.exp(-0.3 * place.depth)
         self.lambda_init = start if options.lambda_init is None else options.lambda_init
         self.factors = nn.Parameter(torch.randn(4, self.width) * 0.1)
-        self.rotary = None
-        if isinstance(options.position, RotaryOptions):
-            self.rotary = options.position.build(self.width, place.max_len)
+        self.rotary = options.position.rotary(self.width, place.max_len)
         self.rules = Rules(place.causal if options.causal is None else options.causal)
         self.probe: Callable[[Tensor], None] | None = None
 

@@ -64,7 +64,7 @@ class LatentAttention(OwnMatrices):
         self.kv_norm = RMSNorm(self.rank)
         self.kv_up = nn.Linear(self.rank, self.heads * (self.width + self.value), bias=False)
         self.out = nn.Linear(self.heads * self.value, place.dim, bias=False)
-        self.rotary = options.position.build(self.turned, place.max_len)
+        self.rotary = options.position.rotary(self.turned, place.max_len)
         scale = options.position.of_scores() / math.sqrt(self.width + self.turned)
         self.rules = Rules(place.causal, None, None, scale)
         self.dropout = options.dropout

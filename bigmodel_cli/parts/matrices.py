@@ -27,3 +27,8 @@ class OwnMatrices(Module):
             elif role.rows:
                 found[name] = list(tensor.split(list(role.rows)))
         return found
+
+
+def own_matrices(module: Module) -> dict[str, list[Tensor]]:
+    """Those weights of a part that hold several matrices."""
+    return module.matrices() if isinstance(module, OwnMatrices) else {}

@@ -158,4 +158,4 @@ class MixtureOfExperts(OwnMatrices):
         """Of the step at hand: the busiest expert's load as a multiple of its share, and the part of experts without a token."""
         load: Tensor = self.load  # type: ignore[assignment]
         share = max(1e-9, float(load.mean()))
-        return {"load_max": float(load.max()) / share, "idle": float((load == 0).float().mean())}
+        return {"experts.load_max": float(load.max()) / share, "experts.idle": float((load == 0).float().mean())}

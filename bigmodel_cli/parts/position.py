@@ -13,7 +13,19 @@ from bigmodel_cli.parts.stream import Stream
 from bigmodel_cli.roles import GAIN, Role
 
 
-class NoPositionOptions(Options):
+class HeadPositionOptions(Options):
+    """Options of what tells positions apart within attention: queries and keys are turned, or something is added to the scores."""
+
+    def rotary(self, head_dim: int, max_len: int) -> Rotary | None:
+        """What turns heads of width `head_dim`."""
+        return None
+
+    def bias(self, heads: int, causal: bool) -> Alibi | T5Bias | None:
+        """What is added to the scores of so many heads."""
+        return None
+
+
+class NoPositionOptions(HeadPositionOptions):
     """Nothing is added to the embeddings (attention may still be rotary)."""
 
     type: Literal["none"] = "none"
@@ -141,7 +153,7 @@ class YarnScaling(_Scaling):
 Scaling = Annotated[LinearScaling | NTKScaling | YarnScaling, Field(discriminator="type")]
 
 
-class RotaryOptions(Options):
+class RotaryOptions(HeadPositionOptions):
     """Rotary position embedding (Su et al. 2021): queries and keys are turned by an angle that grows with the position."""
 
     type: Literal["rotary"] = "rotary"
@@ -149,7 +161,7 @@ class RotaryOptions(Options):
     fraction: Fraction = Field(1.0, description="of each head's channels that are turned (GPT-NeoX: 0.25)")
     scaling: Scaling | None = Field(None, description="for contexts longer than trained: linear, ntk, yarn")
 
-    def build(self, head_dim: int, max_len: int) -> Rotary:
+    def rotary(self, head_dim: int, max_len: int) -> Rotary:
         """The module for heads of width `head_dim`. Raises `ValueError` where the turned channels are not even."""
         turned = math.floor(self.fraction * head_dim + 1e-6)  # as GPT-NeoX, but for errors of rounding (0.29 x 100)
         if turned % 2 or not turned:
@@ -164,24 +176,24 @@ class RotaryOptions(Options):
         return self.scaling.of_scores() if self.scaling is not None else 1.0
 
 
-class AlibiOptions(Options):
+class AlibiOptions(HeadPositionOptions):
     """ALiBi (Press et al. 2022): a penalty on the score that grows with the distance, steeper for some heads."""
 
     type: Literal["alibi"] = "alibi"
 
-    def build(self, heads: int, causal: bool) -> Alibi:
+    def bias(self, heads: int, causal: bool) -> Alibi:
         """The module for so many heads."""
         return Alibi(heads)
 
 
-class T5Options(Options):
+class T5Options(HeadPositionOptions):
     """T5's relative positions (Raffel et al. 2020): a learned score per head for each bucket of distances."""
 
     type: Literal["t5"] = "t5"
     buckets: Count = Field(32, description="distances that are told apart; where both sides are seen, half for each")
     max_distance: Count = Field(128, description="from here on all distances share a bucket")
 
-    def build(self, heads: int, causal: bool) -> T5Bias:
+    def bias(self, heads: int, causal: bool) -> T5Bias:
         """The module for so many heads. Raises `ValueError` for too few buckets, or a distance that they reach one by one."""
         least = 2 if causal else 4
         if self.buckets < least:

@@ -19,7 +19,8 @@ from typing import Any
 from bigmodel_cli.console import say
 from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.lazy import load_torch, torch
-from bigmodel_cli.models import sees_both_sides
+from bigmodel_cli.models import ModelOptions, sees_both_sides
+from bigmodel_cli.parts.contract import looks_ahead
 from bigmodel_cli.parts.stream import Place
 from bigmodel_cli.plugins import line_of, parts_from_files
 from bigmodel_cli.promises import forms, sequence
@@ -97,9 +98,9 @@ def check_part(slot: str, options: Any, causal: bool = True, widths: Iterable[in
         if fault := _does_not_run(trial):
             return [*found, Finding("shape", False, f"{fault}; nothing else was tried")]
         tries = {**_COMMON, **_OF_SLOT[slot]}
-        looks_ahead = not causal or getattr(options, "causal", None) is False
+        two_sided = not causal or looks_ahead(options)
         for name in REMEDIES:
-            if name in tries and not (looks_ahead and name in ONE_SIDED):
+            if name in tries and not (two_sided and name in ONE_SIDED):
                 found.append(_tried(name, tries[name], trial))
     return found
 
@@ -150,11 +151,11 @@ def _built(slot: str, options: Any, causal: bool, widths: Iterable[int]) -> Tria
     return Finding("builds", None, f"{refused}; so at every width that was tried")
 
 
-def check_parts(model: Any) -> None:
+def check_parts(model: ModelOptions) -> None:
     """Try the parts of plugins in a model's options. Raises `SpecError` naming each promise that is not kept, and the remedy."""
     for part in parts_from_files(model, "model"):
         causal = not sees_both_sides(model, part.path)
-        widths = dict.fromkeys([*WIDTHS, getattr(model, "dim", WIDTHS[0])])
+        widths = dict.fromkeys([*WIDTHS, model.width() or WIDTHS[0]])
         broken = []
         for finding in check_part(part.slot, part.options, causal, widths):
             if finding.kept is None and finding.promise != "builds":  # what cannot be built is said when the model is

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models.start import Cache
+from bigmodel_cli.parts.contract import looks_ahead
 from bigmodel_cli.parts.stream import ALONE, Stream
 from bigmodel_cli.promises.forms import slope
 from bigmodel_cli.promises.trial import LENGTH, ROWS, Broken, Trial, differ, expect_equal
@@ -94,8 +94,7 @@ def documents(trial: Trial) -> None:
 
 
 def _one_sided(trial: Trial) -> bool:
-    options: Any = trial.options
-    return trial.place.causal and getattr(options, "causal", None) is not False and "cache" not in options.not_promised
+    return trial.place.causal and not looks_ahead(trial.options) and "cache" not in trial.options.not_promised
 
 
 def offset(trial: Trial) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any
 
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module
+from bigmodel_cli.models import Model
 from bigmodel_cli.recipe import InitOptions
 
 
-def freeze(model: Any, init: InitOptions) -> None:
+def freeze(model: Model, init: InitOptions) -> None:
     """Take the gradient from the weights that `init` leaves out. Raises `SpecError` for a pattern that matches nothing."""
     parameters = dict(model.named_parameters())
     names = [*parameters, *(name for name, _ in model.named_buffers())]
@@ -26,9 +26,9 @@ def freeze(model: Any, init: InitOptions) -> None:
                 parameters[name].requires_grad_(False)
     if init.train == "head":
         for name, p in parameters.items():
-            p.requires_grad_(p.requires_grad and _below(name, model.head_names()))
+            p.requires_grad_(p.requires_grad and _below(name, model.output_layers()))
     if not any(p.requires_grad for p in parameters.values()):
-        tied = init.train == "head" and not any(_below(name, model.head_names()) for name in parameters)
+        tied = init.train == "head" and not any(_below(name, model.output_layers()) for name in parameters)
         way = (
             "the head has the weights of the embedding (tie_embeddings); write init.freeze: ['blocks.*'] in place of init.train"
             if tied
@@ -37,7 +37,7 @@ def freeze(model: Any, init: InitOptions) -> None:
         raise SpecError(f"init: every weight is frozen, and nothing is left to train: {way}")
 
 
-def still_modules(model: Any, init: InitOptions) -> frozenset[str]:
+def still_modules(model: Model, init: InitOptions) -> frozenset[str]:
     """The names of the modules that stay in evaluation mode: those whose every weight is frozen, with all that is below them.
 
     So statistics of normalisation and loads of experts stay as they are, and dropout is off there. A module that has buffers and
@@ -55,10 +55,10 @@ def _has_buffers(module: Module) -> bool:
     return next(module.buffers(), None) is not None
 
 
-def _named(model: Any, name: str, init: InitOptions) -> bool:
+def _named(model: Model, name: str, init: InitOptions) -> bool:
     """Whether `init` leaves out what is called so, and all below it."""
     return any(_matches(name, pattern) for pattern in init.freeze) or (
-        init.train == "head" and not _below(name, model.head_names())
+        init.train == "head" and not _below(name, model.output_layers())
     )
 
 

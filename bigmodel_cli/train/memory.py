@@ -11,21 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from bigmodel_cli import models
 from bigmodel_cli.config import Facts
 from bigmodel_cli.console import quantity, table
 from bigmodel_cli.data import Split
 from bigmodel_cli.device import total_memory
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.lazy import Module, Tensor, torch
-from bigmodel_cli.models import ViTOptions
+from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.models import Model, ViTOptions
 from bigmodel_cli.models.describe import Layer, describe, flops, training_flops
 from bigmodel_cli.models.footprint import step_peaks
 from bigmodel_cli.models.sizing import Oversize, watched
 from bigmodel_cli.models.stacks import Stack, extended, in_whole, shortened
 from bigmodel_cli.optim import describe_weights, summary
 from bigmodel_cli.roles import Weight, named_weights
-from bigmodel_cli.spec import Spec
+from bigmodel_cli.spec import Spec, build_model
 from bigmodel_cli.tasks import MaskedImageOptions, MaskedLMOptions
 from bigmodel_cli.train.batches import micro_batches
 from bigmodel_cli.train.frozen import freeze
@@ -47,12 +46,12 @@ class Outline:
     """
 
     stacks: list[Stack]
-    short: Module
-    more: list[Module]
+    short: Model
+    more: list[Model]
     weights: list[Weight]
 
     @property
-    def measured(self) -> list[Module]:
+    def measured(self) -> list[Model]:
         """What is run to know what the whole would cost."""
         return [self.short, *self.more]
 
@@ -129,12 +128,12 @@ def example(
     return tokens, torch.zeros(batch, *(second or [length]), dtype=torch.int64, device=device)
 
 
-def build_on_meta(spec: Spec, facts: Facts) -> Module:
+def build_on_meta(spec: Spec, facts: Facts) -> Model:
     """The model without storage. Raises `SpecError` where it does not fit the data."""
     with watched(math.inf) as watch:
         try:
             with torch.device("meta"):
-                return models.build(spec.model, facts)
+                return build_model(spec, facts)
         except RuntimeError as error:  # sizes whose product does not fit an integer
             needed = 4 * math.prod(watch.shape) * _copies(spec)
             shape, text = " x ".join(f"{n:,}" for n in watch.shape), str(error).splitlines()[0]
@@ -144,7 +143,7 @@ def build_on_meta(spec: Spec, facts: Facts) -> Module:
     )
 
 
-def build_within(spec: Spec, facts: Facts, device: torch.device) -> Module:
+def build_within(spec: Spec, facts: Facts, device: torch.device) -> Model:
     """The model with its first weights, given up before there are more than fit the device (`SpecError`).
 
     Weights are counted as memory is asked for them, since building twice, once on the meta device, would cost more start-up time
@@ -154,13 +153,13 @@ def build_within(spec: Spec, facts: Facts, device: torch.device) -> Module:
         check_memory(spec, facts, device)
     try:
         with watched(total_memory(device) // _copies(spec)):
-            return models.build(spec.model, facts)
+            return build_model(spec, facts)
     except (RuntimeError, MemoryError, Oversize) as error:  # the allocator's refusal, or ours
         refused = error
     check_memory(spec, facts, device)
     if not isinstance(refused, Oversize):
         raise refused
-    return models.build(spec.model, facts)  # what was counted beside the weights is no part of them
+    return build_model(spec, facts)  # what was counted beside the weights is no part of them
 
 
 def _largest(values: Any) -> int:
@@ -184,10 +183,14 @@ def outline(spec: Spec, facts: Facts) -> Outline:
     """The model without storage. Raises `SpecError` where it does not fit the data, or one of its tensors any machine."""
     short, stacks, more = shortened(spec.model)
     cut = bool(more) and not spec.init.freeze
-    built = [
-        build_on_meta(spec.model_copy(update={"model": options}), facts)
-        for options in ([short, *more] if cut else [spec.model])
-    ]
+    try:
+        built = [
+            build_on_meta(spec.model_copy(update={"model": options}), facts)
+            for options in ([short, *more] if cut else [spec.model])
+        ]
+    except SpecError:
+        build_on_meta(spec, facts)  # whose blocks have the numbers that the file gives them
+        raise
     for model in built:
         freeze(model, spec.init)
     weights = named_weights(built[0])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from bigmodel_cli.console import say
 from bigmodel_cli.lazy import Tensor
+from bigmodel_cli.models import Model
 from bigmodel_cli.modes import training_mode
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
@@ -19,7 +19,7 @@ from bigmodel_cli.train.state import LossScale, TrainState
 
 
 def prepare(
-    model: Any, task: Task, first: Callable[[], dict[str, Tensor]], spec: Spec
+    model: Model, task: Task, first: Callable[[], dict[str, Tensor]], spec: Spec
 ) -> tuple[TrainOptions, TrainState]:
     """The options without any auto, and the state at step 0; `first` gives a micro-batch to measure with.
 

@@ -7,7 +7,8 @@ from bigmodel_cli.console import say
 from bigmodel_cli.data import DataSet, load_tokenizer
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.failpoints import failpoint
-from bigmodel_cli.lazy import Module, torch
+from bigmodel_cli.lazy import torch
+from bigmodel_cli.models import Model
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import CausalLMOptions, MaskedImage
 from bigmodel_cli.train.loop import Run
@@ -33,7 +34,7 @@ def show_results(run: Run, data: DataSet) -> None:
             say(f"curve: {curve}")
 
 
-def _show_sample(spec: Spec, data: DataSet, model: Module, device: torch.device) -> None:
+def _show_sample(spec: Spec, data: DataSet, model: Model, device: torch.device) -> None:
     """Text that a language model writes after its training, on stderr."""
     if not isinstance(spec.task, CausalLMOptions) or not spec.task.sample_tokens:
         return

@@ -16,9 +16,9 @@ from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.loaded import not_finite
 from bigmodel_cli.metrics.text import need_libraries
-from bigmodel_cli.models import ViTOptions, build, within, without_download
+from bigmodel_cli.models import Model, ViTOptions, within
 from bigmodel_cli.recipe import TrainOptions
-from bigmodel_cli.spec import Spec, of_checkpoint
+from bigmodel_cli.spec import Spec, build_model, of_checkpoint
 from bigmodel_cli.tasks import MaskedImageOptions, Task
 from bigmodel_cli.train.frozen import freeze
 from bigmodel_cli.train.memory import build_within, check_memory, state_bytes
@@ -66,31 +66,31 @@ def check_task(spec: Spec, task: Task, data: DataSet) -> None:
     need_libraries(getattr(task, "texts", []))
 
 
-def build_started(spec: Spec, facts: Facts, device: torch.device, source: Path | None, resumed: bool = False) -> Any:
+def build_started(spec: Spec, facts: Facts, device: torch.device, source: Path | None, resumed: bool = False) -> Model:
     """The model with its first weights: drawn anew, or those of a checkpoint with a new head where the classes differ.
 
     Where a checkpoint's weights come, at once or (`resumed`) soon, pretrained ones are not fetched.
     """
     if source is not None:
         return _from_checkpoint(spec, facts, device, source)
-    model: Any = build_within(_without_download(spec) if resumed else spec, facts, device)
+    model = build_within(_without_download(spec) if resumed else spec, facts, device)
     freeze(model, spec.init)
     return model
 
 
-def _from_checkpoint(spec: Spec, facts: Facts, device: torch.device, source: Path) -> Any:
+def _from_checkpoint(spec: Spec, facts: Facts, device: torch.device, source: Path) -> Model:
     contents = checkpoints.read(source, train_state=False)
     if note := not_finite(contents.model):
         raise CheckpointError(f"{source}: {note}; nothing can be learnt from there: start from another checkpoint")
     with within(contents.model, len(facts.classes)):
-        model: Any = build(_without_download(spec).model, facts)
+        model = build_model(_without_download(spec), facts)
     if state_bytes(spec, model.parameters()) > total_memory(device):
         check_memory(spec, facts, device)
     before = Facts.from_json(contents.facts)
     task_differs = contents.spec["task"].get("type") != spec.task.type
     other = "classes differ" if before.classes != facts.classes else "task differs" if task_differs else ""
     try:
-        report = checkpoints.load_weights(model, contents.model, fresh=model.head_names() if other else ())
+        report = checkpoints.load_weights(model, contents.model, fresh=model.output_layers() if other else ())
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {_of_another_model(spec, contents.spec)}{error}") from None
     say(f"weights: {len(report.loaded)} tensors from {source}")
@@ -116,7 +116,7 @@ def _of_another_model(spec: Spec, before: Mapping[str, Any]) -> str:
 
 
 def _without_download(spec: Spec) -> Spec:
-    return spec.model_copy(update={"model": without_download(spec.model)})
+    return spec.model_copy(update={"model": spec.model.without_download()})
 
 
 def with_length(spec: Spec) -> Spec:

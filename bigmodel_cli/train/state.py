@@ -15,6 +15,7 @@ from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.optim import Optimizer
+from bigmodel_cli.parts.contract import counting_steps
 from bigmodel_cli.train.smaller import Division
 
 OPTIMIZER, CPU, CUDA = "optimizer.", "rng.cpu", "rng.cuda"
@@ -87,8 +88,7 @@ class TrainState:
     ema: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        trained = [module for name, module in self.model.named_modules() if name not in self.still]
-        self.balanced: list[Any] = [m for m in trained if hasattr(m, "after_step")]  # mixtures of experts
+        self.balanced = counting_steps(self.model, self.still)  # mixtures of experts
         recorded = self.model.state_dict().keys()
         self.buffers = [tensor for name, tensor in self.model.named_buffers() if name in recorded]  # statistics
         if self.ema_decay is not None:
@@ -136,7 +136,7 @@ class TrainState:
     def statistics(self) -> dict[str, float]:
         """What such parts have to say of the last step, averaged over them, as metrics."""
         found = [m.statistics() for m in self.balanced]
-        return {f"experts.{name}": sum(s[name] for s in found) / len(found) for name in (found[0] if found else {})}
+        return {name: sum(s[name] for s in found) / len(found) for name in (found[0] if found else {})}
 
     def update_ema(self) -> None:
         """Move the average towards the weights; its decay grows to the full value over the first steps."""

@@ -77,10 +77,10 @@ def source() -> torch.Tensor:
 def test_width_one_is_greedy() -> None:
     ours, _ = marian()
     start = torch.full((6, 1), START)
-    steps = torch.stack(list(generate(ours.reading(source()), start, max_new_tokens=15, stop=END)), 1).tolist()
+    steps = torch.stack(list(generate(ours.generator(source()), start, max_new_tokens=15, stop=END)), 1).tolist()
     greedy = [row[: row.index(END)] if END in row else row for row in steps]
     for penalty in (0.0, 1.0):
-        found = beam_search(ours.reading(source()), start, Beam(1, penalty), max_new_tokens=15, stop=END)
+        found = beam_search(ours.generator(source()), start, Beam(1, penalty), max_new_tokens=15, stop=END)
         assert [row[0].tokens for row in found] == greedy
 
 
@@ -88,9 +88,9 @@ def test_width_one_is_greedy() -> None:
 def test_what_is_found_does_not_depend_on_the_batch_or_on_padding(width: int) -> None:
     ours, _ = marian()
     search: Any = {"max_new_tokens": 15, "stop": END}
-    together = beam_search(ours.reading(source()), torch.full((6, 1), START), Beam(width), **search)
+    together = beam_search(ours.generator(source()), torch.full((6, 1), START), Beam(width), **search)
     for row, found in zip(source(), together, strict=True):
-        alone = beam_search(ours.reading(row[row >= 0][None]), torch.tensor([[START]]), Beam(width), **search)[0]
+        alone = beam_search(ours.generator(row[row >= 0][None]), torch.tensor([[START]]), Beam(width), **search)[0]
         assert [h.tokens for h in alone] == [h.tokens for h in found]
         assert [h.score for h in alone] == pytest.approx([h.score for h in found], abs=1e-4)
 
@@ -106,7 +106,9 @@ def test_equals_the_beam_search_of_transformers(width: int) -> None:
         length_penalty=0.0, early_stopping=False, do_sample=False, num_return_sequences=width,
         return_dict_in_generate=True, output_scores=True,
     )  # fmt: skip
-    found = beam_search(ours.reading(tokens), torch.full((6, 1), START), Beam(width, 0.0), max_new_tokens=12, stop=END)
+    found = beam_search(
+        ours.generator(tokens), torch.full((6, 1), START), Beam(width, 0.0), max_new_tokens=12, stop=END
+    )
     texts = [[t for t in row[1:] if t not in (END, 29)] for row in want.sequences.tolist()]
     got = [h for row in found for h in row]
     assert [h.tokens for h in got] == texts

@@ -127,7 +127,7 @@ def test_networks_of_torchvision_by_name(name: str) -> None:
         theirs = torchvision.models.get_model(name, num_classes=3, **keywords)
     assert {n: t.shape for n, t in model.state_dict().items()} == {n: t.shape for n, t in theirs.state_dict().items()}
     assert model(torch.empty(2, 3, 64, 64, device="meta")).shape == (2, 3)
-    (head,) = model.head_names()  # type: ignore[operator]
+    (head,) = model.output_layers()
     assert any(n.startswith(head) and t.shape[0] == 3 for n, t in model.state_dict().items())
 
 

@@ -65,8 +65,8 @@ def test_the_bias_moves_by_the_real_tokens_of_the_whole_step() -> None:
         assert part.load.tolist() == counts
         mean = sum(counts) / 7
         assert part.statistics() == {
-            "load_max": pytest.approx(max(counts) / mean),
-            "idle": pytest.approx(sum(c == 0 for c in counts) / 7),
+            "experts.load_max": pytest.approx(max(counts) / mean),
+            "experts.idle": pytest.approx(sum(c == 0 for c in counts) / 7),
         }
         part.after_step()
         expected += torch.tensor([0.02 * ((mean > c) - (mean < c)) for c in counts])

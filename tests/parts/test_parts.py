@@ -124,7 +124,7 @@ def test_heads_that_do_not_fit_are_refused() -> None:
 
 
 def test_rotary_scores_depend_on_the_distance_alone() -> None:
-    part = RotaryOptions().build(8, 64)
+    part = RotaryOptions().rotary(8, 64)
     q, k = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
     scores = [float((part(q, Stream(t + 5)) * part(k, Stream(t))).sum()) for t in (0, 7, 40)]
     assert scores == pytest.approx([scores[0]] * 3, abs=1e-5)
@@ -164,7 +164,7 @@ def test_feed_forward_networks_equal_their_formulas() -> None:
 def test_alibi_slopes_and_ntk_scaling() -> None:
     assert alibi_slopes(8) == [2.0 ** -(i + 1) for i in range(8)]
     assert alibi_slopes(6) == pytest.approx([0.25, 0.0625, 0.015625, 0.00390625, 0.5, 0.125])  # the authors' code
-    plain, scaled = (RotaryOptions(scaling=s).build(16, 9) for s in (None, NTKScaling(factor=4.0)))
+    plain, scaled = (RotaryOptions(scaling=s).rotary(16, 9) for s in (None, NTKScaling(factor=4.0)))
     torch.testing.assert_close(scaled.cos[:, 0], plain.cos[:, 0])  # the fastest stays
     slow = torch.arange(9) * 10000.0 ** (-14 / 16) / 4
     torch.testing.assert_close(scaled.cos[:, 7], slow.cos())  # the slowest is divided by the factor

@@ -51,7 +51,7 @@ def reference_table(
 
 def table_is(options: RotaryOptions, width: int, rate: Tensor, size: float) -> None:
     """The cosines and sines are those of these angles, over LONG positions."""
-    part = options.build(width, LONG)
+    part = options.rotary(width, LONG)
     angle = torch.outer(torch.arange(LONG, dtype=torch.float64), rate.double())
     half = angle.shape[1]
     assert part.turned == 2 * half
@@ -75,7 +75,7 @@ def test_yarn_equals_transformers(mscales: dict[str, float], width: int, truncat
 
 def test_yarns_mscale_alone_is_the_authors() -> None:
     # transformers overlooks mscale where mscale_all_dim is not given; DeepSeek's own code takes 0 for it
-    part = RotaryOptions(scaling=YarnScaling(factor=4.0, trained=64, mscale=0.5)).build(8, 2)
+    part = RotaryOptions(scaling=YarnScaling(factor=4.0, trained=64, mscale=0.5)).rotary(8, 2)
     assert float(part.cos[0, 0]) == pytest.approx(0.05 * math.log(4) + 1)
 
 
@@ -90,7 +90,7 @@ def test_linear_and_ntk_scaling_of_a_part_of_the_channels(fraction: float) -> No
 
 
 def test_angles_of_far_positions_are_exact() -> None:
-    part = RotaryOptions(base=10000.0).build(6, 100_003)
+    part = RotaryOptions(base=10000.0).rotary(6, 100_003)
     for t in (99_999, 100_002):
         for i in range(3):
             angle = t * 10000 ** (-2 * i / 6)
@@ -181,7 +181,7 @@ def test_latent_attention_with_yarn_equals_deepseek_v3(mscale: dict[str, float],
 
 @pytest.mark.parametrize("heads", [1, 2, 3, 5, 6, 7, 8, 12, 20])
 def test_alibi_equals_bloom(heads: int) -> None:
-    part = AlibiOptions().build(heads, True)
+    part = AlibiOptions().bias(heads, True)
     for queries, keys in ((1, 1), (9, 9), (2, 9)):
         got = part(queries, keys)
         ramp = build_alibi_tensor(torch.ones(1, keys), heads, torch.float32).view(heads, 1, keys)  # slope * j
@@ -199,10 +199,10 @@ def test_t5_buckets_equal_transformers_or_are_refused(causal: bool, buckets: int
     exact = (buckets if causal else buckets // 2) // 2
     if exact < 1 or max_distance <= exact:  # theirs divides by zero, or counts downwards
         with pytest.raises(ValueError, match=r"position\.(buckets|max_distance)"):
-            options.build(3, causal)
+            options.bias(3, causal)
         return
     back = torch.arange(0 if causal else -60, 61)
-    got = options.build(3, causal).bucket(back)
+    got = options.bias(3, causal).bucket(back)
     want = T5Attention._relative_position_bucket(-back, not causal, buckets, max_distance)
     assert torch.equal(got, want)
     assert int(got.max()) < buckets

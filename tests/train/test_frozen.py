@@ -122,7 +122,7 @@ class Odd(nn.Module):
         self.head = nn.Linear(4, 2)
         self.header = nn.Linear(4, 2)
 
-    def head_names(self) -> tuple[str, ...]:
+    def output_layers(self) -> tuple[str, ...]:
         return ("head",)
 
 

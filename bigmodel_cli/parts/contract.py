@@ -1,0 +1,74 @@
+"""What a part may be beside a module: what those above ask of all parts of a model, and who of them answers.
+
+A part, a plugin's too, takes part in one of these by having its attributes and methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, Protocol, runtime_checkable
+
+from bigmodel_cli.config import Options
+from bigmodel_cli.lazy import Module, Tensor, torch
+
+
+@runtime_checkable
+class CountsSteps(Protocol):
+    """A part that counts what passes it within a step, such as a mixture of experts the load of each."""
+
+    auxiliary: Tensor | None  # what is added to the mean loss of the micro-batch at hand
+
+    def after_step(self) -> None:
+        """The weights have moved, and a new step begins."""
+
+    def forget_step(self) -> None:
+        """The step changed nothing, and is made anew."""
+
+    def statistics(self) -> dict[str, float]:
+        """What there is to say of the step at hand, as metrics by their names."""
+
+
+@runtime_checkable
+class Attends(Protocol):
+    """A part that hands its attention weights (B, H, T, S) to a probe while one is set."""
+
+    probe: Callable[[Tensor], None] | None
+
+
+def counting_steps(model: Module, still: Collection[str] = ()) -> list[CountsSteps]:
+    """The parts that count, without those that are `still`, by their names."""
+    return [m for name, m in model.named_modules() if name not in still and isinstance(m, CountsSteps)]
+
+
+def attending(model: Module) -> dict[str, Attends]:
+    """The parts that attend, by their names."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, Attends)}
+
+
+def is_limited(model: Module) -> bool:
+    """Whether a part has a table or a cache of `max_len` positions, beyond which nothing can be generated."""
+    return any(getattr(m, "limited", False) for m in model.modules())
+
+
+def has_table(model: Module) -> bool:
+    """Whether a part has a table of `max_len` positions."""
+    return any(getattr(m, "has_table", False) for m in model.modules())
+
+
+def looks_ahead(options: Options) -> bool:
+    """Whether a mixer's options say that positions see those after them: `causal: false`."""
+    return dict(options).get("causal") is False
+
+
+def selected(kept: Any, rows: Tensor) -> Any:
+    """What a part keeps in a cache, of these rows: tensors have the row first, and an object may `select` by itself."""
+    if torch.is_tensor(kept):
+        return kept[rows]
+    if hasattr(kept, "select"):
+        kept.select(rows)
+    elif isinstance(kept, dict):
+        return {name: selected(value, rows) for name, value in kept.items()}
+    else:
+        for name, value in getattr(kept, "__dict__", {}).items():
+            setattr(kept, name, selected(value, rows))
+    return kept
