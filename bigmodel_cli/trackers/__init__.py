@@ -10,15 +10,19 @@ from pydantic import Field
 
 from bigmodel_cli.plugins import extend
 from bigmodel_cli.trackers.base import AnyTrackerOptions, TrackedRun, Tracker, figures
+from bigmodel_cli.trackers.mlflow import MLflowOptions
 from bigmodel_cli.trackers.tensorboard import TensorBoardOptions
+from bigmodel_cli.trackers.wandb import WandbOptions
 
-TRACKERS: dict[str, type[AnyTrackerOptions]] = {"tensorboard": TensorBoardOptions}
+TRACKERS: dict[str, type[AnyTrackerOptions]] = {
+    "tensorboard": TensorBoardOptions,
+    "wandb": WandbOptions,
+    "mlflow": MLflowOptions,
+}
 extend({"tracker": TRACKERS})
 
 if TYPE_CHECKING:
     TrackerOptions: TypeAlias = AnyTrackerOptions
-elif len(TRACKERS) == 1:
-    TrackerOptions = TensorBoardOptions
 else:
     TrackerOptions = Annotated[functools.reduce(operator.or_, TRACKERS.values()), Field(discriminator="type")]
 

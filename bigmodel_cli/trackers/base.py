@@ -42,6 +42,35 @@ class Tracker:
         """Finish what is written; `done`: the training came to its end."""
 
 
+class Service(Tracker):
+    """A tracker that knows a run by an id, which is kept in the run's directory, and cannot take records back."""
+
+    def __init__(self, run: TrackedRun, type: str) -> None:
+        self.run, self.type = run, type
+        self.file = run.path / f"{type}.id"
+        self.known = self.file.exists()  # there may be records
+
+    def id(self, make: Callable[[], str]) -> str:
+        """The run's id; one that is made now is kept."""
+        if not self.known:
+            self.file.write_text(f"{make()}\n", encoding="utf-8")
+        return self.file.read_text(encoding="utf-8").strip()
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Send the finite numbers of a record."""
+        if values := figures(record):
+            self.known = True
+            self.send(values, record["step"])
+
+    def send(self, values: dict[str, float], step: int) -> None:
+        """Send numbers of one step."""
+
+    def cut(self, step: int) -> None:
+        """Say that records cannot be taken back."""
+        if self.known:
+            self.run.tell(f"{self.type}: what it has of steps after {step} stays beside the new: it takes nothing back")
+
+
 class AnyTrackerOptions(Options):
     """Options of a tracker. Each class has a `type` of its own."""
 
