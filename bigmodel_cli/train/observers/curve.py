@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bigmodel_cli.pictures import new_figure
 from bigmodel_cli.rundir import MetricsLog
 from bigmodel_cli.train.observers.base import Observer
 
@@ -48,9 +49,6 @@ def draw_curve(metrics: Path, picture: Path, metric: str) -> None:
 
     Validations in which a figure was not a finite number are left out of its line.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     training = [(r["step"], r["loss"]) for r in records if "loss" in r]
     validation, judged = (
@@ -59,8 +57,7 @@ def draw_curve(metrics: Path, picture: Path, metric: str) -> None:
     )
     if not training and not validation and not judged:
         return
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure((8, 4.5))
     axes = figure.add_subplot()
     if training:
         axes.plot(*zip(*training, strict=True), color="#9db4c8", linewidth=1, label="training loss")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from bigmodel_cli.train.loop import Run
 
 LIMIT = 30.0
-"""Seconds that the end of a run waits for a tracker."""
+LIMIT_STOPPED = 10.0
+"""Seconds that the end of a run waits for its trackers, and that of a run that was stopped: schedulers do not wait long."""
 
 
 class Tracked(Recorder):
@@ -28,7 +30,8 @@ class Tracked(Recorder):
         self.thread: threading.Thread | None = None
         self.calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self.remarks: SimpleQueue[str] = SimpleQueue()  # a thread tells nothing by itself: it would break the bar
-        self.failed = self.done = False
+        self.failed = False
+        self.until = 0.0  # when the end stops waiting; 0 before the end
 
     def on_start(self, run: Run) -> None:
         """Make the tracker, and let it begin."""
@@ -54,24 +57,29 @@ class Tracked(Recorder):
         self._tell()
 
     def on_end(self, run: Run) -> None:
-        """The training came to its end."""
-        self.done = True
+        """Let the tracker finish, while the run shows its results."""
+        self._finish(True, LIMIT)
 
     def close(self) -> None:
-        """Let the tracker finish, but wait no longer than the limit."""
+        """Wait for the tracker to finish, but no longer than the limit."""
         thread, self.thread = self.thread, None
         if thread is None:
             return
-        self.calls.put(lambda: self.tracker.close(self.done))
-        self.calls.put(None)
-        thread.join(LIMIT)
+        self._finish(False, LIMIT_STOPPED)
+        thread.join(max(0.0, self.until - time.monotonic()))
         if thread.is_alive():
             self.failed = True
             self.remarks.put(
-                f"warning: train.trackers: {self._name}: not finished within {LIMIT:.0f} s; the run ends without waiting "
-                f"for {self.tracker.what}"
+                f"warning: train.trackers: {self._name}: not finished in time; the run ends without waiting for "
+                f"{self.tracker.what}"
             )
         self._tell()
+
+    def _finish(self, done: bool, limit: float) -> None:
+        if not self.until:
+            self.until = time.monotonic() + limit
+            self.calls.put(lambda: self.tracker.close(done))
+            self.calls.put(None)
 
     @property
     def _name(self) -> str:
