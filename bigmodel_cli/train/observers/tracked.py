@@ -16,7 +16,7 @@ from bigmodel_cli.train.observers.base import Recorder
 if TYPE_CHECKING:
     from bigmodel_cli.train.loop import Run
 
-LIMIT = 30.0
+LIMIT = 60.0
 LIMIT_STOPPED = 10.0
 """Seconds that the end of a run waits for its trackers, and that of a run that was stopped: schedulers do not wait long."""
 
