@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
+MOST_AT_EXIT = 20.0
+"""Seconds that packages have for what they do when the process ends."""
+
 
 def main() -> NoReturn:
     """Run `bigmodel` with the process's arguments and leave with its status."""
@@ -182,7 +185,11 @@ def _leave(status: int) -> NoReturn:
             stream.flush()
     import atexit
 
-    atexit._run_exitfuncs()
+    ending = threading.Thread(
+        target=atexit._run_exitfuncs, daemon=True
+    )  # that of a package may hang (a tracker's upload)
+    ending.start()
+    ending.join(MOST_AT_EXIT)
     os._exit(status)
 
 

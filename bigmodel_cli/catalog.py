@@ -19,6 +19,7 @@ from bigmodel_cli.outputs import check_output, write_output
 from bigmodel_cli.parts import FFNS, MIXERS, NORMS, POSITIONS
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import TASKS
+from bigmodel_cli.trackers import TRACKERS
 
 
 def catalog() -> dict[str, dict[str, str]]:
@@ -32,6 +33,7 @@ def catalog() -> dict[str, dict[str, str]]:
         "task": TASKS,
         "data": {name: options for name, (options, _) in SOURCES.items()},
         "optimizer": describe_optimizers(),
+        "tracker": TRACKERS,
     }
     for name, options in _typed_options(Spec, []):
         if not any(options.keys() <= table.keys() for table in tables.values()):

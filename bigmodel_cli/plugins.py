@@ -1,17 +1,19 @@
-"""Parts from a user's own files, named on the command line with --plugin (never from YAML: reading a spec runs no code).
+"""Parts and trackers from a user's own files, named on the command line with --plugin (never from YAML, which runs no code).
 
 A plugin is a Python file with options classes, each a subclass of `bigmodel_cli.config.Options` with a `type` of its own and a
-`build` method, and a table `PARTS = {"mixer": [...], "ffn": [...], "norm": [...], "position": [...]}` of those it adds.
+`build` method, and a table `PARTS = {"mixer": [...], "ffn": [...], "norm": [...], "position": [...], "tracker": [...]}` of those
+it adds.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -29,6 +31,8 @@ VARIABLE = "BIGMODEL_PLUGINS"
 It is a list in JSON of pairs: the path as it was given, for messages, and the absolute one.
 """
 
+SLOTS = ("mixer", "ffn", "norm", "position", "tracker")
+"""What plugins may add to."""
 
 _ORIGINS: dict[type[Options], tuple[str, Path]] = {}
 
@@ -66,7 +70,7 @@ def needed_plugins(recorded: Any) -> dict[str, str]:
     names = [name for name in recorded if isinstance(name, str)] if isinstance(recorded, list) else []
     options = " ".join(f"--plugin {name}" for name in names)
     text = f"this spec was made with {options}: give it" if names else "a part of your own needs --plugin FILE"
-    return dict.fromkeys(("mixer", "ffn", "norm", "position"), text)
+    return dict.fromkeys([*SLOTS, "trackers"], text)
 
 
 def missing_plugins(recorded: Any) -> list[str]:
@@ -94,13 +98,13 @@ def name_plugins(paths: list[Path], option: str = "--plugin ") -> None:
         os.environ[VARIABLE] = json.dumps([[str(path), str(path.resolve())] for path in paths])
 
 
-def extend(tables: dict[str, dict[str, type[Options]]]) -> None:
-    """Add the parts of every named file to the tables."""
+def extend(tables: Mapping[str, dict[str, Any]]) -> None:
+    """Add to the tables what every named file has for them; what it has for others they take themselves."""
     for text, absolute in json.loads(os.environ.get(VARIABLE) or "[]"):
         for slot, found in _load(text, Path(absolute)).items():
-            if slot not in tables:
-                raise SpecError(f"{text}: PARTS: no slot {slot!r}{did_you_mean(slot, tables)}")
-            for options in found:
+            if slot not in SLOTS:
+                raise SpecError(f"{text}: PARTS: no slot {slot!r}{did_you_mean(slot, SLOTS)}")
+            for options in found if slot in tables else ():
                 name = _name(text, options)
                 if name in tables[slot]:
                     raise SpecError(f"{text}: a {slot} of type {name!r} is there already; choose another name")
@@ -108,6 +112,7 @@ def extend(tables: dict[str, dict[str, type[Options]]]) -> None:
                 _ORIGINS[options] = (slot, Path(text))
 
 
+@functools.cache
 def _load(name: str, path: Path) -> dict[str, list[Any]]:
     """The file's table; `name` stands for the path in messages. Raises `SpecError` for a file that does not run or has none."""
     spec = importlib.util.spec_from_file_location(f"bigmodel_plugin_{path.stem}", path)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, Options, Positive, Probability, Seed, Steps
 from bigmodel_cli.optim import AdamWOptions, OptimizerOptions
 from bigmodel_cli.schedule import Schedule
+from bigmodel_cli.trackers import TrackerOptions
 
 VALIDATION_TOKENS = 1 << 14
 """Tokens at once in a validation, where training has not more of them."""
+
+
+OLD_NAMES = {"tensorboard": "tensorboard"}
+"""Options of older specs and checkpoints that were true or false, each with the tracker that stands for true."""
 
 
 class RewindOptions(Options):
@@ -84,7 +89,21 @@ class TrainOptions(Options):
         description="go back to the last checkpoint where the loss of a step jumps, and past the batches that led there; "
         "{} for the usual bounds, null for never",
     )
-    tensorboard: bool = Field(False, description="write TensorBoard event files as well")
+    trackers: list[TrackerOptions] = Field([], description="where the records of metrics.jsonl go as well")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, values: Any) -> Any:
+        """What older specs and checkpoints give, as it is given today."""
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        for name in OLD_NAMES.keys() & values.keys():
+            if isinstance(values[name], bool):
+                item, here = OLD_NAMES[name], values.get("trackers") or []
+                if values.pop(name) and item not in here and {"type": item} not in here:
+                    values["trackers"] = [*here, item]
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainOptions:
@@ -94,6 +113,9 @@ class TrainOptions(Options):
             raise ValueError("give either validate_every or validate_epochs, not both")
         if self.average_last is not None and self.patience is not None:
             raise ValueError("average_last takes the newest checkpoints and patience the best one; give one of them")
+        kinds = [tracker.type for tracker in self.trackers]
+        if twice := [kind for kind in kinds if kinds.count(kind) > 1]:
+            raise ValueError(f"trackers: {twice[0]} is given twice")
         if self.micro_batch is not None and self.batch % self.micro_batch:
             name = "batch_size" if self.batch_tokens is None else "batch_tokens"
             raise ValueError(f"{name} {self.batch} is not a multiple of micro_batch {self.micro_batch}")

@@ -189,15 +189,14 @@ class RunDirectory:
         _locks.discard(self.descriptor)
         os.close(self.descriptor)
 
-    def begin(self, spec: str, step: int, rewinds: int = 0) -> None:
-        """Record the resolved spec, and cut the log to the step that training goes on from. Raises `ResourceError`."""
+    def begin(self, spec: str, step: int) -> None:
+        """Record the resolved spec, and the step that training goes on from. Raises `ResourceError`."""
         try:
             _replace(self.path / SPEC, spec)
             sync(self.path.parent)
         except OSError as error:
             raise ResourceError(f"{self.path}: cannot be written: {os.strerror(error.errno or 0)}") from None
         self.begun = self.recording = True
-        self.metrics.cut(step, rewinds)
         self.write_status("running", 0, "", step)
 
     def failed(self, state: str, code: int, message: str) -> None:

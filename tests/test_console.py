@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 from bigmodel_cli.console import one_line, result, result_record, strict_json, visible
-from bigmodel_cli.train.report import Reporter
+from bigmodel_cli.train.observers.progress import Progress
 
 DRIVING = {
     "escape": "\x1b]52;c;aGk=\x07",
@@ -82,9 +82,10 @@ def test_lines_above_the_progress_bar_are_text_without_markup(monkeypatch: pytes
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
-    reporter = Reporter(3, 0, "samples")
-    reporter.line("[red]x[/red] :smile: \x1b]52;c;aGk=\x07 \u202e")
-    reporter.close()
+    progress = Progress()
+    progress.open_bar(0)
+    progress.on_message("[red]x[/red] :smile: \x1b]52;c;aGk=\x07 \u202e")
+    progress.close()
     assert "[red]x[/red] :smile: \\x1b]52;c;aGk=\\x07 \\u202e" in terminal.getvalue()
 
 

@@ -43,7 +43,7 @@ FLOORS = {
     "overrides": 1,
     "parts": 1,
     "metrics": 1,
-    **dict.fromkeys(["models", "data", "tasks", "checkpoints", "optim", "schedule", "rundir"], 2),
+    **dict.fromkeys(["models", "data", "tasks", "checkpoints", "optim", "schedule", "rundir", "trackers"], 2),
     **dict.fromkeys(["spec", "recipe", "promises"], 3),
     **dict.fromkeys(
         [

@@ -19,6 +19,8 @@ Cli = Callable[..., Result]
     ("package", "extra", "changes"),
     [
         ("tensorboard", "tensorboard", ["train.tensorboard=true"]),
+        ("wandb", "wandb", ["train.trackers=[tensorboard, wandb]"]),
+        ("mlflow", "mlflow", ["train.trackers=[{type: mlflow, uri: 'sqlite:///m.db'}]"]),
         ("sklearn", "digits", ["data={type: digits}"]),
         ("pyarrow", "parquet", ["data={type: parquet_images, train: [a.parquet]}"]),
         ("soundfile", "audio", ["data={type: audio, files: [a_1.flac], pattern: '(?P<label>a)_', seconds: 0.1}"]),

@@ -114,8 +114,8 @@ def test_what_is_no_number(written: str) -> None:
 
 
 def test_no_is_a_string_and_only_true_and_false_are_booleans() -> None:
-    (message,) = faults(DECODER + "  tensorboard: no\n")
-    assert "train.tensorboard: 'no' is not true or false; write false" in message
+    (message,) = faults(DECODER + "  optimizer: {type: sgd, nesterov: no}\n")
+    assert "train.optimizer.nesterov: 'no' is not true or false; write false" in message
 
 
 def numeric_fields(schema: dict[str, Any], spec: dict[str, Any]) -> Iterator[str]:

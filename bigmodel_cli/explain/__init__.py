@@ -147,7 +147,8 @@ def _what(tree: _Tree, place: _Place, faults: list[Any]) -> str:
         )
     if kind == "union_tag_invalid":
         tags, tag = types_at(options, location), str(context["tag"])
-        note = tree.notes.get(place.path[-1].rpartition("_")[2])
+        slot = next(part for part in reversed(place.path) if not part.isdecimal())  # of an item that of its list
+        note = tree.notes.get(slot.rpartition("_")[2])
         hint = did_you_mean(tag, tags) or _none(options, place, tag)
         hint += f"; {note}" if note else ""
         return f"unknown type {shown(tag)}; one of {', '.join(tags)}{hint}"

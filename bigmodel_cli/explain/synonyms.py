@@ -43,7 +43,7 @@ _TARGETS = {
     "train.keep_best": "save_top_k keep_best_ckpts",
     "train.average_last": "average_checkpoints swa checkpoint_average",
     "train.patience": "early_stopping early_stop early_stopping_patience early_stopping_rounds",
-    "train.tensorboard": "log_dir tensorboard_dir report_to tensorboard_logdir",
+    "train.trackers": "log_dir tensorboard_dir report_to tensorboard_logdir tensorboard logger loggers wandb mlflow",
     "init.checkpoint": "pretrained pretrained_model checkpoint_path from_pretrained init_from load_from "
     "model_name_or_path restore_file load_model",
     "init.freeze": "frozen freeze_layers trainable",

@@ -57,7 +57,9 @@ def check_plugin(file: Path, overrides: Sequence[str]) -> list[Checked]:
 
     Raises `SpecError` for an override that none has, and for options without a value.
     """
-    types = [(slot, options) for slot, options, _ in plugin_types()]
+    types = [(slot, options) for slot, options, _ in plugin_types() if slot != "tracker"]
+    if not types:
+        raise SpecError(f"{file}: has no part to try: trackers promise nothing that could be tried here")
     names = {name for _, options in types for name in options.model_fields}
     for override in overrides:
         name = override.partition("=")[0].partition(".")[0]

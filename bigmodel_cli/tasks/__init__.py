@@ -13,6 +13,7 @@ from pydantic import Field
 
 from bigmodel_cli.config import NO_FACTS, Facts
 from bigmodel_cli.lazy import Module, Tensor
+from bigmodel_cli.tasks.base import Pictures
 from bigmodel_cli.tasks.causal_lm import CausalLMOptions
 from bigmodel_cli.tasks.classification import ClassificationOptions, inputs_of
 from bigmodel_cli.tasks.ctc import CTCOptions, transcribe
@@ -81,6 +82,7 @@ __all__ = [
     "MaskedImage",
     "MaskedImageOptions",
     "MaskedLMOptions",
+    "Pictures",
     "Scores",
     "Task",
     "TaskOptions",

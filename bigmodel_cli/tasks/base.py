@@ -2,8 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from bigmodel_cli.config import Facts, Options
-from bigmodel_cli.lazy import Tensor
+from bigmodel_cli.lazy import Module, Tensor
+
+
+@dataclass(frozen=True)
+class SampleText:
+    """Text that shows what a model has learnt: what it continues, with how many tokens, at which temperature."""
+
+    prompt: str
+    tokens: int
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images that show what a model has learnt: `rows(model, batch)` gives images (B, C, H, W), normalised, by their title.
+
+    They are drawn as `file`.png; the line that tells of it is the title, the path and the note.
+    """
+
+    file: str
+    title: str
+    note: str
+    rows: Callable[[Module, dict[str, Tensor]], dict[str, Tensor]]
 
 
 class AnyTaskOptions(Options):
@@ -12,6 +37,14 @@ class AnyTaskOptions(Options):
     def notes(self, facts: Facts) -> list[str]:
         """What is to be said before training on data of which these are the facts."""
         return []
+
+    def sample(self) -> SampleText | None:
+        """The text that a finished training shows; None where the task is not to write any."""
+        return None
+
+    def pictures(self) -> Pictures | None:
+        """The images that a finished training shows; None where there are none."""
+        return None
 
 
 class CountsSamples:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from bigmodel_cli.config import NO_FACTS, PADDING, Facts, NonNegative, Probability
 from bigmodel_cli.lazy import Module, Tensor
-from bigmodel_cli.tasks.base import AnyTaskOptions
+from bigmodel_cli.tasks.base import AnyTaskOptions, SampleText
 from bigmodel_cli.tasks.loss import cross_entropy, judged
 
 
@@ -27,6 +27,12 @@ class CausalLMOptions(AnyTaskOptions):
     def build(self, facts: Facts = NO_FACTS) -> CausalLM:
         """The task."""
         return CausalLM(self)
+
+    def sample(self) -> SampleText | None:
+        """A continuation of the prompt, unless it is to have no tokens."""
+        if not self.sample_tokens:
+            return None
+        return SampleText(self.sample_prompt, self.sample_tokens, self.sample_temperature)
 
 
 class CausalLM:

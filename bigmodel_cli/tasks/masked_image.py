@@ -10,7 +10,7 @@ from bigmodel_cli.config import NO_FACTS, Facts
 from bigmodel_cli.draw import KEY, draw
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
-from bigmodel_cli.tasks.base import AnyTaskOptions, CountsSamples
+from bigmodel_cli.tasks.base import AnyTaskOptions, CountsSamples, Pictures
 
 ORDER = 4
 """The stream of a row's random numbers that puts its patches in order."""
@@ -28,6 +28,11 @@ class MaskedImageOptions(AnyTaskOptions):
     def build(self, facts: Facts = NO_FACTS) -> MaskedImage:
         """The task."""
         return MaskedImage(self)
+
+    def pictures(self) -> Pictures | None:
+        """Images, what the model sees of them, and what it makes of that."""
+        note = ", each hidden patch at its true mean and deviation, which the loss does not ask for"
+        return Pictures("rebuilt", "rebuilt images", note if self.normalize else "", MaskedImage(self).rows)
 
     def visible(self, patches: int) -> int:
         """How many of so many patches stay visible. Raises `SpecError` where that is none or all."""
@@ -94,6 +99,12 @@ class MaskedImage(CountsSamples):
         gone = torch.zeros(hidden.shape[0], pixels.shape[1], 1, dtype=torch.bool, device=images.device)
         gone = gone.scatter(1, hidden[..., None], True)  # (B, N, 1)
         return model_.unpatchify(pixels.masked_fill(gone, 0.0)), model_.unpatchify(torch.where(gone, rebuilt, pixels))
+
+    def rows(self, model: Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Images (B, C, H, W) by their title: as they are, what is seen of them, and what is made of that."""
+        seen, rebuilt = self.rebuild(model, batch)
+        last = "rebuilt at\ntrue mean,\ndeviation" if self.options.normalize else "rebuilt"
+        return {"image": batch["image"], "seen": seen, last: rebuilt}
 
     def errors(self, model: Module, images: Tensor, ranks: Tensor) -> Tensor:
         """(B,)   each image's mean squared error over its hidden patches, all but the K of lowest rank."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from bigmodel_cli.scoring import judge, values_of
 from bigmodel_cli.tasks import Task
 from bigmodel_cli.train.feed import Feed
 from bigmodel_cli.train.keeping import Keeping
-from bigmodel_cli.train.report import Reporter, TensorBoard, shown_metrics
+from bigmodel_cli.train.observers import Observer
 from bigmodel_cli.train.rewind import go_back, spiked
 from bigmodel_cli.train.signals import Interrupted, Signals
 from bigmodel_cli.train.smaller import fitted
@@ -49,7 +49,8 @@ class Run:
     signals: Signals
     total: int
     resume_command: str
-    tensorboard: TensorBoard | None = None
+    observers: Observer
+    news: Sequence[dict[str, Any]] = ()  # records from before the first step
     compiling: bool = False  # the step in progress is the first one, which is compiled: that takes minutes
 
     @property
@@ -66,6 +67,10 @@ class Run:
     def device(self) -> torch.device:
         """Where it is computed."""
         return self.loaded.device
+
+    def say(self, text: str) -> None:
+        """Tell whoever watches."""
+        self.observers.on_message(text)
 
     @property
     def interval(self) -> int | None:
@@ -107,24 +112,51 @@ def fit(run: Run) -> Path:
     Raises `Stopped` after a signal (a checkpoint is saved) and `NumericsError` where the loss or a gradient is not finite
     (the weights are those before that step, and nothing of it is saved).
     """
-    reporter = Reporter(run.total, run.state.step, run.task.unit)
     try:
-        path = _train(run, reporter)
+        with run.signals.held():
+            _start(run)
+        path = _train(run)
+        run.feed.close()
+        _end(run)
+    finally:
+        run.feed.close()
+        run.observers.close()
+    return path
+
+
+def _start(run: Run) -> None:
+    run.observers.on_start(run)
+    run.observers.cut(run.state.step, run.state.rewinds)
+    for record in run.news:
+        run.observers.on_event(record)
+
+
+def _end(run: Run) -> None:
+    """Show what the run has led to; a signal ends that, and the run's result stands."""
+    try:
+        failpoint("train.showing")
+        with run.state.averaged():
+            run.observers.on_end(run)
+        run.observers.close()
+    except Interrupted:
+        run.signals.stopping()
+        run.say("stopped by a signal after the end of the training: what is shown at the end is left out")
+
+
+def _train(run: Run) -> Path:
+    """Train to the end; a signal saves a checkpoint on the way out, but in the middle of a step."""
+    try:
+        return _steps(run)
     except Interrupted as stop:
         if run.compiling:  # there is nothing new to save, and the state is in the middle of a step
             raise
         run.signals.stopping()
         path = save(run)
-        reporter.close()
         message = f"stopped at step {run.state.step} of {run.total}; checkpoint {path}; to go on: {run.resume_command}"
         raise Stopped(message, stop.number) from None
-    finally:
-        run.feed.close()
-        reporter.close()
-    return path
 
 
-def _train(run: Run, reporter: Reporter) -> Path:
+def _steps(run: Run) -> Path:
     options, state = run.options, run.state
     interval, saving = run.interval, run.keeping.saving
     watch = Stopwatch()
@@ -142,9 +174,9 @@ def _train(run: Run, reporter: Reporter) -> Path:
         due = done >= run.total or (interval is not None and done % interval == 0)
         validating = bool(done) and run.validation is not None and due and str(done) not in state.scores
         with watch.paused():
-            metrics = _measured(run, reporter) if validating else None
+            metrics = _measured(run) if validating else None
             with run.signals.held():
-                better = metrics is not None and _noted(run, reporter, metrics)
+                better = metrics is not None and _noted(run, metrics)
                 impatient = options.patience is not None and state.since_best >= options.patience
                 reached = done > started and (
                     done == run.total or impatient or (saving is not None and done % saving == 0)
@@ -152,35 +184,35 @@ def _train(run: Run, reporter: Reporter) -> Path:
                 if better or reached or (validating and done == started):
                     path = save(run, better)
         if impatient:
-            reporter.line(f"stopping early: {state.since_best} validations without a better {run.task.metric}")
+            run.say(f"stopping early: {state.since_best} validations without a better {run.task.metric}")
         if impatient or done >= run.total:
             break
         run.compiling = options.compile == "on" and state.step == started
         with run.signals.held(), run.signals.let() if run.compiling else contextlib.nullcontext():
             with run.signals.let() if run.feed.workers else contextlib.nullcontext():  # one may hang
                 micro_batches = next(batches)
-            if not _step(run, reporter, watch, micro_batches):
+            if not _step(run, watch, micro_batches):
                 batches = run.feed.steps(state.batch, run.total + state.passed)
                 started = state.step
         run.compiling = False
         if state.step == run.total and state.loss_scale.skipped:
-            _sum_up_overflows(run, reporter)
+            _sum_up_overflows(run)
     with run.signals.held():
         batches.close()  # with its loader workers: what a signal raises where Python cleans up is lost, with a traceback
     path = path or checkpoints.find(run.directory.path)
     if options.patience is not None and run.validation is not None and state.best is None:
-        reporter.line(f"{run.task.metric} was not a finite number in any validation; the result is the last checkpoint")
+        run.say(f"{run.task.metric} was not a finite number in any validation; the result is the last checkpoint")
     elif options.patience is not None and state.best is not None:
         path = checkpoints.find(run.directory.checkpoints / "best")
         with run.signals.held():
             checkpoints.mark(run.directory.checkpoints, "last", path)  # the run's name stands for its result
         return path
     if options.average_last is not None:
-        return save_average(run, reporter)
+        return save_average(run)
     return path
 
 
-def _step(run: Run, reporter: Reporter, watch: Stopwatch, micro_batches: list[dict[str, Tensor]]) -> bool:
+def _step(run: Run, watch: Stopwatch, micro_batches: list[dict[str, Tensor]]) -> bool:
     """One step of the run, and its record where one is due; False where the run went back instead (train.rewind)."""
     options, state = run.options, run.state
     failpoint("train.step")
@@ -192,42 +224,42 @@ def _step(run: Run, reporter: Reporter, watch: Stopwatch, micro_batches: list[di
         options,
         micro_batches,
         lambda parts: train_step(state, run.task, options, parts, run.device, lr),
-        lambda text: reporter.line(f"step {state.step + 1}: {text}"),
+        lambda text: run.say(f"step {state.step + 1}: {text}"),
     )
     if state.division.at(state.batch) != pieces:
         state.division.write(run.directory)
     if state.batch in state.division.pieces:
-        _record(run, {"step": state.step + 1, "micro_batch": options.micro // state.division.pieces[state.batch]})
+        run.observers.on_event(
+            {"step": state.step + 1, "micro_batch": options.micro // state.division.pieces[state.batch]}
+        )
     if options.rewind is not None and spiked(options.rewind, state, result):
-        _record(run, go_back(options.rewind, state, run.directory, run.keeping, result, reporter.line))
+        run.observers.on_event(go_back(options.rewind, state, run.directory, run.keeping, result, run.observers))
         return False
     if not result.finite:
-        _note_overflow(run, reporter, result)
+        _note_overflow(run, result)
     state.step += 1
     watch.count += result.size
     if result.finite:
         state.loss_sum, state.loss_count = state.loss_sum + result.loss_sum, state.loss_count + result.count
     if state.step % options.log_every == 0 or state.step == run.total:
-        _log(run, reporter, watch, lr, result)
+        _log(run, watch, lr, result)
     if result.finite:
         state.after_step()
     return True
 
 
-def save_average(run: Run, reporter: Reporter) -> Path:
+def save_average(run: Run) -> Path:
     """Commit the mean of the newest checkpoints' weights (Vaswani et al. 2017, section 6.1) as `average`, and let `last` be it."""
     newest = run.keeping.averaged(run.directory.checkpoints, run.state.scores)
     contents = run.contents(run.state)
     contents.model = checkpoints.mean_weights([checkpoints.read(path, train_state=False).model for path in newest])
-    reporter.line(
-        f"averaging the weights of the last {len(newest)} checkpoints, from step {newest[0].name[5:].lstrip('0')}"
-    )
+    run.say(f"averaging the weights of the last {len(newest)} checkpoints, from step {newest[0].name[5:].lstrip('0')}")
     if run.validation is not None:
         with run.signals.held(), run.state.holding(contents.model), run.signals.let():
-            metrics = _measured(run, reporter)
+            metrics = _measured(run)
     with run.signals.held():
         if run.validation is not None:
-            _told(run, reporter, metrics, averaged=len(newest))
+            _told(run, metrics, averaged=len(newest))
         path = checkpoints.save(run.directory.checkpoints, contents, "average")
         checkpoints.mark(run.directory.checkpoints, "last", path)
     return path
@@ -244,19 +276,19 @@ def _numerics_message(run: Run, result: StepResult) -> str:
     )
 
 
-def _note_overflow(run: Run, reporter: Reporter, result: StepResult) -> None:
+def _note_overflow(run: Run, result: StepResult) -> None:
     """A step whose loss or gradient is not finite: an error, but where a lower loss scale may help (fp16); said the first time."""
     scale = run.state.loss_scale
     if not scale.dynamic or scale.stuck >= HOPELESS:
         raise NumericsError(_numerics_message(run, result))
     if scale.skipped == 1:
-        reporter.line(
+        run.say(
             f"step {run.state.step + 1}: overflow in fp16; this step changed nothing, and the loss scale falls to "
             f"{scale.value:,.0f} (this is said once; metrics.jsonl counts such steps as skipped)"
         )
 
 
-def _sum_up_overflows(run: Run, reporter: Reporter) -> None:
+def _sum_up_overflows(run: Run) -> None:
     """Say how many steps of the whole run changed nothing. Raises `NumericsError` where not one did."""
     state = run.state
     if state.optimizer.steps == 0:
@@ -264,10 +296,10 @@ def _sum_up_overflows(run: Run, reporter: Reporter) -> None:
             f"none of the {state.step:,} steps changed anything: each overflowed in fp16, whose loss scale fell to "
             f"{state.loss_scale.value:,.0f}; train longer, or compute in train.precision: bf16 or fp32"
         )
-    reporter.line(f"fp16: {state.loss_scale.skipped:,} of {state.step:,} steps overflowed and changed nothing")
+    run.say(f"fp16: {state.loss_scale.skipped:,} of {state.step:,} steps overflowed and changed nothing")
 
 
-def _log(run: Run, reporter: Reporter, watch: Stopwatch, lr: float, result: StepResult) -> None:
+def _log(run: Run, watch: Stopwatch, lr: float, result: StepResult) -> None:
     """Write a record of the steps since the last one, and show it; without a loss where all of them overflowed."""
     state = run.state
     synchronize(run.device)
@@ -285,25 +317,24 @@ def _log(run: Run, reporter: Reporter, watch: Stopwatch, lr: float, result: Step
         "elapsed": state.elapsed,
         **({"skipped": scale.skipped, "loss_scale": scale.value} if scale.dynamic else {}),
     }
-    _record(run, record)
-    reporter.step(state.step, loss, lr, count / seconds)
+    run.observers.on_log(record)
 
 
-def _measured(run: Run, reporter: Reporter) -> dict[str, float]:
+def _measured(run: Run) -> dict[str, float]:
     """Metrics over the whole validation split, with the averaged weights where there are any."""
     assert run.validation is not None
     failpoint("train.validating")
     state, division = run.state, run.state.division
     rows = division.validation_at(state.batch)
     with run.signals.held(), state.averaged(), run.signals.let():
-        judged = judge(run.loaded, run.validation, getattr(run.task, "texts", []) or None, rows, reporter.line)
+        judged = judge(run.loaded, run.validation, getattr(run.task, "texts", []) or None, rows, run.say)
     if judged.halved:
         division.validation[state.batch] = judged.rows
         division.write(run.directory)
     return values_of(run.task, judged.measures)
 
 
-def _told(run: Run, reporter: Reporter, metrics: dict[str, float], averaged: int = 0) -> None:
+def _told(run: Run, metrics: dict[str, float], averaged: int = 0) -> None:
     """Record and show a validation, of the mean of so many checkpoints where that is the run's result.
 
     Its batch is recorded too where memory made it smaller than the spec's.
@@ -311,19 +342,12 @@ def _told(run: Run, reporter: Reporter, metrics: dict[str, float], averaged: int
     rows = run.state.division.validation.get(run.state.batch)
     facts = {"averaged": averaged or None, "validation_batch": rows}
     given = {name: value for name, value in facts.items() if value is not None}
-    _record(run, {"step": run.state.step, **given, "val": metrics})
-    reporter.line(f"step {run.state.step}/{run.total}  validation: {shown_metrics(metrics)}")
+    run.observers.on_validation({"step": run.state.step, **given, "val": metrics})
 
 
-def _record(run: Run, record: dict[str, Any]) -> None:
-    run.directory.metrics.write(record)
-    if run.tensorboard is not None:
-        run.tensorboard.write(record)
-
-
-def _noted(run: Run, reporter: Reporter, metrics: dict[str, float]) -> bool:
+def _noted(run: Run, metrics: dict[str, float]) -> bool:
     """Take note of a validation; True where it is the best so far, which what is not a finite number never is."""
-    _told(run, reporter, metrics)
+    _told(run, metrics)
     state, value = run.state, metrics[run.task.metric]
     finite = math.isfinite(value)
     better = finite and (
@@ -339,7 +363,7 @@ def _noted(run: Run, reporter: Reporter, metrics: dict[str, float]) -> bool:
 def save(run: Run, better: bool = False) -> Path:
     """Commit a checkpoint of this step, move `last` (and `best`), and prune those that the spec does not keep."""
     state = run.state
-    run.directory.metrics.sync()
+    run.observers.on_checkpoint(state.step)
     path = checkpoints.save(run.directory.checkpoints, run.contents(state))
     checkpoints.mark(run.directory.checkpoints, "last", path)
     if better:

@@ -30,7 +30,7 @@ MAY_CHANGE = {
     "train.average_last",
     "train.patience",
     "train.rewind.most",
-    "train.tensorboard",
+    "train.trackers",
     "data.workers",
 }
 """Options that a resumed run may give anew: they do not change what a step computes (a longer run bends its schedule)."""
@@ -113,10 +113,14 @@ def resumed_spec(directory: RunDirectory, previous: Previous | None, wish: Wish)
         new = merged(wish.spec, old)
         _say_recorded(wish.spec, new)
     before, after = dict(_leaves(old.to_dict())), dict(_leaves(new.to_dict()))
-    changed = [p for p in sorted(before.keys() | after.keys()) if before.get(p) != after.get(p) and p not in MAY_CHANGE]
+    changed = [p for p in sorted(before.keys() | after.keys()) if before.get(p) != after.get(p) and not _may_change(p)]
     if changed:
         raise SpecError(_refusal(directory.path, changed, before, after, wish.command))
     return new
+
+
+def _may_change(path: str) -> bool:
+    return path in MAY_CHANGE or any(path.startswith(f"{free}.") for free in MAY_CHANGE)
 
 
 def merged(new: Spec, old: Spec) -> Spec:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable
 from typing import Any
 
 from bigmodel_cli import checkpoints
@@ -17,6 +16,7 @@ from bigmodel_cli.errors import NumericsError
 from bigmodel_cli.recipe import RewindOptions
 from bigmodel_cli.rundir import RunDirectory
 from bigmodel_cli.train.keeping import Keeping
+from bigmodel_cli.train.observers import Observer
 from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import StepResult
 
@@ -45,7 +45,7 @@ def go_back(
     directory: RunDirectory,
     keeping: Keeping,
     result: StepResult,
-    told: Callable[[str], None],
+    observers: Observer,
 ) -> dict[str, Any]:
     """Become the last checkpoint, but for the batches: those up to the spike are passed over. The record of it for the log.
 
@@ -64,20 +64,20 @@ def go_back(
             f"{checkpoints.find(directory.path)}"
         )
     folder = directory.checkpoints
-    contents = checkpoints.newest(folder, told, keeping.bases(folder, state.scores))
+    contents = checkpoints.newest(folder, observers.on_message, keeping.bases(folder, state.scores))
     if contents is None:
         raise NumericsError(f"{what}, and there is no checkpoint to go back to; {remedy}")
     elapsed, rewinds = state.elapsed, state.rewinds
     state.restore(contents.model, contents.train, contents.state)
     state.elapsed, state.rewinds, state.passed = elapsed, rewinds + 1, batch + 1 - state.step
     count = step - state.step
-    told(
+    observers.on_message(
         f"{what}; going back to step {state.step}, and past {count:,} batches ({state.rewinds} of {options.most} times)"
     )
     base = folder / f"step-{state.step:08d}"
     checkpoints.mark(folder, "last", base)
     checkpoints.drop_after(folder, base)
-    directory.metrics.cut(state.step, rewinds)
+    observers.cut(state.step, rewinds)
     directory.write_status("running", 0, "", state.step, base)
     values = {"number": state.rewinds, "from": step, "loss": result.loss, "usual": usual, "batches": count}
     return {"step": state.step, "rewind": values}

@@ -30,7 +30,6 @@ from bigmodel_cli.lazy import Module, load_torch, torch
 from bigmodel_cli.loaded import TOKENIZERS, Loaded, say_carried
 from bigmodel_cli.optim import describe_weights, summary
 from bigmodel_cli.overrides import Change
-from bigmodel_cli.packages import need
 from bigmodel_cli.promises import check_parts
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
@@ -40,9 +39,8 @@ from bigmodel_cli.tasks import build_task
 from bigmodel_cli.train.feed import Feed
 from bigmodel_cli.train.loop import Run, fit
 from bigmodel_cli.train.memory import Plan, check_memory, longest_rows, plan, without_collection
+from bigmodel_cli.train.observers import observers
 from bigmodel_cli.train.prepare import prepare
-from bigmodel_cli.train.report import TensorBoard
-from bigmodel_cli.train.results import show_results
 from bigmodel_cli.train.resume import (
     Previous,
     Wish,
@@ -149,8 +147,8 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     device = pick_device(request.device, say)
     spec, previous = _resolved(given, request, directory)
     check_parts(spec.model)
-    if spec.train.tensorboard:
-        need("tensorboard", "tensorboard", "train.tensorboard")
+    for tracker in spec.train.trackers:
+        tracker.check()
     if previous is not None and (result := finished(directory, previous, spec, spec.train.steps)) is not None:
         return result
     torch.manual_seed(spec.train.seed)
@@ -195,9 +193,7 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     with signals.held():
         if state.division.pieces:
             state.division.write(directory)
-        directory.begin(spec.to_yaml(), state.step, state.rewinds)
-        if changed:
-            directory.metrics.write({"step": state.step, "data_changed": data.fingerprint})
+        directory.begin(spec.to_yaml(), state.step)
     changes = [*(previous.contents.state.get("data_changes", []) if previous and previous.contents else [])]
     changes += [[state.step, data.fingerprint]] if changed else []
     run = Run(
@@ -210,15 +206,10 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
         signals=signals,
         total=total,
         resume_command=_resume_command(request, directory),
-        tensorboard=TensorBoard(directory.path / "tensorboard") if spec.train.tensorboard else None,
+        observers=observers(spec, directory),
+        news=[{"step": state.step, "data_changed": data.fingerprint}] if changed else [],
     )
-    path = fit(run)
-    try:
-        show_results(run, data)
-    except Interrupted:
-        signals.stopping()
-        say("stopped by a signal after the end of the training: what is shown at the end is left out")
-    return path
+    return fit(run)
 
 
 def _source(spec: Spec) -> Path | None:

@@ -146,7 +146,7 @@ def _is_small(written: str) -> bool:
 
 def _two_steps(content: bytes, words: list[str]) -> list[str]:
     """Overrides that keep the training short and in this process, and leave all else as it is."""
-    changes = ["train.steps=2", "train.epochs=null", "train.compile='off'", "train.tensorboard=false"]
+    changes = ["train.steps=2", "train.epochs=null", "train.compile='off'", "train.trackers=[]"]
     if b"workers" in content or "workers" in str(words):
         changes.append("data.workers=0")
     return [word for change in changes for word in ("--set", change)]

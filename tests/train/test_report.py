@@ -14,8 +14,8 @@ from conftest import Result
 
 from bigmodel_cli import checkpoints
 from bigmodel_cli.errors import ResourceError
-from bigmodel_cli.train import report
-from bigmodel_cli.train.report import TensorBoard
+from bigmodel_cli.trackers.tensorboard import TensorBoard
+from bigmodel_cli.train.observers import curve
 
 Cli = Callable[..., Result]
 FULL = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO]
@@ -55,24 +55,24 @@ def test_any_fault_of_a_picture_is_a_warning(
     def draw(*arguments: Any) -> None:
         raise fault
 
-    monkeypatch.setattr("bigmodel_cli.train.results.draw_curve", draw)
+    monkeypatch.setattr("bigmodel_cli.train.observers.curve.draw_curve", draw)
     result = cli("pretrain", cnn_spec, "--out", "run", "--set", "train.steps=1")
     assert (result.status, result.out) == (0, "run/checkpoints/step-00000001\n"), result.err
     assert f"warning: run/curve.png: not drawn: {str(fault) or type(fault).__name__}\n" in result.err
-    assert report.drawn(Path("x.png"), lambda: None)
+    assert curve.drawn(Path("x.png"), lambda: None, print)
 
 
 def test_a_metrics_log_that_was_torn_costs_the_curve_alone(
     decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """rows 9 and 68: the curve reads what is on the disk."""
-    honest = report.draw_curve
+    honest = curve.draw_curve
 
     def torn(metrics: Path, picture: Path, metric: str) -> None:
         metrics.write_bytes(metrics.read_bytes()[:-9])
         honest(metrics, picture, metric)
 
-    monkeypatch.setattr("bigmodel_cli.train.results.draw_curve", torn)
+    monkeypatch.setattr("bigmodel_cli.train.observers.curve.draw_curve", torn)
     result = cli("pretrain", decoder_spec, "--out", "run", "--set", "train.steps=2")
     assert result.status == 0
     assert "warning: run/curve.png: not drawn: " in result.err
@@ -107,7 +107,7 @@ def test_tensorboard_files_that_cannot_be_written(
         patch.setattr(Path, "mkdir", refuse)
         result = cli(*words, "--out", "none")
     assert result.status == 5
-    assert f"cannot be written: {os.strerror(number)}; make room, or leave out train.tensorboard" in result.err
+    assert f"cannot be written: {os.strerror(number)}; make room, or leave it out of train.trackers" in result.err
     assert not list(Path("none").glob("checkpoints/*"))
     begin = TensorBoard.__init__
 

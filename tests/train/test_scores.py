@@ -15,7 +15,7 @@ from torch import Tensor
 from bigmodel_cli.console import strict_json
 from bigmodel_cli.tasks.causal_lm import CausalLM
 from bigmodel_cli.tasks.classification import Classification
-from bigmodel_cli.train.report import draw_curve
+from bigmodel_cli.train.observers.curve import draw_curve
 
 Cli = Callable[..., Result]
 SETS = ["--set", "train.validate_every=3", "--set", "train.steps=12"]

@@ -1,0 +1,95 @@
+"""What a tracker is: something that takes a run's records elsewhere, beside metrics.jsonl."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bigmodel_cli.config import Options
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """What a tracker is told of a run when it begins or goes on."""
+
+    path: Path  # its directory, whose name is the run's
+    spec: dict[str, Any]  # resolved, as plain values
+    tell: Callable[[str], None]  # shows a line to whoever watches
+
+
+class Tracker:
+    """Takes records elsewhere. Its methods are called one after the other in a thread of its own, `close` at most once.
+
+    Whatever one of them raises, or that `close` takes long, is a warning, after which the run goes on without the tracker.
+    """
+
+    what = "the tracker"
+    """What a run then goes on without."""
+
+    def start(self) -> None:
+        """Begin, which may take its time."""
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Take one record of metrics.jsonl."""
+
+    def cut(self, step: int) -> None:
+        """Take back the records after `step`, which are written again; called after `start`, and where training goes back."""
+
+    def close(self, done: bool) -> None:
+        """Finish what is written; `done`: the training came to its end."""
+
+
+class Service(Tracker):
+    """A tracker that knows a run by an id, which is kept in the run's directory, and cannot take records back."""
+
+    def __init__(self, run: TrackedRun, type: str) -> None:
+        self.run, self.type = run, type
+        self.file = run.path / f"{type}.id"
+        self.known = self.file.exists()  # there may be records
+
+    def id(self, make: Callable[[], str]) -> str:
+        """The run's id; one that is made now is kept."""
+        if not self.known:
+            self.file.write_text(f"{make()}\n", encoding="utf-8")
+        return self.file.read_text(encoding="utf-8").strip()
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Send the finite numbers of a record."""
+        if values := figures(record):
+            self.known = True
+            self.send(values, record["step"])
+
+    def send(self, values: dict[str, float], step: int) -> None:
+        """Send numbers of one step."""
+
+    def cut(self, step: int) -> None:
+        """Say that records cannot be taken back."""
+        if self.known:
+            self.run.tell(f"{self.type}: what it has of steps after {step} stays beside the new: it takes nothing back")
+
+
+class AnyTrackerOptions(Options):
+    """Options of a tracker. Each class has a `type` of its own."""
+
+    type: Any
+
+    def check(self) -> None:
+        """Import what the tracker needs. Raises `MissingPackage`, before anything is trained."""
+
+    def build(self, run: TrackedRun) -> Tracker:
+        """The tracker of a run. A `BigmodelError` that it raises ends the run before its first step."""
+        raise NotImplementedError
+
+
+def figures(record: dict[str, Any]) -> dict[str, float]:
+    """The finite numbers of a record that are measured, as "train/loss" and "val/accuracy"."""
+    found: dict[str, float] = {}
+    for name, value in record.items():
+        if isinstance(value, dict):
+            found |= {f"{name}/{inner}": number for inner, number in value.items()}
+        elif isinstance(value, float):
+            found[f"train/{name}"] = value
+    return {name: value for name, value in found.items() if math.isfinite(value)}

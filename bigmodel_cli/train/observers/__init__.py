@@ -1,0 +1,22 @@
+"""What watches a training: the log, the progress bar, trackers, and what a finished run shows of itself."""
+
+from __future__ import annotations
+
+from bigmodel_cli.rundir import RunDirectory
+from bigmodel_cli.spec import Spec
+from bigmodel_cli.train.observers.base import Observer, Observers, Recorder
+from bigmodel_cli.train.observers.curve import Curve
+from bigmodel_cli.train.observers.log import Log
+from bigmodel_cli.train.observers.progress import Progress
+from bigmodel_cli.train.observers.results import SamplePictures, SampleText
+from bigmodel_cli.train.observers.tracked import Tracked
+
+
+def observers(spec: Spec, directory: RunDirectory) -> Observers:
+    """Those of a run of this spec."""
+    metrics = directory.metrics
+    trackers = [Tracked(options) for options in spec.train.trackers]
+    return Observers([Log(metrics), *trackers, Progress(), SampleText(), SamplePictures(), Curve(metrics)])
+
+
+__all__ = ["Observer", "Observers", "Recorder", "observers"]

@@ -1,0 +1,27 @@
+"""metrics.jsonl: the truth that every plot and tracker reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bigmodel_cli.rundir import MetricsLog
+from bigmodel_cli.train.observers.base import Recorder
+
+
+class Log(Recorder):
+    """Writes every record as a line of the run's metrics.jsonl."""
+
+    def __init__(self, metrics: MetricsLog) -> None:
+        self.metrics = metrics
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append a line."""
+        self.metrics.write(record)
+
+    def cut(self, step: int, rewinds: int) -> None:
+        """Drop the lines that are written again."""
+        self.metrics.cut(step, rewinds)
+
+    def on_checkpoint(self, step: int) -> None:
+        """Bring to the disk what was recorded so far."""
+        self.metrics.sync()
