@@ -46,6 +46,7 @@ def named(target: str, overrides: Sequence[Change]) -> list[Target]:
         raise SpecError(f"{path}: no such spec or checkpoint; a spec's name ends in .yaml")
     found = checkpoints.find(path)
     contents = checkpoints.read(found, train_state=False)
+    contents.verify()
     spec = of_checkpoint(contents.spec, found, overrides)
     spec = spec.model_copy(update={"model": without_download(spec.model)})
     facts = Facts.from_json(contents.facts)
