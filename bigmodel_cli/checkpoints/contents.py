@@ -24,24 +24,6 @@ KINDS = (MODEL, TRAIN)
 TIED = "tied_to"
 """In the manifest: the name under which a tied tensor is stored."""
 STEP = re.compile(r"step-[0-9]{8,}\Z")
-_SHARD = re.compile(r"(.+)-[0-9]{5}-of-([0-9]{5})(\.safetensors)")
-
-
-def shard_names(kind: str, count: int) -> list[str]:
-    """The names of the files where tensors of a kind are in so many."""
-    stem = kind.removesuffix(".safetensors")
-    return [kind] if count == 1 else [f"{stem}-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
-
-
-def shard_of(name: str) -> tuple[str, int]:
-    """(kind, number of files of that kind) of a file of tensors by its name; for any other file (its name, 1)."""
-    found = _SHARD.fullmatch(name)
-    return (found[1] + found[3], int(found[2])) if found and found[1] + found[3] in KINDS else (name, 1)
-
-
-def is_asset(name: str) -> bool:
-    """Whether a file of a checkpoint is one that the data gave."""
-    return shard_of(name)[0] not in (*KINDS, STATE, FACTS, SPEC)
 
 
 @dataclass

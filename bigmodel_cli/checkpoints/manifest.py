@@ -8,19 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.checkpoints.contents import (
-    FACTS,
-    FORMATS,
-    KINDS,
-    MANIFEST,
-    MODEL,
-    SPEC,
-    STATE,
-    TRAIN,
-    is_asset,
-    shard_names,
-    shard_of,
-)
+from bigmodel_cli.checkpoints.contents import FACTS, FORMATS, KINDS, MANIFEST, MODEL, SPEC, STATE, TRAIN
 from bigmodel_cli.checkpoints.files import ANOTHER, MOST_JSON, clipped, is_whole, parse_json, read_file
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.yaml_source import MAX_RESOLVED
@@ -35,6 +23,24 @@ MOST_ASSET = 100_000_000
 """Bytes of any other file, such as tokenizer.json: that of a vocabulary of 256,000 has 35 million."""
 MOST_ASSETS = 2 * MOST_ASSET
 _SHA256 = re.compile("[0-9a-f]{64}")
+_SHARD = re.compile(r"(.+)-[0-9]{5}-of-([0-9]{5})(\.safetensors)")
+
+
+def shard_names(kind: str, count: int) -> list[str]:
+    """The names of the files where tensors of a kind are in so many."""
+    stem = kind.removesuffix(".safetensors")
+    return [kind] if count == 1 else [f"{stem}-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
+
+
+def shard_of(name: str) -> tuple[str, int]:
+    """(kind, number of files of that kind) of a file of tensors by its name; for any other file (its name, 1)."""
+    found = _SHARD.fullmatch(name)
+    return (found[1] + found[3], int(found[2])) if found and found[1] + found[3] in KINDS else (name, 1)
+
+
+def is_asset(name: str) -> bool:
+    """Whether a file of a checkpoint is one that the data gave."""
+    return shard_of(name)[0] not in SIZES
 
 
 @dataclass(frozen=True)

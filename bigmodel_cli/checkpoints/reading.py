@@ -10,20 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.checkpoints.contents import (
-    FACTS,
-    KINDS,
-    MANIFEST,
-    MODEL,
-    SPEC,
-    STATE,
-    STEP,
-    TRAIN,
-    is_asset,
-    shard_of,
-)
+from bigmodel_cli.checkpoints.contents import FACTS, KINDS, MANIFEST, MODEL, SPEC, STATE, STEP, TRAIN
 from bigmodel_cli.checkpoints.files import ANOTHER, clipped, parse_json, read_file
-from bigmodel_cli.checkpoints.manifest import Manifest, read_manifest
+from bigmodel_cli.checkpoints.manifest import Manifest, is_asset, read_manifest, shard_of
 from bigmodel_cli.checkpoints.stored import StoredTensors, open_tensors
 from bigmodel_cli.config import Facts
 from bigmodel_cli.errors import CheckpointError, SpecError, did_you_mean

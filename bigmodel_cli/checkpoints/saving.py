@@ -2,9 +2,9 @@
 
 Commit protocol: everything is written into a temporary folder and fsynced, the folder is renamed, its parent fsynced; `last` and
 `best` (relative links) move only after that. A step that is saved again keeps its older copy until the new one has its name
-(replacing.py). Failpoints, in the order in which a save reaches them: checkpoint.write, (checkpoint.writing before
-each piece of it,) checkpoint.wrote, checkpoint.synced (each once a file), checkpoint.rename, (checkpoint.aside,) checkpoint.renamed, checkpoint.marked, checkpoint.prune (before each
-file that is removed).
+(replacing.py). Failpoints, in the order in which a save reaches them: checkpoint.write, checkpoint.writing (before each piece),
+checkpoint.wrote, checkpoint.synced (each once a file), checkpoint.rename, (checkpoint.aside,) checkpoint.renamed,
+checkpoint.marked, checkpoint.prune (before each file that is removed).
 """
 
 from __future__ import annotations

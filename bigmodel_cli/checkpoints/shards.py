@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.checkpoints import safe
-from bigmodel_cli.checkpoints.contents import TIED, shard_names
+from bigmodel_cli.checkpoints.contents import TIED
 from bigmodel_cli.checkpoints.files import CHUNK
+from bigmodel_cli.checkpoints.manifest import shard_names
 from bigmodel_cli.lazy import Tensor
 
 SHARD_SIZE = 2_000_000_000

@@ -93,9 +93,7 @@ class StoredTensors(Mapping[str, Tensor]):
 
     def verify(self) -> None:
         """Read every byte."""
-        for file in self.files:
-            for _ in file.read(lambda name: None):
-                pass
+        self.copy_to({})
 
     def stream(self) -> Iterator[tuple[str, Tensor]]:
         """Each tensor on the CPU; they are verified once all have been asked for. Names that are tied come with the same tensor."""
