@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,20 +79,21 @@ def load_checkpoint(
             raise
         raise CheckpointError(f"{path}: its spec and its facts do not fit one another: {error}") from None
     checkpoints.load_weights(model, contents.model)
-    if note := not_finite(contents.model):
+    weights = model.state_dict()
+    if note := not_finite((name, weights[name]) for name in contents.model):
         say(f"warning: {path}: {note}; what is computed with them is not to be trusted")
     model.to(chosen).eval()
     return Loaded(path, spec, facts, task, model, chosen, contents.assets)
 
 
-def not_finite(weights: Mapping[str, Tensor]) -> str:
+def not_finite(weights: Iterable[tuple[str, Tensor]]) -> str:
     """Which of the weights have numbers that are NaN or infinite, and how many, as a sentence; "" where none has."""
-    counts = {name: t.numel() - int(t.isfinite().sum()) for name, t in weights.items() if not _is_finite(t)}
+    counts = {name: (t.numel() - int(t.isfinite().sum()), t.numel()) for name, t in weights if not _is_finite(t)}
     if not counts:
         return ""
     first = next(iter(counts))
     more = f", and {len(counts) - 1} more tensors have such" if len(counts) > 1 else ""
-    return f"the weights are not finite: {counts[first]:,} of {weights[first].numel():,} numbers of {first}{more}"
+    return "the weights are not finite: {:,} of {:,} numbers of ".format(*counts[first]) + f"{first}{more}"
 
 
 def _is_finite(tensor: Tensor) -> bool:

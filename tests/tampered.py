@@ -43,7 +43,8 @@ def sign(checkpoint: Path, *, describe: bool = True) -> None:
         from safetensors.torch import load
 
         for name in ("model.safetensors", "train_state.safetensors"):
-            manifest["tensors"][name] = checkpoints.safe.describe(load(files[name]))
+            tied = {n: e for n, e in manifest["tensors"][name].items() if "tied_to" in e}
+            manifest["tensors"][name] = {**checkpoints.safe.describe(load(files[name])), **tied}
     (checkpoint / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -66,11 +67,11 @@ def change_spec(checkpoint: Path, change: Callable[[Any], Any]) -> None:
 
 def change_tensors(checkpoint: Path, name: str, change: Callable[[dict[str, Any]], Any], sure: bool = True) -> None:
     """Change the tensors of a file in place, and sign."""
-    from safetensors.torch import load_file
+    from safetensors.torch import load_file, save_file
 
     tensors = load_file(checkpoint / name)
     change(tensors)
-    (checkpoint / name).write_bytes(checkpoints.safe.dump(tensors))
+    save_file(tensors, checkpoint / name)
     sign(checkpoint, describe=sure)
 
 

@@ -107,9 +107,9 @@ def test_samples_differences_and_scoring_again(trained: Path, cli: Cli) -> None:
 def test_the_result_is_the_mean_of_the_last_checkpoints(trained: Path, cli: Cli) -> None:
     assert trained.name == "average"
     assert checkpoints.find(Path("run")).resolve() == trained.resolve()
-    several = [checkpoints.read(p, train_state=False).model for p in checkpoints.steps(Path("run/checkpoints"))]
+    several = [checkpoints.read(p, train_state=False).model.load() for p in checkpoints.steps(Path("run/checkpoints"))]
     assert len(several) == 3
-    mean = checkpoints.read(trained, train_state=False).model
+    mean = checkpoints.read(trained, train_state=False).model.load()
     for name, tensor in mean.items():
         torch.testing.assert_close(tensor, torch.stack([w[name] for w in several]).mean(0))
     records = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
@@ -136,7 +136,8 @@ def test_patience_by_what_the_model_writes(trained: Path, cli: Cli) -> None:
         assert report["chrf"] == pytest.approx(values["chrf"], rel=1e-9)
         assert "bleu" in report
     plain, judged = (
-        checkpoints.read(Path(run, "checkpoints/step-00000060"), train_state=False).model for run in ("run", "by")
+        checkpoints.read(Path(run, "checkpoints/step-00000060"), train_state=False).model.load()
+        for run in ("run", "by")
     )
     assert all(torch.equal(plain[name], judged[name]) for name in plain)
     early = cli(
@@ -268,7 +269,9 @@ def test_a_run_with_batches_by_tokens_resumes_exactly(cli: Cli) -> None:
         "pretrain", "turn.yaml", "--out", "parts", "--resume", *sets("train.steps=12", "train.validate_every=5")
     )
     assert result.status == 0, result.err
-    whole, parts = (checkpoints.read(checkpoints.find(Path(n)), train_state=False).model for n in ("whole", "parts"))
+    whole, parts = (
+        checkpoints.read(checkpoints.find(Path(n)), train_state=False).model.load() for n in ("whole", "parts")
+    )
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 

@@ -48,6 +48,7 @@ def named(target: str, overrides: Sequence[Change]) -> list[Target]:
         raise SpecError(f"{path}: {why}")
     found = checkpoints.find(path)
     contents = checkpoints.read(found, train_state=False)
+    contents.verify()
     spec = of_checkpoint(contents.spec, found, overrides)
     spec = spec.model_copy(update={"model": spec.model.without_download()})
     facts = Facts.from_json(contents.facts)

@@ -1,23 +1,30 @@
 """Checkpoints: the native format and its commit protocol.
 
-A checkpoint is a folder ``step-00002000`` with model.safetensors, train_state.safetensors, state.json, facts.json, spec.yaml,
+A checkpoint is a folder ``step-00002000`` with model.safetensors, train_state.safetensors (or numbered files, such as
+model-00001-of-00004.safetensors, where the tensors of a kind take more than 2 GB), state.json, facts.json, spec.yaml,
 the assets of the data (tokenizer.json), trained_on.bin (hashes of the items), and manifest.json, which names every file with its
-size and SHA-256 and every tensor with its shape and dtype. It holds no absolute path, and reading it never runs code.
+size and SHA-256 and every tensor with its shape and dtype. Tensors are written and read one after the other. It
+holds no absolute path, and reading it never runs code.
 """
 
 from bigmodel_cli.checkpoints.contents import Contents
-from bigmodel_cli.checkpoints.reading import find, newest, read, read_assets, read_spec, steps
+from bigmodel_cli.checkpoints.reading import Checkpoint, find, newest, read, read_assets, read_spec, steps
 from bigmodel_cli.checkpoints.replacing import tidy
 from bigmodel_cli.checkpoints.safe import can_list
 from bigmodel_cli.checkpoints.saving import drop_after, mark, prune, save
+from bigmodel_cli.checkpoints.stored import StoredTensors, copy_tensors, glance
 from bigmodel_cli.checkpoints.weights import LoadReport, load_weights, mean_weights
 
 __all__ = [
+    "Checkpoint",
     "Contents",
     "LoadReport",
+    "StoredTensors",
     "can_list",
+    "copy_tensors",
     "drop_after",
     "find",
+    "glance",
     "load_weights",
     "mark",
     "mean_weights",

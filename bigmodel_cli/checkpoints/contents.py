@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from bigmodel_cli.lazy import Tensor
 
-FORMAT = 1
+FORMATS = (1, 2)
+"""Of checkpoints that are read; the last is written. Up to 1 a file held all tensors of its kind, tied ones as often as named."""
 MODEL, TRAIN, STATE, FACTS, SPEC = (
     "model.safetensors",
     "train_state.safetensors",
@@ -17,16 +19,20 @@ MODEL, TRAIN, STATE, FACTS, SPEC = (
     "spec.yaml",
 )
 MANIFEST = "manifest.json"
+KINDS = (MODEL, TRAIN)
+"""Of tensors: each has the file of this name, or several that are numbered."""
+TIED = "tied_to"
+"""In the manifest: the name under which a tied tensor is stored."""
 STEP = re.compile(r"step-[0-9]{8,}\Z")
 
 
 @dataclass
 class Contents:
-    """What a checkpoint holds. `train` and `state` are what a resume needs beside the weights."""
+    """What a checkpoint is to hold. `train` and `state` are what a resume needs beside the weights."""
 
     step: int
-    model: dict[str, Tensor]
-    train: dict[str, Tensor]
+    model: Mapping[str, Tensor]
+    train: Mapping[str, Tensor]
     state: dict[str, Any]
     spec: dict[str, Any]
     facts: dict[str, Any]

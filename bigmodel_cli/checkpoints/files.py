@@ -7,12 +7,14 @@ keep its memory small.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from bigmodel_cli.device import total_memory_of_machine
 from bigmodel_cli.errors import CheckpointError, ResourceError
@@ -25,11 +27,14 @@ MOST_VALUES = 1_000_000
 """Commas, colons and opened brackets in it: what holds 10 of them, an entry of a tensor, takes half a kilobyte of memory."""
 MOST_DIGITS = 20
 """Of a whole number: 2^64 has as many. Arithmetic with longer ones takes long."""
+CHUNK = 4_000_000
+"""Bytes that are read or written at once: few enough to be hashed while the processor's cache holds them."""
 ANOTHER = "use another checkpoint"
 
 
-def read_file(path: Path, most: int, expected: int | None = None) -> bytes:
-    """The content of a regular file of at most `most` bytes, and of exactly `expected` where that is known.
+@contextlib.contextmanager
+def opened(path: Path, most: int, expected: int | None = None) -> Iterator[BinaryIO]:
+    """A regular file of at most `most` bytes, and of exactly `expected` where that is known, open to be read without a buffer.
 
     Raises `CheckpointError` naming the file, and `ResourceError` where it is larger than the machine's memory.
     """
@@ -37,14 +42,20 @@ def read_file(path: Path, most: int, expected: int | None = None) -> bytes:
         if not stat.S_ISREG(os.lstat(path).st_mode):  # before it is opened
             raise _not_regular(path)
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):  # replaced in between
                 raise _not_regular(path)
             check_size(path, found.st_size, most, expected)
-            content = file.read(found.st_size + 1)
+            yield file
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {os.strerror(error.errno or 0)}; {ANOTHER}") from None
+
+
+def read_file(path: Path, most: int, expected: int | None = None) -> bytes:
+    """The content of a file, within the bounds of `opened`, which also says what is raised."""
+    with opened(path, most, expected) as file:
+        content = file.read(os.fstat(file.fileno()).st_size + 1)
     check_size(path, len(content), most, expected)
     return content
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.checkpoints.contents import FACTS, FORMAT, MANIFEST, MODEL, SPEC, STATE, TRAIN
+from bigmodel_cli.checkpoints.contents import FACTS, FORMATS, KINDS, MANIFEST, MODEL, SPEC, STATE, TRAIN
 from bigmodel_cli.checkpoints.files import ANOTHER, MOST_JSON, clipped, is_whole, parse_json, read_file
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.yaml_source import MAX_RESOLVED
 
 MOST_STEP = 10**10
-MOST_FILES = 100
+MOST_FILES = 1000
 MOST_NAME = 100
 """Bytes in the name of a file."""
 MOST_SIZE = 2**53
@@ -23,15 +23,37 @@ MOST_ASSET = 100_000_000
 """Bytes of any other file, such as tokenizer.json: that of a vocabulary of 256,000 has 35 million."""
 MOST_ASSETS = 2 * MOST_ASSET
 _SHA256 = re.compile("[0-9a-f]{64}")
+_SHARD = re.compile(r"(.+)-[0-9]{5}-of-([0-9]{5})(\.safetensors)")
+
+
+def shard_names(kind: str, count: int) -> list[str]:
+    """The names of the files where tensors of a kind are in so many."""
+    stem = kind.removesuffix(".safetensors")
+    return [kind] if count == 1 else [f"{stem}-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
+
+
+def shard_of(name: str) -> tuple[str, int]:
+    """(kind, number of files of that kind) of a file of tensors by its name; for any other file (its name, 1)."""
+    found = _SHARD.fullmatch(name)
+    return (found[1] + found[3], int(found[2])) if found and found[1] + found[3] in KINDS else (name, 1)
+
+
+def is_asset(name: str) -> bool:
+    """Whether a file of a checkpoint is one that the data gave."""
+    return shard_of(name)[0] not in SIZES
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint says of itself: file -> (size, SHA-256), and for each file of tensors name -> {shape, dtype}."""
+    """What a checkpoint says of itself: file -> (size, SHA-256), for each file of tensors name -> {shape, dtype} or {tied_to}.
+
+    `shards` has for each kind of tensors the names of its files, be they there or not.
+    """
 
     step: int
     files: dict[str, tuple[int, str]]
     tensors: dict[str, dict[str, Any]]
+    shards: dict[str, list[str]]
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -54,24 +76,36 @@ def read_manifest(path: Path) -> Manifest:
                     f"{file}: names {clipped(name)!r}, which is not a plain file of the checkpoint; it is refused"
                 )
         entries = {name: _entry(name, entry) for name, entry in files.items()}
-        if sum(size for name, (size, _) in entries.items() if name not in SIZES) > MOST_ASSETS:
+        if sum(size for name, (size, _) in entries.items() if is_asset(name)) > MOST_ASSETS:
             raise ValueError(f"files: more than {MOST_ASSETS:,} bytes beside tensors")
         tensors = _mapping(values, "tensors")
         described = {name: _mapping(tensors, name) for name in tensors}
-        if MODEL not in described:
+        if all(shard_of(name)[0] != MODEL for name in described):
             raise ValueError(f"tensors: those of {MODEL} are missing")
+        shards = {kind: _shards(kind, files) for kind in KINDS}
     except ValueError as error:
         raise CheckpointError(f"{file}: damaged ({clipped(str(error))}); {ANOTHER}") from None
-    return Manifest(values["step"], entries, described)
+    return Manifest(values["step"], entries, described, shards)
 
 
 def _check_format(file: Path, found: Any) -> None:
     if not is_whole(found, MOST_STEP):
         raise ValueError(f"format: {clipped(repr(found), 40)} is not the number of a format")
-    if found == FORMAT:
+    if found in FORMATS:
         return
-    newer = "written by a newer bigmodel: update this one" if found > FORMAT else "use the version that wrote it"
-    raise CheckpointError(f"{file}: format {found}; this bigmodel reads format {FORMAT}: {newer}")
+    newer = "written by a newer bigmodel: update this one" if found > max(FORMATS) else "use the version that wrote it"
+    raise CheckpointError(f"{file}: format {found}; this bigmodel reads formats {FORMATS[0]} to {FORMATS[-1]}: {newer}")
+
+
+def _shards(kind: str, files: dict[str, Any]) -> list[str]:
+    """The names of the files of a kind. Raises `ValueError` where they are of two sets."""
+    found = [name for name in files if shard_of(name)[0] == kind]
+    names = shard_names(kind, shard_of(found[0])[1]) if found else [kind]
+    if more := set(found) - set(names):
+        raise ValueError(
+            f"files: {min(more)} belongs to other files of tensors than {min(set(found) - more, default=kind)}"
+        )
+    return names
 
 
 def _mapping(values: dict[str, Any], name: str) -> dict[str, Any]:
@@ -86,7 +120,7 @@ def _entry(name: str, entry: Any) -> tuple[int, str]:
     if len(os.fsencode(name)) > MOST_NAME or not isinstance(entry, dict):
         raise ValueError(f"files: the entry of {clipped(name, 40)!r} is faulty")
     size, digest = entry.get("size"), entry.get("sha256")
-    most = SIZES.get(name, MOST_ASSET)
+    most = SIZES.get(shard_of(name)[0], MOST_ASSET)
     if type(size) is not int or not 0 <= size <= most:
         raise ValueError(f"files: the size of {name!r} is not one of 0 to {most:,} bytes")
     if not isinstance(digest, str) or not _SHA256.fullmatch(digest):

@@ -6,13 +6,14 @@ import hashlib
 import os
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.checkpoints import safe
-from bigmodel_cli.checkpoints.contents import FACTS, MANIFEST, MODEL, SPEC, STATE, STEP, TRAIN, Contents
+from bigmodel_cli.checkpoints.contents import FACTS, KINDS, MANIFEST, MODEL, SPEC, STATE, STEP, TRAIN
 from bigmodel_cli.checkpoints.files import ANOTHER, clipped, parse_json, read_file
-from bigmodel_cli.checkpoints.manifest import SIZES, Manifest, read_manifest
+from bigmodel_cli.checkpoints.manifest import Manifest, is_asset, read_manifest, shard_of
+from bigmodel_cli.checkpoints.stored import StoredTensors, open_tensors
 from bigmodel_cli.config import Facts
 from bigmodel_cli.errors import CheckpointError, SpecError, did_you_mean
 from bigmodel_cli.yaml_source import MAX_RESOLVED, MAX_RESOLVED_NODES, parse_yaml
@@ -21,6 +22,24 @@ _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 _MARKS = ("last", "best")
 _SECTIONS = ("model", "data", "task", "train")
 MOST_LINKS = 20
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds; all of it is verified but the tensors, which are when they are read."""
+
+    step: int
+    model: StoredTensors
+    train: StoredTensors
+    state: dict[str, Any]
+    spec: dict[str, Any]
+    facts: dict[str, Any]
+    assets: dict[str, bytes]
+
+    def verify(self) -> None:
+        """Read every byte of the tensors too. Raises `CheckpointError`."""
+        self.model.verify()
+        self.train.verify()
 
 
 def steps(checkpoints: Path) -> list[Path]:
@@ -91,7 +110,7 @@ def _followed(path: Path) -> Path:
     return path
 
 
-def newest(checkpoints: Path, say: Callable[[str], None], among: Sequence[Path] | None = None) -> Contents | None:
+def newest(checkpoints: Path, say: Callable[[str], None], among: Sequence[Path] | None = None) -> Checkpoint | None:
     """The newest checkpoint that verifies, of all or `among` these (oldest first); None where none was committed.
 
     One that does not is said and passed over. Raises `CheckpointError` where all are broken.
@@ -99,7 +118,9 @@ def newest(checkpoints: Path, say: Callable[[str], None], among: Sequence[Path] 
     found = steps(checkpoints) if among is None else among
     for path in reversed(found):
         try:
-            return read(path, train_state=True)
+            checkpoint = read(path, train_state=True)
+            checkpoint.verify()
+            return checkpoint
         except CheckpointError as error:
             say(f"warning: {error}")
             if path != found[0]:
@@ -109,25 +130,26 @@ def newest(checkpoints: Path, say: Callable[[str], None], among: Sequence[Path] 
     return None
 
 
-def read(path: Path, *, train_state: bool) -> Contents:
-    """A checkpoint's contents, every byte verified; without what only a resume needs where `train_state` is False."""
+def read(path: Path, *, train_state: bool) -> Checkpoint:
+    """A checkpoint, without what only a resume needs where `train_state` is False. Raises `CheckpointError`."""
     manifest = read_manifest(path)
-    missing = {MODEL, STATE, FACTS, SPEC, *([TRAIN] if train_state else [])} - manifest.files.keys()
+    tensors = [*manifest.shards[MODEL], *(manifest.shards[TRAIN] if train_state else [])]
+    missing = {*tensors, STATE, FACTS, SPEC} - manifest.files.keys()
     if missing:
         raise CheckpointError(f"{path}: incomplete: {', '.join(sorted(missing))} is missing; {ANOTHER}")
-    small = {n: _verified(path / n, manifest) for n in manifest.files if n not in (MODEL, TRAIN)}
+    small = {n: _verified(path / n, manifest) for n in manifest.files if shard_of(n)[0] not in KINDS}
     state = _json(small[STATE], path / STATE)
     if type(state.get("step")) is not int or state["step"] != manifest.step:
         step = clipped(repr(state.get("step")), 40)
         raise CheckpointError(f"{path / STATE}: step: {step}, and {MANIFEST} says {manifest.step}; {ANOTHER}")
-    return Contents(
+    return Checkpoint(
         step=manifest.step,
         state=state,
         spec=_spec(small[SPEC], path / SPEC),
         facts=_facts(small[FACTS], path / FACTS),
-        assets={n: c for n, c in small.items() if n not in SIZES},
-        model=_tensors(path / MODEL, manifest),
-        train=_tensors(path / TRAIN, manifest) if train_state else {},
+        assets={n: c for n, c in small.items() if is_asset(n)},
+        model=open_tensors(path, MODEL, manifest),
+        train=open_tensors(path, TRAIN, manifest) if train_state else StoredTensors([], {}),
     )
 
 
@@ -139,7 +161,7 @@ def read_spec(path: Path) -> dict[str, Any]:
 def read_assets(path: Path) -> dict[str, bytes]:
     """The files that data goes on with, verified: facts.json, and those that the data gave, such as tokenizer.json."""
     manifest = read_manifest(path)
-    assets = {n: _verified(path / n, manifest) for n in manifest.files if n not in SIZES}
+    assets = {n: _verified(path / n, manifest) for n in manifest.files if is_asset(n)}
     return {**assets, FACTS: _one(path, FACTS)}
 
 
@@ -148,12 +170,6 @@ def _one(path: Path, name: str) -> bytes:
     if name not in manifest.files:
         raise CheckpointError(f"{path}: incomplete: {name} is missing; {ANOTHER}")
     return _verified(path / name, manifest)
-
-
-def _tensors(path: Path, manifest: Manifest) -> dict[str, Any]:
-    tensors = safe.load(_verified(path, manifest), path)
-    safe.same_as_described(tensors, manifest.tensors.get(path.name, {}), path)
-    return tensors
 
 
 def _spec(content: bytes, path: Path) -> dict[str, Any]:

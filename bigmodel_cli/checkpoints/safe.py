@@ -2,68 +2,99 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from bigmodel_cli.checkpoints.files import ANOTHER, MOST_JSON, MOST_VALUES, clipped, is_whole, parse_json
 from bigmodel_cli.errors import CheckpointError
-from bigmodel_cli.lazy import Tensor
+from bigmodel_cli.lazy import Tensor, torch
 
 MOST_BYTES = 2**53
 """Of a tensor; also its numbers."""
 MOST_AXES = 64
 MOST_NAME = 1000
 """Characters in a tensor's name."""
-BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
-    "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64,
+DTYPES = {
+    "BOOL": ("bool", 1), "U8": ("uint8", 1), "I8": ("int8", 1), "F8_E5M2": ("float8_e5m2", 1), "F8_E4M3": ("float8_e4m3fn", 1),
+    "I16": ("int16", 2), "U16": ("uint16", 2), "F16": ("float16", 2), "BF16": ("bfloat16", 2), "I32": ("int32", 4),
+    "U32": ("uint32", 4), "F32": ("float32", 4), "C64": ("complex64", 8), "F64": ("float64", 8), "I64": ("int64", 8),
+    "U64": ("uint64", 8),
 }  # fmt: skip
+"""Name of a dtype in a header -> (its name in PyTorch, bytes), in the order in which the safetensors library sorts them."""
+_NAMES = {name: (rank, code) for rank, (code, (name, _)) in enumerate(DTYPES.items())}
 
 
-def dump(tensors: dict[str, Tensor]) -> bytes:
-    """The tensors as the content of a .safetensors file. Tensors that share storage are written once each."""
-    from safetensors.torch import save
-
-    return bytes(save({name: t.detach().contiguous().cpu().clone() for name, t in tensors.items()}))
+def file_order(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names as the safetensors library orders them: widest dtype first, which keeps every tensor aligned, then by name."""
+    return sorted(tensors, key=lambda name: (-_NAMES[dtype_name(tensors[name])][0], name))
 
 
-def load(content: bytes, path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file's content, after `check_header`. Raises `CheckpointError` naming the file."""
-    check_header(content, path)
-    from safetensors import SafetensorError
-    from safetensors.torch import load as load_
+def header(tensors: Mapping[str, Tensor]) -> bytes:
+    """What a .safetensors file begins with whose tensors follow in this order: byte for byte as the library writes it."""
+    entries, end = {}, 0
+    for name, tensor in tensors.items():
+        first, end = end, end + tensor.nbytes
+        entries[name] = {
+            "dtype": _NAMES[dtype_name(tensor)][1],
+            "shape": list(tensor.shape),
+            "data_offsets": [first, end],
+        }
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
-    try:
-        return dict(load_(content))
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: damaged: {clipped(str(error))}; {ANOTHER}") from None
+
+def dtype_name(tensor: Tensor) -> str:
+    """The name of a tensor's dtype, such as float32."""
+    return str(tensor.dtype).removeprefix("torch.")
 
 
-def check_header(content: bytes, path: Path) -> dict[str, Any]:
-    """The header of a .safetensors file, each entry checked. Raises `CheckpointError`.
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor on the CPU."""
+    return tensor.detach().reshape(-1).view(torch.uint8).numpy().data
+
+
+def read_header(file: BinaryIO, path: Path, size: int) -> tuple[bytes, dict[str, Tensor]]:
+    """The bytes before the tensors of a .safetensors file, and the tensors in the order of the file, without data (meta device).
+
+    Each entry is checked. Raises `CheckpointError` naming the file.
+    """
+    start = file.read(8)
+    start += file.read(min(int.from_bytes(start, "little"), MOST_JSON))
+    entries = check_header(start, path, size)
+    names = sorted((n for n in entries if n != "__metadata__"), key=lambda n: (entries[n]["data_offsets"], n))
+    return start, {
+        n: torch.empty(entries[n]["shape"], dtype=getattr(torch, DTYPES[entries[n]["dtype"]][0]), device="meta")
+        for n in names
+    }
+
+
+def check_header(start: bytes, path: Path, size: int) -> dict[str, Any]:
+    """The header that a .safetensors file of `size` bytes begins with, each entry checked. Raises `CheckpointError`.
 
     Checked, types before arithmetic: its length, unique names, known dtypes, shapes of whole numbers, and that the tensors' bytes
     follow one another without gap or overlap to the end of the file.
     """
     try:
-        return _header(content)
+        return _header(start, size)
     except ValueError as error:
         raise CheckpointError(f"{path}: damaged: {clipped(str(error), 300)}; {ANOTHER}") from None
 
 
-def _header(content: bytes) -> dict[str, Any]:
+def _header(start: bytes, size: int) -> dict[str, Any]:
     """The header. Raises `ValueError`."""
-    if len(content) < 8:
-        raise ValueError(f"{len(content)} bytes, and a header alone has 8")
-    length, rest = int.from_bytes(content[:8], "little"), len(content) - 8
+    if len(start) < 8:
+        raise ValueError(f"{size} bytes, and a header alone has 8")
+    length, rest = int.from_bytes(start[:8], "little"), size - 8
     if length > MOST_JSON:
         raise ValueError(f"its header claims {length:,} bytes; at most {MOST_JSON:,} are read")
     if length > rest:
         raise ValueError(f"its header claims {length:,} bytes, and {rest:,} follow")
     try:
-        header = parse_json(content[8 : 8 + length])
+        header = parse_json(start[8 : 8 + length])
     except ValueError as error:
         raise ValueError(f"its header is not JSON ({clipped(str(error))})") from None
     if not isinstance(header, dict):
@@ -89,19 +120,19 @@ def _place(name: str, entry: Any) -> tuple[int, int, int]:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"} or len(name) > MOST_NAME:
         raise ValueError(f"its header has a faulty entry ({clipped(name)!r})")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in BITS:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(f"its header has a faulty entry ({clipped(name)!r}: dtype {clipped(repr(dtype), 40)})")
     lists = isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2 and len(shape) <= MOST_AXES
     if not lists or not all(is_whole(n, MOST_BYTES) for n in (*shape, *offsets)):
         raise ValueError(f"tensor {clipped(name)!r} has an impossible shape or place")
     if math.prod(max(n, 1) for n in shape) > MOST_BYTES:
         raise ValueError(f"tensor {clipped(name)!r} has an impossible shape or place")
-    return offsets[0], offsets[1], math.prod(shape) * BITS[dtype] // 8
+    return offsets[0], offsets[1], math.prod(shape) * DTYPES[dtype][1]
 
 
-def describe(tensors: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
+def describe(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
     """Shape and dtype of each tensor, for the manifest."""
-    return {n: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for n, t in tensors.items()}
+    return {n: {"shape": list(t.shape), "dtype": dtype_name(t)} for n, t in tensors.items()}
 
 
 def can_list(*files: Sequence[int]) -> bool:
@@ -112,7 +143,7 @@ def can_list(*files: Sequence[int]) -> bool:
     return max(*headers, manifest) + 1000 < MOST_VALUES
 
 
-def same_as_described(tensors: dict[str, Tensor], described: dict[str, Any], path: Path) -> None:
+def same_as_described(tensors: Mapping[str, Tensor], described: dict[str, Any], path: Path) -> None:
     """Raise `CheckpointError` where the tensors are not those that the manifest describes."""
     found = describe(tensors)
     for name in sorted(found.keys() | described.keys()):

@@ -2,9 +2,9 @@
 
 Commit protocol: everything is written into a temporary folder and fsynced, the folder is renamed, its parent fsynced; `last` and
 `best` (relative links) move only after that. A step that is saved again keeps its older copy until the new one has its name
-(replacing.py). Failpoints, in the order in which a save reaches them: checkpoint.write, checkpoint.wrote, checkpoint.synced
-(each once a file), checkpoint.rename, (checkpoint.aside,) checkpoint.renamed, checkpoint.marked, checkpoint.prune (before each
-file that is removed).
+(replacing.py). Failpoints, in the order in which a save reaches them: checkpoint.write, checkpoint.writing (before each piece),
+checkpoint.wrote, checkpoint.synced (each once a file), checkpoint.rename, (checkpoint.aside,) checkpoint.renamed,
+checkpoint.marked, checkpoint.prune (before each file that is removed).
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
-from bigmodel_cli.checkpoints import safe
-from bigmodel_cli.checkpoints.contents import FACTS, FORMAT, MANIFEST, MODEL, SPEC, STATE, TRAIN, Contents
+from bigmodel_cli.checkpoints.contents import FACTS, FORMATS, MANIFEST, MODEL, SPEC, STATE, TRAIN, Contents
 from bigmodel_cli.checkpoints.files import read_file
-from bigmodel_cli.checkpoints.reading import steps
+from bigmodel_cli.checkpoints.reading import read, steps
 from bigmodel_cli.checkpoints.replacing import replace, tidy
+from bigmodel_cli.checkpoints.shards import shards
 from bigmodel_cli.console import quantity
 from bigmodel_cli.disk import remove, sync
 from bigmodel_cli.errors import BigmodelError, ResourceError
@@ -35,58 +37,90 @@ def save(checkpoints: Path, contents: Contents, name: str | None = None) -> Path
     """
     target = checkpoints / (name or f"step-{contents.step:08d}")
     draft = checkpoints / f".draft-step-{contents.step}-{os.getpid()}"
-    files = {
-        MODEL: safe.dump(contents.model),
-        TRAIN: safe.dump(contents.train),
+    tensors = [*shards(MODEL, contents.model), *shards(TRAIN, contents.train)]
+    small = {
         STATE: json.dumps(contents.state, indent=1, allow_nan=False).encode(),
         FACTS: json.dumps(contents.facts, indent=1, allow_nan=False).encode(),
         SPEC: dump_yaml(contents.spec).encode(),
         **contents.assets,
     }
-    manifest = {
-        "format": FORMAT,
-        "step": contents.step,
-        "files": {n: {"size": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in files.items()},
-        "tensors": {MODEL: safe.describe(contents.model), TRAIN: safe.describe(contents.train)},
-    }
-    files[MANIFEST] = json.dumps(manifest, indent=1).encode()
-    if _same(target, files):  # the same step again, after a resume
+    files: dict[str, Iterable[bytes | memoryview]] = {s.name: s for s in tensors}
+    files |= {name: [content] for name, content in small.items()}
+    described = {shard.name: shard.described() for shard in tensors}
+    if _same(target, files, small, contents.step, described):  # the same step again, after a resume
         return target
     try:
         checkpoints.mkdir(parents=True, exist_ok=True)
         remove(draft, ignore_errors=True)
         draft.mkdir()
-        for name, content in files.items():
-            _write(draft / name, content)
+        entries = {name: _write(draft / name, content) for name, content in files.items()}
+        _write(draft / MANIFEST, [_manifest(contents.step, entries, described)])
         sync(draft)
         failpoint("checkpoint.rename")
         replace(draft, target, sync)
         sync(checkpoints)
     except OSError as error:
         remove(draft, ignore_errors=True)
-        raise _not_saved(checkpoints, sum(map(len, files.values())), error) from None
+        sizes = {**{shard.name: shard.size() for shard in tensors}, **{name: len(c) for name, c in small.items()}}
+        unhashed = {name: {"size": size, "sha256": "0" * 64} for name, size in sizes.items()}
+        needed = sum(sizes.values()) + len(_manifest(contents.step, unhashed, described))
+        raise _not_saved(checkpoints, needed, error) from None
+    except BaseException:  # a tensor could not be copied from its device, or the user will not wait
+        remove(draft, ignore_errors=True)
+        raise
     return target
 
 
-def _same(target: Path, files: dict[str, bytes]) -> bool:
+def _manifest(step: int, entries: dict[str, Any], described: dict[str, Any]) -> bytes:
+    manifest = {"format": max(FORMATS), "step": step, "files": entries, "tensors": described}
+    return json.dumps(manifest, indent=1).encode()
+
+
+def _entry(content: Iterable[bytes | memoryview], write: Callable[[bytes | memoryview], object]) -> dict[str, Any]:
+    """Size and SHA-256 of a file's content, each piece of which is given to `write` on the way."""
+    size, digest = 0, hashlib.sha256()
+    for piece in content:
+        write(piece)
+        digest.update(piece)
+        size += len(piece)
+    return {"size": size, "sha256": digest.hexdigest()}
+
+
+def _same(
+    target: Path, files: dict[str, Iterable[bytes | memoryview]], small: dict[str, bytes], step: int, described: Any
+) -> bool:
     """Whether a checkpoint is there already, and is this one to the byte."""
     try:
-        return {p.name for p in target.iterdir()} == files.keys() and all(
-            read_file(target / name, len(content), len(content)) == content
-            for name, content in sorted(files.items(), key=lambda item: len(item[1]))
+        if {p.name for p in target.iterdir()} != {*files, MANIFEST}:
+            return False
+        if any(read_file(target / name, len(content), len(content)) != content for name, content in small.items()):
+            return False
+        manifest = _manifest(
+            step, {name: _entry(content, lambda _: None) for name, content in files.items()}, described
         )
+        if read_file(target / MANIFEST, len(manifest), len(manifest)) != manifest:
+            return False
+        read(target, train_state=True).verify()
     except (OSError, BigmodelError):
         return False
+    return True
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: Iterable[bytes | memoryview]) -> dict[str, Any]:
+    """Write a file, and return what the manifest says of it."""
     failpoint("checkpoint.write")
+
+    def write(piece: bytes | memoryview) -> None:
+        failpoint("checkpoint.writing")
+        file.write(piece)
+
     with open(path, "wb") as file:
-        file.write(content)
+        entry = _entry(content, write)
         file.flush()
         failpoint("checkpoint.wrote")
         os.fsync(file.fileno())
     failpoint("checkpoint.synced")
+    return entry
 
 
 def _not_saved(checkpoints: Path, needed: int, error: OSError) -> ResourceError:

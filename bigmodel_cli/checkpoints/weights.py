@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bigmodel_cli.checkpoints.stored import StoredTensors, copy_tensors
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.lazy import Module, Tensor, torch
 
@@ -24,7 +25,7 @@ def load_weights(model: Module, tensors: Mapping[str, Tensor], *, fresh: Sequenc
     """Copy the tensors into the model's parameters and buffers.
 
     Names below a prefix in `fresh` stay as they are, whatever the checkpoint has there. Raises `CheckpointError` listing what
-    is missing, unexpected, or of another shape or dtype; the model is then unchanged.
+    is missing, unexpected, or of another shape or dtype, and the model is then unchanged; or naming a file that is damaged.
     """
     own = model.state_dict()
     new = [name for name in own if _below(name, fresh)]
@@ -44,9 +45,7 @@ def load_weights(model: Module, tensors: Mapping[str, Tensor], *, fresh: Sequenc
             "the weights do not fit the model; is the spec's model section another, or are they of an earlier version of bigmodel, "
             f"whose parts had other weights (then train anew)?\n  {lines}"
         )
-    with torch.no_grad():
-        for name, tensor in wanted.items():
-            tensor.copy_(given[name])
+    copy_tensors(tensors, wanted)
     return LoadReport(list(wanted), new, sorted(tensors.keys() - wanted.keys() - set(new)))
 
 
@@ -58,13 +57,20 @@ def _shown(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
-def mean_weights(several: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def mean_weights(several: Sequence[StoredTensors]) -> dict[str, Tensor]:
     """The mean of each tensor over several sets of weights of one model, summed in float64; integers are those of the last."""
-    mean = dict(several[-1])
-    for name, last in mean.items():
-        if last.is_floating_point():
-            total = torch.zeros_like(last, dtype=torch.float64)
-            for weights in several:
-                total += weights[name]
-            mean[name] = (total / len(several)).to(last.dtype)
-    return mean
+    last = several[-1]
+    mean = {
+        name: torch.zeros_like(t, device="cpu", dtype=torch.float64 if t.is_floating_point() else t.dtype)
+        for name, t in last.items()
+        if name not in last.tied
+    }
+    for weights in several:
+        for name, tensor in weights.stream():
+            if name in mean and tensor.is_floating_point():
+                mean[name] += tensor
+            elif name in mean:
+                mean[name] = tensor
+    for name, total in mean.items():
+        mean[name] = (total / len(several)).to(last[name].dtype) if total.is_floating_point() else total
+    return {name: mean[last.tied.get(name, name)] for name in last}

@@ -61,7 +61,7 @@ class Previous:
 
     spec: Spec
     path: Path | None
-    contents: checkpoints.Contents | None
+    contents: checkpoints.Checkpoint | None
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def _leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
     return [leaf for key, inner in items for leaf in _leaves(inner, f"{path}.{key}" if path else str(key))]
 
 
-def mark_again(checkpoints_folder: Path, path: Path, contents: checkpoints.Contents) -> None:
+def mark_again(checkpoints_folder: Path, path: Path, contents: checkpoints.Checkpoint) -> None:
     """Let `last` and `best` point where this newest checkpoint says: the process may have died after committing it, before that.
 
     Raises `ResourceError`.
@@ -232,7 +232,7 @@ def finished(directory: RunDirectory, previous: Previous, spec: Spec, total: int
     try:
         result = checkpoints.find(directory.path)
         if result != previous.path:
-            checkpoints.read(result, train_state=False)
+            checkpoints.read(result, train_state=False).verify()
     except BigmodelError as error:
         say(f"warning: {error}")
         return previous.path if past else None

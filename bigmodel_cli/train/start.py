@@ -80,7 +80,7 @@ def build_started(spec: Spec, facts: Facts, device: torch.device, source: Path |
 
 def _from_checkpoint(spec: Spec, facts: Facts, device: torch.device, source: Path) -> Model:
     contents = checkpoints.read(source, train_state=False)
-    if note := not_finite(contents.model):
+    if note := not_finite(contents.model.stream()):
         raise CheckpointError(f"{source}: {note}; nothing can be learnt from there: start from another checkpoint")
     with within(contents.model, len(facts.classes)):
         model = build_model(_without_download(spec), facts)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bigmodel_cli.checkpoints import load_weights
+from bigmodel_cli.checkpoints import copy_tensors, glance, load_weights
 from bigmodel_cli.config import Natural
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.failpoints import failpoint
@@ -163,7 +163,7 @@ class TrainState:
                 p.data, self.ema[name] = self.ema[name], p.data
 
     @contextlib.contextmanager
-    def holding(self, weights: dict[str, Tensor]) -> Iterator[None]:
+    def holding(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
         """Inside, the model has these weights, and there is no moving average."""
         own = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         ema, self.ema = self.ema, {}
@@ -206,21 +206,21 @@ class TrainState:
         }
         return weights, train, values
 
-    def restore(self, weights: dict[str, Tensor], train: dict[str, Tensor], values: dict[str, Any]) -> None:
+    def restore(self, weights: Mapping[str, Tensor], train: Mapping[str, Tensor], values: dict[str, Any]) -> None:
         """Become the captured state, to the bit.
 
         Raises `CheckpointError` where it is of another model or optimizer, or faulty; then nothing is changed.
         """
         found = Recorded.of(values)
-        generator = self._check(weights, train)
+        self._check(weights, train)
         load_weights(self.model, weights)
+        own = self.optimizer.state_dict()
+        random = {name: torch.empty_like(train[name], device="cpu") for name in (CPU, CUDA) if name in train}
+        targets = {**{f"{OPTIMIZER}{name}": tensor for name, tensor in own.items()}, **random}
         if self.ema:
-            with torch.no_grad():
-                for name, tensor in self.ema.items():
-                    tensor.copy_(weights[name])
-                for name, p in self.model.named_parameters():
-                    p.copy_(train[f"raw.{name}"])
-        own = {n.removeprefix(OPTIMIZER): t for n, t in train.items() if n.startswith(OPTIMIZER)}
+            copy_tensors(dict(self.model.named_parameters()), self.ema)
+            targets |= {f"raw.{name}": p for name, p in self.model.named_parameters()}
+        copy_tensors(train, targets)
         self.optimizer.load_state_dict(own, found.optimizer_steps)
         self.step = found.step
         self.scores, self.best = dict(found.scores), found.best
@@ -233,12 +233,12 @@ class TrainState:
         for module in self.balanced:
             module.forget_step()
         self.passed, self.rewinds, self.recent = found.passed, found.rewinds, list(found.recent)
-        torch.set_rng_state(generator.get_state())
-        if CUDA in train and torch.cuda.is_available():
-            torch.cuda.set_rng_state(train[CUDA])
+        torch.set_rng_state(random[CPU])
+        if CUDA in random and torch.cuda.is_available():
+            torch.cuda.set_rng_state(random[CUDA])
 
-    def _check(self, weights: dict[str, Tensor], train: dict[str, Tensor]) -> torch.Generator:
-        """The random state, once all that is to be restored fits this run. Raises `CheckpointError`; nothing is changed."""
+    def _check(self, weights: Mapping[str, Tensor], train: Mapping[str, Tensor]) -> None:
+        """Raise `CheckpointError` where what is to be restored does not fit this run; nothing is changed."""
         own = {f"{OPTIMIZER}{name}": tensor for name, tensor in self.optimizer.state_dict().items()}
         moved = {name for name in train if name.startswith(OPTIMIZER)}
         if differing := sorted(moved ^ own.keys()):
@@ -256,18 +256,16 @@ class TrainState:
         )
         try:
             if CUDA in train and torch.cuda.is_available():
-                torch.Generator("cuda").set_state(train[CUDA])
-            generator = torch.Generator()
-            generator.set_state(train[CPU])
+                torch.Generator("cuda").set_state(glance(train, CUDA))
+            torch.Generator().set_state(glance(train, CPU))
         except (RuntimeError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(
                 f"train_state.safetensors: not the state of a generator ({reason}); {ANOTHER}"
             ) from None
-        return generator
 
 
-def check_fits(given: dict[str, Tensor], wanted: dict[str, Tensor], name: str) -> None:
+def check_fits(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], name: str) -> None:
     """Raise `CheckpointError` for a tensor of the file `name` that is missing, not wanted, or of another shape or dtype."""
     for key in sorted(given.keys() | wanted.keys()):
         shown = [

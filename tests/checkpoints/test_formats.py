@@ -42,7 +42,7 @@ def test_a_checkpoint_of_format_1_writes_and_is_finetuned(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "way"), [(2, "written by a newer bigmodel: update this one"), (0, "use the version that wrote it")]
+    ("number", "way"), [(3, "written by a newer bigmodel: update this one"), (0, "use the version that wrote it")]
 )
 def test_another_format_says_how_it_is_read(number: int, way: str, cli: Cli) -> None:
     """Row 56."""
@@ -50,7 +50,7 @@ def test_another_format_says_how_it_is_read(number: int, way: str, cli: Cli) -> 
     change_json(checkpoint, "manifest.json", lambda v: v.update(format=number))
     result = cli("eval", checkpoint)
     assert (result.status, result.out) == (4, "")
-    assert f"manifest.json: format {number}; this bigmodel reads format 1: {way}" in result.err
+    assert f"manifest.json: format {number}; this bigmodel reads formats 1 to 2: {way}" in result.err
 
 
 BLOCK: dict[str, Any] = {"mixer": {"type": "attention", "num_heads": 2}, "ffn": {"type": "gelu", "hidden": 8}}
@@ -100,8 +100,10 @@ def test_tied_weights_are_tied_after_saving_and_loading(
     from safetensors.torch import load_file
 
     held = load_file(checkpoint / "model.safetensors")
-    assert torch.equal(held[first], held[second])
-    assert torch.equal(held[first], names[first])
+    assert first in held or second in held
+    assert not (first in held and second in held)  # stored once
+    stored = held[first if first in held else second]
+    assert torch.equal(stored, names[first])
     tokens = torch.tensor([[1, 2, 3, 4]])
     given = (tokens, tokens) if task == "seq2seq" else (tokens,)
     with torch.no_grad():
@@ -111,7 +113,7 @@ def test_tied_weights_are_tied_after_saving_and_loading(
     assert logits.shape == (1, 4, 11)
     with torch.no_grad():
         names[first].mul_(2)
-    assert torch.equal(names[second], 2 * held[first])
+    assert torch.equal(names[second], 2 * stored)
 
 
 def poisoned(value: float = math.nan) -> Path:

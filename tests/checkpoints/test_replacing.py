@@ -31,7 +31,7 @@ def read() -> float:
     """The value in the newest checkpoint, which verifies whole, and the same in all of its parts."""
     found = checkpoints.newest(PLACE, lambda text: pytest.fail(text))
     assert found is not None
-    assert found.model["w"].tolist() == found.train["m"].tolist() == [found.state["value"]] * 2
+    assert found.model.load()["w"].tolist() == found.train.load()["m"].tolist() == [found.state["value"]] * 2
     return float(found.state["value"])
 
 

@@ -1,0 +1,66 @@
+"""Tensors on their way into .safetensors files: one after the other, in files of a bounded size, tied ones once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bigmodel_cli.checkpoints import safe
+from bigmodel_cli.checkpoints.contents import TIED
+from bigmodel_cli.checkpoints.files import CHUNK
+from bigmodel_cli.checkpoints.manifest import shard_names
+from bigmodel_cli.lazy import Tensor
+
+SHARD_SIZE = 2_000_000_000
+"""Bytes of tensors in a file; a larger tensor has one of its own."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A .safetensors file that is to be written; `tied` are other names of its tensors.
+
+    To iterate over it gives the content in pieces. A tensor that is not on the CPU is copied there when its turn comes.
+    """
+
+    name: str
+    tensors: dict[str, Tensor]
+    tied: dict[str, str]
+
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        yield safe.header(self.tensors)
+        for tensor in self.tensors.values():
+            content = safe.tensor_bytes(tensor.detach().cpu().contiguous())
+            yield from (content[first : first + CHUNK] for first in range(0, len(content), CHUNK))
+
+    def size(self) -> int:
+        """Bytes of the file."""
+        return len(safe.header(self.tensors)) + sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def described(self) -> dict[str, dict[str, Any]]:
+        """What the manifest says of its tensors."""
+        return {**safe.describe(self.tensors), **{name: {TIED: first} for name, first in self.tied.items()}}
+
+
+def shards(file: str, tensors: Mapping[str, Tensor]) -> list[Shard]:
+    """The files for these tensors: `file` itself, or numbered ones where there is more than one."""
+    firsts: dict[Any, str] = {}  # memory -> the first name of what is there
+    groups: list[dict[str, Tensor]] = [{}]
+    tied: dict[str, str] = {}
+    room = SHARD_SIZE
+    for name in safe.file_order(tensors):
+        tensor = tensors[name]
+        memory = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        first = firsts.setdefault(memory, name) if tensor.numel() else name
+        if first != name:
+            tied[name] = first
+            continue
+        if tensor.nbytes > room and groups[-1]:
+            groups.append({})
+            room = SHARD_SIZE
+        groups[-1][name] = tensor
+        room -= tensor.nbytes
+    return [
+        Shard(name, group, {other: first for other, first in tied.items() if first in group})
+        for name, group in zip(shard_names(file, len(groups)), groups, strict=True)
+    ]

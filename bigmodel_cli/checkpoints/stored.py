@@ -1,0 +1,193 @@
+"""Tensors in the files of a checkpoint: described at once, and read, one after the other, where they are wanted.
+
+What is used has been hashed where it lies, in memory of this process: a file that is mapped, or read again without being hashed
+again, might change after it was verified.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from bigmodel_cli.checkpoints import safe
+from bigmodel_cli.checkpoints.contents import MANIFEST, TIED
+from bigmodel_cli.checkpoints.files import ANOTHER, CHUNK, check_size, clipped, opened
+from bigmodel_cli.checkpoints.manifest import MOST_SIZE, Manifest
+from bigmodel_cli.errors import CheckpointError
+from bigmodel_cli.lazy import Tensor, torch
+
+
+@dataclass(frozen=True)
+class File:
+    """A .safetensors file: size and SHA-256 by the manifest, its bytes before the tensors, and those (meta device) in order."""
+
+    path: Path
+    size: int
+    sha256: str
+    start: bytes
+    tensors: dict[str, Tensor]
+
+    def read(self, place: Callable[[str], Tensor | None]) -> Iterator[tuple[str, Tensor]]:
+        """Read the tensors, each into the contiguous one on the CPU that `place` gives for its name; None: it is passed over.
+
+        Raises `CheckpointError`, in the end at the latest, where the file is not the one that the manifest describes.
+        """
+        digest = hashlib.sha256(self.start)
+        passed = memoryview(bytearray(CHUNK))
+        with opened(self.path, self.size, self.size) as file:
+            file.seek(len(self.start))
+            for name, described in self.tensors.items():
+                tensor = place(name)
+                if tensor is not None:
+                    self._fill(file, safe.tensor_bytes(tensor), digest)
+                    yield name, tensor
+                    continue
+                for first in range(0, described.nbytes, CHUNK):
+                    self._fill(file, passed[: described.nbytes - first], digest)
+        _check_digest(self.path, digest, self.sha256)
+
+    def glance(self, name: str) -> Tensor:
+        """A tensor as the file has it now, not verified."""
+        before = list(self.tensors)[: list(self.tensors).index(name)]
+        tensor = torch.empty_like(self.tensors[name], device="cpu")
+        with opened(self.path, self.size, self.size) as file:
+            file.seek(len(self.start) + sum(self.tensors[n].nbytes for n in before))
+            self._fill(file, safe.tensor_bytes(tensor), hashlib.sha256())
+        return tensor
+
+    def _fill(self, file: BinaryIO, memory: memoryview, digest: Any) -> None:
+        for first in range(0, len(memory), CHUNK):
+            part = memory[first : first + CHUNK]
+            if file.readinto(part) != len(part):  # type: ignore[attr-defined]  # it has no buffer
+                raise CheckpointError(f"{self.path}: truncated while it was read; {ANOTHER}")
+            digest.update(part)
+
+
+class StoredTensors(Mapping[str, Tensor]):
+    """The tensors of one kind in a checkpoint, by name, with a shape and a dtype, but no data (meta device) until they are read.
+
+    Each way of reading raises `CheckpointError` where a file is not the one that the manifest describes.
+    """
+
+    def __init__(self, files: list[File], tied: Mapping[str, str]) -> None:
+        self.files = files
+        self.tied = tied  # name -> the one under which the tensor is stored
+        self.names = {name: [name] for file in files for name in file.tensors}  # stored name -> all of its names
+        for name, stored in tied.items():
+            self.names[stored].append(name)
+        self.described = {
+            name: t for file in files for stored, t in file.tensors.items() for name in self.names[stored]
+        }
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.described[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.described)
+
+    def __len__(self) -> int:
+        return len(self.described)
+
+    def verify(self) -> None:
+        """Read every byte."""
+        self.copy_to({})
+
+    def stream(self) -> Iterator[tuple[str, Tensor]]:
+        """Each tensor on the CPU; they are verified once all have been asked for. Names that are tied come with the same tensor."""
+        for file in self.files:
+            for stored, tensor in file.read(lambda name: torch.empty_like(self.described[name], device="cpu")):
+                yield from ((name, tensor) for name in self.names[stored])
+
+    def load(self) -> dict[str, Tensor]:
+        """All tensors, verified, on the CPU."""
+        return dict(self.stream())
+
+    def copy_to(self, targets: Mapping[str, Tensor]) -> None:
+        """Copy into the targets, by name; after an error they are of no use. What has no target is verified all the same."""
+
+        def place(stored: str) -> Tensor | None:
+            wanted = [targets[name] for name in self.names[stored] if name in targets]
+            fitting = [target for target in wanted if _takes_bytes(target, self.described[stored])]
+            if wanted and not fitting:
+                return torch.empty_like(self.described[stored], device="cpu")
+            return fitting[0] if fitting else None
+
+        with torch.no_grad():
+            for file in self.files:
+                for stored, tensor in file.read(place):
+                    for target in (targets[name] for name in self.names[stored] if name in targets):
+                        if (target.device, target.data_ptr()) != (tensor.device, tensor.data_ptr()):
+                            target.copy_(tensor)
+
+    def glance(self, name: str) -> Tensor:
+        """A tensor as the files have it now, not verified: good to refuse something early, and for nothing else."""
+        return next(file for file in self.files if name in file.tensors).glance(name)
+
+
+def _takes_bytes(target: Tensor, described: Tensor) -> bool:
+    """Whether a tensor's memory is as the bytes in a file are, so that they need no room of their own."""
+    same = (target.shape, target.dtype) == (described.shape, described.dtype)
+    return same and target.device.type == "cpu" and target.is_contiguous()
+
+
+def open_tensors(path: Path, kind: str, manifest: Manifest) -> StoredTensors:
+    """The tensors in the files of a kind ('model.safetensors') of a checkpoint: all but their data is checked.
+
+    Raises `CheckpointError`, and `ResourceError` where they are larger than the machine's memory.
+    """
+    names = manifest.shards[kind]
+    files: list[File] = []
+    tied: dict[str, str] = {}
+    for name in names:
+        said = manifest.tensors.get(name, {})
+        file, more = _open(path / name, *manifest.files[name], said)
+        twice = (file.tensors.keys() | more) & (tied.keys() | {n for other in files for n in other.tensors})
+        if twice:
+            raise CheckpointError(f"{path / name}: tensor {clipped(min(twice))!r} is in two files; {ANOTHER}")
+        files.append(file)
+        tied |= more
+    check_size(path, sum(file.size for file in files), MOST_SIZE, None)
+    return StoredTensors(files, tied)
+
+
+def _open(path: Path, size: int, sha256: str, said: dict[str, Any]) -> tuple[File, dict[str, str]]:
+    """A file, and the names that are tied to those of its tensors, where the manifest says of it what is there."""
+    with opened(path, size, size) as file:
+        try:
+            start, tensors = safe.read_header(file, path, size)
+            tied = {n: e[TIED] for n, e in said.items() if isinstance(e, dict) and e.keys() == {TIED}}
+            for name, stored in tied.items():
+                if name in tensors or not isinstance(stored, str) or stored not in tensors:
+                    raise CheckpointError(f"{path}: tensor {clipped(name)!r} is tied to none of it; {ANOTHER}")
+            safe.same_as_described(tensors, {n: e for n, e in said.items() if n not in tied}, path)
+        except CheckpointError:
+            file.seek(0)
+            digest = hashlib.sha256()
+            while part := file.read(CHUNK):
+                digest.update(part)
+            _check_digest(path, digest, sha256)  # a file that was changed is said to be, whatever else it is
+            raise
+    return File(path, size, sha256, start, tensors), tied
+
+
+def _check_digest(path: Path, digest: Any, sha256: str) -> None:
+    if digest.hexdigest() != sha256:
+        raise CheckpointError(f"{path}: its SHA-256 is not the one in {MANIFEST}: damaged or changed; {ANOTHER}")
+
+
+def glance(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    """A tensor of a checkpoint, where it is not verified (see `StoredTensors.glance`), or in memory."""
+    return tensors.glance(name) if isinstance(tensors, StoredTensors) else tensors[name]
+
+
+def copy_tensors(tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
+    """Copy tensors of a checkpoint, or in memory, into the targets, all of which are among them."""
+    if isinstance(tensors, StoredTensors):
+        tensors.copy_to(targets)
+        return
+    with torch.no_grad():
+        for name, target in targets.items():
+            target.copy_(tensors[name])
