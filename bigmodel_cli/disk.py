@@ -17,6 +17,17 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def refusal(path: Path) -> str:
+    """Why a path cannot be looked at ("cannot be read: Permission denied"); "" where it can, or where nothing is there."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return ""
+    except OSError as error:
+        return f"cannot be read: {os.strerror(error.errno or 0)}"
+    return ""
+
+
 def remove(path: Path, *, ignore_errors: bool = False) -> None:
     """Take away whatever stands here, a folder with all that is in it, or nothing.
 

@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from bigmodel_cli.config import Options
 from bigmodel_cli.console import visible
+from bigmodel_cli.disk import refusal
 from bigmodel_cli.errors import SpecError, did_you_mean
 
 PLUGINS = "x-plugins"
@@ -89,7 +90,8 @@ def name_plugins(paths: list[Path], option: str = "--plugin ") -> None:
         if path.suffix != ".py" and os.path.exists(path):
             raise SpecError(f"{option}{path}: a plugin is a Python file, whose name ends in .py")
         if not os.path.isfile(path):
-            raise SpecError(f"{option}{path}: {'this is no file' if os.path.exists(path) else 'no such file'}")
+            what = "this is no file" if os.path.exists(path) else refusal(path) or "no such file"
+            raise SpecError(f"{option}{path}: {what}")
     if paths and "bigmodel_cli.parts" in sys.modules:
         raise SpecError("--plugin: too late, the parts are joined already")
     if paths:

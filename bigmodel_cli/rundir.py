@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from bigmodel_cli.console import say, strict_json
-from bigmodel_cli.disk import sync
+from bigmodel_cli.disk import refusal, sync
 from bigmodel_cli.errors import ResourceError, SpecError
 from bigmodel_cli.failpoints import failpoint
 
@@ -146,7 +146,7 @@ class RunDirectory:
         already, or none to resume.
         """
         if resume and not os.path.isdir(path):
-            raise SpecError(f"--resume: {path}: no such run; start it without --resume")
+            raise SpecError(f"--resume: {path}: {refusal(path) or 'no such run; start it without --resume'}")
         made = [p for p in (path, *path.parents) if not os.path.exists(p)]
         if os.path.isdir(path) and _vacant(path) and any(path.iterdir()):
             made = [path]  # what a process left that was killed before it began

@@ -211,6 +211,8 @@ def test_names_that_no_file_can_have(name: str, decoder_spec: Path, cli: Cli) ->
         assert result.status in (2, 3, 4, 5), words
         assert name[:20] in result.err, words
         assert not any(text in result.err for text in ("unknown option", "has no default")), words
+    for words in (["check", name], ["bench", name], ["pretrain", decoder_spec, "--resume", "--out", name]):
+        assert any(why in cli(*words).err for why in ("too long", "levels of symbolic", "leads nowhere")), words
     too_long = "x" * 300 if name[0] == "x" else f"{name}/x"
     for words in (["eval", "run", "--samples", too_long], ["attend", "run", "a small", "--out", f"{too_long}.png"]):
         assert cli(*words).status == 5, words

@@ -11,6 +11,7 @@ from bigmodel_cli.catalog import templates
 from bigmodel_cli.config import Facts
 from bigmodel_cli.console import say
 from bigmodel_cli.data import open_data
+from bigmodel_cli.disk import refusal
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models import build, within, without_download
 from bigmodel_cli.overrides import Change, apply_overrides
@@ -43,7 +44,8 @@ def named(target: str, overrides: Sequence[Change]) -> list[Target]:
         data = open_data(spec.data, base=Path(), seed=spec.train.seed, say=say)
         return [(path.stem, spec, data.facts)]
     if not os.path.lexists(path):
-        raise SpecError(f"{path}: no such spec or checkpoint; a spec's name ends in .yaml")
+        why = refusal(path) or "no such spec or checkpoint; a spec's name ends in .yaml"
+        raise SpecError(f"{path}: {why}")
     found = checkpoints.find(path)
     contents = checkpoints.read(found, train_state=False)
     spec = of_checkpoint(contents.spec, found, overrides)

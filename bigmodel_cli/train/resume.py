@@ -31,6 +31,7 @@ MAY_CHANGE = {
     "train.patience",
     "train.rewind.most",
     "train.trackers",
+    "data.workers",
 }
 """Options that a resumed run may give anew: they do not change what a step computes (a longer run bends its schedule)."""
 EXCLUSIVE = (("steps", "epochs"), ("validate_every", "validate_epochs"), ("average_last", "patience"))

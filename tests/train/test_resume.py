@@ -172,22 +172,22 @@ def test_a_second_interrupt_in_a_save_leaves_at_once(decoder_spec: Path, cli: Cl
     assert good(Path("run"))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_resumed_twice_in_mid_epoch_with_dropout_and_augmentation(
-    workers: int, cnn_spec: Path, cli: Cli, zygote: Zygote
-) -> None:
-    changes = [f"data.workers={workers}", "train.batch_size=200"]  # an epoch has 7.2 batches
+def test_resumed_twice_in_mid_epoch_with_dropout_and_augmentation(cnn_spec: Path, cli: Cli, zygote: Zygote) -> None:
+    """To the bit; loader workers may come and go from one resume to the next."""
+    changes = ["train.batch_size=200"]  # an epoch has 7.2 batches
     whole = uninterrupted(cli, cnn_spec, *changes)
-    words = [w for c in changes for w in ("--set", c)]
+    words = [w for c in (*changes, "data.workers=2") for w in ("--set", c)]
     first = zygote.run("pretrain", cnn_spec, "--out", "run", *words, env={"BIGMODEL_FAILPOINT": "train.step:SIGTERM:5"})
     assert first.status == 143
-    again = zygote.run(*resume_command(first.err), env={"BIGMODEL_FAILPOINT": "train.step:SIGTERM:4"})
+    without = ["--set", "data.workers=0"]
+    again = zygote.run(*resume_command(first.err), *without, env={"BIGMODEL_FAILPOINT": "train.step:SIGTERM:4"})
     assert again.status == 143
     assert "stopped at step 9 of 12" in again.err
-    last = zygote.run(*resume_command(again.err))
+    last = zygote.run(*resume_command(again.err), "--set", "data.workers=2")
     assert last.status == 0, last.err
     assert losses(Path("run")) == losses(Path("whole"))
-    assert digests(Path(last.out.strip())) == digests(whole)
+    found, expected = digests(Path(last.out.strip())), digests(whole)
+    assert [name for name in found if found[name] != expected[name]] in ([], ["spec.yaml"])
 
 
 def test_the_order_and_the_augmentation_do_not_depend_on_the_workers(cnn_spec: Path, cli: Cli) -> None:
