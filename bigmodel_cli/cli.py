@@ -331,7 +331,7 @@ def schema(plugin: Plugin = None) -> None:
 
 @app.command()
 def models(plugin: Plugin = None, json: Json = False) -> None:
-    """List models, parts, tasks, data sources and optimizers, one line each.
+    """List models, parts, tasks, data sources, optimizers and trackers, one line each.
 
     Example: bigmodel models
     """

@@ -100,9 +100,9 @@ class TrainOptions(Options):
         values = dict(values)
         for name in OLD_NAMES.keys() & values.keys():
             if isinstance(values[name], bool):
-                item, here = OLD_NAMES[name], values.get("trackers") or []
-                if values.pop(name) and item not in here and {"type": item} not in here:
-                    values["trackers"] = [*here, item]
+                item, given = OLD_NAMES[name], values.get("trackers", [])
+                if values.pop(name) and isinstance(given, list) and item not in given and {"type": item} not in given:
+                    values["trackers"] = [*given, item]
         return values
 
     @model_validator(mode="after")

@@ -13,13 +13,13 @@ from pydantic import Field
 
 from bigmodel_cli.config import NO_FACTS, Facts
 from bigmodel_cli.lazy import Module, Tensor
-from bigmodel_cli.tasks.base import Pictures
 from bigmodel_cli.tasks.causal_lm import CausalLMOptions
 from bigmodel_cli.tasks.classification import ClassificationOptions, inputs_of
 from bigmodel_cli.tasks.ctc import CTCOptions, transcribe
 from bigmodel_cli.tasks.masked_image import MaskedImage, MaskedImageOptions
 from bigmodel_cli.tasks.masked_lm import MaskedLMOptions
 from bigmodel_cli.tasks.seq2seq import Seq2SeqTaskOptions
+from bigmodel_cli.tasks.shown import Pictures
 
 Batch = dict[str, Tensor]
 Scores = dict[str, tuple[Tensor, Tensor]]

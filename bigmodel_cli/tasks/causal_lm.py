@@ -9,8 +9,9 @@ from pydantic import Field
 
 from bigmodel_cli.config import NO_FACTS, PADDING, Facts, NonNegative, Probability
 from bigmodel_cli.lazy import Module, Tensor
-from bigmodel_cli.tasks.base import AnyTaskOptions, SampleText
+from bigmodel_cli.tasks.base import AnyTaskOptions
 from bigmodel_cli.tasks.loss import cross_entropy, judged
+from bigmodel_cli.tasks.shown import SampleText
 
 
 class CausalLMOptions(AnyTaskOptions):

@@ -10,7 +10,8 @@ from bigmodel_cli.config import NO_FACTS, Facts
 from bigmodel_cli.draw import KEY, draw
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
-from bigmodel_cli.tasks.base import AnyTaskOptions, CountsSamples, Pictures
+from bigmodel_cli.tasks.base import AnyTaskOptions, CountsSamples
+from bigmodel_cli.tasks.shown import Pictures
 
 ORDER = 4
 """The stream of a row's random numbers that puts its patches in order."""

@@ -93,6 +93,9 @@ def test_what_is_wrong_with_trackers_is_refused() -> None:
         trackers(trackers=[{"type": "wandb", "mode": "sometimes"}])
     with pytest.raises(pydantic.ValidationError):
         trackers(tensorboard="yes")
+    for given in ("wandb", None, 3, {"type": "wandb"}):
+        with pytest.raises(pydantic.ValidationError, match="trackers"):
+            trackers(tensorboard=True, trackers=given)
 
 
 def test_trackers_are_listed_and_in_the_schema() -> None:
