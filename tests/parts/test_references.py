@@ -246,7 +246,7 @@ def test_t5_relative_positions(length: int, causal: bool, seed: int) -> None:
 @pytest.mark.parametrize("factor", [2.0, 8.0])
 def test_rotary_scaling(kind: str, factor: float) -> None:
     scaling: Any = LinearScaling(factor=factor) if kind == "linear" else YarnScaling(factor=factor, trained=64)
-    rotary = RotaryOptions(base=500.0, scaling=scaling).build(32, 256)
+    rotary = RotaryOptions(base=500.0, scaling=scaling).rotary(32, 256)
     parameters = {"rope_type": kind, "factor": factor, "rope_theta": 500.0, "original_max_position_embeddings": 64}
     config = LlamaConfig(
         hidden_size=64, num_attention_heads=2, max_position_embeddings=round(64 * factor), rope_parameters=parameters
