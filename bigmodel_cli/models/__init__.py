@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from bigmodel_cli.config import Facts, Options
+from bigmodel_cli.config import Facts
 from bigmodel_cli.lazy import Module
+from bigmodel_cli.models.base import AnyModelOptions
 from bigmodel_cli.models.cnn import CNN, CNNOptions
 from bigmodel_cli.models.decoder import Decoder, DecoderOptions
 from bigmodel_cli.models.encoder import Encoder, EncoderOptions
@@ -20,7 +21,7 @@ from bigmodel_cli.models.within import within
 AnyModel = DecoderOptions | EncoderOptions | Seq2SeqOptions | ViTOptions | CNNOptions | TorchvisionOptions
 ModelOptions = Annotated[AnyModel, Field(discriminator="type")]
 
-MODELS: dict[str, type[Options]] = {
+MODELS: dict[str, type[AnyModelOptions]] = {
     "decoder": DecoderOptions,
     "encoder": EncoderOptions,
     "seq2seq": Seq2SeqOptions,
@@ -47,6 +48,11 @@ def sees_both_sides(options: AnyModel, path: str) -> bool:
     return above is not None and f"{path}.".startswith(f"{above}.")
 
 
+def learners(output: str) -> list[str]:
+    """The types of models that can compute what a task needs of them."""
+    return [name for name, options in MODELS.items() if output in options.outputs]
+
+
 def build(options: AnyModel, facts: Facts) -> Module:
     """The model for data with these facts, with freshly drawn weights. Raises `SpecError` where they do not fit."""
     return _BUILDERS[options.type](options, facts)
@@ -57,4 +63,4 @@ def without_download(options: AnyModel) -> AnyModel:
     return options.model_copy(update={"weights": None}) if isinstance(options, TorchvisionOptions) else options
 
 
-__all__ = ["MODELS", "ModelOptions", "ViTOptions", "build", "sees_both_sides", "within", "without_download"]
+__all__ = ["MODELS", "ModelOptions", "build", "learners", "sees_both_sides", "within", "without_download"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from bigmodel_cli.config import Count, Facts, Natural, Options, Probability
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.models.base import AnyModelOptions
 from bigmodel_cli.roles import OUTER, Role
 
 Activation = Literal["none", "relu", "gelu", "silu", "tanh", "sigmoid"]
@@ -139,10 +140,11 @@ LayerOptions = Annotated[
 ]
 
 
-class CNNOptions(Options):
+class CNNOptions(AnyModelOptions):
     """A stack of conv, pool, adaptive_pool, residual, dropout, flatten and dense layers, written in YAML."""
 
     type: Literal["cnn"] = "cnn"
+    outputs: ClassVar = ("labels",)
     layers: Annotated[list[LayerOptions], Field(min_length=1, max_length=1000)] = Field(
         description="the layers, in order"
     )

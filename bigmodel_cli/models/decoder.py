@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Count, Facts, Options, Positive, Probability
+from bigmodel_cli.config import Count, Facts, Positive, Probability
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, nn
+from bigmodel_cli.models.base import AnyModelOptions
 from bigmodel_cli.models.block import BlockOptions, build_blocks, check_causal, count_blocks
 from bigmodel_cli.models.start import Cache, init_normal, longest, new_cache, sizes
 from bigmodel_cli.parts import Norm, Position
@@ -20,10 +21,11 @@ from bigmodel_cli.parts.stream import Stream
 from bigmodel_cli.roles import OUTER, Role
 
 
-class DecoderOptions(Options):
+class DecoderOptions(AnyModelOptions):
     """A decoder: embedding, position, blocks of parts, norm, logits."""
 
     type: Literal["decoder"] = "decoder"
+    outputs: ClassVar = ("next_tokens",)
     dim: Count = Field(description="width of the residual stream (C)")
     blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(description="the blocks, in order")
     position: Position = Field(NoPositionOptions(), description="what is added to the embeddings")

@@ -5,13 +5,14 @@ With a frontend it reads frames of sound, and labels or transcribes them.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Count, Facts, Natural, Options, Positive, Probability
+from bigmodel_cli.config import Count, Facts, Natural, Positive, Probability
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
+from bigmodel_cli.models.base import AnyModelOptions
 from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
 from bigmodel_cli.models.frontend import ConvFrontend, ConvFrontendOptions
 from bigmodel_cli.models.start import UNLIMITED, init_normal, sizes
@@ -23,10 +24,11 @@ from bigmodel_cli.parts.stream import Stream, padding_segments
 from bigmodel_cli.roles import OUTER, Role
 
 
-class EncoderOptions(Options):
+class EncoderOptions(AnyModelOptions):
     """An encoder: embedding, position, blocks of parts that see both sides; logits per position, or of a label."""
 
     type: Literal["encoder"] = "encoder"
+    outputs: ClassVar = ("tokens", "labels", "transcript")
     dim: Count = Field(description="width of the residual stream (C)")
     blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(description="the blocks, in order")
     frontend: ConvFrontendOptions | None = Field(
@@ -60,19 +62,15 @@ class EncoderOptions(Options):
 class Encoder(Module):
     """(B, T) tokens, -1 where padded -> (B, T, V) logits of each token, or (B, classes) where the data has labels.
 
-    Devlin et al. 2019 (BERT): the logits of tokens come through a dense layer, GELU and norm, and the tied embedding. The data's
-    vocabulary, which `vocab_size` may exceed, is of `known_tokens`.
+    Devlin et al. 2019 (BERT): the logits of tokens come through a dense layer, GELU and norm, and the tied embedding.
 
     With a frontend, (B, T, width) frames and their number (B,) in each row -> (B, classes), or (B, T', classes + 1) where the
-    classes are units of a transcript: logits of each vector's unit, the blank last, with `units` (what the classes are called) and
-    `spelling` for who makes text of them.
+    classes are units of a transcript: logits of each vector's unit, the blank last.
     """
 
     def __init__(self, options: EncoderOptions, facts: Facts) -> None:
         super().__init__()
         self.options, dim = options, options.dim
-        self.units, self.spelling = facts.classes, facts.spelling
-        self.known_tokens = facts.vocab_size or options.vocab_size or 0
         self.embedding: nn.Embedding | None = None
         self.types: nn.Embedding | None = None
         self.frontend: ConvFrontend | None = None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Count, Facts, Options, Positive, Probability
+from bigmodel_cli.config import Count, Facts, Positive, Probability
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.models.base import AnyModelOptions
 from bigmodel_cli.models.block import BlockOptions, build_blocks, check_causal, count_blocks
 from bigmodel_cli.models.start import Cache, init_normal, init_xavier, longest, new_cache, sizes
 from bigmodel_cli.parts import Norm, Position
@@ -20,10 +21,11 @@ from bigmodel_cli.parts.stream import ALONE, Stream, padding_segments
 from bigmodel_cli.roles import OUTER, Role
 
 
-class Seq2SeqOptions(Options):
+class Seq2SeqOptions(AnyModelOptions):
     """An encoder and a decoder that reads it through cross-attention; post-norm by default, as in 2017."""
 
     type: Literal["seq2seq"] = "seq2seq"
+    outputs: ClassVar = ("target",)
     dim: Count = Field(description="width of the residual stream (C)")
     encoder: Annotated[list[BlockOptions], Field(min_length=1)] = Field(description="the encoder's blocks")
     decoder: Annotated[list[BlockOptions], Field(min_length=1)] = Field(

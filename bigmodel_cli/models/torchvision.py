@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import Facts, Options
+from bigmodel_cli.config import Facts
 from bigmodel_cli.errors import ResourceError, SpecError, did_you_mean
 from bigmodel_cli.lazy import Module, nn
+from bigmodel_cli.models.base import AnyModelOptions
 from bigmodel_cli.roles import GAIN, OUTER, Role
 
 LAST_MAPS = {
@@ -33,10 +34,11 @@ LAST_MAPS = {
 """Family -> the module whose output enters the pooling behind which there is no image any more."""
 
 
-class TorchvisionOptions(Options):
+class TorchvisionOptions(AnyModelOptions):
     """A classification network of torchvision: alexnet, resnet18, convnext_tiny, efficientnet_b0, vit_b_16, swin_t ..."""
 
     type: Literal["torchvision"] = "torchvision"
+    outputs: ClassVar = ("labels",)
     name: str = Field(description="the network's name in torchvision")
     weights: str | None = Field(
         None, description="name of pretrained weights (DEFAULT, IMAGENET1K_V1), downloaded once; null for none"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Count, Facts, Natural, Options, Positive, Probability
+from bigmodel_cli.config import Count, Facts, Natural, Positive, Probability
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.models.base import AnyModelOptions
 from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
 from bigmodel_cli.models.rebuild import PatchDecoder, ReconstructOptions, patchify, unpatchify
 from bigmodel_cli.models.start import glorot
@@ -25,10 +26,11 @@ NO_HEAD = (
 )
 
 
-class ViTOptions(Options):
+class ViTOptions(AnyModelOptions):
     """A Vision Transformer: patches, a class token or the mean, registers, blocks of parts."""
 
     type: Literal["vit"] = "vit"
+    outputs: ClassVar = ("labels", "patches")
     dim: Count = Field(description="width of the residual stream (C)")
     patch: Count = Field(description="height and width of a patch, which must divide the image")
     position: Literal["learned", "sines"] = Field(
@@ -52,6 +54,15 @@ class ViTOptions(Options):
     def _bounded(self) -> ViTOptions:
         count_blocks(self.blocks)
         return self
+
+    def check_output(self, output: str, task: str) -> None:
+        """With a decoder it rebuilds hidden patches, and without one it labels."""
+        if self.reconstruct is None and output == "patches":
+            raise ValueError(
+                f"task.type: {task} rebuilds hidden patches, and model.type: vit has no decoder; give model.reconstruct"
+            )
+        if self.reconstruct is not None and output != "patches":
+            raise ValueError(f"model.reconstruct is for task.type: masked_image; set it to null for task.type: {task}")
 
     def grid(self, facts: Facts) -> tuple[int, int]:
         """Rows and columns of patches in an image. Raises `SpecError` where the patch does not divide it, or data has no images."""

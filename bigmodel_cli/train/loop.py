@@ -296,7 +296,7 @@ def _measured(run: Run, reporter: Reporter) -> dict[str, float]:
     state, division = run.state, run.state.division
     rows = division.validation_at(state.batch)
     with run.signals.held(), state.averaged(), run.signals.let():
-        judged = judge(run.loaded, run.validation, getattr(run.task, "texts", []) or None, rows, reporter.line)
+        judged = judge(run.loaded, run.validation, run.task.validation_text_metrics or None, rows, reporter.line)
     if judged.halved:
         division.validation[state.batch] = judged.rows
         division.write(run.directory)
@@ -312,7 +312,7 @@ def _told(run: Run, reporter: Reporter, metrics: dict[str, float], averaged: int
     facts = {"averaged": averaged or None, "validation_batch": rows}
     given = {name: value for name, value in facts.items() if value is not None}
     _record(run, {"step": run.state.step, **given, "val": metrics})
-    reporter.line(f"step {run.state.step}/{run.total}  validation: {shown_metrics(metrics)}")
+    reporter.line(f"step {run.state.step}/{run.total}  validation: {shown_metrics(metrics, run.task)}")
 
 
 def _record(run: Run, record: dict[str, Any]) -> None:

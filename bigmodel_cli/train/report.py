@@ -17,6 +17,7 @@ from bigmodel_cli.console import is_terminal, say, terminal, visible
 from bigmodel_cli.errors import ResourceError
 from bigmodel_cli.metrics import shown
 from bigmodel_cli.progress import duration
+from bigmodel_cli.tasks import Task
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -84,9 +85,9 @@ class Reporter:
             self.bar = None
 
 
-def shown_metrics(metrics: dict[str, float]) -> str:
+def shown_metrics(metrics: dict[str, float], task: Task) -> str:
     """'loss 1.8857  accuracy 45.20 %' for people."""
-    return "  ".join(f"{name} {shown(name, value)}" for name, value in metrics.items())
+    return "  ".join(f"{name} {shown(value, task.info(name).percent)}" for name, value in metrics.items())
 
 
 class TensorBoard:
