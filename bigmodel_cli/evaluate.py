@@ -16,14 +16,13 @@ from bigmodel_cli.loaded import Loaded, load_checkpoint
 from bigmodel_cli.metrics import Measure, ratio, shown
 from bigmodel_cli.metrics.intervals import Difference, Estimate, compare
 from bigmodel_cli.metrics.labels import confusion, draw_confusion
-from bigmodel_cli.metrics.text import LEAD, group_of, lead_measures, need_libraries
+from bigmodel_cli.metrics.text import LEAD, group_of, need_libraries
 from bigmodel_cli.outputs import check_output
 from bigmodel_cli.overrides import Change
 from bigmodel_cli.pictures import check_picture
 from bigmodel_cli.samples import rescore, write_samples
 from bigmodel_cli.scoring import derived_measures, estimates, judge
 from bigmodel_cli.spec import Spec
-from bigmodel_cli.tasks import TASKS, Task, build_task
 from bigmodel_cli.writing import Decoding, longest_text
 
 
@@ -65,7 +64,7 @@ class Report:
         how = f" on the {self.split} split, computed in {self.precision}" if self.split else ""
         signed = any(e.signature for e in self.metrics.values())
         rows = [
-            [name, *(shown(name, x) for x in (e.value, e.low, e.high)), f"{e.count:,}", e.method]
+            [name, *(shown(x, e.percent) for x in (e.value, e.low, e.high)), f"{e.count:,}", e.method]
             + ([e.signature] if signed else [])
             for name, e in self.metrics.items()
         ]
@@ -74,8 +73,9 @@ class Report:
         if not self.differences:
             return text
         rows = [
-            [name, *(shown(name, x) for x in (d.first, d.second, d.difference, d.low, d.high)), f"{d.p:.3f}"]
+            [name, *(shown(x, percent) for x in (d.first, d.second, d.difference, d.low, d.high)), f"{d.p:.3f}"]
             for name, d in self.differences.items()
+            for percent in [self.metrics[name].percent]
         ]
         columns = ["metric", "first", "second", "difference", "95 % from", "to", "p"]
         how = "paired over the same items; p by swapping the two models' results"
@@ -160,9 +160,8 @@ def _draw_matrix(evaluation: Evaluation, path: Path) -> None:
 def rescore_samples(path: Path, metrics: Sequence[str]) -> Report:
     """Score a file of samples again, without a model."""
     load_torch()
-    name, measures = rescore(path, metrics)
-    task: Task = build_task(TASKS[name]())
-    return Report(str(path), "", name, "", estimates(task, measures))
+    task, measures = rescore(path, metrics)
+    return Report(str(path), "", task.name, "", estimates(task, measures))
 
 
 def _evaluate(
@@ -170,7 +169,7 @@ def _evaluate(
 ) -> Evaluation:
     loaded = load_checkpoint(path, device, overrides, tell=tell)
     spec = loaded.spec
-    texts = list(dict.fromkeys([*getattr(spec.task, "metrics", []), *getattr(loaded.task, "texts", [])]))
+    task, texts = loaded.task, loaded.task.text_metrics
     need_libraries(texts)
     name = _split_name(spec, split)
     data = open_data(spec.data, base=Path(), seed=spec.train.seed, say=say, assets=loaded.files(), only=name)
@@ -181,14 +180,12 @@ def _evaluate(
     _check_length(loaded, data, name)
     trained = load_trained_on(loaded.assets.get(TRAINED_ON))
     if name == "val" and data.held_out:
-        check_held_out(data, loaded.task.name, trained, spec.data.test_data, say)
-    seen = exposure(data, name, loaded.task.name, trained, say)
+        check_held_out(data, task.name, trained, spec.data.test_data, say)
+    seen = exposure(data, name, task.name, trained, say)
     if data.split(name).lengths is not None:
         keep_few_kernels()
-    judged = judge(loaded, data.split(name), texts if loaded.model.is_encoder_decoder else None)
-    measures, columns = judged.measures, judged.columns
-    if getattr(spec.task, "baseline", "none") == "lead":
-        measures = measures | lead_measures(texts, columns["source"], columns["reference"])
+    judged = judge(loaded, data.split(name), texts if task.generates else None)
+    measures, columns = judged.measures | task.baselines(judged.columns, texts), judged.columns
     return Evaluation(loaded, name, measures, columns, seen, data.items(name))
 
 

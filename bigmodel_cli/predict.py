@@ -92,7 +92,7 @@ def write_down(loaded: Loaded, inputs: Iterable[str], word: str = "input") -> It
 
     def answer(items: list[Item], batch: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
         with torch.inference_mode(), autocast(loaded.device, loaded.precision):
-            texts = transcribe(loaded.model, batch)
+            texts = transcribe(loaded.model, batch, loaded.facts)
         return ({"text": text} for text in texts)
 
     return in_order(_reader(loaded), inputs, answer, loaded.device, word)

@@ -10,11 +10,10 @@ from bigmodel_cli.console import strict_json
 from bigmodel_cli.data.reading import json_rows
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import torch
-from bigmodel_cli.metrics import LOWER_IS_BETTER, Measure, limits_of, mean
-from bigmodel_cli.metrics.labels import f1_measure
+from bigmodel_cli.metrics import Measure, mean
 from bigmodel_cli.metrics.text import LEAD, MEASURES, lead_measures, need_libraries, text_measures
 from bigmodel_cli.outputs import write_output
-from bigmodel_cli.tasks import TASKS
+from bigmodel_cli.tasks import TASKS, Task
 
 
 def write_samples(path: Path, task: str, measures: dict[str, Measure], columns: dict[str, list[Any]]) -> None:
@@ -54,9 +53,10 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def rescore(path: Path, metrics: Sequence[str] = ()) -> tuple[str, dict[str, Measure]]:
+def rescore(path: Path, metrics: Sequence[str] = ()) -> tuple[Task, dict[str, Measure]]:
     """(task, metrics) of a file of samples: texts are compared anew, by the same metrics or by those named; means are summed."""
     records = read_samples(path)
+    task = TASKS[str(records[0]["task"])].for_samples().build()
     measures: dict[str, Measure] = {}
     named = records[0]["scores"]
     groups = [
@@ -64,15 +64,13 @@ def rescore(path: Path, metrics: Sequence[str] = ()) -> tuple[str, dict[str, Mea
     ]
     of_text = {name + end for members in MEASURES.values() for name in members for end in ("", LEAD)}
     try:
-        if "macro_f1" in named:
-            classes = {str(r[side]) for r in records for side in ("label", "prediction")}
-            number = {name: i for i, name in enumerate(sorted(classes))}
-            labels, predictions = (torch.tensor([number[str(r[s])] for r in records]) for s in ("label", "prediction"))
-            measures["macro_f1"] = f1_measure(labels, predictions, len(number))
-        for name in [n for n in named if n not in of_text and n != "macro_f1"]:
+        if any(name in named for name in task.measured):
+            shared = set.intersection(*map(set, records))
+            measures |= task.measures({name: [r[name] for r in records] for name in shared})
+        for name in [n for n in named if n not in of_text and n not in task.measured]:
             counts = torch.tensor([float(r["counts"][name]) for r in records], dtype=torch.float64)
             values = torch.tensor([float(r["scores"][name] or 0.0) for r in records], dtype=torch.float64)
-            measures[name] = mean(values * counts, counts, name not in LOWER_IS_BETTER, limits=limits_of(name))
+            measures[name] = mean(values * counts, counts, task.info(name))
         if groups:
             need_libraries(groups)
             references = [_text(r, "reference") for r in records]
@@ -81,7 +79,7 @@ def rescore(path: Path, metrics: Sequence[str] = ()) -> tuple[str, dict[str, Mea
                 measures |= lead_measures(groups, [_text(r, "source") for r in records], references)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: a line lacks what its metrics need ({type(error).__name__}: {error})") from None
-    return str(records[0]["task"]), measures
+    return task, measures
 
 
 def _text(record: dict[str, Any], name: str) -> str:

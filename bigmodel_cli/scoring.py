@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,25 +15,11 @@ from bigmodel_cli.device import autocast
 from bigmodel_cli.errors import forget_frames, is_out_of_memory
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.loaded import Loaded
-from bigmodel_cli.metrics import LOWER_IS_BETTER, Measure, limits_of, mean
+from bigmodel_cli.metrics import Measure, mean
 from bigmodel_cli.metrics.intervals import Estimate, estimate
-from bigmodel_cli.metrics.labels import f1_measure
-from bigmodel_cli.metrics.text import SIGNATURES, text_measures
 from bigmodel_cli.modes import evaluating
-from bigmodel_cli.tasks import Task
+from bigmodel_cli.tasks import Answers, Scores, Task
 from bigmodel_cli.writing import Decoding, write_after_reading
-
-
-@dataclass
-class Scored:
-    """Of every item, in the order of the split: sums and counts (N,) of each metric, and answers by name (see tasks).
-
-    `rows` is how many items passed at once in the end: fewer than were asked for where memory did not suffice.
-    """
-
-    scores: dict[str, tuple[Tensor, Tensor]]
-    answers: dict[str, list[Any]] = field(default_factory=dict)
-    rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,7 +27,7 @@ class Judged:
     """A split's metrics as measures, and what belongs to each item by name; `rows` items passed at once, perhaps `halved`."""
 
     measures: dict[str, Measure]
-    columns: dict[str, list[Any]]
+    columns: Answers
     rows: int
     halved: bool
 
@@ -54,12 +40,15 @@ def score_split(
     device: torch.device,
     precision: str,
     told: Callable[[str], None] = say,
-) -> Scored:
-    """Score the whole split, items of similar length side by side, and fewer at once where memory does not suffice."""
+) -> tuple[Scores, Answers, int]:
+    """Sums and counts (N,) of each metric, and answers, of every item in the order of the split.
+
+    Items of similar length pass side by side, and fewer at once where memory does not suffice: how many in the end.
+    """
     if split.resident:
         split.to(device)
     scores: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    answers: dict[str, list[Any]] = {}
+    answers: Answers = {}
     order, first, rows = similar(split), 0, batch_size
     with evaluating(model), torch.inference_mode():
         while first < len(order):
@@ -79,7 +68,7 @@ def score_split(
                 answers.setdefault(name, []).extend(values)
     back = np.argsort(order)
     index = torch.from_numpy(back)
-    return Scored(
+    return (
         {n: (torch.cat([s for s, _ in p])[index], torch.cat([c for _, c in p])[index]) for n, p in scores.items()},
         {name: [values[i] for i in back] for name, values in answers.items()},
         rows,
@@ -88,12 +77,11 @@ def score_split(
 
 def _scored(
     model: Module, task: Task, split: Split, samples: Ints, device: torch.device, precision: str
-) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, list[Any]]]:
+) -> tuple[Scores, Answers]:
     """Of some items: sums and counts on the CPU, and answers."""
     batch = {k: v.to(device) for k, v in split.batch(samples, 0, 0, False).items()}
     with autocast(device, precision):
-        answered = getattr(task, "answer", None)
-        found, said = answered(model, batch) if answered is not None else (task.score(model, batch), {})
+        found, said = task.score(task.forward(model, batch, training=False), batch)
     return {name: (sums.cpu(), counts.cpu()) for name, (sums, counts) in found.items()}, said
 
 
@@ -114,26 +102,15 @@ def judge(
     `rows` items pass at once, or what the spec says; `told` hears where memory did not suffice for them.
     """
     size = rows or loaded.spec.train.validation_rows(loaded.facts.context)
-    scored = score_split(loaded.model, loaded.task, split, size, loaded.device, loaded.precision, told)
-    measures, columns = means(scored.scores), dict(scored.answers)
-    if "label" in columns:
-        measures["macro_f1"] = of_labels(columns, loaded.facts.classes)
-    if texts is not None:
-        columns = written(loaded, split)
-        measures |= text_measures(texts, columns["prediction"], columns["reference"])
-    return Judged(measures, columns, scored.rows, scored.rows < size)
+    scores, answers, passing = score_split(
+        loaded.model, loaded.task, split, size, loaded.device, loaded.precision, told
+    )
+    columns = answers if texts is None else written(loaded, split)
+    measures = means(loaded.task, scores) | loaded.task.measures(columns, texts or ())
+    return Judged(measures, columns, passing, passing < size)
 
 
-def of_labels(columns: dict[str, list[Any]], classes: Sequence[str]) -> Measure:
-    """macro-F1; the columns' numbers become the names of classes."""
-    labels, predictions = (torch.tensor(columns[name]) for name in ("label", "prediction"))
-    for name in ("label", "prediction"):
-        columns[name] = [classes[i] for i in columns[name]]
-    columns["probability"] = [round(p, 6) for p in columns["probability"]]
-    return f1_measure(labels, predictions, len(classes))
-
-
-def written(loaded: Loaded, split: Any) -> dict[str, list[Any]]:
+def written(loaded: Loaded, split: Any) -> Answers:
     """The texts of every pair of a split, and what the model writes for each source; those of similar length side by side.
 
     "unfinished" says of which the end did not come within the longest text, "truncated" which sources were cut.
@@ -156,12 +133,9 @@ def values_of(task: Task, measures: dict[str, Measure]) -> dict[str, float]:
     return {**values, **task.derived(values)}
 
 
-def means(scores: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Measure]:
+def means(task: Task, scores: Scores) -> dict[str, Measure]:
     """The metrics that are sums over counts, as measures."""
-    return {
-        name: mean(sums, counts, name not in LOWER_IS_BETTER, SIGNATURES.get(name, ""), limits_of(name))
-        for name, (sums, counts) in scores.items()
-    }
+    return {name: mean(sums, counts, task.info(name)) for name, (sums, counts) in scores.items()}
 
 
 def derived_measures(task: Task, measures: dict[str, Measure]) -> dict[str, Measure]:
@@ -177,7 +151,7 @@ def derived_measures(task: Task, measures: dict[str, Measure]) -> dict[str, Meas
         return value
 
     names = task.derived({task.derived_from: source.total()})
-    return {name: replace(source, value=function(name), limits=limits_of(name)) for name in names}
+    return {name: replace(source, value=function(name), limits=task.info(name).limits) for name in names}
 
 
 def estimates(task: Task, measures: dict[str, Measure]) -> dict[str, Estimate]:
@@ -187,5 +161,5 @@ def estimates(task: Task, measures: dict[str, Measure]) -> dict[str, Estimate]:
     value, low, high = (task.derived({task.derived_from: end}) for end in (main.value, main.low, main.high))
     for name in value:  # monotonic in the metric that they derive from
         ends = sorted((low[name], high[name]))
-        result[name] = Estimate(value[name], main.count, ends[0], ends[1], main.method)
+        result[name] = Estimate(value[name], main.count, ends[0], ends[1], main.method, percent=task.info(name).percent)
     return result

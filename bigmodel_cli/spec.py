@@ -21,24 +21,15 @@ from bigmodel_cli.console import visible
 from bigmodel_cli.data import DataOptions
 from bigmodel_cli.errors import CheckpointError, OptionError, SpecError
 from bigmodel_cli.explain import explain, placed
-from bigmodel_cli.models import Model, ModelOptions, ViTOptions, build
+from bigmodel_cli.models import Model, ModelOptions, build, learners
 from bigmodel_cli.overrides import Change, apply_overrides
 from bigmodel_cli.plugins import PLUGINS, missing_plugins, needed_plugins, parts_from_files
 from bigmodel_cli.recipe import InitOptions, TrainOptions
-from bigmodel_cli.tasks import MaskedImageOptions, TaskOptions
+from bigmodel_cli.tasks import TaskOptions
 from bigmodel_cli.yaml_source import MAX_RESOLVED_NODES, Node, dump_yaml, read_yaml
 
 NUMBER = re.compile("[0-9]{1,9}")
 """The place of an item in a list."""
-LEARNERS = {
-    "causal_lm": ("decoder",),
-    "masked_lm": ("encoder",),
-    "seq2seq": ("seq2seq",),
-    "classification": ("encoder", "vit", "cnn", "torchvision"),
-    "masked_image": ("vit",),
-    "ctc": ("encoder",),
-}
-"""What each task is learnt by: another model cannot compute it, or sees what it is to foretell."""
 
 
 @dataclass(frozen=True)
@@ -59,31 +50,12 @@ class Spec(Options):
     _source: Source = PrivateAttr(Source())
 
     @model_validator(mode="after")
-    def _rebuilding(self) -> Spec:
-        rebuilds = isinstance(self.model, ViTOptions) and self.model.reconstruct is not None
-        if isinstance(self.task, MaskedImageOptions) and not rebuilds:
-            raise ValueError(
-                f"task.type: masked_image rebuilds hidden patches, and model.type: {self.model.type} "
-                f"{'has no decoder; give model.reconstruct' if self.model.type == 'vit' else 'cannot; use vit with reconstruct'}"
-            )
-        if rebuilds and not isinstance(self.task, MaskedImageOptions):
-            raise ValueError(
-                f"model.reconstruct is for task.type: masked_image; set it to null for task.type: {self.task.type}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _learnable(self) -> Spec:
-        if self.model.type not in LEARNERS[self.task.type]:
-            raise ValueError(
-                f"task.type: {self.task.type} is learnt by model.type: {' or '.join(LEARNERS[self.task.type])}, and "
-                f"model.type is {self.model.type}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _isolated(self) -> Spec:
-        if getattr(self.data, "isolate", False) and self.task.type != "causal_lm":
+    def _fitting(self) -> Spec:
+        able = learners(self.task.output)
+        self.model.check_output(self.task.output, self.task.type)
+        if self.model.type not in able:
+            raise ValueError(self.task.unlearnable(self.model.type, able))
+        if getattr(self.data, "isolate", False) and not self.task.isolates:
             raise ValueError(f"data.isolate is for task.type: causal_lm, and task.type is {self.task.type}")
         return self
 

@@ -26,7 +26,7 @@ from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.models import Generator, Model
 from bigmodel_cli.models.beam import Beam, beam_search
 from bigmodel_cli.models.generate import Sampling, generate
-from bigmodel_cli.tasks.seq2seq import Seq2SeqTaskOptions
+from bigmodel_cli.tasks import Search
 
 BATCH = 64
 DRAWN = 0.8
@@ -81,15 +81,17 @@ class Decoding:
         if self.beams is not None and self.n_best > self.beams:
             raise SpecError(f"--n-best {self.n_best} is more than the {self.beams} hypotheses that --beams keeps")
 
-    def search(self, task: Any) -> Beam | None:
-        """The beam search to make; None where text is drawn or greedy. Raises `SpecError` for a length penalty without a search."""
+    def search(self, own: Search) -> Beam | None:
+        """The beam search to make, `own` where nothing is given; None where text is drawn or greedy.
+
+        Raises `SpecError` for a length penalty without a search.
+        """
         plain = self.temperature is not None or self.filtered or self.repetition_penalty != 1
-        own = task if isinstance(task, Seq2SeqTaskOptions) else None
-        width = max(self.n_best, self.beams or (own.beams if own is not None and not plain else 1))
+        width = max(self.n_best, self.beams or (1 if plain else own.beams))
         if width == 1 and self.length_penalty is not None:
             raise SpecError("--length-penalty is for a search, and this text is drawn or greedy; give --beams")
-        default = own.length_penalty if own is not None else 1.0
-        return Beam(width, default if self.length_penalty is None else self.length_penalty) if width > 1 else None
+        penalty = own.length_penalty if self.length_penalty is None else self.length_penalty
+        return Beam(width, penalty) if width > 1 else None
 
     def sampling(self, default: float) -> Sampling:
         """How a next token is chosen where nothing is searched."""
@@ -186,10 +188,9 @@ def write_after_reading(
 
 def longest_text(loaded: Loaded, decoding: Decoding) -> int:
     """The most tokens, the end included, that an encoder-decoder writes: as asked for, or as the task says, within the context."""
-    model, task = loaded.model, loaded.spec.task
+    model = loaded.model
     room = min(model.limit, model.max_len)
-    own = task.max_tokens if isinstance(task, Seq2SeqTaskOptions) else None
-    wanted = decoding.max_tokens or own or room
+    wanted = decoding.max_tokens or loaded.spec.task.search().max_tokens or room
     if wanted > room:
         option = "--max-tokens" if decoding.max_tokens else "task.max_tokens"
         say(f"{option} {wanted}: the model's context has room for {room} tokens; texts are cut there")
@@ -217,7 +218,7 @@ def write(
     real: Tensor | None,
 ) -> list[list[Written]]:
     """What the model writes after each row of `prompt` (B, T), in at most `most` tokens, the best first; without the end's mark."""
-    beam = decoding.search(loaded.spec.task)
+    beam = decoding.search(loaded.spec.task.search())
     with autocast(loaded.device, loaded.precision):
         if beam is not None:
             found = beam_search(model, prompt, beam, max_new_tokens=most, stop=end, real=real)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from zygote import Zygote
@@ -30,6 +31,16 @@ def find_data() -> Path | None:
     named = os.environ.get("BIGMODEL_TEST_DATA")
     candidates = [Path(named)] if named else [ROOT.parent / "shared" / "data"]
     return next((path.resolve() for path in candidates if path.is_dir()), None)
+
+
+def loss_of(task: Any, model: Any, batch: Any) -> tuple[Any, Any]:
+    """The summed loss and its count, as a step of training has them."""
+    return task.loss(task.forward(model, batch), batch)
+
+
+def scores_of(task: Any, model: Any, batch: Any) -> dict[str, tuple[Any, Any]]:
+    """Sums and counts of each item, as an evaluation has them."""
+    return task.score(task.forward(model, batch, training=False), batch)[0]
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import loss_of, scores_of
 from torch import Tensor
 
-from bigmodel_cli.config import Facts, Sound
+from bigmodel_cli.config import NO_FACTS, Facts, Sound
 from bigmodel_cli.data.base import join
 from bigmodel_cli.data.order import keys_of
 from bigmodel_cli.models import MODELS, build
@@ -110,8 +111,8 @@ def network(r: random.Random, kind: str, facts: Facts, **options: Any) -> Any:
     return model
 
 
-def task(r: random.Random, kind: str, **options: Any) -> Any:
-    return build_task(TASKS[kind].model_validate({"type": kind, **options}))
+def task(r: random.Random, kind: str, facts: Facts = NO_FACTS, **options: Any) -> Any:
+    return build_task(TASKS[kind].model_validate({"type": kind, **options}), facts)
 
 
 def lengths(r: random.Random) -> list[int]:
@@ -176,7 +177,7 @@ def masked_lm(r: random.Random) -> Case:
         "masked": 0.4,
         "swapped": r.choice([0.1, 0.6]),
     }
-    return Case(model, task(r, "masked_lm", **chosen), rows, longer, 1e-9)
+    return Case(model, task(r, "masked_lm", Facts(vocab_size=V), **chosen), rows, longer, 1e-9)
 
 
 def seq2seq(r: random.Random) -> Case:
@@ -237,7 +238,7 @@ def ctc(r: random.Random) -> Case:
         vectors = -(-int(row["lengths"]) // stride)
         rows.append({**row, "target": tokens(r, r.randint(1, (vectors + 1) // 2), 4)})  # with a blank between any two
     *rows, longer = keyed(r, rows)
-    return Case(speech(r, facts, stride), task(r, "ctc"), rows, longer, 1e-4)
+    return Case(speech(r, facts, stride), task(r, "ctc", facts), rows, longer, 1e-4)
 
 
 def images(r: random.Random, labelled: bool) -> list[Batch]:
@@ -333,7 +334,7 @@ def run(case: Case, batch: Batch, rows: int | None = None, backward: bool = True
     model.train(case.trains)
     model.zero_grad()
     with torch.set_grad_enabled(backward):
-        loss, count = case.task.loss(model, batch)
+        loss, count = loss_of(case.task, model, batch)
     if backward:
         loss.backward()
     gradient = torch.cat(
@@ -341,7 +342,7 @@ def run(case: Case, batch: Batch, rows: int | None = None, backward: bool = True
     )
     model.eval()
     with torch.no_grad():
-        scores = case.task.score(model, batch) if score else {}
+        scores = scores_of(case.task, model, batch) if score else {}
     hook.remove()
     return Found(loss.detach(), int(count), gradient.clone(), scores, asked)
 

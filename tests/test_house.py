@@ -99,6 +99,112 @@ def test_imports_go_down_only(path: Path) -> None:
         assert other == own or not {own, other} <= STRANGERS, f"{own} and {other} must not know each other"
 
 
+SNIFFING = {
+    "attend/__init__.py": [
+        'if hasattr(loaded.model, "reading"):',
+        'if hasattr(loaded.model, "new_cache"):',
+        'patches = hasattr(loaded.model, "grid")  # a Vision Transformer',
+    ],
+    "attend/heads.py": ['found = [(name, m) for name, m in model.named_modules() if hasattr(m, "probe")]'],
+    "data/bpe_process.py": [
+        'tells: dict[str, Any] = {"progress_format": "json"} if hasattr(trainers.BpeTrainer, "progress_format") else {}'
+    ],
+    "data/hashes.py": [
+        'passing = isinstance(error, OSError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING'
+    ],
+    "evaluate.py": ['limit, lengths = getattr(loaded.model, "limit", None), data.split(name).lengths'],
+    "explain/__init__.py": ['return getattr(field.annotation, "__args__", ())'],
+    "explain/tree.py": ['return by_type.get(str(value.get("type", getattr(default, "type", None))))'],
+    "harness.py": [
+        'if not hasattr(loaded.model, "new_cache") or loaded.facts.vocab_size is None or hasattr(loaded.model, "reading"):'
+    ],
+    "models/block.py": ['if getattr(block.mixer, "causal", None) is False:'],
+    "models/encoder.py": ['tabled = any(getattr(module, "has_table", False) for module in self.modules())'],
+    "models/sizing.py": [
+        'elif function in fills or getattr(function, "__name__", "") in FILLS:',
+        'if torch.device(kwargs.get("device") or torch.get_default_device()).type == "meta":',
+    ],
+    "models/start.py": [
+        'if hasattr(kept, "select"):',
+        'elif hasattr(kept, "__dict__"):',
+        'limited = any(getattr(module, "limited", False) for module in model.modules())',
+        "return module.matrices() if isinstance(module, OwnMatrices) else {}",
+        'return max_len if limited or getattr(model, "position", None) is not None else UNLIMITED',
+    ],
+    "predict.py": [
+        'writes = hasattr(loaded.model, "new_cache")  # whether or not its data had labels',
+        'elif hasattr(loaded.model, "reading"):',
+    ],
+    "promises/__init__.py": [
+        'looks_ahead = not causal or getattr(options, "causal", None) is False',
+        'widths = dict.fromkeys([*WIDTHS, getattr(model, "dim", WIDTHS[0])])',
+    ],
+    "promises/sequence.py": [
+        'if not callable(getattr(trial.part, "new_cache", None)):',
+        'return trial.place.causal and getattr(options, "causal", None) is not False and "cache" not in options.not_promised',
+    ],
+    "spec.py": ['if getattr(self.data, "isolate", False) and not self.task.isolates:'],
+    "train/memory.py": ["if not isinstance(refused, Oversize):"],
+    "train/results.py": [
+        "if isinstance(task, MaskedImage):",
+        "if not isinstance(spec.task, CausalLMOptions) or not spec.task.sample_tokens:",
+    ],
+    "train/session.py": ['feed = Feed(data.split("train"), spec.train, getattr(spec.data, "workers", 0), device)'],
+    "train/start.py": [
+        'if spec.init.checkpoint is None or getattr(options, "max_len", 0) is not None:',
+        'length = getattr(before.model, "max_len", None) or getattr(before.data, "context", None) or 0',
+        'if length <= (getattr(spec.data, "context", None) or length):',
+    ],
+    "train/state.py": [
+        'self.balanced: list[Any] = [m for m in trained if hasattr(m, "after_step")]  # mixtures of experts'
+    ],
+}
+"""Lines that still look at what something is instead of asking it. Take off what is mended; put nothing on."""
+
+
+def sniffing(path: Path) -> set[str]:
+    """Lines that look at the class, the attributes or the `type` of something by their names.
+
+    A room may look at its own classes, and at those of the ground, which has no parts of a model, tasks or data.
+    """
+    text = path.read_text(encoding="utf-8")
+    tree, lines, own = ast.parse(text), text.splitlines(), room(path)
+    foreign = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bigmodel_cli."):
+            other = (node.module or "").split(".")[1]
+            foreign |= {a.asname or a.name for a in node.names} if other != own and FLOORS[other] else set()
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            what, names = node.func.id, {n.id for a in node.args[1:] for n in ast.walk(a) if isinstance(n, ast.Name)}
+            by_class = what in ("isinstance", "issubclass") and bool(foreign & names)
+            by_attribute = what in ("hasattr", "getattr") and isinstance(node.args[1], ast.Constant)
+            looks = by_class or by_attribute
+        elif isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            whose = [ast.unparse(s.value) for s in sides if isinstance(s, ast.Attribute) and s.attr == "type"]
+            named = any(isinstance(s, ast.Constant | ast.Tuple | ast.Set | ast.List) for s in sides)
+            looks = named and any(w != "self" and not w.endswith("device") for w in whose)
+        else:
+            continue
+        if looks:
+            found.add(lines[node.lineno - 1].strip())
+    return found
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_rooms_ask_and_do_not_sniff(path: Path) -> None:
+    if FLOORS.get(room(path), 0):
+        found, known = sniffing(path), set(SNIFFING.get(str(path.relative_to(PACKAGE)), []))
+        assert not found - known, "ask the class of the lower room by a method or an attribute of its base class"
+        assert not known - found, "mended: take it off the list"
+
+
+def test_the_list_of_what_sniffs_names_files_that_there_are() -> None:
+    assert set(SNIFFING) <= {str(path.relative_to(PACKAGE)) for path in files()}
+
+
 def test_every_room_has_a_floor() -> None:
     assert {room(path) for path in files()} - {"__init__"} <= FLOORS.keys()
 

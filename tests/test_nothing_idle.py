@@ -16,6 +16,7 @@ from bigmodel_cli.data.tokenizer import ByteTokenizer
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.metrics.text import NORMALISED, wer
 from bigmodel_cli.scoring import means
+from bigmodel_cli.tasks.ctc import CTCOptions
 
 Cli = Callable[..., Result]
 TRAIN = "train: {steps: 1, batch_size: 4, precision: fp32, memory_format: contiguous, compile: 'off'}\n"
@@ -74,7 +75,7 @@ def test_line_ends_within_a_prompt_are_those_of_training(end: str) -> None:
 
 def test_error_rates_that_a_task_scores_say_how() -> None:
     scores = {name: (torch.zeros(2), torch.ones(2)) for name in ("wer", "cer", "loss")}
-    assert {name: m.signature for name, m in means(scores).items()} == {
+    assert {name: m.signature for name, m in means(CTCOptions().build(), scores).items()} == {
         "wer": NORMALISED,
         "cer": NORMALISED,
         "loss": "",

@@ -9,36 +9,42 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bigmodel_cli.lazy import Tensor, torch
 
-PERCENT = {"accuracy", "error", "top5", "macro_f1", "wer", "cer", "rouge1", "rouge2", "rougeL"}
-"""Metrics that people read in percent."""
-LOWER_IS_BETTER = {"loss", "wer", "cer"}
 CHUNK = 1 << 22
 """Numbers that are in memory at once."""
 Limits = tuple[float, float]
 """The least and the largest value that a metric can have."""
 
 
-def limits_of(name: str) -> Limits:
-    """0 to 1 for what is a share; error rates may be above 1, since more can be written than was said."""
-    return (0.0, 1.0) if name in PERCENT - {"wer", "cer"} else (0.0, math.inf)
+class MetricInfo(NamedTuple):
+    """What is to be known of a metric: `signature` says how it is counted, and `percent` that people read it in percent."""
+
+    higher_is_better: bool = True
+    signature: str = ""
+    limits: Limits = (0.0, math.inf)
+    percent: bool = False
 
 
-def shown(name: str, value: float) -> str:
+LOSS = MetricInfo(higher_is_better=False)
+SHARE = MetricInfo(limits=(0.0, 1.0), percent=True)
+
+
+def shown(value: float, percent: bool) -> str:
     """A metric's value for people."""
     if not math.isfinite(value):
         return "not known"
-    return f"{100 * value:.2f} %" if name.removesuffix("_lead") in PERCENT else f"{value:.4f}"
+    return f"{100 * value:.2f} %" if percent else f"{value:.4f}"
 
 
 @dataclass(frozen=True)
 class Measure:
     """A metric of N items: `statistics` (N, K) float64, dense or sparse, and `value`, (..., K) sums of them -> (...).
 
-    `count` is what it was counted over (items, tokens, words); `signature` says how, for metrics with variants. `bounds` is
-    for metrics of which a part may rest on next to no item: sums (K,) -> the value with that part at its worst, and at its best.
+    `count` is what it was counted over (items, tokens, words); the others are as in `MetricInfo`. `bounds` is for metrics
+    of which a part may rest on next to no item: sums (K,) -> the value with that part at its worst, and at its best.
     """
 
     statistics: Tensor
@@ -47,6 +53,7 @@ class Measure:
     higher_is_better: bool = True
     signature: str = ""
     limits: Limits = (0.0, math.inf)
+    percent: bool = False
     bounds: Callable[[Tensor], Limits] | None = None
 
     def __len__(self) -> int:
@@ -79,12 +86,10 @@ def product(weights: Tensor, statistics: Tensor) -> Tensor:
     return sums
 
 
-def mean(
-    sums: Tensor, counts: Tensor, higher_is_better: bool, signature: str = "", limits: Limits = (0.0, math.inf)
-) -> Measure:
+def mean(sums: Tensor, counts: Tensor, info: MetricInfo) -> Measure:
     """The ratio of two sums over the items, sums (N,) and counts (N,)."""
     rows = torch.stack((sums.double(), counts.double()), 1)
-    return Measure(rows, ratio, int(counts.sum()), higher_is_better, signature, limits)
+    return Measure(rows, ratio, int(counts.sum()), *info)
 
 
 def ratio(sums: Tensor) -> Tensor:

@@ -38,10 +38,11 @@ class Estimate:
     high: float
     method: str
     signature: str = ""
+    percent: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As plain values; what is not a number is null."""
-        return _known(asdict(self))
+        return _known({name: value for name, value in asdict(self).items() if name != "percent"})
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def estimate(measure: Measure) -> Estimate:
     rows, value = measure.statistics, measure.total()
     if measure.value is ratio and bool((rows[:, 1] == 1).all()) and bool(((rows[:, 0] == 0) | (rows[:, 0] == 1)).all()):
         low, high = exact_interval(round(float(rows[:, 0].sum())), measure.count)
-        return Estimate(value, measure.count, low, high, "exact", measure.signature)
+        return Estimate(value, measure.count, low, high, "exact", measure.signature, measure.percent)
     pseudo = pseudo_values(measure)
     least, most = measure.limits
     if constant(pseudo) and (math.isfinite(most) or value == least or _counted(rows)):
@@ -87,7 +88,7 @@ def estimate(measure: Measure) -> Estimate:
         low, high = min(low, low + bottom - value), max(high, high + top - value)
     if math.isfinite(low):
         low, high = max(least, low), min(most, high)
-    return Estimate(value, measure.count, low, high, method, measure.signature)
+    return Estimate(value, measure.count, low, high, method, measure.signature, measure.percent)
 
 
 def pseudo_values(measure: Measure) -> Tensor:

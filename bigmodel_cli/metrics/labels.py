@@ -8,7 +8,7 @@ from typing import Any
 
 from bigmodel_cli.console import one_line
 from bigmodel_cli.lazy import Tensor, torch
-from bigmodel_cli.metrics import Limits, Measure
+from bigmodel_cli.metrics import SHARE, Limits, Measure
 from bigmodel_cli.pictures import new_figure, plain, save_figure
 
 NUMBERED = 20  # classes up to which each cell shows its number
@@ -57,7 +57,7 @@ def f1_measure(labels: Tensor, predictions: Tensor, classes: int) -> Measure:
         each = 2 * hits / (true + predicted).clamp(min=1)
         return float(each.masked_fill(few, 0.0).mean()), float(each.masked_fill(few, 1.0).mean())
 
-    return Measure(counts.coalesce(), value, len(labels), limits=(0.0, 1.0), bounds=bounds)
+    return Measure(counts.coalesce(), value, len(labels), *SHARE, bounds)
 
 
 def _mean_f1(hits: Tensor, both: Tensor) -> Tensor:

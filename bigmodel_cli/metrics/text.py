@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bigmodel_cli.lazy import Tensor, torch
-from bigmodel_cli.metrics import Measure, mean
+from bigmodel_cli.metrics import SHARE, Measure, MetricInfo, mean
 from bigmodel_cli.packages import need
 
 Texts = Sequence[str]
@@ -35,7 +35,7 @@ def _sacrebleu(metric: Any, predictions: Texts, references: Texts) -> Measure:
 
     metric.corpus_score(["a"], [["a"]])  # its signature names the number of references once it has scored
     signature = str(metric.get_signature())
-    return Measure(torch.tensor(rows, dtype=torch.float64), value, len(rows), True, signature, (0.0, 100.0))
+    return Measure(torch.tensor(rows, dtype=torch.float64), value, len(rows), *SCORE._replace(signature=signature))
 
 
 def rouge(kind: str) -> Callable[[Texts, Texts], Measure]:
@@ -45,14 +45,16 @@ def rouge(kind: str) -> Callable[[Texts, Texts], Measure]:
         scorer = _library("rouge_score.rouge_scorer").RougeScorer([kind], tokenizer=RougeWords())
         pairs = zip(references, predictions, strict=True)
         values = [scorer.score(reference, prediction)[kind].fmeasure for reference, prediction in pairs]
-        return mean(
-            torch.tensor(values, dtype=torch.float64), torch.ones(len(values)), True, ROUGE_SIGNATURE, (0.0, 1.0)
-        )
+        return mean(torch.tensor(values, dtype=torch.float64), torch.ones(len(values)), ROUGE)
 
     return measure
 
 
-ROUGE_SIGNATURE = "F-measure, words of letters, marks and digits (NFC), ASCII words stemmed"
+SCORE = MetricInfo(limits=(0.0, 100.0))
+ROUGE = SHARE._replace(signature="F-measure, words of letters, marks and digits (NFC), ASCII words stemmed")
+NORMALISED = "NFC, lower case, letters, marks and digits, apostrophes within words, white space joined"
+ERROR_RATE = MetricInfo(False, NORMALISED, percent=True)
+"""Of words or characters; it may be above 1, since more can be written than was said."""
 
 
 class RougeWords:
@@ -72,9 +74,6 @@ class RougeWords:
         return [stem for word in words for stem in (self.ascii.tokenize(word) if word.isascii() else [word])]
 
 
-NORMALISED = "NFC, lower case, letters, marks and digits, apostrophes within words, white space joined"
-SIGNATURES = {"wer": NORMALISED, "cer": NORMALISED}
-"""How metrics are counted that tasks score themselves."""
 APOSTROPHES = dict.fromkeys(map(ord, "\u2019\u2018\u05f3\u02bc\u02bb\uff07\u2032\u00b4\u0060"), "'")
 """What stands for an apostrophe in print and on keyboards."""
 
@@ -100,7 +99,7 @@ def _errors(name: str, predictions: Texts, references: Texts) -> Measure:
         found = process(reference, prediction)
         errors.append(found.substitutions + found.deletions + found.insertions)
         counts.append(found.hits + found.substitutions + found.deletions)
-    return mean(torch.tensor(errors), torch.tensor(counts), False, NORMALISED)
+    return mean(torch.tensor(errors), torch.tensor(counts), ERROR_RATE)
 
 
 def normalised(text: str) -> str:
@@ -134,6 +133,9 @@ MEASURES: dict[str, dict[str, Callable[[Texts, Texts], Measure]]] = {
     "cer": {"cer": cer},
 }
 """What an option names, and the metrics that it stands for."""
+INFO = {"bleu": SCORE, "bleu_lowercased": SCORE, "chrf": SCORE, "wer": ERROR_RATE, "cer": ERROR_RATE}
+INFO |= dict.fromkeys(MEASURES["rouge"], ROUGE)
+"""What is to be known of each of them."""
 
 
 def group_of(metric: str) -> list[str]:

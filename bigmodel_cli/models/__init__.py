@@ -32,9 +32,23 @@ def sees_both_sides(options: AnyModelOptions, path: str) -> bool:
     return options.two_sided is not None and f"{path}.".startswith(f"{options.two_sided}.")
 
 
+def learners(output: str) -> list[str]:
+    """The types of models that can compute what a task needs of them."""
+    return [name for name, options in MODELS.items() if output in options.outputs]
+
+
 def build(options: AnyModelOptions, facts: Facts) -> Model:
     """The model for data with these facts, with freshly drawn weights. Raises `SpecError` where they do not fit."""
     return options.build(facts)
 
 
-__all__ = ["MODELS", "Generator", "Model", "ModelOptions", "ViTOptions", "build", "sees_both_sides", "within"]
+__all__ = [
+    "MODELS",
+    "Generator",
+    "Model",
+    "ModelOptions",
+    "build",
+    "learners",
+    "sees_both_sides",
+    "within",
+]

@@ -67,12 +67,17 @@ class AnyModelOptions(Options):
     """Options of a model."""
 
     type: str
+    outputs: ClassVar[tuple[str, ...]]
+    """What models of this type can compute, as tasks call it in their `output`."""
     two_sided: ClassVar[str | None] = None
     """The path below which positions see those after them too."""
 
     def build(self, facts: Facts) -> Model:
         """The model for data with these facts, with freshly drawn weights. Raises `SpecError` where they do not fit."""
         raise NotImplementedError
+
+    def check_output(self, output: str, task: str) -> None:
+        """Raise `ValueError` where this model cannot compute an output for a task, though others of its type can."""
 
     def width(self) -> int | None:
         """The width of the residual stream; None for a network without one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -144,6 +144,7 @@ class CNNOptions(AnyModelOptions):
     """A stack of conv, pool, adaptive_pool, residual, dropout, flatten and dense layers, written in YAML."""
 
     type: Literal["cnn"] = "cnn"
+    outputs: ClassVar = ("labels",)
     layers: Annotated[list[LayerOptions], Field(min_length=1, max_length=1000)] = Field(
         description="the layers, in order"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,7 @@ class DecoderOptions(SkeletonOptions):
     """A decoder: embedding, position, blocks of parts, norm, logits."""
 
     type: Literal["decoder"] = "decoder"
+    outputs: ClassVar = ("next_tokens",)
     blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(description="the blocks, in order")
     position: Position = Field(NoPositionOptions(), description="what is added to the embeddings")
     norm: Norm | None = Field(LayerNormOptions(), description="before the logits; null for none")

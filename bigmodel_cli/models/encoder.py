@@ -5,7 +5,7 @@ With a frontend it reads frames of sound, and labels or transcribes them.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -29,6 +29,7 @@ class EncoderOptions(SkeletonOptions):
     """An encoder: embedding, position, blocks of parts that see both sides; logits per position, or of a label."""
 
     type: Literal["encoder"] = "encoder"
+    outputs: ClassVar = ("tokens", "labels", "transcript")
     two_sided = "model.blocks"
     blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(description="the blocks, in order")
     frontend: ConvFrontendOptions | None = Field(
@@ -65,12 +66,10 @@ class EncoderOptions(SkeletonOptions):
 class Encoder(Model):
     """(B, T) tokens, -1 where padded -> (B, T, V) logits of each token, or (B, classes) where the data has labels.
 
-    Devlin et al. 2019 (BERT): the logits of tokens come through a dense layer, GELU and norm, and the tied embedding. The data's
-    vocabulary, which `vocab_size` may exceed, is of `known_tokens`.
+    Devlin et al. 2019 (BERT): the logits of tokens come through a dense layer, GELU and norm, and the tied embedding.
 
     With a frontend, (B, T, width) frames and their number (B,) in each row -> (B, classes), or (B, T', classes + 1) where the
-    classes are units of a transcript: logits of each vector's unit, the blank last, with `units` (what the classes are called) and
-    `spelling` for who makes text of them.
+    classes are units of a transcript: logits of each vector's unit, the blank last.
     """
 
     inputs = ("tokens", "types")
@@ -78,8 +77,6 @@ class Encoder(Model):
     def __init__(self, options: EncoderOptions, facts: Facts) -> None:
         super().__init__()
         self.options, dim, faults = options, options.dim, Faults()
-        self.units, self.spelling = facts.classes, facts.spelling
-        self.known_tokens = facts.vocab_size or options.vocab_size or 0
         self.embedding: nn.Embedding | None = None
         self.types: nn.Embedding | None = None
         self.frontend: ConvFrontend | None = None

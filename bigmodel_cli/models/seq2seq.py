@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,7 @@ class Seq2SeqOptions(SkeletonOptions):
     """An encoder and a decoder that reads it through cross-attention; post-norm by default, as in 2017."""
 
     type: Literal["seq2seq"] = "seq2seq"
+    outputs: ClassVar = ("target",)
     two_sided = "model.encoder"
     encoder: Annotated[list[BlockOptions], Field(min_length=1)] = Field(description="the encoder's blocks")
     decoder: Annotated[list[BlockOptions], Field(min_length=1)] = Field(

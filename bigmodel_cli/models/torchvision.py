@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -46,6 +46,7 @@ class TorchvisionOptions(AnyModelOptions):
     """A classification network of torchvision: alexnet, resnet18, convnext_tiny, efficientnet_b0, vit_b_16, swin_t ..."""
 
     type: Literal["torchvision"] = "torchvision"
+    outputs: ClassVar = ("labels",)
     name: str = Field(description="the network's name in torchvision")
     weights: str | None = Field(
         None, description="name of pretrained weights (DEFAULT, IMAGENET1K_V1), downloaded once; null for none"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -30,6 +30,7 @@ class ViTOptions(SkeletonOptions):
     """A Vision Transformer: patches, a class token or the mean, registers, blocks of parts."""
 
     type: Literal["vit"] = "vit"
+    outputs: ClassVar = ("labels", "patches")
     two_sided = "model"
     patch: Count = Field(description="height and width of a patch, which must divide the image")
     position: Literal["learned", "sines"] = Field(
@@ -56,6 +57,15 @@ class ViTOptions(SkeletonOptions):
 
     def build(self, facts: Facts) -> ViT:
         return ViT(self, facts)
+
+    def check_output(self, output: str, task: str) -> None:
+        """With a decoder it rebuilds hidden patches, and without one it labels."""
+        if self.reconstruct is None and output == "patches":
+            raise ValueError(
+                f"task.type: {task} rebuilds hidden patches, and model.type: vit has no decoder; give model.reconstruct"
+            )
+        if self.reconstruct is not None and output != "patches":
+            raise ValueError(f"model.reconstruct is for task.type: masked_image; set it to null for task.type: {task}")
 
     def grid(self, facts: Facts) -> tuple[int, int]:
         """Rows and columns of patches in an image. Raises `OptionError` where the patch does not divide it, or there is none."""

@@ -1,14 +1,51 @@
-"""What all options of tasks answer."""
+"""What every task answers: a new task is a file with its options and its class, and a line in the table.
+
+Who trains, evaluates or writes asks these methods and never looks at what a task is.
+"""
 
 from __future__ import annotations
 
-from bigmodel_cli.config import Facts, Options
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+from bigmodel_cli.config import NO_FACTS, Facts, Options
+from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor
+from bigmodel_cli.metrics import LOSS, Measure, MetricInfo
 from bigmodel_cli.tasks.shown import Pictures, SampleText
+
+Batch = dict[str, Tensor]
+Scores = dict[str, tuple[Tensor, Tensor]]
+"""Metric name -> (sums (B,), counts (B,)), one pair per item of the batch."""
+Answers = dict[str, list[Any]]
+"""What a model said of each item, by name, beside what it should have said."""
+
+
+class Search(NamedTuple):
+    """How a model writes where the command line does not say: by a search for a text, with `max_tokens` at most."""
+
+    beams: int = 1
+    length_penalty: float = 1.0
+    max_tokens: int | None = None
 
 
 class AnyTaskOptions(Options):
-    """Options of a task. Each class also has `build(facts)`, which gives the task."""
+    """Options of a task."""
+
+    type: str = ""
+    output: ClassVar[str]
+    """What a model must compute, as the models' options name it in their `outputs`."""
+    isolates: ClassVar[bool] = False
+    """Whether the task keeps the documents of a window apart (data.isolate)."""
+
+    def build(self, facts: Facts = NO_FACTS) -> Task:
+        """The task, for data of which these are the facts. Raises `SpecError` where they do not fit."""
+        raise NotImplementedError
+
+    @classmethod
+    def for_samples(cls) -> AnyTaskOptions:
+        """Options by default, for a task that scores a file of samples again: options that must be given are left out."""
+        return cls.model_construct()
 
     def notes(self, facts: Facts) -> list[str]:
         """What is to be said before training on data of which these are the facts."""
@@ -22,12 +59,109 @@ class AnyTaskOptions(Options):
         """The images that a finished training shows; None where there are none."""
         return None
 
+    def unlearnable(self, model: str, learners: Sequence[str]) -> str:
+        """Why a model of this type cannot learn the task, as a message; `learners` are the types that can."""
+        return f"task.type: {self.type} is learnt by model.type: {' or '.join(learners)}, and model.type is {model}"
 
-class CountsSamples:
-    """A task whose work is counted in samples: how fast it is trained is said so."""
+    def search(self) -> Search:
+        """How a model writes."""
+        return Search()
 
-    unit = "samples"
+    def example(self, model: Any, facts: Facts, x: Tensor, second: int) -> tuple[Tensor, ...]:
+        """What a model with these options is called with in training, where x (B, ...) is its first input, of no content.
 
-    def size(self, batch: dict[str, Tensor]) -> int | Tensor:
-        """The rows of a batch."""
+        `second` is the length of the other side of pairs.
+        """
+        return (x,)
+
+
+class Task:
+    """Turns batches into a loss and scores. Sums and counts are divided once, by whoever has all of them."""
+
+    name: ClassVar[str]
+    needs: ClassVar[str]
+    """What the data must have, in a word."""
+    reads: tuple[str, ...]
+    """The names in a batch that must be there."""
+    unit: ClassVar[str] = "samples"
+    """What `size` counts, in the plural."""
+    metrics: ClassVar[Mapping[str, MetricInfo]] = {"loss": LOSS}
+    """What is to be known of the metrics."""
+    metric: str = "loss"
+    """The metric that decides which checkpoint is best."""
+    derived_from: ClassVar[str] = "loss"
+    """The metric of `score` whose functions are `derived`."""
+    measured: ClassVar[tuple[str, ...]] = ()
+    """The metrics that `measures` finds in the answers of `score`."""
+    generates: ClassVar[bool] = False
+    """Whether items are judged by what the model writes: its answers are then source, reference and prediction."""
+    text_metrics: Sequence[str] = ()
+    """What `eval` judges written texts by, as metrics/text.py names them."""
+    validation_text_metrics: Sequence[str] = ()
+    """What each validation does; where there are none it lets the model write nothing."""
+
+    def suits(self, facts: Facts) -> bool:
+        """Whether the data has what the task `needs`."""
+        there = {"labels": facts.classes, "tokens": facts.vocab_size, "images": facts.image_shape}
+        return bool(there[self.needs])
+
+    def check(self, model: Any, facts: Facts, names: frozenset[str], source: str) -> None:
+        """Raise `SpecError` where task, model (its options) and data do not fit one another.
+
+        The data has these facts and `names` in a batch, and is of the type `source`.
+        """
+        if not self.suits(facts):
+            raise SpecError(f"task.type: {self.name} needs data with {self.needs}, and data.type: {source} has none")
+        missing = [name for name in self.reads if name not in names]
+        if missing:
+            raise SpecError(
+                f"task.type: {self.name} reads {', '.join(self.reads)}, and data.type: {source} has "
+                f"{', '.join(sorted(names))}{self.remedy(missing)}"
+            )
+
+    def remedy(self, missing: list[str]) -> str:
+        """What to do about data without these names in a batch, as the end of a message."""
+        return ""
+
+    def forward(self, model: Any, batch: Batch, training: bool = True) -> Any:
+        """The model called on a batch: what `loss` and `score` take, logits for most tasks.
+
+        Where a task shows a model something else when it is judged, that is what it does without `training`.
+        """
+        raise NotImplementedError
+
+    def loss(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The summed loss to differentiate, and the number of targets in it."""
+        raise NotImplementedError
+
+    def score(self, outputs: Any, batch: Batch) -> tuple[Scores, Answers]:
+        """Sums and counts of every metric that is a mean, and what the model said, of each item. Without gradients."""
+        raise NotImplementedError
+
+    def size(self, batch: Batch) -> int | Tensor:
+        """How much of its unit the model works on in a batch, padding left out; what a rate of training counts.
+
+        Not `loss`'s count, which is a sum of weights or of hidden tokens alone.
+        """
         return len(next(iter(batch.values())))
+
+    def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:
+        """The metrics that are not means of `score`; `texts` are what written texts are judged by."""
+        return {}
+
+    def baselines(self, answers: Answers, texts: Sequence[str]) -> dict[str, Measure]:
+        """The same metrics of something simple that a model must be better than."""
+        return {}
+
+    def derived(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Metrics that are functions of other metrics, such as the perplexity."""
+        return {}
+
+    def info(self, metric: str) -> MetricInfo:
+        """What is to be known of a metric of this name."""
+        return self.metrics.get(metric, MetricInfo())
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Of the metric that decides."""
+        return self.info(self.metric).higher_is_better

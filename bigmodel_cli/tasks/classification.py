@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from bigmodel_cli.config import NO_FACTS, Facts, Positive, Probability
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import SpecError, did_you_mean
-from bigmodel_cli.lazy import F, Module, Tensor, torch
-from bigmodel_cli.metrics import LOWER_IS_BETTER
-from bigmodel_cli.tasks.base import AnyTaskOptions, CountsSamples
+from bigmodel_cli.lazy import F, Tensor, torch
+from bigmodel_cli.metrics import LOSS, SHARE, Measure
+from bigmodel_cli.metrics.labels import f1_measure
+from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
 
 INPUTS: dict[str, tuple[str, ...]] = {"image": (), "tokens": ("types",), "frames": ("lengths",)}
 """What an item may be, by its name in a batch, and what may stand beside it: what the model is called with, in this order."""
@@ -26,6 +28,7 @@ class ClassificationOptions(AnyTaskOptions):
     """Choose one of the data's classes; scored by accuracy and by cross-entropy in nats."""
 
     type: Literal["classification"] = "classification"
+    output: ClassVar[str] = "labels"
     label_smoothing: Probability = Field(0.0, description="probability mass spread evenly over the classes")
     class_weights: Literal["none", "balanced"] | dict[str | int | bool, Positive] = Field(
         "none",
@@ -49,47 +52,47 @@ class ClassificationOptions(AnyTaskOptions):
         return Classification(self, facts)
 
 
-class Classification(CountsSamples):
+class Classification(Task):
     """batch {an input of `INPUTS`, "label": (B,)}; the model maps the input to logits (B, classes)."""
 
     name = "classification"
+    needs = "labels"
+    reads = ("label",)
+    metrics: ClassVar = {"accuracy": SHARE, "loss": LOSS, "top5": SHARE, "macro_f1": SHARE, "error": SHARE}
     derived_from = "accuracy"
-    needs = "classes"
-    reads: tuple[str, ...] = ("label",)
+    measured = ("macro_f1",)
 
     def __init__(self, options: ClassificationOptions, facts: Facts = NO_FACTS) -> None:
-        self.options = options
+        self.options, self.classes = options, facts.classes
         self.weights = class_weights(options, facts)
         self._weight: Tensor | None = None  # the same on the device of the last batch
-        self.metric: str = options.metric
-        self.higher_is_better = options.metric not in LOWER_IS_BETTER
+        self.metric = options.metric
 
-    def loss(self, model: Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, model: Any, batch: Batch, training: bool = True) -> Tensor:
+        """(B, classes)   logits in fp32."""
+        logits: Tensor = model(*inputs_of(batch)).float()
+        return logits
+
+    def loss(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy over the batch, and its size; with weights both are weighted sums.
 
         Their quotient is that of torch.nn.CrossEntropyLoss(weight=...), over however many micro-batches they are summed.
         """
-        labels = batch["label"]
-        logits = model(*inputs_of(batch)).float()
-        smoothing = self.options.label_smoothing
+        labels, smoothing = batch["label"], self.options.label_smoothing
         if not self.weights:
-            total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+            total = F.cross_entropy(outputs, labels, reduction="sum", label_smoothing=smoothing)
             return total, labels.new_full((), len(labels))
         if self._weight is None or self._weight.device != labels.device:
             self._weight = torch.tensor(self.weights, dtype=torch.float32, device=labels.device)
-        total = F.cross_entropy(logits, labels, self._weight, reduction="sum", label_smoothing=smoothing)
+        total = F.cross_entropy(outputs, labels, self._weight, reduction="sum", label_smoothing=smoothing)
         return total, self._weight[labels].sum()
 
-    def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        """Per item: right or wrong ("accuracy", and "top5" from twenty classes on) and its cross-entropy ("loss")."""
-        return self.answer(model, batch)[0]
+    def score(self, outputs: Tensor, batch: Batch) -> tuple[Scores, Answers]:
+        """Per item: right or wrong ("accuracy", and "top5" from twenty classes on) and its cross-entropy ("loss").
 
-    def answer(
-        self, model: Module, batch: dict[str, Tensor]
-    ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, list[Any]]]:
-        """The same, and for each item its label, the likeliest class and that one's probability."""
-        labels = batch["label"]
-        logits = model(*inputs_of(batch)).float()
+        The answers are its label, the likeliest class and that one's probability.
+        """
+        labels, logits = batch["label"], outputs
         ones = labels.new_ones(len(labels))
         scores = {
             "accuracy": ((logits.argmax(1) == labels).double(), ones),
@@ -99,8 +102,17 @@ class Classification(CountsSamples):
             top = logits.topk(5, dim=1).indices  # (B, 5)
             scores["top5"] = ((top == labels[:, None]).any(1).double(), ones)
         probability, best = logits.softmax(1).max(1)
-        said = {"label": labels, "prediction": best, "probability": probability}
-        return scores, {name: values.tolist() for name, values in said.items()}
+        named = {"label": labels, "prediction": best}
+        answers: Answers = {side: [self.classes[i] for i in n.tolist()] for side, n in named.items() if self.classes}
+        return scores, {**answers, "probability": [round(p, 6) for p in probability.tolist()]}
+
+    def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:
+        """macro-F1, over the data's classes, or where they are not known those that occur."""
+        label, prediction = ([str(name) for name in answers[side]] for side in ("label", "prediction"))
+        classes = self.classes or sorted({*label, *prediction})
+        number = {name: i for i, name in enumerate(classes)}
+        labels, predictions = (torch.tensor([number[name] for name in names]) for names in (label, prediction))
+        return {"macro_f1": f1_measure(labels, predictions, len(classes))}
 
     def derived(self, metrics: dict[str, float]) -> dict[str, float]:
         """The error rate."""

@@ -3,67 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from bigmodel_cli.config import NO_FACTS, PADDING, Facts
 from bigmodel_cli.errors import DataError
-from bigmodel_cli.lazy import F, Module, Tensor, torch
-from bigmodel_cli.metrics.text import normalised
-from bigmodel_cli.tasks.base import AnyTaskOptions, CountsSamples
+from bigmodel_cli.lazy import F, Tensor, torch
+from bigmodel_cli.metrics import LOSS
+from bigmodel_cli.metrics.text import ERROR_RATE, normalised
+from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
 
 
 class CTCOptions(AnyTaskOptions):
     """Write down what is said in a recording (Graves et al. 2006); scored by word and character error rate."""
 
     type: Literal["ctc"] = "ctc"
+    output: ClassVar[str] = "transcript"
     metric: Literal["wer", "cer"] = Field("wer", description="what decides which checkpoint is best")
 
     def build(self, facts: Facts = NO_FACTS) -> CTC:
         """The task."""
-        return CTC(self)
+        return CTC(self, facts)
 
 
-class CTC(CountsSamples):
+class CTC(Task):
     """batch {"frames": (B, T, width), "lengths": (B,), "target": (B, L)}; the model maps frames to logits (B, T', V).
 
     Units are numbered 0 to V - 2, and the blank is V - 1. The model says by `out_lengths` how many vectors of T' are a row's own,
-    and by `units` and `spelling` what its units are called and whether they are words or characters.
+    and the data what its units are called and whether they are words or characters.
     """
 
     name = "ctc"
-    higher_is_better = False
-    derived_from = "loss"
-    needs = "classes"
-    reads: tuple[str, ...] = ("frames", "lengths", "target")
+    needs = "labels"
+    reads = ("frames", "lengths", "target")
+    metrics: ClassVar = {"wer": ERROR_RATE, "cer": ERROR_RATE, "loss": LOSS}
 
-    def __init__(self, options: CTCOptions) -> None:
-        self.options = options
-        self.metric: str = options.metric
+    def __init__(self, options: CTCOptions, facts: Facts = NO_FACTS) -> None:
+        self.options, self.units, self.spelling = options, facts.classes, facts.spelling
+        self.metric = options.metric
 
-    def loss(self, model: Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, model: Any, batch: Batch, training: bool = True) -> tuple[Tensor, Tensor]:
+        """(logits (B, T', V) in fp32, how many vectors (B,) of each row are its own)."""
+        return read(model, batch)
+
+    def loss(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed negative log-likelihood in nats over all transcripts, and how many units they have."""
-        logits, lengths = read(model, batch)
-        nats = negative_log_likelihood(logits, lengths, batch["target"])
+        nats = negative_log_likelihood(*outputs, batch["target"])
         return nats.sum(), (batch["target"] != PADDING).sum()
 
-    def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    def score(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> tuple[Scores, Answers]:
         """Per recording: edits and words ("wer"), edits and characters ("cer"), nats and units ("loss"). Greedy decoding.
 
-        Edits are counted as jiwer does, of texts in lower case without punctuation (metrics/text.py).
+        Edits are counted as jiwer does, of texts in lower case without punctuation (metrics/text.py). The answers are what was
+        said and what was written.
         """
-        return self.answer(model, batch)[0]
-
-    def answer(
-        self, model: Module, batch: dict[str, Tensor]
-    ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, list[Any]]]:
-        """The same, and for each recording what was said and what was written."""
-        logits, lengths = read(model, batch)
-        units, spelling = units_of(model)
-        nats = negative_log_likelihood(logits, lengths, batch["target"])
-        written = text_of(logits, lengths, units, spelling)
+        units, spelling = self.units, self.spelling
+        nats = negative_log_likelihood(*outputs, batch["target"])
+        written = text_of(*outputs, units, spelling)
         said = [spell([n for n in row if n != PADDING], units, spelling) for row in batch["target"].tolist()]
         count = (batch["target"] != PADDING).sum(1)
         plain, heard = ([normalised(text) for text in texts] for texts in (said, written))
@@ -74,27 +72,16 @@ class CTC(CountsSamples):
         }
         return scores, {"reference": said, "prediction": written}
 
-    def derived(self, metrics: dict[str, float]) -> dict[str, float]:
-        """Nothing follows from these."""
-        return {}
 
-
-def transcribe(model: Module, batch: dict[str, Tensor]) -> list[str]:
+def transcribe(model: Any, batch: Batch, facts: Facts) -> list[str]:
     """What is said in each recording of a batch."""
-    return text_of(*read(model, batch), *units_of(model))
+    return text_of(*read(model, batch), facts.classes, facts.spelling)
 
 
-def read(model: Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def read(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """(logits (B, T', V) in fp32, how many vectors (B,) of each row are its own)."""
-    speaker: Any = model
-    logits: Tensor = speaker(batch["frames"], batch["lengths"])
-    return logits.float(), speaker.out_lengths(batch["lengths"])
-
-
-def units_of(model: Module) -> tuple[tuple[str, ...], str]:
-    """What the model's units are called, and whether they are words or characters."""
-    speaker: Any = model
-    return speaker.units, speaker.spelling
+    logits: Tensor = model(batch["frames"], batch["lengths"])
+    return logits.float(), model.out_lengths(batch["lengths"])
 
 
 def negative_log_likelihood(logits: Tensor, lengths: Tensor, target: Tensor) -> Tensor:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from bigmodel_cli.config import NO_FACTS, Facts
 from bigmodel_cli.draw import KEY, draw
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.lazy import Module, Tensor, torch
-from bigmodel_cli.tasks.base import AnyTaskOptions, CountsSamples
+from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
 from bigmodel_cli.tasks.shown import Pictures
 
 ORDER = 4
@@ -21,6 +22,7 @@ class MaskedImageOptions(AnyTaskOptions):
     """Rebuild hidden patches of images from the others (He et al. 2022, masked autoencoder); scored by the squared error."""
 
     type: Literal["masked_image"] = "masked_image"
+    output: ClassVar[str] = "patches"
     fraction: Annotated[float, Field(gt=0, lt=1)] = Field(0.75, description="of an image's patches that are hidden")
     normalize: bool = Field(
         True, description="compare with each patch's pixels brought to mean 0 and deviation 1, as the paper does"
@@ -35,6 +37,17 @@ class MaskedImageOptions(AnyTaskOptions):
         note = ", each hidden patch at its true mean and deviation, which the loss does not ask for"
         return Pictures("rebuilt", "rebuilt images", note if self.normalize else "", MaskedImage(self).rows)
 
+    def unlearnable(self, model: str, learners: Sequence[str]) -> str:
+        """Why this model cannot learn the task."""
+        return (
+            f"task.type: masked_image rebuilds hidden patches, and model.type: {model} cannot; use vit with reconstruct"
+        )
+
+    def example(self, model: Any, facts: Facts, x: Tensor, second: int) -> tuple[Tensor, ...]:
+        """Which patches of the images are seen, too."""
+        rows, columns = model.grid(facts)
+        return x, torch.arange(self.visible(rows * columns), device=x.device).expand(len(x), -1)
+
     def visible(self, patches: int) -> int:
         """How many of so many patches stay visible. Raises `SpecError` where that is none or all."""
         seen = round(patches * (1 - self.fraction))
@@ -46,7 +59,7 @@ class MaskedImageOptions(AnyTaskOptions):
         return seen
 
 
-class MaskedImage(CountsSamples):
+class MaskedImage(Task):
     """batch {"image": (B, C, H, W), "key": (B,)}; the model maps images and visible patches (B, K) to all pixels (B, N, P).
 
     The loss of an image is the mean squared error over its hidden patches, which are as many in every image; sums are over
@@ -55,63 +68,64 @@ class MaskedImage(CountsSamples):
     """
 
     name = "masked_image"
-    metric = "loss"
-    higher_is_better = False
-    derived_from = "loss"
-    needs = "image_shape"
-    reads: tuple[str, ...] = ("image",)
+    needs = "images"
+    reads = ("image",)
 
     def __init__(self, options: MaskedImageOptions) -> None:
         self.options = options
 
-    def loss(self, model: Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def check(self, model: Any, facts: Facts, names: frozenset[str], source: str) -> None:
+        """Also where no patch would be hidden, or none visible."""
+        super().check(model, facts, names, source)
+        rows, columns = model.grid(facts)
+        self.options.visible(rows * columns)
+
+    def forward(self, model: Any, batch: Batch, training: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, P) twice, the patches as they are and as the model makes them from a part; (B, N - K) which it does not see."""
+        pixels = model.patchify(batch["image"])
+        return self.call(model, batch["image"], pixels, self.ranks(batch[KEY], pixels.shape[1]))
+
+    def call(self, model: Any, images: Tensor, pixels: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, where the K patches of lowest rank are seen."""
+        visible, hidden = self.divide(ranks)
+        return pixels, model(images, visible).float(), hidden
+
+    def loss(self, outputs: tuple[Tensor, Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed error of the images, and how many there are."""
-        images = batch["image"]
-        errors = self.errors(model, images, self.ranks(batch[KEY], _patches(model)))
-        return errors.sum(), torch.full((), len(images), device=images.device)
+        errors = self.errors(*outputs)
+        return errors.sum(), torch.full((), len(errors), device=errors.device)
 
-    def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    def score(self, outputs: tuple[Tensor, Tensor, Tensor], batch: Batch) -> tuple[Scores, Answers]:
         """Per image: its error ("loss")."""
-        images = batch["image"]
-        errors = self.errors(model, images, self.ranks(batch[KEY], _patches(model))).double()
-        return {"loss": (errors, torch.ones_like(errors, dtype=torch.int64))}
-
-    def derived(self, metrics: dict[str, float]) -> dict[str, float]:
-        """Nothing more."""
-        return {}
+        errors = self.errors(*outputs).double()
+        return {"loss": (errors, torch.ones_like(errors, dtype=torch.int64))}, {}
 
     def ranks(self, keys: Tensor, patches: int) -> Tensor:
         """(B,) -> (B, N)   in what order the patches of an image with that key are shown."""
         return draw(keys, ORDER, patches)
 
-    def rebuild(self, model: Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def rebuild(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) twice: what evaluation lets the model see of the images, zero elsewhere; and with the rest rebuilt.
 
         Where the loss compares normalised patches, the rebuilt ones are shown at the true mean and deviation.
         """
-        model_: Any = model
-        images = batch["image"]
-        pixels = model_.patchify(images)
-        visible, hidden = self.divide(self.ranks(batch[KEY], pixels.shape[1]))
-        rebuilt = model(images, visible).float()
+        pixels, rebuilt, hidden = self.forward(model, batch)
         if self.options.normalize:
             mean, deviation = moments(pixels)
             rebuilt = rebuilt * deviation + mean
-        gone = torch.zeros(hidden.shape[0], pixels.shape[1], 1, dtype=torch.bool, device=images.device)
+        gone = torch.zeros(hidden.shape[0], pixels.shape[1], 1, dtype=torch.bool, device=pixels.device)
         gone = gone.scatter(1, hidden[..., None], True)  # (B, N, 1)
-        return model_.unpatchify(pixels.masked_fill(gone, 0.0)), model_.unpatchify(torch.where(gone, rebuilt, pixels))
+        return model.unpatchify(pixels.masked_fill(gone, 0.0)), model.unpatchify(torch.where(gone, rebuilt, pixels))
 
-    def rows(self, model: Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def rows(self, model: Any, batch: Batch) -> dict[str, Tensor]:
         """Images (B, C, H, W) by their title: as they are, what is seen of them, and what is made of that."""
         seen, rebuilt = self.rebuild(model, batch)
         last = "rebuilt at\ntrue mean,\ndeviation" if self.options.normalize else "rebuilt"
         return {"image": batch["image"], "seen": seen, last: rebuilt}
 
-    def errors(self, model: Module, images: Tensor, ranks: Tensor) -> Tensor:
-        """(B,)   each image's mean squared error over its hidden patches, all but the K of lowest rank."""
-        visible, hidden = self.divide(ranks)
-        targets = self.targets(cast(Any, model).patchify(images))
-        squares = (model(images, visible).float() - targets).square().mean(2)  # (B, N)
+    def errors(self, pixels: Tensor, rebuilt: Tensor, hidden: Tensor) -> Tensor:
+        """(B,)   each image's mean squared error over its hidden patches."""
+        squares = (rebuilt - self.targets(pixels)).square().mean(2)  # (B, N)
         errors: Tensor = squares.gather(1, hidden).mean(1)
         return errors
 
@@ -131,8 +145,3 @@ class MaskedImage(CountsSamples):
 def moments(patches: Tensor) -> tuple[Tensor, Tensor]:
     """(B, N, P) -> (B, N, 1) twice   each patch's mean and deviation, the latter a little above zero (He et al. 2022)."""
     return patches.mean(2, keepdim=True), (patches.var(2, keepdim=True) + 1e-6).sqrt()
-
-
-def _patches(model: Module) -> int:
-    rows, columns = cast(Any, model).grid
-    return int(rows * columns)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import NO_FACTS, PADDING, Facts, Fraction, Probability
 from bigmodel_cli.draw import KEY, draw, draw_below
-from bigmodel_cli.lazy import Module, Tensor, torch
-from bigmodel_cli.tasks.base import AnyTaskOptions
+from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores
 from bigmodel_cli.tasks.loss import cross_entropy, judged
+from bigmodel_cli.tasks.tokens import TokenTask
 
 HIDDEN, SEEN, OTHER = 1, 2, 3
 """Streams of a row's random numbers: which tokens are to be found, what the model sees of them, and which token instead."""
@@ -21,6 +21,7 @@ class MaskedLMOptions(AnyTaskOptions):
     """Find hidden tokens from both sides (Devlin et al. 2019, BERT); scored by cross-entropy in nats per hidden token."""
 
     type: Literal["masked_lm"] = "masked_lm"
+    output: ClassVar[str] = "tokens"
     fraction: Probability = Field(0.15, description="of the tokens that are to be found")
     masked: Fraction = Field(0.8, description="of those, how many the mask takes the place of")
     swapped: Fraction = Field(
@@ -36,13 +37,18 @@ class MaskedLMOptions(AnyTaskOptions):
 
     def build(self, facts: Facts = NO_FACTS) -> MaskedLM:
         """The task."""
-        return MaskedLM(self)
+        return MaskedLM(self, facts)
+
+    def example(self, model: Any, facts: Facts, x: Tensor, second: int) -> tuple[Tensor, ...]:
+        """Which tokens are hidden too, as many as on average."""
+        hidden = torch.zeros(max(1, round(self.fraction * x.shape[0] * x.shape[1])), dtype=torch.int64, device=x.device)
+        return x, x, x.bool(), hidden
 
 
-class MaskedLM:
+class MaskedLM(TokenTask):
     """batch {"tokens": (B, T + 1), "key": (B,)}; the model maps tokens, `masked` and `at`, each (B, T), to logits (N, V) at `at`.
 
-    The model says by `known_tokens` how many tokens the data's vocabulary has. Where the batch has "words" (B, T + 1), which number
+    Where the batch has "words" (B, T + 1), which number
     each token's word within its row, tokens of no word (-1: marks) are never hidden; and with `whole_words` a word is hidden as a
     whole (Devlin et al.'s addition of 2019).
 
@@ -55,18 +61,16 @@ class MaskedLM:
     """
 
     name = "masked_lm"
-    metric = "loss"
-    higher_is_better = False
-    derived_from = "loss"
-    needs = "vocab_size"
-    unit = "tokens"
-    reads: tuple[str, ...]
 
-    def __init__(self, options: MaskedLMOptions) -> None:
-        self.options = options
+    def __init__(self, options: MaskedLMOptions, facts: Facts = NO_FACTS) -> None:
+        self.options, self.vocab_size = options, facts.vocab_size or 0
         self.reads = ("tokens", "words") if options.whole_words else ("tokens",)
 
-    def inputs(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+    def remedy(self, missing: list[str]) -> str:
+        """Data can say which word a token belongs to."""
+        return "; set data.words: true" if missing == ["words"] else ""
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
         """(B, T) tokens, which of them may be hidden, and with `whole_words` the number of each one's word."""
         tokens = batch["tokens"][:, :-1]
         if "words" not in batch:
@@ -74,44 +78,45 @@ class MaskedLM:
         words = batch["words"][:, :-1]
         return tokens, words != PADDING, words.clamp(min=0) if self.options.whole_words else None
 
-    def loss(self, model: Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Summed cross-entropy over the hidden tokens, and how many there are."""
+    def forward(self, model: Any, batch: Batch, training: bool = True) -> tuple[Tensor, Tensor]:
+        """(N, V) logits of the hidden tokens, and where they are, (B, T) bool."""
         options = self.options
         tokens, free, words = self.inputs(batch)
         at = self.chosen(batch[KEY], tokens, words) & free
+        if not training:
+            return found(model, batch, tokens, at, at), at
         how = draw(batch[KEY], SEEN, tokens.shape[1])
         masked = at & (how < options.masked)
         swapped = at & ~masked & (how < options.masked + options.swapped)
-        other = draw_below(batch[KEY], OTHER, tokens.shape[1], cast(Any, model).known_tokens)
-        seen = torch.where(swapped, other, tokens)
-        logits = found(model, batch, seen, masked, at)
-        return cross_entropy(logits, tokens[at]), at.sum()
+        other = draw_below(batch[KEY], OTHER, tokens.shape[1], self.vocab_size)
+        return found(model, batch, torch.where(swapped, other, tokens), masked, at), at
 
-    def size(self, batch: dict[str, Tensor]) -> Tensor:
+    def loss(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        """Summed cross-entropy over the hidden tokens, and how many there are."""
+        logits, at = outputs
+        return cross_entropy(logits, self.inputs(batch)[0][at]), at.sum()
+
+    def size(self, batch: Batch) -> Tensor:
         """The tokens that are read, hidden or not."""
         return (batch["tokens"][:, :-1] != PADDING).sum()
 
-    def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    def score(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> tuple[Scores, Answers]:
         """Per row: nats over its hidden tokens ("loss"), and right first guesses ("accuracy")."""
-        tokens, free, words = self.inputs(batch)
-        at = self.chosen(batch[KEY], tokens, words) & free
+        logits, at = outputs
+        tokens = self.inputs(batch)[0]
         nats, right = (torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device) for _ in range(2))
-        nats[at], hit = judged(found(model, batch, tokens, at, at), tokens[at])
+        nats[at], hit = judged(logits, tokens[at])
         right[at] = hit.double()
         counts = at.sum(1)
-        return {"loss": (nats.sum(1), counts), "accuracy": (right.sum(1), counts)}
+        return {"loss": (nats.sum(1), counts), "accuracy": (right.sum(1), counts)}, {}
 
     def chosen(self, keys: Tensor, tokens: Tensor, words: Tensor | None) -> Tensor:
         """(B, T) bool: where a token is to be found, by one number for each token, or for all tokens of a word."""
         drawn = draw(keys, HIDDEN, tokens.shape[1])
         return (drawn if words is None else drawn.gather(1, words)) < self.options.fraction
 
-    def derived(self, metrics: dict[str, float]) -> dict[str, float]:
-        """Perplexity of the hidden tokens."""
-        return {"perplexity": math.exp(min(metrics["loss"], 700.0))}
 
-
-def found(model: Module, batch: dict[str, Tensor], seen: Tensor, masked: Tensor, at: Tensor) -> Tensor:
+def found(model: Any, batch: Batch, seen: Tensor, masked: Tensor, at: Tensor) -> Tensor:
     """(N, V) logits where `at` is True; a pair's "types" (B, T + 1) go to the model too."""
     at = at.flatten().nonzero()[:, 0]
     if "types" in batch:

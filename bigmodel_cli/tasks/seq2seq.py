@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import NO_FACTS, PADDING, Beams, Count, Facts, NonNegative, Probability
-from bigmodel_cli.lazy import Module, Tensor
-from bigmodel_cli.metrics import LOWER_IS_BETTER
-from bigmodel_cli.metrics.text import group_of
-from bigmodel_cli.tasks.base import AnyTaskOptions
-from bigmodel_cli.tasks.loss import cross_entropy, judged
+from bigmodel_cli.config import NO_FACTS, Beams, Count, Facts, NonNegative, Probability
+from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.metrics import Measure
+from bigmodel_cli.metrics.text import INFO, group_of, lead_measures, text_measures
+from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Search
+from bigmodel_cli.tasks.tokens import TokenTask
 
 
 class Seq2SeqTaskOptions(AnyTaskOptions):
     """Write a target after reading a source (Sutskever et al. 2014); scored by cross-entropy in nats per target token."""
 
     type: Literal["seq2seq"] = "seq2seq"
+    output: ClassVar[str] = "target"
     label_smoothing: Probability = Field(0.0, description="probability mass spread evenly over the vocabulary")
     metrics: list[Literal["bleu", "chrf", "rouge", "wer", "cer"]] = Field(
         ["bleu", "chrf"], description="how `eval` judges what the model writes, by sacrebleu, rouge-score and jiwer"
@@ -41,40 +42,38 @@ class Seq2SeqTaskOptions(AnyTaskOptions):
         """The task."""
         return Seq2SeqTask(self)
 
+    def search(self) -> Search:
+        """A search."""
+        return Search(self.beams, self.length_penalty, self.max_tokens)
 
-class Seq2SeqTask:
+    def example(self, model: Any, facts: Facts, x: Tensor, second: int) -> tuple[Tensor, ...]:
+        """A source and a target."""
+        return x, torch.zeros(len(x), second, dtype=x.dtype, device=x.device)
+
+
+class Seq2SeqTask(TokenTask):
     """batch {"source": (B, S), "target": (B, T + 1)}; the model maps source and target (B, T) to logits (B, T, V)."""
 
     name = "seq2seq"
-    derived_from = "loss"
-    needs = "vocab_size"
-    unit = "tokens"
-    reads: tuple[str, ...] = ("source", "target")
+    reads = ("source", "target")
+    sequence = "target"
+    metrics: ClassVar = {**TokenTask.metrics, **INFO}
+    generates = True
 
     def __init__(self, options: Seq2SeqTaskOptions) -> None:
-        self.options = options
-        self.metric: str = options.metric
-        self.texts = group_of(options.metric)
-        self.higher_is_better = options.metric not in LOWER_IS_BETTER
+        self.options, self.label_smoothing, self.metric = options, options.label_smoothing, options.metric
+        self.validation_text_metrics = group_of(options.metric)
+        self.text_metrics = list(dict.fromkeys([*options.metrics, *self.validation_text_metrics]))
 
-    def loss(self, model: Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Summed cross-entropy over all target tokens, and how many there are."""
-        target = batch["target"]
-        total = cross_entropy(model(batch["source"], target[:, :-1]), target[:, 1:], self.options.label_smoothing)
-        return total, (target[:, 1:] != PADDING).sum()
+    def forward(self, model: Any, batch: Batch, training: bool = True) -> Tensor:
+        """(B, T, V)   the model's logits."""
+        logits: Tensor = model(batch["source"], self.shift(batch)[0])
+        return logits
 
-    def size(self, batch: dict[str, Tensor]) -> Tensor:
-        """The target tokens."""
-        return (batch["target"][:, 1:] != PADDING).sum()
+    def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:
+        """How near what was written is to the references."""
+        return text_measures(texts, answers["prediction"], answers["reference"]) if texts else {}
 
-    def score(self, model: Module, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        """Per pair: nats and target tokens ("loss"), and right first guesses ("accuracy"), without label smoothing."""
-        target = batch["target"]
-        wanted = target[:, 1:]
-        nats, right = judged(model(batch["source"], target[:, :-1]), wanted)  # (B, T)
-        counts = (wanted != PADDING).sum(1)
-        return {"loss": (nats.sum(1), counts), "accuracy": (right.sum(1).double(), counts)}
-
-    def derived(self, metrics: dict[str, float]) -> dict[str, float]:
-        """Perplexity per target token."""
-        return {"perplexity": math.exp(min(metrics["loss"], 700.0))}
+    def baselines(self, answers: Answers, texts: Sequence[str]) -> dict[str, Measure]:
+        """The same of the sources' first words, where the options ask for it."""
+        return lead_measures(texts, answers["source"], answers["reference"]) if self.options.baseline == "lead" else {}

@@ -162,7 +162,7 @@ def _one_pass(model: Module, task: Task, batch: dict[str, Tensor], candidate: Ch
     synchronize(device)
     start = time.perf_counter()
     with autocast(device, candidate.precision):
-        loss, _ = task.loss(model, batch)
+        loss, _ = task.loss(task.forward(model, batch), batch)
     loss.backward()
     synchronize(device)
     return time.perf_counter() - start

@@ -327,7 +327,7 @@ def _measured(run: Run) -> dict[str, float]:
     state, division = run.state, run.state.division
     rows = division.validation_at(state.batch)
     with run.signals.held(), state.averaged(), run.signals.let():
-        judged = judge(run.loaded, run.validation, getattr(run.task, "texts", []) or None, rows, run.say)
+        judged = judge(run.loaded, run.validation, run.task.validation_text_metrics or None, rows, run.say)
     if judged.halved:
         division.validation[state.batch] = judged.rows
         division.write(run.directory)

@@ -17,7 +17,7 @@ from bigmodel_cli.data import Split
 from bigmodel_cli.device import total_memory
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
-from bigmodel_cli.models import Model, ViTOptions
+from bigmodel_cli.models import Model
 from bigmodel_cli.models.describe import Layer, describe, flops, training_flops
 from bigmodel_cli.models.footprint import step_peaks
 from bigmodel_cli.models.sizing import Oversize, watched
@@ -25,7 +25,6 @@ from bigmodel_cli.models.stacks import Stack, extended, in_whole, shortened
 from bigmodel_cli.optim import describe_weights, summary
 from bigmodel_cli.roles import Weight, named_weights
 from bigmodel_cli.spec import Spec, build_model
-from bigmodel_cli.tasks import MaskedImageOptions, MaskedLMOptions
 from bigmodel_cli.train.batches import micro_batches
 from bigmodel_cli.train.frozen import freeze
 
@@ -107,25 +106,17 @@ def example(
 ) -> tuple[Tensor, ...]:
     """What a model is called with, in the right shapes: images (B, C, H, W), frames, tokens (B, T), or those of two sides.
 
-    Rows of tokens and frames are of these lengths (two for a source and a target), or as long as the data's context. An
-    autoencoder of images is also told which patches it sees (B, K), and a model that finds hidden tokens which those are.
+    Rows of tokens and frames are of these lengths (two for a source and a target), or as long as the data's context. The task
+    says what else a model is called with.
     """
     length, *second = lengths or (facts.context or 1,)
     if facts.image_shape is not None:
-        images = torch.zeros(batch, *facts.image_shape, device=device)
-        if not isinstance(spec.task, MaskedImageOptions) or not isinstance(spec.model, ViTOptions):
-            return (images,)
-        rows, columns = spec.model.grid(facts)
-        return images, torch.arange(spec.task.visible(rows * columns), device=device).expand(batch, -1)
-    if facts.frame_width is not None:
-        return (torch.zeros(batch, length, facts.frame_width, device=device),)
-    tokens = torch.zeros(batch, length, dtype=torch.int64, device=device)
-    if isinstance(spec.task, MaskedLMOptions):
-        hidden = torch.zeros(max(1, round(spec.task.fraction * batch * length)), dtype=torch.int64, device=device)
-        return tokens, tokens, tokens.bool(), hidden
-    if spec.model.type != "seq2seq":
-        return (tokens,)
-    return tokens, torch.zeros(batch, *(second or [length]), dtype=torch.int64, device=device)
+        x = torch.zeros(batch, *facts.image_shape, device=device)
+    elif facts.frame_width is not None:
+        x = torch.zeros(batch, length, facts.frame_width, device=device)
+    else:
+        x = torch.zeros(batch, length, dtype=torch.int64, device=device)
+    return spec.task.example(spec.model, facts, x, *(second or [length]))
 
 
 def build_on_meta(spec: Spec, facts: Facts) -> Model:

@@ -16,25 +16,17 @@ from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.loaded import not_finite
 from bigmodel_cli.metrics.text import need_libraries
-from bigmodel_cli.models import Model, ViTOptions, within
+from bigmodel_cli.models import Model, within
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.spec import Spec, build_model, of_checkpoint
-from bigmodel_cli.tasks import MaskedImageOptions, Task
+from bigmodel_cli.tasks import Task
 from bigmodel_cli.train.frozen import freeze
 from bigmodel_cli.train.memory import build_within, check_memory, state_bytes
 
 
 def check_task(spec: Spec, task: Task, data: DataSet) -> None:
     """Raise `SpecError` where the data lacks what the task reads, the model is not made for it, or a library is missing."""
-    needs = {"classes": "labels", "vocab_size": "tokens", "image_shape": "images"}[task.needs]
-    if not getattr(data.facts, task.needs):
-        raise SpecError(f"task.type: {task.name} needs data with {needs}, and data.type: {spec.data.type} has none")
-    missing = [name for name in task.reads if name not in data.names()]
-    if missing:
-        raise SpecError(
-            f"task.type: {task.name} reads {', '.join(task.reads)}, and data.type: {spec.data.type} has "
-            f"{', '.join(sorted(data.names()))}" + ("; set data.words: true" if missing == ["words"] else "")
-        )
+    task.check(spec.model, data.facts, data.names(), spec.data.type)
     if spec.train.patience is not None and "val" not in data.splits:
         raise SpecError(
             "train.patience: there is no validation by which to stop; name validation data, or leave data.val_fraction out "
@@ -60,10 +52,7 @@ def check_task(spec: Spec, task: Task, data: DataSet) -> None:
             f"train.batch_size: {train.batch_size} is not read, since train.batch_tokens: {train.batch_tokens} fills the batches; "
             "set that to null for batches of so many samples"
         )
-    if isinstance(spec.task, MaskedImageOptions) and isinstance(spec.model, ViTOptions):
-        rows, columns = spec.model.grid(data.facts)
-        spec.task.visible(rows * columns)
-    need_libraries(getattr(task, "texts", []))
+    need_libraries(task.validation_text_metrics)
 
 
 def build_started(spec: Spec, facts: Facts, device: torch.device, source: Path | None, resumed: bool = False) -> Model:

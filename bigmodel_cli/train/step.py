@@ -113,7 +113,7 @@ def _passes(
     count: Tensor | None = None
     for batch in micro_batches:
         with autocast(device, options.precision):
-            loss, n = task.loss(state.model, batch)
+            loss, n = task.loss(task.forward(state.model, batch), batch)
         auxiliary = state.auxiliary()
         total = loss if auxiliary is None else loss + auxiliary * n  # a sum, as the loss is
         if scale.dynamic and count is None:

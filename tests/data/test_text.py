@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Result
+from conftest import Result, loss_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from zygote import Zygote
@@ -222,9 +222,9 @@ def test_isolated_documents_do_not_see_one_another(cli: Callable[..., Result], t
         {"dim": 16, "position": {"type": "learned"}, "blocks": [{"mixer": {"type": "attention", "num_heads": 2}}]}
     )
     model, task = Decoder(options, data.facts).eval(), CausalLMOptions().build()
-    together = task.loss(model, batch)[0]
+    together = loss_of(task, model, batch)[0]
     pieces = [torch.tensor([p]) for p in ([*b"abcd", 256], [256, *b"bc", 256])]
-    alone = sum(task.loss(model, {"tokens": piece})[0] for piece in pieces)
+    alone = sum(loss_of(task, model, {"tokens": piece})[0] for piece in pieces)
     torch.testing.assert_close(together, alone)
     Path("spec.yaml").write_text(
         "model: {type: decoder, dim: 16, blocks: [{mixer: {type: attention, num_heads: 2}}]}\n"

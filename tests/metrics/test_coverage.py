@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from bigmodel_cli.metrics import Measure, mean
+from bigmodel_cli.metrics import Measure, MetricInfo, mean
 from bigmodel_cli.metrics.intervals import compare, estimate
 from bigmodel_cli.metrics.labels import f1_measure
 
@@ -22,7 +22,7 @@ Draw = Callable[[Any, int], Measure]
 
 
 def _mean(sums: Any, counts: Any, limits: tuple[float, float] = (0.0, math.inf)) -> Measure:
-    return mean(torch.from_numpy(np.asarray(sums)), torch.from_numpy(np.asarray(counts)), True, limits=limits)
+    return mean(torch.from_numpy(np.asarray(sums)), torch.from_numpy(np.asarray(counts)), MetricInfo(limits=limits))
 
 
 def normal(rng: Any, n: int) -> Measure:

@@ -12,7 +12,7 @@ import sacrebleu
 import torch
 from scipy import stats
 
-from bigmodel_cli.metrics import Measure, limits_of, mean, ratio
+from bigmodel_cli.metrics import LOSS, SHARE, Measure, MetricInfo, mean, ratio
 from bigmodel_cli.metrics.intervals import (
     compare,
     degrees_of_freedom,
@@ -22,7 +22,7 @@ from bigmodel_cli.metrics.intervals import (
     t_quantile,
 )
 from bigmodel_cli.metrics.labels import f1_measure
-from bigmodel_cli.metrics.text import text_measures
+from bigmodel_cli.metrics.text import ERROR_RATE, text_measures
 
 
 def test_quantiles_of_t_are_scipys() -> None:
@@ -32,7 +32,7 @@ def test_quantiles_of_t_are_scipys() -> None:
 
 def test_pseudo_values_of_a_mean_are_its_items() -> None:
     values = torch.tensor([0.5, 2.0, 7.5, 1.0], dtype=torch.float64)
-    torch.testing.assert_close(pseudo_values(mean(values, torch.ones(4), True)), values)
+    torch.testing.assert_close(pseudo_values(mean(values, torch.ones(4), MetricInfo())), values)
 
 
 def test_pseudo_values_are_the_jackknifes_dense_and_sparse() -> None:
@@ -43,7 +43,7 @@ def test_pseudo_values_are_the_jackknifes_dense_and_sparse() -> None:
     n = int(own.sum())
     whole = sums.sum() / counts.sum()
     wanted = [n * whole - (n - 1) * (sums.sum() - s) / (counts.sum() - c) for s, c in zip(sums[own], counts[own])]  # noqa: B905
-    measure = mean(torch.from_numpy(sums), torch.from_numpy(counts), True)
+    measure = mean(torch.from_numpy(sums), torch.from_numpy(counts), MetricInfo())
     assert pseudo_values(measure).tolist() == pytest.approx(wanted)
     sparse = Measure(measure.statistics.to_sparse(), ratio, measure.count)
     assert pseudo_values(sparse).tolist() == pytest.approx(wanted)
@@ -51,7 +51,7 @@ def test_pseudo_values_are_the_jackknifes_dense_and_sparse() -> None:
 
 def test_an_interval_without_skewness_is_students() -> None:
     values = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
-    found = estimate(mean(values, torch.ones(7), True))
+    found = estimate(mean(values, torch.ones(7), MetricInfo()))
     wanted = stats.ttest_1samp(values.numpy(), 0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
     assert found.method == "jackknife t"
@@ -60,7 +60,7 @@ def test_an_interval_without_skewness_is_students() -> None:
 def test_a_skewed_interval_is_where_halls_statistic_is_students_quantile() -> None:
     """Each end, put into Hall's cubic as it stands in his paper, gives the quantile back."""
     values = np.random.default_rng(0).exponential(1, 9)
-    found = estimate(mean(torch.from_numpy(values), torch.ones(9), False))
+    found = estimate(mean(torch.from_numpy(values), torch.ones(9), LOSS))
     n, skewness = 9, stats.skew(values)
     for end, quantile in ((found.low, stats.t.ppf(0.975, 8)), (found.high, stats.t.ppf(0.025, 8))):
         t = (values.mean() - end) / values.std(ddof=1)
@@ -84,24 +84,24 @@ def test_items_that_all_say_the_same() -> None:
     """Of n items without an error, a share of 1 - 0.025^(1/n) may have one (Clopper and Pearson's bound for 0 of n)."""
     bound = stats.binomtest(0, 6).proportion_ci(0.95, "exact").high
     ten = torch.full((6,), 10)
-    accuracy = estimate(mean(ten, ten, True, limits=limits_of("accuracy")))
+    accuracy = estimate(mean(ten, ten, SHARE))
     assert (accuracy.low, accuracy.high, accuracy.method) == (pytest.approx(1 - bound), 1, "unseen")
-    errors = estimate(mean(torch.zeros(6), ten, False, limits=limits_of("wer")))
+    errors = estimate(mean(torch.zeros(6), ten, ERROR_RATE))
     assert (errors.low, errors.high) == (0, pytest.approx(bound))
     f1 = estimate(f1_measure(torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([0, 0, 0, 1, 1, 1]), 2))
     assert (f1.low, f1.high) == (pytest.approx(1 - bound), 1)
-    loss = estimate(mean(torch.full((6,), 2.5), torch.ones(6), False))
+    loss = estimate(mean(torch.full((6,), 2.5), torch.ones(6), LOSS))
     assert (loss.low, loss.high) == (2.5, 2.5)
 
 
 def test_texts_that_are_all_wrong_leave_room_for_right_ones() -> None:
     """Of seven recordings none of which was understood, a share of 1 - 0.025^(1/7) may be."""
     words = torch.tensor([3, 4, 1, 9, 2, 6, 5])
-    found = estimate(mean(words, words, False, limits=limits_of("wer")))
+    found = estimate(mean(words, words, ERROR_RATE))
     bound = stats.binomtest(0, 7).proportion_ci(0.95, "exact").high
     assert found.low == pytest.approx(1 - bound)
     assert found.high > 1
-    same = compare(*(mean(torch.zeros(7), words, False, limits=limits_of("wer")) for _ in "ab"))
+    same = compare(*(mean(torch.zeros(7), words, ERROR_RATE) for _ in "ab"))
     assert (same.low, same.high) == (pytest.approx(-bound), pytest.approx(bound))
 
 
@@ -109,7 +109,7 @@ def test_differences_of_right_answers_are_bonetts_and_prices() -> None:
     """3 of 100 items are right in the second model alone: the exact test says p = 0.25, so that 0 stays within."""
     first, second = torch.zeros(100), torch.zeros(100)
     first[:60], second[:63] = 1, 1
-    found = compare(*(mean(x, torch.ones(100), True, limits=(0.0, 1.0)) for x in (first, second)))
+    found = compare(*(mean(x, torch.ones(100), SHARE) for x in (first, second)))
     p12, p21 = 4 / 102, 1 / 102
     reach = stats.norm.ppf(0.975) * math.sqrt((p12 + p21 - (p12 - p21) ** 2) / 102)
     assert (found.low, found.high) == (pytest.approx(p12 - p21 - reach), pytest.approx(p12 - p21 + reach))
@@ -124,7 +124,7 @@ def test_an_interval_leaves_out_0_only_where_the_test_does() -> None:
         n = int(rng.integers(5, 40))
         counts = torch.from_numpy(rng.poisson(8, n) + 2)
         pair = [
-            mean(torch.from_numpy(np.where(rng.random(n) < 0.1, 1 + rng.poisson(1, n), 0)), counts, False) for _ in "ab"
+            mean(torch.from_numpy(np.where(rng.random(n) < 0.1, 1 + rng.poisson(1, n), 0)), counts, LOSS) for _ in "ab"
         ]
         found = compare(*pair)
         assert found.low <= 0 <= found.high or found.p < 0.05
@@ -133,8 +133,8 @@ def test_an_interval_leaves_out_0_only_where_the_test_does() -> None:
 def test_items_that_count_unevenly_are_as_many_as_even_ones_would_be() -> None:
     """Kish (1965): an item of 900 tokens beside 29 of 10 is hardly more than one item."""
     counts = torch.tensor([900.0] + [10.0] * 29, dtype=torch.float64)
-    assert degrees_of_freedom(mean(counts, counts, False)) == round(1190**2 / (900**2 + 29 * 100)) - 1 == 1
-    assert degrees_of_freedom(mean(counts, torch.ones(30), False)) == 29
+    assert degrees_of_freedom(mean(counts, counts, LOSS)) == round(1190**2 / (900**2 + 29 * 100)) - 1 == 1
+    assert degrees_of_freedom(mean(counts, torch.ones(30), LOSS)) == 29
 
 
 def test_many_classes_are_looked_at_a_few_items_and_swaps_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,11 +148,11 @@ def test_many_classes_are_looked_at_a_few_items_and_swaps_at_a_time(monkeypatch:
 
 
 def test_a_single_item_has_no_interval() -> None:
-    found = estimate(mean(torch.tensor([3.0]), torch.tensor([2]), False))
+    found = estimate(mean(torch.tensor([3.0]), torch.tensor([2]), LOSS))
     assert math.isnan(found.low)
     assert math.isnan(found.high)
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["low"] is None
-    nothing = estimate(mean(torch.zeros(3), torch.zeros(3), False))
+    nothing = estimate(mean(torch.zeros(3), torch.zeros(3), LOSS))
     assert nothing.to_json()["value"] is None
 
 
@@ -172,7 +172,9 @@ def test_p_is_that_of_all_swaps(n: int) -> None:
     rng = np.random.default_rng(n)
     counts = rng.integers(1, 6, (2, n))
     sums = rng.integers(0, 9, (2, n)).astype(float)
-    first, second = (mean(torch.from_numpy(s), torch.from_numpy(c), True) for s, c in zip(sums, counts, strict=True))
+    first, second = (
+        mean(torch.from_numpy(s), torch.from_numpy(c), MetricInfo()) for s, c in zip(sums, counts, strict=True)
+    )
     seen = sums[1].sum() / counts[1].sum() - sums[0].sum() / counts[0].sum()
     larger = 0
     for swap in itertools.product((0, 1), repeat=n):
@@ -188,17 +190,17 @@ def test_p_of_right_and_wrong_answers_is_the_sign_tests() -> None:
     first = torch.tensor([0.0] * 14 + [1.0] * 4 + [1.0] * 22)
     second = torch.tensor([1.0] * 14 + [0.0] * 4 + [1.0] * 22)
     ones = torch.ones(40)
-    found = compare(*(mean(x, ones, True, limits=(0, 1)) for x in (first, second)))
+    found = compare(*(mean(x, ones, SHARE) for x in (first, second)))
     assert found.p == pytest.approx(stats.binomtest(4, 18).pvalue, abs=0.01)
     assert found.difference == pytest.approx(0.25)
     assert 0 < found.low < 0.25 < found.high
 
 
 def test_the_difference_of_a_model_and_itself() -> None:
-    measure = mean(torch.rand(30), torch.ones(30), False)
+    measure = mean(torch.rand(30), torch.ones(30), LOSS)
     found = compare(measure, measure)
     assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1)
-    right = mean((torch.rand(30) < 0.5).double(), torch.ones(30), True, limits=(0, 1))
+    right = mean((torch.rand(30) < 0.5).double(), torch.ones(30), SHARE)
     found = compare(right, right)
     assert -0.2 < found.low < 0 < found.high < 0.2  # 30 items may all have missed what differs
 

@@ -12,7 +12,7 @@ import sacrebleu
 import torch
 from rouge_score.rouge_scorer import RougeScorer
 
-from bigmodel_cli.metrics import mean
+from bigmodel_cli.metrics import MetricInfo, mean
 from bigmodel_cli.metrics.text import normalised, text_measures
 
 SENTENCE = "a man in the red hat rides his old bicycle down one long street near two dogs ."
@@ -123,7 +123,7 @@ def test_rouge_sees_letters_of_every_script() -> None:
 def test_sparse_statistics_add_up_as_dense_ones() -> None:
     dense = torch.randint(0, 2, (40, 9)).double()
     weights = torch.randint(0, 4, (7, 40)).double()
-    kinds = [mean(dense[:, 0], dense[:, 1], True)]
+    kinds = [mean(dense[:, 0], dense[:, 1], MetricInfo())]
     for measure in kinds:
         sparse = type(measure)(measure.statistics.to_sparse(), measure.value, measure.count)
         torch.testing.assert_close(sparse.sums(weights), measure.sums(weights))

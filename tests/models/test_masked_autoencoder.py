@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import loss_of
 from torch import Tensor, nn
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
@@ -98,7 +99,7 @@ def test_equals_vitmae_of_transformers(normalize: bool) -> None:
     want = theirs(images, noise=ranks)
     torch.testing.assert_close(torch.zeros(5, 16).scatter(1, hidden, 1.0), want.mask)
     torch.testing.assert_close(ours(images, visible), want.logits, atol=1e-5, rtol=1e-5)
-    errors = task.errors(ours, images, ranks)
+    errors = task.errors(*task.call(ours, images, ours.patchify(images), ranks))
     torch.testing.assert_close(errors.sum() / 5, want.loss, atol=1e-5, rtol=1e-5)
     errors.sum().backward()
     (5 * want.loss).backward()
@@ -129,7 +130,9 @@ def test_the_encoder_sees_the_visible_patches_alone() -> None:
 def test_every_weight_learns(changes: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = ViT(options(**changes), FACTS).train()
-    loss, count = MaskedImageOptions().build().loss(model, {"image": torch.randn(8, 3, 16, 16), "key": torch.arange(8)})
+    loss, count = loss_of(
+        MaskedImageOptions().build(), model, {"image": torch.randn(8, 3, 16, 16), "key": torch.arange(8)}
+    )
     loss.backward()
     assert int(count) == 8
     for name, p in model.named_parameters():

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import loss_of
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from bigmodel_cli.config import Facts
@@ -96,7 +97,7 @@ def models() -> dict[str, tuple[Any, Any]]:
 
     end = torch.full((1,), -1)
     return {
-        "decoder": (decoder, lambda m, rows: task.loss(m, {"tokens": torch.cat((rows, end.expand(len(rows), 1)), 1)})),
+        "decoder": (decoder, lambda m, rows: loss_of(task, m, {"tokens": torch.cat((rows, end.expand(len(rows), 1)), 1)})),
         "encoder": (Encoder(EncoderOptions.model_validate({"dim": 16, "blocks": blocks}), labels), lambda m, rows: m(rows)),
         "frames": (Encoder(EncoderOptions.model_validate(frontend), sound), heard),
         "seq2seq": (Seq2Seq(Seq2SeqOptions.model_validate(two), facts), lambda m, rows: m(rows, rows)),

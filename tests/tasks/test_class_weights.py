@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Result
+from conftest import Result, loss_of, scores_of
 from tones import write
 
 from bigmodel_cli.config import Facts
@@ -51,7 +51,7 @@ def test_the_loss_is_that_of_the_formula_and_of_torch(smoothing: float) -> None:
     torch.manual_seed(3)
     logits, labels = torch.randn(7, 3), torch.tensor([0, 0, 2, 1, 0, 2, 0])
     weights = {"a": 0.2, "b": 1.5, "true": 7.0}
-    total, count = task(weights, smoothing).loss(lambda x: x, {"image": logits, "label": labels})  # type: ignore[arg-type]
+    total, count = loss_of(task(weights, smoothing), lambda x: x, {"image": logits, "label": labels})  # type: ignore[arg-type]
     w, x = np.array([0.2, 1.5, 7.0]), logits.double().numpy()
     logs = x - np.log(np.exp(x).sum(1, keepdims=True))
     one_hot = np.eye(3)[labels.numpy()]
@@ -90,7 +90,7 @@ def test_micro_batches_are_the_whole_and_a_small_sum_of_weights_divides() -> Non
 def test_metrics_count_every_item_once() -> None:
     logits = torch.randn(5, 3)
     batch = {"image": logits, "label": torch.tensor([0, 1, 2, 0, 0])}
-    plain, weighted = (task(w).score(lambda x: x, batch) for w in ("none", "balanced"))  # type: ignore[arg-type]
+    plain, weighted = (scores_of(task(w), lambda x: x, batch) for w in ("none", "balanced"))  # type: ignore[arg-type]
     assert all(torch.equal(plain[name][i], weighted[name][i]) for name in plain for i in (0, 1))
 
 

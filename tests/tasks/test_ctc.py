@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Result
+from conftest import Result, loss_of, scores_of
 from tones import packed, riff, tone
 from torch import Tensor, nn
 
+from bigmodel_cli.config import Facts
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.tasks.ctc import CTCOptions, edit_distance, negative_log_likelihood, spell, text_of
 
@@ -24,9 +25,9 @@ Cli = Callable[..., Result]
 class Fixed(nn.Module):
     """Gives these logits for any frames; every vector of T' is real but for `padding`."""
 
-    def __init__(self, logits: Tensor, units: tuple[str, ...], spelling: str, padding: int = 0) -> None:
+    def __init__(self, logits: Tensor, padding: int = 0) -> None:
         super().__init__()
-        self.logits, self.units, self.spelling, self.padding = logits, units, spelling, padding
+        self.logits, self.padding = logits, padding
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
         return self.logits
@@ -61,15 +62,15 @@ def test_loss_sums_over_recordings_and_counts_units_also_in_bf16() -> None:
     torch.manual_seed(0)
     target = torch.tensor([[0, 1, 2], [2, -1, -1]])
     logits = torch.randn(2, 8, 4, requires_grad=True)
-    task = CTCOptions().build()
-    loss, count = task.loss(Fixed(logits, ("a", "b", "c"), "words"), batch(target))
+    task = CTCOptions().build(Facts(classes=("a", "b", "c"), spelling="words"))
+    loss, count = loss_of(task, Fixed(logits), batch(target))
     expected = nn.functional.ctc_loss(
         logits.log_softmax(-1).transpose(0, 1), target.clamp(min=0), torch.tensor([8, 8]), torch.tensor([3, 1]),
         blank=3, reduction="sum",
     )  # fmt: skip
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     assert int(count) == 4
-    half, _ = task.loss(Fixed(logits.bfloat16(), ("a", "b", "c"), "words"), batch(target))
+    half, _ = loss_of(task, Fixed(logits.bfloat16()), batch(target))
     assert half.dtype == torch.float32
     assert half.item() == pytest.approx(loss.item(), rel=1e-2)
 
@@ -102,9 +103,9 @@ def test_error_rates_are_jiwers() -> None:
         target[row, : len(text)] = torch.tensor([units.index(c) for c in text])
     torch.manual_seed(1)
     logits = torch.randn(60, 40, 6) + 3 * nn.functional.one_hot(torch.randint(6, (60, 40)), 6)
-    task = CTCOptions().build()
-    model = Fixed(logits, units, "characters")
-    scores = task.score(model, batch(target))
+    task = CTCOptions().build(Facts(classes=units, spelling="characters"))
+    model = Fixed(logits)
+    scores = scores_of(task, model, batch(target))
     written = text_of(logits, torch.full((60,), 40), units, "characters")
     for name, theirs in (("wer", jiwer.wer), ("cer", jiwer.cer)):
         sums, counts = scores[name]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT, Result, digests
+from conftest import ROOT, Result, digests, loss_of, scores_of
 from PIL import Image
 from torch import Tensor, nn
 
@@ -70,7 +70,7 @@ def test_the_error_is_the_mean_over_hidden_patches_alone() -> None:
     images, spy = torch.randn(6, 3, 8, 8), Spy(0.5)
     for normalize in (True, False):
         task = MaskedImageOptions(fraction=0.5, normalize=normalize).build()
-        total, count = task.loss(spy, {"image": images, "key": keys_of(0, 0, np.arange(6))})
+        total, count = loss_of(task, spy, {"image": images, "key": keys_of(0, 0, np.arange(6))})
         gone, errors = hidden(spy.seen[-1]), []
         for image, row in zip(images, gone, strict=True):
             for place in row.nonzero()[:, 0].tolist():
@@ -87,15 +87,15 @@ def test_the_error_is_the_mean_over_hidden_patches_alone() -> None:
 def test_training_hides_others_and_evaluation_the_same_of_an_image() -> None:
     images, spy, task = torch.randn(32, 1, 8, 8), Spy(), MaskedImageOptions().build()
     for epoch in range(2):
-        task.loss(spy, {"image": images, "key": keys_of(0, epoch, np.arange(32))})
+        loss_of(task, spy, {"image": images, "key": keys_of(0, epoch, np.arange(32))})
     assert not torch.equal(spy.seen[0], spy.seen[1])
     assert hidden(spy.seen[0]).sum(1).tolist() == [12] * 32
     assert (spy.seen[0].diff(dim=1) > 0).all()  # in the image's order
     keys = keys_of(0, 0, np.arange(32))
-    whole = task.score(spy, {"image": images, "key": keys})["loss"]
+    whole = scores_of(task, spy, {"image": images, "key": keys})["loss"]
     chosen = spy.seen[-1]
     torch.manual_seed(1)
-    alone = [task.score(spy, {"image": images[i : i + 1], "key": keys[i : i + 1]})["loss"] for i in range(32)]
+    alone = [scores_of(task, spy, {"image": images[i : i + 1], "key": keys[i : i + 1]})["loss"] for i in range(32)]
     assert torch.equal(torch.cat(spy.seen[-32:]), chosen)
     torch.testing.assert_close(whole[0], torch.cat([sums for sums, _ in alone]))
     assert whole[1].tolist() == [1] * 32
@@ -105,7 +105,7 @@ def test_training_hides_others_and_evaluation_the_same_of_an_image() -> None:
 
 def test_patches_are_hidden_evenly_and_by_pairs_as_by_chance() -> None:
     images, spy = torch.zeros(4000, 1, 8, 8), Spy()
-    MaskedImageOptions(fraction=0.5).build().loss(spy, {"image": images, "key": keys_of(9, 2, np.arange(4000))})
+    loss_of(MaskedImageOptions(fraction=0.5).build(), spy, {"image": images, "key": keys_of(9, 2, np.arange(4000))})
     gone = hidden(spy.seen[-1]).double()
     assert float((gone.mean(0) - 0.5).abs().max()) < 5 * 0.5 / 4000**0.5
     both = (gone.T @ gone / 4000)[~torch.eye(16, dtype=torch.bool)]
@@ -217,8 +217,12 @@ def test_accumulation_gives_the_same_gradient() -> None:
     model = ViT(ViTOptions.model_validate(values), Facts(image_shape=(1, 8, 8)))
     task: MaskedImage = MaskedImageOptions().build()
     images, ranks = torch.randn(8, 1, 8, 8), torch.rand(8, 16)
-    whole = task.errors(model, images, ranks)
-    parts = [task.errors(model, images[i : i + 2], ranks[i : i + 2]) for i in range(0, 8, 2)]
+
+    def errors(rows: slice) -> torch.Tensor:
+        return task.errors(*task.call(model, images[rows], model.patchify(images[rows]), ranks[rows]))
+
+    whole = errors(slice(None))
+    parts = [errors(slice(i, i + 2)) for i in range(0, 8, 2)]
     torch.testing.assert_close(torch.cat(parts), whole)
 
 

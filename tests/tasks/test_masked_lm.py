@@ -9,17 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Result
+from conftest import Result, loss_of, scores_of
 from torch import Tensor, nn
 
+from bigmodel_cli.config import Facts
 from bigmodel_cli.data.order import keys_of
 from bigmodel_cli.tasks.masked_lm import MaskedLMOptions
+
+WORDS = Facts(vocab_size=100)
 
 
 class Spy(nn.Module):
     """Keeps what it was asked; its logits are the true token's with certainty, or nothing at all."""
-
-    known_tokens = 100
 
     def __init__(self, tokens: Tensor) -> None:
         super().__init__()
@@ -36,7 +37,7 @@ def test_what_training_hides() -> None:
     tokens = torch.randint(100, (64, 129))
     tokens[:8, 100:] = -1
     spy = Spy(tokens)
-    loss, count = MaskedLMOptions().build().loss(spy, {"tokens": tokens, "key": keys_of(0, 0, np.arange(64))})
+    loss, count = loss_of(MaskedLMOptions().build(WORDS), spy, {"tokens": tokens, "key": keys_of(0, 0, np.arange(64))})
     real = tokens[:, :-1] >= 0
     assert float(loss) < 1e-3
     assert int(count) == int(spy.at.sum())
@@ -67,7 +68,7 @@ def test_shares_are_those_of_the_options_however_long_the_padding(
     tokens[:, length:] = -1
     spy = Spy(tokens)
     batch = {"tokens": tokens, "key": keys_of(3, 1, np.arange(rows))}
-    MaskedLMOptions(fraction=fraction, masked=masked, swapped=swapped).build().loss(spy, batch)
+    loss_of(MaskedLMOptions(fraction=fraction, masked=masked, swapped=swapped).build(WORDS), spy, batch)
     real, changed = tokens[:, :-1] >= 0, spy.seen != tokens[:, :-1]
     assert not bool(spy.at[~real].any())
     share(spy.at.sum(), real.sum(), fraction)
@@ -82,19 +83,19 @@ def test_shares_are_those_of_the_options_however_long_the_padding(
 
 def test_another_epoch_hides_others_and_a_row_may_have_nothing_to_find() -> None:
     tokens = torch.randint(100, (200, 5))
-    seen, task = [], MaskedLMOptions().build()
+    seen, task = [], MaskedLMOptions().build(WORDS)
     for epoch in (0, 1, 0):
         spy = Spy(tokens)
-        task.loss(spy, {"tokens": tokens, "key": keys_of(0, epoch, np.arange(200))})
+        loss_of(task, spy, {"tokens": tokens, "key": keys_of(0, epoch, np.arange(200))})
         seen.append(spy.at)
     assert torch.equal(seen[0], seen[2])
     assert not torch.equal(seen[0], seen[1])
     empty = (~seen[0].any(1)).nonzero()[:3, 0]  # 0.85^4 of the rows
     assert len(empty) == 3
     batch = {"tokens": tokens[empty], "key": keys_of(0, 0, empty.numpy())}
-    loss, count = task.loss(Spy(tokens[empty]), batch)
+    loss, count = loss_of(task, Spy(tokens[empty]), batch)
     assert (float(loss), int(count)) == (0.0, 0)
-    assert task.score(Spy(tokens[empty]), batch)["loss"][1].tolist() == [0, 0, 0]
+    assert scores_of(task, Spy(tokens[empty]), batch)["loss"][1].tolist() == [0, 0, 0]
 
 
 def test_shares_of_more_than_all_are_refused(cli: Callable[..., Result]) -> None:
@@ -115,11 +116,11 @@ def test_shares_of_more_than_all_are_refused(cli: Callable[..., Result]) -> None
 def test_evaluation_hides_the_same_whatever_the_batch() -> None:
     tokens = torch.randint(100, (32, 65), generator=torch.Generator().manual_seed(1))
     tokens[3, 20:] = -1
-    task = MaskedLMOptions(fraction=0.25).build()
+    task = MaskedLMOptions(fraction=0.25).build(WORDS)
     keys = keys_of(0, 0, np.arange(32))
-    whole = task.score(Spy(tokens), {"tokens": tokens, "key": keys})
+    whole = scores_of(task, Spy(tokens), {"tokens": tokens, "key": keys})
     alone = [
-        task.score(Spy(row[None]), {"tokens": row[None], "key": key[None]})
+        scores_of(task, Spy(row[None]), {"tokens": row[None], "key": key[None]})
         for row, key in zip(tokens, keys, strict=True)
     ]
     for name, (sums, counts) in whole.items():
@@ -166,11 +167,11 @@ def test_whole_words_are_hidden_as_a_whole_and_marks_never() -> None:
     seen_words = words[:, :-1]
     for whole in (True, False):
         spy = Spy(tokens)
-        task = MaskedLMOptions(whole_words=whole).build()
+        task = MaskedLMOptions(whole_words=whole).build(WORDS)
         assert task.reads == (("tokens", "words") if whole else ("tokens",))
-        task.loss(spy, batch)
+        loss_of(task, spy, batch)
         trained = spy.at
-        _, counts = task.score(spy, batch)["loss"]
+        _, counts = scores_of(task, spy, batch)["loss"]
         evaluated = spy.at
         assert torch.equal(counts, evaluated.sum(1))
         for at in (trained, evaluated):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import loss_of, scores_of
 from torch import nn
 
 from bigmodel_cli.metrics.intervals import exact_interval
@@ -16,7 +17,7 @@ from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.scoring import estimates, means, values_of
 from bigmodel_cli.tasks import CausalLMOptions, ClassificationOptions
-from bigmodel_cli.tasks.base import CountsSamples
+from bigmodel_cli.tasks.base import Task
 from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import train_step
 
@@ -50,18 +51,18 @@ def test_next_token_prediction_by_hand() -> None:
     tokens = torch.tensor([[2, 0, 1, -1], [1, 2, 2, 0]])
     logits = torch.randn(2, 3, 3)
     task = CausalLMOptions().build()
-    total, count = task.loss(Constant(logits), {"tokens": tokens})
+    total, count = loss_of(task, Constant(logits), {"tokens": tokens})
     logs = logits.log_softmax(-1)
     targets = [(0, 0, 0), (0, 1, 1), (1, 0, 2), (1, 1, 2), (1, 2, 0)]  # item, position, the token that follows
     expected = -sum(logs[b, t, v] for b, t, v in targets)
     torch.testing.assert_close(total, expected)
     assert int(count) == 5
-    scores = task.score(Constant(logits), {"tokens": tokens})
+    scores = scores_of(task, Constant(logits), {"tokens": tokens})
     assert scores["loss"][1].tolist() == [2, 3]
     torch.testing.assert_close(scores["loss"][0].sum().float(), expected)
     right = sum(int(logits[b, t].argmax()) == v for b, t, v in targets)
     assert int(scores["accuracy"][0].sum()) == right
-    metrics = values_of(task, means(scores))
+    metrics = values_of(task, means(task, scores))
     assert metrics["perplexity"] == pytest.approx(math.exp(metrics["loss"]))
     assert metrics["bits_per_token"] == pytest.approx(metrics["loss"] / math.log(2))
 
@@ -69,7 +70,7 @@ def test_next_token_prediction_by_hand() -> None:
 def test_label_smoothing_by_hand() -> None:
     logits, labels = torch.randn(4, 5), torch.tensor([0, 3, 2, 4])
     task = ClassificationOptions(label_smoothing=0.2).build()
-    total, count = task.loss(Constant(logits), {"image": torch.zeros(4), "label": labels})
+    total, count = loss_of(task, Constant(logits), {"image": torch.zeros(4), "label": labels})
     soft = torch.full((4, 5), 0.2 / 5)
     soft[torch.arange(4), labels] += 0.8
     torch.testing.assert_close(total, -(soft * logits.log_softmax(-1)).sum())
@@ -78,7 +79,7 @@ def test_label_smoothing_by_hand() -> None:
 
 def test_accuracy_and_top_five() -> None:
     logits, labels = torch.randn(50, 30), torch.randint(30, (50,))
-    scores = ClassificationOptions().build().score(Constant(logits), {"image": torch.zeros(50), "label": labels})
+    scores = scores_of(ClassificationOptions().build(), Constant(logits), {"image": torch.zeros(50), "label": labels})
     assert int(scores["accuracy"][0].sum()) == int((logits.argmax(1) == labels).sum())
     order = logits.argsort(1, descending=True)[:, :5]
     assert int(scores["top5"][0].sum()) == sum(
@@ -108,13 +109,20 @@ def test_accumulated_micro_batches_equal_one_batch_whatever_their_padding() -> N
 
 def test_clipping_shortens_the_gradient() -> None:
     model = nn.Linear(2, 1, bias=False)
-    task: Any = type("T", (CountsSamples,), {"loss": lambda self, m, b: (m(b["x"]).sum(), torch.tensor(1))})()
+
+    class Total(Task):
+        def forward(self, model: Any, batch: Any, training: bool = True) -> torch.Tensor:
+            return model(batch["x"])
+
+        def loss(self, outputs: torch.Tensor, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            return outputs.sum(), torch.tensor(1)
+
     from bigmodel_cli.optim import SGDOptions
 
     state = TrainState(model, SGDOptions(momentum=0.0, nesterov=False).build(named_weights(model)))
     before = model.weight.detach().clone()
     options = TrainOptions(steps=1, precision="fp32", clip=1.0)
-    result = train_step(state, task, options, [{"x": torch.tensor([[3.0, 4.0]])}], torch.device("cpu"), 0.5)
+    result = train_step(state, Total(), options, [{"x": torch.tensor([[3.0, 4.0]])}], torch.device("cpu"), 0.5)
     assert result.norm == pytest.approx(5.0)
     torch.testing.assert_close(before - model.weight, 0.5 * torch.tensor([[0.6, 0.8]]))
 
@@ -155,7 +163,7 @@ def test_intervals_of_means_and_what_derives_from_them() -> None:
             "loss": (sums.double(), counts),
             "accuracy": ((counts > 3).double(), torch.ones(200, dtype=torch.int64)),
         }
-        found = estimates(task, means(scores))
+        found = estimates(task, means(task, scores))
         assert found["loss"].low < found["loss"].value < found["loss"].high
         assert found["perplexity"].low == pytest.approx(math.exp(found["loss"].low))
         assert found["accuracy"].method == "exact"

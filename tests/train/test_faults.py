@@ -23,7 +23,7 @@ from zygote import Zygote, until
 from bigmodel_cli import checkpoints
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.rundir import RunDirectory
-from bigmodel_cli.tasks.base import CountsSamples
+from bigmodel_cli.tasks import Task
 from bigmodel_cli.tasks.causal_lm import CausalLM
 
 Cli = Callable[..., Result]
@@ -133,9 +133,9 @@ def test_a_loss_that_is_not_finite(
     whole = Path(cli("pretrain", decoder_spec, "--out", "whole").out.strip())
     honest, calls = CausalLM.loss, []
 
-    def poisoned(self: Any, model: Any, batch: Any) -> tuple[Tensor, Tensor]:
+    def poisoned(self: Any, outputs: Any, batch: Any) -> tuple[Tensor, Tensor]:
         calls.append(1)
-        loss, count = honest(self, model, batch)
+        loss, count = honest(self, outputs, batch)
         return (loss * poison if len(calls) == 7 else loss), count
 
     monkeypatch.setattr(CausalLM, "loss", poisoned)
@@ -161,11 +161,14 @@ def test_a_step_that_is_not_finite_touches_neither_weights_nor_optimizer() -> No
 
     model = torch.nn.Linear(3, 2)
 
-    class Task(CountsSamples):
-        def loss(self, model: Any, batch: Any) -> tuple[Tensor, Tensor]:
-            return model(batch["x"]).square().sum(), torch.tensor(len(batch["x"]))
+    class Squares(Task):
+        def forward(self, model: Any, batch: Any, training: bool = True) -> Tensor:
+            return model(batch["x"])
 
-    task: Any = Task()
+        def loss(self, outputs: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
+            return outputs.square().sum(), torch.tensor(len(batch["x"]))
+
+    task = Squares()
     state = TrainState(model, AdamWOptions().build(named_weights(model)), ema_decay=0.9)
     options, device = TrainOptions(steps=3, precision="fp32"), torch.device("cpu")
     train_step(state, task, options, [{"x": torch.ones(2, 3)}], device, 0.1)

@@ -128,9 +128,9 @@ def poison(monkeypatch: pytest.MonkeyPatch, bad: Callable[[int], bool]) -> None:
     """Let the losses of some calls overflow; calls are counted from 1."""
     honest, calls = CausalLM.loss, []
 
-    def poisoned(self: Any, model: Any, batch: Any) -> tuple[Tensor, Tensor]:
+    def poisoned(self: Any, outputs: Any, batch: Any) -> tuple[Tensor, Tensor]:
         calls.append(1)
-        loss, count = honest(self, model, batch)
+        loss, count = honest(self, outputs, batch)
         return (loss * float("inf") if bad(len(calls)) else loss), count
 
     monkeypatch.setattr(CausalLM, "loss", poisoned)

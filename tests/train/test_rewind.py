@@ -33,7 +33,7 @@ def poison(
     calls: list[int] = []
     known: list[float] = ORDER
 
-    def loss(self: Any, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def loss(self: Any, outputs: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         mark = float(batch["_key" if "_key" in batch else "key"].double().sum())
         if mark not in known:
             known.append(mark)
@@ -42,7 +42,7 @@ def poison(
             raise Killed
         if len(calls) == stopped_at:
             os.kill(os.getpid(), signal.SIGTERM)
-        total, count = honest(self, model, batch)
+        total, count = honest(self, outputs, batch)
         return (total * factor if calls[-1] in bad else total), count
 
     patch.setattr(task, "loss", loss)

@@ -61,11 +61,11 @@ def small_memory(
     honest: Any = task.loss  # type: ignore[attr-defined]
     calls: list[int] = []
 
-    def loss(self: Any, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def loss(self: Any, outputs: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         calls.append(1)
         if len(calls) == killed_at:
             raise Killed
-        result: tuple[Tensor, Tensor] = honest(self, model, batch)  # random numbers and statistics have moved
+        result: tuple[Tensor, Tensor] = honest(self, outputs, batch)  # random numbers and statistics have moved
         if len(calls) >= since and len(next(iter(batch.values()))) > most:
             raise error()
         return result
@@ -217,14 +217,14 @@ def test_a_validation_that_does_not_fit_takes_fewer_items_at_once(
     words = ["pretrain", cnn_spec, *sets("train.steps=4", "train.validate_every=2")]
     assert cli(*words, "--out", "whole").status == 0
     whole = json.loads(cli("eval", "whole", "--json").out)
-    honest = Classification.answer
+    honest = Classification.score
 
-    def answer(self: Any, model: Any, batch: dict[str, Tensor]) -> Any:
+    def score(self: Any, outputs: Any, batch: dict[str, Tensor]) -> Any:
         if len(batch["label"]) > 50:
             raise MemoryError
-        return honest(self, model, batch)
+        return honest(self, outputs, batch)
 
-    monkeypatch.setattr(Classification, "answer", answer)
+    monkeypatch.setattr(Classification, "score", score)
     result = cli(*words, "--out", "run")
     assert result.status == 0, result.err
     assert "out of memory in a validation of" in result.err

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bigmodel_cli.console import is_terminal, say, terminal, visible
-from bigmodel_cli.metrics import shown
+from bigmodel_cli.metrics import MetricInfo, shown
 from bigmodel_cli.progress import duration
 from bigmodel_cli.train.observers.base import Observer
 
@@ -28,13 +29,14 @@ class Progress(Observer):
     def __init__(self) -> None:
         self.total = self.first = 0
         self.unit = ""
+        self.info: Callable[[str], MetricInfo] = lambda metric: MetricInfo()
         self.started = self.shown = time.perf_counter()
         self.bar: Bar | None = None
         self.task: TaskID | None = None
 
     def on_start(self, run: Run) -> None:
         """Start the clock, and the bar where there is a terminal."""
-        self.total, self.first, self.unit = run.total, run.state.step, run.task.unit
+        self.total, self.first, self.unit, self.info = run.total, run.state.step, run.task.unit, run.task.info
         self.started = self.shown = time.perf_counter()
         if is_terminal():
             self.open_bar(self.first)
@@ -73,7 +75,7 @@ class Progress(Observer):
 
     def on_validation(self, record: dict[str, Any]) -> None:
         """Show the validation's figures."""
-        self.on_message(f"step {record['step']}/{self.total}  validation: {shown_metrics(record['val'])}")
+        self.on_message(f"step {record['step']}/{self.total}  validation: {shown_metrics(record['val'], self.info)}")
 
     def on_message(self, text: str) -> None:
         """Print a line that stays."""
@@ -95,6 +97,6 @@ class Progress(Observer):
             self.bar = None
 
 
-def shown_metrics(metrics: dict[str, float]) -> str:
-    """'loss 1.8857  accuracy 45.20 %' for people."""
-    return "  ".join(f"{name} {shown(name, value)}" for name, value in metrics.items())
+def shown_metrics(metrics: dict[str, float], info: Callable[[str], MetricInfo]) -> str:
+    """'loss 1.8857  accuracy 45.20 %' for people; `info` says what is to be known of a metric."""
+    return "  ".join(f"{name} {shown(value, info(name).percent)}" for name, value in metrics.items())
