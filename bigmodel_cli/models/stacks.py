@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from bigmodel_cli.models.base import AnyModelOptions
 from bigmodel_cli.models.block import BlockOptions
 
 LONG, KEPT = 16, 4
@@ -30,7 +31,7 @@ class Stack:
         return self.count if self.count <= LONG else KEPT
 
 
-def shortened(options: Any) -> tuple[Any, list[Stack], list[Any]]:
+def shortened(options: AnyModelOptions) -> tuple[AnyModelOptions, list[Stack], list[AnyModelOptions]]:
     """The options with `KEPT` blocks for each long stack, all stacks, and for each long one the options with one block more."""
     stacks: list[Stack] = []
     lists: dict[str, list[BlockOptions]] = {}
