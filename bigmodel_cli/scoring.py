@@ -133,7 +133,7 @@ def of_labels(columns: dict[str, list[Any]], classes: Sequence[str]) -> Measure:
     return f1_measure(labels, predictions, len(classes))
 
 
-def written(loaded: Loaded, split: Any) -> dict[str, list[Any]]:
+def written(loaded: Loaded, split: Split) -> dict[str, list[Any]]:
     """The texts of every pair of a split, and what the model writes for each source; those of similar length side by side.
 
     "unfinished" says of which the end did not come within the longest text, "truncated" which sources were cut.

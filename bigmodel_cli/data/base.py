@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 
@@ -21,21 +21,27 @@ Assets = Mapping[str, bytes]
 FACTS = "facts.json"
 
 
-class Split(Protocol):
-    """Samples by number. `resident`: batches are index arithmetic on tensors that can be moved to the device."""
+class Split(ABC):
+    """Samples by number. `resident`: batches are index arithmetic on tensors that can be moved to the device.
 
-    resident: bool
+    `lengths` (N,) are the tokens (or frames) of each sample, its marks included; None where all samples are of one size.
+    """
 
-    @property
-    def lengths(self) -> Ints | None:
-        """(N,) the tokens (or frames) of each sample, its marks included; None where all samples are of one size."""
+    resident: bool = False
+    lengths: Ints | None = None
 
+    @abstractmethod
     def __len__(self) -> int:
         """How many samples there are."""
 
     def to(self, device: torch.device) -> None:
-        """Move the tensors of a resident split to the device."""
+        """Move the tensors of a resident split to the device; others hold none."""
 
+    def texts(self) -> tuple[list[str], list[str]]:
+        """(sources, references) of every sample, as they were read. Raises `DataError` where samples are not pairs of texts."""
+        raise DataError("the data has no pairs of a source and a reference; use data.type: pairs or pair_table")
+
+    @abstractmethod
     def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """Named tensors of the samples numbered (B,): a function of the arguments alone.
 

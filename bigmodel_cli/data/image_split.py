@@ -9,6 +9,7 @@ import numpy as np
 
 from bigmodel_cli.config import Facts
 from bigmodel_cli.data.augment import Augmentation
+from bigmodel_cli.data.base import Split
 from bigmodel_cli.data.divide import subset
 from bigmodel_cli.data.image_sources import Labels, RawSplit
 from bigmodel_cli.data.order import Ints, keys_of
@@ -70,10 +71,8 @@ class Streamed:
         return torch.from_numpy(np.stack(pixels)), self.labels[torch.from_numpy(samples)]
 
 
-class ImageSplit:
+class ImageSplit(Split):
     """{"image": (B, C, H, W) float32 normalised, "key": (B,), "label": (B,) int64 where the images have labels}."""
-
-    lengths: Ints | None = None
 
     def __init__(self, source: Resident | Streamed, facts: Facts, augmentation: Augmentation) -> None:
         self.source, self.facts, self.augmentation = source, facts, augmentation

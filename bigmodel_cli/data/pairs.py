@@ -227,15 +227,12 @@ def _tokenizers(
     }
 
 
-class Pairs:
+class Pairs(Split):
     """{"source": (B, S), "target": (B, T + 1), "key": (B,)} int64, -1 after a row's end.
 
     A source is its tokens and the end; a target begins with the end as well, which says: write. In training, pairs with an empty
     or too long side are left out; in evaluation every pair stays, cut where it is too long. `lengths` are of the longer side.
     """
-
-    resident = False
-    lengths: Ints | None
 
     def __init__(
         self,
@@ -276,12 +273,9 @@ class Pairs:
         return self.hashes[self.kept]
 
     def texts(self) -> tuple[list[str], list[str]]:
-        """(sources, targets) of every pair, as they were read."""
+        """(sources, targets) of every pair."""
         pairs = list(self.pairs.rows())
         return [pairs[i][0] for i in self.kept], [pairs[i][1] for i in self.kept]
-
-    def to(self, device: torch.device) -> None:
-        """Nothing is held that could move."""
 
     def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The pairs, each side padded to its longest."""

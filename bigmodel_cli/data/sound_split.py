@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import PADDING, Facts, Options, Sound
+from bigmodel_cli.data.base import Split
 from bigmodel_cli.data.mel import frames_of, log_mel, normalise_frames
 from bigmodel_cli.data.order import Ints, draw, keys_of
 from bigmodel_cli.data.recordings import Recordings
@@ -84,7 +85,7 @@ class Bank:
 
 
 @dataclass
-class SoundSplit:
+class SoundSplit(Split):
     """{"image": (B, 1, mels, T)} where sound has a fixed length, else {"frames": (B, T, mels), "lengths": (B,)}.
 
     With them come "key" (B,), and "label" (B,), or "target" (B, L) with the units of a transcript, -1 behind its end.
@@ -99,13 +100,9 @@ class SoundSplit:
     augmentation: SoundAugmentation
     resident: bool
 
-    @property
-    def lengths(self) -> Ints | None:
-        """(N,) the frames of each sample; None where all are of one length, or strings are drawn anew in each epoch."""
-        if self.sound.length is not None or self.join is not None:
-            return None
-        frames: Ints = -(-self.bank.lengths[self.rows] // self.sound.hop)
-        return frames
+    def __post_init__(self) -> None:
+        if self.sound.length is None and self.join is None:  # else all of one length, or strings drawn anew in each epoch
+            self.lengths = -(-self.bank.lengths[self.rows] // self.sound.hop)
 
     def __len__(self) -> int:
         return len(self.rows)

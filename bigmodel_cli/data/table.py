@@ -241,7 +241,7 @@ def encode(tokenizer: Tokenizer, text: str, place: str) -> Any:
         raise UnknownCharacter(error.character, error.offset, place) from None
 
 
-class Table:
+class Table(Split):
     """{"tokens": (B, T) int64, -1 after a row's end; "key": (B,); "label": (B,) where there are labels}.
 
     A row is a mark (the tokenizer's start of text, which is its end of text where it has none; `pool: cls` reads a label there),
@@ -249,8 +249,6 @@ class Table:
     labels T is one more, a last column that is -1 in every row, since tasks of running text do not show the model the last.
     "words" (B, T) numbers each token's word where the options ask for it.
     """
-
-    resident = False
 
     def __init__(
         self, folder: Path, name: str, options: TableOptions, tokenizer: Tokenizer, classes: tuple[str, ...], say: Say
@@ -262,7 +260,7 @@ class Table:
         self.options = options
         self.words = Words(tokenizer) if options.words else None
         kept = fit_lengths([side.lengths for side in self.sides], room(options.context, self.sides))
-        self.lengths: Ints | None = np.sum(kept, 0) + 1 + len(self.sides)
+        self.lengths = np.sum(kept, 0) + 1 + len(self.sides)
         whole = np.sum([side.lengths for side in self.sides], 0)
         cut = int((whole > room(options.context, self.sides)).sum())
         if cut:
@@ -275,9 +273,6 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.sides[0].lengths)
-
-    def to(self, device: torch.device) -> None:
-        """Nothing is held that could move."""
 
     def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The rows, padded to the longest."""

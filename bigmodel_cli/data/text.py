@@ -186,10 +186,8 @@ def open_text(
     )
 
 
-class Windows:
+class Windows(Split):
     """Windows of T + 1 tokens. In training they start at another phase each epoch; in evaluation they cover every target once."""
-
-    lengths: Ints | None = None
 
     def __init__(
         self, path: Path, dtype: Any, context: int, name: str, words: Words | None = None, end: int | None = None
