@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from bigmodel_cli.console import say
 from bigmodel_cli.data import (
+    AnyDataOptions,
     Item,
     Prompts,
     Reader,
@@ -263,7 +264,7 @@ def added_text(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int
 
 
 def stream_text(
-    model: Module, tokenizer: Tokenizer, data: Any, prompt: str, decoding: Decoding, device: torch.device
+    model: Module, tokenizer: Tokenizer, data: AnyDataOptions, prompt: str, decoding: Decoding, device: torch.device
 ) -> Iterator[str]:
     """What the model adds to the prompt, piece by piece; a piece ends where its characters are whole. `data` are its options."""
     produced: list[int] = []

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from bigmodel_cli.config import Facts, Options
 from bigmodel_cli.data.audio import AudioOptions, open_audio, prepare_sound, prepare_sounds
-from bigmodel_cli.data.base import FACTS, Assets, DataSet, Say, Split
+from bigmodel_cli.data.base import FACTS, AnyDataOptions, Assets, DataSet, Say, Split
 from bigmodel_cli.data.cleaning import lines_of
 from bigmodel_cli.data.docstrings import DocstringsOptions
 from bigmodel_cli.data.images import (
@@ -104,6 +104,7 @@ __all__ = [
     "SOURCE_TOKENIZER",
     "TOKENIZER",
     "TRAINED_ON",
+    "AnyDataOptions",
     "Assets",
     "DataOptions",
     "DataSet",

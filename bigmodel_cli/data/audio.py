@@ -14,9 +14,9 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from bigmodel_cli.config import MOST_PIXELS, MOST_RATE, Facts, Natural, NonNegative, Options, Positive, Sound
+from bigmodel_cli.config import MOST_PIXELS, MOST_RATE, Facts, Natural, NonNegative, Positive, Sound
 from bigmodel_cli.console import say as tell
-from bigmodel_cli.data.base import Assets, DataSet, Say, count_classes, facts_of, numbers_of
+from bigmodel_cli.data.base import AnyDataOptions, Assets, DataSet, Say, count_classes, facts_of, numbers_of
 from bigmodel_cli.data.files import check_plain
 from bigmodel_cli.data.held_out import HELD_OUT, ValFraction, fraction_of, needed, not_both, parts_of, with_held_out
 from bigmodel_cli.data.mel import check_filters, frames_of
@@ -36,7 +36,7 @@ MOST_FRAMES = 1 << 20
 Rule = dict[str, Annotated[list[Natural | str], Field(min_length=1)]]
 
 
-class AudioOptions(Options):
+class AudioOptions(AnyDataOptions):
     """Recordings: WAV, and FLAC, OGG, MP3 (pip install 'bigmodel[audio]'), as files, in folders, or in .tar archives."""
 
     test_data: ClassVar[str] = "'data.split={test: {GROUP: [VALUE]}}'"
@@ -120,6 +120,10 @@ class AudioOptions(Options):
     def splits(self, base: Path) -> tuple[str, ...]:
         """The splits that there are."""
         return with_held_out(("train", *(n for n in ("val", "test") if n in self.split)), self.val_fraction)
+
+    def loader_workers(self) -> int:
+        """Processes that load and augment."""
+        return self.workers
 
     def split_of(self, groups: dict[str, str]) -> str:
         """The split of a recording with these groups of the pattern: test before val, what it claims is nowhere else."""

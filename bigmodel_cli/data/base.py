@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from bigmodel_cli.config import PADDING, Facts
+from bigmodel_cli.config import PADDING, Facts, Options
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.trained_on import Hashes
 from bigmodel_cli.draw import KEY
@@ -21,7 +22,34 @@ Assets = Mapping[str, bytes]
 FACTS = "facts.json"
 
 
-class Split(ABC):
+class AnyDataOptions(Options):
+    """Options of a data source, with what is asked of any of them."""
+
+    test_data: ClassVar[str]
+    """How test data is named on the command line, for messages."""
+
+    def splits(self, base: Path) -> tuple[str, ...]:
+        """The splits that there are."""
+        raise NotImplementedError
+
+    def loader_workers(self) -> int:
+        """Processes that load and augment."""
+        return 0
+
+    def longest(self) -> int | None:
+        """The most tokens that the model sees at once; None where the data itself says it, or has none."""
+        return None
+
+    def isolates(self) -> bool:
+        """Whether a token sees its own document alone."""
+        return False
+
+    def text_columns(self) -> int:
+        """The texts of a row; 0 where text runs on, or there is none."""
+        return 0
+
+
+class Split:
     """Samples by number. `resident`: batches are index arithmetic on tensors that can be moved to the device.
 
     `lengths` (N,) are the tokens (or frames) of each sample, its marks included; None where all samples are of one size.
@@ -30,9 +58,9 @@ class Split(ABC):
     resident: bool = False
     lengths: Ints | None = None
 
-    @abstractmethod
     def __len__(self) -> int:
         """How many samples there are."""
+        raise NotImplementedError
 
     def to(self, device: torch.device) -> None:
         """Move the tensors of a resident split to the device; others hold none."""
@@ -41,13 +69,13 @@ class Split(ABC):
         """(sources, references) of every sample, as they were read. Raises `DataError` where samples are not pairs of texts."""
         raise DataError("the data has no pairs of a source and a reference; use data.type: pairs or pair_table")
 
-    @abstractmethod
     def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """Named tensors of the samples numbered (B,): a function of the arguments alone.
 
         Each batch has "key" (B,) int64, a number of each row made of (seed, epoch, sample): tasks draw from it (see draw.py).
         Evaluation asks with epoch and seed 0, so that what it hides of a sample depends on the sample's number in its split alone.
         """
+        raise NotImplementedError
 
 
 def join(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:

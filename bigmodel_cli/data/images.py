@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Facts, Options, Positive
 from bigmodel_cli.data.augment import Augmentation, AugmentOptions
-from bigmodel_cli.data.base import Assets, DataSet, Say, Split, count_classes, facts_of
+from bigmodel_cli.data.base import AnyDataOptions, Assets, DataSet, Say, Split, count_classes, facts_of
 from bigmodel_cli.data.cache import build_once, cache_directory
 from bigmodel_cli.data.divide import divided, numbers_among, part_of_each_class, part_to_hold_out, subset
 from bigmodel_cli.data.files import expand
@@ -55,7 +55,7 @@ class NormalizeOptions(Options):
     std: Annotated[list[Positive], Field(min_length=1, max_length=3)]
 
 
-class _ImageOptions(Options):
+class _ImageOptions(AnyDataOptions):
     test_data: ClassVar[str] = "data.root=FOLDER, with a folder test in it"
     size: Annotated[int, Field(gt=0, le=10_000)] | None = Field(
         None, description="resize to a square of so many pixels; left out: the size of most training images"
@@ -91,6 +91,10 @@ class _ImageOptions(Options):
     def splits(self, base: Path) -> tuple[str, ...]:
         """The splits that there are."""
         return with_held_out(self.named(base), self.val_fraction)
+
+    def loader_workers(self) -> int:
+        """Processes that load and augment."""
+        return self.workers
 
 
 class _RootOptions(_ImageOptions):

@@ -13,8 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import PADDING, Count, Facts, Options
-from bigmodel_cli.data.base import Assets, DataSet, Say, Split
+from bigmodel_cli.config import PADDING, Count, Facts
+from bigmodel_cli.data.base import AnyDataOptions, Assets, DataSet, Say, Split
 from bigmodel_cli.data.cache import build_once, cache_directory
 from bigmodel_cli.data.held_out import (
     HELD_OUT,
@@ -44,7 +44,7 @@ Files = Annotated[list[str], Field(min_length=1)]
 Column = Annotated[int, Field(ge=0, le=10_000)] | str
 
 
-class PairOptions(Options):
+class PairOptions(AnyDataOptions):
     """What all forms of pairs have in common."""
 
     context: Count = Field(
@@ -60,6 +60,10 @@ class PairOptions(Options):
     long_sources: Literal["leave_out", "cut"] = Field(
         "leave_out", description="what training does with a pair whose source is longer than context"
     )
+
+    def longest(self) -> int:
+        """The most tokens of a side."""
+        return self.context
 
     def fraction(self) -> float:
         """The part of the training pairs to hold out."""

@@ -101,7 +101,9 @@ class SoundSplit(Split):
     resident: bool
 
     def __post_init__(self) -> None:
-        if self.sound.length is None and self.join is None:  # else all of one length, or strings drawn anew in each epoch
+        if (
+            self.sound.length is None and self.join is None
+        ):  # else all of one length, or strings drawn anew in each epoch
             self.lengths = -(-self.bank.lengths[self.rows] // self.sound.hop)
 
     def __len__(self) -> int:

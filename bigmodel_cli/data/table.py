@@ -13,8 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import PADDING, Facts, Options, Probability
-from bigmodel_cli.data.base import Assets, DataSet, Say, Split, count_classes, facts_of, numbers_of
+from bigmodel_cli.config import PADDING, Facts, Probability
+from bigmodel_cli.data.base import AnyDataOptions, Assets, DataSet, Say, Split, count_classes, facts_of, numbers_of
 from bigmodel_cli.data.cache import build_once, cache_directory
 from bigmodel_cli.data.corpus import Survey, Texts
 from bigmodel_cli.data.hashes import check_unchanged
@@ -52,7 +52,7 @@ FORMAT = 2  # of the cached tokens
 ColumnOption = Annotated[int, Field(ge=0, le=10_000)] | str
 
 
-class TableOptions(Options):
+class TableOptions(AnyDataOptions):
     """Labelled text, one item a row: .tsv, .csv, .jsonl (each plain or .gz), .parquet; other files are lines of one column."""
 
     test_data: ClassVar[str] = "data.test=[FILE]"
@@ -101,6 +101,14 @@ class TableOptions(Options):
     def splits(self, base: Path) -> tuple[str, ...]:
         """The splits that there are."""
         return with_held_out((n for n, names in self.files.items() if names), self.val_fraction)
+
+    def longest(self) -> int:
+        """The most tokens of a row."""
+        return self.context
+
+    def text_columns(self) -> int:
+        """The texts of a row."""
+        return len(self.text)
 
     @property
     def columns(self) -> Columns:

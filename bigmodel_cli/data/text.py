@@ -13,8 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol
 import numpy as np
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import PADDING, Count, Facts, Options
-from bigmodel_cli.data.base import Assets, DataSet, Say, Split
+from bigmodel_cli.config import PADDING, Count, Facts
+from bigmodel_cli.data.base import AnyDataOptions, Assets, DataSet, Say, Split
 from bigmodel_cli.data.bpe import train_bpe
 from bigmodel_cli.data.cache import build_once, cache_directory, cached_bytes
 from bigmodel_cli.data.corpus import Corpus, Survey, standard_library, survey
@@ -62,7 +62,7 @@ class Documents(Protocol):
         """Each document as an iterator over pieces of its text."""
 
 
-class _TextOptions(Options):
+class _TextOptions(AnyDataOptions):
     test_data: ClassVar[str] = "data.test_files=[FILE]"
     context: Count = Field(description="tokens that the model sees at once (T)")
     tokenizer: TokenizerOptions = Field(BytesOptions(), description="text to tokens")
@@ -83,6 +83,14 @@ class _TextOptions(Options):
     def splits(self, base: Path) -> tuple[str, ...]:
         """The splits that there are."""
         return with_held_out(self.named(), self.val_fraction)
+
+    def longest(self) -> int:
+        """The most tokens of a window."""
+        return self.context
+
+    def isolates(self) -> bool:
+        """Whether a token sees its own document alone."""
+        return self.isolate
 
 
 class TextOptions(_TextOptions):

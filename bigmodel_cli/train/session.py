@@ -172,7 +172,7 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     model.to(device)
     check_enough(spec, data.split("train"))
     check_step(spec, data.facts, data.split("train"), model, device)
-    feed = Feed(data.split("train"), spec.train, getattr(spec.data, "workers", 0), device)
+    feed = Feed(data.split("train"), spec.train, spec.data.loader_workers(), device)
     _describe_start(model, data, feed)
     options, state = prepare(model, task, feed.first, spec)
     check_readable(state)
