@@ -305,28 +305,17 @@ def _fingerprint(options: AudioOptions, recordings: Recordings, rows: dict[str, 
     return hashlib.sha256(json.dumps(description).encode()).hexdigest()
 
 
-def prepare_sounds(paths: Sequence[Path], facts: Facts, say: Say = tell) -> dict[str, Tensor]:
-    """Recordings as a model with these facts reads them: {"image": (B, 1, mels, T)}, or {"frames": (B, T, mels), "lengths": (B,)}.
-
-    Raises `DataError` naming a file that cannot be read, or is longer than the model's longest row.
-    """
-    return batch_of_sounds([read_sound(path, facts, say) for path in paths], facts)
-
-
 def batch_of_sounds(waves: Sequence[Wave], facts: Facts) -> dict[str, Tensor]:
-    """The same of samples that `read_sound` gave."""
+    """Recordings that `read_sound` gave, as a model with these facts reads them.
+
+    {"image": (B, 1, mels, T)}, or {"frames": (B, T, mels), "lengths": (B,)}.
+    """
     lengths = torch.tensor([len(wave.values) for wave in waves])
     rows = torch.zeros(len(waves), int(lengths.max()))
     for row, wave in zip(rows, waves, strict=True):
         row[: len(wave.values)] = torch.from_numpy(wave.floats())
     frames, lengths = to_frames(rows, lengths, facts)
     return named(frames, lengths, facts)
-
-
-def prepare_sound(path: Path, facts: Facts) -> Tensor:
-    """One recording: (1, 1, mels, T) or (1, T, mels) float32. Raises `DataError`."""
-    batch = prepare_sounds([path], facts)
-    return batch["image"] if "image" in batch else batch["frames"]
 
 
 def read_sound(path: Path, facts: Facts, say: Say = tell) -> Wave:

@@ -20,6 +20,8 @@ Say = Callable[[str], None]
 Assets = Mapping[str, bytes]
 """Files of a checkpoint, by name, that data goes on with: facts.json, and those that it gave itself, such as tokenizer.json."""
 FACTS = "facts.json"
+LONG_ROWS = 64
+"""Samples that are looked at to find how long a batch's longest is."""
 
 
 class AnyDataOptions(Options):
@@ -64,6 +66,15 @@ class Split:
 
     def to(self, device: torch.device) -> None:
         """Move the tensors of a resident split to the device; others hold none."""
+
+    def longest_rows(self) -> tuple[int, ...]:
+        """The tokens or frames of the longest rows in training, of both sides of a pair; () where all are of one size."""
+        return () if self.lengths is None else (int(self.lengths.max()),)
+
+    def long_batch(self) -> dict[str, Tensor]:
+        """The longest rows, as training sees them, or the first ones where all are of one size or drawn."""
+        order = np.arange(len(self)) if self.lengths is None else np.argsort(-self.lengths, kind="stable")
+        return self.batch(order[:LONG_ROWS], 0, 0, True)
 
     def texts(self) -> tuple[list[str], list[str]]:
         """(sources, references) of every sample, as they were read. Raises `DataError` where samples are not pairs of texts."""

@@ -193,18 +193,6 @@ class Windows:
         return {"tokens": torch.from_numpy(np.stack(rows))}
 
 
-def files_reader(facts: Facts) -> Reader:
-    """The reader of a model of images or of sound."""
-    return Images(facts) if facts.sound is None else Sounds(facts)
-
-
-def rows_reader(options: AnyDataOptions, tokenizer: Tokenizer, facts: Facts) -> Reader:
-    """The reader of a model that reads whole texts: as rows of a table where it was trained on one."""
-    assert facts.context is not None
-    sides = options.text_columns() or (1 if facts.classes else 0)
-    return Rows(tokenizer, facts.context, sides) if sides else Windows(tokenizer, facts.context)
-
-
 def _named(given: str, place: str) -> Path:
     if not given.strip():
         raise DataError(f"{place} is empty: it names no file")

@@ -276,6 +276,11 @@ class Pairs(Split):
         """(N,) the hash of each pair."""
         return self.hashes[self.kept]
 
+    def longest_rows(self) -> tuple[int, ...]:
+        """(of the sources, of the targets without their last token)."""
+        batch = self.long_batch()
+        return batch["source"].shape[1], batch["target"].shape[1] - 1
+
     def texts(self) -> tuple[list[str], list[str]]:
         """(sources, targets) of every pair."""
         pairs = list(self.pairs.rows())

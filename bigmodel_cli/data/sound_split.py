@@ -109,6 +109,10 @@ class SoundSplit(Split):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def longest_rows(self) -> tuple[int, ...]:
+        """(frames,): augmentation may stretch them, and strings of recordings are drawn."""
+        return (self.long_batch()["frames"].shape[1],) if self.sound.length is None else ()
+
     def to(self, device: torch.device) -> None:
         """Move what is held to the device."""
         self.bank.to(device)

@@ -9,12 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from bigmodel_cli import models
 from bigmodel_cli.config import Facts
 from bigmodel_cli.console import quantity, table
-from bigmodel_cli.data import Split
+from bigmodel_cli.data import Split, input_of
 from bigmodel_cli.device import total_memory
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
@@ -29,10 +27,6 @@ from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import MaskedImageOptions, MaskedLMOptions
 from bigmodel_cli.train.batches import micro_batches
 from bigmodel_cli.train.frozen import freeze
-
-ROWS = 64
-"""Recordings that are looked at to find how long a batch's longest is."""
-
 
 ABSURD = 1 << 17
 """A number in a model's options that makes one count its weights before any is made."""
@@ -111,22 +105,16 @@ def example(
     Rows of tokens and frames are of these lengths (two for a source and a target), or as long as the data's context. An
     autoencoder of images is also told which patches it sees (B, K), and a model that finds hidden tokens which those are.
     """
-    length, *second = lengths or (facts.context or 1,)
-    if facts.image_shape is not None:
-        images = torch.zeros(batch, *facts.image_shape, device=device)
-        if not isinstance(spec.task, MaskedImageOptions) or not isinstance(spec.model, ViTOptions):
-            return (images,)
+    length, second = (*lengths, None, None)[:2]
+    kind = input_of(facts)
+    x, y = (kind.random(batch, device, n)[kind.name] for n in (length, second or length))
+    if isinstance(spec.task, MaskedImageOptions) and isinstance(spec.model, ViTOptions):
         rows, columns = spec.model.grid(facts)
-        return images, torch.arange(spec.task.visible(rows * columns), device=device).expand(batch, -1)
-    if facts.frame_width is not None:
-        return (torch.zeros(batch, length, facts.frame_width, device=device),)
-    tokens = torch.zeros(batch, length, dtype=torch.int64, device=device)
+        return x, torch.arange(spec.task.visible(rows * columns), device=device).expand(batch, -1)
     if isinstance(spec.task, MaskedLMOptions):
-        hidden = torch.zeros(max(1, round(spec.task.fraction * batch * length)), dtype=torch.int64, device=device)
-        return tokens, tokens, tokens.bool(), hidden
-    if spec.model.type != "seq2seq":
-        return (tokens,)
-    return tokens, torch.zeros(batch, *(second or [length]), dtype=torch.int64, device=device)
+        hidden = torch.zeros(max(1, round(spec.task.fraction * batch * x.shape[1])), dtype=torch.int64, device=device)
+        return x, x, x.bool(), hidden
+    return (x,) if spec.model.type != "seq2seq" else (x, y)
 
 
 def build_on_meta(spec: Spec, facts: Facts) -> Module:
@@ -224,7 +212,7 @@ def without_collection() -> Iterator[None]:
 
 def plan(spec: Spec, facts: Facts, train: Split, found: Outline) -> Plan:
     """Everything that `--dry-run` shows."""
-    meta, state, lengths = torch.device("meta"), state_bytes(spec, found.tensors), longest_rows(train)
+    meta, state, lengths = torch.device("meta"), state_bytes(spec, found.tensors), train.longest_rows()
     layers = describe(found.short, *example(spec, facts, 1, meta))
     return Plan(
         layers=in_whole(found.stacks, layers, lambda layer: layer.path, lambda layer, path: replace(layer, path=path)),
@@ -243,20 +231,6 @@ def flops_per_sample(count: Callable[..., int], spec: Spec, facts: Facts, found:
     """What `count` (`flops` or `training_flops`) finds for one sample of the whole model."""
     first, *rest = [count(model, *example(spec, facts, 1, torch.device("meta"))) for model in found.measured]
     return extended(found.stacks, first, rest)
-
-
-def longest_rows(train: Split) -> tuple[int, ...]:
-    """The tokens or frames of the longest rows, as training sees them: of both sides of a pair; () where all are of one size."""
-    if train.lengths is not None:
-        chosen = np.argsort(-train.lengths, kind="stable")[:ROWS]
-    else:
-        chosen = np.arange(min(ROWS, len(train)))
-    batch = train.batch(chosen, 0, 0, True)
-    if "frames" in batch:  # augmentation may stretch them, and strings of recordings are drawn
-        return (int(batch["frames"].shape[1]),)
-    if "source" in batch:
-        return int(batch["source"].shape[1]), int(batch["target"].shape[1]) - 1
-    return () if train.lengths is None else (int(train.lengths.max()),)
 
 
 def peak_bytes(spec: Spec, facts: Facts, found: Outline, lengths: tuple[int, ...]) -> int:

@@ -39,7 +39,7 @@ from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import build_task
 from bigmodel_cli.train.feed import Feed
 from bigmodel_cli.train.loop import Run, fit
-from bigmodel_cli.train.memory import Plan, check_memory, longest_rows, plan, without_collection
+from bigmodel_cli.train.memory import Plan, check_memory, plan, without_collection
 from bigmodel_cli.train.prepare import prepare
 from bigmodel_cli.train.report import TensorBoard
 from bigmodel_cli.train.results import show_results
@@ -121,7 +121,7 @@ def dry_run(spec: Spec, device: str, show: Callable[[Plan], None] = lambda plan:
     _describe_steps(spec, found.steps)
     show(found)
     check_fits(
-        spec, chosen, found.state_bytes, found.activation_bytes, max(longest_rows(data.split("train")), default=1)
+        spec, chosen, found.state_bytes, found.activation_bytes, max(data.split("train").longest_rows(), default=1)
     )
     return found
 

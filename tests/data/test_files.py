@@ -12,7 +12,8 @@ import pytest
 from conftest import Result
 
 from bigmodel_cli.config import Facts, Sound
-from bigmodel_cli.data import open_data, prepare_image, prepare_sound
+from bigmodel_cli.data import open_data, prepare_image
+from bigmodel_cli.data.audio import read_sound
 from bigmodel_cli.data.files import expand, find_files, find_named, folders_in, walk
 from bigmodel_cli.data.image_sources import read_mnist
 from bigmodel_cli.data.text import TextOptions, fit_tokenizer
@@ -174,7 +175,7 @@ def _image() -> None:
 
 def _recording() -> None:
     os.mkfifo("pipe.wav")
-    prepare_sound(Path("pipe.wav"), Facts(image_shape=(1, 4, 4), sound=Sound(8000, 200, 80, 4, 20.0, 4000.0, 800)))
+    read_sound(Path("pipe.wav"), Facts(image_shape=(1, 4, 4), sound=Sound(8000, 200, 80, 4, 20.0, 4000.0, 800)))
 
 
 def _tokenizer() -> None:
