@@ -17,6 +17,7 @@ from bigmodel_cli.models import build
 from bigmodel_cli.models.describe import training_flops
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import build_task
+from bigmodel_cli.train.choose import in_format
 from bigmodel_cli.train.frozen import freeze
 from bigmodel_cli.train.memory import check_memory, flops_per_sample, peak_bytes, state_bytes
 from bigmodel_cli.train.prepare import prepare
@@ -103,7 +104,7 @@ def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: fl
     freeze(model, spec.init)
     options, state = prepare(model, task, lambda: batches[0], spec)
     if options.memory_format == "channels_last":
-        batches = [{**b, "image": b["image"].contiguous(memory_format=torch.channels_last)} for b in batches]
+        batches = [in_format(batch, options.memory_format) for batch in batches]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     times: list[float] = []
