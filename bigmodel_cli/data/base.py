@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -112,6 +112,14 @@ def _widened(piece: Tensor, length: int) -> Tensor:
 def count_classes(labels: Ints, classes: Sequence[str]) -> tuple[int, ...]:
     """How many of the labels (N,) are of each class; () where there are no classes."""
     return tuple(np.bincount(labels, minlength=len(classes)).tolist()) if classes else ()
+
+
+def say_lacking(split: str, unit: str, there: Iterable[int], classes: Sequence[str], say: Say) -> None:
+    """Say which classes a split has no items of; `there` are the numbers of those that it has."""
+    present = set(there)
+    missing = [name for number, name in enumerate(classes) if number not in present]
+    if missing:
+        say(f"warning: the {split} split has no {unit} of {len(missing)} class(es): {', '.join(missing[:5])}")
 
 
 class DataSet:

@@ -6,6 +6,7 @@ A new kind is a class here, and a line in `input_of` or `target_of`: the only pl
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import ClassVar
 
 from bigmodel_cli.config import Facts
@@ -16,6 +17,7 @@ from bigmodel_cli.draw import KEY
 from bigmodel_cli.lazy import Tensor, torch
 
 
+@dataclass(frozen=True)
 class Input:
     """What a model reads of an item. `name` is its own in a batch."""
 
@@ -24,11 +26,12 @@ class Input:
     """Whether a person gives an item as the path of a file, rather than as a text."""
     one_size: ClassVar[bool] = False
     """Whether all items have the same shape."""
-    pixels: int = 0
-    """Of an image; 0 where items are rows."""
+    facts: Facts
 
-    def __init__(self, facts: Facts) -> None:
-        self.facts = facts
+    @property
+    def pixels(self) -> int:
+        """Of an image; 0 where items are rows."""
+        return 0
 
     def random(self, count: int, device: torch.device, length: int | None = None) -> dict[str, Tensor]:
         """A batch of so many items without their targets; rows are of this length, or as long as the data's context."""
@@ -49,14 +52,14 @@ class ImageInput(Input):
     name = "image"
     one_size = True
 
-    def __init__(self, facts: Facts) -> None:
-        super().__init__(facts)
-        assert facts.image_shape is not None
-        self.shape, self.pixels = facts.image_shape, math.prod(facts.image_shape[1:])
+    @property
+    def pixels(self) -> int:
+        """Its height times its width."""
+        return math.prod((self.facts.image_shape or ())[1:])
 
     def random(self, count: int, device: torch.device, length: int | None = None) -> dict[str, Tensor]:
         """Pixels of mean 0 and deviation 1."""
-        return {"image": torch.randn(count, *self.shape, device=device)}
+        return {"image": torch.randn(count, *(self.facts.image_shape or ()), device=device)}
 
 
 class FrameInput(Input):
@@ -66,9 +69,8 @@ class FrameInput(Input):
 
     def random(self, count: int, device: torch.device, length: int | None = None) -> dict[str, Tensor]:
         """Frames of mean 0 and deviation 1, of one length."""
-        assert self.facts.frame_width is not None
         length = length or self.facts.context or 1
-        frames = torch.randn(count, length, self.facts.frame_width, device=device)
+        frames = torch.randn(count, length, self.facts.frame_width or 1, device=device)
         return {"frames": frames, "lengths": torch.full((count,), length, device=device)}
 
 
@@ -80,10 +82,8 @@ class TokenInput(Input):
 
     def random(self, count: int, device: torch.device, length: int | None = None) -> dict[str, Tensor]:
         """Tokens that both sides of pairs have."""
-        facts = self.facts
-        assert facts.vocab_size is not None
-        known = min(facts.vocab_size, facts.source_vocab_size or facts.vocab_size)
-        return {"tokens": torch.randint(known, (count, length or facts.context or 1), device=device)}
+        known = min(filter(None, (self.facts.vocab_size, self.facts.source_vocab_size)))
+        return {"tokens": torch.randint(known, (count, length or self.facts.context or 1), device=device)}
 
     def unlabelled(self, names: tuple[str, ...], count: int, device: torch.device) -> dict[str, Tensor]:
         """Texts and targets are (B, T + 1), since a task does not show the model the last token; each is a word of its own."""
@@ -101,13 +101,12 @@ class TokenInput(Input):
         return Rows(tokenizer, context, sides) if sides else Windows(tokenizer, context)
 
 
+@dataclass(frozen=True)
 class Target:
     """What is to be learnt of an item. `name` is its own in a batch: here the number of its class."""
 
     name: ClassVar[str] = "label"
-
-    def __init__(self, facts: Facts) -> None:
-        self.facts = facts
+    facts: Facts
 
     def random(self, count: int, device: torch.device) -> Tensor:
         """Targets of so many items."""

@@ -136,6 +136,12 @@ class SoundSplit(Split):
         batch = {**named(frames, lengths, self.facts), **self.targets(chosen, frames.device)}
         return {**batch, KEY: keys_of(seed, epoch, samples)}
 
+    def own(self, batch: dict[str, Tensor]) -> Tensor:
+        """The numbers of a batch's frames, without those behind each row's length."""
+        if self.sound.length is not None:
+            return batch["image"]
+        return batch["frames"][real(batch["lengths"], batch["frames"].shape[1])]
+
     def made_of(self, samples: Ints, epoch: int, seed: int) -> tuple[list[Ints], list[Ints]]:
         """For each sample the recordings that it is made of, and the silence before each of them."""
         if self.join is not None:
