@@ -37,7 +37,8 @@ def predict(
         raise SpecError(
             f"{given[0]} is for models that write text, and this one was trained for {loaded.task.name}; leave it out"
         )
-    labels = known and not loaded.facts.spelling
+    spells = target is not None and target.spelled
+    labels = known and not spells
     if top is not None and not labels:
         raise SpecError(
             f"--top is for models that label, and this one was trained for {loaded.task.name}; leave it out"
@@ -46,7 +47,7 @@ def predict(
         inputs = _naming_files(inputs, word)
     if not kind.one_size:
         keep_few_kernels()  # texts and recordings are of many lengths
-    if loaded.facts.spelling:
+    if spells:
         yield from write_down(loaded, inputs, word)
     elif labels:
         yield from classify(loaded, inputs, top or SHOWN, word)

@@ -106,6 +106,8 @@ class Target:
     """What is to be learnt of an item. `name` is its own in a batch: here the number of its class."""
 
     name: ClassVar[str] = "label"
+    spelled: ClassVar[bool] = False
+    """Whether it is made of several units, which the classes then are."""
     facts: Facts
 
     def random(self, count: int, device: torch.device) -> Tensor:
@@ -117,6 +119,7 @@ class Transcript(Target):
     """(B, L) the units of what is said in a recording."""
 
     name = "target"
+    spelled = True
 
     def random(self, count: int, device: torch.device) -> Tensor:
         """A unit for every 64 frames."""
