@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from bigmodel_cli.console import say
-from bigmodel_cli.data import Item, Reader, files_reader, load_tokenizer, rows_reader
+from bigmodel_cli.data import Item, input_of, target_of
 from bigmodel_cli.device import autocast, keep_few_kernels
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
@@ -30,22 +30,24 @@ def predict(
     has a record with "error", and at the end `DataError` says how many they were; `word` is what an input is called there.
     """
     decoding.check()
+    kind, target = input_of(loaded.facts), target_of(loaded.facts)
     writes = loaded.model.can_generate  # whether or not its data had labels
-    known = not writes and (bool(loaded.facts.classes) or loaded.facts.image_shape is not None)
+    known = not writes and (target is not None or kind.one_size)
     if known and (given := decoding.given()):
         raise SpecError(
             f"{given[0]} is for models that write text, and this one was trained for {loaded.task.name}; leave it out"
         )
-    labels = known and not loaded.facts.spelling
+    spells = target is not None and target.spelled
+    labels = known and not spells
     if top is not None and not labels:
         raise SpecError(
             f"--top is for models that label, and this one was trained for {loaded.task.name}; leave it out"
         )
-    if loaded.facts.image_shape is None and loaded.facts.sound is None:
+    if not kind.in_files:
         inputs = _naming_files(inputs, word)
-    if loaded.facts.image_shape is None:
+    if not kind.one_size:
         keep_few_kernels()  # texts and recordings are of many lengths
-    if loaded.facts.spelling:
+    if spells:
         yield from write_down(loaded, inputs, word)
     elif labels:
         yield from classify(loaded, inputs, top or SHOWN, word)
@@ -84,7 +86,8 @@ def classify(loaded: Loaded, inputs: Iterable[str], top: int, word: str = "input
             ]
             yield {**best[0], "top": best}
 
-    return in_order(_reader(loaded), inputs, answer, loaded.device, word)
+    reader = input_of(loaded.facts).reader(loaded.spec.data, loaded.assets)
+    return in_order(reader, inputs, answer, loaded.device, word)
 
 
 def write_down(loaded: Loaded, inputs: Iterable[str], word: str = "input") -> Iterator[dict[str, Any]]:
@@ -95,10 +98,5 @@ def write_down(loaded: Loaded, inputs: Iterable[str], word: str = "input") -> It
             texts = transcribe(loaded.model, batch, loaded.facts)
         return ({"text": text} for text in texts)
 
-    return in_order(_reader(loaded), inputs, answer, loaded.device, word)
-
-
-def _reader(loaded: Loaded) -> Reader:
-    if loaded.facts.sound is not None or loaded.facts.image_shape is not None:
-        return files_reader(loaded.facts)
-    return rows_reader(loaded.spec.data, load_tokenizer(loaded.assets), loaded.facts)
+    reader = input_of(loaded.facts).reader(loaded.spec.data, loaded.assets)
+    return in_order(reader, inputs, answer, loaded.device, word)

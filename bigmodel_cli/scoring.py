@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -110,7 +109,7 @@ def judge(
     return Judged(measures, columns, passing, passing < size)
 
 
-def written(loaded: Loaded, split: Any) -> Answers:
+def written(loaded: Loaded, split: Split) -> Answers:
     """The texts of every pair of a split, and what the model writes for each source; those of similar length side by side.
 
     "unfinished" says of which the end did not come within the longest text, "truncated" which sources were cut.

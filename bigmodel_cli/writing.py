@@ -10,6 +10,7 @@ from typing import Any
 
 from bigmodel_cli.console import say
 from bigmodel_cli.data import (
+    AnyDataOptions,
     Item,
     Prompts,
     Reader,
@@ -265,7 +266,7 @@ def added_text(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int
 
 
 def stream_text(
-    model: Model, tokenizer: Tokenizer, data: Any, prompt: str, decoding: Decoding, device: torch.device
+    model: Model, tokenizer: Tokenizer, data: AnyDataOptions, prompt: str, decoding: Decoding, device: torch.device
 ) -> Iterator[str]:
     """What the model adds to the prompt, piece by piece; a piece ends where its characters are whole. `data` are its options."""
     produced: list[int] = []

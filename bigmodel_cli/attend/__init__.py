@@ -12,7 +12,7 @@ from bigmodel_cli.attend.picture import draw_heads, draw_heat
 from bigmodel_cli.attend.rollout import rollout
 from bigmodel_cli.attend.text import show_heads, show_heat
 from bigmodel_cli.console import say
-from bigmodel_cli.data import Prompts, Reader, Tokenizer, load_tokenizer, prepare_file, rows_reader
+from bigmodel_cli.data import Prompts, Reader, Tokenizer, input_of, load_tokenizer
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.pictures import check_picture
@@ -35,7 +35,7 @@ def attend(loaded: Loaded, source: str, out: Path | None, layer: int | None, hea
     """
     picture = out or Path("attend.png")
     check_picture(picture, "--out")
-    if loaded.facts.image_shape is not None:
+    if input_of(loaded.facts).one_size:
         return _look_at_image(loaded, Path(source), picture, color)
     return _look_at_text(loaded, source, picture, layer, head, color)
 
@@ -43,14 +43,15 @@ def attend(loaded: Loaded, source: str, out: Path | None, layer: int | None, hea
 def _look_at_text(loaded: Loaded, text: str, picture: Path, layer: int | None, head: int | None, color: bool) -> Look:
     if loaded.model.is_encoder_decoder:
         raise SpecError("attend looks into networks of one side, and this one reads a source and writes a target")
-    if loaded.facts.frame_width is not None:
+    kind = input_of(loaded.facts)
+    if kind.in_files:
         raise SpecError("attend shows texts and pictures; of sound, those of one length (data.seconds)")
     tokenizer, options = load_tokenizer(loaded.assets), loaded.spec.data
     reader: Reader
     if loaded.model.can_generate:
         reader = Prompts(tokenizer, loaded.model.limit, options)
     else:
-        reader = rows_reader(options, tokenizer, loaded.facts)
+        reader = kind.reader(options, loaded.assets)
     content, truncated = reader.read(text, "the text")
     if truncated:
         say(f"the text is cut: the model reads {reader.most}")
@@ -71,7 +72,8 @@ def _label(tokenizer: Tokenizer, token: int, place: int) -> str:
 
 
 def _look_at_image(loaded: Loaded, path: Path, picture: Path, color: bool) -> Look:
-    image = prepare_file(path, loaded.facts).to(loaded.device)
+    reader = input_of(loaded.facts).reader(loaded.spec.data, loaded.assets)
+    image = reader.batch([reader.read(str(path), "the image")[0]])["image"].to(loaded.device)
     cam: Heat = (grad_cam if loaded.model.grid is None else rollout)(loaded.model, image, loaded.facts)
     if cam.note:
         say(f"warning: {cam.note}")

@@ -10,12 +10,13 @@ from typing import Any
 from bigmodel_cli.bench.roof import roof
 from bigmodel_cli.config import Facts
 from bigmodel_cli.console import quantity, say, table
+from bigmodel_cli.data import random_batch
 from bigmodel_cli.device import describe_device, peak_memory, pick_device, synchronize
-from bigmodel_cli.draw import KEY
-from bigmodel_cli.lazy import Tensor, load_torch, torch
+from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.models.describe import training_flops
 from bigmodel_cli.spec import Spec, build_model
 from bigmodel_cli.tasks import build_task
+from bigmodel_cli.train.choose import in_format
 from bigmodel_cli.train.frozen import freeze
 from bigmodel_cli.train.memory import check_memory, flops_per_sample, peak_bytes, state_bytes
 from bigmodel_cli.train.prepare import prepare
@@ -98,11 +99,11 @@ def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: fl
     model = build_model(spec, facts).to(device)
     task = build_task(spec.task, facts)
     rows = spec.train.rows(facts.context)
-    batches = [synthetic_batch(facts, task.reads, rows, device) for _ in range(spec.train.accumulate)]
+    batches = [random_batch(facts, task.reads, rows, device) for _ in range(spec.train.accumulate)]
     freeze(model, spec.init)
     options, state = prepare(model, task, lambda: batches[0], spec)
     if options.memory_format == "channels_last":
-        batches = [{**b, "image": b["image"].contiguous(memory_format=torch.channels_last)} for b in batches]
+        batches = [in_format(batch, options.memory_format) for batch in batches]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     times: list[float] = []
@@ -136,38 +137,3 @@ def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: fl
         roof_flops_per_second=roof(device, options.precision),
         peak_memory_bytes=peak_memory(device),
     )
-
-
-def synthetic_batch(facts: Facts, names: tuple[str, ...], size: int, device: torch.device) -> dict[str, Tensor]:
-    """Random input for a task, with a key for each row, as data have it."""
-    return {**random_input(facts, names, size, device), KEY: torch.arange(size, device=device)}
-
-
-def random_input(facts: Facts, names: tuple[str, ...], size: int, device: torch.device) -> dict[str, Tensor]:
-    """Random input for a task: images (B, C, H, W), frames (B, T, width) or tokens (B, T), with what else it reads.
-
-    Running text is (B, T + 1), pairs are two sides (B, T).
-    """
-    if facts.image_shape is not None:
-        images = torch.randn(size, *facts.image_shape, device=device)
-        if "label" not in names:
-            return {"image": images}
-        return {"image": images, "label": torch.randint(len(facts.classes), (size,), device=device)}
-    if facts.frame_width is not None:
-        length = facts.context or 1
-        frames = torch.randn(size, length, facts.frame_width, device=device)
-        lengths = torch.full((size,), length, device=device)
-        labels = (size,) if "target" not in names else (size, max(1, length // 64))
-        target = torch.randint(len(facts.classes), labels, device=device)
-        return {"frames": frames, "lengths": lengths, "target" if "target" in names else "label": target}
-    assert facts.vocab_size is not None
-    assert facts.context is not None
-    if "label" in names:
-        tokens = torch.randint(facts.vocab_size, (size, facts.context), device=device)
-        return {"tokens": tokens, "label": torch.randint(len(facts.classes), (size,), device=device)}
-    length = facts.context + ("tokens" in names)
-    known = min(facts.vocab_size, facts.source_vocab_size or facts.vocab_size)
-    batch = {name: torch.randint(known, (size, length), device=device) for name in names}
-    if "words" in names:
-        batch["words"] = torch.arange(length, device=device).expand(size, length)  # each token is a word
-    return batch

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from bigmodel_cli.config import Facts, Options
-from bigmodel_cli.data.audio import AudioOptions, open_audio, prepare_sound, prepare_sounds
-from bigmodel_cli.data.base import FACTS, Assets, DataSet, Say, Split
+from bigmodel_cli.config import Options
+from bigmodel_cli.data.audio import AudioOptions, open_audio
+from bigmodel_cli.data.base import FACTS, AnyDataOptions, Assets, DataSet, Say, Split
 from bigmodel_cli.data.cleaning import lines_of
 from bigmodel_cli.data.docstrings import DocstringsOptions
 from bigmodel_cli.data.images import (
@@ -28,10 +28,9 @@ from bigmodel_cli.data.inputs import (
     Prompts,
     Reader,
     Sources,
-    files_reader,
     read_items,
-    rows_reader,
 )
+from bigmodel_cli.data.kinds import input_of, random_batch, target_of
 from bigmodel_cli.data.overlap import check_held_out, exposure, record, say_overlaps
 from bigmodel_cli.data.pairs import PairsOptions, PairTableOptions, open_pairs
 from bigmodel_cli.data.pixels import denormalise, prepare_image
@@ -42,7 +41,6 @@ from bigmodel_cli.data.tokenizer import SOURCE_ASSET as SOURCE_TOKENIZER
 from bigmodel_cli.data.tokenizer import Tokenizer, load_source_tokenizer, load_tokenizer, read_tokenizer
 from bigmodel_cli.data.trained_on import ASSET as TRAINED_ON
 from bigmodel_cli.data.trained_on import load as load_trained_on
-from bigmodel_cli.lazy import Tensor
 
 DataOptions = Annotated[
     TextOptions
@@ -93,17 +91,13 @@ def open_data(
     return SOURCES[options.type][1](options, base=base, seed=seed, say=say, assets=assets, only=only)
 
 
-def prepare_file(path: Path, facts: Facts) -> Tensor:
-    """An image or a recording as a model with these facts reads it, a batch of one. Raises `DataError` naming it."""
-    return (prepare_image if facts.sound is None else prepare_sound)(path, facts)
-
-
 __all__ = [
     "FACTS",
     "SOURCES",
     "SOURCE_TOKENIZER",
     "TOKENIZER",
     "TRAINED_ON",
+    "AnyDataOptions",
     "Assets",
     "DataOptions",
     "DataSet",
@@ -117,19 +111,17 @@ __all__ = [
     "check_held_out",
     "denormalise",
     "exposure",
-    "files_reader",
+    "input_of",
     "lines_of",
     "load_source_tokenizer",
     "load_tokenizer",
     "load_trained_on",
     "open_data",
-    "prepare_file",
     "prepare_image",
-    "prepare_sound",
-    "prepare_sounds",
+    "random_batch",
     "read_items",
     "read_tokenizer",
     "record",
-    "rows_reader",
     "say_overlaps",
+    "target_of",
 ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,16 +12,27 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from bigmodel_cli.config import MOST_PIXELS, MOST_RATE, Facts, Natural, NonNegative, Options, Positive, Sound
+from bigmodel_cli.config import MOST_PIXELS, MOST_RATE, Facts, Natural, NonNegative, Positive, Sound
 from bigmodel_cli.console import say as tell
-from bigmodel_cli.data.base import Assets, DataSet, Say, count_classes, facts_of, numbers_of
+from bigmodel_cli.data.base import (
+    AnyDataOptions,
+    Assets,
+    DataSet,
+    Say,
+    count_classes,
+    facts_of,
+    numbers_of,
+    say_lacking,
+)
+from bigmodel_cli.data.cache import key_of
 from bigmodel_cli.data.files import check_plain
 from bigmodel_cli.data.held_out import HELD_OUT, ValFraction, fraction_of, needed, not_both, parts_of, with_held_out
 from bigmodel_cli.data.mel import check_filters, frames_of
-from bigmodel_cli.data.order import Ints, permute
+from bigmodel_cli.data.normalisation import normalisation, sampled
+from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.recordings import Recordings, open_recordings
 from bigmodel_cli.data.sound import Wave, decode, notes_said
-from bigmodel_cli.data.sound_augment import SoundAugmentation, SoundAugmentOptions, real
+from bigmodel_cli.data.sound_augment import SoundAugmentation, SoundAugmentOptions
 from bigmodel_cli.data.sound_split import Bank, JoinOptions, SoundSplit, longest_frames, named, to_frames
 from bigmodel_cli.data.table_survey import alike_labels
 from bigmodel_cli.data.transcripts import Units, read_transcripts, spell
@@ -36,7 +45,7 @@ MOST_FRAMES = 1 << 20
 Rule = dict[str, Annotated[list[Natural | str], Field(min_length=1)]]
 
 
-class AudioOptions(Options):
+class AudioOptions(AnyDataOptions):
     """Recordings: WAV, and FLAC, OGG, MP3 (pip install 'bigmodel[audio]'), as files, in folders, or in .tar archives."""
 
     test_data: ClassVar[str] = "'data.split={test: {GROUP: [VALUE]}}'"
@@ -121,6 +130,10 @@ class AudioOptions(Options):
         """The splits that there are."""
         return with_held_out(("train", *(n for n in ("val", "test") if n in self.split)), self.val_fraction)
 
+    def loader_workers(self) -> int:
+        """Processes that load and augment."""
+        return self.workers
+
     def split_of(self, groups: dict[str, str]) -> str:
         """The split of a recording with these groups of the pattern: test before val, what it claims is nowhere else."""
         for name, rule in sorted(self.split.items()):
@@ -167,7 +180,9 @@ def open_audio(
     opened = {n: chosen for n, chosen in rows.items() if only in (None, n)}
     if known is not None:
         spelled = _as_known(spelled, opened, known)
-    _check(opened, spelled, say)
+    for name, chosen in opened.items():
+        there = np.concatenate([spelled.units[row] for row in chosen]).tolist()
+        say_lacking(name, "recording", there, spelled.names, say)
     facts = known or Facts(classes=spelled.names, sound=sound, spelling=options.units or "")
     if options.units is None and "train" in opened:
         labels = np.array([spelled.units[row][0] for row in opened["train"]])
@@ -197,9 +212,10 @@ def open_audio(
 
 def _measured(options: AudioOptions, facts: Facts, splits: dict[str, SoundSplit], assets: Assets | None) -> Facts:
     """The facts with what is measured on the recordings: normalisation, and the longest row."""
-    mean, std = _normalisation(options, splits["train"], assets)
+    sound, before = options.sound(), facts_of(assets)
+    alike = before if before is not None and before.sound == sound else None
+    mean, std = normalisation(options.normalize == "auto", alike, lambda: _moments(splits["train"]))
     facts = replace(facts, mean=mean, std=std)
-    sound = options.sound()
     if sound.length is None:
         facts = replace(facts, frame_width=sound.mels, context=max(map(longest_frames, splits.values())))
     return facts
@@ -262,67 +278,38 @@ def _labels(recordings: Recordings) -> list[str]:
     return [groups["label"] for groups in recordings.groups]
 
 
-def _check(rows: dict[str, Ints], spelled: Units, say: Say) -> None:
-    """Say which classes (or units of transcripts) a split lacks."""
-    for name, chosen in rows.items():
-        there = set(np.concatenate([spelled.units[r] for r in chosen]).tolist())
-        missing = [c for i, c in enumerate(spelled.names) if i not in there]
-        if missing:
-            say(f"warning: the {name} split has no recording of {len(missing)} class(es): {', '.join(missing[:5])}")
-
-
-def _normalisation(
-    options: AudioOptions, train: SoundSplit, assets: Assets | None
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std): none where none is wanted, the checkpoint's where its frames are made alike, else the training split's."""
-    if options.normalize == "none":
-        return (), ()
-    before = facts_of(assets)
-    if before is not None and before.sound == options.sound():
-        return before.mean, before.std
-    count = len(train)
-    chosen = permute(np.arange(min(SAMPLED, count)), count, (0, 1))
+def _moments(train: SoundSplit) -> list[tuple[float, float]]:
+    """(mean, variance) of the training split's frames, without what pads them."""
+    chosen = sampled(len(train), SAMPLED)
     total, square, number = 0.0, 0.0, 0
     for first in range(0, len(chosen), 50):
         batch = train.batch(chosen[first : first + 50], 0, 0, False)
-        x = batch["image"] if "image" in batch else batch["frames"][real(batch["lengths"], batch["frames"].shape[1])]
+        x = train.own(batch)
         number += x.numel()
         total += float(x.double().sum())
         square += float(x.double().square().sum())
     mean = total / number
-    std = max(1e-3, max(0.0, square / number - mean**2) ** 0.5)
-    return (round(mean, 6),), (round(std, 6),)
+    return [(mean, max(0.0, square / number - mean**2))]
 
 
 def _fingerprint(options: AudioOptions, recordings: Recordings, rows: dict[str, Ints], texts: list[str]) -> str:
     join = options.join.model_dump() if options.join is not None else None
     sets = {name: chosen.tolist() for name, chosen in rows.items()}
     description = [recordings.digest, vars(options.sound()), options.units, join, sets, texts]
-    return hashlib.sha256(json.dumps(description).encode()).hexdigest()
-
-
-def prepare_sounds(paths: Sequence[Path], facts: Facts, say: Say = tell) -> dict[str, Tensor]:
-    """Recordings as a model with these facts reads them: {"image": (B, 1, mels, T)}, or {"frames": (B, T, mels), "lengths": (B,)}.
-
-    Raises `DataError` naming a file that cannot be read, or is longer than the model's longest row.
-    """
-    return batch_of_sounds([read_sound(path, facts, say) for path in paths], facts)
+    return key_of(description)
 
 
 def batch_of_sounds(waves: Sequence[Wave], facts: Facts) -> dict[str, Tensor]:
-    """The same of samples that `read_sound` gave."""
+    """Recordings that `read_sound` gave, as a model with these facts reads them.
+
+    {"image": (B, 1, mels, T)}, or {"frames": (B, T, mels), "lengths": (B,)}.
+    """
     lengths = torch.tensor([len(wave.values) for wave in waves])
     rows = torch.zeros(len(waves), int(lengths.max()))
     for row, wave in zip(rows, waves, strict=True):
         row[: len(wave.values)] = torch.from_numpy(wave.floats())
     frames, lengths = to_frames(rows, lengths, facts)
     return named(frames, lengths, facts)
-
-
-def prepare_sound(path: Path, facts: Facts) -> Tensor:
-    """One recording: (1, 1, mels, T) or (1, T, mels) float32. Raises `DataError`."""
-    batch = prepare_sounds([path], facts)
-    return batch["image"] if "image" in batch else batch["frames"]
 
 
 def read_sound(path: Path, facts: Facts, say: Say = tell) -> Wave:

@@ -7,7 +7,9 @@ Images are (B, C, H, W) float with pixels in 0..1.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,12 +19,34 @@ from bigmodel_cli.draw import key_of
 from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.lazy import F, Tensor, torch
 
+Change = Callable[[Tensor, Ints, int, int], Tensor]
+"""(images (B, C, H, W), samples (B,), epoch, seed) -> the same shape, each sample by its own numbers."""
 Pair = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 
 
-class RandomCropOptions(Options):
+class _DrawnOptions(Options):
+    """A change of whole batches, by `draws` numbers for each image."""
+
+    draws: ClassVar[int]
+
+    def apply(self, images: Tensor, u: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape; u is (B, draws) in [0, 1)."""
+        raise NotImplementedError
+
+    def change(self, index: int, images: Tensor, samples: Ints, epoch: int, seed: int) -> Tensor:
+        """The same, of these samples, as the spec's change number `index`."""
+        u = draw(seed, epoch, samples, 100 + index, self.draws)
+        return self.apply(images, torch.from_numpy(u).to(images.device))
+
+    def build(self, index: int) -> Change:
+        """The spec's change number `index`."""
+        return partial(self.change, index)
+
+
+class RandomCropOptions(_DrawnOptions):
     """Pad every edge with black and cut out a window of the old size at a random place."""
 
+    draws: ClassVar[int] = 2
     type: Literal["RandomCrop"] = "RandomCrop"
     padding: Annotated[int, Field(gt=0, le=1000)] = Field(4, description="pixels added at each edge")
 
@@ -37,9 +61,10 @@ class RandomCropOptions(Options):
         return padded[own, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-class RandomFlipOptions(Options):
+class RandomFlipOptions(_DrawnOptions):
     """Mirror left and right with probability p."""
 
+    draws: ClassVar[int] = 1
     type: Literal["RandomHorizontalFlip"] = "RandomHorizontalFlip"
     p: Fraction = Field(0.5, description="probability")
 
@@ -48,9 +73,10 @@ class RandomFlipOptions(Options):
         return torch.where((u[:, 0] < self.p)[:, None, None, None], images.flip(-1), images)
 
 
-class RandomAffineOptions(Options):
+class RandomAffineOptions(_DrawnOptions):
     """Turn, move, scale and shear about the centre, bilinear, black outside."""
 
+    draws: ClassVar[int] = 5
     type: Literal["RandomAffine"] = "RandomAffine"
     degrees: Annotated[float, Field(ge=0, le=180)] = Field(description="turned by up to so many degrees either way")
     translate: Pair = Field([0.0, 0.0], description="moved by up to these fractions of width and height")
@@ -73,9 +99,10 @@ class RandomAffineOptions(Options):
         return affine(images, angle, moved, scale, shear)
 
 
-class RandomErasingOptions(Options):
+class RandomErasingOptions(_DrawnOptions):
     """Paint a rectangle black with probability p (Zhong et al. 2020)."""
 
+    draws: ClassVar[int] = 5
     type: Literal["RandomErasing"] = "RandomErasing"
     p: Fraction = Field(0.5, description="probability")
     scale: Pair = Field([0.02, 0.33], description="least and greatest part of the image")
@@ -110,30 +137,27 @@ class V2Options(Options):
         {}, description="its arguments by name"
     )
 
+    def build(self, index: int) -> Change:
+        """The spec's change number `index`. Raises `SpecError` for a transform that does not exist."""
+        return partial(_sample_by_sample, _v2(index, self), self.name, index)
+
 
 AugmentOptions = Annotated[
     RandomCropOptions | RandomFlipOptions | RandomAffineOptions | RandomErasingOptions | V2Options,
     Field(discriminator="type"),
 ]
-DRAWS = {"RandomCrop": 2, "RandomHorizontalFlip": 1, "RandomAffine": 5, "RandomErasing": 5}
 
 
 class Augmentation:
     """The transforms of a spec in order. Raises `SpecError` for a v2 transform or argument that does not exist."""
 
     def __init__(self, options: list[Any]) -> None:
-        self.options = options
-        self.transforms = [_v2(i, o) if isinstance(o, V2Options) else None for i, o in enumerate(options)]
+        self.changes: list[Change] = [own.build(index) for index, own in enumerate(options)]
 
     def __call__(self, images: Tensor, samples: Ints, epoch: int, seed: int) -> Tensor:
         """(B, C, H, W) -> the same shape, each sample by its own numbers."""
-        for index, options in enumerate(self.options):
-            transform = self.transforms[index]
-            if transform is not None:
-                images = _sample_by_sample(transform, images, samples, (seed, epoch, index), options.name)
-            else:
-                u = draw(seed, epoch, samples, 100 + index, DRAWS[options.type])
-                images = options.apply(images, torch.from_numpy(u).to(images.device))
+        for change in self.changes:
+            images = change(images, samples, epoch, seed)
         return images
 
 
@@ -177,7 +201,9 @@ def _v2(index: int, options: V2Options) -> Any:
         raise SpecError(f"data.augment.{index}.args: {options.name}: {error}") from None
 
 
-def _sample_by_sample(transform: Any, images: Tensor, samples: Ints, key: tuple[int, int, int], name: str) -> Tensor:
+def _sample_by_sample(
+    transform: Any, name: str, index: int, images: Tensor, samples: Ints, epoch: int, seed: int
+) -> Tensor:
     """The transform on each image as uint8, under a random state of the sample's own.
 
     Raises `SpecError` for one that fails on such images, or makes something else of them: evaluation has them as they are.
@@ -186,8 +212,8 @@ def _sample_by_sample(transform: Any, images: Tensor, samples: Ints, key: tuple[
     with torch.random.fork_rng(devices=[]):
         changed = []
         for image, sample in zip(pixels, samples.tolist(), strict=True):
-            torch.manual_seed(int(key_of(*key, sample)) & 0x7FFFFFFFFFFFFFFF)
-            changed.append(_changed(transform, image, f"data.augment.{key[2]}: {name}"))
+            torch.manual_seed(int(key_of(seed, epoch, index, sample)) & 0x7FFFFFFFFFFFFFFF)
+            changed.append(_changed(transform, image, f"data.augment.{index}: {name}"))
     out = torch.stack(changed)
     return out.to(images.dtype) / 255 if out.dtype == torch.uint8 else out
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from bigmodel_cli.config import PADDING, Facts
+from bigmodel_cli.config import PADDING, Facts, Options
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.trained_on import Hashes
 from bigmodel_cli.draw import KEY
@@ -19,22 +20,65 @@ Say = Callable[[str], None]
 Assets = Mapping[str, bytes]
 """Files of a checkpoint, by name, that data goes on with: facts.json, and those that it gave itself, such as tokenizer.json."""
 FACTS = "facts.json"
+LONG_ROWS = 64
+"""Samples that are looked at to find how long a batch's longest is."""
 
 
-class Split(Protocol):
-    """Samples by number. `resident`: batches are index arithmetic on tensors that can be moved to the device."""
+class AnyDataOptions(Options):
+    """Options of a data source, with what is asked of any of them."""
 
-    resident: bool
+    test_data: ClassVar[str]
+    """How test data is named on the command line, for messages."""
 
-    @property
-    def lengths(self) -> Ints | None:
-        """(N,) the tokens (or frames) of each sample, its marks included; None where all samples are of one size."""
+    def splits(self, base: Path) -> tuple[str, ...]:
+        """The splits that there are."""
+        raise NotImplementedError
+
+    def loader_workers(self) -> int:
+        """Processes that load and augment."""
+        return 0
+
+    def longest(self) -> int | None:
+        """The most tokens that the model sees at once; None where the data itself says it, or has none."""
+        return None
+
+    def isolates(self) -> bool:
+        """Whether a token sees its own document alone."""
+        return False
+
+    def text_columns(self) -> int:
+        """The texts of a row; 0 where text runs on, or there is none."""
+        return 0
+
+
+class Split:
+    """Samples by number. `resident`: batches are index arithmetic on tensors that can be moved to the device.
+
+    `lengths` (N,) are the tokens (or frames) of each sample, its marks included; None where all samples are of one size.
+    """
+
+    resident: bool = False
+    lengths: Ints | None = None
 
     def __len__(self) -> int:
         """How many samples there are."""
+        raise NotImplementedError
 
     def to(self, device: torch.device) -> None:
-        """Move the tensors of a resident split to the device."""
+        """Move the tensors of a resident split to the device; others hold none."""
+
+    def longest_rows(self) -> tuple[int, ...]:
+        """The tokens or frames of the longest rows in training, of both sides of a pair; () where all are of one size."""
+        return () if self.lengths is None else (int(self.lengths.max()),)
+
+    def long_batch(self) -> dict[str, Tensor]:
+        """The longest rows, as training sees them, or the first ones where all are of one size or drawn."""
+        order = np.arange(len(self)) if self.lengths is None else np.argsort(-self.lengths, kind="stable")
+        return self.batch(order[:LONG_ROWS], 0, 0, True)
+
+    def texts(self) -> tuple[list[str], list[str]]:
+        """(sources, references) of every sample, as they were read. Raises `DataError` where samples are not pairs of texts."""
+        raise DataError("the data has no pairs of a source and a reference; use data.type: pairs or pair_table")
 
     def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """Named tensors of the samples numbered (B,): a function of the arguments alone.
@@ -42,6 +86,7 @@ class Split(Protocol):
         Each batch has "key" (B,) int64, a number of each row made of (seed, epoch, sample): tasks draw from it (see draw.py).
         Evaluation asks with epoch and seed 0, so that what it hides of a sample depends on the sample's number in its split alone.
         """
+        raise NotImplementedError
 
 
 def join(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -67,6 +112,14 @@ def _widened(piece: Tensor, length: int) -> Tensor:
 def count_classes(labels: Ints, classes: Sequence[str]) -> tuple[int, ...]:
     """How many of the labels (N,) are of each class; () where there are no classes."""
     return tuple(np.bincount(labels, minlength=len(classes)).tolist()) if classes else ()
+
+
+def say_lacking(split: str, unit: str, there: Iterable[int], classes: Sequence[str], say: Say) -> None:
+    """Say which classes a split has no items of; `there` are the numbers of those that it has."""
+    present = set(there)
+    missing = [name for number, name in enumerate(classes) if number not in present]
+    if missing:
+        say(f"warning: the {split} split has no {unit} of {len(missing)} class(es): {', '.join(missing[:5])}")
 
 
 class DataSet:

@@ -58,10 +58,23 @@ def build_once(path: Path, build: Callable[[Path], None]) -> None:
             remove(draft, ignore_errors=True)
 
 
+def cached_folder(kind: str, key: str, what: str, told: Callable[[str], None], build: Callable[[Path], None]) -> Path:
+    """The folder that `build` made for this key; `told` hears `what` is done where it is not there yet."""
+    folder = cache_directory(kind) / key
+    if not os.path.isdir(folder):
+        told(f"{what} (once: kept in {folder.parent})")
+    build_once(folder, build)
+    return folder
+
+
+def key_of(description: Any) -> str:
+    """What tells JSON values from all others."""
+    return hashlib.sha256(json.dumps(description).encode()).hexdigest()
+
+
 def cached_bytes(kind: str, description: Any, make: Callable[[], bytes]) -> bytes:
     """What `make` gives for something that the JSON values `description` tell from everything else; made once."""
-    key = hashlib.sha256(json.dumps(description).encode()).hexdigest()
-    folder = cache_directory(kind) / key
+    folder = cache_directory(kind) / key_of(description)
 
     def build(draft: Path) -> None:
         (draft / CONTENT).write_bytes(make())
@@ -119,4 +132,4 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-__all__ = ["build_once", "cache_directory", "cached_bytes", "cached_json"]
+__all__ = ["build_once", "cache_directory", "cached_bytes", "cached_folder", "cached_json", "key_of"]

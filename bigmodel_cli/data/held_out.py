@@ -19,6 +19,7 @@ from bigmodel_cli.errors import DataError
 TENTH = 0.1
 KEY = (0, 0)
 """Chooses the permutation whose first items are held out, whatever `train.seed` is."""
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 ValFraction = Annotated[float, Field(ge=0, lt=1)] | None
 HELD_OUT = (
     "part of the training {} held out for validation, the same for every seed; left out: a tenth where no validation data "
@@ -44,8 +45,8 @@ def not_both(named: Any, option: str, given: float | None) -> None:
         raise ValueError(f"give either {option} or val_fraction, not both")
 
 
-def hold_out(count: int, fraction: float, unit: str, say: Say | None) -> Ints:
-    """The numbers, in order, of so large a part of `count` training items: at least one, and at least one is left.
+def hold_out(count: int, fraction: float, unit: str, say: Say | None) -> Mask:
+    """(count,) which training items are held out, so large a part of them: at least one, and at least one is left.
 
     They are the first of a fixed permutation, so that a smaller part lies within a larger one. Raises `DataError`.
     """
@@ -57,7 +58,9 @@ def hold_out(count: int, fraction: float, unit: str, say: Say | None) -> Ints:
         )
     if say is not None:
         tell(f"{held:,} of {count:,} training {unit}", say)
-    return np.sort(permute(np.arange(held), count, KEY))
+    mask = np.zeros(count, bool)
+    mask[permute(np.arange(held), count, KEY)] = True
+    return mask
 
 
 def tell(what: str, say: Say) -> None:
@@ -69,8 +72,8 @@ def parts_of(count: int, fraction: float, unit: str, say: Say | None) -> dict[st
     """The numbers of the training items, and where `fraction` is not 0 of those held out: {"train": ..., "val": ...}."""
     if not fraction:
         return {"train": np.arange(count)}
-    val = hold_out(count, fraction, unit, say)
-    return {"train": np.setdiff1d(np.arange(count), val), "val": val}
+    held_out = hold_out(count, fraction, unit, say)
+    return {"train": np.flatnonzero(~held_out), "val": np.flatnonzero(held_out)}
 
 
 def needed(named: Iterable[str], only: str | None) -> tuple[str, ...]:

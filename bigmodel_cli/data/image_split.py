@@ -9,8 +9,10 @@ import numpy as np
 
 from bigmodel_cli.config import Facts
 from bigmodel_cli.data.augment import Augmentation
+from bigmodel_cli.data.base import Split
 from bigmodel_cli.data.divide import subset
 from bigmodel_cli.data.image_sources import Labels, RawSplit
+from bigmodel_cli.data.normalisation import sampled
 from bigmodel_cli.data.order import Ints, keys_of
 from bigmodel_cli.data.pixels import decode, normalise
 from bigmodel_cli.draw import KEY
@@ -43,6 +45,10 @@ class Resident:
         index = torch.from_numpy(samples).to(self.pixels.device)
         return self.pixels[index], self.labels[index]
 
+    def some(self, most: int) -> Tensor:
+        """(N, C, H, W) pixels to measure on: all, since they are there."""
+        return self.pixels
+
 
 class Streamed:
     """Encoded images, decoded when they are asked for."""
@@ -69,11 +75,13 @@ class Streamed:
         pixels = [decode(self.raw.encoded[i], self.raw.names[i], channels, size, self.white) for i in samples.tolist()]
         return torch.from_numpy(np.stack(pixels)), self.labels[torch.from_numpy(samples)]
 
+    def some(self, most: int) -> Tensor:
+        """(most, C, H, W) pixels to measure on: of so many images at most."""
+        return self.take(sampled(len(self.labels), most))[0]
 
-class ImageSplit:
+
+class ImageSplit(Split):
     """{"image": (B, C, H, W) float32 normalised, "key": (B,), "label": (B,) int64 where the images have labels}."""
-
-    lengths: Ints | None = None
 
     def __init__(self, source: Resident | Streamed, facts: Facts, augmentation: Augmentation) -> None:
         self.source, self.facts, self.augmentation = source, facts, augmentation
@@ -91,7 +99,7 @@ class ImageSplit:
         """The samples, normalised, and augmented by (seed, epoch, sample) where asked."""
         pixels, labels = self.source.take(samples)
         images = pixels.float().div_(255)
-        if augment and self.augmentation.options:
+        if augment:
             images = self.augmentation(images, samples, epoch, seed)
         batch = {"image": normalise(images, self.facts), KEY: keys_of(seed, epoch, samples)}
         return {**batch, "label": labels} if self.facts.classes else batch

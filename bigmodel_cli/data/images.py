@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -12,8 +11,8 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Facts, Options, Positive
 from bigmodel_cli.data.augment import Augmentation, AugmentOptions
-from bigmodel_cli.data.base import Assets, DataSet, Say, Split, count_classes, facts_of
-from bigmodel_cli.data.cache import build_once, cache_directory
+from bigmodel_cli.data.base import AnyDataOptions, Assets, DataSet, Say, Split, count_classes, facts_of, say_lacking
+from bigmodel_cli.data.cache import cached_folder
 from bigmodel_cli.data.divide import divided, numbers_among, part_of_each_class, part_to_hold_out, subset
 from bigmodel_cli.data.files import expand
 from bigmodel_cli.data.held_out import (
@@ -35,17 +34,21 @@ from bigmodel_cli.data.image_sources import (
 )
 from bigmodel_cli.data.image_split import ImageSplit, Resident, Streamed
 from bigmodel_cli.data.image_survey import Shape, choose_shape, survey_images
-from bigmodel_cli.data.order import permute
+from bigmodel_cli.data.normalisation import Moments, normalisation
 from bigmodel_cli.data.pixels import decode, to_array
 from bigmodel_cli.data.table_survey import alike_labels
 from bigmodel_cli.errors import DataError
-from bigmodel_cli.lazy import torch
+from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.progress import progress
 
 RESIDENT_BYTES = 2 << 30
 FORMAT = 3  # of the cached pixels
 PARQUET = (".parquet",)
 SAMPLED = 10_000  # images from which the mean and deviation of a large set are computed
+
+
+READERS = {"MNIST": read_mnist, "FashionMNIST": read_mnist, "cifar10": read_cifar, "cifar100": read_cifar}
+"""What reads each folder of torchvision's layout."""
 
 
 class NormalizeOptions(Options):
@@ -55,7 +58,7 @@ class NormalizeOptions(Options):
     std: Annotated[list[Positive], Field(min_length=1, max_length=3)]
 
 
-class _ImageOptions(Options):
+class _ImageOptions(AnyDataOptions):
     test_data: ClassVar[str] = "data.root=FOLDER, with a folder test in it"
     size: Annotated[int, Field(gt=0, le=10_000)] | None = Field(
         None, description="resize to a square of so many pixels; left out: the size of most training images"
@@ -92,56 +95,48 @@ class _ImageOptions(Options):
         """The splits that there are."""
         return with_held_out(self.named(base), self.val_fraction)
 
+    def loader_workers(self) -> int:
+        """Processes that load and augment."""
+        return self.workers
+
 
 class _RootOptions(_ImageOptions):
+    folder: ClassVar[str]
     root: str = Field("data", description="the folder in torchvision's layout")
     download: bool = Field(False, description="fetch the data where it is not there")
+
+    def read(self, base: Path, only: str | None, say: Say) -> RawImages:
+        """Read the source, or what one split of it needs."""
+        root, wanted = expand(self.root, base, "data.root"), needed(self.named(base), only)
+        return READERS[self.folder](root, self.folder, self.download, wanted)
 
 
 class MNISTOptions(_RootOptions):
     """MNIST: 60,000 + 10,000 handwritten digits of 28 x 28."""
 
+    folder = "MNIST"
     type: Literal["mnist"] = "mnist"
-
-    def read(self, base: Path, only: str | None, say: Say) -> RawImages:
-        """Read the source, or what one split of it needs."""
-        return read_mnist(expand(self.root, base, "data.root"), "MNIST", self.download, needed(self.named(base), only))
 
 
 class FashionMNISTOptions(_RootOptions):
     """FashionMNIST: 60,000 + 10,000 articles of clothing of 28 x 28."""
 
+    folder = "FashionMNIST"
     type: Literal["fashion_mnist"] = "fashion_mnist"
-
-    def read(self, base: Path, only: str | None, say: Say) -> RawImages:
-        """Read the source, or what one split of it needs."""
-        return read_mnist(
-            expand(self.root, base, "data.root"), "FashionMNIST", self.download, needed(self.named(base), only)
-        )
 
 
 class CIFAR10Options(_RootOptions):
     """CIFAR-10: 50,000 + 10,000 colour photos of 32 x 32."""
 
+    folder = "cifar10"
     type: Literal["cifar10"] = "cifar10"
-
-    def read(self, base: Path, only: str | None, say: Say) -> RawImages:
-        """Read the source, or what one split of it needs."""
-        return read_cifar(
-            expand(self.root, base, "data.root"), "cifar10", self.download, needed(self.named(base), only)
-        )
 
 
 class CIFAR100Options(_RootOptions):
     """CIFAR-100: 50,000 + 10,000 colour photos of 32 x 32 in 100 classes."""
 
+    folder = "cifar100"
     type: Literal["cifar100"] = "cifar100"
-
-    def read(self, base: Path, only: str | None, say: Say) -> RawImages:
-        """Read the source, or what one split of it needs."""
-        return read_cifar(
-            expand(self.root, base, "data.root"), "cifar100", self.download, needed(self.named(base), only)
-        )
 
 
 class DigitsOptions(_ImageOptions):
@@ -269,10 +264,7 @@ def _check(raw: RawImages, say: Say) -> None:
             raise DataError(
                 f"{place}: label {split.labels[outside[0]]}, and the classes are 0 to {len(raw.classes) - 1}"
             )
-        missing = sorted(set(range(len(raw.classes))) - set(np.unique(split.labels).tolist()))
-        if missing:
-            shown = ", ".join(raw.classes[i] for i in missing[:5])
-            say(f"warning: the {name} split has no image of {len(missing)} class(es): {shown}")
+        say_lacking(name, "image", np.unique(split.labels).tolist(), raw.classes, say)
 
 
 def _load(raw: RawSplit, options: Any, shape: Shape, white: float | None, key: str, say: Say) -> Resident | Streamed:
@@ -292,9 +284,6 @@ def _load(raw: RawSplit, options: Any, shape: Shape, white: float | None, key: s
     if total > RESIDENT_BYTES:
         return Streamed(raw, shape, white)
     name = hashlib.sha256(f"{FORMAT}-{key}-{shape}-{white}-{options.on_bad}".encode()).hexdigest()
-    folder = cache_directory("images") / name
-    if not os.path.isdir(folder):
-        say(f"decoding {len(raw.labels):,} images (once: kept in {folder.parent})")
 
     def build(draft: Path) -> None:
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(raw.labels), *shape)}
@@ -306,35 +295,27 @@ def _load(raw: RawSplit, options: Any, shape: Shape, white: float | None, key: s
                 shown.add(1)
         raw.check_unchanged()
 
-    build_once(folder, build)
+    folder = cached_folder("images", name, f"decoding {len(raw.labels):,} images", say, build)
     return Resident(np.load(folder / "pixels.npy"), raw.labels)
 
 
-def _normalisation(
-    options: Any, train: Resident | Streamed, assets: Assets | None
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _normalisation(options: Any, train: Resident | Streamed, assets: Assets | None) -> Moments:
     """(mean, std): those given, else the checkpoint's, else those of the training split."""
-    if options.normalize == "none":
-        return (), ()
-    if isinstance(options.normalize, NormalizeOptions):
-        given = options.normalize
-        if len(given.mean) != train.shape[0] or len(given.std) != train.shape[0]:
-            raise DataError(f"data.normalize: give {train.shape[0]} mean and std values, one for each channel")
+    channels, given, before = train.shape[0], options.normalize, facts_of(assets)
+    if given not in ("auto", "none"):
+        if len(given.mean) != channels or len(given.std) != channels:
+            raise DataError(f"data.normalize: give {channels} mean and std values, one for each channel")
         return tuple(given.mean), tuple(given.std)
-    facts = facts_of(assets)
-    if facts is not None and len(facts.mean) == train.shape[0]:
-        return facts.mean, facts.std
-    if isinstance(train, Resident):
-        pixels = train.pixels
-    else:
-        count = len(train.raw.labels)
-        pixels = train.take(permute(np.arange(min(SAMPLED, count)), count, (0, 1)))[0]
-    # From counts of the 256 values: exact, and no float copy of the images.
-    mean, std = [], []
+    alike = before if before is not None and len(before.mean) == channels else None
+    return normalisation(given == "auto", alike, lambda: _moments(train.some(SAMPLED)))
+
+
+def _moments(pixels: Tensor) -> list[tuple[float, float]]:
+    """(mean, variance) of each channel, from counts of the 256 values: exact, and no float copy of the images."""
+    found = []
+    values = torch.arange(256, dtype=torch.float64) / 255
     for channel in range(pixels.shape[1]):
         counts = torch.bincount(pixels[:, channel].flatten(), minlength=256).double()
-        values = torch.arange(256, dtype=torch.float64) / 255
         centre = float((counts * values).sum() / counts.sum())
-        mean.append(round(centre, 6))
-        std.append(round(max(1e-3, float((counts * (values - centre) ** 2).sum() / counts.sum()) ** 0.5), 6))
-    return tuple(mean), tuple(std)
+        found.append((centre, float((counts * (values - centre) ** 2).sum() / counts.sum())))
+    return found

@@ -15,10 +15,10 @@ import numpy as np
 
 from bigmodel_cli.config import PADDING, Facts
 from bigmodel_cli.data.audio import batch_of_sounds, read_sound
+from bigmodel_cli.data.base import AnyDataOptions
 from bigmodel_cli.data.cleaning import checked, clean, printable, without_bom
 from bigmodel_cli.data.pixels import prepare_image
-from bigmodel_cli.data.table import TableOptions, batch_of_texts, encode, marks, room
-from bigmodel_cli.data.text import StdlibOptions, TextOptions
+from bigmodel_cli.data.table import batch_of_texts, encode, marks, room
 from bigmodel_cli.data.tokenizer import Tokenizer
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import Tensor, torch
@@ -143,20 +143,18 @@ class Prompts:
     empty; windows of running text begin anywhere.
     """
 
-    def __init__(self, tokenizer: Tokenizer, limit: int, options: Any) -> None:
-        self.tokenizer, self.limit = tokenizer, limit
-        self.table = options if isinstance(options, TableOptions) else None
-        isolated = isinstance(options, TextOptions | StdlibOptions) and options.isolate
-        self.begin = [marks(tokenizer)[0]] if self.table is not None or isolated else []
+    def __init__(self, tokenizer: Tokenizer, limit: int, options: AnyDataOptions) -> None:
+        self.tokenizer, self.limit, self.sides = tokenizer, limit, options.text_columns()
+        self.begin = [marks(tokenizer)[0]] if self.sides or options.isolates() else []
         self.most = f"{limit} tokens, the last ones"
 
     def read(self, given: str, place: str) -> tuple[list[int], bool]:
         """The tokens, the mark before them where there is one."""
         given, tokens = without_bom(checked(given, place)), [*self.begin]
-        if self.table is None:
+        if not self.sides:
             tokens += self.tokens(given, place)
         else:
-            *whole, last = given.split("\t", len(self.table.text) - 1)
+            *whole, last = given.split("\t", self.sides - 1)
             for side in whole:
                 tokens += [*self.tokens(clean(side), place), marks(self.tokenizer)[1]]
             tokens += self.tokens(last.lstrip(), place)  # a blank at its end is one within the row
@@ -193,19 +191,6 @@ class Windows:
         """Padded on the right."""
         rows = [np.pad(row, (0, max(map(len, contents)) - len(row)), constant_values=PADDING) for row in contents]
         return {"tokens": torch.from_numpy(np.stack(rows))}
-
-
-def files_reader(facts: Facts) -> Reader:
-    """The reader of a model of images or of sound."""
-    return Images(facts) if facts.sound is None else Sounds(facts)
-
-
-def rows_reader(options: Any, tokenizer: Tokenizer, facts: Facts) -> Reader:
-    """The reader of a model that reads whole texts: as rows of a table where it was trained on one."""
-    assert facts.context is not None
-    if isinstance(options, TableOptions):
-        return Rows(tokenizer, facts.context, len(options.text))
-    return Rows(tokenizer, facts.context, 1) if facts.classes else Windows(tokenizer, facts.context)
 
 
 def _named(given: str, place: str) -> Path:

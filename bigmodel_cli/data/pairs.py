@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,9 +10,9 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import PADDING, Count, Facts, Options
-from bigmodel_cli.data.base import Assets, DataSet, Say, Split
-from bigmodel_cli.data.cache import build_once, cache_directory
+from bigmodel_cli.config import PADDING, Count, Facts
+from bigmodel_cli.data.base import AnyDataOptions, Assets, DataSet, Say, Split
+from bigmodel_cli.data.cache import cached_folder, key_of
 from bigmodel_cli.data.held_out import (
     HELD_OUT,
     ValFraction,
@@ -30,9 +27,9 @@ from bigmodel_cli.data.pair_files import SIDES, PairSource, parallel, table
 from bigmodel_cli.data.ragged import Ragged, RaggedWriter
 from bigmodel_cli.data.table_files import ENDINGS, Columns, Delimiter
 from bigmodel_cli.data.table_survey import check_order, survey_table
-from bigmodel_cli.data.text import fit_tokenizer
 from bigmodel_cli.data.text_parts import token_dtype
-from bigmodel_cli.data.tokenizer import ASSET, SOURCE_ASSET, Tokenizer, TokenizerOptions
+from bigmodel_cli.data.tokenizer import ASSET, SOURCE_ASSET, Tokenizer
+from bigmodel_cli.data.tokenizer_fit import Corpora, TokenizerOptions, fit_tokenizer
 from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import DataError, SpecError
@@ -44,7 +41,7 @@ Files = Annotated[list[str], Field(min_length=1)]
 Column = Annotated[int, Field(ge=0, le=10_000)] | str
 
 
-class PairOptions(Options):
+class PairOptions(AnyDataOptions):
     """What all forms of pairs have in common."""
 
     context: Count = Field(
@@ -60,6 +57,10 @@ class PairOptions(Options):
     long_sources: Literal["leave_out", "cut"] = Field(
         "leave_out", description="what training does with a pair whose source is longer than context"
     )
+
+    def longest(self) -> int:
+        """The most tokens of a side."""
+        return self.context
 
     def fraction(self) -> float:
         """The part of the training pairs to hold out."""
@@ -176,10 +177,6 @@ def open_pairs(
         *(jsons[side].decode("utf-8") for side in SIDES),
         [[n, *s.digest] for n, s in sources.items()],
     ]
-    key = hashlib.sha256(json.dumps(description).encode()).hexdigest()
-    folder = cache_directory("pairs") / key
-    if not os.path.isdir(folder):
-        say(f"tokenizing {sum(s.characters for s in sources.values()):,} characters (once: kept in {folder.parent})")
 
     def build(draft: Path) -> None:
         with reading("tokenizing", [path for source in sources.values() for path in source.hashes]):
@@ -187,7 +184,10 @@ def open_pairs(
         for source in sources.values():
             source.check_unchanged()
 
-    build_once(folder, build)
+    key = key_of(description)
+    folder = cached_folder(
+        "pairs", key, f"tokenizing {sum(s.characters for s in sources.values()):,} characters", say, build
+    )
     opened = {
         n: Pairs(folder, n, source, tokenizers, options, say) for n, source in sources.items() if only in (None, n)
     }
@@ -213,7 +213,7 @@ def _tokenizers(
     def fit(wanted: TokenizerOptions, side: str | None, asset: str) -> Tokenizer:
         first = sources["train"] if "train" in sources else next(iter(sources.values()))  # where none is fitted
         corpus, found = first.corpus(side)
-        tokenizer = fit_tokenizer(wanted, {"train": corpus}, {"train": found}, None, say, assets, asset)
+        tokenizer = fit_tokenizer(wanted, Corpora(corpus, {"train": found}), say, assets, asset)
         if tokenizer.end_of_text is None:
             name = "tokenizer" if asset == ASSET else "source_tokenizer"
             raise SpecError(f"data.{name}: it has no mark for the end of a text, which ends a side; use bpe or bytes")
@@ -227,15 +227,12 @@ def _tokenizers(
     }
 
 
-class Pairs:
+class Pairs(Split):
     """{"source": (B, S), "target": (B, T + 1), "key": (B,)} int64, -1 after a row's end.
 
     A source is its tokens and the end; a target begins with the end as well, which says: write. In training, pairs with an empty
     or too long side are left out; in evaluation every pair stays, cut where it is too long. `lengths` are of the longer side.
     """
-
-    resident = False
-    lengths: Ints | None
 
     def __init__(
         self,
@@ -275,13 +272,15 @@ class Pairs:
         """(N,) the hash of each pair."""
         return self.hashes[self.kept]
 
+    def longest_rows(self) -> tuple[int, ...]:
+        """(of the sources, of the targets without their last token)."""
+        batch = self.long_batch()
+        return batch["source"].shape[1], batch["target"].shape[1] - 1
+
     def texts(self) -> tuple[list[str], list[str]]:
-        """(sources, targets) of every pair, as they were read."""
+        """(sources, targets) of every pair."""
         pairs = list(self.pairs.rows())
         return [pairs[i][0] for i in self.kept], [pairs[i][1] for i in self.kept]
-
-    def to(self, device: torch.device) -> None:
-        """Nothing is held that could move."""
 
     def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The pairs, each side padded to its longest."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from bigmodel_cli.data.base import Say
-from bigmodel_cli.data.cache import build_once, cache_directory
+from bigmodel_cli.data.cache import cached_folder, key_of
 from bigmodel_cli.data.files import Found, find_named, passed_over
 from bigmodel_cli.data.hashes import content_hashes
 from bigmodel_cli.data.order import Ints
@@ -68,10 +68,7 @@ def open_recordings(
         raise DataError(f"data.files: no recording of the split is there: {wanted[1] if wanted else ''}")
     digest = content_digest(found)
     description = [FORMAT, digest, pattern, rate, skip_bad, wanted[1] if wanted else None]
-    key = hashlib.sha256(json.dumps(description).encode()).hexdigest()
-    folder = cache_directory("audio") / key
-    if not os.path.isdir(folder):
-        say(f"decoding recordings to {rate:,} Hz (once: kept in {folder.parent})")
+    key = key_of(description)
 
     def build(draft: Path) -> None:
         with reading("decoding recordings", [path for path, _ in found]):
@@ -81,7 +78,7 @@ def open_recordings(
                 "data.files: recordings changed while they were read; start again when nothing writes to them"
             )
 
-    build_once(folder, build)
+    folder = cached_folder("audio", key, f"decoding recordings to {rate:,} Hz", say, build)
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     if index["bad"]:
         say(f"warning: skipped {len(index['bad'])} recording(s) that cannot be decoded, the first: {index['bad'][0]}")

@@ -31,7 +31,23 @@ def real(lengths: Tensor, count: int) -> Tensor:
     return torch.arange(count, device=lengths.device) < lengths[:, None]
 
 
-class SpeedOptions(Options):
+class _SoundChange(Options):
+    """A change of samples, or of frames; by itself it changes nothing."""
+
+    def longest(self, samples: int, rate: int) -> int:
+        """The length that a row of so many samples may get."""
+        return samples
+
+    def apply(self, waves: Tensor, lengths: Tensor, rate: int, row: Row) -> tuple[Tensor, Tensor]:
+        """(B, N), (B,) -> (B, N'), (B,)   the samples and their lengths."""
+        return waves, lengths
+
+    def mask(self, frames: Tensor, lengths: Tensor, row: Row) -> Tensor:
+        """(B, mels, T) -> the same shape, lengths (B,) in frames."""
+        return frames
+
+
+class SpeedOptions(_SoundChange):
     """Played slower or faster, and lower or higher with it (Ko et al. 2015), by linear interpolation."""
 
     type: Literal["speed"] = "speed"
@@ -55,15 +71,11 @@ class SpeedOptions(Options):
         return changed * real(lengths, changed.shape[1]), lengths
 
 
-class GainOptions(Options):
+class GainOptions(_SoundChange):
     """Louder or softer."""
 
     type: Literal["gain"] = "gain"
     decibels: Annotated[float, Field(gt=0, le=100)] = Field(6.0, description="by up to so many decibels either way")
-
-    def longest(self, samples: int, rate: int) -> int:
-        """As long as before."""
-        return samples
 
     def apply(self, waves: Tensor, lengths: Tensor, rate: int, row: Row) -> tuple[Tensor, Tensor]:
         """(B, N), (B,) -> the same shapes."""
@@ -71,7 +83,7 @@ class GainOptions(Options):
         return waves * 10 ** (change / 20), lengths
 
 
-class NoiseOptions(Options):
+class NoiseOptions(_SoundChange):
     """White noise over the recording, at a drawn ratio to the recording's own power."""
 
     type: Literal["noise"] = "noise"
@@ -79,10 +91,6 @@ class NoiseOptions(Options):
     snr: Annotated[list[Decibels], Field(min_length=2, max_length=2)] = Field(
         [10.0, 40.0], description="least and greatest signal-to-noise ratio in decibels"
     )
-
-    def longest(self, samples: int, rate: int) -> int:
-        """As long as before."""
-        return samples
 
     def apply(self, waves: Tensor, lengths: Tensor, rate: int, row: Row) -> tuple[Tensor, Tensor]:
         """(B, N), (B,) -> the same shapes."""
@@ -96,7 +104,7 @@ class NoiseOptions(Options):
         return waves + scale * noise * real(lengths, count), lengths
 
 
-class TimeShiftOptions(Options):
+class TimeShiftOptions(_SoundChange):
     """Silence before or after the recording; in rows of fixed length, which keep the middle, it moves by half of that."""
 
     type: Literal["time_shift"] = "time_shift"
@@ -116,7 +124,7 @@ class TimeShiftOptions(Options):
         return waves.gather(1, place.clamp(0, waves.shape[1] - 1)) * inside, lengths
 
 
-class SpecAugmentOptions(Options):
+class SpecAugmentOptions(_SoundChange):
     """Blocks of frames and of bands get the row's own mean (Park et al. 2019, SpecAugment, without time warping)."""
 
     type: Literal["spec_augment"] = "spec_augment"
@@ -169,13 +177,11 @@ class SoundAugmentation:
     """The changes of a spec: those of samples in their order, then those of frames in theirs."""
 
     def __init__(self, options: list[Any]) -> None:
-        numbered = list(enumerate(options))
-        self.of_samples = [(i, o) for i, o in numbered if not isinstance(o, SpecAugmentOptions)]
-        self.of_frames = [(i, o) for i, o in numbered if isinstance(o, SpecAugmentOptions)]
+        self.options = options
 
     def longest(self, samples: int, rate: int) -> int:
         """The length that a row of so many samples may get."""
-        for _, options in self.of_samples:
+        for options in self.options:
             samples = options.longest(samples, rate)
         return samples
 
@@ -183,12 +189,12 @@ class SoundAugmentation:
         self, waves: Tensor, lengths: Tensor, rate: int, samples: Ints, epoch: int, seed: int
     ) -> tuple[Tensor, Tensor]:
         """(B, N), (B,) -> (B, N'), (B,)."""
-        for index, options in self.of_samples:
+        for index, options in enumerate(self.options):
             waves, lengths = options.apply(waves, lengths, rate, (seed, epoch, samples, 200 + index))
         return waves, lengths
 
     def change_frames(self, frames: Tensor, lengths: Tensor, samples: Ints, epoch: int, seed: int) -> Tensor:
         """(B, mels, T) normalised -> the same shape."""
-        for index, options in self.of_frames:
+        for index, options in enumerate(self.options):
             frames = options.mask(frames, lengths, (seed, epoch, samples, 200 + index))
         return frames

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import PADDING, Facts, Options, Sound
+from bigmodel_cli.data.base import Split
 from bigmodel_cli.data.mel import frames_of, log_mel, normalise_frames
 from bigmodel_cli.data.order import Ints, draw, keys_of
 from bigmodel_cli.data.recordings import Recordings
@@ -84,7 +85,7 @@ class Bank:
 
 
 @dataclass
-class SoundSplit:
+class SoundSplit(Split):
     """{"image": (B, 1, mels, T)} where sound has a fixed length, else {"frames": (B, T, mels), "lengths": (B,)}.
 
     With them come "key" (B,), and "label" (B,), or "target" (B, L) with the units of a transcript, -1 behind its end.
@@ -99,16 +100,18 @@ class SoundSplit:
     augmentation: SoundAugmentation
     resident: bool
 
-    @property
-    def lengths(self) -> Ints | None:
-        """(N,) the frames of each sample; None where all are of one length, or strings are drawn anew in each epoch."""
-        if self.sound.length is not None or self.join is not None:
-            return None
-        frames: Ints = -(-self.bank.lengths[self.rows] // self.sound.hop)
-        return frames
+    def __post_init__(self) -> None:
+        if (
+            self.sound.length is None and self.join is None
+        ):  # else all of one length, or strings drawn anew in each epoch
+            self.lengths = -(-self.bank.lengths[self.rows] // self.sound.hop)
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def longest_rows(self) -> tuple[int, ...]:
+        """(frames,): augmentation may stretch them, and strings of recordings are drawn."""
+        return (self.long_batch()["frames"].shape[1],) if self.sound.length is None else ()
 
     def to(self, device: torch.device) -> None:
         """Move what is held to the device."""
@@ -132,6 +135,12 @@ class SoundSplit:
             frames = change.change_frames(frames, lengths, samples, epoch, seed)
         batch = {**named(frames, lengths, self.facts), **self.targets(chosen, frames.device)}
         return {**batch, KEY: keys_of(seed, epoch, samples)}
+
+    def own(self, batch: dict[str, Tensor]) -> Tensor:
+        """The numbers of a batch's frames, without those behind each row's length."""
+        if self.sound.length is not None:
+            return batch["image"]
+        return batch["frames"][real(batch["lengths"], batch["frames"].shape[1])]
 
     def made_of(self, samples: Ints, epoch: int, seed: int) -> tuple[list[Ints], list[Ints]]:
         """For each sample the recordings that it is made of, and the silence before each of them."""

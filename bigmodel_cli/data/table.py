@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -13,13 +11,24 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import PADDING, Facts, Options, Probability
-from bigmodel_cli.data.base import Assets, DataSet, Say, Split, count_classes, facts_of, numbers_of
-from bigmodel_cli.data.cache import build_once, cache_directory
+from bigmodel_cli.config import PADDING, Facts, Probability
+from bigmodel_cli.data.base import (
+    AnyDataOptions,
+    Assets,
+    DataSet,
+    Say,
+    Split,
+    count_classes,
+    facts_of,
+    numbers_of,
+    say_lacking,
+)
+from bigmodel_cli.data.cache import cached_folder, key_of
 from bigmodel_cli.data.corpus import Survey, Texts
 from bigmodel_cli.data.hashes import check_unchanged
 from bigmodel_cli.data.held_out import (
     HELD_OUT,
+    Mask,
     ValFraction,
     files_of_splits,
     fraction_of,
@@ -38,9 +47,9 @@ from bigmodel_cli.data.table_survey import (
     sort_classes,
     survey_table,
 )
-from bigmodel_cli.data.text import fit_tokenizer
 from bigmodel_cli.data.text_parts import token_dtype
-from bigmodel_cli.data.tokenizer import ASSET, Tokenizer, TokenizerOptions, UnknownCharacter
+from bigmodel_cli.data.tokenizer import ASSET, Tokenizer, UnknownCharacter
+from bigmodel_cli.data.tokenizer_fit import Corpora, TokenizerOptions, fit_tokenizer
 from bigmodel_cli.data.trained_on import as_hashes, hash_of
 from bigmodel_cli.data.words import Words
 from bigmodel_cli.draw import KEY
@@ -52,7 +61,7 @@ FORMAT = 2  # of the cached tokens
 ColumnOption = Annotated[int, Field(ge=0, le=10_000)] | str
 
 
-class TableOptions(Options):
+class TableOptions(AnyDataOptions):
     """Labelled text, one item a row: .tsv, .csv, .jsonl (each plain or .gz), .parquet; other files are lines of one column."""
 
     test_data: ClassVar[str] = "data.test=[FILE]"
@@ -102,6 +111,14 @@ class TableOptions(Options):
         """The splits that there are."""
         return with_held_out((n for n, names in self.files.items() if names), self.val_fraction)
 
+    def longest(self) -> int:
+        """The most tokens of a row."""
+        return self.context
+
+    def text_columns(self) -> int:
+        """The texts of a row."""
+        return len(self.text)
+
     @property
     def columns(self) -> Columns:
         """Which columns are read."""
@@ -121,14 +138,12 @@ def open_table(
         say(note)
     classes = _classes(options, surveys, facts_of(assets) if only is not None else None)
     fraction = fraction_of(options.val_fraction, "val" in named)
-    held_out = _held_out(surveys["train"].rows, fraction, None if only else say) if "train" in files else None
+    held_out = None
+    if fraction and "train" in files:
+        held_out = hold_out(surveys["train"].rows, fraction, "rows", None if only else say)
     tokenizer = _tokenizer(options, files, surveys, held_out, fraction, say, assets)
     description = [FORMAT, tokenizer.to_json().decode("utf-8"), fraction, classes]
     description += [[name, s.digest] for name, s in surveys.items()]
-    key = hashlib.sha256(json.dumps(description).encode()).hexdigest()
-    folder = cache_directory("tables") / key
-    if not os.path.isdir(folder):
-        say(f"tokenizing {sum(s.rows for s in surveys.values()):,} rows (once: kept in {folder.parent})")
 
     def build(draft: Path) -> None:
         with reading("tokenizing", [path for paths in files.values() for path in paths]):
@@ -136,7 +151,8 @@ def open_table(
         for name, paths in files.items():
             check_unchanged(paths, surveys[name].hashes)
 
-    build_once(folder, build)
+    key = key_of(description)
+    folder = cached_folder("tables", key, f"tokenizing {sum(s.rows for s in surveys.values()):,} rows", say, build)
     there = [name for name in ("train", "val", "test") if os.path.exists(folder / f"{name}.labels.npy")]
     splits: dict[str, Split] = {
         n: Table(folder, n, options, tokenizer, classes, say) for n in there if only in (None, n)
@@ -170,7 +186,7 @@ def _tokenizer(
     options: TableOptions,
     files: dict[str, tuple[Path, ...]],
     surveys: dict[str, TableSurvey],
-    held_out: Any,
+    held_out: Mask | None,
     fraction: float,
     say: Say,
     assets: Assets | None,
@@ -185,22 +201,13 @@ def _tokenizer(
         n: Survey(s.digest, s.characters, 2, s.symbols, hashes=s.hashes) for n, s in surveys.items()
     }
     kept = Texts(files=files.get("train", ()), source=texts)
-    tokenizer = fit_tokenizer(options.tokenizer, {"train": kept}, described, fraction, say, assets)
+    tokenizer = fit_tokenizer(options.tokenizer, Corpora(kept, described, fraction), say, assets)
     if tokenizer.end_of_text is None:
         raise SpecError("data.tokenizer: it has no mark for the end of a text, which ends a row; use bpe or bytes")
     return tokenizer
 
 
-def _held_out(rows: int, fraction: float, say: Say | None) -> Any:
-    """(N,) bool: which training rows are for validation, the same for every seed; None where no part is kept."""
-    if not fraction:
-        return None
-    held_out = np.zeros(rows, bool)
-    held_out[hold_out(rows, fraction, "rows", say)] = True
-    return held_out
-
-
-def _kept(rows: Iterator[Row], held_out: Any) -> Iterator[Row]:
+def _kept(rows: Iterator[Row], held_out: Mask | None) -> Iterator[Row]:
     return rows if held_out is None else (row for row, held in zip(rows, held_out, strict=True) if not held)
 
 
@@ -208,7 +215,7 @@ def _write(
     draft: Path,
     files: dict[str, tuple[Path, ...]],
     columns: Columns,
-    held_out: Any,
+    held_out: Mask | None,
     classes: tuple[str, ...],
     tokenizer: Tokenizer,
 ) -> None:
@@ -216,12 +223,13 @@ def _write(
     numbers = {name: index for index, name in enumerate(classes)}
     dtype = token_dtype(tokenizer)
     for split, paths in files.items():
-        parts = ("train", "val") if split == "train" and held_out is not None else (split,)
+        held = held_out if split == "train" else None
+        parts = (split,) if held is None else ("train", "val")
         writers = {p: [RaggedWriter(draft, f"{p}.{i}", dtype) for i in range(len(columns.text))] for p in parts}
         labels: dict[str, list[int]] = {part: [] for part in parts}
         items: dict[str, list[int]] = {part: [] for part in parts}
         for index, row in enumerate(rows_of(paths, columns)):
-            part = "val" if len(parts) > 1 and held_out[index] else split
+            part = "val" if held is not None and held[index] else split
             for writer, text in zip(writers[part], row.texts, strict=True):
                 writer.write(encode(tokenizer, text, row.place))
             labels[part].append(numbers[row.label] if row.label is not None else -1)
@@ -241,7 +249,7 @@ def encode(tokenizer: Tokenizer, text: str, place: str) -> Any:
         raise UnknownCharacter(error.character, error.offset, place) from None
 
 
-class Table:
+class Table(Split):
     """{"tokens": (B, T) int64, -1 after a row's end; "key": (B,); "label": (B,) where there are labels}.
 
     A row is a mark (the tokenizer's start of text, which is its end of text where it has none; `pool: cls` reads a label there),
@@ -249,8 +257,6 @@ class Table:
     labels T is one more, a last column that is -1 in every row, since tasks of running text do not show the model the last.
     "words" (B, T) numbers each token's word where the options ask for it.
     """
-
-    resident = False
 
     def __init__(
         self, folder: Path, name: str, options: TableOptions, tokenizer: Tokenizer, classes: tuple[str, ...], say: Say
@@ -262,22 +268,16 @@ class Table:
         self.options = options
         self.words = Words(tokenizer) if options.words else None
         kept = fit_lengths([side.lengths for side in self.sides], room(options.context, self.sides))
-        self.lengths: Ints | None = np.sum(kept, 0) + 1 + len(self.sides)
+        self.lengths = np.sum(kept, 0) + 1 + len(self.sides)
         whole = np.sum([side.lengths for side in self.sides], 0)
         cut = int((whole > room(options.context, self.sides)).sum())
         if cut:
             say(f"{cut:,} of {len(self):,} {name} rows are cut to {options.context} tokens")
         if self.labels is not None:
-            missing = sorted(set(range(len(classes))) - set(np.unique(self.labels).tolist()))
-            if missing:
-                shown = ", ".join(classes[i] for i in missing[:5])
-                say(f"warning: the {name} split has no row of {len(missing)} class(es): {shown}")
+            say_lacking(name, "row", np.unique(self.labels).tolist(), classes, say)
 
     def __len__(self) -> int:
         return len(self.sides[0].lengths)
-
-    def to(self, device: torch.device) -> None:
-        """Nothing is held that could move."""
 
     def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The rows, padded to the longest."""

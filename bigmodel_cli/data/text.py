@@ -2,45 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import PADDING, Count, Facts, Options
-from bigmodel_cli.data.base import Assets, DataSet, Say, Split
-from bigmodel_cli.data.bpe import train_bpe
-from bigmodel_cli.data.cache import build_once, cache_directory, cached_bytes
-from bigmodel_cli.data.corpus import Corpus, Survey, standard_library, survey
-from bigmodel_cli.data.files import check_plain, expand
+from bigmodel_cli.config import PADDING, Count, Facts
+from bigmodel_cli.data.base import AnyDataOptions, Assets, DataSet, Say, Split
+from bigmodel_cli.data.cache import cached_folder, key_of
+from bigmodel_cli.data.corpus import Corpus, standard_library, survey
 from bigmodel_cli.data.hashes import check_unchanged
 from bigmodel_cli.data.held_out import TENTH, ValFraction, files_of_splits, fraction_of, not_both, with_held_out
 from bigmodel_cli.data.order import Ints, draw, keys_of
 from bigmodel_cli.data.reading import plain_name
 from bigmodel_cli.data.text_parts import Part, single, tell_part, token_dtype, training_part, write_tokens
-from bigmodel_cli.data.tokenizer import (
-    ASSET,
-    BPEOptions,
-    BytesOptions,
-    ByteTokenizer,
-    CharactersOptions,
-    CharacterTokenizer,
-    FileOptions,
-    Tokenizer,
-    TokenizerOptions,
-    read_tokenizer,
-    read_tokenizer_file,
-    unknown_symbols,
-)
+from bigmodel_cli.data.tokenizer import ASSET
+from bigmodel_cli.data.tokenizer_fit import BytesOptions, Corpora, TokenizerOptions, fit_tokenizer
 from bigmodel_cli.data.words import Words
 from bigmodel_cli.draw import KEY
-from bigmodel_cli.errors import CheckpointError, DataError, SpecError
+from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.progress import reading
 
@@ -51,18 +34,7 @@ TABLES = (".json", ".ndjson", ".csv", ".tsv")
 PHASE = 1  # stream of random numbers that shifts the windows
 
 
-class Documents(Protocol):
-    """What a tokenizer can be fitted on."""
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """Where the documents are."""
-
-    def documents(self) -> Iterator[Iterator[str]]:
-        """Each document as an iterator over pieces of its text."""
-
-
-class _TextOptions(Options):
+class _TextOptions(AnyDataOptions):
     test_data: ClassVar[str] = "data.test_files=[FILE]"
     context: Count = Field(description="tokens that the model sees at once (T)")
     tokenizer: TokenizerOptions = Field(BytesOptions(), description="text to tokens")
@@ -83,6 +55,14 @@ class _TextOptions(Options):
     def splits(self, base: Path) -> tuple[str, ...]:
         """The splits that there are."""
         return with_held_out(self.named(), self.val_fraction)
+
+    def longest(self) -> int:
+        """The most tokens of a window."""
+        return self.context
+
+    def isolates(self) -> bool:
+        """Whether a token sees its own document alone."""
+        return self.isolate
 
 
 class TextOptions(_TextOptions):
@@ -151,13 +131,10 @@ def open_text(
         if only is None:
             tell_part(surveys["train"], own["train"], say)
     parts = [Part(n, c, own.get(n), single(c)) for n, c in corpora.items()]
-    tokenizer = fit_tokenizer(options.tokenizer, {p.name: p for p in parts}, surveys, fraction, say, assets)
+    train = next((part for part in parts if part.name == "train"), None)
+    tokenizer = fit_tokenizer(options.tokenizer, Corpora(train, surveys, fraction), say, assets)
     description = [FORMAT, tokenizer.to_json().decode("utf-8"), fraction]
     description += [[name, s.digest, single(corpora[name])] for name, s in surveys.items()]
-    key = hashlib.sha256(json.dumps(description).encode()).hexdigest()
-    folder = cache_directory("tokens") / key
-    if not os.path.isdir(folder):
-        say(f"tokenizing {sum(s.characters for s in surveys.values()):,} characters (once: kept in {folder.parent})")
 
     def build(draft: Path) -> None:
         with reading("tokenizing", [path for corpus in corpora.values() for path in corpus.files]):
@@ -165,7 +142,10 @@ def open_text(
         for name, corpus in corpora.items():
             check_unchanged(corpus.files, surveys[name].hashes)
 
-    build_once(folder, build)
+    key = key_of(description)
+    folder = cached_folder(
+        "tokens", key, f"tokenizing {sum(s.characters for s in surveys.values()):,} characters", say, build
+    )
     there = [name for name in ("train", "val", "test") if os.path.exists(folder / f"{name}.bin")]
     dtype = token_dtype(tokenizer)
     words = Words(tokenizer) if options.words else None
@@ -186,10 +166,8 @@ def open_text(
     )
 
 
-class Windows:
+class Windows(Split):
     """Windows of T + 1 tokens. In training they start at another phase each epoch; in evaluation they cover every target once."""
-
-    lengths: Ints | None = None
 
     def __init__(
         self, path: Path, dtype: Any, context: int, name: str, words: Words | None = None, end: int | None = None
@@ -250,54 +228,3 @@ class Windows:
         taken = self.tokens[np.minimum(places, len(self.tokens) - 1)].astype(np.int64)
         taken[places >= len(self.tokens)] = PADDING
         return torch.from_numpy(taken)
-
-
-def _of_file(path: str, surveys: Mapping[str, Survey], say: Say) -> Tokenizer:
-    """A tokenizer that is brought along; which characters of the texts it has no token for is said."""
-    check_plain(Path(path), SpecError)
-    tokenizer = read_tokenizer_file(path)
-    symbols = sorted({symbol for found in surveys.values() for symbol in found.symbols})
-    unknown = unknown_symbols(tokenizer, symbols)
-    if unknown:
-        shown = ", ".join(f"{symbol!r}" for symbol in unknown[:5]) + (" ..." if len(unknown) > 5 else "")
-        say(
-            f"warning: data.tokenizer: {path} has no token for {len(unknown):,} of the {len(symbols):,} characters in the texts "
-            f"({shown}): they are left out, or read as its unknown token"
-        )
-    return tokenizer
-
-
-def fit_tokenizer(
-    wanted: BytesOptions | CharactersOptions | BPEOptions | FileOptions,
-    corpora: Mapping[str, Documents],
-    surveys: dict[str, Survey],
-    held_out: float | None,
-    say: Say,
-    assets: Assets | None,
-    asset: str = ASSET,
-) -> Tokenizer:
-    """The tokenizer that the options describe, or the one that a checkpoint carries as `asset`.
-
-    BPE is trained on what the train corpus gives, of which `held_out` says what part of its files is left out; characters are
-    those of all.
-    """
-    if assets is not None and asset in assets:
-        return read_tokenizer(bytes(assets[asset]), f"{asset} of the checkpoint", CheckpointError)
-    if isinstance(wanted, BytesOptions):
-        return ByteTokenizer()
-    if isinstance(wanted, FileOptions):
-        return _of_file(str(expand(wanted.path, Path(), "data.tokenizer.path")), surveys, say)
-    if isinstance(wanted, CharactersOptions):
-        symbols = "".join(s.symbols for s in surveys.values())
-        return CharacterTokenizer(symbols, any(s.documents > 1 for s in surveys.values()))
-    key = [FORMAT, surveys["train"].digest, wanted.vocab_size, held_out]
-
-    def train() -> bytes:
-        say(f"training a BPE tokenizer of {wanted.vocab_size:,} tokens (once: kept in {cache_directory('tokenizers')})")
-        texts = (text for document in corpora["train"].documents() for text in document)
-        with reading("counting words for the tokenizer", corpora["train"].files):
-            content = train_bpe(texts, wanted.vocab_size).to_json()
-        check_unchanged(corpora["train"].files, surveys["train"].hashes)
-        return content
-
-    return read_tokenizer(cached_bytes("tokenizers", key, train), ASSET)

@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import functools
 import json
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from pydantic import Field
-
-from bigmodel_cli.config import Options
-from bigmodel_cli.data.tokenizer_library import END_OF_TEXT, MOST_BYTES, LibraryTokenizer, open_library, utf8
-from bigmodel_cli.errors import BigmodelError, CheckpointError, DataError, SpecError
+from bigmodel_cli.data.tokenizer_library import END_OF_TEXT, open_library, utf8
+from bigmodel_cli.errors import BigmodelError, CheckpointError, DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,37 +23,6 @@ ASSET = "tokenizer.json"
 SOURCE_ASSET = "source_tokenizer.json"
 MOST_OWN = 16_000_000
 """Of one that is computed here: all characters that there are make no more."""
-
-
-class BytesOptions(Options):
-    """Every byte of the UTF-8 text is a token: 256 and one for the end of a document."""
-
-    type: Literal["bytes"] = "bytes"
-
-
-class CharactersOptions(Options):
-    """Every character of the corpus is a token, in code point order; and the end of a document where there are several."""
-
-    type: Literal["characters"] = "characters"
-
-
-class BPEOptions(Options):
-    """Byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019), trained on the training split."""
-
-    type: Literal["bpe"] = "bpe"
-    vocab_size: Annotated[int, Field(ge=257, le=1_000_000)] = Field(
-        description="tokens, with the 256 bytes and the end"
-    )
-
-
-class FileOptions(Options):
-    """A tokenizer.json of the tokenizers library, as other projects publish it."""
-
-    type: Literal["file"] = "file"
-    path: str = Field(description="the tokenizer.json")
-
-
-TokenizerOptions = Annotated[BytesOptions | CharactersOptions | BPEOptions | FileOptions, Field(discriminator="type")]
 
 
 class Tokenizer(Protocol):
@@ -83,11 +48,20 @@ class Tokenizer(Protocol):
         A character of several bytes that is cut at the end shows as U+FFFD there until its last byte has come.
         """
 
+    def unknown(self, symbols: Iterable[str]) -> list[str]:
+        """Those characters, of letters, digits, marks and the like, that are left out or read as an unknown token."""
+
     def to_json(self) -> bytes:
         """The content of tokenizer.json."""
 
 
-class ByteTokenizer:
+class _OwnTokenizer:
+    def unknown(self, symbols: Iterable[str]) -> list[str]:
+        """None: a character without a token is an error."""
+        return []
+
+
+class ByteTokenizer(_OwnTokenizer):
     """Token b is byte b of the UTF-8 form; 256 is the end of a text."""
 
     vocab_size = 257
@@ -120,7 +94,7 @@ class ByteTokenizer:
         )
 
 
-class CharacterTokenizer:
+class CharacterTokenizer(_OwnTokenizer):
     """Token i is the i-th of the sorted characters; the end of a text, where there is one, comes after them."""
 
     def __init__(self, characters: Iterable[str], end: bool) -> None:
@@ -177,24 +151,6 @@ class UnknownCharacter(DataError):
             f"{where}: {character!r} (U+{ord(character):04X}) at character {offset} is not in the vocabulary of the "
             "characters tokenizer; remove it, or train with tokenizer.type: bytes"
         )
-
-
-def unknown_symbols(tokenizer: Tokenizer, symbols: Iterable[str]) -> list[str]:
-    """Those characters, of letters, digits, marks and the like, that a tokenizer of the library has no token for."""
-    if not isinstance(tokenizer, LibraryTokenizer):
-        return []
-    plain = [symbol for symbol in symbols if unicodedata.category(symbol)[0] not in "CZM"]
-    model = json.loads(tokenizer.content)["model"]
-    unknown = model.get("unk_id")
-    if isinstance(model.get("unk_token"), str):
-        unknown = tokenizer.library.token_to_id(model["unk_token"])
-    before = tokenizer.encode("a")  # behind which a piece may stand that begins no word
-
-    def is_known(symbol: str) -> bool:
-        alone, behind = tokenizer.encode(symbol), tokenizer.encode("a" + symbol)
-        return any(tokens and unknown not in tokens and tokens != before for tokens in (alone, behind)) or symbol == "a"
-
-    return [symbol for symbol in plain if not is_known(symbol)]
 
 
 def load_tokenizer(assets: Mapping[str, bytes]) -> Tokenizer:
@@ -270,13 +226,3 @@ def _byte_characters() -> list[str]:
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = iter(range(0x100, 0x200))
     return [chr(byte) if byte in visible else chr(next(others)) for byte in range(256)]
-
-
-def read_tokenizer_file(path: str) -> Tokenizer:
-    """The tokenizer of a file that a spec names. Raises `SpecError` where it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            content = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise SpecError(f"data.tokenizer.path: {path} cannot be read: {error.strerror}") from None
-    return read_tokenizer(content, f"data.tokenizer.path: {path}", SpecError)

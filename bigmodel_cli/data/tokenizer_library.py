@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bigmodel_cli.errors import DataError
@@ -72,6 +74,20 @@ class LibraryTokenizer:
             return str(self.library.decode(list(tokens), skip_special_tokens=True))
         except BaseException as error:
             raise DataError(f"the tokenizer cannot write tokens as text: {_reason(error)}") from None
+
+    def unknown(self, symbols: Iterable[str]) -> list[str]:
+        """Those characters, of letters, digits, marks and the like, that are left out or read as an unknown token."""
+        model = json.loads(self.content)["model"]
+        unknown = model.get("unk_id")
+        if isinstance(model.get("unk_token"), str):
+            unknown = self.library.token_to_id(model["unk_token"])
+        before = self.encode("a")  # behind which a piece may stand that begins no word
+
+        def is_known(symbol: str) -> bool:
+            found = (self.encode(symbol), self.encode("a" + symbol))
+            return symbol == "a" or any(tokens and unknown not in tokens and tokens != before for tokens in found)
+
+        return [s for s in symbols if unicodedata.category(s)[0] not in "CZM" and not is_known(s)]
 
     def to_json(self) -> bytes:
         """The content of tokenizer.json, as it was read."""

@@ -72,6 +72,16 @@ def choose(
     )
 
 
+def in_format(batch: dict[str, Tensor], memory_format: str) -> dict[str, Tensor]:
+    """A batch whose images (B, C, H, W) are in this memory format."""
+    layout = _layout(memory_format)
+    return {n: t.contiguous(memory_format=layout) if t.dim() == 4 else t for n, t in batch.items()}
+
+
+def _layout(memory_format: str) -> Any:
+    return torch.channels_last if memory_format == "channels_last" else torch.contiguous_format
+
+
 def apply(model: Module, options: TrainOptions) -> None:
     """Bring the model into the chosen memory format, and compile it where that was chosen."""
     if options.memory_format == "channels_last":
@@ -153,10 +163,9 @@ def measure(
 
 
 def _one_pass(model: Module, task: Task, batch: dict[str, Tensor], candidate: Choice, device: torch.device) -> float:
-    layout: Any = torch.channels_last if candidate.memory_format == "channels_last" else torch.contiguous_format
-    if "image" in batch:
-        model.to(memory_format=layout)
-        batch = {**batch, "image": batch["image"].contiguous(memory_format=layout)}
+    layout = _layout(candidate.memory_format)
+    model.to(memory_format=layout)
+    batch = in_format(batch, candidate.memory_format)
     for p in model.parameters():
         p.grad = None
     synchronize(device)

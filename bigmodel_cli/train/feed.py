@@ -8,6 +8,7 @@ from bigmodel_cli.data import Split
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.train.batches import micro_batches
+from bigmodel_cli.train.choose import in_format
 from bigmodel_cli.train.workers import Workers
 
 
@@ -59,6 +60,4 @@ class Feed:
         """The batch on the device, images in the chosen memory format."""
         if self.device.type != "cpu":
             batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-        if self.channels_last and "image" in batch:
-            batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
-        return batch
+        return in_format(batch, "channels_last") if self.channels_last else batch

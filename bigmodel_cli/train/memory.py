@@ -9,11 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from bigmodel_cli.config import Facts
 from bigmodel_cli.console import quantity, table
-from bigmodel_cli.data import Split
+from bigmodel_cli.data import Split, input_of
 from bigmodel_cli.device import total_memory
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
@@ -27,10 +25,6 @@ from bigmodel_cli.roles import Weight, named_weights
 from bigmodel_cli.spec import Spec, build_model
 from bigmodel_cli.train.batches import micro_batches
 from bigmodel_cli.train.frozen import freeze
-
-ROWS = 64
-"""Recordings that are looked at to find how long a batch's longest is."""
-
 
 ABSURD = 1 << 17
 """A number in a model's options that makes one count its weights before any is made."""
@@ -110,12 +104,8 @@ def example(
     says what else a model is called with.
     """
     length, *second = lengths or (facts.context or 1,)
-    if facts.image_shape is not None:
-        x = torch.zeros(batch, *facts.image_shape, device=device)
-    elif facts.frame_width is not None:
-        x = torch.zeros(batch, length, facts.frame_width, device=device)
-    else:
-        x = torch.zeros(batch, length, dtype=torch.int64, device=device)
+    kind = input_of(facts)
+    x = kind.random(batch, device, length)[kind.name]
     return spec.task.example(spec.model, facts, x, *(second or [length]))
 
 
@@ -218,7 +208,7 @@ def without_collection() -> Iterator[None]:
 
 def plan(spec: Spec, facts: Facts, train: Split, found: Outline) -> Plan:
     """Everything that `--dry-run` shows."""
-    meta, state, lengths = torch.device("meta"), state_bytes(spec, found.tensors), longest_rows(train)
+    meta, state, lengths = torch.device("meta"), state_bytes(spec, found.tensors), train.longest_rows()
     layers = describe(found.short, *example(spec, facts, 1, meta))
     return Plan(
         layers=in_whole(found.stacks, layers, lambda layer: layer.path, lambda layer, path: replace(layer, path=path)),
@@ -237,20 +227,6 @@ def flops_per_sample(count: Callable[..., int], spec: Spec, facts: Facts, found:
     """What `count` (`flops` or `training_flops`) finds for one sample of the whole model."""
     first, *rest = [count(model, *example(spec, facts, 1, torch.device("meta"))) for model in found.measured]
     return extended(found.stacks, first, rest)
-
-
-def longest_rows(train: Split) -> tuple[int, ...]:
-    """The tokens or frames of the longest rows, as training sees them: of both sides of a pair; () where all are of one size."""
-    if train.lengths is not None:
-        chosen = np.argsort(-train.lengths, kind="stable")[:ROWS]
-    else:
-        chosen = np.arange(min(ROWS, len(train)))
-    batch = train.batch(chosen, 0, 0, True)
-    if "frames" in batch:  # augmentation may stretch them, and strings of recordings are drawn
-        return (int(batch["frames"].shape[1]),)
-    if "source" in batch:
-        return int(batch["source"].shape[1]), int(batch["target"].shape[1]) - 1
-    return () if train.lengths is None else (int(train.lengths.max()),)
 
 
 def peak_bytes(spec: Spec, facts: Facts, found: Outline, lengths: tuple[int, ...]) -> int:

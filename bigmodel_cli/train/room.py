@@ -9,12 +9,12 @@ import numpy as np
 from bigmodel_cli import checkpoints
 from bigmodel_cli.config import Facts
 from bigmodel_cli.console import quantity
-from bigmodel_cli.data import Split
+from bigmodel_cli.data import Split, input_of
 from bigmodel_cli.device import total_memory
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Module, torch
 from bigmodel_cli.spec import Spec
-from bigmodel_cli.train.memory import longest_rows, outline, peak_bytes, state_bytes
+from bigmodel_cli.train.memory import outline, peak_bytes, state_bytes
 from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import batch_norm_explained
 
@@ -43,7 +43,7 @@ def check_step(spec: Spec, facts: Facts, train: Split, model: Module, device: to
     if not alone and _rough_bytes(spec, facts, train, model) < total_memory(device):
         return
     found = outline(spec, facts)
-    state, lengths = state_bytes(spec, found.tensors), longest_rows(train)
+    state, lengths = state_bytes(spec, found.tensors), train.longest_rows()
     with batch_norm_explained():
         peak = peak_bytes(spec, facts, found, lengths)
     check_fits(spec, device, state, peak - state, max(lengths, default=1))
@@ -91,7 +91,7 @@ def _divisors(number: int) -> list[int]:
 
 def _rough_bytes(spec: Spec, facts: Facts, train: Split, model: Module) -> int:
     """About the bytes of a micro-batch's activations, rather too many: what each weight puts out, at each position."""
-    pixels = math.prod(facts.image_shape[1:]) if facts.image_shape is not None else 0
+    pixels = input_of(facts).pixels
     length = int(np.max(train.lengths)) if train.lengths is not None else facts.context or 1
     positions = pixels // PATCH + 1 if pixels else length
     outputs = sum(p.shape[0] * (pixels if p.dim() == 4 else positions) for p in model.parameters() if p.dim() > 1)

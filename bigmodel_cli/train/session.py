@@ -38,7 +38,7 @@ from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import build_task
 from bigmodel_cli.train.feed import Feed
 from bigmodel_cli.train.loop import Run, fit
-from bigmodel_cli.train.memory import Plan, check_memory, longest_rows, plan, without_collection
+from bigmodel_cli.train.memory import Plan, check_memory, plan, without_collection
 from bigmodel_cli.train.observers import observers
 from bigmodel_cli.train.prepare import prepare
 from bigmodel_cli.train.resume import (
@@ -119,7 +119,7 @@ def dry_run(spec: Spec, device: str, show: Callable[[Plan], None] = lambda plan:
     _describe_steps(spec, found.steps)
     show(found)
     check_fits(
-        spec, chosen, found.state_bytes, found.activation_bytes, max(longest_rows(data.split("train")), default=1)
+        spec, chosen, found.state_bytes, found.activation_bytes, max(data.split("train").longest_rows(), default=1)
     )
     return found
 
@@ -170,7 +170,7 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     model.to(device)
     check_enough(spec, data.split("train"))
     check_step(spec, data.facts, data.split("train"), model, device)
-    feed = Feed(data.split("train"), spec.train, getattr(spec.data, "workers", 0), device)
+    feed = Feed(data.split("train"), spec.train, spec.data.loader_workers(), device)
     _describe_start(model, data, feed)
     options, state = prepare(model, task, feed.first, spec)
     check_readable(state)

@@ -118,7 +118,7 @@ def with_length(spec: Spec) -> Spec:
         return spec
     source = checkpoints.find(expand(spec.init.checkpoint, Path(), "init.checkpoint"))
     before: Any = of_checkpoint(checkpoints.read_spec(source), source)
-    length = getattr(before.model, "max_len", None) or getattr(before.data, "context", None) or 0
-    if length <= (getattr(spec.data, "context", None) or length):
+    length = getattr(before.model, "max_len", None) or before.data.longest() or 0
+    if length <= (spec.data.longest() or length):
         return spec
     return spec.model_copy(update={"model": options.model_copy(update={"max_len": length})})

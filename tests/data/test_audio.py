@@ -16,8 +16,8 @@ from conftest import Result
 from tones import SPEC, packed, recording, riff, tone, write
 
 from bigmodel_cli.config import Facts
-from bigmodel_cli.data import open_data, prepare_file, prepare_sounds
-from bigmodel_cli.data.audio import AudioOptions
+from bigmodel_cli.data import input_of, open_data
+from bigmodel_cli.data.audio import AudioOptions, batch_of_sounds, read_sound
 from bigmodel_cli.data.base import DataSet
 from bigmodel_cli.data.mel import log_mel
 from bigmodel_cli.data.sound_augment import (
@@ -44,6 +44,17 @@ def opened(said: list[str] | None = None, **changes: Any) -> DataSet:
 
 def batch(data: DataSet, split: str, *samples: int, augment: bool = False, epoch: int = 0) -> dict[str, torch.Tensor]:
     return data.split(split).batch(np.array(samples or range(len(data.split(split)))), epoch, 0, augment)
+
+
+def prepare_files(paths: list[Path], facts: Facts) -> dict[str, torch.Tensor]:
+    """Recordings as a model with these facts reads them."""
+    reader = input_of(facts).reader(AudioOptions(files=["sounds"]), {})
+    return reader.batch([reader.read(str(path), "the recording")[0] for path in paths])
+
+
+def prepare_file(path: Path, facts: Facts) -> torch.Tensor:
+    """(1, 1, mels, T) or (1, T, mels)."""
+    return next(iter(prepare_files([path], facts).values()))
 
 
 def archive(name: str, members: list[tuple[str, bytes]], mode: str = "w:gz") -> Path:
@@ -176,7 +187,8 @@ def test_loud_quiet_and_strange_recordings_are_read_as_they_sound(cli: Cli) -> N
         expected = log_mel(torch.from_numpy(wave).float()[None], data.facts.sound)
         torch.testing.assert_close(rows[names.index(name)], expected, atol=2e-3, rtol=0)
     again: list[str] = []
-    alone = prepare_sounds([Path("sounds", name) for name in odd], data.facts, again.append)["image"]
+    waves = [read_sound(Path("sounds", name), data.facts, again.append) for name in odd]
+    alone = batch_of_sounds(waves, data.facts)["image"]
     assert torch.equal(alone, rows[[names.index(name) for name in odd]])
     assert len(again) == 2
 
@@ -497,7 +509,7 @@ def test_a_recording_to_predict_from(cli: Cli) -> None:
     Path("fast.wav").write_bytes(riff(packed(tone(192_000, 0.1), "24"), bits=24, rate=192_000))
     assert prepare_file(Path("fast.wav"), rows).shape == (1, 10, 16)
     paths = sorted(Path("sounds").iterdir())
-    together = prepare_sounds(paths, rows)
+    together = prepare_files(paths, rows)
     assert together["frames"].shape == (12, 20, 16)
     for i, path in enumerate(paths):
         own = together["frames"][i, : int(together["lengths"][i])]

@@ -12,11 +12,12 @@ import pytest
 from conftest import Result
 
 from bigmodel_cli.config import Facts, Sound
-from bigmodel_cli.data import open_data, prepare_image, prepare_sound
+from bigmodel_cli.data import open_data, prepare_image
+from bigmodel_cli.data.audio import read_sound
 from bigmodel_cli.data.files import expand, find_files, find_named, folders_in, walk
 from bigmodel_cli.data.image_sources import read_mnist
-from bigmodel_cli.data.text import TextOptions, fit_tokenizer
-from bigmodel_cli.data.tokenizer import FileOptions
+from bigmodel_cli.data.text import TextOptions
+from bigmodel_cli.data.tokenizer_fit import Corpora, FileOptions, fit_tokenizer
 from bigmodel_cli.errors import BigmodelError, DataError, SpecError
 
 HERE = Path()
@@ -174,7 +175,7 @@ def _image() -> None:
 
 def _recording() -> None:
     os.mkfifo("pipe.wav")
-    prepare_sound(Path("pipe.wav"), Facts(image_shape=(1, 4, 4), sound=Sound(8000, 200, 80, 4, 20.0, 4000.0, 800)))
+    read_sound(Path("pipe.wav"), Facts(image_shape=(1, 4, 4), sound=Sound(8000, 200, 80, 4, 20.0, 4000.0, 800)))
 
 
 def _tokenizer() -> None:
@@ -229,4 +230,4 @@ def test_a_start_and_a_tokenizer_named_by_a_variable(
     assert refused.status == 2
     assert refused.err.endswith("bigmodel: init.checkpoint: $PLACE_1/run: the variable PLACE_1 is not set\n")
     with pytest.raises(SpecError, match=r"^data.tokenizer.path: \$PLACE_1/t.json: the variable PLACE_1 is not set"):
-        fit_tokenizer(FileOptions(type="file", path="$PLACE_1/t.json"), {}, {}, None, print, None)
+        fit_tokenizer(FileOptions(type="file", path="$PLACE_1/t.json"), Corpora(None, {}), print, None)

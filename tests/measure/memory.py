@@ -26,7 +26,7 @@ from bigmodel_cli.models import build
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.spec import load
 from bigmodel_cli.tasks import build_task
-from bigmodel_cli.train.memory import longest_rows, outline, plan
+from bigmodel_cli.train.memory import outline, plan
 from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import train_step
 
@@ -71,7 +71,7 @@ def settings(name: str, data: Path) -> list[str]:
 
 def longest_batch(split: Any, options: Any) -> dict[str, Any]:
     """As many rows as a micro-batch has, the longest of the split."""
-    rows = options.rows(max(longest_rows(split), default=None))
+    rows = options.rows(max(split.longest_rows(), default=None))
     order = np.arange(len(split)) if split.lengths is None else np.argsort(-split.lengths, kind="stable")
     chosen = np.resize(order[:rows], rows)
     return join([split.batch(chosen[i : i + 1], 0, 0, True) for i in range(rows)])

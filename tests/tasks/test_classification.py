@@ -12,8 +12,8 @@ import torch
 from conftest import Result
 from safetensors.torch import load_file
 
-from bigmodel_cli.bench import synthetic_batch
 from bigmodel_cli.config import Facts
+from bigmodel_cli.data import random_batch
 from bigmodel_cli.data.base import join
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.tasks.classification import inputs_of
@@ -41,10 +41,12 @@ def test_batches_of_different_lengths_join() -> None:
 
 def test_random_input_for_a_benchmark() -> None:
     facts = Facts(vocab_size=30, context=7, classes=("a", "b"))
-    batch = synthetic_batch(facts, ("label",), 4, torch.device("cpu"))
+    batch = random_batch(facts, ("label",), 4, torch.device("cpu"))
     assert (batch["tokens"].shape, batch["label"].shape) == ((4, 7), (4,))
-    masked = synthetic_batch(Facts(vocab_size=30, context=7), ("tokens", "words"), 4, torch.device("cpu"))
+    masked = random_batch(Facts(vocab_size=30, context=7), ("tokens", "words"), 4, torch.device("cpu"))
     assert masked["tokens"].shape == masked["words"].shape == (4, 8)
+    pairs = random_batch(Facts(vocab_size=30, context=7), ("source", "target"), 4, torch.device("cpu"))
+    assert (pairs["source"].shape, pairs["target"].shape) == ((4, 7), (4, 8))  # as a target with its end at both ends
 
 
 ANIMALS, THINGS = ["cat", "dog", "horse", "bird", "mouse"], ["table", "stone", "house", "lamp", "spoon"]

@@ -1,0 +1,151 @@
+"""The kinds of input and of target that data has. Each answers what upper rooms ask, so that they need not look at the facts.
+
+A new kind is a class here, and a line in `input_of` or `target_of`: the only places that tell the kinds apart.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from bigmodel_cli.config import Facts
+from bigmodel_cli.data.base import AnyDataOptions, Assets
+from bigmodel_cli.data.inputs import Images, Reader, Rows, Sounds, Windows
+from bigmodel_cli.data.tokenizer import load_tokenizer
+from bigmodel_cli.draw import KEY
+from bigmodel_cli.lazy import Tensor, torch
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a model reads of an item. `name` is its own in a batch."""
+
+    name: ClassVar[str]
+    in_files: ClassVar[bool] = True
+    """Whether a person gives an item as the path of a file, rather than as a text."""
+    one_size: ClassVar[bool] = False
+    """Whether all items have the same shape."""
+    facts: Facts
+
+    @property
+    def pixels(self) -> int:
+        """Of an image; 0 where items are rows."""
+        return 0
+
+    def random(self, count: int, device: torch.device, length: int | None = None) -> dict[str, Tensor]:
+        """A batch of so many items without their targets; rows are of this length, or as long as the data's context."""
+        raise NotImplementedError
+
+    def unlabelled(self, names: tuple[str, ...], count: int, device: torch.device) -> dict[str, Tensor]:
+        """The same for a task that reads these names, none of which is a target beside the input."""
+        return self.random(count, device)
+
+    def reader(self, options: AnyDataOptions, assets: Assets) -> Reader:
+        """What prepares given items as the training data was, for a model with these options of data and files."""
+        return Images(self.facts) if self.facts.sound is None else Sounds(self.facts)
+
+
+class ImageInput(Input):
+    """{"image": (B, C, H, W)}: pictures, or recordings of one length."""
+
+    name = "image"
+    one_size = True
+
+    @property
+    def pixels(self) -> int:
+        """Its height times its width."""
+        return math.prod((self.facts.image_shape or ())[1:])
+
+    def random(self, count: int, device: torch.device, length: int | None = None) -> dict[str, Tensor]:
+        """Pixels of mean 0 and deviation 1."""
+        return {"image": torch.randn(count, *(self.facts.image_shape or ()), device=device)}
+
+
+class FrameInput(Input):
+    """{"frames": (B, T, width), "lengths": (B,)}: recordings of many lengths."""
+
+    name = "frames"
+
+    def random(self, count: int, device: torch.device, length: int | None = None) -> dict[str, Tensor]:
+        """Frames of mean 0 and deviation 1, of one length."""
+        length = length or self.facts.context or 1
+        frames = torch.randn(count, length, self.facts.frame_width or 1, device=device)
+        return {"frames": frames, "lengths": torch.full((count,), length, device=device)}
+
+
+class TokenInput(Input):
+    """{"tokens": (B, T)}: texts."""
+
+    name = "tokens"
+    in_files = False
+
+    def random(self, count: int, device: torch.device, length: int | None = None) -> dict[str, Tensor]:
+        """Tokens that both sides of pairs have."""
+        known = min(filter(None, (self.facts.vocab_size, self.facts.source_vocab_size)))
+        return {"tokens": torch.randint(known, (count, length or self.facts.context or 1), device=device)}
+
+    def unlabelled(self, names: tuple[str, ...], count: int, device: torch.device) -> dict[str, Tensor]:
+        """Texts and targets are (B, T + 1), since a task does not show the model the last token; each is a word of its own."""
+        length = self.facts.context or 1
+        lengths = {name: length + (name != "source") for name in names}
+        batch = {name: self.random(count, device, n)[self.name] for name, n in lengths.items() if name != "words"}
+        numbers = torch.arange(length + 1, device=device).expand(count, -1)
+        return {**batch, **({"words": numbers} if "words" in names else {})}
+
+    def reader(self, options: AnyDataOptions, assets: Assets) -> Reader:
+        """Of a model that reads whole texts: as rows of a table where it was trained on one."""
+        tokenizer, context = load_tokenizer(assets), self.facts.context
+        assert context is not None
+        sides = options.text_columns() or (1 if self.facts.classes else 0)
+        return Rows(tokenizer, context, sides) if sides else Windows(tokenizer, context)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be learnt of an item. `name` is its own in a batch: here the number of its class."""
+
+    name: ClassVar[str] = "label"
+    spelled: ClassVar[bool] = False
+    """Whether it is made of several units, which the classes then are."""
+    facts: Facts
+
+    def random(self, count: int, device: torch.device) -> Tensor:
+        """Targets of so many items."""
+        return torch.randint(len(self.facts.classes), (count,), device=device)
+
+
+class Transcript(Target):
+    """(B, L) the units of what is said in a recording."""
+
+    name = "target"
+    spelled = True
+
+    def random(self, count: int, device: torch.device) -> Tensor:
+        """A unit for every 64 frames."""
+        units = max(1, (self.facts.context or 1) // 64)
+        return torch.randint(len(self.facts.classes), (count, units), device=device)
+
+
+def input_of(facts: Facts) -> Input:
+    """What a model of data with these facts reads."""
+    if facts.image_shape is not None:
+        return ImageInput(facts)
+    return TokenInput(facts) if facts.frame_width is None else FrameInput(facts)
+
+
+def target_of(facts: Facts) -> Target | None:
+    """What is beside the input; None where there are no classes."""
+    if not facts.classes:
+        return None
+    return Transcript(facts) if facts.spelling else Target(facts)
+
+
+def random_batch(facts: Facts, names: tuple[str, ...], count: int, device: torch.device) -> dict[str, Tensor]:
+    """A random batch for a task that reads these names, with a key for each row, as data have it."""
+    kind, target = input_of(facts), target_of(facts)
+    if target is not None and target.name in names:
+        batch = {**kind.random(count, device), target.name: target.random(count, device)}
+    else:
+        batch = kind.unlabelled(names, count, device)
+    return {**batch, KEY: torch.arange(count, device=device)}
