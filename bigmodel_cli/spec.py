@@ -55,7 +55,7 @@ class Spec(Options):
         self.model.check_output(self.task.output, self.task.type)
         if self.model.type not in able:
             raise ValueError(self.task.unlearnable(self.model.type, able))
-        if getattr(self.data, "isolate", False) and not self.task.isolates:
+        if self.data.isolates() and not self.task.isolates:
             raise ValueError(f"data.isolate is for task.type: causal_lm, and task.type is {self.task.type}")
         return self
 

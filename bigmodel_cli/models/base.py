@@ -79,6 +79,15 @@ class AnyModelOptions(Options):
     def check_output(self, output: str, task: str) -> None:
         """Raise `ValueError` where this model cannot compute an output for a task, though others of its type can."""
 
+    def longest(self) -> int | None:
+        """The longest sequence that is given (`max_len`); None where it is left to the data, or there is none."""
+        return dict(self).get("max_len")
+
+    def with_longest(self, length: int) -> AnyModelOptions:
+        """The same with this longest sequence, where it is left open."""
+        is_open = "max_len" in type(self).model_fields and self.longest() is None
+        return self.model_copy(update={"max_len": length}) if is_open else self
+
     def width(self) -> int | None:
         """The width of the residual stream; None for a network without one."""
         return None

@@ -35,6 +35,28 @@ class Attends(Protocol):
     probe: Callable[[Tensor], None] | None
 
 
+@runtime_checkable
+class Limited(Protocol):
+    """A part that may have a table or a cache of `max_len` positions."""
+
+    limited: bool
+
+
+@runtime_checkable
+class Tabled(Protocol):
+    """A part that may have a table of `max_len` positions."""
+
+    has_table: bool
+
+
+@runtime_checkable
+class Selects(Protocol):
+    """What a part keeps in a cache, where that knows how to select its rows."""
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows, in this order."""
+
+
 def counting_steps(model: Module, still: Collection[str] = ()) -> list[CountsSteps]:
     """The parts that count, without those that are `still`, by their names."""
     return [m for name, m in model.named_modules() if name not in still and isinstance(m, CountsSteps)]
@@ -47,12 +69,12 @@ def attending(model: Module) -> dict[str, Attends]:
 
 def is_limited(model: Module) -> bool:
     """Whether a part has a table or a cache of `max_len` positions, beyond which nothing can be generated."""
-    return any(getattr(m, "limited", False) for m in model.modules())
+    return any(isinstance(m, Limited) and m.limited for m in model.modules())
 
 
 def has_table(model: Module) -> bool:
     """Whether a part has a table of `max_len` positions."""
-    return any(getattr(m, "has_table", False) for m in model.modules())
+    return any(isinstance(m, Tabled) and m.has_table for m in model.modules())
 
 
 def looks_ahead(options: Options) -> bool:
@@ -64,7 +86,7 @@ def selected(kept: Any, rows: Tensor) -> Any:
     """What a part keeps in a cache, of these rows: tensors have the row first, and an object may `select` by itself."""
     if torch.is_tensor(kept):
         return kept[rows]
-    if hasattr(kept, "select"):
+    if isinstance(kept, Selects):
         kept.select(rows)
     elif isinstance(kept, dict):
         return {name: selected(value, rows) for name, value in kept.items()}

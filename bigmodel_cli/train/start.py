@@ -113,12 +113,11 @@ def with_length(spec: Spec) -> Spec:
 
     A finetuning whose `model.max_len` is open keeps all positions: a table of learned ones has that many rows.
     """
-    options: Any = spec.model
-    if spec.init.checkpoint is None or getattr(options, "max_len", 0) is not None:
+    if spec.init.checkpoint is None:
         return spec
     source = checkpoints.find(expand(spec.init.checkpoint, Path(), "init.checkpoint"))
-    before: Any = of_checkpoint(checkpoints.read_spec(source), source)
-    length = getattr(before.model, "max_len", None) or before.data.longest() or 0
+    before = of_checkpoint(checkpoints.read_spec(source), source)
+    length = before.model.longest() or before.data.longest() or 0
     if length <= (spec.data.longest() or length):
         return spec
-    return spec.model_copy(update={"model": options.model_copy(update={"max_len": length})})
+    return spec.model_copy(update={"model": spec.model.with_longest(length)})
