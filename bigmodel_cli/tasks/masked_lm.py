@@ -48,9 +48,8 @@ class MaskedLMOptions(AnyTaskOptions):
 class MaskedLM(TokenTask):
     """batch {"tokens": (B, T + 1), "key": (B,)}; the model maps tokens, `masked` and `at`, each (B, T), to logits (N, V) at `at`.
 
-    Where the batch has "words" (B, T + 1), which number
-    each token's word within its row, tokens of no word (-1: marks) are never hidden; and with `whole_words` a word is hidden as a
-    whole (Devlin et al.'s addition of 2019).
+    Where the batch has "words" (B, T + 1), which number each token's word within its row, tokens of no word (-1: marks) are never
+    hidden; and with `whole_words` a word is hidden as a whole (Devlin et al.'s addition of 2019).
 
     Each token (or word) is to be found with probability `fraction`, by itself, as in RoBERTa's and transformers' code (BERT's
     hides a fixed number of each row, at least one): a short row may have nothing to find, and then counts nothing. A swapped token
