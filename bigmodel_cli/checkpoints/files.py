@@ -13,8 +13,9 @@ import math
 import os
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from bigmodel_cli.device import total_memory_of_machine
 from bigmodel_cli.errors import CheckpointError, ResourceError
@@ -33,8 +34,8 @@ ANOTHER = "use another checkpoint"
 
 
 @contextlib.contextmanager
-def opened(path: Path, most: int, expected: int | None = None) -> Iterator[BinaryIO]:
-    """A regular file of at most `most` bytes, and of exactly `expected` where that is known, open to be read without a buffer.
+def opened(path: Path, most: int, expected: int | None = None) -> Iterator[BufferedReader]:
+    """A regular file of at most `most` bytes, and of exactly `expected` where that is known, open to be read.
 
     Raises `CheckpointError` naming the file, and `ResourceError` where it is larger than the machine's memory.
     """
@@ -42,7 +43,7 @@ def opened(path: Path, most: int, expected: int | None = None) -> Iterator[Binar
         if not stat.S_ISREG(os.lstat(path).st_mode):  # before it is opened
             raise _not_regular(path)
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
+        with os.fdopen(descriptor, "rb") as file:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):  # replaced in between
                 raise _not_regular(path)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from bigmodel_cli.checkpoints import safe
 from bigmodel_cli.checkpoints.contents import MANIFEST, TIED
@@ -58,10 +59,10 @@ class File:
             self._fill(file, safe.tensor_bytes(tensor), hashlib.sha256())
         return tensor
 
-    def _fill(self, file: BinaryIO, memory: memoryview, digest: Any) -> None:
+    def _fill(self, file: BufferedReader, memory: memoryview, digest: Any) -> None:
         for first in range(0, len(memory), CHUNK):
             part = memory[first : first + CHUNK]
-            if file.readinto(part) != len(part):  # type: ignore[attr-defined]  # it has no buffer
+            if file.readinto(part) != len(part):
                 raise CheckpointError(f"{self.path}: truncated while it was read; {ANOTHER}")
             digest.update(part)
 
