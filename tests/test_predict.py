@@ -154,10 +154,12 @@ def test_one_image_that_cannot_be_read_leaves_the_others(
     assert [r["input"] for r in said] == ["0.png", "broken.png", "", "none.png", "1.png", "\\xff.png", "2.png"]
     assert ["error" in r for r in said] == [False, True, True, True, False, False, False]
     assert "line 3 is empty: it names no file" in said[2]["error"]
+    assert said[1]["error"].endswith("; repair or remove it")  # data.on_bad is for training
     assert (result.status, "3 of 7 lines could not be read" in result.err) == (3, True)
     whole = cli("predict", "run", "0.png", "1.png", "2.png")
     assert whole.status == 0
     assert [r["top"] for r in records(whole)] == [said[i]["top"] for i in (0, 4, 6)]
+    assert records(cli("predict", "run", "."))[0]["error"] == ".: a folder; name the files in it"
     failed = cli("predict", "run", "none.png", "0.png")
     assert (failed.status, [("error" in r) for r in records(failed)]) == (3, [True, False])
 

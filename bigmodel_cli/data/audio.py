@@ -48,6 +48,7 @@ Rule = dict[str, Annotated[list[Natural | str], Field(min_length=1)]]
 class AudioOptions(AnyDataOptions):
     """Recordings: WAV, and FLAC, OGG, MP3 (pip install 'bigmodel[audio]'), as files, in folders, or in .tar archives."""
 
+    paths = ("files", "transcripts")
     test_data: ClassVar[str] = "'data.split={test: {GROUP: [VALUE]}}'"
     type: Literal["audio"] = "audio"
     files: Annotated[list[str], Field(min_length=1)] = Field(description="recordings, globs, folders, .tar or .tar.gz")

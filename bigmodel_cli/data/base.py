@@ -29,6 +29,8 @@ class AnyDataOptions(Options):
 
     test_data: ClassVar[str]
     """How test data is named on the command line, for messages."""
+    paths: ClassVar[tuple[str, ...]] = ()
+    """The options that name files: the same content may lie elsewhere when a run is resumed."""
 
     def splits(self, base: Path) -> tuple[str, ...]:
         """The splits that there are."""

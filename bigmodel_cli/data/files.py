@@ -20,6 +20,8 @@ from bigmodel_cli.console import say
 from bigmodel_cli.errors import BigmodelError, DataError, SpecError
 
 LEFT_BY_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini")
+SKIP = ", or set data.on_bad: skip"
+"""How a message about a file of training data ends, where others may go on without it."""
 Found = tuple[Path, str]
 """A file, and its name below the folder that was named, or below its own."""
 

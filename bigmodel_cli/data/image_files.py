@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bigmodel_cli.data.files import check_plain
+from bigmodel_cli.data.files import SKIP, check_plain
 from bigmodel_cli.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "QOI")
@@ -62,7 +62,7 @@ OTHER_ENDINGS = (
 """How files of other images end: that these are left out is worth saying."""
 STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
 """How files of PNG, JPEG, GIF, BMP and TIFF begin."""
-REMEDY = "repair or remove it, or set data.on_bad: skip"
+REMEDY = f"repair or remove it{SKIP}"
 ORIENTATION = 0x0112
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
 """Tags of TIFF (and EXIF)."""
@@ -161,7 +161,7 @@ def read_header(image: Any, name: str) -> Header:
     if mode == "I" or mode.startswith("I;16"):
         return Header(size, "16-bit grey", True, "16", inverted)
     if signed:
-        raise DataError(f"{name}: signed integers of 8 bits; convert them to unsigned ones, or set data.on_bad: skip")
+        raise DataError(f"{name}: signed integers of 8 bits; convert them to unsigned ones{SKIP}")
     raw = image.tile[0][3] if image.format == "PNG" and image.tile else ""
     deep = max(tags.get(BITS, (8,))) > 8 or (isinstance(raw, str) and ";16" in raw)
     clear = " with transparency" * ("A" in image.getbands() or "transparency" in image.info)

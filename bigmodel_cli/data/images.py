@@ -101,6 +101,7 @@ class _ImageOptions(AnyDataOptions):
 
 
 class _RootOptions(_ImageOptions):
+    paths = ("root",)
     folder: ClassVar[str]
     root: str = Field("data", description="the folder in torchvision's layout")
     download: bool = Field(False, description="fetch the data where it is not there")
@@ -156,6 +157,7 @@ class FolderOptions(_ImageOptions):
     them, at any depth.
     """
 
+    paths = ("root",)
     type: Literal["image_folder"] = "image_folder"
     root: str = Field(description="the folder")
 
@@ -171,6 +173,7 @@ class FolderOptions(_ImageOptions):
 class ParquetOptions(_ImageOptions):
     """Parquet files with the image column of Hugging Face datasets (pip install 'bigmodel[parquet]')."""
 
+    paths = ("train", "val", "test")
     test_data: ClassVar[str] = "data.test=[FILE]"
     type: Literal["parquet_images"] = "parquet_images"
     train: Annotated[list[str], Field(min_length=1)] = Field(description="files or globs of the training split")

@@ -6,6 +6,8 @@ same functions; an item that it cannot read is an error of that item alone.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from bigmodel_cli.config import PADDING, Facts
 from bigmodel_cli.data.audio import batch_of_sounds, read_sound
 from bigmodel_cli.data.base import AnyDataOptions
 from bigmodel_cli.data.cleaning import checked, clean, printable, without_bom
+from bigmodel_cli.data.files import SKIP
 from bigmodel_cli.data.pixels import prepare_image
 from bigmodel_cli.data.table import batch_of_texts, encode, marks, room
 from bigmodel_cli.data.tokenizer import Tokenizer
@@ -68,7 +71,8 @@ class Images:
 
     def read(self, given: str, place: str) -> tuple[Tensor, bool]:
         """(1, C, H, W): the pixels, resized and normalised."""
-        return prepare_image(_named(given, place), self.facts), False
+        with _of_an_input():
+            return prepare_image(_named(given, place), self.facts), False
 
     def batch(self, contents: Sequence[Tensor]) -> dict[str, Tensor]:
         """One after the other."""
@@ -85,7 +89,8 @@ class Sounds:
 
     def read(self, given: str, place: str) -> tuple[Any, bool]:
         """The samples."""
-        return read_sound(_named(given, place), self.facts), False
+        with _of_an_input():
+            return read_sound(_named(given, place), self.facts), False
 
     def batch(self, contents: Sequence[Any]) -> dict[str, Tensor]:
         """The frames, padded to the longest."""
@@ -196,7 +201,18 @@ class Windows:
 def _named(given: str, place: str) -> Path:
     if not given.strip():
         raise DataError(f"{place} is empty: it names no file")
+    if os.path.isdir(given):
+        raise DataError(f"{given}: a folder; name the files in it")
     return Path(given)
+
+
+@contextlib.contextmanager
+def _of_an_input() -> Iterator[None]:
+    """Inside, what is wrong with a file is told without the remedy that training data has."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(str(error).removesuffix(SKIP)) from None
 
 
 def _sides(given: str, count: int, place: str) -> list[str]:

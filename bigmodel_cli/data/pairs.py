@@ -86,6 +86,7 @@ class _HeldOut(PairOptions):
 class PairsOptions(_HeldOut):
     """Pairs of texts, parallel by line: files of sources and files of targets, plain or .gz."""
 
+    paths = ("source", "target", "val_source", "val_target", "test_source", "test_target")
     test_data: ClassVar[str] = "data.test_source=[FILE] --set data.test_target=[FILE]"
     type: Literal["pairs"] = "pairs"
     source: Files = Field(description="files, globs or folders of the training sources, read in this order")
@@ -119,6 +120,7 @@ class PairsOptions(_HeldOut):
 class PairTableOptions(_HeldOut):
     """Pairs of texts in two columns: .tsv, .csv, .jsonl (each plain or .gz) or .parquet."""
 
+    paths = ("train", "val", "test")
     test_data: ClassVar[str] = "data.test=[FILE]"
     type: Literal["pair_table"] = "pair_table"
     train: Files = Field(description="files, globs or folders, read in this order; each by its ending")

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from bigmodel_cli.config import Facts
+from bigmodel_cli.data.files import SKIP
 from bigmodel_cli.data.image_files import Header, open_image, read_header
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import Tensor, torch
@@ -44,7 +45,7 @@ def decode(
         elif white is not None and header.name.startswith("16-bit"):
             raise DataError(
                 f"{name}: of 16-bit colour only the upper eight bits are read, and data.white_level is {white:g}; "
-                "convert it to 8 bits, or set data.on_bad: skip"
+                f"convert it to 8 bits{SKIP}"
             )
         return to_array(image, channels, size)
 
@@ -70,14 +71,14 @@ def _eight_bits(image: Any, header: Header, name: str, white: float | None) -> A
     if white is None:
         raise DataError(
             f"{name}: {header.name}, which does not say what value is white; set data.white_level, convert it to 8 or 16 "
-            "bits, or set data.on_bad: skip"
+            f"bits{SKIP}"
         )
     values = np.asarray(image, np.float64)
     low, high, slack = values.min(), values.max(), TOLERANCE * white if header.depth == "float" else 0.0
     if not -slack <= low <= high <= white + slack:
         raise DataError(
             f"{name}: {header.name} with pixels from {low:g} to {high:g}, and white is {white:g}; set data.white_level to "
-            "the value of white, scale the pixels, or set data.on_bad: skip"
+            f"the value of white, scale the pixels{SKIP}"
         )
     shade = values / white if not header.inverted else 1 - values / white
     if isinstance(image.info.get("transparency"), int):

@@ -64,6 +64,7 @@ ColumnOption = Annotated[int, Field(ge=0, le=10_000)] | str
 class TableOptions(AnyDataOptions):
     """Labelled text, one item a row: .tsv, .csv, .jsonl (each plain or .gz), .parquet; other files are lines of one column."""
 
+    paths = ("train", "val", "test")
     test_data: ClassVar[str] = "data.test=[FILE]"
     type: Literal["table"] = "table"
     train: Annotated[list[str], Field(min_length=1)] = Field(

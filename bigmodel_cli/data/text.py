@@ -68,6 +68,7 @@ class _TextOptions(AnyDataOptions):
 class TextOptions(_TextOptions):
     """Text files: .txt and .jsonl, plain or .gz; paths, globs and folders. Line ends are read as newlines."""
 
+    paths = ("files", "val_files", "test_files")
     type: Literal["text"] = "text"
     files: Annotated[list[str], Field(min_length=1)] = Field(description="files, globs or folders, read in this order")
     val_files: list[str] = Field([], description="files for validation, in place of val_fraction")

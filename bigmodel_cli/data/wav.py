@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bigmodel_cli.config import MOST_RATE
+from bigmodel_cli.data.files import SKIP
 from bigmodel_cli.errors import DataError
 
 Channels = np.ndarray[Any, np.dtype[np.float32]]
@@ -23,15 +24,13 @@ UNKNOWN, UNKNOWN_LONG, STREAMED = 2**32 - 1, 2**64 - 1, 0x7FFFF000
 """Lengths that are none: a recorder that writes into a pipe cannot come back to fill them in. ffmpeg leaves all bits set, sox
 writes the last, others 0."""
 KNOWN = (b"fmt ", b"data", b"LIST", b"fact", b"bext", b"cue ", b"PEAK", b"JUNK", b"id3 ", b"ID3 ", b"smpl", b"iXML")
-REMEDY = "repair or remove it, or set data.on_bad: skip"
+REMEDY = f"repair or remove it{SKIP}"
 
 
 def read_wav(content: bytes, name: str) -> tuple[Channels, int]:
     """(samples (N, channels), rate): PCM of 8, 16, 24 or 32 bits in -1..1, float of 32 or 64 as it is. Raises `DataError`."""
     if content[:4] == b"RIFX":
-        raise DataError(
-            f"{name}: a WAV file of big-endian samples (RIFX); convert it to RIFF, or set data.on_bad: skip"
-        )
+        raise DataError(f"{name}: a WAV file of big-endian samples (RIFX); convert it to RIFF{SKIP}")
     if content[:4] not in (b"RIFF", b"RF64", b"BW64") or content[8:12] != b"WAVE":
         raise DataError(f"{name}: not a WAV file: it begins with {content[:12]!r}; {REMEDY}")
     whole = struct.unpack_from("<I", content, 4)[0]
@@ -107,7 +106,7 @@ def _unpack(data: bytes, form: bytes, name: str) -> tuple[Channels, int]:
         known = CODECS.get(
             code, f"{bits}-bit {'PCM' if code == PCM else 'float' if code == FLOAT else f'format {code}'}"
         )
-        raise DataError(f"{name}: encoded as {known}; convert it to 16-bit PCM, or set data.on_bad: skip")
+        raise DataError(f"{name}: encoded as {known}; convert it to 16-bit PCM{SKIP}")
     if not channels or not 0 < rate <= MOST_RATE or frame != channels * bits // 8:
         raise DataError(f"{name}: its header says {channels} channels, {rate} Hz, {frame} bytes a frame; {REMEDY}")
     if len(data) % frame:

@@ -114,8 +114,13 @@ def resumed_spec(directory: RunDirectory, previous: Previous | None, wish: Wish)
         _say_recorded(wish.spec, new)
     before, after = dict(_leaves(old.to_dict())), dict(_leaves(new.to_dict()))
     changed = [p for p in sorted(before.keys() | after.keys()) if before.get(p) != after.get(p) and not _may_change(p)]
+    moved = [p for p in changed if any(f"{p}.".startswith(f"data.{name}.") for name in new.data.paths)]
+    changed = [p for p in changed if p not in moved]
     if changed:
         raise SpecError(_refusal(directory.path, changed, before, after, wish.command))
+    if moved:  # the data's fingerprint decides, which is of the content
+        where = f"{_side(before, moved[0])} -> {_side(after, moved[0])}"
+        say(f"{moved[0]}: {where}: data in another place; its content must be the same")
     return new
 
 

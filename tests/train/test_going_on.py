@@ -215,3 +215,22 @@ def test_a_finetuning_goes_on_without_its_start(decoder_spec: Path, cli: Cli, zy
     resumed = cli("finetune", "--resume", "--out", "run")
     assert resumed.status == 0, resumed.err
     assert digests(Path(resumed.out.strip())) == digests(whole)
+
+
+def test_data_that_has_moved_is_the_same_data(decoder_spec: Path, cli: Cli) -> None:
+    """Row 38: what is in the files decides, not where they are; other content at the new place is refused."""
+    assert cli("pretrain", decoder_spec, "--out", "whole").status == 0
+    assert cli("pretrain", decoder_spec, "--out", "run", "--set", "train.steps=6").status == 0
+    Path("elsewhere").mkdir()
+    Path("text.txt").rename("elsewhere/words.txt")
+    words = ["pretrain", "--resume", "--out", "run", "--set", "train.steps=12"]
+    Path("elsewhere/other.txt").write_text(Path("elsewhere/words.txt").read_text()[::-1])
+    refused = cli(*words, "--set", "data.files=[elsewhere/other.txt]")
+    assert refused.status == 4
+    assert "the data is not what this run was trained on" in refused.err
+    moved = cli(*words, "--set", "data.files=['elsewhere/w*.txt']")
+    assert moved.status == 0, moved.err
+    assert "data.files.0: text.txt -> elsewhere/w*.txt: data in another place" in moved.err
+    found, expected = digests(Path(moved.out.strip())), digests(Path("whole/checkpoints/last"))
+    for name in ("model.safetensors", "train_state.safetensors"):  # the validation at step 6 is one more in state.json
+        assert found[name] == expected[name]
