@@ -185,9 +185,8 @@ def _leave(status: int) -> NoReturn:
             stream.flush()
     import atexit
 
-    ending = threading.Thread(
-        target=atexit._run_exitfuncs, daemon=True
-    )  # that of a package may hang (a tracker's upload)
+    # What a package does then may hang: a tracker's upload.
+    ending = threading.Thread(target=atexit._run_exitfuncs, daemon=True)
     ending.start()
     ending.join(MOST_AT_EXIT)
     os._exit(status)

@@ -73,6 +73,13 @@ BLOCKS: dict[str, list[dict[str, Any]]] = {
     ],
 }
 every = pytest.mark.parametrize("name", BLOCKS)
+ALIKE = frozenset(
+    "yarn grouped multi_query window softcap alibi t5 ffn_relu ffn_relu2 ffn_geglu moe_sigmoid sandwich post_scaled".split()
+)
+"""Blocks that compile as another one of the list does."""
+compiled = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in ALIKE else n for n in BLOCKS]
+)
 
 
 def decoder(name: str, **changes: Any) -> Decoder:
@@ -201,7 +208,7 @@ def test_packed_documents_equal_the_same_documents_alone(name: str) -> None:
     assert torch.allclose(packed, alone, atol=2e-5)
 
 
-@every
+@compiled
 def test_compiled_equals_eager(name: str) -> None:
     model, x = decoder(name), tokens(2, LENGTH)
     with torch.no_grad():
