@@ -74,7 +74,21 @@ BLOCKS: dict[str, list[dict[str, Any]]] = {
 }
 every = pytest.mark.parametrize("name", BLOCKS)
 ALIKE = frozenset(
-    "yarn grouped multi_query window softcap alibi t5 ffn_relu ffn_relu2 ffn_geglu moe_sigmoid sandwich post_scaled".split()
+    [
+        "yarn",
+        "grouped",
+        "multi_query",
+        "window",
+        "softcap",
+        "alibi",
+        "t5",
+        "ffn_relu",
+        "ffn_relu2",
+        "ffn_geglu",
+        "moe_sigmoid",
+        "sandwich",
+        "post_scaled",
+    ]
 )
 """Blocks that compile as another one of the list does."""
 compiled = pytest.mark.parametrize(
