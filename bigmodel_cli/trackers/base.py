@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from bigmodel_cli.config import Options
+from bigmodel_cli.packages import need
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,13 @@ class AnyTrackerOptions(Options):
     """Options of a tracker. Each class has a `type` of its own."""
 
     type: Any
+    package: ClassVar[str | None] = None
+    """What pip installs and Python imports for it, under one name."""
 
     def check(self) -> None:
         """Import what the tracker needs. Raises `MissingPackage`, before anything is trained."""
+        if self.package is not None:
+            need(self.package, self.package, f"train.trackers: {self.type}")
 
     def build(self, run: TrackedRun) -> Tracker:
         """The tracker of a run. A `BigmodelError` that it raises ends the run before its first step."""

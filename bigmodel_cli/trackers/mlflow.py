@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.packages import need
 from bigmodel_cli.trackers.base import AnyTrackerOptions, Service, TrackedRun
 
 MOST_PARAMETERS = 100
@@ -22,14 +21,11 @@ class MLflowOptions(AnyTrackerOptions):
     """An MLflow server, folder or database; a resumed run goes on under the same id."""
 
     type: Literal["mlflow"] = "mlflow"
+    package = "mlflow"
     uri: str | None = Field(
         None, description="where it is: http://..., sqlite:///FILE; left out: $MLFLOW_TRACKING_URI or its own default"
     )
     experiment: str = Field("bigmodel", description="the experiment that the run belongs to; made where there is none")
-
-    def check(self) -> None:
-        """Import mlflow."""
-        need("mlflow", "mlflow", "train.trackers: mlflow")
 
     def build(self, run: TrackedRun) -> MLflow:
         """The tracker of a run."""

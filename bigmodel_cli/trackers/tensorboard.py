@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bigmodel_cli.errors import ResourceError
-from bigmodel_cli.packages import need
 from bigmodel_cli.trackers.base import AnyTrackerOptions, TrackedRun, Tracker, figures
 
 
@@ -17,10 +16,7 @@ class TensorBoardOptions(AnyTrackerOptions):
     """TensorBoard event files in the run's folder `tensorboard`."""
 
     type: Literal["tensorboard"] = "tensorboard"
-
-    def check(self) -> None:
-        """Import tensorboard."""
-        need("tensorboard", "tensorboard", "train.trackers: tensorboard")
+    package = "tensorboard"
 
     def build(self, run: TrackedRun) -> TensorBoard:
         """Begin a file. Raises `ResourceError`."""
@@ -46,23 +42,23 @@ class TensorBoard(Tracker):
         except OSError as error:
             raise self._fault(error, "; make room, or leave it out of train.trackers") from None
         self.records: Any = RecordWriter(self.file)
-        self._event("; make room, or leave it out of train.trackers", file_version="brain.Event:2")
+        self._event({"file_version": "brain.Event:2"}, "; make room, or leave it out of train.trackers")
 
     def write(self, record: dict[str, Any]) -> None:
         """Add one record of metrics.jsonl."""
         values = [{"tag": name, "simple_value": value} for name, value in figures(record).items()]
         if values:
-            self._event(step=record["step"], summary={"value": values})
+            self._event({"step": record["step"], "summary": {"value": values}})
 
     def cut(self, step: int) -> None:
         """Let readers pass over what stands before this in the run's files for later steps."""
-        self._event(step=step + 1, session_log={"status": 1})  # START
+        self._event({"step": step + 1, "session_log": {"status": 1}})  # START
 
     def close(self, done: bool) -> None:
         """Close the file."""
         self.file.close()
 
-    def _event(self, remedy: str = "", **values: Any) -> None:
+    def _event(self, values: dict[str, Any], remedy: str = "") -> None:
         from tensorboard.compat.proto.event_pb2 import Event
 
         try:

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.packages import need
 from bigmodel_cli.trackers.base import AnyTrackerOptions, Service, TrackedRun
 
 UPLOAD = 20.0
@@ -18,14 +17,11 @@ class WandbOptions(AnyTrackerOptions):
     """Weights & Biases; a resumed run goes on under the same id. Offline, `wandb sync` sends the run's folder `wandb` later."""
 
     type: Literal["wandb"] = "wandb"
+    package = "wandb"
     project: str = Field("bigmodel", description="the project that the run belongs to")
     entity: str | None = Field(None, description="the user or team of the project; left out: your default one")
     mode: Literal["online", "offline"] = Field("online", description="send records at once, or keep them in files")
     tags: list[str] = Field([], description="words to find the run by")
-
-    def check(self) -> None:
-        """Import wandb."""
-        need("wandb", "wandb", "train.trackers: wandb")
 
     def build(self, run: TrackedRun) -> Wandb:
         """The tracker of a run."""
