@@ -181,3 +181,13 @@ def quantity(value: float, unit: str = "") -> str:
         if abs(value) >= factor:
             return f"{value / factor:.1f} {prefix}{unit}"
     return f"{value:.0f} {unit}".rstrip()
+
+
+def rate(value: float, unit: str) -> str:
+    """So many a second for people: '12,345 tokens/s', '0.42 samples/s'."""
+    return f"{value:,.0f} {unit}/s" if value >= 100 else f"{value:.3g} {unit}/s"
+
+
+def seconds_of(value: float) -> str:
+    """A short time for people: '12.34 ms', '1.23 s'."""
+    return f"{1e3 * value:.2f} ms" if value < 1 else f"{value:.2f} s"
