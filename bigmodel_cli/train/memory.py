@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +28,8 @@ from bigmodel_cli.spec import Spec, build_model
 from bigmodel_cli.train.batches import micro_batches
 from bigmodel_cli.train.frozen import freeze
 
+_BLOCK = re.compile(r"^(.*?\.\d+)(\..*)?$")
+"""The path of what is in a block: up to its first number, and the rest."""
 ABSURD = 1 << 17
 """A number in a model's options that makes one count its weights before any is made."""
 
@@ -56,7 +60,7 @@ class Outline:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that training takes, in fp32 and without the data: what stays during the whole run, and what comes and goes in a step."""
+    """Bytes that training takes, in fp32 and without the data: what stays during the run, and what a step needs beside it."""
 
     weights: int
     gradients: int
@@ -106,18 +110,17 @@ class Plan:
 
     def to_text(self) -> str:
         """For people."""
-        rows = [[x.path, x.type, " x ".join(map(str, x.shape)), f"{x.parameters:,}"] for x in self.layers]
         memory = self.memory.to_text()
         peak = memory.pop("peak")
         return "\n".join(
             [
-                table(["layer", "type", "output", "parameters"], rows),
+                table(["layer", "type", "output", "parameters"], _rows(self.layers)),
                 "",
                 f"parameters        {self.parameters:,}",
                 f"FLOPs per sample  {quantity(self.flops_per_sample, 'FLOP')} forward, "
                 f"{quantity(self.training_flops_per_sample, 'FLOP')} in training",
-                f"memory            about {peak} at its peak: {', '.join(f'{name} {part}' for name, part in memory.items())} "
-                f"(in fp32, {self.memory.batch} at once, without the data)",
+                f"memory            about {peak} at its peak, in fp32, with {self.memory.batch} at once, without the data",
+                f"                  {', '.join(f'{name} {part}' for name, part in memory.items())}",
                 f"steps             {self._length()}",
                 f"optimizer         {summary(self.weights)} (each weight: --json)",
             ]
@@ -129,6 +132,31 @@ class Plan:
         else:
             steps = "unknown without the data" if self.steps is None else f"{self.steps:,}"
         return steps + (f", over {self.samples:,} training samples" if self.samples is not None else "")
+
+
+def _rows(layers: Sequence[Layer]) -> list[list[str]]:
+    """The layers as rows of a table; of three or more blocks in a row that are alike the first, and one row for the others."""
+
+    def kind(block: tuple[str, list[Layer]]) -> tuple[Any, ...]:
+        name, inside = block
+        return name.rstrip("0123456789"), [(x.path.removeprefix(name), x.type, x.shape, x.parameters) for x in inside]
+
+    blocks = [(n, list(inside)) for n, inside in itertools.groupby(layers, lambda x: _BLOCK.sub(r"\1", x.path))]
+    rows: list[list[str]] = []
+    for _, group in itertools.groupby(blocks, kind):
+        alike = list(group)
+        (_, first), others = alike[0], alike[1:]
+        folded = len(others) > 1 and len(first) > 2
+        shown = first if folded else [layer for _, inside in alike for layer in inside]
+        rows += [[x.path, x.type, _shape(x), f"{x.parameters:,}"] for x in shown]
+        if folded:
+            count = len(others) * sum(x.parameters for x in first)
+            rows.append([f"{others[0][0]} ... {others[-1][0]}", "each alike", _shape(first[-1]), f"{count:,}"])
+    return rows
+
+
+def _shape(layer: Layer) -> str:
+    return " x ".join(map(str, layer.shape))
 
 
 def example(
@@ -259,9 +287,9 @@ def plan(spec: Spec, facts: Facts, train: Split, found: Outline) -> Plan:
         flops_per_sample=flops_per_sample(flops, spec, facts, found),
         training_flops_per_sample=flops_per_sample(training_flops, spec, facts, found),
         memory=memory_of(spec, facts, found, train.longest_rows()),
-        steps=spec.train.total_steps(micro_batches(train, spec.train).per_epoch),
+        steps=spec.train.total_steps(micro_batches(train, spec.train).per_epoch) if len(train) else spec.train.steps,
         minutes=spec.train.minutes,
-        samples=len(train),
+        samples=len(train) or None,
         weights=describe_weights(spec.train.optimizer, found.weights),
     )
 

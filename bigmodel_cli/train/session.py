@@ -20,6 +20,7 @@ from bigmodel_cli.data import (
     DataSet,
     load_trained_on,
     open_data,
+    open_or_expect,
     record,
     say_overlaps,
 )
@@ -110,10 +111,12 @@ def dry_run(spec: Spec, device: str, show: Callable[[Plan], None] = lambda plan:
     source = _source(spec)
     if source is not None:
         say_carried(spec, checkpoints.read_spec(source), TOKENIZERS)
-    data = _open_data(spec, checkpoints.read_assets(source) if source is not None else None)
+    assets = checkpoints.read_assets(source) if source is not None else None
+    data = open_or_expect(spec.data, seed=spec.train.seed, say=say, assets=assets)
     check_task(spec, build_task(spec.task, data.facts), data)
     _describe(spec, data)
-    check_enough(spec, data.split("train"))
+    if len(data.split("train")):
+        check_enough(spec, data.split("train"))
     with without_collection(), batch_norm_explained():
         found = plan(spec, data.facts, data.split("train"), check_memory(spec, data.facts, chosen))
     _describe_steps(spec.train, found.steps)
@@ -256,7 +259,7 @@ def _describe_start(model: Module, data: DataSet, feed: Feed) -> None:
 
 
 def _describe_steps(options: TrainOptions, total: int | None) -> None:
-    if total is None:
+    if options.minutes is not None:
         say(
             f"train.minutes: {options.minutes:g} minutes of training, without validations and saving; how many steps that is "
             "the machine decides, so that the run is not exactly repeatable"
