@@ -51,7 +51,7 @@ SOURCES: dict[str, dict[str, Any]] = {
         "source": 1,
         "target": 2,
         "header": False,
-        "context": 9,
+        "context": 24,
         "tokenizer": BYTES,
         "source_tokenizer": {"type": "bpe", "vocab_size": 258},
     },
