@@ -38,7 +38,7 @@ from bigmodel_cli.arguments.evaluate import (
     SplitName,
     Tasks,
 )
-from bigmodel_cli.arguments.look import Head, Input, Layer, Picture, Seconds, Target
+from bigmodel_cli.arguments.look import Head, Input, Layer, Picture, Seconds, Targets
 from bigmodel_cli.arguments.meaning import (
     Start,
     all_overrides,
@@ -295,7 +295,7 @@ def attend(
 
 @app.command()
 def bench(
-    target: Target = None,
+    targets: Targets = None,
     set_: Set = None,
     plugin: Plugin = None,
     seconds: Seconds = 5.0,
@@ -305,13 +305,13 @@ def bench(
 ) -> None:
     """Time training steps: median, p95, rate, memory, FLOPs, and the share of the machine's limit that they reach.
 
-    Example: bigmodel bench sample_configs/mnist_cnn.yaml --device cpu
+    Example: bigmodel bench sample_configs/mnist_cnn.yaml --device cpu, or: bigmodel bench a.yaml b.yaml runs/c
     """
     from bigmodel_cli.bench import bench as bench_
     from bigmodel_cli.bench.targets import builtin, named
 
     overrides = all_overrides(set_, precision, None)
-    report = bench_(builtin(overrides) if target is None else named(target, overrides), device, seconds)
+    report = bench_(named(targets, overrides) if targets else builtin(overrides), device, seconds)
     show(report.to_json() if json else report.to_text())
 
 

@@ -11,6 +11,8 @@ import json
 import math
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from bigmodel_cli.errors import ResourceError
@@ -181,3 +183,29 @@ def quantity(value: float, unit: str = "") -> str:
         if abs(value) >= factor:
             return f"{value / factor:.1f} {prefix}{unit}"
     return f"{value:.0f} {unit}".rstrip()
+
+
+def rate(value: float, unit: str) -> str:
+    """So many a second for people: '12,345 tokens/s', '0.42 samples/s'."""
+    return f"{value:,.0f} {unit}/s" if value >= 100 else f"{value:.3g} {unit}/s"
+
+
+def seconds_of(value: float) -> str:
+    """A short time for people: '12.34 ms', '1.23 s'."""
+    return f"{1e3 * value:.2f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def short_names(paths: Sequence[Sequence[Path]]) -> list[str]:
+    """A name for each of several things: the fewest last parts of its path that no other one ends with too.
+
+    Each is given by one path or several, of which a later one is taken where an earlier one is another thing's too. What has the
+    same paths is numbered.
+    """
+    tails = [
+        [Path(*path.parts[-n:]).as_posix() for path in own for n in range(1, len(path.parts) + 1)] for own in paths
+    ]
+    names = []
+    for index, own in enumerate(tails):
+        others = {tail for other in (*tails[:index], *tails[index + 1 :]) for tail in other}
+        names.append(next((tail for tail in own if tail not in others), own[0]))
+    return [f"{n} ({names[:i].count(n) + 1})" if names.count(n) > 1 else n for i, n in enumerate(names)]

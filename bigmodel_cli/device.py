@@ -105,17 +105,6 @@ def total_memory_of_machine() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def peak_memory(device: torch.device) -> int:
-    """The most bytes that were in use: allocated on CUDA, the process's resident set elsewhere."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done all that was asked of it (before reading a clock)."""
     if device.type == "cuda":

@@ -84,6 +84,10 @@ class DataError(BigmodelError):
     status = 3
 
 
+class MissingData(DataError):
+    """The data is not where the spec says (status 3)."""
+
+
 class CheckpointError(BigmodelError):
     """A checkpoint cannot be trusted or does not fit (status 4)."""
 

@@ -32,16 +32,23 @@ class RewindOptions(Options):
 
 
 class TrainOptions(Options):
-    """One training run. `steps` or `epochs` says how long; a step is one update of the weights."""
+    """One training run. `steps`, `epochs` or `minutes` says how long; a step is one update of the weights."""
 
     exclusive: ClassVar[tuple[tuple[str, str], ...]] = (
         ("steps", "epochs"),
+        ("steps", "minutes"),
+        ("epochs", "minutes"),
         ("validate_every", "validate_epochs"),
         ("batch_size", "batch_tokens"),
     )
 
     steps: Steps | None = Field(None, description="optimizer steps in all")
     epochs: Positive | None = Field(None, description="passes over the training split, in place of steps")
+    minutes: Positive | None = Field(
+        None,
+        description="minutes of training, in place of steps: validations and saving do not count, and the schedule "
+        "follows the clock; such a run is not exactly repeatable",
+    )
     batch_size: Count = Field(64, description="samples per step, over all micro-batches")
     batch_tokens: Count | None = Field(
         None,
@@ -107,8 +114,11 @@ class TrainOptions(Options):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainOptions:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either steps or epochs" + ("" if self.steps is None else ", not both"))
+        given = [n for n in ("steps", "epochs", "minutes") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"give either {' or '.join(given)}, not both" if given else "give steps, epochs or minutes"
+            )
         if self.validate_every is not None and self.validate_epochs is not None:
             raise ValueError("give either validate_every or validate_epochs, not both")
         if self.average_last is not None and self.patience is not None:
@@ -145,9 +155,9 @@ class TrainOptions(Options):
         least = 256 if length is None else max(1, min(256, VALIDATION_TOKENS // length))
         return self.validation_batch or max(least, self.rows(length))
 
-    def total_steps(self, per_epoch: Fraction) -> int:
-        """Optimizer steps of the whole run, for so many micro-batches in an epoch."""
-        return self.steps or self.steps_of(self.epochs or 0.0, per_epoch)
+    def total_steps(self, per_epoch: Fraction) -> int | None:
+        """Optimizer steps of the whole run, for so many micro-batches in an epoch; None where the clock says it."""
+        return self.steps_of(self.epochs, per_epoch) if self.epochs is not None else self.steps
 
     def steps_of(self, epochs: float, per_epoch: Fraction) -> int:
         """Optimizer steps that so many epochs take (the last one may reach into the next epoch).

@@ -294,7 +294,7 @@ def test_steps_and_epochs() -> None:
     base = check(parse_yaml(DECODER.encode(), "s")).to_dict()
     with pytest.raises(SpecError, match="not both"):
         from_dict(base, ["train.epochs=2", "train.steps=2"])
-    with pytest.raises(SpecError, match="give either steps or epochs"):
+    with pytest.raises(SpecError, match="give steps, epochs or minutes"):
         from_dict(base, ["train.steps=null"])
     train = from_dict(base, ["train.steps=null", "train.epochs=1.5", "train.batch_size=64"]).train
     assert train.total_steps(Fraction(1000, train.batch_size)) == math.ceil(1.5 * 1000 / 64)

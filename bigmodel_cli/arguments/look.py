@@ -21,10 +21,12 @@ Picture = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(help="The picture, e.g. --out heads.png. [default: attend.png]", show_default=False),
 ]
-Target = Annotated[
-    Optional[str],  # noqa: UP045
+Targets = Annotated[
+    Optional[list[str]],  # noqa: UP045
     typer.Argument(
-        metavar="SPEC|CKPT", help="A spec or a checkpoint; a built-in set when left out.", show_default=False
+        metavar="SPEC|CKPT ...",
+        help="Specs or checkpoints, the first being what others are compared with; a built-in set when left out.",
+        show_default=False,
     ),
 ]
 Seconds = Annotated[float, typer.Option(min=0.1, help="How long each network is timed, e.g. --seconds 10.")]

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+from bigmodel_cli.bench.peak import peak_memory
 from bigmodel_cli.bench.roof import roof
 from bigmodel_cli.config import Facts
-from bigmodel_cli.console import quantity, say, table
+from bigmodel_cli.console import quantity, rate, say, seconds_of, table
 from bigmodel_cli.data import random_batch
-from bigmodel_cli.device import describe_device, peak_memory, pick_device, synchronize
+from bigmodel_cli.device import describe_device, pick_device, synchronize
 from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.models.describe import training_flops
 from bigmodel_cli.spec import Spec, build_model
 from bigmodel_cli.tasks import build_task
 from bigmodel_cli.train.choose import in_format
 from bigmodel_cli.train.frozen import freeze
-from bigmodel_cli.train.memory import check_memory, flops_per_sample, peak_bytes, state_bytes
+from bigmodel_cli.train.memory import Memory, check_memory, flops_per_sample, memory_of
 from bigmodel_cli.train.prepare import prepare
 from bigmodel_cli.train.room import check_fits
-from bigmodel_cli.train.step import batch_norm_explained, train_step
+from bigmodel_cli.train.step import StepResult, batch_norm_explained, train_step
 
 WARMUP = 3
 
@@ -43,11 +44,17 @@ class Timing:
     step_flops: int
     flops_per_second: float
     roof_flops_per_second: float
-    peak_memory_bytes: int
+    memory: Memory  # foreseen, as by --dry-run
+    peak_memory_bytes: int  # measured
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        return {**asdict(self), "share_of_roof": self.flops_per_second / self.roof_flops_per_second}
+        share = self.flops_per_second / self.roof_flops_per_second
+        return {**vars(self), "memory": self.memory.to_json(), "share_of_roof": share}
+
+    def ratio(self, first: Timing) -> float | None:
+        """The rate in parts of the first one's; None where they count different things."""
+        return self.per_second / first.per_second if self.unit == first.unit else None
 
 
 @dataclass(frozen=True)
@@ -59,26 +66,35 @@ class BenchReport:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        return {"device": self.device, "benchmarks": [t.to_json() for t in self.timings]}
+        rows = [{**t.to_json(), "ratio_to_first": t.ratio(self.timings[0])} for t in self.timings]
+        return {"device": self.device, "benchmarks": rows}
 
     def to_text(self) -> str:
-        """A table for people."""
-        columns = ["network", "computed in", "median", "p95", "rate", "FLOP/s", "of roof", "peak memory", "parameters"]
+        """Two tables for people: of time, and of memory."""
+        columns = ["network", "computed in", "median", "p95", "rate", "to the first", "FLOP/s", "of roof", "parameters"]
+        ratios = [t.ratio(self.timings[0]) for t in self.timings]
         rows = [
             [
                 t.name,
                 t.precision + (" channels_last" if t.memory_format == "channels_last" else ""),
-                f"{1e3 * t.median_s:.2f} ms",
-                f"{1e3 * t.p95_s:.2f} ms",
-                f"{t.per_second:,.0f} {t.unit}/s",
+                seconds_of(t.median_s),
+                seconds_of(t.p95_s),
+                rate(t.per_second, t.unit),
+                "-" if ratio is None else f"{ratio:.2f} x",
                 quantity(t.flops_per_second, "FLOP/s"),
                 f"{100 * t.flops_per_second / t.roof_flops_per_second:.0f} %",
-                quantity(t.peak_memory_bytes, "B"),
                 f"{t.parameters:,}",
             ]
-            for t in self.timings
+            for t, ratio in zip(self.timings, ratios, strict=True)
         ]
-        return f"training steps on {self.device}\n" + table(columns, rows)
+        if all(ratio is None for ratio in ratios[1:]):
+            columns, *rows = [[*row[:5], *row[6:]] for row in (columns, *rows)]
+        parts = list(self.timings[0].memory.to_text())
+        memory = [[t.name, *t.memory.to_text().values(), quantity(t.peak_memory_bytes, "B")] for t in self.timings]
+        return (
+            f"training steps on {self.device}\n{table(columns, rows)}\n\nmemory of training, foreseen in fp32 and without the "
+            f"data, and the peak of a step\n{table(['network', *parts, 'peak measured'], memory)}"
+        )
 
 
 def bench(named: list[tuple[str, Spec, Facts]], device: str, seconds: float) -> BenchReport:
@@ -92,20 +108,21 @@ def bench(named: list[tuple[str, Spec, Facts]], device: str, seconds: float) -> 
 
 def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: float) -> Timing:
     found = check_memory(spec, facts, device)
-    lengths = () if facts.context is None else (facts.context,)
-    kept = state_bytes(spec, found.tensors)
-    check_fits(spec, device, kept, peak_bytes(spec, facts, found, lengths) - kept, facts.context or 1)
+    memory = memory_of(spec, facts, found, () if facts.context is None else (facts.context,))
+    check_fits(spec, device, memory, facts.context or 1)
     torch.manual_seed(spec.train.seed)
-    model = build_model(spec, facts).to(device)
     task = build_task(spec.task, facts)
     rows = spec.train.rows(facts.context)
     batches = [random_batch(facts, task.reads, rows, device) for _ in range(spec.train.accumulate)]
+    model = build_model(spec, facts).to(device)
     freeze(model, spec.init)
     options, state = prepare(model, task, lambda: batches[0], spec)
     if options.memory_format == "channels_last":
         batches = [in_format(batch, options.memory_format) for batch in batches]
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+
+    def step() -> StepResult:
+        return train_step(state, task, options, batches, device, options.optimizer.lr)
+
     times: list[float] = []
     deadline = 0.0
     while len(times) < WARMUP + 5 or time.perf_counter() < deadline:
@@ -113,7 +130,7 @@ def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: fl
             deadline = time.perf_counter() + seconds
         synchronize(device)
         start = time.perf_counter()
-        result = train_step(state, task, options, batches, device, options.optimizer.lr)
+        result = step()
         synchronize(device)
         times.append(time.perf_counter() - start)
         state.after_step()
@@ -135,5 +152,6 @@ def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: fl
         step_flops=step_flops,
         flops_per_second=step_flops / median,
         roof_flops_per_second=roof(device, options.precision),
-        peak_memory_bytes=peak_memory(device),
+        memory=memory,
+        peak_memory_bytes=peak_memory(state, step, [t for b in batches for t in b.values()], device),
     )

@@ -9,8 +9,8 @@ from pathlib import Path
 from bigmodel_cli import checkpoints
 from bigmodel_cli.catalog import templates
 from bigmodel_cli.config import Facts
-from bigmodel_cli.console import say
-from bigmodel_cli.data import open_data
+from bigmodel_cli.console import say, short_names
+from bigmodel_cli.data import open_or_expect
 from bigmodel_cli.disk import refusal
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models import build, within
@@ -36,13 +36,18 @@ def builtin(overrides: Sequence[Change]) -> list[Target]:
     return targets
 
 
-def named(target: str, overrides: Sequence[Change]) -> list[Target]:
-    """A spec (its data is opened for the shapes), or a checkpoint (which knows them)."""
-    path = Path(target)
+def named(targets: Sequence[str], overrides: Sequence[Change]) -> list[Target]:
+    """Specs (their data is opened for the shapes, where it is there) and checkpoints (which know them), by different names."""
+    found = [_opened(Path(target), overrides) for target in targets]
+    names = short_names([places for places, _, _ in found])
+    return [(name, spec, facts) for name, (_, spec, facts) in zip(names, found, strict=True)]
+
+
+def _opened(path: Path, overrides: Sequence[Change]) -> tuple[Sequence[Path], Spec, Facts]:
+    """One target, with the paths that it may be called after, each longer than the one before."""
     if path.suffix in (".yaml", ".yml"):
         spec = load(path, overrides)
-        data = open_data(spec.data, base=Path(), seed=spec.train.seed, say=say)
-        return [(path.stem, spec, data.facts)]
+        return (path.with_suffix(""), path), spec, open_or_expect(spec.data, seed=spec.train.seed, say=say).facts
     if not os.path.lexists(path):
         why = refusal(path) or "no such spec or checkpoint; a spec's name ends in .yaml"
         raise SpecError(f"{path}: {why}")
@@ -55,4 +60,5 @@ def named(target: str, overrides: Sequence[Change]) -> list[Target]:
     if not overrides:  # refuse a spec that describes another network than the weights are of
         with within(contents.model):
             build(spec.model, facts)
-    return [(found.parent.parent.name or found.name, spec, facts)]
+    run = found.parent.parent
+    return ((run, run / found.name) if run.name else (found,)), spec, facts

@@ -13,6 +13,7 @@ from bigmodel_cli.data.audio import AudioOptions, open_audio
 from bigmodel_cli.data.base import FACTS, AnyDataOptions, Assets, DataSet, Say, Split
 from bigmodel_cli.data.cleaning import lines_of
 from bigmodel_cli.data.docstrings import DocstringsOptions
+from bigmodel_cli.data.expected import ExpectedData
 from bigmodel_cli.data.images import (
     CIFAR10Options,
     CIFAR100Options,
@@ -41,6 +42,7 @@ from bigmodel_cli.data.tokenizer import SOURCE_ASSET as SOURCE_TOKENIZER
 from bigmodel_cli.data.tokenizer import Tokenizer, load_source_tokenizer, load_tokenizer, read_tokenizer
 from bigmodel_cli.data.trained_on import ASSET as TRAINED_ON
 from bigmodel_cli.data.trained_on import load as load_trained_on
+from bigmodel_cli.errors import DataError, MissingData
 
 DataOptions = Annotated[
     TextOptions
@@ -88,7 +90,26 @@ def open_data(
     is read that it does not need, and all facts are the checkpoint's, its classes too. Raises `DataError`, and `SpecError`
     for what the checkpoint does not know.
     """
-    return SOURCES[options.type][1](options, base=base, seed=seed, say=say, assets=assets, only=only)
+    data = SOURCES[options.type][1](options, base=base, seed=seed, say=say, assets=assets, only=only)
+    options.check(data.facts)
+    return data
+
+
+def open_or_expect(options: Any, *, seed: int, say: Say, assets: Assets | None = None) -> DataSet:
+    """The data that the options describe; where it is not there, its shapes as far as they are known, which is said.
+
+    Raises `DataError` naming the option that would say more.
+    """
+    try:
+        return open_data(options, base=Path(), seed=seed, say=say, assets=assets)
+    except MissingData as missing:
+        fault = str(missing)
+    try:
+        expected = options.expected(assets)
+    except DataError as unknown:
+        raise DataError(f"{fault}. Without the data, {unknown}") from None
+    say(f"{fault}. Without the data, this is assumed: {expected}")
+    return ExpectedData(expected)
 
 
 __all__ = [
@@ -117,6 +138,7 @@ __all__ = [
     "load_tokenizer",
     "load_trained_on",
     "open_data",
+    "open_or_expect",
     "prepare_image",
     "random_batch",
     "read_items",

@@ -15,7 +15,6 @@ from pydantic import Field, field_validator, model_validator
 from bigmodel_cli.config import MOST_PIXELS, MOST_RATE, Facts, Natural, NonNegative, Positive, Sound
 from bigmodel_cli.console import say as tell
 from bigmodel_cli.data.base import (
-    AnyDataOptions,
     Assets,
     DataSet,
     Say,
@@ -25,6 +24,7 @@ from bigmodel_cli.data.base import (
     say_lacking,
 )
 from bigmodel_cli.data.cache import key_of
+from bigmodel_cli.data.expected import Expected, LabelledOptions, numbered
 from bigmodel_cli.data.files import check_plain
 from bigmodel_cli.data.held_out import HELD_OUT, ValFraction, fraction_of, needed, not_both, parts_of, with_held_out
 from bigmodel_cli.data.mel import check_filters, frames_of
@@ -45,7 +45,7 @@ MOST_FRAMES = 1 << 20
 Rule = dict[str, Annotated[list[Natural | str], Field(min_length=1)]]
 
 
-class AudioOptions(AnyDataOptions):
+class AudioOptions(LabelledOptions):
     """Recordings: WAV, and FLAC, OGG, MP3 (pip install 'bigmodel[audio]'), as files, in folders, or in .tar archives."""
 
     paths = ("files", "transcripts")
@@ -134,6 +134,18 @@ class AudioOptions(AnyDataOptions):
     def loader_workers(self) -> int:
         """Processes that load and augment."""
         return self.workers
+
+    def expected(self, assets: Assets | None) -> Expected:
+        """Recordings of one length; how long others are only they say."""
+        sound = self.sound()
+        if sound.length is None:
+            raise DataError(
+                "how long its longest recording is is not known"
+                + (": give data.seconds: N to bring each to that length" if self.units is None else "")
+            )
+        shape = (1, sound.mels, frames_of(sound.length, sound.hop))
+        facts = replace(numbered(self.expected_classes()), sound=sound, image_shape=shape, mean=(0.0,), std=(1.0,))
+        return Expected(facts, frozenset({"image", "label"}))
 
     def split_of(self, groups: dict[str, str]) -> str:
         """The split of a recording with these groups of the pattern: test before val, what it claims is nowhere else."""

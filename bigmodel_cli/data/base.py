@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from bigmodel_cli.data.trained_on import Hashes
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import CheckpointError, DataError, SpecError, did_you_mean
 from bigmodel_cli.lazy import Tensor, torch
+
+if TYPE_CHECKING:
+    from bigmodel_cli.data.expected import Expected
 
 Say = Callable[[str], None]
 Assets = Mapping[str, bytes]
@@ -51,6 +54,16 @@ class AnyDataOptions(Options):
     def text_columns(self) -> int:
         """The texts of a row; 0 where text runs on, or there is none."""
         return 0
+
+    def check(self, facts: Facts) -> None:
+        """Raise `DataError` where the data, of which these are the facts, is not what the options say."""
+
+    def expected(self, assets: Assets | None) -> Expected:
+        """What the options, and a checkpoint's files, say of data that is not there.
+
+        Raises `DataError` saying what is not known, and the option that would say it.
+        """
+        raise DataError("its shapes are not known")
 
 
 class Split:

@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from bigmodel_cli.console import say
-from bigmodel_cli.errors import BigmodelError, DataError, SpecError
+from bigmodel_cli.errors import BigmodelError, DataError, MissingData, SpecError
 
 LEFT_BY_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini")
 SKIP = ", or set data.on_bad: skip"
@@ -128,7 +128,7 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return sorted((e for e in entries if not passed_over(e.name)), key=lambda e: e.name)
     except OSError as error:
-        raise DataError(f"{folder}: cannot be read: {error.strerror}") from None
+        raise _unreadable(folder, error) from None
 
 
 def _status(path: str) -> os.stat_result:
@@ -138,7 +138,12 @@ def _status(path: str) -> os.stat_result:
         if os.path.islink(path):
             target = os.readlink(path)
             raise DataError(f"{path}: a link to {target}, which is not there; mend it or take it away") from None
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: str, error: OSError) -> DataError:
+    kind = MissingData if isinstance(error, FileNotFoundError) else DataError
+    return kind(f"{path}: cannot be read: {error.strerror}")
 
 
 def _matches(name: str, base: Path, option: str, endings: tuple[str, ...]) -> list[Found]:
@@ -179,7 +184,7 @@ def _of_glob(place: Path, pattern: tuple[str, ...], named: str) -> list[Path]:
     if not files and folders:
         raise DataError(f"{named}: matches only folders, the first {folders[0]}; end it with /** for the files in them")
     if not files:
-        raise DataError(f"{named}: no such file; it was looked for as {place.joinpath(*wanted).absolute()}")
+        raise MissingData(f"{named}: no such file; it was looked for as {place.joinpath(*wanted).absolute()}")
     if folders:
         say(f"{named}: {len(folders):,} folder(s) that it matches are left out, the first {folders[0]}")
     return files

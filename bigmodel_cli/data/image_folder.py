@@ -15,7 +15,7 @@ from bigmodel_cli.data.files import folders_in, passed_over, walk
 from bigmodel_cli.data.hashes import content_hashes
 from bigmodel_cli.data.image_files import ENDINGS, OTHER_ENDINGS, begins_as_image, left_out
 from bigmodel_cli.data.image_sources import RawImages, RawSplit
-from bigmodel_cli.errors import DataError
+from bigmodel_cli.errors import DataError, MissingData
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -86,7 +86,7 @@ def read_folder(root: Path, labelled: bool, wanted: Sequence[str] = tuple(SPLIT_
 def split_folders(root: Path) -> dict[str, Path]:
     """The folder of each split (`SPLIT_NAMES`); the root itself where none has a split's name. Raises `DataError`."""
     if not os.path.isdir(root):
-        raise DataError(f"{root.absolute()}: no such folder; set data.root")
+        raise MissingData(f"{root.absolute()}: no such folder; set data.root")
     all_folders = folders_in(root)
     named = {
         split: [folder for folder in all_folders if folder.name.lower() in names]

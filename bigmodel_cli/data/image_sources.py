@@ -19,7 +19,7 @@ from bigmodel_cli.data.files import check_plain
 from bigmodel_cli.data.hashes import check_unchanged, content_hashes
 from bigmodel_cli.data.image_columns import Label, class_names, number_labels, read_images, read_labels
 from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
-from bigmodel_cli.errors import DataError
+from bigmodel_cli.errors import DataError, MissingData
 from bigmodel_cli.heeding import heeding
 from bigmodel_cli.packages import need
 
@@ -100,7 +100,7 @@ def _read_idx(path: Path, dimensions: int, sha: Any) -> Any:
     try:
         content = path.read_bytes() if os.path.exists(path) else gzip.decompress(packed.read_bytes())
     except FileNotFoundError:
-        raise DataError(
+        raise MissingData(
             f"{path.absolute()}: not there (nor {packed.name}); set data.root to the folder that holds "
             f"{path.parent.parent.name}/, or data.download: true to fetch it"
         ) from None
@@ -132,7 +132,7 @@ def read_cifar(root: Path, kind: str, download: bool, wanted: Sequence[str]) -> 
         try:
             data = type(source.__name__, (source,), unread)(str(root), train=name == "train", download=download)
         except RuntimeError:
-            raise DataError(
+            raise MissingData(
                 f"{root.absolute()}: no {kind} there (or damaged); set data.root, or data.download: true to fetch it"
             ) from None
         except OSError as error:

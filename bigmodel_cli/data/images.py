@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,11 +15,13 @@ from bigmodel_cli.data.augment import Augmentation, AugmentOptions
 from bigmodel_cli.data.base import AnyDataOptions, Assets, DataSet, Say, Split, count_classes, facts_of, say_lacking
 from bigmodel_cli.data.cache import cached_folder
 from bigmodel_cli.data.divide import divided, numbers_among, part_of_each_class, part_to_hold_out, subset
+from bigmodel_cli.data.expected import Expected, LabelledOptions, numbered
 from bigmodel_cli.data.files import expand
 from bigmodel_cli.data.held_out import (
     HELD_OUT,
     ValFraction,
     files_of_splits,
+    fraction_of,
     needed,
     not_both,
     with_held_out,
@@ -59,6 +62,8 @@ class NormalizeOptions(Options):
 
 
 class _ImageOptions(AnyDataOptions):
+    source: ClassVar[tuple[tuple[int, int, int] | None, int, int]] = (None, 0, 0)
+    """(channels, height, width), classes and training images of one that is the same everywhere."""
     test_data: ClassVar[str] = "data.root=FOLDER, with a folder test in it"
     size: Annotated[int, Field(gt=0, le=10_000)] | None = Field(
         None, description="resize to a square of so many pixels; left out: the size of most training images"
@@ -99,6 +104,25 @@ class _ImageOptions(AnyDataOptions):
         """Processes that load and augment."""
         return self.workers
 
+    def expected_classes(self) -> int:
+        """How many there are."""
+        return self.source[1]
+
+    def expected(self, assets: Assets | None) -> Expected:
+        """What is known of the source, and of the options beside it."""
+        shape, _, count = self.source
+        if self.size is None and shape is None:
+            raise DataError("the size of its images is not known: give data.size: N, the side of a square in pixels")
+        channels, height, width = shape or (3, 0, 0)
+        channels = self.channels or channels
+        image_shape = (channels, self.size or height, self.size or width)
+        fraction = fraction_of(self.val_fraction, False)
+        kept = count - (max(1, round(fraction * count)) if fraction else 0)
+        samples = round(kept * self.label_fraction) if count else None
+        facts = numbered(self.expected_classes() if self.labels else 0, samples)
+        facts = replace(facts, image_shape=image_shape, mean=(0.0,) * channels, std=(1.0,) * channels)
+        return Expected(facts, frozenset({"image", "label"} if self.labels else {"image"}), samples)
+
 
 class _RootOptions(_ImageOptions):
     paths = ("root",)
@@ -115,28 +139,28 @@ class _RootOptions(_ImageOptions):
 class MNISTOptions(_RootOptions):
     """MNIST: 60,000 + 10,000 handwritten digits of 28 x 28."""
 
-    folder = "MNIST"
+    folder, source = "MNIST", ((1, 28, 28), 10, 60_000)
     type: Literal["mnist"] = "mnist"
 
 
 class FashionMNISTOptions(_RootOptions):
     """FashionMNIST: 60,000 + 10,000 articles of clothing of 28 x 28."""
 
-    folder = "FashionMNIST"
+    folder, source = "FashionMNIST", ((1, 28, 28), 10, 60_000)
     type: Literal["fashion_mnist"] = "fashion_mnist"
 
 
 class CIFAR10Options(_RootOptions):
     """CIFAR-10: 50,000 + 10,000 colour photos of 32 x 32."""
 
-    folder = "cifar10"
+    folder, source = "cifar10", ((3, 32, 32), 10, 50_000)
     type: Literal["cifar10"] = "cifar10"
 
 
 class CIFAR100Options(_RootOptions):
     """CIFAR-100: 50,000 + 10,000 colour photos of 32 x 32 in 100 classes."""
 
-    folder = "cifar100"
+    folder, source = "cifar100", ((3, 32, 32), 100, 50_000)
     type: Literal["cifar100"] = "cifar100"
 
 
@@ -150,7 +174,7 @@ class DigitsOptions(_ImageOptions):
         return read_digits(needed(self.named(base), only))
 
 
-class FolderOptions(_ImageOptions):
+class FolderOptions(LabelledOptions, _ImageOptions):
     """Folders of images: root/class/image.png, or root/train/class/image.png with val and test beside it.
 
     Splits may also be called training, valid, validation, dev and testing, in any case. With `labels: false` all images below
@@ -170,7 +194,7 @@ class FolderOptions(_ImageOptions):
         return read_folder(expand(self.root, base, "data.root"), self.labels, needed(self.named(base), only))
 
 
-class ParquetOptions(_ImageOptions):
+class ParquetOptions(LabelledOptions, _ImageOptions):
     """Parquet files with the image column of Hugging Face datasets (pip install 'bigmodel[parquet]')."""
 
     paths = ("train", "val", "test")

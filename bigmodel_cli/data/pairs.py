@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from bigmodel_cli.config import PADDING, Count, Facts
 from bigmodel_cli.data.base import AnyDataOptions, Assets, DataSet, Say, Split
 from bigmodel_cli.data.cache import cached_folder, key_of
+from bigmodel_cli.data.expected import Expected
 from bigmodel_cli.data.held_out import (
     HELD_OUT,
     ValFraction,
@@ -29,7 +30,7 @@ from bigmodel_cli.data.table_files import ENDINGS, Columns, Delimiter
 from bigmodel_cli.data.table_survey import check_order, survey_table
 from bigmodel_cli.data.text_parts import token_dtype
 from bigmodel_cli.data.tokenizer import ASSET, SOURCE_ASSET, Tokenizer
-from bigmodel_cli.data.tokenizer_fit import Corpora, TokenizerOptions, fit_tokenizer
+from bigmodel_cli.data.tokenizer_fit import Corpora, TokenizerOptions, expected_size, fit_tokenizer
 from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import DataError, SpecError
@@ -65,6 +66,16 @@ class PairOptions(AnyDataOptions):
     def fraction(self) -> float:
         """The part of the training pairs to hold out."""
         return 0.0
+
+    def expected(self, assets: Assets | None) -> Expected:
+        """Both sides as long as the context."""
+        own = self.source_tokenizer
+        facts = Facts(
+            vocab_size=expected_size(self.tokenizer, assets),
+            source_vocab_size=expected_size(own, assets, SOURCE_ASSET) if own is not None else None,
+            context=self.context,
+        )
+        return Expected(facts, frozenset(SIDES), longest=(self.context,) * 2)
 
 
 class _HeldOut(PairOptions):

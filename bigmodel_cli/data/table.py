@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -13,7 +14,6 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import PADDING, Facts, Probability
 from bigmodel_cli.data.base import (
-    AnyDataOptions,
     Assets,
     DataSet,
     Say,
@@ -25,6 +25,7 @@ from bigmodel_cli.data.base import (
 )
 from bigmodel_cli.data.cache import cached_folder, key_of
 from bigmodel_cli.data.corpus import Survey, Texts
+from bigmodel_cli.data.expected import Expected, LabelledOptions, numbered
 from bigmodel_cli.data.hashes import check_unchanged
 from bigmodel_cli.data.held_out import (
     HELD_OUT,
@@ -49,7 +50,7 @@ from bigmodel_cli.data.table_survey import (
 )
 from bigmodel_cli.data.text_parts import token_dtype
 from bigmodel_cli.data.tokenizer import ASSET, Tokenizer, UnknownCharacter
-from bigmodel_cli.data.tokenizer_fit import Corpora, TokenizerOptions, fit_tokenizer
+from bigmodel_cli.data.tokenizer_fit import Corpora, TokenizerOptions, expected_size, fit_tokenizer
 from bigmodel_cli.data.trained_on import as_hashes, hash_of
 from bigmodel_cli.data.words import Words
 from bigmodel_cli.draw import KEY
@@ -61,7 +62,7 @@ FORMAT = 2  # of the cached tokens
 ColumnOption = Annotated[int, Field(ge=0, le=10_000)] | str
 
 
-class TableOptions(AnyDataOptions):
+class TableOptions(LabelledOptions):
     """Labelled text, one item a row: .tsv, .csv, .jsonl (each plain or .gz), .parquet; other files are lines of one column."""
 
     paths = ("train", "val", "test")
@@ -119,6 +120,14 @@ class TableOptions(AnyDataOptions):
     def text_columns(self) -> int:
         """The texts of a row."""
         return len(self.text)
+
+    def expected(self, assets: Assets | None) -> Expected:
+        """Rows as long as the context."""
+        labelled = self.label is not None
+        there = {"tokens": True, "types": len(self.text) > 1, "words": self.words, "label": labelled}
+        facts = numbered(self.expected_classes() if labelled else 0)
+        facts = replace(facts, vocab_size=expected_size(self.tokenizer, assets), context=self.context)
+        return Expected(facts, frozenset(name for name, given in there.items() if given), longest=(self.context,))
 
     @property
     def columns(self) -> Columns:

@@ -14,13 +14,14 @@ from bigmodel_cli.config import PADDING, Count, Facts
 from bigmodel_cli.data.base import AnyDataOptions, Assets, DataSet, Say, Split
 from bigmodel_cli.data.cache import cached_folder, key_of
 from bigmodel_cli.data.corpus import Corpus, standard_library, survey
+from bigmodel_cli.data.expected import Expected
 from bigmodel_cli.data.hashes import check_unchanged
 from bigmodel_cli.data.held_out import TENTH, ValFraction, files_of_splits, fraction_of, not_both, with_held_out
 from bigmodel_cli.data.order import Ints, draw, keys_of
 from bigmodel_cli.data.reading import plain_name
 from bigmodel_cli.data.text_parts import Part, single, tell_part, token_dtype, training_part, write_tokens
 from bigmodel_cli.data.tokenizer import ASSET
-from bigmodel_cli.data.tokenizer_fit import BytesOptions, Corpora, TokenizerOptions, fit_tokenizer
+from bigmodel_cli.data.tokenizer_fit import BytesOptions, Corpora, TokenizerOptions, expected_size, fit_tokenizer
 from bigmodel_cli.data.words import Words
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import DataError, SpecError
@@ -63,6 +64,12 @@ class _TextOptions(AnyDataOptions):
     def isolates(self) -> bool:
         """Whether a token sees its own document alone."""
         return self.isolate
+
+    def expected(self, assets: Assets | None) -> Expected:
+        """Windows of the context."""
+        names = {"tokens", *(["words"] if self.words else []), *(["segments"] if self.isolate else [])}
+        facts = Facts(vocab_size=expected_size(self.tokenizer, assets), context=self.context)
+        return Expected(facts, frozenset(names))
 
 
 class TextOptions(_TextOptions):

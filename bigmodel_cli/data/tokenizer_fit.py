@@ -17,7 +17,7 @@ from bigmodel_cli.data.files import check_plain, expand
 from bigmodel_cli.data.hashes import check_unchanged
 from bigmodel_cli.data.tokenizer import ASSET, ByteTokenizer, CharacterTokenizer, Tokenizer, read_tokenizer
 from bigmodel_cli.data.tokenizer_library import MOST_BYTES
-from bigmodel_cli.errors import CheckpointError, SpecError
+from bigmodel_cli.errors import CheckpointError, DataError, SpecError
 from bigmodel_cli.progress import reading
 
 FORMAT = 3  # of the cached tokenizers
@@ -46,9 +46,18 @@ class Corpora(NamedTuple):
 
 
 class _FittedOptions(Options):
+    type: str
+
     def fit(self, texts: Corpora, say: Say) -> Tokenizer:
         """The tokenizer for these texts."""
         raise NotImplementedError
+
+    def expected_size(self) -> int:
+        """How many tokens it will have, whatever the texts are. Raises `DataError` where they alone say it."""
+        raise DataError(
+            f"how many tokens a tokenizer of type {self.type} has is not known: give data.tokenizer: bytes, or {{type: bpe, "
+            "vocab_size: N}"
+        )
 
 
 class BytesOptions(_FittedOptions):
@@ -59,6 +68,10 @@ class BytesOptions(_FittedOptions):
     def fit(self, texts: Corpora, say: Say) -> Tokenizer:
         """The same whatever the text."""
         return ByteTokenizer()
+
+    def expected_size(self) -> int:
+        """The bytes, and the end of a document."""
+        return ByteTokenizer.vocab_size
 
 
 class CharactersOptions(_FittedOptions):
@@ -98,6 +111,10 @@ class BPEOptions(_FittedOptions):
 
         return read_tokenizer(cached_bytes("tokenizers", key, trained), ASSET)
 
+    def expected_size(self) -> int:
+        """As it is asked for; a small text may give fewer."""
+        return self.vocab_size
+
 
 class FileOptions(_FittedOptions):
     """A tokenizer.json of the tokenizers library, as other projects publish it."""
@@ -125,6 +142,10 @@ class FileOptions(_FittedOptions):
             )
         return tokenizer
 
+    def expected_size(self) -> int:
+        """As it is."""
+        return self.fit(Corpora(None, {}), lambda text: None).vocab_size
+
 
 TokenizerOptions = Annotated[BytesOptions | CharactersOptions | BPEOptions | FileOptions, Field(discriminator="type")]
 
@@ -136,3 +157,10 @@ def fit_tokenizer(
     if assets is not None and asset in assets:
         return read_tokenizer(bytes(assets[asset]), f"{asset} of the checkpoint", CheckpointError)
     return wanted.fit(texts, say)
+
+
+def expected_size(wanted: _FittedOptions, assets: Assets | None, asset: str = ASSET) -> int:
+    """How many tokens that tokenizer will have. Raises `DataError` where the texts alone say it."""
+    if assets is not None and asset in assets:
+        return fit_tokenizer(wanted, Corpora(None, {}), lambda text: None, assets, asset).vocab_size
+    return wanted.expected_size()

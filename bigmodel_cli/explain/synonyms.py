@@ -12,6 +12,7 @@ _TARGETS = {
     "train.steps": "max_steps max_iters iterations iters num_iterations num_steps total_steps training_steps max_update "
     "updates num_training_steps max_train_steps n_steps",
     "train.epochs": "epoch num_epochs max_epochs n_epochs num_train_epochs nb_epochs",
+    "train.minutes": "max_time max_minutes time_limit time_budget max_duration train_time",
     "train.batch_size": "batch bs batchsize train_batch_size per_device_train_batch_size global_batch_size mini_batch_size",
     "train.batch_tokens": "max_tokens_per_batch tokens_per_batch",
     "train.micro_batch": "gradient_accumulation gradient_accumulation_steps accumulate_grad_batches grad_accum "

@@ -57,7 +57,7 @@ def _value(arguments: Sequence[str], option: str) -> str:
 
 def _of_words(arguments: Sequence[str]) -> str:
     """The --set that a word without it, or one that was torn in two, stands for."""
-    for before, word, after in zip(arguments, arguments[1:], [*arguments[2:], ""], strict=True):
+    for before, word, after in zip(arguments[:-1], arguments[1:], [*arguments[2:], ""], strict=True):
         if before == "--set" and "=" not in word and after and not after.startswith("-"):
             return f"Write --set {word}={after.removeprefix('=')} without blanks."
         if before != "--set" and _ASSIGNMENT.match(word):

@@ -24,7 +24,7 @@ def step_peaks(model: Module, *example: Tensor) -> tuple[int, int]:
     """
     weights = [p for p in model.parameters() if p.requires_grad]
     model.train()
-    with _following([*model.parameters(), *model.buffers(), *example]) as alive:
+    with following([*model.parameters(), *model.buffers(), *example]) as alive:
         output = model(*example)
         start = len(alive.course)
         torch.autograd.grad(output, weights, torch.empty_like(output), allow_unused=True)
@@ -32,7 +32,7 @@ def step_peaks(model: Module, *example: Tensor) -> tuple[int, int]:
     return max(alive.course[:middle], default=0), max(alive.course[middle:], default=0)
 
 
-def _following(known: list[Tensor]) -> Any:
+def following(known: list[Tensor]) -> Any:
     """A context whose `course` is the most bytes alive in each operation inside; `known` tensors do not count."""
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bigmodel_cli import checkpoints
 from bigmodel_cli.data import Split
-from bigmodel_cli.device import synchronize
 from bigmodel_cli.errors import NumericsError, Stopped
 from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.lazy import Tensor, torch
@@ -28,7 +27,7 @@ from bigmodel_cli.train.observers import Observer
 from bigmodel_cli.train.rewind import go_back, spiked
 from bigmodel_cli.train.signals import Interrupted, Signals
 from bigmodel_cli.train.smaller import fitted
-from bigmodel_cli.train.state import TrainState
+from bigmodel_cli.train.state import UNKNOWN, TrainState
 from bigmodel_cli.train.step import StepResult, train_step
 
 Contents = Callable[[TrainState], checkpoints.Contents]
@@ -47,7 +46,7 @@ class Run:
     directory: RunDirectory
     contents: Contents  # a checkpoint's contents for a state
     signals: Signals
-    total: int
+    total: int  # steps; of a run by the clock those that it will have at its rate so far
     resume_command: str
     observers: Observer
     news: Sequence[dict[str, Any]] = ()  # records from before the first step
@@ -73,6 +72,19 @@ class Run:
         self.observers.on_message(text)
 
     @property
+    def reached(self) -> str:
+        """How far it has come, for people."""
+        step, minutes = self.state.step, self.options.minutes
+        if minutes is None:
+            return f"step {step} of {self.total}"
+        return f"step {step}, after {self.state.elapsed / 60:.2f} of {minutes:g} minutes of training"
+
+    def batches(self) -> Generator[list[dict[str, Tensor]]]:
+        """The micro-batches of each step that is left."""
+        end = self.total if self.options.minutes is None else UNKNOWN
+        return self.feed.steps(self.state.batch, end + self.state.passed)
+
+    @property
     def interval(self) -> int | None:
         """Steps between validations."""
         return self.options.validation_interval(self.feed.micro.per_epoch)
@@ -85,11 +97,11 @@ class Run:
 
 
 class Stopwatch:
-    """Seconds of training since the last logged step, and how many of the task's unit were seen in them."""
+    """Seconds of training, of each step and since the last logged one, and how many of the task's unit were seen in them."""
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
-        self.count = 0.0
+        self.seconds = self.count = 0.0
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -98,12 +110,18 @@ class Stopwatch:
         yield
         self.started += time.perf_counter() - start
 
-    def lap(self) -> tuple[float, float]:
-        """(seconds, tokens or samples) since the last lap."""
+    def step(self) -> float:
+        """Seconds since the last step."""
         now = time.perf_counter()
         taken, self.started = max(now - self.started, 1e-9), now
-        count, self.count = self.count, 0.0
-        return taken, count
+        self.seconds += taken
+        return taken
+
+    def lap(self) -> tuple[float, float]:
+        """(seconds, tokens or samples) of the steps since the last lap."""
+        lap = self.seconds, self.count
+        self.seconds = self.count = 0.0
+        return lap
 
 
 def fit(run: Run) -> Path:
@@ -152,7 +170,7 @@ def _train(run: Run) -> Path:
             raise
         run.signals.stopping()
         path = save(run)
-        message = f"stopped at step {run.state.step} of {run.total}; checkpoint {path}; to go on: {run.resume_command}"
+        message = f"stopped at {run.reached}; checkpoint {path}; to go on: {run.resume_command}"
         raise Stopped(message, stop.number) from None
 
 
@@ -162,7 +180,7 @@ def _steps(run: Run) -> Path:
     watch = Stopwatch()
     path: Path | None = None
     training_mode(state.model, state.still)
-    batches = run.feed.steps(state.batch, run.total + state.passed)
+    batches = run.batches()
     if state.step:
         run.keeping.prune(run.directory.checkpoints, state.scores)
     if options.rewind is not None and not checkpoints.steps(run.directory.checkpoints):
@@ -192,7 +210,7 @@ def _steps(run: Run) -> Path:
             with run.signals.let() if run.feed.workers else contextlib.nullcontext():  # one may hang
                 micro_batches = next(batches)
             if not _step(run, watch, micro_batches):
-                batches = run.feed.steps(state.batch, run.total + state.passed)
+                batches = run.batches()
                 started = state.step
         run.compiling = False
         if state.step == run.total and state.loss_scale.skipped:
@@ -238,7 +256,10 @@ def _step(run: Run, watch: Stopwatch, micro_batches: list[dict[str, Tensor]]) ->
     if not result.finite:
         _note_overflow(run, result)
     state.step += 1
+    state.elapsed += watch.step()
     watch.count += result.size
+    if options.minutes is not None:
+        _look_at_clock(run, options.minutes)
     if result.finite:
         state.loss_sum, state.loss_count = state.loss_sum + result.loss_sum, state.loss_count + result.count
     if state.step % options.log_every == 0 or state.step == run.total:
@@ -246,6 +267,16 @@ def _step(run: Run, watch: Stopwatch, micro_batches: list[dict[str, Tensor]]) ->
     if result.finite:
         state.after_step()
     return True
+
+
+def _look_at_clock(run: Run, minutes: float) -> None:
+    """Foresee the steps of a run by the clock anew; say at its first record what that does to the schedule, and its end."""
+    run.total = run.state.steps_in(minutes)
+    if run.state.step == run.total:
+        run.say(f"{minutes:g} minutes of training are over, after {run.total:,} steps")
+    elif run.state.step == run.options.log_every:
+        for remark in run.options.schedule.remarks(run.total):
+            run.say(f"at the rate so far: {remark}")
 
 
 def save_average(run: Run) -> Path:
@@ -302,9 +333,7 @@ def _sum_up_overflows(run: Run) -> None:
 def _log(run: Run, watch: Stopwatch, lr: float, result: StepResult) -> None:
     """Write a record of the steps since the last one, and show it; without a loss where all of them overflowed."""
     state = run.state
-    synchronize(run.device)
     seconds, count = watch.lap()
-    state.elapsed += seconds
     scale = state.loss_scale
     loss = state.loss_sum / state.loss_count if state.loss_count else None
     state.loss_sum = state.loss_count = 0.0

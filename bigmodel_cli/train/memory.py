@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +28,8 @@ from bigmodel_cli.spec import Spec, build_model
 from bigmodel_cli.train.batches import micro_batches
 from bigmodel_cli.train.frozen import freeze
 
+_BLOCK = re.compile(r"^(.*?\.\d+)(\..*)?$")
+"""The path of what is in a block: up to its first number, and the rest."""
 ABSURD = 1 << 17
 """A number in a model's options that makes one count its weights before any is made."""
 
@@ -55,44 +59,104 @@ class Outline:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A dry run's findings. Bytes are of fp32.
+class Memory:
+    """Bytes that training takes, in fp32 and without the data: what stays during the run, and what a step needs beside it."""
 
-    `state_bytes` stay during the whole run; `activation_bytes` come and go within a step: the most that are alive at once.
-    """
+    weights: int
+    gradients: int
+    optimizer_state: int  # and the moving average of the weights
+    activations: int  # and what else a step needs beside the rest, where most is alive at once
+    batch: str  # what passes through the model at once
+
+    @property
+    def state(self) -> int:
+        """What stays."""
+        return self.weights + self.gradients + self.optimizer_state
+
+    @property
+    def peak(self) -> int:
+        """The most at once."""
+        return self.state + self.activations
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**vars(self), "peak": self.peak}
+
+    def to_text(self) -> dict[str, str]:
+        """Of each part, in the order of the sum."""
+        return {name.replace("_", " "): quantity(n, "B") for name, n in self.to_json().items() if name != "batch"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A dry run's findings."""
 
     layers: list[Layer]
     parameters: int
     flops_per_sample: int  # forward
     training_flops_per_sample: int  # and backward
-    state_bytes: int  # weights, gradients, optimizer state, averages
-    activation_bytes: int  # and what else a step needs beside them
-    steps: int
-    samples: int
+    memory: Memory
+    steps: int | None  # None: the clock says it, or the samples, which are not known
+    minutes: float | None
+    samples: int | None  # None: the data is not there
     weights: list[dict[str, Any]]  # of each: name, shape, which optimizer moves it, whether it decays
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         layers = [{**vars(layer), "shape": list(layer.shape)} for layer in self.layers]
-        return {**vars(self), "layers": layers, "memory_bytes": self.state_bytes + self.activation_bytes}
+        memory = self.memory
+        older = {"state_bytes": memory.state, "activation_bytes": memory.activations, "memory_bytes": memory.peak}
+        return {**vars(self), "layers": layers, "memory": memory.to_json(), **older}
 
     def to_text(self) -> str:
         """For people."""
-        rows = [[x.path, x.type, " x ".join(map(str, x.shape)), f"{x.parameters:,}"] for x in self.layers]
-        memory = self.state_bytes + self.activation_bytes
+        memory = self.memory.to_text()
+        peak = memory.pop("peak")
         return "\n".join(
             [
-                table(["layer", "type", "output", "parameters"], rows),
+                table(["layer", "type", "output", "parameters"], _rows(self.layers)),
                 "",
                 f"parameters        {self.parameters:,}",
                 f"FLOPs per sample  {quantity(self.flops_per_sample, 'FLOP')} forward, "
                 f"{quantity(self.training_flops_per_sample, 'FLOP')} in training",
-                f"memory            about {quantity(memory, 'B')}: {quantity(self.state_bytes, 'B')} for weights, gradients "
-                f"and optimizer, {quantity(self.activation_bytes, 'B')} for activations in fp32",
-                f"steps             {self.steps:,}, over {self.samples:,} training samples",
+                f"memory            about {peak} at its peak, in fp32, with {self.memory.batch} at once, without the data",
+                f"                  {', '.join(f'{name} {part}' for name, part in memory.items())}",
+                f"steps             {self._length()}",
                 f"optimizer         {summary(self.weights)} (each weight: --json)",
             ]
         )
+
+    def _length(self) -> str:
+        if self.minutes is not None:
+            steps = f"as many as {self.minutes:g} minutes of training take"
+        else:
+            steps = "unknown without the data" if self.steps is None else f"{self.steps:,}"
+        return steps + (f", over {self.samples:,} training samples" if self.samples is not None else "")
+
+
+def _rows(layers: Sequence[Layer]) -> list[list[str]]:
+    """The layers as rows of a table; of three or more blocks in a row that are alike the first, and one row for the others."""
+
+    def kind(block: tuple[str, list[Layer]]) -> tuple[Any, ...]:
+        name, inside = block
+        return name.rstrip("0123456789"), [(x.path.removeprefix(name), x.type, x.shape, x.parameters) for x in inside]
+
+    blocks = [(n, list(inside)) for n, inside in itertools.groupby(layers, lambda x: _BLOCK.sub(r"\1", x.path))]
+    rows: list[list[str]] = []
+    for _, group in itertools.groupby(blocks, kind):
+        alike = list(group)
+        (_, first), others = alike[0], alike[1:]
+        folded = len(others) > 1 and len(first) > 2
+        shown = first if folded else [layer for _, inside in alike for layer in inside]
+        rows += [[x.path, x.type, _shape(x), f"{x.parameters:,}"] for x in shown]
+        if folded:
+            count = len(others) * sum(x.parameters for x in first)
+            rows.append([f"{others[0][0]} ... {others[-1][0]}", "each alike", _shape(first[-1]), f"{count:,}"])
+    return rows
+
+
+def _shape(layer: Layer) -> str:
+    return " x ".join(map(str, layer.shape))
 
 
 def example(
@@ -152,7 +216,14 @@ def _largest(values: Any) -> int:
 
 def state_bytes(spec: Spec, weights: Iterable[Tensor]) -> int:
     """Bytes that weights, gradients, optimizer state and the moving average take."""
-    return sum(p.numel() * p.element_size() for p in weights) * _copies(spec)
+    return sum(_kept_bytes(spec, weights))
+
+
+def _kept_bytes(spec: Spec, weights: Iterable[Tensor]) -> tuple[int, int, int]:
+    """(weights, gradients, optimizer state and average): frozen weights have no gradient, and nothing of the optimizer."""
+    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in weights]
+    every, trained = sum(size for size, _ in sizes), sum(size for size, moves in sizes if moves)
+    return every, trained, trained * spec.train.optimizer.copies + every * (spec.train.ema is not None)
 
 
 def _copies(spec: Spec) -> int:
@@ -208,17 +279,17 @@ def without_collection() -> Iterator[None]:
 
 def plan(spec: Spec, facts: Facts, train: Split, found: Outline) -> Plan:
     """Everything that `--dry-run` shows."""
-    meta, state, lengths = torch.device("meta"), state_bytes(spec, found.tensors), train.longest_rows()
+    meta = torch.device("meta")
     layers = describe(found.short, *example(spec, facts, 1, meta))
     return Plan(
         layers=in_whole(found.stacks, layers, lambda layer: layer.path, lambda layer, path: replace(layer, path=path)),
         parameters=sum(p.numel() for p in found.tensors),
         flops_per_sample=flops_per_sample(flops, spec, facts, found),
         training_flops_per_sample=flops_per_sample(training_flops, spec, facts, found),
-        state_bytes=state,
-        activation_bytes=peak_bytes(spec, facts, found, lengths) - state,
-        steps=spec.train.total_steps(micro_batches(train, spec.train).per_epoch),
-        samples=len(train),
+        memory=memory_of(spec, facts, found, train.longest_rows()),
+        steps=spec.train.total_steps(micro_batches(train, spec.train).per_epoch) if len(train) else spec.train.steps,
+        minutes=spec.train.minutes,
+        samples=len(train) or None,
         weights=describe_weights(spec.train.optimizer, found.weights),
     )
 
@@ -229,15 +300,15 @@ def flops_per_sample(count: Callable[..., int], spec: Spec, facts: Facts, found:
     return extended(found.stacks, first, rest)
 
 
-def peak_bytes(spec: Spec, facts: Facts, found: Outline, lengths: tuple[int, ...]) -> int:
-    """The most bytes in use at once: in the forward and backward pass of a full micro-batch, or in the update that follows it."""
+def memory_of(spec: Spec, facts: Facts, found: Outline, lengths: tuple[int, ...]) -> Memory:
+    """What training takes: the peak is in the forward and backward pass of a full micro-batch, or in the update that follows it."""
     rows = spec.train.rows(max(lengths, default=None))
     sizes = [p.numel() * p.element_size() for p in found.tensors if p.requires_grad]
-    gradients = sum(sizes)
+    weights, gradients, optimizer = _kept_bytes(spec, found.tensors)
     peaks = [step_peaks(m, *example(spec, facts, rows, torch.device("meta"), lengths)) for m in found.measured]
     in_passes = max(extended(found.stacks, first, rest) for first, *rest in zip(*peaks, strict=True))
     if spec.train.accumulate > 1:  # those of the micro-batches before
         in_passes += gradients
-    return (
-        state_bytes(spec, found.tensors) - gradients + max(in_passes, gradients + spec.train.optimizer.scratch(sizes))
-    )
+    activations = max(in_passes - gradients, spec.train.optimizer.scratch(sizes))
+    unit = "" if input_of(facts).one_size else f" of {' and '.join(f'{n:,}' for n in lengths or (facts.context or 1,))}"
+    return Memory(weights, gradients, optimizer, activations, f"{rows:,} samples{unit}")

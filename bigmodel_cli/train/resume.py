@@ -20,6 +20,7 @@ from bigmodel_cli.spec import Spec, from_dict, load, of_checkpoint
 MAY_CHANGE = {
     "train.steps",
     "train.epochs",
+    "train.minutes",
     "train.log_every",
     "train.validate_every",
     "train.validate_epochs",
@@ -34,9 +35,12 @@ MAY_CHANGE = {
     "data.workers",
 }
 """Options that a resumed run may give anew: they do not change what a step computes (a longer run bends its schedule)."""
-EXCLUSIVE = (("steps", "epochs"), ("validate_every", "validate_epochs"), ("average_last", "patience"))
+EXCLUSIVE = (
+    *(("steps", "epochs"), ("steps", "minutes"), ("epochs", "minutes")),
+    *(("validate_every", "validate_epochs"), ("average_last", "patience")),
+)
 """Options of `train` of which one that is given replaces the other that was recorded."""
-SETTLED = ("steps", "epochs", "average_last", "patience")
+SETTLED = ("steps", "epochs", "minutes", "average_last", "patience")
 """Options of `train` that say when a run is finished, and what its result is."""
 MOST_SHOWN = 10
 
@@ -241,9 +245,12 @@ def finished(directory: RunDirectory, previous: Previous, spec: Spec, total: int
     except BigmodelError as error:
         say(f"warning: {error}")
         return previous.path if past else None
-    more = f"--set train.steps={max(step, train.steps or 0) * 2} goes on with it"
-    limit = f"train.steps {total:,}" if train.steps is not None else f"train.epochs {train.epochs:g} ({total:,} steps)"
-    where = f"is at step {step:,}, past {limit}" if past else f"is finished, at step {step:,}"
+    longer = f"steps={max(step, train.steps or 0) * 2}" if train.minutes is None else f"minutes={2 * train.minutes:g}"
+    more = f"--set train.{longer} goes on with it"
+    where = f"is finished, at step {step:,}"
+    if past:
+        limit = f"steps {total:,}" if train.steps is not None else f"epochs {train.epochs:g} ({total:,} steps)"
+        where = f"is at step {step:,}, past train.{limit}"
     say(f"{directory.path} {where}: there is nothing to do; {more}")
     return result
 

@@ -14,7 +14,7 @@ from bigmodel_cli.device import total_memory
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Module, torch
 from bigmodel_cli.spec import Spec
-from bigmodel_cli.train.memory import outline, peak_bytes, state_bytes
+from bigmodel_cli.train.memory import Memory, memory_of, outline
 from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import batch_norm_explained
 
@@ -42,20 +42,19 @@ def check_step(spec: Spec, facts: Facts, train: Split, model: Module, device: to
     alone = spec.train.micro == 1 and any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in model.modules())
     if not alone and _rough_bytes(spec, facts, train, model) < total_memory(device):
         return
-    found = outline(spec, facts)
-    state, lengths = state_bytes(spec, found.tensors), train.longest_rows()
+    lengths = train.longest_rows()
     with batch_norm_explained():
-        peak = peak_bytes(spec, facts, found, lengths)
-    check_fits(spec, device, state, peak - state, max(lengths, default=1))
+        memory = memory_of(spec, facts, outline(spec, facts), lengths)
+    check_fits(spec, device, memory, max(lengths, default=1))
 
 
-def check_fits(spec: Spec, device: torch.device, state: int, activations: int, longest: int) -> None:
+def check_fits(spec: Spec, device: torch.device, memory: Memory, longest: int) -> None:
     """Raise `SpecError` where a step needs more bytes than the device has, naming the largest micro-batch that fits.
 
-    `activations` are of fp32, of a whole micro-batch; half of them count where products may be kept in half the bytes.
+    Half of the activations, which are of a whole micro-batch, count where products may be kept in half the bytes.
     """
-    options, room = spec.train, total_memory(device)
-    least = activations if options.precision == "fp32" else activations // 2
+    options, room, state = spec.train, total_memory(device), memory.state
+    least = memory.activations if options.precision == "fp32" else memory.activations // 2
     if state + least <= room:
         return
     by_tokens = options.batch_tokens is not None

@@ -20,6 +20,7 @@ from bigmodel_cli.data import (
     DataSet,
     load_trained_on,
     open_data,
+    open_or_expect,
     record,
     say_overlaps,
 )
@@ -110,17 +111,17 @@ def dry_run(spec: Spec, device: str, show: Callable[[Plan], None] = lambda plan:
     source = _source(spec)
     if source is not None:
         say_carried(spec, checkpoints.read_spec(source), TOKENIZERS)
-    data = _open_data(spec, checkpoints.read_assets(source) if source is not None else None)
+    assets = checkpoints.read_assets(source) if source is not None else None
+    data = open_or_expect(spec.data, seed=spec.train.seed, say=say, assets=assets)
     check_task(spec, build_task(spec.task, data.facts), data)
     _describe(spec, data)
-    check_enough(spec, data.split("train"))
+    if len(data.split("train")):
+        check_enough(spec, data.split("train"))
     with without_collection(), batch_norm_explained():
         found = plan(spec, data.facts, data.split("train"), check_memory(spec, data.facts, chosen))
-    _describe_steps(spec, found.steps)
+    _describe_steps(spec.train, found.steps)
     show(found)
-    check_fits(
-        spec, chosen, found.state_bytes, found.activation_bytes, max(data.split("train").longest_rows(), default=1)
-    )
+    check_fits(spec, chosen, found.memory, max(data.split("train").longest_rows(), default=1))
     return found
 
 
@@ -181,13 +182,19 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
         result = finished(directory, previous, spec, total)
         if result is not None:
             return result
-    _describe_steps(spec, total)
+    _describe_steps(spec.train, total)
     if previous is not None and previous.contents is not None:
         state.restore(previous.contents.model, previous.contents.train, previous.contents.state)
         assert previous.path is not None
         mark_again(directory.checkpoints, previous.path, previous.contents)
         say(f"resuming {directory.path} after step {state.step}")
-        _describe_bend(options, previous.spec.train.total_steps(feed.micro.per_epoch), total, state.step)
+        before = previous.spec.train
+        _describe_bend(
+            options,
+            _foreseen(before, before.total_steps(feed.micro.per_epoch), state),
+            _foreseen(options, total, state),
+            state.step,
+        )
     if previous is not None:
         state.division.read(directory.path)
     with signals.held():
@@ -204,7 +211,7 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
         directory=directory,
         contents=lambda s: _contents(spec, data, s, trained_on, changes),
         signals=signals,
-        total=total,
+        total=_foreseen(options, total, state),
         resume_command=_resume_command(request, directory),
         observers=observers(spec, directory),
         news=[{"step": state.step, "data_changed": data.fingerprint}] if changed else [],
@@ -251,9 +258,19 @@ def _describe_start(model: Module, data: DataSet, feed: Feed) -> None:
     say(f"optimizer: {summary(described)}")
 
 
-def _describe_steps(spec: Spec, total: int) -> None:
-    for remark in spec.train.schedule.remarks(total):
+def _describe_steps(options: TrainOptions, total: int | None) -> None:
+    if options.minutes is not None:
+        say(
+            f"train.minutes: {options.minutes:g} minutes of training, without validations and saving; how many steps that is "
+            "the machine decides, so that the run is not exactly repeatable"
+        )
+    for remark in options.schedule.remarks(total) if total is not None else ():
         say(remark)
+
+
+def _foreseen(options: TrainOptions, total: int | None, state: TrainState) -> int:
+    """The steps of the whole run; where the clock says it, at its rate so far."""
+    return total if total is not None else state.steps_in(options.minutes or 0.0)
 
 
 def _describe_bend(options: TrainOptions, before: int, total: int, step: int) -> None:

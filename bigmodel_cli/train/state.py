@@ -21,6 +21,8 @@ from bigmodel_cli.train.smaller import Division
 OPTIMIZER, CPU, CUDA = "optimizer.", "rng.cpu", "rng.cuda"
 """Names of tensors to resume with."""
 ANOTHER = "use another checkpoint"
+UNKNOWN = 10**10
+"""The steps of a run by the clock before its first one: the most that a spec can ask for."""
 
 
 @dataclass
@@ -98,6 +100,13 @@ class TrainState:
     def batch(self) -> int:
         """The number of the next batch: of those that were taken, also for steps that were taken back."""
         return self.step + self.passed
+
+    def steps_in(self, minutes: float) -> int:
+        """The steps of a run of so many minutes of training, at its rate so far; where they are over, those that it has."""
+        share = self.elapsed / (60 * minutes)
+        if share >= 1:
+            return self.step
+        return max(self.step + 1, round(self.step / share)) if self.step and share else UNKNOWN
 
     def auxiliary(self) -> Tensor | None:
         """The sum of what parts add to the mean loss (load balance of experts); None where none does."""

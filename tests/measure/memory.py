@@ -85,7 +85,7 @@ def measured(name: str, data: Path, room: int) -> tuple[int, int]:
     found = open_data(spec.data, base=Path(), seed=0, say=lambda text: None)
     split = found.split("train")
     foreseen = plan(spec, found.facts, split, outline(spec, found.facts))
-    total = foreseen.state_bytes + foreseen.activation_bytes
+    total = foreseen.memory.peak
     if total > room:
         return total, 0
     batch = longest_batch(split, spec.train)

@@ -11,6 +11,7 @@ from bigmodel_cli.console import is_terminal, say, terminal, visible
 from bigmodel_cli.metrics import MetricInfo, shown
 from bigmodel_cli.progress import duration
 from bigmodel_cli.train.observers.base import Observer
+from bigmodel_cli.train.state import UNKNOWN
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -27,6 +28,7 @@ class Progress(Observer):
     """Shows loss, learning rate, rate and time left, validations, and messages. A logged step costs microseconds."""
 
     def __init__(self) -> None:
+        self.run: Run | None = None
         self.total = self.first = 0
         self.unit = ""
         self.info: Callable[[str], MetricInfo] = lambda metric: MetricInfo()
@@ -36,6 +38,7 @@ class Progress(Observer):
 
     def on_start(self, run: Run) -> None:
         """Start the clock, and the bar where there is a terminal."""
+        self.run = run
         self.total, self.first, self.unit, self.info = run.total, run.state.step, run.task.unit, run.task.info
         self.started = self.shown = time.perf_counter()
         if is_terminal():
@@ -47,7 +50,7 @@ class Progress(Observer):
         from rich.progress import Progress as Bar
 
         self.bar = Bar(
-            TextColumn("step {task.completed}/{task.total}"),
+            TextColumn("step {task.completed}/{task.fields[of]}"),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(compact=True),
@@ -56,11 +59,13 @@ class Progress(Observer):
             transient=True,
         )
         self.bar.start()
-        self.task = self.bar.add_task("", total=self.total, completed=start, figures="")
+        of = self.total if self.total < UNKNOWN else "?"
+        self.task = self.bar.add_task("", total=self.total, completed=start, figures="", of=of)
 
     def on_log(self, record: dict[str, Any]) -> None:
         """Show where the run is; a record without a loss is of steps that had no effect."""
         now, step = time.perf_counter(), record["step"]
+        self.total = self.total if self.run is None else self.run.total  # by the clock it is foreseen anew
         if now - self.shown < (BAR_EVERY if self.bar else LINE_EVERY) and step < self.total:
             return
         self.shown = now
@@ -68,7 +73,7 @@ class Progress(Observer):
         figures = f"loss {shown_loss}  lr {record['lr']:.2e}  {record['per_second']:,.0f} {self.unit}/s"
         if self.bar is not None and self.task is not None:
             with contextlib.suppress(OSError):  # the terminal has gone; SIGHUP says so in its own way
-                self.bar.update(self.task, completed=step, figures=figures)
+                self.bar.update(self.task, total=self.total, completed=step, figures=figures, of=self.total)
         else:
             left = (now - self.started) / max(1, step - self.first) * (self.total - step)
             say(f"step {step}/{self.total}  {figures}  {duration(left)} left")

@@ -1,0 +1,33 @@
+"""How much memory a training step really takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.models.footprint import following
+from bigmodel_cli.train.state import TrainState
+
+
+def peak_memory(state: TrainState, step: Callable[[], object], batch: Sequence[Tensor], device: torch.device) -> int:
+    """The most bytes at once while `step` runs on this batch: weights and what else training keeps, and what the step adds.
+
+    On CUDA that is what PyTorch's allocator counts; elsewhere, where it does not count, all tensors of the step are followed.
+    """
+    kept = [
+        *state.model.parameters(),
+        *state.model.buffers(),
+        *state.optimizer.state_dict().values(),
+        *state.ema.values(),
+    ]
+    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in kept}
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        step()
+        added = int(torch.cuda.max_memory_allocated(device)) - before
+    else:
+        with following([*kept, *batch]) as alive:
+            step()
+        added = max(alive.course, default=0)
+    return sum(storages.values()) + added
