@@ -41,6 +41,7 @@ from bigmodel_cli.arguments.evaluate import (
 from bigmodel_cli.arguments.look import Head, Input, Layer, Picture, Seconds, Target
 from bigmodel_cli.arguments.meaning import (
     Start,
+    all_of_stdin,
     all_overrides,
     named_checkpoint,
     need_run,
@@ -63,6 +64,7 @@ from bigmodel_cli.arguments.predict import (
     TopK,
     TopP,
 )
+from bigmodel_cli.arguments.runs import CompareRuns, Plot, Runs
 
 app = typer.Typer(
     name="bigmodel",
@@ -313,6 +315,28 @@ def bench(
     overrides = all_overrides(set_, precision, None)
     report = bench_(builtin(overrides) if target is None else named(target, overrides), device, seconds)
     show(report.to_json() if json else report.to_text())
+
+
+@app.command()
+def runs(given: Runs = None, compare: CompareRuns = False, plot: Plot = None, json: Json = False) -> None:
+    """List runs: state, step, best metric, time, and the options in which they differ; or compare some and plot their curves.
+
+    Example: bigmodel runs, or: bigmodel runs --compare mnist_cnn mnist_cnn-2 --plot curves.pdf
+    """
+    from bigmodel_cli.pictures import check_picture
+    from bigmodel_cli.runs import PICTURE, as_text, compare_runs, comparison, list_runs, listing, to_json
+
+    names = all_of_stdin(given or [])
+    if not compare:
+        refuse("a listing (without --compare)", {"--plot": plot})
+        found = list_runs(names)
+    else:
+        check_picture(plot or PICTURE, "--plot")
+        found = compare_runs(names, plot or PICTURE)
+    if json:
+        show({"runs": to_json(found)})
+    elif found:
+        show(as_text(*(comparison if compare else listing)(found)))
 
 
 @app.command()

@@ -99,6 +99,14 @@ def named_checkpoint(text: str) -> Path:
     return Path(line)
 
 
+def all_of_stdin(names: list[str]) -> list[str]:
+    """The names, where '-' stands for the lines of stdin, of which there is one at least. Raises `SpecError`."""
+    if "-" not in names:
+        return names
+    lines = [os.fsdecode(line) for line in sys.stdin.buffer.read().splitlines() if line.strip()]
+    return [name for given in names for name in (with_a_first(iter(lines)) if given == "-" else [given])]
+
+
 def with_a_first(lines: Iterator[str]) -> Iterator[str]:
     """The lines of stdin, of which there is one at least. Raises `SpecError` where there is none."""
     from bigmodel_cli.errors import SpecError
