@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from conftest import Result, digests
 
+from bigmodel_cli.arguments.meaning import named_checkpoint
 from bigmodel_cli.errors import DataError, NumericsError
 from bigmodel_cli.runs import read_run
 from bigmodel_cli.train import seeds
@@ -64,20 +65,20 @@ def test_each_seed_is_a_run_as_by_itself_and_their_mean_is_on_stderr_in_a_pipe(d
 def test_a_resume_goes_on_with_what_is_not_finished(
     decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["pretrain", decoder_spec, "--seeds", "0,1,2", "--out", "many/try", *SHORT]
+    words = ["pretrain", decoder_spec, "--seeds", "0,1", "--out", "many/try", *SHORT]
     with monkeypatch.context() as patch:
         failing(patch, 1, DataError("no more data"))
         result = cli(*words)
     assert (result.status, result.out) == (3, "")
-    assert "seed 1: failed; 1 of 3 runs are done, and to go on with all: " in result.err
+    assert "seed 1: failed; 1 of 2 runs are done, and to go on with all: " in result.err
     assert sorted(os.listdir("many")) == ["try-seed0"]
     before = Path("many/try-seed0/metrics.jsonl").stat().st_mtime_ns
     assert cli(*words).status == 2
     result = cli(*words, "--resume", "--json")
     assert result.status == 0, result.err
     values = json.loads(result.out)
-    assert values["checkpoints"]["2"] == "many/try-seed2/checkpoints/step-00000002"
-    assert values["metrics"]["last loss"]["n"] == 3
+    assert values["checkpoints"]["1"] == "many/try-seed1/checkpoints/step-00000002"
+    assert values["metrics"]["last loss"]["n"] == 2
     assert values["metrics"]["last loss"]["values"]["1"] == last("many/try-seed1", "loss")
     assert Path("many/try-seed0/metrics.jsonl").stat().st_mtime_ns == before
 
@@ -127,14 +128,15 @@ def test_seeds_that_say_nothing_clear_are_refused(words: list[str], message: str
     assert not Path("runs").exists()
 
 
-def test_finetuning_takes_seeds_too_and_a_reader_of_one_path_is_told_of_the_others(
-    decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+def test_finetuning_takes_seeds_too(decoder_spec: Path, cli: Cli) -> None:
+    cli("pretrain", decoder_spec, "--out", "base", "--set", "train.steps=1")
+    result = cli("finetune", "--from", "base", "--seeds", "7", "--set", "train.steps=1")
+    assert (result.status, result.out) == (0, "runs/base-finetuned-seed7/checkpoints/step-00000001\n")
+
+
+def test_a_reader_of_one_path_is_told_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cli("pretrain", decoder_spec, "--out", "base", *SHORT)
-    result = cli("finetune", "--from", "base", "--seeds", "0,1", *SHORT)
-    assert result.status == 0, result.err
-    assert result.out.startswith("runs/base-finetuned-seed0/checkpoints/")
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(result.out.encode())))
-    result = cli("eval", "-")
-    assert result.status == 0
-    assert "1 more are left out" in result.err
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\nb\nc")))
+    assert named_checkpoint("-") == Path("a")
+    assert "2 more are left out" in capsys.readouterr().err

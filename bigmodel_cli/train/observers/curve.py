@@ -69,6 +69,8 @@ def draw_curve(metrics: Path, picture: Path, about: About) -> None:
     if not steps:
         return
     figure = new_figure((8, 6))
+    figure.set_layout_engine(None)  # to find a layout takes as long as to draw
+    figure.subplots_adjust(left=0.1, right=0.87, top=0.89, bottom=0.08, hspace=0.22)
     upper, lower = figure.subplots(2, sharex=True, height_ratios=(5, 2))
     figure.suptitle(plain(about.title))
     _draw_losses(upper, records, about)
