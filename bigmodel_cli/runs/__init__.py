@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ from bigmodel_cli.console import say, table
 from bigmodel_cli.differences import differing
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.runs.found import find_runs
-from bigmodel_cli.runs.plot import groups, plot
+from bigmodel_cli.runs.plot import MOST_NAMED, groups, plot
 from bigmodel_cli.runs.record import Metric, RunRecord, is_run, read_run
 from bigmodel_cli.runs.tables import comparison, listing, to_json
 
@@ -46,6 +48,8 @@ def compare_runs(given: Sequence[str], picture: Path) -> list[RunRecord]:
         what = ", ".join(f"{task} by {metric.name} ({len(own)})" for (task, metric), own in kinds.items())
         say(f"note: the runs are not all of one kind, and each kind has its own plot: {what}")
     for own in kinds.values():
+        if len(own) > MOST_NAMED:
+            say(f"note: {len(own)} runs are too many for the plot to name them; it names up to {MOST_NAMED}")
         counted = [p for p in differing([r.options for r in own]) if p.startswith(("data.", "task."))]
         if counted:
             more = f" and {len(counted) - MOST_SHOWN} more" if len(counted) > MOST_SHOWN else ""
@@ -64,15 +68,14 @@ def as_text(columns: list[str], rows: list[list[str]]) -> str:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(no_color=True, highlight=False)
-    lines = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    text = io.StringIO()
+    lines = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         lines.add_column(Text(column), overflow="fold")
     for row in rows:
         lines.add_row(*map(Text, row))
-    with console.capture() as captured:
-        console.print(lines)
-    return "\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines())
+    Console(file=text, width=shutil.get_terminal_size().columns, highlight=False).print(lines)  # a file: no codes
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
 __all__ = [

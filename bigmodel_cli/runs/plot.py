@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from bigmodel_cli.pictures import (
 from bigmodel_cli.runs.found import short_names
 from bigmodel_cli.runs.record import Metric, RunRecord, training_losses
 
+MOST_NAMED = 30
+"""Runs that a plot can name."""
 Points = Sequence[tuple[int, float]]
 Group = tuple[str, Metric]
 """Task and metric."""
@@ -49,18 +52,19 @@ def plot(runs: Sequence[RunRecord], path: Path) -> bool:
             _line(right, curves[run.path], color, style, alpha=0.35, linewidth=0.8)
             if metric.name != "loss":
                 _line(right, _validated(run, "loss"), color, style)
-        left.set_title(plain(task) if len(drawn) > 1 else "", loc="left", fontsize="medium")
+        left.set_title(f"{plain(task)}, {len(own)} run(s)" if len(drawn) > 1 else "", loc="left", fontsize="medium")
         _finish(left, f"validation {plain(metric.name)}", metric)
         _finish(right, "training loss" if metric.name == "loss" else "validation and (pale) training loss", None)
         lines, labels = left.get_legend_handles_labels()
-        if labels:
+        if len(labels) <= MOST_NAMED:
             left.legend(lines, labels, frameon=False, fontsize="small")
     save_figure(figure, path, dpi=120)
     return True
 
 
 def _validated(run: RunRecord, name: str) -> Points:
-    return [(v.step, v.values[name]) for v in run.validations if name in v.values]
+    """A metric's values; a gap in the line where it was not finite."""
+    return [(v.step, v.values.get(name, math.nan)) for v in run.validations]
 
 
 def _line(axes: Any, points: Points, color: str, style: str, **options: Any) -> None:
@@ -72,7 +76,7 @@ def _line(axes: Any, points: Points, color: str, style: str, **options: Any) -> 
 def _finish(axes: Any, label: str, metric: Metric | None) -> None:
     """Axes that suit what is drawn in them."""
     steps = [x for line in axes.lines for x in line.get_xdata()]
-    values = [y for line in axes.lines for y in line.get_ydata()]
+    values = [y for line in axes.lines for y in line.get_ydata() if math.isfinite(y)]
     axes.set_ylabel(label)
     tidy(axes)
     if not values:

@@ -65,7 +65,8 @@ def draw_curve(metrics: Path, picture: Path, about: About) -> None:
     A validation in which a figure was not a finite number is a gap in its line.
     """
     records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    steps = [r["step"] for r in records if "loss" in r or "val" in r]
+    shown = ("loss", about.name)
+    steps = [r["step"] for r in records if any({**r, **r.get("val", {})}.get(name) is not None for name in shown)]
     if not steps:
         return
     figure = new_figure((8, 6))
