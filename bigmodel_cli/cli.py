@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -41,6 +42,7 @@ from bigmodel_cli.arguments.evaluate import (
 from bigmodel_cli.arguments.look import Head, Input, Layer, Picture, Seconds, Targets
 from bigmodel_cli.arguments.meaning import (
     Start,
+    all_of_stdin,
     all_overrides,
     named_checkpoint,
     need_run,
@@ -63,6 +65,12 @@ from bigmodel_cli.arguments.predict import (
     TopK,
     TopP,
 )
+from bigmodel_cli.arguments.runs import CompareRuns, Plot, Runs
+from bigmodel_cli.arguments.seeds import Seeds, run_seeds
+
+if TYPE_CHECKING:
+    from bigmodel_cli.overrides import Change
+    from bigmodel_cli.spec import Spec
 
 app = typer.Typer(
     name="bigmodel",
@@ -107,6 +115,7 @@ def pretrain(
     device: Device = "auto",
     precision: Precision = None,
     seed: Seed = None,
+    seeds: Seeds = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -119,9 +128,13 @@ def pretrain(
     overrides = all_overrides(set_, precision, seed)
     if spec is None:
         need_run("pretrain", None, out, resume, dry_run)
-    loaded = load(spec, overrides) if spec is not None else None
     name = spec.stem if spec is not None else ""
-    run_training(loaded, Start("pretrain", name, out, resume, device, overrides, accept_data, plugin, dry_run, json))
+    start = Start("pretrain", name, out, resume, device, overrides, accept_data, plugin, dry_run, json)
+    if seeds is not None and spec is not None:
+        run_seeds(seeds, seed, lambda more: load(spec, [*overrides, *more]), start)
+    else:
+        refuse("a run that is gone on with without a spec", {"--seeds": seeds})
+        run_training(load(spec, overrides) if spec is not None else None, start)
 
 
 @app.command()
@@ -136,6 +149,7 @@ def finetune(
     device: Device = "auto",
     precision: Precision = None,
     seed: Seed = None,
+    seeds: Seeds = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -150,7 +164,7 @@ def finetune(
     overrides = all_overrides(set_, precision, seed)
     if source is None:
         need_run("finetune", spec, out, resume, dry_run)
-        refuse("a run that is gone on with without --from", {"SPEC": spec})
+        refuse("a run that is gone on with without --from", {"SPEC": spec, "--seeds": seeds})
         run_training(None, Start("finetune", "", out, resume, device, overrides, accept_data, plugin, dry_run, json))
         return
     path = checkpoints.find(named_checkpoint(source))
@@ -163,9 +177,17 @@ def finetune(
         "train": {**base["train"], "precision": "auto", "memory_format": "auto", "compile": "auto"},
     }
     changes = [*overrides, Override("init.checkpoint", str(path), "--from")]
-    loaded = load(spec, changes, base) if spec is not None else from_dict(base, changes, f"{path}/spec.yaml")
+
+    def loaded(more: Sequence[Change] = ()) -> Spec:
+        every = [*changes, *more]
+        return load(spec, every, base) if spec is not None else from_dict(base, every, f"{path}/spec.yaml")
+
     name = spec.stem if spec is not None else f"{path.parent.parent.name}-finetuned"
-    run_training(loaded, Start("finetune", name, out, resume, device, overrides, accept_data, plugin, dry_run, json))
+    start = Start("finetune", name, out, resume, device, overrides, accept_data, plugin, dry_run, json)
+    if seeds is not None:
+        run_seeds(seeds, seed, loaded, start)
+    else:
+        run_training(loaded(), start)
 
 
 @app.command("eval")
@@ -252,7 +274,7 @@ def predict(
     from bigmodel_cli.predict import predict as predict_
     from bigmodel_cli.writing import Decoding
 
-    path = named_checkpoint(checkpoint)
+    path = named_checkpoint(checkpoint, with_inputs=True)
     given = inputs or with_a_first(lines_of(sys.stdin.buffer))
     loaded = load_checkpoint(path, device)
     decoding = Decoding(
@@ -313,6 +335,28 @@ def bench(
     overrides = all_overrides(set_, precision, None)
     report = bench_(named(targets, overrides) if targets else builtin(overrides), device, seconds)
     show(report.to_json() if json else report.to_text())
+
+
+@app.command()
+def runs(given: Runs = None, compare: CompareRuns = False, plot: Plot = None, json: Json = False) -> None:
+    """List runs: state, step, best metric, time, and the options in which they differ; or compare some and plot their curves.
+
+    Example: bigmodel runs, or: bigmodel runs --compare mnist_cnn mnist_cnn-2 --plot curves.pdf
+    """
+    from bigmodel_cli.pictures import check_picture
+    from bigmodel_cli.runs import PICTURE, as_text, compare_runs, comparison, list_runs, listing, to_json
+
+    names = all_of_stdin(given or [])
+    if not compare:
+        refuse("a listing (without --compare)", {"--plot": plot})
+        found = list_runs(names)
+    else:
+        check_picture(plot or PICTURE, "--plot")
+        found = compare_runs(names, plot or PICTURE)
+    if json:
+        show({"runs": to_json(found)})
+    elif found:
+        show(as_text(*(comparison if compare else listing)(found)))
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from bigmodel_cli.errors import SpecError
 from bigmodel_cli.outputs import check_output, write_output
 
 FORMATS = ("png", "pdf", "svg", "jpg", "jpeg", "webp", "tif", "tiff")
+
+MARKED = 30
+"""A line of fewer points has each of them marked."""
 
 
 def new_figure(size: tuple[float, float]) -> Any:
@@ -28,6 +32,50 @@ def new_figure(size: tuple[float, float]) -> Any:
 def plain(text: str) -> str:
     """A name that matplotlib draws as it stands: control characters as escapes, and no dollar that begins a formula."""
     return one_line(text).replace("$", r"\$")
+
+
+def written_out(value: float, place: int | None = None) -> str:
+    """A number at an axis as it is, without an offset or a factor for all of them."""
+    return f"{value:.6g}"
+
+
+def tidy(axes: Any, *, right: bool = False) -> None:
+    """A light grid and no frame but the axes, of which y may be on the right; numbers as they are."""
+    axes.spines[["top"] if right else ["top", "right"]].set_visible(False)
+    axes.yaxis.set_major_formatter(written_out)
+    if not right:
+        axes.grid(alpha=0.25)
+
+
+def whole_steps(axes: Any, steps: Collection[int]) -> None:
+    """An x axis of steps, none of them in parts, which one step alone does not shrink to nothing."""
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlim(*((min(steps) - 1, min(steps) + 1) if len(set(steps)) == 1 else (None, None)))
+    axes.set_xlabel("step")
+
+
+def metric_axis(axes: Any, values: Sequence[float], percent: bool) -> None:
+    """A y axis for a metric: as much as its values need, but not so little that noise looks like progress."""
+    low, high = min(values), max(values)
+    span = max(high - low, 0.04 if percent else 0.02 * max(abs(low), abs(high)) or 1.0)
+    middle, half = (low + high) / 2, 0.55 * span
+    if percent:
+        from matplotlib.ticker import PercentFormatter
+
+        middle = min(max(middle, 0.94 * half), max(1 - 0.94 * half, 0.5))  # a mark at 0 or 100 % is whole
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_ylim(middle - half, middle + half)
+
+
+def log_where_wide(axes: Any, values: Sequence[float]) -> None:
+    """A logarithmic y axis where the values span two decades or more, with the numbers written out."""
+    if values and min(values) > 0 and max(values) >= 100 * min(values):
+        from matplotlib.ticker import LogLocator
+
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if max(values) < 1e4 * min(values) else (1.0,)))
+        axes.yaxis.set_major_formatter(written_out)
+        axes.yaxis.set_minor_formatter("")
 
 
 def check_picture(path: Path, option: str) -> None:

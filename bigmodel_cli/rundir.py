@@ -20,6 +20,8 @@ from bigmodel_cli.failpoints import failpoint
 
 MOST_TRIED = 10_000
 LOCK, SPEC, STATUS, METRICS = "run.lock", "spec.yaml", "status.json", "metrics.jsonl"
+ABOUT = ("total_steps", "metric", "parameters")
+"""What status.json says of a run as a whole, for those who list runs; see `RunDirectory.about`."""
 _STEP = re.compile(r"step-[0-9]+\Z")
 _DRAFT = re.compile(rf"\.({SPEC}|{STATUS}|{METRICS})\.[0-9]+\Z")
 
@@ -123,7 +125,8 @@ class RunDirectory:
         self.metrics = MetricsLog(path / METRICS)
         self.begun = has_begun(path)
         self.recording = False  # this process has begun, or gone on with, the run
-        self.previous = _read_status(path / STATUS) if self.begun else {}
+        self.previous = read_status(path / STATUS) if self.begun else {}
+        self.about = {name: self.previous[name] for name in ABOUT if name in self.previous}
         step, checkpoint = self.previous.get("last_step"), self.previous.get("last_checkpoint")
         self.last_step = step if isinstance(step, int) else 0
         self.last_checkpoint = checkpoint if isinstance(checkpoint, str) else None
@@ -225,6 +228,7 @@ class RunDirectory:
             "message": message,
             "last_step": self.last_step,
             "last_checkpoint": self.last_checkpoint,
+            **self.about,
         }
         text = json.dumps(values, indent=1, allow_nan=False) + "\n"
         try:
@@ -268,8 +272,8 @@ def _locked(path: Path) -> int:
     return descriptor
 
 
-def _read_status(path: Path) -> dict[str, Any]:
-    """What status.json said; nothing where it cannot be read."""
+def read_status(path: Path) -> dict[str, Any]:
+    """What a status.json said; nothing where it cannot be read."""
     try:
         values = json.loads(path.read_bytes()) if os.path.isfile(path) and path.stat().st_size < 1_000_000 else {}
     except (OSError, ValueError, RecursionError):

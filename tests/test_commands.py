@@ -66,8 +66,11 @@ def test_a_run_leaves_what_it_says(decoder: Path) -> None:
         "message": "",
         "last_step": 12,
         "last_checkpoint": f"checkpoints/{decoder.name}",
+        "total_steps": 12,
+        "metric": {"name": "loss", "higher_is_better": False, "percent": ["accuracy"]},
+        "parameters": 7120,
     }
-    assert Image.open(run / "curve.png").size == (960, 540)
+    assert Image.open(run / "curve.png").size == (960, 720)
     spec = yaml.safe_load((run / "spec.yaml").read_text())
     assert spec["train"]["optimizer"]["lr"] == 1e-3
 

@@ -21,6 +21,7 @@ FLOORS = {
             "errors",
             "console",
             "device",
+            "differences",
             "disk",
             "distributed",
             "lazy",
@@ -44,7 +45,7 @@ FLOORS = {
     "parts": 1,
     "metrics": 1,
     **dict.fromkeys(["models", "data", "tasks", "checkpoints", "optim", "schedule", "rundir", "trackers"], 2),
-    **dict.fromkeys(["spec", "recipe", "promises"], 3),
+    **dict.fromkeys(["spec", "recipe", "promises", "runs"], 3),
     **dict.fromkeys(
         [
             "train",

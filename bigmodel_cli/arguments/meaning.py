@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bigmodel_cli.overrides import Change
+    from bigmodel_cli.train.session import Request
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,15 @@ class Start:
     dry_run: bool
     json: bool
 
+    def request(self) -> Request:
+        """The same as a training takes it."""
+        from bigmodel_cli.train.session import Request
+
+        return Request(
+            *(self.name, self.out, self.resume, self.device, tuple(self.overrides), self.accept_data),
+            *(self.command, ("bigmodel", *sys.argv[1:]), tuple(self.plugins or ())),
+        )
+
 
 def run_training(spec: Any, start: Start) -> None:
     """Train, or with `dry_run` show what training would do, and print the result.
@@ -43,17 +53,13 @@ def run_training(spec: Any, start: Start) -> None:
     elif not start.resume:
         refuse("a run that begins (without --resume)", {"--accept-data": start.accept_data})
     with Signals() as signals:
-        from bigmodel_cli.train.session import Request, train
         from bigmodel_cli.train.session import dry_run as plan
+        from bigmodel_cli.train.session import train
 
         if start.dry_run:
             plan(spec, start.device, lambda found: show(found.to_json() if start.json else found.to_text()))
             return
-        request = Request(
-            *(start.name, start.out, start.resume, start.device, tuple(start.overrides), start.accept_data),
-            *(start.command, ("bigmodel", *sys.argv[1:]), tuple(start.plugins or ())),
-        )
-        path = train(spec, request, signals)
+        path = train(spec, start.request(), signals)
         show({"checkpoint": str(path)} if start.json else str(path))
 
 
@@ -87,16 +93,30 @@ def refuse(where: str, options: Mapping[str, object]) -> None:
         raise SpecError(f"{given[0]} has no effect on {where}; leave it out")
 
 
-def named_checkpoint(text: str) -> Path:
-    """The checkpoint's path; '-' is the first line of stdin, as a training command prints it. Raises `SpecError`."""
+def named_checkpoint(text: str, with_inputs: bool = False) -> Path:
+    """The checkpoint's path; '-' is the first line of stdin, as a training command prints it. Raises `SpecError`.
+
+    What follows it are the command's inputs, or else other checkpoints (of --seeds), which are said to be left out.
+    """
     if text != "-":
         return Path(text)
+    from bigmodel_cli.console import say
     from bigmodel_cli.errors import SpecError
 
     line = os.fsdecode(sys.stdin.buffer.readline().strip())  # what follows it stays for `predict`
     if not line:
         raise SpecError("'-': no checkpoint's path came on stdin; did the command before the pipe fail?")
+    if not with_inputs and not sys.stdin.isatty() and (rest := sys.stdin.buffer.read().strip().splitlines()):
+        say(f"note: '-' is the first line of stdin; {len(rest)} more are left out (| xargs -n 1 takes each by itself)")
     return Path(line)
+
+
+def all_of_stdin(names: list[str]) -> list[str]:
+    """The names, where '-' stands for the lines of stdin, of which there is one at least. Raises `SpecError`."""
+    if "-" not in names:
+        return names
+    lines = [os.fsdecode(line) for line in sys.stdin.buffer.read().splitlines() if line.strip()]
+    return [name for given in names for name in (with_a_first(iter(lines)) if given == "-" else [given])]
 
 
 def with_a_first(lines: Iterator[str]) -> Iterator[str]:

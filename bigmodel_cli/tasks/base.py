@@ -161,6 +161,11 @@ class Task:
         """What is to be known of a metric of this name."""
         return self.metrics.get(metric, MetricInfo())
 
+    def described(self) -> dict[str, Any]:
+        """The metric that decides, as plain values: its name and which way is better; and all in percent."""
+        percent = [name for name, info in self.metrics.items() if info.percent]
+        return {"name": self.metric, "higher_is_better": self.higher_is_better, "percent": percent}
+
     @property
     def higher_is_better(self) -> bool:
         """Of the metric that decides."""

@@ -12,6 +12,7 @@ from typing import Any
 from bigmodel_cli import checkpoints
 from bigmodel_cli.console import say
 from bigmodel_cli.data import DataSet
+from bigmodel_cli.differences import leaves, written
 from bigmodel_cli.errors import BigmodelError, CheckpointError, SpecError
 from bigmodel_cli.overrides import Change
 from bigmodel_cli.rundir import SPEC, RunDirectory, has_begun
@@ -116,7 +117,7 @@ def resumed_spec(directory: RunDirectory, previous: Previous | None, wish: Wish)
     else:
         new = merged(wish.spec, old)
         _say_recorded(wish.spec, new)
-    before, after = dict(_leaves(old.to_dict())), dict(_leaves(new.to_dict()))
+    before, after = dict(leaves(old.to_dict())), dict(leaves(new.to_dict()))
     changed = [p for p in sorted(before.keys() | after.keys()) if before.get(p) != after.get(p) and not _may_change(p)]
     moved = [p for p in changed if any(f"{p}.".startswith(f"data.{name}.") for name in new.data.paths)]
     changed = [p for p in changed if p not in moved]
@@ -161,7 +162,7 @@ def _overlaid(old: Any, new: Any) -> Any:
 
 def _say_recorded(given: Spec, used: Spec) -> None:
     """Say which options the run has otherwise than by today's defaults; those of computing are measured anyway."""
-    before, after = dict(_leaves(given.to_dict())), dict(_leaves(used.to_dict()))
+    before, after = dict(leaves(given.to_dict())), dict(leaves(used.to_dict()))
     found = [f"{p}: {v}" for p, v in after.items() if before.get(p) != v and before.get(p) != "auto"]
     if found:
         more = f" and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
@@ -177,7 +178,7 @@ def _refusal(
     place = shlex.quote(str(run))
     ways = [f"`bigmodel {command}` with another --out, from the first weights"]
     if all(p.startswith(("train.", "init.freeze", "init.train")) for p in changed):
-        sets = " ".join(f"--set {shlex.quote(f'{p}={_written(after.get(p))}')}" for p in changed[:MOST_SHOWN])
+        sets = " ".join(f"--set {shlex.quote(f'{p}={written(after.get(p))}')}" for p in changed[:MOST_SHOWN])
         ways.insert(0, f"`bigmodel finetune --from {place} {sets}`, from its weights")
     elif not any(p.startswith("model.") for p in changed):
         ways.insert(0, f"`bigmodel finetune --from {place} SPEC`, from its weights")
@@ -194,19 +195,7 @@ def _told(changed: Sequence[str], before: Mapping[str, Any]) -> list[str]:
 
 
 def _side(values: Mapping[str, Any], path: str) -> str:
-    return _written(values[path]) if path in values else "(none)"
-
-
-def _written(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
-    """(dotted path, scalar) of every leaf of plain values."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    if items is None:
-        return [(path, value)]
-    return [leaf for key, inner in items for leaf in _leaves(inner, f"{path}.{key}" if path else str(key))]
+    return written(values[path]) if path in values else "(none)"
 
 
 def mark_again(checkpoints_folder: Path, path: Path, contents: checkpoints.Checkpoint) -> None:

@@ -200,6 +200,8 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     with signals.held():
         if state.division.pieces:
             state.division.write(directory)
+        parameters = sum(p.numel() for p in model.parameters())
+        directory.about = {"total_steps": total, "metric": task.described(), "parameters": parameters}
         directory.begin(spec.to_yaml(), state.step)
     changes = [*(previous.contents.state.get("data_changes", []) if previous and previous.contents else [])]
     changes += [[state.step, data.fingerprint]] if changed else []

@@ -40,6 +40,7 @@ class Signals:
         self.pending: int | None = None
         self.depth = 0
         self.started = self.heeded = self.ended = False
+        self.late = 0  # the first signal after the end
         self.before: dict[int, Any] = {}
         self.unraisable = sys.unraisablehook
         self.leaving: Callable[[], None] | None = None  # what is to be recorded when the process leaves at once
@@ -67,6 +68,7 @@ class Signals:
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """The handler: raise now, or leave it to the end of `held()`."""
         if self.ended:
+            self.late = self.late or number
             return
         if not self.started:
             with contextlib.suppress(OSError):
@@ -102,6 +104,12 @@ class Signals:
     def end(self) -> None:
         """The result stands: signals that come from now on change nothing."""
         self.ended = True
+
+    def again(self) -> None:
+        """Another run begins: a signal that came after the end of the last one stops it."""
+        self.ended = False
+        if self.late:
+            raise Interrupted(self.late)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

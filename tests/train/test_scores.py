@@ -15,7 +15,7 @@ from torch import Tensor
 from bigmodel_cli.console import strict_json
 from bigmodel_cli.tasks.causal_lm import CausalLM
 from bigmodel_cli.tasks.classification import Classification
-from bigmodel_cli.train.observers.curve import draw_curve
+from bigmodel_cli.train.observers.curve import About, draw_curve
 
 Cli = Callable[..., Result]
 SETS = ["--set", "train.validate_every=3", "--set", "train.steps=12"]
@@ -126,5 +126,5 @@ def test_strict_json() -> None:
 def test_a_curve_with_gaps(lines: list[str], tmp_path: Path) -> None:
     log, picture = tmp_path / "log.jsonl", tmp_path / "curve.png"
     log.write_text("\n".join(lines) + "\n")
-    draw_curve(log, picture, "accuracy")
+    draw_curve(log, picture, About("$a_b$", "accuracy", True, ["accuracy"], 1.0))
     assert picture.exists() == (len(lines) > 1)

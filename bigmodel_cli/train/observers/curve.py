@@ -1,20 +1,34 @@
-"""curve.png: the losses and the metric of a finished run."""
+"""curve.png: the losses and the metric of a finished run, and below them its learning rate and gradients."""
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bigmodel_cli.pictures import new_figure
+from bigmodel_cli.pictures import MARKED, log_where_wide, metric_axis, new_figure, plain, tidy, whole_steps
 from bigmodel_cli.rundir import MetricsLog
 from bigmodel_cli.train.observers.base import Observer
 
 if TYPE_CHECKING:
     from bigmodel_cli.train.loop import Run
+
+
+Points = list[tuple[int, float]]
+
+
+class About(NamedTuple):
+    """What a curve needs to be told: the run's name, its metric, and where gradients are clipped."""
+
+    title: str
+    name: str
+    higher_is_better: bool
+    percent: Sequence[str]
+    clip: float | None
 
 
 class Curve(Observer):
@@ -28,7 +42,8 @@ class Curve(Observer):
         picture = self.metrics.path.with_name("curve.png")
         if self.metrics.broken:
             return
-        if drawn(picture, lambda: draw_curve(self.metrics.path, picture, run.task.metric), run.say):
+        about = About(Path(os.path.abspath(picture)).parent.name, **run.task.described(), clip=run.options.clip)
+        if drawn(picture, lambda: draw_curve(self.metrics.path, picture, about), run.say):
             run.say(f"curve: {picture}")
 
 
@@ -44,38 +59,24 @@ def drawn(picture: Path, draw: Callable[[], None], tell: Callable[[str], None]) 
     return True
 
 
-def draw_curve(metrics: Path, picture: Path, metric: str) -> None:
-    """Draw the training and validation loss of metrics.jsonl, and the task's metric where it is another, as a PNG.
+def draw_curve(metrics: Path, picture: Path, about: About) -> None:
+    """Draw as a PNG what metrics.jsonl holds: losses and the task's metric; learning rate and the norm of the gradient.
 
-    Validations in which a figure was not a finite number are left out of its line.
+    A validation in which a figure was not a finite number is a gap in its line.
     """
     records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    training = [(r["step"], r["loss"]) for r in records if "loss" in r]
-    validation, judged = (
-        [(r["step"], r["val"][name]) for r in records if r.get("val", {}).get(name) is not None]
-        for name in ("loss", metric)
-    )
-    if not training and not validation and not judged:
+    shown = ("loss", about.name)
+    steps = [r["step"] for r in records if any({**r, **r.get("val", {})}.get(name) is not None for name in shown)]
+    if not steps:
         return
-    figure = new_figure((8, 4.5))
-    axes = figure.add_subplot()
-    if training:
-        axes.plot(*zip(*training, strict=True), color="#9db4c8", linewidth=1, label="training loss")
-    marker = "o" if max(len(validation), len(judged)) < 30 else None
-    if validation:
-        axes.plot(*zip(*validation, strict=True), color="#12507b", marker=marker, markersize=4, label="validation loss")
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    lines, labels = axes.get_legend_handles_labels()
-    if judged and metric != "loss":
-        right = axes.twinx()
-        (line,) = right.plot(*zip(*judged, strict=True), color="#c2571a", marker=marker, markersize=4)
-        right.set_ylabel(metric)
-        right.spines["top"].set_visible(False)
-        lines, labels = [*lines, line], [*labels, f"validation {metric}"]
-    figure.legend(lines, labels, frameon=False, loc="outside upper center", ncols=len(lines))  # never upon a line
+    figure = new_figure((8, 6))
+    figure.set_layout_engine(None)  # to find a layout takes as long as to draw
+    figure.subplots_adjust(left=0.1, right=0.87, top=0.89, bottom=0.08, hspace=0.22)
+    upper, lower = figure.subplots(2, sharex=True, height_ratios=(5, 2))
+    figure.suptitle(plain(about.title))
+    _draw_losses(upper, records, about)
+    _draw_training(lower, records, about.clip)
+    whole_steps(lower, steps)
     content = io.BytesIO()
     figure.savefig(content, dpi=120, format="png")
     draft = picture.with_name(f".{picture.name}.{os.getpid()}")
@@ -84,3 +85,70 @@ def draw_curve(metrics: Path, picture: Path, metric: str) -> None:
         os.replace(draft, picture)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _draw_losses(axes: Any, records: list[dict[str, Any]], about: About) -> None:
+    training = _points(records, "loss")
+    validated, judged = (
+        [(r["step"], _number(r["val"].get(name))) for r in records if "val" in r and "averaged" not in r]
+        for name in ("loss", about.name)
+    )
+    averaged = [(r["step"], _number(r["val"].get(about.name))) for r in records if "averaged" in r]
+    lines = [
+        *_line(axes, training, "#9db4c8", "training loss", linewidth=1),
+        *_line(axes, validated, "#12507b", "validation loss"),
+    ]
+    axes.set_ylabel("loss")
+    tidy(axes)
+    log_where_wide(axes, [value for _, value in (*training, *validated) if math.isfinite(value)])
+    place = axes
+    if about.name != "loss" and any(math.isfinite(value) for _, value in judged):
+        place = axes.twinx()
+        lines += _line(place, judged, "#c2571a", f"validation {about.name}")
+        place.set_ylabel(plain(about.name))
+        tidy(place, right=True)
+        metric_axis(place, [v for _, v in (*judged, *averaged) if math.isfinite(v)], about.name in about.percent)
+    if averaged:
+        lines += place.plot(*zip(*averaged, strict=True), "*", color="#c2571a", label="of the averaged weights")
+    _legend(axes, lines)
+
+
+def _draw_training(axes: Any, records: list[dict[str, Any]], clip: float | None) -> None:
+    norms = _points(records, "grad_norm")
+    lines = _line(axes, norms, "#b5a4c8", "norm of the gradient", linewidth=1)
+    if clip is not None:
+        lines.append(axes.axhline(clip, color="#6d4f92", linestyle="--", linewidth=1, label=f"clipped at {clip:g}"))
+    axes.set_ylabel("gradient")
+    tidy(axes)
+    log_where_wide(axes, [value for _, value in norms])
+    right = axes.twinx()
+    lines += _line(right, _points(records, "lr"), "#5b8c3e", "learning rate")
+    right.set_ylabel("learning rate")
+    tidy(right, right=True)
+    right.set_ylim(bottom=0)
+    _legend(axes, lines)
+
+
+def _points(records: list[dict[str, Any]], name: str) -> Points:
+    return [(r["step"], r[name]) for r in records if r.get(name) is not None]
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _line(axes: Any, points: Points, color: str, label: str, **options: Any) -> list[Any]:
+    """The line, if there is anything to draw."""
+    if not any(math.isfinite(value) for _, value in points):
+        return []
+    marker = "o" if len(points) < MARKED else None
+    return list(
+        axes.plot(*zip(*points, strict=True), color=color, label=plain(label), marker=marker, markersize=3.5, **options)
+    )
+
+
+def _legend(axes: Any, lines: list[Any]) -> None:
+    """Above the axes, never upon a line."""
+    if lines:
+        options = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": len(lines), "fontsize": "small"}
+        axes.legend(lines, [line.get_label() for line in lines], frameon=False, **options)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from bigmodel_cli.console import is_terminal, say, terminal, visible
@@ -22,6 +24,50 @@ if TYPE_CHECKING:
 BAR_EVERY = 0.2
 LINE_EVERY = 10.0
 """Seconds between redraws of the bar, and between plain lines where there is no terminal."""
+SAMPLE, SAMPLES = 0.5, 31
+"""Seconds that a sample of the pace takes at least, and how many samples are kept."""
+
+
+class Pace:
+    """Seconds that a run still takes, by medians over its last samples: a pause, however long, is one sample of many.
+
+    Validations and checkpoints are counted apart from the steps, by how long each takes and how often they come.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.first = self.step = step
+        self.since = time.perf_counter()
+        self.interrupted = False  # by a validation or a checkpoint, since the last sample
+        self.interruptions = 0
+        self.paces: deque[float] = deque(maxlen=SAMPLES)  # seconds a step
+        self.extras: deque[float] = deque(maxlen=SAMPLES)  # seconds an interruption
+
+    def interrupt(self) -> None:
+        """The time since the last sample is not of steps alone."""
+        self.interruptions += not self.interrupted
+        self.interrupted = True
+
+    def add(self, step: int) -> None:
+        """The run has come to this step."""
+        now = time.perf_counter()
+        seconds, steps = now - self.since, step - self.step
+        if steps < 0:  # the run went back
+            self.first = self.step = step
+            self.since, self.interruptions = now, 0
+        if steps <= 0 or (seconds < SAMPLE and self.paces):
+            return
+        if self.interrupted and self.paces:
+            self.extras.append(seconds - steps * median(self.paces))
+        else:
+            self.paces.append(seconds / steps)
+        self.since, self.step, self.interrupted = now, step, False
+
+    def left(self, steps: int) -> float | None:
+        """The seconds that so many more steps take; None where nothing is known yet."""
+        if not self.paces:
+            return None
+        extra = median(self.extras) * self.interruptions / (self.step - self.first) if self.extras else 0.0
+        return steps * (median(self.paces) + extra)
 
 
 class Progress(Observer):
@@ -29,32 +75,31 @@ class Progress(Observer):
 
     def __init__(self) -> None:
         self.run: Run | None = None
-        self.total = self.first = 0
+        self.total = 0
         self.unit = ""
+        self.pace = Pace(0)
         self.info: Callable[[str], MetricInfo] = lambda metric: MetricInfo()
-        self.started = self.shown = time.perf_counter()
+        self.shown = time.perf_counter()
         self.bar: Bar | None = None
         self.task: TaskID | None = None
 
     def on_start(self, run: Run) -> None:
         """Start the clock, and the bar where there is a terminal."""
         self.run = run
-        self.total, self.first, self.unit, self.info = run.total, run.state.step, run.task.unit, run.task.info
-        self.started = self.shown = time.perf_counter()
+        self.total, self.unit, self.info = run.total, run.task.unit, run.task.info
+        self.pace, self.shown = Pace(run.state.step), time.perf_counter()
         if is_terminal():
-            self.open_bar(self.first)
+            self.open_bar(run.state.step)
 
     def open_bar(self, start: int) -> None:
         """Start the progress bar."""
-        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar
 
         self.bar = Bar(
             TextColumn("step {task.completed}/{task.fields[of]}"),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left"),
             console=terminal(),
             transient=True,
         )
@@ -66,20 +111,23 @@ class Progress(Observer):
         """Show where the run is; a record without a loss is of steps that had no effect."""
         now, step = time.perf_counter(), record["step"]
         self.total = self.total if self.run is None else self.run.total  # by the clock it is foreseen anew
+        self.pace.add(step)
         if now - self.shown < (BAR_EVERY if self.bar else LINE_EVERY) and step < self.total:
             return
         self.shown = now
         shown_loss = f"{record['loss']:.4f}" if "loss" in record else "-"
+        left = self.pace.left(self.total - step)
         figures = f"loss {shown_loss}  lr {record['lr']:.2e}  {record['per_second']:,.0f} {self.unit}/s"
+        figures += f"  {duration(left)} left" if left is not None else ""
         if self.bar is not None and self.task is not None:
             with contextlib.suppress(OSError):  # the terminal has gone; SIGHUP says so in its own way
                 self.bar.update(self.task, total=self.total, completed=step, figures=figures, of=self.total)
         else:
-            left = (now - self.started) / max(1, step - self.first) * (self.total - step)
-            say(f"step {step}/{self.total}  {figures}  {duration(left)} left")
+            say(f"step {step}/{self.total}  {figures}")
 
     def on_validation(self, record: dict[str, Any]) -> None:
         """Show the validation's figures."""
+        self.pace.interrupt()
         self.on_message(f"step {record['step']}/{self.total}  validation: {shown_metrics(record['val'], self.info)}")
 
     def on_message(self, text: str) -> None:
@@ -89,6 +137,10 @@ class Progress(Observer):
                 self.bar.console.print(visible(text), soft_wrap=True)
         else:
             say(text)
+
+    def on_checkpoint(self, step: int) -> None:
+        """The time that it takes is not of steps."""
+        self.pace.interrupt()
 
     def on_end(self, run: Run) -> None:
         """Remove the bar: what others show comes below it."""

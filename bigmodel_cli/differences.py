@@ -1,0 +1,57 @@
+"""In which options resolved specs differ: plain values as dotted paths, and what of them is worth telling."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Leaves = Mapping[str, Any]
+"""Dotted path -> scalar, for every option of a resolved spec."""
+
+
+def leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
+    """(dotted path, scalar) of every leaf of plain values."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        return [(path, value)]
+    return [leaf for key, inner in items for leaf in leaves(inner, f"{path}.{key}" if path else str(key))]
+
+
+def written(value: Any) -> str:
+    """A scalar as YAML has it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def differing(specs: Sequence[Leaves]) -> list[str]:
+    """Paths at which the specs differ, in their order; below a `type` that differs, only what differs under the same type.
+
+    An option that a spec lacks is as one that is null: older specs lack some. A spec without any option is not known.
+    """
+    known = [spec for spec in specs if spec]
+    paths = list(dict.fromkeys(path for spec in known for path in spec))
+    changed = [p for p in paths if len({written(spec.get(p)) for spec in known}) > 1]
+    types = {p.removesuffix("type") for p in changed if p.endswith(".type")}
+    return [p for p in changed if _differs(p, known, [t for t in types if p.startswith(t) and p != f"{t}type"])]
+
+
+def _differs(path: str, specs: Sequence[Leaves], types: Sequence[str]) -> bool:
+    groups: dict[tuple[str, ...], set[str]] = {}
+    for spec in specs:
+        groups.setdefault(tuple(str(spec.get(f"{t}type")) for t in types), set()).add(written(spec.get(path)))
+    return any(len(group) > 1 for group in groups.values())
+
+
+def short_paths(paths: Sequence[str]) -> dict[str, str]:
+    """Each path with the shortest end of it that no other one has: `num_heads`, `encoder.dropout`, `optimizer` (its type)."""
+    return shortest({path: path.removesuffix(".type").split(".") for path in paths}, ".")
+
+
+def shortest(parts: Mapping[str, Sequence[str]], joint: str) -> dict[str, str]:
+    """name -> its fewest last parts, joined, that no other name ends in; a number does not stand first."""
+    counts = Counter(joint.join(p[-k:]) for p in parts.values() for k in range(1, len(p) + 1))
+    found = {}
+    for name, own in parts.items():
+        ends = [joint.join(own[-k:]) for k in range(1, len(own) + 1) if joint == "/" or not own[-k].isdigit()]
+        found[name] = next((end for end in ends if counts[end] == 1), joint.join(own))
+    return found

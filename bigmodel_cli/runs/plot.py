@@ -1,0 +1,89 @@
+"""The curves of several runs in one picture: what can be compared is drawn together, and all else beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bigmodel_cli.pictures import (
+    MARKED,
+    log_where_wide,
+    metric_axis,
+    new_figure,
+    plain,
+    save_figure,
+    tidy,
+    whole_steps,
+)
+from bigmodel_cli.runs.found import short_names
+from bigmodel_cli.runs.record import Metric, RunRecord, training_losses
+
+MOST_NAMED = 30
+"""Runs that a plot can name."""
+Points = Sequence[tuple[int, float]]
+Group = tuple[str, Metric]
+"""Task and metric."""
+
+
+def groups(runs: Sequence[RunRecord]) -> dict[Group, list[RunRecord]]:
+    """The runs by what makes their curves comparable: the task and the metric."""
+    found: dict[Group, list[RunRecord]] = {}
+    for run in runs:
+        found.setdefault((str(run.options.get("task.type", "?")), run.metric), []).append(run)
+    return found
+
+
+def plot(runs: Sequence[RunRecord], path: Path) -> bool:
+    """Draw for each group its metric and its losses; False where no run has recorded anything. Raises `ResourceError`."""
+    names = dict(zip((run.path for run in runs), short_names([run.path for run in runs]), strict=True))
+    curves = {run.path: training_losses(run.path) for run in runs}
+    drawn = {key: own for key, own in groups(runs).items() if any(r.validations or curves[r.path] for r in own)}
+    if not drawn:
+        return False
+    figure = new_figure((11, 4.2 * len(drawn)))
+    places = figure.subplots(len(drawn), 2, squeeze=False)
+    for (left, right), ((task, metric), own) in zip(places, drawn.items(), strict=True):
+        for number, run in enumerate(own):
+            label, color = plain(names[run.path]), f"C{number % 10}"
+            style = ("-", "--", ":", "-.")[number // 10 % 4]
+            _line(left, _validated(run, metric.name), color, style, label=label)
+            _line(right, curves[run.path], color, style, alpha=0.35, linewidth=0.8)
+            if metric.name != "loss":
+                _line(right, _validated(run, "loss"), color, style)
+        left.set_title(f"{plain(task)}, {len(own)} run(s)" if len(drawn) > 1 else "", loc="left", fontsize="medium")
+        _finish(left, f"validation {plain(metric.name)}", metric)
+        _finish(right, "training loss" if metric.name == "loss" else "validation and (pale) training loss", None)
+        lines, labels = left.get_legend_handles_labels()
+        if len(labels) <= MOST_NAMED:
+            left.legend(lines, labels, frameon=False, fontsize="small")
+    save_figure(figure, path, dpi=120)
+    return True
+
+
+def _validated(run: RunRecord, name: str) -> Points:
+    """A metric's values; a gap in the line where it was not finite."""
+    return [(v.step, v.values.get(name, math.nan)) for v in run.validations]
+
+
+def _line(axes: Any, points: Points, color: str, style: str, **options: Any) -> None:
+    marker = "o" if len(points) < MARKED else None
+    steps, values = zip(*points, strict=True) if points else ((), ())
+    axes.plot(steps, values, color=color, linestyle=style, marker=marker, markersize=3.5, **options)
+
+
+def _finish(axes: Any, label: str, metric: Metric | None) -> None:
+    """Axes that suit what is drawn in them."""
+    steps = [x for line in axes.lines for x in line.get_xdata()]
+    values = [y for line in axes.lines for y in line.get_ydata() if math.isfinite(y)]
+    axes.set_ylabel(label)
+    tidy(axes)
+    if not values:
+        axes.text(0.5, 0.5, "nothing recorded", transform=axes.transAxes, ha="center", color="gray")
+        return
+    whole_steps(axes, steps)
+    if metric is not None and metric.name != "loss":
+        metric_axis(axes, values, metric.name in metric.percent)
+    else:
+        log_where_wide(axes, values)

@@ -1,0 +1,71 @@
+"""The same spec with several seeds: runs one after another, each a run of its own, and what they have in common."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bigmodel_cli.console import say
+from bigmodel_cli.errors import BigmodelError, NumericsError, SpecError, Stopped
+from bigmodel_cli.rundir import has_begun
+from bigmodel_cli.spec import Spec
+from bigmodel_cli.train.resume import latest_directory
+from bigmodel_cli.train.session import Request, train
+from bigmodel_cli.train.signals import Signals
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a seed: its checkpoint, or the fault of a loss that was not finite."""
+
+    seed: int
+    checkpoint: Path | None = None
+    fault: str = ""
+
+
+def train_seeds(specs: Mapping[int, Spec], request: Request, signals: Signals) -> Iterator[Outcome]:
+    """Train each seed's spec. One whose loss is not finite is said, and the others go on; any other fault would be theirs too.
+
+    Raises what `train` raises, with what is done kept. With `request.resume` finished runs stay, and others go on or begin.
+    """
+    requests = {seed: _request(request, seed) for seed in specs}
+    for number, (seed, spec) in enumerate(specs.items(), 1):
+        signals.again()
+        say(f"seed {seed}: run {number} of {len(specs)}")
+        try:
+            yield Outcome(seed, train(spec, requests[seed], signals))
+        except NumericsError as error:
+            say(f"seed {seed}: failed with status {error.status}: {error}")
+            yield Outcome(seed, fault=str(error))
+        except Stopped as stop:
+            raise Stopped(f"seed {seed}: {stop}; for all seeds: {_again(request)}", stop.signal_number) from None
+        except BigmodelError:
+            say(
+                f"seed {seed}: failed; {number - 1} of {len(specs)} runs are done, and to go on with all: {_again(request)}"
+            )
+            raise
+        gc.collect()  # the next one needs the memory
+
+
+def _request(request: Request, seed: int) -> Request:
+    """The request for one seed's run. Raises `SpecError` where it would begin in the place of another."""
+    name, out = f"{request.name}-seed{seed}", request.out and request.out.with_name(f"{request.out.name}-seed{seed}")
+    if request.resume:
+        try:
+            path = out or latest_directory(Path("runs"), name)
+        except SpecError:
+            return replace(request, name=name, resume=False)
+        return replace(request, name=name, out=path, resume=has_begun(path))
+    if out is not None and os.path.isdir(out) and os.listdir(out):
+        raise SpecError(
+            f"{out}: holds a run (or other files) already; go on with it by --resume, or choose another --out"
+        )
+    return replace(request, name=name, out=out)
+
+
+def _again(request: Request) -> str:
+    return shlex.join([*request.words, *([] if request.resume else ["--resume"])])
