@@ -34,6 +34,7 @@ from bigmodel_cli.data.kinds import input_of, random_batch, target_of
 from bigmodel_cli.data.overlap import check_held_out, exposure, record, say_overlaps
 from bigmodel_cli.data.pairs import PairsOptions, PairTableOptions, open_pairs
 from bigmodel_cli.data.pixels import denormalise, prepare_image
+from bigmodel_cli.data.synthetic import SyntheticOptions, open_synthetic
 from bigmodel_cli.data.table import TableOptions, open_table
 from bigmodel_cli.data.text import StdlibOptions, TextOptions, open_text
 from bigmodel_cli.data.tokenizer import ASSET as TOKENIZER
@@ -56,7 +57,8 @@ DataOptions = Annotated[
     | DigitsOptions
     | FolderOptions
     | ParquetOptions
-    | AudioOptions,
+    | AudioOptions
+    | SyntheticOptions,
     Field(discriminator="type"),
 ]
 
@@ -75,6 +77,7 @@ SOURCES: dict[str, tuple[type[Options], Callable[..., DataSet]]] = {
     "image_folder": (FolderOptions, open_images),
     "parquet_images": (ParquetOptions, open_images),
     "audio": (AudioOptions, open_audio),
+    "synthetic": (SyntheticOptions, open_synthetic),
 }
 
 
