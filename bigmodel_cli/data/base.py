@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from bigmodel_cli.errors import CheckpointError, DataError, SpecError, did_you_m
 from bigmodel_cli.lazy import Tensor, torch
 
 Say = Callable[[str], None]
+Piece = Literal["first", "last"]
+"""Which of its tokens bears a word's tag."""
 Assets = Mapping[str, bytes]
 """Files of a checkpoint, by name, that data goes on with: facts.json, and those that it gave itself, such as tokenizer.json."""
 FACTS = "facts.json"
@@ -47,6 +49,10 @@ class AnyDataOptions(Options):
     def isolates(self) -> bool:
         """Whether a token sees its own document alone."""
         return False
+
+    def tagged_piece(self) -> Piece:
+        """The token of a word that bears its tag, where words have tags."""
+        return "first"
 
     def text_columns(self) -> int:
         """The texts of a row; 0 where text runs on, or there is none."""

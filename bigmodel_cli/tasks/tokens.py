@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
-from bigmodel_cli.config import PADDING
+from bigmodel_cli.config import PADDING, Facts
+from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.metrics import LOSS, SHARE
 from bigmodel_cli.tasks.base import Answers, Batch, Scores, Task
@@ -24,6 +25,14 @@ class TokenTask(Task):
     sequence: ClassVar[str]
     """The sequence's name in a batch."""
     label_smoothing: float = 0.0
+
+    def check(self, model: Any, facts: Facts, names: frozenset[str], source: str) -> None:
+        """Raise `SpecError` for data with a tag for each word, too, whose models put out tags."""
+        if facts.tagged:
+            raise SpecError(
+                f"task.type: {self.name} learns texts, and data.type: {source} has tags: task.type: tagging"
+            )
+        super().check(model, facts, names, source)
 
     def shift(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Inputs (B, T) and targets (B, T): the only place where the sequence moves by one."""
