@@ -12,6 +12,7 @@ from bigmodel_cli.config import Options
 from bigmodel_cli.data.audio import AudioOptions, open_audio
 from bigmodel_cli.data.base import FACTS, AnyDataOptions, Assets, DataSet, Say, Split
 from bigmodel_cli.data.cleaning import lines_of
+from bigmodel_cli.data.conll import CoNLLOptions, open_conll
 from bigmodel_cli.data.docstrings import DocstringsOptions
 from bigmodel_cli.data.images import (
     CIFAR10Options,
@@ -58,7 +59,8 @@ DataOptions = Annotated[
     | FolderOptions
     | ParquetOptions
     | AudioOptions
-    | SyntheticOptions,
+    | SyntheticOptions
+    | CoNLLOptions,
     Field(discriminator="type"),
 ]
 
@@ -78,6 +80,7 @@ SOURCES: dict[str, tuple[type[Options], Callable[..., DataSet]]] = {
     "parquet_images": (ParquetOptions, open_images),
     "audio": (AudioOptions, open_audio),
     "synthetic": (SyntheticOptions, open_synthetic),
+    "conll": (CoNLLOptions, open_conll),
 }
 
 
