@@ -29,7 +29,7 @@ class Pieces:
     def __call__(self, words: Sequence[str], place: str) -> tuple[list[int], list[int]]:
         """(tokens, where among them each word's own stands), of the words that there is room for.
 
-        A word of which the tokenizer leaves nothing is the mark of the end.
+        The first word is always among them. One of which the tokenizer leaves nothing is the mark of the end.
         """
         tokens: list[int] = []
         at: list[int] = []
@@ -37,11 +37,11 @@ class Pieces:
             text = f" {word}" if tokens else word
             if text not in self.known:
                 self.known[text] = [int(n) for n in encode(self.tokenizer, text, place)] or [self.marks[1]]
-            own = len(tokens) if self.piece == "first" else len(tokens) + len(self.known[text]) - 1
-            if own >= self.room:
+            end = len(tokens) + len(self.known[text])
+            if end > self.room and tokens:
                 break
+            at.append(len(tokens) if self.piece == "first" else min(end, self.room) - 1)
             tokens += self.known[text]
-            at.append(own)
         return tokens[: self.room], at
 
     def batch(self, rows: Sequence[tuple[Any, Any]]) -> dict[str, Tensor]:

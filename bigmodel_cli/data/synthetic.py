@@ -265,9 +265,11 @@ def _divided(options: SyntheticOptions, wanted: dict[str, int]) -> dict[str, tup
         }
         space, total = options.space(length), sum(shares.values())
         if total > space:
-            shares = {s: max(1, space * n // total) for s, n in shares.items()}
-            shares["train"] = shares.get("train", 0) and space - sum(n for s, n in shares.items() if s != "train")
-        if sum(shares.values()) > space or ("train" in shares and length in lengths["train"] and shares["train"] < 1):
+            least = {s: min(n, 1) for s, n in shares.items()}
+            shares = {s: max(least[s], space * n // total) for s, n in shares.items()}
+            if "train" in shares:
+                shares["train"] += space - sum(shares.values())
+        if sum(shares.values()) > space or (total > space and any(n < least[s] for s, n in shares.items())):
             raise SpecError(
                 f"data.length: {options.problem} has {space} different sample(s) of length {length}, and splits share none; "
                 "make data.length, data.min_length or data.symbols larger"
