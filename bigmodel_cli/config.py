@@ -166,6 +166,8 @@ class Facts:
     `sound` says how recordings become images, or rows of frames of `frame_width` numbers. `spelling` is "words" or "characters"
     where the classes are units of a transcript rather than labels of an item: the last logit is then the blank, which is no class.
 
+    Where `tagged`, classes are those of each word of an item, and not of the item.
+
     `class_counts` are the training items of each class, where items have labels; () in checkpoints from before it was kept.
     """
 
@@ -182,6 +184,7 @@ class Facts:
     spelling: Literal["", "words", "characters"] = ""
     class_counts: tuple[Natural, ...] = ()
     white_level: Annotated[float, Field(gt=0, le=2**32)] | None = None
+    tagged: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The facts as plain JSON values."""

@@ -43,6 +43,7 @@ class Report:
     differences: dict[str, Difference] = field(default_factory=dict)
     written: dict[str, int] = field(default_factory=dict)
     seen: dict[str, Any] = field(default_factory=dict)
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Each metric's value under its own name, for `jq .accuracy`, and all about it under `metrics`."""
@@ -56,6 +57,7 @@ class Report:
             "precision": self.precision,
             **self.written,
             **self.seen,
+            **self.tables,
             **(compared if self.differences else {}),
         }
 
@@ -70,6 +72,9 @@ class Report:
         ]
         columns = ["metric", "value", "95 % from", "to", "count", "interval", *(["how"] if signed else [])]
         text = f"{self.source}: {self.task}{how}\n" + table(columns, rows)
+        for records in filter(None, self.tables.values()):
+            cells = [[f"{x:.4f}" if isinstance(x, float) else str(x) for x in record.values()] for record in records]
+            text += "\n\n" + table(list(records[0]), cells)
         if not self.differences:
             return text
         rows = [
@@ -128,6 +133,7 @@ def evaluate_checkpoint(
         estimates(task, first.measures),
         written=_of_texts(first),
         seen=first.seen,
+        tables=task.tables(first.columns),
     )
     if other is None:
         return report

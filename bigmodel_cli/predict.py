@@ -38,7 +38,8 @@ def predict(
             f"{given[0]} is for models that write text, and this one was trained for {loaded.task.name}; leave it out"
         )
     spells = target is not None and target.spelled
-    labels = known and not spells
+    tags = target is not None and target.tags
+    labels = known and not spells and not tags
     if top is not None and not labels:
         raise SpecError(
             f"--top is for models that label, and this one was trained for {loaded.task.name}; leave it out"
@@ -49,6 +50,8 @@ def predict(
         keep_few_kernels()  # texts and recordings are of many lengths
     if spells:
         yield from write_down(loaded, inputs, word)
+    elif tags:
+        yield from tag(loaded, inputs, word)
     elif labels:
         yield from classify(loaded, inputs, top or SHOWN, word)
     elif loaded.model.is_encoder_decoder:
@@ -97,6 +100,25 @@ def write_down(loaded: Loaded, inputs: Iterable[str], word: str = "input") -> It
         with torch.inference_mode(), autocast(loaded.device, loaded.precision):
             texts = transcribe(loaded.model, batch, loaded.facts)
         return ({"text": text} for text in texts)
+
+    reader = input_of(loaded.facts).reader(loaded.spec.data, loaded.assets)
+    return in_order(reader, inputs, answer, loaded.device, word)
+
+
+def tag(loaded: Loaded, inputs: Iterable[str], word: str = "input") -> Iterator[dict[str, Any]]:
+    """{"input", "words", "tags", "probabilities"} for each sentence, and "entities" where tags are of them.
+
+    An entity has a type, its first word (from 0), the one after its last, and its text.
+    """
+
+    def answer(items: list[Item], batch: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
+        with torch.inference_mode(), autocast(loaded.device, loaded.precision):
+            told = loaded.task.predictions(loaded.task.forward(loaded.model, batch, training=False), 1)
+        for item, record in zip(items, told, strict=True):
+            words = item.content[0]
+            for entity in record.get("entities", []):
+                entity["text"] = " ".join(words[entity["start"] : entity["end"]])
+            yield {"words": words, **record}
 
     reader = input_of(loaded.facts).reader(loaded.spec.data, loaded.assets)
     return in_order(reader, inputs, answer, loaded.device, word)

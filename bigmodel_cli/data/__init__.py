@@ -12,6 +12,7 @@ from bigmodel_cli.config import Options
 from bigmodel_cli.data.audio import AudioOptions, open_audio
 from bigmodel_cli.data.base import FACTS, AnyDataOptions, Assets, DataSet, Say, Split
 from bigmodel_cli.data.cleaning import lines_of
+from bigmodel_cli.data.conll import CoNLLOptions, open_conll
 from bigmodel_cli.data.docstrings import DocstringsOptions
 from bigmodel_cli.data.expected import ExpectedData
 from bigmodel_cli.data.images import (
@@ -35,6 +36,7 @@ from bigmodel_cli.data.kinds import input_of, random_batch, target_of
 from bigmodel_cli.data.overlap import check_held_out, exposure, record, say_overlaps
 from bigmodel_cli.data.pairs import PairsOptions, PairTableOptions, open_pairs
 from bigmodel_cli.data.pixels import denormalise, prepare_image
+from bigmodel_cli.data.synthetic import SyntheticOptions, open_synthetic
 from bigmodel_cli.data.table import TableOptions, open_table
 from bigmodel_cli.data.text import StdlibOptions, TextOptions, open_text
 from bigmodel_cli.data.tokenizer import ASSET as TOKENIZER
@@ -58,7 +60,9 @@ DataOptions = Annotated[
     | DigitsOptions
     | FolderOptions
     | ParquetOptions
-    | AudioOptions,
+    | AudioOptions
+    | SyntheticOptions
+    | CoNLLOptions,
     Field(discriminator="type"),
 ]
 
@@ -77,6 +81,8 @@ SOURCES: dict[str, tuple[type[Options], Callable[..., DataSet]]] = {
     "image_folder": (FolderOptions, open_images),
     "parquet_images": (ParquetOptions, open_images),
     "audio": (AudioOptions, open_audio),
+    "synthetic": (SyntheticOptions, open_synthetic),
+    "conll": (CoNLLOptions, open_conll),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from bigmodel_cli.data.expected import Expected
 
 Say = Callable[[str], None]
+Piece = Literal["first", "last"]
+"""Which of its tokens bears a word's tag."""
 Assets = Mapping[str, bytes]
 """Files of a checkpoint, by name, that data goes on with: facts.json, and those that it gave itself, such as tokenizer.json."""
 FACTS = "facts.json"
@@ -50,6 +52,10 @@ class AnyDataOptions(Options):
     def isolates(self) -> bool:
         """Whether a token sees its own document alone."""
         return False
+
+    def tagged_piece(self) -> Piece:
+        """The token of a word that bears its tag, where words have tags."""
+        return "first"
 
     def text_columns(self) -> int:
         """The texts of a row; 0 where text runs on, or there is none."""

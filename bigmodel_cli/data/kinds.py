@@ -12,6 +12,7 @@ from typing import ClassVar
 from bigmodel_cli.config import Facts
 from bigmodel_cli.data.base import AnyDataOptions, Assets
 from bigmodel_cli.data.inputs import Images, Reader, Rows, Sounds, Windows
+from bigmodel_cli.data.pieces import Sentences
 from bigmodel_cli.data.tokenizer import load_tokenizer
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.lazy import Tensor, torch
@@ -97,6 +98,8 @@ class TokenInput(Input):
         """Of a model that reads whole texts: as rows of a table where it was trained on one."""
         tokenizer, context = load_tokenizer(assets), self.facts.context
         assert context is not None
+        if self.facts.tagged:
+            return Sentences(tokenizer, context, options.tagged_piece())
         sides = options.text_columns() or (1 if self.facts.classes else 0)
         return Rows(tokenizer, context, sides) if sides else Windows(tokenizer, context)
 
@@ -108,6 +111,8 @@ class Target:
     name: ClassVar[str] = "label"
     spelled: ClassVar[bool] = False
     """Whether it is made of several units, which the classes then are."""
+    tags: ClassVar[bool] = False
+    """Whether there is one for each word."""
     facts: Facts
 
     def random(self, count: int, device: torch.device) -> Tensor:
@@ -127,6 +132,17 @@ class Transcript(Target):
         return torch.randint(len(self.facts.classes), (count, units), device=device)
 
 
+class Tags(Target):
+    """(B, T) the number of each word's tag, at one of its tokens; -1 at others."""
+
+    name = "tags"
+    tags = True
+
+    def random(self, count: int, device: torch.device) -> Tensor:
+        """A tag at each token."""
+        return torch.randint(len(self.facts.classes), (count, self.facts.context or 1), device=device)
+
+
 def input_of(facts: Facts) -> Input:
     """What a model of data with these facts reads."""
     if facts.image_shape is not None:
@@ -138,6 +154,8 @@ def target_of(facts: Facts) -> Target | None:
     """What is beside the input; None where there are no classes."""
     if not facts.classes:
         return None
+    if facts.tagged:
+        return Tags(facts)
     return Transcript(facts) if facts.spelling else Target(facts)
 
 

@@ -256,7 +256,7 @@ def encode(tokenizer: Tokenizer, text: str, place: str) -> Any:
     try:
         return tokenizer.encode_array(text) if text else []
     except UnknownCharacter as error:
-        raise UnknownCharacter(error.character, error.offset, place) from None
+        raise type(error)(error.character, error.offset, place) from None
 
 
 class Table(Split):

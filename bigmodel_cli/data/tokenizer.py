@@ -1,8 +1,8 @@
 """Tokenizers: text to numbers and back.
 
 All are kept in one form, the `tokenizer.json` of the Hugging Face tokenizers library, which opens elsewhere: bytes are
-its byte-level BPE without merges, characters its word-level model split at each character. Those two are computed here
-directly, because that is faster and because an unknown character must be an error.
+its byte-level BPE without merges, characters its word-level model split at each character, symbols the same split at blanks. Those
+are computed here directly, because that is faster and because an unknown character must be an error.
 """
 
 from __future__ import annotations
@@ -142,6 +142,44 @@ class CharacterTokenizer(_OwnTokenizer):
         )
 
 
+class SymbolTokenizer(_OwnTokenizer):
+    """Token i is the i-th of some symbols, which stand between blanks; the end of a text comes after them."""
+
+    def __init__(self, symbols: Iterable[str]) -> None:
+        self.symbols = list(symbols)
+        self.numbers = {symbol: number for number, symbol in enumerate(self.symbols)}
+        self.end_of_text: int | None = len(self.symbols)
+        self.start_of_text: int | None = len(self.symbols)
+        self.vocab_size = len(self.symbols) + 1
+
+    def encode(self, text: str) -> list[int]:
+        """Token numbers of a text. Raises `DataError` naming the first symbol that there is not."""
+        tokens = [self.numbers.get(symbol, -1) for symbol in text.split()]
+        if -1 in tokens:
+            symbol = text.split()[tokens.index(-1)]
+            raise UnknownSymbol(symbol, f" {' '.join(text.split())} ".index(f" {symbol} "))
+        return tokens
+
+    def encode_array(self, text: str) -> NDArray[Any]:
+        """The same as an array."""
+        import numpy as np
+
+        return np.array(self.encode(text), np.int64)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of tokens."""
+        return " ".join(self.symbols[token] for token in tokens if 0 <= token < len(self.symbols))
+
+    def to_json(self) -> bytes:
+        """The content of tokenizer.json."""
+        return _dump(
+            {"type": "WordLevel", "vocab": self.numbers, "unk_token": "<unknown>"},
+            end=self.end_of_text,
+            pre_tokenizer={"type": "WhitespaceSplit"},
+            decoder=None,
+        )
+
+
 class UnknownCharacter(DataError):
     """A characters tokenizer met a character that its corpus did not have, `offset` characters into the text."""
 
@@ -151,6 +189,14 @@ class UnknownCharacter(DataError):
             f"{where}: {character!r} (U+{ord(character):04X}) at character {offset} is not in the vocabulary of the "
             "characters tokenizer; remove it, or train with tokenizer.type: bytes"
         )
+
+
+class UnknownSymbol(UnknownCharacter):
+    """The same of a symbol and its tokenizer."""
+
+    def __init__(self, character: str, offset: int, where: str = "the text") -> None:
+        self.character, self.offset = character, offset
+        DataError.__init__(self, f"{where}: {character!r} is none of the symbols that the model was trained on")
 
 
 def load_tokenizer(assets: Mapping[str, bytes]) -> Tokenizer:
@@ -196,6 +242,8 @@ def _own(values: Any) -> Tokenizer | None:
     model = values["model"]
     if model.get("type") == "BPE" and len(model["vocab"]) == 256:
         return _same(ByteTokenizer(), values)
+    if model.get("type") == "WordLevel" and values["pre_tokenizer"] == {"type": "WhitespaceSplit"}:
+        return _same(SymbolTokenizer(model["vocab"]), values)
     if model.get("type") == "WordLevel" and all(len(word) == 1 for word in model["vocab"]):
         return _same(CharacterTokenizer(model["vocab"], end=bool(values["added_tokens"])), values)
     return None
@@ -205,7 +253,9 @@ def _same(own: Tokenizer, values: Any) -> Tokenizer | None:
     return own if json.loads(own.to_json()) == values else None
 
 
-def _dump(model: dict[str, Any], end: int | None, pre_tokenizer: dict[str, Any], decoder: dict[str, Any]) -> bytes:
+def _dump(
+    model: dict[str, Any], end: int | None, pre_tokenizer: dict[str, Any], decoder: dict[str, Any] | None
+) -> bytes:
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     values = {
         "version": "1.0",

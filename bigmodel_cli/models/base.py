@@ -37,7 +37,7 @@ class Model(Module):
     """The longest sequence that it is built for."""
     limit: int = UNLIMITED
     """The most positions that it can be called with, where a table or a cache ends."""
-    can_generate: ClassVar[bool] = False
+    can_generate: bool = False
     """Whether it writes text."""
     is_encoder_decoder: ClassVar[bool] = False
     """Whether it reads a source before it writes."""

@@ -25,7 +25,7 @@ class DecoderOptions(SkeletonOptions):
     """A decoder: embedding, position, blocks of parts, norm, logits."""
 
     type: Literal["decoder"] = "decoder"
-    outputs: ClassVar = ("next_tokens",)
+    outputs: ClassVar = ("next_tokens", "tags")
     blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(description="the blocks, in order")
     position: Position = Field(NoPositionOptions(), description="what is added to the embeddings")
     norm: Norm | None = Field(LayerNormOptions(), description="before the logits; null for none")
@@ -52,10 +52,12 @@ class DecoderOptions(SkeletonOptions):
 
 
 class Decoder(Model):
-    """(B, T) tokens, -1 where a row is over -> (B, T, V) logits   (Radford et al. 2019)."""
+    """(B, T) tokens, -1 where a row is over -> (B, T, V) logits   (Radford et al. 2019).
+
+    Where the data has tags, (B, T, classes) logits of each token's.
+    """
 
     inputs = ("tokens",)
-    can_generate = True
 
     def __init__(self, options: DecoderOptions, facts: Facts) -> None:
         super().__init__()
@@ -68,8 +70,9 @@ class Decoder(Model):
             self.blocks = build_blocks(options.blocks, options.dim, self.max_len, causal=True)
         self.norm = faults.build("model.norm", options.norm, options.dim)
         faults.check()
-        self.head = nn.Linear(options.dim, vocab, bias=False)
-        if options.tie_embeddings:
+        self.can_generate = not facts.tagged
+        self.head = nn.Linear(options.dim, len(facts.classes) if facts.tagged else vocab, bias=False)
+        if options.tie_embeddings and not facts.tagged:
             self.head.weight = self.embedding.weight
         self.limit = longest(self, self.position, self.max_len)
         init_normal(self, options.init_std or options.dim**-0.5, {"blocks": self.blocks})

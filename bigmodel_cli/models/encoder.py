@@ -29,7 +29,7 @@ class EncoderOptions(SkeletonOptions):
     """An encoder: embedding, position, blocks of parts that see both sides; logits per position, or of a label."""
 
     type: Literal["encoder"] = "encoder"
-    outputs: ClassVar = ("tokens", "labels", "transcript")
+    outputs: ClassVar = ("tokens", "labels", "transcript", "tags")
     two_sided = "model.blocks"
     blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(description="the blocks, in order")
     frontend: ConvFrontendOptions | None = Field(
@@ -66,6 +66,8 @@ class EncoderOptions(SkeletonOptions):
 class Encoder(Model):
     """(B, T) tokens, -1 where padded -> (B, T, V) logits of each token, or (B, classes) where the data has labels.
 
+    Where the data has tags, (B, T, classes) logits of each token's.
+
     Devlin et al. 2019 (BERT): the logits of tokens come through a dense layer, GELU and norm, and the tied embedding.
 
     With a frontend, (B, T, width) frames and their number (B,) in each row -> (B, classes), or (B, T', classes + 1) where the
@@ -93,12 +95,12 @@ class Encoder(Model):
             self.blocks = build_blocks(options.blocks, dim, self.max_len, causal=False)
         self.norm = faults.build("model.norm", options.norm, dim)
         faults.check()
+        self.labels = bool(facts.classes) and not facts.spelling and not facts.tagged
         if facts.classes:
-            self.pooler = nn.Linear(dim, dim) if options.pooler and not facts.spelling else None
+            self.pooler = nn.Linear(dim, dim) if options.pooler and self.labels else None
             self.head: Module = nn.Linear(dim, len(facts.classes) + bool(facts.spelling))
         else:
             self.head = TokenHead(dim, vocab, options.blocks[0].norm)
-        self.labels = bool(facts.classes) and not facts.spelling
         stride = self.frontend.stride if self.frontend is not None else 1
         self.limit = stride * self.max_len if has_table(self) else UNLIMITED  # tokens or frames
         std = options.init_std or dim**-0.5

@@ -20,9 +20,16 @@ from bigmodel_cli.tasks.masked_image import MaskedImage, MaskedImageOptions
 from bigmodel_cli.tasks.masked_lm import MaskedLMOptions
 from bigmodel_cli.tasks.seq2seq import Seq2SeqTaskOptions
 from bigmodel_cli.tasks.shown import Pictures
+from bigmodel_cli.tasks.tagging import TaggingOptions
 
 AnyTask = (
-    CausalLMOptions | MaskedLMOptions | Seq2SeqTaskOptions | ClassificationOptions | MaskedImageOptions | CTCOptions
+    CausalLMOptions
+    | MaskedLMOptions
+    | Seq2SeqTaskOptions
+    | ClassificationOptions
+    | MaskedImageOptions
+    | CTCOptions
+    | TaggingOptions
 )
 TaskOptions = Annotated[AnyTask, Field(discriminator="type")]
 TASKS: dict[str, type[AnyTaskOptions]] = {
@@ -32,6 +39,7 @@ TASKS: dict[str, type[AnyTaskOptions]] = {
     "classification": ClassificationOptions,
     "masked_image": MaskedImageOptions,
     "ctc": CTCOptions,
+    "tagging": TaggingOptions,
 }
 
 

@@ -145,12 +145,20 @@ class Task:
         """
         return len(next(iter(batch.values())))
 
+    def predictions(self, outputs: Any, top: int) -> list[dict[str, Any]]:
+        """What `predict` tells of each item, of the `top` likeliest labels."""
+        raise NotImplementedError
+
     def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:
         """The metrics that are not means of `score`; `texts` are what written texts are judged by."""
         return {}
 
     def baselines(self, answers: Answers, texts: Sequence[str]) -> dict[str, Measure]:
         """The same metrics of something simple that a model must be better than."""
+        return {}
+
+    def tables(self, answers: Answers) -> dict[str, list[dict[str, Any]]]:
+        """What `eval` shows beside the metrics, by name, as rows of the same columns: how it is with each type, label, word."""
         return {}
 
     def derived(self, metrics: dict[str, float]) -> dict[str, float]:

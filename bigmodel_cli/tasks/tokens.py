@@ -5,27 +5,40 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
-from bigmodel_cli.config import PADDING
-from bigmodel_cli.lazy import Tensor
+from bigmodel_cli.config import PADDING, Facts
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.metrics import LOSS, SHARE
 from bigmodel_cli.tasks.base import Answers, Batch, Scores, Task
 from bigmodel_cli.tasks.loss import cross_entropy, judged
 
 
 class TokenTask(Task):
-    """The outputs are logits (B, T, V) of the tokens of a sequence (B, T + 1) from the second on, -1 where a row is over."""
+    """The outputs are logits (B, T, V) of the tokens of a sequence (B, T + 1) from the second on, -1 where a row is over.
+
+    Where the batch has "loss_mask" (B, T + 1) bool, tokens where it is False are read, but are no targets.
+    """
 
     needs = "tokens"
     unit = "tokens"
-    metrics: ClassVar = {"loss": LOSS, "accuracy": SHARE}
+    metrics: ClassVar = {"loss": LOSS, "accuracy": SHARE, "exact": SHARE}
     sequence: ClassVar[str]
     """The sequence's name in a batch."""
     label_smoothing: float = 0.0
 
+    def check(self, model: Any, facts: Facts, names: frozenset[str], source: str) -> None:
+        """Raise `SpecError` for data with a tag for each word, too, whose models put out tags."""
+        if facts.tagged:
+            raise SpecError(
+                f"task.type: {self.name} learns texts, and data.type: {source} has tags: task.type: tagging"
+            )
+        super().check(model, facts, names, source)
+
     def shift(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Inputs (B, T) and targets (B, T): the only place where the sequence moves by one."""
-        tokens = batch[self.sequence]
-        return tokens[:, :-1], tokens[:, 1:]
+        tokens, mask = batch[self.sequence], batch.get("loss_mask")
+        targets = tokens[:, 1:]
+        return tokens[:, :-1], targets if mask is None else targets.masked_fill(~mask[:, 1:], PADDING)
 
     def loss(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy over all targets, and how many there are."""
@@ -33,15 +46,21 @@ class TokenTask(Task):
         return cross_entropy(outputs, targets, self.label_smoothing), (targets != PADDING).sum()
 
     def size(self, batch: Batch) -> Tensor:
-        """The targets."""
-        return (self.shift(batch)[1] != PADDING).sum()
+        """The tokens after the first, targets or not."""
+        return (batch[self.sequence][:, 1:] != PADDING).sum()
 
     def score(self, outputs: Any, batch: Batch) -> tuple[Scores, Answers]:
-        """Per row: nats and targets ("loss"), and right first guesses ("accuracy"), without label smoothing."""
+        """Per row: nats and targets ("loss"), and right first guesses ("accuracy"), without label smoothing.
+
+        Where the batch says which tokens are an answer: whether all of it is right ("exact").
+        """
         targets = self.shift(batch)[1]
         nats, right = judged(outputs, targets)  # (B, T)
         counts = (targets != PADDING).sum(1)
-        return {"loss": (nats.sum(1), counts), "accuracy": (right.sum(1).double(), counts)}, {}
+        scores = {"loss": (nats.sum(1), counts), "accuracy": (right.sum(1).double(), counts)}
+        if "loss_mask" in batch:
+            scores["exact"] = ((right.sum(1) == counts).double(), torch.ones_like(counts))
+        return scores, {}
 
     def derived(self, metrics: dict[str, float]) -> dict[str, float]:
         """Perplexity per target."""

@@ -1,0 +1,202 @@
+"""A tag for each word: named entities, parts of speech."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from bigmodel_cli.config import NO_FACTS, PADDING, Facts, Probability
+from bigmodel_cli.lazy import F, Tensor, torch
+from bigmodel_cli.metrics import LOSS, SHARE, Measure, mean
+from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
+
+ENTITY = re.compile(r"O|[BIESLU](-.*)?", re.DOTALL)
+"""A tag of IOB1, IOB2, BIOES or BILOU: whether a word is outside, or begins, continues, ends or alone is an entity of a type."""
+SAME = {"L": "E", "U": "S"}  # the letters of BILOU
+Span = tuple[str, int, int]
+"""The type of an entity, its first word, and the one after its last."""
+MAJORITY = "_majority"
+
+
+class TaggingOptions(AnyTaskOptions):
+    """Choose a tag for each word; entities are scored as conlleval and seqeval count them, words by accuracy."""
+
+    type: Literal["tagging"] = "tagging"
+    output: ClassVar[str] = "tags"
+    label_smoothing: Probability = Field(0.0, description="probability mass spread evenly over the tags")
+    metric: Literal["f1", "accuracy", "loss"] = Field(
+        "f1",
+        description="what decides which checkpoint is best: f1 of entities (of tags that are not of entities, accuracy)",
+    )
+
+    def build(self, facts: Facts = NO_FACTS) -> Tagging:
+        """The task."""
+        return Tagging(self, facts)
+
+    def notes(self, facts: Facts) -> list[str]:
+        """Whether tags are not of entities, and how many words the most frequent tag has."""
+        words, often = sum(facts.class_counts), list[str]()
+        if words:
+            often += [f"{max(facts.class_counts):,} of {words:,} training words have one tag: {majority(facts)!r}"]
+        plain = [tag for tag in facts.classes if not ENTITY.fullmatch(tag)]
+        if not plain:
+            return often
+        return [
+            f"the tags are of words and not of entities (B-, I-, O ...), as {plain[0]!r} is: judged by accuracy",
+            *often,
+        ]
+
+
+class Tagging(Task):
+    """batch {"tokens", "tags": (B, T), -1 where there is none}; the model maps tokens to logits (B, T, tags)."""
+
+    name = "tagging"
+    needs = "labels"
+    unit = "tokens"
+    reads = ("tokens", "tags")
+    metrics: ClassVar = {
+        **{name + end: SHARE for name in ("f1", "precision", "recall", "accuracy") for end in ("", MAJORITY)},
+        "loss": LOSS,
+    }
+    measured = ("f1", "precision", "recall")
+
+    def __init__(self, options: TaggingOptions, facts: Facts = NO_FACTS) -> None:
+        self.options, self.facts = options, facts
+        self.metric = "accuracy" if options.metric == "f1" and not of_entities(facts.classes) else options.metric
+
+    def forward(self, model: Any, batch: Batch, training: bool = True) -> tuple[Tensor, Tensor]:
+        """(N, tags) logits of the words in fp32, and where they are, (B, T) bool."""
+        at = batch["tags"] != PADDING
+        return model(*model.arguments(batch))[at].float(), at
+
+    def loss(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        """Summed cross-entropy over the words, and how many there are."""
+        logits, at = outputs
+        smoothing = self.options.label_smoothing
+        return F.cross_entropy(logits, batch["tags"][at], reduction="sum", label_smoothing=smoothing), at.sum()
+
+    def size(self, batch: Batch) -> Tensor:
+        """The tokens that are read."""
+        return (batch["tokens"] != PADDING).sum()
+
+    def score(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> tuple[Scores, Answers]:
+        """Per sentence: right words ("accuracy") and nats ("loss"). The answers are the tags of its words."""
+        logits, at = outputs
+        tags, best = batch["tags"][at], logits.argmax(-1)  # (N,) each
+        nats, right = (torch.zeros(at.shape, dtype=torch.float64, device=at.device) for _ in range(2))
+        nats[at] = F.cross_entropy(logits, tags, reduction="none").double()
+        right[at] = (best == tags).double()
+        scores = {"accuracy": (right.sum(1), at.sum(1)), "loss": (nats.sum(1), at.sum(1))}
+        return scores, {"reference": self.named(tags, at), "prediction": self.named(best, at)}
+
+    def named(self, numbers: Tensor, at: Tensor) -> list[list[str]]:
+        """The names of the tags (N,) of each sentence's words, which are `at` (B, T)."""
+        sentences = numbers.cpu().split(at.sum(1).tolist())
+        return [[self.facts.classes[n] for n in numbers.tolist()] for numbers in sentences]
+
+    def predictions(self, outputs: tuple[Tensor, Tensor], top: int) -> list[dict[str, Any]]:
+        """{"tags", "probabilities"} of each sentence, and where tags are of entities "entities".
+
+        An entity is {"type", "start", "end"}: its first word, from 0, and the one after its last.
+        """
+        logits, at = outputs
+        probability, best = logits.softmax(-1).max(-1)  # (N,) each
+        shares = [[round(p, 6) for p in own.tolist()] for own in probability.cpu().split(at.sum(1).tolist())]
+        told: list[dict[str, Any]] = []
+        for names, own in zip(self.named(best, at), shares, strict=True):
+            found = [{"type": kind, "start": first, "end": end} for kind, first, end in spans(names)]
+            entities = {"entities": found} if of_entities(self.facts.classes) else {}
+            told.append({"tags": names, "probabilities": own, **entities})
+        return told
+
+    def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:
+        """Precision, recall and F1 of entities, over all types; none of other tags."""
+        true, said = answers["reference"], answers["prediction"]
+        if not of_entities(self.facts.classes or (tag for tags in true + said for tag in tags)):
+            return {}
+        counts = [_counted(spans(a), spans(b)) for a, b in zip(true, said, strict=True)]
+        rows = torch.tensor(counts, dtype=torch.float64).view(-1, 3)
+        total = dict(zip(("precision", "recall", "f1"), (rows[:, 1], rows[:, 2], rows[:, 2]), strict=True))
+        values = {"precision": precision, "recall": recall, "f1": f1}
+        return {name: Measure(rows, value, int(total[name].sum()), *SHARE) for name, value in values.items()}
+
+    def baselines(self, answers: Answers, texts: Sequence[str]) -> dict[str, Measure]:
+        """The accuracy of the tag that most training words have."""
+        if not self.facts.class_counts:
+            return {}
+        often, true = majority(self.facts), answers["reference"]
+        right = torch.tensor([tags.count(often) for tags in true])
+        return {f"accuracy{MAJORITY}": mean(right, torch.tensor([len(tags) for tags in true]), SHARE)}
+
+    def tables(self, answers: Answers) -> dict[str, list[dict[str, Any]]]:
+        """Of each type of entity, or each tag of words: precision, recall, F1, and how many there are and were found."""
+        true, said = answers["reference"], answers["prediction"]
+        entities = of_entities(self.facts.classes)
+        found = [[spans(tags) if entities else each(tags) for tags in side] for side in (true, said)]
+        counts: dict[str, list[int]] = {}
+        for a, b in zip(*found, strict=True):
+            for kind in {span[0] for span in (*a, *b)}:
+                own = _counted(*([span for span in side if span[0] == kind] for side in (a, b)))
+                counts[kind] = [n + more for n, more in zip(counts.get(kind, [0, 0, 0]), own, strict=True)]
+        rows = []
+        for kind, numbers in sorted(counts.items()):
+            sums = torch.tensor(numbers, dtype=torch.float64)
+            shares = {"precision": precision(sums), "recall": recall(sums), "f1": f1(sums)}
+            there = {"support": numbers[2], "predicted": numbers[1], "correct": numbers[0]}
+            rows.append({"type" if entities else "tag": kind, **{n: float(v) for n, v in shares.items()}, **there})
+        return {"types" if entities else "tags": rows}
+
+
+def majority(facts: Facts) -> str:
+    """The tag that most training words have."""
+    return facts.classes[facts.class_counts.index(max(facts.class_counts))]
+
+
+def of_entities(tags: Iterable[str]) -> bool:
+    """Whether tags say which words are entities."""
+    return all(ENTITY.fullmatch(tag) for tag in tags)
+
+
+def spans(tags: Sequence[str]) -> list[Span]:
+    """The entities in the tags of a sentence, by the rules of conlleval (Tjong Kim Sang and De Meulder 2003), as seqeval has them.
+
+    Tags need not fit one another: one begins with B or S, behind O, E or S, and where the type changes.
+    """
+    found: list[Span] = []
+    last, kind, first = "O", "", 0
+    for place, tag in enumerate([*tags, "O"]):
+        letter, own = SAME.get(tag[0], tag[0]), tag[2:] or "_"
+        if last != "O" and (last in "ES" or letter in "BSO" or own != kind):
+            found.append((kind, first, place))
+        if letter != "O" and (letter in "BS" or last in "OES" or own != kind):
+            first = place
+        last, kind = letter, own
+    return found
+
+
+def each(tags: Sequence[str]) -> list[Span]:
+    """Each word by itself."""
+    return [(tag, place, place + 1) for place, tag in enumerate(tags)]
+
+
+def _counted(true: Sequence[Span], said: Sequence[Span]) -> tuple[int, int, int]:
+    """(right, said, true) entities."""
+    return len({*true} & {*said}), len({*said}), len({*true})
+
+
+def precision(sums: Tensor) -> Tensor:
+    """(..., 3) right, said and true entities -> (...)   the share of what is said that is right; 0 where nothing is said."""
+    return sums[..., 0] / sums[..., 1].clamp(min=1)
+
+
+def recall(sums: Tensor) -> Tensor:
+    """(..., 3) -> (...)   the share of what is true that is found; 0 where nothing is true."""
+    return sums[..., 0] / sums[..., 2].clamp(min=1)
+
+
+def f1(sums: Tensor) -> Tensor:
+    """(..., 3) -> (...)   the harmonic mean of both."""
+    return 2 * sums[..., 0] / (sums[..., 1] + sums[..., 2]).clamp(min=1)
