@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.console import say, table
-from bigmodel_cli.data import TOKENIZER, TRAINED_ON, DataSet, check_held_out, exposure, load_trained_on, open_data
+from bigmodel_cli.data import (
+    TOKENIZER,
+    TRAINED_ON,
+    DataSet,
+    check_held_out,
+    exposure,
+    load_trained_on,
+    open_data,
+    target_of,
+)
 from bigmodel_cli.device import keep_few_kernels
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import load_torch, torch
@@ -173,10 +182,9 @@ def _evaluate(
     need_libraries(texts)
     name = _split_name(spec, split)
     data = open_data(spec.data, base=Path(), seed=spec.train.seed, say=say, assets=loaded.files(), only=name)
-    if loaded.facts.classes and not data.facts.classes:
-        raise SpecError(
-            "the checkpoint tells classes apart, and the data has no labels; say where they are (data.label, data.labels)"
-        )
+    target = target_of(loaded.facts)
+    if target is not None and target_of(data.facts) is None:
+        raise SpecError(target.lacking)
     _check_length(loaded, data, name)
     trained = load_trained_on(loaded.assets.get(TRAINED_ON))
     if name == "val" and data.held_out:

@@ -64,7 +64,7 @@ class EncoderOptions(SkeletonOptions):
 
 
 class Encoder(Model):
-    """(B, T) tokens, -1 where padded -> (B, T, V) logits of each token, or (B, classes) where the data has labels.
+    """(B, T) tokens, -1 where padded -> (B, T, V) logits of each token, or (B, classes) where the data has labels or numbers.
 
     Devlin et al. 2019 (BERT): the logits of tokens come through a dense layer, GELU and norm, and the tied embedding.
 
@@ -93,12 +93,12 @@ class Encoder(Model):
             self.blocks = build_blocks(options.blocks, dim, self.max_len, causal=False)
         self.norm = faults.build("model.norm", options.norm, dim)
         faults.check()
-        if facts.classes:
+        if facts.outputs:
             self.pooler = nn.Linear(dim, dim) if options.pooler and not facts.spelling else None
-            self.head: Module = nn.Linear(dim, len(facts.classes) + bool(facts.spelling))
+            self.head: Module = nn.Linear(dim, facts.outputs + bool(facts.spelling))
         else:
             self.head = TokenHead(dim, vocab, options.blocks[0].norm)
-        self.labels = bool(facts.classes) and not facts.spelling
+        self.labels = facts.outputs > 0 and not facts.spelling
         stride = self.frontend.stride if self.frontend is not None else 1
         self.limit = stride * self.max_len if has_table(self) else UNLIMITED  # tokens or frames
         std = options.init_std or dim**-0.5
@@ -116,7 +116,7 @@ class Encoder(Model):
             raise OptionError(
                 ("model.frontend", "missing; the data has frames of sound: frontend: {type: conv, stride: 4}")
             )
-        if not facts.classes or options.token_types or options.vocab_size is not None:
+        if not facts.outputs or options.token_types or options.vocab_size is not None:
             raise OptionError(
                 ("model", "token_types and vocab_size are of tokens, and the data has frames of sound and their labels")
             )
