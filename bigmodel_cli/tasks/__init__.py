@@ -18,11 +18,18 @@ from bigmodel_cli.tasks.classification import ClassificationOptions, inputs_of
 from bigmodel_cli.tasks.ctc import CTCOptions, transcribe
 from bigmodel_cli.tasks.masked_image import MaskedImage, MaskedImageOptions
 from bigmodel_cli.tasks.masked_lm import MaskedLMOptions
+from bigmodel_cli.tasks.regression import RegressionOptions
 from bigmodel_cli.tasks.seq2seq import Seq2SeqTaskOptions
 from bigmodel_cli.tasks.shown import Pictures
 
 AnyTask = (
-    CausalLMOptions | MaskedLMOptions | Seq2SeqTaskOptions | ClassificationOptions | MaskedImageOptions | CTCOptions
+    CausalLMOptions
+    | MaskedLMOptions
+    | Seq2SeqTaskOptions
+    | ClassificationOptions
+    | MaskedImageOptions
+    | CTCOptions
+    | RegressionOptions
 )
 TaskOptions = Annotated[AnyTask, Field(discriminator="type")]
 TASKS: dict[str, type[AnyTaskOptions]] = {
@@ -32,6 +39,7 @@ TASKS: dict[str, type[AnyTaskOptions]] = {
     "classification": ClassificationOptions,
     "masked_image": MaskedImageOptions,
     "ctc": CTCOptions,
+    "regression": RegressionOptions,
 }
 
 
