@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -194,6 +196,10 @@ def _evaluate(
         keep_few_kernels()
     judged = judge(loaded, data.split(name), texts if task.generates else None)
     measures, columns = judged.measures | task.baselines(judged.columns, texts), judged.columns
+    if name == "val" and (tuned := task.tuned(columns)):
+        changes = " ".join(f"--set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in tuned.items())
+        tell(f"tuned on this split, for use on others: {changes}")
+        seen = {**seen, "tuned": tuned}
     return Evaluation(loaded, name, measures, columns, seen, data.items(name))
 
 
@@ -245,6 +251,10 @@ def _differences(first: Evaluation, second: Evaluation) -> dict[str, Difference]
             *(task.derived({n: m.total() for n, m in first.measures.items()}) if task.derived_from in apart else ()),
         ]
         say(f"not compared, since the two tokenizers count other tokens: {', '.join(left)}")
+    ranked = [name for name, measure in ours.items() if measure.pseudo is not None]
+    if ranked:
+        ours = {name: measure for name, measure in ours.items() if name not in ranked}
+        say(f"not compared, since all items are ranked at once, and none can be swapped: {', '.join(ranked)}")
     if task.derived_from not in apart:
         ours, theirs = ({**measures, **derived_measures(task, measures)} for measures in (ours, theirs))
     differences = {name: compare(measure, theirs[name]) for name, measure in ours.items() if name in theirs}

@@ -170,6 +170,10 @@ class Task:
         """The same metrics of something simple that a model must be better than."""
         return {}
 
+    def tuned(self, answers: Answers) -> dict[str, Any]:
+        """Options of the task, by their paths, that a trained model is best used with, found on the answers of validation data."""
+        return {}
+
     def derived(self, metrics: dict[str, float]) -> dict[str, float]:
         """Metrics that are functions of other metrics, such as the perplexity."""
         return {}
