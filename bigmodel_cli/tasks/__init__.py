@@ -18,6 +18,7 @@ from bigmodel_cli.tasks.classification import ClassificationOptions, inputs_of
 from bigmodel_cli.tasks.ctc import CTCOptions, transcribe
 from bigmodel_cli.tasks.masked_image import MaskedImage, MaskedImageOptions
 from bigmodel_cli.tasks.masked_lm import MaskedLMOptions
+from bigmodel_cli.tasks.multilabel import MultilabelOptions
 from bigmodel_cli.tasks.regression import RegressionOptions
 from bigmodel_cli.tasks.seq2seq import Seq2SeqTaskOptions
 from bigmodel_cli.tasks.shown import Pictures
@@ -30,6 +31,7 @@ AnyTask = (
     | MaskedImageOptions
     | CTCOptions
     | RegressionOptions
+    | MultilabelOptions
 )
 TaskOptions = Annotated[AnyTask, Field(discriminator="type")]
 TASKS: dict[str, type[AnyTaskOptions]] = {
@@ -40,6 +42,7 @@ TASKS: dict[str, type[AnyTaskOptions]] = {
     "masked_image": MaskedImageOptions,
     "ctc": CTCOptions,
     "regression": RegressionOptions,
+    "multilabel": MultilabelOptions,
 }
 
 
