@@ -106,7 +106,10 @@ def number_facts(names: Sequence[str], train: Any, before: Facts | None, known: 
     mean, std = train.mean(0), train.std(0)
     for name, centre, spread in zip(names, mean.tolist(), std.tolist(), strict=True):
         if spread <= 1e-12 * abs(centre):
-            say(f"warning: data.targets: {name} is {centre:g} in every training item; there is nothing to learn of it")
+            say(
+                f"warning: data.targets: {name} is {centre:g} in every training item; there is nothing to learn of it, and its "
+                "deviation is taken as 1"
+            )
     std = np.where(std > 1e-12 * np.abs(mean), std, 1.0)
     return {"targets": tuple(names), "target_mean": tuple(mean.tolist()), "target_std": tuple(std.tolist())}
 

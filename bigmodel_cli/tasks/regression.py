@@ -114,9 +114,12 @@ class Regression(Task):
         return [dict(zip(self.facts.targets, row, strict=True)) for row in numbers.tolist()]
 
     def predictions(self, outputs: Tensor, top: int) -> list[dict[str, Any]]:
-        """{"numbers": {name: number}} of each item, to the seven digits that fp32 has."""
+        """{"numbers": {name: number}} of each item, to a millionth of the deviation: more does not stand in fp32."""
+        digits = {
+            n: 6 - math.floor(math.log10(std)) for n, std in zip(self.facts.targets, self.facts.target_std, strict=True)
+        }
         rows = self.named(self.unscaled(outputs))
-        return [{"numbers": {name: float(f"{v:.7g}") for name, v in row.items()}} for row in rows]
+        return [{"numbers": {name: round(v, digits[name]) for name, v in row.items()}} for row in rows]
 
     def foremost(self, outputs: Tensor) -> tuple[int, str, float]:
         """The number that is farthest from its mean, by its deviations."""

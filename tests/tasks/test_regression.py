@@ -81,6 +81,9 @@ def test_the_loss_is_that_of_scaled_numbers(loss: str) -> None:
     assert (scores["loss"][0] / scores["loss"][1]).numpy() == pytest.approx(wanted.mean(1), rel=1e-5)
     assert said["reference"][2]["size"] == truth[2, 1]
     assert said["prediction"][2]["year"] == pytest.approx(1e9 + 3.0 * float(outputs[2, 2]), abs=1e-4)
+    assert task().predictions(outputs[2:3], 1)[0]["numbers"]["year"] == pytest.approx(
+        said["prediction"][2]["year"], abs=1e-5
+    )
     assert task().predictions(outputs[:1], 1)[0]["numbers"]["price"] == pytest.approx(3 + 0.5 * float(outputs[0, 0]))
 
 
