@@ -261,6 +261,7 @@ def predict(
     n_best: NBest = 1,
     seed: DrawSeed = 0,
     top: Top = None,
+    set_: Set = None,
     device: Device = "auto",
     plugin: Plugin = None,
 ) -> None:
@@ -276,7 +277,7 @@ def predict(
 
     path = named_checkpoint(checkpoint, with_inputs=True)
     given = inputs or with_a_first(lines_of(sys.stdin.buffer))
-    loaded = load_checkpoint(path, device)
+    loaded = load_checkpoint(path, device, all_overrides(set_, None, None))
     decoding = Decoding(
         max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, beams, length_penalty, n_best, seed
     )

@@ -168,7 +168,11 @@ class Facts:
 
     Where `tagged`, classes are those of each word of an item, and not of the item.
 
-    `class_counts` are the training items of each class, where items have labels; () in checkpoints from before it was kept.
+    `class_counts` are the training items of each class, where items have labels; () in checkpoints from before it was kept. With
+    `label_sets` an item has any number of the classes; `items` are then all training items.
+
+    `targets` are the names of an item's numbers, in the order of the outputs, where it has numbers rather than labels, and
+    `target_mean` and `target_std` those of the training split, in the data's units.
     """
 
     __pydantic_config__ = _STRICT
@@ -185,6 +189,16 @@ class Facts:
     class_counts: tuple[Natural, ...] = ()
     white_level: Annotated[float, Field(gt=0, le=2**32)] | None = None
     tagged: bool = False
+    label_sets: bool = False
+    items: Natural = 0
+    targets: tuple[str, ...] = ()
+    target_mean: tuple[float, ...] = ()
+    target_std: tuple[Annotated[float, Field(gt=0)], ...] = ()
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a model puts out for a whole item: one for each class or target."""
+        return len(self.classes) or len(self.targets)
 
     def to_json(self) -> dict[str, Any]:
         """The facts as plain JSON values."""
@@ -210,8 +224,13 @@ class Facts:
             raise ValueError(f"mean, std: {len(facts.mean)} and {len(facts.std)} values")
         if facts.class_counts and len(facts.class_counts) != len(facts.classes):
             raise ValueError(f"class_counts: {len(facts.class_counts)} for {len(facts.classes)} classes")
-        if len(set(values.get("classes", ()))) != len(facts.classes):
-            raise ValueError("classes: a name is given twice")
+        for name, names in (("classes", facts.classes), ("targets", facts.targets)):
+            if len(set(values.get(name, ()))) != len(names):
+                raise ValueError(f"{name}: a name is given twice")
+        if not len(facts.targets) == len(facts.target_mean) == len(facts.target_std):
+            raise ValueError("targets, target_mean, target_std: not equally many")
+        if facts.classes and facts.targets:
+            raise ValueError("classes, targets: an item has one or the other")
         return facts if "classes" not in values else replace(facts, classes=tuple(values["classes"]))
 
 

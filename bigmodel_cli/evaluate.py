@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.console import say, table
-from bigmodel_cli.data import TOKENIZER, TRAINED_ON, DataSet, check_held_out, exposure, load_trained_on, open_data
+from bigmodel_cli.data import (
+    TOKENIZER,
+    TRAINED_ON,
+    DataSet,
+    check_held_out,
+    exposure,
+    load_trained_on,
+    open_data,
+    target_of,
+)
 from bigmodel_cli.device import keep_few_kernels
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import load_torch, torch
@@ -179,10 +190,9 @@ def _evaluate(
     need_libraries(texts)
     name = _split_name(spec, split)
     data = open_data(spec.data, base=Path(), seed=spec.train.seed, say=say, assets=loaded.files(), only=name)
-    if loaded.facts.classes and not data.facts.classes:
-        raise SpecError(
-            "the checkpoint tells classes apart, and the data has no labels; say where they are (data.label, data.labels)"
-        )
+    target = target_of(loaded.facts)
+    if target is not None and target_of(data.facts) is None:
+        raise SpecError(target.lacking)
     _check_length(loaded, data, name)
     trained = load_trained_on(loaded.assets.get(TRAINED_ON))
     if name == "val" and data.held_out:
@@ -192,6 +202,10 @@ def _evaluate(
         keep_few_kernels()
     judged = judge(loaded, data.split(name), texts if task.generates else None)
     measures, columns = judged.measures | task.baselines(judged.columns, texts), judged.columns
+    if name == "val" and (tuned := task.tuned(columns)):
+        changes = " ".join(f"--set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in tuned.items())
+        tell(f"tuned on this split, for use on others: {changes}")
+        seen = {**seen, "tuned": tuned}
     return Evaluation(loaded, name, measures, columns, seen, data.items(name))
 
 
@@ -243,6 +257,10 @@ def _differences(first: Evaluation, second: Evaluation) -> dict[str, Difference]
             *(task.derived({n: m.total() for n, m in first.measures.items()}) if task.derived_from in apart else ()),
         ]
         say(f"not compared, since the two tokenizers count other tokens: {', '.join(left)}")
+    ranked = [name for name, measure in ours.items() if measure.pseudo is not None]
+    if ranked:
+        ours = {name: measure for name, measure in ours.items() if name not in ranked}
+        say(f"not compared, since all items are ranked at once, and none can be swapped: {', '.join(ranked)}")
     if task.derived_from not in apart:
         ours, theirs = ({**measures, **derived_measures(task, measures)} for measures in (ours, theirs))
     differences = {name: compare(measure, theirs[name]) for name, measure in ours.items() if name in theirs}

@@ -40,7 +40,7 @@ def predict(
     spells = target is not None and target.spelled
     tags = target is not None and target.tags
     labels = known and not spells and not tags
-    if top is not None and not labels:
+    if top is not None and not (labels and loaded.task.has_top):
         raise SpecError(
             f"--top is for models that label, and this one was trained for {loaded.task.name}; leave it out"
         )
@@ -53,7 +53,7 @@ def predict(
     elif tags:
         yield from tag(loaded, inputs, word)
     elif labels:
-        yield from classify(loaded, inputs, top or SHOWN, word)
+        yield from label_items(loaded, inputs, top or SHOWN, word)
     elif loaded.model.is_encoder_decoder:
         yield from write_after_reading(loaded, inputs, decoding, word)
     elif writes:
@@ -75,19 +75,18 @@ def _naming_files(inputs: Iterable[str], word: str) -> Iterator[str]:
         yield given
 
 
-def classify(loaded: Loaded, inputs: Iterable[str], top: int, word: str = "input") -> Iterator[dict[str, Any]]:
-    """{"input", "label", "probability", "top": [{"label", "probability"}, ...]} for each input."""
+def label_items(loaded: Loaded, inputs: Iterable[str], top: int, word: str = "input") -> Iterator[dict[str, Any]]:
+    """{"input"} and what the task tells (`Task.predictions`) for each input."""
+    if not loaded.task.labels:
+        raise SpecError(
+            f"this model was trained for {loaded.task.name} and has no head to label them; finetune it first: bigmodel finetune "
+            "--from CKPT SPEC, with a task that labels"
+        )
 
     def answer(items: list[Item], batch: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
         with torch.inference_mode(), autocast(loaded.device, loaded.precision):
-            probabilities = loaded.model(*loaded.model.arguments(batch)).float().softmax(1).cpu()  # (B, classes)
-        for row in probabilities:
-            values, indices = row.topk(min(top, len(row)))
-            best = [
-                {"label": loaded.facts.classes[i], "probability": round(v, 6)}
-                for v, i in zip(values.tolist(), indices.tolist(), strict=True)
-            ]
-            yield {**best[0], "top": best}
+            outputs = loaded.task.forward(loaded.model, batch, training=False)
+        return iter(loaded.task.predictions(outputs, top))
 
     reader = input_of(loaded.facts).reader(loaded.spec.data, loaded.assets)
     return in_order(reader, inputs, answer, loaded.device, word)

@@ -66,8 +66,9 @@ def rescore(path: Path, metrics: Sequence[str] = ()) -> tuple[Task, dict[str, Me
     try:
         if any(name in named for name in task.measured):
             shared = set.intersection(*map(set, records))
-            measures |= task.measures({name: [r[name] for r in records] for name in shared})
-        for name in [n for n in named if n not in of_text and n not in task.measured]:
+            columns = {name: [r[name] for r in records] for name in shared}
+            measures |= task.measures(columns) | task.baselines(columns, ())
+        for name in [n for n in named if n not in of_text and n not in measures]:
             counts = torch.tensor([float(r["counts"][name]) for r in records], dtype=torch.float64)
             values = torch.tensor([float(r["scores"][name] or 0.0) for r in records], dtype=torch.float64)
             measures[name] = mean(values * counts, counts, task.info(name))

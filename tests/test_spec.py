@@ -323,7 +323,8 @@ def test_a_model_that_cannot_learn_the_task_is_refused(model: str, task: str) ->
     labelling = {"encoder", "vit", "cnn", "torchvision"}
     values = {**check(parse_yaml(DECODER.encode(), "s")).to_dict(), "model": {"type": model, **NETWORKS[model]}}
     values["task"] = {"type": task}
-    if task != "masked_image" and (able.get(task) == model or (task == "classification" and model in labelling)):
+    of_items = task in ("classification", "regression", "multilabel")
+    if task != "masked_image" and (able.get(task) == model or (of_items and model in labelling)):
         assert from_dict(values).task.type == task
         return
     with pytest.raises(SpecError, match=f"task.type: {task} (is learnt by model.type: |rebuilds hidden patches, and )"):

@@ -74,7 +74,7 @@ def _label(tokenizer: Tokenizer, token: int, place: int) -> str:
 def _look_at_image(loaded: Loaded, path: Path, picture: Path, color: bool) -> Look:
     reader = input_of(loaded.facts).reader(loaded.spec.data, loaded.assets)
     image = reader.batch([reader.read(str(path), "the image")[0]])["image"].to(loaded.device)
-    cam: Heat = (grad_cam if loaded.model.grid is None else rollout)(loaded.model, image, loaded.facts)
+    cam: Heat = (grad_cam if loaded.model.grid is None else rollout)(loaded.model, image, loaded.facts, loaded.task)
     if cam.note:
         say(f"warning: {cam.note}")
     draw_heat(cam, path.name, picture)

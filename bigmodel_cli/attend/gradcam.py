@@ -8,12 +8,14 @@ from typing import Any
 from bigmodel_cli.config import Facts
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.models import Model
+from bigmodel_cli.tasks import ClassificationOptions, Task, build_task
 
 
 @dataclass(frozen=True)
 class Heat:
     """`image` (C, H, W) with pixels in 0..1; `heat` (H, W) in 0..1; the likeliest class, with its probability.
 
+    Of a model of numbers the `value` stands in the probability's place.
     `size` is that of the map which the heat was made of. Where it tells no regions apart `heat` is None, and where there is
     something to know about it `note` says what.
     """
@@ -24,16 +26,25 @@ class Heat:
     probability: float
     size: tuple[int, int]
     note: str = ""
+    value: float | None = None
+
+    @property
+    def caption(self) -> str:
+        """What the model says of the image."""
+        return f"{self.label}: " + (f"{100 * self.probability:.1f} %" if self.value is None else f"{self.value:.6g}")
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         heat = self.heat.tolist() if self.heat is not None else None
-        values = {"label": self.label, "probability": self.probability, "map": list(self.size), "heat": heat}
+        said = {"probability": self.probability} if self.value is None else {"value": self.value}
+        values = {"label": self.label, **said, "map": list(self.size), "heat": heat}
         return {**values, "note": self.note} if self.note else values
 
 
-def grad_cam(model: Model, image: Tensor, facts: Facts) -> Heat:
-    """Grad-CAM (Selvaraju et al. 2017) of the likeliest class, for one normalised image (1, C, H, W).
+def grad_cam(model: Model, image: Tensor, facts: Facts, task: Task | None = None) -> Heat:
+    """Grad-CAM (Selvaraju et al. 2017) of the output that the task says, for one normalised image (1, C, H, W).
+
+    Without a task that is the likeliest class.
 
     The last feature map's channels, weighted by the mean gradient of the class's logit, summed, cut at zero and brought to
     the image's size.
@@ -47,22 +58,27 @@ def grad_cam(model: Model, image: Tensor, facts: Facts) -> Heat:
     finally:
         hook.remove()
     features = kept[-1]  # (1, K, h, w)
-    best = int(logits.argmax(1))
+    best = (task or likeliest(facts)).foremost(logits.detach())[0]
     (gradient,) = torch.autograd.grad(logits[0, best], features)
     weights = gradient.mean(dim=(2, 3), keepdim=True)  # (1, K, 1, 1)
     heat = F.relu((weights * features).sum(1, keepdim=True)).detach()  # (1, 1, h, w)
-    return heat_over(image.detach(), heat, logits.detach(), facts)
+    return heat_over(image.detach(), heat, logits.detach(), facts, task)
 
 
-def heat_over(image: Tensor, heat: Tensor, logits: Tensor, facts: Facts) -> Heat:
+def likeliest(facts: Facts) -> Task:
+    """What tells the likeliest class."""
+    return build_task(ClassificationOptions(), facts)
+
+
+def heat_over(image: Tensor, heat: Tensor, logits: Tensor, facts: Facts, task: Task | None) -> Heat:
     """A map (1, 1, h, w) at the size of a normalised image (1, C, H, W), its greatest value 1, beside the image's own pixels."""
-    best = int(logits.argmax(1))
+    task = task or likeliest(facts)
+    _, label, said = task.foremost(logits)
     height, width = image.shape[-2:]
     rows, columns = heat.shape[-2:]
     mean = torch.tensor(facts.mean or (0.0,)).view(-1, 1, 1)
     std = torch.tensor(facts.std or (1.0,)).view(-1, 1, 1)
     pixels = (image[0].cpu() * std + mean).clamp(0, 1)
-    probability = float(logits.float().softmax(1)[0, best])
     note, whole = "", None
     if rows == columns == 1:
         note = (
@@ -74,4 +90,5 @@ def heat_over(image: Tensor, heat: Tensor, logits: Tensor, facts: Facts) -> Heat
             note = "nowhere does the network's last map speak for this class: the heat is 0 everywhere"
         whole = F.interpolate(heat, size=(height, width), mode="bilinear", align_corners=False)[0, 0]
         whole = (whole / whole.max().clamp(min=1e-12)).cpu()
-    return Heat(pixels, whole, facts.classes[best], probability, (rows, columns), note)
+    value = None if task.of_probability else said
+    return Heat(pixels, whole, label, said, (rows, columns), note, value)

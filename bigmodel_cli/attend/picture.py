@@ -53,7 +53,7 @@ def draw_heat(cam: Heat, name: str, path: Path) -> None:
         right.imshow(cam.heat.numpy(), cmap="magma", alpha=0.6, vmin=0, vmax=1)
     left.set_title(plain(name), fontsize=10)
     alone = "" if cam.heat is not None else "; its last map is 1 x 1"
-    right.set_title(plain(f"{cam.label}: {100 * cam.probability:.1f} %{alone}"), fontsize=10)
+    right.set_title(plain(f"{cam.caption}{alone}"), fontsize=10)
     save_figure(figure, path, dpi=130)
 
 

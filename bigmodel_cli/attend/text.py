@@ -40,7 +40,7 @@ def show_heads(heads: Heads, layer: int, head: int | None, color: bool) -> str:
 
 def show_heat(cam: Heat, color: bool) -> str:
     """The heat over the image, at most 64 columns wide; the class alone where no regions are told apart."""
-    head = f"{one_line(cam.label)}: {100 * cam.probability:.1f} %"
+    head = one_line(cam.caption)
     if cam.heat is None:
         return head
     height, width = cam.heat.shape

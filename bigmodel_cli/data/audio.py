@@ -34,8 +34,10 @@ from bigmodel_cli.data.recordings import Recordings, open_recordings
 from bigmodel_cli.data.sound import Wave, decode, notes_said
 from bigmodel_cli.data.sound_augment import SoundAugmentation, SoundAugmentOptions
 from bigmodel_cli.data.sound_split import Bank, JoinOptions, SoundSplit, longest_frames, named, to_frames
+from bigmodel_cli.data.sound_targets import beside_recordings, texts_of
 from bigmodel_cli.data.table_survey import alike_labels
-from bigmodel_cli.data.transcripts import Units, read_transcripts, spell
+from bigmodel_cli.data.targets import Separator, check_kind
+from bigmodel_cli.data.transcripts import Units, spell
 from bigmodel_cli.errors import DataError, did_you_mean
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -66,7 +68,15 @@ class AudioOptions(LabelledOptions):
         None, description="what a transcript is spelled in, for task.type: ctc; left out: one label for each recording"
     )
     transcripts: list[str] = Field(
-        [], description="files of lines NAME<TAB>TEXT; when left out, a recording's label is its transcript"
+        [],
+        description="files of lines NAME<TAB>TEXT; the text may be labels (label_separator), or numbers with tabs between "
+        "(targets); when left out, a recording's label is its transcript",
+    )
+    label_separator: Separator = None
+    targets: list[str] = Field(
+        [],
+        description="the names of numbers to learn, for task.type: regression: groups of the pattern, or with transcripts the "
+        "columns behind NAME in this order",
     )
     join: JoinOptions | None = Field(None, description="make strings of several recordings; needs units")
     seconds: Annotated[float, Field(gt=0, le=3600)] | None = Field(
@@ -100,7 +110,19 @@ class AudioOptions(LabelledOptions):
     @model_validator(mode="after")
     def _consistent(self) -> AudioOptions:
         groups = re.compile(self.pattern).groupindex
-        if "label" not in groups and not self.transcripts:
+        if self.targets and (self.units is not None or self.label_separator is not None):
+            raise ValueError("targets: a recording has numbers, or else units or labels; leave one out")
+        if self.units is not None and self.label_separator is not None:
+            raise ValueError("label_separator and units: a recording has labels or a transcript; leave one out")
+        for name in [] if self.transcripts else self.targets:
+            if name not in groups:
+                known = ", ".join(groups) or "none"
+                raise ValueError(
+                    f"targets: the pattern has no group {name!r} (it has: {known}){did_you_mean(name, groups)}"
+                )
+        if len(set(self.targets)) < len(self.targets):
+            raise ValueError("targets: a name is given twice")
+        if "label" not in groups and not self.transcripts and not self.targets:
             raise ValueError("pattern: it needs a group (?P<label>...), which is the class")
         for name, rule in self.split.items():
             for group in rule.keys() - groups.keys():
@@ -109,7 +131,8 @@ class AudioOptions(LabelledOptions):
                     f"split.{name}: the pattern has no group {group!r} (it has: {known}){did_you_mean(group, groups)}"
                 )
         not_both("val" in self.split, "split.val", self.val_fraction)
-        if self.units is None and (self.join is not None or self.transcripts):
+        others = self.targets or self.label_separator is not None
+        if self.units is None and (self.join is not None or (self.transcripts and not others)):
             raise ValueError(f"{'join' if self.join else 'transcripts'}: say in which units a transcript is spelled")
         if self.seconds is not None and self.units is not None:
             raise ValueError(
@@ -171,7 +194,8 @@ def open_audio(
     options: AudioOptions, *, base: Path, seed: int, say: Say, assets: Assets | None = None, only: str | None = None
 ) -> DataSet:
     """The recordings as splits; a checkpoint's normalisation is used when `assets` has one."""
-    known = facts_of(assets) if only is not None else None
+    before = facts_of(assets)
+    known = before if only is not None else None
     sound = known.sound if known is not None and known.sound is not None else options.sound()
     check_filters(sound)
     fraction = fraction_of(options.val_fraction, "val" in options.split)
@@ -186,18 +210,23 @@ def open_audio(
         None if only is None else (lambda groups: options.split_of(groups) in wanted, [list(wanted), options.split]),
     )
     rows = _rows(options, recordings, wanted, fraction, None if only else say)
-    texts = (
-        read_transcripts(options.transcripts, recordings.names, base) if options.transcripts else _labels(recordings)
-    )
-    spelled = spell(texts, options.units)
+    texts, places = texts_of(options, recordings, base)
     opened = {n: chosen for n, chosen in rows.items() if only in (None, n)}
-    if known is not None:
-        spelled = _as_known(spelled, opened, known)
-    for name, chosen in opened.items():
-        there = np.concatenate([spelled.units[row] for row in chosen]).tolist()
-        say_lacking(name, "recording", there, spelled.names, say)
-    facts = known or Facts(classes=spelled.names, sound=sound, spelling=options.units or "")
-    if options.units is None and "train" in opened:
+    beside, spelled = None, Units((), [], np.zeros(0, np.int64))
+    if options.targets or options.label_separator is not None:
+        beside, facts = beside_recordings(options, texts, places, opened, before, known is not None, say)
+        check_kind(facts, known)
+        facts = known or replace(facts, sound=sound)
+    else:
+        spelled = spell(texts, options.units)
+        facts = known or Facts(classes=spelled.names, sound=sound, spelling=options.units or "")
+        check_kind(Facts(classes=spelled.names), known)
+        if known is not None:
+            spelled = _as_known(spelled, opened, known)
+        for name, chosen in opened.items():
+            there = np.concatenate([spelled.units[row] for row in chosen]).tolist()
+            say_lacking(name, "recording", there, spelled.names, say)
+    if beside is None and options.units is None and "train" in opened:
         labels = np.array([spelled.units[row][0] for row in opened["train"]])
         facts = replace(facts, class_counts=count_classes(labels, spelled.names))
         for note in alike_labels(spelled.names):
@@ -208,7 +237,7 @@ def open_audio(
     resident = recordings.samples.nbytes <= RESIDENT_BYTES
     change = SoundAugmentation(options.augment)
     splits = {
-        name: SoundSplit(bank, chosen, spelled.units, spelled.between, options.join, facts, change, resident)
+        name: SoundSplit(bank, chosen, spelled.units, spelled.between, options.join, facts, change, resident, beside)
         for name, chosen in opened.items()
     }
     if known is None:
@@ -282,13 +311,6 @@ def _is_one_of(text: str, values: list[int | str]) -> bool:
     return any(
         text == v if isinstance(v, str) else text.isdecimal() and len(text) < 19 and int(text) == v for v in values
     )
-
-
-def _labels(recordings: Recordings) -> list[str]:
-    for name, groups in zip(recordings.names, recordings.groups, strict=True):
-        if not groups["label"].strip():
-            raise DataError(f"{name}: data.pattern gives it an empty label")
-    return [groups["label"] for groups in recordings.groups]
 
 
 def _moments(train: SoundSplit) -> list[tuple[float, float]]:

@@ -131,8 +131,16 @@ def _widened(piece: Tensor, length: int) -> Tensor:
 
 
 def count_classes(labels: Ints, classes: Sequence[str]) -> tuple[int, ...]:
-    """How many of the labels (N,) are of each class; () where there are no classes."""
+    """How many of the labels (N,), or of the sets (N, C), have each class; () where there are no classes."""
+    if labels.ndim > 1:
+        return tuple(labels.sum(0, dtype=np.int64).tolist()) if classes else ()
     return tuple(np.bincount(labels, minlength=len(classes)).tolist()) if classes else ()
+
+
+def classes_in(labels: Ints) -> list[int]:
+    """The numbers of the classes that occur in labels (N,), or in sets (N, C)."""
+    found: list[int] = (np.unique(labels) if labels.ndim == 1 else np.flatnonzero(labels.any(0))).tolist()
+    return found
 
 
 def say_lacking(split: str, unit: str, there: Iterable[int], classes: Sequence[str], say: Say) -> None:

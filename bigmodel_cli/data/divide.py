@@ -11,6 +11,7 @@ from bigmodel_cli.data.base import Say, numbers_of
 from bigmodel_cli.data.held_out import fraction_of, not_both, parts_of
 from bigmodel_cli.data.image_sources import Labels, RawImages, RawSplit
 from bigmodel_cli.data.order import Ints, permute
+from bigmodel_cli.data.targets import sets_among
 from bigmodel_cli.errors import SpecError
 
 
@@ -34,16 +35,25 @@ def divided(raw: RawImages, fraction: float, say: Say, quiet: bool) -> dict[str,
 
 
 def numbers_among(labels: Labels, classes: tuple[str, ...], known: tuple[str, ...]) -> Labels:
-    """(N,) the labels as numbers of a checkpoint's classes. Raises `SpecError` for one that it does not know."""
+    """(N,) the labels, or (N, C) the sets, by the numbers of a checkpoint's classes.
+
+    Raises `SpecError` for one that it does not know.
+    """
     if not classes:
         return labels
+    if labels.ndim > 1:
+        held: Labels = sets_among(labels, classes, known)
+        return held
     numbers: Labels = numbers_of(classes, known, [classes[i] for i in np.unique(labels).tolist()])[labels]
     return numbers
 
 
 def part_of_each_class(labels: Labels, fraction: float) -> Ints:
-    """The numbers of so large a part of each class's items, at least one, in order: a smaller part lies within a larger one."""
-    chosen = []
+    """The numbers of so large a part of each class's items, at least one, in order: a smaller part lies within a larger one.
+
+    Of numbers and sets, a part of all items.
+    """
+    chosen, labels = [], labels if labels.ndim == 1 else np.zeros(len(labels), np.int64)
     for label in np.unique(labels):
         own = np.flatnonzero(labels == label)
         order = permute(np.arange(len(own)), len(own), (1, int(label)))

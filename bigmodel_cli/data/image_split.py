@@ -15,6 +15,7 @@ from bigmodel_cli.data.image_sources import Labels, RawSplit
 from bigmodel_cli.data.normalisation import sampled
 from bigmodel_cli.data.order import Ints, keys_of
 from bigmodel_cli.data.pixels import decode, normalise
+from bigmodel_cli.data.targets import target_name
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -81,11 +82,11 @@ class Streamed:
 
 
 class ImageSplit(Split):
-    """{"image": (B, C, H, W) float32 normalised, "key": (B,), "label": (B,) int64 where the images have labels}."""
+    """{"image": (B, C, H, W) float32 normalised, "key": (B,)}, and what is learnt of an image (`target_name`)."""
 
     def __init__(self, source: Resident | Streamed, facts: Facts, augmentation: Augmentation) -> None:
         self.source, self.facts, self.augmentation = source, facts, augmentation
-        self.resident = source.resident
+        self.resident, self.learnt = source.resident, target_name(facts)
         self.count = len(source.labels)
 
     def __len__(self) -> int:
@@ -102,4 +103,4 @@ class ImageSplit(Split):
         if augment:
             images = self.augmentation(images, samples, epoch, seed)
         batch = {"image": normalise(images, self.facts), KEY: keys_of(seed, epoch, samples)}
-        return {**batch, "label": labels} if self.facts.classes else batch
+        return {**batch, self.learnt: labels} if self.learnt is not None else batch

@@ -12,7 +12,17 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Facts, Options, Positive
 from bigmodel_cli.data.augment import Augmentation, AugmentOptions
-from bigmodel_cli.data.base import AnyDataOptions, Assets, DataSet, Say, Split, count_classes, facts_of, say_lacking
+from bigmodel_cli.data.base import (
+    AnyDataOptions,
+    Assets,
+    DataSet,
+    Say,
+    Split,
+    classes_in,
+    count_classes,
+    facts_of,
+    say_lacking,
+)
 from bigmodel_cli.data.cache import cached_folder
 from bigmodel_cli.data.divide import divided, numbers_among, part_of_each_class, part_to_hold_out, subset
 from bigmodel_cli.data.expected import Expected, LabelledOptions, numbered
@@ -40,6 +50,7 @@ from bigmodel_cli.data.image_survey import Shape, choose_shape, survey_images
 from bigmodel_cli.data.normalisation import Moments, normalisation
 from bigmodel_cli.data.pixels import decode, to_array
 from bigmodel_cli.data.table_survey import alike_labels
+from bigmodel_cli.data.targets import Separator, check_kind, number_facts
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.progress import progress
@@ -205,10 +216,18 @@ class ParquetOptions(LabelledOptions, _ImageOptions):
     test: list[str] = Field([], description="files of the test split")
     image_column: str = Field("image", description="the column of images")
     label_column: str = Field("label", description="the column of labels")
+    label_separator: Separator = None
+    target_columns: list[str] = Field(
+        [], description="columns of numbers to learn in place of labels, for task.type: regression"
+    )
 
     @model_validator(mode="after")
-    def _one_validation(self) -> ParquetOptions:
+    def _consistent(self) -> ParquetOptions:
         not_both(self.val, "val", self.val_fraction)
+        if self.target_columns and self.label_separator is not None:
+            raise ValueError("target_columns and label_separator: an image has numbers or labels; leave one out")
+        if len(set(self.target_columns)) < len(self.target_columns):
+            raise ValueError("target_columns: a column is named twice")
         return self
 
     @property
@@ -223,14 +242,17 @@ class ParquetOptions(LabelledOptions, _ImageOptions):
         """Read the source, or what one split of it needs."""
         named = {n: (names, f"data.{n}") for n, names in self._files.items()}
         files = files_of_splits(named, base, only, say, PARQUET)
-        return read_parquet(files, self.image_column, self.label_column if self.labels else None)
+        if not self.labels:
+            return read_parquet(files, self.image_column, None)
+        return read_parquet(files, self.image_column, self.label_column, self.label_separator, self.target_columns)
 
 
 def open_images(
     options: Any, *, base: Path, seed: int, say: Say, assets: Assets | None = None, only: str | None = None
 ) -> DataSet:
     """The images of a source as splits; a checkpoint's normalisation is used when `assets` has one."""
-    known = facts_of(assets) if only is not None else None
+    before = facts_of(assets)
+    known = before if only is not None else None
     named = options.named(base)
     if "train" not in named and only is None:
         raise DataError(
@@ -266,8 +288,19 @@ def open_images(
             n: source.labelled(numbers_among(source.labels.numpy(), raw.classes, classes))
             for n, source in loaded.items()
         }
-    counts = count_classes(loaded["train"].labels.numpy(), classes) if "train" in loaded else ()
-    facts = Facts(image_shape=first.shape, mean=mean, std=std, classes=classes, class_counts=counts, white_level=white)
+    train = loaded["train"].labels.numpy() if "train" in loaded else np.zeros(0, np.int64)
+    facts = Facts(
+        image_shape=first.shape,
+        mean=mean,
+        std=std,
+        classes=classes,
+        class_counts=count_classes(train, classes) if "train" in loaded else (),
+        white_level=white,
+        label_sets=raw.sets,
+        items=len(train) if raw.sets else 0,
+        **number_facts(raw.targets, train, before, known is not None, say),
+    )
+    check_kind(facts, known)
     augmentation = Augmentation(options.augment)
     splits: dict[str, Split] = {n: ImageSplit(source, facts, augmentation) for n, source in loaded.items()}
     if options.augment and only is None:
@@ -286,12 +319,12 @@ def _check(raw: RawImages, say: Say) -> None:
         if not raw.classes:
             continue
         outside = np.flatnonzero((split.labels < 0) | (split.labels >= len(raw.classes)))
-        if len(outside):
+        if len(outside) and not raw.sets:
             place = split.names[outside[0]] if split.names else f"item {outside[0]} of the {name} split"
             raise DataError(
                 f"{place}: label {split.labels[outside[0]]}, and the classes are 0 to {len(raw.classes) - 1}"
             )
-        say_lacking(name, "image", np.unique(split.labels).tolist(), raw.classes, say)
+        say_lacking(name, "image", classes_in(split.labels), raw.classes, say)
 
 
 def _load(raw: RawSplit, options: Any, shape: Shape, white: float | None, key: str, say: Say) -> Resident | Streamed:

@@ -100,7 +100,7 @@ class TokenInput(Input):
         assert context is not None
         if self.facts.tagged:
             return Sentences(tokenizer, context, options.tagged_piece())
-        sides = options.text_columns() or (1 if self.facts.classes else 0)
+        sides = options.text_columns() or (1 if target_of(self.facts) is not None else 0)
         return Rows(tokenizer, context, sides) if sides else Windows(tokenizer, context)
 
 
@@ -113,11 +113,39 @@ class Target:
     """Whether it is made of several units, which the classes then are."""
     tags: ClassVar[bool] = False
     """Whether there is one for each word."""
+    lacking: ClassVar[str] = (
+        "the checkpoint tells classes apart, and the data has no labels; say where they are (data.label, data.labels)"
+    )
+    """A message about data without it."""
     facts: Facts
 
     def random(self, count: int, device: torch.device) -> Tensor:
         """Targets of so many items."""
         return torch.randint(len(self.facts.classes), (count,), device=device)
+
+
+class Numbers(Target):
+    """(B, K) float64 numbers in the data's units."""
+
+    name = "numbers"
+    lacking = (
+        "the checkpoint learnt numbers, and the data has none; say where they are (data.targets, data.target_columns)"
+    )
+
+    def random(self, count: int, device: torch.device) -> Tensor:
+        """Of the training split's mean and deviation."""
+        mean, std = (torch.tensor(x, dtype=torch.float64) for x in (self.facts.target_mean, self.facts.target_std))
+        return (mean + std * torch.randn(count, len(mean), dtype=torch.float64)).to(device)
+
+
+class LabelSet(Target):
+    """(B, C) bool: which of the classes an item has."""
+
+    name = "labels"
+
+    def random(self, count: int, device: torch.device) -> Tensor:
+        """Each of half of the items."""
+        return torch.rand(count, len(self.facts.classes), device=device) < 0.5
 
 
 class Transcript(Target):
@@ -151,11 +179,15 @@ def input_of(facts: Facts) -> Input:
 
 
 def target_of(facts: Facts) -> Target | None:
-    """What is beside the input; None where there are no classes."""
+    """What is beside the input; None where there is nothing."""
+    if facts.targets:
+        return Numbers(facts)
     if not facts.classes:
         return None
     if facts.tagged:
         return Tags(facts)
+    if facts.label_sets:
+        return LabelSet(facts)
     return Transcript(facts) if facts.spelling else Target(facts)
 
 

@@ -14,6 +14,7 @@ from bigmodel_cli.data.mel import frames_of, log_mel, normalise_frames
 from bigmodel_cli.data.order import Ints, draw, keys_of
 from bigmodel_cli.data.recordings import Recordings
 from bigmodel_cli.data.sound_augment import SoundAugmentation, real
+from bigmodel_cli.data.targets import target_name
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -88,7 +89,8 @@ class Bank:
 class SoundSplit(Split):
     """{"image": (B, 1, mels, T)} where sound has a fixed length, else {"frames": (B, T, mels), "lengths": (B,)}.
 
-    With them come "key" (B,), and "label" (B,), or "target" (B, L) with the units of a transcript, -1 behind its end.
+    With them come "key" (B,), and "label" (B,), or "target" (B, L) with the units of a transcript, -1 behind its end; or the rows
+    of `beside`, numbers or sets of all recordings of the bank.
     """
 
     bank: Bank
@@ -99,6 +101,7 @@ class SoundSplit(Split):
     facts: Facts
     augmentation: SoundAugmentation
     resident: bool
+    beside: Any = None
 
     def __post_init__(self) -> None:
         if (
@@ -150,6 +153,9 @@ class SoundSplit(Split):
 
     def targets(self, chosen: list[Ints], device: torch.device) -> dict[str, Tensor]:
         """The labels of single recordings, or transcripts padded to the longest."""
+        if self.beside is not None:
+            kept = torch.from_numpy(self.beside[[int(r[0]) for r in chosen]])
+            return {str(target_name(self.facts)): kept.to(device)}
         if not self.facts.spelling:
             return {"label": torch.tensor([int(self.units[r[0]][0]) for r in chosen], device=device)}
         written = [_between([self.units[r] for r in own], self.between) for own in chosen]

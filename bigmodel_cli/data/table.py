@@ -18,6 +18,7 @@ from bigmodel_cli.data.base import (
     DataSet,
     Say,
     Split,
+    classes_in,
     count_classes,
     facts_of,
     numbers_of,
@@ -48,6 +49,7 @@ from bigmodel_cli.data.table_survey import (
     sort_classes,
     survey_table,
 )
+from bigmodel_cli.data.targets import Separator, check_kind, multi_hot, number_facts, target_name
 from bigmodel_cli.data.text_parts import token_dtype
 from bigmodel_cli.data.tokenizer import ASSET, Tokenizer, UnknownCharacter
 from bigmodel_cli.data.tokenizer_fit import Corpora, TokenizerOptions, expected_size, fit_tokenizer
@@ -80,6 +82,8 @@ class TableOptions(LabelledOptions):
     label: ColumnOption | None = Field(
         None, description="the column of labels; null where they are not there, or not to be learnt"
     )
+    label_separator: Separator = None
+    targets: list[ColumnOption] = Field([], description="columns of numbers to learn, for task.type: regression")
     header: bool | None = Field(
         None,
         description="whether the first row of .tsv, .csv and lines has names; when left out: where a column is said by name, and "
@@ -100,6 +104,12 @@ class TableOptions(LabelledOptions):
     @model_validator(mode="after")
     def _consistent(self) -> TableOptions:
         not_both(self.val, "val", self.val_fraction)
+        if self.label is not None and self.targets:
+            raise ValueError("targets and label: an item has numbers or a label; leave one out (null, [])")
+        if self.label is None and self.label_separator is not None:
+            raise ValueError("label_separator: there is no label; say its column by label")
+        if len(set(self.columns.target_names)) < len(self.targets):
+            raise ValueError("targets: a column is named twice")
         if self.header is False and any(isinstance(column, str) for _, column in self.columns.wanted):
             raise ValueError("header: false, and a column is said by name; say it by its number, from 0")
         return self
@@ -132,7 +142,14 @@ class TableOptions(LabelledOptions):
     @property
     def columns(self) -> Columns:
         """Which columns are read."""
-        return Columns(tuple(self.text), self.label, self.header, delimiter=self.delimiter)
+        return Columns(
+            tuple(self.text),
+            self.label,
+            self.header,
+            delimiter=self.delimiter,
+            separator=self.label_separator,
+            targets=tuple(self.targets),
+        )
 
 
 def open_table(
@@ -146,7 +163,9 @@ def open_table(
     training = surveys["train"].labels if "train" in surveys else {}
     for note in [n for s in surveys.values() for n in s.notes] + alike_labels(training):
         say(note)
-    classes = _classes(options, surveys, facts_of(assets) if only is not None else None)
+    before = facts_of(assets)
+    known = before if only is not None else None
+    classes = _classes(options, surveys, known)
     fraction = fraction_of(options.val_fraction, "val" in named)
     held_out = None
     if fraction and "train" in files:
@@ -164,12 +183,20 @@ def open_table(
     key = key_of(description)
     folder = cached_folder("tables", key, f"tokenizing {sum(s.rows for s in surveys.values()):,} rows", say, build)
     there = [name for name in ("train", "val", "test") if os.path.exists(folder / f"{name}.labels.npy")]
-    splits: dict[str, Split] = {
-        n: Table(folder, n, options, tokenizer, classes, say) for n in there if only in (None, n)
-    }
-    counts = count_classes(np.load(folder / "train.labels.npy"), classes) if "train" in there else ()
+    train = np.load(folder / "train.labels.npy") if "train" in there else np.zeros(0, np.int64)
+    facts = Facts(
+        vocab_size=tokenizer.vocab_size,
+        context=options.context,
+        classes=classes,
+        class_counts=count_classes(train, classes) if "train" in there else (),
+        label_sets=options.label_separator is not None,
+        items=len(train) if options.label_separator is not None else 0,
+        **number_facts(options.columns.target_names, train, before, known is not None, say),
+    )
+    check_kind(facts, known)
+    splits: dict[str, Split] = {n: Table(folder, n, options, tokenizer, facts, say) for n in there if only in (None, n)}
     return DataSet(
-        Facts(vocab_size=tokenizer.vocab_size, context=options.context, classes=classes, class_counts=counts),
+        facts,
         f"{key}-{options.context}",
         splits,
         {ASSET: tokenizer.to_json()},
@@ -188,7 +215,7 @@ def _classes(options: TableOptions, surveys: dict[str, TableSurvey], known: Fact
         numbers_of(labels, known.classes, labels)
         return known.classes
     classes = sort_classes(surveys["train"].labels)
-    check_labels(surveys, classes)
+    check_labels(surveys, classes, options.label_separator is not None)
     return classes
 
 
@@ -229,25 +256,34 @@ def _write(
     classes: tuple[str, ...],
     tokenizer: Tokenizer,
 ) -> None:
-    """For each split and column of text the tokens of all rows; the number of each row's class; the hash of its texts."""
+    """For each split and column of text the tokens of all rows; what is learnt of each row; the hash of its texts."""
     numbers = {name: index for index, name in enumerate(classes)}
     dtype = token_dtype(tokenizer)
     for split, paths in files.items():
         held = held_out if split == "train" else None
         parts = (split,) if held is None else ("train", "val")
         writers = {p: [RaggedWriter(draft, f"{p}.{i}", dtype) for i in range(len(columns.text))] for p in parts}
-        labels: dict[str, list[int]] = {part: [] for part in parts}
+        labels: dict[str, list[Any]] = {part: [] for part in parts}
         items: dict[str, list[int]] = {part: [] for part in parts}
         for index, row in enumerate(rows_of(paths, columns)):
             part = "val" if held is not None and held[index] else split
             for writer, text in zip(writers[part], row.texts, strict=True):
                 writer.write(encode(tokenizer, text, row.place))
-            labels[part].append(numbers[row.label] if row.label is not None else -1)
+            if columns.targets:
+                labels[part].append(row.numbers)
+            elif row.labels is not None:
+                labels[part].append(row.labels)
+            else:
+                labels[part].append(numbers[row.label] if row.label is not None else -1)
             items[part].append(hash_of(*(text.encode("utf-8") for text in row.texts)))
         for part in parts:
             for writer in writers[part]:
                 writer.finish()
-            np.save(draft / f"{part}.labels.npy", np.asarray(labels[part], np.int64))
+            if columns.separator is not None:
+                learnt = multi_hot(labels[part], classes, "data.label")
+            else:
+                learnt = np.asarray(labels[part], np.float64 if columns.targets else np.int64)
+            np.save(draft / f"{part}.labels.npy", learnt)
             np.save(draft / f"{part}.items.npy", as_hashes(items[part]))
 
 
@@ -260,7 +296,7 @@ def encode(tokenizer: Tokenizer, text: str, place: str) -> Any:
 
 
 class Table(Split):
-    """{"tokens": (B, T) int64, -1 after a row's end; "key": (B,); "label": (B,) where there are labels}.
+    """{"tokens": (B, T) int64, -1 after a row's end; "key": (B,)}, and what is learnt of a row (`target_name`).
 
     A row is a mark (the tokenizer's start of text, which is its end of text where it has none; `pool: cls` reads a label there),
     the text, an end, and for a pair the second text and its end, with "types" (B, T): 0, from the second text on 1. Without
@@ -269,11 +305,12 @@ class Table(Split):
     """
 
     def __init__(
-        self, folder: Path, name: str, options: TableOptions, tokenizer: Tokenizer, classes: tuple[str, ...], say: Say
+        self, folder: Path, name: str, options: TableOptions, tokenizer: Tokenizer, facts: Facts, say: Say
     ) -> None:
         dtype = token_dtype(tokenizer)
         self.sides = [Ragged.read(folder, f"{name}.{index}", dtype) for index in range(len(options.text))]
-        self.labels = np.load(folder / f"{name}.labels.npy") if classes else None
+        self.learnt = target_name(facts)
+        self.labels = np.load(folder / f"{name}.labels.npy") if self.learnt else None
         self.marks = marks(tokenizer)
         self.options = options
         self.words = Words(tokenizer) if options.words else None
@@ -283,8 +320,8 @@ class Table(Split):
         cut = int((whole > room(options.context, self.sides)).sum())
         if cut:
             say(f"{cut:,} of {len(self):,} {name} rows are cut to {options.context} tokens")
-        if self.labels is not None:
-            say_lacking(name, "row", np.unique(self.labels).tolist(), classes, say)
+        if self.labels is not None and facts.classes:
+            say_lacking(name, "row", classes_in(self.labels), facts.classes, say)
 
     def __len__(self) -> int:
         return len(self.sides[0].lengths)
@@ -301,8 +338,8 @@ class Table(Split):
         batch[KEY] = keys_of(seed, epoch, samples)
         if self.words is not None:
             batch["words"] = self.words(batch["tokens"])
-        if self.labels is not None:
-            batch["label"] = torch.from_numpy(self.labels[samples])
+        if self.labels is not None and self.learnt is not None:
+            batch[self.learnt] = torch.from_numpy(self.labels[samples])
         return batch
 
 

@@ -22,6 +22,7 @@ from bigmodel_cli.data.reading import (
     plain_name,
 )
 from bigmodel_cli.data.table_parquet import parquet_rows
+from bigmodel_cli.data.targets import read_number, read_set
 from bigmodel_cli.errors import DataError, did_you_mean
 
 ENDINGS = (".tsv", ".csv", ".jsonl", ".parquet", ".txt", ".tsv.gz", ".csv.gz", ".jsonl.gz", ".txt.gz")
@@ -49,7 +50,8 @@ Delimiter = Annotated[
 class Columns:
     """Which columns are read: by name (a.b for b in the object a), or by number from 0.
 
-    `header` None: the first row has names where one is said by name. `delimiter` None: by the file's ending.
+    `header` None: the first row has names where one is said by name. `delimiter` None: by the file's ending. Rows have a label, a
+    set of labels where a `separator` stands between them, or numbers in the columns of `targets`.
     """
 
     text: tuple[Column, ...]
@@ -57,12 +59,20 @@ class Columns:
     header: bool | None = None
     options: tuple[str, ...] = ("data.text", "data.text")  # that say the columns of text
     delimiter: str | None = None
+    separator: str | None = None
+    targets: tuple[Column, ...] = ()
 
     @property
     def wanted(self) -> list[tuple[str, Column]]:
         """Each column with the option that says it."""
         labels = [] if self.label is None else [("data.label", self.label)]
-        return [*zip(self.options, self.text, strict=False), *labels]
+        numbers = [("data.targets", column) for column in self.targets]
+        return [*zip(self.options, self.text, strict=False), *labels, *numbers]
+
+    @property
+    def target_names(self) -> list[str]:
+        """What the columns of numbers are called."""
+        return [c if isinstance(c, str) else f"column {c}" for c in self.targets]
 
     @property
     def named(self) -> bool:
@@ -74,7 +84,8 @@ class Columns:
 class Row:
     """One row: its texts, its label where there are labels, its place (file and line), and how many columns the file has.
 
-    `header` are the names of the columns where the file's first row has them.
+    `labels` are a set's, None where labels are not sets, and `numbers` those to be learnt. `header` are the names of the columns
+    where the file's first row has them.
     """
 
     texts: tuple[str, ...]
@@ -82,6 +93,8 @@ class Row:
     place: str
     width: int = 0
     header: tuple[str, ...] = ()
+    labels: tuple[str, ...] | None = None
+    numbers: tuple[float, ...] = ()
 
 
 def is_separated(path: Path) -> bool:
@@ -113,7 +126,13 @@ def read_rows(path: Path, columns: Columns) -> Iterator[Row]:
         found = parquet_rows(path, columns.wanted, labelled)
     for place, values, width, header in found:
         texts = tuple(_text(value, place) for value in values[: len(columns.text)])
-        yield Row(texts, _label(values[-1], place) if labelled else None, place, width, header)
+        if columns.targets:
+            yield Row(texts, None, place, width, header, numbers=_numbers(values[len(texts) :], columns, place))
+        elif labelled and columns.separator is not None:
+            labels = read_set(values[-1], columns.separator, place, "data.label")
+            yield Row(texts, None, place, width, header, labels)
+        else:
+            yield Row(texts, _label(values[-1], place) if labelled else None, place, width, header)
 
 
 def rows_of(paths: Sequence[Path], columns: Columns) -> Iterator[Row]:
@@ -245,6 +264,16 @@ def _text(value: Any, place: str) -> str:
     return clean(checked_text(value, f"{place}: data.text"))
 
 
+def _numbers(values: Sequence[Any], columns: Columns, place: str) -> tuple[float, ...]:
+    try:
+        names = columns.target_names
+        return tuple(read_number(v, place, f"data.targets ({n})") for v, n in zip(values, names, strict=True))
+    except DataError as error:
+        if columns.header is None and not columns.named and place.endswith(":1"):
+            raise DataError(f"{error}; where the first row has names, set data.header: true") from None
+        raise
+
+
 def _label(value: Any, place: str) -> str:
     """A label as the name of a class."""
     if isinstance(value, bool):
@@ -257,6 +286,10 @@ def _label(value: Any, place: str) -> str:
         )
     if isinstance(value, float) and value.is_integer():
         raise DataError(f"{place}: data.label: {value} is a float, which is no class; write {int(value)}")
+    if isinstance(value, list):
+        raise DataError(
+            f"{place}: data.label: a list; where an item has a set of labels, set data.label_separator (and task.type: multilabel)"
+        )
     if not isinstance(value, str):
         raise DataError(f"{place}: data.label: {repr(value)[:60]} is neither a word nor a whole number")
     return checked_text(value, f"{place}: data.label").strip()

@@ -19,7 +19,7 @@ from bigmodel_cli.data.table_files import SEPARATORS, Columns, Row, is_separated
 from bigmodel_cli.data.table_header import check_headers
 from bigmodel_cli.errors import DataError, did_you_mean
 
-FORMAT = 5  # of the cached surveys
+FORMAT = 6  # of the cached surveys
 MOST_CLASSES = 100_000
 
 
@@ -27,8 +27,9 @@ MOST_CLASSES = 100_000
 class TableSurvey:
     """What one pass over a split's files finds; `labels` have the place where each stands first, `counts` how often it stands.
 
-    `notes` are what a reader of the files should know: what may be meant otherwise than it was read. `hashes` are those of the
-    files' content. `headers` are the names of the columns in the first row of each file that has them, with a row's place.
+    Of sets each label counts. `notes` are what a reader of the files should know: what may be meant otherwise than it was read.
+    `hashes` are those of the files' content. `headers` are the names of the columns in the first row of each file that has them,
+    with a row's place.
     """
 
     digest: str = ""
@@ -83,17 +84,20 @@ def _add(found: TableSurvey, row: Row, sha: Any, symbols: set[str]) -> None:
         sha.update(text.encode("utf-8") + b"\xff")  # no byte of UTF-8: the end of a text
     if row.label is not None:
         sha.update(row.label.encode("utf-8") + b"\xfd")  # another end, since a tokenizer is fitted on texts alone
+    if row.labels is not None:
+        sha.update(b"".join(label.encode("utf-8") + b"\xfc" for label in row.labels) + b"\xfb")
+    if row.numbers:
+        sha.update(repr(row.numbers).encode() + b"\xfa")
     for text in row.texts:
         found.characters += len(text)
         symbols.update(text)
     sha.update(b"\xfe")  # nor is this: the end of a row
-    if row.label is None:
-        return
-    found.counts[row.label] = found.counts.get(row.label, 0) + 1
-    if row.label not in found.labels:
-        found.labels[row.label] = row.place
-        if len(found.labels) > MOST_CLASSES:
-            raise DataError(f"{row.place}: more than {MOST_CLASSES:,} labels; is data.label the right column?")
+    for label in row.labels or () if row.label is None else (row.label,):
+        found.counts[label] = found.counts.get(label, 0) + 1
+        if label not in found.labels:
+            found.labels[label] = row.place
+            if len(found.labels) > MOST_CLASSES:
+                raise DataError(f"{row.place}: more than {MOST_CLASSES:,} labels; is data.label the right column?")
 
 
 def check_order(surveys: Iterable[TableSurvey], columns: Columns) -> None:
@@ -115,7 +119,7 @@ class _Doubts:
     """Counts what may be meant otherwise: values in quotes, empty texts, lines of one column with the same separators."""
 
     def __init__(self) -> None:
-        self.quoted = self.quoted_labels = self.empty = 0
+        self.quoted = self.quoted_labels = self.empty = self.several = 0
         self.separators: dict[str, int] | None = None  # how many of each every row has
 
     def add(self, row: Row) -> None:
@@ -123,6 +127,7 @@ class _Doubts:
         self.quoted += any(map(_in_quotes, row.texts))
         self.quoted_labels += row.label is not None and _in_quotes(row.label)
         self.empty += not all(row.texts)
+        self.several += len(row.labels or ()) > 1
         if row.width == 1 and self.separators != {}:
             counts = {s: row.texts[0].count(s) for s in SEPARATORS}
             before = counts if self.separators is None else self.separators
@@ -145,6 +150,11 @@ class _Doubts:
         if plain_name(path).endswith((".json", ".ndjson")):
             said.append(
                 f"warning: {path}: read as lines of one column; objects, one on each line, are read from .jsonl"
+            )
+        if columns.separator is not None and not self.several:
+            said.append(
+                f"warning: {path}: no row has several labels; is data.label_separator: {columns.separator!r} what stands "
+                "between them?"
             )
         if self.empty:
             said.append(f"warning: {path}: {self.empty:,} of {rows:,} rows have an empty text")
@@ -187,9 +197,11 @@ def sort_classes(labels: Sequence[str] | dict[str, str]) -> tuple[str, ...]:
     return tuple(sorted(labels))
 
 
-def check_labels(surveys: dict[str, TableSurvey], classes: tuple[str, ...]) -> None:
-    """Raise `DataError` for a single class, and for a label that the training split does not have."""
-    if len(classes) < 2:
+def check_labels(surveys: dict[str, TableSurvey], classes: tuple[str, ...], sets: bool = False) -> None:
+    """Raise `DataError` for a single class, or sets without any, and for a label that the training split does not have."""
+    if sets and not classes:
+        raise DataError("data.label: no training row has a label; is it the right column?")
+    if len(classes) < 2 and not sets:
         raise DataError(
             f"data.label: every training row has the label {classes[0]!r}; a classification needs two or more"
         )

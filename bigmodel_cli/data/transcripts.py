@@ -43,23 +43,29 @@ def spell(texts: Sequence[str], units: str | None) -> Units:
     return Units(tuple(names), rows, np.array([number[unit] for unit in between], np.int64))
 
 
-def read_transcripts(files: list[str], names: Sequence[str], base: Path) -> list[str]:
-    """The text of each recording, from lines NAME<TAB>TEXT. NAME is the recording's, with or without folder and ending.
+def read_transcripts(
+    files: list[str], names: Sequence[str], base: Path, empty: bool = False
+) -> tuple[list[str], list[str]]:
+    """The text of each recording, from lines NAME<TAB>TEXT, and where it stands. A text may be `empty` where it is said.
+
+    NAME is the recording's, with or without folder and ending.
 
     Raises `DataError` for a line without a tab, an empty text, two texts of one name, a name that several recordings have, and a
     recording without any text.
     """
     texts: dict[str, str] = {}
+    places: dict[str, str] = {}
     for path in find_files(files, base, "data.transcripts", ENDINGS):
         for number, line in enumerate(lines(path), 1):
             if not line.strip():
                 continue
             name, tab, text = line.partition("\t")
-            if not tab or not text.strip():
+            if not tab or not (text.strip() or empty):
                 raise DataError(f"{path}:{number}: not NAME<TAB>TEXT with a text that is not empty")
             if texts.setdefault(name, text) != text:
                 raise DataError(f"{path}:{number}: a second, other text for {name}; keep one of them")
-    found, taken = [], dict[str, str]()
+            places.setdefault(name, f"{path}:{number}")
+    found, taken = [], dict[str, str]()  # the names in the files; and whose they are
     for name in names:
         pure = PurePosixPath(name)
         known = [n for n in (name, str(pure.with_suffix("")), pure.name, pure.stem) if n in texts]
@@ -70,5 +76,5 @@ def read_transcripts(files: list[str], names: Sequence[str], base: Path) -> list
         if (other := taken.setdefault(known[0], name)) != name:
             both = f"{known[0]} is the name of two recordings, {other} and {name}"
             raise DataError(f"{', '.join(files)}: {both}; write them with folder and ending")
-        found.append(texts[known[0]])
-    return found
+        found.append(known[0])
+    return [texts[name] for name in found], [places[name] for name in found]

@@ -45,6 +45,9 @@ class Measure:
 
     `count` is what it was counted over (items, tokens, words); the others are as in `MetricInfo`. `bounds` is for metrics
     of which a part may rest on next to no item: sums (K,) -> the value with that part at its worst, and at its best.
+
+    `pseudo` (N,) are the jackknife's pseudo-values of a metric that ranks the items against one another, so that it is no function
+    of sums: its statistics are ones, and its value is known for all items alone.
     """
 
     statistics: Tensor
@@ -55,6 +58,7 @@ class Measure:
     limits: Limits = (0.0, math.inf)
     percent: bool = False
     bounds: Callable[[Tensor], Limits] | None = None
+    pseudo: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.statistics.shape[0])

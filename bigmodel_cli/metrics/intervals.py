@@ -93,6 +93,8 @@ def estimate(measure: Measure) -> Estimate:
 
 def pseudo_values(measure: Measure) -> Tensor:
     """(N',) float64   n x value - (n - 1) x the value without the item (Tukey 1958), of items that count at all."""
+    if measure.pseudo is not None:
+        return measure.pseudo
     return _pseudo(measure, measure.statistics.index_select(0, _counting(measure.statistics)))
 
 

@@ -96,7 +96,7 @@ class FlattenOptions(Options):
 
 
 class DenseOptions(Options):
-    """A fully connected layer, then the activation. `units: classes` is as many as the data has classes."""
+    """A fully connected layer, then the activation. `units: classes` is as many as the data has classes, or numbers to learn."""
 
     type: Literal["dense"] = "dense"
     units: Count | Literal["classes"] = Field(description="outputs; the last layer of a classifier: classes")
@@ -166,9 +166,9 @@ class CNN(Model):
 
     def __init__(self, options: CNNOptions, facts: Facts) -> None:
         super().__init__()
-        if facts.image_shape is None or not facts.classes:
+        if facts.image_shape is None or not facts.outputs:
             raise OptionError(("model.type", "cnn reads labelled images, and the data has none"))
-        classes, self.image_shape = len(facts.classes), facts.image_shape
+        classes, self.image_shape = facts.outputs, facts.image_shape
         self.layers, shape = build_layers(options.layers, facts.image_shape, classes, "model.layers")
         if shape != (classes,):
             raise OptionError(other_end(options.layers, shape, classes))

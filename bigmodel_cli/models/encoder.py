@@ -64,7 +64,7 @@ class EncoderOptions(SkeletonOptions):
 
 
 class Encoder(Model):
-    """(B, T) tokens, -1 where padded -> (B, T, V) logits of each token, or (B, classes) where the data has labels.
+    """(B, T) tokens, -1 where padded -> (B, T, V) logits of each token, or (B, classes) where the data has labels or numbers.
 
     Where the data has tags, (B, T, classes) logits of each token's.
 
@@ -95,10 +95,10 @@ class Encoder(Model):
             self.blocks = build_blocks(options.blocks, dim, self.max_len, causal=False)
         self.norm = faults.build("model.norm", options.norm, dim)
         faults.check()
-        self.labels = bool(facts.classes) and not facts.spelling and not facts.tagged
-        if facts.classes:
+        self.labels = facts.outputs > 0 and not facts.spelling and not facts.tagged
+        if facts.outputs:
             self.pooler = nn.Linear(dim, dim) if options.pooler and self.labels else None
-            self.head: Module = nn.Linear(dim, len(facts.classes) + bool(facts.spelling))
+            self.head: Module = nn.Linear(dim, facts.outputs + bool(facts.spelling))
         else:
             self.head = TokenHead(dim, vocab, options.blocks[0].norm)
         stride = self.frontend.stride if self.frontend is not None else 1
@@ -118,7 +118,7 @@ class Encoder(Model):
             raise OptionError(
                 ("model.frontend", "missing; the data has frames of sound: frontend: {type: conv, stride: 4}")
             )
-        if not facts.classes or options.token_types or options.vocab_size is not None:
+        if not facts.outputs or options.token_types or options.vocab_size is not None:
             raise OptionError(
                 ("model", "token_types and vocab_size are of tokens, and the data has frames of sound and their labels")
             )

@@ -64,7 +64,7 @@ def build_torchvision(options: TorchvisionOptions, facts: Facts) -> TorchvisionM
     """The network for the data's classes. Raises `OptionError` for an unknown name, or data that it cannot read."""
     import torchvision
 
-    if facts.image_shape is None or not facts.classes:
+    if facts.image_shape is None or not facts.outputs:
         raise OptionError(("model.type", "torchvision reads labelled images, and the data has none"))
     channels, height, width = facts.image_shape
     if channels != 3:
@@ -75,7 +75,7 @@ def build_torchvision(options: TorchvisionOptions, facts: Facts) -> TorchvisionM
     if options.name not in names:
         hint = did_you_mean(options.name, names)
         raise OptionError(("model.name", f"torchvision has no classification network {options.name!r}{hint}"))
-    keywords: dict[str, Any] = {"num_classes": len(facts.classes)}
+    keywords: dict[str, Any] = {"num_classes": facts.outputs}
     if options.name.startswith("vit_"):  # its parameters depend on the image's size
         if height != width:
             raise OptionError(

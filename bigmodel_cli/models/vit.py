@@ -90,7 +90,7 @@ class ViT(Model):
     def __init__(self, options: ViTOptions, facts: Facts) -> None:
         super().__init__()
         self.options, self.grid, faults = options, options.grid(facts), Faults()
-        if options.reconstruct is None and not facts.classes:
+        if options.reconstruct is None and not facts.outputs:
             raise OptionError(
                 ("model.type", "vit labels images, and the data has no labels; model.reconstruct learns without")
             )
@@ -109,7 +109,7 @@ class ViT(Model):
             length = self.first + count + options.registers
             self.blocks = build_blocks(options.blocks, options.dim, length, causal=False)
         self.norm = faults.build("model.norm", options.norm, options.dim)
-        self.head = nn.Linear(options.dim, len(facts.classes)) if options.reconstruct is None else None
+        self.head = nn.Linear(options.dim, facts.outputs) if options.reconstruct is None else None
         with faults.under("model.reconstruct"):
             self.decoder = (
                 self.build_decoder(options.reconstruct, channels) if options.reconstruct is not None else None

@@ -18,6 +18,8 @@ from bigmodel_cli.tasks.classification import ClassificationOptions, inputs_of
 from bigmodel_cli.tasks.ctc import CTCOptions, transcribe
 from bigmodel_cli.tasks.masked_image import MaskedImage, MaskedImageOptions
 from bigmodel_cli.tasks.masked_lm import MaskedLMOptions
+from bigmodel_cli.tasks.multilabel import MultilabelOptions
+from bigmodel_cli.tasks.regression import RegressionOptions
 from bigmodel_cli.tasks.seq2seq import Seq2SeqTaskOptions
 from bigmodel_cli.tasks.shown import Pictures
 from bigmodel_cli.tasks.tagging import TaggingOptions
@@ -30,6 +32,8 @@ AnyTask = (
     | MaskedImageOptions
     | CTCOptions
     | TaggingOptions
+    | RegressionOptions
+    | MultilabelOptions
 )
 TaskOptions = Annotated[AnyTask, Field(discriminator="type")]
 TASKS: dict[str, type[AnyTaskOptions]] = {
@@ -40,6 +44,8 @@ TASKS: dict[str, type[AnyTaskOptions]] = {
     "masked_image": MaskedImageOptions,
     "ctc": CTCOptions,
     "tagging": TaggingOptions,
+    "regression": RegressionOptions,
+    "multilabel": MultilabelOptions,
 }
 
 

@@ -93,6 +93,12 @@ class Task:
     """The metric of `score` whose functions are `derived`."""
     measured: ClassVar[tuple[str, ...]] = ()
     """The metrics that `measures` finds in the answers of `score`."""
+    labels: ClassVar[bool] = False
+    """Whether it says something of each item that has a name: a class, numbers."""
+    has_top: ClassVar[bool] = False
+    """Whether that is the likeliest of several."""
+    of_probability: ClassVar[bool] = True
+    """Whether what `foremost` says is a probability."""
     generates: ClassVar[bool] = False
     """Whether items are judged by what the model writes: its answers are then source, reference and prediction."""
     text_metrics: Sequence[str] = ()
@@ -102,8 +108,7 @@ class Task:
 
     def suits(self, facts: Facts) -> bool:
         """Whether the data has what the task `needs`."""
-        there = {"labels": facts.classes, "tokens": facts.vocab_size, "images": facts.image_shape}
-        return bool(there[self.needs])
+        return self.needs in _contents(facts)
 
     def check(self, model: Any, facts: Facts, names: frozenset[str], source: str) -> None:
         """Raise `SpecError` where task, model (its options) and data do not fit one another.
@@ -111,7 +116,11 @@ class Task:
         The data has these facts and `names` in a batch, and is of the type `source`.
         """
         if not self.suits(facts):
-            raise SpecError(f"task.type: {self.name} needs data with {self.needs}, and data.type: {source} has none")
+            other = [what for what in _contents(facts) if what not in ("tokens", "images")]
+            raise SpecError(
+                f"task.type: {self.name} needs data with {self.needs}, and data.type: {source} has {', '.join(other) or 'none'}"
+                f"{self.remedy([])}"
+            )
         missing = [name for name in self.reads if name not in names]
         if missing:
             raise SpecError(
@@ -146,7 +155,11 @@ class Task:
         return len(next(iter(batch.values())))
 
     def predictions(self, outputs: Any, top: int) -> list[dict[str, Any]]:
-        """What `predict` tells of each item, of the `top` likeliest labels."""
+        """What `predict` tells of each item, where the task `labels`; of the `top` likeliest where it `has_top`."""
+        raise NotImplementedError
+
+    def foremost(self, outputs: Tensor) -> tuple[int, str, float]:
+        """Of the outputs (1, K) of one item: the number of the one to look at, its name, and what it says."""
         raise NotImplementedError
 
     def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:
@@ -159,6 +172,10 @@ class Task:
 
     def tables(self, answers: Answers) -> dict[str, list[dict[str, Any]]]:
         """What `eval` shows beside the metrics, by name, as rows of the same columns: how it is with each type, label, word."""
+        return {}
+
+    def tuned(self, answers: Answers) -> dict[str, Any]:
+        """Options of the task, by their paths, that a trained model is best used with, found on the answers of validation data."""
         return {}
 
     def derived(self, metrics: dict[str, float]) -> dict[str, float]:
@@ -178,3 +195,15 @@ class Task:
     def higher_is_better(self) -> bool:
         """Of the metric that decides."""
         return self.info(self.metric).higher_is_better
+
+
+def _contents(facts: Facts) -> list[str]:
+    """What data with these facts has, in the words of `Task.needs`."""
+    there = {
+        "labels": facts.classes and not facts.label_sets,
+        "sets of labels": facts.label_sets,
+        "numbers": facts.targets,
+        "tokens": facts.vocab_size,
+        "images": facts.image_shape,
+    }
+    return [what for what, has in there.items() if has]

@@ -60,6 +60,8 @@ class Classification(Task):
     reads = ("label",)
     metrics: ClassVar = {"accuracy": SHARE, "loss": LOSS, "top5": SHARE, "macro_f1": SHARE, "error": SHARE}
     derived_from = "accuracy"
+    labels = True
+    has_top = True
     measured = ("macro_f1",)
 
     def __init__(self, options: ClassificationOptions, facts: Facts = NO_FACTS) -> None:
@@ -105,6 +107,23 @@ class Classification(Task):
         named = {"label": labels, "prediction": best}
         answers: Answers = {side: [self.classes[i] for i in n.tolist()] for side, n in named.items() if self.classes}
         return scores, {**answers, "probability": [round(p, 6) for p in probability.tolist()]}
+
+    def predictions(self, outputs: Tensor, top: int) -> list[dict[str, Any]]:
+        """{"label", "probability", "top": [{"label", "probability"}, ...]} of each item."""
+        told = []
+        for row in outputs.softmax(1).cpu():
+            values, indices = row.topk(min(top, len(row)))
+            best = [
+                {"label": self.classes[i], "probability": round(v, 6)}
+                for v, i in zip(values.tolist(), indices.tolist(), strict=True)
+            ]
+            told.append({**best[0], "top": best})
+        return told
+
+    def foremost(self, outputs: Tensor) -> tuple[int, str, float]:
+        """The likeliest class, and its probability."""
+        probability, best = outputs.float().softmax(1).max(1)
+        return int(best), self.classes[int(best)], float(probability)
 
     def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:
         """macro-F1, over the data's classes, or where they are not known those that occur."""

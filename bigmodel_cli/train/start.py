@@ -71,13 +71,14 @@ def _from_checkpoint(spec: Spec, facts: Facts, device: torch.device, source: Pat
     contents = checkpoints.read(source, train_state=False)
     if note := not_finite(contents.model.stream()):
         raise CheckpointError(f"{source}: {note}; nothing can be learnt from there: start from another checkpoint")
-    with within(contents.model, len(facts.classes)):
+    with within(contents.model, facts.outputs):
         model = build_model(_without_download(spec), facts)
     if state_bytes(spec, model.parameters()) > total_memory(device):
         check_memory(spec, facts, device)
     before = Facts.from_json(contents.facts)
     task_differs = contents.spec["task"].get("type") != spec.task.type
-    other = "classes differ" if before.classes != facts.classes else "task differs" if task_differs else ""
+    what = "classes" if before.classes != facts.classes else "targets" if before.targets != facts.targets else ""
+    other = f"{what} differ" if what else "task differs" if task_differs else ""
     try:
         report = checkpoints.load_weights(model, contents.model, fresh=model.output_layers() if other else ())
     except CheckpointError as error:

@@ -30,9 +30,12 @@ FORMS: dict[str, dict[str, Any]] = {
     "text": {"type": "text", "files": ["text.txt"], "context": 6, "tokenizer": {"type": "characters"}},
     "table": {**TABLE, "label": 1},
     "table without labels": {**TABLE, "token_dropout": 0.5, "words": True},
+    "numbers": {**TABLE, "train": ["more.tsv"], "targets": [1, 2]},
+    "sets": {**TABLE, "train": ["more.tsv"], "label": 3, "label_separator": "+"},
     "pairs": {"type": "pairs", "source": ["a.txt"], "target": ["b.txt"], "tokenizer": {"type": "bytes"}, "context": 30},
     "images": {"type": "digits", "augment": [{"type": "RandomCrop", "padding": 1}]},
     "sound": {**SOUND, "augment": [{"type": "noise"}]},
+    "numbers of sound": {**SOUND, "targets": ["index"]},
     "strings of sound": {**SOUND, "units": "words", "join": {"least": 1, "most": 3}},
 }
 
@@ -41,6 +44,9 @@ def opened(name: str) -> DataSet:
     """Data of this form, from files that are written here."""
     Path("text.txt").write_text("to be or not to be, that is the question " * 30)
     Path("rows.tsv").write_text("".join(f"{'a word ' * (n % 4 + 1)}\tn{n % 2}\n" for n in range(40)))
+    Path("more.tsv").write_text(
+        "".join(f"{'a word ' * (n % 4)}\t{n / 8}\t{-n}e3\t{'a+b+c'[: n % 6]}\n" for n in range(40))
+    )
     Path("a.txt").write_text("".join(f"line {'x' * n}\n" for n in range(20)))
     Path("b.txt").write_text("".join(f"{'y' * (20 - n)}\n" for n in range(20)))
     if "sound" in name:

@@ -15,13 +15,17 @@ READS = {
     "text": ("tokens",),
     "table": ("label",),
     "table without labels": ("tokens", "words"),
+    "numbers": ("numbers",),
+    "sets": ("labels",),
     "pairs": ("source", "target"),
     "images": ("label",),
     "sound": ("label",),
+    "numbers of sound": ("numbers",),
     "strings of sound": ("frames", "lengths", "target"),
 }
 """What the task of each form reads."""
 TARGETS = {"table": "label", "images": "label", "sound": "label", "strings of sound": "target"}
+TARGETS |= {"numbers": "numbers", "sets": "labels", "numbers of sound": "numbers"}
 
 
 @pytest.mark.parametrize("name", sorted(FORMS))

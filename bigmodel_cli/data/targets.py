@@ -1,0 +1,126 @@
+"""What is learnt of an item other than one class: numbers, or a set of labels. How values are read, and kept as an array.
+
+A split keeps what is learnt as one array of N items: classes (N,) int64, numbers (N, K) float64, sets (N, labels) bool.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from decimal import Decimal
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from bigmodel_cli.config import Facts
+from bigmodel_cli.data.base import Say, numbers_of
+from bigmodel_cli.errors import DataError, SpecError
+
+LARGEST = 1e100
+"""The largest number, so that sums of squares are finite."""
+MOST_CELLS = 1 << 31
+"""Items times labels of a split."""
+Separator = Annotated[
+    Annotated[str, Field(min_length=1, max_length=10)] | None,
+    Field(
+        description="labels are sets (task.type: multilabel): what stands between the labels of an item, such as '|'; a list of "
+        "labels is read too, and an item may have none",
+    ),
+]
+
+
+def target_name(facts: Facts) -> str | None:
+    """What is learnt of an item is called so in a batch; None where there is nothing beside the input."""
+    if facts.targets:
+        return "numbers"
+    return None if not facts.classes else "labels" if facts.label_sets else "label"
+
+
+def read_number(value: Any, place: str, option: str) -> float:
+    """A number as it stands in a file. Raises `DataError` for what is missing, not a number, NaN or infinite."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        shown = "null" if value is None else "empty"
+        raise DataError(f"{place}: {option}: {shown}; give it a number, or leave the row out")
+    try:
+        if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal) or "_" in str(value):
+            raise ValueError
+        number = float(value)
+    except (ValueError, OverflowError):
+        raise DataError(f"{place}: {option}: {repr(value)[:60]} is not a number; write it as 1234.5 or 1.2e3") from None
+    if not math.isfinite(number):
+        raise DataError(f"{place}: {option}: {number} is not a finite number; repair the row, or leave it out")
+    if abs(number) > LARGEST:
+        raise DataError(f"{place}: {option}: {number} is larger than {LARGEST:g}; give it in a larger unit")
+    return number
+
+
+def read_set(value: Any, separator: str, place: str, option: str) -> tuple[str, ...]:
+    """The labels of an item, each once, in order: of a list, or of a text with a separator between them."""
+    given = value.split(separator) if isinstance(value, str) else value if isinstance(value, list) else [value]
+    names = set()
+    for label in given:
+        if not isinstance(label, str | int):
+            shown = "null" if label is None else repr(label)[:60]
+            raise DataError(f"{place}: {option}: {shown} is neither a word nor a whole number; for no label write []")
+        names.add(str(label).lower() if isinstance(label, bool) else str(label).strip())
+    return tuple(sorted(names - {""}))
+
+
+def multi_hot(sets: Sequence[Collection[str]], classes: Sequence[str], option: str) -> Any:
+    """(N, C) bool   which of the classes each item has. Raises `DataError` where that is too many numbers."""
+    if len(sets) * len(classes) > MOST_CELLS:
+        raise DataError(
+            f"{option}: {len(sets):,} items of {len(classes):,} labels are more than {MOST_CELLS:,} numbers; leave rare ones out"
+        )
+    number = {name: index for index, name in enumerate(classes)}
+    held = np.zeros((len(sets), len(classes)), bool)
+    for row, names in zip(held, sets, strict=True):
+        row[[number[name] for name in names]] = True
+    return held
+
+
+def sets_among(held: Any, classes: Sequence[str], known: Sequence[str]) -> Any:
+    """(N, C) -> (N, len(known))   sets by the numbers of a checkpoint's labels. Raises `SpecError` for one that it lacks."""
+    numbers = numbers_of(classes, known, [classes[i] for i in np.flatnonzero(held.any(0)).tolist()])
+    found = np.zeros((len(held), len(known)), bool)
+    found[:, numbers[numbers >= 0]] = held[:, numbers >= 0]
+    return found
+
+
+def number_facts(names: Sequence[str], train: Any, before: Facts | None, known: bool, say: Say) -> dict[str, Any]:
+    """The facts of numbers that are called so, (N, K) in the training split.
+
+    Mean and deviation are those of a checkpoint `before` that has the same targets, since its outputs are scaled by them. Where
+    it is `known`, used as it is, its targets may have other names. Raises `SpecError` where they are not as many.
+    """
+    if not names:
+        return {}
+    if before is not None and (known or before.targets == tuple(names)):
+        if len(before.targets) != len(names):
+            raise SpecError(
+                f"data.targets: {len(names)} ({', '.join(names)}), and the checkpoint has {len(before.targets)} "
+                f"({', '.join(before.targets) or 'none'}); name as many, in this order"
+            )
+        return {"targets": before.targets, "target_mean": before.target_mean, "target_std": before.target_std}
+    mean, std = train.mean(0), train.std(0)
+    for name, centre, spread in zip(names, mean.tolist(), std.tolist(), strict=True):
+        if spread <= 1e-12 * abs(centre):
+            say(
+                f"warning: data.targets: {name} is {centre:g} in every training item; there is nothing to learn of it, and its "
+                "deviation is taken as 1"
+            )
+    std = np.where(std > 1e-12 * np.abs(mean), std, 1.0)
+    return {"targets": tuple(names), "target_mean": tuple(mean.tolist()), "target_std": tuple(std.tolist())}
+
+
+def check_kind(data: Facts, checkpoint: Facts | None) -> None:
+    """Raise `SpecError` where a checkpoint that is used as it is has learnt another kind of target than the data has."""
+    there, wanted = target_name(data), None if checkpoint is None else target_name(checkpoint)
+    if there and wanted and there != wanted:
+        words = {
+            "numbers": "numbers (data.targets)",
+            "labels": "sets of labels (data.label_separator)",
+            "label": "one label",
+        }
+        raise SpecError(f"the checkpoint has learnt {words[wanted]} of each item, and the data has {words[there]}")

@@ -1,0 +1,167 @@
+"""Any number of labels for each item."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from bigmodel_cli.config import NO_FACTS, Facts, Fraction, Positive
+from bigmodel_cli.errors import SpecError, did_you_mean
+from bigmodel_cli.lazy import F, Tensor, torch
+from bigmodel_cli.metrics import LOSS, SHARE, Measure
+from bigmodel_cli.metrics.sets import best_threshold, f1_of_sets, mean_average_precision
+from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
+from bigmodel_cli.tasks.classification import inputs_of
+
+Name = str | int | bool
+HALF = 0.5
+
+
+class MultilabelOptions(AnyTaskOptions):
+    """Find an item's set of labels; scored by mAP, by F1 of the sets, and by binary cross-entropy in nats."""
+
+    type: Literal["multilabel"] = "multilabel"
+    output: ClassVar[str] = "labels"
+    thresholds: Fraction | dict[Name, Fraction] = Field(
+        HALF,
+        description="the probability from which on an item has a label, of all or {name: threshold}, where others have 0.5; `eval "
+        "--split val` says which are best",
+    )
+    pos_weight: Literal["none", "balanced"] | dict[Name, Positive] = Field(
+        "none",
+        description="how much an item with a label counts in the loss, where one without counts 1: balanced (items without / "
+        "items with), or {name: weight}, where others weigh 1",
+    )
+    metric: Literal["map", "micro_f1", "macro_f1", "exact", "loss"] = Field(
+        "map", description="what decides which checkpoint is best"
+    )
+
+    def notes(self, facts: Facts) -> list[str]:
+        """The weights of the labels."""
+        weights = list(zip(facts.classes, positive_weights(self, facts), strict=False))
+        shown = ", ".join(f"{name} {weight:.3g}" for name, weight in weights[:10]) + (
+            " ..." if len(weights) > 10 else ""
+        )
+        return [f"weight of items with each label in the loss: {shown}"] if weights else []
+
+    def build(self, facts: Facts = NO_FACTS) -> Multilabel:
+        """The task."""
+        return Multilabel(self, facts)
+
+
+class Multilabel(Task):
+    """batch {an input, "labels": (B, C) bool}; the model maps the input to logits (B, C), one decision each."""
+
+    name = "multilabel"
+    needs = "sets of labels"
+    reads = ("labels",)
+    metrics: ClassVar = {"map": SHARE, "micro_f1": SHARE, "macro_f1": SHARE, "exact": SHARE, "loss": LOSS}
+    measured = ("map", "micro_f1", "macro_f1")
+    labels = True
+    has_top = True
+
+    def __init__(self, options: MultilabelOptions, facts: Facts = NO_FACTS) -> None:
+        self.options, self.classes, self.metric = options, facts.classes, options.metric
+        given = options.thresholds
+        named = by_class("thresholds", given, facts.classes) if isinstance(given, dict) else {}
+        default = HALF if isinstance(given, dict) else given
+        self.thresholds = [named.get(name, default) for name in facts.classes]
+        self.weights = positive_weights(options, facts)
+
+    def remedy(self, missing: list[str]) -> str:
+        """How sets are said."""
+        return "; say what stands between an item's labels: data.label_separator"
+
+    def forward(self, model: Any, batch: Batch, training: bool = True) -> Tensor:
+        """(B, C)   logits in fp32."""
+        logits: Tensor = model(*inputs_of(batch)).float()
+        return logits
+
+    def loss(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Summed binary cross-entropy over items and labels, and how many those are."""
+        weight = outputs.new_tensor(self.weights) if self.weights else None
+        total = F.binary_cross_entropy_with_logits(
+            outputs, batch["labels"].to(outputs.dtype), pos_weight=weight, reduction="sum"
+        )
+        return total, torch.full((), outputs.numel(), device=outputs.device)
+
+    def score(self, outputs: Tensor, batch: Batch) -> tuple[Scores, Answers]:
+        """Per item: whether its set is found exactly ("exact"), and its mean cross-entropy over the labels ("loss").
+
+        The answers are its labels, those that are said, and the probability of each.
+        """
+        truth, probabilities = batch["labels"], outputs.double().sigmoid()
+        said = probabilities >= probabilities.new_tensor(self.thresholds)
+        nats = F.binary_cross_entropy_with_logits(outputs, truth.to(outputs.dtype), reduction="none")
+        ones = torch.ones(len(truth), dtype=torch.int64, device=truth.device)
+        scores = {"exact": ((said == truth).all(1).double(), ones), "loss": (nats.double().mean(1), ones)}
+        values = [dict(zip(self.classes, row, strict=True)) for row in probabilities.tolist()]
+        return scores, {"reference": self.names(truth), "prediction": self.names(said), "probabilities": values}
+
+    def names(self, held: Tensor) -> list[list[str]]:
+        """(B, C) bool -> the labels of each."""
+        return [[name for name, has in zip(self.classes, row, strict=True) if has] for row in held.tolist()]
+
+    def predictions(self, outputs: Tensor, top: int) -> list[dict[str, Any]]:
+        """{"labels": those from their threshold on, "top": [{"label", "probability"}, ...]} of each item."""
+        probabilities = outputs.double().sigmoid().cpu()
+        sets = self.names(probabilities >= probabilities.new_tensor(self.thresholds))
+        told = []
+        for row, names in zip(probabilities, sets, strict=True):
+            values, indices = row.topk(min(top, len(row)))
+            pairs = zip(indices.tolist(), values.tolist(), strict=True)
+            best = [{"label": self.classes[i], "probability": round(value, 6)} for i, value in pairs]
+            told.append({"labels": names, "top": best})
+        return told
+
+    def foremost(self, outputs: Tensor) -> tuple[int, str, float]:
+        """The likeliest label, and its probability."""
+        probability, best = outputs.float().sigmoid().max(1)
+        return int(best), self.classes[int(best)], float(probability)
+
+    def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:
+        """mAP, micro-F1 and macro-F1."""
+        scores, truth, said = _matrices(answers)
+        return {"map": mean_average_precision(scores, truth), **f1_of_sets(truth, said)}
+
+    def tuned(self, answers: Answers) -> dict[str, Any]:
+        """The thresholds of the highest F1 of each label; of one without positives, the one that it has."""
+        scores, truth, _ = _matrices(answers)
+        found = [best_threshold(scores[:, c], truth[:, c]) for c in range(len(self.classes))]
+        three = zip(self.classes, found, self.thresholds, strict=True)
+        return {"task.thresholds": {name: old if best is None else best for name, best, old in three}}
+
+
+def _matrices(answers: Answers) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, C) probabilities, and which labels each item has and which are said of it."""
+    classes = [*answers["probabilities"][0]]
+    scores = torch.tensor([[row[n] for n in classes] for row in answers["probabilities"]], dtype=torch.float64)
+    sides = []
+    for side in ("reference", "prediction"):
+        held = [set(names) for names in answers[side]]
+        sides.append(torch.tensor([[name in names for name in classes] for names in held]))
+    return scores, sides[0], sides[1]
+
+
+def by_class(option: str, given: Mapping[Name, float], classes: Sequence[str]) -> dict[str, float]:
+    """Values by the labels' names. Raises `SpecError` for a name that is no label."""
+    named = {str(name).lower() if isinstance(name, bool) else str(name): value for name, value in given.items()}
+    for name in named.keys() - set(classes):
+        shown = ", ".join(classes[:10]) + (" ..." if len(classes) > 10 else "")
+        raise SpecError(f"task.{option}: {name!r} is no label; they are {shown}{did_you_mean(name, classes)}")
+    return named
+
+
+def positive_weights(options: MultilabelOptions, facts: Facts) -> tuple[float, ...]:
+    """What an item with each label counts; () where that is 1. A label that no training item has, or every one, counts 1."""
+    wanted = options.pos_weight
+    if wanted == "none" or not facts.classes:
+        return ()
+    if isinstance(wanted, dict):
+        named = by_class("pos_weight", wanted, facts.classes)
+        return tuple(named.get(name, 1.0) for name in facts.classes)
+    if len(facts.class_counts) != len(facts.classes):
+        raise SpecError("task.pos_weight: the training items of each label are not known; give {name: weight}")
+    return tuple((facts.items - n) / n if 0 < n < facts.items else 1.0 for n in facts.class_counts)

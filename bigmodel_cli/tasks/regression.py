@@ -1,0 +1,178 @@
+"""One number for each item, or several."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from bigmodel_cli.config import NO_FACTS, Facts
+from bigmodel_cli.lazy import F, Tensor, torch
+from bigmodel_cli.metrics import LOSS, Measure, MetricInfo, ratio
+from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
+from bigmodel_cli.tasks.classification import inputs_of
+
+ERROR = MetricInfo(higher_is_better=False)
+R2 = MetricInfo(limits=(-math.inf, 1.0))
+OF_MEAN = "_of_mean"
+"""Behind the name of a metric: that of always saying the training split's mean."""
+CONSTANT = 1e-12
+"""Part of the sum of squares up to which numbers are taken for constant: what is left is rounding."""
+
+
+class RegressionOptions(AnyTaskOptions):
+    """Estimate an item's numbers; scored in the data's units by MAE and RMSE, and by R2.
+
+    The model learns numbers brought to mean 0 and deviation 1 of the training split.
+    """
+
+    type: Literal["regression"] = "regression"
+    output: ClassVar[str] = "labels"
+    loss: Literal["mse", "huber", "mae"] = Field(
+        "mse",
+        description="the error of scaled numbers: squared, absolute, or squared up to 1 deviation and absolute beyond",
+    )
+    metric: Literal["loss", "mae", "rmse", "r2"] = Field(
+        "loss", description="what decides which checkpoint is best; of several numbers the mean over them"
+    )
+
+    def notes(self, facts: Facts) -> list[str]:
+        """How the numbers are scaled, and what a model gets that knows nothing."""
+        three = zip(facts.targets, facts.target_mean, facts.target_std, strict=True)
+        shown = "; ".join(f"{name}: mean {mean:.6g}, deviation {std:.6g}" for name, mean, std in three)
+        return [
+            f"numbers to learn, scaled by the training split's mean and deviation, which is the RMSE of the mean: {shown}"
+        ]
+
+    def build(self, facts: Facts = NO_FACTS) -> Regression:
+        """The task."""
+        return Regression(self, facts)
+
+
+class Regression(Task):
+    """batch {an input, "numbers": (B, K)}; the model maps the input to scaled numbers (B, K)."""
+
+    name = "regression"
+    needs = "numbers"
+    reads = ("numbers",)
+    metrics: ClassVar = {"loss": LOSS, "mae": ERROR, "rmse": ERROR, "r2": R2}
+    measured = ("mae", "rmse", "r2")
+    labels = True
+    of_probability = False
+
+    def __init__(self, options: RegressionOptions, facts: Facts = NO_FACTS) -> None:
+        self.options, self.facts, self.metric = options, facts, options.metric
+
+    def remedy(self, missing: list[str]) -> str:
+        """Where numbers are said."""
+        return "; name their columns: data.targets, of parquet_images data.target_columns"
+
+    def info(self, metric: str) -> MetricInfo:
+        """Those of one number, and of the mean, are like the whole's."""
+        return self.metrics.get(metric.partition("_")[0], MetricInfo())
+
+    def forward(self, model: Any, batch: Batch, training: bool = True) -> Tensor:
+        """(B, K)   scaled numbers in fp32."""
+        outputs: Tensor = model(*inputs_of(batch)).float()
+        return outputs
+
+    def errors(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """(B, K)   the losses of the scaled numbers."""
+        mean, std = (batch["numbers"].new_tensor(x) for x in (self.facts.target_mean, self.facts.target_std))
+        scaled = ((batch["numbers"] - mean) / std).to(outputs.dtype)
+        functions: dict[str, Any] = {"mse": F.mse_loss, "huber": F.huber_loss, "mae": F.l1_loss}
+        losses: Tensor = functions[self.options.loss](outputs, scaled, reduction="none")
+        return losses
+
+    def loss(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Summed over items and numbers, and how many those are."""
+        errors = self.errors(outputs, batch)
+        return errors.sum(), torch.full((), errors.numel(), device=errors.device)
+
+    def score(self, outputs: Tensor, batch: Batch) -> tuple[Scores, Answers]:
+        """Per item: the mean loss of its scaled numbers ("loss"). The answers are the numbers in the data's units, by name.
+
+        "baseline" are the training split's means.
+        """
+        errors = self.errors(outputs, batch).double()
+        said = {"reference": self.named(batch["numbers"]), "prediction": self.named(self.unscaled(outputs))}
+        baseline = [dict(zip(self.facts.targets, self.facts.target_mean, strict=True))] * len(errors)
+        return {"loss": (errors.mean(1), torch.ones_like(errors[:, 0], dtype=torch.int64))}, {
+            **said,
+            "baseline": baseline,
+        }
+
+    def unscaled(self, outputs: Tensor) -> Tensor:
+        """(B, K) -> (B, K) float64   in the data's units, on the CPU."""
+        mean, std = (torch.tensor(x, dtype=torch.float64) for x in (self.facts.target_mean, self.facts.target_std))
+        return mean + std * outputs.cpu().double()
+
+    def named(self, numbers: Tensor) -> list[dict[str, float]]:
+        """(B, K) -> each row by name."""
+        return [dict(zip(self.facts.targets, row, strict=True)) for row in numbers.tolist()]
+
+    def predictions(self, outputs: Tensor, top: int) -> list[dict[str, Any]]:
+        """{"numbers": {name: number}} of each item, to a millionth of the deviation: more does not stand in fp32."""
+        digits = {
+            n: 6 - math.floor(math.log10(std)) for n, std in zip(self.facts.targets, self.facts.target_std, strict=True)
+        }
+        rows = self.named(self.unscaled(outputs))
+        return [{"numbers": {name: round(v, digits[name]) for name, v in row.items()}} for row in rows]
+
+    def foremost(self, outputs: Tensor) -> tuple[int, str, float]:
+        """The number that is farthest from its mean, by its deviations."""
+        best = int(outputs.float().abs().argmax(1))
+        return best, self.facts.targets[best], float(self.unscaled(outputs)[0, best])
+
+    def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:
+        """MAE, RMSE and R2 of each number, and their means over the numbers."""
+        names = [*answers["reference"][0]]
+        truth, said = (_matrix(answers[side], names) for side in ("reference", "prediction"))
+        found = _measures(truth, said)
+        for i, name in enumerate(names if len(names) > 1 else ()):
+            own = _measures(truth[:, i : i + 1], said[:, i : i + 1])
+            found |= {f"{metric}_{name}": measure for metric, measure in own.items()}
+        return found
+
+    def baselines(self, answers: Answers, texts: Sequence[str]) -> dict[str, Measure]:
+        """MAE and RMSE of always saying the training split's mean."""
+        names = [*answers["reference"][0]]
+        found = _measures(*(_matrix(answers[side], names) for side in ("reference", "baseline")))
+        return {metric + OF_MEAN: measure for metric, measure in found.items() if metric != "r2"}
+
+
+def _matrix(rows: Sequence[dict[str, float]], names: Sequence[str]) -> Tensor:
+    """(N, K) float64."""
+    return torch.tensor([[float(row[name]) for name in names] for row in rows], dtype=torch.float64)
+
+
+def _measures(truth: Tensor, said: Tensor) -> dict[str, Measure]:
+    """MAE, RMSE, R2 of numbers (N, K), each the mean over the K, as scikit-learn's of `multioutput="uniform_average"`.
+
+    R2 is 1 - (sum of squared errors) / (sum of squares about the items' own mean); of numbers that are constant over the items it
+    is not defined, and left out of the mean.
+    """
+    ones, errors, count = torch.ones(len(truth), 1, dtype=torch.float64), said - truth, truth.shape[1]
+    centred = truth - truth.mean(0)
+    spread = centred.square().mean(0).sqrt()
+    flat = spread <= CONSTANT * truth.abs().amax(0)
+    scale = torch.where(flat, 1.0, spread)  # R2 does not depend on it; sums of squares of large numbers would
+    z, e = centred.masked_fill(flat, 0.0) / scale, errors / scale
+
+    def rmse(sums: Tensor) -> Tensor:
+        found: Tensor = (sums[..., :-1] / sums[..., -1:]).sqrt().mean(-1)
+        return found
+
+    def r2(sums: Tensor) -> Tensor:
+        wrong, linear, square = sums[..., :-1].unflatten(-1, (3, count)).unbind(-2)
+        about = square - linear.square() / sums[..., -1:]
+        found: Tensor = (1 - wrong / torch.where(about > CONSTANT * square, about, torch.nan)).nanmean(-1)
+        return found
+
+    return {
+        "mae": Measure(torch.cat((errors.abs().mean(1, keepdim=True), ones), 1), ratio, len(truth), *ERROR),
+        "rmse": Measure(torch.cat((errors.square(), ones), 1), rmse, len(truth), *ERROR),
+        "r2": Measure(torch.cat((e.square(), z, z.square(), ones), 1), r2, len(truth), *R2),
+    }
