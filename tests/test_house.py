@@ -45,6 +45,7 @@ FLOORS = {
     "metrics": 1,
     **dict.fromkeys(["models", "data", "tasks", "checkpoints", "optim", "schedule", "rundir", "trackers"], 2),
     **dict.fromkeys(["spec", "recipe", "promises"], 3),
+    **dict.fromkeys(["assemble", "frozen"], 4),
     **dict.fromkeys(
         [
             "train",
@@ -60,9 +61,9 @@ FLOORS = {
             "loaded",
             "catalog",
         ],
-        4,
+        5,
     ),
-    **dict.fromkeys(["cli", "__main__", "arguments"], 5),
+    **dict.fromkeys(["cli", "__main__", "arguments"], 6),
 }
 STRANGERS = {"models", "data", "tasks", "checkpoints"}
 """Rooms of one floor that do not know one another."""
@@ -114,7 +115,7 @@ SNIFFING = {
     ],
     "parts/contract.py": ['for name, value in getattr(kept, "__dict__", {}).items():'],
     "promises/sequence.py": ['if not callable(getattr(trial.part, "new_cache", None)):'],
-    "train/memory.py": ["if not isinstance(refused, Oversize):"],
+    "assemble.py": ["if not isinstance(refused, Oversize):"],
 }
 """Lines that still look at what something is instead of asking it. Take off what is mended; put nothing on."""
 

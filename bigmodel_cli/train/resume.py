@@ -218,13 +218,13 @@ def mark_again(checkpoints_folder: Path, path: Path, contents: checkpoints.Check
         checkpoints.mark(checkpoints_folder, "best", first)
 
 
-def finished(directory: RunDirectory, previous: Previous, spec: Spec, total: int | None) -> Path | None:
+def finished(directory: RunDirectory, previous: Previous | None, spec: Spec, total: int | None) -> Path | None:
     """The result of a run that has nothing left to do, verified; None where it goes on. What it says is told.
 
     A run is finished where its last process said so and nothing that decides its end is asked for otherwise, or where it is
     past the last of its `total` steps (None: they are not known before the data is).
     """
-    if previous.contents is None:
+    if previous is None or previous.contents is None:
         return None
     step, train = previous.contents.step, spec.train
     recorded = directory.previous
@@ -248,9 +248,8 @@ def finished(directory: RunDirectory, previous: Previous, spec: Spec, total: int
     return result
 
 
-def check_fingerprint(previous: Previous, data: DataSet, accepted: bool) -> bool:
+def check_fingerprint(contents: checkpoints.Checkpoint | None, data: DataSet, accepted: bool) -> bool:
     """Whether the data is another than the run was trained on. Raises `CheckpointError` where that is not accepted."""
-    contents = previous.contents
     if contents is None or contents.state.get("fingerprint") == data.fingerprint:
         return False
     if accepted:
