@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
@@ -67,6 +68,15 @@ def typed(annotation: Any) -> dict[str, type[Options]]:
 def required(options: type[Options]) -> list[str]:
     """The options without a default."""
     return [name for name, field in options.model_fields.items() if field.is_required()]
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted path, value) of every leaf of plain values; an empty list or mapping is one."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    if not items:
+        yield path, value
+    for key, inner in items:
+        yield from leaves(inner, f"{path}.{key}" if path else str(key))
 
 
 def _written_out(field: FieldInfo | None, value: Any) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli import checkpoints
+from bigmodel_cli.config import leaves
 from bigmodel_cli.console import say
 from bigmodel_cli.data import DataSet
 from bigmodel_cli.errors import BigmodelError, CheckpointError, SpecError
@@ -112,7 +113,7 @@ def resumed_spec(directory: RunDirectory, previous: Previous | None, wish: Wish)
     else:
         new = merged(wish.spec, old)
         _say_recorded(wish.spec, new)
-    before, after = dict(_leaves(old.to_dict())), dict(_leaves(new.to_dict()))
+    before, after = _options(old), _options(new)
     changed = [p for p in sorted(before.keys() | after.keys()) if before.get(p) != after.get(p) and not _may_change(p)]
     moved = [p for p in changed if any(f"{p}.".startswith(f"data.{name}.") for name in new.data.paths)]
     changed = [p for p in changed if p not in moved]
@@ -157,7 +158,7 @@ def _overlaid(old: Any, new: Any) -> Any:
 
 def _say_recorded(given: Spec, used: Spec) -> None:
     """Say which options the run has otherwise than by today's defaults; those of computing are measured anyway."""
-    before, after = dict(_leaves(given.to_dict())), dict(_leaves(used.to_dict()))
+    before, after = _options(given), _options(used)
     found = [f"{p}: {v}" for p, v in after.items() if before.get(p) != v and before.get(p) != "auto"]
     if found:
         more = f" and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
@@ -197,12 +198,9 @@ def _written(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
-    """(dotted path, scalar) of every leaf of plain values."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    if items is None:
-        return [(path, value)]
-    return [leaf for key, inner in items for leaf in _leaves(inner, f"{path}.{key}" if path else str(key))]
+def _options(spec: Spec) -> dict[str, Any]:
+    """Every option by its path, but for empty lists and mappings."""
+    return {path: value for path, value in leaves(spec.to_dict()) if value not in ([], {})}
 
 
 def mark_again(checkpoints_folder: Path, path: Path, contents: checkpoints.Checkpoint) -> None:

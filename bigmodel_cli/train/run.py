@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from bigmodel_cli import checkpoints
@@ -61,12 +60,12 @@ class Run:
         """Tell whoever watches."""
         self.observers.on_message(text)
 
-    @cached_property
+    @property
     def interval(self) -> int | None:
         """Steps between validations."""
         return self.options.validation_interval(self.feed.micro.per_epoch)
 
-    @cached_property
+    @property
     def keeping(self) -> Keeping:
         """Which checkpoints stay."""
         saving = self.options.checkpoint_every or self.interval
