@@ -172,7 +172,7 @@ def _evaluate(
     task, texts = loaded.task, loaded.task.text_metrics
     need_libraries(texts)
     name = _split_name(spec, split)
-    data = open_data(spec.data, base=Path(), seed=spec.train.seed, say=say, assets=loaded.files(), only=name)
+    data = open_data(spec.data, base=Path(), say=say, assets=loaded.files(), only=name)
     if loaded.facts.classes and not data.facts.classes:
         raise SpecError(
             "the checkpoint tells classes apart, and the data has no labels; say where they are (data.label, data.labels)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -165,6 +166,12 @@ def test_the_list_of_what_sniffs_names_files_that_there_are() -> None:
 
 def test_every_room_has_a_floor() -> None:
     assert {room(path) for path in files()} - {"__init__"} <= FLOORS.keys()
+
+
+def test_only_the_assembler_builds_models() -> None:
+    builders = re.compile(r"from bigmodel_cli\.models import (.*|\([^)]*)\b(build|within)\b")
+    found = {path.name for path in files() if builders.search(path.read_text(encoding="utf-8"))}
+    assert found == {"assemble.py"}
 
 
 def test_only_one_file_may_import_torch_distributed() -> None:

@@ -78,9 +78,7 @@ SOURCES: dict[str, tuple[type[Options], Callable[..., DataSet]]] = {
 }
 
 
-def open_data(
-    options: Any, *, base: Path, seed: int, say: Say, assets: Assets | None = None, only: str | None = None
-) -> DataSet:
+def open_data(options: Any, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None) -> DataSet:
     """The data that the options describe.
 
     Relative paths start at `base`. `assets` are the files of a checkpoint whose tokenizer and normalisation are used rather
@@ -88,7 +86,7 @@ def open_data(
     is read that it does not need, and all facts are the checkpoint's, its classes too. Raises `DataError`, and `SpecError`
     for what the checkpoint does not know.
     """
-    return SOURCES[options.type][1](options, base=base, seed=seed, say=say, assets=assets, only=only)
+    return SOURCES[options.type][1](options, base=base, say=say, assets=assets, only=only)
 
 
 __all__ = [

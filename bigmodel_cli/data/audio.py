@@ -156,7 +156,7 @@ class AudioOptions(AnyDataOptions):
 
 
 def open_audio(
-    options: AudioOptions, *, base: Path, seed: int, say: Say, assets: Assets | None = None, only: str | None = None
+    options: AudioOptions, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
 ) -> DataSet:
     """The recordings as splits; a checkpoint's normalisation is used when `assets` has one."""
     known = facts_of(assets) if only is not None else None

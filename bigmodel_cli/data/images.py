@@ -203,7 +203,7 @@ class ParquetOptions(_ImageOptions):
 
 
 def open_images(
-    options: Any, *, base: Path, seed: int, say: Say, assets: Assets | None = None, only: str | None = None
+    options: Any, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
 ) -> DataSet:
     """The images of a source as splits; a checkpoint's normalisation is used when `assets` has one."""
     known = facts_of(assets) if only is not None else None

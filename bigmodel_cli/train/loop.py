@@ -153,7 +153,7 @@ def _step(run: Run, watch: Stopwatch, micro_batches: list[dict[str, Tensor]]) ->
             {"step": state.step + 1, "micro_batch": options.micro // state.division.pieces[state.batch]}
         )
     if options.rewind is not None and spiked(options.rewind, state, result):
-        run.observers.on_event(go_back(options.rewind, state, run.directory, run.keeping, result, run.observers))
+        go_back(options.rewind, run, result)
         return False
     if not result.finite:
         _note_overflow(run, result)

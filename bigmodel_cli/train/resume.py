@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +65,6 @@ class Previous:
     contents: checkpoints.Checkpoint | None
 
 
-@dataclass(frozen=True)
-class Wish:
-    """What the command line asks of a run that goes on."""
-
-    spec: Spec | None = None  # None: as the run recorded it
-    overrides: Sequence[Change] = field(default=())  # read where `spec` is None
-    command: str = "pretrain"
-
-
 def previous_run(directory: RunDirectory) -> Previous | None:
     """The run to go on with; None where nothing was recorded of it, or nothing that can be read."""
     checkpoints.tidy(directory.checkpoints)
@@ -95,30 +86,34 @@ def previous_run(directory: RunDirectory) -> Previous | None:
     return Previous(spec, None, None)
 
 
-def resumed_spec(directory: RunDirectory, previous: Previous | None, wish: Wish) -> Spec:
-    """The spec to go on with: what is asked for, and what the run recorded in all that this leaves open.
+def resumed_spec(
+    directory: RunDirectory, previous: Previous | None, given: Spec | None, overrides: Sequence[Change], command: str
+) -> Spec:
+    """The spec to go on with: what is given, and what the run recorded in all that this leaves open.
+
+    Without a spec it is the recorded one with the overrides.
 
     Raises `SpecError` where it would train otherwise than the run began, and `CheckpointError` where no spec is known.
     """
     if previous is None:
-        if wish.spec is None:
+        if given is None:
             raise CheckpointError(
                 f"--resume: {directory.path} has no checkpoint, and no {SPEC} that can be read; give the spec: bigmodel "
-                f"{wish.command} SPEC --resume --out {shlex.quote(str(directory.path))}"
+                f"{command} SPEC --resume --out {shlex.quote(str(directory.path))}"
             )
-        return wish.spec
+        return given
     old = previous.spec
-    if wish.spec is None:
-        new = from_dict(old.to_dict(), wish.overrides, str(directory.path / SPEC))
+    if given is None:
+        new = from_dict(old.to_dict(), overrides, str(directory.path / SPEC))
     else:
-        new = merged(wish.spec, old)
-        _say_recorded(wish.spec, new)
+        new = merged(given, old)
+        _say_recorded(given, new)
     before, after = _options(old), _options(new)
     changed = [p for p in sorted(before.keys() | after.keys()) if before.get(p) != after.get(p) and not _may_change(p)]
     moved = [p for p in changed if any(f"{p}.".startswith(f"data.{name}.") for name in new.data.paths)]
     changed = [p for p in changed if p not in moved]
     if changed:
-        raise SpecError(_refusal(directory.path, changed, before, after, wish.command))
+        raise SpecError(_refusal(directory.path, changed, before, after, command))
     if moved:  # the data's fingerprint decides, which is of the content
         where = f"{_side(before, moved[0])} -> {_side(after, moved[0])}"
         say(f"{moved[0]}: {where}: data in another place; its content must be the same")

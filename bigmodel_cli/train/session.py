@@ -36,7 +36,6 @@ from bigmodel_cli.train.memory import Plan, plan, without_collection
 from bigmodel_cli.train.observers import observers
 from bigmodel_cli.train.resume import (
     Previous,
-    Wish,
     check_fingerprint,
     finished,
     latest_directory,
@@ -124,7 +123,7 @@ def _resolved(given: Spec | None, request: Request, directory: RunDirectory) -> 
     """The spec of the run, and what a run that goes on has so far."""
     previous = previous_run(directory) if request.resume else None
     if request.resume:
-        given = resumed_spec(directory, previous, Wish(given, request.overrides, request.command))
+        given = resumed_spec(directory, previous, given, request.overrides, request.command)
     assert given is not None
     for tracker in given.train.trackers:
         tracker.check()

@@ -45,7 +45,7 @@ def open_run(spec: Spec, resumed: Path | None = None) -> Opened:
         say_carried(spec, checkpoints.read_spec(source), TOKENIZERS)
     kept = resumed or source
     assets = checkpoints.read_assets(kept) if kept is not None else None
-    return Opened(spec, open_data(spec.data, base=Path(), seed=spec.train.seed, say=say, assets=assets), source)
+    return Opened(spec, open_data(spec.data, base=Path(), say=say, assets=assets), source)
 
 
 def source_of(spec: Spec) -> Path | None:

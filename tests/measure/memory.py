@@ -83,7 +83,7 @@ def measured(name: str, data: Path, room: int) -> tuple[int, int]:
     load_torch()
     torch.set_num_threads(1)
     spec = load(SAMPLES / f"{name}.yaml", [*settings(name, data), "train.precision=fp32"])
-    found = open_data(spec.data, base=Path(), seed=0, say=lambda text: None)
+    found = open_data(spec.data, base=Path(), say=lambda text: None)
     split = found.split("train")
     foreseen = plan(spec, found.facts, split, outline(spec, found.facts))
     total = foreseen.state_bytes + foreseen.activation_bytes
