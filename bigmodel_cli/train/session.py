@@ -132,11 +132,11 @@ def _resolved(given: Spec | None, request: Request, directory: RunDirectory) -> 
 
 def _train(given: Spec | None, request: Request, directory: RunDirectory, signals: Signals) -> Path:
     device = pick_device(request.device, say)
-    spec, previous = _resolved(given, request, directory)
-    if (result := finished(directory, previous, spec, spec.train.steps)) is not None:
+    wanted, previous = _resolved(given, request, directory)
+    if (result := finished(directory, previous, wanted, wanted.train.steps)) is not None:
         return result
     saved = previous.contents if previous is not None else None
-    opened = open_run(spec, previous.path if previous is not None else None)
+    opened = open_run(wanted, previous.path if previous is not None else None)
     data = opened.data
     changed = check_fingerprint(saved, data, request.accept_data)
     task = open_task(opened.spec, data)
