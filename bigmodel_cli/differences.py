@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 Leaves = Mapping[str, Any]
 """Dotted path -> scalar, for every option of a resolved spec."""
 
 
-def leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
-    """(dotted path, scalar) of every leaf of plain values."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    if items is None:
-        return [(path, value)]
-    return [leaf for key, inner in items for leaf in leaves(inner, f"{path}.{key}" if path else str(key))]
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted path, value) of every leaf of plain values; an empty list or mapping is one."""
+    items = value.items() if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else ()
+    if not items:
+        yield path, value
+    for key, inner in items:
+        yield from leaves(inner, f"{path}.{key}" if path else str(key))
 
 
 def written(value: Any) -> str:

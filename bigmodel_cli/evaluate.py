@@ -189,7 +189,7 @@ def _evaluate(
     task, texts = loaded.task, loaded.task.text_metrics
     need_libraries(texts)
     name = _split_name(spec, split)
-    data = open_data(spec.data, base=Path(), seed=spec.train.seed, say=say, assets=loaded.files(), only=name)
+    data = open_data(spec.data, base=Path(), say=say, assets=loaded.files(), only=name)
     target = target_of(loaded.facts)
     if target is not None and target_of(data.facts) is None:
         raise SpecError(target.lacking)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli import checkpoints, models
+from bigmodel_cli import checkpoints
+from bigmodel_cli.assemble import build_for
 from bigmodel_cli.config import Facts
 from bigmodel_cli.console import say
 from bigmodel_cli.data import FACTS, SOURCE_TOKENIZER, TOKENIZER, read_tokenizer
 from bigmodel_cli.device import pick_device
 from bigmodel_cli.errors import CheckpointError, SpecError
-from bigmodel_cli.lazy import Tensor, load_torch, torch
+from bigmodel_cli.lazy import load_torch, torch
+from bigmodel_cli.models import Model
 from bigmodel_cli.overrides import Change, key_of
 from bigmodel_cli.spec import Spec, of_checkpoint
 from bigmodel_cli.tasks import Task, build_task
@@ -38,7 +39,7 @@ class Loaded:
     spec: Spec
     facts: Facts
     task: Task
-    model: models.Model
+    model: Model
     device: torch.device
     assets: dict[str, bytes]
 
@@ -70,9 +71,7 @@ def load_checkpoint(
     facts = Facts.from_json(contents.facts)
     _check_tokenizers(path, contents.assets, facts)
     try:
-        placing = spec.placing() if overrides else contextlib.nullcontext()
-        with models.within(contents.model), placing:  # not on the meta device: tables of positions are not in the file
-            model = models.build(spec.model.without_download(), facts)
+        model = build_for(spec, facts, contents.model)
         task = build_task(spec.task, facts)
     except (SpecError, ValueError, ArithmeticError) as error:
         if overrides and isinstance(error, SpecError):
@@ -80,27 +79,10 @@ def load_checkpoint(
         raise CheckpointError(f"{path}: its spec and its facts do not fit one another: {error}") from None
     checkpoints.load_weights(model, contents.model)
     weights = model.state_dict()
-    if note := not_finite((name, weights[name]) for name in contents.model):
+    if note := checkpoints.not_finite((name, weights[name]) for name in contents.model):
         say(f"warning: {path}: {note}; what is computed with them is not to be trusted")
     model.to(chosen).eval()
     return Loaded(path, spec, facts, task, model, chosen, contents.assets)
-
-
-def not_finite(weights: Iterable[tuple[str, Tensor]]) -> str:
-    """Which of the weights have numbers that are NaN or infinite, and how many, as a sentence; "" where none has."""
-    counts = {name: (t.numel() - int(t.isfinite().sum()), t.numel()) for name, t in weights if not _is_finite(t)}
-    if not counts:
-        return ""
-    first = next(iter(counts))
-    more = f", and {len(counts) - 1} more tensors have such" if len(counts) > 1 else ""
-    return "the weights are not finite: {:,} of {:,} numbers of ".format(*counts[first]) + f"{first}{more}"
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    """Whether all numbers are finite; of dtypes that no weight of a model here has, which are refused elsewhere, True."""
-    if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        return True
-    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())  # the sum of finite numbers may overflow
 
 
 def _check_tokenizers(path: Path, assets: Mapping[str, bytes], facts: Facts) -> None:

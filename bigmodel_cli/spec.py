@@ -16,12 +16,12 @@ from typing import Any
 import pydantic
 from pydantic import Field, PrivateAttr, model_validator
 
-from bigmodel_cli.config import Facts, Options
+from bigmodel_cli.config import Options
 from bigmodel_cli.console import visible
 from bigmodel_cli.data import DataOptions
 from bigmodel_cli.errors import CheckpointError, OptionError, SpecError
 from bigmodel_cli.explain import explain, placed
-from bigmodel_cli.models import Model, ModelOptions, build, learners
+from bigmodel_cli.models import ModelOptions, learners
 from bigmodel_cli.overrides import Change, apply_overrides
 from bigmodel_cli.plugins import PLUGINS, missing_plugins, needed_plugins, parts_from_files
 from bigmodel_cli.recipe import InitOptions, TrainOptions
@@ -119,12 +119,6 @@ def of_checkpoint(values: Mapping[str, Any], path: Path, overrides: Iterable[Cha
         more = f"\nand {len(faults) - 5} more" if len(faults) > 5 else ""
         raise CheckpointError("\n".join(faults[:5]) + f"{more}\n(damaged, or of another version of bigmodel)") from None
     return from_dict(values, overrides, name) if overrides else spec
-
-
-def build_model(spec: Spec, facts: Facts) -> Model:
-    """The model of a spec for data with these facts, with freshly drawn weights. Raises `SpecError` where they do not fit."""
-    with spec.placing():
-        return build(spec.model, facts)
 
 
 def check(root: Node) -> Spec:

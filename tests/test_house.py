@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -46,6 +47,7 @@ FLOORS = {
     "metrics": 1,
     **dict.fromkeys(["models", "data", "tasks", "checkpoints", "optim", "schedule", "rundir", "trackers"], 2),
     **dict.fromkeys(["spec", "recipe", "promises", "runs"], 3),
+    **dict.fromkeys(["assemble", "frozen"], 4),
     **dict.fromkeys(
         [
             "train",
@@ -61,9 +63,9 @@ FLOORS = {
             "loaded",
             "catalog",
         ],
-        4,
+        5,
     ),
-    **dict.fromkeys(["cli", "__main__", "arguments"], 5),
+    **dict.fromkeys(["cli", "__main__", "arguments"], 6),
 }
 STRANGERS = {"models", "data", "tasks", "checkpoints"}
 """Rooms of one floor that do not know one another."""
@@ -115,7 +117,7 @@ SNIFFING = {
     ],
     "parts/contract.py": ['for name, value in getattr(kept, "__dict__", {}).items():'],
     "promises/sequence.py": ['if not callable(getattr(trial.part, "new_cache", None)):'],
-    "train/memory.py": ["if not isinstance(refused, Oversize):"],
+    "assemble.py": ["if not isinstance(refused, Oversize):"],
 }
 """Lines that still look at what something is instead of asking it. Take off what is mended; put nothing on."""
 
@@ -165,6 +167,12 @@ def test_the_list_of_what_sniffs_names_files_that_there_are() -> None:
 
 def test_every_room_has_a_floor() -> None:
     assert {room(path) for path in files()} - {"__init__"} <= FLOORS.keys()
+
+
+def test_only_the_assembler_builds_models() -> None:
+    builders = re.compile(r"from bigmodel_cli\.models import (.*|\([^)]*)\b(build|within)\b")
+    found = {path.name for path in files() if builders.search(path.read_text(encoding="utf-8"))}
+    assert found == {"assemble.py"}
 
 
 def test_only_one_file_may_import_torch_distributed() -> None:

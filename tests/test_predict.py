@@ -73,7 +73,7 @@ def test_a_classifier_reads_lines_as_its_training_reads_rows(cli: Cli, monkeypat
 
     # The probabilities are those of the rows as training has them.
     loaded = load_checkpoint(Path("run"), "cpu")
-    data = open_data(loaded.spec.data, base=Path(), seed=0, say=lambda _: None, assets=loaded.files())
+    data = open_data(loaded.spec.data, base=Path(), say=lambda _: None, assets=loaded.files())
     shown: dict[tuple[int, ...], Any] = {}
     for split in (data.split("train"), data.split("val")):
         batch = split.batch(np.arange(len(split)), 0, 0, False)["tokens"]
@@ -191,7 +191,7 @@ def test_texts_end_where_the_context_does_and_those_without_an_end_are_counted(
     loaded = load_checkpoint(pairs, "cpu")
     model: Any = loaded.model
     end = -1  # the mark comes after the characters
-    data = open_data(loaded.spec.data, base=Path(), seed=0, say=lambda _: None, assets=loaded.files())
+    data = open_data(loaded.spec.data, base=Path(), say=lambda _: None, assets=loaded.files())
     with torch.no_grad():
         model.head.bias[end] = -1e9  # it never ends
     for beams, task in ((1, None), (2, None), (1, 7), (2, 7)):

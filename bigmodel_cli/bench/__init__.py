@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from bigmodel_cli.assemble import assemble, check_memory
 from bigmodel_cli.bench.peak import peak_memory
 from bigmodel_cli.bench.roof import roof
 from bigmodel_cli.config import Facts
@@ -15,13 +16,12 @@ from bigmodel_cli.data import random_batch
 from bigmodel_cli.device import describe_device, pick_device, synchronize
 from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.models.describe import training_flops
-from bigmodel_cli.spec import Spec, build_model
+from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import build_task
 from bigmodel_cli.train.choose import in_format
-from bigmodel_cli.train.frozen import freeze
-from bigmodel_cli.train.memory import Memory, check_memory, flops_per_sample, memory_of
-from bigmodel_cli.train.prepare import prepare
+from bigmodel_cli.train.memory import Memory, flops_per_sample, memory_of
 from bigmodel_cli.train.room import check_fits
+from bigmodel_cli.train.setup import prepare, source_of
 from bigmodel_cli.train.step import StepResult, batch_norm_explained, train_step
 
 WARMUP = 3
@@ -110,15 +110,12 @@ def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: fl
     found = check_memory(spec, facts, device)
     memory = memory_of(spec, facts, found, () if facts.context is None else (facts.context,))
     check_fits(spec, device, memory, facts.context or 1)
-    torch.manual_seed(spec.train.seed)
-    task = build_task(spec.task, facts)
+    model, task = assemble(spec, facts, device, source_of(spec)), build_task(spec.task, facts)
     rows = spec.train.rows(facts.context)
     batches = [random_batch(facts, task.reads, rows, device) for _ in range(spec.train.accumulate)]
-    model = build_model(spec, facts).to(device)
-    freeze(model, spec.init)
-    options, state = prepare(model, task, lambda: batches[0], spec)
-    if options.memory_format == "channels_last":
-        batches = [in_format(batch, options.memory_format) for batch in batches]
+    spec, state = prepare(spec, model, task, lambda: batches[0])
+    options = spec.train
+    batches = [in_format(batch, options.memory_format) for batch in batches]
 
     def step() -> StepResult:
         return train_step(state, task, options, batches, device, options.optimizer.lr)

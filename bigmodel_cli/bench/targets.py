@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bigmodel_cli import checkpoints
+from bigmodel_cli.assemble import build_for
 from bigmodel_cli.catalog import templates
 from bigmodel_cli.config import Facts
-from bigmodel_cli.console import say, short_names
-from bigmodel_cli.data import open_or_expect
+from bigmodel_cli.console import short_names
 from bigmodel_cli.disk import refusal
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.models import build, within
 from bigmodel_cli.overrides import Change, apply_overrides
 from bigmodel_cli.spec import Spec, check, load, of_checkpoint
+from bigmodel_cli.train.setup import open_run, open_task
 from bigmodel_cli.yaml_source import parse_yaml
 
 Target = tuple[str, Spec, Facts]
@@ -46,8 +46,9 @@ def named(targets: Sequence[str], overrides: Sequence[Change]) -> list[Target]:
 def _opened(path: Path, overrides: Sequence[Change]) -> tuple[Sequence[Path], Spec, Facts]:
     """One target, with the paths that it may be called after, each longer than the one before."""
     if path.suffix in (".yaml", ".yml"):
-        spec = load(path, overrides)
-        return (path.with_suffix(""), path), spec, open_or_expect(spec.data, seed=spec.train.seed, say=say).facts
+        opened = open_run(load(path, overrides), expect=True)
+        open_task(opened.spec, opened.data)
+        return (path.with_suffix(""), path), opened.spec, opened.data.facts
     if not os.path.lexists(path):
         why = refusal(path) or "no such spec or checkpoint; a spec's name ends in .yaml"
         raise SpecError(f"{path}: {why}")
@@ -55,10 +56,10 @@ def _opened(path: Path, overrides: Sequence[Change]) -> tuple[Sequence[Path], Sp
     contents = checkpoints.read(found, train_state=False)
     contents.verify()
     spec = of_checkpoint(contents.spec, found, overrides)
-    spec = spec.model_copy(update={"model": spec.model.without_download()})
+    drawn = spec.init.model_copy(update={"checkpoint": None})  # what it began with may be gone
+    spec = spec.model_copy(update={"model": spec.model.without_download(), "init": drawn})
     facts = Facts.from_json(contents.facts)
     if not overrides:  # refuse a spec that describes another network than the weights are of
-        with within(contents.model):
-            build(spec.model, facts)
+        build_for(spec, facts, contents.model)
     run = found.parent.parent
     return ((run, run / found.name) if run.name else (found,)), spec, facts

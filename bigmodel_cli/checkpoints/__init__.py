@@ -13,7 +13,7 @@ from bigmodel_cli.checkpoints.replacing import tidy
 from bigmodel_cli.checkpoints.safe import can_list
 from bigmodel_cli.checkpoints.saving import drop_after, mark, prune, save
 from bigmodel_cli.checkpoints.stored import StoredTensors, copy_tensors, glance
-from bigmodel_cli.checkpoints.weights import LoadReport, load_weights, mean_weights
+from bigmodel_cli.checkpoints.weights import LoadReport, load_weights, mean_weights, not_finite
 
 __all__ = [
     "Checkpoint",
@@ -29,6 +29,7 @@ __all__ = [
     "mark",
     "mean_weights",
     "newest",
+    "not_finite",
     "prune",
     "read",
     "read_assets",

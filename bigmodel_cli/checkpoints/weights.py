@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bigmodel_cli.checkpoints.stored import StoredTensors, copy_tensors
@@ -55,6 +55,23 @@ def _below(name: str, prefixes: Sequence[str]) -> bool:
 
 def _shown(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def not_finite(weights: Iterable[tuple[str, Tensor]]) -> str:
+    """Which of the weights have numbers that are NaN or infinite, and how many, as a sentence; "" where none has."""
+    counts = {name: (t.numel() - int(t.isfinite().sum()), t.numel()) for name, t in weights if not _is_finite(t)}
+    if not counts:
+        return ""
+    first = next(iter(counts))
+    more = f", and {len(counts) - 1} more tensors have such" if len(counts) > 1 else ""
+    return "the weights are not finite: {:,} of {:,} numbers of ".format(*counts[first]) + f"{first}{more}"
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers are finite; of dtypes that no weight of a model here has, which are refused elsewhere, True."""
+    if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        return True
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())  # the sum of finite numbers may overflow
 
 
 def mean_weights(several: Sequence[StoredTensors]) -> dict[str, Tensor]:

@@ -86,9 +86,7 @@ SOURCES: dict[str, tuple[type[Options], Callable[..., DataSet]]] = {
 }
 
 
-def open_data(
-    options: Any, *, base: Path, seed: int, say: Say, assets: Assets | None = None, only: str | None = None
-) -> DataSet:
+def open_data(options: Any, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None) -> DataSet:
     """The data that the options describe.
 
     Relative paths start at `base`. `assets` are the files of a checkpoint whose tokenizer and normalisation are used rather
@@ -96,18 +94,18 @@ def open_data(
     is read that it does not need, and all facts are the checkpoint's, its classes too. Raises `DataError`, and `SpecError`
     for what the checkpoint does not know.
     """
-    data = SOURCES[options.type][1](options, base=base, seed=seed, say=say, assets=assets, only=only)
+    data = SOURCES[options.type][1](options, base=base, say=say, assets=assets, only=only)
     options.check(data.facts)
     return data
 
 
-def open_or_expect(options: Any, *, seed: int, say: Say, assets: Assets | None = None) -> DataSet:
+def open_or_expect(options: Any, *, say: Say, assets: Assets | None = None) -> DataSet:
     """The data that the options describe; where it is not there, its shapes as far as they are known, which is said.
 
     Raises `DataError` naming the option that would say more.
     """
     try:
-        return open_data(options, base=Path(), seed=seed, say=say, assets=assets)
+        return open_data(options, base=Path(), say=say, assets=assets)
     except MissingData as missing:
         fault = str(missing)
     try:

@@ -191,7 +191,7 @@ class AudioOptions(LabelledOptions):
 
 
 def open_audio(
-    options: AudioOptions, *, base: Path, seed: int, say: Say, assets: Assets | None = None, only: str | None = None
+    options: AudioOptions, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
 ) -> DataSet:
     """The recordings as splits; a checkpoint's normalisation is used when `assets` has one."""
     before = facts_of(assets)
@@ -245,8 +245,7 @@ def open_audio(
     elif known.context is not None:
         for split in splits.values():
             _check_lengths(split, recordings, known.context)
-    for split in splits.values():
-        split.facts = facts
+    splits = {name: replace(split, facts=facts) for name, split in splits.items()}
     items = {name: partial(recordings.items.__getitem__, chosen) for name, chosen in rows.items()}
     key = _fingerprint(options, recordings, rows, texts)
     return DataSet(facts, key, dict(splits), {}, items, "recordings", fraction > 0)

@@ -248,7 +248,7 @@ class ParquetOptions(LabelledOptions, _ImageOptions):
 
 
 def open_images(
-    options: Any, *, base: Path, seed: int, say: Say, assets: Assets | None = None, only: str | None = None
+    options: Any, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
 ) -> DataSet:
     """The images of a source as splits; a checkpoint's normalisation is used when `assets` has one."""
     before = facts_of(assets)

@@ -171,9 +171,7 @@ class PairTableOptions(_HeldOut):
         return {n: table(files, columns) for n, files in found.items()}
 
 
-def open_pairs(
-    options: Any, *, base: Path, seed: int, say: Say, assets: Assets | None = None, only: str | None = None
-) -> DataSet:
+def open_pairs(options: Any, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None) -> DataSet:
     """The pairs as tokens; the tokenizers are fitted, or a checkpoint's when `assets` has one."""
     sources = options.sources(base, only, say)
     for note in [note for source in sources.values() for note in source.notes]:

@@ -153,7 +153,7 @@ class TableOptions(LabelledOptions):
 
 
 def open_table(
-    options: TableOptions, *, base: Path, seed: int, say: Say, assets: Assets | None = None, only: str | None = None
+    options: TableOptions, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
 ) -> DataSet:
     """The rows as tokens; the tokenizer is fitted, or a checkpoint's when `assets` has one."""
     named = {n: (names, f"data.{n}") for n, names in options.files.items() if names}

@@ -115,7 +115,6 @@ def open_text(
     options: TextOptions | StdlibOptions,
     *,
     base: Path,
-    seed: int,
     say: Say,
     assets: Assets | None = None,
     only: str | None = None,

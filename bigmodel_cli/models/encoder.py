@@ -14,7 +14,7 @@ from bigmodel_cli.errors import Faults, OptionError, SpecError
 from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
 from bigmodel_cli.models.base import Model, SkeletonOptions
 from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
-from bigmodel_cli.models.frontend import ConvFrontend, ConvFrontendOptions
+from bigmodel_cli.models.frontend import ConvFrontendOptions
 from bigmodel_cli.models.start import UNLIMITED, init_normal, sizes
 from bigmodel_cli.parts import Norm, Position
 from bigmodel_cli.parts.contract import has_table
@@ -59,36 +59,19 @@ class EncoderOptions(SkeletonOptions):
             raise ValueError("blocks: an encoder has no memory to read; cross belongs to model.type: seq2seq")
         return self
 
-    def build(self, facts: Facts) -> Encoder:
-        return Encoder(self, facts)
+    def build(self, facts: Facts) -> AnyEncoder:
+        return (Encoder if self.frontend is None and facts.frame_width is None else FrameEncoder)(self, facts)
 
 
-class Encoder(Model):
-    """(B, T) tokens, -1 where padded -> (B, T, V) logits of each token, or (B, classes) where the data has labels or numbers.
+class AnyEncoder(Model):
+    """An embedding or a frontend, blocks of parts that see both sides, and a head: of each position, or of a row's label."""
 
-    Where the data has tags, (B, T, classes) logits of each token's.
-
-    Devlin et al. 2019 (BERT): the logits of tokens come through a dense layer, GELU and norm, and the tied embedding.
-
-    With a frontend, (B, T, width) frames and their number (B,) in each row -> (B, classes), or (B, T', classes + 1) where the
-    classes are units of a transcript: logits of each vector's unit, the blank last.
-    """
-
-    inputs = ("tokens", "types")
+    stride = 1  # tokens or frames for each vector
 
     def __init__(self, options: EncoderOptions, facts: Facts) -> None:
         super().__init__()
         self.options, dim, faults = options, options.dim, Faults()
-        self.embedding: nn.Embedding | None = None
-        self.types: nn.Embedding | None = None
-        self.frontend: ConvFrontend | None = None
-        if options.frontend is not None or facts.frame_width is not None:
-            self.read_frames(options, facts)
-        else:
-            vocab, self.max_len = sizes(options.vocab_size, options.max_len, facts, "an encoder", faults)
-            self.embedding = nn.Embedding(vocab, dim)
-            self.mask = nn.Parameter(torch.zeros(dim))  # takes the place of a hidden token's embedding
-            self.types = nn.Embedding(options.token_types, dim) if options.token_types else None
+        vocab = self.add_inputs(options, facts, faults)
         self.position = faults.build("model.position", options.position, dim, self.max_len)
         self.embedding_norm = faults.build("model.embedding_norm", options.embedding_norm, dim)
         with faults.under("model.blocks"):
@@ -101,17 +84,111 @@ class Encoder(Model):
             self.head: Module = nn.Linear(dim, facts.outputs + bool(facts.spelling))
         else:
             self.head = TokenHead(dim, vocab, options.blocks[0].norm)
-        stride = self.frontend.stride if self.frontend is not None else 1
-        self.limit = stride * self.max_len if has_table(self) else UNLIMITED  # tokens or frames
-        std = options.init_std or dim**-0.5
-        init_normal(self, std, {})
-        if self.embedding is not None:
-            nn.init.normal_(self.mask, std=std)
-            if isinstance(self.head, TokenHead):
-                self.head.logits.weight = self.embedding.weight
+        self.limit = self.stride * self.max_len if has_table(self) else UNLIMITED  # tokens or frames
+        self.std = options.init_std or dim**-0.5
+        init_normal(self, self.std, {})
 
-    def read_frames(self, options: EncoderOptions, facts: Facts) -> None:
-        """Build the frontend. Raises `OptionError` where model and data do not agree on what is read."""
+    def add_inputs(self, options: EncoderOptions, facts: Facts, faults: Faults) -> int:
+        """Build what reads the input, and find the longest sequence; the number of tokens, 0 for frames."""
+        raise NotImplementedError
+
+    def weight_roles(self) -> dict[str, Role]:
+        """The logits are the last layer; of tokens, the one that the head ends in."""
+        return {"head.logits.weight" if isinstance(self.head, TokenHead) else "head.weight": OUTER}
+
+    def output_layers(self) -> tuple[str, ...]:
+        """Prefixes of the weights that a new task starts afresh."""
+        return ("head", "pooler")
+
+    def through(self, x: Tensor, real: Tensor) -> Tensor:
+        """(B, T, C), (B, T) bool -> (B, T, C)   vectors with their positions through the blocks; padding is not looked at."""
+        stream = Stream(0, padding_segments(real), real=real)
+        if self.position is not None:
+            x = self.position(x, stream)
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
+        x = dropout(x, self.options.dropout, self.training)
+        for block in self.blocks:
+            x = block(x, stream)
+        y: Tensor = x if self.norm is None else self.norm(x)
+        return y
+
+    def logits(self, x: Tensor, real: Tensor, at: Tensor | None = None) -> Tensor:
+        """(B, T, C) of which (B, T) are real -> logits of each position (or of those numbered `at`), or (B, classes)."""
+        if not self.labels:
+            logits: Tensor = self.head(x if at is None else x.flatten(0, 1)[at])
+            return logits
+        if at is not None:
+            raise SpecError(
+                "task.type: masked_lm needs an encoder that ends in tokens, and this one ends in the data's labels; leave "
+                "them out (data.label: null)"
+            )
+        x = x[:, 0] if self.options.pool == "cls" else mean_of_real(x, real)  # (B, C)
+        if self.pooler is not None:
+            x = self.pooler(x).tanh()
+        labels: Tensor = self.head(dropout(x, self.options.dropout, self.training))
+        return labels  # (B, classes)
+
+
+class Encoder(AnyEncoder):
+    """(B, T) tokens, -1 where padded -> (B, T, V) logits of each token, or (B, classes) where the data has labels or numbers.
+
+    Where the data has tags, (B, T, classes) logits of each token's.
+
+    Devlin et al. 2019 (BERT): the logits of tokens come through a dense layer, GELU and norm, and the tied embedding.
+    """
+
+    inputs = ("tokens", "types")
+
+    def __init__(self, options: EncoderOptions, facts: Facts) -> None:
+        super().__init__(options, facts)
+        nn.init.normal_(self.mask, std=self.std)
+        if isinstance(self.head, TokenHead):
+            self.head.logits.weight = self.embedding.weight
+
+    def add_inputs(self, options: EncoderOptions, facts: Facts, faults: Faults) -> int:
+        """Build what reads the tokens, and find the longest sequence; the number of tokens."""
+        vocab, self.max_len = sizes(options.vocab_size, options.max_len, facts, "an encoder", faults)
+        self.embedding = nn.Embedding(vocab, options.dim)
+        self.mask = nn.Parameter(torch.zeros(options.dim))  # takes the place of a hidden token's embedding
+        self.types = nn.Embedding(options.token_types, options.dim) if options.token_types else None
+        return vocab
+
+    def embed(self, tokens: Tensor, types: Tensor | None, masked: Tensor | None) -> Tensor:
+        """(B, T) tokens -> (B, T, C)   their vectors, the mask where `masked` is True."""
+        x: Tensor = self.embedding(tokens.clamp(min=0))  # (B, T, C)
+        if masked is not None:
+            x = torch.where(masked[..., None], self.mask.to(x.dtype), x)
+        if self.types is not None:
+            if types is not None and self.types.num_embeddings < 2:
+                raise SpecError("model.token_types: the data has pairs of texts; set 2, or 0 for none")
+            x = x + self.types(torch.zeros_like(tokens) if types is None else types.clamp(min=0))
+        return x
+
+    def features(self, tokens: Tensor, types: Tensor | None = None, masked: Tensor | None = None) -> Tensor:
+        """(B, T) tokens -> (B, T, C)   what the blocks make of them; the mask stands where `masked` is True."""
+        return self.through(self.embed(tokens, types, masked), tokens >= 0)
+
+    def forward(
+        self, tokens: Tensor, types: Tensor | None = None, masked: Tensor | None = None, at: Tensor | None = None
+    ) -> Tensor:
+        """Logits of each position's token (of N of the B x T positions alone, those numbered `at`: (N, V)), or of each row's label.
+
+        `types` are the kinds of the tokens (B, T).
+        """
+        return self.logits(self.features(tokens, types, masked), tokens >= 0, at)
+
+
+class FrameEncoder(AnyEncoder):
+    """(B, T, width) frames and their number (B,) in each row -> (B, classes), or (B, T', classes + 1) logits of units.
+
+    The units are those of a transcript, one for each vector, the blank last.
+    """
+
+    inputs = ("frames", "lengths")
+
+    def add_inputs(self, options: EncoderOptions, facts: Facts, faults: Faults) -> int:
+        """Build the frontend; there are no tokens. Raises `OptionError` where model and data do not agree on what is read."""
         if facts.frame_width is None:
             raise OptionError(("model.frontend", "it reads frames of sound, and the data has none; leave it out"))
         if options.frontend is None:
@@ -127,84 +204,21 @@ class Encoder(Model):
             raise OptionError(
                 ("model.max_len", f"{length} frames are fewer than the data's longest row of {facts.context}")
             )
-        self.inputs = ("frames", "lengths")
         self.frontend = options.frontend.build(facts.frame_width, options.dim)
-        self.max_len = -(-length // options.frontend.stride)
-
-    def weight_roles(self) -> dict[str, Role]:
-        """The logits are the last layer; of tokens, the one that the head ends in."""
-        return {"head.logits.weight" if isinstance(self.head, TokenHead) else "head.weight": OUTER}
-
-    def output_layers(self) -> tuple[str, ...]:
-        """Prefixes of the weights that a new task starts afresh."""
-        return ("head", "pooler")
+        self.stride = options.frontend.stride
+        self.max_len = -(-length // self.stride)
+        return 0
 
     def out_lengths(self, lengths: Tensor) -> Tensor:
         """(B,) frames in each row -> (B,) vectors that come out for them."""
-        assert self.frontend is not None
         return self.frontend.lengths(lengths)
 
-    def embed(self, tokens: Tensor, types: Tensor | None, masked: Tensor | None) -> Tensor:
-        """(B, T) tokens -> (B, T, C)   their vectors, the mask where `masked` is True."""
-        assert self.embedding is not None
-        x: Tensor = self.embedding(tokens.clamp(min=0))  # (B, T, C)
-        if masked is not None:
-            x = torch.where(masked[..., None], self.mask.to(x.dtype), x)
-        if self.types is not None:
-            if types is not None and self.types.num_embeddings < 2:
-                raise SpecError("model.token_types: the data has pairs of texts; set 2, or 0 for none")
-            x = x + self.types(torch.zeros_like(tokens) if types is None else types.clamp(min=0))
-        return x
-
-    def features(self, tokens: Tensor, types: Tensor | None = None, masked: Tensor | None = None) -> Tensor:
-        """(B, T) tokens -> (B, T, C)   what the blocks make of them; the mask stands where `masked` is True."""
-        return self.through(self.embed(tokens, types, masked), tokens >= 0)
-
-    def through(self, x: Tensor, real: Tensor) -> Tensor:
-        """(B, T, C), (B, T) bool -> (B, T, C)   vectors with their positions through the blocks; padding is not looked at."""
-        stream = Stream(0, padding_segments(real), real=real)
-        if self.position is not None:
-            x = self.position(x, stream)
-        if self.embedding_norm is not None:
-            x = self.embedding_norm(x)
-        x = dropout(x, self.options.dropout, self.training)
-        for block in self.blocks:
-            x = block(x, stream)
-        y: Tensor = x if self.norm is None else self.norm(x)
-        return y
-
-    def forward(
-        self,
-        tokens: Tensor,
-        beside: Tensor | None = None,
-        masked: Tensor | None = None,
-        at: Tensor | None = None,
-    ) -> Tensor:
-        """Logits of each position's token (of N of the B x T positions alone, those numbered `at`: (N, V)), or of each row's label.
-
-        `beside` are the kinds of the tokens (B, T). With a frontend, `tokens` are frames (B, T, width), and `beside` (B,) says how
-        many of a row's are real (None: all).
-        """
-        if self.frontend is not None:
-            x = self.frontend(tokens, beside)  # (B, T', C)
-            place = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
-            real = place >= 0 if beside is None else place < self.out_lengths(beside)[:, None]
-            x = self.through(x, real)
-        else:
-            x, real = self.features(tokens, beside, masked), tokens >= 0
-        if not self.labels:
-            logits: Tensor = self.head(x if at is None else x.flatten(0, 1)[at])
-            return logits
-        if at is not None:
-            raise SpecError(
-                "task.type: masked_lm needs an encoder that ends in tokens, and this one ends in the data's labels; leave "
-                "them out (data.label: null)"
-            )
-        x = x[:, 0] if self.options.pool == "cls" else mean_of_real(x, real)  # (B, C)
-        if self.pooler is not None:
-            x = self.pooler(x).tanh()
-        labels: Tensor = self.head(dropout(x, self.options.dropout, self.training))
-        return labels  # (B, classes)
+    def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Logits of each row's label, or of each vector's unit; `lengths` are the real frames of each row (None: all)."""
+        x = self.frontend(frames, lengths)  # (B, T', C)
+        place = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
+        real = place >= 0 if lengths is None else place < self.out_lengths(lengths)[:, None]
+        return self.logits(self.through(x, real), real)
 
 
 class TokenHead(Module):

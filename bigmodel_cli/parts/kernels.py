@@ -53,7 +53,7 @@ def attend(
     if rules.softcap is not None:
         if q.is_cuda and keep is None and sinks is None and not rules.dropout:
             return flex(q, k, v, rules, segments, bias)
-        return plain(q, k, v, rules, segments=segments, keep=keep, bias=bias, sinks=sinks)
+        return plain(weights(q, k, rules, segments=segments, keep=keep, bias=bias, sinks=sinks), v, rules)
     if rules.causal and rules.window and queries == keys > 2 * rules.window and not special:
         return _windowed(q, k, v, rules, sinks)
     if not special and rules.window is None and (not rules.causal or queries == keys):
@@ -94,10 +94,10 @@ def weights(
     return scores.softmax(-1)
 
 
-def plain(q: Tensor, k: Tensor, v: Tensor, rules: Rules, **given: Tensor | None) -> Tensor:
-    """The formula itself, with the weights in memory."""
-    w = dropout(weights(q, k, rules, **given), rules.dropout, True)
-    return (w @ v.repeat_interleave(q.shape[1] // v.shape[1], dim=1).to(w.dtype)).to(q.dtype)
+def plain(w: Tensor, v: Tensor, rules: Rules) -> Tensor:
+    """(B, H, T, S) weights, values (B, G, S, D) -> (B, H, T, D): the formula itself, with the weights in memory."""
+    w = dropout(w, rules.dropout, True)
+    return (w @ v.repeat_interleave(w.shape[1] // v.shape[1], dim=1).to(w.dtype)).to(v.dtype)
 
 
 def visible(

@@ -254,4 +254,4 @@ def _section(section: bytes) -> tuple[tuple[str, Any], ...]:
     values = parse_yaml(section, "", MAX_RESOLVED, MAX_RESOLVED_NODES).plain()
     if not isinstance(values, dict):
         raise ValueError("not a mapping")
-    return tuple(leaves(values))
+    return tuple(leaf for leaf in leaves(values) if leaf[1] not in ([], {}))

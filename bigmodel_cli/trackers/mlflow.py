@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import Field
 
+from bigmodel_cli.differences import leaves
 from bigmodel_cli.trackers.base import AnyTrackerOptions, Service, TrackedRun
 
 MOST_PARAMETERS = 100
@@ -78,12 +78,3 @@ class MLflow(Service):
         """Say how the run ended."""
         if self.there:
             self.client.set_terminated(self.there, "FINISHED" if done else "KILLED")
-
-
-def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, value) of every option."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    if not items:
-        yield path, value
-    for key, inner in items:
-        yield from leaves(inner, f"{path}.{key}" if path else str(key))

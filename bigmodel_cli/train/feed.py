@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 
-from bigmodel_cli.data import Split
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.recipe import TrainOptions
-from bigmodel_cli.train.batches import micro_batches
+from bigmodel_cli.train.batches import MicroBatches
 from bigmodel_cli.train.choose import in_format
 from bigmodel_cli.train.workers import Workers
 
@@ -15,18 +14,12 @@ from bigmodel_cli.train.workers import Workers
 class Feed:
     """Micro-batches on the device, from a step onwards; through loader workers where decoding costs time."""
 
-    def __init__(self, split: Split, options: TrainOptions, workers: int, device: torch.device) -> None:
-        self.options, self.device = options, device
+    def __init__(self, micro: MicroBatches, options: TrainOptions, workers: int, device: torch.device) -> None:
+        self.micro, self.options, self.device = micro, options, device
         self.workers = workers
         self.loading: Workers | None = None
-        if split.resident and not workers:
-            split.to(device)
-        self.micro = micro_batches(split, options)
-        self.channels_last = False
-
-    def first(self) -> dict[str, Tensor]:
-        """The first micro-batch of the run, to measure with."""
-        return self.place(self.micro[0])
+        if micro.split.resident and not workers:
+            micro.split.to(device)
 
     def steps(self, start: int, end: int) -> Generator[list[dict[str, Tensor]]]:
         """For each step from `start` to `end` (exclusive) its micro-batches."""
@@ -58,6 +51,10 @@ class Feed:
 
     def place(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The batch on the device, images in the chosen memory format."""
-        if self.device.type != "cpu":
-            batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-        return in_format(batch, "channels_last") if self.channels_last else batch
+        batch = on_device(batch, self.device)
+        return in_format(batch, "channels_last") if self.options.memory_format == "channels_last" else batch
+
+
+def on_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The batch on the device."""
+    return batch if device.type == "cpu" else {n: t.to(device, non_blocking=True) for n, t in batch.items()}

@@ -5,57 +5,25 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
-import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bigmodel_cli.assemble import Outline, kept_bytes
 from bigmodel_cli.config import Facts
 from bigmodel_cli.console import quantity, table
 from bigmodel_cli.data import Split, input_of
-from bigmodel_cli.device import total_memory
-from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
-from bigmodel_cli.models import Model
 from bigmodel_cli.models.describe import Layer, describe, flops, training_flops
 from bigmodel_cli.models.footprint import step_peaks
-from bigmodel_cli.models.sizing import Oversize, watched
-from bigmodel_cli.models.stacks import Stack, extended, in_whole, shortened
+from bigmodel_cli.models.stacks import extended, in_whole
 from bigmodel_cli.optim import describe_weights, summary
-from bigmodel_cli.roles import Weight, named_weights
-from bigmodel_cli.spec import Spec, build_model
+from bigmodel_cli.spec import Spec
 from bigmodel_cli.train.batches import micro_batches
-from bigmodel_cli.train.frozen import freeze
 
 _BLOCK = re.compile(r"^(.*?\.\d+)(\..*)?$")
 """The path of what is in a block: up to its first number, and the rest."""
-ABSURD = 1 << 17
-"""A number in a model's options that makes one count its weights before any is made."""
-
-
-@dataclass(frozen=True)
-class Outline:
-    """A model on the meta device, its weights frozen as the spec says, with long stacks of equal blocks cut short.
-
-    `short` is the model with short ones, `more` are those with a block more of each long stack; `weights` are the whole model's.
-    Nothing is cut where weights are frozen by the names of their blocks.
-    """
-
-    stacks: list[Stack]
-    short: Model
-    more: list[Model]
-    weights: list[Weight]
-
-    @property
-    def measured(self) -> list[Model]:
-        """What is run to know what the whole would cost."""
-        return [self.short, *self.more]
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """The weights themselves, without storage; equal blocks have the same ones."""
-        return [weight.tensor for weight in self.weights]
 
 
 @dataclass(frozen=True)
@@ -173,98 +141,6 @@ def example(
     return spec.task.example(spec.model, facts, x, *(second or [length]))
 
 
-def build_on_meta(spec: Spec, facts: Facts) -> Model:
-    """The model without storage. Raises `SpecError` where it does not fit the data."""
-    with watched(math.inf) as watch:
-        try:
-            with torch.device("meta"):
-                return build_model(spec, facts)
-        except RuntimeError as error:  # sizes whose product does not fit an integer
-            needed = 4 * math.prod(watch.shape) * _copies(spec)
-            shape, text = " x ".join(f"{n:,}" for n in watch.shape), str(error).splitlines()[0]
-    raise SpecError(
-        f"model: too large for any machine: one tensor of {shape} numbers needs {quantity(needed, 'B')} with its gradient and "
-        f"the optimizer's state ({text}); make the model smaller"
-    )
-
-
-def build_within(spec: Spec, facts: Facts, device: torch.device) -> Model:
-    """The model with its first weights, given up before there are more than fit the device (`SpecError`).
-
-    Weights are counted as memory is asked for them, since building twice, once on the meta device, would cost more start-up time
-    than half of torch: operations on it import the compiler. Only a model that seems too large is counted there, exactly.
-    """
-    if _largest(spec.model.model_dump()) > ABSURD:  # filling what fits until the rest does not would take minutes
-        check_memory(spec, facts, device)
-    try:
-        with watched(total_memory(device) // _copies(spec)):
-            return build_model(spec, facts)
-    except (RuntimeError, MemoryError, Oversize) as error:  # the allocator's refusal, or ours
-        refused = error
-    check_memory(spec, facts, device)
-    if not isinstance(refused, Oversize):
-        raise refused
-    return build_model(spec, facts)  # what was counted beside the weights is no part of them
-
-
-def _largest(values: Any) -> int:
-    """The largest whole number in plain values."""
-    if isinstance(values, dict | list):
-        return max((_largest(v) for v in (values.values() if isinstance(values, dict) else values)), default=0)
-    return values if isinstance(values, int) else 0
-
-
-def state_bytes(spec: Spec, weights: Iterable[Tensor]) -> int:
-    """Bytes that weights, gradients, optimizer state and the moving average take."""
-    return sum(_kept_bytes(spec, weights))
-
-
-def _kept_bytes(spec: Spec, weights: Iterable[Tensor]) -> tuple[int, int, int]:
-    """(weights, gradients, optimizer state and average): frozen weights have no gradient, and nothing of the optimizer."""
-    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in weights]
-    every, trained = sum(size for size, _ in sizes), sum(size for size, moves in sizes if moves)
-    return every, trained, trained * spec.train.optimizer.copies + every * (spec.train.ema is not None)
-
-
-def _copies(spec: Spec) -> int:
-    """How many numbers are kept for each weight: itself, its gradient, the optimizer's, the average."""
-    return 2 + spec.train.optimizer.copies + (spec.train.ema is not None)
-
-
-def outline(spec: Spec, facts: Facts) -> Outline:
-    """The model without storage. Raises `SpecError` where it does not fit the data, or one of its tensors any machine."""
-    short, stacks, more = shortened(spec.model)
-    cut = bool(more) and not spec.init.freeze
-    try:
-        built = [
-            build_on_meta(spec.model_copy(update={"model": options}), facts)
-            for options in ([short, *more] if cut else [spec.model])
-        ]
-    except SpecError:
-        build_on_meta(spec, facts)  # whose blocks have the numbers that the file gives them
-        raise
-    for model in built:
-        freeze(model, spec.init)
-    weights = named_weights(built[0])
-    if not cut:
-        return Outline([], built[0], [], weights)
-    whole = in_whole(stacks, weights, lambda weight: weight.name, lambda weight, name: replace(weight, name=name))
-    return Outline(stacks, built[0], built[1:], whole)
-
-
-def check_memory(spec: Spec, facts: Facts, device: torch.device) -> Outline:
-    """The model's outline, after refusing one that cannot fit the device (`SpecError`)."""
-    found = outline(spec, facts)
-    needed, there = state_bytes(spec, found.tensors), total_memory(device)
-    if needed > there:
-        count = sum(p.numel() for p in found.tensors)
-        raise SpecError(
-            f"model: {count:,} parameters need {quantity(needed, 'B')} for weights, gradients and optimizer, and {device} has "
-            f"{quantity(there, 'B')}; make the model smaller"
-        )
-    return found
-
-
 @contextlib.contextmanager
 def without_collection() -> Iterator[None]:
     """Inside, no cycles of objects are looked for: a plan's millions live to its end, and looking took a quarter of its time."""
@@ -304,7 +180,7 @@ def memory_of(spec: Spec, facts: Facts, found: Outline, lengths: tuple[int, ...]
     """What training takes: the peak is in the forward and backward pass of a full micro-batch, or in the update that follows it."""
     rows = spec.train.rows(max(lengths, default=None))
     sizes = [p.numel() * p.element_size() for p in found.tensors if p.requires_grad]
-    weights, gradients, optimizer = _kept_bytes(spec, found.tensors)
+    weights, gradients, optimizer = kept_bytes(spec, found.tensors)
     peaks = [step_peaks(m, *example(spec, facts, rows, torch.device("meta"), lengths)) for m in found.measured]
     in_passes = max(extended(found.stacks, first, rest) for first, *rest in zip(*peaks, strict=True))
     if spec.train.accumulate > 1:  # those of the micro-batches before

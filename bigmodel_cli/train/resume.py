@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +69,6 @@ class Previous:
     contents: checkpoints.Checkpoint | None
 
 
-@dataclass(frozen=True)
-class Wish:
-    """What the command line asks of a run that goes on."""
-
-    spec: Spec | None = None  # None: as the run recorded it
-    overrides: Sequence[Change] = field(default=())  # read where `spec` is None
-    command: str = "pretrain"
-
-
 def previous_run(directory: RunDirectory) -> Previous | None:
     """The run to go on with; None where nothing was recorded of it, or nothing that can be read."""
     checkpoints.tidy(directory.checkpoints)
@@ -99,30 +90,34 @@ def previous_run(directory: RunDirectory) -> Previous | None:
     return Previous(spec, None, None)
 
 
-def resumed_spec(directory: RunDirectory, previous: Previous | None, wish: Wish) -> Spec:
-    """The spec to go on with: what is asked for, and what the run recorded in all that this leaves open.
+def resumed_spec(
+    directory: RunDirectory, previous: Previous | None, given: Spec | None, overrides: Sequence[Change], command: str
+) -> Spec:
+    """The spec to go on with: what is given, and what the run recorded in all that this leaves open.
+
+    Without a spec it is the recorded one with the overrides.
 
     Raises `SpecError` where it would train otherwise than the run began, and `CheckpointError` where no spec is known.
     """
     if previous is None:
-        if wish.spec is None:
+        if given is None:
             raise CheckpointError(
                 f"--resume: {directory.path} has no checkpoint, and no {SPEC} that can be read; give the spec: bigmodel "
-                f"{wish.command} SPEC --resume --out {shlex.quote(str(directory.path))}"
+                f"{command} SPEC --resume --out {shlex.quote(str(directory.path))}"
             )
-        return wish.spec
+        return given
     old = previous.spec
-    if wish.spec is None:
-        new = from_dict(old.to_dict(), wish.overrides, str(directory.path / SPEC))
+    if given is None:
+        new = from_dict(old.to_dict(), overrides, str(directory.path / SPEC))
     else:
-        new = merged(wish.spec, old)
-        _say_recorded(wish.spec, new)
-    before, after = dict(leaves(old.to_dict())), dict(leaves(new.to_dict()))
+        new = merged(given, old)
+        _say_recorded(given, new)
+    before, after = _options(old), _options(new)
     changed = [p for p in sorted(before.keys() | after.keys()) if before.get(p) != after.get(p) and not _may_change(p)]
     moved = [p for p in changed if any(f"{p}.".startswith(f"data.{name}.") for name in new.data.paths)]
     changed = [p for p in changed if p not in moved]
     if changed:
-        raise SpecError(_refusal(directory.path, changed, before, after, wish.command))
+        raise SpecError(_refusal(directory.path, changed, before, after, command))
     if moved:  # the data's fingerprint decides, which is of the content
         where = f"{_side(before, moved[0])} -> {_side(after, moved[0])}"
         say(f"{moved[0]}: {where}: data in another place; its content must be the same")
@@ -162,7 +157,7 @@ def _overlaid(old: Any, new: Any) -> Any:
 
 def _say_recorded(given: Spec, used: Spec) -> None:
     """Say which options the run has otherwise than by today's defaults; those of computing are measured anyway."""
-    before, after = dict(leaves(given.to_dict())), dict(leaves(used.to_dict()))
+    before, after = _options(given), _options(used)
     found = [f"{p}: {v}" for p, v in after.items() if before.get(p) != v and before.get(p) != "auto"]
     if found:
         more = f" and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
@@ -198,6 +193,11 @@ def _side(values: Mapping[str, Any], path: str) -> str:
     return written(values[path]) if path in values else "(none)"
 
 
+def _options(spec: Spec) -> dict[str, Any]:
+    """Every option by its path, but for empty lists and mappings."""
+    return {path: value for path, value in leaves(spec.to_dict()) if value not in ([], {})}
+
+
 def mark_again(checkpoints_folder: Path, path: Path, contents: checkpoints.Checkpoint) -> None:
     """Let `last` and `best` point where this newest checkpoint says: the process may have died after committing it, before that.
 
@@ -211,13 +211,13 @@ def mark_again(checkpoints_folder: Path, path: Path, contents: checkpoints.Check
         checkpoints.mark(checkpoints_folder, "best", first)
 
 
-def finished(directory: RunDirectory, previous: Previous, spec: Spec, total: int | None) -> Path | None:
+def finished(directory: RunDirectory, previous: Previous | None, spec: Spec, total: int | None) -> Path | None:
     """The result of a run that has nothing left to do, verified; None where it goes on. What it says is told.
 
     A run is finished where its last process said so and nothing that decides its end is asked for otherwise, or where it is
     past the last of its `total` steps (None: they are not known before the data is).
     """
-    if previous.contents is None:
+    if previous is None or previous.contents is None:
         return None
     step, train = previous.contents.step, spec.train
     recorded = directory.previous
@@ -244,9 +244,8 @@ def finished(directory: RunDirectory, previous: Previous, spec: Spec, total: int
     return result
 
 
-def check_fingerprint(previous: Previous, data: DataSet, accepted: bool) -> bool:
+def check_fingerprint(contents: checkpoints.Checkpoint | None, data: DataSet, accepted: bool) -> bool:
     """Whether the data is another than the run was trained on. Raises `CheckpointError` where that is not accepted."""
-    contents = previous.contents
     if contents is None or contents.state.get("fingerprint") == data.fingerprint:
         return False
     if accepted:

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from typing import Any
 
 from bigmodel_cli import checkpoints
 from bigmodel_cli.errors import NumericsError
 from bigmodel_cli.recipe import RewindOptions
-from bigmodel_cli.rundir import RunDirectory
-from bigmodel_cli.train.keeping import Keeping
-from bigmodel_cli.train.observers import Observer
+from bigmodel_cli.train.run import Run
 from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import StepResult
 
@@ -39,20 +36,14 @@ def spiked(options: RewindOptions, state: TrainState, result: StepResult) -> boo
     return False
 
 
-def go_back(
-    options: RewindOptions,
-    state: TrainState,
-    directory: RunDirectory,
-    keeping: Keeping,
-    result: StepResult,
-    observers: Observer,
-) -> dict[str, Any]:
-    """Become the last checkpoint, but for the batches: those up to the spike are passed over. The record of it for the log.
+def go_back(options: RewindOptions, run: Run, result: StepResult) -> None:
+    """Become the last checkpoint, but for the batches: those up to the spike are passed over.
 
     What was saved since then, for a signal, goes: the run does not come by there any more.
 
     Raises `NumericsError` where the run went back as often as it may.
     """
+    state, folder = run.state, run.directory.checkpoints
     usual, step, batch = usual_loss(options, state), state.step + 1, state.batch
     what = f"step {step}: the loss is {result.loss:.4g}"
     if math.isfinite(result.loss):
@@ -61,23 +52,22 @@ def go_back(
     if state.rewinds >= options.most:
         raise NumericsError(
             f"{what}; the run went back {state.rewinds} times already (train.rewind.most); {remedy}. The last checkpoint is "
-            f"{checkpoints.find(directory.path)}"
+            f"{checkpoints.find(run.directory.path)}"
         )
-    folder = directory.checkpoints
-    contents = checkpoints.newest(folder, observers.on_message, keeping.bases(folder, state.scores))
+    contents = checkpoints.newest(folder, run.say, run.keeping.bases(folder, state.scores))
     if contents is None:
         raise NumericsError(f"{what}, and there is no checkpoint to go back to; {remedy}")
     elapsed, rewinds = state.elapsed, state.rewinds
     state.restore(contents.model, contents.train, contents.state)
     state.elapsed, state.rewinds, state.passed = elapsed, rewinds + 1, batch + 1 - state.step
     count = step - state.step
-    observers.on_message(
+    run.say(
         f"{what}; going back to step {state.step}, and past {count:,} batches ({state.rewinds} of {options.most} times)"
     )
     base = folder / f"step-{state.step:08d}"
     checkpoints.mark(folder, "last", base)
     checkpoints.drop_after(folder, base)
-    observers.cut(state.step, rewinds)
-    directory.write_status("running", 0, "", state.step, base)
+    run.observers.cut(state.step, rewinds)
+    run.directory.write_status("running", 0, "", state.step, base)
     values = {"number": state.rewinds, "from": step, "loss": result.loss, "usual": usual, "batches": count}
-    return {"step": state.step, "rewind": values}
+    run.observers.on_event({"step": state.step, "rewind": values})

@@ -13,38 +13,29 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli import checkpoints
+from bigmodel_cli.assemble import assemble, check_memory
+from bigmodel_cli.checkpoints import Checkpoint
 from bigmodel_cli.console import say
-from bigmodel_cli.data import (
-    TRAINED_ON,
-    Assets,
-    DataSet,
-    load_trained_on,
-    open_data,
-    open_or_expect,
-    record,
-    say_overlaps,
-)
-from bigmodel_cli.data.files import expand
+from bigmodel_cli.data import TRAINED_ON, DataSet, Split, load_trained_on, record, say_overlaps
 from bigmodel_cli.device import keep_few_kernels, pick_device
 from bigmodel_cli.errors import BigmodelError, Stopped, memory_remedy, status_of
-from bigmodel_cli.lazy import Module, load_torch, torch
-from bigmodel_cli.loaded import TOKENIZERS, Loaded, say_carried
+from bigmodel_cli.lazy import load_torch, torch
+from bigmodel_cli.loaded import Loaded
+from bigmodel_cli.models import Model
 from bigmodel_cli.optim import describe_weights, summary
 from bigmodel_cli.overrides import Change
-from bigmodel_cli.promises import check_parts
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.rundir import RunDirectory
 from bigmodel_cli.spec import Spec
-from bigmodel_cli.tasks import build_task
-from bigmodel_cli.train.feed import Feed
-from bigmodel_cli.train.loop import Run, fit
-from bigmodel_cli.train.memory import Plan, check_memory, plan, without_collection
+from bigmodel_cli.tasks import Task
+from bigmodel_cli.train.batches import micro_batches
+from bigmodel_cli.train.feed import Feed, on_device
+from bigmodel_cli.train.loop import fit
+from bigmodel_cli.train.memory import Plan, plan, without_collection
 from bigmodel_cli.train.observers import observers
-from bigmodel_cli.train.prepare import prepare
 from bigmodel_cli.train.resume import (
     Previous,
-    Wish,
     check_fingerprint,
     finished,
     latest_directory,
@@ -53,8 +44,9 @@ from bigmodel_cli.train.resume import (
     resumed_spec,
 )
 from bigmodel_cli.train.room import check_enough, check_fits, check_readable, check_step
+from bigmodel_cli.train.run import Run
+from bigmodel_cli.train.setup import Opened, open_run, open_task, prepare
 from bigmodel_cli.train.signals import Interrupted, Signals
-from bigmodel_cli.train.start import build_started, check_task, with_length
 from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import REMEDY, batch_norm_explained
 
@@ -106,22 +98,16 @@ def dry_run(spec: Spec, device: str, show: Callable[[Plan], None] = lambda plan:
     """What `train` would do, training nothing and writing nothing; it is given to `show` also where it does not fit the device."""
     load_torch()
     chosen = pick_device(device, say)
-    spec = with_length(spec)
-    check_parts(spec.model)
-    source = _source(spec)
-    if source is not None:
-        say_carried(spec, checkpoints.read_spec(source), TOKENIZERS)
-    assets = checkpoints.read_assets(source) if source is not None else None
-    data = open_or_expect(spec.data, seed=spec.train.seed, say=say, assets=assets)
-    check_task(spec, build_task(spec.task, data.facts), data)
-    _describe(spec, data)
-    if len(data.split("train")):
-        check_enough(spec, data.split("train"))
+    opened = open_run(spec, expect=True)
+    spec, data, split = opened.spec, opened.data, opened.data.split("train")
+    open_task(spec, data)
+    if len(split):
+        check_enough(spec, split)
     with without_collection(), batch_norm_explained():
-        found = plan(spec, data.facts, data.split("train"), check_memory(spec, data.facts, chosen))
+        found = plan(spec, data.facts, split, check_memory(spec, data.facts, chosen))
     _describe_steps(spec.train, found.steps)
     show(found)
-    check_fits(spec, chosen, found.memory, max(data.split("train").longest_rows(), default=1))
+    check_fits(spec, chosen, found.memory, max(split.longest_rows(), default=1))
     return found
 
 
@@ -138,82 +124,46 @@ def _resolved(given: Spec | None, request: Request, directory: RunDirectory) -> 
     """The spec of the run, and what a run that goes on has so far."""
     previous = previous_run(directory) if request.resume else None
     if request.resume:
-        wish = Wish(given, request.overrides, request.command)
-        given = resumed_spec(directory, previous, wish)
+        given = resumed_spec(directory, previous, given, request.overrides, request.command)
     assert given is not None
-    return with_length(given) if previous is None else given, previous
+    for tracker in given.train.trackers:
+        tracker.check()
+    return given, previous
 
 
 def _train(given: Spec | None, request: Request, directory: RunDirectory, signals: Signals) -> Path:
     device = pick_device(request.device, say)
-    spec, previous = _resolved(given, request, directory)
-    check_parts(spec.model)
-    for tracker in spec.train.trackers:
-        tracker.check()
-    if previous is not None and (result := finished(directory, previous, spec, spec.train.steps)) is not None:
+    wanted, previous = _resolved(given, request, directory)
+    if (result := finished(directory, previous, wanted, wanted.train.steps)) is not None:
         return result
-    torch.manual_seed(spec.train.seed)
-    going_on = previous is not None and previous.contents is not None
-    source = None if going_on else _source(spec)
-    if source is not None and previous is None:
-        say_carried(spec, checkpoints.read_spec(source), TOKENIZERS)
-    kept = previous.path if previous is not None and going_on else source
-    data = _open_data(spec, checkpoints.read_assets(kept) if kept is not None else None)
-    changed = previous is not None and check_fingerprint(previous, data, request.accept_data)
-    task = build_task(spec.task, data.facts)
-    check_task(spec, task, data)
-    _describe(spec, data)
-    trained_on = _trained_on(spec, data, source, previous, changed)
-    if data.split("train").lengths is not None:
-        keep_few_kernels()
-    torch.manual_seed(spec.train.seed)
-    model = build_started(spec, data.facts, device, source, going_on)
-    model.to(device)
-    check_enough(spec, data.split("train"))
-    check_step(spec, data.facts, data.split("train"), model, device)
-    feed = Feed(data.split("train"), spec.train, spec.data.loader_workers(), device)
-    _describe_start(model, data, feed)
-    options, state = prepare(model, task, feed.first, spec)
-    check_readable(state)
-    spec = spec.model_copy(update={"train": options})
-    feed.channels_last = options.memory_format == "channels_last"
-    total = options.total_steps(feed.micro.per_epoch)
-    if options.steps is None and previous is not None:  # what epochs are in steps the data says
-        result = finished(directory, previous, spec, total)
-        if result is not None:
-            return result
+    saved = previous.contents if previous is not None else None
+    opened = open_run(wanted, previous.path if previous is not None else None)
+    data = opened.data
+    changed = check_fingerprint(saved, data, request.accept_data)
+    task = open_task(opened.spec, data)
+    trained_on = _trained_on(opened, saved, changed)
+    spec, model, state, feed = _set_up(opened, task, device, going_on=saved is not None)
+    total = spec.train.total_steps(feed.micro.per_epoch)
+    if spec.train.steps is None and (result := finished(directory, previous, spec, total)) is not None:
+        return result  # what epochs are in steps the data says
     _describe_steps(spec.train, total)
-    if previous is not None and previous.contents is not None:
-        state.restore(previous.contents.model, previous.contents.train, previous.contents.state)
-        assert previous.path is not None
-        mark_again(directory.checkpoints, previous.path, previous.contents)
-        say(f"resuming {directory.path} after step {state.step}")
-        before = previous.spec.train
-        _describe_bend(
-            options,
-            _foreseen(before, before.total_steps(feed.micro.per_epoch), state),
-            _foreseen(options, total, state),
-            state.step,
-        )
     if previous is not None:
-        state.division.read(directory.path)
+        _go_on(previous, state, feed, total, directory)
     with signals.held():
         if state.division.pieces:
             state.division.write(directory)
         parameters = sum(p.numel() for p in model.parameters())
         directory.about = {"total_steps": total, "metric": task.described(), "parameters": parameters}
         directory.begin(spec.to_yaml(), state.step)
-    changes = [*(previous.contents.state.get("data_changes", []) if previous and previous.contents else [])]
-    changes += [[state.step, data.fingerprint]] if changed else []
     run = Run(
         loaded=Loaded(directory.path, spec, data.facts, task, model, device, {**data.assets(), **trained_on}),
         state=state,
         feed=feed,
         validation=data.split("val") if "val" in data.splits else None,
         directory=directory,
-        contents=lambda s: _contents(spec, data, s, trained_on, changes),
+        origin=_origin(data, saved, changed),
         signals=signals,
-        total=_foreseen(options, total, state),
+        total=_foreseen(spec.train, total, state),
         resume_command=_resume_command(request, directory),
         observers=observers(spec, directory),
         news=[{"step": state.step, "data_changed": data.fingerprint}] if changed else [],
@@ -221,43 +171,64 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     return fit(run)
 
 
-def _source(spec: Spec) -> Path | None:
-    """The checkpoint that a run starts from; its tokenizer and normalisation are used."""
-    if not spec.init.checkpoint:
-        return None
-    return checkpoints.find(expand(spec.init.checkpoint, Path(), "init.checkpoint"))
+def _set_up(opened: Opened, task: Task, device: torch.device, going_on: bool) -> tuple[Spec, Model, TrainState, Feed]:
+    """The spec without any auto, the model, its state at step 0, and its batches."""
+    spec, facts, split = opened.spec, opened.data.facts, opened.data.split("train")
+    if split.lengths is not None:
+        keep_few_kernels()
+    model = assemble(spec, facts, device, opened.source, download=not going_on)
+    check_enough(spec, split)
+    check_step(spec, facts, split, model, device)
+    micro = micro_batches(split, spec.train)
+    _describe_start(spec, model, split)
+    spec, state = prepare(spec, model, task, lambda: on_device(micro[0], device))
+    check_readable(state)
+    return spec, model, state, Feed(micro, spec.train, spec.data.loader_workers(), device)
 
 
-def _open_data(spec: Spec, assets: Assets | None = None) -> DataSet:
-    return open_data(spec.data, base=Path(), seed=spec.train.seed, say=say, assets=assets)
+def _go_on(previous: Previous, state: TrainState, feed: Feed, total: int | None, directory: RunDirectory) -> None:
+    """Become the state of the run's checkpoint, where it has one; and divide micro-batches where it did."""
+    if previous.contents is not None and previous.path is not None:
+        state.restore(previous.contents.model, previous.contents.train, previous.contents.state)
+        mark_again(directory.checkpoints, previous.path, previous.contents)
+        say(f"resuming {directory.path} after step {state.step}")
+        before, now = previous.spec.train, feed.options
+        steps = _foreseen(before, before.total_steps(feed.micro.per_epoch), state)
+        _describe_bend(now, steps, _foreseen(now, total, state), state.step)
+    state.division.read(directory.path)
 
 
-def _describe(spec: Spec, data: DataSet) -> None:
-    for note in spec.task.notes(data.facts):
-        say(note)
+def _origin(data: DataSet, saved: Checkpoint | None, changed: bool) -> dict[str, Any]:
+    """What each checkpoint says of the data: its fingerprint, and [step, fingerprint] of each change that was accepted."""
+    changes = (
+        [*saved.state.get("data_changes", []), *([[saved.step, data.fingerprint]] if changed else [])] if saved else []
+    )
+    return {
+        "fingerprint": data.fingerprint,
+        "torch": torch.__version__,
+        **({"data_changes": changes} if changes else {}),
+    }
 
 
-def _trained_on(
-    spec: Spec, data: DataSet, source: Path | None, previous: Previous | None, changed: bool
-) -> dict[str, bytes]:
+def _trained_on(opened: Opened, saved: Checkpoint | None, changed: bool) -> dict[str, bytes]:
     """What the run's checkpoints keep of the items that they were trained on, by name; what splits share is said."""
+    data, task, source = opened.data, opened.spec.task.type, opened.source
     if "val" not in data.splits:
         say("no validation: no data is named for it and data.val_fraction is 0, so that no checkpoint is the best one")
     before = load_trained_on(checkpoints.read_assets(source).get(TRAINED_ON) if source is not None else None)
-    say_overlaps(data, spec.task.type, before, say)
-    if previous is not None and previous.contents is not None and TRAINED_ON in previous.contents.assets:
-        recorded = previous.contents.assets[TRAINED_ON]
-        return {TRAINED_ON: record(data, spec.task.type, load_trained_on(recorded)) if changed else recorded}
-    return {TRAINED_ON: record(data, spec.task.type, before)}
+    say_overlaps(data, task, before, say)
+    if saved is not None and TRAINED_ON in saved.assets:
+        recorded = saved.assets[TRAINED_ON]
+        return {TRAINED_ON: record(data, task, load_trained_on(recorded)) if changed else recorded}
+    return {TRAINED_ON: record(data, task, before)}
 
 
-def _describe_start(model: Module, data: DataSet, feed: Feed) -> None:
+def _describe_start(spec: Spec, model: Model, train: Split) -> None:
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     count = sum(p.numel() for p in model.parameters())
     frozen = f", {count - trainable:,} of them frozen" if trainable < count else ""
-    say(f"model: {count:,} parameters{frozen}; data: {len(feed.micro.split):,} training samples")
-    described = describe_weights(feed.options.optimizer, named_weights(model))
-    say(f"optimizer: {summary(described)}")
+    say(f"model: {count:,} parameters{frozen}; data: {len(train):,} training samples")
+    say(f"optimizer: {summary(describe_weights(spec.train.optimizer, named_weights(model)))}")
 
 
 def _describe_steps(options: TrainOptions, total: int | None) -> None:
@@ -287,26 +258,6 @@ def _describe_bend(options: TrainOptions, before: int, total: int, step: int) ->
             f"the run has {total:,} steps instead of {before:,}: its schedule is bent, and the learning rate goes on at "
             f"{now} of its peak, where it {ended}"
         )
-
-
-def _contents(
-    spec: Spec, data: DataSet, state: TrainState, trained_on: dict[str, bytes], changes: list[Any]
-) -> checkpoints.Contents:
-    weights, tensors, values = state.capture()
-    return checkpoints.Contents(
-        step=state.step,
-        model=weights,
-        train=tensors,
-        state={
-            **values,
-            "fingerprint": data.fingerprint,
-            "torch": torch.__version__,
-            **({"data_changes": changes} if changes else {}),  # [step, fingerprint] of each that was accepted
-        },
-        spec=spec.recorded(),
-        facts=data.facts.to_json(),
-        assets={**data.assets(), **trained_on},
-    )
 
 
 def _left(request: Request, directory: RunDirectory) -> str:

@@ -39,7 +39,7 @@ PATTERN = r"(?P<label>\w+)_(?P<speaker>\w+)_(?P<index>\d+)\.wav$"
 def opened(said: list[str] | None = None, **changes: Any) -> DataSet:
     values = {"files": ["sounds"], "pattern": PATTERN, "rate": 8000, "mels": 16, "val_fraction": 0, **changes}
     options = AudioOptions.model_validate(values)
-    return open_data(options, base=Path(), seed=0, say=(said if said is not None else []).append)
+    return open_data(options, base=Path(), say=(said if said is not None else []).append)
 
 
 def batch(data: DataSet, split: str, *samples: int, augment: bool = False, epoch: int = 0) -> dict[str, torch.Tensor]:

@@ -183,7 +183,7 @@ def _tokenizer() -> None:
     Path("text.txt").write_text("some text\n" * 100)
     tokenizer = {"type": "file", "path": "pipe.json"}
     options = TextOptions.model_validate({"files": ["text.txt"], "context": 8, "tokenizer": tokenizer})
-    open_data(options, base=Path(), seed=0, say=print)
+    open_data(options, base=Path(), say=print)
 
 
 @pytest.mark.parametrize(

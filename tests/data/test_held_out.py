@@ -1,4 +1,4 @@
-"""What is held out, for each form of data: sets of items against a count by hand. Disjoint, complete, the same for every seed."""
+"""What is held out, for each form of data: sets of items against a count by hand. Disjoint, complete, the same each time."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from bigmodel_cli.errors import DataError
 WORDS = [f"w{i:03d}" for i in range(130)]
 
 
-def opened(said: list[str] | None = None, seed: int = 0, **options: Any) -> DataSet:
+def opened(said: list[str] | None = None, **options: Any) -> DataSet:
     checked = SOURCES[options["type"]][0].model_validate(options)
-    return open_data(checked, base=Path.cwd(), seed=seed, say=(said if said is not None else []).append)
+    return open_data(checked, base=Path.cwd(), say=(said if said is not None else []).append)
 
 
 def texts_of(data: DataSet, split: str, name: str = "tokens") -> list[str]:
@@ -125,8 +125,7 @@ def test_a_tenth_of_the_items_is_held_out(form: Callable[[], Any]) -> None:
     assert any(
         "holding out 13 of 130 training " in line and "data.val_fraction: 0 turns it off" in line for line in said
     )
-    for seed in (1, 77):
-        assert read(opened(seed=seed, **options), "val") == val
+    assert read(opened(**options), "val") == val
     more = opened(**options, val_fraction=0.4)
     assert set(val) < set(read(more, "val"))  # a smaller part lies within a larger one
     assert len(more.split("val")) == 52
@@ -182,7 +181,7 @@ def test_cifar_opens_the_files_of_one_split(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
     options = SOURCES["cifar10"][0].model_validate({"type": "cifar10", "normalize": "none"})
     facts = {"image_shape": [3, 32, 32], "classes": ["c", "b", "a"]}
-    read = {"base": Path.cwd(), "seed": 0, "say": [].append}
+    read = {"base": Path.cwd(), "say": [].append}
     found = open_data(options, **read, assets={"facts.json": json.dumps(facts).encode()}, only="test")  # type: ignore[arg-type]
     rows = found.split("test").batch(np.arange(6), 0, 0, False)
     assert rows["label"].tolist() == [2, 1, 0, 2, 1, 0]  # by their names
@@ -269,7 +268,7 @@ def test_documents_of_a_text_are_held_out_at_random(form: str) -> None:
         assert document.removesuffix(own) + "|" in parts["train"]  # where it stops, it ends
     assert not set(whole) <= set(written[-len(whole) - 1 :])  # not the last files
     assert f"holding out {len(held):,} of {total:,} characters (in {len(whole) + len(cut)} of 16 documents)" in said[0]
-    again: Any = opened(seed=9, **options).split("val")
+    again: Any = opened(**options).split("val")
     assert again.tokens.tolist() == data.split("val").tokens.tolist()  # type: ignore[attr-defined]
     assert opened(**options, val_fraction=0).splits == ("train",)
 

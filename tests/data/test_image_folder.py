@@ -80,7 +80,7 @@ def test_no_folder_to_train_on() -> None:
     pictures("r/val/a/1.png", "r/Test/a/1.png")
     options = FolderOptions(root="r")
     with pytest.raises(DataError) as caught:
-        open_data(options, base=Path(), seed=0, say=print)
+        open_data(options, base=Path(), say=print)
     assert "r: it holds val, test, and no folder train (or training) beside it" in str(caught.value)
 
 
@@ -188,14 +188,14 @@ def test_a_split_whose_images_lie_in_no_class(only: str | None) -> None:
     """The layout of many competitions: classes to train on, and a flat folder of tests."""
     pictures("r/train/cat/1.png", "r/train/dog/2.png", "r/test/3.png")
     with pytest.raises(DataError, match=r"r/test: its images lie in no folders of classes.*predict"):
-        open_data(FolderOptions(root="r", val_fraction=0), base=Path(), seed=0, say=lambda _: None, only=only)
+        open_data(FolderOptions(root="r", val_fraction=0), base=Path(), say=lambda _: None, only=only)
     assert {n: len(s) for n, s in found(labelled=False).items()} == {"train": 2, "test": 1}
 
 
 def test_classes_that_differ_in_case_alone_are_said() -> None:
     pictures("r/cat/1.png", "r/Cat/2.png", "r/dog/3.png", "r/01/4.png", "r/1/5.png")
     said: list[str] = []
-    open_data(FolderOptions(root="r", val_fraction=0), base=Path(), seed=0, say=said.append)
+    open_data(FolderOptions(root="r", val_fraction=0), base=Path(), say=said.append)
     assert [s for s in said if "different labels" in s] == [
         "warning: '01' and '1' are read as different labels",
         "warning: 'Cat' and 'cat' are read as different labels",

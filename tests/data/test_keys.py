@@ -52,7 +52,7 @@ def opened(name: str) -> DataSet:
     if "sound" in name:
         write()
     options: Any = TypeAdapter(DataOptions).validate_python(FORMS[name])
-    return open_data(options, base=Path(), seed=0, say=[].append)
+    return open_data(options, base=Path(), say=[].append)
 
 
 @pytest.mark.parametrize("name", FORMS)

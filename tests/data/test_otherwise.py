@@ -33,7 +33,7 @@ CNN = f"model: {{type: cnn, layers: [{LAYERS}]}}\n"
 
 def opened(options: Any) -> tuple[Any, list[str]]:
     said: list[str] = []
-    return open_data(options, base=Path(), seed=0, say=said.append), said
+    return open_data(options, base=Path(), say=said.append), said
 
 
 def images(root: str, endings: tuple[str, ...] = (".png",), count: int = 6) -> None:

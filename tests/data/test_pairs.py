@@ -39,7 +39,7 @@ def test_pairs_as_tokens() -> None:
     write("c.txt.gz", sources)
     write("d.txt.gz", targets)
     said: list[str] = []
-    data = open_data(options(test_source=["c.txt.gz"], test_target=["d.txt.gz"]), base=Path(), seed=0, say=said.append)
+    data = open_data(options(test_source=["c.txt.gz"], test_target=["d.txt.gz"]), base=Path(), say=said.append)
     assert data.splits == ("train", "test")
     assert data.facts.context == 6
     train = data.split("train")
@@ -83,10 +83,8 @@ def test_a_table_of_two_columns_gives_what_two_files_give(form: str) -> None:
     Path(again).write_bytes(Path(name).read_bytes())
     values = {"train": [name], "test": [again], **columns, "context": 7, "tokenizer": {"type": "bytes"}}
     values |= {"val_fraction": 0}
-    data = open_data(PairTableOptions.model_validate(values), base=Path(), seed=0, say=lambda _: None)
-    files = open_data(
-        options(context=7, test_source=[copy_a], test_target=[copy_b]), base=Path(), seed=0, say=lambda _: None
-    )
+    data = open_data(PairTableOptions.model_validate(values), base=Path(), say=lambda _: None)
+    files = open_data(options(context=7, test_source=[copy_a], test_target=[copy_b]), base=Path(), say=lambda _: None)
     for split in ("train", "test"):
         got, want = (d.split(split).batch(np.arange(5), 0, 0, False) for d in (data, files))
         assert got.keys() == want.keys()
@@ -200,7 +198,7 @@ def test_what_evaluation_cuts_is_said() -> None:
     write("w.txt", ["abcdefg", "abcdefgh", "b"])
     given = options(target=["a.txt"], val_source=["v.txt"], val_target=["w.txt"], context=8)
     said: list[str] = []
-    open_data(given, base=Path(), seed=0, say=said.append)
+    open_data(given, base=Path(), say=said.append)
     assert "2 of 3 val sources are cut to 8 tokens" in said
     assert "1 of 3 val targets are cut to 8 tokens" in said
     assert not any("train" in line for line in said)

@@ -43,7 +43,7 @@ def options(**changes: Any) -> TableOptions:
 
 
 def opened(said: list[str] | None = None, **changes: Any) -> Any:
-    return open_data(options(**changes), base=Path(), seed=0, say=(said if said is not None else []).append)
+    return open_data(options(**changes), base=Path(), say=(said if said is not None else []).append)
 
 
 def test_every_form_gives_the_same_rows() -> None:
@@ -277,7 +277,7 @@ def test_a_character_that_the_checkpoint_does_not_know_is_placed() -> None:
     kept = opened(tokenizer=characters).assets()
     write("b.tsv", "a film\t1\nno, film\t0\n")
     with pytest.raises(DataError, match=r"b.tsv:2: ',' \(U\+002C\) at character 2 is not in the vocabulary"):
-        open_data(options(train=["b.tsv"], tokenizer=characters), base=Path(), seed=0, say=[].append, assets=kept)
+        open_data(options(train=["b.tsv"], tokenizer=characters), base=Path(), say=[].append, assets=kept)
 
 
 def test_a_tokenizer_without_an_end_is_refused() -> None:

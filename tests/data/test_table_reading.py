@@ -197,7 +197,7 @@ def test_what_may_be_meant_otherwise_is_said() -> None:
     said: list[str] = []
     file("p.tsv", '"a"\tb\n"c"\td\n')
     values = {"train": ["p.tsv"], "source": 0, "target": 1, "context": 8, "tokenizer": {"type": "bytes"}}
-    open_data(PairTableOptions.model_validate(values), base=Path(), seed=0, say=said.append)
+    open_data(PairTableOptions.model_validate(values), base=Path(), say=said.append)
     assert any("2 of 2 rows have a text in quotes" in line for line in said)
 
 
@@ -212,7 +212,7 @@ def test_labels_of_one_meaning_in_two_spellings_are_said() -> None:
     values = {"train": ["a.jsonl"], "text": ["t"], "label": "y", "context": 8, "tokenizer": {"type": "bytes"}}
     values["val_fraction"] = 0
     said: list[str] = []
-    data = open_data(TableOptions.model_validate(values), base=Path(), seed=0, say=said.append)
+    data = open_data(TableOptions.model_validate(values), base=Path(), say=said.append)
     assert data.facts.classes == ("01", "1", "2", "true")
     assert data.facts.class_counts == (1, 3, 1, 2)
     assert "warning: '1' and '01' are read as different labels" in said

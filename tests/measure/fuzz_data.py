@@ -169,7 +169,7 @@ def opened(values: dict[str, Any]) -> int:
 
     try:
         options = SOURCES[values["type"]][0].model_validate(values)
-        data = open_data(options, base=Path("case"), seed=0, say=say)
+        data = open_data(options, base=Path("case"), say=say)
         for name in data.splits:
             split = data.split(name)
             split.batch(np.arange(min(3, len(split))), 0, 0, name == "train")

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from bigmodel_cli.assemble import outline
 from bigmodel_cli.console import quantity, table
 from bigmodel_cli.data import open_data
 from bigmodel_cli.data.base import join
@@ -26,7 +27,7 @@ from bigmodel_cli.models import build
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.spec import load
 from bigmodel_cli.tasks import build_task
-from bigmodel_cli.train.memory import outline, plan
+from bigmodel_cli.train.memory import plan
 from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import train_step
 
@@ -82,7 +83,7 @@ def measured(name: str, data: Path, room: int) -> tuple[int, int]:
     load_torch()
     torch.set_num_threads(1)
     spec = load(SAMPLES / f"{name}.yaml", [*settings(name, data), "train.precision=fp32"])
-    found = open_data(spec.data, base=Path(), seed=0, say=lambda text: None)
+    found = open_data(spec.data, base=Path(), say=lambda text: None)
     split = found.split("train")
     foreseen = plan(spec, found.facts, split, outline(spec, found.facts))
     total = foreseen.memory.peak

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bigmodel_cli.config import Facts
 from bigmodel_cli.models.cnn import CNN, CNNOptions
 from bigmodel_cli.models.decoder import Decoder, DecoderOptions
-from bigmodel_cli.models.encoder import Encoder, EncoderOptions
+from bigmodel_cli.models.encoder import Encoder, EncoderOptions, FrameEncoder
 from bigmodel_cli.models.seq2seq import Seq2Seq, Seq2SeqOptions
 from bigmodel_cli.models.vit import ViT, ViTOptions
 from bigmodel_cli.parts.moe import MoEOptions
@@ -134,8 +134,7 @@ def test_an_encoder_starts_as_bert_suited_to_its_width() -> None:
 def test_frames_are_read_by_convolutions_that_start_as_torchs() -> None:
     torch.manual_seed(2)
     values = {"dim": C, "blocks": [{"mixer": ATTENTION}], "frontend": {"type": "conv", "stride": 4, "kernel": 5}}
-    model = Encoder(EncoderOptions.model_validate(values), Facts(frame_width=7, context=90, classes=("a", "b")))
-    assert model.frontend is not None
+    model = FrameEncoder(EncoderOptions.model_validate(values), Facts(frame_width=7, context=90, classes=("a", "b")))
     for conv in model.frontend.convs:
         assert isinstance(conv, nn.Conv1d)
         even(conv.weight, (conv.in_channels * 5) ** -0.5)

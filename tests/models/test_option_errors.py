@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bigmodel_cli import spec as specs
+from bigmodel_cli.assemble import build_model
 from bigmodel_cli.config import Facts
 from bigmodel_cli.errors import Faults, OptionError, SpecError, under
 
@@ -140,7 +141,7 @@ def told(text: str, facts: Facts, *overrides: str) -> list[str]:
     """What is told of a spec that cannot be typed or built."""
     Path("spec.yaml").write_text(text)
     with pytest.raises(SpecError) as caught:
-        specs.build_model(specs.load(Path("spec.yaml"), overrides), facts)
+        build_model(specs.load(Path("spec.yaml"), overrides), facts)
     return str(caught.value).splitlines()
 
 
@@ -212,11 +213,11 @@ from pathlib import Path
 from bigmodel_cli.plugins import name_plugins
 
 name_plugins([Path("odd.py")])
-from bigmodel_cli import spec
+from bigmodel_cli import assemble, spec
 from bigmodel_cli.config import Facts
 
 try:
-    spec.build_model(spec.load(Path(sys.argv[1]), sys.argv[2:]), Facts(vocab_size=257, context=64))
+    assemble.build_model(spec.load(Path(sys.argv[1]), sys.argv[2:]), Facts(vocab_size=257, context=64))
 except spec.SpecError as error:
     print(error)
 """

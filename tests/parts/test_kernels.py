@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bigmodel_cli.parts.kernels import SHORT, Rules, attend, plain
+from bigmodel_cli.parts.kernels import SHORT, Rules, attend, plain, weights
 
 
 def results(kind: torch.dtype, causal: bool, length: int, how: str) -> list[Tensor]:
@@ -18,7 +18,7 @@ def results(kind: torch.dtype, causal: bool, length: int, how: str) -> list[Tens
     if how == "fused":
         y = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
     else:
-        y = attend(q, k, v, rules) if how == "ours" else plain(q, k, v, rules)
+        y = attend(q, k, v, rules) if how == "ours" else plain(weights(q, k, rules), v, rules)
     y.float().square().sum().backward()
     assert q.grad is not None
     assert k.grad is not None

@@ -11,7 +11,7 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 
 from bigmodel_cli.config import Facts
 from bigmodel_cli.models.decoder import Decoder, DecoderOptions
-from bigmodel_cli.models.encoder import Encoder, EncoderOptions
+from bigmodel_cli.models.encoder import Encoder, EncoderOptions, FrameEncoder
 from bigmodel_cli.models.generate import generate
 from bigmodel_cli.models.seq2seq import Seq2Seq, Seq2SeqOptions
 from bigmodel_cli.parts.moe import MoEOptions
@@ -99,7 +99,7 @@ def models() -> dict[str, tuple[Any, Any]]:
     return {
         "decoder": (decoder, lambda m, rows: loss_of(task, m, {"tokens": torch.cat((rows, end.expand(len(rows), 1)), 1)})),
         "encoder": (Encoder(EncoderOptions.model_validate({"dim": 16, "blocks": blocks}), labels), lambda m, rows: m(rows)),
-        "frames": (Encoder(EncoderOptions.model_validate(frontend), sound), heard),
+        "frames": (FrameEncoder(EncoderOptions.model_validate(frontend), sound), heard),
         "seq2seq": (Seq2Seq(Seq2SeqOptions.model_validate(two), facts), lambda m, rows: m(rows, rows)),
     }  # fmt: skip
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from bigmodel_cli.parts import recurrence
 from bigmodel_cli.parts.attention import Attention, AttentionOptions
 from bigmodel_cli.parts.ffn import GeGLUOptions, GeluFFNOptions, ReluFFNOptions, SquaredReluFFNOptions, SwiGLUOptions
-from bigmodel_cli.parts.kernels import Rules, attend, flex, plain
+from bigmodel_cli.parts.kernels import Rules, attend, flex, plain, weights
 from bigmodel_cli.parts.norm import LayerNormOptions, RMSNormOptions
-from bigmodel_cli.parts.position import NTKScaling, RotaryOptions, SinusoidalOptions, alibi_slopes
+from bigmodel_cli.parts.position import RotaryOptions, SinusoidalOptions, alibi_slopes
+from bigmodel_cli.parts.rotary import NTKScaling
 from bigmodel_cli.parts.stream import ALONE, Place, Stream
 
 few = settings(max_examples=25, deadline=None)
@@ -230,7 +231,7 @@ def test_every_rule_of_the_kernels_equals_brute_force(
     }
     want = brute_force(q, k, v, rules, given)
     torch.testing.assert_close(attend(q, k, v, rules, **given), want)
-    torch.testing.assert_close(plain(q, k, v, rules, **given), want)
+    torch.testing.assert_close(plain(weights(q, k, rules, **given), v, rules), want)
     if not sunk:
         q, k, v = q.float(), k.float(), v.float()
         bias = None if given["bias"] is None else given["bias"].float()

@@ -21,13 +21,11 @@ from bigmodel_cli.parts.latent import LatentAttentionOptions
 from bigmodel_cli.parts.position import (
     AlibiOptions,
     LearnedOptions,
-    LinearScaling,
     NoPositionOptions,
-    NTKScaling,
     RotaryOptions,
     T5Options,
-    YarnScaling,
 )
+from bigmodel_cli.parts.rotary import LinearScaling, NTKScaling, YarnScaling
 from bigmodel_cli.parts.stream import Place, Stream
 
 LONG = 700

@@ -39,7 +39,8 @@ from bigmodel_cli.parts.gated_deltanet import GatedDeltaNetOptions
 from bigmodel_cli.parts.latent import LatentAttentionOptions
 from bigmodel_cli.parts.mamba2 import Mamba2Options
 from bigmodel_cli.parts.moe import MoEOptions
-from bigmodel_cli.parts.position import LinearScaling, RotaryOptions, T5Options, YarnScaling
+from bigmodel_cli.parts.position import RotaryOptions, T5Options
+from bigmodel_cli.parts.rotary import LinearScaling, YarnScaling
 from bigmodel_cli.parts.stream import Place
 
 some = settings(max_examples=12, deadline=None)

@@ -118,22 +118,22 @@ def test_images_and_recordings_count_their_classes_too() -> None:
             Path("pictures/train", label).mkdir(parents=True, exist_ok=True)
             Image.new("L", (8, 8), 20 * index + 5).save(f"pictures/train/{label}/{index}.png")
     values = {"root": "pictures", "val_fraction": 0.0}
-    data = open_data(FolderOptions.model_validate(values), base=Path(), seed=0, say=lambda _: None)
+    data = open_data(FolderOptions.model_validate(values), base=Path(), say=lambda _: None)
     assert (data.facts.classes, data.facts.class_counts) == (("bright", "dark"), (6, 3))
     unlabelled = FolderOptions.model_validate({**values, "labels": False})
-    assert open_data(unlabelled, base=Path(), seed=0, say=lambda _: None).facts.class_counts == ()
+    assert open_data(unlabelled, base=Path(), say=lambda _: None).facts.class_counts == ()
 
     write(count=4)
     Path("sounds/high_ann_0.wav").unlink()
     options = {"files": ["sounds"], "pattern": r"(?P<label>\w+)_\w+_(?P<index>\d+)\.wav$", "rate": 8000, "mels": 16}
     sound = AudioOptions.model_validate({**options, "split": {"val": {"index": [1]}}})
-    facts = open_data(sound, base=Path(), seed=0, say=lambda _: None).facts
+    facts = open_data(sound, base=Path(), say=lambda _: None).facts
     labels = [p.name for p in Path("sounds").iterdir() if not p.name.endswith("_1.wav")]
     wanted = tuple(sum(name.startswith(f"{c}_") for name in labels) for c in ("high", "low"))
     assert (facts.classes, facts.class_counts) == (("high", "low"), wanted)
     assert facts.class_counts[0] < facts.class_counts[1]
     units = AudioOptions.model_validate({**options, "units": "words"})
-    assert open_data(units, base=Path(), seed=0, say=lambda _: None).facts.class_counts == ()
+    assert open_data(units, base=Path(), say=lambda _: None).facts.class_counts == ()
 
 
 SPEC = """\

@@ -229,7 +229,7 @@ def test_windows_of_text_number_their_words() -> None:
 
     Path("words.txt").write_text("some words and more " * 40)
     values = {"files": ["words.txt"], "context": 12, "tokenizer": {"type": "characters"}, "words": True}
-    split = open_data(TextOptions.model_validate(values), base=Path(), seed=0, say=[].append).split("val")
+    split = open_data(TextOptions.model_validate(values), base=Path(), say=[].append).split("val")
     held = split.batch(np.arange(3), 0, 0, False)
     split.to(torch.device("cpu"))
     resident = split.batch(np.arange(3), 0, 0, False)

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from bigmodel_cli.config import Facts
 from bigmodel_cli.errors import SpecError
+from bigmodel_cli.frozen import freeze, still_modules
 from bigmodel_cli.models import ModelOptions, build
 from bigmodel_cli.modes import evaluating, training_mode
 from bigmodel_cli.recipe import InitOptions, TrainOptions
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.tasks import CausalLMOptions, ClassificationOptions
 from bigmodel_cli.train.choose import Choice, _one_pass, measure
-from bigmodel_cli.train.frozen import freeze, still_modules
 from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import train_step
 

@@ -180,7 +180,7 @@ def test_a_finished_run_has_nothing_left_to_do(
     def never(*arguments: Any) -> None:
         pytest.fail("it trains")
 
-    monkeypatch.setattr("bigmodel_cli.train.session.open_data", never)
+    monkeypatch.setattr("bigmodel_cli.train.setup.open_data", never)
     again = cli("pretrain", "--resume", "--out", "run")
     assert (again.status, again.out) == (0, done.out), again.err
     assert "there is nothing to do; --set train.steps=" in again.err

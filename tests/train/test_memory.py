@@ -9,13 +9,14 @@ import pytest
 import torch
 from conftest import Result
 
+from bigmodel_cli import assemble
 from bigmodel_cli.checkpoints import safe
 from bigmodel_cli.config import Facts
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models import stacks
 from bigmodel_cli.models.sizing import Oversize, watched
 from bigmodel_cli.spec import load
-from bigmodel_cli.train import memory, room
+from bigmodel_cli.train import room
 from bigmodel_cli.train.session import dry_run
 
 Cli = Callable[..., Result]
@@ -56,10 +57,10 @@ def test_an_absurd_size_is_refused_with_its_bytes_before_memory_is_taken(
     """Row 28: status 2, and nothing is drawn."""
     apart = changes.split(",") if "{" not in changes else [changes]
     spec = load(request.getfixturevalue(family), apart)
-    monkeypatch.setattr(memory, "total_memory", lambda device: 25 * 10**9)
+    monkeypatch.setattr(assemble, "total_memory", lambda device: 25 * 10**9)
     monkeypatch.setattr(torch.Tensor, "uniform_", lambda w, *a, **k: w if w.is_meta else pytest.fail("it is drawn"))
     with pytest.raises(SpecError, match=r"[0-9.,]+ [a-zA-Z]*B (for|with) .*make the model smaller") as found:
-        memory.build_within(spec, TOKENS if family == "decoder_spec" else IMAGES, torch.device("cpu"))
+        assemble.assemble(spec, TOKENS if family == "decoder_spec" else IMAGES, torch.device("cpu"))
     assert "recursion" not in str(found.value)
 
 
@@ -77,7 +78,7 @@ def test_a_batch_that_no_memory_holds_is_refused_with_the_micro_batch_that_fits(
     words: list[str], decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Row 88: status 2 before training, with the bytes."""
-    for place in (memory, room):
+    for place in (assemble, room):
         monkeypatch.setattr(place, "total_memory", lambda device: 10**6)
     sets = ["--set", "train.batch_size=100", "--set", "train.precision=fp32"]
     result = cli("pretrain", decoder_spec, "--out", "run", *words, *sets)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bigmodel_cli.train.loop import Run
+    from bigmodel_cli.train.run import Run
 
 
 class Observer:

@@ -15,7 +15,7 @@ from bigmodel_cli.rundir import MetricsLog
 from bigmodel_cli.train.observers.base import Observer
 
 if TYPE_CHECKING:
-    from bigmodel_cli.train.loop import Run
+    from bigmodel_cli.train.run import Run
 
 
 Points = list[tuple[int, float]]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
-    from bigmodel_cli.train.loop import Run
+    from bigmodel_cli.train.run import Run
 
 BAR_EVERY = 0.2
 LINE_EVERY = 10.0

@@ -18,7 +18,7 @@ from bigmodel_cli.train.observers.curve import drawn
 from bigmodel_cli.writing import Decoding, stream_text
 
 if TYPE_CHECKING:
-    from bigmodel_cli.train.loop import Run
+    from bigmodel_cli.train.run import Run
 
 SHOWN = 8
 

@@ -14,7 +14,7 @@ from bigmodel_cli.trackers import AnyTrackerOptions, TrackedRun, Tracker
 from bigmodel_cli.train.observers.base import Recorder
 
 if TYPE_CHECKING:
-    from bigmodel_cli.train.loop import Run
+    from bigmodel_cli.train.run import Run
 
 LIMIT = 60.0
 LIMIT_STOPPED = 10.0

@@ -1,0 +1,214 @@
+"""The only place where a model is built: from a spec and the data's facts, filled with its first weights, frozen.
+
+What a model would take is found without allocating it, on the meta device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bigmodel_cli import checkpoints
+from bigmodel_cli.config import Facts
+from bigmodel_cli.console import quantity, say
+from bigmodel_cli.device import total_memory
+from bigmodel_cli.errors import CheckpointError, SpecError
+from bigmodel_cli.frozen import freeze
+from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.models import Model, build, within
+from bigmodel_cli.models.sizing import Oversize, watched
+from bigmodel_cli.models.stacks import Stack, in_whole, shortened
+from bigmodel_cli.roles import Weight, named_weights
+from bigmodel_cli.spec import Spec
+
+ABSURD = 1 << 17
+"""A number in a model's options that makes one count its weights before any is made."""
+
+
+def assemble(
+    spec: Spec, facts: Facts, device: torch.device, source: Path | None = None, *, download: bool = True
+) -> Model:
+    """The model that training starts with, on its device: seeded, filled, and what `spec.init` freezes without a gradient.
+
+    Its weights are drawn, or those of the checkpoint `source`, with a new head where the classes differ. Pretrained ones are not
+    fetched where a checkpoint's weights come, at once or (without `download`) later. Raises `SpecError` where the model does not
+    fit the data or the device, and `CheckpointError` where the checkpoint's weights do not fit the model.
+    """
+    torch.manual_seed(spec.train.seed)
+    if source is None:
+        model = _drawn(spec if download else _without_download(spec), facts, device)
+    else:
+        model = _from_checkpoint(spec, facts, device, source)
+    freeze(model, spec.init)
+    return model.to(device)
+
+
+def build_model(spec: Spec, facts: Facts) -> Model:
+    """The model for data with these facts, with freshly drawn weights. Raises `SpecError` where they do not fit."""
+    with spec.placing():
+        return build(spec.model, facts)
+
+
+def build_for(spec: Spec, facts: Facts, weights: Mapping[str, Tensor], new_outputs: int = 0) -> Model:
+    """The model that these weights are for, but for a new head; `CheckpointError` before it becomes far larger than they are."""
+    with within(weights, new_outputs):  # not on the meta device: tables of positions are not among the weights
+        return build_model(_without_download(spec), facts)
+
+
+def _drawn(spec: Spec, facts: Facts, device: torch.device) -> Model:
+    """The model with drawn weights, given up before there are more than fit the device (`SpecError`).
+
+    Weights are counted as memory is asked for them, since building twice, once on the meta device, would cost more start-up time
+    than half of torch: operations on it import the compiler. Only a model that seems too large is counted there, exactly.
+    """
+    if _largest(spec.model.model_dump()) > ABSURD:  # filling what fits until the rest does not would take minutes
+        check_memory(spec, facts, device)
+    try:
+        with watched(total_memory(device) // _copies(spec)):
+            return build_model(spec, facts)
+    except (RuntimeError, MemoryError, Oversize) as error:  # the allocator's refusal, or ours
+        refused = error
+    check_memory(spec, facts, device)
+    if not isinstance(refused, Oversize):
+        raise refused
+    return build_model(spec, facts)  # what was counted beside the weights is no part of them
+
+
+def _from_checkpoint(spec: Spec, facts: Facts, device: torch.device, source: Path) -> Model:
+    contents = checkpoints.read(source, train_state=False)
+    if note := checkpoints.not_finite(contents.model.stream()):
+        raise CheckpointError(f"{source}: {note}; nothing can be learnt from there: start from another checkpoint")
+    model = build_for(spec, facts, contents.model, facts.outputs)
+    if state_bytes(spec, model.parameters()) > total_memory(device):
+        check_memory(spec, facts, device)
+    before = Facts.from_json(contents.facts)
+    task_differs = contents.spec["task"].get("type") != spec.task.type
+    what = "classes" if before.classes != facts.classes else "targets" if before.targets != facts.targets else ""
+    other = f"{what} differ" if what else "task differs" if task_differs else ""
+    try:
+        report = checkpoints.load_weights(model, contents.model, fresh=model.output_layers() if other else ())
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {_of_another_model(spec, contents.spec)}{error}") from None
+    say(f"weights: {len(report.loaded)} tensors from {source}")
+    if report.fresh:
+        say(f"newly initialised, since the {other}: {', '.join(report.fresh)}")
+    if report.ignored:
+        say(f"ignored of the checkpoint: {', '.join(report.ignored)}")
+    return model
+
+
+def _of_another_model(spec: Spec, before: Mapping[str, Any]) -> str:
+    """A sentence about a spec whose model is not the checkpoint's, or ''."""
+    options = spec.to_dict()["model"]
+    old = before["model"]
+    changed = [name for name in options if name != "classes" and options[name] != old.get(name)]
+    if options["type"] != old.get("type"):
+        return f"a model of type {old.get('type')}, and the spec's is {options['type']}; "
+    if not changed:
+        return ""
+    names = ", ".join(f"model.{name}" for name in changed[:3])
+    return f"the spec's model differs in {names}; leave it out to take the checkpoint's; "
+
+
+def _without_download(spec: Spec) -> Spec:
+    return spec.model_copy(update={"model": spec.model.without_download()})
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A model on the meta device, its weights frozen as the spec says, with long stacks of equal blocks cut short.
+
+    `short` is the model with short ones, `more` are those with a block more of each long stack; `weights` are the whole model's.
+    Nothing is cut where weights are frozen by the names of their blocks.
+    """
+
+    stacks: list[Stack]
+    short: Model
+    more: list[Model]
+    weights: list[Weight]
+
+    @property
+    def measured(self) -> list[Model]:
+        """What is run to know what the whole would cost."""
+        return [self.short, *self.more]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The weights themselves, without storage; equal blocks have the same ones."""
+        return [weight.tensor for weight in self.weights]
+
+
+def build_on_meta(spec: Spec, facts: Facts) -> Model:
+    """The model without storage. Raises `SpecError` where it does not fit the data."""
+    with watched(math.inf) as watch:
+        try:
+            with torch.device("meta"):
+                return build_model(spec, facts)
+        except RuntimeError as error:  # sizes whose product does not fit an integer
+            needed = 4 * math.prod(watch.shape) * _copies(spec)
+            shape, text = " x ".join(f"{n:,}" for n in watch.shape), str(error).splitlines()[0]
+    raise SpecError(
+        f"model: too large for any machine: one tensor of {shape} numbers needs {quantity(needed, 'B')} with its gradient and "
+        f"the optimizer's state ({text}); make the model smaller"
+    )
+
+
+def _largest(values: Any) -> int:
+    """The largest whole number in plain values."""
+    if isinstance(values, dict | list):
+        return max((_largest(v) for v in (values.values() if isinstance(values, dict) else values)), default=0)
+    return values if isinstance(values, int) else 0
+
+
+def state_bytes(spec: Spec, weights: Iterable[Tensor]) -> int:
+    """Bytes that weights, gradients, optimizer state and the moving average take."""
+    return sum(kept_bytes(spec, weights))
+
+
+def kept_bytes(spec: Spec, weights: Iterable[Tensor]) -> tuple[int, int, int]:
+    """(weights, gradients, optimizer state and average): frozen weights have no gradient, and nothing of the optimizer."""
+    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in weights]
+    every, trained = sum(size for size, _ in sizes), sum(size for size, moves in sizes if moves)
+    return every, trained, trained * spec.train.optimizer.copies + every * (spec.train.ema is not None)
+
+
+def _copies(spec: Spec) -> int:
+    """How many numbers are kept for each weight: itself, its gradient, the optimizer's, the average."""
+    return 2 + spec.train.optimizer.copies + (spec.train.ema is not None)
+
+
+def outline(spec: Spec, facts: Facts) -> Outline:
+    """The model without storage. Raises `SpecError` where it does not fit the data, or one of its tensors any machine."""
+    short, stacks, more = shortened(spec.model)
+    cut = bool(more) and not spec.init.freeze
+    try:
+        built = [
+            build_on_meta(spec.model_copy(update={"model": options}), facts)
+            for options in ([short, *more] if cut else [spec.model])
+        ]
+    except SpecError:
+        build_on_meta(spec, facts)  # whose blocks have the numbers that the file gives them
+        raise
+    for model in built:
+        freeze(model, spec.init)
+    weights = named_weights(built[0])
+    if not cut:
+        return Outline([], built[0], [], weights)
+    whole = in_whole(stacks, weights, lambda weight: weight.name, lambda weight, name: replace(weight, name=name))
+    return Outline(stacks, built[0], built[1:], whole)
+
+
+def check_memory(spec: Spec, facts: Facts, device: torch.device) -> Outline:
+    """The model's outline, after refusing one that cannot fit the device (`SpecError`)."""
+    found = outline(spec, facts)
+    needed, there = state_bytes(spec, found.tensors), total_memory(device)
+    if needed > there:
+        count = sum(p.numel() for p in found.tensors)
+        raise SpecError(
+            f"model: {count:,} parameters need {quantity(needed, 'B')} for weights, gradients and optimizer, and {device} has "
+            f"{quantity(there, 'B')}; make the model smaller"
+        )
+    return found

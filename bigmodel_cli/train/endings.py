@@ -1,0 +1,67 @@
+"""How a training ends: which checkpoint is its result, and what is shown of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bigmodel_cli import checkpoints
+from bigmodel_cli.failpoints import failpoint
+from bigmodel_cli.train.run import Run
+from bigmodel_cli.train.signals import Interrupted
+
+
+def impatient(run: Run) -> bool:
+    """Whether the validations no longer get better (train.patience), so that the run stops early; that is said."""
+    patience, waited = run.options.patience, run.state.since_best
+    if patience is None or waited < patience:
+        return False
+    run.say(f"stopping early: {waited} validations without a better {run.task.metric}")
+    return True
+
+
+def final_checkpoint(run: Run) -> Path:
+    """The checkpoint that the run's name stands for: the last one, or what train.patience or train.average_last make of it."""
+    if run.options.patience is not None and run.validation is not None:
+        if run.state.best is not None:
+            return best_as_last(run)
+        run.say(f"{run.task.metric} was not a finite number in any validation; the result is the last checkpoint")
+    if run.options.average_last is not None:
+        return average_as_last(run)
+    return checkpoints.find(run.directory.path)
+
+
+def best_as_last(run: Run) -> Path:
+    """Let `last` be the best checkpoint."""
+    best = checkpoints.find(run.directory.checkpoints / "best")
+    with run.signals.held():
+        checkpoints.mark(run.directory.checkpoints, "last", best)
+    return best
+
+
+def average_as_last(run: Run) -> Path:
+    """Commit the mean of the newest checkpoints' weights (Vaswani et al. 2017, section 6.1) as `average`, and let `last` be it."""
+    newest = run.keeping.averaged(run.directory.checkpoints, run.state.scores)
+    contents = run.contents()
+    contents.model = checkpoints.mean_weights([checkpoints.read(path, train_state=False).model for path in newest])
+    run.say(f"averaging the weights of the last {len(newest)} checkpoints, from step {newest[0].name[5:].lstrip('0')}")
+    if run.validation is not None:
+        with run.signals.held(), run.state.holding(contents.model), run.signals.let():
+            metrics = run.validate()
+    with run.signals.held():
+        if run.validation is not None:
+            run.tell(metrics, averaged=len(newest))
+        path = checkpoints.save(run.directory.checkpoints, contents, "average")
+        checkpoints.mark(run.directory.checkpoints, "last", path)
+    return path
+
+
+def show_result(run: Run) -> None:
+    """Show what the run's result can do; a signal ends that, and the run's result stands."""
+    try:
+        failpoint("train.showing")
+        with run.state.averaged():
+            run.observers.on_end(run)
+        run.observers.close()
+    except Interrupted:
+        run.signals.stopping()
+        run.say("stopped by a signal after the end of the training: what is shown at the end is left out")

@@ -1,0 +1,146 @@
+"""A run in training: what `fit` works with, and how it is validated and saved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bigmodel_cli import checkpoints
+from bigmodel_cli.data import Split
+from bigmodel_cli.failpoints import failpoint
+from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.loaded import Loaded
+from bigmodel_cli.recipe import TrainOptions
+from bigmodel_cli.rundir import RunDirectory
+from bigmodel_cli.scoring import judge, values_of
+from bigmodel_cli.tasks import Task
+from bigmodel_cli.train.feed import Feed
+from bigmodel_cli.train.keeping import Keeping
+from bigmodel_cli.train.observers import Observer
+from bigmodel_cli.train.signals import Signals
+from bigmodel_cli.train.state import UNKNOWN, TrainState
+
+
+@dataclass
+class Run:
+    """What `fit` works with; everything in it is built and resolved."""
+
+    loaded: Loaded  # the model in training; nothing in its spec is auto any more
+    state: TrainState
+    feed: Feed
+    validation: Split | None
+    directory: RunDirectory
+    origin: Mapping[str, Any]  # what each checkpoint says of the data that it was trained on
+    signals: Signals
+    total: int  # steps; of a run by the clock those that it will have at its rate so far
+    resume_command: str
+    observers: Observer
+    news: Sequence[dict[str, Any]] = ()  # records from before the first step
+    started: int = 0  # the step that this process began at, or went back to
+    compiling: bool = False  # the step in progress is the first one, which is compiled: that takes minutes
+
+    @property
+    def options(self) -> TrainOptions:
+        """How to train."""
+        return self.loaded.spec.train
+
+    @property
+    def task(self) -> Task:
+        """What is learnt."""
+        return self.loaded.task
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is computed."""
+        return self.loaded.device
+
+    def say(self, text: str) -> None:
+        """Tell whoever watches."""
+        self.observers.on_message(text)
+
+    @property
+    def reached(self) -> str:
+        """How far it has come, for people."""
+        step, minutes = self.state.step, self.options.minutes
+        if minutes is None:
+            return f"step {step} of {self.total}"
+        return f"step {step}, after {self.state.elapsed / 60:.2f} of {minutes:g} minutes of training"
+
+    @property
+    def interval(self) -> int | None:
+        """Steps between validations."""
+        return self.options.validation_interval(self.feed.micro.per_epoch)
+
+    @property
+    def keeping(self) -> Keeping:
+        """Which checkpoints stay."""
+        saving = self.options.checkpoint_every or self.interval
+        return Keeping(self.options, self.total, saving, self.task.higher_is_better)
+
+    def batches(self) -> Generator[list[dict[str, Tensor]]]:
+        """The micro-batches of each step from here on."""
+        end = self.total if self.options.minutes is None else UNKNOWN
+        return self.feed.steps(self.state.batch, end + self.state.passed)
+
+    def contents(self) -> checkpoints.Contents:
+        """A checkpoint's contents, as the state is now."""
+        weights, tensors, values = self.state.capture()
+        return checkpoints.Contents(
+            step=self.state.step,
+            model=weights,
+            train=tensors,
+            state={**values, **self.origin},
+            spec=self.loaded.spec.recorded(),
+            facts=self.loaded.facts.to_json(),
+            assets=self.loaded.assets,
+        )
+
+    def save(self, better: bool = False) -> None:
+        """Commit a checkpoint of this step, move `last` (and `best`), and prune those that the spec does not keep."""
+        state, folder = self.state, self.directory.checkpoints
+        self.observers.on_checkpoint(state.step)
+        path = checkpoints.save(folder, self.contents())
+        checkpoints.mark(folder, "last", path)
+        if better:
+            checkpoints.mark(folder, "best", path)
+        self.keeping.prune(folder, state.scores)
+        self.directory.write_status("running", 0, "", state.step, path)
+
+    def validate(self) -> dict[str, float]:
+        """Metrics over the whole validation split, with the averaged weights where there are any."""
+        assert self.validation is not None
+        failpoint("train.validating")
+        state, division = self.state, self.state.division
+        rows = division.validation_at(state.batch)
+        with self.signals.held(), state.averaged(), self.signals.let():
+            judged = judge(self.loaded, self.validation, self.task.validation_text_metrics or None, rows, self.say)
+        if judged.halved:
+            division.validation[state.batch] = judged.rows
+            division.write(self.directory)
+        return values_of(self.task, judged.measures)
+
+    def tell(self, metrics: dict[str, float], averaged: int | None = None) -> None:
+        """Record and show a validation, of the mean of so many checkpoints where that is the run's result.
+
+        Its batch is recorded too where memory made it smaller than the spec's.
+        """
+        rows = self.state.division.validation.get(self.state.batch)
+        facts = {"averaged": averaged, "validation_batch": rows}
+        given = {name: value for name, value in facts.items() if value is not None}
+        self.observers.on_validation({"step": self.state.step, **given, "val": metrics})
+
+    def note(self, metrics: dict[str, float]) -> bool:
+        """Tell and note a validation; True where it is the best so far, which what is not a finite number never is."""
+        self.tell(metrics)
+        state, value = self.state, metrics[self.task.metric]
+        finite = math.isfinite(value)
+        better = finite and (
+            state.best is None or (value > state.best if self.task.higher_is_better else value < state.best)
+        )
+        state.scores[str(state.step)] = value if finite else None
+        state.since_best = 0 if better else state.since_best + 1
+        if better:
+            state.best = value
+        return better

@@ -1,0 +1,130 @@
+"""How a run is set up, for training, a dry run and `bench` alike: its data and task opened and checked, its state at step 0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bigmodel_cli import checkpoints
+from bigmodel_cli.console import say
+from bigmodel_cli.data import DataSet, open_data, open_or_expect
+from bigmodel_cli.data.files import expand
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.frozen import still_modules
+from bigmodel_cli.lazy import Tensor
+from bigmodel_cli.loaded import TOKENIZERS, say_carried
+from bigmodel_cli.metrics.text import need_libraries
+from bigmodel_cli.models import Model
+from bigmodel_cli.modes import training_mode
+from bigmodel_cli.promises import check_parts
+from bigmodel_cli.recipe import TrainOptions
+from bigmodel_cli.roles import named_weights
+from bigmodel_cli.spec import Spec, of_checkpoint
+from bigmodel_cli.tasks import Task, build_task
+from bigmodel_cli.train.choose import apply, choose
+from bigmodel_cli.train.smaller import Division, fitted
+from bigmodel_cli.train.state import LossScale, TrainState
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run's spec with its data, and the checkpoint whose weights it starts with; None for weights drawn anew, or for its own."""
+
+    spec: Spec
+    data: DataSet
+    source: Path | None
+
+
+def open_run(spec: Spec, resumed: Path | None = None, *, expect: bool = False) -> Opened:
+    """Open the data of a run; a checkpoint's tokenizer and normalisation are used, its own (`resumed`) or that of `spec.init`.
+
+    Where the data is not there, what is known of it stands in if that is to be `expect`ed.
+    """
+    check_parts(spec.model)
+    source = source_of(spec) if resumed is None else None
+    if source is not None:
+        spec = _with_length(spec, source)
+        say_carried(spec, checkpoints.read_spec(source), TOKENIZERS)
+    kept = resumed or source
+    assets = checkpoints.read_assets(kept) if kept is not None else None
+    if expect:
+        return Opened(spec, open_or_expect(spec.data, say=say, assets=assets), source)
+    return Opened(spec, open_data(spec.data, base=Path(), say=say, assets=assets), source)
+
+
+def source_of(spec: Spec) -> Path | None:
+    """The checkpoint that `spec.init` names. Raises `CheckpointError` where it is not there."""
+    named = spec.init.checkpoint
+    return checkpoints.find(expand(named, Path(), "init.checkpoint")) if named else None
+
+
+def _with_length(spec: Spec, source: Path) -> Spec:
+    """The spec with the length of the checkpoint that it starts from, where that is longer than the new data's context.
+
+    A finetuning whose `model.max_len` is open keeps all positions: a table of learned ones has that many rows.
+    """
+    before = of_checkpoint(checkpoints.read_spec(source), source)
+    length = before.model.longest() or before.data.longest() or 0
+    if length <= (spec.data.longest() or length):
+        return spec
+    return spec.model_copy(update={"model": spec.model.with_longest(length)})
+
+
+def open_task(spec: Spec, data: DataSet) -> Task:
+    """The task, once it is checked; what is to be known of it is said.
+
+    Raises `SpecError` where the data lacks what the task reads, the model is not made for it, or a library is missing.
+    """
+    task = build_task(spec.task, data.facts)
+    _check_task(spec, task, data)
+    for note in spec.task.notes(data.facts):
+        say(note)
+    return task
+
+
+def _check_task(spec: Spec, task: Task, data: DataSet) -> None:
+    task.check(spec.model, data.facts, data.names(), spec.data.type)
+    if spec.train.patience is not None and "val" not in data.splits:
+        raise SpecError(
+            "train.patience: there is no validation by which to stop; name validation data, or leave data.val_fraction out "
+            "to hold out a tenth of the training data"
+        )
+    train = spec.train
+    validates = train.validate_every is not None or train.validate_epochs is not None
+    if train.patience is not None and not validates:
+        raise SpecError(
+            "train.patience: it counts validations, and there is one alone, at the end; give train.validate_every"
+        )
+    if train.average_last is not None and train.average_last > 1 and not (validates or train.checkpoint_every):
+        raise SpecError(
+            f"train.average_last: {train.average_last} checkpoints, and one alone is saved, at the end; give "
+            "train.checkpoint_every"
+        )
+    if train.rewind is not None and not (validates or train.checkpoint_every):
+        raise SpecError(
+            "train.rewind: it goes back to the last checkpoint, and one alone is saved, at the end; give train.checkpoint_every"
+        )
+    if train.batch_tokens is not None and train.batch_size != TrainOptions.model_fields["batch_size"].default:
+        say(
+            f"train.batch_size: {train.batch_size} is not read, since train.batch_tokens: {train.batch_tokens} fills the batches; "
+            "set that to null for batches of so many samples"
+        )
+    need_libraries(task.validation_text_metrics)
+
+
+def prepare(spec: Spec, model: Model, task: Task, first: Callable[[], dict[str, Tensor]]) -> tuple[Spec, TrainState]:
+    """The spec without any auto in `train`, and the state at step 0; `first` gives a micro-batch to measure with.
+
+    The model comes from `assemble`.
+    """
+    still, options, division = still_modules(model, spec.init), spec.train, Division()
+    training_mode(model, still)
+    if "auto" in (options.precision, options.memory_format, options.compile):
+        options = fitted(
+            division, 0, options, [first()], lambda parts: choose(model, task, parts[0], spec.train, say), say
+        )
+    apply(model, options)
+    optimizer, scale = options.optimizer.build(named_weights(model)), LossScale.of(options.precision)
+    state = TrainState(model, optimizer, options.ema, still=still, loss_scale=scale, division=division)
+    return spec.model_copy(update={"train": options}), state
