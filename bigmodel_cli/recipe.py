@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, Options, Positive, Probability, Seed, Steps
 from bigmodel_cli.optim import AdamWOptions, OptimizerOptions
-from bigmodel_cli.schedule import Schedule
+from bigmodel_cli.schedules import SCHEDULES, ConstantOptions, ScheduleOptions
 from bigmodel_cli.trackers import TrackerOptions
 
 VALIDATION_TOKENS = 1 << 14
@@ -19,6 +19,8 @@ VALIDATION_TOKENS = 1 << 14
 
 OLD_NAMES = {"tensorboard": "tensorboard"}
 """Options of older specs and checkpoints that were true or false, each with the tracker that stands for true."""
+OLD_SCHEDULE = {"type", "warmup", "final", "decay"}
+"""What older specs and checkpoints recorded of a schedule of any type."""
 
 
 class RewindOptions(Options):
@@ -52,7 +54,7 @@ class TrainOptions(Options):
         None, description="samples (with batch_tokens: tokens) that pass through the model at once; all when left out"
     )
     optimizer: OptimizerOptions = Field(AdamWOptions(), description="how gradients become updates")
-    schedule: Schedule = Field(Schedule(), description="the learning rate over the run")
+    schedule: ScheduleOptions = Field(ConstantOptions(), description="the learning rate over the run")
     clip: Positive | None = Field(None, description="largest norm of the gradient; a longer one is shortened")
     ema: Probability | None = Field(
         None, description="decay of an exponential moving average of the weights, used to evaluate"
@@ -98,6 +100,10 @@ class TrainOptions(Options):
         if not isinstance(values, dict):
             return values
         values = dict(values)
+        schedule = values.get("schedule")
+        if isinstance(schedule, dict) and schedule.keys() == OLD_SCHEDULE and str(schedule["type"]) in SCHEDULES:
+            own = SCHEDULES[str(schedule["type"])].model_fields
+            values["schedule"] = {name: value for name, value in schedule.items() if name in own}
         for name in OLD_NAMES.keys() & values.keys():
             if isinstance(values[name], bool):
                 item, given = OLD_NAMES[name], values.get("trackers", [])

@@ -1,15 +1,12 @@
-"""Data: files to dicts of tensors with named keys. One file for each form, one line in the table."""
+"""Data: files to dicts of tensors with named keys. One file for each form, one name in the table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field
-
-from bigmodel_cli.config import Options
-from bigmodel_cli.data.audio import AudioOptions, open_audio
+from bigmodel_cli.config import Table
+from bigmodel_cli.data.audio import AudioOptions
 from bigmodel_cli.data.base import FACTS, AnyDataOptions, Assets, DataSet, Say, Split
 from bigmodel_cli.data.cleaning import lines_of
 from bigmodel_cli.data.docstrings import DocstringsOptions
@@ -21,7 +18,6 @@ from bigmodel_cli.data.images import (
     FolderOptions,
     MNISTOptions,
     ParquetOptions,
-    open_images,
 )
 from bigmodel_cli.data.inputs import (
     Item,
@@ -32,54 +28,39 @@ from bigmodel_cli.data.inputs import (
 )
 from bigmodel_cli.data.kinds import input_of, random_batch, target_of
 from bigmodel_cli.data.overlap import check_held_out, exposure, record, say_overlaps
-from bigmodel_cli.data.pairs import PairsOptions, PairTableOptions, open_pairs
+from bigmodel_cli.data.pairs import PairsOptions, PairTableOptions
 from bigmodel_cli.data.pixels import denormalise, prepare_image
-from bigmodel_cli.data.table import TableOptions, open_table
-from bigmodel_cli.data.text import StdlibOptions, TextOptions, open_text
+from bigmodel_cli.data.table import TableOptions
+from bigmodel_cli.data.text import StdlibOptions, TextOptions
 from bigmodel_cli.data.tokenizer import ASSET as TOKENIZER
 from bigmodel_cli.data.tokenizer import SOURCE_ASSET as SOURCE_TOKENIZER
 from bigmodel_cli.data.tokenizer import Tokenizer, load_source_tokenizer, load_tokenizer, read_tokenizer
 from bigmodel_cli.data.trained_on import ASSET as TRAINED_ON
 from bigmodel_cli.data.trained_on import load as load_trained_on
 
-DataOptions = Annotated[
-    TextOptions
-    | StdlibOptions
-    | PairsOptions
-    | PairTableOptions
-    | DocstringsOptions
-    | TableOptions
-    | MNISTOptions
-    | FashionMNISTOptions
-    | CIFAR10Options
-    | CIFAR100Options
-    | DigitsOptions
-    | FolderOptions
-    | ParquetOptions
-    | AudioOptions,
-    Field(discriminator="type"),
-]
-
-SOURCES: dict[str, tuple[type[Options], Callable[..., DataSet]]] = {
-    "text": (TextOptions, open_text),
-    "stdlib": (StdlibOptions, open_text),
-    "pairs": (PairsOptions, open_pairs),
-    "pair_table": (PairTableOptions, open_pairs),
-    "docstrings": (DocstringsOptions, open_pairs),
-    "table": (TableOptions, open_table),
-    "mnist": (MNISTOptions, open_images),
-    "fashion_mnist": (FashionMNISTOptions, open_images),
-    "cifar10": (CIFAR10Options, open_images),
-    "cifar100": (CIFAR100Options, open_images),
-    "digits": (DigitsOptions, open_images),
-    "image_folder": (FolderOptions, open_images),
-    "parquet_images": (ParquetOptions, open_images),
-    "audio": (AudioOptions, open_audio),
-}
+SOURCES = Table(
+    "data",
+    AnyDataOptions,
+    TextOptions,
+    StdlibOptions,
+    PairsOptions,
+    PairTableOptions,
+    DocstringsOptions,
+    TableOptions,
+    MNISTOptions,
+    FashionMNISTOptions,
+    CIFAR10Options,
+    CIFAR100Options,
+    DigitsOptions,
+    FolderOptions,
+    ParquetOptions,
+    AudioOptions,
+)
+DataOptions = Annotated[AnyDataOptions, SOURCES]
 
 
 def open_data(
-    options: Any, *, base: Path, seed: int, say: Say, assets: Assets | None = None, only: str | None = None
+    options: AnyDataOptions, *, base: Path, seed: int, say: Say, assets: Assets | None = None, only: str | None = None
 ) -> DataSet:
     """The data that the options describe.
 
@@ -88,7 +69,7 @@ def open_data(
     is read that it does not need, and all facts are the checkpoint's, its classes too. Raises `DataError`, and `SpecError`
     for what the checkpoint does not know.
     """
-    return SOURCES[options.type][1](options, base=base, seed=seed, say=say, assets=assets, only=only)
+    return options.open(base=base, seed=seed, say=say, assets=assets, only=only)
 
 
 __all__ = [

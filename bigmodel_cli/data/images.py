@@ -81,6 +81,12 @@ class _ImageOptions(AnyDataOptions):
         1.0, description="part of each class of the training split that is kept: the same images for every seed"
     )
 
+    def open(
+        self, *, base: Path, seed: int, say: Say, assets: Assets | None = None, only: str | None = None
+    ) -> DataSet:
+        """The images."""
+        return _open_images(self, base, say, assets, only)
+
     @model_validator(mode="after")
     def _labels_to_keep(self) -> _ImageOptions:
         if self.label_fraction < 1 and not self.labels:
@@ -202,9 +208,7 @@ class ParquetOptions(_ImageOptions):
         return read_parquet(files, self.image_column, self.label_column if self.labels else None)
 
 
-def open_images(
-    options: Any, *, base: Path, seed: int, say: Say, assets: Assets | None = None, only: str | None = None
-) -> DataSet:
+def _open_images(options: Any, base: Path, say: Say, assets: Assets | None, only: str | None) -> DataSet:
     """The images of a source as splits; a checkpoint's normalisation is used when `assets` has one."""
     known = facts_of(assets) if only is not None else None
     named = options.named(base)
