@@ -119,6 +119,8 @@ class TrainOptions(Options):
             raise ValueError("give either validate_every or validate_epochs, not both")
         if self.average_last is not None and self.patience is not None:
             raise ValueError("average_last takes the newest checkpoints and patience the best one; give one of them")
+        if self.ema is not None and self.optimizer.averages:
+            raise ValueError(f"ema: {self.optimizer.type} averages the weights itself; leave ema out")
         kinds = [tracker.type for tracker in self.trackers]
         if twice := [kind for kind in kinds if kinds.count(kind) > 1]:
             raise ValueError(f"trackers: {twice[0]} is given twice")
@@ -161,6 +163,11 @@ class TrainOptions(Options):
         Epochs are as they are written: the float nearest to 0.1 is a little more, which would cost a step.
         """
         return max(1, math.ceil(Fraction(repr(epochs)) * per_epoch / self.accumulate))
+
+    def remarks(self, total: int) -> list[str]:
+        """What there is to say of the learning rate over a run of so many steps: for people."""
+        last, peak = (self.schedule.factor(step, total) for step in (total - 1, min(self.schedule.warmup, total - 1)))
+        return [*self.schedule.remarks(total), *self.optimizer.remarks(last / peak if peak else 1.0)]
 
     def validation_interval(self, per_epoch: Fraction) -> int | None:
         """Steps between validations, or None for the end of the run only."""

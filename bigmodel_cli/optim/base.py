@@ -26,6 +26,8 @@ class AnyOptimizerOptions(Options):
     lr: Positive = Field(description="peak learning rate")
     copies: ClassVar[int]
     """Of the weights, in the optimizer's state."""
+    averages: ClassVar[bool] = False
+    """Whether the optimizer itself averages the weights that are evaluated and saved."""
 
     def scratch(self, sizes: list[int]) -> int:
         """Bytes that an update needs for itself, for weights of these sizes in bytes: here the scaled gradients."""
@@ -34,6 +36,10 @@ class AnyOptimizerOptions(Options):
     @abstractmethod
     def build(self, weights: Iterable[Weight]) -> Optimizer:
         """The optimizer of these weights."""
+
+    def remarks(self, last: float) -> list[str]:
+        """What is to be said of a run whose learning rate ends at this fraction of its peak: for people."""
+        return []
 
     def mover(self, role: Role) -> tuple[str, float]:
         """Which optimizer moves a weight of that role, and with how much decay."""
@@ -53,6 +59,7 @@ class Optimizer(ABC):
         rest = [i for i, w in enumerate(self.weights) if not w.role.decayed]
         self.groups = [(group, decay) for group, decay in ((decayed, weight_decay), (rest, 0.0)) if group]
         self.state = {slot: [torch.zeros_like(p) for p in self.parameters] for slot in self.slots}
+        self.averaged: dict[str, torch.Tensor] = {}  # weights to evaluate and save in place of the parameters, by name
         self.steps = 0
 
     def gradients(self) -> list[torch.Tensor]:

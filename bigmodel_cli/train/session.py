@@ -252,7 +252,7 @@ def _describe_start(model: Module, data: DataSet, feed: Feed) -> None:
 
 
 def _describe_steps(spec: Spec, total: int) -> None:
-    for remark in spec.train.schedule.remarks(total):
+    for remark in spec.train.remarks(total):
         say(remark)
 
 
