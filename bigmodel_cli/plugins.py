@@ -88,10 +88,12 @@ def name_plugins(paths: list[Path], option: str = "--plugin ") -> None:
         if not os.path.isfile(path):
             what = "this is no file" if os.path.exists(path) else refusal(path) or "no such file"
             raise SpecError(f"{option}{path}: {what}")
-    if paths and "bigmodel_cli.tables" in sys.modules:
+    value = json.dumps([[str(path), str(path.resolve())] for path in paths])
+    if not paths or os.environ.get(VARIABLE) == value:
+        return
+    if "bigmodel_cli.tables" in sys.modules:
         raise SpecError("--plugin: too late, the tables are joined already")
-    if paths:
-        os.environ[VARIABLE] = json.dumps([[str(path), str(path.resolve())] for path in paths])
+    os.environ[VARIABLE] = value
 
 
 def join(tables: Iterable[Table[Any]]) -> None:
