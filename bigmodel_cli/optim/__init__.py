@@ -12,7 +12,14 @@ from bigmodel_cli.optim.schedule_free import ScheduleFreeAdamWOptions
 from bigmodel_cli.optim.sgd import SGDOptions
 from bigmodel_cli.optim.summary import describe_weights, summary
 
-OPTIMIZERS = Table("optimizer", AnyOptimizerOptions, AdamWOptions, SGDOptions, MuonOptions, ScheduleFreeAdamWOptions)
+OPTIMIZERS = Table(
+    "optimizer",
+    AnyOptimizerOptions,
+    AdamWOptions,
+    SGDOptions,
+    MuonOptions,
+    ScheduleFreeAdamWOptions,
+)
 OptimizerOptions = Annotated[AnyOptimizerOptions, OPTIMIZERS]
 
 __all__ = [

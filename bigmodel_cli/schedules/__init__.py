@@ -13,7 +13,13 @@ from bigmodel_cli.schedules.linear import LinearOptions
 from bigmodel_cli.schedules.wsd import WSDOptions
 
 SCHEDULES = Table(
-    "schedule", AnyScheduleOptions, ConstantOptions, LinearOptions, CosineOptions, InverseSqrtOptions, WSDOptions
+    "schedule",
+    AnyScheduleOptions,
+    ConstantOptions,
+    LinearOptions,
+    CosineOptions,
+    InverseSqrtOptions,
+    WSDOptions,
 )
 ScheduleOptions = Annotated[AnyScheduleOptions, SCHEDULES]
 
