@@ -10,6 +10,7 @@ from bigmodel_cli.schedules.constant import ConstantOptions
 from bigmodel_cli.schedules.cosine import CosineOptions
 from bigmodel_cli.schedules.inverse_sqrt import InverseSqrtOptions
 from bigmodel_cli.schedules.linear import LinearOptions
+from bigmodel_cli.schedules.multistep import MultistepOptions
 from bigmodel_cli.schedules.wsd import WSDOptions
 
 SCHEDULES = Table(
@@ -20,6 +21,7 @@ SCHEDULES = Table(
     CosineOptions,
     InverseSqrtOptions,
     WSDOptions,
+    MultistepOptions,
 )
 ScheduleOptions = Annotated[AnyScheduleOptions, SCHEDULES]
 
