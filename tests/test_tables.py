@@ -198,7 +198,7 @@ def test_what_a_plugins_class_lacks_is_said_with_its_line(monkeypatch: pytest.Mo
         type: Literal["loose"] = "loose"
 
     with pytest.raises(
-        Exception, match=r"Loose is no subclass of bigmodel_cli\.tasks\.base\.AnyTaskOptions: it lacks .*build"
+        SpecError, match=r"Loose is no subclass of bigmodel_cli\.tasks\.base\.AnyTaskOptions: it lacks .*build"
     ):
         plugins._name("loose.py", Loose, AnyTaskOptions)
 
