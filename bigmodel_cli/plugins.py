@@ -106,7 +106,7 @@ def join(tables: Iterable[Table[Any]]) -> None:
             for options in found:
                 name = _name(text, options, kinds[kind].base)
                 if name in kinds[kind]:
-                    raise SpecError(f"{text}: a {kind} of type {name!r} is there already; choose another name")
+                    raise SpecError(f"{text}: {kind} {name!r} is there already; choose another name")
                 kinds[kind][name] = options
                 _ORIGINS[options] = (kind, Path(text))
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, ClassVar, Literal
 
 import pydantic
@@ -20,9 +21,10 @@ from bigmodel_cli import plugins
 from bigmodel_cli.catalog import catalog
 from bigmodel_cli.config import Options, Table, typed
 from bigmodel_cli.errors import SpecError
+from bigmodel_cli.models.cnn import CNNOptions
 from bigmodel_cli.optim import OPTIMIZERS
 from bigmodel_cli.optim.base import AnyOptimizerOptions, Optimizer
-from bigmodel_cli.promises import check_other
+from bigmodel_cli.promises import check_other, check_plugins
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import Weight
 from bigmodel_cli.schedules import SCHEDULES
@@ -180,6 +182,16 @@ def test_promises_of_optimizers_and_schedules_that_are_not_kept_are_told() -> No
 def test_every_optimizer_and_schedule_of_the_package_keeps_its_promises(kind: str, type: str) -> None:
     table = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}[kind]
     assert all(finding.kept for finding in check_other(kind, table[type].model_validate({"type": type})))
+
+
+def test_training_refuses_a_plugins_optimizer_that_does_not_keep_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "_ORIGINS", {ForgetfulOptions: ("optimizer", Path("own.py"))})
+    train = TrainOptions.model_construct(steps=1, optimizer=ForgetfulOptions())
+    spec = SimpleNamespace(model=CNNOptions.model_construct(layers=[]), train=train)
+    with pytest.raises(
+        SpecError, match=r"^train\.optimizer: forgetful \(own\.py\) does not keep what an optimizer promises"
+    ):
+        check_plugins(spec)
 
 
 def test_what_a_plugins_class_lacks_is_said_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:

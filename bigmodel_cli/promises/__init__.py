@@ -23,7 +23,7 @@ from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.models import ModelOptions, sees_both_sides
 from bigmodel_cli.parts.contract import looks_ahead
 from bigmodel_cli.parts.stream import Place
-from bigmodel_cli.plugins import line_of, parts_from_files
+from bigmodel_cli.plugins import PluginPart, line_of, parts_from_files
 from bigmodel_cli.promises import forms, sequence, training
 from bigmodel_cli.promises.trial import LONGEST, Broken, Trial, first_line
 
@@ -176,13 +176,25 @@ def check_parts(model: ModelOptions) -> None:
                 say(f"{part.path}: {part.options.type} does not promise {finding.promise!r}: its options say so")
             elif finding.kept is False:
                 broken.append(finding)
-        if broken:
-            lines = "".join(f"\n  {finding.line()}" for finding in broken)
-            file = shlex.quote(str(part.file))
-            raise SpecError(
-                f"{part.path}: {part.options.type} ({part.file}) does not keep what a {part.slot} promises; mend it, or "
-                f"name the promise in not_promised of its options (`bigmodel check {file}` tries all):{lines}"
-            )
+        _refuse(part, broken)
 
 
-__all__ = ["OF_SLOT", "REMEDIES", "Finding", "check_other", "check_part", "check_parts"]
+def check_plugins(spec: Any) -> None:
+    """Try the parts of plugins in a spec, and their optimizer and schedule. Raises `SpecError` as `check_parts` does."""
+    check_parts(spec.model)
+    for part in parts_from_files(spec.train, "train"):
+        if part.slot in training.TRIES:
+            _refuse(part, [f for f in check_other(part.slot, part.options) if f.kept is False])
+
+
+def _refuse(part: PluginPart, broken: list[Finding]) -> None:
+    if broken:
+        lines = "".join(f"\n  {finding.line()}" for finding in broken)
+        file, article = shlex.quote(str(part.file)), "an" if part.slot == "optimizer" else "a"
+        raise SpecError(
+            f"{part.path}: {part.options.type} ({part.file}) does not keep what {article} {part.slot} promises; mend it, or "
+            f"name the promise in not_promised of its options (`bigmodel check {file}` tries all):{lines}"
+        )
+
+
+__all__ = ["OF_SLOT", "REMEDIES", "Finding", "check_other", "check_part", "check_parts", "check_plugins"]

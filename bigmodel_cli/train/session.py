@@ -30,7 +30,7 @@ from bigmodel_cli.lazy import Module, load_torch, torch
 from bigmodel_cli.loaded import TOKENIZERS, Loaded, say_carried
 from bigmodel_cli.optim import describe_weights, summary
 from bigmodel_cli.overrides import Change
-from bigmodel_cli.promises import check_parts
+from bigmodel_cli.promises import check_plugins
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.rundir import RunDirectory
@@ -106,7 +106,7 @@ def dry_run(spec: Spec, device: str, show: Callable[[Plan], None] = lambda plan:
     load_torch()
     chosen = pick_device(device, say)
     spec = with_length(spec)
-    check_parts(spec.model)
+    check_plugins(spec)
     source = _source(spec)
     if source is not None:
         say_carried(spec, checkpoints.read_spec(source), TOKENIZERS)
@@ -146,7 +146,7 @@ def _resolved(given: Spec | None, request: Request, directory: RunDirectory) -> 
 def _train(given: Spec | None, request: Request, directory: RunDirectory, signals: Signals) -> Path:
     device = pick_device(request.device, say)
     spec, previous = _resolved(given, request, directory)
-    check_parts(spec.model)
+    check_plugins(spec)
     for tracker in spec.train.trackers:
         tracker.check()
     if previous is not None and (result := finished(directory, previous, spec, spec.train.steps)) is not None:
