@@ -8,33 +8,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.config import Options, typed
+from bigmodel_cli.config import Options, classes_in, typed
 from bigmodel_cli.console import table
-from bigmodel_cli.data import SOURCES
 from bigmodel_cli.errors import SpecError, did_you_mean
-from bigmodel_cli.explain.tree import classes_in
-from bigmodel_cli.models import MODELS
-from bigmodel_cli.optim import describe_optimizers
 from bigmodel_cli.outputs import check_output, write_output
-from bigmodel_cli.parts import FFNS, MIXERS, NORMS, POSITIONS
 from bigmodel_cli.spec import Spec
-from bigmodel_cli.tasks import TASKS
-from bigmodel_cli.trackers import TRACKERS
+from bigmodel_cli.tables import TABLES
 
 
 def catalog() -> dict[str, dict[str, str]]:
     """Every name that a `type:` may have, by kind, with one line about it."""
-    tables: dict[str, Any] = {
-        "model": MODELS,
-        "mixer": MIXERS,
-        "ffn": FFNS,
-        "norm": NORMS,
-        "position": POSITIONS,
-        "task": TASKS,
-        "data": {name: options for name, (options, _) in SOURCES.items()},
-        "optimizer": describe_optimizers(),
-        "tracker": TRACKERS,
-    }
+    tables: dict[str, dict[str, type[Options]]] = {table.kind: table for table in TABLES}
     for name, options in _typed_options(Spec, []):
         if not any(options.keys() <= table.keys() for table in tables.values()):
             tables[name] = {**options, **tables.get(name, {})}
@@ -52,10 +36,9 @@ def _typed_options(options: type[Options], seen: list[type[Options]]) -> Iterato
                 yield from _typed_options(inner, seen)
 
 
-def _line(entry: Any) -> str:
-    """A table's entry is a line of text, or a class whose docstring begins with it."""
-    text = entry if isinstance(entry, str) else (entry.__doc__ or "")
-    return next(iter(text.strip().splitlines()), "")
+def _line(options: type[Options]) -> str:
+    """The first line of the docstring."""
+    return next(iter((options.__doc__ or "").strip().splitlines()), "")
 
 
 def catalog_text() -> str:

@@ -376,7 +376,7 @@ def schema(plugin: Plugin = None) -> None:
 
 @app.command()
 def models(plugin: Plugin = None, json: Json = False) -> None:
-    """List models, parts, tasks, data sources, optimizers and trackers, one line each.
+    """List models, parts, tasks, data sources, optimizers, schedules and trackers, one line each.
 
     Example: bigmodel models
     """
@@ -388,6 +388,8 @@ def models(plugin: Plugin = None, json: Json = False) -> None:
 @app.command()
 def check(file: PluginFile, set_: SetPart = None, json: Json = False) -> None:
     """Try what each part in a Python file of yours promises: shapes, nothing seen ahead, caches, padding, gradients, saving.
+
+    Optimizers and schedules are tried too; of models, tasks, data and trackers only what their table asks for is looked at.
 
     Example: bigmodel check my_part.py --set heads=4
     """

@@ -9,13 +9,15 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     TypeAdapter,
     ValidationError,
@@ -37,7 +39,14 @@ class Options(BaseModel):
     not_promised: ClassVar[tuple[str, ...]] = ()
     """Of a part's options: the promises (bigmodel_cli/promises) that this part does not make."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        defer_build=True,  # until first used: plugins have joined the tables by then
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -56,12 +65,46 @@ class Options(BaseModel):
         return schema
 
 
+T = TypeVar("T", bound=Options)
+
+
+class Table(dict[str, type[T]]):
+    """Classes of options by their `type`: what one kind of place in a spec may be filled with. Plugins add to it.
+
+    `Annotated[base, TABLE]` is an option that is filled from it. The table is read when options are typed for the first time,
+    which is after plugins have joined it.
+    """
+
+    __hash__ = object.__hash__  # type: ignore[assignment]  # an annotation has a hash
+
+    def __init__(self, kind: str, base: type[T], *options: type[T]) -> None:
+        super().__init__({own.model_fields["type"].default: own for own in options})
+        self.kind, self.base = kind, base
+        _TABLES[base] = self
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        union: Any = Union[tuple(self.values())]  # noqa: UP007
+        return handler.generate_schema(Annotated[union, Field(discriminator="type")])
+
+
+_TABLES: dict[type[Options], Mapping[str, type[Options]]] = {}
+"""Every table, by its base class."""
+
+
+def classes_in(annotation: Any) -> list[type[Options]]:
+    """The classes of options that an annotation such as ``list[Annotated[A | B, ...]] | None`` is made of.
+
+    A table's base class stands for those in the table.
+    """
+    if isinstance(annotation, type) and issubclass(annotation, Options):
+        return [*_TABLES.get(annotation, {"": annotation}).values()]
+    return [inner for argument in get_args(annotation) for inner in classes_in(argument)]
+
+
 def typed(annotation: Any) -> dict[str, type[Options]]:
     """What a word may stand for at an option with this annotation, or in its list: the classes of options by their `type`."""
-    if isinstance(annotation, type) and issubclass(annotation, Options):
-        field = annotation.model_fields.get("type")
-        return {} if field is None else dict.fromkeys(map(str, get_args(field.annotation)), annotation)
-    return {word: options for argument in get_args(annotation) for word, options in typed(argument).items()}
+    fields = [(options, options.model_fields.get("type")) for options in classes_in(annotation)]
+    return {str(word): own for own, field in fields if field is not None for word in get_args(field.annotation)}
 
 
 def required(options: type[Options]) -> list[str]:

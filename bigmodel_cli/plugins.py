@@ -1,24 +1,24 @@
-"""Parts and trackers from a user's own files, named on the command line with --plugin (never from YAML, which runs no code).
+"""What users add from files of their own, named on the command line with --plugin (never from YAML, which runs no code).
 
-A plugin is a Python file with options classes, each a subclass of `bigmodel_cli.config.Options` with a `type` of its own and a
-`build` method, and a table `PARTS = {"mixer": [...], "ffn": [...], "norm": [...], "position": [...], "tracker": [...]}` of those
-it adds.
+A plugin is a Python file with options classes, each with a `type` of its own, and a table `PARTS = {"mixer": [...], ...}` of
+those it adds, by the kind of table that they join: `bigmodel_cli.tables` has them all. A part's options are a subclass of
+`bigmodel_cli.config.Options` with a method `build`; others are a subclass of their table's base class.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib.util
+import inspect
 import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from bigmodel_cli.config import Options
+from bigmodel_cli.config import Options, Table
 from bigmodel_cli.console import visible
 from bigmodel_cli.disk import refusal
 from bigmodel_cli.errors import SpecError, did_you_mean
@@ -30,9 +30,6 @@ VARIABLE = "BIGMODEL_PLUGINS"
 
 It is a list in JSON of pairs: the path as it was given, for messages, and the absolute one.
 """
-
-SLOTS = ("mixer", "ffn", "norm", "position", "tracker")
-"""What plugins may add to."""
 
 _ORIGINS: dict[type[Options], tuple[str, Path]] = {}
 
@@ -65,12 +62,11 @@ def plugin_types() -> list[tuple[str, type[Options], Path]]:
     return [(slot, options, file) for options, (slot, file) in _ORIGINS.items()]
 
 
-def needed_plugins(recorded: Any) -> dict[str, str]:
-    """What to say of a type that is not known, by what it fills; `recorded` are the files that the spec names as needed."""
+def needed_plugins(recorded: Any) -> str:
+    """What to say of a type that is not known; `recorded` are the files that the spec names as needed."""
     names = [name for name in recorded if isinstance(name, str)] if isinstance(recorded, list) else []
     options = " ".join(f"--plugin {name}" for name in names)
-    text = f"this spec was made with {options}: give it" if names else "a part of your own needs --plugin FILE"
-    return dict.fromkeys([*SLOTS, "trackers"], text)
+    return f"this spec was made with {options}: give it" if names else "a part of your own needs --plugin FILE"
 
 
 def missing_plugins(recorded: Any) -> list[str]:
@@ -82,9 +78,9 @@ def missing_plugins(recorded: Any) -> list[str]:
 
 
 def name_plugins(paths: list[Path], option: str = "--plugin ") -> None:
-    """Remember the files for `extend`; messages name each after `option`.
+    """Remember the files for `join`; messages name each after `option`.
 
-    Raises `SpecError` where one is missing, or where parts are imported already.
+    Raises `SpecError` where one is missing, or where the tables are joined already.
     """
     for path in paths:
         if path.suffix != ".py" and os.path.exists(path):
@@ -92,27 +88,29 @@ def name_plugins(paths: list[Path], option: str = "--plugin ") -> None:
         if not os.path.isfile(path):
             what = "this is no file" if os.path.exists(path) else refusal(path) or "no such file"
             raise SpecError(f"{option}{path}: {what}")
-    if paths and "bigmodel_cli.parts" in sys.modules:
-        raise SpecError("--plugin: too late, the parts are joined already")
-    if paths:
-        os.environ[VARIABLE] = json.dumps([[str(path), str(path.resolve())] for path in paths])
+    value = json.dumps([[str(path), str(path.resolve())] for path in paths])
+    if not paths or os.environ.get(VARIABLE) == value:
+        return
+    if "bigmodel_cli.tables" in sys.modules:
+        raise SpecError("--plugin: too late, the tables are joined already")
+    os.environ[VARIABLE] = value
 
 
-def extend(tables: Mapping[str, dict[str, Any]]) -> None:
-    """Add to the tables what every named file has for them; what it has for others they take themselves."""
+def join(tables: Iterable[Table[Any]]) -> None:
+    """Add to the tables what every named file has for them. Raises `SpecError` naming the file, and the line where there is one."""
+    kinds = {table.kind: table for table in tables}
     for text, absolute in json.loads(os.environ.get(VARIABLE) or "[]"):
-        for slot, found in _load(text, Path(absolute)).items():
-            if slot not in SLOTS:
-                raise SpecError(f"{text}: PARTS: no slot {slot!r}{did_you_mean(slot, SLOTS)}")
-            for options in found if slot in tables else ():
-                name = _name(text, options)
-                if name in tables[slot]:
-                    raise SpecError(f"{text}: a {slot} of type {name!r} is there already; choose another name")
-                tables[slot][name] = options
-                _ORIGINS[options] = (slot, Path(text))
+        for kind, found in _load(text, Path(absolute)).items():
+            if kind not in kinds:
+                raise SpecError(f"{text}: PARTS: no slot {kind!r}{did_you_mean(kind, kinds)}")
+            for options in found:
+                name = _name(text, options, kinds[kind].base)
+                if name in kinds[kind]:
+                    raise SpecError(f"{text}: {kind} {name!r} is there already; choose another name")
+                kinds[kind][name] = options
+                _ORIGINS[options] = (kind, Path(text))
 
 
-@functools.cache
 def _load(name: str, path: Path) -> dict[str, list[Any]]:
     """The file's table; `name` stands for the path in messages. Raises `SpecError` for a file that does not run or has none."""
     spec = importlib.util.spec_from_file_location(f"bigmodel_plugin_{path.stem}", path)
@@ -139,14 +137,28 @@ def line_of(path: Path, error: BaseException) -> str:
     return f":{lines[-1]}" if lines else ""
 
 
-def _name(path: str, options: Any) -> str:
+def _name(path: str, options: Any, base: type[Options]) -> str:
+    """The `type` of a class of options. Raises `SpecError` where it lacks what its table's base class asks for."""
     if not (isinstance(options, type) and issubclass(options, Options) and "type" in options.model_fields):
         shown = options.__name__ if isinstance(options, type) else repr(options)
         raise SpecError(f"{path}: PARTS: {shown} is no subclass of Options with a field `type`")
-    if not hasattr(options, "build"):
-        raise SpecError(f"{path}: PARTS: {options.__name__} has no method build(self, place)")
+    place = f"{path}{_line_of_class(options)}: PARTS: {options.__name__}"
+    asked = [name for name in (*vars(base), *base.__class_vars__) if not name.startswith("_")]
+    lacking = [name for name in asked if name not in options.model_fields and not hasattr(options, name)]
+    if lacking and not issubclass(options, base):
+        raise SpecError(f"{place} is no subclass of {base.__module__}.{base.__name__}: it lacks {', '.join(lacking)}")
+    if lacking := sorted({*lacking, *options.__abstractmethods__}):
+        raise SpecError(f"{place} lacks {', '.join(lacking)}, as {base.__module__}.{base.__name__} says")
     field = options.model_fields["type"]
     names = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
     if names != (field.default,) or not isinstance(field.default, str):
-        raise SpecError(f'{path}: PARTS: {options.__name__}: write its name as type: Literal["my_name"] = "my_name"')
+        raise SpecError(f'{place}: write its name as type: Literal["my_name"] = "my_name"')
     return field.default
+
+
+def _line_of_class(options: type[Options]) -> str:
+    """':12', the line of its file where a class begins; '' where that is not known."""
+    try:
+        return f":{inspect.getsourcelines(options)[1]}"
+    except (OSError, TypeError):
+        return ""

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, Options, Positive, Probability, Seed, Steps
 from bigmodel_cli.optim import AdamWOptions, OptimizerOptions
-from bigmodel_cli.schedule import Schedule
+from bigmodel_cli.schedules import SCHEDULES, ConstantOptions, ScheduleOptions
 from bigmodel_cli.trackers import TrackerOptions
 
 VALIDATION_TOKENS = 1 << 14
@@ -19,6 +19,8 @@ VALIDATION_TOKENS = 1 << 14
 
 OLD_NAMES = {"tensorboard": "tensorboard"}
 """Options of older specs and checkpoints that were true or false, each with the tracker that stands for true."""
+OLD_SCHEDULE = {"type", "warmup", "final", "decay"}
+"""What older specs and checkpoints recorded of a schedule of any type."""
 
 
 class RewindOptions(Options):
@@ -59,7 +61,7 @@ class TrainOptions(Options):
         None, description="samples (with batch_tokens: tokens) that pass through the model at once; all when left out"
     )
     optimizer: OptimizerOptions = Field(AdamWOptions(), description="how gradients become updates")
-    schedule: Schedule = Field(Schedule(), description="the learning rate over the run")
+    schedule: ScheduleOptions = Field(ConstantOptions(), description="the learning rate over the run")
     clip: Positive | None = Field(None, description="largest norm of the gradient; a longer one is shortened")
     ema: Probability | None = Field(
         None, description="decay of an exponential moving average of the weights, used to evaluate"
@@ -105,6 +107,10 @@ class TrainOptions(Options):
         if not isinstance(values, dict):
             return values
         values = dict(values)
+        schedule = values.get("schedule")
+        if isinstance(schedule, dict) and schedule.keys() == OLD_SCHEDULE and str(schedule["type"]) in SCHEDULES:
+            own = SCHEDULES[str(schedule["type"])].model_fields
+            values["schedule"] = {name: value for name, value in schedule.items() if name in own}
         for name in OLD_NAMES.keys() & values.keys():
             if isinstance(values[name], bool):
                 item, given = OLD_NAMES[name], values.get("trackers", [])
@@ -123,6 +129,8 @@ class TrainOptions(Options):
             raise ValueError("give either validate_every or validate_epochs, not both")
         if self.average_last is not None and self.patience is not None:
             raise ValueError("average_last takes the newest checkpoints and patience the best one; give one of them")
+        if self.ema is not None and self.optimizer.averages:
+            raise ValueError(f"ema: {self.optimizer.type} averages the weights itself; leave ema out")
         kinds = [tracker.type for tracker in self.trackers]
         if twice := [kind for kind in kinds if kinds.count(kind) > 1]:
             raise ValueError(f"trackers: {twice[0]} is given twice")
@@ -165,6 +173,11 @@ class TrainOptions(Options):
         Epochs are as they are written: the float nearest to 0.1 is a little more, which would cost a step.
         """
         return max(1, math.ceil(Fraction(repr(epochs)) * per_epoch / self.accumulate))
+
+    def remarks(self, total: int) -> list[str]:
+        """What there is to say of the learning rate over a run of so many steps: for people."""
+        last, peak = (self.schedule.factor(step, total) for step in (total - 1, min(self.schedule.warmup, total - 1)))
+        return [*self.schedule.remarks(total), *self.optimizer.remarks(last / peak if peak else 1.0)]
 
     def validation_interval(self, per_epoch: Fraction) -> int | None:
         """Steps between validations, or None for the end of the run only."""

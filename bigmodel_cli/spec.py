@@ -25,6 +25,7 @@ from bigmodel_cli.models import ModelOptions, learners
 from bigmodel_cli.overrides import Change, apply_overrides
 from bigmodel_cli.plugins import PLUGINS, missing_plugins, needed_plugins, parts_from_files
 from bigmodel_cli.recipe import InitOptions, TrainOptions
+from bigmodel_cli.tables import TABLES
 from bigmodel_cli.tasks import TaskOptions
 from bigmodel_cli.yaml_source import MAX_RESOLVED_NODES, Node, dump_yaml, read_yaml
 
@@ -133,7 +134,8 @@ def check(root: Node) -> Spec:
         spec = Spec.model_validate({name: value for name, value in plain.items() if name not in free})
     except pydantic.ValidationError as error:
         faults = error.errors(include_url=False)
-        raise SpecError(explain(root, Spec, faults, needed_plugins(free.get(PLUGINS)))) from None
+        notes = dict.fromkeys([*(table.kind for table in TABLES), "trackers"], needed_plugins(free.get(PLUGINS)))
+        raise SpecError(explain(root, Spec, faults, notes)) from None
     if (count := _count(spec.to_dict())) > MAX_RESOLVED_NODES:  # a checkpoint could not be read again
         raise SpecError(
             f"{root.where}: {count:,} values once resolved, and at most {MAX_RESOLVED_NODES:,} are read; use `repeat`"

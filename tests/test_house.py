@@ -45,8 +45,8 @@ FLOORS = {
     "overrides": 1,
     "parts": 1,
     "metrics": 1,
-    **dict.fromkeys(["models", "data", "tasks", "checkpoints", "optim", "schedule", "rundir", "trackers"], 2),
-    **dict.fromkeys(["spec", "recipe", "promises", "runs"], 3),
+    **dict.fromkeys(["models", "data", "tasks", "checkpoints", "optim", "schedules", "rundir", "trackers"], 2),
+    **dict.fromkeys(["spec", "recipe", "promises", "runs", "tables"], 3),
     **dict.fromkeys(["assemble", "frozen"], 4),
     **dict.fromkeys(
         [

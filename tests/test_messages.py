@@ -250,7 +250,7 @@ def test_set_of_both_is_refused_and_of_none_says_nothing(capsys: pytest.CaptureF
         ("train.optimizer={adamw: {lr: 1}}", "unknown option; write type: adamw in its place"),
         (
             "train.schedule=cosin",
-            "'cosin' is not one of constant, linear, cosine, inverse_sqrt, wsd; did you mean cosine?",
+            "unknown type 'cosin'; one of constant, linear, cosine, inverse_sqrt, wsd; did you mean cosine?",
         ),
     ],
 )

@@ -13,6 +13,7 @@ from conftest import ROOT
 from bigmodel_cli import plugins
 from bigmodel_cli.config import Options
 from bigmodel_cli.errors import SpecError
+from bigmodel_cli.parts.contract import AnyMixerOptions
 
 
 def readme_part() -> str:
@@ -75,7 +76,7 @@ def test_names_that_types_must_have_are_asked_for(monkeypatch: pytest.MonkeyPatc
         def build(self, place: object) -> None: ...
 
     with pytest.raises(SpecError, match='write its name as type: Literal\\["my_name"\\] = "my_name"'):
-        plugins._name("own.py", Own)
+        plugins._name("own.py", Own, AnyMixerOptions)
 
 
 def test_a_plugin_that_is_not_python_is_said() -> None:

@@ -15,8 +15,7 @@ import pytest
 from conftest import ROOT
 
 from bigmodel_cli.models import MODELS
-from bigmodel_cli.parts import FFNS, MIXERS, NORMS, POSITIONS, CrossAttentionOptions
-from bigmodel_cli.parts.attention import AttentionOptions
+from bigmodel_cli.parts import FFNS, HEAD_POSITIONS, MIXERS, NORMS, POSITIONS, CrossAttentionOptions
 from bigmodel_cli.parts.position import RotaryOptions
 
 TESTS = ROOT / "tests"
@@ -114,11 +113,11 @@ def types_of(union: Any) -> Iterator[Any]:
 def everything() -> dict[str, str]:
     """'slot type' -> the name of its options class, for all tables there are."""
     tables: dict[str, dict[str, Any]] = {
-        "mixer": MIXERS, "ffn": FFNS, "norm": NORMS, "position": POSITIONS, "model": MODELS
+        "mixer": MIXERS, "ffn": FFNS, "norm": NORMS, "position": POSITIONS, "model": MODELS,
+        "position of attention": HEAD_POSITIONS,
     }  # fmt: skip
-    for name, options in (("position of attention", AttentionOptions), ("scaling", RotaryOptions)):
-        field = options.model_fields["position" if name != "scaling" else "scaling"]
-        tables[name] = {t.model_fields["type"].default: t for t in types_of(field.annotation)}
+    scalings = types_of(RotaryOptions.model_fields["scaling"].annotation)
+    tables["scaling"] = {t.model_fields["type"].default: t for t in scalings}
     found = {f"{slot} {kind}": options.__name__ for slot, table in tables.items() for kind, options in table.items()}
     return {**found, "cross attention": CrossAttentionOptions.__name__}
 

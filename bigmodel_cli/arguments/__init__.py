@@ -52,7 +52,7 @@ Plugin = Annotated[
     typer.Option(
         "--plugin",
         metavar="FILE",
-        help="Add the parts of a Python file of yours, e.g. --plugin my_part.py. It is run.",
+        help="Add the parts, tasks, data ... of a Python file of yours, e.g. --plugin my_part.py. It is run.",
         callback=_name_plugins,
         is_eager=True,
         show_default=False,

@@ -1,18 +1,15 @@
-"""Data: files to dicts of tensors with named keys. One file for each form, one line in the table."""
+"""Data: files to dicts of tensors with named keys. One file for each form, one name in the table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field
-
-from bigmodel_cli.config import Options
-from bigmodel_cli.data.audio import AudioOptions, open_audio
+from bigmodel_cli.config import Table
+from bigmodel_cli.data.audio import AudioOptions
 from bigmodel_cli.data.base import FACTS, AnyDataOptions, Assets, DataSet, Say, Split
 from bigmodel_cli.data.cleaning import lines_of
-from bigmodel_cli.data.conll import CoNLLOptions, open_conll
+from bigmodel_cli.data.conll import CoNLLOptions
 from bigmodel_cli.data.docstrings import DocstringsOptions
 from bigmodel_cli.data.expected import ExpectedData
 from bigmodel_cli.data.images import (
@@ -23,7 +20,6 @@ from bigmodel_cli.data.images import (
     FolderOptions,
     MNISTOptions,
     ParquetOptions,
-    open_images,
 )
 from bigmodel_cli.data.inputs import (
     Item,
@@ -34,11 +30,11 @@ from bigmodel_cli.data.inputs import (
 )
 from bigmodel_cli.data.kinds import input_of, random_batch, target_of
 from bigmodel_cli.data.overlap import check_held_out, exposure, record, say_overlaps
-from bigmodel_cli.data.pairs import PairsOptions, PairTableOptions, open_pairs
+from bigmodel_cli.data.pairs import PairsOptions, PairTableOptions
 from bigmodel_cli.data.pixels import denormalise, prepare_image
-from bigmodel_cli.data.synthetic import SyntheticOptions, open_synthetic
-from bigmodel_cli.data.table import TableOptions, open_table
-from bigmodel_cli.data.text import StdlibOptions, TextOptions, open_text
+from bigmodel_cli.data.synthetic import SyntheticOptions
+from bigmodel_cli.data.table import TableOptions
+from bigmodel_cli.data.text import StdlibOptions, TextOptions
 from bigmodel_cli.data.tokenizer import ASSET as TOKENIZER
 from bigmodel_cli.data.tokenizer import SOURCE_ASSET as SOURCE_TOKENIZER
 from bigmodel_cli.data.tokenizer import Tokenizer, load_source_tokenizer, load_tokenizer, read_tokenizer
@@ -46,47 +42,32 @@ from bigmodel_cli.data.trained_on import ASSET as TRAINED_ON
 from bigmodel_cli.data.trained_on import load as load_trained_on
 from bigmodel_cli.errors import DataError, MissingData
 
-DataOptions = Annotated[
-    TextOptions
-    | StdlibOptions
-    | PairsOptions
-    | PairTableOptions
-    | DocstringsOptions
-    | TableOptions
-    | MNISTOptions
-    | FashionMNISTOptions
-    | CIFAR10Options
-    | CIFAR100Options
-    | DigitsOptions
-    | FolderOptions
-    | ParquetOptions
-    | AudioOptions
-    | SyntheticOptions
-    | CoNLLOptions,
-    Field(discriminator="type"),
-]
-
-SOURCES: dict[str, tuple[type[Options], Callable[..., DataSet]]] = {
-    "text": (TextOptions, open_text),
-    "stdlib": (StdlibOptions, open_text),
-    "pairs": (PairsOptions, open_pairs),
-    "pair_table": (PairTableOptions, open_pairs),
-    "docstrings": (DocstringsOptions, open_pairs),
-    "table": (TableOptions, open_table),
-    "mnist": (MNISTOptions, open_images),
-    "fashion_mnist": (FashionMNISTOptions, open_images),
-    "cifar10": (CIFAR10Options, open_images),
-    "cifar100": (CIFAR100Options, open_images),
-    "digits": (DigitsOptions, open_images),
-    "image_folder": (FolderOptions, open_images),
-    "parquet_images": (ParquetOptions, open_images),
-    "audio": (AudioOptions, open_audio),
-    "synthetic": (SyntheticOptions, open_synthetic),
-    "conll": (CoNLLOptions, open_conll),
-}
+SOURCES = Table(
+    "data",
+    AnyDataOptions,
+    TextOptions,
+    StdlibOptions,
+    PairsOptions,
+    PairTableOptions,
+    DocstringsOptions,
+    TableOptions,
+    MNISTOptions,
+    FashionMNISTOptions,
+    CIFAR10Options,
+    CIFAR100Options,
+    DigitsOptions,
+    FolderOptions,
+    ParquetOptions,
+    AudioOptions,
+    SyntheticOptions,
+    CoNLLOptions,
+)
+DataOptions = Annotated[AnyDataOptions, SOURCES]
 
 
-def open_data(options: Any, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None) -> DataSet:
+def open_data(
+    options: AnyDataOptions, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
+) -> DataSet:
     """The data that the options describe.
 
     Relative paths start at `base`. `assets` are the files of a checkpoint whose tokenizer and normalisation are used rather
@@ -94,12 +75,12 @@ def open_data(options: Any, *, base: Path, say: Say, assets: Assets | None = Non
     is read that it does not need, and all facts are the checkpoint's, its classes too. Raises `DataError`, and `SpecError`
     for what the checkpoint does not know.
     """
-    data = SOURCES[options.type][1](options, base=base, say=say, assets=assets, only=only)
+    data = options.open(base=base, say=say, assets=assets, only=only)
     options.check(data.facts)
     return data
 
 
-def open_or_expect(options: Any, *, say: Say, assets: Assets | None = None) -> DataSet:
+def open_or_expect(options: AnyDataOptions, *, say: Say, assets: Assets | None = None) -> DataSet:
     """The data that the options describe; where it is not there, its shapes as far as they are known, which is said.
 
     Raises `DataError` naming the option that would say more.

@@ -98,6 +98,12 @@ class AudioOptions(LabelledOptions):
     workers: Annotated[int, Field(ge=0, le=256)] = Field(0, description="processes that make frames and augment")
     on_bad: Literal["error", "skip"] = Field("error", description="what to do with a recording that cannot be decoded")
 
+    def open(
+        self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
+    ) -> DataSet:
+        """The recordings."""
+        return _open_audio(self, base, say, assets, only)
+
     @field_validator("pattern")
     @classmethod
     def _is_a_pattern(cls, pattern: str) -> str:
@@ -190,9 +196,7 @@ class AudioOptions(LabelledOptions):
         )
 
 
-def open_audio(
-    options: AudioOptions, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
-) -> DataSet:
+def _open_audio(options: AudioOptions, base: Path, say: Say, assets: Assets | None, only: str | None) -> DataSet:
     """The recordings as splits; a checkpoint's normalisation is used when `assets` has one."""
     before = facts_of(assets)
     known = before if only is not None else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -32,10 +33,17 @@ LONG_ROWS = 64
 class AnyDataOptions(Options):
     """Options of a data source, with what is asked of any of them."""
 
+    type: str
     test_data: ClassVar[str]
     """How test data is named on the command line, for messages."""
     paths: ClassVar[tuple[str, ...]] = ()
     """The options that name files: the same content may lie elsewhere when a run is resumed."""
+
+    @abstractmethod
+    def open(
+        self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
+    ) -> DataSet:
+        """The data, as `open_data` says."""
 
     def splits(self, base: Path) -> tuple[str, ...]:
         """The splits that there are."""

@@ -86,6 +86,12 @@ class CoNLLOptions(AnyDataOptions):
         description="the token of a word that bears its tag; last for a decoder, which has not read the others before",
     )
 
+    def open(
+        self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
+    ) -> DataSet:
+        """The sentences."""
+        return _open_conll(self, base, say, assets, only)
+
     @model_validator(mode="after")
     def _one_validation(self) -> CoNLLOptions:
         not_both(self.val, "val", self.val_fraction)
@@ -170,9 +176,7 @@ class CoNLLOptions(AnyDataOptions):
         return Sentence(place, words, tags)
 
 
-def open_conll(
-    options: CoNLLOptions, *, base: Path, seed: int, say: Say, assets: Assets | None = None, only: str | None = None
-) -> DataSet:
+def _open_conll(options: CoNLLOptions, base: Path, say: Say, assets: Assets | None, only: str | None) -> DataSet:
     """The sentences as tokens; the tokenizer is fitted, or a checkpoint's when `assets` has one."""
     named = {n: (names, f"data.{n}") for n, names in options.files.items() if names}
     files = files_of_splits(named, base, only, say, ENDINGS)

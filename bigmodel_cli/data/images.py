@@ -97,6 +97,12 @@ class _ImageOptions(AnyDataOptions):
         1.0, description="part of each class of the training split that is kept: the same images for every seed"
     )
 
+    def open(
+        self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
+    ) -> DataSet:
+        """The images."""
+        return _open_images(self, base, say, assets, only)
+
     @model_validator(mode="after")
     def _labels_to_keep(self) -> _ImageOptions:
         if self.label_fraction < 1 and not self.labels:
@@ -247,9 +253,7 @@ class ParquetOptions(LabelledOptions, _ImageOptions):
         return read_parquet(files, self.image_column, self.label_column, self.label_separator, self.target_columns)
 
 
-def open_images(
-    options: Any, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
-) -> DataSet:
+def _open_images(options: Any, base: Path, say: Say, assets: Assets | None, only: str | None) -> DataSet:
     """The images of a source as splits; a checkpoint's normalisation is used when `assets` has one."""
     before = facts_of(assets)
     known = before if only is not None else None

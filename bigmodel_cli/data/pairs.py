@@ -59,6 +59,12 @@ class PairOptions(AnyDataOptions):
         "leave_out", description="what training does with a pair whose source is longer than context"
     )
 
+    def open(
+        self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
+    ) -> DataSet:
+        """The pairs as tokens."""
+        return _open_pairs(self, base, say, assets, only)
+
     def longest(self) -> int:
         """The most tokens of a side."""
         return self.context
@@ -171,7 +177,7 @@ class PairTableOptions(_HeldOut):
         return {n: table(files, columns) for n, files in found.items()}
 
 
-def open_pairs(options: Any, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None) -> DataSet:
+def _open_pairs(options: Any, base: Path, say: Say, assets: Assets | None, only: str | None) -> DataSet:
     """The pairs as tokens; the tokenizers are fitted, or a checkpoint's when `assets` has one."""
     sources = options.sources(base, only, say)
     for note in [note for source in sources.values() for note in source.notes]:

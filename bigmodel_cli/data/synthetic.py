@@ -131,6 +131,12 @@ class SyntheticOptions(AnyDataOptions):
     test_samples: Samples = Field(1000, description="test samples")
     seed: Seed = Field(0, description="chooses the samples, whatever train.seed is")
 
+    def open(
+        self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
+    ) -> DataSet:
+        """The problem's samples."""
+        return _open_synthetic(self, base, say, assets, only)
+
     @model_validator(mode="after")
     def _possible(self) -> SyntheticOptions:
         if (self.min_length or 0) > self.length:
@@ -202,9 +208,7 @@ def _told_apart(choices: list[int]) -> int:
     return len(choices)
 
 
-def open_synthetic(
-    options: SyntheticOptions, *, base: Path, seed: int, say: Say, assets: Assets | None = None, only: str | None = None
-) -> DataSet:
+def _open_synthetic(options: SyntheticOptions, base: Path, say: Say, assets: Assets | None, only: str | None) -> DataSet:
     """The problem's samples; their symbols are a checkpoint's where `assets` has a tokenizer."""
     tokenizer, tokens = _tokens(options, assets)
     wanted = {"train": options.samples, "val": options.val_samples, "test": options.test_samples}

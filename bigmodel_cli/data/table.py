@@ -101,6 +101,12 @@ class TableOptions(LabelledOptions):
     )
     words: bool = Field(False, description="say which word each token belongs to, for masked_lm")
 
+    def open(
+        self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
+    ) -> DataSet:
+        """The rows as tokens."""
+        return _open_table(self, base, say, assets, only)
+
     @model_validator(mode="after")
     def _consistent(self) -> TableOptions:
         not_both(self.val, "val", self.val_fraction)
@@ -152,9 +158,7 @@ class TableOptions(LabelledOptions):
         )
 
 
-def open_table(
-    options: TableOptions, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
-) -> DataSet:
+def _open_table(options: TableOptions, base: Path, say: Say, assets: Assets | None, only: str | None) -> DataSet:
     """The rows as tokens; the tokenizer is fitted, or a checkpoint's when `assets` has one."""
     named = {n: (names, f"data.{n}") for n, names in options.files.items() if names}
     files = files_of_splits(named, base, only, say, ENDINGS)

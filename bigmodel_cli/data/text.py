@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -48,6 +49,16 @@ class _TextOptions(AnyDataOptions):
     isolate: bool = Field(
         False, description="a token sees its own document alone, where several stand in a window; for causal_lm"
     )
+
+    def open(
+        self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
+    ) -> DataSet:
+        """The text as windows of tokens."""
+        return _open_text(self, base, say, assets, only)
+
+    @abstractmethod
+    def corpora(self, base: Path, only: str | None, say: Say) -> dict[str, Corpus]:
+        """The texts of the splits that there are, or what `only` one needs."""
 
     def named(self) -> tuple[str, ...]:
         """The splits that the source itself has."""
@@ -111,14 +122,7 @@ class StdlibOptions(_TextOptions):
         return {"train": Corpus(standard_library(self.max_bytes))}
 
 
-def open_text(
-    options: TextOptions | StdlibOptions,
-    *,
-    base: Path,
-    say: Say,
-    assets: Assets | None = None,
-    only: str | None = None,
-) -> DataSet:
+def _open_text(options: _TextOptions, base: Path, say: Say, assets: Assets | None, only: str | None) -> DataSet:
     """The text as windows of tokens; the tokenizer is fitted, or a checkpoint's when `assets` has one."""
     corpora = options.corpora(base, only, say)
     for path in [path for corpus in corpora.values() for path in corpus.files]:

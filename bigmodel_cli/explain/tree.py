@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
-from bigmodel_cli.config import Options, typed
+from bigmodel_cli.config import Options, classes_in, typed
 
 ITEMS = 3
 """So many items of a list are looked into: the options of the others are as theirs."""
@@ -57,13 +57,6 @@ def _chosen(annotation: Any, value: Any, default: Any) -> type[Options] | None:
         return by_type.get(str(value.get("type", getattr(default, "type", None))))
     classes = classes_in(annotation)
     return classes[0] if len(classes) == 1 else None
-
-
-def classes_in(annotation: Any) -> list[type[Options]]:
-    """The classes of options that an annotation such as ``list[Annotated[A | B, ...]] | None`` is made of."""
-    if isinstance(annotation, type) and issubclass(annotation, Options):
-        return [annotation]
-    return [inner for argument in get_args(annotation) for inner in classes_in(argument)]
 
 
 def classes_at(root: type[Options], location: Iterable[Any]) -> list[type[Options]]:

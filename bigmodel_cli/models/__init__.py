@@ -1,14 +1,10 @@
-"""Models: skeletons that join parts, and networks of their own kind. One file each, one line in the table."""
+"""Models: skeletons that join parts, and networks of their own kind. One file each, one name in the table."""
 
 from __future__ import annotations
 
-import functools
-import operator
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import Annotated
 
-from pydantic import Field
-
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import Facts, Table
 from bigmodel_cli.models.base import AnyModelOptions, Generator, Model
 from bigmodel_cli.models.cnn import CNNOptions
 from bigmodel_cli.models.decoder import DecoderOptions
@@ -18,13 +14,17 @@ from bigmodel_cli.models.torchvision import TorchvisionOptions
 from bigmodel_cli.models.vit import ViTOptions
 from bigmodel_cli.models.within import within
 
-_ALL = (DecoderOptions, EncoderOptions, Seq2SeqOptions, ViTOptions, CNNOptions, TorchvisionOptions)
-MODELS: dict[str, type[AnyModelOptions]] = {options.model_fields["type"].default: options for options in _ALL}
-
-if TYPE_CHECKING:
-    ModelOptions: TypeAlias = AnyModelOptions
-else:
-    ModelOptions = Annotated[functools.reduce(operator.or_, _ALL), Field(discriminator="type")]
+MODELS = Table(
+    "model",
+    AnyModelOptions,
+    DecoderOptions,
+    EncoderOptions,
+    Seq2SeqOptions,
+    ViTOptions,
+    CNNOptions,
+    TorchvisionOptions,
+)
+ModelOptions = Annotated[AnyModelOptions, MODELS]
 
 
 def sees_both_sides(options: AnyModelOptions, path: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, Protocol
 
@@ -72,9 +73,9 @@ class AnyModelOptions(Options):
     two_sided: ClassVar[str | None] = None
     """The path below which positions see those after them too."""
 
+    @abstractmethod
     def build(self, facts: Facts) -> Model:
         """The model for data with these facts, with freshly drawn weights. Raises `SpecError` where they do not fit."""
-        raise NotImplementedError
 
     def check_output(self, output: str, task: str) -> None:
         """Raise `ValueError` where this model cannot compute an output for a task, though others of its type can."""

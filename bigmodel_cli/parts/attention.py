@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, Options, Positive, Probability
 from bigmodel_cli.device import product_dtype
 from bigmodel_cli.lazy import Tensor, nn, torch
+from bigmodel_cli.parts.contract import AnyMixerOptions
 from bigmodel_cli.parts.kernels import Rules, attend, weights
 from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.norm import RMSNorm
-from bigmodel_cli.parts.position import AlibiOptions, NoPositionOptions, RotaryOptions, T5Options
+from bigmodel_cli.parts.position import HeadPosition, NoPositionOptions
 from bigmodel_cli.parts.stream import ALONE, Place, Stream
 from bigmodel_cli.roles import Role, fused
 
@@ -44,7 +45,7 @@ class _HeadOptions(Options):
         return self.head_dim or dim // self.num_heads
 
 
-class AttentionOptions(_HeadOptions):
+class AttentionOptions(_HeadOptions, AnyMixerOptions):
     """Multi-head attention (Vaswani et al. 2017), with grouped or single key/value heads where `kv_heads` is fewer."""
 
     type: Literal["attention"] = "attention"
@@ -54,9 +55,7 @@ class AttentionOptions(_HeadOptions):
     window: Count | None = Field(
         None, description="positions seen, the own one included (Beltagy et al. 2020; Mistral); left out: all"
     )
-    position: Annotated[NoPositionOptions | RotaryOptions | AlibiOptions | T5Options, Field(discriminator="type")] = (
-        Field(NoPositionOptions(), description="what tells positions apart")
-    )
+    position: HeadPosition = Field(NoPositionOptions(), description="what tells positions apart")
     sinks: bool = Field(False, description="a learned score per head that takes weight from all keys (gpt-oss)")
 
     def build(self, place: Place) -> Attention:

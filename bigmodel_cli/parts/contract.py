@@ -5,11 +5,45 @@ A part, a plugin's too, takes part in one of these by having its attributes and 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Collection
 from typing import Any, Protocol, runtime_checkable
 
 from bigmodel_cli.config import Options
 from bigmodel_cli.lazy import Module, Tensor, torch
+from bigmodel_cli.parts.stream import Place
+
+
+class AnyMixerOptions(Options):
+    """Options of a mixer, which is called with (x, stream, cache)."""
+
+    @abstractmethod
+    def build(self, place: Place) -> Module:
+        """The module for that place. Raises `ValueError` beginning with the option that does not fit."""
+
+
+class AnyFFNOptions(Options):
+    """Options of a feed-forward network, which is called with (x, stream)."""
+
+    @abstractmethod
+    def build(self, place: Place) -> Module:
+        """The module for that place. Raises `ValueError` beginning with the option that does not fit."""
+
+
+class AnyNormOptions(Options):
+    """Options of a normalisation, which is called with x."""
+
+    @abstractmethod
+    def build(self, dim: int) -> Module:
+        """The module for `dim` channels."""
+
+
+class AnyPositionOptions(Options):
+    """Options of what is added to embeddings, which is called with (x, stream)."""
+
+    @abstractmethod
+    def build(self, dim: int, max_len: int) -> Module | None:
+        """The module for positions 0 to max_len - 1; None where there is nothing to add."""
 
 
 @runtime_checkable

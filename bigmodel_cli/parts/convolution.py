@@ -6,8 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import Count, Options
+from bigmodel_cli.config import Count
 from bigmodel_cli.lazy import Tensor, nn
+from bigmodel_cli.parts.contract import AnyMixerOptions
 from bigmodel_cli.parts.mamba2 import RecurrentCache
 from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.recurrence import ShortConvolution
@@ -15,7 +16,7 @@ from bigmodel_cli.parts.stream import ALONE, Place, Stream
 from bigmodel_cli.roles import Role, fused
 
 
-class ConvolutionOptions(Options):
+class ConvolutionOptions(AnyMixerOptions):
     """A depthwise causal convolution gated on both sides (LFM2 2025, after Poli et al. 2023): sees `kernel` positions."""
 
     type: Literal["convolution"] = "convolution"

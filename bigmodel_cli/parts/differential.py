@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import Count, Fraction, Options
+from bigmodel_cli.config import Count, Fraction
 from bigmodel_cli.lazy import F, Tensor, nn, torch
 from bigmodel_cli.parts.attention import KVCache
+from bigmodel_cli.parts.contract import AnyMixerOptions
 from bigmodel_cli.parts.kernels import Rules, attend, weights
 from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.position import NoPositionOptions, RotaryOptions
@@ -18,7 +19,7 @@ from bigmodel_cli.parts.stream import ALONE, Place, Stream
 from bigmodel_cli.roles import Role, fused
 
 
-class DifferentialOptions(Options):
+class DifferentialOptions(AnyMixerOptions):
     """Differential attention (Ye et al. 2024): the difference of two softmax maps with a learned factor."""
 
     type: Literal["differential"] = "differential"

@@ -7,13 +7,14 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import Count, Options, Probability
+from bigmodel_cli.config import Count, Probability
 from bigmodel_cli.lazy import F, Module, Tensor, nn
+from bigmodel_cli.parts.contract import AnyFFNOptions
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.stream import ALONE, Place, Stream
 
 
-class _FFNOptions(Options):
+class _FFNOptions(AnyFFNOptions):
     hidden: Count | None = Field(
         None, description="width of the hidden layer; 4 x dim when left out (gated: 8/3 x dim)"
     )

@@ -7,9 +7,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import Count, Options
+from bigmodel_cli.config import Count
 from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, nn, torch
+from bigmodel_cli.parts.contract import AnyMixerOptions
 from bigmodel_cli.parts.mamba2 import RecurrentCache
 from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.norm import HeadGatedRMSNorm
@@ -18,7 +19,7 @@ from bigmodel_cli.parts.stream import ALONE, Place, Stream
 from bigmodel_cli.roles import Role, fused
 
 
-class GatedDeltaNetOptions(Options):
+class GatedDeltaNetOptions(AnyMixerOptions):
     """Gated DeltaNet (Yang et al. 2025): linear attention with the delta rule and a decay; its state does not grow."""
 
     type: Literal["gated_deltanet"] = "gated_deltanet"

@@ -8,9 +8,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import Count, Options, Probability
+from bigmodel_cli.config import Count, Probability
 from bigmodel_cli.lazy import Tensor, nn, torch
 from bigmodel_cli.parts.attention import KVCache, with_dropout
+from bigmodel_cli.parts.contract import AnyMixerOptions
 from bigmodel_cli.parts.kernels import Rules, attend, weights
 from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.norm import RMSNorm
@@ -19,7 +20,7 @@ from bigmodel_cli.parts.stream import ALONE, Place, Stream
 from bigmodel_cli.roles import Role, fused
 
 
-class LatentAttentionOptions(Options):
+class LatentAttentionOptions(AnyMixerOptions):
     """Multi-head latent attention, MLA (DeepSeek-V2 2024): a compressed cache of `kv_rank` + `rotary_dim` numbers a position."""
 
     type: Literal["mla"] = "mla"

@@ -8,9 +8,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Count, Options, Positive
+from bigmodel_cli.config import Count, Positive
 from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, nn, torch
+from bigmodel_cli.parts.contract import AnyMixerOptions
 from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.norm import GatedRMSNorm
 from bigmodel_cli.parts.recurrence import ShortConvolution, scan
@@ -18,7 +19,7 @@ from bigmodel_cli.parts.stream import ALONE, Place, Stream
 from bigmodel_cli.roles import Role, fused
 
 
-class Mamba2Options(Options):
+class Mamba2Options(AnyMixerOptions):
     """Mamba-2 (Dao and Gu 2024): a state space layer with input-dependent decay; its state does not grow."""
 
     type: Literal["mamba2"] = "mamba2"

@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Count, Natural, NonNegative, Options, Positive
+from bigmodel_cli.config import Count, Natural, NonNegative, Positive
 from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, nn, torch
+from bigmodel_cli.parts.contract import AnyFFNOptions
 from bigmodel_cli.parts.ffn import GatedFeedForward
 from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.stream import ALONE, Place, Stream
@@ -18,7 +19,7 @@ MOST_EXPERTS = 1 << 16
 """Each is a matrix that is drawn by itself: more are no mixture that anybody means."""
 
 
-class MoEOptions(Options):
+class MoEOptions(AnyFFNOptions):
     """Mixture of SwiGLU experts (Shazeer et al. 2017; Mixtral 2024; DeepSeek-V3 2024); no token is dropped."""
 
     type: Literal["moe"] = "moe"

@@ -6,11 +6,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import Options, Positive
+from bigmodel_cli.config import Positive
 from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
+from bigmodel_cli.parts.contract import AnyNormOptions
 
 
-class LayerNormOptions(Options):
+class LayerNormOptions(AnyNormOptions):
     """LayerNorm (Ba et al. 2016): zero mean and unit variance over the channels, then a learned scale and shift."""
 
     type: Literal["layernorm"] = "layernorm"
@@ -22,7 +23,7 @@ class LayerNormOptions(Options):
         return nn.LayerNorm(dim, eps=self.eps, bias=self.bias)
 
 
-class RMSNormOptions(Options):
+class RMSNormOptions(AnyNormOptions):
     """RMSNorm (Zhang and Sennrich 2019): unit root mean square over the channels, then a learned scale."""
 
     type: Literal["rmsnorm"] = "rmsnorm"

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import Count, Fraction, Options
+from bigmodel_cli.config import Count, Fraction, Options, Table
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.parts.contract import AnyPositionOptions
 from bigmodel_cli.parts.rotary import Rotary, Scaling, rotary_rates
 from bigmodel_cli.parts.stream import Stream
 from bigmodel_cli.roles import GAIN, Role
@@ -26,7 +27,7 @@ class HeadPositionOptions(Options):
         return None
 
 
-class NoPositionOptions(HeadPositionOptions):
+class NoPositionOptions(HeadPositionOptions, AnyPositionOptions):
     """Nothing is added to the embeddings (attention may still be rotary)."""
 
     type: Literal["none"] = "none"
@@ -35,7 +36,7 @@ class NoPositionOptions(HeadPositionOptions):
         """Nothing to build."""
 
 
-class LearnedOptions(Options):
+class LearnedOptions(AnyPositionOptions):
     """A learned vector for each position, as in GPT-2 and BERT."""
 
     type: Literal["learned"] = "learned"
@@ -45,7 +46,7 @@ class LearnedOptions(Options):
         return LearnedPosition(dim, max_len)
 
 
-class SinusoidalOptions(Options):
+class SinusoidalOptions(AnyPositionOptions):
     """Sines and cosines of the position at geometric wavelengths (Vaswani et al. 2017, section 3.5)."""
 
     type: Literal["sinusoidal"] = "sinusoidal"
@@ -111,6 +112,12 @@ class T5Options(HeadPositionOptions):
                 f"{exact} one by one; make it larger, or buckets fewer"
             )
         return T5Bias(self, heads, causal)
+
+
+HEAD_POSITIONS = Table(
+    "attention_position", HeadPositionOptions, NoPositionOptions, RotaryOptions, AlibiOptions, T5Options
+)
+HeadPosition = Annotated[HeadPositionOptions, HEAD_POSITIONS]
 
 
 class LearnedPosition(Module):

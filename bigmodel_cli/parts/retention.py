@@ -7,9 +7,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import Count, Options
+from bigmodel_cli.config import Count
 from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, nn, torch
+from bigmodel_cli.parts.contract import AnyMixerOptions
 from bigmodel_cli.parts.mamba2 import RecurrentCache
 from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.recurrence import scan
@@ -21,7 +22,7 @@ EPS = 1e-6
 """Added to a head's mean square (torchscale's default)."""
 
 
-class RetentionOptions(Options):
+class RetentionOptions(AnyMixerOptions):
     """Retention (Sun et al. 2023, RetNet): linear attention with a fixed decay per head; its state does not grow."""
 
     type: Literal["retention"] = "retention"

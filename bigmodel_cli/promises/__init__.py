@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.models import ModelOptions, sees_both_sides
 from bigmodel_cli.parts.contract import looks_ahead
 from bigmodel_cli.parts.stream import Place
-from bigmodel_cli.plugins import line_of, parts_from_files
-from bigmodel_cli.promises import forms, sequence
+from bigmodel_cli.plugins import PluginPart, line_of, parts_from_files
+from bigmodel_cli.promises import forms, sequence, training
 from bigmodel_cli.promises.trial import LONGEST, Broken, Trial, first_line
 
 WIDTHS = (12, 10, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -52,7 +53,7 @@ _COMMON: dict[str, Callable[[Trial], None]] = {
     "gradients": forms.gradients,
     "rows": forms.rows,
 }
-_OF_SLOT: dict[str, dict[str, Callable[[Trial], None]]] = {
+OF_SLOT: dict[str, dict[str, Callable[[Trial], None]]] = {
     "mixer": {"causal": sequence.causal, "cache": sequence.cache, "documents": sequence.documents},
     "ffn": {"positions": forms.positions},
     "norm": {"positions": forms.positions},
@@ -97,12 +98,24 @@ def check_part(slot: str, options: Any, causal: bool = True, widths: Iterable[in
             return [Finding("builds", True, "nothing to build")]
         if fault := _does_not_run(trial):
             return [*found, Finding("shape", False, f"{fault}; nothing else was tried")]
-        tries = {**_COMMON, **_OF_SLOT[slot]}
+        tries = {**_COMMON, **OF_SLOT[slot]}
         two_sided = not causal or looks_ahead(options)
         for name in REMEDIES:
             if name in tries and not (two_sided and name in ONE_SIDED):
-                found.append(_tried(name, tries[name], trial))
+                found.append(_tried(options, name, REMEDIES[name], partial(_renewed, tries[name], trial)))
     return found
+
+
+def check_other(kind: str, options: Any) -> list[Finding]:
+    """Try each promise of an optimizer or a schedule."""
+    load_torch()
+    tries = training.TRIES[kind].items()
+    return [_tried(options, name, training.REMEDIES[name], partial(attempt, options)) for name, attempt in tries]
+
+
+def _renewed(attempt: Callable[[Trial], None], trial: Trial) -> None:
+    trial.renew()
+    attempt(trial)
 
 
 def _does_not_run(trial: Trial) -> str:
@@ -125,16 +138,15 @@ def _raised(options: Any, error: Exception) -> str:
     return f"{file.name}{line}: {text}" if line else text
 
 
-def _tried(name: str, attempt: Callable[[Trial], None], trial: Trial) -> Finding:
-    if name in trial.options.not_promised:
+def _tried(options: Any, name: str, remedy: str, attempt: Callable[[], None]) -> Finding:
+    if name in options.not_promised:
         return Finding(name, None, "its options say so")
     try:
-        trial.renew()
-        attempt(trial)
+        attempt()
     except Broken as error:
-        return Finding(name, False, f"{error}; {REMEDIES[name]}")
+        return Finding(name, False, f"{error}; {remedy}")
     except Exception as error:  # whatever a user's own code raises
-        return Finding(name, False, f"{_raised(trial.options, error)}; {REMEDIES[name]}")
+        return Finding(name, False, f"{_raised(options, error)}; {remedy}")
     return Finding(name, True)
 
 
@@ -154,6 +166,8 @@ def _built(slot: str, options: Any, causal: bool, widths: Iterable[int]) -> Tria
 def check_parts(model: ModelOptions) -> None:
     """Try the parts of plugins in a model's options. Raises `SpecError` naming each promise that is not kept, and the remedy."""
     for part in parts_from_files(model, "model"):
+        if part.slot not in OF_SLOT:
+            continue
         causal = not sees_both_sides(model, part.path)
         widths = dict.fromkeys([*WIDTHS, model.width() or WIDTHS[0]])
         broken = []
@@ -162,13 +176,25 @@ def check_parts(model: ModelOptions) -> None:
                 say(f"{part.path}: {part.options.type} does not promise {finding.promise!r}: its options say so")
             elif finding.kept is False:
                 broken.append(finding)
-        if broken:
-            lines = "".join(f"\n  {finding.line()}" for finding in broken)
-            file = shlex.quote(str(part.file))
-            raise SpecError(
-                f"{part.path}: {part.options.type} ({part.file}) does not keep what a {part.slot} promises; mend it, or "
-                f"name the promise in not_promised of its options (`bigmodel check {file}` tries all):{lines}"
-            )
+        _refuse(part, broken)
 
 
-__all__ = ["REMEDIES", "Finding", "check_part", "check_parts"]
+def check_plugins(spec: Any) -> None:
+    """Try the parts of plugins in a spec, and their optimizer and schedule. Raises `SpecError` as `check_parts` does."""
+    check_parts(spec.model)
+    for part in parts_from_files(spec.train, "train"):
+        if part.slot in training.TRIES:
+            _refuse(part, [f for f in check_other(part.slot, part.options) if f.kept is False])
+
+
+def _refuse(part: PluginPart, broken: list[Finding]) -> None:
+    if broken:
+        lines = "".join(f"\n  {finding.line()}" for finding in broken)
+        file, article = shlex.quote(str(part.file)), "an" if part.slot == "optimizer" else "a"
+        raise SpecError(
+            f"{part.path}: {part.options.type} ({part.file}) does not keep what {article} {part.slot} promises; mend it, or "
+            f"name the promise in not_promised of its options (`bigmodel check {file}` tries all):{lines}"
+        )
+
+
+__all__ = ["OF_SLOT", "REMEDIES", "Finding", "check_other", "check_part", "check_parts", "check_plugins"]

@@ -1,4 +1,4 @@
-"""`bigmodel check FILE`: every promise of every part in a plugin's file."""
+"""`bigmodel check FILE`: every promise of everything in a plugin's file that can be tried without a spec."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.explain import explain
 from bigmodel_cli.overrides import apply_overrides
 from bigmodel_cli.plugins import plugin_types
-from bigmodel_cli.promises import Finding, check_part
+from bigmodel_cli.promises import OF_SLOT, Finding, check_other, check_part
+from bigmodel_cli.promises.training import TRIES
+from bigmodel_cli.tables import TABLES
 from bigmodel_cli.yaml_source import Node
+
+UNTRIED = "it has what {} asks for; what it does is tried with a spec: bigmodel pretrain SPEC --plugin {}"
 
 
 @dataclass(frozen=True)
 class Checked:
-    """One part: what it fills, what it is called, and what was found; in an encoder too where it is a mixer."""
+    """One of the classes: what it fills, what it is called, and what was found; in an encoder too where it is a mixer."""
 
     slot: str
     type: str
@@ -57,17 +61,24 @@ def check_plugin(file: Path, overrides: Sequence[str]) -> list[Checked]:
 
     Raises `SpecError` for an override that none has, and for options without a value.
     """
-    types = [(slot, options) for slot, options, _ in plugin_types() if slot != "tracker"]
+    types = [(slot, options) for slot, options, _ in plugin_types()]
     if not types:
-        raise SpecError(f"{file}: has no part to try: trackers promise nothing that could be tried here")
-    names = {name for _, options in types for name in options.model_fields}
+        raise SpecError(f"{file}: PARTS is empty: there is nothing to try")
+    names = {name for slot, options in types if slot in OF_SLOT or slot in TRIES for name in options.model_fields}
     for override in overrides:
         name = override.partition("=")[0].partition(".")[0]
         if name not in names:
             raise SpecError(f"--set {override}: no part of {file} has this option{did_you_mean(name, names)}")
-    found = []
+    found, bases = [], {table.kind: table.base for table in TABLES}
     for slot, options in types:
+        if slot not in OF_SLOT and slot not in TRIES:
+            text = UNTRIED.format(bases[slot].__name__, file)
+            found.append(Checked(slot, options.model_fields["type"].default, [Finding("joins", True, text)], []))
+            continue
         values = _options(file, options, overrides)
+        if slot in TRIES:
+            found.append(Checked(slot, values.type, check_other(slot, values), []))
+            continue
         in_encoder = check_part(slot, values, causal=False) if slot == "mixer" else []
         found.append(Checked(slot, values.type, check_part(slot, values), in_encoder))
     return found

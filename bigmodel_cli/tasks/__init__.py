@@ -1,4 +1,4 @@
-"""Tasks: what a batch is turned into, and how a model is judged. One file each, one line in the table.
+"""Tasks: what a batch is turned into, and how a model is judged. One file each, one name in the table.
 
 A task gives ``forward(model, batch) -> outputs``; ``loss(outputs, batch) -> (loss_sum, count)``, divided once by whoever has all
 the sums; and ``score(outputs, batch)``: for each metric the sum and the count of every item, so that a metric over a split is
@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
-
-from bigmodel_cli.config import NO_FACTS, Facts
+from bigmodel_cli.config import NO_FACTS, Facts, Table
 from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Search, Task
 from bigmodel_cli.tasks.causal_lm import CausalLMOptions
 from bigmodel_cli.tasks.classification import ClassificationOptions, inputs_of
@@ -24,29 +22,20 @@ from bigmodel_cli.tasks.seq2seq import Seq2SeqTaskOptions
 from bigmodel_cli.tasks.shown import Pictures
 from bigmodel_cli.tasks.tagging import TaggingOptions
 
-AnyTask = (
-    CausalLMOptions
-    | MaskedLMOptions
-    | Seq2SeqTaskOptions
-    | ClassificationOptions
-    | MaskedImageOptions
-    | CTCOptions
-    | TaggingOptions
-    | RegressionOptions
-    | MultilabelOptions
+TASKS = Table(
+    "task",
+    AnyTaskOptions,
+    CausalLMOptions,
+    MaskedLMOptions,
+    Seq2SeqTaskOptions,
+    ClassificationOptions,
+    MaskedImageOptions,
+    CTCOptions,
+    TaggingOptions,
+    RegressionOptions,
+    MultilabelOptions,
 )
-TaskOptions = Annotated[AnyTask, Field(discriminator="type")]
-TASKS: dict[str, type[AnyTaskOptions]] = {
-    "causal_lm": CausalLMOptions,
-    "masked_lm": MaskedLMOptions,
-    "seq2seq": Seq2SeqTaskOptions,
-    "classification": ClassificationOptions,
-    "masked_image": MaskedImageOptions,
-    "ctc": CTCOptions,
-    "tagging": TaggingOptions,
-    "regression": RegressionOptions,
-    "multilabel": MultilabelOptions,
-}
+TaskOptions = Annotated[AnyTaskOptions, TASKS]
 
 
 def build_task(options: AnyTaskOptions, facts: Facts = NO_FACTS) -> Task:

@@ -5,6 +5,7 @@ Who trains, evaluates or writes asks these methods and never looks at what a tas
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -38,9 +39,9 @@ class AnyTaskOptions(Options):
     isolates: ClassVar[bool] = False
     """Whether the task keeps the documents of a window apart (data.isolate)."""
 
+    @abstractmethod
     def build(self, facts: Facts = NO_FACTS) -> Task:
         """The task, for data of which these are the facts. Raises `SpecError` where they do not fit."""
-        raise NotImplementedError
 
     @classmethod
     def for_samples(cls) -> AnyTaskOptions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,9 +85,9 @@ class AnyTrackerOptions(Options):
         if self.package is not None:
             need(self.package, self.package, f"train.trackers: {self.type}")
 
+    @abstractmethod
     def build(self, run: TrackedRun) -> Tracker:
         """The tracker of a run. A `BigmodelError` that it raises ends the run before its first step."""
-        raise NotImplementedError
 
 
 def figures(record: dict[str, Any]) -> dict[str, float]:

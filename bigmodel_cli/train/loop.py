@@ -182,7 +182,7 @@ def _look_at_clock(run: Run, minutes: float) -> None:
     if run.state.step == run.total:
         run.say(f"{minutes:g} minutes of training are over, after {run.total:,} steps")
     elif run.state.step == run.options.log_every:
-        for remark in run.options.schedule.remarks(run.total):
+        for remark in run.options.remarks(run.total):
             run.say(f"at the rate so far: {remark}")
 
 

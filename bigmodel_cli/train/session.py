@@ -237,7 +237,7 @@ def _describe_steps(options: TrainOptions, total: int | None) -> None:
             f"train.minutes: {options.minutes:g} minutes of training, without validations and saving; how many steps that is "
             "the machine decides, so that the run is not exactly repeatable"
         )
-    for remark in options.schedule.remarks(total) if total is not None else ():
+    for remark in options.remarks(total) if total is not None else ():
         say(remark)
 
 

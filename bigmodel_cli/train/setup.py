@@ -17,7 +17,7 @@ from bigmodel_cli.loaded import TOKENIZERS, say_carried
 from bigmodel_cli.metrics.text import need_libraries
 from bigmodel_cli.models import Model
 from bigmodel_cli.modes import training_mode
-from bigmodel_cli.promises import check_parts
+from bigmodel_cli.promises import check_plugins
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.spec import Spec, of_checkpoint
@@ -41,7 +41,7 @@ def open_run(spec: Spec, resumed: Path | None = None, *, expect: bool = False) -
 
     Where the data is not there, what is known of it stands in if that is to be `expect`ed.
     """
-    check_parts(spec.model)
+    check_plugins(spec)
     source = source_of(spec) if resumed is None else None
     if source is not None:
         spec = _with_length(spec, source)

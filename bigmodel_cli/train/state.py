@@ -67,7 +67,7 @@ class Before:
 
 @dataclass
 class TrainState:
-    """Weights, their moving average, the optimizer, the place in the run, and the random states."""
+    """Weights, their average (a moving one, or the optimizer's own), the optimizer, the place in the run, and the random states."""
 
     model: Module
     optimizer: Optimizer
@@ -93,6 +93,7 @@ class TrainState:
         self.balanced = counting_steps(self.model, self.still)  # mixtures of experts
         recorded = self.model.state_dict().keys()
         self.buffers = [tensor for name, tensor in self.model.named_buffers() if name in recorded]  # statistics
+        self.ema = self.optimizer.averaged
         if self.ema_decay is not None:
             self.ema = {name: p.detach().clone() for name, p in self.model.named_parameters()}
 
@@ -183,6 +184,10 @@ class TrainState:
             load_weights(self.model, own)
             self.ema = ema
 
+    def raw(self) -> dict[str, Tensor]:
+        """The parameters that have an average, by the names under which a checkpoint keeps them to resume with."""
+        return {f"raw.{name}": p for name, p in self.model.named_parameters() if name in self.ema}
+
     def capture(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         """(weights to use, tensors to resume with, plain values to resume with).
 
@@ -192,8 +197,7 @@ class TrainState:
         train[CPU], cuda = self.random()
         if cuda is not None:
             train[CUDA] = cuda
-        if self.ema:
-            train |= {f"raw.{name}": p.detach() for name, p in self.model.named_parameters()}
+        train |= {name: p.detach() for name, p in self.raw().items()}
         with self.averaged():
             weights = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
         values = {
@@ -226,9 +230,8 @@ class TrainState:
         own = self.optimizer.state_dict()
         random = {name: torch.empty_like(train[name], device="cpu") for name in (CPU, CUDA) if name in train}
         targets = {**{f"{OPTIMIZER}{name}": tensor for name, tensor in own.items()}, **random}
-        if self.ema:
-            copy_tensors(dict(self.model.named_parameters()), self.ema)
-            targets |= {f"raw.{name}": p for name, p in self.model.named_parameters()}
+        copy_tensors(dict(self.model.named_parameters()), self.ema)
+        targets |= self.raw()
         copy_tensors(train, targets)
         self.optimizer.load_state_dict(own, found.optimizer_steps)
         self.step = found.step
@@ -256,9 +259,7 @@ class TrainState:
                 f"{differing[0].removeprefix(OPTIMIZER)} (earlier versions gave other weights to muon); start a new run: "
                 "bigmodel finetune --from"
             )
-        expected = {**own, CPU: torch.get_rng_state()}
-        if self.ema:
-            expected |= {f"raw.{name}": p for name, p in self.model.named_parameters()}
+        expected = {**own, CPU: torch.get_rng_state(), **self.raw()}
         check_fits(weights, self.model.state_dict(), "model.safetensors")
         check_fits(
             {name: tensor for name, tensor in train.items() if name != CUDA}, expected, "train_state.safetensors"

@@ -61,7 +61,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def opened(kind: str) -> DataSet:
     options = OPTIONS[kind]
-    return open_data(SOURCES[options["type"]][0].model_validate(options), base=Path(), say=lambda text: None)
+    return open_data(SOURCES[options["type"]].model_validate(options), base=Path(), say=lambda text: None)
 
 
 def content(data: DataSet) -> dict[str, torch.Tensor]:
@@ -269,7 +269,7 @@ def test_one_rule_for_every_kind_of_data(home: Path) -> None:
     for turn in range(2):
         for kind, change in changed.items():
             options = {**OPTIONS[kind], "val_fraction": 0, **change}
-            data = open_data(SOURCES[options["type"]][0].model_validate(options), base=Path(), say=print)
+            data = open_data(SOURCES[options["type"]].model_validate(options), base=Path(), say=print)
             counts[kind, turn] = (len(data.split("train")), data.fingerprint)
         if turn == 0:
             leave_copies()

@@ -32,7 +32,7 @@ def opened(files: dict[str, str], said: list[str] | None = None, **options: Any)
         Path(name).write_bytes(gzip.compress(content.encode()) if packed else content.encode())
     options = {"train": [next(iter(files))], "val_fraction": 0.0, "tokenizer": {"type": "bytes"}, **options}
     say = (lambda _: None) if said is None else said.append
-    return open_data(CoNLLOptions.model_validate(options), base=Path(), seed=0, say=say)
+    return open_data(CoNLLOptions.model_validate(options), base=Path(), say=say)
 
 
 def tagged(data: DataSet, split: str = "train") -> list[list[tuple[str, str]]]:
@@ -134,12 +134,12 @@ def test_tags_of_a_checkpoint_are_its_own_and_others_refused() -> None:
     options = {"train": ["a.conll"], "tokenizer": {"type": "bytes"}}
     one = open_data(
         CoNLLOptions.model_validate({**options, "test": ["b.conll"]}),
-        base=Path(), seed=0, say=lambda _: None, assets=assets, only="test",
+        base=Path(), say=lambda _: None, assets=assets, only="test",
     )  # fmt: skip
     assert one.facts.classes == ("B-ORG", "B-PER", "O")
     assert tagged(one, "test") == [[("Peter", "B-PER")]]
     with pytest.raises(SpecError, match="classes that the checkpoint does not know: 'B-LOC'"):
         open_data(
             CoNLLOptions.model_validate({**options, "test": ["c.conll"]}),
-            base=Path(), seed=0, say=lambda _: None, assets=assets, only="test",
+            base=Path(), say=lambda _: None, assets=assets, only="test",
         )  # fmt: skip

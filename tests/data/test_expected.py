@@ -77,7 +77,7 @@ def files(tmp_path: Path) -> None:
 
 
 def opened(options: Any) -> Any:
-    return open_data(options, base=Path(), seed=0, say=lambda text: None)
+    return open_data(options, base=Path(), say=lambda text: None)
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -111,7 +111,7 @@ def test_a_known_data_set_is_known(kind: str, shape: tuple[int, ...], classes: i
 
 def test_data_that_is_not_there_is_said() -> None:
     said: list[str] = []
-    data = open_or_expect(OPTIONS.validate_python({"type": "mnist", "root": "nowhere"}), seed=0, say=said.append)
+    data = open_or_expect(OPTIONS.validate_python({"type": "mnist", "root": "nowhere"}), say=said.append)
     assert len(data.split("train")) == 54_000
     assert "nowhere" in said[-1]
     assert "Without the data, this is assumed: images of 1 x 28 x 28" in said[-1]
@@ -137,7 +137,7 @@ UNKNOWN: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_is_not_known_is_named_with_its_option(name: str) -> None:
     values, remedy = UNKNOWN[name]
     with pytest.raises(DataError) as found:
-        open_or_expect(OPTIONS.validate_python(values), seed=0, say=lambda text: None)
+        open_or_expect(OPTIONS.validate_python(values), say=lambda text: None)
     assert remedy in str(found.value).partition(". Without the data, ")[2]
 
 
@@ -151,7 +151,7 @@ def test_data_that_is_there_and_damaged_is_not_expected(files: None) -> None:
     """Only what is not there is: what cannot be read is a fault of a dry run too."""
     Path("there/images/one/0.png").write_bytes(b"nothing")
     with pytest.raises(DataError) as found:
-        open_or_expect(OPTIONS.validate_python(SOURCES["folder"]), seed=0, say=lambda text: None)
+        open_or_expect(OPTIONS.validate_python(SOURCES["folder"]), say=lambda text: None)
     assert not isinstance(found.value, MissingData)
 
 

@@ -24,7 +24,7 @@ WORDS = [f"w{i:03d}" for i in range(130)]
 
 
 def opened(said: list[str] | None = None, **options: Any) -> DataSet:
-    checked = SOURCES[options["type"]][0].model_validate(options)
+    checked = SOURCES[options["type"]].model_validate(options)
     return open_data(checked, base=Path.cwd(), say=(said if said is not None else []).append)
 
 
@@ -179,7 +179,7 @@ def test_cifar_opens_the_files_of_one_split(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
     meta = {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]}
     monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
-    options = SOURCES["cifar10"][0].model_validate({"type": "cifar10", "normalize": "none"})
+    options = SOURCES["cifar10"].model_validate({"type": "cifar10", "normalize": "none"})
     facts = {"image_shape": [3, 32, 32], "classes": ["c", "b", "a"]}
     read = {"base": Path.cwd(), "say": [].append}
     found = open_data(options, **read, assets={"facts.json": json.dumps(facts).encode()}, only="test")  # type: ignore[arg-type]

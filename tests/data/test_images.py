@@ -38,7 +38,7 @@ def opened(said: list[str] | None = None, **options: Any) -> DataSet:
     """All of the training images, unless a test says what part of them is held out."""
     options = {"val_fraction": 0, **options}
     kept = said if said is not None else []
-    return open_data(SOURCES[options["type"]][0].model_validate(options), base=Path.cwd(), say=kept.append)
+    return open_data(SOURCES[options["type"]].model_validate(options), base=Path.cwd(), say=kept.append)
 
 
 def folder(root: str = "pictures", classes: tuple[str, ...] = ("cat", "dog"), count: int = 4) -> Path:

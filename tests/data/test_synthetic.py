@@ -27,7 +27,7 @@ ANSWERS: dict[str, Any] = {"copy": list, "reverse": lambda x: x[::-1], "sort": s
 
 def opened(said: list[str] | None = None, **options: Any) -> DataSet:
     say = (lambda _: None) if said is None else said.append
-    return open_data(SyntheticOptions(**options), base=Path(), seed=0, say=say)
+    return open_data(SyntheticOptions(**options), base=Path(), say=say)
 
 
 def texts(data: DataSet, split: str, name: str = "tokens") -> list[str]:

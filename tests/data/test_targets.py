@@ -23,7 +23,7 @@ ROWS = 't,n,s\na,1,x|y\nb,2.5,\n"c,d", 4e0 ,y | y|\n'
 def opened(said: list[str] | None = None, /, known: Any = None, only: str | None = None, **options: Any) -> DataSet:
     typed: Any = TypeAdapter(DataOptions).validate_python(options)
     say = said.append if said is not None else (lambda _: None)
-    return open_data(typed, base=Path(), seed=0, say=say, assets=known, only=only)
+    return open_data(typed, base=Path(), say=say, assets=known, only=only)
 
 
 def stored(facts: Facts) -> dict[str, bytes]:

@@ -168,7 +168,7 @@ def opened(values: dict[str, Any]) -> int:
     from bigmodel_cli.errors import BigmodelError
 
     try:
-        options = SOURCES[values["type"]][0].model_validate(values)
+        options = SOURCES[values["type"]].model_validate(values)
         data = open_data(options, base=Path("case"), say=say)
         for name in data.splits:
             split = data.split(name)

@@ -27,7 +27,7 @@ from bigmodel_cli.lazy import load_torch
 load_torch()
 import yaml
 values = yaml.safe_load(sys.argv[1])
-options = SOURCES[values["type"]][0].model_validate(values)
+options = SOURCES[values["type"]].model_validate(values)
 start, used = time.perf_counter(), time.process_time()
 data = open_data(options, base=Path(), say=lambda text: None)
 print(time.perf_counter() - start, time.process_time() - used, len(data.split("train")))

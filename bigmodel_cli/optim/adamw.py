@@ -1,0 +1,71 @@
+"""AdamW through PyTorch's fused kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from bigmodel_cli.config import NonNegative, Positive, Probability
+from bigmodel_cli.lazy import torch
+from bigmodel_cli.optim.base import AnyOptimizerOptions, Optimizer
+from bigmodel_cli.roles import Weight
+
+
+class AdamWOptions(AnyOptimizerOptions):
+    """AdamW (Loshchilov and Hutter 2019); with `weight_decay: 0` it is Adam (Kingma and Ba 2015)."""
+
+    type: Literal["adamw"] = "adamw"
+    copies: ClassVar[int] = 2  # of the weights, in the optimizer's state
+    lr: Positive = Field(1e-3, description="peak learning rate")
+    betas: Annotated[list[Probability], Field(min_length=2, max_length=2)] = Field(
+        [0.9, 0.999], description="decay rates of the running means of the gradient and of its square"
+    )
+    eps: Positive = Field(1e-8, description="added to the root of the second moment")
+    weight_decay: NonNegative = Field(0.0, description="decoupled decay of matrices, kernels and embeddings of tokens")
+
+    def scratch(self, sizes: list[int]) -> int:
+        """Bytes that an update needs for itself, for weights of these sizes in bytes: none, the kernel is fused."""
+        return 0
+
+    def build(self, weights: Iterable[Weight]) -> AdamW:
+        return AdamW(self, weights)
+
+
+class AdamW(Optimizer):
+    """AdamW through PyTorch's fused kernel."""
+
+    slots = ("exp_avg", "exp_avg_sq")
+
+    def __init__(self, options: AdamWOptions, weights: Iterable[Weight]) -> None:
+        super().__init__(options.weight_decay, weights)
+        self.options = options
+        # The kernel reads the step from a tensor per parameter: they all share one.
+        self.clock = torch.zeros((), dtype=torch.float32, device=self.parameters[0].device) if self.parameters else None
+
+    def step(self, lr: float, divisor: float) -> None:
+        if self.clock is None:
+            return
+        self.steps += 1
+        self.clock.fill_(self.steps)
+        gradients = self.gradients()
+        scale = torch.full((), divisor, dtype=torch.float32, device=self.clock.device)
+        for group, decay in self.groups:
+            torch._fused_adamw_(
+                [self.parameters[i] for i in group],
+                [gradients[i] for i in group],
+                [self.state["exp_avg"][i] for i in group],
+                [self.state["exp_avg_sq"][i] for i in group],
+                [],
+                [self.clock] * len(group),
+                lr=lr,
+                beta1=self.options.betas[0],
+                beta2=self.options.betas[1],
+                weight_decay=decay,
+                eps=self.options.eps,
+                amsgrad=False,
+                maximize=False,
+                grad_scale=scale,
+                found_inf=None,
+            )

@@ -1,0 +1,98 @@
+"""What every optimizer is, and what its options answer: a new one is a file with both, and a name in the table.
+
+Our own few lines around PyTorch's fused and foreach kernels: `torch.optim.Optimizer` imports the compiler on first use,
+which costs as much start-up time as half of torch itself, and its state has no names. Here the state is keyed by the
+parameter's name, so that a checkpoint can be read by a person, and the scale of the gradient (sums, not means) is applied
+inside the update.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import ClassVar
+
+from pydantic import Field
+
+from bigmodel_cli.config import Options, Positive
+from bigmodel_cli.lazy import torch
+from bigmodel_cli.roles import Role, Weight
+
+
+class AnyOptimizerOptions(Options):
+    """Options of an optimizer."""
+
+    type: str
+    lr: Positive = Field(description="peak learning rate")
+    copies: ClassVar[int]
+    """Of the weights, in the optimizer's state."""
+    averages: ClassVar[bool] = False
+    """Whether the optimizer itself averages the weights that are evaluated and saved."""
+
+    def scratch(self, sizes: list[int]) -> int:
+        """Bytes that an update needs for itself, for weights of these sizes in bytes: here the scaled gradients."""
+        return sum(sizes)
+
+    @abstractmethod
+    def build(self, weights: Iterable[Weight]) -> Optimizer:
+        """The optimizer of these weights."""
+
+    def remarks(self, last: float) -> list[str]:
+        """What is to be said of a run whose learning rate ends at this fraction of its peak: for people."""
+        return []
+
+    def mover(self, role: Role) -> tuple[str, float]:
+        """Which optimizer moves a weight of that role, and with how much decay."""
+        return self.type, dict(self).get("weight_decay", 0.0) if role.decayed else 0.0
+
+
+class Optimizer(ABC):
+    """Common to all optimizers: weights in groups with and without decay, and named state tensors."""
+
+    slots: tuple[str, ...] = ()
+
+    def __init__(self, weight_decay: float, weights: Iterable[Weight]) -> None:
+        self.weights = [w for w in weights if w.tensor.requires_grad]
+        self.names = [w.name for w in self.weights]
+        self.parameters = [w.tensor for w in self.weights]
+        decayed = [i for i, w in enumerate(self.weights) if w.role.decayed]
+        rest = [i for i, w in enumerate(self.weights) if not w.role.decayed]
+        self.groups = [(group, decay) for group, decay in ((decayed, weight_decay), (rest, 0.0)) if group]
+        self.state = {slot: [torch.zeros_like(p) for p in self.parameters] for slot in self.slots}
+        self.averaged: dict[str, torch.Tensor] = {}  # weights to evaluate and save in place of the parameters, by name
+        self.steps = 0
+
+    def gradients(self) -> list[torch.Tensor]:
+        """The gradients, in the order of `parameters`; zeros for a parameter that took no part in the loss."""
+        for p in self.parameters:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        return [p.grad for p in self.parameters if p.grad is not None]
+
+    def clear(self) -> None:
+        """Forget the gradients."""
+        for p in self.parameters:
+            p.grad = None
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """State tensors under '<slot>.<parameter name>'; the step count is the run's own."""
+        return {f"{slot}.{n}": t for slot, ts in self.state.items() for n, t in zip(self.names, ts, strict=True)}
+
+    def load_state_dict(self, tensors: dict[str, torch.Tensor], steps: int) -> None:
+        """Copy a saved state back. Raises `KeyError` or `RuntimeError` where names or shapes differ."""
+        for slot, own in self.state.items():
+            for name, tensor in zip(self.names, own, strict=True):
+                tensor.copy_(tensors[f"{slot}.{name}"])
+        self.steps = steps
+
+    @abstractmethod
+    def step(self, lr: float, divisor: float) -> None:
+        """Update the parameters with their gradients divided by `divisor`."""
+
+
+def total_norm(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """The Euclidean norm of all values of all tensors, as one number on their device."""
+    if not tensors:
+        return torch.zeros(())
+    norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+    return norm

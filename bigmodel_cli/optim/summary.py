@@ -1,0 +1,40 @@
+"""Which optimizer moves which weights, for people and as plain values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from bigmodel_cli.optim.base import AnyOptimizerOptions
+from bigmodel_cli.roles import Weight
+
+
+def describe_weights(options: AnyOptimizerOptions, weights: Iterable[Weight]) -> list[dict[str, Any]]:
+    """Of each weight, as plain values: its name and shape, which optimizer moves it (None: it is frozen), and whether it decays."""
+    described = []
+    for weight in weights:
+        optimizer, decay = options.mover(weight.role)
+        trained = weight.tensor.requires_grad
+        described.append(
+            {
+                "name": weight.name,
+                "shape": list(weight.tensor.shape),
+                "optimizer": optimizer if trained else None,
+                "decayed": trained and decay > 0,
+            }
+        )
+    return described
+
+
+def summary(described: list[dict[str, Any]]) -> str:
+    """What `describe_weights` found, as one line: which optimizer moves how many tensors, and how many decay."""
+    trained = [w for w in described if w["optimizer"] is not None]
+    parts = []
+    for optimizer in dict.fromkeys(w["optimizer"] for w in trained):
+        moved = [math.prod(w["shape"]) for w in trained if w["optimizer"] == optimizer]
+        parts.append(f"{optimizer} {len(moved)} tensors ({sum(moved):,} numbers)")
+    decayed = sum(w["decayed"] for w in trained)
+    frozen = f"; {len(described) - len(trained)} tensors frozen" if len(trained) < len(described) else ""
+    decay = f"weight decay on {decayed} of {len(trained)} tensors" if decayed else "weight decay on none"
+    return f"{', '.join(parts)}; {decay}{frozen}"

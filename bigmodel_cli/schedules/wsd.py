@@ -1,0 +1,35 @@
+"""Warm-up, stable, decay."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from bigmodel_cli.config import Fraction
+from bigmodel_cli.schedules.base import FallingOptions
+
+
+class WSDOptions(FallingOptions):
+    """Warm-up, stable, decay (Hu et al. 2024, MiniCPM): the peak, then down to `final` in a straight line."""
+
+    type: Literal["wsd"] = "wsd"
+    decay: Fraction = Field(0.2, description="the part of the run, at its end, in which the rate goes down")
+
+    def span(self, total: int) -> float:
+        """decay x total steps, at least one, which do not begin before the warm-up has ended."""
+        return min(super().span(total), max(1, self.decay * total))
+
+    def shape(self, left: float) -> float:
+        """A straight line."""
+        return left
+
+    def remarks(self, total: int) -> list[str]:
+        """Also where the warm-up reaches into the decay."""
+        if self.warmup >= total or self.warmup <= total - 1 - self.decay * total:
+            return super().remarks(total)
+        return [
+            f"train.schedule.warmup: {self.warmup:,} steps of warm-up reach into the last {100 * self.decay:.3g} % of "
+            f"the run's {total:,} steps (train.schedule.decay): the learning rate goes down right after its peak, in "
+            f"{total - 1 - self.warmup:,} steps"
+        ]
