@@ -13,6 +13,7 @@ from bigmodel_cli.console import table
 from bigmodel_cli.data import SOURCES
 from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.explain.tree import classes_in
+from bigmodel_cli.inherit import BASE
 from bigmodel_cli.models import MODELS
 from bigmodel_cli.optim import describe_optimizers
 from bigmodel_cli.outputs import check_output, write_output
@@ -74,8 +75,10 @@ def schema() -> dict[str, Any]:
 
 
 def _open_top(values: dict[str, Any]) -> dict[str, Any]:
-    """Keys that begin with x- are free at the top of a spec (a place for YAML anchors)."""
-    return {**values, "patternProperties": {"^x-": {}}}
+    """Keys that begin with x- are free at the top of a spec (a place for YAML anchors), which may inherit from another."""
+    base = {"description": "another spec, from which this one takes what it does not say", "type": "string"}
+    properties = {BASE: base, **values["properties"]}
+    return {**values, "properties": properties, "patternProperties": {"^x-": {}}}
 
 
 def templates() -> dict[str, str]:

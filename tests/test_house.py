@@ -41,6 +41,7 @@ FLOORS = {
     ),
     "explain": 1,
     "overrides": 1,
+    "inherit": 1,
     "parts": 1,
     "metrics": 1,
     **dict.fromkeys(["models", "data", "tasks", "checkpoints", "optim", "schedule", "rundir", "trackers"], 2),
@@ -107,7 +108,7 @@ SNIFFING = {
         'passing = isinstance(error, OSError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING'
     ],
     "explain/__init__.py": ['return getattr(field.annotation, "__args__", ())'],
-    "explain/tree.py": ['return by_type.get(str(value.get("type", getattr(default, "type", None))))'],
+    "explain/tree.py": ['return getattr(default, "type", None)'],
     "models/sizing.py": [
         'elif function in fills or getattr(function, "__name__", "") in FILLS:',
         'if torch.device(kwargs.get("device") or torch.get_default_device()).type == "meta":',

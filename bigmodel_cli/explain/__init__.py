@@ -277,9 +277,9 @@ def _use(found: list[Known], options: type[Options], plain: Any) -> str:
     return f"use {', or '.join(texts)}" if texts else ""
 
 
-def _position(where: str) -> tuple[int, int, int]:
-    """Faults of options given on the command line come first, then those of the file by line and column."""
+def _position(where: str) -> tuple[str, int, int]:
+    """Faults of options given on the command line come first, then those of each file by line and column."""
     pieces = where.rsplit(":", 2)
     if where.startswith("--set") or len(pieces) < 3 or not (pieces[1].isdigit() and pieces[2].isdigit()):
-        return 0, 0, 0
-    return 1, int(pieces[1]), int(pieces[2])
+        return "", 0, 0
+    return pieces[0], int(pieces[1]), int(pieces[2])
