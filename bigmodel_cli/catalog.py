@@ -76,24 +76,27 @@ def schema() -> dict[str, Any]:
 
 def _open_top(values: dict[str, Any]) -> dict[str, Any]:
     """Keys that begin with x- are free at the top of a spec (a place for YAML anchors), which may inherit from another."""
-    base = {"description": "another spec, from which this one takes what it does not say", "type": "string"}
+    what = "another spec, from which this one takes what it does not say; its path from this file's folder"
+    base = {"description": what, "type": "string", "examples": ["other.yaml"]}
     properties = {BASE: base, **values["properties"]}
     return {**values, "properties": properties, "patternProperties": {"^x-": {}}}
 
 
 def templates() -> dict[str, str]:
-    """The commented sample specs that `bigmodel init` can write, by name."""
-    folder = resources.files("bigmodel_cli") / "templates"
-    return {
-        f.name.removesuffix(".yaml"): f.read_text(encoding="utf-8")
-        for f in folder.iterdir()
-        if f.name.endswith(".yaml")
-    }
+    """The commented specs that are made for `bigmodel init`, by name."""
+    return samples("templates")
+
+
+def samples(folder: str = "sample_configs") -> dict[str, str]:
+    """The text of the sample specs, or of those in another folder of the package, by name."""
+    there = (resources.files("bigmodel_cli") / folder).iterdir()
+    found = {f.name.removesuffix(".yaml"): f.read_text(encoding="utf-8") for f in there if f.name.endswith(".yaml")}
+    return dict(sorted(found.items()))
 
 
 def write_sample(name: str, like: str) -> Path:
     """Write `name`.yaml from the template `like`. Raises where the file exists or the template does not."""
-    known = templates()
+    known = {**samples(), **templates()}
     if like not in known:
         raise SpecError(f"--like {like}: not one of {', '.join(sorted(known))}{did_you_mean(like, known)}")
     if not os.path.basename(name):

@@ -49,6 +49,7 @@ from bigmodel_cli.arguments.meaning import (
     show,
     with_a_first,
 )
+from bigmodel_cli.arguments.options import OptionPath, TypeName
 from bigmodel_cli.arguments.predict import (
     Beams,
     DrawSeed,
@@ -327,6 +328,19 @@ def schema(plugin: Plugin = None) -> None:
     from bigmodel_cli.console import result
 
     result(json_.dumps(schema_(), indent=2))
+
+
+@app.command()
+def options(path: OptionPath = None, kind: TypeName = None, plugin: Plugin = None, json: Json = False) -> None:
+    """Show the options of a part of a spec: type, default, bounds, what each is, and an example.
+
+    Example: bigmodel options model.blocks.mixer attention
+    """
+    from bigmodel_cli.options import description, find, to_json, to_text
+
+    known = description(plugins=bool(plugin))
+    found = find(known, path or "", kind)
+    show(to_json(known, found) if json else to_text(known, found))
 
 
 @app.command()

@@ -39,6 +39,7 @@ Delimiter = Annotated[
     str | None,
     AfterValidator(_one_character),
     Field(
+        examples=[";"],
         description="what stands between columns, such as ';'; values may then be in quotes, as in .csv. Left out: commas in .csv; "
         "tabs in .tsv, where quotes are characters like others",
     ),
