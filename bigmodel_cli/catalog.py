@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -94,21 +95,35 @@ def samples(folder: str = "sample_configs") -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def write_sample(name: str, like: str) -> Path:
-    """Write `name`.yaml from the template `like`. Raises where the file exists or the template does not."""
+def like_what(name: str) -> str:
+    """The text of the sample spec of this name, or of the first that has the task of this name. Raises `SpecError` for none."""
     known = {**samples(), **templates()}
-    if like not in known:
-        raise SpecError(f"--like {like}: not one of {', '.join(sorted(known))}{did_you_mean(like, known)}")
+    if name in TASKS and name not in known:
+        task = re.compile(rf"^task: *({name}$|{{type: {name}\b|\n  type: {name}$)", re.MULTILINE)
+        name = next((own for own, text in known.items() if task.search(text) and "finetune" not in own), name)
+    if name not in known:
+        choices = sorted({*known, *TASKS})
+        raise SpecError(f"--like {name}: not one of {', '.join(choices)}{did_you_mean(name, choices)}")
+    return known[name].replace(f"sample_configs/{name}.yaml", "{path}")
+
+
+def write_sample(name: str, like: str) -> Path:
+    """Write `name`.yaml from a sample spec. Raises where the file exists or there is no such sample."""
+    return write_spec(name, lambda path: like_what(like).replace("{path}", str(path)))
+
+
+def write_spec(name: str, text: Callable[[Path], str]) -> Path:
+    """Write a new spec into `name`.yaml; `text` gives it for that path. Raises where the file exists."""
     if not os.path.basename(name):
         raise SpecError(f"NAME: {name!r} is the name of no file; write for instance `bigmodel init mine`")
     path = Path(name)
     # A device or a FIFO is written through.
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-        write_output(path, [known[like].encode("utf-8")])
+        write_output(path, [text(path).encode("utf-8")])
         return path
     path = Path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
     if os.path.lexists(path):
         raise SpecError(f"{path}: exists already; choose another name")
     check_output(path, "NAME")
-    write_output(path, [known[like].encode("utf-8")])
+    write_output(path, [text(path).encode("utf-8")])
     return path

@@ -38,6 +38,7 @@ from bigmodel_cli.arguments.evaluate import (
     SplitName,
     Tasks,
 )
+from bigmodel_cli.arguments.init import LabelColumn, Like, NewName, OwnData, TextColumn
 from bigmodel_cli.arguments.look import Head, Input, Layer, Picture, Seconds, Target
 from bigmodel_cli.arguments.meaning import (
     Start,
@@ -377,17 +378,25 @@ def check(file: PluginFile, set_: SetPart = None, json: Json = False) -> None:
 
 @app.command()
 def init(
-    name: Annotated[
-        str,
-        typer.Argument(metavar="NAME", help="The new spec's name; NAME.yaml is written.", show_default=False),
-    ],
-    like: Annotated[str, typer.Option(help="What to start from: decoder or cnn.")] = "decoder",
+    name: NewName, like: Like = None, data: OwnData = None, text: TextColumn = None, label: LabelColumn = None
 ) -> None:
-    """Write a commented sample spec; prints its path.
+    """Write a commented first spec: for your own data after a look at it, or like a sample; prints its path.
 
-    Example: bigmodel init mine --like cnn
+    Example: bigmodel init mine --data photos/, or: bigmodel init mine --like seq2seq
     """
-    from bigmodel_cli.catalog import write_sample
-    from bigmodel_cli.console import result
+    from bigmodel_cli.catalog import write_sample, write_spec
+    from bigmodel_cli.console import result, say
 
-    result(str(write_sample(name, like)))
+    if not data:
+        refuse("init without --data", {"--text": text, "--label": label is not None})
+        result(str(write_sample(name, like or "decoder")))
+        return
+    refuse("init with --data, which decides what the spec is like", {"--like": like})
+    from bigmodel_cli.init import Wanted, draft, write_out
+
+    made = draft(data, Wanted(tuple(text or ()), label))
+    path = write_spec(name, lambda path: write_out(made, path))
+    for note in made.notes:
+        say(note)
+    say(f"next: bigmodel pretrain {path}")
+    result(str(path))

@@ -296,3 +296,8 @@ def dump_yaml(values: Any, width: int = 110, flow: bool | None = False) -> str:
 
     Dumper.add_representer(str, text)
     return yaml.dump(values, Dumper=Dumper, sort_keys=False, width=width, default_flow_style=flow)
+
+
+def on_one_line(value: Any) -> str:
+    """Plain values as YAML on one line, lists and mappings in brackets."""
+    return dump_yaml(value, 10**6, flow=True).removesuffix("\n").removesuffix("\n...")

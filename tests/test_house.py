@@ -62,7 +62,7 @@ FLOORS = {
             "loaded",
             "catalog",
             "options",
-            "first_spec",
+            "init",
         ],
         4,
     ),

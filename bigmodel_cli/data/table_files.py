@@ -128,7 +128,7 @@ def _separated(path: Path, columns: Columns) -> Iterator[tuple[str, list[Any], i
     first: list[str] | None = None
     indices: list[int] = []
     header: tuple[str, ...] = ()
-    split, delimiter = _splitting(path, columns)
+    split, delimiter = splitting(path, columns)
     for number, row in split:
         place = f"{path}:{number}"
         if first is None:
@@ -148,7 +148,7 @@ def _separated(path: Path, columns: Columns) -> Iterator[tuple[str, list[Any], i
         yield place, [row[i] for i in indices], len(first), header
 
 
-def _splitting(path: Path, columns: Columns) -> tuple[Iterator[tuple[int, list[str]]], str]:
+def splitting(path: Path, columns: Columns) -> tuple[Iterator[tuple[int, list[str]]], str]:
     """The (line, columns) of a file's rows, and what stands between the columns; "" for lines of one column."""
     if keeps_quotes(path, columns):
         return _tab_rows(path), "\t"
