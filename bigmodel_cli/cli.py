@@ -392,11 +392,14 @@ def init(
         result(str(write_sample(name, like or "decoder")))
         return
     refuse("init with --data, which decides what the spec is like", {"--like": like})
+    import shlex
+
     from bigmodel_cli.init import Wanted, draft, write_out
 
     made = draft(data, Wanted(tuple(text or ()), label))
     path = write_spec(name, lambda path: write_out(made, path))
     for note in made.notes:
         say(note)
-    say(f"next: bigmodel pretrain {path}")
+    say(f"next: bigmodel pretrain {shlex.quote(str(path))}")
+    say(f"then: bigmodel predict {shlex.quote(f'runs/{path.stem}')} {shlex.quote(made.input)}")
     result(str(path))

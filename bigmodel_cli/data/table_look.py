@@ -48,6 +48,10 @@ class SeenColumn:
         usual = column_name(str(self.name)) in (NAMES | LANGUAGES) - LABELS
         return 2 * len(self.counts) > len(self.values) and (words > FEW_WORDS or usual)
 
+    def is_image(self) -> bool:
+        """Whether its values are encoded images, as Hugging Face datasets keep them in Parquet."""
+        return all(isinstance(value, dict) and "bytes" in value for value in self.values)
+
     def is_label(self) -> bool:
         """Whether its values may be classes: few, and most of them several times; no fractions."""
         counts = self.counts

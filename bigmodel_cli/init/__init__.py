@@ -8,7 +8,8 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from bigmodel_cli.data.files import walk
+from bigmodel_cli.console import one_line
+from bigmodel_cli.data.files import check_plain, walk
 from bigmodel_cli.data.image_files import ENDINGS as IMAGES
 from bigmodel_cli.data.reading import plain_name
 from bigmodel_cli.data.recordings import ARCHIVES
@@ -37,6 +38,7 @@ def draft(paths: Sequence[Path], wanted: Wanted) -> Draft:
     for path in paths:
         if not path.exists():
             raise SpecError(f"--data {path}: no such file or folder")
+        check_plain(path, SpecError)
     files = [file for path in paths for file in (walk(path) if path.is_dir() else [path])]
     if not files:
         raise DataError(f"--data {paths[0]}: no file in it")
@@ -53,8 +55,9 @@ def draft(paths: Sequence[Path], wanted: Wanted) -> Draft:
     if wanted.given and there[0] != "tables":
         raise SpecError(f"{wanted.given} has no effect on {there[0]}; leave it out")
     made = FORMS[there[0]][1](paths, [file for file in files if _form(file) == there[0]], wanted)
-    others = [f"{count:,} {form or 'other files'}" for form, count in kinds.items() if form != there[0]]
-    return made.told(f"beside the {there[0]} there are {listed(others)}") if others else made
+    left = Counter(_form(file) or "other files" for file in files if _form(file) != there[0] and file not in made.used)
+    others = listed(f"{count:,} {form}" for form, count in left.items())
+    return made.told(f"left out, since the {there[0]} count: {others}") if others else made
 
 
 def _form(file: Path) -> str:
@@ -65,9 +68,13 @@ def _form(file: Path) -> str:
 def write_out(made: Draft, path: Path) -> str:
     """The text of the spec, for a file of that path; it is a spec that can be read."""
     template = resources.files("bigmodel_cli") / "templates" / "data" / f"{made.template}.yaml"
-    values = {"file": str(path), "run": f"runs/{path.stem}", **made.values}
+    values = {"file": one_line(str(path)), "run": one_line(f"runs/{path.stem}"), **made.values}
     text = Template(template.read_text(encoding="utf-8")).substitute(values)
-    check(parse_yaml(text.encode(), str(path)))
+    try:
+        content = text.encode()
+    except UnicodeEncodeError:
+        raise SpecError("--data: a file's name is not UTF-8, and no spec can record it; rename it") from None
+    check(parse_yaml(content, str(path)))
     return text
 
 

@@ -32,12 +32,16 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Draft:
-    """A template of a spec with what fills its places; `notes` say what was found and decided, `input` is one for `predict`."""
+    """A template of a spec with what fills its places; `notes` say what was found and decided.
+
+    `input` is one for `predict`; `used` are files of another form that are read as well.
+    """
 
     template: str
     values: dict[str, str]
     notes: tuple[str, ...]
     input: str
+    used: tuple[Path, ...] = ()
 
     def told(self, note: str) -> Draft:
         """The same with one more note."""
@@ -79,7 +83,7 @@ def by_split(files: Iterable[Path]) -> dict[str, list[Path]]:
         )
     if "train" not in found:
         return {"train": [file for own in found.values() for file in own]}
-    return found
+    return {split: found[split] for split in SPLIT_NAMES if split in found}
 
 
 def paths(files: Iterable[Path]) -> str:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from bigmodel_cli.console import say
 from bigmodel_cli.data.image_folder import read_folder
+from bigmodel_cli.data.image_sources import RawImages, read_parquet
 from bigmodel_cli.data.image_survey import choose_shape, survey_images
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.init.draft import Draft, Wanted, batch_size, epochs, listed, section
+from bigmodel_cli.init.draft import paths as spelled
 from bigmodel_cli.yaml_source import on_one_line
 
 LARGEST = 96
@@ -24,16 +26,28 @@ def of_images(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
     if len(paths) > 1 or not root.is_dir():
         raise DataError(f"--data {root}: name the one folder that holds the images, sorted by class: {root.parent}")
     raw = read_folder(root, labelled=True)
-    bad = False
+    if "train" not in raw.splits:
+        raise DataError(f"{root}: it holds {listed(raw.splits)}, and no folder train beside it; make one")
+    return draft_images("image_folder", {"root": on_one_line(str(root))}, raw)
+
+
+def of_parquet(splits: dict[str, list[Path]], image: str, label: str) -> Draft:
+    """The same for Parquet files with a column of images and one of labels."""
+    raw = read_parquet({name: tuple(files) for name, files in splits.items()}, image, label)
+    columns = {"image_column": on_one_line(image), "label_column": on_one_line(label)}
+    return draft_images("parquet_images", {n: spelled(files) for n, files in splits.items()} | columns, raw)
+
+
+def draft_images(kind: str, data: dict[str, str], raw: RawImages) -> Draft:
+    """A small CNN for the images of a source; `data` are its own options."""
+    bad = ""
     try:
         raw = survey_images(raw, False, None, say)
     except DataError as error:
         say(f"{error}: such images are left out (data.on_bad: skip)")
-        raw, bad = survey_images(raw, True, None, say), True
+        raw, bad = survey_images(raw, True, None, say), "skip"
     if len(raw.classes) < 2:
-        raise DataError(f"{root}: all images are of one class, {raw.classes[0]}; a classification needs two or more")
-    if "train" not in raw.splits:
-        raise DataError(f"{root}: it holds {listed(raw.splits)}, and no folder train beside it; make one")
+        raise DataError(f"all images are of one class, {listed(raw.classes)}; a classification needs two or more")
     headers = raw.splits["train"].headers
     own = headers.most_frequent()
     alike = bool((headers.sizes == own).all()) and own[0] == own[1] <= LARGEST
@@ -46,13 +60,10 @@ def of_images(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
         + ("\n    - {type: pool, kind: max, kernel: 2}" if side >> stage + 1 else "")
         for stage, channels in enumerate(CHANNELS[:stages])
     )
-    batch = batch_size(count)
-    data = {
-        "root": on_one_line(str(root)),
-        "size": f"{size}                  # a square of so many pixels; larger shows more, and takes longer"
-        if size
-        else "",
-        "on_bad": "skip" if bad else "",
+    options = {
+        **data,
+        "size": "" if size is None else f"{size}                  # pixels of a side; more show more, and take longer",
+        "on_bad": bad,
     }
     notes = (
         f"{count:,} training images of {len(raw.classes)} classes: {listed(raw.classes)}; "
@@ -62,9 +73,11 @@ def of_images(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
     values = {
         "classes": str(len(raw.classes)),
         "layers": layers,
-        "data": section(data),
+        "type": kind,
+        "data": section(options),
         "padding": str(max(1, side // 10)),
         "epochs": str(epochs(count, SEEN)),
-        "batch": str(batch),
+        "batch": str(batch_size(count)),
     }
-    return Draft("images", values, notes, str(raw.splits["train"].names[0]))
+    use = raw.splits["train"].encoded[0]
+    return Draft("images", values, notes, str(use) if isinstance(use, Path) else "IMAGE.png")

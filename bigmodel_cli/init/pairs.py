@@ -50,8 +50,8 @@ def of_pairs(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> Dr
     source = parallel(
         "train", {side: tuple(own["train"]) for side, own in zip(("source", "target"), splits, strict=True)}
     )
-    first, second = found[0][0], found[1][0]
-    note = f"lines of {first.name} are read, those of {second.name} are written; name them in the other order for the other way"
+    first, second = (own["train"][0] for own in splits)
+    note = f"{first.name} is read, {second.name} is written; the other way: --data {second} --data {first}"
     return draft_pairs("pairs", named, source, (note,))
 
 

@@ -13,7 +13,7 @@ from bigmodel_cli.console import say
 from bigmodel_cli.data.audio import AudioOptions
 from bigmodel_cli.data.files import walk
 from bigmodel_cli.data.reading import lines, plain_name
-from bigmodel_cli.data.recordings import ARCHIVES, open_recordings
+from bigmodel_cli.data.recordings import ARCHIVES, contents, find_sound, open_recordings
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.init.draft import Draft, Wanted, batch_size, epochs, listed, section
 from bigmodel_cli.init.draft import paths as spelled
@@ -36,29 +36,34 @@ ANY = r"(?P<label>[^/]+)$"
 def of_sounds(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> Draft:
     """A CNN on pictures of sound where there are labels, an encoder that writes down what is said where there are transcripts."""
     given = [str(path) for path in paths if path.is_dir() or path in files]
-    found = open_recordings(given, ANY, RATE, True, Path(), say)
+    names = [name for name, _, _ in contents(find_sound(given, Path()))]
     transcripts = _transcripts(paths)
-    seconds = float(np.quantile(found.lengths, 0.95)) / RATE
-    count = len(found.names)
-    about = (
-        f"{count:,} recordings of {float(found.lengths.min()) / RATE:.1f} to {float(found.lengths.max()) / RATE:.1f} s"
-    )
-    data = {"files": on_one_line(given)}
+    how, pattern, classes = ("", ANY, []) if transcripts else _pattern(names)
+    try:
+        found, bad = open_recordings(given, pattern, RATE, False, Path(), say), ""
+    except DataError as error:
+        say(f"{error}: such recordings are left out (data.on_bad: skip)")
+        found, bad = open_recordings(given, pattern, RATE, True, Path(), say), "skip"
+    count, lengths = len(found.names), found.lengths / RATE
+    about = f"{count:,} recordings of {lengths.min():.1f} to {lengths.max():.1f} s"
+    data = {
+        "files": on_one_line(given),
+        "pattern": "" if pattern == FOLDER else on_one_line(pattern),
+        "on_bad": bad,
+    }
     use = str(next((f for f in files if not f.name.lower().endswith(ARCHIVES)), "RECORDING.wav"))
     values = {"rate": str(RATE), "epochs": str(epochs(count, SEEN)), "batch": str(batch_size(count, 32))}
     if transcripts:
         texts = [line.partition("\t")[2] for path in transcripts for line in lines(path) if line.strip()]
-        words = Counter(word for text in texts for word in text.split())
+        words = {word for text in texts for word in text.split()}
         units = "words" if len(words) <= max(20, len(texts) // 10) else "characters"
-        data |= {"pattern": on_one_line(ANY), "transcripts": spelled(transcripts), "units": units}
+        data |= {"transcripts": spelled(transcripts), "units": units}
         notes = (
             f"{about}; transcripts: {listed(transcripts)}",
             f"{len(words):,} different words: written down in {units} (CTC)",
         )
-        return Draft("transcripts", {**values, "data": section(data)}, notes, use)
-    how, pattern, classes = _pattern(found.names)
-    data |= {} if pattern == FOLDER else {"pattern": on_one_line(pattern)}
-    length = max(0.1, round(min(LONGEST, seconds), 2))
+        return Draft("transcripts", {**values, "data": section(data)}, notes, use, tuple(transcripts))
+    length = max(0.1, round(min(LONGEST, float(np.quantile(lengths, 0.95))), 2))
     data |= {"seconds": f"{length:g}               # each recording is brought to this length"}
     notes = (
         f"{about}; the label is {how}: {len(classes)} classes ({listed(classes)})",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from bigmodel_cli.data.table_survey import survey_table
 from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.init.draft import Draft, Wanted, batch_size, by_split, context_of, epochs, listed, section, tokenizer
 from bigmodel_cli.init.draft import paths as spelled
+from bigmodel_cli.init.images import of_parquet
 from bigmodel_cli.init.pairs import draft_pairs
 from bigmodel_cli.init.texts import of_texts
 from bigmodel_cli.yaml_source import on_one_line
@@ -28,6 +30,10 @@ def of_tables(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
     splits = by_split(files)
     seen = look_at_table(splits["train"][0])
     label, notes = _label(seen, wanted)
+    images = [column.name for column in seen.columns if column.is_image()]
+    if images and label is not None:
+        made = of_parquet(splits, str(images[0]), str(label.name))
+        return replace(made, notes=(*notes, *made.notes))
     texts, more = _texts(seen, wanted, label)
     notes += more
     data = {name: spelled(own) for name, own in splits.items()}
@@ -51,7 +57,7 @@ def of_tables(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
         )
     if label is None and all(map(is_json_lines, files)):
         made = of_texts(paths, files, wanted, str(texts[0].name))
-        return Draft(made.template, made.values, (*notes, *made.notes), made.input)
+        return replace(made, notes=(*notes, *made.notes))
     names = tuple(text.name for text in texts)
     columns = Columns(names, None if label is None else label.name, None if named else False, delimiter=seen.delimiter)
     found = survey_table(train, columns)
