@@ -16,6 +16,7 @@ from bigmodel_cli.data.recordings import ARCHIVES
 from bigmodel_cli.data.sound import ENDINGS as SOUNDS
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.init.draft import Draft, Wanted, listed
+from bigmodel_cli.init.draft import paths as spelled
 from bigmodel_cli.init.images import of_images
 from bigmodel_cli.init.pairs import of_pairs, sides_of
 from bigmodel_cli.init.sounds import of_sounds
@@ -39,6 +40,7 @@ def draft(paths: Sequence[Path], wanted: Wanted) -> Draft:
         if not path.exists():
             raise SpecError(f"--data {path}: no such file or folder")
         check_plain(path, SpecError)
+    spelled(paths)
     files = [file for path in paths for file in (walk(path) if path.is_dir() else [path])]
     if not files:
         raise DataError(f"--data {paths[0]}: no file in it")
@@ -70,11 +72,7 @@ def write_out(made: Draft, path: Path) -> str:
     template = resources.files("bigmodel_cli") / "templates" / "data" / f"{made.template}.yaml"
     values = {"file": one_line(str(path)), "run": one_line(f"runs/{path.stem}"), **made.values}
     text = Template(template.read_text(encoding="utf-8")).substitute(values)
-    try:
-        content = text.encode()
-    except UnicodeEncodeError:
-        raise SpecError("--data: a file's name is not UTF-8, and no spec can record it; rename it") from None
-    check(parse_yaml(content, str(path)))
+    check(parse_yaml(text.encode(), str(path)))
     return text
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bigmodel_cli.data.image_folder import SPLIT_NAMES
 from bigmodel_cli.data.reading import plain_name
+from bigmodel_cli.errors import SpecError
 from bigmodel_cli.yaml_source import on_one_line
 
 SMALL_TEXT, LARGE_TEXT = 20_000, 2_000_000
@@ -87,8 +88,12 @@ def by_split(files: Iterable[Path]) -> dict[str, list[Path]]:
 
 
 def paths(files: Iterable[Path]) -> str:
-    """A YAML list of paths."""
-    return on_one_line([str(file) for file in files])
+    """A YAML list of paths. Raises `SpecError` for a name that no spec can record."""
+    names = list(map(str, files))
+    for name in names:
+        if any("\ud800" <= character <= "\udfff" for character in name):
+            raise SpecError(f"--data: {name!r} is not UTF-8, and no spec can record it; rename it")
+    return on_one_line(names)
 
 
 def section(values: dict[str, str]) -> str:

@@ -92,7 +92,10 @@ def _label(seen: SeenTable, wanted: Wanted) -> tuple[SeenColumn | None, list[str
     found = [c for c in seen.columns if c.is_label() and str(c.name) not in wanted.text]
     usual = [c for c in found if column_name(str(c.name)) in LABELS]
     if not found:
-        return None, []
+        named = [c.name for c in seen.columns if column_name(str(c.name)) in LABELS and not c.is_text()]
+        return None, [
+            f"{n!r} is not taken for labels, since values are missing, fractions, or too many" for n in named[:1]
+        ]
     chosen = (usual or sorted(found, key=lambda c: len(c.counts)))[0]
     notes = [f"label: {chosen.name!r}, of {len(chosen.counts)} classes ({listed(sorted(chosen.counts))})"]
     if others := [c for c in found if c is not chosen]:

@@ -17,6 +17,7 @@ from bigmodel_cli.init.draft import (
     section,
     tokenizer,
 )
+from bigmodel_cli.init.draft import paths as spelled
 from bigmodel_cli.yaml_source import on_one_line
 
 MOST_CHARACTERS = 256
@@ -28,9 +29,7 @@ def of_texts(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted, field
     """A small decoder that goes on with the text; `field` is the key of the text in .jsonl."""
     splits = by_split(files)
     named = {"train": "files", "val": "val_files", "test": "test_files"}
-    given = {name: list(map(str, own)) for name, own in splits.items()}
-    if len(paths) == 1 and len(splits) == 1 and not field:
-        given = {"train": [str(paths[0])]}
+    given = {"train": [paths[0]]} if len(paths) == 1 and len(splits) == 1 and not field else splits
     found = survey(Corpus(tuple(splits["train"]), field or "text"))
     if found.characters < LEAST:
         raise DataError(
@@ -44,7 +43,7 @@ def of_texts(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted, field
     context = max(8, min(128, 1 << ((tokens // 40).bit_length() - 1)))
     large = found.characters >= LARGE_TEXT
     data = {
-        **{named[name]: on_one_line(own) for name, own in given.items()},
+        **{named[name]: spelled(own) for name, own in given.items()},
         "field": on_one_line(field) if field else "",
         "context": f"{context}                # tokens that the model sees at once",
         "tokenizer": on_one_line(kind),

@@ -42,15 +42,15 @@ def find(known: dict[str, Any], path: str, kind: str | None) -> Found:
         if not holders:
             above = "".join(f"{name}." for name, _ in steps)
             siblings = [f"{above}{option}" for name in classes for option in tree.properties(name) if option != "type"]
-            raise SpecError(f"{path}: no such option{_meant(known, path, f'{above}{part}', siblings)}")
+            raise SpecError(f"{path:.100}: no such option{_meant(known, path, f'{above}{part}', siblings)}")
         steps.append((part, any(is_list(values) for _, values in holders)))
         classes = list(dict.fromkeys(name for _, values in holders for name in classes_of(values)))
     named = ".".join(name for name, _ in steps)
-    if kind is not None:
+    if kind:
         words = [word for name in classes for word in tree.types(name)]
         if kind not in words:
             there = f"one of {', '.join(words)}" if words else f"{named or 'a spec'} has no types"
-            raise SpecError(f"{kind}: no such type; {there}{did_you_mean(kind, words)}")
+            raise SpecError(f"{kind:.100}: no such type; {there}{did_you_mean(kind, words)}")
         classes = [name for name in classes if kind in tree.types(name)]
     return Found(named, tuple(steps), tuple(classes), tuple(holders), kind)
 

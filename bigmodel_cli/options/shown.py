@@ -16,6 +16,7 @@ from bigmodel_cli.options.tree import Tree, Values, classes_of
 
 MOST_TYPES = 4
 """Of so many the names are told in a table."""
+REQUIRED = "required"
 COLUMNS = ("option", "type", "default", "bounds", "what it is")
 _KINDS = {
     "integer": "whole number",
@@ -43,8 +44,9 @@ def to_json(known: dict[str, Any], found: Found) -> dict[str, Any]:
         values["types"] = {word: _line(tree, name) for name in found.classes for word in tree.types(name)}
     else:
         values["options"] = [
-            dict(zip(("name", "type", "default", "bounds", "description"), row, strict=True))
-            for row in _rows(tree, found)
+            {"name": name, "type": kind, "required": default == REQUIRED, "bounds": bounds, "description": what}
+            | ({} if default == REQUIRED else {"default": default})
+            for name, kind, default, bounds, what in _rows(tree, found)
         ]
     return {**values, "example": example(known, found)}
 
@@ -126,7 +128,7 @@ def _rows(tree: Tree, found: Found) -> list[list[str]]:
 
 def _default_of(tree: Tree, name: str, option: str, values: Values) -> str:
     if option in tree.classes[name].get("required", ()):
-        return "required"
+        return REQUIRED
     return _spelled(values["default"]) if "default" in values else ""
 
 

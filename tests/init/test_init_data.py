@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -174,6 +175,14 @@ def test_json_lines_of_texts_are_running_text() -> None:
     assert (data["type"], data["field"], data["files"]) == ("text", "body", ["rows.jsonl"])
 
 
+def test_a_column_that_is_called_as_labels_are_and_has_none_is_said() -> None:
+    rows = [{"text": sentence(9), "label": None if i else "x"} for i in range(40)]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec, said = spec_of("rows.jsonl")
+    assert "label" not in spec["data"]
+    assert "'label' is not taken for labels, since values are missing" in said
+
+
 def test_a_folder_of_parallel_files_with_splits() -> None:
     Path("multi").mkdir()
     for stem, count in (("train", 20), ("val", 4), ("test_2016", 4)):
@@ -216,6 +225,7 @@ def test_large_images_are_made_smaller_and_small_ones_stay() -> None:
         (["--data", "numbers.csv", "--text", "aa"], 2, "--text aa: no such column; there are a, b"),
         (["--data", "short.txt", "--like", "cnn"], 2, "--like has no effect on init with --data"),
         (["--label", "x"], 2, "--label has no effect on init without --data"),
+        (["--data", os.fsdecode(b"b\xff.txt")], 2, "is not UTF-8, and no spec can record it; rename it"),
         (["--data", "one"], 3, "all images are of one class, cats"),
     ],
 )
@@ -227,6 +237,7 @@ def test_what_no_spec_can_be_made_of_is_refused_and_nothing_is_written(
     Image.new("L", (8, 8)).save("one/cats/a.png")
     Path("odd.xyz").write_text("x")
     Path("short.txt").write_text("too short\n")
+    Path(os.fsdecode(b"b\xff.txt")).write_text("too short\n")
     Path("numbers.csv").write_text("a,b\n1,2\n3,4\n5,6\n")
     result = cli("init", "mine", *words)
     assert (result.status, said in result.err) == (status, True), result.err
