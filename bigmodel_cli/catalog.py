@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from bigmodel_cli.config import Options, classes_in, typed
 from bigmodel_cli.console import table
 from bigmodel_cli.errors import SpecError, did_you_mean
+from bigmodel_cli.inherit import BASE
 from bigmodel_cli.outputs import check_output, write_output
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tables import TABLES
@@ -57,35 +59,54 @@ def schema() -> dict[str, Any]:
 
 
 def _open_top(values: dict[str, Any]) -> dict[str, Any]:
-    """Keys that begin with x- are free at the top of a spec (a place for YAML anchors)."""
-    return {**values, "patternProperties": {"^x-": {}}}
+    """Keys that begin with x- are free at the top of a spec (a place for YAML anchors), which may inherit from another."""
+    what = "another spec, from which this one takes what it does not say; its path from this file's folder"
+    base = {"description": what, "type": "string", "examples": ["other.yaml"]}
+    properties = {BASE: base, **values["properties"]}
+    return {**values, "properties": properties, "patternProperties": {"^x-": {}}}
 
 
 def templates() -> dict[str, str]:
-    """The commented sample specs that `bigmodel init` can write, by name."""
-    folder = resources.files("bigmodel_cli") / "templates"
-    return {
-        f.name.removesuffix(".yaml"): f.read_text(encoding="utf-8")
-        for f in folder.iterdir()
-        if f.name.endswith(".yaml")
-    }
+    """The commented specs that are made for `bigmodel init`, by name."""
+    return samples("templates")
+
+
+def samples(folder: str = "sample_configs") -> dict[str, str]:
+    """The text of the sample specs, or of those in another folder of the package, by name."""
+    there = (resources.files("bigmodel_cli") / folder).iterdir()
+    found = {f.name.removesuffix(".yaml"): f.read_text(encoding="utf-8") for f in there if f.name.endswith(".yaml")}
+    return dict(sorted(found.items()))
+
+
+def like_what(name: str) -> str:
+    """The text of the sample spec of this name, or of the first that has the task of this name. Raises `SpecError` for none."""
+    known = {**samples(), **templates()}
+    if name in TASKS and name not in known:
+        task = re.compile(rf"^task: *({name}$|{{type: {name}\b|\n  type: {name}$)", re.MULTILINE)
+        name = next((own for own, text in known.items() if task.search(text) and "finetune" not in own), name)
+    if name not in known:
+        choices = sorted({*known, *TASKS})
+        raise SpecError(f"--like {name}: not one of {', '.join(choices)}{did_you_mean(name, choices)}")
+    return known[name].replace(f"sample_configs/{name}.yaml", "{path}")
 
 
 def write_sample(name: str, like: str) -> Path:
-    """Write `name`.yaml from the template `like`. Raises where the file exists or the template does not."""
-    known = templates()
-    if like not in known:
-        raise SpecError(f"--like {like}: not one of {', '.join(sorted(known))}{did_you_mean(like, known)}")
+    """Write `name`.yaml from a sample spec. Raises where the file exists or there is no such sample."""
+    return write_spec(name, lambda path: like_what(like).replace("{path}", str(path)))
+
+
+def write_spec(name: str, text: Callable[[Path], str]) -> Path:
+    """Write a new spec into `name`.yaml; `text` gives it for that path. Raises where the file exists."""
     if not os.path.basename(name):
         raise SpecError(f"NAME: {name!r} is the name of no file; write for instance `bigmodel init mine`")
     path = Path(name)
     # A device or a FIFO is written through.
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-        write_output(path, [known[like].encode("utf-8")])
+        write_output(path, [text(path).encode("utf-8")])
         return path
     path = Path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
     if os.path.lexists(path):
         raise SpecError(f"{path}: exists already; choose another name")
     check_output(path, "NAME")
-    write_output(path, [known[like].encode("utf-8")])
+    write_output(path, [text(path).encode("utf-8")])
     return path

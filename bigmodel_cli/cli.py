@@ -39,6 +39,7 @@ from bigmodel_cli.arguments.evaluate import (
     SplitName,
     Tasks,
 )
+from bigmodel_cli.arguments.init import LabelColumn, Like, NewName, OwnData, TextColumn
 from bigmodel_cli.arguments.look import Head, Input, Layer, Picture, Seconds, Targets
 from bigmodel_cli.arguments.meaning import (
     Start,
@@ -51,6 +52,7 @@ from bigmodel_cli.arguments.meaning import (
     show,
     with_a_first,
 )
+from bigmodel_cli.arguments.options import OptionPath, TypeName
 from bigmodel_cli.arguments.predict import (
     Beams,
     DrawSeed,
@@ -375,6 +377,19 @@ def schema(plugin: Plugin = None) -> None:
 
 
 @app.command()
+def options(path: OptionPath = None, kind: TypeName = None, plugin: Plugin = None, json: Json = False) -> None:
+    """Show the options of a part of a spec: type, default, bounds, what each is, and an example.
+
+    Example: bigmodel options model.blocks.mixer attention
+    """
+    from bigmodel_cli.options import description, find, to_json, to_text
+
+    known = description(plugins=bool(plugin))
+    found = find(known, path or "", kind)
+    show(to_json(known, found) if json else to_text(known, found))
+
+
+@app.command()
 def models(plugin: Plugin = None, json: Json = False) -> None:
     """List models, parts, tasks, data sources, optimizers, schedules and trackers, one line each.
 
@@ -410,17 +425,28 @@ def check(file: PluginFile, set_: SetPart = None, json: Json = False) -> None:
 
 @app.command()
 def init(
-    name: Annotated[
-        str,
-        typer.Argument(metavar="NAME", help="The new spec's name; NAME.yaml is written.", show_default=False),
-    ],
-    like: Annotated[str, typer.Option(help="What to start from: decoder or cnn.")] = "decoder",
+    name: NewName, like: Like = None, data: OwnData = None, text: TextColumn = None, label: LabelColumn = None
 ) -> None:
-    """Write a commented sample spec; prints its path.
+    """Write a commented first spec: for your own data after a look at it, or like a sample; prints its path.
 
-    Example: bigmodel init mine --like cnn
+    Example: bigmodel init mine --data photos/, or: bigmodel init mine --like seq2seq
     """
-    from bigmodel_cli.catalog import write_sample
-    from bigmodel_cli.console import result
+    from bigmodel_cli.catalog import write_sample, write_spec
+    from bigmodel_cli.console import result, say
 
-    result(str(write_sample(name, like)))
+    if not data:
+        refuse("init without --data", {"--text": text, "--label": label is not None})
+        result(str(write_sample(name, like or "decoder")))
+        return
+    refuse("init with --data, which decides what the spec is like", {"--like": like})
+    import shlex
+
+    from bigmodel_cli.init import Wanted, draft, write_out
+
+    made = draft(data, Wanted(tuple(text or ()), label))
+    path = write_spec(name, lambda path: write_out(made, path))
+    for note in made.notes:
+        say(note)
+    say(f"next: bigmodel pretrain {shlex.quote(str(path))}")
+    say(f"then: bigmodel predict {shlex.quote(f'runs/{path.stem}')} {shlex.quote(made.input)}")
+    result(str(path))

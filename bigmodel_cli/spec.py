@@ -21,13 +21,14 @@ from bigmodel_cli.console import visible
 from bigmodel_cli.data import DataOptions
 from bigmodel_cli.errors import CheckpointError, OptionError, SpecError
 from bigmodel_cli.explain import explain, placed
+from bigmodel_cli.inherit import BASE, read_inheriting
 from bigmodel_cli.models import ModelOptions, learners
-from bigmodel_cli.overrides import Change, apply_overrides
+from bigmodel_cli.overrides import Change, apply_overrides, key_of
 from bigmodel_cli.plugins import PLUGINS, missing_plugins, needed_plugins, parts_from_files
 from bigmodel_cli.recipe import InitOptions, TrainOptions
 from bigmodel_cli.tables import TABLES
 from bigmodel_cli.tasks import TaskOptions
-from bigmodel_cli.yaml_source import MAX_RESOLVED_NODES, Node, dump_yaml, read_yaml
+from bigmodel_cli.yaml_source import MAX_RESOLVED_NODES, Node, dump_yaml
 
 NUMBER = re.compile("[0-9]{1,9}")
 """The place of an item in a list."""
@@ -88,13 +89,16 @@ def load(path: Path, overrides: Iterable[Change] = (), base: Mapping[str, Any] |
     `overrides` are ``KEY=VALUE`` with a dotted path as key. `base` is a resolved spec whose top-level sections stand in for
     those that the file leaves out (finetuning). Raises `SpecError` with one line for each fault.
     """
-    root = read_yaml(path)
+    root = read_inheriting(path, Spec)
     if root.value is None:
         raise SpecError(f"{path}: empty; `bigmodel init NAME` writes a sample spec")
     if isinstance(root.value, dict):
         for name in (base or {}).keys() - root.value.keys():
             root.value[name] = _wrap((base or {})[name], f"{name} of the checkpoint")
-        apply_overrides(root, overrides, Spec)
+        changes = list(overrides)
+        if BASE in map(key_of, changes):
+            raise SpecError(f"--set {BASE}: a spec names its base in its file; write {BASE}: other.yaml at its top")
+        apply_overrides(root, changes, Spec)
     return check(root)
 
 

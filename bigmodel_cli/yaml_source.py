@@ -281,8 +281,11 @@ def plain_scalar(text: str) -> Any:
     return text
 
 
-def dump_yaml(values: Any, width: int = 110) -> str:
-    """Plain values as YAML text that `parse_yaml` reads back: words that would be numbers here are quoted."""
+def dump_yaml(values: Any, width: int = 110, flow: bool | None = False) -> str:
+    """Plain values as YAML text that `parse_yaml` reads back: words that would be numbers here are quoted.
+
+    `flow` None: the innermost mappings and lists in brackets.
+    """
 
     class Dumper(yaml.SafeDumper):
         """PyYAML quotes what YAML 1.1 takes for another type, which `1e3` and `0o7` are not."""
@@ -292,4 +295,9 @@ def dump_yaml(values: Any, width: int = 110) -> str:
         return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=quotes)
 
     Dumper.add_representer(str, text)
-    return yaml.dump(values, Dumper=Dumper, sort_keys=False, width=width)
+    return yaml.dump(values, Dumper=Dumper, sort_keys=False, width=width, default_flow_style=flow)
+
+
+def on_one_line(value: Any) -> str:
+    """Plain values as YAML on one line, lists and mappings in brackets."""
+    return dump_yaml(value, 10**6, flow=True).removesuffix("\n").removesuffix("\n...")

@@ -46,7 +46,7 @@ class BitsOptions(AnyDataOptions):
         return ("train", "val")
 
     def open(self, *, base, say, assets=None, only=None):
-        drawn = np.random.default_rng(seed).integers(0, 2, (2, self.count, self.width))
+        drawn = np.random.default_rng(0).integers(0, 2, (2, self.count, self.width))
         numbers = np.arange(2 * self.count, dtype=np.uint64).reshape(2, -1)
         facts = Facts(image_shape=(1, 1, self.width), classes=("fewer", "more"), mean=(0.0,), std=(1.0,))
         return DataSet(

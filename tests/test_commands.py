@@ -408,6 +408,18 @@ def test_models_schema_and_init(cli: Cli) -> None:
     assert (result.status, "did you mean cnn?" in result.err) == (2, True)
 
 
+def test_init_starts_from_any_sample_and_each_task(cli: Cli) -> None:
+    from bigmodel_cli.catalog import like_what, samples
+    from bigmodel_cli.tasks import TASKS
+
+    assert set(samples()) == {path.stem for path in (ROOT / "sample_configs").glob("*.yaml")}
+    for task in TASKS:
+        plain = parse_yaml(like_what(task).encode(), "sample").plain()
+        assert check(parse_yaml(like_what(task).encode(), "sample")).task.type == task, plain["task"]
+    assert cli("init", "mine-sst", "--like", "sst2").out == "mine-sst.yaml\n"
+    assert "#   bigmodel pretrain mine-sst.yaml\n" in Path("mine-sst.yaml").read_text()
+
+
 def test_the_schema_accepts_the_specs_and_refuses_faults(cli: Cli) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     validator = jsonschema.Draft202012Validator(json.loads(cli("schema").out))

@@ -36,6 +36,7 @@ FLOORS = {
             "plugins",
             "progress",
             "roles",
+            "cache_home",
             "yaml_source",
             "yaml_syntax",
         ],
@@ -43,6 +44,7 @@ FLOORS = {
     ),
     "explain": 1,
     "overrides": 1,
+    "inherit": 1,
     "parts": 1,
     "metrics": 1,
     **dict.fromkeys(["models", "data", "tasks", "checkpoints", "optim", "schedules", "rundir", "trackers"], 2),
@@ -62,6 +64,8 @@ FLOORS = {
             "samples",
             "loaded",
             "catalog",
+            "options",
+            "init",
         ],
         5,
     ),
@@ -110,7 +114,7 @@ SNIFFING = {
         'passing = isinstance(error, OSError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING'
     ],
     "explain/__init__.py": ['return getattr(field.annotation, "__args__", ())'],
-    "explain/tree.py": ['return by_type.get(str(value.get("type", getattr(default, "type", None))))'],
+    "explain/tree.py": ['return getattr(default, "type", None)'],
     "models/sizing.py": [
         'elif function in fills or getattr(function, "__name__", "") in FILLS:',
         'if torch.device(kwargs.get("device") or torch.get_default_device()).type == "meta":',

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bigmodel_cli.cache_home import cache_directory, unwritable
 from bigmodel_cli.console import say
-from bigmodel_cli.data.cache_home import cache_directory, unwritable
 from bigmodel_cli.data.hashes import content_hashes
 from bigmodel_cli.disk import remove, sync
 from bigmodel_cli.errors import DataError

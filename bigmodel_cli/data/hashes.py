@@ -15,8 +15,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bigmodel_cli.cache_home import cache_directory
 from bigmodel_cli.console import quantity, say
-from bigmodel_cli.data.cache_home import cache_directory
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.progress import Progress, progress
 

@@ -40,6 +40,7 @@ Delimiter = Annotated[
     str | None,
     AfterValidator(_one_character),
     Field(
+        examples=[";"],
         description="what stands between columns, such as ';'; values may then be in quotes, as in .csv. Left out: commas in .csv; "
         "tabs in .tsv, where quotes are characters like others",
     ),
@@ -146,7 +147,7 @@ def _separated(path: Path, columns: Columns) -> Iterator[tuple[str, list[Any], i
     first: list[str] | None = None
     indices: list[int] = []
     header: tuple[str, ...] = ()
-    split, delimiter = _splitting(path, columns)
+    split, delimiter = splitting(path, columns)
     for number, row in split:
         place = f"{path}:{number}"
         if first is None:
@@ -166,7 +167,7 @@ def _separated(path: Path, columns: Columns) -> Iterator[tuple[str, list[Any], i
         yield place, [row[i] for i in indices], len(first), header
 
 
-def _splitting(path: Path, columns: Columns) -> tuple[Iterator[tuple[int, list[str]]], str]:
+def splitting(path: Path, columns: Columns) -> tuple[Iterator[tuple[int, list[str]]], str]:
     """The (line, columns) of a file's rows, and what stands between the columns; "" for lines of one column."""
     if keeps_quotes(path, columns):
         return _tab_rows(path), "\t"

@@ -12,6 +12,8 @@ _COLUMNS = """
 text texts sentence sentence1 sentence2 sentence_1 sentence_2 premise hypothesis question question1 question2 answer context
 review reviews content body title message tweet comment document passage article summary abstract headline description query
 input output prompt response completion source target src tgt source_text target_text utterance phrase transcript
+"""
+_LABELS = """
 label labels class classes category categories sentiment polarity rating score stars tag target_class y gold emotion
 intent topic language lang label_id label_text class_index coarse_label fine_label
 """
@@ -21,7 +23,9 @@ arabic chinese czech dutch english finnish french german greek hindi italian jap
 turkish eng deu ger fra fre spa ita rus zho original translation translated complex simple normal noisy clean code docstring
 dialogue dialog highlights before after
 """
-NAMES = frozenset(_COLUMNS.split())
+LABELS = frozenset(_LABELS.split())
+"""What columns of labels are usually called, in lower case."""
+NAMES = frozenset(_COLUMNS.split()) | LABELS
 """What columns of texts and labels are usually called, in lower case."""
 LANGUAGES = frozenset(_LANGUAGES.split())
 """What the two columns of pairs are usually called."""
@@ -47,7 +51,7 @@ def check_headers(firsts: Sequence[Row], labels: Mapping[str, int], columns: Col
 def are_names(texts: Sequence[str]) -> bool:
     """Whether columns of text are usually called so; those of pairs may be called by languages."""
     usual = NAMES if len(texts) == 1 else NAMES | LANGUAGES
-    return all(_name(text) in usual for text in texts)
+    return all(column_name(text) in usual for text in texts)
 
 
 def _why(row: Row, as_first: int, labels: Mapping[str, int], columns: Columns) -> str:
@@ -56,25 +60,27 @@ def _why(row: Row, as_first: int, labels: Mapping[str, int], columns: Columns) -
         return "texts are usually called so" if texts else ""
     alone = labels[row.label] == as_first
     others = {label: count for label, count in labels.items() if label != row.label}
-    if texts and (alone or _name(row.label) in NAMES):
+    if texts and (alone or column_name(row.label) in NAMES):
         return "texts are usually called so"
     if (*row.texts, row.label) == tuple(map(str, (*columns.text, columns.label))):
         return "they are the numbers of the columns"
     if not alone or not others:
         return ""
-    if _name(row.label) in NAMES:
+    if column_name(row.label) in NAMES:
         return "labels are usually called so, and no other row has this one"
-    if not _is_number(row.label) and all(map(_is_number, others)):
+    if not is_number(row.label) and all(map(is_number, others)):
         return "every other label is a number"
     words = all(WORD.fullmatch(cell.strip('"')) for cell in (*row.texts, row.label))
     return "no other row has this label" if words and min(others.values()) > 1 else ""
 
 
-def _name(cell: str) -> str:
+def column_name(cell: str) -> str:
+    """A column's name as it is looked up in these lists."""
     return cell.strip('" ').lower().replace(" ", "_")
 
 
-def _is_number(label: str) -> bool:
+def is_number(label: str) -> bool:
+    """Whether a value spells a number."""
     try:
         float(label)
     except ValueError:

@@ -45,6 +45,15 @@ def parquet_rows(path: Path, wanted: Wanted, labelled: bool) -> Iterator[tuple[s
         raise DataError(f"{path}: cannot be read as Parquet: {reason}") from None
 
 
+def parquet_names(path: Path) -> tuple[str, ...]:
+    """The names of a file's columns. Raises `DataError` where it is no Parquet file."""
+    pyarrow, pq = (need(name, "parquet", f"{path}: reading it") for name in ("pyarrow", "pyarrow.parquet"))
+    try:
+        return tuple(pq.read_schema(path).names)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet: {next(iter(str(error).splitlines()), '')}") from None
+
+
 def _steps(schema: Any, column: str | int, place: str) -> list[str]:
     """The names that lead to a column: one, or those of structs and the field in them."""
     if isinstance(column, int):

@@ -225,7 +225,15 @@ def _where_else(tree: _Tree, place: _Place, location: tuple[Any, ...]) -> str:
     likely_tree = _elsewhere(tree.known, place, closest(name)) or _called_so(tree.known, name)
     if likely_tree:
         return f"; did you mean {' or '.join(option.path for option in likely_tree)}?"
-    return f"; there are {', '.join(dict.fromkeys(siblings))}" if 0 < len(set(siblings)) <= 24 else ""
+    few = f"; there are {', '.join(dict.fromkeys(siblings))}" if 0 < len(set(siblings)) <= 24 else ""
+    return f"{few}; see `bigmodel options {_command(place, location)}`"
+
+
+def _command(place: _Place, location: tuple[Any, ...]) -> str:
+    """What `bigmodel options` is asked for the options that may stand beside the unknown one."""
+    path = [name for name in place.path[:-1] if not name.isdecimal()]
+    kind = str(location[-2]) if len(location) > 1 else ""
+    return " ".join([".".join(path), *([kind] if path and kind not in path and not kind.isdecimal() else [])])
 
 
 def _of_other_types(options: type[Options], name: str, location: tuple[Any, ...]) -> str:
@@ -277,9 +285,9 @@ def _use(found: list[Known], options: type[Options], plain: Any) -> str:
     return f"use {', or '.join(texts)}" if texts else ""
 
 
-def _position(where: str) -> tuple[int, int, int]:
-    """Faults of options given on the command line come first, then those of the file by line and column."""
+def _position(where: str) -> tuple[str, int, int]:
+    """Faults of options given on the command line come first, then those of each file by line and column."""
     pieces = where.rsplit(":", 2)
     if where.startswith("--set") or len(pieces) < 3 or not (pieces[1].isdigit() and pieces[2].isdigit()):
-        return 0, 0, 0
-    return 1, int(pieces[1]), int(pieces[2])
+        return "", 0, 0
+    return pieces[0], int(pieces[1]), int(pieces[2])

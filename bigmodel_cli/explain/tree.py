@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,7 @@ def _chosen(annotation: Any, value: Any, default: Any) -> type[Options] | None:
     if not isinstance(value, Mapping):
         return None
     if by_type:
-        return by_type.get(str(value.get("type", getattr(default, "type", None))))
+        return by_type.get(str(value.get("type", _type_of(default))))
     classes = classes_in(annotation)
     return classes[0] if len(classes) == 1 else None
 
@@ -74,6 +74,16 @@ def classes_at(root: type[Options], location: Iterable[Any]) -> list[type[Option
         elif not (isinstance(part, int) or str(part).isdecimal() or any(part in types_of(c) for c in classes)):
             return []
     return classes
+
+
+def default_type(root: type[Options], path: Sequence[str]) -> str | None:
+    """The `type` of the default of the option at a path, which a mapping without `type` has there; None where there is none."""
+    holders = [c for c in classes_at(root, path[:-1]) if path and path[-1] in c.model_fields]
+    return next((_type_of(c.model_fields[path[-1]].default) for c in holders), None)
+
+
+def _type_of(default: Any) -> str | None:
+    return getattr(default, "type", None)
 
 
 def types_of(options: type[Options]) -> list[str]:

@@ -61,7 +61,7 @@ class YarnScaling(_Scaling):
     """
 
     type: Literal["yarn"] = "yarn"
-    trained: Count = Field(description="the length that the model was trained with")
+    trained: Count = Field(examples=[4096], description="the length that the model was trained with")
     fast: Positive = Field(32.0, description="turns within the trained length from which on an angle stays")
     slow: Positive = Field(1.0, description="turns up to which it is divided by the factor")
     truncate: bool = Field(True, description="the two bounds are rounded to whole pairs (gpt-oss: false)")

@@ -14,10 +14,9 @@ import pytest
 from test_cache import KINDS, content, opened, same, write_sources
 from zygote import Zygote
 
-from bigmodel_cli import failpoints
+from bigmodel_cli import cache_home, failpoints
 from bigmodel_cli import progress as progress_room
 from bigmodel_cli.data import cache as cache_room
-from bigmodel_cli.data import cache_home
 from bigmodel_cli.data.cache import build_once, cached_json
 from bigmodel_cli.data.hashes import STORE
 from bigmodel_cli.errors import ResourceError

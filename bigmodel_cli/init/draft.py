@@ -1,0 +1,107 @@
+"""What all drafts of a spec have in common: sizes, and the names of splits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bigmodel_cli.data.image_folder import SPLIT_NAMES
+from bigmodel_cli.data.reading import plain_name
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.yaml_source import on_one_line
+
+SMALL_TEXT, LARGE_TEXT = 20_000, 2_000_000
+"""Characters: up to the first each byte is a token, and from the second on a vocabulary is as large as it gets here."""
+CHARACTERS_OF_A_TOKEN = 3
+"""About, of a BPE with a small vocabulary."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user says about a table: the columns of text, and that of labels ("" for none)."""
+
+    text: tuple[str, ...] = ()
+    label: str | None = None
+
+    @property
+    def given(self) -> str:
+        """The option that is given, or ''."""
+        return "--text" if self.text else "--label" if self.label is not None else ""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A template of a spec with what fills its places; `notes` say what was found and decided.
+
+    `input` is one for `predict`; `used` are files of another form that are read as well.
+    """
+
+    template: str
+    values: dict[str, str]
+    notes: tuple[str, ...]
+    input: str
+    used: tuple[Path, ...] = ()
+
+    def told(self, note: str) -> Draft:
+        """The same with one more note."""
+        return replace(self, notes=(*self.notes, note))
+
+
+def epochs(items: int, seen: int, most: int = 50) -> int:
+    """Passes over so many items in which about `seen` are seen, at least 3 of them."""
+    return max(3, min(most, round(seen / items)))
+
+
+def batch_size(items: int, most: int = 64) -> int:
+    """A power of two: ten batches or more in an epoch, where there are enough items."""
+    return max(2, min(most, 1 << max(0, (items // 10).bit_length() - 1)))
+
+
+def tokenizer(characters: int) -> tuple[dict[str, object], str]:
+    """The tokenizer for so much text, and what there is to say of it."""
+    if characters < SMALL_TEXT:
+        return {"type": "bytes"}, f"{characters:,} characters are few: each byte is a token"
+    size = max(512, min(8192, 1 << (characters // 200).bit_length()))
+    return {"type": "bpe", "vocab_size": size}, f"{characters:,} characters: a BPE tokenizer of {size:,} tokens"
+
+
+def context_of(lengths: Sequence[int], kind: dict[str, object], most: int = 512) -> int:
+    """Tokens that hold 98 of 100 texts with so many characters each, with their marks; a multiple of 16."""
+    longest = sorted(lengths)[min(len(lengths) - 1, len(lengths) * 98 // 100)]
+    tokens = longest * 1.3 if kind["type"] == "bytes" else longest / CHARACTERS_OF_A_TOKEN
+    return max(16, min(most, -(-int(tokens + 8) // 16) * 16))
+
+
+def by_split(files: Iterable[Path]) -> dict[str, list[Path]]:
+    """The files of each split, by a word in their names; all are for training where none is for that."""
+    found: dict[str, list[Path]] = {}
+    for file in files:
+        words = re.split(r"[^a-z]+", plain_name(file).rpartition(".")[0])
+        found.setdefault(next((s for s, names in SPLIT_NAMES.items() if set(words) & set(names)), "train"), []).append(
+            file
+        )
+    if "train" not in found:
+        return {"train": [file for own in found.values() for file in own]}
+    return {split: found[split] for split in SPLIT_NAMES if split in found}
+
+
+def paths(files: Iterable[Path]) -> str:
+    """A YAML list of paths. Raises `SpecError` for a name that no spec can record."""
+    names = list(map(str, files))
+    for name in names:
+        if any("\ud800" <= character <= "\udfff" for character in name):
+            raise SpecError(f"--data: {name!r} is not UTF-8, and no spec can record it; rename it")
+    return on_one_line(names)
+
+
+def section(values: dict[str, str]) -> str:
+    """Lines of a section of the spec, each an option with its value as it is spelled in YAML."""
+    return "\n".join(f"  {name}: {value}" for name, value in values.items() if value)
+
+
+def listed(names: Iterable[object], most: int = 5) -> str:
+    """Names in a sentence."""
+    shown = list(map(str, names))
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most:,} more" if len(shown) > most else "")

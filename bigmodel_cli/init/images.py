@@ -1,0 +1,83 @@
+"""A first spec for images in folders by class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bigmodel_cli.console import say
+from bigmodel_cli.data.image_folder import read_folder
+from bigmodel_cli.data.image_sources import RawImages, read_parquet
+from bigmodel_cli.data.image_survey import choose_shape, survey_images
+from bigmodel_cli.errors import DataError
+from bigmodel_cli.init.draft import Draft, Wanted, batch_size, epochs, listed, section
+from bigmodel_cli.init.draft import paths as spelled
+from bigmodel_cli.yaml_source import on_one_line
+
+LARGEST = 96
+"""Pixels of a side that a laptop trains on in minutes."""
+SEEN = 40_000
+CHANNELS = (32, 64, 96, 128)
+
+
+def of_images(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> Draft:
+    """A small CNN for the folders of classes."""
+    root = paths[0]
+    if len(paths) > 1 or not root.is_dir():
+        raise DataError(f"--data {root}: name the one folder that holds the images, sorted by class: {root.parent}")
+    raw = read_folder(root, labelled=True)
+    if "train" not in raw.splits:
+        raise DataError(f"{root}: it holds {listed(raw.splits)}, and no folder train beside it; make one")
+    return draft_images("image_folder", {"root": on_one_line(str(root))}, raw)
+
+
+def of_parquet(splits: dict[str, list[Path]], image: str, label: str) -> Draft:
+    """The same for Parquet files with a column of images and one of labels."""
+    raw = read_parquet({name: tuple(files) for name, files in splits.items()}, image, label)
+    columns = {"image_column": on_one_line(image), "label_column": on_one_line(label)}
+    return draft_images("parquet_images", {n: spelled(files) for n, files in splits.items()} | columns, raw)
+
+
+def draft_images(kind: str, data: dict[str, str], raw: RawImages) -> Draft:
+    """A small CNN for the images of a source; `data` are its own options."""
+    bad = ""
+    try:
+        raw = survey_images(raw, False, None, say)
+    except DataError as error:
+        say(f"{error}: such images are left out (data.on_bad: skip)")
+        raw, bad = survey_images(raw, True, None, say), "skip"
+    if len(raw.classes) < 2:
+        raise DataError(f"all images are of one class, {listed(raw.classes)}; a classification needs two or more")
+    headers = raw.splits["train"].headers
+    own = headers.most_frequent()
+    alike = bool((headers.sizes == own).all()) and own[0] == own[1] <= LARGEST
+    size = None if alike else min(LARGEST, max(own))
+    shape = choose_shape(raw.splits, size, None, None, None, say)
+    count, side = len(raw.splits["train"].labels), min(shape[1:])
+    stages = max(1, min(len(CHANNELS), (side // 4).bit_length()))
+    layers = "\n".join(
+        f"    - {{type: conv, channels: {channels}, kernel: 3, padding: same, norm: batch}}"
+        + ("\n    - {type: pool, kind: max, kernel: 2}" if side >> stage + 1 else "")
+        for stage, channels in enumerate(CHANNELS[:stages])
+    )
+    options = {
+        **data,
+        "size": "" if size is None else f"{size}                  # pixels of a side; more show more, and take longer",
+        "on_bad": bad,
+    }
+    notes = (
+        f"{count:,} training images of {len(raw.classes)} classes: {listed(raw.classes)}; "
+        f"splits: {listed(f'{n} {len(s.labels):,}' for n, s in raw.splits.items())}",
+        f"read as {'grey' if shape[0] == 1 else 'colour'} of {shape[1]} x {shape[2]}; {stages} stages of a CNN",
+    )
+    values = {
+        "classes": str(len(raw.classes)),
+        "layers": layers,
+        "type": kind,
+        "data": section(options),
+        "padding": str(max(1, side // 10)),
+        "epochs": str(epochs(count, SEEN)),
+        "batch": str(batch_size(count)),
+    }
+    use = raw.splits["train"].encoded[0]
+    return Draft("images", values, notes, str(use) if isinstance(use, Path) else "IMAGE.png")

@@ -1,0 +1,64 @@
+"""The description of all options, kept in the cache: to make it takes a second, and to read it some milliseconds.
+
+It is made anew where any file of the package is another than it was made from, and always where there are plugins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bigmodel_cli.cache_home import cache_directory
+from bigmodel_cli.errors import ResourceError
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def description(plugins: bool = False) -> dict[str, Any]:
+    """What `describe` gives: the kept one, unless there are `plugins` or it is of other files.
+
+    A cache that cannot be read or written is done without.
+    """
+    if plugins:
+        return _made()
+    key = hashlib.sha256(json.dumps(sorted(_files(str(PACKAGE)))).encode()).hexdigest()
+    with contextlib.suppress(OSError, ResourceError, ValueError, TypeError, LookupError):
+        kept = json.loads(_place().read_bytes())
+        if kept["key"] == key:
+            found: dict[str, Any] = kept["description"]
+            return found
+    made = _made()
+    with contextlib.suppress(OSError, ResourceError):
+        place = _place()
+        descriptor, draft = tempfile.mkstemp(dir=place.parent)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump({"key": key, "description": made}, file)
+        os.replace(draft, place)
+    return made
+
+
+def _made() -> dict[str, Any]:
+    from bigmodel_cli.options.describe import describe
+
+    return describe()
+
+
+def _place() -> Path:
+    """One file for each place that the package is installed in."""
+    return cache_directory("options") / f"{hashlib.sha256(os.fsencode(PACKAGE)).hexdigest()[:16]}.json"
+
+
+def _files(folder: str) -> Iterator[list[Any]]:
+    """What tells each source file from what it was before: the change of its inode too, which nobody can set back."""
+    for entry in os.scandir(folder):
+        if entry.is_dir() and entry.name != "__pycache__":
+            yield from _files(entry.path)
+        elif entry.name.endswith((".py", ".yaml")):
+            status = entry.stat()
+            yield [entry.path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
