@@ -44,15 +44,16 @@ def visible(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c in "\n\t" else _escape(c) for c in text)
+    return "".join(c if c.isprintable() or c in "\n\t" else escape(c) for c in text)
 
 
 def one_line(text: str) -> str:
     """The same for a name within a line or a picture: newlines and tabs are escapes too."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else escape(c) for c in text)
 
 
-def _escape(character: str) -> str:
+def escape(character: str) -> str:
+    """A character as its code point: '\\x1b', '\\u202e'."""
     code = ord(character)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
@@ -95,7 +96,7 @@ def _encodable(text: str, stream: TextIO) -> str:
             character.encode(encoding, "surrogateescape")
             pieces.append(character)
         except UnicodeEncodeError:
-            pieces.append(_escape(character))
+            pieces.append(escape(character))
     return "".join(pieces)
 
 
@@ -169,6 +170,26 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
         for row in cells
     ]
     return "\n".join(lines)
+
+
+def columns_of(text: str) -> int:
+    """How many columns of a terminal a text takes: some characters take two, some none."""
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def cut(text: str, columns: int) -> str:
+    """The beginning of a text that fits so many columns."""
+    from rich.cells import set_cell_size
+
+    return text if columns_of(text) <= columns else set_cell_size(text, columns).rstrip()
+
+
+def padded(text: str, columns: int, right: bool = True) -> str:
+    """A text with blanks beside it, which take it to so many columns."""
+    blanks = " " * (columns - columns_of(text))
+    return blanks + text if right else text + blanks
 
 
 def _is_number(text: str) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.config import Facts
+from bigmodel_cli.data import input_of
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.models import Model
 
@@ -14,6 +15,7 @@ from bigmodel_cli.models import Model
 class Heat:
     """`image` (C, H, W) with pixels in 0..1; `heat` (H, W) in 0..1; the likeliest class, with its probability.
 
+    `method` made the heat. `axes` say what rows, upwards, and columns are where the image is none that a person would see.
     `size` is that of the map which the heat was made of. Where it tells no regions apart `heat` is None, and where there is
     something to know about it `note` says what.
     """
@@ -23,6 +25,8 @@ class Heat:
     label: str
     probability: float
     size: tuple[int, int]
+    method: str
+    axes: tuple[str, str] | None
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -51,17 +55,15 @@ def grad_cam(model: Model, image: Tensor, facts: Facts) -> Heat:
     (gradient,) = torch.autograd.grad(logits[0, best], features)
     weights = gradient.mean(dim=(2, 3), keepdim=True)  # (1, K, 1, 1)
     heat = F.relu((weights * features).sum(1, keepdim=True)).detach()  # (1, 1, h, w)
-    return heat_over(image.detach(), heat, logits.detach(), facts)
+    return heat_over(image.detach(), heat, logits.detach(), facts, "Grad-CAM")
 
 
-def heat_over(image: Tensor, heat: Tensor, logits: Tensor, facts: Facts) -> Heat:
+def heat_over(image: Tensor, heat: Tensor, logits: Tensor, facts: Facts, method: str) -> Heat:
     """A map (1, 1, h, w) at the size of a normalised image (1, C, H, W), its greatest value 1, beside the image's own pixels."""
     best = int(logits.argmax(1))
     height, width = image.shape[-2:]
     rows, columns = heat.shape[-2:]
-    mean = torch.tensor(facts.mean or (0.0,)).view(-1, 1, 1)
-    std = torch.tensor(facts.std or (1.0,)).view(-1, 1, 1)
-    pixels = (image[0].cpu() * std + mean).clamp(0, 1)
+    kind = input_of(facts)
     probability = float(logits.float().softmax(1)[0, best])
     note, whole = "", None
     if rows == columns == 1:
@@ -74,4 +76,13 @@ def heat_over(image: Tensor, heat: Tensor, logits: Tensor, facts: Facts) -> Heat
             note = "nowhere does the network's last map speak for this class: the heat is 0 everywhere"
         whole = F.interpolate(heat, size=(height, width), mode="bilinear", align_corners=False)[0, 0]
         whole = (whole / whole.max().clamp(min=1e-12)).cpu()
-    return Heat(pixels, whole, facts.classes[best], probability, (rows, columns), note)
+    return Heat(
+        kind.pixels_of(image[0].cpu()),
+        whole,
+        facts.classes[best],
+        probability,
+        (rows, columns),
+        method,
+        kind.axes,
+        note,
+    )

@@ -27,4 +27,4 @@ def rollout(model: Model, image: Tensor, facts: Facts) -> Heat:
     row = total[0] if model.first else total[patches].mean(0)  # (T,)
     heat = row[patches]
     heat = (heat - heat.min()).view(1, 1, height, width)
-    return heat_over(image, heat, logits, facts)
+    return heat_over(image, heat, logits, facts, "attention rollout")
