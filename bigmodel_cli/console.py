@@ -58,16 +58,18 @@ def escape(character: str) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def result(text: str) -> None:
+def result(text: str, end: str = "\n", styled: bool = False) -> None:
     """Print the command's result on stdout: on a terminal with control characters made visible, elsewhere as it is.
+
+    `styled` text holds escape codes of our own, and has been made visible.
 
     When the reader has gone (`| head -1`) the rest is dropped quietly. Raises `ResourceError` where stdout cannot be written.
     """
     if sys.stdout is None:  # closed before Python began
         return
-    shown = visible(text) if sys.stdout.isatty() else text
+    shown = visible(text) if sys.stdout.isatty() and not styled else text
     try:
-        print(_encodable(shown, sys.stdout), flush=True)
+        print(_encodable(shown, sys.stdout), end=end, flush=True)
     except BrokenPipeError:
         mute_stdout()
     except OSError as error:
@@ -142,6 +144,11 @@ def mute_stdout() -> None:
 def is_terminal() -> bool:
     """Whether stderr can show a progress bar that redraws itself."""
     return sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "")
+
+
+def has_colour(stream: TextIO) -> bool:
+    """Whether escape codes may be written there: a terminal that knows them, and nobody has asked for none."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def terminal() -> Console:
