@@ -360,12 +360,10 @@ def check(file: PluginFile, set_: SetPart = None, json: Json = False) -> None:
 
     name_plugins([file], option="")
     from bigmodel_cli.errors import SpecError
-    from bigmodel_cli.promises.command import check_plugin
+    from bigmodel_cli.promises.command import check_plugin, checked_text
 
     parts = check_plugin(file, set_ or [])
-    show(
-        {"parts": [part.to_json() for part in parts]} if json else "\n".join(line for p in parts for line in p.lines())
-    )
+    show({"parts": [part.to_json() for part in parts]} if json else checked_text(parts))
     broken = [f"{part.type}: {promise}" for part in parts for promise in part.broken]
     if broken:
         raise SpecError(f"{file}: not kept: {', '.join(broken)}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bigmodel_cli.config import Facts
-from bigmodel_cli.console import quantity, table
+from bigmodel_cli.console import named_values, quantity, table
 from bigmodel_cli.data import Split, input_of
 from bigmodel_cli.device import total_memory
 from bigmodel_cli.errors import SpecError
@@ -80,19 +80,22 @@ class Plan:
         """For people."""
         rows = [[x.path, x.type, " x ".join(map(str, x.shape)), f"{x.parameters:,}"] for x in self.layers]
         memory = self.state_bytes + self.activation_bytes
-        return "\n".join(
-            [
-                table(["layer", "type", "output", "parameters"], rows),
-                "",
-                f"parameters        {self.parameters:,}",
-                f"FLOPs per sample  {quantity(self.flops_per_sample, 'FLOP')} forward, "
+        facts = [
+            ("parameters", f"{self.parameters:,}"),
+            (
+                "FLOPs per sample",
+                f"{quantity(self.flops_per_sample, 'FLOP')} forward, "
                 f"{quantity(self.training_flops_per_sample, 'FLOP')} in training",
-                f"memory            about {quantity(memory, 'B')}: {quantity(self.state_bytes, 'B')} for weights, gradients "
+            ),
+            (
+                "memory",
+                f"about {quantity(memory, 'B')}: {quantity(self.state_bytes, 'B')} for weights, gradients "
                 f"and optimizer, {quantity(self.activation_bytes, 'B')} for activations in fp32",
-                f"steps             {self.steps:,}, over {self.samples:,} training samples",
-                f"optimizer         {summary(self.weights)} (each weight: --json)",
-            ]
-        )
+            ),
+            ("steps", f"{self.steps:,}, over {self.samples:,} training samples"),
+            ("optimizer", f"{summary(self.weights)} (each weight: --json)"),
+        ]
+        return f"{table(['layer', 'type', 'output', 'parameters'], rows)}\n\n{named_values(facts)}"
 
 
 def example(
