@@ -205,6 +205,12 @@ def named_values(pairs: Sequence[tuple[str, str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def sentence(text: str) -> str:
+    """A line of text for stdout, which a terminal shows as several where it has no room."""
+    room = _columns_of_stdout()
+    return text if room is None else "\n".join(_wrapped(text, room))
+
+
 def _wrapped(text: str, columns: int) -> list[str]:
     from rich.console import Console
     from rich.text import Text

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.console import say, table
+from bigmodel_cli.console import say, sentence, table
 from bigmodel_cli.data import TOKENIZER, TRAINED_ON, DataSet, check_held_out, exposure, load_trained_on, open_data
 from bigmodel_cli.device import keep_few_kernels
 from bigmodel_cli.errors import DataError, SpecError
@@ -69,7 +69,7 @@ class Report:
             for name, e in self.metrics.items()
         ]
         columns = ["metric", "value", "95 % from", "to", "count", "interval", *(["how"] if signed else [])]
-        text = f"{self.source}: {self.task}{how}\n" + table(columns, rows)
+        text = f"{sentence(f'{self.source}: {self.task}{how}')}\n{table(columns, rows)}"
         if not self.differences:
             return text
         rows = [
@@ -79,7 +79,7 @@ class Report:
         ]
         columns = ["metric", "first", "second", "difference", "95 % from", "to", "p"]
         how = "paired over the same items; p by swapping the two models' results"
-        return f"{text}\n\nsecond: {self.second} ({how})\n" + table(columns, rows)
+        return f"{text}\n\n{sentence(f'second: {self.second} ({how})')}\n{table(columns, rows)}"
 
 
 @dataclass(frozen=True)

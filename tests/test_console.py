@@ -91,6 +91,28 @@ def test_lines_above_the_progress_bar_are_text_without_markup(monkeypatch: pytes
     assert "[red]x[/red] :smile: \\x1b]52;c;aGk=\\x07 \\u202e" in terminal.getvalue()
 
 
+@pytest.mark.parametrize("columns", [80, 60, 40])
+def test_the_progress_bar_keeps_step_and_time_left_in_a_narrow_terminal(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    progress = Progress()
+    progress.total, progress.unit = 100, "tokens"
+    progress.open_bar(0)
+    progress.on_log({"step": 100, "loss": 4.5, "lr": 1e-3, "per_second": 12345.0})
+    assert progress.bar is not None
+    progress.bar.refresh()
+    progress.close()
+    assert "step 100/100" in terminal.getvalue()
+    assert "loss 4.5000" in terminal.getvalue()
+    assert ("12,345 tokens/s" in terminal.getvalue()) == (columns == 80)
+    assert "left" in terminal.getvalue()
+    assert "…" not in terminal.getvalue()
+
+
 @pytest.mark.parametrize(
     "words",
     [["pre\x9b31mtrain"], ["models", "\x1b]52;x\x07\u202e"], ["models", "--\x1bx"], ["pretrain", "\x1b]0;x\x07.yaml"]],

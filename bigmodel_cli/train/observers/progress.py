@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 BAR_EVERY = 0.2
 LINE_EVERY = 10.0
 """Seconds between redraws of the bar, and between plain lines where there is no terminal."""
+WIDE = 76
+"""Columns of a terminal that has room for learning rate and speed."""
 
 
 class Progress(Observer):
@@ -67,6 +69,8 @@ class Progress(Observer):
         shown_loss = f"{record['loss']:.4f}" if "loss" in record else "-"
         figures = f"loss {shown_loss}  lr {record['lr']:.2e}  {record['per_second']:,.0f} {self.unit}/s"
         if self.bar is not None and self.task is not None:
+            if self.bar.console.size.width < WIDE:  # step and time left are not to be cut
+                figures = f"loss {shown_loss}"
             with contextlib.suppress(OSError):  # the terminal has gone; SIGHUP says so in its own way
                 self.bar.update(self.task, completed=step, figures=figures)
         else:
