@@ -81,7 +81,7 @@ def _characters(file: str) -> frozenset[str]:
     with contextlib.suppress(Exception):
         font = FT2Font(file)
         codes = font.get_charmap()
-        if any(font.load_char(code).width for code in list(codes)[-8:]):
+        if any(font.load_char(code).width for code in list(codes)[:: len(codes) // 8 or 1]):
             return frozenset(map(chr, codes))
     return frozenset()
 

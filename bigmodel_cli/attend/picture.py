@@ -82,7 +82,7 @@ def draw_heat(cam: Heat, title: str, path: Path) -> None:
     else:
         heat = cam.heat.numpy()
         options = {"cmap": "plasma", "vmin": 0, "vmax": 1, "origin": "lower" if cam.axes else "upper"}
-        image = both[1].imshow(heat, alpha=0.15 + 0.5 * heat, **options)
+        image = both[1].imshow(heat, alpha=0.15 + 0.5 * cam.heat.nan_to_num().numpy(), **options)
         both[1].set_title(f"{cam.method}, from {rows} x {columns}", fontsize=9)
         bar = figure.colorbar(image, ax=both, fraction=0.05, pad=0.02, ticks=[0, 0.5, 1])
         bar.solids.set_alpha(1)
