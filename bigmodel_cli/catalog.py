@@ -16,6 +16,7 @@ from bigmodel_cli.inherit import BASE
 from bigmodel_cli.outputs import check_output, write_output
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tables import TABLES
+from bigmodel_cli.tasks import TASKS
 
 
 def catalog() -> dict[str, dict[str, str]]:

@@ -57,6 +57,7 @@ from bigmodel_cli.arguments.predict import (
     Beams,
     DrawSeed,
     Inputs,
+    JsonLines,
     LengthPenalty,
     MaxTokens,
     MinP,
@@ -266,14 +267,20 @@ def predict(
     set_: Set = None,
     device: Device = "auto",
     plugin: Plugin = None,
+    json: JsonLines = False,
 ) -> None:
     """Label images, sounds and texts, transcribe, continue texts, or write after reading; JSON Lines out, in order.
 
+    On a terminal a continued text is printed as it is written.
+
     Example: bigmodel predict runs/mnist_cnn seven.png, or: ls *.png | bigmodel predict runs/mnist_cnn
     """
-    from bigmodel_cli.console import result_record
+    from contextlib import closing
+
+    from bigmodel_cli.console import has_colour, result_record
     from bigmodel_cli.data import lines_of
     from bigmodel_cli.loaded import load_checkpoint
+    from bigmodel_cli.predict import TextPrinter, continues
     from bigmodel_cli.predict import predict as predict_
     from bigmodel_cli.writing import Decoding
 
@@ -284,8 +291,13 @@ def predict(
         max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, beams, length_penalty, n_best, seed
     )
     word = "input" if inputs else "line"
-    for record in predict_(loaded, given, decoding, top, word):
-        result_record(record)
+    if json or not sys.stdout.isatty() or not continues(loaded):
+        for record in predict_(loaded, given, decoding, top, word):
+            result_record(record)
+        return
+    with closing(TextPrinter(has_colour(sys.stdout))) as printer:
+        for record in predict_(loaded, given, decoding, top, word, printer.tell):
+            printer.record(record)
 
 
 @app.command()
@@ -303,13 +315,11 @@ def attend(
 
     Example: bigmodel attend runs/quickstart "def main(argv):"
     """
-    import os
-
     from bigmodel_cli.attend import attend as attend_
-    from bigmodel_cli.console import result, result_json, say_coloured
+    from bigmodel_cli.console import has_colour, result, result_json, say_coloured
     from bigmodel_cli.loaded import load_checkpoint
 
-    color = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+    color = has_colour(sys.stderr)
     look = attend_(load_checkpoint(named_checkpoint(checkpoint), device), source, out, layer, head, color)
     say_coloured(look.text)
     if json:
@@ -412,12 +422,10 @@ def check(file: PluginFile, set_: SetPart = None, json: Json = False) -> None:
 
     name_plugins([file], option="")
     from bigmodel_cli.errors import SpecError
-    from bigmodel_cli.promises.command import check_plugin
+    from bigmodel_cli.promises.command import check_plugin, checked_text
 
     parts = check_plugin(file, set_ or [])
-    show(
-        {"parts": [part.to_json() for part in parts]} if json else "\n".join(line for p in parts for line in p.lines())
-    )
+    show({"parts": [part.to_json() for part in parts]} if json else checked_text(parts))
     broken = [f"{part.type}: {promise}" for part in parts for promise in part.broken]
     if broken:
         raise SpecError(f"{file}: not kept: {', '.join(broken)}")

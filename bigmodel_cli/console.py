@@ -7,9 +7,12 @@ NO_COLOR and TERM=dumb are honoured by rich. A closed stdout never ends a run.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
+import re
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SCHEMA_VERSION = 1
+NUMBER = re.compile(r"[-+]?[\d,:]*\.?\d+(e[-+]?\d+)?( ± [\d,.]+(e[-+]?\d+)?)?( ?%| [a-zA-Zµ][\w/]*)?", re.ASCII)
+"""As '-1,234.5', '93.3 kB', '12 tokens/s', '0.91 ± 0.02', '1:02:03'."""
+FEWEST = 20
+"""Columns of a terminal into which a longer text may be wrapped, but not into fewer."""
 
 
 def say(message: str) -> None:
@@ -46,29 +53,32 @@ def visible(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c in "\n\t" else _escape(c) for c in text)
+    return "".join(c if c.isprintable() or c in "\n\t" else escape(c) for c in text)
 
 
 def one_line(text: str) -> str:
     """The same for a name within a line or a picture: newlines and tabs are escapes too."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else escape(c) for c in text)
 
 
-def _escape(character: str) -> str:
+def escape(character: str) -> str:
+    """A character as its code point: '\\x1b', '\\u202e'."""
     code = ord(character)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def result(text: str) -> None:
+def result(text: str, end: str = "\n", styled: bool = False) -> None:
     """Print the command's result on stdout: on a terminal with control characters made visible, elsewhere as it is.
+
+    `styled` text holds escape codes of our own, and has been made visible.
 
     When the reader has gone (`| head -1`) the rest is dropped quietly. Raises `ResourceError` where stdout cannot be written.
     """
     if sys.stdout is None:  # closed before Python began
         return
-    shown = visible(text) if sys.stdout.isatty() else text
+    shown = visible(text) if sys.stdout.isatty() and not styled else text
     try:
-        print(_encodable(shown, sys.stdout), flush=True)
+        print(_encodable(shown, sys.stdout), end=end, flush=True)
     except BrokenPipeError:
         mute_stdout()
     except OSError as error:
@@ -97,7 +107,7 @@ def _encodable(text: str, stream: TextIO) -> str:
             character.encode(encoding, "surrogateescape")
             pieces.append(character)
         except UnicodeEncodeError:
-            pieces.append(_escape(character))
+            pieces.append(escape(character))
     return "".join(pieces)
 
 
@@ -145,6 +155,11 @@ def is_terminal() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "")
 
 
+def has_colour(stream: TextIO) -> bool:
+    """Whether escape codes may be written there: a terminal that knows them, and nobody has asked for none."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+
+
 def terminal() -> Console:
     """The rich console on stderr, for the progress bar: what is printed above it is text, without markup or emoji codes."""
     from rich.console import Console, ConsoleDimensions
@@ -162,19 +177,102 @@ def terminal() -> Console:
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:
-    """A plain table: columns aligned by spaces, numbers to the right; the same on a terminal and in a pipe."""
-    cells = [columns, *rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
-    right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(columns))]
-    lines = [
-        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)).rstrip()
-        for row in cells
-    ]
-    return "\n".join(lines)
+    """A table for stdout, numbers to the right: on a terminal within its width, elsewhere lines of columns aligned by blanks.
+
+    Where a terminal is too narrow for the columns, each row is a paragraph of names and values.
+    """
+    cells = [[one_line(cell) for cell in row] for row in (columns, *rows)]
+    right = [bool(rows) and all(map(_is_number, column)) for column in zip(*cells[1:], strict=True)] or [False] * len(
+        columns
+    )
+    widths = [max(map(columns_of, column)) for column in zip(*cells, strict=True)]
+    room = _columns_of_stdout()
+    if room is None:
+        lines = [zip(row, widths, right, strict=True) for row in cells]
+        return "\n".join("  ".join(padded(*cell) for cell in line).rstrip() for line in lines)
+    least = [width if number else min(width, FEWEST) for width, number in zip(widths, right, strict=True)]
+    if sum(least) + 2 * (len(columns) - 1) > room:
+        return "\n\n".join(named_values(list(zip(cells[0], row, strict=True))) for row in cells[1:])
+    return _rich_table(cells, right, least, room)
+
+
+def named_values(pairs: Sequence[tuple[str, str]]) -> str:
+    """Names with their values behind them, a line each; on a terminal a long value goes on below itself."""
+    room, width = _columns_of_stdout(), max(columns_of(name) for name, _ in pairs) + 2
+    lines = []
+    for name, value in pairs:
+        parts = [value] if room is None else _wrapped(value, max(FEWEST // 2, room - width))
+        lines += [padded(name if not k else "", width, right=False) + part for k, part in enumerate(parts)]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def sentence(text: str) -> str:
+    """A line of text for stdout, which a terminal shows as several where it has no room."""
+    room = _columns_of_stdout()
+    return text if room is None else "\n".join(_wrapped(text, room))
+
+
+def _wrapped(text: str, columns: int) -> list[str]:
+    from rich.console import Console
+    from rich.text import Text
+
+    return [line.plain.rstrip() for line in Text(text).wrap(Console(), columns)] or [""]
+
+
+def _columns_of_stdout() -> int | None:
+    """How wide the terminal is that stdout writes to; None where it is none."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return None
+    return max(FEWEST, shutil.get_terminal_size().columns)
+
+
+def _rich_table(cells: list[list[str]], right: list[bool], least: list[int], room: int) -> str:
+    """A header, a rule below it, and rows whose texts are wrapped. Without escape codes: it may be shown anywhere."""
+    from rich.box import Box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    plain = os.environ.get("TERM", "dumb") == "dumb" or not (sys.stdout.encoding or "").lower().startswith("utf")
+    empty, rule = "    \n", "-" if plain else "─"
+    box = Box(f"{empty}{empty} {rule}{rule} \n{empty * 5}", ascii=plain)
+    shown = Table(box=box, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for name, number, width in zip(cells[0], right, least, strict=True):
+        shown.add_column(
+            Text(name), justify="right" if number else "left", no_wrap=number, min_width=width, overflow="fold"
+        )
+    for row in cells[1:]:
+        shown.add_row(*map(Text, row))
+    page = io.StringIO()
+    Console(file=page, width=room, height=100, color_system=None, force_terminal=False).print(shown)
+    return "\n".join(line.rstrip() for line in page.getvalue().rstrip("\n").split("\n"))
+
+
+def columns_of(text: str) -> int:
+    """How many columns of a terminal a text takes: some characters take two, some none."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def cut(text: str, columns: int) -> str:
+    """The beginning of a text that fits so many columns."""
+    from rich.cells import set_cell_size
+
+    return text if columns_of(text) <= columns else set_cell_size(text, columns).rstrip()
+
+
+def padded(text: str, columns: int, right: bool = True) -> str:
+    """A text with blanks beside it, which take it to so many columns."""
+    blanks = " " * (columns - columns_of(text))
+    return blanks + text if right else text + blanks
 
 
 def _is_number(text: str) -> bool:
-    return not text.strip() or text.strip()[0] in "+-.0123456789"
+    """Whether a cell is a number with its unit, or stands where there is none."""
+    return text.strip() in ("", "-", "not known") or NUMBER.fullmatch(text.strip()) is not None
 
 
 def quantity(value: float, unit: str = "") -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.console import say, table
+from bigmodel_cli.console import say, sentence, table
 from bigmodel_cli.data import (
     TOKENIZER,
     TRAINED_ON,
@@ -82,7 +82,7 @@ class Report:
             for name, e in self.metrics.items()
         ]
         columns = ["metric", "value", "95 % from", "to", "count", "interval", *(["how"] if signed else [])]
-        text = f"{self.source}: {self.task}{how}\n" + table(columns, rows)
+        text = f"{sentence(f'{self.source}: {self.task}{how}')}\n{table(columns, rows)}"
         for records in filter(None, self.tables.values()):
             cells = [[f"{x:.4f}" if isinstance(x, float) else str(x) for x in record.values()] for record in records]
             text += "\n\n" + table(list(records[0]), cells)
@@ -95,7 +95,7 @@ class Report:
         ]
         columns = ["metric", "first", "second", "difference", "95 % from", "to", "p"]
         how = "paired over the same items; p by swapping the two models' results"
-        return f"{text}\n\nsecond: {self.second} ({how})\n" + table(columns, rows)
+        return f"{text}\n\n{sentence(f'second: {self.second} ({how})')}\n{table(columns, rows)}"
 
 
 @dataclass(frozen=True)

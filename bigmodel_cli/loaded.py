@@ -43,6 +43,11 @@ class Loaded:
     device: torch.device
     assets: dict[str, bytes]
 
+    @property
+    def name(self) -> str:
+        """The run's, or where it lies outside a run the checkpoint's."""
+        return (self.path.parent.parent if self.path.parent.name == "checkpoints" else self.path).absolute().name
+
     def files(self) -> dict[str, bytes]:
         """The files that data goes on with: see `open_data`."""
         return {**self.assets, FACTS: json.dumps(self.facts.to_json()).encode()}

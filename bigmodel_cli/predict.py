@@ -7,27 +7,33 @@ import shlex
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from bigmodel_cli.console import say
+from bigmodel_cli.console import result, say, visible
 from bigmodel_cli.data import Item, input_of, target_of
 from bigmodel_cli.device import autocast, keep_few_kernels
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.tasks import transcribe
-from bigmodel_cli.writing import Decoding, continue_texts, in_order, write_after_reading
+from bigmodel_cli.writing import Decoding, Told, continue_texts, in_order, write_after_reading
 
 SHOWN = 3
 """Labels shown for each item where no number is given."""
 
 
 def predict(
-    loaded: Loaded, inputs: Iterable[str], decoding: Decoding, top: int | None = None, word: str = "input"
+    loaded: Loaded,
+    inputs: Iterable[str],
+    decoding: Decoding,
+    top: int | None = None,
+    word: str = "input",
+    tell: Told | None = None,
 ) -> Iterator[dict[str, Any]]:
     """One record for each input, in order, as soon as its batch is done.
 
     Inputs are paths of images or recordings, or texts (a pair with a tab between) for a classifier; paths of recordings for a
     model that writes down what is said; prompts for a decoder, and sources for an encoder-decoder. An input that cannot be read
     has a record with "error", and at the end `DataError` says how many they were; `word` is what an input is called there.
+    `tell` is given a decoder's text as it is written: see `continue_texts`.
     """
     decoding.check()
     kind, target = input_of(loaded.facts), target_of(loaded.facts)
@@ -57,9 +63,57 @@ def predict(
     elif loaded.model.is_encoder_decoder:
         yield from write_after_reading(loaded, inputs, decoding, word)
     elif writes:
-        yield from continue_texts(loaded, inputs, decoding, word)
+        yield from continue_texts(loaded, inputs, decoding, word, tell)
     else:
         raise SpecError(f"this model was trained for {loaded.task.name}: it neither labels nor writes")
+
+
+def continues(loaded: Loaded) -> bool:
+    """Whether what the model writes goes on from its input."""
+    return loaded.model.can_generate and not loaded.model.is_encoder_decoder
+
+
+class TextPrinter:
+    """Prints continued texts on a terminal, each behind its prompt, a line between them; a piece as soon as it is told."""
+
+    def __init__(self, bold: bool) -> None:
+        self.bold, self.count = bold, 0
+        self.printed: str | None = None  # of the text that is open
+
+    def tell(self, given: str, piece: str) -> None:
+        """Print the next piece of a text."""
+        if self.printed is None:
+            self.open(given)
+        self.printed = f"{self.printed or ''}{piece}"
+        result(piece, end="")
+
+    def open(self, given: str, title: str = "") -> None:
+        """Begin a text."""
+        self.close()
+        if self.count or title:
+            result(f"-----{title}-----")
+        self.count += 1
+        prompt = visible(given)
+        result(f"\x1b[1m{prompt}\x1b[0m" if self.bold and prompt else prompt, end="", styled=True)
+        self.printed = ""
+
+    def record(self, record: dict[str, Any]) -> None:
+        """Print what was not told of an input's text, or its hypotheses; on stderr why there is none."""
+        if "error" in record:
+            say(record["error"])
+            return
+        for found in record.get("hypotheses", [record]):
+            if self.printed is None:
+                self.open(record["input"], f" score {found['score']:.4f} " if "score" in found else "")
+            told, text = self.printed or "", found["text"]
+            result(text[len(told) :] if text.startswith(told) else f"\n{text}", end="")
+            self.close()
+
+    def close(self) -> None:
+        """End the line of a text that is open."""
+        if self.printed is not None:
+            self.printed = None
+            result("")
 
 
 def _naming_files(inputs: Iterable[str], word: str) -> Iterator[str]:

@@ -34,6 +34,8 @@ DRAWN = 0.8
 """The temperature of drawn text where none is given."""
 CONTINUED = 200
 """Tokens that a decoder adds where no number is given."""
+NEAR = 32
+"""Tokens before one that may change how it is spelled: the beginning of its word."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ class Decoding:
         return torch.stack(rows).to(device)
 
 
+Told = Callable[[str, str], None]
+"""Is given an input, and the next piece of the text that is written for it."""
 Answer = Callable[[list[Item], dict[str, Tensor]], Iterable[dict[str, Any]]]
 """What a model says to each of the items whose batch this is."""
 
@@ -141,9 +145,12 @@ def in_order(
 
 
 def continue_texts(
-    loaded: Loaded, prompts: Iterable[str], decoding: Decoding, word: str = "input"
+    loaded: Loaded, prompts: Iterable[str], decoding: Decoding, word: str = "input", tell: Told | None = None
 ) -> Iterator[dict[str, Any]]:
-    """{"input", "text"} for each prompt, where "text" is what the model adds."""
+    """{"input", "text"} for each prompt, where "text" is what the model adds.
+
+    Where nothing is searched, `tell` is given the text of a prompt that is alone in its batch, but for its end, as it is written.
+    """
     tokenizer = load_tokenizer(loaded.assets)
     most = decoding.max_tokens or CONTINUED
 
@@ -151,7 +158,11 @@ def continue_texts(
         numbers = [item.number for item in items]
         real = None if bool(batch["real"].all()) else batch["real"]
         end = tokenizer.end_of_text
-        written = write(loaded, loaded.model.generator(), batch["tokens"], decoding, numbers, most, end, DRAWN, real)
+        model, watch = loaded.model.generator(), None
+        if tell is not None and len(items) == 1:
+            pieces = Pieces(tokenizer, items[0].content)
+            watch = lambda token: tell(items[0].given, pieces.add(token))  # noqa: E731
+        written = write(loaded, model, batch["tokens"], decoding, numbers, most, end, DRAWN, real, watch)
         return _records(written, tokenizer, decoding, [item.content for item in items])
 
     reader = Prompts(tokenizer, loaded.model.limit, loaded.spec.data)
@@ -217,8 +228,12 @@ def write(
     end: int | None,
     temperature: float,
     real: Tensor | None,
+    watch: Callable[[int], None] | None = None,
 ) -> list[list[Written]]:
-    """What the model writes after each row of `prompt` (B, T), in at most `most` tokens, the best first; without the end's mark."""
+    """What the model writes after each row of `prompt` (B, T), in at most `most` tokens, the best first; without the end's mark.
+
+    `watch` is given each token of the first row as it comes, where nothing is searched.
+    """
     beam = decoding.search(loaded.spec.task.search())
     with autocast(loaded.device, loaded.precision):
         if beam is not None:
@@ -226,7 +241,11 @@ def write(
             return [[Written(h.tokens, h.score, h.ended) for h in row[: decoding.n_best]] for row in found]
         sampling = decoding.sampling(temperature)
         draws = decoding.draws(items, most, loaded.device) if sampling.temperature else None
-        steps = list(generate(model, prompt, sampling, max_new_tokens=most, draws=draws, stop=end, real=real))
+        steps = []
+        for step in generate(model, prompt, sampling, max_new_tokens=most, draws=draws, stop=end, real=real):
+            steps.append(step)
+            if watch is not None:
+                watch(int(step[0]))
     rows = torch.stack(steps, 1).tolist()
     return [[Written(row[: row.index(end)] if end in row else row, None, end in row)] for row in rows]
 
@@ -265,12 +284,28 @@ def added_text(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int
     return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(tokens)
 
 
+class Pieces:
+    """A text as its tokens come after a prompt's: pieces that end where a character does; together they are what is added."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
+        self.tokenizer, self.before = tokenizer, list(prompt)
+        self.waiting: list[int] = []
+
+    def add(self, token: int) -> str:
+        """The piece that a token completes; "" where the last bytes of a character are still to come."""
+        self.waiting.append(token)
+        piece = added_text(self.tokenizer, self.before, self.waiting)
+        if piece.endswith("\ufffd"):
+            return ""
+        # What a token says hangs on those just before it, whatever the text's length.
+        self.before, self.waiting = [*self.before, *self.waiting][-NEAR:], []
+        return piece
+
+
 def stream_text(
     model: Model, tokenizer: Tokenizer, data: AnyDataOptions, prompt: str, decoding: Decoding, device: torch.device
 ) -> Iterator[str]:
     """What the model adds to the prompt, piece by piece; a piece ends where its characters are whole. `data` are its options."""
-    produced: list[int] = []
-    shown = ""
     reader, most = Prompts(tokenizer, model.limit, data), decoding.max_tokens or CONTINUED
     content, _ = reader.read(prompt, "the text")
     steps = generate(
@@ -281,9 +316,6 @@ def stream_text(
         draws=decoding.draws([0], most, device),
         stop=tokenizer.end_of_text,
     )
+    pieces = Pieces(tokenizer, content)
     for step in steps:
-        produced.append(int(step[0]))
-        # A character whose last bytes are still to come is not shown.
-        whole = added_text(tokenizer, content, produced).rstrip("\ufffd")
-        yield whole[len(shown) :]
-        shown = whole
+        yield pieces.add(int(step[0]))

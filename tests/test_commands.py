@@ -220,6 +220,17 @@ def test_attend_to_text(decoder: Path, cli: Cli) -> None:
     assert cli("attend", decoder, "a", "--out", "no/where.png").status == 5
 
 
+def test_the_picture_shows_the_layer_and_head_that_are_asked_for(
+    decoder: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[Any, ...]] = []
+    monkeypatch.setattr("bigmodel_cli.attend.draw_heads", lambda heads, *rest: drawn.append(rest))
+    for words in ([], ["--layer", 0], ["--head", 1]):
+        assert cli("attend", decoder, "attention\nis", *words).status == 0
+    assert [(list(layers), head) for layers, head, *_ in drawn] == [([0, 1], None), ([0], None), ([1], 1)]
+    assert {title for *_, title, _ in drawn} == {"decoder (decoder), attention in: attention is"}
+
+
 def test_attend_to_an_image(cnn: Path, cli: Cli) -> None:
     (name,) = digit_files(1)
     result = cli("attend", cnn, name, "--json")

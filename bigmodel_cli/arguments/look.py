@@ -11,15 +11,21 @@ import typer
 Input = Annotated[str, typer.Argument(metavar="INPUT", help="A text, or an image's path.", show_default=False)]
 Layer = Annotated[
     Optional[int],  # noqa: UP045
-    typer.Option(help="The layer drawn in the terminal, e.g. --layer 0. [default: the last]", show_default=False),
+    typer.Option(
+        help="The layer shown, e.g. --layer 0. [default: the last in the terminal, all in the picture]",
+        show_default=False,
+    ),
 ]
 Head = Annotated[
     Optional[int],  # noqa: UP045
-    typer.Option(help="Its head, e.g. --head 2. [default: the mean of all]", show_default=False),
+    typer.Option(
+        help="Its head, e.g. --head 2. [default: the mean of all in the terminal, each in the picture]",
+        show_default=False,
+    ),
 ]
 Picture = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option(help="The picture, e.g. --out heads.png. [default: attend.png]", show_default=False),
+    typer.Option(help="The picture, e.g. --out heads.png or heads.pdf. [default: attend.png]", show_default=False),
 ]
 Targets = Annotated[
     Optional[list[str]],  # noqa: UP045

@@ -78,3 +78,6 @@ LengthPenalty = Annotated[
 ]
 NBest = Annotated[int, typer.Option(min=1, max=MOST_BEAMS, help="Hypotheses shown for each input, e.g. --n-best 3.")]
 DrawSeed = Annotated[int, typer.Option(min=0, help="Of the drawing, e.g. --seed 1.")]
+JsonLines = Annotated[
+    bool, typer.Option("--json", help="Print JSON Lines on a terminal too, where a continued text is text.")
+]

@@ -17,6 +17,9 @@ from bigmodel_cli.errors import SpecError
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.pictures import check_picture
 
+MOST_PARTS = 4
+"""Tokens that one character may be in: the bytes of UTF-8."""
+
 
 @dataclass(frozen=True)
 class Look:
@@ -56,19 +59,30 @@ def _look_at_text(loaded: Loaded, text: str, picture: Path, layer: int | None, h
     if truncated:
         say(f"the text is cut: the model reads {reader.most}")
     batch = {name: tensor.to(loaded.device) for name, tensor in reader.batch([content]).items()}
-    labels = [_label(tokenizer, token, place) for place, token in enumerate(batch["tokens"][0].tolist())]
+    labels = name_tokens(tokenizer, batch["tokens"][0].tolist())
     heads = record_heads(loaded.model, loaded.model.arguments(batch), labels)
     check_choice(heads, layer, head)
-    draw_heads(heads, picture)
-    shown = show_heads(heads, layer if layer is not None else len(heads.layers) - 1, head, color)
+    last = len(heads.layers) - 1
+    layers = range(last + 1) if layer is None and head is None else [last if layer is None else layer]
+    title = f"{loaded.name} ({loaded.spec.model.type}), attention in: {' '.join(text.split())}"
+    draw_heads(heads, layers, head, title, picture)
+    shown = show_heads(heads, layers[-1], head, color)
     return Look(shown, picture, {**heads.to_json(), **({"truncated": True} if truncated else {})})
 
 
-def _label(tokenizer: Tokenizer, token: int, place: int) -> str:
-    """What a token is called: its text, or which mark it is."""
-    if token == tokenizer.start_of_text and not place:
-        return "<start>"
-    return "<end>" if token in (tokenizer.start_of_text, tokenizer.end_of_text) else tokenizer.decode([token])
+def name_tokens(tokenizer: Tokenizer, tokens: list[int]) -> list[str]:
+    """What tokens are called: their text, or which mark one is; of a character in several tokens each has its part, as 漢·1/3."""
+    names: list[str] = []
+    while (place := len(names)) < len(tokens):
+        token = tokens[place]
+        if token in (tokenizer.start_of_text, tokenizer.end_of_text):
+            names.append("<start>" if token == tokenizer.start_of_text and not place else "<end>")
+            continue
+        texts = [tokenizer.decode(tokens[place : place + count]) for count in range(1, MOST_PARTS + 1)]
+        whole = next((count for count, text in enumerate(texts, 1) if "\ufffd" not in text), 1)
+        text = texts[whole - 1]
+        names += [text] if whole == 1 else [f"{text}·{part}/{whole}" for part in range(1, whole + 1)]
+    return names
 
 
 def _look_at_image(loaded: Loaded, path: Path, picture: Path, color: bool) -> Look:
@@ -77,7 +91,8 @@ def _look_at_image(loaded: Loaded, path: Path, picture: Path, color: bool) -> Lo
     cam: Heat = (grad_cam if loaded.model.grid is None else rollout)(loaded.model, image, loaded.facts, loaded.task)
     if cam.note:
         say(f"warning: {cam.note}")
-    draw_heat(cam, path.name, picture)
+    title = f"{loaded.name} ({loaded.spec.model.type}): {path.name}, {cam.caption}"
+    draw_heat(cam, title, picture)
     return Look(show_heat(cam, color), picture, cam.to_json())
 
 

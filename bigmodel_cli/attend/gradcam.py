@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.config import Facts
+from bigmodel_cli.data import input_of
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.models import Model
 from bigmodel_cli.tasks import ClassificationOptions, Task, build_task
@@ -16,6 +17,7 @@ class Heat:
     """`image` (C, H, W) with pixels in 0..1; `heat` (H, W) in 0..1; the likeliest class, with its probability.
 
     Of a model of numbers the `value` stands in the probability's place.
+    `method` made the heat. `axes` say what rows, upwards, and columns are where the image is none that a person would see.
     `size` is that of the map which the heat was made of. Where it tells no regions apart `heat` is None, and where there is
     something to know about it `note` says what.
     """
@@ -25,6 +27,8 @@ class Heat:
     label: str
     probability: float
     size: tuple[int, int]
+    method: str
+    axes: tuple[str, str] | None
     note: str = ""
     value: float | None = None
 
@@ -62,7 +66,7 @@ def grad_cam(model: Model, image: Tensor, facts: Facts, task: Task | None = None
     (gradient,) = torch.autograd.grad(logits[0, best], features)
     weights = gradient.mean(dim=(2, 3), keepdim=True)  # (1, K, 1, 1)
     heat = F.relu((weights * features).sum(1, keepdim=True)).detach()  # (1, 1, h, w)
-    return heat_over(image.detach(), heat, logits.detach(), facts, task)
+    return heat_over(image.detach(), heat, logits.detach(), facts, task, "Grad-CAM")
 
 
 def likeliest(facts: Facts) -> Task:
@@ -70,15 +74,13 @@ def likeliest(facts: Facts) -> Task:
     return build_task(ClassificationOptions(), facts)
 
 
-def heat_over(image: Tensor, heat: Tensor, logits: Tensor, facts: Facts, task: Task | None) -> Heat:
+def heat_over(image: Tensor, heat: Tensor, logits: Tensor, facts: Facts, task: Task | None, method: str) -> Heat:
     """A map (1, 1, h, w) at the size of a normalised image (1, C, H, W), its greatest value 1, beside the image's own pixels."""
     task = task or likeliest(facts)
     _, label, said = task.foremost(logits)
     height, width = image.shape[-2:]
     rows, columns = heat.shape[-2:]
-    mean = torch.tensor(facts.mean or (0.0,)).view(-1, 1, 1)
-    std = torch.tensor(facts.std or (1.0,)).view(-1, 1, 1)
-    pixels = (image[0].cpu() * std + mean).clamp(0, 1)
+    kind = input_of(facts)
     note, whole = "", None
     if rows == columns == 1:
         note = (
@@ -91,4 +93,5 @@ def heat_over(image: Tensor, heat: Tensor, logits: Tensor, facts: Facts, task: T
         whole = F.interpolate(heat, size=(height, width), mode="bilinear", align_corners=False)[0, 0]
         whole = (whole / whole.max().clamp(min=1e-12)).cpu()
     value = None if task.of_probability else said
-    return Heat(pixels, whole, label, said, (rows, columns), note, value)
+    pixels = kind.pixels_of(image[0].cpu())
+    return Heat(pixels, whole, label, said, (rows, columns), method, kind.axes, note, value)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bigmodel_cli.console import columns_of, cut, one_line
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.parts.contract import attending
@@ -52,3 +53,9 @@ def record(model: Module, *inputs: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         for module in found.values():
             module.probe = None
     return {name: recorded[name] for name in found}, output
+
+
+def label(token: str, most: int) -> str:
+    """A token as one word, blanks and line ends visible, cut where it is longer than so many columns."""
+    text = one_line(token.replace("\n", "\\n").replace("\t", "\\t").replace(" ", "␣")) or "␣"
+    return text if columns_of(text) <= most else cut(text, most - 1) + "…"

@@ -28,4 +28,4 @@ def rollout(model: Model, image: Tensor, facts: Facts, task: Task | None = None)
     row = total[0] if model.first else total[patches].mean(0)  # (T,)
     heat = row[patches]
     heat = (heat - heat.min()).view(1, 1, height, width)
-    return heat_over(image, heat, logits, facts, task)
+    return heat_over(image, heat, logits, facts, task, "attention rollout")

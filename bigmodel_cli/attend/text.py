@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bigmodel_cli.attend.gradcam import Heat
-from bigmodel_cli.attend.heads import Heads
-from bigmodel_cli.console import one_line
+from bigmodel_cli.attend.heads import Heads, label
+from bigmodel_cli.console import one_line, padded
 from bigmodel_cli.lazy import F, Tensor
 
 SHADES = " ·░▒▓█"
@@ -30,7 +30,7 @@ def show_heads(heads: Heads, layer: int, head: int | None, color: bool) -> str:
     for t in range(first, len(heads.tokens)):
         seen = chosen[t, first : t + 1] if causal else chosen[t, first:]
         cells = "".join(cell(float(v) / peak, color) for v in seen)
-        lines.append(f"{_label(heads.tokens[t]):>{LABEL_WIDTH}} {cells}")
+        lines.append(f"{padded(label(heads.tokens[t], LABEL_WIDTH), LABEL_WIDTH)} {cells}")
     lines += ["", "what the last token looks at most, by head:"]
     for index, name in enumerate(heads.layers):
         for number, row in enumerate(heads.weights[index][:, -1]):
@@ -47,7 +47,7 @@ def show_heat(cam: Heat, color: bool) -> str:
     scale = min(1.0, MOST_COLUMNS / 2 / width)
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
     small = F.interpolate(cam.heat[None, None], size=size, mode="area")[0, 0]
-    lines = ["".join(cell(float(v), color) for v in row) for row in small]
+    lines = ["".join(cell(float(v), color) for v in row) for row in (small.flip(0) if cam.axes else small)]
     return "\n".join([f"{head}; what decides it:", *lines])
 
 
@@ -61,13 +61,7 @@ def cell(value: float, color: bool) -> str:
     return f"\x1b[48;2;{red};{green};{blue}m  \x1b[0m"
 
 
-def _label(token: str) -> str:
-    text = repr(token)[1:-1] if token.strip() != token or not token.isprintable() else token
-    text = text.replace(" ", "␣")
-    return one_line(text if len(text) <= LABEL_WIDTH else text[: LABEL_WIDTH - 1] + "…")
-
-
 def _strongest(heads: Heads, row: Tensor) -> str:
     values, positions = row.topk(min(3, len(row)))
     pairs = zip(values.tolist(), positions.tolist(), strict=True)
-    return "  ".join(f"{_label(heads.tokens[p])}@{p} {100 * v:.0f} %" for v, p in pairs)
+    return "  ".join(f"{label(heads.tokens[p], LABEL_WIDTH)}@{p} {100 * v:.0f} %" for v, p in pairs)

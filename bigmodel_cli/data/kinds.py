@@ -13,6 +13,7 @@ from bigmodel_cli.config import Facts
 from bigmodel_cli.data.base import AnyDataOptions, Assets
 from bigmodel_cli.data.inputs import Images, Reader, Rows, Sounds, Windows
 from bigmodel_cli.data.pieces import Sentences
+from bigmodel_cli.data.pixels import denormalise
 from bigmodel_cli.data.tokenizer import load_tokenizer
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.lazy import Tensor, torch
@@ -33,6 +34,15 @@ class Input:
     def pixels(self) -> int:
         """Of an image; 0 where items are rows."""
         return 0
+
+    @property
+    def axes(self) -> tuple[str, str] | None:
+        """What an image's rows (upwards) and columns are; None where it is one that a person would see."""
+        return None
+
+    def pixels_of(self, image: Tensor) -> Tensor:
+        """A normalised image (C, H, W) as pixels in 0..1."""
+        raise NotImplementedError
 
     def random(self, count: int, device: torch.device, length: int | None = None) -> dict[str, Tensor]:
         """A batch of so many items without their targets; rows are of this length, or as long as the data's context."""
@@ -57,6 +67,20 @@ class ImageInput(Input):
     def pixels(self) -> int:
         """Its height times its width."""
         return math.prod((self.facts.image_shape or ())[1:])
+
+    @property
+    def axes(self) -> tuple[str, str] | None:
+        """Those of a recording's frames."""
+        sound = self.facts.sound
+        if sound is None:
+            return None
+        return f"mel bands, {sound.low:g} to {sound.high:g} Hz", f"frames of {1000 * sound.hop / sound.rate:g} ms"
+
+    def pixels_of(self, image: Tensor) -> Tensor:
+        """A normalised image (C, H, W) as pixels in 0..1; frames reach from their least to their greatest value."""
+        if self.facts.sound is None:
+            return denormalise(image, self.facts)
+        return (image - image.min()) / (image.max() - image.min()).clamp(min=1e-12)
 
     def random(self, count: int, device: torch.device, length: int | None = None) -> dict[str, Tensor]:
         """Pixels of mean 0 and deviation 1."""

@@ -71,11 +71,15 @@ class Finding:
     kept: bool | None
     text: str = ""
 
-    def line(self) -> str:
-        """For people."""
+    def cells(self) -> list[str]:
+        """The promise, whether it is kept, and what there is to say, for people."""
         none = "not here" if self.promise == "builds" else "not promised"
-        word = none if self.kept is None else "kept" if self.kept else "NOT KEPT"
-        return f"{self.promise}: {word}{f' ({self.text})' if self.text else ''}"
+        return [self.promise, none if self.kept is None else "kept" if self.kept else "NOT KEPT", self.text]
+
+    def line(self) -> str:
+        """The same as a line."""
+        promise, word, text = self.cells()
+        return f"{promise}: {word}{f' ({text})' if text else ''}"
 
 
 def check_part(slot: str, options: Any, causal: bool = True, widths: Iterable[int] = WIDTHS) -> list[Finding]:

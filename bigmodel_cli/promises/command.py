@@ -10,6 +10,7 @@ from typing import Any
 import pydantic
 
 from bigmodel_cli.config import Options
+from bigmodel_cli.console import table
 from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.explain import explain
 from bigmodel_cli.overrides import apply_overrides
@@ -39,21 +40,24 @@ class Checked:
         nowhere = all(found[0].kept is None for found in (self.findings, self.in_encoder) if found)
         return ["builds"] if nowhere else [*here, *there]
 
-    def lines(self) -> list[str]:
+    def rows(self) -> list[list[str]]:
         """One for each promise; of those in an encoder one for all, or one for each that is not kept."""
-        found = [finding.line() for finding in self.findings]
+        found = [finding.cells() for finding in self.findings]
         if self.in_encoder:
             broken = [f for f in self.in_encoder if not f.kept]
-            others = [f for f in broken if f not in self.findings]
-            found += [f"in an encoder: {f.line()}" for f in others] or [
-                f"in an encoder: {'the same' if broken else 'kept'}"
-            ]
-        return [f"{self.slot} {self.type}: {line}" for line in found]
+            others = [[f"in an encoder: {f.promise}", *f.cells()[1:]] for f in broken if f not in self.findings]
+            found += others or [["in an encoder", "the same" if broken else "kept", ""]]
+        return [[f"{self.slot} {self.type}", *cells] for cells in found]
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values."""
         plain = {name: [vars(f) for f in found] for name, found in vars(self).items() if isinstance(found, list)}
         return {"slot": self.slot, "type": self.type, **plain, "kept": not self.broken}
+
+
+def checked_text(parts: Sequence[Checked]) -> str:
+    """What was found as a table."""
+    return table(["part", "promise", "kept", "what there is to say"], [row for part in parts for row in part.rows()])
 
 
 def check_plugin(file: Path, overrides: Sequence[str]) -> list[Checked]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from bigmodel_cli.assemble import Outline, kept_bytes
 from bigmodel_cli.config import Facts
-from bigmodel_cli.console import quantity, table
+from bigmodel_cli.console import named_values, quantity, table
 from bigmodel_cli.data import Split, input_of
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models.describe import Layer, describe, flops, training_flops
@@ -80,19 +80,23 @@ class Plan:
         """For people."""
         memory = self.memory.to_text()
         peak = memory.pop("peak")
-        return "\n".join(
-            [
-                table(["layer", "type", "output", "parameters"], _rows(self.layers)),
-                "",
-                f"parameters        {self.parameters:,}",
-                f"FLOPs per sample  {quantity(self.flops_per_sample, 'FLOP')} forward, "
+        facts = [
+            ("parameters", f"{self.parameters:,}"),
+            (
+                "FLOPs per sample",
+                f"{quantity(self.flops_per_sample, 'FLOP')} forward, "
                 f"{quantity(self.training_flops_per_sample, 'FLOP')} in training",
-                f"memory            about {peak} at its peak, in fp32, with {self.memory.batch} at once, without the data",
-                f"                  {', '.join(f'{name} {part}' for name, part in memory.items())}",
-                f"steps             {self._length()}",
-                f"optimizer         {summary(self.weights)} (each weight: --json)",
-            ]
-        )
+            ),
+            (
+                "memory",
+                f"about {peak} at its peak, in fp32, with {self.memory.batch} at once, without the data: "
+                f"{', '.join(f'{name} {part}' for name, part in memory.items())}",
+            ),
+            ("steps", self._length()),
+            ("optimizer", f"{summary(self.weights)} (each weight: --json)"),
+        ]
+        layers = table(["layer", "type", "output", "parameters"], _rows(self.layers))
+        return f"{layers}\n\n{named_values(facts)}"
 
     def _length(self) -> str:
         if self.minutes is not None:

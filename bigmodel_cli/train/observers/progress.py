@@ -68,6 +68,8 @@ class Pace:
             return None
         extra = median(self.extras) * self.interruptions / (self.step - self.first) if self.extras else 0.0
         return steps * (median(self.paces) + extra)
+WIDE = 76
+"""Columns of a terminal that has room for learning rate and speed."""
 
 
 class Progress(Observer):
@@ -118,8 +120,11 @@ class Progress(Observer):
         shown_loss = f"{record['loss']:.4f}" if "loss" in record else "-"
         left = self.pace.left(self.total - step)
         figures = f"loss {shown_loss}  lr {record['lr']:.2e}  {record['per_second']:,.0f} {self.unit}/s"
-        figures += f"  {duration(left)} left" if left is not None else ""
+        remaining = f"  {duration(left)} left" if left is not None else ""
+        figures += remaining
         if self.bar is not None and self.task is not None:
+            if self.bar.console.size.width < WIDE:  # step and time left are not to be cut
+                figures = f"loss {shown_loss}{remaining}"
             with contextlib.suppress(OSError):  # the terminal has gone; SIGHUP says so in its own way
                 self.bar.update(self.task, total=self.total, completed=step, figures=figures, of=self.total)
         else:

@@ -62,4 +62,5 @@ def draw_pictures(run: Run, wanted: Pictures, path: Path) -> None:
     batch = {name: tensor.to(run.device) for name, tensor in split.batch(samples, 0, 0, False).items()}
     with evaluating(run.loaded.model), torch.inference_mode():
         rows = wanted.rows(run.loaded.model, batch)
-    draw_rows({title: denormalise(images, run.loaded.facts).cpu() for title, images in rows.items()}, path)
+    pixels = {name: denormalise(images, run.loaded.facts).cpu() for name, images in rows.items()}
+    draw_rows(pixels, f"{run.directory.path.absolute().name}: {wanted.title}", path)
