@@ -27,6 +27,17 @@ from bigmodel_cli.arguments import (
     SpecPath,
     TaskSpec,
 )
+from bigmodel_cli.arguments.common import (
+    Start,
+    all_of_stdin,
+    all_overrides,
+    named_checkpoint,
+    need_run,
+    refuse,
+    run_training,
+    show,
+    with_a_first,
+)
 from bigmodel_cli.arguments.evaluate import (
     AnyCheckpoint,
     Compare,
@@ -40,18 +51,7 @@ from bigmodel_cli.arguments.evaluate import (
     Tasks,
 )
 from bigmodel_cli.arguments.init import LabelColumn, Like, NewName, OwnData, TextColumn
-from bigmodel_cli.arguments.look import Head, Input, Layer, Picture, Seconds, Targets
-from bigmodel_cli.arguments.meaning import (
-    Start,
-    all_of_stdin,
-    all_overrides,
-    named_checkpoint,
-    need_run,
-    refuse,
-    run_training,
-    show,
-    with_a_first,
-)
+from bigmodel_cli.arguments.inspect import Head, Input, Layer, Picture, Seconds, Targets
 from bigmodel_cli.arguments.options import OptionPath, TypeName
 from bigmodel_cli.arguments.predict import (
     Beams,
@@ -216,7 +216,7 @@ def evaluate(
     Example: bigmodel eval runs/mnist_cnn --json, or: bigmodel eval runs/a --compare runs/b
     """
     from bigmodel_cli.errors import SpecError, did_you_mean
-    from bigmodel_cli.evaluate import evaluate_checkpoint, rescore_samples
+    from bigmodel_cli.evaluation.report import evaluate_checkpoint, rescore_samples
 
     if (checkpoint is None) == (rescore is None):
         raise SpecError("give either a checkpoint, or --rescore with a file that --samples wrote")
@@ -237,7 +237,7 @@ def evaluate(
                 raise SpecError(f"--metric {name}: not one of {', '.join(MEASURES)}{did_you_mean(name, MEASURES)}")
         report = rescore_samples(rescore, metric or [])
     elif tasks is not None:
-        from bigmodel_cli.harness import evaluate_tasks
+        from bigmodel_cli.evaluation.lm_eval import evaluate_tasks
         from bigmodel_cli.loaded import load_checkpoint
 
         loaded = load_checkpoint(named_checkpoint(str(checkpoint)), device, all_overrides(set_, precision, None))
@@ -279,10 +279,10 @@ def predict(
 
     from bigmodel_cli.console import has_colour, result_record
     from bigmodel_cli.data import lines_of
+    from bigmodel_cli.generation.text import Decoding
     from bigmodel_cli.loaded import load_checkpoint
     from bigmodel_cli.predict import TextPrinter, continues
     from bigmodel_cli.predict import predict as predict_
-    from bigmodel_cli.writing import Decoding
 
     path = named_checkpoint(checkpoint, with_inputs=True)
     given = inputs or with_a_first(lines_of(sys.stdin.buffer))

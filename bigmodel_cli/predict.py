@@ -11,10 +11,10 @@ from bigmodel_cli.console import result, say, visible
 from bigmodel_cli.data import Item, input_of, target_of
 from bigmodel_cli.device import autocast, keep_few_kernels
 from bigmodel_cli.errors import SpecError
+from bigmodel_cli.generation.text import Decoding, Told, continue_texts, in_order, write_after_reading
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.tasks import transcribe
-from bigmodel_cli.writing import Decoding, Told, continue_texts, in_order, write_after_reading
 
 SHOWN = 3
 """Labels shown for each item where no number is given."""

@@ -13,7 +13,7 @@ from conftest import Result
 from bigmodel_cli.bench import BenchReport, Timing
 from bigmodel_cli.console import rate, seconds_of, short_names
 from bigmodel_cli.spec import load
-from bigmodel_cli.train.memory import Memory
+from bigmodel_cli.train.plan import Memory
 from bigmodel_cli.train.session import dry_run
 
 Cli = Callable[..., Result]

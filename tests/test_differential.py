@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from bigmodel_cli.config import Facts
-from bigmodel_cli.models.beam import Beam, beam_search
+from bigmodel_cli.generation.beam import Beam, beam_search
+from bigmodel_cli.generation.sampling import Sampling, generate
 from bigmodel_cli.models.decoder import Decoder, DecoderOptions
 from bigmodel_cli.models.encoder import Encoder, EncoderOptions
-from bigmodel_cli.models.generate import Sampling, generate
 from bigmodel_cli.models.seq2seq import Seq2Seq, Seq2SeqOptions
 
 VOCAB, STOP = 11, 3

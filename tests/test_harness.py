@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import Result
 
-from bigmodel_cli.harness import Answers
+from bigmodel_cli.evaluation.lm_eval import Answers
 from bigmodel_cli.loaded import Loaded, load_checkpoint
 
 Cli = Callable[..., Result]

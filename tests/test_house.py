@@ -107,7 +107,7 @@ def test_imports_go_down_only(path: Path) -> None:
 
 
 SNIFFING = {
-    "data/bpe_process.py": [
+    "data/text/bpe_process.py": [
         'tells: dict[str, Any] = {"progress_format": "json"} if hasattr(trainers.BpeTrainer, "progress_format") else {}'
     ],
     "data/hashes.py": [

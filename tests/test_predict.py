@@ -17,13 +17,13 @@ from PIL import Image
 
 from bigmodel_cli.data import open_data
 from bigmodel_cli.data.inputs import Prompts
-from bigmodel_cli.data.table import TableOptions
-from bigmodel_cli.data.text import TextOptions
-from bigmodel_cli.data.tokenizer import ByteTokenizer
+from bigmodel_cli.data.text.documents import TextOptions
+from bigmodel_cli.data.text.table import TableOptions
+from bigmodel_cli.data.text.tokenizer import ByteTokenizer
 from bigmodel_cli.errors import SpecError
+from bigmodel_cli.evaluation.evaluator import written
+from bigmodel_cli.generation.text import Decoding, write_after_reading
 from bigmodel_cli.loaded import load_checkpoint
-from bigmodel_cli.scoring import written
-from bigmodel_cli.writing import Decoding, write_after_reading
 
 Cli = Callable[..., Result]
 TRAIN = "train: {steps: 1, batch_size: 4, precision: fp32, memory_format: contiguous, compile: 'off'}\n"

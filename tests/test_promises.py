@@ -22,7 +22,7 @@ from bigmodel_cli.models.block import BlockOptions
 from bigmodel_cli.models.decoder import DecoderOptions
 from bigmodel_cli.models.seq2seq import Seq2SeqOptions
 from bigmodel_cli.parts import FFNS, MIXERS, NORMS, POSITIONS
-from bigmodel_cli.parts.stream import ALONE, Place, Stream
+from bigmodel_cli.parts.context import ALONE, Place, Stream
 from bigmodel_cli.promises import REMEDIES, check_part, check_parts
 
 Cli = Callable[..., Result]

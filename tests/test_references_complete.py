@@ -55,13 +55,13 @@ REFERENCES = {
 }
 FIRST = "models/test_first_weights.py::"
 FIRST_WEIGHTS = {
-    "models/start.py init_normal": [
+    "models/init.py init_normal": [
         ("DecoderOptions", FIRST + "test_a_decoder_starts_as_gpt2_suited_to_its_width"),
         ("EncoderOptions", FIRST + "test_an_encoder_starts_as_bert_suited_to_its_width"),
         ("Seq2SeqOptions", FIRST + "test_init_normal_of_an_encoder_decoder_scales_each_stack_by_its_own_depth"),
     ],
-    "models/start.py init_xavier": [("Seq2SeqOptions", FIRST + "test_an_encoder_decoder_starts_as_tensor2tensor_s")],
-    "models/start.py glorot": [
+    "models/init.py init_xavier": [("Seq2SeqOptions", FIRST + "test_an_encoder_decoder_starts_as_tensor2tensor_s")],
+    "models/init.py glorot": [
         ("Seq2SeqOptions", FIRST + "test_an_encoder_decoder_starts_as_tensor2tensor_s"),
         ("ViTOptions", FIRST + "test_a_vit_starts_as_its_authors"),
     ],
@@ -69,9 +69,7 @@ FIRST_WEIGHTS = {
         ("ViTOptions", FIRST + "test_a_vit_starts_as_its_authors"),
         ("ViTOptions", FIRST + "test_a_masked_autoencoder_starts_as_its_authors"),
     ],
-    "models/rebuild.py PatchDecoder.__init__": [
-        ("ViTOptions", FIRST + "test_a_masked_autoencoder_starts_as_its_authors")
-    ],
+    "models/mae.py PatchDecoder.__init__": [("ViTOptions", FIRST + "test_a_masked_autoencoder_starts_as_its_authors")],
     "models/encoder.py Encoder.__init__": [
         ("EncoderOptions", FIRST + "test_an_encoder_starts_as_bert_suited_to_its_width")
     ],
@@ -208,7 +206,7 @@ def rules() -> set[str]:
 
 def test_every_rule_for_first_weights_has_a_reference() -> None:
     found = rules() - NOISE
-    assert {"models/start.py init_normal", "models/vit.py ViT.start", "parts/mamba2.py Mamba2.__init__"} <= found
+    assert {"models/init.py init_normal", "models/vit.py ViT.start", "parts/mamba2.py Mamba2.__init__"} <= found
     assert sorted(found - FIRST_WEIGHTS.keys()) == [], "these have no reference test"
     assert sorted(FIRST_WEIGHTS.keys() - TORCHS - found) == [], "these are not there any more"
     references = [(rule, *used) for rule, uses in FIRST_WEIGHTS.items() for used in uses]

@@ -16,7 +16,7 @@ from zygote import Zygote
 
 Cli = Callable[..., Result]
 COMMANDS: dict[str, tuple[str, list[str]]] = {
-    "eval": ("bigmodel_cli.evaluate._check_length", ["run"]),
+    "eval": ("bigmodel_cli.evaluation.report._check_length", ["run"]),
     "predict": ("bigmodel_cli.predict.continue_texts", ["run", "a"]),
     "attend": ("bigmodel_cli.attend.record_heads", ["run", "a model", "--out", "look.png"]),
     "bench": ("bigmodel_cli.bench.prepare", ["decoder.yaml"]),

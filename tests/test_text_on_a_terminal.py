@@ -15,9 +15,9 @@ from conftest import Result
 from test_console import Terminal
 
 from bigmodel_cli.__main__ import run
-from bigmodel_cli.data.tokenizer import ByteTokenizer, CharacterTokenizer, Tokenizer
-from bigmodel_cli.data.tokenizer_library import open_library
-from bigmodel_cli.writing import Pieces, added_text
+from bigmodel_cli.data.text.tokenizer import ByteTokenizer, CharacterTokenizer, Tokenizer
+from bigmodel_cli.data.text.tokenizer_library import open_library
+from bigmodel_cli.generation.text import Pieces, added_text
 
 Cli = Callable[..., Result]
 TEXT = "née 漢字🙂 naïve  a\n\n\tb "
@@ -134,7 +134,7 @@ def test_what_is_written_stays_where_it_is_stopped(
     """The line is ended, and the status is that of SIGINT."""
     import signal
 
-    from bigmodel_cli.writing import Pieces as Real
+    from bigmodel_cli.generation.text import Pieces as Real
 
     class Stopped(Real):
         def add(self, token: int) -> str:
@@ -142,7 +142,7 @@ def test_what_is_written_stays_where_it_is_stopped(
                 signal.raise_signal(signal.SIGINT)
             return super().add(token)
 
-    monkeypatch.setattr("bigmodel_cli.writing.Pieces", Stopped)
+    monkeypatch.setattr("bigmodel_cli.generation.text.Pieces", Stopped)
     status, shown = terminal("predict", decoder, "abc", "--max-tokens", 50, NO_COLOR="1")
     assert status == 130
     assert shown.startswith("abc")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from bigmodel_cli.arguments.meaning import Start, refuse, run_training, show
+from bigmodel_cli.arguments.common import Start, refuse, run_training, show
 
 if TYPE_CHECKING:
     from bigmodel_cli.overrides import Change

@@ -9,7 +9,7 @@ from typing import Any
 
 from bigmodel_cli.assemble import assemble, check_memory
 from bigmodel_cli.bench.peak import peak_memory
-from bigmodel_cli.bench.roof import roof
+from bigmodel_cli.bench.peak_flops import roof
 from bigmodel_cli.config import Facts
 from bigmodel_cli.console import quantity, rate, say, seconds_of, table
 from bigmodel_cli.data import random_batch
@@ -18,8 +18,8 @@ from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.models.describe import training_flops
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import build_task
-from bigmodel_cli.train.choose import in_format
-from bigmodel_cli.train.memory import Memory, flops_per_sample, memory_of
+from bigmodel_cli.train.autotune import in_format
+from bigmodel_cli.train.plan import Memory, flops_per_sample, memory_of
 from bigmodel_cli.train.room import check_fits
 from bigmodel_cli.train.setup import prepare, source_of
 from bigmodel_cli.train.step import StepResult, batch_norm_explained, train_step

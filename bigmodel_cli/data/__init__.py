@@ -6,13 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 from bigmodel_cli.config import Table
-from bigmodel_cli.data.audio import AudioOptions
+from bigmodel_cli.data.audio.audio import AudioOptions
 from bigmodel_cli.data.base import FACTS, AnyDataOptions, Assets, DataSet, Say, Split
-from bigmodel_cli.data.cleaning import lines_of
-from bigmodel_cli.data.conll import CoNLLOptions
-from bigmodel_cli.data.docstrings import DocstringsOptions
 from bigmodel_cli.data.expected import ExpectedData
-from bigmodel_cli.data.images import (
+from bigmodel_cli.data.image.images import (
     CIFAR10Options,
     CIFAR100Options,
     DigitsOptions,
@@ -21,6 +18,7 @@ from bigmodel_cli.data.images import (
     MNISTOptions,
     ParquetOptions,
 )
+from bigmodel_cli.data.image.pixels import denormalise, prepare_image
 from bigmodel_cli.data.inputs import (
     Item,
     Prompts,
@@ -30,14 +28,16 @@ from bigmodel_cli.data.inputs import (
 )
 from bigmodel_cli.data.kinds import input_of, random_batch, target_of
 from bigmodel_cli.data.overlap import check_held_out, exposure, record, say_overlaps
-from bigmodel_cli.data.pairs import PairsOptions, PairTableOptions
-from bigmodel_cli.data.pixels import denormalise, prepare_image
 from bigmodel_cli.data.synthetic import SyntheticOptions
-from bigmodel_cli.data.table import TableOptions
-from bigmodel_cli.data.text import StdlibOptions, TextOptions
-from bigmodel_cli.data.tokenizer import ASSET as TOKENIZER
-from bigmodel_cli.data.tokenizer import SOURCE_ASSET as SOURCE_TOKENIZER
-from bigmodel_cli.data.tokenizer import Tokenizer, load_source_tokenizer, load_tokenizer, read_tokenizer
+from bigmodel_cli.data.text.cleaning import lines_of
+from bigmodel_cli.data.text.conll import CoNLLOptions
+from bigmodel_cli.data.text.docstrings import DocstringsOptions
+from bigmodel_cli.data.text.documents import StdlibOptions, TextOptions
+from bigmodel_cli.data.text.pairs import PairsOptions, PairTableOptions
+from bigmodel_cli.data.text.table import TableOptions
+from bigmodel_cli.data.text.tokenizer import ASSET as TOKENIZER
+from bigmodel_cli.data.text.tokenizer import SOURCE_ASSET as SOURCE_TOKENIZER
+from bigmodel_cli.data.text.tokenizer import Tokenizer, load_source_tokenizer, load_tokenizer, read_tokenizer
 from bigmodel_cli.data.trained_on import ASSET as TRAINED_ON
 from bigmodel_cli.data.trained_on import load as load_trained_on
 from bigmodel_cli.errors import DataError, MissingData

@@ -40,9 +40,7 @@ class AnyDataOptions(Options):
     """The options that name files: the same content may lie elsewhere when a run is resumed."""
 
     @abstractmethod
-    def open(
-        self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
-    ) -> DataSet:
+    def open(self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None) -> DataSet:
         """The data, as `open_data` says."""
 
     def splits(self, base: Path) -> tuple[str, ...]:

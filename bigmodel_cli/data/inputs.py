@@ -16,13 +16,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from bigmodel_cli.config import PADDING, Facts
-from bigmodel_cli.data.audio import batch_of_sounds, read_sound
+from bigmodel_cli.data.audio.audio import batch_of_sounds, read_sound
 from bigmodel_cli.data.base import AnyDataOptions
-from bigmodel_cli.data.cleaning import checked, clean, printable, without_bom
 from bigmodel_cli.data.files import SKIP
-from bigmodel_cli.data.pixels import prepare_image
-from bigmodel_cli.data.table import batch_of_texts, encode, marks, room
-from bigmodel_cli.data.tokenizer import Tokenizer
+from bigmodel_cli.data.image.pixels import prepare_image
+from bigmodel_cli.data.text.cleaning import checked, clean, printable, without_bom
+from bigmodel_cli.data.text.table import batch_of_texts, encode, marks, room
+from bigmodel_cli.data.text.tokenizer import Tokenizer
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.packages import MissingPackage

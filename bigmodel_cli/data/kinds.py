@@ -11,10 +11,10 @@ from typing import ClassVar
 
 from bigmodel_cli.config import Facts
 from bigmodel_cli.data.base import AnyDataOptions, Assets
+from bigmodel_cli.data.image.pixels import denormalise
 from bigmodel_cli.data.inputs import Images, Reader, Rows, Sounds, Windows
-from bigmodel_cli.data.pieces import Sentences
-from bigmodel_cli.data.pixels import denormalise
-from bigmodel_cli.data.tokenizer import load_tokenizer
+from bigmodel_cli.data.text.pieces import Sentences
+from bigmodel_cli.data.text.tokenizer import load_tokenizer
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.lazy import Tensor, torch
 

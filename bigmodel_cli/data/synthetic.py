@@ -15,7 +15,7 @@ from bigmodel_cli.config import PADDING, Facts, Seed
 from bigmodel_cli.data.base import AnyDataOptions, Assets, DataSet, Say, Split, count_classes
 from bigmodel_cli.data.cache import key_of
 from bigmodel_cli.data.order import Ints, draw, keys_of, permute
-from bigmodel_cli.data.tokenizer import ASSET, SymbolTokenizer, Tokenizer, read_tokenizer
+from bigmodel_cli.data.text.tokenizer import ASSET, SymbolTokenizer, Tokenizer, read_tokenizer
 from bigmodel_cli.data.trained_on import Hashes
 from bigmodel_cli.draw import KEY, mix
 from bigmodel_cli.draw import key_of as seeded
@@ -131,9 +131,7 @@ class SyntheticOptions(AnyDataOptions):
     test_samples: Samples = Field(1000, description="test samples")
     seed: Seed = Field(0, description="chooses the samples, whatever train.seed is")
 
-    def open(
-        self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
-    ) -> DataSet:
+    def open(self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None) -> DataSet:
         """The problem's samples."""
         return _open_synthetic(self, base, say, assets, only)
 
@@ -208,7 +206,9 @@ def _told_apart(choices: list[int]) -> int:
     return len(choices)
 
 
-def _open_synthetic(options: SyntheticOptions, base: Path, say: Say, assets: Assets | None, only: str | None) -> DataSet:
+def _open_synthetic(
+    options: SyntheticOptions, base: Path, say: Say, assets: Assets | None, only: str | None
+) -> DataSet:
     """The problem's samples; their symbols are a checkpoint's where `assets` has a tokenizer."""
     tokenizer, tokens = _tokens(options, assets)
     wanted = {"train": options.samples, "val": options.val_samples, "test": options.test_samples}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bigmodel_cli.data.image_folder import SPLIT_NAMES
+from bigmodel_cli.data.image.folder import SPLIT_NAMES
 from bigmodel_cli.data.reading import plain_name
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.yaml_source import on_one_line

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from bigmodel_cli.data.corpus import ENDINGS
-from bigmodel_cli.data.pair_files import PairSource, parallel
 from bigmodel_cli.data.reading import lines, plain_name
+from bigmodel_cli.data.text.corpus import ENDINGS
+from bigmodel_cli.data.text.pair_files import PairSource, parallel
 from bigmodel_cli.init.draft import Draft, Wanted, by_split, context_of, epochs, section, tokenizer
 from bigmodel_cli.init.draft import paths as spelled
 from bigmodel_cli.yaml_source import on_one_line

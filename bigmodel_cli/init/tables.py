@@ -7,12 +7,12 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from bigmodel_cli.data.pair_files import table as pairs_of_table
 from bigmodel_cli.data.reading import is_json_lines
-from bigmodel_cli.data.table_files import Columns, rows_of
-from bigmodel_cli.data.table_header import LABELS, column_name
-from bigmodel_cli.data.table_look import SeenColumn, SeenTable, look_at_table
-from bigmodel_cli.data.table_survey import survey_table
+from bigmodel_cli.data.text.pair_files import table as pairs_of_table
+from bigmodel_cli.data.text.table_files import Columns, rows_of
+from bigmodel_cli.data.text.table_header import LABELS, column_name
+from bigmodel_cli.data.text.table_look import SeenColumn, SeenTable, look_at_table
+from bigmodel_cli.data.text.table_survey import survey_table
 from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.init.draft import Draft, Wanted, batch_size, by_split, context_of, epochs, listed, section, tokenizer
 from bigmodel_cli.init.draft import paths as spelled

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bigmodel_cli.data.corpus import Corpus, survey
+from bigmodel_cli.data.text.corpus import Corpus, survey
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.init.draft import (
     CHARACTERS_OF_A_TOKEN,

@@ -11,7 +11,7 @@ from pydantic import Field
 from bigmodel_cli.config import Count, Facts, Options
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor
-from bigmodel_cli.models.start import UNLIMITED, Cache
+from bigmodel_cli.models.init import UNLIMITED, Cache
 
 
 class Generator(Protocol):

@@ -10,10 +10,10 @@ from bigmodel_cli.config import Options, Positive, Probability
 from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.parts import FFN, CrossAttentionOptions, Mixer, Norm
+from bigmodel_cli.parts.context import ALONE, Place, Stream
 from bigmodel_cli.parts.contract import looks_ahead
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
-from bigmodel_cli.parts.stream import ALONE, Place, Stream
 
 MOST_BLOCKS = 10_000
 SLOTS = ("mixer", "cross", "ffn")

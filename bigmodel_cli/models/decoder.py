@@ -12,12 +12,12 @@ from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Tensor, nn
 from bigmodel_cli.models.base import Model, SkeletonOptions
 from bigmodel_cli.models.block import BlockOptions, build_blocks, check_causal, count_blocks
-from bigmodel_cli.models.start import Cache, init_normal, longest, new_cache, sizes
+from bigmodel_cli.models.init import Cache, init_normal, longest, new_cache, sizes
 from bigmodel_cli.parts import Norm, Position
+from bigmodel_cli.parts.context import Stream
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
 from bigmodel_cli.parts.position import NoPositionOptions
-from bigmodel_cli.parts.stream import Stream
 from bigmodel_cli.roles import OUTER, Role
 
 
@@ -96,7 +96,7 @@ class Decoder(Model):
     def forward(self, tokens: Tensor, cache: Cache | None = None, segments: Tensor | None = None) -> Tensor:
         """Logits for every position; with a cache, `tokens` are those that follow what is in it.
 
-        `segments` (B, T) numbers the documents of packed rows, and padding: see parts/stream.py.
+        `segments` (B, T) numbers the documents of packed rows, and padding: see parts/context.py.
         """
         count = tokens.shape[1]
         stream = Stream(0, segments, real=tokens >= 0)

@@ -15,13 +15,13 @@ from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
 from bigmodel_cli.models.base import Model, SkeletonOptions
 from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
 from bigmodel_cli.models.frontend import ConvFrontendOptions
-from bigmodel_cli.models.start import UNLIMITED, init_normal, sizes
+from bigmodel_cli.models.init import UNLIMITED, init_normal, sizes
 from bigmodel_cli.parts import Norm, Position
+from bigmodel_cli.parts.context import Stream, padding_segments
 from bigmodel_cli.parts.contract import has_table
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
 from bigmodel_cli.parts.position import NoPositionOptions
-from bigmodel_cli.parts.stream import Stream, padding_segments
 from bigmodel_cli.roles import OUTER, Role
 
 

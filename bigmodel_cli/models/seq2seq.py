@@ -13,11 +13,11 @@ from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Tensor, nn, torch
 from bigmodel_cli.models.base import Model, SkeletonOptions
 from bigmodel_cli.models.block import BlockOptions, build_blocks, check_causal, count_blocks
-from bigmodel_cli.models.start import Cache, init_normal, init_xavier, longest, new_cache, sizes
+from bigmodel_cli.models.init import Cache, init_normal, init_xavier, longest, new_cache, sizes
 from bigmodel_cli.parts import Norm, Position
+from bigmodel_cli.parts.context import Stream, padding_segments
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.position import SinusoidalOptions
-from bigmodel_cli.parts.stream import Stream, padding_segments
 from bigmodel_cli.roles import OUTER, Role
 
 

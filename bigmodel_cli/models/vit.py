@@ -11,13 +11,13 @@ from bigmodel_cli.errors import Faults, OptionError, SpecError
 from bigmodel_cli.lazy import Tensor, nn, torch
 from bigmodel_cli.models.base import Model, SkeletonOptions
 from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
-from bigmodel_cli.models.rebuild import PatchDecoder, ReconstructOptions, patchify, unpatchify
-from bigmodel_cli.models.start import glorot
+from bigmodel_cli.models.init import glorot
+from bigmodel_cli.models.mae import PatchDecoder, ReconstructOptions, patchify, unpatchify
 from bigmodel_cli.parts import Norm
+from bigmodel_cli.parts.context import ALONE
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
 from bigmodel_cli.parts.position import sines_of_grid
-from bigmodel_cli.parts.stream import ALONE
 from bigmodel_cli.roles import OUTER, Role
 
 NO_HEAD = (

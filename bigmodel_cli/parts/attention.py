@@ -11,12 +11,12 @@ from pydantic import Field, model_validator
 from bigmodel_cli.config import Count, Options, Positive, Probability
 from bigmodel_cli.device import product_dtype
 from bigmodel_cli.lazy import Tensor, nn, torch
+from bigmodel_cli.parts.context import ALONE, Place, Stream
 from bigmodel_cli.parts.contract import AnyMixerOptions
 from bigmodel_cli.parts.kernels import Rules, attend, weights
 from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.norm import RMSNorm
 from bigmodel_cli.parts.position import HeadPosition, NoPositionOptions
-from bigmodel_cli.parts.stream import ALONE, Place, Stream
 from bigmodel_cli.roles import Role, fused
 
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from bigmodel_cli.config import Options
 from bigmodel_cli.lazy import Module, Tensor, torch
-from bigmodel_cli.parts.stream import Place
+from bigmodel_cli.parts.context import Place
 
 
 class AnyMixerOptions(Options):

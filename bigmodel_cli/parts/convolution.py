@@ -8,11 +8,11 @@ from pydantic import Field
 
 from bigmodel_cli.config import Count
 from bigmodel_cli.lazy import Tensor, nn
+from bigmodel_cli.parts.context import ALONE, Place, Stream
 from bigmodel_cli.parts.contract import AnyMixerOptions
 from bigmodel_cli.parts.mamba2 import RecurrentCache
 from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.recurrence import ShortConvolution
-from bigmodel_cli.parts.stream import ALONE, Place, Stream
 from bigmodel_cli.roles import Role, fused
 
 

@@ -11,11 +11,11 @@ from pydantic import Field
 from bigmodel_cli.config import Count, Fraction
 from bigmodel_cli.lazy import F, Tensor, nn, torch
 from bigmodel_cli.parts.attention import KVCache
+from bigmodel_cli.parts.context import ALONE, Place, Stream
 from bigmodel_cli.parts.contract import AnyMixerOptions
 from bigmodel_cli.parts.kernels import Rules, attend, weights
 from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.position import NoPositionOptions, RotaryOptions
-from bigmodel_cli.parts.stream import ALONE, Place, Stream
 from bigmodel_cli.roles import Role, fused
 
 

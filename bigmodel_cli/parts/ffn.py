@@ -9,9 +9,9 @@ from pydantic import Field
 
 from bigmodel_cli.config import Count, Probability
 from bigmodel_cli.lazy import F, Module, Tensor, nn
+from bigmodel_cli.parts.context import ALONE, Place, Stream
 from bigmodel_cli.parts.contract import AnyFFNOptions
 from bigmodel_cli.parts.dropout import dropout
-from bigmodel_cli.parts.stream import ALONE, Place, Stream
 
 
 class _FFNOptions(AnyFFNOptions):

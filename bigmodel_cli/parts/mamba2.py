@@ -11,11 +11,11 @@ from pydantic import Field, model_validator
 from bigmodel_cli.config import Count, Positive
 from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, nn, torch
+from bigmodel_cli.parts.context import ALONE, Place, Stream
 from bigmodel_cli.parts.contract import AnyMixerOptions
 from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.norm import GatedRMSNorm
 from bigmodel_cli.parts.recurrence import ShortConvolution, scan
-from bigmodel_cli.parts.stream import ALONE, Place, Stream
 from bigmodel_cli.roles import Role, fused
 
 

@@ -9,10 +9,10 @@ from pydantic import Field, model_validator
 from bigmodel_cli.config import Count, Natural, NonNegative, Positive
 from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, nn, torch
+from bigmodel_cli.parts.context import ALONE, Place, Stream
 from bigmodel_cli.parts.contract import AnyFFNOptions
 from bigmodel_cli.parts.ffn import GatedFeedForward
 from bigmodel_cli.parts.matrices import OwnMatrices
-from bigmodel_cli.parts.stream import ALONE, Place, Stream
 from bigmodel_cli.roles import EXPERTS, OUTER, Role
 
 MOST_EXPERTS = 1 << 16

@@ -9,9 +9,9 @@ from pydantic import Field
 
 from bigmodel_cli.config import Count, Fraction, Options, Table
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.parts.context import Stream
 from bigmodel_cli.parts.contract import AnyPositionOptions
 from bigmodel_cli.parts.rotary import Rotary, Scaling, rotary_rates
-from bigmodel_cli.parts.stream import Stream
 from bigmodel_cli.roles import GAIN, Role
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
-from bigmodel_cli.parts.stream import Stream
+from bigmodel_cli.parts.context import Stream
 from bigmodel_cli.roles import OUTER, Role
 
 

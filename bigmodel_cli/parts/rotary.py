@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, NonNegative, Options, Positive
 from bigmodel_cli.lazy import Module, Tensor, torch
-from bigmodel_cli.parts.stream import Stream
+from bigmodel_cli.parts.context import Stream
 
 
 class _Scaling(Options):

@@ -21,8 +21,8 @@ from bigmodel_cli.console import say
 from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.models import ModelOptions, sees_both_sides
+from bigmodel_cli.parts.context import Place
 from bigmodel_cli.parts.contract import looks_ahead
-from bigmodel_cli.parts.stream import Place
 from bigmodel_cli.plugins import PluginPart, line_of, parts_from_files
 from bigmodel_cli.promises import forms, sequence, training
 from bigmodel_cli.promises.trial import LONGEST, Broken, Trial, first_line

@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import pairwise
 
 from bigmodel_cli.lazy import Tensor, torch
-from bigmodel_cli.models.start import Cache
+from bigmodel_cli.models.init import Cache
+from bigmodel_cli.parts.context import ALONE, Stream
 from bigmodel_cli.parts.contract import looks_ahead
-from bigmodel_cli.parts.stream import ALONE, Stream
 from bigmodel_cli.promises.forms import slope
 from bigmodel_cli.promises.trial import LENGTH, ROWS, Broken, Trial, differ, expect_equal
 

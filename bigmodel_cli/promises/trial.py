@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bigmodel_cli.lazy import Module, Tensor, torch
-from bigmodel_cli.parts.stream import ALONE, Place, Stream
+from bigmodel_cli.parts.context import ALONE, Place, Stream
 
 LONGEST = 32
 """Positions that the part is built for."""

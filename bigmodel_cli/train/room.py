@@ -15,7 +15,7 @@ from bigmodel_cli.device import total_memory
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Module, torch
 from bigmodel_cli.spec import Spec
-from bigmodel_cli.train.memory import Memory, memory_of
+from bigmodel_cli.train.plan import Memory, memory_of
 from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import batch_norm_explained
 

@@ -9,15 +9,15 @@ from typing import Any
 
 from bigmodel_cli import checkpoints
 from bigmodel_cli.data import Split
+from bigmodel_cli.evaluation.evaluator import judge, values_of
 from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.rundir import RunDirectory
-from bigmodel_cli.scoring import judge, values_of
 from bigmodel_cli.tasks import Task
-from bigmodel_cli.train.feed import Feed
 from bigmodel_cli.train.keeping import Keeping
+from bigmodel_cli.train.loader import Feed
 from bigmodel_cli.train.observers import Observer
 from bigmodel_cli.train.signals import Signals
 from bigmodel_cli.train.state import UNKNOWN, TrainState

@@ -30,10 +30,10 @@ from bigmodel_cli.rundir import RunDirectory
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import Task
 from bigmodel_cli.train.batches import micro_batches
-from bigmodel_cli.train.feed import Feed, on_device
+from bigmodel_cli.train.loader import Feed, on_device
 from bigmodel_cli.train.loop import fit
-from bigmodel_cli.train.memory import Plan, plan, without_collection
 from bigmodel_cli.train.observers import observers
+from bigmodel_cli.train.plan import Plan, plan, without_collection
 from bigmodel_cli.train.resume import (
     Previous,
     check_fingerprint,

@@ -17,10 +17,8 @@ from tones import SPEC, packed, recording, riff, tone, write
 
 from bigmodel_cli.config import Facts
 from bigmodel_cli.data import input_of, open_data
-from bigmodel_cli.data.audio import AudioOptions, batch_of_sounds, read_sound
-from bigmodel_cli.data.base import DataSet
-from bigmodel_cli.data.mel import log_mel
-from bigmodel_cli.data.sound_augment import (
+from bigmodel_cli.data.audio.audio import AudioOptions, batch_of_sounds, read_sound
+from bigmodel_cli.data.audio.augment import (
     GainOptions,
     NoiseOptions,
     SoundAugmentation,
@@ -29,7 +27,9 @@ from bigmodel_cli.data.sound_augment import (
     TimeShiftOptions,
     real,
 )
-from bigmodel_cli.data.sound_split import middle
+from bigmodel_cli.data.audio.mel import log_mel
+from bigmodel_cli.data.audio.split import middle
+from bigmodel_cli.data.base import DataSet
 from bigmodel_cli.errors import DataError
 
 Cli = Callable[..., Result]
@@ -120,7 +120,7 @@ def test_archives_are_read_in_place_and_nothing_leaves_them(name: str, mode: Any
 
 
 def test_a_member_larger_than_memory_should_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bigmodel_cli.data.recordings.MOST_BYTES", 5000)
+    monkeypatch.setattr("bigmodel_cli.data.audio.recordings.MOST_BYTES", 5000)
     archive("a.tar.gz", [("low_ann_1.wav", recording(440)), ("low_ann_2.wav", bytes(6000))])
     with pytest.raises(DataError, match=r"a.tar.gz: low_ann_2.wav: 6,000 bytes, more than 5,000; cut it into pieces"):
         opened(files=["a.tar.gz"])

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from zygote import Zygote, until
 
-from bigmodel_cli.data import bpe, bpe_process
-from bigmodel_cli.data.bpe import train_bpe
+from bigmodel_cli.data.text import bpe, bpe_process
+from bigmodel_cli.data.text.bpe import train_bpe
 from bigmodel_cli.errors import ResourceError
 
 PIECES = [
@@ -79,7 +79,7 @@ def test_long_texts_get_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> None
     own, text = train_bpe([text_of(5000)], 400), text_of(3000, 2)
     monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
     plain = own.encode(text)
-    monkeypatch.setattr("bigmodel_cli.data.tokenizer_library.LONG", 1)
+    monkeypatch.setattr("bigmodel_cli.data.text.tokenizer_library.LONG", 1)
     assert own.encode(text) == plain
     assert own.decode(plain) == text
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import Result
 
-from bigmodel_cli.data.docstrings import DocstringsOptions, first_sentence, functions, split_of
+from bigmodel_cli.data.text.docstrings import DocstringsOptions, first_sentence, functions, split_of
 
 Cli = Callable[..., Result]
 

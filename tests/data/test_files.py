@@ -13,11 +13,11 @@ from conftest import Result
 
 from bigmodel_cli.config import Facts, Sound
 from bigmodel_cli.data import open_data, prepare_image
-from bigmodel_cli.data.audio import read_sound
+from bigmodel_cli.data.audio.audio import read_sound
 from bigmodel_cli.data.files import expand, find_files, find_named, folders_in, walk
-from bigmodel_cli.data.image_sources import read_mnist
-from bigmodel_cli.data.text import TextOptions
-from bigmodel_cli.data.tokenizer_fit import Corpora, FileOptions, fit_tokenizer
+from bigmodel_cli.data.image.sources import read_mnist
+from bigmodel_cli.data.text.documents import TextOptions
+from bigmodel_cli.data.text.tokenizer_fit import Corpora, FileOptions, fit_tokenizer
 from bigmodel_cli.errors import BigmodelError, DataError, SpecError
 
 HERE = Path()

@@ -17,7 +17,7 @@ from tones import recording
 
 from bigmodel_cli.data import SOURCES, open_data
 from bigmodel_cli.data.base import DataSet
-from bigmodel_cli.data.text_parts import training_part
+from bigmodel_cli.data.text.parts import training_part
 from bigmodel_cli.errors import DataError
 
 WORDS = [f"w{i:03d}" for i in range(130)]

@@ -11,8 +11,8 @@ import pytest
 from conftest import Result
 from tampered import bounded, fresh_copy, sign
 
-from bigmodel_cli.data.tokenizer import read_tokenizer
-from bigmodel_cli.data.tokenizer_library import LibraryTokenizer
+from bigmodel_cli.data.text.tokenizer import read_tokenizer
+from bigmodel_cli.data.text.tokenizer_library import LibraryTokenizer
 from bigmodel_cli.errors import DataError
 
 Cli = Callable[..., Result]

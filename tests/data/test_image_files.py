@@ -21,8 +21,8 @@ from test_images import folder, opened
 
 from bigmodel_cli.config import Facts
 from bigmodel_cli.data import prepare_image
-from bigmodel_cli.data.image_files import ENDINGS, FORMATS, open_image, read_header
-from bigmodel_cli.data.pixels import decode
+from bigmodel_cli.data.image.files import ENDINGS, FORMATS, open_image, read_header
+from bigmodel_cli.data.image.pixels import decode
 from bigmodel_cli.errors import DataError
 
 Cli = Callable[..., Result]

@@ -14,9 +14,9 @@ from conftest import Result
 from PIL import Image
 
 from bigmodel_cli.data import open_data
-from bigmodel_cli.data.image_folder import read_folder
-from bigmodel_cli.data.image_sources import read_parquet
-from bigmodel_cli.data.images import FolderOptions
+from bigmodel_cli.data.image.folder import read_folder
+from bigmodel_cli.data.image.images import FolderOptions
+from bigmodel_cli.data.image.sources import read_parquet
 from bigmodel_cli.errors import DataError
 
 Cli = Callable[..., Result]

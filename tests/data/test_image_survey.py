@@ -12,9 +12,9 @@ from pictures import COLOUR, GREY_ALPHA, png, tiff
 from PIL import Image
 from test_images import opened
 
-from bigmodel_cli.data.image_sources import RawSplit
-from bigmodel_cli.data.image_survey import Headers, choose_shape
-from bigmodel_cli.data.pixels import decode
+from bigmodel_cli.data.image.pixels import decode
+from bigmodel_cli.data.image.sources import RawSplit
+from bigmodel_cli.data.image.survey import Headers, choose_shape
 from bigmodel_cli.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -155,7 +155,7 @@ def test_few_bits_in_16_are_said(bits: int) -> None:
 
 @pytest.mark.parametrize("skip", [False, True])
 def test_pixels_beyond_white_are_found_when_the_data_is_opened(skip: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bigmodel_cli.data.images.RESIDENT_BYTES", 1)  # else decoding would find them
+    monkeypatch.setattr("bigmodel_cli.data.image.images.RESIDENT_BYTES", 1)  # else decoding would find them
     for i in range(3):
         put(f"set/a/{i}.tif", tiff(RNG.uniform(0, 1, (5, 5)).astype(np.float32)))
     put("set/a/3.tif", tiff(np.full((5, 5), 200, np.float32)))
@@ -206,7 +206,7 @@ def test_the_survey_is_made_once_and_again_when_it_is_damaged(cache: Path, monke
         calls.append(name)
         return read(image, name)
 
-    from bigmodel_cli.data import image_survey
+    from bigmodel_cli.data.image import survey as image_survey
 
     read = image_survey.read_header
     monkeypatch.setattr(image_survey, "read_header", counted)
@@ -235,7 +235,7 @@ def test_streamed_and_resident_give_the_same_pixels(channels: int, monkeypatch: 
         "normalize": "none",
     }
     resident = opened(**options)
-    monkeypatch.setattr("bigmodel_cli.data.images.RESIDENT_BYTES", 1)
+    monkeypatch.setattr("bigmodel_cli.data.image.images.RESIDENT_BYTES", 1)
     streamed = opened(**options)
     assert (resident.split("train").resident, streamed.split("train").resident) == (True, False)
     one, other = (d.split("train").batch(np.arange(9), 0, 0, False)["image"] for d in (resident, streamed))

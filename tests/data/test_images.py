@@ -18,7 +18,8 @@ from PIL import Image
 
 from bigmodel_cli.config import Facts
 from bigmodel_cli.data import SOURCES, open_data, prepare_image
-from bigmodel_cli.data.augment import (
+from bigmodel_cli.data.base import DataSet
+from bigmodel_cli.data.image.augment import (
     Augmentation,
     RandomAffineOptions,
     RandomCropOptions,
@@ -27,8 +28,7 @@ from bigmodel_cli.data.augment import (
     V2Options,
     affine,
 )
-from bigmodel_cli.data.base import DataSet
-from bigmodel_cli.data.pixels import decode, normalise
+from bigmodel_cli.data.image.pixels import decode, normalise
 from bigmodel_cli.errors import DataError, SpecError
 
 Cli = Callable[..., Result]
@@ -73,7 +73,7 @@ def test_a_folder_of_images_resident_and_streamed(monkeypatch: pytest.MonkeyPatc
     folder()
     data = opened(type="image_folder", root="pictures")
     batch = data.split("train").batch(np.arange(8), 0, 0, False)
-    monkeypatch.setattr("bigmodel_cli.data.images.RESIDENT_BYTES", 1)
+    monkeypatch.setattr("bigmodel_cli.data.image.images.RESIDENT_BYTES", 1)
     streamed = opened(type="image_folder", root="pictures")
     assert data.split("train").resident
     assert not streamed.split("train").resident

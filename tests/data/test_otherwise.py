@@ -16,13 +16,13 @@ from conftest import Result
 from PIL import Image
 
 from bigmodel_cli.data import open_data
-from bigmodel_cli.data.images import FolderOptions, MNISTOptions
-from bigmodel_cli.data.pairs import PairsOptions, PairTableOptions
-from bigmodel_cli.data.table import TableOptions
-from bigmodel_cli.data.text import TextOptions
-from bigmodel_cli.data.tokenizer import ByteTokenizer, read_tokenizer
+from bigmodel_cli.data.image.images import FolderOptions, MNISTOptions
+from bigmodel_cli.data.text.documents import TextOptions
+from bigmodel_cli.data.text.pairs import PairsOptions, PairTableOptions
+from bigmodel_cli.data.text.table import TableOptions
+from bigmodel_cli.data.text.tokenizer import ByteTokenizer, read_tokenizer
 from bigmodel_cli.errors import DataError, SpecError
-from bigmodel_cli.writing import added_text
+from bigmodel_cli.generation.text import added_text
 
 Cli = Callable[..., Result]
 TRAIN = "train: {steps: 1, batch_size: 4, precision: fp32, memory_format: contiguous, compile: 'off'}\n"

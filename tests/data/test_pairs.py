@@ -14,7 +14,7 @@ import pytest
 from conftest import Result
 
 from bigmodel_cli.data import load_tokenizer, open_data
-from bigmodel_cli.data.pairs import PairsOptions, PairTableOptions
+from bigmodel_cli.data.text.pairs import PairsOptions, PairTableOptions
 
 Cli = Callable[..., Result]
 

@@ -12,8 +12,8 @@ from pictures import COLOUR, COLOUR_ALPHA, GREY, GREY_ALPHA, PALETTE, chunk, png
 from PIL import Image
 
 from bigmodel_cli.config import Facts
-from bigmodel_cli.data.image_files import open_image, read_header
-from bigmodel_cli.data.pixels import decode, prepare_image
+from bigmodel_cli.data.image.files import open_image, read_header
+from bigmodel_cli.data.image.pixels import decode, prepare_image
 from bigmodel_cli.errors import DataError
 
 RNG = np.random.default_rng(0)

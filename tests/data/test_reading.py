@@ -14,14 +14,14 @@ import pytest
 from conftest import Result
 
 from bigmodel_cli.data import open_data, reading
-from bigmodel_cli.data.corpus import Corpus, survey
-from bigmodel_cli.data.pair_files import parallel
+from bigmodel_cli.data.audio.transcripts import read_transcripts
 from bigmodel_cli.data.reading import json_rows, lines, lookup, pieces
-from bigmodel_cli.data.table_files import Columns, read_rows
-from bigmodel_cli.data.text import TextOptions
-from bigmodel_cli.data.transcripts import read_transcripts
+from bigmodel_cli.data.text.corpus import Corpus, survey
+from bigmodel_cli.data.text.documents import TextOptions
+from bigmodel_cli.data.text.pair_files import parallel
+from bigmodel_cli.data.text.table_files import Columns, read_rows
 from bigmodel_cli.errors import DataError
-from bigmodel_cli.samples import read_samples
+from bigmodel_cli.evaluation.predictions import read_samples
 
 Cli = Callable[..., Result]
 INSIDE = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\x1dh\x1ei"

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from tones import packed, riff, tone
 
 from bigmodel_cli.config import Facts, Sound
-from bigmodel_cli.data.audio import AudioOptions
-from bigmodel_cli.data.mel import check_filters, fft_size, log_mel, mel_filters, normalise_frames
-from bigmodel_cli.data.sound import _phases, decode, notes_said, resample
-from bigmodel_cli.data.wav import read_wav
+from bigmodel_cli.data.audio.audio import AudioOptions
+from bigmodel_cli.data.audio.mel import check_filters, fft_size, log_mel, mel_filters, normalise_frames
+from bigmodel_cli.data.audio.sound import _phases, decode, notes_said, resample
+from bigmodel_cli.data.audio.wav import read_wav
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.packages import MissingPackage
 
@@ -217,7 +217,7 @@ def test_wav_that_cannot_be_read(content: bytes, message: str) -> None:
 
 def test_more_than_memory_should_hold_is_refused_before_it_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     soundfile = pytest.importorskip("soundfile")
-    monkeypatch.setattr("bigmodel_cli.data.wav.MOST_VALUES", 3000)
+    monkeypatch.setattr("bigmodel_cli.data.audio.wav.MOST_VALUES", 3000)
     silence = io.BytesIO()
     soundfile.write(silence, np.zeros(4000), 8000, format="FLAC")
     assert len(silence.getvalue()) < 500

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from bigmodel_cli.config import Facts
 from bigmodel_cli.data import DataSet, open_data
 from bigmodel_cli.data.synthetic import SyntheticOptions
-from bigmodel_cli.data.tokenizer import load_tokenizer
+from bigmodel_cli.data.text.tokenizer import load_tokenizer
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.tasks import CausalLMOptions
 

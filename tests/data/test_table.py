@@ -16,10 +16,10 @@ from conftest import Result
 
 from bigmodel_cli.data import load_tokenizer, open_data
 from bigmodel_cli.data.inputs import Rows
-from bigmodel_cli.data.ragged import fit_lengths
-from bigmodel_cli.data.table import TableOptions
-from bigmodel_cli.data.table_files import Columns, read_rows
-from bigmodel_cli.data.table_survey import sort_classes
+from bigmodel_cli.data.text.ragged import fit_lengths
+from bigmodel_cli.data.text.table import TableOptions
+from bigmodel_cli.data.text.table_files import Columns, read_rows
+from bigmodel_cli.data.text.table_survey import sort_classes
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.packages import MissingPackage
 

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 from conftest import Result
 
-from bigmodel_cli.data import open_data, table_files
-from bigmodel_cli.data.pair_files import parallel
-from bigmodel_cli.data.pairs import PairTableOptions
-from bigmodel_cli.data.table import TableOptions
-from bigmodel_cli.data.table_files import Columns, read_rows
-from bigmodel_cli.data.table_survey import alike_labels, survey_table
+from bigmodel_cli.data import open_data
+from bigmodel_cli.data.text import table_files
+from bigmodel_cli.data.text.pair_files import parallel
+from bigmodel_cli.data.text.pairs import PairTableOptions
+from bigmodel_cli.data.text.table import TableOptions
+from bigmodel_cli.data.text.table_files import Columns, read_rows
+from bigmodel_cli.data.text.table_survey import alike_labels, survey_table
 from bigmodel_cli.errors import DataError
 
 Cli = Callable[..., Result]

@@ -19,12 +19,12 @@ from zygote import Zygote
 
 from bigmodel_cli.data import open_data
 from bigmodel_cli.data.base import DataSet
-from bigmodel_cli.data.bpe import train_bpe
-from bigmodel_cli.data.corpus import ENDINGS, Corpus, survey
 from bigmodel_cli.data.files import find_files
-from bigmodel_cli.data.text import StdlibOptions, TextOptions
-from bigmodel_cli.data.tokenizer import ByteTokenizer, CharacterTokenizer, read_tokenizer
-from bigmodel_cli.data.tokenizer_library import LibraryTokenizer
+from bigmodel_cli.data.text.bpe import train_bpe
+from bigmodel_cli.data.text.corpus import ENDINGS, Corpus, survey
+from bigmodel_cli.data.text.documents import StdlibOptions, TextOptions
+from bigmodel_cli.data.text.tokenizer import ByteTokenizer, CharacterTokenizer, read_tokenizer
+from bigmodel_cli.data.text.tokenizer_library import LibraryTokenizer
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.models.decoder import Decoder, DecoderOptions
 from bigmodel_cli.tasks import CausalLMOptions

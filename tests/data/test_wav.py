@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tones import packed, riff, tone
 
-from bigmodel_cli.data.wav import read_wav
+from bigmodel_cli.data.audio.wav import read_wav
 from bigmodel_cli.errors import DataError
 
 X = tone(8000, 0.1, 333)

@@ -15,7 +15,7 @@ from conftest import Result
 from PIL import Image
 
 from bigmodel_cli.console import say
-from bigmodel_cli.data.table_look import look_at_table
+from bigmodel_cli.data.text.table_look import look_at_table
 from bigmodel_cli.init import Wanted, draft, write_out
 from bigmodel_cli.init.draft import batch_size, by_split, context_of, epochs
 from bigmodel_cli.spec import load

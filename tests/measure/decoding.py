@@ -23,8 +23,8 @@ from typing import Any
 import torch
 
 from bigmodel_cli.data import load_tokenizer
+from bigmodel_cli.generation.text import BATCH, Decoding, write_after_reading
 from bigmodel_cli.loaded import Loaded, load_checkpoint
-from bigmodel_cli.writing import BATCH, Decoding, write_after_reading
 
 Translate = Callable[[list[str]], list[str]]
 

@@ -27,7 +27,7 @@ from bigmodel_cli.models import build
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.spec import load
 from bigmodel_cli.tasks import build_task
-from bigmodel_cli.train.memory import plan
+from bigmodel_cli.train.plan import plan
 from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import train_step
 

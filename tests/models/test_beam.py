@@ -11,8 +11,8 @@ import torch
 from conftest import Result
 from test_skeletons import marian
 
-from bigmodel_cli.models.beam import Beam, beam_search
-from bigmodel_cli.models.generate import generate
+from bigmodel_cli.generation.beam import Beam, beam_search
+from bigmodel_cli.generation.sampling import generate
 
 END, START = 0, 29
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from bigmodel_cli.config import Facts
 from bigmodel_cli.errors import SpecError
+from bigmodel_cli.generation.sampling import Sampling, Seen, generate, keep_likely, sample
 from bigmodel_cli.models import build
 from bigmodel_cli.models.decoder import Decoder, DecoderOptions
 from bigmodel_cli.models.describe import flops, training_flops
-from bigmodel_cli.models.generate import Sampling, Seen, generate, keep_likely, sample
 from bigmodel_cli.spec import load
 
 FACTS = Facts(vocab_size=50, context=24)

@@ -15,8 +15,8 @@ from bigmodel_cli.models.decoder import Decoder, DecoderOptions
 from bigmodel_cli.models.encoder import Encoder, EncoderOptions, FrameEncoder
 from bigmodel_cli.models.seq2seq import Seq2Seq, Seq2SeqOptions
 from bigmodel_cli.models.vit import ViT, ViTOptions
+from bigmodel_cli.parts.context import Place
 from bigmodel_cli.parts.moe import MoEOptions
-from bigmodel_cli.parts.stream import Place
 
 C = 48
 ATTENTION = {"type": "attention", "num_heads": 6, "kv_heads": 2, "bias": True}

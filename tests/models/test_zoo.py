@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bigmodel_cli.config import Facts
+from bigmodel_cli.generation.beam import Beam, beam_search
+from bigmodel_cli.generation.sampling import generate
 from bigmodel_cli.models import build
-from bigmodel_cli.models.beam import Beam, beam_search
 from bigmodel_cli.models.decoder import Decoder, DecoderOptions
-from bigmodel_cli.models.generate import generate
 
 VOCAB, LENGTH = 23, 24
 ROTARY = {"type": "rotary"}

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from bigmodel_cli.parts import MIXERS
 from bigmodel_cli.parts.attention import AttentionOptions, CrossAttentionOptions
+from bigmodel_cli.parts.context import Place, Stream
 from bigmodel_cli.parts.differential import DifferentialOptions
 from bigmodel_cli.parts.latent import LatentAttentionOptions
 from bigmodel_cli.parts.position import AlibiOptions, NoPositionOptions, RotaryOptions, T5Options
-from bigmodel_cli.parts.stream import Place, Stream
 
 DIM = 10
 

@@ -10,12 +10,12 @@ from conftest import loss_of
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from bigmodel_cli.config import Facts
+from bigmodel_cli.generation.sampling import generate
 from bigmodel_cli.models.decoder import Decoder, DecoderOptions
 from bigmodel_cli.models.encoder import Encoder, EncoderOptions, FrameEncoder
-from bigmodel_cli.models.generate import generate
 from bigmodel_cli.models.seq2seq import Seq2Seq, Seq2SeqOptions
+from bigmodel_cli.parts.context import Place, Stream
 from bigmodel_cli.parts.moe import MoEOptions
-from bigmodel_cli.parts.stream import Place, Stream
 from bigmodel_cli.tasks import CausalLMOptions
 
 ATTENTION = {"type": "attention", "num_heads": 2}

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from bigmodel_cli.parts import recurrence
 from bigmodel_cli.parts.attention import Attention, AttentionOptions
+from bigmodel_cli.parts.context import ALONE, Place, Stream
 from bigmodel_cli.parts.ffn import GeGLUOptions, GeluFFNOptions, ReluFFNOptions, SquaredReluFFNOptions, SwiGLUOptions
 from bigmodel_cli.parts.kernels import Rules, attend, flex, plain, weights
 from bigmodel_cli.parts.norm import LayerNormOptions, RMSNormOptions
 from bigmodel_cli.parts.position import RotaryOptions, SinusoidalOptions, alibi_slopes
 from bigmodel_cli.parts.rotary import NTKScaling
-from bigmodel_cli.parts.stream import ALONE, Place, Stream
 
 few = settings(max_examples=25, deadline=None)
 

@@ -17,6 +17,7 @@ from transformers.models.stablelm.modeling_stablelm import StableLmAttention, St
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from bigmodel_cli.parts.attention import AttentionOptions
+from bigmodel_cli.parts.context import Place, Stream
 from bigmodel_cli.parts.latent import LatentAttentionOptions
 from bigmodel_cli.parts.position import (
     AlibiOptions,
@@ -26,7 +27,6 @@ from bigmodel_cli.parts.position import (
     T5Options,
 )
 from bigmodel_cli.parts.rotary import LinearScaling, NTKScaling, YarnScaling
-from bigmodel_cli.parts.stream import Place, Stream
 
 LONG = 700
 """Positions, ten times what the models here are said to be trained with."""

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bigmodel_cli.parts import retention
+from bigmodel_cli.parts.context import ALONE, Place, Stream
 from bigmodel_cli.parts.convolution import ConvolutionOptions
 from bigmodel_cli.parts.gated_deltanet import GatedDeltaNetOptions
 from bigmodel_cli.parts.mamba2 import Mamba2Options
 from bigmodel_cli.parts.recurrence import delta_scan, scan
 from bigmodel_cli.parts.retention import RetentionOptions
-from bigmodel_cli.parts.stream import ALONE, Place, Stream
 
 few = settings(max_examples=15, deadline=None)
 

@@ -33,6 +33,7 @@ from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDel
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from bigmodel_cli.parts.attention import AttentionOptions
+from bigmodel_cli.parts.context import Place
 from bigmodel_cli.parts.convolution import ConvolutionOptions
 from bigmodel_cli.parts.differential import DifferentialOptions
 from bigmodel_cli.parts.gated_deltanet import GatedDeltaNetOptions
@@ -41,7 +42,6 @@ from bigmodel_cli.parts.mamba2 import Mamba2Options
 from bigmodel_cli.parts.moe import MoEOptions
 from bigmodel_cli.parts.position import RotaryOptions, T5Options
 from bigmodel_cli.parts.rotary import LinearScaling, YarnScaling
-from bigmodel_cli.parts.stream import Place
 
 some = settings(max_examples=12, deadline=None)
 lengths, seeds = st.integers(1, 40), st.integers(0, 999)

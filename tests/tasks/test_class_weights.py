@@ -15,8 +15,8 @@ from tones import write
 
 from bigmodel_cli.config import Facts
 from bigmodel_cli.data import open_data
-from bigmodel_cli.data.audio import AudioOptions
-from bigmodel_cli.data.images import FolderOptions
+from bigmodel_cli.data.audio.audio import AudioOptions
+from bigmodel_cli.data.image.images import FolderOptions
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights

@@ -188,9 +188,9 @@ def test_whole_words_are_hidden_as_a_whole_and_marks_never() -> None:
 def test_words_are_known_from_the_tokenizer_alone(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    from bigmodel_cli.data.bpe import train_bpe
-    from bigmodel_cli.data.tokenizer import ByteTokenizer, CharacterTokenizer, read_tokenizer
-    from bigmodel_cli.data.words import Words
+    from bigmodel_cli.data.text.bpe import train_bpe
+    from bigmodel_cli.data.text.tokenizer import ByteTokenizer, CharacterTokenizer, read_tokenizer
+    from bigmodel_cli.data.text.word_ids import Words
 
     text = "the films' café-owner, 2nd  one\nfor all"
     vocab = {w: i for i, w in enumerate(["[UNK]", "the", "fi", "##lm", "##s", "'", ",", "one", "##one"])}
@@ -225,7 +225,7 @@ def test_words_are_known_from_the_tokenizer_alone(tmp_path: Path) -> None:
 
 def test_windows_of_text_number_their_words() -> None:
     from bigmodel_cli.data import open_data
-    from bigmodel_cli.data.text import TextOptions
+    from bigmodel_cli.data.text.documents import TextOptions
 
     Path("words.txt").write_text("some words and more " * 40)
     values = {"files": ["words.txt"], "context": 12, "tokenizer": {"type": "characters"}, "words": True}

@@ -11,11 +11,11 @@ import torch
 from conftest import loss_of, scores_of
 from torch import nn
 
+from bigmodel_cli.evaluation.evaluator import estimates, means, values_of
 from bigmodel_cli.metrics.intervals import exact_interval
 from bigmodel_cli.optim import AdamWOptions
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
-from bigmodel_cli.scoring import estimates, means, values_of
 from bigmodel_cli.tasks import CausalLMOptions, ClassificationOptions
 from bigmodel_cli.tasks.base import Task
 from bigmodel_cli.train.state import TrainState

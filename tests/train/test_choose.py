@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from torch import nn
 
-from bigmodel_cli.train import choose as room
-from bigmodel_cli.train.choose import Choice, decide, measure
+from bigmodel_cli.train import autotune as room
+from bigmodel_cli.train.autotune import Choice, decide, measure
 
 PLAIN, HALF, LAST, BOTH = Choice(), Choice("bf16"), Choice("fp32", "channels_last"), Choice("bf16", "channels_last")
 

@@ -21,7 +21,7 @@ from bigmodel_cli.modes import evaluating, training_mode
 from bigmodel_cli.recipe import InitOptions, TrainOptions
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.tasks import CausalLMOptions, ClassificationOptions
-from bigmodel_cli.train.choose import Choice, _one_pass, measure
+from bigmodel_cli.train.autotune import Choice, _one_pass, measure
 from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import train_step
 

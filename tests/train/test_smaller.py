@@ -19,7 +19,7 @@ from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.tasks.causal_lm import CausalLM
 from bigmodel_cli.tasks.classification import Classification
 from bigmodel_cli.tasks.seq2seq import Seq2SeqTask
-from bigmodel_cli.train import choose
+from bigmodel_cli.train import autotune as choose
 from bigmodel_cli.train.smaller import Division, divided, more_pieces, rows_of
 
 Cli = Callable[..., Result]

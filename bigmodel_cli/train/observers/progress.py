@@ -68,6 +68,8 @@ class Pace:
             return None
         extra = median(self.extras) * self.interruptions / (self.step - self.first) if self.extras else 0.0
         return steps * (median(self.paces) + extra)
+
+
 WIDE = 76
 """Columns of a terminal that has room for learning rate and speed."""
 

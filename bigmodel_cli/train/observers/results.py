@@ -10,12 +10,12 @@ import numpy as np
 from bigmodel_cli.attend.picture import draw_rows
 from bigmodel_cli.data import denormalise, load_tokenizer
 from bigmodel_cli.errors import DataError
+from bigmodel_cli.generation.text import Decoding, stream_text
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.modes import evaluating
 from bigmodel_cli.tasks import Pictures
 from bigmodel_cli.train.observers.base import Observer
 from bigmodel_cli.train.observers.curve import drawn
-from bigmodel_cli.writing import Decoding, stream_text
 
 if TYPE_CHECKING:
     from bigmodel_cli.train.run import Run

@@ -1,0 +1,1 @@
+"""Sound: recordings to waves, waves to spectrograms."""

@@ -1,0 +1,210 @@
+"""Splits of recordings: each alone, or several joined into one; as pictures of frames, or as rows of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from bigmodel_cli.config import PADDING, Facts, Options, Sound
+from bigmodel_cli.data.audio.augment import SoundAugmentation, real
+from bigmodel_cli.data.audio.mel import frames_of, log_mel, normalise_frames
+from bigmodel_cli.data.audio.recordings import Recordings
+from bigmodel_cli.data.base import Split
+from bigmodel_cli.data.order import Ints, draw, keys_of
+from bigmodel_cli.data.targets import target_name
+from bigmodel_cli.draw import KEY
+from bigmodel_cli.lazy import Tensor, torch
+
+DRAWN = 300
+"""The stream of random numbers from which strings are drawn."""
+Pause = Annotated[float, Field(ge=0, le=60)]
+
+
+class JoinOptions(Options):
+    """Strings of recordings, drawn from one split: a new set in each epoch of training, always the same in evaluation."""
+
+    least: Annotated[int, Field(gt=0, le=1000)] = Field(3, description="fewest recordings in a string")
+    most: Annotated[int, Field(gt=0, le=1000)] = Field(7, description="most recordings in a string")
+    pause: Annotated[list[Pause], Field(min_length=2, max_length=2)] = Field(
+        [0.05, 0.3], description="shortest and longest silence between them, in seconds"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> JoinOptions:
+        if self.least > self.most or self.pause[0] > self.pause[1]:
+            raise ValueError("least and most, and the two pauses: the smaller comes first")
+        return self
+
+    def longest(self, recording: int, rate: int) -> int:
+        """Samples of the longest string, for a longest recording of so many."""
+        return self.most * (recording + round(self.pause[1] * rate))
+
+    def choose(self, rows: Ints, rate: int, samples: Ints, epoch: int, seed: int) -> tuple[list[Ints], list[Ints]]:
+        """For each sample the recordings that it is made of, and the silence before each of them."""
+        u = draw(seed, epoch, samples, DRAWN, 1 + 2 * self.most)
+        counts = self.least + (u[:, 0] * (self.most - self.least + 1)).astype(np.int64)
+        chosen = rows[(u[:, 1 : 1 + self.most].astype(np.float64) * len(rows)).astype(np.int64)]
+        low, high = (round(seconds * rate) for seconds in self.pause)
+        pauses = low + (u[:, 1 + self.most :] * (high - low + 1)).astype(np.int64)
+        pauses[:, 0] = 0
+        return [r[:n] for r, n in zip(chosen, counts, strict=True)], [
+            p[:n] for p, n in zip(pauses, counts, strict=True)
+        ]
+
+
+class Bank:
+    """The samples of all recordings (N,) int16 in one tensor, which lies on the device where it is small enough.
+
+    A recording's samples are its integers times its scale: full scale is at -1 and 1, and what is beyond it stays there.
+    """
+
+    def __init__(self, recordings: Recordings) -> None:
+        self.samples = torch.from_numpy(recordings.samples)
+        self.starts, self.lengths, self.scales = recordings.starts, recordings.lengths, recordings.scales.tolist()
+
+    def to(self, device: torch.device) -> None:
+        """Move to the device."""
+        if device.type != "cpu":
+            self.samples = self.samples.to(device)
+
+    def rows(self, recordings: list[Ints], pauses: list[Ints]) -> tuple[Tensor, Tensor]:
+        """Recordings one after the other, a pause before each: (B, N) float, zero behind each row's length (B,)."""
+        lengths = [int(self.lengths[r].sum() + p.sum()) for r, p in zip(recordings, pauses, strict=True)]
+        out = torch.zeros(len(lengths), max(lengths), device=self.samples.device)
+        for row, (own, before) in enumerate(zip(recordings, pauses, strict=True)):
+            place = 0
+            for recording, pause in zip(own.tolist(), before.tolist(), strict=True):
+                first, length = int(self.starts[recording]), int(self.lengths[recording])
+                place += pause
+                own_samples = self.samples[first : first + length]
+                torch.mul(own_samples, self.scales[recording], out=out[row, place : place + length])
+                place += length
+        return out, torch.tensor(lengths, device=out.device)
+
+
+@dataclass
+class SoundSplit(Split):
+    """{"image": (B, 1, mels, T)} where sound has a fixed length, else {"frames": (B, T, mels), "lengths": (B,)}.
+
+    With them come "key" (B,), and "label" (B,), or "target" (B, L) with the units of a transcript, -1 behind its end; or the rows
+    of `beside`, numbers or sets of all recordings of the bank.
+    """
+
+    bank: Bank
+    rows: Ints  # (N,) the recordings of this split
+    units: list[Ints]  # for each recording of the bank its label alone, or the units of its transcript
+    between: Ints  # the units that stand between the transcripts of joined recordings
+    join: JoinOptions | None
+    facts: Facts
+    augmentation: SoundAugmentation
+    resident: bool
+    beside: Any = None
+
+    def __post_init__(self) -> None:
+        if (
+            self.sound.length is None and self.join is None
+        ):  # else all of one length, or strings drawn anew in each epoch
+            self.lengths = -(-self.bank.lengths[self.rows] // self.sound.hop)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def longest_rows(self) -> tuple[int, ...]:
+        """(frames,): augmentation may stretch them, and strings of recordings are drawn."""
+        return (self.long_batch()["frames"].shape[1],) if self.sound.length is None else ()
+
+    def to(self, device: torch.device) -> None:
+        """Move what is held to the device."""
+        self.bank.to(device)
+
+    @property
+    def sound(self) -> Sound:
+        """How sound becomes frames."""
+        assert self.facts.sound is not None
+        return self.facts.sound
+
+    def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
+        """The samples, augmented by (seed, epoch, sample) where asked."""
+        chosen, pauses = self.made_of(samples, epoch, seed)
+        waves, lengths = self.bank.rows(chosen, pauses)
+        change = self.augmentation
+        if augment:
+            waves, lengths = change.change_samples(waves, lengths, self.sound.rate, samples, epoch, seed)
+        frames, lengths = to_frames(waves, lengths, self.facts)
+        if augment:
+            frames = change.change_frames(frames, lengths, samples, epoch, seed)
+        batch = {**named(frames, lengths, self.facts), **self.targets(chosen, frames.device)}
+        return {**batch, KEY: keys_of(seed, epoch, samples)}
+
+    def own(self, batch: dict[str, Tensor]) -> Tensor:
+        """The numbers of a batch's frames, without those behind each row's length."""
+        if self.sound.length is not None:
+            return batch["image"]
+        return batch["frames"][real(batch["lengths"], batch["frames"].shape[1])]
+
+    def made_of(self, samples: Ints, epoch: int, seed: int) -> tuple[list[Ints], list[Ints]]:
+        """For each sample the recordings that it is made of, and the silence before each of them."""
+        if self.join is not None:
+            return self.join.choose(self.rows, self.sound.rate, samples, epoch, seed)
+        return [self.rows[i : i + 1] for i in samples], [np.zeros(1, np.int64)] * len(samples)
+
+    def targets(self, chosen: list[Ints], device: torch.device) -> dict[str, Tensor]:
+        """The labels of single recordings, or transcripts padded to the longest."""
+        if self.beside is not None:
+            kept = torch.from_numpy(self.beside[[int(r[0]) for r in chosen]])
+            return {str(target_name(self.facts)): kept.to(device)}
+        if not self.facts.spelling:
+            return {"label": torch.tensor([int(self.units[r[0]][0]) for r in chosen], device=device)}
+        written = [_between([self.units[r] for r in own], self.between) for own in chosen]
+        target = torch.full((len(written), max(map(len, written))), PADDING)
+        for row, units in enumerate(written):
+            target[row, : len(units)] = torch.from_numpy(units)
+        return {"target": target.to(device)}
+
+
+def _between(parts: list[Ints], between: Ints) -> Ints:
+    pieces: list[Any] = [parts[0]]
+    for part in parts[1:]:
+        pieces += [between, part]
+    return np.concatenate(pieces)
+
+
+def to_frames(waves: Tensor, lengths: Tensor, facts: Facts) -> tuple[Tensor, Tensor]:
+    """(B, N) samples of lengths (B,) -> normalised frames (B, mels, T), zero behind each row's length (B,) in frames.
+
+    Where sound has a fixed length the middle of each row is taken, or silence put around it, and all rows are as long.
+    """
+    assert facts.sound is not None
+    sound = facts.sound
+    if sound.length is not None:
+        waves, lengths = middle(waves, lengths, sound.length), torch.full_like(lengths, sound.length)
+    frames = normalise_frames(log_mel(waves, sound), facts)
+    lengths = (lengths + sound.hop - 1) // sound.hop
+    if sound.length is None:
+        frames = frames * real(lengths, frames.shape[2])[:, None, :]
+    return frames, lengths
+
+
+def middle(waves: Tensor, lengths: Tensor, length: int) -> Tensor:
+    """(B, N) -> (B, length)   each row's own samples about the same middle, cut or with zeros around them."""
+    place = torch.arange(length, device=waves.device) - ((length - lengths) // 2)[:, None]
+    inside = (place >= 0) & (place < lengths[:, None])
+    return waves.gather(1, place.clamp(0, waves.shape[1] - 1)) * inside
+
+
+def named(frames: Tensor, lengths: Tensor, facts: Facts) -> dict[str, Tensor]:
+    """Frames (B, mels, T) under the names in a batch."""
+    if facts.image_shape is not None:
+        return {"image": frames[:, None]}
+    return {"frames": frames.transpose(1, 2).contiguous(), "lengths": lengths}
+
+
+def longest_frames(split: SoundSplit) -> int:
+    """The frames of the longest row that a split can give, in training."""
+    longest = int(split.bank.lengths[split.rows].max())
+    if split.join is not None:
+        longest = split.join.longest(longest, split.sound.rate)
+    return frames_of(split.augmentation.longest(longest, split.sound.rate), split.sound.hop)

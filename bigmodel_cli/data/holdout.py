@@ -1,0 +1,122 @@
+"""What of the training data is held out for validation, and which files belong to which split. The same for every seed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from bigmodel_cli.data.base import Say
+from bigmodel_cli.data.files import find_files
+from bigmodel_cli.data.order import Ints, permute
+from bigmodel_cli.data.text.corpus import ENDINGS
+from bigmodel_cli.errors import DataError
+
+TENTH = 0.1
+KEY = (0, 0)
+"""Chooses the permutation whose first items are held out, whatever `train.seed` is."""
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+ValFraction = Annotated[float, Field(ge=0, lt=1)] | None
+HELD_OUT = (
+    "part of the training {} held out for validation, the same for every seed; left out: a tenth where no validation data "
+    "is named; 0: none"
+)
+"""The description of `val_fraction`."""
+
+
+def fraction_of(given: float | None, named: bool) -> float:
+    """The part to hold out: none where validation data is `named`, else what is given, a tenth where nothing is."""
+    return 0.0 if named else TENTH if given is None else given
+
+
+def with_held_out(named: Iterable[str], given: float | None) -> tuple[str, ...]:
+    """The names of the splits that there are, of those that are named and the part that may be held out."""
+    names = tuple(named)
+    return (*names, "val") if "train" in names and "val" not in names and fraction_of(given, False) else names
+
+
+def not_both(named: Any, option: str, given: float | None) -> None:
+    """Raise `ValueError` where a spec names validation data and a part to hold out as well."""
+    if named and given:
+        raise ValueError(f"give either {option} or val_fraction, not both")
+
+
+def hold_out(count: int, fraction: float, unit: str, say: Say | None) -> Mask:
+    """(count,) which training items are held out, so large a part of them: at least one, and at least one is left.
+
+    They are the first of a fixed permutation, so that a smaller part lies within a larger one. Raises `DataError`.
+    """
+    held = max(1, round(fraction * count))
+    if held >= count:
+        raise DataError(
+            f"data.val_fraction: {fraction} leaves nothing of {count} {unit} to train on; name validation data, or set "
+            "data.val_fraction: 0 to train without validation"
+        )
+    if say is not None:
+        tell(f"{held:,} of {count:,} training {unit}", say)
+    mask = np.zeros(count, bool)
+    mask[permute(np.arange(held), count, KEY)] = True
+    return mask
+
+
+def tell(what: str, say: Say) -> None:
+    """Say what is held out."""
+    say(f"holding out {what} for validation; data.val_fraction: 0 turns it off")
+
+
+def parts_of(count: int, fraction: float, unit: str, say: Say | None) -> dict[str, Ints]:
+    """The numbers of the training items, and where `fraction` is not 0 of those held out: {"train": ..., "val": ...}."""
+    if not fraction:
+        return {"train": np.arange(count)}
+    held_out = hold_out(count, fraction, unit, say)
+    return {"train": np.flatnonzero(~held_out), "val": np.flatnonzero(held_out)}
+
+
+def needed(named: Iterable[str], only: str | None) -> tuple[str, ...]:
+    """Of the splits that a spec names, those that must be read for `only` that one: a part held out is in the training data."""
+    return tuple(name for name in named if only is None or name == only or (only not in named and name == "train"))
+
+
+def files_of_splits(
+    named: Mapping[str, tuple[Sequence[str], str]],
+    base: Path,
+    only: str | None,
+    say: Say,
+    endings: tuple[str, ...] = ENDINGS,
+) -> dict[str, tuple[Path, ...]]:
+    """The files of each split that is needed: `named` has for each its names and the option that says them.
+
+    A file of another split is left out of training, which is said. Raises `DataError` where nothing is left.
+    """
+    given = {split: value for split, value in named.items() if value[0]}
+    found = {s: find_files(given[s][0], base, given[s][1], endings) for s in needed(given, only)}
+    if "train" not in found:
+        return found
+    kept, taken = list(found["train"]), {}
+    for split in [s for s in given if s != "train"]:
+        theirs = {os.path.realpath(p) for p in found.get(split) or _there(*given[split], base, endings)}
+        taken[split] = [p for p in kept if os.path.realpath(p) in theirs]
+        kept = [p for p in kept if p not in taken[split]]
+    option = given["train"][1]
+    for split, files in taken.items():
+        if files:
+            more = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
+            say(f"{option}: left out of training, since {given[split][1]} names it too: {files[0]}{more}")
+    if not kept:
+        raise DataError(f"{option}: nothing is left to train on: every file belongs to another split; name other files")
+    return {**found, "train": tuple(kept)}
+
+
+def _there(names: Sequence[str], option: str, base: Path, endings: tuple[str, ...]) -> list[Path]:
+    """The files of a split that is not to be read: what is not there cannot be among the training files either."""
+    found: list[Path] = []
+    for name in names:
+        try:
+            found += find_files([name], base, option, endings)
+        except DataError:
+            continue
+    return found

@@ -1,0 +1,1 @@
+"""Images: where they are read, how they are changed while training."""

@@ -1,0 +1,254 @@
+"""Where images come from: each source gives arrays of pixels, or encoded images to be decoded, with labels."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bigmodel_cli.data.files import check_plain
+from bigmodel_cli.data.hashes import check_unchanged, content_hashes
+from bigmodel_cli.data.image.columns import class_names, number_labels, read_images, read_labels
+from bigmodel_cli.data.targets import multi_hot, read_number, read_set
+from bigmodel_cli.data.text.table_survey import sort_classes
+from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
+from bigmodel_cli.errors import DataError, MissingData
+from bigmodel_cli.heeding import heeding
+from bigmodel_cli.packages import need
+
+Labels = np.ndarray[Any, np.dtype[Any]]
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+
+
+@dataclass
+class RawSplit:
+    """`labels` (N,), -1 where there are none, or the numbers or sets of targets.py.
+
+    `pixels` are (N, C, H, W) uint8, or `encoded` images are paths or bytes, with names.
+    `digest` names the content of the source from which it was read, `hashes` are those of the content of images that are files.
+    `headers` (image_survey.Headers) are what a survey found out about the encoded ones.
+    """
+
+    labels: Labels
+    digest: str
+    pixels: Any = None
+    encoded: list[Any] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    hashes: list[str] = field(default_factory=list)
+    headers: Any = None
+
+    def items(self) -> Hashes:
+        """(N,) the hash of each image as it was read: of its pixels, or of the encoded file."""
+        if self.pixels is not None:
+            return as_hashes(hash_of(image.tobytes()) for image in self.pixels)
+        if self.hashes:
+            return as_hashes(int.from_bytes(bytes.fromhex(sha)[:8], "little") for sha in self.hashes)
+        return as_hashes(hash_of(image) for image in self.encoded)
+
+    def check_unchanged(self) -> None:
+        """Raise `DataError` for an image file whose content is not what its hash (where it has one) says."""
+        if self.hashes:
+            check_unchanged(self.encoded, self.hashes)
+
+
+@dataclass
+class RawImages:
+    """Splits of a source, and its classes, or the names of its numbers (neither: images without labels)."""
+
+    splits: dict[str, RawSplit]
+    classes: tuple[str, ...]
+    targets: tuple[str, ...] = ()
+    sets: bool = False
+
+    @property
+    def digest(self) -> str:
+        """A name for the content of all splits."""
+        return hashlib.sha256(repr([(n, s.digest) for n, s in self.splits.items()]).encode()).hexdigest()
+
+    def without_labels(self) -> RawImages:
+        """The images alone."""
+        return RawImages({n: replace(s, labels=_no_labels(len(s.labels))) for n, s in self.splits.items()}, ())
+
+
+def _no_labels(count: int) -> Labels:
+    return np.full(count, -1, np.int64)
+
+
+def read_mnist(root: Path, folder: str, download: bool, wanted: Sequence[str]) -> RawImages:
+    """The idx files of MNIST or FashionMNIST below root/`folder`/raw, plain or .gz; of the splits that are `wanted`."""
+    raw = root / folder / "raw"
+    if download:
+        _download(folder, root)
+    splits = {}
+    for name in wanted:
+        prefix, sha = {"train": "train", "test": "t10k"}[name], hashlib.sha256()
+        images = _read_idx(raw / f"{prefix}-images-idx3-ubyte", 3, sha)
+        labels = _read_idx(raw / f"{prefix}-labels-idx1-ubyte", 1, sha)
+        if len(images) != len(labels):
+            raise DataError(
+                f"{raw}: the {name} split has {len(images)} images and {len(labels)} labels; fetch it again"
+            )
+        splits[name] = RawSplit(labels.astype(np.int64), sha.hexdigest(), images[:, None])
+    return RawImages(splits, FASHION if folder == "FashionMNIST" else tuple("0123456789"))
+
+
+def _read_idx(path: Path, dimensions: int, sha: Any) -> Any:
+    """An array of the idx format (LeCun): magic number, sizes as big-endian int32, bytes."""
+    packed = path.with_name(path.name + ".gz")
+    check_plain(path)
+    check_plain(packed)
+    try:
+        content = path.read_bytes() if os.path.exists(path) else gzip.decompress(packed.read_bytes())
+    except FileNotFoundError:
+        raise MissingData(
+            f"{path.absolute()}: not there (nor {packed.name}); set data.root to the folder that holds "
+            f"{path.parent.parent.name}/, or data.download: true to fetch it"
+        ) from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{packed}: cannot be read: {error}") from None
+    header = 4 + 4 * dimensions
+    if len(content) < header or content[:4] != bytes((0, 0, 8, dimensions)):
+        raise DataError(f"{path}: not an idx file of {dimensions} dimensions; fetch it again")
+    shape = np.frombuffer(content, ">i4", dimensions, 4)
+    if (shape < 0).any() or 0 in shape[1:]:
+        raise DataError(f"{path}: its header says {' x '.join(map(str, shape))}; fetch it again")
+    if len(content) - header != int(np.prod(shape, dtype=np.int64)):
+        raise DataError(
+            f"{path}: {len(content) - header:,} bytes of content, and its header says {' x '.join(map(str, shape))}"
+        )
+    sha.update(content)
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy()
+
+
+def read_cifar(root: Path, kind: str, download: bool, wanted: Sequence[str]) -> RawImages:
+    """CIFAR-10 or CIFAR-100 in torchvision's layout below root; the splits that are `wanted`."""
+    from torchvision import datasets
+
+    source = datasets.CIFAR10 if kind == "cifar10" else datasets.CIFAR100
+    splits, classes = {}, ()
+    for name in wanted:
+        # torchvision wants the files of both splits, whichever is read
+        unread: dict[str, Any] = {} if download else {"test_list" if name == "train" else "train_list": []}
+        try:
+            data = type(source.__name__, (source,), unread)(str(root), train=name == "train", download=download)
+        except RuntimeError:
+            raise MissingData(
+                f"{root.absolute()}: no {kind} there (or damaged); set data.root, or data.download: true to fetch it"
+            ) from None
+        except OSError as error:
+            raise DataError(
+                f"{root}: {kind} cannot be downloaded: {error}; fetch it elsewhere and set data.root"
+            ) from None
+        pixels = np.ascontiguousarray(data.data.transpose(0, 3, 1, 2))
+        description = pixels.tobytes() + json.dumps([data.classes, data.targets]).encode()
+        splits[name] = RawSplit(np.asarray(data.targets, np.int64), hashlib.sha256(description).hexdigest(), pixels)
+        classes = tuple(data.classes)
+    return RawImages(splits, classes)
+
+
+def _download(folder: str, root: Path) -> None:
+    from torchvision import datasets
+
+    try:
+        getattr(datasets, folder)(str(root), download=True)
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"{root}: {folder} cannot be downloaded: {error}; fetch it elsewhere and set data.root"
+        ) from None
+
+
+def read_digits(wanted: Sequence[str]) -> RawImages:
+    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels; every fifth of each class is for the test."""
+    data = need("sklearn.datasets", "digits", "data.type: digits").load_digits()
+    pixels = np.rint(data.images * (255 / 16)).astype(np.uint8)[:, None]
+    labels = data.target.astype(np.int64)
+    test = np.zeros(len(labels), bool)
+    for label in range(10):
+        test[np.flatnonzero(labels == label)[::5]] = True
+    digest = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
+    chosen = {"train": ~test, "test": test}
+    splits = {n: RawSplit(labels[chosen[n]], digest, pixels[chosen[n]]) for n in wanted}
+    return RawImages(splits, tuple("0123456789"))
+
+
+def read_parquet(
+    files: Mapping[str, Sequence[Path]],
+    image: str,
+    label: str | None,
+    separator: str | None = None,
+    targets: Sequence[str] = (),
+) -> RawImages:
+    """Parquet files with an image column as Hugging Face datasets write it ({bytes, path}) and a column of labels, or none.
+
+    Labels are sets where a `separator` is given; `targets` are columns of numbers in place of labels.
+    """
+    pyarrow = need("pyarrow", "parquet", "data.type: parquet_images")
+    pq = need("pyarrow.parquet", "parquet", "data.type: parquet_images")
+    found: dict[str, RawSplit] = {}
+    labels: dict[str, list[Any]] = {}
+    classes: dict[tuple[str, ...], Path] = {}  # of a schema, and the first file that has them
+    columns = [image, *(targets or ([] if label is None else [label]))]
+    kind = [True] if targets else [] if separator is None else [separator]
+    for name, paths in files.items():
+        images: list[bytes] = []
+        names: list[str] = []
+        labels[name] = []
+        sha = hashlib.sha256()
+        for path, content in zip(paths, content_hashes(paths), strict=True):
+            sha.update(json.dumps([name, content, columns, *kind]).encode())
+            try:
+                table = heeding(partial(pq.read_table, path, columns=columns))
+            except (pyarrow.ArrowException, OSError, KeyError) as error:
+                named = ", ".join(columns)
+                raise DataError(f"{path}: cannot be read as Parquet with columns {named}: {error}") from None
+            if not set(columns) <= set(table.column_names):
+                named = " and ".join(map(repr, columns))
+                options = "data.target_columns" if targets else "data.label_column"
+                raise DataError(f"{path}: no columns {named}; set data.image_column and {options}")
+            places = [f"{path}: row {row}" for row in range(table.num_rows)]
+            images += read_images(table.column(image).to_pylist(), places, image)
+            names += places
+            values = [table.column(column).to_pylist() for column in columns[1:]]
+            if targets:
+                labels[name] += _read_numbers(values, places, targets)
+            elif separator is not None and label is not None:
+                rows = zip(values[0], places, strict=True)
+                labels[name] += [read_set(value, separator, place, "data.label_column") for value, place in rows]
+            elif label is not None:
+                labels[name] += read_labels(values[0], places, label)
+                classes.setdefault(class_names(table.schema.metadata, label), path)
+        found[name] = RawSplit(_no_labels(len(images)), sha.hexdigest(), encoded=images, names=names)
+    if targets:
+        learnt = {n: np.array(own, np.float64).reshape(-1, len(targets)) for n, own in labels.items()}
+        return RawImages({n: replace(s, labels=learnt[n]) for n, s in found.items()}, (), tuple(targets))
+    if label is None:
+        return RawImages(found, ())
+    if separator is not None:
+        held_names = sort_classes({name: "" for own in labels.values() for held in own for name in held})
+        if not held_names:
+            raise DataError(f"data.label_column: {label!r}: no image has a label; is it the right column?")
+        learnt = {n: multi_hot(own, held_names, "data.label_column") for n, own in labels.items()}
+        return RawImages({n: replace(s, labels=learnt[n]) for n, s in found.items()}, held_names, sets=True)
+    if len(classes) > 1:
+        first, other = list(classes.values())[:2]
+        raise DataError(f"{other}: the names of its classes are not those of {first}; make one set of names of them")
+    numbers, known = number_labels(labels, {n: s.names for n, s in found.items()}, next(iter(classes), ()))
+    return RawImages({n: replace(s, labels=numbers[n]) for n, s in found.items()}, known)
+
+
+def _read_numbers(values: Sequence[Sequence[Any]], places: Sequence[str], names: Sequence[str]) -> list[Any]:
+    """Each row's numbers, of columns with these names."""
+    columns = [
+        [read_number(v, place, f"data.target_columns ({name})") for v, place in zip(column, places, strict=True)]
+        for column, name in zip(values, names, strict=True)
+    ]
+    return list(zip(*columns, strict=True))

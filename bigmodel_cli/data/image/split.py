@@ -1,0 +1,106 @@
+"""Splits of images: held on the device as one tensor, or decoded sample by sample."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bigmodel_cli.config import Facts
+from bigmodel_cli.data.base import Split
+from bigmodel_cli.data.image.augment import Augmentation
+from bigmodel_cli.data.image.pixels import decode, normalise
+from bigmodel_cli.data.image.sources import Labels, RawSplit
+from bigmodel_cli.data.normalisation import sampled
+from bigmodel_cli.data.order import Ints, keys_of
+from bigmodel_cli.data.subsets import subset
+from bigmodel_cli.data.targets import target_name
+from bigmodel_cli.draw import KEY
+from bigmodel_cli.lazy import Tensor, torch
+
+
+class Resident:
+    """All pixels (N, C, H, W) uint8 in one tensor."""
+
+    resident = True
+
+    def __init__(self, pixels: Any, labels: Labels) -> None:
+        self.pixels, self.labels = torch.from_numpy(pixels), torch.from_numpy(labels)
+        self.shape: tuple[int, int, int] = (pixels.shape[1], pixels.shape[2], pixels.shape[3])
+
+    def part(self, chosen: Ints) -> Resident:
+        """Those samples alone."""
+        return Resident(self.pixels.numpy()[chosen], self.labels.numpy()[chosen])
+
+    def labelled(self, labels: Labels) -> Resident:
+        """The same images with other labels."""
+        return Resident(self.pixels.numpy(), labels)
+
+    def to(self, device: torch.device) -> None:
+        """Move to the device."""
+        self.pixels, self.labels = self.pixels.to(device), self.labels.to(device)
+
+    def take(self, samples: Ints) -> tuple[Tensor, Tensor]:
+        """(pixels (B, C, H, W), labels (B,)) of those samples."""
+        index = torch.from_numpy(samples).to(self.pixels.device)
+        return self.pixels[index], self.labels[index]
+
+    def some(self, most: int) -> Tensor:
+        """(N, C, H, W) pixels to measure on: all, since they are there."""
+        return self.pixels
+
+
+class Streamed:
+    """Encoded images, decoded when they are asked for."""
+
+    resident = False
+
+    def __init__(self, raw: RawSplit, shape: tuple[int, int, int], white: float | None) -> None:
+        self.raw, self.shape, self.labels, self.white = raw, shape, torch.from_numpy(raw.labels), white
+
+    def part(self, chosen: Ints) -> Streamed:
+        """Those samples alone."""
+        return Streamed(subset(self.raw, chosen), self.shape, self.white)
+
+    def labelled(self, labels: Labels) -> Streamed:
+        """The same images with other labels."""
+        return Streamed(replace(self.raw, labels=labels), self.shape, self.white)
+
+    def to(self, device: torch.device) -> None:
+        """Nothing is held that could move."""
+
+    def take(self, samples: Ints) -> tuple[Tensor, Tensor]:
+        """(pixels (B, C, H, W), labels (B,)) of those samples."""
+        channels, size = self.shape[0], self.shape[1:]
+        pixels = [decode(self.raw.encoded[i], self.raw.names[i], channels, size, self.white) for i in samples.tolist()]
+        return torch.from_numpy(np.stack(pixels)), self.labels[torch.from_numpy(samples)]
+
+    def some(self, most: int) -> Tensor:
+        """(most, C, H, W) pixels to measure on: of so many images at most."""
+        return self.take(sampled(len(self.labels), most))[0]
+
+
+class ImageSplit(Split):
+    """{"image": (B, C, H, W) float32 normalised, "key": (B,)}, and what is learnt of an image (`target_name`)."""
+
+    def __init__(self, source: Resident | Streamed, facts: Facts, augmentation: Augmentation) -> None:
+        self.source, self.facts, self.augmentation = source, facts, augmentation
+        self.resident, self.learnt = source.resident, target_name(facts)
+        self.count = len(source.labels)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def to(self, device: torch.device) -> None:
+        """Move what is held to the device."""
+        self.source.to(device)
+
+    def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
+        """The samples, normalised, and augmented by (seed, epoch, sample) where asked."""
+        pixels, labels = self.source.take(samples)
+        images = pixels.float().div_(255)
+        if augment:
+            images = self.augmentation(images, samples, epoch, seed)
+        batch = {"image": normalise(images, self.facts), KEY: keys_of(seed, epoch, samples)}
+        return {**batch, self.learnt: labels} if self.learnt is not None else batch

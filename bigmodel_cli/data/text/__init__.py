@@ -1,0 +1,1 @@
+"""Text: running, in pairs and in tables, and the tokenizers."""

@@ -1,0 +1,293 @@
+"""Sentences with a tag for each word: CoNLL's columns, a word a line, and JSON Lines with lists."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from bigmodel_cli.config import PADDING, Facts
+from bigmodel_cli.data.base import AnyDataOptions, Assets, DataSet, Piece, Say, Split, facts_of, numbers_of, say_lacking
+from bigmodel_cli.data.cache import key_of
+from bigmodel_cli.data.holdout import (
+    HELD_OUT,
+    ValFraction,
+    files_of_splits,
+    fraction_of,
+    not_both,
+    parts_of,
+    with_held_out,
+)
+from bigmodel_cli.data.order import Ints, keys_of
+from bigmodel_cli.data.reading import checked_text, is_json_lines, json_rows, lines, lookup
+from bigmodel_cli.data.text.corpus import Survey, Texts
+from bigmodel_cli.data.text.pieces import Pieces
+from bigmodel_cli.data.text.tokenizer import ASSET, Tokenizer
+from bigmodel_cli.data.text.tokenizer_fit import Corpora, TokenizerOptions, fit_tokenizer
+from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
+from bigmodel_cli.draw import KEY
+from bigmodel_cli.errors import DataError, SpecError
+from bigmodel_cli.lazy import Tensor
+from bigmodel_cli.progress import reading
+
+FORMAT = 1
+ENDINGS = tuple(
+    f".{name}{packed}"
+    for name in ("conll", "conllu", "iob", "iob2", "bio", "tsv", "txt", "jsonl")
+    for packed in ("", ".gz")
+)
+DOCUMENT = "-DOCSTART-"
+COMMENT = re.compile(r"#\s*([\w.:-]+\s*=\s|newdoc|newpar)")
+"""A line of CoNLL-U about the sentence that it stands before."""
+RANGE = re.compile(r"\d+[-.]\d+")
+"""The number of a CoNLL-U line that is no word of its own: several words written as one, or one that is not written."""
+Column = Annotated[int, Field(ge=-1000, le=1000)] | str
+Files = list[str]
+
+
+class Sentence(NamedTuple):
+    """Words and their tags; `place` says where they stand."""
+
+    place: str
+    words: list[str]
+    tags: list[str]
+
+
+class CoNLLOptions(AnyDataOptions):
+    """A tag for each word: CoNLL's columns (a word a line, a blank line between sentences), or .jsonl with lists; plain or .gz."""
+
+    paths = ("train", "val", "test")
+    test_data: ClassVar[str] = "data.test=[FILE]"
+    type: Literal["conll"] = "conll"
+    train: Annotated[Files, Field(min_length=1)] = Field(description="files, globs or folders, read in this order")
+    val: Files = Field([], description="files for validation, in place of val_fraction")
+    test: Files = Field([], description="files for the test split")
+    val_fraction: ValFraction = Field(None, description=HELD_OUT.format("sentences"))
+    words: Column | None = Field(
+        None, description="where words stand: a column from 0 (0 where left out), or the key in .jsonl rows (tokens)"
+    )
+    tags: Column | None = Field(
+        None,
+        description="where tags stand: a column, the last one (-1) where left out, or the key in .jsonl rows (tags)",
+    )
+    context: Annotated[int, Field(ge=4, le=10**9)] = Field(
+        128, description="most tokens of a sentence, with its marks (T); what is longer is cut"
+    )
+    tokenizer: TokenizerOptions = Field(description="words to tokens, fitted on the training sentences")
+    piece: Piece = Field(
+        "first",
+        description="the token of a word that bears its tag; last for a decoder, which has not read the others before",
+    )
+
+    def open(self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None) -> DataSet:
+        """The sentences."""
+        return _open_conll(self, base, say, assets, only)
+
+    @model_validator(mode="after")
+    def _one_validation(self) -> CoNLLOptions:
+        not_both(self.val, "val", self.val_fraction)
+        return self
+
+    @property
+    def files(self) -> dict[str, Files]:
+        """The names of each split's files."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+    def splits(self, base: Path) -> tuple[str, ...]:
+        """The splits that there are."""
+        return with_held_out((n for n, names in self.files.items() if names), self.val_fraction)
+
+    def longest(self) -> int:
+        """The most tokens of a sentence."""
+        return self.context
+
+    def tagged_piece(self) -> Piece:
+        """The token of a word that bears its tag."""
+        return self.piece
+
+    def sentences(self, path: Path, skipped: Counter[str]) -> Iterator[Sentence]:
+        """The sentences of a file. Raises `DataError` naming the line that is none; `skipped` counts lines by their kind."""
+        if is_json_lines(path):
+            yield from (self.of_lists(row, place) for place, row in json_rows(path))
+            return
+        found, width = Sentence(f"{path}:1", [], []), 0
+        for number, line in enumerate(lines(path), 1):
+            fields = line.rstrip("\t ").split("\t") if "\t" in line.strip() else line.split()
+            if not line.strip() or fields[0] == DOCUMENT:
+                if found.words:
+                    yield found
+                found = Sentence(f"{path}:{number + 1}", [], [])
+            elif not found.words and "\t" not in line and COMMENT.match(line):
+                skipped["comments"] += 1
+            elif "\t" in line and RANGE.fullmatch(fields[0]) and self.words not in (None, 0):
+                skipped["CoNLL-U lines that are no word of their own"] += 1
+            else:
+                width = width or len(fields)
+                self.add(found, fields, width, f"{path}:{number}")
+        if found.words:
+            yield found
+
+    def add(self, sentence: Sentence, fields: list[str], width: int, place: str) -> None:
+        """One more word, from the fields of its line."""
+        if len(fields) != width:
+            raise DataError(
+                f"{place}: {len(fields)} column(s), and the lines before have {width}; tabs allow blanks in words"
+            )
+        wanted = (0 if self.words is None else self.words, -1 if self.tags is None else self.tags)
+        for option, column, out in zip(("words", "tags"), wanted, (sentence.words, sentence.tags), strict=True):
+            if not isinstance(column, int):
+                raise SpecError(
+                    f"data.{option}: {column!r} is a key of .jsonl rows, and {place} has columns; give a number"
+                )
+            if not -width <= column < width or width < 2:
+                raise DataError(
+                    f"{place}: {width} column(s), and data.{option} is column {column}; words need their tags"
+                )
+            if not fields[column].strip():
+                raise DataError(f"{place}: column {column} (data.{option}) is empty")
+            out.append(fields[column].strip())
+
+    def of_lists(self, row: dict[str, Any], place: str) -> Sentence:
+        """The sentence of a row of JSON."""
+        lists = []
+        keys = ("tokens" if self.words is None else self.words, "tags" if self.tags is None else self.tags)
+        for option, key in zip(("words", "tags"), keys, strict=True):
+            try:
+                values = lookup(row, str(key))
+            except KeyError:
+                raise DataError(f"{place}: no key {key!r}; name it with data.{option}") from None
+            if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
+                raise DataError(
+                    f"{place}: {key!r} is not a list of names; write each as text, tags by name (B-PER), not number"
+                )
+            lists.append([checked_text(value, place).strip() for value in values])
+        words, tags = lists
+        if len(words) != len(tags) or not words:
+            raise DataError(f"{place}: {len(words)} words and {len(tags)} tags; each word needs one")
+        return Sentence(place, words, tags)
+
+
+def _open_conll(options: CoNLLOptions, base: Path, say: Say, assets: Assets | None, only: str | None) -> DataSet:
+    """The sentences as tokens; the tokenizer is fitted, or a checkpoint's when `assets` has one."""
+    named = {n: (names, f"data.{n}") for n, names in options.files.items() if names}
+    files = files_of_splits(named, base, only, say, ENDINGS)
+    skipped = Counter[str]()
+    with reading("reading sentences", [path for paths in files.values() for path in paths]):
+        found = {n: [s for path in paths for s in options.sentences(path, skipped)] for n, paths in files.items()}
+    for what, count in skipped.items():
+        say(f"left out: {count:,} {what}")
+    for name in [name for name, sentences in found.items() if not sentences]:
+        raise DataError(f"data.{name}: there is not a sentence in {files[name][0]}")
+    classes = _classes(found, facts_of(assets) if only is not None else None, say)
+    digest = _digest(s for sentences in found.values() for s in sentences)
+    fraction = fraction_of(options.val_fraction, "val" in named)
+    if fraction and "train" in found:
+        whole = found["train"]
+        parts = parts_of(len(whole), fraction, "sentences", None if only else say)
+        found |= {n: [whole[i] for i in chosen.tolist()] for n, chosen in parts.items()}
+    tokenizer = _tokenizer(options, found, say, assets)
+    pieces = Pieces(tokenizer, options.context, options.piece)
+    splits = {n: Tagged(s, n, pieces, classes, say) for n, s in found.items() if only in (None, n)}
+    counts = splits["train"].counts(len(classes)) if "train" in splits else ()
+    opened: dict[str, Split] = dict(splits)
+    return DataSet(
+        Facts(
+            vocab_size=tokenizer.vocab_size, context=options.context, classes=classes, class_counts=counts, tagged=True
+        ),
+        key_of(
+            [FORMAT, digest, tokenizer.to_json().decode("utf-8"), fraction, classes, options.context, options.piece]
+        ),
+        opened,
+        {ASSET: tokenizer.to_json()},
+        {n: partial(_items, s) for n, s in found.items()},
+        "sentences",
+        fraction > 0,
+    )
+
+
+def _classes(found: dict[str, list[Sentence]], known: Facts | None, say: Say) -> tuple[str, ...]:
+    """The tags of all splits, or those of a checkpoint. Raises `SpecError` for one that it does not know."""
+    tags = {name: {tag for sentence in sentences for tag in sentence.tags} for name, sentences in found.items()}
+    every = sorted(set.union(*tags.values()))
+    if known is None and len(every) < 2:
+        raise DataError(
+            f"data.tags: every word has the tag {every[0]!r}; is it the right column? Two or more are needed"
+        )
+    if known is not None:
+        numbers_of(every, known.classes, every)
+        return known.classes
+    if unseen := [tag for tag in every if tag not in tags["train"]]:
+        say(f"warning: the training sentences have no word of {len(unseen)} tag(s): {', '.join(unseen[:5])}")
+    return tuple(every)
+
+
+def _items(sentences: Sequence[Sentence]) -> Hashes:
+    """(N,) the hash of each sentence's words."""
+    return as_hashes(hash_of(*(word.encode() for word in sentence.words)) for sentence in sentences)
+
+
+def _digest(sentences: Iterable[Sentence]) -> str:
+    sha = hashlib.sha256()
+    for sentence in sentences:
+        sha.update("\0".join([*sentence.words, "", *sentence.tags, "\n"]).encode())
+    return sha.hexdigest()
+
+
+def _tokenizer(options: CoNLLOptions, found: dict[str, list[Sentence]], say: Say, assets: Assets | None) -> Tokenizer:
+    """The tokenizer, fitted on the training sentences that are not held out."""
+    texts = {name: [" ".join(sentence.words) for sentence in sentences] for name, sentences in found.items()}
+    surveys = {
+        name: Survey(
+            key_of(own), sum(map(len, own)), 2, "".join(sorted({c for text in own for c in text} | {" "}))
+        )  # 2: there are ends
+        for name, own in texts.items()
+    }
+    corpus = Texts(files=(), source=lambda: iter(texts.get("train", [])))
+    tokenizer = fit_tokenizer(options.tokenizer, Corpora(corpus, surveys), say, assets)
+    if tokenizer.end_of_text is None:
+        raise SpecError("data.tokenizer: it has no mark for the end of a text, which ends a sentence; use bpe or bytes")
+    return tokenizer
+
+
+class Tagged(Split):
+    """{"tokens": (B, T), "tags": (B, T) the number of a word's tag at one of its tokens, else -1; "key": (B,)}."""
+
+    def __init__(
+        self, sentences: Sequence[Sentence], name: str, pieces: Pieces, classes: tuple[str, ...], say: Say
+    ) -> None:
+        self.pieces = pieces
+        self.rows: list[tuple[Ints, Ints]] = []
+        numbers = {tag: number for number, tag in enumerate(classes)}
+        cut, lost = 0, 0
+        for sentence in sentences:
+            tokens, at = pieces(sentence.words, sentence.place)
+            tags = np.full(len(tokens), PADDING)
+            tags[at] = [numbers[tag] for tag in sentence.tags[: len(at)]]
+            self.rows.append((np.array(tokens), tags))
+            cut, lost = cut + (len(at) < len(sentence.words)), lost + len(sentence.words) - len(at)
+        if cut:
+            say(
+                f"warning: {cut:,} of {len(sentences):,} {name} sentences are cut to {pieces.room + 2} tokens: {lost:,} of "
+                f"their words are neither learnt nor judged; data.context says how many fit"
+            )
+        self.lengths = np.array([len(tokens) + 2 for tokens, _ in self.rows])
+        say_lacking(name, "word", np.unique(np.concatenate([t for _, t in self.rows])).tolist(), classes, say)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def counts(self, classes: int) -> tuple[int, ...]:
+        """How many words have each tag."""
+        tags = np.concatenate([tags for _, tags in self.rows])
+        return tuple(np.bincount(tags[tags != PADDING], minlength=classes).tolist())
+
+    def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
+        """The sentences, padded to the longest."""
+        return {**self.pieces.batch([self.rows[i] for i in samples.tolist()]), KEY: keys_of(seed, epoch, samples)}

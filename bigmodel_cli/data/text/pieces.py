@@ -1,0 +1,75 @@
+"""Words of a sentence as tokens, one of which bears a word's tag; and the reader of sentences that a person gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bigmodel_cli.config import PADDING
+from bigmodel_cli.data.base import Piece
+from bigmodel_cli.data.order import Ints
+from bigmodel_cli.data.text.cleaning import checked, without_bom
+from bigmodel_cli.data.text.ragged import Ragged
+from bigmodel_cli.data.text.table import as_batch, encode, marks
+from bigmodel_cli.data.text.tokenizer import Tokenizer
+from bigmodel_cli.errors import DataError
+from bigmodel_cli.lazy import Tensor, torch
+
+
+class Pieces:
+    """Words to tokens, as they stand in running text; the same for what is trained on and for what is given to `predict`."""
+
+    def __init__(self, tokenizer: Tokenizer, context: int, piece: Piece) -> None:
+        self.tokenizer, self.room, self.piece = tokenizer, context - 2, piece
+        self.marks = marks(tokenizer)
+        self.known: dict[str, list[int]] = {}
+
+    def __call__(self, words: Sequence[str], place: str) -> tuple[list[int], list[int]]:
+        """(tokens, where among them each word's own stands), of the words that there is room for.
+
+        The first word is always among them. One of which the tokenizer leaves nothing is the mark of the end.
+        """
+        tokens: list[int] = []
+        at: list[int] = []
+        for word in words:
+            text = f" {word}" if tokens else word
+            if text not in self.known:
+                self.known[text] = [int(n) for n in encode(self.tokenizer, text, place)] or [self.marks[1]]
+            end = len(tokens) + len(self.known[text])
+            if end > self.room and tokens:
+                break
+            at.append(len(tokens) if self.piece == "first" else min(end, self.room) - 1)
+            tokens += self.known[text]
+        return tokens[: self.room], at
+
+    def batch(self, rows: Sequence[tuple[Any, Any]]) -> dict[str, Tensor]:
+        """{"tokens", "tags": (B, T)} of rows of tokens and their tags, between marks; -1 after a row's end, and where no tag is."""
+        tokens, tags = (Ragged.of(side) for side in zip(*rows, strict=True))
+        every = np.arange(len(rows))
+        batch = as_batch([tokens.take(every, tokens.lengths)], [tokens.lengths], self.marks, past=False)
+        own = np.pad(tags.take(every, tokens.lengths), ((0, 0), (1, 1)), constant_values=PADDING)
+        return {**batch, "tags": torch.from_numpy(own)}
+
+
+class Sentences:
+    """Sentences that a person gives, words with blanks between: {"tokens", "tags": (B, T)}, where a tag of 0 asks for one."""
+
+    def __init__(self, tokenizer: Tokenizer, context: int, piece: Piece) -> None:
+        self.pieces = Pieces(tokenizer, context, piece)
+        self.most = f"{context} tokens, marks included"
+
+    def read(self, given: str, place: str) -> tuple[tuple[list[str], list[int], Ints], bool]:
+        """(the words that there is room for, their tokens, where tags are asked for), and whether there are more words."""
+        words = without_bom(checked(given, place)).split()
+        if not words:
+            raise DataError(f"{place} is empty: there is no word to tag")
+        tokens, at = self.pieces(words, place)
+        asked = np.full(len(tokens), PADDING)
+        asked[at] = 0
+        return (words[: len(at)], tokens, asked), len(at) < len(words)
+
+    def batch(self, contents: Sequence[tuple[list[str], list[int], Ints]]) -> dict[str, Tensor]:
+        """The sentences between marks, padded on the right."""
+        return self.pieces.batch([(tokens, asked) for _, tokens, asked in contents])

@@ -1,0 +1,296 @@
+"""Rows of texts and labels from TSV, CSV, JSONL, Parquet and plain lines, one at a time; every fault names its line."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from bigmodel_cli.data.reading import (
+    LONGEST_LINE,
+    checked_text,
+    dotted,
+    is_json_lines,
+    json_rows,
+    lines,
+    lookup,
+    plain_name,
+)
+from bigmodel_cli.data.targets import read_number, read_set
+from bigmodel_cli.data.text.cleaning import clean
+from bigmodel_cli.data.text.table_parquet import parquet_rows
+from bigmodel_cli.errors import DataError, did_you_mean
+
+ENDINGS = (".tsv", ".csv", ".jsonl", ".parquet", ".txt", ".tsv.gz", ".csv.gz", ".jsonl.gz", ".txt.gz")
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
+Column = str | int
+
+
+def _one_character(delimiter: str | None) -> str | None:
+    if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
+        raise ValueError('one character, and no quote or newline; a tab is "\\t" in double quotes')
+    return delimiter
+
+
+Delimiter = Annotated[
+    str | None,
+    AfterValidator(_one_character),
+    Field(
+        examples=[";"],
+        description="what stands between columns, such as ';'; values may then be in quotes, as in .csv. Left out: commas in .csv; "
+        "tabs in .tsv, where quotes are characters like others",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns are read: by name (a.b for b in the object a), or by number from 0.
+
+    `header` None: the first row has names where one is said by name. `delimiter` None: by the file's ending. Rows have a label, a
+    set of labels where a `separator` stands between them, or numbers in the columns of `targets`.
+    """
+
+    text: tuple[Column, ...]
+    label: Column | None
+    header: bool | None = None
+    options: tuple[str, ...] = ("data.text", "data.text")  # that say the columns of text
+    delimiter: str | None = None
+    separator: str | None = None
+    targets: tuple[Column, ...] = ()
+
+    @property
+    def wanted(self) -> list[tuple[str, Column]]:
+        """Each column with the option that says it."""
+        labels = [] if self.label is None else [("data.label", self.label)]
+        numbers = [("data.targets", column) for column in self.targets]
+        return [*zip(self.options, self.text, strict=False), *labels, *numbers]
+
+    @property
+    def target_names(self) -> list[str]:
+        """What the columns of numbers are called."""
+        return [c if isinstance(c, str) else f"column {c}" for c in self.targets]
+
+    @property
+    def named(self) -> bool:
+        """Whether the first row of a file with separators holds names."""
+        return any(isinstance(c, str) for _, c in self.wanted) if self.header is None else self.header
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: its texts, its label where there are labels, its place (file and line), and how many columns the file has.
+
+    `labels` are a set's, None where labels are not sets, and `numbers` those to be learnt. `header` are the names of the columns
+    where the file's first row has them.
+    """
+
+    texts: tuple[str, ...]
+    label: str | None
+    place: str
+    width: int = 0
+    header: tuple[str, ...] = ()
+    labels: tuple[str, ...] | None = None
+    numbers: tuple[float, ...] = ()
+
+
+def is_separated(path: Path) -> bool:
+    """Whether a file has rows of columns (or one column) of text, with a header or without."""
+    return not is_json_lines(path) and not plain_name(path).endswith(".parquet")
+
+
+def keeps_quotes(path: Path, columns: Columns) -> bool:
+    """Whether quotes are characters like others, as GLUE's .tsv files have them; pandas reads them as in .csv."""
+    return columns.delimiter is None and plain_name(path).endswith(".tsv")
+
+
+def opens_quotes(path: Path, columns: Columns) -> bool:
+    """Whether values may be in quotes, as in .csv."""
+    return is_separated(path) and (columns.delimiter is not None or plain_name(path).endswith(".csv"))
+
+
+def read_rows(path: Path, columns: Columns) -> Iterator[Row]:
+    """The rows of a file, by its ending; .gz may follow, and what has another ending is plain lines of one column.
+
+    Raises `DataError` naming file and line for what is not UTF-8, not of the form, or without a column, a text or a label.
+    """
+    labelled = columns.label is not None
+    if is_separated(path):
+        found = _separated(path, columns)
+    elif is_json_lines(path):
+        found = _json_rows(path, columns)
+    else:
+        found = parquet_rows(path, columns.wanted, labelled)
+    for place, values, width, header in found:
+        texts = tuple(_text(value, place) for value in values[: len(columns.text)])
+        if columns.targets:
+            yield Row(texts, None, place, width, header, numbers=_numbers(values[len(texts) :], columns, place))
+        elif labelled and columns.separator is not None:
+            labels = read_set(values[-1], columns.separator, place, "data.label")
+            yield Row(texts, None, place, width, header, labels)
+        else:
+            yield Row(texts, _label(values[-1], place) if labelled else None, place, width, header)
+
+
+def rows_of(paths: Sequence[Path], columns: Columns) -> Iterator[Row]:
+    """The rows of several files, one after the other."""
+    for path in paths:
+        yield from read_rows(path, columns)
+
+
+def _separated(path: Path, columns: Columns) -> Iterator[tuple[str, list[Any], int, tuple[str, ...]]]:
+    """(place, wanted values, columns, names) of rows that all have as many as the first: no separator in a text shifts them."""
+    first: list[str] | None = None
+    indices: list[int] = []
+    header: tuple[str, ...] = ()
+    split, delimiter = splitting(path, columns)
+    for number, row in split:
+        place = f"{path}:{number}"
+        if first is None:
+            first = row
+            hint = _other_separator(first, delimiter)
+            indices = [_index(place, o, c, row, columns.named, hint) for o, c in columns.wanted]
+            if columns.named:
+                header = tuple(name.strip() for name in row)
+                continue
+        if len(row) != len(first):
+            hint = _other_separator(first, delimiter)
+            if not hint and keeps_quotes(path, columns) and '"' in "".join(row):
+                hint = '; where values are in quotes, set data.delimiter: "\\t"'
+            raise DataError(
+                f"{place}: {_count(row)}, and the first row has {len(first)}; repair the row, or take it out{hint}"
+            )
+        yield place, [row[i] for i in indices], len(first), header
+
+
+def splitting(path: Path, columns: Columns) -> tuple[Iterator[tuple[int, list[str]]], str]:
+    """The (line, columns) of a file's rows, and what stands between the columns; "" for lines of one column."""
+    if keeps_quotes(path, columns):
+        return _tab_rows(path), "\t"
+    if columns.delimiter is None and not plain_name(path).endswith(".csv"):
+        return _line_rows(path), ""
+    return _quoted_rows(path, columns.delimiter or ","), columns.delimiter or ","
+
+
+def _other_separator(first: Sequence[str], delimiter: str) -> str:
+    """What may be set where rows have one column and much of another separator."""
+    if len(first) > 1:
+        return ""
+    other = next((s for s in SEPARATORS if s != delimiter and s in first[0]), None)
+    return "" if other is None else f'; it has {SEPARATORS[other]}: set data.delimiter: "{_spelled(other)}"'
+
+
+def _spelled(separator: str) -> str:
+    return separator.replace("\t", "\\t")
+
+
+def _index(place: str, option: str, column: Column, first: Sequence[str], named: bool, hint: str) -> int:
+    """Where a column stands, by its number or by the names in the first row."""
+    if isinstance(column, int):
+        if column >= len(first):
+            raise DataError(
+                f"{place}: {_count(first)}, and {option} is number {column} (from 0)"
+                + (hint or "; only .tsv, .csv, .jsonl and .parquet have several")
+            )
+        return column
+    names = [name.strip() for name in first] if named else []
+    if column not in names:
+        raise DataError(
+            f"{place}: {option}: no column {column!r}; it has {_listed(names)}{hint or did_you_mean(column, names)}"
+        )
+    if names.count(column) > 1:
+        raise DataError(f"{place}: {option}: {names.count(column)} columns are called {column!r}; say it by number")
+    return names.index(column)
+
+
+def _count(row: Sequence[Any]) -> str:
+    return f"{len(row)} column{'' if len(row) == 1 else 's'}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(f"{name:.40}" for name in names[:10])
+    return shown + (f" and {len(names) - 10} more" if len(names) > 10 else "") if names else "none"
+
+
+def _tab_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Columns between tabs; quotes are characters like others."""
+    for number, line in enumerate(lines(path), 1):
+        if line.strip(" ") and (line.strip() or "\t" in line):  # a row of empty values is no empty line
+            yield number, line.split("\t")
+
+
+def _quoted_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Columns between commas or the like, quoted as RFC 4180 says: a quoted value may hold them, newlines and doubled quotes."""
+    if csv.field_size_limit() < LONGEST_LINE:  # of the whole process, so it is never lowered
+        csv.field_size_limit(LONGEST_LINE)
+    source = (line + "\n" for line in lines(path, inner_returns=True))
+    reader = csv.reader(source, strict=True, delimiter=delimiter)
+    start = 1
+    try:
+        for row in reader:
+            if row:
+                yield reader.line_num, row
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(
+            f"{path}:{reader.line_num}: not CSV ({error}) in the row that begins in line {start}; is a quote left open?"
+        ) from None
+
+
+def _line_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Every line that is not empty is a row of one column."""
+    return ((number, [line]) for number, line in enumerate(lines(path), 1) if line.strip())
+
+
+def _json_rows(path: Path, columns: Columns) -> Iterator[tuple[str, list[Any], int, tuple[str, ...]]]:
+    for place, row in json_rows(path):
+        values = []
+        for option, column in columns.wanted:
+            try:
+                values.append(lookup(row, str(column)))
+            except KeyError:
+                names = dotted(row)
+                near = did_you_mean(str(column), names)
+                raise DataError(f"{place}: {option}: no key {column!r}; it has {_listed(names)}{near}") from None
+        yield place, values, 0, ()
+
+
+def _text(value: Any, place: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{place}: data.text: {repr(value)[:60]} is no text")
+    return clean(checked_text(value, f"{place}: data.text"))
+
+
+def _numbers(values: Sequence[Any], columns: Columns, place: str) -> tuple[float, ...]:
+    try:
+        names = columns.target_names
+        return tuple(read_number(v, place, f"data.targets ({n})") for v, n in zip(values, names, strict=True))
+    except DataError as error:
+        if columns.header is None and not columns.named and place.endswith(":1"):
+            raise DataError(f"{error}; where the first row has names, set data.header: true") from None
+        raise
+
+
+def _label(value: Any, place: str) -> str:
+    """A label as the name of a class."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise DataError(
+            f"{place}: data.label: {'null' if value is None else 'empty'}; give it a class, or leave it out"
+        )
+    if isinstance(value, float) and value.is_integer():
+        raise DataError(f"{place}: data.label: {value} is a float, which is no class; write {int(value)}")
+    if isinstance(value, list):
+        raise DataError(
+            f"{place}: data.label: a list; where an item has a set of labels, set data.label_separator (and task.type: multilabel)"
+        )
+    if not isinstance(value, str):
+        raise DataError(f"{place}: data.label: {repr(value)[:60]} is neither a word nor a whole number")
+    return checked_text(value, f"{place}: data.label").strip()

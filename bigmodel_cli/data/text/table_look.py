@@ -1,0 +1,137 @@
+"""The columns of a table, as its first rows show them: which hold texts, and which may hold labels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from bigmodel_cli.data.reading import dotted, is_json_lines, json_rows, lookup
+from bigmodel_cli.data.text.table_files import SEPARATORS, Column, Columns, is_separated, splitting
+from bigmodel_cli.data.text.table_header import LABELS, LANGUAGES, NAMES, WORD, column_name, is_number
+from bigmodel_cli.data.text.table_parquet import parquet_names, parquet_rows
+from bigmodel_cli.errors import DataError
+
+LOOKED_AT = 2000
+"""Rows."""
+MOST_LABELS = 200
+FEW_WORDS = 2.5
+"""Words in a value: what has more, in the mean, is a text."""
+
+
+@dataclass(frozen=True)
+class SeenColumn:
+    """A column: its name, or its number from 0, and the values that were seen in it."""
+
+    name: Column
+    values: tuple[Any, ...]
+
+    @property
+    def strings(self) -> list[str]:
+        """Its values that are text."""
+        return [value for value in self.values if isinstance(value, str)]
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How often each value stands."""
+        return Counter(map(str, self.values))
+
+    def is_text(self) -> bool:
+        """Whether its values are texts: of several words, or each another one under a usual name."""
+        strings = self.strings
+        if not strings or 2 * len(strings) < len(self.values) or all(map(is_number, strings)):
+            return False
+        words = sum(len(value.split()) for value in strings) / len(strings)
+        usual = column_name(str(self.name)) in (NAMES | LANGUAGES) - LABELS
+        return 2 * len(self.counts) > len(self.values) and (words > FEW_WORDS or usual)
+
+    def is_image(self) -> bool:
+        """Whether its values are encoded images, as Hugging Face datasets keep them in Parquet."""
+        return all(isinstance(value, dict) and "bytes" in value for value in self.values)
+
+    def is_label(self) -> bool:
+        """Whether its values may be classes: few, and most of them several times; no fractions."""
+        counts = self.counts
+        whole = all(isinstance(value, str | int) and value != "" for value in self.values)
+        fractions = any(is_number(value) and not float(value).is_integer() for value in counts)
+        usual = column_name(str(self.name)) in LABELS
+        few = 1 < len(counts) <= min(MOST_LABELS, len(self.values) // (1 if usual else 2))
+        return whole and not fractions and few and not self.is_text()
+
+
+@dataclass(frozen=True)
+class SeenTable:
+    """The columns of a table, and how they must be read: `delimiter` where it is not the one by the file's ending."""
+
+    columns: tuple[SeenColumn, ...]
+    delimiter: str | None = None
+
+
+def look_at_table(path: Path) -> SeenTable:
+    """The columns of a file, from its first rows. Raises `DataError` where it cannot be read, or has none."""
+    if is_separated(path):
+        return _separated(path)
+    if is_json_lines(path):
+        rows = [row for _, row in islice(json_rows(path), LOOKED_AT)]
+        names = list(dict.fromkeys(name for row in rows for name in dotted(row)))
+        values = {name: [_under(row, name) for row in rows] for name in names}
+        columns = [SeenColumn(name, tuple(values[name])) for name in names]
+        return SeenTable(_some(path, [c for c in columns if not any(isinstance(v, dict | list) for v in c.values)]))
+    names = list(parquet_names(path))
+    wanted = [("column", name) for name in names]
+    seen = [values for _, values, _, _ in islice(parquet_rows(path, wanted, labelled=True), LOOKED_AT)]
+    return SeenTable(_some(path, _columns(names, seen)))
+
+
+def _under(row: dict[str, Any], name: str) -> Any:
+    try:
+        return lookup(row, name)
+    except KeyError:
+        return None
+
+
+def _separated(path: Path) -> SeenTable:
+    delimiter = None
+    rows = _first_rows(path, None)
+    if rows and len(rows[0]) == 1:  # perhaps another separator than the ending says
+        same = [s for s in SEPARATORS if len({row[0].count(s) for row in rows[:50]}) == 1 and s in rows[0][0]]
+        if same:
+            delimiter, rows = same[0], _first_rows(path, same[0])
+    if not rows:
+        raise DataError(f"{path}: no row in it")
+    if _is_header(rows):
+        return SeenTable(_some(path, _columns([name.strip() for name in rows[0]], rows[1:])), delimiter)
+    return SeenTable(_some(path, _columns(range(len(rows[0])), rows)), delimiter)
+
+
+def _first_rows(path: Path, delimiter: str | None) -> list[list[str]]:
+    columns = Columns((), None, True, delimiter=delimiter)
+    return [row for _, row in islice(splitting(path, columns)[0], LOOKED_AT)]
+
+
+def _is_header(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the first row has names: usual ones, or words in a row where others have numbers."""
+    first = [cell.strip() for cell in rows[0]]
+    if len(set(first)) < len(first) or not all(first) or any(map(is_number, first)):
+        return False
+    if any(column_name(cell) in NAMES | LANGUAGES for cell in first):
+        return True
+    numbers = [all(is_number(row[i]) for row in rows[1:] if i < len(row)) for i in range(len(first))]
+    return len(rows) > 1 and any(numbers) and all(WORD.fullmatch(cell.replace(" ", "_")) for cell in first)
+
+
+def _columns(names: Iterable[Column], rows: Sequence[Sequence[Any]]) -> list[SeenColumn]:
+    """The columns of the rows that are as long as there are names."""
+    kept, named = rows, list(names)
+    kept = [row for row in rows if len(row) == len(named)]
+    return [SeenColumn(name, tuple(row[i] for row in kept)) for i, name in enumerate(named)]
+
+
+def _some(path: Path, columns: list[SeenColumn]) -> tuple[SeenColumn, ...]:
+    found = [column for column in columns if any(value not in (None, "") for value in column.values)]
+    if not found:
+        raise DataError(f"{path}: no column with values in its first {LOOKED_AT:,} rows")
+    return tuple(found)

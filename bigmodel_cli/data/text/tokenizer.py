@@ -1,0 +1,278 @@
+"""Tokenizers: text to numbers and back.
+
+All are kept in one form, the `tokenizer.json` of the Hugging Face tokenizers library, which opens elsewhere: bytes are
+its byte-level BPE without merges, characters its word-level model split at each character, symbols the same split at blanks. Those
+are computed here directly, because that is faster and because an unknown character must be an error.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from bigmodel_cli.data.text.tokenizer_library import END_OF_TEXT, open_library, utf8
+from bigmodel_cli.errors import BigmodelError, CheckpointError, DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ASSET = "tokenizer.json"
+SOURCE_ASSET = "source_tokenizer.json"
+MOST_OWN = 16_000_000
+"""Of one that is computed here: all characters that there are make no more."""
+
+
+class Tokenizer(Protocol):
+    """Text to token numbers in [0, vocab_size), and back.
+
+    `end_of_text` is the mark after a text, None where there is none; `start_of_text` is the one before it, where a tokenizer has
+    no mark of its own for that the end's.
+    """
+
+    vocab_size: int
+    end_of_text: int | None
+    start_of_text: int | None
+
+    def encode(self, text: str) -> list[int]:
+        """Token numbers of a text, without any marker at its ends."""
+
+    def encode_array(self, text: str) -> NDArray[Any]:
+        """The same as an array of integers."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of some tokens; the end of text is nothing, and bytes that are no UTF-8 become U+FFFD.
+
+        A character of several bytes that is cut at the end shows as U+FFFD there until its last byte has come.
+        """
+
+    def unknown(self, symbols: Iterable[str]) -> list[str]:
+        """Those characters, of letters, digits, marks and the like, that are left out or read as an unknown token."""
+
+    def to_json(self) -> bytes:
+        """The content of tokenizer.json."""
+
+
+class _OwnTokenizer:
+    def unknown(self, symbols: Iterable[str]) -> list[str]:
+        """None: a character without a token is an error."""
+        return []
+
+
+class ByteTokenizer(_OwnTokenizer):
+    """Token b is byte b of the UTF-8 form; 256 is the end of a text."""
+
+    vocab_size = 257
+    end_of_text: int | None = 256
+    start_of_text: int | None = 256
+
+    def encode(self, text: str) -> list[int]:
+        """Token numbers of a text."""
+        return list(utf8(text))
+
+    def encode_array(self, text: str) -> NDArray[Any]:
+        """The same as an array."""
+        import numpy as np
+
+        return np.frombuffer(utf8(text), dtype=np.uint8)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of tokens."""
+        return bytes(token for token in tokens if 0 <= token < 256).decode("utf-8", errors="replace")
+
+    def to_json(self) -> bytes:
+        """The content of tokenizer.json."""
+        level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+        vocab = {character: byte for byte, character in enumerate(_byte_characters())}
+        return _dump(
+            {"type": "BPE", "vocab": vocab, "merges": []},
+            end=256,
+            pre_tokenizer=level,
+            decoder=level,
+        )
+
+
+class CharacterTokenizer(_OwnTokenizer):
+    """Token i is the i-th of the sorted characters; the end of a text, where there is one, comes after them."""
+
+    def __init__(self, characters: Iterable[str], end: bool) -> None:
+        import numpy as np
+
+        self.characters = sorted(set(characters))
+        self.end_of_text = len(self.characters) if end else None
+        self.start_of_text = self.end_of_text
+        self.vocab_size = len(self.characters) + end
+        codes = [ord(character) for character in self.characters]
+        self.table = np.full(max(codes, default=0) + 1, -1, dtype=np.int32)
+        self.table[codes] = np.arange(len(codes))
+
+    def encode(self, text: str) -> list[int]:
+        """Token numbers of a text. Raises `DataError` naming the first character that is not in the vocabulary."""
+        return [int(token) for token in self.encode_array(text)]
+
+    def encode_array(self, text: str) -> NDArray[Any]:
+        """The same as an array."""
+        import numpy as np
+
+        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+        tokens: NDArray[np.int32] = self.table[np.minimum(codes, len(self.table) - 1)]
+        unknown = np.flatnonzero((tokens < 0) | (codes >= len(self.table)))
+        if unknown.size:
+            raise UnknownCharacter(text[int(unknown[0])], int(unknown[0]))
+        return tokens
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of tokens."""
+        return "".join(self.characters[token] for token in tokens if 0 <= token < len(self.characters))
+
+    def to_json(self) -> bytes:
+        """The content of tokenizer.json."""
+        return _dump(
+            {"type": "WordLevel", "vocab": {c: i for i, c in enumerate(self.characters)}, "unk_token": "<unknown>"},
+            end=self.end_of_text,
+            pre_tokenizer={
+                "type": "Split",
+                "pattern": {"Regex": "[\\s\\S]"},
+                "behavior": "Isolated",
+                "invert": False,
+            },
+            decoder={"type": "Fuse"},
+        )
+
+
+class SymbolTokenizer(_OwnTokenizer):
+    """Token i is the i-th of some symbols, which stand between blanks; the end of a text comes after them."""
+
+    def __init__(self, symbols: Iterable[str]) -> None:
+        self.symbols = list(symbols)
+        self.numbers = {symbol: number for number, symbol in enumerate(self.symbols)}
+        self.end_of_text: int | None = len(self.symbols)
+        self.start_of_text: int | None = len(self.symbols)
+        self.vocab_size = len(self.symbols) + 1
+
+    def encode(self, text: str) -> list[int]:
+        """Token numbers of a text. Raises `DataError` naming the first symbol that there is not."""
+        tokens = [self.numbers.get(symbol, -1) for symbol in text.split()]
+        if -1 in tokens:
+            symbol = text.split()[tokens.index(-1)]
+            raise UnknownSymbol(symbol, f" {' '.join(text.split())} ".index(f" {symbol} "))
+        return tokens
+
+    def encode_array(self, text: str) -> NDArray[Any]:
+        """The same as an array."""
+        import numpy as np
+
+        return np.array(self.encode(text), np.int64)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of tokens."""
+        return " ".join(self.symbols[token] for token in tokens if 0 <= token < len(self.symbols))
+
+    def to_json(self) -> bytes:
+        """The content of tokenizer.json."""
+        return _dump(
+            {"type": "WordLevel", "vocab": self.numbers, "unk_token": "<unknown>"},
+            end=self.end_of_text,
+            pre_tokenizer={"type": "WhitespaceSplit"},
+            decoder=None,
+        )
+
+
+class UnknownCharacter(DataError):
+    """A characters tokenizer met a character that its corpus did not have, `offset` characters into the text."""
+
+    def __init__(self, character: str, offset: int, where: str = "the text") -> None:
+        self.character, self.offset = character, offset
+        super().__init__(
+            f"{where}: {character!r} (U+{ord(character):04X}) at character {offset} is not in the vocabulary of the "
+            "characters tokenizer; remove it, or train with tokenizer.type: bytes"
+        )
+
+
+class UnknownSymbol(UnknownCharacter):
+    """The same of a symbol and its tokenizer."""
+
+    def __init__(self, character: str, offset: int, where: str = "the text") -> None:
+        self.character, self.offset = character, offset
+        DataError.__init__(self, f"{where}: {character!r} is none of the symbols that the model was trained on")
+
+
+def load_tokenizer(assets: Mapping[str, bytes]) -> Tokenizer:
+    """The tokenizer among a checkpoint's assets. Raises `DataError` where there is none, `CheckpointError` for a faulty one."""
+    if ASSET not in assets:
+        raise DataError("the checkpoint has no tokenizer.json: it is not a model of text")
+    return read_tokenizer(bytes(assets[ASSET]), ASSET, CheckpointError)
+
+
+def load_source_tokenizer(assets: Mapping[str, bytes]) -> Tokenizer:
+    """The tokenizer of what an encoder-decoder reads: its own, or the one that both sides share."""
+    if SOURCE_ASSET not in assets:
+        return load_tokenizer(assets)
+    return read_tokenizer(bytes(assets[SOURCE_ASSET]), SOURCE_ASSET, CheckpointError)
+
+
+def read_tokenizer(content: bytes, name: str, fault: type[BigmodelError] = DataError) -> Tokenizer:
+    """The tokenizer in the content of a tokenizer.json called `name`. Raises `fault` for none. Never runs code from it."""
+    try:
+        return _read(content)
+    except ValueError as error:
+        raise fault(f"{name}: not a tokenizer.json of the tokenizers library that can be used: {error}") from None
+
+
+@functools.lru_cache(maxsize=4)
+def _read(content: bytes) -> Tokenizer:
+    """The tokenizer. Raises `ValueError`."""
+    return _read_own(content) or open_library(content)
+
+
+def _read_own(content: bytes) -> Tokenizer | None:
+    """The bytes or characters tokenizer that wrote this, or None."""
+    if len(content) > MOST_OWN:
+        return None
+    try:
+        values = json.loads(content)
+        return _own(values)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _own(values: Any) -> Tokenizer | None:
+    model = values["model"]
+    if model.get("type") == "BPE" and len(model["vocab"]) == 256:
+        return _same(ByteTokenizer(), values)
+    if model.get("type") == "WordLevel" and values["pre_tokenizer"] == {"type": "WhitespaceSplit"}:
+        return _same(SymbolTokenizer(model["vocab"]), values)
+    if model.get("type") == "WordLevel" and all(len(word) == 1 for word in model["vocab"]):
+        return _same(CharacterTokenizer(model["vocab"], end=bool(values["added_tokens"])), values)
+    return None
+
+
+def _same(own: Tokenizer, values: Any) -> Tokenizer | None:
+    return own if json.loads(own.to_json()) == values else None
+
+
+def _dump(
+    model: dict[str, Any], end: int | None, pre_tokenizer: dict[str, Any], decoder: dict[str, Any] | None
+) -> bytes:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    values = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [] if end is None else [{"id": end, "content": END_OF_TEXT, **flags}],
+        "normalizer": None,
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": None,
+        "decoder": decoder,
+        "model": model,
+    }
+    return json.dumps(values, ensure_ascii=False, indent=1).encode()
+
+
+def _byte_characters() -> list[str]:
+    """The visible character that byte-level BPE writes for each byte (Radford et al. 2019): itself, or one from U+0100 on."""
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in visible else chr(next(others)) for byte in range(256)]

@@ -1,0 +1,1 @@
+"""How good a model is: reports, written predictions, and lm-eval's tasks."""

@@ -1,0 +1,164 @@
+"""A model over a whole split: every item's sums and counts, what it answered or wrote, and the metrics that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bigmodel_cli.console import say
+from bigmodel_cli.data import Split
+from bigmodel_cli.data.order import Ints
+from bigmodel_cli.device import autocast
+from bigmodel_cli.errors import forget_frames, is_out_of_memory
+from bigmodel_cli.generation.text import Decoding, write_after_reading
+from bigmodel_cli.lazy import Module, Tensor, torch
+from bigmodel_cli.loaded import Loaded
+from bigmodel_cli.metrics import Measure, mean
+from bigmodel_cli.metrics.intervals import Estimate, estimate
+from bigmodel_cli.modes import evaluating
+from bigmodel_cli.tasks import Answers, Scores, Task
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A split's metrics as measures, and what belongs to each item by name; `rows` items passed at once, perhaps `halved`."""
+
+    measures: dict[str, Measure]
+    columns: Answers
+    rows: int
+    halved: bool
+
+
+def score_split(
+    model: Module,
+    task: Task,
+    split: Split,
+    batch_size: int,
+    device: torch.device,
+    precision: str,
+    told: Callable[[str], None] = say,
+) -> tuple[Scores, Answers, int]:
+    """Sums and counts (N,) of each metric, and answers, of every item in the order of the split.
+
+    Items of similar length pass side by side, and fewer at once where memory does not suffice: how many in the end.
+    """
+    if split.resident:
+        split.to(device)
+    scores: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    answers: Answers = {}
+    order, first, rows = similar(split), 0, batch_size
+    with evaluating(model), torch.inference_mode():
+        while first < len(order):
+            try:
+                found, said = _scored(model, task, split, order[first : first + rows], device, precision)
+            except Exception as error:
+                if not is_out_of_memory(error) or rows == 1:
+                    raise
+                forget_frames(error)
+                rows = -(-min(rows, len(order)) // 2)
+                told(f"out of memory in a validation of {len(split):,} items; {rows:,} pass at once from here on")
+                continue
+            first += rows
+            for name, pair in found.items():
+                scores.setdefault(name, []).append(pair)
+            for name, values in said.items():
+                answers.setdefault(name, []).extend(values)
+    back = np.argsort(order)
+    index = torch.from_numpy(back)
+    return (
+        {n: (torch.cat([s for s, _ in p])[index], torch.cat([c for _, c in p])[index]) for n, p in scores.items()},
+        {name: [values[i] for i in back] for name, values in answers.items()},
+        rows,
+    )
+
+
+def _scored(
+    model: Module, task: Task, split: Split, samples: Ints, device: torch.device, precision: str
+) -> tuple[Scores, Answers]:
+    """Of some items: sums and counts on the CPU, and answers."""
+    batch = {k: v.to(device) for k, v in split.batch(samples, 0, 0, False).items()}
+    with autocast(device, precision):
+        found, said = task.score(task.forward(model, batch, training=False), batch)
+    return {name: (sums.cpu(), counts.cpu()) for name, (sums, counts) in found.items()}, said
+
+
+def similar(split: Split) -> Ints:
+    """Every sample once, those of similar length side by side, so that little is computed on padding."""
+    return np.arange(len(split)) if split.lengths is None else np.argsort(split.lengths, kind="stable")
+
+
+def judge(
+    loaded: Loaded,
+    split: Split,
+    texts: Sequence[str] | None = None,
+    rows: int | None = None,
+    told: Callable[[str], None] = say,
+) -> Judged:
+    """Score a split; unless `texts` is None the model also writes, and they name what that is judged by (metrics/text.py).
+
+    `rows` items pass at once, or what the spec says; `told` hears where memory did not suffice for them.
+    """
+    size = rows or loaded.spec.train.validation_rows(loaded.facts.context)
+    scores, answers, passing = score_split(
+        loaded.model, loaded.task, split, size, loaded.device, loaded.precision, told
+    )
+    columns = answers if texts is None else written(loaded, split)
+    measures = means(loaded.task, scores) | loaded.task.measures(columns, texts or ())
+    return Judged(measures, columns, passing, passing < size)
+
+
+def written(loaded: Loaded, split: Split) -> Answers:
+    """The texts of every pair of a split, and what the model writes for each source; those of similar length side by side.
+
+    "unfinished" says of which the end did not come within the longest text, "truncated" which sources were cut.
+    """
+    sources, references = split.texts()
+    order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
+    predictions, unfinished, truncated = [""] * len(sources), [False] * len(sources), [False] * len(sources)
+    with evaluating(loaded.model):
+        records = write_after_reading(loaded, (sources[i] for i in order), Decoding(), "source", empty=True)
+        for i, record in zip(order, records, strict=True):
+            predictions[i] = record["text"]
+            unfinished[i], truncated[i] = "unfinished" in record, "truncated" in record
+    said = {"unfinished": unfinished, "truncated": truncated}
+    return {"source": sources, "reference": references, "prediction": predictions, **said}
+
+
+def values_of(task: Task, measures: dict[str, Measure]) -> dict[str, float]:
+    """Each metric's value, with those derived from them. NaN where nothing was counted."""
+    values = {name: measure.total() for name, measure in measures.items()}
+    return {**values, **task.derived(values)}
+
+
+def means(task: Task, scores: Scores) -> dict[str, Measure]:
+    """The metrics that are sums over counts, as measures."""
+    return {name: mean(sums, counts, task.info(name)) for name, (sums, counts) in scores.items()}
+
+
+def derived_measures(task: Task, measures: dict[str, Measure]) -> dict[str, Measure]:
+    """The metrics that are functions of `task.derived_from`, as measures of the same items."""
+    source = measures[task.derived_from]
+
+    def function(name: str) -> Callable[[Tensor], Tensor]:
+        def value(sums: Tensor) -> Tensor:
+            flat = source.value(sums).flatten().tolist()
+            found = [task.derived({task.derived_from: number})[name] for number in flat]
+            return torch.tensor(found, dtype=torch.float64).view(sums.shape[:-1])
+
+        return value
+
+    names = task.derived({task.derived_from: source.total()})
+    return {name: replace(source, value=function(name), limits=task.info(name).limits) for name in names}
+
+
+def estimates(task: Task, measures: dict[str, Measure]) -> dict[str, Estimate]:
+    """Each metric with its interval, and those derived from them, whose ends are those of the metric that they derive from."""
+    result = {name: estimate(measure) for name, measure in measures.items()}
+    main = result[task.derived_from]
+    value, low, high = (task.derived({task.derived_from: end}) for end in (main.value, main.low, main.high))
+    for name in value:  # monotonic in the metric that they derive from
+        ends = sorted((low[name], high[name]))
+        result[name] = Estimate(value[name], main.count, ends[0], ends[1], main.method, percent=task.info(name).percent)
+    return result

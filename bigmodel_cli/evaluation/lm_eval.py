@@ -1,0 +1,208 @@
+"""`bigmodel eval --tasks`: named tasks of lm-evaluation-harness (`bigmodel[harness]`) on a checkpoint, by its model interface."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from bigmodel_cli.console import say
+from bigmodel_cli.data import Prompts, load_tokenizer
+from bigmodel_cli.device import autocast
+from bigmodel_cli.errors import DataError, SpecError
+from bigmodel_cli.evaluation.report import Report
+from bigmodel_cli.generation.sampling import Sampling, generate
+from bigmodel_cli.generation.text import added_text
+from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.loaded import Loaded
+from bigmodel_cli.metrics.intervals import Estimate
+from bigmodel_cli.packages import need
+
+BATCH = 32
+MOST_NEW = 256
+"""Tokens that a task may ask for where it does not say."""
+NORMAL = 1.96  # standard errors on each side of a 95 % interval
+
+
+def evaluate_tasks(loaded: Loaded, names: Sequence[str], include: Path | None, limit: int | None) -> Report:
+    """The tasks' metrics. `include` is a folder of further task files; `limit` stops each task after so many items.
+
+    Raises `SpecError` for a model that does not continue texts, an unknown task or a missing package, and `DataError` where a
+    task's data cannot be had.
+    """
+    model = loaded.model
+    if not model.can_generate or model.is_encoder_decoder or loaded.facts.vocab_size is None:
+        raise SpecError(f"--tasks are for models that continue texts, and this one was trained for {loaded.task.name}")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    lm_eval = need("lm_eval", "harness", "--tasks")
+    LM: Any = need("lm_eval.api.model", "harness", "--tasks").LM
+    TaskManager: Any = need("lm_eval.tasks", "harness", "--tasks").TaskManager
+
+    class Model(LM):  # type: ignore[misc]
+        """What the harness asks of a model, answered by `Answers`."""
+
+        def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+            return answers.likelihoods([request.args for request in requests])
+
+        def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
+            return answers.whole([request.args[0] for request in requests])
+
+        def generate_until(self, requests: list[Any]) -> list[str]:
+            return answers.written([request.args for request in requests])
+
+    answers = Answers(loaded)
+    manager = None
+    if include is not None:  # the harness reads thousands of files to know its own tasks; not where the folder has all
+        manager = TaskManager(include_path=str(include), include_defaults=False)
+    if manager is None or not all(manager.match_tasks([name]) for name in names):
+        manager = TaskManager(include_path=str(include) if include is not None else None)
+    unknown = [name for name in names if not manager.match_tasks([name])]
+    if unknown:
+        raise SpecError(
+            f"--tasks {', '.join(unknown)}: lm-evaluation-harness knows no such task; `lm_eval ls tasks` lists them"
+        )
+    try:
+        found = lm_eval.simple_evaluate(
+            model=Model(), tasks=list(names), task_manager=manager, limit=limit, log_samples=False
+        )
+    except (OSError, ConnectionError, RuntimeError, ValueError) as error:  # what loading a task's data raises
+        if isinstance(error, ValueError | RuntimeError) and "data" not in str(error).lower():
+            raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(
+            f"--tasks {','.join(names)}: the data of a task cannot be had: {reason}; offline, name tasks whose data are local "
+            "files (--include FOLDER)"
+        ) from error
+    if answers.cut:
+        say(
+            f"{answers.cut:,} requests were longer than the model's {answers.limit:,} tokens: of their contexts the end was read"
+        )
+    return Report(str(loaded.path), "", "lm-evaluation-harness", "", estimates_of(found))
+
+
+def estimates_of(found: dict[str, Any]) -> dict[str, Estimate]:
+    """`task.metric` with its interval, from the harness's standard errors where it gives them."""
+    result = {}
+    for task, values in found["results"].items():
+        count = int(found.get("n-samples", {}).get(task, {}).get("effective", 0))
+        for key, value in values.items():
+            metric, _, kind = key.partition(",")
+            if not isinstance(value, float | int) or metric.endswith("_stderr") or not kind:
+                continue
+            error = values.get(f"{metric}_stderr,{kind}")
+            spread = NORMAL * error if isinstance(error, float | int) else float("nan")
+            name = f"{task}.{metric}" + ("" if kind == "none" else f".{kind}")
+            result[name] = Estimate(float(value), count, value - spread, value + spread, "standard error")
+    return result
+
+
+class Answers:
+    """Log-likelihoods and continuations by a decoder."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.loaded, self.model = loaded, loaded.model
+        self.tokenizer = load_tokenizer(loaded.assets)
+        self.limit = min(loaded.model.limit, loaded.facts.context or 1024)
+        end = self.tokenizer.end_of_text
+        self.start = [] if end is None else [end]
+        self.begin = Prompts(self.tokenizer, self.limit, loaded.spec.data).begin  # what every training text begins with
+        self.cut = 0  # contexts of which the beginning did not fit
+
+    def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
+        """For each (context, continuation) the continuation's log-probability in nats, and whether it is the likeliest."""
+        rows, counts, parts = list[list[int]](), list[int](), list[int]()
+        for context, continuation in pairs:
+            blanks = len(context) - len(context.rstrip())  # tokenizers join a space to the word after it
+            context, continuation = context[: len(context) - blanks], context[len(context) - blanks :] + continuation
+            before = self.tokenizer.encode(context) if context else []
+            after = self.tokenizer.encode(context + continuation)[len(before) :] if context else []
+            after = after or self.tokenizer.encode(continuation)
+            row = ([*self.begin, *before] or self.start) + after
+            if len(row) == len(after):
+                after = after[1:]  # there is nothing from which the first token could be foretold
+            self.cut += len(row) > self.limit + 1
+            windows = self.windows(row, len(row) - len(after))
+            rows += [tokens for tokens, _ in windows]
+            counts += [count for _, count in windows]
+            parts.append(len(windows))
+        scores = self.scored(rows, counts)
+        return [self.joined(list(islice(scores, number))) for number in parts]
+
+    def windows(self, tokens: list[int], first: int) -> list[tuple[list[int], int]]:
+        """The tokens from place `first` on, each foretold once: (window, how many of its last tokens are), the last window full."""
+        ends = [min(start + self.limit, len(tokens)) for start in range(first, len(tokens), self.limit)]
+        starts = range(first, len(tokens), self.limit)
+        return [
+            (tokens[max(0, end - self.limit - 1) : end], end - start) for start, end in zip(starts, ends, strict=True)
+        ]
+
+    def joined(self, scores: list[tuple[float, bool]]) -> tuple[float, bool]:
+        """The log-probability of all of a text's windows, and whether each is the likeliest."""
+        return sum(value for value, _ in scores), all(best for _, best in scores)
+
+    def whole(self, texts: Sequence[str]) -> list[float]:
+        """The log-probability of each text, in windows as long as the model takes; the last reaches back to be as long."""
+        totals = []
+        for text in texts:
+            tokens = self.start + self.tokenizer.encode(text)
+            windows = self.windows(tokens, 1)
+            scores = self.scored([row for row, _ in windows], [count for _, count in windows])
+            totals.append(sum(value for value, _ in scores))
+        return totals
+
+    def scored(self, rows: list[list[int]], counts: list[int]) -> Iterator[tuple[float, bool]]:
+        """For each row the log-probability of its last tokens, so many of them; in batches of similar length."""
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        found: list[tuple[float, bool]] = [(0.0, True)] * len(rows)
+        for first in range(0, len(order), BATCH):
+            chosen = [i for i in order[first : first + BATCH] if counts[i]]
+            if not chosen:
+                continue
+            longest = max(len(rows[i]) for i in chosen)
+            tokens = torch.tensor([rows[i] + [0] * (longest - len(rows[i])) for i in chosen]).to(self.loaded.device)
+            with torch.inference_mode(), autocast(self.loaded.device, self.loaded.precision):
+                logits: Tensor = self.model(tokens[:, :-1])
+            logs = logits.float().log_softmax(-1)
+            picked = logs.gather(2, tokens[:, 1:, None])[..., 0]
+            best = logits.argmax(-1) == tokens[:, 1:]
+            for place, i in enumerate(chosen):
+                own = slice(len(rows[i]) - 1 - counts[i], len(rows[i]) - 1)
+                found[i] = (float(picked[place, own].sum()), bool(best[place, own].all()))
+        yield from found
+
+    def written(self, requests: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
+        """What the model writes after each context, up to the first of the texts that the request stops at."""
+        texts = []
+        for context, how in requests:
+            until = how.get("until") or []
+            stops = [until] if isinstance(until, str) else list(until)
+            most = int(how.get("max_gen_toks", MOST_NEW))
+            temperature = float(how.get("temperature", 0.0)) if how.get("do_sample") else 0.0
+            prompt = [*self.begin, *self.tokenizer.encode(context)] or self.start
+            if not prompt:
+                raise DataError(
+                    "a request's context is empty, and the tokenizer has no mark for the end of a text to begin with"
+                )
+            self.cut += len(prompt) > self.limit
+            tokens = torch.tensor([prompt[-self.limit :]]).to(self.loaded.device)
+            draws = torch.rand(1, most, generator=torch.Generator().manual_seed(0)).to(self.loaded.device)
+            produced: list[int] = []
+            text = ""
+            sampling = Sampling(temperature, top_p=float(how.get("top_p", 1.0)))
+            with autocast(self.loaded.device, self.loaded.precision):
+                for step in generate(
+                    self.model.generator(),
+                    tokens,
+                    sampling,
+                    max_new_tokens=most,
+                    draws=draws,
+                    stop=self.tokenizer.end_of_text,
+                ):
+                    produced.append(int(step[0]))
+                    text = added_text(self.tokenizer, prompt[-self.limit :], produced)
+                    if any(stop in text for stop in stops):
+                        break
+            texts.append(text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))])
+        return texts

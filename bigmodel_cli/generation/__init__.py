@@ -1,0 +1,1 @@
+"""Models that write: sampling, beam search, and texts in and out."""

@@ -1,0 +1,160 @@
+"""Generation with a cache: greedy, or drawn with temperature, top-k, top-p, min-p and a penalty of repetition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.models.base import Generator
+from bigmodel_cli.models.init import Cache
+from bigmodel_cli.parts.context import padding_segments
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen: `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 leave every token in."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+
+GREEDY = Sampling(0.0)
+
+
+def generate(
+    model: Generator,
+    prompt: Tensor,
+    sampling: Sampling = GREEDY,
+    *,
+    max_new_tokens: int,
+    draws: Tensor | None = None,
+    stop: int | None = None,
+    real: Tensor | None = None,
+) -> Iterator[Tensor]:
+    """Yield the next token (B,) of each sequence of `prompt` (B, T), up to `max_new_tokens` times.
+
+    `draws` (B, max_new_tokens) are the uniform numbers that decide what is drawn; not read where `temperature` is 0. Ends when
+    every sequence has produced `stop`. Where a row reaches the model's longest sequence, its later half is read again and it goes
+    on from there; a prompt longer than that is cut from the left. `real` (B, T) is False where a shorter prompt is padded, on its
+    left. Each row's window, positions and draws are its own: its text does not depend on the rows beside it.
+    """
+    model.eval()
+    own = own_lengths(prompt, real).clamp(max=model.limit)  # (B,): the last tokens of each row that are looked at
+    tokens, filled = prompt, 0
+    ended = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
+    seen = Seen(prompt, real, stop) if sampling.repetition_penalty != 1 else None
+    cache: Cache | None = None
+    for number in range(max_new_tokens):
+        with torch.no_grad():  # not inference mode, in which autocast casts every weight anew
+            if cache is None or filled == model.limit:
+                own = slide(own, model.limit)
+                tokens, segments = last_tokens(tokens, own)
+                filled = tokens.shape[1]
+                cache = model.new_cache(len(prompt), min(model.limit, filled + max_new_tokens - number))
+                logits = model(tokens, cache, segments)[:, -1]
+            else:
+                logits, filled = model(tokens[:, -1:], cache)[:, -1], filled + 1
+            logits = logits.float() if seen is None else seen.penalised(logits.float(), sampling.repetition_penalty)
+            chosen = sample(logits, sampling, None if draws is None else draws[:, number])  # (B,)
+            if seen is not None:
+                seen.add(chosen)
+        yield chosen
+        tokens, own = torch.cat((tokens, chosen[:, None]), dim=1), own + 1
+        if stop is not None:
+            ended |= chosen == stop
+            if bool(ended.all()):
+                return
+
+
+def own_lengths(prompt: Tensor, real: Tensor | None) -> Tensor:
+    """(B,)   how many tokens of each row of `prompt` (B, T) are no padding."""
+    if real is None:
+        return torch.full((len(prompt),), prompt.shape[1], device=prompt.device)
+    return real.sum(1)
+
+
+def slide(own: Tensor, limit: int) -> Tensor:
+    """(B,) -> (B,)   how many of its last tokens each row looks at: where they exceed `limit`, the later half and the newest."""
+    return torch.where(own > limit, limit // 2 + 1, own)
+
+
+def last_tokens(tokens: Tensor, own: Tensor) -> tuple[Tensor, Tensor | None]:
+    """(B, T), (B,) -> (B, longest) the last `own` tokens of each row, and segments (B, longest): what is before them is padding.
+
+    The segments are None where every row has as many. What stands in the place of padding is of no consequence.
+    """
+    longest = int(own.max())
+    place = torch.arange(longest, device=tokens.device)
+    return tokens[:, tokens.shape[1] - longest :], padding_segments(place >= longest - own[:, None])
+
+
+class Seen:
+    """Which tokens each row has had, prompt included, for the penalty of repetition.
+
+    The mark `stop` is not counted: where it stands in a prompt it begins a text or ends one before, so that this one has not had
+    it, and a penalty would only make texts longer.
+    """
+
+    def __init__(self, prompt: Tensor, real: Tensor | None, stop: int | None = None) -> None:
+        self.stop = stop
+        self.tokens = (
+            prompt if real is None else torch.where(real, prompt, prompt[:, -1:])
+        )  # the last one is never padding
+
+    def add(self, chosen: Tensor) -> None:
+        """Take note of the tokens (B,) that came next."""
+        self.tokens = torch.cat((self.tokens, chosen[:, None]), 1)
+
+    def penalised(self, logits: Tensor, penalty: float) -> Tensor:
+        """(B, V): logits of tokens that were there divided by the penalty, or multiplied where negative (Keskar et al. 2019)."""
+        old = logits.gather(1, self.tokens)
+        changed = torch.where(old > 0, old / penalty, old * penalty)
+        if self.stop is not None:
+            changed = torch.where(self.tokens == self.stop, old, changed)
+        return logits.scatter(1, self.tokens, changed)
+
+
+def sample(logits: Tensor, sampling: Sampling, draws: Tensor | None) -> Tensor:
+    """One token for each row of logits (B, V) -> (B,): the likeliest, or where the uniform numbers (B,) fall among the likely."""
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    assert draws is not None, "drawing needs numbers"
+    logits = logits.double()
+    logits = (logits - logits.max(-1, keepdim=True).values) / sampling.temperature  # below 0: no temperature overflows
+    logits = keep_likely(logits, sampling)
+    reached = logits.softmax(-1).cumsum(-1)  # (B, V)
+    places = torch.searchsorted(reached, (draws.double() * reached[:, -1])[:, None], right=True)[:, 0]
+    last = (
+        logits.shape[-1] - 1 - logits.isfinite().flip(-1).int().argmax(-1)
+    )  # rounding must not reach beyond the likely
+    return torch.minimum(places, last)
+
+
+def keep_likely(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Set all but the likeliest tokens to -inf.
+
+    Kept are the first `top_k` (Fan et al. 2018), no more where some are as likely; the fewest that have probability `top_p`
+    together, the one that reaches it included (nucleus; Holtzman et al. 2020); and those with at least `min_p` of the likeliest
+    one's probability (Nguyen et al. 2024). Of equally likely tokens the one of the lower number comes first, as in `argmax`, so
+    that `top_k` 1 is greedy.
+    """
+    if 0 < sampling.top_k < logits.shape[-1]:
+        least = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
+        above, equal = logits > least, logits == least
+        fits = equal.cumsum(-1) <= sampling.top_k - above.sum(-1, keepdim=True)
+        logits = logits.masked_fill(~(above | (equal & fits)), float("-inf"))
+    if sampling.top_p < 1:
+        ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+        probabilities = ordered.softmax(-1)
+        before = probabilities.cumsum(-1) - probabilities
+        dropped = torch.zeros_like(before, dtype=torch.bool).scatter(1, order, before >= sampling.top_p)
+        logits = logits.masked_fill(dropped, float("-inf"))
+    if sampling.min_p > 0:
+        probabilities = logits.softmax(-1)
+        likeliest = probabilities.max(-1, keepdim=True).values
+        logits = logits.masked_fill(probabilities < sampling.min_p * likeliest, float("-inf"))
+    return logits

@@ -1,0 +1,321 @@
+"""Texts that a model writes: continuations of prompts, and targets after reading sources; drawn, greedy or by beam search."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from itertools import islice
+from typing import Any
+
+from bigmodel_cli.console import say
+from bigmodel_cli.data import (
+    AnyDataOptions,
+    Item,
+    Prompts,
+    Reader,
+    Sources,
+    Tokenizer,
+    load_source_tokenizer,
+    load_tokenizer,
+    read_items,
+)
+from bigmodel_cli.device import autocast
+from bigmodel_cli.errors import DataError, SpecError
+from bigmodel_cli.generation.beam import Beam, beam_search
+from bigmodel_cli.generation.sampling import Sampling, generate
+from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.loaded import Loaded
+from bigmodel_cli.models import Generator, Model
+from bigmodel_cli.tasks import Search
+
+BATCH = 64
+DRAWN = 0.8
+"""The temperature of drawn text where none is given."""
+CONTINUED = 200
+"""Tokens that a decoder adds where no number is given."""
+NEAR = 32
+"""Tokens before one that may change how it is spelled: the beginning of its word."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a text is written. What is None is the model's own way: a decoder draws, an encoder-decoder searches as its task says.
+
+    `beams` 1 is greedy, unless a temperature above 0 is given, or one of `top_k`, `top_p` and `min_p`, which draw; `n_best`
+    hypotheses are shown of those that the search keeps.
+    """
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    beams: int | None = None
+    length_penalty: float | None = None
+    n_best: int = 1
+    seed: int = 0
+
+    @property
+    def filtered(self) -> bool:
+        """Whether only the likely tokens are drawn from."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
+    def given(self) -> list[str]:
+        """The options that are not as they are by default, as the command line calls them."""
+        return [f"--{f.name.replace('_', '-')}" for f in fields(self) if getattr(self, f.name) != f.default]
+
+    def check(self) -> None:
+        """Raise `SpecError` where two ways are asked for at once, or a number is not finite."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise SpecError(f"--{field.name.replace('_', '-')} {value}: give a finite number")
+        searching = max(self.beams or 1, self.n_best) > 1
+        if searching and self.temperature:
+            raise SpecError("--beams and --n-best search, --temperature draws; give one or the other")
+        if searching and self.filtered:
+            raise SpecError("--beams and --n-best search, --top-k, --top-p and --min-p draw; give one or the other")
+        if self.temperature == 0 and self.filtered:
+            raise SpecError("--temperature 0 is greedy, --top-k, --top-p and --min-p draw; give one or the other")
+        if searching and self.repetition_penalty != 1:
+            raise SpecError("--repetition-penalty is for drawn and greedy text; leave out --beams and --n-best")
+        if self.beams is not None and self.n_best > self.beams:
+            raise SpecError(f"--n-best {self.n_best} is more than the {self.beams} hypotheses that --beams keeps")
+
+    def search(self, own: Search) -> Beam | None:
+        """The beam search to make, `own` where nothing is given; None where text is drawn or greedy.
+
+        Raises `SpecError` for a length penalty without a search.
+        """
+        plain = self.temperature is not None or self.filtered or self.repetition_penalty != 1
+        width = max(self.n_best, self.beams or (1 if plain else own.beams))
+        if width == 1 and self.length_penalty is not None:
+            raise SpecError("--length-penalty is for a search, and this text is drawn or greedy; give --beams")
+        penalty = own.length_penalty if self.length_penalty is None else self.length_penalty
+        return Beam(width, penalty) if width > 1 else None
+
+    def sampling(self, default: float) -> Sampling:
+        """How a next token is chosen where nothing is searched."""
+        default = DRAWN if self.filtered else default
+        temperature = default if self.temperature is None else self.temperature
+        return Sampling(temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
+
+    def draws(self, items: Sequence[int], count: int, device: torch.device) -> Tensor:
+        """(B, count) uniform numbers for these items: functions of the seed and the item's number alone."""
+        rows = [
+            torch.rand(count, generator=torch.Generator().manual_seed((self.seed * 1_000_003 + i) % (1 << 63)))
+            for i in items
+        ]
+        return torch.stack(rows).to(device)
+
+
+Told = Callable[[str, str], None]
+"""Is given an input, and the next piece of the text that is written for it."""
+Answer = Callable[[list[Item], dict[str, Tensor]], Iterable[dict[str, Any]]]
+"""What a model says to each of the items whose batch this is."""
+
+
+def in_order(
+    reader: Reader, inputs: Iterable[str], answer: Answer, device: torch.device, word: str = "input"
+) -> Iterator[dict[str, Any]]:
+    """A record for each input, in order, as soon as its batch is done: {"input", what is answered, "truncated" where it was cut}.
+
+    One that cannot be read has {"input", "error"}. At its end it says how many were cut, and raises `DataError` where any could not
+    be read; `word` is what an input is called.
+    """
+    items = read_items(reader, inputs, word)
+    total, cut, failed = 0, 0, list[str]()
+    while batch := list(islice(items, BATCH)):
+        good = [item for item in batch if item.error is None]
+        tensors = reader.batch([item.content for item in good]) if good else {}
+        answers = iter(answer(good, {k: v.to(device) for k, v in tensors.items()}) if good else ())
+        for item in batch:
+            if item.error is not None:
+                failed.append(item.error)
+                yield {"input": item.given, "error": item.error}
+            else:
+                yield {"input": item.given, **next(answers), **({"truncated": True} if item.truncated else {})}
+        total, cut = total + len(batch), cut + sum(item.truncated for item in batch)
+    if cut:
+        say(f"{cut:,} of {total:,} {word}s were cut: the model reads {reader.most}")
+    if failed:
+        raise DataError(f"{len(failed):,} of {total:,} {word}s could not be read; the first: {failed[0]}")
+
+
+def continue_texts(
+    loaded: Loaded, prompts: Iterable[str], decoding: Decoding, word: str = "input", tell: Told | None = None
+) -> Iterator[dict[str, Any]]:
+    """{"input", "text"} for each prompt, where "text" is what the model adds.
+
+    Where nothing is searched, `tell` is given the text of a prompt that is alone in its batch, but for its end, as it is written.
+    """
+    tokenizer = load_tokenizer(loaded.assets)
+    most = decoding.max_tokens or CONTINUED
+
+    def answer(items: list[Item], batch: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
+        numbers = [item.number for item in items]
+        real = None if bool(batch["real"].all()) else batch["real"]
+        end = tokenizer.end_of_text
+        model, watch = loaded.model.generator(), None
+        if tell is not None and len(items) == 1:
+            pieces = Pieces(tokenizer, items[0].content)
+            watch = lambda token: tell(items[0].given, pieces.add(token))  # noqa: E731
+        written = write(loaded, model, batch["tokens"], decoding, numbers, most, end, DRAWN, real, watch)
+        return _records(written, tokenizer, decoding, [item.content for item in items])
+
+    reader = Prompts(tokenizer, loaded.model.limit, loaded.spec.data)
+    return in_order(reader, prompts, answer, loaded.device, word)
+
+
+def write_after_reading(
+    loaded: Loaded, sources: Iterable[str], decoding: Decoding, word: str = "input", empty: bool = False
+) -> Iterator[dict[str, Any]]:
+    """{"input", "text"} for each source, where "text" is the target that the model writes, "unfinished" where it has no end.
+
+    `empty` takes sources without a token too. At its end it says how many texts have not ended.
+    """
+    tokenizer, model = load_tokenizer(loaded.assets), loaded.model
+    end, most = tokenizer.end_of_text, longest_text(loaded, decoding)
+    assert end is not None
+    total, unfinished = 0, 0
+
+    def answer(items: list[Item], batch: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
+        with autocast(loaded.device, loaded.precision):
+            reading = model.generator(batch["source"])
+        start = torch.full((len(items), 1), end, device=loaded.device)
+        numbers = [item.number for item in items]
+        return _records(write(loaded, reading, start, decoding, numbers, most, end, 0.0, None), tokenizer, decoding)
+
+    reader = Sources(load_source_tokenizer(loaded.assets), loaded.facts.context or model.max_len, empty)
+    try:
+        for record in in_order(reader, sources, answer, loaded.device, word):
+            total, unfinished = total + 1, unfinished + ("unfinished" in record)
+            yield record
+    finally:
+        if unfinished:
+            say(f"{unfinished:,} of {total:,} texts have not ended after {most:,} tokens, the most that are written")
+
+
+def longest_text(loaded: Loaded, decoding: Decoding) -> int:
+    """The most tokens, the end included, that an encoder-decoder writes: as asked for, or as the task says, within the context."""
+    model = loaded.model
+    room = min(model.limit, model.max_len)
+    wanted = decoding.max_tokens or loaded.spec.task.search().max_tokens or room
+    if wanted > room:
+        option = "--max-tokens" if decoding.max_tokens else "task.max_tokens"
+        say(f"{option} {wanted}: the model's context has room for {room} tokens; texts are cut there")
+    return int(min(wanted, room))
+
+
+@dataclass(frozen=True)
+class Written:
+    """A text that was written for one input: its tokens, the score that it was compared by, and whether its end came."""
+
+    tokens: list[int]
+    score: float | None
+    ended: bool
+
+
+def write(
+    loaded: Loaded,
+    model: Generator,
+    prompt: Tensor,
+    decoding: Decoding,
+    items: Sequence[int],
+    most: int,
+    end: int | None,
+    temperature: float,
+    real: Tensor | None,
+    watch: Callable[[int], None] | None = None,
+) -> list[list[Written]]:
+    """What the model writes after each row of `prompt` (B, T), in at most `most` tokens, the best first; without the end's mark.
+
+    `watch` is given each token of the first row as it comes, where nothing is searched.
+    """
+    beam = decoding.search(loaded.spec.task.search())
+    with autocast(loaded.device, loaded.precision):
+        if beam is not None:
+            found = beam_search(model, prompt, beam, max_new_tokens=most, stop=end, real=real)
+            return [[Written(h.tokens, h.score, h.ended) for h in row[: decoding.n_best]] for row in found]
+        sampling = decoding.sampling(temperature)
+        draws = decoding.draws(items, most, loaded.device) if sampling.temperature else None
+        steps = []
+        for step in generate(model, prompt, sampling, max_new_tokens=most, draws=draws, stop=end, real=real):
+            steps.append(step)
+            if watch is not None:
+                watch(int(step[0]))
+    rows = torch.stack(steps, 1).tolist()
+    return [[Written(row[: row.index(end)] if end in row else row, None, end in row)] for row in rows]
+
+
+def _records(
+    written: list[list[Written]],
+    tokenizer: Tokenizer,
+    decoding: Decoding,
+    prompts: Sequence[Sequence[int]] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """{"text", "score" of a search, "unfinished" where no end came}, with several hypotheses where asked for.
+
+    `prompts` are the tokens that the texts continue; such texts may be without an end.
+    """
+    for number, found in enumerate(written):
+        prompt = () if prompts is None else prompts[number]
+        shown = [
+            {
+                "text": added_text(tokenizer, prompt, text.tokens),
+                **({} if text.score is None else {"score": round(text.score, 6)}),
+                **({"unfinished": True} if prompts is None and not text.ended else {}),
+            }
+            for text in found
+        ]
+        yield {**shown[0], **({"hypotheses": shown} if decoding.n_best > 1 else {})}
+
+
+def added_text(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+    """The text that tokens add to a prompt's, so that both together are the whole text.
+
+    Some tokenizers decode a word's first token with a blank before it between words alone, or join pieces of a word only behind
+    its beginning (Metaspace, WordPiece): what tokens say hangs on those before them.
+    """
+    before = tokenizer.decode(prompt) if prompt else ""
+    whole = tokenizer.decode([*prompt, *tokens])
+    return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(tokens)
+
+
+class Pieces:
+    """A text as its tokens come after a prompt's: pieces that end where a character does; together they are what is added."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
+        self.tokenizer, self.before = tokenizer, list(prompt)
+        self.waiting: list[int] = []
+
+    def add(self, token: int) -> str:
+        """The piece that a token completes; "" where the last bytes of a character are still to come."""
+        self.waiting.append(token)
+        piece = added_text(self.tokenizer, self.before, self.waiting)
+        if piece.endswith("\ufffd"):
+            return ""
+        # What a token says hangs on those just before it, whatever the text's length.
+        self.before, self.waiting = [*self.before, *self.waiting][-NEAR:], []
+        return piece
+
+
+def stream_text(
+    model: Model, tokenizer: Tokenizer, data: AnyDataOptions, prompt: str, decoding: Decoding, device: torch.device
+) -> Iterator[str]:
+    """What the model adds to the prompt, piece by piece; a piece ends where its characters are whole. `data` are its options."""
+    reader, most = Prompts(tokenizer, model.limit, data), decoding.max_tokens or CONTINUED
+    content, _ = reader.read(prompt, "the text")
+    steps = generate(
+        model.generator(),
+        reader.batch([content])["tokens"].to(device),
+        decoding.sampling(DRAWN),
+        max_new_tokens=most,
+        draws=decoding.draws([0], most, device),
+        stop=tokenizer.end_of_text,
+    )
+    pieces = Pieces(tokenizer, content)
+    for step in steps:
+        yield pieces.add(int(step[0]))

@@ -1,0 +1,85 @@
+"""The decoder of a masked autoencoder: hidden patches from what an encoder makes of the visible ones (He et al. 2022)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from bigmodel_cli.config import Count, Options
+from bigmodel_cli.errors import Faults
+from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
+from bigmodel_cli.parts import Norm
+from bigmodel_cli.parts.context import ALONE
+from bigmodel_cli.parts.norm import LayerNormOptions
+from bigmodel_cli.parts.position import sines_of_grid
+from bigmodel_cli.roles import OUTER, Role
+
+
+class ReconstructOptions(Options):
+    """A light decoder over all patches: mask tokens at the hidden places, blocks, and a linear layer to pixels."""
+
+    dim: Count = Field(description="width of the decoder's stream, a multiple of 4")
+    blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(description="the decoder's blocks, in order")
+    norm: Norm | None = Field(LayerNormOptions(), description="after the blocks; null for none")
+
+    @model_validator(mode="after")
+    def _bounded(self) -> ReconstructOptions:
+        count_blocks(self.blocks)
+        return self
+
+
+class PatchDecoder(Module):
+    """(B, F + K, C), (B, K) -> (B, N, P)   P pixel values of each of N patches, from K of them and F tokens before them.
+
+    He et al. 2022, section 3: positions are fixed sines and cosines; one learned vector stands for every hidden patch.
+    """
+
+    def __init__(
+        self, options: ReconstructOptions, dim: int, grid: tuple[int, int], first: int, pixels: int, std: float
+    ) -> None:
+        super().__init__()
+        self.first = first
+        self.enter = nn.Linear(dim, options.dim)
+        self.mask = nn.Parameter(torch.empty(options.dim))  # stands at every hidden place
+        self.register_buffer("table", sines_of_grid(grid, options.dim, first)[None], persistent=False)  # (1, F + N, D)
+        faults = Faults()
+        with faults.under("blocks"):
+            self.blocks = build_blocks(options.blocks, options.dim, first + grid[0] * grid[1], causal=False)
+        self.norm = faults.build("norm", options.norm, options.dim)
+        faults.check()
+        self.pixels = nn.Linear(options.dim, pixels)
+        nn.init.normal_(self.mask, std=std)
+
+    def weight_roles(self) -> dict[str, Role]:
+        """Pixels are what the last layer puts out."""
+        return {"pixels.weight": OUTER}
+
+    def forward(self, x: Tensor, visible: Tensor) -> Tensor:
+        """The pixels of every patch; `visible` says which patches x holds, in its order."""
+        x = self.enter(x)
+        table: Tensor = self.get_buffer("table")
+        count = table.shape[1] - self.first
+        places = visible[..., None].expand(-1, -1, x.shape[2])
+        patches = self.mask.to(x.dtype).expand(len(x), count, -1).scatter(1, places, x[:, self.first :])  # (B, N, D)
+        x = torch.cat((x[:, : self.first], patches), 1) + table
+        for block in self.blocks:
+            x = block(x, ALONE)
+        x = x[:, self.first :]
+        y: Tensor = self.pixels(x if self.norm is None else self.norm(x))
+        return y
+
+
+def patchify(images: Tensor, patch: int) -> Tensor:
+    """(B, C', H, W) -> (B, N, P)   the patches in rows, the values of each by row, column and channel."""
+    x = images.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (B, C', rows, patch, columns, patch)
+    patches: Tensor = x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+    return patches
+
+
+def unpatchify(patches: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
+    """(B, N, P) -> (B, C', H, W)   the inverse of `patchify` for so many rows and columns of patches."""
+    x = patches.unflatten(2, (patch, patch, -1)).unflatten(1, grid)  # (B, rows, columns, patch, patch, C')
+    images: Tensor = x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
+    return images

@@ -1,0 +1,60 @@
+"""Micro-batches on their way to the device, from any step onwards; through loader workers where decoding costs time."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+
+from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.recipe import TrainOptions
+from bigmodel_cli.train.autotune import in_format
+from bigmodel_cli.train.batches import MicroBatches
+from bigmodel_cli.train.workers import Workers
+
+
+class Feed:
+    """Micro-batches on the device, from a step onwards; through loader workers where decoding costs time."""
+
+    def __init__(self, micro: MicroBatches, options: TrainOptions, workers: int, device: torch.device) -> None:
+        self.micro, self.options, self.device = micro, options, device
+        self.workers = workers
+        self.loading: Workers | None = None
+        if micro.split.resident and not workers:
+            micro.split.to(device)
+
+    def steps(self, start: int, end: int) -> Generator[list[dict[str, Tensor]]]:
+        """For each step from `start` to `end` (exclusive) its micro-batches."""
+        accumulate = self.options.accumulate
+        stream = self.load(range(start * accumulate, end * accumulate))
+        for _ in range(start, end):
+            yield [self.place(next(stream)) for _ in range(accumulate)]
+
+    def load(self, numbers: range) -> Iterator[dict[str, Tensor]]:
+        """The micro-batches with these numbers, in order."""
+        if not self.workers:
+            yield from (self.micro[k] for k in numbers)
+            return
+        self.close()
+        loading = self.loading = Workers(self.micro, numbers, self.workers, self.device.type == "cuda")
+        try:
+            for _ in numbers:
+                yield loading.next()
+        except BaseException:  # a fault, or a signal: a worker that hangs is not waited for
+            loading.close(at_once=True)
+            raise
+        loading.close()
+
+    def close(self) -> None:
+        """End the loader workers, where there are any."""
+        if self.loading is not None:
+            self.loading.close()
+            self.loading = None
+
+    def place(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch on the device, images in the chosen memory format."""
+        batch = on_device(batch, self.device)
+        return in_format(batch, "channels_last") if self.options.memory_format == "channels_last" else batch
+
+
+def on_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The batch on the device."""
+    return batch if device.type == "cpu" else {n: t.to(device, non_blocking=True) for n, t in batch.items()}
