@@ -125,14 +125,14 @@ def _stoppable(last: bool) -> Iterator[None]:
     At the end the handlers are those from before, or, where the process ends then (`last`), signals are ignored. Training has
     handlers of its own inside. A signal that is ignored (`nohup`) stays so.
     """
-    from bigmodel_cli.train.signals import Interrupted, heard
+    from bigmodel_cli.train.signals import Interrupted, received
 
-    heard.clear()
+    received.clear()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if heard:
+        if received:
             os._exit(128 + number)
-        heard.append(number)
+        received.append(number)
         raise Interrupted(number)
 
     before: dict[int, Any] = {}
@@ -143,7 +143,7 @@ def _stoppable(last: bool) -> Iterator[None]:
                     before[number] = signal.signal(number, stop)
         yield
     finally:
-        heard.clear()
+        received.clear()
         for ended, handler in before.items():
             signal.signal(ended, signal.SIG_IGN if last else handler)
 

@@ -1,4 +1,4 @@
-"""The only place where a model is built: from a spec and the data's facts, filled with its first weights, frozen.
+"""The only place where a model is built: from a spec and the data's info, filled with its first weights, frozen.
 
 What a model would take is found without allocating it, on the meta device.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli import checkpoints
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import quantity, say
 from bigmodel_cli.device import total_memory
 from bigmodel_cli.errors import CheckpointError, SpecError
@@ -29,7 +29,7 @@ ABSURD = 1 << 17
 
 
 def assemble(
-    spec: Spec, facts: Facts, device: torch.device, source: Path | None = None, *, download: bool = True
+    spec: Spec, info: DatasetInfo, device: torch.device, source: Path | None = None, *, download: bool = True
 ) -> Model:
     """The model that training starts with, on its device: seeded, filled, and what `spec.init` freezes without a gradient.
 
@@ -39,54 +39,54 @@ def assemble(
     """
     torch.manual_seed(spec.train.seed)
     if source is None:
-        model = _drawn(spec if download else _without_download(spec), facts, device)
+        model = _drawn(spec if download else _without_download(spec), info, device)
     else:
-        model = _from_checkpoint(spec, facts, device, source)
+        model = _from_checkpoint(spec, info, device, source)
     freeze(model, spec.init)
     return model.to(device)
 
 
-def build_model(spec: Spec, facts: Facts) -> Model:
-    """The model for data with these facts, with freshly drawn weights. Raises `SpecError` where they do not fit."""
+def build_model(spec: Spec, info: DatasetInfo) -> Model:
+    """The model for data as `info` describes it, with freshly drawn weights. Raises `SpecError` where they do not fit."""
     with spec.placing():
-        return build(spec.model, facts)
+        return build(spec.model, info)
 
 
-def build_for(spec: Spec, facts: Facts, weights: Mapping[str, Tensor], new_outputs: int = 0) -> Model:
+def build_for(spec: Spec, info: DatasetInfo, weights: Mapping[str, Tensor], new_outputs: int = 0) -> Model:
     """The model that these weights are for, but for a new head; `CheckpointError` before it becomes far larger than they are."""
     with within(weights, new_outputs):  # not on the meta device: tables of positions are not among the weights
-        return build_model(_without_download(spec), facts)
+        return build_model(_without_download(spec), info)
 
 
-def _drawn(spec: Spec, facts: Facts, device: torch.device) -> Model:
+def _drawn(spec: Spec, info: DatasetInfo, device: torch.device) -> Model:
     """The model with drawn weights, given up before there are more than fit the device (`SpecError`).
 
     Weights are counted as memory is asked for them, since building twice, once on the meta device, would cost more start-up time
     than half of torch: operations on it import the compiler. Only a model that seems too large is counted there, exactly.
     """
     if _largest(spec.model.model_dump()) > ABSURD:  # filling what fits until the rest does not would take minutes
-        check_memory(spec, facts, device)
+        check_memory(spec, info, device)
     try:
         with watched(total_memory(device) // _copies(spec)):
-            return build_model(spec, facts)
+            return build_model(spec, info)
     except (RuntimeError, MemoryError, Oversize) as error:  # the allocator's refusal, or ours
         refused = error
-    check_memory(spec, facts, device)
+    check_memory(spec, info, device)
     if not isinstance(refused, Oversize):
         raise refused
-    return build_model(spec, facts)  # what was counted beside the weights is no part of them
+    return build_model(spec, info)  # what was counted beside the weights is no part of them
 
 
-def _from_checkpoint(spec: Spec, facts: Facts, device: torch.device, source: Path) -> Model:
+def _from_checkpoint(spec: Spec, info: DatasetInfo, device: torch.device, source: Path) -> Model:
     contents = checkpoints.read(source, train_state=False)
     if note := checkpoints.not_finite(contents.model.stream()):
         raise CheckpointError(f"{source}: {note}; nothing can be learnt from there: start from another checkpoint")
-    model = build_for(spec, facts, contents.model, facts.outputs)
+    model = build_for(spec, info, contents.model, info.outputs)
     if state_bytes(spec, model.parameters()) > total_memory(device):
-        check_memory(spec, facts, device)
-    before = Facts.from_json(contents.facts)
+        check_memory(spec, info, device)
+    before = DatasetInfo.from_json(contents.info)
     task_differs = contents.spec["task"].get("type") != spec.task.type
-    what = "classes" if before.classes != facts.classes else "targets" if before.targets != facts.targets else ""
+    what = "classes" if before.classes != info.classes else "targets" if before.targets != info.targets else ""
     other = f"{what} differ" if what else "task differs" if task_differs else ""
     try:
         report = checkpoints.load_weights(model, contents.model, fresh=model.output_layers() if other else ())
@@ -141,12 +141,12 @@ class Outline:
         return [weight.tensor for weight in self.weights]
 
 
-def build_on_meta(spec: Spec, facts: Facts) -> Model:
+def build_on_meta(spec: Spec, info: DatasetInfo) -> Model:
     """The model without storage. Raises `SpecError` where it does not fit the data."""
     with watched(math.inf) as watch:
         try:
             with torch.device("meta"):
-                return build_model(spec, facts)
+                return build_model(spec, info)
         except RuntimeError as error:  # sizes whose product does not fit an integer
             needed = 4 * math.prod(watch.shape) * _copies(spec)
             shape, text = " x ".join(f"{n:,}" for n in watch.shape), str(error).splitlines()[0]
@@ -172,25 +172,25 @@ def kept_bytes(spec: Spec, weights: Iterable[Tensor]) -> tuple[int, int, int]:
     """(weights, gradients, optimizer state and average): frozen weights have no gradient, and nothing of the optimizer."""
     sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in weights]
     every, trained = sum(size for size, _ in sizes), sum(size for size, moves in sizes if moves)
-    return every, trained, trained * spec.train.optimizer.copies + every * (spec.train.ema is not None)
+    return every, trained, trained * spec.train.optimizer.state_per_param + every * (spec.train.ema is not None)
 
 
 def _copies(spec: Spec) -> int:
     """How many numbers are kept for each weight: itself, its gradient, the optimizer's, the average."""
-    return 2 + spec.train.optimizer.copies + (spec.train.ema is not None)
+    return 2 + spec.train.optimizer.state_per_param + (spec.train.ema is not None)
 
 
-def outline(spec: Spec, facts: Facts) -> Outline:
+def outline(spec: Spec, info: DatasetInfo) -> Outline:
     """The model without storage. Raises `SpecError` where it does not fit the data, or one of its tensors any machine."""
     short, stacks, more = shortened(spec.model)
     cut = bool(more) and not spec.init.freeze
     try:
         built = [
-            build_on_meta(spec.model_copy(update={"model": options}), facts)
+            build_on_meta(spec.model_copy(update={"model": options}), info)
             for options in ([short, *more] if cut else [spec.model])
         ]
     except SpecError:
-        build_on_meta(spec, facts)  # whose blocks have the numbers that the file gives them
+        build_on_meta(spec, info)  # whose blocks have the numbers that the file gives them
         raise
     for model in built:
         freeze(model, spec.init)
@@ -201,9 +201,9 @@ def outline(spec: Spec, facts: Facts) -> Outline:
     return Outline(stacks, built[0], built[1:], whole)
 
 
-def check_memory(spec: Spec, facts: Facts, device: torch.device) -> Outline:
+def check_memory(spec: Spec, info: DatasetInfo, device: torch.device) -> Outline:
     """The model's outline, after refusing one that cannot fit the device (`SpecError`)."""
-    found = outline(spec, facts)
+    found = outline(spec, info)
     needed, there = state_bytes(spec, found.tensors), total_memory(device)
     if needed > there:
         count = sum(p.numel() for p in found.tensors)

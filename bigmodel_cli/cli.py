@@ -30,12 +30,12 @@ from bigmodel_cli.arguments import (
 from bigmodel_cli.arguments.common import (
     Start,
     all_of_stdin,
-    all_overrides,
-    named_checkpoint,
+    collect_overrides,
     need_run,
+    print_result,
     refuse,
+    resolve_checkpoint,
     run_training,
-    show,
     with_a_first,
 )
 from bigmodel_cli.arguments.evaluate import (
@@ -93,7 +93,7 @@ USAGE_FAULT: Any = typer.BadParameter.__mro__[2]
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        show(__version__)
+        print_result(__version__)
         raise typer.Exit
 
 
@@ -128,7 +128,7 @@ def pretrain(
     """
     from bigmodel_cli.spec import load
 
-    overrides = all_overrides(set_, precision, seed)
+    overrides = collect_overrides(set_, precision, seed)
     if spec is None:
         need_run("pretrain", None, out, resume, dry_run)
     name = spec.stem if spec is not None else ""
@@ -164,13 +164,13 @@ def finetune(
     from bigmodel_cli.overrides import Override
     from bigmodel_cli.spec import from_dict, load, of_checkpoint
 
-    overrides = all_overrides(set_, precision, seed)
+    overrides = collect_overrides(set_, precision, seed)
     if source is None:
         need_run("finetune", spec, out, resume, dry_run)
         refuse("a run that is gone on with without --from", {"SPEC": spec, "--seeds": seeds})
         run_training(None, Start("finetune", "", out, resume, device, overrides, accept_data, plugin, dry_run, json))
         return
-    path = checkpoints.find(named_checkpoint(source))
+    path = checkpoints.find(resolve_checkpoint(source))
     base = checkpoints.read_spec(path)
     of_checkpoint(base, path)
     # Each run begins anew: its own start, and its own measurement of how to compute.
@@ -240,13 +240,13 @@ def evaluate(
         from bigmodel_cli.evaluation.lm_eval import evaluate_tasks
         from bigmodel_cli.loaded import load_checkpoint
 
-        loaded = load_checkpoint(named_checkpoint(str(checkpoint)), device, all_overrides(set_, precision, None))
+        loaded = load_checkpoint(resolve_checkpoint(str(checkpoint)), device, collect_overrides(set_, precision, None))
         report = evaluate_tasks(loaded, [name.strip() for name in tasks.split(",")], include, limit)
     else:
-        overrides = all_overrides(set_, precision, None)
-        path = named_checkpoint(str(checkpoint))
+        overrides = collect_overrides(set_, precision, None)
+        path = resolve_checkpoint(str(checkpoint))
         report = evaluate_checkpoint(path, overrides, split, device, samples, compare, confusion)
-    show(report.to_json() if json else report.to_text())
+    print_result(report.to_json() if json else report.to_text())
 
 
 @app.command()
@@ -284,9 +284,9 @@ def predict(
     from bigmodel_cli.predict import TextPrinter, continues
     from bigmodel_cli.predict import predict as predict_
 
-    path = named_checkpoint(checkpoint, with_inputs=True)
+    path = resolve_checkpoint(checkpoint, with_inputs=True)
     given = inputs or with_a_first(lines_of(sys.stdin.buffer))
-    loaded = load_checkpoint(path, device, all_overrides(set_, None, None))
+    loaded = load_checkpoint(path, device, collect_overrides(set_, None, None))
     decoding = Decoding(
         max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, beams, length_penalty, n_best, seed
     )
@@ -320,12 +320,12 @@ def attend(
     from bigmodel_cli.loaded import load_checkpoint
 
     color = has_colour(sys.stderr)
-    look = attend_(load_checkpoint(named_checkpoint(checkpoint), device), source, out, layer, head, color)
-    say_coloured(look.text)
+    seen = attend_(load_checkpoint(resolve_checkpoint(checkpoint), device), source, out, layer, head, color)
+    say_coloured(seen.text)
     if json:
-        result_json({"picture": str(look.picture), **look.values})
+        result_json({"picture": str(seen.picture), **seen.values})
     else:
-        result(str(look.picture))
+        result(str(seen.picture))
 
 
 @app.command()
@@ -345,9 +345,9 @@ def bench(
     from bigmodel_cli.bench import bench as bench_
     from bigmodel_cli.bench.targets import builtin, named
 
-    overrides = all_overrides(set_, precision, None)
+    overrides = collect_overrides(set_, precision, None)
     report = bench_(named(targets, overrides) if targets else builtin(overrides), device, seconds)
-    show(report.to_json() if json else report.to_text())
+    print_result(report.to_json() if json else report.to_text())
 
 
 @app.command()
@@ -367,9 +367,9 @@ def runs(given: Runs = None, compare: CompareRuns = False, plot: Plot = None, js
         check_picture(plot or PICTURE, "--plot")
         found = compare_runs(names, plot or PICTURE)
     if json:
-        show({"runs": to_json(found)})
+        print_result({"runs": to_json(found)})
     elif found:
-        show(as_text(*(comparison if compare else listing)(found)))
+        print_result(as_text(*(comparison if compare else listing)(found)))
 
 
 @app.command()
@@ -396,7 +396,7 @@ def options(path: OptionPath = None, kind: TypeName = None, plugin: Plugin = Non
 
     known = description(plugins=bool(plugin))
     found = find(known, path or "", kind)
-    show(to_json(known, found) if json else to_text(known, found))
+    print_result(to_json(known, found) if json else to_text(known, found))
 
 
 @app.command()
@@ -407,7 +407,7 @@ def models(plugin: Plugin = None, json: Json = False) -> None:
     """
     from bigmodel_cli.catalog import catalog, catalog_text
 
-    show(catalog() if json else catalog_text())
+    print_result(catalog() if json else catalog_text())
 
 
 @app.command()
@@ -425,7 +425,7 @@ def check(file: PluginFile, set_: SetPart = None, json: Json = False) -> None:
     from bigmodel_cli.promises.command import check_plugin, checked_text
 
     parts = check_plugin(file, set_ or [])
-    show({"parts": [part.to_json() for part in parts]} if json else checked_text(parts))
+    print_result({"parts": [part.to_json() for part in parts]} if json else checked_text(parts))
     broken = [f"{part.type}: {promise}" for part in parts for promise in part.broken]
     if broken:
         raise SpecError(f"{file}: not kept: {', '.join(broken)}")

@@ -174,7 +174,7 @@ _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
-class Sound:
+class MelConfig:
     """How sound becomes frames: `rate` in samples a second, `window` and `hop` in samples, `mels` filters from `low` to `high` Hz.
 
     `length` is the number of samples that every recording is brought to; None where each keeps its own.
@@ -198,7 +198,7 @@ class Sound:
 
 
 @dataclass(frozen=True)
-class Facts:
+class DatasetInfo:
     """What the data tells the model, and a checkpoint keeps: everything needed to use the model without the data.
 
     `image_shape` is (channels, height, width); `white_level` is the value of white in images of more than 8 bits, None where the
@@ -227,7 +227,7 @@ class Facts:
     source_vocab_size: Count | None = None
     context: Count | None = None
     frame_width: Side | None = None
-    sound: Sound | None = None
+    sound: MelConfig | None = None
     spelling: Literal["", "words", "characters"] = ""
     class_counts: tuple[Natural, ...] = ()
     white_level: Annotated[float, Field(gt=0, le=2**32)] | None = None
@@ -244,57 +244,57 @@ class Facts:
         return len(self.classes) or len(self.targets)
 
     def to_json(self) -> dict[str, Any]:
-        """The facts as plain JSON values."""
+        """The DatasetInfo as plain JSON values."""
         values = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
         return {**values, "sound": vars(self.sound) if self.sound is not None else None}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Facts:
+    def from_json(cls, values: dict[str, Any]) -> DatasetInfo:
         """The inverse of `to_json`. Raises `ValueError` naming the fact that is none, or not of its type or range."""
         try:
             # in JSON a list is what a tuple is here; names of files that are not UTF-8 have half pairs of surrogates
-            facts = _facts_adapter().validate_json(json.dumps(values, ensure_ascii=False).encode("utf-8", "replace"))
+            info = _info_adapter().validate_json(json.dumps(values, ensure_ascii=False).encode("utf-8", "replace"))
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
             raise ValueError(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
-        if facts.image_shape is not None and math.prod(facts.image_shape) > MOST_PIXELS:
+        if info.image_shape is not None and math.prod(info.image_shape) > MOST_PIXELS:
             raise ValueError(
-                f"image_shape: images of {math.prod(facts.image_shape):,} numbers; at most {MOST_PIXELS:,}"
+                f"image_shape: images of {math.prod(info.image_shape):,} numbers; at most {MOST_PIXELS:,}"
             )
-        if facts.sound is not None:
-            _check_sound(facts, facts.sound)
-        if len(facts.mean) != len(facts.std):
-            raise ValueError(f"mean, std: {len(facts.mean)} and {len(facts.std)} values")
-        if facts.class_counts and len(facts.class_counts) != len(facts.classes):
-            raise ValueError(f"class_counts: {len(facts.class_counts)} for {len(facts.classes)} classes")
-        for name, names in (("classes", facts.classes), ("targets", facts.targets)):
+        if info.sound is not None:
+            _check_sound(info, info.sound)
+        if len(info.mean) != len(info.std):
+            raise ValueError(f"mean, std: {len(info.mean)} and {len(info.std)} values")
+        if info.class_counts and len(info.class_counts) != len(info.classes):
+            raise ValueError(f"class_counts: {len(info.class_counts)} for {len(info.classes)} classes")
+        for name, names in (("classes", info.classes), ("targets", info.targets)):
             if len(set(values.get(name, ()))) != len(names):
                 raise ValueError(f"{name}: a name is given twice")
-        if not len(facts.targets) == len(facts.target_mean) == len(facts.target_std):
+        if not len(info.targets) == len(info.target_mean) == len(info.target_std):
             raise ValueError("targets, target_mean, target_std: not equally many")
-        if facts.classes and facts.targets:
+        if info.classes and info.targets:
             raise ValueError("classes, targets: an item has one or the other")
-        return facts if "classes" not in values else replace(facts, classes=tuple(values["classes"]))
+        return info if "classes" not in values else replace(info, classes=tuple(values["classes"]))
 
 
-def _check_sound(facts: Facts, sound: Sound) -> None:
+def _check_sound(info: DatasetInfo, sound: MelConfig) -> None:
     """Raise `ValueError` where frames are too large, or not those that the model is said to read."""
     try:
         sound.check()
     except ValueError as error:
         raise ValueError(f"sound: {error}") from None
     if sound.length is None:
-        fits = facts.frame_width == sound.mels
+        fits = info.frame_width == sound.mels
     else:
-        fits = facts.image_shape == (1, sound.mels, -(-sound.length // sound.hop))
+        fits = info.image_shape == (1, sound.mels, -(-sound.length // sound.hop))
     if not fits:
         raise ValueError("sound: its frames are not those of frame_width or image_shape")
 
 
 @functools.cache
-def _facts_adapter() -> TypeAdapter[Facts]:
-    return TypeAdapter(Facts)
+def _info_adapter() -> TypeAdapter[DatasetInfo]:
+    return TypeAdapter(DatasetInfo)
 
 
-NO_FACTS = Facts()
+NO_DATASET = DatasetInfo()
 """Of no data, for what needs none."""

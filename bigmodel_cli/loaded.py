@@ -10,7 +10,7 @@ from typing import Any
 
 from bigmodel_cli import checkpoints
 from bigmodel_cli.assemble import build_for
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import say
 from bigmodel_cli.data import FACTS, SOURCE_TOKENIZER, TOKENIZER, read_tokenizer
 from bigmodel_cli.device import pick_device
@@ -37,7 +37,7 @@ class Loaded:
 
     path: Path
     spec: Spec
-    facts: Facts
+    info: DatasetInfo
     task: Task
     model: Model
     device: torch.device
@@ -50,7 +50,7 @@ class Loaded:
 
     def files(self) -> dict[str, bytes]:
         """The files that data goes on with: see `open_data`."""
-        return {**self.assets, FACTS: json.dumps(self.facts.to_json()).encode()}
+        return {**self.assets, FACTS: json.dumps(self.info.to_json()).encode()}
 
     @property
     def precision(self) -> str:
@@ -73,26 +73,26 @@ def load_checkpoint(
     spec = of_checkpoint(contents.spec, path, overrides)
     if overrides:
         say_carried(spec, contents.spec, PREPARATION, set(map(key_of, overrides)))
-    facts = Facts.from_json(contents.facts)
-    _check_tokenizers(path, contents.assets, facts)
+    info = DatasetInfo.from_json(contents.info)
+    _check_tokenizers(path, contents.assets, info)
     try:
-        model = build_for(spec, facts, contents.model)
-        task = build_task(spec.task, facts)
+        model = build_for(spec, info, contents.model)
+        task = build_task(spec.task, info)
     except (SpecError, ValueError, ArithmeticError) as error:
         if overrides and isinstance(error, SpecError):
             raise
-        raise CheckpointError(f"{path}: its spec and its facts do not fit one another: {error}") from None
+        raise CheckpointError(f"{path}: its spec and its info do not fit one another: {error}") from None
     checkpoints.load_weights(model, contents.model)
     weights = model.state_dict()
     if note := checkpoints.not_finite((name, weights[name]) for name in contents.model):
         say(f"warning: {path}: {note}; what is computed with them is not to be trusted")
     model.to(chosen).eval()
-    return Loaded(path, spec, facts, task, model, chosen, contents.assets)
+    return Loaded(path, spec, info, task, model, chosen, contents.assets)
 
 
-def _check_tokenizers(path: Path, assets: Mapping[str, bytes], facts: Facts) -> None:
+def _check_tokenizers(path: Path, assets: Mapping[str, bytes], info: DatasetInfo) -> None:
     """Raise `CheckpointError` where a tokenizer cannot be used, or gives tokens that the model does not have."""
-    for name, most in ((TOKENIZER, facts.vocab_size), (SOURCE_TOKENIZER, facts.source_vocab_size)):
+    for name, most in ((TOKENIZER, info.vocab_size), (SOURCE_TOKENIZER, info.source_vocab_size)):
         if name not in assets:
             continue
         tokenizer = read_tokenizer(assets[name], str(path / name), CheckpointError)

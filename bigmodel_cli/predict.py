@@ -11,7 +11,7 @@ from bigmodel_cli.console import result, say, visible
 from bigmodel_cli.data import Item, input_of, target_of
 from bigmodel_cli.device import autocast, keep_few_kernels
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.generation.text import Decoding, Told, continue_texts, in_order, write_after_reading
+from bigmodel_cli.generation.text import Decoding, Told, continue_texts, generate_from_source, in_order
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.tasks import transcribe
@@ -36,7 +36,7 @@ def predict(
     `tell` is given a decoder's text as it is written: see `continue_texts`.
     """
     decoding.check()
-    kind, target = input_of(loaded.facts), target_of(loaded.facts)
+    kind, target = input_of(loaded.info), target_of(loaded.info)
     writes = loaded.model.can_generate  # whether or not its data had labels
     known = not writes and (target is not None or kind.one_size)
     if known and (given := decoding.given()):
@@ -61,7 +61,7 @@ def predict(
     elif labels:
         yield from label_items(loaded, inputs, top or SHOWN, word)
     elif loaded.model.is_encoder_decoder:
-        yield from write_after_reading(loaded, inputs, decoding, word)
+        yield from generate_from_source(loaded, inputs, decoding, word)
     elif writes:
         yield from continue_texts(loaded, inputs, decoding, word, tell)
     else:
@@ -142,7 +142,7 @@ def label_items(loaded: Loaded, inputs: Iterable[str], top: int, word: str = "in
             outputs = loaded.task.forward(loaded.model, batch, training=False)
         return iter(loaded.task.predictions(outputs, top))
 
-    reader = input_of(loaded.facts).reader(loaded.spec.data, loaded.assets)
+    reader = input_of(loaded.info).reader(loaded.spec.data, loaded.assets)
     return in_order(reader, inputs, answer, loaded.device, word)
 
 
@@ -151,10 +151,10 @@ def write_down(loaded: Loaded, inputs: Iterable[str], word: str = "input") -> It
 
     def answer(items: list[Item], batch: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
         with torch.inference_mode(), autocast(loaded.device, loaded.precision):
-            texts = transcribe(loaded.model, batch, loaded.facts)
+            texts = transcribe(loaded.model, batch, loaded.info)
         return ({"text": text} for text in texts)
 
-    reader = input_of(loaded.facts).reader(loaded.spec.data, loaded.assets)
+    reader = input_of(loaded.info).reader(loaded.spec.data, loaded.assets)
     return in_order(reader, inputs, answer, loaded.device, word)
 
 
@@ -173,5 +173,5 @@ def tag(loaded: Loaded, inputs: Iterable[str], word: str = "input") -> Iterator[
                 entity["text"] = " ".join(words[entity["start"] : entity["end"]])
             yield {"words": words, **record}
 
-    reader = input_of(loaded.facts).reader(loaded.spec.data, loaded.assets)
+    reader = input_of(loaded.info).reader(loaded.spec.data, loaded.assets)
     return in_order(reader, inputs, answer, loaded.device, word)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data.base import AnyDataOptions, DataSet, Split
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.models.base import AnyModelOptions, Model
@@ -48,9 +48,9 @@ class BitsOptions(AnyDataOptions):
     def open(self, *, base, say, assets=None, only=None):
         drawn = np.random.default_rng(0).integers(0, 2, (2, self.count, self.width))
         numbers = np.arange(2 * self.count, dtype=np.uint64).reshape(2, -1)
-        facts = Facts(image_shape=(1, 1, self.width), classes=("fewer", "more"), mean=(0.0,), std=(1.0,))
+        info = DatasetInfo(image_shape=(1, 1, self.width), classes=("fewer", "more"), mean=(0.0,), std=(1.0,))
         return DataSet(
-            facts,
+            info,
             hashlib.sha256(drawn.tobytes()).hexdigest(),
             {name: Bits(bits) for name, bits in zip(("train", "val"), drawn, strict=True) if only in (None, name)},
             {},
@@ -66,7 +66,7 @@ class CountOptions(AnyModelOptions):
     type: Literal["count"] = "count"
     outputs: ClassVar = ("majority",)
 
-    def build(self, facts):
+    def build(self, info):
         return Count()
 
 
@@ -88,7 +88,7 @@ class MajorityOptions(AnyTaskOptions):
     type: Literal["majority"] = "majority"
     output: ClassVar[str] = "majority"
 
-    def build(self, facts=None):
+    def build(self, info=None):
         return Majority()
 
 
@@ -115,7 +115,7 @@ class SignOptions(AnyOptimizerOptions):
     """Each weight goes by the sign of its mean gradient's running mean."""
 
     type: Literal["sign"] = "sign"
-    copies: ClassVar[int] = 1
+    state_per_param: ClassVar[int] = 1
     lr: float = 0.05
 
     def build(self, weights):

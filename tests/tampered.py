@@ -17,7 +17,7 @@ import yaml
 from conftest import ROOT
 
 from bigmodel_cli import checkpoints, models
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.spec import from_dict
 
 FIXTURE = ROOT / "tests" / "checkpoints" / "format1"
@@ -75,11 +75,11 @@ def change_tensors(checkpoint: Path, name: str, change: Callable[[dict[str, Any]
     sign(checkpoint, describe=sure)
 
 
-def saved(spec: dict[str, Any], facts: Facts) -> Path:
+def saved(spec: dict[str, Any], info: DatasetInfo) -> Path:
     """A checkpoint with first weights of a network, in the current folder."""
     typed = from_dict(spec)
-    weights = dict(models.build(typed.model, facts).state_dict())
-    contents = checkpoints.Contents(1, weights, {}, {"step": 1}, typed.to_dict(), facts.to_json())
+    weights = dict(models.build(typed.model, info).state_dict())
+    contents = checkpoints.Contents(1, weights, {}, {"step": 1}, typed.to_dict(), info.to_json())
     return checkpoints.save(Path("made/checkpoints"), contents)
 
 

@@ -250,7 +250,7 @@ def test_grad_cam_equals_its_formula(cnn: Path) -> None:
     loaded = load_checkpoint(cnn)
     model: Any = loaded.model
     image = torch.randn(1, 1, 8, 8)
-    cam = grad_cam(model, image.clone(), loaded.facts)
+    cam = grad_cam(model, image.clone(), loaded.info)
     features = model.layers[0](image).detach().requires_grad_()
     logits = features
     for layer in list(model.layers)[1:]:
@@ -275,7 +275,7 @@ def test_bench_measures(target: str | None, decoder_spec: Path, cli: Cli) -> Non
     for timing in values["benchmarks"]:
         assert 0 < timing["median_s"] <= timing["p95_s"]
         assert timing["flops_per_second"] == pytest.approx(timing["step_flops"] / timing["median_s"])
-        assert 0 < timing["share_of_roof"] < 1.5
+        assert 0 < timing["mfu"] < 1.5
         assert timing["parameters"] > 1000
         assert timing["peak_memory_bytes"] > 4 * 4 * timing["parameters"]  # weights, gradients, and two moments of each
     assert "of roof" in cli("bench", *words, "--seconds", 0.1, "--precision", "fp32").out
@@ -296,8 +296,8 @@ def test_finetune_with_other_classes_and_a_frozen_body(cnn: Path, cli: Cli) -> N
     assert "of them frozen" in result.err
     before = checkpoints.read(cnn, train_state=False)
     after = checkpoints.read(Path(result.out.strip()), train_state=False)
-    assert after.facts["classes"] == ["cat", "cow", "dog"]
-    assert after.facts["mean"] == before.facts["mean"]  # the checkpoint's normalisation goes with its weights
+    assert after.info["classes"] == ["cat", "cow", "dog"]
+    assert after.info["mean"] == before.info["mean"]  # the checkpoint's normalisation goes with its weights
     weights = before.model.load()
     for name, tensor in after.model.load().items():
         same = name in weights and weights[name].shape == tensor.shape and torch.equal(weights[name], tensor)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.generation.beam import Beam, beam_search
 from bigmodel_cli.generation.sampling import Sampling, generate
 from bigmodel_cli.models.decoder import Decoder, DecoderOptions
@@ -196,7 +196,7 @@ def decoder_case(seed: int) -> None:
     rng = random.Random(seed)
     limit = rng.randint(4, 9)
     options = {"type": "decoder", **whole(rng, limit), "blocks": blocks(rng)}
-    model = drawn_weights(Decoder(DecoderOptions.model_validate(options), Facts()), seed)
+    model = drawn_weights(Decoder(DecoderOptions.model_validate(options), DatasetInfo()), seed)
     prompts = [tokens(rng, rng.choice([1, 2, limit - 1, limit, limit + 3])) for _ in range(3)]
     batch, real = padded_left(prompts, rng)
     even = bool(real.all())
@@ -221,7 +221,7 @@ def encoder_decoder_case(seed: int) -> None:
     limit = rng.randint(5, 9)
     sides = {"encoder": blocks(rng, causal=False), "decoder": blocks(rng, cross=True)}
     options = {"type": "seq2seq", **whole(rng, limit), **sides, "share_embeddings": rng.random() < 0.5}
-    model = drawn_weights(Seq2Seq(Seq2SeqOptions.model_validate(options), Facts()), seed)
+    model = drawn_weights(Seq2Seq(Seq2SeqOptions.model_validate(options), DatasetInfo()), seed)
     sources = [tokens(rng, rng.randint(1, limit)) for _ in range(3)]
     longest = max(map(len, sources))
     batch = torch.tensor([row + [-1] * (longest - len(row)) for row in sources])
@@ -241,14 +241,14 @@ def encoder_case(seed: int) -> None:
     limit = rng.randint(5, 9)
     options = {"type": "encoder", **whole(rng, limit), "blocks": blocks(rng, causal=False)}
     options |= {"pool": rng.choice(["cls", "mean"]), "pooler": rng.random() < 0.5}
-    facts = Facts(classes=("a", "b", "c") if rng.random() < 0.5 else ())
-    model = drawn_weights(Encoder(EncoderOptions.model_validate(options), facts), seed)
+    info = DatasetInfo(classes=("a", "b", "c") if rng.random() < 0.5 else ())
+    model = drawn_weights(Encoder(EncoderOptions.model_validate(options), info), seed)
     rows = [tokens(rng, rng.randint(1, limit)) for _ in range(4)]
     batch = torch.tensor([row + [-1] * (limit - len(row)) for row in rows])
     with torch.no_grad():
         together = model(batch)
         for i, row in enumerate(rows):
-            own = together[i] if facts.classes else together[i, : len(row)]
+            own = together[i] if info.classes else together[i, : len(row)]
             torch.testing.assert_close(own, model(torch.tensor([row]))[0])
 
 

@@ -18,7 +18,7 @@ import torch
 from conftest import loss_of, scores_of
 from torch import Tensor
 
-from bigmodel_cli.config import NO_FACTS, Facts, Sound
+from bigmodel_cli.config import NO_DATASET, DatasetInfo, MelConfig
 from bigmodel_cli.data.base import join
 from bigmodel_cli.data.order import keys_of
 from bigmodel_cli.models import MODELS, build
@@ -101,18 +101,18 @@ def blocks(r: random.Random, causal: bool, cross: bool = False) -> list[dict[str
     return made
 
 
-def network(r: random.Random, kind: str, facts: Facts, **options: Any) -> Any:
+def network(r: random.Random, kind: str, info: DatasetInfo, **options: Any) -> Any:
     """A network in fp64 whose weights differ enough from zero to matter."""
     values = {"type": kind, **({"dim": 24} if kind not in ("cnn", "torchvision") else {}), **options}
-    model = build(MODELS[kind].model_validate(values), facts).double()
+    model = build(MODELS[kind].model_validate(values), info).double()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1 * torch.randn_like(p))
     return model
 
 
-def task(r: random.Random, kind: str, facts: Facts = NO_FACTS, **options: Any) -> Any:
-    return build_task(TASKS[kind].model_validate({"type": kind, **options}), facts)
+def task(r: random.Random, kind: str, info: DatasetInfo = NO_DATASET, **options: Any) -> Any:
+    return build_task(TASKS[kind].model_validate({"type": kind, **options}), info)
 
 
 def lengths(r: random.Random) -> list[int]:
@@ -130,8 +130,8 @@ def tokens(r: random.Random, length: int, known: int = V) -> Tensor:
     return torch.tensor([[r.randrange(known) for _ in range(length)]])
 
 
-def text_facts(**more: Any) -> Facts:
-    return Facts(vocab_size=V, context=LONGEST + MORE + 1, **more)
+def text_facts(**more: Any) -> DatasetInfo:
+    return DatasetInfo(vocab_size=V, context=LONGEST + MORE + 1, **more)
 
 
 def causal_lm(r: random.Random) -> Case:
@@ -177,7 +177,7 @@ def masked_lm(r: random.Random) -> Case:
         "masked": 0.4,
         "swapped": r.choice([0.1, 0.6]),
     }
-    return Case(model, task(r, "masked_lm", Facts(vocab_size=V), **chosen), rows, longer, 1e-9)
+    return Case(model, task(r, "masked_lm", DatasetInfo(vocab_size=V), **chosen), rows, longer, 1e-9)
 
 
 def seq2seq(r: random.Random) -> Case:
@@ -197,8 +197,8 @@ def labels_of_text(r: random.Random) -> Case:
     options = pick(
         r, pool=["cls", "mean"], pooler=[True, False], position=[None, {"type": "learned"}], token_types=[0, 2]
     )
-    facts = text_facts(classes=("a", "b", "c"))
-    model = network(r, "encoder", facts, blocks=blocks(r, causal=False), **options)
+    info = text_facts(classes=("a", "b", "c"))
+    model = network(r, "encoder", info, blocks=blocks(r, causal=False), **options)
     rows = [{"tokens": tokens(r, n)} for n in lengths(r)]
     if options["token_types"] and r.random() < 0.7:
         rows = typed(r, rows)
@@ -212,25 +212,25 @@ def heard(r: random.Random, width: int, stride: int) -> list[Batch]:
     return [{"frames": torch.randn(1, n, width).double(), "lengths": torch.tensor([n])} for n in counts]
 
 
-def speech(r: random.Random, facts: Facts, stride: int) -> Any:
+def speech(r: random.Random, info: DatasetInfo, stride: int) -> Any:
     frontend = {"type": "conv", "stride": stride, **pick(r, kernel=[1, 3, 7], channels=[None, 9])}
     return network(
-        r, "encoder", facts, blocks=blocks(r, causal=False), frontend=frontend, pool=r.choice(["cls", "mean"])
+        r, "encoder", info, blocks=blocks(r, causal=False), frontend=frontend, pool=r.choice(["cls", "mean"])
     )
 
 
 def labels_of_sound(r: random.Random) -> Case:
     stride = r.choice([1, 2, 4, 8])
-    facts = Facts(frame_width=5, context=stride * (LONGEST + MORE), classes=("a", "b", "c"))
+    info = DatasetInfo(frame_width=5, context=stride * (LONGEST + MORE), classes=("a", "b", "c"))
     rows = [{**row, "label": torch.tensor([r.randrange(3)])} for row in heard(r, 5, stride)]
     *rows, longer = keyed(r, rows)
-    return Case(speech(r, facts, stride), task(r, "classification"), rows, longer, 3e-5)
+    return Case(speech(r, info, stride), task(r, "classification"), rows, longer, 3e-5)
 
 
 def ctc(r: random.Random) -> Case:
     stride = r.choice([1, 2, 4])
-    sound = Sound(rate=100, window=20, hop=10, mels=5, low=1.0, high=50.0)
-    facts = Facts(
+    sound = MelConfig(rate=100, window=20, hop=10, mels=5, low=1.0, high=50.0)
+    info = DatasetInfo(
         frame_width=5, context=stride * (LONGEST + MORE), classes=tuple("abcd"), sound=sound, spelling="words"
     )
     rows = []
@@ -238,7 +238,7 @@ def ctc(r: random.Random) -> Case:
         vectors = -(-int(row["lengths"]) // stride)
         rows.append({**row, "target": tokens(r, r.randint(1, (vectors + 1) // 2), 4)})  # with a blank between any two
     *rows, longer = keyed(r, rows)
-    return Case(speech(r, facts, stride), task(r, "ctc", facts), rows, longer, 1e-4)
+    return Case(speech(r, info, stride), task(r, "ctc", info), rows, longer, 1e-4)
 
 
 def images(r: random.Random, labelled: bool) -> list[Batch]:
@@ -246,16 +246,16 @@ def images(r: random.Random, labelled: bool) -> list[Batch]:
     return keyed(r, [{**row, "label": torch.tensor([r.randrange(3)])} for row in rows] if labelled else rows)
 
 
-def vit(r: random.Random, facts: Facts, **more: Any) -> Any:
+def vit(r: random.Random, info: DatasetInfo, **more: Any) -> Any:
     options = pick(
         r, pool=["cls", "mean"], registers=[0, 2], position=["learned", "sines"], norm=[None, {"type": "rmsnorm"}]
     )
-    return network(r, "vit", facts, patch=r.choice([2, 4]), blocks=blocks(r, causal=False), **options, **more)
+    return network(r, "vit", info, patch=r.choice([2, 4]), blocks=blocks(r, causal=False), **options, **more)
 
 
 def labels_of_images(r: random.Random) -> Case:
-    facts = Facts(image_shape=(3, 8, 12), classes=("a", "b", "c"))
-    return Case(vit(r, facts), task(r, "classification"), images(r, labelled=True), None, 3e-5)
+    info = DatasetInfo(image_shape=(3, 8, 12), classes=("a", "b", "c"))
+    return Case(vit(r, info), task(r, "classification"), images(r, labelled=True), None, 3e-5)
 
 
 def labels_by_convolutions(r: random.Random) -> Case:
@@ -271,7 +271,7 @@ def labels_by_convolutions(r: random.Random) -> Case:
     model = network(
         r,
         "cnn",
-        Facts(image_shape=(3, 8, 12), classes=("a", "b", "c")),
+        DatasetInfo(image_shape=(3, 8, 12), classes=("a", "b", "c")),
         layers=[*layers, {"type": "dense", "units": "classes"}],
     )
     trains = not any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
@@ -279,19 +279,19 @@ def labels_by_convolutions(r: random.Random) -> Case:
 
 
 def labels_by_torchvision(r: random.Random) -> Case:
-    facts = Facts(image_shape=(3, 8, 12), classes=("a", "b", "c"))
+    info = DatasetInfo(image_shape=(3, 8, 12), classes=("a", "b", "c"))
     rows = [
         {**row, "image": torch.nn.functional.interpolate(row["image"], (32, 32))} for row in images(r, labelled=True)
     ]
-    facts = Facts(image_shape=(3, 32, 32), classes=("a", "b", "c"))
+    info = DatasetInfo(image_shape=(3, 32, 32), classes=("a", "b", "c"))
     return Case(
-        network(r, "torchvision", facts, name="squeezenet1_1"), task(r, "classification"), rows, None, 3e-5, False
+        network(r, "torchvision", info, name="squeezenet1_1"), task(r, "classification"), rows, None, 3e-5, False
     )
 
 
 def masked_image(r: random.Random) -> Case:
     decoder = {"dim": 12, "blocks": [{"mixer": {"type": "attention", "num_heads": 2}, "ffn": {"type": "gelu"}}]}
-    model = vit(r, Facts(image_shape=(3, 8, 12)), reconstruct=decoder)
+    model = vit(r, DatasetInfo(image_shape=(3, 8, 12)), reconstruct=decoder)
     chosen = {"fraction": r.choice([0.25, 0.5, 0.75]), "normalize": r.choice([True, False])}
     return Case(model, task(r, "masked_image", **chosen), images(r, labelled=False), None, 3e-5)
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import CNN, DECODER
 
 from bigmodel_cli.catalog import schema
-from bigmodel_cli.config import Facts, Options, typed
+from bigmodel_cli.config import DatasetInfo, Options, typed
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.explain.synonyms import SYNONYMS
 from bigmodel_cli.explain.tree import classes_in
@@ -292,32 +292,32 @@ def test_a_fault_of_the_yaml_is_told_with_the_remedy(text: str, said: str) -> No
     assert said in message(text)
 
 
-def refusal(text: str, facts: Facts, *changes: str) -> str:
-    """What is said when the model is built for data with these facts."""
+def refusal(text: str, info: DatasetInfo, *changes: str) -> str:
+    """What is said when the model is built for data as `info` describes it."""
     with pytest.raises(SpecError) as error:
-        build(changed(text, *changes).model, facts)
+        build(changed(text, *changes).model, info)
     return str(error.value)
 
 
 @pytest.mark.parametrize("layers", ["", "{type: dropout}"], ids=["last", "before dropout"])
 def test_a_cnn_that_ends_with_a_number_of_its_own_prints_the_set_that_mends_it(layers: str) -> None:
-    facts = Facts(image_shape=(1, 8, 8), classes=tuple("0123456789"))
+    info = DatasetInfo(image_shape=(1, 8, 8), classes=tuple("0123456789"))
     text = CNN.replace(
         "    - {type: dense, units: classes}\n", f"    - {{type: dense, units: 3}}\n    {layers and '- ' + layers}\n"
     )
-    said = refusal(text, facts)
+    said = refusal(text, info)
     assert said.startswith(
         "model.layers.4.units: the network ends with 3 values, and the data has 10 classes; give --set "
     )
-    build(changed(text, said.rpartition("--set ")[2]).model, facts)
+    build(changed(text, said.rpartition("--set ")[2]).model, info)
 
 
 @pytest.mark.parametrize("name", ["vocab_size", "max_len"])
 def test_a_vocabulary_or_length_below_the_datas_prints_the_set_that_mends_it(name: str) -> None:
-    facts = Facts(vocab_size=20, context=16)
-    said = refusal(DECODER, facts, f"model.{name}=3")
+    info = DatasetInfo(vocab_size=20, context=16)
+    said = refusal(DECODER, info, f"model.{name}=3")
     assert said.endswith(f"give --set model.{name}=null")
-    build(changed(DECODER, said.rpartition("--set ")[2]).model, facts)
+    build(changed(DECODER, said.rpartition("--set ")[2]).model, info)
 
 
 def test_typed_tells_lists_unions_and_shapes_of_one_class_alike() -> None:

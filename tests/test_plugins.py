@@ -73,7 +73,7 @@ def test_names_that_types_must_have_are_asked_for(monkeypatch: pytest.MonkeyPatc
     class Own(Options):
         type: str = "own"
 
-        def build(self, place: object) -> None: ...
+        def build(self, layer: object) -> None: ...
 
     with pytest.raises(SpecError, match='write its name as type: Literal\\["my_name"\\] = "my_name"'):
         plugins._name("own.py", Own, AnyMixerOptions)

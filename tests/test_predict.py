@@ -22,7 +22,7 @@ from bigmodel_cli.data.text.table import TableOptions
 from bigmodel_cli.data.text.tokenizer import ByteTokenizer
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.evaluation.evaluator import written
-from bigmodel_cli.generation.text import Decoding, write_after_reading
+from bigmodel_cli.generation.text import Decoding, generate_from_source
 from bigmodel_cli.loaded import load_checkpoint
 
 Cli = Callable[..., Result]
@@ -205,16 +205,16 @@ def test_texts_end_where_the_context_does_and_those_without_an_end_are_counted(
         err = capfd.readouterr().err
         assert f"7 of 7 texts have not ended after {longest} tokens, the most that are written" in err
         assert "1 of 7 sources were cut: the model reads 240 tokens" in err
-    said = list(write_after_reading(loaded, ["ab"], Decoding(max_tokens=1000, n_best=2)))
+    said = list(generate_from_source(loaded, ["ab"], Decoding(max_tokens=1000, n_best=2)))
     assert said[0]["unfinished"] is True
     assert [len(h["text"]) for h in said[0]["hypotheses"]] == [240, 240]
     assert "--max-tokens 1000: the model's context has room for 240 tokens" in capfd.readouterr().err
     more = type(loaded)(**{**vars(loaded), "spec": load_checkpoint(pairs, "cpu", ["task.max_tokens=500"]).spec})
-    list(write_after_reading(more, ["ab"], Decoding()))
+    list(generate_from_source(more, ["ab"], Decoding()))
     assert "task.max_tokens 500: the model's context has room for 240 tokens" in capfd.readouterr().err
     with torch.no_grad():
         model.head.bias[end] = 1e9  # it ends at once
-    assert list(write_after_reading(loaded, ["ab"], Decoding(beams=1))) == [{"input": "ab", "text": ""}]
+    assert list(generate_from_source(loaded, ["ab"], Decoding(beams=1))) == [{"input": "ab", "text": ""}]
 
     report = cli("eval", pairs, "--json", "--set", "task.max_tokens=3", "--samples", "samples.jsonl")
     values = json.loads(report.out)
@@ -235,7 +235,7 @@ def test_filters_draw_and_two_ways_at_once_are_refused(pairs: Path, cli: Cli) ->
     with torch.no_grad():
         model.head.bias[-1] = -1e9  # the end, which comes after the characters
     for how in ({"top_k": 3}, {"top_p": 0.99}, {"min_p": 0.01}):
-        drawn = [list(write_after_reading(loaded, ["ab"], Decoding(20, **how, seed=seed))) for seed in range(12)]
+        drawn = [list(generate_from_source(loaded, ["ab"], Decoding(20, **how, seed=seed))) for seed in range(12)]
         assert len({texts[0]["text"] for texts in drawn}) >= 2
         assert not any("score" in texts[0] for texts in drawn)
     for flags, message in (

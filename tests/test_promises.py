@@ -22,7 +22,7 @@ from bigmodel_cli.models.block import BlockOptions
 from bigmodel_cli.models.decoder import DecoderOptions
 from bigmodel_cli.models.seq2seq import Seq2SeqOptions
 from bigmodel_cli.parts import FFNS, MIXERS, NORMS, POSITIONS
-from bigmodel_cli.parts.context import ALONE, Place, Stream
+from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
 from bigmodel_cli.promises import REMEDIES, check_part, check_parts
 
 Cli = Callable[..., Result]
@@ -62,15 +62,15 @@ class Mean(nn.Module):
     def new_cache(self, batch: int, max_len: int) -> dict[str, Any]:
         return {}
 
-    def forward(self, x: Tensor, stream: Stream = ALONE, cache: dict[str, Any] | None = None) -> Tensor:
+    def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: dict[str, Any] | None = None) -> Tensor:
         values = self.input(x)
         if self.fault == "gradients in part":
             values = values.detach()
         if cache is not None and self.fault != "cache":
             values = cache["values"] = torch.cat([cache["values"], values], 1) if cache else values
-        seen = stream.seen(x)
+        seen = sequence.seen(x)
         if self.fault == "documents":
-            seen = Stream(stream.start).seen(x)
+            seen = SequenceInfo(sequence.offset).seen(x)
         if self.fault == "causal":
             seen = torch.ones_like(seen)
         if self.fault == "window ahead" and seen.shape[1] > 1:
@@ -98,10 +98,10 @@ class MeanOptions(Options):
     type: Literal["mean"] = "mean"
     fault: str = ""
 
-    def build(self, place: Place) -> Mean:
+    def build(self, layer: LayerContext) -> Mean:
         if self.fault == "builds":
             raise TypeError("a fault of its own")
-        return Mean(place.dim, self.fault)
+        return Mean(layer.dim, self.fault)
 
 
 class ConfessingOptions(MeanOptions):
@@ -155,7 +155,7 @@ class Pointless(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
 
-    def forward(self, x: Tensor, stream: Stream = ALONE) -> Tensor:
+    def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT) -> Tensor:
         return (x - x.mean(1, keepdim=True) + torch.arange(x.shape[1], device=x.device)[:, None]) * self.weight
 
 
@@ -164,8 +164,8 @@ class PointlessOptions(Options):
 
     type: Literal["pointless"] = "pointless"
 
-    def build(self, place: Any, max_len: int = 0) -> Pointless:
-        return Pointless(place if isinstance(place, int) else place.dim)
+    def build(self, layer: Any, max_len: int = 0) -> Pointless:
+        return Pointless(layer if isinstance(layer, int) else layer.dim)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_the_command_has_a_line_for_each_promise_and_fails_where_one_is_not_kept
 
 def test_training_with_a_part_that_looks_ahead_writes_nothing(decoder_spec: Path) -> None:
     Path("ahead.py").write_text(
-        readme_part().replace("seen = stream.seen(x)", "seen = torch.ones_like(stream.seen(x))")
+        readme_part().replace("seen = sequence.seen(x)", "seen = torch.ones_like(sequence.seen(x))")
     )
     change = ("--set", "model.blocks.0.mixer=running_mean")
     result = run("pretrain", str(decoder_spec), "--plugin", "ahead.py", *change)

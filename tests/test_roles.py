@@ -9,18 +9,18 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.models import ModelOptions, build
 from bigmodel_cli.optim import AdamWOptions, MuonOptions, SGDOptions, describe_weights, summary
 from bigmodel_cli.roles import MATRIX, OUTER, Role, named_weights
 
-IMAGES = Facts(image_shape=(3, 32, 32), classes=tuple("abc"))
-TOKENS = Facts(vocab_size=11, context=8)
-FRAMES = Facts(frame_width=5, context=32, classes=tuple("abcd"))
+IMAGES = DatasetInfo(image_shape=(3, 32, 32), classes=tuple("abc"))
+TOKENS = DatasetInfo(vocab_size=11, context=8)
+FRAMES = DatasetInfo(frame_width=5, context=32, classes=tuple("abcd"))
 
 
-def model_of(values: dict[str, Any], facts: Facts) -> nn.Module:
-    return build(TypeAdapter(ModelOptions).validate_python(values), facts)
+def model_of(values: dict[str, Any], info: DatasetInfo) -> nn.Module:
+    return build(TypeAdapter(ModelOptions).validate_python(values), info)
 
 
 CNN = {
@@ -82,7 +82,7 @@ SOUND = {
 BERT = {"type": "encoder", "dim": 16, "token_types": 2, "blocks": [{"ffn": GELU}], "position": {"type": "learned"}}
 LABELS = {**BERT, "pooler": True}
 
-TABLES: dict[str, tuple[dict[str, Any], Facts, dict[str, tuple[int, ...]], set[str]]] = {
+TABLES: dict[str, tuple[dict[str, Any], DatasetInfo, dict[str, tuple[int, ...]], set[str]]] = {
     # of each: the hidden matrices with the rows of each where there are several, and what decays without being one
     "cnn": (
         CNN, IMAGES,
@@ -150,17 +150,17 @@ TABLES: dict[str, tuple[dict[str, Any], Facts, dict[str, tuple[int, ...]], set[s
         {"embedding", "types"},
     ),
     "encoder of texts with labels": (
-        LABELS, Facts(vocab_size=11, context=8, classes=("a", "b")),
+        LABELS, DatasetInfo(vocab_size=11, context=8, classes=("a", "b")),
         {"blocks.0.ffn.up": (), "blocks.0.ffn.down": (), "pooler": ()},
         {"embedding", "types", "head"},
     ),
     "alexnet": (
-        {"type": "torchvision", "name": "alexnet"}, Facts(image_shape=(3, 64, 64), classes=("a", "b")),
+        {"type": "torchvision", "name": "alexnet"}, DatasetInfo(image_shape=(3, 64, 64), classes=("a", "b")),
         {**{f"features.{i}": () for i in (3, 6, 8, 10)}, "classifier.1": (), "classifier.4": ()},
         {"features.0", "classifier.6"},
     ),
     "squeezenet": (
-        {"type": "torchvision", "name": "squeezenet1_1"}, Facts(image_shape=(3, 64, 64), classes=("a", "b")),
+        {"type": "torchvision", "name": "squeezenet1_1"}, DatasetInfo(image_shape=(3, 64, 64), classes=("a", "b")),
         {f"features.{i}.{part}": () for i in (3, 4, 6, 7, 9, 10, 11, 12) for part in ("squeeze", "expand1x1", "expand3x3")},
         {"features.0", "classifier.1"},
     ),
@@ -169,8 +169,8 @@ TABLES: dict[str, tuple[dict[str, Any], Facts, dict[str, tuple[int, ...]], set[s
 
 @pytest.mark.parametrize("name", TABLES)
 def test_the_hidden_matrices_and_what_decays(name: str) -> None:
-    values, facts, matrices, decayed = TABLES[name]
-    weights = named_weights(model_of(values, facts))
+    values, info, matrices, decayed = TABLES[name]
+    weights = named_weights(model_of(values, info))
     found = {w.name: w.role for w in weights}
     full = {k.removesuffix("*") if k.endswith("*") else f"{k}.weight": rows for k, rows in matrices.items()}
     assert {n: r.rows for n, r in found.items() if r.matrix} == full
@@ -182,10 +182,10 @@ def test_the_hidden_matrices_and_what_decays(name: str) -> None:
             assert not w.role.rows or sum(w.role.rows) == len(w.tensor)
 
 
-def on_meta(name: str, facts: Facts) -> nn.Module:
+def on_meta(name: str, info: DatasetInfo) -> nn.Module:
     """A network of torchvision without storage (RegNet alone cannot be built so)."""
     with torch.device("cpu" if name.startswith("regnet") else "meta"):
-        return model_of({"type": "torchvision", "name": name}, facts).to("meta")
+        return model_of({"type": "torchvision", "name": name}, info).to("meta")
 
 
 def test_networks_of_torchvision_whose_weights_stand_in_bare_parameters() -> None:
@@ -211,7 +211,7 @@ NETWORKS = ["alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googl
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_first_and_the_last_layer_are_those_that_see_the_image_and_make_the_logits(name: str) -> None:
     size = 96 if name != "vit_b_16" else 64
-    model = on_meta(name, Facts(image_shape=(3, size, size), classes=tuple("abcde")))
+    model = on_meta(name, DatasetInfo(image_shape=(3, size, size), classes=tuple("abcde")))
     called: list[str] = []
     for path, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):

@@ -37,7 +37,7 @@ def test_a_reader_that_has_gone_is_no_error(words: str) -> None:
 
 
 def test_closed_streams_take_nothing_from_a_run(decoder_spec: Path) -> None:
-    """Row 85: no file of the run gets the number of a closed stream."""
+    """Row 85: no file of the run gets the number of a closed sequence."""
     result = sh("bigmodel pretrain decoder.yaml --out run --set train.steps=1 <&- >&- 2>&-; echo $?")
     assert (result.status, result.out, result.err) == (0, "0\n", "")
     assert json.loads(Path("run/status.json").read_text())["state"] == "done"

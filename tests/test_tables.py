@@ -154,7 +154,7 @@ class ForgetfulOptions(AnyOptimizerOptions):
     """Its options."""
 
     type: Literal["forgetful"] = "forgetful"
-    copies: ClassVar[int] = 0
+    state_per_param: ClassVar[int] = 0
     lr: float = 0.1
 
     def build(self, weights: Iterable[Weight]) -> Optimizer:

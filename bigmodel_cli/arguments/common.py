@@ -57,10 +57,10 @@ def run_training(spec: Any, start: Start) -> None:
         from bigmodel_cli.train.session import train
 
         if start.dry_run:
-            plan(spec, start.device, lambda found: show(found.to_json() if start.json else found.to_text()))
+            plan(spec, start.device, lambda found: print_result(found.to_json() if start.json else found.to_text()))
             return
         path = train(spec, start.request(), signals)
-        show({"checkpoint": str(path)} if start.json else str(path))
+        print_result({"checkpoint": str(path)} if start.json else str(path))
 
 
 def need_run(command: str, spec: Path | None, out: Path | None, resume: bool, dry_run: bool) -> None:
@@ -76,7 +76,7 @@ def need_run(command: str, spec: Path | None, out: Path | None, resume: bool, dr
         )
 
 
-def all_overrides(values: list[str] | None, precision: str | None, seed: int | None) -> list[Change]:
+def collect_overrides(values: list[str] | None, precision: str | None, seed: int | None) -> list[Change]:
     """The --set overrides, with --precision and --seed as the overrides that they stand for."""
     from bigmodel_cli.overrides import Override
 
@@ -93,7 +93,7 @@ def refuse(where: str, options: Mapping[str, object]) -> None:
         raise SpecError(f"{given[0]} has no effect on {where}; leave it out")
 
 
-def named_checkpoint(text: str, with_inputs: bool = False) -> Path:
+def resolve_checkpoint(text: str, with_inputs: bool = False) -> Path:
     """The checkpoint's path; '-' is the first line of stdin, as a training command prints it. Raises `SpecError`.
 
     What follows it are the command's inputs, or else other checkpoints (of --seeds), which are said to be left out.
@@ -129,7 +129,7 @@ def with_a_first(lines: Iterator[str]) -> Iterator[str]:
     return chain([first], lines)
 
 
-def show(values: dict[str, Any] | str) -> None:
+def print_result(values: dict[str, Any] | str) -> None:
     """Print a command's result: text, or one JSON object."""
     from bigmodel_cli.console import result, result_json
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from bigmodel_cli.arguments.common import Start, refuse, run_training, show
+from bigmodel_cli.arguments.common import Start, print_result, refuse, run_training
 
 if TYPE_CHECKING:
     from bigmodel_cli.overrides import Change
@@ -75,12 +75,12 @@ def _report(outcomes: Sequence[Any], json: bool) -> None:
     if json and done:
         metrics = {title: {**f.summary(), "values": dict(f.values)} for title, f in figures(runs).items()}
         failed = {outcome.seed: outcome.fault for outcome in outcomes if outcome.fault}
-        show({"checkpoints": {seed: str(path) for seed, path in done.items()}, "metrics": metrics, "failed": failed})
+        print_result({"checkpoints": {seed: str(path) for seed, path in done.items()}, "metrics": metrics, "failed": failed})
     elif done and sys.stdout.isatty():
-        show(as_text(*seeds_table(runs)))
+        print_result(as_text(*seeds_table(runs)))
     elif done:
         say(table(*seeds_table(runs)))
-        show("\n".join(str(path) for path in done.values()))
+        print_result("\n".join(str(path) for path in done.values()))
     lost = [str(outcome.seed) for outcome in outcomes if outcome.fault]
     if lost:
         raise NumericsError(f"--seeds: {len(lost)} of {len(outcomes)} runs had no finite loss (seed {', '.join(lost)})")

@@ -22,7 +22,7 @@ MOST_PARTS = 4
 
 
 @dataclass(frozen=True)
-class Look:
+class AttendResult:
     """A look inside: text for the terminal, the picture's path, and the figures themselves."""
 
     text: str
@@ -30,23 +30,23 @@ class Look:
     values: dict[str, Any] = field(default_factory=dict)
 
 
-def attend(loaded: Loaded, source: str, out: Path | None, layer: int | None, head: int | None, color: bool) -> Look:
-    """Look at what the model does with `source`: a text for a decoder, an image's path for a classifier.
+def attend(loaded: Loaded, source: str, out: Path | None, layer: int | None, head: int | None, color: bool) -> AttendResult:
+    """AttendResult at what the model does with `source`: a text for a decoder, an image's path for a classifier.
 
     The picture is written to `out` (attend.png when None). Raises `DataError` for input that cannot be read, and `SpecError`
     for a layer or head that is not there.
     """
     picture = out or Path("attend.png")
     check_picture(picture, "--out")
-    if input_of(loaded.facts).one_size:
-        return _look_at_image(loaded, Path(source), picture, color)
-    return _look_at_text(loaded, source, picture, layer, head, color)
+    if input_of(loaded.info).one_size:
+        return _attend_image(loaded, Path(source), picture, color)
+    return _attend_text(loaded, source, picture, layer, head, color)
 
 
-def _look_at_text(loaded: Loaded, text: str, picture: Path, layer: int | None, head: int | None, color: bool) -> Look:
+def _attend_text(loaded: Loaded, text: str, picture: Path, layer: int | None, head: int | None, color: bool) -> AttendResult:
     if loaded.model.is_encoder_decoder:
         raise SpecError("attend looks into networks of one side, and this one reads a source and writes a target")
-    kind = input_of(loaded.facts)
+    kind = input_of(loaded.info)
     if kind.in_files:
         raise SpecError("attend shows texts and pictures; of sound, those of one length (data.seconds)")
     tokenizer, options = load_tokenizer(loaded.assets), loaded.spec.data
@@ -67,7 +67,7 @@ def _look_at_text(loaded: Loaded, text: str, picture: Path, layer: int | None, h
     title = f"{loaded.name} ({loaded.spec.model.type}), attention in: {' '.join(text.split())}"
     draw_heads(heads, layers, head, title, picture)
     shown = show_heads(heads, layers[-1], head, color)
-    return Look(shown, picture, {**heads.to_json(), **({"truncated": True} if truncated else {})})
+    return AttendResult(shown, picture, {**heads.to_json(), **({"truncated": True} if truncated else {})})
 
 
 def name_tokens(tokenizer: Tokenizer, tokens: list[int]) -> list[str]:
@@ -85,15 +85,15 @@ def name_tokens(tokenizer: Tokenizer, tokens: list[int]) -> list[str]:
     return names
 
 
-def _look_at_image(loaded: Loaded, path: Path, picture: Path, color: bool) -> Look:
-    reader = input_of(loaded.facts).reader(loaded.spec.data, loaded.assets)
+def _attend_image(loaded: Loaded, path: Path, picture: Path, color: bool) -> AttendResult:
+    reader = input_of(loaded.info).reader(loaded.spec.data, loaded.assets)
     image = reader.batch([reader.read(str(path), "the image")[0]])["image"].to(loaded.device)
-    cam: Heat = (grad_cam if loaded.model.grid is None else rollout)(loaded.model, image, loaded.facts, loaded.task)
+    cam: Heat = (grad_cam if loaded.model.grid is None else rollout)(loaded.model, image, loaded.info, loaded.task)
     if cam.note:
         say(f"warning: {cam.note}")
     title = f"{loaded.name} ({loaded.spec.model.type}): {path.name}, {cam.caption}"
     draw_heat(cam, title, picture)
-    return Look(show_heat(cam, color), picture, cam.to_json())
+    return AttendResult(show_heat(cam, color), picture, cam.to_json())
 
 
 def check_choice(heads: Heads, layer: int | None, head: int | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data import input_of
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.models import Model
@@ -45,7 +45,7 @@ class Heat:
         return {**values, "note": self.note} if self.note else values
 
 
-def grad_cam(model: Model, image: Tensor, facts: Facts, task: Task | None = None) -> Heat:
+def grad_cam(model: Model, image: Tensor, info: DatasetInfo, task: Task | None = None) -> Heat:
     """Grad-CAM (Selvaraju et al. 2017) of the output that the task says, for one normalised image (1, C, H, W).
 
     Without a task that is the likeliest class.
@@ -62,25 +62,25 @@ def grad_cam(model: Model, image: Tensor, facts: Facts, task: Task | None = None
     finally:
         hook.remove()
     features = kept[-1]  # (1, K, h, w)
-    best = (task or likeliest(facts)).foremost(logits.detach())[0]
+    best = (task or likeliest(info)).foremost(logits.detach())[0]
     (gradient,) = torch.autograd.grad(logits[0, best], features)
     weights = gradient.mean(dim=(2, 3), keepdim=True)  # (1, K, 1, 1)
     heat = F.relu((weights * features).sum(1, keepdim=True)).detach()  # (1, 1, h, w)
-    return heat_over(image.detach(), heat, logits.detach(), facts, task, "Grad-CAM")
+    return heat_over(image.detach(), heat, logits.detach(), info, task, "Grad-CAM")
 
 
-def likeliest(facts: Facts) -> Task:
+def likeliest(info: DatasetInfo) -> Task:
     """What tells the likeliest class."""
-    return build_task(ClassificationOptions(), facts)
+    return build_task(ClassificationOptions(), info)
 
 
-def heat_over(image: Tensor, heat: Tensor, logits: Tensor, facts: Facts, task: Task | None, method: str) -> Heat:
+def heat_over(image: Tensor, heat: Tensor, logits: Tensor, info: DatasetInfo, task: Task | None, method: str) -> Heat:
     """A map (1, 1, h, w) at the size of a normalised image (1, C, H, W), its greatest value 1, beside the image's own pixels."""
-    task = task or likeliest(facts)
+    task = task or likeliest(info)
     _, label, said = task.foremost(logits)
     height, width = image.shape[-2:]
     rows, columns = heat.shape[-2:]
-    kind = input_of(facts)
+    kind = input_of(info)
     note, whole = "", None
     if rows == columns == 1:
         note = (

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from bigmodel_cli.attend.gradcam import Heat, heat_over
 from bigmodel_cli.attend.heads import record
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models import Model
 from bigmodel_cli.tasks import Task
 
 
-def rollout(model: Model, image: Tensor, facts: Facts, task: Task | None = None) -> Heat:
+def rollout(model: Model, image: Tensor, info: DatasetInfo, task: Task | None = None) -> Heat:
     """Attention rollout (Abnar and Zuidema 2020) over one normalised image (1, C, H, W).
 
     Layer by layer the mean of the heads' weights, half of it replaced by the residual stream (the identity), is multiplied up; the
@@ -28,4 +28,4 @@ def rollout(model: Model, image: Tensor, facts: Facts, task: Task | None = None)
     row = total[0] if model.first else total[patches].mean(0)  # (T,)
     heat = row[patches]
     heat = (heat - heat.min()).view(1, 1, height, width)
-    return heat_over(image, heat, logits, facts, task, "attention rollout")
+    return heat_over(image, heat, logits, info, task, "attention rollout")

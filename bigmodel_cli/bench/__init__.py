@@ -9,8 +9,8 @@ from typing import Any
 
 from bigmodel_cli.assemble import assemble, check_memory
 from bigmodel_cli.bench.peak import peak_memory
-from bigmodel_cli.bench.peak_flops import roof
-from bigmodel_cli.config import Facts
+from bigmodel_cli.bench.peak_flops import peak_flops
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import quantity, rate, say, seconds_of, table
 from bigmodel_cli.data import random_batch
 from bigmodel_cli.device import describe_device, pick_device, synchronize
@@ -43,14 +43,14 @@ class Timing:
     parameters: int
     step_flops: int
     flops_per_second: float
-    roof_flops_per_second: float
+    peak_flops_per_second: float
     memory: Memory  # foreseen, as by --dry-run
     peak_memory_bytes: int  # measured
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        share = self.flops_per_second / self.roof_flops_per_second
-        return {**vars(self), "memory": self.memory.to_json(), "share_of_roof": share}
+        share = self.flops_per_second / self.peak_flops_per_second
+        return {**vars(self), "memory": self.memory.to_json(), "mfu": share}
 
     def ratio(self, first: Timing) -> float | None:
         """The rate in parts of the first one's; None where they count different things."""
@@ -71,7 +71,7 @@ class BenchReport:
 
     def to_text(self) -> str:
         """Two tables for people: of time, and of memory."""
-        columns = ["network", "computed in", "median", "p95", "rate", "to the first", "FLOP/s", "of roof", "parameters"]
+        columns = ["network", "computed in", "median", "p95", "rate", "to the first", "FLOP/s", "MFU", "parameters"]
         ratios = [t.ratio(self.timings[0]) for t in self.timings]
         rows = [
             [
@@ -82,7 +82,7 @@ class BenchReport:
                 rate(t.per_second, t.unit),
                 "-" if ratio is None else f"{ratio:.2f} x",
                 quantity(t.flops_per_second, "FLOP/s"),
-                f"{100 * t.flops_per_second / t.roof_flops_per_second:.0f} %",
+                f"{100 * t.flops_per_second / t.peak_flops_per_second:.0f} %",
                 f"{t.parameters:,}",
             ]
             for t, ratio in zip(self.timings, ratios, strict=True)
@@ -97,22 +97,22 @@ class BenchReport:
         )
 
 
-def bench(named: list[tuple[str, Spec, Facts]], device: str, seconds: float) -> BenchReport:
+def bench(named: list[tuple[str, Spec, DatasetInfo]], device: str, seconds: float) -> BenchReport:
     """Time training steps of each network on random input of the right shape, for about `seconds` each."""
     load_torch()
     chosen = pick_device(device, say)
     with batch_norm_explained():
-        timings = [_time(name, spec, facts, chosen, seconds) for name, spec, facts in named]
+        timings = [_time(name, spec, info, chosen, seconds) for name, spec, info in named]
     return BenchReport(describe_device(chosen), timings)
 
 
-def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: float) -> Timing:
-    found = check_memory(spec, facts, device)
-    memory = memory_of(spec, facts, found, () if facts.context is None else (facts.context,))
-    check_fits(spec, device, memory, facts.context or 1)
-    model, task = assemble(spec, facts, device, source_of(spec)), build_task(spec.task, facts)
-    rows = spec.train.rows(facts.context)
-    batches = [random_batch(facts, task.reads, rows, device) for _ in range(spec.train.accumulate)]
+def _time(name: str, spec: Spec, info: DatasetInfo, device: torch.device, seconds: float) -> Timing:
+    found = check_memory(spec, info, device)
+    memory = memory_of(spec, info, found, () if info.context is None else (info.context,))
+    check_fits(spec, device, memory, info.context or 1)
+    model, task = assemble(spec, info, device, source_of(spec)), build_task(spec.task, info)
+    rows = spec.train.rows(info.context)
+    batches = [random_batch(info, task.reads, rows, device) for _ in range(spec.train.accumulate)]
     spec, state = prepare(spec, model, task, lambda: batches[0])
     options = spec.train
     batches = [in_format(batch, options.memory_format) for batch in batches]
@@ -134,7 +134,7 @@ def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: fl
     times = sorted(times[WARMUP:])
     median = statistics.median(times)
     samples = rows * spec.train.accumulate
-    step_flops = flops_per_sample(training_flops, spec, facts, found) * samples
+    step_flops = flops_per_sample(training_flops, spec, info, found) * samples
     return Timing(
         name=name,
         precision=options.precision,
@@ -148,7 +148,7 @@ def _time(name: str, spec: Spec, facts: Facts, device: torch.device, seconds: fl
         parameters=sum(p.numel() for p in model.parameters()),
         step_flops=step_flops,
         flops_per_second=step_flops / median,
-        roof_flops_per_second=roof(device, options.precision),
+        peak_flops_per_second=peak_flops(device, options.precision),
         memory=memory,
         peak_memory_bytes=peak_memory(state, step, [t for b in batches for t in b.values()], device),
     )

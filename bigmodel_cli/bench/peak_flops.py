@@ -10,7 +10,7 @@ from bigmodel_cli.lazy import torch
 
 
 @functools.cache
-def roof(device: torch.device, precision: str) -> float:
+def peak_flops(device: torch.device, precision: str) -> float:
     """FLOP/s of a square matrix product in that precision: the best of several, after a warm-up."""
     size = 8192 if device.type == "cuda" else 1024
     a = torch.randn(size, size, device=device).to(dtype_of(precision))

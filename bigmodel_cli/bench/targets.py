@@ -9,7 +9,7 @@ from pathlib import Path
 from bigmodel_cli import checkpoints
 from bigmodel_cli.assemble import build_for
 from bigmodel_cli.catalog import templates
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import short_names
 from bigmodel_cli.disk import refusal
 from bigmodel_cli.errors import SpecError
@@ -18,21 +18,21 @@ from bigmodel_cli.spec import Spec, check, load, of_checkpoint
 from bigmodel_cli.train.setup import open_run, open_task
 from bigmodel_cli.yaml_source import parse_yaml
 
-Target = tuple[str, Spec, Facts]
+Target = tuple[str, Spec, DatasetInfo]
 
 FACTS = {
-    "cnn": Facts(image_shape=(1, 28, 28), mean=(0.1307,), std=(0.3081,), classes=tuple("0123456789")),
-    "decoder": Facts(vocab_size=65, context=64),
+    "cnn": DatasetInfo(image_shape=(1, 28, 28), mean=(0.1307,), std=(0.3081,), classes=tuple("0123456789")),
+    "decoder": DatasetInfo(vocab_size=65, context=64),
 }
 
 
 def builtin(overrides: Sequence[Change]) -> list[Target]:
     """The templates of `bigmodel init`, on the shapes of MNIST and of a small text."""
     targets = []
-    for name, facts in FACTS.items():
+    for name, info in FACTS.items():
         root = parse_yaml(templates()[name].encode(), f"{name}.yaml")
         apply_overrides(root, overrides, Spec)
-        targets.append((name, check(root), facts))
+        targets.append((name, check(root), info))
     return targets
 
 
@@ -40,15 +40,15 @@ def named(targets: Sequence[str], overrides: Sequence[Change]) -> list[Target]:
     """Specs (their data is opened for the shapes, where it is there) and checkpoints (which know them), by different names."""
     found = [_opened(Path(target), overrides) for target in targets]
     names = short_names([places for places, _, _ in found])
-    return [(name, spec, facts) for name, (_, spec, facts) in zip(names, found, strict=True)]
+    return [(name, spec, info) for name, (_, spec, info) in zip(names, found, strict=True)]
 
 
-def _opened(path: Path, overrides: Sequence[Change]) -> tuple[Sequence[Path], Spec, Facts]:
+def _opened(path: Path, overrides: Sequence[Change]) -> tuple[Sequence[Path], Spec, DatasetInfo]:
     """One target, with the paths that it may be called after, each longer than the one before."""
     if path.suffix in (".yaml", ".yml"):
         opened = open_run(load(path, overrides), expect=True)
         open_task(opened.spec, opened.data)
-        return (path.with_suffix(""), path), opened.spec, opened.data.facts
+        return (path.with_suffix(""), path), opened.spec, opened.data.info
     if not os.path.lexists(path):
         why = refusal(path) or "no such spec or checkpoint; a spec's name ends in .yaml"
         raise SpecError(f"{path}: {why}")
@@ -58,8 +58,8 @@ def _opened(path: Path, overrides: Sequence[Change]) -> tuple[Sequence[Path], Sp
     spec = of_checkpoint(contents.spec, found, overrides)
     drawn = spec.init.model_copy(update={"checkpoint": None})  # what it began with may be gone
     spec = spec.model_copy(update={"model": spec.model.without_download(), "init": drawn})
-    facts = Facts.from_json(contents.facts)
+    info = DatasetInfo.from_json(contents.info)
     if not overrides:  # refuse a spec that describes another network than the weights are of
-        build_for(spec, facts, contents.model)
+        build_for(spec, info, contents.model)
     run = found.parent.parent
-    return ((run, run / found.name) if run.name else (found,)), spec, facts
+    return ((run, run / found.name) if run.name else (found,)), spec, info

@@ -35,5 +35,5 @@ class Contents:
     train: Mapping[str, Tensor]
     state: dict[str, Any]
     spec: dict[str, Any]
-    facts: dict[str, Any]
+    info: dict[str, Any]
     assets: dict[str, bytes] = field(default_factory=dict)

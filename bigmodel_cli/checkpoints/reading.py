@@ -14,7 +14,7 @@ from bigmodel_cli.checkpoints.contents import FACTS, KINDS, MANIFEST, MODEL, SPE
 from bigmodel_cli.checkpoints.files import ANOTHER, clipped, parse_json, read_file
 from bigmodel_cli.checkpoints.manifest import Manifest, is_asset, read_manifest, shard_of
 from bigmodel_cli.checkpoints.stored import StoredTensors, open_tensors
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import CheckpointError, SpecError, did_you_mean
 from bigmodel_cli.yaml_source import MAX_RESOLVED, MAX_RESOLVED_NODES, parse_yaml
 
@@ -33,7 +33,7 @@ class Checkpoint:
     train: StoredTensors
     state: dict[str, Any]
     spec: dict[str, Any]
-    facts: dict[str, Any]
+    info: dict[str, Any]
     assets: dict[str, bytes]
 
     def verify(self) -> None:
@@ -146,7 +146,7 @@ def read(path: Path, *, train_state: bool) -> Checkpoint:
         step=manifest.step,
         state=state,
         spec=_spec(small[SPEC], path / SPEC),
-        facts=_facts(small[FACTS], path / FACTS),
+        info=_facts(small[FACTS], path / FACTS),
         assets={n: c for n, c in small.items() if is_asset(n)},
         model=open_tensors(path, MODEL, manifest),
         train=open_tensors(path, TRAIN, manifest) if train_state else StoredTensors([], {}),
@@ -185,7 +185,7 @@ def _spec(content: bytes, path: Path) -> dict[str, Any]:
 def _facts(content: bytes, path: Path) -> dict[str, Any]:
     values = _json(content, path)
     try:
-        Facts.from_json(values)
+        DatasetInfo.from_json(values)
     except ValueError as error:
         raise CheckpointError(f"{path}: {clipped(str(error), 500)}; {ANOTHER}") from None
     return values

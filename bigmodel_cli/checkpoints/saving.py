@@ -40,7 +40,7 @@ def save(checkpoints: Path, contents: Contents, name: str | None = None) -> Path
     tensors = [*shards(MODEL, contents.model), *shards(TRAIN, contents.train)]
     small = {
         STATE: json.dumps(contents.state, indent=1, allow_nan=False).encode(),
-        FACTS: json.dumps(contents.facts, indent=1, allow_nan=False).encode(),
+        FACTS: json.dumps(contents.info, indent=1, allow_nan=False).encode(),
         SPEC: dump_yaml(contents.spec).encode(),
         **contents.assets,
     }

@@ -143,8 +143,8 @@ def open_tensors(path: Path, kind: str, manifest: Manifest) -> StoredTensors:
     files: list[File] = []
     tied: dict[str, str] = {}
     for name in names:
-        said = manifest.tensors.get(name, {})
-        file, more = _open(path / name, *manifest.files[name], said)
+        listed = manifest.tensors.get(name, {})
+        file, more = _open(path / name, *manifest.files[name], listed)
         twice = (file.tensors.keys() | more) & (tied.keys() | {n for other in files for n in other.tensors})
         if twice:
             raise CheckpointError(f"{path / name}: tensor {clipped(min(twice))!r} is in two files; {ANOTHER}")
@@ -154,16 +154,16 @@ def open_tensors(path: Path, kind: str, manifest: Manifest) -> StoredTensors:
     return StoredTensors(files, tied)
 
 
-def _open(path: Path, size: int, sha256: str, said: dict[str, Any]) -> tuple[File, dict[str, str]]:
+def _open(path: Path, size: int, sha256: str, listed: dict[str, Any]) -> tuple[File, dict[str, str]]:
     """A file, and the names that are tied to those of its tensors, where the manifest says of it what is there."""
     with opened(path, size, size) as file:
         try:
             start, tensors = safe.read_header(file, path, size)
-            tied = {n: e[TIED] for n, e in said.items() if isinstance(e, dict) and e.keys() == {TIED}}
+            tied = {n: e[TIED] for n, e in listed.items() if isinstance(e, dict) and e.keys() == {TIED}}
             for name, stored in tied.items():
                 if name in tensors or not isinstance(stored, str) or stored not in tensors:
                     raise CheckpointError(f"{path}: tensor {clipped(name)!r} is tied to none of it; {ANOTHER}")
-            safe.same_as_described(tensors, {n: e for n, e in said.items() if n not in tied}, path)
+            safe.same_as_described(tensors, {n: e for n, e in listed.items() if n not in tied}, path)
         except CheckpointError:
             file.seek(0)
             digest = hashlib.sha256()

@@ -72,11 +72,11 @@ def open_data(
 
     Relative paths start at `base`. `assets` are the files of a checkpoint whose tokenizer and normalisation are used rather
     than fitted anew; the classes are always the data's own. `only` names the one split that is to be evaluated: nothing else
-    is read that it does not need, and all facts are the checkpoint's, its classes too. Raises `DataError`, and `SpecError`
+    is read that it does not need, and the whole DatasetInfo is the checkpoint's, its classes too. Raises `DataError`, and `SpecError`
     for what the checkpoint does not know.
     """
     data = options.open(base=base, say=say, assets=assets, only=only)
-    options.check(data.facts)
+    options.check(data.info)
     return data
 
 

@@ -1,4 +1,4 @@
-"""What every data source gives: facts, splits, and what a checkpoint must keep of it."""
+"""What every data source gives: info, splits, and what a checkpoint must keep of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from bigmodel_cli.config import PADDING, Facts, Options
+from bigmodel_cli.config import PADDING, DatasetInfo, Options
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.trained_on import Hashes
 from bigmodel_cli.draw import KEY
@@ -67,8 +67,8 @@ class AnyDataOptions(Options):
         """The texts of a row; 0 where text runs on, or there is none."""
         return 0
 
-    def check(self, facts: Facts) -> None:
-        """Raise `DataError` where the data, of which these are the facts, is not what the options say."""
+    def check(self, info: DatasetInfo) -> None:
+        """Raise `DataError` where the data, of which these `info` tells, is not what the options say."""
 
     def expected(self, assets: Assets | None) -> Expected:
         """What the options, and a checkpoint's files, say of data that is not there.
@@ -158,7 +158,7 @@ def say_lacking(split: str, unit: str, there: Iterable[int], classes: Sequence[s
 
 
 class DataSet:
-    """Opened data: `facts` for the model, a `fingerprint` of the content, and splits by name.
+    """Opened data: `info` for the model, a `fingerprint` of the content, and splits by name.
 
     `items` gives for a split the hash of each item's content, and `unit` says what an item is. Where `held_out`, the validation
     split is a part of the training data, and `items` has both even where one of them alone was opened.
@@ -166,7 +166,7 @@ class DataSet:
 
     def __init__(
         self,
-        facts: Facts,
+        info: DatasetInfo,
         fingerprint: str,
         splits: dict[str, Split],
         assets: dict[str, bytes],
@@ -174,7 +174,7 @@ class DataSet:
         unit: str,
         held_out: bool,
     ) -> None:
-        self.facts, self.fingerprint, self.unit, self.held_out = facts, fingerprint, unit, held_out
+        self.info, self.fingerprint, self.unit, self.held_out = info, fingerprint, unit, held_out
         self._splits, self._assets, self._items = splits, assets, items
 
     @property
@@ -201,12 +201,12 @@ class DataSet:
         return self._assets
 
 
-def facts_of(assets: Assets | None) -> Facts | None:
-    """The facts among a checkpoint's files, or None where there are none. Raises `CheckpointError`."""
+def info_of(assets: Assets | None) -> DatasetInfo | None:
+    """The DatasetInfo among a checkpoint's files, or None where there are none. Raises `CheckpointError`."""
     if assets is None or FACTS not in assets:
         return None
     try:
-        return Facts.from_json(json.loads(assets[FACTS]))
+        return DatasetInfo.from_json(json.loads(assets[FACTS]))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{FACTS}: {error}; use another checkpoint") from None
 

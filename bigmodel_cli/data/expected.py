@@ -6,28 +6,28 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from bigmodel_cli.config import Count, Facts
+from bigmodel_cli.config import Count, DatasetInfo
 from bigmodel_cli.data.base import AnyDataOptions, DataSet, Split
 from bigmodel_cli.errors import DataError
 
 
 @dataclass(frozen=True)
 class Expected:
-    """The facts, the names in a batch, the training samples (None: only the data says it), and the tokens of the longest rows."""
+    """The DatasetInfo, the names in a batch, the training samples (None: only the data says it), and the tokens of the longest rows."""
 
-    facts: Facts
+    info: DatasetInfo
     names: frozenset[str]
     samples: int | None = None
     longest: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        facts = self.facts
+        info = self.info
         shown = {
-            "images of {} (channels, height, width)": " x ".join(map(str, facts.image_shape or ())),
-            "{} classes": len(facts.classes),
-            "{:,} tokens": facts.vocab_size,
-            "{:,} tokens of the sources": facts.source_vocab_size,
-            "rows of up to {:,}": facts.context,
+            "images of {} (channels, height, width)": " x ".join(map(str, info.image_shape or ())),
+            "{} classes": len(info.classes),
+            "{:,} tokens": info.vocab_size,
+            "{:,} tokens of the sources": info.source_vocab_size,
+            "rows of up to {:,}": info.context,
             "{:,} training samples": self.samples,
         }
         return ", ".join(text.format(value) for text, value in shown.items() if value)
@@ -40,11 +40,11 @@ class LabelledOptions(AnyDataOptions):
         None, description="how many classes there are: checked, and what a dry run without the data goes by"
     )
 
-    def check(self, facts: Facts) -> None:
+    def check(self, info: DatasetInfo) -> None:
         """Raise `DataError` where there are more or fewer classes."""
-        if self.classes not in (None, len(facts.classes)) and facts.classes:
-            shown = ", ".join(facts.classes[:10]) + (" ..." if len(facts.classes) > 10 else "")
-            raise DataError(f"data.classes: {self.classes}, and the data has {len(facts.classes)}: {shown}")
+        if self.classes not in (None, len(info.classes)) and info.classes:
+            shown = ", ".join(info.classes[:10]) + (" ..." if len(info.classes) > 10 else "")
+            raise DataError(f"data.classes: {self.classes}, and the data has {len(info.classes)}: {shown}")
 
     def expected_classes(self) -> int:
         """How many there are."""
@@ -53,9 +53,9 @@ class LabelledOptions(AnyDataOptions):
         return self.classes
 
 
-def numbered(count: int, samples: int | None = None) -> Facts:
-    """The facts of so many classes, whose names are not known; of all there are equally many items."""
-    return Facts(classes=tuple(map(str, range(count))), class_counts=(max(1, (samples or 0) // max(1, count)),) * count)
+def numbered(count: int, samples: int | None = None) -> DatasetInfo:
+    """The DatasetInfo of so many classes, whose names are not known; of all there are equally many items."""
+    return DatasetInfo(classes=tuple(map(str, range(count))), class_counts=(max(1, (samples or 0) // max(1, count)),) * count)
 
 
 class ExpectedSplit(Split):
@@ -77,7 +77,7 @@ class ExpectedData(DataSet):
 
     def __init__(self, expected: Expected) -> None:
         splits: dict[str, Split] = dict.fromkeys(("train", "val"), ExpectedSplit(expected))
-        super().__init__(expected.facts, "", splits, {}, {}, "", False)
+        super().__init__(expected.info, "", splits, {}, {}, "", False)
         self.expected = expected
 
     def names(self) -> frozenset[str]:

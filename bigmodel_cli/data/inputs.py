@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bigmodel_cli.config import PADDING, Facts
+from bigmodel_cli.config import PADDING, DatasetInfo
 from bigmodel_cli.data.audio.audio import batch_of_sounds, read_sound
 from bigmodel_cli.data.base import AnyDataOptions
 from bigmodel_cli.data.files import SKIP
@@ -66,13 +66,13 @@ class Images:
 
     most = ""
 
-    def __init__(self, facts: Facts) -> None:
-        self.facts = facts
+    def __init__(self, info: DatasetInfo) -> None:
+        self.info = info
 
     def read(self, given: str, place: str) -> tuple[Tensor, bool]:
         """(1, C, H, W): the pixels, resized and normalised."""
         with _of_an_input():
-            return prepare_image(_named(given, place), self.facts), False
+            return prepare_image(_named(given, place), self.info), False
 
     def batch(self, contents: Sequence[Tensor]) -> dict[str, Tensor]:
         """One after the other."""
@@ -84,17 +84,17 @@ class Sounds:
 
     most = ""
 
-    def __init__(self, facts: Facts) -> None:
-        self.facts = facts
+    def __init__(self, info: DatasetInfo) -> None:
+        self.info = info
 
     def read(self, given: str, place: str) -> tuple[Any, bool]:
         """The samples."""
         with _of_an_input():
-            return read_sound(_named(given, place), self.facts), False
+            return read_sound(_named(given, place), self.info), False
 
     def batch(self, contents: Sequence[Any]) -> dict[str, Tensor]:
         """The frames, padded to the longest."""
-        return batch_of_sounds(contents, self.facts)
+        return batch_of_sounds(contents, self.info)
 
 
 class Rows:

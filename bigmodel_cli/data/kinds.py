@@ -1,4 +1,4 @@
-"""The kinds of input and of target that data has. Each answers what upper rooms ask, so that they need not look at the facts.
+"""The kinds of input and of target that data has. Each answers what upper rooms ask, so that they need not look at the DatasetInfo.
 
 A new kind is a class here, and a line in `input_of` or `target_of`: the only places that tell the kinds apart.
 """
@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data.base import AnyDataOptions, Assets
 from bigmodel_cli.data.image.pixels import denormalise
 from bigmodel_cli.data.inputs import Images, Reader, Rows, Sounds, Windows
@@ -28,7 +28,7 @@ class Input:
     """Whether a person gives an item as the path of a file, rather than as a text."""
     one_size: ClassVar[bool] = False
     """Whether all items have the same shape."""
-    facts: Facts
+    info: DatasetInfo
 
     @property
     def pixels(self) -> int:
@@ -54,7 +54,7 @@ class Input:
 
     def reader(self, options: AnyDataOptions, assets: Assets) -> Reader:
         """What prepares given items as the training data was, for a model with these options of data and files."""
-        return Images(self.facts) if self.facts.sound is None else Sounds(self.facts)
+        return Images(self.info) if self.info.sound is None else Sounds(self.info)
 
 
 class ImageInput(Input):
@@ -66,25 +66,25 @@ class ImageInput(Input):
     @property
     def pixels(self) -> int:
         """Its height times its width."""
-        return math.prod((self.facts.image_shape or ())[1:])
+        return math.prod((self.info.image_shape or ())[1:])
 
     @property
     def axes(self) -> tuple[str, str] | None:
         """Those of a recording's frames."""
-        sound = self.facts.sound
+        sound = self.info.sound
         if sound is None:
             return None
         return f"mel bands, {sound.low:g} to {sound.high:g} Hz", f"frames of {1000 * sound.hop / sound.rate:g} ms"
 
     def pixels_of(self, image: Tensor) -> Tensor:
         """A normalised image (C, H, W) as pixels in 0..1; frames reach from their least to their greatest value."""
-        if self.facts.sound is None:
-            return denormalise(image, self.facts)
+        if self.info.sound is None:
+            return denormalise(image, self.info)
         return (image - image.min()) / (image.max() - image.min()).clamp(min=1e-12)
 
     def random(self, count: int, device: torch.device, length: int | None = None) -> dict[str, Tensor]:
         """Pixels of mean 0 and deviation 1."""
-        return {"image": torch.randn(count, *(self.facts.image_shape or ()), device=device)}
+        return {"image": torch.randn(count, *(self.info.image_shape or ()), device=device)}
 
 
 class FrameInput(Input):
@@ -94,8 +94,8 @@ class FrameInput(Input):
 
     def random(self, count: int, device: torch.device, length: int | None = None) -> dict[str, Tensor]:
         """Frames of mean 0 and deviation 1, of one length."""
-        length = length or self.facts.context or 1
-        frames = torch.randn(count, length, self.facts.frame_width or 1, device=device)
+        length = length or self.info.context or 1
+        frames = torch.randn(count, length, self.info.frame_width or 1, device=device)
         return {"frames": frames, "lengths": torch.full((count,), length, device=device)}
 
 
@@ -107,12 +107,12 @@ class TokenInput(Input):
 
     def random(self, count: int, device: torch.device, length: int | None = None) -> dict[str, Tensor]:
         """Tokens that both sides of pairs have."""
-        known = min(filter(None, (self.facts.vocab_size, self.facts.source_vocab_size)))
-        return {"tokens": torch.randint(known, (count, length or self.facts.context or 1), device=device)}
+        known = min(filter(None, (self.info.vocab_size, self.info.source_vocab_size)))
+        return {"tokens": torch.randint(known, (count, length or self.info.context or 1), device=device)}
 
     def unlabelled(self, names: tuple[str, ...], count: int, device: torch.device) -> dict[str, Tensor]:
         """Texts and targets are (B, T + 1), since a task does not show the model the last token; each is a word of its own."""
-        length = self.facts.context or 1
+        length = self.info.context or 1
         lengths = {name: length + (name != "source") for name in names}
         batch = {name: self.random(count, device, n)[self.name] for name, n in lengths.items() if name != "words"}
         numbers = torch.arange(length + 1, device=device).expand(count, -1)
@@ -120,11 +120,11 @@ class TokenInput(Input):
 
     def reader(self, options: AnyDataOptions, assets: Assets) -> Reader:
         """Of a model that reads whole texts: as rows of a table where it was trained on one."""
-        tokenizer, context = load_tokenizer(assets), self.facts.context
+        tokenizer, context = load_tokenizer(assets), self.info.context
         assert context is not None
-        if self.facts.tagged:
+        if self.info.tagged:
             return Sentences(tokenizer, context, options.tagged_piece())
-        sides = options.text_columns() or (1 if target_of(self.facts) is not None else 0)
+        sides = options.text_columns() or (1 if target_of(self.info) is not None else 0)
         return Rows(tokenizer, context, sides) if sides else Windows(tokenizer, context)
 
 
@@ -141,11 +141,11 @@ class Target:
         "the checkpoint tells classes apart, and the data has no labels; say where they are (data.label, data.labels)"
     )
     """A message about data without it."""
-    facts: Facts
+    info: DatasetInfo
 
     def random(self, count: int, device: torch.device) -> Tensor:
         """Targets of so many items."""
-        return torch.randint(len(self.facts.classes), (count,), device=device)
+        return torch.randint(len(self.info.classes), (count,), device=device)
 
 
 class Numbers(Target):
@@ -158,7 +158,7 @@ class Numbers(Target):
 
     def random(self, count: int, device: torch.device) -> Tensor:
         """Of the training split's mean and deviation."""
-        mean, std = (torch.tensor(x, dtype=torch.float64) for x in (self.facts.target_mean, self.facts.target_std))
+        mean, std = (torch.tensor(x, dtype=torch.float64) for x in (self.info.target_mean, self.info.target_std))
         return (mean + std * torch.randn(count, len(mean), dtype=torch.float64)).to(device)
 
 
@@ -169,7 +169,7 @@ class LabelSet(Target):
 
     def random(self, count: int, device: torch.device) -> Tensor:
         """Each of half of the items."""
-        return torch.rand(count, len(self.facts.classes), device=device) < 0.5
+        return torch.rand(count, len(self.info.classes), device=device) < 0.5
 
 
 class Transcript(Target):
@@ -180,8 +180,8 @@ class Transcript(Target):
 
     def random(self, count: int, device: torch.device) -> Tensor:
         """A unit for every 64 frames."""
-        units = max(1, (self.facts.context or 1) // 64)
-        return torch.randint(len(self.facts.classes), (count, units), device=device)
+        units = max(1, (self.info.context or 1) // 64)
+        return torch.randint(len(self.info.classes), (count, units), device=device)
 
 
 class Tags(Target):
@@ -192,32 +192,32 @@ class Tags(Target):
 
     def random(self, count: int, device: torch.device) -> Tensor:
         """A tag at each token."""
-        return torch.randint(len(self.facts.classes), (count, self.facts.context or 1), device=device)
+        return torch.randint(len(self.info.classes), (count, self.info.context or 1), device=device)
 
 
-def input_of(facts: Facts) -> Input:
-    """What a model of data with these facts reads."""
-    if facts.image_shape is not None:
-        return ImageInput(facts)
-    return TokenInput(facts) if facts.frame_width is None else FrameInput(facts)
+def input_of(info: DatasetInfo) -> Input:
+    """What a model of data as `info` describes it reads."""
+    if info.image_shape is not None:
+        return ImageInput(info)
+    return TokenInput(info) if info.frame_width is None else FrameInput(info)
 
 
-def target_of(facts: Facts) -> Target | None:
+def target_of(info: DatasetInfo) -> Target | None:
     """What is beside the input; None where there is nothing."""
-    if facts.targets:
-        return Numbers(facts)
-    if not facts.classes:
+    if info.targets:
+        return Numbers(info)
+    if not info.classes:
         return None
-    if facts.tagged:
-        return Tags(facts)
-    if facts.label_sets:
-        return LabelSet(facts)
-    return Transcript(facts) if facts.spelling else Target(facts)
+    if info.tagged:
+        return Tags(info)
+    if info.label_sets:
+        return LabelSet(info)
+    return Transcript(info) if info.spelling else Target(info)
 
 
-def random_batch(facts: Facts, names: tuple[str, ...], count: int, device: torch.device) -> dict[str, Tensor]:
+def random_batch(info: DatasetInfo, names: tuple[str, ...], count: int, device: torch.device) -> dict[str, Tensor]:
     """A random batch for a task that reads these names, with a key for each row, as data have it."""
-    kind, target = input_of(facts), target_of(facts)
+    kind, target = input_of(info), target_of(info)
     if target is not None and target.name in names:
         batch = {**kind.random(count, device), target.name: target.random(count, device)}
     else:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data.order import Ints, permute
 
 Moments = tuple[tuple[float, ...], tuple[float, ...]]
@@ -15,7 +15,7 @@ LEAST = 1e-3
 """The least deviation: what is the same everywhere is not divided by nothing."""
 
 
-def normalisation(wanted: bool, before: Facts | None, measure: Callable[[], list[tuple[float, float]]]) -> Moments:
+def normalisation(wanted: bool, before: DatasetInfo | None, measure: Callable[[], list[tuple[float, float]]]) -> Moments:
     """None unless `wanted`; those of a checkpoint whose inputs are alike; else as measured: (mean, variance) per channel."""
     if not wanted:
         return (), ()

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import PADDING, Facts, Seed
+from bigmodel_cli.config import PADDING, DatasetInfo, Seed
 from bigmodel_cli.data.base import AnyDataOptions, Assets, DataSet, Say, Split, count_classes
 from bigmodel_cli.data.cache import key_of
 from bigmodel_cli.data.order import Ints, draw, keys_of, permute
@@ -223,7 +223,7 @@ def _open_synthetic(
     counts = count_classes(splits["train"].labels(), classes) if classes and "train" in splits else ()
     opened: dict[str, Split] = dict(splits)
     return DataSet(
-        Facts(vocab_size=tokenizer.vocab_size, context=options.longest(), classes=classes, class_counts=counts),
+        DatasetInfo(vocab_size=tokenizer.vocab_size, context=options.longest(), classes=classes, class_counts=counts),
         key_of([FORMAT, options.model_dump(mode="json"), tokenizer.to_json().decode("utf-8")]),
         opened,
         {ASSET: tokenizer.to_json()},

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data.base import Say, numbers_of
 from bigmodel_cli.errors import DataError, SpecError
 
@@ -30,11 +30,11 @@ Separator = Annotated[
 ]
 
 
-def target_name(facts: Facts) -> str | None:
+def target_name(info: DatasetInfo) -> str | None:
     """What is learnt of an item is called so in a batch; None where there is nothing beside the input."""
-    if facts.targets:
+    if info.targets:
         return "numbers"
-    return None if not facts.classes else "labels" if facts.label_sets else "label"
+    return None if not info.classes else "labels" if info.label_sets else "label"
 
 
 def read_number(value: Any, place: str, option: str) -> float:
@@ -88,8 +88,8 @@ def sets_among(held: Any, classes: Sequence[str], known: Sequence[str]) -> Any:
     return found
 
 
-def number_facts(names: Sequence[str], train: Any, before: Facts | None, known: bool, say: Say) -> dict[str, Any]:
-    """The facts of numbers that are called so, (N, K) in the training split.
+def number_facts(names: Sequence[str], train: Any, before: DatasetInfo | None, known: bool, say: Say) -> dict[str, Any]:
+    """The DatasetInfo of numbers that are called so, (N, K) in the training split.
 
     Mean and deviation are those of a checkpoint `before` that has the same targets, since its outputs are scaled by them. Where
     it is `known`, used as it is, its targets may have other names. Raises `SpecError` where they are not as many.
@@ -114,7 +114,7 @@ def number_facts(names: Sequence[str], train: Any, before: Facts | None, known: 
     return {"targets": tuple(names), "target_mean": tuple(mean.tolist()), "target_std": tuple(std.tolist())}
 
 
-def check_kind(data: Facts, checkpoint: Facts | None) -> None:
+def check_kind(data: DatasetInfo, checkpoint: DatasetInfo | None) -> None:
     """Raise `SpecError` where a checkpoint that is used as it is has learnt another kind of target than the data has."""
     there, wanted = target_name(data), None if checkpoint is None else target_name(checkpoint)
     if there and wanted and there != wanted:

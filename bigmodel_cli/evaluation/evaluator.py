@@ -12,7 +12,7 @@ from bigmodel_cli.data import Split
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.device import autocast
 from bigmodel_cli.errors import forget_frames, is_out_of_memory
-from bigmodel_cli.generation.text import Decoding, write_after_reading
+from bigmodel_cli.generation.text import Decoding, generate_from_source
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.metrics import Measure, mean
@@ -22,7 +22,7 @@ from bigmodel_cli.tasks import Answers, Scores, Task
 
 
 @dataclass(frozen=True)
-class Judged:
+class SplitResult:
     """A split's metrics as measures, and what belongs to each item by name; `rows` items passed at once, perhaps `halved`."""
 
     measures: dict[str, Measure]
@@ -89,24 +89,24 @@ def similar(split: Split) -> Ints:
     return np.arange(len(split)) if split.lengths is None else np.argsort(split.lengths, kind="stable")
 
 
-def judge(
+def evaluate_split(
     loaded: Loaded,
     split: Split,
     texts: Sequence[str] | None = None,
     rows: int | None = None,
     told: Callable[[str], None] = say,
-) -> Judged:
+) -> SplitResult:
     """Score a split; unless `texts` is None the model also writes, and they name what that is judged by (metrics/text.py).
 
     `rows` items pass at once, or what the spec says; `told` hears where memory did not suffice for them.
     """
-    size = rows or loaded.spec.train.validation_rows(loaded.facts.context)
+    size = rows or loaded.spec.train.validation_rows(loaded.info.context)
     scores, answers, passing = score_split(
         loaded.model, loaded.task, split, size, loaded.device, loaded.precision, told
     )
     columns = answers if texts is None else written(loaded, split)
     measures = means(loaded.task, scores) | loaded.task.measures(columns, texts or ())
-    return Judged(measures, columns, passing, passing < size)
+    return SplitResult(measures, columns, passing, passing < size)
 
 
 def written(loaded: Loaded, split: Split) -> Answers:
@@ -118,7 +118,7 @@ def written(loaded: Loaded, split: Split) -> Answers:
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
     predictions, unfinished, truncated = [""] * len(sources), [False] * len(sources), [False] * len(sources)
     with evaluating(loaded.model):
-        records = write_after_reading(loaded, (sources[i] for i in order), Decoding(), "source", empty=True)
+        records = generate_from_source(loaded, (sources[i] for i in order), Decoding(), "source", empty=True)
         for i, record in zip(order, records, strict=True):
             predictions[i] = record["text"]
             unfinished[i], truncated[i] = "unfinished" in record, "truncated" in record

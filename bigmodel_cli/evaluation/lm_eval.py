@@ -33,7 +33,7 @@ def evaluate_tasks(loaded: Loaded, names: Sequence[str], include: Path | None, l
     task's data cannot be had.
     """
     model = loaded.model
-    if not model.can_generate or model.is_encoder_decoder or loaded.facts.vocab_size is None:
+    if not model.can_generate or model.is_encoder_decoder or loaded.info.vocab_size is None:
         raise SpecError(f"--tasks are for models that continue texts, and this one was trained for {loaded.task.name}")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     lm_eval = need("lm_eval", "harness", "--tasks")
@@ -104,7 +104,7 @@ class Answers:
     def __init__(self, loaded: Loaded) -> None:
         self.loaded, self.model = loaded, loaded.model
         self.tokenizer = load_tokenizer(loaded.assets)
-        self.limit = min(loaded.model.limit, loaded.facts.context or 1024)
+        self.limit = min(loaded.model.limit, loaded.info.context or 1024)
         end = self.tokenizer.end_of_text
         self.start = [] if end is None else [end]
         self.begin = Prompts(self.tokenizer, self.limit, loaded.spec.data).begin  # what every training text begins with

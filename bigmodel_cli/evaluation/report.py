@@ -22,7 +22,7 @@ from bigmodel_cli.data import (
 )
 from bigmodel_cli.device import keep_few_kernels
 from bigmodel_cli.errors import DataError, SpecError
-from bigmodel_cli.evaluation.evaluator import derived_measures, estimates, judge
+from bigmodel_cli.evaluation.evaluator import derived_measures, estimates, evaluate_split
 from bigmodel_cli.evaluation.predictions import rescore, write_samples
 from bigmodel_cli.generation.text import Decoding, longest_text
 from bigmodel_cli.lazy import load_torch, torch
@@ -41,7 +41,7 @@ from bigmodel_cli.spec import Spec
 class Report:
     """What an evaluation found, and on what; `differences` to a second checkpoint where one was given.
 
-    Of a model that writes, `written` has "unfinished": how many texts had no end within "longest" tokens, and "truncated": how many
+    Of a model that writes, `generated` has "unfinished": how many texts had no end within "longest" tokens, and "truncated": how many
     sources were cut.
     """
 
@@ -52,7 +52,7 @@ class Report:
     metrics: dict[str, Estimate]
     second: str = ""
     differences: dict[str, Difference] = field(default_factory=dict)
-    written: dict[str, int] = field(default_factory=dict)
+    generated: dict[str, int] = field(default_factory=dict)
     seen: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
@@ -66,7 +66,7 @@ class Report:
             "split": self.split,
             "task": self.task,
             "precision": self.precision,
-            **self.written,
+            **self.generated,
             **self.seen,
             **self.tables,
             **(compared if self.differences else {}),
@@ -142,7 +142,7 @@ def evaluate_checkpoint(
         task.name,
         loaded.precision,
         estimates(task, first.measures),
-        written=_of_texts(first),
+        generated=_of_texts(first),
         seen=first.seen,
         tables=task.tables(first.columns),
     )
@@ -165,7 +165,7 @@ def _of_texts(evaluation: Evaluation) -> dict[str, int]:
 def _draw_matrix(evaluation: Evaluation, path: Path) -> None:
     if "label" not in evaluation.columns:
         raise SpecError(f"--confusion: task.type: {evaluation.loaded.task.name} has no labels to confuse")
-    classes = evaluation.loaded.facts.classes
+    classes = evaluation.loaded.info.classes
     number = {name: i for i, name in enumerate(classes)}
     labels, predictions = (
         torch.tensor([number[name] for name in evaluation.columns[column]]) for column in ("label", "prediction")
@@ -190,8 +190,8 @@ def _evaluate(
     need_libraries(texts)
     name = _split_name(spec, split)
     data = open_data(spec.data, base=Path(), say=say, assets=loaded.files(), only=name)
-    target = target_of(loaded.facts)
-    if target is not None and target_of(data.facts) is None:
+    target = target_of(loaded.info)
+    if target is not None and target_of(data.info) is None:
         raise SpecError(target.lacking)
     _check_length(loaded, data, name)
     trained = load_trained_on(loaded.assets.get(TRAINED_ON))
@@ -200,7 +200,7 @@ def _evaluate(
     seen = exposure(data, name, task.name, trained, say)
     if data.split(name).lengths is not None:
         keep_few_kernels()
-    judged = judge(loaded, data.split(name), texts if task.generates else None)
+    judged = evaluate_split(loaded, data.split(name), texts if task.generates else None)
     measures, columns = judged.measures | task.baselines(judged.columns, texts), judged.columns
     if name == "val" and (tuned := task.tuned(columns)):
         changes = " ".join(f"--set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in tuned.items())
@@ -212,7 +212,7 @@ def _evaluate(
 def _check_length(loaded: Loaded, data: DataSet, name: str) -> None:
     """Raise `SpecError` where an item is longer than the model, whose positions end, can read; of recordings the data says so."""
     limit, lengths = loaded.model.limit, data.split(name).lengths
-    longest = data.facts.context if lengths is None else int(lengths.max())
+    longest = data.info.context if lengths is None else int(lengths.max())
     if longest is not None and longest > limit:
         raise SpecError(
             f"the {name} split has items of {longest:,} tokens, and the model's positions end after {limit:,}; set data.context to "

@@ -169,7 +169,7 @@ def continue_texts(
     return in_order(reader, prompts, answer, loaded.device, word)
 
 
-def write_after_reading(
+def generate_from_source(
     loaded: Loaded, sources: Iterable[str], decoding: Decoding, word: str = "input", empty: bool = False
 ) -> Iterator[dict[str, Any]]:
     """{"input", "text"} for each source, where "text" is the target that the model writes, "unfinished" where it has no end.
@@ -188,7 +188,7 @@ def write_after_reading(
         numbers = [item.number for item in items]
         return _records(write(loaded, reading, start, decoding, numbers, most, end, 0.0, None), tokenizer, decoding)
 
-    reader = Sources(load_source_tokenizer(loaded.assets), loaded.facts.context or model.max_len, empty)
+    reader = Sources(load_source_tokenizer(loaded.assets), loaded.info.context or model.max_len, empty)
     try:
         for record in in_order(reader, sources, answer, loaded.device, word):
             total, unfinished = total + 1, unfinished + ("unfinished" in record)

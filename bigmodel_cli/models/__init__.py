@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from bigmodel_cli.config import Facts, Table
+from bigmodel_cli.config import DatasetInfo, Table
 from bigmodel_cli.models.base import AnyModelOptions, Generator, Model
 from bigmodel_cli.models.cnn import CNNOptions
 from bigmodel_cli.models.decoder import DecoderOptions
@@ -37,9 +37,9 @@ def learners(output: str) -> list[str]:
     return [name for name, options in MODELS.items() if output in options.outputs]
 
 
-def build(options: AnyModelOptions, facts: Facts) -> Model:
-    """The model for data with these facts, with freshly drawn weights. Raises `SpecError` where they do not fit."""
-    return options.build(facts)
+def build(options: AnyModelOptions, info: DatasetInfo) -> Model:
+    """The model for data as `info` describes it, with freshly drawn weights. Raises `SpecError` where they do not fit."""
+    return options.build(info)
 
 
 __all__ = [

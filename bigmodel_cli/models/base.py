@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol
 
 from pydantic import Field
 
-from bigmodel_cli.config import Count, Facts, Options
+from bigmodel_cli.config import Count, DatasetInfo, Options
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor
 from bigmodel_cli.models.init import UNLIMITED, Cache
@@ -74,8 +74,8 @@ class AnyModelOptions(Options):
     """The path below which positions see those after them too."""
 
     @abstractmethod
-    def build(self, facts: Facts) -> Model:
-        """The model for data with these facts, with freshly drawn weights. Raises `SpecError` where they do not fit."""
+    def build(self, info: DatasetInfo) -> Model:
+        """The model for data as `info` describes it, with freshly drawn weights. Raises `SpecError` where they do not fit."""
 
     def check_output(self, output: str, task: str) -> None:
         """Raise `ValueError` where this model cannot compute an output for a task, though others of its type can."""

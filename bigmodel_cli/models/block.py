@@ -10,7 +10,7 @@ from bigmodel_cli.config import Options, Positive, Probability
 from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.parts import FFN, CrossAttentionOptions, Mixer, Norm
-from bigmodel_cli.parts.context import ALONE, Place, Stream
+from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import looks_ahead
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
@@ -48,7 +48,7 @@ class Block(Module):
     Sandwich (Ding et al. 2021): x + norm(f(norm(x))).
     """
 
-    def __init__(self, options: BlockOptions, place: Place) -> None:
+    def __init__(self, options: BlockOptions, layer: LayerContext) -> None:
         super().__init__()
         self.options = options
         faults = Faults()
@@ -56,12 +56,12 @@ class Block(Module):
             part = getattr(options, slot)
             filled = part is not None
             norm = options.norm if filled else None
-            setattr(self, slot, faults.build(slot, part, place))
-            setattr(self, f"{slot}_norm", faults.build("norm", norm, place.dim))
+            setattr(self, slot, faults.build(slot, part, layer))
+            setattr(self, f"{slot}_norm", faults.build("norm", norm, layer.dim))
             if filled and options.placement == "sandwich":
-                setattr(self, f"{slot}_norm_after", faults.build("norm", norm, place.dim))
+                setattr(self, f"{slot}_norm_after", faults.build("norm", norm, layer.dim))
             if filled and options.layer_scale is not None:
-                setattr(self, f"{slot}_scale", nn.Parameter(torch.full((place.dim,), options.layer_scale)))
+                setattr(self, f"{slot}_scale", nn.Parameter(torch.full((layer.dim,), options.layer_scale)))
         faults.check()
 
     def filled(self) -> list[str]:
@@ -73,12 +73,12 @@ class Block(Module):
         parts = {slot: getattr(self, slot) for slot in ("mixer", "cross")}
         return {slot: part.new_cache(batch, max_len) for slot, part in parts.items() if part is not None}
 
-    def forward(self, x: Tensor, stream: Stream = ALONE, cache: dict[str, Any] | None = None) -> Tensor:
+    def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: dict[str, Any] | None = None) -> Tensor:
         """Through the slots."""
         for slot in SLOTS:
             part = getattr(self, slot)
             if part is not None:
-                inputs = (stream, cache[slot] if cache is not None else None) if slot != "ffn" else (stream,)
+                inputs = (sequence, cache[slot] if cache is not None else None) if slot != "ffn" else (sequence,)
                 x = self.slot(slot, x, part, *inputs)
         return x
 
@@ -106,7 +106,7 @@ def build_blocks(options: list[BlockOptions], dim: int, max_len: int, causal: bo
     for index, block in enumerate(options):
         with faults.under(str(index)):  # left at the first of equal blocks that does not fit
             for _ in range(block.repeat):
-                blocks.append(Block(block, Place(dim, max_len, len(blocks), total, causal)))
+                blocks.append(Block(block, LayerContext(dim, max_len, len(blocks), total, causal)))
     faults.check()
     return blocks
 

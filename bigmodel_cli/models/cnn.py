@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import Count, Facts, Natural, Options, Probability
+from bigmodel_cli.config import Count, DatasetInfo, Natural, Options, Probability
 from bigmodel_cli.errors import OptionError, under
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.models.base import AnyModelOptions, Model
@@ -149,8 +149,8 @@ class CNNOptions(AnyModelOptions):
         description="the layers, in order"
     )
 
-    def build(self, facts: Facts) -> CNN:
-        return CNN(self, facts)
+    def build(self, info: DatasetInfo) -> CNN:
+        return CNN(self, info)
 
 
 ResidualOptions.model_rebuild()
@@ -164,12 +164,12 @@ class CNN(Model):
     sqrt(5). BatchNorm starts as the identity.
     """
 
-    def __init__(self, options: CNNOptions, facts: Facts) -> None:
+    def __init__(self, options: CNNOptions, info: DatasetInfo) -> None:
         super().__init__()
-        if facts.image_shape is None or not facts.outputs:
+        if info.image_shape is None or not info.outputs:
             raise OptionError(("model.type", "cnn reads labelled images, and the data has none"))
-        classes, self.image_shape = facts.outputs, facts.image_shape
-        self.layers, shape = build_layers(options.layers, facts.image_shape, classes, "model.layers")
+        classes, self.image_shape = info.outputs, info.image_shape
+        self.layers, shape = build_layers(options.layers, info.image_shape, classes, "model.layers")
         if shape != (classes,):
             raise OptionError(other_end(options.layers, shape, classes))
 

@@ -7,14 +7,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Count, Facts, Positive, Probability
+from bigmodel_cli.config import Count, DatasetInfo, Positive, Probability
 from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Tensor, nn
 from bigmodel_cli.models.base import Model, SkeletonOptions
 from bigmodel_cli.models.block import BlockOptions, build_blocks, check_causal, count_blocks
-from bigmodel_cli.models.init import Cache, init_normal, longest, new_cache, sizes
+from bigmodel_cli.models.init import Cache, init_normal, max_generation_length, new_cache, vocab_and_length
 from bigmodel_cli.parts import Norm, Position
-from bigmodel_cli.parts.context import Stream
+from bigmodel_cli.parts.context import SequenceInfo
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
 from bigmodel_cli.parts.position import NoPositionOptions
@@ -47,8 +47,8 @@ class DecoderOptions(SkeletonOptions):
         check_causal("blocks", self.blocks)
         return self
 
-    def build(self, facts: Facts) -> Decoder:
-        return Decoder(self, facts)
+    def build(self, info: DatasetInfo) -> Decoder:
+        return Decoder(self, info)
 
 
 class Decoder(Model):
@@ -59,10 +59,10 @@ class Decoder(Model):
 
     inputs = ("tokens",)
 
-    def __init__(self, options: DecoderOptions, facts: Facts) -> None:
+    def __init__(self, options: DecoderOptions, info: DatasetInfo) -> None:
         super().__init__()
         faults = Faults()
-        vocab, self.max_len = sizes(options.vocab_size, options.max_len, facts, "a decoder", faults)
+        vocab, self.max_len = vocab_and_length(options.vocab_size, options.max_len, info, "a decoder", faults)
         self.options = options
         self.embedding = nn.Embedding(vocab, options.dim)
         self.position = faults.build("model.position", options.position, options.dim, self.max_len)
@@ -70,11 +70,11 @@ class Decoder(Model):
             self.blocks = build_blocks(options.blocks, options.dim, self.max_len, causal=True)
         self.norm = faults.build("model.norm", options.norm, options.dim)
         faults.check()
-        self.can_generate = not facts.tagged
-        self.head = nn.Linear(options.dim, len(facts.classes) if facts.tagged else vocab, bias=False)
-        if options.tie_embeddings and not facts.tagged:
+        self.can_generate = not info.tagged
+        self.head = nn.Linear(options.dim, len(info.classes) if info.tagged else vocab, bias=False)
+        if options.tie_embeddings and not info.tagged:
             self.head.weight = self.embedding.weight
-        self.limit = longest(self, self.position, self.max_len)
+        self.limit = max_generation_length(self, self.position, self.max_len)
         init_normal(self, options.init_std or options.dim**-0.5, {"blocks": self.blocks})
 
     def weight_roles(self) -> dict[str, Role]:
@@ -99,19 +99,19 @@ class Decoder(Model):
         `segments` (B, T) numbers the documents of packed rows, and padding: see parts/context.py.
         """
         count = tokens.shape[1]
-        stream = Stream(0, segments, real=tokens >= 0)
+        sequence = SequenceInfo(0, segments, real=tokens >= 0)
         if cache is not None:
-            stream = cache.advance(count, segments, stream)
-        if stream.start + count > self.limit:
-            raise ValueError(f"{stream.start + count} tokens; this model takes at most {self.limit}")
+            sequence = cache.advance(count, segments, sequence)
+        if sequence.offset + count > self.limit:
+            raise ValueError(f"{sequence.offset + count} tokens; this model takes at most {self.limit}")
         x = self.embedding(tokens.clamp(min=0))  # (B, T, C)
         if self.options.scale_embeddings:
             x = x * math.sqrt(self.options.dim)
         if self.position is not None:
-            x = self.position(x, stream)
+            x = self.position(x, sequence)
         x = dropout(x, self.options.dropout, self.training)
         for index, block in enumerate(self.blocks):
-            x = block(x, stream, cache.blocks[index] if cache is not None else None)
+            x = block(x, sequence, cache.blocks[index] if cache is not None else None)
         if self.norm is not None:
             x = self.norm(x)
         logits: Tensor = self.head(x)  # (B, T, V)

@@ -9,15 +9,15 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Count, Facts, Natural, Positive, Probability
+from bigmodel_cli.config import Count, DatasetInfo, Natural, Positive, Probability
 from bigmodel_cli.errors import Faults, OptionError, SpecError
 from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
 from bigmodel_cli.models.base import Model, SkeletonOptions
 from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
 from bigmodel_cli.models.frontend import ConvFrontendOptions
-from bigmodel_cli.models.init import UNLIMITED, init_normal, sizes
+from bigmodel_cli.models.init import UNLIMITED, init_normal, vocab_and_length
 from bigmodel_cli.parts import Norm, Position
-from bigmodel_cli.parts.context import Stream, padding_segments
+from bigmodel_cli.parts.context import SequenceInfo, padding_segments
 from bigmodel_cli.parts.contract import has_table
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
@@ -59,8 +59,8 @@ class EncoderOptions(SkeletonOptions):
             raise ValueError("blocks: an encoder has no memory to read; cross belongs to model.type: seq2seq")
         return self
 
-    def build(self, facts: Facts) -> AnyEncoder:
-        return (Encoder if self.frontend is None and facts.frame_width is None else FrameEncoder)(self, facts)
+    def build(self, info: DatasetInfo) -> AnyEncoder:
+        return (Encoder if self.frontend is None and info.frame_width is None else FrameEncoder)(self, info)
 
 
 class AnyEncoder(Model):
@@ -68,27 +68,27 @@ class AnyEncoder(Model):
 
     stride = 1  # tokens or frames for each vector
 
-    def __init__(self, options: EncoderOptions, facts: Facts) -> None:
+    def __init__(self, options: EncoderOptions, info: DatasetInfo) -> None:
         super().__init__()
         self.options, dim, faults = options, options.dim, Faults()
-        vocab = self.add_inputs(options, facts, faults)
+        vocab = self.add_inputs(options, info, faults)
         self.position = faults.build("model.position", options.position, dim, self.max_len)
         self.embedding_norm = faults.build("model.embedding_norm", options.embedding_norm, dim)
         with faults.under("model.blocks"):
             self.blocks = build_blocks(options.blocks, dim, self.max_len, causal=False)
         self.norm = faults.build("model.norm", options.norm, dim)
         faults.check()
-        self.labels = facts.outputs > 0 and not facts.spelling and not facts.tagged
-        if facts.outputs:
+        self.labels = info.outputs > 0 and not info.spelling and not info.tagged
+        if info.outputs:
             self.pooler = nn.Linear(dim, dim) if options.pooler and self.labels else None
-            self.head: Module = nn.Linear(dim, facts.outputs + bool(facts.spelling))
+            self.head: Module = nn.Linear(dim, info.outputs + bool(info.spelling))
         else:
             self.head = TokenHead(dim, vocab, options.blocks[0].norm)
         self.limit = self.stride * self.max_len if has_table(self) else UNLIMITED  # tokens or frames
         self.std = options.init_std or dim**-0.5
         init_normal(self, self.std, {})
 
-    def add_inputs(self, options: EncoderOptions, facts: Facts, faults: Faults) -> int:
+    def add_inputs(self, options: EncoderOptions, info: DatasetInfo, faults: Faults) -> int:
         """Build what reads the input, and find the longest sequence; the number of tokens, 0 for frames."""
         raise NotImplementedError
 
@@ -102,14 +102,14 @@ class AnyEncoder(Model):
 
     def through(self, x: Tensor, real: Tensor) -> Tensor:
         """(B, T, C), (B, T) bool -> (B, T, C)   vectors with their positions through the blocks; padding is not looked at."""
-        stream = Stream(0, padding_segments(real), real=real)
+        sequence = SequenceInfo(0, padding_segments(real), real=real)
         if self.position is not None:
-            x = self.position(x, stream)
+            x = self.position(x, sequence)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         x = dropout(x, self.options.dropout, self.training)
         for block in self.blocks:
-            x = block(x, stream)
+            x = block(x, sequence)
         y: Tensor = x if self.norm is None else self.norm(x)
         return y
 
@@ -140,15 +140,15 @@ class Encoder(AnyEncoder):
 
     inputs = ("tokens", "types")
 
-    def __init__(self, options: EncoderOptions, facts: Facts) -> None:
-        super().__init__(options, facts)
+    def __init__(self, options: EncoderOptions, info: DatasetInfo) -> None:
+        super().__init__(options, info)
         nn.init.normal_(self.mask, std=self.std)
         if isinstance(self.head, TokenHead):
             self.head.logits.weight = self.embedding.weight
 
-    def add_inputs(self, options: EncoderOptions, facts: Facts, faults: Faults) -> int:
+    def add_inputs(self, options: EncoderOptions, info: DatasetInfo, faults: Faults) -> int:
         """Build what reads the tokens, and find the longest sequence; the number of tokens."""
-        vocab, self.max_len = sizes(options.vocab_size, options.max_len, facts, "an encoder", faults)
+        vocab, self.max_len = vocab_and_length(options.vocab_size, options.max_len, info, "an encoder", faults)
         self.embedding = nn.Embedding(vocab, options.dim)
         self.mask = nn.Parameter(torch.zeros(options.dim))  # takes the place of a hidden token's embedding
         self.types = nn.Embedding(options.token_types, options.dim) if options.token_types else None
@@ -187,24 +187,24 @@ class FrameEncoder(AnyEncoder):
 
     inputs = ("frames", "lengths")
 
-    def add_inputs(self, options: EncoderOptions, facts: Facts, faults: Faults) -> int:
+    def add_inputs(self, options: EncoderOptions, info: DatasetInfo, faults: Faults) -> int:
         """Build the frontend; there are no tokens. Raises `OptionError` where model and data do not agree on what is read."""
-        if facts.frame_width is None:
+        if info.frame_width is None:
             raise OptionError(("model.frontend", "it reads frames of sound, and the data has none; leave it out"))
         if options.frontend is None:
             raise OptionError(
                 ("model.frontend", "missing; the data has frames of sound: frontend: {type: conv, stride: 4}")
             )
-        if not facts.outputs or options.token_types or options.vocab_size is not None:
+        if not info.outputs or options.token_types or options.vocab_size is not None:
             raise OptionError(
                 ("model", "token_types and vocab_size are of tokens, and the data has frames of sound and their labels")
             )
-        length = options.max_len or facts.context or 1
-        if facts.context is not None and length < facts.context:
+        length = options.max_len or info.context or 1
+        if info.context is not None and length < info.context:
             raise OptionError(
-                ("model.max_len", f"{length} frames are fewer than the data's longest row of {facts.context}")
+                ("model.max_len", f"{length} frames are fewer than the data's longest row of {info.context}")
             )
-        self.frontend = options.frontend.build(facts.frame_width, options.dim)
+        self.frontend = options.frontend.build(info.frame_width, options.dim)
         self.stride = options.frontend.stride
         self.max_len = -(-length // self.stride)
         return 0

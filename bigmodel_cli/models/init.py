@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
-from bigmodel_cli.parts.context import ALONE, Stream
+from bigmodel_cli.parts.context import SINGLE_DOCUMENT, SequenceInfo
 from bigmodel_cli.parts.contract import is_limited, selected
 from bigmodel_cli.parts.matrices import own_matrices
 
 UNLIMITED = 1 << 62
-CLOSING = (".mixer.out", ".cross.out", ".ffn.down", ".ffn.shared.down")
+RESIDUAL_OUTPUTS = (".mixer.out", ".cross.out", ".ffn.down", ".ffn.shared.down")
 
 
 def init_normal(model: Module, std: float, stacks: Mapping[str, Iterable[Any]]) -> None:
@@ -32,9 +32,9 @@ def init_normal(model: Module, std: float, stacks: Mapping[str, Iterable[Any]]) 
         depth = next((count for stack, count in steps.items() if name.startswith(stack)), 1)
         for weight, pieces in own_matrices(module).items():
             for piece in pieces:
-                nn.init.normal_(piece, std=std / math.sqrt(depth) if f"{name}.{weight}".endswith(CLOSING) else std)
+                nn.init.normal_(piece, std=std / math.sqrt(depth) if f"{name}.{weight}".endswith(RESIDUAL_OUTPUTS) else std)
         if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=std / math.sqrt(depth) if name.endswith(CLOSING) else std)
+            nn.init.normal_(module.weight, std=std / math.sqrt(depth) if name.endswith(RESIDUAL_OUTPUTS) else std)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
@@ -78,12 +78,12 @@ class Cache:
     blocks: list[dict[str, Any]]
     length: int = 0
     segments: Tensor | None = None
-    memory: Stream = ALONE
+    memory: SequenceInfo = SINGLE_DOCUMENT
 
-    def advance(self, count: int, segments: Tensor | None, stream: Stream) -> Stream:
+    def advance(self, count: int, segments: Tensor | None, sequence: SequenceInfo) -> SequenceInfo:
         """Take in `count` positions, whose segments (B, count) are those of the last position where None; what the blocks are told.
 
-        `stream` says what is beside them (a memory), and which of them are real.
+        `sequence` says what is beside them (a memory), and which of them are real.
         """
         start = self.length
         if self.segments is None:
@@ -92,7 +92,7 @@ class Cache:
             new = self.segments[:, -1:].expand(-1, count) if segments is None else segments
             self.segments = torch.cat((self.segments, new), 1)
         self.length = start + count
-        return Stream(start, self.segments, stream.memory, stream.memory_mask, stream.real)
+        return SequenceInfo(start, self.segments, sequence.memory, sequence.memory_mask, sequence.real)
 
     def select(self, rows: Tensor, sources: Tensor | None = None) -> None:
         """Keep these rows, in this order (some perhaps several times), and of what was read from a memory these sources.
@@ -108,7 +108,7 @@ class Cache:
             self.segments = self.segments[rows]
         if sources is not None:
             kept = (None if t is None else t[sources] for t in (self.memory.memory, self.memory.memory_mask))
-            self.memory = Stream(0, None, *kept)
+            self.memory = SequenceInfo(0, None, *kept)
 
 
 def new_cache(blocks: nn.ModuleList, batch: int, max_len: int) -> Cache:
@@ -116,26 +116,26 @@ def new_cache(blocks: nn.ModuleList, batch: int, max_len: int) -> Cache:
     return Cache([block.new_cache(batch, max_len) for block in blocks])  # type: ignore[operator]
 
 
-def longest(model: Module, position: Module | None, max_len: int) -> int:
+def max_generation_length(model: Module, position: Module | None, max_len: int) -> int:
     """How many positions a model can generate over: `max_len` where a part has a table or a cache of that size."""
     return max_len if is_limited(model) or position is not None else UNLIMITED
 
 
-def sizes(vocab_size: int | None, max_len: int | None, facts: Facts, kind: str, faults: Faults) -> tuple[int, int]:
+def vocab_and_length(vocab_size: int | None, max_len: int | None, info: DatasetInfo, kind: str, faults: Faults) -> tuple[int, int]:
     """(vocabulary, longest sequence) of a model that reads tokens, checked against the data; of what is not known, 1."""
-    vocab, length = vocab_size or facts.vocab_size, max_len or facts.context
+    vocab, length = vocab_size or info.vocab_size, max_len or info.context
     with faults.under("model.vocab_size"):
         if vocab is None:
             raise ValueError(f"the data has no tokenizer to take it from; {kind} reads tokens")
-        if facts.vocab_size is not None and vocab < facts.vocab_size:
+        if info.vocab_size is not None and vocab < info.vocab_size:
             raise ValueError(
-                f"{vocab} is less than the tokenizer's {facts.vocab_size}; give --set model.vocab_size=null"
+                f"{vocab} is less than the tokenizer's {info.vocab_size}; give --set model.vocab_size=null"
             )
     with faults.under("model.max_len"):
         if length is None:
             raise ValueError("missing, and the data has no context to take it from")
-        if facts.context is not None and length < facts.context:
+        if info.context is not None and length < info.context:
             raise ValueError(
-                f"{length} is shorter than the data's context {facts.context}; give --set model.max_len=null"
+                f"{length} is shorter than the data's context {info.context}; give --set model.max_len=null"
             )
     return vocab or 1, length or 1

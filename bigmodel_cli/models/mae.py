@@ -11,7 +11,7 @@ from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
 from bigmodel_cli.parts import Norm
-from bigmodel_cli.parts.context import ALONE
+from bigmodel_cli.parts.context import SINGLE_DOCUMENT
 from bigmodel_cli.parts.norm import LayerNormOptions
 from bigmodel_cli.parts.position import sines_of_grid
 from bigmodel_cli.roles import OUTER, Role
@@ -20,7 +20,7 @@ from bigmodel_cli.roles import OUTER, Role
 class ReconstructOptions(Options):
     """A light decoder over all patches: mask tokens at the hidden places, blocks, and a linear layer to pixels."""
 
-    dim: Count = Field(description="width of the decoder's stream, a multiple of 4")
+    dim: Count = Field(description="width of the decoder's sequence, a multiple of 4")
     blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(description="the decoder's blocks, in order")
     norm: Norm | None = Field(LayerNormOptions(), description="after the blocks; null for none")
 
@@ -65,7 +65,7 @@ class PatchDecoder(Module):
         patches = self.mask.to(x.dtype).expand(len(x), count, -1).scatter(1, places, x[:, self.first :])  # (B, N, D)
         x = torch.cat((x[:, : self.first], patches), 1) + table
         for block in self.blocks:
-            x = block(x, ALONE)
+            x = block(x, SINGLE_DOCUMENT)
         x = x[:, self.first :]
         y: Tensor = self.pixels(x if self.norm is None else self.norm(x))
         return y

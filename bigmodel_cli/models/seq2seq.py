@@ -8,14 +8,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Count, Facts, Positive, Probability
+from bigmodel_cli.config import Count, DatasetInfo, Positive, Probability
 from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Tensor, nn, torch
 from bigmodel_cli.models.base import Model, SkeletonOptions
 from bigmodel_cli.models.block import BlockOptions, build_blocks, check_causal, count_blocks
-from bigmodel_cli.models.init import Cache, init_normal, init_xavier, longest, new_cache, sizes
+from bigmodel_cli.models.init import Cache, init_normal, init_xavier, max_generation_length, new_cache, vocab_and_length
 from bigmodel_cli.parts import Norm, Position
-from bigmodel_cli.parts.context import Stream, padding_segments
+from bigmodel_cli.parts.context import SequenceInfo, padding_segments
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.position import SinusoidalOptions
 from bigmodel_cli.roles import OUTER, Role
@@ -57,8 +57,8 @@ class Seq2SeqOptions(SkeletonOptions):
         check_causal("decoder", self.decoder)
         return self
 
-    def build(self, facts: Facts) -> Seq2Seq:
-        return Seq2Seq(self, facts)
+    def build(self, info: DatasetInfo) -> Seq2Seq:
+        return Seq2Seq(self, info)
 
 
 class Seq2Seq(Model):
@@ -68,12 +68,12 @@ class Seq2Seq(Model):
     can_generate = True
     is_encoder_decoder = True
 
-    def __init__(self, options: Seq2SeqOptions, facts: Facts) -> None:
+    def __init__(self, options: Seq2SeqOptions, info: DatasetInfo) -> None:
         super().__init__()
         faults = Faults()
-        vocab, self.max_len = sizes(options.vocab_size, options.max_len, facts, "an encoder-decoder", faults)
+        vocab, self.max_len = vocab_and_length(options.vocab_size, options.max_len, info, "an encoder-decoder", faults)
         self.options, dim = options, options.dim
-        self.source_embedding = nn.Embedding(facts.source_vocab_size or vocab, dim)
+        self.source_embedding = nn.Embedding(info.source_vocab_size or vocab, dim)
         self.target_embedding = nn.Embedding(vocab, dim)
         self.position = faults.build("model.position", options.position, dim, self.max_len)
         with faults.under("model.encoder"):
@@ -84,14 +84,14 @@ class Seq2Seq(Model):
         self.decoder_norm = faults.build("model.norm", options.norm, dim)
         faults.check()
         self.head = nn.Linear(dim, vocab, bias=options.logit_bias)
-        self.limit = longest(self, self.position, self.max_len)
+        self.limit = max_generation_length(self, self.position, self.max_len)
         if options.init == "xavier":
             init_xavier(self, dim)
         else:
             stacks = {"encoder": self.encoder, "decoder": self.decoder}
             init_normal(self, options.init_std or dim**-0.5, stacks)
         if options.share_embeddings:
-            if facts.source_vocab_size is None:
+            if info.source_vocab_size is None:
                 self.target_embedding.weight = self.source_embedding.weight
             self.head.weight = self.target_embedding.weight
 
@@ -103,38 +103,38 @@ class Seq2Seq(Model):
         """Prefixes of the weights that make the logits."""
         return ("head",)
 
-    def encode(self, source: Tensor) -> Stream:
+    def encode(self, source: Tensor) -> SequenceInfo:
         """The memory (B, S, C) that the decoder reads, and which of its positions are real."""
         real = source >= 0
-        stream = Stream(0, padding_segments(real), real=real)
-        x = self.embed(self.source_embedding, source, stream)
+        sequence = SequenceInfo(0, padding_segments(real), real=real)
+        x = self.embed(self.source_embedding, source, sequence)
         for block in self.encoder:
-            x = block(x, stream)
+            x = block(x, sequence)
         if self.encoder_norm is not None:
             x = self.encoder_norm(x)
-        return Stream(memory=x, memory_mask=None if stream.segments is None else real)
+        return SequenceInfo(memory=x, memory_mask=None if sequence.segment_ids is None else real)
 
-    def decode(self, target: Tensor, read: Stream, cache: Cache | None = None) -> Tensor:
+    def decode(self, target: Tensor, read: SequenceInfo, cache: Cache | None = None) -> Tensor:
         """Logits (B, T, V) for a target that reads the memory in `read`; padding stands at the target's end."""
         count = target.shape[1]
-        stream = replace(read, real=target >= 0)
+        sequence = replace(read, real=target >= 0)
         if cache is not None:
-            stream = cache.advance(count, None, stream)
-        x = self.embed(self.target_embedding, target, stream)
+            sequence = cache.advance(count, None, sequence)
+        x = self.embed(self.target_embedding, target, sequence)
         for index, block in enumerate(self.decoder):
-            x = block(x, stream, cache.blocks[index] if cache is not None else None)
+            x = block(x, sequence, cache.blocks[index] if cache is not None else None)
         if self.decoder_norm is not None:
             x = self.decoder_norm(x)
         logits: Tensor = self.head(x)
         return logits
 
-    def embed(self, table: nn.Embedding, tokens: Tensor, stream: Stream) -> Tensor:
+    def embed(self, table: nn.Embedding, tokens: Tensor, sequence: SequenceInfo) -> Tensor:
         """(B, T) -> (B, T, C)   scaled embeddings with their positions."""
         x = table(tokens.clamp(min=0))
         if self.options.scale_embeddings:
             x = x * math.sqrt(self.options.dim)
         if self.position is not None:
-            x = self.position(x, stream)
+            x = self.position(x, sequence)
         return dropout(x, self.options.dropout, self.training)
 
     def new_cache(self, batch: int, max_len: int | None = None) -> Cache:
@@ -145,13 +145,13 @@ class Seq2Seq(Model):
         """Logits of what follows each target token."""
         return self.decode(target, self.encode(source))
 
-    def generator(self, source: Tensor | None = None) -> Reading:
+    def generator(self, source: Tensor | None = None) -> ConditionedDecoder:
         """The decoder bound to these sources (B, S)."""
         assert source is not None
-        return Reading(self, source)
+        return ConditionedDecoder(self, source)
 
 
-class Reading:
+class ConditionedDecoder:
     """A decoder that has read its sources, with the interface of a decoder alone."""
 
     def __init__(self, model: Seq2Seq, source: Tensor) -> None:

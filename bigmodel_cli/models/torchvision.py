@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import say
 from bigmodel_cli.errors import OptionError, ResourceError, SpecError, did_you_mean
 from bigmodel_cli.lazy import Module, Tensor, nn
@@ -52,21 +52,21 @@ class TorchvisionOptions(AnyModelOptions):
         None, description="name of pretrained weights (DEFAULT, IMAGENET1K_V1), downloaded once; null for none"
     )
 
-    def build(self, facts: Facts) -> TorchvisionModel:
-        return build_torchvision(self, facts)
+    def build(self, info: DatasetInfo) -> TorchvisionModel:
+        return build_torchvision(self, info)
 
     def without_download(self) -> TorchvisionOptions:
         """Without `weights`."""
         return self.model_copy(update={"weights": None})
 
 
-def build_torchvision(options: TorchvisionOptions, facts: Facts) -> TorchvisionModel:
+def build_torchvision(options: TorchvisionOptions, info: DatasetInfo) -> TorchvisionModel:
     """The network for the data's classes. Raises `OptionError` for an unknown name, or data that it cannot read."""
     import torchvision
 
-    if facts.image_shape is None or not facts.outputs:
+    if info.image_shape is None or not info.outputs:
         raise OptionError(("model.type", "torchvision reads labelled images, and the data has none"))
-    channels, height, width = facts.image_shape
+    channels, height, width = info.image_shape
     if channels != 3:
         raise OptionError(
             ("model.type", f"torchvision's networks read 3 channels, and the data has {channels}; set data.channels: 3")
@@ -75,7 +75,7 @@ def build_torchvision(options: TorchvisionOptions, facts: Facts) -> TorchvisionM
     if options.name not in names:
         hint = did_you_mean(options.name, names)
         raise OptionError(("model.name", f"torchvision has no classification network {options.name!r}{hint}"))
-    keywords: dict[str, Any] = {"num_classes": facts.outputs}
+    keywords: dict[str, Any] = {"num_classes": info.outputs}
     if options.name.startswith("vit_"):  # its parameters depend on the image's size
         if height != width:
             raise OptionError(

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Count, Facts, Natural, Positive, Probability
+from bigmodel_cli.config import Count, DatasetInfo, Natural, Positive, Probability
 from bigmodel_cli.errors import Faults, OptionError, SpecError
 from bigmodel_cli.lazy import Tensor, nn, torch
 from bigmodel_cli.models.base import Model, SkeletonOptions
@@ -14,7 +14,7 @@ from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
 from bigmodel_cli.models.init import glorot
 from bigmodel_cli.models.mae import PatchDecoder, ReconstructOptions, patchify, unpatchify
 from bigmodel_cli.parts import Norm
-from bigmodel_cli.parts.context import ALONE
+from bigmodel_cli.parts.context import SINGLE_DOCUMENT
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
 from bigmodel_cli.parts.position import sines_of_grid
@@ -55,8 +55,8 @@ class ViTOptions(SkeletonOptions):
         count_blocks(self.blocks)
         return self
 
-    def build(self, facts: Facts) -> ViT:
-        return ViT(self, facts)
+    def build(self, info: DatasetInfo) -> ViT:
+        return ViT(self, info)
 
     def check_output(self, output: str, task: str) -> None:
         """With a decoder it rebuilds hidden patches, and without one it labels."""
@@ -67,11 +67,11 @@ class ViTOptions(SkeletonOptions):
         if self.reconstruct is not None and output != "patches":
             raise ValueError(f"model.reconstruct is for task.type: masked_image; set it to null for task.type: {task}")
 
-    def grid(self, facts: Facts) -> tuple[int, int]:
+    def grid(self, info: DatasetInfo) -> tuple[int, int]:
         """Rows and columns of patches in an image. Raises `OptionError` where the patch does not divide it, or there is none."""
-        if facts.image_shape is None:
+        if info.image_shape is None:
             raise OptionError(("model.type", "vit reads images, and the data has none"))
-        _, height, width = facts.image_shape
+        _, height, width = info.image_shape
         if height % self.patch or width % self.patch:
             raise OptionError(("model.patch", f"{self.patch} does not divide the image of {height} x {width}"))
         return height // self.patch, width // self.patch
@@ -87,15 +87,15 @@ class ViT(Model):
 
     grid: tuple[int, int]
 
-    def __init__(self, options: ViTOptions, facts: Facts) -> None:
+    def __init__(self, options: ViTOptions, info: DatasetInfo) -> None:
         super().__init__()
-        self.options, self.grid, faults = options, options.grid(facts), Faults()
-        if options.reconstruct is None and not facts.outputs:
+        self.options, self.grid, faults = options, options.grid(info), Faults()
+        if options.reconstruct is None and not info.outputs:
             raise OptionError(
                 ("model.type", "vit labels images, and the data has no labels; model.reconstruct learns without")
             )
-        assert facts.image_shape is not None
-        channels, count = facts.image_shape[0], self.grid[0] * self.grid[1]
+        assert info.image_shape is not None
+        channels, count = info.image_shape[0], self.grid[0] * self.grid[1]
         self.first = int(options.pool == "cls")
         self.patches = nn.Conv2d(channels, options.dim, options.patch, options.patch)
         self.cls = nn.Parameter(torch.zeros(1, 1, options.dim)) if self.first else None
@@ -109,7 +109,7 @@ class ViT(Model):
             length = self.first + count + options.registers
             self.blocks = build_blocks(options.blocks, options.dim, length, causal=False)
         self.norm = faults.build("model.norm", options.norm, options.dim)
-        self.head = nn.Linear(options.dim, facts.outputs) if options.reconstruct is None else None
+        self.head = nn.Linear(options.dim, info.outputs) if options.reconstruct is None else None
         with faults.under("model.reconstruct"):
             self.decoder = (
                 self.build_decoder(options.reconstruct, channels) if options.reconstruct is not None else None
@@ -187,7 +187,7 @@ class ViT(Model):
             x = torch.cat((x, self.registers.expand(batch, -1, -1)), 1)
         x = dropout(x, self.options.dropout, self.training)
         for block in self.blocks:
-            x = block(x, ALONE)
+            x = block(x, SINGLE_DOCUMENT)
         x = x[:, : x.shape[1] - self.options.registers]
         y: Tensor = x if self.norm is None else self.norm(x)
         return y

@@ -17,7 +17,7 @@ class AdamWOptions(AnyOptimizerOptions):
     """AdamW (Loshchilov and Hutter 2019); with `weight_decay: 0` it is Adam (Kingma and Ba 2015)."""
 
     type: Literal["adamw"] = "adamw"
-    copies: ClassVar[int] = 2  # of the weights, in the optimizer's state
+    state_per_param: ClassVar[int] = 2  # of the weights, in the optimizer's state
     lr: Positive = Field(1e-3, description="peak learning rate")
     betas: Annotated[list[Probability], Field(min_length=2, max_length=2)] = Field(
         [0.9, 0.999], description="decay rates of the running means of the gradient and of its square"

@@ -24,7 +24,7 @@ class AnyOptimizerOptions(Options):
 
     type: str
     lr: Positive = Field(description="peak learning rate")
-    copies: ClassVar[int]
+    state_per_param: ClassVar[int]
     """Of the weights, in the optimizer's state."""
     averages: ClassVar[bool] = False
     """Whether the optimizer itself averages the weights that are evaluated and saved."""

@@ -19,7 +19,7 @@ class MuonOptions(AnyOptimizerOptions):
     """Muon (Jordan et al. 2024) for hidden matrices and kernels, AdamW for all other weights (first and last layer, gains ...)."""
 
     type: Literal["muon"] = "muon"
-    copies: ClassVar[int] = 2
+    state_per_param: ClassVar[int] = 2
     lr: Positive = Field(0.02, description="peak learning rate of the matrices")
     momentum: Probability = Field(0.95, description="decay rate of the running mean of gradients")
     nesterov: bool = Field(True, description="look ahead along the momentum")

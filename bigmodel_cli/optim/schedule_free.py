@@ -17,7 +17,7 @@ class ScheduleFreeAdamWOptions(AnyOptimizerOptions):
     """Schedule-free AdamW (Defazio et al. 2024): evaluated and saved at an average, so that no learning rate must fall."""
 
     type: Literal["schedule_free_adamw"] = "schedule_free_adamw"
-    copies: ClassVar[int] = 3
+    state_per_param: ClassVar[int] = 3
     averages: ClassVar[bool] = True
     lr: Positive = Field(2.5e-3, description="learning rate after the warm-up")
     betas: Annotated[list[Probability], Field(min_length=2, max_length=2)] = Field(

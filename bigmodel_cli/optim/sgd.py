@@ -17,7 +17,7 @@ class SGDOptions(AnyOptimizerOptions):
     """Stochastic gradient descent with (Nesterov) momentum (Sutskever et al. 2013, in PyTorch's formulation)."""
 
     type: Literal["sgd"] = "sgd"
-    copies: ClassVar[int] = 1
+    state_per_param: ClassVar[int] = 1
     lr: Positive = Field(0.1, description="peak learning rate")
     momentum: Probability = Field(0.9, description="decay rate of the running sum of gradients")
     nesterov: bool = Field(True, description="look ahead along the momentum")

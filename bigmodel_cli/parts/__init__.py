@@ -5,8 +5,8 @@ Shapes are written with one legend throughout:
     B batch   T sequence   S memory (positions looked at)   C channels   H heads   G key/value heads
     D head width   N state width   P value width   V vocabulary   E experts
 
-The tables below are all there is: a part is one file and one name here. A mixer is built for a `Place` and called with
-(x, stream, cache); a feed-forward network is built for a `Place` and called with (x, stream) (see stream.py). A part whose
+The tables below are all there is: a part is one file and one name here. A mixer is built for a `LayerContext` and called with
+(x, sequence, cache); a feed-forward network is built for a `LayerContext` and called with (x, sequence) (see context.py). A part whose
 weights are not one matrix each says which matrices they hold (matrices.py).
 """
 

@@ -11,9 +11,9 @@ from pydantic import Field, model_validator
 from bigmodel_cli.config import Count, Options, Positive, Probability
 from bigmodel_cli.device import product_dtype
 from bigmodel_cli.lazy import Tensor, nn, torch
-from bigmodel_cli.parts.context import ALONE, Place, Stream
+from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import AnyMixerOptions
-from bigmodel_cli.parts.kernels import Rules, attend, weights
+from bigmodel_cli.parts.kernels import AttentionSpec, attend, weights
 from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.norm import RMSNorm
 from bigmodel_cli.parts.position import HeadPosition, NoPositionOptions
@@ -58,17 +58,17 @@ class AttentionOptions(_HeadOptions, AnyMixerOptions):
     position: HeadPosition = Field(NoPositionOptions(), description="what tells positions apart")
     sinks: bool = Field(False, description="a learned score per head that takes weight from all keys (gpt-oss)")
 
-    def build(self, place: Place) -> Attention:
+    def build(self, layer: LayerContext) -> Attention:
         """The module. Raises `ValueError` for a width that the heads do not divide."""
-        return Attention(self, place)
+        return Attention(self, layer)
 
 
 class CrossAttentionOptions(_HeadOptions):
     """Attention to a memory, such as the encoder's output (Vaswani et al. 2017)."""
 
-    def build(self, place: Place) -> CrossAttention:
+    def build(self, layer: LayerContext) -> CrossAttention:
         """The module. Raises `ValueError` for a width that the heads do not divide."""
-        return CrossAttention(self, place)
+        return CrossAttention(self, layer)
 
 
 @dataclass
@@ -128,22 +128,22 @@ class Attention(OwnMatrices):
     plain formula and handed to it; the output is the kernel's all the same.
     """
 
-    def __init__(self, options: AttentionOptions, place: Place) -> None:
+    def __init__(self, options: AttentionOptions, layer: LayerContext) -> None:
         super().__init__()
         self.heads = options.num_heads
         self.groups = options.kv_heads or options.num_heads
-        self.head_dim = options.width(place.dim)
-        causal = place.causal if options.causal is None else options.causal
-        self.rules = Rules(causal, options.window, options.softcap, options.scale)
+        self.head_dim = options.width(layer.dim)
+        causal = layer.causal if options.causal is None else options.causal
+        self.rules = AttentionSpec(causal, options.window, options.softcap, options.scale)
         self.dropout = options.dropout
-        self.qkv = nn.Linear(place.dim, (self.heads + 2 * self.groups) * self.head_dim, bias=options.bias)
-        self.out = nn.Linear(self.heads * self.head_dim, place.dim, bias=options.bias)
+        self.qkv = nn.Linear(layer.dim, (self.heads + 2 * self.groups) * self.head_dim, bias=options.bias)
+        self.out = nn.Linear(self.heads * self.head_dim, layer.dim, bias=options.bias)
         self.q_norm = RMSNorm(self.head_dim) if options.qk_norm else None
         self.k_norm = RMSNorm(self.head_dim) if options.qk_norm else None
-        self.rotary = options.position.rotary(self.head_dim, place.max_len)
+        self.rotary = options.position.rotary(self.head_dim, layer.max_len)
         self.bias = options.position.bias(self.heads, causal)
         self.sinks = nn.Parameter(torch.zeros(self.heads)) if options.sinks else None
-        self.limited = self.rotary is not None or not options.window  # a table, or a cache, of max_len positions
+        self.needs_max_len = self.rotary is not None or not options.window  # a table, or a cache, of max_len positions
         self.probe: Callable[[Tensor], None] | None = None
 
     def weight_roles(self) -> dict[str, Role]:
@@ -156,7 +156,7 @@ class Attention(OwnMatrices):
         cache = KVCache.of(self.qkv.weight, batch, max_len if window is None else 0, size, size)
         return cache if window is None else WindowCache(cache.keys, cache.values, window)
 
-    def forward(self, x: Tensor, stream: Stream = ALONE, cache: KVCache | WindowCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: KVCache | WindowCache | None = None) -> Tensor:
         """Mix the positions; with a cache, x holds the positions that follow those in it."""
         sizes = [self.heads, self.groups, self.groups]
         qkv = self.qkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H + 2G, T, D)
@@ -164,11 +164,11 @@ class Attention(OwnMatrices):
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if self.rotary is not None:
-            q, k = self.rotary(q, stream), self.rotary(k, stream)
+            q, k = self.rotary(q, sequence), self.rotary(k, sequence)
         if cache is not None:
             k, v = cache.append(k.to(cache.keys.dtype), v.to(cache.values.dtype))
             q = q.to(k.dtype)
-        segments = None if stream.segments is None else stream.segments[:, -k.shape[2] :]
+        segments = None if sequence.segment_ids is None else sequence.segment_ids[:, -k.shape[2] :]
         bias = self.bias(q.shape[2], k.shape[2]) if self.bias is not None else None
         if self.probe is not None:
             self.probe(weights(q, k, self.rules, segments=segments, bias=bias, sinks=self.sinks))
@@ -184,14 +184,14 @@ class CrossAttention(OwnMatrices):
     With a cache, x may have several rows for each of the memory's, one after the other (the hypotheses of a beam search).
     """
 
-    def __init__(self, options: CrossAttentionOptions, place: Place) -> None:
+    def __init__(self, options: CrossAttentionOptions, layer: LayerContext) -> None:
         super().__init__()
         self.heads, self.groups = options.num_heads, options.kv_heads or options.num_heads
-        self.head_dim = options.width(place.dim)
-        self.rules, self.dropout = Rules(False, None, options.softcap, options.scale), options.dropout
-        self.q = nn.Linear(place.dim, self.heads * self.head_dim, bias=options.bias)
-        self.kv = nn.Linear(place.dim, 2 * self.groups * self.head_dim, bias=options.bias)
-        self.out = nn.Linear(self.heads * self.head_dim, place.dim, bias=options.bias)
+        self.head_dim = options.width(layer.dim)
+        self.rules, self.dropout = AttentionSpec(False, None, options.softcap, options.scale), options.dropout
+        self.q = nn.Linear(layer.dim, self.heads * self.head_dim, bias=options.bias)
+        self.kv = nn.Linear(layer.dim, 2 * self.groups * self.head_dim, bias=options.bias)
+        self.out = nn.Linear(self.heads * self.head_dim, layer.dim, bias=options.bias)
         self.q_norm = RMSNorm(self.head_dim) if options.qk_norm else None
         self.k_norm = RMSNorm(self.head_dim) if options.qk_norm else None
         self.probe: Callable[[Tensor], None] | None = None
@@ -210,31 +210,31 @@ class CrossAttention(OwnMatrices):
         k, v = kv.split(self.groups, dim=1)
         return (self.k_norm(k) if self.k_norm is not None else k), v
 
-    def forward(self, x: Tensor, stream: Stream, cache: dict[str, Tensor] | None = None) -> Tensor:
-        """Look at `stream.memory`; with a cache its keys and values are computed once."""
+    def forward(self, x: Tensor, sequence: SequenceInfo, cache: dict[str, Tensor] | None = None) -> Tensor:
+        """Look at `sequence.memory`; with a cache its keys and values are computed once."""
         q = self.q(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H, T, D)
         if self.q_norm is not None:
             q = self.q_norm(q)
         if cache:
             k, v = cache["keys"], cache["values"]
         else:
-            assert stream.memory is not None, "cross-attention needs a memory"
-            k, v = self.read(stream.memory)
+            assert sequence.memory is not None, "cross-attention needs a memory"
+            k, v = self.read(sequence.memory)
             if cache is not None:
                 cache["keys"], cache["values"] = k, v
         beams = len(q) // len(k)
         if beams > 1:  # they look at the same memory: as if they were positions of one row
             q = q.unflatten(0, (-1, beams)).transpose(1, 2).flatten(2, 3)  # (B, H, beams * T, D)
         if self.probe is not None:
-            self.probe(weights(q, k, self.rules, keep=stream.memory_mask))
+            self.probe(weights(q, k, self.rules, key_mask=sequence.memory_mask))
         rules = with_dropout(self.rules, self.dropout if self.training else 0.0)
-        y = attend(q, k, v, rules, keep=stream.memory_mask)
+        y = attend(q, k, v, rules, key_mask=sequence.memory_mask)
         if beams > 1:
             y = y.unflatten(2, (beams, -1)).transpose(1, 2).flatten(0, 1)
         out: Tensor = self.out(y.transpose(1, 2).flatten(2))
         return out
 
 
-def with_dropout(rules: Rules, dropout: float) -> Rules:
+def with_dropout(rules: AttentionSpec, dropout: float) -> AttentionSpec:
     """The rules with so much dropout of the weights."""
-    return Rules(rules.causal, rules.window, rules.softcap, rules.scale, dropout) if dropout else rules
+    return AttentionSpec(rules.causal, rules.window, rules.softcap, rules.scale, dropout) if dropout else rules

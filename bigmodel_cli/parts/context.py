@@ -9,7 +9,7 @@ from bigmodel_cli.lazy import Tensor, torch
 
 
 @dataclass(frozen=True)
-class Place:
+class LayerContext:
     """Where a part stands: the width of the stream, the longest sequence, and which block (from 0) of how many.
 
     `causal` is what the skeleton asks of a mixer that leaves it open: True in a decoder, False in an encoder.
@@ -17,58 +17,58 @@ class Place:
 
     dim: int
     max_len: int
-    depth: int = 0
-    blocks: int = 1
+    layer_index: int = 0
+    num_layers: int = 1
     causal: bool = True
 
 
 @dataclass(frozen=True)
-class Stream:
+class SequenceInfo:
     """The positions of x (B, T, C) and what stands before and beside them.
 
-    `start` positions came before and lie in the caches. `segments` (B, start + T) numbers the documents of a packed row: a
+    `offset` positions came before and lie in the caches. `segment_ids` (B, start + T) numbers the documents of a packed row: a
     position sees its own segment alone, a recurrent state is empty where a segment begins, and positions count from its
     first token. Padding is a segment of its own. None: each row is one document. `memory` (B, S, C) is what cross-attention
     reads, and `memory_mask` (B, S) is True where it is not padding. `real` (B, T) is True where x itself is not padding, for what
-    counts positions (None: all); what a position gets from others is the business of `segments`.
+    counts positions (None: all); what a position gets from others is the business of `segment_ids`.
     """
 
-    start: int = 0
-    segments: Tensor | None = None
+    offset: int = 0
+    segment_ids: Tensor | None = None
     memory: Tensor | None = None
     memory_mask: Tensor | None = None
     real: Tensor | None = None
 
-    def own(self) -> Tensor | None:
+    def current_segments(self) -> Tensor | None:
         """(B, T) the segments of x alone."""
-        return None if self.segments is None else self.segments[:, self.start :]
+        return None if self.segment_ids is None else self.segment_ids[:, self.offset :]
 
-    def before(self) -> Tensor | None:
+    def previous_segment(self) -> Tensor | None:
         """(B) the segment of the position before x; None where x begins the row or there are no segments."""
-        return None if self.segments is None or not self.start else self.segments[:, self.start - 1]
+        return None if self.segment_ids is None or not self.offset else self.segment_ids[:, self.offset - 1]
 
     @cached_property
     def positions(self) -> Tensor | None:
         """(B, T) the places of x within their segments; None where they are start, start + 1, ... in every row."""
-        return None if self.segments is None else positions(self.segments)[:, self.start :]
+        return None if self.segment_ids is None else positions(self.segment_ids)[:, self.offset :]
 
     def seen(self, x: Tensor) -> Tensor:
         """(1 or B, T, start + T) bool: which positions so far each of x (B, T, C) may see: its own segment, up to itself."""
-        place = torch.arange(self.start + x.shape[1], device=x.device)
-        before = (place <= place[self.start :, None])[None]
-        own = self.own()
+        place = torch.arange(self.offset + x.shape[1], device=x.device)
+        before = (place <= place[self.offset :, None])[None]
+        own = self.current_segments()
         return (
-            before if own is None or self.segments is None else before & (own[:, :, None] == self.segments[:, None, :])
+            before if own is None or self.segment_ids is None else before & (own[:, :, None] == self.segment_ids[:, None, :])
         )
 
-    def rows(self, table: Tensor, length: int) -> Tensor:
+    def lookup(self, table: Tensor, length: int) -> Tensor:
         """The rows of a table of positions: (T, ...), or (B, T, ...) where positions differ by segment."""
         if self.positions is None:
-            return table[self.start : self.start + length]
+            return table[self.offset : self.offset + length]
         return table[self.positions]
 
 
-ALONE = Stream()
+SINGLE_DOCUMENT = SequenceInfo()
 """One document per row, from its first position."""
 
 

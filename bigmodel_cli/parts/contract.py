@@ -11,22 +11,22 @@ from typing import Any, Protocol, runtime_checkable
 
 from bigmodel_cli.config import Options
 from bigmodel_cli.lazy import Module, Tensor, torch
-from bigmodel_cli.parts.context import Place
+from bigmodel_cli.parts.context import LayerContext
 
 
 class AnyMixerOptions(Options):
-    """Options of a mixer, which is called with (x, stream, cache)."""
+    """Options of a mixer, which is called with (x, sequence, cache)."""
 
     @abstractmethod
-    def build(self, place: Place) -> Module:
+    def build(self, layer: LayerContext) -> Module:
         """The module for that place. Raises `ValueError` beginning with the option that does not fit."""
 
 
 class AnyFFNOptions(Options):
-    """Options of a feed-forward network, which is called with (x, stream)."""
+    """Options of a feed-forward network, which is called with (x, sequence)."""
 
     @abstractmethod
-    def build(self, place: Place) -> Module:
+    def build(self, layer: LayerContext) -> Module:
         """The module for that place. Raises `ValueError` beginning with the option that does not fit."""
 
 
@@ -39,7 +39,7 @@ class AnyNormOptions(Options):
 
 
 class AnyPositionOptions(Options):
-    """Options of what is added to embeddings, which is called with (x, stream)."""
+    """Options of what is added to embeddings, which is called with (x, sequence)."""
 
     @abstractmethod
     def build(self, dim: int, max_len: int) -> Module | None:
@@ -70,10 +70,10 @@ class Attends(Protocol):
 
 
 @runtime_checkable
-class Limited(Protocol):
+class BoundedLength(Protocol):
     """A part that may have a table or a cache of `max_len` positions."""
 
-    limited: bool
+    needs_max_len: bool
 
 
 @runtime_checkable
@@ -103,7 +103,7 @@ def attending(model: Module) -> dict[str, Attends]:
 
 def is_limited(model: Module) -> bool:
     """Whether a part has a table or a cache of `max_len` positions, beyond which nothing can be generated."""
-    return any(isinstance(m, Limited) and m.limited for m in model.modules())
+    return any(isinstance(m, BoundedLength) and m.needs_max_len for m in model.modules())
 
 
 def has_table(model: Module) -> bool:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from bigmodel_cli.config import Count
 from bigmodel_cli.lazy import Tensor, nn
-from bigmodel_cli.parts.context import ALONE, Place, Stream
+from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import AnyMixerOptions
 from bigmodel_cli.parts.mamba2 import RecurrentCache
 from bigmodel_cli.parts.matrices import OwnMatrices
@@ -23,19 +23,19 @@ class ConvolutionOptions(AnyMixerOptions):
     kernel: Count = Field(3, description="positions seen, the own one included")
     bias: bool = Field(False, description="learn biases")
 
-    def build(self, place: Place) -> Convolution:
+    def build(self, layer: LayerContext) -> Convolution:
         """The module."""
-        if not place.causal:
+        if not layer.causal:
             raise ValueError("type: convolution goes from left to right; an encoder's mixers see both sides")
         if self.kernel < 2:
             raise ValueError("kernel: a convolution over positions spans at least 2")
-        return Convolution(self, place.dim)
+        return Convolution(self, layer.dim)
 
 
 class Convolution(OwnMatrices):
     """(B, T, C) -> (B, T, C)   out(c * conv(b * x)) with b, c, x = input(x) (Liquid AI 2025, LFM2)."""
 
-    limited = False
+    needs_max_len = False
 
     def __init__(self, options: ConvolutionOptions, dim: int) -> None:
         super().__init__()
@@ -51,10 +51,10 @@ class Convolution(OwnMatrices):
         """An empty state for generation."""
         return RecurrentCache()
 
-    def forward(self, x: Tensor, stream: Stream = ALONE, cache: RecurrentCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: RecurrentCache | None = None) -> Tensor:
         """Mix the positions; with a cache, x follows what the convolution has seen."""
         before, after, value = self.input(x).chunk(3, -1)
-        y, past = self.conv(before * value, stream, cache.past if cache is not None else None)
+        y, past = self.conv(before * value, sequence, cache.past if cache is not None else None)
         if cache is not None:
             cache.past = past
         out: Tensor = self.out(after * y)

@@ -11,9 +11,9 @@ from pydantic import Field
 from bigmodel_cli.config import Count, Fraction
 from bigmodel_cli.lazy import F, Tensor, nn, torch
 from bigmodel_cli.parts.attention import KVCache
-from bigmodel_cli.parts.context import ALONE, Place, Stream
+from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import AnyMixerOptions
-from bigmodel_cli.parts.kernels import Rules, attend, weights
+from bigmodel_cli.parts.kernels import AttentionSpec, attend, weights
 from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.position import NoPositionOptions, RotaryOptions
 from bigmodel_cli.roles import Role, fused
@@ -35,13 +35,13 @@ class DifferentialOptions(AnyMixerOptions):
         None, description="the factor's start; left out: the paper's 0.8 - 0.6 exp(-0.3 depth)"
     )
 
-    def build(self, place: Place) -> Differential:
+    def build(self, layer: LayerContext) -> Differential:
         """The module. Raises `ValueError` for a width that the heads do not divide."""
-        if self.head_dim is None and place.dim % (2 * self.num_heads):
+        if self.head_dim is None and layer.dim % (2 * self.num_heads):
             raise ValueError(
-                f"num_heads: {self.num_heads} heads of two maps do not divide dim {place.dim}; give head_dim"
+                f"num_heads: {self.num_heads} heads of two maps do not divide dim {layer.dim}; give head_dim"
             )
-        return Differential(self, place)
+        return Differential(self, layer)
 
 
 class Differential(OwnMatrices):
@@ -51,20 +51,20 @@ class Differential(OwnMatrices):
     1 - lambda_init. lambda = exp(a . b) - exp(c . d) + lambda_init is shared by the heads.
     """
 
-    limited = True
+    needs_max_len = True
 
-    def __init__(self, options: DifferentialOptions, place: Place) -> None:
+    def __init__(self, options: DifferentialOptions, layer: LayerContext) -> None:
         super().__init__()
         self.heads = options.num_heads
-        self.width = options.head_dim or place.dim // options.num_heads // 2
+        self.width = options.head_dim or layer.dim // options.num_heads // 2
         inner = 2 * self.heads * self.width
-        self.qkv = nn.Linear(place.dim, 3 * inner, bias=False)
-        self.out = nn.Linear(inner, place.dim, bias=False)
-        start = 0.8 - 0.6 * math.exp(-0.3 * place.depth)
+        self.qkv = nn.Linear(layer.dim, 3 * inner, bias=False)
+        self.out = nn.Linear(inner, layer.dim, bias=False)
+        start = 0.8 - 0.6 * math.exp(-0.3 * layer.layer_index)
         self.lambda_init = start if options.lambda_init is None else options.lambda_init
         self.factors = nn.Parameter(torch.randn(4, self.width) * 0.1)
-        self.rotary = options.position.rotary(self.width, place.max_len)
-        self.rules = Rules(place.causal if options.causal is None else options.causal)
+        self.rotary = options.position.rotary(self.width, layer.max_len)
+        self.rules = AttentionSpec(layer.causal if options.causal is None else options.causal)
         self.probe: Callable[[Tensor], None] | None = None
 
     def weight_roles(self) -> dict[str, Role]:
@@ -82,20 +82,20 @@ class Differential(OwnMatrices):
         factor: Tensor = (a @ b).exp() - (c @ d).exp() + self.lambda_init
         return factor
 
-    def forward(self, x: Tensor, stream: Stream = ALONE, cache: KVCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: KVCache | None = None) -> Tensor:
         """Mix the positions; with a cache, x holds the positions that follow those in it."""
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
         q, k = (torch.cat(t.chunk(2, -1), 1) for t in (q, k))  # (B, 2H, T, D): first maps, then second
         if self.rotary is not None:
-            q, k = self.rotary(q, stream), self.rotary(k, stream)
+            q, k = self.rotary(q, sequence), self.rotary(k, sequence)
         if cache is not None:
             k, v = cache.append(k.to(cache.keys.dtype), v.to(cache.values.dtype))
             q = q.to(k.dtype)
         factor = self.factor()
         if self.probe is not None:
-            first, second = weights(q, k, self.rules, segments=stream.segments).chunk(2, 1)
+            first, second = weights(q, k, self.rules, segments=sequence.segment_ids).chunk(2, 1)
             self.probe(first - factor * second)
-        y = attend(q, k, torch.cat((v, v), 1), self.rules, segments=stream.segments)  # (B, 2H, T, 2D)
+        y = attend(q, k, torch.cat((v, v), 1), self.rules, segments=sequence.segment_ids)  # (B, 2H, T, 2D)
         first, second = y.chunk(2, 1)
         y = first - factor.to(y.dtype) * second
         y = F.rms_norm(y, y.shape[-1:], eps=1e-5) * (1 - self.lambda_init)

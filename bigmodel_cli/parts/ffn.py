@@ -9,7 +9,7 @@ from pydantic import Field
 
 from bigmodel_cli.config import Count, Probability
 from bigmodel_cli.lazy import F, Module, Tensor, nn
-from bigmodel_cli.parts.context import ALONE, Place, Stream
+from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import AnyFFNOptions
 from bigmodel_cli.parts.dropout import dropout
 
@@ -30,9 +30,9 @@ class GeluFFNOptions(_FFNOptions):
         "none", description="none: the exact form; tanh: GPT-2's approximation"
     )
 
-    def build(self, place: Place) -> FeedForward:
-        """The module for `place.dim` channels."""
-        dim = place.dim
+    def build(self, layer: LayerContext) -> FeedForward:
+        """The module for `layer.dim` channels."""
+        dim = layer.dim
         return FeedForward(dim, self.hidden or 4 * dim, self.bias, self.dropout, f"gelu_{self.approximate}")
 
 
@@ -41,9 +41,9 @@ class ReluFFNOptions(_FFNOptions):
 
     type: Literal["relu"] = "relu"
 
-    def build(self, place: Place) -> FeedForward:
-        """The module for `place.dim` channels."""
-        dim = place.dim
+    def build(self, layer: LayerContext) -> FeedForward:
+        """The module for `layer.dim` channels."""
+        dim = layer.dim
         return FeedForward(dim, self.hidden or 4 * dim, self.bias, self.dropout, "relu")
 
 
@@ -52,18 +52,18 @@ class SquaredReluFFNOptions(_FFNOptions):
 
     type: Literal["relu2"] = "relu2"
 
-    def build(self, place: Place) -> FeedForward:
-        """The module for `place.dim` channels."""
-        return FeedForward(place.dim, self.hidden or 4 * place.dim, self.bias, self.dropout, "relu2")
+    def build(self, layer: LayerContext) -> FeedForward:
+        """The module for `layer.dim` channels."""
+        return FeedForward(layer.dim, self.hidden or 4 * layer.dim, self.bias, self.dropout, "relu2")
 
 
 class _GatedFFNOptions(_FFNOptions):
     bias: bool = Field(False, description="learn biases")
 
-    def build(self, place: Place) -> GatedFeedForward:
-        """The module for `place.dim` channels."""
-        hidden = self.hidden or 8 * ((place.dim + 2) // 3)
-        return GatedFeedForward(place.dim, hidden, self.bias, self.dropout, self.gate)
+    def build(self, layer: LayerContext) -> GatedFeedForward:
+        """The module for `layer.dim` channels."""
+        hidden = self.hidden or 8 * ((layer.dim + 2) // 3)
+        return GatedFeedForward(layer.dim, hidden, self.bias, self.dropout, self.gate)
 
     gate: ClassVar[str] = "silu"
 
@@ -99,7 +99,7 @@ class FeedForward(Module):
         self.down = nn.Linear(hidden, dim, bias=bias)
         self.dropout, self.activation = dropout, ACTIVATIONS[activation]
 
-    def forward(self, x: Tensor, stream: Stream = ALONE) -> Tensor:
+    def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT) -> Tensor:
         """Each position by itself."""
         x = self.activation(self.up(x))
         y: Tensor = self.down(dropout(x, self.dropout, self.training))
@@ -116,7 +116,7 @@ class GatedFeedForward(Module):
         self.down = nn.Linear(hidden, dim, bias=bias)
         self.dropout, self.activation = dropout, ACTIVATIONS[activation]
 
-    def forward(self, x: Tensor, stream: Stream = ALONE) -> Tensor:
+    def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT) -> Tensor:
         """Each position by itself."""
         x = self.activation(self.gate(x)) * self.up(x)
         y: Tensor = self.down(dropout(x, self.dropout, self.training))

@@ -10,7 +10,7 @@ from pydantic import Field
 from bigmodel_cli.config import Count
 from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, nn, torch
-from bigmodel_cli.parts.context import ALONE, Place, Stream
+from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import AnyMixerOptions
 from bigmodel_cli.parts.mamba2 import RecurrentCache
 from bigmodel_cli.parts.matrices import OwnMatrices
@@ -30,17 +30,17 @@ class GatedDeltaNetOptions(AnyMixerOptions):
     kernel: Count = Field(4, description="width of the short convolution")
     chunk: Count = Field(64, description="positions computed together; changes speed and memory, not the result")
 
-    def build(self, place: Place) -> GatedDeltaNet:
+    def build(self, layer: LayerContext) -> GatedDeltaNet:
         """The module. Raises `ValueError` where the heads do not divide."""
-        if not place.causal:
+        if not layer.causal:
             raise ValueError("type: gated_deltanet goes from left to right; an encoder's mixers see both sides")
         if self.num_heads % (self.key_heads or self.num_heads):
             raise ValueError(f"num_heads: {self.num_heads} is not a multiple of key_heads {self.key_heads}")
-        if self.key_dim is None and place.dim % self.num_heads:
-            raise ValueError(f"num_heads: {self.num_heads} heads do not divide dim {place.dim}; give key_dim")
+        if self.key_dim is None and layer.dim % self.num_heads:
+            raise ValueError(f"num_heads: {self.num_heads} heads do not divide dim {layer.dim}; give key_dim")
         if self.kernel < 2:
             raise ValueError("kernel: the short convolution spans at least 2 positions")
-        return GatedDeltaNet(self, place.dim)
+        return GatedDeltaNet(self, layer.dim)
 
 
 class GatedDeltaNet(OwnMatrices):
@@ -50,7 +50,7 @@ class GatedDeltaNet(OwnMatrices):
     Step sizes and A start as Mamba-2's: between 0.001 and 0.1, and between 1 and 16 (the authors' code: from 0 on).
     """
 
-    limited = False
+    needs_max_len = False
 
     def __init__(self, options: GatedDeltaNetOptions, dim: int) -> None:
         super().__init__()
@@ -77,9 +77,9 @@ class GatedDeltaNet(OwnMatrices):
         """An empty state for generation."""
         return RecurrentCache()
 
-    def forward(self, x: Tensor, stream: Stream = ALONE, cache: RecurrentCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: RecurrentCache | None = None) -> Tensor:
         """Mix the positions; with a cache, x follows what the state has seen."""
-        qkv, past = self.conv(self.qkv(x), stream, cache.past if cache is not None else None)
+        qkv, past = self.conv(self.qkv(x), sequence, cache.past if cache is not None else None)
         kind = torch.promote_types(x.dtype, torch.float32)
         q, k, v = F.silu(qkv).to(kind).split(self.sizes, -1)
         q, k = (self.unit(t) for t in (q, k))  # (B, H, T, N)
@@ -88,7 +88,7 @@ class GatedDeltaNet(OwnMatrices):
         with full_precision(x.device):
             decay = -self.log_a.to(kind).exp()[:, None] * F.softplus(rate + self.dt_bias[:, None])
             state = cache.state if cache is not None else None
-            y, state = delta_scan(q * self.key_dim**-0.5, k, v, decay, beta.sigmoid(), state, stream, self.chunk)
+            y, state = delta_scan(q * self.key_dim**-0.5, k, v, decay, beta.sigmoid(), state, sequence, self.chunk)
         if cache is not None:
             cache.past, cache.state = past, state
         gate = self.gate(x).unflatten(-1, (self.heads, -1))

@@ -21,7 +21,7 @@ FEW = 16
 
 
 @dataclass(frozen=True)
-class Rules:
+class AttentionSpec:
     """Who sees whom, and how scores become weights."""
 
     causal: bool = True
@@ -35,32 +35,32 @@ def attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    rules: Rules,
+    rules: AttentionSpec,
     *,
     segments: Tensor | None = None,
-    keep: Tensor | None = None,
+    key_mask: Tensor | None = None,
     bias: Tensor | None = None,
     sinks: Tensor | None = None,
 ) -> Tensor:
     """q (B, H, T, D), k (B, G, S, D), v (B, G, S, E) -> (B, H, T, E).
 
-    `segments` (B, S) are those of the keys (the last T are the queries'); `keep` (B, S) is True for keys that may be seen;
+    `segments` (B, S) are those of the keys (the last T are the queries'); `key_mask` (B, S) is True for keys that may be seen;
     `bias` (H, T, S) is added to the scores; `sinks` (H) are scores of a key without a value (Agarwal et al. 2025, gpt-oss).
     """
     queries, keys = q.shape[2], k.shape[2]
     rules = _needed(rules, queries, keys)
-    special = segments is not None or keep is not None or bias is not None
+    special = segments is not None or key_mask is not None or bias is not None
     if rules.softcap is not None:
-        if q.is_cuda and keep is None and sinks is None and not rules.dropout:
+        if q.is_cuda and key_mask is None and sinks is None and not rules.dropout:
             return flex(q, k, v, rules, segments, bias)
-        return plain(weights(q, k, rules, segments=segments, keep=keep, bias=bias, sinks=sinks), v, rules)
+        return eager_attention(weights(q, k, rules, segments=segments, key_mask=key_mask, bias=bias, sinks=sinks), v, rules)
     if rules.causal and rules.window and queries == keys > 2 * rules.window and not special:
         return _windowed(q, k, v, rules, sinks)
     if not special and rules.window is None and (not rules.causal or queries == keys):
         return _fused(q, k, v, rules, None, rules.causal, sinks)
-    if q.is_cuda and keep is None and sinks is None and not rules.dropout and queries > 1:
+    if q.is_cuda and key_mask is None and sinks is None and not rules.dropout and queries > 1:
         return flex(q, k, v, rules, segments, bias)
-    mask = visible(queries, keys, rules, q.device, segments, keep)
+    mask = attention_mask(queries, keys, rules, q.device, segments, key_mask)
     if bias is not None:
         mask = bias.to(q.dtype) if mask is None else bias.to(q.dtype).masked_fill(~mask, -math.inf)
     return _fused(q, k, v, rules, mask, False, sinks)
@@ -69,10 +69,10 @@ def attend(
 def weights(
     q: Tensor,
     k: Tensor,
-    rules: Rules,
+    rules: AttentionSpec,
     *,
     segments: Tensor | None = None,
-    keep: Tensor | None = None,
+    key_mask: Tensor | None = None,
     bias: Tensor | None = None,
     sinks: Tensor | None = None,
 ) -> Tensor:
@@ -85,7 +85,7 @@ def weights(
         scores = rules.softcap * (scores / rules.softcap).tanh()  # Gemma 2 (2024), after Bello et al. 2016
     if bias is not None:
         scores = scores + bias
-    mask = visible(queries, keys, rules, q.device, segments, keep)
+    mask = attention_mask(queries, keys, rules, q.device, segments, key_mask)
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf)
     if sinks is not None:
@@ -94,19 +94,19 @@ def weights(
     return scores.softmax(-1)
 
 
-def plain(w: Tensor, v: Tensor, rules: Rules) -> Tensor:
+def eager_attention(w: Tensor, v: Tensor, rules: AttentionSpec) -> Tensor:
     """(B, H, T, S) weights, values (B, G, S, D) -> (B, H, T, D): the formula itself, with the weights in memory."""
     w = dropout(w, rules.dropout, True)
     return (w @ v.repeat_interleave(w.shape[1] // v.shape[1], dim=1).to(w.dtype)).to(v.dtype)
 
 
-def visible(
+def attention_mask(
     queries: int,
     keys: int,
-    rules: Rules,
+    rules: AttentionSpec,
     device: torch.device,
     segments: Tensor | None = None,
-    keep: Tensor | None = None,
+    key_mask: Tensor | None = None,
 ) -> Tensor | None:
     """(T, S), or (B, 1, T, S) where rows differ: True where a query may look. None where it may look everywhere."""
     back = torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(keys, device=device)  # (T, S)
@@ -119,31 +119,31 @@ def visible(
     if segments is not None:
         same = (segments[:, -queries:, None] == segments[:, None, :])[:, None]  # (B, 1, T, S)
         mask = same if mask is None else mask & same
-    if keep is not None:
-        kept = keep[:, None, None, :]
+    if key_mask is not None:
+        kept = key_mask[:, None, None, :]
         mask = kept if mask is None else mask & kept
     return mask
 
 
-def _needed(rules: Rules, queries: int, keys: int) -> Rules:
+def _needed(rules: AttentionSpec, queries: int, keys: int) -> AttentionSpec:
     """The rules without those that change nothing at this size."""
     causal = rules.causal and not (queries == 1 and rules.window is None)
     window = None if rules.window is None or rules.window >= keys else rules.window
-    return Rules(causal and keys > 1, window, rules.softcap, rules.scale, rules.dropout)
+    return AttentionSpec(causal and keys > 1, window, rules.softcap, rules.scale, rules.dropout)
 
 
 def _fused(
-    q: Tensor, k: Tensor, v: Tensor, rules: Rules, mask: Tensor | None, is_causal: bool, sinks: Tensor | None
+    q: Tensor, k: Tensor, v: Tensor, rules: AttentionSpec, mask: Tensor | None, is_causal: bool, sinks: Tensor | None
 ) -> Tensor:
     scale = rules.scale or 1 / math.sqrt(q.shape[-1])
-    if _few(q, k) and sinks is None and not is_causal:
+    if _few_queries(q, k) and sinks is None and not is_causal:
         with full_precision(q.device):
-            return _short(q.float(), k.float(), v.float(), rules, mask, scale)
+            return _cpu_bf16(q.float(), k.float(), v.float(), rules, mask, scale)
     slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad
     if slow and k.shape[2] <= SHORT and sinks is None:
         if is_causal:
             mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
-        return _short(q, k, v, rules, mask, scale)
+        return _cpu_bf16(q, k, v, rules, mask, scale)
     if sinks is None:
         return _kernel(q, k, v, rules, mask, is_causal, scale)
     q, k, v = _with_sink(q, k, v, sinks, scale)
@@ -154,8 +154,8 @@ def _fused(
     return _kernel(q, k, v, rules, mask, False, scale)
 
 
-def _kernel(q: Tensor, k: Tensor, v: Tensor, rules: Rules, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
-    """PyTorch's kernel. Values of another width than the keys are met by zeros: else it would keep T x S weights in memory."""
+def _kernel(q: Tensor, k: Tensor, v: Tensor, rules: AttentionSpec, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
+    """PyTorch's kernel. Values of another width than the keys are met by zeros: else it would key_mask T x S weights in memory."""
     width, values = q.shape[-1], v.shape[-1]
     if width < values:
         q, k = F.pad(q, (0, values - width)), F.pad(k, (0, values - width))
@@ -185,13 +185,13 @@ def _shapes(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) 
     return y
 
 
-def _few(q: Tensor, k: Tensor) -> bool:
+def _few_queries(q: Tensor, k: Tensor) -> bool:
     """Whether these are a step of generation on a CPU, where the formula in fp32 takes a quarter of the kernel's time in bf16."""
     generating = q.device.type == "cpu" and not q.requires_grad and q.dtype != torch.float64
     return generating and q.shape[2] <= FEW and q.shape[1] == k.shape[1]
 
 
-def _short(q: Tensor, k: Tensor, v: Tensor, rules: Rules, mask: Tensor | None, scale: float) -> Tensor:
+def _cpu_bf16(q: Tensor, k: Tensor, v: Tensor, rules: AttentionSpec, mask: Tensor | None, scale: float) -> Tensor:
     """The formula with products in the inputs' precision and weights found in fp32; `mask` as PyTorch's kernel takes it."""
     repeat = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
@@ -215,7 +215,7 @@ def _with_sink(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, scale: float) -> 
     return q, k, F.pad(v, (0, 0, 1, 0))
 
 
-def _windowed(q: Tensor, k: Tensor, v: Tensor, rules: Rules, sinks: Tensor | None) -> Tensor:
+def _windowed(q: Tensor, k: Tensor, v: Tensor, rules: AttentionSpec, sinks: Tensor | None) -> Tensor:
     """Causal attention within a window, in blocks of the window's size: each block sees itself and the one before it.
 
     Time and memory grow with T x window, not T x T.
@@ -231,7 +231,7 @@ def _windowed(q: Tensor, k: Tensor, v: Tensor, rules: Rules, sinks: Tensor | Non
         x = fold(x)
         return torch.cat((F.pad(x[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0)), x), 3).flatten(0, 1)
 
-    mask = visible(size, 2 * size, Rules(True, size), q.device)  # (size, 2 * size)
+    mask = attention_mask(size, 2 * size, AttentionSpec(True, size), q.device)  # (size, 2 * size)
     assert mask is not None
     masks = mask.repeat(blocks, 1, 1)
     masks[0, :, :size] = False  # nothing stands before the first block
@@ -244,7 +244,7 @@ def _windowed(q: Tensor, k: Tensor, v: Tensor, rules: Rules, sinks: Tensor | Non
 _compiled: Any = None
 
 
-def flex(q: Tensor, k: Tensor, v: Tensor, rules: Rules, segments: Tensor | None, bias: Tensor | None) -> Tensor:
+def flex(q: Tensor, k: Tensor, v: Tensor, rules: AttentionSpec, segments: Tensor | None, bias: Tensor | None) -> Tensor:
     """The same through FlexAttention (Dong et al. 2024), which compiles a mask and a change of scores into one fused kernel."""
     from torch.nn.attention.flex_attention import flex_attention
 

@@ -11,9 +11,9 @@ from pydantic import Field
 from bigmodel_cli.config import Count, Probability
 from bigmodel_cli.lazy import Tensor, nn, torch
 from bigmodel_cli.parts.attention import KVCache, with_dropout
-from bigmodel_cli.parts.context import ALONE, Place, Stream
+from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import AnyMixerOptions
-from bigmodel_cli.parts.kernels import Rules, attend, weights
+from bigmodel_cli.parts.kernels import AttentionSpec, attend, weights
 from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.norm import RMSNorm
 from bigmodel_cli.parts.position import RotaryOptions
@@ -35,11 +35,11 @@ class LatentAttentionOptions(AnyMixerOptions):
     position: RotaryOptions = Field(RotaryOptions(), description="how that part is turned")
     dropout: Probability = Field(0.0, description="of the attention weights")
 
-    def build(self, place: Place) -> LatentAttention:
+    def build(self, layer: LayerContext) -> LatentAttention:
         """The module. Raises `ValueError` for a width that the heads do not divide."""
-        if self.head_dim is None and place.dim % self.num_heads:
-            raise ValueError(f"num_heads: {self.num_heads} heads do not divide dim {place.dim}; give head_dim")
-        return LatentAttention(self, place)
+        if self.head_dim is None and layer.dim % self.num_heads:
+            raise ValueError(f"num_heads: {self.num_heads} heads do not divide dim {layer.dim}; give head_dim")
+        return LatentAttention(self, layer)
 
 
 class LatentAttention(OwnMatrices):
@@ -50,77 +50,77 @@ class LatentAttention(OwnMatrices):
     attention runs over the cached c itself, as one key/value head of width kv_rank + rotary_dim.
     """
 
-    limited = True
+    needs_max_len = True
 
-    def __init__(self, options: LatentAttentionOptions, place: Place) -> None:
+    def __init__(self, options: LatentAttentionOptions, layer: LayerContext) -> None:
         super().__init__()
-        self.heads, self.rank, self.turned = options.num_heads, options.kv_rank, options.rotary_dim
-        self.width = options.head_dim or place.dim // options.num_heads
+        self.heads, self.rank, self.rotary_dim = options.num_heads, options.kv_rank, options.rotary_dim
+        self.width = options.head_dim or layer.dim // options.num_heads
         self.value = options.value_dim or self.width
-        wide = self.heads * (self.width + self.turned)
-        self.q_down = nn.Linear(place.dim, options.q_rank, bias=False) if options.q_rank else None
+        wide = self.heads * (self.width + self.rotary_dim)
+        self.q_down = nn.Linear(layer.dim, options.q_rank, bias=False) if options.q_rank else None
         self.q_norm = RMSNorm(options.q_rank) if options.q_rank else None
-        self.q_up = nn.Linear(options.q_rank or place.dim, wide, bias=False)
-        self.kv_down = nn.Linear(place.dim, self.rank + self.turned, bias=False)
+        self.q_up = nn.Linear(options.q_rank or layer.dim, wide, bias=False)
+        self.kv_down = nn.Linear(layer.dim, self.rank + self.rotary_dim, bias=False)
         self.kv_norm = RMSNorm(self.rank)
         self.kv_up = nn.Linear(self.rank, self.heads * (self.width + self.value), bias=False)
-        self.out = nn.Linear(self.heads * self.value, place.dim, bias=False)
-        self.rotary = options.position.rotary(self.turned, place.max_len)
-        scale = options.position.of_scores() / math.sqrt(self.width + self.turned)
-        self.rules = Rules(place.causal, None, None, scale)
+        self.out = nn.Linear(self.heads * self.value, layer.dim, bias=False)
+        self.rotary = options.position.rotary(self.rotary_dim, layer.max_len)
+        scale = options.position.of_scores() / math.sqrt(self.width + self.rotary_dim)
+        self.rules = AttentionSpec(layer.causal, None, None, scale)
         self.dropout = options.dropout
         self.probe: Callable[[Tensor], None] | None = None
 
     def weight_roles(self) -> dict[str, Role]:
         """The latent vector and the shared key are two projections; those of the heads, rows of each by turns, are one matrix."""
-        return {"kv_down.weight": fused(self.rank, self.turned)}
+        return {"kv_down.weight": fused(self.rank, self.rotary_dim)}
 
     def matrices(self) -> dict[str, list[Tensor]]:
         q, kv = (layer.weight.detach().unflatten(0, (self.heads, -1)) for layer in (self.q_up, self.kv_up))
         return {
-            "q_up.weight": list(q.split([self.width, self.turned], 1)),
-            "kv_down.weight": list(self.kv_down.weight.detach().split([self.rank, self.turned])),
+            "q_up.weight": list(q.split([self.width, self.rotary_dim], 1)),
+            "kv_down.weight": list(self.kv_down.weight.detach().split([self.rank, self.rotary_dim])),
             "kv_up.weight": list(kv.split([self.width, self.value], 1)),
         }
 
     def new_cache(self, batch: int, max_len: int) -> KVCache:
         """An empty cache of one head: keys are [c, turned part], of which the first `kv_rank` are the values."""
-        return KVCache.of(self.kv_down.weight, batch, max_len, (1, self.rank + self.turned), (1, 0))
+        return KVCache.of(self.kv_down.weight, batch, max_len, (1, self.rank + self.rotary_dim), (1, 0))
 
-    def forward(self, x: Tensor, stream: Stream = ALONE, cache: KVCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: KVCache | None = None) -> Tensor:
         """Mix the positions; with a cache, x holds the positions that follow those in it."""
         low = x if self.q_down is None or self.q_norm is None else self.q_norm(self.q_down(x))
         q = self.q_up(low).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, T, D + R)
-        plain, turned = q.split([self.width, self.turned], -1)
-        q = torch.cat((plain, self.rotary(turned, stream).to(plain.dtype)), -1)
-        c, shared = self.kv_down(x).split([self.rank, self.turned], -1)
-        shared = self.rotary(shared[:, None], stream)  # (B, 1, T, R)
+        plain, turned = q.split([self.width, self.rotary_dim], -1)
+        q = torch.cat((plain, self.rotary(turned, sequence).to(plain.dtype)), -1)
+        c, shared = self.kv_down(x).split([self.rank, self.rotary_dim], -1)
+        shared = self.rotary(shared[:, None], sequence)  # (B, 1, T, R)
         latent = torch.cat((self.kv_norm(c)[:, None], shared), -1)  # (B, 1, T, rank + R)
         if cache is not None:
             latent = cache.append(latent.to(cache.keys.dtype), cache.values[:, :, : x.shape[1]])[0]
-        y = self.folded(q, latent, stream) if cache is not None and stream.start else self.unfolded(q, latent, stream)
+        y = self.absorbed(q, latent, sequence) if cache is not None and sequence.offset else self.naive(q, latent, sequence)
         out: Tensor = self.out(y.transpose(1, 2).flatten(2))
         return out
 
-    def unfolded(self, q: Tensor, latent: Tensor, stream: Stream) -> Tensor:
+    def naive(self, q: Tensor, latent: Tensor, sequence: SequenceInfo) -> Tensor:
         """(B, H, T, value): keys and values of every head in memory."""
         latent = latent.to(q.dtype)
         kv = self.kv_up(latent[:, 0, :, : self.rank]).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = kv.split([self.width, self.value], -1)
         k = torch.cat((k, latent[..., self.rank :].expand(-1, self.heads, -1, -1).to(k.dtype)), -1)
         if self.probe is not None:
-            self.probe(weights(q, k, self.rules, segments=stream.segments))
+            self.probe(weights(q, k, self.rules, segments=sequence.segment_ids))
         rules = with_dropout(self.rules, self.dropout if self.training else 0.0)
-        return attend(q.to(k.dtype), k, v, rules, segments=stream.segments)
+        return attend(q.to(k.dtype), k, v, rules, segments=sequence.segment_ids)
 
-    def folded(self, q: Tensor, latent: Tensor, stream: Stream) -> Tensor:
+    def absorbed(self, q: Tensor, latent: Tensor, sequence: SequenceInfo) -> Tensor:
         """(B, H, T, value): attention over the latent vectors themselves."""
         up = self.kv_up.weight.unflatten(0, (self.heads, -1)).to(q.dtype)  # (H, D + value, rank)
         read = q[..., : self.width] @ up[:, : self.width]  # (B, H, T, rank)
         q = torch.cat((read, q[..., self.width :]), -1)
         latent = latent.to(q.dtype)
         if self.probe is not None:
-            self.probe(weights(q, latent, self.rules, segments=stream.segments))
-        mean = attend(q, latent, latent[..., : self.rank], self.rules, segments=stream.segments)  # (B, H, T, rank)
+            self.probe(weights(q, latent, self.rules, segments=sequence.segment_ids))
+        mean = attend(q, latent, latent[..., : self.rank], self.rules, segments=sequence.segment_ids)  # (B, H, T, rank)
         y: Tensor = mean @ up[:, self.width :].transpose(-1, -2)
         return y

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from bigmodel_cli.config import Count, Positive
 from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, nn, torch
-from bigmodel_cli.parts.context import ALONE, Place, Stream
+from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import AnyMixerOptions
 from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.norm import GatedRMSNorm
@@ -36,16 +36,16 @@ class Mamba2Options(AnyMixerOptions):
             raise ValueError("kernel: the short convolution spans at least 2 positions")
         return self
 
-    def build(self, place: Place) -> Mamba2:
+    def build(self, layer: LayerContext) -> Mamba2:
         """The module. Raises `ValueError` where heads or groups do not divide the inner width."""
-        inner = round(self.expand * place.dim)
-        if not place.causal:
+        inner = round(self.expand * layer.dim)
+        if not layer.causal:
             raise ValueError("type: mamba2 goes from left to right; an encoder's mixers see both sides")
         if inner % self.head_dim:
             raise ValueError(f"head_dim: {self.head_dim} does not divide the inner width {inner}")
         if (inner // self.head_dim) % self.groups:
             raise ValueError(f"groups: {self.groups} does not divide {inner // self.head_dim} heads")
-        return Mamba2(self, place.dim, inner)
+        return Mamba2(self, layer.dim, inner)
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Mamba2(OwnMatrices):
     Step sizes start between 0.001 and 0.1 and A between 1 and 16, as in the paper's code.
     """
 
-    limited = False
+    needs_max_len = False
 
     def __init__(self, options: Mamba2Options, dim: int, inner: int) -> None:
         super().__init__()
@@ -87,11 +87,11 @@ class Mamba2(OwnMatrices):
         """An empty state for generation."""
         return RecurrentCache()
 
-    def forward(self, x: Tensor, stream: Stream = ALONE, cache: RecurrentCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: RecurrentCache | None = None) -> Tensor:
         """Mix the positions; with a cache, x follows what the state has seen."""
         options = self.options
         gate, mixed, dt = self.input(x).split([self.inner, self.mixed, self.heads], -1)
-        mixed, past = self.conv(mixed, stream, cache.past if cache is not None else None)
+        mixed, past = self.conv(mixed, sequence, cache.past if cache is not None else None)
         mixed = F.silu(mixed)
         shared = options.groups * options.state
         v, k, q = mixed.split([self.inner, shared, shared], -1)
@@ -102,7 +102,7 @@ class Mamba2(OwnMatrices):
         with full_precision(x.device):
             state = cache.state if cache is not None else None
             decay = -self.log_a.to(kind).exp()[:, None] * dt
-            y, state = scan(q, k, v * dt[..., None], decay, state, stream, options.chunk)
+            y, state = scan(q, k, v * dt[..., None], decay, state, sequence, options.chunk)
             y = y + self.d.to(kind)[:, None, None] * v
         if cache is not None:
             cache.past, cache.state = past, state

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from bigmodel_cli.config import Count, Natural, NonNegative, Positive
 from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, nn, torch
-from bigmodel_cli.parts.context import ALONE, Place, Stream
+from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import AnyFFNOptions
 from bigmodel_cli.parts.ffn import GatedFeedForward
 from bigmodel_cli.parts.matrices import OwnMatrices
@@ -45,9 +45,9 @@ class MoEOptions(AnyFFNOptions):
             raise ValueError(f"top_k {self.top_k} is more than experts {self.experts}")
         return self
 
-    def build(self, place: Place) -> MixtureOfExperts:
-        """The module for `place.dim` channels."""
-        return MixtureOfExperts(self, place.dim)
+    def build(self, layer: LayerContext) -> MixtureOfExperts:
+        """The module for `layer.dim` channels."""
+        return MixtureOfExperts(self, layer.dim)
 
 
 class MixtureOfExperts(OwnMatrices):
@@ -82,10 +82,10 @@ class MixtureOfExperts(OwnMatrices):
         """Each expert's matrices are its own; the router is an output layer of its own kind."""
         return {"router.weight": OUTER, "gate": EXPERTS, "up": EXPERTS, "down": EXPERTS}
 
-    def forward(self, x: Tensor, stream: Stream = ALONE) -> Tensor:
+    def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT) -> Tensor:
         """Route each position."""
         tokens = x.flatten(0, -2)  # (N, C)
-        scores, chosen = self.route(tokens, None if stream.real is None else stream.real.flatten())  # (N, k) each
+        scores, chosen = self.route(tokens, None if sequence.real is None else sequence.real.flatten())  # (N, k) each
         y = self.compute(tokens, scores.to(x.dtype), chosen).view_as(x)
         return y if self.shared is None else y + self.shared(x)
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from bigmodel_cli.config import Count, Fraction, Options, Table
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
-from bigmodel_cli.parts.context import Stream
+from bigmodel_cli.parts.context import SequenceInfo
 from bigmodel_cli.parts.contract import AnyPositionOptions
 from bigmodel_cli.parts.rotary import Rotary, Scaling, rotary_rates
 from bigmodel_cli.roles import GAIN, Role
@@ -133,9 +133,9 @@ class LearnedPosition(Module):
         """Positions do not decay."""
         return {"table.weight": GAIN}
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+    def forward(self, x: Tensor, sequence: SequenceInfo) -> Tensor:
         """Add each position's vector."""
-        return x + stream.rows(self.table.weight, x.shape[1])
+        return x + sequence.lookup(self.table.weight, x.shape[1])
 
 
 class SinusoidalPosition(Module):
@@ -151,10 +151,10 @@ class SinusoidalPosition(Module):
         table = torch.stack(waves, dim=-1).flatten(1) if layout == "interleaved" else torch.cat(waves, dim=-1)
         self.register_buffer("table", table[:, :dim], persistent=False)  # (T, C)
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+    def forward(self, x: Tensor, sequence: SequenceInfo) -> Tensor:
         """Add each position's waves."""
         table: Tensor = self.table  # type: ignore[assignment]
-        return x + stream.rows(table, x.shape[1]).to(x.dtype)
+        return x + sequence.lookup(table, x.shape[1]).to(x.dtype)
 
 
 class Alibi(Module):

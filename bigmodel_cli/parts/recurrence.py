@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
-from bigmodel_cli.parts.context import Stream
+from bigmodel_cli.parts.context import SequenceInfo
 from bigmodel_cli.roles import OUTER, Role
 
 
@@ -46,10 +46,10 @@ class Chunk:
         self.through = torch.where(self.passed, total[..., -1], -torch.inf).exp()[..., None, None]
 
 
-def chunks(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, size: int, stream: Stream) -> list[Chunk]:
+def chunks(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, size: int, sequence: SequenceInfo) -> list[Chunk]:
     """Cut (B, H, T, ...) into chunks of `size` positions, the last one shorter."""
     length = q.shape[2]
-    own, before = stream.own(), stream.before()
+    own, before = sequence.current_segments(), sequence.previous_segment()
     found = []
     for first in range(0, length, size):
         part = slice(first, min(first + size, length))
@@ -69,19 +69,19 @@ def chunks(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, size: int, stream: St
 
 
 def scan(
-    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, state: Tensor | None, stream: Stream, size: int = 64
+    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, state: Tensor | None, sequence: SequenceInfo, size: int = 64
 ) -> tuple[Tensor, Tensor]:
     """S_t = exp(decay_t) S_{t-1} + k_t v_t^T, y_t = q_t S_t: (y (B, H, T, P), S_T (B, H, N, P)).
 
     Mamba-2's state space duality (Dao and Gu 2024, section 6): inside a chunk it is attention without softmax.
     """
-    library = _library(q, stream)
+    library = _library(q, sequence)
     if library is not None:
         gla = library.simple_gla.chunk_simple_gla
         return _through(gla, (q, k, v), {"g": decay}, state)
     carried = _first(state, k, v)
     outputs = []
-    for c in chunks(q, k, v, decay, size, stream):
+    for c in chunks(q, k, v, decay, size, sequence):
         y = (c.q @ c.k.transpose(-1, -2) * c.between) @ c.v
         y = y + (c.q * c.since[..., None]) @ carried
         carried = c.through * carried + (c.k * c.left[..., None]).transpose(-1, -2) @ c.v
@@ -90,20 +90,20 @@ def scan(
 
 
 def delta_scan(
-    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, state: Tensor | None, stream: Stream, size: int = 64
+    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, state: Tensor | None, sequence: SequenceInfo, size: int = 64
 ) -> tuple[Tensor, Tensor]:
     """S_t = exp(decay_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T, y_t = q_t S_t: (y, S_T).
 
     The gated delta rule (Yang et al. 2025, "Gated Delta Networks"): what the state already says about k_t is replaced, not
     added to. Inside a chunk the replacements are found together by solving a triangular system (the WY form, Yang et al. 2024).
     """
-    library = _library(q, stream)
+    library = _library(q, sequence)
     if library is not None:
         rule = library.gated_delta_rule.chunk_gated_delta_rule
         return _through(rule, (q, k, v), {"g": decay, "beta": beta}, state)
     carried = _first(state, k, v)
     outputs = []
-    for c, b in zip(chunks(q, k, v, decay, size, stream), beta.split(size, dim=2), strict=True):
+    for c, b in zip(chunks(q, k, v, decay, size, sequence), beta.split(size, dim=2), strict=True):
         weighted = c.k * b[..., None]
         system = (weighted @ c.k.transpose(-1, -2) * c.between).tril(-1)  # what earlier writes change in later reads
         wanted = c.v * b[..., None] - (weighted * c.since[..., None]) @ carried
@@ -114,9 +114,9 @@ def delta_scan(
     return torch.cat(outputs, 2), carried
 
 
-def _library(q: Tensor, stream: Stream) -> Any:
+def _library(q: Tensor, sequence: SequenceInfo) -> Any:
     """The Triton kernels of flash-linear-attention (`fla.ops`), where it is installed and they can compute this; else None."""
-    if not q.is_cuda or stream.segments is not None or importlib.util.find_spec("fla") is None:
+    if not q.is_cuda or sequence.segment_ids is not None or importlib.util.find_spec("fla") is None:
         return None
     importlib.import_module("fla.ops.simple_gla")
     importlib.import_module("fla.ops.gated_delta_rule")
@@ -151,14 +151,14 @@ class ShortConvolution(Module):
         """A filter for each channel is not a matrix."""
         return {"weight": OUTER}
 
-    def forward(self, x: Tensor, stream: Stream, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, sequence: SequenceInfo, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The convolution, and the last kernel - 1 inputs, which are the next call's `past` (B, kernel - 1, C)."""
         width = self.kernel - 1
         row = torch.cat((x.new_zeros(len(x), width, x.shape[2]) if past is None else past, x), 1)
-        if stream.segments is None:
+        if sequence.segment_ids is None:
             y = F.conv1d(row.transpose(1, 2), self.weight[:, None], self.bias, groups=x.shape[2]).transpose(1, 2)
         else:
-            y = self.within_segments(row, x.shape[1], stream.segments)
+            y = self.within_segments(row, x.shape[1], sequence.segment_ids)
         return y, row[:, row.shape[1] - width :]
 
     def within_segments(self, row: Tensor, length: int, segments: Tensor) -> Tensor:

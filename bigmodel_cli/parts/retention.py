@@ -10,7 +10,7 @@ from pydantic import Field
 from bigmodel_cli.config import Count
 from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, nn, torch
-from bigmodel_cli.parts.context import ALONE, Place, Stream
+from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import AnyMixerOptions
 from bigmodel_cli.parts.mamba2 import RecurrentCache
 from bigmodel_cli.parts.matrices import OwnMatrices
@@ -30,15 +30,15 @@ class RetentionOptions(AnyMixerOptions):
     value_dim: Count | None = Field(None, description="width of a value (P); as a query's when left out")
     chunk: Count = Field(64, description="positions computed together; changes speed and memory, not the result")
 
-    def build(self, place: Place) -> Retention:
+    def build(self, layer: LayerContext) -> Retention:
         """The module. Raises `ValueError` where the heads do not divide the width."""
-        if not place.causal:
+        if not layer.causal:
             raise ValueError("type: retention goes from left to right; an encoder's mixers see both sides")
-        if place.dim % self.num_heads:
-            raise ValueError(f"num_heads: {self.num_heads} heads do not divide dim {place.dim}")
-        if place.dim // self.num_heads % 2:
-            raise ValueError(f"num_heads: heads of {place.dim // self.num_heads} channels, which are turned in pairs")
-        return Retention(self, place)
+        if layer.dim % self.num_heads:
+            raise ValueError(f"num_heads: {self.num_heads} heads do not divide dim {layer.dim}")
+        if layer.dim // self.num_heads % 2:
+            raise ValueError(f"num_heads: heads of {layer.dim // self.num_heads} channels, which are turned in pairs")
+        return Retention(self, layer)
 
 
 class Retention(OwnMatrices):
@@ -49,21 +49,21 @@ class Retention(OwnMatrices):
     beforehand changes nothing behind the norm, and is left out; so is a learned scale of the norm, which `out` contains.
     """
 
-    limited = True  # by the table of angles
+    needs_max_len = True  # by the table of angles
 
-    def __init__(self, options: RetentionOptions, place: Place) -> None:
+    def __init__(self, options: RetentionOptions, layer: LayerContext) -> None:
         super().__init__()
         self.heads, self.chunk = options.num_heads, options.chunk
-        width = place.dim // self.heads
+        width = layer.dim // self.heads
         values = self.heads * (options.value_dim or width)
-        self.sizes = [place.dim, place.dim, values]
-        self.qkv = nn.Linear(place.dim, sum(self.sizes), bias=False)
-        self.gate = nn.Linear(place.dim, values, bias=False)
+        self.sizes = [layer.dim, layer.dim, values]
+        self.qkv = nn.Linear(layer.dim, sum(self.sizes), bias=False)
+        self.gate = nn.Linear(layer.dim, values, bias=False)
         rate = 10000.0 ** -torch.linspace(0, 1, width // 2, dtype=torch.float64)
-        self.rotary = Rotary(rate, place.max_len)
+        self.rotary = Rotary(rate, layer.max_len)
         logs = [math.log1p(-(2.0 ** (-5 - h))) for h in range(self.heads)]
         self.register_buffer("log_gamma", torch.tensor(logs)[:, None], persistent=False)  # (H, 1)
-        self.out = nn.Linear(values, place.dim, bias=False)
+        self.out = nn.Linear(values, layer.dim, bias=False)
 
     def weight_roles(self) -> dict[str, Role]:
         """Queries, keys and values are matrices of their own."""
@@ -73,7 +73,7 @@ class Retention(OwnMatrices):
         """An empty state for generation."""
         return RecurrentCache()
 
-    def forward(self, x: Tensor, stream: Stream = ALONE, cache: RecurrentCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: RecurrentCache | None = None) -> Tensor:
         """Mix the positions; with a cache, x follows what the state has seen."""
         kind = torch.promote_types(x.dtype, torch.float32)
         q, k, v = (
@@ -81,8 +81,8 @@ class Retention(OwnMatrices):
         )
         decay = self.log_gamma.to(kind).expand(len(x), self.heads, x.shape[1])  # type: ignore[operator]
         with full_precision(x.device):
-            q, k = self.rotary(q, stream) * q.shape[-1] ** -0.5, self.rotary(k, stream)
-            y, state = scan(q, k, v, decay, cache.state if cache is not None else None, stream, self.chunk)
+            q, k = self.rotary(q, sequence) * q.shape[-1] ** -0.5, self.rotary(k, sequence)
+            y, state = scan(q, k, v, decay, cache.state if cache is not None else None, sequence, self.chunk)
         if cache is not None:
             cache.state = state
         y = F.rms_norm(y.transpose(1, 2), y.shape[-1:], eps=EPS).flatten(2)  # (B, T, H * P)

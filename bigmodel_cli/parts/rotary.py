@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, NonNegative, Options, Positive
 from bigmodel_cli.lazy import Module, Tensor, torch
-from bigmodel_cli.parts.context import Stream
+from bigmodel_cli.parts.context import SequenceInfo
 
 
 class _Scaling(Options):
@@ -131,11 +131,11 @@ class Rotary(Module):
         self.register_buffer("cos", (angle.cos() * size).float(), persistent=False)
         self.register_buffer("sin", (angle.sin() * sign * size).float(), persistent=False)
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+    def forward(self, x: Tensor, sequence: SequenceInfo) -> Tensor:
         """Turn the heads by their positions."""
         length = x.shape[2]
-        cos = stream.rows(self.cos, length).to(x.dtype)  # type: ignore[arg-type]
-        sin = stream.rows(self.sin, length).to(x.dtype)  # type: ignore[arg-type]
+        cos = sequence.lookup(self.cos, length).to(x.dtype)  # type: ignore[arg-type]
+        sin = sequence.lookup(self.sin, length).to(x.dtype)  # type: ignore[arg-type]
         if cos.dim() == 3:  # (B, T, R): the same for every head
             cos, sin = cos[:, None], sin[:, None]
         if self.turned == x.shape[-1]:

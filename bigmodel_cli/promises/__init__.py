@@ -21,7 +21,7 @@ from bigmodel_cli.console import say
 from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.models import ModelOptions, sees_both_sides
-from bigmodel_cli.parts.context import Place
+from bigmodel_cli.parts.context import LayerContext
 from bigmodel_cli.parts.contract import looks_ahead
 from bigmodel_cli.plugins import PluginPart, line_of, parts_from_files
 from bigmodel_cli.promises import forms, sequence, training
@@ -39,8 +39,8 @@ REMEDIES = {
     "gradients": "let every nn.Parameter have a part in the output, not detached, or set requires_grad to False",
     "rows": "let no row look at another row of the batch",
     "causal": "let position t see positions up to t alone, at any length, or set `causal: false` as an option for encoders",
-    "cache": "keep in the cache all that later positions need; stream.start positions came before; rows come first in its tensors",
-    "documents": "heed stream.segments: positions of other numbers are not to be seen, and counting starts anew in each segment",
+    "cache": "keep in the cache all that later positions need; sequence.offset positions came before; rows come first in its tensors",
+    "documents": "heed sequence.segment_ids: positions of other numbers are not to be seen, and counting starts anew in each segment",
     "positions": "compute each position by itself, whatever stands beside it",
 }
 """What to do about a promise that is not kept; the promises in the order in which they are tried."""
@@ -159,7 +159,7 @@ def _built(slot: str, options: Any, causal: bool, widths: Iterable[int]) -> Tria
     refused = ""
     for width in widths:
         try:
-            return Trial(slot, options, Place(width, LONGEST, 0, 2, causal))
+            return Trial(slot, options, LayerContext(width, LONGEST, 0, 2, causal))
         except ValueError as error:  # the way in which a part says that something does not fit
             refused = first_line(error)
         except Exception as error:

@@ -8,7 +8,7 @@ from bigmodel_cli.promises.trial import LENGTH, ROWS, Broken, Trial, expect_equa
 
 def shape(trial: Trial) -> None:
     """(B, T, C) comes out as it goes in, finite, at odd sizes and at T = 1."""
-    for rows, length in ((ROWS, LENGTH), (1, 1), (2, 1), (1, 7), (2, trial.place.max_len)):
+    for rows, length in ((ROWS, LENGTH), (1, 1), (2, 1), (1, 7), (2, trial.layer.max_len)):
         x = trial.input(rows, length)
         y = trial.run(x)
         if y.shape != x.shape:

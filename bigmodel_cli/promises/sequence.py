@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models.init import Cache
-from bigmodel_cli.parts.context import ALONE, Stream
+from bigmodel_cli.parts.context import SINGLE_DOCUMENT, SequenceInfo
 from bigmodel_cli.parts.contract import looks_ahead
 from bigmodel_cli.promises.forms import slope
 from bigmodel_cli.promises.trial import LENGTH, ROWS, Broken, Trial, differ, expect_equal
@@ -32,15 +32,15 @@ def causal(trial: Trial) -> None:
 def _empty(trial: Trial, rows: int) -> Cache:
     if not callable(getattr(trial.part, "new_cache", None)):
         raise Broken("it has no method new_cache(batch, max_len)")
-    return Cache([{"mixer": trial.part.new_cache(rows, trial.place.max_len)}])
+    return Cache([{"mixer": trial.part.new_cache(rows, trial.layer.max_len)}])
 
 
 def _pieces(trial: Trial, x: Tensor, cuts: tuple[int, ...], segments: Tensor | None = None) -> Tensor:
     """x piece by piece over a cache."""
     cache, found, first = _empty(trial, len(x)), [], 0
     for end in (*cuts, x.shape[1]):
-        stream = Stream(first, None if segments is None else segments[:, :end])
-        found.append(trial.run(x[:, first:end], stream, cache.blocks[0]["mixer"]))
+        sequence = SequenceInfo(first, None if segments is None else segments[:, :end])
+        found.append(trial.run(x[:, first:end], sequence, cache.blocks[0]["mixer"]))
         first = end
     return torch.cat(found, 1)
 
@@ -56,10 +56,10 @@ def cache(trial: Trial) -> None:
     )
     expect_equal(_pieces(trial, x, (5, 6, 9)), want, "in pieces with a cache it gives another output than the whole")
     kept = _empty(trial, ROWS)
-    trial.run(x[:, :6], ALONE, kept.blocks[0]["mixer"])
+    trial.run(x[:, :6], SINGLE_DOCUMENT, kept.blocks[0]["mixer"])
     order = torch.tensor([2, 0, 0])
     kept.select(order)
-    after = trial.run(x[order, 6:], Stream(6), kept.blocks[0]["mixer"])
+    after = trial.run(x[order, 6:], SequenceInfo(6), kept.blocks[0]["mixer"])
     expect_equal(after, want[order, 6:], "after the rows of its cache are put in another order it gives another output")
 
 
@@ -79,11 +79,11 @@ def documents(trial: Trial) -> None:
     x = trial.input()
     packed = torch.tensor([[0] * 4 + [1] * 5 + [2] * 4, [0] * 13, [0] + [1] * 12])
     want = _alone(trial, x, packed)
-    expect_equal(trial.run(x, Stream(0, packed)), want, "documents packed in one row see one another")
+    expect_equal(trial.run(x, SequenceInfo(0, packed)), want, "documents packed in one row see one another")
     padded = torch.tensor([[0] * 4 + [1] * 9, [1] * 13, [1] * 6 + [0] * 7])
     real = padded[..., None].bool()
     want = torch.where(real, _alone(trial, x, padded), 0.0)
-    found = trial.run(torch.where(real, x, 9.0), Stream(0, padded, real=padded.bool()))
+    found = trial.run(torch.where(real, x, 9.0), SequenceInfo(0, padded, real=padded.bool()))
     expect_equal(torch.where(real, found, 0.0), want, "padding changes what is beside it")
     if trial.slot == "mixer" and _one_sided(trial):
         left = torch.tensor([[0] * 4 + [1] * 9, [1] * 13, [0] + [1] * 12])
@@ -94,12 +94,12 @@ def documents(trial: Trial) -> None:
 
 
 def _one_sided(trial: Trial) -> bool:
-    return trial.place.causal and not looks_ahead(trial.options) and "cache" not in trial.options.not_promised
+    return trial.layer.causal and not looks_ahead(trial.options) and "cache" not in trial.options.not_promised
 
 
 def offset(trial: Trial) -> None:
     """Positions that follow others count on from them."""
     x = trial.input()
     want = trial.run(x)
-    found = [trial.run(x[:, first:end], Stream(first)) for first, end in ((0, 1), (1, 6), (6, LENGTH))]
-    expect_equal(torch.cat(found, 1), want, "positions that follow others (stream.start) are not numbered after them")
+    found = [trial.run(x[:, first:end], SequenceInfo(first)) for first, end in ((0, 1), (1, 6), (6, LENGTH))]
+    expect_equal(torch.cat(found, 1), want, "positions that follow others (sequence.offset) are not numbered after them")

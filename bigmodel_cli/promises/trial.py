@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bigmodel_cli.lazy import Module, Tensor, torch
-from bigmodel_cli.parts.context import ALONE, Place, Stream
+from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
 
 LONGEST = 32
 """Positions that the part is built for."""
@@ -20,24 +20,24 @@ class Broken(Exception):
 class Trial:
     """A part to be tried. `part` is None where the options have nothing to build (a position of type none)."""
 
-    def __init__(self, slot: str, options: Any, place: Place) -> None:
-        self.slot, self.options, self.place = slot, options, place
+    def __init__(self, slot: str, options: Any, layer: LayerContext) -> None:
+        self.slot, self.options, self.layer = slot, options, layer
         self.part: Any = self.build()
         self.renew()
 
     @property
     def dim(self) -> int:
         """The width."""
-        return self.place.dim
+        return self.layer.dim
 
     def build(self) -> Module | None:
         """The part with its first weights, as skeletons build it."""
         if self.slot == "norm":
             part: Module | None = self.options.build(self.dim)
         elif self.slot == "position":
-            part = self.options.build(self.dim, self.place.max_len)
+            part = self.options.build(self.dim, self.layer.max_len)
         else:
-            part = self.options.build(self.place)
+            part = self.options.build(self.layer)
         return part
 
     def renew(self) -> None:
@@ -55,19 +55,19 @@ class Trial:
         """(B, T, C) drawn numbers."""
         return torch.randn(rows, length, self.dim, generator=torch.Generator().manual_seed(seed))
 
-    def run(self, x: Tensor, stream: Stream = ALONE, cache: Any = None) -> Tensor:
+    def run(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: Any = None) -> Tensor:
         """(B, T, C) -> (B, T, C), without gradients."""
         with torch.no_grad():
-            return self.call(x, stream, cache)
+            return self.call(x, sequence, cache)
 
-    def call(self, x: Tensor, stream: Stream = ALONE, cache: Any = None) -> Tensor:
+    def call(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: Any = None) -> Tensor:
         """The same with gradients: called as a block calls what fills this slot."""
         if self.slot == "norm":
             y = self.part(x)
         elif self.slot == "mixer":
-            y = self.part(x, stream, cache)
+            y = self.part(x, sequence, cache)
         else:
-            y = self.part(x, stream)
+            y = self.part(x, sequence)
         if not torch.is_tensor(y):
             raise Broken(f"it returns {type(y).__name__}, not a tensor")
         return y

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from bigmodel_cli.config import NO_FACTS, Facts, Table
+from bigmodel_cli.config import NO_DATASET, DatasetInfo, Table
 from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Search, Task
 from bigmodel_cli.tasks.causal_lm import CausalLMOptions
 from bigmodel_cli.tasks.classification import ClassificationOptions, inputs_of
@@ -38,9 +38,9 @@ TASKS = Table(
 TaskOptions = Annotated[AnyTaskOptions, TASKS]
 
 
-def build_task(options: AnyTaskOptions, facts: Facts = NO_FACTS) -> Task:
-    """The task that these options describe, for data of which these are the facts. Raises `SpecError` where they do not fit."""
-    return options.build(facts)
+def build_task(options: AnyTaskOptions, info: DatasetInfo = NO_DATASET) -> Task:
+    """The task that these options describe, for the data that `info` describes. Raises `SpecError` where they do not fit."""
+    return options.build(info)
 
 
 __all__ = [

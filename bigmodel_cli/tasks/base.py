@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-from bigmodel_cli.config import NO_FACTS, Facts, Options
+from bigmodel_cli.config import NO_DATASET, DatasetInfo, Options
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor
 from bigmodel_cli.metrics import LOSS, Measure, MetricInfo
@@ -40,16 +40,16 @@ class AnyTaskOptions(Options):
     """Whether the task keeps the documents of a window apart (data.isolate)."""
 
     @abstractmethod
-    def build(self, facts: Facts = NO_FACTS) -> Task:
-        """The task, for data of which these are the facts. Raises `SpecError` where they do not fit."""
+    def build(self, info: DatasetInfo = NO_DATASET) -> Task:
+        """The task, for the data that `info` describes. Raises `SpecError` where they do not fit."""
 
     @classmethod
     def for_samples(cls) -> AnyTaskOptions:
         """Options by default, for a task that scores a file of samples again: options that must be given are left out."""
         return cls.model_construct()
 
-    def notes(self, facts: Facts) -> list[str]:
-        """What is to be said before training on data of which these are the facts."""
+    def notes(self, info: DatasetInfo) -> list[str]:
+        """What is to be said before training on the data that `info` describes."""
         return []
 
     def sample(self) -> SampleText | None:
@@ -68,7 +68,7 @@ class AnyTaskOptions(Options):
         """How a model writes."""
         return Search()
 
-    def example(self, model: Any, facts: Facts, x: Tensor, second: int) -> tuple[Tensor, ...]:
+    def example(self, model: Any, info: DatasetInfo, x: Tensor, second: int) -> tuple[Tensor, ...]:
         """What a model with these options is called with in training, where x (B, ...) is its first input, of no content.
 
         `second` is the length of the other side of pairs.
@@ -107,17 +107,17 @@ class Task:
     validation_text_metrics: Sequence[str] = ()
     """What each validation does; where there are none it lets the model write nothing."""
 
-    def suits(self, facts: Facts) -> bool:
+    def suits(self, info: DatasetInfo) -> bool:
         """Whether the data has what the task `needs`."""
-        return self.needs in _contents(facts)
+        return self.needs in _contents(info)
 
-    def check(self, model: Any, facts: Facts, names: frozenset[str], source: str) -> None:
+    def check(self, model: Any, info: DatasetInfo, names: frozenset[str], source: str) -> None:
         """Raise `SpecError` where task, model (its options) and data do not fit one another.
 
-        The data has these facts and `names` in a batch, and is of the type `source`.
+        The data has this DatasetInfo and `names` in a batch, and is of the type `source`.
         """
-        if not self.suits(facts):
-            other = [what for what in _contents(facts) if what not in ("tokens", "images")]
+        if not self.suits(info):
+            other = [what for what in _contents(info) if what not in ("tokens", "images")]
             raise SpecError(
                 f"task.type: {self.name} needs data with {self.needs}, and data.type: {source} has {', '.join(other) or 'none'}"
                 f"{self.remedy([])}"
@@ -198,13 +198,13 @@ class Task:
         return self.info(self.metric).higher_is_better
 
 
-def _contents(facts: Facts) -> list[str]:
-    """What data with these facts has, in the words of `Task.needs`."""
+def _contents(info: DatasetInfo) -> list[str]:
+    """What data as `info` describes it has, in the words of `Task.needs`."""
     there = {
-        "labels": facts.classes and not facts.label_sets,
-        "sets of labels": facts.label_sets,
-        "numbers": facts.targets,
-        "tokens": facts.vocab_size,
-        "images": facts.image_shape,
+        "labels": info.classes and not info.label_sets,
+        "sets of labels": info.label_sets,
+        "numbers": info.targets,
+        "tokens": info.vocab_size,
+        "images": info.image_shape,
     }
     return [what for what, has in there.items() if has]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import NO_FACTS, Facts, NonNegative, Probability
+from bigmodel_cli.config import NO_DATASET, DatasetInfo, NonNegative, Probability
 from bigmodel_cli.lazy import Tensor
 from bigmodel_cli.tasks.base import AnyTaskOptions, Batch
 from bigmodel_cli.tasks.shown import SampleText
@@ -27,7 +27,7 @@ class CausalLMOptions(AnyTaskOptions):
     sample_prompt: str = Field("\n", description="what the shown text continues")
     sample_temperature: NonNegative = Field(0.8, description="temperature of the shown text; 0 is greedy")
 
-    def build(self, facts: Facts = NO_FACTS) -> CausalLM:
+    def build(self, info: DatasetInfo = NO_DATASET) -> CausalLM:
         """The task."""
         return CausalLM(self)
 

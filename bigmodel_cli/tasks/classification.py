@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import NO_FACTS, Facts, Positive, Probability
+from bigmodel_cli.config import NO_DATASET, DatasetInfo, Positive, Probability
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.lazy import F, Tensor, torch
@@ -39,17 +39,17 @@ class ClassificationOptions(AnyTaskOptions):
         "accuracy", description="what decides which checkpoint is best"
     )
 
-    def notes(self, facts: Facts) -> list[str]:
+    def notes(self, info: DatasetInfo) -> list[str]:
         """The weight of each class; without weights, that the accuracy is high for a model that knows nothing, where it is."""
-        weights = class_weights(self, facts)
+        weights = class_weights(self, info)
         if weights:
-            shown = ", ".join(f"{n} {w:.3g}" for n, w in list(zip(facts.classes, weights, strict=True))[:10])
+            shown = ", ".join(f"{n} {w:.3g}" for n, w in list(zip(info.classes, weights, strict=True))[:10])
             return [f"weight of each class in the loss: {shown}" + (" ..." if len(weights) > 10 else "")]
-        return uneven(facts)
+        return uneven(info)
 
-    def build(self, facts: Facts = NO_FACTS) -> Classification:
+    def build(self, info: DatasetInfo = NO_DATASET) -> Classification:
         """The task."""
-        return Classification(self, facts)
+        return Classification(self, info)
 
 
 class Classification(Task):
@@ -64,9 +64,9 @@ class Classification(Task):
     has_top = True
     measured = ("macro_f1",)
 
-    def __init__(self, options: ClassificationOptions, facts: Facts = NO_FACTS) -> None:
-        self.options, self.classes = options, facts.classes
-        self.weights = class_weights(options, facts)
+    def __init__(self, options: ClassificationOptions, info: DatasetInfo = NO_DATASET) -> None:
+        self.options, self.classes = options, info.classes
+        self.weights = class_weights(options, info)
         self._weight: Tensor | None = None  # the same on the device of the last batch
         self.metric = options.metric
 
@@ -138,15 +138,15 @@ class Classification(Task):
         return {"error": 1 - metrics["accuracy"]}
 
 
-def uneven(facts: Facts) -> list[str]:
+def uneven(info: DatasetInfo) -> list[str]:
     """A warning where the training items of one class are most of all, or many times those of another."""
-    counts = facts.class_counts
+    counts = info.class_counts
     if not sum(counts):
         return []
     most, least = max(counts), min(counts)
     if most < UNEVEN * sum(counts) and most < UNEVEN_TIMES * least:
         return []
-    name, rare = (repr(facts.classes[counts.index(n)]) for n in (most, least))
+    name, rare = (repr(info.classes[counts.index(n)]) for n in (most, least))
     return [
         f"warning: the classes are uneven: {name} has {most:,} of {sum(counts):,} training items and {rare} {least:,}; a model "
         f"that always says {name} gets {100 * most / sum(counts):.1f} % right. task.class_weights: balanced lets classes count "
@@ -154,25 +154,25 @@ def uneven(facts: Facts) -> list[str]:
     ]
 
 
-def class_weights(options: ClassificationOptions, facts: Facts) -> tuple[float, ...]:
+def class_weights(options: ClassificationOptions, info: DatasetInfo) -> tuple[float, ...]:
     """The weight of each class, in the order of the logits; () where every item counts alike.
 
     Raises `SpecError` for a name that is no class, and for "balanced" where the training items of each class are not known.
     """
     wanted = options.class_weights
-    if wanted == "none" or not facts.classes:
+    if wanted == "none" or not info.classes:
         return ()
     if isinstance(wanted, dict):
         named = {str(name).lower() if isinstance(name, bool) else str(name): w for name, w in wanted.items()}
-        for name in named.keys() - set(facts.classes):
-            shown = ", ".join(facts.classes[:10]) + (" ..." if len(facts.classes) > 10 else "")
-            near = did_you_mean(name, facts.classes)
+        for name in named.keys() - set(info.classes):
+            shown = ", ".join(info.classes[:10]) + (" ..." if len(info.classes) > 10 else "")
+            near = did_you_mean(name, info.classes)
             raise SpecError(f"task.class_weights: {name!r} is no class; they are {shown}{near}")
-        return tuple(float(named.get(name, 1.0)) for name in facts.classes)
-    if len(facts.class_counts) != len(facts.classes):
+        return tuple(float(named.get(name, 1.0)) for name in info.classes)
+    if len(info.class_counts) != len(info.classes):
         raise SpecError("task.class_weights: the training items of each class are not known; give {name: weight}")
-    there = sum(count > 0 for count in facts.class_counts)
-    return tuple(sum(facts.class_counts) / (there * max(1, count)) for count in facts.class_counts)
+    there = sum(count > 0 for count in info.class_counts)
+    return tuple(sum(info.class_counts) / (there * max(1, count)) for count in info.class_counts)
 
 
 def inputs_of(batch: dict[str, Tensor]) -> tuple[Tensor, ...]:

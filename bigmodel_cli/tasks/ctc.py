@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from bigmodel_cli.config import NO_FACTS, PADDING, Facts
+from bigmodel_cli.config import NO_DATASET, PADDING, DatasetInfo
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.metrics import LOSS
@@ -23,9 +23,9 @@ class CTCOptions(AnyTaskOptions):
     output: ClassVar[str] = "transcript"
     metric: Literal["wer", "cer"] = Field("wer", description="what decides which checkpoint is best")
 
-    def build(self, facts: Facts = NO_FACTS) -> CTC:
+    def build(self, info: DatasetInfo = NO_DATASET) -> CTC:
         """The task."""
-        return CTC(self, facts)
+        return CTC(self, info)
 
 
 class CTC(Task):
@@ -40,8 +40,8 @@ class CTC(Task):
     reads = ("frames", "lengths", "target")
     metrics: ClassVar = {"wer": ERROR_RATE, "cer": ERROR_RATE, "loss": LOSS}
 
-    def __init__(self, options: CTCOptions, facts: Facts = NO_FACTS) -> None:
-        self.options, self.units, self.spelling = options, facts.classes, facts.spelling
+    def __init__(self, options: CTCOptions, info: DatasetInfo = NO_DATASET) -> None:
+        self.options, self.units, self.spelling = options, info.classes, info.spelling
         self.metric = options.metric
 
     def forward(self, model: Any, batch: Batch, training: bool = True) -> tuple[Tensor, Tensor]:
@@ -61,21 +61,21 @@ class CTC(Task):
         """
         units, spelling = self.units, self.spelling
         nats = negative_log_likelihood(*outputs, batch["target"])
-        written = text_of(*outputs, units, spelling)
-        said = [spell([n for n in row if n != PADDING], units, spelling) for row in batch["target"].tolist()]
+        hypotheses = text_of(*outputs, units, spelling)
+        references = [spell([n for n in row if n != PADDING], units, spelling) for row in batch["target"].tolist()]
         count = (batch["target"] != PADDING).sum(1)
-        plain, heard = ([normalised(text) for text in texts] for texts in (said, written))
+        wanted, found = ([normalised(text) for text in texts] for texts in (references, hypotheses))
         scores = {
-            "wer": _edits([text.split() for text in plain], [text.split() for text in heard], nats.device),
-            "cer": _edits(plain, heard, nats.device),
+            "wer": _edits([text.split() for text in wanted], [text.split() for text in found], nats.device),
+            "cer": _edits(wanted, found, nats.device),
             "loss": (nats.double(), count),
         }
-        return scores, {"reference": said, "prediction": written}
+        return scores, {"reference": references, "prediction": hypotheses}
 
 
-def transcribe(model: Any, batch: Batch, facts: Facts) -> list[str]:
+def transcribe(model: Any, batch: Batch, info: DatasetInfo) -> list[str]:
     """What is said in each recording of a batch."""
-    return text_of(*read(model, batch), facts.classes, facts.spelling)
+    return text_of(*read(model, batch), info.classes, info.spelling)
 
 
 def read(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -119,23 +119,23 @@ def spell(numbers: Sequence[int], units: Sequence[str], spelling: str) -> str:
 
 
 def _edits(
-    said: Sequence[Sequence[str]], written: Sequence[Sequence[str]], device: torch.device
+    reference: Sequence[Sequence[str]], hypothesis: Sequence[Sequence[str]], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """(edits (B,), how long what was said is (B,))."""
-    edits = [edit_distance(a, b) for a, b in zip(said, written, strict=True)]
+    edits = [edit_distance(a, b) for a, b in zip(reference, hypothesis, strict=True)]
     return (
         torch.tensor(edits, dtype=torch.float64).to(device),
-        torch.tensor([len(text) for text in said]).to(device),
+        torch.tensor([len(text) for text in reference]).to(device),
     )
 
 
-def edit_distance(said: Sequence[str], written: Sequence[str]) -> int:
+def edit_distance(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
     """The fewest insertions, deletions and substitutions that turn one into the other (Levenshtein 1966)."""
-    numbers = {unit: i for i, unit in enumerate({*said, *written})}
-    row = np.array([numbers[unit] for unit in written], np.int64)
+    numbers = {unit: i for i, unit in enumerate({*reference, *hypothesis})}
+    row = np.array([numbers[unit] for unit in hypothesis], np.int64)
     steps = np.arange(len(row) + 1)
     best = steps
-    for number, unit in enumerate(said, 1):
+    for number, unit in enumerate(reference, 1):
         change = np.minimum(best[1:] + 1, best[:-1] + (row != numbers[unit]))
         # an insertion follows on the left neighbour's own best: a running minimum of (cost - place)
         best = np.minimum.accumulate(np.concatenate(([number], change)) - steps) + steps

@@ -24,7 +24,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Te
     return total
 
 
-def judged(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def token_nll(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """logits (..., V), targets (...) -> (nats (...) float64, whether the likeliest is the target (...)); 0 and False where -1."""
     rows = max(1, PIECE.get(logits.device.type, 1 << 24) // logits.shape[-1])
     kind = torch.promote_types(logits.dtype, torch.float32)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import NO_FACTS, Facts
+from bigmodel_cli.config import NO_DATASET, DatasetInfo
 from bigmodel_cli.draw import KEY, draw
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
@@ -28,7 +28,7 @@ class MaskedImageOptions(AnyTaskOptions):
         True, description="compare with each patch's pixels brought to mean 0 and deviation 1, as the paper does"
     )
 
-    def build(self, facts: Facts = NO_FACTS) -> MaskedImage:
+    def build(self, info: DatasetInfo = NO_DATASET) -> MaskedImage:
         """The task."""
         return MaskedImage(self)
 
@@ -43,9 +43,9 @@ class MaskedImageOptions(AnyTaskOptions):
             f"task.type: masked_image rebuilds hidden patches, and model.type: {model} cannot; use vit with reconstruct"
         )
 
-    def example(self, model: Any, facts: Facts, x: Tensor, second: int) -> tuple[Tensor, ...]:
+    def example(self, model: Any, info: DatasetInfo, x: Tensor, second: int) -> tuple[Tensor, ...]:
         """Which patches of the images are seen, too."""
-        rows, columns = model.grid(facts)
+        rows, columns = model.grid(info)
         return x, torch.arange(self.visible(rows * columns), device=x.device).expand(len(x), -1)
 
     def visible(self, patches: int) -> int:
@@ -74,10 +74,10 @@ class MaskedImage(Task):
     def __init__(self, options: MaskedImageOptions) -> None:
         self.options = options
 
-    def check(self, model: Any, facts: Facts, names: frozenset[str], source: str) -> None:
+    def check(self, model: Any, info: DatasetInfo, names: frozenset[str], source: str) -> None:
         """Also where no patch would be hidden, or none visible."""
-        super().check(model, facts, names, source)
-        rows, columns = model.grid(facts)
+        super().check(model, info, names, source)
+        rows, columns = model.grid(info)
         self.options.visible(rows * columns)
 
     def forward(self, model: Any, batch: Batch, training: bool = True) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,11 +6,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import NO_FACTS, PADDING, Facts, Fraction, Probability
+from bigmodel_cli.config import NO_DATASET, PADDING, DatasetInfo, Fraction, Probability
 from bigmodel_cli.draw import KEY, draw, draw_below
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores
-from bigmodel_cli.tasks.loss import cross_entropy, judged
+from bigmodel_cli.tasks.loss import cross_entropy, token_nll
 from bigmodel_cli.tasks.tokens import TokenTask
 
 HIDDEN, SEEN, OTHER = 1, 2, 3
@@ -35,11 +35,11 @@ class MaskedLMOptions(AnyTaskOptions):
             raise ValueError(f"masked {self.masked} and swapped {self.swapped} are more than 1 together; lower one")
         return self
 
-    def build(self, facts: Facts = NO_FACTS) -> MaskedLM:
+    def build(self, info: DatasetInfo = NO_DATASET) -> MaskedLM:
         """The task."""
-        return MaskedLM(self, facts)
+        return MaskedLM(self, info)
 
-    def example(self, model: Any, facts: Facts, x: Tensor, second: int) -> tuple[Tensor, ...]:
+    def example(self, model: Any, info: DatasetInfo, x: Tensor, second: int) -> tuple[Tensor, ...]:
         """Which tokens are hidden too, as many as on average."""
         hidden = torch.zeros(max(1, round(self.fraction * x.shape[0] * x.shape[1])), dtype=torch.int64, device=x.device)
         return x, x, x.bool(), hidden
@@ -61,8 +61,8 @@ class MaskedLM(TokenTask):
 
     name = "masked_lm"
 
-    def __init__(self, options: MaskedLMOptions, facts: Facts = NO_FACTS) -> None:
-        self.options, self.vocab_size = options, facts.vocab_size or 0
+    def __init__(self, options: MaskedLMOptions, info: DatasetInfo = NO_DATASET) -> None:
+        self.options, self.vocab_size = options, info.vocab_size or 0
         self.reads = ("tokens", "words") if options.whole_words else ("tokens",)
 
     def remedy(self, missing: list[str]) -> str:
@@ -104,7 +104,7 @@ class MaskedLM(TokenTask):
         logits, at = outputs
         tokens = self.inputs(batch)[0]
         nats, right = (torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device) for _ in range(2))
-        nats[at], hit = judged(logits, tokens[at])
+        nats[at], hit = token_nll(logits, tokens[at])
         right[at] = hit.double()
         counts = at.sum(1)
         return {"loss": (nats.sum(1), counts), "accuracy": (right.sum(1), counts)}, {}

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import NO_FACTS, Facts, Fraction, Positive
+from bigmodel_cli.config import NO_DATASET, DatasetInfo, Fraction, Positive
 from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.metrics import LOSS, SHARE, Measure
@@ -38,17 +38,17 @@ class MultilabelOptions(AnyTaskOptions):
         "map", description="what decides which checkpoint is best"
     )
 
-    def notes(self, facts: Facts) -> list[str]:
+    def notes(self, info: DatasetInfo) -> list[str]:
         """The weights of the labels."""
-        weights = list(zip(facts.classes, positive_weights(self, facts), strict=False))
+        weights = list(zip(info.classes, positive_weights(self, info), strict=False))
         shown = ", ".join(f"{name} {weight:.3g}" for name, weight in weights[:10]) + (
             " ..." if len(weights) > 10 else ""
         )
         return [f"weight of items with each label in the loss: {shown}"] if weights else []
 
-    def build(self, facts: Facts = NO_FACTS) -> Multilabel:
+    def build(self, info: DatasetInfo = NO_DATASET) -> Multilabel:
         """The task."""
-        return Multilabel(self, facts)
+        return Multilabel(self, info)
 
 
 class Multilabel(Task):
@@ -62,13 +62,13 @@ class Multilabel(Task):
     labels = True
     has_top = True
 
-    def __init__(self, options: MultilabelOptions, facts: Facts = NO_FACTS) -> None:
-        self.options, self.classes, self.metric = options, facts.classes, options.metric
+    def __init__(self, options: MultilabelOptions, info: DatasetInfo = NO_DATASET) -> None:
+        self.options, self.classes, self.metric = options, info.classes, options.metric
         given = options.thresholds
-        named = by_class("thresholds", given, facts.classes) if isinstance(given, dict) else {}
+        named = by_class("thresholds", given, info.classes) if isinstance(given, dict) else {}
         default = HALF if isinstance(given, dict) else given
-        self.thresholds = [named.get(name, default) for name in facts.classes]
-        self.weights = positive_weights(options, facts)
+        self.thresholds = [named.get(name, default) for name in info.classes]
+        self.weights = positive_weights(options, info)
 
     def remedy(self, missing: list[str]) -> str:
         """How sets are said."""
@@ -154,14 +154,14 @@ def by_class(option: str, given: Mapping[Name, float], classes: Sequence[str]) -
     return named
 
 
-def positive_weights(options: MultilabelOptions, facts: Facts) -> tuple[float, ...]:
+def positive_weights(options: MultilabelOptions, info: DatasetInfo) -> tuple[float, ...]:
     """What an item with each label counts; () where that is 1. A label that no training item has, or every one, counts 1."""
     wanted = options.pos_weight
-    if wanted == "none" or not facts.classes:
+    if wanted == "none" or not info.classes:
         return ()
     if isinstance(wanted, dict):
-        named = by_class("pos_weight", wanted, facts.classes)
-        return tuple(named.get(name, 1.0) for name in facts.classes)
-    if len(facts.class_counts) != len(facts.classes):
+        named = by_class("pos_weight", wanted, info.classes)
+        return tuple(named.get(name, 1.0) for name in info.classes)
+    if len(info.class_counts) != len(info.classes):
         raise SpecError("task.pos_weight: the training items of each label are not known; give {name: weight}")
-    return tuple((facts.items - n) / n if 0 < n < facts.items else 1.0 for n in facts.class_counts)
+    return tuple((info.items - n) / n if 0 < n < info.items else 1.0 for n in info.class_counts)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import NO_FACTS, Facts
+from bigmodel_cli.config import NO_DATASET, DatasetInfo
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.metrics import LOSS, Measure, MetricInfo, ratio
 from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
@@ -38,17 +38,17 @@ class RegressionOptions(AnyTaskOptions):
         "loss", description="what decides which checkpoint is best; of several numbers the mean over them"
     )
 
-    def notes(self, facts: Facts) -> list[str]:
+    def notes(self, info: DatasetInfo) -> list[str]:
         """How the numbers are scaled, and what a model gets that knows nothing."""
-        three = zip(facts.targets, facts.target_mean, facts.target_std, strict=True)
+        three = zip(info.targets, info.target_mean, info.target_std, strict=True)
         shown = "; ".join(f"{name}: mean {mean:.6g}, deviation {std:.6g}" for name, mean, std in three)
         return [
             f"numbers to learn, scaled by the training split's mean and deviation, which is the RMSE of the mean: {shown}"
         ]
 
-    def build(self, facts: Facts = NO_FACTS) -> Regression:
+    def build(self, info: DatasetInfo = NO_DATASET) -> Regression:
         """The task."""
-        return Regression(self, facts)
+        return Regression(self, info)
 
 
 class Regression(Task):
@@ -62,8 +62,8 @@ class Regression(Task):
     labels = True
     of_probability = False
 
-    def __init__(self, options: RegressionOptions, facts: Facts = NO_FACTS) -> None:
-        self.options, self.facts, self.metric = options, facts, options.metric
+    def __init__(self, options: RegressionOptions, info: DatasetInfo = NO_DATASET) -> None:
+        self.options, self.dataset, self.metric = options, info, options.metric
 
     def remedy(self, missing: list[str]) -> str:
         """Where numbers are said."""
@@ -80,7 +80,7 @@ class Regression(Task):
 
     def errors(self, outputs: Tensor, batch: Batch) -> Tensor:
         """(B, K)   the losses of the scaled numbers."""
-        mean, std = (batch["numbers"].new_tensor(x) for x in (self.facts.target_mean, self.facts.target_std))
+        mean, std = (batch["numbers"].new_tensor(x) for x in (self.dataset.target_mean, self.dataset.target_std))
         scaled = ((batch["numbers"] - mean) / std).to(outputs.dtype)
         functions: dict[str, Any] = {"mse": F.mse_loss, "huber": F.huber_loss, "mae": F.l1_loss}
         losses: Tensor = functions[self.options.loss](outputs, scaled, reduction="none")
@@ -98,7 +98,7 @@ class Regression(Task):
         """
         errors = self.errors(outputs, batch).double()
         said = {"reference": self.named(batch["numbers"]), "prediction": self.named(self.unscaled(outputs))}
-        baseline = [dict(zip(self.facts.targets, self.facts.target_mean, strict=True))] * len(errors)
+        baseline = [dict(zip(self.dataset.targets, self.dataset.target_mean, strict=True))] * len(errors)
         return {"loss": (errors.mean(1), torch.ones_like(errors[:, 0], dtype=torch.int64))}, {
             **said,
             "baseline": baseline,
@@ -106,17 +106,17 @@ class Regression(Task):
 
     def unscaled(self, outputs: Tensor) -> Tensor:
         """(B, K) -> (B, K) float64   in the data's units, on the CPU."""
-        mean, std = (torch.tensor(x, dtype=torch.float64) for x in (self.facts.target_mean, self.facts.target_std))
+        mean, std = (torch.tensor(x, dtype=torch.float64) for x in (self.dataset.target_mean, self.dataset.target_std))
         return mean + std * outputs.cpu().double()
 
     def named(self, numbers: Tensor) -> list[dict[str, float]]:
         """(B, K) -> each row by name."""
-        return [dict(zip(self.facts.targets, row, strict=True)) for row in numbers.tolist()]
+        return [dict(zip(self.dataset.targets, row, strict=True)) for row in numbers.tolist()]
 
     def predictions(self, outputs: Tensor, top: int) -> list[dict[str, Any]]:
         """{"numbers": {name: number}} of each item, to a millionth of the deviation: more does not stand in fp32."""
         digits = {
-            n: 6 - math.floor(math.log10(std)) for n, std in zip(self.facts.targets, self.facts.target_std, strict=True)
+            n: 6 - math.floor(math.log10(std)) for n, std in zip(self.dataset.targets, self.dataset.target_std, strict=True)
         }
         rows = self.named(self.unscaled(outputs))
         return [{"numbers": {name: round(v, digits[name]) for name, v in row.items()}} for row in rows]
@@ -124,7 +124,7 @@ class Regression(Task):
     def foremost(self, outputs: Tensor) -> tuple[int, str, float]:
         """The number that is farthest from its mean, by its deviations."""
         best = int(outputs.float().abs().argmax(1))
-        return best, self.facts.targets[best], float(self.unscaled(outputs)[0, best])
+        return best, self.dataset.targets[best], float(self.unscaled(outputs)[0, best])
 
     def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:
         """MAE, RMSE and R2 of each number, and their means over the numbers."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import NO_FACTS, Beams, Count, Facts, NonNegative, Probability
+from bigmodel_cli.config import NO_DATASET, Beams, Count, DatasetInfo, NonNegative, Probability
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.metrics import Measure
 from bigmodel_cli.metrics.text import INFO, group_of, lead_measures, text_measures
@@ -38,7 +38,7 @@ class Seq2SeqTaskOptions(AnyTaskOptions):
     )
     length_penalty: NonNegative = Field(1.0, description="how far a longer text is preferred (Wu et al. 2016); 0: not")
 
-    def build(self, facts: Facts = NO_FACTS) -> Seq2SeqTask:
+    def build(self, info: DatasetInfo = NO_DATASET) -> Seq2SeqTask:
         """The task."""
         return Seq2SeqTask(self)
 
@@ -46,7 +46,7 @@ class Seq2SeqTaskOptions(AnyTaskOptions):
         """A search."""
         return Search(self.beams, self.length_penalty, self.max_tokens)
 
-    def example(self, model: Any, facts: Facts, x: Tensor, second: int) -> tuple[Tensor, ...]:
+    def example(self, model: Any, info: DatasetInfo, x: Tensor, second: int) -> tuple[Tensor, ...]:
         """A source and a target."""
         return x, torch.zeros(len(x), second, dtype=x.dtype, device=x.device)
 

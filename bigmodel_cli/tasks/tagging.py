@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import NO_FACTS, PADDING, Facts, Probability
+from bigmodel_cli.config import NO_DATASET, PADDING, DatasetInfo, Probability
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.metrics import LOSS, SHARE, Measure, mean
 from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
@@ -32,16 +32,16 @@ class TaggingOptions(AnyTaskOptions):
         description="what decides which checkpoint is best: f1 of entities (of tags that are not of entities, accuracy)",
     )
 
-    def build(self, facts: Facts = NO_FACTS) -> Tagging:
+    def build(self, info: DatasetInfo = NO_DATASET) -> Tagging:
         """The task."""
-        return Tagging(self, facts)
+        return Tagging(self, info)
 
-    def notes(self, facts: Facts) -> list[str]:
+    def notes(self, info: DatasetInfo) -> list[str]:
         """Whether tags are not of entities, and how many words the most frequent tag has."""
-        words, often = sum(facts.class_counts), list[str]()
+        words, often = sum(info.class_counts), list[str]()
         if words:
-            often += [f"{max(facts.class_counts):,} of {words:,} training words have one tag: {majority(facts)!r}"]
-        plain = [tag for tag in facts.classes if not ENTITY.fullmatch(tag)]
+            often += [f"{max(info.class_counts):,} of {words:,} training words have one tag: {majority(info)!r}"]
+        plain = [tag for tag in info.classes if not ENTITY.fullmatch(tag)]
         if not plain:
             return often
         return [
@@ -63,9 +63,9 @@ class Tagging(Task):
     }
     measured = ("f1", "precision", "recall")
 
-    def __init__(self, options: TaggingOptions, facts: Facts = NO_FACTS) -> None:
-        self.options, self.facts = options, facts
-        self.metric = "accuracy" if options.metric == "f1" and not of_entities(facts.classes) else options.metric
+    def __init__(self, options: TaggingOptions, info: DatasetInfo = NO_DATASET) -> None:
+        self.options, self.dataset = options, info
+        self.metric = "accuracy" if options.metric == "f1" and not of_entities(info.classes) else options.metric
 
     def forward(self, model: Any, batch: Batch, training: bool = True) -> tuple[Tensor, Tensor]:
         """(N, tags) logits of the words in fp32, and where they are, (B, T) bool."""
@@ -95,7 +95,7 @@ class Tagging(Task):
     def named(self, numbers: Tensor, at: Tensor) -> list[list[str]]:
         """The names of the tags (N,) of each sentence's words, which are `at` (B, T)."""
         sentences = numbers.cpu().split(at.sum(1).tolist())
-        return [[self.facts.classes[n] for n in numbers.tolist()] for numbers in sentences]
+        return [[self.dataset.classes[n] for n in numbers.tolist()] for numbers in sentences]
 
     def predictions(self, outputs: tuple[Tensor, Tensor], top: int) -> list[dict[str, Any]]:
         """{"tags", "probabilities"} of each sentence, and where tags are of entities "entities".
@@ -108,14 +108,14 @@ class Tagging(Task):
         told: list[dict[str, Any]] = []
         for names, own in zip(self.named(best, at), shares, strict=True):
             found = [{"type": kind, "start": first, "end": end} for kind, first, end in spans(names)]
-            entities = {"entities": found} if of_entities(self.facts.classes) else {}
+            entities = {"entities": found} if of_entities(self.dataset.classes) else {}
             told.append({"tags": names, "probabilities": own, **entities})
         return told
 
     def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:
         """Precision, recall and F1 of entities, over all types; none of other tags."""
         true, said = answers["reference"], answers["prediction"]
-        if not of_entities(self.facts.classes or (tag for tags in true + said for tag in tags)):
+        if not of_entities(self.dataset.classes or (tag for tags in true + said for tag in tags)):
             return {}
         counts = [_counted(spans(a), spans(b)) for a, b in zip(true, said, strict=True)]
         rows = torch.tensor(counts, dtype=torch.float64).view(-1, 3)
@@ -125,16 +125,16 @@ class Tagging(Task):
 
     def baselines(self, answers: Answers, texts: Sequence[str]) -> dict[str, Measure]:
         """The accuracy of the tag that most training words have."""
-        if not self.facts.class_counts:
+        if not self.dataset.class_counts:
             return {}
-        often, true = majority(self.facts), answers["reference"]
+        often, true = majority(self.dataset), answers["reference"]
         right = torch.tensor([tags.count(often) for tags in true])
         return {f"accuracy{MAJORITY}": mean(right, torch.tensor([len(tags) for tags in true]), SHARE)}
 
     def tables(self, answers: Answers) -> dict[str, list[dict[str, Any]]]:
         """Of each type of entity, or each tag of words: precision, recall, F1, and how many there are and were found."""
         true, said = answers["reference"], answers["prediction"]
-        entities = of_entities(self.facts.classes)
+        entities = of_entities(self.dataset.classes)
         found = [[spans(tags) if entities else each(tags) for tags in side] for side in (true, said)]
         counts: dict[str, list[int]] = {}
         for a, b in zip(*found, strict=True):
@@ -150,9 +150,9 @@ class Tagging(Task):
         return {"types" if entities else "tags": rows}
 
 
-def majority(facts: Facts) -> str:
+def majority(info: DatasetInfo) -> str:
     """The tag that most training words have."""
-    return facts.classes[facts.class_counts.index(max(facts.class_counts))]
+    return info.classes[info.class_counts.index(max(info.class_counts))]
 
 
 def of_entities(tags: Iterable[str]) -> bool:

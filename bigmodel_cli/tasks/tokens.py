@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
-from bigmodel_cli.config import PADDING, Facts
+from bigmodel_cli.config import PADDING, DatasetInfo
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.metrics import LOSS, SHARE
 from bigmodel_cli.tasks.base import Answers, Batch, Scores, Task
-from bigmodel_cli.tasks.loss import cross_entropy, judged
+from bigmodel_cli.tasks.loss import cross_entropy, token_nll
 
 
 class TokenTask(Task):
@@ -26,13 +26,13 @@ class TokenTask(Task):
     """The sequence's name in a batch."""
     label_smoothing: float = 0.0
 
-    def check(self, model: Any, facts: Facts, names: frozenset[str], source: str) -> None:
+    def check(self, model: Any, info: DatasetInfo, names: frozenset[str], source: str) -> None:
         """Raise `SpecError` for data with a tag for each word, too, whose models put out tags."""
-        if facts.tagged:
+        if info.tagged:
             raise SpecError(
                 f"task.type: {self.name} learns texts, and data.type: {source} has tags: task.type: tagging"
             )
-        super().check(model, facts, names, source)
+        super().check(model, info, names, source)
 
     def shift(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Inputs (B, T) and targets (B, T): the only place where the sequence moves by one."""
@@ -55,7 +55,7 @@ class TokenTask(Task):
         Where the batch says which tokens are an answer: whether all of it is right ("exact").
         """
         targets = self.shift(batch)[1]
-        nats, right = judged(outputs, targets)  # (B, T)
+        nats, right = token_nll(outputs, targets)  # (B, T)
         counts = (targets != PADDING).sum(1)
         scores = {"loss": (nats.sum(1), counts), "accuracy": (right.sum(1).double(), counts)}
         if "loss_mask" in batch:

@@ -27,12 +27,12 @@ BUDGET = 0.3
 GAIN = 0.95
 """A candidate's median must be less than this fraction of the plainer one's: noise does not cost precision."""
 
-Times = dict["Choice", list[float]]
+Times = dict["ComputeMode", list[float]]
 """Seconds of each measured round, for each candidate, the plainest first."""
 
 
 @dataclass(frozen=True)
-class Choice:
+class ComputeMode:
     """One way to compute."""
 
     precision: str = "fp32"
@@ -82,7 +82,7 @@ def _layout(memory_format: str) -> Any:
     return torch.channels_last if memory_format == "channels_last" else torch.contiguous_format
 
 
-def apply(model: Module, options: TrainOptions) -> None:
+def apply_mode(model: Module, options: TrainOptions) -> None:
     """Bring the model into the chosen memory format, and compile it where that was chosen."""
     if options.memory_format == "channels_last":
         model.to(memory_format=torch.channels_last)
@@ -90,7 +90,7 @@ def apply(model: Module, options: TrainOptions) -> None:
         model.compile()
 
 
-def _candidates(model: Module, options: TrainOptions, device: torch.device) -> list[Choice]:
+def _candidates(model: Module, options: TrainOptions, device: torch.device) -> list[ComputeMode]:
     """What may be chosen, the plainest first."""
     precisions = [options.precision]
     if options.precision == "auto":
@@ -103,10 +103,10 @@ def _candidates(model: Module, options: TrainOptions, device: torch.device) -> l
     if options.memory_format == "auto":
         convolutional = any(isinstance(m, nn.Conv2d) for m in model.modules())
         formats = ["contiguous", "channels_last"] if convolutional else ["contiguous"]
-    return [Choice(p, f) for p in precisions for f in formats]
+    return [ComputeMode(p, f) for p in precisions for f in formats]
 
 
-def decide(times: Times) -> tuple[Choice, bool]:
+def decide(times: Times) -> tuple[ComputeMode, bool]:
     """The candidate to compute in, and whether it was close: a less plain one had the lesser median and was not taken for it.
 
     One candidate beats a plainer one where it was faster in every round, and its median by `GAIN`.
@@ -130,9 +130,9 @@ def _beats(times: list[float], others: list[float]) -> bool:
 
 
 def measure(
-    one_pass: Callable[[Choice], float],
+    one_pass: Callable[[ComputeMode], float],
     model: Module,
-    candidates: list[Choice],
+    candidates: list[ComputeMode],
     clock: Callable[[], float] = time.perf_counter,
 ) -> Times:
     """Seconds of forward and backward passes of each candidate, by turns; one that loses a round to the plainest is given up."""
@@ -162,7 +162,7 @@ def measure(
     return times
 
 
-def _one_pass(model: Module, task: Task, batch: dict[str, Tensor], candidate: Choice, device: torch.device) -> float:
+def _one_pass(model: Module, task: Task, batch: dict[str, Tensor], candidate: ComputeMode, device: torch.device) -> float:
     layout = _layout(candidate.memory_format)
     model.to(memory_format=layout)
     batch = in_format(batch, candidate.memory_format)

@@ -33,7 +33,7 @@ def final_checkpoint(run: Run) -> Path:
 def best_as_last(run: Run) -> Path:
     """Let `last` be the best checkpoint."""
     best = checkpoints.find(run.directory.checkpoints / "best")
-    with run.signals.held():
+    with run.signals.deferred():
         checkpoints.mark(run.directory.checkpoints, "last", best)
     return best
 
@@ -45,9 +45,9 @@ def average_as_last(run: Run) -> Path:
     contents.model = checkpoints.mean_weights([checkpoints.read(path, train_state=False).model for path in newest])
     run.say(f"averaging the weights of the last {len(newest)} checkpoints, from step {newest[0].name[5:].lstrip('0')}")
     if run.validation is not None:
-        with run.signals.held(), run.state.holding(contents.model), run.signals.let():
+        with run.signals.deferred(), run.state.swapped_weights(contents.model), run.signals.let():
             metrics = run.validate()
-    with run.signals.held():
+    with run.signals.deferred():
         if run.validation is not None:
             run.tell(metrics, averaged=len(newest))
         path = checkpoints.save(run.directory.checkpoints, contents, "average")

@@ -11,11 +11,11 @@ from bigmodel_cli.train.batches import MicroBatches
 from bigmodel_cli.train.workers import Workers
 
 
-class Feed:
+class BatchLoader:
     """Micro-batches on the device, from a step onwards; through loader workers where decoding costs time."""
 
     def __init__(self, micro: MicroBatches, options: TrainOptions, workers: int, device: torch.device) -> None:
-        self.micro, self.options, self.device = micro, options, device
+        self.batches, self.options, self.device = micro, options, device
         self.workers = workers
         self.loading: Workers | None = None
         if micro.split.resident and not workers:
@@ -26,15 +26,15 @@ class Feed:
         accumulate = self.options.accumulate
         stream = self.load(range(start * accumulate, end * accumulate))
         for _ in range(start, end):
-            yield [self.place(next(stream)) for _ in range(accumulate)]
+            yield [self.to_device(next(stream)) for _ in range(accumulate)]
 
     def load(self, numbers: range) -> Iterator[dict[str, Tensor]]:
         """The micro-batches with these numbers, in order."""
         if not self.workers:
-            yield from (self.micro[k] for k in numbers)
+            yield from (self.batches[k] for k in numbers)
             return
         self.close()
-        loading = self.loading = Workers(self.micro, numbers, self.workers, self.device.type == "cuda")
+        loading = self.loading = Workers(self.batches, numbers, self.workers, self.device.type == "cuda")
         try:
             for _ in numbers:
                 yield loading.next()
@@ -49,7 +49,7 @@ class Feed:
             self.loading.close()
             self.loading = None
 
-    def place(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The batch on the device, images in the chosen memory format."""
         batch = on_device(batch, self.device)
         return in_format(batch, "channels_last") if self.options.memory_format == "channels_last" else batch

@@ -60,13 +60,13 @@ def fit(run: Run) -> Path:
     (the weights are those before that step, and nothing of it is saved).
     """
     try:
-        with run.signals.held():
+        with run.signals.deferred():
             _start(run)
         path = _train(run)
-        run.feed.close()
+        run.loader.close()
         show_result(run)
     finally:
-        run.feed.close()
+        run.loader.close()
         run.observers.close()
     return path
 
@@ -100,7 +100,7 @@ def _steps(run: Run) -> Path:
     if state.step:
         run.keeping.prune(run.directory.checkpoints, state.scores)
     if run.options.rewind is not None and not checkpoints.steps(run.directory.checkpoints):
-        with run.signals.held():
+        with run.signals.deferred():
             run.save()  # to go back to before there is another
     batches = run.batches()
     while True:
@@ -109,15 +109,15 @@ def _steps(run: Run) -> Path:
         if over:
             break
         run.compiling = run.options.compile == "on" and state.step == run.started
-        with run.signals.held(), run.signals.let() if run.compiling else contextlib.nullcontext():
-            with run.signals.let() if run.feed.workers else contextlib.nullcontext():  # one may hang
+        with run.signals.deferred(), run.signals.let() if run.compiling else contextlib.nullcontext():
+            with run.signals.let() if run.loader.workers else contextlib.nullcontext():  # one may hang
                 micro_batches = next(batches)
             if not _step(run, watch, micro_batches):
                 batches, run.started = run.batches(), state.step
         run.compiling = False
         if state.step == run.total and state.loss_scale.skipped:
             _sum_up_overflows(run)
-    with run.signals.held():
+    with run.signals.deferred():
         batches.close()  # with its loader workers: what a signal raises where Python cleans up is lost, with a traceback
     return final_checkpoint(run)
 
@@ -128,7 +128,7 @@ def _between_steps(run: Run) -> bool:
     due = done >= run.total or (run.interval is not None and done % run.interval == 0)
     validating = bool(done) and run.validation is not None and due and str(done) not in state.scores
     metrics = run.validate() if validating else None
-    with run.signals.held():
+    with run.signals.deferred():
         better = metrics is not None and run.note(metrics)
         over = impatient(run) or done >= run.total
         reached = over or (saving is not None and done % saving == 0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bigmodel_cli.assemble import Outline, kept_bytes
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import named_values, quantity, table
 from bigmodel_cli.data import Split, input_of
 from bigmodel_cli.lazy import Tensor, torch
@@ -80,7 +80,7 @@ class Plan:
         """For people."""
         memory = self.memory.to_text()
         peak = memory.pop("peak")
-        facts = [
+        info = [
             ("parameters", f"{self.parameters:,}"),
             (
                 "FLOPs per sample",
@@ -96,7 +96,7 @@ class Plan:
             ("optimizer", f"{summary(self.weights)} (each weight: --json)"),
         ]
         layers = table(["layer", "type", "output", "parameters"], _rows(self.layers))
-        return f"{layers}\n\n{named_values(facts)}"
+        return f"{layers}\n\n{named_values(info)}"
 
     def _length(self) -> str:
         if self.minutes is not None:
@@ -132,17 +132,17 @@ def _shape(layer: Layer) -> str:
 
 
 def example(
-    spec: Spec, facts: Facts, batch: int, device: torch.device, lengths: tuple[int, ...] = ()
+    spec: Spec, info: DatasetInfo, batch: int, device: torch.device, lengths: tuple[int, ...] = ()
 ) -> tuple[Tensor, ...]:
     """What a model is called with, in the right shapes: images (B, C, H, W), frames, tokens (B, T), or those of two sides.
 
     Rows of tokens and frames are of these lengths (two for a source and a target), or as long as the data's context. The task
     says what else a model is called with.
     """
-    length, *second = lengths or (facts.context or 1,)
-    kind = input_of(facts)
+    length, *second = lengths or (info.context or 1,)
+    kind = input_of(info)
     x = kind.random(batch, device, length)[kind.name]
-    return spec.task.example(spec.model, facts, x, *(second or [length]))
+    return spec.task.example(spec.model, info, x, *(second or [length]))
 
 
 @contextlib.contextmanager
@@ -157,16 +157,16 @@ def without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def plan(spec: Spec, facts: Facts, train: Split, found: Outline) -> Plan:
+def plan(spec: Spec, info: DatasetInfo, train: Split, found: Outline) -> Plan:
     """Everything that `--dry-run` shows."""
     meta = torch.device("meta")
-    layers = describe(found.short, *example(spec, facts, 1, meta))
+    layers = describe(found.short, *example(spec, info, 1, meta))
     return Plan(
         layers=in_whole(found.stacks, layers, lambda layer: layer.path, lambda layer, path: replace(layer, path=path)),
         parameters=sum(p.numel() for p in found.tensors),
-        flops_per_sample=flops_per_sample(flops, spec, facts, found),
-        training_flops_per_sample=flops_per_sample(training_flops, spec, facts, found),
-        memory=memory_of(spec, facts, found, train.longest_rows()),
+        flops_per_sample=flops_per_sample(flops, spec, info, found),
+        training_flops_per_sample=flops_per_sample(training_flops, spec, info, found),
+        memory=memory_of(spec, info, found, train.longest_rows()),
         steps=spec.train.total_steps(micro_batches(train, spec.train).per_epoch) if len(train) else spec.train.steps,
         minutes=spec.train.minutes,
         samples=len(train) or None,
@@ -174,21 +174,21 @@ def plan(spec: Spec, facts: Facts, train: Split, found: Outline) -> Plan:
     )
 
 
-def flops_per_sample(count: Callable[..., int], spec: Spec, facts: Facts, found: Outline) -> int:
+def flops_per_sample(count: Callable[..., int], spec: Spec, info: DatasetInfo, found: Outline) -> int:
     """What `count` (`flops` or `training_flops`) finds for one sample of the whole model."""
-    first, *rest = [count(model, *example(spec, facts, 1, torch.device("meta"))) for model in found.measured]
+    first, *rest = [count(model, *example(spec, info, 1, torch.device("meta"))) for model in found.measured]
     return extended(found.stacks, first, rest)
 
 
-def memory_of(spec: Spec, facts: Facts, found: Outline, lengths: tuple[int, ...]) -> Memory:
+def memory_of(spec: Spec, info: DatasetInfo, found: Outline, lengths: tuple[int, ...]) -> Memory:
     """What training takes: the peak is in the forward and backward pass of a full micro-batch, or in the update that follows it."""
     rows = spec.train.rows(max(lengths, default=None))
     sizes = [p.numel() * p.element_size() for p in found.tensors if p.requires_grad]
     weights, gradients, optimizer = kept_bytes(spec, found.tensors)
-    peaks = [step_peaks(m, *example(spec, facts, rows, torch.device("meta"), lengths)) for m in found.measured]
+    peaks = [step_peaks(m, *example(spec, info, rows, torch.device("meta"), lengths)) for m in found.measured]
     in_passes = max(extended(found.stacks, first, rest) for first, *rest in zip(*peaks, strict=True))
     if spec.train.accumulate > 1:  # those of the micro-batches before
         in_passes += gradients
     activations = max(in_passes - gradients, spec.train.optimizer.scratch(sizes))
-    unit = "" if input_of(facts).one_size else f" of {' and '.join(f'{n:,}' for n in lengths or (facts.context or 1,))}"
+    unit = "" if input_of(info).one_size else f" of {' and '.join(f'{n:,}' for n in lengths or (info.context or 1,))}"
     return Memory(weights, gradients, optimizer, activations, f"{rows:,} samples{unit}")

@@ -8,7 +8,7 @@ import numpy as np
 
 from bigmodel_cli import checkpoints
 from bigmodel_cli.assemble import outline
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import quantity
 from bigmodel_cli.data import Split, input_of
 from bigmodel_cli.device import total_memory
@@ -34,18 +34,18 @@ def check_enough(spec: Spec, train: Split) -> None:
         )
 
 
-def check_step(spec: Spec, facts: Facts, train: Split, model: Module, device: torch.device) -> None:
+def check_step(spec: Spec, info: DatasetInfo, train: Split, model: Module, device: torch.device) -> None:
     """Raise `SpecError` where a step's activations cannot fit the device, or are too few for batch normalisation.
 
     They are computed on the meta device, which takes a second or more, only where a rough count of them comes near its memory, or
     batch normalisation has one sample.
     """
     alone = spec.train.micro == 1 and any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in model.modules())
-    if not alone and _rough_bytes(spec, facts, train, model) < total_memory(device):
+    if not alone and _rough_bytes(spec, info, train, model) < total_memory(device):
         return
     lengths = train.longest_rows()
     with batch_norm_explained():
-        memory = memory_of(spec, facts, outline(spec, facts), lengths)
+        memory = memory_of(spec, info, outline(spec, info), lengths)
     check_fits(spec, device, memory, max(lengths, default=1))
 
 
@@ -89,10 +89,10 @@ def _divisors(number: int) -> list[int]:
     return [*small, *(number // n for n in small)]
 
 
-def _rough_bytes(spec: Spec, facts: Facts, train: Split, model: Module) -> int:
+def _rough_bytes(spec: Spec, info: DatasetInfo, train: Split, model: Module) -> int:
     """About the bytes of a micro-batch's activations, rather too many: what each weight puts out, at each position."""
-    pixels = input_of(facts).pixels
-    length = int(np.max(train.lengths)) if train.lengths is not None else facts.context or 1
+    pixels = input_of(info).pixels
+    length = int(np.max(train.lengths)) if train.lengths is not None else info.context or 1
     positions = pixels // PATCH + 1 if pixels else length
     outputs = sum(p.shape[0] * (pixels if p.dim() == 4 else positions) for p in model.parameters() if p.dim() > 1)
     return 4 * KEPT * outputs * spec.train.rows(length if train.lengths is not None else None)

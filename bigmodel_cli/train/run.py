@@ -9,7 +9,7 @@ from typing import Any
 
 from bigmodel_cli import checkpoints
 from bigmodel_cli.data import Split
-from bigmodel_cli.evaluation.evaluator import judge, values_of
+from bigmodel_cli.evaluation.evaluator import evaluate_split, values_of
 from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
@@ -17,7 +17,7 @@ from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.rundir import RunDirectory
 from bigmodel_cli.tasks import Task
 from bigmodel_cli.train.keeping import Keeping
-from bigmodel_cli.train.loader import Feed
+from bigmodel_cli.train.loader import BatchLoader
 from bigmodel_cli.train.observers import Observer
 from bigmodel_cli.train.signals import Signals
 from bigmodel_cli.train.state import UNKNOWN, TrainState
@@ -29,7 +29,7 @@ class Run:
 
     loaded: Loaded  # the model in training; nothing in its spec is auto any more
     state: TrainState
-    feed: Feed
+    loader: BatchLoader
     validation: Split | None
     directory: RunDirectory
     origin: Mapping[str, Any]  # what each checkpoint says of the data that it was trained on
@@ -71,7 +71,7 @@ class Run:
     @property
     def interval(self) -> int | None:
         """Steps between validations."""
-        return self.options.validation_interval(self.feed.micro.per_epoch)
+        return self.options.validation_interval(self.loader.batches.per_epoch)
 
     @property
     def keeping(self) -> Keeping:
@@ -82,7 +82,7 @@ class Run:
     def batches(self) -> Generator[list[dict[str, Tensor]]]:
         """The micro-batches of each step from here on."""
         end = self.total if self.options.minutes is None else UNKNOWN
-        return self.feed.steps(self.state.batch, end + self.state.passed)
+        return self.loader.steps(self.state.batch, end + self.state.passed)
 
     def contents(self) -> checkpoints.Contents:
         """A checkpoint's contents, as the state is now."""
@@ -93,7 +93,7 @@ class Run:
             train=tensors,
             state={**values, **self.origin},
             spec=self.loaded.spec.recorded(),
-            facts=self.loaded.facts.to_json(),
+            info=self.loaded.info.to_json(),
             assets=self.loaded.assets,
         )
 
@@ -114,8 +114,8 @@ class Run:
         failpoint("train.validating")
         state, division = self.state, self.state.division
         rows = division.validation_at(state.batch)
-        with self.signals.held(), state.averaged(), self.signals.let():
-            judged = judge(self.loaded, self.validation, self.task.validation_text_metrics or None, rows, self.say)
+        with self.signals.deferred(), state.averaged(), self.signals.let():
+            judged = evaluate_split(self.loaded, self.validation, self.task.validation_text_metrics or None, rows, self.say)
         if judged.halved:
             division.validation[state.batch] = judged.rows
             division.write(self.directory)
@@ -127,8 +127,8 @@ class Run:
         Its batch is recorded too where memory made it smaller than the spec's.
         """
         rows = self.state.division.validation.get(self.state.batch)
-        facts = {"averaged": averaged, "validation_batch": rows}
-        given = {name: value for name, value in facts.items() if value is not None}
+        info = {"averaged": averaged, "validation_batch": rows}
+        given = {name: value for name, value in info.items() if value is not None}
         self.observers.on_validation({"step": self.state.step, **given, "val": metrics})
 
     def note(self, metrics: dict[str, float]) -> bool:

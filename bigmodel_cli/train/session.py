@@ -30,7 +30,7 @@ from bigmodel_cli.rundir import RunDirectory
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import Task
 from bigmodel_cli.train.batches import micro_batches
-from bigmodel_cli.train.loader import Feed, on_device
+from bigmodel_cli.train.loader import BatchLoader, on_device
 from bigmodel_cli.train.loop import fit
 from bigmodel_cli.train.observers import observers
 from bigmodel_cli.train.plan import Plan, plan, without_collection
@@ -70,7 +70,7 @@ def train(spec: Spec | None, request: Request, signals: Signals) -> Path:
     """Run the spec (None, to resume: the run's own) and return the resulting checkpoint. Every fault is in errors.py."""
     load_torch()
     signals.start()
-    with signals.held(), _open_directory(request) as directory:
+    with signals.deferred(), _open_directory(request) as directory:
         signals.leaving = lambda: directory.failed("stopped", 130, _left(request, directory))
         try:
             with signals.let(), memory_remedy(REMEDY), batch_norm_explained():
@@ -104,7 +104,7 @@ def dry_run(spec: Spec, device: str, show: Callable[[Plan], None] = lambda plan:
     if len(split):
         check_enough(spec, split)
     with without_collection(), batch_norm_explained():
-        found = plan(spec, data.facts, split, check_memory(spec, data.facts, chosen))
+        found = plan(spec, data.info, split, check_memory(spec, data.info, chosen))
     _describe_steps(spec.train, found.steps)
     show(found)
     check_fits(spec, chosen, found.memory, max(split.longest_rows(), default=1))
@@ -142,23 +142,23 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     changed = check_fingerprint(saved, data, request.accept_data)
     task = open_task(opened.spec, data)
     trained_on = _trained_on(opened, saved, changed)
-    spec, model, state, feed = _set_up(opened, task, device, going_on=saved is not None)
-    total = spec.train.total_steps(feed.micro.per_epoch)
+    spec, model, state, loader = _set_up(opened, task, device, going_on=saved is not None)
+    total = spec.train.total_steps(loader.batches.per_epoch)
     if spec.train.steps is None and (result := finished(directory, previous, spec, total)) is not None:
         return result  # what epochs are in steps the data says
     _describe_steps(spec.train, total)
     if previous is not None:
-        _go_on(previous, state, feed, total, directory)
-    with signals.held():
+        _go_on(previous, state, loader, total, directory)
+    with signals.deferred():
         if state.division.pieces:
             state.division.write(directory)
         parameters = sum(p.numel() for p in model.parameters())
         directory.about = {"total_steps": total, "metric": task.described(), "parameters": parameters}
         directory.begin(spec.to_yaml(), state.step)
     run = Run(
-        loaded=Loaded(directory.path, spec, data.facts, task, model, device, {**data.assets(), **trained_on}),
+        loaded=Loaded(directory.path, spec, data.info, task, model, device, {**data.assets(), **trained_on}),
         state=state,
-        feed=feed,
+        loader=loader,
         validation=data.split("val") if "val" in data.splits else None,
         directory=directory,
         origin=_origin(data, saved, changed),
@@ -171,29 +171,29 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     return fit(run)
 
 
-def _set_up(opened: Opened, task: Task, device: torch.device, going_on: bool) -> tuple[Spec, Model, TrainState, Feed]:
+def _set_up(opened: Opened, task: Task, device: torch.device, going_on: bool) -> tuple[Spec, Model, TrainState, BatchLoader]:
     """The spec without any auto, the model, its state at step 0, and its batches."""
-    spec, facts, split = opened.spec, opened.data.facts, opened.data.split("train")
+    spec, info, split = opened.spec, opened.data.info, opened.data.split("train")
     if split.lengths is not None:
         keep_few_kernels()
-    model = assemble(spec, facts, device, opened.source, download=not going_on)
+    model = assemble(spec, info, device, opened.source, download=not going_on)
     check_enough(spec, split)
-    check_step(spec, facts, split, model, device)
+    check_step(spec, info, split, model, device)
     micro = micro_batches(split, spec.train)
     _describe_start(spec, model, split)
     spec, state = prepare(spec, model, task, lambda: on_device(micro[0], device))
     check_readable(state)
-    return spec, model, state, Feed(micro, spec.train, spec.data.loader_workers(), device)
+    return spec, model, state, BatchLoader(micro, spec.train, spec.data.loader_workers(), device)
 
 
-def _go_on(previous: Previous, state: TrainState, feed: Feed, total: int | None, directory: RunDirectory) -> None:
+def _go_on(previous: Previous, state: TrainState, loader: BatchLoader, total: int | None, directory: RunDirectory) -> None:
     """Become the state of the run's checkpoint, where it has one; and divide micro-batches where it did."""
     if previous.contents is not None and previous.path is not None:
         state.restore(previous.contents.model, previous.contents.train, previous.contents.state)
         mark_again(directory.checkpoints, previous.path, previous.contents)
         say(f"resuming {directory.path} after step {state.step}")
-        before, now = previous.spec.train, feed.options
-        steps = _foreseen(before, before.total_steps(feed.micro.per_epoch), state)
+        before, now = previous.spec.train, loader.options
+        steps = _foreseen(before, before.total_steps(loader.batches.per_epoch), state)
         _describe_bend(now, steps, _foreseen(now, total, state), state.step)
     state.division.read(directory.path)
 

@@ -22,7 +22,7 @@ from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.spec import Spec, of_checkpoint
 from bigmodel_cli.tasks import Task, build_task
-from bigmodel_cli.train.autotune import apply, choose
+from bigmodel_cli.train.autotune import apply_mode, choose
 from bigmodel_cli.train.smaller import Division, fitted
 from bigmodel_cli.train.state import LossScale, TrainState
 
@@ -76,15 +76,15 @@ def open_task(spec: Spec, data: DataSet) -> Task:
 
     Raises `SpecError` where the data lacks what the task reads, the model is not made for it, or a library is missing.
     """
-    task = build_task(spec.task, data.facts)
+    task = build_task(spec.task, data.info)
     _check_task(spec, task, data)
-    for note in spec.task.notes(data.facts):
+    for note in spec.task.notes(data.info):
         say(note)
     return task
 
 
 def _check_task(spec: Spec, task: Task, data: DataSet) -> None:
-    task.check(spec.model, data.facts, data.names(), spec.data.type)
+    task.check(spec.model, data.info, data.names(), spec.data.type)
     if spec.train.patience is not None and "val" not in data.splits:
         raise SpecError(
             "train.patience: there is no validation by which to stop; name validation data, or leave data.val_fraction out "
@@ -124,7 +124,7 @@ def prepare(spec: Spec, model: Model, task: Task, first: Callable[[], dict[str, 
         options = fitted(
             division, 0, options, [first()], lambda parts: choose(model, task, parts[0], spec.train, say), say
         )
-    apply(model, options)
+    apply_mode(model, options)
     optimizer, scale = options.optimizer.build(named_weights(model)), LossScale.of(options.precision)
     state = TrainState(model, optimizer, options.ema, still=still, loss_scale=scale, division=division)
     return spec.model_copy(update={"train": options}), state

@@ -15,7 +15,7 @@ HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that stop a run: Ctrl-C, a scheduler's, a terminal that has gone."""
 
 
-heard: list[int] = []
+received: list[int] = []
 """Signals that the command had before its run began. What is raised while Python imports or cleans up may be swallowed."""
 
 
@@ -28,7 +28,7 @@ class Interrupted(BaseException):
 
 
 class Signals:
-    """Turns SIGINT, SIGTERM and SIGHUP into `Interrupted`, but never inside `held()`: there it is raised at the end.
+    """Turns SIGINT, SIGTERM and SIGHUP into `Interrupted`, but never inside `deferred()`: there it is raised at the end.
 
     Before `start()` there is nothing to save, and the process leaves at once; after `end()` the run's result stands, and signals
     change nothing. In between, the first signal is raised until it is heeded (`stopping()`), and later ones are ignored, but for
@@ -47,8 +47,8 @@ class Signals:
 
     def __enter__(self) -> Signals:
         """Take the signals over. Raises `Interrupted` for one that the command had and that Python swallowed."""
-        if heard:
-            raise Interrupted(heard[0])
+        if received:
+            raise Interrupted(received[0])
         if threading.current_thread() is threading.main_thread():
             sys.unraisablehook = self.on_unraisable
             for number in HEEDED:
@@ -66,7 +66,7 @@ class Signals:
                 signal.signal(number, handler)
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """The handler: raise now, or leave it to the end of `held()`."""
+        """The handler: raise now, or leave it to the end of `deferred()`."""
         if self.ended:
             self.late = self.late or number
             return
@@ -84,12 +84,12 @@ class Signals:
             os._exit(128 + signal.SIGINT)
 
     def on_unraisable(self, swallowed: Any) -> None:
-        """Say nothing of an `Interrupted` that Python swallows where it cleans up: it is raised again at the next `held()`."""
+        """Say nothing of an `Interrupted` that Python swallows where it cleans up: it is raised again at the next `deferred()`."""
         if not isinstance(swallowed.exc_value, Interrupted):
             self.unraisable(swallowed)
 
     def raise_pending(self) -> None:
-        """Raise `Interrupted` for a signal that has come and is not yet heeded, unless inside `held()`."""
+        """Raise `Interrupted` for a signal that has come and is not yet heeded, unless inside `deferred()`."""
         if self.pending is not None and self.depth == 0 and not self.heeded and not self.ended:
             raise Interrupted(self.pending)
 
@@ -112,7 +112,7 @@ class Signals:
             raise Interrupted(self.late)
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def deferred(self) -> Iterator[None]:
         """What runs inside is finished before a signal takes effect."""
         depth = self.depth
         self.depth = depth + 1
@@ -124,9 +124,9 @@ class Signals:
 
     @contextlib.contextmanager
     def let(self) -> Iterator[None]:
-        """Inside `held()`: a signal takes effect at once again, and what was entered between the two is left in its own time.
+        """Inside `deferred()`: a signal takes effect at once again, and what was entered between the two is left in its own time.
 
-        `with held(), exchanged(), let(): ...` never leaves an exchange half done.
+        `with deferred(), exchanged(), let(): ...` never leaves an exchange half done.
         """
         depth = self.depth
         try:

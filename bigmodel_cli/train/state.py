@@ -173,7 +173,7 @@ class TrainState:
                 p.data, self.ema[name] = self.ema[name], p.data
 
     @contextlib.contextmanager
-    def holding(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    def swapped_weights(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
         """Inside, the model has these weights, and there is no moving average."""
         own = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         ema, self.ema = self.ema, {}

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torchvision.models.regnet import BlockParams
 
 from bigmodel_cli.attend.gradcam import grad_cam
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models import build
 from bigmodel_cli.models.cnn import CNNOptions
@@ -49,8 +49,8 @@ class LastPooling(TorchFunctionMode):
 
 def network(name: str, side: int) -> Any:
     torch.manual_seed(0)
-    facts = Facts(image_shape=(3, side, side), classes=CLASSES)
-    return build(TorchvisionOptions(name=name), facts).eval()
+    info = DatasetInfo(image_shape=(3, side, side), classes=CLASSES)
+    return build(TorchvisionOptions(name=name), info).eval()
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_grad_cam_of_torchvisions_networks_equals_its_formula(name: str) -> None
             coarse, best = by_formula(model, image, lambda watched=pooling: watched.entered)
         if bool(coarse.any()):
             break
-    got = grad_cam(model, image, Facts(image_shape=(3, side, side), classes=CLASSES))
+    got = grad_cam(model, image, DatasetInfo(image_shape=(3, side, side), classes=CLASSES))
     assert got.size == tuple(coarse.shape)
     assert got.label == CLASSES[best]
     assert got.heat is not None
@@ -146,7 +146,7 @@ def test_grad_cam_of_torchvisions_networks_equals_its_formula(name: str) -> None
 
 def cnn(layers: list[dict[str, Any]], shape: tuple[int, int, int]) -> Any:
     torch.manual_seed(0)
-    return build(CNNOptions.model_validate({"layers": layers}), Facts(image_shape=shape, classes=CLASSES)).eval()
+    return build(CNNOptions.model_validate({"layers": layers}), DatasetInfo(image_shape=shape, classes=CLASSES)).eval()
 
 
 CONV = {"type": "conv", "channels": 5, "kernel": 3, "norm": "batch"}
@@ -179,7 +179,7 @@ def test_grad_cam_of_our_networks_equals_its_formula(name: str, shape: tuple[int
     kept: list[Tensor] = []
     model.layers[which].register_forward_hook(lambda module, inputs, output: kept.append(output))
     coarse, best = by_formula(model, image, lambda: kept[-1])
-    got = grad_cam(model, image, Facts(image_shape=shape, classes=CLASSES))
+    got = grad_cam(model, image, DatasetInfo(image_shape=shape, classes=CLASSES))
     assert (got.label, got.size) == (CLASSES[best], tuple(coarse.shape))
     assert got.heat is not None
     want = F.interpolate(coarse[None, None], size=shape[1:], mode="bilinear", align_corners=False)[0, 0]
@@ -189,7 +189,7 @@ def test_grad_cam_of_our_networks_equals_its_formula(name: str, shape: tuple[int
 @pytest.mark.parametrize("name", ["resnet18", "mnasnet0_5", "densenet121"])
 def test_a_map_of_one_value_is_said(name: str) -> None:
     image = torch.randn(1, 3, 32, 32)
-    got = grad_cam(network(name, 32), image, Facts(image_shape=(3, 32, 32), classes=CLASSES))
+    got = grad_cam(network(name, 32), image, DatasetInfo(image_shape=(3, 32, 32), classes=CLASSES))
     assert got.heat is None
     assert got.size == (1, 1)
     assert "1 x 1 for images of 32 x 32" in got.to_json()["note"]
@@ -200,7 +200,7 @@ def test_a_map_that_speaks_against_the_class_is_said() -> None:
     with torch.no_grad():
         model.layers[0].conv.bias.fill_(5.0)
         model.layers[3].dense.weight.copy_(-torch.arange(1.0, 4)[:, None].expand(3, 5))
-    got = grad_cam(model, torch.randn(1, 1, 6, 6), Facts(image_shape=(1, 6, 6), classes=CLASSES))
+    got = grad_cam(model, torch.randn(1, 1, 6, 6), DatasetInfo(image_shape=(1, 6, 6), classes=CLASSES))
     assert got.heat is not None
     assert not bool(got.heat.any())
     assert "0 everywhere" in got.note

@@ -12,7 +12,7 @@ import torch
 from conftest import Result
 
 from bigmodel_cli.attend.rollout import rollout
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.models.vit import ViT, ViTOptions
 
 BLOCK = {"repeat": 2, "mixer": {"type": "attention", "num_heads": 2}, "ffn": {"type": "gelu"}}
@@ -21,11 +21,11 @@ BLOCK = {"repeat": 2, "mixer": {"type": "attention", "num_heads": 2}, "ffn": {"t
 @pytest.mark.parametrize("pool", ["cls", "mean"])
 def test_rollout_equals_its_formula(pool: str) -> None:
     torch.manual_seed(0)
-    facts = Facts(image_shape=(1, 6, 9), classes=("a", "b"), mean=(0.5,), std=(0.25,))
+    info = DatasetInfo(image_shape=(1, 6, 9), classes=("a", "b"), mean=(0.5,), std=(0.25,))
     options = {"dim": 8, "patch": 3, "pool": pool, "registers": 1, "blocks": [BLOCK], "init_std": 0.5}
-    model = ViT(ViTOptions.model_validate(options), facts).eval()
+    model = ViT(ViTOptions.model_validate(options), info).eval()
     image = torch.randn(1, 1, 6, 9)
-    got = rollout(model, image, facts)
+    got = rollout(model, image, info)
     inputs: list[torch.Tensor] = []
     for block in model.blocks:
         block.mixer.register_forward_hook(lambda module, args, output: inputs.append(args[0][0]))

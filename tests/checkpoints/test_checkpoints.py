@@ -19,7 +19,7 @@ from torch import nn
 
 from bigmodel_cli import checkpoints
 from bigmodel_cli.checkpoints import load_weights, safe
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.models.decoder import Decoder, DecoderOptions
 
@@ -298,7 +298,7 @@ def test_what_is_kept(decoder_spec: Path, cli: Cli) -> None:
 
 def test_weights_of_an_earlier_version_are_refused_with_the_reason() -> None:
     values = {"dim": 8, "blocks": [{"mixer": {"type": "retention", "num_heads": 2}}]}
-    model = Decoder(DecoderOptions.model_validate(values), Facts(vocab_size=5, context=4))
+    model = Decoder(DecoderOptions.model_validate(values), DatasetInfo(vocab_size=5, context=4))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     old = {name: tensor + 1 for name, tensor in before.items()} | {"blocks.0.mixer.norm.weight": torch.ones(4)}
     with pytest.raises(

@@ -13,7 +13,7 @@ import torch
 from conftest import Result
 from tampered import FIXTURE, change_json, change_tensors, fresh_copy, saved
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.loaded import load_checkpoint
 
 Cli = Callable[..., Result]
@@ -92,7 +92,7 @@ def test_tied_weights_are_tied_after_saving_and_loading(
     """Row 60: equal logits, one storage, and a change of one is a change of the other."""
     torch.manual_seed(3)
     spec = {"model": model, "data": data, "task": {"type": task}, "train": {"steps": 1}}
-    checkpoint = saved(spec, Facts(vocab_size=11, context=8))
+    checkpoint = saved(spec, DatasetInfo(vocab_size=11, context=8))
     loaded = load_checkpoint(checkpoint, "cpu").model
     names = dict(loaded.named_parameters(remove_duplicate=False))
     assert names[first] is names[second]

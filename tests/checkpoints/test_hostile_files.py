@@ -383,17 +383,17 @@ def test_pretrained_weights_are_not_fetched_where_a_checkpoint_brings_its_own(mo
     """Row 22: the spec names them for the record; no network."""
     import torchvision
 
-    from bigmodel_cli.config import Facts
+    from bigmodel_cli.config import DatasetInfo
     from bigmodel_cli.loaded import load_checkpoint
 
-    facts = Facts(image_shape=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3, classes=("a", "b"))
+    info = DatasetInfo(image_shape=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3, classes=("a", "b"))
     spec: dict[str, Any] = {
         "model": {"type": "torchvision", "name": "squeezenet1_1"},
         "data": {"type": "cifar10"},
         "task": {"type": "classification"},
         "train": {"steps": 1},
     }
-    checkpoint = saved(spec, facts)
+    checkpoint = saved(spec, info)
     text = (checkpoint / "spec.yaml").read_text()
     (checkpoint / "spec.yaml").write_text(text.replace("weights: null", "weights: DEFAULT"))
     sign(checkpoint)

@@ -1,4 +1,4 @@
-"""A checkpoint's spec and facts that describe what its weights are not: status 4 before anything large is built."""
+"""A checkpoint's spec and info that describe what its weights are not: status 4 before anything large is built."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from conftest import Result
 from tampered import bounded, change_json, change_spec, fresh_copy, saved, sign
 
 from bigmodel_cli import models
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.loaded import load_checkpoint
 from bigmodel_cli.spec import check, from_dict
@@ -20,10 +20,10 @@ from bigmodel_cli.yaml_source import dump_yaml, parse_yaml
 
 Cli = Callable[..., Result]
 BLOCK: dict[str, Any] = {"mixer": {"type": "attention", "num_heads": 2}, "ffn": {"type": "gelu", "hidden": 8}}
-IMAGES = Facts(image_shape=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3, classes=("a", "b"))
-TEXTS = Facts(vocab_size=20, context=8)
-SOUND = Facts(frame_width=8, context=16, classes=("a", "b"), mean=(0.0,), std=(1.0,))
-FAMILIES: dict[str, tuple[dict[str, Any], str, str, Facts]] = {
+IMAGES = DatasetInfo(image_shape=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3, classes=("a", "b"))
+TEXTS = DatasetInfo(vocab_size=20, context=8)
+SOUND = DatasetInfo(frame_width=8, context=16, classes=("a", "b"), mean=(0.0,), std=(1.0,))
+FAMILIES: dict[str, tuple[dict[str, Any], str, str, DatasetInfo]] = {
     "decoder": ({"type": "decoder", "dim": 8, "blocks": [BLOCK]}, "text", "causal_lm", TEXTS),
     "encoder": ({"type": "encoder", "dim": 8, "blocks": [BLOCK]}, "text", "masked_lm", TEXTS),
     "sound": ({"type": "encoder", "dim": 8, "blocks": [BLOCK], "frontend": {}}, "audio", "classification", SOUND),
@@ -55,14 +55,14 @@ DATA: dict[str, dict[str, Any]] = {
 
 def made(family: str) -> Path:
     """A checkpoint of a small network of this family."""
-    model, data, task, facts = FAMILIES[family]
+    model, data, task, info = FAMILIES[family]
     spec: dict[str, Any] = {
         "model": model,
         "data": {"type": data, **DATA[data]},
         "task": {"type": task},
         "train": {"steps": 1},
     }
-    return saved(spec, facts)
+    return saved(spec, info)
 
 
 def of_model(**changes: Any) -> Callable[[Any], None]:
@@ -142,7 +142,7 @@ def grid(rows: int, columns: int, **more: Any) -> dict[str, Any]:
 
 
 def frames(**changes: int) -> dict[str, Any]:
-    """Facts of recordings of one length (image_shape) or of any, whose frames are as in `changes`."""
+    """DatasetInfo of recordings of one length (image_shape) or of any, whose frames are as in `changes`."""
     sound = {"rate": 8000, "window": 200, "hop": 80, "mels": 8, "low": 20.0, "high": 4000.0, **changes}
     shape = {"frame_width": None, "context": None, "image_shape": [1, 8, 50]} if "length" in changes else {}
     return {**SOUND.to_json(), **shape, "sound": sound}
@@ -185,14 +185,14 @@ FACTS: list[tuple[str, str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(
-    ("family", "facts", "message"), [(f, v, m) for f, _, v, m in FACTS], ids=[f"{f}: {w}" for f, w, *_ in FACTS]
+    ("family", "info", "message"), [(f, v, m) for f, _, v, m in FACTS], ids=[f"{f}: {w}" for f, w, *_ in FACTS]
 )
-def test_facts_are_typed_and_bounded(family: str, facts: Any, message: str) -> None:
+def test_facts_are_typed_and_bounded(family: str, info: Any, message: str) -> None:
     """Row 76."""
     checkpoint = made(family)
     if "tables" in message or message == "max_len":
         change_spec(checkpoint, of_model(position=SINES))
-    change_json(checkpoint, "facts.json", lambda _: facts)
+    change_json(checkpoint, "facts.json", lambda _: info)
     with bounded(), pytest.raises(CheckpointError, match=message):
         load_checkpoint(checkpoint, "cpu")
 
@@ -241,7 +241,7 @@ def test_a_spec_that_is_hostile_yaml(text: str, cli: Cli) -> None:
 def test_what_weights_allow_is_built(cli: Cli) -> None:
     """Row 76: what is refused is what no training leaves behind; long tables and new heads are none of that."""
     for name, change in (("sines", {"position": SINES}), ("rotary", {})):
-        model, _, _, facts = FAMILIES["decoder"]
+        model, _, _, info = FAMILIES["decoder"]
         options = {**model, **change, "max_len": 100_000}
         if name == "rotary":
             options["blocks"] = [{**BLOCK, "mixer": {**BLOCK["mixer"], "position": ROTARY}}]
@@ -251,7 +251,7 @@ def test_what_weights_allow_is_built(cli: Cli) -> None:
             "task": {"type": "causal_lm"},
             "train": {"steps": 1},
         }
-        load_checkpoint(saved(spec, facts), "cpu")
+        load_checkpoint(saved(spec, info), "cpu")
     weights = {"a": torch.zeros(4, 8)}
     with models.within(weights, 20_000):
         assert torch.nn.Linear(8, 20_000).weight.shape == (20_000, 8)

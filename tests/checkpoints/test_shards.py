@@ -358,7 +358,7 @@ def test_a_run_of_format_1_is_evaluated_resumed_and_saved_in_format_2(family: st
     close(measured(last), later)
     # the same weights, written anew, are the same to the last digit
     old = checkpoints.read(first, train_state=True)
-    parts = (old.model.load(), old.train.load(), old.state, old.spec, old.facts, old.assets)
+    parts = (old.model.load(), old.train.load(), old.state, old.spec, old.info, old.assets)
     again = checkpoints.save(Path("again/checkpoints"), Contents(old.step, *parts))
     assert measured(again) == before
     for name in ("model.safetensors", "train_state.safetensors"):

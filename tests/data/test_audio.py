@@ -15,7 +15,7 @@ import torch
 from conftest import Result
 from tones import SPEC, packed, recording, riff, tone, write
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data import input_of, open_data
 from bigmodel_cli.data.audio.audio import AudioOptions, batch_of_sounds, read_sound
 from bigmodel_cli.data.audio.augment import (
@@ -46,15 +46,15 @@ def batch(data: DataSet, split: str, *samples: int, augment: bool = False, epoch
     return data.split(split).batch(np.array(samples or range(len(data.split(split)))), epoch, 0, augment)
 
 
-def prepare_files(paths: list[Path], facts: Facts) -> dict[str, torch.Tensor]:
-    """Recordings as a model with these facts reads them."""
-    reader = input_of(facts).reader(AudioOptions(files=["sounds"]), {})
+def prepare_files(paths: list[Path], info: DatasetInfo) -> dict[str, torch.Tensor]:
+    """Recordings as a model with this DatasetInfo reads them."""
+    reader = input_of(info).reader(AudioOptions(files=["sounds"]), {})
     return reader.batch([reader.read(str(path), "the recording")[0] for path in paths])
 
 
-def prepare_file(path: Path, facts: Facts) -> torch.Tensor:
+def prepare_file(path: Path, info: DatasetInfo) -> torch.Tensor:
     """(1, 1, mels, T) or (1, T, mels)."""
-    return next(iter(prepare_files([path], facts).values()))
+    return next(iter(prepare_files([path], info).values()))
 
 
 def archive(name: str, members: list[tuple[str, bytes]], mode: str = "w:gz") -> Path:
@@ -70,8 +70,8 @@ def test_labels_and_splits_by_name() -> None:
     write()
     data = opened(split={"test": {"index": [0, 1], "speaker": ["ann"]}, "val": {"index": [5]}}, seconds=0.2)
     assert {n: len(data.split(n)) for n in data.splits} == {"train": 8, "test": 2, "val": 2}
-    assert data.facts.classes == ("high", "low")
-    assert data.facts.image_shape == (1, 16, 20)
+    assert data.info.classes == ("high", "low")
+    assert data.info.image_shape == (1, 16, 20)
     assert batch(data, "test")["label"].tolist() == [0, 1]
     assert batch(data, "test")["image"].shape == (2, 1, 16, 20)
     assert data.split("val").resident
@@ -91,7 +91,7 @@ def test_folders_of_classes_and_numbers_as_numbers() -> None:
         for index in (7, 8):
             (Path("set") / label / f"{index:03}.wav").write_bytes(recording(440))
     data = opened(files=["set"], pattern=AudioOptions.model_fields["pattern"].default)
-    assert data.facts.classes == ("9", "10")
+    assert data.info.classes == ("9", "10")
     assert batch(data, "train")["label"].tolist() == [1, 1, 0, 0]
     by_number = opened(files=["set/**/*.wav"], pattern=r"(?P<label>\d+)\.wav", split={"test": {"label": [7]}})
     assert len(by_number.split("test")) == 2
@@ -115,7 +115,7 @@ def test_archives_are_read_in_place_and_nothing_leaves_them(name: str, mode: Any
     before = sorted(p.name for p in tmp_path.iterdir())
     packed_data, plain = opened(files=[name], seconds=0.2), opened(seconds=0.2)
     assert sorted(p.name for p in tmp_path.iterdir()) == before
-    assert packed_data.facts == plain.facts
+    assert packed_data.info == plain.info
     assert torch.equal(batch(packed_data, "train")["image"], batch(plain, "train")["image"])
 
 
@@ -144,20 +144,20 @@ def test_recordings_are_decoded_once() -> None:
 def test_rows_of_frames_equal_the_recording_alone() -> None:
     write()
     data = opened(normalize="none")
-    assert data.facts.frame_width == 16
-    assert data.facts.context == 20
+    assert data.info.frame_width == 16
+    assert data.info.context == 20
     whole = batch(data, "train")
     assert whole["frames"].shape == (12, 20, 16)
     train: Any = data.split("train")
     assert train.lengths.tolist() == whole["lengths"].tolist()
-    sound = data.facts.sound
+    sound = data.info.sound
     assert sound is not None
     for row, path in enumerate(sorted(Path("sounds").iterdir())):
         samples = np.frombuffer(path.read_bytes()[-(int(whole["lengths"][row]) * 160) :], "<i2").copy()
         alone = log_mel(torch.from_numpy(samples)[None] / 32768, sound)[0].T
         torch.testing.assert_close(whole["frames"][row, : len(alone)], alone)
         assert not whole["frames"][row, len(alone) :].any()
-        torch.testing.assert_close(prepare_file(path, data.facts)[0], alone)
+        torch.testing.assert_close(prepare_file(path, data.info)[0], alone)
 
 
 def test_loud_quiet_and_strange_recordings_are_read_as_they_sound(cli: Cli) -> None:
@@ -182,13 +182,13 @@ def test_loud_quiet_and_strange_recordings_are_read_as_they_sound(cli: Cli) -> N
         assert "1 recording(s) whose channels cancel one another" in warnings[1]
     rows = batch(data, "train")["image"]
     names = sorted(p.name for p in Path("sounds").iterdir())
-    assert data.facts.sound is not None
+    assert data.info.sound is not None
     for name, (_, wave) in odd.items():
-        expected = log_mel(torch.from_numpy(wave).float()[None], data.facts.sound)
+        expected = log_mel(torch.from_numpy(wave).float()[None], data.info.sound)
         torch.testing.assert_close(rows[names.index(name)], expected, atol=2e-3, rtol=0)
     again: list[str] = []
-    waves = [read_sound(Path("sounds", name), data.facts, again.append) for name in odd]
-    alone = batch_of_sounds(waves, data.facts)["image"]
+    waves = [read_sound(Path("sounds", name), data.info, again.append) for name in odd]
+    alone = batch_of_sounds(waves, data.info)["image"]
     assert torch.equal(alone, rows[[names.index(name) for name in odd]])
     assert len(again) == 2
 
@@ -204,7 +204,7 @@ def test_normalisation_is_of_real_frames_and_kept() -> None:
         path = Path("sounds/low_ann_2.wav")
         number = sorted(p.name for p in Path("sounds").iterdir()).index(path.name)
         name, length = ("image", 16) if options else ("frames", 14)
-        alone = prepare_file(path, data.facts)
+        alone = prepare_file(path, data.info)
         torch.testing.assert_close(alone[0], rows[name][number][:, :, :16] if options else rows[name][number, :length])
 
 
@@ -232,7 +232,7 @@ def test_augmentation_belongs_to_the_sample_not_to_the_batch(options: list[Any],
     data = opened(augment=[o.model_dump() for o in options], seconds=seconds)
     name = "image" if seconds else "frames"
     together = batch(data, "train", augment=True, epoch=3)
-    assert data.facts.context is None or together["frames"].shape[1] <= data.facts.context
+    assert data.info.context is None or together["frames"].shape[1] <= data.info.context
     for i in range(12):
         alone = batch(data, "train", i, augment=True, epoch=3)
         own = together[name][i] if seconds else together[name][i, : int(together["lengths"][i])]
@@ -298,8 +298,8 @@ def test_strings_of_recordings() -> None:
     write(labels=("one", "two", "three"))
     join = {"least": 2, "most": 4, "pause": [0.02, 0.05]}
     data = opened(split={"test": {"index": [0, 1]}}, units="words", join=join, normalize="none")
-    assert data.facts.classes == ("one", "three", "two")
-    assert data.facts.spelling == "words"
+    assert data.info.classes == ("one", "three", "two")
+    assert data.info.spelling == "words"
     train, test = batch(data, "train", augment=True), batch(data, "test")
     counts = (train["target"] >= 0).sum(1)
     assert set(counts.tolist()) == {2, 3, 4}
@@ -317,23 +317,23 @@ def test_strings_of_recordings() -> None:
         expected = split.bank.lengths[own].sum() + pauses[i].sum()
         assert int(test["lengths"][i]) == -(-expected // 80)
         assert test["target"][i, : len(own)].tolist() == [int(split.units[r][0]) for r in own]
-    assert data.facts.context is not None
-    assert int(train["lengths"].max()) <= data.facts.context
+    assert data.info.context is not None
+    assert int(train["lengths"].max()) <= data.info.context
 
 
 def test_transcripts_from_a_file_in_words_and_characters() -> None:
     write(count=1)
     Path("said.tsv").write_text("low_ann_0\tgo  down\nhigh_ann_0.wav\tgo up\n")
     words = opened(pattern=r"\.wav$", transcripts=["said.tsv"], units="words")
-    assert words.facts.classes == ("down", "go", "up")
+    assert words.info.classes == ("down", "go", "up")
     assert batch(words, "train")["target"].tolist() == [[1, 2], [1, 0]]
     letters = opened(pattern=r"\.wav$", transcripts=["said.tsv"], units="characters")
-    assert letters.facts.classes == tuple(" dgnopuw")
-    text = "".join(letters.facts.classes[i] for i in batch(letters, "train")["target"][1])
+    assert letters.info.classes == tuple(" dgnopuw")
+    text = "".join(letters.info.classes[i] for i in batch(letters, "train")["target"][1])
     assert text == "go down"
     joined = opened(units="characters", join={"least": 2, "most": 2})
     spelled = [
-        "".join(joined.facts.classes[u] for u in row if u >= 0) for row in batch(joined, "train")["target"].tolist()
+        "".join(joined.info.classes[u] for u in row if u >= 0) for row in batch(joined, "train")["target"].tolist()
     ]
     assert set(spelled) <= {"low high", "high low", "low low", "high high"}
 
@@ -375,15 +375,15 @@ def test_a_cnn_tells_low_from_high(cli: Cli) -> None:
     looked = cli("attend", "run", "sounds/high_bob_1.wav", "--out", "cam.png")
     assert looked.status == 0, looked.err
     assert Path("cam.png").stat().st_size > 1000
-    facts = Facts.from_json(json.loads(next(Path("run/checkpoints").glob("step-*/facts.json")).read_text()))
-    assert prepare_file(Path("sounds/low_ann_0.wav"), facts).shape == (1, 1, 16, 20)
+    info = DatasetInfo.from_json(json.loads(next(Path("run/checkpoints").glob("step-*/facts.json")).read_text()))
+    assert prepare_file(Path("sounds/low_ann_0.wav"), info).shape == (1, 1, 16, 20)
     # other recordings, the checkpoint's normalisation
     finetuned = cli(
         "finetune", "--from", "run", "audio.yaml", "--out", "more", "--set", "data.split={}", "--set", "train.steps=1"
     )
     assert finetuned.status == 0, finetuned.err
     again = json.loads(next(Path("more/checkpoints").glob("step-*/facts.json")).read_text())
-    assert (tuple(again["mean"]), tuple(again["std"])) == (facts.mean, facts.std)
+    assert (tuple(again["mean"]), tuple(again["std"])) == (info.mean, info.std)
 
 
 def test_a_resume_repeats_the_run_to_the_bit(cli: Cli) -> None:
@@ -499,10 +499,10 @@ def test_a_class_that_a_split_lacks_is_said() -> None:
 
 def test_a_recording_to_predict_from(cli: Cli) -> None:
     write()
-    facts = opened(seconds=0.2).facts
+    info = opened(seconds=0.2).info
     with pytest.raises(DataError, match=r"none.wav: cannot be read: No such file"):
-        prepare_file(Path("none.wav"), facts)
-    rows = opened().facts
+        prepare_file(Path("none.wav"), info)
+    rows = opened().info
     Path("long.wav").write_bytes(recording(440, 3.0))
     with pytest.raises(DataError, match=r"long.wav: 3.0 s long, and the model reads up to 0.2 s; cut it"):
         prepare_file(Path("long.wav"), rows)
@@ -525,7 +525,7 @@ def test_the_spoken_digits_of_a_real_archive(data_root: Path) -> None:
         split={"test": {"index": [0, 1, 2, 3, 4]}},
         mels=40,
     )
-    assert data.facts.classes == tuple("0123456789")
+    assert data.info.classes == tuple("0123456789")
     assert (len(data.split("train")), len(data.split("test"))) == (2700, 300)
     assert torch.equal(batch(data, "test")["label"].bincount(), torch.full((10,), 30))
     assert not any("warning" in line for line in said)

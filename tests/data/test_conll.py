@@ -44,7 +44,7 @@ def tagged(data: DataSet, split: str = "train") -> list[list[tuple[str, str]]]:
         at = [place for place, tag in enumerate(tags) if tag >= 0]
         ends = [*at[1:], tokens.index(256, 1)]
         words = [tokenizer.decode(tokens[a:b]) for a, b in zip(at, ends, strict=True)]
-        found.append([(word, data.facts.classes[tags[a]]) for word, a in zip(words, at, strict=True)])
+        found.append([(word, data.info.classes[tags[a]]) for word, a in zip(words, at, strict=True)])
     return found
 
 
@@ -60,7 +60,7 @@ def test_columns_lists_and_conll_u_are_read() -> None:
     assert said == ["left out: 2 comments", "left out: 1 CoNLL-U lines that are no word of their own"]
     lists = opened({"a.jsonl": LISTS}, words="ner.words", tags="ner.tags")
     assert tagged(lists) == [[("New York", "B-LOC"), (" is", "O")], [("é", "O")]]
-    assert (lists.facts.classes, lists.facts.class_counts, lists.facts.tagged) == (("B-LOC", "O"), (1, 2), True)
+    assert (lists.info.classes, lists.info.class_counts, lists.info.tagged) == (("B-LOC", "O"), (1, 2), True)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_long_sentences_are_cut_and_the_lost_words_counted() -> None:
 def test_a_given_line_becomes_what_training_sees() -> None:
     data = opened({"a.conll": COLUMNS})
     options = CoNLLOptions.model_validate({"train": ["a.conll"], "tokenizer": {"type": "bytes"}})
-    reader = input_of(data.facts).reader(options, data.assets())
+    reader = input_of(data.info).reader(options, data.assets())
     contents = [reader.read(line, "it")[0] for line in ("\ufeff EU  rejects\r", "Peter .")]
     given, seen = reader.batch(contents), data.split("train").batch(np.arange(2), 0, 0, False)
     assert given["tokens"].tolist() == seen["tokens"].tolist()
@@ -121,14 +121,14 @@ def test_a_given_line_becomes_what_training_sees() -> None:
         [t >= 0 for t in row] for row in seen["tags"].tolist()
     ]
     assert contents[0][0] == ["EU", "rejects"]
-    made = random_batch(data.facts, ("tokens", "tags"), 3, torch.device("cpu"))
-    assert target_of(data.facts) is not None
+    made = random_batch(data.info, ("tokens", "tags"), 3, torch.device("cpu"))
+    assert target_of(data.info) is not None
     assert {n: (t.dtype, t.shape[0]) for n, t in made.items()} == {n: (t.dtype, 3) for n, t in seen.items()}
 
 
 def test_tags_of_a_checkpoint_are_its_own_and_others_refused() -> None:
     data = opened({"a.conll": COLUMNS})
-    assets = {**data.assets(), "facts.json": json.dumps(data.facts.to_json()).encode()}
+    assets = {**data.assets(), "facts.json": json.dumps(data.info.to_json()).encode()}
     Path("b.conll").write_text("Peter B-PER\n\n")
     Path("c.conll").write_text("Peter B-LOC\n\n")
     options = {"train": ["a.conll"], "tokenizer": {"type": "bytes"}}
@@ -136,7 +136,7 @@ def test_tags_of_a_checkpoint_are_its_own_and_others_refused() -> None:
         CoNLLOptions.model_validate({**options, "test": ["b.conll"]}),
         base=Path(), say=lambda _: None, assets=assets, only="test",
     )  # fmt: skip
-    assert one.facts.classes == ("B-ORG", "B-PER", "O")
+    assert one.info.classes == ("B-ORG", "B-PER", "O")
     assert tagged(one, "test") == [[("Peter", "B-PER")]]
     with pytest.raises(SpecError, match="classes that the checkpoint does not know: 'B-LOC'"):
         open_data(

@@ -85,8 +85,8 @@ def test_what_is_expected_is_what_the_data_has(name: str, files: None) -> None:
     options = OPTIONS.validate_python(SOURCES[name])
     data, expected = opened(options), options.expected(None)
     for fact in ("image_shape", "vocab_size", "source_vocab_size", "context"):
-        assert getattr(expected.facts, fact) == getattr(data.facts, fact), fact
-    assert len(expected.facts.classes) == len(data.facts.classes)
+        assert getattr(expected.info, fact) == getattr(data.info, fact), fact
+    assert len(expected.info.classes) == len(data.info.classes)
     assert expected.names == data.names()
     assert len(expected.longest) == len(data.split("train").longest_rows())
     assert all(real <= most for real, most in zip(data.split("train").longest_rows(), expected.longest, strict=True))
@@ -102,11 +102,11 @@ KNOWN = [
 @pytest.mark.parametrize(("kind", "shape", "classes", "count"), KNOWN, ids=[kind for kind, *_ in KNOWN])
 def test_a_known_data_set_is_known(kind: str, shape: tuple[int, ...], classes: int, count: int) -> None:
     expected = OPTIONS.validate_python({"type": kind}).expected(None)
-    assert (expected.facts.image_shape, len(expected.facts.classes), expected.samples) == (shape, classes, count)
+    assert (expected.info.image_shape, len(expected.info.classes), expected.samples) == (shape, classes, count)
     assert str(expected).startswith(f"images of {' x '.join(map(str, shape))}")
     assert f"{classes} classes, {count:,} training samples" in str(expected)
     changed = OPTIONS.validate_python({"type": kind, "size": 9, "channels": 1, "val_fraction": 0}).expected(None)
-    assert (changed.facts.image_shape, changed.samples) == ((1, 9, 9), count + count // 9)
+    assert (changed.info.image_shape, changed.samples) == ((1, 9, 9), count + count // 9)
 
 
 def test_data_that_is_not_there_is_said() -> None:
@@ -120,7 +120,7 @@ def test_data_that_is_not_there_is_said() -> None:
 def test_the_real_data_is_as_it_is_known(data_root: Path) -> None:
     options = OPTIONS.validate_python({"type": "mnist", "root": f"{data_root}/mnist", "val_fraction": 0.07})
     data, expected = opened(options), options.expected(None)
-    assert (data.facts.image_shape, len(data.split("train"))) == (expected.facts.image_shape, expected.samples)
+    assert (data.info.image_shape, len(data.split("train"))) == (expected.info.image_shape, expected.samples)
 
 
 AUDIO = {"type": "audio", "files": ["no.wav"]}

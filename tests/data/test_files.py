@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import Result
 
-from bigmodel_cli.config import Facts, Sound
+from bigmodel_cli.config import DatasetInfo, MelConfig
 from bigmodel_cli.data import open_data, prepare_image
 from bigmodel_cli.data.audio.audio import read_sound
 from bigmodel_cli.data.files import expand, find_files, find_named, folders_in, walk
@@ -170,12 +170,12 @@ def _packed_idx() -> None:
 
 def _image() -> None:
     os.mkfifo("pipe.png")
-    prepare_image(Path("pipe.png"), Facts(image_shape=(1, 4, 4)))
+    prepare_image(Path("pipe.png"), DatasetInfo(image_shape=(1, 4, 4)))
 
 
 def _recording() -> None:
     os.mkfifo("pipe.wav")
-    read_sound(Path("pipe.wav"), Facts(image_shape=(1, 4, 4), sound=Sound(8000, 200, 80, 4, 20.0, 4000.0, 800)))
+    read_sound(Path("pipe.wav"), DatasetInfo(image_shape=(1, 4, 4), sound=MelConfig(8000, 200, 80, 4, 20.0, 4000.0, 800)))
 
 
 def _tokenizer() -> None:

@@ -104,7 +104,7 @@ def audio() -> tuple[dict[str, Any], Callable[[DataSet, str], list[str]]]:
 
     def read(data: DataSet, split: str) -> list[str]:
         labels = data.split(split).batch(np.arange(len(data.split(split))), 0, 0, False)["label"]
-        return [data.facts.classes[i] for i in labels]
+        return [data.info.classes[i] for i in labels]
 
     values = {"type": "audio", "files": ["sounds"], "pattern": r"(?P<label>w\d+)\.wav$", "rate": 8000, "mels": 8}
     return {**values, "seconds": 0.03}, read
@@ -180,9 +180,9 @@ def test_cifar_opens_the_files_of_one_split(monkeypatch: pytest.MonkeyPatch) -> 
     meta = {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]}
     monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
     options = SOURCES["cifar10"].model_validate({"type": "cifar10", "normalize": "none"})
-    facts = {"image_shape": [3, 32, 32], "classes": ["c", "b", "a"]}
+    info = {"image_shape": [3, 32, 32], "classes": ["c", "b", "a"]}
     read = {"base": Path.cwd(), "say": [].append}
-    found = open_data(options, **read, assets={"facts.json": json.dumps(facts).encode()}, only="test")  # type: ignore[arg-type]
+    found = open_data(options, **read, assets={"facts.json": json.dumps(info).encode()}, only="test")  # type: ignore[arg-type]
     rows = found.split("test").batch(np.arange(6), 0, 0, False)
     assert rows["label"].tolist() == [2, 1, 0, 2, 1, 0]  # by their names
     assert np.array_equal((rows["image"] * 255).round().numpy().reshape(6, -1), batch["data"])

@@ -94,8 +94,8 @@ def test_tokens_beyond_the_vocabulary(number: int, cli: Cli) -> None:
 def test_a_tokenizer_of_a_network_that_reads_no_tokens(cli: Cli) -> None:
     """Row 79."""
     checkpoint = fresh_copy()
-    facts = json.loads((checkpoint / "facts.json").read_text())
-    (checkpoint / "facts.json").write_text(json.dumps({**facts, "vocab_size": None}))
+    info = json.loads((checkpoint / "facts.json").read_text())
+    (checkpoint / "facts.json").write_text(json.dumps({**info, "vocab_size": None}))
     sign(checkpoint)
     assert cli("predict", checkpoint, "red").status == 4
 

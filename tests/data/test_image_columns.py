@@ -33,7 +33,7 @@ def write(
 def labels_of(said: list[str] | None = None, **options: Any) -> tuple[list[int], tuple[str, ...]]:
     data = opened(said, type="parquet_images", **options)
     train = data.split("train")
-    return train.batch(np.arange(len(train)), 0, 0, False)["label"].tolist(), data.facts.classes
+    return train.batch(np.arange(len(train)), 0, 0, False)["label"].tolist(), data.info.classes
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from pictures import COLOUR, GREY_ALPHA, PALETTE, chunk, png, tiff
 from PIL import Image
 from test_images import folder, opened
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data import prepare_image
 from bigmodel_cli.data.image.files import ENDINGS, FORMATS, open_image, read_header
 from bigmodel_cli.data.image.pixels import decode
@@ -66,7 +66,7 @@ def test_no_format_that_starts_a_program_is_opened(
     assert f"{bad}: not a whole image of a format that is read (PNG, JPEG, " in result.err
     assert not Path("run/checkpoints").exists()
     with pytest.raises(DataError, match=r"7.png: not a whole image of a format"):
-        prepare_image(bad, Facts(image_shape=(3, 6, 8)))
+        prepare_image(bad, DatasetInfo(image_shape=(3, 6, 8)))
     with pytest.raises(DataError, match="not a whole image of a format"):
         decode(content, "row 3", 3, None)
     assert not canary.exists()

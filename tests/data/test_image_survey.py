@@ -50,7 +50,7 @@ def test_one_odd_image_first_decides_nothing(source: str) -> None:
         options = {"type": "parquet_images", "train": ["a.parquet"]}
     said: list[str] = []
     data = opened(said, normalize="none", **options)
-    assert data.facts.image_shape == (3, 6, 8)
+    assert data.info.image_shape == (3, 6, 8)
     assert (
         "warning: 1 of 10 images of the train split are resized to 6 x 8 (the size of most in the training split; set data.size "
         "to choose another), 1 of them stretched; height x width: 6 x 8 (9), 10 x 30 (1)"
@@ -68,10 +68,10 @@ def test_sizes_that_are_alike_are_not_spoken_of() -> None:
     for i in range(3):
         put(f"set/a/{i}.png", noise(6, 8))
     said: list[str] = []
-    assert opened(said, type="image_folder", root="set").facts.image_shape == (1, 6, 8)
+    assert opened(said, type="image_folder", root="set").info.image_shape == (1, 6, 8)
     assert [line for line in said if "decoding" not in line] == []
     again: list[str] = []
-    assert opened(again, type="image_folder", root="set", size=5).facts.image_shape == (1, 5, 5)
+    assert opened(again, type="image_folder", root="set", size=5).info.image_shape == (1, 5, 5)
     assert (
         "3 of 3 images of the train split are resized to 5 x 5 (data.size), 3 of them stretched; height x width: 6 x 8 (3)"
         in again
@@ -146,7 +146,7 @@ def test_few_bits_in_16_are_said(bits: int) -> None:
     told: list[str] = []
     scaled = opened(told, type="image_folder", root="set", normalize="none", white_level=float(2**bits - 1))
     assert not [line for line in told if "of 16 bits" in line]
-    assert scaled.facts.white_level == 2**bits - 1
+    assert scaled.info.white_level == 2**bits - 1
     assert scaled.fingerprint != data.fingerprint
     np.testing.assert_allclose(
         scaled.split("train").batch(np.array([3]), 0, 0, False)["image"][0, 0], values / (2**bits - 1), atol=0.51 / 255
@@ -173,7 +173,7 @@ def test_pixels_beyond_white_are_found_when_the_data_is_opened(skip: bool, monke
         "skipped 1 image(s) that cannot be decoded, the first: " in line and "set/a/3.tif: floating" in line
         for line in said
     )
-    assert opened(on_bad="skip", white_level=200.0, **options).facts.image_shape == (1, 5, 5)
+    assert opened(on_bad="skip", white_level=200.0, **options).info.image_shape == (1, 5, 5)
 
 
 def test_skipped_images_take_their_labels_along() -> None:
@@ -197,7 +197,7 @@ def test_the_survey_is_made_once_and_again_when_it_is_damaged(cache: Path, monke
     for i in range(3):
         put(f"once/a/{i}.png", noise(6, 8, 3))
     before = set((cache / "bigmodel" / "surveys").glob("*/content"))
-    facts = opened(type="image_folder", root="once").facts
+    info = opened(type="image_folder", root="once").info
     (kept,) = set((cache / "bigmodel" / "surveys").glob("*/content")) - before
     content = kept.read_bytes()
     calls: list[str] = []
@@ -210,12 +210,12 @@ def test_the_survey_is_made_once_and_again_when_it_is_damaged(cache: Path, monke
 
     read = image_survey.read_header
     monkeypatch.setattr(image_survey, "read_header", counted)
-    assert opened(type="image_folder", root="once").facts == facts
+    assert opened(type="image_folder", root="once").info == info
     assert not calls
     changed = bytes(b ^ 1 if i % 2 else b for i, b in enumerate(content))
     for damaged in (b"", content[: len(content) // 2], content.replace(b"8", b"9"), changed):
         kept.write_bytes(damaged)
-        assert opened(type="image_folder", root="once").facts == facts
+        assert opened(type="image_folder", root="once").info == info
         assert len(calls) == 3
         calls.clear()
         assert kept.read_bytes() == content

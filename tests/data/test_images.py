@@ -16,7 +16,7 @@ import torch
 from conftest import Result
 from PIL import Image
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data import SOURCES, open_data, prepare_image
 from bigmodel_cli.data.base import DataSet
 from bigmodel_cli.data.image.augment import (
@@ -52,19 +52,19 @@ def folder(root: str = "pictures", classes: tuple[str, ...] = ("cat", "dog"), co
 
 def test_mnist_is_read_as_torchvision_reads_it(data_root: Path) -> None:
     data = opened(type="mnist", root=str(data_root / "mnist"), val_fraction=0.1)
-    assert data.facts.image_shape == (1, 28, 28)
-    assert data.facts.classes == tuple("0123456789")
+    assert data.info.image_shape == (1, 28, 28)
+    assert data.info.classes == tuple("0123456789")
     assert (len(data.split("train")), len(data.split("val")), len(data.split("test"))) == (54_000, 6_000, 10_000)
     batch = data.split("test").batch(np.arange(4), 0, 0, False)
     assert batch["label"].tolist() == [7, 2, 1, 0]
-    assert data.facts.mean == pytest.approx((0.1307,), abs=3e-3)
-    assert data.facts.std == pytest.approx((0.3081,), abs=3e-3)
+    assert data.info.mean == pytest.approx((0.1307,), abs=3e-3)
+    assert data.info.std == pytest.approx((0.3081,), abs=3e-3)
 
 
 def test_cifar_as_parquet(data_root: Path) -> None:
     data = opened(type="parquet_images", train=[str(data_root / "cifar10" / "test.parquet")])
-    assert data.facts.image_shape == (3, 32, 32)
-    assert data.facts.classes[:3] == ("airplane", "automobile", "bird")
+    assert data.info.image_shape == (3, 32, 32)
+    assert data.info.classes[:3] == ("airplane", "automobile", "bird")
     assert len(data.split("train")) == 10_000
     assert np.bincount(data.split("train").batch(np.arange(10_000), 0, 0, False)["label"]).tolist() == [1000] * 10
 
@@ -80,18 +80,18 @@ def test_a_folder_of_images_resident_and_streamed(monkeypatch: pytest.MonkeyPatc
     again = streamed.split("train").batch(np.arange(8), 0, 0, False)
     assert torch.equal(batch["image"], again["image"])
     assert torch.equal(batch["label"], torch.tensor([0] * 4 + [1] * 4))
-    facts = data.facts
-    assert torch.equal(prepare_image(Path("pictures/dog/2.png"), facts)[0], batch["image"][6])
+    info = data.info
+    assert torch.equal(prepare_image(Path("pictures/dog/2.png"), info)[0], batch["image"][6])
 
 
 def test_sizes_channels_and_splits() -> None:
     folder("set/train")
     folder("set/test", count=2)
     data = opened(type="image_folder", root="set", size=12, channels=1, val_fraction=0.25)
-    assert data.facts.image_shape == (1, 12, 12)
+    assert data.info.image_shape == (1, 12, 12)
     assert {n: len(data.split(n)) for n in data.splits} == {"train": 6, "val": 2, "test": 4}
     grey = opened(type="digits", size=16, channels=3)
-    assert grey.facts.image_shape == (3, 16, 16)
+    assert grey.info.image_shape == (3, 16, 16)
 
 
 def save(form: str) -> tuple[bytes, tuple[int, int]]:
@@ -238,11 +238,11 @@ def test_a_truncated_idx_file() -> None:
 
 
 def test_normalisation() -> None:
-    facts = Facts(image_shape=(3, 2, 2), mean=(0.5, 0.4, 0.3), std=(0.2, 0.1, 0.3))
+    info = DatasetInfo(image_shape=(3, 2, 2), mean=(0.5, 0.4, 0.3), std=(0.2, 0.1, 0.3))
     x = torch.rand(4, 3, 2, 2)
     from torchvision.transforms.v2.functional import normalize
 
-    torch.testing.assert_close(normalise(x, facts), normalize(x, [0.5, 0.4, 0.3], [0.2, 0.1, 0.3]))
+    torch.testing.assert_close(normalise(x, info), normalize(x, [0.5, 0.4, 0.3], [0.2, 0.1, 0.3]))
     data = opened(type="digits")
     every = data.split("train").batch(np.arange(len(data.split("train"))), 0, 0, False)["image"]
     assert float(every.mean()) == pytest.approx(0, abs=1e-4)

@@ -32,14 +32,14 @@ TARGETS |= {"numbers": "numbers", "sets": "labels", "numbers of sound": "numbers
 def test_random_batches_look_like_real_ones(name: str) -> None:
     data = opened(name)
     real = data.split("train").batch(np.arange(3), 0, 0, False)
-    made = random_batch(data.facts, READS[name], 3, torch.device("cpu"))
+    made = random_batch(data.info, READS[name], 3, torch.device("cpu"))
     assert made.keys() == real.keys()
     for key, tensor in made.items():
         assert (tensor.dtype, tensor.dim(), len(tensor)) == (real[key].dtype, real[key].dim(), 3), key
         assert tensor.shape[2:] == real[key].shape[2:], key
         if key in ("tokens", "words", "image"):
             assert tensor.shape[1] >= real[key].shape[1], key  # as long as the context, where real rows may be shorter
-    bound = data.facts.vocab_size if name in ("text", "table", "table without labels", "pairs") else None
+    bound = data.info.vocab_size if name in ("text", "table", "table without labels", "pairs") else None
     for key in ("tokens", "source", "target"):
         if key in made and bound is not None:
             assert 0 <= int(made[key].min()) <= int(made[key].max()) < bound
@@ -48,7 +48,7 @@ def test_random_batches_look_like_real_ones(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(FORMS))
 def test_a_kind_says_how_its_items_are_given_and_how_long_they_are(name: str) -> None:
     data = opened(name)
-    kind, target = input_of(data.facts), target_of(data.facts)
+    kind, target = input_of(data.info), target_of(data.info)
     rows = data.split("train").longest_rows()
     assert kind.in_files == ("sound" in name or name == "images")
     assert kind.one_size == (kind.pixels > 0) == (name == "images")
@@ -59,7 +59,7 @@ def test_a_kind_says_how_its_items_are_given_and_how_long_they_are(name: str) ->
 def test_the_reader_of_a_kind_prepares_a_recording_as_training_does(tmp_path: Path) -> None:
     data = opened("sound")
     path = sorted(Path("sounds").iterdir())[0]
-    reader = input_of(data.facts).reader(None, {})  # type: ignore[arg-type]
+    reader = input_of(data.info).reader(None, {})  # type: ignore[arg-type]
     given = reader.batch([reader.read(str(path), "the recording")[0]])
     rows = [data.split(s).batch(np.arange(len(data.split(s))), 0, 0, False)["frames"] for s in data.splits]
     length = int(given["lengths"][0])

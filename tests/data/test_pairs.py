@@ -41,7 +41,7 @@ def test_pairs_as_tokens() -> None:
     said: list[str] = []
     data = open_data(options(test_source=["c.txt.gz"], test_target=["d.txt.gz"]), base=Path(), say=said.append)
     assert data.splits == ("train", "test")
-    assert data.facts.context == 6
+    assert data.info.context == 6
     train = data.split("train")
     assert any("2 of 5 training pairs are left out" in line for line in said)
     batch = train.batch(np.arange(3), 0, 0, True)
@@ -108,9 +108,9 @@ def test_each_side_may_have_its_own_tokenizer(cli: Cli) -> None:
     trained = cli("pretrain", "own.yaml", "--out", "run")
     assert trained.status == 0, trained.err
     kept = Path(trained.out.strip())
-    facts = json.loads((kept / "facts.json").read_text())
-    assert facts["source_vocab_size"] == len(set("one two\n")) + 1  # and the end
-    assert 257 < facts["vocab_size"] <= 270
+    info = json.loads((kept / "facts.json").read_text())
+    assert info["source_vocab_size"] == len(set("one two\n")) + 1  # and the end
+    assert 257 < info["vocab_size"] <= 270
     assert cli("eval", "run").status == 0
     assert [json.loads(line)["input"] for line in cli("predict", "run", "one", "two").out.splitlines()] == [
         "one",

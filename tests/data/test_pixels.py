@@ -11,7 +11,7 @@ import torch
 from pictures import COLOUR, COLOUR_ALPHA, GREY, GREY_ALPHA, PALETTE, chunk, png, tiff
 from PIL import Image
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data.image.files import open_image, read_header
 from bigmodel_cli.data.image.pixels import decode, prepare_image
 from bigmodel_cli.errors import DataError
@@ -219,8 +219,8 @@ def test_resizing_weighs_every_pixel_that_shrinks_into_one() -> None:
 def test_predict_reads_what_training_reads() -> None:
     values = RNG.integers(0, 4096, (6, 6), np.uint16)
     Path("a.png").write_bytes(png(values, 16))
-    facts = Facts(image_shape=(3, 6, 6), white_level=4095)
-    image = prepare_image(Path("a.png"), facts)
+    info = DatasetInfo(image_shape=(3, 6, 6), white_level=4095)
+    image = prepare_image(Path("a.png"), info)
     assert torch.allclose(image[0, 1], torch.from_numpy(values / 4095).float(), atol=0.51 / 255)
 
 

@@ -103,7 +103,7 @@ def test_windows_and_old_mac_files_leave_no_return_anywhere() -> None:
         file("a.txt", end.join(["ab", "b", ""] * 40))
         options = {"files": ["a.txt"], "context": 4, "tokenizer": {"type": "characters"}}
         data = open_data(TextOptions.model_validate(options), base=Path(), say=lambda _: None)
-        assert data.facts.vocab_size == 3, repr(end)  # a, b, newline
+        assert data.info.vocab_size == 3, repr(end)  # a, b, newline
         table = file("a.tsv", end.join(["one\tx", "two\ty", ""]))
         assert [(r.texts[0], r.label) for r in read_rows(table, Columns((0,), 1))] == [("one", "x"), ("two", "y")]
         file("said.tsv", end.join(["r1\tgo", "r2\tstop", ""]))

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tones import packed, riff, tone
 
-from bigmodel_cli.config import Facts, Sound
+from bigmodel_cli.config import DatasetInfo, MelConfig
 from bigmodel_cli.data.audio.audio import AudioOptions
 from bigmodel_cli.data.audio.mel import check_filters, fft_size, log_mel, mel_filters, normalise_frames
 from bigmodel_cli.data.audio.sound import _phases, decode, notes_said, resample
@@ -263,7 +263,7 @@ def test_soundfile_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         decode(b"fLaC", "a.flac", 8000)
 
 
-SOUND = Sound(rate=8000, window=200, hop=80, mels=40, low=20.0, high=4000.0)
+SOUND = MelConfig(rate=8000, window=200, hop=80, mels=40, low=20.0, high=4000.0)
 
 
 def test_mel_filters_equal_transformers() -> None:
@@ -304,13 +304,13 @@ def test_frames_do_not_depend_on_zeros_behind_and_span_silence_to_full_scale() -
     loudest = log_mel(torch.from_numpy(2 * tone(8000)).float()[None], SOUND)
     assert 0.85 < float(loudest.max()) < 1.0
     assert float(log_mel(torch.zeros(1, 800), SOUND).abs().max()) < 1e-6
-    assert torch.equal(normalise_frames(x, Facts()), x)
-    torch.testing.assert_close(normalise_frames(x, Facts(mean=(0.5,), std=(0.25,))), (x - 0.5) / 0.25)
+    assert torch.equal(normalise_frames(x, DatasetInfo()), x)
+    torch.testing.assert_close(normalise_frames(x, DatasetInfo(mean=(0.5,), std=(0.25,))), (x - 0.5) / 0.25)
 
 
 def test_facts_with_sound_survive_json() -> None:
     import json
 
-    facts = Facts(classes=("a", "b"), sound=SOUND, frame_width=40, spelling="words", mean=(0.1,), std=(0.2,))
-    assert Facts.from_json(json.loads(json.dumps(facts.to_json()))) == facts
-    assert Facts.from_json({"classes": ["a"]}) == Facts(classes=("a",))  # of a checkpoint from before there was sound
+    info = DatasetInfo(classes=("a", "b"), sound=SOUND, frame_width=40, spelling="words", mean=(0.1,), std=(0.2,))
+    assert DatasetInfo.from_json(json.loads(json.dumps(info.to_json()))) == info
+    assert DatasetInfo.from_json({"classes": ["a"]}) == DatasetInfo(classes=("a",))  # of a checkpoint from before there was sound

@@ -13,7 +13,7 @@ import torch
 from conftest import Result
 from pydantic import ValidationError
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data import DataSet, open_data
 from bigmodel_cli.data.synthetic import SyntheticOptions
 from bigmodel_cli.data.text.tokenizer import load_tokenizer
@@ -100,7 +100,7 @@ def test_test_samples_may_be_longer_and_the_model_is_made_for_them() -> None:
         "val": {13},
         "test": {23},
     }
-    assert data.facts.context == 23
+    assert data.info.context == 23
     assert [data.split(s).longest_rows() for s in data.splits] == [(11,), (13,), ()]  # (): all as long as the context
 
 
@@ -108,8 +108,8 @@ def test_the_loss_and_the_metrics_are_those_of_the_answer() -> None:
     data = opened(problem="sort", length=4, min_length=2, symbols=5, samples=30, **FEW)
     batch = data.split("train").batch(np.array([0, 14, 25]), 0, 0, False)
     torch.manual_seed(0)
-    logits = torch.randn(3, batch["tokens"].shape[1] - 1, data.facts.vocab_size or 0, dtype=torch.float64)
-    task = CausalLMOptions().build(Facts())
+    logits = torch.randn(3, batch["tokens"].shape[1] - 1, data.info.vocab_size or 0, dtype=torch.float64)
+    task = CausalLMOptions().build(DatasetInfo())
     loss, count = task.loss(logits, batch)
     nats, hits, total = 0.0, [], 0
     for row, scores in zip(batch["tokens"].tolist(), logits, strict=True):

@@ -87,8 +87,8 @@ def test_rows_as_tokens() -> None:
     said: list[str] = []
     data = opened(said, test=["t.tsv"])
     assert data.splits == ("train", "test")
-    assert data.facts.classes == ("9", "10")  # as numbers
-    assert data.facts.context == 8
+    assert data.info.classes == ("9", "10")  # as numbers
+    assert data.info.context == 8
     assert "1 of 4 train rows are cut to 8 tokens" in said
     assert "warning: the test split has no row of 1 class(es): 10" in said
     batch = data.split("train").batch(np.arange(4), 0, 0, True)
@@ -111,7 +111,7 @@ def test_rows_as_tokens() -> None:
 def test_rows_without_labels_have_a_last_column_that_the_model_does_not_see() -> None:
     write("a.tsv", "a b\t10\nccc d\t9\n")
     data = opened(label=None, words=True)
-    assert data.facts.classes == ()
+    assert data.info.classes == ()
     batch = data.split("train").batch(np.arange(2), 0, 0, False)
     assert batch["tokens"].tolist() == [[END, 97, 32, 98, END, -1, -1, -1], [END, 99, 99, 99, 32, 100, END, -1]]
     assert batch["words"].tolist() == [[-1, 0, 1, 2, -1, -1, -1, -1], [-1, 0, 0, 0, 1, 2, -1, -1]]
@@ -196,9 +196,9 @@ def test_classes_sort_as_numbers_where_all_are() -> None:
 
 def test_a_label_may_be_a_number_or_a_truth_value() -> None:
     write("a.jsonl", "".join(json.dumps({"t": "x", "y": y}) + "\n" for y in (1, 12, 3)))
-    assert opened(train=["a.jsonl"], text=["t"], label="y").facts.classes == ("1", "3", "12")
+    assert opened(train=["a.jsonl"], text=["t"], label="y").info.classes == ("1", "3", "12")
     write("b.jsonl", "".join(json.dumps({"t": "x", "y": y}) + "\n" for y in (True, False)))
-    assert opened(train=["b.jsonl"], text=["t"], label="y").facts.classes == ("false", "true")
+    assert opened(train=["b.jsonl"], text=["t"], label="y").info.classes == ("false", "true")
 
 
 GOOD = "a film\t1\nno film\t0\n"

@@ -214,8 +214,8 @@ def test_labels_of_one_meaning_in_two_spellings_are_said() -> None:
     values["val_fraction"] = 0
     said: list[str] = []
     data = open_data(TableOptions.model_validate(values), base=Path(), say=said.append)
-    assert data.facts.classes == ("01", "1", "2", "true")
-    assert data.facts.class_counts == (1, 3, 1, 2)
+    assert data.info.classes == ("01", "1", "2", "true")
+    assert data.info.class_counts == (1, 3, 1, 2)
     assert "warning: '1' and '01' are read as different labels" in said
 
 

@@ -1,4 +1,4 @@
-"""Numbers and sets of labels: what stands in files is read or refused with its place, and the facts say names and scale."""
+"""Numbers and sets of labels: what stands in files is read or refused with its place, and the DatasetInfo says names and scale."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 from tones import write
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data import FACTS, DataOptions, open_data
 from bigmodel_cli.data.base import DataSet
 from bigmodel_cli.errors import DataError, SpecError
@@ -26,8 +26,8 @@ def opened(said: list[str] | None = None, /, known: Any = None, only: str | None
     return open_data(typed, base=Path(), say=say, assets=known, only=only)
 
 
-def stored(facts: Facts) -> dict[str, bytes]:
-    return {FACTS: json.dumps(facts.to_json()).encode()}
+def stored(info: DatasetInfo) -> dict[str, bytes]:
+    return {FACTS: json.dumps(info.to_json()).encode()}
 
 
 def test_numbers_of_a_table_are_kept_exactly_and_their_scale_is_in_the_facts() -> None:
@@ -35,17 +35,17 @@ def test_numbers_of_a_table_are_kept_exactly_and_their_scale_is_in_the_facts() -
     data = opened(**TABLE, train=["a.csv"], targets=["n"])
     numbers = data.split("train").batch(np.array([2, 0, 1]), 0, 0, False)["numbers"]
     assert numbers.tolist() == [[4.0], [1.0], [2.5]]
-    found = Facts.from_json(json.loads(json.dumps(data.facts.to_json())))
-    assert found == data.facts
+    found = DatasetInfo.from_json(json.loads(json.dumps(data.info.to_json())))
+    assert found == data.info
     assert (found.targets, found.outputs, found.classes) == (("n",), 1, ())
     assert (found.target_mean, found.target_std) == ((2.5,), pytest.approx((np.std([1, 2.5, 4]),)))
 
     # A checkpoint's scale goes on where its targets are the same, or where it is used as it is, whatever they are called.
-    before = Facts(targets=("n",), target_mean=(7.0,), target_std=(2.0,))
+    before = DatasetInfo(targets=("n",), target_mean=(7.0,), target_std=(2.0,))
     again = opened(**TABLE, train=["a.csv"], targets=["n"], known=stored(before))
-    assert again.facts.target_mean == (7.0,)
-    other = Facts(targets=("m",), target_mean=(7.0,), target_std=(2.0,))
-    assert opened(**TABLE, train=["a.csv"], targets=["n"], known=stored(other)).facts.target_mean == (2.5,)
+    assert again.info.target_mean == (7.0,)
+    other = DatasetInfo(targets=("m",), target_mean=(7.0,), target_std=(2.0,))
+    assert opened(**TABLE, train=["a.csv"], targets=["n"], known=stored(other)).info.target_mean == (2.5,)
 
 
 def test_sets_may_be_empty_and_their_labels_stand_once() -> None:
@@ -57,7 +57,7 @@ def test_sets_may_be_empty_and_their_labels_stand_once() -> None:
         [False] * 2,
         [False, True],
     ]
-    assert (data.facts.classes, data.facts.class_counts, data.facts.items) == (("x", "y"), (1, 2), 3)
+    assert (data.info.classes, data.info.class_counts, data.info.items) == (("x", "y"), (1, 2), 3)
     assert not [text for text in said if "several" in text]
     opened(said, **TABLE, train=["a.csv"], label="s", label_separator=";")
     assert "a.csv: no row has several labels; is data.label_separator: ';' what stands between them?" in "".join(said)
@@ -118,13 +118,13 @@ def test_other_values_that_are_not_numbers_or_sets() -> None:
 
 def test_a_checkpoint_is_not_evaluated_on_another_kind_of_target() -> None:
     Path("a.csv").write_text("t,n,s,m\na,1,x,5\nb,2.5,y,6\nc,4e0,x,7\n")
-    numbers = Facts(vocab_size=256, targets=("n",), target_mean=(0.0,), target_std=(1.0,))
+    numbers = DatasetInfo(vocab_size=256, targets=("n",), target_mean=(0.0,), target_std=(1.0,))
     data = opened(**TABLE, train=["a.csv"], targets=["n"])
     files = {**data.assets(), **stored(numbers)}
-    assert opened(**TABLE, train=["a.csv"], targets=["n"], known=files, only="train").facts.target_std == (1.0,)
+    assert opened(**TABLE, train=["a.csv"], targets=["n"], known=files, only="train").info.target_std == (1.0,)
     with pytest.raises(SpecError, match=r"data.targets: 2"):
         opened(**{**TABLE, "text": [0], "header": True}, train=["a.csv"], targets=[1, 3], known=files, only="train")
-    sets = {**data.assets(), **stored(Facts(vocab_size=256, classes=("1", "2.5", "4e0"), label_sets=True))}
+    sets = {**data.assets(), **stored(DatasetInfo(vocab_size=256, classes=("1", "2.5", "4e0"), label_sets=True))}
     with pytest.raises(SpecError, match=r"learnt sets of labels .* and the data has one label"):
         opened(**TABLE, train=["a.csv"], label="n", known=sets, only="train")
 

@@ -222,7 +222,7 @@ def test_isolated_documents_do_not_see_one_another(cli: Callable[..., Result], t
     options = DecoderOptions.model_validate(
         {"dim": 16, "position": {"type": "learned"}, "blocks": [{"mixer": {"type": "attention", "num_heads": 2}}]}
     )
-    model, task = Decoder(options, data.facts).eval(), CausalLMOptions().build()
+    model, task = Decoder(options, data.info).eval(), CausalLMOptions().build()
     together = loss_of(task, model, batch)[0]
     pieces = [torch.tensor([p]) for p in ([*b"abcd", 256], [256, *b"bc", 256])]
     alone = sum(loss_of(task, model, {"tokens": piece})[0] for piece in pieces)

@@ -29,7 +29,7 @@ def pictures(root: str, count: int) -> None:
 def test_a_folder_without_classes() -> None:
     pictures("plain", 6)
     data = opened(type="image_folder", root="plain", labels=False, val_fraction=0.4)
-    assert data.facts.classes == ()
+    assert data.info.classes == ()
     assert data.names() == {"image"}
     assert {n: len(data.split(n)) for n in data.splits} == {"train": 4, "val": 2}
     Path("empty").mkdir()
@@ -54,11 +54,11 @@ def test_labels_left_aside_leave_the_images_as_they_are(streamed: bool, monkeypa
     labelled, without = (opened(type="image_folder", root="pictures", labels=kept) for kept in (True, False))
     assert labelled.names() == {"image", "label"}
     assert without.names() == {"image"}
-    assert (labelled.facts.mean, labelled.facts.std) == (without.facts.mean, without.facts.std)
+    assert (labelled.info.mean, labelled.info.std) == (without.info.mean, without.info.std)
     both = [data.split("train").batch(np.arange(8), 0, 0, False)["image"] for data in (labelled, without)]
     assert torch.equal(both[0], both[1])
     digits = opened(type="digits", labels=False)
-    assert digits.facts.classes == ()
+    assert digits.info.classes == ()
     assert digits.names() == {"image"}
 
 
@@ -72,7 +72,7 @@ def test_parquet_needs_no_column_of_labels() -> None:
     pq.write_table(pyarrow.table({"image": content}), "images.parquet")
     data = opened(type="parquet_images", train=["images.parquet"], labels=False)
     assert len(data.split("train")) == 4
-    assert data.facts.classes == ()
+    assert data.info.classes == ()
     with pytest.raises(DataError, match="columns image, label"):
         opened(type="parquet_images", train=["images.parquet"])
     with pytest.raises(DataError, match="columns picture"):

@@ -62,8 +62,8 @@ def measure(way: str, size: int, folder: Path) -> dict[str, float]:
         with torch.no_grad():
             for tensor in weights.values():
                 tensor.fill_(0.5)
-    facts: dict[str, Any] = {}
-    contents = Contents(1, weights, {"rng.cpu": torch.get_rng_state()}, {"step": 1}, SPEC, facts)
+    info: dict[str, Any] = {}
+    contents = Contents(1, weights, {"rng.cpu": torch.get_rng_state()}, {"step": 1}, SPEC, info)
     Path("/proc/self/clear_refs").write_text("5")  # the peak is what is in use now
     floor, start = memory("VmRSS"), time.monotonic()
     if way == "save":

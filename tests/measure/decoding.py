@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from bigmodel_cli.data import load_tokenizer
-from bigmodel_cli.generation.text import BATCH, Decoding, write_after_reading
+from bigmodel_cli.generation.text import BATCH, Decoding, generate_from_source
 from bigmodel_cli.loaded import Loaded, load_checkpoint
 
 Translate = Callable[[list[str]], list[str]]
@@ -35,7 +35,7 @@ def transformers_peer(loaded: Loaded, tokenizer: Any, beams: int) -> Translate:
 
     options: Any = loaded.spec.model
     block, state = options.encoder[0], loaded.model.state_dict()
-    vocab, heads = loaded.facts.vocab_size or 0, block.mixer.num_heads
+    vocab, heads = loaded.info.vocab_size or 0, block.mixer.num_heads
     config = M2M100Config(
         vocab_size=vocab + 1, d_model=options.dim, encoder_layers=block.repeat, decoder_layers=options.decoder[0].repeat,
         encoder_attention_heads=heads, decoder_attention_heads=heads, encoder_ffn_dim=block.ffn.hidden,
@@ -91,7 +91,7 @@ def joeynmt_peer(loaded: Loaded, tokenizer: Any, beams: int) -> Translate:
 
     options: Any = loaded.spec.model
     block, state = options.encoder[0], loaded.model.state_dict()
-    vocab = loaded.facts.vocab_size or 0
+    vocab = loaded.info.vocab_size or 0
     kinds: dict[str, Any] = {
         "hidden_size": options.dim,
         "ff_size": block.ffn.hidden,
@@ -190,7 +190,7 @@ def main() -> None:
     beams = loaded.spec.task.beams  # type: ignore[union-attr]
     other = PEERS[arguments.peer](loaded, tokenizer, beams)
     ways: dict[str, Translate] = {
-        "bigmodel": lambda some: [r["text"] for r in write_after_reading(loaded, some, Decoding(length_penalty=0.0))],
+        "bigmodel": lambda some: [r["text"] for r in generate_from_source(loaded, some, Decoding(length_penalty=0.0))],
         arguments.peer: other,
     }
     for way in ways.values():

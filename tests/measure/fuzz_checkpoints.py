@@ -4,7 +4,7 @@
 
 A decoder, a CNN and an encoder-decoder with a tokenizer are trained for two steps; then files of their checkpoints are changed as
 bytes, as trees (JSON, YAML, headers of tensors) and in their place (folders, pipes, links), signed anew or not. What must show:
-status 4, or 0 where the change does no harm; 2 and 3 only where the spec or the facts now ask for something else; 6 only where
+status 4, or 0 where the change does no harm; 2 and 3 only where the spec or facts.json now ask for something else; 6 only where
 weights are not finite; at most 5 s and 500 MiB. An audit hook notes every file, program, socket and module that a run of the
 undamaged checkpoint does not open too.
 """

@@ -175,7 +175,7 @@ def opened(values: dict[str, Any]) -> int:
             split.batch(np.arange(min(3, len(split))), 0, 0, name == "train")
             split.batch(np.array([len(split) - 1]), 1, 1, False)
         record(data, "causal_lm", {})
-        data.facts.to_json()
+        data.info.to_json()
     except BigmodelError as error:
         say(f"bigmodel: {error}")
         return error.status

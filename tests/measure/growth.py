@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from structures import SPEC, STRUCTURES, measured
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import quantity, table
 from bigmodel_cli.lazy import load_torch
 from bigmodel_cli.models import build
@@ -30,7 +30,7 @@ def token_times(structure: str, at: tuple[int, ...]) -> list[float] | None:
     """Milliseconds of a token after so many; None for a mixer that keeps every position."""
     load_torch()
     torch.manual_seed(0)
-    model: Any = build(load(SPEC, [STRUCTURES[structure]]).model, Facts(vocab_size=65, context=256)).eval()
+    model: Any = build(load(SPEC, [STRUCTURES[structure]]).model, DatasetInfo(vocab_size=65, context=256)).eval()
     if model.limit < max(at):
         return None
     times = []

@@ -85,18 +85,18 @@ def measured(name: str, data: Path, room: int) -> tuple[int, int]:
     spec = load(SAMPLES / f"{name}.yaml", [*settings(name, data), "train.precision=fp32"])
     found = open_data(spec.data, base=Path(), say=lambda text: None)
     split = found.split("train")
-    foreseen = plan(spec, found.facts, split, outline(spec, found.facts))
+    foreseen = plan(spec, found.info, split, outline(spec, found.info))
     total = foreseen.memory.peak
     if total > room:
         return total, 0
     batch = longest_batch(split, spec.train)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        model = build(spec.model, found.facts)
+        model = build(spec.model, found.info)
         state = TrainState(model.train(), spec.train.optimizer.build(named_weights(model)), spec.train.ema)
         for _ in range(2):
             train_step(
                 state,
-                build_task(spec.task, found.facts),
+                build_task(spec.task, found.info),
                 spec.train,
                 [batch] * spec.train.accumulate,
                 torch.device("cpu"),

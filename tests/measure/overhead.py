@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bigmodel_cli.__main__ import run
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.device import keep_freed_memory
 from bigmodel_cli.lazy import load_torch
 from bigmodel_cli.models import build
@@ -76,7 +76,7 @@ def hand_decoder(data: Path, steps: int, precision: str, channels_last: bool) ->
     text = (data / "tinyshakespeare" / "input.txt").read_text()
     symbols = {c: i for i, c in enumerate(sorted(set(text)))}
     tokens = torch.tensor([symbols[c] for c in text[: int(0.9 * len(text))]])
-    model = build(load(SAMPLES / "shakespeare_char.yaml").model, Facts(vocab_size=65, context=64))
+    model = build(load(SAMPLES / "shakespeare_char.yaml").model, DatasetInfo(vocab_size=65, context=64))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1, fused=True)
     window, start = torch.arange(65), 0.0
     for step in range(steps):

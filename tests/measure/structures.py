@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import quantity, table
 from bigmodel_cli.lazy import load_torch
 from bigmodel_cli.models import build
@@ -104,7 +104,7 @@ def measure(structure: str, length: int) -> dict[str, float]:
     load_torch()
     torch.manual_seed(0)
     spec = load(SPEC, [STRUCTURES[structure], f"data.context={length}"])
-    model: Any = build(spec.model, Facts(vocab_size=65, context=length))
+    model: Any = build(spec.model, DatasetInfo(vocab_size=65, context=length))
     tokens = torch.randint(65, (1, length))
     with torch.inference_mode():
         cache = model.new_cache(1)

@@ -9,7 +9,7 @@ import torch
 from conftest import ROOT
 from torch import nn
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models import build
 from bigmodel_cli.models.cnn import CNNOptions
@@ -17,12 +17,12 @@ from bigmodel_cli.models.describe import describe, flops, training_flops
 from bigmodel_cli.models.torchvision import TorchvisionOptions
 from bigmodel_cli.spec import load
 
-DIGITS = Facts(image_shape=(1, 28, 28), classes=tuple("0123456789"))
-COLOUR = Facts(image_shape=(3, 224, 224), classes=tuple(f"c{i}" for i in range(1000)))
+DIGITS = DatasetInfo(image_shape=(1, 28, 28), classes=tuple("0123456789"))
+COLOUR = DatasetInfo(image_shape=(3, 224, 224), classes=tuple(f"c{i}" for i in range(1000)))
 
 
-def cnn(layers: list[dict[str, Any]], facts: Facts = DIGITS) -> nn.Module:
-    return build(CNNOptions.model_validate({"type": "cnn", "layers": layers}), facts)
+def cnn(layers: list[dict[str, Any]], info: DatasetInfo = DIGITS) -> nn.Module:
+    return build(CNNOptions.model_validate({"type": "cnn", "layers": layers}), info)
 
 
 def test_the_mnist_network() -> None:
@@ -118,9 +118,9 @@ def test_layers_that_do_not_fit_are_named(layers: list[dict[str, Any]], message:
 def test_networks_of_torchvision_by_name(name: str) -> None:
     import torchvision
 
-    facts = Facts(image_shape=(3, 64, 64), classes=("a", "b", "c"))
+    info = DatasetInfo(image_shape=(3, 64, 64), classes=("a", "b", "c"))
     with torch.device("meta"):
-        model = build(TorchvisionOptions(name=name), facts)
+        model = build(TorchvisionOptions(name=name), info)
         keywords = {"image_size": 64} if name.startswith("vit") else {}
         if name == "googlenet":
             keywords = {"aux_logits": False, "init_weights": False}
@@ -132,7 +132,7 @@ def test_networks_of_torchvision_by_name(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "facts", "message"),
+    ("options", "info", "message"),
     [
         (TorchvisionOptions(name="resnet81"), COLOUR, "no classification network 'resnet81'; did you mean resnet18"),
         (TorchvisionOptions(name="resnet18"), DIGITS, "read 3 channels, and the data has 1; set data.channels: 3"),
@@ -141,20 +141,20 @@ def test_networks_of_torchvision_by_name(name: str) -> None:
             COLOUR,
             "not 'IMAGENET1K_V9'; did you mean IMAGENET",
         ),
-        (TorchvisionOptions(name="vit_b_16"), Facts(image_shape=(3, 64, 32), classes=("a",)), "reads square images"),
-        (TorchvisionOptions(name="resnet18"), Facts(vocab_size=3), "reads labelled images"),
+        (TorchvisionOptions(name="vit_b_16"), DatasetInfo(image_shape=(3, 64, 32), classes=("a",)), "reads square images"),
+        (TorchvisionOptions(name="resnet18"), DatasetInfo(vocab_size=3), "reads labelled images"),
     ],
 )
-def test_what_torchvision_cannot_do_is_said(options: TorchvisionOptions, facts: Facts, message: str) -> None:
+def test_what_torchvision_cannot_do_is_said(options: TorchvisionOptions, info: DatasetInfo, message: str) -> None:
     with pytest.raises(SpecError, match=message):
-        build(options, facts)
+        build(options, info)
 
 
 @pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "squeezenet1_1", "googlenet", "vit_b_32"])
 def test_logits_of_torchvisions_networks_are_theirs(name: str) -> None:
     import torchvision
 
-    model = build(TorchvisionOptions(name=name), Facts(image_shape=(3, 64, 64), classes=("a", "b", "c"))).eval()
+    model = build(TorchvisionOptions(name=name), DatasetInfo(image_shape=(3, 64, 64), classes=("a", "b", "c"))).eval()
     keywords: dict[str, Any] = {"image_size": 64} if name.startswith("vit") else {}
     if name == "googlenet":
         keywords = {"aux_logits": False, "init_weights": False}

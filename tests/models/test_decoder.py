@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.generation.sampling import Sampling, Seen, generate, keep_likely, sample
 from bigmodel_cli.models import build
@@ -16,7 +16,7 @@ from bigmodel_cli.models.decoder import Decoder, DecoderOptions
 from bigmodel_cli.models.describe import flops, training_flops
 from bigmodel_cli.spec import load
 
-FACTS = Facts(vocab_size=50, context=24)
+FACTS = DatasetInfo(vocab_size=50, context=24)
 
 
 def decoder(seed: int = 0, **changes: Any) -> Decoder:
@@ -112,7 +112,7 @@ def test_post_norm_and_the_size_of_the_presets() -> None:
     expected = model.head(block.mixer_norm(x + block.mixer(x)))
     torch.testing.assert_close(model(tokens), expected)
     with torch.device("meta"):
-        gpt2 = build(load(ROOT / "sample_configs" / "gpt2.yaml").model, Facts(vocab_size=50257, context=1024))
+        gpt2 = build(load(ROOT / "sample_configs" / "gpt2.yaml").model, DatasetInfo(vocab_size=50257, context=1024))
     assert sum(p.numel() for p in gpt2.parameters()) == 124_439_808
 
 

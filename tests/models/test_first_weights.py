@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.models.cnn import CNN, CNNOptions
 from bigmodel_cli.models.decoder import Decoder, DecoderOptions
 from bigmodel_cli.models.encoder import Encoder, EncoderOptions, FrameEncoder
 from bigmodel_cli.models.seq2seq import Seq2Seq, Seq2SeqOptions
 from bigmodel_cli.models.vit import ViT, ViTOptions
-from bigmodel_cli.parts.context import Place
+from bigmodel_cli.parts.context import LayerContext
 from bigmodel_cli.parts.moe import MoEOptions
 
 C = 48
@@ -35,7 +35,7 @@ FFNS: dict[str, dict[str, Any]] = {
     "swiglu": {"type": "swiglu", "hidden": 88},
     "moe": {"type": "moe", "experts": 6, "hidden": 40, "shared": 2},
 }
-FACTS = Facts(vocab_size=300, context=32)
+FACTS = DatasetInfo(vocab_size=300, context=32)
 ROWS: dict[str, list[int]] = {  # of each fused projection the outputs of its matrices, in order
     "attention.qkv": [48, 16, 16],
     "cross.kv": [32, 32],
@@ -125,7 +125,7 @@ def test_an_encoder_starts_as_bert_suited_to_its_width() -> None:
                 assert not p.any(), name
         labelled = Encoder(
             EncoderOptions.model_validate({**values, "pooler": True}),
-            Facts(vocab_size=300, context=32, classes=("a",) * 9),
+            DatasetInfo(vocab_size=300, context=32, classes=("a",) * 9),
         )
         normal(labelled.head.weight, std or C**-0.5)  # type: ignore[arg-type]
         normal(labelled.pooler.weight, std or C**-0.5)  # type: ignore[union-attr]
@@ -134,7 +134,7 @@ def test_an_encoder_starts_as_bert_suited_to_its_width() -> None:
 def test_frames_are_read_by_convolutions_that_start_as_torchs() -> None:
     torch.manual_seed(2)
     values = {"dim": C, "blocks": [{"mixer": ATTENTION}], "frontend": {"type": "conv", "stride": 4, "kernel": 5}}
-    model = FrameEncoder(EncoderOptions.model_validate(values), Facts(frame_width=7, context=90, classes=("a", "b")))
+    model = FrameEncoder(EncoderOptions.model_validate(values), DatasetInfo(frame_width=7, context=90, classes=("a", "b")))
     for conv in model.frontend.convs:
         assert isinstance(conv, nn.Conv1d)
         even(conv.weight, (conv.in_channels * 5) ** -0.5)
@@ -229,8 +229,8 @@ def blocks_of_a_vit(model: Any, prefix: str, std: float, bias: float) -> None:
 @pytest.mark.parametrize("std", [0.02, 0.3])
 def test_a_vit_starts_as_its_authors(std: float) -> None:
     torch.manual_seed(5)
-    facts = Facts(image_shape=(3, 40, 40), classes=("a", "b"))
-    model = ViT(ViTOptions.model_validate({**VIT, "init_std": std}), facts)
+    info = DatasetInfo(image_shape=(3, 40, 40), classes=("a", "b"))
+    model = ViT(ViTOptions.model_validate({**VIT, "init_std": std}), info)
     lecun = 1 / math.sqrt(3 * 4 * 4)
     x = model.patches.weight.detach().flatten()
     assert abs(float(x.std()) / lecun - 1) < 5 / (2 * x.numel()) ** 0.5
@@ -248,7 +248,7 @@ def test_a_masked_autoencoder_starts_as_its_authors() -> None:
     torch.manual_seed(6)
     decoder = {"dim": 32, "blocks": [{"mixer": {"type": "attention", "num_heads": 2}, "ffn": {"type": "gelu"}}]}
     values = {**VIT, "position": "sines", "reconstruct": decoder, "registers": 0}
-    model: Any = ViT(ViTOptions.model_validate(values), Facts(image_shape=(3, 40, 40)))
+    model: Any = ViT(ViTOptions.model_validate(values), DatasetInfo(image_shape=(3, 40, 40)))
     glorot(model.patches.weight.flatten(1))
     assert not model.patches.bias.any()
     normal(model.cls, 0.02)
@@ -273,7 +273,7 @@ def test_a_cnn_starts_as_torchs_layers() -> None:
         {"type": "flatten"},
         {"type": "dense", "units": "classes"},
     ]
-    model = CNN(CNNOptions.model_validate({"layers": layers}), Facts(image_shape=(3, 12, 12), classes=("a", "b")))
+    model = CNN(CNNOptions.model_validate({"layers": layers}), DatasetInfo(image_shape=(3, 12, 12), classes=("a", "b")))
     inputs = {"layers.0.conv": 75, "layers.1.conv": 27, "layers.2.layers.0.conv": 216, "layers.2.shortcut.conv": 24}
     inputs["layers.4.dense"] = 30 * 36
     for name, p in model.named_parameters():
@@ -306,7 +306,7 @@ def test_what_recurrent_parts_draw_for_themselves() -> None:
 
 def test_experts_alone_start_as_linear_layers() -> None:
     torch.manual_seed(9)
-    part = MoEOptions(experts=3, hidden=24).build(Place(C, 8))
+    part = MoEOptions(experts=3, hidden=24).build(LayerContext(C, 8))
     for expert in (*part.gate, *part.up):
         even(expert, C**-0.5)
     for expert in part.down:

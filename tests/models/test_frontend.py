@@ -11,7 +11,7 @@ import torch
 from conftest import Result
 from tones import SPEC, write
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.models import build
 from bigmodel_cli.models.encoder import EncoderOptions
 from bigmodel_cli.models.frontend import ConvFrontendOptions
@@ -56,8 +56,8 @@ def test_an_encoder_is_blind_to_padding(spelling: str, position: str) -> None:
             "blocks": [{"repeat": 2, "mixer": mixer, "ffn": {"type": "gelu"}}],
         }
     )  # fmt: skip
-    facts = Facts(classes=("a", "b", "c"), frame_width=6, context=50, spelling=spelling)
-    model = build(options, facts).eval()
+    info = DatasetInfo(classes=("a", "b", "c"), frame_width=6, context=50, spelling=spelling)
+    model = build(options, info).eval()
     frames, lengths = rows()
     whole = model(frames, lengths)
     assert whole.shape == ((5, 25, 4) if spelling else (5, 3))

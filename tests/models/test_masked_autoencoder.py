@@ -11,14 +11,14 @@ from conftest import loss_of
 from torch import Tensor, nn
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models.vit import ViT, ViTOptions
 from bigmodel_cli.parts.position import sines_of_grid
 from bigmodel_cli.tasks.masked_image import MaskedImageOptions
 
 LAYERNORM = {"type": "layernorm", "eps": 1e-12}
-FACTS = Facts(image_shape=(3, 16, 16))
+FACTS = DatasetInfo(image_shape=(3, 16, 16))
 
 
 def blocks(heads: int, hidden: int, count: int = 2) -> list[dict[str, Any]]:
@@ -143,7 +143,7 @@ def test_every_weight_learns(changes: dict[str, Any]) -> None:
 
 def test_the_labelling_network_has_the_same_weights_but_the_head() -> None:
     mae = ViT(options(), FACTS)
-    labels = ViT(options(reconstruct=None), Facts(image_shape=(3, 16, 16), classes=("a", "b")))
+    labels = ViT(options(reconstruct=None), DatasetInfo(image_shape=(3, 16, 16), classes=("a", "b")))
     names, others = set(mae.state_dict()), set(labels.state_dict())
     assert {n.split(".")[0] for n in names - others} == {"decoder"}
     assert others - names == {"head.weight", "head.bias"}
@@ -163,7 +163,7 @@ def test_the_labelling_network_has_the_same_weights_but_the_head() -> None:
 )  # fmt: skip
 def test_what_cannot_be_built_is_refused(changes: dict[str, Any], shape: Any, message: str) -> None:
     with pytest.raises(SpecError, match=message):
-        ViT(options(**changes), Facts(image_shape=shape))
+        ViT(options(**changes), DatasetInfo(image_shape=shape))
 
 
 def test_a_masked_autoencoder_labels_nothing() -> None:

@@ -10,11 +10,11 @@ import pytest
 
 from bigmodel_cli import spec as specs
 from bigmodel_cli.assemble import build_model
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import Faults, OptionError, SpecError, under
 
-TEXT = Facts(vocab_size=30, context=16)
-IMAGES = Facts(image_shape=(3, 16, 16), classes=("a", "b", "c"))
+TEXT = DatasetInfo(vocab_size=30, context=16)
+IMAGES = DatasetInfo(image_shape=(3, 16, 16), classes=("a", "b", "c"))
 OF_TEXT = "data: {type: text, files: [a.txt], context: 16}\ntrain: {steps: 1}\n"
 OF_PAIRS = "data: {type: pairs, source: [a], target: [b], tokenizer: {type: bytes}}\ntask: {type: seq2seq}\ntrain: {steps: 1}\n"
 OF_IMAGES = "data: {type: digits}\ntask: {type: classification}\ntrain: {steps: 1}\n"
@@ -137,30 +137,30 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def told(text: str, facts: Facts, *overrides: str) -> list[str]:
+def told(text: str, info: DatasetInfo, *overrides: str) -> list[str]:
     """What is told of a spec that cannot be typed or built."""
     Path("spec.yaml").write_text(text)
     with pytest.raises(SpecError) as caught:
-        build_model(specs.load(Path("spec.yaml"), overrides), facts)
+        build_model(specs.load(Path("spec.yaml"), overrides), info)
     return str(caught.value).splitlines()
 
 
 @pytest.mark.parametrize("name", [name for name in SPECS if name != "decoder"])
 def test_every_fault_of_a_skeleton_names_its_place(name: str) -> None:
-    facts, text, lines = SPECS[name]
-    assert told(text, facts) == [f"spec.yaml:{line}" for line in lines]
+    info, text, lines = SPECS[name]
+    assert told(text, info) == [f"spec.yaml:{line}" for line in lines]
 
 
 def test_faults_of_typing_come_before_those_of_building() -> None:
-    facts, text, lines = SPECS["decoder"]
-    assert told(text, facts) == [f"spec.yaml:{lines[2]}"]
-    assert told(text.replace("{mixer: retention}", "{ffn: gelu}"), facts) == [f"spec.yaml:{line}" for line in lines[:2]]
+    info, text, lines = SPECS["decoder"]
+    assert told(text, info) == [f"spec.yaml:{lines[2]}"]
+    assert told(text.replace("{mixer: retention}", "{ffn: gelu}"), info) == [f"spec.yaml:{line}" for line in lines[:2]]
 
 
 def test_an_option_of_the_command_line_is_named_so() -> None:
-    facts, text, lines = SPECS["seq2seq"]
+    info, text, lines = SPECS["seq2seq"]
     change = "model.encoder.0.mixer.num_heads=5"
-    assert told(text, facts, change) == [
+    assert told(text, info, change) == [
         f"--set {change}: model.encoder.0.mixer.num_heads: 5 heads do not divide dim 18; "
         "give head_dim, or other numbers",
         *(f"spec.yaml:{line}" for line in lines[1:]),
@@ -170,8 +170,8 @@ def test_an_option_of_the_command_line_is_named_so() -> None:
 def test_an_option_that_is_not_written_out_is_placed_at_what_holds_it() -> None:
     text = "model:\n  type: decoder\n  dim: 12\n  blocks:\n  - mixer: mamba2\n" + OF_TEXT + "task: {type: causal_lm}\n"
     assert told(text, TEXT) == ["spec.yaml:5:12: model.blocks.0.mixer.head_dim: 64 does not divide the inner width 24"]
-    assert told(text.replace("mamba2", "{ffn: gelu}"), Facts(context=16))[0].startswith("spec.yaml:5:12: ")
-    assert told(text.replace("mixer: mamba2", "ffn: gelu"), Facts(context=16)) == [
+    assert told(text.replace("mamba2", "{ffn: gelu}"), DatasetInfo(context=16))[0].startswith("spec.yaml:5:12: ")
+    assert told(text.replace("mixer: mamba2", "ffn: gelu"), DatasetInfo(context=16)) == [
         "spec.yaml:2:3: model.vocab_size: the data has no tokenizer to take it from; a decoder reads tokens"
     ]
 
@@ -214,10 +214,10 @@ from bigmodel_cli.plugins import name_plugins
 
 name_plugins([Path("odd.py")])
 from bigmodel_cli import assemble, spec
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 
 try:
-    assemble.build_model(spec.load(Path(sys.argv[1]), sys.argv[2:]), Facts(vocab_size=257, context=64))
+    assemble.build_model(spec.load(Path(sys.argv[1]), sys.argv[2:]), DatasetInfo(vocab_size=257, context=64))
 except spec.SpecError as error:
     print(error)
 """

@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor
 from torchvision.models._api import WeightsEnum
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models import build
 from bigmodel_cli.models.torchvision import TorchvisionOptions
@@ -38,8 +38,8 @@ def published(name: str, **options: int) -> Weights:
 
 def filled(name: str, classes: int = 3, side: int = 64) -> Weights:
     torch.manual_seed(2)
-    facts = Facts(image_shape=(3, side, side), classes=tuple(map(str, range(classes))))
-    return dict(build(TorchvisionOptions(name=name, weights="DEFAULT"), facts).state_dict())
+    info = DatasetInfo(image_shape=(3, side, side), classes=tuple(map(str, range(classes))))
+    return dict(build(TorchvisionOptions(name=name, weights="DEFAULT"), info).state_dict())
 
 
 def test_all_but_a_new_head_is_filled(file: Callable[[Weights], None], capsys: pytest.CaptureFixture[str]) -> None:

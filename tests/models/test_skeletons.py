@@ -17,7 +17,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models.encoder import Encoder, EncoderOptions
 from bigmodel_cli.models.seq2seq import Seq2Seq, Seq2SeqOptions
@@ -69,7 +69,7 @@ def bert(labels: int) -> tuple[Encoder, Any]:
             ],
         }
     )  # fmt: skip
-    ours = Encoder(options, Facts(vocab_size=30, context=20, classes=tuple("abcdef"[:labels]))).eval()
+    ours = Encoder(options, DatasetInfo(vocab_size=30, context=20, classes=tuple("abcdef"[:labels]))).eval()
     weights = theirs.state_dict()
     state = {
         "embedding.weight": weights["bert.embeddings.word_embeddings.weight"],
@@ -127,7 +127,7 @@ def test_the_mask_and_logits_of_some_places_equal_bert() -> None:
 
 def test_the_mean_of_an_encoder_leaves_padding_out() -> None:
     options = {"dim": 16, "pool": "mean", "blocks": [{"mixer": ATTENTION, "ffn": {"type": "gelu"}}], "init_std": 0.3}
-    model = Encoder(EncoderOptions.model_validate(options), Facts(vocab_size=9, context=20, classes=("a", "b"))).eval()
+    model = Encoder(EncoderOptions.model_validate(options), DatasetInfo(vocab_size=9, context=20, classes=("a", "b"))).eval()
     tokens = torch.randint(9, (2, 5))
     with torch.no_grad():
         padded = model(torch.cat((tokens, torch.full((2, 4), -1)), 1))
@@ -143,7 +143,7 @@ def test_equals_vit_of_transformers() -> None:
     layernorm = {"type": "layernorm", "eps": 1e-12}
     blocks = [{"repeat": 2, "mixer": ATTENTION, "ffn": {"type": "gelu", "hidden": 24}, "norm": layernorm}]
     options = ViTOptions.model_validate({"dim": 16, "patch": 4, "blocks": blocks, "norm": layernorm})
-    ours = ViT(options, Facts(image_shape=(3, 12, 12), classes=tuple("abcde"))).eval()
+    ours = ViT(options, DatasetInfo(image_shape=(3, 12, 12), classes=tuple("abcde"))).eval()
     weights = theirs.state_dict()
     state = {
         "cls": weights["vit.embeddings.cls_token"],
@@ -178,13 +178,13 @@ def test_registers_and_the_mean_of_a_vit() -> None:
         "registers": 3,
         "blocks": [{"mixer": ATTENTION, "ffn": {"type": "gelu"}}],
     }
-    model = ViT(ViTOptions.model_validate(values), Facts(image_shape=(1, 8, 8), classes=("a", "b"))).train()
+    model = ViT(ViTOptions.model_validate(values), DatasetInfo(image_shape=(1, 8, 8), classes=("a", "b"))).train()
     loss = model(torch.randn(2, 1, 8, 8)).square().sum() + model.features(model.embed(torch.randn(2, 1, 8, 8))).sum()
     loss.backward()
     assert all(p.grad is not None for p in model.parameters())
     assert model.features(model.embed(torch.randn(2, 1, 8, 8))).shape == (2, 4, 16)
     with pytest.raises(SpecError, match=r"model.patch: 4 does not divide the image of 10 x 8"):
-        ViT(ViTOptions.model_validate(values), Facts(image_shape=(1, 10, 8), classes=("a", "b")))
+        ViT(ViTOptions.model_validate(values), DatasetInfo(image_shape=(1, 10, 8), classes=("a", "b")))
 
 
 def marian() -> tuple[Seq2Seq, Any]:
@@ -202,7 +202,7 @@ def marian() -> tuple[Seq2Seq, Any]:
             "encoder": [block], "decoder": [{**block, "cross": {"num_heads": 4}}],
         }
     )  # fmt: skip
-    ours = Seq2Seq(options, Facts(vocab_size=30, context=20)).eval()
+    ours = Seq2Seq(options, DatasetInfo(vocab_size=30, context=20)).eval()
     weights = theirs.state_dict()
     shared = weights["model.shared.weight"]
     state = {"source_embedding.weight": shared, "target_embedding.weight": shared, "head.weight": shared}
@@ -271,4 +271,4 @@ def test_an_encoder_decoder_that_cannot_work_is_refused(changes: dict[str, Any],
 def test_a_mixer_that_goes_one_way_is_refused_in_an_encoder() -> None:
     options = EncoderOptions.model_validate({"dim": 16, "blocks": [{"mixer": {"type": "mamba2"}}]})
     with pytest.raises(SpecError, match=r"model.blocks.0.mixer.type: mamba2 goes from left to right"):
-        Encoder(options, Facts(vocab_size=9, context=8))
+        Encoder(options, DatasetInfo(vocab_size=9, context=8))

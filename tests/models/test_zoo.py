@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.generation.beam import Beam, beam_search
 from bigmodel_cli.generation.sampling import generate
 from bigmodel_cli.models import build
@@ -101,7 +101,7 @@ def decoder(name: str, **changes: Any) -> Decoder:
     torch.manual_seed(0)
     blocks = [{"norm": {"type": "layernorm"}, **block} for block in BLOCKS[name]]
     values = {"type": "decoder", "dim": 32, "blocks": blocks, "init_std": 0.2, **changes}
-    model = Decoder(DecoderOptions.model_validate(values), Facts(vocab_size=VOCAB, context=LENGTH))
+    model = Decoder(DecoderOptions.model_validate(values), DatasetInfo(vocab_size=VOCAB, context=LENGTH))
     with torch.no_grad():
         for p_name, p in model.named_parameters():
             if p_name.endswith("sinks"):
@@ -244,7 +244,7 @@ def test_an_encoder_sees_both_sides_and_ignores_padding(name: str) -> None:
     from bigmodel_cli.models.encoder import EncoderOptions
 
     torch.manual_seed(0)
-    model = build(EncoderOptions.model_validate(values), Facts(vocab_size=VOCAB, context=LENGTH)).eval()
+    model = build(EncoderOptions.model_validate(values), DatasetInfo(vocab_size=VOCAB, context=LENGTH)).eval()
     x = tokens(2, 9)
     padded = torch.cat((x, torch.full((2, 6), -1)), 1)
     with torch.no_grad():

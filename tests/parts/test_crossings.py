@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bigmodel_cli.parts import MIXERS
 from bigmodel_cli.parts.attention import AttentionOptions, CrossAttentionOptions
-from bigmodel_cli.parts.context import Place, Stream
+from bigmodel_cli.parts.context import LayerContext, SequenceInfo
 from bigmodel_cli.parts.differential import DifferentialOptions
 from bigmodel_cli.parts.latent import LatentAttentionOptions
 from bigmodel_cli.parts.position import AlibiOptions, NoPositionOptions, RotaryOptions, T5Options
@@ -134,18 +134,18 @@ def by_hand(part: Any, options: AttentionOptions, x: Tensor, segments: Tensor | 
 def agrees(part: Any, x: Tensor, segments: Tensor | None, want: Tensor, causal: bool) -> None:
     """Whole, in float32, and (where it goes one way) in pieces over a cache, all equal `want`."""
     length = x.shape[1]
-    stream = Stream(0, segments)
+    sequence = SequenceInfo(0, segments)
     with torch.no_grad():
-        torch.testing.assert_close(part(x, stream), want, atol=2e-6, rtol=2e-6)
+        torch.testing.assert_close(part(x, sequence), want, atol=2e-6, rtol=2e-6)
         if causal:
             cache, pieces, cuts = part.new_cache(len(x), length), [], sorted({0, length // 3, length // 2, length})
             for first, end in itertools.pairwise(cuts):
                 part_of = None if segments is None else segments[:, :end]
-                pieces.append(part(x[:, first:end], Stream(first, part_of), cache))
+                pieces.append(part(x[:, first:end], SequenceInfo(first, part_of), cache))
             torch.testing.assert_close(torch.cat(pieces, 1).double(), want, atol=2e-5, rtol=2e-5)
-        half = part.float()(x.float(), stream)
+        half = part.float()(x.float(), sequence)
         torch.testing.assert_close(half.double(), want, atol=3e-5, rtol=3e-4)
-    half = part.train()(x.float().requires_grad_(), stream)  # where gradients are wanted other kernels are taken
+    half = part.train()(x.float().requires_grad_(), sequence)  # where gradients are wanted other kernels are taken
     torch.testing.assert_close(half.detach().double(), want, atol=3e-5, rtol=3e-4)
 
 
@@ -172,7 +172,7 @@ def test_attention_with_every_option(
         num_heads=heads[0], kv_heads=heads[1], head_dim=width, window=window, causal=causal, softcap=softcap, sinks=sinks,
         qk_norm=qk_norm, scale=scale, bias=bias, position=position,
     )  # fmt: skip
-    part = drawn(options.build(Place(DIM, 16)), seed)
+    part = drawn(options.build(LayerContext(DIM, 16)), seed)
     x, segments = torch.randn(3, length, DIM).double(), documents(kind, 3, length)
     with torch.no_grad():
         want = by_hand(part, options, x, segments)
@@ -198,7 +198,7 @@ def test_differential_attention_with_every_option(
     width += width % 2 if rotary else 0
     position = RotaryOptions() if rotary else NoPositionOptions()
     options = DifferentialOptions(num_heads=heads, head_dim=width, causal=causal, position=position, lambda_init=start)
-    part = drawn(options.build(Place(DIM, 16, depth=depth)), seed)
+    part = drawn(options.build(LayerContext(DIM, 16, depth=depth)), seed)
     x, segments = torch.randn(3, length, DIM).double(), documents(kind, 3, length)
     with torch.no_grad():
         q, k, v = (heads_of(x, w, None, heads) for w in part.qkv.weight.chunk(3))
@@ -237,7 +237,7 @@ def test_latent_attention_with_every_option(
     options = LatentAttentionOptions(
         num_heads=heads, head_dim=width, value_dim=value, kv_rank=rank, q_rank=q_rank, rotary_dim=2
     )
-    part = drawn(options.build(Place(DIM, 16, causal=causal)), seed)
+    part = drawn(options.build(LayerContext(DIM, 16, causal=causal)), seed)
     x, segments = torch.randn(3, length, DIM).double(), documents(kind, 3, length)
     with torch.no_grad():
         low = x if q_rank is None else unit(x @ part.q_down.weight.T, part.q_norm.weight)
@@ -266,7 +266,7 @@ def test_cross_attention_with_every_option(
     options = CrossAttentionOptions(
         num_heads=heads[0], kv_heads=heads[1], head_dim=width, softcap=softcap, qk_norm=qk_norm, scale=0.4
     )
-    part = drawn(options.build(Place(DIM, 16)), seed)
+    part = drawn(options.build(LayerContext(DIM, 16)), seed)
     x, read = torch.randn(2 * beams, queries, DIM).double(), torch.randn(2, memory, DIM).double()
     keep = torch.rand(2, memory) < 0.6
     keep[:, -1] = True
@@ -282,12 +282,12 @@ def test_cross_attention_with_every_option(
         mask = keep.repeat_interleave(beams, 0)[:, None].expand(-1, queries, -1)
         w = softmax(scores, mask if masked else torch.ones_like(mask))
         want = (w @ v).transpose(1, 2).flatten(2) @ part.out.weight.T + part.out.bias
-        stream = Stream(0, None, read, keep if masked else None)
+        sequence = SequenceInfo(0, None, read, keep if masked else None)
         cache: dict[str, Tensor] = {}
-        torch.testing.assert_close(part(x, stream, cache), want, atol=1e-9, rtol=1e-7)
-        torch.testing.assert_close(part(x, stream, cache), want, atol=1e-9, rtol=1e-7)  # from the cache
+        torch.testing.assert_close(part(x, sequence, cache), want, atol=1e-9, rtol=1e-7)
+        torch.testing.assert_close(part(x, sequence, cache), want, atol=1e-9, rtol=1e-7)  # from the cache
         torch.testing.assert_close(
-            part.float()(x.float(), Stream(0, None, read.float(), stream.memory_mask), {}).double(),
+            part.float()(x.float(), SequenceInfo(0, None, read.float(), sequence.memory_mask), {}).double(),
             want,
             atol=3e-5,
             rtol=3e-4,
@@ -310,7 +310,7 @@ RECURRENT: list[dict[str, Any]] = [
 @pytest.mark.parametrize("length", [1, 2, 7, 16])
 def test_recurrent_parts_alone_in_pieces_and_in_float32(values: dict[str, Any], kind: str, length: int) -> None:
     """Each run of a segment by itself through a fresh state, one position at a time, is what all must give."""
-    part = drawn(MIXERS[values["type"]].model_validate(values).build(Place(DIM, 16)), length)
+    part = drawn(MIXERS[values["type"]].model_validate(values).build(LayerContext(DIM, 16)), length)
     x, segments = torch.randn(3, length, DIM).double(), documents(kind, 3, length)
     place = places(segments, length).expand(3, -1)
     want = torch.zeros_like(x)
@@ -319,11 +319,11 @@ def test_recurrent_parts_alone_in_pieces_and_in_float32(values: dict[str, Any], 
             for t in range(length):
                 if not place[row, t]:
                     cache = part.new_cache(1, 16)
-                want[row, t] = part(x[row : row + 1, t : t + 1], Stream(int(place[row, t])), cache)[0, 0]
+                want[row, t] = part(x[row : row + 1, t : t + 1], SequenceInfo(int(place[row, t])), cache)[0, 0]
     if kind == "padded":  # of padding nothing is asked: what is on the right may know of what is on the left
         assert segments is not None
         real = segments == 1
         with torch.no_grad():
-            torch.testing.assert_close(part(x, Stream(0, segments))[real], want[real], atol=2e-6, rtol=2e-6)
+            torch.testing.assert_close(part(x, SequenceInfo(0, segments))[real], want[real], atol=2e-6, rtol=2e-6)
         return
     agrees(part, x, segments, want, True)

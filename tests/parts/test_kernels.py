@@ -7,18 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bigmodel_cli.parts.kernels import SHORT, Rules, attend, plain, weights
+from bigmodel_cli.parts.kernels import SHORT, AttentionSpec, attend, eager_attention, weights
 
 
 def results(kind: torch.dtype, causal: bool, length: int, how: str) -> list[Tensor]:
     """The output and the gradients of queries, keys and values, in fp32."""
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, h, length, 16).to(kind).requires_grad_() for h in (4, 2, 2))
-    rules = Rules(causal)
+    rules = AttentionSpec(causal)
     if how == "fused":
         y = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
     else:
-        y = attend(q, k, v, rules) if how == "ours" else plain(weights(q, k, rules), v, rules)
+        y = attend(q, k, v, rules) if how == "ours" else eager_attention(weights(q, k, rules), v, rules)
     y.float().square().sum().backward()
     assert q.grad is not None
     assert k.grad is not None

@@ -9,12 +9,12 @@ import torch
 from conftest import loss_of
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.generation.sampling import generate
 from bigmodel_cli.models.decoder import Decoder, DecoderOptions
 from bigmodel_cli.models.encoder import Encoder, EncoderOptions, FrameEncoder
 from bigmodel_cli.models.seq2seq import Seq2Seq, Seq2SeqOptions
-from bigmodel_cli.parts.context import Place, Stream
+from bigmodel_cli.parts.context import LayerContext, SequenceInfo
 from bigmodel_cli.parts.moe import MoEOptions
 from bigmodel_cli.tasks import CausalLMOptions
 
@@ -25,11 +25,11 @@ EXPERTS = {"type": "moe", "experts": 5, "top_k": 2, "hidden": 12, "balance_weigh
 @pytest.mark.parametrize("top_k", [1, 2, 3])
 def test_the_balance_loss_is_mixtrals_without_padding(top_k: int) -> None:
     torch.manual_seed(top_k)
-    part = MoEOptions(experts=6, top_k=top_k, hidden=8, balance_weight=0.25).build(Place(12, 64)).train()
+    part = MoEOptions(experts=6, top_k=top_k, hidden=8, balance_weight=0.25).build(LayerContext(12, 64)).train()
     x = torch.randn(4, 9, 12)
     real = torch.arange(9) < torch.tensor([9, 2, 5, 1])[:, None]
     for mask in (None, real):
-        part(x, Stream(real=mask))
+        part(x, SequenceInfo(real=mask))
         theirs = load_balancing_loss_func((part.router(x.flatten(0, 1)),), 6, top_k, mask)
         assert part.auxiliary is not None
         torch.testing.assert_close(
@@ -39,7 +39,7 @@ def test_the_balance_loss_is_mixtrals_without_padding(top_k: int) -> None:
 
 
 def test_even_load_costs_the_weight_itself() -> None:
-    part = MoEOptions(experts=4, top_k=1, hidden=8, balance_weight=0.7).build(Place(4, 64)).train()
+    part = MoEOptions(experts=4, top_k=1, hidden=8, balance_weight=0.7).build(LayerContext(4, 64)).train()
     with torch.no_grad():
         part.router.weight.copy_(torch.eye(4) * 1e-4)
     part(torch.eye(4)[None])
@@ -49,7 +49,7 @@ def test_even_load_costs_the_weight_itself() -> None:
 def test_the_bias_moves_by_the_real_tokens_of_the_whole_step() -> None:
     torch.manual_seed(3)
     part = MoEOptions(experts=7, top_k=3, hidden=8, router="sigmoid", balance="bias", balance_weight=0.02).build(
-        Place(10, 64)
+        LayerContext(10, 64)
     )
     part.train()
     expected = torch.zeros(7)
@@ -57,7 +57,7 @@ def test_the_bias_moves_by_the_real_tokens_of_the_whole_step() -> None:
         counts = [0] * 7
         for _ in range(3):  # micro-batches of a step
             x, real = torch.randn(2, 6, 10), torch.rand(2, 6) < 0.6
-            part(x, Stream(real=real))
+            part(x, SequenceInfo(real=real))
             for row, kept in zip(x.flatten(0, 1), real.flatten().tolist(), strict=True):
                 scores = (torch.sigmoid(part.router.weight @ row) + expected).tolist()
                 best = sorted(range(7), key=lambda e: -scores[e])[:3]
@@ -78,10 +78,10 @@ def test_the_bias_moves_by_the_real_tokens_of_the_whole_step() -> None:
 def models() -> dict[str, tuple[Any, Any]]:
     """For each skeleton a model with experts and a call that gives it (B, T) rows of tokens, -1 where they are over."""
     blocks = [{"mixer": ATTENTION, "ffn": EXPERTS}]
-    facts = Facts(vocab_size=30, context=12)
-    labels = Facts(vocab_size=30, context=12, classes=("a", "b"))
-    sound = Facts(frame_width=3, context=40, classes=("a", "b"))
-    decoder = Decoder(DecoderOptions.model_validate({"dim": 16, "blocks": blocks}), facts)
+    info = DatasetInfo(vocab_size=30, context=12)
+    labels = DatasetInfo(vocab_size=30, context=12, classes=("a", "b"))
+    sound = DatasetInfo(frame_width=3, context=40, classes=("a", "b"))
+    decoder = Decoder(DecoderOptions.model_validate({"dim": 16, "blocks": blocks}), info)
     frontend = {"dim": 16, "blocks": blocks, "frontend": {"stride": 4}, "pool": "mean"}
     two = {
         "dim": 16,
@@ -100,7 +100,7 @@ def models() -> dict[str, tuple[Any, Any]]:
         "decoder": (decoder, lambda m, rows: loss_of(task, m, {"tokens": torch.cat((rows, end.expand(len(rows), 1)), 1)})),
         "encoder": (Encoder(EncoderOptions.model_validate({"dim": 16, "blocks": blocks}), labels), lambda m, rows: m(rows)),
         "frames": (FrameEncoder(EncoderOptions.model_validate(frontend), sound), heard),
-        "seq2seq": (Seq2Seq(Seq2SeqOptions.model_validate(two), facts), lambda m, rows: m(rows, rows)),
+        "seq2seq": (Seq2Seq(Seq2SeqOptions.model_validate(two), info), lambda m, rows: m(rows, rows)),
     }  # fmt: skip
 
 
@@ -134,8 +134,8 @@ def test_only_training_counts() -> None:
 
 
 def test_a_batch_of_nothing_but_padding_is_balanced() -> None:
-    part = MoEOptions(experts=3, top_k=2, hidden=8).build(Place(6, 8)).train()
-    y = part(torch.randn(2, 3, 6), Stream(real=torch.zeros(2, 3, dtype=torch.bool)))
+    part = MoEOptions(experts=3, top_k=2, hidden=8).build(LayerContext(6, 8)).train()
+    y = part(torch.randn(2, 3, 6), SequenceInfo(real=torch.zeros(2, 3, dtype=torch.bool)))
     assert bool(y.isfinite().all())
     assert float(part.auxiliary.detach()) == 0  # type: ignore[union-attr]
     assert part.load.tolist() == [0] * 3

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from bigmodel_cli.parts import recurrence
 from bigmodel_cli.parts.attention import Attention, AttentionOptions
-from bigmodel_cli.parts.context import ALONE, Place, Stream
+from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
 from bigmodel_cli.parts.ffn import GeGLUOptions, GeluFFNOptions, ReluFFNOptions, SquaredReluFFNOptions, SwiGLUOptions
-from bigmodel_cli.parts.kernels import Rules, attend, flex, plain, weights
+from bigmodel_cli.parts.kernels import AttentionSpec, attend, eager_attention, flex, weights
 from bigmodel_cli.parts.norm import LayerNormOptions, RMSNormOptions
 from bigmodel_cli.parts.position import RotaryOptions, SinusoidalOptions, alibi_slopes
 from bigmodel_cli.parts.rotary import NTKScaling
@@ -72,7 +72,7 @@ def test_attention_equals_the_plain_formula(
         num_heads=groups * per_group, kv_heads=groups, head_dim=head_dim, causal=causal, bias=bias,
         **({"position": RotaryOptions()} if rotary else {}),
     )  # fmt: skip
-    part = options.build(Place(12, 16)).double()
+    part = options.build(LayerContext(12, 16)).double()
     x = torch.randn(batch, length, 12, dtype=torch.float64)
     expected = plain_attention(part, x, torch.arange(length))
     # cos and sin are kept in float32, so rotary is equal to that
@@ -84,17 +84,17 @@ def test_attention_equals_the_plain_formula(
 def test_attention_with_a_cache_equals_attention_without(lengths: list[int], rotary: bool, seed: int) -> None:
     torch.manual_seed(seed)
     options = AttentionOptions(num_heads=4, kv_heads=2, **({"position": RotaryOptions()} if rotary else {}))
-    part = options.build(Place(16, 32)).eval()
+    part = options.build(LayerContext(16, 32)).eval()
     x = torch.randn(2, sum(lengths), 16)
     cache = part.new_cache(2, 32)
     starts = [sum(lengths[:i]) for i in range(len(lengths))]
-    pieces = [part(piece, Stream(start), cache) for start, piece in zip(starts, x.split(lengths, dim=1), strict=True)]
+    pieces = [part(piece, SequenceInfo(start), cache) for start, piece in zip(starts, x.split(lengths, dim=1), strict=True)]
     torch.testing.assert_close(torch.cat(pieces, 1), part(x), rtol=1e-5, atol=1e-5)
 
 
 def test_the_probe_sees_the_weights_that_give_the_output() -> None:
     torch.manual_seed(0)
-    part = AttentionOptions(num_heads=4, kv_heads=2, bias=False).build(Place(16, 32)).eval()
+    part = AttentionOptions(num_heads=4, kv_heads=2, bias=False).build(LayerContext(16, 32)).eval()
     x = torch.randn(1, 7, 16)
     seen: list[Tensor] = []
     part.probe = seen.append
@@ -108,7 +108,7 @@ def test_the_probe_sees_the_weights_that_give_the_output() -> None:
 
 
 def test_dropout_of_attention_acts_in_training_only() -> None:
-    part = AttentionOptions(num_heads=2, dropout=0.5).build(Place(8, 8))
+    part = AttentionOptions(num_heads=2, dropout=0.5).build(LayerContext(8, 8))
     x = torch.randn(1, 6, 8)
     assert not torch.equal(part(x), part(x))
     part.eval()
@@ -117,22 +117,22 @@ def test_dropout_of_attention_acts_in_training_only() -> None:
 
 def test_heads_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="num_heads: 3 heads do not divide dim 16"):
-        AttentionOptions(num_heads=3).build(Place(16, 8))
+        AttentionOptions(num_heads=3).build(LayerContext(16, 8))
     with pytest.raises(ValueError, match="not a multiple of kv_heads"):
         AttentionOptions(num_heads=4, kv_heads=3)
     with pytest.raises(ValueError, match="rotary turns pairs"):
-        AttentionOptions(num_heads=2, head_dim=3, position=RotaryOptions()).build(Place(16, 8))
+        AttentionOptions(num_heads=2, head_dim=3, position=RotaryOptions()).build(LayerContext(16, 8))
 
 
 def test_rotary_scores_depend_on_the_distance_alone() -> None:
     part = RotaryOptions().rotary(8, 64)
     q, k = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
-    scores = [float((part(q, Stream(t + 5)) * part(k, Stream(t))).sum()) for t in (0, 7, 40)]
+    scores = [float((part(q, SequenceInfo(t + 5)) * part(k, SequenceInfo(t))).sum()) for t in (0, 7, 40)]
     assert scores == pytest.approx([scores[0]] * 3, abs=1e-5)
 
 
 def test_sinusoidal_positions() -> None:
-    table = SinusoidalOptions().build(6, 10)(torch.zeros(1, 10, 6), ALONE)[0]
+    table = SinusoidalOptions().build(6, 10)(torch.zeros(1, 10, 6), SINGLE_DOCUMENT)[0]
     for t in range(10):
         for i in range(3):
             angle = t / 10000 ** (2 * i / 6)
@@ -149,14 +149,14 @@ def test_feed_forward_networks_equal_their_formulas() -> None:
         (ReluFFNOptions(), lambda z: z.clamp(min=0)),
         (SquaredReluFFNOptions(), lambda z: z.clamp(min=0) ** 2),
     ):  # fmt: skip
-        part = options.build(Place(8, 8)).double()
+        part = options.build(LayerContext(8, 8)).double()
         assert part.up.out_features == 32
         hidden = act(x @ part.up.weight.T + part.up.bias)
         torch.testing.assert_close(part(x), hidden @ part.down.weight.T + part.down.bias)
-    gated = SwiGLUOptions(hidden=24).build(Place(8, 8)).double()
+    gated = SwiGLUOptions(hidden=24).build(LayerContext(8, 8)).double()
     gate, up = x @ gated.gate.weight.T, x @ gated.up.weight.T
     torch.testing.assert_close(gated(x), (gate * torch.sigmoid(gate) * up) @ gated.down.weight.T)
-    geglu = GeGLUOptions(hidden=24).build(Place(8, 8)).double()
+    geglu = GeGLUOptions(hidden=24).build(LayerContext(8, 8)).double()
     gate, up = x @ geglu.gate.weight.T, x @ geglu.up.weight.T
     gelu = 0.5 * gate * (1 + torch.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)))
     torch.testing.assert_close(geglu(x), (gelu * up) @ geglu.down.weight.T)
@@ -182,7 +182,7 @@ def test_norms_equal_their_formulas() -> None:
     torch.testing.assert_close(layer(x), centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-3).sqrt())
 
 
-def brute_force(q: Tensor, k: Tensor, v: Tensor, rules: Rules, given: dict[str, Tensor | None]) -> Tensor:
+def brute_force(q: Tensor, k: Tensor, v: Tensor, rules: AttentionSpec, given: dict[str, Tensor | None]) -> Tensor:
     """Attention row by row, with everything that the kernels know."""
     batch, heads, queries, width = q.shape
     keys, out = k.shape[2], torch.zeros(*q.shape[:3], v.shape[-1], dtype=q.dtype)
@@ -223,7 +223,7 @@ def test_every_rule_of_the_kernels_equals_brute_force(
     torch.manual_seed(seed)
     queries = max(1, keys - fewer)
     q, k, v = (torch.randn(2, h, n, 4, dtype=torch.float64) for h, n in ((4, queries), (2, keys), (2, keys)))
-    rules = Rules(causal, window, softcap, scale)
+    rules = AttentionSpec(causal, window, softcap, scale)
     given: dict[str, Tensor | None] = {
         "segments": torch.randint(0, 2, (2, keys)).cumsum(1) if segmented else None,
         "bias": torch.randn(4, queries, keys, dtype=torch.float64) if biased else None,
@@ -231,7 +231,7 @@ def test_every_rule_of_the_kernels_equals_brute_force(
     }
     want = brute_force(q, k, v, rules, given)
     torch.testing.assert_close(attend(q, k, v, rules, **given), want)
-    torch.testing.assert_close(plain(weights(q, k, rules, **given), v, rules), want)
+    torch.testing.assert_close(eager_attention(weights(q, k, rules, **given), v, rules), want)
     if not sunk:
         q, k, v = q.float(), k.float(), v.float()
         bias = None if given["bias"] is None else given["bias"].float()
@@ -271,11 +271,11 @@ def test_a_librarys_kernel_is_called_with_its_layout(rule: str, monkeypatch: pyt
     decay, beta = -torch.rand(2, 3, 11), torch.rand(2, 3, 11)
     state = torch.randn(2, 3, 4, 5)
     rates = (decay,) if rule == "scan" else (decay, beta)
-    own = getattr(recurrence, rule)(q, k, v, *rates, state, ALONE, 4)
+    own = getattr(recurrence, rule)(q, k, v, *rates, state, SINGLE_DOCUMENT, 4)
     fla = SimpleNamespace(
         simple_gla=SimpleNamespace(chunk_simple_gla=kernel),
         gated_delta_rule=SimpleNamespace(chunk_gated_delta_rule=kernel),
     )
-    monkeypatch.setattr(recurrence, "_library", lambda q, stream: fla)
-    theirs = getattr(recurrence, rule)(q, k, v, *rates, state, ALONE, 4)
+    monkeypatch.setattr(recurrence, "_library", lambda q, sequence: fla)
+    theirs = getattr(recurrence, rule)(q, k, v, *rates, state, SINGLE_DOCUMENT, 4)
     torch.testing.assert_close(own, theirs, atol=1e-5, rtol=1e-5)

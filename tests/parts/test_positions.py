@@ -17,7 +17,7 @@ from transformers.models.stablelm.modeling_stablelm import StableLmAttention, St
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from bigmodel_cli.parts.attention import AttentionOptions
-from bigmodel_cli.parts.context import Place, Stream
+from bigmodel_cli.parts.context import LayerContext, SequenceInfo
 from bigmodel_cli.parts.latent import LatentAttentionOptions
 from bigmodel_cli.parts.position import (
     AlibiOptions,
@@ -106,7 +106,7 @@ def test_angles_of_far_positions_are_exact() -> None:
 )
 def test_turned_channels_that_cannot_be_are_refused(scaling: Any, fraction: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        AttentionOptions(num_heads=2, position=RotaryOptions(scaling=scaling, fraction=fraction)).build(Place(16, 8))
+        AttentionOptions(num_heads=2, position=RotaryOptions(scaling=scaling, fraction=fraction)).build(LayerContext(16, 8))
 
 
 @pytest.mark.parametrize("values", [{"fast": 1.0}, {"slow": 40.0}, {"trained": 6}])
@@ -125,7 +125,7 @@ def test_attention_turned_in_part_equals_stablelm() -> None:
     theirs = randomised(StableLmAttention(config, 0))
     position = RotaryOptions(base=300.0, fraction=0.5, scaling=LinearScaling(factor=3.0))
     options = AttentionOptions(num_heads=3, kv_heads=1, position=position)
-    ours = options.build(Place(36, 128)).eval()
+    ours = options.build(LayerContext(36, 128)).eval()
     projections = (theirs.q_proj, theirs.k_proj, theirs.v_proj)
     ours.load_state_dict(
         {
@@ -157,7 +157,7 @@ def test_latent_attention_with_yarn_equals_deepseek_v3(mscale: dict[str, float],
         num_heads=3, kv_rank=5, q_rank=7 if compressed else None, head_dim=9, rotary_dim=6, value_dim=11,
         position=RotaryOptions(base=900.0, scaling=scaling),
     )  # fmt: skip
-    ours = options.build(Place(18, 128)).eval()
+    ours = options.build(LayerContext(18, 128)).eval()
     state = {
         "q_up.weight": turned_rows((theirs.q_b_proj if compressed else theirs.q_proj).weight, 3, 9, 6),
         "kv_down.weight": turned_rows(theirs.kv_a_proj_with_mqa.weight, 1, 5, 6),
@@ -173,7 +173,7 @@ def test_latent_attention_with_yarn_equals_deepseek_v3(mscale: dict[str, float],
         want = theirs(x, attention_mask=causal_mask(50), position_embeddings=tables)[0]
         close(ours(x), want)
         cache = ours.new_cache(2, 64)
-        pieces = [ours(x[:, a:b], Stream(a), cache) for a, b in ((0, 20), (20, 21), (21, 50))]
+        pieces = [ours(x[:, a:b], SequenceInfo(a), cache) for a, b in ((0, 20), (20, 21), (21, 50))]
         close(torch.cat(pieces, 1), want)  # from the compressed cache: the other way of computing it
 
 
@@ -208,7 +208,7 @@ def test_t5_buckets_equal_transformers_or_are_refused(causal: bool, buckets: int
 
 def test_the_simplest_t5_bias_is_within_attention() -> None:
     torch.manual_seed(0)
-    part = AttentionOptions(num_heads=3, position=T5Options(buckets=3, max_distance=2)).build(Place(12, 9)).eval()
+    part = AttentionOptions(num_heads=3, position=T5Options(buckets=3, max_distance=2)).build(LayerContext(12, 9)).eval()
     x = torch.randn(2, 9, 12)
     q, k, v = part.qkv(x).unflatten(-1, (9, 4)).transpose(1, 2).split(3, 1)
     number = torch.tensor([[0 if i <= j else min(i - j, 2) for j in range(9)] for i in range(9)])
@@ -222,10 +222,10 @@ def test_learned_positions_are_a_table_and_none_is_nothing() -> None:
     segments = torch.tensor([[0, 0, 1, 1, 1, 2, 2]])
     x = torch.randn(1, 7, 6)
     want = x[0] + torch.stack([part.table.weight[i] for i in (0, 1, 0, 1, 2, 0, 1)])
-    torch.testing.assert_close(part(x, Stream(0, segments))[0], want)
-    torch.testing.assert_close(part(x[:, :1], Stream(8))[0, 0], x[0, 0] + part.table.weight[8])
+    torch.testing.assert_close(part(x, SequenceInfo(0, segments))[0], want)
+    torch.testing.assert_close(part(x[:, :1], SequenceInfo(8))[0, 0], x[0, 0] + part.table.weight[8])
     assert NoPositionOptions().build(6, 9) is None
-    blind = AttentionOptions(num_heads=2).build(Place(6, 9, causal=False)).eval()
+    blind = AttentionOptions(num_heads=2).build(LayerContext(6, 9, causal=False)).eval()
     torch.testing.assert_close(
         blind(x.flip(1)).flip(1), blind(x), atol=1e-6, rtol=1e-5
     )  # the order makes no difference

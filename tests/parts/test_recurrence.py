@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bigmodel_cli.parts import retention
-from bigmodel_cli.parts.context import ALONE, Place, Stream
+from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
 from bigmodel_cli.parts.convolution import ConvolutionOptions
 from bigmodel_cli.parts.gated_deltanet import GatedDeltaNetOptions
 from bigmodel_cli.parts.mamba2 import Mamba2Options
@@ -64,9 +64,9 @@ def test_chunked_scans_equal_the_recurrence_for_every_decay(name: str, delta: bo
     beta = torch.rand(2, 3, length) if delta else None
     segments = torch.randint(0, 9, (2, length)).eq(0).cumsum(1) if length % 2 else None
     state = torch.randn(2, 3, 5, 4)
-    stream = ALONE if segments is None else Stream(0, segments)
-    got: Any = delta_scan(q, k, v, decay, beta, state, stream, size) if beta is not None else scan(
-        q, k, v, decay, state, stream, size
+    sequence = SINGLE_DOCUMENT if segments is None else SequenceInfo(0, segments)
+    got: Any = delta_scan(q, k, v, decay, beta, state, sequence, size) if beta is not None else scan(
+        q, k, v, decay, state, sequence, size
     )  # fmt: skip
     want = one_by_one(q, k.detach(), v, decay.detach(), beta, state, segments)
     for ours, theirs in zip(got, want, strict=True):
@@ -81,7 +81,7 @@ def test_chunked_scans_equal_the_recurrence_for_every_decay(name: str, delta: bo
 @pytest.mark.parametrize("rate", [-30.0, 30.0, 3000.0])
 def test_layers_with_extreme_rates_equal_themselves_in_float64(options: Any, rate: float) -> None:
     torch.manual_seed(0)
-    part = options.build(Place(12, 400)).eval()
+    part = options.build(LayerContext(12, 400)).eval()
     with torch.no_grad():
         part.dt_bias.copy_(torch.linspace(-1, 1, len(part.dt_bias)) * rate)
         part.log_a.copy_(torch.linspace(-20, 12, len(part.log_a)))
@@ -146,7 +146,7 @@ def test_retention_equals_the_authors_formula(
 ) -> None:
     torch.manual_seed(seed)
     dim = 2 * half * heads
-    part = RetentionOptions(num_heads=heads, value_dim=values, chunk=chunk).build(Place(dim, 64)).double().eval()
+    part = RetentionOptions(num_heads=heads, value_dim=values, chunk=chunk).build(LayerContext(dim, 64)).double().eval()
     for p in part.parameters():
         torch.nn.init.normal_(p, 0.0, 0.5)
     x = torch.randn(2, length, dim, dtype=torch.float64)
@@ -156,14 +156,14 @@ def test_retention_equals_the_authors_formula(
         assert float((part(x) - want).abs().max()) <= 2e-5 * max(1.0, float(want.abs().max()))
         cache, pieces = part.new_cache(2, 64), []
         for first in range(0, length, 4):
-            pieces.append(part(x[:, first : first + 4], Stream(first), cache))
+            pieces.append(part(x[:, first : first + 4], SequenceInfo(first), cache))
         torch.testing.assert_close(torch.cat(pieces, 1), part(x), atol=1e-9, rtol=1e-7)
 
 
 def test_retention_far_away_and_with_many_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     monkeypatch.setattr(retention, "EPS", 0.0)
-    part = RetentionOptions(num_heads=24).build(Place(48, 400)).double().eval()  # 1 - 2^-28 is 1 in float32
+    part = RetentionOptions(num_heads=24).build(LayerContext(48, 400)).double().eval()  # 1 - 2^-28 is 1 in float32
     x = torch.randn(1, 400, 48).double()
     with torch.no_grad():
         want = of_authors(part, x, 2, "recurrent", 0.0)
@@ -173,7 +173,7 @@ def test_retention_far_away_and_with_many_heads(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("heads", [4, 5])
 def test_retention_of_heads_that_do_not_fit_is_refused(heads: int) -> None:
     with pytest.raises(ValueError, match="num_heads"):
-        RetentionOptions(num_heads=heads).build(Place(12, 8))
+        RetentionOptions(num_heads=heads).build(LayerContext(12, 8))
 
 
 @given(length=st.integers(1, 9), kernel=st.sampled_from([2, 5, 16]), seed=st.integers(0, 999))
@@ -181,7 +181,7 @@ def test_retention_of_heads_that_do_not_fit_is_refused(heads: int) -> None:
 def test_convolutions_longer_than_the_sequence(length: int, kernel: int, seed: int) -> None:
     """Each segment alone, each piece after what came before, and tap by tap."""
     torch.manual_seed(seed)
-    part = ConvolutionOptions(kernel=kernel, bias=True).build(Place(5, 16)).double().eval()
+    part = ConvolutionOptions(kernel=kernel, bias=True).build(LayerContext(5, 16)).double().eval()
     x = torch.randn(2, length, 5, dtype=torch.float64)
     before, after, value = part.input(x).chunk(3, -1)
     inner = before * value
@@ -195,7 +195,7 @@ def test_convolutions_longer_than_the_sequence(length: int, kernel: int, seed: i
     if cut:
         segments = (torch.arange(length) >= cut).long().expand(2, -1)
         alone = torch.cat((part(x[:, :cut]), part(x[:, cut:])), 1)
-        torch.testing.assert_close(part(x, Stream(0, segments)), alone)
+        torch.testing.assert_close(part(x, SequenceInfo(0, segments)), alone)
         cache = part.new_cache(2, 16)
-        pieces = [part(x[:, :cut], Stream(0), cache), part(x[:, cut:], Stream(cut), cache)]
+        pieces = [part(x[:, :cut], SequenceInfo(0), cache), part(x[:, cut:], SequenceInfo(cut), cache)]
         torch.testing.assert_close(torch.cat(pieces, 1), want)

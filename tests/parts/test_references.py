@@ -33,7 +33,7 @@ from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDel
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from bigmodel_cli.parts.attention import AttentionOptions
-from bigmodel_cli.parts.context import Place
+from bigmodel_cli.parts.context import LayerContext
 from bigmodel_cli.parts.convolution import ConvolutionOptions
 from bigmodel_cli.parts.differential import DifferentialOptions
 from bigmodel_cli.parts.gated_deltanet import GatedDeltaNetOptions
@@ -89,7 +89,7 @@ def test_mamba2(length: int, groups: int, chunk: int, seed: int) -> None:
         num_hidden_layers=1,
     )  # fmt: skip
     theirs = randomised(Mamba2Mixer(config, 0))
-    ours = Mamba2Options(state=6, head_dim=8, groups=groups, chunk=chunk).build(Place(16, 64)).eval()
+    ours = Mamba2Options(state=6, head_dim=8, groups=groups, chunk=chunk).build(LayerContext(16, 64)).eval()
     ours.load_state_dict(
         {
             "input.weight": theirs.in_proj.weight, "conv.weight": theirs.conv1d.weight[:, 0],
@@ -113,7 +113,7 @@ def test_gated_deltanet(length: int, per_key: int, chunk: int, seed: int) -> Non
     )  # fmt: skip
     theirs = randomised(Qwen3NextGatedDeltaNet(config, 0))
     options = GatedDeltaNetOptions(num_heads=values, key_heads=keys, key_dim=6, value_dim=8, chunk=chunk)
-    ours = options.build(Place(16, 64)).eval()
+    ours = options.build(LayerContext(16, 64)).eval()
     mixed = theirs.in_proj_qkvz.weight.view(keys, -1, 16)  # each key head with its queries, keys, values and gates
     q, k, v, gate = (t.flatten(0, 1) for t in mixed.split([6, 6, 8 * per_key, 8 * per_key], 1))
     rates = theirs.in_proj_ba.weight.view(keys, -1, 16).split([per_key, per_key], 1)
@@ -142,7 +142,7 @@ def test_latent_attention(length: int, compressed: bool, seed: int) -> None:
     options = LatentAttentionOptions(
         num_heads=2, kv_rank=6, q_rank=10 if compressed else None, head_dim=8, rotary_dim=4, value_dim=5
     )
-    ours = options.build(Place(16, 64)).eval()
+    ours = options.build(LayerContext(16, 64)).eval()
     q_up = theirs.q_b_proj.weight if compressed else theirs.q_proj.weight
     kv_down = theirs.kv_a_proj_with_mqa.weight
     state = {
@@ -170,7 +170,7 @@ def test_differential_attention(length: int, depth: int, seed: int) -> None:
     )  # fmt: skip
     theirs = randomised(DiffLlamaAttention(config, depth))
     options = DifferentialOptions(num_heads=2, position=RotaryOptions())
-    ours = options.build(Place(24, 64, depth=depth)).eval()
+    ours = options.build(LayerContext(24, 64, depth=depth)).eval()
 
     def by_pair(weight: Tensor) -> Tensor:  # theirs: all first maps, then all second; ours: a head's two maps together
         return weight.view(2, 2, 6, 24).transpose(0, 1).reshape(24, 24)
@@ -200,7 +200,7 @@ def test_attention_sinks_and_windows(length: int, window: int | None, seed: int)
     )  # fmt: skip
     theirs = randomised(GptOssAttention(config, 0))
     options = AttentionOptions(num_heads=4, kv_heads=2, head_dim=6, window=window, sinks=True, position=RotaryOptions())
-    ours = options.build(Place(16, 64)).eval()
+    ours = options.build(LayerContext(16, 64)).eval()
     projections = (theirs.q_proj, theirs.k_proj, theirs.v_proj)
     ours.load_state_dict(
         {
@@ -224,7 +224,7 @@ def test_t5_relative_positions(length: int, causal: bool, seed: int) -> None:
     config = T5Config(d_model=16, num_heads=2, d_kv=8, is_decoder=causal, dropout_rate=0.0)
     theirs = randomised(T5Attention(config, has_relative_attention_bias=True, layer_idx=0))
     ours = AttentionOptions(num_heads=2, bias=False, scale=1.0, position=T5Options())
-    part = ours.build(Place(16, 256, causal=causal)).eval()
+    part = ours.build(LayerContext(16, 256, causal=causal)).eval()
     part.load_state_dict(
         {
             "qkv.weight": torch.cat((theirs.q.weight, theirs.k.weight, theirs.v.weight)),
@@ -269,7 +269,7 @@ def test_experts_of_mixtral(length: int, top_k: int, seed: int) -> None:
     torch.manual_seed(seed)
     config = MixtralConfig(hidden_size=16, intermediate_size=12, num_local_experts=5, num_experts_per_tok=top_k)
     theirs = randomised(MixtralSparseMoeBlock(config))
-    ours = MoEOptions(experts=5, top_k=top_k, hidden=12).build(Place(16, 64)).eval()
+    ours = MoEOptions(experts=5, top_k=top_k, hidden=12).build(LayerContext(16, 64)).eval()
     ours.load_state_dict(
         {**expert_weights(theirs.experts), "router.weight": theirs.gate.weight, "bias": torch.zeros(5)}
     )
@@ -295,7 +295,7 @@ def test_experts_of_deepseek_v3(length: int, seed: int) -> None:
     bias = 0.3 * torch.randn(6)
     theirs.gate.e_score_correction_bias.copy_(bias)
     options = MoEOptions(experts=6, top_k=3, hidden=12, shared=2, router="sigmoid", balance="bias", scale=2.5)
-    ours = options.build(Place(16, 64)).eval()
+    ours = options.build(LayerContext(16, 64)).eval()
     shared = theirs.shared_experts
     ours.load_state_dict(
         {
@@ -315,7 +315,7 @@ def test_gated_convolution(length: int, kernel: int, seed: int) -> None:
     torch.manual_seed(seed)
     config = Lfm2Config(hidden_size=16, conv_L_cache=kernel, conv_bias=True, num_hidden_layers=1, layer_types=["conv"])
     theirs = randomised(Lfm2ShortConv(config, 0))
-    ours = ConvolutionOptions(kernel=kernel, bias=True).build(Place(16, 64)).eval()
+    ours = ConvolutionOptions(kernel=kernel, bias=True).build(LayerContext(16, 64)).eval()
     ours.load_state_dict(
         {
             "input.weight": theirs.in_proj.weight, "input.bias": theirs.in_proj.bias,
@@ -329,7 +329,7 @@ def test_gated_convolution(length: int, kernel: int, seed: int) -> None:
 
 
 def test_the_bias_of_a_router_moves_towards_equal_load() -> None:
-    part = MoEOptions(experts=4, top_k=1, balance="bias", balance_weight=0.01).build(Place(8, 8)).train()
+    part = MoEOptions(experts=4, top_k=1, balance="bias", balance_weight=0.01).build(LayerContext(8, 8)).train()
     with torch.no_grad():
         part.router.weight.zero_()
         part.router.weight[2] = 1.0  # every token with a positive sum goes to expert 2

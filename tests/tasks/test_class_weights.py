@@ -13,7 +13,7 @@ import torch
 from conftest import Result, loss_of, scores_of
 from tones import write
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data import open_data
 from bigmodel_cli.data.audio.audio import AudioOptions
 from bigmodel_cli.data.image.images import FolderOptions
@@ -25,7 +25,7 @@ from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import train_step
 
 Cli = Callable[..., Result]
-FACTS = Facts(classes=("a", "b", "true"), class_counts=(75, 20, 5))
+FACTS = DatasetInfo(classes=("a", "b", "true"), class_counts=(75, 20, 5))
 
 
 def task(weights: Any, smoothing: float = 0.0) -> Classification:
@@ -36,13 +36,13 @@ def test_balanced_weights_let_each_class_count_as_much() -> None:
     weights = class_weights(ClassificationOptions(class_weights="balanced"), FACTS)
     assert weights == pytest.approx((100 / 3 / 75, 100 / 3 / 20, 100 / 3 / 5))
     assert [w * n for w, n in zip(weights, FACTS.class_counts, strict=True)] == pytest.approx([100 / 3] * 3)
-    lacking = Facts(classes=("a", "b", "c"), class_counts=(30, 0, 10))
+    lacking = DatasetInfo(classes=("a", "b", "c"), class_counts=(30, 0, 10))
     found = class_weights(ClassificationOptions(class_weights="balanced"), lacking)
     assert (found[0] * 30, found[2] * 10) == pytest.approx((20, 20))
     assert np.isfinite(found).all()
     assert class_weights(ClassificationOptions(class_weights={True: 3, "b": 0.5}), FACTS) == (1.0, 0.5, 3.0)
     assert class_weights(ClassificationOptions(), FACTS) == ()
-    numbers = Facts(classes=("0", "1"))
+    numbers = DatasetInfo(classes=("0", "1"))
     assert class_weights(ClassificationOptions(class_weights={1: 4.5}), numbers) == (1.0, 4.5)
 
 
@@ -98,7 +98,7 @@ def test_weights_that_do_not_fit() -> None:
     with pytest.raises(SpecError, match=r"task.class_weights: 'bb' is no class; they are a, b, true; did you mean b\?"):
         task({"bb": 2.0})
     with pytest.raises(SpecError, match="the training items of each class are not known"):
-        ClassificationOptions(class_weights="balanced").build(Facts(classes=("a", "b")))
+        ClassificationOptions(class_weights="balanced").build(DatasetInfo(classes=("a", "b")))
     for bad in ({"a": 0.0}, {"a": -1.0}, "even", {"a": float("nan")}):
         with pytest.raises(ValueError, match="class_weights"):
             ClassificationOptions.model_validate({"class_weights": bad})
@@ -106,8 +106,8 @@ def test_weights_that_do_not_fit() -> None:
 
 def test_facts_of_older_checkpoints_load() -> None:
     values = {k: v for k, v in FACTS.to_json().items() if k != "class_counts"}
-    assert Facts.from_json(values) == Facts(classes=FACTS.classes)
-    assert Facts.from_json(json.loads(json.dumps(FACTS.to_json()))) == FACTS
+    assert DatasetInfo.from_json(values) == DatasetInfo(classes=FACTS.classes)
+    assert DatasetInfo.from_json(json.loads(json.dumps(FACTS.to_json()))) == FACTS
 
 
 def test_images_and_recordings_count_their_classes_too() -> None:
@@ -119,21 +119,21 @@ def test_images_and_recordings_count_their_classes_too() -> None:
             Image.new("L", (8, 8), 20 * index + 5).save(f"pictures/train/{label}/{index}.png")
     values = {"root": "pictures", "val_fraction": 0.0}
     data = open_data(FolderOptions.model_validate(values), base=Path(), say=lambda _: None)
-    assert (data.facts.classes, data.facts.class_counts) == (("bright", "dark"), (6, 3))
+    assert (data.info.classes, data.info.class_counts) == (("bright", "dark"), (6, 3))
     unlabelled = FolderOptions.model_validate({**values, "labels": False})
-    assert open_data(unlabelled, base=Path(), say=lambda _: None).facts.class_counts == ()
+    assert open_data(unlabelled, base=Path(), say=lambda _: None).info.class_counts == ()
 
     write(count=4)
     Path("sounds/high_ann_0.wav").unlink()
     options = {"files": ["sounds"], "pattern": r"(?P<label>\w+)_\w+_(?P<index>\d+)\.wav$", "rate": 8000, "mels": 16}
     sound = AudioOptions.model_validate({**options, "split": {"val": {"index": [1]}}})
-    facts = open_data(sound, base=Path(), say=lambda _: None).facts
+    info = open_data(sound, base=Path(), say=lambda _: None).info
     labels = [p.name for p in Path("sounds").iterdir() if not p.name.endswith("_1.wav")]
     wanted = tuple(sum(name.startswith(f"{c}_") for name in labels) for c in ("high", "low"))
-    assert (facts.classes, facts.class_counts) == (("high", "low"), wanted)
-    assert facts.class_counts[0] < facts.class_counts[1]
+    assert (info.classes, info.class_counts) == (("high", "low"), wanted)
+    assert info.class_counts[0] < info.class_counts[1]
     units = AudioOptions.model_validate({**options, "units": "words"})
-    assert open_data(units, base=Path(), say=lambda _: None).facts.class_counts == ()
+    assert open_data(units, base=Path(), say=lambda _: None).info.class_counts == ()
 
 
 SPEC = """\
@@ -154,8 +154,8 @@ def test_uneven_classes_are_said_and_weighed(cli: Cli) -> None:
     balanced = cli("pretrain", "spec.yaml", "--out", "run", "--set", "task.class_weights=balanced")
     assert balanced.status == 0, balanced.err
     assert "weight of each class in the loss: rare 10, usual 0.526" in balanced.err
-    facts = json.loads(Path(balanced.out.strip(), "facts.json").read_text())
-    assert (facts["classes"], facts["class_counts"]) == (["rare", "usual"], [10, 190])
+    info = json.loads(Path(balanced.out.strip(), "facts.json").read_text())
+    assert (info["classes"], info["class_counts"]) == (["rare", "usual"], [10, 190])
     for name in ("plain", "run"):
         scored = json.loads(cli("eval", name, "--split", "train", "--json").out)
         assert scored["metrics"]["loss"]["count"] == 200

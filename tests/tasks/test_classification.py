@@ -12,7 +12,7 @@ import torch
 from conftest import Result
 from safetensors.torch import load_file
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data import random_batch
 from bigmodel_cli.data.base import join
 from bigmodel_cli.errors import SpecError
@@ -40,12 +40,12 @@ def test_batches_of_different_lengths_join() -> None:
 
 
 def test_random_input_for_a_benchmark() -> None:
-    facts = Facts(vocab_size=30, context=7, classes=("a", "b"))
-    batch = random_batch(facts, ("label",), 4, torch.device("cpu"))
+    info = DatasetInfo(vocab_size=30, context=7, classes=("a", "b"))
+    batch = random_batch(info, ("label",), 4, torch.device("cpu"))
     assert (batch["tokens"].shape, batch["label"].shape) == ((4, 7), (4,))
-    masked = random_batch(Facts(vocab_size=30, context=7), ("tokens", "words"), 4, torch.device("cpu"))
+    masked = random_batch(DatasetInfo(vocab_size=30, context=7), ("tokens", "words"), 4, torch.device("cpu"))
     assert masked["tokens"].shape == masked["words"].shape == (4, 8)
-    pairs = random_batch(Facts(vocab_size=30, context=7), ("source", "target"), 4, torch.device("cpu"))
+    pairs = random_batch(DatasetInfo(vocab_size=30, context=7), ("source", "target"), 4, torch.device("cpu"))
     assert (pairs["source"].shape, pairs["target"].shape) == ((4, 7), (4, 8))  # as a target with its end at both ends
 
 
@@ -161,8 +161,8 @@ def test_labels_of_text_from_scratch_and_after_a_pretraining_without_labels(cli:
         Path("tuned/checkpoints/last/tokenizer.json").read_bytes()
         == Path("masked/checkpoints/last/tokenizer.json").read_bytes()
     )
-    facts = json.loads(Path("tuned/checkpoints/last/facts.json").read_text())
-    assert (facts["classes"], facts["context"]) == (["first", "second"], 24)
+    info = json.loads(Path("tuned/checkpoints/last/facts.json").read_text())
+    assert (info["classes"], info["context"]) == (["first", "second"], 24)
     assert cli("eval", "tuned", "--json").status == 0
     longer = cli("finetune", "--from", "masked", "tune.yaml", "--out", "tuned", "--resume", "--set", "train.steps=2")
     assert longer.status == 0, longer.err  # the same command goes on

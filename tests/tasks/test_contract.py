@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import Result
 
-from bigmodel_cli.config import NO_FACTS, Facts
+from bigmodel_cli.config import NO_DATASET, DatasetInfo
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.metrics import MetricInfo
 from bigmodel_cli.models import learners
@@ -26,7 +26,7 @@ class HuberOptions(AnyTaskOptions):
     output: ClassVar[str] = "labels"
     delta: float
 
-    def build(self, facts: Facts = NO_FACTS) -> Huber:
+    def build(self, info: DatasetInfo = NO_DATASET) -> Huber:
         return Huber(self)
 
 
@@ -87,9 +87,9 @@ def test_a_task_with_an_option_without_default_scores_a_file_of_samples_again(
 
 
 def test_a_task_checks_what_the_data_has() -> None:
-    task, images = Huber(HuberOptions(delta=1.0)), Facts(image_shape=(1, 4, 4))
+    task, images = Huber(HuberOptions(delta=1.0)), DatasetInfo(image_shape=(1, 4, 4))
     task.check(None, images, frozenset(["image", "wanted", "more"]), "here")
     with pytest.raises(SpecError, match=r"task.type: huber needs data with images, and data.type: here has none"):
-        task.check(None, Facts(vocab_size=4), frozenset(["image", "wanted"]), "here")
+        task.check(None, DatasetInfo(vocab_size=4), frozenset(["image", "wanted"]), "here")
     with pytest.raises(SpecError, match=r"task.type: huber reads image, wanted, and data.type: here has image, label$"):
         task.check(None, images, frozenset(["label", "image"]), "here")

@@ -15,7 +15,7 @@ from conftest import Result, loss_of, scores_of
 from tones import packed, riff, tone
 from torch import Tensor, nn
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.tasks.ctc import CTCOptions, edit_distance, negative_log_likelihood, spell, text_of
 
@@ -62,7 +62,7 @@ def test_loss_sums_over_recordings_and_counts_units_also_in_bf16() -> None:
     torch.manual_seed(0)
     target = torch.tensor([[0, 1, 2], [2, -1, -1]])
     logits = torch.randn(2, 8, 4, requires_grad=True)
-    task = CTCOptions().build(Facts(classes=("a", "b", "c"), spelling="words"))
+    task = CTCOptions().build(DatasetInfo(classes=("a", "b", "c"), spelling="words"))
     loss, count = loss_of(task, Fixed(logits), batch(target))
     expected = nn.functional.ctc_loss(
         logits.log_softmax(-1).transpose(0, 1), target.clamp(min=0), torch.tensor([8, 8]), torch.tensor([3, 1]),
@@ -103,7 +103,7 @@ def test_error_rates_are_jiwers() -> None:
         target[row, : len(text)] = torch.tensor([units.index(c) for c in text])
     torch.manual_seed(1)
     logits = torch.randn(60, 40, 6) + 3 * nn.functional.one_hot(torch.randint(6, (60, 40)), 6)
-    task = CTCOptions().build(Facts(classes=units, spelling="characters"))
+    task = CTCOptions().build(DatasetInfo(classes=units, spelling="characters"))
     model = Fixed(logits)
     scores = scores_of(task, model, batch(target))
     written = text_of(logits, torch.full((60,), 40), units, "characters")

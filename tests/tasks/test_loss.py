@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigmodel_cli.tasks import loss
-from bigmodel_cli.tasks.loss import cross_entropy, judged
+from bigmodel_cli.tasks.loss import cross_entropy, token_nll
 
 
 @given(
@@ -43,7 +43,7 @@ def test_each_target_is_judged_as_pytorch_judges_it(n: int, vocab: int, piece: i
     kept = logits.clone()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loss, "PIECE", {"cpu": piece})
-        nats, right = judged(logits, targets)
+        nats, right = token_nll(logits, targets)
     want = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=-1, reduction="none")
     torch.testing.assert_close(nats, want.double(), atol=1e-5, rtol=1e-5)
     assert torch.equal(right, (logits.argmax(-1) == targets) & (targets >= 0))

@@ -173,14 +173,14 @@ def test_its_encoder_is_finetuned_under_the_same_names(mae: Path, cli: Cli) -> N
     weights, first = after.model.load(), before.model.load()
     for name in before.model.keys() - decoder:
         torch.testing.assert_close(weights[name], first[name], msg=name)
-    assert (after.facts["mean"], after.facts["std"]) == (before.facts["mean"], before.facts["std"])
+    assert (after.info["mean"], after.info["std"]) == (before.info["mean"], before.info["std"])
     assert re.search(
         r"data: 64\d training samples", result.err
     )  # half of the 1,290 that are not held out, class by class
     assert json.loads(cli("eval", "tuned", "--json").out)["metrics"]["accuracy"]["count"] == 364
     scratch = cli("pretrain", "labels.yaml", "--out", "scratch")  # the same file, without the autoencoder
     assert scratch.status == 0, scratch.err
-    assert checkpoints.read(Path(scratch.out.strip()), train_state=False).facts["mean"] == before.facts["mean"]
+    assert checkpoints.read(Path(scratch.out.strip()), train_state=False).info["mean"] == before.info["mean"]
 
 
 def test_with_labelled_data_the_task_alone_decides_that_the_head_is_new(cli: Cli) -> None:
@@ -210,11 +210,11 @@ def test_a_stopped_pretraining_goes_on_exactly(mae: Path, cli: Cli, zygote: Any)
 
 
 def test_accumulation_gives_the_same_gradient() -> None:
-    from bigmodel_cli.config import Facts
+    from bigmodel_cli.config import DatasetInfo
     from bigmodel_cli.models.vit import ViT, ViTOptions
 
     values = {**yaml.safe_load(MAE)["model"]}
-    model = ViT(ViTOptions.model_validate(values), Facts(image_shape=(1, 8, 8)))
+    model = ViT(ViTOptions.model_validate(values), DatasetInfo(image_shape=(1, 8, 8)))
     task: MaskedImage = MaskedImageOptions().build()
     images, ranks = torch.randn(8, 1, 8, 8), torch.rand(8, 16)
 

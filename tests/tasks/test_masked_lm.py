@@ -12,11 +12,11 @@ import torch
 from conftest import Result, loss_of, scores_of
 from torch import Tensor, nn
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data.order import keys_of
 from bigmodel_cli.tasks.masked_lm import MaskedLMOptions
 
-WORDS = Facts(vocab_size=100)
+WORDS = DatasetInfo(vocab_size=100)
 
 
 class Spy(nn.Module):

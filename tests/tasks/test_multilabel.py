@@ -17,14 +17,14 @@ from conftest import Result, loss_of
 from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.metrics.intervals import estimate
 from bigmodel_cli.metrics.sets import average_precision, best_threshold, f1_of_sets, mean_average_precision
 from bigmodel_cli.tasks.multilabel import Multilabel, MultilabelOptions
 
 Cli = Callable[..., Result]
-FACTS = Facts(classes=("a", "b", "true"), class_counts=(8, 1, 0), label_sets=True, items=10)
+FACTS = DatasetInfo(classes=("a", "b", "true"), class_counts=(8, 1, 0), label_sets=True, items=10)
 
 
 def task(**options: Any) -> Multilabel:

@@ -14,16 +14,16 @@ import torch
 from conftest import Result, loss_of
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.metrics.intervals import estimate
 from bigmodel_cli.tasks.regression import Regression, RegressionOptions
 
 Cli = Callable[..., Result]
-FACTS = Facts(targets=("price", "size", "year"), target_mean=(3.0, -2e6, 1e9), target_std=(0.5, 40.0, 3.0))
+FACTS = DatasetInfo(targets=("price", "size", "year"), target_mean=(3.0, -2e6, 1e9), target_std=(0.5, 40.0, 3.0))
 
 
-def task(loss: str = "mse", facts: Facts = FACTS) -> Regression:
-    return RegressionOptions.model_validate({"loss": loss}).build(facts)
+def task(loss: str = "mse", info: DatasetInfo = FACTS) -> Regression:
+    return RegressionOptions.model_validate({"loss": loss}).build(info)
 
 
 def answers(names: tuple[str, ...], **sides: Any) -> dict[str, list[Any]]:
@@ -124,8 +124,8 @@ def test_from_a_table_to_numbers_with_names(cli: Cli) -> None:
     Path("a.csv").write_text("text,price,flat\n" + "".join(f"w{n % 7},{n},{n}\n" for n in range(40)))
     same = cli("finetune", "--from", "a", "a.yaml", "--out", "c")
     assert (same.status, "newly initialised" in same.err) == (0, False)
-    facts = [json.loads(next(Path(name).glob("checkpoints/step-*/facts.json")).read_text()) for name in "ac"]
-    assert facts[0]["target_mean"] == facts[1]["target_mean"]
+    info = [json.loads(next(Path(name).glob("checkpoints/step-*/facts.json")).read_text()) for name in "ac"]
+    assert info[0]["target_mean"] == info[1]["target_mean"]
     few = cli("eval", "a", "--set", "data.targets=[price]")
     assert (few.status, "data.targets: 1 (price), and the checkpoint has 2 (price, flat)" in few.err) == (2, True)
     assert "has no labels to confuse" in cli("eval", "a", "--confusion", "c.png").err

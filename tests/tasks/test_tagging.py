@@ -12,7 +12,7 @@ import torch
 from conftest import Result, loss_of, scores_of
 from torch import Tensor, nn
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.tasks import CausalLMOptions
 from bigmodel_cli.tasks.tagging import TaggingOptions, spans
@@ -72,7 +72,7 @@ def test_precision_recall_and_f1_are_those_of_seqeval() -> None:
     found = [[{*plain_spans(tags)} for tags in side] for side in (true, said)]
     hits = sum(len(a & b) for a, b in zip(*found, strict=True))
     there, predicted = (sum(map(len, side)) for side in found)
-    measures = TaggingOptions().build(Facts(classes=tuple(TAGS))).measures({"reference": true, "prediction": said})
+    measures = TaggingOptions().build(DatasetInfo(classes=tuple(TAGS))).measures({"reference": true, "prediction": said})
     values = {name: measure.total() for name, measure in measures.items()}
     assert values == pytest.approx(
         {"precision": hits / predicted, "recall": hits / there, "f1": 2 * hits / (predicted + there)}, rel=1e-12
@@ -81,7 +81,7 @@ def test_precision_recall_and_f1_are_those_of_seqeval() -> None:
 
 
 def test_without_an_entity_all_is_0_as_with_seqeval() -> None:
-    task = TaggingOptions().build(Facts(classes=("B-A", "O")))
+    task = TaggingOptions().build(DatasetInfo(classes=("B-A", "O")))
     for true, said in ((["O"], ["O"]), (["B-A"], ["O"]), (["O"], ["B-A"])):
         found = task.measures({"reference": [true], "prediction": [said]})
         assert [measure.total() for measure in found.values()] == [0.0, 0.0, 0.0]
@@ -89,12 +89,12 @@ def test_without_an_entity_all_is_0_as_with_seqeval() -> None:
 
 def test_a_table_of_types_and_for_other_tags_of_each_tag() -> None:
     answers = {"reference": [["B-A", "O", "S-Z"], ["I-A"]], "prediction": [["B-A", "B-A", "O"], ["I-A"]]}
-    (table,) = TaggingOptions().build(Facts(classes=("B-A", "I-A", "O", "S-Z"))).tables(answers).values()
+    (table,) = TaggingOptions().build(DatasetInfo(classes=("B-A", "I-A", "O", "S-Z"))).tables(answers).values()
     assert [list(row.values()) for row in table] == [
         ["A", pytest.approx(2 / 3), 1.0, pytest.approx(0.8), 2, 3, 2],
         ["Z", 0.0, 0.0, 0.0, 1, 0, 0],
     ]
-    plain = TaggingOptions().build(Facts(classes=("NOUN", "VERB")))
+    plain = TaggingOptions().build(DatasetInfo(classes=("NOUN", "VERB")))
     assert plain.metric == "accuracy"
     answers = {"reference": [["NOUN", "NOUN", "VERB"]], "prediction": [["NOUN", "VERB", "VERB"]]}
     assert plain.measures(answers) == {}
@@ -123,7 +123,7 @@ def test_loss_and_accuracy_count_words_and_not_their_other_pieces() -> None:
     logits = torch.randn(3, 6, 4)
     tags = torch.tensor([[-1, 2, -1, 0, 3, -1], [-1, 1, -1, -1, -1, -1], [-1, -1, -1, -1, -1, -1]])
     batch = {"tokens": torch.where(tags < 0, 5, tags), "tags": tags}
-    task = TaggingOptions(label_smoothing=0.1).build(Facts(classes=("a", "b", "c", "d"), class_counts=(1, 7, 2, 3)))
+    task = TaggingOptions(label_smoothing=0.1).build(DatasetInfo(classes=("a", "b", "c", "d"), class_counts=(1, 7, 2, 3)))
     loss, count = loss_of(task, Fixed(logits), batch)
     places = [(0, 1, 2), (0, 3, 0), (0, 4, 3), (1, 1, 1)]
     logs = logits.log_softmax(-1)
@@ -209,6 +209,6 @@ def test_an_encoder_that_found_hidden_tokens_gets_a_new_head(cli: Cli) -> None:
 
 
 def test_tasks_of_text_refuse_data_with_tags() -> None:
-    facts = Facts(vocab_size=9, context=8, classes=("a", "b"), tagged=True)
+    info = DatasetInfo(vocab_size=9, context=8, classes=("a", "b"), tagged=True)
     with pytest.raises(SpecError, match=r"causal_lm learns texts, and data.type: conll has tags: task.type: tagging"):
-        CausalLMOptions().build(facts).check(None, facts, frozenset({"tokens", "tags"}), "conll")
+        CausalLMOptions().build(info).check(None, info, frozenset({"tokens", "tags"}), "conll")

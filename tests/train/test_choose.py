@@ -9,11 +9,11 @@ import pytest
 from torch import nn
 
 from bigmodel_cli.train import autotune as room
-from bigmodel_cli.train.autotune import Choice, decide, measure
+from bigmodel_cli.train.autotune import ComputeMode, decide, measure
 
-PLAIN, HALF, LAST, BOTH = Choice(), Choice("bf16"), Choice("fp32", "channels_last"), Choice("bf16", "channels_last")
+PLAIN, HALF, LAST, BOTH = ComputeMode(), ComputeMode("bf16"), ComputeMode("fp32", "channels_last"), ComputeMode("bf16", "channels_last")
 
-CASES: list[tuple[dict[Choice, list[float]], Choice, bool]] = [
+CASES: list[tuple[dict[ComputeMode, list[float]], ComputeMode, bool]] = [
     ({PLAIN: [10, 10, 10], HALF: [6, 7, 9]}, HALF, False),
     ({PLAIN: [10, 10, 10], HALF: [6, 7, 10]}, PLAIN, True),  # one round does not agree
     ({PLAIN: [10, 10, 10], HALF: [9.6, 9.7, 9.9]}, PLAIN, True),  # all agree, by less than 5 %
@@ -27,16 +27,16 @@ CASES: list[tuple[dict[Choice, list[float]], Choice, bool]] = [
 
 
 @pytest.mark.parametrize(("times", "best", "close"), CASES)
-def test_a_candidate_must_win_every_round(times: dict[Choice, list[float]], best: Choice, close: bool) -> None:
+def test_a_candidate_must_win_every_round(times: dict[ComputeMode, list[float]], best: ComputeMode, close: bool) -> None:
     assert decide(times) == (best, close)
 
 
-def run(seconds: dict[Choice, list[float]], tick: float) -> tuple[dict[Choice, list[float]], list[Choice]]:
+def run(seconds: dict[ComputeMode, list[float]], tick: float) -> tuple[dict[ComputeMode, list[float]], list[ComputeMode]]:
     """Measure with passes that take so long (the first of each to warm up), and a clock that goes on by `tick` a look."""
     feeds, order = {c: iter(t) for c, t in seconds.items()}, []
     clock = itertools.count()
 
-    def one_pass(candidate: Choice) -> float:
+    def one_pass(candidate: ComputeMode) -> float:
         order.append(candidate)
         return next(feeds[candidate])
 
@@ -71,7 +71,7 @@ def test_what_was_close_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     options = TrainOptions(steps=1, memory_format="contiguous", compile="off")
 
-    def chosen(times: dict[Choice, list[float]]) -> Any:
+    def chosen(times: dict[ComputeMode, list[float]]) -> Any:
         monkeypatch.setattr(room, "measure", lambda *a: times)
         return room.choose(nn.Linear(2, 2), Any, {}, options, said.append)  # type: ignore[arg-type]
 

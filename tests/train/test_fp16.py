@@ -13,7 +13,7 @@ import torch
 from conftest import Result, digests
 from torch import Tensor, nn
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.lazy import Module
 from bigmodel_cli.models.decoder import Decoder, DecoderOptions
 from bigmodel_cli.optim import SGDOptions
@@ -32,7 +32,7 @@ def state_of(dynamic: bool, ffn: dict[str, Any] | None = None) -> TrainState:
     torch.manual_seed(0)
     block = {"mixer": {"type": "attention", "num_heads": 2}, "ffn": ffn or {"type": "gelu"}}
     options = DecoderOptions.model_validate({"type": "decoder", "dim": 16, "blocks": [block]})
-    model = Decoder(options, Facts(vocab_size=13, context=32))
+    model = Decoder(options, DatasetInfo(vocab_size=13, context=32))
     optimizer = TrainOptions(steps=1).optimizer.build(named_weights(model))
     scale = LossScale.of("fp16") if dynamic else LossScale()
     return TrainState(model, optimizer, ema_decay=0.9, loss_scale=scale)

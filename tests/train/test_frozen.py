@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.frozen import freeze, still_modules
 from bigmodel_cli.models import ModelOptions, build
@@ -21,11 +21,11 @@ from bigmodel_cli.modes import evaluating, training_mode
 from bigmodel_cli.recipe import InitOptions, TrainOptions
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.tasks import CausalLMOptions, ClassificationOptions
-from bigmodel_cli.train.autotune import Choice, _one_pass, measure
+from bigmodel_cli.train.autotune import ComputeMode, _one_pass, measure
 from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import train_step
 
-IMAGES = Facts(image_shape=(3, 32, 32), classes=tuple("abc"))
+IMAGES = DatasetInfo(image_shape=(3, 32, 32), classes=tuple("abc"))
 CNN = {
     "type": "cnn",
     "layers": [
@@ -48,7 +48,7 @@ MOE = {
         "ffn": {"type": "moe", "experts": 4, "balance": "bias", "balance_weight": 0.5},
     }],
 }  # fmt: skip
-TOKENS = Facts(vocab_size=11, context=8)
+TOKENS = DatasetInfo(vocab_size=11, context=8)
 CASES: dict[str, tuple[dict[str, Any], InitOptions, str]] = {
     # the model, what is frozen, and what alone may move
     "cnn head": (CNN, InitOptions(train="head"), "layers.5."),
@@ -149,7 +149,7 @@ def test_the_measurement_before_a_run_moves_nothing() -> None:
     before, random = everything(model), torch.get_rng_state()
     task: Any = ClassificationOptions().build()
     device, batch = torch.device("cpu"), batch_of(CNN, 0)
-    candidates = [Choice(), Choice(memory_format="channels_last"), Choice("bf16")]
+    candidates = [ComputeMode(), ComputeMode(memory_format="channels_last"), ComputeMode("bf16")]
     measure(lambda c: _one_pass(model, task, batch, c, device), model, candidates)
     assert all(torch.equal(before[n], t) for n, t in everything(model).items())
     assert int(model.get_buffer("layers.0.norm.num_batches_tracked")) == 0

@@ -11,7 +11,7 @@ from conftest import Result
 
 from bigmodel_cli import assemble
 from bigmodel_cli.checkpoints import safe
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models import stacks
 from bigmodel_cli.models.sizing import Oversize, watched
@@ -20,8 +20,8 @@ from bigmodel_cli.train import room
 from bigmodel_cli.train.session import dry_run
 
 Cli = Callable[..., Result]
-IMAGES = Facts(image_shape=(1, 8, 8), mean=(0.5,), std=(0.5,), classes=tuple("0123456789"))
-TOKENS = Facts(vocab_size=20, context=16)
+IMAGES = DatasetInfo(image_shape=(1, 8, 8), mean=(0.5,), std=(0.5,), classes=tuple("0123456789"))
+TOKENS = DatasetInfo(vocab_size=20, context=16)
 VIT = """\
 model: {type: vit, dim: 16, patch: 4, blocks: [{mixer: {type: attention, num_heads: 2}, ffn: {type: gelu}}]}
 data: {type: digits}

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from conftest import Result, digests
 
-from bigmodel_cli.arguments.common import named_checkpoint
+from bigmodel_cli.arguments.common import resolve_checkpoint
 from bigmodel_cli.errors import DataError, NumericsError
 from bigmodel_cli.runs import read_run
 from bigmodel_cli.train import seeds
@@ -138,5 +138,5 @@ def test_a_reader_of_one_path_is_told_of_the_others(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\nb\nc")))
-    assert named_checkpoint("-") == Path("a")
+    assert resolve_checkpoint("-") == Path("a")
     assert "2 more are left out" in capsys.readouterr().err

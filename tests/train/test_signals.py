@@ -252,7 +252,7 @@ def test_a_signal_that_python_swallows_is_raised_again_and_nothing_is_printed(mo
         finalized = Finalized()
         del finalized
         assert signals.pending == signal.SIGTERM
-        with pytest.raises(Interrupted), signals.held():
+        with pytest.raises(Interrupted), signals.deferred():
             pass
     assert printed == []
     assert sys.unraisablehook == printed.append
@@ -265,19 +265,19 @@ def test_how_signals_are_heeded() -> None:
         with Signals() as signals:
             signals.start()
             os.kill(os.getpid(), signal.SIGHUP)  # as under nohup
-            with pytest.raises(Interrupted) as raised, signals.held():
+            with pytest.raises(Interrupted) as raised, signals.deferred():
                 os.kill(os.getpid(), signal.SIGTERM)
             assert raised.value.number == signal.SIGTERM
-            with pytest.raises(Interrupted), signals.held():
+            with pytest.raises(Interrupted), signals.deferred():
                 pass  # swallowed somewhere, it is raised again
             signals.stopping()
             os.kill(os.getpid(), signal.SIGTERM)
-            with signals.held():
+            with signals.deferred():
                 pass
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
         with Signals() as signals:
             signals.start()
-            with pytest.raises(Interrupted), signals.held(), signals.let():
+            with pytest.raises(Interrupted), signals.deferred(), signals.let():
                 os.kill(os.getpid(), signal.SIGINT)
             assert signals.depth == 0
         with Signals() as signals:

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from bigmodel_cli.config import MOST_PIXELS, MOST_RATE, Facts, Natural, NonNegative, Positive, Sound
+from bigmodel_cli.config import MOST_PIXELS, MOST_RATE, DatasetInfo, MelConfig, Natural, NonNegative, Positive
 from bigmodel_cli.console import say as tell
 from bigmodel_cli.data.audio.augment import SoundAugmentation, SoundAugmentOptions
 from bigmodel_cli.data.audio.mel import check_filters, frames_of
@@ -26,7 +26,7 @@ from bigmodel_cli.data.base import (
     DataSet,
     Say,
     count_classes,
-    facts_of,
+    info_of,
     numbers_of,
     say_lacking,
 )
@@ -171,8 +171,8 @@ class AudioOptions(LabelledOptions):
                 + (": give data.seconds: N to bring each to that length" if self.units is None else "")
             )
         shape = (1, sound.mels, frames_of(sound.length, sound.hop))
-        facts = replace(numbered(self.expected_classes()), sound=sound, image_shape=shape, mean=(0.0,), std=(1.0,))
-        return Expected(facts, frozenset({"image", "label"}))
+        info = replace(numbered(self.expected_classes()), sound=sound, image_shape=shape, mean=(0.0,), std=(1.0,))
+        return Expected(info, frozenset({"image", "label"}))
 
     def split_of(self, groups: dict[str, str]) -> str:
         """The split of a recording with these groups of the pattern: test before val, what it claims is nowhere else."""
@@ -181,9 +181,9 @@ class AudioOptions(LabelledOptions):
                 return name
         return "train"
 
-    def sound(self) -> Sound:
+    def sound(self) -> MelConfig:
         """How sound becomes frames."""
-        return Sound(
+        return MelConfig(
             rate=self.rate,
             window=round(self.window * self.rate),
             hop=round(self.hop * self.rate),
@@ -196,7 +196,7 @@ class AudioOptions(LabelledOptions):
 
 def _open_audio(options: AudioOptions, base: Path, say: Say, assets: Assets | None, only: str | None) -> DataSet:
     """The recordings as splits; a checkpoint's normalisation is used when `assets` has one."""
-    before = facts_of(assets)
+    before = info_of(assets)
     known = before if only is not None else None
     sound = known.sound if known is not None and known.sound is not None else options.sound()
     check_filters(sound)
@@ -216,13 +216,13 @@ def _open_audio(options: AudioOptions, base: Path, say: Say, assets: Assets | No
     opened = {n: chosen for n, chosen in rows.items() if only in (None, n)}
     beside, spelled = None, Units((), [], np.zeros(0, np.int64))
     if options.targets or options.label_separator is not None:
-        beside, facts = beside_recordings(options, texts, places, opened, before, known is not None, say)
-        check_kind(facts, known)
-        facts = known or replace(facts, sound=sound)
+        beside, info = beside_recordings(options, texts, places, opened, before, known is not None, say)
+        check_kind(info, known)
+        info = known or replace(info, sound=sound)
     else:
         spelled = spell(texts, options.units)
-        facts = known or Facts(classes=spelled.names, sound=sound, spelling=options.units or "")
-        check_kind(Facts(classes=spelled.names), known)
+        info = known or DatasetInfo(classes=spelled.names, sound=sound, spelling=options.units or "")
+        check_kind(DatasetInfo(classes=spelled.names), known)
         if known is not None:
             spelled = _as_known(spelled, opened, known)
         for name, chosen in opened.items():
@@ -230,38 +230,38 @@ def _open_audio(options: AudioOptions, base: Path, say: Say, assets: Assets | No
             say_lacking(name, "recording", there, spelled.names, say)
     if beside is None and options.units is None and "train" in opened:
         labels = np.array([spelled.units[row][0] for row in opened["train"]])
-        facts = replace(facts, class_counts=count_classes(labels, spelled.names))
+        info = replace(info, class_counts=count_classes(labels, spelled.names))
         for note in alike_labels(spelled.names):
             say(note)
     if sound.length is not None:
-        facts = replace(facts, image_shape=(1, sound.mels, frames_of(sound.length, sound.hop)))
+        info = replace(info, image_shape=(1, sound.mels, frames_of(sound.length, sound.hop)))
     bank = Bank(recordings)
     resident = recordings.samples.nbytes <= RESIDENT_BYTES
     change = SoundAugmentation(options.augment)
     splits = {
-        name: SoundSplit(bank, chosen, spelled.units, spelled.between, options.join, facts, change, resident, beside)
+        name: SoundSplit(bank, chosen, spelled.units, spelled.between, options.join, info, change, resident, beside)
         for name, chosen in opened.items()
     }
     if known is None:
-        facts = _measured(options, facts, splits, assets)
+        info = _measured(options, info, splits, assets)
     elif known.context is not None:
         for split in splits.values():
             _check_lengths(split, recordings, known.context)
-    splits = {name: replace(split, facts=facts) for name, split in splits.items()}
+    splits = {name: replace(split, info=info) for name, split in splits.items()}
     items = {name: partial(recordings.items.__getitem__, chosen) for name, chosen in rows.items()}
     key = _fingerprint(options, recordings, rows, texts)
-    return DataSet(facts, key, dict(splits), {}, items, "recordings", fraction > 0)
+    return DataSet(info, key, dict(splits), {}, items, "recordings", fraction > 0)
 
 
-def _measured(options: AudioOptions, facts: Facts, splits: dict[str, SoundSplit], assets: Assets | None) -> Facts:
-    """The facts with what is measured on the recordings: normalisation, and the longest row."""
-    sound, before = options.sound(), facts_of(assets)
+def _measured(options: AudioOptions, info: DatasetInfo, splits: dict[str, SoundSplit], assets: Assets | None) -> DatasetInfo:
+    """The DatasetInfo with what is measured on the recordings: normalisation, and the longest row."""
+    sound, before = options.sound(), info_of(assets)
     alike = before if before is not None and before.sound == sound else None
     mean, std = normalisation(options.normalize == "auto", alike, lambda: _moments(splits["train"]))
-    facts = replace(facts, mean=mean, std=std)
+    info = replace(info, mean=mean, std=std)
     if sound.length is None:
-        facts = replace(facts, frame_width=sound.mels, context=max(map(longest_frames, splits.values())))
-    return facts
+        info = replace(info, frame_width=sound.mels, context=max(map(longest_frames, splits.values())))
+    return info
 
 
 def _check_lengths(split: SoundSplit, recordings: Recordings, context: int) -> None:
@@ -278,7 +278,7 @@ def _check_lengths(split: SoundSplit, recordings: Recordings, context: int) -> N
             )
 
 
-def _as_known(spelled: Units, rows: dict[str, Ints], known: Facts) -> Units:
+def _as_known(spelled: Units, rows: dict[str, Ints], known: DatasetInfo) -> Units:
     """The units by the numbers that a checkpoint's classes have. Raises `SpecError` for one that it does not know."""
     there = np.unique(np.concatenate([spelled.units[r] for chosen in rows.values() for r in chosen]))
     number = numbers_of(spelled.names, known.classes, [spelled.names[i] for i in there])
@@ -335,8 +335,8 @@ def _fingerprint(options: AudioOptions, recordings: Recordings, rows: dict[str, 
     return key_of(description)
 
 
-def batch_of_sounds(waves: Sequence[Wave], facts: Facts) -> dict[str, Tensor]:
-    """Recordings that `read_sound` gave, as a model with these facts reads them.
+def batch_of_sounds(waves: Sequence[Wave], info: DatasetInfo) -> dict[str, Tensor]:
+    """Recordings that `read_sound` gave, as a model with this DatasetInfo reads them.
 
     {"image": (B, 1, mels, T)}, or {"frames": (B, T, mels), "lengths": (B,)}.
     """
@@ -344,23 +344,23 @@ def batch_of_sounds(waves: Sequence[Wave], facts: Facts) -> dict[str, Tensor]:
     rows = torch.zeros(len(waves), int(lengths.max()))
     for row, wave in zip(rows, waves, strict=True):
         row[: len(wave.values)] = torch.from_numpy(wave.floats())
-    frames, lengths = to_frames(rows, lengths, facts)
-    return named(frames, lengths, facts)
+    frames, lengths = to_frames(rows, lengths, info)
+    return named(frames, lengths, info)
 
 
-def read_sound(path: Path, facts: Facts, say: Say = tell) -> Wave:
+def read_sound(path: Path, info: DatasetInfo, say: Say = tell) -> Wave:
     """The samples of a recording; what was guessed about them is said.
 
     Raises `DataError` where it cannot be read, or is longer than the model's longest row.
     """
-    assert facts.sound is not None
+    assert info.sound is not None
     check_plain(path)
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    wave, rate = decode(content, str(path), facts.sound.rate), facts.sound.rate
-    longest = None if facts.context is None else facts.context * facts.sound.hop
+    wave, rate = decode(content, str(path), info.sound.rate), info.sound.rate
+    longest = None if info.context is None else info.context * info.sound.hop
     if longest is not None and len(wave.values) > longest:
         raise DataError(
             f"{path}: {len(wave.values) / rate:.1f} s long, and the model reads up to {longest / rate:.1f} s; cut it into pieces"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from bigmodel_cli.config import Facts, Sound
+from bigmodel_cli.config import DatasetInfo, MelConfig
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import F, Tensor, torch
 
@@ -18,7 +18,7 @@ def frames_of(samples: int, hop: int) -> int:
     return -(-samples // hop)
 
 
-def log_mel(waves: Tensor, sound: Sound) -> Tensor:
+def log_mel(waves: Tensor, sound: MelConfig) -> Tensor:
     """(B, N) samples in -1..1 -> (B, mels, T)   1 + log10(power + 1e-8) / 8, with T = ceil(N / hop).
 
     Power is |STFT|^2 over (sum of the window)^2, with a periodic Hann window and nothing but zeros before and after the samples,
@@ -53,7 +53,7 @@ def mel_filters(mels: int, size: int, rate: int, low: float, high: float) -> Ten
     return torch.minimum(rising, falling).clamp(min=0)
 
 
-def check_filters(sound: Sound) -> None:
+def check_filters(sound: MelConfig) -> None:
     """Raise `SpecError` where a band is so narrow that it falls between the frequencies that a window tells apart."""
     size = fft_size(sound.window)
     empty = int((mel_filters(sound.mels, size, sound.rate, sound.low, sound.high).sum(1) == 0).sum())
@@ -65,13 +65,13 @@ def check_filters(sound: Sound) -> None:
 
 
 @functools.lru_cache(maxsize=16)
-def _constants(sound: Sound, device: torch.device) -> tuple[Tensor, Tensor]:
+def _constants(sound: MelConfig, device: torch.device) -> tuple[Tensor, Tensor]:
     """(the window, the filters over (sum of the window)^2)."""
     window = torch.hann_window(sound.window, dtype=torch.float64)
     filters = mel_filters(sound.mels, fft_size(sound.window), sound.rate, sound.low, sound.high) / window.sum() ** 2
     return window.float().to(device), filters.float().to(device)
 
 
-def normalise_frames(frames: Tensor, facts: Facts) -> Tensor:
+def normalise_frames(frames: Tensor, info: DatasetInfo) -> Tensor:
     """(x - mean) / std, with one mean and deviation for all bands."""
-    return (frames - facts.mean[0]) / facts.std[0] if facts.mean else frames
+    return (frames - info.mean[0]) / info.std[0] if info.mean else frames

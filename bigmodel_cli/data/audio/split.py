@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import PADDING, Facts, Options, Sound
+from bigmodel_cli.config import PADDING, DatasetInfo, MelConfig, Options
 from bigmodel_cli.data.audio.augment import SoundAugmentation, real
 from bigmodel_cli.data.audio.mel import frames_of, log_mel, normalise_frames
 from bigmodel_cli.data.audio.recordings import Recordings
@@ -98,7 +98,7 @@ class SoundSplit(Split):
     units: list[Ints]  # for each recording of the bank its label alone, or the units of its transcript
     between: Ints  # the units that stand between the transcripts of joined recordings
     join: JoinOptions | None
-    facts: Facts
+    info: DatasetInfo
     augmentation: SoundAugmentation
     resident: bool
     beside: Any = None
@@ -121,10 +121,10 @@ class SoundSplit(Split):
         self.bank.to(device)
 
     @property
-    def sound(self) -> Sound:
+    def sound(self) -> MelConfig:
         """How sound becomes frames."""
-        assert self.facts.sound is not None
-        return self.facts.sound
+        assert self.info.sound is not None
+        return self.info.sound
 
     def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The samples, augmented by (seed, epoch, sample) where asked."""
@@ -133,10 +133,10 @@ class SoundSplit(Split):
         change = self.augmentation
         if augment:
             waves, lengths = change.change_samples(waves, lengths, self.sound.rate, samples, epoch, seed)
-        frames, lengths = to_frames(waves, lengths, self.facts)
+        frames, lengths = to_frames(waves, lengths, self.info)
         if augment:
             frames = change.change_frames(frames, lengths, samples, epoch, seed)
-        batch = {**named(frames, lengths, self.facts), **self.targets(chosen, frames.device)}
+        batch = {**named(frames, lengths, self.info), **self.targets(chosen, frames.device)}
         return {**batch, KEY: keys_of(seed, epoch, samples)}
 
     def own(self, batch: dict[str, Tensor]) -> Tensor:
@@ -155,8 +155,8 @@ class SoundSplit(Split):
         """The labels of single recordings, or transcripts padded to the longest."""
         if self.beside is not None:
             kept = torch.from_numpy(self.beside[[int(r[0]) for r in chosen]])
-            return {str(target_name(self.facts)): kept.to(device)}
-        if not self.facts.spelling:
+            return {str(target_name(self.info)): kept.to(device)}
+        if not self.info.spelling:
             return {"label": torch.tensor([int(self.units[r[0]][0]) for r in chosen], device=device)}
         written = [_between([self.units[r] for r in own], self.between) for own in chosen]
         target = torch.full((len(written), max(map(len, written))), PADDING)
@@ -172,16 +172,16 @@ def _between(parts: list[Ints], between: Ints) -> Ints:
     return np.concatenate(pieces)
 
 
-def to_frames(waves: Tensor, lengths: Tensor, facts: Facts) -> tuple[Tensor, Tensor]:
+def to_frames(waves: Tensor, lengths: Tensor, info: DatasetInfo) -> tuple[Tensor, Tensor]:
     """(B, N) samples of lengths (B,) -> normalised frames (B, mels, T), zero behind each row's length (B,) in frames.
 
     Where sound has a fixed length the middle of each row is taken, or silence put around it, and all rows are as long.
     """
-    assert facts.sound is not None
-    sound = facts.sound
+    assert info.sound is not None
+    sound = info.sound
     if sound.length is not None:
         waves, lengths = middle(waves, lengths, sound.length), torch.full_like(lengths, sound.length)
-    frames = normalise_frames(log_mel(waves, sound), facts)
+    frames = normalise_frames(log_mel(waves, sound), info)
     lengths = (lengths + sound.hop - 1) // sound.hop
     if sound.length is None:
         frames = frames * real(lengths, frames.shape[2])[:, None, :]
@@ -195,9 +195,9 @@ def middle(waves: Tensor, lengths: Tensor, length: int) -> Tensor:
     return waves.gather(1, place.clamp(0, waves.shape[1] - 1)) * inside
 
 
-def named(frames: Tensor, lengths: Tensor, facts: Facts) -> dict[str, Tensor]:
+def named(frames: Tensor, lengths: Tensor, info: DatasetInfo) -> dict[str, Tensor]:
     """Frames (B, mels, T) under the names in a batch."""
-    if facts.image_shape is not None:
+    if info.image_shape is not None:
         return {"image": frames[:, None]}
     return {"frames": frames.transpose(1, 2).contiguous(), "lengths": lengths}
 

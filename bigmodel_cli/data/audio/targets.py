@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data.audio.recordings import Recordings
 from bigmodel_cli.data.audio.transcripts import read_transcripts
 from bigmodel_cli.data.base import Say, classes_in, count_classes, say_lacking
@@ -32,11 +32,11 @@ def beside_recordings(
     texts: list[str],
     places: list[str],
     opened: dict[str, Ints],
-    before: Facts | None,
+    before: DatasetInfo | None,
     known: bool,
     say: Say,
-) -> tuple[Any, Facts]:
-    """The numbers or sets of labels of all recordings, one a row, and the facts about them."""
+) -> tuple[Any, DatasetInfo]:
+    """The numbers or sets of labels of all recordings, one a row, and what is known of them."""
     train = opened.get("train", np.zeros(0, np.int64))
     if options.label_separator is not None:
         sets = [read_set(t, options.label_separator, place, "label") for t, place in zip(texts, places, strict=True)]
@@ -49,7 +49,7 @@ def beside_recordings(
         for name, chosen in opened.items():
             say_lacking(name, "recording", classes_in(beside[chosen]), classes, say)
         counts = count_classes(beside[train], classes)
-        return beside, Facts(classes=classes, class_counts=counts, label_sets=True, items=len(train))
+        return beside, DatasetInfo(classes=classes, class_counts=counts, label_sets=True, items=len(train))
     rows = [text.split("\t") for text in texts]
     for row, place in zip(rows, places, strict=True):
         if len(row) != len(options.targets):
@@ -62,7 +62,7 @@ def beside_recordings(
             for row, place in zip(rows, places, strict=True)
         ]
     )
-    return numbers, Facts(**number_facts(options.targets, numbers[train], before, known, say))
+    return numbers, DatasetInfo(**number_facts(options.targets, numbers[train], before, known, say))
 
 
 def _labels(recordings: Recordings, empty: bool) -> list[str]:

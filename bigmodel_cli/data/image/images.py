@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Facts, Options, Positive
+from bigmodel_cli.config import DatasetInfo, Options, Positive
 from bigmodel_cli.data.base import (
     AnyDataOptions,
     Assets,
@@ -19,7 +19,7 @@ from bigmodel_cli.data.base import (
     Split,
     classes_in,
     count_classes,
-    facts_of,
+    info_of,
     say_lacking,
 )
 from bigmodel_cli.data.cache import cached_folder
@@ -134,9 +134,9 @@ class _ImageOptions(AnyDataOptions):
         fraction = fraction_of(self.val_fraction, False)
         kept = count - (max(1, round(fraction * count)) if fraction else 0)
         samples = round(kept * self.label_fraction) if count else None
-        facts = numbered(self.expected_classes() if self.labels else 0, samples)
-        facts = replace(facts, image_shape=image_shape, mean=(0.0,) * channels, std=(1.0,) * channels)
-        return Expected(facts, frozenset({"image", "label"} if self.labels else {"image"}), samples)
+        info = numbered(self.expected_classes() if self.labels else 0, samples)
+        info = replace(info, image_shape=image_shape, mean=(0.0,) * channels, std=(1.0,) * channels)
+        return Expected(info, frozenset({"image", "label"} if self.labels else {"image"}), samples)
 
 
 class _RootOptions(_ImageOptions):
@@ -253,7 +253,7 @@ class ParquetOptions(LabelledOptions, _ImageOptions):
 
 def _open_images(options: Any, base: Path, say: Say, assets: Assets | None, only: str | None) -> DataSet:
     """The images of a source as splits; a checkpoint's normalisation is used when `assets` has one."""
-    before = facts_of(assets)
+    before = info_of(assets)
     known = before if only is not None else None
     named = options.named(base)
     if "train" not in named and only is None:
@@ -291,7 +291,7 @@ def _open_images(options: Any, base: Path, say: Say, assets: Assets | None, only
             for n, source in loaded.items()
         }
     train = loaded["train"].labels.numpy() if "train" in loaded else np.zeros(0, np.int64)
-    facts = Facts(
+    info = DatasetInfo(
         image_shape=first.shape,
         mean=mean,
         std=std,
@@ -302,15 +302,15 @@ def _open_images(options: Any, base: Path, say: Say, assets: Assets | None, only
         items=len(train) if raw.sets else 0,
         **number_facts(raw.targets, train, before, known is not None, say),
     )
-    check_kind(facts, known)
+    check_kind(info, known)
     augmentation = Augmentation(options.augment)
-    splits: dict[str, Split] = {n: ImageSplit(source, facts, augmentation) for n, source in loaded.items()}
+    splits: dict[str, Split] = {n: ImageSplit(source, info, augmentation) for n, source in loaded.items()}
     if options.augment and only is None:
         # A transform that does not fit is an error before anything is trained.
         splits["train"].batch(np.zeros(1, np.int64), 0, 0, True)
     content = (raw.digest, first.shape, white, fraction, options.on_bad, *kept)
     key = hashlib.sha256(repr(content).encode()).hexdigest()
-    return DataSet(facts, key, splits, {}, {n: s.items for n, s in parts.items()}, "images", fraction > 0)
+    return DataSet(info, key, splits, {}, {n: s.items for n, s in parts.items()}, "images", fraction > 0)
 
 
 def _check(raw: RawImages, say: Say) -> None:
@@ -363,7 +363,7 @@ def _load(raw: RawSplit, options: Any, shape: Shape, white: float | None, key: s
 
 def _normalisation(options: Any, train: Resident | Streamed, assets: Assets | None) -> Moments:
     """(mean, std): those given, else the checkpoint's, else those of the training split."""
-    channels, given, before = train.shape[0], options.normalize, facts_of(assets)
+    channels, given, before = train.shape[0], options.normalize, info_of(assets)
     if given not in ("auto", "none"):
         if len(given.mean) != channels or len(given.std) != channels:
             raise DataError(f"data.normalize: give {channels} mean and std values, one for each channel")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data.files import SKIP
 from bigmodel_cli.data.image.files import Header, open_image, read_header
 from bigmodel_cli.errors import DataError
@@ -86,26 +86,26 @@ def _eight_bits(image: Any, header: Header, name: str, white: float | None) -> A
     return Image.fromarray(np.rint(shade.clip(0, 1) * 255).astype(np.uint8))
 
 
-def prepare_image(path: Path, facts: Facts) -> Tensor:
-    """An image file as a model with these facts reads it: (1, C, H, W) float32, normalised. Raises `DataError`."""
-    assert facts.image_shape is not None
-    channels, height, width = facts.image_shape
-    pixels = torch.from_numpy(decode(path, str(path), channels, (height, width), facts.white_level).copy())[None]
-    return normalise(pixels.float() / 255, facts)
+def prepare_image(path: Path, info: DatasetInfo) -> Tensor:
+    """An image file as a model with this DatasetInfo reads it: (1, C, H, W) float32, normalised. Raises `DataError`."""
+    assert info.image_shape is not None
+    channels, height, width = info.image_shape
+    pixels = torch.from_numpy(decode(path, str(path), channels, (height, width), info.white_level).copy())[None]
+    return normalise(pixels.float() / 255, info)
 
 
-def normalise(images: Tensor, facts: Facts) -> Tensor:
+def normalise(images: Tensor, info: DatasetInfo) -> Tensor:
     """(x - mean) / std per channel, for pixels in 0..1."""
-    if not facts.mean:
+    if not info.mean:
         return images
-    minus, scale = _constants(facts.mean, facts.std, images.device)
+    minus, scale = _constants(info.mean, info.std, images.device)
     return torch.addcmul(minus, images, scale)
 
 
-def denormalise(images: Tensor, facts: Facts) -> Tensor:
+def denormalise(images: Tensor, info: DatasetInfo) -> Tensor:
     """The inverse of `normalise`, cut to 0..1: what an image (..., C, H, W) looks like."""
     mean, std = (
-        torch.tensor(v or (d,), device=images.device).view(-1, 1, 1) for v, d in ((facts.mean, 0.0), (facts.std, 1.0))
+        torch.tensor(v or (d,), device=images.device).view(-1, 1, 1) for v, d in ((info.mean, 0.0), (info.std, 1.0))
     )
     return (images * std + mean).clamp(0, 1)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bigmodel_cli.config import Facts
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data.base import Split
 from bigmodel_cli.data.image.augment import Augmentation
 from bigmodel_cli.data.image.pixels import decode, normalise
@@ -84,9 +84,9 @@ class Streamed:
 class ImageSplit(Split):
     """{"image": (B, C, H, W) float32 normalised, "key": (B,)}, and what is learnt of an image (`target_name`)."""
 
-    def __init__(self, source: Resident | Streamed, facts: Facts, augmentation: Augmentation) -> None:
-        self.source, self.facts, self.augmentation = source, facts, augmentation
-        self.resident, self.learnt = source.resident, target_name(facts)
+    def __init__(self, source: Resident | Streamed, info: DatasetInfo, augmentation: Augmentation) -> None:
+        self.source, self.info, self.augmentation = source, info, augmentation
+        self.resident, self.learnt = source.resident, target_name(info)
         self.count = len(source.labels)
 
     def __len__(self) -> int:
@@ -102,5 +102,5 @@ class ImageSplit(Split):
         images = pixels.float().div_(255)
         if augment:
             images = self.augmentation(images, samples, epoch, seed)
-        batch = {"image": normalise(images, self.facts), KEY: keys_of(seed, epoch, samples)}
+        batch = {"image": normalise(images, self.info), KEY: keys_of(seed, epoch, samples)}
         return {**batch, self.learnt: labels} if self.learnt is not None else batch

@@ -35,10 +35,10 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> LibraryTokenizer:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
-        heard = _Heard(process.stderr)
+        listener = _Listener(process.stderr)
         content: list[bytes] = []
         readers = [
-            threading.Thread(target=heard.listen, daemon=True),
+            threading.Thread(target=listener.listen, daemon=True),
             threading.Thread(target=_take, args=(process.stdout, content), daemon=True),
         ]
         try:
@@ -49,7 +49,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> LibraryTokenizer:
             with progress("merging pairs into tokens", vocab_size, "") as shown:
                 while readers[1].is_alive():
                     readers[1].join(LOOK)
-                    shown.to(heard.merges)
+                    shown.to(listener.merges)
             process.wait()
         except BaseException:
             process.kill()
@@ -60,11 +60,11 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> LibraryTokenizer:
             for reader in readers:
                 reader.join()
     if process.returncode:
-        raise _failure(process.returncode, heard)
+        raise _failure(process.returncode, listener)
     return LibraryTokenizer(b"".join(content))
 
 
-class _Heard:
+class _Listener:
     """What the process says on stderr: how many merges are made, and its last other lines."""
 
     def __init__(self, stream: IO[bytes]) -> None:
@@ -96,12 +96,12 @@ def _send(texts: Iterable[str], stream: IO[bytes]) -> None:
     stream.flush()
 
 
-def _failure(status: int, heard: _Heard) -> Exception:
-    last = heard.others[-1] if heard.others else ""
+def _failure(status: int, listener: _Listener) -> Exception:
+    last = listener.others[-1] if listener.others else ""
     if status < 0 or "MemoryError" in last:
         why = f"was ended by signal {-status}" if status < 0 else "found no memory"
         return ResourceError(
             f"the training of the BPE tokenizer {why}{f' ({last})' if status < 0 and last else ''}; it needs memory for every "
             "different word: use less text, or a tokenizer that is brought along (data.tokenizer: {type: file, path: ...})"
         )
-    return RuntimeError("the training of the BPE tokenizer failed:\n" + "\n".join(heard.others))
+    return RuntimeError("the training of the BPE tokenizer failed:\n" + "\n".join(listener.others))

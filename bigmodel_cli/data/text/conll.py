@@ -13,8 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import PADDING, Facts
-from bigmodel_cli.data.base import AnyDataOptions, Assets, DataSet, Piece, Say, Split, facts_of, numbers_of, say_lacking
+from bigmodel_cli.config import PADDING, DatasetInfo
+from bigmodel_cli.data.base import AnyDataOptions, Assets, DataSet, Piece, Say, Split, info_of, numbers_of, say_lacking
 from bigmodel_cli.data.cache import key_of
 from bigmodel_cli.data.holdout import (
     HELD_OUT,
@@ -185,7 +185,7 @@ def _open_conll(options: CoNLLOptions, base: Path, say: Say, assets: Assets | No
         say(f"left out: {count:,} {what}")
     for name in [name for name, sentences in found.items() if not sentences]:
         raise DataError(f"data.{name}: there is not a sentence in {files[name][0]}")
-    classes = _classes(found, facts_of(assets) if only is not None else None, say)
+    classes = _classes(found, info_of(assets) if only is not None else None, say)
     digest = _digest(s for sentences in found.values() for s in sentences)
     fraction = fraction_of(options.val_fraction, "val" in named)
     if fraction and "train" in found:
@@ -198,7 +198,7 @@ def _open_conll(options: CoNLLOptions, base: Path, say: Say, assets: Assets | No
     counts = splits["train"].counts(len(classes)) if "train" in splits else ()
     opened: dict[str, Split] = dict(splits)
     return DataSet(
-        Facts(
+        DatasetInfo(
             vocab_size=tokenizer.vocab_size, context=options.context, classes=classes, class_counts=counts, tagged=True
         ),
         key_of(
@@ -212,7 +212,7 @@ def _open_conll(options: CoNLLOptions, base: Path, say: Say, assets: Assets | No
     )
 
 
-def _classes(found: dict[str, list[Sentence]], known: Facts | None, say: Say) -> tuple[str, ...]:
+def _classes(found: dict[str, list[Sentence]], known: DatasetInfo | None, say: Say) -> tuple[str, ...]:
     """The tags of all splits, or those of a checkpoint. Raises `SpecError` for one that it does not know."""
     tags = {name: {tag for sentence in sentences for tag in sentence.tags} for name, sentences in found.items()}
     every = sorted(set.union(*tags.values()))

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import PADDING, Count, Facts
+from bigmodel_cli.config import PADDING, Count, DatasetInfo
 from bigmodel_cli.data.base import AnyDataOptions, Assets, DataSet, Say, Split
 from bigmodel_cli.data.cache import cached_folder, key_of
 from bigmodel_cli.data.expected import Expected
@@ -77,8 +77,8 @@ class _TextOptions(AnyDataOptions):
     def expected(self, assets: Assets | None) -> Expected:
         """Windows of the context."""
         names = {"tokens", *(["words"] if self.words else []), *(["segments"] if self.isolate else [])}
-        facts = Facts(vocab_size=expected_size(self.tokenizer, assets), context=self.context)
-        return Expected(facts, frozenset(names))
+        info = DatasetInfo(vocab_size=expected_size(self.tokenizer, assets), context=self.context)
+        return Expected(info, frozenset(names))
 
 
 class TextOptions(_TextOptions):
@@ -165,7 +165,7 @@ def _open_text(options: _TextOptions, base: Path, say: Say, assets: Assets | Non
         n: Windows(folder / f"{n}.bin", dtype, options.context, n, words, end) for n in there if only in (None, n)
     }
     return DataSet(
-        Facts(vocab_size=tokenizer.vocab_size, context=options.context),
+        DatasetInfo(vocab_size=tokenizer.vocab_size, context=options.context),
         f"{key}-{options.context}",
         splits,
         {ASSET: tokenizer.to_json()},

@@ -143,15 +143,15 @@ def table(paths: tuple[Path, ...], columns: Columns) -> PairSource:
 
 def _names_first(together: Sequence[tuple[Sequence[Path], Sequence[Path]]]) -> tuple[str, ...]:
     """What is to be said of files whose first lines look like the names of columns."""
-    said = []
+    notes = []
     for sources, targets in together:
         first = [next(lines(paths[0]), "").strip() for paths in (sources, targets)]
         if are_names(first):
-            said.append(
+            notes.append(
                 f"warning: the first lines of {sources[0]} and {targets[0]} ({', '.join(first)}) look like the names of columns, "
                 "and are read as a pair; take them out if they are names"
             )
-    return tuple(said)
+    return tuple(notes)
 
 
 def _numbers_differ(together: Sequence[tuple[Sequence[Path], Sequence[Path]]]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import PADDING, Count, Facts
+from bigmodel_cli.config import PADDING, Count, DatasetInfo
 from bigmodel_cli.data.base import AnyDataOptions, Assets, DataSet, Say, Split
 from bigmodel_cli.data.cache import cached_folder, key_of
 from bigmodel_cli.data.expected import Expected
@@ -74,12 +74,12 @@ class PairOptions(AnyDataOptions):
     def expected(self, assets: Assets | None) -> Expected:
         """Both sides as long as the context."""
         own = self.source_tokenizer
-        facts = Facts(
+        info = DatasetInfo(
             vocab_size=expected_size(self.tokenizer, assets),
             source_vocab_size=expected_size(own, assets, SOURCE_ASSET) if own is not None else None,
             context=self.context,
         )
-        return Expected(facts, frozenset(SIDES), longest=(self.context,) * 2)
+        return Expected(info, frozenset(SIDES), longest=(self.context,) * 2)
 
 
 class _HeldOut(PairOptions):
@@ -208,7 +208,7 @@ def _open_pairs(options: Any, base: Path, say: Say, assets: Assets | None, only:
     }
     splits: dict[str, Split] = dict(opened)
     separate = options.source_tokenizer is not None
-    facts = Facts(
+    info = DatasetInfo(
         vocab_size=tokenizers["target"].vocab_size,
         source_vocab_size=tokenizers["source"].vocab_size if separate else None,
         context=options.context,
@@ -217,7 +217,7 @@ def _open_pairs(options: Any, base: Path, say: Say, assets: Assets | None, only:
     items: dict[str, Callable[[], Hashes]] = {n: partial(np.load, folder / f"{n}.items.npy") for n in sources}
     if "train" in opened:  # without the pairs that training leaves out
         items["train"] = opened["train"].items
-    return DataSet(facts, f"{key}-{options.context}", splits, kept, items, "pairs", fraction > 0)
+    return DataSet(info, f"{key}-{options.context}", splits, kept, items, "pairs", fraction > 0)
 
 
 def _tokenizers(

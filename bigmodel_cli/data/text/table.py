@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import PADDING, Facts, Probability
+from bigmodel_cli.config import PADDING, DatasetInfo, Probability
 from bigmodel_cli.data.base import (
     Assets,
     DataSet,
@@ -20,7 +20,7 @@ from bigmodel_cli.data.base import (
     Split,
     classes_in,
     count_classes,
-    facts_of,
+    info_of,
     numbers_of,
     say_lacking,
 )
@@ -139,9 +139,9 @@ class TableOptions(LabelledOptions):
         """Rows as long as the context."""
         labelled = self.label is not None
         there = {"tokens": True, "types": len(self.text) > 1, "words": self.words, "label": labelled}
-        facts = numbered(self.expected_classes() if labelled else 0)
-        facts = replace(facts, vocab_size=expected_size(self.tokenizer, assets), context=self.context)
-        return Expected(facts, frozenset(name for name, given in there.items() if given), longest=(self.context,))
+        info = numbered(self.expected_classes() if labelled else 0)
+        info = replace(info, vocab_size=expected_size(self.tokenizer, assets), context=self.context)
+        return Expected(info, frozenset(name for name, given in there.items() if given), longest=(self.context,))
 
     @property
     def columns(self) -> Columns:
@@ -165,7 +165,7 @@ def _open_table(options: TableOptions, base: Path, say: Say, assets: Assets | No
     training = surveys["train"].labels if "train" in surveys else {}
     for note in [n for s in surveys.values() for n in s.notes] + alike_labels(training):
         say(note)
-    before = facts_of(assets)
+    before = info_of(assets)
     known = before if only is not None else None
     classes = _classes(options, surveys, known)
     fraction = fraction_of(options.val_fraction, "val" in named)
@@ -186,7 +186,7 @@ def _open_table(options: TableOptions, base: Path, say: Say, assets: Assets | No
     folder = cached_folder("tables", key, f"tokenizing {sum(s.rows for s in surveys.values()):,} rows", say, build)
     there = [name for name in ("train", "val", "test") if os.path.exists(folder / f"{name}.labels.npy")]
     train = np.load(folder / "train.labels.npy") if "train" in there else np.zeros(0, np.int64)
-    facts = Facts(
+    info = DatasetInfo(
         vocab_size=tokenizer.vocab_size,
         context=options.context,
         classes=classes,
@@ -195,10 +195,10 @@ def _open_table(options: TableOptions, base: Path, say: Say, assets: Assets | No
         items=len(train) if options.label_separator is not None else 0,
         **number_facts(options.columns.target_names, train, before, known is not None, say),
     )
-    check_kind(facts, known)
-    splits: dict[str, Split] = {n: Table(folder, n, options, tokenizer, facts, say) for n in there if only in (None, n)}
+    check_kind(info, known)
+    splits: dict[str, Split] = {n: Table(folder, n, options, tokenizer, info, say) for n in there if only in (None, n)}
     return DataSet(
-        facts,
+        info,
         f"{key}-{options.context}",
         splits,
         {ASSET: tokenizer.to_json()},
@@ -208,7 +208,7 @@ def _open_table(options: TableOptions, base: Path, say: Say, assets: Assets | No
     )
 
 
-def _classes(options: TableOptions, surveys: dict[str, TableSurvey], known: Facts | None) -> tuple[str, ...]:
+def _classes(options: TableOptions, surveys: dict[str, TableSurvey], known: DatasetInfo | None) -> tuple[str, ...]:
     """The training rows' labels, or those of a checkpoint. Raises `DataError` or `SpecError` for a label that is none of them."""
     if options.label is None:
         return ()
@@ -307,11 +307,11 @@ class Table(Split):
     """
 
     def __init__(
-        self, folder: Path, name: str, options: TableOptions, tokenizer: Tokenizer, facts: Facts, say: Say
+        self, folder: Path, name: str, options: TableOptions, tokenizer: Tokenizer, info: DatasetInfo, say: Say
     ) -> None:
         dtype = token_dtype(tokenizer)
         self.sides = [Ragged.read(folder, f"{name}.{index}", dtype) for index in range(len(options.text))]
-        self.learnt = target_name(facts)
+        self.learnt = target_name(info)
         self.labels = np.load(folder / f"{name}.labels.npy") if self.learnt else None
         self.marks = marks(tokenizer)
         self.options = options
@@ -322,8 +322,8 @@ class Table(Split):
         cut = int((whole > room(options.context, self.sides)).sum())
         if cut:
             say(f"{cut:,} of {len(self):,} {name} rows are cut to {options.context} tokens")
-        if self.labels is not None and facts.classes:
-            say_lacking(name, "row", classes_in(self.labels), facts.classes, say)
+        if self.labels is not None and info.classes:
+            say_lacking(name, "row", classes_in(self.labels), info.classes, say)
 
     def __len__(self) -> int:
         return len(self.sides[0].lengths)
@@ -369,7 +369,7 @@ def as_batch(taken: list[Ints], lengths: list[Ints], ends: tuple[int, int], past
 def batch_of_texts(items: Sequence[Sequence[Any]], tokenizer: Tokenizer, context: int) -> dict[str, Tensor]:
     """{"tokens": (B, T), for pairs "types"}: items of one or two sides' tokens, as `Table` gives them to a classifier.
 
-    `context` is the checkpoint's `facts.context`.
+    `context` is the checkpoint's `info.context`.
     """
     sides = [Ragged.of(rows) for rows in zip(*items, strict=True)]
     lengths = fit_lengths([side.lengths for side in sides], room(context, sides))

@@ -143,35 +143,35 @@ class _Doubts:
 
     def notes(self, path: Path, columns: Columns, rows: int) -> list[str]:
         """What is to be said of a file of so many rows."""
-        said = []
+        notes = []
         count, what = max((self.quoted, "text"), (self.quoted_labels, "label"))
         if count and keeps_quotes(path, columns):
-            said.append(
+            notes.append(
                 f"{path}: {count:,} of {rows:,} rows have a {what} in quotes, and in .tsv quotes are characters like others; "
                 'data.delimiter: "\\t" reads them as .csv does'
             )
         elif opens_quotes(path, columns) and (2 * self.quoted > rows or self.quoted_labels):
-            said.append(
+            notes.append(
                 f"{path}: {count:,} of {rows:,} rows have a {what} in quotes that are read as its characters: a quote opens a "
                 "value right behind the delimiter alone, without a blank between"
             )
         if plain_name(path).endswith((".json", ".ndjson")):
-            said.append(
+            notes.append(
                 f"warning: {path}: read as lines of one column; objects, one on each line, are read from .jsonl"
             )
         if columns.separator is not None and not self.several:
-            said.append(
+            notes.append(
                 f"warning: {path}: no row has several labels; is data.label_separator: {columns.separator!r} what stands "
                 "between them?"
             )
         if self.empty:
-            said.append(f"warning: {path}: {self.empty:,} of {rows:,} rows have an empty text")
+            notes.append(f"warning: {path}: {self.empty:,} of {rows:,} rows have an empty text")
         for separator, count in (self.separators or {}).items() if rows > 1 else ():
-            said.append(
+            notes.append(
                 f"{path}: read as lines of one column, and each of {rows:,} has {count} {SEPARATORS[separator]}; if they stand "
                 f'between columns, set data.delimiter: "{separator}"'.replace("\t", "\\t")
             )
-        return said
+        return notes
 
 
 def _in_quotes(value: str) -> bool:

@@ -21,7 +21,7 @@ class Words:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self.table = torch.from_numpy(joints(tokenizer))
+        self.table = torch.from_numpy(token_word_flags(tokenizer))
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Number the words; a row that begins in the middle of a word counts that as its first."""
@@ -34,7 +34,7 @@ class Words:
         return (begins.cumsum(1) - 1).masked_fill(outside, NO_WORD)
 
 
-def joints(tokenizer: Tokenizer) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
+def token_word_flags(tokenizer: Tokenizer) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
     """(V, 3) bool: is the token a mark without text; does its text join what stands before it; and what comes after it.
 
     Each token is decoded behind a letter, since some tokenizers write a word's space only between words.

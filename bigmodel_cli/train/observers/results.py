@@ -57,10 +57,10 @@ class SamplePictures(Observer):
 
 def draw_pictures(run: Run, wanted: Pictures, path: Path) -> None:
     """Draw the split's first images, and what the model makes of them, as a PNG."""
-    split = run.validation if run.validation is not None else run.feed.micro.split
+    split = run.validation if run.validation is not None else run.loader.batches.split
     samples = np.arange(min(SHOWN, len(split)))
     batch = {name: tensor.to(run.device) for name, tensor in split.batch(samples, 0, 0, False).items()}
     with evaluating(run.loaded.model), torch.inference_mode():
         rows = wanted.rows(run.loaded.model, batch)
-    pixels = {name: denormalise(images, run.loaded.facts).cpu() for name, images in rows.items()}
+    pixels = {name: denormalise(images, run.loaded.info).cpu() for name, images in rows.items()}
     draw_rows(pixels, f"{run.directory.path.absolute().name}: {wanted.title}", path)
