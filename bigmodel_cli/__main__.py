@@ -157,8 +157,8 @@ def _has_place(message: str) -> bool:
 def _memory_remedy(arguments: list[str]) -> str:
     """What to do where a command runs out of memory; training and evaluation also divide their batches by themselves."""
     remedies = {
-        "pretrain": "set a smaller train.micro_batch, or make the model smaller",
-        "finetune": "set a smaller train.micro_batch, or make the model smaller",
+        "pretrain": "set a smaller train.micro_batch_size, or make the model smaller",
+        "finetune": "set a smaller train.micro_batch_size, or make the model smaller",
         "eval": "set a smaller batch: --set train.validation_batch=16; or use a machine with more memory",
         "predict": "give shorter or smaller inputs, fewer --beams or --max-tokens; or use a machine with more memory",
         "attend": "give a shorter or smaller input; or use a machine with more memory",

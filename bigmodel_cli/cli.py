@@ -219,8 +219,8 @@ def evaluate(
     from bigmodel_cli.evaluation.report import evaluate_checkpoint, rescore_samples
 
     if (checkpoint is None) == (rescore is None):
-        raise SpecError("give either a checkpoint, or --rescore with a file that --samples wrote")
-    of_splits = {"--split": split, "--samples": samples, "--compare": compare, "--confusion": confusion}
+        raise SpecError("give either a checkpoint, or --rescore with a file that --predictions wrote")
+    of_splits = {"--split": split, "--predictions": samples, "--compare": compare, "--confusion": confusion}
     of_tasks, of_models = {"--include": include, "--limit": limit}, {"--set": set_, "--precision": precision}
     if rescore is not None:
         refuse("a file of samples (--rescore)", {**of_splits, **of_models, **of_tasks, "--tasks": tasks})

@@ -57,12 +57,12 @@ class TrainOptions(Options):
         description="tokens per step, in place of batch_size: samples of similar length, each counted as long as the longest "
         "beside it (of pairs, the longer side)",
     )
-    micro_batch: Count | None = Field(
+    micro_batch_size: Count | None = Field(
         None, description="samples (with batch_tokens: tokens) that pass through the model at once; all when left out"
     )
     optimizer: OptimizerOptions = Field(AdamWOptions(), description="how gradients become updates")
     schedule: ScheduleOptions = Field(ConstantOptions(), description="the learning rate over the run")
-    clip: Positive | None = Field(None, description="largest norm of the gradient; a longer one is shortened")
+    max_grad_norm: Positive | None = Field(None, description="largest norm of the gradient; a longer one is shortened")
     ema: Probability | None = Field(
         None, description="decay of an exponential moving average of the weights, used to evaluate"
     )
@@ -134,9 +134,9 @@ class TrainOptions(Options):
         kinds = [tracker.type for tracker in self.trackers]
         if twice := [kind for kind in kinds if kinds.count(kind) > 1]:
             raise ValueError(f"trackers: {twice[0]} is given twice")
-        if self.micro_batch is not None and self.batch % self.micro_batch:
+        if self.micro_batch_size is not None and self.batch % self.micro_batch_size:
             name = "batch_size" if self.batch_tokens is None else "batch_tokens"
-            raise ValueError(f"{name} {self.batch} is not a multiple of micro_batch {self.micro_batch}")
+            raise ValueError(f"{name} {self.batch} is not a multiple of micro_batch_size {self.micro_batch_size}")
         return self
 
     @property
@@ -147,7 +147,7 @@ class TrainOptions(Options):
     @property
     def micro(self) -> int:
         """The same per micro-batch."""
-        return self.micro_batch or self.batch
+        return self.micro_batch_size or self.batch
 
     @property
     def accumulate(self) -> int:

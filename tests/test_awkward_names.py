@@ -44,7 +44,7 @@ def test_a_run_of_any_name_goes_through_all_commands(name: str, cli: Cli) -> Non
     else:
         assert tuned.status == 0, tuned.err
         assert cli("finetune", "--from", run, "--out", "tuned", "--set", "train.steps=2", "--resume").status == 0
-    looked = cli("eval", run, "--samples", f"{name}.jsonl", "--json")
+    looked = cli("eval", run, "--predictions", f"{name}.jsonl", "--json")
     assert json.loads(looked.out)["checkpoint"].encode("utf-8", "surrogateescape") == os.fsencode(
         f"{run}/checkpoints/step-00000001"
     )
@@ -132,7 +132,7 @@ def test_classes_of_any_name_are_shown_drawn_and_written(cnn_spec: Path, cli: Cl
     words = ["--set", "data={type: image_folder, root: pictures, val_fraction: 0.5}", "--set", "train.steps=1"]
     trained = cli("pretrain", cnn_spec, *words, "--set", "train.batch_size=4", "--out", "run")
     assert trained.status == 0, trained.err
-    judged = cli("eval", "run", "--confusion", "confusion.png", "--samples", "samples.jsonl")
+    judged = cli("eval", "run", "--confusion", "confusion.png", "--predictions", "samples.jsonl")
     assert judged.status == 0, judged.err
     samples = Path("samples.jsonl").read_text(encoding="utf-8")
     assert samples.replace("\n", "").isprintable()
@@ -196,7 +196,7 @@ def test_names_that_no_file_can_have(name: str, decoder_spec: Path, cli: Cli) ->
         ["eval", name],
         ["eval", f"run/{name}"],
         ["eval", "run", "--compare", name],
-        ["eval", "run", "--samples", f"{name}/a.jsonl"],
+        ["eval", "run", "--predictions", f"{name}/a.jsonl"],
         ["eval", "--rescore", name],
         ["predict", name, "a"],
         ["attend", name, "a"],
@@ -214,7 +214,7 @@ def test_names_that_no_file_can_have(name: str, decoder_spec: Path, cli: Cli) ->
     for words in (["check", name], ["bench", name], ["pretrain", decoder_spec, "--resume", "--out", name]):
         assert any(why in cli(*words).err for why in ("too long", "levels of symbolic", "leads nowhere")), words
     too_long = "x" * 300 if name[0] == "x" else f"{name}/x"
-    for words in (["eval", "run", "--samples", too_long], ["attend", "run", "a small", "--out", f"{too_long}.png"]):
+    for words in (["eval", "run", "--predictions", too_long], ["attend", "run", "a small", "--out", f"{too_long}.png"]):
         assert cli(*words).status == 5, words
     link = Path("run/checkpoints/step-00000002")
     link.symlink_to(name)

@@ -84,7 +84,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(decoder_sp
 def test_accumulation_does_not_change_the_losses(decoder_spec: Path, cli: Cli) -> None:
     plain = sets("model.dropout=0.0", "model.blocks.0.mixer.dropout=0.0")
     cli("pretrain", decoder_spec, "--out", "whole", *plain)
-    cli("pretrain", decoder_spec, "--out", "parts", *plain, *sets("train.micro_batch=2"))
+    cli("pretrain", decoder_spec, "--out", "parts", *plain, *sets("train.micro_batch_size=2"))
     assert losses(Path("parts")) == pytest.approx(losses(Path("whole")), abs=1e-5)
 
 
@@ -358,7 +358,7 @@ def test_an_empty_pipe_is_said(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_early_stopping_returns_the_best(decoder_spec: Path, cli: Cli) -> None:
     changes = ["train.optimizer={type: sgd, lr: 30.0}", "train.validate_every=1", "train.patience=2", "train.steps=50"]
-    result = cli("pretrain", decoder_spec, "--out", "run", *sets(*changes, "train.clip=1.0"))
+    result = cli("pretrain", decoder_spec, "--out", "run", *sets(*changes, "train.max_grad_norm=1.0"))
     assert result.status == 0, result.err
     assert "stopping early: 2 validations without a better loss" in result.err
     records = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]

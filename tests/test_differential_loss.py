@@ -173,9 +173,9 @@ def masked_lm(r: random.Random) -> Case:
     *rows, longer = keyed(r, rows)
     chosen = {
         "whole_words": whole,
-        "fraction": r.choice([0.15, 0.5, 0.9]),
-        "masked": 0.4,
-        "swapped": r.choice([0.1, 0.6]),
+        "mask_prob": r.choice([0.15, 0.5, 0.9]),
+        "replace_mask": 0.4,
+        "replace_random": r.choice([0.1, 0.6]),
     }
     return Case(model, task(r, "masked_lm", DatasetInfo(vocab_size=V), **chosen), rows, longer, 1e-9)
 
@@ -292,7 +292,7 @@ def labels_by_torchvision(r: random.Random) -> Case:
 def masked_image(r: random.Random) -> Case:
     decoder = {"dim": 12, "blocks": [{"mixer": {"type": "attention", "num_heads": 2}, "ffn": {"type": "gelu"}}]}
     model = vit(r, DatasetInfo(image_shape=(3, 8, 12)), reconstruct=decoder)
-    chosen = {"fraction": r.choice([0.25, 0.5, 0.75]), "normalize": r.choice([True, False])}
+    chosen = {"mask_ratio": r.choice([0.25, 0.5, 0.75]), "normalize": r.choice([True, False])}
     return Case(model, task(r, "masked_image", **chosen), images(r, labelled=False), None, 3e-5)
 
 

@@ -62,7 +62,7 @@ def trained(cli: Cli) -> Path:
 
 
 def test_samples_differences_and_scoring_again(trained: Path, cli: Cli) -> None:
-    report = json.loads(cli("eval", "run", "--json", "--samples", "samples.jsonl").out)
+    report = json.loads(cli("eval", "run", "--json", "--predictions", "samples.jsonl").out)
     rows: list[dict[str, Any]] = [json.loads(line) for line in Path("samples.jsonl").read_text().splitlines()]
     assert [r["source"] for r in rows] == Path("val.a").read_text().splitlines()
     assert [r["reference"] for r in rows] == Path("val.b").read_text().splitlines()
@@ -84,7 +84,7 @@ def test_samples_differences_and_scoring_again(trained: Path, cli: Cli) -> None:
     assert "rougeL" in other
     assert "bleu" not in other
 
-    bare = ("--set", "task.metrics=[]", "--set", "task.baseline=lead", "--samples", "bare.jsonl", "--json")
+    bare = ("--set", "task.metrics=[]", "--set", "task.baseline=lead", "--predictions", "bare.jsonl", "--json")
     assert "bleu" not in json.loads(cli("eval", "run", *bare).out)
     unjudged = [json.loads(line) for line in Path("bare.jsonl").read_text().splitlines()]
     assert [r["prediction"] for r in unjudged] == predictions
@@ -188,7 +188,7 @@ def test_beams_and_drawing(trained: Path, cli: Cli) -> None:
 
 
 def test_what_cannot_be_scored_is_said(trained: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    cli("eval", "run", "--samples", "good.jsonl")
+    cli("eval", "run", "--predictions", "good.jsonl")
     lines = Path("good.jsonl").read_text().splitlines()
     for content, message in (
         ("", "empty; there is nothing to score"),
@@ -206,7 +206,7 @@ def test_what_cannot_be_scored_is_said(trained: Path, cli: Cli, monkeypatch: pyt
         assert message in result.err
     assert "give either a checkpoint, or --rescore" in cli("eval").err
     assert "did you mean rouge" in cli("eval", "--rescore", "good.jsonl", "--metric", "rogue").err
-    nowhere = cli("eval", "run", "--samples", "no/such/folder.jsonl")
+    nowhere = cli("eval", "run", "--predictions", "no/such/folder.jsonl")
     assert nowhere.status == 5
     write_pairs("val", 30, 2)
     write_pairs("other", 31, 2)
@@ -237,7 +237,7 @@ def test_batches_by_tokens_are_checked(cli: Cli, decoder_spec: Path) -> None:
     Path("turn.yaml").write_text(SPEC)
     for change, message in (
         ("train.batch_tokens=10", "train.batch_tokens: 10 tokens do not hold the longest sample"),
-        ("train.micro_batch=7", "batch_tokens 600 is not a multiple of micro_batch 7"),
+        ("train.micro_batch_size=7", "batch_tokens 600 is not a multiple of micro_batch_size 7"),
         ("train.patience=2", "average_last takes the newest checkpoints and patience the best one"),
     ):
         result = cli("pretrain", "turn.yaml", "--out", "never", "--set", change)
@@ -261,7 +261,7 @@ def test_a_run_with_batches_by_tokens_resumes_exactly(cli: Cli) -> None:
     write_pairs("train", 100, 0)
     write_pairs("val", 10, 1)
     Path("turn.yaml").write_text(
-        SPEC.replace("  average_last: 3\n", "").replace("lr: 3e-3}", "lr: 3e-3}\n  micro_batch: 200")
+        SPEC.replace("  average_last: 3\n", "").replace("lr: 3e-3}", "lr: 3e-3}\n  micro_batch_size: 200")
     )
     cli("pretrain", "turn.yaml", "--out", "whole", *sets("train.steps=12", "train.validate_every=5"))
     cli("pretrain", "turn.yaml", "--out", "parts", *sets("train.steps=5", "train.validate_every=5"))
@@ -279,7 +279,7 @@ def test_labels_are_judged_drawn_and_scored_again(cli: Cli, cnn_spec: Path) -> N
     from sklearn.metrics import f1_score
 
     assert cli("pretrain", cnn_spec, "--out", "run", "--set", "train.steps=30").status == 0
-    flags = ["--samples", "samples.jsonl", "--confusion", "confusion.png"]
+    flags = ["--predictions", "samples.jsonl", "--confusion", "confusion.png"]
     report = json.loads(cli("eval", "run", "--json", *flags).out)
     rows = [json.loads(line) for line in Path("samples.jsonl").read_text().splitlines()]
     labels, predictions = [r["label"] for r in rows], [r["prediction"] for r in rows]

@@ -25,7 +25,7 @@ task: causal_lm
 train:
   steps: 10
   optimizer: {lr: 0.5, weight_decay: 0.25}
-  clip: 1.0
+  max_grad_norm: 1.0
 """
 
 
@@ -39,7 +39,7 @@ def loaded(above: str, *changes: str, below: str = BELOW) -> Spec:
 
 def test_mappings_are_joined_and_lists_replaced() -> None:
     spec = loaded(
-        "base: ../common/below.yaml\nmodel: {blocks: [{ffn: relu}]}\ntrain: {optimizer: {lr: 0.75}, clip: null}\n"
+        "base: ../common/below.yaml\nmodel: {blocks: [{ffn: relu}]}\ntrain: {optimizer: {lr: 0.75}, max_grad_norm: null}\n"
     )
     plain = spec.to_dict()
     assert plain["model"]["dim"] == 16

@@ -55,7 +55,7 @@ def test_only_what_counts_the_same_is_compared(cli: Cli) -> None:
     for arguments, option, where in (
         (["labels", "--metric", "wer"], "--metric", "without --rescore"),
         (["labels", "--limit", 3], "--limit", "without --tasks"),
-        (["bpe", "--tasks", "x", "--samples", "s.jsonl"], "--samples", "the harness"),
+        (["bpe", "--tasks", "x", "--predictions", "s.jsonl"], "--predictions", "the harness"),
         (["--rescore", "s.jsonl", "--compare", "bpe"], "--compare", "a file of samples"),
     ):
         refused = cli("eval", *arguments)

@@ -108,7 +108,7 @@ def test_what_cannot_be_written_is_said_before_the_work(cli: Cli) -> None:
         with pytest.raises(ResourceError, match="Permission denied"):
             check_output(Path("shut/a"), "--out")
     # The checkpoint is not even looked for.
-    for option in ("--samples", "--confusion"):
+    for option in ("--predictions", "--confusion"):
         result = cli("eval", "no_run", option, "none/a.png")
         assert (result.status, result.err) == (
             5,

@@ -216,7 +216,7 @@ def test_texts_end_where_the_context_does_and_those_without_an_end_are_counted(
         model.head.bias[end] = 1e9  # it ends at once
     assert list(generate_from_source(loaded, ["ab"], Decoding(beams=1))) == [{"input": "ab", "text": ""}]
 
-    report = cli("eval", pairs, "--json", "--set", "task.max_tokens=3", "--samples", "samples.jsonl")
+    report = cli("eval", pairs, "--json", "--set", "task.max_tokens=3", "--predictions", "samples.jsonl")
     values = json.loads(report.out)
     rows = [json.loads(line) for line in Path("samples.jsonl").read_text().split("\n") if line]
     assert (values["longest"], values["truncated"]) == (3, 1)

@@ -108,7 +108,7 @@ def test_how_numbers_are_read(written: str, value: float) -> None:
     "written", ["no", "off", "'1e-3'", "yes", "true", "[1]", "1:30", "2026-01-01", "1.2.3", "null", ""]
 )
 def test_what_is_no_number(written: str) -> None:
-    (message,) = faults(DECODER + f"  clip: 1.0\n  optimizer: {{type: adamw, lr: {written}}}\n")
+    (message,) = faults(DECODER + f"  max_grad_norm: 1.0\n  optimizer: {{type: adamw, lr: {written}}}\n")
     assert message.startswith("spec.yaml:25:")
     assert "train.optimizer.lr" in message
 
@@ -158,7 +158,7 @@ def test_no_number_takes_nan_infinity_or_a_negative_value(spec: Spec) -> None:
         "train.steps",
         "train.batch_size",
         "train.optimizer.lr",
-        "train.clip",
+        "train.max_grad_norm",
         "data.context",
         "train.log_every",
     ],
@@ -301,8 +301,8 @@ def test_steps_and_epochs() -> None:
     for written in ("0.1", "0.3", "1.1", "2.2", "1e-2"):  # whose floats are a little more or less than what is written
         tenths = from_dict(base, ["train.steps=null", f"train.epochs={written}"]).train
         assert tenths.total_steps(Fraction(100)) == round(float(written) * 100)
-    with pytest.raises(SpecError, match="not a multiple of micro_batch 3"):
-        from_dict(base, ["train.micro_batch=3"])
+    with pytest.raises(SpecError, match="not a multiple of micro_batch_size 3"):
+        from_dict(base, ["train.micro_batch_size=3"])
 
 
 NETWORKS: dict[str, dict[str, Any]] = {

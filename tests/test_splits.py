@@ -214,7 +214,7 @@ def test_eval_needs_its_split_alone(cli: Cli) -> None:
 
     # Some classes alone, and those in another order than the training split's.
     shutil.rmtree("set/test/ant")
-    some = report(cli("eval", "image", "--json", "--samples", "some.jsonl"))
+    some = report(cli("eval", "image", "--json", "--predictions", "some.jsonl"))
     assert some["metrics"]["accuracy"]["count"] == 20
     assert [json.loads(line)["label"] for line in Path("some.jsonl").read_text().splitlines()] == ["bee"] * 10 + [
         "cat"

@@ -37,7 +37,7 @@ Confusion = Annotated[
 ]
 Rescore = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option(metavar="FILE", help="Score a file of --samples again, without a model.", show_default=False),
+    typer.Option(metavar="FILE", help="Score a file of --predictions again, without a model.", show_default=False),
 ]
 Tasks = Annotated[
     Optional[str],  # noqa: UP045

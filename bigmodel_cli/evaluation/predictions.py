@@ -43,7 +43,7 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     records = []
     for place, record in json_rows(path):
         if not isinstance(record.get("scores"), dict):
-            raise DataError(f'{place}: no object with "scores", as `bigmodel eval --samples` writes them')
+            raise DataError(f'{place}: no object with "scores", as `bigmodel eval --predictions` writes them')
         records.append(record)
     if not records:
         raise DataError(f"{path}: empty; there is nothing to score")

@@ -127,7 +127,7 @@ def evaluate_checkpoint(
     `samples` is a file that gets a line for each item of the first, `matrix` a picture that gets its confusion matrix.
     """
     if samples is not None:
-        check_output(samples, "--samples")
+        check_output(samples, "--predictions")
     if matrix is not None:
         check_picture(matrix, "--confusion")
     first = _evaluate(path, overrides, split, device)

@@ -15,8 +15,8 @@ _TARGETS = {
     "train.minutes": "max_time max_minutes time_limit time_budget max_duration train_time",
     "train.batch_size": "batch bs batchsize train_batch_size per_device_train_batch_size global_batch_size mini_batch_size",
     "train.batch_tokens": "max_tokens_per_batch tokens_per_batch",
-    "train.micro_batch": "gradient_accumulation gradient_accumulation_steps accumulate_grad_batches grad_accum "
-    "accumulation_steps update_freq micro_batch_size grad_accumulation batch_multiplier",
+    "train.micro_batch_size": "gradient_accumulation gradient_accumulation_steps accumulate_grad_batches grad_accum "
+    "accumulation_steps update_freq grad_accumulation batch_multiplier",
     "train.optimizer.type": "opt optim optimizer_name optimizer_type",
     "train.optimizer.lr": "learning_rate lr0 max_lr base_lr peak_lr initial_lr init_lr",
     "train.optimizer.weight_decay": "wd l2 weightdecay decay_weights",
@@ -27,7 +27,7 @@ _TARGETS = {
     "train.schedule.warmup": "warmup_steps num_warmup_steps lr_warmup_steps warmup_iters lr_warmup_iters warmup_updates "
     "learning_rate_warmup warmup_ratio warmup_epochs",
     "train.schedule.final": "min_lr lr_min learning_rate_min final_lr end_lr eta_min min_lr_ratio",
-    "train.clip": "grad_clip clip_grad gradient_clip_val max_grad_norm clip_grad_norm clipnorm clip_norm gradient_clip "
+    "train.max_grad_norm": "grad_clip clip_grad gradient_clip_val clip_grad_norm clipnorm clip_norm gradient_clip "
     "gradient_clipping max_norm global_clipnorm",
     "train.ema": "ema_decay model_ema model_ema_decay moving_average",
     "train.precision": "fp16 bf16 amp mixed_precision half dtype torch_dtype fp32",
@@ -115,7 +115,8 @@ _TARGETS = {
     "data.mels": "n_mels num_mel_bins mel_bins feature_size",
     "data.isolate": "document_mask pack_mask intra_document_masking",
     "task.label_smoothing": "label_smoothing_factor smoothing",
-    "task.fraction": "mlm_probability mask_ratio mask_prob masking_ratio",
+    "task.mask_prob": "mlm_probability masking_probability mask_probability",
+    "task.mask_ratio": "masking_ratio",
     "task.class_weights": "class_weight weights_per_class pos_weight",
     "task.metric": "metric_for_best_model monitor eval_metric best_metric early_stopping_metric",
     "task.metrics": "metrics eval_metrics",
@@ -134,7 +135,7 @@ _REMARKS = {
     "bf16": "as precision: bf16",
     "fp32": "as precision: fp32",
     "gradient_accumulation gradient_accumulation_steps accumulate_grad_batches grad_accum accumulation_steps update_freq "
-    "grad_accumulation batch_multiplier": "batch_size is that of a whole step, and micro_batch what passes at once: batch_size / "
+    "grad_accumulation batch_multiplier": "batch_size is that of a whole step, and micro_batch_size what passes at once: batch_size / "
     "accumulation",
     "min_lr lr_min learning_rate_min final_lr end_lr eta_min": "as a fraction of the peak",
     "warmup_ratio warmup_epochs": "in steps",

@@ -23,7 +23,7 @@ class MaskedImageOptions(AnyTaskOptions):
 
     type: Literal["masked_image"] = "masked_image"
     output: ClassVar[str] = "patches"
-    fraction: Annotated[float, Field(gt=0, lt=1)] = Field(0.75, description="of an image's patches that are hidden")
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = Field(0.75, description="of an image's patches that are hidden")
     normalize: bool = Field(
         True, description="compare with each patch's pixels brought to mean 0 and deviation 1, as the paper does"
     )
@@ -50,11 +50,11 @@ class MaskedImageOptions(AnyTaskOptions):
 
     def visible(self, patches: int) -> int:
         """How many of so many patches stay visible. Raises `SpecError` where that is none or all."""
-        seen = round(patches * (1 - self.fraction))
+        seen = round(patches * (1 - self.mask_ratio))
         if not 0 < seen < patches:
             fault = "leaves none visible" if seen == 0 else "hides none"
             raise SpecError(
-                f"task.fraction: {self.fraction} of the image's {patches} patches {fault}; take another, or smaller patches"
+                f"task.mask_ratio: {self.mask_ratio} of the image's {patches} patches {fault}; take another, or smaller patches"
             )
         return seen
 

@@ -22,17 +22,17 @@ class MaskedLMOptions(AnyTaskOptions):
 
     type: Literal["masked_lm"] = "masked_lm"
     output: ClassVar[str] = "tokens"
-    fraction: Probability = Field(0.15, description="of the tokens that are to be found")
-    masked: Fraction = Field(0.8, description="of those, how many the mask takes the place of")
-    swapped: Fraction = Field(
+    mask_prob: Probability = Field(0.15, description="of the tokens that are to be found")
+    replace_mask: Fraction = Field(0.8, description="of those, how many the mask takes the place of")
+    replace_random: Fraction = Field(
         0.1, description="of those, how many a token drawn from the vocabulary takes the place of; the rest stay"
     )
     whole_words: bool = Field(False, description="find all tokens of a word or none; needs data.words: true")
 
     @model_validator(mode="after")
     def _shares(self) -> MaskedLMOptions:
-        if self.masked + self.swapped > 1 + 1e-9:
-            raise ValueError(f"masked {self.masked} and swapped {self.swapped} are more than 1 together; lower one")
+        if self.replace_mask + self.replace_random > 1 + 1e-9:
+            raise ValueError(f"replace_mask {self.replace_mask} and replace_random {self.replace_random} are more than 1 together; lower one")
         return self
 
     def build(self, info: DatasetInfo = NO_DATASET) -> MaskedLM:
@@ -41,7 +41,7 @@ class MaskedLMOptions(AnyTaskOptions):
 
     def example(self, model: Any, info: DatasetInfo, x: Tensor, second: int) -> tuple[Tensor, ...]:
         """Which tokens are hidden too, as many as on average."""
-        hidden = torch.zeros(max(1, round(self.fraction * x.shape[0] * x.shape[1])), dtype=torch.int64, device=x.device)
+        hidden = torch.zeros(max(1, round(self.mask_prob * x.shape[0] * x.shape[1])), dtype=torch.int64, device=x.device)
         return x, x, x.bool(), hidden
 
 
@@ -51,7 +51,7 @@ class MaskedLM(TokenTask):
     Where the batch has "words" (B, T + 1), which number each token's word within its row, tokens of no word (-1: marks) are never
     hidden; and with `whole_words` a word is hidden as a whole (Devlin et al.'s addition of 2019).
 
-    Each token (or word) is to be found with probability `fraction`, by itself, as in RoBERTa's and transformers' code (BERT's
+    Each token (or word) is to be found with probability `mask_prob`, by itself, as in RoBERTa's and transformers' code (BERT's
     hides a fixed number of each row, at least one): a short row may have nothing to find, and then counts nothing. A swapped token
     is drawn evenly from the vocabulary, marks included, as in BERT's code, so that it is by chance the same in one of V cases.
     All is drawn from the rows' keys, number by number along the row, so that neighbours, micro-batches, order and padding change
@@ -85,8 +85,8 @@ class MaskedLM(TokenTask):
         if not training:
             return found(model, batch, tokens, at, at), at
         how = draw(batch[KEY], SEEN, tokens.shape[1])
-        masked = at & (how < options.masked)
-        swapped = at & ~masked & (how < options.masked + options.swapped)
+        masked = at & (how < options.replace_mask)
+        swapped = at & ~masked & (how < options.replace_mask + options.replace_random)
         other = draw_below(batch[KEY], OTHER, tokens.shape[1], self.vocab_size)
         return found(model, batch, torch.where(swapped, other, tokens), masked, at), at
 
@@ -112,7 +112,7 @@ class MaskedLM(TokenTask):
     def chosen(self, keys: Tensor, tokens: Tensor, words: Tensor | None) -> Tensor:
         """(B, T) bool: where a token is to be found, by one number for each token, or for all tokens of a word."""
         drawn = draw(keys, HIDDEN, tokens.shape[1])
-        return (drawn if words is None else drawn.gather(1, words)) < self.options.fraction
+        return (drawn if words is None else drawn.gather(1, words)) < self.options.mask_prob
 
 
 def found(model: Any, batch: Batch, seen: Tensor, masked: Tensor, at: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def micro_batches(split: Split, options: TrainOptions) -> MicroBatches:
         raise SpecError("train.batch_tokens: the samples of this data are all of one size; give train.batch_size")
     longest = int(split.lengths.max())
     if longest > options.micro:
-        given = "micro_batch" if options.micro_batch is not None else "batch_tokens"
+        given = "micro_batch_size" if options.micro_batch_size is not None else "batch_tokens"
         raise SpecError(
             f"train.{given}: {options.micro} tokens do not hold the longest sample, of {longest}; make it larger"
         )

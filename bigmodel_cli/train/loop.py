@@ -155,7 +155,7 @@ def _step(run: Run, watch: Stopwatch, micro_batches: list[dict[str, Tensor]]) ->
         state.division.write(run.directory)
     if state.batch in state.division.pieces:
         run.observers.on_event(
-            {"step": state.step + 1, "micro_batch": options.micro // state.division.pieces[state.batch]}
+            {"step": state.step + 1, "micro_batch_size": options.micro // state.division.pieces[state.batch]}
         )
     if options.rewind is not None and spiked(options.rewind, state, result):
         go_back(options.rewind, run, result)
@@ -193,7 +193,7 @@ def _numerics_message(run: Run, result: StepResult) -> str:
     kept = f"the last checkpoint is {checkpoints.find(run.directory.path)}" if saved else "no checkpoint was saved yet"
     return (
         f"step {run.state.step + 1}: {what}; this step changed nothing, and {kept}. "
-        "Lower train.optimizer.lr, set train.clip: 1.0, or compute in train.precision: fp32"
+        "Lower train.optimizer.lr, set train.max_grad_norm: 1.0, or compute in train.precision: fp32"
     )
 
 

@@ -48,7 +48,7 @@ def go_back(options: RewindOptions, run: Run, result: StepResult) -> None:
     what = f"step {step}: the loss is {result.loss:.4g}"
     if math.isfinite(result.loss):
         what += f", with {usual:.4g} in the steps before" if math.isfinite(usual) else ", and its gradient not finite"
-    remedy = "lower train.optimizer.lr, set train.clip: 1.0, or look at the data"
+    remedy = "lower train.optimizer.lr, set train.max_grad_norm: 1.0, or look at the data"
     if state.rewinds >= options.most:
         raise NumericsError(
             f"{what}; the run went back {state.rewinds} times already (train.rewind.most); {remedy}. The last checkpoint is "

@@ -62,7 +62,7 @@ def check_fits(spec: Spec, device: torch.device, memory: Memory, longest: int) -
     share = (room - state) * 0.9 / least  # of the micro-batch: activations grow with its rows
     fitting = max((m for m in _divisors(options.batch) if m <= share * options.micro), default=0)
     if fitting >= (longest if by_tokens else 1):
-        remedy = f"set train.micro_batch: {fitting}, which needs about {quantity(state + least * fitting // options.micro, 'B')}"
+        remedy = f"set train.micro_batch_size: {fitting}, which needs about {quantity(state + least * fitting // options.micro, 'B')}"
     else:
         remedy = "no micro-batch fits: make the model, its context or its images smaller"
     raise SpecError(

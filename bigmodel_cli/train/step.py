@@ -15,7 +15,7 @@ from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.tasks import Task
 from bigmodel_cli.train.state import TrainState
 
-REMEDY = "set a smaller train.micro_batch, or a smaller train.batch_size"
+REMEDY = "set a smaller train.micro_batch_size, or a smaller train.batch_size"
 IN_UPDATE = (
     "it was the update of the weights, whose memory no smaller batch lessens: make the model smaller, or take another "
     "train.optimizer; the last checkpoint is as it was"
@@ -52,7 +52,7 @@ def batch_norm_explained() -> Iterator[None]:
             raise
         raise SpecError(
             "train.batch_size: batch normalisation has one value per channel, in a micro-batch of one sample whose map is 1 x 1 "
-            "there; let more samples pass at once (train.micro_batch, train.batch_size), or normalise less (norm: none)"
+            "there; let more samples pass at once (train.micro_batch_size, train.batch_size), or normalise less (norm: none)"
         ) from None
 
 
@@ -89,8 +89,8 @@ def train_step(
     result = StepResult(loss_sum, count, norm, float(size))
     state.loss_scale.update(result.finite)
     if result.finite:
-        if options.clip is not None and norm > options.clip:
-            divisor *= norm / options.clip
+        if options.max_grad_norm is not None and norm > options.max_grad_norm:
+            divisor *= norm / options.max_grad_norm
         with memory_remedy(IN_UPDATE, ResourceError):
             state.optimizer.step(lr, divisor)
             state.update_ema()

@@ -137,7 +137,7 @@ def test_weights_that_are_not_finite_are_said_and_what_comes_out_is_json(command
     """Row 83: null, not NaN."""
     checkpoint = poisoned(value)
     words: dict[str, list[Any]] = {
-        "eval": ["eval", checkpoint, "--json", "--samples", "samples.jsonl"],
+        "eval": ["eval", checkpoint, "--json", "--predictions", "samples.jsonl"],
         "compare": ["eval", checkpoint, "--json", "--compare", FIXTURE / checkpoint.name],
         "predict": ["predict", checkpoint, "red"],
         "attend": ["attend", checkpoint, "red", "--json"],
@@ -190,7 +190,7 @@ def test_images_are_labelled_or_refused_where_weights_are_not_finite(cnn_spec: P
 
     Image.new("L", (8, 8), 100).save("a.png")
     for words in (
-        ["eval", checkpoint, "--json", "--confusion", "c.png", "--samples", "s.jsonl"],
+        ["eval", checkpoint, "--json", "--confusion", "c.png", "--predictions", "s.jsonl"],
         ["predict", checkpoint, "a.png"],
         ["attend", checkpoint, "a.png", "--json"],
     ):

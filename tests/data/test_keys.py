@@ -74,7 +74,7 @@ def test_each_row_has_the_key_of_seed_epoch_and_sample(name: str) -> None:
 @pytest.mark.parametrize("name", ["text", "table", "images", "pairs"])
 def test_micro_batches_hold_the_same_rows_as_the_whole(name: str) -> None:
     split = opened(name).split("train")
-    large, small = (micro_batches(split, TrainOptions(steps=1, batch_size=12, micro_batch=m, seed=4)) for m in (12, 3))
+    large, small = (micro_batches(split, TrainOptions(steps=1, batch_size=12, micro_batch_size=m, seed=4)) for m in (12, 3))
     reach = len(split) // 12 + 2  # into the next epoch
     for k in range(reach):
         parts = join([small[4 * k + i] for i in range(4)])

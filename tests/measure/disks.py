@@ -4,7 +4,7 @@
 
 A tmpfs (which takes root to mount; `--mounted` names a small file system that is there already, and empty) is filled but for 0, 4,
 8 ... kB, until a command has what it needs. On it lie in turn the run's directory, the cache, TMPDIR, the file of
-`eval --samples`, that of `eval --confusion` and that of `attend --out`. Checked at every size: the status is 5, or 0; no traceback;
+`eval --predictions`, that of `eval --confusion` and that of `attend --out`. Checked at every size: the status is 5, or 0; no traceback;
 a message that names the place; the last committed checkpoint verifies, nothing half written is left, and once there is room, the
 run goes on and ends as one that always had it. The status is 1 where one of it fails.
 """
@@ -102,7 +102,7 @@ class Series:
 
     def samples(self, free: int) -> tuple[Ended, list[str]]:
         """The file of samples."""
-        return self.written(free, "eval", self.whole, "--split", "val", "--samples", self.disk / "out.jsonl")
+        return self.written(free, "eval", self.whole, "--split", "val", "--predictions", self.disk / "out.jsonl")
 
     def confusion(self, free: int) -> tuple[Ended, list[str]]:
         """The picture of confusions."""

@@ -58,9 +58,9 @@ task: {{type: causal_lm, sample_tokens: 4, sample_prompt: a}}
 train:
   steps: 14
   batch_size: 4
-  micro_batch: 2
+  micro_batch_size: 2
   optimizer: {{type: muon, lr: 0.02, rest: {{lr: 1.0e-3}}}}
-  clip: 1.0
+  max_grad_norm: 1.0
   ema: 0.9
   validate_every: 3
   checkpoint_every: 2
@@ -106,7 +106,7 @@ data:
   type: digits
   labels: false
   augment: [{{type: RandomHorizontalFlip}}]
-task: {{type: masked_image, fraction: 0.75}}
+task: {{type: masked_image, mask_ratio: 0.75}}
 train:
   steps: 12
   batch_size: 64

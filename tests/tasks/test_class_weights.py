@@ -70,7 +70,7 @@ def test_micro_batches_are_the_whole_and_a_small_sum_of_weights_divides() -> Non
     mean = torch.nn.CrossEntropyLoss(torch.tensor([0.05, 0.1, 0.3]))(reference(inputs), labels)
     mean.backward()
     options = TrainOptions.model_validate(
-        {"steps": 1, "batch_size": 6, "precision": "fp32", "clip": None,
+        {"steps": 1, "batch_size": 6, "precision": "fp32", "max_grad_norm": None,
          "optimizer": {"type": "sgd", "lr": 0.5, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}}
     )  # fmt: skip
     for sizes in ((6,), (1, 2, 3), (1,) * 6):

@@ -149,7 +149,7 @@ data:
   rate: 8000
   mels: 24
 task: {type: ctc}
-train: {steps: 220, batch_size: 12, optimizer: {lr: 4e-3}, schedule: {type: cosine, warmup: 20}, clip: 1.0, precision: fp32}
+train: {steps: 220, batch_size: 12, optimizer: {lr: 4e-3}, schedule: {type: cosine, warmup: 20}, max_grad_norm: 1.0, precision: fp32}
 """
 
 
@@ -179,7 +179,7 @@ def test_an_encoder_learns_to_write_down_strings_of_tones(cli: Cli) -> None:
     names = [f"sounds/{name}_{index}.wav" for name in ("low", "middle", "high") for index in (0, 6)]
     said = [json.loads(line) for line in cli("predict", "run", *names).out.splitlines()]
     assert said == [{"input": n, "text": n.split("/")[1].split("_")[0]} for n in names]
-    cli("eval", "run", "--samples", "samples.jsonl")
+    cli("eval", "run", "--predictions", "samples.jsonl")
     row = json.loads(Path("samples.jsonl").read_text().splitlines()[0])
     assert set(row["reference"].split()) <= {"low", "middle", "high"}
     again = json.loads(cli("eval", "--rescore", "samples.jsonl", "--json").out)

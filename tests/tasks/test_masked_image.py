@@ -69,7 +69,7 @@ def hidden(visible: Tensor) -> Tensor:
 def test_the_error_is_the_mean_over_hidden_patches_alone() -> None:
     images, spy = torch.randn(6, 3, 8, 8), Spy(0.5)
     for normalize in (True, False):
-        task = MaskedImageOptions(fraction=0.5, normalize=normalize).build()
+        task = MaskedImageOptions(mask_ratio=0.5, normalize=normalize).build()
         total, count = loss_of(task, spy, {"image": images, "key": keys_of(0, 0, np.arange(6))})
         gone, errors = hidden(spy.seen[-1]), []
         for image, row in zip(images, gone, strict=True):
@@ -105,7 +105,7 @@ def test_training_hides_others_and_evaluation_the_same_of_an_image() -> None:
 
 def test_patches_are_hidden_evenly_and_by_pairs_as_by_chance() -> None:
     images, spy = torch.zeros(4000, 1, 8, 8), Spy()
-    loss_of(MaskedImageOptions(fraction=0.5).build(), spy, {"image": images, "key": keys_of(9, 2, np.arange(4000))})
+    loss_of(MaskedImageOptions(mask_ratio=0.5).build(), spy, {"image": images, "key": keys_of(9, 2, np.arange(4000))})
     gone = hidden(spy.seen[-1]).double()
     assert float((gone.mean(0) - 0.5).abs().max()) < 5 * 0.5 / 4000**0.5
     both = (gone.T @ gone / 4000)[~torch.eye(16, dtype=torch.bool)]
@@ -126,13 +126,13 @@ def test_rebuilding_leaves_what_is_seen() -> None:
 
 @pytest.mark.parametrize(("fraction", "patches", "seen"), [(0.75, 64, 16), (0.75, 16, 4), (0.5, 9, 4), (0.9, 10, 1)])
 def test_how_many_stay_visible(fraction: float, patches: int, seen: int) -> None:
-    assert MaskedImageOptions(fraction=fraction).visible(patches) == seen
+    assert MaskedImageOptions(mask_ratio=fraction).visible(patches) == seen
 
 
 def test_fractions_that_hide_all_or_nothing() -> None:
     for fraction, message in ((0.99, "leaves none visible"), (0.01, "hides none")):
-        with pytest.raises(SpecError, match=rf"task.fraction: {fraction} of the image's 16 patches {message}"):
-            MaskedImageOptions(fraction=fraction).visible(16)
+        with pytest.raises(SpecError, match=rf"task.mask_ratio: {fraction} of the image's 16 patches {message}"):
+            MaskedImageOptions(mask_ratio=fraction).visible(16)
 
 
 @pytest.fixture
@@ -237,7 +237,7 @@ def test_what_needs_labels_says_so(words: list[str], mae: Path, cli: Cli) -> Non
 def test_dry_run_and_bench_count_what_the_encoder_sees(mae: Path, cli: Cli) -> None:
     seen = {}
     for fraction in (0.5, 0.75):
-        plan = json.loads(cli("pretrain", "mae.yaml", "--dry-run", "--json", "--set", f"task.fraction={fraction}").out)
+        plan = json.loads(cli("pretrain", "mae.yaml", "--dry-run", "--json", "--set", f"task.mask_ratio={fraction}").out)
         seen[fraction] = {layer["path"]: layer["shape"] for layer in plan["layers"]}
     assert seen[0.75]["blocks.1"] == [1, 4, 32]
     assert seen[0.5]["blocks.1"] == [1, 8, 32]
@@ -253,10 +253,10 @@ def test_dry_run_and_bench_count_what_the_encoder_sees(mae: Path, cli: Cli) -> N
         (["model.reconstruct=null"], "has no decoder; give model.reconstruct"),
         (["model={type: cnn, layers: [{type: flatten}, {type: dense, units: 4}]}"], "model.type: cnn cannot; use vit"),
         (["model.patch=3"], "model.patch: 3 does not divide the image of 8 x 8"),
-        (["task.fraction=0.99"], "task.fraction: 0.99 of the image's 16 patches leaves none visible"),
-        (["task.fraction=0.01"], "task.fraction: 0.01 of the image's 16 patches hides none"),
-        (["task.fraction=1.0"], "task.fraction: 1.0 is not less than 1"),
-        (["task.fraction=0.0"], "task.fraction: 0.0 is not greater than 0"),
+        (["task.mask_ratio=0.99"], "task.mask_ratio: 0.99 of the image's 16 patches leaves none visible"),
+        (["task.mask_ratio=0.01"], "task.mask_ratio: 0.01 of the image's 16 patches hides none"),
+        (["task.mask_ratio=1.0"], "task.mask_ratio: 1.0 is not less than 1"),
+        (["task.mask_ratio=0.0"], "task.mask_ratio: 0.0 is not greater than 0"),
         (["task.type=classification", "model.reconstruct=null"], "classification needs data with labels, and data.type: digits"),
         (["data={type: text, files: [mae.yaml], context: 8, tokenizer: {type: characters}}"], "needs data with images"),
     ],

@@ -68,7 +68,7 @@ def test_shares_are_those_of_the_options_however_long_the_padding(
     tokens[:, length:] = -1
     spy = Spy(tokens)
     batch = {"tokens": tokens, "key": keys_of(3, 1, np.arange(rows))}
-    loss_of(MaskedLMOptions(fraction=fraction, masked=masked, swapped=swapped).build(WORDS), spy, batch)
+    loss_of(MaskedLMOptions(mask_prob=fraction, replace_mask=masked, replace_random=swapped).build(WORDS), spy, batch)
     real, changed = tokens[:, :-1] >= 0, spy.seen != tokens[:, :-1]
     assert not bool(spy.at[~real].any())
     share(spy.at.sum(), real.sum(), fraction)
@@ -102,21 +102,21 @@ def test_shares_of_more_than_all_are_refused(cli: Callable[..., Result]) -> None
     Path("shares.yaml").write_text(
         "model: {type: encoder, dim: 8, blocks: [{mixer: {type: attention, num_heads: 2}}]}\n"
         "data: {type: stdlib, context: 16}\n"
-        "task: {type: masked_lm, masked: 0.9, swapped: 0.2}\n"
+        "task: {type: masked_lm, replace_mask: 0.9, replace_random: 0.2}\n"
         "train: {steps: 1, batch_size: 2}\n"
     )
     refused = cli("pretrain", "shares.yaml", "--dry-run")
     assert refused.status == 2
     assert "shares.yaml:3:" in refused.err
-    assert "masked 0.9 and swapped 0.2 are more than 1 together" in refused.err
+    assert "replace_mask 0.9 and replace_random 0.2 are more than 1 together" in refused.err
     for masked, swapped in ((0.7, 0.3), (0.9, 0.1), (0.0, 1.0), (1 / 3, 2 / 3)):
-        MaskedLMOptions(masked=masked, swapped=swapped)
+        MaskedLMOptions(replace_mask=masked, replace_random=swapped)
 
 
 def test_evaluation_hides_the_same_whatever_the_batch() -> None:
     tokens = torch.randint(100, (32, 65), generator=torch.Generator().manual_seed(1))
     tokens[3, 20:] = -1
-    task = MaskedLMOptions(fraction=0.25).build(WORDS)
+    task = MaskedLMOptions(mask_prob=0.25).build(WORDS)
     keys = keys_of(0, 0, np.arange(32))
     whole = scores_of(task, Spy(tokens), {"tokens": tokens, "key": keys})
     alone = [
@@ -247,8 +247,8 @@ def test_a_rate_counts_the_tokens_that_are_read_and_not_those_hidden(
     spec.write_text(
         "model: {type: encoder, dim: 8, blocks: [{mixer: {type: attention, num_heads: 2}}]}\n"
         f"data: {{type: text, files: [{tmp_path}/some.txt], context: 20, tokenizer: {{type: bytes}}}}\n"
-        f"task: {{type: masked_lm, fraction: {fraction}}}\n"
-        f"train: {{steps: 1, batch_size: {rows}, micro_batch: 4, precision: fp32}}\n"
+        f"task: {{type: masked_lm, mask_prob: {fraction}}}\n"
+        f"train: {{steps: 1, batch_size: {rows}, micro_batch_size: 4, precision: fp32}}\n"
     )
     result = cli("bench", spec, "--seconds", 0.1, "--json")
     assert result.status == 0, result.err
@@ -257,4 +257,4 @@ def test_a_rate_counts_the_tokens_that_are_read_and_not_those_hidden(
     assert timing["per_second"] * timing["median_s"] == pytest.approx(rows * 20)
     tokens = torch.full((3, 9), 5)
     tokens[1, 4:] = -1
-    assert int(MaskedLMOptions(fraction=fraction).build().size({"tokens": tokens})) == 8 + 4 + 8
+    assert int(MaskedLMOptions(mask_prob=fraction).build().size({"tokens": tokens})) == 8 + 4 + 8

@@ -115,7 +115,7 @@ def test_from_lists_of_labels_to_sets_with_thresholds_of_the_validation(cli: Cli
     trained = cli("pretrain", "a.yaml", "--out", "a")
     assert trained.status == 0, trained.err
     assert "the val split has no row of 1 class(es): z" in trained.err
-    judged = cli("eval", "a", "--json", "--samples", "s.jsonl")
+    judged = cli("eval", "a", "--json", "--predictions", "s.jsonl")
     found = json.loads(judged.out)
     tuned = found["tuned"]["task.thresholds"]
     assert (tuned.keys(), tuned["z"]) == ({"x", "y", "z"}, 0.5)  # the validation has no z

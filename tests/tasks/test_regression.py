@@ -103,7 +103,7 @@ def test_from_a_table_to_numbers_with_names(cli: Cli) -> None:
     trained = cli("pretrain", "a.yaml", "--out", "a")
     assert trained.status == 0, trained.err
     assert "flat is 2.5 in every training item; there is nothing to learn of it" in trained.err
-    judged = cli("eval", "a", "--json", "--samples", "s.jsonl")
+    judged = cli("eval", "a", "--json", "--predictions", "s.jsonl")
     found = json.loads(judged.out)
     rows = [json.loads(line) for line in Path("s.jsonl").read_text().splitlines()]
     truth, said = ([row[side]["price"] for row in rows] for side in ("reference", "prediction"))

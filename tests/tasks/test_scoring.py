@@ -98,7 +98,7 @@ def test_accumulated_micro_batches_equal_one_batch_whatever_their_padding() -> N
         torch.manual_seed(1)
         model = Bigrams()
         state = TrainState(model, AdamWOptions().build(named_weights(model)))
-        options = TrainOptions(steps=1, precision="fp32", clip=0.05)
+        options = TrainOptions(steps=1, precision="fp32", max_grad_norm=0.05)
         batches = [{"tokens": t} for t in tokens.split(size)]
         result = train_step(state, task, options, batches, torch.device("cpu"), 0.01)
         weights.append((result.norm, torch.cat([p.flatten() for p in model.parameters()])))
@@ -121,7 +121,7 @@ def test_clipping_shortens_the_gradient() -> None:
 
     state = TrainState(model, SGDOptions(momentum=0.0, nesterov=False).build(named_weights(model)))
     before = model.weight.detach().clone()
-    options = TrainOptions(steps=1, precision="fp32", clip=1.0)
+    options = TrainOptions(steps=1, precision="fp32", max_grad_norm=1.0)
     result = train_step(state, Total(), options, [{"x": torch.tensor([[3.0, 4.0]])}], torch.device("cpu"), 0.5)
     assert result.norm == pytest.approx(5.0)
     torch.testing.assert_close(before - model.weight, 0.5 * torch.tensor([[0.6, 0.8]]))

@@ -176,7 +176,7 @@ def test_a_tagger_learns_and_finds_the_entities_of_a_line(model: str, piece: str
     Path("spec.yaml").write_text(SPEC.format(model=model, piece=piece))
     result = cli("pretrain", "spec.yaml", "--out", "run")
     assert result.status == 0, result.err
-    found = json.loads(cli("eval", "run", "--samples", "samples.jsonl", "--json").out)
+    found = json.loads(cli("eval", "run", "--predictions", "samples.jsonl", "--json").out)
     assert found["f1"] > 0.9 > found["accuracy_majority"]
     assert {row["type"] for row in found["types"]} == {"PER", "LOC"}
     again = json.loads(cli("eval", "--rescore", "samples.jsonl", "--json").out)

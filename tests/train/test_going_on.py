@@ -156,7 +156,7 @@ def test_changed_data_is_accepted_by_name_and_recorded(decoder_spec: Path, cli: 
 
 def test_what_a_spec_leaves_out_is_as_the_run_recorded_it(decoder_spec: Path, cli: Cli, zygote: Zygote) -> None:
     """Rows 38 and 55: as where a default has changed since the run began."""
-    old = sets("model.init_std=0.02", "train.clip=0.5", "data.val_fraction=0.2")
+    old = sets("model.init_std=0.02", "train.max_grad_norm=0.5", "data.val_fraction=0.2")
     whole = Path(cli("pretrain", decoder_spec, "--out", "whole", *old).out.strip())
     zygote.run("pretrain", decoder_spec, "--out", "run", *old, env={"BIGMODEL_FAILPOINT": "train.step:SIGTERM:6"})
     resumed = cli("pretrain", decoder_spec, "--resume", "--out", "run")
@@ -168,7 +168,7 @@ def test_what_a_spec_leaves_out_is_as_the_run_recorded_it(decoder_spec: Path, cl
     assert (named.status, "model.init_std: 0.02 -> 0.5" in named.err) == (2, True)
 
 
-@pytest.mark.parametrize("option", ["train.clip=1.0", "train.average_last=2", "train.patience=1"])
+@pytest.mark.parametrize("option", ["train.max_grad_norm=1.0", "train.average_last=2", "train.patience=1"])
 def test_a_finished_run_has_nothing_left_to_do(
     option: str, decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,11 +85,11 @@ def test_a_batch_that_no_memory_holds_is_refused_with_the_micro_batch_that_fits(
     assert result.status == 2
     assert "train.batch_size: a step of 100 samples at once needs about" in result.err
     assert ("FLOPs per sample" in result.out) == bool(words)  # a plan may be for another machine
-    fitting = int(result.err.rpartition("set train.micro_batch: ")[2].partition(",")[0])
+    fitting = int(result.err.rpartition("set train.micro_batch_size: ")[2].partition(",")[0])
     assert 1 <= fitting < 50
     assert 100 % fitting == 0
     assert not Path("run/checkpoints").exists()
-    assert cli("pretrain", decoder_spec, "--dry-run", *sets, "--set", f"train.micro_batch={fitting}").status == 0
+    assert cli("pretrain", decoder_spec, "--dry-run", *sets, "--set", f"train.micro_batch_size={fitting}").status == 0
 
 
 def test_an_ordinary_batch_is_not_computed_on_the_meta_device(
@@ -161,7 +161,7 @@ def test_batch_normalisation_of_one_value_is_not_timed(tmp_path: Path, cli: Cli)
     spec = tmp_path / "shrinks.yaml"
     spec.write_text(SHRINKS)
     assert cli("bench", spec, "--seconds", "0.1").status == 0
-    alone = cli("bench", spec, "--seconds", "0.1", "--set", "train.micro_batch=1")
+    alone = cli("bench", spec, "--seconds", "0.1", "--set", "train.micro_batch_size=1")
     assert (alone.status, "let more samples pass at once" in alone.err) == (2, True), alone.err
 
 

@@ -101,7 +101,7 @@ def test_a_metric_that_is_better_when_higher(cnn_spec: Path, cli: Cli, monkeypat
 def test_eval_prints_null(decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     path = cli("pretrain", decoder_spec, "--out", "run", *SETS).out.strip()
     spoil(monkeypatch, CausalLM, lambda call: True)
-    result = cli("eval", path, "--split", "val", "--json", "--samples", "samples.jsonl")
+    result = cli("eval", path, "--split", "val", "--json", "--predictions", "samples.jsonl")
     assert result.status == 0, result.err
     values = json.loads(result.out, parse_constant=lambda name: pytest.fail(name))
     assert values["loss"] is None

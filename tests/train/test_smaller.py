@@ -76,18 +76,18 @@ def small_memory(
 def no_dropout(spec: Path) -> list[str]:
     if "cnn" in spec.name:
         return sets("model.layers.0.norm=none", "model.layers.3.p=0.0", "train.ema=null")
-    return sets("model.dropout=0.0", "model.blocks.0.mixer.dropout=0.0", "train.micro_batch=4", "train.batch_size=8")
+    return sets("model.dropout=0.0", "model.blocks.0.mixer.dropout=0.0", "train.micro_batch_size=4", "train.batch_size=8")
 
 
 @pytest.mark.parametrize(
-    ("family", "task", "most", "error", "micro_batch"),
+    ("family", "task", "most", "error", "micro_batch_size"),
     [
         ("decoder_spec", CausalLM, 1, MemoryError, 1),
         ("cnn_spec", Classification, 70, lambda: torch.OutOfMemoryError("CUDA out of memory."), 64),
     ],
 )
 def test_out_of_memory_divides_the_micro_batch_and_leaves_the_loss_as_it_is(
-    family: str, task: type, most: int, error: Any, micro_batch: int, request: pytest.FixtureRequest, cli: Cli,
+    family: str, task: type, most: int, error: Any, micro_batch_size: int, request: pytest.FixtureRequest, cli: Cli,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Row 41: the global batch and the loss are unchanged, and it is logged."""
@@ -100,8 +100,8 @@ def test_out_of_memory_divides_the_micro_batch_and_leaves_the_loss_as_it_is(
     whole, run = losses(Path("whole")), losses(Path("run"))
     assert run.keys() == whole.keys()
     assert run == pytest.approx(whole, rel=1e-4)
-    (change,) = records("run", "micro_batch")
-    assert change["micro_batch"] == micro_batch
+    (change,) = records("run", "micro_batch_size")
+    assert change["micro_batch_size"] == micro_batch_size
     assert result.err.count("the batch and its loss stay") == 2
     assert f"step {change['step']}: out of memory with a micro-batch of" in result.err
 
@@ -119,7 +119,7 @@ def test_micro_batches_counted_in_tokens_are_divided_too(cli: Cli, monkeypatch: 
     result = cli(*words, "--out", "run")
     assert result.status == 0, result.err
     assert losses(Path("run")) == pytest.approx(losses(Path("whole")), rel=1e-4)
-    assert records("run", "micro_batch")
+    assert records("run", "micro_batch_size")
     assert "in pieces of 100" in result.err
 
 
@@ -139,7 +139,7 @@ def test_the_first_measurement_of_how_to_compute_divides_too(
     small_memory(monkeypatch, CausalLM, most, 1, MemoryError)
     result = cli("pretrain", decoder_spec, "--out", "run", *sets("train.precision=auto", "train.steps=2"))
     assert result.status == 0, result.err
-    assert [r["micro_batch"] for r in records("run", "micro_batch")] == [most]
+    assert [r["micro_batch_size"] for r in records("run", "micro_batch_size")] == [most]
     assert result.err.count("out of memory with a micro-batch of 4 samples") == 1
     assert json.loads(Path("run/micro_batches.json").read_text())["pieces"] == {"0": 4 // most}
 
@@ -167,7 +167,7 @@ def test_a_run_killed_after_the_change_resumes_to_the_same_bits(
     assert resumed.status == 0, resumed.err
     assert digests(Path(resumed.out.strip())) == digests(Path(whole.out.strip()))
     assert losses(Path("run")) == losses(Path("whole"))
-    assert records("run", "micro_batch") == records("whole", "micro_batch") == [{"step": 6, "micro_batch": most}]
+    assert records("run", "micro_batch_size") == records("whole", "micro_batch_size") == [{"step": 6, "micro_batch_size": most}]
 
 
 def test_an_update_that_does_not_fit_is_not_done_twice(

@@ -42,7 +42,7 @@ class Curve(Observer):
         picture = self.metrics.path.with_name("curve.png")
         if self.metrics.broken:
             return
-        about = About(Path(os.path.abspath(picture)).parent.name, **run.task.described(), clip=run.options.clip)
+        about = About(Path(os.path.abspath(picture)).parent.name, **run.task.described(), max_grad_norm=run.options.max_grad_norm)
         if drawn(picture, lambda: draw_curve(self.metrics.path, picture, about), run.say):
             run.say(f"curve: {picture}")
 
