@@ -23,6 +23,7 @@ from bigmodel_cli.errors import CheckpointError, OptionError, SpecError
 from bigmodel_cli.explain import explain, placed
 from bigmodel_cli.inherit import BASE, read_inheriting
 from bigmodel_cli.models import ModelOptions, learners
+from bigmodel_cli.old_names import with_present_names
 from bigmodel_cli.overrides import Change, apply_overrides, key_of
 from bigmodel_cli.plugins import PLUGINS, missing_plugins, needed_plugins, parts_from_files
 from bigmodel_cli.recipe import InitOptions, TrainOptions
@@ -93,8 +94,9 @@ def load(path: Path, overrides: Iterable[Change] = (), base: Mapping[str, Any] |
     if root.value is None:
         raise SpecError(f"{path}: empty; `bigmodel init NAME` writes a sample spec")
     if isinstance(root.value, dict):
-        for name in (base or {}).keys() - root.value.keys():
-            root.value[name] = _wrap((base or {})[name], f"{name} of the checkpoint")
+        recorded = with_present_names(base or {})
+        for name in recorded.keys() - root.value.keys():
+            root.value[name] = _wrap(recorded[name], f"{name} of the checkpoint")
         changes = list(overrides)
         if BASE in map(key_of, changes):
             raise SpecError(f"--set {BASE}: a spec names its base in its file; write {BASE}: other.yaml at its top")
@@ -104,7 +106,7 @@ def load(path: Path, overrides: Iterable[Change] = (), base: Mapping[str, Any] |
 
 def from_dict(values: Mapping[str, Any], overrides: Iterable[Change] = (), name: str = "spec.yaml") -> Spec:
     """The checked spec of plain values (a checkpoint's), with overrides applied. Raises `SpecError`."""
-    root = _wrap(dict(values), name)
+    root = _wrap(with_present_names(values), name)
     apply_overrides(root, overrides, Spec)
     return check(root)
 

@@ -29,6 +29,7 @@ FLOORS = {
             "failpoints",
             "draw",
             "modes",
+            "old_names",
             "heeding",
             "outputs",
             "packages",

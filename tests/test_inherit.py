@@ -45,7 +45,7 @@ def test_mappings_are_joined_and_lists_replaced() -> None:
     assert plain["model"]["dim"] == 16
     assert [block["ffn"]["type"] for block in plain["model"]["blocks"]] == ["relu"]
     assert (plain["train"]["optimizer"]["lr"], plain["train"]["optimizer"]["weight_decay"]) == (0.75, 0.25)
-    assert (plain["train"]["clip"], plain["train"]["steps"]) == (None, 10)
+    assert (plain["train"]["max_grad_norm"], plain["train"]["steps"]) == (None, 10)
     assert "base" not in spec.recorded()
 
 

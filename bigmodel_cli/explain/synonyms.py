@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 
+from bigmodel_cli.old_names import former_names
+
 _TARGETS = {
     "train.steps": "max_steps max_iters iterations iters num_iterations num_steps total_steps training_steps max_update "
     "updates num_training_steps max_train_steps n_steps",
@@ -173,6 +175,8 @@ def _by_word(table: dict[str, str]) -> dict[str, list[str]]:
 
 
 SYNONYMS = _by_word(_TARGETS)
+for _path, _name in former_names().items():
+    SYNONYMS.setdefault(_normal(_name), []).append(_path)
 REMARKS = _by_word({remark: words for words, remark in _REMARKS.items()})
 
 
