@@ -28,7 +28,7 @@ class About(NamedTuple):
     name: str
     higher_is_better: bool
     percent: Sequence[str]
-    clip: float | None
+    max_grad_norm: float | None
 
 
 class Curve(Observer):
@@ -75,7 +75,7 @@ def draw_curve(metrics: Path, picture: Path, about: About) -> None:
     upper, lower = figure.subplots(2, sharex=True, height_ratios=(5, 2))
     figure.suptitle(plain(about.title))
     _draw_losses(upper, records, about)
-    _draw_training(lower, records, about.clip)
+    _draw_training(lower, records, about.max_grad_norm)
     whole_steps(lower, steps)
     content = io.BytesIO()
     figure.savefig(content, dpi=120, format="png")
