@@ -59,10 +59,14 @@ def run(arguments: list[str], *, last: bool = False) -> int:
         text = io.StringIO()
         hint = _usage_hint(arguments, fault)
         fault.show(text)
-        _tell(text.getvalue().rstrip("\n") + hint)  # it repeats the arguments, which may hold anything
+        _tell(
+            text.getvalue().rstrip("\n") + hint
+        )  # it repeats the arguments, which may hold anything
         return int(fault.exit_code)
     except SystemExit as exit_:
-        if type(sys.stdout).__name__ == "PacifyFlushWrapper":  # so Typer leaves, with 1, where the reader has gone
+        if (
+            type(sys.stdout).__name__ == "PacifyFlushWrapper"
+        ):  # so Typer leaves, with 1, where the reader has gone
             return 0
         return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     except BigmodelError as error:
@@ -98,7 +102,9 @@ def _usage_hint(arguments: list[str], fault: Any) -> str:
 def _other_fault(error: Exception) -> int:
     """The status of a fault of stdout, which is said; any other is raised again."""
     cause = error.__cause__
-    if isinstance(cause, EOFError | KeyboardInterrupt) and type(error).__name__ == "Abort":  # what Typer makes of these
+    if (
+        isinstance(cause, EOFError | KeyboardInterrupt) and type(error).__name__ == "Abort"
+    ):  # what Typer makes of these
         if isinstance(cause, KeyboardInterrupt):
             return 130
         raise cause
@@ -115,7 +121,10 @@ def _is_of_typer(error: OSError) -> bool:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_globals["__name__"].partition(".")[0] in ("typer", "click")
+    return trace is not None and trace.tb_frame.f_globals["__name__"].partition(".")[0] in (
+        "typer",
+        "click",
+    )
 
 
 @contextlib.contextmanager

@@ -29,7 +29,12 @@ ABSURD = 1 << 17
 
 
 def assemble(
-    spec: Spec, info: DatasetInfo, device: torch.device, source: Path | None = None, *, download: bool = True
+    spec: Spec,
+    info: DatasetInfo,
+    device: torch.device,
+    source: Path | None = None,
+    *,
+    download: bool = True,
 ) -> Model:
     """The model that training starts with, on its device: seeded, filled, and what `spec.init` freezes without a gradient.
 
@@ -52,9 +57,13 @@ def build_model(spec: Spec, info: DatasetInfo) -> Model:
         return build(spec.model, info)
 
 
-def build_for(spec: Spec, info: DatasetInfo, weights: Mapping[str, Tensor], new_outputs: int = 0) -> Model:
+def build_for(
+    spec: Spec, info: DatasetInfo, weights: Mapping[str, Tensor], new_outputs: int = 0
+) -> Model:
     """The model that these weights are for, but for a new head; `CheckpointError` before it becomes far larger than they are."""
-    with within(weights, new_outputs):  # not on the meta device: tables of positions are not among the weights
+    with within(
+        weights, new_outputs
+    ):  # not on the meta device: tables of positions are not among the weights
         return build_model(_without_download(spec), info)
 
 
@@ -64,7 +73,9 @@ def _drawn(spec: Spec, info: DatasetInfo, device: torch.device) -> Model:
     Weights are counted as memory is asked for them, since building twice, once on the meta device, would cost more start-up time
     than half of torch: operations on it import the compiler. Only a model that seems too large is counted there, exactly.
     """
-    if _largest(spec.model.model_dump()) > ABSURD:  # filling what fits until the rest does not would take minutes
+    if (
+        _largest(spec.model.model_dump()) > ABSURD
+    ):  # filling what fits until the rest does not would take minutes
         check_memory(spec, info, device)
     try:
         with watched(total_memory(device) // _copies(spec)):
@@ -80,18 +91,30 @@ def _drawn(spec: Spec, info: DatasetInfo, device: torch.device) -> Model:
 def _from_checkpoint(spec: Spec, info: DatasetInfo, device: torch.device, source: Path) -> Model:
     contents = checkpoints.read(source, train_state=False)
     if note := checkpoints.not_finite(contents.model.stream()):
-        raise CheckpointError(f"{source}: {note}; nothing can be learnt from there: start from another checkpoint")
+        raise CheckpointError(
+            f"{source}: {note}; nothing can be learnt from there: start from another checkpoint"
+        )
     model = build_for(spec, info, contents.model, info.outputs)
     if state_bytes(spec, model.parameters()) > total_memory(device):
         check_memory(spec, info, device)
     before = DatasetInfo.from_json(contents.info)
     task_differs = contents.spec["task"].get("type") != spec.task.type
-    what = "classes" if before.classes != info.classes else "targets" if before.targets != info.targets else ""
+    what = (
+        "classes"
+        if before.classes != info.classes
+        else "targets"
+        if before.targets != info.targets
+        else ""
+    )
     other = f"{what} differ" if what else "task differs" if task_differs else ""
     try:
-        report = checkpoints.load_weights(model, contents.model, fresh=model.output_layers() if other else ())
+        report = checkpoints.load_weights(
+            model, contents.model, fresh=model.output_layers() if other else ()
+        )
     except CheckpointError as error:
-        raise CheckpointError(f"{source}: {_of_another_model(spec, contents.spec)}{error}") from None
+        raise CheckpointError(
+            f"{source}: {_of_another_model(spec, contents.spec)}{error}"
+        ) from None
     say(f"weights: {len(report.loaded)} tensors from {source}")
     if report.fresh:
         say(f"newly initialised, since the {other}: {', '.join(report.fresh)}")
@@ -159,7 +182,10 @@ def build_on_meta(spec: Spec, info: DatasetInfo) -> Model:
 def _largest(values: Any) -> int:
     """The largest whole number in plain values."""
     if isinstance(values, dict | list):
-        return max((_largest(v) for v in (values.values() if isinstance(values, dict) else values)), default=0)
+        return max(
+            (_largest(v) for v in (values.values() if isinstance(values, dict) else values)),
+            default=0,
+        )
     return values if isinstance(values, int) else 0
 
 
@@ -172,7 +198,11 @@ def kept_bytes(spec: Spec, weights: Iterable[Tensor]) -> tuple[int, int, int]:
     """(weights, gradients, optimizer state and average): frozen weights have no gradient, and nothing of the optimizer."""
     sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in weights]
     every, trained = sum(size for size, _ in sizes), sum(size for size, moves in sizes if moves)
-    return every, trained, trained * spec.train.optimizer.state_per_param + every * (spec.train.ema is not None)
+    return (
+        every,
+        trained,
+        trained * spec.train.optimizer.state_per_param + every * (spec.train.ema is not None),
+    )
 
 
 def _copies(spec: Spec) -> int:
@@ -197,7 +227,9 @@ def outline(spec: Spec, info: DatasetInfo) -> Outline:
     weights = named_weights(built[0])
     if not cut:
         return Outline([], built[0], [], weights)
-    whole = in_whole(stacks, weights, lambda weight: weight.name, lambda weight, name: replace(weight, name=name))
+    whole = in_whole(
+        stacks, weights, lambda weight: weight.name, lambda weight, name: replace(weight, name=name)
+    )
     return Outline(stacks, built[0], built[1:], whole)
 
 

@@ -40,4 +40,6 @@ def _home() -> Path:
 def unwritable(path: Path, error: OSError) -> ResourceError:
     """The error that says that nothing can be written to the cache, and what to do."""
     reason = os.strerror(error.errno or 0)
-    return ResourceError(f"{path}: the cache cannot be written: {reason}; make room there, or set XDG_CACHE_HOME")
+    return ResourceError(
+        f"{path}: the cache cannot be written: {reason}; make room there, or set XDG_CACHE_HOME"
+    )

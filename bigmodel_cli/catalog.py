@@ -25,10 +25,15 @@ def catalog() -> dict[str, dict[str, str]]:
     for name, options in _typed_options(Spec, []):
         if not any(options.keys() <= table.keys() for table in tables.values()):
             tables[name] = {**options, **tables.get(name, {})}
-    return {kind: {name: _line(entry) for name, entry in entries.items()} for kind, entries in tables.items()}
+    return {
+        kind: {name: _line(entry) for name, entry in entries.items()}
+        for kind, entries in tables.items()
+    }
 
 
-def _typed_options(options: type[Options], seen: list[type[Options]]) -> Iterator[tuple[str, dict[str, type[Options]]]]:
+def _typed_options(
+    options: type[Options], seen: list[type[Options]]
+) -> Iterator[tuple[str, dict[str, type[Options]]]]:
     """Each option below these whose value has a `type`, with the classes that there are; `seen` have been looked at."""
     seen.append(options)
     for name, field in options.model_fields.items():
@@ -46,7 +51,9 @@ def _line(options: type[Options]) -> str:
 
 def catalog_text() -> str:
     """The catalog as a table."""
-    rows = [[kind, name, line] for kind, entries in catalog().items() for name, line in entries.items()]
+    rows = [
+        [kind, name, line] for kind, entries in catalog().items() for name, line in entries.items()
+    ]
     return table(["kind", "name", "what it is"], rows)
 
 
@@ -75,7 +82,11 @@ def templates() -> dict[str, str]:
 def samples(folder: str = "sample_configs") -> dict[str, str]:
     """The text of the sample specs, or of those in another folder of the package, by name."""
     there = (resources.files("bigmodel_cli") / folder).iterdir()
-    found = {f.name.removesuffix(".yaml"): f.read_text(encoding="utf-8") for f in there if f.name.endswith(".yaml")}
+    found = {
+        f.name.removesuffix(".yaml"): f.read_text(encoding="utf-8")
+        for f in there
+        if f.name.endswith(".yaml")
+    }
     return dict(sorted(found.items()))
 
 
@@ -84,10 +95,15 @@ def like_what(name: str) -> str:
     known = {**samples(), **templates()}
     if name in TASKS and name not in known:
         task = re.compile(rf"^task: *({name}$|{{type: {name}\b|\n  type: {name}$)", re.MULTILINE)
-        name = next((own for own, text in known.items() if task.search(text) and "finetune" not in own), name)
+        name = next(
+            (own for own, text in known.items() if task.search(text) and "finetune" not in own),
+            name,
+        )
     if name not in known:
         choices = sorted({*known, *TASKS})
-        raise SpecError(f"--like {name}: not one of {', '.join(choices)}{did_you_mean(name, choices)}")
+        raise SpecError(
+            f"--like {name}: not one of {', '.join(choices)}{did_you_mean(name, choices)}"
+        )
     return known[name].replace(f"sample_configs/{name}.yaml", "{path}")
 
 
@@ -99,7 +115,9 @@ def write_sample(name: str, like: str) -> Path:
 def write_spec(name: str, text: Callable[[Path], str]) -> Path:
     """Write a new spec into `name`.yaml; `text` gives it for that path. Raises where the file exists."""
     if not os.path.basename(name):
-        raise SpecError(f"NAME: {name!r} is the name of no file; write for instance `bigmodel init mine`")
+        raise SpecError(
+            f"NAME: {name!r} is the name of no file; write for instance `bigmodel init mine`"
+        )
     path = Path(name)
     # A device or a FIFO is written through.
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):

@@ -99,9 +99,14 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def main(
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback for expected errors too.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show a traceback for expected errors too.")
+    ] = False,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_print_version)
+        bool,
+        typer.Option(
+            "--version", help="Print the version and leave.", is_eager=True, callback=_print_version
+        ),
     ] = False,
 ) -> None:
     """Options that every command shares; `--debug` and `--version` have taken effect before this runs."""
@@ -132,7 +137,9 @@ def pretrain(
     if spec is None:
         need_run("pretrain", None, out, resume, dry_run)
     name = spec.stem if spec is not None else ""
-    start = Start("pretrain", name, out, resume, device, overrides, accept_data, plugin, dry_run, json)
+    start = Start(
+        "pretrain", name, out, resume, device, overrides, accept_data, plugin, dry_run, json
+    )
     if seeds is not None and spec is not None:
         run_seeds(seeds, seed, lambda more: load(spec, [*overrides, *more]), start)
     else:
@@ -168,7 +175,12 @@ def finetune(
     if source is None:
         need_run("finetune", spec, out, resume, dry_run)
         refuse("a run that is gone on with without --from", {"SPEC": spec, "--seeds": seeds})
-        run_training(None, Start("finetune", "", out, resume, device, overrides, accept_data, plugin, dry_run, json))
+        run_training(
+            None,
+            Start(
+                "finetune", "", out, resume, device, overrides, accept_data, plugin, dry_run, json
+            ),
+        )
         return
     path = checkpoints.find(resolve_checkpoint(source))
     base = checkpoints.read_spec(path)
@@ -183,10 +195,16 @@ def finetune(
 
     def loaded(more: Sequence[Change] = ()) -> Spec:
         every = [*changes, *more]
-        return load(spec, every, base) if spec is not None else from_dict(base, every, f"{path}/spec.yaml")
+        return (
+            load(spec, every, base)
+            if spec is not None
+            else from_dict(base, every, f"{path}/spec.yaml")
+        )
 
     name = spec.stem if spec is not None else f"{path.parent.parent.name}-finetuned"
-    start = Start("finetune", name, out, resume, device, overrides, accept_data, plugin, dry_run, json)
+    start = Start(
+        "finetune", name, out, resume, device, overrides, accept_data, plugin, dry_run, json
+    )
     if seeds is not None:
         run_seeds(seeds, seed, loaded, start)
     else:
@@ -219,11 +237,24 @@ def evaluate(
     from bigmodel_cli.evaluation.report import evaluate_checkpoint, rescore_samples
 
     if (checkpoint is None) == (rescore is None):
-        raise SpecError("give either a checkpoint, or --rescore with a file that --predictions wrote")
-    of_splits = {"--split": split, "--predictions": samples, "--compare": compare, "--confusion": confusion}
-    of_tasks, of_models = {"--include": include, "--limit": limit}, {"--set": set_, "--precision": precision}
+        raise SpecError(
+            "give either a checkpoint, or --rescore with a file that --predictions wrote"
+        )
+    of_splits = {
+        "--split": split,
+        "--predictions": samples,
+        "--compare": compare,
+        "--confusion": confusion,
+    }
+    of_tasks, of_models = (
+        {"--include": include, "--limit": limit},
+        {"--set": set_, "--precision": precision},
+    )
     if rescore is not None:
-        refuse("a file of samples (--rescore)", {**of_splits, **of_models, **of_tasks, "--tasks": tasks})
+        refuse(
+            "a file of samples (--rescore)",
+            {**of_splits, **of_models, **of_tasks, "--tasks": tasks},
+        )
     elif tasks is not None:
         refuse("the harness (--tasks)", {**of_splits, "--metric": metric})
     else:
@@ -234,13 +265,17 @@ def evaluate(
 
         for name in metric or []:
             if name not in MEASURES:
-                raise SpecError(f"--metric {name}: not one of {', '.join(MEASURES)}{did_you_mean(name, MEASURES)}")
+                raise SpecError(
+                    f"--metric {name}: not one of {', '.join(MEASURES)}{did_you_mean(name, MEASURES)}"
+                )
         report = rescore_samples(rescore, metric or [])
     elif tasks is not None:
         from bigmodel_cli.evaluation.lm_eval import evaluate_tasks
         from bigmodel_cli.loaded import load_checkpoint
 
-        loaded = load_checkpoint(resolve_checkpoint(str(checkpoint)), device, collect_overrides(set_, precision, None))
+        loaded = load_checkpoint(
+            resolve_checkpoint(str(checkpoint)), device, collect_overrides(set_, precision, None)
+        )
         report = evaluate_tasks(loaded, [name.strip() for name in tasks.split(",")], include, limit)
     else:
         overrides = collect_overrides(set_, precision, None)
@@ -288,7 +323,16 @@ def predict(
     given = inputs or with_a_first(lines_of(sys.stdin.buffer))
     loaded = load_checkpoint(path, device, collect_overrides(set_, None, None))
     decoding = Decoding(
-        max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, beams, length_penalty, n_best, seed
+        max_tokens,
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        repetition_penalty,
+        beams,
+        length_penalty,
+        n_best,
+        seed,
     )
     word = "input" if inputs else "line"
     if json or not sys.stdout.isatty() or not continues(loaded):
@@ -320,7 +364,9 @@ def attend(
     from bigmodel_cli.loaded import load_checkpoint
 
     color = has_colour(sys.stderr)
-    seen = attend_(load_checkpoint(resolve_checkpoint(checkpoint), device), source, out, layer, head, color)
+    seen = attend_(
+        load_checkpoint(resolve_checkpoint(checkpoint), device), source, out, layer, head, color
+    )
     say_coloured(seen.text)
     if json:
         result_json({"picture": str(seen.picture), **seen.values})
@@ -351,13 +397,23 @@ def bench(
 
 
 @app.command()
-def runs(given: Runs = None, compare: CompareRuns = False, plot: Plot = None, json: Json = False) -> None:
+def runs(
+    given: Runs = None, compare: CompareRuns = False, plot: Plot = None, json: Json = False
+) -> None:
     """List runs: state, step, best metric, time, and the options in which they differ; or compare some and plot their curves.
 
     Example: bigmodel runs, or: bigmodel runs --compare mnist_cnn mnist_cnn-2 --plot curves.pdf
     """
     from bigmodel_cli.pictures import check_picture
-    from bigmodel_cli.runs import PICTURE, as_text, compare_runs, comparison, list_runs, listing, to_json
+    from bigmodel_cli.runs import (
+        PICTURE,
+        as_text,
+        compare_runs,
+        comparison,
+        list_runs,
+        listing,
+        to_json,
+    )
 
     names = all_of_stdin(given or [])
     if not compare:
@@ -387,7 +443,9 @@ def schema(plugin: Plugin = None) -> None:
 
 
 @app.command()
-def options(path: OptionPath = None, kind: TypeName = None, plugin: Plugin = None, json: Json = False) -> None:
+def options(
+    path: OptionPath = None, kind: TypeName = None, plugin: Plugin = None, json: Json = False
+) -> None:
     """Show the options of a part of a spec: type, default, bounds, what each is, and an example.
 
     Example: bigmodel options model.blocks.mixer attention
@@ -433,7 +491,11 @@ def check(file: PluginFile, set_: SetPart = None, json: Json = False) -> None:
 
 @app.command()
 def init(
-    name: NewName, like: Like = None, data: OwnData = None, text: TextColumn = None, label: LabelColumn = None
+    name: NewName,
+    like: Like = None,
+    data: OwnData = None,
+    text: TextColumn = None,
+    label: LabelColumn = None,
 ) -> None:
     """Write a commented first spec: for your own data after a look at it, or like a sample; prints its path.
 

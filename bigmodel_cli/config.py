@@ -54,10 +54,14 @@ class Options(BaseModel):
         """The mappings that words and mappings without `type` stand for."""
         if not isinstance(values, dict):
             return values
-        return {name: _written_out(cls.model_fields.get(name), value) for name, value in values.items()}
+        return {
+            name: _written_out(cls.model_fields.get(name), value) for name, value in values.items()
+        }
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
         """The schema takes what `_written_out` does."""
         schema = handler.resolve_ref_schema(handler(core_schema))
         for name, field in cls.model_fields.items():
@@ -82,7 +86,9 @@ class Table(dict[str, type[T]]):
         self.kind, self.base = kind, base
         _TABLES[base] = self
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
         union: Any = Union[tuple(self.values())]  # noqa: UP007
         return handler.generate_schema(Annotated[union, Field(discriminator="type")])
 
@@ -104,7 +110,12 @@ def classes_in(annotation: Any) -> list[type[Options]]:
 def typed(annotation: Any) -> dict[str, type[Options]]:
     """What a word may stand for at an option with this annotation, or in its list: the classes of options by their `type`."""
     fields = [(options, options.model_fields.get("type")) for options in classes_in(annotation)]
-    return {str(word): own for own, field in fields if field is not None for word in get_args(field.annotation)}
+    return {
+        str(word): own
+        for own, field in fields
+        if field is not None
+        for word in get_args(field.annotation)
+    }
 
 
 def required(options: type[Options]) -> list[str]:
@@ -118,7 +129,11 @@ def _written_out(field: FieldInfo | None, value: Any) -> Any:
     listed = get_origin(field.annotation) is list
     if listed or isinstance(value, list):
         whole = listed and isinstance(value, list)
-        return [{"type": item} if isinstance(item, str) else item for item in value] if whole else value
+        return (
+            [{"type": item} if isinstance(item, str) else item for item in value]
+            if whole
+            else value
+        )
     if isinstance(value, str):
         return {"type": value}
     kind = getattr(field.default, "type", None)
@@ -132,7 +147,9 @@ def _schema_of_words(field: FieldInfo, schema: dict[str, Any]) -> dict[str, Any]
         return schema
     if "items" in schema:
         return {**schema, "items": {"anyOf": [schema["items"], {"enum": words}]}}
-    about: dict[str, Any] = {key: schema[key] for key in ("default", "description", "title") if key in schema}
+    about: dict[str, Any] = {
+        key: schema[key] for key in ("default", "description", "title") if key in schema
+    }
     rest = {key: value for key, value in schema.items() if key not in about}
     choices = []
     for choice in rest.get("anyOf", [rest]):
@@ -253,7 +270,9 @@ class DatasetInfo:
         """The inverse of `to_json`. Raises `ValueError` naming the fact that is none, or not of its type or range."""
         try:
             # in JSON a list is what a tuple is here; names of files that are not UTF-8 have half pairs of surrogates
-            info = _info_adapter().validate_json(json.dumps(values, ensure_ascii=False).encode("utf-8", "replace"))
+            info = _info_adapter().validate_json(
+                json.dumps(values, ensure_ascii=False).encode("utf-8", "replace")
+            )
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
             raise ValueError(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
@@ -266,7 +285,9 @@ class DatasetInfo:
         if len(info.mean) != len(info.std):
             raise ValueError(f"mean, std: {len(info.mean)} and {len(info.std)} values")
         if info.class_counts and len(info.class_counts) != len(info.classes):
-            raise ValueError(f"class_counts: {len(info.class_counts)} for {len(info.classes)} classes")
+            raise ValueError(
+                f"class_counts: {len(info.class_counts)} for {len(info.classes)} classes"
+            )
         for name, names in (("classes", info.classes), ("targets", info.targets)):
             if len(set(values.get(name, ()))) != len(names):
                 raise ValueError(f"{name}: a name is given twice")

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SCHEMA_VERSION = 1
-NUMBER = re.compile(r"[-+]?[\d,:]*\.?\d+(e[-+]?\d+)?( ± [\d,.]+(e[-+]?\d+)?)?( ?%| [a-zA-Zµ][\w/]*)?", re.ASCII)
+NUMBER = re.compile(
+    r"[-+]?[\d,:]*\.?\d+(e[-+]?\d+)?( ± [\d,.]+(e[-+]?\d+)?)?( ?%| [a-zA-Zµ][\w/]*)?", re.ASCII
+)
 """As '-1,234.5', '93.3 kB', '12 tokens/s', '0.91 ± 0.02', '1:02:03'."""
 FEWEST = 20
 """Columns of a terminal into which a longer text may be wrapped, but not into fewer."""
@@ -58,13 +60,21 @@ def visible(text: str) -> str:
 
 def one_line(text: str) -> str:
     """The same for a name within a line or a picture: newlines and tabs are escapes too."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else escape(c) for c in text)
+    return (
+        text if text.isprintable() else "".join(c if c.isprintable() else escape(c) for c in text)
+    )
 
 
 def escape(character: str) -> str:
     """A character as its code point: '\\x1b', '\\u202e'."""
     code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return (
+        f"\\x{code:02x}"
+        if code < 0x100
+        else f"\\u{code:04x}"
+        if code < 0x10000
+        else f"\\U{code:08x}"
+    )
 
 
 def result(text: str, end: str = "\n", styled: bool = False) -> None:
@@ -88,7 +98,9 @@ def result(text: str, end: str = "\n", styled: bool = False) -> None:
 def stdout_fault(error: OSError) -> ResourceError:
     """The fault of a stdout that cannot be written, which is muted, so that leaving does not fail again."""
     mute_stdout()
-    return ResourceError(f"stdout: cannot be written: {os.strerror(error.errno or 0)}; the result is not shown")
+    return ResourceError(
+        f"stdout: cannot be written: {os.strerror(error.errno or 0)}; the result is not shown"
+    )
 
 
 def _encodable(text: str, stream: TextIO) -> str:
@@ -118,7 +130,9 @@ def result_json(values: dict[str, Any]) -> None:
 
 def result_record(values: dict[str, Any]) -> None:
     """Print one line of JSON on stdout."""
-    unicode = sys.stdout is None or (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    unicode = (
+        sys.stdout is None or (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    )
     result(strict_json(values, ascii_only=not unicode))
 
 
@@ -134,7 +148,9 @@ def strict_json(values: Any, *, ascii_only: bool = True) -> str:
 
 
 def _json_escape(character: str) -> str:
-    return "\\u007f" if character == "\x7f" else json.dumps(character)[1:-1]  # JSON takes DEL as it is
+    return (
+        "\\u007f" if character == "\x7f" else json.dumps(character)[1:-1]
+    )  # JSON takes DEL as it is
 
 
 def _finite(value: Any) -> Any:
@@ -157,7 +173,11 @@ def is_terminal() -> bool:
 
 def has_colour(stream: TextIO) -> bool:
     """Whether escape codes may be written there: a terminal that knows them, and nobody has asked for none."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+    return (
+        stream.isatty()
+        and not os.environ.get("NO_COLOR")
+        and os.environ.get("TERM", "dumb") != "dumb"
+    )
 
 
 def terminal() -> Console:
@@ -182,15 +202,17 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
     Where a terminal is too narrow for the columns, each row is a paragraph of names and values.
     """
     cells = [[one_line(cell) for cell in row] for row in (columns, *rows)]
-    right = [bool(rows) and all(map(_is_number, column)) for column in zip(*cells[1:], strict=True)] or [False] * len(
-        columns
-    )
+    right = [
+        bool(rows) and all(map(_is_number, column)) for column in zip(*cells[1:], strict=True)
+    ] or [False] * len(columns)
     widths = [max(map(columns_of, column)) for column in zip(*cells, strict=True)]
     room = _columns_of_stdout()
     if room is None:
         lines = [zip(row, widths, right, strict=True) for row in cells]
         return "\n".join("  ".join(padded(*cell) for cell in line).rstrip() for line in lines)
-    least = [width if number else min(width, FEWEST) for width, number in zip(widths, right, strict=True)]
+    least = [
+        width if number else min(width, FEWEST) for width, number in zip(widths, right, strict=True)
+    ]
     if sum(least) + 2 * (len(columns) - 1) > room:
         return "\n\n".join(named_values(list(zip(cells[0], row, strict=True))) for row in cells[1:])
     return _rich_table(cells, right, least, room)
@@ -202,7 +224,9 @@ def named_values(pairs: Sequence[tuple[str, str]]) -> str:
     lines = []
     for name, value in pairs:
         parts = [value] if room is None else _wrapped(value, max(FEWEST // 2, room - width))
-        lines += [padded(name if not k else "", width, right=False) + part for k, part in enumerate(parts)]
+        lines += [
+            padded(name if not k else "", width, right=False) + part for k, part in enumerate(parts)
+        ]
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -233,13 +257,19 @@ def _rich_table(cells: list[list[str]], right: list[bool], least: list[int], roo
     from rich.table import Table
     from rich.text import Text
 
-    plain = os.environ.get("TERM", "dumb") == "dumb" or not (sys.stdout.encoding or "").lower().startswith("utf")
+    plain = os.environ.get("TERM", "dumb") == "dumb" or not (
+        sys.stdout.encoding or ""
+    ).lower().startswith("utf")
     empty, rule = "    \n", "-" if plain else "─"
     box = Box(f"{empty}{empty} {rule}{rule} \n{empty * 5}", ascii=plain)
     shown = Table(box=box, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for name, number, width in zip(cells[0], right, least, strict=True):
         shown.add_column(
-            Text(name), justify="right" if number else "left", no_wrap=number, min_width=width, overflow="fold"
+            Text(name),
+            justify="right" if number else "left",
+            no_wrap=number,
+            min_width=width,
+            overflow="fold",
         )
     for row in cells[1:]:
         shown.add_row(*map(Text, row))
@@ -300,10 +330,13 @@ def short_names(paths: Sequence[Sequence[Path]]) -> list[str]:
     same paths is numbered.
     """
     tails = [
-        [Path(*path.parts[-n:]).as_posix() for path in own for n in range(1, len(path.parts) + 1)] for own in paths
+        [Path(*path.parts[-n:]).as_posix() for path in own for n in range(1, len(path.parts) + 1)]
+        for own in paths
     ]
     names = []
     for index, own in enumerate(tails):
         others = {tail for other in (*tails[:index], *tails[index + 1 :]) for tail in other}
         names.append(next((tail for tail in own if tail not in others), own[0]))
-    return [f"{n} ({names[:i].count(n) + 1})" if names.count(n) > 1 else n for i, n in enumerate(names)]
+    return [
+        f"{n} ({names[:i].count(n) + 1})" if names.count(n) > 1 else n for i, n in enumerate(names)
+    ]

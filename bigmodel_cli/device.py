@@ -43,13 +43,19 @@ def pick_device(wanted: str, say: Callable[[str], None]) -> torch.device:
         why = "as asked"
     if kind == "cuda":
         if not has_cuda:
-            raise ResourceError(f"--device {wanted}: this machine has no usable CUDA device; use --device cpu or auto")
+            raise ResourceError(
+                f"--device {wanted}: this machine has no usable CUDA device; use --device cpu or auto"
+            )
         if int(number or 0) >= torch.cuda.device_count():
-            raise ResourceError(f"--device {wanted}: this machine has {torch.cuda.device_count()} CUDA device(s)")
+            raise ResourceError(
+                f"--device {wanted}: this machine has {torch.cuda.device_count()} CUDA device(s)"
+            )
         device = torch.device("cuda", int(number or torch.cuda.current_device()))
     elif kind == "mps":
         if not has_mps:
-            raise ResourceError("--device mps: MPS is not available on this machine; use --device cpu or auto")
+            raise ResourceError(
+                "--device mps: MPS is not available on this machine; use --device cpu or auto"
+            )
         device = torch.device("mps")
     else:
         device = torch.device("cpu")
@@ -138,6 +144,10 @@ def product_dtype(weight: Tensor) -> torch.dtype:
     There attention of single queries is faster in fp32 (see parts/kernels.py).
     """
     kind = weight.device.type
-    if kind not in ("cpu", "meta") and weight.dtype == torch.float32 and torch.is_autocast_enabled(kind):
+    if (
+        kind not in ("cpu", "meta")
+        and weight.dtype == torch.float32
+        and torch.is_autocast_enabled(kind)
+    ):
         return torch.get_autocast_dtype(kind)
     return weight.dtype

@@ -12,7 +12,13 @@ Leaves = Mapping[str, Any]
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted path, value) of every leaf of plain values; an empty list or mapping is one."""
-    items = value.items() if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else list(enumerate(value))
+        if isinstance(value, list)
+        else ()
+    )
     if not items:
         yield path, value
     for key, inner in items:
@@ -21,7 +27,9 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def written(value: Any) -> str:
     """A scalar as YAML has it."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
 
 
 def differing(specs: Sequence[Leaves]) -> list[str]:
@@ -33,13 +41,19 @@ def differing(specs: Sequence[Leaves]) -> list[str]:
     paths = list(dict.fromkeys(path for spec in known for path in spec))
     changed = [p for p in paths if len({written(spec.get(p)) for spec in known}) > 1]
     types = {p.removesuffix("type") for p in changed if p.endswith(".type")}
-    return [p for p in changed if _differs(p, known, [t for t in types if p.startswith(t) and p != f"{t}type"])]
+    return [
+        p
+        for p in changed
+        if _differs(p, known, [t for t in types if p.startswith(t) and p != f"{t}type"])
+    ]
 
 
 def _differs(path: str, specs: Sequence[Leaves], types: Sequence[str]) -> bool:
     groups: dict[tuple[str, ...], set[str]] = {}
     for spec in specs:
-        groups.setdefault(tuple(str(spec.get(f"{t}type")) for t in types), set()).add(written(spec.get(path)))
+        groups.setdefault(tuple(str(spec.get(f"{t}type")) for t in types), set()).add(
+            written(spec.get(path))
+        )
     return any(len(group) > 1 for group in groups.values())
 
 
@@ -53,6 +67,10 @@ def shortest(parts: Mapping[str, Sequence[str]], joint: str) -> dict[str, str]:
     counts = Counter(joint.join(p[-k:]) for p in parts.values() for k in range(1, len(p) + 1))
     found = {}
     for name, own in parts.items():
-        ends = [joint.join(own[-k:]) for k in range(1, len(own) + 1) if joint == "/" or not own[-k].isdigit()]
+        ends = [
+            joint.join(own[-k:])
+            for k in range(1, len(own) + 1)
+            if joint == "/" or not own[-k].isdigit()
+        ]
         found[name] = next((end for end in ends if counts[end] == 1), joint.join(own))
     return found

@@ -48,7 +48,9 @@ def under(path: str) -> Iterator[None]:
     except ValueError as error:
         own, what = _NAMED.fullmatch(str(error)).groups("")  # type: ignore[union-attr]
         faults = error.faults if isinstance(error, OptionError) else ((own, what),)
-        raise OptionError(*((".".join(filter(None, (path, own))), what) for own, what in faults)) from None
+        raise OptionError(
+            *((".".join(filter(None, (path, own))), what) for own, what in faults)
+        ) from None
 
 
 class Faults:

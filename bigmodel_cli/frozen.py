@@ -28,7 +28,9 @@ def freeze(model: Model, init: InitOptions) -> None:
         for name, p in parameters.items():
             p.requires_grad_(p.requires_grad and _below(name, model.output_layers()))
     if not any(p.requires_grad for p in parameters.values()):
-        tied = init.train == "head" and not any(_below(name, model.output_layers()) for name in parameters)
+        tied = init.train == "head" and not any(
+            _below(name, model.output_layers()) for name in parameters
+        )
         way = (
             "the head has the weights of the embedding (tie_embeddings); write init.freeze: ['blocks.*'] in place of init.train"
             if tied
@@ -47,7 +49,11 @@ def still_modules(model: Model, init: InitOptions) -> frozenset[str]:
     for name, module in model.named_modules():
         around = still.get(name.rpartition(".")[0], False) if name else False
         trained = [p.requires_grad for p in module.parameters()]
-        still[name] = not any(trained) if trained else around or (_has_buffers(module) and _named(model, name, init))
+        still[name] = (
+            not any(trained)
+            if trained
+            else around or (_has_buffers(module) and _named(model, name, init))
+        )
     return frozenset(name for name, evaluates in still.items() if evaluates)
 
 

@@ -38,13 +38,19 @@ def _read(path: Path, options: type[Options], above: list[Path]) -> Node:
         raise SpecError(f"{named.where}: {BASE}: the path of one other spec is due here")
     chain, below = [*above, path], path.parent / os.path.expanduser(named.value)
     if os.path.realpath(below) in map(os.path.realpath, chain):
-        raise SpecError(f"{named.where}: {BASE}: a circle: {' -> '.join(map(str, [*chain, below]))}; take one base out")
+        raise SpecError(
+            f"{named.where}: {BASE}: a circle: {' -> '.join(map(str, [*chain, below]))}; take one base out"
+        )
     if len(chain) >= MOST_FILES:
-        raise SpecError(f"{named.where}: {BASE}: more than {MOST_FILES} files, each the base of the one above it")
+        raise SpecError(
+            f"{named.where}: {BASE}: more than {MOST_FILES} files, each the base of the one above it"
+        )
     try:
         inherited = _read(below, options, chain)
     except SpecError as error:
-        if str(error).startswith(f"{below}: "):  # of the file as a whole: its own faults have their own places
+        if str(error).startswith(
+            f"{below}: "
+        ):  # of the file as a whole: its own faults have their own places
             raise SpecError(f"{named.where}: {BASE}: {error}") from None
         raise
     if inherited.value is None:
@@ -67,7 +73,10 @@ def _joined(below: Node, above: Node, options: type[Options], path: list[str]) -
     kept = _without_alternatives(lower, upper, options, path)
     values = {
         **kept,
-        **{n: _joined(kept[n], v, options, [*path, n]) if n in kept else v for n, v in upper.items()},
+        **{
+            n: _joined(kept[n], v, options, [*path, n]) if n in kept else v
+            for n, v in upper.items()
+        },
     }
     return Node(values, above.where, {**below.keys, **above.keys})
 
@@ -89,9 +98,7 @@ def _without_alternatives(
             given = name in upper and upper[name].value is not None
             if given and other not in upper and other in kept and kept[other].value is not None:
                 section = ".".join(path)
-                text = (
-                    f"{section}.{name}: {upper[name].value} is taken in place of {section}.{other}: {kept[other].value}"
-                )
+                text = f"{section}.{name}: {upper[name].value} is taken in place of {section}.{other}: {kept[other].value}"
                 say(f"{text} of the base")
                 del kept[other]
     return kept

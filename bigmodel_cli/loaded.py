@@ -46,7 +46,11 @@ class Loaded:
     @property
     def name(self) -> str:
         """The run's, or where it lies outside a run the checkpoint's."""
-        return (self.path.parent.parent if self.path.parent.name == "checkpoints" else self.path).absolute().name
+        return (
+            (self.path.parent.parent if self.path.parent.name == "checkpoints" else self.path)
+            .absolute()
+            .name
+        )
 
     def files(self) -> dict[str, bytes]:
         """The files that data goes on with: see `open_data`."""
@@ -56,11 +60,19 @@ class Loaded:
     def precision(self) -> str:
         """The precision in which the run computed; 'fp32' where it was not recorded."""
         recorded = self.spec.train.precision
-        return "fp32" if recorded == "auto" or (recorded == "fp16" and self.device.type == "cpu") else recorded
+        return (
+            "fp32"
+            if recorded == "auto" or (recorded == "fp16" and self.device.type == "cpu")
+            else recorded
+        )
 
 
 def load_checkpoint(
-    path: Path, device: str = "auto", overrides: Sequence[Change] = (), *, tell: Callable[[str], None] = say
+    path: Path,
+    device: str = "auto",
+    overrides: Sequence[Change] = (),
+    *,
+    tell: Callable[[str], None] = say,
 ) -> Loaded:
     """Read and verify a checkpoint and build its model, in evaluation mode; `tell` is told the device.
 
@@ -81,7 +93,9 @@ def load_checkpoint(
     except (SpecError, ValueError, ArithmeticError) as error:
         if overrides and isinstance(error, SpecError):
             raise
-        raise CheckpointError(f"{path}: its spec and its info do not fit one another: {error}") from None
+        raise CheckpointError(
+            f"{path}: its spec and its info do not fit one another: {error}"
+        ) from None
     checkpoints.load_weights(model, contents.model)
     weights = model.state_dict()
     if note := checkpoints.not_finite((name, weights[name]) for name in contents.model):
@@ -103,7 +117,9 @@ def _check_tokenizers(path: Path, assets: Mapping[str, bytes], info: DatasetInfo
             )
 
 
-def say_carried(spec: Spec, before: dict[str, Any], names: Sequence[str], given: Collection[str] = ()) -> None:
+def say_carried(
+    spec: Spec, before: dict[str, Any], names: Sequence[str], given: Collection[str] = ()
+) -> None:
     """Say which options of the data are not used, since a checkpoint with the spec `before` brings what they describe.
 
     An option as it is by default asks for nothing, unless its path is among those `given`.
@@ -114,10 +130,16 @@ def say_carried(spec: Spec, before: dict[str, Any], names: Sequence[str], given:
             continue
         default = getattr(spec.data, name) == type(spec.data).model_fields[name].default
         if new[name] != old[name] and (not default or f"data.{name}" in given):
-            say(f"data.{name}: {_shown(new[name])} is not used: the checkpoint has its own ({_shown(old[name])})")
+            say(
+                f"data.{name}: {_shown(new[name])} is not used: the checkpoint has its own ({_shown(old[name])})"
+            )
 
 
 def _shown(value: Any) -> str:
     return (
-        "left out" if value is None else " ".join(map(str, value.values())) if isinstance(value, dict) else str(value)
+        "left out"
+        if value is None
+        else " ".join(map(str, value.values()))
+        if isinstance(value, dict)
+        else str(value)
     )

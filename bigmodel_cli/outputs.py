@@ -31,13 +31,17 @@ def check_output(path: Path, option: str) -> None:
     except FileNotFoundError:
         mode = None
     except OSError as error:
-        raise ResourceError(f"{named}: cannot be written: {error.strerror}; name another file") from None
+        raise ResourceError(
+            f"{named}: cannot be written: {error.strerror}; name another file"
+        ) from None
     if mode is None or stat.S_ISREG(mode):
         folder = target.parent
         if not os.path.isdir(folder):
             what = "is not a folder" if os.path.exists(folder) else "does not exist; make it"
             raise ResourceError(f"{named}: its folder {what}, or name another file")
-        if not os.access(folder, os.W_OK | os.X_OK) and (mode is None or not os.access(target, os.W_OK)):
+        if not os.access(folder, os.W_OK | os.X_OK) and (
+            mode is None or not os.access(target, os.W_OK)
+        ):
             raise ResourceError(f"{named}: cannot be written: {os.strerror(13)}; name another file")
     elif stat.S_ISDIR(mode):
         raise ResourceError(f"{named}: a folder; name a file")
@@ -63,7 +67,9 @@ def write_output(path: Path, pieces: Iterable[bytes]) -> None:
     except BrokenPipeError:
         return  # the reader of a FIFO has what it wanted
     except OSError as error:
-        raise ResourceError(f"{path}: cannot be written: {error.strerror or error}; name another file") from None
+        raise ResourceError(
+            f"{path}: cannot be written: {error.strerror or error}; name another file"
+        ) from None
 
 
 def _target(path: Path) -> Path | int:

@@ -46,7 +46,12 @@ def apply_overrides(root: Node, overrides: Iterable[Change], options: type[Optio
     given = set(map(key_of, texts))
     for path in given:
         section, _, name = path.rpartition(".")
-        pairs = [pair for c in classes_at(options, section.split(".")) for pair in c.exclusive if name in pair]
+        pairs = [
+            pair
+            for c in classes_at(options, section.split("."))
+            for pair in c.exclusive
+            if name in pair
+        ]
         for other in {word for pair in pairs for word in pair} - {name}:
             if f"{section}.{other}" not in given:
                 _replace(root, section, name, other)
@@ -59,7 +64,9 @@ def _replace(root: Node, section: str, name: str, other: str) -> None:
         if not isinstance(node.value, dict) or part not in node.value:
             return
         node = node.value[part]
-    if not isinstance(node.value, dict):  # a later override put something else there, which is told as a fault
+    if not isinstance(
+        node.value, dict
+    ):  # a later override put something else there, which is told as a fault
         return
     both = [node.value[word].value for word in (name, other) if word in node.value]
     if len(both) == 2 and None not in both:
@@ -81,7 +88,9 @@ def apply_override(root: Node, override: Change, options: type[Options]) -> None
     path = key.split(".")
     place = f"--set {_short(override)}"
     if not equals or not all(path):
-        raise SpecError(f"{place}: write --set KEY=VALUE with a dotted key, for instance --set train.steps=100")
+        raise SpecError(
+            f"{place}: write --set KEY=VALUE with a dotted key, for instance --set train.steps=100"
+        )
     if len(path) > LONGEST:
         raise SpecError(f"{place}: {len(path):,} words; no option's path is that long")
     _put(root, path, parse_value(text, place), place, options)
@@ -98,10 +107,14 @@ def _put(root: Node, path: list[str], value: Node, place: str, options: type[Opt
             node = node.value[number]
             continue
         if isinstance(node.value, str) and node.value in types_at(options, path[:index]):
-            node.value = {"type": Node(node.value, node.where)}  # the mapping that the word stands for
+            node.value = {
+                "type": Node(node.value, node.where)
+            }  # the mapping that the word stands for
         if not isinstance(node.value, dict):
             if node.value is not None:
-                raise SpecError(f"{place}: {'.'.join(path[:index])} is a value, and has no {_short(part)!r} inside")
+                raise SpecError(
+                    f"{place}: {'.'.join(path[:index])} is a value, and has no {_short(part)!r} inside"
+                )
             node.value = {}
         if last:
             node.value[part] = value
@@ -112,7 +125,9 @@ def _put(root: Node, path: list[str], value: Node, place: str, options: type[Opt
 
 
 def _is_unicode(value: Any) -> bool:
-    return not isinstance(value, str) or not any("\ud800" <= character <= "\udfff" for character in value)
+    return not isinstance(value, str) or not any(
+        "\ud800" <= character <= "\udfff" for character in value
+    )
 
 
 def _number(part: str, items: list[Node], place: str) -> int:
@@ -120,10 +135,14 @@ def _number(part: str, items: list[Node], place: str) -> int:
     if part.isascii() and part.isdecimal() and len(part) < 10 and int(part) < len(items):
         return int(part)
     if not items:
-        raise SpecError(f"{place} is an empty list, without an item {_short(part)!r}; give the whole list")
+        raise SpecError(
+            f"{place} is an empty list, without an item {_short(part)!r}; give the whole list"
+        )
     held = "one item, 0" if len(items) == 1 else f"the items 0 to {len(items) - 1}"
     first = (
-        "" if not part.isidentifier() else f"; write {place.rpartition(': ')[2]}.0.{_short(part)} for that of the first"
+        ""
+        if not part.isidentifier()
+        else f"; write {place.rpartition(': ')[2]}.0.{_short(part)} for that of the first"
     )
     raise SpecError(f"{place} has {held}, not {_short(part)!r}{first}")
 

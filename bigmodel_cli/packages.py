@@ -22,6 +22,11 @@ def need(module: str, extra: str, what: str) -> Any:
         return importlib.import_module(module)
     except (ImportError, OSError) as error:  # OSError: of a library in C that a package loads
         package = module.partition(".")[0]
-        missing = isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == package
+        missing = (
+            isinstance(error, ModuleNotFoundError)
+            and (error.name or "").partition(".")[0] == package
+        )
         reason = "is not installed" if missing else f"cannot be imported ({error})"
-        raise MissingPackage(f"{what} needs {package}, which {reason}: pip install 'bigmodel[{extra}]'") from None
+        raise MissingPackage(
+            f"{what} needs {package}, which {reason}: pip install 'bigmodel[{extra}]'"
+        ) from None

@@ -73,7 +73,9 @@ def _fonts() -> Iterator[tuple[str, str]]:
             fontManager.addfont(file)
     others = [font for font in fontManager.ttflist if font.style == "normal"]
     # One that has a box for everything, and those whose codes are not Unicode's.
-    yield from sorted({(f.name, f.fname) for f in others if not f.name.startswith(("Last Resort", "cm"))})
+    yield from sorted(
+        {(f.name, f.fname) for f in others if not f.name.startswith(("Last Resort", "cm"))}
+    )
 
 
 @functools.cache
@@ -117,7 +119,9 @@ def metric_axis(axes: Any, values: Sequence[float], percent: bool) -> None:
     if percent:
         from matplotlib.ticker import PercentFormatter
 
-        middle = min(max(middle, 0.94 * half), max(1 - 0.94 * half, 0.5))  # a mark at 0 or 100 % is whole
+        middle = min(
+            max(middle, 0.94 * half), max(1 - 0.94 * half, 0.5)
+        )  # a mark at 0 or 100 % is whole
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_ylim(middle - half, middle + half)
 
@@ -128,7 +132,9 @@ def log_where_wide(axes: Any, values: Sequence[float]) -> None:
         from matplotlib.ticker import LogLocator
 
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if max(values) < 1e4 * min(values) else (1.0,)))
+        axes.yaxis.set_major_locator(
+            LogLocator(subs=(1.0, 3.0) if max(values) < 1e4 * min(values) else (1.0,))
+        )
         axes.yaxis.set_major_formatter(written_out)
         axes.yaxis.set_minor_formatter("")
 
@@ -137,7 +143,9 @@ def check_picture(path: Path, option: str) -> None:
     """Raise where a picture could not be written there: `SpecError` for a format that is not known, `ResourceError` else."""
     ending = path.suffix.lower().removeprefix(".")
     if ending and ending not in FORMATS and (os.path.isfile(path) or not os.path.exists(path)):
-        raise SpecError(f"{option}: {path}: pictures are {', '.join(FORMATS)}; let its name end in .png")
+        raise SpecError(
+            f"{option}: {path}: pictures are {', '.join(FORMATS)}; let its name end in .png"
+        )
     check_output(path, option)
 
 

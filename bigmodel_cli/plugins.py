@@ -64,16 +64,24 @@ def plugin_types() -> list[tuple[str, type[Options], Path]]:
 
 def needed_plugins(recorded: Any) -> str:
     """What to say of a type that is not known; `recorded` are the files that the spec names as needed."""
-    names = [name for name in recorded if isinstance(name, str)] if isinstance(recorded, list) else []
+    names = (
+        [name for name in recorded if isinstance(name, str)] if isinstance(recorded, list) else []
+    )
     options = " ".join(f"--plugin {name}" for name in names)
-    return f"this spec was made with {options}: give it" if names else "a part of your own needs --plugin FILE"
+    return (
+        f"this spec was made with {options}: give it"
+        if names
+        else "a part of your own needs --plugin FILE"
+    )
 
 
 def missing_plugins(recorded: Any) -> list[str]:
     """Those of the files that a spec names as needed which are not given."""
     given = {visible(file.name) for _, _, file in plugin_types()}
     return (
-        [name for name in recorded if isinstance(name, str) and name not in given] if isinstance(recorded, list) else []
+        [name for name in recorded if isinstance(name, str) and name not in given]
+        if isinstance(recorded, list)
+        else []
     )
 
 
@@ -106,7 +114,9 @@ def join(tables: Iterable[Table[Any]]) -> None:
             for options in found:
                 name = _name(text, options, kinds[kind].base)
                 if name in kinds[kind]:
-                    raise SpecError(f"{text}: {kind} {name!r} is there already; choose another name")
+                    raise SpecError(
+                        f"{text}: {kind} {name!r} is there already; choose another name"
+                    )
                 kinds[kind][name] = options
                 _ORIGINS[options] = (kind, Path(text))
 
@@ -124,8 +134,14 @@ def _load(name: str, path: Path) -> dict[str, list[Any]]:
         text = error.msg if isinstance(error, SyntaxError) else error
         raise SpecError(f"{name}{line_of(path, error)}: {type(error).__name__}: {text}") from error
     parts: Any = getattr(module, "PARTS", None)
-    if not isinstance(parts, dict) or not parts or not all(isinstance(found, list) for found in parts.values()):
-        raise SpecError(f'{name}: has no table PARTS of lists; write PARTS = {{"mixer": [MyOptions]}}')
+    if (
+        not isinstance(parts, dict)
+        or not parts
+        or not all(isinstance(found, list) for found in parts.values())
+    ):
+        raise SpecError(
+            f'{name}: has no table PARTS of lists; write PARTS = {{"mixer": [MyOptions]}}'
+        )
     return parts
 
 
@@ -133,22 +149,36 @@ def line_of(path: Path, error: BaseException) -> str:
     """':12', the last line of the file that was at work when it was raised; '' where none was."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f":{error.lineno}"
-    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(path)]
+    lines = [
+        line
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_filename == str(path)
+    ]
     return f":{lines[-1]}" if lines else ""
 
 
 def _name(path: str, options: Any, base: type[Options]) -> str:
     """The `type` of a class of options. Raises `SpecError` where it lacks what its table's base class asks for."""
-    if not (isinstance(options, type) and issubclass(options, Options) and "type" in options.model_fields):
+    if not (
+        isinstance(options, type)
+        and issubclass(options, Options)
+        and "type" in options.model_fields
+    ):
         shown = options.__name__ if isinstance(options, type) else repr(options)
         raise SpecError(f"{path}: PARTS: {shown} is no subclass of Options with a field `type`")
     place = f"{path}{_line_of_class(options)}: PARTS: {options.__name__}"
     asked = [name for name in (*vars(base), *base.__class_vars__) if not name.startswith("_")]
-    lacking = [name for name in asked if name not in options.model_fields and not hasattr(options, name)]
+    lacking = [
+        name for name in asked if name not in options.model_fields and not hasattr(options, name)
+    ]
     if lacking and not issubclass(options, base):
-        raise SpecError(f"{place} is no subclass of {base.__module__}.{base.__name__}: it lacks {', '.join(lacking)}")
+        raise SpecError(
+            f"{place} is no subclass of {base.__module__}.{base.__name__}: it lacks {', '.join(lacking)}"
+        )
     if lacking := sorted({*lacking, *options.__abstractmethods__}):
-        raise SpecError(f"{place} lacks {', '.join(lacking)}, as {base.__module__}.{base.__name__} says")
+        raise SpecError(
+            f"{place} lacks {', '.join(lacking)}, as {base.__module__}.{base.__name__} says"
+        )
     field = options.model_fields["type"]
     names = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
     if names != (field.default,) or not isinstance(field.default, str):

@@ -11,7 +11,13 @@ from bigmodel_cli.console import result, say, visible
 from bigmodel_cli.data import Item, input_of, target_of
 from bigmodel_cli.device import autocast, keep_few_kernels
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.generation.text import Decoding, Told, continue_texts, generate_from_source, in_order
+from bigmodel_cli.generation.text import (
+    Decoding,
+    Told,
+    continue_texts,
+    generate_from_source,
+    in_order,
+)
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.tasks import transcribe
@@ -65,7 +71,9 @@ def predict(
     elif writes:
         yield from continue_texts(loaded, inputs, decoding, word, tell)
     else:
-        raise SpecError(f"this model was trained for {loaded.task.name}: it neither labels nor writes")
+        raise SpecError(
+            f"this model was trained for {loaded.task.name}: it neither labels nor writes"
+        )
 
 
 def continues(loaded: Loaded) -> bool:
@@ -104,7 +112,9 @@ class TextPrinter:
             return
         for found in record.get("hypotheses", [record]):
             if self.printed is None:
-                self.open(record["input"], f" score {found['score']:.4f} " if "score" in found else "")
+                self.open(
+                    record["input"], f" score {found['score']:.4f} " if "score" in found else ""
+                )
             told, text = self.printed or "", found["text"]
             result(text[len(told) :] if text.startswith(told) else f"\n{text}", end="")
             self.close()
@@ -129,7 +139,9 @@ def _naming_files(inputs: Iterable[str], word: str) -> Iterator[str]:
         yield given
 
 
-def label_items(loaded: Loaded, inputs: Iterable[str], top: int, word: str = "input") -> Iterator[dict[str, Any]]:
+def label_items(
+    loaded: Loaded, inputs: Iterable[str], top: int, word: str = "input"
+) -> Iterator[dict[str, Any]]:
     """{"input"} and what the task tells (`Task.predictions`) for each input."""
     if not loaded.task.labels:
         raise SpecError(
@@ -146,7 +158,9 @@ def label_items(loaded: Loaded, inputs: Iterable[str], top: int, word: str = "in
     return in_order(reader, inputs, answer, loaded.device, word)
 
 
-def write_down(loaded: Loaded, inputs: Iterable[str], word: str = "input") -> Iterator[dict[str, Any]]:
+def write_down(
+    loaded: Loaded, inputs: Iterable[str], word: str = "input"
+) -> Iterator[dict[str, Any]]:
     """{"input", "text"} for each recording."""
 
     def answer(items: list[Item], batch: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
@@ -166,7 +180,9 @@ def tag(loaded: Loaded, inputs: Iterable[str], word: str = "input") -> Iterator[
 
     def answer(items: list[Item], batch: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
         with torch.inference_mode(), autocast(loaded.device, loaded.precision):
-            told = loaded.task.predictions(loaded.task.forward(loaded.model, batch, training=False), 1)
+            told = loaded.task.predictions(
+                loaded.task.forward(loaded.model, batch, training=False), 1
+            )
         for item, record in zip(items, told, strict=True):
             words = item.content[0]
             for entity in record.get("entities", []):

@@ -123,8 +123,14 @@ def _open_bar(what: str, total: float | None) -> Bar:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24))
-    left = (TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn(compact=True), TextColumn("left"))
-    bar = Progress(*columns, *(left if total else ()), console=terminal(), transient=True, auto_refresh=False)
+    left = (
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+    )
+    bar = Progress(
+        *columns, *(left if total else ()), console=terminal(), transient=True, auto_refresh=False
+    )
     bar.add_task(what, total=total)
     bar.start()
     return bar

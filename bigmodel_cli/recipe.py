@@ -29,7 +29,9 @@ class RewindOptions(Options):
     spike: Annotated[float, Field(gt=1, le=1e6)] = Field(
         3.0, description="a loss of more than so many times the median of the last steps is a spike"
     )
-    window: Annotated[int, Field(gt=0, le=10_000)] = Field(100, description="steps whose median that is")
+    window: Annotated[int, Field(gt=0, le=10_000)] = Field(
+        100, description="steps whose median that is"
+    )
     most: Count = Field(3, description="how often a run goes back; the next spike ends it")
 
 
@@ -45,7 +47,9 @@ class TrainOptions(Options):
     )
 
     steps: Steps | None = Field(None, description="optimizer steps in all")
-    epochs: Positive | None = Field(None, description="passes over the training split, in place of steps")
+    epochs: Positive | None = Field(
+        None, description="passes over the training split, in place of steps"
+    )
     minutes: Positive | None = Field(
         None,
         description="minutes of training, in place of steps: validations and saving do not count, and the schedule "
@@ -58,11 +62,16 @@ class TrainOptions(Options):
         "beside it (of pairs, the longer side)",
     )
     micro_batch_size: Count | None = Field(
-        None, description="samples (with batch_tokens: tokens) that pass through the model at once; all when left out"
+        None,
+        description="samples (with batch_tokens: tokens) that pass through the model at once; all when left out",
     )
     optimizer: OptimizerOptions = Field(AdamWOptions(), description="how gradients become updates")
-    schedule: ScheduleOptions = Field(ConstantOptions(), description="the learning rate over the run")
-    max_grad_norm: Positive | None = Field(None, description="largest norm of the gradient; a longer one is shortened")
+    schedule: ScheduleOptions = Field(
+        ConstantOptions(), description="the learning rate over the run"
+    )
+    max_grad_norm: Positive | None = Field(
+        None, description="largest norm of the gradient; a longer one is shortened"
+    )
     ema: Probability | None = Field(
         None, description="decay of an exponential moving average of the weights, used to evaluate"
     )
@@ -72,11 +81,17 @@ class TrainOptions(Options):
     memory_format: Literal["auto", "contiguous", "channels_last"] = Field(
         "auto", description="layout of images in memory; auto measures at the start of the run"
     )
-    compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; auto: on for CUDA alone")
-    seed: Seed = Field(0, description="of the initial weights, the order of the samples, augmentation and dropout")
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="torch.compile; auto: on for CUDA alone"
+    )
+    seed: Seed = Field(
+        0, description="of the initial weights, the order of the samples, augmentation and dropout"
+    )
     log_every: Count = Field(10, description="steps between lines of metrics.jsonl")
     validate_every: Steps | None = Field(None, description="steps between validations")
-    validate_epochs: Positive | None = Field(None, description="epochs between validations, in place of validate_every")
+    validate_epochs: Positive | None = Field(
+        None, description="epochs between validations, in place of validate_every"
+    )
     validation_batch: Count | None = Field(
         None,
         description="samples at once in a validation; left out: a micro-batch, and at least 256 samples or 16,384 tokens",
@@ -87,7 +102,8 @@ class TrainOptions(Options):
     keep_last: Count = Field(2, description="newest checkpoints that are kept")
     keep_best: Count = Field(1, description="best checkpoints that are kept, by the task's metric")
     average_last: Count | None = Field(
-        None, description="the run's result is the mean of the weights of so many newest checkpoints"
+        None,
+        description="the run's result is the mean of the weights of so many newest checkpoints",
     )
     patience: Count | None = Field(
         None,
@@ -98,7 +114,9 @@ class TrainOptions(Options):
         description="go back to the last checkpoint where the loss of a step jumps, and past the batches that led there; "
         "{} for the usual bounds, null for never",
     )
-    trackers: list[TrackerOptions] = Field([], description="where the records of metrics.jsonl go as well")
+    trackers: list[TrackerOptions] = Field(
+        [], description="where the records of metrics.jsonl go as well"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -108,13 +126,22 @@ class TrainOptions(Options):
             return values
         values = dict(values)
         schedule = values.get("schedule")
-        if isinstance(schedule, dict) and schedule.keys() == OLD_SCHEDULE and str(schedule["type"]) in SCHEDULES:
+        if (
+            isinstance(schedule, dict)
+            and schedule.keys() == OLD_SCHEDULE
+            and str(schedule["type"]) in SCHEDULES
+        ):
             own = SCHEDULES[str(schedule["type"])].model_fields
             values["schedule"] = {name: value for name, value in schedule.items() if name in own}
         for name in OLD_NAMES.keys() & values.keys():
             if isinstance(values[name], bool):
                 item, given = OLD_NAMES[name], values.get("trackers", [])
-                if values.pop(name) and isinstance(given, list) and item not in given and {"type": item} not in given:
+                if (
+                    values.pop(name)
+                    and isinstance(given, list)
+                    and item not in given
+                    and {"type": item} not in given
+                ):
                     values["trackers"] = [*given, item]
         return values
 
@@ -123,20 +150,28 @@ class TrainOptions(Options):
         given = [n for n in ("steps", "epochs", "minutes") if getattr(self, n) is not None]
         if len(given) != 1:
             raise ValueError(
-                f"give either {' or '.join(given)}, not both" if given else "give steps, epochs or minutes"
+                f"give either {' or '.join(given)}, not both"
+                if given
+                else "give steps, epochs or minutes"
             )
         if self.validate_every is not None and self.validate_epochs is not None:
             raise ValueError("give either validate_every or validate_epochs, not both")
         if self.average_last is not None and self.patience is not None:
-            raise ValueError("average_last takes the newest checkpoints and patience the best one; give one of them")
+            raise ValueError(
+                "average_last takes the newest checkpoints and patience the best one; give one of them"
+            )
         if self.ema is not None and self.optimizer.averages:
-            raise ValueError(f"ema: {self.optimizer.type} averages the weights itself; leave ema out")
+            raise ValueError(
+                f"ema: {self.optimizer.type} averages the weights itself; leave ema out"
+            )
         kinds = [tracker.type for tracker in self.trackers]
         if twice := [kind for kind in kinds if kinds.count(kind) > 1]:
             raise ValueError(f"trackers: {twice[0]} is given twice")
         if self.micro_batch_size is not None and self.batch % self.micro_batch_size:
             name = "batch_size" if self.batch_tokens is None else "batch_tokens"
-            raise ValueError(f"{name} {self.batch} is not a multiple of micro_batch_size {self.micro_batch_size}")
+            raise ValueError(
+                f"{name} {self.batch} is not a multiple of micro_batch_size {self.micro_batch_size}"
+            )
         return self
 
     @property
@@ -176,19 +211,31 @@ class TrainOptions(Options):
 
     def remarks(self, total: int) -> list[str]:
         """What there is to say of the learning rate over a run of so many steps: for people."""
-        last, peak = (self.schedule.factor(step, total) for step in (total - 1, min(self.schedule.warmup, total - 1)))
-        return [*self.schedule.remarks(total), *self.optimizer.remarks(last / peak if peak else 1.0)]
+        last, peak = (
+            self.schedule.factor(step, total)
+            for step in (total - 1, min(self.schedule.warmup, total - 1))
+        )
+        return [
+            *self.schedule.remarks(total),
+            *self.optimizer.remarks(last / peak if peak else 1.0),
+        ]
 
     def validation_interval(self, per_epoch: Fraction) -> int | None:
         """Steps between validations, or None for the end of the run only."""
-        return self.validate_every or (self.steps_of(self.validate_epochs, per_epoch) if self.validate_epochs else None)
+        return self.validate_every or (
+            self.steps_of(self.validate_epochs, per_epoch) if self.validate_epochs else None
+        )
 
 
 class InitOptions(Options):
     """What the weights start from; `bigmodel finetune --from` fills in `checkpoint`."""
 
-    checkpoint: str | None = Field(None, description="a checkpoint of bigmodel whose weights are the start")
-    train: Literal["all", "head"] = Field("all", description="which weights are trained: all, or the output head alone")
+    checkpoint: str | None = Field(
+        None, description="a checkpoint of bigmodel whose weights are the start"
+    )
+    train: Literal["all", "head"] = Field(
+        "all", description="which weights are trained: all, or the output head alone"
+    )
     freeze: list[str] = Field(
         [],
         description="names or patterns (blocks.0.*) of weights that are not trained; modules with no other weight evaluate",

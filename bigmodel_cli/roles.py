@@ -81,7 +81,9 @@ def named_weights(model: Module) -> list[Weight]:
     A weight with two names (a tied embedding) is a matrix where it is one under both, and decays where it does under either.
     """
     roles: dict[str, Role] = {}
-    for path, module in reversed(list(model.named_modules(remove_duplicate=False))):  # what stands below comes first
+    for path, module in reversed(
+        list(model.named_modules(remove_duplicate=False))
+    ):  # what stands below comes first
         prefix = f"{path}." if path else ""
         for name, p in module.named_parameters(recurse=False, remove_duplicate=False):
             roles[prefix + name] = _default(module, name, p)
@@ -100,9 +102,17 @@ def named_weights(model: Module) -> list[Weight]:
 
 def _default(module: Module, name: str, p: Tensor) -> Role:
     """The role of a weight that `module` itself holds, by the module's kind."""
-    if isinstance(module, nn.MultiheadAttention):  # torchvision's: three matrices without a module of their own
+    if isinstance(
+        module, nn.MultiheadAttention
+    ):  # torchvision's: three matrices without a module of their own
         size = module.embed_dim
-        return fused(size, size, size) if name == "in_proj_weight" else MATRIX if name.endswith("_weight") else GAIN
+        return (
+            fused(size, size, size)
+            if name == "in_proj_weight"
+            else MATRIX
+            if name.endswith("_weight")
+            else GAIN
+        )
     if isinstance(module, nn.RNNBase):
         return OUTER if name.startswith("weight") else GAIN
     if name != "weight":

@@ -37,7 +37,9 @@ class Occupied(SpecError):
 def has_begun(path: Path) -> bool:
     """Whether a run has recorded anything in this directory: its spec or a checkpoint."""
     try:
-        return os.path.exists(path / SPEC) or any(_STEP.match(name) for name in os.listdir(path / "checkpoints"))
+        return os.path.exists(path / SPEC) or any(
+            _STEP.match(name) for name in os.listdir(path / "checkpoints")
+        )
     except OSError:
         return False
 
@@ -80,10 +82,14 @@ class MetricsLog:
             return
         kept = []
         try:
-            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(
+                keepends=True
+            ):
                 with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
                     record = json.loads(line)
-                    again = record["step"] > step or record.get("rewind", {}).get("number", 0) > rewinds
+                    again = (
+                        record["step"] > step or record.get("rewind", {}).get("number", 0) > rewinds
+                    )
                     if line.endswith("\n") and not again and "averaged" not in record:
                         kept.append(line)
             _replace(self.path, "".join(kept))
@@ -139,7 +145,9 @@ class RunDirectory:
             if not os.path.lexists(path) or _vacant(path):
                 with contextlib.suppress(InUse, Occupied):
                     return cls.open(path, resume=False)
-        raise ResourceError(f"{root}: {name} and {MOST_TRIED:,} names like it are taken; choose another with --out")
+        raise ResourceError(
+            f"{root}: {name} and {MOST_TRIED:,} names like it are taken; choose another with --out"
+        )
 
     @classmethod
     def open(cls, path: Path, *, resume: bool) -> RunDirectory:
@@ -149,7 +157,9 @@ class RunDirectory:
         already, or none to resume.
         """
         if resume and not os.path.isdir(path):
-            raise SpecError(f"--resume: {path}: {refusal(path) or 'no such run; start it without --resume'}")
+            raise SpecError(
+                f"--resume: {path}: {refusal(path) or 'no such run; start it without --resume'}"
+            )
         made = [p for p in (path, *path.parents) if not os.path.exists(p)]
         if os.path.isdir(path) and _vacant(path) and any(path.iterdir()):
             made = [path]  # what a process left that was killed before it began
@@ -178,7 +188,10 @@ class RunDirectory:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -198,7 +211,9 @@ class RunDirectory:
             _replace(self.path / SPEC, spec)
             sync(self.path.parent)
         except OSError as error:
-            raise ResourceError(f"{self.path}: cannot be written: {os.strerror(error.errno or 0)}") from None
+            raise ResourceError(
+                f"{self.path}: cannot be written: {os.strerror(error.errno or 0)}"
+            ) from None
         self.begun = self.recording = True
         self.write_status("running", 0, "", step)
 
@@ -215,7 +230,12 @@ class RunDirectory:
             say(f"warning: {self.path / name}: cannot be written: {os.strerror(error.errno or 0)}")
 
     def write_status(
-        self, state: str, code: int, message: str, last_step: int | None = None, last_checkpoint: Path | None = None
+        self,
+        state: str,
+        code: int,
+        message: str,
+        last_step: int | None = None,
+        last_checkpoint: Path | None = None,
     ) -> None:
         """Write status.json: running, done, stopped or failed, with the exit status. A disk that is full is no new fault."""
         if last_step is not None:
@@ -237,7 +257,9 @@ class RunDirectory:
         except OSError as error:
             if _overwritten(self.path / STATUS, text):
                 return
-            say(f"warning: {self.path / STATUS}: cannot be written: {os.strerror(error.errno or 0)}")
+            say(
+                f"warning: {self.path / STATUS}: cannot be written: {os.strerror(error.errno or 0)}"
+            )
 
 
 def _vacant(path: Path) -> bool:
@@ -250,7 +272,9 @@ def _vacant(path: Path) -> bool:
 
 def _locked(path: Path) -> int:
     """The descriptor of the lock in a run's directory. Raises `InUse`, and `OSError` where it cannot be had."""
-    descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW, 0o644)
+    descriptor = os.open(
+        path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW, 0o644
+    )
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         same = os.path.samestat(os.fstat(descriptor), os.stat(path / LOCK))
@@ -259,7 +283,9 @@ def _locked(path: Path) -> int:
         os.close(descriptor)
         if error.errno not in (errno.EAGAIN, errno.EACCES, errno.ENOENT):
             raise
-        raise InUse(f"{path}: in use by {owner}; wait for it, or choose another place with --out") from None
+        raise InUse(
+            f"{path}: in use by {owner}; wait for it, or choose another place with --out"
+        ) from None
     if not same:  # its owner was just removing it
         os.close(descriptor)
         raise InUse(f"{path}: another process is leaving it; start again")
@@ -275,7 +301,11 @@ def _locked(path: Path) -> int:
 def read_status(path: Path) -> dict[str, Any]:
     """What a status.json said; nothing where it cannot be read."""
     try:
-        values = json.loads(path.read_bytes()) if os.path.isfile(path) and path.stat().st_size < 1_000_000 else {}
+        values = (
+            json.loads(path.read_bytes())
+            if os.path.isfile(path) and path.stat().st_size < 1_000_000
+            else {}
+        )
     except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}

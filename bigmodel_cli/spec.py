@@ -59,7 +59,9 @@ class Spec(Options):
         if self.model.type not in able:
             raise ValueError(self.task.unlearnable(self.model.type, able))
         if self.data.isolates() and not self.task.isolates:
-            raise ValueError(f"data.isolate is for task.type: causal_lm, and task.type is {self.task.type}")
+            raise ValueError(
+                f"data.isolate is for task.type: causal_lm, and task.type is {self.task.type}"
+            )
         return self
 
     @contextlib.contextmanager
@@ -68,7 +70,9 @@ class Spec(Options):
         try:
             yield
         except OptionError as error:
-            raise error if self._source.root is None else SpecError(placed(self._source.root, error)) from None
+            raise (
+                error if self._source.root is None else SpecError(placed(self._source.root, error))
+            ) from None
 
     def to_dict(self) -> dict[str, Any]:
         """Every option with its value, as plain YAML types: the resolved spec that a checkpoint keeps."""
@@ -84,7 +88,9 @@ class Spec(Options):
         return dump_yaml(self.recorded())
 
 
-def load(path: Path, overrides: Iterable[Change] = (), base: Mapping[str, Any] | None = None) -> Spec:
+def load(
+    path: Path, overrides: Iterable[Change] = (), base: Mapping[str, Any] | None = None
+) -> Spec:
     """The checked spec of a file.
 
     `overrides` are ``KEY=VALUE`` with a dotted path as key. `base` is a resolved spec whose top-level sections stand in for
@@ -99,12 +105,16 @@ def load(path: Path, overrides: Iterable[Change] = (), base: Mapping[str, Any] |
             root.value[name] = _wrap(recorded[name], f"{name} of the checkpoint")
         changes = list(overrides)
         if BASE in map(key_of, changes):
-            raise SpecError(f"--set {BASE}: a spec names its base in its file; write {BASE}: other.yaml at its top")
+            raise SpecError(
+                f"--set {BASE}: a spec names its base in its file; write {BASE}: other.yaml at its top"
+            )
         apply_overrides(root, changes, Spec)
     return check(root)
 
 
-def from_dict(values: Mapping[str, Any], overrides: Iterable[Change] = (), name: str = "spec.yaml") -> Spec:
+def from_dict(
+    values: Mapping[str, Any], overrides: Iterable[Change] = (), name: str = "spec.yaml"
+) -> Spec:
     """The checked spec of plain values (a checkpoint's), with overrides applied. Raises `SpecError`."""
     root = _wrap(with_present_names(values), name)
     apply_overrides(root, overrides, Spec)
@@ -120,11 +130,15 @@ def of_checkpoint(values: Mapping[str, Any], path: Path, overrides: Iterable[Cha
     try:
         spec = from_dict(values, name=name)
     except SpecError as error:
-        if missing_plugins(values.get(PLUGINS)):  # a command that lacks --plugin, and no fault of the checkpoint
+        if missing_plugins(
+            values.get(PLUGINS)
+        ):  # a command that lacks --plugin, and no fault of the checkpoint
             raise
         faults = str(error).splitlines()
         more = f"\nand {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise CheckpointError("\n".join(faults[:5]) + f"{more}\n(damaged, or of another version of bigmodel)") from None
+        raise CheckpointError(
+            "\n".join(faults[:5]) + f"{more}\n(damaged, or of another version of bigmodel)"
+        ) from None
     return from_dict(values, overrides, name) if overrides else spec
 
 
@@ -133,16 +147,24 @@ def check(root: Node) -> Spec:
     if not isinstance(root.value, dict):
         blank = isinstance(root.value, str) and ":" in root.value
         hint = "; write a blank after each colon" if blank else ""
-        raise SpecError(f"{root.where}: a spec is a mapping with the keys model, data, task, train{hint}")
+        raise SpecError(
+            f"{root.where}: a spec is a mapping with the keys model, data, task, train{hint}"
+        )
     plain = root.plain()
     free = {name: value for name, value in plain.items() if name.startswith("x-")}
     try:
-        spec = Spec.model_validate({name: value for name, value in plain.items() if name not in free})
+        spec = Spec.model_validate(
+            {name: value for name, value in plain.items() if name not in free}
+        )
     except pydantic.ValidationError as error:
         faults = error.errors(include_url=False)
-        notes = dict.fromkeys([*(table.kind for table in TABLES), "trackers"], needed_plugins(free.get(PLUGINS)))
+        notes = dict.fromkeys(
+            [*(table.kind for table in TABLES), "trackers"], needed_plugins(free.get(PLUGINS))
+        )
         raise SpecError(explain(root, Spec, faults, notes)) from None
-    if (count := _count(spec.to_dict())) > MAX_RESOLVED_NODES:  # a checkpoint could not be read again
+    if (
+        count := _count(spec.to_dict())
+    ) > MAX_RESOLVED_NODES:  # a checkpoint could not be read again
         raise SpecError(
             f"{root.where}: {count:,} values once resolved, and at most {MAX_RESOLVED_NODES:,} are read; use `repeat`"
         )
@@ -160,7 +182,11 @@ def _count(value: Any) -> int:
 def _wrap(value: Any, place: str) -> Node:
     """Plain values as a tree whose every node has the same place."""
     if isinstance(value, Mapping):
-        return Node({str(k): _wrap(v, place) for k, v in value.items()}, place, {str(k): place for k in value})
+        return Node(
+            {str(k): _wrap(v, place) for k, v in value.items()},
+            place,
+            {str(k): place for k in value},
+        )
     if isinstance(value, list):
         return Node([_wrap(v, place) for v in value], place)
     return Node(value, place)

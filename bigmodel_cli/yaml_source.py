@@ -39,7 +39,9 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?\
 _SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)\Z|\.(nan|NaN|NAN)\Z")
 _WORDS = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
 _BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
-_PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq")} | {"!"}
+_PLAIN_TAGS = {
+    f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq")
+} | {"!"}
 
 
 @dataclass
@@ -68,7 +70,9 @@ def read_yaml(path: Path) -> Node:
     try:
         content = _bounded(path)
     except FileNotFoundError:
-        raise SpecError(f"{path}: no such file{_near(path) or '; `bigmodel init NAME` writes a sample spec'}") from None
+        raise SpecError(
+            f"{path}: no such file{_near(path) or '; `bigmodel init NAME` writes a sample spec'}"
+        ) from None
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
     return parse_yaml(content, str(path))
@@ -94,7 +98,9 @@ def _bounded(path: Path) -> bytes:
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
         raise SpecError(f"{path}: this is a device or a socket; name a spec file (.yaml)")
     if status.st_size > MAX_BYTES:
-        raise SpecError(f"{path}: {status.st_size:,} bytes; a spec has at most {MAX_BYTES:,}. Is this the right file?")
+        raise SpecError(
+            f"{path}: {status.st_size:,} bytes; a spec has at most {MAX_BYTES:,}. Is this the right file?"
+        )
     content, end = b"", time.monotonic() + PATIENCE
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     waiting = select.poll()
@@ -112,10 +118,14 @@ def _bounded(path: Path) -> bytes:
             content += piece
     finally:
         os.close(descriptor)
-    raise SpecError(f"{path}: more than {MAX_BYTES:,} bytes; a spec has fewer. Is this the right file?")
+    raise SpecError(
+        f"{path}: more than {MAX_BYTES:,} bytes; a spec has fewer. Is this the right file?"
+    )
 
 
-def parse_yaml(content: bytes, name: str, most: int = MAX_BYTES, most_nodes: int = MAX_NODES) -> Node:
+def parse_yaml(
+    content: bytes, name: str, most: int = MAX_BYTES, most_nodes: int = MAX_NODES
+) -> Node:
     """Parse YAML text; `name` stands for the file in messages. A byte order mark and CRLF line ends are accepted."""
     if len(content) > most:
         raise SpecError(f"{name}: {len(content):,} bytes; a spec has at most {most:,}")
@@ -161,14 +171,20 @@ class _Builder:
                 if isinstance(event, yaml.DocumentStartEvent):
                     documents += 1
                     if documents > 1:
-                        raise SpecError(f"{self.place(event)}: a second document (`---`); a spec is one document")
+                        raise SpecError(
+                            f"{self.place(event)}: a second document (`---`); a spec is one document"
+                        )
                 elif isinstance(event, yaml.NodeEvent):
                     root = self.node(event, events, 0)
         except yaml.YAMLError as error:
             raise SpecError(self.syntax_message(error, text)) from None
         if self.faults:
             more = len(self.faults) - MOST_FAULTS
-            raise SpecError("\n".join(self.faults[:MOST_FAULTS] + [f"... and {more:,} more faults"] * (more > 0)))
+            raise SpecError(
+                "\n".join(
+                    self.faults[:MOST_FAULTS] + [f"... and {more:,} more faults"] * (more > 0)
+                )
+            )
         return root
 
     def place(self, event: Any) -> str:
@@ -185,7 +201,9 @@ class _Builder:
         lines = text.splitlines()
         here = "" if mark is None or mark.line >= len(lines) else lines[mark.line]
         since = None if begun is None or mark is None or begun.line == mark.line else begun.line + 1
-        plain = in_plain_words(what, getattr(error, "context", None) or "", here[mark.column :] if mark else "", since)
+        plain = in_plain_words(
+            what, getattr(error, "context", None) or "", here[mark.column :] if mark else "", since
+        )
         if mark is None or self.fixed_place:
             return f"{self.name}: not valid YAML: {plain}"
         return f"{self.name}:{mark.line + 1}:{mark.column + 1}: not valid YAML: {plain}"
@@ -201,7 +219,9 @@ class _Builder:
             self.count(node.size, where)
             return node
         if event.tag is not None and event.tag not in _PLAIN_TAGS:
-            self.faults.append(f"{where}: the tag {event.tag!r} is not allowed; a spec holds plain values only")
+            self.faults.append(
+                f"{where}: the tag {event.tag!r} is not allowed; a spec holds plain values only"
+            )
         self.count(1, where)
         before = self.nodes
         if isinstance(event, yaml.ScalarEvent):
@@ -223,7 +243,9 @@ class _Builder:
             )
 
     def scalar(self, event: yaml.ScalarEvent) -> Any:
-        return plain_scalar(event.value) if event.implicit[0] else event.value  # else quoted, or tagged
+        return (
+            plain_scalar(event.value) if event.implicit[0] else event.value
+        )  # else quoted, or tagged
 
     def sequence(self, events: Iterator[Any], depth: int) -> list[Node]:
         items = []
@@ -249,7 +271,9 @@ class _Builder:
             if name == "<<":
                 merged += value.value if isinstance(value.value, list) else [value]
             elif name in values:
-                self.faults.append(f"{place}: {name}: given twice (first at {keys[name]}); keep one")
+                self.faults.append(
+                    f"{place}: {name}: given twice (first at {keys[name]}); keep one"
+                )
             else:
                 values[name], keys[name] = value, place
         for other in merged:

@@ -24,14 +24,26 @@ _MEANINGS = (
         "did not find expected '-' indicator",
         "this line stands in a list{since}, and does not begin with `- `; indent it as the item that it belongs to, or less",
     ),
-    ("block sequence entries are not allowed", "a list item `- ` cannot stand here; put it on a line of its own"),
+    (
+        "block sequence entries are not allowed",
+        "a list item `- ` cannot stand here; put it on a line of its own",
+    ),
     (
         "block collections are not allowed",
         "a list or mapping of several lines cannot stand here; put it on lines of its own",
     ),
-    ("found unexpected end of stream", "a quote is opened{since} and not closed; add the closing quote"),
-    ("found unexpected document indicator", "a quote is opened{since} and not closed; add the closing quote"),
-    ("unknown escape character", "a backslash in double quotes must be written twice; or take single quotes"),
+    (
+        "found unexpected end of stream",
+        "a quote is opened{since} and not closed; add the closing quote",
+    ),
+    (
+        "found unexpected document indicator",
+        "a quote is opened{since} and not closed; add the closing quote",
+    ),
+    (
+        "unknown escape character",
+        "a backslash in double quotes must be written twice; or take single quotes",
+    ),
     ("hexadecimal", "a backslash in double quotes must be written twice; or take single quotes"),
     (
         "did not find expected alphabetic or numeric",
@@ -41,8 +53,14 @@ _MEANINGS = (
         "did not find expected whitespace",
         "a tag or an anchor must be followed by a blank; put text that begins so in quotes",
     ),
-    ("did not find expected node content", "a value is missing here; write one, or put what stands here in quotes"),
-    ("did not find expected <document start>", "text after the end of the spec; put the whole spec into one mapping"),
+    (
+        "did not find expected node content",
+        "a value is missing here; write one, or put what stands here in quotes",
+    ),
+    (
+        "did not find expected <document start>",
+        "text after the end of the spec; put the whole spec into one mapping",
+    ),
     ("found unexpected ':'", "a colon in brackets without a blank after it; write {{KEY: VALUE}}"),
     ("tag", "tags (what begins with !) are not allowed; put text that begins so in quotes"),
     (

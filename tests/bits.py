@@ -48,13 +48,22 @@ class BitsOptions(AnyDataOptions):
     def open(self, *, base, say, assets=None, only=None):
         drawn = np.random.default_rng(0).integers(0, 2, (2, self.count, self.width))
         numbers = np.arange(2 * self.count, dtype=np.uint64).reshape(2, -1)
-        info = DatasetInfo(image_shape=(1, 1, self.width), classes=("fewer", "more"), mean=(0.0,), std=(1.0,))
+        info = DatasetInfo(
+            image_shape=(1, 1, self.width), classes=("fewer", "more"), mean=(0.0,), std=(1.0,)
+        )
         return DataSet(
             info,
             hashlib.sha256(drawn.tobytes()).hexdigest(),
-            {name: Bits(bits) for name, bits in zip(("train", "val"), drawn, strict=True) if only in (None, name)},
+            {
+                name: Bits(bits)
+                for name, bits in zip(("train", "val"), drawn, strict=True)
+                if only in (None, name)
+            },
             {},
-            {name: partial(np.asarray, own) for name, own in zip(("train", "val"), numbers, strict=True)},
+            {
+                name: partial(np.asarray, own)
+                for name, own in zip(("train", "val"), numbers, strict=True)
+            },
             "rows",
             False,
         )
@@ -101,11 +110,15 @@ class Majority(Task):
         return model(*model.arguments(batch))
 
     def loss(self, outputs, batch):
-        loss = nn.functional.binary_cross_entropy_with_logits(outputs, batch["label"].float(), reduction="sum")
+        loss = nn.functional.binary_cross_entropy_with_logits(
+            outputs, batch["label"].float(), reduction="sum"
+        )
         return loss, torch.tensor(float(len(outputs)))
 
     def score(self, outputs, batch):
-        loss = nn.functional.binary_cross_entropy_with_logits(outputs, batch["label"].float(), reduction="none")
+        loss = nn.functional.binary_cross_entropy_with_logits(
+            outputs, batch["label"].float(), reduction="none"
+        )
         right = ((outputs > 0).long() == batch["label"]).float()
         ones = torch.ones_like(loss)
         return {"loss": (loss, ones), "right": (right, ones)}, {}
@@ -128,7 +141,9 @@ class Sign(Optimizer):
     def step(self, lr, divisor):
         self.steps += 1
         with torch.no_grad():
-            for p, mean, gradient in zip(self.parameters, self.state["mean"], self.gradients(), strict=True):
+            for p, mean, gradient in zip(
+                self.parameters, self.state["mean"], self.gradients(), strict=True
+            ):
                 mean.lerp_(gradient / divisor, 0.5)
                 p.sub_(mean.sign(), alpha=lr)
 

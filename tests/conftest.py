@@ -23,7 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 load_torch()
 import torch  # noqa: E402
 
-torch.set_num_threads(1)  # small sums, split between threads, would differ from those of the processes that tests start
+torch.set_num_threads(
+    1
+)  # small sums, split between threads, would differ from those of the processes that tests start
 
 
 def find_data() -> Path | None:
@@ -48,7 +50,9 @@ def data_root() -> Path:
     """The real data's root; the test is skipped where there is none."""
     root = find_data()
     if root is None:
-        pytest.skip("real data not found: set BIGMODEL_TEST_DATA to the folder that holds mnist/, tinyshakespeare/ ...")
+        pytest.skip(
+            "real data not found: set BIGMODEL_TEST_DATA to the folder that holds mnist/, tinyshakespeare/ ..."
+        )
     return root
 
 
@@ -96,7 +100,9 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     parent.close()
 
 
-def shell(*arguments: object, env: dict[str, str] | None = None, **options: object) -> subprocess.Popen[str]:
+def shell(
+    *arguments: object, env: dict[str, str] | None = None, **options: object
+) -> subprocess.Popen[str]:
     """Start a command as a process of its own, with two streams to read."""
     full = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(env or {})}
     command = [sys.executable, "-m", "bigmodel_cli", *map(str, arguments)]
@@ -123,7 +129,9 @@ def digests(checkpoint: Path) -> dict[str, str]:
 
 def losses(run_directory: Path) -> dict[int, float]:
     """The training loss of each logged step."""
-    records = [json.loads(line) for line in (run_directory / "metrics.jsonl").read_text().splitlines()]
+    records = [
+        json.loads(line) for line in (run_directory / "metrics.jsonl").read_text().splitlines()
+    ]
     return {r["step"]: r["loss"] for r in records if "loss" in r}
 
 
@@ -182,7 +190,20 @@ train:
 def write_text(path: Path, size: int = 4000) -> None:
     """A text of a few words in random order, the same each time."""
     rng = random.Random(0)
-    words = ["attention", "is", "all", "you", "need", "a", "small", "model", "learns", "from", "text", "\n"]
+    words = [
+        "attention",
+        "is",
+        "all",
+        "you",
+        "need",
+        "a",
+        "small",
+        "model",
+        "learns",
+        "from",
+        "text",
+        "\n",
+    ]
     path.write_text(" ".join(rng.choice(words) for _ in range(size // 5))[:size], encoding="utf-8")
 
 

@@ -28,11 +28,18 @@ def png(pixels: np.ndarray, bits: int = 8, kind: int = GREY, extra: bytes = b"")
             text += "0" * (-len(text) % 8)
             rows.append(b"\0" + int(text, 2).to_bytes(len(text) // 8, "big"))
     header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
-    body = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(b"".join(rows))) + chunk(b"IEND", b"")
+    body = (
+        chunk(b"IHDR", header)
+        + extra
+        + chunk(b"IDAT", zlib.compress(b"".join(rows)))
+        + chunk(b"IEND", b"")
+    )
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-def tiff(pixels: np.ndarray, photometric: int = 1, order: str = "<", tags: dict[int, int] | None = None) -> bytes:
+def tiff(
+    pixels: np.ndarray, photometric: int = 1, order: str = "<", tags: dict[int, int] | None = None
+) -> bytes:
     """An uncompressed TIFF of (H, W) or (H, W, C) values, of the array's own type."""
     height, width = pixels.shape[:2]
     channels = pixels[0, 0].size
@@ -47,10 +54,17 @@ def tiff(pixels: np.ndarray, photometric: int = 1, order: str = "<", tags: dict[
     count = len(entries) + 3
     far = 8 + 2 + 12 * count + 4  # where what does not fit into an entry is kept
     short = f"{order}{channels}H"
-    lists = {258: struct.pack(short, *[bits] * channels), 339: struct.pack(short, *[kind] * channels)}
+    lists = {
+        258: struct.pack(short, *[bits] * channels),
+        339: struct.pack(short, *[kind] * channels),
+    }
     kept, places = b"", {}
     for tag, content in lists.items():
-        places[tag] = content.ljust(4, b"\0") if len(content) <= 4 else struct.pack(f"{order}I", far + len(kept))
+        places[tag] = (
+            content.ljust(4, b"\0")
+            if len(content) <= 4
+            else struct.pack(f"{order}I", far + len(kept))
+        )
         kept += content if len(content) > 4 else b""
     entries[273] = (4, 1, far + len(kept))
     directory = b""

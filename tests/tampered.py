@@ -37,8 +37,14 @@ def fresh_copy() -> Path:
 def sign(checkpoint: Path, *, describe: bool = True) -> None:
     """Let the manifest agree with all files that are there, and with their tensors."""
     manifest = json.loads((checkpoint / "manifest.json").read_text())
-    files = {p.name: p.read_bytes() for p in sorted(checkpoint.iterdir()) if p.name != "manifest.json" and p.is_file()}
-    manifest["files"] = {n: {"size": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in files.items()}
+    files = {
+        p.name: p.read_bytes()
+        for p in sorted(checkpoint.iterdir())
+        if p.name != "manifest.json" and p.is_file()
+    }
+    manifest["files"] = {
+        n: {"size": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in files.items()
+    }
     if describe:
         from safetensors.torch import load
 
@@ -65,7 +71,9 @@ def change_spec(checkpoint: Path, change: Callable[[Any], Any]) -> None:
     sign(checkpoint)
 
 
-def change_tensors(checkpoint: Path, name: str, change: Callable[[dict[str, Any]], Any], sure: bool = True) -> None:
+def change_tensors(
+    checkpoint: Path, name: str, change: Callable[[dict[str, Any]], Any], sure: bool = True
+) -> None:
     """Change the tensors of a file in place, and sign."""
     from safetensors.torch import load_file, save_file
 
@@ -100,7 +108,9 @@ def bounded() -> Iterator[None]:
 
 
 def _memory(name: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    line = next(
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)
+    )
     return int(line.split()[1]) * 1024
 
 

@@ -26,7 +26,9 @@ def test_a_run_of_any_name_goes_through_all_commands(name: str, cli: Cli) -> Non
     """Row 86, and 85 for bytes that are not UTF-8: the run is called as its spec's file is."""
     Path("texts").mkdir()
     write_text(Path("texts", f"{name}.txt"))
-    literal = "data.files=" + json.dumps([f"texts/{name}.txt" if name.isprintable() else "texts/*.txt"])
+    literal = "data.files=" + json.dumps(
+        [f"texts/{name}.txt" if name.isprintable() else "texts/*.txt"]
+    )
     Path(f"{name}.yaml").write_text(DECODER, encoding="utf-8")
     words = ["./" + f"{name}.yaml", "--set", literal, "--set", "train.validate_every=null"]
     first = cli("pretrain", *words, "--set", "train.steps=1")
@@ -36,14 +38,23 @@ def test_a_run_of_any_name_goes_through_all_commands(name: str, cli: Cli) -> Non
     assert cli("pretrain", *words, "--set", "train.steps=1").status == 0
     assert Path(f"{run}-2", "status.json").exists()
     again = cli("pretrain", *words, "--set", "train.steps=2", "--resume")
-    assert (again.status, Path(f"{run}-2/checkpoints/step-00000002").is_dir()) == (0, True), again.err
+    assert (again.status, Path(f"{run}-2/checkpoints/step-00000002").is_dir()) == (0, True), (
+        again.err
+    )
     tuned = cli("finetune", "--from", run, "--out", "tuned", "--set", "train.steps=1")
     if name == NAMES["newline and bytes"]:  # the run's spec, which names its start, is YAML
         assert (tuned.status, Path("tuned").exists()) == (2, False)
-        assert "is not UTF-8, and no spec can record it; rename it, or give a link to it" in tuned.err
+        assert (
+            "is not UTF-8, and no spec can record it; rename it, or give a link to it" in tuned.err
+        )
     else:
         assert tuned.status == 0, tuned.err
-        assert cli("finetune", "--from", run, "--out", "tuned", "--set", "train.steps=2", "--resume").status == 0
+        assert (
+            cli(
+                "finetune", "--from", run, "--out", "tuned", "--set", "train.steps=2", "--resume"
+            ).status
+            == 0
+        )
     looked = cli("eval", run, "--predictions", f"{name}.jsonl", "--json")
     assert json.loads(looked.out)["checkpoint"].encode("utf-8", "surrogateescape") == os.fsencode(
         f"{run}/checkpoints/step-00000001"
@@ -81,7 +92,9 @@ def test_the_command_that_resumes_is_quoted(decoder_spec: Path, cli: Cli) -> Non
         ("\x1b=1", "\\x1b: unknown option"),
     ],
 )
-def test_odd_keys_of_set_are_refused(change: str, message: str, decoder_spec: Path, cli: Cli) -> None:
+def test_odd_keys_of_set_are_refused(
+    change: str, message: str, decoder_spec: Path, cli: Cli
+) -> None:
     """Row 86."""
     result = cli("pretrain", decoder_spec, "--dry-run", "--set", change)
     assert result.status == 2
@@ -128,8 +141,15 @@ def test_classes_of_any_name_are_shown_drawn_and_written(cnn_spec: Path, cli: Cl
     for number, name in enumerate(CLASSES):
         Path("pictures", name).mkdir(parents=True)
         for index in range(4):
-            Image.new("RGB", (12, 12), (20 * number, 30 * index, 9)).save(Path("pictures", name, f"{index}.png"))
-    words = ["--set", "data={type: image_folder, root: pictures, val_fraction: 0.5}", "--set", "train.steps=1"]
+            Image.new("RGB", (12, 12), (20 * number, 30 * index, 9)).save(
+                Path("pictures", name, f"{index}.png")
+            )
+    words = [
+        "--set",
+        "data={type: image_folder, root: pictures, val_fraction: 0.5}",
+        "--set",
+        "train.steps=1",
+    ]
     trained = cli("pretrain", cnn_spec, *words, "--set", "train.batch_size=4", "--out", "run")
     assert trained.status == 0, trained.err
     judged = cli("eval", "run", "--confusion", "confusion.png", "--predictions", "samples.jsonl")
@@ -157,9 +177,7 @@ def test_the_name_of_a_file_is_no_text(decoder_spec: Path, cli: Cli) -> None:
     write_text(Path("small"), 200)
     result = cli("predict", "run", "small", "a", "small", "--max-tokens", "1")
     assert result.status == 0
-    note = (
-        "warning: input 1 (small) names a file, and this model reads the words themselves; for the lines of the file: "
-    )
+    note = "warning: input 1 (small) names a file, and this model reads the words themselves; for the lines of the file: "
     assert result.err.count(note + "bigmodel predict CKPT < small\n") == 1
 
 
@@ -211,13 +229,25 @@ def test_names_that_no_file_can_have(name: str, decoder_spec: Path, cli: Cli) ->
         assert result.status in (2, 3, 4, 5), words
         assert name[:20] in result.err, words
         assert not any(text in result.err for text in ("unknown option", "has no default")), words
-    for words in (["check", name], ["bench", name], ["pretrain", decoder_spec, "--resume", "--out", name]):
-        assert any(why in cli(*words).err for why in ("too long", "levels of symbolic", "leads nowhere")), words
+    for words in (
+        ["check", name],
+        ["bench", name],
+        ["pretrain", decoder_spec, "--resume", "--out", name],
+    ):
+        assert any(
+            why in cli(*words).err for why in ("too long", "levels of symbolic", "leads nowhere")
+        ), words
     too_long = "x" * 300 if name[0] == "x" else f"{name}/x"
-    for words in (["eval", "run", "--predictions", too_long], ["attend", "run", "a small", "--out", f"{too_long}.png"]):
+    for words in (
+        ["eval", "run", "--predictions", too_long],
+        ["attend", "run", "a small", "--out", f"{too_long}.png"],
+    ):
         assert cli(*words).status == 5, words
     link = Path("run/checkpoints/step-00000002")
     link.symlink_to(name)
-    assert cli("pretrain", decoder_spec, "--resume", "--out", "run", "--set", "train.steps=2").status == 0
+    assert (
+        cli("pretrain", decoder_spec, "--resume", "--out", "run", "--set", "train.steps=2").status
+        == 0
+    )
     assert link.is_dir()
     assert not link.is_symlink()

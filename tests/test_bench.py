@@ -51,20 +51,46 @@ def test_several_networks_are_compared_and_their_memory_is_the_dry_run_s(
 
 def test_rates_of_other_units_are_not_compared() -> None:
     memory = Memory(1000, 1000, 2000, 6000, "4 samples")
-    first = Timing("a", "fp32", "contiguous", 4, 0.5, 0.6, 9, 8.0, "samples", 7, 10, 20.0, 40.0, memory, 11000)
-    text = BenchReport("cpu", [first, replace(first, name="b", unit="tokens", per_second=1234.0)]).to_text()
+    first = Timing(
+        "a", "fp32", "contiguous", 4, 0.5, 0.6, 9, 8.0, "samples", 7, 10, 20.0, 40.0, memory, 11000
+    )
+    text = BenchReport(
+        "cpu", [first, replace(first, name="b", unit="tokens", per_second=1234.0)]
+    ).to_text()
     assert "to the first" not in text
     assert "8 samples/s" in text
     assert "1,234 tokens/s" in text
     assert "500.00 ms" in text
-    three = [first, replace(first, name="b", per_second=12.0), replace(first, name="c", unit="tokens")]
+    three = [
+        first,
+        replace(first, name="b", per_second=12.0),
+        replace(first, name="c", unit="tokens"),
+    ]
     lines = BenchReport("cpu", three).to_text().splitlines()
     assert [("1.00 x" in a, "1.50 x" in a) for a in lines[2:4]] == [(True, False), (False, True)]
-    assert lines[-1].split() == ["c", "1.0", "kB", "1.0", "kB", "2.0", "kB", "6.0", "kB", "10.0", "kB", "11.0", "kB"]
+    assert lines[-1].split() == [
+        "c",
+        "1.0",
+        "kB",
+        "1.0",
+        "kB",
+        "2.0",
+        "kB",
+        "6.0",
+        "kB",
+        "10.0",
+        "kB",
+        "11.0",
+        "kB",
+    ]
 
 
 def test_figures_for_people() -> None:
-    assert [rate(v, "tokens") for v in (0.4211, 8, 12345.6)] == ["0.421 tokens/s", "8 tokens/s", "12,346 tokens/s"]
+    assert [rate(v, "tokens") for v in (0.4211, 8, 12345.6)] == [
+        "0.421 tokens/s",
+        "8 tokens/s",
+        "12,346 tokens/s",
+    ]
     assert [seconds_of(v) for v in (0.01234, 1.5)] == ["12.34 ms", "1.50 s"]
 
 
@@ -75,7 +101,9 @@ def test_alike_blocks_are_one_row_of_a_dry_run(decoder_spec: Path) -> None:
     assert "blocks.1 ... blocks.4" in rows
     assert not any(row.startswith("blocks.1.") for row in rows)
     (row,) = [line for line in plan.to_text().splitlines() if line.startswith("blocks.1 ...")]
-    block = sum(layer.parameters for layer in plan.layers if f"{layer.path}.".startswith("blocks.2."))
+    block = sum(
+        layer.parameters for layer in plan.layers if f"{layer.path}.".startswith("blocks.2.")
+    )
     assert row.split()[-1] == f"{4 * block:,}"
     two = dry_run(load(decoder_spec), "cpu").to_text()
     assert "blocks.1.ffn.down" in two

@@ -38,7 +38,11 @@ def decoder(decoder_spec: Path, cli: Cli) -> Path:
 @pytest.fixture
 def cnn(cnn_spec: Path, cli: Cli) -> Path:
     """A trained tiny CNN."""
-    return Path(cli("pretrain", cnn_spec, "--out", "cnn", *sets("train.steps=60", "train.batch_size=64")).out.strip())
+    return Path(
+        cli(
+            "pretrain", cnn_spec, "--out", "cnn", *sets("train.steps=60", "train.batch_size=64")
+        ).out.strip()
+    )
 
 
 def digit_files(count: int) -> list[str]:
@@ -55,7 +59,14 @@ def digit_files(count: int) -> list[str]:
 def test_a_run_leaves_what_it_says(decoder: Path) -> None:
     run = Path("decoder")
     left = {p.name for p in run.iterdir()}
-    assert left == {"checkpoints", "curve.png", "metrics.jsonl", "run.lock", "spec.yaml", "status.json"}
+    assert left == {
+        "checkpoints",
+        "curve.png",
+        "metrics.jsonl",
+        "run.lock",
+        "spec.yaml",
+        "status.json",
+    }
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records if "val" in r] == [4, 8, 12]
     assert {"step", "loss", "lr", "grad_norm", "per_second", "elapsed"} == records[0].keys()
@@ -75,7 +86,9 @@ def test_a_run_leaves_what_it_says(decoder: Path) -> None:
     assert spec["train"]["optimizer"]["lr"] == 1e-3
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(decoder_spec: Path, cli: Cli) -> None:
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
+    decoder_spec: Path, cli: Cli
+) -> None:
     for out, seed in (("a", 1), ("b", 1), ("c", 2)):
         assert cli("pretrain", decoder_spec, "--out", out, "--seed", seed).status == 0
     assert losses(Path("a")) == losses(Path("b")) != losses(Path("c"))
@@ -147,9 +160,15 @@ def test_eval_counts_the_whole_split(decoder: Path, cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("position", ["{type: rotary}", "{type: none}"])
-def test_eval_equals_the_last_validation_of_the_run(position: str, decoder_spec: Path, cli: Cli) -> None:
+def test_eval_equals_the_last_validation_of_the_run(
+    position: str, decoder_spec: Path, cli: Cli
+) -> None:
     """A loaded model computes what the trained one did, also where tables of positions are not in the checkpoint."""
-    changes = [f"model.blocks.0.mixer.position={position}", "model.position={type: sinusoidal}", "train.precision=fp32"]
+    changes = [
+        f"model.blocks.0.mixer.position={position}",
+        "model.position={type: sinusoidal}",
+        "train.precision=fp32",
+    ]
     sets = [word for change in changes for word in ("--set", change)]
     assert cli("pretrain", decoder_spec, "--out", "positions", *sets).status == 0
     last = json.loads(Path("positions/metrics.jsonl").read_text().splitlines()[-1])
@@ -178,7 +197,9 @@ def test_predict_labels(cnn: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) ->
     assert [r["input"] for r in records] == names
     assert all(len(r["top"]) == 2 and r["top"][0]["label"] == r["label"] for r in records)
     assert sum(r["label"] == str(i % 10) for i, r in enumerate(records[:10])) >= 5
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(names[:3]).encode() + b"\n")))
+    monkeypatch.setattr(
+        sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(names[:3]).encode() + b"\n"))
+    )
     piped = [json.loads(line) for line in cli("predict", cnn, "--top", 2).out.splitlines()]
     assert piped == records[:3]
     result = cli("predict", cnn, "nothing.png")
@@ -213,7 +234,10 @@ def test_attend_to_text(decoder: Path, cli: Cli) -> None:
     shown = cli("attend", decoder, "attention is", "--layer", 0, "--head", 1, "--out", "x.png")
     assert shown.out == "x.png\n"
     assert "blocks.0.mixer, head 1" in shown.err
-    for words, message in ((["--layer", 9], "--layer 9: the layers"), (["--head", 7], "--head 7: the heads")):
+    for words, message in (
+        (["--layer", 9], "--layer 9: the layers"),
+        (["--head", 7], "--head 7: the heads"),
+    ):
         result = cli("attend", decoder, "a", *words)
         assert (result.status, message in result.err) == (2, True)
     assert cli("attend", decoder, "").status == 3
@@ -227,7 +251,11 @@ def test_the_picture_shows_the_layer_and_head_that_are_asked_for(
     monkeypatch.setattr("bigmodel_cli.attend.draw_heads", lambda heads, *rest: drawn.append(rest))
     for words in ([], ["--layer", 0], ["--head", 1]):
         assert cli("attend", decoder, "attention\nis", *words).status == 0
-    assert [(list(layers), head) for layers, head, *_ in drawn] == [([0, 1], None), ([0], None), ([1], 1)]
+    assert [(list(layers), head) for layers, head, *_ in drawn] == [
+        ([0, 1], None),
+        ([0], None),
+        ([1], 1),
+    ]
     assert {title for *_, title, _ in drawn} == {"decoder (decoder), attention in: attention is"}
 
 
@@ -274,10 +302,14 @@ def test_bench_measures(target: str | None, decoder_spec: Path, cli: Cli) -> Non
     assert len(values["benchmarks"]) == (2 if target is None else 1)
     for timing in values["benchmarks"]:
         assert 0 < timing["median_s"] <= timing["p95_s"]
-        assert timing["flops_per_second"] == pytest.approx(timing["step_flops"] / timing["median_s"])
+        assert timing["flops_per_second"] == pytest.approx(
+            timing["step_flops"] / timing["median_s"]
+        )
         assert 0 < timing["mfu"] < 1.5
         assert timing["parameters"] > 1000
-        assert timing["peak_memory_bytes"] > 4 * 4 * timing["parameters"]  # weights, gradients, and two moments of each
+        assert (
+            timing["peak_memory_bytes"] > 4 * 4 * timing["parameters"]
+        )  # weights, gradients, and two moments of each
     assert "of roof" in cli("bench", *words, "--seconds", 0.1, "--precision", "fp32").out
 
 
@@ -297,19 +329,29 @@ def test_finetune_with_other_classes_and_a_frozen_body(cnn: Path, cli: Cli) -> N
     before = checkpoints.read(cnn, train_state=False)
     after = checkpoints.read(Path(result.out.strip()), train_state=False)
     assert after.info["classes"] == ["cat", "cow", "dog"]
-    assert after.info["mean"] == before.info["mean"]  # the checkpoint's normalisation goes with its weights
+    assert (
+        after.info["mean"] == before.info["mean"]
+    )  # the checkpoint's normalisation goes with its weights
     weights = before.model.load()
     for name, tensor in after.model.load().items():
-        same = name in weights and weights[name].shape == tensor.shape and torch.equal(weights[name], tensor)
+        same = (
+            name in weights
+            and weights[name].shape == tensor.shape
+            and torch.equal(weights[name], tensor)
+        )
         running = "running" in name or "num_batches" in name
         assert same != name.startswith("layers.4") or running, name
     names = ["pets/dog/1.png", "pets/cat/1.png"]
-    records = [json.loads(line) for line in cli("predict", result.out.strip(), *names).out.splitlines()]
+    records = [
+        json.loads(line) for line in cli("predict", result.out.strip(), *names).out.splitlines()
+    ]
     assert {r["label"] for r in records} <= {"cat", "cow", "dog"}
 
 
 def test_finetune_without_a_spec_goes_on_with_the_checkpoints(decoder: Path, cli: Cli) -> None:
-    result = cli("finetune", "--from", decoder, "--set", "train.steps=3", "--set", "train.precision=fp32")
+    result = cli(
+        "finetune", "--from", decoder, "--set", "train.steps=3", "--set", "train.precision=fp32"
+    )
     assert result.status == 0, result.err
     assert result.out == "runs/decoder-finetuned/checkpoints/step-00000003\n"
     assert (
@@ -318,7 +360,9 @@ def test_finetune_without_a_spec_goes_on_with_the_checkpoints(decoder: Path, cli
     spec = yaml.safe_load(Path("runs/decoder-finetuned/spec.yaml").read_text())
     assert spec["init"]["checkpoint"] == str(decoder)
     for pattern, message in (("blocks.7", "matches no weight"), ("*", "every weight is frozen")):
-        result = cli("finetune", "--from", decoder, *sets("train.steps=3", f"init.freeze=['{pattern}']"))
+        result = cli(
+            "finetune", "--from", decoder, *sets("train.steps=3", f"init.freeze=['{pattern}']")
+        )
         assert result.status == 2
         assert message in result.err
 
@@ -327,7 +371,12 @@ def test_a_finetuned_run_is_resumed_exactly(decoder: Path, cli: Cli, zygote: Any
     from conftest import digests
     from zygote import resume_command
 
-    words = ["finetune", "--from", decoder, *sets("train.steps=8", "train.precision=fp32", "init.freeze=[embedding]")]
+    words = [
+        "finetune",
+        "--from",
+        decoder,
+        *sets("train.steps=8", "train.precision=fp32", "init.freeze=[embedding]"),
+    ]
     whole = cli(*words, "--out", "whole")
     assert whole.status == 0, whole.err
     stopped = zygote.run(*words, "--out", "run", env={"BIGMODEL_FAILPOINT": "train.step:SIGTERM:3"})
@@ -341,9 +390,17 @@ def test_the_pipeline(cnn_spec: Path) -> None:
     tool = f"{sys.executable} -m bigmodel_cli"
     Path("b.yaml").write_text("train: {steps: 4, batch_size: 64}\n")
     line = f"{tool} pretrain {cnn_spec} | {tool} finetune --from - b.yaml | {tool} eval - --json | {sys.executable} -m json.tool"
-    env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "XDG_CACHE_HOME": str(Path.cwd() / "cache")}
+    env = {
+        "PYTHONPATH": str(ROOT),
+        "PATH": "/usr/bin:/bin",
+        "XDG_CACHE_HOME": str(Path.cwd() / "cache"),
+    }
     done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {line}"], env=env, capture_output=True, text=True, check=False
+        ["bash", "-c", f"set -o pipefail; {line}"],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["metrics"]["accuracy"]["count"] == 364
@@ -357,8 +414,15 @@ def test_an_empty_pipe_is_said(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_early_stopping_returns_the_best(decoder_spec: Path, cli: Cli) -> None:
-    changes = ["train.optimizer={type: sgd, lr: 30.0}", "train.validate_every=1", "train.patience=2", "train.steps=50"]
-    result = cli("pretrain", decoder_spec, "--out", "run", *sets(*changes, "train.max_grad_norm=1.0"))
+    changes = [
+        "train.optimizer={type: sgd, lr: 30.0}",
+        "train.validate_every=1",
+        "train.patience=2",
+        "train.steps=50",
+    ]
+    result = cli(
+        "pretrain", decoder_spec, "--out", "run", *sets(*changes, "train.max_grad_norm=1.0")
+    )
     assert result.status == 0, result.err
     assert "stopping early: 2 validations without a better loss" in result.err
     records = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
@@ -381,7 +445,9 @@ def test_tensorboard_gets_the_same_figures(decoder_spec: Path, cli: Cli) -> None
 
 @pytest.mark.parametrize("precision", ["bf16", "auto"])
 def test_other_precisions_learn_as_well(precision: str, decoder_spec: Path, cli: Cli) -> None:
-    changes = sets("train.steps=60", "train.memory_format=auto", "train.compile=auto", "train.log_every=60")
+    changes = sets(
+        "train.steps=60", "train.memory_format=auto", "train.compile=auto", "train.log_every=60"
+    )
     result = cli("pretrain", decoder_spec, "--out", "run", *changes, "--precision", precision)
     assert result.status == 0, result.err
     plain = cli("pretrain", decoder_spec, "--out", "plain", *changes, "--precision", "fp32")
@@ -398,7 +464,9 @@ def test_other_precisions_learn_as_well(precision: str, decoder_spec: Path, cli:
 def test_a_compiled_model_gives_the_same_losses(decoder_spec: Path, cli: Cli) -> None:
     plain = sets("model.dropout=0.0", "model.blocks.0.mixer.dropout=0.0", "train.steps=4")
     assert cli("pretrain", decoder_spec, "--out", "plain", *plain).status == 0
-    result = cli("pretrain", decoder_spec, "--out", "compiled", *plain, "--set", "train.compile='on'")
+    result = cli(
+        "pretrain", decoder_spec, "--out", "compiled", *plain, "--set", "train.compile='on'"
+    )
     assert result.status == 0, result.err
     assert losses(Path("compiled")) == pytest.approx(losses(Path("plain")), abs=1e-4)
 
@@ -426,7 +494,9 @@ def test_init_starts_from_any_sample_and_each_task(cli: Cli) -> None:
     assert set(samples()) == {path.stem for path in (ROOT / "sample_configs").glob("*.yaml")}
     for task in TASKS:
         plain = parse_yaml(like_what(task).encode(), "sample").plain()
-        assert check(parse_yaml(like_what(task).encode(), "sample")).task.type == task, plain["task"]
+        assert check(parse_yaml(like_what(task).encode(), "sample")).task.type == task, plain[
+            "task"
+        ]
     assert cli("init", "mine-sst", "--like", "sst2").out == "mine-sst.yaml\n"
     assert "#   bigmodel pretrain mine-sst.yaml\n" in Path("mine-sst.yaml").read_text()
 

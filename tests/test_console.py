@@ -14,7 +14,15 @@ from collections.abc import Callable
 import pytest
 from conftest import ROOT
 
-from bigmodel_cli.console import columns_of, one_line, result, result_record, strict_json, table, visible
+from bigmodel_cli.console import (
+    columns_of,
+    one_line,
+    result,
+    result_record,
+    strict_json,
+    table,
+    visible,
+)
 from bigmodel_cli.train.observers.progress import Progress
 
 DRIVING = {
@@ -79,7 +87,9 @@ def test_a_pipe_gets_names_in_their_own_bytes(monkeypatch: pytest.MonkeyPatch) -
     assert buffer.getvalue() == b'{"a": "\\u6f22"}\n'
 
 
-def test_lines_above_the_progress_bar_are_text_without_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_above_the_progress_bar_are_text_without_markup(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Row 81: neither markup, emoji codes nor escapes of a class's name take effect."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
@@ -115,7 +125,12 @@ def test_the_progress_bar_keeps_step_and_time_left_in_a_narrow_terminal(
 
 @pytest.mark.parametrize(
     "words",
-    [["pre\x9b31mtrain"], ["models", "\x1b]52;x\x07\u202e"], ["models", "--\x1bx"], ["pretrain", "\x1b]0;x\x07.yaml"]],
+    [
+        ["pre\x9b31mtrain"],
+        ["models", "\x1b]52;x\x07\u202e"],
+        ["models", "--\x1bx"],
+        ["pretrain", "\x1b]0;x\x07.yaml"],
+    ],
     ids=["command", "argument", "option", "file"],
 )
 def test_arguments_in_messages_on_a_terminal_are_escaped(words: list[str]) -> None:
@@ -123,7 +138,11 @@ def test_arguments_in_messages_on_a_terminal_are_escaped(words: list[str]) -> No
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "bigmodel_cli", *words]
     child = subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        command,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     os.close(theirs)
     seen = b""
@@ -153,7 +172,12 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 COLUMNS = ["name", "what it is", "loss", "rate"]
 ROWS = [
-    ["漢字", "a long text of several words that no narrow terminal has room for", "-1,234.5000", "12 samples/s"],
+    [
+        "漢字",
+        "a long text of several words that no narrow terminal has room for",
+        "-1,234.5000",
+        "12 samples/s",
+    ],
     ["b\x1b[31m\n", "x", "not known", "9.1 ksamples/s"],
 ]
 
@@ -170,14 +194,18 @@ def test_a_pipe_gets_a_line_for_each_row_numbers_to_the_right() -> None:
 
 @pytest.mark.parametrize("term", ["xterm", "dumb"])
 @pytest.mark.parametrize("columns", [120, 80, 60, 40, 24])
-def test_a_table_fits_its_terminal_and_loses_nothing(columns: int, term: str, screen: Callable[..., None]) -> None:
+def test_a_table_fits_its_terminal_and_loses_nothing(
+    columns: int, term: str, screen: Callable[..., None]
+) -> None:
     screen(columns, TERM=term)
     text = table(COLUMNS, ROWS)
     assert max(map(columns_of, text.split("\n"))) <= columns
     assert text.replace("\n", "").isprintable()
     assert ("─" in text) == (term == "xterm" and columns >= 80)
     kept = re.sub(r"\s", "", text)
-    for cell in (cell for row in ROWS for cell in row if columns == 120 or columns <= 60 or " " not in cell):
+    for cell in (
+        cell for row in ROWS for cell in row if columns == 120 or columns <= 60 or " " not in cell
+    ):
         assert re.sub(r"\s", "", cell.replace("\x1b", "\\x1b").replace("\n", "\\x0a")) in kept
     lines = text.split("\n")
     if columns >= 80:
@@ -189,7 +217,12 @@ def test_a_table_fits_its_terminal_and_loses_nothing(columns: int, term: str, sc
         }
         assert len(ends) == 1
     else:
-        assert [line.split()[0] for line in lines if line[:1] not in ("", " ")] == ["name", "what", "loss", "rate"] * 2
+        assert [line.split()[0] for line in lines if line[:1] not in ("", " ")] == [
+            "name",
+            "what",
+            "loss",
+            "rate",
+        ] * 2
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,9 @@ Row = list[int]
 def mixer(rng: random.Random, causal: bool) -> dict[str, Any]:
     """One of the mixers with random options; those with a state only where positions follow one another."""
     kinds = ["attention", "attention", "differential"]
-    kind = rng.choice([*kinds, "mla", "mamba2", "gated_deltanet", "convolution", "retention"] if causal else kinds)
+    kind = rng.choice(
+        [*kinds, "mla", "mamba2", "gated_deltanet", "convolution", "retention"] if causal else kinds
+    )
     own: dict[str, dict[str, Any]] = {
         "attention": {
             "num_heads": 4,
@@ -49,7 +51,12 @@ def mixer(rng: random.Random, causal: bool) -> dict[str, Any]:
         },
         "differential": {"num_heads": 2, "position": rng.choice(POSITIONS[:2])},
         "mla": {"num_heads": 2, "kv_rank": 6, "rotary_dim": 4},
-        "mamba2": {"state": 4, "head_dim": 8, "chunk": rng.randint(2, 9), "kernel": rng.randint(2, 4)},
+        "mamba2": {
+            "state": 4,
+            "head_dim": 8,
+            "chunk": rng.randint(2, 9),
+            "kernel": rng.randint(2, 4),
+        },
         "gated_deltanet": {"num_heads": 2, "chunk": rng.randint(2, 9)},
         "convolution": {"kernel": rng.randint(2, 5)},
         "retention": {"num_heads": 2, "chunk": rng.randint(2, 9)},
@@ -129,7 +136,10 @@ def continued(foretell: Any, sampling: Sampling, draws: list[float], most: int) 
         if sampling.temperature == 0:
             text.append(ranked[0])
         else:
-            weights = {t: math.exp(logs[t] / sampling.temperature) for t in ranked[: sampling.top_k or VOCAB]}
+            weights = {
+                t: math.exp(logs[t] / sampling.temperature)
+                for t in ranked[: sampling.top_k or VOCAB]
+            }
             total, reached, nucleus = sum(weights.values()), 0.0, []
             for token in weights:
                 if reached / total >= sampling.top_p:
@@ -155,9 +165,17 @@ def searched(foretell: Any, beam: Beam, most: int) -> list[tuple[Row, float, boo
     found: list[tuple[Row, float, bool]] = []
     for length in range(1, most + 1):
         norm = ((5 + length) / 6) ** beam.length_penalty
-        grown = [(total + log, [*text, t]) for total, text in going for t, log in enumerate(foretell(text))]
+        grown = [
+            (total + log, [*text, t])
+            for total, text in going
+            for t, log in enumerate(foretell(text))
+        ]
         grown = sorted(grown, key=lambda pair: -pair[0])[: 2 * beam.width]
-        ended = [(text[:-1], total / norm, True) for total, text in grown[: beam.width] if text[-1] == STOP]
+        ended = [
+            (text[:-1], total / norm, True)
+            for total, text in grown[: beam.width]
+            if text[-1] == STOP
+        ]
         going = [(total, text) for total, text in grown if text[-1] != STOP][: beam.width]
         if length == most:
             ended += [(text, total / norm, False) for total, text in going]
@@ -167,7 +185,9 @@ def searched(foretell: Any, beam: Beam, most: int) -> list[tuple[Row, float, boo
     return found
 
 
-def check(rng: random.Random, model: Any, batch: Tensor, real: Tensor | None, foretell: Any, most: int) -> None:
+def check(
+    rng: random.Random, model: Any, batch: Tensor, real: Tensor | None, foretell: Any, most: int
+) -> None:
     """Write after each row of the batch in one of three ways, and compare with the plain loops."""
     count = len(batch)
     way = rng.choice(["greedy", "drawn", "beam"])
@@ -176,19 +196,30 @@ def check(rng: random.Random, model: Any, batch: Tensor, real: Tensor | None, fo
         together = beam_search(model, batch, beam, max_new_tokens=most, stop=STOP, real=real)
         for i, hypotheses in enumerate(together):
             want = searched(lambda text, i=i: foretell(i, text), beam, most)
-            assert [(h.tokens, h.ended) for h in hypotheses] == [(text, ended) for text, _, ended in want]
-            assert [h.score for h in hypotheses] == pytest.approx([score for _, score, _ in want], abs=1e-5)
+            assert [(h.tokens, h.ended) for h in hypotheses] == [
+                (text, ended) for text, _, ended in want
+            ]
+            assert [h.score for h in hypotheses] == pytest.approx(
+                [score for _, score, _ in want], abs=1e-5
+            )
         return
     sampling = Sampling(0.0)
     if way == "drawn":
         sampling = Sampling(
-            rng.choice([0.3, 1.0, 1.7]), rng.choice([0, 1, 4]), rng.choice([1.0, 0.7]), rng.choice([0.0, 0.2])
+            rng.choice([0.3, 1.0, 1.7]),
+            rng.choice([0, 1, 4]),
+            rng.choice([1.0, 0.7]),
+            rng.choice([0.0, 0.2]),
         )
     draws = torch.rand(count, most, generator=torch.Generator().manual_seed(rng.randrange(10**6)))
-    steps = list(generate(model, batch, sampling, max_new_tokens=most, draws=draws, stop=STOP, real=real))
+    steps = list(
+        generate(model, batch, sampling, max_new_tokens=most, draws=draws, stop=STOP, real=real)
+    )
     for i, row in enumerate(torch.stack(steps, 1).tolist()):
         text = row[: row.index(STOP) + 1] if STOP in row else row
-        assert text == continued(lambda text, i=i: foretell(i, text), sampling, draws[i].tolist(), most)
+        assert text == continued(
+            lambda text, i=i: foretell(i, text), sampling, draws[i].tolist(), most
+        )
 
 
 def decoder_case(seed: int) -> None:
@@ -210,7 +241,9 @@ def decoder_case(seed: int) -> None:
     with torch.no_grad():
         logits = model(batch, segments=real.long())
         for i, row in enumerate(scored):
-            torch.testing.assert_close(logits[i, batch.shape[1] - len(row) :], model(torch.tensor([row]))[0])
+            torch.testing.assert_close(
+                logits[i, batch.shape[1] - len(row) :], model(torch.tensor([row]))[0]
+            )
             right = torch.tensor([row + tokens(rng, limit - len(row))])
             torch.testing.assert_close(model(right)[0, : len(row)], model(torch.tensor([row]))[0])
 
@@ -220,7 +253,12 @@ def encoder_decoder_case(seed: int) -> None:
     rng = random.Random(seed)
     limit = rng.randint(5, 9)
     sides = {"encoder": blocks(rng, causal=False), "decoder": blocks(rng, cross=True)}
-    options = {"type": "seq2seq", **whole(rng, limit), **sides, "share_embeddings": rng.random() < 0.5}
+    options = {
+        "type": "seq2seq",
+        **whole(rng, limit),
+        **sides,
+        "share_embeddings": rng.random() < 0.5,
+    }
     model = drawn_weights(Seq2Seq(Seq2SeqOptions.model_validate(options), DatasetInfo()), seed)
     sources = [tokens(rng, rng.randint(1, limit)) for _ in range(3)]
     longest = max(map(len, sources))

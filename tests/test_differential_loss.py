@@ -49,8 +49,14 @@ def pick(r: random.Random, **options: list[Any]) -> dict[str, Any]:
 
 def position(r: random.Random) -> dict[str, Any] | None:
     scaling = {"type": "yarn", "factor": 2.0, "trained": 8}
-    kinds = [{"type": "rotary"}, {"type": "rotary", "fraction": 0.5}, {"type": "rotary", "scaling": scaling}]
-    return r.choice([*kinds, None, {"type": "alibi"}, {"type": "t5", "buckets": 8, "max_distance": 12}])
+    kinds = [
+        {"type": "rotary"},
+        {"type": "rotary", "fraction": 0.5},
+        {"type": "rotary", "scaling": scaling},
+    ]
+    return r.choice(
+        [*kinds, None, {"type": "alibi"}, {"type": "t5", "buckets": 8, "max_distance": 12}]
+    )
 
 
 def mixer(r: random.Random, causal: bool) -> dict[str, Any]:
@@ -63,8 +69,20 @@ def mixer(r: random.Random, causal: bool) -> dict[str, Any]:
             "type": kind,
             "num_heads": r.choice([2, 3, 6]) * 2,
             "head_dim": r.choice([4, 8]),
-            **pick(r, position=[position(r)], window=[None, None, 1, 3, 40], qk_norm=[None, True], sinks=[None, True]),
-            **pick(r, softcap=[None, None, 5.0], kv_heads=[None, 2, 1], bias=[True, False], scale=[None, 0.3]),
+            **pick(
+                r,
+                position=[position(r)],
+                window=[None, None, 1, 3, 40],
+                qk_norm=[None, True],
+                sinks=[None, True],
+            ),
+            **pick(
+                r,
+                softcap=[None, None, 5.0],
+                kv_heads=[None, 2, 1],
+                bias=[True, False],
+                scale=[None, 0.3],
+            ),
         }
     if kind == "mla":
         return {
@@ -75,9 +93,19 @@ def mixer(r: random.Random, causal: bool) -> dict[str, Any]:
             **pick(r, q_rank=[None, 8], value_dim=[None, 5]),
         }
     if kind == "differential":
-        return {"type": kind, "num_heads": r.choice([1, 3]), **pick(r, position=[None, {"type": "rotary"}])}
+        return {
+            "type": kind,
+            "num_heads": r.choice([1, 3]),
+            **pick(r, position=[None, {"type": "rotary"}]),
+        }
     if kind == "mamba2":
-        return {"type": kind, "state": 5, "head_dim": 8, "groups": r.choice([1, 2, 3]), "chunk": r.choice([3, 64])}
+        return {
+            "type": kind,
+            "state": 5,
+            "head_dim": 8,
+            "groups": r.choice([1, 2, 3]),
+            "chunk": r.choice([3, 64]),
+        }
     if kind == "gated_deltanet":
         return {"type": kind, "num_heads": 4, "key_heads": 2, "chunk": r.choice([3, 64])}
     if kind == "convolution":
@@ -89,10 +117,24 @@ def blocks(r: random.Random, causal: bool, cross: bool = False) -> list[dict[str
     """One to three blocks."""
     made = []
     for number in range(r.choice([1, 2, 3])):
-        experts = {"type": "moe", "experts": 4, "hidden": 8, **pick(r, top_k=[1, 2, 3], shared=[0, 1])}
+        experts = {
+            "type": "moe",
+            "experts": 4,
+            "hidden": 8,
+            **pick(r, top_k=[1, 2, 3], shared=[0, 1]),
+        }
         experts |= pick(r, router=["softmax", "sigmoid"], balance=["loss", "bias", "none"])
-        ffn = r.choice([None, {"type": r.choice(["gelu", "relu", "relu2", "swiglu", "geglu"]), "hidden": 20}, experts])
-        block: dict[str, Any] = {"mixer": mixer(r, causal), **pick(r, ffn=[ffn], layer_scale=[None, 0.4])}
+        ffn = r.choice(
+            [
+                None,
+                {"type": r.choice(["gelu", "relu", "relu2", "swiglu", "geglu"]), "hidden": 20},
+                experts,
+            ]
+        )
+        block: dict[str, Any] = {
+            "mixer": mixer(r, causal),
+            **pick(r, ffn=[ffn], layer_scale=[None, 0.4]),
+        }
         block["norm"] = {"type": r.choice(["layernorm", "rmsnorm"])}
         block["placement"] = r.choice(["pre", "pre", "post", "sandwich"])
         if cross and (number == 0 or r.random() < 0.5):
@@ -103,7 +145,11 @@ def blocks(r: random.Random, causal: bool, cross: bool = False) -> list[dict[str
 
 def network(r: random.Random, kind: str, info: DatasetInfo, **options: Any) -> Any:
     """A network in fp64 whose weights differ enough from zero to matter."""
-    values = {"type": kind, **({"dim": 24} if kind not in ("cnn", "torchvision") else {}), **options}
+    values = {
+        "type": kind,
+        **({"dim": 24} if kind not in ("cnn", "torchvision") else {}),
+        **options,
+    }
     model = build(MODELS[kind].model_validate(values), info).double()
     with torch.no_grad():
         for p in model.parameters():
@@ -137,26 +183,41 @@ def text_facts(**more: Any) -> DatasetInfo:
 def causal_lm(r: random.Random) -> Case:
     places = [None, {"type": "learned"}, {"type": "sinusoidal"}]
     options = pick(
-        r, position=places, tie_embeddings=[True, False], scale_embeddings=[None, True], logit_softcap=[None, 4.0]
+        r,
+        position=places,
+        tie_embeddings=[True, False],
+        scale_embeddings=[None, True],
+        logit_softcap=[None, 4.0],
     )
     model = network(r, "decoder", text_facts(), blocks=blocks(r, causal=True), **options)
     rows = [{"tokens": tokens(r, n + 1)} for n in lengths(r)]
     if r.random() < 0.4:  # packed documents, each for itself
         rows = [{**row, "segments": (row["tokens"] == 0).cumsum(1)} for row in rows]
     *rows, longer = keyed(r, rows)
-    return Case(model, task(r, "causal_lm", label_smoothing=r.choice([0.0, 0.2])), rows, longer, 1e-9)
+    return Case(
+        model, task(r, "causal_lm", label_smoothing=r.choice([0.0, 0.2])), rows, longer, 1e-9
+    )
 
 
 def typed(r: random.Random, rows: list[Batch]) -> list[Batch]:
     """Rows of which the later part is of another type, as in pairs of texts."""
     cuts = [r.randint(0, row["tokens"].shape[1]) for row in rows]
-    split = [(torch.arange(row["tokens"].shape[1]) >= cut).long()[None] for row, cut in zip(rows, cuts, strict=True)]
-    return [{**row, "types": types.masked_fill(row["tokens"] < 0, -1)} for row, types in zip(rows, split, strict=True)]
+    split = [
+        (torch.arange(row["tokens"].shape[1]) >= cut).long()[None]
+        for row, cut in zip(rows, cuts, strict=True)
+    ]
+    return [
+        {**row, "types": types.masked_fill(row["tokens"] < 0, -1)}
+        for row, types in zip(rows, split, strict=True)
+    ]
 
 
 def masked_lm(r: random.Random) -> Case:
     options = pick(
-        r, position=[None, {"type": "learned"}], embedding_norm=[None, {"type": "layernorm"}], token_types=[0, 2]
+        r,
+        position=[None, {"type": "learned"}],
+        embedding_norm=[None, {"type": "layernorm"}],
+        token_types=[0, 2],
     )
     model = network(r, "encoder", text_facts(), blocks=blocks(r, causal=False), **options)
     rows = [{"tokens": torch.cat((tokens(r, n), torch.full((1, 1), -1)), 1)} for n in lengths(r)]
@@ -167,7 +228,12 @@ def masked_lm(r: random.Random) -> Case:
         marks = [torch.rand(row["tokens"].shape) < 0.2 for row in rows]
         words = [(torch.rand(row["tokens"].shape) < 0.6).cumsum(1) for row in rows]
         rows = [
-            {**row, "words": w.clamp(max=row["tokens"].shape[1] - 2).masked_fill(m | (row["tokens"] < 0), -1)}
+            {
+                **row,
+                "words": w.clamp(max=row["tokens"].shape[1] - 2).masked_fill(
+                    m | (row["tokens"] < 0), -1
+                ),
+            }
             for row, w, m in zip(rows, words, marks, strict=True)
         ]
     *rows, longer = keyed(r, rows)
@@ -177,25 +243,39 @@ def masked_lm(r: random.Random) -> Case:
         "replace_mask": 0.4,
         "replace_random": r.choice([0.1, 0.6]),
     }
-    return Case(model, task(r, "masked_lm", DatasetInfo(vocab_size=V), **chosen), rows, longer, 1e-9)
+    return Case(
+        model, task(r, "masked_lm", DatasetInfo(vocab_size=V), **chosen), rows, longer, 1e-9
+    )
 
 
 def seq2seq(r: random.Random) -> Case:
-    options = pick(r, norm=[None, {"type": "rmsnorm"}], init=["xavier", "normal"], share_embeddings=[True, False])
+    options = pick(
+        r,
+        norm=[None, {"type": "rmsnorm"}],
+        init=["xavier", "normal"],
+        share_embeddings=[True, False],
+    )
     options |= {"encoder": blocks(r, causal=False), "decoder": blocks(r, causal=True, cross=True)}
     two = r.random() < 0.3
     model = network(r, "seq2seq", text_facts(source_vocab_size=11 if two else None), **options)
     known = 11 if two else V
     written = lengths(r)
     read = [r.randint(1, LONGEST) for _ in written[1:]] + [LONGEST + MORE]
-    rows = [{"source": tokens(r, m, known), "target": tokens(r, n + 1)} for m, n in zip(read, written, strict=True)]
+    rows = [
+        {"source": tokens(r, m, known), "target": tokens(r, n + 1)}
+        for m, n in zip(read, written, strict=True)
+    ]
     *rows, longer = keyed(r, rows)
     return Case(model, task(r, "seq2seq", label_smoothing=r.choice([0.0, 0.1])), rows, longer, 1e-9)
 
 
 def labels_of_text(r: random.Random) -> Case:
     options = pick(
-        r, pool=["cls", "mean"], pooler=[True, False], position=[None, {"type": "learned"}], token_types=[0, 2]
+        r,
+        pool=["cls", "mean"],
+        pooler=[True, False],
+        position=[None, {"type": "learned"}],
+        token_types=[0, 2],
     )
     info = text_facts(classes=("a", "b", "c"))
     model = network(r, "encoder", info, blocks=blocks(r, causal=False), **options)
@@ -203,19 +283,28 @@ def labels_of_text(r: random.Random) -> Case:
     if options["token_types"] and r.random() < 0.7:
         rows = typed(r, rows)
     *rows, longer = keyed(r, [{**row, "label": torch.tensor([r.randrange(3)])} for row in rows])
-    return Case(model, task(r, "classification", label_smoothing=r.choice([0.0, 0.1])), rows, longer, 3e-5)
+    return Case(
+        model, task(r, "classification", label_smoothing=r.choice([0.0, 0.1])), rows, longer, 3e-5
+    )
 
 
 def heard(r: random.Random, width: int, stride: int) -> list[Batch]:
     """Rows of frames, each of as many frames as it has."""
     counts = [r.randint(max(1, (n - 1) * stride + 1), n * stride) for n in lengths(r)]
-    return [{"frames": torch.randn(1, n, width).double(), "lengths": torch.tensor([n])} for n in counts]
+    return [
+        {"frames": torch.randn(1, n, width).double(), "lengths": torch.tensor([n])} for n in counts
+    ]
 
 
 def speech(r: random.Random, info: DatasetInfo, stride: int) -> Any:
     frontend = {"type": "conv", "stride": stride, **pick(r, kernel=[1, 3, 7], channels=[None, 9])}
     return network(
-        r, "encoder", info, blocks=blocks(r, causal=False), frontend=frontend, pool=r.choice(["cls", "mean"])
+        r,
+        "encoder",
+        info,
+        blocks=blocks(r, causal=False),
+        frontend=frontend,
+        pool=r.choice(["cls", "mean"]),
     )
 
 
@@ -231,26 +320,40 @@ def ctc(r: random.Random) -> Case:
     stride = r.choice([1, 2, 4])
     sound = MelConfig(rate=100, window=20, hop=10, mels=5, low=1.0, high=50.0)
     info = DatasetInfo(
-        frame_width=5, context=stride * (LONGEST + MORE), classes=tuple("abcd"), sound=sound, spelling="words"
+        frame_width=5,
+        context=stride * (LONGEST + MORE),
+        classes=tuple("abcd"),
+        sound=sound,
+        spelling="words",
     )
     rows = []
     for row in heard(r, 5, stride):
         vectors = -(-int(row["lengths"]) // stride)
-        rows.append({**row, "target": tokens(r, r.randint(1, (vectors + 1) // 2), 4)})  # with a blank between any two
+        rows.append(
+            {**row, "target": tokens(r, r.randint(1, (vectors + 1) // 2), 4)}
+        )  # with a blank between any two
     *rows, longer = keyed(r, rows)
     return Case(speech(r, info, stride), task(r, "ctc", info), rows, longer, 1e-4)
 
 
 def images(r: random.Random, labelled: bool) -> list[Batch]:
     rows = [{"image": torch.randn(1, 3, 8, 12).double()} for _ in range(r.randint(2, 4))]
-    return keyed(r, [{**row, "label": torch.tensor([r.randrange(3)])} for row in rows] if labelled else rows)
+    return keyed(
+        r, [{**row, "label": torch.tensor([r.randrange(3)])} for row in rows] if labelled else rows
+    )
 
 
 def vit(r: random.Random, info: DatasetInfo, **more: Any) -> Any:
     options = pick(
-        r, pool=["cls", "mean"], registers=[0, 2], position=["learned", "sines"], norm=[None, {"type": "rmsnorm"}]
+        r,
+        pool=["cls", "mean"],
+        registers=[0, 2],
+        position=["learned", "sines"],
+        norm=[None, {"type": "rmsnorm"}],
     )
-    return network(r, "vit", info, patch=r.choice([2, 4]), blocks=blocks(r, causal=False), **options, **more)
+    return network(
+        r, "vit", info, patch=r.choice([2, 4]), blocks=blocks(r, causal=False), **options, **more
+    )
 
 
 def labels_of_images(r: random.Random) -> Case:
@@ -281,16 +384,25 @@ def labels_by_convolutions(r: random.Random) -> Case:
 def labels_by_torchvision(r: random.Random) -> Case:
     info = DatasetInfo(image_shape=(3, 8, 12), classes=("a", "b", "c"))
     rows = [
-        {**row, "image": torch.nn.functional.interpolate(row["image"], (32, 32))} for row in images(r, labelled=True)
+        {**row, "image": torch.nn.functional.interpolate(row["image"], (32, 32))}
+        for row in images(r, labelled=True)
     ]
     info = DatasetInfo(image_shape=(3, 32, 32), classes=("a", "b", "c"))
     return Case(
-        network(r, "torchvision", info, name="squeezenet1_1"), task(r, "classification"), rows, None, 3e-5, False
+        network(r, "torchvision", info, name="squeezenet1_1"),
+        task(r, "classification"),
+        rows,
+        None,
+        3e-5,
+        False,
     )
 
 
 def masked_image(r: random.Random) -> Case:
-    decoder = {"dim": 12, "blocks": [{"mixer": {"type": "attention", "num_heads": 2}, "ffn": {"type": "gelu"}}]}
+    decoder = {
+        "dim": 12,
+        "blocks": [{"mixer": {"type": "attention", "num_heads": 2}, "ffn": {"type": "gelu"}}],
+    }
     model = vit(r, DatasetInfo(image_shape=(3, 8, 12)), reconstruct=decoder)
     chosen = {"mask_ratio": r.choice([0.25, 0.5, 0.75]), "normalize": r.choice([True, False])}
     return Case(model, task(r, "masked_image", **chosen), images(r, labelled=False), None, 3e-5)
@@ -321,7 +433,9 @@ class Found:
     asked: list[Tensor]
 
 
-def run(case: Case, batch: Batch, rows: int | None = None, backward: bool = True, score: bool = True) -> Found:
+def run(
+    case: Case, batch: Batch, rows: int | None = None, backward: bool = True, score: bool = True
+) -> Found:
     """Loss and gradient, then scores; where `rows` is said, of the first so many alone (those beyond are there to pad)."""
     model, asked = case.model, []
 
@@ -338,7 +452,10 @@ def run(case: Case, batch: Batch, rows: int | None = None, backward: bool = True
     if backward:
         loss.backward()
     gradient = torch.cat(
-        [(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in model.parameters()]
+        [
+            (p.grad if p.grad is not None else torch.zeros_like(p)).flatten()
+            for p in model.parameters()
+        ]
     )
     model.eval()
     with torch.no_grad():
@@ -403,7 +520,12 @@ def check(case: Case, r: random.Random) -> None:
     cut = r.randint(1, len(every) - 1)
     parts = [run(case, join(part), score=False) for part in (case.rows[:cut], case.rows[cut:])]
     close(parts[0].loss + parts[1].loss, whole.loss, case.tolerance, "loss of micro-batches")
-    close(parts[0].gradient + parts[1].gradient, whole.gradient, case.tolerance, "gradient of micro-batches")
+    close(
+        parts[0].gradient + parts[1].gradient,
+        whole.gradient,
+        case.tolerance,
+        "gradient of micro-batches",
+    )
     assert sum(part.count for part in parts) == whole.count
 
 

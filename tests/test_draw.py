@@ -73,14 +73,23 @@ def test_numbers_are_even_and_independent() -> None:
     assert float(correlation.abs().max()) < 6 / 3000**0.5  # places
     assert float((torch.corrcoef(drawn[:300]) - torch.eye(300)).abs().max()) < 6 / 40**0.5  # rows
     again = draw(keys, 2, 40).double()
-    assert abs(float(torch.corrcoef(torch.stack((drawn.flatten(), again.flatten())))[0, 1])) < 5 / count**0.5
+    assert (
+        abs(float(torch.corrcoef(torch.stack((drawn.flatten(), again.flatten())))[0, 1]))
+        < 5 / count**0.5
+    )
     for below in (1, 7, 50_257):
         values = draw_below(keys, 1, 40, below)
         assert int(values.min()) >= 0
         assert int(values.max()) < below
-        groups = torch.bincount(values.flatten() * min(below, 7) // below, minlength=min(below, 7)).double()
-        expected = count * torch.bincount(torch.arange(below) * min(below, 7) // below).double() / below
-        assert float(((groups - expected) ** 2 / expected).sum()) < 30  # chi square of at most 6 degrees: 1 in 25,000
+        groups = torch.bincount(
+            values.flatten() * min(below, 7) // below, minlength=min(below, 7)
+        ).double()
+        expected = (
+            count * torch.bincount(torch.arange(below) * min(below, 7) // below).double() / below
+        )
+        assert (
+            float(((groups - expected) ** 2 / expected).sum()) < 30
+        )  # chi square of at most 6 degrees: 1 in 25,000
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -45,7 +45,10 @@ train:
 
 def write_pairs(name: str, count: int, seed: int) -> None:
     rng = random.Random(seed)
-    rows = [" ".join(rng.choices(["one", "two", "red", "big", "dog"], k=rng.randint(1, 4))) for _ in range(count)]
+    rows = [
+        " ".join(rng.choices(["one", "two", "red", "big", "dog"], k=rng.randint(1, 4)))
+        for _ in range(count)
+    ]
     Path(f"{name}.a").write_text("\n".join(rows) + "\n")
     Path(f"{name}.b").write_text("\n".join(" ".join(reversed(r.split())) for r in rows) + "\n")
 
@@ -63,16 +66,21 @@ def trained(cli: Cli) -> Path:
 
 def test_samples_differences_and_scoring_again(trained: Path, cli: Cli) -> None:
     report = json.loads(cli("eval", "run", "--json", "--predictions", "samples.jsonl").out)
-    rows: list[dict[str, Any]] = [json.loads(line) for line in Path("samples.jsonl").read_text().splitlines()]
+    rows: list[dict[str, Any]] = [
+        json.loads(line) for line in Path("samples.jsonl").read_text().splitlines()
+    ]
     assert [r["source"] for r in rows] == Path("val.a").read_text().splitlines()
     assert [r["reference"] for r in rows] == Path("val.b").read_text().splitlines()
     predictions = [r["prediction"] for r in rows]
-    assert report["bleu"] == sacrebleu.corpus_bleu(predictions, [[r["reference"] for r in rows]]).score
+    assert (
+        report["bleu"] == sacrebleu.corpus_bleu(predictions, [[r["reference"] for r in rows]]).score
+    )
     assert report["metrics"]["bleu"]["signature"].startswith("nrefs:1|case:mixed")
     assert sum(r["counts"]["loss"] for r in rows) == report["metrics"]["loss"]["count"]
     # What `predict` writes is what was scored.
     alone = [
-        json.loads(line)["text"] for line in cli("predict", "run", *(r["source"] for r in rows[:7])).out.splitlines()
+        json.loads(line)["text"]
+        for line in cli("predict", "run", *(r["source"] for r in rows[:7])).out.splitlines()
     ]
     assert alone == predictions[:7]
 
@@ -84,7 +92,15 @@ def test_samples_differences_and_scoring_again(trained: Path, cli: Cli) -> None:
     assert "rougeL" in other
     assert "bleu" not in other
 
-    bare = ("--set", "task.metrics=[]", "--set", "task.baseline=lead", "--predictions", "bare.jsonl", "--json")
+    bare = (
+        "--set",
+        "task.metrics=[]",
+        "--set",
+        "task.baseline=lead",
+        "--predictions",
+        "bare.jsonl",
+        "--json",
+    )
     assert "bleu" not in json.loads(cli("eval", "run", *bare).out)
     unjudged = [json.loads(line) for line in Path("bare.jsonl").read_text().splitlines()]
     assert [r["prediction"] for r in unjudged] == predictions
@@ -107,7 +123,10 @@ def test_samples_differences_and_scoring_again(trained: Path, cli: Cli) -> None:
 def test_the_result_is_the_mean_of_the_last_checkpoints(trained: Path, cli: Cli) -> None:
     assert trained.name == "average"
     assert checkpoints.find(Path("run")).resolve() == trained.resolve()
-    several = [checkpoints.read(p, train_state=False).model.load() for p in checkpoints.steps(Path("run/checkpoints"))]
+    several = [
+        checkpoints.read(p, train_state=False).model.load()
+        for p in checkpoints.steps(Path("run/checkpoints"))
+    ]
     assert len(several) == 3
     mean = checkpoints.read(trained, train_state=False).model.load()
     for name, tensor in mean.items():
@@ -122,17 +141,28 @@ def test_the_result_is_the_mean_of_the_last_checkpoints(trained: Path, cli: Cli)
 
 def test_patience_by_what_the_model_writes(trained: Path, cli: Cli) -> None:
     """The best checkpoint is the one of the highest chrF; judging by text changes nothing of the training itself."""
-    settings = ("--set", "task.metric=chrf", "--set", "task.metrics=[bleu]", "--set", "train.average_last=null")
+    settings = (
+        "--set",
+        "task.metric=chrf",
+        "--set",
+        "task.metrics=[bleu]",
+        "--set",
+        "train.average_last=null",
+    )
     result = cli("pretrain", "turn.yaml", "--out", "by", *settings, "--set", "train.keep_last=3")
     assert result.status == 0, result.err
     records = [json.loads(line) for line in Path("by/metrics.jsonl").read_text().splitlines()]
     seen = {r["step"]: r["val"] for r in records if "val" in r}
     assert set(seen) == {20, 40, 60}
-    assert all(values.keys() >= {"loss", "accuracy", "perplexity", "chrf"} for values in seen.values())
+    assert all(
+        values.keys() >= {"loss", "accuracy", "perplexity", "chrf"} for values in seen.values()
+    )
     best = max(seen, key=lambda step: seen[step]["chrf"])
     assert Path("by/checkpoints/best").resolve().name == f"step-{best:08d}"
     for step, values in seen.items():
-        report = json.loads(cli("eval", f"by/checkpoints/step-{step:08d}", "--split", "val", "--json").out)
+        report = json.loads(
+            cli("eval", f"by/checkpoints/step-{step:08d}", "--split", "val", "--json").out
+        )
         assert report["chrf"] == pytest.approx(values["chrf"], rel=1e-9)
         assert "bleu" in report
     plain, judged = (
@@ -153,10 +183,23 @@ def test_patience_by_what_the_model_writes(trained: Path, cli: Cli) -> None:
     )
     assert "validations without a better chrf" in early.err
     result = Path(early.out.strip())
-    assert result.resolve() == Path("early/checkpoints/best").resolve() == checkpoints.find(Path("early")).resolve()
+    assert (
+        result.resolve()
+        == Path("early/checkpoints/best").resolve()
+        == checkpoints.find(Path("early")).resolve()
+    )
     newest = checkpoints.steps(Path("early/checkpoints"))[-1]
     assert newest.name > result.name
-    more = cli("pretrain", "turn.yaml", "--out", "early", *settings, "--set", "train.patience=9", "--resume")
+    more = cli(
+        "pretrain",
+        "turn.yaml",
+        "--out",
+        "early",
+        *settings,
+        "--set",
+        "train.patience=9",
+        "--resume",
+    )
     assert f"after step {int(newest.name[5:])}\n" in more.err
 
 
@@ -168,16 +211,23 @@ def test_beams_and_drawing(trained: Path, cli: Cli) -> None:
     assert len(scores) == 3
     assert scores == sorted(scores, reverse=True)
     assert best["text"] == best["hypotheses"][0]["text"]
-    greedy = [cli("predict", "run", "one two", *flags).out for flags in (["--beams", 1], ["--temperature", 0])]
+    greedy = [
+        cli("predict", "run", "one two", *flags).out
+        for flags in (["--beams", 1], ["--temperature", 0])
+    ]
     assert json.loads(greedy[0])["text"] == json.loads(greedy[1])["text"]
     drawn = [
-        cli("predict", "run", *some, "--temperature", 1.5, "--seed", 3).out for some in (["dog", "one red"], ["dog"])
+        cli("predict", "run", *some, "--temperature", 1.5, "--seed", 3).out
+        for some in (["dog", "one red"], ["dog"])
     ]
     assert drawn[0].splitlines()[0] == drawn[1].strip()
     for flags, message in (
         (["--beams", 3, "--temperature", 1], "--beams and --n-best search, --temperature draws"),
         (["--beams", 2, "--n-best", 3], "--n-best 3 is more than the 2 hypotheses"),
-        (["--n-best", 2, "--repetition-penalty", 1.2], "--repetition-penalty is for drawn and greedy text"),
+        (
+            ["--n-best", 2, "--repetition-penalty", 1.2],
+            "--repetition-penalty is for drawn and greedy text",
+        ),
         (["--beams", 2, "--length-penalty", "inf"], "--length-penalty inf: give a finite number"),
         (["--temperature", "inf"], "--temperature inf: give a finite number"),
         (["--top", 2], "--top is for models that label, and this one was trained for seq2seq"),
@@ -187,14 +237,19 @@ def test_beams_and_drawing(trained: Path, cli: Cli) -> None:
         assert message in result.err
 
 
-def test_what_cannot_be_scored_is_said(trained: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_scored_is_said(
+    trained: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cli("eval", "run", "--predictions", "good.jsonl")
     lines = Path("good.jsonl").read_text().splitlines()
     for content, message in (
         ("", "empty; there is nothing to score"),
         ("\n".join([*lines, "{"]) + "\n", "bad.jsonl:41: not JSON"),
         ('{"a": 1}\n', ':1: no object with "scores"'),
-        (lines[0] + "\n" + '{"task": "seq2seq", "scores": {"loss": 1}}\n', "are not of one evaluation"),
+        (
+            lines[0] + "\n" + '{"task": "seq2seq", "scores": {"loss": 1}}\n',
+            "are not of one evaluation",
+        ),
         (
             '{"task": "seq2seq", "scores": {"loss": 1, "bleu": 3}, "counts": {"loss": 2}}\n',
             "lacks what its metrics need",
@@ -211,7 +266,11 @@ def test_what_cannot_be_scored_is_said(trained: Path, cli: Cli, monkeypatch: pyt
     write_pairs("val", 30, 2)
     write_pairs("other", 31, 2)
     second = cli(
-        "pretrain", "turn.yaml", "--out", "second", *sets("data.val_source=[other.a]", "data.val_target=[other.b]")
+        "pretrain",
+        "turn.yaml",
+        "--out",
+        "second",
+        *sets("data.val_source=[other.a]", "data.val_target=[other.b]"),
     )
     assert second.status == 0
     compared = cli("eval", "run", "--compare", "second")
@@ -247,13 +306,24 @@ def test_batches_by_tokens_are_checked(cli: Cli, decoder_spec: Path) -> None:
     assert result.status == 2
     assert "train.batch_tokens: the samples of this data are all of one size" in result.err
     plan = json.loads(
-        cli("pretrain", "turn.yaml", "--dry-run", "--json", *sets("train.steps=null", "train.epochs=3")).out
+        cli(
+            "pretrain",
+            "turn.yaml",
+            "--dry-run",
+            "--json",
+            *sets("train.steps=null", "train.epochs=3"),
+        ).out
     )
     assert plan["samples"] == 40
     assert 3 <= plan["steps"] <= 12
-    both = cli("pretrain", "turn.yaml", "--dry-run", *sets("train.batch_size=16", "train.batch_tokens=600"))
+    both = cli(
+        "pretrain", "turn.yaml", "--dry-run", *sets("train.batch_size=16", "train.batch_tokens=600")
+    )
     assert both.status == 0
-    assert "train.batch_size: 16 is not read, since train.batch_tokens: 600 fills the batches" in both.err
+    assert (
+        "train.batch_size: 16 is not read, since train.batch_tokens: 600 fills the batches"
+        in both.err
+    )
     assert "batch_size" not in cli("pretrain", "turn.yaml", "--dry-run").err
 
 
@@ -261,16 +331,26 @@ def test_a_run_with_batches_by_tokens_resumes_exactly(cli: Cli) -> None:
     write_pairs("train", 100, 0)
     write_pairs("val", 10, 1)
     Path("turn.yaml").write_text(
-        SPEC.replace("  average_last: 3\n", "").replace("lr: 3e-3}", "lr: 3e-3}\n  micro_batch_size: 200")
+        SPEC.replace("  average_last: 3\n", "").replace(
+            "lr: 3e-3}", "lr: 3e-3}\n  micro_batch_size: 200"
+        )
     )
-    cli("pretrain", "turn.yaml", "--out", "whole", *sets("train.steps=12", "train.validate_every=5"))
+    cli(
+        "pretrain", "turn.yaml", "--out", "whole", *sets("train.steps=12", "train.validate_every=5")
+    )
     cli("pretrain", "turn.yaml", "--out", "parts", *sets("train.steps=5", "train.validate_every=5"))
     result = cli(
-        "pretrain", "turn.yaml", "--out", "parts", "--resume", *sets("train.steps=12", "train.validate_every=5")
+        "pretrain",
+        "turn.yaml",
+        "--out",
+        "parts",
+        "--resume",
+        *sets("train.steps=12", "train.validate_every=5"),
     )
     assert result.status == 0, result.err
     whole, parts = (
-        checkpoints.read(checkpoints.find(Path(n)), train_state=False).model.load() for n in ("whole", "parts")
+        checkpoints.read(checkpoints.find(Path(n)), train_state=False).model.load()
+        for n in ("whole", "parts")
     )
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
@@ -284,7 +364,9 @@ def test_labels_are_judged_drawn_and_scored_again(cli: Cli, cnn_spec: Path) -> N
     rows = [json.loads(line) for line in Path("samples.jsonl").read_text().splitlines()]
     labels, predictions = [r["label"] for r in rows], [r["prediction"] for r in rows]
     assert report["macro_f1"] == pytest.approx(f1_score(labels, predictions, average="macro"))
-    assert report["accuracy"] == pytest.approx(sum(map(str.__eq__, labels, predictions)) / len(rows))
+    assert report["accuracy"] == pytest.approx(
+        sum(map(str.__eq__, labels, predictions)) / len(rows)
+    )
     assert Path("confusion.png").read_bytes()[:4] == b"\x89PNG"
     again = json.loads(cli("eval", "--rescore", "samples.jsonl", "--json").out)
     for name, value in report["metrics"].items():
@@ -296,7 +378,10 @@ def test_labels_are_judged_drawn_and_scored_again(cli: Cli, cnn_spec: Path) -> N
 
 def test_labels_of_texts_and_of_pairs_are_predicted(cli: Cli) -> None:
     rng = random.Random(0)
-    rows = [("good", "bad")[i % 2] + " " + " ".join(rng.choices(["film", "plot", "end"], k=3)) for i in range(80)]
+    rows = [
+        ("good", "bad")[i % 2] + " " + " ".join(rng.choices(["film", "plot", "end"], k=3))
+        for i in range(80)
+    ]
     Path("a.tsv").write_text("".join(f"{r}\t{r.split()[1]}\t{r.split()[0]}\n" for r in rows))
     spec = (
         "model: {type: encoder, dim: 16, pool: mean, blocks: [{mixer: {type: attention, num_heads: 2}}], token_types: 2}\n"
@@ -306,8 +391,14 @@ def test_labels_of_texts_and_of_pairs_are_predicted(cli: Cli) -> None:
     Path("one.yaml").write_text(spec)
     Path("two.yaml").write_text(spec.replace("text: [0]", "text: [0, 1]"))
     assert cli("pretrain", "one.yaml", "--out", "one").status == 0
-    said = [json.loads(line) for line in cli("predict", "one", "good plot", "bad end film").out.splitlines()]
-    assert [(r["input"], r["label"]) for r in said] == [("good plot", "good"), ("bad end film", "bad")]
+    said = [
+        json.loads(line)
+        for line in cli("predict", "one", "good plot", "bad end film").out.splitlines()
+    ]
+    assert [(r["input"], r["label"]) for r in said] == [
+        ("good plot", "good"),
+        ("bad end film", "bad"),
+    ]
     assert cli("pretrain", "two.yaml", "--out", "two").status == 0
     pair = json.loads(cli("predict", "two", "bad plot end\tplot").out)
     assert pair["label"] == "bad"
@@ -317,8 +408,12 @@ def test_labels_of_texts_and_of_pairs_are_predicted(cli: Cli) -> None:
 @pytest.mark.parametrize("position", ["learned", "none"])
 def test_items_longer_than_the_models_positions_are_refused(position: str, cli: Cli) -> None:
     """An encoder without positions reads any length; one with a table of them has nothing to read longer rows with."""
-    Path("rows.tsv").write_text("text\tlabel\n" + "".join(f"{'ab'[i % 2] * 3}\t{'xy'[i % 2]}\n" for i in range(40)))
-    Path("long.tsv").write_text("text\tlabel\n" + "".join(f"{'ab'[i % 2] * 30}\t{'xy'[i % 2]}\n" for i in range(9)))
+    Path("rows.tsv").write_text(
+        "text\tlabel\n" + "".join(f"{'ab'[i % 2] * 3}\t{'xy'[i % 2]}\n" for i in range(40))
+    )
+    Path("long.tsv").write_text(
+        "text\tlabel\n" + "".join(f"{'ab'[i % 2] * 30}\t{'xy'[i % 2]}\n" for i in range(9))
+    )
     Path("spec.yaml").write_text(
         f"model: {{type: encoder, dim: 8, position: {{type: {position}}}, pool: mean, "
         "blocks: [{mixer: {type: attention, num_heads: 2}}]}\n"
@@ -327,11 +422,16 @@ def test_items_longer_than_the_models_positions_are_refused(position: str, cli: 
         "task: {type: classification}\ntrain: {steps: 1, batch_size: 4, precision: fp32}\n"
     )
     assert cli("pretrain", "spec.yaml", "--out", "run").status == 0
-    assert cli("eval", "run", "--set", "data.context=40").status == 0  # its rows are short all the same
+    assert (
+        cli("eval", "run", "--set", "data.context=40").status == 0
+    )  # its rows are short all the same
     longer = cli("eval", "run", "--set", "data.test=[long.tsv]", "--set", "data.context=40")
     assert longer.status == (2 if position == "learned" else 0), longer.err
     if position == "learned":
-        assert "has items of 32 tokens, and the model's positions end after 8; set data.context to 8" in longer.err
+        assert (
+            "has items of 32 tokens, and the model's positions end after 8; set data.context to 8"
+            in longer.err
+        )
 
 
 def test_windows_longer_than_a_decoder_are_refused(decoder_spec: Path, cli: Cli) -> None:

@@ -17,7 +17,11 @@ WITHOUT = {12, 49, 51, 52, 53, 54}
 def names_in(file: str) -> set[str]:
     """The names of a file's tests."""
     tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
-    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
+    return {
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
 
 
 def test_every_fault_has_one_row_in_order() -> None:

@@ -53,7 +53,9 @@ def told(*changes: str) -> str:
         ("predict runs/a --steps 3", "--steps", ""),  # it has no --set
     ],
 )
-def test_an_option_of_the_spec_on_the_command_line_is_written_with_set(words: str, option: str, remedy: str) -> None:
+def test_an_option_of_the_spec_on_the_command_line_is_written_with_set(
+    words: str, option: str, remedy: str
+) -> None:
     said = instead(words.split(), option, Spec)
     assert remedy in said
     assert bool(said) == bool(remedy)
@@ -67,13 +69,17 @@ def test_the_command_says_so_below_the_usage(cli: Callable[..., Any]) -> None:
 
 
 def test_a_fault_of_two_options_stands_where_the_first_was_given() -> None:
-    assert told("task=classification").startswith("--set task=classification: task.type: classification is learnt by")
+    assert told("task=classification").startswith(
+        "--set task=classification: task.type: classification is learnt by"
+    )
     assert told("task=masked_lm").count("task.type: masked_lm") == 1
 
 
 def test_an_item_that_is_not_there_is_told_with_those_that_are() -> None:
     assert told("model.blocks.5.ffn=relu").endswith("model.blocks has one item, 0, not '5'")
-    assert told("model.blocks.ffn=relu").endswith("not 'ffn'; write model.blocks.0.ffn for that of the first")
+    assert told("model.blocks.ffn=relu").endswith(
+        "not 'ffn'; write model.blocks.0.ffn for that of the first"
+    )
 
 
 def test_files_of_a_table_are_called_train() -> None:
@@ -100,7 +106,9 @@ def test_a_run_in_the_place_of_the_spec_to_finetune(cli: Callable[..., Any]) -> 
     assert "write --from runs/a" in result.err
 
 
-def test_options_that_would_do_nothing_are_refused_and_nothing_is_left(cli: Callable[..., Any]) -> None:
+def test_options_that_would_do_nothing_are_refused_and_nothing_is_left(
+    cli: Callable[..., Any],
+) -> None:
     path = write_sample("mine", "decoder")
     result = cli("pretrain", path, "--accept-data")
     assert result.status == 2
@@ -115,7 +123,13 @@ def test_a_gpu_is_called_cuda_or_mps(cli: Callable[..., Any]) -> None:
 
 
 def test_a_resume_with_a_quite_different_spec_is_told_by_its_types() -> None:
-    before = {"model.type": "decoder", "model.dim": 8, "data.type": "text", "train.ema": None, "data.words": False}
+    before = {
+        "model.type": "decoder",
+        "model.dim": 8,
+        "data.type": "text",
+        "train.ema": None,
+        "data.words": False,
+    }
     after = {
         "model.type": "cnn",
         "model.layers.0.type": "conv",
@@ -125,7 +139,11 @@ def test_a_resume_with_a_quite_different_spec_is_told_by_its_types() -> None:
     }
     changed = sorted(p for p in before.keys() | after.keys() if before.get(p) != after.get(p))
     lines = _refusal(Path("runs/a"), changed, before, after, "pretrain").splitlines()[1:]
-    assert lines == ["  data.words: false -> true", "  model.type: decoder -> cnn", "  train.ema: null -> 0.9"]
+    assert lines == [
+        "  data.words: false -> true",
+        "  model.type: decoder -> cnn",
+        "  train.ema: null -> 0.9",
+    ]
 
 
 def test_every_type_of_a_spec_is_listed_by_bigmodel_models() -> None:
@@ -137,7 +155,9 @@ def test_every_type_of_a_spec_is_listed_by_bigmodel_models() -> None:
     assert words - {None} <= listed
 
 
-def test_a_bar_leaves_room_for_the_interrupt_that_a_terminal_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bar_leaves_room_for_the_interrupt_that_a_terminal_shows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("LINES", "24")
     assert console.terminal().size.width == 76
@@ -161,5 +181,9 @@ class _Faulty(Options):
 def test_a_part_that_fails_is_told_once_with_its_file_and_line() -> None:
     findings = check_part("ffn", _Faulty())
     assert [f.promise for f in findings] == ["builds", "shape"]
-    line = next(n for n, text in enumerate(Path(__file__).read_text().splitlines(), 1) if "# the line" in text)
+    line = next(
+        n
+        for n, text in enumerate(Path(__file__).read_text().splitlines(), 1)
+        if "# the line" in text
+    )
     assert findings[1].text.startswith(f"test_first_hour.py:{line}: AttributeError: ")

@@ -27,7 +27,9 @@ from watching import Watch
 def assert_no_fault(campaign: Campaign, seeds: range) -> None:
     faults = campaign.run(seeds)
     assert not faults, described(faults)
-    assert len({outcome.status for outcome in campaign.outcomes}) > 1, "all cases end alike: they are too much alike"
+    assert len({outcome.status for outcome in campaign.outcomes}) > 1, (
+        "all cases end alike: they are too much alike"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,9 @@ def test_mutated_data_is_refused_or_read(data: fuzz_data.Data) -> None:
     assert_no_fault(Campaign(data.case, data.folder), range(200))
 
 
-def test_mutated_checkpoints_are_refused_or_used_and_open_nothing_else(data: fuzz_data.Data) -> None:
+def test_mutated_checkpoints_are_refused_or_used_and_open_nothing_else(
+    data: fuzz_data.Data,
+) -> None:
     """Rows 13 to 22, 75 to 79, 83."""
     assert_no_fault(fuzz_checkpoints.watched(data.models), range(70))
 
@@ -92,7 +96,9 @@ PLANTED: dict[str, Callable[[], int]] = {
 }
 
 
-def test_the_engine_notices_each_planted_fault_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_notices_each_planted_fault_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fuzzing, "WALL", 3.0)
     monkeypatch.setattr(fuzzing, "BYTES", 100 << 20)
     os.mkfifo(tmp_path / "pipe")
@@ -142,7 +148,8 @@ def test_the_audit_hook_notes_what_a_checkpoint_must_not_do(
         return 0
 
     campaign = Campaign(
-        lambda seed: Trial("", call, (0,), lambda status, written: "; ".join(seen)), tmp_path / "inside"
+        lambda seed: Trial("", call, (0,), lambda status, written: "; ".join(seen)),
+        tmp_path / "inside",
     )
     campaign.run([0])
     fault = campaign.outcomes[0].fault

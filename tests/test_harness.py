@@ -31,7 +31,12 @@ metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
 @pytest.fixture
 def loaded(cli: Cli, decoder_spec: Path) -> Loaded:
     changes = ["data.tokenizer={type: bytes}", "task.sample_tokens=0"]
-    assert cli("pretrain", decoder_spec, "--out", "run", *(w for c in changes for w in ("--set", c))).status == 0
+    assert (
+        cli(
+            "pretrain", decoder_spec, "--out", "run", *(w for c in changes for w in ("--set", c))
+        ).status
+        == 0
+    )
     return load_checkpoint(Path("run"), "cpu")
 
 
@@ -63,7 +68,11 @@ def test_likelihoods_are_those_of_the_tokens(loaded: Loaded) -> None:
 def test_whole_texts_are_scored_in_windows_each_token_once(loaded: Loaded) -> None:
     text = "attention is all you need and more"
     tokens = [256, *text.encode()]
-    want = total(loaded, tokens[:17], 16)[0] + total(loaded, tokens[16:33], 16)[0] + total(loaded, tokens[-17:], 2)[0]
+    want = (
+        total(loaded, tokens[:17], 16)[0]
+        + total(loaded, tokens[16:33], 16)[0]
+        + total(loaded, tokens[-17:], 2)[0]
+    )
     assert len(tokens) == 35
     assert Answers(loaded).whole([text, "a"])[0] == pytest.approx(want, abs=1e-4)
 
@@ -76,9 +85,13 @@ def test_writing_stops_where_it_is_told(loaded: Loaded) -> None:
     assert stopped == whole[: whole.index(stop)]
 
 
-def test_a_task_with_local_data_runs_and_others_are_refused(loaded: Loaded, cli: Cli, cnn_spec: Path) -> None:
+def test_a_task_with_local_data_runs_and_others_are_refused(
+    loaded: Loaded, cli: Cli, cnn_spec: Path
+) -> None:
     pytest.importorskip("lm_eval")
-    rows = [{"question": f"all {i}", "choices": ["you", "zzzz"], "answer": i % 2} for i in range(12)]
+    rows = [
+        {"question": f"all {i}", "choices": ["you", "zzzz"], "answer": i % 2} for i in range(12)
+    ]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     Path("tasks").mkdir()
     Path("tasks/local.yaml").write_text(TASK.replace("FILE", str(Path("rows.jsonl").resolve())))

@@ -48,7 +48,9 @@ FLOORS = {
     "inherit": 1,
     "parts": 1,
     "metrics": 1,
-    **dict.fromkeys(["models", "data", "tasks", "checkpoints", "optim", "schedules", "rundir", "trackers"], 2),
+    **dict.fromkeys(
+        ["models", "data", "tasks", "checkpoints", "optim", "schedules", "rundir", "trackers"], 2
+    ),
     **dict.fromkeys(["spec", "recipe", "promises", "runs", "tables"], 3),
     **dict.fromkeys(["assemble", "frozen"], 4),
     **dict.fromkeys(
@@ -83,7 +85,9 @@ def imports(path: Path) -> Iterator[str]:
             parts = (node.module or "").split(".")
             yield from [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
         elif isinstance(node, ast.Import):
-            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("bigmodel_cli."))
+            yield from (
+                a.name.split(".")[1] for a in node.names if a.name.startswith("bigmodel_cli.")
+            )
 
 
 def files() -> list[Path]:
@@ -104,7 +108,9 @@ def test_imports_go_down_only(path: Path) -> None:
         if other == "__version__":
             continue
         assert FLOORS[other] <= FLOORS[own], f"{own} imports {other}, which is above it"
-        assert other == own or not {own, other} <= STRANGERS, f"{own} and {other} must not know each other"
+        assert other == own or not {own, other} <= STRANGERS, (
+            f"{own} and {other} must not know each other"
+        )
 
 
 SNIFFING = {
@@ -138,17 +144,28 @@ def sniffing(path: Path) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bigmodel_cli."):
             other = (node.module or "").split(".")[1]
-            foreign |= {a.asname or a.name for a in node.names} if other != own and FLOORS[other] else set()
+            foreign |= (
+                {a.asname or a.name for a in node.names}
+                if other != own and FLOORS[other]
+                else set()
+            )
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            what, names = node.func.id, {n.id for a in node.args[1:] for n in ast.walk(a) if isinstance(n, ast.Name)}
+            what, names = (
+                node.func.id,
+                {n.id for a in node.args[1:] for n in ast.walk(a) if isinstance(n, ast.Name)},
+            )
             by_class = what in ("isinstance", "issubclass") and bool(foreign & names)
             by_attribute = what in ("hasattr", "getattr") and isinstance(node.args[1], ast.Constant)
             looks = by_class or by_attribute
         elif isinstance(node, ast.Compare):
             sides = [node.left, *node.comparators]
-            whose = [ast.unparse(s.value) for s in sides if isinstance(s, ast.Attribute) and s.attr == "type"]
+            whose = [
+                ast.unparse(s.value)
+                for s in sides
+                if isinstance(s, ast.Attribute) and s.attr == "type"
+            ]
             named = any(isinstance(s, ast.Constant | ast.Tuple | ast.Set | ast.List) for s in sides)
             looks = named and any(w != "self" and not w.endswith("device") for w in whose)
         else:
@@ -162,7 +179,9 @@ def sniffing(path: Path) -> set[str]:
 def test_rooms_ask_and_do_not_sniff(path: Path) -> None:
     if FLOORS.get(room(path), 0):
         found, known = sniffing(path), set(SNIFFING.get(str(path.relative_to(PACKAGE)), []))
-        assert not found - known, "ask the class of the lower room by a method or an attribute of its base class"
+        assert not found - known, (
+            "ask the class of the lower room by a method or an attribute of its base class"
+        )
         assert not known - found, "mended: take it off the list"
 
 
@@ -191,7 +210,11 @@ def test_torch_is_imported_through_lazy_where_options_are_declared() -> None:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         names = [a.name for n in tree.body if isinstance(n, ast.Import) for a in n.names]
         names += [n.module or "" for n in tree.body if isinstance(n, ast.ImportFrom)]
-        heavy = [n for n in names if n.split(".")[0] in ("torch", "torchvision", "matplotlib", "sklearn", "pyarrow")]
+        heavy = [
+            n
+            for n in names
+            if n.split(".")[0] in ("torch", "torchvision", "matplotlib", "sklearn", "pyarrow")
+        ]
         assert not heavy, f"{path} imports {heavy} when it is imported"
 
 
@@ -207,20 +230,41 @@ def test_public_functions_and_classes_say_what_they_do(path: Path) -> None:
     assert ast.get_docstring(tree), path
     defined = ast.FunctionDef | ast.ClassDef
     nodes = [n for n in tree.body if isinstance(n, defined)]
-    nodes += [n for c in nodes if isinstance(c, ast.ClassDef) for n in c.body if isinstance(n, defined)]
-    overrides = ("forward", "step", "build", "matrices", "gradients", "clear", "state_dict", "load_state_dict")
+    nodes += [
+        n for c in nodes if isinstance(c, ast.ClassDef) for n in c.body if isinstance(n, defined)
+    ]
+    overrides = (
+        "forward",
+        "step",
+        "build",
+        "matrices",
+        "gradients",
+        "clear",
+        "state_dict",
+        "load_state_dict",
+    )
     for node in nodes:
-        if not node.name.startswith("_") and node.name not in overrides and path.name != "yaml_source.py":
+        if (
+            not node.name.startswith("_")
+            and node.name not in overrides
+            and path.name != "yaml_source.py"
+        ):
             assert ast.get_docstring(node), f"{path}:{node.lineno} {node.name}"
 
 
 @pytest.mark.parametrize(
     "words",
-    [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy", "--strict", "bigmodel_cli"]],
+    [
+        ["ruff", "check", "."],
+        ["ruff", "format", "--check", "."],
+        ["mypy", "--strict", "bigmodel_cli"],
+    ],
     ids=["lint", "format", "types"],
 )
 def test_no_lint_and_no_type_errors(words: list[str]) -> None:
-    result = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stdout + result.stderr
 
 
@@ -235,7 +279,12 @@ SMALLER = {
         "data.context=64",
         "train.micro_batch_size=2",
     ],
-    "llama_like": ["model.dim=64", "model.blocks.0.repeat=2", "data.max_bytes=400_000", "train.micro_batch_size=2"],
+    "llama_like": [
+        "model.dim=64",
+        "model.blocks.0.repeat=2",
+        "data.max_bytes=400_000",
+        "train.micro_batch_size=2",
+    ],
     "quickstart": ["data.max_bytes=400_000"],
     "deepseek_like": ["model.dim=64", "model.blocks.1.repeat=1", "data.max_bytes=400_000"],
     "bert": ["model.dim=64", "model.blocks.0.repeat=2", "data.max_bytes=400_000"],
@@ -256,7 +305,9 @@ SMALLER = {
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda p: p.stem)
-def test_every_sample_spec_trains_a_few_steps(path: Path, data_root: Path, cli: Callable[..., Result]) -> None:
+def test_every_sample_spec_trains_a_few_steps(
+    path: Path, data_root: Path, cli: Callable[..., Result]
+) -> None:
     changes = [
         "train.steps=2",
         "train.epochs=null",
@@ -264,7 +315,11 @@ def test_every_sample_spec_trains_a_few_steps(path: Path, data_root: Path, cli: 
         "train.precision=fp32",
         "train.compile='off'",
     ]
-    changes += ["train.memory_format=contiguous", "train.validate_every=null", "train.validate_epochs=null"]
+    changes += [
+        "train.memory_format=contiguous",
+        "train.validate_every=null",
+        "train.validate_epochs=null",
+    ]
     changes += ["train.patience=null", "train.average_last=null"]
     changes += SMALLER.get(path.stem, [])
     text = path.read_text(encoding="utf-8")
@@ -273,17 +328,30 @@ def test_every_sample_spec_trains_a_few_steps(path: Path, data_root: Path, cli: 
     if "tinyshakespeare" in text:
         changes.append(f"data.files=['{data_root / 'tinyshakespeare' / 'input.txt'}']")
     if "multi30k" in text:
-        sides = [("source", "train.en"), ("target", "train.de"), ("val_source", "val.en"), ("val_target", "val.de")]
+        sides = [
+            ("source", "train.en"),
+            ("target", "train.de"),
+            ("val_source", "val.en"),
+            ("val_target", "val.de"),
+        ]
         changes += [f"data.{side}=['{data_root / 'multi30k' / name}.gz']" for side, name in sides]
         changes += ["data.test_source=[]", "data.test_target=[]"]
     if "sst2" in text:
-        changes += [f"data.{name}=['{data_root / 'sst2' / name}.tsv']" for name in ("train", "test")]
-        changes += [f"data.val=['{data_root / 'sst2' / 'dev.tsv'}']", "data.tokenizer.vocab_size=400"]
+        changes += [
+            f"data.{name}=['{data_root / 'sst2' / name}.tsv']" for name in ("train", "test")
+        ]
+        changes += [
+            f"data.val=['{data_root / 'sst2' / 'dev.tsv'}']",
+            "data.tokenizer.vocab_size=400",
+        ]
     if "fsdd" in text:
         changes.append(f"data.files=['{data_root / 'fsdd' / 'recordings.tar.gz'}']")
     if path.stem == "alexnet":
         write_images(Path("pictures"))
-        changes = [c for c in changes if not c.startswith("data.")] + ["data.type=image_folder", "data.root=pictures"]
+        changes = [c for c in changes if not c.startswith("data.")] + [
+            "data.type=image_folder",
+            "data.root=pictures",
+        ]
     if "type: causal_lm" in text:
         changes.append("task.sample_tokens=4")
     result = cli("pretrain", path, "--out", "run", *(w for c in changes for w in ("--set", c)))
@@ -299,4 +367,6 @@ def write_images(root: Path) -> None:
     for number, label in enumerate(("dark", "light")):
         (root / label).mkdir(parents=True)
         for index in range(2):
-            Image.new("RGB", (80, 60), (200 * number + index, 10, 30)).save(root / label / f"{index}.png")
+            Image.new("RGB", (80, 60), (200 * number + index, 10, 30)).save(
+                root / label / f"{index}.png"
+            )

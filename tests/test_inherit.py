@@ -44,7 +44,10 @@ def test_mappings_are_joined_and_lists_replaced() -> None:
     plain = spec.to_dict()
     assert plain["model"]["dim"] == 16
     assert [block["ffn"]["type"] for block in plain["model"]["blocks"]] == ["relu"]
-    assert (plain["train"]["optimizer"]["lr"], plain["train"]["optimizer"]["weight_decay"]) == (0.75, 0.25)
+    assert (plain["train"]["optimizer"]["lr"], plain["train"]["optimizer"]["weight_decay"]) == (
+        0.75,
+        0.25,
+    )
     assert (plain["train"]["max_grad_norm"], plain["train"]["steps"]) == (None, 10)
     assert "base" not in spec.recorded()
 
@@ -59,18 +62,25 @@ def test_mappings_are_joined_and_lists_replaced() -> None:
     ],
 )
 def test_a_mapping_of_another_type_takes_the_place_of_the_base(given: str, kept: float) -> None:
-    optimizer = loaded(f"base: ../common/below.yaml\ntrain: {{optimizer: {given}}}\n").to_dict()["train"]["optimizer"]
+    optimizer = loaded(f"base: ../common/below.yaml\ntrain: {{optimizer: {given}}}\n").to_dict()[
+        "train"
+    ]["optimizer"]
     assert optimizer["weight_decay"] == kept
 
 
 def test_epochs_take_the_place_of_the_steps_of_the_base(capsys: pytest.CaptureFixture[str]) -> None:
     train = loaded("base: ../common/below.yaml\ntrain: {epochs: 2.0}\n").train
     assert (train.steps, train.epochs) == (None, 2.0)
-    assert capsys.readouterr().err == "train.epochs: 2.0 is taken in place of train.steps: 10 of the base\n"
+    assert (
+        capsys.readouterr().err
+        == "train.epochs: 2.0 is taken in place of train.steps: 10 of the base\n"
+    )
 
 
 def test_set_is_above_all_and_leaves_the_base_alone() -> None:
-    spec = loaded("base: ../common/below.yaml\nmodel: {dim: 8}\n", "model.dim=32", "model.blocks.1.ffn=relu")
+    spec = loaded(
+        "base: ../common/below.yaml\nmodel: {dim: 8}\n", "model.dim=32", "model.blocks.1.ffn=relu"
+    )
     assert spec.to_dict()["model"]["dim"] == 32
     assert [block["ffn"]["type"] for block in spec.to_dict()["model"]["blocks"]] == ["gelu", "relu"]
 
@@ -96,7 +106,9 @@ def test_faults_are_told_in_the_file_that_they_stand_in() -> None:
     named = "mine/../common/below.yaml"
     assert lines[0].startswith(f"{named}:3:8: model.dim: 'wide' is not a whole number")
     assert lines[1].startswith(f"{named}:10:3: train.stepz: unknown option; did you mean steps?")
-    assert any(line.startswith("mine/above.yaml:2:15: train.seed: -1 is not at least 0") for line in lines)
+    assert any(
+        line.startswith("mine/above.yaml:2:15: train.seed: -1 is not at least 0") for line in lines
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,9 +118,18 @@ def test_faults_are_told_in_the_file_that_they_stand_in() -> None:
             "base: ../common/bellow.yaml\n",
             "mine/above.yaml:1:7: base: mine/../common/bellow.yaml: no such file; did you mean",
         ),
-        ("model: {}\nbase: ../common\n", "mine/above.yaml:2:7: base: mine/../common: this is a folder"),
-        ("base: above.yaml\n", "mine/above.yaml:1:7: base: a circle: mine/above.yaml -> mine/above.yaml"),
-        ("base: [a.yaml, b.yaml]\n", "mine/above.yaml:1:7: base: the path of one other spec is due here"),
+        (
+            "model: {}\nbase: ../common\n",
+            "mine/above.yaml:2:7: base: mine/../common: this is a folder",
+        ),
+        (
+            "base: above.yaml\n",
+            "mine/above.yaml:1:7: base: a circle: mine/above.yaml -> mine/above.yaml",
+        ),
+        (
+            "base: [a.yaml, b.yaml]\n",
+            "mine/above.yaml:1:7: base: the path of one other spec is due here",
+        ),
         ("base:\n", "mine/above.yaml:1:6: base: the path of one other spec is due here"),
     ],
 )
@@ -125,7 +146,9 @@ def test_a_circle_over_two_files() -> None:
 
 
 def test_an_empty_base_and_one_on_the_command_line() -> None:
-    assert told("base: ../common/below.yaml\n", below="")[0].endswith("common/below.yaml is empty; name a spec")
+    assert told("base: ../common/below.yaml\n", below="")[0].endswith(
+        "common/below.yaml is empty; name a spec"
+    )
     assert told("base: ../common/below.yaml\n", "base=x.yaml")[0].startswith(
         "--set base: a spec names its base in its file"
     )
@@ -145,4 +168,7 @@ def test_the_schema_knows_it(cli: Callable[..., Any]) -> None:
 
     sample = (ROOT / "sample_configs" / "quickstart.yaml").read_text()
     plain = yaml.safe_load(f"base: other.yaml\n{sample}".replace("3e-3", "0.003"))
-    assert list(jsonschema.Draft202012Validator(json.loads(cli("schema").out)).iter_errors(plain)) == []
+    assert (
+        list(jsonschema.Draft202012Validator(json.loads(cli("schema").out)).iter_errors(plain))
+        == []
+    )

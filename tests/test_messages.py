@@ -68,7 +68,9 @@ def test_a_word_whose_type_needs_more_says_what_and_shows_the_mapping() -> None:
     assert message(DECODER, "data.tokenizer=bpe").endswith(
         "data.tokenizer.vocab_size: missing; this option has no default; write tokenizer: {type: bpe, vocab_size: ...}"
     )
-    assert "write mixer: {type: attention, num_heads: ...}" in message(DECODER, "model.blocks.0.mixer=attention")
+    assert "write mixer: {type: attention, num_heads: ...}" in message(
+        DECODER, "model.blocks.0.mixer=attention"
+    )
     assert "write {type: conv, channels: ...}" in message(CNN, "model.layers.0=conv")
 
 
@@ -92,7 +94,9 @@ def test_an_option_below_a_word_is_set() -> None:
         ({"data": "stdlib"}, False),
     ],
 )
-def test_the_schema_for_editors_takes_what_a_spec_takes(changes: dict[str, Any], good: bool) -> None:
+def test_the_schema_for_editors_takes_what_a_spec_takes(
+    changes: dict[str, Any], good: bool
+) -> None:
     values = {**changed(DECODER).to_dict(), **changes}
     assert jsonschema.Draft202012Validator(schema()).is_valid(values) is good
     if good:
@@ -142,7 +146,9 @@ def test_a_misplaced_option_is_shown_its_place(change: str) -> None:
     assert f"unknown option; {MISPLACED[change]}" in message(DECODER, change)
 
 
-def places(options: type[Options], path: str, above: tuple[type[Options], ...] = ()) -> Iterator[str]:
+def places(
+    options: type[Options], path: str, above: tuple[type[Options], ...] = ()
+) -> Iterator[str]:
     """Every path of every type of options, without the numbers of lists."""
     for name, field in options.model_fields.items():
         yield f"{path}.{name}"
@@ -160,14 +166,22 @@ def test_every_synonym_points_at_an_option_that_there_is() -> None:
 
 
 @pytest.mark.parametrize("text", [DECODER, CNN], ids=["decoder", "cnn"])
-def test_what_is_suggested_is_never_refused_as_unknown(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_suggested_is_never_refused_as_unknown(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each synonym is given at the top of a spec; the paths named for it are options that this spec may give."""
     monkeypatch.setattr("bigmodel_cli.explain.MOST_FAULTS", 10_000)
     lines = message(text, *(f"{word}=1" for word in SYNONYMS)).splitlines()
-    uses = [line.partition("; use ")[2].split(";")[0].split(", or ") for line in lines if "; use " in line]
+    uses = [
+        line.partition("; use ")[2].split(";")[0].split(", or ")
+        for line in lines
+        if "; use " in line
+    ]
     assert len(uses) > 100
     for path in {part.split(" (")[0] for parts in uses for part in parts}:
-        assert works(text, path) or f"{path}: unknown option" not in message(text, f"{path}=1"), path
+        assert works(text, path) or f"{path}: unknown option" not in message(text, f"{path}=1"), (
+            path
+        )
 
 
 def works(text: str, path: str) -> bool:
@@ -192,7 +206,12 @@ def works(text: str, path: str) -> bool:
             "validate_every",
             "train.validate_epochs: 1 is taken in place of train.validate_every: 4",
         ),
-        ("", "train.batch_tokens=64", "", "train.batch_tokens: 64 is taken in place of train.batch_size: 4"),
+        (
+            "",
+            "train.batch_tokens=64",
+            "",
+            "train.batch_tokens: 64 is taken in place of train.batch_size: 4",
+        ),
         (
             "  batch_tokens: 32\n",
             "train.batch_size=8",
@@ -212,9 +231,13 @@ def test_set_replaces_the_option_that_it_stands_in_place_of(
     assert getattr(train, name) == int(change.partition("=")[2])
 
 
-def test_set_of_both_is_refused_and_of_none_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_set_of_both_is_refused_and_of_none_says_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert "not both" in message(DECODER, "train.steps=1", "train.epochs=1")
-    assert "train: 0.5 is not" in message(DECODER, "train.steps=1", "train=0.5")  # which is gone again
+    assert "train: 0.5 is not" in message(
+        DECODER, "train.steps=1", "train=0.5"
+    )  # which is gone again
     changed(DECODER, "train.epochs=null")
     assert capsys.readouterr().err == ""
 
@@ -227,8 +250,14 @@ def test_set_of_both_is_refused_and_of_none_says_nothing(capsys: pytest.CaptureF
     [
         ("train.steps=many", "'many' is not a whole number"),
         ("train.steps=1e3", "1000.0 is not a whole number; write 1000"),
-        ("train.steps='3'", "'3' is not a whole number; it is text, since it stands in quotes: write 3"),
-        ("train.optimizer.lr='1e-3'", "'1e-3' is not a number; it is text, since it stands in quotes: write 1e-3"),
+        (
+            "train.steps='3'",
+            "'3' is not a whole number; it is text, since it stands in quotes: write 3",
+        ),
+        (
+            "train.optimizer.lr='1e-3'",
+            "'1e-3' is not a number; it is text, since it stands in quotes: write 1e-3",
+        ),
         ("train.optimizer.lr=high", "'high' is not a number"),
         ("model.dim=true", "true is not a whole number"),
         ("model.dim=null", "empty (null) is not a whole number"),
@@ -246,7 +275,10 @@ def test_set_of_both_is_refused_and_of_none_says_nothing(capsys: pytest.CaptureF
         ("train.optimizer.betas=[0.9]", "1 item; give at least 2"),
         ("train.seed=-1", "-1 is not at least 0"),
         ("model.norm=none", "unknown type 'none'; one of layernorm, rmsnorm; write null for none"),
-        ("train.optimizer=adam", "unknown type 'adam'; one of adamw, sgd, muon; did you mean adamw?"),
+        (
+            "train.optimizer=adam",
+            "unknown type 'adam'; one of adamw, sgd, muon; did you mean adamw?",
+        ),
         ("train.optimizer={adamw: {lr: 1}}", "unknown option; write type: adamw in its place"),
         (
             "train.schedule=cosin",
@@ -263,7 +295,9 @@ def test_a_wrong_value_is_told_in_plain_words(change: str, said: str) -> None:
 
 def test_a_value_that_may_be_of_several_kinds_has_one_message() -> None:
     told = message(CNN, "model.layers.0.padding=x")
-    assert told.endswith("model.layers.0.padding: 'x' is not a whole number, nor one of same, valid")
+    assert told.endswith(
+        "model.layers.0.padding: 'x' is not a whole number, nor one of same, valid"
+    )
     assert len(told.splitlines()) == 1
 
 
@@ -275,17 +309,29 @@ def test_a_value_that_may_be_of_several_kinds_has_one_message() -> None:
             "train:\n  steps:12\n",
             "2:3: train: 'steps:12' is not a mapping of options; write a blank after the colon: steps: 12",
         ),
-        ("train: {lr:1e-3}\n", "1:9: train.lr:1e-3: unknown option; write a blank after the colon: lr: 1e-3"),
+        (
+            "train: {lr:1e-3}\n",
+            "1:9: train.lr:1e-3: unknown option; write a blank after the colon: lr: 1e-3",
+        ),
         ("a: 'x\nb: 3\n", "a quote is opened (it begins in line 1) and not closed"),
-        ("a: [1, 2\nb: 3\n", "2:2: not valid YAML: a list or mapping in brackets goes on where it should have ended"),
+        (
+            "a: [1, 2\nb: 3\n",
+            "2:2: not valid YAML: a list or mapping in brackets goes on where it should have ended",
+        ),
         ("a: [1, 2]]\n", "a closing ] without an opening one"),
         ("a: @x\n", "1:4: not valid YAML: a value cannot begin with @; put it in quotes"),
-        ("a:\n  b: 1\n c: 2\n", "3:2: not valid YAML: this line is not indented as the other lines of its mapping"),
+        (
+            "a:\n  b: 1\n c: 2\n",
+            "3:2: not valid YAML: this line is not indented as the other lines of its mapping",
+        ),
         ("a: b: c\n", "1:5: not valid YAML: a colon cannot stand here"),
         ("a:\n  - 1\n  b: 2\n", "3:3: not valid YAML: this line stands in a list"),
         ("a: 'it's'\n", "a quote within quotes is written twice"),
         ('a: "c:\\d"\n', "a backslash in double quotes must be written twice"),
-        ("model:3", "1:1: a spec is a mapping with the keys model, data, task, train; write a blank after each colon"),
+        (
+            "model:3",
+            "1:1: a spec is a mapping with the keys model, data, task, train; write a blank after each colon",
+        ),
     ],
 )
 def test_a_fault_of_the_yaml_is_told_with_the_remedy(text: str, said: str) -> None:
@@ -303,7 +349,8 @@ def refusal(text: str, info: DatasetInfo, *changes: str) -> str:
 def test_a_cnn_that_ends_with_a_number_of_its_own_prints_the_set_that_mends_it(layers: str) -> None:
     info = DatasetInfo(image_shape=(1, 8, 8), classes=tuple("0123456789"))
     text = CNN.replace(
-        "    - {type: dense, units: classes}\n", f"    - {{type: dense, units: 3}}\n    {layers and '- ' + layers}\n"
+        "    - {type: dense, units: classes}\n",
+        f"    - {{type: dense, units: 3}}\n    {layers and '- ' + layers}\n",
     )
     said = refusal(text, info)
     assert said.startswith(

@@ -19,7 +19,9 @@ from bigmodel_cli.metrics.text import NORMALISED, wer
 from bigmodel_cli.tasks.ctc import CTCOptions
 
 Cli = Callable[..., Result]
-TRAIN = "train: {steps: 1, batch_size: 4, precision: fp32, memory_format: contiguous, compile: 'off'}\n"
+TRAIN = (
+    "train: {steps: 1, batch_size: 4, precision: fp32, memory_format: contiguous, compile: 'off'}\n"
+)
 BLOCKS = "dim: 16, position: {type: learned}, blocks: [{mixer: {type: attention, num_heads: 2}}]}\n"
 
 
@@ -33,7 +35,10 @@ def write(name: str, model: str, task: str, tokenizer: str, label: str = "") -> 
 
 def test_only_what_counts_the_same_is_compared(cli: Cli) -> None:
     rng = random.Random(5)
-    rows = [" ".join(rng.choices(["plot", "good", "film", "a", "bad"], k=rng.randint(1, 5))) for _ in range(60)]
+    rows = [
+        " ".join(rng.choices(["plot", "good", "film", "a", "bad"], k=rng.randint(1, 5)))
+        for _ in range(60)
+    ]
     Path("a.tsv").write_text("".join(f"{row}\t{i % 2}\n" for i, row in enumerate(rows)))
     bpe = "{type: bpe, vocab_size: 270}"
     write("bytes.yaml", "decoder", "causal_lm", "{type: bytes}")
@@ -46,7 +51,10 @@ def test_only_what_counts_the_same_is_compared(cli: Cli) -> None:
     # Nats per byte and per piece of BPE are not of one unit; nor are those of two tasks.
     other = cli("eval", "bytes", "--compare", "bpe")
     assert other.status == 2
-    assert "not compared, since the two tokenizers count other tokens: loss, accuracy, perplexity" in other.err
+    assert (
+        "not compared, since the two tokenizers count other tokens: loss, accuracy, perplexity"
+        in other.err
+    )
     tasks = cli("eval", "bpe", "--compare", "masked")
     assert (tasks.status, "different tasks: causal_lm and masked_lm" in tasks.err) == (2, True)
     same = json.loads(cli("eval", "bpe", "--compare", "bpe", "--json").out)["differences"]
@@ -59,10 +67,17 @@ def test_only_what_counts_the_same_is_compared(cli: Cli) -> None:
         (["--rescore", "s.jsonl", "--compare", "bpe"], "--compare", "a file of samples"),
     ):
         refused = cli("eval", *arguments)
-        assert (refused.status, f"{option} has no effect" in refused.err, where in refused.err) == (2, True, True)
+        assert (refused.status, f"{option} has no effect" in refused.err, where in refused.err) == (
+            2,
+            True,
+            True,
+        )
     for option, value in (("--max-tokens", 3), ("--beams", 2), ("--top-k", 4)):
         refused = cli("predict", "labels", option, value, "good")
-        assert (refused.status, f"{option} is for models that write text" in refused.err) == (2, True)
+        assert (refused.status, f"{option} is for models that write text" in refused.err) == (
+            2,
+            True,
+        )
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\r", "\n"])

@@ -14,8 +14,12 @@ from bigmodel_cli.roles import EXPERTS, GAIN, MATRIX, OUTER, Role, Weight, fused
 
 def pair(seed: int) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
     generator = torch.Generator().manual_seed(seed)
-    tensors = [torch.randn(shape, generator=generator) for shape in ((5, 7), (7,), (3, 2, 3, 3), ())]
-    return [torch.nn.Parameter(t.clone()) for t in tensors], [torch.nn.Parameter(t.clone()) for t in tensors]
+    tensors = [
+        torch.randn(shape, generator=generator) for shape in ((5, 7), (7,), (3, 2, 3, 3), ())
+    ]
+    return [torch.nn.Parameter(t.clone()) for t in tensors], [
+        torch.nn.Parameter(t.clone()) for t in tensors
+    ]
 
 
 def weights(parameters: list[torch.nn.Parameter]) -> list[Weight]:
@@ -34,7 +38,9 @@ CASES: list[tuple[Any, Any, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("options", "reference", "keywords"), CASES)
-def test_an_optimizer_equals_pytorchs(options: Any, reference: Any, keywords: dict[str, Any]) -> None:
+def test_an_optimizer_equals_pytorchs(
+    options: Any, reference: Any, keywords: dict[str, Any]
+) -> None:
     ours, theirs = pair(0)
     optimizer = options.build(weights(ours))
     decay = keywords.pop("weight_decay", 0.0) if "weight_decay" in keywords else 0.0
@@ -121,13 +127,20 @@ def test_muon_equals_pytorchs_for_each_matrix_and_adamw_for_the_rest(channels_la
         start["kernel"] = start["kernel"].contiguous(memory_format=torch.channels_last)
     ours = {name: torch.nn.Parameter(t.clone()) for name, t in start.items()}
     hidden = [name for name in MUON if MUON[name][1].matrix]
-    theirs = {name: [torch.nn.Parameter(m.clone()) for m in matrices_of(name, start[name])] for name in hidden}
+    theirs = {
+        name: [torch.nn.Parameter(m.clone()) for m in matrices_of(name, start[name])]
+        for name in hidden
+    }
     rest = {name: torch.nn.Parameter(start[name].clone()) for name in MUON if name not in hidden}
     options = MuonOptions(lr=0.02, weight_decay=0.1, rest=AdamWOptions(lr=1e-3, weight_decay=0.05))
     optimizer = options.build([Weight(name, ours[name], role) for name, (_, role) in MUON.items()])
-    muon = torch.optim.Muon([m for ms in theirs.values() for m in ms], lr=0.02, weight_decay=0.1, momentum=0.95)
+    muon = torch.optim.Muon(
+        [m for ms in theirs.values() for m in ms], lr=0.02, weight_decay=0.1, momentum=0.95
+    )
     decays = {"embedding": 0.05, "cls": 0.0, "norm": 0.0}
-    adamw = torch.optim.AdamW([{"params": [p], "weight_decay": decays[n]} for n, p in rest.items()], lr=1e-3)
+    adamw = torch.optim.AdamW(
+        [{"params": [p], "weight_decay": decays[n]} for n, p in rest.items()], lr=1e-3
+    )
     for _ in range(5):
         for name, (shape, _) in MUON.items():
             gradient = torch.randn(shape, generator=generator)
@@ -143,7 +156,9 @@ def test_muon_equals_pytorchs_for_each_matrix_and_adamw_for_the_rest(channels_la
     for name in rest:
         torch.testing.assert_close(ours[name], rest[name], rtol=1e-5, atol=1e-6)
     for name in hidden:  # PyTorch's iterates in bf16
-        pairs = zip(matrices_of(name, ours[name]), theirs[name], matrices_of(name, start[name]), strict=True)
+        pairs = zip(
+            matrices_of(name, ours[name]), theirs[name], matrices_of(name, start[name]), strict=True
+        )
         for mine, other, before in pairs:
             moved, wanted = mine.detach() - before, other.detach() - before
             assert float((moved - wanted).norm() / wanted.norm()) < 0.02, name

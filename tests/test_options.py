@@ -67,7 +67,9 @@ def test_every_example_is_valid(known: dict[str, Any]) -> None:
             if found.classes:
                 assert any(_fits(by_name[c], item) for c in found.classes), f"{path} {word}: {item}"
             else:
-                assert _fits(by_name[holder].model_fields[name].rebuild_annotation(), item), f"{path}: {item}"
+                assert _fits(by_name[holder].model_fields[name].rebuild_annotation(), item), (
+                    f"{path}: {item}"
+                )
     assert len(tried) > 300
 
 
@@ -88,7 +90,10 @@ def test_a_table_has_name_type_default_bounds_and_description(cli: Cli) -> None:
     cells = re.split(" {2,}", row)
     assert cells[:4] == ["window", "whole number or null", "null", "> 0, <= 1,000,000,000"]
     assert cells[4].startswith("positions seen, the own one included")
-    assert next(line for line in out.splitlines() if line.startswith("num_heads")).split()[3] == "required"
+    assert (
+        next(line for line in out.splitlines() if line.startswith("num_heads")).split()[3]
+        == "required"
+    )
     assert "\x1b" not in out
 
 
@@ -125,7 +130,9 @@ def test_an_unknown_option_of_a_spec_names_the_command_that_lists_them(cli: Cli)
     Path("a.yaml").write_text(
         "train: {qqqqqqq: 1}\nmodel: {type: decoder, blocks: [{mixer: {type: attention, zzzzzz: 2}}]}\n"
     )
-    train, mixer = [line for line in cli("pretrain", "a.yaml").err.splitlines() if "unknown option" in line]
+    train, mixer = [
+        line for line in cli("pretrain", "a.yaml").err.splitlines() if "unknown option" in line
+    ]
     assert train.endswith("; see `bigmodel options train`")
     assert mixer.endswith("; see `bigmodel options model.blocks.mixer attention`")
 
@@ -133,14 +140,21 @@ def test_an_unknown_option_of_a_spec_names_the_command_that_lists_them(cli: Cli)
 def test_every_option_of_the_schema_is_under_a_path(known: dict[str, Any]) -> None:
     """Counted in the schema itself, without the walk from its top."""
     tree = Tree(known["schema"])
-    names = {name for cls in known["schema"]["$defs"].values() for name in cls.get("properties", {})} - {"type"}
+    names = {
+        name for cls in known["schema"]["$defs"].values() for name in cls.get("properties", {})
+    } - {"type"}
     assert names <= {path.rpartition(".")[2] for path in known["paths"]}
     assert all(
-        name in tree.classes for v in tree.classes.values() for o in v["properties"].values() for name in classes_of(o)
+        name in tree.classes
+        for v in tree.classes.values()
+        for o in v["properties"].values()
+        for name in classes_of(o)
     )
 
 
-def test_it_is_made_once_and_again_when_a_file_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_it_is_made_once_and_again_when_a_file_changes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     package, made = tmp_path / "package", list[int]()
     (package / "inner").mkdir(parents=True)
     (package / "inner/a.py").write_text("1")
@@ -150,11 +164,17 @@ def test_it_is_made_once_and_again_when_a_file_changes(monkeypatch: pytest.Monke
     assert [description()["made"], description()["made"]] == [1, 1]
     before = (package / "inner/a.py").stat()
     (package / "inner/a.py").write_text("2")
-    os.utime(package / "inner/a.py", ns=(before.st_atime_ns, before.st_mtime_ns))  # size and time as before
+    os.utime(
+        package / "inner/a.py", ns=(before.st_atime_ns, before.st_mtime_ns)
+    )  # size and time as before
     assert description()["made"] == 2
     file = next((tmp_path / "cache/bigmodel/options").iterdir())
     file.write_text(file.read_text()[:20])
-    assert [description()["made"], description(plugins=True)["made"], description()["made"]] == [3, 4, 3]
+    assert [description()["made"], description(plugins=True)["made"], description()["made"]] == [
+        3,
+        4,
+        3,
+    ]
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/nowhere")
     assert [description()["made"], description()["made"]] == [5, 6]
 
@@ -175,7 +195,10 @@ def test_parts_of_plugins_are_among_the_options(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert re.search("^reach +whole number +required +how far$", done.stdout, re.MULTILINE)
     assert (
-        yaml.safe_load(done.stdout.partition("For example:\n")[2].strip())["model"]["blocks"][0]["mixer"]["reach"] == 1
+        yaml.safe_load(done.stdout.partition("For example:\n")[2].strip())["model"]["blocks"][0][
+            "mixer"
+        ]["reach"]
+        == 1
     )
 
 
@@ -190,7 +213,9 @@ def test_reading_the_kept_description_imports_neither_torch_nor_the_spec(cache: 
     assert done.returncode == 0, done.stderr
 
 
-def test_a_terminal_gets_a_table_as_wide_as_it_is(known: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_a_table_as_wide_as_it_is(
+    known: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "70")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     text = shown.to_text(known, find(known, "train", None)).partition("For example")[0]

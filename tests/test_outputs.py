@@ -71,7 +71,9 @@ def test_a_fifo_and_a_device_are_written_through() -> None:
     reader.join(10)
     assert got == [b"onetwo"]
     assert stat.S_ISFIFO(os.stat("fifo").st_mode)
-    os.symlink("/dev/null", "null")  # a link to the device: were it replaced, only the link would be harmed
+    os.symlink(
+        "/dev/null", "null"
+    )  # a link to the device: were it replaced, only the link would be harmed
     check_output(Path("null"), "--out")
     write_output(Path("null"), [b"gone"])
     assert os.readlink("null") == "/dev/null"
@@ -86,7 +88,10 @@ def test_a_descriptor_is_written_where_it_stands() -> None:
     )
     with open("out", "wb") as file:
         subprocess.run(
-            [sys.executable, "-c", code], stdout=file, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+            [sys.executable, "-c", code],
+            stdout=file,
+            check=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
     assert Path("out").read_text() == "before\nsamples\nafter\n"
 

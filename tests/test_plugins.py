@@ -24,7 +24,9 @@ def readme_part() -> str:
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     """A command in a process of its own, since parts are joined once."""
-    return subprocess.run([sys.executable, "-m", "bigmodel_cli", *words], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "bigmodel_cli", *words], capture_output=True, text=True
+    )
 
 
 def test_the_part_of_the_readme_trains_and_is_evaluated(decoder_spec: Path) -> None:
@@ -58,7 +60,10 @@ def test_the_part_of_the_readme_trains_and_is_evaluated(decoder_spec: Path) -> N
         ("import sys\nsys.exit(3)", "bad.py:2: SystemExit"),
         ("PARTS = {'mixr': []}", "no slot 'mixr'; did you mean mixer?"),
         ("PARTS = {'mixer': [int]}", "is no subclass of Options"),
-        ("from bigmodel_cli.parts.attention import AttentionOptions as A\nPARTS = {'mixer': [A]}", "is there already"),
+        (
+            "from bigmodel_cli.parts.attention import AttentionOptions as A\nPARTS = {'mixer': [A]}",
+            "is there already",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_plugin_is_said(text: str, message: str) -> None:
@@ -75,7 +80,9 @@ def test_names_that_types_must_have_are_asked_for(monkeypatch: pytest.MonkeyPatc
 
         def build(self, layer: object) -> None: ...
 
-    with pytest.raises(SpecError, match='write its name as type: Literal\\["my_name"\\] = "my_name"'):
+    with pytest.raises(
+        SpecError, match='write its name as type: Literal\\["my_name"\\] = "my_name"'
+    ):
         plugins._name("own.py", Own, AnyMixerOptions)
 
 

@@ -26,7 +26,9 @@ from bigmodel_cli.generation.text import Decoding, generate_from_source
 from bigmodel_cli.loaded import load_checkpoint
 
 Cli = Callable[..., Result]
-TRAIN = "train: {steps: 1, batch_size: 4, precision: fp32, memory_format: contiguous, compile: 'off'}\n"
+TRAIN = (
+    "train: {steps: 1, batch_size: 4, precision: fp32, memory_format: contiguous, compile: 'off'}\n"
+)
 END = 256
 
 
@@ -40,7 +42,9 @@ def records(result: Result) -> list[dict[str, Any]]:
     return [json.loads(line) for line in result.out.split("\n") if line]
 
 
-def test_a_classifier_reads_lines_as_its_training_reads_rows(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_classifier_reads_lines_as_its_training_reads_rows(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     texts = ["good plot", "a\u2028b\u0085c", "x" * 30, "bad film"]
     Path("a.tsv").write_text(
         "".join(f"{t}\t{i % 2}\n" for i, t in enumerate(texts * 2)), encoding="utf-8", newline="\n"
@@ -66,7 +70,16 @@ def test_a_classifier_reads_lines_as_its_training_reads_rows(cli: Cli, monkeypat
         7: "line 8 is empty: there is no text to read",
     }
     assert said[6]["input"] == "ab\\xffcd"
-    assert [r.get("truncated", False) for r in said] == [False, False, False, True, False, False, False, False]
+    assert [r.get("truncated", False) for r in said] == [
+        False,
+        False,
+        False,
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
     assert result.status == 3
     assert "4 of 8 lines could not be read; the first: line 3 is empty" in result.err
     assert "1 of 8 lines were cut: the model reads 16 tokens" in result.err
@@ -79,7 +92,9 @@ def test_a_classifier_reads_lines_as_its_training_reads_rows(cli: Cli, monkeypat
         batch = split.batch(np.arange(len(split)), 0, 0, False)["tokens"]
         with torch.no_grad():
             rows = loaded.model(batch).softmax(1)
-        shown |= {tuple(t for t in row if t >= 0): p for row, p in zip(batch.tolist(), rows, strict=True)}
+        shown |= {
+            tuple(t for t in row if t >= 0): p for row, p in zip(batch.tolist(), rows, strict=True)
+        }
     for text, record in zip(texts, (said[i] for i in (0, 1, 3, 5)), strict=True):
         want = shown[(END, *text.encode()[:14], END)]
         got = {t["label"]: t["probability"] for t in record["top"]}
@@ -120,7 +135,10 @@ def test_a_decoder_is_told_the_blanks_but_no_byte_order_mark(
         assert together == alone or not beams  # numbers that are drawn go by an item's place
     looked = cli("attend", "run", "attention is all you need", "--json")
     assert looked.status == 0, looked.err
-    assert "".join(json.loads(looked.out)["tokens"]) == "is all you need"[-16:] or json.loads(looked.out)["truncated"]
+    assert (
+        "".join(json.loads(looked.out)["tokens"]) == "is all you need"[-16:]
+        or json.loads(looked.out)["truncated"]
+    )
     assert "the text is cut: the model reads 16 tokens" in looked.err
 
 
@@ -151,7 +169,15 @@ def test_one_image_that_cannot_be_read_leaves_the_others(
     feed(monkeypatch, b"0.png\nbroken.png\n\nnone.png\n1.png\n\xff.png\n2.png")
     result = cli("predict", "run")
     said = records(result)
-    assert [r["input"] for r in said] == ["0.png", "broken.png", "", "none.png", "1.png", "\\xff.png", "2.png"]
+    assert [r["input"] for r in said] == [
+        "0.png",
+        "broken.png",
+        "",
+        "none.png",
+        "1.png",
+        "\\xff.png",
+        "2.png",
+    ]
     assert ["error" in r for r in said] == [False, True, True, True, False, False, False]
     assert "line 3 is empty: it names no file" in said[2]["error"]
     assert said[1]["error"].endswith("; repair or remove it")  # data.on_bad is for training
@@ -195,7 +221,9 @@ def test_texts_end_where_the_context_does_and_those_without_an_end_are_counted(
     with torch.no_grad():
         model.head.bias[end] = -1e9  # it never ends
     for beams, task in ((1, None), (2, None), (1, 7), (2, 7)):
-        settings = [f"task.beams={beams}", "train.seed=0"] + ([f"task.max_tokens={task}"] if task else [])
+        settings = [f"task.beams={beams}", "train.seed=0"] + (
+            [f"task.max_tokens={task}"] if task else []
+        )
         spec = load_checkpoint(pairs, "cpu", settings).spec
         columns = written(type(loaded)(**{**vars(loaded), "spec": spec}), data.split("val"))
         longest = task or 240
@@ -203,44 +231,70 @@ def test_texts_end_where_the_context_does_and_those_without_an_end_are_counted(
         assert columns["unfinished"] == [True] * 7
         assert columns["truncated"] == [False] * 5 + [True, False]
         err = capfd.readouterr().err
-        assert f"7 of 7 texts have not ended after {longest} tokens, the most that are written" in err
+        assert (
+            f"7 of 7 texts have not ended after {longest} tokens, the most that are written" in err
+        )
         assert "1 of 7 sources were cut: the model reads 240 tokens" in err
     said = list(generate_from_source(loaded, ["ab"], Decoding(max_tokens=1000, n_best=2)))
     assert said[0]["unfinished"] is True
     assert [len(h["text"]) for h in said[0]["hypotheses"]] == [240, 240]
-    assert "--max-tokens 1000: the model's context has room for 240 tokens" in capfd.readouterr().err
-    more = type(loaded)(**{**vars(loaded), "spec": load_checkpoint(pairs, "cpu", ["task.max_tokens=500"]).spec})
+    assert (
+        "--max-tokens 1000: the model's context has room for 240 tokens" in capfd.readouterr().err
+    )
+    more = type(loaded)(
+        **{**vars(loaded), "spec": load_checkpoint(pairs, "cpu", ["task.max_tokens=500"]).spec}
+    )
     list(generate_from_source(more, ["ab"], Decoding()))
-    assert "task.max_tokens 500: the model's context has room for 240 tokens" in capfd.readouterr().err
+    assert (
+        "task.max_tokens 500: the model's context has room for 240 tokens" in capfd.readouterr().err
+    )
     with torch.no_grad():
         model.head.bias[end] = 1e9  # it ends at once
-    assert list(generate_from_source(loaded, ["ab"], Decoding(beams=1))) == [{"input": "ab", "text": ""}]
+    assert list(generate_from_source(loaded, ["ab"], Decoding(beams=1))) == [
+        {"input": "ab", "text": ""}
+    ]
 
-    report = cli("eval", pairs, "--json", "--set", "task.max_tokens=3", "--predictions", "samples.jsonl")
+    report = cli(
+        "eval", pairs, "--json", "--set", "task.max_tokens=3", "--predictions", "samples.jsonl"
+    )
     values = json.loads(report.out)
     rows = [json.loads(line) for line in Path("samples.jsonl").read_text().split("\n") if line]
     assert (values["longest"], values["truncated"]) == (3, 1)
     assert values["unfinished"] == sum(row["unfinished"] for row in rows)
-    assert (f"{values['unfinished']} of 7 texts have not ended" in report.err) == (values["unfinished"] > 0)
+    assert (f"{values['unfinished']} of 7 texts have not ended" in report.err) == (
+        values["unfinished"] > 0
+    )
     shown = cli("predict", pairs, "abc" * 100, "", "a", "--max-tokens", 4)
-    assert [("truncated" in r, "error" in r) for r in records(shown)] == [(True, False), (False, True), (False, False)]
+    assert [("truncated" in r, "error" in r) for r in records(shown)] == [
+        (True, False),
+        (False, True),
+        (False, False),
+    ]
     assert shown.status == 3
 
 
 def test_filters_draw_and_two_ways_at_once_are_refused(pairs: Path, cli: Cli) -> None:
-    greedy, first = (cli("predict", pairs, "ab", *how).out for how in (["--temperature", 0], ["--top-k", 1]))
+    greedy, first = (
+        cli("predict", pairs, "ab", *how).out for how in (["--temperature", 0], ["--top-k", 1])
+    )
     assert greedy == first
     loaded = load_checkpoint(pairs, "cpu")
     model: Any = loaded.model
     with torch.no_grad():
         model.head.bias[-1] = -1e9  # the end, which comes after the characters
     for how in ({"top_k": 3}, {"top_p": 0.99}, {"min_p": 0.01}):
-        drawn = [list(generate_from_source(loaded, ["ab"], Decoding(20, **how, seed=seed))) for seed in range(12)]
+        drawn = [
+            list(generate_from_source(loaded, ["ab"], Decoding(20, **how, seed=seed)))
+            for seed in range(12)
+        ]
         assert len({texts[0]["text"] for texts in drawn}) >= 2
         assert not any("score" in texts[0] for texts in drawn)
     for flags, message in (
         (["--beams", 3, "--top-k", 4], "--top-k, --top-p and --min-p draw; give one or the other"),
-        (["--n-best", 2, "--min-p", 0.1], "--top-k, --top-p and --min-p draw; give one or the other"),
+        (
+            ["--n-best", 2, "--min-p", 0.1],
+            "--top-k, --top-p and --min-p draw; give one or the other",
+        ),
         (["--temperature", 0, "--top-p", 0.5], "--temperature 0 is greedy"),
         (["--temperature", 1, "--length-penalty", 0.5], "--length-penalty is for a search"),
     ):
@@ -253,7 +307,9 @@ def test_filters_draw_and_two_ways_at_once_are_refused(pairs: Path, cli: Cli) ->
 
 
 def test_a_decoder_writes_though_its_data_has_labels(cli: Cli) -> None:
-    Path("rows.tsv").write_text("text\tlabel\n" + "".join(f"ab {i}\t{'xy'[i % 2]}\n" for i in range(40)))
+    Path("rows.tsv").write_text(
+        "text\tlabel\n" + "".join(f"ab {i}\t{'xy'[i % 2]}\n" for i in range(40))
+    )
     Path("spec.yaml").write_text(
         "model: {type: decoder, dim: 8, blocks: [{mixer: {type: attention, num_heads: 2}}]}\n"
         "data: {type: table, train: [rows.tsv], text: [text], label: label, header: true, context: 16, "

@@ -47,7 +47,9 @@ def test_one_bar_at_a_time_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(progress_room, "is_terminal", lambda: True)
     monkeypatch.setattr(progress_room, "BAR_AFTER", 0.0)
     monkeypatch.setattr(progress_room, "BAR_EVERY", 0.0)
-    monkeypatch.setattr(progress_room, "terminal", lambda: Console(file=screen, force_terminal=True, width=100))
+    monkeypatch.setattr(
+        progress_room, "terminal", lambda: Console(file=screen, force_terminal=True, width=100)
+    )
     before = threading.active_count()
     bars = []
 
@@ -78,7 +80,9 @@ def test_what_is_read_is_measured_as_it_is_on_the_disk(tmp_path: Path) -> None:
         file.write(text)
     for name in ("a.txt", "b.txt.gz"):
         with reading("reading", [Path(name)]):
-            shares = [progress_room._open[-1].done / Path(name).stat().st_size for _ in pieces(Path(name))]
+            shares = [
+                progress_room._open[-1].done / Path(name).stat().st_size for _ in pieces(Path(name))
+            ]
         assert shares == sorted(shares)
         assert 0 < shares[0] < 0.75
         assert shares[-1] == 1

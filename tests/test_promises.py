@@ -38,7 +38,9 @@ TABLES = {"mixer": MIXERS, "ffn": FFNS, "norm": NORMS, "position": POSITIONS}
 @pytest.mark.parametrize(("slot", "name"), PARTS)
 def test_every_part_of_the_package_keeps_its_promises(slot: str, name: str) -> None:
     options = TABLES[slot][name]
-    values = {key: GIVEN[key] for key in required(options)} | ({"head_dim": 4} if name == "mamba2" else {})
+    values = {key: GIVEN[key] for key in required(options)} | (
+        {"head_dim": 4} if name == "mamba2" else {}
+    )
     for causal in (True, False) if slot == "mixer" else (True,):
         found = check_part(slot, options(**values), causal)
         assert [f.line() for f in found if f.kept is False] == []
@@ -62,7 +64,12 @@ class Mean(nn.Module):
     def new_cache(self, batch: int, max_len: int) -> dict[str, Any]:
         return {}
 
-    def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: dict[str, Any] | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        sequence: SequenceInfo = SINGLE_DOCUMENT,
+        cache: dict[str, Any] | None = None,
+    ) -> Tensor:
         values = self.input(x)
         if self.fault == "gradients in part":
             values = values.detach()
@@ -86,7 +93,9 @@ class Mean(nn.Module):
         if self.fault == "meta":
             y = y * float(y.abs().max())
         if self.fault == "order of the cache" and cache:
-            cache["first"] = cache.get("first", list(values[:, 0]))  # a list: its rows stay where they are
+            cache["first"] = cache.get(
+                "first", list(values[:, 0])
+            )  # a list: its rows stay where they are
             y = y + torch.stack(cache["first"])[:, None]
         y = self.out(y) * self.own
         return y[:, -1:] if self.fault == "shape" else y
@@ -141,10 +150,16 @@ def test_a_part_without_fault_keeps_them_all() -> None:
 def test_a_broken_promise_is_found_and_told_with_the_remedy(fault: str, promise: str) -> None:
     before = torch.random.get_rng_state()
     found = {f.promise: f for f in check_part("mixer", MeanOptions(fault=fault))}
-    assert torch.equal(torch.random.get_rng_state(), before)  # a training's first weights stay as they are
+    assert torch.equal(
+        torch.random.get_rng_state(), before
+    )  # a training's first weights stay as they are
     assert found[promise].kept is False
     assert REMEDIES[promise] in found[promise].text
-    if fault in ("gradients", "gradients in part", "documents"):  # others break several promises at once
+    if fault in (
+        "gradients",
+        "gradients in part",
+        "documents",
+    ):  # others break several promises at once
         assert [name for name, f in found.items() if f.kept is False] == [promise]
 
 
@@ -156,7 +171,9 @@ class Pointless(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT) -> Tensor:
-        return (x - x.mean(1, keepdim=True) + torch.arange(x.shape[1], device=x.device)[:, None]) * self.weight
+        return (
+            x - x.mean(1, keepdim=True) + torch.arange(x.shape[1], device=x.device)[:, None]
+        ) * self.weight
 
 
 class PointlessOptions(Options):
@@ -173,7 +190,9 @@ class PointlessOptions(Options):
     [("ffn", {"positions"}), ("norm", {"positions"}), ("position", {"cache", "documents"})],
 )
 def test_the_other_slots_have_promises_too(slot: str, broken: set[str]) -> None:
-    assert {name for name, value in kept(PointlessOptions(), slot).items() if value is False} == broken
+    assert {
+        name for name, value in kept(PointlessOptions(), slot).items() if value is False
+    } == broken
 
 
 def test_a_promise_that_the_options_do_not_make_is_not_tried() -> None:
@@ -205,7 +224,8 @@ def test_training_refuses_a_plugins_part_that_looks_ahead_and_says_what_is_not_p
     check_parts(model(MeanOptions()))
     assert capsys.readouterr().err == ""
     with pytest.raises(
-        SpecError, match=r"(?s)model\.blocks\.0\.mixer: mean \(own\.py\) does not keep .*\n  causal: NOT KEPT"
+        SpecError,
+        match=r"(?s)model\.blocks\.0\.mixer: mean \(own\.py\) does not keep .*\n  causal: NOT KEPT",
     ):
         check_parts(model(MeanOptions(fault="causal")))
     check_parts(model(ConfessingOptions(fault="documents")))
@@ -225,7 +245,9 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Join options as if a plugin had them: parts are joined once in a process."""
 
     def join(*options: type[Options]) -> None:
-        monkeypatch.setattr(plugins, "_ORIGINS", {own: ("mixer", Path("own.py")) for own in options})
+        monkeypatch.setattr(
+            plugins, "_ORIGINS", {own: ("mixer", Path("own.py")) for own in options}
+        )
         monkeypatch.setattr(plugins, "name_plugins", lambda paths, option: None)
 
     return join
@@ -265,7 +287,10 @@ def test_training_with_a_part_that_looks_ahead_writes_nothing(decoder_spec: Path
     change = ("--set", "model.blocks.0.mixer=running_mean")
     result = run("pretrain", str(decoder_spec), "--plugin", "ahead.py", *change)
     assert result.returncode == 2
-    assert "model.blocks.0.mixer: running_mean (ahead.py) does not keep what a mixer promises" in result.stderr
+    assert (
+        "model.blocks.0.mixer: running_mean (ahead.py) does not keep what a mixer promises"
+        in result.stderr
+    )
     assert not Path("runs").exists()
 
 

@@ -58,9 +58,14 @@ FIRST_WEIGHTS = {
     "models/init.py init_normal": [
         ("DecoderOptions", FIRST + "test_a_decoder_starts_as_gpt2_suited_to_its_width"),
         ("EncoderOptions", FIRST + "test_an_encoder_starts_as_bert_suited_to_its_width"),
-        ("Seq2SeqOptions", FIRST + "test_init_normal_of_an_encoder_decoder_scales_each_stack_by_its_own_depth"),
+        (
+            "Seq2SeqOptions",
+            FIRST + "test_init_normal_of_an_encoder_decoder_scales_each_stack_by_its_own_depth",
+        ),
     ],
-    "models/init.py init_xavier": [("Seq2SeqOptions", FIRST + "test_an_encoder_decoder_starts_as_tensor2tensor_s")],
+    "models/init.py init_xavier": [
+        ("Seq2SeqOptions", FIRST + "test_an_encoder_decoder_starts_as_tensor2tensor_s")
+    ],
     "models/init.py glorot": [
         ("Seq2SeqOptions", FIRST + "test_an_encoder_decoder_starts_as_tensor2tensor_s"),
         ("ViTOptions", FIRST + "test_a_vit_starts_as_its_authors"),
@@ -69,13 +74,19 @@ FIRST_WEIGHTS = {
         ("ViTOptions", FIRST + "test_a_vit_starts_as_its_authors"),
         ("ViTOptions", FIRST + "test_a_masked_autoencoder_starts_as_its_authors"),
     ],
-    "models/mae.py PatchDecoder.__init__": [("ViTOptions", FIRST + "test_a_masked_autoencoder_starts_as_its_authors")],
+    "models/mae.py PatchDecoder.__init__": [
+        ("ViTOptions", FIRST + "test_a_masked_autoencoder_starts_as_its_authors")
+    ],
     "models/encoder.py Encoder.__init__": [
         ("EncoderOptions", FIRST + "test_an_encoder_starts_as_bert_suited_to_its_width")
     ],
-    "parts/moe.py MixtureOfExperts.__init__": [("MoEOptions", FIRST + "test_experts_alone_start_as_linear_layers")],
+    "parts/moe.py MixtureOfExperts.__init__": [
+        ("MoEOptions", FIRST + "test_experts_alone_start_as_linear_layers")
+    ],
     **{
-        f"parts/{rule}.__init__": [("DecoderOptions", FIRST + "test_what_recurrent_parts_draw_for_themselves")]
+        f"parts/{rule}.__init__": [
+            ("DecoderOptions", FIRST + "test_what_recurrent_parts_draw_for_themselves")
+        ]
         for rule in (
             "mamba2.py Mamba2",
             "gated_deltanet.py GatedDeltaNet",
@@ -116,7 +127,11 @@ def everything() -> dict[str, str]:
     }  # fmt: skip
     scalings = types_of(RotaryOptions.model_fields["scaling"].annotation)
     tables["scaling"] = {t.model_fields["type"].default: t for t in scalings}
-    found = {f"{slot} {kind}": options.__name__ for slot, table in tables.items() for kind, options in table.items()}
+    found = {
+        f"{slot} {kind}": options.__name__
+        for slot, table in tables.items()
+        for kind, options in table.items()
+    }
     return {**found, "cross attention": CrossAttentionOptions.__name__}
 
 
@@ -138,21 +153,31 @@ def names_used(file: str, name: str) -> set[str]:
     own, used, waiting = definitions(file), set[str](), [name]
     while waiting:
         for node in ast.walk(own[waiting.pop()]):
-            word = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
+            word = (
+                node.id
+                if isinstance(node, ast.Name)
+                else node.attr
+                if isinstance(node, ast.Attribute)
+                else None
+            )
             if word is not None and word not in used:
                 used.add(word)
                 waiting += [word] if word in own else []
     return used
 
 
-def faults(what: str, options: str, reference: str, comparisons: set[str] = COMPARISONS) -> list[str]:
+def faults(
+    what: str, options: str, reference: str, comparisons: set[str] = COMPARISONS
+) -> list[str]:
     """Why a reference does not hold."""
     file, _, name = reference.partition("::")
     if not name.startswith("test_") or name not in definitions(file):
         return [f"{what}: {reference} is not there"]
     used = names_used(file, name)
     found = [] if options in used else [f"{what}: {reference} does not build {options}"]
-    asserts = [node.test for node in ast.walk(definitions(file)[name]) if isinstance(node, ast.Assert)]
+    asserts = [
+        node.test for node in ast.walk(definitions(file)[name]) if isinstance(node, ast.Assert)
+    ]
     if not used & comparisons and not any(isinstance(test, ast.Compare) for test in asserts):
         found.append(f"{what}: {reference} compares nothing")
     if used & {"skip", "skipif", "xfail", "slow"}:
@@ -165,7 +190,11 @@ def test_every_part_and_skeleton_has_a_reference() -> None:
     assert len(options) >= 32
     assert sorted(options.keys() - REFERENCES.keys()) == [], "these have no reference test"
     assert sorted(REFERENCES.keys() - options.keys()) == [], "these are not there any more"
-    assert [fault for what, reference in REFERENCES.items() for fault in faults(what, options[what], reference)] == []
+    assert [
+        fault
+        for what, reference in REFERENCES.items()
+        for fault in faults(what, options[what], reference)
+    ] == []
 
 
 @pytest.mark.parametrize(
@@ -206,16 +235,24 @@ def rules() -> set[str]:
 
 def test_every_rule_for_first_weights_has_a_reference() -> None:
     found = rules() - NOISE
-    assert {"models/init.py init_normal", "models/vit.py ViT.start", "parts/mamba2.py Mamba2.__init__"} <= found
+    assert {
+        "models/init.py init_normal",
+        "models/vit.py ViT.start",
+        "parts/mamba2.py Mamba2.__init__",
+    } <= found
     assert sorted(found - FIRST_WEIGHTS.keys()) == [], "these have no reference test"
     assert sorted(FIRST_WEIGHTS.keys() - TORCHS - found) == [], "these are not there any more"
     references = [(rule, *used) for rule, uses in FIRST_WEIGHTS.items() for used in uses]
-    assert [f for rule, used, test in references for f in faults(rule, used, test, DISTRIBUTIONS)] == []
+    assert [
+        f for rule, used, test in references for f in faults(rule, used, test, DISTRIBUTIONS)
+    ] == []
 
 
 def test_a_rule_without_a_reference_is_noticed() -> None:
     drawn = "def start(self):\n    if self.x:\n        self.table.weight.uniform_(-1, 1)"
     assert draws(ast.parse(drawn))
     assert not draws(ast.parse("def forward(self, x):\n    return self.normal(x).uniform()"))
-    (fault,) = faults("x", "CNNOptions", FIRST + "test_experts_alone_start_as_linear_layers", DISTRIBUTIONS)
+    (fault,) = faults(
+        "x", "CNNOptions", FIRST + "test_experts_alone_start_as_linear_layers", DISTRIBUTIONS
+    )
     assert "does not build CNNOptions" in fault

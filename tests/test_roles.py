@@ -79,7 +79,13 @@ SOUND = {
     "frontend": {"type": "conv", "stride": 4, "channels": 6},
     "blocks": [{"ffn": GELU}],
 }
-BERT = {"type": "encoder", "dim": 16, "token_types": 2, "blocks": [{"ffn": GELU}], "position": {"type": "learned"}}
+BERT = {
+    "type": "encoder",
+    "dim": 16,
+    "token_types": 2,
+    "blocks": [{"ffn": GELU}],
+    "position": {"type": "learned"},
+}
 LABELS = {**BERT, "pooler": True}
 
 TABLES: dict[str, tuple[dict[str, Any], DatasetInfo, dict[str, tuple[int, ...]], set[str]]] = {
@@ -172,10 +178,17 @@ def test_the_hidden_matrices_and_what_decays(name: str) -> None:
     values, info, matrices, decayed = TABLES[name]
     weights = named_weights(model_of(values, info))
     found = {w.name: w.role for w in weights}
-    full = {k.removesuffix("*") if k.endswith("*") else f"{k}.weight": rows for k, rows in matrices.items()}
+    full = {
+        k.removesuffix("*") if k.endswith("*") else f"{k}.weight": rows
+        for k, rows in matrices.items()
+    }
     assert {n: r.rows for n, r in found.items() if r.matrix} == full
-    assert {n for n, r in found.items() if r.stacked} == {k[:-1] for k in matrices if k.endswith("*")}
-    assert {n for n, r in found.items() if r.decayed} == full.keys() | {f"{n}.weight" for n in decayed}
+    assert {n for n, r in found.items() if r.stacked} == {
+        k[:-1] for k in matrices if k.endswith("*")
+    }
+    assert {n for n, r in found.items() if r.decayed} == full.keys() | {
+        f"{n}.weight" for n in decayed
+    }
     for w in weights:  # the matrices of a weight are all of it
         if w.role.matrix:
             assert torch.equal(w.role.joined(w.role.matrices(w.tensor), w.tensor), w.tensor)
@@ -190,7 +203,9 @@ def on_meta(name: str, info: DatasetInfo) -> nn.Module:
 
 def test_networks_of_torchvision_whose_weights_stand_in_bare_parameters() -> None:
     vit = {w.name: w.role for w in named_weights(on_meta("vit_b_32", IMAGES))}
-    assert vit["encoder.layers.encoder_layer_3.self_attention.in_proj_weight"] == Role(True, True, (768, 768, 768))
+    assert vit["encoder.layers.encoder_layer_3.self_attention.in_proj_weight"] == Role(
+        True, True, (768, 768, 768)
+    )
     assert vit["encoder.layers.encoder_layer_3.self_attention.out_proj.weight"] == MATRIX
     assert vit["conv_proj.weight"] == vit["heads.head.weight"] == OUTER
     for name in ("class_token", "encoder.pos_embedding", "encoder.ln.weight"):
@@ -209,7 +224,9 @@ NETWORKS = ["alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googl
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_first_and_the_last_layer_are_those_that_see_the_image_and_make_the_logits(name: str) -> None:
+def test_the_first_and_the_last_layer_are_those_that_see_the_image_and_make_the_logits(
+    name: str,
+) -> None:
     size = 96 if name != "vit_b_16" else 64
     model = on_meta(name, DatasetInfo(image_shape=(3, size, size), classes=tuple("abcde")))
     called: list[str] = []
@@ -222,7 +239,9 @@ def test_the_first_and_the_last_layer_are_those_that_see_the_image_and_make_the_
     assert roles[f"{called[0]}.weight"] == roles[f"{called[-1]}.weight"] == OUTER
     between = [roles[f"{path}.weight"] for path in called[1:-1]]
     assert sum(role.matrix for role in between) > 0.6 * len(between)
-    filters = {n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.weight.shape[1] == 1}
+    filters = {
+        n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.weight.shape[1] == 1
+    }
     assert {n for n in called[1:-1] if not roles[f"{n}.weight"].matrix} == filters & set(called)
 
 
@@ -273,14 +292,24 @@ def test_what_moves_each_weight_is_described() -> None:
     ]}, IMAGES)  # fmt: skip
     model.get_parameter("layers.4.dense.bias").requires_grad_(False)
     described = describe_weights(MuonOptions(weight_decay=0.1), named_weights(model))
-    assert described[2] == {"name": "layers.1.conv.weight", "shape": [4, 2, 3, 3], "optimizer": "muon", "decayed": True}
+    assert described[2] == {
+        "name": "layers.1.conv.weight",
+        "shape": [4, 2, 3, 3],
+        "optimizer": "muon",
+        "decayed": True,
+    }
     assert described[0] == {
         "name": "layers.0.conv.weight",
         "shape": [2, 3, 3, 3],
         "optimizer": "adamw",
         "decayed": False,
     }
-    assert described[5] == {"name": "layers.4.dense.bias", "shape": [3], "optimizer": None, "decayed": False}
+    assert described[5] == {
+        "name": "layers.4.dense.bias",
+        "shape": [3],
+        "optimizer": None,
+        "decayed": False,
+    }
     assert summary(described) == (
         "adamw 4 tensors (72 numbers), muon 1 tensors (72 numbers); weight decay on 1 of 5 tensors; 1 tensors frozen"
     )

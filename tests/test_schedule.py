@@ -17,7 +17,9 @@ SHAPES = ("linear", "cosine", "wsd")
 def schedule(type: str, **given: float) -> AnyScheduleOptions:
     """The schedule of a spec; `decay` is wsd's alone."""
     options = SCHEDULES[type]
-    return options.model_validate({name: value for name, value in given.items() if name in options.model_fields})
+    return options.model_validate(
+        {name: value for name, value in given.items() if name in options.model_fields}
+    )
 
 
 def theirs(scheduler: torch.optim.lr_scheduler.LRScheduler, steps: int) -> list[float]:
@@ -38,7 +40,9 @@ def optimizer() -> torch.optim.Optimizer:
 
 @pytest.mark.parametrize("kind", SHAPES)
 @pytest.mark.parametrize("final", [0.0, 0.1, 1.0])
-@pytest.mark.parametrize(("warmup", "total"), [(0, 2), (0, 3), (0, 10), (1, 3), (4, 11), (7, 9), (130, 977)])
+@pytest.mark.parametrize(
+    ("warmup", "total"), [(0, 2), (0, 3), (0, 10), (1, 3), (4, 11), (7, 9), (130, 977)]
+)
 @pytest.mark.parametrize("decay", [0.0, 0.2, 1.0])
 def test_the_first_step_after_the_warm_up_has_the_peak_and_the_last_has_final(
     kind: str, final: float, warmup: int, total: int, decay: float
@@ -58,7 +62,9 @@ def test_a_run_whose_only_step_after_the_warm_up_is_its_last_has_the_peak_there(
 
 
 def test_cosine_equals_pytorchs() -> None:
-    expected = theirs(torch.optim.lr_scheduler.CosineAnnealingLR(optimizer(), T_max=9, eta_min=0.1), 10)
+    expected = theirs(
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer(), T_max=9, eta_min=0.1), 10
+    )
     ours = [schedule("cosine", final=0.1).factor(step, 10) for step in range(10)]
     assert ours == pytest.approx(expected, abs=1e-9)
 
@@ -71,7 +77,12 @@ def test_linear_equals_pytorchs() -> None:
 
 def test_wsd_equals_that_of_transformers() -> None:
     scheduler = transformers.get_wsd_schedule(
-        optimizer(), num_warmup_steps=0, num_decay_steps=10, num_stable_steps=39, decay_type="linear", min_lr_ratio=0.1
+        optimizer(),
+        num_warmup_steps=0,
+        num_decay_steps=10,
+        num_stable_steps=39,
+        decay_type="linear",
+        min_lr_ratio=0.1,
     )
     ours = [schedule("wsd", final=0.1, decay=0.2).factor(step, 50) for step in range(50)]
     assert ours == pytest.approx(theirs(scheduler, 50), abs=1e-9)

@@ -34,9 +34,13 @@ def faults(text: str) -> list[str]:
 
 def test_five_faults_in_one_go_with_their_places(tmp_path: Path, cli: Cli) -> None:
     text = (
-        DECODER.replace("num_heads: 2", "num_head: 2").replace("dim: 16", "dim: -3").replace("type: gelu", "type: gelo")
+        DECODER.replace("num_heads: 2", "num_head: 2")
+        .replace("dim: 16", "dim: -3")
+        .replace("type: gelu", "type: gelo")
     )
-    text = text.replace("steps: 12", "steps: many").replace("context: 16", "context: 16\n  contxt: 3")
+    text = text.replace("steps: 12", "steps: many").replace(
+        "context: 16", "context: 16\n  contxt: 3"
+    )
     (tmp_path / "bad.yaml").write_text(text)
     result = cli("pretrain", "bad.yaml")
     assert result.status == 2
@@ -44,7 +48,9 @@ def test_five_faults_in_one_go_with_their_places(tmp_path: Path, cli: Cli) -> No
     lines = result.err.splitlines()
     assert lines[0] == "bad.yaml:3:8: model.dim: -3 is not greater than 0"
     assert lines[1].startswith("bad.yaml:8:14: model.blocks.0.mixer.num_heads: missing")
-    assert lines[2] == ("bad.yaml:8:32: model.blocks.0.mixer.num_head: unknown option; did you mean num_heads?")
+    assert lines[2] == (
+        "bad.yaml:8:32: model.blocks.0.mixer.num_head: unknown option; did you mean num_heads?"
+    )
     assert lines[3].startswith(
         "bad.yaml:9:12: model.blocks.0.ffn: unknown type 'gelo'; one of gelu, relu, relu2, swiglu, geglu, moe; did you"
     )
@@ -62,26 +68,37 @@ def test_faults_are_told_without_importing_torch_in_under_a_second(tmp_path: Pat
     )
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 2, done.stderr
     assert time.perf_counter() - start < 30  # a hang, not a measurement
 
 
-@pytest.mark.parametrize("command", [["--help"], ["pretrain", "--help"], ["models", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "command", [["--help"], ["pretrain", "--help"], ["models", "--help"], ["--version"]]
+)
 def test_help_does_not_import_torch(command: list[str]) -> None:
     code = (
         f"import sys; from bigmodel_cli.__main__ import run; status = run({command!r});"
         "assert not {'torch', 'numpy', 'yaml'} & set(sys.modules), 'too much'; sys.exit(status)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
-    ("tag", "column"), [("!!python/object/apply:os.system ['true']", 8), ("!custom 3", 8), ("!!binary aGk=", 8)]
+    ("tag", "column"),
+    [("!!python/object/apply:os.system ['true']", 8), ("!custom 3", 8), ("!!binary aGk=", 8)],
 )
 def test_tags_are_refused(tag: str, column: int) -> None:
     (message,) = faults(DECODER.replace("dim: 16", f"dim: {tag}"))
@@ -92,12 +109,23 @@ def test_duplicate_and_unknown_keys() -> None:
     assert faults("model: {type: decoder}\nmodel: {type: cnn}\n") == [
         "spec.yaml:2:1: model: given twice (first at spec.yaml:1:1); keep one"
     ]
-    assert any("spec.yaml:1:1: modle: unknown option; did you mean model?" in m for m in faults("modle: {}\n"))
+    assert any(
+        "spec.yaml:1:1: modle: unknown option; did you mean model?" in m
+        for m in faults("modle: {}\n")
+    )
 
 
 @pytest.mark.parametrize(
     ("written", "value"),
-    [("1e-3", 1e-3), ("0.001", 1e-3), ("1", 1.0), ("0o17", 15.0), ("0x10", 16.0), ("010", 10.0), ("1_000", 1000.0)],
+    [
+        ("1e-3", 1e-3),
+        ("0.001", 1e-3),
+        ("1", 1.0),
+        ("0o17", 15.0),
+        ("0x10", 16.0),
+        ("010", 10.0),
+        ("1_000", 1000.0),
+    ],
 )
 def test_how_numbers_are_read(written: str, value: float) -> None:
     text = DECODER + f"  optimizer: {{type: adamw, lr: {written}}}\n"
@@ -105,10 +133,13 @@ def test_how_numbers_are_read(written: str, value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "written", ["no", "off", "'1e-3'", "yes", "true", "[1]", "1:30", "2026-01-01", "1.2.3", "null", ""]
+    "written",
+    ["no", "off", "'1e-3'", "yes", "true", "[1]", "1:30", "2026-01-01", "1.2.3", "null", ""],
 )
 def test_what_is_no_number(written: str) -> None:
-    (message,) = faults(DECODER + f"  max_grad_norm: 1.0\n  optimizer: {{type: adamw, lr: {written}}}\n")
+    (message,) = faults(
+        DECODER + f"  max_grad_norm: 1.0\n  optimizer: {{type: adamw, lr: {written}}}\n"
+    )
     assert message.startswith("spec.yaml:25:")
     assert "train.optimizer.lr" in message
 
@@ -135,7 +166,11 @@ def numeric_fields(schema: dict[str, Any], spec: dict[str, Any]) -> Iterator[str
 
 
 def specs_to_try() -> list[Spec]:
-    return [load(path) for path in sorted((ROOT / "sample_configs").glob("*.yaml")) if "finetune" not in path.name]
+    return [
+        load(path)
+        for path in sorted((ROOT / "sample_configs").glob("*.yaml"))
+        if "finetune" not in path.name
+    ]
 
 
 @pytest.mark.parametrize("spec", specs_to_try(), ids=lambda s: s.model.type + "-" + s.data.type)
@@ -169,9 +204,12 @@ def test_zero_is_refused_where_it_makes_no_sense(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", ["train.steps=1e15", "train.steps=1000000000000000", "model.blocks.0.repeat=1000000000"]
+    "change",
+    ["train.steps=1e15", "train.steps=1000000000000000", "model.blocks.0.repeat=1000000000"],
 )
-def test_absurd_sizes_are_refused_by_their_bounds(change: str, decoder_spec: Path, cli: Cli) -> None:
+def test_absurd_sizes_are_refused_by_their_bounds(
+    change: str, decoder_spec: Path, cli: Cli
+) -> None:
     result = cli("pretrain", decoder_spec, "--set", change)
     assert result.status == 2
     assert change.split("=")[0] in result.err
@@ -189,7 +227,10 @@ def test_a_model_that_no_machine_holds_is_refused_before_it_is_allocated(
             in result.err
         )
     else:
-        assert "model: 24,000,061,000,000 parameters need 384.0 TB for weights, gradients and optimizer" in result.err
+        assert (
+            "model: 24,000,061,000,000 parameters need 384.0 TB for weights, gradients and optimizer"
+            in result.err
+        )
     assert "make the model smaller" in result.err
     assert "recursion" not in result.err
 
@@ -249,7 +290,10 @@ def test_a_huge_file_is_not_read(tmp_path: Path, cli: Cli) -> None:
 
 
 def test_a_missing_file_and_a_folder(cli: Cli, tmp_path: Path) -> None:
-    assert "nothing.yaml: no such file; `bigmodel init NAME` writes" in cli("pretrain", "nothing.yaml").err
+    assert (
+        "nothing.yaml: no such file; `bigmodel init NAME` writes"
+        in cli("pretrain", "nothing.yaml").err
+    )
     assert "this is a folder" in cli("pretrain", tmp_path).err
 
 
@@ -272,7 +316,10 @@ def test_an_override_below_an_alias_does_not_change_the_anchor() -> None:
     ("override", "message"),
     [
         ("train.steps", "write --set KEY=VALUE"),
-        ("task.sample_prompt=\udce9", "--set task.sample_prompt=\\udce9: not UTF-8"),  # row 85: an argument in Latin-1
+        (
+            "task.sample_prompt=\udce9",
+            "--set task.sample_prompt=\\udce9: not UTF-8",
+        ),  # row 85: an argument in Latin-1
         ("model.blocks.7.repeat=1", "has one item, 0"),
         ("model.dim.x=1", "is a value, and has no 'x' inside"),
         ("train.stepz=1", "--set train.stepz=1: train.stepz: unknown option; did you mean steps?"),
@@ -298,7 +345,13 @@ def test_steps_and_epochs() -> None:
         from_dict(base, ["train.steps=null"])
     train = from_dict(base, ["train.steps=null", "train.epochs=1.5", "train.batch_size=64"]).train
     assert train.total_steps(Fraction(1000, train.batch_size)) == math.ceil(1.5 * 1000 / 64)
-    for written in ("0.1", "0.3", "1.1", "2.2", "1e-2"):  # whose floats are a little more or less than what is written
+    for written in (
+        "0.1",
+        "0.3",
+        "1.1",
+        "2.2",
+        "1e-2",
+    ):  # whose floats are a little more or less than what is written
         tenths = from_dict(base, ["train.steps=null", f"train.epochs={written}"]).train
         assert tenths.total_steps(Fraction(100)) == round(float(written) * 100)
     with pytest.raises(SpecError, match="not a multiple of micro_batch_size 3"):
@@ -321,11 +374,17 @@ def test_a_model_that_cannot_learn_the_task_is_refused(model: str, task: str) ->
     """An encoder sees the next token (its loss would be that of copying), a decoder knows no mask, and so on."""
     able = {"causal_lm": "decoder", "masked_lm": "encoder", "seq2seq": "seq2seq", "ctc": "encoder"}
     labelling = {"encoder", "vit", "cnn", "torchvision"}
-    values = {**check(parse_yaml(DECODER.encode(), "s")).to_dict(), "model": {"type": model, **NETWORKS[model]}}
+    values = {
+        **check(parse_yaml(DECODER.encode(), "s")).to_dict(),
+        "model": {"type": model, **NETWORKS[model]},
+    }
     values["task"] = {"type": task}
     of_items = task in ("classification", "regression", "multilabel")
     if task != "masked_image" and (able.get(task) == model or (of_items and model in labelling)):
         assert from_dict(values).task.type == task
         return
-    with pytest.raises(SpecError, match=f"task.type: {task} (is learnt by model.type: |rebuilds hidden patches, and )"):
+    with pytest.raises(
+        SpecError,
+        match=f"task.type: {task} (is learnt by model.type: |rebuilds hidden patches, and )",
+    ):
         from_dict(values)

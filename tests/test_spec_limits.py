@@ -31,7 +31,9 @@ Cli = Callable[..., Result]
 def bomb(item: str, join: str) -> str:
     """Ten levels of nine aliases each."""
     lines = [f"a0: &a0 {item}"]
-    return "\n".join([*lines, *(f"a{i}: &a{i} {join % ', '.join([f'*a{i - 1}'] * 9)}" for i in range(1, 10))])
+    return "\n".join(
+        [*lines, *(f"a{i}: &a{i} {join % ', '.join([f'*a{i - 1}'] * 9)}" for i in range(1, 10))]
+    )
 
 
 HOSTILE = {
@@ -44,7 +46,10 @@ HOSTILE = {
     "block lists in one line": ("- " * 100_000, "nest"),
     "block mappings": ("\n".join(" " * i + "a:" for i in range(1200)), "nest"),
     "keys of mappings": ("? " * 100_000, "nest"),
-    "many values": (DECODER.replace("[text.txt]", "[" + "1," * 90_000 + "]"), "more than 20,000 values"),
+    "many values": (
+        DECODER.replace("[text.txt]", "[" + "1," * 90_000 + "]"),
+        "more than 20,000 values",
+    ),
     "many unknown keys": ("train:\n" + "".join(f" k{i}: 1\n" for i in range(9_000)), "more faults"),
     "many keys given twice": ("a: 1\n" * 9_000, "more faults"),
     "many tags": ("a: [" + "!x 1," * 15_000 + "]", "more faults"),
@@ -108,7 +113,9 @@ def test_a_spec_may_come_through_a_pipe() -> None:
     writer.join()
 
 
-def test_a_pipe_that_nobody_writes_into_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
+def test_a_pipe_that_nobody_writes_into_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, cli: Cli
+) -> None:
     """Row 24: a FIFO does not hang."""
     monkeypatch.setattr(yaml_source, "PATIENCE", 0.1)
     os.mkfifo("pipe")
@@ -169,7 +176,9 @@ def numbers() -> Iterator[tuple[str, pydantic.TypeAdapter[Any], bool]]:
         for name, field in options.model_fields.items():
             if not classes_in(field.annotation):
                 adapter: Any = pydantic.TypeAdapter(
-                    pydantic.create_model("M", x=(field.rebuild_annotation(), ...), __config__=config)
+                    pydantic.create_model(
+                        "M", x=(field.rebuild_annotation(), ...), __config__=config
+                    )
                 )
                 for listed in (False, True):
                     if any(takes(adapter, v, listed) for v in (0.5, 1, 2, 16, 300)):

@@ -17,10 +17,14 @@ from tones import recording
 
 Cli = Callable[..., Result]
 MODEL = "model: {type: encoder, dim: 8, pool: mean, blocks: [{mixer: {type: attention, num_heads: 2}}]}\n"
-TRAIN = "train: {steps: 3, batch_size: 8, precision: fp32, memory_format: contiguous, compile: 'off'}\n"
+TRAIN = (
+    "train: {steps: 3, batch_size: 8, precision: fp32, memory_format: contiguous, compile: 'off'}\n"
+)
 
 
-def spec(name: str, data: str, task: str = "classification", model: str = MODEL, train: str = TRAIN) -> str:
+def spec(
+    name: str, data: str, task: str = "classification", model: str = MODEL, train: str = TRAIN
+) -> str:
     Path(name).write_text(f"{model}data: {{{data}}}\ntask: {{type: {task}}}\n{train}")
     return name
 
@@ -59,13 +63,18 @@ def test_a_run_without_a_split(cli: Cli) -> None:
     assert not Path("run/checkpoints/best").exists()
     none = cli("eval", "run")
     assert none.status == 2
-    assert "neither a test nor a validation split (data.val_fraction: 0 holds nothing out)" in none.err
+    assert (
+        "neither a test nor a validation split (data.val_fraction: 0 holds nothing out)" in none.err
+    )
     assert "--set data.test=[FILE], or measure what it was trained on: --split train" in none.err
     val = cli("eval", "run", "--split", "val")
     assert (val.status, "has no 'val' split; it has train" in val.err) == (3, True)
     made = cli("eval", "run", "--set", "data.val_fraction=0.2")
     assert made.status == 2
-    assert "the checkpoint was trained on 40 of the 40 rows in the validation split that it makes" in made.err
+    assert (
+        "the checkpoint was trained on 40 of the 40 rows in the validation split that it makes"
+        in made.err
+    )
     assert made.out == ""
     whole = cli("eval", "run", "--split", "train", "--json")
     assert report(whole)["seen_in_training"] == {"items": 200, "of": 200}
@@ -81,9 +90,14 @@ def test_a_run_without_a_split(cli: Cli) -> None:
 
 def test_a_run_with_a_part_held_out(cli: Cli) -> None:
     """That part may be evaluated, and a smaller one, which lies within it; not a larger one."""
-    rows("a.tsv", [*words(0, 150), *words(0, 50)])  # 50 rows stand twice: that is said, and no reason to refuse
+    rows(
+        "a.tsv", [*words(0, 150), *words(0, 50)]
+    )  # 50 rows stand twice: that is said, and no reason to refuse
     trained = cli("pretrain", spec("s.yaml", TABLE), "--out", "run")
-    assert "holding out 20 of 200 training rows for validation; data.val_fraction: 0 turns it off" in trained.err
+    assert (
+        "holding out 20 of 200 training rows for validation; data.val_fraction: 0 turns it off"
+        in trained.err
+    )
     line = next(line for line in trained.err.splitlines() if "also in the training split" in line)
     both = int(line.split()[1])
     assert line == f"warning: {both} of 20 rows of the val split are also in the training split"
@@ -120,7 +134,9 @@ def test_the_record_goes_with_the_weights(cli: Cli) -> None:
     )
     assert report(cli("eval", "tuned", "--json"))["seen_in_training"] == {"items": 40, "of": 40}
     assert "seen_in_earlier_training" not in report(cli("eval", "tuned", "--json"))
-    held = cli("eval", "tuned", "--split", "val", *sets("data.train=[a.tsv]", "data.val_fraction=0.5"))
+    held = cli(
+        "eval", "tuned", "--split", "val", *sets("data.train=[a.tsv]", "data.val_fraction=0.5")
+    )
     assert held.status == 2  # the start was trained on it
     unlabelled = f"{TABLE}, val_fraction: 0".replace("label: 1, ", "")
     masked = cli("pretrain", spec("m.yaml", unlabelled, "masked_lm"), "--out", "masked")
@@ -134,7 +150,9 @@ def test_the_record_goes_with_the_weights(cli: Cli) -> None:
         "l",
     )
     assert labelled.status == 0, labelled.err
-    assert "\n10 of 40 rows of the test split were in the training of the weights" in labelled.err  # no warning
+    assert (
+        "\n10 of 40 rows of the test split were in the training of the weights" in labelled.err
+    )  # no warning
     found = report(cli("eval", "l", "--json"))
     assert found["seen_in_earlier_training"] == {"masked_lm": {"items": 10, "of": 40}}
     assert found["seen_in_training"]["items"] in range(20, 31)
@@ -143,7 +161,9 @@ def test_the_record_goes_with_the_weights(cli: Cli) -> None:
 def test_a_checkpoint_that_keeps_no_record(cli: Cli) -> None:
     rows("a.tsv", words(0, 100))
     rows("t.tsv", words(90, 130))
-    path = Path(cli("pretrain", spec("s.yaml", f"{TABLE}, test: [t.tsv]"), "--out", "run").out.strip())
+    path = Path(
+        cli("pretrain", spec("s.yaml", f"{TABLE}, test: [t.tsv]"), "--out", "run").out.strip()
+    )
     assert "trained_on.bin" in json.loads((path / "manifest.json").read_text())["files"]
     manifest = json.loads((path / "manifest.json").read_text())
     del manifest["files"]["trained_on.bin"]
@@ -161,7 +181,9 @@ def pictures(root: str, labels: dict[str, int], first: int, last: int) -> None:
     for i in range(first, last):
         label = list(labels)[i % len(labels)]
         Path(root, label).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((6, 5, 3), (labels[label], i, 9), np.uint8)).save(Path(root, label, f"{i}.png"))
+        Image.fromarray(np.full((6, 5, 3), (labels[label], i, 9), np.uint8)).save(
+            Path(root, label, f"{i}.png")
+        )
 
 
 LAYERS = "{type: conv, channels: 4, kernel: 3}, {type: adaptive_pool, size: 1}, {type: flatten}, {type: dense, units: classes}"
@@ -177,7 +199,9 @@ def test_eval_needs_its_split_alone(cli: Cli) -> None:
     rows("t.tsv", words(60, 90), ("x", "y", "z"))
     Path("sounds").mkdir()
     for i in range(30):
-        Path("sounds", f"{'abc'[i % 3]}_{i // 3}.wav").write_bytes(recording(300 * (1 + i % 3) + i, 0.05))
+        Path("sounds", f"{'abc'[i % 3]}_{i // 3}.wav").write_bytes(
+            recording(300 * (1 + i % 3) + i, 0.05)
+        )
     Path("one.txt").write_text("".join(f"a line of number {i}\n" for i in range(200)))
     Path("two.txt").write_text("".join(f"another line {i}\n" for i in range(60)))
     for name, count in (("p", 50), ("q", 20)):
@@ -216,9 +240,9 @@ def test_eval_needs_its_split_alone(cli: Cli) -> None:
     shutil.rmtree("set/test/ant")
     some = report(cli("eval", "image", "--json", "--predictions", "some.jsonl"))
     assert some["metrics"]["accuracy"]["count"] == 20
-    assert [json.loads(line)["label"] for line in Path("some.jsonl").read_text().splitlines()] == ["bee"] * 10 + [
-        "cat"
-    ] * 10
+    assert [json.loads(line)["label"] for line in Path("some.jsonl").read_text().splitlines()] == [
+        "bee"
+    ] * 10 + ["cat"] * 10
     pictures("set/test", {"cow": 3}, 100, 101)
     unknown = cli("eval", "image")
     assert unknown.status == 2
@@ -226,13 +250,25 @@ def test_eval_needs_its_split_alone(cli: Cli) -> None:
     Path("t.tsv").write_text("word\tz\nother\tx\n")
     assert report(cli("eval", "table", "--json"))["metrics"]["accuracy"]["count"] == 2
     Path("t.tsv").write_text("word\tz\nother\tw\n")
-    assert "classes that the checkpoint does not know: 'w'; it knows x, y, z" in cli("eval", "table").err
+    assert (
+        "classes that the checkpoint does not know: 'w'; it knows x, y, z"
+        in cli("eval", "table").err
+    )
     bare = cli("eval", "table", *sets("data.label=null"))
-    assert (bare.status, "the checkpoint tells classes apart, and the data has no labels" in bare.err) == (2, True)
+    assert (
+        bare.status,
+        "the checkpoint tells classes apart, and the data has no labels" in bare.err,
+    ) == (2, True)
     bare = cli("eval", "image", *sets("data.labels=false"))
-    assert (bare.status, "the checkpoint tells classes apart, and the data has no labels" in bare.err) == (2, True)
+    assert (
+        bare.status,
+        "the checkpoint tells classes apart, and the data has no labels" in bare.err,
+    ) == (2, True)
     Path("sounds/d_0.wav").write_bytes(recording(800, 0.05))
-    assert "classes that the checkpoint does not know: 'd'; it knows a, b, c" in cli("eval", "audio").err
+    assert (
+        "classes that the checkpoint does not know: 'd'; it knows a, b, c"
+        in cli("eval", "audio").err
+    )
 
 
 def test_the_same_items_in_other_files_are_counted(cli: Cli) -> None:
@@ -240,15 +276,22 @@ def test_the_same_items_in_other_files_are_counted(cli: Cli) -> None:
     pictures("set/train", shades, 0, 40)
     pictures("set/test", shades, 30, 50)
     trained = cli(
-        "pretrain", spec("image.yaml", "type: image_folder, root: set, val_fraction: 0", model=CNN), "--out", "run"
+        "pretrain",
+        spec("image.yaml", "type: image_folder, root: set, val_fraction: 0", model=CNN),
+        "--out",
+        "run",
     )
-    assert "warning: 10 of 20 images of the test split are also in the training split" in trained.err
+    assert (
+        "warning: 10 of 20 images of the test split are also in the training split" in trained.err
+    )
     text = [f"line {i} of the text\n" for i in range(3000)]
     Path("one.txt").write_text("".join(text))
     Path("two.txt").write_text("".join(text[500:1000]) + "".join(f"new {i}\n" for i in range(1000)))
     decoder = "model: {type: decoder, dim: 8, blocks: [{mixer: {type: attention, num_heads: 2}}]}\n"
     data = "type: text, files: [one.txt], test_files: [two.txt], val_fraction: 0, context: 16, tokenizer: {type: bytes}"
-    trained = cli("pretrain", spec("text.yaml", data, "causal_lm, sample_tokens: 0", decoder), "--out", "text")
+    trained = cli(
+        "pretrain", spec("text.yaml", data, "causal_lm, sample_tokens: 0", decoder), "--out", "text"
+    )
     line = next(line for line in trained.err.splitlines() if "also in the training split" in line)
     both, _, count = line.split()[1:4]
     assert int(both) > 0.2 * int(count)
@@ -262,9 +305,13 @@ def test_items_of_validation_and_test_are_counted(cli: Cli) -> None:
     rows("a.tsv", words(0, 60))
     rows("b.tsv", words(60, 90))
     rows("c.tsv", words(70, 110))
-    trained = cli("pretrain", spec("s.yaml", f"{TABLE}, val: [b.tsv], test: [c.tsv]"), "--out", "run")
+    trained = cli(
+        "pretrain", spec("s.yaml", f"{TABLE}, val: [b.tsv], test: [c.tsv]"), "--out", "run"
+    )
     assert trained.status == 0, trained.err
-    assert "warning: 20 of 40 rows of the test split are also in the validation split" in trained.err
+    assert (
+        "warning: 20 of 40 rows of the test split are also in the validation split" in trained.err
+    )
     assert "also in the training split" not in trained.err
 
 

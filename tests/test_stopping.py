@@ -39,7 +39,11 @@ def came(number: int) -> Callable[..., None]:
     ids=["term", "int", "hup"],
 )
 def test_commands_leave_by_a_signal_with_one_line(
-    number: signal.Signals, status: int, decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals,
+    status: int,
+    decoder_spec: Path,
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """row 7: eval, predict, attend and bench; the handlers that were there are put back."""
     assert cli("pretrain", decoder_spec, "--out", "run", "--set", "train.steps=1").status == 0
@@ -57,7 +61,9 @@ def test_commands_leave_by_a_signal_with_one_line(
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == handlers
 
 
-def test_a_plan_is_stopped_while_it_prepares_its_data(decoder_spec: Path, zygote: Zygote, tmp_path: Path) -> None:
+def test_a_plan_is_stopped_while_it_prepares_its_data(
+    decoder_spec: Path, zygote: Zygote, tmp_path: Path
+) -> None:
     """row 7: `--dry-run` writes nothing, and so there is nothing to go on with."""
     env = {"BIGMODEL_FAILPOINT": "tokenizing:SIGTERM", "XDG_CACHE_HOME": str(tmp_path / "own")}
     ended = zygote.run("pretrain", decoder_spec, "--dry-run", env=env)
@@ -80,7 +86,11 @@ def test_an_evaluation_is_stopped_while_it_prepares_its_data(
     stopped = cli(*words)
     assert stopped.status == 143, stopped.err
     monkeypatch.delenv("BIGMODEL_FAILPOINT")
-    assert [p.name for p in (tmp_path / "own" / "bigmodel" / "tokens").iterdir() if not p.name.endswith(".lock")] == []
+    assert [
+        p.name
+        for p in (tmp_path / "own" / "bigmodel" / "tokens").iterdir()
+        if not p.name.endswith(".lock")
+    ] == []
     assert json.loads(cli(*words).out)["metrics"]["loss"]["count"] > 2000
 
 
@@ -103,7 +113,9 @@ def test_a_signal_does_not_wait_for_the_first_step_to_be_compiled(
         monkeypatch.setenv("BIGMODEL_FAILPOINT", f"train.step:SIGTERM:{turn}")
         again = cli(*words, "--resume")
         assert again.status == 143, again.err
-        assert sorted(p.name for p in Path("run/checkpoints").glob("step-*")) == [f"step-{step:08d}"]
+        assert sorted(p.name for p in Path("run/checkpoints").glob("step-*")) == [
+            f"step-{step:08d}"
+        ]
     monkeypatch.delenv("BIGMODEL_FAILPOINT")
     resumed = cli(*words, "--resume")
     assert digests(Path(resumed.out.strip())) == digests(Path(whole.out.strip()))

@@ -17,7 +17,9 @@ def sh(line: str) -> Result:
     """Run a line of bash in which `bigmodel` is this checkout's."""
     command = f'set -o pipefail; bigmodel() {{ {shlex.quote(sys.executable)} -m bigmodel_cli "$@"; }}; {line}'
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, timeout=120)
+    ended = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, env=environment, timeout=120
+    )
     return Result(ended.returncode, ended.stdout, ended.stderr)
 
 
@@ -26,7 +28,10 @@ def test_a_full_stdout_is_one_message_and_5(words: str) -> None:
     """Row 85."""
     result = sh(f"bigmodel {words} > /dev/full")
     assert result.status == 5
-    assert result.err == "bigmodel: stdout: cannot be written: No space left on device; the result is not shown\n"
+    assert (
+        result.err
+        == "bigmodel: stdout: cannot be written: No space left on device; the result is not shown\n"
+    )
 
 
 @pytest.mark.parametrize("words", ["--help", "models", "schema"])
@@ -38,7 +43,9 @@ def test_a_reader_that_has_gone_is_no_error(words: str) -> None:
 
 def test_closed_streams_take_nothing_from_a_run(decoder_spec: Path) -> None:
     """Row 85: no file of the run gets the number of a closed sequence."""
-    result = sh("bigmodel pretrain decoder.yaml --out run --set train.steps=1 <&- >&- 2>&-; echo $?")
+    result = sh(
+        "bigmodel pretrain decoder.yaml --out run --set train.steps=1 <&- >&- 2>&-; echo $?"
+    )
     assert (result.status, result.out, result.err) == (0, "0\n", "")
     assert json.loads(Path("run/status.json").read_text())["state"] == "done"
     assert all(json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines())

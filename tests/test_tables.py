@@ -42,7 +42,9 @@ train: {steps: 8, batch_size: 8, optimizer: sign, schedule: halves, validate_eve
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.kind)
-def test_a_table_has_each_class_under_its_type_and_the_catalog_lists_it(table: Table[Options]) -> None:
+def test_a_table_has_each_class_under_its_type_and_the_catalog_lists_it(
+    table: Table[Options],
+) -> None:
     assert len(table) >= 2
     for name, options in table.items():
         assert issubclass(options, table.base)
@@ -78,7 +80,9 @@ class Drawing(Options):
     several: list[Annotated[Shape, SHAPES]] = Field([])
 
 
-def test_options_are_chosen_by_type_and_a_class_that_joins_before_the_first_use_is_among_them() -> None:
+def test_options_are_chosen_by_type_and_a_class_that_joins_before_the_first_use_is_among_them() -> (
+    None
+):
     SHAPES["square"] = Square  # as a plugin does
     found = Drawing.model_validate({"one": "round", "several": [{"type": "square", "side": 3}]})
     assert dict(found) == {"one": Round(), "several": [Square(side=3)]}
@@ -119,7 +123,14 @@ def test_a_plugins_task_model_data_optimizer_and_schedule_train_resume_and_are_e
         "eval whole --json --plugin bits.py",
         "check bits.py",
     )
-    assert [status for status, _, _ in (whole, parted, refused, resumed, found, checked)] == [0, 0, 2, 0, 0, 0]
+    assert [status for status, _, _ in (whole, parted, refused, resumed, found, checked)] == [
+        0,
+        0,
+        2,
+        0,
+        0,
+        0,
+    ]
     records = [json.loads(line) for line in Path("whole/metrics.jsonl").read_text().splitlines()]
     assert [r["lr"] for r in records if "lr" in r] == [0.05] * 4 + [0.025] * 4
     assert "optimizer: sign 2 tensors" in whole[2]
@@ -130,7 +141,11 @@ def test_a_plugins_task_model_data_optimizer_and_schedule_train_resume_and_are_e
         "task majority: joins: kept (it has what AnyTaskOptions asks for; what it does is tried with a spec"
         in checked[1]
     )
-    for line in ("optimizer sign: saved: kept", "optimizer sign: sums: kept", "schedule halves: factors: kept"):
+    for line in (
+        "optimizer sign: saved: kept",
+        "optimizer sign: sums: kept",
+        "schedule halves: factors: kept",
+    ):
         assert line in checked[1]
     without = cli("eval", "whole")
     assert without.status == 2
@@ -175,21 +190,32 @@ def test_promises_of_optimizers_and_schedules_that_are_not_kept_are_told() -> No
     assert "sums: NOT KEPT (sums move otherwise than means" in lines
     assert "saved: NOT KEPT (a resumed run moves the weights otherwise" in lines
     (finding,) = check_other("schedule", EndlessOptions())
-    assert finding.line().startswith("factors: NOT KEPT (step 0 of 1 has the factor -1.0; return a finite number")
+    assert finding.line().startswith(
+        "factors: NOT KEPT (step 0 of 1 has the factor -1.0; return a finite number"
+    )
 
 
-@pytest.mark.parametrize(("kind", "type"), [(t.kind, type) for t in (OPTIMIZERS, SCHEDULES) for type in t])
-def test_every_optimizer_and_schedule_of_the_package_keeps_its_promises(kind: str, type: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "type"), [(t.kind, type) for t in (OPTIMIZERS, SCHEDULES) for type in t]
+)
+def test_every_optimizer_and_schedule_of_the_package_keeps_its_promises(
+    kind: str, type: str
+) -> None:
     table = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}[kind]
-    assert all(finding.kept for finding in check_other(kind, table[type].model_validate({"type": type})))
+    assert all(
+        finding.kept for finding in check_other(kind, table[type].model_validate({"type": type}))
+    )
 
 
-def test_training_refuses_a_plugins_optimizer_that_does_not_keep_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_refuses_a_plugins_optimizer_that_does_not_keep_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(plugins, "_ORIGINS", {ForgetfulOptions: ("optimizer", Path("own.py"))})
     train = TrainOptions.model_construct(steps=1, optimizer=ForgetfulOptions())
     spec = SimpleNamespace(model=CNNOptions.model_construct(layers=[]), train=train)
     with pytest.raises(
-        SpecError, match=r"^train\.optimizer: forgetful \(own\.py\) does not keep what an optimizer promises"
+        SpecError,
+        match=r"^train\.optimizer: forgetful \(own\.py\) does not keep what an optimizer promises",
     ):
         check_plugins(spec)
 
@@ -201,7 +227,8 @@ def test_what_a_plugins_class_lacks_is_said_with_its_line(monkeypatch: pytest.Mo
     )
     monkeypatch.setenv(plugins.VARIABLE, json.dumps([["half.py", str(Path("half.py").resolve())]]))
     with pytest.raises(
-        SpecError, match=r"^half\.py:4: PARTS: HalfOptions lacks build, output, as bigmodel_cli\.tasks\.base"
+        SpecError,
+        match=r"^half\.py:4: PARTS: HalfOptions lacks build, output, as bigmodel_cli\.tasks\.base",
     ):
         plugins.join(TABLES)
     assert "half" not in TASKS
@@ -210,7 +237,8 @@ def test_what_a_plugins_class_lacks_is_said_with_its_line(monkeypatch: pytest.Mo
         type: Literal["loose"] = "loose"
 
     with pytest.raises(
-        SpecError, match=r"Loose is no subclass of bigmodel_cli\.tasks\.base\.AnyTaskOptions: it lacks .*build"
+        SpecError,
+        match=r"Loose is no subclass of bigmodel_cli\.tasks\.base\.AnyTaskOptions: it lacks .*build",
     ):
         plugins._name("loose.py", Loose, AnyTaskOptions)
 

@@ -41,7 +41,12 @@ def words() -> Tokenizer:
     from tokenizers import Tokenizer as Library
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
-    options = {"vocab_size": 40, "show_progress": False, "unk_token": "<unk>", "special_tokens": ["<unk>"]}
+    options = {
+        "vocab_size": 40,
+        "show_progress": False,
+        "unk_token": "<unk>",
+        "special_tokens": ["<unk>"],
+    }
     library = Library(models.Unigram())
     library.pre_tokenizer, library.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     library.train_from_iterator([TEXT * 3], trainers.UnigramTrainer(**options))
@@ -53,11 +58,17 @@ def words() -> Tokenizer:
     [ByteTokenizer, lambda: CharacterTokenizer(TEXT, end=True), bpe, words],
     ids=["bytes", "characters", "bpe", "unigram"],
 )
-def test_pieces_together_are_the_text_and_none_ends_within_a_character(make: Callable[[], Tokenizer]) -> None:
+def test_pieces_together_are_the_text_and_none_ends_within_a_character(
+    make: Callable[[], Tokenizer],
+) -> None:
     tokenizer, rng = make(), random.Random(0)
     for trial in range(40):
         prompt = tokenizer.encode(TEXT[: rng.randrange(len(TEXT))])
-        told = rng.choices(range(tokenizer.vocab_size), k=90) if trial % 2 else tokenizer.encode(TEXT * 4)
+        told = (
+            rng.choices(range(tokenizer.vocab_size), k=90)
+            if trial % 2
+            else tokenizer.encode(TEXT * 4)
+        )
         pieces = Pieces(tokenizer, prompt)
         shown = [pieces.add(token) for token in told]
         whole = added_text(tokenizer, prompt, told)
@@ -114,14 +125,19 @@ def test_a_terminal_gets_the_prompt_and_the_text_of_the_record(
 
 
 def test_several_prompts_stand_apart_and_are_as_in_a_pipe(
-    decoder: Path, cli: Cli, terminal: Callable[..., tuple[int, str]], capfd: pytest.CaptureFixture[str]
+    decoder: Path,
+    cli: Cli,
+    terminal: Callable[..., tuple[int, str]],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     words = ("predict", decoder, "a", "", "漢字", "--max-tokens", 7, "--temperature", 0)
     first, failed, second = map(json.loads, cli(*words).out.splitlines())
     status, shown = terminal(*words, NO_COLOR="1")
     assert shown.replace("\\x1b", "\x1b") == f"a{first['text']}\n----------\n漢字{second['text']}\n"
     assert (status, failed["error"] in capfd.readouterr().err) == (3, True)
-    found = json.loads(cli("predict", decoder, "a", "--n-best", 2, "--max-tokens", 5).out)["hypotheses"]
+    found = json.loads(cli("predict", decoder, "a", "--n-best", 2, "--max-tokens", 5).out)[
+        "hypotheses"
+    ]
     _, shown = terminal("predict", decoder, "a", "--n-best", 2, "--max-tokens", 5, NO_COLOR="1")
     assert shown.replace("\\x1b", "\x1b") == "".join(
         f"----- score {h['score']:.4f} -----\na{h['text']}\n" for h in found

@@ -40,7 +40,9 @@ class Child:
     def wait(self, timeout: float = 60) -> Ended:
         """Wait for the end; a process that does not end is killed, and fails the test."""
         status = self.zygote.ask({"wait": self.pid, "timeout": timeout})["status"]
-        out, err = (path.read_text() if path.exists() else "" for path in (self.out, self.err))  # none: killed at once
+        out, err = (
+            path.read_text() if path.exists() else "" for path in (self.out, self.err)
+        )  # none: killed at once
         assert status is not None, f"no end within {timeout} s:\n{err}"
         return Ended(status, out, err)
 
@@ -82,16 +84,24 @@ class Zygote:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def start(self, *arguments: object, env: dict[str, str] | None = None, limit: int | None = None) -> Child:
+    def start(
+        self, *arguments: object, env: dict[str, str] | None = None, limit: int | None = None
+    ) -> Child:
         """Start `bigmodel` with these arguments in the current folder; `limit` is the largest file that it may write."""
         self.count += 1
         out, err = self.folder / f"{self.count}.out", self.folder / f"{self.count}.err"
         named = {k: v for k, v in os.environ.items() if k.startswith(("BIGMODEL", "XDG"))}
-        request = {"argv": [str(a) for a in arguments], "cwd": os.getcwd(), "env": {**named, **(env or {})}}
+        request = {
+            "argv": [str(a) for a in arguments],
+            "cwd": os.getcwd(),
+            "env": {**named, **(env or {})},
+        }
         answer = self.ask({**request, "out": str(out), "err": str(err), "limit": limit})
         return Child(self, answer["pid"], out, err)
 
-    def run(self, *arguments: object, env: dict[str, str] | None = None, limit: int | None = None) -> Ended:
+    def run(
+        self, *arguments: object, env: dict[str, str] | None = None, limit: int | None = None
+    ) -> Ended:
         """Start it and wait for its end."""
         return self.start(*arguments, env=env, limit=limit).wait()
 
@@ -133,7 +143,9 @@ def serve() -> None:
             found = os.waitid(os.P_PID, request["ended"], os.WEXITED | os.WNOHANG | os.WNOWAIT)
             answer["ended"] = found is not None
         else:
-            signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # what comes before the command begins waits for it
+            signal.pthread_sigmask(
+                signal.SIG_BLOCK, STOPPING
+            )  # what comes before the command begins waits for it
             pid = os.fork()
             if pid == 0:
                 become(request)

@@ -10,11 +10,19 @@ import typer
 # Typer evaluates these at run time, so they are written for it: Optional, not `X | None`, reads well in its help.
 SpecPath = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Argument(metavar="SPEC", help="The spec, a YAML file; left out with --resume --out RUN.", show_default=False),
+    typer.Argument(
+        metavar="SPEC",
+        help="The spec, a YAML file; left out with --resume --out RUN.",
+        show_default=False,
+    ),
 ]
 TaskSpec = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Argument(metavar="SPEC", help="A spec; sections left out come from the checkpoint.", show_default=False),
+    typer.Argument(
+        metavar="SPEC",
+        help="A spec; sections left out come from the checkpoint.",
+        show_default=False,
+    ),
 ]
 Source = Annotated[
     Optional[str],  # noqa: UP045
@@ -35,7 +43,11 @@ Checkpoint = Annotated[
 ]
 Set = Annotated[
     Optional[list[str]],  # noqa: UP045
-    typer.Option("--set", metavar="KEY=VALUE", help="Override an option by its path, e.g. --set train.steps=100."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override an option by its path, e.g. --set train.steps=100.",
+    ),
 ]
 
 
@@ -59,11 +71,16 @@ Plugin = Annotated[
     ),
 ]
 PluginFile = Annotated[
-    Path, typer.Argument(metavar="FILE", help="A Python file with parts. It is run.", show_default=False)
+    Path,
+    typer.Argument(metavar="FILE", help="A Python file with parts. It is run.", show_default=False),
 ]
 SetPart = Annotated[
     Optional[list[str]],  # noqa: UP045
-    typer.Option("--set", metavar="OPTION=VALUE", help="An option of the parts to try them with, e.g. --set heads=4."),
+    typer.Option(
+        "--set",
+        metavar="OPTION=VALUE",
+        help="An option of the parts to try them with, e.g. --set heads=4.",
+    ),
 ]
 Out = Annotated[
     Optional[Path],  # noqa: UP045
@@ -72,14 +89,20 @@ Out = Annotated[
         show_default=False,
     ),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run after its last checkpoint, exactly.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the run after its last checkpoint, exactly.")
+]
 AcceptData = Annotated[
     bool,
-    typer.Option("--accept-data", help="With --resume: go on though the data has changed; that is recorded."),
+    typer.Option(
+        "--accept-data", help="With --resume: go on though the data has changed; that is recorded."
+    ),
 ]
 Device = Annotated[
     str,
-    typer.Option(help="auto, cpu, cuda, cuda:N or mps, e.g. --device cuda. auto: CUDA, else MPS, else the CPU."),
+    typer.Option(
+        help="auto, cpu, cuda, cuda:N or mps, e.g. --device cuda. auto: CUDA, else MPS, else the CPU."
+    ),
 ]
 Precision = Annotated[
     Optional[str],  # noqa: UP045
@@ -90,9 +113,16 @@ Precision = Annotated[
 ]
 Seed = Annotated[
     Optional[int],  # noqa: UP045
-    typer.Option(help="The run's seed, e.g. --seed 1; the same as --set train.seed=1.", show_default=False),
+    typer.Option(
+        help="The run's seed, e.g. --seed 1; the same as --set train.seed=1.", show_default=False
+    ),
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Show shapes, parameters, FLOPs, memory and steps; train nothing.")
+    bool,
+    typer.Option(
+        "--dry-run", help="Show shapes, parameters, FLOPs, memory and steps; train nothing."
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of text.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout instead of text.")
+]

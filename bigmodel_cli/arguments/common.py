@@ -36,7 +36,14 @@ class Start:
         from bigmodel_cli.train.session import Request
 
         return Request(
-            *(self.name, self.out, self.resume, self.device, tuple(self.overrides), self.accept_data),
+            *(
+                self.name,
+                self.out,
+                self.resume,
+                self.device,
+                tuple(self.overrides),
+                self.accept_data,
+            ),
             *(self.command, ("bigmodel", *sys.argv[1:]), tuple(self.plugins or ())),
         )
 
@@ -57,13 +64,19 @@ def run_training(spec: Any, start: Start) -> None:
         from bigmodel_cli.train.session import train
 
         if start.dry_run:
-            plan(spec, start.device, lambda found: print_result(found.to_json() if start.json else found.to_text()))
+            plan(
+                spec,
+                start.device,
+                lambda found: print_result(found.to_json() if start.json else found.to_text()),
+            )
             return
         path = train(spec, start.request(), signals)
         print_result({"checkpoint": str(path)} if start.json else str(path))
 
 
-def need_run(command: str, spec: Path | None, out: Path | None, resume: bool, dry_run: bool) -> None:
+def need_run(
+    command: str, spec: Path | None, out: Path | None, resume: bool, dry_run: bool
+) -> None:
     """Without a spec to pretrain, or a checkpoint to finetune, there must be a run that knows its own. Raises `SpecError`."""
     from bigmodel_cli.errors import SpecError
 
@@ -76,12 +89,17 @@ def need_run(command: str, spec: Path | None, out: Path | None, resume: bool, dr
         )
 
 
-def collect_overrides(values: list[str] | None, precision: str | None, seed: int | None) -> list[Change]:
+def collect_overrides(
+    values: list[str] | None, precision: str | None, seed: int | None
+) -> list[Change]:
     """The --set overrides, with --precision and --seed as the overrides that they stand for."""
     from bigmodel_cli.overrides import Override
 
     named = (("precision", precision), ("seed", seed))
-    return [*(values or []), *(Override(f"train.{n}", v, f"--{n}") for n, v in named if v is not None)]
+    return [
+        *(values or []),
+        *(Override(f"train.{n}", v, f"--{n}") for n, v in named if v is not None),
+    ]
 
 
 def refuse(where: str, options: Mapping[str, object]) -> None:
@@ -105,9 +123,17 @@ def resolve_checkpoint(text: str, with_inputs: bool = False) -> Path:
 
     line = os.fsdecode(sys.stdin.buffer.readline().strip())  # what follows it stays for `predict`
     if not line:
-        raise SpecError("'-': no checkpoint's path came on stdin; did the command before the pipe fail?")
-    if not with_inputs and not sys.stdin.isatty() and (rest := sys.stdin.buffer.read().strip().splitlines()):
-        say(f"note: '-' is the first line of stdin; {len(rest)} more are left out (| xargs -n 1 takes each by itself)")
+        raise SpecError(
+            "'-': no checkpoint's path came on stdin; did the command before the pipe fail?"
+        )
+    if (
+        not with_inputs
+        and not sys.stdin.isatty()
+        and (rest := sys.stdin.buffer.read().strip().splitlines())
+    ):
+        say(
+            f"note: '-' is the first line of stdin; {len(rest)} more are left out (| xargs -n 1 takes each by itself)"
+        )
     return Path(line)
 
 
@@ -116,7 +142,9 @@ def all_of_stdin(names: list[str]) -> list[str]:
     if "-" not in names:
         return names
     lines = [os.fsdecode(line) for line in sys.stdin.buffer.read().splitlines() if line.strip()]
-    return [name for given in names for name in (with_a_first(iter(lines)) if given == "-" else [given])]
+    return [
+        name for given in names for name in (with_a_first(iter(lines)) if given == "-" else [given])
+    ]
 
 
 def with_a_first(lines: Iterator[str]) -> Iterator[str]:
@@ -125,7 +153,9 @@ def with_a_first(lines: Iterator[str]) -> Iterator[str]:
 
     first = next(lines, None)
     if first is None:
-        raise SpecError("no input is named, and stdin is empty; give inputs as arguments, or one on each line of stdin")
+        raise SpecError(
+            "no input is named, and stdin is empty; give inputs as arguments, or one on each line of stdin"
+        )
     return chain([first], lines)
 
 

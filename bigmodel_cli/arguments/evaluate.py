@@ -11,7 +11,9 @@ import typer
 AnyCheckpoint = Annotated[
     Optional[str],  # noqa: UP045
     typer.Argument(
-        metavar="CKPT", help="A checkpoint or run directory; '-' reads the path from stdin.", show_default=False
+        metavar="CKPT",
+        help="A checkpoint or run directory; '-' reads the path from stdin.",
+        show_default=False,
     ),
 ]
 SplitName = Annotated[
@@ -23,12 +25,18 @@ SplitName = Annotated[
 ]
 Samples = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option(metavar="FILE", help="Write every item with answer and scores as JSON Lines.", show_default=False),
+    typer.Option(
+        metavar="FILE",
+        help="Write every item with answer and scores as JSON Lines.",
+        show_default=False,
+    ),
 ]
 Compare = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
-        metavar="CKPT2", help="Test the difference to a second checkpoint on the same items.", show_default=False
+        metavar="CKPT2",
+        help="Test the difference to a second checkpoint on the same items.",
+        show_default=False,
     ),
 ]
 Confusion = Annotated[
@@ -37,12 +45,18 @@ Confusion = Annotated[
 ]
 Rescore = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option(metavar="FILE", help="Score a file of --predictions again, without a model.", show_default=False),
+    typer.Option(
+        metavar="FILE",
+        help="Score a file of --predictions again, without a model.",
+        show_default=False,
+    ),
 ]
 Tasks = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(
-        help="Run tasks of lm-evaluation-harness, e.g. --tasks hellaswag,arc_easy.", metavar="NAMES", show_default=False
+        help="Run tasks of lm-evaluation-harness, e.g. --tasks hellaswag,arc_easy.",
+        metavar="NAMES",
+        show_default=False,
     ),
 ]
 Include = Annotated[
@@ -55,7 +69,11 @@ Include = Annotated[
 ]
 Limit = Annotated[
     Optional[int],  # noqa: UP045
-    typer.Option(min=1, help="With --tasks: stop each after so many items, e.g. --limit 100.", show_default=False),
+    typer.Option(
+        min=1,
+        help="With --tasks: stop each after so many items, e.g. --limit 100.",
+        show_default=False,
+    ),
 ]
 Metric = Annotated[
     Optional[list[str]],  # noqa: UP045

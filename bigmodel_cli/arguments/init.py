@@ -8,7 +8,10 @@ from typing import Annotated, Optional
 import typer
 
 NewName = Annotated[
-    str, typer.Argument(metavar="NAME", help="The new spec's name; NAME.yaml is written.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="NAME", help="The new spec's name; NAME.yaml is written.", show_default=False
+    ),
 ]
 Like = Annotated[
     Optional[str],  # noqa: UP045
@@ -30,9 +33,19 @@ OwnData = Annotated[
 ]
 TextColumn = Annotated[
     Optional[list[str]],  # noqa: UP045
-    typer.Option("--text", metavar="COLUMN", help="The table's column of text; twice for two.", show_default=False),
+    typer.Option(
+        "--text",
+        metavar="COLUMN",
+        help="The table's column of text; twice for two.",
+        show_default=False,
+    ),
 ]
 LabelColumn = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option("--label", metavar="COLUMN", help="The table's column of labels; '' for none.", show_default=False),
+    typer.Option(
+        "--label",
+        metavar="COLUMN",
+        help="The table's column of labels; '' for none.",
+        show_default=False,
+    ),
 ]

@@ -8,7 +8,9 @@ from typing import Annotated, Optional
 import typer
 
 # Optional, not `X | None`: see __init__.py.
-Input = Annotated[str, typer.Argument(metavar="INPUT", help="A text, or an image's path.", show_default=False)]
+Input = Annotated[
+    str, typer.Argument(metavar="INPUT", help="A text, or an image's path.", show_default=False)
+]
 Layer = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(
@@ -25,7 +27,10 @@ Head = Annotated[
 ]
 Picture = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option(help="The picture, e.g. --out heads.png or heads.pdf. [default: attend.png]", show_default=False),
+    typer.Option(
+        help="The picture, e.g. --out heads.png or heads.pdf. [default: attend.png]",
+        show_default=False,
+    ),
 ]
 Targets = Annotated[
     Optional[list[str]],  # noqa: UP045
@@ -35,4 +40,6 @@ Targets = Annotated[
         show_default=False,
     ),
 ]
-Seconds = Annotated[float, typer.Option(min=0.1, help="How long each network is timed, e.g. --seconds 10.")]
+Seconds = Annotated[
+    float, typer.Option(min=0.1, help="How long each network is timed, e.g. --seconds 10.")
+]

@@ -21,7 +21,9 @@ Inputs = Annotated[
 ]
 Top = Annotated[
     Optional[int],  # noqa: UP045
-    typer.Option(min=1, help="Labels shown for each item, e.g. --top 5. [default: 3]", show_default=False),
+    typer.Option(
+        min=1, help="Labels shown for each item, e.g. --top 5. [default: 3]", show_default=False
+    ),
 ]
 MaxTokens = Annotated[
     Optional[int],  # noqa: UP045
@@ -42,7 +44,9 @@ Temperature = Annotated[
         show_default=False,
     ),
 ]
-TopK = Annotated[int, typer.Option(min=0, help="Draw from the k likeliest tokens; 0: from all, e.g. --top-k 50.")]
+TopK = Annotated[
+    int, typer.Option(min=0, help="Draw from the k likeliest tokens; 0: from all, e.g. --top-k 50.")
+]
 TopP = Annotated[
     float,
     typer.Option(
@@ -54,12 +58,17 @@ TopP = Annotated[
 MinP = Annotated[
     float,
     typer.Option(
-        min=0, max=1, help="Draw from tokens with this part of the likeliest one's probability, e.g. --min-p 0.05."
+        min=0,
+        max=1,
+        help="Draw from tokens with this part of the likeliest one's probability, e.g. --min-p 0.05.",
     ),
 ]
 RepetitionPenalty = Annotated[
     float,
-    typer.Option(min=0.01, help="Above 1, tokens that were there become less likely, e.g. --repetition-penalty 1.2."),
+    typer.Option(
+        min=0.01,
+        help="Above 1, tokens that were there become less likely, e.g. --repetition-penalty 1.2.",
+    ),
 ]
 Beams = Annotated[
     Optional[int],  # noqa: UP045
@@ -73,11 +82,19 @@ Beams = Annotated[
 LengthPenalty = Annotated[
     Optional[float],  # noqa: UP045
     typer.Option(
-        min=0, help="How far the search prefers longer texts, e.g. 0.6. [default: the task's]", show_default=False
+        min=0,
+        help="How far the search prefers longer texts, e.g. 0.6. [default: the task's]",
+        show_default=False,
     ),
 ]
-NBest = Annotated[int, typer.Option(min=1, max=MOST_BEAMS, help="Hypotheses shown for each input, e.g. --n-best 3.")]
+NBest = Annotated[
+    int,
+    typer.Option(min=1, max=MOST_BEAMS, help="Hypotheses shown for each input, e.g. --n-best 3."),
+]
 DrawSeed = Annotated[int, typer.Option(min=0, help="Of the drawing, e.g. --seed 1.")]
 JsonLines = Annotated[
-    bool, typer.Option("--json", help="Print JSON Lines on a terminal too, where a continued text is text.")
+    bool,
+    typer.Option(
+        "--json", help="Print JSON Lines on a terminal too, where a continued text is text."
+    ),
 ]

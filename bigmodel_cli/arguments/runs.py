@@ -19,7 +19,10 @@ Runs = Annotated[
 ]
 CompareRuns = Annotated[
     bool,
-    typer.Option("--compare", help="A column for each run: options that differ, best and last metrics; and a plot."),
+    typer.Option(
+        "--compare",
+        help="A column for each run: options that differ, best and last metrics; and a plot.",
+    ),
 ]
 Plot = Annotated[
     Optional[Path],  # noqa: UP045

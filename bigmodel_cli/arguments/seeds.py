@@ -25,7 +25,9 @@ Seeds = Annotated[
 ]
 
 
-def run_seeds(seeds: str, seed: int | None, load: Callable[[Sequence[Change]], Any], start: Start) -> None:
+def run_seeds(
+    seeds: str, seed: int | None, load: Callable[[Sequence[Change]], Any], start: Start
+) -> None:
     """Train a run for each of the seeds; `load` gives the spec with a change. A dry run shows one, since they are alike.
 
     Raises `NumericsError` where the loss of a run was not finite, when the others are done and shown.
@@ -54,10 +56,14 @@ def _numbers(text: str, overrides: Sequence[Change]) -> list[int]:
 
     words = [word.strip() for word in text.split(",")]
     if not all(word.isascii() and word.isdigit() and len(word) < 20 for word in words):
-        raise SpecError(f"--seeds {text}: not whole numbers with commas between them, such as 0,1,2")
+        raise SpecError(
+            f"--seeds {text}: not whole numbers with commas between them, such as 0,1,2"
+        )
     numbers = [int(word) for word in words]
     if twice := [number for number in numbers if numbers.count(number) > 1]:
-        raise SpecError(f"--seeds {text}: {twice[0]} is given twice; it would be the same run again")
+        raise SpecError(
+            f"--seeds {text}: {twice[0]} is given twice; it would be the same run again"
+        )
     if "train.seed" in map(key_of, overrides):
         raise SpecError("--set train.seed has no effect beside --seeds; leave one of them out")
     return numbers
@@ -70,12 +76,22 @@ def _report(outcomes: Sequence[Any], json: bool) -> None:
     from bigmodel_cli.runs import as_text, read_run
     from bigmodel_cli.runs.seeds import figures, seeds_table
 
-    done = {outcome.seed: outcome.checkpoint for outcome in outcomes if outcome.checkpoint is not None}
+    done = {
+        outcome.seed: outcome.checkpoint for outcome in outcomes if outcome.checkpoint is not None
+    }
     runs = {seed: read_run(path.parent.parent) for seed, path in done.items()}
     if json and done:
-        metrics = {title: {**f.summary(), "values": dict(f.values)} for title, f in figures(runs).items()}
+        metrics = {
+            title: {**f.summary(), "values": dict(f.values)} for title, f in figures(runs).items()
+        }
         failed = {outcome.seed: outcome.fault for outcome in outcomes if outcome.fault}
-        print_result({"checkpoints": {seed: str(path) for seed, path in done.items()}, "metrics": metrics, "failed": failed})
+        print_result(
+            {
+                "checkpoints": {seed: str(path) for seed, path in done.items()},
+                "metrics": metrics,
+                "failed": failed,
+            }
+        )
     elif done and sys.stdout.isatty():
         print_result(as_text(*seeds_table(runs)))
     elif done:
@@ -83,4 +99,6 @@ def _report(outcomes: Sequence[Any], json: bool) -> None:
         print_result("\n".join(str(path) for path in done.values()))
     lost = [str(outcome.seed) for outcome in outcomes if outcome.fault]
     if lost:
-        raise NumericsError(f"--seeds: {len(lost)} of {len(outcomes)} runs had no finite loss (seed {', '.join(lost)})")
+        raise NumericsError(
+            f"--seeds: {len(lost)} of {len(outcomes)} runs had no finite loss (seed {', '.join(lost)})"
+        )

@@ -30,7 +30,9 @@ class AttendResult:
     values: dict[str, Any] = field(default_factory=dict)
 
 
-def attend(loaded: Loaded, source: str, out: Path | None, layer: int | None, head: int | None, color: bool) -> AttendResult:
+def attend(
+    loaded: Loaded, source: str, out: Path | None, layer: int | None, head: int | None, color: bool
+) -> AttendResult:
     """AttendResult at what the model does with `source`: a text for a decoder, an image's path for a classifier.
 
     The picture is written to `out` (attend.png when None). Raises `DataError` for input that cannot be read, and `SpecError`
@@ -43,12 +45,18 @@ def attend(loaded: Loaded, source: str, out: Path | None, layer: int | None, hea
     return _attend_text(loaded, source, picture, layer, head, color)
 
 
-def _attend_text(loaded: Loaded, text: str, picture: Path, layer: int | None, head: int | None, color: bool) -> AttendResult:
+def _attend_text(
+    loaded: Loaded, text: str, picture: Path, layer: int | None, head: int | None, color: bool
+) -> AttendResult:
     if loaded.model.is_encoder_decoder:
-        raise SpecError("attend looks into networks of one side, and this one reads a source and writes a target")
+        raise SpecError(
+            "attend looks into networks of one side, and this one reads a source and writes a target"
+        )
     kind = input_of(loaded.info)
     if kind.in_files:
-        raise SpecError("attend shows texts and pictures; of sound, those of one length (data.seconds)")
+        raise SpecError(
+            "attend shows texts and pictures; of sound, those of one length (data.seconds)"
+        )
     tokenizer, options = load_tokenizer(loaded.assets), loaded.spec.data
     reader: Reader
     if loaded.model.can_generate:
@@ -63,11 +71,15 @@ def _attend_text(loaded: Loaded, text: str, picture: Path, layer: int | None, he
     heads = record_heads(loaded.model, loaded.model.arguments(batch), labels)
     check_choice(heads, layer, head)
     last = len(heads.layers) - 1
-    layers = range(last + 1) if layer is None and head is None else [last if layer is None else layer]
+    layers = (
+        range(last + 1) if layer is None and head is None else [last if layer is None else layer]
+    )
     title = f"{loaded.name} ({loaded.spec.model.type}), attention in: {' '.join(text.split())}"
     draw_heads(heads, layers, head, title, picture)
     shown = show_heads(heads, layers[-1], head, color)
-    return AttendResult(shown, picture, {**heads.to_json(), **({"truncated": True} if truncated else {})})
+    return AttendResult(
+        shown, picture, {**heads.to_json(), **({"truncated": True} if truncated else {})}
+    )
 
 
 def name_tokens(tokenizer: Tokenizer, tokens: list[int]) -> list[str]:
@@ -78,17 +90,23 @@ def name_tokens(tokenizer: Tokenizer, tokens: list[int]) -> list[str]:
         if token in (tokenizer.start_of_text, tokenizer.end_of_text):
             names.append("<start>" if token == tokenizer.start_of_text and not place else "<end>")
             continue
-        texts = [tokenizer.decode(tokens[place : place + count]) for count in range(1, MOST_PARTS + 1)]
+        texts = [
+            tokenizer.decode(tokens[place : place + count]) for count in range(1, MOST_PARTS + 1)
+        ]
         whole = next((count for count, text in enumerate(texts, 1) if "\ufffd" not in text), 1)
         text = texts[whole - 1]
-        names += [text] if whole == 1 else [f"{text}·{part}/{whole}" for part in range(1, whole + 1)]
+        names += (
+            [text] if whole == 1 else [f"{text}·{part}/{whole}" for part in range(1, whole + 1)]
+        )
     return names
 
 
 def _attend_image(loaded: Loaded, path: Path, picture: Path, color: bool) -> AttendResult:
     reader = input_of(loaded.info).reader(loaded.spec.data, loaded.assets)
     image = reader.batch([reader.read(str(path), "the image")[0]])["image"].to(loaded.device)
-    cam: Heat = (grad_cam if loaded.model.grid is None else rollout)(loaded.model, image, loaded.info, loaded.task)
+    cam: Heat = (grad_cam if loaded.model.grid is None else rollout)(
+        loaded.model, image, loaded.info, loaded.task
+    )
     if cam.note:
         say(f"warning: {cam.note}")
     title = f"{loaded.name} ({loaded.spec.model.type}): {path.name}, {cam.caption}"
@@ -99,7 +117,9 @@ def _attend_image(loaded: Loaded, path: Path, picture: Path, color: bool) -> Att
 def check_choice(heads: Heads, layer: int | None, head: int | None) -> None:
     """Raise `SpecError` for a layer or head that the model does not have."""
     if layer is not None and not 0 <= layer < len(heads.layers):
-        raise SpecError(f"--layer {layer}: the layers with attention are 0 to {len(heads.layers) - 1}")
+        raise SpecError(
+            f"--layer {layer}: the layers with attention are 0 to {len(heads.layers) - 1}"
+        )
     count = heads.weights[layer if layer is not None else -1].shape[0]
     if head is not None and not 0 <= head < count:
         raise SpecError(f"--head {head}: the heads of that layer are 0 to {count - 1}")

@@ -35,7 +35,9 @@ class Heat:
     @property
     def caption(self) -> str:
         """What the model says of the image."""
-        return f"{self.label}: " + (f"{100 * self.probability:.1f} %" if self.value is None else f"{self.value:.6g}")
+        return f"{self.label}: " + (
+            f"{100 * self.probability:.1f} %" if self.value is None else f"{self.value:.6g}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -54,7 +56,9 @@ def grad_cam(model: Model, image: Tensor, info: DatasetInfo, task: Task | None =
     the image's size.
     """
     layer = model.last_feature_layer()
-    kept: list[Tensor] = []  # not copies: what is done to a map in place (DenseNet's last ReLU) belongs to it
+    kept: list[
+        Tensor
+    ] = []  # not copies: what is done to a map in place (DenseNet's last ReLU) belongs to it
     hook = layer.register_forward_hook(lambda module, inputs, output: kept.append(output))
     try:
         with torch.enable_grad():
@@ -74,7 +78,9 @@ def likeliest(info: DatasetInfo) -> Task:
     return build_task(ClassificationOptions(), info)
 
 
-def heat_over(image: Tensor, heat: Tensor, logits: Tensor, info: DatasetInfo, task: Task | None, method: str) -> Heat:
+def heat_over(
+    image: Tensor, heat: Tensor, logits: Tensor, info: DatasetInfo, task: Task | None, method: str
+) -> Heat:
     """A map (1, 1, h, w) at the size of a normalised image (1, C, H, W), its greatest value 1, beside the image's own pixels."""
     task = task or likeliest(info)
     _, label, said = task.foremost(logits)
@@ -89,8 +95,12 @@ def heat_over(image: Tensor, heat: Tensor, logits: Tensor, info: DatasetInfo, ta
         )
     else:
         if not bool(heat.max() > 0):
-            note = "nowhere does the network's last map speak for this class: the heat is 0 everywhere"
-        whole = F.interpolate(heat, size=(height, width), mode="bilinear", align_corners=False)[0, 0]
+            note = (
+                "nowhere does the network's last map speak for this class: the heat is 0 everywhere"
+            )
+        whole = F.interpolate(heat, size=(height, width), mode="bilinear", align_corners=False)[
+            0, 0
+        ]
         whole = (whole / whole.max().clamp(min=1e-12)).cpu()
     value = None if task.of_probability else said
     pixels = kind.pixels_of(image[0].cpu())

@@ -26,7 +26,10 @@ class Heads:
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         named = zip(self.layers, self.weights, strict=True)
-        return {"tokens": self.tokens, "layers": [{"name": n, "weights": w.tolist()} for n, w in named]}
+        return {
+            "tokens": self.tokens,
+            "layers": [{"name": n, "weights": w.tolist()} for n, w in named],
+        }
 
 
 def record_heads(model: Module, inputs: Sequence[Tensor], labels: list[str]) -> Heads:
@@ -46,7 +49,9 @@ def record(model: Module, *inputs: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     recorded: dict[str, Tensor] = {}
     try:
         for name, module in found.items():
-            module.probe = lambda weights, name=name: recorded.__setitem__(name, weights[0].float().cpu())
+            module.probe = lambda weights, name=name: recorded.__setitem__(
+                name, weights[0].float().cpu()
+            )
         with torch.inference_mode():
             output: Tensor = model(*inputs)
     finally:

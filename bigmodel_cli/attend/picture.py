@@ -20,7 +20,9 @@ MOST_INCHES = 16.0
 TICKS = (0.01, 0.05, 0.1, 0.25, 0.5)
 
 
-def draw_heads(heads: Heads, layers: Sequence[int], head: int | None, title: str, path: Path) -> None:
+def draw_heads(
+    heads: Heads, layers: Sequence[int], head: int | None, title: str, path: Path
+) -> None:
     """A grid of maps: a row for each of the layers, a column for each head, or for one; every token is named, or every few."""
     from matplotlib import colormaps
     from matplotlib.colors import PowerNorm
@@ -44,14 +46,18 @@ def draw_heads(heads: Heads, layers: Sequence[int], head: int | None, title: str
             if number >= len(heads.weights[row]):
                 axes.set_axis_off()
                 continue
-            image = axes.imshow(heads.weights[row][number].numpy(), cmap=colours, norm=norm, interpolation="nearest")
+            image = axes.imshow(
+                heads.weights[row][number].numpy(), cmap=colours, norm=norm, interpolation="nearest"
+            )
             _name_axes(axes, names, step, left=number == columns[0], below=row == layers[-1])
             axes.set_title(f"head {number}" if row == layers[0] else "", fontsize=9)
         line[0].set_ylabel(heads.layers[row], fontsize=9)
     every = f" (one in {step} is named)" if step > 1 else ""
     figure.supxlabel(f"position looked at{every}", fontsize=9)
     figure.supylabel(f"position that looks{every}", fontsize=9)
-    bar = figure.colorbar(image, ax=grid, extend="min" if least < 0 else "neither", fraction=0.05, pad=0.02)
+    bar = figure.colorbar(
+        image, ax=grid, extend="min" if least < 0 else "neither", fraction=0.05, pad=0.02
+    )
     ticks = [0, *(tick for tick in TICKS if tick < 0.8 * peak), peak]
     bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
     bar.ax.tick_params(labelsize=8)
@@ -81,7 +87,12 @@ def draw_heat(cam: Heat, title: str, path: Path) -> None:
         both[1].set_title(f"its last map is {rows} x {columns}: nothing to show", fontsize=9)
     else:
         heat = cam.heat.numpy()
-        options = {"cmap": "plasma", "vmin": 0, "vmax": 1, "origin": "lower" if cam.axes else "upper"}
+        options = {
+            "cmap": "plasma",
+            "vmin": 0,
+            "vmax": 1,
+            "origin": "lower" if cam.axes else "upper",
+        }
         image = both[1].imshow(heat, alpha=0.15 + 0.5 * cam.heat.nan_to_num().numpy(), **options)
         both[1].set_title(f"{cam.method}, from {rows} x {columns}", fontsize=9)
         bar = figure.colorbar(image, ax=both, fraction=0.05, pad=0.02, ticks=[0, 0.5, 1])
@@ -101,7 +112,11 @@ def draw_rows(rows: dict[str, Tensor], title: str, path: Path) -> None:
     for (name, images), line in zip(rows.items(), grid, strict=True):
         for image, axes in zip(images, line, strict=True):
             axes.imshow(
-                image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest"
+                image.permute(1, 2, 0).squeeze(-1).numpy(),
+                cmap="gray",
+                vmin=0,
+                vmax=1,
+                interpolation="nearest",
             )
             axes.set_xticks([])
             axes.set_yticks([])
@@ -120,6 +135,8 @@ def _name_axes(axes: Any, names: list[str], step: int, left: bool, below: bool) 
     """Every `step`-th name on the sides that are asked for."""
     places = list(range(0, len(names), step))
     style = {"fontsize": 6.5, "family": "DejaVu Sans Mono"}
-    axes.set_xticks(places if below else [], [names[i] for i in places] if below else [], rotation=90, **style)
+    axes.set_xticks(
+        places if below else [], [names[i] for i in places] if below else [], rotation=90, **style
+    )
     axes.set_yticks(places if left else [], [names[i] for i in places] if left else [], **style)
     axes.tick_params(length=0 if step == 1 else 2, pad=1)

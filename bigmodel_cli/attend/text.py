@@ -47,7 +47,10 @@ def show_heat(cam: Heat, color: bool) -> str:
     scale = min(1.0, MOST_COLUMNS / 2 / width)
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
     small = F.interpolate(cam.heat[None, None], size=size, mode="area")[0, 0]
-    lines = ["".join(cell(float(v), color) for v in row) for row in (small.flip(0) if cam.axes else small)]
+    lines = [
+        "".join(cell(float(v), color) for v in row)
+        for row in (small.flip(0) if cam.axes else small)
+    ]
     return "\n".join([f"{head}; what decides it:", *lines])
 
 

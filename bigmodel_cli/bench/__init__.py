@@ -71,7 +71,17 @@ class BenchReport:
 
     def to_text(self) -> str:
         """Two tables for people: of time, and of memory."""
-        columns = ["network", "computed in", "median", "p95", "rate", "to the first", "FLOP/s", "MFU", "parameters"]
+        columns = [
+            "network",
+            "computed in",
+            "median",
+            "p95",
+            "rate",
+            "to the first",
+            "FLOP/s",
+            "MFU",
+            "parameters",
+        ]
         ratios = [t.ratio(self.timings[0]) for t in self.timings]
         rows = [
             [
@@ -90,7 +100,10 @@ class BenchReport:
         if all(ratio is None for ratio in ratios[1:]):
             columns, *rows = [[*row[:5], *row[6:]] for row in (columns, *rows)]
         parts = list(self.timings[0].memory.to_text())
-        memory = [[t.name, *t.memory.to_text().values(), quantity(t.peak_memory_bytes, "B")] for t in self.timings]
+        memory = [
+            [t.name, *t.memory.to_text().values(), quantity(t.peak_memory_bytes, "B")]
+            for t in self.timings
+        ]
         return (
             f"training steps on {self.device}\n{table(columns, rows)}\n\nmemory of training, foreseen in fp32 and without the "
             f"data, and the peak of a step\n{table(['network', *parts, 'peak measured'], memory)}"
@@ -150,5 +163,7 @@ def _time(name: str, spec: Spec, info: DatasetInfo, device: torch.device, second
         flops_per_second=step_flops / median,
         peak_flops_per_second=peak_flops(device, options.precision),
         memory=memory,
-        peak_memory_bytes=peak_memory(state, step, [t for b in batches for t in b.values()], device),
+        peak_memory_bytes=peak_memory(
+            state, step, [t for b in batches for t in b.values()], device
+        ),
     )

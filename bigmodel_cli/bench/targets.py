@@ -21,7 +21,9 @@ from bigmodel_cli.yaml_source import parse_yaml
 Target = tuple[str, Spec, DatasetInfo]
 
 FACTS = {
-    "cnn": DatasetInfo(image_shape=(1, 28, 28), mean=(0.1307,), std=(0.3081,), classes=tuple("0123456789")),
+    "cnn": DatasetInfo(
+        image_shape=(1, 28, 28), mean=(0.1307,), std=(0.3081,), classes=tuple("0123456789")
+    ),
     "decoder": DatasetInfo(vocab_size=65, context=64),
 }
 

@@ -8,7 +8,15 @@ holds no absolute path, and reading it never runs code.
 """
 
 from bigmodel_cli.checkpoints.contents import Contents
-from bigmodel_cli.checkpoints.reading import Checkpoint, find, newest, read, read_assets, read_spec, steps
+from bigmodel_cli.checkpoints.reading import (
+    Checkpoint,
+    find,
+    newest,
+    read,
+    read_assets,
+    read_spec,
+    steps,
+)
 from bigmodel_cli.checkpoints.replacing import tidy
 from bigmodel_cli.checkpoints.safe import can_list
 from bigmodel_cli.checkpoints.saving import drop_after, mark, prune, save

@@ -50,7 +50,9 @@ def opened(path: Path, most: int, expected: int | None = None) -> Iterator[Buffe
             check_size(path, found.st_size, most, expected)
             yield file
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {os.strerror(error.errno or 0)}; {ANOTHER}") from None
+        raise CheckpointError(
+            f"{path}: cannot be read: {os.strerror(error.errno or 0)}; {ANOTHER}"
+        ) from None
 
 
 def read_file(path: Path, most: int, expected: int | None = None) -> bytes:
@@ -62,7 +64,9 @@ def read_file(path: Path, most: int, expected: int | None = None) -> bytes:
 
 
 def _not_regular(path: Path) -> CheckpointError:
-    return CheckpointError(f"{path}: a link, folder, FIFO or device, where a file belongs; it is refused; {ANOTHER}")
+    return CheckpointError(
+        f"{path}: a link, folder, FIFO or device, where a file belongs; it is refused; {ANOTHER}"
+    )
 
 
 def check_size(path: Path, size: int, most: int, expected: int | None) -> None:
@@ -72,9 +76,13 @@ def check_size(path: Path, size: int, most: int, expected: int | None) -> None:
             f"{path}: {size:,} bytes, and manifest.json says {expected:,}: truncated or changed; {ANOTHER}"
         )
     if size > most:
-        raise CheckpointError(f"{path}: {size:,} bytes, and such a file has at most {most:,}; {ANOTHER}")
+        raise CheckpointError(
+            f"{path}: {size:,} bytes, and such a file has at most {most:,}; {ANOTHER}"
+        )
     if size > (there := total_memory_of_machine()):
-        raise ResourceError(f"{path}: {size:,} bytes, and this machine has {there:,} of memory; use a larger one")
+        raise ResourceError(
+            f"{path}: {size:,} bytes, and this machine has {there:,} of memory; use a larger one"
+        )
 
 
 def parse_json(content: bytes) -> Any:

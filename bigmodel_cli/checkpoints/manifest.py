@@ -8,8 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.checkpoints.contents import FACTS, FORMATS, KINDS, MANIFEST, MODEL, SPEC, STATE, TRAIN
-from bigmodel_cli.checkpoints.files import ANOTHER, MOST_JSON, clipped, is_whole, parse_json, read_file
+from bigmodel_cli.checkpoints.contents import (
+    FACTS,
+    FORMATS,
+    KINDS,
+    MANIFEST,
+    MODEL,
+    SPEC,
+    STATE,
+    TRAIN,
+)
+from bigmodel_cli.checkpoints.files import (
+    ANOTHER,
+    MOST_JSON,
+    clipped,
+    is_whole,
+    parse_json,
+    read_file,
+)
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.yaml_source import MAX_RESOLVED
 
@@ -29,13 +45,21 @@ _SHARD = re.compile(r"(.+)-[0-9]{5}-of-([0-9]{5})(\.safetensors)")
 def shard_names(kind: str, count: int) -> list[str]:
     """The names of the files where tensors of a kind are in so many."""
     stem = kind.removesuffix(".safetensors")
-    return [kind] if count == 1 else [f"{stem}-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
+    return (
+        [kind]
+        if count == 1
+        else [f"{stem}-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
+    )
 
 
 def shard_of(name: str) -> tuple[str, int]:
     """(kind, number of files of that kind) of a file of tensors by its name; for any other file (its name, 1)."""
     found = _SHARD.fullmatch(name)
-    return (found[1] + found[3], int(found[2])) if found and found[1] + found[3] in KINDS else (name, 1)
+    return (
+        (found[1] + found[3], int(found[2]))
+        if found and found[1] + found[3] in KINDS
+        else (name, 1)
+    )
 
 
 def is_asset(name: str) -> bool:
@@ -60,7 +84,9 @@ def read_manifest(path: Path) -> Manifest:
     """The checked manifest of a checkpoint. Raises `CheckpointError`."""
     file = path / MANIFEST
     if path.is_symlink():
-        raise CheckpointError(f"{path}: a link in the place of a checkpoint; it is refused; name what it stands for")
+        raise CheckpointError(
+            f"{path}: a link in the place of a checkpoint; it is refused; name what it stands for"
+        )
     content = read_file(file, MOST_JSON)
     try:
         values = parse_json(content)
@@ -68,10 +94,16 @@ def read_manifest(path: Path) -> Manifest:
             raise ValueError("not a mapping")
         _check_format(file, values.get("format"))
         if not is_whole(values.get("step"), MOST_STEP):
-            raise ValueError(f"step: {clipped(repr(values.get('step')), 40)} is not the number of a step")
+            raise ValueError(
+                f"step: {clipped(repr(values.get('step')), 40)} is not the number of a step"
+            )
         files = _mapping(values, "files")
         for name in files:
-            if len(files) > MOST_FILES or name != os.path.basename(name) or name in ("", ".", "..", MANIFEST):
+            if (
+                len(files) > MOST_FILES
+                or name != os.path.basename(name)
+                or name in ("", ".", "..", MANIFEST)
+            ):
                 raise CheckpointError(
                     f"{file}: names {clipped(name)!r}, which is not a plain file of the checkpoint; it is refused"
                 )
@@ -93,8 +125,14 @@ def _check_format(file: Path, found: Any) -> None:
         raise ValueError(f"format: {clipped(repr(found), 40)} is not the number of a format")
     if found in FORMATS:
         return
-    newer = "written by a newer bigmodel: update this one" if found > max(FORMATS) else "use the version that wrote it"
-    raise CheckpointError(f"{file}: format {found}; this bigmodel reads formats {FORMATS[0]} to {FORMATS[-1]}: {newer}")
+    newer = (
+        "written by a newer bigmodel: update this one"
+        if found > max(FORMATS)
+        else "use the version that wrote it"
+    )
+    raise CheckpointError(
+        f"{file}: format {found}; this bigmodel reads formats {FORMATS[0]} to {FORMATS[-1]}: {newer}"
+    )
 
 
 def _shards(kind: str, files: dict[str, Any]) -> list[str]:

@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.checkpoints.contents import FACTS, KINDS, MANIFEST, MODEL, SPEC, STATE, STEP, TRAIN
+from bigmodel_cli.checkpoints.contents import (
+    FACTS,
+    KINDS,
+    MANIFEST,
+    MODEL,
+    SPEC,
+    STATE,
+    STEP,
+    TRAIN,
+)
 from bigmodel_cli.checkpoints.files import ANOTHER, clipped, parse_json, read_file
 from bigmodel_cli.checkpoints.manifest import Manifest, is_asset, read_manifest, shard_of
 from bigmodel_cli.checkpoints.stored import StoredTensors, open_tensors
@@ -46,7 +55,9 @@ def steps(checkpoints: Path) -> list[Path]:
     """The committed checkpoints of a run, oldest first, by their step (not by the clock)."""
     if not os.path.isdir(checkpoints):
         return []
-    found = [p for p in checkpoints.iterdir() if STEP.match(p.name) and os.path.exists(p / MANIFEST)]
+    found = [
+        p for p in checkpoints.iterdir() if STEP.match(p.name) and os.path.exists(p / MANIFEST)
+    ]
     return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
 
 
@@ -67,8 +78,14 @@ def _found(path: Path) -> Path:
     if not os.path.exists(path):
         if path.is_symlink():
             raise CheckpointError(f"{path}: a link that leads nowhere; name the checkpoint itself")
-        near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()]) if os.path.isdir(path.parent) else ""
-        raise CheckpointError(f"{path}: no such checkpoint{near or '; a run prints its checkpoint when it ends'}")
+        near = (
+            did_you_mean(path.name, [p.name for p in path.parent.iterdir()])
+            if os.path.isdir(path.parent)
+            else ""
+        )
+        raise CheckpointError(
+            f"{path}: no such checkpoint{near or '; a run prints its checkpoint when it ends'}"
+        )
     if os.path.exists(path / MANIFEST):
         return _followed(path)
     for folder in (path / "checkpoints", path):
@@ -110,7 +127,9 @@ def _followed(path: Path) -> Path:
     return path
 
 
-def newest(checkpoints: Path, say: Callable[[str], None], among: Sequence[Path] | None = None) -> Checkpoint | None:
+def newest(
+    checkpoints: Path, say: Callable[[str], None], among: Sequence[Path] | None = None
+) -> Checkpoint | None:
     """The newest checkpoint that verifies, of all or `among` these (oldest first); None where none was committed.
 
     One that does not is said and passed over. Raises `CheckpointError` where all are broken.
@@ -126,7 +145,9 @@ def newest(checkpoints: Path, say: Callable[[str], None], among: Sequence[Path] 
             if path != found[0]:
                 say(f"falling back to the checkpoint before {path.name}")
     if found:
-        raise CheckpointError(f"{checkpoints}: none of its {len(found)} checkpoint(s) can be used; start a new run")
+        raise CheckpointError(
+            f"{checkpoints}: none of its {len(found)} checkpoint(s) can be used; start a new run"
+        )
     return None
 
 
@@ -136,12 +157,18 @@ def read(path: Path, *, train_state: bool) -> Checkpoint:
     tensors = [*manifest.shards[MODEL], *(manifest.shards[TRAIN] if train_state else [])]
     missing = {*tensors, STATE, FACTS, SPEC} - manifest.files.keys()
     if missing:
-        raise CheckpointError(f"{path}: incomplete: {', '.join(sorted(missing))} is missing; {ANOTHER}")
-    small = {n: _verified(path / n, manifest) for n in manifest.files if shard_of(n)[0] not in KINDS}
+        raise CheckpointError(
+            f"{path}: incomplete: {', '.join(sorted(missing))} is missing; {ANOTHER}"
+        )
+    small = {
+        n: _verified(path / n, manifest) for n in manifest.files if shard_of(n)[0] not in KINDS
+    }
     state = _json(small[STATE], path / STATE)
     if type(state.get("step")) is not int or state["step"] != manifest.step:
         step = clipped(repr(state.get("step")), 40)
-        raise CheckpointError(f"{path / STATE}: step: {step}, and {MANIFEST} says {manifest.step}; {ANOTHER}")
+        raise CheckpointError(
+            f"{path / STATE}: step: {step}, and {MANIFEST} says {manifest.step}; {ANOTHER}"
+        )
     return Checkpoint(
         step=manifest.step,
         state=state,
@@ -176,9 +203,15 @@ def _spec(content: bytes, path: Path) -> dict[str, Any]:
     try:
         values = parse_yaml(content, str(path), MAX_RESOLVED, MAX_RESOLVED_NODES).plain()
     except SpecError as error:
-        raise CheckpointError(f"{clipped(str(error).splitlines()[0], 500)}: damaged; {ANOTHER}") from None
-    if not isinstance(values, dict) or not all(isinstance(values.get(name), dict) for name in _SECTIONS):
-        raise CheckpointError(f"{path}: damaged (not a mapping with {', '.join(_SECTIONS)}); {ANOTHER}")
+        raise CheckpointError(
+            f"{clipped(str(error).splitlines()[0], 500)}: damaged; {ANOTHER}"
+        ) from None
+    if not isinstance(values, dict) or not all(
+        isinstance(values.get(name), dict) for name in _SECTIONS
+    ):
+        raise CheckpointError(
+            f"{path}: damaged (not a mapping with {', '.join(_SECTIONS)}); {ANOTHER}"
+        )
     return values
 
 
@@ -207,5 +240,7 @@ def _verified(path: Path, manifest: Manifest) -> bytes:
     size, digest = manifest.files[path.name]
     content = read_file(path, size, size)
     if hashlib.sha256(content).hexdigest() != digest:
-        raise CheckpointError(f"{path}: its SHA-256 is not the one in {MANIFEST}: damaged or changed; {ANOTHER}")
+        raise CheckpointError(
+            f"{path}: its SHA-256 is not the one in {MANIFEST}: damaged or changed; {ANOTHER}"
+        )
     return content

@@ -59,7 +59,11 @@ def tidy(checkpoints: Path) -> None:
             target = path.with_name(path.name.removeprefix(ASIDE))
             if os.path.exists(path / MANIFEST) and not os.path.exists(target):
                 os.rename(path, target)
-        half = bool(STEP.match(path.name)) and os.path.isdir(path) and not os.path.exists(path / MANIFEST)
+        half = (
+            bool(STEP.match(path.name))
+            and os.path.isdir(path)
+            and not os.path.exists(path / MANIFEST)
+        )
         if path.is_symlink() and _DRAFT.match(path.name):
             path.unlink(missing_ok=True)
         elif half or _DRAFT.match(path.name) or path.name.startswith(ASIDE):

@@ -8,7 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from bigmodel_cli.checkpoints.files import ANOTHER, MOST_JSON, MOST_VALUES, clipped, is_whole, parse_json
+from bigmodel_cli.checkpoints.files import (
+    ANOTHER,
+    MOST_JSON,
+    MOST_VALUES,
+    clipped,
+    is_whole,
+    parse_json,
+)
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -65,9 +72,13 @@ def read_header(file: BinaryIO, path: Path, size: int) -> tuple[bytes, dict[str,
     start = file.read(8)
     start += file.read(min(int.from_bytes(start, "little"), MOST_JSON))
     entries = check_header(start, path, size)
-    names = sorted((n for n in entries if n != "__metadata__"), key=lambda n: (entries[n]["data_offsets"], n))
+    names = sorted(
+        (n for n in entries if n != "__metadata__"), key=lambda n: (entries[n]["data_offsets"], n)
+    )
     return start, {
-        n: torch.empty(entries[n]["shape"], dtype=getattr(torch, DTYPES[entries[n]["dtype"]][0]), device="meta")
+        n: torch.empty(
+            entries[n]["shape"], dtype=getattr(torch, DTYPES[entries[n]["dtype"]][0]), device="meta"
+        )
         for n in names
     }
 
@@ -102,7 +113,9 @@ def _header(start: bytes, size: int) -> dict[str, Any]:
     notes = header.get("__metadata__", {})
     if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
         raise ValueError("its header has a faulty entry (__metadata__)")
-    places = [(*_place(name, entry), name) for name, entry in header.items() if name != "__metadata__"]
+    places = [
+        (*_place(name, entry), name) for name, entry in header.items() if name != "__metadata__"
+    ]
     end = 0
     for first, last, size, name in sorted(places):
         if first != end or last - first != size:
@@ -117,12 +130,23 @@ def _header(start: bytes, size: int) -> dict[str, Any]:
 
 def _place(name: str, entry: Any) -> tuple[int, int, int]:
     """(first byte, the one after the last, bytes that its shape takes) of a tensor. Raises `ValueError`."""
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"} or len(name) > MOST_NAME:
+    if (
+        not isinstance(entry, dict)
+        or entry.keys() != {"dtype", "shape", "data_offsets"}
+        or len(name) > MOST_NAME
+    ):
         raise ValueError(f"its header has a faulty entry ({clipped(name)!r})")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ValueError(f"its header has a faulty entry ({clipped(name)!r}: dtype {clipped(repr(dtype), 40)})")
-    lists = isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2 and len(shape) <= MOST_AXES
+        raise ValueError(
+            f"its header has a faulty entry ({clipped(name)!r}: dtype {clipped(repr(dtype), 40)})"
+        )
+    lists = (
+        isinstance(shape, list)
+        and isinstance(offsets, list)
+        and len(offsets) == 2
+        and len(shape) <= MOST_AXES
+    )
     if not lists or not all(is_whole(n, MOST_BYTES) for n in (*shape, *offsets)):
         raise ValueError(f"tensor {clipped(name)!r} has an impossible shape or place")
     if math.prod(max(n, 1) for n in shape) > MOST_BYTES:

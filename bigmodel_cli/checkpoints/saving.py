@@ -18,7 +18,16 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.checkpoints.contents import FACTS, FORMATS, MANIFEST, MODEL, SPEC, STATE, TRAIN, Contents
+from bigmodel_cli.checkpoints.contents import (
+    FACTS,
+    FORMATS,
+    MANIFEST,
+    MODEL,
+    SPEC,
+    STATE,
+    TRAIN,
+    Contents,
+)
 from bigmodel_cli.checkpoints.files import read_file
 from bigmodel_cli.checkpoints.reading import read, steps
 from bigmodel_cli.checkpoints.replacing import replace, tidy
@@ -61,7 +70,10 @@ def save(checkpoints: Path, contents: Contents, name: str | None = None) -> Path
         sync(checkpoints)
     except OSError as error:
         remove(draft, ignore_errors=True)
-        sizes = {**{shard.name: shard.size() for shard in tensors}, **{name: len(c) for name, c in small.items()}}
+        sizes = {
+            **{shard.name: shard.size() for shard in tensors},
+            **{name: len(c) for name, c in small.items()},
+        }
         unhashed = {name: {"size": size, "sha256": "0" * 64} for name, size in sizes.items()}
         needed = sum(sizes.values()) + len(_manifest(contents.step, unhashed, described))
         raise _not_saved(checkpoints, needed, error) from None
@@ -76,7 +88,9 @@ def _manifest(step: int, entries: dict[str, Any], described: dict[str, Any]) -> 
     return json.dumps(manifest, indent=1).encode()
 
 
-def _entry(content: Iterable[bytes | memoryview], write: Callable[[bytes | memoryview], object]) -> dict[str, Any]:
+def _entry(
+    content: Iterable[bytes | memoryview], write: Callable[[bytes | memoryview], object]
+) -> dict[str, Any]:
     """Size and SHA-256 of a file's content, each piece of which is given to `write` on the way."""
     size, digest = 0, hashlib.sha256()
     for piece in content:
@@ -87,16 +101,25 @@ def _entry(content: Iterable[bytes | memoryview], write: Callable[[bytes | memor
 
 
 def _same(
-    target: Path, files: dict[str, Iterable[bytes | memoryview]], small: dict[str, bytes], step: int, described: Any
+    target: Path,
+    files: dict[str, Iterable[bytes | memoryview]],
+    small: dict[str, bytes],
+    step: int,
+    described: Any,
 ) -> bool:
     """Whether a checkpoint is there already, and is this one to the byte."""
     try:
         if {p.name for p in target.iterdir()} != {*files, MANIFEST}:
             return False
-        if any(read_file(target / name, len(content), len(content)) != content for name, content in small.items()):
+        if any(
+            read_file(target / name, len(content), len(content)) != content
+            for name, content in small.items()
+        ):
             return False
         manifest = _manifest(
-            step, {name: _entry(content, lambda _: None) for name, content in files.items()}, described
+            step,
+            {name: _entry(content, lambda _: None) for name, content in files.items()},
+            described,
         )
         if read_file(target / MANIFEST, len(manifest), len(manifest)) != manifest:
             return False
@@ -131,7 +154,9 @@ def _not_saved(checkpoints: Path, needed: int, error: OSError) -> ResourceError:
             f"{checkpoints}: a checkpoint was not saved: {reason}; it needs {needed:,} bytes ({quantity(needed, 'B')}), and "
             f"{free:,} are free. Make room, then go on with --resume"
         )
-    return ResourceError(f"{checkpoints}: a checkpoint was not saved: {reason}; the ones before it are untouched")
+    return ResourceError(
+        f"{checkpoints}: a checkpoint was not saved: {reason}; the ones before it are untouched"
+    )
 
 
 def mark(checkpoints: Path, name: str, folder: Path) -> None:
@@ -144,7 +169,9 @@ def mark(checkpoints: Path, name: str, folder: Path) -> None:
         failpoint("checkpoint.marked")
         sync(checkpoints)
     except OSError as error:
-        raise ResourceError(f"{checkpoints / name}: cannot be written: {os.strerror(error.errno or 0)}") from None
+        raise ResourceError(
+            f"{checkpoints / name}: cannot be written: {os.strerror(error.errno or 0)}"
+        ) from None
 
 
 def prune(checkpoints: Path, keep: set[Path]) -> None:
@@ -154,7 +181,11 @@ def prune(checkpoints: Path, keep: set[Path]) -> None:
     """
     present = steps(checkpoints)
     kept = {path.name for path in (*keep, *present[-1:])}
-    kept |= {os.readlink(link) for link in (checkpoints / "last", checkpoints / "best") if link.is_symlink()}
+    kept |= {
+        os.readlink(link)
+        for link in (checkpoints / "last", checkpoints / "best")
+        if link.is_symlink()
+    }
     for path in [p for p in present if p.name not in kept]:
         _remove(path)
     tidy(checkpoints)

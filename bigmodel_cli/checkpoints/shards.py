@@ -35,11 +35,16 @@ class Shard:
 
     def size(self) -> int:
         """Bytes of the file."""
-        return len(safe.header(self.tensors)) + sum(tensor.nbytes for tensor in self.tensors.values())
+        return len(safe.header(self.tensors)) + sum(
+            tensor.nbytes for tensor in self.tensors.values()
+        )
 
     def described(self) -> dict[str, dict[str, Any]]:
         """What the manifest says of its tensors."""
-        return {**safe.describe(self.tensors), **{name: {TIED: first} for name, first in self.tied.items()}}
+        return {
+            **safe.describe(self.tensors),
+            **{name: {TIED: first} for name, first in self.tied.items()},
+        }
 
 
 def shards(file: str, tensors: Mapping[str, Tensor]) -> list[Shard]:

@@ -76,11 +76,16 @@ class StoredTensors(Mapping[str, Tensor]):
     def __init__(self, files: list[File], tied: Mapping[str, str]) -> None:
         self.files = files
         self.tied = tied  # name -> the one under which the tensor is stored
-        self.names = {name: [name] for file in files for name in file.tensors}  # stored name -> all of its names
+        self.names = {
+            name: [name] for file in files for name in file.tensors
+        }  # stored name -> all of its names
         for name, stored in tied.items():
             self.names[stored].append(name)
         self.described = {
-            name: t for file in files for stored, t in file.tensors.items() for name in self.names[stored]
+            name: t
+            for file in files
+            for stored, t in file.tensors.items()
+            for name in self.names[stored]
         }
 
     def __getitem__(self, name: str) -> Tensor:
@@ -99,7 +104,9 @@ class StoredTensors(Mapping[str, Tensor]):
     def stream(self) -> Iterator[tuple[str, Tensor]]:
         """Each tensor on the CPU; they are verified once all have been asked for. Names that are tied come with the same tensor."""
         for file in self.files:
-            for stored, tensor in file.read(lambda name: torch.empty_like(self.described[name], device="cpu")):
+            for stored, tensor in file.read(
+                lambda name: torch.empty_like(self.described[name], device="cpu")
+            ):
                 yield from ((name, tensor) for name in self.names[stored])
 
     def load(self) -> dict[str, Tensor]:
@@ -145,38 +152,54 @@ def open_tensors(path: Path, kind: str, manifest: Manifest) -> StoredTensors:
     for name in names:
         listed = manifest.tensors.get(name, {})
         file, more = _open(path / name, *manifest.files[name], listed)
-        twice = (file.tensors.keys() | more) & (tied.keys() | {n for other in files for n in other.tensors})
+        twice = (file.tensors.keys() | more) & (
+            tied.keys() | {n for other in files for n in other.tensors}
+        )
         if twice:
-            raise CheckpointError(f"{path / name}: tensor {clipped(min(twice))!r} is in two files; {ANOTHER}")
+            raise CheckpointError(
+                f"{path / name}: tensor {clipped(min(twice))!r} is in two files; {ANOTHER}"
+            )
         files.append(file)
         tied |= more
     check_size(path, sum(file.size for file in files), MOST_SIZE, None)
     return StoredTensors(files, tied)
 
 
-def _open(path: Path, size: int, sha256: str, listed: dict[str, Any]) -> tuple[File, dict[str, str]]:
+def _open(
+    path: Path, size: int, sha256: str, listed: dict[str, Any]
+) -> tuple[File, dict[str, str]]:
     """A file, and the names that are tied to those of its tensors, where the manifest says of it what is there."""
     with opened(path, size, size) as file:
         try:
             start, tensors = safe.read_header(file, path, size)
-            tied = {n: e[TIED] for n, e in listed.items() if isinstance(e, dict) and e.keys() == {TIED}}
+            tied = {
+                n: e[TIED] for n, e in listed.items() if isinstance(e, dict) and e.keys() == {TIED}
+            }
             for name, stored in tied.items():
                 if name in tensors or not isinstance(stored, str) or stored not in tensors:
-                    raise CheckpointError(f"{path}: tensor {clipped(name)!r} is tied to none of it; {ANOTHER}")
-            safe.same_as_described(tensors, {n: e for n, e in listed.items() if n not in tied}, path)
+                    raise CheckpointError(
+                        f"{path}: tensor {clipped(name)!r} is tied to none of it; {ANOTHER}"
+                    )
+            safe.same_as_described(
+                tensors, {n: e for n, e in listed.items() if n not in tied}, path
+            )
         except CheckpointError:
             file.seek(0)
             digest = hashlib.sha256()
             while part := file.read(CHUNK):
                 digest.update(part)
-            _check_digest(path, digest, sha256)  # a file that was changed is said to be, whatever else it is
+            _check_digest(
+                path, digest, sha256
+            )  # a file that was changed is said to be, whatever else it is
             raise
     return File(path, size, sha256, start, tensors), tied
 
 
 def _check_digest(path: Path, digest: Any, sha256: str) -> None:
     if digest.hexdigest() != sha256:
-        raise CheckpointError(f"{path}: its SHA-256 is not the one in {MANIFEST}: damaged or changed; {ANOTHER}")
+        raise CheckpointError(
+            f"{path}: its SHA-256 is not the one in {MANIFEST}: damaged or changed; {ANOTHER}"
+        )
 
 
 def glance(tensors: Mapping[str, Tensor], name: str) -> Tensor:

@@ -21,7 +21,9 @@ class LoadReport:
     ignored: list[str]
 
 
-def load_weights(model: Module, tensors: Mapping[str, Tensor], *, fresh: Sequence[str] = ()) -> LoadReport:
+def load_weights(
+    model: Module, tensors: Mapping[str, Tensor], *, fresh: Sequence[str] = ()
+) -> LoadReport:
     """Copy the tensors into the model's parameters and buffers.
 
     Names below a prefix in `fresh` stay as they are, whatever the checkpoint has there. Raises `CheckpointError` listing what
@@ -32,7 +34,9 @@ def load_weights(model: Module, tensors: Mapping[str, Tensor], *, fresh: Sequenc
     wanted = {name: tensor for name, tensor in own.items() if name not in new}
     given = {name: tensor for name, tensor in tensors.items() if not _below(name, fresh)}
     faults = [f"{n}: missing; expected {_shown(t)}" for n, t in wanted.items() if n not in given]
-    faults += [f"{n}: not in the model; found {_shown(t)}" for n, t in given.items() if n not in wanted]
+    faults += [
+        f"{n}: not in the model; found {_shown(t)}" for n, t in given.items() if n not in wanted
+    ]
     faults += [
         f"{n}: expected {_shown(t)}, found {_shown(given[n])}"
         for n, t in wanted.items()
@@ -59,26 +63,37 @@ def _shown(tensor: Tensor) -> str:
 
 def not_finite(weights: Iterable[tuple[str, Tensor]]) -> str:
     """Which of the weights have numbers that are NaN or infinite, and how many, as a sentence; "" where none has."""
-    counts = {name: (t.numel() - int(t.isfinite().sum()), t.numel()) for name, t in weights if not _is_finite(t)}
+    counts = {
+        name: (t.numel() - int(t.isfinite().sum()), t.numel())
+        for name, t in weights
+        if not _is_finite(t)
+    }
     if not counts:
         return ""
     first = next(iter(counts))
     more = f", and {len(counts) - 1} more tensors have such" if len(counts) > 1 else ""
-    return "the weights are not finite: {:,} of {:,} numbers of ".format(*counts[first]) + f"{first}{more}"
+    return (
+        "the weights are not finite: {:,} of {:,} numbers of ".format(*counts[first])
+        + f"{first}{more}"
+    )
 
 
 def _is_finite(tensor: Tensor) -> bool:
     """Whether all numbers are finite; of dtypes that no weight of a model here has, which are refused elsewhere, True."""
     if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         return True
-    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())  # the sum of finite numbers may overflow
+    return bool(tensor.sum().isfinite()) or bool(
+        tensor.isfinite().all()
+    )  # the sum of finite numbers may overflow
 
 
 def mean_weights(several: Sequence[StoredTensors]) -> dict[str, Tensor]:
     """The mean of each tensor over several sets of weights of one model, summed in float64; integers are those of the last."""
     last = several[-1]
     mean = {
-        name: torch.zeros_like(t, device="cpu", dtype=torch.float64 if t.is_floating_point() else t.dtype)
+        name: torch.zeros_like(
+            t, device="cpu", dtype=torch.float64 if t.is_floating_point() else t.dtype
+        )
         for name, t in last.items()
         if name not in last.tied
     }
@@ -89,5 +104,7 @@ def mean_weights(several: Sequence[StoredTensors]) -> dict[str, Tensor]:
             elif name in mean:
                 mean[name] = tensor
     for name, total in mean.items():
-        mean[name] = (total / len(several)).to(last[name].dtype) if total.is_floating_point() else total
+        mean[name] = (
+            (total / len(several)).to(last[name].dtype) if total.is_floating_point() else total
+        )
     return {name: mean[last.tied.get(name, name)] for name in last}

@@ -37,7 +37,12 @@ from bigmodel_cli.data.text.pairs import PairsOptions, PairTableOptions
 from bigmodel_cli.data.text.table import TableOptions
 from bigmodel_cli.data.text.tokenizer import ASSET as TOKENIZER
 from bigmodel_cli.data.text.tokenizer import SOURCE_ASSET as SOURCE_TOKENIZER
-from bigmodel_cli.data.text.tokenizer import Tokenizer, load_source_tokenizer, load_tokenizer, read_tokenizer
+from bigmodel_cli.data.text.tokenizer import (
+    Tokenizer,
+    load_source_tokenizer,
+    load_tokenizer,
+    read_tokenizer,
+)
 from bigmodel_cli.data.trained_on import ASSET as TRAINED_ON
 from bigmodel_cli.data.trained_on import load as load_trained_on
 from bigmodel_cli.errors import DataError, MissingData
@@ -66,7 +71,12 @@ DataOptions = Annotated[AnyDataOptions, SOURCES]
 
 
 def open_data(
-    options: AnyDataOptions, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
+    options: AnyDataOptions,
+    *,
+    base: Path,
+    say: Say,
+    assets: Assets | None = None,
+    only: str | None = None,
 ) -> DataSet:
     """The data that the options describe.
 

@@ -40,7 +40,9 @@ class AnyDataOptions(Options):
     """The options that name files: the same content may lie elsewhere when a run is resumed."""
 
     @abstractmethod
-    def open(self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None) -> DataSet:
+    def open(
+        self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
+    ) -> DataSet:
         """The data, as `open_data` says."""
 
     def splits(self, base: Path) -> tuple[str, ...]:
@@ -100,12 +102,18 @@ class Split:
 
     def long_batch(self) -> dict[str, Tensor]:
         """The longest rows, as training sees them, or the first ones where all are of one size or drawn."""
-        order = np.arange(len(self)) if self.lengths is None else np.argsort(-self.lengths, kind="stable")
+        order = (
+            np.arange(len(self))
+            if self.lengths is None
+            else np.argsort(-self.lengths, kind="stable")
+        )
         return self.batch(order[:LONG_ROWS], 0, 0, True)
 
     def texts(self) -> tuple[list[str], list[str]]:
         """(sources, references) of every sample, as they were read. Raises `DataError` where samples are not pairs of texts."""
-        raise DataError("the data has no pairs of a source and a reference; use data.type: pairs or pair_table")
+        raise DataError(
+            "the data has no pairs of a source and a reference; use data.type: pairs or pair_table"
+        )
 
     def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """Named tensors of the samples numbered (B,): a function of the arguments alone.
@@ -131,7 +139,9 @@ def join(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 def _widened(piece: Tensor, length: int) -> Tensor:
     if piece.shape[1] == length:
         return piece
-    wide = piece.new_full((len(piece), length, *piece.shape[2:]), 0 if piece.is_floating_point() else PADDING)
+    wide = piece.new_full(
+        (len(piece), length, *piece.shape[2:]), 0 if piece.is_floating_point() else PADDING
+    )
     wide[:, : piece.shape[1]] = piece
     return wide
 
@@ -145,16 +155,22 @@ def count_classes(labels: Ints, classes: Sequence[str]) -> tuple[int, ...]:
 
 def classes_in(labels: Ints) -> list[int]:
     """The numbers of the classes that occur in labels (N,), or in sets (N, C)."""
-    found: list[int] = (np.unique(labels) if labels.ndim == 1 else np.flatnonzero(labels.any(0))).tolist()
+    found: list[int] = (
+        np.unique(labels) if labels.ndim == 1 else np.flatnonzero(labels.any(0))
+    ).tolist()
     return found
 
 
-def say_lacking(split: str, unit: str, there: Iterable[int], classes: Sequence[str], say: Say) -> None:
+def say_lacking(
+    split: str, unit: str, there: Iterable[int], classes: Sequence[str], say: Say
+) -> None:
     """Say which classes a split has no items of; `there` are the numbers of those that it has."""
     present = set(there)
     missing = [name for number, name in enumerate(classes) if number not in present]
     if missing:
-        say(f"warning: the {split} split has no {unit} of {len(missing)} class(es): {', '.join(missing[:5])}")
+        say(
+            f"warning: the {split} split has no {unit} of {len(missing)} class(es): {', '.join(missing[:5])}"
+        )
 
 
 class DataSet:

@@ -58,7 +58,9 @@ def build_once(path: Path, build: Callable[[Path], None]) -> None:
             remove(draft, ignore_errors=True)
 
 
-def cached_folder(kind: str, key: str, what: str, told: Callable[[str], None], build: Callable[[Path], None]) -> Path:
+def cached_folder(
+    kind: str, key: str, what: str, told: Callable[[str], None], build: Callable[[Path], None]
+) -> Path:
     """The folder that `build` made for this key; `told` hears `what` is done where it is not there yet."""
     folder = cache_directory(kind) / key
     if not os.path.isdir(folder):
@@ -94,7 +96,9 @@ def _seal(draft: Path, path: Path) -> None:
     for file in files:
         sync(file)
     hashes = content_hashes(files, [path / file.name for file in files])
-    listed = {file.name: [file.stat().st_size, sha] for file, sha in zip(files, hashes, strict=True)}
+    listed = {
+        file.name: [file.stat().st_size, sha] for file, sha in zip(files, hashes, strict=True)
+    }
     (draft / MANIFEST).write_text(json.dumps(listed), encoding="utf-8")
     sync(draft / MANIFEST)
     sync(draft)
@@ -114,8 +118,14 @@ def _damage(folder: Path) -> str:
             if listed[file.name][0] != size:
                 return f"{file.name} is {size:,} bytes long"
         small = sum(sizes) <= SMALL
-        read = [hashlib.sha256(file.read_bytes()).hexdigest() for file in found] if small else content_hashes(found)
-        changed = [f.name for f, sha in zip(found, read, strict=True) if listed[f.name][1:] != [sha]]
+        read = (
+            [hashlib.sha256(file.read_bytes()).hexdigest() for file in found]
+            if small
+            else content_hashes(found)
+        )
+        changed = [
+            f.name for f, sha in zip(found, read, strict=True) if listed[f.name][1:] != [sha]
+        ]
     except (OSError, DataError, ValueError, TypeError, LookupError, RecursionError) as error:
         return str(error).splitlines()[0] if str(error) else type(error).__name__
     return f"{changed[0]} was changed" if changed else ""
@@ -132,4 +142,11 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-__all__ = ["build_once", "cache_directory", "cached_bytes", "cached_folder", "cached_json", "key_of"]
+__all__ = [
+    "build_once",
+    "cache_directory",
+    "cached_bytes",
+    "cached_folder",
+    "cached_json",
+    "key_of",
+]

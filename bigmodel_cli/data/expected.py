@@ -37,14 +37,17 @@ class LabelledOptions(AnyDataOptions):
     """Options of data whose classes are found in it."""
 
     classes: Count | None = Field(
-        None, description="how many classes there are: checked, and what a dry run without the data goes by"
+        None,
+        description="how many classes there are: checked, and what a dry run without the data goes by",
     )
 
     def check(self, info: DatasetInfo) -> None:
         """Raise `DataError` where there are more or fewer classes."""
         if self.classes not in (None, len(info.classes)) and info.classes:
             shown = ", ".join(info.classes[:10]) + (" ..." if len(info.classes) > 10 else "")
-            raise DataError(f"data.classes: {self.classes}, and the data has {len(info.classes)}: {shown}")
+            raise DataError(
+                f"data.classes: {self.classes}, and the data has {len(info.classes)}: {shown}"
+            )
 
     def expected_classes(self) -> int:
         """How many there are."""
@@ -55,7 +58,10 @@ class LabelledOptions(AnyDataOptions):
 
 def numbered(count: int, samples: int | None = None) -> DatasetInfo:
     """The DatasetInfo of so many classes, whose names are not known; of all there are equally many items."""
-    return DatasetInfo(classes=tuple(map(str, range(count))), class_counts=(max(1, (samples or 0) // max(1, count)),) * count)
+    return DatasetInfo(
+        classes=tuple(map(str, range(count))),
+        class_counts=(max(1, (samples or 0) // max(1, count)),) * count,
+    )
 
 
 class ExpectedSplit(Split):

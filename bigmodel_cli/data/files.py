@@ -31,7 +31,9 @@ def passed_over(name: str) -> bool:
     return name.startswith(".") or name.lower() in LEFT_BY_SYSTEMS
 
 
-def find_files(names: Iterable[str], base: Path, option: str, endings: tuple[str, ...]) -> tuple[Path, ...]:
+def find_files(
+    names: Iterable[str], base: Path, option: str, endings: tuple[str, ...]
+) -> tuple[Path, ...]:
     """The files that paths, globs and folders name, in order; of a folder those with one of the endings (in lower case).
 
     Raises `DataError` for a name that finds nothing, and `SpecError` for a variable in it that is not set.
@@ -39,7 +41,9 @@ def find_files(names: Iterable[str], base: Path, option: str, endings: tuple[str
     return tuple(path for path, _ in find_named(names, base, option, endings))
 
 
-def find_named(names: Iterable[str], base: Path, option: str, endings: tuple[str, ...]) -> list[Found]:
+def find_named(
+    names: Iterable[str], base: Path, option: str, endings: tuple[str, ...]
+) -> list[Found]:
     """The same, each with its name below the folder that was named."""
     found: dict[str, Found] = {}
     twice = 0
@@ -69,7 +73,9 @@ def check_plain(path: Path, error: type[BigmodelError] = DataError) -> None:
     except (OSError, ValueError):  # opening it says so
         return
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        kind = "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+        kind = (
+            "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+        )
         raise error(f"{path}: {kind}, and not a file; write what it gives to a file, and name that")
 
 
@@ -93,20 +99,28 @@ def walk(folder: Path, endings: tuple[str, ...] = ()) -> list[Path]:
             continue
         seen.add(place)
         if not stat.S_ISDIR(status.st_mode):
-            files += [path] if stat.S_ISREG(status.st_mode) and path.lower().endswith(endings or "") else []
+            files += (
+                [path]
+                if stat.S_ISREG(status.st_mode) and path.lower().endswith(endings or "")
+                else []
+            )
             continue
         for entry in _entries(path):
             if entry.is_symlink():
                 links.append(entry.path)
             elif entry.is_dir(follow_symlinks=False):
                 folders.append(entry.path)
-            elif entry.is_file(follow_symlinks=False) and entry.name.lower().endswith(endings or ""):
+            elif entry.is_file(follow_symlinks=False) and entry.name.lower().endswith(
+                endings or ""
+            ):
                 own = (status.st_dev, entry.inode())
                 files += [entry.path] if own not in seen else []
                 again += own in seen
                 real.add(own)
     if again:
-        say(f"{folder}: {again:,} link(s) to what is below it already, or above it, are passed over")
+        say(
+            f"{folder}: {again:,} link(s) to what is below it already, or above it, are passed over"
+        )
     return [Path(path) for path in sorted(files, key=lambda path: path.split(os.sep))]
 
 
@@ -137,7 +151,9 @@ def _status(path: str) -> os.stat_result:
     except OSError as error:
         if os.path.islink(path):
             target = os.readlink(path)
-            raise DataError(f"{path}: a link to {target}, which is not there; mend it or take it away") from None
+            raise DataError(
+                f"{path}: a link to {target}, which is not there; mend it or take it away"
+            ) from None
         raise _unreadable(path, error) from None
 
 
@@ -159,11 +175,19 @@ def _matches(name: str, base: Path, option: str, endings: tuple[str, ...]) -> li
     there = walk(place)
     paths = [path for path in there if path.name.lower().endswith(endings)]
     if not paths:
-        raise DataError(f"{option}: the folder {name} holds no file that ends in {', '.join(endings)}")
+        raise DataError(
+            f"{option}: the folder {name} holds no file that ends in {', '.join(endings)}"
+        )
     if len(paths) < len(there):
-        kinds = Counter(path.suffix.lower() or "no ending" for path in there if not path.name.lower().endswith(endings))
+        kinds = Counter(
+            path.suffix.lower() or "no ending"
+            for path in there
+            if not path.name.lower().endswith(endings)
+        )
         shown = ", ".join(f"{count:,} {ending}" for ending, count in kinds.most_common(5))
-        say(f"{option}: {name}: {len(there) - len(paths):,} file(s) that end otherwise are left out ({shown})")
+        say(
+            f"{option}: {name}: {len(there) - len(paths):,} file(s) that end otherwise are left out ({shown})"
+        )
     start = len(str(place)) + 1 if str(place) != "." else 0
     return [(path, str(path)[start:]) for path in paths]
 
@@ -173,8 +197,17 @@ def _of_glob(place: Path, pattern: tuple[str, ...], named: str) -> list[Path]:
     wanted, pattern = pattern, (*pattern[:-1], _ending_in_any_case(pattern[-1]))
     if "**" in pattern:
         cut = pattern.index("**")
-        heads = [path for path in _plain(place, pattern[:cut]) if os.path.isdir(path)] if cut else [place]
-        files = [p for head in heads for p in walk(head) if _fits(p.relative_to(head).parts, pattern[cut:])]
+        heads = (
+            [path for path in _plain(place, pattern[:cut]) if os.path.isdir(path)]
+            if cut
+            else [place]
+        )
+        files = [
+            p
+            for head in heads
+            for p in walk(head)
+            if _fits(p.relative_to(head).parts, pattern[cut:])
+        ]
         folders = []
     else:
         both = _plain(place, pattern)
@@ -182,17 +215,25 @@ def _of_glob(place: Path, pattern: tuple[str, ...], named: str) -> list[Path]:
         files = [path for path, mode in zip(both, modes, strict=True) if stat.S_ISREG(mode)]
         folders = [path for path, mode in zip(both, modes, strict=True) if stat.S_ISDIR(mode)]
     if not files and folders:
-        raise DataError(f"{named}: matches only folders, the first {folders[0]}; end it with /** for the files in them")
+        raise DataError(
+            f"{named}: matches only folders, the first {folders[0]}; end it with /** for the files in them"
+        )
     if not files:
-        raise MissingData(f"{named}: no such file; it was looked for as {place.joinpath(*wanted).absolute()}")
+        raise MissingData(
+            f"{named}: no such file; it was looked for as {place.joinpath(*wanted).absolute()}"
+        )
     if folders:
-        say(f"{named}: {len(folders):,} folder(s) that it matches are left out, the first {folders[0]}")
+        say(
+            f"{named}: {len(folders):,} folder(s) that it matches are left out, the first {folders[0]}"
+        )
     return files
 
 
 def _ending_in_any_case(part: str) -> str:
     """`*.txt` -> `*.[tT][xX][tT]`; a part without `*`, `?` or brackets is a name, and stays."""
-    if not glob.has_magic(part) or part.rfind("[") > part.rfind("]"):  # a bracket that nothing closes is a letter
+    if not glob.has_magic(part) or part.rfind("[") > part.rfind(
+        "]"
+    ):  # a bracket that nothing closes is a letter
         return part
     return re.sub(r"(\.[^\W_]+)+$", lambda m: re.sub(r"[^\W\d]", _both_cases, m[0]), part)
 
@@ -211,7 +252,11 @@ def _plain(place: Path, pattern: tuple[str, ...]) -> list[Path]:
 
 def _is_meant(part: str, pattern: str) -> bool:
     """Whether what a part of a glob matches is not passed over, or is asked for as in a shell: by a dot, or by its name."""
-    return not passed_over(part) or part == pattern or (part.startswith(".") and pattern.startswith("."))
+    return (
+        not passed_over(part)
+        or part == pattern
+        or (part.startswith(".") and pattern.startswith("."))
+    )
 
 
 def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
@@ -231,8 +276,15 @@ def _resolved(text: str, base: Path, option: str) -> tuple[Path, tuple[str, ...]
     first = os.path.expanduser(rest[0]) if place == base else rest[0]
     if place == base and rest[0].startswith("~") and first == rest[0]:
         raise SpecError(f"{option}: {text}: there is no user {rest[0][1:]!r}")
-    filled = [re.sub(r"\$(?:(\w+)|\{(\w+)\})", lambda m: _variable(m, option, text), part) for part in rest[1:]]
-    start = first if first != rest[0] else re.sub(r"\$(?:(\w+)|\{(\w+)\})", lambda m: _variable(m, option, text), first)
+    filled = [
+        re.sub(r"\$(?:(\w+)|\{(\w+)\})", lambda m: _variable(m, option, text), part)
+        for part in rest[1:]
+    ]
+    start = (
+        first
+        if first != rest[0]
+        else re.sub(r"\$(?:(\w+)|\{(\w+)\})", lambda m: _variable(m, option, text), first)
+    )
     return _existing(place, Path(start, *filled).parts)
 
 

@@ -48,7 +48,9 @@ def content_hashes(paths: Sequence[Path], known_as: Sequence[Path] | None = None
     unknown = [index for index, value in enumerate(hashes) if not value]
     size = sum(stats[index].st_size for index in unknown)
     if size >= WORTH_SAYING:
-        say(f"reading {quantity(size, 'B')} in {len(unknown):,} file(s) to know their content (once)")
+        say(
+            f"reading {quantity(size, 'B')} in {len(unknown):,} file(s) to know their content (once)"
+        )
     fresh: dict[bytes, bytes] = {}
     try:
         with progress("reading files to know their content", size, "B") as shown:
@@ -66,7 +68,9 @@ def check_unchanged(paths: Sequence[Path], hashes: Sequence[str]) -> None:
     """Raise `DataError` for a file whose content is no longer what it was when it got its hash."""
     for path, before, now in zip(paths, hashes, content_hashes(paths), strict=True):
         if before != now:
-            raise DataError(f"{path}: changed while it was read; start again when nothing writes to it")
+            raise DataError(
+                f"{path}: changed while it was read; start again when nothing writes to it"
+            )
 
 
 def _stat(path: Path) -> os.stat_result:
@@ -124,7 +128,9 @@ class _Store:
             for first in range(0, len(names), CHUNK):
                 chunk = names[first : first + CHUNK]
                 places = ",".join("?" * len(chunk))
-                rows = table.execute(f"SELECT path, entry FROM content WHERE path IN ({places})", chunk)
+                rows = table.execute(
+                    f"SELECT path, entry FROM content WHERE path IN ({places})", chunk
+                )
                 found.update((row[0], row[1]) for row in rows if isinstance(row[1], bytes))
         return found
 
@@ -133,7 +139,9 @@ class _Store:
         if not entries:
             return
         with self._forgiving("written"), self._opened() as table, table:
-            table.execute("CREATE TABLE IF NOT EXISTS content (path BLOB PRIMARY KEY, entry BLOB) WITHOUT ROWID")
+            table.execute(
+                "CREATE TABLE IF NOT EXISTS content (path BLOB PRIMARY KEY, entry BLOB) WITHOUT ROWID"
+            )
             table.executemany("INSERT OR REPLACE INTO content VALUES (?, ?)", entries.items())
 
     @contextlib.contextmanager
@@ -147,7 +155,10 @@ class _Store:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            passing = isinstance(error, OSError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING
+            passing = (
+                isinstance(error, OSError)
+                or getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING
+            )
             say(
                 f"warning: {self.path}: what is known of files cannot be {done} ({error}); "
                 + ("they are read anew" if passing else "it is begun anew")

@@ -36,7 +36,11 @@ def fraction_of(given: float | None, named: bool) -> float:
 def with_held_out(named: Iterable[str], given: float | None) -> tuple[str, ...]:
     """The names of the splits that there are, of those that are named and the part that may be held out."""
     names = tuple(named)
-    return (*names, "val") if "train" in names and "val" not in names and fraction_of(given, False) else names
+    return (
+        (*names, "val")
+        if "train" in names and "val" not in names and fraction_of(given, False)
+        else names
+    )
 
 
 def not_both(named: Any, option: str, given: float | None) -> None:
@@ -78,7 +82,11 @@ def parts_of(count: int, fraction: float, unit: str, say: Say | None) -> dict[st
 
 def needed(named: Iterable[str], only: str | None) -> tuple[str, ...]:
     """Of the splits that a spec names, those that must be read for `only` that one: a part held out is in the training data."""
-    return tuple(name for name in named if only is None or name == only or (only not in named and name == "train"))
+    return tuple(
+        name
+        for name in named
+        if only is None or name == only or (only not in named and name == "train")
+    )
 
 
 def files_of_splits(
@@ -98,16 +106,22 @@ def files_of_splits(
         return found
     kept, taken = list(found["train"]), {}
     for split in [s for s in given if s != "train"]:
-        theirs = {os.path.realpath(p) for p in found.get(split) or _there(*given[split], base, endings)}
+        theirs = {
+            os.path.realpath(p) for p in found.get(split) or _there(*given[split], base, endings)
+        }
         taken[split] = [p for p in kept if os.path.realpath(p) in theirs]
         kept = [p for p in kept if p not in taken[split]]
     option = given["train"][1]
     for split, files in taken.items():
         if files:
             more = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
-            say(f"{option}: left out of training, since {given[split][1]} names it too: {files[0]}{more}")
+            say(
+                f"{option}: left out of training, since {given[split][1]} names it too: {files[0]}{more}"
+            )
     if not kept:
-        raise DataError(f"{option}: nothing is left to train on: every file belongs to another split; name other files")
+        raise DataError(
+            f"{option}: nothing is left to train on: every file belongs to another split; name other files"
+        )
     return {**found, "train": tuple(kept)}
 
 

@@ -123,7 +123,12 @@ class Sources:
 
     def __init__(self, tokenizer: Tokenizer, context: int, empty: bool = False) -> None:
         assert tokenizer.end_of_text is not None
-        self.tokenizer, self.context, self.end, self.empty = tokenizer, context, tokenizer.end_of_text, empty
+        self.tokenizer, self.context, self.end, self.empty = (
+            tokenizer,
+            context,
+            tokenizer.end_of_text,
+            empty,
+        )
         self.most = f"{context} tokens, the end included"
 
     def read(self, given: str, place: str) -> tuple[list[int], bool]:
@@ -174,8 +179,13 @@ class Prompts:
     def batch(self, contents: Sequence[list[int]]) -> dict[str, Tensor]:
         """Padded on the left."""
         longest = max(map(len, contents))
-        real = torch.tensor([[False] * (longest - len(row)) + [True] * len(row) for row in contents])
-        return {"tokens": torch.tensor([[row[0]] * (longest - len(row)) + row for row in contents]), "real": real}
+        real = torch.tensor(
+            [[False] * (longest - len(row)) + [True] * len(row) for row in contents]
+        )
+        return {
+            "tokens": torch.tensor([[row[0]] * (longest - len(row)) + row for row in contents]),
+            "real": real,
+        }
 
 
 class Windows:
@@ -194,7 +204,10 @@ class Windows:
 
     def batch(self, contents: Sequence[list[int]]) -> dict[str, Tensor]:
         """Padded on the right."""
-        rows = [np.pad(row, (0, max(map(len, contents)) - len(row)), constant_values=PADDING) for row in contents]
+        rows = [
+            np.pad(row, (0, max(map(len, contents)) - len(row)), constant_values=PADDING)
+            for row in contents
+        ]
         return {"tokens": torch.from_numpy(np.stack(rows))}
 
 

@@ -44,11 +44,15 @@ class Input:
         """A normalised image (C, H, W) as pixels in 0..1."""
         raise NotImplementedError
 
-    def random(self, count: int, device: torch.device, length: int | None = None) -> dict[str, Tensor]:
+    def random(
+        self, count: int, device: torch.device, length: int | None = None
+    ) -> dict[str, Tensor]:
         """A batch of so many items without their targets; rows are of this length, or as long as the data's context."""
         raise NotImplementedError
 
-    def unlabelled(self, names: tuple[str, ...], count: int, device: torch.device) -> dict[str, Tensor]:
+    def unlabelled(
+        self, names: tuple[str, ...], count: int, device: torch.device
+    ) -> dict[str, Tensor]:
         """The same for a task that reads these names, none of which is a target beside the input."""
         return self.random(count, device)
 
@@ -74,7 +78,10 @@ class ImageInput(Input):
         sound = self.info.sound
         if sound is None:
             return None
-        return f"mel bands, {sound.low:g} to {sound.high:g} Hz", f"frames of {1000 * sound.hop / sound.rate:g} ms"
+        return (
+            f"mel bands, {sound.low:g} to {sound.high:g} Hz",
+            f"frames of {1000 * sound.hop / sound.rate:g} ms",
+        )
 
     def pixels_of(self, image: Tensor) -> Tensor:
         """A normalised image (C, H, W) as pixels in 0..1; frames reach from their least to their greatest value."""
@@ -82,7 +89,9 @@ class ImageInput(Input):
             return denormalise(image, self.info)
         return (image - image.min()) / (image.max() - image.min()).clamp(min=1e-12)
 
-    def random(self, count: int, device: torch.device, length: int | None = None) -> dict[str, Tensor]:
+    def random(
+        self, count: int, device: torch.device, length: int | None = None
+    ) -> dict[str, Tensor]:
         """Pixels of mean 0 and deviation 1."""
         return {"image": torch.randn(count, *(self.info.image_shape or ()), device=device)}
 
@@ -92,7 +101,9 @@ class FrameInput(Input):
 
     name = "frames"
 
-    def random(self, count: int, device: torch.device, length: int | None = None) -> dict[str, Tensor]:
+    def random(
+        self, count: int, device: torch.device, length: int | None = None
+    ) -> dict[str, Tensor]:
         """Frames of mean 0 and deviation 1, of one length."""
         length = length or self.info.context or 1
         frames = torch.randn(count, length, self.info.frame_width or 1, device=device)
@@ -105,16 +116,26 @@ class TokenInput(Input):
     name = "tokens"
     in_files = False
 
-    def random(self, count: int, device: torch.device, length: int | None = None) -> dict[str, Tensor]:
+    def random(
+        self, count: int, device: torch.device, length: int | None = None
+    ) -> dict[str, Tensor]:
         """Tokens that both sides of pairs have."""
         known = min(filter(None, (self.info.vocab_size, self.info.source_vocab_size)))
-        return {"tokens": torch.randint(known, (count, length or self.info.context or 1), device=device)}
+        return {
+            "tokens": torch.randint(known, (count, length or self.info.context or 1), device=device)
+        }
 
-    def unlabelled(self, names: tuple[str, ...], count: int, device: torch.device) -> dict[str, Tensor]:
+    def unlabelled(
+        self, names: tuple[str, ...], count: int, device: torch.device
+    ) -> dict[str, Tensor]:
         """Texts and targets are (B, T + 1), since a task does not show the model the last token; each is a word of its own."""
         length = self.info.context or 1
         lengths = {name: length + (name != "source") for name in names}
-        batch = {name: self.random(count, device, n)[self.name] for name, n in lengths.items() if name != "words"}
+        batch = {
+            name: self.random(count, device, n)[self.name]
+            for name, n in lengths.items()
+            if name != "words"
+        }
         numbers = torch.arange(length + 1, device=device).expand(count, -1)
         return {**batch, **({"words": numbers} if "words" in names else {})}
 
@@ -152,13 +173,14 @@ class Numbers(Target):
     """(B, K) float64 numbers in the data's units."""
 
     name = "numbers"
-    lacking = (
-        "the checkpoint learnt numbers, and the data has none; say where they are (data.targets, data.target_columns)"
-    )
+    lacking = "the checkpoint learnt numbers, and the data has none; say where they are (data.targets, data.target_columns)"
 
     def random(self, count: int, device: torch.device) -> Tensor:
         """Of the training split's mean and deviation."""
-        mean, std = (torch.tensor(x, dtype=torch.float64) for x in (self.info.target_mean, self.info.target_std))
+        mean, std = (
+            torch.tensor(x, dtype=torch.float64)
+            for x in (self.info.target_mean, self.info.target_std)
+        )
         return (mean + std * torch.randn(count, len(mean), dtype=torch.float64)).to(device)
 
 
@@ -215,7 +237,9 @@ def target_of(info: DatasetInfo) -> Target | None:
     return Transcript(info) if info.spelling else Target(info)
 
 
-def random_batch(info: DatasetInfo, names: tuple[str, ...], count: int, device: torch.device) -> dict[str, Tensor]:
+def random_batch(
+    info: DatasetInfo, names: tuple[str, ...], count: int, device: torch.device
+) -> dict[str, Tensor]:
     """A random batch for a task that reads these names, with a key for each row, as data have it."""
     kind, target = input_of(info), target_of(info)
     if target is not None and target.name in names:

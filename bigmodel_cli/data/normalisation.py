@@ -15,14 +15,19 @@ LEAST = 1e-3
 """The least deviation: what is the same everywhere is not divided by nothing."""
 
 
-def normalisation(wanted: bool, before: DatasetInfo | None, measure: Callable[[], list[tuple[float, float]]]) -> Moments:
+def normalisation(
+    wanted: bool, before: DatasetInfo | None, measure: Callable[[], list[tuple[float, float]]]
+) -> Moments:
     """None unless `wanted`; those of a checkpoint whose inputs are alike; else as measured: (mean, variance) per channel."""
     if not wanted:
         return (), ()
     if before is not None:
         return before.mean, before.std
     measured = measure()
-    mean, std = tuple(round(m, 6) for m, _ in measured), tuple(round(max(LEAST, v**0.5), 6) for _, v in measured)
+    mean, std = (
+        tuple(round(m, 6) for m, _ in measured),
+        tuple(round(max(LEAST, v**0.5), 6) for _, v in measured),
+    )
     return mean, std
 
 

@@ -39,7 +39,9 @@ def say_overlaps(data: DataSet, task: str, before: Sequence[Seen], say: Say) -> 
         items = data.items(name)
         both = int(np.isin(items, train).sum())
         if both:
-            say(f"warning: {both:,} of {len(items):,} {data.unit} of the {name} split are also in the training split")
+            say(
+                f"warning: {both:,} of {len(items):,} {data.unit} of the {name} split are also in the training split"
+            )
         for seen in before:
             found = share(items, seen)
             if found.items:
@@ -90,7 +92,9 @@ def check_held_out(data: DataSet, task: str, seen: Sequence[Seen], remedy: str, 
         )
 
 
-def exposure(data: DataSet, split: str, task: str, seen: Sequence[Seen], say: Say) -> dict[str, Any]:
+def exposure(
+    data: DataSet, split: str, task: str, seen: Sequence[Seen], say: Say
+) -> dict[str, Any]:
     """How many items of the evaluated split the checkpoint was trained on, said and as JSON; {} where it keeps no record."""
     items = data.items(split)
     own = {s.task: share(items, s) for s in seen}
@@ -98,7 +102,11 @@ def exposure(data: DataSet, split: str, task: str, seen: Sequence[Seen], say: Sa
         if not found.items:
             continue
         kind = "" if split == "train" or name != task else "warning: "
-        how = "were trained on" if name == task else f"were in an earlier training with task.type: {name}"
+        how = (
+            "were trained on"
+            if name == task
+            else f"were in an earlier training with task.type: {name}"
+        )
         say(f"{kind}{found.items:,} of {found.of:,} {data.unit} of the {split} split {how}")
     earlier = {name: found.to_json() for name, found in own.items() if name != task}
     return {

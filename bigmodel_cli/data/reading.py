@@ -98,9 +98,13 @@ def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             row = json.loads(line, object_pairs_hook=_once)
         except _Twice as error:
-            raise DataError(f"{place}: the key {error} stands twice in one object; take one of them out") from None
+            raise DataError(
+                f"{place}: the key {error} stands twice in one object; take one of them out"
+            ) from None
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{place}: not JSON ({error}); a .jsonl file has one object on each line") from None
+            raise DataError(
+                f"{place}: not JSON ({error}); a .jsonl file has one object on each line"
+            ) from None
         if not isinstance(row, dict):
             raise DataError(f"{place}: not an object; a .jsonl file has one object on each line")
         yield place, row
@@ -215,7 +219,9 @@ def _read(file: IO[bytes], path: Path, newlines: int) -> bytes:
         return file.read(CHUNK)
     except (OSError, EOFError, zlib.error) as error:
         where = f" after line {newlines:,}" if newlines else ""
-        raise DataError(f"{path}: cannot be read{where}: {error or type(error).__name__}; fetch it anew") from None
+        raise DataError(
+            f"{path}: cannot be read{where}: {error or type(error).__name__}; fetch it anew"
+        ) from None
 
 
 def _check_kind(path: Path, start: bytes) -> None:
@@ -229,7 +235,9 @@ def _check_kind(path: Path, start: bytes) -> None:
         raise DataError(f"{path}: {kind}, not UTF-8; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)")
 
 
-def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, path: Path, offset: int, newlines: int) -> str:
+def _decode(
+    decoder: codecs.IncrementalDecoder, chunk: bytes, path: Path, offset: int, newlines: int
+) -> str:
     """The next piece of text. Raises `DataError` with the byte's offset in the file, and its line."""
     pending = len(decoder.getstate()[0])
     try:

@@ -44,7 +44,9 @@ def numbers_among(labels: Labels, classes: tuple[str, ...], known: tuple[str, ..
     if labels.ndim > 1:
         held: Labels = sets_among(labels, classes, known)
         return held
-    numbers: Labels = numbers_of(classes, known, [classes[i] for i in np.unique(labels).tolist()])[labels]
+    numbers: Labels = numbers_of(classes, known, [classes[i] for i in np.unique(labels).tolist()])[
+        labels
+    ]
     return numbers
 
 
@@ -63,9 +65,17 @@ def part_of_each_class(labels: Labels, fraction: float) -> Ints:
 
 def subset(raw: RawSplit, chosen: Any) -> RawSplit:
     """Those items alone."""
-    pick: Callable[[list[Any]], list[Any]] = lambda items: [items[i] for i in chosen] if items else []  # noqa: E731
+    pick: Callable[[list[Any]], list[Any]] = lambda items: (
+        [items[i] for i in chosen] if items else []
+    )  # noqa: E731
     pixels = raw.pixels[chosen] if raw.pixels is not None else None
     headers = raw.headers.part(chosen) if raw.headers is not None else None
     return RawSplit(
-        raw.labels[chosen], raw.digest, pixels, pick(raw.encoded), pick(raw.names), pick(raw.hashes), headers
+        raw.labels[chosen],
+        raw.digest,
+        pixels,
+        pick(raw.encoded),
+        pick(raw.names),
+        pick(raw.hashes),
+        headers,
     )

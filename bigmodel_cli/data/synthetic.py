@@ -53,12 +53,16 @@ def _digits(symbols: int) -> list[str]:
 def _answered(given: Ints, answer: Ints, symbols: int) -> Rows:
     """What is given, "=" and the answer."""
     equals = np.full((len(given), 1), symbols)
-    return np.hstack((given, equals, answer)), np.arange(given.shape[1] + 1 + answer.shape[1]) > given.shape[1]
+    return np.hstack((given, equals, answer)), np.arange(
+        given.shape[1] + 1 + answer.shape[1]
+    ) > given.shape[1]
 
 
 def _of_sequence(answer: Callable[[Ints, int], Ints], symbols: int = 10) -> Problem:
     """A sequence of symbols and what follows from it."""
-    return Problem(symbols, lambda n, s: [s] * n, lambda x, s: _answered(x, answer(x, s), s), _digits)
+    return Problem(
+        symbols, lambda n, s: [s] * n, lambda x, s: _answered(x, answer(x, s), s), _digits
+    )
 
 
 def _sums(x: Ints, symbols: int) -> Rows:
@@ -75,7 +79,9 @@ def _recall(x: Ints, symbols: int) -> Rows:
     pairs = np.stack((keys, values + symbols // 2), 2)  # (B, n, 2)
     asked = np.take_along_axis(pairs, order[:, :, None], 1)
     place = np.arange(4 * keys.shape[1])
-    return np.concatenate((pairs, asked), 1).reshape(len(x), -1), (place % 2 == 1) & (place >= 2 * keys.shape[1])
+    return np.concatenate((pairs, asked), 1).reshape(len(x), -1), (place % 2 == 1) & (
+        place >= 2 * keys.shape[1]
+    )
 
 
 def _arranged(chosen: Ints, count: int) -> Ints:
@@ -108,7 +114,9 @@ class SyntheticOptions(AnyDataOptions):
 
     test_data: ClassVar[str] = "data.test_samples=1000"
     type: Literal["synthetic"] = "synthetic"
-    problem: Literal["copy", "reverse", "sort", "recall", "parity", "running_parity", "modular_sum"] = Field(
+    problem: Literal[
+        "copy", "reverse", "sort", "recall", "parity", "running_parity", "modular_sum"
+    ] = Field(
         description="copy, reverse, sort: `3 1 2 = 1 2 3`; recall: pairs of keys and values, then each key before its value, as in "
         "MQAR (Arora et al. 2023); parity: of bits, or of all bits up to each; modular_sum: `a + b = c`, modulo symbols"
     )
@@ -116,12 +124,18 @@ class SyntheticOptions(AnyDataOptions):
         "text",
         description="text with its answer, for causal_lm; pairs, for seq2seq; or an answer as label, for classification",
     )
-    length: Length = Field(description="symbols of a training sample; pairs for recall, terms for modular_sum")
+    length: Length = Field(
+        description="symbols of a training sample; pairs for recall, terms for modular_sum"
+    )
     min_length: Length | None = Field(
         None, description="shortest training sample: lengths from this on are as frequent"
     )
-    val_length: Length | None = Field(None, description="of each validation sample, in place of those of training")
-    test_length: Length | None = Field(None, description="of each test sample: longer ones test length generalisation")
+    val_length: Length | None = Field(
+        None, description="of each validation sample, in place of those of training"
+    )
+    test_length: Length | None = Field(
+        None, description="of each test sample: longer ones test length generalisation"
+    )
     symbols: Annotated[int, Field(ge=2, le=100_000)] | None = Field(
         None,
         description="different symbols: 10 where left out; for recall 64, half of them keys; for modular_sum the modulus, 97",
@@ -131,7 +145,9 @@ class SyntheticOptions(AnyDataOptions):
     test_samples: Samples = Field(1000, description="test samples")
     seed: Seed = Field(0, description="chooses the samples, whatever train.seed is")
 
-    def open(self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None) -> DataSet:
+    def open(
+        self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
+    ) -> DataSet:
         """The problem's samples."""
         return _open_synthetic(self, base, say, assets, only)
 
@@ -143,7 +159,9 @@ class SyntheticOptions(AnyDataOptions):
             raise ValueError(f"symbols: {self.symbols}: parity is of bits; leave symbols out")
         longest = max(self.length, self.val_length or 0, self.test_length or 0)
         if self.problem == "recall" and longest > self.count // 2:
-            raise ValueError(f"symbols: {self.count}: half of them are keys, fewer than {longest} pairs; give more")
+            raise ValueError(
+                f"symbols: {self.count}: half of them are keys, fewer than {longest} pairs; give more"
+            )
         if self.form == "labels" and self.problem not in ("parity", "modular_sum"):
             raise ValueError(
                 f"form: labels is for answers of one symbol (parity, modular_sum), and not for {self.problem}"
@@ -163,7 +181,10 @@ class SyntheticOptions(AnyDataOptions):
         """The lengths of each split's samples."""
         train = range(self.min_length or self.length, self.length + 1)
         own = {"val": self.val_length, "test": self.test_length}
-        return {"train": train, **{s: train if n is None else range(n, n + 1) for s, n in own.items()}}
+        return {
+            "train": train,
+            **{s: train if n is None else range(n, n + 1) for s, n in own.items()},
+        }
 
     def longest(self) -> int:
         """The most tokens that the model sees at once."""
@@ -213,17 +234,30 @@ def _open_synthetic(
     tokenizer, tokens = _tokens(options, assets)
     wanted = {"train": options.samples, "val": options.val_samples, "test": options.test_samples}
     numbers = _divided(options, wanted)
-    few = [f"{len(n):,} of {wanted[s]:,} {s} samples" for s, (n, _) in numbers.items() if len(n) < wanted[s]]
+    few = [
+        f"{len(n):,} of {wanted[s]:,} {s} samples"
+        for s, (n, _) in numbers.items()
+        if len(n) < wanted[s]
+    ]
     if few and only is None:
         say(
             f"there are {', '.join(few)}: {options.problem} has no more different ones that short, and splits share none"
         )
-    splits = {s: Synthetic(options, tokenizer, tokens, *numbers[s]) for s in numbers if only in (None, s)}
+    splits = {
+        s: Synthetic(options, tokenizer, tokens, *numbers[s]) for s in numbers if only in (None, s)
+    }
     classes = tuple(map(str, range(options.count))) if options.form == "labels" else ()
-    counts = count_classes(splits["train"].labels(), classes) if classes and "train" in splits else ()
+    counts = (
+        count_classes(splits["train"].labels(), classes) if classes and "train" in splits else ()
+    )
     opened: dict[str, Split] = dict(splits)
     return DataSet(
-        DatasetInfo(vocab_size=tokenizer.vocab_size, context=options.longest(), classes=classes, class_counts=counts),
+        DatasetInfo(
+            vocab_size=tokenizer.vocab_size,
+            context=options.longest(),
+            classes=classes,
+            class_counts=counts,
+        ),
         key_of([FORMAT, options.model_dump(mode="json"), tokenizer.to_json().decode("utf-8")]),
         opened,
         {ASSET: tokenizer.to_json()},
@@ -273,7 +307,9 @@ def _divided(options: SyntheticOptions, wanted: dict[str, int]) -> dict[str, tup
             shares = {s: max(least[s], space * n // total) for s, n in shares.items()}
             if "train" in shares:
                 shares["train"] += space - sum(shares.values())
-        if sum(shares.values()) > space or (total > space and any(n < least[s] for s, n in shares.items())):
+        if sum(shares.values()) > space or (
+            total > space and any(n < least[s] for s, n in shares.items())
+        ):
             raise SpecError(
                 f"data.length: {options.problem} has {space} different sample(s) of length {length}, and splits share none; "
                 "make data.length, data.min_length or data.symbols larger"
@@ -297,8 +333,21 @@ class Synthetic(Split):
     those of files are; labels: {"tokens": (B, T), "label": (B,)}, between marks. "key" (B,); -1 where a row is over.
     """
 
-    def __init__(self, options: SyntheticOptions, tokenizer: Tokenizer, tokens: Ints, numbers: Ints, own: Ints) -> None:
-        self.options, self.tokenizer, self.tokens, self.numbers, self.own = options, tokenizer, tokens, numbers, own
+    def __init__(
+        self,
+        options: SyntheticOptions,
+        tokenizer: Tokenizer,
+        tokens: Ints,
+        numbers: Ints,
+        own: Ints,
+    ) -> None:
+        self.options, self.tokenizer, self.tokens, self.numbers, self.own = (
+            options,
+            tokenizer,
+            tokens,
+            numbers,
+            own,
+        )
         widths = {n: options.width(n) for n in np.unique(own).tolist()}
         if options.form == "pairs" or {*widths.values()} != {options.longest()}:
             self.lengths = np.array([widths[n] for n in own.tolist()])
@@ -332,7 +381,9 @@ class Synthetic(Split):
         for first in range(0, len(self), AT_ONCE):
             chunk = np.arange(first, min(first + AT_ONCE, len(self)))
             for places, rows, _ in self.by_length(chunk):
-                found = np.full(len(rows), seeded(FORMAT, problem, self.options.count, rows.shape[1]))
+                found = np.full(
+                    len(rows), seeded(FORMAT, problem, self.options.count, rows.shape[1])
+                )
                 for column in rows.T:
                     found = mix(found ^ column.astype(np.uint64))
                 hashes[chunk[places]] = found
@@ -345,12 +396,16 @@ class Synthetic(Split):
         found = {}
         for places, rows, answer in self.by_length(np.arange(len(self))):
             for place, row in zip(places.tolist(), self.tokens[rows], strict=True):
-                found[place] = [self.tokenizer.decode(row[where].tolist()) for where in (~answer, answer)]
+                found[place] = [
+                    self.tokenizer.decode(row[where].tolist()) for where in (~answer, answer)
+                ]
         return [found[i][0] for i in range(len(self))], [found[i][1] for i in range(len(self))]
 
     def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The samples, padded to the longest."""
-        pieces = [(places, self.marked(rows, answer)) for places, rows, answer in self.by_length(samples)]
+        pieces = [
+            (places, self.marked(rows, answer)) for places, rows, answer in self.by_length(samples)
+        ]
         batch = {}
         for name, sample in pieces[0][1].items():
             width = max(piece[name].shape[1] for _, piece in pieces)
@@ -369,7 +424,11 @@ class Synthetic(Split):
             return {"tokens": np.hstack((start, given, end)), "label": rows[:, answer]}
         if self.options.form == "pairs":
             target = np.hstack((end, said, end))
-            return {"source": np.hstack((given, end)), "target": target, "loss_mask": np.ones_like(target, bool)}
+            return {
+                "source": np.hstack((given, end)),
+                "target": target,
+                "loss_mask": np.ones_like(target, bool),
+            }
         row, closed = self.tokens[rows], self.options.problem != "recall"
         mask = np.tile(np.array([*answer, *[True] * closed]), (len(rows), 1))
         return {"tokens": np.hstack((row, end)) if closed else row, "loss_mask": mask}

@@ -43,26 +43,44 @@ def read_number(value: Any, place: str, option: str) -> float:
         shown = "null" if value is None else "empty"
         raise DataError(f"{place}: {option}: {shown}; give it a number, or leave the row out")
     try:
-        if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal) or "_" in str(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float | str | Decimal)
+            or "_" in str(value)
+        ):
             raise ValueError
         number = float(value)
     except (ValueError, OverflowError):
-        raise DataError(f"{place}: {option}: {repr(value)[:60]} is not a number; write it as 1234.5 or 1.2e3") from None
+        raise DataError(
+            f"{place}: {option}: {repr(value)[:60]} is not a number; write it as 1234.5 or 1.2e3"
+        ) from None
     if not math.isfinite(number):
-        raise DataError(f"{place}: {option}: {number} is not a finite number; repair the row, or leave it out")
+        raise DataError(
+            f"{place}: {option}: {number} is not a finite number; repair the row, or leave it out"
+        )
     if abs(number) > LARGEST:
-        raise DataError(f"{place}: {option}: {number} is larger than {LARGEST:g}; give it in a larger unit")
+        raise DataError(
+            f"{place}: {option}: {number} is larger than {LARGEST:g}; give it in a larger unit"
+        )
     return number
 
 
 def read_set(value: Any, separator: str, place: str, option: str) -> tuple[str, ...]:
     """The labels of an item, each once, in order: of a list, or of a text with a separator between them."""
-    given = value.split(separator) if isinstance(value, str) else value if isinstance(value, list) else [value]
+    given = (
+        value.split(separator)
+        if isinstance(value, str)
+        else value
+        if isinstance(value, list)
+        else [value]
+    )
     names = set()
     for label in given:
         if not isinstance(label, str | int):
             shown = "null" if label is None else repr(label)[:60]
-            raise DataError(f"{place}: {option}: {shown} is neither a word nor a whole number; for no label write []")
+            raise DataError(
+                f"{place}: {option}: {shown} is neither a word nor a whole number; for no label write []"
+            )
         names.add(str(label).lower() if isinstance(label, bool) else str(label).strip())
     return tuple(sorted(names - {""}))
 
@@ -88,7 +106,9 @@ def sets_among(held: Any, classes: Sequence[str], known: Sequence[str]) -> Any:
     return found
 
 
-def number_facts(names: Sequence[str], train: Any, before: DatasetInfo | None, known: bool, say: Say) -> dict[str, Any]:
+def number_facts(
+    names: Sequence[str], train: Any, before: DatasetInfo | None, known: bool, say: Say
+) -> dict[str, Any]:
     """The DatasetInfo of numbers that are called so, (N, K) in the training split.
 
     Mean and deviation are those of a checkpoint `before` that has the same targets, since its outputs are scaled by them. Where
@@ -102,7 +122,11 @@ def number_facts(names: Sequence[str], train: Any, before: DatasetInfo | None, k
                 f"data.targets: {len(names)} ({', '.join(names)}), and the checkpoint has {len(before.targets)} "
                 f"({', '.join(before.targets) or 'none'}); name as many, in this order"
             )
-        return {"targets": before.targets, "target_mean": before.target_mean, "target_std": before.target_std}
+        return {
+            "targets": before.targets,
+            "target_mean": before.target_mean,
+            "target_std": before.target_std,
+        }
     mean, std = train.mean(0), train.std(0)
     for name, centre, spread in zip(names, mean.tolist(), std.tolist(), strict=True):
         if spread <= 1e-12 * abs(centre):
@@ -111,7 +135,11 @@ def number_facts(names: Sequence[str], train: Any, before: DatasetInfo | None, k
                 "deviation is taken as 1"
             )
     std = np.where(std > 1e-12 * np.abs(mean), std, 1.0)
-    return {"targets": tuple(names), "target_mean": tuple(mean.tolist()), "target_std": tuple(std.tolist())}
+    return {
+        "targets": tuple(names),
+        "target_mean": tuple(mean.tolist()),
+        "target_std": tuple(std.tolist()),
+    }
 
 
 def check_kind(data: DatasetInfo, checkpoint: DatasetInfo | None) -> None:
@@ -123,4 +151,6 @@ def check_kind(data: DatasetInfo, checkpoint: DatasetInfo | None) -> None:
             "labels": "sets of labels (data.label_separator)",
             "label": "one label",
         }
-        raise SpecError(f"the checkpoint has learnt {words[wanted]} of each item, and the data has {words[there]}")
+        raise SpecError(
+            f"the checkpoint has learnt {words[wanted]} of each item, and the data has {words[there]}"
+        )

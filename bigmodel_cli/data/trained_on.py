@@ -71,7 +71,9 @@ def _parts(line: bytes) -> list[bytes]:
     windows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(line, np.uint8), WINDOW)
     mixed = np.zeros(len(windows), np.uint64)
     for number in np.ascontiguousarray(windows).view("<u8").T:  # 8 bytes each
-        mixed = (mixed ^ (mixed >> np.uint64(29)) ^ number) * np.uint64(0x9E3779B97F4A7C15)  # modulo 2^64; odd (Knuth)
+        mixed = (mixed ^ (mixed >> np.uint64(29)) ^ number) * np.uint64(
+            0x9E3779B97F4A7C15
+        )  # modulo 2^64; odd (Knuth)
     ends = np.flatnonzero(mixed >> np.uint64(32) < np.uint64(2**32 // MEAN_PIECE)) + WINDOW
     places = [0, *ends.tolist(), len(line)]
     return [line[a:b] for a, b in pairwise(places) if b > a]
@@ -116,7 +118,9 @@ def dump(sets: Iterable[Seen]) -> bytes:
     """Several sets as bytes: a line of JSON about them, then their hashes, 8 bytes each, little end first."""
     sets = list(sets)
     head = [{"task": s.task, "count": len(s.hashes), "whole": s.whole} for s in sets]
-    return json.dumps(head).encode() + b"\n" + b"".join(s.hashes.astype("<u8").tobytes() for s in sets)
+    return (
+        json.dumps(head).encode() + b"\n" + b"".join(s.hashes.astype("<u8").tobytes() for s in sets)
+    )
 
 
 def load(content: bytes | None) -> list[Seen]:
@@ -130,7 +134,10 @@ def load(content: bytes | None) -> list[Seen]:
         entries = json.loads(head)
         well = isinstance(entries, list) and len(entries) <= MOST_SETS
         well = well and all(
-            type(e["task"]) is str and type(e["whole"]) is bool and type(e["count"]) is int and 0 < e["count"] <= MOST
+            type(e["task"]) is str
+            and type(e["whole"]) is bool
+            and type(e["count"]) is int
+            and 0 < e["count"] <= MOST
             for e in entries
         )
         if not well or len(body) != 8 * sum(e["count"] for e in entries):

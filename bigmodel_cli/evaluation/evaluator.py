@@ -52,13 +52,17 @@ def score_split(
     with evaluating(model), torch.inference_mode():
         while first < len(order):
             try:
-                found, said = _scored(model, task, split, order[first : first + rows], device, precision)
+                found, said = _scored(
+                    model, task, split, order[first : first + rows], device, precision
+                )
             except Exception as error:
                 if not is_out_of_memory(error) or rows == 1:
                     raise
                 forget_frames(error)
                 rows = -(-min(rows, len(order)) // 2)
-                told(f"out of memory in a validation of {len(split):,} items; {rows:,} pass at once from here on")
+                told(
+                    f"out of memory in a validation of {len(split):,} items; {rows:,} pass at once from here on"
+                )
                 continue
             first += rows
             for name, pair in found.items():
@@ -68,7 +72,10 @@ def score_split(
     back = np.argsort(order)
     index = torch.from_numpy(back)
     return (
-        {n: (torch.cat([s for s, _ in p])[index], torch.cat([c for _, c in p])[index]) for n, p in scores.items()},
+        {
+            n: (torch.cat([s for s, _ in p])[index], torch.cat([c for _, c in p])[index])
+            for n, p in scores.items()
+        },
         {name: [values[i] for i in back] for name, values in answers.items()},
         rows,
     )
@@ -86,7 +93,9 @@ def _scored(
 
 def similar(split: Split) -> Ints:
     """Every sample once, those of similar length side by side, so that little is computed on padding."""
-    return np.arange(len(split)) if split.lengths is None else np.argsort(split.lengths, kind="stable")
+    return (
+        np.arange(len(split)) if split.lengths is None else np.argsort(split.lengths, kind="stable")
+    )
 
 
 def evaluate_split(
@@ -116,9 +125,15 @@ def written(loaded: Loaded, split: Split) -> Answers:
     """
     sources, references = split.texts()
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
-    predictions, unfinished, truncated = [""] * len(sources), [False] * len(sources), [False] * len(sources)
+    predictions, unfinished, truncated = (
+        [""] * len(sources),
+        [False] * len(sources),
+        [False] * len(sources),
+    )
     with evaluating(loaded.model):
-        records = generate_from_source(loaded, (sources[i] for i in order), Decoding(), "source", empty=True)
+        records = generate_from_source(
+            loaded, (sources[i] for i in order), Decoding(), "source", empty=True
+        )
         for i, record in zip(order, records, strict=True):
             predictions[i] = record["text"]
             unfinished[i], truncated[i] = "unfinished" in record, "truncated" in record
@@ -150,15 +165,21 @@ def derived_measures(task: Task, measures: dict[str, Measure]) -> dict[str, Meas
         return value
 
     names = task.derived({task.derived_from: source.total()})
-    return {name: replace(source, value=function(name), limits=task.info(name).limits) for name in names}
+    return {
+        name: replace(source, value=function(name), limits=task.info(name).limits) for name in names
+    }
 
 
 def estimates(task: Task, measures: dict[str, Measure]) -> dict[str, Estimate]:
     """Each metric with its interval, and those derived from them, whose ends are those of the metric that they derive from."""
     result = {name: estimate(measure) for name, measure in measures.items()}
     main = result[task.derived_from]
-    value, low, high = (task.derived({task.derived_from: end}) for end in (main.value, main.low, main.high))
+    value, low, high = (
+        task.derived({task.derived_from: end}) for end in (main.value, main.low, main.high)
+    )
     for name in value:  # monotonic in the metric that they derive from
         ends = sorted((low[name], high[name]))
-        result[name] = Estimate(value[name], main.count, ends[0], ends[1], main.method, percent=task.info(name).percent)
+        result[name] = Estimate(
+            value[name], main.count, ends[0], ends[1], main.method, percent=task.info(name).percent
+        )
     return result

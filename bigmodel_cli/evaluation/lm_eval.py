@@ -26,7 +26,9 @@ MOST_NEW = 256
 NORMAL = 1.96  # standard errors on each side of a 95 % interval
 
 
-def evaluate_tasks(loaded: Loaded, names: Sequence[str], include: Path | None, limit: int | None) -> Report:
+def evaluate_tasks(
+    loaded: Loaded, names: Sequence[str], include: Path | None, limit: int | None
+) -> Report:
     """The tasks' metrics. `include` is a folder of further task files; `limit` stops each task after so many items.
 
     Raises `SpecError` for a model that does not continue texts, an unknown task or a missing package, and `DataError` where a
@@ -34,7 +36,9 @@ def evaluate_tasks(loaded: Loaded, names: Sequence[str], include: Path | None, l
     """
     model = loaded.model
     if not model.can_generate or model.is_encoder_decoder or loaded.info.vocab_size is None:
-        raise SpecError(f"--tasks are for models that continue texts, and this one was trained for {loaded.task.name}")
+        raise SpecError(
+            f"--tasks are for models that continue texts, and this one was trained for {loaded.task.name}"
+        )
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     lm_eval = need("lm_eval", "harness", "--tasks")
     LM: Any = need("lm_eval.api.model", "harness", "--tasks").LM
@@ -54,7 +58,9 @@ def evaluate_tasks(loaded: Loaded, names: Sequence[str], include: Path | None, l
 
     answers = Answers(loaded)
     manager = None
-    if include is not None:  # the harness reads thousands of files to know its own tasks; not where the folder has all
+    if (
+        include is not None
+    ):  # the harness reads thousands of files to know its own tasks; not where the folder has all
         manager = TaskManager(include_path=str(include), include_defaults=False)
     if manager is None or not all(manager.match_tasks([name]) for name in names):
         manager = TaskManager(include_path=str(include) if include is not None else None)
@@ -67,7 +73,12 @@ def evaluate_tasks(loaded: Loaded, names: Sequence[str], include: Path | None, l
         found = lm_eval.simple_evaluate(
             model=Model(), tasks=list(names), task_manager=manager, limit=limit, log_samples=False
         )
-    except (OSError, ConnectionError, RuntimeError, ValueError) as error:  # what loading a task's data raises
+    except (
+        OSError,
+        ConnectionError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # what loading a task's data raises
         if isinstance(error, ValueError | RuntimeError) and "data" not in str(error).lower():
             raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -94,7 +105,9 @@ def estimates_of(found: dict[str, Any]) -> dict[str, Estimate]:
             error = values.get(f"{metric}_stderr,{kind}")
             spread = NORMAL * error if isinstance(error, float | int) else float("nan")
             name = f"{task}.{metric}" + ("" if kind == "none" else f".{kind}")
-            result[name] = Estimate(float(value), count, value - spread, value + spread, "standard error")
+            result[name] = Estimate(
+                float(value), count, value - spread, value + spread, "standard error"
+            )
     return result
 
 
@@ -107,15 +120,22 @@ class Answers:
         self.limit = min(loaded.model.limit, loaded.info.context or 1024)
         end = self.tokenizer.end_of_text
         self.start = [] if end is None else [end]
-        self.begin = Prompts(self.tokenizer, self.limit, loaded.spec.data).begin  # what every training text begins with
+        self.begin = Prompts(
+            self.tokenizer, self.limit, loaded.spec.data
+        ).begin  # what every training text begins with
         self.cut = 0  # contexts of which the beginning did not fit
 
     def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
         """For each (context, continuation) the continuation's log-probability in nats, and whether it is the likeliest."""
         rows, counts, parts = list[list[int]](), list[int](), list[int]()
         for context, continuation in pairs:
-            blanks = len(context) - len(context.rstrip())  # tokenizers join a space to the word after it
-            context, continuation = context[: len(context) - blanks], context[len(context) - blanks :] + continuation
+            blanks = len(context) - len(
+                context.rstrip()
+            )  # tokenizers join a space to the word after it
+            context, continuation = (
+                context[: len(context) - blanks],
+                context[len(context) - blanks :] + continuation,
+            )
             before = self.tokenizer.encode(context) if context else []
             after = self.tokenizer.encode(context + continuation)[len(before) :] if context else []
             after = after or self.tokenizer.encode(continuation)
@@ -132,10 +152,13 @@ class Answers:
 
     def windows(self, tokens: list[int], first: int) -> list[tuple[list[int], int]]:
         """The tokens from place `first` on, each foretold once: (window, how many of its last tokens are), the last window full."""
-        ends = [min(start + self.limit, len(tokens)) for start in range(first, len(tokens), self.limit)]
+        ends = [
+            min(start + self.limit, len(tokens)) for start in range(first, len(tokens), self.limit)
+        ]
         starts = range(first, len(tokens), self.limit)
         return [
-            (tokens[max(0, end - self.limit - 1) : end], end - start) for start, end in zip(starts, ends, strict=True)
+            (tokens[max(0, end - self.limit - 1) : end], end - start)
+            for start, end in zip(starts, ends, strict=True)
         ]
 
     def joined(self, scores: list[tuple[float, bool]]) -> tuple[float, bool]:
@@ -161,7 +184,9 @@ class Answers:
             if not chosen:
                 continue
             longest = max(len(rows[i]) for i in chosen)
-            tokens = torch.tensor([rows[i] + [0] * (longest - len(rows[i])) for i in chosen]).to(self.loaded.device)
+            tokens = torch.tensor([rows[i] + [0] * (longest - len(rows[i])) for i in chosen]).to(
+                self.loaded.device
+            )
             with torch.inference_mode(), autocast(self.loaded.device, self.loaded.precision):
                 logits: Tensor = self.model(tokens[:, :-1])
             logs = logits.float().log_softmax(-1)
@@ -187,7 +212,9 @@ class Answers:
                 )
             self.cut += len(prompt) > self.limit
             tokens = torch.tensor([prompt[-self.limit :]]).to(self.loaded.device)
-            draws = torch.rand(1, most, generator=torch.Generator().manual_seed(0)).to(self.loaded.device)
+            draws = torch.rand(1, most, generator=torch.Generator().manual_seed(0)).to(
+                self.loaded.device
+            )
             produced: list[int] = []
             text = ""
             sampling = Sampling(temperature, top_p=float(how.get("top_p", 1.0)))
@@ -204,5 +231,7 @@ class Answers:
                     text = added_text(self.tokenizer, prompt[-self.limit :], produced)
                     if any(stop in text for stop in stops):
                         break
-            texts.append(text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))])
+            texts.append(
+                text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]
+            )
         return texts

@@ -16,13 +16,17 @@ from bigmodel_cli.outputs import write_output
 from bigmodel_cli.tasks import TASKS, Task
 
 
-def write_samples(path: Path, task: str, measures: dict[str, Measure], columns: dict[str, list[Any]]) -> None:
+def write_samples(
+    path: Path, task: str, measures: dict[str, Measure], columns: dict[str, list[Any]]
+) -> None:
     """Write an object per item: its place, the columns' values, its value of each metric, and what means are counted over.
 
     Raises `ResourceError`.
     """
     values = {name: measure.each() for name, measure in measures.items()}
-    counts = {n: m.statistics[:, 1].tolist() for n, m in measures.items() if m.statistics.shape[1] == 2}
+    counts = {
+        n: m.statistics[:, 1].tolist() for n, m in measures.items() if m.statistics.shape[1] == 2
+    }
     count = len(next(iter(measures.values())))
 
     def line(i: int) -> bytes:
@@ -43,13 +47,17 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     records = []
     for place, record in json_rows(path):
         if not isinstance(record.get("scores"), dict):
-            raise DataError(f'{place}: no object with "scores", as `bigmodel eval --predictions` writes them')
+            raise DataError(
+                f'{place}: no object with "scores", as `bigmodel eval --predictions` writes them'
+            )
         records.append(record)
     if not records:
         raise DataError(f"{path}: empty; there is nothing to score")
     names = {(r.get("task"), *r["scores"]) for r in records}
     if len(names) > 1 or records[0].get("task") not in TASKS:
-        raise DataError(f"{path}: the lines are not of one evaluation: they differ in their task or in their metrics")
+        raise DataError(
+            f"{path}: the lines are not of one evaluation: they differ in their task or in their metrics"
+        )
     return records
 
 
@@ -60,9 +68,13 @@ def rescore(path: Path, metrics: Sequence[str] = ()) -> tuple[Task, dict[str, Me
     measures: dict[str, Measure] = {}
     named = records[0]["scores"]
     groups = [
-        group for group, members in MEASURES.items() if group in metrics or (not metrics and members.keys() & named)
+        group
+        for group, members in MEASURES.items()
+        if group in metrics or (not metrics and members.keys() & named)
     ]
-    of_text = {name + end for members in MEASURES.values() for name in members for end in ("", LEAD)}
+    of_text = {
+        name + end for members in MEASURES.values() for name in members for end in ("", LEAD)
+    }
     try:
         if any(name in named for name in task.measured):
             shared = set.intersection(*map(set, records))
@@ -70,7 +82,9 @@ def rescore(path: Path, metrics: Sequence[str] = ()) -> tuple[Task, dict[str, Me
             measures |= task.measures(columns) | task.baselines(columns, ())
         for name in [n for n in named if n not in of_text and n not in measures]:
             counts = torch.tensor([float(r["counts"][name]) for r in records], dtype=torch.float64)
-            values = torch.tensor([float(r["scores"][name] or 0.0) for r in records], dtype=torch.float64)
+            values = torch.tensor(
+                [float(r["scores"][name] or 0.0) for r in records], dtype=torch.float64
+            )
             measures[name] = mean(values * counts, counts, task.info(name))
         if groups:
             need_libraries(groups)
@@ -79,7 +93,9 @@ def rescore(path: Path, metrics: Sequence[str] = ()) -> tuple[Task, dict[str, Me
             if any(name.endswith(LEAD) for name in named):
                 measures |= lead_measures(groups, [_text(r, "source") for r in records], references)
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: a line lacks what its metrics need ({type(error).__name__}: {error})") from None
+        raise DataError(
+            f"{path}: a line lacks what its metrics need ({type(error).__name__}: {error})"
+        ) from None
     return task, measures
 
 

@@ -58,7 +58,10 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Each metric's value under its own name, for `jq .accuracy`, and all about it under `metrics`."""
-        compared = {"compared_with": self.second, "differences": {n: d.to_json() for n, d in self.differences.items()}}
+        compared = {
+            "compared_with": self.second,
+            "differences": {n: d.to_json() for n, d in self.differences.items()},
+        }
         return {
             **{name: e.to_json()["value"] for name, e in self.metrics.items()},
             "metrics": {name: e.to_json() for name, e in self.metrics.items()},
@@ -77,19 +80,39 @@ class Report:
         how = f" on the {self.split} split, computed in {self.precision}" if self.split else ""
         signed = any(e.signature for e in self.metrics.values())
         rows = [
-            [name, *(shown(x, e.percent) for x in (e.value, e.low, e.high)), f"{e.count:,}", e.method]
+            [
+                name,
+                *(shown(x, e.percent) for x in (e.value, e.low, e.high)),
+                f"{e.count:,}",
+                e.method,
+            ]
             + ([e.signature] if signed else [])
             for name, e in self.metrics.items()
         ]
-        columns = ["metric", "value", "95 % from", "to", "count", "interval", *(["how"] if signed else [])]
+        columns = [
+            "metric",
+            "value",
+            "95 % from",
+            "to",
+            "count",
+            "interval",
+            *(["how"] if signed else []),
+        ]
         text = f"{sentence(f'{self.source}: {self.task}{how}')}\n{table(columns, rows)}"
         for records in filter(None, self.tables.values()):
-            cells = [[f"{x:.4f}" if isinstance(x, float) else str(x) for x in record.values()] for record in records]
+            cells = [
+                [f"{x:.4f}" if isinstance(x, float) else str(x) for x in record.values()]
+                for record in records
+            ]
             text += "\n\n" + table(list(records[0]), cells)
         if not self.differences:
             return text
         rows = [
-            [name, *(shown(x, percent) for x in (d.first, d.second, d.difference, d.low, d.high)), f"{d.p:.3f}"]
+            [
+                name,
+                *(shown(x, percent) for x in (d.first, d.second, d.difference, d.low, d.high)),
+                f"{d.p:.3f}",
+            ]
             for name, d in self.differences.items()
             for percent in [self.metrics[name].percent]
         ]
@@ -148,7 +171,9 @@ def evaluate_checkpoint(
     )
     if other is None:
         return report
-    second = _evaluate(other, overrides, first.split, device, tell=lambda _: None)  # the device was said
+    second = _evaluate(
+        other, overrides, first.split, device, tell=lambda _: None
+    )  # the device was said
     differences = _differences(first, second)
     return Report(**{**vars(report), "second": str(second.loaded.path), "differences": differences})
 
@@ -164,11 +189,14 @@ def _of_texts(evaluation: Evaluation) -> dict[str, int]:
 
 def _draw_matrix(evaluation: Evaluation, path: Path) -> None:
     if "label" not in evaluation.columns:
-        raise SpecError(f"--confusion: task.type: {evaluation.loaded.task.name} has no labels to confuse")
+        raise SpecError(
+            f"--confusion: task.type: {evaluation.loaded.task.name} has no labels to confuse"
+        )
     classes = evaluation.loaded.info.classes
     number = {name: i for i, name in enumerate(classes)}
     labels, predictions = (
-        torch.tensor([number[name] for name in evaluation.columns[column]]) for column in ("label", "prediction")
+        torch.tensor([number[name] for name in evaluation.columns[column]])
+        for column in ("label", "prediction")
     )
     draw_confusion(confusion(labels, predictions, len(classes)), classes, path)
     say(f"confusion matrix: {path}")
@@ -182,7 +210,11 @@ def rescore_samples(path: Path, metrics: Sequence[str]) -> Report:
 
 
 def _evaluate(
-    path: Path, overrides: Sequence[Change], split: str | None, device: str, tell: Callable[[str], None] = say
+    path: Path,
+    overrides: Sequence[Change],
+    split: str | None,
+    device: str,
+    tell: Callable[[str], None] = say,
 ) -> Evaluation:
     loaded = load_checkpoint(path, device, overrides, tell=tell)
     spec = loaded.spec
@@ -203,7 +235,9 @@ def _evaluate(
     judged = evaluate_split(loaded, data.split(name), texts if task.generates else None)
     measures, columns = judged.measures | task.baselines(judged.columns, texts), judged.columns
     if name == "val" and (tuned := task.tuned(columns)):
-        changes = " ".join(f"--set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in tuned.items())
+        changes = " ".join(
+            f"--set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in tuned.items()
+        )
         tell(f"tuned on this split, for use on others: {changes}")
         seen = {**seen, "tuned": tuned}
     return Evaluation(loaded, name, measures, columns, seen, data.items(name))
@@ -236,7 +270,9 @@ def _split_name(spec: Spec, wanted: str | None) -> str:
 
 def _differences(first: Evaluation, second: Evaluation) -> dict[str, Difference]:
     """Every metric that both have, over the same items. Raises `SpecError` where the items are not the same."""
-    differ = [c for c in ("source", "reference", "label") if first.columns.get(c) != second.columns.get(c)]
+    differ = [
+        c for c in ("source", "reference", "label") if first.columns.get(c) != second.columns.get(c)
+    ]
     sizes = len(next(iter(first.measures.values()))), len(next(iter(second.measures.values())))
     if differ or sizes[0] != sizes[1] or first.items.tolist() != second.items.tolist():
         what = f"their {differ[0]}s differ" if differ else "their content differs"
@@ -250,20 +286,32 @@ def _differences(first: Evaluation, second: Evaluation) -> dict[str, Difference]
             f"--compare: the two checkpoints were trained for different tasks: {task.name} and {other.name}"
         )
     apart = _of_other_units(first, second)
-    ours, theirs = ({n: m for n, m in e.measures.items() if n not in apart} for e in (first, second))
+    ours, theirs = (
+        {n: m for n, m in e.measures.items() if n not in apart} for e in (first, second)
+    )
     if apart:
         left = [
             *apart,
-            *(task.derived({n: m.total() for n, m in first.measures.items()}) if task.derived_from in apart else ()),
+            *(
+                task.derived({n: m.total() for n, m in first.measures.items()})
+                if task.derived_from in apart
+                else ()
+            ),
         ]
         say(f"not compared, since the two tokenizers count other tokens: {', '.join(left)}")
     ranked = [name for name, measure in ours.items() if measure.pseudo is not None]
     if ranked:
         ours = {name: measure for name, measure in ours.items() if name not in ranked}
-        say(f"not compared, since all items are ranked at once, and none can be swapped: {', '.join(ranked)}")
+        say(
+            f"not compared, since all items are ranked at once, and none can be swapped: {', '.join(ranked)}"
+        )
     if task.derived_from not in apart:
-        ours, theirs = ({**measures, **derived_measures(task, measures)} for measures in (ours, theirs))
-    differences = {name: compare(measure, theirs[name]) for name, measure in ours.items() if name in theirs}
+        ours, theirs = (
+            {**measures, **derived_measures(task, measures)} for measures in (ours, theirs)
+        )
+    differences = {
+        name: compare(measure, theirs[name]) for name, measure in ours.items() if name in theirs
+    }
     if not differences:
         raise SpecError("--compare: the two checkpoints have no metric that counts the same")
     return differences
@@ -274,7 +322,10 @@ def _of_other_units(first: Evaluation, second: Evaluation) -> list[str]:
     apart = []
     other = first.loaded.assets.get(TOKENIZER) != second.loaded.assets.get(TOKENIZER)
     for name, measure in first.measures.items():
-        rows, others = measure.statistics, second.measures[name].statistics if name in second.measures else None
+        rows, others = (
+            measure.statistics,
+            second.measures[name].statistics if name in second.measures else None,
+        )
         if others is None or measure.value is not ratio or others.shape != rows.shape:
             continue
         per_token = not group_of(name.removesuffix(LEAD)) and bool((rows[:, 1] != 1).any())

@@ -33,14 +33,20 @@ _OPTION = re.compile(r"[a-z]\w*(\.\w+)+(?=[: ])")
 NO_NOTES: Mapping[str, str] = MappingProxyType({})
 
 
-def explain(root: Node, options: type[Options], faults: Sequence[Any], notes: Mapping[str, str] = NO_NOTES) -> str:
+def explain(
+    root: Node, options: type[Options], faults: Sequence[Any], notes: Mapping[str, str] = NO_NOTES
+) -> str:
     """One line for each fault, in the order of the file; `notes` are added where the type of what fills a slot is not known."""
     tree = _Tree(root, options, notes)
     groups: dict[tuple[Any, ...], list[Any]] = {}
-    for fault in faults[:MOST_SORTED]:  # the kinds that a value may be of have a fault each, at one place
+    for fault in faults[
+        :MOST_SORTED
+    ]:  # the kinds that a value may be of have a fault each, at one place
         place = _Place(root, fault)
         unique = len(groups) if fault["type"] == "value_error" else -1
-        groups.setdefault((*_position(place.where), place.where, place.name, unique), []).append((place, fault))
+        groups.setdefault((*_position(place.where), place.where, place.name, unique), []).append(
+            (place, fault)
+        )
     ordered = sorted(groups.items(), key=lambda item: item[0])
     lines = [_line(tree, group) for _, group in ordered[:MOST_FAULTS]]
     more = len(ordered) - MOST_FAULTS + max(0, len(faults) - MOST_SORTED)
@@ -147,7 +153,9 @@ def _what(tree: _Tree, place: _Place, faults: list[Any]) -> str:
         )
     if kind == "union_tag_invalid":
         tags, tag = types_at(options, location), str(context["tag"])
-        slot = next(part for part in reversed(place.path) if not part.isdecimal())  # of an item that of its list
+        slot = next(
+            part for part in reversed(place.path) if not part.isdecimal()
+        )  # of an item that of its list
         note = tree.notes.get(slot.rpartition("_")[2])
         hint = did_you_mean(tag, tags) or _none(options, place, tag)
         hint += f"; {note}" if note else ""
@@ -158,7 +166,11 @@ def _what(tree: _Tree, place: _Place, faults: list[Any]) -> str:
 def _as_item(options: type[Options], place: _Place) -> bool:
     """Whether the value that stands there could be the one item of a list."""
     value = place.node.value
-    fields = [c.model_fields.get(place.path[-1]) for c in classes_at(options, place.path[:-1])] if place.path else []
+    fields = (
+        [c.model_fields.get(place.path[-1]) for c in classes_at(options, place.path[:-1])]
+        if place.path
+        else []
+    )
     for annotation in (field.rebuild_annotation() for field in fields if field is not None):
         if isinstance(value, str) and value in typed(annotation):
             return True
@@ -172,7 +184,9 @@ def _none(options: type[Options], place: _Place, tag: str) -> str:
     """What to write for nothing, where that is allowed and another word was written for it."""
     holders = classes_at(options, place.path[:-1])
     fields = [c.model_fields[place.path[-1]] for c in holders if place.path[-1] in c.model_fields]
-    if tag.lower() in ("none", "no", "off", "false", "nil") and any(type(None) in _arguments(f) for f in fields):
+    if tag.lower() in ("none", "no", "off", "false", "nil") and any(
+        type(None) in _arguments(f) for f in fields
+    ):
         return "; write null for none"
     return ""
 
@@ -210,11 +224,15 @@ def _where_else(tree: _Tree, place: _Place, location: tuple[Any, ...]) -> str:
     close = difflib.get_close_matches(name.lower().replace("-", "_"), siblings, n=1, cutoff=0.85)
     if close:
         return f"; did you mean {close[0]}?"
-    if name in types_at(options, location[:-2]) and location[-2] in types_at(options, location[:-2]):
+    if name in types_at(options, location[:-2]) and location[-2] in types_at(
+        options, location[:-2]
+    ):
         return f"; write type: {name} in its place"
     others = _of_other_types(options, name, location)
     found = _elsewhere(tree.known, place, name, by_name=not others)
-    if found and any(option.path.rpartition(".")[0] == ".".join(place.path[:-1]) for option in found):
+    if found and any(
+        option.path.rpartition(".")[0] == ".".join(place.path[:-1]) for option in found
+    ):
         others = ""  # what is called otherwise here is what was meant
     texts = [text for text in (others, _use(found, options, tree.plain), remark(name)) if text]
     if texts:
@@ -225,7 +243,9 @@ def _where_else(tree: _Tree, place: _Place, location: tuple[Any, ...]) -> str:
     likely_tree = _elsewhere(tree.known, place, closest(name)) or _called_so(tree.known, name)
     if likely_tree:
         return f"; did you mean {' or '.join(option.path for option in likely_tree)}?"
-    few = f"; there are {', '.join(dict.fromkeys(siblings))}" if 0 < len(set(siblings)) <= 24 else ""
+    few = (
+        f"; there are {', '.join(dict.fromkeys(siblings))}" if 0 < len(set(siblings)) <= 24 else ""
+    )
     return f"{few}; see `bigmodel options {_command(place, location)}`"
 
 
@@ -233,7 +253,9 @@ def _command(place: _Place, location: tuple[Any, ...]) -> str:
     """What `bigmodel options` is asked for the options that may stand beside the unknown one."""
     path = [name for name in place.path[:-1] if not name.isdecimal()]
     kind = str(location[-2]) if len(location) > 1 else ""
-    return " ".join([".".join(path), *([kind] if path and kind not in path and not kind.isdecimal() else [])])
+    return " ".join(
+        [".".join(path), *([kind] if path and kind not in path and not kind.isdecimal() else [])]
+    )
 
 
 def _of_other_types(options: type[Options], name: str, location: tuple[Any, ...]) -> str:
@@ -242,7 +264,11 @@ def _of_other_types(options: type[Options], name: str, location: tuple[Any, ...]
     if own not in types_at(options, location[:-2]):
         return ""
     others = [types_of(c)[0] for c in classes_at(options, location[:-2]) if name in c.model_fields]
-    return f"type: {', '.join(others)} ha{'s' if len(others) == 1 else 've'} it, and this is {own}" if others else ""
+    return (
+        f"type: {', '.join(others)} ha{'s' if len(others) == 1 else 've'} it, and this is {own}"
+        if others
+        else ""
+    )
 
 
 def _called_so(tree: list[Known], name: str) -> list[Known]:
@@ -261,7 +287,13 @@ def _elsewhere(tree: list[Known], place: _Place, name: str, by_name: bool = True
         or any(option.path == target or option.path.endswith(f".{target}") for target in wanted)
     ]
     section = place.path[0]
-    found.sort(key=lambda option: (option.name != name, option.path.split(".")[0] != section, option.path.count(".")))
+    found.sort(
+        key=lambda option: (
+            option.name != name,
+            option.path.split(".")[0] != section,
+            option.path.count("."),
+        )
+    )
     return found[:MOST_PLACES]
 
 
@@ -271,14 +303,24 @@ def _use(found: list[Known], options: type[Options], plain: Any) -> str:
     for option in found:
         section, _, name = option.path.rpartition(".")
         others = [
-            w for c in classes_at(options, section.split(".")) for p in c.exclusive if name in p for w in p if w != name
+            w
+            for c in classes_at(options, section.split("."))
+            for p in c.exclusive
+            if name in p
+            for w in p
+            if w != name
         ]
         values = plain.get(section)
         stand = [w for w in others if isinstance(values, dict) and values.get(w) is not None]
         if option.given:
             value = option.value
             texts.append(
-                option.path + (" (given already)" if isinstance(value, dict | list) else f" ({shown(value)} now)")
+                option.path
+                + (
+                    " (given already)"
+                    if isinstance(value, dict | list)
+                    else f" ({shown(value)} now)"
+                )
             )
         else:
             texts.append(option.path + (f" (in place of {section}.{stand[0]})" if stand else ""))
@@ -288,6 +330,10 @@ def _use(found: list[Known], options: type[Options], plain: Any) -> str:
 def _position(where: str) -> tuple[str, int, int]:
     """Faults of options given on the command line come first, then those of each file by line and column."""
     pieces = where.rsplit(":", 2)
-    if where.startswith("--set") or len(pieces) < 3 or not (pieces[1].isdigit() and pieces[2].isdigit()):
+    if (
+        where.startswith("--set")
+        or len(pieces) < 3
+        or not (pieces[1].isdigit() and pieces[2].isdigit())
+    ):
         return "", 0, 0
     return pieces[0], int(pieces[1]), int(pieces[2])

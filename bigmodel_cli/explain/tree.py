@@ -41,7 +41,9 @@ def known(options: type[Options], values: Any, path: str = "") -> Iterator[Known
         for index, item in enumerate(inner[:ITEMS] if isinstance(inner, list) else [inner]):
             chosen = _chosen(field.annotation, item, field.default)
             if chosen is not None:
-                yield from known(chosen, item, f"{place}.{index}" if isinstance(inner, list) else place)
+                yield from known(
+                    chosen, item, f"{place}.{index}" if isinstance(inner, list) else place
+                )
 
 
 def _chosen(annotation: Any, value: Any, default: Any) -> type[Options] | None:
@@ -70,8 +72,14 @@ def classes_at(root: type[Options], location: Iterable[Any]) -> list[type[Option
             continue
         holders = [c for c in classes if part in c.model_fields]
         if holders:
-            classes = [inner for c in holders for inner in classes_in(c.model_fields[part].annotation)]
-        elif not (isinstance(part, int) or str(part).isdecimal() or any(part in types_of(c) for c in classes)):
+            classes = [
+                inner for c in holders for inner in classes_in(c.model_fields[part].annotation)
+            ]
+        elif not (
+            isinstance(part, int)
+            or str(part).isdecimal()
+            or any(part in types_of(c) for c in classes)
+        ):
             return []
     return classes
 

@@ -27,7 +27,13 @@ _NO = {"no", "n", "off", "0", "false"}
 
 def shown(value: Any) -> str:
     """A value as it is written in YAML, cut where it is long."""
-    text = "empty (null)" if value is None else str(value).lower() if isinstance(value, bool) else _safe_repr(value)
+    text = (
+        "empty (null)"
+        if value is None
+        else str(value).lower()
+        if isinstance(value, bool)
+        else _safe_repr(value)
+    )
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -74,7 +80,11 @@ def _remedy(kinds: set[str], value: Any, choices: list[str]) -> str:
         return f"; write {'true' if str(value).lower() in _YES else 'false'}"
     if kinds & {"dict_type", "model_type", "model_attributes_type"}:
         name, colon, rest = word.partition(":")
-        return f"; write a blank after the colon: {name}: {rest}" if colon and rest and name.isidentifier() else ""
+        return (
+            f"; write a blank after the colon: {name}: {rest}"
+            if colon and rest and name.isidentifier()
+            else ""
+        )
     if "string_type" in kinds and isinstance(value, int | float):
         return f"; put it in quotes: '{shown(value)}'"
     if isinstance(value, bool):  # YAML 1.1's words, which other programs write as true and false
@@ -89,12 +99,24 @@ def _bound(fault: Any) -> str:
     if kind == "value_error":
         return str(context["error"])
     if kind in ("too_short", "too_long"):
-        bound = f"at least {context['min_length']}" if kind == "too_short" else f"at most {context['max_length']}"
+        bound = (
+            f"at least {context['min_length']}"
+            if kind == "too_short"
+            else f"at most {context['max_length']}"
+        )
         count = context.get("actual_length")
-        have = "too many" if count is None else "empty" if count == 0 else f"{count} item{'s' * (count != 1)}"
+        have = (
+            "too many"
+            if count is None
+            else "empty"
+            if count == 0
+            else f"{count} item{'s' * (count != 1)}"
+        )
         return f"{have}; give {bound}"
     message = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    message = message.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
+    message = message.replace("greater than or equal to", "at least").replace(
+        "less than or equal to", "at most"
+    )
     return f"{shown(fault['input'])} is not {message}" if message != fault["msg"] else message
 
 

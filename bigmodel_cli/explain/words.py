@@ -42,7 +42,11 @@ def _of_option(arguments: Sequence[str], option: str, spec: type[Options]) -> st
         return f"{text[0].upper()}{text[1:]}."
     likely = did_you_mean(name, [entry.name for entry in options])
     near = next((entry.path for entry in options if likely and f" {entry.name}?" in likely), "")
-    return f"Options of the spec are given as --set PATH=VALUE; did you mean --set {near}=...?" if near else ""
+    return (
+        f"Options of the spec are given as --set PATH=VALUE; did you mean --set {near}=...?"
+        if near
+        else ""
+    )
 
 
 def _value(arguments: Sequence[str], option: str) -> str:
@@ -50,14 +54,20 @@ def _value(arguments: Sequence[str], option: str) -> str:
     for index, word in enumerate(arguments):
         if word.startswith(f"{option}="):
             return word.partition("=")[2]
-        if word == option and index + 1 < len(arguments) and not arguments[index + 1].startswith("--"):
+        if (
+            word == option
+            and index + 1 < len(arguments)
+            and not arguments[index + 1].startswith("--")
+        ):
             return arguments[index + 1]
     return "..."
 
 
 def _of_words(arguments: Sequence[str]) -> str:
     """The --set that a word without it, or one that was torn in two, stands for."""
-    for before, word, after in zip(arguments[:-1], arguments[1:], [*arguments[2:], ""], strict=True):
+    for before, word, after in zip(
+        arguments[:-1], arguments[1:], [*arguments[2:], ""], strict=True
+    ):
         if before == "--set" and "=" not in word and after and not after.startswith("-"):
             return f"Write --set {word}={after.removeprefix('=')} without blanks."
         if before != "--set" and _ASSIGNMENT.match(word):

@@ -55,7 +55,13 @@ class _Row:
 
 
 def beam_search(
-    model: Generator, prompt: Tensor, beam: Beam, *, max_new_tokens: int, stop: int | None, real: Tensor | None = None
+    model: Generator,
+    prompt: Tensor,
+    beam: Beam,
+    *,
+    max_new_tokens: int,
+    stop: int | None,
+    real: Tensor | None = None,
 ) -> list[list[Hypothesis]]:
     """Up to `beam.width` continuations of each row of `prompt` (B, T), the best first.
 
@@ -66,15 +72,24 @@ def beam_search(
     read again, as in `generate`. What is found for a row does not depend on the rows beside it.
     """
     model.eval()
-    with torch.no_grad():  # not inference mode, in which autocast casts every weight anew at each step
+    with (
+        torch.no_grad()
+    ):  # not inference mode, in which autocast casts every weight anew at each step
         return _search(model, prompt, beam, max_new_tokens, stop, real)
 
 
 def _search(
-    model: Generator, prompt: Tensor, beam: Beam, max_new_tokens: int, stop: int | None, real: Tensor | None
+    model: Generator,
+    prompt: Tensor,
+    beam: Beam,
+    max_new_tokens: int,
+    stop: int | None,
+    real: Tensor | None,
 ) -> list[list[Hypothesis]]:
     width, device = beam.width, prompt.device
-    own = own_lengths(prompt, real).clamp(max=model.limit)  # (B,): the last tokens of each row that are looked at
+    own = own_lengths(prompt, real).clamp(
+        max=model.limit
+    )  # (B,): the last tokens of each row that are looked at
     prompt, segments = last_tokens(prompt, own)
     filled = prompt.shape[1]
     rows = [_Row(width) for _ in range(len(prompt))]
@@ -90,7 +105,9 @@ def _search(
     for length in range(1, max_new_tokens + 1):
         vocab = logits.shape[-1]
         extended = sums[..., None] + logits.float().log_softmax(-1).view(len(live), width, vocab)
-        values, index = extended.flatten(1).topk(min(2 * width, width * vocab), dim=1)  # (R, 2K), the best first
+        values, index = extended.flatten(1).topk(
+            min(2 * width, width * vocab), dim=1
+        )  # (R, 2K), the best first
         origin, token = index // vocab, index % vocab
         ends = token == stop if stop is not None else torch.zeros_like(token, dtype=torch.bool)
         norm = beam.normaliser(length)
@@ -101,9 +118,13 @@ def _search(
         origin, token = origin.gather(1, kept), token.gather(1, kept)
         last = length == max_new_tokens
         going = [
-            r for r, best in enumerate((sums[:, 0] / norm).tolist()) if not last and not rows[live[r]].finished(best)
+            r
+            for r, best in enumerate((sums[:, 0] / norm).tolist())
+            if not last and not rows[live[r]].finished(best)
         ]
-        written = torch.cat((written.gather(1, origin[..., None].expand(-1, -1, length - 1)), token[..., None]), 2)
+        written = torch.cat(
+            (written.gather(1, origin[..., None].expand(-1, -1, length - 1)), token[..., None]), 2
+        )
         if last:
             _add_open(rows, live, written, sums, norm)
         if not going:
@@ -124,11 +145,15 @@ def _search(
         cache.select(flat, None if len(going) == searched else chosen)
         filled += 1
         logits = model(token[chosen].view(-1, 1), cache)[:, -1]
-    nothing = Hypothesis([], math.nan, math.nan, ended=False)  # where no logit was finite, nothing could be compared
+    nothing = Hypothesis(
+        [], math.nan, math.nan, ended=False
+    )  # where no logit was finite, nothing could be compared
     return [row.found or [nothing] for row in rows]
 
 
-def _add_open(rows: list[_Row], live: list[int], written: Tensor, sums: Tensor, norm: float) -> None:
+def _add_open(
+    rows: list[_Row], live: list[int], written: Tensor, sums: Tensor, norm: float
+) -> None:
     """At the longest length hypotheses that have not ended count as they are."""
     for r, (row, totals) in enumerate(zip(live, sums.tolist(), strict=True)):
         for k, total in enumerate(totals):

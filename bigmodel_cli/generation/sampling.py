@@ -43,7 +43,9 @@ def generate(
     left. Each row's window, positions and draws are its own: its text does not depend on the rows beside it.
     """
     model.eval()
-    own = own_lengths(prompt, real).clamp(max=model.limit)  # (B,): the last tokens of each row that are looked at
+    own = own_lengths(prompt, real).clamp(
+        max=model.limit
+    )  # (B,): the last tokens of each row that are looked at
     tokens, filled = prompt, 0
     ended = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
     seen = Seen(prompt, real, stop) if sampling.repetition_penalty != 1 else None
@@ -54,11 +56,17 @@ def generate(
                 own = slide(own, model.limit)
                 tokens, segments = last_tokens(tokens, own)
                 filled = tokens.shape[1]
-                cache = model.new_cache(len(prompt), min(model.limit, filled + max_new_tokens - number))
+                cache = model.new_cache(
+                    len(prompt), min(model.limit, filled + max_new_tokens - number)
+                )
                 logits = model(tokens, cache, segments)[:, -1]
             else:
                 logits, filled = model(tokens[:, -1:], cache)[:, -1], filled + 1
-            logits = logits.float() if seen is None else seen.penalised(logits.float(), sampling.repetition_penalty)
+            logits = (
+                logits.float()
+                if seen is None
+                else seen.penalised(logits.float(), sampling.repetition_penalty)
+            )
             chosen = sample(logits, sampling, None if draws is None else draws[:, number])  # (B,)
             if seen is not None:
                 seen.add(chosen)
@@ -124,10 +132,14 @@ def sample(logits: Tensor, sampling: Sampling, draws: Tensor | None) -> Tensor:
         return logits.argmax(-1)
     assert draws is not None, "drawing needs numbers"
     logits = logits.double()
-    logits = (logits - logits.max(-1, keepdim=True).values) / sampling.temperature  # below 0: no temperature overflows
+    logits = (
+        logits - logits.max(-1, keepdim=True).values
+    ) / sampling.temperature  # below 0: no temperature overflows
     logits = keep_likely(logits, sampling)
     reached = logits.softmax(-1).cumsum(-1)  # (B, V)
-    places = torch.searchsorted(reached, (draws.double() * reached[:, -1])[:, None], right=True)[:, 0]
+    places = torch.searchsorted(reached, (draws.double() * reached[:, -1])[:, None], right=True)[
+        :, 0
+    ]
     last = (
         logits.shape[-1] - 1 - logits.isfinite().flip(-1).int().argmax(-1)
     )  # rounding must not reach beyond the likely
@@ -151,7 +163,9 @@ def keep_likely(logits: Tensor, sampling: Sampling) -> Tensor:
         ordered, order = logits.sort(dim=-1, descending=True, stable=True)
         probabilities = ordered.softmax(-1)
         before = probabilities.cumsum(-1) - probabilities
-        dropped = torch.zeros_like(before, dtype=torch.bool).scatter(1, order, before >= sampling.top_p)
+        dropped = torch.zeros_like(before, dtype=torch.bool).scatter(
+            1, order, before >= sampling.top_p
+        )
         logits = logits.masked_fill(dropped, float("-inf"))
     if sampling.min_p > 0:
         probabilities = logits.softmax(-1)

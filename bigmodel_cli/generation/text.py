@@ -64,7 +64,11 @@ class Decoding:
 
     def given(self) -> list[str]:
         """The options that are not as they are by default, as the command line calls them."""
-        return [f"--{f.name.replace('_', '-')}" for f in fields(self) if getattr(self, f.name) != f.default]
+        return [
+            f"--{f.name.replace('_', '-')}"
+            for f in fields(self)
+            if getattr(self, f.name) != f.default
+        ]
 
     def check(self) -> None:
         """Raise `SpecError` where two ways are asked for at once, or a number is not finite."""
@@ -74,15 +78,25 @@ class Decoding:
                 raise SpecError(f"--{field.name.replace('_', '-')} {value}: give a finite number")
         searching = max(self.beams or 1, self.n_best) > 1
         if searching and self.temperature:
-            raise SpecError("--beams and --n-best search, --temperature draws; give one or the other")
+            raise SpecError(
+                "--beams and --n-best search, --temperature draws; give one or the other"
+            )
         if searching and self.filtered:
-            raise SpecError("--beams and --n-best search, --top-k, --top-p and --min-p draw; give one or the other")
+            raise SpecError(
+                "--beams and --n-best search, --top-k, --top-p and --min-p draw; give one or the other"
+            )
         if self.temperature == 0 and self.filtered:
-            raise SpecError("--temperature 0 is greedy, --top-k, --top-p and --min-p draw; give one or the other")
+            raise SpecError(
+                "--temperature 0 is greedy, --top-k, --top-p and --min-p draw; give one or the other"
+            )
         if searching and self.repetition_penalty != 1:
-            raise SpecError("--repetition-penalty is for drawn and greedy text; leave out --beams and --n-best")
+            raise SpecError(
+                "--repetition-penalty is for drawn and greedy text; leave out --beams and --n-best"
+            )
         if self.beams is not None and self.n_best > self.beams:
-            raise SpecError(f"--n-best {self.n_best} is more than the {self.beams} hypotheses that --beams keeps")
+            raise SpecError(
+                f"--n-best {self.n_best} is more than the {self.beams} hypotheses that --beams keeps"
+            )
 
     def search(self, own: Search) -> Beam | None:
         """The beam search to make, `own` where nothing is given; None where text is drawn or greedy.
@@ -92,7 +106,9 @@ class Decoding:
         plain = self.temperature is not None or self.filtered or self.repetition_penalty != 1
         width = max(self.n_best, self.beams or (1 if plain else own.beams))
         if width == 1 and self.length_penalty is not None:
-            raise SpecError("--length-penalty is for a search, and this text is drawn or greedy; give --beams")
+            raise SpecError(
+                "--length-penalty is for a search, and this text is drawn or greedy; give --beams"
+            )
         penalty = own.length_penalty if self.length_penalty is None else self.length_penalty
         return Beam(width, penalty) if width > 1 else None
 
@@ -105,7 +121,10 @@ class Decoding:
     def draws(self, items: Sequence[int], count: int, device: torch.device) -> Tensor:
         """(B, count) uniform numbers for these items: functions of the seed and the item's number alone."""
         rows = [
-            torch.rand(count, generator=torch.Generator().manual_seed((self.seed * 1_000_003 + i) % (1 << 63)))
+            torch.rand(
+                count,
+                generator=torch.Generator().manual_seed((self.seed * 1_000_003 + i) % (1 << 63)),
+            )
             for i in items
         ]
         return torch.stack(rows).to(device)
@@ -136,16 +155,26 @@ def in_order(
                 failed.append(item.error)
                 yield {"input": item.given, "error": item.error}
             else:
-                yield {"input": item.given, **next(answers), **({"truncated": True} if item.truncated else {})}
+                yield {
+                    "input": item.given,
+                    **next(answers),
+                    **({"truncated": True} if item.truncated else {}),
+                }
         total, cut = total + len(batch), cut + sum(item.truncated for item in batch)
     if cut:
         say(f"{cut:,} of {total:,} {word}s were cut: the model reads {reader.most}")
     if failed:
-        raise DataError(f"{len(failed):,} of {total:,} {word}s could not be read; the first: {failed[0]}")
+        raise DataError(
+            f"{len(failed):,} of {total:,} {word}s could not be read; the first: {failed[0]}"
+        )
 
 
 def continue_texts(
-    loaded: Loaded, prompts: Iterable[str], decoding: Decoding, word: str = "input", tell: Told | None = None
+    loaded: Loaded,
+    prompts: Iterable[str],
+    decoding: Decoding,
+    word: str = "input",
+    tell: Told | None = None,
 ) -> Iterator[dict[str, Any]]:
     """{"input", "text"} for each prompt, where "text" is what the model adds.
 
@@ -162,7 +191,9 @@ def continue_texts(
         if tell is not None and len(items) == 1:
             pieces = Pieces(tokenizer, items[0].content)
             watch = lambda token: tell(items[0].given, pieces.add(token))  # noqa: E731
-        written = write(loaded, model, batch["tokens"], decoding, numbers, most, end, DRAWN, real, watch)
+        written = write(
+            loaded, model, batch["tokens"], decoding, numbers, most, end, DRAWN, real, watch
+        )
         return _records(written, tokenizer, decoding, [item.content for item in items])
 
     reader = Prompts(tokenizer, loaded.model.limit, loaded.spec.data)
@@ -170,7 +201,11 @@ def continue_texts(
 
 
 def generate_from_source(
-    loaded: Loaded, sources: Iterable[str], decoding: Decoding, word: str = "input", empty: bool = False
+    loaded: Loaded,
+    sources: Iterable[str],
+    decoding: Decoding,
+    word: str = "input",
+    empty: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """{"input", "text"} for each source, where "text" is the target that the model writes, "unfinished" where it has no end.
 
@@ -186,16 +221,24 @@ def generate_from_source(
             reading = model.generator(batch["source"])
         start = torch.full((len(items), 1), end, device=loaded.device)
         numbers = [item.number for item in items]
-        return _records(write(loaded, reading, start, decoding, numbers, most, end, 0.0, None), tokenizer, decoding)
+        return _records(
+            write(loaded, reading, start, decoding, numbers, most, end, 0.0, None),
+            tokenizer,
+            decoding,
+        )
 
-    reader = Sources(load_source_tokenizer(loaded.assets), loaded.info.context or model.max_len, empty)
+    reader = Sources(
+        load_source_tokenizer(loaded.assets), loaded.info.context or model.max_len, empty
+    )
     try:
         for record in in_order(reader, sources, answer, loaded.device, word):
             total, unfinished = total + 1, unfinished + ("unfinished" in record)
             yield record
     finally:
         if unfinished:
-            say(f"{unfinished:,} of {total:,} texts have not ended after {most:,} tokens, the most that are written")
+            say(
+                f"{unfinished:,} of {total:,} texts have not ended after {most:,} tokens, the most that are written"
+            )
 
 
 def longest_text(loaded: Loaded, decoding: Decoding) -> int:
@@ -205,7 +248,9 @@ def longest_text(loaded: Loaded, decoding: Decoding) -> int:
     wanted = decoding.max_tokens or loaded.spec.task.search().max_tokens or room
     if wanted > room:
         option = "--max-tokens" if decoding.max_tokens else "task.max_tokens"
-        say(f"{option} {wanted}: the model's context has room for {room} tokens; texts are cut there")
+        say(
+            f"{option} {wanted}: the model's context has room for {room} tokens; texts are cut there"
+        )
     return int(min(wanted, room))
 
 
@@ -238,16 +283,23 @@ def write(
     with autocast(loaded.device, loaded.precision):
         if beam is not None:
             found = beam_search(model, prompt, beam, max_new_tokens=most, stop=end, real=real)
-            return [[Written(h.tokens, h.score, h.ended) for h in row[: decoding.n_best]] for row in found]
+            return [
+                [Written(h.tokens, h.score, h.ended) for h in row[: decoding.n_best]]
+                for row in found
+            ]
         sampling = decoding.sampling(temperature)
         draws = decoding.draws(items, most, loaded.device) if sampling.temperature else None
         steps = []
-        for step in generate(model, prompt, sampling, max_new_tokens=most, draws=draws, stop=end, real=real):
+        for step in generate(
+            model, prompt, sampling, max_new_tokens=most, draws=draws, stop=end, real=real
+        ):
             steps.append(step)
             if watch is not None:
                 watch(int(step[0]))
     rows = torch.stack(steps, 1).tolist()
-    return [[Written(row[: row.index(end)] if end in row else row, None, end in row)] for row in rows]
+    return [
+        [Written(row[: row.index(end)] if end in row else row, None, end in row)] for row in rows
+    ]
 
 
 def _records(
@@ -303,7 +355,12 @@ class Pieces:
 
 
 def stream_text(
-    model: Model, tokenizer: Tokenizer, data: AnyDataOptions, prompt: str, decoding: Decoding, device: torch.device
+    model: Model,
+    tokenizer: Tokenizer,
+    data: AnyDataOptions,
+    prompt: str,
+    decoding: Decoding,
+    device: torch.device,
 ) -> Iterator[str]:
     """What the model adds to the prompt, piece by piece; a piece ends where its characters are whole. `data` are its options."""
     reader, most = Prompts(tokenizer, model.limit, data), decoding.max_tokens or CONTINUED

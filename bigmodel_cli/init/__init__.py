@@ -25,7 +25,9 @@ from bigmodel_cli.init.texts import of_texts
 from bigmodel_cli.spec import check
 from bigmodel_cli.yaml_source import parse_yaml
 
-FORMS: dict[str, tuple[tuple[str, ...], Callable[[Sequence[Path], Sequence[Path], Wanted], Draft]]] = {
+FORMS: dict[
+    str, tuple[tuple[str, ...], Callable[[Sequence[Path], Sequence[Path], Wanted], Draft]]
+] = {
     "recordings": (SOUNDS + ARCHIVES, of_sounds),
     "images": (IMAGES, of_images),
     "tables": ((".csv", ".tsv", ".parquet", ".jsonl"), of_tables),
@@ -57,14 +59,21 @@ def draft(paths: Sequence[Path], wanted: Wanted) -> Draft:
     if wanted.given and there[0] != "tables":
         raise SpecError(f"{wanted.given} has no effect on {there[0]}; leave it out")
     made = FORMS[there[0]][1](paths, [file for file in files if _form(file) == there[0]], wanted)
-    left = Counter(_form(file) or "other files" for file in files if _form(file) != there[0] and file not in made.used)
+    left = Counter(
+        _form(file) or "other files"
+        for file in files
+        if _form(file) != there[0] and file not in made.used
+    )
     others = listed(f"{count:,} {form}" for form, count in left.items())
     return made.told(f"left out, since the {there[0]} count: {others}") if others else made
 
 
 def _form(file: Path) -> str:
     names = (file.name.lower(), plain_name(file))
-    return next((form for form, (endings, _) in FORMS.items() if any(n.endswith(endings) for n in names)), "")
+    return next(
+        (form for form, (endings, _) in FORMS.items() if any(n.endswith(endings) for n in names)),
+        "",
+    )
 
 
 def write_out(made: Draft, path: Path) -> str:

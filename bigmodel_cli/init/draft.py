@@ -64,7 +64,10 @@ def tokenizer(characters: int) -> tuple[dict[str, object], str]:
     if characters < SMALL_TEXT:
         return {"type": "bytes"}, f"{characters:,} characters are few: each byte is a token"
     size = max(512, min(8192, 1 << (characters // 200).bit_length()))
-    return {"type": "bpe", "vocab_size": size}, f"{characters:,} characters: a BPE tokenizer of {size:,} tokens"
+    return {
+        "type": "bpe",
+        "vocab_size": size,
+    }, f"{characters:,} characters: a BPE tokenizer of {size:,} tokens"
 
 
 def context_of(lengths: Sequence[int], kind: dict[str, object], most: int = 512) -> int:
@@ -79,9 +82,9 @@ def by_split(files: Iterable[Path]) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for file in files:
         words = re.split(r"[^a-z]+", plain_name(file).rpartition(".")[0])
-        found.setdefault(next((s for s, names in SPLIT_NAMES.items() if set(words) & set(names)), "train"), []).append(
-            file
-        )
+        found.setdefault(
+            next((s for s, names in SPLIT_NAMES.items() if set(words) & set(names)), "train"), []
+        ).append(file)
     if "train" not in found:
         return {"train": [file for own in found.values() for file in own]}
     return {split: found[split] for split in SPLIT_NAMES if split in found}
@@ -104,4 +107,6 @@ def section(values: dict[str, str]) -> str:
 def listed(names: Iterable[object], most: int = 5) -> str:
     """Names in a sentence."""
     shown = list(map(str, names))
-    return ", ".join(shown[:most]) + (f" and {len(shown) - most:,} more" if len(shown) > most else "")
+    return ", ".join(shown[:most]) + (
+        f" and {len(shown) - most:,} more" if len(shown) > most else ""
+    )

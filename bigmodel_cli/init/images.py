@@ -24,10 +24,14 @@ def of_images(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
     """A small CNN for the folders of classes."""
     root = paths[0]
     if len(paths) > 1 or not root.is_dir():
-        raise DataError(f"--data {root}: name the one folder that holds the images, sorted by class: {root.parent}")
+        raise DataError(
+            f"--data {root}: name the one folder that holds the images, sorted by class: {root.parent}"
+        )
     raw = read_folder(root, labelled=True)
     if "train" not in raw.splits:
-        raise DataError(f"{root}: it holds {listed(raw.splits)}, and no folder train beside it; make one")
+        raise DataError(
+            f"{root}: it holds {listed(raw.splits)}, and no folder train beside it; make one"
+        )
     return draft_images("image_folder", {"root": on_one_line(str(root))}, raw)
 
 
@@ -35,7 +39,9 @@ def of_parquet(splits: dict[str, list[Path]], image: str, label: str) -> Draft:
     """The same for Parquet files with a column of images and one of labels."""
     raw = read_parquet({name: tuple(files) for name, files in splits.items()}, image, label)
     columns = {"image_column": on_one_line(image), "label_column": on_one_line(label)}
-    return draft_images("parquet_images", {n: spelled(files) for n, files in splits.items()} | columns, raw)
+    return draft_images(
+        "parquet_images", {n: spelled(files) for n, files in splits.items()} | columns, raw
+    )
 
 
 def draft_images(kind: str, data: dict[str, str], raw: RawImages) -> Draft:
@@ -47,7 +53,9 @@ def draft_images(kind: str, data: dict[str, str], raw: RawImages) -> Draft:
         say(f"{error}: such images are left out (data.on_bad: skip)")
         raw, bad = survey_images(raw, True, None, say), "skip"
     if len(raw.classes) < 2:
-        raise DataError(f"all images are of one class, {listed(raw.classes)}; a classification needs two or more")
+        raise DataError(
+            f"all images are of one class, {listed(raw.classes)}; a classification needs two or more"
+        )
     headers = raw.splits["train"].headers
     own = headers.most_frequent()
     alike = bool((headers.sizes == own).all()) and own[0] == own[1] <= LARGEST
@@ -62,7 +70,9 @@ def draft_images(kind: str, data: dict[str, str], raw: RawImages) -> Draft:
     )
     options = {
         **data,
-        "size": "" if size is None else f"{size}                  # pixels of a side; more show more, and take longer",
+        "size": ""
+        if size is None
+        else f"{size}                  # pixels of a side; more show more, and take longer",
         "on_bad": bad,
     }
     notes = (

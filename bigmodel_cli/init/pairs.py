@@ -25,8 +25,13 @@ def sides_of(paths: Sequence[Path], files: Sequence[Path]) -> tuple[list[Path], 
     """
     names = [plain_name(file).rpartition(".") for file in files]
     ends = list(dict.fromkeys(end for _, _, end in names))
-    if len(ends) == 2 and not any(f".{end}" in (*ENDINGS, ".csv", ".tsv", ".parquet") for end in ends):
-        sides = [sorted((f for f, n in zip(files, names, strict=True) if n[2] == end), key=plain_name) for end in ends]
+    if len(ends) == 2 and not any(
+        f".{end}" in (*ENDINGS, ".csv", ".tsv", ".parquet") for end in ends
+    ):
+        sides = [
+            sorted((f for f, n in zip(files, names, strict=True) if n[2] == end), key=plain_name)
+            for end in ends
+        ]
         stems = [[plain_name(file).rpartition(".")[0] for file in side] for side in sides]
         single = len(files) == 2 and len(paths) == 2
         if stems[0] == stems[1] or single:
@@ -48,14 +53,17 @@ def of_pairs(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> Dr
         for side, own in zip(("source", "target"), splits, strict=True)
     }
     source = parallel(
-        "train", {side: tuple(own["train"]) for side, own in zip(("source", "target"), splits, strict=True)}
+        "train",
+        {side: tuple(own["train"]) for side, own in zip(("source", "target"), splits, strict=True)},
     )
     first, second = (own["train"][0] for own in splits)
     note = f"{first.name} is read, {second.name} is written; the other way: --data {second} --data {first}"
     return draft_pairs("pairs", named, source, (note,))
 
 
-def draft_pairs(kind: str, data: dict[str, str], source: PairSource, notes: tuple[str, ...]) -> Draft:
+def draft_pairs(
+    kind: str, data: dict[str, str], source: PairSource, notes: tuple[str, ...]
+) -> Draft:
     """An encoder-decoder for pairs that a source of data gives; `data` are its own options."""
     rows = list(islice(source.rows(), LOOKED_AT))
     count = source.count()

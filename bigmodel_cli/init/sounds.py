@@ -52,9 +52,15 @@ def of_sounds(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
         "on_bad": bad,
     }
     use = str(next((f for f in files if not f.name.lower().endswith(ARCHIVES)), "RECORDING.wav"))
-    values = {"rate": str(RATE), "epochs": str(epochs(count, SEEN)), "batch": str(batch_size(count, 32))}
+    values = {
+        "rate": str(RATE),
+        "epochs": str(epochs(count, SEEN)),
+        "batch": str(batch_size(count, 32)),
+    }
     if transcripts:
-        texts = [line.partition("\t")[2] for path in transcripts for line in lines(path) if line.strip()]
+        texts = [
+            line.partition("\t")[2] for path in transcripts for line in lines(path) if line.strip()
+        ]
         words = {word for text in texts for word in text.split()}
         units = "words" if len(words) <= max(20, len(texts) // 10) else "characters"
         data |= {"transcripts": spelled(transcripts), "units": units}
@@ -62,25 +68,35 @@ def of_sounds(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
             f"{about}; transcripts: {listed(transcripts)}",
             f"{len(words):,} different words: written down in {units} (CTC)",
         )
-        return Draft("transcripts", {**values, "data": section(data)}, notes, use, tuple(transcripts))
+        return Draft(
+            "transcripts", {**values, "data": section(data)}, notes, use, tuple(transcripts)
+        )
     length = max(0.1, round(min(LONGEST, float(np.quantile(lengths, 0.95))), 2))
     data |= {"seconds": f"{length:g}               # each recording is brought to this length"}
     notes = (
         f"{about}; the label is {how}: {len(classes)} classes ({listed(classes)})",
         f"{length:g} s of each are looked at, as a picture of {RATE:,} samples a second",
     )
-    return Draft("sounds", {**values, "classes": str(len(classes)), "data": section(data)}, notes, use)
+    return Draft(
+        "sounds", {**values, "classes": str(len(classes)), "data": section(data)}, notes, use
+    )
 
 
 def _transcripts(paths: Sequence[Path]) -> list[Path]:
     """Files of lines NAME<TAB>TEXT beside or in what is named; of other tables it is said that they are left out."""
     beside = [
-        f for p in paths for f in (walk(p) if p.is_dir() else [p] if plain_name(p).endswith((".txt", ".tsv")) else [])
+        f
+        for p in paths
+        for f in (
+            walk(p) if p.is_dir() else [p] if plain_name(p).endswith((".txt", ".tsv")) else []
+        )
     ]
     found = [f for f in beside if plain_name(f).endswith((".txt", ".tsv"))]
     taken = [f for f in found if all("\t" in line for line in list(lines(f))[:20] if line.strip())]
     others = [
-        f for f in beside if plain_name(f).endswith((".csv", ".json", ".jsonl")) or (f in found and f not in taken)
+        f
+        for f in beside
+        if plain_name(f).endswith((".csv", ".json", ".jsonl")) or (f in found and f not in taken)
     ]
     if others:
         say(f"{listed(others)}: not read; transcripts are lines NAME<TAB>TEXT in a .tsv or .txt")

@@ -14,7 +14,17 @@ from bigmodel_cli.data.text.table_header import LABELS, column_name
 from bigmodel_cli.data.text.table_look import SeenColumn, SeenTable, look_at_table
 from bigmodel_cli.data.text.table_survey import survey_table
 from bigmodel_cli.errors import SpecError, did_you_mean
-from bigmodel_cli.init.draft import Draft, Wanted, batch_size, by_split, context_of, epochs, listed, section, tokenizer
+from bigmodel_cli.init.draft import (
+    Draft,
+    Wanted,
+    batch_size,
+    by_split,
+    context_of,
+    epochs,
+    listed,
+    section,
+    tokenizer,
+)
 from bigmodel_cli.init.draft import paths as spelled
 from bigmodel_cli.init.images import of_parquet
 from bigmodel_cli.init.pairs import draft_pairs
@@ -46,20 +56,32 @@ def of_tables(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
     if label is None and len(texts) == 2:
         source, target = texts
         columns = Columns(
-            (source.name, target.name), None, None if named else False, ("source", "target"), seen.delimiter
+            (source.name, target.name),
+            None,
+            None if named else False,
+            ("source", "target"),
+            seen.delimiter,
         )
         sides = {"source": on_one_line(source.name), "target": on_one_line(target.name)}
         notes.append(
             f"{source.name!r} is read, and {target.name!r} is written; --text twice in the other order for the other way"
         )
         return draft_pairs(
-            "pair_table", {**data, **sides, **header, **delimiter}, pairs_of_table(train, columns), tuple(notes)
+            "pair_table",
+            {**data, **sides, **header, **delimiter},
+            pairs_of_table(train, columns),
+            tuple(notes),
         )
     if label is None and all(map(is_json_lines, files)):
         made = of_texts(paths, files, wanted, str(texts[0].name))
         return replace(made, notes=(*notes, *made.notes))
     names = tuple(text.name for text in texts)
-    columns = Columns(names, None if label is None else label.name, None if named else False, delimiter=seen.delimiter)
+    columns = Columns(
+        names,
+        None if label is None else label.name,
+        None if named else False,
+        delimiter=seen.delimiter,
+    )
     found = survey_table(train, columns)
     kind, why = tokenizer(found.characters)
     rows = list(islice(rows_of(train, columns), LOOKED_AT))
@@ -78,11 +100,15 @@ def of_tables(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
     values = {
         "data": section(options),
         "classes": str(len(found.counts)),
-        "token_types": "\n  token_types: 2             # tells the two texts apart" if len(names) == 2 else "",
+        "token_types": "\n  token_types: 2             # tells the two texts apart"
+        if len(names) == 2
+        else "",
         "epochs": str(epochs(found.rows, SEEN)),
         "batch": str(batch_size(found.rows, 32)),
     }
-    return Draft("tables" if label is not None else "rows", values, tuple(notes), "\t".join(rows[0].texts))
+    return Draft(
+        "tables" if label is not None else "rows", values, tuple(notes), "\t".join(rows[0].texts)
+    )
 
 
 def _label(seen: SeenTable, wanted: Wanted) -> tuple[SeenColumn | None, list[str]]:
@@ -92,19 +118,28 @@ def _label(seen: SeenTable, wanted: Wanted) -> tuple[SeenColumn | None, list[str
     found = [c for c in seen.columns if c.is_label() and str(c.name) not in wanted.text]
     usual = [c for c in found if column_name(str(c.name)) in LABELS]
     if not found:
-        named = [c.name for c in seen.columns if column_name(str(c.name)) in LABELS and not c.is_text()]
+        named = [
+            c.name for c in seen.columns if column_name(str(c.name)) in LABELS and not c.is_text()
+        ]
         return None, [
-            f"{n!r} is not taken for labels, since values are missing, fractions, or too many" for n in named[:1]
+            f"{n!r} is not taken for labels, since values are missing, fractions, or too many"
+            for n in named[:1]
         ]
     chosen = (usual or sorted(found, key=lambda c: len(c.counts)))[0]
-    notes = [f"label: {chosen.name!r}, of {len(chosen.counts)} classes ({listed(sorted(chosen.counts))})"]
+    notes = [
+        f"label: {chosen.name!r}, of {len(chosen.counts)} classes ({listed(sorted(chosen.counts))})"
+    ]
     if others := [c for c in found if c is not chosen]:
         shown = listed(f"{c.name!r} ({len(c.counts)} values)" for c in others)
-        notes.append(f"{shown} may hold labels too: --label {others[0].name} takes it, --label '' none")
+        notes.append(
+            f"{shown} may hold labels too: --label {others[0].name} takes it, --label '' none"
+        )
     return chosen, notes
 
 
-def _texts(seen: SeenTable, wanted: Wanted, label: SeenColumn | None) -> tuple[list[SeenColumn], list[str]]:
+def _texts(
+    seen: SeenTable, wanted: Wanted, label: SeenColumn | None
+) -> tuple[list[SeenColumn], list[str]]:
     """The one or two columns of text. Raises `SpecError` where there is none."""
     if len(wanted.text) > 2:
         raise SpecError(f"--text: {len(wanted.text)} columns; a row has one text, or two")
@@ -123,7 +158,9 @@ def _texts(seen: SeenTable, wanted: Wanted, label: SeenColumn | None) -> tuple[l
             f"{listed(repr(c.name) for c in others)} hold text too: --text COLUMN takes another, or two of them"
         )
     elif len(kept) == 2 and label is not None:
-        notes.append(f"both texts of a row are read, as a pair: --text {kept[0].name} takes one of them")
+        notes.append(
+            f"both texts of a row are read, as a pair: --text {kept[0].name} takes one of them"
+        )
     return kept, notes
 
 

@@ -25,7 +25,9 @@ MOST_CHARACTERS = 256
 LEAST = 400
 
 
-def of_texts(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted, field: str = "") -> Draft:
+def of_texts(
+    paths: Sequence[Path], files: Sequence[Path], wanted: Wanted, field: str = ""
+) -> Draft:
     """A small decoder that goes on with the text; `field` is the key of the text in .jsonl."""
     splits = by_split(files)
     named = {"train": "files", "val": "val_files", "test": "test_files"}
@@ -38,7 +40,10 @@ def of_texts(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted, field
     few = found.characters < LARGE_TEXT and len(found.symbols) <= MOST_CHARACTERS
     kind, why = tokenizer(found.characters)
     if few:
-        kind, why = {"type": "characters"}, f"{len(found.symbols)} different characters are the tokens"
+        kind, why = (
+            {"type": "characters"},
+            f"{len(found.symbols)} different characters are the tokens",
+        )
     tokens = found.characters // (CHARACTERS_OF_A_TOKEN + 1 if kind["type"] == "bpe" else 1)
     context = max(8, min(128, 1 << ((tokens // 40).bit_length() - 1)))
     large = found.characters >= LARGE_TEXT
@@ -49,7 +54,8 @@ def of_texts(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted, field
         "tokenizer": on_one_line(kind),
     }
     notes = (
-        f"{found.documents:,} text(s) of {found.characters:,} characters for training" + _others(splits),
+        f"{found.documents:,} text(s) of {found.characters:,} characters for training"
+        + _others(splits),
         f"tokenizer: {why}; a model that continues text, by windows of {context} tokens",
     )
     start = " ".join(_first(splits["train"][0], field).split()[:2])[:20]
@@ -69,4 +75,6 @@ def _others(splits: dict[str, list[Path]]) -> str:
 
 
 def _first(path: Path, field: str) -> str:
-    return next((text for document in Corpus((path,), field or "text").documents() for text in document), "")
+    return next(
+        (text for document in Corpus((path,), field or "text").documents() for text in document), ""
+    )

@@ -62,7 +62,9 @@ class Difference:
 
 
 def _known(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    return {
+        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()
+    }
 
 
 def estimate(measure: Measure) -> Estimate:
@@ -72,19 +74,34 @@ def estimate(measure: Measure) -> Estimate:
     the metric rests on next to no item, that part is taken as unknown (`Measure.bounds`).
     """
     rows, value = measure.statistics, measure.total()
-    if measure.value is ratio and bool((rows[:, 1] == 1).all()) and bool(((rows[:, 0] == 0) | (rows[:, 0] == 1)).all()):
+    if (
+        measure.value is ratio
+        and bool((rows[:, 1] == 1).all())
+        and bool(((rows[:, 0] == 0) | (rows[:, 0] == 1)).all())
+    ):
         low, high = exact_interval(round(float(rows[:, 0].sum())), measure.count)
-        return Estimate(value, measure.count, low, high, "exact", measure.signature, measure.percent)
+        return Estimate(
+            value, measure.count, low, high, "exact", measure.signature, measure.percent
+        )
     pseudo = pseudo_values(measure)
     least, most = measure.limits
     if constant(pseudo) and (math.isfinite(most) or value == least or _counted(rows)):
-        missed, ceiling = unseen(len(pseudo)), most if math.isfinite(most) else max(least + 1, 2 * value)
-        low, high, method = value - missed * (value - least), value + missed * (ceiling - value), "unseen"
+        missed, ceiling = (
+            unseen(len(pseudo)),
+            most if math.isfinite(most) else max(least + 1, 2 * value),
+        )
+        low, high, method = (
+            value - missed * (value - least),
+            value + missed * (ceiling - value),
+            "unseen",
+        )
     else:
         low, high = hall_interval(pseudo, value, degrees_of_freedom(measure))
         method = "jackknife t"
     if measure.bounds is not None:
-        bottom, top = measure.bounds(measure.sums(torch.ones(1, len(measure), dtype=torch.float64))[0])
+        bottom, top = measure.bounds(
+            measure.sums(torch.ones(1, len(measure), dtype=torch.float64))[0]
+        )
         low, high = min(low, low + bottom - value), max(high, high + top - value)
     if math.isfinite(low):
         low, high = max(least, low), min(most, high)
@@ -246,7 +263,9 @@ def swap_patterns(n: int, width: int = 1) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(0)
     wanted = min(SWAPS, max(FEWEST_SWAPS, WORK // n))
     for first in range(0, wanted, size):
-        yield torch.randint(2, (min(size, wanted - first), n), generator=generator, dtype=torch.int8).double()
+        yield torch.randint(
+            2, (min(size, wanted - first), n), generator=generator, dtype=torch.int8
+        ).double()
 
 
 @functools.cache
@@ -282,7 +301,11 @@ def _t_inside(angle: float, degrees: int) -> float:
 def exact_interval(successes: int, trials: int) -> tuple[float, float]:
     """The 95 % interval of a proportion by Clopper and Pearson (1934), by bisection on the binomial tail."""
     low = 0.0 if successes == 0 else _bisect(lambda p: _upper_tail(successes, trials, p) - TAIL)
-    high = 1.0 if successes == trials else _bisect(lambda p: _upper_tail(successes + 1, trials, p) - (1 - TAIL))
+    high = (
+        1.0
+        if successes == trials
+        else _bisect(lambda p: _upper_tail(successes + 1, trials, p) - (1 - TAIL))
+    )
     return low, high
 
 

@@ -20,7 +20,9 @@ FEWEST = 2
 
 def confusion(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
     """(N,), (N,) -> (C, C) int64   how many items of each class (row) were taken for each class (column)."""
-    return torch.bincount(labels * classes + predictions, minlength=classes * classes).view(classes, classes)
+    return torch.bincount(labels * classes + predictions, minlength=classes * classes).view(
+        classes, classes
+    )
 
 
 def macro_f1(confusion: Tensor) -> Tensor:
@@ -41,7 +43,10 @@ def f1_measure(labels: Tensor, predictions: Tensor, classes: int) -> Measure:
     real = torch.cat([numbers >= 0 for numbers, _ in places])
     ones = torch.ones(int(real.sum()), dtype=torch.float64)
     counts = torch.sparse_coo_tensor(
-        torch.stack((rows[real], columns[real])), ones, (len(labels), 3 * classes), check_invariants=False
+        torch.stack((rows[real], columns[real])),
+        ones,
+        (len(labels), 3 * classes),
+        check_invariants=False,
     )
 
     def value(sums: Tensor) -> Tensor:
@@ -78,7 +83,9 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> Non
     side = min(11.0, 3.2 + (0.75 if count <= NUMBERED else 0.16) * count)
     figure = new_figure((side + 1.0, side))
     axes = figure.add_subplot()
-    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))  # a few per cent of errors are to be seen
+    image = axes.imshow(
+        shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1)
+    )  # a few per cent of errors are to be seen
     _name_axes(axes, [_short(name) for name in classes], 0.8 * side / count)
     if count <= NUMBERED:
         _number_cells(axes, counts.long().tolist(), shares)
@@ -121,4 +128,6 @@ def _number_cells(axes: Any, counts: list[list[int]], shares: Any) -> None:
         for j, number in enumerate(row):
             if number:
                 colour = "white" if shares[i, j] > 0.3 else "0.15"
-                axes.text(j, i, f"{number:,}", ha="center", va="center", fontsize=size, color=colour)
+                axes.text(
+                    j, i, f"{number:,}", ha="center", va="center", fontsize=size, color=colour
+                )

@@ -14,11 +14,18 @@ def average_precision(scores: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """
     order = scores.argsort(descending=True, stable=True)
     sorted_scores, positive = scores[order], truth[order].double()
-    last = torch.searchsorted(-sorted_scores, -sorted_scores, right=True) - 1  # the last item that scores as high
+    last = (
+        torch.searchsorted(-sorted_scores, -sorted_scores, right=True) - 1
+    )  # the last item that scores as high
     first = torch.searchsorted(-sorted_scores, -sorted_scores)
-    above, hits = last.double() + 1, positive.cumsum(0)[last]  # items that score as high, and positives among them
+    above, hits = (
+        last.double() + 1,
+        positive.cumsum(0)[last],
+    )  # items that score as high, and positives among them
     less = (above - 1).clamp(min=1)
-    whole, no_miss, no_hit = (positive * ratio for ratio in (hits / above, hits / less, (hits - 1) / less))
+    whole, no_miss, no_hit = (
+        positive * ratio for ratio in (hits / above, hits / less, (hits - 1) / less)
+    )
     before, tail_miss, tail_hit = _before(whole, first), _from(no_miss, first), _from(no_hit, first)
     count = positive.sum()
     total = whole.sum() / torch.where(count > 0, count, torch.nan)
@@ -79,7 +86,8 @@ def f1_of_sets(truth: Tensor, said: Tensor) -> dict[str, Measure]:
         return value
 
     return {
-        name: Measure(counts, value, len(truth), *SHARE) for name, value in (("micro_f1", micro), ("macro_f1", macro))
+        name: Measure(counts, value, len(truth), *SHARE)
+        for name, value in (("micro_f1", micro), ("macro_f1", macro))
     }
 
 
@@ -98,6 +106,15 @@ def best_threshold(scores: Tensor, truth: Tensor) -> float | None:
     )  # never between equal scores
     f1 = torch.where(ends, 2 * hits / (hits[-1] + said), -1.0)
     best = int(f1.argmax())
-    value, lower = float(sorted_scores[best]), float(sorted_scores[best + 1]) if best + 1 < len(scores) else 0.0
+    value, lower = (
+        float(sorted_scores[best]),
+        float(sorted_scores[best + 1]) if best + 1 < len(scores) else 0.0,
+    )
     middle = (value + lower) / 2
-    return short if lower < (short := round(middle, 6)) <= value else middle if middle > lower else value
+    return (
+        short
+        if lower < (short := round(middle, 6)) <= value
+        else middle
+        if middle > lower
+        else value
+    )

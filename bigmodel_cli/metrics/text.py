@@ -26,16 +26,25 @@ def chrf(predictions: Texts, references: Texts) -> Measure:
 
 
 def _sacrebleu(metric: Any, predictions: Texts, references: Texts) -> Measure:
-    rows = metric._extract_corpus_statistics(list(predictions), [list(references)])  # its counts of each sentence
+    rows = metric._extract_corpus_statistics(
+        list(predictions), [list(references)]
+    )  # its counts of each sentence
 
     def value(sums: Tensor) -> Tensor:
         flat = sums.flatten(0, -2).round().long().tolist()
         scores = [metric._compute_score_from_stats(row).score for row in flat]
         return torch.tensor(scores, dtype=torch.float64).view(sums.shape[:-1])
 
-    metric.corpus_score(["a"], [["a"]])  # its signature names the number of references once it has scored
+    metric.corpus_score(
+        ["a"], [["a"]]
+    )  # its signature names the number of references once it has scored
     signature = str(metric.get_signature())
-    return Measure(torch.tensor(rows, dtype=torch.float64), value, len(rows), *SCORE._replace(signature=signature))
+    return Measure(
+        torch.tensor(rows, dtype=torch.float64),
+        value,
+        len(rows),
+        *SCORE._replace(signature=signature),
+    )
 
 
 def rouge(kind: str) -> Callable[[Texts, Texts], Measure]:
@@ -44,15 +53,21 @@ def rouge(kind: str) -> Callable[[Texts, Texts], Measure]:
     def measure(predictions: Texts, references: Texts) -> Measure:
         scorer = _library("rouge_score.rouge_scorer").RougeScorer([kind], tokenizer=RougeWords())
         pairs = zip(references, predictions, strict=True)
-        values = [scorer.score(reference, prediction)[kind].fmeasure for reference, prediction in pairs]
+        values = [
+            scorer.score(reference, prediction)[kind].fmeasure for reference, prediction in pairs
+        ]
         return mean(torch.tensor(values, dtype=torch.float64), torch.ones(len(values)), ROUGE)
 
     return measure
 
 
 SCORE = MetricInfo(limits=(0.0, 100.0))
-ROUGE = SHARE._replace(signature="F-measure, words of letters, marks and digits (NFC), ASCII words stemmed")
-NORMALISED = "NFC, lower case, letters, marks and digits, apostrophes within words, white space joined"
+ROUGE = SHARE._replace(
+    signature="F-measure, words of letters, marks and digits (NFC), ASCII words stemmed"
+)
+NORMALISED = (
+    "NFC, lower case, letters, marks and digits, apostrophes within words, white space joined"
+)
 ERROR_RATE = MetricInfo(False, NORMALISED, percent=True)
 """Of words or characters; it may be above 1, since more can be written than was said."""
 
@@ -71,7 +86,11 @@ class RougeWords:
         if text.isascii():
             return list(self.ascii.tokenize(text))
         words = normalised(text).replace("'", " ").split()
-        return [stem for word in words for stem in (self.ascii.tokenize(word) if word.isascii() else [word])]
+        return [
+            stem
+            for word in words
+            for stem in (self.ascii.tokenize(word) if word.isascii() else [word])
+        ]
 
 
 APOSTROPHES = dict.fromkeys(map(ord, "\u2019\u2018\u05f3\u02bc\u02bb\uff07\u2032\u00b4\u0060"), "'")
@@ -91,7 +110,9 @@ def cer(predictions: Texts, references: Texts) -> Measure:
 def _errors(name: str, predictions: Texts, references: Texts) -> Measure:
     process = getattr(_library("jiwer"), name)
     errors, counts = [], []
-    for prediction, reference in zip(map(normalised, predictions), map(normalised, references), strict=True):
+    for prediction, reference in zip(
+        map(normalised, predictions), map(normalised, references), strict=True
+    ):
         if not reference:  # jiwer refuses it: everything that was written is an insertion
             errors.append(len(prediction.split() if name == "process_words" else prediction))
             counts.append(0)
@@ -108,7 +129,9 @@ def normalised(text: str) -> str:
     Characters are judged by their Unicode category after composition (NFC), so that vowel signs (Devanagari, Thai) stay and it
     does not matter how a text is encoded. Format characters (zero-width joiners, soft hyphens, directions) are left out.
     """
-    composed = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower().translate(APOSTROPHES))
+    composed = unicodedata.normalize(
+        "NFC", unicodedata.normalize("NFC", text).lower().translate(APOSTROPHES)
+    )
     kept = []
     for place, character in enumerate(composed):
         kind = unicodedata.category(character)
@@ -133,7 +156,13 @@ MEASURES: dict[str, dict[str, Callable[[Texts, Texts], Measure]]] = {
     "cer": {"cer": cer},
 }
 """What an option names, and the metrics that it stands for."""
-INFO = {"bleu": SCORE, "bleu_lowercased": SCORE, "chrf": SCORE, "wer": ERROR_RATE, "cer": ERROR_RATE}
+INFO = {
+    "bleu": SCORE,
+    "bleu_lowercased": SCORE,
+    "chrf": SCORE,
+    "wer": ERROR_RATE,
+    "cer": ERROR_RATE,
+}
 INFO |= dict.fromkeys(MEASURES["rouge"], ROUGE)
 """What is to be known of each of them."""
 
@@ -143,7 +172,9 @@ def group_of(metric: str) -> list[str]:
     return [group for group, members in MEASURES.items() if metric in members]
 
 
-def text_measures(names: Sequence[str], predictions: Texts, references: Texts) -> dict[str, Measure]:
+def text_measures(
+    names: Sequence[str], predictions: Texts, references: Texts
+) -> dict[str, Measure]:
     """The metrics of texts that these names stand for. Raises `MissingPackage` where a library is missing."""
     chosen = {name: measure for group in names for name, measure in MEASURES[group].items()}
     return {name: measure(predictions, references) for name, measure in chosen.items()}
@@ -153,12 +184,20 @@ def lead_measures(names: Sequence[str], sources: Texts, references: Texts) -> di
     """The same of the sources' first words, as many as the references have on average: what a summary must be better than."""
     count = max(1, round(sum(len(r.split()) for r in references) / max(1, len(references))))
     first = [" ".join(source.split()[:count]) for source in sources]
-    return {name + LEAD: measure for name, measure in text_measures(names, first, references).items()}
+    return {
+        name + LEAD: measure for name, measure in text_measures(names, first, references).items()
+    }
 
 
 def need_libraries(names: Sequence[str]) -> None:
     """Raise `MissingPackage` for a library that these metrics need and that is missing: before anything is computed."""
-    libraries = {"bleu": "sacrebleu", "chrf": "sacrebleu", "rouge": "rouge_score", "wer": "jiwer", "cer": "jiwer"}
+    libraries = {
+        "bleu": "sacrebleu",
+        "chrf": "sacrebleu",
+        "rouge": "rouge_score",
+        "wer": "jiwer",
+        "cer": "jiwer",
+    }
     for name in names:
         _library(libraries[name])
 

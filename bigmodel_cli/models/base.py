@@ -25,7 +25,9 @@ class Generator(Protocol):
     def new_cache(self, batch: int, max_len: int | None = None) -> Cache:
         """An empty cache."""
 
-    def __call__(self, tokens: Tensor, cache: Cache | None = None, segments: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, tokens: Tensor, cache: Cache | None = None, segments: Tensor | None = None
+    ) -> Tensor:
         """Logits (B, T, V) of tokens (B, T) that follow what is in the cache."""
 
 

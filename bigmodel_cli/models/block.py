@@ -22,9 +22,13 @@ SLOTS = ("mixer", "cross", "ffn")
 class BlockOptions(Options):
     """One block, or `repeat` equal ones: x + mixer(norm(x)), then x + cross(norm(x), memory), then x + ffn(norm(x))."""
 
-    repeat: Annotated[int, Field(gt=0, le=MOST_BLOCKS)] = Field(1, description="how many such blocks follow each other")
+    repeat: Annotated[int, Field(gt=0, le=MOST_BLOCKS)] = Field(
+        1, description="how many such blocks follow each other"
+    )
     mixer: Mixer | None = Field(None, description="what moves information between positions")
-    cross: CrossAttentionOptions | None = Field(None, description="what reads a memory, such as an encoder's output")
+    cross: CrossAttentionOptions | None = Field(
+        None, description="what reads a memory, such as an encoder's output"
+    )
     ffn: FFN | None = Field(None, description="what computes at each position")
     norm: Norm = Field(LayerNormOptions(), description="normalisation of every slot")
     placement: Literal["pre", "post", "sandwich"] = Field(
@@ -34,12 +38,16 @@ class BlockOptions(Options):
     )
     dropout: Probability = Field(0.0, description="of what each slot adds to the stream")
     drop_path: Probability = Field(
-        0.0, description="probability that a slot adds nothing for a whole sample (stochastic depth, Huang et al. 2016)"
+        0.0,
+        description="probability that a slot adds nothing for a whole sample (stochastic depth, Huang et al. 2016)",
     )
     layer_scale: Positive | None = Field(
-        None, description="start of a learned factor per channel on what a slot adds (Touvron et al. 2021)"
+        None,
+        description="start of a learned factor per channel on what a slot adds (Touvron et al. 2021)",
     )
-    residual_scale: Positive = Field(1.0, description="fixed factor on what a slot adds to the stream")
+    residual_scale: Positive = Field(
+        1.0, description="fixed factor on what a slot adds to the stream"
+    )
 
 
 class Block(Module):
@@ -61,7 +69,11 @@ class Block(Module):
             if filled and options.placement == "sandwich":
                 setattr(self, f"{slot}_norm_after", faults.build("norm", norm, layer.dim))
             if filled and options.layer_scale is not None:
-                setattr(self, f"{slot}_scale", nn.Parameter(torch.full((layer.dim,), options.layer_scale)))
+                setattr(
+                    self,
+                    f"{slot}_scale",
+                    nn.Parameter(torch.full((layer.dim,), options.layer_scale)),
+                )
         faults.check()
 
     def filled(self) -> list[str]:
@@ -71,14 +83,25 @@ class Block(Module):
     def new_cache(self, batch: int, max_len: int) -> dict[str, Any]:
         """An empty cache for each slot that keeps one."""
         parts = {slot: getattr(self, slot) for slot in ("mixer", "cross")}
-        return {slot: part.new_cache(batch, max_len) for slot, part in parts.items() if part is not None}
+        return {
+            slot: part.new_cache(batch, max_len) for slot, part in parts.items() if part is not None
+        }
 
-    def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: dict[str, Any] | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        sequence: SequenceInfo = SINGLE_DOCUMENT,
+        cache: dict[str, Any] | None = None,
+    ) -> Tensor:
         """Through the slots."""
         for slot in SLOTS:
             part = getattr(self, slot)
             if part is not None:
-                inputs = (sequence, cache[slot] if cache is not None else None) if slot != "ffn" else (sequence,)
+                inputs = (
+                    (sequence, cache[slot] if cache is not None else None)
+                    if slot != "ffn"
+                    else (sequence,)
+                )
                 x = self.slot(slot, x, part, *inputs)
         return x
 
@@ -99,7 +122,9 @@ class Block(Module):
         return norm(x + y) if options.placement == "post" else x + y
 
 
-def build_blocks(options: list[BlockOptions], dim: int, max_len: int, causal: bool) -> nn.ModuleList:
+def build_blocks(
+    options: list[BlockOptions], dim: int, max_len: int, causal: bool
+) -> nn.ModuleList:
     """All blocks in order. Raises `OptionError` naming every option that does not fit."""
     total = sum(block.repeat for block in options)
     blocks, faults = nn.ModuleList(), Faults()

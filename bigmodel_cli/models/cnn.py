@@ -43,14 +43,22 @@ class ConvOptions(Options):
             )
         if self.padding == "same" and self.stride > 1:
             raise ValueError("padding: same needs stride 1; give a number")
-        edge = self.kernel - 1 if self.padding == "same" else 2 * self.padding if isinstance(self.padding, int) else 0
+        edge = (
+            self.kernel - 1
+            if self.padding == "same"
+            else 2 * self.padding
+            if isinstance(self.padding, int)
+            else 0
+        )
         _fits(self.kernel, shape, edge)
         conv = nn.Conv2d(
             shape[0], self.channels, self.kernel, self.stride,
             0 if self.padding == "valid" else self.padding, groups=self.groups, bias=self.norm == "none",
         )  # fmt: skip
         norm = nn.BatchNorm2d(self.channels) if self.norm == "batch" else None
-        return _named([("conv", conv), ("norm", norm), ("activation", _activation(self.activation))])
+        return _named(
+            [("conv", conv), ("norm", norm), ("activation", _activation(self.activation))]
+        )
 
 
 class PoolOptions(Options):
@@ -59,14 +67,20 @@ class PoolOptions(Options):
     type: Literal["pool"] = "pool"
     kind: Literal["max", "avg"] = Field("max", description="max or avg")
     kernel: Count = Field(2, description="height and width of the window")
-    stride: Count | None = Field(None, description="step of the window; the kernel's size when left out")
-    padding: Natural = Field(0, description="rows and columns added at each edge, at most half the kernel")
+    stride: Count | None = Field(
+        None, description="step of the window; the kernel's size when left out"
+    )
+    padding: Natural = Field(
+        0, description="rows and columns added at each edge, at most half the kernel"
+    )
 
     def build(self, shape: Shape, classes: int) -> Module:
         """The layer for an input of `shape`."""
         _needs_image(shape, self.type)
         if self.padding > self.kernel // 2:
-            raise ValueError(f"padding: {self.padding} is more than half of the kernel {self.kernel}")
+            raise ValueError(
+                f"padding: {self.padding} is more than half of the kernel {self.kernel}"
+            )
         _fits(self.kernel, shape, 2 * self.padding)
         kind = nn.MaxPool2d if self.kind == "max" else nn.AvgPool2d
         return kind(self.kernel, self.stride, self.padding)
@@ -99,15 +113,21 @@ class DenseOptions(Options):
     """A fully connected layer, then the activation. `units: classes` is as many as the data has classes, or numbers to learn."""
 
     type: Literal["dense"] = "dense"
-    units: Count | Literal["classes"] = Field(description="outputs; the last layer of a classifier: classes")
+    units: Count | Literal["classes"] = Field(
+        description="outputs; the last layer of a classifier: classes"
+    )
     activation: Activation = Field("none", description="what follows")
 
     def build(self, shape: Shape, classes: int) -> Module:
         """The layer for an input of `shape`."""
         if len(shape) != 1:
-            raise ValueError(f"its input is an image of {_shown(shape)}; put a flatten layer before it")
+            raise ValueError(
+                f"its input is an image of {_shown(shape)}; put a flatten layer before it"
+            )
         units = classes if self.units == "classes" else self.units
-        return _named([("dense", nn.Linear(shape[0], units)), ("activation", _activation(self.activation))])
+        return _named(
+            [("dense", nn.Linear(shape[0], units)), ("activation", _activation(self.activation))]
+        )
 
 
 class DropoutOptions(Options):
@@ -135,7 +155,13 @@ class ResidualOptions(Options):
 
 
 LayerOptions = Annotated[
-    ConvOptions | PoolOptions | AdaptivePoolOptions | FlattenOptions | DenseOptions | DropoutOptions | ResidualOptions,
+    ConvOptions
+    | PoolOptions
+    | AdaptivePoolOptions
+    | FlattenOptions
+    | DenseOptions
+    | DropoutOptions
+    | ResidualOptions,
     Field(discriminator="type"),
 ]
 
@@ -181,13 +207,19 @@ class CNN(Model):
     def weight_roles(self) -> dict[str, Role]:
         """The layers that read the image, and those that make the logits, are not hidden."""
         layers = [layer for layer in self.layers if any(True for _ in layer.parameters())]
-        outer = {id(weight) for layer in ends(layers[0], 0) | ends(layers[-1], -1) for weight in layer.parameters()}
+        outer = {
+            id(weight)
+            for layer in ends(layers[0], 0) | ends(layers[-1], -1)
+            for weight in layer.parameters()
+        }
         names = (name for name, p in self.named_parameters() if id(p) in outer)
         return {name: OUTER for name in names if name.endswith(".weight")}
 
     def output_layers(self) -> tuple[str, ...]:
         """Prefix of the last layer that has weights: the logits."""
-        last = max(i for i, layer in enumerate(self.layers) if any(True for _ in layer.parameters()))
+        last = max(
+            i for i, layer in enumerate(self.layers) if any(True for _ in layer.parameters())
+        )
         return (f"layers.{last}",)
 
     def last_feature_layer(self) -> Module:
@@ -242,7 +274,9 @@ def _project(channels: int, out: int, stride: tuple[int, int]) -> Module:
     return _named([("conv", conv), ("norm", nn.BatchNorm2d(out))])
 
 
-def build_layers(options: Sequence[Any], shape: Shape, classes: int, path: str) -> tuple[Any, Shape]:
+def build_layers(
+    options: Sequence[Any], shape: Shape, classes: int, path: str
+) -> tuple[Any, Shape]:
     """The layers as a Sequential and the shape that comes out. Raises `OptionError` naming the layer that does not fit."""
     layers = nn.Sequential()
     for index, layer_options in enumerate(options):
@@ -264,12 +298,20 @@ def output_shape(layer: Module, shape: Shape) -> Shape:
 
 def other_end(layers: Sequence[Any], shape: Shape, classes: int) -> tuple[str, str]:
     """The fault of a network that does not end with as many values as there are classes."""
-    last = max((i for i, layer in enumerate(layers) if not isinstance(layer, DropoutOptions)), default=0)
+    last = max(
+        (i for i, layer in enumerate(layers) if not isinstance(layer, DropoutOptions)), default=0
+    )
     if isinstance(layers[last], DenseOptions):
         path, remedy = f"model.layers.{last}.units", f"give --set model.layers.{last}.units=classes"
     else:
-        path, remedy = f"model.layers.{len(layers) - 1}", "end it with {type: dense, units: classes}"
-    return path, f"the network ends with {_shown(shape)}, and the data has {classes} classes; {remedy}"
+        path, remedy = (
+            f"model.layers.{len(layers) - 1}",
+            "end it with {type: dense, units: classes}",
+        )
+    return (
+        path,
+        f"the network ends with {_shown(shape)}, and the data has {classes} classes; {remedy}",
+    )
 
 
 def _named(parts: Sequence[tuple[str, Module | None]]) -> Module:
@@ -278,7 +320,13 @@ def _named(parts: Sequence[tuple[str, Module | None]]) -> Module:
 
 
 def _activation(name: str) -> Module | None:
-    makers = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+    makers = {
+        "relu": nn.ReLU,
+        "gelu": nn.GELU,
+        "silu": nn.SiLU,
+        "tanh": nn.Tanh,
+        "sigmoid": nn.Sigmoid,
+    }
     activation: Module | None = makers[name]() if name != "none" else None
     return activation
 
@@ -296,4 +344,6 @@ def _fits(kernel: int, shape: Shape, edge: int) -> None:
 
 
 def _shown(shape: Shape) -> str:
-    return " x ".join(map(str, shape)) + (" (channels x height x width)" if len(shape) == 3 else " values")
+    return " x ".join(map(str, shape)) + (
+        " (channels x height x width)" if len(shape) == 3 else " values"
+    )

@@ -12,7 +12,13 @@ from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Tensor, nn
 from bigmodel_cli.models.base import Model, SkeletonOptions
 from bigmodel_cli.models.block import BlockOptions, build_blocks, check_causal, count_blocks
-from bigmodel_cli.models.init import Cache, init_normal, max_generation_length, new_cache, vocab_and_length
+from bigmodel_cli.models.init import (
+    Cache,
+    init_normal,
+    max_generation_length,
+    new_cache,
+    vocab_and_length,
+)
 from bigmodel_cli.parts import Norm, Position
 from bigmodel_cli.parts.context import SequenceInfo
 from bigmodel_cli.parts.dropout import dropout
@@ -26,24 +32,35 @@ class DecoderOptions(SkeletonOptions):
 
     type: Literal["decoder"] = "decoder"
     outputs: ClassVar = ("next_tokens", "tags")
-    blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(description="the blocks, in order")
+    blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(
+        description="the blocks, in order"
+    )
     position: Position = Field(NoPositionOptions(), description="what is added to the embeddings")
     norm: Norm | None = Field(LayerNormOptions(), description="before the logits; null for none")
-    max_len: Count | None = Field(None, description="longest sequence; the data's context when left out")
+    max_len: Count | None = Field(
+        None, description="longest sequence; the data's context when left out"
+    )
     vocab_size: Count | None = Field(None, description="logits (V); the tokenizer's when left out")
     tie_embeddings: bool = Field(True, description="the logits' matrix is the embedding's")
-    scale_embeddings: bool = Field(False, description="embeddings are multiplied by sqrt(dim), as in Gemma")
-    logit_softcap: Positive | None = Field(None, description="logits are squashed into +-this by tanh, as in Gemma 2")
+    scale_embeddings: bool = Field(
+        False, description="embeddings are multiplied by sqrt(dim), as in Gemma"
+    )
+    logit_softcap: Positive | None = Field(
+        None, description="logits are squashed into +-this by tanh, as in Gemma 2"
+    )
     dropout: Probability = Field(0.0, description="of the embeddings")
     init_std: Positive | None = Field(
-        None, description="deviation of the first weights; 1 / sqrt(dim) when left out (GPT-2: 0.02, at a width of 768)"
+        None,
+        description="deviation of the first weights; 1 / sqrt(dim) when left out (GPT-2: 0.02, at a width of 768)",
     )
 
     @model_validator(mode="after")
     def _bounded(self) -> DecoderOptions:
         count_blocks(self.blocks)
         if any(block.cross is not None for block in self.blocks):
-            raise ValueError("blocks: a decoder has no memory to read; cross belongs to model.type: seq2seq")
+            raise ValueError(
+                "blocks: a decoder has no memory to read; cross belongs to model.type: seq2seq"
+            )
         check_causal("blocks", self.blocks)
         return self
 
@@ -62,7 +79,9 @@ class Decoder(Model):
     def __init__(self, options: DecoderOptions, info: DatasetInfo) -> None:
         super().__init__()
         faults = Faults()
-        vocab, self.max_len = vocab_and_length(options.vocab_size, options.max_len, info, "a decoder", faults)
+        vocab, self.max_len = vocab_and_length(
+            options.vocab_size, options.max_len, info, "a decoder", faults
+        )
         self.options = options
         self.embedding = nn.Embedding(vocab, options.dim)
         self.position = faults.build("model.position", options.position, options.dim, self.max_len)
@@ -93,7 +112,9 @@ class Decoder(Model):
         """An empty cache for each block."""
         return new_cache(self.blocks, batch, max_len or self.max_len)
 
-    def forward(self, tokens: Tensor, cache: Cache | None = None, segments: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, cache: Cache | None = None, segments: Tensor | None = None
+    ) -> Tensor:
         """Logits for every position; with a cache, `tokens` are those that follow what is in it.
 
         `segments` (B, T) numbers the documents of packed rows, and padding: see parts/context.py.
@@ -103,7 +124,9 @@ class Decoder(Model):
         if cache is not None:
             sequence = cache.advance(count, segments, sequence)
         if sequence.offset + count > self.limit:
-            raise ValueError(f"{sequence.offset + count} tokens; this model takes at most {self.limit}")
+            raise ValueError(
+                f"{sequence.offset + count} tokens; this model takes at most {self.limit}"
+            )
         x = self.embedding(tokens.clamp(min=0))  # (B, T, C)
         if self.options.scale_embeddings:
             x = x * math.sqrt(self.options.dim)

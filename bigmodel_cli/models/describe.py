@@ -31,12 +31,18 @@ def describe(model: Module, *example: Tensor) -> list[Layer]:
 
         def note(module: Module, inputs: object, output: object, path: str = path) -> None:
             if isinstance(output, torch.Tensor):
-                own = [p for p in module.parameters(recurse=False) if id(p) not in counted]  # a tied one counts once
+                own = [
+                    p for p in module.parameters(recurse=False) if id(p) not in counted
+                ]  # a tied one counts once
                 counted.update(id(p) for p in own)
                 leaf = next(module.children(), None) is None
                 layers.append(
                     Layer(
-                        path or "(model)", type(module).__name__, tuple(output.shape), sum(p.numel() for p in own), leaf
+                        path or "(model)",
+                        type(module).__name__,
+                        tuple(output.shape),
+                        sum(p.numel() for p in own),
+                        leaf,
                     )
                 )
 
@@ -91,13 +97,23 @@ def _attention_flops(q: Shape, k: Shape, v: Shape, *rest: object, **named: objec
     return 2 * q[0] * q[1] * q[2] * k[2] * (q[3] + v[3])
 
 
-def _attention_gradient_flops(gradient: Shape, q: Shape, k: Shape, v: Shape, *rest: object, **named: object) -> int:
+def _attention_gradient_flops(
+    gradient: Shape, q: Shape, k: Shape, v: Shape, *rest: object, **named: object
+) -> int:
     """Of the gradients of both factors of both products."""
     return 2 * _attention_flops(q, k, v)
 
 
-def _convolution_gradient_flops(gradient: Shape, x: Shape, weight: Shape, *rest: Any, **named: object) -> int:
+def _convolution_gradient_flops(
+    gradient: Shape, x: Shape, weight: Shape, *rest: Any, **named: object
+) -> int:
     """Of the gradients of the input and of the weight, (out, in / groups, ...), of which each is wanted or not."""
     transposed, wanted = rest[4], rest[7]
     places = x if transposed else gradient
-    return 2 * places[0] * math.prod(places[2:]) * math.prod(weight) * (int(wanted[0]) + int(wanted[1]))
+    return (
+        2
+        * places[0]
+        * math.prod(places[2:])
+        * math.prod(weight)
+        * (int(wanted[0]) + int(wanted[1]))
+    )

@@ -31,13 +31,17 @@ class EncoderOptions(SkeletonOptions):
     type: Literal["encoder"] = "encoder"
     outputs: ClassVar = ("tokens", "labels", "transcript", "tags")
     two_sided = "model.blocks"
-    blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(description="the blocks, in order")
+    blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(
+        description="the blocks, in order"
+    )
     frontend: ConvFrontendOptions | None = Field(
         None, description="how frames of sound become vectors; none for data of tokens"
     )
     position: Position = Field(NoPositionOptions(), description="what is added to the embeddings")
     embedding_norm: Norm | None = Field(None, description="of the embeddings, as in BERT")
-    norm: Norm | None = Field(LayerNormOptions(), description="after the blocks; null for none (post-norm blocks)")
+    norm: Norm | None = Field(
+        LayerNormOptions(), description="after the blocks; null for none (post-norm blocks)"
+    )
     token_types: Natural = Field(
         0, description="learned vectors for kinds of tokens, as BERT's two sentences; 0 for none"
     )
@@ -45,22 +49,29 @@ class EncoderOptions(SkeletonOptions):
         "cls", description="what a label is read from: the first position, or the mean"
     )
     pooler: bool = Field(False, description="a dense layer with tanh before the label, as in BERT")
-    max_len: Count | None = Field(None, description="longest sequence; the data's context when left out")
+    max_len: Count | None = Field(
+        None, description="longest sequence; the data's context when left out"
+    )
     vocab_size: Count | None = Field(None, description="tokens (V); the tokenizer's when left out")
     dropout: Probability = Field(0.0, description="of the embeddings, and before a label")
     init_std: Positive | None = Field(
-        None, description="deviation of the first weights; 1 / sqrt(dim) when left out (BERT: 0.02, at a width of 768)"
+        None,
+        description="deviation of the first weights; 1 / sqrt(dim) when left out (BERT: 0.02, at a width of 768)",
     )
 
     @model_validator(mode="after")
     def _bounded(self) -> EncoderOptions:
         count_blocks(self.blocks)
         if any(block.cross is not None for block in self.blocks):
-            raise ValueError("blocks: an encoder has no memory to read; cross belongs to model.type: seq2seq")
+            raise ValueError(
+                "blocks: an encoder has no memory to read; cross belongs to model.type: seq2seq"
+            )
         return self
 
     def build(self, info: DatasetInfo) -> AnyEncoder:
-        return (Encoder if self.frontend is None and info.frame_width is None else FrameEncoder)(self, info)
+        return (Encoder if self.frontend is None and info.frame_width is None else FrameEncoder)(
+            self, info
+        )
 
 
 class AnyEncoder(Model):
@@ -84,7 +95,9 @@ class AnyEncoder(Model):
             self.head: Module = nn.Linear(dim, info.outputs + bool(info.spelling))
         else:
             self.head = TokenHead(dim, vocab, options.blocks[0].norm)
-        self.limit = self.stride * self.max_len if has_table(self) else UNLIMITED  # tokens or frames
+        self.limit = (
+            self.stride * self.max_len if has_table(self) else UNLIMITED
+        )  # tokens or frames
         self.std = options.init_std or dim**-0.5
         init_normal(self, self.std, {})
 
@@ -148,9 +161,13 @@ class Encoder(AnyEncoder):
 
     def add_inputs(self, options: EncoderOptions, info: DatasetInfo, faults: Faults) -> int:
         """Build what reads the tokens, and find the longest sequence; the number of tokens."""
-        vocab, self.max_len = vocab_and_length(options.vocab_size, options.max_len, info, "an encoder", faults)
+        vocab, self.max_len = vocab_and_length(
+            options.vocab_size, options.max_len, info, "an encoder", faults
+        )
         self.embedding = nn.Embedding(vocab, options.dim)
-        self.mask = nn.Parameter(torch.zeros(options.dim))  # takes the place of a hidden token's embedding
+        self.mask = nn.Parameter(
+            torch.zeros(options.dim)
+        )  # takes the place of a hidden token's embedding
         self.types = nn.Embedding(options.token_types, options.dim) if options.token_types else None
         return vocab
 
@@ -161,16 +178,24 @@ class Encoder(AnyEncoder):
             x = torch.where(masked[..., None], self.mask.to(x.dtype), x)
         if self.types is not None:
             if types is not None and self.types.num_embeddings < 2:
-                raise SpecError("model.token_types: the data has pairs of texts; set 2, or 0 for none")
+                raise SpecError(
+                    "model.token_types: the data has pairs of texts; set 2, or 0 for none"
+                )
             x = x + self.types(torch.zeros_like(tokens) if types is None else types.clamp(min=0))
         return x
 
-    def features(self, tokens: Tensor, types: Tensor | None = None, masked: Tensor | None = None) -> Tensor:
+    def features(
+        self, tokens: Tensor, types: Tensor | None = None, masked: Tensor | None = None
+    ) -> Tensor:
         """(B, T) tokens -> (B, T, C)   what the blocks make of them; the mask stands where `masked` is True."""
         return self.through(self.embed(tokens, types, masked), tokens >= 0)
 
     def forward(
-        self, tokens: Tensor, types: Tensor | None = None, masked: Tensor | None = None, at: Tensor | None = None
+        self,
+        tokens: Tensor,
+        types: Tensor | None = None,
+        masked: Tensor | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
         """Logits of each position's token (of N of the B x T positions alone, those numbered `at`: (N, V)), or of each row's label.
 
@@ -190,19 +215,30 @@ class FrameEncoder(AnyEncoder):
     def add_inputs(self, options: EncoderOptions, info: DatasetInfo, faults: Faults) -> int:
         """Build the frontend; there are no tokens. Raises `OptionError` where model and data do not agree on what is read."""
         if info.frame_width is None:
-            raise OptionError(("model.frontend", "it reads frames of sound, and the data has none; leave it out"))
+            raise OptionError(
+                ("model.frontend", "it reads frames of sound, and the data has none; leave it out")
+            )
         if options.frontend is None:
             raise OptionError(
-                ("model.frontend", "missing; the data has frames of sound: frontend: {type: conv, stride: 4}")
+                (
+                    "model.frontend",
+                    "missing; the data has frames of sound: frontend: {type: conv, stride: 4}",
+                )
             )
         if not info.outputs or options.token_types or options.vocab_size is not None:
             raise OptionError(
-                ("model", "token_types and vocab_size are of tokens, and the data has frames of sound and their labels")
+                (
+                    "model",
+                    "token_types and vocab_size are of tokens, and the data has frames of sound and their labels",
+                )
             )
         length = options.max_len or info.context or 1
         if info.context is not None and length < info.context:
             raise OptionError(
-                ("model.max_len", f"{length} frames are fewer than the data's longest row of {info.context}")
+                (
+                    "model.max_len",
+                    f"{length} frames are fewer than the data's longest row of {info.context}",
+                )
             )
         self.frontend = options.frontend.build(info.frame_width, options.dim)
         self.stride = options.frontend.stride

@@ -44,7 +44,9 @@ def following(known: list[Tensor]) -> Any:
             super().__init__()  # type: ignore[no-untyped-call]
             self.now = self.peak = 0
             self.course: list[int] = []
-            self.alive: dict[int, Any] = {t.untyped_storage()._cdata: t.untyped_storage() for t in known}
+            self.alive: dict[int, Any] = {
+                t.untyped_storage()._cdata: t.untyped_storage() for t in known
+            }
 
         def note(self, tensor: Tensor) -> None:
             storage = tensor.untyped_storage()
@@ -60,7 +62,9 @@ def following(known: list[Tensor]) -> Any:
             self.now += size
             self.peak = max(self.peak, self.now)
 
-        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             self.peak = self.now
             result = function(*args, **(kwargs or {}))
             for leaf in tree_leaves(result):

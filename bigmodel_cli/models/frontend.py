@@ -19,8 +19,12 @@ class ConvFrontendOptions(Options):
     stride: Literal[1, 2, 4, 8] = Field(
         2, description="frames that become one vector; 4 is two convolutions of stride 2"
     )
-    kernel: Annotated[int, Field(gt=0, le=255)] = Field(3, description="frames that a convolution sees; odd")
-    channels: Count | None = Field(None, description="between the convolutions; the width of the stream when left out")
+    kernel: Annotated[int, Field(gt=0, le=255)] = Field(
+        3, description="frames that a convolution sees; odd"
+    )
+    channels: Count | None = Field(
+        None, description="between the convolutions; the width of the stream when left out"
+    )
 
     @model_validator(mode="after")
     def _centred(self) -> ConvFrontendOptions:
@@ -68,5 +72,7 @@ class ConvFrontend(Module):
             x = F.gelu(conv(x))
             if lengths is not None:
                 lengths = (lengths + conv.stride[0] - 1) // conv.stride[0]
-                x = x * (torch.arange(x.shape[2], device=x.device) < lengths[:, None])[:, None].to(x.dtype)
+                x = x * (torch.arange(x.shape[2], device=x.device) < lengths[:, None])[:, None].to(
+                    x.dtype
+                )
         return x.transpose(1, 2)

@@ -27,14 +27,24 @@ def init_normal(model: Module, std: float, stacks: Mapping[str, Iterable[Any]]) 
     embeddings do (OpenAI's code: half as wide). Experts start as a dense network; what a part drew for weights of its own kind
     (decays, short convolutions, lambdas) stays.
     """
-    steps = {f"{name}.": sum(len(block.filled()) for block in blocks) for name, blocks in stacks.items()}
+    steps = {
+        f"{name}.": sum(len(block.filled()) for block in blocks) for name, blocks in stacks.items()
+    }
     for name, module in model.named_modules():
         depth = next((count for stack, count in steps.items() if name.startswith(stack)), 1)
         for weight, pieces in own_matrices(module).items():
             for piece in pieces:
-                nn.init.normal_(piece, std=std / math.sqrt(depth) if f"{name}.{weight}".endswith(RESIDUAL_OUTPUTS) else std)
+                nn.init.normal_(
+                    piece,
+                    std=std / math.sqrt(depth)
+                    if f"{name}.{weight}".endswith(RESIDUAL_OUTPUTS)
+                    else std,
+                )
         if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=std / math.sqrt(depth) if name.endswith(RESIDUAL_OUTPUTS) else std)
+            nn.init.normal_(
+                module.weight,
+                std=std / math.sqrt(depth) if name.endswith(RESIDUAL_OUTPUTS) else std,
+            )
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
@@ -92,7 +102,9 @@ class Cache:
             new = self.segments[:, -1:].expand(-1, count) if segments is None else segments
             self.segments = torch.cat((self.segments, new), 1)
         self.length = start + count
-        return SequenceInfo(start, self.segments, sequence.memory, sequence.memory_mask, sequence.real)
+        return SequenceInfo(
+            start, self.segments, sequence.memory, sequence.memory_mask, sequence.real
+        )
 
     def select(self, rows: Tensor, sources: Tensor | None = None) -> None:
         """Keep these rows, in this order (some perhaps several times), and of what was read from a memory these sources.
@@ -107,7 +119,10 @@ class Cache:
         if self.segments is not None:
             self.segments = self.segments[rows]
         if sources is not None:
-            kept = (None if t is None else t[sources] for t in (self.memory.memory, self.memory.memory_mask))
+            kept = (
+                None if t is None else t[sources]
+                for t in (self.memory.memory, self.memory.memory_mask)
+            )
             self.memory = SequenceInfo(0, None, *kept)
 
 
@@ -121,7 +136,9 @@ def max_generation_length(model: Module, position: Module | None, max_len: int) 
     return max_len if is_limited(model) or position is not None else UNLIMITED
 
 
-def vocab_and_length(vocab_size: int | None, max_len: int | None, info: DatasetInfo, kind: str, faults: Faults) -> tuple[int, int]:
+def vocab_and_length(
+    vocab_size: int | None, max_len: int | None, info: DatasetInfo, kind: str, faults: Faults
+) -> tuple[int, int]:
     """(vocabulary, longest sequence) of a model that reads tokens, checked against the data; of what is not known, 1."""
     vocab, length = vocab_size or info.vocab_size, max_len or info.context
     with faults.under("model.vocab_size"):

@@ -21,7 +21,9 @@ class ReconstructOptions(Options):
     """A light decoder over all patches: mask tokens at the hidden places, blocks, and a linear layer to pixels."""
 
     dim: Count = Field(description="width of the decoder's sequence, a multiple of 4")
-    blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(description="the decoder's blocks, in order")
+    blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(
+        description="the decoder's blocks, in order"
+    )
     norm: Norm | None = Field(LayerNormOptions(), description="after the blocks; null for none")
 
     @model_validator(mode="after")
@@ -37,16 +39,26 @@ class PatchDecoder(Module):
     """
 
     def __init__(
-        self, options: ReconstructOptions, dim: int, grid: tuple[int, int], first: int, pixels: int, std: float
+        self,
+        options: ReconstructOptions,
+        dim: int,
+        grid: tuple[int, int],
+        first: int,
+        pixels: int,
+        std: float,
     ) -> None:
         super().__init__()
         self.first = first
         self.enter = nn.Linear(dim, options.dim)
         self.mask = nn.Parameter(torch.empty(options.dim))  # stands at every hidden place
-        self.register_buffer("table", sines_of_grid(grid, options.dim, first)[None], persistent=False)  # (1, F + N, D)
+        self.register_buffer(
+            "table", sines_of_grid(grid, options.dim, first)[None], persistent=False
+        )  # (1, F + N, D)
         faults = Faults()
         with faults.under("blocks"):
-            self.blocks = build_blocks(options.blocks, options.dim, first + grid[0] * grid[1], causal=False)
+            self.blocks = build_blocks(
+                options.blocks, options.dim, first + grid[0] * grid[1], causal=False
+            )
         self.norm = faults.build("norm", options.norm, options.dim)
         faults.check()
         self.pixels = nn.Linear(options.dim, pixels)
@@ -62,7 +74,9 @@ class PatchDecoder(Module):
         table: Tensor = self.get_buffer("table")
         count = table.shape[1] - self.first
         places = visible[..., None].expand(-1, -1, x.shape[2])
-        patches = self.mask.to(x.dtype).expand(len(x), count, -1).scatter(1, places, x[:, self.first :])  # (B, N, D)
+        patches = (
+            self.mask.to(x.dtype).expand(len(x), count, -1).scatter(1, places, x[:, self.first :])
+        )  # (B, N, D)
         x = torch.cat((x[:, : self.first], patches), 1) + table
         for block in self.blocks:
             x = block(x, SINGLE_DOCUMENT)
@@ -73,13 +87,17 @@ class PatchDecoder(Module):
 
 def patchify(images: Tensor, patch: int) -> Tensor:
     """(B, C', H, W) -> (B, N, P)   the patches in rows, the values of each by row, column and channel."""
-    x = images.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (B, C', rows, patch, columns, patch)
+    x = images.unflatten(3, (-1, patch)).unflatten(
+        2, (-1, patch)
+    )  # (B, C', rows, patch, columns, patch)
     patches: Tensor = x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
     return patches
 
 
 def unpatchify(patches: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
     """(B, N, P) -> (B, C', H, W)   the inverse of `patchify` for so many rows and columns of patches."""
-    x = patches.unflatten(2, (patch, patch, -1)).unflatten(1, grid)  # (B, rows, columns, patch, patch, C')
+    x = patches.unflatten(2, (patch, patch, -1)).unflatten(
+        1, grid
+    )  # (B, rows, columns, patch, patch, C')
     images: Tensor = x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
     return images

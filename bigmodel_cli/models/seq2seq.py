@@ -13,7 +13,14 @@ from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Tensor, nn, torch
 from bigmodel_cli.models.base import Model, SkeletonOptions
 from bigmodel_cli.models.block import BlockOptions, build_blocks, check_causal, count_blocks
-from bigmodel_cli.models.init import Cache, init_normal, init_xavier, max_generation_length, new_cache, vocab_and_length
+from bigmodel_cli.models.init import (
+    Cache,
+    init_normal,
+    init_xavier,
+    max_generation_length,
+    new_cache,
+    vocab_and_length,
+)
 from bigmodel_cli.parts import Norm, Position
 from bigmodel_cli.parts.context import SequenceInfo, padding_segments
 from bigmodel_cli.parts.dropout import dropout
@@ -27,31 +34,43 @@ class Seq2SeqOptions(SkeletonOptions):
     type: Literal["seq2seq"] = "seq2seq"
     outputs: ClassVar = ("target",)
     two_sided = "model.encoder"
-    encoder: Annotated[list[BlockOptions], Field(min_length=1)] = Field(description="the encoder's blocks")
+    encoder: Annotated[list[BlockOptions], Field(min_length=1)] = Field(
+        description="the encoder's blocks"
+    )
     decoder: Annotated[list[BlockOptions], Field(min_length=1)] = Field(
         description="the decoder's blocks, with cross: in those that read the source"
     )
-    position: Position = Field(SinusoidalOptions(), description="what is added to the embeddings on both sides")
-    norm: Norm | None = Field(None, description="after the last block of each side, for pre-norm blocks; null for none")
+    position: Position = Field(
+        SinusoidalOptions(), description="what is added to the embeddings on both sides"
+    )
+    norm: Norm | None = Field(
+        None, description="after the last block of each side, for pre-norm blocks; null for none"
+    )
     share_embeddings: bool = Field(
         True,
         description="source, target and logits share one matrix; where the source has its own tokenizer, the latter two",
     )
     scale_embeddings: bool = Field(True, description="embeddings are multiplied by sqrt(dim)")
     logit_bias: bool = Field(False, description="learn a bias of the logits")
-    max_len: Count | None = Field(None, description="longest source or target; the data's when left out")
+    max_len: Count | None = Field(
+        None, description="longest source or target; the data's when left out"
+    )
     vocab_size: Count | None = Field(None, description="tokens (V); the tokenizer's when left out")
     dropout: Probability = Field(0.0, description="of the embeddings")
     init: Literal["xavier", "normal"] = Field(
         "xavier", description="the first weights: Glorot's (2017), or GPT-2's normal"
     )
-    init_std: Positive | None = Field(None, description="deviation where init: normal; 1 / sqrt(dim) when left out")
+    init_std: Positive | None = Field(
+        None, description="deviation where init: normal; 1 / sqrt(dim) when left out"
+    )
 
     @model_validator(mode="after")
     def _bounded(self) -> Seq2SeqOptions:
         count_blocks([*self.encoder, *self.decoder])
         if any(block.cross is not None for block in self.encoder):
-            raise ValueError("encoder: it has no memory to read; cross belongs to the decoder's blocks")
+            raise ValueError(
+                "encoder: it has no memory to read; cross belongs to the decoder's blocks"
+            )
         if not any(block.cross is not None for block in self.decoder):
             raise ValueError("decoder: no block has cross:, so the source would never be read")
         check_causal("decoder", self.decoder)
@@ -71,7 +90,9 @@ class Seq2Seq(Model):
     def __init__(self, options: Seq2SeqOptions, info: DatasetInfo) -> None:
         super().__init__()
         faults = Faults()
-        vocab, self.max_len = vocab_and_length(options.vocab_size, options.max_len, info, "an encoder-decoder", faults)
+        vocab, self.max_len = vocab_and_length(
+            options.vocab_size, options.max_len, info, "an encoder-decoder", faults
+        )
         self.options, dim = options, options.dim
         self.source_embedding = nn.Embedding(info.source_vocab_size or vocab, dim)
         self.target_embedding = nn.Embedding(vocab, dim)
@@ -166,6 +187,8 @@ class ConditionedDecoder:
         """An empty cache, with what was read."""
         return replace(self.model.new_cache(batch, max_len), memory=self.read)
 
-    def __call__(self, tokens: Tensor, cache: Cache | None = None, segments: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, tokens: Tensor, cache: Cache | None = None, segments: Tensor | None = None
+    ) -> Tensor:
         """Logits (B, T, V) of tokens that follow what is in the cache."""
         return self.model.decode(tokens, self.read if cache is None else cache.memory, cache)

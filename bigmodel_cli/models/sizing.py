@@ -29,7 +29,12 @@ def watched(room: float) -> Iterator[Any]:
     """
     from torch.overrides import TorchFunctionMode
 
-    fills = {nn.init.normal_, nn.init.uniform_, nn.init.constant_, nn.init.kaiming_uniform_}  # they hide what they call
+    fills = {
+        nn.init.normal_,
+        nn.init.uniform_,
+        nn.init.constant_,
+        nn.init.kaiming_uniform_,
+    }  # they hide what they call
     makers = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.full}
 
     class Watch(TorchFunctionMode):
@@ -38,7 +43,9 @@ def watched(room: float) -> Iterator[Any]:
         used = 0
         shape: tuple[int, ...] = ()
 
-        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_function__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             kwargs = kwargs or {}
             if function in makers:
                 self.note(args[:1] if function is torch.full else args, kwargs)

@@ -31,13 +31,17 @@ class Stack:
         return self.count if self.count <= LONG else KEPT
 
 
-def shortened(options: AnyModelOptions) -> tuple[AnyModelOptions, list[Stack], list[AnyModelOptions]]:
+def shortened(
+    options: AnyModelOptions,
+) -> tuple[AnyModelOptions, list[Stack], list[AnyModelOptions]]:
     """The options with `KEPT` blocks for each long stack, all stacks, and for each long one the options with one block more."""
     stacks: list[Stack] = []
     lists: dict[str, list[BlockOptions]] = {}
     for name in type(options).model_fields:
         value = getattr(options, name)
-        if not isinstance(value, list) or not all(isinstance(block, BlockOptions) for block in value):
+        if not isinstance(value, list) or not all(
+            isinstance(block, BlockOptions) for block in value
+        ):
             continue
         lists[name] = []
         first = short = 0
@@ -62,7 +66,9 @@ def extended(stacks: list[Stack], short: int, more: Sequence[int]) -> int:
     return short + sum((s.count - s.kept) * (m - short) for s, m in zip(long, more, strict=True))
 
 
-def in_whole(stacks: list[Stack], short: list[T], path: Callable[[T], str], moved: Callable[[T, str], T]) -> list[T]:
+def in_whole(
+    stacks: list[Stack], short: list[T], path: Callable[[T], str], moved: Callable[[T, str], T]
+) -> list[T]:
     """What the whole model has (layers, weights) from what the short one has: a long stack's first block stands for those left out.
 
     `path` is where an item is in the short model, and `moved` gives the same one at another place.
@@ -96,4 +102,8 @@ def _numbers(stacks: list[Stack], name: str, number: int) -> Iterator[int]:
     """The numbers in the whole model of the blocks that one of the short model stands for."""
     stack = next(s for s in stacks if s.name == name and s.short <= number < s.short + s.kept)
     left_out, place = stack.count - stack.kept, number - stack.short
-    yield from range(stack.first, stack.first + left_out + 1) if place == 0 else [stack.first + left_out + place]
+    yield from (
+        range(stack.first, stack.first + left_out + 1)
+        if place == 0
+        else [stack.first + left_out + place]
+    )

@@ -49,7 +49,8 @@ class TorchvisionOptions(AnyModelOptions):
     outputs: ClassVar = ("labels",)
     name: str = Field(description="the network's name in torchvision")
     weights: str | None = Field(
-        None, description="name of pretrained weights (DEFAULT, IMAGENET1K_V1), downloaded once; null for none"
+        None,
+        description="name of pretrained weights (DEFAULT, IMAGENET1K_V1), downloaded once; null for none",
     )
 
     def build(self, info: DatasetInfo) -> TorchvisionModel:
@@ -65,21 +66,31 @@ def build_torchvision(options: TorchvisionOptions, info: DatasetInfo) -> Torchvi
     import torchvision
 
     if info.image_shape is None or not info.outputs:
-        raise OptionError(("model.type", "torchvision reads labelled images, and the data has none"))
+        raise OptionError(
+            ("model.type", "torchvision reads labelled images, and the data has none")
+        )
     channels, height, width = info.image_shape
     if channels != 3:
         raise OptionError(
-            ("model.type", f"torchvision's networks read 3 channels, and the data has {channels}; set data.channels: 3")
+            (
+                "model.type",
+                f"torchvision's networks read 3 channels, and the data has {channels}; set data.channels: 3",
+            )
         )
     names = torchvision.models.list_models(module=torchvision.models)
     if options.name not in names:
         hint = did_you_mean(options.name, names)
-        raise OptionError(("model.name", f"torchvision has no classification network {options.name!r}{hint}"))
+        raise OptionError(
+            ("model.name", f"torchvision has no classification network {options.name!r}{hint}")
+        )
     keywords: dict[str, Any] = {"num_classes": info.outputs}
     if options.name.startswith("vit_"):  # its parameters depend on the image's size
         if height != width:
             raise OptionError(
-                ("model.name", f"{options.name} reads square images, and the data's are {height} x {width}")
+                (
+                    "model.name",
+                    f"{options.name} reads square images, and the data's are {height} x {width}",
+                )
             )
         keywords["image_size"] = height
     if options.name.startswith("maxvit_"):
@@ -87,7 +98,9 @@ def build_torchvision(options: TorchvisionOptions, info: DatasetInfo) -> Torchvi
     if options.name in ("googlenet", "inception_v3"):
         keywords |= {"aux_logits": False, "init_weights": True}
     try:
-        network = as_model(torchvision.models.get_model(options.name, weights=None, **keywords), options.name)
+        network = as_model(
+            torchvision.models.get_model(options.name, weights=None, **keywords), options.name
+        )
     except (ValueError, AssertionError, RuntimeError) as error:
         raise OptionError(
             ("model.name", f"{options.name} cannot be built for {height} x {width} images: {error}")
@@ -106,7 +119,10 @@ def _load_pretrained(network: TorchvisionModel, options: TorchvisionOptions) -> 
     if options.weights not in choices:
         hint = did_you_mean(str(options.weights), choices)
         raise OptionError(
-            ("model.weights", f"{options.name} has the weights {', '.join(choices)}, not {options.weights!r}{hint}")
+            (
+                "model.weights",
+                f"{options.name} has the weights {', '.join(choices)}, not {options.weights!r}{hint}",
+            )
         )
     weights = known.DEFAULT if options.weights == "DEFAULT" else known[options.weights]
     try:
@@ -126,7 +142,9 @@ def _load_pretrained(network: TorchvisionModel, options: TorchvisionOptions) -> 
     )
     if fresh:
         say(f"newly initialised, since the classes differ: {', '.join(fresh)}")
-    if ignored := sorted({name.split(".")[0] for name in given.keys() - network.state_dict().keys()}):
+    if ignored := sorted(
+        {name.split(".")[0] for name in given.keys() - network.state_dict().keys()}
+    ):
         say(f"ignored of the weights: {', '.join(ignored)}")
 
 
@@ -143,7 +161,10 @@ def fitting(network: TorchvisionModel, given: Mapping[str, Tensor], name: str) -
     (head,) = network.output_layers()
     for n in wrong:
         if not n.startswith(f"{head}.") or n not in own or n not in shapes:
-            there, here = (f"has the shape {found[n]}" if n in found else "is not there" for found in (shapes, own))
+            there, here = (
+                f"has the shape {found[n]}" if n in found else "is not there"
+                for found in (shapes, own)
+            )
             raise OptionError(
                 (
                     "model.weights",
@@ -178,7 +199,9 @@ class TorchvisionModel(Model):
 
         Raises `SpecError` for a network that looks by attention, or of a family that is not known.
         """
-        path = next((path for family, path in LAST_MAPS.items() if self.name.startswith(family)), None)
+        path = next(
+            (path for family, path in LAST_MAPS.items() if self.name.startswith(family)), None
+        )
         if path is None:
             raise SpecError(
                 f"model.name: Grad-CAM needs a map of the image that enters a last pooling, and {self.name} has none (it looks by "

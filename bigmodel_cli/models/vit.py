@@ -34,20 +34,27 @@ class ViTOptions(SkeletonOptions):
     two_sided = "model"
     patch: Count = Field(description="height and width of a patch, which must divide the image")
     position: Literal["learned", "sines"] = Field(
-        "learned", description="a learned vector for each place, or fixed sines and cosines of its row and column"
+        "learned",
+        description="a learned vector for each place, or fixed sines and cosines of its row and column",
     )
-    blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(description="the blocks, in order")
+    blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(
+        description="the blocks, in order"
+    )
     pool: Literal["cls", "mean"] = Field(
         "cls", description="what the label is read from: a class token, or the patches' mean"
     )
-    registers: Natural = Field(0, description="further learned tokens beside the patches (Darcet et al. 2024)")
+    registers: Natural = Field(
+        0, description="further learned tokens beside the patches (Darcet et al. 2024)"
+    )
     norm: Norm | None = Field(LayerNormOptions(), description="after the blocks; null for none")
     dropout: Probability = Field(0.0, description="of the embeddings")
     init_std: Positive = Field(
-        0.02, description="deviation of what is learned beside matrices: positions, mask and class token"
+        0.02,
+        description="deviation of what is learned beside matrices: positions, mask and class token",
     )
     reconstruct: ReconstructOptions | None = Field(
-        None, description="a decoder that rebuilds hidden patches, in place of the head: for task.type: masked_image"
+        None,
+        description="a decoder that rebuilds hidden patches, in place of the head: for task.type: masked_image",
     )
 
     @model_validator(mode="after")
@@ -65,7 +72,9 @@ class ViTOptions(SkeletonOptions):
                 f"task.type: {task} rebuilds hidden patches, and model.type: vit has no decoder; give model.reconstruct"
             )
         if self.reconstruct is not None and output != "patches":
-            raise ValueError(f"model.reconstruct is for task.type: masked_image; set it to null for task.type: {task}")
+            raise ValueError(
+                f"model.reconstruct is for task.type: masked_image; set it to null for task.type: {task}"
+            )
 
     def grid(self, info: DatasetInfo) -> tuple[int, int]:
         """Rows and columns of patches in an image. Raises `OptionError` where the patch does not divide it, or there is none."""
@@ -73,7 +82,9 @@ class ViTOptions(SkeletonOptions):
             raise OptionError(("model.type", "vit reads images, and the data has none"))
         _, height, width = info.image_shape
         if height % self.patch or width % self.patch:
-            raise OptionError(("model.patch", f"{self.patch} does not divide the image of {height} x {width}"))
+            raise OptionError(
+                ("model.patch", f"{self.patch} does not divide the image of {height} x {width}")
+            )
         return height // self.patch, width // self.patch
 
 
@@ -92,14 +103,21 @@ class ViT(Model):
         self.options, self.grid, faults = options, options.grid(info), Faults()
         if options.reconstruct is None and not info.outputs:
             raise OptionError(
-                ("model.type", "vit labels images, and the data has no labels; model.reconstruct learns without")
+                (
+                    "model.type",
+                    "vit labels images, and the data has no labels; model.reconstruct learns without",
+                )
             )
         assert info.image_shape is not None
         channels, count = info.image_shape[0], self.grid[0] * self.grid[1]
         self.first = int(options.pool == "cls")
         self.patches = nn.Conv2d(channels, options.dim, options.patch, options.patch)
         self.cls = nn.Parameter(torch.zeros(1, 1, options.dim)) if self.first else None
-        self.registers = nn.Parameter(torch.zeros(1, options.registers, options.dim)) if options.registers else None
+        self.registers = (
+            nn.Parameter(torch.zeros(1, options.registers, options.dim))
+            if options.registers
+            else None
+        )
         if options.position == "sines":
             with faults.under("model"):
                 self.register_buffer("table", self.sines(), persistent=False)
@@ -112,7 +130,9 @@ class ViT(Model):
         self.head = nn.Linear(options.dim, info.outputs) if options.reconstruct is None else None
         with faults.under("model.reconstruct"):
             self.decoder = (
-                self.build_decoder(options.reconstruct, channels) if options.reconstruct is not None else None
+                self.build_decoder(options.reconstruct, channels)
+                if options.reconstruct is not None
+                else None
             )
         faults.check()
         self.start()
@@ -130,11 +150,16 @@ class ViT(Model):
         fan_in = patches.weight[0].numel()
         nn.init.zeros_(patches.bias)  # type: ignore[arg-type]
         if alone:
-            truncated = fan_in**-0.5 / 0.87962566103423978  # which has lost the part beyond two deviations
+            truncated = (
+                fan_in**-0.5 / 0.87962566103423978
+            )  # which has lost the part beyond two deviations
             nn.init.trunc_normal_(patches.weight, std=truncated, a=-2 * truncated, b=2 * truncated)
         else:
             nn.init.xavier_uniform_(patches.weight.detach().flatten(1))
-        for table in (self.table, *(m.weight for m in self.modules() if isinstance(m, nn.Embedding))):
+        for table in (
+            self.table,
+            *(m.weight for m in self.modules() if isinstance(m, nn.Embedding)),
+        ):
             if isinstance(table, nn.Parameter):
                 nn.init.normal_(table, std=std)
         if self.cls is not None and not alone:
@@ -154,7 +179,9 @@ class ViT(Model):
     def build_decoder(self, options: ReconstructOptions, channels: int) -> PatchDecoder:
         """What rebuilds the patches."""
         pixels = channels * self.options.patch**2
-        return PatchDecoder(options, self.options.dim, self.grid, self.first, pixels, self.options.init_std)
+        return PatchDecoder(
+            options, self.options.dim, self.grid, self.first, pixels, self.options.init_std
+        )
 
     def weight_roles(self) -> dict[str, Role]:
         """The patches' kernel is the first layer, the logits are the last."""

@@ -38,7 +38,9 @@ def within(weights: Mapping[str, Tensor], classes: int = 0) -> Iterator[None]:
     class Watching(TorchFunctionMode):
         """Asks how large the result of each call will be before it is made."""
 
-        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_function__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             kwargs = kwargs or {}
             if str(kwargs.get("device", "")) != "meta":
                 budget.allow(asked(function.__name__, args))
@@ -95,7 +97,13 @@ def asked(name: str, args: tuple[Any, ...]) -> int:
         return math.prod(size for size in sizes if isinstance(size, int))
     if name == "arange":
         limits = [float(value) for value in args if isinstance(value, int | float)]
-        first, last = (0.0, limits[0]) if len(limits) == 1 else (limits[0], limits[1]) if limits else (0.0, 0.0)
+        first, last = (
+            (0.0, limits[0])
+            if len(limits) == 1
+            else (limits[0], limits[1])
+            if limits
+            else (0.0, 0.0)
+        )
         return int(abs((last - first) / (limits[2] if len(limits) > 2 else 1.0)))
     tensors = [value for value in args if isinstance(value, torch.Tensor) and not value.is_meta]
     if name == "outer":

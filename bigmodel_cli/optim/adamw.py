@@ -20,10 +20,13 @@ class AdamWOptions(AnyOptimizerOptions):
     state_per_param: ClassVar[int] = 2  # of the weights, in the optimizer's state
     lr: Positive = Field(1e-3, description="peak learning rate")
     betas: Annotated[list[Probability], Field(min_length=2, max_length=2)] = Field(
-        [0.9, 0.999], description="decay rates of the running means of the gradient and of its square"
+        [0.9, 0.999],
+        description="decay rates of the running means of the gradient and of its square",
     )
     eps: Positive = Field(1e-8, description="added to the root of the second moment")
-    weight_decay: NonNegative = Field(0.0, description="decoupled decay of matrices, kernels and embeddings of tokens")
+    weight_decay: NonNegative = Field(
+        0.0, description="decoupled decay of matrices, kernels and embeddings of tokens"
+    )
 
     def scratch(self, sizes: list[int]) -> int:
         """Bytes that an update needs for itself, for weights of these sizes in bytes: none, the kernel is fused."""
@@ -42,7 +45,11 @@ class AdamW(Optimizer):
         super().__init__(options.weight_decay, weights)
         self.options = options
         # The kernel reads the step from a tensor per parameter: they all share one.
-        self.clock = torch.zeros((), dtype=torch.float32, device=self.parameters[0].device) if self.parameters else None
+        self.clock = (
+            torch.zeros((), dtype=torch.float32, device=self.parameters[0].device)
+            if self.parameters
+            else None
+        )
 
     def step(self, lr: float, divisor: float) -> None:
         if self.clock is None:

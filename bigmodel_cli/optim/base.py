@@ -57,9 +57,13 @@ class Optimizer(ABC):
         self.parameters = [w.tensor for w in self.weights]
         decayed = [i for i, w in enumerate(self.weights) if w.role.decayed]
         rest = [i for i, w in enumerate(self.weights) if not w.role.decayed]
-        self.groups = [(group, decay) for group, decay in ((decayed, weight_decay), (rest, 0.0)) if group]
+        self.groups = [
+            (group, decay) for group, decay in ((decayed, weight_decay), (rest, 0.0)) if group
+        ]
         self.state = {slot: [torch.zeros_like(p) for p in self.parameters] for slot in self.slots}
-        self.averaged: dict[str, torch.Tensor] = {}  # weights to evaluate and save in place of the parameters, by name
+        self.averaged: dict[
+            str, torch.Tensor
+        ] = {}  # weights to evaluate and save in place of the parameters, by name
         self.steps = 0
 
     def gradients(self) -> list[torch.Tensor]:
@@ -76,7 +80,11 @@ class Optimizer(ABC):
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """State tensors under '<slot>.<parameter name>'; the step count is the run's own."""
-        return {f"{slot}.{n}": t for slot, ts in self.state.items() for n, t in zip(self.names, ts, strict=True)}
+        return {
+            f"{slot}.{n}": t
+            for slot, ts in self.state.items()
+            for n, t in zip(self.names, ts, strict=True)
+        }
 
     def load_state_dict(self, tensors: dict[str, torch.Tensor], steps: int) -> None:
         """Copy a saved state back. Raises `KeyError` or `RuntimeError` where names or shapes differ."""

@@ -25,7 +25,9 @@ class MuonOptions(AnyOptimizerOptions):
     nesterov: bool = Field(True, description="look ahead along the momentum")
     iterations: Count = Field(5, description="Newton-Schulz iterations")
     weight_decay: NonNegative = Field(0.0, description="decoupled decay of the matrices")
-    rest: AdamWOptions = Field(AdamWOptions(lr=3e-4), description="AdamW for the other weights, on the same schedule")
+    rest: AdamWOptions = Field(
+        AdamWOptions(lr=3e-4), description="AdamW for the other weights, on the same schedule"
+    )
 
     def scratch(self, sizes: list[int]) -> int:
         """Bytes that an update needs for itself, for weights of these sizes in bytes: some copies of one matrix at a time."""
@@ -81,7 +83,8 @@ class Muon(Optimizer):
                 momentum.lerp_(gradient, 1 - options.momentum)
                 update = gradient.lerp(momentum, options.momentum) if options.nesterov else momentum
                 parts = [
-                    orthogonal(m, options.iterations) * math.sqrt(max(1.0, m.shape[-2] / m.shape[-1]))
+                    orthogonal(m, options.iterations)
+                    * math.sqrt(max(1.0, m.shape[-2] / m.shape[-1]))
                     for m in weight.role.matrices(update)
                 ]
                 if options.weight_decay:

@@ -25,7 +25,9 @@ class ScheduleFreeAdamWOptions(AnyOptimizerOptions):
         description="how near the average gradients are taken, and decay rate of the mean of their squares",
     )
     eps: Positive = Field(1e-8, description="added to the root of the second moment")
-    weight_decay: NonNegative = Field(0.0, description="decoupled decay of matrices, kernels and embeddings of tokens")
+    weight_decay: NonNegative = Field(
+        0.0, description="decoupled decay of matrices, kernels and embeddings of tokens"
+    )
 
     def scratch(self, sizes: list[int]) -> int:
         """The scaled gradients, and the roots of the second moments."""
@@ -61,7 +63,9 @@ class ScheduleFreeAdamW(Optimizer):
         self.averaged = {w.name: w.tensor.detach().clone() for w in self.weights}
         for z, p in zip(self.state["z"], self.parameters, strict=True):
             z.copy_(p.detach())
-        self.sums = torch.zeros(2, dtype=torch.float64)  # largest learning rate so far, sum of the w
+        self.sums = torch.zeros(
+            2, dtype=torch.float64
+        )  # largest learning rate so far, sum of the w
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return {**super().state_dict(), "sums": self.sums}
@@ -80,11 +84,20 @@ class ScheduleFreeAdamW(Optimizer):
             every = self.gradients()
             for group, decay in self.groups:
                 self.update(
-                    group, torch._foreach_div([every[i] for i in group], divisor), decay, lr, largest**2 / total
+                    group,
+                    torch._foreach_div([every[i] for i in group], divisor),
+                    decay,
+                    lr,
+                    largest**2 / total,
                 )
 
     def update(
-        self, group: list[int], gradients: Iterable[torch.Tensor], decay: float, lr: float, share: float
+        self,
+        group: list[int],
+        gradients: Iterable[torch.Tensor],
+        decay: float,
+        lr: float,
+        share: float,
     ) -> None:
         """One group's update; `share` is c."""
         beta1, beta2 = self.options.betas

@@ -21,7 +21,9 @@ class SGDOptions(AnyOptimizerOptions):
     lr: Positive = Field(0.1, description="peak learning rate")
     momentum: Probability = Field(0.9, description="decay rate of the running sum of gradients")
     nesterov: bool = Field(True, description="look ahead along the momentum")
-    weight_decay: NonNegative = Field(0.0, description="L2 penalty on matrices, kernels and embeddings of tokens")
+    weight_decay: NonNegative = Field(
+        0.0, description="L2 penalty on matrices, kernels and embeddings of tokens"
+    )
 
     def build(self, weights: Iterable[Weight]) -> SGD:
         return SGD(self, weights)
@@ -41,7 +43,14 @@ class SGD(Optimizer):
         every = self.gradients()
         with torch.no_grad():
             for group, decay in self.groups:
-                self.update([self.parameters[i] for i in group], [every[i] for i in group], group, decay, lr, divisor)
+                self.update(
+                    [self.parameters[i] for i in group],
+                    [every[i] for i in group],
+                    group,
+                    decay,
+                    lr,
+                    divisor,
+                )
 
     def update(
         self,

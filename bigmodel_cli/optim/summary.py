@@ -10,7 +10,9 @@ from bigmodel_cli.optim.base import AnyOptimizerOptions
 from bigmodel_cli.roles import Weight
 
 
-def describe_weights(options: AnyOptimizerOptions, weights: Iterable[Weight]) -> list[dict[str, Any]]:
+def describe_weights(
+    options: AnyOptimizerOptions, weights: Iterable[Weight]
+) -> list[dict[str, Any]]:
     """Of each weight, as plain values: its name and shape, which optimizer moves it (None: it is frozen), and whether it decays."""
     described = []
     for weight in weights:
@@ -35,6 +37,12 @@ def summary(described: list[dict[str, Any]]) -> str:
         moved = [math.prod(w["shape"]) for w in trained if w["optimizer"] == optimizer]
         parts.append(f"{optimizer} {len(moved)} tensors ({sum(moved):,} numbers)")
     decayed = sum(w["decayed"] for w in trained)
-    frozen = f"; {len(described) - len(trained)} tensors frozen" if len(trained) < len(described) else ""
-    decay = f"weight decay on {decayed} of {len(trained)} tensors" if decayed else "weight decay on none"
+    frozen = (
+        f"; {len(described) - len(trained)} tensors frozen" if len(trained) < len(described) else ""
+    )
+    decay = (
+        f"weight decay on {decayed} of {len(trained)} tensors"
+        if decayed
+        else "weight decay on none"
+    )
     return f"{', '.join(parts)}; {decay}{frozen}"

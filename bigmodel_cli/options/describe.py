@@ -34,7 +34,8 @@ def _examples(tree: Tree) -> dict[str, Any]:
             for option in value.keys() & tree.properties(name).keys():
                 options.setdefault((name, option), []).append(value[option])
     examples = {
-        name: _shortest(classes[name]) if name in classes else _text(_least(tree, name)) for name in tree.classes
+        name: _shortest(classes[name]) if name in classes else _text(_least(tree, name))
+        for name in tree.classes
     }
     whole = [uses for uses in classes[ROOT] if set(tree.classes[ROOT]["required"]) <= uses.keys()]
     values: dict[str, dict[str, str]] = {}
@@ -42,12 +43,18 @@ def _examples(tree: Tree) -> dict[str, Any]:
         for option, values_ in tree.properties(name).items():
             given = [value for value in options.get((name, option), ()) if value is not None]
             default = values_.get("default")
-            text = _shortest(given) if given else _text(_value(tree, values_) if default is None else default)
+            text = (
+                _shortest(given)
+                if given
+                else _text(_value(tree, values_) if default is None else default)
+            )
             values.setdefault(name, {})[option] = text
     return {"examples": {**examples, ROOT: _shortest(whole)}, "values": values}
 
 
-def _uses(tree: Tree, value: Any, values: Values, classes: list[str], default: Any) -> Iterator[tuple[str, Values]]:
+def _uses(
+    tree: Tree, value: Any, values: Values, classes: list[str], default: Any
+) -> Iterator[tuple[str, Values]]:
     """(class, mapping) of each mapping of options in a plain value, its type written out."""
     if isinstance(value, list):
         for item in value:
@@ -58,7 +65,12 @@ def _uses(tree: Tree, value: Any, values: Values, classes: list[str], default: A
         return
     given = value if isinstance(value, dict) else {"type": value}
     given = {n: v for n, v in given.items() if not n.startswith("x-")}
-    yield name, given if "type" in given or not tree.types(name) else {"type": tree.types(name)[0], **given}
+    yield (
+        name,
+        given
+        if "type" in given or not tree.types(name)
+        else {"type": tree.types(name)[0], **given},
+    )
     for option, inner in given.items():
         below = tree.properties(name).get(option, {})
         yield from _uses(tree, inner, below, classes_of(below), below.get("default"))
@@ -66,7 +78,10 @@ def _uses(tree: Tree, value: Any, values: Values, classes: list[str], default: A
 
 def _shortest(uses: list[Any]) -> str:
     """One that says more than a type, as short as there is."""
-    return min(map(_text, uses), key=lambda text: (text.startswith("{type: ") and "," not in text, len(text), text))
+    return min(
+        map(_text, uses),
+        key=lambda text: (text.startswith("{type: ") and "," not in text, len(text), text),
+    )
 
 
 def _text(value: Any) -> str:
@@ -100,4 +115,6 @@ def _value(tree: Tree, values: Values) -> Any:
         "boolean": True,
         "object": {},
     }
-    return values.get("const") or next(iter(values.get("enum", ())), kinds.get(values.get("type", ""), "..."))
+    return values.get("const") or next(
+        iter(values.get("enum", ())), kinds.get(values.get("type", ""), "...")
+    )

@@ -34,15 +34,24 @@ def find(known: dict[str, Any], path: str, kind: str | None) -> Found:
         if part.isdecimal() and steps and steps[-1][1]:
             continue
         of_type = [name for name in classes if part in tree.types(name)]
-        inside = [(name, tree.properties(name)[part]) for name in classes if part in tree.properties(name)]
+        inside = [
+            (name, tree.properties(name)[part]) for name in classes if part in tree.properties(name)
+        ]
         if of_type and not inside:
             classes = of_type
             continue
         holders = inside
         if not holders:
             above = "".join(f"{name}." for name, _ in steps)
-            siblings = [f"{above}{option}" for name in classes for option in tree.properties(name) if option != "type"]
-            raise SpecError(f"{path:.100}: no such option{_meant(known, path, f'{above}{part}', siblings)}")
+            siblings = [
+                f"{above}{option}"
+                for name in classes
+                for option in tree.properties(name)
+                if option != "type"
+            ]
+            raise SpecError(
+                f"{path:.100}: no such option{_meant(known, path, f'{above}{part}', siblings)}"
+            )
         steps.append((part, any(is_list(values) for _, values in holders)))
         classes = list(dict.fromkeys(name for _, values in holders for name in classes_of(values)))
     named = ".".join(name for name, _ in steps)
@@ -77,4 +86,6 @@ def _meant(known: dict[str, Any], path: str, tried: str, siblings: list[str]) ->
 
 def _alike(tried: str, siblings: list[str]) -> bool:
     """Whether the last word is nearly that of one of them: the words above it are the same."""
-    return bool(did_you_mean(tried.rpartition(".")[2], [name.rpartition(".")[2] for name in siblings]))
+    return bool(
+        did_you_mean(tried.rpartition(".")[2], [name.rpartition(".")[2] for name in siblings])
+    )

@@ -51,7 +51,9 @@ def _made() -> dict[str, Any]:
 
 def _place() -> Path:
     """One file for each place that the package is installed in."""
-    return cache_directory("options") / f"{hashlib.sha256(os.fsencode(PACKAGE)).hexdigest()[:16]}.json"
+    return (
+        cache_directory("options") / f"{hashlib.sha256(os.fsencode(PACKAGE)).hexdigest()[:16]}.json"
+    )
 
 
 def _files(folder: str) -> Iterator[list[Any]]:
@@ -61,4 +63,10 @@ def _files(folder: str) -> Iterator[list[Any]]:
             yield from _files(entry.path)
         elif entry.name.endswith((".py", ".yaml")):
             status = entry.stat()
-            yield [entry.path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+            yield [
+                entry.path,
+                status.st_size,
+                status.st_mtime_ns,
+                status.st_ctime_ns,
+                status.st_ino,
+            ]

@@ -41,10 +41,18 @@ def to_json(known: dict[str, Any], found: Found) -> dict[str, Any]:
     tree = Tree(known["schema"])
     values: dict[str, Any] = {"path": found.path, "about": _about(tree, found)}
     if len(found.classes) > 1:
-        values["types"] = {word: _line(tree, name) for name in found.classes for word in tree.types(name)}
+        values["types"] = {
+            word: _line(tree, name) for name in found.classes for word in tree.types(name)
+        }
     else:
         values["options"] = [
-            {"name": name, "type": kind, "required": default == REQUIRED, "bounds": bounds, "description": what}
+            {
+                "name": name,
+                "type": kind,
+                "required": default == REQUIRED,
+                "bounds": bounds,
+                "description": what,
+            }
             | ({} if default == REQUIRED else {"default": default})
             for name, kind, default, bounds, what in _rows(tree, found)
         ]
@@ -62,10 +70,14 @@ def to_text(known: dict[str, Any], found: Found) -> str:
     else:
         rows = _rows(tree, found)
         shown = _table(COLUMNS, rows)
-        inner = next((row[0] for row in rows if classes_of(_schemas(tree, found).get(row[0], {}))), None)
+        inner = next(
+            (row[0] for row in rows if classes_of(_schemas(tree, found).get(row[0], {}))), None
+        )
         path = ".".join(filter(None, (found.path, inner)))
         more = f"bigmodel options {path}: what there is in that" if inner and found.classes else ""
-    return "\n\n".join(filter(None, (about, shown, f"For example:\n\n{example(known, found)}", more)))
+    return "\n\n".join(
+        filter(None, (about, shown, f"For example:\n\n{example(known, found)}", more))
+    )
 
 
 def example(known: dict[str, Any], found: Found) -> str:
@@ -75,7 +87,9 @@ def example(known: dict[str, Any], found: Found) -> str:
         wanted = [_default(values).get("type") for _, values in found.holders]
         usual = [name for name in found.classes if any(word in wanted for word in tree.types(name))]
         text = known["examples"][(usual or found.classes)[0]]
-        lines = (re.sub(r"type: \w+", f"type: {found.kind}", text, count=1) if found.kind else text).splitlines()
+        lines = (
+            re.sub(r"type: \w+", f"type: {found.kind}", text, count=1) if found.kind else text
+        ).splitlines()
     else:
         holder, _ = found.holders[0]
         lines = known["values"][holder][found.steps[-1][0]].splitlines()
@@ -83,7 +97,11 @@ def example(known: dict[str, Any], found: Found) -> str:
         if listed and (depth or found.classes):
             lines = [("- " if index == 0 else "  ") + line for index, line in enumerate(lines)]
         plain = len(lines) == 1 and not (depth and ": " in lines[0] and lines[0][0] not in "{['\"")
-        lines = [f"{name}: {lines[0]}"] if plain and not lines[0].startswith("- ") else _below(name, lines)
+        lines = (
+            [f"{name}: {lines[0]}"]
+            if plain and not lines[0].startswith("- ")
+            else _below(name, lines)
+        )
     return "\n".join(lines)
 
 
@@ -116,11 +134,21 @@ def _rows(tree: Tree, found: Found) -> list[list[str]]:
     if found.classes:
         name = found.classes[0]
         one = len(tree.types(name)) == 1  # which is chosen already
-        options = [(name, option, v) for option, v in tree.properties(name).items() if not (one and option == "type")]
+        options = [
+            (name, option, v)
+            for option, v in tree.properties(name).items()
+            if not (one and option == "type")
+        ]
     else:
         options = [(name, found.steps[-1][0], v) for name, v in found.holders]
     rows = [
-        [option, _kind(tree, v), _default_of(tree, name, option, v), _bounds(v), v.get("description", "")]
+        [
+            option,
+            _kind(tree, v),
+            _default_of(tree, name, option, v),
+            _bounds(v),
+            v.get("description", ""),
+        ]
         for name, option, v in options
     ]
     return [row for index, row in enumerate(rows) if row not in rows[:index]]
@@ -150,7 +178,9 @@ def _kind(tree: Tree, values: Values) -> str:
         # What a word stands for, and what a mapping without a type is, are in the first of them.
         whole = any("oneOf" in inner for inner in values["anyOf"])
         other = [v for v in values["anyOf"] if not (words and set(v.get("enum", ())) & set(words))]
-        return " or ".join(dict.fromkeys(_kind(tree, v) for v in other if not (whole and "$ref" in v)))
+        return " or ".join(
+            dict.fromkeys(_kind(tree, v) for v in other if not (whole and "$ref" in v))
+        )
     return _KINDS.get(values.get("type", ""), "anything")
 
 
@@ -190,5 +220,7 @@ def _table(columns: Sequence[str], rows: list[list[str]]) -> str:
         shown.add_row(*row)
     text = io.StringIO()
     width = shutil.get_terminal_size().columns
-    Console(file=text, width=width, color_system=None, markup=False, emoji=False, highlight=False).print(shown)
+    Console(
+        file=text, width=width, color_system=None, markup=False, emoji=False, highlight=False
+    ).print(shown)
     return "\n".join(line.rstrip() for line in text.getvalue().strip("\n").splitlines())

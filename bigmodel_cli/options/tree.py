@@ -37,7 +37,9 @@ class Tree:
             kind = value
         return next((name for name in classes if kind in self.types(name)), None)
 
-    def paths(self, name: str = ROOT, above: str = "", seen: tuple[str, ...] = ()) -> Iterator[tuple[str, list[str]]]:
+    def paths(
+        self, name: str = ROOT, above: str = "", seen: tuple[str, ...] = ()
+    ) -> Iterator[tuple[str, list[str]]]:
         """(path, classes that may stand there) of every option; what holds itself is not gone into again."""
         for option, values in self.properties(name).items():
             if option == "type":

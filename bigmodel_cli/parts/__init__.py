@@ -16,16 +16,32 @@ from typing import Annotated
 
 from bigmodel_cli.config import Table
 from bigmodel_cli.parts.attention import AttentionOptions, CrossAttentionOptions
-from bigmodel_cli.parts.contract import AnyFFNOptions, AnyMixerOptions, AnyNormOptions, AnyPositionOptions
+from bigmodel_cli.parts.contract import (
+    AnyFFNOptions,
+    AnyMixerOptions,
+    AnyNormOptions,
+    AnyPositionOptions,
+)
 from bigmodel_cli.parts.convolution import ConvolutionOptions
 from bigmodel_cli.parts.differential import DifferentialOptions
-from bigmodel_cli.parts.ffn import GeGLUOptions, GeluFFNOptions, ReluFFNOptions, SquaredReluFFNOptions, SwiGLUOptions
+from bigmodel_cli.parts.ffn import (
+    GeGLUOptions,
+    GeluFFNOptions,
+    ReluFFNOptions,
+    SquaredReluFFNOptions,
+    SwiGLUOptions,
+)
 from bigmodel_cli.parts.gated_deltanet import GatedDeltaNetOptions
 from bigmodel_cli.parts.latent import LatentAttentionOptions
 from bigmodel_cli.parts.mamba2 import Mamba2Options
 from bigmodel_cli.parts.moe import MoEOptions
 from bigmodel_cli.parts.norm import LayerNormOptions, RMSNormOptions
-from bigmodel_cli.parts.position import HEAD_POSITIONS, LearnedOptions, NoPositionOptions, SinusoidalOptions
+from bigmodel_cli.parts.position import (
+    HEAD_POSITIONS,
+    LearnedOptions,
+    NoPositionOptions,
+    SinusoidalOptions,
+)
 from bigmodel_cli.parts.retention import RetentionOptions
 
 MIXERS = Table(
@@ -50,7 +66,9 @@ FFNS = Table(
     MoEOptions,
 )
 NORMS = Table("norm", AnyNormOptions, LayerNormOptions, RMSNormOptions)
-POSITIONS = Table("position", AnyPositionOptions, NoPositionOptions, LearnedOptions, SinusoidalOptions)
+POSITIONS = Table(
+    "position", AnyPositionOptions, NoPositionOptions, LearnedOptions, SinusoidalOptions
+)
 
 Mixer = Annotated[AnyMixerOptions, MIXERS]
 FFN = Annotated[AnyFFNOptions, FFNS]

@@ -22,18 +22,30 @@ from bigmodel_cli.roles import Role, fused
 
 class _HeadOptions(Options):
     num_heads: Count = Field(description="query heads (H)")
-    kv_heads: Count | None = Field(None, description="key/value heads (G); as many as num_heads when left out")
-    head_dim: Count | None = Field(None, description="width of a head (D); dim / num_heads when left out")
+    kv_heads: Count | None = Field(
+        None, description="key/value heads (G); as many as num_heads when left out"
+    )
+    head_dim: Count | None = Field(
+        None, description="width of a head (D); dim / num_heads when left out"
+    )
     bias: bool = Field(True, description="learn biases in the projections")
-    qk_norm: bool = Field(False, description="RMSNorm of each head's queries and keys (Henry et al. 2020; Qwen 3)")
-    softcap: Positive | None = Field(None, description="scores are squashed into +-softcap by tanh (Gemma 2)")
+    qk_norm: bool = Field(
+        False, description="RMSNorm of each head's queries and keys (Henry et al. 2020; Qwen 3)"
+    )
+    softcap: Positive | None = Field(
+        None, description="scores are squashed into +-softcap by tanh (Gemma 2)"
+    )
     dropout: Probability = Field(0.0, description="of the attention weights")
-    scale: Positive | None = Field(None, description="what scores are multiplied by; 1 / sqrt(D) when left out")
+    scale: Positive | None = Field(
+        None, description="what scores are multiplied by; 1 / sqrt(D) when left out"
+    )
 
     @model_validator(mode="after")
     def _groups(self) -> _HeadOptions:
         if self.kv_heads is not None and self.num_heads % self.kv_heads:
-            raise ValueError(f"num_heads {self.num_heads} is not a multiple of kv_heads {self.kv_heads}")
+            raise ValueError(
+                f"num_heads {self.num_heads} is not a multiple of kv_heads {self.kv_heads}"
+            )
         return self
 
     def width(self, dim: int) -> int:
@@ -50,13 +62,17 @@ class AttentionOptions(_HeadOptions, AnyMixerOptions):
 
     type: Literal["attention"] = "attention"
     causal: bool | None = Field(
-        None, description="a position sees itself and those before it; left out: as the model type has it"
+        None,
+        description="a position sees itself and those before it; left out: as the model type has it",
     )
     window: Count | None = Field(
-        None, description="positions seen, the own one included (Beltagy et al. 2020; Mistral); left out: all"
+        None,
+        description="positions seen, the own one included (Beltagy et al. 2020; Mistral); left out: all",
     )
     position: HeadPosition = Field(NoPositionOptions(), description="what tells positions apart")
-    sinks: bool = Field(False, description="a learned score per head that takes weight from all keys (gpt-oss)")
+    sinks: bool = Field(
+        False, description="a learned score per head that takes weight from all keys (gpt-oss)"
+    )
 
     def build(self, layer: LayerContext) -> Attention:
         """The module. Raises `ValueError` for a width that the heads do not divide."""
@@ -80,7 +96,14 @@ class KVCache:
     length: int = 0
 
     @classmethod
-    def of(cls, weight: Tensor, batch: int, max_len: int, keys: tuple[int, int], values: tuple[int, int]) -> KVCache:
+    def of(
+        cls,
+        weight: Tensor,
+        batch: int,
+        max_len: int,
+        keys: tuple[int, int],
+        values: tuple[int, int],
+    ) -> KVCache:
         """An empty cache for keys and values of these (heads, width), on the weight's device, in the precision of products."""
         kind = product_dtype(weight)
         return cls(
@@ -100,7 +123,11 @@ class KVCache:
         """Keep these rows, in this order; what is not filled yet is not copied, and no memory is taken for fewer rows."""
         for name in ("keys", "values"):
             old = getattr(self, name)
-            new = old[: len(rows)] if len(rows) <= len(old) else old.new_empty(len(rows), *old.shape[1:])
+            new = (
+                old[: len(rows)]
+                if len(rows) <= len(old)
+                else old.new_empty(len(rows), *old.shape[1:])
+            )
             new[:, :, : self.length] = old[:, :, : self.length].index_select(0, rows)
             setattr(self, name, new)
 
@@ -117,7 +144,10 @@ class WindowCache:
         """Add those of new positions; returns them with those before that they may see."""
         keys, values = torch.cat((self.keys, keys), 2), torch.cat((self.values, values), 2)
         kept = min(self.window - 1, keys.shape[2])
-        self.keys, self.values = keys[:, :, keys.shape[2] - kept :], values[:, :, keys.shape[2] - kept :]
+        self.keys, self.values = (
+            keys[:, :, keys.shape[2] - kept :],
+            values[:, :, keys.shape[2] - kept :],
+        )
         return keys, values
 
 
@@ -136,19 +166,27 @@ class Attention(OwnMatrices):
         causal = layer.causal if options.causal is None else options.causal
         self.rules = AttentionSpec(causal, options.window, options.softcap, options.scale)
         self.dropout = options.dropout
-        self.qkv = nn.Linear(layer.dim, (self.heads + 2 * self.groups) * self.head_dim, bias=options.bias)
+        self.qkv = nn.Linear(
+            layer.dim, (self.heads + 2 * self.groups) * self.head_dim, bias=options.bias
+        )
         self.out = nn.Linear(self.heads * self.head_dim, layer.dim, bias=options.bias)
         self.q_norm = RMSNorm(self.head_dim) if options.qk_norm else None
         self.k_norm = RMSNorm(self.head_dim) if options.qk_norm else None
         self.rotary = options.position.rotary(self.head_dim, layer.max_len)
         self.bias = options.position.bias(self.heads, causal)
         self.sinks = nn.Parameter(torch.zeros(self.heads)) if options.sinks else None
-        self.needs_max_len = self.rotary is not None or not options.window  # a table, or a cache, of max_len positions
+        self.needs_max_len = (
+            self.rotary is not None or not options.window
+        )  # a table, or a cache, of max_len positions
         self.probe: Callable[[Tensor], None] | None = None
 
     def weight_roles(self) -> dict[str, Role]:
         """Queries, keys and values are matrices of their own."""
-        return {"qkv.weight": fused(*(n * self.head_dim for n in (self.heads, self.groups, self.groups)))}
+        return {
+            "qkv.weight": fused(
+                *(n * self.head_dim for n in (self.heads, self.groups, self.groups))
+            )
+        }
 
     def new_cache(self, batch: int, max_len: int) -> KVCache | WindowCache:
         """An empty cache for generation."""
@@ -156,7 +194,12 @@ class Attention(OwnMatrices):
         cache = KVCache.of(self.qkv.weight, batch, max_len if window is None else 0, size, size)
         return cache if window is None else WindowCache(cache.keys, cache.values, window)
 
-    def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: KVCache | WindowCache | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        sequence: SequenceInfo = SINGLE_DOCUMENT,
+        cache: KVCache | WindowCache | None = None,
+    ) -> Tensor:
         """Mix the positions; with a cache, x holds the positions that follow those in it."""
         sizes = [self.heads, self.groups, self.groups]
         qkv = self.qkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H + 2G, T, D)
@@ -188,7 +231,10 @@ class CrossAttention(OwnMatrices):
         super().__init__()
         self.heads, self.groups = options.num_heads, options.kv_heads or options.num_heads
         self.head_dim = options.width(layer.dim)
-        self.rules, self.dropout = AttentionSpec(False, None, options.softcap, options.scale), options.dropout
+        self.rules, self.dropout = (
+            AttentionSpec(False, None, options.softcap, options.scale),
+            options.dropout,
+        )
         self.q = nn.Linear(layer.dim, self.heads * self.head_dim, bias=options.bias)
         self.kv = nn.Linear(layer.dim, 2 * self.groups * self.head_dim, bias=options.bias)
         self.out = nn.Linear(self.heads * self.head_dim, layer.dim, bias=options.bias)
@@ -210,7 +256,9 @@ class CrossAttention(OwnMatrices):
         k, v = kv.split(self.groups, dim=1)
         return (self.k_norm(k) if self.k_norm is not None else k), v
 
-    def forward(self, x: Tensor, sequence: SequenceInfo, cache: dict[str, Tensor] | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, sequence: SequenceInfo, cache: dict[str, Tensor] | None = None
+    ) -> Tensor:
         """Look at `sequence.memory`; with a cache its keys and values are computed once."""
         q = self.q(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H, T, D)
         if self.q_norm is not None:
@@ -237,4 +285,8 @@ class CrossAttention(OwnMatrices):
 
 def with_dropout(rules: AttentionSpec, dropout: float) -> AttentionSpec:
     """The rules with so much dropout of the weights."""
-    return AttentionSpec(rules.causal, rules.window, rules.softcap, rules.scale, dropout) if dropout else rules
+    return (
+        AttentionSpec(rules.causal, rules.window, rules.softcap, rules.scale, dropout)
+        if dropout
+        else rules
+    )

@@ -45,7 +45,11 @@ class SequenceInfo:
 
     def previous_segment(self) -> Tensor | None:
         """(B) the segment of the position before x; None where x begins the row or there are no segments."""
-        return None if self.segment_ids is None or not self.offset else self.segment_ids[:, self.offset - 1]
+        return (
+            None
+            if self.segment_ids is None or not self.offset
+            else self.segment_ids[:, self.offset - 1]
+        )
 
     @cached_property
     def positions(self) -> Tensor | None:
@@ -58,7 +62,9 @@ class SequenceInfo:
         before = (place <= place[self.offset :, None])[None]
         own = self.current_segments()
         return (
-            before if own is None or self.segment_ids is None else before & (own[:, :, None] == self.segment_ids[:, None, :])
+            before
+            if own is None or self.segment_ids is None
+            else before & (own[:, :, None] == self.segment_ids[:, None, :])
         )
 
     def lookup(self, table: Tensor, length: int) -> Tensor:

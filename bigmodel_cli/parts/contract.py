@@ -93,7 +93,9 @@ class Selects(Protocol):
 
 def counting_steps(model: Module, still: Collection[str] = ()) -> list[CountsSteps]:
     """The parts that count, without those that are `still`, by their names."""
-    return [m for name, m in model.named_modules() if name not in still and isinstance(m, CountsSteps)]
+    return [
+        m for name, m in model.named_modules() if name not in still and isinstance(m, CountsSteps)
+    ]
 
 
 def attending(model: Module) -> dict[str, Attends]:

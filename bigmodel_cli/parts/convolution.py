@@ -26,7 +26,9 @@ class ConvolutionOptions(AnyMixerOptions):
     def build(self, layer: LayerContext) -> Convolution:
         """The module."""
         if not layer.causal:
-            raise ValueError("type: convolution goes from left to right; an encoder's mixers see both sides")
+            raise ValueError(
+                "type: convolution goes from left to right; an encoder's mixers see both sides"
+            )
         if self.kernel < 2:
             raise ValueError("kernel: a convolution over positions spans at least 2")
         return Convolution(self, layer.dim)
@@ -51,7 +53,12 @@ class Convolution(OwnMatrices):
         """An empty state for generation."""
         return RecurrentCache()
 
-    def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: RecurrentCache | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        sequence: SequenceInfo = SINGLE_DOCUMENT,
+        cache: RecurrentCache | None = None,
+    ) -> Tensor:
         """Mix the positions; with a cache, x follows what the convolution has seen."""
         before, after, value = self.input(x).chunk(3, -1)
         y, past = self.conv(before * value, sequence, cache.past if cache is not None else None)

@@ -24,7 +24,9 @@ class DifferentialOptions(AnyMixerOptions):
 
     type: Literal["differential"] = "differential"
     num_heads: Count = Field(description="heads (H), each of two maps")
-    head_dim: Count | None = Field(None, description="width of a query or key (D); dim / num_heads / 2 when left out")
+    head_dim: Count | None = Field(
+        None, description="width of a query or key (D); dim / num_heads / 2 when left out"
+    )
     causal: bool | None = Field(
         None, description="a position sees itself and those before it; left out: as the model type"
     )
@@ -82,10 +84,17 @@ class Differential(OwnMatrices):
         factor: Tensor = (a @ b).exp() - (c @ d).exp() + self.lambda_init
         return factor
 
-    def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: KVCache | None = None
+    ) -> Tensor:
         """Mix the positions; with a cache, x holds the positions that follow those in it."""
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
-        q, k = (torch.cat(t.chunk(2, -1), 1) for t in (q, k))  # (B, 2H, T, D): first maps, then second
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in self.qkv(x).chunk(3, -1)
+        )
+        q, k = (
+            torch.cat(t.chunk(2, -1), 1) for t in (q, k)
+        )  # (B, 2H, T, D): first maps, then second
         if self.rotary is not None:
             q, k = self.rotary(q, sequence), self.rotary(k, sequence)
         if cache is not None:
@@ -95,7 +104,9 @@ class Differential(OwnMatrices):
         if self.probe is not None:
             first, second = weights(q, k, self.rules, segments=sequence.segment_ids).chunk(2, 1)
             self.probe(first - factor * second)
-        y = attend(q, k, torch.cat((v, v), 1), self.rules, segments=sequence.segment_ids)  # (B, 2H, T, 2D)
+        y = attend(
+            q, k, torch.cat((v, v), 1), self.rules, segments=sequence.segment_ids
+        )  # (B, 2H, T, 2D)
         first, second = y.chunk(2, 1)
         y = first - factor.to(y.dtype) * second
         y = F.rms_norm(y, y.shape[-1:], eps=1e-5) * (1 - self.lambda_init)

@@ -20,6 +20,10 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return F.dropout(x, p, True)
     dropped = min(STEPS - 1, max(1, round(p * STEPS)))
-    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None).view(torch.int16)
+    bits = (
+        torch.empty(-(-x.numel() // 4), dtype=torch.int64)
+        .random_(-(1 << 63), None)
+        .view(torch.int16)
+    )
     kept = (bits[: x.numel()] >= dropped - STEPS // 2).view(x.shape)
     return x * kept.to(x.dtype).mul_(STEPS / (STEPS - dropped))

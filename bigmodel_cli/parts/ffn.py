@@ -33,7 +33,9 @@ class GeluFFNOptions(_FFNOptions):
     def build(self, layer: LayerContext) -> FeedForward:
         """The module for `layer.dim` channels."""
         dim = layer.dim
-        return FeedForward(dim, self.hidden or 4 * dim, self.bias, self.dropout, f"gelu_{self.approximate}")
+        return FeedForward(
+            dim, self.hidden or 4 * dim, self.bias, self.dropout, f"gelu_{self.approximate}"
+        )
 
 
 class ReluFFNOptions(_FFNOptions):
@@ -54,7 +56,9 @@ class SquaredReluFFNOptions(_FFNOptions):
 
     def build(self, layer: LayerContext) -> FeedForward:
         """The module for `layer.dim` channels."""
-        return FeedForward(layer.dim, self.hidden or 4 * layer.dim, self.bias, self.dropout, "relu2")
+        return FeedForward(
+            layer.dim, self.hidden or 4 * layer.dim, self.bias, self.dropout, "relu2"
+        )
 
 
 class _GatedFFNOptions(_FFNOptions):
@@ -109,7 +113,9 @@ class FeedForward(Module):
 class GatedFeedForward(Module):
     """(B, T, C) -> (B, T, C)   down(act(gate(x)) * up(x)) (Shazeer 2020, "GLU Variants Improve Transformer")."""
 
-    def __init__(self, dim: int, hidden: int, bias: bool, dropout: float, activation: str = "silu") -> None:
+    def __init__(
+        self, dim: int, hidden: int, bias: bool, dropout: float, activation: str = "silu"
+    ) -> None:
         super().__init__()
         self.gate = nn.Linear(dim, hidden, bias=bias)
         self.up = nn.Linear(dim, hidden, bias=bias)

@@ -24,20 +24,34 @@ class GatedDeltaNetOptions(AnyMixerOptions):
 
     type: Literal["gated_deltanet"] = "gated_deltanet"
     num_heads: Count = Field(description="heads of values (H)")
-    key_heads: Count | None = Field(None, description="heads of queries and keys; as many as num_heads when left out")
-    key_dim: Count | None = Field(None, description="width of a query or key (N); dim / num_heads when left out")
-    value_dim: Count | None = Field(None, description="width of a value (P); as key_dim when left out")
+    key_heads: Count | None = Field(
+        None, description="heads of queries and keys; as many as num_heads when left out"
+    )
+    key_dim: Count | None = Field(
+        None, description="width of a query or key (N); dim / num_heads when left out"
+    )
+    value_dim: Count | None = Field(
+        None, description="width of a value (P); as key_dim when left out"
+    )
     kernel: Count = Field(4, description="width of the short convolution")
-    chunk: Count = Field(64, description="positions computed together; changes speed and memory, not the result")
+    chunk: Count = Field(
+        64, description="positions computed together; changes speed and memory, not the result"
+    )
 
     def build(self, layer: LayerContext) -> GatedDeltaNet:
         """The module. Raises `ValueError` where the heads do not divide."""
         if not layer.causal:
-            raise ValueError("type: gated_deltanet goes from left to right; an encoder's mixers see both sides")
+            raise ValueError(
+                "type: gated_deltanet goes from left to right; an encoder's mixers see both sides"
+            )
         if self.num_heads % (self.key_heads or self.num_heads):
-            raise ValueError(f"num_heads: {self.num_heads} is not a multiple of key_heads {self.key_heads}")
+            raise ValueError(
+                f"num_heads: {self.num_heads} is not a multiple of key_heads {self.key_heads}"
+            )
         if self.key_dim is None and layer.dim % self.num_heads:
-            raise ValueError(f"num_heads: {self.num_heads} heads do not divide dim {layer.dim}; give key_dim")
+            raise ValueError(
+                f"num_heads: {self.num_heads} heads do not divide dim {layer.dim}; give key_dim"
+            )
         if self.kernel < 2:
             raise ValueError("kernel: the short convolution spans at least 2 positions")
         return GatedDeltaNet(self, layer.dim)
@@ -58,12 +72,18 @@ class GatedDeltaNet(OwnMatrices):
         self.key_dim = options.key_dim or dim // options.num_heads
         self.value_dim = options.value_dim or self.key_dim
         self.chunk = options.chunk
-        self.sizes = [self.key_heads * self.key_dim, self.key_heads * self.key_dim, self.heads * self.value_dim]
+        self.sizes = [
+            self.key_heads * self.key_dim,
+            self.key_heads * self.key_dim,
+            self.heads * self.value_dim,
+        ]
         self.qkv = nn.Linear(dim, sum(self.sizes), bias=False)
         self.gate = nn.Linear(dim, self.heads * self.value_dim, bias=False)
         self.rates = nn.Linear(dim, 2 * self.heads, bias=False)  # beta and decay
         self.conv = ShortConvolution(sum(self.sizes), options.kernel, bias=False)
-        dt = torch.exp(torch.rand(self.heads) * (math.log(0.1) - math.log(0.001)) + math.log(0.001)).clamp(min=1e-4)
+        dt = torch.exp(
+            torch.rand(self.heads) * (math.log(0.1) - math.log(0.001)) + math.log(0.001)
+        ).clamp(min=1e-4)
         self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
         self.log_a = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
         self.norm = HeadGatedRMSNorm(self.value_dim)
@@ -77,7 +97,12 @@ class GatedDeltaNet(OwnMatrices):
         """An empty state for generation."""
         return RecurrentCache()
 
-    def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: RecurrentCache | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        sequence: SequenceInfo = SINGLE_DOCUMENT,
+        cache: RecurrentCache | None = None,
+    ) -> Tensor:
         """Mix the positions; with a cache, x follows what the state has seen."""
         qkv, past = self.conv(self.qkv(x), sequence, cache.past if cache is not None else None)
         kind = torch.promote_types(x.dtype, torch.float32)
@@ -88,7 +113,9 @@ class GatedDeltaNet(OwnMatrices):
         with full_precision(x.device):
             decay = -self.log_a.to(kind).exp()[:, None] * F.softplus(rate + self.dt_bias[:, None])
             state = cache.state if cache is not None else None
-            y, state = delta_scan(q * self.key_dim**-0.5, k, v, decay, beta.sigmoid(), state, sequence, self.chunk)
+            y, state = delta_scan(
+                q * self.key_dim**-0.5, k, v, decay, beta.sigmoid(), state, sequence, self.chunk
+            )
         if cache is not None:
             cache.past, cache.state = past, state
         gate = self.gate(x).unflatten(-1, (self.heads, -1))

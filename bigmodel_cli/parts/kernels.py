@@ -25,7 +25,9 @@ class AttentionSpec:
     """Who sees whom, and how scores become weights."""
 
     causal: bool = True
-    window: int | None = None  # positions seen, the own one included; to both sides where not causal
+    window: int | None = (
+        None  # positions seen, the own one included; to both sides where not causal
+    )
     softcap: float | None = None
     scale: float | None = None  # 1 / sqrt(D) when None
     dropout: float = 0.0
@@ -53,7 +55,11 @@ def attend(
     if rules.softcap is not None:
         if q.is_cuda and key_mask is None and sinks is None and not rules.dropout:
             return flex(q, k, v, rules, segments, bias)
-        return eager_attention(weights(q, k, rules, segments=segments, key_mask=key_mask, bias=bias, sinks=sinks), v, rules)
+        return eager_attention(
+            weights(q, k, rules, segments=segments, key_mask=key_mask, bias=bias, sinks=sinks),
+            v,
+            rules,
+        )
     if rules.causal and rules.window and queries == keys > 2 * rules.window and not special:
         return _windowed(q, k, v, rules, sinks)
     if not special and rules.window is None and (not rules.causal or queries == keys):
@@ -82,7 +88,9 @@ def weights(
     kind = torch.promote_types(q.dtype, torch.float32)
     scores = q.to(kind) @ k.to(kind).transpose(-2, -1) * (rules.scale or 1 / math.sqrt(q.shape[-1]))
     if rules.softcap is not None:
-        scores = rules.softcap * (scores / rules.softcap).tanh()  # Gemma 2 (2024), after Bello et al. 2016
+        scores = (
+            rules.softcap * (scores / rules.softcap).tanh()
+        )  # Gemma 2 (2024), after Bello et al. 2016
     if bias is not None:
         scores = scores + bias
     mask = attention_mask(queries, keys, rules, q.device, segments, key_mask)
@@ -109,7 +117,9 @@ def attention_mask(
     key_mask: Tensor | None = None,
 ) -> Tensor | None:
     """(T, S), or (B, 1, T, S) where rows differ: True where a query may look. None where it may look everywhere."""
-    back = torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(keys, device=device)  # (T, S)
+    back = torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(
+        keys, device=device
+    )  # (T, S)
     mask: Tensor | None = None
     if rules.causal:
         mask = back >= 0
@@ -133,7 +143,13 @@ def _needed(rules: AttentionSpec, queries: int, keys: int) -> AttentionSpec:
 
 
 def _fused(
-    q: Tensor, k: Tensor, v: Tensor, rules: AttentionSpec, mask: Tensor | None, is_causal: bool, sinks: Tensor | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rules: AttentionSpec,
+    mask: Tensor | None,
+    is_causal: bool,
+    sinks: Tensor | None,
 ) -> Tensor:
     scale = rules.scale or 1 / math.sqrt(q.shape[-1])
     if _few_queries(q, k) and sinks is None and not is_causal:
@@ -154,7 +170,15 @@ def _fused(
     return _kernel(q, k, v, rules, mask, False, scale)
 
 
-def _kernel(q: Tensor, k: Tensor, v: Tensor, rules: AttentionSpec, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
+def _kernel(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rules: AttentionSpec,
+    mask: Tensor | None,
+    causal: bool,
+    scale: float,
+) -> Tensor:
     """PyTorch's kernel. Values of another width than the keys are met by zeros: else it would key_mask T x S weights in memory."""
     width, values = q.shape[-1], v.shape[-1]
     if width < values:
@@ -181,7 +205,9 @@ def _shapes(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) 
     repeat = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
     bias = None if mask is None else mask.to(q.dtype)
-    y: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, attn_mask=bias)[0]
+    y: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, 0.0, causal, attn_mask=bias
+    )[0]
     return y
 
 
@@ -191,31 +217,43 @@ def _few_queries(q: Tensor, k: Tensor) -> bool:
     return generating and q.shape[2] <= FEW and q.shape[1] == k.shape[1]
 
 
-def _cpu_bf16(q: Tensor, k: Tensor, v: Tensor, rules: AttentionSpec, mask: Tensor | None, scale: float) -> Tensor:
+def _cpu_bf16(
+    q: Tensor, k: Tensor, v: Tensor, rules: AttentionSpec, mask: Tensor | None, scale: float
+) -> Tensor:
     """The formula with products in the inputs' precision and weights found in fp32; `mask` as PyTorch's kernel takes it."""
     repeat = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
     scores = (q @ k.transpose(-2, -1)).float() * scale
     if mask is not None:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype == torch.bool else scores + mask
+        scores = (
+            scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+            if mask.dtype == torch.bool
+            else scores + mask
+        )
     return dropout(scores.softmax(-1), rules.dropout, True).to(v.dtype) @ v
 
 
-def _with_sink(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+def _with_sink(
+    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """A key before all others whose score is the head's sink and whose value is zero, for kernels that know no sinks.
 
     One more channel carries it: 1 in every query, sink / scale in that key, 0 in the others (padded to the kernels' 8).
     """
     repeat = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
-    q = torch.cat((q, torch.ones_like(q[..., :1]), torch.zeros_like(q[..., :1]).expand(*q.shape[:-1], 7)), -1)
+    q = torch.cat(
+        (q, torch.ones_like(q[..., :1]), torch.zeros_like(q[..., :1]).expand(*q.shape[:-1], 7)), -1
+    )
     k = F.pad(k, (0, 8, 1, 0))
     first = F.pad((sinks / scale)[:, None, None], (q.shape[-1] - 8, 7)).to(k.dtype)  # (H, 1, D + 8)
     k = torch.cat((first.expand(len(k), -1, -1, -1), k[:, :, 1:]), 2)
     return q, k, F.pad(v, (0, 0, 1, 0))
 
 
-def _windowed(q: Tensor, k: Tensor, v: Tensor, rules: AttentionSpec, sinks: Tensor | None) -> Tensor:
+def _windowed(
+    q: Tensor, k: Tensor, v: Tensor, rules: AttentionSpec, sinks: Tensor | None
+) -> Tensor:
     """Causal attention within a window, in blocks of the window's size: each block sees itself and the one before it.
 
     Time and memory grow with T x window, not T x T.
@@ -244,7 +282,14 @@ def _windowed(q: Tensor, k: Tensor, v: Tensor, rules: AttentionSpec, sinks: Tens
 _compiled: Any = None
 
 
-def flex(q: Tensor, k: Tensor, v: Tensor, rules: AttentionSpec, segments: Tensor | None, bias: Tensor | None) -> Tensor:
+def flex(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rules: AttentionSpec,
+    segments: Tensor | None,
+    bias: Tensor | None,
+) -> Tensor:
     """The same through FlexAttention (Dong et al. 2024), which compiles a mask and a change of scores into one fused kernel."""
     from torch.nn.attention.flex_attention import flex_attention
 
@@ -264,12 +309,25 @@ def flex(q: Tensor, k: Tensor, v: Tensor, rules: AttentionSpec, segments: Tensor
     if q.is_cuda:
         _compiled = _compiled or torch.compile(flex_attention, dynamic=False)
         run = _compiled
-    y: Tensor = run(q, k, v, score_mod=score, block_mask=blocks, scale=rules.scale, enable_gqa=q.shape[1] != k.shape[1])
+    y: Tensor = run(
+        q,
+        k,
+        v,
+        score_mod=score,
+        block_mask=blocks,
+        scale=rules.scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
     return y
 
 
 def _block_mask(
-    causal: bool, window: int | None, queries: int, keys: int, device: torch.device, segments: Tensor | None = None
+    causal: bool,
+    window: int | None,
+    queries: int,
+    keys: int,
+    device: torch.device,
+    segments: Tensor | None = None,
 ) -> Any:
     """FlexAttention's sparse form of `visible`."""
     from torch.nn.attention.flex_attention import create_block_mask
@@ -286,7 +344,9 @@ def _block_mask(
             seen = seen & (segments[b, i + shift] == segments[b, j])
         return seen
 
-    return create_block_mask(mask, None if segments is None else len(segments), None, queries, keys, device=device)
+    return create_block_mask(
+        mask, None if segments is None else len(segments), None, queries, keys, device=device
+    )
 
 
 _kept_mask = functools.lru_cache(maxsize=32)(_block_mask)

@@ -26,11 +26,15 @@ class LatentAttentionOptions(AnyMixerOptions):
     type: Literal["mla"] = "mla"
     num_heads: Count = Field(description="heads (H)")
     kv_rank: Count = Field(description="width of the vector that keys and values are read from")
-    q_rank: Count | None = Field(None, description="width of the vector that queries are read from; left out: directly")
+    q_rank: Count | None = Field(
+        None, description="width of the vector that queries are read from; left out: directly"
+    )
     head_dim: Count | None = Field(
         None, description="width of a head without position (D); dim / num_heads when left out"
     )
-    rotary_dim: Count = Field(16, description="width of the part that knows the position, shared by the heads' keys")
+    rotary_dim: Count = Field(
+        16, description="width of the part that knows the position, shared by the heads' keys"
+    )
     value_dim: Count | None = Field(None, description="width of a value; as head_dim when left out")
     position: RotaryOptions = Field(RotaryOptions(), description="how that part is turned")
     dropout: Probability = Field(0.0, description="of the attention weights")
@@ -38,7 +42,9 @@ class LatentAttentionOptions(AnyMixerOptions):
     def build(self, layer: LayerContext) -> LatentAttention:
         """The module. Raises `ValueError` for a width that the heads do not divide."""
         if self.head_dim is None and layer.dim % self.num_heads:
-            raise ValueError(f"num_heads: {self.num_heads} heads do not divide dim {layer.dim}; give head_dim")
+            raise ValueError(
+                f"num_heads: {self.num_heads} heads do not divide dim {layer.dim}; give head_dim"
+            )
         return LatentAttention(self, layer)
 
 
@@ -54,7 +60,11 @@ class LatentAttention(OwnMatrices):
 
     def __init__(self, options: LatentAttentionOptions, layer: LayerContext) -> None:
         super().__init__()
-        self.heads, self.rank, self.rotary_dim = options.num_heads, options.kv_rank, options.rotary_dim
+        self.heads, self.rank, self.rotary_dim = (
+            options.num_heads,
+            options.kv_rank,
+            options.rotary_dim,
+        )
         self.width = options.head_dim or layer.dim // options.num_heads
         self.value = options.value_dim or self.width
         wide = self.heads * (self.width + self.rotary_dim)
@@ -76,18 +86,27 @@ class LatentAttention(OwnMatrices):
         return {"kv_down.weight": fused(self.rank, self.rotary_dim)}
 
     def matrices(self) -> dict[str, list[Tensor]]:
-        q, kv = (layer.weight.detach().unflatten(0, (self.heads, -1)) for layer in (self.q_up, self.kv_up))
+        q, kv = (
+            layer.weight.detach().unflatten(0, (self.heads, -1))
+            for layer in (self.q_up, self.kv_up)
+        )
         return {
             "q_up.weight": list(q.split([self.width, self.rotary_dim], 1)),
-            "kv_down.weight": list(self.kv_down.weight.detach().split([self.rank, self.rotary_dim])),
+            "kv_down.weight": list(
+                self.kv_down.weight.detach().split([self.rank, self.rotary_dim])
+            ),
             "kv_up.weight": list(kv.split([self.width, self.value], 1)),
         }
 
     def new_cache(self, batch: int, max_len: int) -> KVCache:
         """An empty cache of one head: keys are [c, turned part], of which the first `kv_rank` are the values."""
-        return KVCache.of(self.kv_down.weight, batch, max_len, (1, self.rank + self.rotary_dim), (1, 0))
+        return KVCache.of(
+            self.kv_down.weight, batch, max_len, (1, self.rank + self.rotary_dim), (1, 0)
+        )
 
-    def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: KVCache | None = None
+    ) -> Tensor:
         """Mix the positions; with a cache, x holds the positions that follow those in it."""
         low = x if self.q_down is None or self.q_norm is None else self.q_norm(self.q_down(x))
         q = self.q_up(low).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, T, D + R)
@@ -98,14 +117,20 @@ class LatentAttention(OwnMatrices):
         latent = torch.cat((self.kv_norm(c)[:, None], shared), -1)  # (B, 1, T, rank + R)
         if cache is not None:
             latent = cache.append(latent.to(cache.keys.dtype), cache.values[:, :, : x.shape[1]])[0]
-        y = self.absorbed(q, latent, sequence) if cache is not None and sequence.offset else self.naive(q, latent, sequence)
+        y = (
+            self.absorbed(q, latent, sequence)
+            if cache is not None and sequence.offset
+            else self.naive(q, latent, sequence)
+        )
         out: Tensor = self.out(y.transpose(1, 2).flatten(2))
         return out
 
     def naive(self, q: Tensor, latent: Tensor, sequence: SequenceInfo) -> Tensor:
         """(B, H, T, value): keys and values of every head in memory."""
         latent = latent.to(q.dtype)
-        kv = self.kv_up(latent[:, 0, :, : self.rank]).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        kv = (
+            self.kv_up(latent[:, 0, :, : self.rank]).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        )
         k, v = kv.split([self.width, self.value], -1)
         k = torch.cat((k, latent[..., self.rank :].expand(-1, self.heads, -1, -1).to(k.dtype)), -1)
         if self.probe is not None:
@@ -121,6 +146,8 @@ class LatentAttention(OwnMatrices):
         latent = latent.to(q.dtype)
         if self.probe is not None:
             self.probe(weights(q, latent, self.rules, segments=sequence.segment_ids))
-        mean = attend(q, latent, latent[..., : self.rank], self.rules, segments=sequence.segment_ids)  # (B, H, T, rank)
+        mean = attend(
+            q, latent, latent[..., : self.rank], self.rules, segments=sequence.segment_ids
+        )  # (B, H, T, rank)
         y: Tensor = mean @ up[:, self.width :].transpose(-1, -2)
         return y

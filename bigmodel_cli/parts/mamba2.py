@@ -28,7 +28,9 @@ class Mamba2Options(AnyMixerOptions):
     expand: Positive = Field(2.0, description="inner width as a multiple of dim")
     groups: Count = Field(1, description="groups of heads that share B and C")
     kernel: Count = Field(4, description="width of the short convolution")
-    chunk: Count = Field(64, description="positions computed together; changes speed and memory, not the result")
+    chunk: Count = Field(
+        64, description="positions computed together; changes speed and memory, not the result"
+    )
 
     @model_validator(mode="after")
     def _positive_kernel(self) -> Mamba2Options:
@@ -40,11 +42,15 @@ class Mamba2Options(AnyMixerOptions):
         """The module. Raises `ValueError` where heads or groups do not divide the inner width."""
         inner = round(self.expand * layer.dim)
         if not layer.causal:
-            raise ValueError("type: mamba2 goes from left to right; an encoder's mixers see both sides")
+            raise ValueError(
+                "type: mamba2 goes from left to right; an encoder's mixers see both sides"
+            )
         if inner % self.head_dim:
             raise ValueError(f"head_dim: {self.head_dim} does not divide the inner width {inner}")
         if (inner // self.head_dim) % self.groups:
-            raise ValueError(f"groups: {self.groups} does not divide {inner // self.head_dim} heads")
+            raise ValueError(
+                f"groups: {self.groups} does not divide {inner // self.head_dim} heads"
+            )
         return Mamba2(self, layer.dim, inner)
 
 
@@ -71,7 +77,9 @@ class Mamba2(OwnMatrices):
         self.mixed = inner + 2 * options.groups * options.state
         self.input = nn.Linear(dim, inner + self.mixed + heads, bias=False)
         self.conv = ShortConvolution(self.mixed, options.kernel, bias=True)
-        dt = torch.exp(torch.rand(heads) * (math.log(0.1) - math.log(0.001)) + math.log(0.001)).clamp(min=1e-4)
+        dt = torch.exp(
+            torch.rand(heads) * (math.log(0.1) - math.log(0.001)) + math.log(0.001)
+        ).clamp(min=1e-4)
         self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # softplus of it is dt
         self.log_a = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
         self.d = nn.Parameter(torch.ones(heads))
@@ -87,7 +95,12 @@ class Mamba2(OwnMatrices):
         """An empty state for generation."""
         return RecurrentCache()
 
-    def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: RecurrentCache | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        sequence: SequenceInfo = SINGLE_DOCUMENT,
+        cache: RecurrentCache | None = None,
+    ) -> Tensor:
         """Mix the positions; with a cache, x follows what the state has seen."""
         options = self.options
         gate, mixed, dt = self.input(x).split([self.inner, self.mixed, self.heads], -1)

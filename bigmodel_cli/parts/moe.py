@@ -25,15 +25,20 @@ class MoEOptions(AnyFFNOptions):
     type: Literal["moe"] = "moe"
     experts: Annotated[int, Field(gt=0, le=MOST_EXPERTS)] = Field(description="experts (E)")
     top_k: Count = Field(2, description="experts that each token passes through")
-    hidden: Count | None = Field(None, description="width of an expert's hidden layer; 8/3 x dim / top_k when left out")
-    shared: Natural = Field(0, description="experts of the same width that every token passes through (DeepSeek)")
+    hidden: Count | None = Field(
+        None, description="width of an expert's hidden layer; 8/3 x dim / top_k when left out"
+    )
+    shared: Natural = Field(
+        0, description="experts of the same width that every token passes through (DeepSeek)"
+    )
     router: Literal["softmax", "sigmoid"] = Field(
         "softmax", description="scores over all experts together, or each by itself (DeepSeek-V3)"
     )
     normalize: bool = Field(True, description="the chosen experts' scores sum to 1")
     scale: Positive = Field(1.0, description="what the routed experts' sum is multiplied by")
     balance: Literal["loss", "bias", "none"] = Field(
-        "loss", description="loss: as in Switch; bias: added to the scores for choosing alone, moved towards equal load"
+        "loss",
+        description="loss: as in Switch; bias: added to the scores for choosing alone, moved towards equal load",
     )
     balance_weight: NonNegative = Field(
         0.01, description="weight of that loss, or the bias's step (DeepSeek-V3: 0.001)"
@@ -73,9 +78,13 @@ class MixtureOfExperts(OwnMatrices):
         for weights in self.matrices().values():  # as nn.Linear, until the model's rule draws them
             for weight in weights:
                 nn.init.uniform_(weight, -(weight.shape[1] ** -0.5), weight.shape[1] ** -0.5)
-        self.shared = GatedFeedForward(dim, options.shared * hidden, False, 0.0) if options.shared else None
+        self.shared = (
+            GatedFeedForward(dim, options.shared * hidden, False, 0.0) if options.shared else None
+        )
         self.register_buffer("bias", torch.zeros(options.experts))
-        self.register_buffer("load", torch.zeros(options.experts), persistent=False)  # tokens since the last step
+        self.register_buffer(
+            "load", torch.zeros(options.experts), persistent=False
+        )  # tokens since the last step
         self.auxiliary: Tensor | None = None
 
     def weight_roles(self) -> dict[str, Role]:
@@ -85,7 +94,9 @@ class MixtureOfExperts(OwnMatrices):
     def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT) -> Tensor:
         """Route each position."""
         tokens = x.flatten(0, -2)  # (N, C)
-        scores, chosen = self.route(tokens, None if sequence.real is None else sequence.real.flatten())  # (N, k) each
+        scores, chosen = self.route(
+            tokens, None if sequence.real is None else sequence.real.flatten()
+        )  # (N, k) each
         y = self.compute(tokens, scores.to(x.dtype), chosen).view_as(x)
         return y if self.shared is None else y + self.shared(x)
 
@@ -98,14 +109,19 @@ class MixtureOfExperts(OwnMatrices):
         bias: Tensor = self.bias  # type: ignore[assignment]
         chosen = (scores.detach() + bias).topk(options.top_k, -1).indices  # (N, k)
         if self.training:
-            counted = scores.new_ones(len(scores)) if real is None else real.to(scores.dtype)  # (N,)
+            counted = (
+                scores.new_ones(len(scores)) if real is None else real.to(scores.dtype)
+            )  # (N,)
             load = scores.new_zeros(options.experts).index_add_(
                 0, chosen.flatten(), counted.repeat_interleave(options.top_k)
             )
             self.load += load
             if options.balance == "loss":
                 shares = (scores / scores.sum(-1, keepdim=True)) * counted[:, None]  # (N, E)
-                fraction, mean = load / load.sum().clamp(min=1), shares.sum(0) / counted.sum().clamp(min=1)
+                fraction, mean = (
+                    load / load.sum().clamp(min=1),
+                    shares.sum(0) / counted.sum().clamp(min=1),
+                )
                 self.auxiliary = options.balance_weight * options.experts * (fraction * mean).sum()
         picked = scores.gather(1, chosen)
         if options.normalize:
@@ -114,7 +130,9 @@ class MixtureOfExperts(OwnMatrices):
 
     def compute(self, tokens: Tensor, scores: Tensor, chosen: Tensor) -> Tensor:
         """(N, C): each token's experts, weighted. Tokens are sorted by expert, so that each expert is one matrix product."""
-        order = chosen.flatten().argsort(stable=True)  # (N * k): places in `chosen`, expert by expert
+        order = chosen.flatten().argsort(
+            stable=True
+        )  # (N * k): places in `chosen`, expert by expert
         rows = tokens[order // self.options.top_k]
         if tokens.is_meta:  # shapes and FLOPs alone: as many, whoever computes them
             counts = torch.tensor([len(rows)] + [0] * (self.options.experts - 1), device="cpu")
@@ -138,7 +156,9 @@ class MixtureOfExperts(OwnMatrices):
         within = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[expert]
         padded = rows.new_zeros(len(counts), int(counts.max()), rows.shape[1])
         padded[expert, within] = rows
-        hidden = F.silu(torch.bmm(padded, self.gate.transpose(1, 2))) * torch.bmm(padded, self.up.transpose(1, 2))
+        hidden = F.silu(torch.bmm(padded, self.gate.transpose(1, 2))) * torch.bmm(
+            padded, self.up.transpose(1, 2)
+        )
         return torch.bmm(hidden, self.down.transpose(1, 2))[expert, within]
 
     def after_step(self) -> None:
@@ -159,4 +179,7 @@ class MixtureOfExperts(OwnMatrices):
         """Of the step at hand: the busiest expert's load as a multiple of its share, and the part of experts without a token."""
         load: Tensor = self.load  # type: ignore[assignment]
         share = max(1e-9, float(load.mean()))
-        return {"experts.load_max": float(load.max()) / share, "experts.idle": float((load == 0).float().mean())}
+        return {
+            "experts.load_max": float(load.max()) / share,
+            "experts.idle": float((load == 0).float().mean()),
+        }

@@ -51,7 +51,8 @@ class SinusoidalOptions(AnyPositionOptions):
 
     type: Literal["sinusoidal"] = "sinusoidal"
     layout: Literal["interleaved", "halves"] = Field(
-        "interleaved", description="sine and cosine by turns, as in the paper; or all sines first, as in Marian"
+        "interleaved",
+        description="sine and cosine by turns, as in the paper; or all sines first, as in Marian",
     )
 
     def build(self, dim: int, max_len: int) -> SinusoidalPosition:
@@ -63,15 +64,25 @@ class RotaryOptions(HeadPositionOptions):
     """Rotary position embedding (Su et al. 2021): queries and keys are turned by an angle that grows with the position."""
 
     type: Literal["rotary"] = "rotary"
-    base: Annotated[float, Field(gt=1, le=1e12)] = Field(10000.0, description="the longest wavelength is 2 pi x base")
-    fraction: Fraction = Field(1.0, description="of each head's channels that are turned (GPT-NeoX: 0.25)")
-    scaling: Scaling | None = Field(None, description="for contexts longer than trained: linear, ntk, yarn")
+    base: Annotated[float, Field(gt=1, le=1e12)] = Field(
+        10000.0, description="the longest wavelength is 2 pi x base"
+    )
+    fraction: Fraction = Field(
+        1.0, description="of each head's channels that are turned (GPT-NeoX: 0.25)"
+    )
+    scaling: Scaling | None = Field(
+        None, description="for contexts longer than trained: linear, ntk, yarn"
+    )
 
     def rotary(self, head_dim: int, max_len: int) -> Rotary:
         """The module for heads of width `head_dim`. Raises `ValueError` where the turned channels are not even."""
-        turned = math.floor(self.fraction * head_dim + 1e-6)  # as GPT-NeoX, but for errors of rounding (0.29 x 100)
+        turned = math.floor(
+            self.fraction * head_dim + 1e-6
+        )  # as GPT-NeoX, but for errors of rounding (0.29 x 100)
         if turned % 2 or not turned:
-            raise ValueError(f"position: rotary turns pairs of channels, and {turned} of {head_dim} are to be turned")
+            raise ValueError(
+                f"position: rotary turns pairs of channels, and {turned} of {head_dim} are to be turned"
+            )
         rate, size = rotary_rates(self.base, turned), 1.0
         if self.scaling is not None:
             rate, size = self.scaling.rates(rate, self.base)
@@ -96,7 +107,9 @@ class T5Options(HeadPositionOptions):
     """T5's relative positions (Raffel et al. 2020): a learned score per head for each bucket of distances."""
 
     type: Literal["t5"] = "t5"
-    buckets: Count = Field(32, description="distances that are told apart; where both sides are seen, half for each")
+    buckets: Count = Field(
+        32, description="distances that are told apart; where both sides are seen, half for each"
+    )
     max_distance: Count = Field(128, description="from here on all distances share a bucket")
 
     def bias(self, heads: int, causal: bool) -> T5Bias:
@@ -104,7 +117,9 @@ class T5Options(HeadPositionOptions):
         least = 2 if causal else 4
         if self.buckets < least:
             sides = "one side is" if causal else "both sides are"
-            raise ValueError(f"position.buckets: {self.buckets}, and where {sides} seen at least {least} are needed")
+            raise ValueError(
+                f"position.buckets: {self.buckets}, and where {sides} seen at least {least} are needed"
+            )
         exact = self.buckets // least
         if self.max_distance <= exact:
             raise ValueError(
@@ -115,7 +130,12 @@ class T5Options(HeadPositionOptions):
 
 
 HEAD_POSITIONS = Table(
-    "attention_position", HeadPositionOptions, NoPositionOptions, RotaryOptions, AlibiOptions, T5Options
+    "attention_position",
+    HeadPositionOptions,
+    NoPositionOptions,
+    RotaryOptions,
+    AlibiOptions,
+    T5Options,
 )
 HeadPosition = Annotated[HeadPositionOptions, HEAD_POSITIONS]
 
@@ -148,7 +168,11 @@ class SinusoidalPosition(Module):
         position = torch.arange(max_len, dtype=torch.float32)[:, None]  # (T, 1)
         rate = torch.exp(torch.arange(0, dim, 2, dtype=torch.float32) * (-math.log(10000.0) / dim))
         waves = ((position * rate).sin(), (position * rate).cos())
-        table = torch.stack(waves, dim=-1).flatten(1) if layout == "interleaved" else torch.cat(waves, dim=-1)
+        table = (
+            torch.stack(waves, dim=-1).flatten(1)
+            if layout == "interleaved"
+            else torch.cat(waves, dim=-1)
+        )
         self.register_buffer("table", table[:, :dim], persistent=False)  # (T, C)
 
     def forward(self, x: Tensor, sequence: SequenceInfo) -> Tensor:
@@ -210,7 +234,9 @@ class T5Bias(Module):
 
 def distances(queries: int, keys: int, device: torch.device) -> Tensor:
     """(T, S)   i - j for queries aligned with the last keys."""
-    return torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(keys, device=device)
+    return torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(
+        keys, device=device
+    )
 
 
 def sines_of_grid(grid: tuple[int, int], dim: int, first: int) -> Tensor:
@@ -219,9 +245,13 @@ def sines_of_grid(grid: tuple[int, int], dim: int, first: int) -> Tensor:
     He et al. 2022: rates are 10000^(-4i/C) for i below C/4. Raises `ValueError` where 4 does not divide C.
     """
     if dim % 4:
-        raise ValueError(f"dim: {dim} is not a multiple of 4, which positions in two dimensions need")
+        raise ValueError(
+            f"dim: {dim} is not a multiple of 4, which positions in two dimensions need"
+        )
     rate = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
-    row, column = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
+    row, column = torch.meshgrid(
+        *(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij"
+    )
     angles = [axis.flatten()[:, None] * rate for axis in (column, row)]  # (N, C / 4) each
     table = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], 1)
     return torch.cat((table.new_zeros(first, dim), table)).float()

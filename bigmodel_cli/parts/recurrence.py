@@ -38,15 +38,25 @@ class Chunk:
         # Log of what is left at i of what j wrote: the sum over j < m <= i, and not a difference of totals, in which a strong decay
         # at one position would take the digits of weak ones after it (or infinity those of all).
         count = self.decay.shape[-1]
-        after = torch.ones(count, count, dtype=torch.bool, device=self.decay.device).tril(-1)  # m > j
+        after = torch.ones(count, count, dtype=torch.bool, device=self.decay.device).tril(
+            -1
+        )  # m > j
         between = torch.where(after, self.decay[..., :, None], 0.0).cumsum(-2)
-        self.between = torch.where(self.seen, between, -torch.inf).exp()  # (B, H, L, L): from j to i
-        self.since = torch.where(self.old, total, -torch.inf).exp()  # (B, H, L): from the chunk's beginning to i
-        self.left = torch.where(self.kept, between[..., -1, :], -torch.inf).exp()  # from i to its end
+        self.between = torch.where(
+            self.seen, between, -torch.inf
+        ).exp()  # (B, H, L, L): from j to i
+        self.since = torch.where(
+            self.old, total, -torch.inf
+        ).exp()  # (B, H, L): from the chunk's beginning to i
+        self.left = torch.where(
+            self.kept, between[..., -1, :], -torch.inf
+        ).exp()  # from i to its end
         self.through = torch.where(self.passed, total[..., -1], -torch.inf).exp()[..., None, None]
 
 
-def chunks(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, size: int, sequence: SequenceInfo) -> list[Chunk]:
+def chunks(
+    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, size: int, sequence: SequenceInfo
+) -> list[Chunk]:
     """Cut (B, H, T, ...) into chunks of `size` positions, the last one shorter."""
     length = q.shape[2]
     own, before = sequence.current_segments(), sequence.previous_segment()
@@ -64,12 +74,29 @@ def chunks(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, size: int, sequence: 
             old = (s == previous[:, None])[:, None]
             kept = (s == s[:, -1:])[:, None]
             passed = (previous == s[:, -1])[:, None]
-        found.append(Chunk(q[:, :, part], k[:, :, part], v[:, :, part], decay[:, :, part], seen, old, kept, passed))
+        found.append(
+            Chunk(
+                q[:, :, part],
+                k[:, :, part],
+                v[:, :, part],
+                decay[:, :, part],
+                seen,
+                old,
+                kept,
+                passed,
+            )
+        )
     return found
 
 
 def scan(
-    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, state: Tensor | None, sequence: SequenceInfo, size: int = 64
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    decay: Tensor,
+    state: Tensor | None,
+    sequence: SequenceInfo,
+    size: int = 64,
 ) -> tuple[Tensor, Tensor]:
     """S_t = exp(decay_t) S_{t-1} + k_t v_t^T, y_t = q_t S_t: (y (B, H, T, P), S_T (B, H, N, P)).
 
@@ -90,7 +117,14 @@ def scan(
 
 
 def delta_scan(
-    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, state: Tensor | None, sequence: SequenceInfo, size: int = 64
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    decay: Tensor,
+    beta: Tensor,
+    state: Tensor | None,
+    sequence: SequenceInfo,
+    size: int = 64,
 ) -> tuple[Tensor, Tensor]:
     """S_t = exp(decay_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T, y_t = q_t S_t: (y, S_T).
 
@@ -105,10 +139,14 @@ def delta_scan(
     outputs = []
     for c, b in zip(chunks(q, k, v, decay, size, sequence), beta.split(size, dim=2), strict=True):
         weighted = c.k * b[..., None]
-        system = (weighted @ c.k.transpose(-1, -2) * c.between).tril(-1)  # what earlier writes change in later reads
+        system = (weighted @ c.k.transpose(-1, -2) * c.between).tril(
+            -1
+        )  # what earlier writes change in later reads
         wanted = c.v * b[..., None] - (weighted * c.since[..., None]) @ carried
         written = torch.linalg.solve_triangular(system, wanted, upper=False, unitriangular=True)
-        y = (c.q @ c.k.transpose(-1, -2) * c.between) @ written + (c.q * c.since[..., None]) @ carried
+        y = (c.q @ c.k.transpose(-1, -2) * c.between) @ written + (
+            c.q * c.since[..., None]
+        ) @ carried
         carried = c.through * carried + (c.k * c.left[..., None]).transpose(-1, -2) @ written
         outputs.append(y)
     return torch.cat(outputs, 2), carried
@@ -124,7 +162,10 @@ def _library(q: Tensor, sequence: SequenceInfo) -> Any:
 
 
 def _through(
-    kernel: Any, heads: tuple[Tensor, Tensor, Tensor], rates: dict[str, Tensor], state: Tensor | None
+    kernel: Any,
+    heads: tuple[Tensor, Tensor, Tensor],
+    rates: dict[str, Tensor],
+    state: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Call one of its kernels, which have positions before heads and the same state."""
     q, k, v = (t.transpose(1, 2).contiguous() for t in heads)
@@ -143,7 +184,9 @@ class ShortConvolution(Module):
     def __init__(self, channels: int, kernel: int, bias: bool) -> None:
         super().__init__()
         self.kernel = kernel
-        self.weight = nn.Parameter(torch.empty(channels, kernel))  # the last column meets the position itself
+        self.weight = nn.Parameter(
+            torch.empty(channels, kernel)
+        )  # the last column meets the position itself
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
         nn.init.uniform_(self.weight, -(kernel**-0.5), kernel**-0.5)
 
@@ -151,12 +194,16 @@ class ShortConvolution(Module):
         """A filter for each channel is not a matrix."""
         return {"weight": OUTER}
 
-    def forward(self, x: Tensor, sequence: SequenceInfo, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, sequence: SequenceInfo, past: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The convolution, and the last kernel - 1 inputs, which are the next call's `past` (B, kernel - 1, C)."""
         width = self.kernel - 1
         row = torch.cat((x.new_zeros(len(x), width, x.shape[2]) if past is None else past, x), 1)
         if sequence.segment_ids is None:
-            y = F.conv1d(row.transpose(1, 2), self.weight[:, None], self.bias, groups=x.shape[2]).transpose(1, 2)
+            y = F.conv1d(
+                row.transpose(1, 2), self.weight[:, None], self.bias, groups=x.shape[2]
+            ).transpose(1, 2)
         else:
             y = self.within_segments(row, x.shape[1], sequence.segment_ids)
         return y, row[:, row.shape[1] - width :]
@@ -164,7 +211,9 @@ class ShortConvolution(Module):
     def within_segments(self, row: Tensor, length: int, segments: Tensor) -> Tensor:
         """The same tap by tap, leaving out what belongs to another segment."""
         width = self.kernel - 1
-        ids = F.pad(segments, (width, 0), value=-1)[:, -(length + width) :]  # (B, width + T): beside the row
+        ids = F.pad(segments, (width, 0), value=-1)[
+            :, -(length + width) :
+        ]  # (B, width + T): beside the row
         own = ids[:, width:]
         y = torch.zeros_like(row[:, width:])
         for tap in range(self.kernel):

@@ -27,17 +27,25 @@ class RetentionOptions(AnyMixerOptions):
 
     type: Literal["retention"] = "retention"
     num_heads: Count = Field(description="heads (H), of dim / num_heads channels each")
-    value_dim: Count | None = Field(None, description="width of a value (P); as a query's when left out")
-    chunk: Count = Field(64, description="positions computed together; changes speed and memory, not the result")
+    value_dim: Count | None = Field(
+        None, description="width of a value (P); as a query's when left out"
+    )
+    chunk: Count = Field(
+        64, description="positions computed together; changes speed and memory, not the result"
+    )
 
     def build(self, layer: LayerContext) -> Retention:
         """The module. Raises `ValueError` where the heads do not divide the width."""
         if not layer.causal:
-            raise ValueError("type: retention goes from left to right; an encoder's mixers see both sides")
+            raise ValueError(
+                "type: retention goes from left to right; an encoder's mixers see both sides"
+            )
         if layer.dim % self.num_heads:
             raise ValueError(f"num_heads: {self.num_heads} heads do not divide dim {layer.dim}")
         if layer.dim // self.num_heads % 2:
-            raise ValueError(f"num_heads: heads of {layer.dim // self.num_heads} channels, which are turned in pairs")
+            raise ValueError(
+                f"num_heads: heads of {layer.dim // self.num_heads} channels, which are turned in pairs"
+            )
         return Retention(self, layer)
 
 
@@ -73,16 +81,24 @@ class Retention(OwnMatrices):
         """An empty state for generation."""
         return RecurrentCache()
 
-    def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: RecurrentCache | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        sequence: SequenceInfo = SINGLE_DOCUMENT,
+        cache: RecurrentCache | None = None,
+    ) -> Tensor:
         """Mix the positions; with a cache, x follows what the state has seen."""
         kind = torch.promote_types(x.dtype, torch.float32)
         q, k, v = (
-            t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv(x).to(kind).split(self.sizes, -1)
+            t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for t in self.qkv(x).to(kind).split(self.sizes, -1)
         )
         decay = self.log_gamma.to(kind).expand(len(x), self.heads, x.shape[1])  # type: ignore[operator]
         with full_precision(x.device):
             q, k = self.rotary(q, sequence) * q.shape[-1] ** -0.5, self.rotary(k, sequence)
-            y, state = scan(q, k, v, decay, cache.state if cache is not None else None, sequence, self.chunk)
+            y, state = scan(
+                q, k, v, decay, cache.state if cache is not None else None, sequence, self.chunk
+            )
         if cache is not None:
             cache.state = state
         y = F.rms_norm(y.transpose(1, 2), y.shape[-1:], eps=EPS).flatten(2)  # (B, T, H * P)

@@ -61,13 +61,22 @@ class YarnScaling(_Scaling):
     """
 
     type: Literal["yarn"] = "yarn"
-    trained: Count = Field(examples=[4096], description="the length that the model was trained with")
-    fast: Positive = Field(32.0, description="turns within the trained length from which on an angle stays")
+    trained: Count = Field(
+        examples=[4096], description="the length that the model was trained with"
+    )
+    fast: Positive = Field(
+        32.0, description="turns within the trained length from which on an angle stays"
+    )
     slow: Positive = Field(1.0, description="turns up to which it is divided by the factor")
-    truncate: bool = Field(True, description="the two bounds are rounded to whole pairs (gpt-oss: false)")
-    mscale: NonNegative = Field(1.0, description="sharpness by cosines and sines, of the turned channels")
+    truncate: bool = Field(
+        True, description="the two bounds are rounded to whole pairs (gpt-oss: false)"
+    )
+    mscale: NonNegative = Field(
+        1.0, description="sharpness by cosines and sines, of the turned channels"
+    )
     mscale_all_dim: NonNegative = Field(
-        0.0, description="what of it is left to the scale of the scores, of all channels: in mla (DeepSeek-V3: 1)"
+        0.0,
+        description="what of it is left to the scale of the scores, of all channels: in mla (DeepSeek-V3: 1)",
     )
     attention_factor: Positive | None = Field(
         None, description="what cosines and sines are multiplied by; left out: found from mscale"
@@ -78,7 +87,9 @@ class YarnScaling(_Scaling):
         if self.slow >= self.fast:
             raise ValueError(f"slow: {self.slow:g} turns are not fewer than fast, {self.fast:g}")
         if self.trained <= 2 * math.pi * self.slow:
-            raise ValueError(f"trained: within {self.trained} positions the fastest angle makes less than slow turns")
+            raise ValueError(
+                f"trained: within {self.trained} positions the fastest angle makes less than slow turns"
+            )
         return self
 
     def rates(self, rate: Tensor, base: float) -> tuple[Tensor, float]:
@@ -92,8 +103,12 @@ class YarnScaling(_Scaling):
         if self.truncate:
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, turned - 1)
-        ramp = ((torch.arange(len(rate), dtype=rate.dtype) - low) / max(high - low, 1e-3)).clamp(0, 1)
-        size = self.attention_factor or self.sharpness(self.mscale) / self.sharpness(self.mscale_all_dim)
+        ramp = ((torch.arange(len(rate), dtype=rate.dtype) - low) / max(high - low, 1e-3)).clamp(
+            0, 1
+        )
+        size = self.attention_factor or self.sharpness(self.mscale) / self.sharpness(
+            self.mscale_all_dim
+        )
         return rate / self.factor * ramp + rate * (1 - ramp), size
 
     def of_scores(self) -> float:
@@ -125,7 +140,9 @@ class Rotary(Module):
     def __init__(self, rate: Tensor, max_len: int, size: float = 1.0) -> None:
         super().__init__()
         self.turned = turned = 2 * len(rate)
-        angle = torch.outer(torch.arange(max_len, dtype=torch.float64), rate.double()).repeat(1, 2)  # (T, R)
+        angle = torch.outer(torch.arange(max_len, dtype=torch.float64), rate.double()).repeat(
+            1, 2
+        )  # (T, R)
         sign = torch.ones(turned)
         sign[: turned // 2] = -1  # folded into the sine: turning needs no negation
         self.register_buffer("cos", (angle.cos() * size).float(), persistent=False)
@@ -141,4 +158,6 @@ class Rotary(Module):
         if self.turned == x.shape[-1]:
             return torch.addcmul(x * cos, x.roll(self.turned // 2, -1), sin)
         head, rest = x[..., : self.turned], x[..., self.turned :]
-        return torch.cat((torch.addcmul(head * cos, head.roll(self.turned // 2, -1), sin), rest), -1)
+        return torch.cat(
+            (torch.addcmul(head * cos, head.roll(self.turned // 2, -1), sin), rest), -1
+        )

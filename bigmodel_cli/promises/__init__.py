@@ -74,7 +74,11 @@ class Finding:
     def cells(self) -> list[str]:
         """The promise, whether it is kept, and what there is to say, for people."""
         none = "not here" if self.promise == "builds" else "not promised"
-        return [self.promise, none if self.kept is None else "kept" if self.kept else "NOT KEPT", self.text]
+        return [
+            self.promise,
+            none if self.kept is None else "kept" if self.kept else "NOT KEPT",
+            self.text,
+        ]
 
     def line(self) -> str:
         """The same as a line."""
@@ -82,7 +86,9 @@ class Finding:
         return f"{promise}: {word}{f' ({text})' if text else ''}"
 
 
-def check_part(slot: str, options: Any, causal: bool = True, widths: Iterable[int] = WIDTHS) -> list[Finding]:
+def check_part(
+    slot: str, options: Any, causal: bool = True, widths: Iterable[int] = WIDTHS
+) -> list[Finding]:
     """Try each promise of a part that fills `slot`; `causal` is what a mixer's place asks for.
 
     The random state is left as it was.
@@ -91,7 +97,9 @@ def check_part(slot: str, options: Any, causal: bool = True, widths: Iterable[in
     unknown = [name for name in options.not_promised if name not in REMEDIES]
     if unknown:
         hint = did_you_mean(unknown[0], REMEDIES)
-        raise SpecError(f"{type(options).__name__}.not_promised: {unknown[0]!r} is not a promise{hint}")
+        raise SpecError(
+            f"{type(options).__name__}.not_promised: {unknown[0]!r} is not a promise{hint}"
+        )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trial = _built(slot, options, causal, widths)
@@ -106,7 +114,9 @@ def check_part(slot: str, options: Any, causal: bool = True, widths: Iterable[in
         two_sided = not causal or looks_ahead(options)
         for name in REMEDIES:
             if name in tries and not (two_sided and name in ONE_SIDED):
-                found.append(_tried(options, name, REMEDIES[name], partial(_renewed, tries[name], trial)))
+                found.append(
+                    _tried(options, name, REMEDIES[name], partial(_renewed, tries[name], trial))
+                )
     return found
 
 
@@ -114,7 +124,10 @@ def check_other(kind: str, options: Any) -> list[Finding]:
     """Try each promise of an optimizer or a schedule."""
     load_torch()
     tries = training.TRIES[kind].items()
-    return [_tried(options, name, training.REMEDIES[name], partial(attempt, options)) for name, attempt in tries]
+    return [
+        _tried(options, name, training.REMEDIES[name], partial(attempt, options))
+        for name, attempt in tries
+    ]
 
 
 def _renewed(attempt: Callable[[Trial], None], trial: Trial) -> None:
@@ -176,8 +189,12 @@ def check_parts(model: ModelOptions) -> None:
         widths = dict.fromkeys([*WIDTHS, model.width() or WIDTHS[0]])
         broken = []
         for finding in check_part(part.slot, part.options, causal, widths):
-            if finding.kept is None and finding.promise != "builds":  # what cannot be built is said when the model is
-                say(f"{part.path}: {part.options.type} does not promise {finding.promise!r}: its options say so")
+            if (
+                finding.kept is None and finding.promise != "builds"
+            ):  # what cannot be built is said when the model is
+                say(
+                    f"{part.path}: {part.options.type} does not promise {finding.promise!r}: its options say so"
+                )
             elif finding.kept is False:
                 broken.append(finding)
         _refuse(part, broken)
@@ -201,4 +218,12 @@ def _refuse(part: PluginPart, broken: list[Finding]) -> None:
         )
 
 
-__all__ = ["OF_SLOT", "REMEDIES", "Finding", "check_other", "check_part", "check_parts", "check_plugins"]
+__all__ = [
+    "OF_SLOT",
+    "REMEDIES",
+    "Finding",
+    "check_other",
+    "check_part",
+    "check_parts",
+    "check_plugins",
+]

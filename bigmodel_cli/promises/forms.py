@@ -25,7 +25,9 @@ def meta(trial: Trial) -> None:
         x = torch.empty(ROWS, LENGTH, trial.dim)
     y = trial.run(x)
     if y.device.type != "meta" or y.shape != x.shape:
-        raise Broken(f"{list(y.shape)} on {y.device.type} comes out for {list(x.shape)} on the meta device")
+        raise Broken(
+            f"{list(y.shape)} on {y.device.type} comes out for {list(x.shape)} on the meta device"
+        )
 
 
 def repeatable(trial: Trial) -> None:
@@ -44,7 +46,9 @@ def saved(trial: Trial) -> None:
     trial.part.eval()
     names = trial.part.state_dict().keys()
     if names != state.keys():
-        raise Broken(f"the names of its weights change: {', '.join(sorted(names ^ state.keys()))[:100]}")
+        raise Broken(
+            f"the names of its weights change: {', '.join(sorted(names ^ state.keys()))[:100]}"
+        )
     trial.part.load_state_dict(state)
     expect_equal(trial.run(x), want, "a copy with the saved weights gives another output")
 
@@ -56,10 +60,16 @@ def gradients(trial: Trial) -> None:
     if y.requires_grad:
         y.backward(torch.randn(y.shape, generator=torch.Generator().manual_seed(3)))
     weights = {name: p for name, p in trial.part.named_parameters() if p.requires_grad}
-    without = [name for name, p in weights.items() if p.grad is None or not bool((p.grad != 0).any())]
+    without = [
+        name for name, p in weights.items() if p.grad is None or not bool((p.grad != 0).any())
+    ]
     if without:
         raise Broken(f"no gradient reaches {', '.join(without)}")
-    wrong = [name for name, p in weights.items() if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
+    wrong = [
+        name
+        for name, p in weights.items()
+        if p.grad is not None and not bool(torch.isfinite(p.grad).all())
+    ]
     if wrong:
         raise Broken(f"the gradient of {', '.join(wrong)} is not finite")
 
@@ -68,9 +78,13 @@ def rows(trial: Trial) -> None:
     """A row gives the same with other rows beside it and alone; in training no gradient goes from a row to another."""
     x = trial.input()
     want = trial.run(x)
-    expect_equal(trial.run(x[1:2]), want[1:2], "a row alone gives another output than with its neighbours")
+    expect_equal(
+        trial.run(x[1:2]), want[1:2], "a row alone gives another output than with its neighbours"
+    )
     other = torch.cat((5 * trial.input(1, seed=4), x[1:]))
-    expect_equal(trial.run(other)[1:], want[1:], "another first row changes the outputs of the others")
+    expect_equal(
+        trial.run(other)[1:], want[1:], "another first row changes the outputs of the others"
+    )
     if bool((slope(trial, x, 1)[[0, 2]] != 0).any()):
         raise Broken("in training a row's output depends on other rows")
 

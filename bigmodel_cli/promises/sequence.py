@@ -35,7 +35,9 @@ def _empty(trial: Trial, rows: int) -> Cache:
     return Cache([{"mixer": trial.part.new_cache(rows, trial.layer.max_len)}])
 
 
-def _pieces(trial: Trial, x: Tensor, cuts: tuple[int, ...], segments: Tensor | None = None) -> Tensor:
+def _pieces(
+    trial: Trial, x: Tensor, cuts: tuple[int, ...], segments: Tensor | None = None
+) -> Tensor:
     """x piece by piece over a cache."""
     cache, found, first = _empty(trial, len(x)), [], 0
     for end in (*cuts, x.shape[1]):
@@ -54,13 +56,21 @@ def cache(trial: Trial) -> None:
         want,
         "step by step with a cache gives another output than the whole",
     )
-    expect_equal(_pieces(trial, x, (5, 6, 9)), want, "in pieces with a cache it gives another output than the whole")
+    expect_equal(
+        _pieces(trial, x, (5, 6, 9)),
+        want,
+        "in pieces with a cache it gives another output than the whole",
+    )
     kept = _empty(trial, ROWS)
     trial.run(x[:, :6], SINGLE_DOCUMENT, kept.blocks[0]["mixer"])
     order = torch.tensor([2, 0, 0])
     kept.select(order)
     after = trial.run(x[order, 6:], SequenceInfo(6), kept.blocks[0]["mixer"])
-    expect_equal(after, want[order, 6:], "after the rows of its cache are put in another order it gives another output")
+    expect_equal(
+        after,
+        want[order, 6:],
+        "after the rows of its cache are put in another order it gives another output",
+    )
 
 
 def _alone(trial: Trial, x: Tensor, segments: Tensor) -> Tensor:
@@ -79,7 +89,9 @@ def documents(trial: Trial) -> None:
     x = trial.input()
     packed = torch.tensor([[0] * 4 + [1] * 5 + [2] * 4, [0] * 13, [0] + [1] * 12])
     want = _alone(trial, x, packed)
-    expect_equal(trial.run(x, SequenceInfo(0, packed)), want, "documents packed in one row see one another")
+    expect_equal(
+        trial.run(x, SequenceInfo(0, packed)), want, "documents packed in one row see one another"
+    )
     padded = torch.tensor([[0] * 4 + [1] * 9, [1] * 13, [1] * 6 + [0] * 7])
     real = padded[..., None].bool()
     want = torch.where(real, _alone(trial, x, padded), 0.0)
@@ -89,17 +101,30 @@ def documents(trial: Trial) -> None:
         left = torch.tensor([[0] * 4 + [1] * 9, [1] * 13, [0] + [1] * 12])
         want = _alone(trial, x, left)
         expect_equal(
-            _pieces(trial, x, (6, 7, 8), left), want, "with a cache, prompts of different lengths see their padding"
+            _pieces(trial, x, (6, 7, 8), left),
+            want,
+            "with a cache, prompts of different lengths see their padding",
         )
 
 
 def _one_sided(trial: Trial) -> bool:
-    return trial.layer.causal and not looks_ahead(trial.options) and "cache" not in trial.options.not_promised
+    return (
+        trial.layer.causal
+        and not looks_ahead(trial.options)
+        and "cache" not in trial.options.not_promised
+    )
 
 
 def offset(trial: Trial) -> None:
     """Positions that follow others count on from them."""
     x = trial.input()
     want = trial.run(x)
-    found = [trial.run(x[:, first:end], SequenceInfo(first)) for first, end in ((0, 1), (1, 6), (6, LENGTH))]
-    expect_equal(torch.cat(found, 1), want, "positions that follow others (sequence.offset) are not numbered after them")
+    found = [
+        trial.run(x[:, first:end], SequenceInfo(first))
+        for first, end in ((0, 1), (1, 6), (6, LENGTH))
+    ]
+    expect_equal(
+        torch.cat(found, 1),
+        want,
+        "positions that follow others (sequence.offset) are not numbered after them",
+    )

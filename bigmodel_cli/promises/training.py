@@ -44,7 +44,9 @@ class _Tried:
 def _sums(options: Any) -> None:
     """Sums over 8 targets move the weights as their mean does."""
     expect_equal(
-        _Tried(options).move(range(STEPS), 8.0), _Tried(options).move(range(STEPS)), "sums move otherwise than means"
+        _Tried(options).move(range(STEPS), 8.0),
+        _Tried(options).move(range(STEPS)),
+        "sums move otherwise than means",
     )
 
 

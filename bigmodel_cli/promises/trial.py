@@ -60,7 +60,9 @@ class Trial:
         with torch.no_grad():
             return self.call(x, sequence, cache)
 
-    def call(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: Any = None) -> Tensor:
+    def call(
+        self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: Any = None
+    ) -> Tensor:
         """The same with gradients: called as a block calls what fills this slot."""
         if self.slot == "norm":
             y = self.part(x)
@@ -88,7 +90,11 @@ def expect_equal(a: Tensor, b: Tensor, what: str) -> None:
     """Raise `Broken` where two outputs differ by more than rounding."""
     found = differ(a, b)
     if found:
-        size = f"shapes {list(a.shape)} and {list(b.shape)}" if a.shape != b.shape else f"by up to {100 * found:.2g} %"
+        size = (
+            f"shapes {list(a.shape)} and {list(b.shape)}"
+            if a.shape != b.shape
+            else f"by up to {100 * found:.2g} %"
+        )
         raise Broken(f"{what} ({size})")
 
 

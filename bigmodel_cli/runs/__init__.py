@@ -42,20 +42,34 @@ def compare_runs(given: Sequence[str], picture: Path) -> list[RunRecord]:
     """The runs of a comparison, whose curves are drawn. Raises `SpecError` where there is none."""
     runs = read_runs(given)
     if not runs:
-        raise SpecError("--compare: there is no run to compare; name runs, or folders that hold them")
+        raise SpecError(
+            "--compare: there is no run to compare; name runs, or folders that hold them"
+        )
     kinds = groups(runs)
     if len(kinds) > 1:
-        what = ", ".join(f"{task} by {metric.name} ({len(own)})" for (task, metric), own in kinds.items())
+        what = ", ".join(
+            f"{task} by {metric.name} ({len(own)})" for (task, metric), own in kinds.items()
+        )
         say(f"note: the runs are not all of one kind, and each kind has its own plot: {what}")
     for own in kinds.values():
         if len(own) > MOST_NAMED:
-            say(f"note: {len(own)} runs are too many for the plot to name them; it names up to {MOST_NAMED}")
-        counted = [p for p in differing([r.options for r in own]) if p.startswith(("data.", "task."))]
+            say(
+                f"note: {len(own)} runs are too many for the plot to name them; it names up to {MOST_NAMED}"
+            )
+        counted = [
+            p for p in differing([r.options for r in own]) if p.startswith(("data.", "task."))
+        ]
         if counted:
             more = f" and {len(counted) - MOST_SHOWN} more" if len(counted) > MOST_SHOWN else ""
             where = f"{', '.join(counted[:MOST_SHOWN])}{more}"
-            say(f"note: runs differ in {where}: their losses and metrics may not be of the same thing")
-    say(f"plot: {picture}" if plot(runs, picture) else "no plot: none of the runs has recorded a loss or a metric")
+            say(
+                f"note: runs differ in {where}: their losses and metrics may not be of the same thing"
+            )
+    say(
+        f"plot: {picture}"
+        if plot(runs, picture)
+        else "no plot: none of the runs has recorded a loss or a metric"
+    )
     return runs
 
 
@@ -74,7 +88,9 @@ def as_text(columns: list[str], rows: list[list[str]]) -> str:
         lines.add_column(Text(column), overflow="fold")
     for row in rows:
         lines.add_row(*map(Text, row))
-    Console(file=text, width=shutil.get_terminal_size().columns, highlight=False).print(lines)  # a file: no codes
+    Console(file=text, width=shutil.get_terminal_size().columns, highlight=False).print(
+        lines
+    )  # a file: no codes
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 

@@ -34,7 +34,9 @@ def find_runs(given: Sequence[str], say: Callable[[str], None]) -> list[Path]:
         if path is None:
             names = os.listdir(ROOT) if os.path.isdir(ROOT) else []
             raise SpecError(f"{text}: no such run or folder{did_you_mean(text, names)}")
-        found += [path] if is_run(path) else sorted(_below(path, foreign, set(), DEPTH), key=natural)
+        found += (
+            [path] if is_run(path) else sorted(_below(path, foreign, set(), DEPTH), key=natural)
+        )
     if foreign:
         names = [one_line(str(path)) for path in foreign[:MOST_FOREIGN]]
         more = f" and {len(foreign) - MOST_FOREIGN} more" if len(foreign) > MOST_FOREIGN else ""
@@ -46,8 +48,12 @@ def find_runs(given: Sequence[str], say: Callable[[str], None]) -> list[Path]:
 def _run_of(path: Path) -> Path | None:
     """The folder that a path names: a run, the run of a checkpoint, or a folder of runs; None where there is none."""
     place = next((p for p in (path, ROOT / path) if os.path.isdir(p)), None)
-    if place is not None and (os.path.exists(place / "manifest.json") or place.name == "checkpoints"):
-        return next((_shown(p) for p in Path(os.path.abspath(place)).parents[:2] if is_run(p)), place)
+    if place is not None and (
+        os.path.exists(place / "manifest.json") or place.name == "checkpoints"
+    ):
+        return next(
+            (_shown(p) for p in Path(os.path.abspath(place)).parents[:2] if is_run(p)), place
+        )
     return place
 
 
@@ -81,7 +87,10 @@ def _below(folder: Path, foreign: list[Path], seen: set[str], depth: int) -> Ite
 
 def natural(path: Path) -> list[tuple[int, str]]:
     """A key by which name-2 comes before name-10."""
-    return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in re.split(r"([0-9]{1,18})", str(path))]
+    return [
+        (int(piece), "") if piece.isdecimal() else (-1, piece)
+        for piece in re.split(r"([0-9]{1,18})", str(path))
+    ]
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:

@@ -37,9 +37,15 @@ def groups(runs: Sequence[RunRecord]) -> dict[Group, list[RunRecord]]:
 
 def plot(runs: Sequence[RunRecord], path: Path) -> bool:
     """Draw for each group its metric and its losses; False where no run has recorded anything. Raises `ResourceError`."""
-    names = dict(zip((run.path for run in runs), short_names([run.path for run in runs]), strict=True))
+    names = dict(
+        zip((run.path for run in runs), short_names([run.path for run in runs]), strict=True)
+    )
     curves = {run.path: training_losses(run.path) for run in runs}
-    drawn = {key: own for key, own in groups(runs).items() if any(r.validations or curves[r.path] for r in own)}
+    drawn = {
+        key: own
+        for key, own in groups(runs).items()
+        if any(r.validations or curves[r.path] for r in own)
+    }
     if not drawn:
         return False
     figure = new_figure((11, 4.2 * len(drawn)))
@@ -52,9 +58,17 @@ def plot(runs: Sequence[RunRecord], path: Path) -> bool:
             _line(right, curves[run.path], color, style, alpha=0.35, linewidth=0.8)
             if metric.name != "loss":
                 _line(right, _validated(run, "loss"), color, style)
-        left.set_title(f"{plain(task)}, {len(own)} run(s)" if len(drawn) > 1 else "", loc="left", fontsize="medium")
+        left.set_title(
+            f"{plain(task)}, {len(own)} run(s)" if len(drawn) > 1 else "",
+            loc="left",
+            fontsize="medium",
+        )
         _finish(left, f"validation {plain(metric.name)}", metric)
-        _finish(right, "training loss" if metric.name == "loss" else "validation and (pale) training loss", None)
+        _finish(
+            right,
+            "training loss" if metric.name == "loss" else "validation and (pale) training loss",
+            None,
+        )
         lines, labels = left.get_legend_handles_labels()
         if len(labels) <= MOST_NAMED:
             left.legend(lines, labels, frameon=False, fontsize="small")

@@ -69,7 +69,11 @@ class RunRecord:
 
     def best(self) -> tuple[int, float] | None:
         """(step, value) of the best validation by the run's metric; None where there is none."""
-        found = [(v.step, v.values[self.metric.name]) for v in self.validations if self.metric.name in v.values]
+        found = [
+            (v.step, v.values[self.metric.name])
+            for v in self.validations
+            if self.metric.name in v.values
+        ]
         sign = -1 if self.metric.higher_is_better else 1
         return min(found, key=lambda pair: sign * pair[1], default=None)
 
@@ -92,7 +96,9 @@ def read_run(path: Path) -> RunRecord:
     """Read what a run's directory says; nothing in it is trusted, and nothing is changed."""
     warnings: list[str] = []
     status = _read(path / STATUS, MOST_STATUS, warnings, _status) or {}
-    validations, step, elapsed = _read(path / METRICS, MOST_METRICS, warnings, _figures(warnings, path)) or (
+    validations, step, elapsed = _read(
+        path / METRICS, MOST_METRICS, warnings, _figures(warnings, path)
+    ) or (
         [],
         0,
         None,
@@ -121,12 +127,16 @@ def owner(path: Path) -> int | None:
     The lock is tried only where its process may live, so that a run that starts meanwhile finds it free.
     """
     try:
-        descriptor = os.open(path / LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        descriptor = os.open(
+            path / LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+        )
     except OSError:
         return None
     process = 0
     try:
-        said = re.match(r"process ([0-9]{1,9}) on (.*)", os.read(descriptor, 200).decode("utf-8", "replace"))
+        said = re.match(
+            r"process ([0-9]{1,9}) on (.*)", os.read(descriptor, 200).decode("utf-8", "replace")
+        )
         if said is not None and said[2] == socket.gethostname():
             process = int(said[1])
             os.kill(process, 0)
@@ -191,7 +201,9 @@ def _metric(values: Any) -> Metric:
     return Metric(values["name"], values.get("higher_is_better") is True, names)
 
 
-def _figures(warnings: list[str], path: Path) -> Callable[[bytes], tuple[list[Validation], int, float | None]]:
+def _figures(
+    warnings: list[str], path: Path
+) -> Callable[[bytes], tuple[list[Validation], int, float | None]]:
     """Reads the validations, the last step and the seconds of training, and of all other lines nothing: they are many."""
 
     def read(content: bytes) -> tuple[list[Validation], int, float | None]:
@@ -205,7 +217,9 @@ def _figures(warnings: list[str], path: Path) -> Callable[[bytes], tuple[list[Va
             damaged += not record
         if damaged:
             warnings.append(f"{path / METRICS}: {damaged} damaged line(s) are left out")
-        last = _record(content[content.rfind(b"\n", 0, content.rfind(b'"elapsed"')) + 1 :].partition(b"\n")[0])
+        last = _record(
+            content[content.rfind(b"\n", 0, content.rfind(b'"elapsed"')) + 1 :].partition(b"\n")[0]
+        )
         elapsed = last["elapsed"] if _is_finite(last.get("elapsed")) else None
         return validations, max([last.get("step", 0), *(v.step for v in validations[-1:])]), elapsed
 
@@ -245,7 +259,9 @@ def _is_finite(value: Any) -> bool:
 def _options(content: bytes) -> dict[str, Any]:
     """The leaves of a resolved spec. Its sections are read one by one, since those of many runs are the same."""
     sections = re.split(rb"^(?=[A-Za-z])", content, flags=re.MULTILINE)
-    found = {name: value for section in sections if section.strip() for name, value in _section(section)}
+    found = {
+        name: value for section in sections if section.strip() for name, value in _section(section)
+    }
     return {name: value for name, value in found.items() if not name.startswith("x-")}
 
 

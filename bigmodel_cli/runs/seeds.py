@@ -27,12 +27,20 @@ def figures(runs: Mapping[int, RunRecord]) -> dict[str, Figure]:
     """'best accuracy' -> its values: the best and last metrics of the validations, or where there are none the last loss."""
     found: dict[str, Figure] = {}
     for metric in dict.fromkeys(run.metric.name for run in runs.values()):
-        found[f"best {metric}"] = Figure(metric, {s: best[1] for s, r in runs.items() if (best := r.best())})
+        found[f"best {metric}"] = Figure(
+            metric, {s: best[1] for s, r in runs.items() if (best := r.best())}
+        )
     lasts = {seed: last.values for seed, run in runs.items() if (last := run.last())}
     for name in dict.fromkeys(name for values in lasts.values() for name in values):
-        found[f"last {name}"] = Figure(name, {s: values[name] for s, values in lasts.items() if name in values})
+        found[f"last {name}"] = Figure(
+            name, {s: values[name] for s, values in lasts.items() if name in values}
+        )
     if not lasts:
-        ends = {seed: losses[-1][1] for seed, run in runs.items() if (losses := training_losses(run.path))}
+        ends = {
+            seed: losses[-1][1]
+            for seed, run in runs.items()
+            if (losses := training_losses(run.path))
+        }
         found["last training loss"] = Figure("loss", ends)
     return {title: figure for title, figure in found.items() if figure.values}
 
@@ -42,7 +50,10 @@ def seeds_table(runs: Mapping[int, RunRecord]) -> tuple[list[str], list[list[str
     found, metric = figures(runs), next(iter(runs.values())).metric
 
     def cells(key: Any) -> list[str]:
-        return [metric.shown(f.metric, f.values[key]) if key in f.values else NONE for f in found.values()]
+        return [
+            metric.shown(f.metric, f.values[key]) if key in f.values else NONE
+            for f in found.values()
+        ]
 
     def common(key: str) -> list[str]:
         values = [(f.metric, f.summary()[key]) for f in found.values()]

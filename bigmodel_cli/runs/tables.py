@@ -34,15 +34,21 @@ def comparison(runs: Sequence[RunRecord]) -> tuple[list[str], list[list[str]]]:
     lines: list[tuple[str, list[str]]] = [("state", [_state(run) for run in runs])]
     lines += [(short, [_value(r.options, path) for r in runs]) for path, short in options.items()]
     for metric in dict.fromkeys(run.metric for run in runs):
-        lines.append((f"best {metric.name}", [_best(r, False) if r.metric == metric else NONE for r in runs]))
+        lines.append(
+            (f"best {metric.name}", [_best(r, False) if r.metric == metric else NONE for r in runs])
+        )
         lines.append(("  at step", [_best_step(r) if r.metric == metric else NONE for r in runs]))
     for name in dict.fromkeys(name for run in runs if (v := run.last()) for name in v.values):
         lines.append((f"last {name}", [_last(run, name) for run in runs]))
     lines.append(("step", [_step(run) for run in runs]))
     lines.append(("trained", [_time(run) for run in runs]))
     if any(run.parameters is not None for run in runs):
-        lines.append(("parameters", [NONE if r.parameters is None else f"{r.parameters:,}" for r in runs]))
-    return ["", *short_names([r.path for r in runs])], [[one_line(label), *cells] for label, cells in lines]
+        lines.append(
+            ("parameters", [NONE if r.parameters is None else f"{r.parameters:,}" for r in runs])
+        )
+    return ["", *short_names([r.path for r in runs])], [
+        [one_line(label), *cells] for label, cells in lines
+    ]
 
 
 def to_json(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
@@ -59,7 +65,9 @@ def to_json(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
             "parameters": run.parameters,
             "seconds": run.elapsed,
             "metric": run.metric.name,
-            "best": dict(zip(("step", "value"), best, strict=True)) if (best := run.best()) else None,
+            "best": dict(zip(("step", "value"), best, strict=True))
+            if (best := run.best())
+            else None,
             "last": {"step": last.step, **last.values} if (last := run.last()) else None,
             "differs": {path: run.options[path] for path in options if path in run.options},
         }
@@ -94,7 +102,11 @@ def _best_step(run: RunRecord) -> str:
 
 def _last(run: RunRecord, name: str) -> str:
     last = run.last()
-    return NONE if last is None or name not in last.values else run.metric.shown(name, last.values[name])
+    return (
+        NONE
+        if last is None or name not in last.values
+        else run.metric.shown(name, last.values[name])
+    )
 
 
 def _differences(values: Mapping[str, Any], options: Mapping[str, str]) -> str:

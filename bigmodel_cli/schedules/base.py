@@ -13,11 +13,15 @@ class AnyScheduleOptions(Options):
     """Learning rate over a run: linear warm-up to the peak, then the shape called `type`."""
 
     type: str
-    warmup: Natural = Field(0, description="steps of linear warm-up; the step after them has the peak")
+    warmup: Natural = Field(
+        0, description="steps of linear warm-up; the step after them has the peak"
+    )
 
     def factor(self, step: int, total: int) -> float:
         """The fraction of the peak learning rate for optimizer step `step` (from 0) of `total`; step `warmup` has the peak."""
-        return (step + 1) / (self.warmup + 1) if step < self.warmup else self.after_warmup(step, total)
+        return (
+            (step + 1) / (self.warmup + 1) if step < self.warmup else self.after_warmup(step, total)
+        )
 
     @abstractmethod
     def after_warmup(self, step: int, total: int) -> float:
@@ -36,14 +40,18 @@ class AnyScheduleOptions(Options):
 class FallingOptions(AnyScheduleOptions):
     """A schedule that falls to `final` at the last step. Where one step alone follows the warm-up, it has the peak."""
 
-    final: Fraction = Field(0.0, description="the learning rate at the last step, as a fraction of the peak")
+    final: Fraction = Field(
+        0.0, description="the learning rate at the last step, as a fraction of the peak"
+    )
 
     def after_warmup(self, step: int, total: int) -> float:
         """From the peak down to `final` at step total - 1."""
         span = self.span(total)
         if span <= 0:
             return 1.0
-        return self.final + (1 - self.final) * self.shape(min(1.0, max(0.0, (total - 1 - step) / span)))
+        return self.final + (1 - self.final) * self.shape(
+            min(1.0, max(0.0, (total - 1 - step) / span))
+        )
 
     def span(self, total: int) -> float:
         """Steps from the last one at the peak to the last of the run."""

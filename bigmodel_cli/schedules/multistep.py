@@ -18,7 +18,9 @@ class MultistepOptions(AnyScheduleOptions):
     milestones: Annotated[list[Milestone], Field(min_length=1)] = Field(
         [0.5, 0.75], description="where in the run the rate goes down, as parts of its steps"
     )
-    gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="what each milestone multiplies the rate by")
+    gamma: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.1, description="what each milestone multiplies the rate by"
+    )
 
     def after_warmup(self, step: int, total: int) -> float:
         """gamma to the power of the milestones that are passed."""

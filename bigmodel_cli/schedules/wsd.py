@@ -14,7 +14,9 @@ class WSDOptions(FallingOptions):
     """Warm-up, stable, decay (Hu et al. 2024, MiniCPM): the peak, then down to `final` in a straight line."""
 
     type: Literal["wsd"] = "wsd"
-    decay: Fraction = Field(0.2, description="the part of the run, at its end, in which the rate goes down")
+    decay: Fraction = Field(
+        0.2, description="the part of the run, at its end, in which the rate goes down"
+    )
 
     def span(self, total: int) -> float:
         """decay x total steps, at least one, which do not begin before the warm-up has ended."""

@@ -20,12 +20,16 @@ class CausalLMOptions(AnyTaskOptions):
     type: Literal["causal_lm"] = "causal_lm"
     output: ClassVar[str] = "next_tokens"
     isolates: ClassVar[bool] = True
-    label_smoothing: Probability = Field(0.0, description="probability mass spread evenly over the vocabulary")
+    label_smoothing: Probability = Field(
+        0.0, description="probability mass spread evenly over the vocabulary"
+    )
     sample_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         200, description="tokens of generated text shown when training ends"
     )
     sample_prompt: str = Field("\n", description="what the shown text continues")
-    sample_temperature: NonNegative = Field(0.8, description="temperature of the shown text; 0 is greedy")
+    sample_temperature: NonNegative = Field(
+        0.8, description="temperature of the shown text; 0 is greedy"
+    )
 
     def build(self, info: DatasetInfo = NO_DATASET) -> CausalLM:
         """The task."""
@@ -54,7 +58,9 @@ class CausalLM(TokenTask):
     def forward(self, model: Any, batch: Batch, training: bool = True) -> Tensor:
         """(B, T, V)   the model's logits, each document for itself where the batch says which is which."""
         inputs, segments = self.shift(batch)[0], batch.get("segments")
-        logits: Tensor = model(inputs) if segments is None else model(inputs, segments=segments[:, :-1])
+        logits: Tensor = (
+            model(inputs) if segments is None else model(inputs, segments=segments[:, :-1])
+        )
         return logits
 
     def derived(self, metrics: dict[str, float]) -> dict[str, float]:

@@ -29,7 +29,9 @@ class ClassificationOptions(AnyTaskOptions):
 
     type: Literal["classification"] = "classification"
     output: ClassVar[str] = "labels"
-    label_smoothing: Probability = Field(0.0, description="probability mass spread evenly over the classes")
+    label_smoothing: Probability = Field(
+        0.0, description="probability mass spread evenly over the classes"
+    )
     class_weights: Literal["none", "balanced"] | dict[str | int | bool, Positive] = Field(
         "none",
         description="how much an item counts in the training loss, by its class: balanced (items / classes / items of the class: "
@@ -43,8 +45,12 @@ class ClassificationOptions(AnyTaskOptions):
         """The weight of each class; without weights, that the accuracy is high for a model that knows nothing, where it is."""
         weights = class_weights(self, info)
         if weights:
-            shown = ", ".join(f"{n} {w:.3g}" for n, w in list(zip(info.classes, weights, strict=True))[:10])
-            return [f"weight of each class in the loss: {shown}" + (" ..." if len(weights) > 10 else "")]
+            shown = ", ".join(
+                f"{n} {w:.3g}" for n, w in list(zip(info.classes, weights, strict=True))[:10]
+            )
+            return [
+                f"weight of each class in the loss: {shown}" + (" ..." if len(weights) > 10 else "")
+            ]
         return uneven(info)
 
     def build(self, info: DatasetInfo = NO_DATASET) -> Classification:
@@ -58,7 +64,13 @@ class Classification(Task):
     name = "classification"
     needs = "labels"
     reads = ("label",)
-    metrics: ClassVar = {"accuracy": SHARE, "loss": LOSS, "top5": SHARE, "macro_f1": SHARE, "error": SHARE}
+    metrics: ClassVar = {
+        "accuracy": SHARE,
+        "loss": LOSS,
+        "top5": SHARE,
+        "macro_f1": SHARE,
+        "error": SHARE,
+    }
     derived_from = "accuracy"
     labels = True
     has_top = True
@@ -86,7 +98,9 @@ class Classification(Task):
             return total, labels.new_full((), len(labels))
         if self._weight is None or self._weight.device != labels.device:
             self._weight = torch.tensor(self.weights, dtype=torch.float32, device=labels.device)
-        total = F.cross_entropy(outputs, labels, self._weight, reduction="sum", label_smoothing=smoothing)
+        total = F.cross_entropy(
+            outputs, labels, self._weight, reduction="sum", label_smoothing=smoothing
+        )
         return total, self._weight[labels].sum()
 
     def score(self, outputs: Tensor, batch: Batch) -> tuple[Scores, Answers]:
@@ -105,7 +119,9 @@ class Classification(Task):
             scores["top5"] = ((top == labels[:, None]).any(1).double(), ones)
         probability, best = logits.softmax(1).max(1)
         named = {"label": labels, "prediction": best}
-        answers: Answers = {side: [self.classes[i] for i in n.tolist()] for side, n in named.items() if self.classes}
+        answers: Answers = {
+            side: [self.classes[i] for i in n.tolist()] for side, n in named.items() if self.classes
+        }
         return scores, {**answers, "probability": [round(p, 6) for p in probability.tolist()]}
 
     def predictions(self, outputs: Tensor, top: int) -> list[dict[str, Any]]:
@@ -127,10 +143,14 @@ class Classification(Task):
 
     def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:
         """macro-F1, over the data's classes, or where they are not known those that occur."""
-        label, prediction = ([str(name) for name in answers[side]] for side in ("label", "prediction"))
+        label, prediction = (
+            [str(name) for name in answers[side]] for side in ("label", "prediction")
+        )
         classes = self.classes or sorted({*label, *prediction})
         number = {name: i for i, name in enumerate(classes)}
-        labels, predictions = (torch.tensor([number[name] for name in names]) for names in (label, prediction))
+        labels, predictions = (
+            torch.tensor([number[name] for name in names]) for names in (label, prediction)
+        )
         return {"macro_f1": f1_measure(labels, predictions, len(classes))}
 
     def derived(self, metrics: dict[str, float]) -> dict[str, float]:
@@ -163,14 +183,19 @@ def class_weights(options: ClassificationOptions, info: DatasetInfo) -> tuple[fl
     if wanted == "none" or not info.classes:
         return ()
     if isinstance(wanted, dict):
-        named = {str(name).lower() if isinstance(name, bool) else str(name): w for name, w in wanted.items()}
+        named = {
+            str(name).lower() if isinstance(name, bool) else str(name): w
+            for name, w in wanted.items()
+        }
         for name in named.keys() - set(info.classes):
             shown = ", ".join(info.classes[:10]) + (" ..." if len(info.classes) > 10 else "")
             near = did_you_mean(name, info.classes)
             raise SpecError(f"task.class_weights: {name!r} is no class; they are {shown}{near}")
         return tuple(float(named.get(name, 1.0)) for name in info.classes)
     if len(info.class_counts) != len(info.classes):
-        raise SpecError("task.class_weights: the training items of each class are not known; give {name: weight}")
+        raise SpecError(
+            "task.class_weights: the training items of each class are not known; give {name: weight}"
+        )
     there = sum(count > 0 for count in info.class_counts)
     return tuple(sum(info.class_counts) / (there * max(1, count)) for count in info.class_counts)
 
@@ -180,5 +205,7 @@ def inputs_of(batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
     name = next((name for name in INPUTS if name in batch), None)
     if name is None:
         there = ", ".join(sorted(batch.keys() - {KEY}))
-        raise SpecError(f"task.type: classification reads one of {', '.join(INPUTS)}, and the data has {there}")
+        raise SpecError(
+            f"task.type: classification reads one of {', '.join(INPUTS)}, and the data has {there}"
+        )
     return (batch[name], *(batch[beside] for beside in INPUTS[name] if beside in batch))

@@ -21,7 +21,9 @@ class CTCOptions(AnyTaskOptions):
 
     type: Literal["ctc"] = "ctc"
     output: ClassVar[str] = "transcript"
-    metric: Literal["wer", "cer"] = Field("wer", description="what decides which checkpoint is best")
+    metric: Literal["wer", "cer"] = Field(
+        "wer", description="what decides which checkpoint is best"
+    )
 
     def build(self, info: DatasetInfo = NO_DATASET) -> CTC:
         """The task."""
@@ -62,11 +64,16 @@ class CTC(Task):
         units, spelling = self.units, self.spelling
         nats = negative_log_likelihood(*outputs, batch["target"])
         hypotheses = text_of(*outputs, units, spelling)
-        references = [spell([n for n in row if n != PADDING], units, spelling) for row in batch["target"].tolist()]
+        references = [
+            spell([n for n in row if n != PADDING], units, spelling)
+            for row in batch["target"].tolist()
+        ]
         count = (batch["target"] != PADDING).sum(1)
         wanted, found = ([normalised(text) for text in texts] for texts in (references, hypotheses))
         scores = {
-            "wer": _edits([text.split() for text in wanted], [text.split() for text in found], nats.device),
+            "wer": _edits(
+                [text.split() for text in wanted], [text.split() for text in found], nats.device
+            ),
             "cer": _edits(wanted, found, nats.device),
             "loss": (nats.double(), count),
         }
@@ -99,7 +106,9 @@ def negative_log_likelihood(logits: Tensor, lengths: Tensor, target: Tensor) -> 
             f"{int(lengths[row])}; lower model.frontend.stride or data.hop, or leave the recording out"
         )
     logs = logits.log_softmax(-1).transpose(0, 1)  # (T', B, V)
-    return F.ctc_loss(logs, target.clamp(min=0), lengths, counts, blank=logits.shape[-1] - 1, reduction="none")
+    return F.ctc_loss(
+        logs, target.clamp(min=0), lengths, counts, blank=logits.shape[-1] - 1, reduction="none"
+    )
 
 
 def text_of(logits: Tensor, lengths: Tensor, units: Sequence[str], spelling: str) -> list[str]:
@@ -109,7 +118,10 @@ def text_of(logits: Tensor, lengths: Tensor, units: Sequence[str], spelling: str
     kept = (best != logits.shape[-1] - 1) & (place < lengths[:, None])
     kept[:, 1:] &= best[:, 1:] != best[:, :-1]
     rows = zip(best.tolist(), kept.tolist(), strict=True)
-    return [spell([n for n, k in zip(row, keep, strict=True) if k], units, spelling) for row, keep in rows]
+    return [
+        spell([n for n, k in zip(row, keep, strict=True) if k], units, spelling)
+        for row, keep in rows
+    ]
 
 
 def spell(numbers: Sequence[int], units: Sequence[str], spelling: str) -> str:

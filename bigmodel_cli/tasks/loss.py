@@ -68,7 +68,9 @@ def _function() -> Any:
     return _made
 
 
-def _pieces(logits: Tensor, targets: Tensor, smoothing: float, wanted: bool) -> tuple[Tensor, Tensor | None]:
+def _pieces(
+    logits: Tensor, targets: Tensor, smoothing: float, wanted: bool
+) -> tuple[Tensor, Tensor | None]:
     """The loss, and where wanted its gradient: softmax - (1 - s) * one-hot - s / V, in the logits' precision."""
     vocab = logits.shape[-1]
     rows = max(1, PIECE.get(logits.device.type, 1 << 24) // vocab)

@@ -23,9 +23,12 @@ class MaskedImageOptions(AnyTaskOptions):
 
     type: Literal["masked_image"] = "masked_image"
     output: ClassVar[str] = "patches"
-    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = Field(0.75, description="of an image's patches that are hidden")
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.75, description="of an image's patches that are hidden"
+    )
     normalize: bool = Field(
-        True, description="compare with each patch's pixels brought to mean 0 and deviation 1, as the paper does"
+        True,
+        description="compare with each patch's pixels brought to mean 0 and deviation 1, as the paper does",
     )
 
     def build(self, info: DatasetInfo = NO_DATASET) -> MaskedImage:
@@ -35,13 +38,13 @@ class MaskedImageOptions(AnyTaskOptions):
     def pictures(self) -> Pictures | None:
         """Images, what the model sees of them, and what it makes of that."""
         note = ", each hidden patch at its true mean and deviation, which the loss does not ask for"
-        return Pictures("rebuilt", "rebuilt images", note if self.normalize else "", MaskedImage(self).rows)
+        return Pictures(
+            "rebuilt", "rebuilt images", note if self.normalize else "", MaskedImage(self).rows
+        )
 
     def unlearnable(self, model: str, learners: Sequence[str]) -> str:
         """Why this model cannot learn the task."""
-        return (
-            f"task.type: masked_image rebuilds hidden patches, and model.type: {model} cannot; use vit with reconstruct"
-        )
+        return f"task.type: masked_image rebuilds hidden patches, and model.type: {model} cannot; use vit with reconstruct"
 
     def example(self, model: Any, info: DatasetInfo, x: Tensor, second: int) -> tuple[Tensor, ...]:
         """Which patches of the images are seen, too."""
@@ -80,12 +83,16 @@ class MaskedImage(Task):
         rows, columns = model.grid(info)
         self.options.visible(rows * columns)
 
-    def forward(self, model: Any, batch: Batch, training: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, model: Any, batch: Batch, training: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, P) twice, the patches as they are and as the model makes them from a part; (B, N - K) which it does not see."""
         pixels = model.patchify(batch["image"])
         return self.call(model, batch["image"], pixels, self.ranks(batch[KEY], pixels.shape[1]))
 
-    def call(self, model: Any, images: Tensor, pixels: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def call(
+        self, model: Any, images: Tensor, pixels: Tensor, ranks: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The same, where the K patches of lowest rank are seen."""
         visible, hidden = self.divide(ranks)
         return pixels, model(images, visible).float(), hidden
@@ -113,9 +120,13 @@ class MaskedImage(Task):
         if self.options.normalize:
             mean, deviation = moments(pixels)
             rebuilt = rebuilt * deviation + mean
-        gone = torch.zeros(hidden.shape[0], pixels.shape[1], 1, dtype=torch.bool, device=pixels.device)
+        gone = torch.zeros(
+            hidden.shape[0], pixels.shape[1], 1, dtype=torch.bool, device=pixels.device
+        )
         gone = gone.scatter(1, hidden[..., None], True)  # (B, N, 1)
-        return model.unpatchify(pixels.masked_fill(gone, 0.0)), model.unpatchify(torch.where(gone, rebuilt, pixels))
+        return model.unpatchify(pixels.masked_fill(gone, 0.0)), model.unpatchify(
+            torch.where(gone, rebuilt, pixels)
+        )
 
     def rows(self, model: Any, batch: Batch) -> dict[str, Tensor]:
         """Images (B, C, H, W) by their title: as they are, what is seen of them, and what is made of that."""

@@ -23,16 +23,23 @@ class MaskedLMOptions(AnyTaskOptions):
     type: Literal["masked_lm"] = "masked_lm"
     output: ClassVar[str] = "tokens"
     mask_prob: Probability = Field(0.15, description="of the tokens that are to be found")
-    replace_mask: Fraction = Field(0.8, description="of those, how many the mask takes the place of")
-    replace_random: Fraction = Field(
-        0.1, description="of those, how many a token drawn from the vocabulary takes the place of; the rest stay"
+    replace_mask: Fraction = Field(
+        0.8, description="of those, how many the mask takes the place of"
     )
-    whole_words: bool = Field(False, description="find all tokens of a word or none; needs data.words: true")
+    replace_random: Fraction = Field(
+        0.1,
+        description="of those, how many a token drawn from the vocabulary takes the place of; the rest stay",
+    )
+    whole_words: bool = Field(
+        False, description="find all tokens of a word or none; needs data.words: true"
+    )
 
     @model_validator(mode="after")
     def _shares(self) -> MaskedLMOptions:
         if self.replace_mask + self.replace_random > 1 + 1e-9:
-            raise ValueError(f"replace_mask {self.replace_mask} and replace_random {self.replace_random} are more than 1 together; lower one")
+            raise ValueError(
+                f"replace_mask {self.replace_mask} and replace_random {self.replace_random} are more than 1 together; lower one"
+            )
         return self
 
     def build(self, info: DatasetInfo = NO_DATASET) -> MaskedLM:
@@ -41,7 +48,11 @@ class MaskedLMOptions(AnyTaskOptions):
 
     def example(self, model: Any, info: DatasetInfo, x: Tensor, second: int) -> tuple[Tensor, ...]:
         """Which tokens are hidden too, as many as on average."""
-        hidden = torch.zeros(max(1, round(self.mask_prob * x.shape[0] * x.shape[1])), dtype=torch.int64, device=x.device)
+        hidden = torch.zeros(
+            max(1, round(self.mask_prob * x.shape[0] * x.shape[1])),
+            dtype=torch.int64,
+            device=x.device,
+        )
         return x, x, x.bool(), hidden
 
 
@@ -103,7 +114,9 @@ class MaskedLM(TokenTask):
         """Per row: nats over its hidden tokens ("loss"), and right first guesses ("accuracy")."""
         logits, at = outputs
         tokens = self.inputs(batch)[0]
-        nats, right = (torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device) for _ in range(2))
+        nats, right = (
+            torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device) for _ in range(2)
+        )
         nats[at], hit = token_nll(logits, tokens[at])
         right[at] = hit.double()
         counts = at.sum(1)

@@ -57,7 +57,13 @@ class Multilabel(Task):
     name = "multilabel"
     needs = "sets of labels"
     reads = ("labels",)
-    metrics: ClassVar = {"map": SHARE, "micro_f1": SHARE, "macro_f1": SHARE, "exact": SHARE, "loss": LOSS}
+    metrics: ClassVar = {
+        "map": SHARE,
+        "micro_f1": SHARE,
+        "macro_f1": SHARE,
+        "exact": SHARE,
+        "loss": LOSS,
+    }
     measured = ("map", "micro_f1", "macro_f1")
     labels = True
     has_top = True
@@ -94,15 +100,27 @@ class Multilabel(Task):
         """
         truth, probabilities = batch["labels"], outputs.double().sigmoid()
         said = probabilities >= probabilities.new_tensor(self.thresholds)
-        nats = F.binary_cross_entropy_with_logits(outputs, truth.to(outputs.dtype), reduction="none")
+        nats = F.binary_cross_entropy_with_logits(
+            outputs, truth.to(outputs.dtype), reduction="none"
+        )
         ones = torch.ones(len(truth), dtype=torch.int64, device=truth.device)
-        scores = {"exact": ((said == truth).all(1).double(), ones), "loss": (nats.double().mean(1), ones)}
+        scores = {
+            "exact": ((said == truth).all(1).double(), ones),
+            "loss": (nats.double().mean(1), ones),
+        }
         values = [dict(zip(self.classes, row, strict=True)) for row in probabilities.tolist()]
-        return scores, {"reference": self.names(truth), "prediction": self.names(said), "probabilities": values}
+        return scores, {
+            "reference": self.names(truth),
+            "prediction": self.names(said),
+            "probabilities": values,
+        }
 
     def names(self, held: Tensor) -> list[list[str]]:
         """(B, C) bool -> the labels of each."""
-        return [[name for name, has in zip(self.classes, row, strict=True) if has] for row in held.tolist()]
+        return [
+            [name for name, has in zip(self.classes, row, strict=True) if has]
+            for row in held.tolist()
+        ]
 
     def predictions(self, outputs: Tensor, top: int) -> list[dict[str, Any]]:
         """{"labels": those from their threshold on, "top": [{"label", "probability"}, ...]} of each item."""
@@ -112,7 +130,9 @@ class Multilabel(Task):
         for row, names in zip(probabilities, sets, strict=True):
             values, indices = row.topk(min(top, len(row)))
             pairs = zip(indices.tolist(), values.tolist(), strict=True)
-            best = [{"label": self.classes[i], "probability": round(value, 6)} for i, value in pairs]
+            best = [
+                {"label": self.classes[i], "probability": round(value, 6)} for i, value in pairs
+            ]
             told.append({"labels": names, "top": best})
         return told
 
@@ -131,13 +151,17 @@ class Multilabel(Task):
         scores, truth, _ = _matrices(answers)
         found = [best_threshold(scores[:, c], truth[:, c]) for c in range(len(self.classes))]
         three = zip(self.classes, found, self.thresholds, strict=True)
-        return {"task.thresholds": {name: old if best is None else best for name, best, old in three}}
+        return {
+            "task.thresholds": {name: old if best is None else best for name, best, old in three}
+        }
 
 
 def _matrices(answers: Answers) -> tuple[Tensor, Tensor, Tensor]:
     """(N, C) probabilities, and which labels each item has and which are said of it."""
     classes = [*answers["probabilities"][0]]
-    scores = torch.tensor([[row[n] for n in classes] for row in answers["probabilities"]], dtype=torch.float64)
+    scores = torch.tensor(
+        [[row[n] for n in classes] for row in answers["probabilities"]], dtype=torch.float64
+    )
     sides = []
     for side in ("reference", "prediction"):
         held = [set(names) for names in answers[side]]
@@ -147,10 +171,15 @@ def _matrices(answers: Answers) -> tuple[Tensor, Tensor, Tensor]:
 
 def by_class(option: str, given: Mapping[Name, float], classes: Sequence[str]) -> dict[str, float]:
     """Values by the labels' names. Raises `SpecError` for a name that is no label."""
-    named = {str(name).lower() if isinstance(name, bool) else str(name): value for name, value in given.items()}
+    named = {
+        str(name).lower() if isinstance(name, bool) else str(name): value
+        for name, value in given.items()
+    }
     for name in named.keys() - set(classes):
         shown = ", ".join(classes[:10]) + (" ..." if len(classes) > 10 else "")
-        raise SpecError(f"task.{option}: {name!r} is no label; they are {shown}{did_you_mean(name, classes)}")
+        raise SpecError(
+            f"task.{option}: {name!r} is no label; they are {shown}{did_you_mean(name, classes)}"
+        )
     return named
 
 
@@ -163,5 +192,7 @@ def positive_weights(options: MultilabelOptions, info: DatasetInfo) -> tuple[flo
         named = by_class("pos_weight", wanted, info.classes)
         return tuple(named.get(name, 1.0) for name in info.classes)
     if len(info.class_counts) != len(info.classes):
-        raise SpecError("task.pos_weight: the training items of each label are not known; give {name: weight}")
+        raise SpecError(
+            "task.pos_weight: the training items of each label are not known; give {name: weight}"
+        )
     return tuple((info.items - n) / n if 0 < n < info.items else 1.0 for n in info.class_counts)

@@ -35,13 +35,16 @@ class RegressionOptions(AnyTaskOptions):
         description="the error of scaled numbers: squared, absolute, or squared up to 1 deviation and absolute beyond",
     )
     metric: Literal["loss", "mae", "rmse", "r2"] = Field(
-        "loss", description="what decides which checkpoint is best; of several numbers the mean over them"
+        "loss",
+        description="what decides which checkpoint is best; of several numbers the mean over them",
     )
 
     def notes(self, info: DatasetInfo) -> list[str]:
         """How the numbers are scaled, and what a model gets that knows nothing."""
         three = zip(info.targets, info.target_mean, info.target_std, strict=True)
-        shown = "; ".join(f"{name}: mean {mean:.6g}, deviation {std:.6g}" for name, mean, std in three)
+        shown = "; ".join(
+            f"{name}: mean {mean:.6g}, deviation {std:.6g}" for name, mean, std in three
+        )
         return [
             f"numbers to learn, scaled by the training split's mean and deviation, which is the RMSE of the mean: {shown}"
         ]
@@ -80,7 +83,10 @@ class Regression(Task):
 
     def errors(self, outputs: Tensor, batch: Batch) -> Tensor:
         """(B, K)   the losses of the scaled numbers."""
-        mean, std = (batch["numbers"].new_tensor(x) for x in (self.dataset.target_mean, self.dataset.target_std))
+        mean, std = (
+            batch["numbers"].new_tensor(x)
+            for x in (self.dataset.target_mean, self.dataset.target_std)
+        )
         scaled = ((batch["numbers"] - mean) / std).to(outputs.dtype)
         functions: dict[str, Any] = {"mse": F.mse_loss, "huber": F.huber_loss, "mae": F.l1_loss}
         losses: Tensor = functions[self.options.loss](outputs, scaled, reduction="none")
@@ -97,8 +103,13 @@ class Regression(Task):
         "baseline" are the training split's means.
         """
         errors = self.errors(outputs, batch).double()
-        said = {"reference": self.named(batch["numbers"]), "prediction": self.named(self.unscaled(outputs))}
-        baseline = [dict(zip(self.dataset.targets, self.dataset.target_mean, strict=True))] * len(errors)
+        said = {
+            "reference": self.named(batch["numbers"]),
+            "prediction": self.named(self.unscaled(outputs)),
+        }
+        baseline = [dict(zip(self.dataset.targets, self.dataset.target_mean, strict=True))] * len(
+            errors
+        )
         return {"loss": (errors.mean(1), torch.ones_like(errors[:, 0], dtype=torch.int64))}, {
             **said,
             "baseline": baseline,
@@ -106,7 +117,10 @@ class Regression(Task):
 
     def unscaled(self, outputs: Tensor) -> Tensor:
         """(B, K) -> (B, K) float64   in the data's units, on the CPU."""
-        mean, std = (torch.tensor(x, dtype=torch.float64) for x in (self.dataset.target_mean, self.dataset.target_std))
+        mean, std = (
+            torch.tensor(x, dtype=torch.float64)
+            for x in (self.dataset.target_mean, self.dataset.target_std)
+        )
         return mean + std * outputs.cpu().double()
 
     def named(self, numbers: Tensor) -> list[dict[str, float]]:
@@ -116,10 +130,13 @@ class Regression(Task):
     def predictions(self, outputs: Tensor, top: int) -> list[dict[str, Any]]:
         """{"numbers": {name: number}} of each item, to a millionth of the deviation: more does not stand in fp32."""
         digits = {
-            n: 6 - math.floor(math.log10(std)) for n, std in zip(self.dataset.targets, self.dataset.target_std, strict=True)
+            n: 6 - math.floor(math.log10(std))
+            for n, std in zip(self.dataset.targets, self.dataset.target_std, strict=True)
         }
         rows = self.named(self.unscaled(outputs))
-        return [{"numbers": {name: round(v, digits[name]) for name, v in row.items()}} for row in rows]
+        return [
+            {"numbers": {name: round(v, digits[name]) for name, v in row.items()}} for row in rows
+        ]
 
     def foremost(self, outputs: Tensor) -> tuple[int, str, float]:
         """The number that is farthest from its mean, by its deviations."""
@@ -154,11 +171,17 @@ def _measures(truth: Tensor, said: Tensor) -> dict[str, Measure]:
     R2 is 1 - (sum of squared errors) / (sum of squares about the items' own mean); of numbers that are constant over the items it
     is not defined, and left out of the mean.
     """
-    ones, errors, count = torch.ones(len(truth), 1, dtype=torch.float64), said - truth, truth.shape[1]
+    ones, errors, count = (
+        torch.ones(len(truth), 1, dtype=torch.float64),
+        said - truth,
+        truth.shape[1],
+    )
     centred = truth - truth.mean(0)
     spread = centred.square().mean(0).sqrt()
     flat = spread <= CONSTANT * truth.abs().amax(0)
-    scale = torch.where(flat, 1.0, spread)  # R2 does not depend on it; sums of squares of large numbers would
+    scale = torch.where(
+        flat, 1.0, spread
+    )  # R2 does not depend on it; sums of squares of large numbers would
     z, e = centred.masked_fill(flat, 0.0) / scale, errors / scale
 
     def rmse(sums: Tensor) -> Tensor:
@@ -168,11 +191,15 @@ def _measures(truth: Tensor, said: Tensor) -> dict[str, Measure]:
     def r2(sums: Tensor) -> Tensor:
         wrong, linear, square = sums[..., :-1].unflatten(-1, (3, count)).unbind(-2)
         about = square - linear.square() / sums[..., -1:]
-        found: Tensor = (1 - wrong / torch.where(about > CONSTANT * square, about, torch.nan)).nanmean(-1)
+        found: Tensor = (
+            1 - wrong / torch.where(about > CONSTANT * square, about, torch.nan)
+        ).nanmean(-1)
         return found
 
     return {
-        "mae": Measure(torch.cat((errors.abs().mean(1, keepdim=True), ones), 1), ratio, len(truth), *ERROR),
+        "mae": Measure(
+            torch.cat((errors.abs().mean(1, keepdim=True), ones), 1), ratio, len(truth), *ERROR
+        ),
         "rmse": Measure(torch.cat((errors.square(), ones), 1), rmse, len(truth), *ERROR),
         "r2": Measure(torch.cat((e.square(), z, z.square(), ones), 1), r2, len(truth), *R2),
     }

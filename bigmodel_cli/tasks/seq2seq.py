@@ -20,23 +20,34 @@ class Seq2SeqTaskOptions(AnyTaskOptions):
 
     type: Literal["seq2seq"] = "seq2seq"
     output: ClassVar[str] = "target"
-    label_smoothing: Probability = Field(0.0, description="probability mass spread evenly over the vocabulary")
+    label_smoothing: Probability = Field(
+        0.0, description="probability mass spread evenly over the vocabulary"
+    )
     metrics: list[Literal["bleu", "chrf", "rouge", "wer", "cer"]] = Field(
-        ["bleu", "chrf"], description="how `eval` judges what the model writes, by sacrebleu, rouge-score and jiwer"
+        ["bleu", "chrf"],
+        description="how `eval` judges what the model writes, by sacrebleu, rouge-score and jiwer",
     )
     baseline: Literal["none", "lead"] = Field(
-        "none", description="lead: judge the source's first words too, as many as a reference has on average"
+        "none",
+        description="lead: judge the source's first words too, as many as a reference has on average",
     )
-    metric: Literal["loss", "accuracy", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "wer", "cer"] = Field(
+    metric: Literal[
+        "loss", "accuracy", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "wer", "cer"
+    ] = Field(
         "loss",
         description="what decides which checkpoint is best, and when patience ends; for what is judged by text, each validation "
         "lets the model write",
     )
-    beams: Beams = Field(5, description="hypotheses that the search keeps when the model writes; 1 is greedy")
-    max_tokens: Count | None = Field(
-        None, description="longest text that the model writes, in tokens with the end; left out: what its context holds"
+    beams: Beams = Field(
+        5, description="hypotheses that the search keeps when the model writes; 1 is greedy"
     )
-    length_penalty: NonNegative = Field(1.0, description="how far a longer text is preferred (Wu et al. 2016); 0: not")
+    max_tokens: Count | None = Field(
+        None,
+        description="longest text that the model writes, in tokens with the end; left out: what its context holds",
+    )
+    length_penalty: NonNegative = Field(
+        1.0, description="how far a longer text is preferred (Wu et al. 2016); 0: not"
+    )
 
     def build(self, info: DatasetInfo = NO_DATASET) -> Seq2SeqTask:
         """The task."""
@@ -61,7 +72,11 @@ class Seq2SeqTask(TokenTask):
     generates = True
 
     def __init__(self, options: Seq2SeqTaskOptions) -> None:
-        self.options, self.label_smoothing, self.metric = options, options.label_smoothing, options.metric
+        self.options, self.label_smoothing, self.metric = (
+            options,
+            options.label_smoothing,
+            options.metric,
+        )
         self.validation_text_metrics = group_of(options.metric)
         self.text_metrics = list(dict.fromkeys([*options.metrics, *self.validation_text_metrics]))
 
@@ -76,4 +91,8 @@ class Seq2SeqTask(TokenTask):
 
     def baselines(self, answers: Answers, texts: Sequence[str]) -> dict[str, Measure]:
         """The same of the sources' first words, where the options ask for it."""
-        return lead_measures(texts, answers["source"], answers["reference"]) if self.options.baseline == "lead" else {}
+        return (
+            lead_measures(texts, answers["source"], answers["reference"])
+            if self.options.baseline == "lead"
+            else {}
+        )

@@ -26,7 +26,9 @@ class TaggingOptions(AnyTaskOptions):
 
     type: Literal["tagging"] = "tagging"
     output: ClassVar[str] = "tags"
-    label_smoothing: Probability = Field(0.0, description="probability mass spread evenly over the tags")
+    label_smoothing: Probability = Field(
+        0.0, description="probability mass spread evenly over the tags"
+    )
     metric: Literal["f1", "accuracy", "loss"] = Field(
         "f1",
         description="what decides which checkpoint is best: f1 of entities (of tags that are not of entities, accuracy)",
@@ -40,7 +42,9 @@ class TaggingOptions(AnyTaskOptions):
         """Whether tags are not of entities, and how many words the most frequent tag has."""
         words, often = sum(info.class_counts), list[str]()
         if words:
-            often += [f"{max(info.class_counts):,} of {words:,} training words have one tag: {majority(info)!r}"]
+            often += [
+                f"{max(info.class_counts):,} of {words:,} training words have one tag: {majority(info)!r}"
+            ]
         plain = [tag for tag in info.classes if not ENTITY.fullmatch(tag)]
         if not plain:
             return often
@@ -58,14 +62,22 @@ class Tagging(Task):
     unit = "tokens"
     reads = ("tokens", "tags")
     metrics: ClassVar = {
-        **{name + end: SHARE for name in ("f1", "precision", "recall", "accuracy") for end in ("", MAJORITY)},
+        **{
+            name + end: SHARE
+            for name in ("f1", "precision", "recall", "accuracy")
+            for end in ("", MAJORITY)
+        },
         "loss": LOSS,
     }
     measured = ("f1", "precision", "recall")
 
     def __init__(self, options: TaggingOptions, info: DatasetInfo = NO_DATASET) -> None:
         self.options, self.dataset = options, info
-        self.metric = "accuracy" if options.metric == "f1" and not of_entities(info.classes) else options.metric
+        self.metric = (
+            "accuracy"
+            if options.metric == "f1" and not of_entities(info.classes)
+            else options.metric
+        )
 
     def forward(self, model: Any, batch: Batch, training: bool = True) -> tuple[Tensor, Tensor]:
         """(N, tags) logits of the words in fp32, and where they are, (B, T) bool."""
@@ -76,7 +88,9 @@ class Tagging(Task):
         """Summed cross-entropy over the words, and how many there are."""
         logits, at = outputs
         smoothing = self.options.label_smoothing
-        return F.cross_entropy(logits, batch["tags"][at], reduction="sum", label_smoothing=smoothing), at.sum()
+        return F.cross_entropy(
+            logits, batch["tags"][at], reduction="sum", label_smoothing=smoothing
+        ), at.sum()
 
     def size(self, batch: Batch) -> Tensor:
         """The tokens that are read."""
@@ -86,7 +100,9 @@ class Tagging(Task):
         """Per sentence: right words ("accuracy") and nats ("loss"). The answers are the tags of its words."""
         logits, at = outputs
         tags, best = batch["tags"][at], logits.argmax(-1)  # (N,) each
-        nats, right = (torch.zeros(at.shape, dtype=torch.float64, device=at.device) for _ in range(2))
+        nats, right = (
+            torch.zeros(at.shape, dtype=torch.float64, device=at.device) for _ in range(2)
+        )
         nats[at] = F.cross_entropy(logits, tags, reduction="none").double()
         right[at] = (best == tags).double()
         scores = {"accuracy": (right.sum(1), at.sum(1)), "loss": (nats.sum(1), at.sum(1))}
@@ -104,10 +120,15 @@ class Tagging(Task):
         """
         logits, at = outputs
         probability, best = logits.softmax(-1).max(-1)  # (N,) each
-        shares = [[round(p, 6) for p in own.tolist()] for own in probability.cpu().split(at.sum(1).tolist())]
+        shares = [
+            [round(p, 6) for p in own.tolist()]
+            for own in probability.cpu().split(at.sum(1).tolist())
+        ]
         told: list[dict[str, Any]] = []
         for names, own in zip(self.named(best, at), shares, strict=True):
-            found = [{"type": kind, "start": first, "end": end} for kind, first, end in spans(names)]
+            found = [
+                {"type": kind, "start": first, "end": end} for kind, first, end in spans(names)
+            ]
             entities = {"entities": found} if of_entities(self.dataset.classes) else {}
             told.append({"tags": names, "probabilities": own, **entities})
         return told
@@ -119,9 +140,14 @@ class Tagging(Task):
             return {}
         counts = [_counted(spans(a), spans(b)) for a, b in zip(true, said, strict=True)]
         rows = torch.tensor(counts, dtype=torch.float64).view(-1, 3)
-        total = dict(zip(("precision", "recall", "f1"), (rows[:, 1], rows[:, 2], rows[:, 2]), strict=True))
+        total = dict(
+            zip(("precision", "recall", "f1"), (rows[:, 1], rows[:, 2], rows[:, 2]), strict=True)
+        )
         values = {"precision": precision, "recall": recall, "f1": f1}
-        return {name: Measure(rows, value, int(total[name].sum()), *SHARE) for name, value in values.items()}
+        return {
+            name: Measure(rows, value, int(total[name].sum()), *SHARE)
+            for name, value in values.items()
+        }
 
     def baselines(self, answers: Answers, texts: Sequence[str]) -> dict[str, Measure]:
         """The accuracy of the tag that most training words have."""
@@ -129,24 +155,36 @@ class Tagging(Task):
             return {}
         often, true = majority(self.dataset), answers["reference"]
         right = torch.tensor([tags.count(often) for tags in true])
-        return {f"accuracy{MAJORITY}": mean(right, torch.tensor([len(tags) for tags in true]), SHARE)}
+        return {
+            f"accuracy{MAJORITY}": mean(right, torch.tensor([len(tags) for tags in true]), SHARE)
+        }
 
     def tables(self, answers: Answers) -> dict[str, list[dict[str, Any]]]:
         """Of each type of entity, or each tag of words: precision, recall, F1, and how many there are and were found."""
         true, said = answers["reference"], answers["prediction"]
         entities = of_entities(self.dataset.classes)
-        found = [[spans(tags) if entities else each(tags) for tags in side] for side in (true, said)]
+        found = [
+            [spans(tags) if entities else each(tags) for tags in side] for side in (true, said)
+        ]
         counts: dict[str, list[int]] = {}
         for a, b in zip(*found, strict=True):
             for kind in {span[0] for span in (*a, *b)}:
                 own = _counted(*([span for span in side if span[0] == kind] for side in (a, b)))
-                counts[kind] = [n + more for n, more in zip(counts.get(kind, [0, 0, 0]), own, strict=True)]
+                counts[kind] = [
+                    n + more for n, more in zip(counts.get(kind, [0, 0, 0]), own, strict=True)
+                ]
         rows = []
         for kind, numbers in sorted(counts.items()):
             sums = torch.tensor(numbers, dtype=torch.float64)
             shares = {"precision": precision(sums), "recall": recall(sums), "f1": f1(sums)}
             there = {"support": numbers[2], "predicted": numbers[1], "correct": numbers[0]}
-            rows.append({"type" if entities else "tag": kind, **{n: float(v) for n, v in shares.items()}, **there})
+            rows.append(
+                {
+                    "type" if entities else "tag": kind,
+                    **{n: float(v) for n, v in shares.items()},
+                    **there,
+                }
+            )
         return {"types" if entities else "tags": rows}
 
 

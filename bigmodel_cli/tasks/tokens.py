@@ -38,7 +38,9 @@ class TokenTask(Task):
         """Inputs (B, T) and targets (B, T): the only place where the sequence moves by one."""
         tokens, mask = batch[self.sequence], batch.get("loss_mask")
         targets = tokens[:, 1:]
-        return tokens[:, :-1], targets if mask is None else targets.masked_fill(~mask[:, 1:], PADDING)
+        return tokens[:, :-1], targets if mask is None else targets.masked_fill(
+            ~mask[:, 1:], PADDING
+        )
 
     def loss(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy over all targets, and how many there are."""

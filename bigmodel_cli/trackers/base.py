@@ -70,7 +70,9 @@ class Service(Tracker):
     def cut(self, step: int) -> None:
         """Say that records cannot be taken back."""
         if self.known:
-            self.run.tell(f"{self.type}: what it has of steps after {step} stays beside the new: it takes nothing back")
+            self.run.tell(
+                f"{self.type}: what it has of steps after {step} stays beside the new: it takes nothing back"
+            )
 
 
 class AnyTrackerOptions(Options):

@@ -23,9 +23,12 @@ class MLflowOptions(AnyTrackerOptions):
     type: Literal["mlflow"] = "mlflow"
     package = "mlflow"
     uri: str | None = Field(
-        None, description="where it is: http://..., sqlite:///FILE; left out: $MLFLOW_TRACKING_URI or its own default"
+        None,
+        description="where it is: http://..., sqlite:///FILE; left out: $MLFLOW_TRACKING_URI or its own default",
     )
-    experiment: str = Field("bigmodel", description="the experiment that the run belongs to; made where there is none")
+    experiment: str = Field(
+        "bigmodel", description="the experiment that the run belongs to; made where there is none"
+    )
 
     def build(self, run: TrackedRun) -> MLflow:
         """The tracker of a run."""
@@ -47,7 +50,9 @@ class MLflow(Service):
         """Begin the run, or go on with it."""
         from mlflow import MlflowClient
 
-        logging.getLogger("mlflow").setLevel(logging.WARNING)  # its lines would break the progress bar
+        logging.getLogger("mlflow").setLevel(
+            logging.WARNING
+        )  # its lines would break the progress bar
         self.client = MlflowClient(tracking_uri=self.options.uri)
         resumed = self.known
         self.there = self.id(self.create)
@@ -60,7 +65,9 @@ class MLflow(Service):
 
         name = self.options.experiment
         found = self.client.get_experiment_by_name(name)
-        experiment = found.experiment_id if found is not None else self.client.create_experiment(name)
+        experiment = (
+            found.experiment_id if found is not None else self.client.create_experiment(name)
+        )
         run = str(self.client.create_run(experiment, run_name=self.run.path.name).info.run_id)
         parameters = [Param(path, str(value)[:LONGEST]) for path, value in leaves(self.run.spec)]
         for first in range(0, len(parameters), MOST_PARAMETERS):
@@ -72,7 +79,9 @@ class MLflow(Service):
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self.client.log_batch(self.there, [Metric(name, value, now, step) for name, value in values.items()])
+        self.client.log_batch(
+            self.there, [Metric(name, value, now, step) for name, value in values.items()]
+        )
 
     def close(self, done: bool) -> None:
         """Say how the run ended."""

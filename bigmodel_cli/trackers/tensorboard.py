@@ -35,14 +35,19 @@ class TensorBoard(Tracker):
     def __init__(self, directory: Path) -> None:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self.path = directory / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.0"
+        self.path = (
+            directory
+            / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.0"
+        )
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115
         except OSError as error:
             raise self._fault(error, "; make room, or leave it out of train.trackers") from None
         self.records: Any = RecordWriter(self.file)
-        self._event({"file_version": "brain.Event:2"}, "; make room, or leave it out of train.trackers")
+        self._event(
+            {"file_version": "brain.Event:2"}, "; make room, or leave it out of train.trackers"
+        )
 
     def write(self, record: dict[str, Any]) -> None:
         """Add one record of metrics.jsonl."""
@@ -67,4 +72,6 @@ class TensorBoard(Tracker):
             raise self._fault(error, remedy) from None
 
     def _fault(self, error: OSError, remedy: str) -> ResourceError:
-        return ResourceError(f"{self.path}: cannot be written: {os.strerror(error.errno or 0)}{remedy}")
+        return ResourceError(
+            f"{self.path}: cannot be written: {os.strerror(error.errno or 0)}{remedy}"
+        )

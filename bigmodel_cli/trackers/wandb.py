@@ -19,8 +19,12 @@ class WandbOptions(AnyTrackerOptions):
     type: Literal["wandb"] = "wandb"
     package = "wandb"
     project: str = Field("bigmodel", description="the project that the run belongs to")
-    entity: str | None = Field(None, description="the user or team of the project; left out: your default one")
-    mode: Literal["online", "offline"] = Field("online", description="send records at once, or keep them in files")
+    entity: str | None = Field(
+        None, description="the user or team of the project; left out: your default one"
+    )
+    mode: Literal["online", "offline"] = Field(
+        "online", description="send records at once, or keep them in files"
+    )
     tags: list[str] = Field([], description="words to find the run by")
 
     def build(self, run: TrackedRun) -> Wandb:
@@ -54,7 +58,9 @@ class Wandb(Service):
             config=self.run.spec,
             resume="allow",
             reinit="create_new",
-            settings=wandb.Settings(console="off", silent=True, finish_timeout=UPLOAD, finish_timeout_raises=True),
+            settings=wandb.Settings(
+                console="off", silent=True, finish_timeout=UPLOAD, finish_timeout_raises=True
+            ),
         )
         self.there.define_metric("step")
         self.there.define_metric("*", step_metric="step")

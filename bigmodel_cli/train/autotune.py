@@ -47,14 +47,20 @@ def _rounds(times: Sequence[float]) -> str:
 
 
 def choose(
-    model: Module, task: Task, batch: dict[str, Tensor], options: TrainOptions, say: Callable[[str], None]
+    model: Module,
+    task: Task,
+    batch: dict[str, Tensor],
+    options: TrainOptions,
+    say: Callable[[str], None],
 ) -> TrainOptions:
     """`options` with every auto replaced by what is fastest here for this model."""
     device = next(model.parameters()).device
     candidates = _candidates(model, options, device)
     best = candidates[0]
     if len(candidates) > 1:
-        times = measure(lambda candidate: _one_pass(model, task, batch, candidate, device), model, candidates)
+        times = measure(
+            lambda candidate: _one_pass(model, task, batch, candidate, device), model, candidates
+        )
         best, close = decide(times)
         shown = "; ".join(f"{c} {1e3 * statistics.median(t):.1f} ms" for c, t in times.items())
         why = "; it was close, so the plainer stays" if close else ""
@@ -162,7 +168,13 @@ def measure(
     return times
 
 
-def _one_pass(model: Module, task: Task, batch: dict[str, Tensor], candidate: ComputeMode, device: torch.device) -> float:
+def _one_pass(
+    model: Module,
+    task: Task,
+    batch: dict[str, Tensor],
+    candidate: ComputeMode,
+    device: torch.device,
+) -> float:
     layout = _layout(candidate.memory_format)
     model.to(memory_format=layout)
     batch = in_format(batch, candidate.memory_format)

@@ -39,7 +39,9 @@ def micro_batches(split: Split, options: TrainOptions) -> MicroBatches:
     if options.batch_tokens is None:
         return BySamples(split, options.micro, options.seed)
     if split.lengths is None:
-        raise SpecError("train.batch_tokens: the samples of this data are all of one size; give train.batch_size")
+        raise SpecError(
+            "train.batch_tokens: the samples of this data are all of one size; give train.batch_size"
+        )
     longest = int(split.lengths.max())
     if longest > options.micro:
         given = "micro_batch_size" if options.micro_batch_size is not None else "batch_tokens"
@@ -97,7 +99,9 @@ class ByTokens:
         epoch, number = divmod(k, len(self.cuts) - 1)
         samples, turns = self.order(epoch)
         place = turns[number]
-        return self.split.batch(samples[self.cuts[place] : self.cuts[place + 1]], epoch, self.seed, True)
+        return self.split.batch(
+            samples[self.cuts[place] : self.cuts[place + 1]], epoch, self.seed, True
+        )
 
     def order(self, epoch: int) -> tuple[Ints, Ints]:
         """(the samples by length, the order of the micro-batches) of an epoch; that of the current epoch is kept."""
@@ -116,6 +120,8 @@ def cuts(ascending: Ints, budget: int) -> Ints:
         start = places[-1]
         most = min(len(ascending) - start, budget // max(1, int(ascending[start])))
         # The size of a batch grows with its rows: the last number of rows that fits is found by bisection.
-        rows = bisect.bisect_right(range(1, most + 1), budget, key=lambda n: n * int(ascending[start + n - 1]))
+        rows = bisect.bisect_right(
+            range(1, most + 1), budget, key=lambda n: n * int(ascending[start + n - 1])
+        )
         places.append(start + max(1, rows))
     return np.asarray(places, np.int64)

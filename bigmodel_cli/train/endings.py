@@ -24,7 +24,9 @@ def final_checkpoint(run: Run) -> Path:
     if run.options.patience is not None and run.validation is not None:
         if run.state.best is not None:
             return best_as_last(run)
-        run.say(f"{run.task.metric} was not a finite number in any validation; the result is the last checkpoint")
+        run.say(
+            f"{run.task.metric} was not a finite number in any validation; the result is the last checkpoint"
+        )
     if run.options.average_last is not None:
         return average_as_last(run)
     return checkpoints.find(run.directory.path)
@@ -42,8 +44,12 @@ def average_as_last(run: Run) -> Path:
     """Commit the mean of the newest checkpoints' weights (Vaswani et al. 2017, section 6.1) as `average`, and let `last` be it."""
     newest = run.keeping.averaged(run.directory.checkpoints, run.state.scores)
     contents = run.contents()
-    contents.model = checkpoints.mean_weights([checkpoints.read(path, train_state=False).model for path in newest])
-    run.say(f"averaging the weights of the last {len(newest)} checkpoints, from step {newest[0].name[5:].lstrip('0')}")
+    contents.model = checkpoints.mean_weights(
+        [checkpoints.read(path, train_state=False).model for path in newest]
+    )
+    run.say(
+        f"averaging the weights of the last {len(newest)} checkpoints, from step {newest[0].name[5:].lstrip('0')}"
+    )
     if run.validation is not None:
         with run.signals.deferred(), run.state.swapped_weights(contents.model), run.signals.let():
             metrics = run.validate()
@@ -64,4 +70,6 @@ def show_result(run: Run) -> None:
         run.observers.close()
     except Interrupted:
         run.signals.stopping()
-        run.say("stopped by a signal after the end of the training: what is shown at the end is left out")
+        run.say(
+            "stopped by a signal after the end of the training: what is shown at the end is left out"
+        )

@@ -37,7 +37,11 @@ class Keeping:
     def averaged(self, folder: Path, scores: Mapping[str, float | None]) -> list[Path]:
         """The newest checkpoints whose mean is the run's result, oldest first; none where it is no mean."""
         count = self.options.average_last
-        return [p for p in checkpoints.steps(folder) if self.due(number(p), scores)][-count:] if count else []
+        return (
+            [p for p in checkpoints.steps(folder) if self.due(number(p), scores)][-count:]
+            if count
+            else []
+        )
 
     def bases(self, folder: Path, scores: Mapping[str, float | None]) -> list[Path]:
         """The checkpoints that a run may go back to (train.rewind), oldest first: none that was saved for a signal alone.
@@ -51,7 +55,11 @@ class Keeping:
     def prune(self, folder: Path, scores: Mapping[str, float | None]) -> None:
         """Remove the checkpoints that the spec does not keep, and what was half removed when a process died."""
         present = checkpoints.steps(folder)
-        finite = [(score, path) for path in present if (score := scores.get(str(number(path)))) is not None]
+        finite = [
+            (score, path)
+            for path in present
+            if (score := scores.get(str(number(path)))) is not None
+        ]
         ranked = sorted(finite, key=lambda pair: pair[0], reverse=self.higher_is_better)
         best = (path for _, path in ranked[: self.options.keep_best])
         base = self.bases(folder, scores)[-1:] if self.options.rewind is not None else []

@@ -14,7 +14,9 @@ from bigmodel_cli.train.workers import Workers
 class BatchLoader:
     """Micro-batches on the device, from a step onwards; through loader workers where decoding costs time."""
 
-    def __init__(self, micro: MicroBatches, options: TrainOptions, workers: int, device: torch.device) -> None:
+    def __init__(
+        self, micro: MicroBatches, options: TrainOptions, workers: int, device: torch.device
+    ) -> None:
         self.batches, self.options, self.device = micro, options, device
         self.workers = workers
         self.loading: Workers | None = None
@@ -34,7 +36,9 @@ class BatchLoader:
             yield from (self.batches[k] for k in numbers)
             return
         self.close()
-        loading = self.loading = Workers(self.batches, numbers, self.workers, self.device.type == "cuda")
+        loading = self.loading = Workers(
+            self.batches, numbers, self.workers, self.device.type == "cuda"
+        )
         try:
             for _ in numbers:
                 yield loading.next()
@@ -52,9 +56,17 @@ class BatchLoader:
     def to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The batch on the device, images in the chosen memory format."""
         batch = on_device(batch, self.device)
-        return in_format(batch, "channels_last") if self.options.memory_format == "channels_last" else batch
+        return (
+            in_format(batch, "channels_last")
+            if self.options.memory_format == "channels_last"
+            else batch
+        )
 
 
 def on_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """The batch on the device."""
-    return batch if device.type == "cpu" else {n: t.to(device, non_blocking=True) for n, t in batch.items()}
+    return (
+        batch
+        if device.type == "cpu"
+        else {n: t.to(device, non_blocking=True) for n, t in batch.items()}
+    )

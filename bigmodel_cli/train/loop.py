@@ -96,7 +96,9 @@ def _steps(run: Run) -> Path:
     """Step to the end, and validate and save between the steps where that is due; the checkpoint that is the result."""
     state, watch = run.state, Stopwatch()
     training_mode(state.model, state.still)
-    run.started = state.step  # what comes before it is saved, but perhaps for a validation in which the run was stopped
+    run.started = (
+        state.step
+    )  # what comes before it is saved, but perhaps for a validation in which the run was stopped
     if state.step:
         run.keeping.prune(run.directory.checkpoints, state.scores)
     if run.options.rewind is not None and not checkpoints.steps(run.directory.checkpoints):
@@ -109,8 +111,13 @@ def _steps(run: Run) -> Path:
         if over:
             break
         run.compiling = run.options.compile == "on" and state.step == run.started
-        with run.signals.deferred(), run.signals.let() if run.compiling else contextlib.nullcontext():
-            with run.signals.let() if run.loader.workers else contextlib.nullcontext():  # one may hang
+        with (
+            run.signals.deferred(),
+            run.signals.let() if run.compiling else contextlib.nullcontext(),
+        ):
+            with (
+                run.signals.let() if run.loader.workers else contextlib.nullcontext()
+            ):  # one may hang
                 micro_batches = next(batches)
             if not _step(run, watch, micro_batches):
                 batches, run.started = run.batches(), state.step
@@ -155,7 +162,10 @@ def _step(run: Run, watch: Stopwatch, micro_batches: list[dict[str, Tensor]]) ->
         state.division.write(run.directory)
     if state.batch in state.division.pieces:
         run.observers.on_event(
-            {"step": state.step + 1, "micro_batch_size": options.micro // state.division.pieces[state.batch]}
+            {
+                "step": state.step + 1,
+                "micro_batch_size": options.micro // state.division.pieces[state.batch],
+            }
         )
     if options.rewind is not None and spiked(options.rewind, state, result):
         go_back(options.rewind, run, result)
@@ -168,7 +178,10 @@ def _step(run: Run, watch: Stopwatch, micro_batches: list[dict[str, Tensor]]) ->
     if options.minutes is not None:
         _look_at_clock(run, options.minutes)
     if result.finite:
-        state.loss_sum, state.loss_count = state.loss_sum + result.loss_sum, state.loss_count + result.count
+        state.loss_sum, state.loss_count = (
+            state.loss_sum + result.loss_sum,
+            state.loss_count + result.count,
+        )
     if state.step % options.log_every == 0 or state.step == run.total:
         _log(run, watch, lr, result)
     if result.finite:
@@ -188,9 +201,15 @@ def _look_at_clock(run: Run, minutes: float) -> None:
 
 def _numerics_message(run: Run, result: StepResult) -> str:
     loss, norm = result.loss, result.norm
-    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
+    what = (
+        f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
+    )
     saved = any(run.directory.checkpoints.glob("step-*"))
-    kept = f"the last checkpoint is {checkpoints.find(run.directory.path)}" if saved else "no checkpoint was saved yet"
+    kept = (
+        f"the last checkpoint is {checkpoints.find(run.directory.path)}"
+        if saved
+        else "no checkpoint was saved yet"
+    )
     return (
         f"step {run.state.step + 1}: {what}; this step changed nothing, and {kept}. "
         "Lower train.optimizer.lr, set train.max_grad_norm: 1.0, or compute in train.precision: fp32"
@@ -217,7 +236,9 @@ def _sum_up_overflows(run: Run) -> None:
             f"none of the {state.step:,} steps changed anything: each overflowed in fp16, whose loss scale fell to "
             f"{state.loss_scale.value:,.0f}; train longer, or compute in train.precision: bf16 or fp32"
         )
-    run.say(f"fp16: {state.loss_scale.skipped:,} of {state.step:,} steps overflowed and changed nothing")
+    run.say(
+        f"fp16: {state.loss_scale.skipped:,} of {state.step:,} steps overflowed and changed nothing"
+    )
 
 
 def _log(run: Run, watch: Stopwatch, lr: float, result: StepResult) -> None:

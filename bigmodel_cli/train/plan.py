@@ -52,7 +52,11 @@ class Memory:
 
     def to_text(self) -> dict[str, str]:
         """Of each part, in the order of the sum."""
-        return {name.replace("_", " "): quantity(n, "B") for name, n in self.to_json().items() if name != "batch"}
+        return {
+            name.replace("_", " "): quantity(n, "B")
+            for name, n in self.to_json().items()
+            if name != "batch"
+        }
 
 
 @dataclass(frozen=True)
@@ -67,13 +71,19 @@ class Plan:
     steps: int | None  # None: the clock says it, or the samples, which are not known
     minutes: float | None
     samples: int | None  # None: the data is not there
-    weights: list[dict[str, Any]]  # of each: name, shape, which optimizer moves it, whether it decays
+    weights: list[
+        dict[str, Any]
+    ]  # of each: name, shape, which optimizer moves it, whether it decays
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         layers = [{**vars(layer), "shape": list(layer.shape)} for layer in self.layers]
         memory = self.memory
-        older = {"state_bytes": memory.state, "activation_bytes": memory.activations, "memory_bytes": memory.peak}
+        older = {
+            "state_bytes": memory.state,
+            "activation_bytes": memory.activations,
+            "memory_bytes": memory.peak,
+        }
         return {**vars(self), "layers": layers, "memory": memory.to_json(), **older}
 
     def to_text(self) -> str:
@@ -103,7 +113,9 @@ class Plan:
             steps = f"as many as {self.minutes:g} minutes of training take"
         else:
             steps = "unknown without the data" if self.steps is None else f"{self.steps:,}"
-        return steps + (f", over {self.samples:,} training samples" if self.samples is not None else "")
+        return steps + (
+            f", over {self.samples:,} training samples" if self.samples is not None else ""
+        )
 
 
 def _rows(layers: Sequence[Layer]) -> list[list[str]]:
@@ -111,9 +123,14 @@ def _rows(layers: Sequence[Layer]) -> list[list[str]]:
 
     def kind(block: tuple[str, list[Layer]]) -> tuple[Any, ...]:
         name, inside = block
-        return name.rstrip("0123456789"), [(x.path.removeprefix(name), x.type, x.shape, x.parameters) for x in inside]
+        return name.rstrip("0123456789"), [
+            (x.path.removeprefix(name), x.type, x.shape, x.parameters) for x in inside
+        ]
 
-    blocks = [(n, list(inside)) for n, inside in itertools.groupby(layers, lambda x: _BLOCK.sub(r"\1", x.path))]
+    blocks = [
+        (n, list(inside))
+        for n, inside in itertools.groupby(layers, lambda x: _BLOCK.sub(r"\1", x.path))
+    ]
     rows: list[list[str]] = []
     for _, group in itertools.groupby(blocks, kind):
         alike = list(group)
@@ -123,7 +140,14 @@ def _rows(layers: Sequence[Layer]) -> list[list[str]]:
         rows += [[x.path, x.type, _shape(x), f"{x.parameters:,}"] for x in shown]
         if folded:
             count = len(others) * sum(x.parameters for x in first)
-            rows.append([f"{others[0][0]} ... {others[-1][0]}", "each alike", _shape(first[-1]), f"{count:,}"])
+            rows.append(
+                [
+                    f"{others[0][0]} ... {others[-1][0]}",
+                    "each alike",
+                    _shape(first[-1]),
+                    f"{count:,}",
+                ]
+            )
     return rows
 
 
@@ -162,21 +186,32 @@ def plan(spec: Spec, info: DatasetInfo, train: Split, found: Outline) -> Plan:
     meta = torch.device("meta")
     layers = describe(found.short, *example(spec, info, 1, meta))
     return Plan(
-        layers=in_whole(found.stacks, layers, lambda layer: layer.path, lambda layer, path: replace(layer, path=path)),
+        layers=in_whole(
+            found.stacks,
+            layers,
+            lambda layer: layer.path,
+            lambda layer, path: replace(layer, path=path),
+        ),
         parameters=sum(p.numel() for p in found.tensors),
         flops_per_sample=flops_per_sample(flops, spec, info, found),
         training_flops_per_sample=flops_per_sample(training_flops, spec, info, found),
         memory=memory_of(spec, info, found, train.longest_rows()),
-        steps=spec.train.total_steps(micro_batches(train, spec.train).per_epoch) if len(train) else spec.train.steps,
+        steps=spec.train.total_steps(micro_batches(train, spec.train).per_epoch)
+        if len(train)
+        else spec.train.steps,
         minutes=spec.train.minutes,
         samples=len(train) or None,
         weights=describe_weights(spec.train.optimizer, found.weights),
     )
 
 
-def flops_per_sample(count: Callable[..., int], spec: Spec, info: DatasetInfo, found: Outline) -> int:
+def flops_per_sample(
+    count: Callable[..., int], spec: Spec, info: DatasetInfo, found: Outline
+) -> int:
     """What `count` (`flops` or `training_flops`) finds for one sample of the whole model."""
-    first, *rest = [count(model, *example(spec, info, 1, torch.device("meta"))) for model in found.measured]
+    first, *rest = [
+        count(model, *example(spec, info, 1, torch.device("meta"))) for model in found.measured
+    ]
     return extended(found.stacks, first, rest)
 
 
@@ -185,10 +220,19 @@ def memory_of(spec: Spec, info: DatasetInfo, found: Outline, lengths: tuple[int,
     rows = spec.train.rows(max(lengths, default=None))
     sizes = [p.numel() * p.element_size() for p in found.tensors if p.requires_grad]
     weights, gradients, optimizer = kept_bytes(spec, found.tensors)
-    peaks = [step_peaks(m, *example(spec, info, rows, torch.device("meta"), lengths)) for m in found.measured]
-    in_passes = max(extended(found.stacks, first, rest) for first, *rest in zip(*peaks, strict=True))
+    peaks = [
+        step_peaks(m, *example(spec, info, rows, torch.device("meta"), lengths))
+        for m in found.measured
+    ]
+    in_passes = max(
+        extended(found.stacks, first, rest) for first, *rest in zip(*peaks, strict=True)
+    )
     if spec.train.accumulate > 1:  # those of the micro-batches before
         in_passes += gradients
     activations = max(in_passes - gradients, spec.train.optimizer.scratch(sizes))
-    unit = "" if input_of(info).one_size else f" of {' and '.join(f'{n:,}' for n in lengths or (info.context or 1,))}"
+    unit = (
+        ""
+        if input_of(info).one_size
+        else f" of {' and '.join(f'{n:,}' for n in lengths or (info.context or 1,))}"
+    )
     return Memory(weights, gradients, optimizer, activations, f"{rows:,} samples{unit}")

@@ -50,11 +50,19 @@ def latest_directory(root: Path, name: str) -> Path:
     """The newest of runs/name, runs/name-2, ... that began. Raises `SpecError` where there is none."""
     numbers = {}
     for path in root.iterdir() if os.path.isdir(root) else ():
-        number = "1" if path.name == name else path.name.removeprefix(f"{name}-") if path.name[:-1] != name else ""
+        number = (
+            "1"
+            if path.name == name
+            else path.name.removeprefix(f"{name}-")
+            if path.name[:-1] != name
+            else ""
+        )
         if path.name.startswith(name) and number.isascii() and number.isdigit() and has_begun(path):
             numbers[int(number)] = path
     if not numbers:
-        raise SpecError(f"--resume: there is no run {root / name} to go on with; start it without --resume")
+        raise SpecError(
+            f"--resume: there is no run {root / name} to go on with; start it without --resume"
+        )
     path = numbers[max(numbers)]
     say(f"--resume: going on with {path}, the newest run of this name")
     return path
@@ -84,14 +92,20 @@ def previous_run(directory: RunDirectory) -> Previous | None:
         spec = load(recorded)
     except SpecError as error:
         say(f"warning: the run's own spec cannot be used: {str(error).splitlines()[0]}")
-        say("no checkpoint was committed yet: starting from the first step with the spec that is given")
+        say(
+            "no checkpoint was committed yet: starting from the first step with the spec that is given"
+        )
         return None
     say("no checkpoint was committed yet: starting from the first step")
     return Previous(spec, None, None)
 
 
 def resumed_spec(
-    directory: RunDirectory, previous: Previous | None, given: Spec | None, overrides: Sequence[Change], command: str
+    directory: RunDirectory,
+    previous: Previous | None,
+    given: Spec | None,
+    overrides: Sequence[Change],
+    command: str,
 ) -> Spec:
     """The spec to go on with: what is given, and what the run recorded in all that this leaves open.
 
@@ -113,8 +127,14 @@ def resumed_spec(
         new = merged(given, old)
         _say_recorded(given, new)
     before, after = _options(old), _options(new)
-    changed = [p for p in sorted(before.keys() | after.keys()) if before.get(p) != after.get(p) and not _may_change(p)]
-    moved = [p for p in changed if any(f"{p}.".startswith(f"data.{name}.") for name in new.data.paths)]
+    changed = [
+        p
+        for p in sorted(before.keys() | after.keys())
+        if before.get(p) != after.get(p) and not _may_change(p)
+    ]
+    moved = [
+        p for p in changed if any(f"{p}.".startswith(f"data.{name}.") for name in new.data.paths)
+    ]
     changed = [p for p in changed if p not in moved]
     if changed:
         raise SpecError(_refusal(directory.path, changed, before, after, command))
@@ -137,7 +157,9 @@ def merged(new: Spec, old: Spec) -> Spec:
         if train.get(name) == "auto":  # as it was decided
             del train[name]
     model = named.get("model", {})
-    if model.get("max_len", 0) is None:  # as long as the checkpoint that the run started from (`with_length`)
+    if (
+        model.get("max_len", 0) is None
+    ):  # as long as the checkpoint that the run started from (`with_length`)
         del model["max_len"]
     for pair in EXCLUSIVE:
         for name, other in (pair, pair[::-1]):
@@ -148,7 +170,11 @@ def merged(new: Spec, old: Spec) -> Spec:
 
 def _overlaid(old: Any, new: Any) -> Any:
     """Plain values with those of `new` where it has any; what is of another type begins with the defaults of that."""
-    if isinstance(old, dict) and isinstance(new, dict) and new.get("type", old.get("type")) == old.get("type"):
+    if (
+        isinstance(old, dict)
+        and isinstance(new, dict)
+        and new.get("type", old.get("type")) == old.get("type")
+    ):
         return {**old, **{key: _overlaid(old.get(key), value) for key, value in new.items()}}
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         return [_overlaid(*pair) for pair in zip(old, new, strict=True)]
@@ -158,14 +184,22 @@ def _overlaid(old: Any, new: Any) -> Any:
 def _say_recorded(given: Spec, used: Spec) -> None:
     """Say which options the run has otherwise than by today's defaults; those of computing are measured anyway."""
     before, after = _options(given), _options(used)
-    found = [f"{p}: {v}" for p, v in after.items() if before.get(p) != v and before.get(p) != "auto"]
+    found = [
+        f"{p}: {v}" for p, v in after.items() if before.get(p) != v and before.get(p) != "auto"
+    ]
     if found:
         more = f" and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
-        say(f"left out of the spec, and so as the run recorded it: {', '.join(found[:MOST_SHOWN])}{more}")
+        say(
+            f"left out of the spec, and so as the run recorded it: {', '.join(found[:MOST_SHOWN])}{more}"
+        )
 
 
 def _refusal(
-    run: Path, changed: Sequence[str], before: Mapping[str, Any], after: Mapping[str, Any], command: str
+    run: Path,
+    changed: Sequence[str],
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    command: str,
 ) -> str:
     told = _told(changed, before)
     lines = "".join(f"\n  {p}: {_side(before, p)} -> {_side(after, p)}" for p in told[:MOST_SHOWN])
@@ -173,7 +207,9 @@ def _refusal(
     place = shlex.quote(str(run))
     ways = [f"`bigmodel {command}` with another --out, from the first weights"]
     if all(p.startswith(("train.", "init.freeze", "init.train")) for p in changed):
-        sets = " ".join(f"--set {shlex.quote(f'{p}={written(after.get(p))}')}" for p in changed[:MOST_SHOWN])
+        sets = " ".join(
+            f"--set {shlex.quote(f'{p}={written(after.get(p))}')}" for p in changed[:MOST_SHOWN]
+        )
         ways.insert(0, f"`bigmodel finetune --from {place} {sets}`, from its weights")
     elif not any(p.startswith("model.") for p in changed):
         ways.insert(0, f"`bigmodel finetune --from {place} SPEC`, from its weights")
@@ -211,7 +247,9 @@ def mark_again(checkpoints_folder: Path, path: Path, contents: checkpoints.Check
         checkpoints.mark(checkpoints_folder, "best", first)
 
 
-def finished(directory: RunDirectory, previous: Previous | None, spec: Spec, total: int | None) -> Path | None:
+def finished(
+    directory: RunDirectory, previous: Previous | None, spec: Spec, total: int | None
+) -> Path | None:
     """The result of a run that has nothing left to do, verified; None where it goes on. What it says is told.
 
     A run is finished where its last process said so and nothing that decides its end is asked for otherwise, or where it is
@@ -234,17 +272,27 @@ def finished(directory: RunDirectory, previous: Previous | None, spec: Spec, tot
     except BigmodelError as error:
         say(f"warning: {error}")
         return previous.path if past else None
-    longer = f"steps={max(step, train.steps or 0) * 2}" if train.minutes is None else f"minutes={2 * train.minutes:g}"
+    longer = (
+        f"steps={max(step, train.steps or 0) * 2}"
+        if train.minutes is None
+        else f"minutes={2 * train.minutes:g}"
+    )
     more = f"--set train.{longer} goes on with it"
     where = f"is finished, at step {step:,}"
     if past:
-        limit = f"steps {total:,}" if train.steps is not None else f"epochs {train.epochs:g} ({total:,} steps)"
+        limit = (
+            f"steps {total:,}"
+            if train.steps is not None
+            else f"epochs {train.epochs:g} ({total:,} steps)"
+        )
         where = f"is at step {step:,}, past train.{limit}"
     say(f"{directory.path} {where}: there is nothing to do; {more}")
     return result
 
 
-def check_fingerprint(contents: checkpoints.Checkpoint | None, data: DataSet, accepted: bool) -> bool:
+def check_fingerprint(
+    contents: checkpoints.Checkpoint | None, data: DataSet, accepted: bool
+) -> bool:
     """Whether the data is another than the run was trained on. Raises `CheckpointError` where that is not accepted."""
     if contents is None or contents.state.get("fingerprint") == data.fingerprint:
         return False

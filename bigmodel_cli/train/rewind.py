@@ -47,7 +47,11 @@ def go_back(options: RewindOptions, run: Run, result: StepResult) -> None:
     usual, step, batch = usual_loss(options, state), state.step + 1, state.batch
     what = f"step {step}: the loss is {result.loss:.4g}"
     if math.isfinite(result.loss):
-        what += f", with {usual:.4g} in the steps before" if math.isfinite(usual) else ", and its gradient not finite"
+        what += (
+            f", with {usual:.4g} in the steps before"
+            if math.isfinite(usual)
+            else ", and its gradient not finite"
+        )
     remedy = "lower train.optimizer.lr, set train.max_grad_norm: 1.0, or look at the data"
     if state.rewinds >= options.most:
         raise NumericsError(
@@ -69,5 +73,11 @@ def go_back(options: RewindOptions, run: Run, result: StepResult) -> None:
     checkpoints.drop_after(folder, base)
     run.observers.cut(state.step, rewinds)
     run.directory.write_status("running", 0, "", state.step, base)
-    values = {"number": state.rewinds, "from": step, "loss": result.loss, "usual": usual, "batches": count}
+    values = {
+        "number": state.rewinds,
+        "from": step,
+        "loss": result.loss,
+        "usual": usual,
+        "batches": count,
+    }
     run.observers.on_event({"step": state.step, "rewind": values})

@@ -34,13 +34,17 @@ def check_enough(spec: Spec, train: Split) -> None:
         )
 
 
-def check_step(spec: Spec, info: DatasetInfo, train: Split, model: Module, device: torch.device) -> None:
+def check_step(
+    spec: Spec, info: DatasetInfo, train: Split, model: Module, device: torch.device
+) -> None:
     """Raise `SpecError` where a step's activations cannot fit the device, or are too few for batch normalisation.
 
     They are computed on the meta device, which takes a second or more, only where a rough count of them comes near its memory, or
     batch normalisation has one sample.
     """
-    alone = spec.train.micro == 1 and any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    alone = spec.train.micro == 1 and any(
+        isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in model.modules()
+    )
     if not alone and _rough_bytes(spec, info, train, model) < total_memory(device):
         return
     lengths = train.longest_rows()
@@ -94,5 +98,9 @@ def _rough_bytes(spec: Spec, info: DatasetInfo, train: Split, model: Module) -> 
     pixels = input_of(info).pixels
     length = int(np.max(train.lengths)) if train.lengths is not None else info.context or 1
     positions = pixels // PATCH + 1 if pixels else length
-    outputs = sum(p.shape[0] * (pixels if p.dim() == 4 else positions) for p in model.parameters() if p.dim() > 1)
+    outputs = sum(
+        p.shape[0] * (pixels if p.dim() == 4 else positions)
+        for p in model.parameters()
+        if p.dim() > 1
+    )
     return 4 * KEPT * outputs * spec.train.rows(length if train.lengths is not None else None)

@@ -39,7 +39,9 @@ class Run:
     observers: Observer
     news: Sequence[dict[str, Any]] = ()  # records from before the first step
     started: int = 0  # the step that this process began at, or went back to
-    compiling: bool = False  # the step in progress is the first one, which is compiled: that takes minutes
+    compiling: bool = (
+        False  # the step in progress is the first one, which is compiled: that takes minutes
+    )
 
     @property
     def options(self) -> TrainOptions:
@@ -66,7 +68,9 @@ class Run:
         step, minutes = self.state.step, self.options.minutes
         if minutes is None:
             return f"step {step} of {self.total}"
-        return f"step {step}, after {self.state.elapsed / 60:.2f} of {minutes:g} minutes of training"
+        return (
+            f"step {step}, after {self.state.elapsed / 60:.2f} of {minutes:g} minutes of training"
+        )
 
     @property
     def interval(self) -> int | None:
@@ -115,7 +119,13 @@ class Run:
         state, division = self.state, self.state.division
         rows = division.validation_at(state.batch)
         with self.signals.deferred(), state.averaged(), self.signals.let():
-            judged = evaluate_split(self.loaded, self.validation, self.task.validation_text_metrics or None, rows, self.say)
+            judged = evaluate_split(
+                self.loaded,
+                self.validation,
+                self.task.validation_text_metrics or None,
+                rows,
+                self.say,
+            )
         if judged.halved:
             division.validation[state.batch] = judged.rows
             division.write(self.directory)
@@ -137,7 +147,8 @@ class Run:
         state, value = self.state, metrics[self.task.metric]
         finite = math.isfinite(value)
         better = finite and (
-            state.best is None or (value > state.best if self.task.higher_is_better else value < state.best)
+            state.best is None
+            or (value > state.best if self.task.higher_is_better else value < state.best)
         )
         state.scores[str(state.step)] = value if finite else None
         state.since_best = 0 if better else state.since_best + 1

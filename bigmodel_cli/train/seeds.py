@@ -42,7 +42,9 @@ def train_seeds(specs: Mapping[int, Spec], request: Request, signals: Signals) -
             say(f"seed {seed}: failed with status {error.status}: {error}")
             yield Outcome(seed, fault=str(error))
         except Stopped as stop:
-            raise Stopped(f"seed {seed}: {stop}; for all seeds: {_again(request)}", stop.signal_number) from None
+            raise Stopped(
+                f"seed {seed}: {stop}; for all seeds: {_again(request)}", stop.signal_number
+            ) from None
         except BigmodelError:
             say(
                 f"seed {seed}: failed; {number - 1} of {len(specs)} runs are done, and to go on with all: {_again(request)}"
@@ -53,7 +55,10 @@ def train_seeds(specs: Mapping[int, Spec], request: Request, signals: Signals) -
 
 def _request(request: Request, seed: int) -> Request:
     """The request for one seed's run. Raises `SpecError` where it would begin in the place of another."""
-    name, out = f"{request.name}-seed{seed}", request.out and request.out.with_name(f"{request.out.name}-seed{seed}")
+    name, out = (
+        f"{request.name}-seed{seed}",
+        request.out and request.out.with_name(f"{request.out.name}-seed{seed}"),
+    )
     if request.resume:
         try:
             path = out or latest_directory(Path("runs"), name)

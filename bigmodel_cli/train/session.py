@@ -77,13 +77,19 @@ def train(spec: Spec | None, request: Request, signals: Signals) -> Path:
                 path = _train(spec, request, directory, signals)
         except Interrupted as stop:
             signals.stopping()
-            error = Stopped(f"stopped; to go on: {_resume_command(request, directory)}", stop.number)
+            error = Stopped(
+                f"stopped; to go on: {_resume_command(request, directory)}", stop.number
+            )
             directory.failed("stopped", error.status, str(error))
             raise error from None
         except BaseException as fault:
             signals.end()
             stopped = isinstance(fault, Stopped)
-            message = str(fault) if isinstance(fault, BigmodelError) else f"{type(fault).__name__}: {fault}"
+            message = (
+                str(fault)
+                if isinstance(fault, BigmodelError)
+                else f"{type(fault).__name__}: {fault}"
+            )
             directory.failed("stopped" if stopped else "failed", status_of(fault), message)
             raise
         signals.end()
@@ -120,7 +126,9 @@ def _open_directory(request: Request) -> RunDirectory:
     return RunDirectory.fresh(root, request.name)
 
 
-def _resolved(given: Spec | None, request: Request, directory: RunDirectory) -> tuple[Spec, Previous | None]:
+def _resolved(
+    given: Spec | None, request: Request, directory: RunDirectory
+) -> tuple[Spec, Previous | None]:
     """The spec of the run, and what a run that goes on has so far."""
     previous = previous_run(directory) if request.resume else None
     if request.resume:
@@ -144,7 +152,10 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     trained_on = _trained_on(opened, saved, changed)
     spec, model, state, loader = _set_up(opened, task, device, going_on=saved is not None)
     total = spec.train.total_steps(loader.batches.per_epoch)
-    if spec.train.steps is None and (result := finished(directory, previous, spec, total)) is not None:
+    if (
+        spec.train.steps is None
+        and (result := finished(directory, previous, spec, total)) is not None
+    ):
         return result  # what epochs are in steps the data says
     _describe_steps(spec.train, total)
     if previous is not None:
@@ -153,10 +164,16 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
         if state.division.pieces:
             state.division.write(directory)
         parameters = sum(p.numel() for p in model.parameters())
-        directory.about = {"total_steps": total, "metric": task.described(), "parameters": parameters}
+        directory.about = {
+            "total_steps": total,
+            "metric": task.described(),
+            "parameters": parameters,
+        }
         directory.begin(spec.to_yaml(), state.step)
     run = Run(
-        loaded=Loaded(directory.path, spec, data.info, task, model, device, {**data.assets(), **trained_on}),
+        loaded=Loaded(
+            directory.path, spec, data.info, task, model, device, {**data.assets(), **trained_on}
+        ),
         state=state,
         loader=loader,
         validation=data.split("val") if "val" in data.splits else None,
@@ -171,7 +188,9 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     return fit(run)
 
 
-def _set_up(opened: Opened, task: Task, device: torch.device, going_on: bool) -> tuple[Spec, Model, TrainState, BatchLoader]:
+def _set_up(
+    opened: Opened, task: Task, device: torch.device, going_on: bool
+) -> tuple[Spec, Model, TrainState, BatchLoader]:
     """The spec without any auto, the model, its state at step 0, and its batches."""
     spec, info, split = opened.spec, opened.data.info, opened.data.split("train")
     if split.lengths is not None:
@@ -186,7 +205,13 @@ def _set_up(opened: Opened, task: Task, device: torch.device, going_on: bool) ->
     return spec, model, state, BatchLoader(micro, spec.train, spec.data.loader_workers(), device)
 
 
-def _go_on(previous: Previous, state: TrainState, loader: BatchLoader, total: int | None, directory: RunDirectory) -> None:
+def _go_on(
+    previous: Previous,
+    state: TrainState,
+    loader: BatchLoader,
+    total: int | None,
+    directory: RunDirectory,
+) -> None:
     """Become the state of the run's checkpoint, where it has one; and divide micro-batches where it did."""
     if previous.contents is not None and previous.path is not None:
         state.restore(previous.contents.model, previous.contents.train, previous.contents.state)
@@ -201,7 +226,12 @@ def _go_on(previous: Previous, state: TrainState, loader: BatchLoader, total: in
 def _origin(data: DataSet, saved: Checkpoint | None, changed: bool) -> dict[str, Any]:
     """What each checkpoint says of the data: its fingerprint, and [step, fingerprint] of each change that was accepted."""
     changes = (
-        [*saved.state.get("data_changes", []), *([[saved.step, data.fingerprint]] if changed else [])] if saved else []
+        [
+            *saved.state.get("data_changes", []),
+            *([[saved.step, data.fingerprint]] if changed else []),
+        ]
+        if saved
+        else []
     )
     return {
         "fingerprint": data.fingerprint,
@@ -214,8 +244,12 @@ def _trained_on(opened: Opened, saved: Checkpoint | None, changed: bool) -> dict
     """What the run's checkpoints keep of the items that they were trained on, by name; what splits share is said."""
     data, task, source = opened.data, opened.spec.task.type, opened.source
     if "val" not in data.splits:
-        say("no validation: no data is named for it and data.val_fraction is 0, so that no checkpoint is the best one")
-    before = load_trained_on(checkpoints.read_assets(source).get(TRAINED_ON) if source is not None else None)
+        say(
+            "no validation: no data is named for it and data.val_fraction is 0, so that no checkpoint is the best one"
+        )
+    before = load_trained_on(
+        checkpoints.read_assets(source).get(TRAINED_ON) if source is not None else None
+    )
     say_overlaps(data, task, before, say)
     if saved is not None and TRAINED_ON in saved.assets:
         recorded = saved.assets[TRAINED_ON]
@@ -250,7 +284,10 @@ def _describe_bend(options: TrainOptions, before: int, total: int, step: int) ->
     """Where a resumed run is now longer or shorter: what becomes of the learning rate, whose schedule spans the whole run."""
     if before == total or step >= total:
         return
-    factors = [options.schedule.factor(*place) for place in ((step, before), (step, total), (max(0, step - 1), before))]
+    factors = [
+        options.schedule.factor(*place)
+        for place in ((step, before), (step, total), (max(0, step - 1), before))
+    ]
     was, now, last = (f"{100 * factor:.3g} %" for factor in factors)
     if not math.isclose(factors[0], factors[1]):
         ended = f"had ended at {last}" if step >= before else f"would go on at {was}"

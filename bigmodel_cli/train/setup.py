@@ -96,7 +96,11 @@ def _check_task(spec: Spec, task: Task, data: DataSet) -> None:
         raise SpecError(
             "train.patience: it counts validations, and there is one alone, at the end; give train.validate_every"
         )
-    if train.average_last is not None and train.average_last > 1 and not (validates or train.checkpoint_every):
+    if (
+        train.average_last is not None
+        and train.average_last > 1
+        and not (validates or train.checkpoint_every)
+    ):
         raise SpecError(
             f"train.average_last: {train.average_last} checkpoints, and one alone is saved, at the end; give "
             "train.checkpoint_every"
@@ -105,7 +109,10 @@ def _check_task(spec: Spec, task: Task, data: DataSet) -> None:
         raise SpecError(
             "train.rewind: it goes back to the last checkpoint, and one alone is saved, at the end; give train.checkpoint_every"
         )
-    if train.batch_tokens is not None and train.batch_size != TrainOptions.model_fields["batch_size"].default:
+    if (
+        train.batch_tokens is not None
+        and train.batch_size != TrainOptions.model_fields["batch_size"].default
+    ):
         say(
             f"train.batch_size: {train.batch_size} is not read, since train.batch_tokens: {train.batch_tokens} fills the batches; "
             "set that to null for batches of so many samples"
@@ -113,7 +120,9 @@ def _check_task(spec: Spec, task: Task, data: DataSet) -> None:
     need_libraries(task.validation_text_metrics)
 
 
-def prepare(spec: Spec, model: Model, task: Task, first: Callable[[], dict[str, Tensor]]) -> tuple[Spec, TrainState]:
+def prepare(
+    spec: Spec, model: Model, task: Task, first: Callable[[], dict[str, Tensor]]
+) -> tuple[Spec, TrainState]:
     """The spec without any auto in `train`, and the state at step 0; `first` gives a micro-batch to measure with.
 
     The model comes from `assemble`.
@@ -122,9 +131,19 @@ def prepare(spec: Spec, model: Model, task: Task, first: Callable[[], dict[str, 
     training_mode(model, still)
     if "auto" in (options.precision, options.memory_format, options.compile):
         options = fitted(
-            division, 0, options, [first()], lambda parts: choose(model, task, parts[0], spec.train, say), say
+            division,
+            0,
+            options,
+            [first()],
+            lambda parts: choose(model, task, parts[0], spec.train, say),
+            say,
         )
     apply_mode(model, options)
-    optimizer, scale = options.optimizer.build(named_weights(model)), LossScale.of(options.precision)
-    state = TrainState(model, optimizer, options.ema, still=still, loss_scale=scale, division=division)
+    optimizer, scale = (
+        options.optimizer.build(named_weights(model)),
+        LossScale.of(options.precision),
+    )
+    state = TrainState(
+        model, optimizer, options.ema, still=still, loss_scale=scale, division=division
+    )
     return spec.model_copy(update={"train": options}), state

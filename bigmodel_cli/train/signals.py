@@ -43,7 +43,9 @@ class Signals:
         self.late = 0  # the first signal after the end
         self.before: dict[int, Any] = {}
         self.unraisable = sys.unraisablehook
-        self.leaving: Callable[[], None] | None = None  # what is to be recorded when the process leaves at once
+        self.leaving: Callable[[], None] | None = (
+            None  # what is to be recorded when the process leaves at once
+        )
 
     def __enter__(self) -> Signals:
         """Take the signals over. Raises `Interrupted` for one that the command had and that Python swallowed."""
@@ -57,12 +59,17 @@ class Signals:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         sys.unraisablehook = self.unraisable
         for number, handler in self.before.items():
             of_command = callable(handler) and handler is not signal.default_int_handler
-            if not (self.ended and of_command):  # else the command's handler would turn what is done into a failure
+            if not (
+                self.ended and of_command
+            ):  # else the command's handler would turn what is done into a failure
                 signal.signal(number, handler)
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:

@@ -36,7 +36,9 @@ class Division:
     """
 
     pieces: dict[int, int] = field(default_factory=dict)  # from this batch on -> pieces
-    validation: dict[int, int] = field(default_factory=dict)  # from this batch on -> samples at once
+    validation: dict[int, int] = field(
+        default_factory=dict
+    )  # from this batch on -> samples at once
 
     def at(self, batch: int) -> int:
         """Pieces of each micro-batch of that batch."""
@@ -130,7 +132,9 @@ def fitted(
     return found
 
 
-def until_it_fits(attempt: Callable[[int], T], pieces: int, smaller: Callable[[int], int]) -> tuple[T, int]:
+def until_it_fits(
+    attempt: Callable[[int], T], pieces: int, smaller: Callable[[int], int]
+) -> tuple[T, int]:
     """What `attempt(pieces)` gives, with more pieces each time that memory does not suffice; and the pieces with which it did.
 
     `smaller` gives the next number, or raises `ResourceError`. What was half computed is freed before the next attempt.

@@ -85,14 +85,18 @@ class TrainState:
     loss_scale: LossScale = field(default_factory=LossScale)
     division: Division = field(default_factory=Division)
     passed: int = 0  # batches that were taken and whose steps were taken back (train.rewind)
-    recent: list[float] = field(default_factory=list)  # losses of the last steps, where a spike is looked for
+    recent: list[float] = field(
+        default_factory=list
+    )  # losses of the last steps, where a spike is looked for
     rewinds: int = 0
     ema: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.balanced = counting_steps(self.model, self.still)  # mixtures of experts
         recorded = self.model.state_dict().keys()
-        self.buffers = [tensor for name, tensor in self.model.named_buffers() if name in recorded]  # statistics
+        self.buffers = [
+            tensor for name, tensor in self.model.named_buffers() if name in recorded
+        ]  # statistics
         self.ema = self.optimizer.averaged
         if self.ema_decay is not None:
             self.ema = {name: p.detach().clone() for name, p in self.model.named_parameters()}
@@ -146,7 +150,9 @@ class TrainState:
     def statistics(self) -> dict[str, float]:
         """What such parts have to say of the last step, averaged over them, as metrics."""
         found = [m.statistics() for m in self.balanced]
-        return {name: sum(s[name] for s in found) / len(found) for name in (found[0] if found else {})}
+        return {
+            name: sum(s[name] for s in found) / len(found) for name in (found[0] if found else {})
+        }
 
     def update_ema(self) -> None:
         """Move the average towards the weights; its decay grows to the full value over the first steps."""
@@ -193,7 +199,9 @@ class TrainState:
 
         The weights to use are the averaged ones where there is an average; the raw ones are then among the tensors to resume.
         """
-        train = {f"{OPTIMIZER}{name}": tensor for name, tensor in self.optimizer.state_dict().items()}
+        train = {
+            f"{OPTIMIZER}{name}": tensor for name, tensor in self.optimizer.state_dict().items()
+        }
         train[CPU], cuda = self.random()
         if cuda is not None:
             train[CUDA] = cuda
@@ -219,7 +227,9 @@ class TrainState:
         }
         return weights, train, values
 
-    def restore(self, weights: Mapping[str, Tensor], train: Mapping[str, Tensor], values: dict[str, Any]) -> None:
+    def restore(
+        self, weights: Mapping[str, Tensor], train: Mapping[str, Tensor], values: dict[str, Any]
+    ) -> None:
         """Become the captured state, to the bit.
 
         Raises `CheckpointError` where it is of another model or optimizer, or faulty; then nothing is changed.
@@ -228,7 +238,11 @@ class TrainState:
         self._check(weights, train)
         load_weights(self.model, weights)
         own = self.optimizer.state_dict()
-        random = {name: torch.empty_like(train[name], device="cpu") for name in (CPU, CUDA) if name in train}
+        random = {
+            name: torch.empty_like(train[name], device="cpu")
+            for name in (CPU, CUDA)
+            if name in train
+        }
         targets = {**{f"{OPTIMIZER}{name}": tensor for name, tensor in own.items()}, **random}
         copy_tensors(dict(self.model.named_parameters()), self.ema)
         targets |= self.raw()
@@ -262,7 +276,9 @@ class TrainState:
         expected = {**own, CPU: torch.get_rng_state(), **self.raw()}
         check_fits(weights, self.model.state_dict(), "model.safetensors")
         check_fits(
-            {name: tensor for name, tensor in train.items() if name != CUDA}, expected, "train_state.safetensors"
+            {name: tensor for name, tensor in train.items() if name != CUDA},
+            expected,
+            "train_state.safetensors",
         )
         try:
             if CUDA in train and torch.cuda.is_available():
@@ -279,7 +295,9 @@ def check_fits(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], name: 
     """Raise `CheckpointError` for a tensor of the file `name` that is missing, not wanted, or of another shape or dtype."""
     for key in sorted(given.keys() | wanted.keys()):
         shown = [
-            f"{str(side[key].dtype).removeprefix('torch.')} {list(side[key].shape)}" if key in side else "none"
+            f"{str(side[key].dtype).removeprefix('torch.')} {list(side[key].shape)}"
+            if key in side
+            else "none"
             for side in (wanted, given)
         ]
         if shown[0] != shown[1]:

@@ -120,7 +120,9 @@ def _passes(
             unit = power_above(float(n) * len(micro_batches))
         (total * (scale.value / unit) if scale.dynamic else total).backward()
         loss = loss.detach()
-        loss_sum, count = (loss, n) if loss_sum is None or count is None else (loss_sum + loss, count + n)
+        loss_sum, count = (
+            (loss, n) if loss_sum is None or count is None else (loss_sum + loss, count + n)
+        )
     assert loss_sum is not None
     assert count is not None
     divisor = (float(count) or 1.0) * (scale.value / unit)

@@ -63,7 +63,9 @@ class Workers:
 
         Seconds are counted one by one: a process that was stopped meanwhile has not waited.
         """
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, signal.valid_signals()
+        )  # they are the main thread's
         tick = min(1.0, TIMEOUT / 4)
         asked, waited = 0, 0.0
         while not self.closed.wait(tick):
@@ -104,7 +106,11 @@ class Workers:
             process.join(1.0 / len(self.processes) if self._are_alive() else 0)
             code = process.exitcode
             if code is not None:
-                end = f"by signal {-code}, {signal.strsignal(-code)}" if code < 0 else f"with status {code}"
+                end = (
+                    f"by signal {-code}, {signal.strsignal(-code)}"
+                    if code < 0
+                    else f"with status {code}"
+                )
                 return f"process {process.pid} ended {end}"
         return ""
 

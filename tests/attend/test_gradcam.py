@@ -32,7 +32,11 @@ SMALLEST = {
     "wide_resnet50_2",
 }  # fmt: skip
 """One of each kind; the larger ones of its kind are looked at in a slow test."""
-ALL = [n if n in SMALLEST else pytest.param(n, marks=pytest.mark.slow) for n in NAMES if not n.startswith("vit_")]
+ALL = [
+    n if n in SMALLEST else pytest.param(n, marks=pytest.mark.slow)
+    for n in NAMES
+    if not n.startswith("vit_")
+]
 POOLINGS = (F.adaptive_avg_pool2d, Tensor.mean, torch.mean)
 
 
@@ -42,7 +46,11 @@ class LastPooling(TorchFunctionMode):
     entered: Tensor
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in POOLINGS and args[0].dim() == 4 and (func not in POOLINGS[1:] or list(args[1]) == [2, 3]):
+        if (
+            func in POOLINGS
+            and args[0].dim() == 4
+            and (func not in POOLINGS[1:] or list(args[1]) == [2, 3])
+        ):
             self.entered = args[0]
         return func(*args, **(kwargs or {}))
 
@@ -68,7 +76,9 @@ def shapes_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr(torch.nn.init, name, lambda tensor, *args, **kwargs: tensor)
     widths = BlockParams.from_init_params
 
-    def on_cpu(*args: Any, **kwargs: Any) -> BlockParams:  # RegNet's widths are numbers that it works out with tensors
+    def on_cpu(
+        *args: Any, **kwargs: Any
+    ) -> BlockParams:  # RegNet's widths are numbers that it works out with tensors
         with torch.device("cpu"):
             return widths(*args, **kwargs)
 
@@ -83,7 +93,9 @@ def test_the_map_is_what_enters_the_last_pooling(name: str) -> None:
     """The same tensor, not one like it."""
     model = network(name, 224)
     kept: list[Tensor] = []
-    model.last_feature_layer().register_forward_hook(lambda module, inputs, output: kept.append(output))
+    model.last_feature_layer().register_forward_hook(
+        lambda module, inputs, output: kept.append(output)
+    )
     with LastPooling() as pooling:
         assert model(torch.empty(1, 3, 224, 224)).shape == (1, 3)
     assert kept[-1] is pooling.entered
@@ -123,7 +135,9 @@ def test_grad_cam_of_torchvisions_networks_equals_its_formula(name: str) -> None
     coarse, best, image = torch.zeros(1), 0, torch.zeros(1)
     for seed in range(20):  # until the map speaks for the likeliest class anywhere
         torch.manual_seed(seed)
-        with torch.no_grad():  # statistics that make normalisation and its in-place neighbours count
+        with (
+            torch.no_grad()
+        ):  # statistics that make normalisation and its in-place neighbours count
             for module in model.modules():
                 if isinstance(module, torch.nn.BatchNorm2d):
                     module.weight.uniform_(0.5, 1.5)
@@ -140,13 +154,18 @@ def test_grad_cam_of_torchvisions_networks_equals_its_formula(name: str) -> None
     assert got.label == CLASSES[best]
     assert got.heat is not None
     assert bool(coarse.any())
-    want = F.interpolate(coarse[None, None], size=(side, side), mode="bilinear", align_corners=False)[0, 0]
+    want = F.interpolate(
+        coarse[None, None], size=(side, side), mode="bilinear", align_corners=False
+    )[0, 0]
     torch.testing.assert_close(got.heat, want / want.max(), atol=2e-4, rtol=0)
 
 
 def cnn(layers: list[dict[str, Any]], shape: tuple[int, int, int]) -> Any:
     torch.manual_seed(0)
-    return build(CNNOptions.model_validate({"layers": layers}), DatasetInfo(image_shape=shape, classes=CLASSES)).eval()
+    return build(
+        CNNOptions.model_validate({"layers": layers}),
+        DatasetInfo(image_shape=shape, classes=CLASSES),
+    ).eval()
 
 
 CONV = {"type": "conv", "channels": 5, "kernel": 3, "norm": "batch"}
@@ -155,16 +174,28 @@ NETWORKS: dict[str, tuple[list[dict[str, Any]], int]] = {  # layers, and which o
     "residual and global pooling": (
         [
             CONV,
-            {"type": "residual", "layers": [{**CONV, "padding": 1}, {**CONV, "padding": 1, "activation": "none"}]},
+            {
+                "type": "residual",
+                "layers": [{**CONV, "padding": 1}, {**CONV, "padding": 1, "activation": "none"}],
+            },
             {"type": "dropout"},
             {"type": "adaptive_pool"},
             *TAIL,
         ],
         1,
     ),
-    "pooled and flattened": ([CONV, {"type": "pool"}, {**CONV, "activation": "silu"}, {"type": "pool"}, *TAIL], 2),
+    "pooled and flattened": (
+        [CONV, {"type": "pool"}, {**CONV, "activation": "silu"}, {"type": "pool"}, *TAIL],
+        2,
+    ),
     "LeNet, whose last convolution sees all": (
-        [CONV, {"type": "pool"}, {**CONV, "stride": 2}, {**CONV, "kernel": 4, "norm": "none"}, *TAIL],
+        [
+            CONV,
+            {"type": "pool"},
+            {**CONV, "stride": 2},
+            {**CONV, "kernel": 4, "norm": "none"},
+            *TAIL,
+        ],
         2,
     ),
 }
@@ -172,7 +203,9 @@ NETWORKS: dict[str, tuple[list[dict[str, Any]], int]] = {  # layers, and which o
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("shape", [(1, 20, 21), (3, 20, 20)])
-def test_grad_cam_of_our_networks_equals_its_formula(name: str, shape: tuple[int, int, int]) -> None:
+def test_grad_cam_of_our_networks_equals_its_formula(
+    name: str, shape: tuple[int, int, int]
+) -> None:
     """Those of pictures, and of sound, whose images are frames (wider than high, one channel)."""
     layers, which = NETWORKS[name]
     model, image = cnn(layers, shape), torch.randn(1, *shape)
@@ -182,7 +215,9 @@ def test_grad_cam_of_our_networks_equals_its_formula(name: str, shape: tuple[int
     got = grad_cam(model, image, DatasetInfo(image_shape=shape, classes=CLASSES))
     assert (got.label, got.size) == (CLASSES[best], tuple(coarse.shape))
     assert got.heat is not None
-    want = F.interpolate(coarse[None, None], size=shape[1:], mode="bilinear", align_corners=False)[0, 0]
+    want = F.interpolate(coarse[None, None], size=shape[1:], mode="bilinear", align_corners=False)[
+        0, 0
+    ]
     torch.testing.assert_close(got.heat, want / want.max().clamp(min=1e-12), atol=1e-5, rtol=0)
 
 
@@ -200,7 +235,9 @@ def test_a_map_that_speaks_against_the_class_is_said() -> None:
     with torch.no_grad():
         model.layers[0].conv.bias.fill_(5.0)
         model.layers[3].dense.weight.copy_(-torch.arange(1.0, 4)[:, None].expand(3, 5))
-    got = grad_cam(model, torch.randn(1, 1, 6, 6), DatasetInfo(image_shape=(1, 6, 6), classes=CLASSES))
+    got = grad_cam(
+        model, torch.randn(1, 1, 6, 6), DatasetInfo(image_shape=(1, 6, 6), classes=CLASSES)
+    )
     assert got.heat is not None
     assert not bool(got.heat.any())
     assert "0 everywhere" in got.note

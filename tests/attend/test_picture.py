@@ -27,7 +27,9 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def heads(tokens: int, counts: tuple[int, ...]) -> Heads:
     weights = [torch.rand(count, tokens, tokens).tril().softmax(-1) for count in counts]
-    return Heads([f" t{i}" for i in range(tokens)], [f"layer {i}" for i in range(len(counts))], weights)
+    return Heads(
+        [f" t{i}" for i in range(tokens)], [f"layer {i}" for i in range(len(counts))], weights
+    )
 
 
 def maps(figure: Any) -> list[Any]:
@@ -39,7 +41,9 @@ def labels(axis: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("tokens", [1, 5, 30, 120])
-def test_every_head_is_a_map_on_one_scale_with_as_many_names_as_fit(tokens: int, figures: list[Any]) -> None:
+def test_every_head_is_a_map_on_one_scale_with_as_many_names_as_fit(
+    tokens: int, figures: list[Any]
+) -> None:
     found = heads(tokens, (3, 2))
     draw_heads(found, [0, 1], None, "run (decoder), attention in: a $ b", Path("x.png"))
     figure = figures[0]
@@ -87,7 +91,11 @@ def test_heat_lies_over_the_image_and_recordings_stand_upright(figures: list[Any
     assert (left.get_ylabel(), left.get_xlabel()) == ("mel bands", "frames")
     assert not left.yaxis_inverted()
     assert "nothing to show" in right.get_title()
-    draw_rows({"image": torch.rand(2, 1, 3, 3), "seen": torch.rand(2, 1, 3, 3)}, "run: rebuilt", Path("x.png"))
+    draw_rows(
+        {"image": torch.rand(2, 1, 3, 3), "seen": torch.rand(2, 1, 3, 3)},
+        "run: rebuilt",
+        Path("x.png"),
+    )
     assert [axes.get_ylabel() for axes in maps(figures[2])] == ["image", "", "seen", ""]
 
 
@@ -108,12 +116,25 @@ def test_characters_without_a_font_are_code_points_and_said(
 ) -> None:
     """On a machine with matplotlib's own fonts alone."""
     own = Path(matplotlib.font_manager.findfont("DejaVu Sans")).parent
-    listed = [font for font in matplotlib.font_manager.fontManager.ttflist if Path(font.fname).parent == own]
+    listed = [
+        font
+        for font in matplotlib.font_manager.fontManager.ttflist
+        if Path(font.fname).parent == own
+    ]
     monkeypatch.setattr(matplotlib.font_manager.fontManager, "ttflist", listed)
     monkeypatch.setattr(matplotlib.font_manager, "findSystemFonts", list)
-    assert pictures.plain_names(["é$مر", "漢a", "\x1b🙂"]) == [r"é\$مر", r"\u6f22a", r"\x1b\U0001f642"]
-    assert "no installed font has 漢 🙂: the picture shows code points instead" in capfd.readouterr().err
+    assert pictures.plain_names(["é$مر", "漢a", "\x1b🙂"]) == [
+        r"é\$مر",
+        r"\u6f22a",
+        r"\x1b\U0001f642",
+    ]
+    assert (
+        "no installed font has 漢 🙂: the picture shows code points instead"
+        in capfd.readouterr().err
+    )
     assert pictures.plain("plain") == "plain"
     assert capfd.readouterr().err == ""
-    draw_heads(Heads(["漢", "$x$"], ["l"], [torch.rand(1, 2, 2)]), [0], None, "漢", tmp_path / "x.svg")
+    draw_heads(
+        Heads(["漢", "$x$"], ["l"], [torch.rand(1, 2, 2)]), [0], None, "漢", tmp_path / "x.svg"
+    )
     assert b"<svg" in (tmp_path / "x.svg").read_bytes()[:300]

@@ -22,7 +22,14 @@ BLOCK = {"repeat": 2, "mixer": {"type": "attention", "num_heads": 2}, "ffn": {"t
 def test_rollout_equals_its_formula(pool: str) -> None:
     torch.manual_seed(0)
     info = DatasetInfo(image_shape=(1, 6, 9), classes=("a", "b"), mean=(0.5,), std=(0.25,))
-    options = {"dim": 8, "patch": 3, "pool": pool, "registers": 1, "blocks": [BLOCK], "init_std": 0.5}
+    options = {
+        "dim": 8,
+        "patch": 3,
+        "pool": pool,
+        "registers": 1,
+        "blocks": [BLOCK],
+        "init_std": 0.5,
+    }
     model = ViT(ViTOptions.model_validate(options), info).eval()
     image = torch.randn(1, 1, 6, 9)
     got = rollout(model, image, info)
@@ -38,7 +45,9 @@ def test_rollout_equals_its_formula(pool: str) -> None:
             total = (0.5 * weights + 0.5 * torch.eye(len(x))) @ total
     row = total[0, 1:7] if pool == "cls" else total[:6, :6].mean(0)
     coarse = (row - row.min()).view(1, 1, 2, 3)
-    want = torch.nn.functional.interpolate(coarse, size=(6, 9), mode="bilinear", align_corners=False)[0, 0]
+    want = torch.nn.functional.interpolate(
+        coarse, size=(6, 9), mode="bilinear", align_corners=False
+    )[0, 0]
     torch.testing.assert_close(got.heat, want / want.max())
     torch.testing.assert_close(got.image, (image[0] * 0.25 + 0.5).clamp(0, 1))
 
@@ -46,9 +55,7 @@ def test_rollout_equals_its_formula(pool: str) -> None:
 def test_attend_to_an_image_with_a_vit(cnn_spec: Path, cli: Callable[..., Result]) -> None:
     from PIL import Image
 
-    model = (
-        "model={type: vit, dim: 16, patch: 2, blocks: [{mixer: {type: attention, num_heads: 2}, ffn: {type: gelu}}]}"
-    )
+    model = "model={type: vit, dim: 16, patch: 2, blocks: [{mixer: {type: attention, num_heads: 2}, ffn: {type: gelu}}]}"
     trained = cli("pretrain", cnn_spec, "--set", model, "--out", "vit")
     assert trained.status == 0, trained.err
     Image.new("L", (8, 8), 90).save("grey.png")

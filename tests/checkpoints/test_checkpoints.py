@@ -47,7 +47,13 @@ def test_a_checkpoint_holds_what_it_says(saved: Path) -> None:
     for name, entry in manifest["files"].items():
         content = (saved / name).read_bytes()
         assert entry == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    names = {"model.safetensors", "train_state.safetensors", "state.json", "facts.json", "spec.yaml"}
+    names = {
+        "model.safetensors",
+        "train_state.safetensors",
+        "state.json",
+        "facts.json",
+        "spec.yaml",
+    }
     names |= {"tokenizer.json", "trained_on.bin"}
     assert set(manifest["files"]) == names
     contents = checkpoints.read(saved, train_state=True)
@@ -64,7 +70,9 @@ def test_a_checkpoint_holds_what_it_says(saved: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "train_state.safetensors"])
 @pytest.mark.parametrize("where", [0, 7, 8, 0.5, -1])
-def test_a_truncated_file(name: str, where: float, saved: Path, cli: Cli, decoder_spec: Path) -> None:
+def test_a_truncated_file(
+    name: str, where: float, saved: Path, cli: Cli, decoder_spec: Path
+) -> None:
     file = saved / name
     content = file.read_bytes()
     kept = content[: int(len(content) * where) if isinstance(where, float) else where]
@@ -73,13 +81,17 @@ def test_a_truncated_file(name: str, where: float, saved: Path, cli: Cli, decode
     if name == "model.safetensors":
         assert (result.status, result.out) == (4, "")
         assert f"{file}: {len(kept):,} bytes, and manifest.json says {len(content):,}" in result.err
-    resumed = cli("pretrain", decoder_spec, "--out", "run", "--set", "train.validate_every=6", "--resume")
+    resumed = cli(
+        "pretrain", decoder_spec, "--out", "run", "--set", "train.validate_every=6", "--resume"
+    )
     assert resumed.status == 0, resumed.err
     assert f"warning: {file}" in resumed.err
     assert "falling back to the checkpoint before step-00000012" in resumed.err
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "state.json", "spec.yaml", "facts.json", "tokenizer.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "state.json", "spec.yaml", "facts.json", "tokenizer.json"]
+)
 def test_one_flipped_bit(name: str, saved: Path, cli: Cli) -> None:
     file = saved / name
     content = bytearray(file.read_bytes())
@@ -93,7 +105,9 @@ def test_one_flipped_bit(name: str, saved: Path, cli: Cli) -> None:
 def test_all_checkpoints_broken(saved: Path, cli: Cli, decoder_spec: Path) -> None:
     for file in Path("run/checkpoints").glob("step-*/model.safetensors"):
         file.write_bytes(b"x")
-    result = cli("pretrain", decoder_spec, "--out", "run", "--set", "train.validate_every=6", "--resume")
+    result = cli(
+        "pretrain", decoder_spec, "--out", "run", "--set", "train.validate_every=6", "--resume"
+    )
     assert result.status == 4
     assert "none of its 2 checkpoint(s) can be used" in result.err
 
@@ -117,8 +131,14 @@ def entry(first: int, last: int, shape: list[int], dtype: str = "F32") -> dict[s
         (container(b"[]"), "is no table"),
         (container(b'{"a":1,"a":2}'), "a name is given twice"),
         (container({"a": entry(0, 8, [1])}, bytes(8)), "0 to 4 was expected"),
-        (container({"a": entry(0, 4, [1]), "b": entry(2, 6, [1])}, bytes(8)), "'b' is said to be at 2"),
-        (container({"a": entry(0, 4, [1]), "b": entry(8, 12, [1])}, bytes(12)), "'b' is said to be at 8"),
+        (
+            container({"a": entry(0, 4, [1]), "b": entry(2, 6, [1])}, bytes(8)),
+            "'b' is said to be at 2",
+        ),
+        (
+            container({"a": entry(0, 4, [1]), "b": entry(8, 12, [1])}, bytes(12)),
+            "'b' is said to be at 8",
+        ),
         (container({"a": entry(0, 4, [1])}, bytes(8)), "take 4 bytes, and 8 are there"),
         (container({"a": entry(0, 4, [-1])}, bytes(4)), "impossible shape"),
         (container({"a": entry(0, 4, [1], "F99")}, bytes(4)), "faulty entry"),
@@ -195,7 +215,9 @@ def test_nothing_is_loaded_where_something_does_not_fit() -> None:
     before = {n: t.clone() for n, t in model.state_dict().items()}
     given = {n: t + 1 for n, t in before.items()}
     given["1.bias"] = torch.zeros(7)
-    with pytest.raises(CheckpointError, match=r"1.bias: expected float32 \[1\], found float32 \[7\]"):
+    with pytest.raises(
+        CheckpointError, match=r"1.bias: expected float32 \[1\], found float32 \[7\]"
+    ):
         load_weights(model, given)
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
     report = load_weights(model, given, fresh=("1",))
@@ -287,7 +309,9 @@ def test_last_and_best_are_relative_links_and_name_checkpoints(saved: Path) -> N
 
 def test_what_is_kept(decoder_spec: Path, cli: Cli) -> None:
     words = ["train.steps=20", "train.validate_every=2", "train.keep_last=3", "train.keep_best=2"]
-    result = cli("pretrain", decoder_spec, "--out", "run", *(w for c in words for w in ("--set", c)))
+    result = cli(
+        "pretrain", decoder_spec, "--out", "run", *(w for c in words for w in ("--set", c))
+    )
     assert result.status == 0, result.err
     state = json.loads((Path(result.out.strip()) / "state.json").read_text())
     best = sorted(state["scores"], key=lambda step: state["scores"][step])[:2]
@@ -300,9 +324,12 @@ def test_weights_of_an_earlier_version_are_refused_with_the_reason() -> None:
     values = {"dim": 8, "blocks": [{"mixer": {"type": "retention", "num_heads": 2}}]}
     model = Decoder(DecoderOptions.model_validate(values), DatasetInfo(vocab_size=5, context=4))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    old = {name: tensor + 1 for name, tensor in before.items()} | {"blocks.0.mixer.norm.weight": torch.ones(4)}
+    old = {name: tensor + 1 for name, tensor in before.items()} | {
+        "blocks.0.mixer.norm.weight": torch.ones(4)
+    }
     with pytest.raises(
-        CheckpointError, match=r"(?s)earlier version .* train anew.*mixer\.norm\.weight: not in the model"
+        CheckpointError,
+        match=r"(?s)earlier version .* train anew.*mixer\.norm\.weight: not in the model",
     ):
         load_weights(model, old)
     assert CheckpointError.status == 4

@@ -17,7 +17,11 @@ from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.loaded import load_checkpoint
 
 Cli = Callable[..., Result]
-RECORDED = {"loss": 1.5462740539502697, "accuracy": 0.4789915966386555, "bits_per_token": 2.230801909489328}
+RECORDED = {
+    "loss": 1.5462740539502697,
+    "accuracy": 0.4789915966386555,
+    "bits_per_token": 2.230801909489328,
+}
 """What the version that wrote the committed checkpoint measured with it."""
 
 
@@ -42,7 +46,8 @@ def test_a_checkpoint_of_format_1_writes_and_is_finetuned(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "way"), [(3, "written by a newer bigmodel: update this one"), (0, "use the version that wrote it")]
+    ("number", "way"),
+    [(3, "written by a newer bigmodel: update this one"), (0, "use the version that wrote it")],
 )
 def test_another_format_says_how_it_is_read(number: int, way: str, cli: Cli) -> None:
     """Row 56."""
@@ -50,10 +55,15 @@ def test_another_format_says_how_it_is_read(number: int, way: str, cli: Cli) -> 
     change_json(checkpoint, "manifest.json", lambda v: v.update(format=number))
     result = cli("eval", checkpoint)
     assert (result.status, result.out) == (4, "")
-    assert f"manifest.json: format {number}; this bigmodel reads formats 1 to 2: {way}" in result.err
+    assert (
+        f"manifest.json: format {number}; this bigmodel reads formats 1 to 2: {way}" in result.err
+    )
 
 
-BLOCK: dict[str, Any] = {"mixer": {"type": "attention", "num_heads": 2}, "ffn": {"type": "gelu", "hidden": 8}}
+BLOCK: dict[str, Any] = {
+    "mixer": {"type": "attention", "num_heads": 2},
+    "ffn": {"type": "gelu", "hidden": 8},
+}
 TIED: dict[str, tuple[dict[str, Any], dict[str, Any], str, str, str]] = {
     "decoder": (
         {"type": "decoder", "dim": 8, "blocks": [BLOCK], "tie_embeddings": True},
@@ -133,7 +143,9 @@ def refuse(text: str) -> Any:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("command", ["eval", "predict", "attend", "compare"])
-def test_weights_that_are_not_finite_are_said_and_what_comes_out_is_json(command: str, value: float, cli: Cli) -> None:
+def test_weights_that_are_not_finite_are_said_and_what_comes_out_is_json(
+    command: str, value: float, cli: Cli
+) -> None:
     """Row 83: null, not NaN."""
     checkpoint = poisoned(value)
     words: dict[str, list[Any]] = {
@@ -144,9 +156,7 @@ def test_weights_that_are_not_finite_are_said_and_what_comes_out_is_json(command
     }
     result = cli(*words[command])
     said = [line for line in result.err.splitlines() if line.startswith("warning: ")]
-    expected = (
-        "the weights are not finite: 1 of 8 numbers of norm.weight; what is computed with them is not to be trusted"
-    )
+    expected = "the weights are not finite: 1 of 8 numbers of norm.weight; what is computed with them is not to be trusted"
     assert said == [f"warning: {checkpoint}: {expected}"]
     assert "Traceback" not in result.err
     assert result.status == 0, result.err
@@ -160,9 +170,18 @@ def test_weights_that_are_not_finite_are_said_and_what_comes_out_is_json(command
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["--temperature", "0"], ["--beams", "3"], ["--top-p", "0.9"], ["--n-best", "2", "--beams", "2"]]
+    "words",
+    [
+        [],
+        ["--temperature", "0"],
+        ["--beams", "3"],
+        ["--top-p", "0.9"],
+        ["--n-best", "2", "--beams", "2"],
+    ],
 )
-def test_text_is_written_or_refused_where_weights_are_not_finite(words: list[str], cli: Cli) -> None:
+def test_text_is_written_or_refused_where_weights_are_not_finite(
+    words: list[str], cli: Cli
+) -> None:
     """Row 83: however it is decoded."""
     result = cli("predict", poisoned(), "red", "--max-tokens", "4", *words)
     assert "the weights are not finite" in result.err
@@ -174,18 +193,28 @@ def test_text_is_written_or_refused_where_weights_are_not_finite(words: list[str
 def test_several_tensors_that_are_not_finite_are_counted(cli: Cli) -> None:
     """Row 83."""
     checkpoint = fresh_copy()
-    change_tensors(checkpoint, "model.safetensors", lambda t: [v.fill_(math.nan) for v in t.values()])
+    change_tensors(
+        checkpoint, "model.safetensors", lambda t: [v.fill_(math.nan) for v in t.values()]
+    )
     result = cli("eval", checkpoint)
     assert (result.status, "the weights are not finite: " in result.err) == (0, True), result.err
     assert "and 16 more tensors have such" in result.err
 
 
-def test_images_are_labelled_or_refused_where_weights_are_not_finite(cnn_spec: Path, cli: Cli) -> None:
+def test_images_are_labelled_or_refused_where_weights_are_not_finite(
+    cnn_spec: Path, cli: Cli
+) -> None:
     """Row 83: eval with a confusion matrix, predict, attend."""
-    result = cli("pretrain", cnn_spec, "--out", "cnn", "--set", "train.steps=1", "--set", "train.ema=null")
+    result = cli(
+        "pretrain", cnn_spec, "--out", "cnn", "--set", "train.steps=1", "--set", "train.ema=null"
+    )
     assert result.status == 0, result.err
     checkpoint = Path(result.out.strip())
-    change_tensors(checkpoint, "model.safetensors", lambda t: [v.fill_(math.nan) for v in t.values() if v.dim() == 2])
+    change_tensors(
+        checkpoint,
+        "model.safetensors",
+        lambda t: [v.fill_(math.nan) for v in t.values() if v.dim() == 2],
+    )
     from PIL import Image
 
     Image.new("L", (8, 8), 100).save("a.png")
@@ -208,7 +237,8 @@ def test_nothing_is_learnt_from_weights_that_are_not_finite(cli: Cli) -> None:
     result = cli("finetune", "--from", checkpoint, "--set", "train.steps=1", "--out", "new")
     assert (result.status, result.out) == (4, "")
     assert (
-        "1 of 8 numbers of norm.weight; nothing can be learnt from there: start from another checkpoint" in result.err
+        "1 of 8 numbers of norm.weight; nothing can be learnt from there: start from another checkpoint"
+        in result.err
     )
     assert not list(Path("new").glob("checkpoints/*"))
 
@@ -217,9 +247,14 @@ def test_a_dtype_without_infinity_is_refused_as_any_other(cli: Cli) -> None:
     """Row 16: torch has no `isfinite` for it."""
     checkpoint = fresh_copy()
     change_tensors(
-        checkpoint, "model.safetensors", lambda t: t.update({"norm.weight": t["norm.weight"].to(torch.float8_e4m3fn)})
+        checkpoint,
+        "model.safetensors",
+        lambda t: t.update({"norm.weight": t["norm.weight"].to(torch.float8_e4m3fn)}),
     )
-    for words in (["finetune", "--from", checkpoint, "--set", "train.steps=1"], ["predict", checkpoint, "red"]):
+    for words in (
+        ["finetune", "--from", checkpoint, "--set", "train.steps=1"],
+        ["predict", checkpoint, "red"],
+    ):
         result = cli(*words)
         assert (result.status, result.out) == (4, ""), result.err
         assert "norm.weight: expected float32 [8], found float8_e4m3fn [8]" in result.err

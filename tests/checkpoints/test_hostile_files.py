@@ -35,7 +35,9 @@ HEADERS = {
     "a fraction as a size": {"a": entry([1.0], [0, 4])},
     "true as a size": {"a": entry([True], [0, 4])},
     "a size below zero": {"a": entry([-1], [0, 4])},
-    "a size of 4,000 digits": b'{"a":{"dtype":"F32","shape":[' + b"9" * 4000 + b'],"data_offsets":[0,4]}}',
+    "a size of 4,000 digits": b'{"a":{"dtype":"F32","shape":['
+    + b"9" * 4000
+    + b'],"data_offsets":[0,4]}}',
     "100,000 sizes of 19 digits": {"a": entry([10**18] * 100_000, [0, 4])},
     "64 large sizes": {"a": entry([2**50] * 64, [0, 4])},
     "a large size beside none": {"a": entry([0, 2**53, 2**53], [0, 0])},
@@ -43,7 +45,9 @@ HEADERS = {
     "offsets as strings": {"a": entry([1], ["0", "4"])},
     "offsets as a string": {"a": entry([1], "04")},
     "one offset": {"a": entry([1], [0])},
-    "an offset of 4,000 digits": b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,' + b"9" * 4000 + b"]}}",
+    "an offset of 4,000 digits": b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,'
+    + b"9" * 4000
+    + b"]}}",
     "offsets backwards": {"a": entry([1], [4, 0])},
     "a list as a dtype": {"a": entry([1], [0, 4], ["F32"])},
     "another key": {"a": {**entry([1], [0, 4]), "more": 1}},
@@ -69,7 +73,10 @@ HEADERS = {
 def test_a_header_is_typed_before_anything_is_computed_with_it(header: Any) -> None:
     """Rows 15 and 75."""
     content = container(header, bytes(4))
-    with bounded(), pytest.raises(CheckpointError, match=r"^x: damaged: .*; use another checkpoint$") as caught:
+    with (
+        bounded(),
+        pytest.raises(CheckpointError, match=r"^x: damaged: .*; use another checkpoint$") as caught,
+    ):
         safe.check_header(content, Path("x"), len(content))
     assert len(str(caught.value)) < 500
 
@@ -108,7 +115,9 @@ MANIFESTS: dict[str, Any] = {
     "a hash that is a number": lambda v: v["files"]["spec.yaml"].update(sha256=1),
     "a hash that is short": lambda v: v["files"]["spec.yaml"].update(sha256="0"),
     "an entry that is a list": lambda v: v["files"].update({"spec.yaml": []}),
-    "10,000 files": lambda v: v["files"].update({f"f{i}": {"size": 0, "sha256": "0" * 64} for i in range(10_000)}),
+    "10,000 files": lambda v: v["files"].update(
+        {f"f{i}": {"size": 0, "sha256": "0" * 64} for i in range(10_000)}
+    ),
     "a long name": lambda v: v["files"].update({"a" * 200: {"size": 0, "sha256": "0" * 64}}),
     "tensors as a list": lambda v: v.update(tensors=[]),
     "no tensors of the model": lambda v: v["tensors"].pop("model.safetensors") and None,
@@ -139,10 +148,19 @@ def test_a_large_manifest_takes_little_memory(size: int) -> None:
 
 def test_json_has_no_numbers_that_are_not_finite_and_no_long_ones() -> None:
     """Row 75."""
-    for text in (b"[NaN]", b"[-Infinity]", b"[1e999]", b"[" + b"1" * 21 + b"]", b'{"a":1,"a":1}', b"[" * 10_000):
+    for text in (
+        b"[NaN]",
+        b"[-Infinity]",
+        b"[1e999]",
+        b"[" + b"1" * 21 + b"]",
+        b'{"a":1,"a":1}',
+        b"[" * 10_000,
+    ):
         with pytest.raises(ValueError, match=r"."):
             parse_json(text)
-    assert parse_json(b'{"a": [18446744073709551615, -0.5, null, true]}') == {"a": [2**64 - 1, -0.5, None, True]}
+    assert parse_json(b'{"a": [18446744073709551615, -0.5, null, true]}') == {
+        "a": [2**64 - 1, -0.5, None, True]
+    }
 
 
 NAMES = [
@@ -176,7 +194,9 @@ def test_something_else_in_the_place_of_what_a_resume_reads(kind: str) -> None:
     """Row 77."""
     checkpoint = fresh_copy()
     node(checkpoint / "train_state.safetensors", kind)
-    with pytest.raises(CheckpointError, match=r"train_state.safetensors: a link, folder, FIFO or device"):
+    with pytest.raises(
+        CheckpointError, match=r"train_state.safetensors: a link, folder, FIFO or device"
+    ):
         checkpoints.read(checkpoint, train_state=True)
 
 
@@ -194,7 +214,12 @@ def test_something_else_in_the_place_of_a_checkpoint(kind: str, cli: Cli) -> Non
     else:
         node(place, kind)
     Path("more.yaml").write_text(f"init: {{checkpoint: {place}}}\ntrain: {{steps: 1}}\n")
-    commands = [["eval", place], ["eval", "run", "--compare", place], ["predict", place, "red"], ["bench", place]]
+    commands = [
+        ["eval", place],
+        ["eval", "run", "--compare", place],
+        ["predict", place, "red"],
+        ["bench", place],
+    ]
     commands += [["finetune", "--from", place], ["attend", place, "red"]]
     for command in commands if kind in ("FIFO", "file") else commands[:1]:
         result = cli(*command)
@@ -264,8 +289,13 @@ def test_a_file_larger_than_the_memory() -> None:
     checkpoint = fresh_copy()
     with open(checkpoint / "model.safetensors", "ab") as file:
         file.truncate(2**42)
-    change_json(checkpoint, "manifest.json", lambda v: v["files"]["model.safetensors"].update(size=2**42))
-    with bounded(), pytest.raises(ResourceError, match=r"4,398,046,511,104 bytes, and this machine has"):
+    change_json(
+        checkpoint, "manifest.json", lambda v: v["files"]["model.safetensors"].update(size=2**42)
+    )
+    with (
+        bounded(),
+        pytest.raises(ResourceError, match=r"4,398,046,511,104 bytes, and this machine has"),
+    ):
         checkpoints.read(checkpoint, train_state=False)
 
 
@@ -300,7 +330,13 @@ OPENED: list[str] | None = None
 
 def _watch(event: str, arguments: Any) -> None:
     """Notes what is opened, connected to, started or unpickled while `OPENED` is a list."""
-    if OPENED is not None and event in ("open", "socket.connect", "subprocess.Popen", "os.exec", "pickle.find_class"):
+    if OPENED is not None and event in (
+        "open",
+        "socket.connect",
+        "subprocess.Popen",
+        "os.exec",
+        "pickle.find_class",
+    ):
         if event == "open" and isinstance(arguments[0], int):  # a descriptor that was opened before
             return
         OPENED.append(f"{event} {arguments[0]}")
@@ -339,7 +375,8 @@ def watched(cli: Cli) -> Callable[..., list[str]]:
 
 
 @pytest.mark.parametrize(
-    "name", ["../secret", "../../../secret", "{here}/secret", "sub/../../secret", "secret_link", "."]
+    "name",
+    ["../secret", "../../../secret", "{here}/secret", "sub/../../secret", "secret_link", "."],
 )
 def test_nothing_outside_a_checkpoint_is_opened(name: str, watched: Any) -> None:
     """Row 17: an audit hook hears every file that is opened."""
@@ -349,7 +386,9 @@ def test_nothing_outside_a_checkpoint_is_opened(name: str, watched: Any) -> None
     change_json(
         checkpoint,
         "manifest.json",
-        lambda v: v["files"].update({name.format(here=os.getcwd()): {"size": 1, "sha256": "0" * 64}}),
+        lambda v: v["files"].update(
+            {name.format(here=os.getcwd()): {"size": 1, "sha256": "0" * 64}}
+        ),
     )
     opened = watched("predict", checkpoint, "red")
     inside = f"run/checkpoints/{STEP}/"
@@ -362,7 +401,12 @@ def test_code_named_in_a_checkpoint_is_not_run(watched: Any, cli: Cli) -> None:
     checkpoint = fresh_copy()
     for name in ("modeling_evil.py", "tokenization_evil.py", "sitecustomize.py"):
         (checkpoint / name).write_text("open('canary', 'w')")
-    remote = {"auto_map": {"AutoModel": "modeling_evil.Evil", "AutoTokenizer": ["tokenization_evil.Evil", None]}}
+    remote = {
+        "auto_map": {
+            "AutoModel": "modeling_evil.Evil",
+            "AutoTokenizer": ["tokenization_evil.Evil", None],
+        }
+    }
     (checkpoint / "config.json").write_text(json.dumps({**remote, "trust_remote_code": True}))
     (checkpoint / "tokenizer_config.json").write_text(json.dumps(remote))
     tokenizer = json.loads((checkpoint / "tokenizer.json").read_text())
@@ -379,7 +423,9 @@ def test_code_named_in_a_checkpoint_is_not_run(watched: Any, cli: Cli) -> None:
     assert (result.status, "auto_map: unknown option" in result.err) == (4, True)
 
 
-def test_pretrained_weights_are_not_fetched_where_a_checkpoint_brings_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pretrained_weights_are_not_fetched_where_a_checkpoint_brings_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Row 22: the spec names them for the record; no network."""
     import torchvision
 

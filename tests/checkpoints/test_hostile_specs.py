@@ -19,31 +19,58 @@ from bigmodel_cli.spec import check, from_dict
 from bigmodel_cli.yaml_source import dump_yaml, parse_yaml
 
 Cli = Callable[..., Result]
-BLOCK: dict[str, Any] = {"mixer": {"type": "attention", "num_heads": 2}, "ffn": {"type": "gelu", "hidden": 8}}
+BLOCK: dict[str, Any] = {
+    "mixer": {"type": "attention", "num_heads": 2},
+    "ffn": {"type": "gelu", "hidden": 8},
+}
 IMAGES = DatasetInfo(image_shape=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3, classes=("a", "b"))
 TEXTS = DatasetInfo(vocab_size=20, context=8)
 SOUND = DatasetInfo(frame_width=8, context=16, classes=("a", "b"), mean=(0.0,), std=(1.0,))
 FAMILIES: dict[str, tuple[dict[str, Any], str, str, DatasetInfo]] = {
     "decoder": ({"type": "decoder", "dim": 8, "blocks": [BLOCK]}, "text", "causal_lm", TEXTS),
     "encoder": ({"type": "encoder", "dim": 8, "blocks": [BLOCK]}, "text", "masked_lm", TEXTS),
-    "sound": ({"type": "encoder", "dim": 8, "blocks": [BLOCK], "frontend": {}}, "audio", "classification", SOUND),
+    "sound": (
+        {"type": "encoder", "dim": 8, "blocks": [BLOCK], "frontend": {}},
+        "audio",
+        "classification",
+        SOUND,
+    ),
     "seq2seq": (
-        {"type": "seq2seq", "dim": 8, "encoder": [BLOCK], "decoder": [{**BLOCK, "cross": {"num_heads": 2}}]},
+        {
+            "type": "seq2seq",
+            "dim": 8,
+            "encoder": [BLOCK],
+            "decoder": [{**BLOCK, "cross": {"num_heads": 2}}],
+        },
         "pairs",
         "seq2seq",
         TEXTS,
     ),
-    "vit": ({"type": "vit", "dim": 8, "patch": 16, "blocks": [BLOCK]}, "cifar10", "classification", IMAGES),
+    "vit": (
+        {"type": "vit", "dim": 8, "patch": 16, "blocks": [BLOCK]},
+        "cifar10",
+        "classification",
+        IMAGES,
+    ),
     "cnn": (
         {
             "type": "cnn",
-            "layers": [{"type": "conv", "channels": 2}, {"type": "flatten"}, {"type": "dense", "units": 2}],
+            "layers": [
+                {"type": "conv", "channels": 2},
+                {"type": "flatten"},
+                {"type": "dense", "units": 2},
+            ],
         },
         "cifar10",
         "classification",
         IMAGES,
     ),
-    "torchvision": ({"type": "torchvision", "name": "squeezenet1_1"}, "cifar10", "classification", IMAGES),
+    "torchvision": (
+        {"type": "torchvision", "name": "squeezenet1_1"},
+        "cifar10",
+        "classification",
+        IMAGES,
+    ),
 }
 DATA: dict[str, dict[str, Any]] = {
     "text": {"files": ["text.txt"], "context": 8},
@@ -70,11 +97,15 @@ def of_model(**changes: Any) -> Callable[[Any], None]:
 
 
 def of_block(slot: str, **changes: Any) -> Callable[[Any], None]:
-    return lambda spec: next(v for v in spec["model"].values() if isinstance(v, list))[0][slot].update(changes)
+    return lambda spec: next(v for v in spec["model"].values() if isinstance(v, list))[0][
+        slot
+    ].update(changes)
 
 
 def of_blocks(**changes: Any) -> Callable[[Any], None]:
-    return lambda spec: next(v for v in spec["model"].values() if isinstance(v, list))[0].update(changes)
+    return lambda spec: next(v for v in spec["model"].values() if isinstance(v, list))[0].update(
+        changes
+    )
 
 
 SINES = {"type": "sinusoidal"}
@@ -90,8 +121,16 @@ HUGE: list[tuple[str, str, Callable[[Any], None]]] = [
     ("decoder", "sinusoidal positions", of_model(max_len=10**9, position=SINES)),
     ("decoder", "many sinusoidal positions", of_model(max_len=3_000_000, position=SINES)),
     ("decoder", "learned positions", of_model(max_len=10**9, position={"type": "learned"})),
-    ("decoder", "rotary positions", lambda s: (of_model(max_len=10**9)(s), of_block("mixer", position=ROTARY)(s))[0]),
-    ("decoder", "experts", of_blocks(ffn={"type": "moe", "experts": 10**6, "top_k": 1, "hidden": 8})),
+    (
+        "decoder",
+        "rotary positions",
+        lambda s: (of_model(max_len=10**9)(s), of_block("mixer", position=ROTARY)(s))[0],
+    ),
+    (
+        "decoder",
+        "experts",
+        of_blocks(ffn={"type": "moe", "experts": 10**6, "top_k": 1, "hidden": 8}),
+    ),
     ("encoder", "width", of_model(dim=10**9)),
     ("encoder", "token types", of_model(token_types=10**9)),
     ("encoder", "sinusoidal positions", of_model(max_len=10**9, position=SINES)),
@@ -106,13 +145,19 @@ HUGE: list[tuple[str, str, Callable[[Any], None]]] = [
     ("vit", "10,000 blocks", of_blocks(repeat=10_000)),
     ("cnn", "channels", lambda s: s["model"]["layers"][0].update(channels=10**9)),
     ("cnn", "units", lambda s: s["model"]["layers"].insert(2, {"type": "dense", "units": 10**9})),
-    ("cnn", "30,000 layers", lambda s: s["model"].update(layers=[{"type": "residual", "layers": POOLS}])),
+    (
+        "cnn",
+        "30,000 layers",
+        lambda s: s["model"].update(layers=[{"type": "residual", "layers": POOLS}]),
+    ),
     ("torchvision", "another network", of_model(name="regnet_y_128gf")),
     ("torchvision", "an unknown network", of_model(name="os.system")),
 ]
 
 
-@pytest.mark.parametrize(("family", "change"), [(f, c) for f, _, c in HUGE], ids=[f"{f}: {w}" for f, w, _ in HUGE])
+@pytest.mark.parametrize(
+    ("family", "change"), [(f, c) for f, _, c in HUGE], ids=[f"{f}: {w}" for f, w, _ in HUGE]
+)
 def test_a_spec_that_describes_more_than_the_weights(family: str, change: Any) -> None:
     """Row 76: 4 at once and in little memory, whatever the network."""
     checkpoint = made(family)
@@ -143,8 +188,20 @@ def grid(rows: int, columns: int, **more: Any) -> dict[str, Any]:
 
 def frames(**changes: int) -> dict[str, Any]:
     """DatasetInfo of recordings of one length (image_shape) or of any, whose frames are as in `changes`."""
-    sound = {"rate": 8000, "window": 200, "hop": 80, "mels": 8, "low": 20.0, "high": 4000.0, **changes}
-    shape = {"frame_width": None, "context": None, "image_shape": [1, 8, 50]} if "length" in changes else {}
+    sound = {
+        "rate": 8000,
+        "window": 200,
+        "hop": 80,
+        "mels": 8,
+        "low": 20.0,
+        "high": 4000.0,
+        **changes,
+    }
+    shape = (
+        {"frame_width": None, "context": None, "image_shape": [1, 8, 50]}
+        if "length" in changes
+        else {}
+    )
     return {**SOUND.to_json(), **shape, "sound": sound}
 
 
@@ -160,11 +217,21 @@ FACTS: list[tuple[str, str, dict[str, Any], str]] = [
     ("vit", "a huge image", grid(10**6, 10**6), "image_shape"),
     ("vit", "a large image", grid(8192, 8192), "the checkpoint holds|table: expected"),
     ("vit", "an image of two sides", {**IMAGES.to_json(), "image_shape": [32, 32]}, "image_shape"),
-    ("vit", "an image of strings", {**IMAGES.to_json(), "image_shape": ["3", "32", "32"]}, "image_shape"),
+    (
+        "vit",
+        "an image of strings",
+        {**IMAGES.to_json(), "image_shape": ["3", "32", "32"]},
+        "image_shape",
+    ),
     ("vit", "classes as a number", {**IMAGES.to_json(), "classes": 10**9}, "classes"),
     ("vit", "a class twice", {**IMAGES.to_json(), "classes": ["a", "a"]}, "classes"),
     ("vit", "classes that are lists", {**IMAGES.to_json(), "classes": [["a"], ["b"]]}, "classes"),
-    ("vit", "counts of other classes", {**IMAGES.to_json(), "class_counts": [1, 2, 3]}, "class_counts"),
+    (
+        "vit",
+        "counts of other classes",
+        {**IMAGES.to_json(), "class_counts": [1, 2, 3]},
+        "class_counts",
+    ),
     ("vit", "a deviation of zero", {**IMAGES.to_json(), "std": [0, 1, 1]}, "std"),
     ("vit", "a mean alone", {**IMAGES.to_json(), "std": []}, "mean, std"),
     ("cnn", "a large image", grid(8192, 8192), "the checkpoint holds"),
@@ -174,18 +241,30 @@ FACTS: list[tuple[str, str, dict[str, Any], str]] = [
         {**SOUND.to_json(), "sound": dict.fromkeys(("rate", "window", "hop", "mels"), 10**9)},
         "sound",
     ),
-    ("sound", "filters of 2 GB", frames(window=500_000, mels=1024), "1,024 mels of a window of 500,000 samples"),
+    (
+        "sound",
+        "filters of 2 GB",
+        frames(window=500_000, mels=1024),
+        "1,024 mels of a window of 500,000 samples",
+    ),
     ("sound", "frames of another width", frames(mels=16), "sound: its frames are not those"),
     ("sound", "10^10 samples", frames(length=10**10), "sound.length"),
     ("sound", "a length of other frames", frames(length=8000), "sound: its frames are not those"),
     ("sound", "sound that is a list", {**SOUND.to_json(), "sound": [1]}, "sound"),
     ("sound", "an odd spelling", {**SOUND.to_json(), "spelling": "evil"}, "spelling"),
-    ("sound", "huge frames", {**SOUND.to_json(), "frame_width": 10**6}, "the checkpoint holds|expected"),
+    (
+        "sound",
+        "huge frames",
+        {**SOUND.to_json(), "frame_width": 10**6},
+        "the checkpoint holds|expected",
+    ),
 ]
 
 
 @pytest.mark.parametrize(
-    ("family", "info", "message"), [(f, v, m) for f, _, v, m in FACTS], ids=[f"{f}: {w}" for f, w, *_ in FACTS]
+    ("family", "info", "message"),
+    [(f, v, m) for f, _, v, m in FACTS],
+    ids=[f"{f}: {w}" for f, w, *_ in FACTS],
 )
 def test_facts_are_typed_and_bounded(family: str, info: Any, message: str) -> None:
     """Row 76."""
@@ -229,7 +308,9 @@ def test_a_spec_that_is_hostile_yaml(text: str, cli: Cli) -> None:
     checkpoint = fresh_copy()
     (checkpoint / "spec.yaml").write_text(text)
     sign(checkpoint)
-    for words in (["eval", checkpoint], ["finetune", "--from", checkpoint])[: 1 if len(text) > 10**6 else 2]:
+    for words in (["eval", checkpoint], ["finetune", "--from", checkpoint])[
+        : 1 if len(text) > 10**6 else 2
+    ]:
         with bounded():
             result = cli(*words)
         assert (result.status, result.out) == (4, ""), result.err
@@ -269,7 +350,9 @@ def test_a_spec_that_could_not_be_read_again_is_refused_before_training() -> Non
         "task": {"type": "causal_lm"},
         "train": {"steps": 1},
     }
-    with pytest.raises(Exception, match=r"values once resolved, and at most 100,000 are read; use `repeat`"):
+    with pytest.raises(
+        Exception, match=r"values once resolved, and at most 100,000 are read; use `repeat`"
+    ):
         from_dict(spec)
 
 

@@ -23,7 +23,12 @@ SPEC: dict[str, Any] = {"model": {}, "data": {}, "task": {}, "train": {}}
 
 def contents(value: float) -> Contents:
     return Contents(
-        3, {"w": torch.full((2,), value)}, {"m": torch.full((2,), value)}, {"step": 3, "value": value}, SPEC, {}
+        3,
+        {"w": torch.full((2,), value)},
+        {"m": torch.full((2,), value)},
+        {"step": 3, "value": value},
+        SPEC,
+        {},
     )
 
 
@@ -31,7 +36,11 @@ def read() -> float:
     """The value in the newest checkpoint, which verifies whole, and the same in all of its parts."""
     found = checkpoints.newest(PLACE, lambda text: pytest.fail(text))
     assert found is not None
-    assert found.model.load()["w"].tolist() == found.train.load()["m"].tolist() == [found.state["value"]] * 2
+    assert (
+        found.model.load()["w"].tolist()
+        == found.train.load()["m"].tolist()
+        == [found.state["value"]] * 2
+    )
     return float(found.state["value"])
 
 
@@ -56,7 +65,11 @@ def test_the_older_copy_of_a_step_stays_until_the_new_one_stands(
     if not exchanging:  # as on a file system that cannot exchange two names
         monkeypatch.setattr(replacing, "_exchange", lambda one, other: False)
     points = [f"checkpoint.{p}:kill:{n}" for p in ("write", "synced") for n in (1, 6)]
-    points += ["checkpoint.rename:kill", "checkpoint.renamed:kill", *([] if exchanging else ["checkpoint.aside:kill"])]
+    points += [
+        "checkpoint.rename:kill",
+        "checkpoint.renamed:kill",
+        *([] if exchanging else ["checkpoint.aside:kill"]),
+    ]
     for point in points:
         shutil.rmtree(PLACE, ignore_errors=True)
         old = checkpoints.save(PLACE, contents(1.0))
@@ -117,7 +130,12 @@ def test_whatever_stands_in_the_place_of_a_step_is_replaced_and_never_waited_for
     elsewhere = PLACE / "elsewhere"
     elsewhere.mkdir(parents=True)
     (elsewhere / "kept").write_text("mine")
-    for name in ("step-00000003", f".draft-step-3-{os.getpid()}", ".aside-step-00000003", ".draft-step-9-1"):
+    for name in (
+        "step-00000003",
+        f".draft-step-3-{os.getpid()}",
+        ".aside-step-00000003",
+        ".draft-step-9-1",
+    ):
         place(PLACE / name)
     signal.alarm(20)
     try:
@@ -132,7 +150,10 @@ def test_whatever_stands_in_the_place_of_a_step_is_replaced_and_never_waited_for
 
 def test_an_old_checkpoint_with_a_folder_in_the_place_of_a_file_is_removed() -> None:
     """Row 77: the removal of what is no longer kept ended in a traceback."""
-    old, new = (checkpoints.save(PLACE, contents(value), f"step-0000000{n}") for n, value in ((1, 1.0), (3, 3.0)))
+    old, new = (
+        checkpoints.save(PLACE, contents(value), f"step-0000000{n}")
+        for n, value in ((1, 1.0), (3, 3.0))
+    )
     (old / "model.safetensors").unlink()
     (old / "model.safetensors" / "inner").mkdir(parents=True)
     checkpoints.prune(PLACE, {new})

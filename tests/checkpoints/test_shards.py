@@ -29,7 +29,9 @@ FIXTURES = ROOT / "tests" / "checkpoints" / "fixtures" / "format1"
 
 
 def contents(tensors: dict[str, torch.Tensor], step: int = 3) -> Contents:
-    return Contents(step, tensors, {"rng": torch.arange(5, dtype=torch.uint8)}, {"step": step}, SPEC, {})
+    return Contents(
+        step, tensors, {"rng": torch.arange(5, dtype=torch.uint8)}, {"step": step}, SPEC, {}
+    )
 
 
 def weights(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -46,17 +48,22 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 NAMES = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
-DTYPES = (
-    "bool uint8 int8 float8_e5m2 float8_e4m3fn int16 uint16 float16 bfloat16 int32 uint32 float32 complex64 float64"
-)
+DTYPES = "bool uint8 int8 float8_e5m2 float8_e4m3fn int16 uint16 float16 bfloat16 int32 uint32 float32 complex64 float64"
 
 
 def test_a_file_is_byte_for_byte_as_the_safetensors_library_writes_it() -> None:
     from safetensors.torch import save
 
     numbers = torch.arange(3)
-    tensors = {f"\u00e9{i}.{name}": numbers.to(getattr(torch, name)) for i, name in enumerate(DTYPES.split())}
-    tensors |= {"z": torch.zeros(2, 0), "A": torch.tensor(5), '"\\': torch.zeros(3, 4, dtype=torch.int64).T}
+    tensors = {
+        f"\u00e9{i}.{name}": numbers.to(getattr(torch, name))
+        for i, name in enumerate(DTYPES.split())
+    }
+    tensors |= {
+        "z": torch.zeros(2, 0),
+        "A": torch.tensor(5),
+        '"\\': torch.zeros(3, 4, dtype=torch.int64).T,
+    }
     tensors |= {"u": numbers.to(torch.uint64), "b": torch.ones(1)}
     (shard,) = shards.shards("model.safetensors", tensors)
     content = b"".join(shard)
@@ -114,10 +121,18 @@ HOSTILE: dict[str, Any] = {
     "not described": lambda v: v["tensors"].pop(NAMES[1]) and None,
     "a file missing": lambda v: v["files"].pop(NAMES[1]) and None,
     "the first missing": lambda v: v["files"].pop(NAMES[0]) and None,
-    "a file of another set": lambda v: v["files"].update({"model-00001-of-00003.safetensors": v["files"][NAMES[0]]}),
-    "one file beside them": lambda v: v["files"].update({"model.safetensors": v["files"][NAMES[0]]}),
-    "number 3 of 2": lambda v: v["files"].update({"model-00003-of-00002.safetensors": v["files"][NAMES[0]]}),
-    "none of none": lambda v: v["files"].update({"model-00000-of-00000.safetensors": v["files"][NAMES[0]]}),
+    "a file of another set": lambda v: v["files"].update(
+        {"model-00001-of-00003.safetensors": v["files"][NAMES[0]]}
+    ),
+    "one file beside them": lambda v: v["files"].update(
+        {"model.safetensors": v["files"][NAMES[0]]}
+    ),
+    "number 3 of 2": lambda v: v["files"].update(
+        {"model-00003-of-00002.safetensors": v["files"][NAMES[0]]}
+    ),
+    "none of none": lambda v: v["files"].update(
+        {"model-00000-of-00000.safetensors": v["files"][NAMES[0]]}
+    ),
 }
 
 
@@ -140,7 +155,9 @@ def test_a_tensor_in_two_files_is_refused() -> None:
             values[part][NAMES[1]] = values[part][NAMES[0]]
 
     change_json(path, "manifest.json", twice)
-    with pytest.raises(CheckpointError, match=r"00002-of-00002.safetensors: tensor 'a' is in two files"):
+    with pytest.raises(
+        CheckpointError, match=r"00002-of-00002.safetensors: tensor 'a' is in two files"
+    ):
         checkpoints.read(path, train_state=False)
 
 
@@ -152,7 +169,9 @@ def test_something_else_in_the_place_of_a_shard(kind: str) -> None:
     stored = checkpoints.read(path, train_state=False).model
     node(path / NAMES[1], kind)
     for reading in (lambda: checkpoints.read(path, train_state=False), stored.verify, stored.load):
-        with pytest.raises(CheckpointError, match=r"00002.safetensors: a link, folder, FIFO or device"):
+        with pytest.raises(
+            CheckpointError, match=r"00002.safetensors: a link, folder, FIFO or device"
+        ):
             reading()
 
 
@@ -165,7 +184,9 @@ CHANGES: dict[str, Callable[[bytearray], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_file_that_changes_after_it_was_verified_is_not_used(change: Callable[[bytearray], object]) -> None:
+def test_a_file_that_changes_after_it_was_verified_is_not_used(
+    change: Callable[[bytearray], object],
+) -> None:
     path = checkpoints.save(PLACE, contents(weights()))
     stored = checkpoints.read(path, train_state=False).model
     stored.verify()
@@ -179,7 +200,10 @@ def test_a_file_that_changes_after_it_was_verified_is_not_used(change: Callable[
             checkpoints.read(path, train_state=False)
         return
     for reading in (stored.verify, stored.load, lambda: stored.copy_to({})):
-        with pytest.raises(CheckpointError, match=r"model.safetensors: (its SHA-256 is not|.* truncated or changed)"):
+        with pytest.raises(
+            CheckpointError,
+            match=r"model.safetensors: (its SHA-256 is not|.* truncated or changed)",
+        ):
             reading()
 
 
@@ -220,7 +244,10 @@ def test_a_disk_that_is_full_in_the_middle_of_a_shard_leaves_nothing(
     """Row 68: at each tensor of both files; the older copy of the step stays."""
     monkeypatch.setattr("bigmodel_cli.failpoints._reached", {})
     monkeypatch.setenv("BIGMODEL_FAILPOINT", f"checkpoint.writing:ENOSPC:{piece}")
-    with pytest.raises(ResourceError, match=r"a checkpoint was not saved: No space left on device; it needs [0-9,]{5}"):
+    with pytest.raises(
+        ResourceError,
+        match=r"a checkpoint was not saved: No space left on device; it needs [0-9,]{5}",
+    ):
         checkpoints.save(PLACE, contents(weights()))
     assert left() == []
     old = checkpoints.save(PLACE, contents(weights()))
@@ -231,7 +258,9 @@ def test_a_disk_that_is_full_in_the_middle_of_a_shard_leaves_nothing(
     checkpoints.read(old, train_state=True).verify()
 
 
-def test_what_a_full_disk_lacks_is_what_the_checkpoint_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_full_disk_lacks_is_what_the_checkpoint_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     path = checkpoints.save(PLACE, contents(weights()))
     size = sum(p.stat().st_size for p in path.iterdir())
     monkeypatch.setattr("bigmodel_cli.failpoints._reached", {})
@@ -313,8 +342,16 @@ def test_a_sharded_step_whose_content_is_the_same_is_not_written_again() -> None
 
 RECORDED = {
     "cnn": (
-        {"accuracy": 0.24175824175824176, "loss": 2.215918632654043, "macro_f1": 0.19845566882443713},
-        {"accuracy": 0.40384615384615385, "loss": 2.0970255450887993, "macro_f1": 0.34303649053640844},
+        {
+            "accuracy": 0.24175824175824176,
+            "loss": 2.215918632654043,
+            "macro_f1": 0.19845566882443713,
+        },
+        {
+            "accuracy": 0.40384615384615385,
+            "loss": 2.0970255450887993,
+            "macro_f1": 0.34303649053640844,
+        },
     ),
     "seq2seq": (
         {"accuracy": 0.11764705882352941, "loss": 3.304625665440279, "chrf": 2.049180327868852},
@@ -329,7 +366,9 @@ RECORDED = {
 
 
 @pytest.mark.parametrize("family", RECORDED)
-def test_a_run_of_format_1_is_evaluated_resumed_and_saved_in_format_2(family: str, cli: Cli) -> None:
+def test_a_run_of_format_1_is_evaluated_resumed_and_saved_in_format_2(
+    family: str, cli: Cli
+) -> None:
     """Row 56. The fixtures are never written anew."""
     if family == "decoder":
         first = fresh_copy()
@@ -343,7 +382,11 @@ def test_a_run_of_format_1_is_evaluated_resumed_and_saved_in_format_2(family: st
     def measured(checkpoint: object) -> dict[str, float]:
         result = cli("eval", checkpoint, "--json", "--device", "cpu")
         assert result.status == 0, result.err
-        return {name: value for name, value in json.loads(result.out).items() if isinstance(value, float)}
+        return {
+            name: value
+            for name, value in json.loads(result.out).items()
+            if isinstance(value, float)
+        }
 
     def close(found: dict[str, float], recorded: dict[str, float]) -> None:
         assert {name: found[name] for name in recorded} == pytest.approx(recorded, rel=1e-5)
@@ -351,7 +394,9 @@ def test_a_run_of_format_1_is_evaluated_resumed_and_saved_in_format_2(family: st
     before, (then, later) = measured(first), RECORDED[family]
     close(before, then)
     steps = {"cnn": 8, "seq2seq": 8, "decoder": 62}[family]
-    result = cli("pretrain", "--resume", "--out", "run", "--set", f"train.steps={steps}", "--device", "cpu")
+    result = cli(
+        "pretrain", "--resume", "--out", "run", "--set", f"train.steps={steps}", "--device", "cpu"
+    )
     assert result.status == 0, result.err
     last = Path(result.out.strip())
     assert json.loads((last / "manifest.json").read_text())["format"] == 2

@@ -37,13 +37,24 @@ PATTERN = r"(?P<label>\w+)_(?P<speaker>\w+)_(?P<index>\d+)\.wav$"
 
 
 def opened(said: list[str] | None = None, **changes: Any) -> DataSet:
-    values = {"files": ["sounds"], "pattern": PATTERN, "rate": 8000, "mels": 16, "val_fraction": 0, **changes}
+    values = {
+        "files": ["sounds"],
+        "pattern": PATTERN,
+        "rate": 8000,
+        "mels": 16,
+        "val_fraction": 0,
+        **changes,
+    }
     options = AudioOptions.model_validate(values)
     return open_data(options, base=Path(), say=(said if said is not None else []).append)
 
 
-def batch(data: DataSet, split: str, *samples: int, augment: bool = False, epoch: int = 0) -> dict[str, torch.Tensor]:
-    return data.split(split).batch(np.array(samples or range(len(data.split(split)))), epoch, 0, augment)
+def batch(
+    data: DataSet, split: str, *samples: int, augment: bool = False, epoch: int = 0
+) -> dict[str, torch.Tensor]:
+    return data.split(split).batch(
+        np.array(samples or range(len(data.split(split)))), epoch, 0, augment
+    )
 
 
 def prepare_files(paths: list[Path], info: DatasetInfo) -> dict[str, torch.Tensor]:
@@ -68,7 +79,9 @@ def archive(name: str, members: list[tuple[str, bytes]], mode: str = "w:gz") -> 
 
 def test_labels_and_splits_by_name() -> None:
     write()
-    data = opened(split={"test": {"index": [0, 1], "speaker": ["ann"]}, "val": {"index": [5]}}, seconds=0.2)
+    data = opened(
+        split={"test": {"index": [0, 1], "speaker": ["ann"]}, "val": {"index": [5]}}, seconds=0.2
+    )
     assert {n: len(data.split(n)) for n in data.splits} == {"train": 8, "test": 2, "val": 2}
     assert data.info.classes == ("high", "low")
     assert data.info.image_shape == (1, 16, 20)
@@ -78,7 +91,11 @@ def test_labels_and_splits_by_name() -> None:
     held = opened(split={"test": {"speaker": ["bob"]}}, seconds=0.2)
     assert (len(held.split("train")), len(held.split("test"))) == (6, 6)
     both = opened(split={"val": {"index": [0]}, "test": {"speaker": ["bob"]}}, seconds=0.2)
-    assert {n: len(both.split(n)) for n in both.splits} == {"train": 4, "test": 6, "val": 2}  # test takes first
+    assert {n: len(both.split(n)) for n in both.splits} == {
+        "train": 4,
+        "test": 6,
+        "val": 2,
+    }  # test takes first
     assert held.splits == ("train", "test")  # the test split never stands in for a validation
     part = opened(val_fraction=0.25)
     assert {n: len(part.split(n)) for n in part.splits} == {"train": 9, "val": 3}
@@ -93,17 +110,29 @@ def test_folders_of_classes_and_numbers_as_numbers() -> None:
     data = opened(files=["set"], pattern=AudioOptions.model_fields["pattern"].default)
     assert data.info.classes == ("9", "10")
     assert batch(data, "train")["label"].tolist() == [1, 1, 0, 0]
-    by_number = opened(files=["set/**/*.wav"], pattern=r"(?P<label>\d+)\.wav", split={"test": {"label": [7]}})
+    by_number = opened(
+        files=["set/**/*.wav"], pattern=r"(?P<label>\d+)\.wav", split={"test": {"label": [7]}}
+    )
     assert len(by_number.split("test")) == 2
 
 
 @pytest.mark.parametrize(
-    ("name", "mode"), [("a.tar", "w"), ("a.tar.gz", "w:gz"), ("a.tgz", "w:gz"), ("a.tar.xz", "w:xz")]
+    ("name", "mode"),
+    [("a.tar", "w"), ("a.tar.gz", "w:gz"), ("a.tgz", "w:gz"), ("a.tar.xz", "w:xz")],
 )
-def test_archives_are_read_in_place_and_nothing_leaves_them(name: str, mode: Any, tmp_path: Path) -> None:
+def test_archives_are_read_in_place_and_nothing_leaves_them(
+    name: str, mode: Any, tmp_path: Path
+) -> None:
     good = [(f"x/{p.name}", p.read_bytes()) for p in sorted(write().iterdir())]
-    evil = [("../up_ann_1.wav", recording(100)), ("/abs_ann_1.wav", recording(100)), ("x/._low_ann_0.wav", b"junk")]
-    evil += [(f"{hidden}/low_ann_9.wav", recording(500)) for hidden in ("__MACOSX/x", "x/.hidden", "./.git/y")]
+    evil = [
+        ("../up_ann_1.wav", recording(100)),
+        ("/abs_ann_1.wav", recording(100)),
+        ("x/._low_ann_0.wav", b"junk"),
+    ]
+    evil += [
+        (f"{hidden}/low_ann_9.wav", recording(500))
+        for hidden in ("__MACOSX/x", "x/.hidden", "./.git/y")
+    ]
     with tarfile.open(name, mode) as out:
         for member, content in [*evil, *good, ("x/readme.txt", b"text")]:
             info = tarfile.TarInfo(member)
@@ -122,7 +151,10 @@ def test_archives_are_read_in_place_and_nothing_leaves_them(name: str, mode: Any
 def test_a_member_larger_than_memory_should_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bigmodel_cli.data.audio.recordings.MOST_BYTES", 5000)
     archive("a.tar.gz", [("low_ann_1.wav", recording(440)), ("low_ann_2.wav", bytes(6000))])
-    with pytest.raises(DataError, match=r"a.tar.gz: low_ann_2.wav: 6,000 bytes, more than 5,000; cut it into pieces"):
+    with pytest.raises(
+        DataError,
+        match=r"a.tar.gz: low_ann_2.wav: 6,000 bytes, more than 5,000; cut it into pieces",
+    ):
         opened(files=["a.tar.gz"])
 
 
@@ -153,7 +185,9 @@ def test_rows_of_frames_equal_the_recording_alone() -> None:
     sound = data.info.sound
     assert sound is not None
     for row, path in enumerate(sorted(Path("sounds").iterdir())):
-        samples = np.frombuffer(path.read_bytes()[-(int(whole["lengths"][row]) * 160) :], "<i2").copy()
+        samples = np.frombuffer(
+            path.read_bytes()[-(int(whole["lengths"][row]) * 160) :], "<i2"
+        ).copy()
         alone = log_mel(torch.from_numpy(samples)[None] / 32768, sound)[0].T
         torch.testing.assert_close(whole["frames"][row, : len(alone)], alone)
         assert not whole["frames"][row, len(alone) :].any()
@@ -163,7 +197,10 @@ def test_rows_of_frames_equal_the_recording_alone() -> None:
 def test_loud_quiet_and_strange_recordings_are_read_as_they_sound(cli: Cli) -> None:
     write()
     quiet, loud = 1e-4 * tone(8000, 0.2), 6 * tone(8000, 0.2)
-    whole, stereo = np.round(20_000 * tone(8000, 0.2)), np.stack((tone(8000, 0.2), -tone(8000, 0.2)), 1)
+    whole, stereo = (
+        np.round(20_000 * tone(8000, 0.2)),
+        np.stack((tone(8000, 0.2), -tone(8000, 0.2)), 1),
+    )
     odd = {
         "low_cat_1.wav": (riff(packed(quiet, "float32"), 3, 32), quiet),
         "low_cat_2.wav": (riff(packed(loud, "float32"), 3, 32), loud),
@@ -198,14 +235,20 @@ def test_normalisation_is_of_real_frames_and_kept() -> None:
     for options in ({}, {"seconds": 0.16}):
         data = opened(**options)
         rows = batch(data, "train")
-        own = rows["image"] if options else rows["frames"][real(rows["lengths"], rows["frames"].shape[1])]
+        own = (
+            rows["image"]
+            if options
+            else rows["frames"][real(rows["lengths"], rows["frames"].shape[1])]
+        )
         assert float(own.mean()) == pytest.approx(0, abs=1e-3)
         assert float(own.std()) == pytest.approx(1, abs=1e-2)
         path = Path("sounds/low_ann_2.wav")
         number = sorted(p.name for p in Path("sounds").iterdir()).index(path.name)
         name, length = ("image", 16) if options else ("frames", 14)
         alone = prepare_file(path, data.info)
-        torch.testing.assert_close(alone[0], rows[name][number][:, :, :16] if options else rows[name][number, :length])
+        torch.testing.assert_close(
+            alone[0], rows[name][number][:, :, :16] if options else rows[name][number, :length]
+        )
 
 
 def test_the_middle_is_kept() -> None:
@@ -221,13 +264,21 @@ CHANGES = [
     [NoiseOptions(p=0.9, snr=[0, 20])],
     [TimeShiftOptions(seconds=0.05)],
     [SpecAugmentOptions(time_width=5, time_fraction=0.5, mel_width=4)],
-    [SpeedOptions(), TimeShiftOptions(), NoiseOptions(), GainOptions(), SpecAugmentOptions(time_width=3)],
+    [
+        SpeedOptions(),
+        TimeShiftOptions(),
+        NoiseOptions(),
+        GainOptions(),
+        SpecAugmentOptions(time_width=3),
+    ],
 ]
 
 
 @pytest.mark.parametrize("options", CHANGES, ids=lambda o: "+".join(x.type for x in o))
 @pytest.mark.parametrize("seconds", [None, 0.15])
-def test_augmentation_belongs_to_the_sample_not_to_the_batch(options: list[Any], seconds: float | None) -> None:
+def test_augmentation_belongs_to_the_sample_not_to_the_batch(
+    options: list[Any], seconds: float | None
+) -> None:
     write()
     data = opened(augment=[o.model_dump() for o in options], seconds=seconds)
     name = "image" if seconds else "frames"
@@ -267,13 +318,17 @@ def test_what_each_change_does() -> None:
 def test_spec_augment_hides_blocks_of_bounded_width() -> None:
     frames, samples = torch.rand(200, 16, 50), np.arange(200)
     lengths = torch.full((200,), 40)
-    options = SpecAugmentOptions(time_masks=1, time_width=8, time_fraction=0.1, mel_masks=1, mel_width=5)
+    options = SpecAugmentOptions(
+        time_masks=1, time_width=8, time_fraction=0.1, mel_masks=1, mel_width=5
+    )
     change = SoundAugmentation([options])
     changed = change.change_frames(frames, lengths, samples, 0, 0)
     assert torch.equal(changed[:, :, 40:], frames[:, :, 40:])
     hidden = (changed != frames)[:, :, :40]
     times, bands = hidden.all(1).sum(1), hidden.all(2).sum(1)
-    assert set(times.tolist()) == set(range(5))  # a tenth of the row is less than the greatest width
+    assert set(times.tolist()) == set(
+        range(5)
+    )  # a tenth of the row is less than the greatest width
     assert set(bands.tolist()) == set(range(6))
     assert torch.equal(hidden, hidden.all(1)[:, None] | hidden.all(2)[:, :, None])
 
@@ -284,7 +339,9 @@ def test_spec_augment_hides_by_the_mean_of_the_row_itself(offset: float) -> None
     lengths = torch.tensor([31, 7, 1, 22])
     frames = torch.randn(4, 9, 31) * torch.tensor([1.0, 3.0, 0.5, 2.0])[:, None, None] + offset
     frames = frames * real(lengths, 31)[:, None]
-    options = SpecAugmentOptions(time_masks=3, time_width=9, time_fraction=0.9, mel_masks=2, mel_width=4)
+    options = SpecAugmentOptions(
+        time_masks=3, time_width=9, time_fraction=0.9, mel_masks=2, mel_width=4
+    )
     got = SoundAugmentation([options]).change_frames(frames, lengths, np.array([3, 4, 5, 7]), 2, 1)
     for row, n in enumerate(lengths.tolist()):
         alone = frames[row, :, :n]
@@ -333,7 +390,8 @@ def test_transcripts_from_a_file_in_words_and_characters() -> None:
     assert text == "go down"
     joined = opened(units="characters", join={"least": 2, "most": 2})
     spelled = [
-        "".join(joined.info.classes[u] for u in row if u >= 0) for row in batch(joined, "train")["target"].tolist()
+        "".join(joined.info.classes[u] for u in row if u >= 0)
+        for row in batch(joined, "train")["target"].tolist()
     ]
     assert set(spelled) <= {"low high", "high low", "low low", "high high"}
 
@@ -344,7 +402,10 @@ def test_transcripts_from_a_file_in_words_and_characters() -> None:
         ("low_ann_0\tdown\n", "high_ann_0.wav: no transcript in said.tsv"),
         ("low_ann_0 down\n", "said.tsv:1: not NAME<TAB>TEXT"),
         ("low_ann_0\tb\xe4\n", "said.tsv: not UTF-8 at byte offset 11"),
-        ("high_ann_0\tup\nlow_ann_0\t \n", "said.tsv:2: not NAME<TAB>TEXT with a text that is not empty"),
+        (
+            "high_ann_0\tup\nlow_ann_0\t \n",
+            "said.tsv:2: not NAME<TAB>TEXT with a text that is not empty",
+        ),
         ("low_ann_0\tdown\nlow_ann_0\tup\n", "said.tsv:2: a second, other text for low_ann_0"),
     ],
 )
@@ -375,11 +436,22 @@ def test_a_cnn_tells_low_from_high(cli: Cli) -> None:
     looked = cli("attend", "run", "sounds/high_bob_1.wav", "--out", "cam.png")
     assert looked.status == 0, looked.err
     assert Path("cam.png").stat().st_size > 1000
-    info = DatasetInfo.from_json(json.loads(next(Path("run/checkpoints").glob("step-*/facts.json")).read_text()))
+    info = DatasetInfo.from_json(
+        json.loads(next(Path("run/checkpoints").glob("step-*/facts.json")).read_text())
+    )
     assert prepare_file(Path("sounds/low_ann_0.wav"), info).shape == (1, 1, 16, 20)
     # other recordings, the checkpoint's normalisation
     finetuned = cli(
-        "finetune", "--from", "run", "audio.yaml", "--out", "more", "--set", "data.split={}", "--set", "train.steps=1"
+        "finetune",
+        "--from",
+        "run",
+        "audio.yaml",
+        "--out",
+        "more",
+        "--set",
+        "data.split={}",
+        "--set",
+        "train.steps=1",
     )
     assert finetuned.status == 0, finetuned.err
     again = json.loads(next(Path("more/checkpoints").glob("step-*/facts.json")).read_text())
@@ -404,7 +476,9 @@ def test_a_resume_repeats_the_run_to_the_bit(cli: Cli) -> None:
     one.pop("state"), other.pop("state")  # the shorter run validated once more
     assert one == other
     Path("sounds/low_ann_0.wav").write_bytes(recording(250))
-    changed = cli("pretrain", "audio.yaml", "--out", "half", "--resume", *words[:-1], "train.steps=15")
+    changed = cli(
+        "pretrain", "audio.yaml", "--out", "half", "--resume", *words[:-1], "train.steps=15"
+    )
     assert changed.status == 4
     assert "data" in changed.err
 
@@ -418,20 +492,27 @@ HALF = recording(440)
         (b"", "zero bytes long"),
         (b"\x89PNG" + HALF, "not a WAV file"),
         (HALF[:-50], "cut off: "),
-        (riff(packed(np.array([0.1, np.nan]), "float32"), 3, 32), "sample 1 is not a finite number"),
+        (
+            riff(packed(np.array([0.1, np.nan]), "float32"), 3, 32),
+            "sample 1 is not a finite number",
+        ),
         (riff(packed(np.array([np.inf]), "float32"), 3, 32), "sample 0 is not a finite number"),
         (riff(HALF, 6, 8), "encoded as A-law"),
     ],
     ids=["empty", "header", "truncated", "nan", "inf", "encoding"],
 )
 @pytest.mark.parametrize("packing", ["folder", "archive"])
-def test_recordings_that_cannot_be_decoded(packing: str, content: bytes, message: str, cli: Cli) -> None:
+def test_recordings_that_cannot_be_decoded(
+    packing: str, content: bytes, message: str, cli: Cli
+) -> None:
     bad = write() / "low_ann_2.wav"
     bad.write_bytes(content)
     place = str(bad)
     changes = ["train.steps=2", "data.val_fraction=0"]
     if packing == "archive":
-        archive("a.tar.gz", [(f"x/{p.name}", p.read_bytes()) for p in sorted(Path("sounds").iterdir())])
+        archive(
+            "a.tar.gz", [(f"x/{p.name}", p.read_bytes()) for p in sorted(Path("sounds").iterdir())]
+        )
         place, changes = "a.tar.gz: x/low_ann_2.wav", [*changes, "data.files=[a.tar.gz]"]
     result = pretrain(cli, *changes, "train.batch_size=4")
     assert result.status == 3
@@ -441,7 +522,10 @@ def test_recordings_that_cannot_be_decoded(packing: str, content: bytes, message
     assert not Path("run/checkpoints").exists()
     skipped = pretrain(cli, *changes, "train.batch_size=4", "data.on_bad=skip", out="run2")
     assert skipped.status == 0, skipped.err
-    assert f"warning: skipped 1 recording(s) that cannot be decoded, the first: {place}: {message}" in skipped.err
+    assert (
+        f"warning: skipped 1 recording(s) that cannot be decoded, the first: {place}: {message}"
+        in skipped.err
+    )
     assert "7 training samples" in skipped.err
 
 
@@ -472,7 +556,9 @@ def test_recordings_that_cannot_be_decoded(packing: str, content: bytes, message
         (["task.type=ctc"], 2, "task.type: ctc is learnt by model.type: encoder, and model.type is cnn"),
     ],
 )  # fmt: skip
-def test_what_does_not_go_together_is_said(changes: list[str], status: int, message: str, cli: Cli) -> None:
+def test_what_does_not_go_together_is_said(
+    changes: list[str], status: int, message: str, cli: Cli
+) -> None:
     write()
     Path("empty").mkdir()
     Path("notes.txt").write_text("no sound")
@@ -504,7 +590,9 @@ def test_a_recording_to_predict_from(cli: Cli) -> None:
         prepare_file(Path("none.wav"), info)
     rows = opened().info
     Path("long.wav").write_bytes(recording(440, 3.0))
-    with pytest.raises(DataError, match=r"long.wav: 3.0 s long, and the model reads up to 0.2 s; cut it"):
+    with pytest.raises(
+        DataError, match=r"long.wav: 3.0 s long, and the model reads up to 0.2 s; cut it"
+    ):
         prepare_file(Path("long.wav"), rows)
     Path("fast.wav").write_bytes(riff(packed(tone(192_000, 0.1), "24"), bits=24, rate=192_000))
     assert prepare_file(Path("fast.wav"), rows).shape == (1, 10, 16)

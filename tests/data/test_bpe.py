@@ -51,7 +51,10 @@ def trained_here(texts: list[str], vocab_size: int) -> bytes:
     library.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"], show_progress=False
+        vocab_size=vocab_size,
+        initial_alphabet=alphabet,
+        special_tokens=["<|endoftext|>"],
+        show_progress=False,
     )
     library.train_from_iterator(iter(texts), trainer)
     return str(library.to_str()).encode()
@@ -100,20 +103,38 @@ def processes(word: str) -> list[str]:
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("stage", ["counting words for the tokenizer", "merging pairs into tokens"])
 def test_a_signal_ends_the_training_of_a_tokenizer(
-    stage: str, number: signal.Signals, status: int, decoder_spec: Path, zygote: Zygote, tmp_path: Path
+    stage: str,
+    number: signal.Signals,
+    status: int,
+    decoder_spec: Path,
+    zygote: Zygote,
+    tmp_path: Path,
 ) -> None:
     """rows 7 and 66: in both stages the run leaves at once, the process with it, and nothing half done stays in the cache."""
     rng = random.Random(1)
-    Path("text.txt").write_text("".join(rng.choice("abcdefghij") for _ in range(150_000)))  # one word: slow to merge
+    Path("text.txt").write_text(
+        "".join(rng.choice("abcdefghij") for _ in range(150_000))
+    )  # one word: slow to merge
     vocab = str(20_000 + os.getpid() % 10_000)
-    words = ["pretrain", decoder_spec, "--set", f"data.tokenizer={{type: bpe, vocab_size: {vocab}}}", "--out", "run"]
+    words = [
+        "pretrain",
+        decoder_spec,
+        "--set",
+        f"data.tokenizer={{type: bpe, vocab_size: {vocab}}}",
+        "--out",
+        "run",
+    ]
     env = {"BIGMODEL_FAILPOINT": f"{stage}:{number.name}", "XDG_CACHE_HOME": str(tmp_path / "own")}
     ended = zygote.run(*words, env=env)
     assert ended.status == status, ended.err
     assert "bigmodel: stopped" in ended.err
     assert "Traceback" not in ended.err
     until(lambda: not processes(vocab))
-    left = {p.name for p in (tmp_path / "own" / "bigmodel" / "tokenizers").iterdir() if not p.name.endswith(".lock")}
+    left = {
+        p.name
+        for p in (tmp_path / "own" / "bigmodel" / "tokenizers").iterdir()
+        if not p.name.endswith(".lock")
+    }
     assert left == set()
 
 
@@ -128,13 +149,18 @@ def test_a_fault_while_texts_are_read_ends_the_process() -> None:
         train_bpe(broken(), 300)
 
 
-def test_a_process_that_is_killed_or_fails_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_is_killed_or_fails_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """row 69: the system kills what takes too much memory: 5 with a remedy; any other end is a bug's."""
     script = tmp_path / "worker.py"
     monkeypatch.setattr(bpe_process, "__file__", str(script))
-    script.write_text("import os, sys\nprint('no room', file=sys.stderr, flush=True)\nos.kill(os.getpid(), 9)\n")
+    script.write_text(
+        "import os, sys\nprint('no room', file=sys.stderr, flush=True)\nos.kill(os.getpid(), 9)\n"
+    )
     with pytest.raises(
-        ResourceError, match=r"was ended by signal 9 \(no room\); it needs memory for every different word"
+        ResourceError,
+        match=r"was ended by signal 9 \(no room\); it needs memory for every different word",
     ):
         train_bpe(["a"] * 100_000, 300)
     script.write_text("raise MemoryError\n")
@@ -153,9 +179,13 @@ def test_the_process_ends_when_its_parent_is_gone() -> None:
         assert (done.returncode, done.stdout) == (1, b"")
     rng = random.Random(1)
     text = "".join(rng.choice("abcdefghij") for _ in range(150_000)).encode()
-    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
     assert process.stdin is not None
-    process.stdin.write(len(text).to_bytes(8, "little") + text + bpe_process.END.to_bytes(8, "little"))
+    process.stdin.write(
+        len(text).to_bytes(8, "little") + text + bpe_process.END.to_bytes(8, "little")
+    )
     process.stdin.close()
     assert process.stdout is not None
     assert process.stdout.read() == b""
@@ -164,7 +194,10 @@ def test_the_process_ends_when_its_parent_is_gone() -> None:
 
 def test_merges_are_counted_as_they_are_made() -> None:
     """row 66: the lines that the library writes, and others, which are kept for the message of a fault."""
-    lines = [b'{"stage":"Count pairs","current":9,"total":9}', b'{"stage":"Compute merges","current":7,"total":300}']
+    lines = [
+        b'{"stage":"Count pairs","current":9,"total":9}',
+        b'{"stage":"Compute merges","current":7,"total":300}',
+    ]
     heard = bpe._Heard(io.BytesIO(b"\n".join([*lines, b"not JSON \xff", b"[]"])))
     heard.listen()
     assert heard.merges == 7

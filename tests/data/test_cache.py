@@ -37,7 +37,9 @@ def write_sources(turn: int = 0) -> None:
     """A small source of every kind; `turn` gives others of the same names and sizes."""
     words = ["abc ", "bca ", "cab "]
     Path("t.txt").write_text("".join(words[(i + turn) % 3] for i in range(300)))
-    Path("t.tsv").write_text("".join(f"{words[(i + turn) % 3]}\t{'xy'[i % 2]}\n" for i in range(40)))
+    Path("t.tsv").write_text(
+        "".join(f"{words[(i + turn) % 3]}\t{'xy'[i % 2]}\n" for i in range(40))
+    )
     Path("s.en").write_text("".join(f"{words[(i + turn) % 3]}\n" for i in range(40)))
     Path("s.de").write_text("".join(f"{words[(i + 1) % 3]}\n" for i in range(40)))
     for label in range(2):
@@ -45,15 +47,35 @@ def write_sources(turn: int = 0) -> None:
         Path(f"sounds/{label}").mkdir(parents=True, exist_ok=True)
         for index in range(3):
             value = 40 * index + 100 * (label ^ turn)
-            Image.fromarray(np.full((5, 7, 3), value, np.uint8)).save(f"pictures/{label}/{index}.bmp")
-            Path(f"sounds/{label}/{index}.wav").write_bytes(recording(300 + 100 * index + 500 * (label ^ turn)))
+            Image.fromarray(np.full((5, 7, 3), value, np.uint8)).save(
+                f"pictures/{label}/{index}.bmp"
+            )
+            Path(f"sounds/{label}/{index}.wav").write_bytes(
+                recording(300 + 100 * index + 500 * (label ^ turn))
+            )
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "text": {"type": "text", "files": ["t.txt"], "context": 8, "tokenizer": {"type": "characters"}},
-    "bpe": {"type": "text", "files": ["t.txt"], "context": 8, "tokenizer": {"type": "bpe", "vocab_size": 260}},
-    "table": {"type": "table", "train": ["t.tsv"], "text": [0], "label": 1, "tokenizer": {"type": "bytes"}},
-    "pairs": {"type": "pairs", "source": ["s.en"], "target": ["s.de"], "tokenizer": {"type": "bytes"}},
+    "bpe": {
+        "type": "text",
+        "files": ["t.txt"],
+        "context": 8,
+        "tokenizer": {"type": "bpe", "vocab_size": 260},
+    },
+    "table": {
+        "type": "table",
+        "train": ["t.tsv"],
+        "text": [0],
+        "label": 1,
+        "tokenizer": {"type": "bytes"},
+    },
+    "pairs": {
+        "type": "pairs",
+        "source": ["s.en"],
+        "target": ["s.de"],
+        "tokenizer": {"type": "bytes"},
+    },
     "image_folder": {"type": "image_folder", "root": "pictures"},
     "audio": {"type": "audio", "files": ["sounds"], "rate": 8000, "mels": 8, "seconds": 0.1},
 }
@@ -61,7 +83,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def opened(kind: str) -> DataSet:
     options = OPTIONS[kind]
-    return open_data(SOURCES[options["type"]].model_validate(options), base=Path(), say=lambda text: None)
+    return open_data(
+        SOURCES[options["type"]].model_validate(options), base=Path(), say=lambda text: None
+    )
 
 
 def content(data: DataSet) -> dict[str, torch.Tensor]:
@@ -81,7 +105,9 @@ def change_second_bytes(path: Path) -> None:
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "second bytes": change_second_bytes,
-    "one bit": lambda path: path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 4])),
+    "one bit": lambda path: path.write_bytes(
+        path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 4])
+    ),
     "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
     "empty": lambda path: os.truncate(path, 0),
     "gone": lambda path: path.unlink(),
@@ -139,7 +165,9 @@ def test_a_large_folder_is_read_once_and_again_after_a_change(
     monkeypatch.setattr(cache_room, "SMALL", 100)
     read: list[str] = []
     honest = hashes._read
-    monkeypatch.setattr(hashes, "_read", lambda path, shown: (read.append(path.name), honest(path, shown))[1])
+    monkeypatch.setattr(
+        hashes, "_read", lambda path, shown: (read.append(path.name), honest(path, shown))[1]
+    )
     place = home / "kind" / "key"
     place.parent.mkdir(parents=True)
 
@@ -166,7 +194,9 @@ def test_a_large_folder_is_read_once_and_again_after_a_change(
     assert not (place / "b.bin").exists()
 
 
-def test_everything_is_on_the_disk_before_it_has_its_name(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_is_on_the_disk_before_it_has_its_name(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = home / "kind" / "key"
     place.parent.mkdir(parents=True)
     synced: list[str] = []
@@ -185,16 +215,22 @@ def test_everything_is_on_the_disk_before_it_has_its_name(home: Path, monkeypatc
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ResourceError, match="the cache cannot be written: No space left on device; make room there"):
+    with pytest.raises(
+        ResourceError, match="the cache cannot be written: No space left on device; make room there"
+    ):
         build_once(home / "kind" / "other", lambda draft: (draft / "x").write_text("x") and None)
-    assert sorted(p.name for p in (home / "kind").iterdir() if not p.name.endswith(".lock")) == ["key"]
+    assert sorted(p.name for p in (home / "kind").iterdir() if not p.name.endswith(".lock")) == [
+        "key"
+    ]
 
 
 def test_values_are_kept_by_their_description(home: Path) -> None:
     made: list[int] = []
 
     def make(value: int) -> Any:
-        return cached_json("kind", {"of": value}, lambda: made.append(value) or {"twice": [2 * value, "é\ud800"]})
+        return cached_json(
+            "kind", {"of": value}, lambda: made.append(value) or {"twice": [2 * value, "é\ud800"]}
+        )
 
     assert [make(1), make(2), make(1)] == [
         {"twice": [2, "é\ud800"]},
@@ -242,16 +278,26 @@ def leave_copies() -> None:
         for hidden in (".ipynb_checkpoints", "__MACOSX"):
             for path in whole:
                 (root / hidden).mkdir(exist_ok=True)
-                (shutil.copytree if path.is_dir() else shutil.copyfile)(path, root / hidden / path.name)
+                (shutil.copytree if path.is_dir() else shutil.copyfile)(
+                    path, root / hidden / path.name
+                )
 
 
 def test_one_rule_for_every_kind_of_data(home: Path) -> None:
     """Endings in any case are read as what they are; copies that editors and systems leave behind change nothing."""
     write_sources()
-    names = {"text": "T.JSONL.GZ", "table": "B.TSV", "pairs": "B.TXT", "audio": "0.WAV", "image_folder": "0.BMP"}
+    names = {
+        "text": "T.JSONL.GZ",
+        "table": "B.TSV",
+        "pairs": "B.TXT",
+        "audio": "0.WAV",
+        "image_folder": "0.BMP",
+    }
     Path("all").mkdir()
     with gzip.open(Path("all") / names["text"], "wt") as file:
-        file.writelines(json.dumps({"text": row}) + "\n" for row in Path("t.txt").read_text().split())
+        file.writelines(
+            json.dumps({"text": row}) + "\n" for row in Path("t.txt").read_text().split()
+        )
     for kind, place in (("table", "t.tsv"), ("pairs", "s.en")):
         Path(kind).mkdir()
         Path(place).rename(Path(kind) / names[kind])
@@ -269,9 +315,16 @@ def test_one_rule_for_every_kind_of_data(home: Path) -> None:
     for turn in range(2):
         for kind, change in changed.items():
             options = {**OPTIONS[kind], "val_fraction": 0, **change}
-            data = open_data(SOURCES[options["type"]].model_validate(options), base=Path(), say=print)
+            data = open_data(
+                SOURCES[options["type"]].model_validate(options), base=Path(), say=print
+            )
             counts[kind, turn] = (len(data.split("train")), data.fingerprint)
         if turn == 0:
             leave_copies()
     assert all(counts[kind, 0] == counts[kind, 1] for kind in changed), counts
-    assert [counts[kind, 0][0] for kind in ("table", "pairs", "audio", "image_folder")] == [40, 40, 6, 6]
+    assert [counts[kind, 0][0] for kind in ("table", "pairs", "audio", "image_folder")] == [
+        40,
+        40,
+        6,
+        6,
+    ]

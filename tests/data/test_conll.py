@@ -16,9 +16,7 @@ from bigmodel_cli.data.text.tokenizer import load_tokenizer
 from bigmodel_cli.errors import BigmodelError, SpecError
 from bigmodel_cli.lazy import torch
 
-COLUMNS = (
-    "-DOCSTART- -X- -X- O\r\n\r\nEU NNP I-NP B-ORG\r\nrejects VBZ I-VP O\r\n\r\n\r\nPeter NNP I-NP B-PER\r\n. . O O"
-)
+COLUMNS = "-DOCSTART- -X- -X- O\r\n\r\nEU NNP I-NP B-ORG\r\nrejects VBZ I-VP O\r\n\r\n\r\nPeter NNP I-NP B-PER\r\n. . O O"
 TABS = (
     "# sent_id = 1\n1\tNew York\t_\tPROPN\n2-3\tdon't\t_\t_\n2\tdo\t_\tAUX\n3\tn't\t_\tPART\n\n"
     "# text = #\n1\t#\t_\tSYM\n2\t=\t_\tSYM\n"
@@ -30,7 +28,12 @@ def opened(files: dict[str, str], said: list[str] | None = None, **options: Any)
     for name, content in files.items():
         packed = name.endswith(".gz")
         Path(name).write_bytes(gzip.compress(content.encode()) if packed else content.encode())
-    options = {"train": [next(iter(files))], "val_fraction": 0.0, "tokenizer": {"type": "bytes"}, **options}
+    options = {
+        "train": [next(iter(files))],
+        "val_fraction": 0.0,
+        "tokenizer": {"type": "bytes"},
+        **options,
+    }
     say = (lambda _: None) if said is None else said.append
     return open_data(CoNLLOptions.model_validate(options), base=Path(), say=say)
 
@@ -44,7 +47,9 @@ def tagged(data: DataSet, split: str = "train") -> list[list[tuple[str, str]]]:
         at = [place for place, tag in enumerate(tags) if tag >= 0]
         ends = [*at[1:], tokens.index(256, 1)]
         words = [tokenizer.decode(tokens[a:b]) for a, b in zip(at, ends, strict=True)]
-        found.append([(word, data.info.classes[tags[a]]) for word, a in zip(words, at, strict=True)])
+        found.append(
+            [(word, data.info.classes[tags[a]]) for word, a in zip(words, at, strict=True)]
+        )
     return found
 
 
@@ -57,25 +62,42 @@ def test_columns_lists_and_conll_u_are_read() -> None:
         [("New York", "PROPN"), (" do", "AUX"), (" n't", "PART")],
         [("#", "SYM"), (" =", "SYM")],
     ]
-    assert said == ["left out: 2 comments", "left out: 1 CoNLL-U lines that are no word of their own"]
+    assert said == [
+        "left out: 2 comments",
+        "left out: 1 CoNLL-U lines that are no word of their own",
+    ]
     lists = opened({"a.jsonl": LISTS}, words="ner.words", tags="ner.tags")
     assert tagged(lists) == [[("New York", "B-LOC"), (" is", "O")], [("é", "O")]]
-    assert (lists.info.classes, lists.info.class_counts, lists.info.tagged) == (("B-LOC", "O"), (1, 2), True)
+    assert (lists.info.classes, lists.info.class_counts, lists.info.tagged) == (
+        ("B-LOC", "O"),
+        (1, 2),
+        True,
+    )
 
 
 @pytest.mark.parametrize(
     ("content", "options", "fault"),
     [
         ("a O\nb\n", {}, r"a.conll:2: 1 column\(s\), and the lines before have 2"),
-        ("a\nb\n", {}, r"a.conll:1: 1 column\(s\), and data.words is column 0; words need their tags"),
+        (
+            "a\nb\n",
+            {},
+            r"a.conll:1: 1 column\(s\), and data.words is column 0; words need their tags",
+        ),
         ("a O\n", {"tags": 2}, r"a.conll:1: 2 column\(s\), and data.tags is column 2"),
-        ("a O\n", {"tags": "pos"}, r"data.tags: 'pos' is a key of .jsonl rows, and a.conll:1 has columns"),
+        (
+            "a O\n",
+            {"tags": "pos"},
+            r"data.tags: 'pos' is a key of .jsonl rows, and a.conll:1 has columns",
+        ),
         ("a\t \tO\n", {"words": 1}, r"a.conll:1: column 1 \(data.words\) is empty"),
         ("a O\n\nb O\n", {}, "every word has the tag 'O'; is it the right column"),
         ("-DOCSTART- O\n\n", {}, "data.train: there is not a sentence in a.conll"),
     ],
 )
-def test_what_is_no_sentence_is_refused_with_its_line(content: str, options: dict[str, Any], fault: str) -> None:
+def test_what_is_no_sentence_is_refused_with_its_line(
+    content: str, options: dict[str, Any], fault: str
+) -> None:
     with pytest.raises(BigmodelError, match=fault):
         opened({"a.conll": content}, **options)
 
@@ -84,7 +106,10 @@ def test_what_is_no_sentence_is_refused_with_its_line(content: str, options: dic
     ("row", "fault"),
     [
         ({"tokens": ["a", "b"], "tags": ["O"]}, "a.jsonl:1: 2 words and 1 tags"),
-        ({"tokens": ["a"], "tags": [3]}, "a.jsonl:1: 'tags' is not a list of names; .* tags by name"),
+        (
+            {"tokens": ["a"], "tags": [3]},
+            "a.jsonl:1: 'tags' is not a list of names; .* tags by name",
+        ),
         ({"tokens": ["a", " "], "tags": ["O", "O"]}, "a.jsonl:1: 'tokens' is not a list of names"),
         ({"words": ["a"], "tags": ["O"]}, "a.jsonl:1: no key 'tokens'; name it with data.words"),
     ],
@@ -107,7 +132,10 @@ def test_long_sentences_are_cut_and_the_lost_words_counted() -> None:
     ]
     last = opened({"a.conll": content}, context=12, piece="last")
     tags = last.split("train").batch(np.arange(2), 0, 0, False)["tags"]
-    assert [[place for place, tag in enumerate(row) if tag >= 0] for row in tags.tolist()] == [[4, 9], [10]]
+    assert [[place for place, tag in enumerate(row) if tag >= 0] for row in tags.tolist()] == [
+        [4, 9],
+        [10],
+    ]
 
 
 def test_a_given_line_becomes_what_training_sees() -> None:
@@ -123,7 +151,9 @@ def test_a_given_line_becomes_what_training_sees() -> None:
     assert contents[0][0] == ["EU", "rejects"]
     made = random_batch(data.info, ("tokens", "tags"), 3, torch.device("cpu"))
     assert target_of(data.info) is not None
-    assert {n: (t.dtype, t.shape[0]) for n, t in made.items()} == {n: (t.dtype, 3) for n, t in seen.items()}
+    assert {n: (t.dtype, t.shape[0]) for n, t in made.items()} == {
+        n: (t.dtype, 3) for n, t in seen.items()
+    }
 
 
 def test_tags_of_a_checkpoint_are_its_own_and_others_refused() -> None:

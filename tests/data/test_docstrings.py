@@ -56,7 +56,9 @@ def test_summaries_are_judged_beside_the_sources_first_words(cli: Cli) -> None:
     )
     trained = cli("pretrain", "tiny.yaml", "--out", "run")
     assert trained.status == 0, trained.err
-    report = json.loads(cli("eval", "run", "--split", "val", "--predictions", "s.jsonl", "--json").out)
+    report = json.loads(
+        cli("eval", "run", "--split", "val", "--predictions", "s.jsonl", "--json").out
+    )
     assert 0 < report["rougeL_lead"] < 1
     again = json.loads(cli("eval", "--rescore", "s.jsonl", "--json").out)
     for name, value in report["metrics"].items():

@@ -55,8 +55,19 @@ SOURCES: dict[str, dict[str, Any]] = {
         "tokenizer": BYTES,
         "source_tokenizer": {"type": "bpe", "vocab_size": 258},
     },
-    "folder": {"type": "image_folder", "root": "there/images", "size": 6, "channels": 1, "classes": 3},
-    "folder without labels": {"type": "image_folder", "root": "there/images", "size": 5, "labels": False},
+    "folder": {
+        "type": "image_folder",
+        "root": "there/images",
+        "size": 6,
+        "channels": 1,
+        "classes": 3,
+    },
+    "folder without labels": {
+        "type": "image_folder",
+        "root": "there/images",
+        "size": 5,
+        "labels": False,
+    },
 }
 
 
@@ -67,7 +78,9 @@ def files(tmp_path: Path) -> None:
     there.mkdir()
     for name in "ab":
         (there / f"{name}.txt").write_text("a line of text\n" * 20)
-    (there / "t.tsv").write_text("".join(f"{'xy'[i % 2]}\twords {i} abab\tother {i}\n" for i in range(20)))
+    (there / "t.tsv").write_text(
+        "".join(f"{'xy'[i % 2]}\twords {i} abab\tother {i}\n" for i in range(20))
+    )
     for label in ("one", "two", "three"):
         (there / "images" / label).mkdir(parents=True)
         for number in range(4):
@@ -89,7 +102,10 @@ def test_what_is_expected_is_what_the_data_has(name: str, files: None) -> None:
     assert len(expected.info.classes) == len(data.info.classes)
     assert expected.names == data.names()
     assert len(expected.longest) == len(data.split("train").longest_rows())
-    assert all(real <= most for real, most in zip(data.split("train").longest_rows(), expected.longest, strict=True))
+    assert all(
+        real <= most
+        for real, most in zip(data.split("train").longest_rows(), expected.longest, strict=True)
+    )
 
 
 KNOWN = [
@@ -99,37 +115,60 @@ KNOWN = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "shape", "classes", "count"), KNOWN, ids=[kind for kind, *_ in KNOWN])
-def test_a_known_data_set_is_known(kind: str, shape: tuple[int, ...], classes: int, count: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "shape", "classes", "count"), KNOWN, ids=[kind for kind, *_ in KNOWN]
+)
+def test_a_known_data_set_is_known(
+    kind: str, shape: tuple[int, ...], classes: int, count: int
+) -> None:
     expected = OPTIONS.validate_python({"type": kind}).expected(None)
-    assert (expected.info.image_shape, len(expected.info.classes), expected.samples) == (shape, classes, count)
+    assert (expected.info.image_shape, len(expected.info.classes), expected.samples) == (
+        shape,
+        classes,
+        count,
+    )
     assert str(expected).startswith(f"images of {' x '.join(map(str, shape))}")
     assert f"{classes} classes, {count:,} training samples" in str(expected)
-    changed = OPTIONS.validate_python({"type": kind, "size": 9, "channels": 1, "val_fraction": 0}).expected(None)
+    changed = OPTIONS.validate_python(
+        {"type": kind, "size": 9, "channels": 1, "val_fraction": 0}
+    ).expected(None)
     assert (changed.info.image_shape, changed.samples) == ((1, 9, 9), count + count // 9)
 
 
 def test_data_that_is_not_there_is_said() -> None:
     said: list[str] = []
-    data = open_or_expect(OPTIONS.validate_python({"type": "mnist", "root": "nowhere"}), say=said.append)
+    data = open_or_expect(
+        OPTIONS.validate_python({"type": "mnist", "root": "nowhere"}), say=said.append
+    )
     assert len(data.split("train")) == 54_000
     assert "nowhere" in said[-1]
     assert "Without the data, this is assumed: images of 1 x 28 x 28" in said[-1]
 
 
 def test_the_real_data_is_as_it_is_known(data_root: Path) -> None:
-    options = OPTIONS.validate_python({"type": "mnist", "root": f"{data_root}/mnist", "val_fraction": 0.07})
+    options = OPTIONS.validate_python(
+        {"type": "mnist", "root": f"{data_root}/mnist", "val_fraction": 0.07}
+    )
     data, expected = opened(options), options.expected(None)
-    assert (data.info.image_shape, len(data.split("train"))) == (expected.info.image_shape, expected.samples)
+    assert (data.info.image_shape, len(data.split("train"))) == (
+        expected.info.image_shape,
+        expected.samples,
+    )
 
 
 AUDIO = {"type": "audio", "files": ["no.wav"]}
 UNKNOWN: dict[str, tuple[dict[str, Any], str]] = {
     "classes": ({**SOURCES["folder"], "root": "no", "classes": None}, "give data.classes: N"),
     "size": ({**SOURCES["folder"], "root": "no", "size": None}, "give data.size: N"),
-    "characters": ({**SOURCES["text"], "tokenizer": {"type": "characters"}}, "give data.tokenizer: bytes, or"),
+    "characters": (
+        {**SOURCES["text"], "tokenizer": {"type": "characters"}},
+        "give data.tokenizer: bytes, or",
+    ),
     "seconds": ({**AUDIO, "classes": 3}, "give data.seconds: N"),
-    "transcripts": ({**AUDIO, "classes": 3, "units": "words"}, "how long its longest recording is is not known"),
+    "transcripts": (
+        {**AUDIO, "classes": 3, "units": "words"},
+        "how long its longest recording is is not known",
+    ),
 }
 
 

@@ -43,13 +43,22 @@ def named(*names: str, endings: tuple[str, ...] = (".txt", ".db", ".ini")) -> li
 
 
 def test_what_systems_leave_behind_is_passed_over_but_not_where_it_is_named() -> None:
-    touch(*(f"top/{name}" for name in HIDDEN), "top/a.txt", "top/sub/B.TXT", "top/sub/c.Txt", "top/d.dat")
+    touch(
+        *(f"top/{name}" for name in HIDDEN),
+        "top/a.txt",
+        "top/sub/B.TXT",
+        "top/sub/c.Txt",
+        "top/d.dat",
+    )
     wanted = ["top/a.txt", "top/sub/B.TXT", "top/sub/c.Txt"]
     assert named("top") == wanted
     assert named("top/**/*.[tT]*") == [*wanted]
     assert named("top/*") == ["top/a.txt", "top/d.dat"]
     assert named("top/.hidden.txt", "top/__MACOSX") == ["top/.hidden.txt", "top/__MACOSX/a.txt"]
-    assert named("top/.ipynb*/*.txt", "top/__MACOSX/*.txt") == ["top/.ipynb_checkpoints/a.txt", "top/__MACOSX/a.txt"]
+    assert named("top/.ipynb*/*.txt", "top/__MACOSX/*.txt") == [
+        "top/.ipynb_checkpoints/a.txt",
+        "top/__MACOSX/a.txt",
+    ]
     assert [p.name for p in folders_in(Path("top"))] == ["sub"]
     touch(".above/a.txt")  # what a folder lies in does not hide it
     assert [p.as_posix() for p in walk(Path(".above"))] == [".above/a.txt"]
@@ -66,8 +75,13 @@ def test_links_are_followed_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert sorted(Path(p).resolve().relative_to(Path.cwd()).as_posix() for p in found) == [
         "other/d.txt", "other/deep/c.txt", "top/b.txt", "top/real/a.txt"
     ]  # fmt: skip
-    assert {"top/b.txt", "top/real/a.txt"} <= set(found)  # each by its own name where it has one there
-    assert "link(s) to what is below it already, or above it, are passed over" in capsys.readouterr().err
+    assert {"top/b.txt", "top/real/a.txt"} <= set(
+        found
+    )  # each by its own name where it has one there
+    assert (
+        "link(s) to what is below it already, or above it, are passed over"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_file_and_a_folder_reached_by_two_links_count_once() -> None:
@@ -86,7 +100,9 @@ def test_a_link_to_nowhere_is_an_error_with_its_name(name: str) -> None:
     Path("top/.gone").symlink_to("nowhere")  # hidden: nobody asks for it
     assert named("top") == ["top/a.txt"]
     Path("top/gone.txt").symlink_to("nowhere")
-    with pytest.raises(DataError, match=r"^top/gone.txt: a link to nowhere, which is not there; mend it"):
+    with pytest.raises(
+        DataError, match=r"^top/gone.txt: a link to nowhere, which is not there; mend it"
+    ):
         named(name)
 
 
@@ -94,7 +110,10 @@ def test_what_is_named_twice_is_taken_once_and_said(capsys: pytest.CaptureFixtur
     touch("top/a.txt", "top/b.txt")
     Path("side").symlink_to("top")
     assert named("top/b.txt", "side", "top/*.txt") == ["top/b.txt", "side/a.txt"]
-    assert "data.files: 3 file(s) are named or linked more than once, and are taken once" in capsys.readouterr().err
+    assert (
+        "data.files: 3 file(s) are named or linked more than once, and are taken once"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_glob_takes_endings_in_any_case() -> None:
@@ -127,30 +146,43 @@ def test_home_and_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DATA", str(tmp_path / "data"))
     monkeypatch.setenv("PART", "set")
-    found = find_files(["~/t.txt", "~", "$DATA/*/u.txt", "${DATA}/${PART}/u.txt", "data/$PART"], HERE, "o", (".txt",))
+    found = find_files(
+        ["~/t.txt", "~", "$DATA/*/u.txt", "${DATA}/${PART}/u.txt", "data/$PART"],
+        HERE,
+        "o",
+        (".txt",),
+    )
     assert found == (tmp_path / "home/t.txt", tmp_path / "data/set/u.txt")
     assert expand("$DATA/new", HERE, "data.root") == tmp_path / "data/new"
     assert expand("new/place", Path("base"), "data.root") == Path("base/new/place")
-    with pytest.raises(SpecError, match=r"^data.root: \$DATA/\$NOT_SET_1/x: the variable NOT_SET_1 is not set$"):
+    with pytest.raises(
+        SpecError, match=r"^data.root: \$DATA/\$NOT_SET_1/x: the variable NOT_SET_1 is not set$"
+    ):
         expand("$DATA/$NOT_SET_1/x", HERE, "data.root")
     with pytest.raises(SpecError, match=r"there is no user 'nobody-of-that-name'"):
         expand("~nobody-of-that-name/x", HERE, "data.root")
 
 
-def test_what_finds_nothing_says_where_it_was_looked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_finds_nothing_says_where_it_was_looked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     touch("only/folders/a.txt", "mixed/f/a.txt", "mixed/b.txt")
     for name in ("no.txt", "only/*.none"):
         message = f"data.files: {name}: no such file; it was looked for as {tmp_path / name}"
         with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
             named(name)
     with pytest.raises(
-        DataError, match=r"^data.files: only/\*: matches only folders, the first only/folders; end it with /\*\*"
+        DataError,
+        match=r"^data.files: only/\*: matches only folders, the first only/folders; end it with /\*\*",
     ):
         named("only/*")
     with pytest.raises(DataError, match=r"the folder only holds no file that ends in .wav, .flac"):
         named("only", endings=(".wav", ".flac"))
     assert named("mixed/*") == ["mixed/b.txt"]
-    assert "data.files: mixed/*: 1 folder(s) that it matches are left out, the first mixed/f" in capsys.readouterr().err
+    assert (
+        "data.files: mixed/*: 1 folder(s) that it matches are left out, the first mixed/f"
+        in capsys.readouterr().err
+    )
     os.mkfifo("pipe.txt")
     with pytest.raises(DataError, match=r"pipe.txt: neither a file nor a folder"):
         named("pipe.txt")
@@ -175,25 +207,34 @@ def _image() -> None:
 
 def _recording() -> None:
     os.mkfifo("pipe.wav")
-    read_sound(Path("pipe.wav"), DatasetInfo(image_shape=(1, 4, 4), sound=MelConfig(8000, 200, 80, 4, 20.0, 4000.0, 800)))
+    read_sound(
+        Path("pipe.wav"),
+        DatasetInfo(image_shape=(1, 4, 4), sound=MelConfig(8000, 200, 80, 4, 20.0, 4000.0, 800)),
+    )
 
 
 def _tokenizer() -> None:
     os.mkfifo("pipe.json")
     Path("text.txt").write_text("some text\n" * 100)
     tokenizer = {"type": "file", "path": "pipe.json"}
-    options = TextOptions.model_validate({"files": ["text.txt"], "context": 8, "tokenizer": tokenizer})
+    options = TextOptions.model_validate(
+        {"files": ["text.txt"], "context": 8, "tokenizer": tokenizer}
+    )
     open_data(options, base=Path(), say=print)
 
 
 @pytest.mark.parametrize(
     ("read", "status"), [(_idx, 3), (_packed_idx, 3), (_image, 3), (_recording, 3), (_tokenizer, 2)]
 )
-def test_a_pipe_in_the_place_of_a_file_is_refused_and_never_waited_for(read: Callable[[], None], status: int) -> None:
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_never_waited_for(
+    read: Callable[[], None], status: int
+) -> None:
     """Row 77, in the data: nobody writes to the pipe, so that reading it would never end."""
     signal.alarm(20)  # ends the process, should it wait after all
     try:
-        with pytest.raises(BigmodelError, match="a pipe, and not a file; write what it gives to a file") as caught:
+        with pytest.raises(
+            BigmodelError, match="a pipe, and not a file; write what it gives to a file"
+        ) as caught:
             read()
     finally:
         signal.alarm(0)
@@ -205,12 +246,22 @@ def test_each_file_has_its_name_below_the_folder_that_was_named() -> None:
     found = find_named(["top", "../base/top/in/*"], Path("base"), "data.files", (".txt",))
     assert found == [(Path("base/top/b.txt"), "b.txt"), (Path("base/top/in/a.txt"), "in/a.txt")]
     os.chdir("base/top")
-    assert find_named([""], HERE, "data.files", (".txt",)) == [(Path("b.txt"), "b.txt"), (Path("in/a.txt"), "in/a.txt")]
+    assert find_named([""], HERE, "data.files", (".txt",)) == [
+        (Path("b.txt"), "b.txt"),
+        (Path("in/a.txt"), "in/a.txt"),
+    ]
 
 
 def test_the_walk_equals_the_plain_one_of_the_library(tmp_path: Path) -> None:
     touch(
-        *(f"t/{a}{b}/{c}.{e}" for a in "xY" for b in range(3) for c in "ab" for e in ("txt", "TXT", "md")), "t/x0.txt"
+        *(
+            f"t/{a}{b}/{c}.{e}"
+            for a in "xY"
+            for b in range(3)
+            for c in "ab"
+            for e in ("txt", "TXT", "md")
+        ),
+        "t/x0.txt",
     )
     plain = sorted(p for p in Path("t").rglob("*") if p.is_file() and p.suffix.lower() == ".txt")
     assert walk(Path("t"), (".txt",)) == plain
@@ -223,11 +274,25 @@ def test_a_start_and_a_tokenizer_named_by_a_variable(
 ) -> None:
     assert cli("pretrain", cnn_spec, "--out", "run", "--set", "train.steps=1").status == 0
     monkeypatch.setenv("PLACE_1", str(tmp_path))
-    start = ("pretrain", cnn_spec, "--set", "train.steps=1", "--set", "init.checkpoint=$PLACE_1/run", "--out")
+    start = (
+        "pretrain",
+        cnn_spec,
+        "--set",
+        "train.steps=1",
+        "--set",
+        "init.checkpoint=$PLACE_1/run",
+        "--out",
+    )
     assert f"from {tmp_path / 'run'}" in cli(*start, "again").err
     monkeypatch.delenv("PLACE_1")
     refused = cli(*start, "third")
     assert refused.status == 2
-    assert refused.err.endswith("bigmodel: init.checkpoint: $PLACE_1/run: the variable PLACE_1 is not set\n")
-    with pytest.raises(SpecError, match=r"^data.tokenizer.path: \$PLACE_1/t.json: the variable PLACE_1 is not set"):
-        fit_tokenizer(FileOptions(type="file", path="$PLACE_1/t.json"), Corpora(None, {}), print, None)
+    assert refused.err.endswith(
+        "bigmodel: init.checkpoint: $PLACE_1/run: the variable PLACE_1 is not set\n"
+    )
+    with pytest.raises(
+        SpecError, match=r"^data.tokenizer.path: \$PLACE_1/t.json: the variable PLACE_1 is not set"
+    ):
+        fit_tokenizer(
+            FileOptions(type="file", path="$PLACE_1/t.json"), Corpora(None, {}), print, None
+        )

@@ -26,7 +26,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that were read."""
     seen: list[str] = []
     read = hashes._read
-    monkeypatch.setattr(hashes, "_read", lambda path, shown: (seen.append(path.name), read(path, shown))[1])
+    monkeypatch.setattr(
+        hashes, "_read", lambda path, shown: (seen.append(path.name), read(path, shown))[1]
+    )
     return seen
 
 
@@ -65,7 +67,11 @@ def test_size_and_time_of_modification_put_back(store: Path, reads: list[str]) -
     path.write_bytes(b"x" * before.st_size)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     after = path.stat()
-    assert (after.st_size, after.st_mtime_ns, after.st_ino) == (before.st_size, before.st_mtime_ns, before.st_ino)
+    assert (after.st_size, after.st_mtime_ns, after.st_ino) == (
+        before.st_size,
+        before.st_mtime_ns,
+        before.st_ino,
+    )
     assert content_hashes([path]) == [hashlib.sha256(b"x" * 1000).hexdigest()]
     assert reads == ["1.dat", "1.dat"]
 
@@ -98,7 +104,10 @@ def test_what_changed_within_a_tick_of_being_read_is_not_remembered(
     os.utime(path, ns=(0, 10**18))
     stat = path.stat()
     whole = type(
-        "Stat", (), {n: getattr(stat, n) for n in ("st_size", "st_ino", "st_mtime_ns")} | {"st_ctime_ns": 10**18}
+        "Stat",
+        (),
+        {n: getattr(stat, n) for n in ("st_size", "st_ino", "st_mtime_ns")}
+        | {"st_ctime_ns": 10**18},
     )()
     monkeypatch.setattr(hashes.os, "fstat", lambda descriptor: whole)  # times of whole seconds
     for after, settled in ((10**9, False), (3 * 10**9, True)):
@@ -112,12 +121,16 @@ def test_a_file_that_changes_while_it_is_read(store: Path, monkeypatch: pytest.M
     monkeypatch.setattr(hashes.Progress, "add", lambda self, size: path.write_bytes(b"z" * size))
     before = content_hashes([path])
     monkeypatch.setattr(hashes.Progress, "add", add)
-    with pytest.raises(DataError, match=r"1.dat: changed while it was read; start again when nothing writes to it"):
+    with pytest.raises(
+        DataError, match=r"1.dat: changed while it was read; start again when nothing writes to it"
+    ):
         check_unchanged([path], before)
     check_unchanged([path], content_hashes([path]))
 
 
-@pytest.mark.parametrize("damage", ["second bytes", "cut", "empty", "zeros", "a row", "another table", "folder"])
+@pytest.mark.parametrize(
+    "damage", ["second bytes", "cut", "empty", "zeros", "a row", "another table", "folder"]
+)
 def test_a_damaged_store_costs_time_only(
     damage: str, store: Path, reads: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

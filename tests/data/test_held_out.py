@@ -69,7 +69,9 @@ def pairs() -> tuple[dict[str, Any], Callable[[DataSet, str], list[str]]]:
 def pair_table() -> tuple[dict[str, Any], Callable[[DataSet, str], list[str]]]:
     Path("p.jsonl").write_text("".join(json.dumps({"de": w[::-1], "en": w}) + "\n" for w in WORDS))
     columns = {"source": "en", "target": "de", "context": 9, "tokenizer": {"type": "bytes"}}
-    return {"type": "pair_table", "train": ["p.jsonl"], **columns}, lambda d, s: texts_of(d, s, "source")
+    return {"type": "pair_table", "train": ["p.jsonl"], **columns}, lambda d, s: texts_of(
+        d, s, "source"
+    )
 
 
 def grey(data: DataSet, split: str) -> list[str]:
@@ -94,7 +96,12 @@ def parquet_images() -> tuple[dict[str, Any], Callable[[DataSet, str], list[str]
     paths = [Path("pictures", "odd" if i % 2 else "even", f"{i}.png") for i in range(len(WORDS))]
     content = [{"bytes": p.read_bytes(), "path": None} for p in paths]
     pq.write_table(pa.table({"image": content}), "images.parquet")
-    return {"type": "parquet_images", "train": ["images.parquet"], "labels": False, "normalize": "none"}, grey
+    return {
+        "type": "parquet_images",
+        "train": ["images.parquet"],
+        "labels": False,
+        "normalize": "none",
+    }, grey
 
 
 def audio() -> tuple[dict[str, Any], Callable[[DataSet, str], list[str]]]:
@@ -106,7 +113,13 @@ def audio() -> tuple[dict[str, Any], Callable[[DataSet, str], list[str]]]:
         labels = data.split(split).batch(np.arange(len(data.split(split))), 0, 0, False)["label"]
         return [data.info.classes[i] for i in labels]
 
-    values = {"type": "audio", "files": ["sounds"], "pattern": r"(?P<label>w\d+)\.wav$", "rate": 8000, "mels": 8}
+    values = {
+        "type": "audio",
+        "files": ["sounds"],
+        "pattern": r"(?P<label>w\d+)\.wav$",
+        "rate": 8000,
+        "mels": 8,
+    }
     return {**values, "seconds": 0.03}, read
 
 
@@ -123,7 +136,8 @@ def test_a_tenth_of_the_items_is_held_out(form: Callable[[], Any]) -> None:
     assert sorted(train + val) == WORDS  # nothing twice, nothing lost
     assert set(val) not in ({*WORDS[:13]}, {*WORDS[-13:]}, {*WORDS[::10]})
     assert any(
-        "holding out 13 of 130 training " in line and "data.val_fraction: 0 turns it off" in line for line in said
+        "holding out 13 of 130 training " in line and "data.val_fraction: 0 turns it off" in line
+        for line in said
     )
     assert read(opened(**options), "val") == val
     more = opened(**options, val_fraction=0.4)
@@ -136,16 +150,29 @@ def test_a_tenth_of_the_items_is_held_out(form: Callable[[], Any]) -> None:
     assert not any("holding out" in line for line in quiet)
     assert sorted(read(whole, "train")) == WORDS
     assert len({*data.items("train").tolist(), *data.items("val").tolist()}) == 130
-    assert sorted([*data.items("train").tolist(), *data.items("val").tolist()]) == sorted(whole.items("train").tolist())
+    assert sorted([*data.items("train").tolist(), *data.items("val").tolist()]) == sorted(
+        whole.items("train").tolist()
+    )
 
 
 def test_images_of_the_sources_that_have_a_test_split(data_root: Path) -> None:
     said: list[str] = []
     data = opened(said, type="mnist", root=str(data_root / "mnist"))
-    assert {n: len(data.split(n)) for n in data.splits} == {"train": 54_000, "val": 6_000, "test": 10_000}
-    assert "holding out 6,000 of 60,000 training images for validation; data.val_fraction: 0 turns it off" in said
+    assert {n: len(data.split(n)) for n in data.splits} == {
+        "train": 54_000,
+        "val": 6_000,
+        "test": 10_000,
+    }
+    assert (
+        "holding out 6,000 of 60,000 training images for validation; data.val_fraction: 0 turns it off"
+        in said
+    )
     digits = opened(type="digits")
-    assert {n: len(digits.split(n)) for n in digits.splits} == {"train": 1_290, "val": 143, "test": 364}
+    assert {n: len(digits.split(n)) for n in digits.splits} == {
+        "train": 1_290,
+        "val": 143,
+        "test": 364,
+    }
 
 
 def test_strings_are_joined_of_recordings_of_their_own_split() -> None:
@@ -155,7 +182,9 @@ def test_strings_are_joined_of_recordings_of_their_own_split() -> None:
     said = {n: set() for n in ("train", "val")}
     for name, numbers in said.items():
         for epoch in range(12):
-            target = data.split(name).batch(np.arange(len(data.split(name))), epoch, 0, name == "train")["target"]
+            target = data.split(name).batch(
+                np.arange(len(data.split(name))), epoch, 0, name == "train"
+            )["target"]
             numbers |= {int(i) for i in target.flatten() if i >= 0}
     assert not said["train"] & said["val"]
     assert len(said["val"]) == 13
@@ -182,7 +211,9 @@ def test_cifar_opens_the_files_of_one_split(monkeypatch: pytest.MonkeyPatch) -> 
     options = SOURCES["cifar10"].model_validate({"type": "cifar10", "normalize": "none"})
     info = {"image_shape": [3, 32, 32], "classes": ["c", "b", "a"]}
     read = {"base": Path.cwd(), "say": [].append}
-    found = open_data(options, **read, assets={"facts.json": json.dumps(info).encode()}, only="test")  # type: ignore[arg-type]
+    found = open_data(
+        options, **read, assets={"facts.json": json.dumps(info).encode()}, only="test"
+    )  # type: ignore[arg-type]
     rows = found.split("test").batch(np.arange(6), 0, 0, False)
     assert rows["label"].tolist() == [2, 1, 0, 2, 1, 0]  # by their names
     assert np.array_equal((rows["image"] * 255).round().numpy().reshape(6, -1), batch["data"])
@@ -193,10 +224,17 @@ def test_cifar_opens_the_files_of_one_split(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_few_items(count: int) -> None:
     Path("a.tsv").write_text("".join(f"{w}\n" for w in WORDS[:count]))
-    options = {"type": "table", "train": ["a.tsv"], "text": [0], "context": 8, "tokenizer": {"type": "bytes"}}
+    options = {
+        "type": "table",
+        "train": ["a.tsv"],
+        "text": [0],
+        "context": 8,
+        "tokenizer": {"type": "bytes"},
+    }
     if count == 1:
         with pytest.raises(
-            DataError, match=r"data.val_fraction: 0.1 leaves nothing of 1 rows to train on; .* data.val_fraction: 0"
+            DataError,
+            match=r"data.val_fraction: 0.1 leaves nothing of 1 rows to train on; .* data.val_fraction: 0",
         ):
             opened(**options)
         return
@@ -226,14 +264,17 @@ def test_named_validation_takes_the_place_of_the_part() -> None:
             Image.new("L", (4, 4), 7 * len(name)).save(Path("set", name, label, "a.png"))
     assert len(opened(type="image_folder", root="set").split("val")) == 2
     with pytest.raises(
-        Exception, match=r"data.val_fraction: give either a validation split \(there is one\) or val_fraction"
+        Exception,
+        match=r"data.val_fraction: give either a validation split \(there is one\) or val_fraction",
     ):
         opened(type="image_folder", root="set", val_fraction=0.5)
 
 
 def documents(sizes: list[int]) -> list[str]:
     """Documents of these sizes whose characters name their document and place, so that each is found again."""
-    return ["".join(chr(0x4E00 + 1000 * i + j) for j in range(size)) for i, size in enumerate(sizes)]
+    return [
+        "".join(chr(0x4E00 + 1000 * i + j) for j in range(size)) for i, size in enumerate(sizes)
+    ]
 
 
 @pytest.mark.parametrize("form", ["jsonl", "files"])
@@ -254,11 +295,15 @@ def test_documents_of_a_text_are_held_out_at_random(form: str) -> None:
     parts: dict[str, str] = {}
     for name in ("train", "val"):
         tokens: Any = data.split(name)
-        parts[name] = "".join(symbols[t] if t < len(symbols) else "|" for t in tokens.tokens.tolist())
+        parts[name] = "".join(
+            symbols[t] if t < len(symbols) else "|" for t in tokens.tokens.tolist()
+        )
     total = sum(sizes)
     held = [c for c in parts["val"] if c != "|"]
     assert len(held) == total - int(0.9 * total)  # exactly a tenth
-    assert Counter(c for c in parts["train"] + parts["val"] if c != "|") == Counter("".join(written))
+    assert Counter(c for c in parts["train"] + parts["val"] if c != "|") == Counter(
+        "".join(written)
+    )
     whole = [d for d in written if d in parts["val"]]
     cut = [d for d in written if d not in parts["val"] and any(c in parts["val"] for c in d)]
     assert len(cut) <= 1  # of the last of them no more than its tail
@@ -267,7 +312,10 @@ def test_documents_of_a_text_are_held_out_at_random(form: str) -> None:
         assert document.endswith(own)
         assert document.removesuffix(own) + "|" in parts["train"]  # where it stops, it ends
     assert not set(whole) <= set(written[-len(whole) - 1 :])  # not the last files
-    assert f"holding out {len(held):,} of {total:,} characters (in {len(whole) + len(cut)} of 16 documents)" in said[0]
+    assert (
+        f"holding out {len(held):,} of {total:,} characters (in {len(whole) + len(cut)} of 16 documents)"
+        in said[0]
+    )
     again: Any = opened(**options).split("val")
     assert again.tokens.tolist() == data.split("val").tokens.tolist()  # type: ignore[attr-defined]
     assert opened(**options, val_fraction=0).splits == ("train",)
@@ -315,8 +363,13 @@ def test_a_trained_tokenizer_does_not_see_what_is_held_out(form: str) -> None:
             data = opened(type="pairs", source=["a.txt"], target=["b.txt"], **same)
         from bigmodel_cli.data import load_tokenizer
 
-        column = data.split("val").batch(np.arange(10), 0, 0, False)["tokens" if form == "table" else "source"]
-        decoded = [load_tokenizer(data.assets()).decode([t for t in row if t > 0]) for row in column.tolist()]
+        column = data.split("val").batch(np.arange(10), 0, 0, False)[
+            "tokens" if form == "table" else "source"
+        ]
+        decoded = [
+            load_tokenizer(data.assets()).decode([t for t in row if t > 0])
+            for row in column.tolist()
+        ]
         held = [next(n for n in names if n in text) for text in decoded]
     vocabulary = json.loads(data.assets()["tokenizer.json"])["model"]["vocab"]
     learnt = {word.removeprefix("Ġ") for word in vocabulary}
@@ -353,7 +406,9 @@ def test_files_of_other_splits_are_left_out_of_training(options: dict[str, Any])
     for name in "abcd":
         Path("set", f"{name}.txt").write_text(f"{name * 9}\n" * 20)
     Path("link").symlink_to("set")
-    linked = {k: ["link/b.txt"] for k in options if k.startswith("val")}  # the same file by another path
+    linked = {
+        k: ["link/b.txt"] for k in options if k.startswith("val")
+    }  # the same file by another path
     said: list[str] = []
     data = opened(said, **{**options, **linked})
     train: Any = data.split("train")
@@ -363,11 +418,19 @@ def test_files_of_other_splits_are_left_out_of_training(options: dict[str, Any])
     taken = {"text": "b", "table": "bc", "pair_table": "c", "pairs": "b"}[options["type"]]
     assert there == set("abcd") - set(taken)
     for name in taken:
-        assert any("left out of training, since data." in line and f"{name}.txt" in line for line in said), said
+        assert any(
+            "left out of training, since data." in line and f"{name}.txt" in line for line in said
+        ), said
     only = {
         **options,
-        **{k: ["set/b.txt"] for k in ("files", "train", "source", "target") if isinstance(options.get(k), list)},
+        **{
+            k: ["set/b.txt"]
+            for k in ("files", "train", "source", "target")
+            if isinstance(options.get(k), list)
+        },
     }
     if "b" in taken:
-        with pytest.raises(DataError, match="nothing is left to train on: every file belongs to another split"):
+        with pytest.raises(
+            DataError, match="nothing is left to train on: every file belongs to another split"
+        ):
             opened(**only)

@@ -21,8 +21,12 @@ BPE = {"type": "BPE", "vocab": {"r": 0, "e": 1, "d": 2}, "merges": []}
 
 def written(**parts: Any) -> bytes:
     """A tokenizer.json with these parts."""
-    empty = dict.fromkeys(("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder"))
-    return json.dumps({"version": "1.0", "added_tokens": [], **empty, "model": BPE, **parts}).encode()
+    empty = dict.fromkeys(
+        ("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder")
+    )
+    return json.dumps(
+        {"version": "1.0", "added_tokens": [], **empty, "model": BPE, **parts}
+    ).encode()
 
 
 def split(pattern: str) -> dict[str, Any]:
@@ -30,15 +34,24 @@ def split(pattern: str) -> dict[str, Any]:
 
 
 WORDS = {"type": "WordLevel", "vocab": {"red": 0, "green": 1}, "unk_token": "<unk>"}
-PIECES = {"type": "WordPiece", "vocab": {"red": 0}, "unk_token": "[UNK]", "continuing_subword_prefix": "##"}
+PIECES = {
+    "type": "WordPiece",
+    "vocab": {"red": 0},
+    "unk_token": "[UNK]",
+    "continuing_subword_prefix": "##",
+}
 FAULTY = {
-    "a panic when it is read": written(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+    "a panic when it is read": written(
+        normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    ),
     "a panic when a text is read": written(pre_tokenizer=split("(a+)+$")),
     "a regex that backtracks": written(pre_tokenizer=split("(1|1?)+$")),
     "a regex that is none": written(pre_tokenizer=split("(")),
     "words without an unknown token": written(model=WORDS),
     "pieces without an unknown token": written(model={**PIECES, "max_input_chars_per_word": 100}),
-    "unigrams without an unknown token": written(model={"type": "Unigram", "unk_id": None, "vocab": [["a", -1.0]]}),
+    "unigrams without an unknown token": written(
+        model={"type": "Unigram", "unk_id": None, "vocab": [["a", -1.0]]}
+    ),
     "unigrams of none": written(model={"type": "Unigram", "unk_id": 0, "vocab": []}),
     "merges of what is not there": written(model={**BPE, "merges": ["x y"]}),
     "an unknown model": written(model={"type": "Evil"}),
@@ -108,7 +121,9 @@ def test_a_text_that_makes_the_library_panic_is_a_fault_of_the_data() -> None:
         tokenizer.encode("z" * 100 + "!")
 
 
-def test_a_signal_is_not_taken_for_a_fault_of_the_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_is_not_taken_for_a_fault_of_the_tokenizer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Row 79: what is caught is the library's alone."""
     tokenizer = read_tokenizer(written(), "x")
     assert isinstance(tokenizer, LibraryTokenizer)

@@ -17,14 +17,20 @@ IMAGE = {"bytes": png(np.arange(12, dtype=np.uint8).reshape(3, 4)), "path": None
 
 
 def write(
-    name: str, labels: list[Any], images: list[Any] | None = None, names: list[str] | None = None, kind: Any = None
+    name: str,
+    labels: list[Any],
+    images: list[Any] | None = None,
+    names: list[str] | None = None,
+    kind: Any = None,
 ) -> str:
     import pyarrow.parquet as pq
 
     images = [IMAGE] * len(labels) if images is None else images
     table = pa.table({"image": pa.array(images), "label": pa.array(labels, kind)})
     if names is not None:
-        schema = json.dumps({"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}})
+        schema = json.dumps(
+            {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+        )
         table = table.replace_schema_metadata({"huggingface": schema})
     pq.write_table(table, name)
     return name
@@ -89,11 +95,17 @@ def test_labels_that_are_refused(labels: list[Any], names: list[str] | None, mes
 def test_files_that_do_not_agree() -> None:
     words, numbers = write("a.parquet", ["a", "b"]), write("b.parquet", [0, 1])
     with pytest.raises(
-        DataError, match=r"b.parquet: row 0: the label 0 beside 'a': they are all numbers, or all words"
+        DataError,
+        match=r"b.parquet: row 0: the label 0 beside 'a': they are all numbers, or all words",
     ):
         labels_of(train=[words], test=[numbers])
-    one, other = write("c.parquet", [0, 1], names=["x", "y"]), write("d.parquet", [0, 1], names=["y", "x"])
-    with pytest.raises(DataError, match=r"d.parquet: the names of its classes are not those of .*c.parquet"):
+    one, other = (
+        write("c.parquet", [0, 1], names=["x", "y"]),
+        write("d.parquet", [0, 1], names=["y", "x"]),
+    )
+    with pytest.raises(
+        DataError, match=r"d.parquet: the names of its classes are not those of .*c.parquet"
+    ):
         labels_of(train=[one], test=[other])
 
 
@@ -109,7 +121,10 @@ def test_files_that_do_not_agree() -> None:
             [IMAGE, {"bytes": None, "path": None}],
             "row 1: data.image_column: 'image' holds nothing (null) rather than the bytes",
         ),
-        (["text"], "row 0: data.image_column: 'image' holds a value of type str rather than the bytes"),
+        (
+            ["text"],
+            "row 0: data.image_column: 'image' holds a value of type str rather than the bytes",
+        ),
         ([IMAGE, {"bytes": b"junk", "path": None}], "row 1: not a whole image"),
     ],
 )
@@ -123,7 +138,14 @@ def test_plain_bytes_and_two_columns_of_one_file() -> None:
     import pyarrow.parquet as pq
 
     dark, light = (png(np.full((3, 4), v, np.uint8)) for v in (10, 200))
-    pq.write_table(pa.table({"dark": [dark, dark], "light": [light, light], "label": [0, 1]}), "a.parquet")
+    pq.write_table(
+        pa.table({"dark": [dark, dark], "light": [light, light], "label": [0, 1]}), "a.parquet"
+    )
     for column, value in (("dark", 10), ("light", 200)):  # each its own pixels, in the cache too
-        data = opened(type="parquet_images", train=["a.parquet"], image_column=column, normalize="none")
-        assert int(data.split("train").batch(np.arange(2), 0, 0, False)["image"].max() * 255 + 0.5) == value
+        data = opened(
+            type="parquet_images", train=["a.parquet"], image_column=column, normalize="none"
+        )
+        assert (
+            int(data.split("train").batch(np.arange(2), 0, 0, False)["image"].max() * 255 + 0.5)
+            == value
+        )

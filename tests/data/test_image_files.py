@@ -99,13 +99,22 @@ def started() -> Iterator[list[str]]:
     on.clear()
 
 
-def test_no_command_starts_a_program_for_an_image(cnn_spec: Path, cli: Cli, started: list[str]) -> None:
+def test_no_command_starts_a_program_for_an_image(
+    cnn_spec: Path, cli: Cli, started: list[str]
+) -> None:
     """Row 80: EPS and PDF under the name of a PNG, in folders, columns, predict and attend."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     folder(count=9)
-    of = ["--set", "data={type: image_folder, root: pictures}", "--set", "train.batch_size=4", "--set", "train.steps=1"]
+    of = [
+        "--set",
+        "data={type: image_folder, root: pictures}",
+        "--set",
+        "train.batch_size=4",
+        "--set",
+        "train.steps=1",
+    ]
     assert cli("pretrain", cnn_spec, *of, "--out", "run").status == 0
     for name, content in (("eps.png", EPS), ("pdf.png", PDF)):
         Path(name).write_bytes(content)
@@ -117,7 +126,10 @@ def test_no_command_starts_a_program_for_an_image(cnn_spec: Path, cli: Cli, star
         assert cli("pretrain", cnn_spec, *of, "--dry-run").status == 3
         columns = ["--set", "data={type: parquet_images, train: [rows.parquet]}"]
         result = cli("pretrain", cnn_spec, *columns, "--dry-run")
-        assert (result.status, "not a whole image of a format that is read (PNG, JPEG, " in result.err) == (3, True)
+        assert (
+            result.status,
+            "not a whole image of a format that is read (PNG, JPEG, " in result.err,
+        ) == (3, True)
         Path("pictures/cat", name).unlink()
     assert started == []
 
@@ -131,7 +143,9 @@ def test_the_list_holds_no_format_that_runs_anything() -> None:
     assert "subprocess" in (here / "EpsImagePlugin.py").read_text()
     registered = Image.registered_extensions()
     for ending in ENDINGS:
-        assert registered.get(ending, "PPM" if ending == ".pfm" else "") in {*FORMATS, "MPO"}, ending
+        assert registered.get(ending, "PPM" if ending == ".pfm" else "") in {*FORMATS, "MPO"}, (
+            ending
+        )
 
 
 def test_files_of_other_formats_are_left_out_and_said(capfd: pytest.CaptureFixture[str]) -> None:
@@ -142,7 +156,10 @@ def test_files_of_other_formats_are_left_out_and_said(capfd: pytest.CaptureFixtu
     data = opened(type="image_folder", root="pictures")
     assert len(data.split("train")) == 6
     said = capfd.readouterr().err
-    assert "warning: 3 file(s) are left out, since their formats are not read (2 .heic, 1 .eps), the first: " in said
+    assert (
+        "warning: 3 file(s) are left out, since their formats are not read (2 .heic, 1 .eps), the first: "
+        in said
+    )
 
 
 GREYS = np.arange(8, dtype=np.uint8).reshape(2, 4)
@@ -160,7 +177,9 @@ GREYS = np.arange(8, dtype=np.uint8).reshape(2, 4)
         (png(np.stack([GREYS] * 3, 2), 16, COLOUR), "16-bit colour", False, "8"),
         (png(GREYS, 8, PALETTE, chunk(b"PLTE", bytes(range(24)))), "palette", False, "8"),
         (
-            png(GREYS, 8, PALETTE, chunk(b"PLTE", np.arange(8).repeat(3).astype(np.uint8).tobytes())),
+            png(
+                GREYS, 8, PALETTE, chunk(b"PLTE", np.arange(8).repeat(3).astype(np.uint8).tobytes())
+            ),
             "palette",
             True,
             "8",
@@ -169,7 +188,12 @@ GREYS = np.arange(8, dtype=np.uint8).reshape(2, 4)
         (tiff(GREYS.astype(np.float32)), "floating-point grey", True, "float"),
         (tiff(GREYS.astype(np.int32)), "signed 32-bit integer grey", True, "integer"),
         (tiff(np.stack([GREYS] * 4, 2), photometric=5), "CMYK", False, "8"),
-        (tiff(np.stack([GREYS] * 3, 2).astype(np.uint16), photometric=2), "16-bit colour", False, "8"),
+        (
+            tiff(np.stack([GREYS] * 3, 2).astype(np.uint16), photometric=2),
+            "16-bit colour",
+            False,
+            "8",
+        ),
     ],
     ids=range(14),
 )
@@ -181,18 +205,33 @@ def test_headers(content: bytes, name: str, grey: bool, depth: str) -> None:
 
 def encoded(form: str) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)).save(file, form)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)).save(
+        file, form
+    )
     return file.getvalue()
 
 
-WHOLE = {form: encoded(form) for form in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")}
+WHOLE = {
+    form: encoded(form) for form in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")
+}
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.sampled_from(sorted(WHOLE)), st.floats(0, 1), st.binary(min_size=1, max_size=6), st.floats(0.2, 1))
-def test_damage_is_a_data_error_or_an_image(form: str, place: float, change: bytes, kept: float) -> None:
+@given(
+    st.sampled_from(sorted(WHOLE)),
+    st.floats(0, 1),
+    st.binary(min_size=1, max_size=6),
+    st.floats(0.2, 1),
+)
+def test_damage_is_a_data_error_or_an_image(
+    form: str, place: float, change: bytes, kept: float
+) -> None:
     content: Any = bytearray(WHOLE[form])
     at = int(place**3 * len(content))  # mostly in the header
     content[at : at + len(change)] = change
     with contextlib.suppress(DataError):
-        assert decode(bytes(content[: int(kept * len(content)) + 1]), "a", 3, (4, 4)).shape == (3, 4, 4)
+        assert decode(bytes(content[: int(kept * len(content)) + 1]), "a", 3, (4, 4)).shape == (
+            3,
+            4,
+            4,
+        )

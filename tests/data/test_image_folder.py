@@ -35,7 +35,10 @@ def pictures(*paths: str) -> None:
 def found(root: str = "r", labelled: bool = True) -> dict[str, list[tuple[str, int]]]:
     raw = read_folder(Path(root), labelled)
     return {
-        name: [(Path(n).relative_to(root).as_posix(), int(label)) for n, label in zip(s.names, s.labels, strict=True)]
+        name: [
+            (Path(n).relative_to(root).as_posix(), int(label))
+            for n, label in zip(s.names, s.labels, strict=True)
+        ]
         for name, s in raw.splits.items()
     }
 
@@ -44,7 +47,13 @@ def found(root: str = "r", labelled: bool = True) -> dict[str, list[tuple[str, i
 @pytest.mark.parametrize("val", ["val", "valid", "Validation", "DEV"])
 @pytest.mark.parametrize("test", ["Test", "testing"])
 def test_splits_by_every_usual_name(train: str, val: str, test: str) -> None:
-    pictures(f"r/{train}/a/1.png", f"r/{train}/b/2.PNG", f"r/{val}/b/3.png", f"r/{test}/a/4.Png", f"r/{train}/.c/5.png")
+    pictures(
+        f"r/{train}/a/1.png",
+        f"r/{train}/b/2.PNG",
+        f"r/{val}/b/3.png",
+        f"r/{test}/a/4.Png",
+        f"r/{train}/.c/5.png",
+    )
     Path("r/annotations").mkdir()
     Path("r/annotations/boxes.json").write_text("{}")
     assert found() == {
@@ -85,21 +94,36 @@ def test_no_folder_to_train_on() -> None:
 
 
 def test_a_class_called_train_has_a_way_out(capsys: pytest.CaptureFixture[str]) -> None:
-    pictures("r/train/car/1.png", "r/train/train/2.png", "r/train/test/3.png", "r/train/stray.png", "r/notes.png")
+    pictures(
+        "r/train/car/1.png",
+        "r/train/train/2.png",
+        "r/train/test/3.png",
+        "r/train/stray.png",
+        "r/notes.png",
+    )
     assert read_folder(Path("r"), True).classes == ("car", "test", "train")
-    assert "2 image(s) beside the folders of classes are left out, the first: r/notes.png" in capsys.readouterr().err
+    assert (
+        "2 image(s) beside the folders of classes are left out, the first: r/notes.png"
+        in capsys.readouterr().err
+    )
 
 
 def test_hidden_folders_and_links_are_no_classes() -> None:
     pictures(
-        "r/Cat/1.png", "r/cat/1.png", "r/.ipynb_checkpoints/1.png", "r/__MACOSX/1.png", "r/Cat/._1.png", "far/x/2.png"
+        "r/Cat/1.png",
+        "r/cat/1.png",
+        "r/.ipynb_checkpoints/1.png",
+        "r/__MACOSX/1.png",
+        "r/Cat/._1.png",
+        "far/x/2.png",
     )
     Path("r/linked").symlink_to(Path("far").absolute())
     Path("r/linked/up").symlink_to("..")
     assert found()["train"] == [("Cat/1.png", 0), ("cat/1.png", 1), ("linked/x/2.png", 2)]
     Path("r/again").symlink_to("Cat")
     with pytest.raises(
-        DataError, match=r"again: the same folder as r/Cat|r/again: the same folder as r/Cat, which is another"
+        DataError,
+        match=r"again: the same folder as r/Cat|r/again: the same folder as r/Cat, which is another",
     ):
         found()
     Path("r/again").unlink()
@@ -114,7 +138,10 @@ def test_the_digest_is_of_content_labels_names_and_order() -> None:
     shutil.copytree("r", "elsewhere")
     assert read_folder(Path("elsewhere"), True).digest == first
     digests = {first, read_folder(Path("r"), False).digest}
-    for change in (["r/a/1.bmp", "r/a/2.bmp"], ["r/a/2.bmp", "r/b/1.bmp"]):  # exchanged, with the same sizes and times
+    for change in (
+        ["r/a/1.bmp", "r/a/2.bmp"],
+        ["r/a/2.bmp", "r/b/1.bmp"],
+    ):  # exchanged, with the same sizes and times
         stats = [os.stat(path) for path in change]
         one, two = (Path(path).read_bytes() for path in change)
         for path, content, stat in zip(change, (two, one), stats, strict=True):
@@ -132,7 +159,9 @@ def test_two_columns_of_images_in_one_file_are_two_sources(tmp_path: Path) -> No
 
     picture("1.png", 9)
     cell = {"bytes": Path("1.png").read_bytes(), "path": None}
-    pq.write_table(pa.table({"image": [cell], "mask": [cell], "label": [0], "other": [0]}), "t.parquet")
+    pq.write_table(
+        pa.table({"image": [cell], "mask": [cell], "label": [0], "other": [0]}), "t.parquet"
+    )
     ways: list[Any] = [("image", "label"), ("mask", "label"), ("image", "other"), ("image", None)]
     assert len({read_parquet({"train": [Path("t.parquet")]}, *way).digest for way in ways}) == 4
     assert (
@@ -146,13 +175,22 @@ def two_folders() -> None:
     for root, turn in (("A", 0), ("B", 1)):
         for label in range(2):
             for index in range(10):
-                picture(f"{root}/{('dark', 'light')[label]}/{index:02}.bmp", 200 * (label ^ turn) + index)
+                picture(
+                    f"{root}/{('dark', 'light')[label]}/{index:02}.bmp",
+                    200 * (label ^ turn) + index,
+                )
 
 
 @pytest.mark.parametrize("put_back", [False, True])
-def test_a_model_sees_the_pixels_of_the_folder_that_is_named(put_back: bool, cnn_spec: Path, cli: Cli) -> None:
+def test_a_model_sees_the_pixels_of_the_folder_that_is_named(
+    put_back: bool, cnn_spec: Path, cli: Cli
+) -> None:
     two_folders()
-    text = cnn_spec.read_text().replace("type: digits", "type: image_folder\n  root: A").split("  augment")
+    text = (
+        cnn_spec.read_text()
+        .replace("type: digits", "type: image_folder\n  root: A")
+        .split("  augment")
+    )
     cnn_spec.write_text(text[0] + "task:" + text[1].split("task:")[1].replace("256", "20"))
     layers = "model.layers=[{type: flatten},{type: dense, units: classes}]"
     command = (
@@ -172,7 +210,10 @@ def test_a_model_sees_the_pixels_of_the_folder_that_is_named(put_back: bool, cnn
     assert cli(*command).status == 0
     on_a = cli("eval", "run", "--split", "train", "--json")
     on_b = cli("eval", "run", "--split", "train", "--json", "--set", "data.root=B")
-    assert ('"accuracy": 1.0' in on_a.out, '"accuracy": 0.0' in on_b.out) == (True, True), (on_a.out, on_b.out)
+    assert ('"accuracy": 1.0' in on_a.out, '"accuracy": 0.0' in on_b.out) == (True, True), (
+        on_a.out,
+        on_b.out,
+    )
     for path in Path("A").rglob("*.bmp"):
         stat = path.stat()
         shutil.copyfile(Path("B", *path.parts[1:]), path)
@@ -187,8 +228,12 @@ def test_a_model_sees_the_pixels_of_the_folder_that_is_named(put_back: bool, cnn
 def test_a_split_whose_images_lie_in_no_class(only: str | None) -> None:
     """The layout of many competitions: classes to train on, and a flat folder of tests."""
     pictures("r/train/cat/1.png", "r/train/dog/2.png", "r/test/3.png")
-    with pytest.raises(DataError, match=r"r/test: its images lie in no folders of classes.*predict"):
-        open_data(FolderOptions(root="r", val_fraction=0), base=Path(), say=lambda _: None, only=only)
+    with pytest.raises(
+        DataError, match=r"r/test: its images lie in no folders of classes.*predict"
+    ):
+        open_data(
+            FolderOptions(root="r", val_fraction=0), base=Path(), say=lambda _: None, only=only
+        )
     assert {n: len(s) for n, s in found(labelled=False).items()} == {"train": 2, "test": 1}
 
 

@@ -46,7 +46,10 @@ def test_one_odd_image_first_decides_nothing(source: str) -> None:
         pq = pytest.importorskip("pyarrow.parquet")
         import pyarrow
 
-        pq.write_table(pyarrow.table({"image": [p.read_bytes() for p in paths], "label": [0] * 10}), "a.parquet")
+        pq.write_table(
+            pyarrow.table({"image": [p.read_bytes() for p in paths], "label": [0] * 10}),
+            "a.parquet",
+        )
         options = {"type": "parquet_images", "train": ["a.parquet"]}
     said: list[str] = []
     data = opened(said, normalize="none", **options)
@@ -94,7 +97,10 @@ def headers(sizes: list[tuple[int, int]], grey: bool = True) -> RawSplit:
 )
 def test_the_size_of_most_images(sizes: list[tuple[int, int]], chosen: tuple[int, int]) -> None:
     for order in (sizes, sizes[::-1]):
-        assert choose_shape({"train": headers(order)}, None, None, None, None, [].append) == (1, *chosen)
+        assert choose_shape({"train": headers(order)}, None, None, None, None, [].append) == (
+            1,
+            *chosen,
+        )
 
 
 def test_other_splits_are_brought_to_the_training_splits_shape() -> None:
@@ -108,7 +114,11 @@ def test_other_splits_are_brought_to_the_training_splits_shape() -> None:
     )
     # a checkpoint's shape stands, whatever the data is, and also where it has no training split
     known: list[str] = []
-    assert choose_shape({"test": splits["test"]}, None, None, None, (1, 3, 5), known.append) == (1, 3, 5)
+    assert choose_shape({"test": splits["test"]}, None, None, None, (1, 3, 5), known.append) == (
+        1,
+        3,
+        5,
+    )
     assert "resized to 3 x 5 (as the checkpoint's are), 4 of them stretched" in known[0]
 
 
@@ -141,28 +151,39 @@ def test_few_bits_in_16_are_said(bits: int) -> None:
             assert f"set data.white_level: {2**bits - 1} if it is not" in deep[0]
     expected = values / 65_535
     np.testing.assert_allclose(
-        data.split("train").batch(np.array([3]), 0, 0, False)["image"][0, 0], expected, atol=0.51 / 255
+        data.split("train").batch(np.array([3]), 0, 0, False)["image"][0, 0],
+        expected,
+        atol=0.51 / 255,
     )
     told: list[str] = []
-    scaled = opened(told, type="image_folder", root="set", normalize="none", white_level=float(2**bits - 1))
+    scaled = opened(
+        told, type="image_folder", root="set", normalize="none", white_level=float(2**bits - 1)
+    )
     assert not [line for line in told if "of 16 bits" in line]
     assert scaled.info.white_level == 2**bits - 1
     assert scaled.fingerprint != data.fingerprint
     np.testing.assert_allclose(
-        scaled.split("train").batch(np.array([3]), 0, 0, False)["image"][0, 0], values / (2**bits - 1), atol=0.51 / 255
+        scaled.split("train").batch(np.array([3]), 0, 0, False)["image"][0, 0],
+        values / (2**bits - 1),
+        atol=0.51 / 255,
     )
 
 
 @pytest.mark.parametrize("skip", [False, True])
-def test_pixels_beyond_white_are_found_when_the_data_is_opened(skip: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bigmodel_cli.data.image.images.RESIDENT_BYTES", 1)  # else decoding would find them
+def test_pixels_beyond_white_are_found_when_the_data_is_opened(
+    skip: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "bigmodel_cli.data.image.images.RESIDENT_BYTES", 1
+    )  # else decoding would find them
     for i in range(3):
         put(f"set/a/{i}.tif", tiff(RNG.uniform(0, 1, (5, 5)).astype(np.float32)))
     put("set/a/3.tif", tiff(np.full((5, 5), 200, np.float32)))
     options: dict[str, Any] = {"type": "image_folder", "root": "set"}
     if not skip:
         with pytest.raises(
-            DataError, match=r"set/a/3.tif: floating-point grey with pixels from 200 to 200, and white is 1"
+            DataError,
+            match=r"set/a/3.tif: floating-point grey with pixels from 200 to 200, and white is 1",
         ):
             opened(**options)
         return
@@ -170,7 +191,8 @@ def test_pixels_beyond_white_are_found_when_the_data_is_opened(skip: bool, monke
     data = opened(said, on_bad="skip", **options)
     assert len(data.split("train")) == 3
     assert any(
-        "skipped 1 image(s) that cannot be decoded, the first: " in line and "set/a/3.tif: floating" in line
+        "skipped 1 image(s) that cannot be decoded, the first: " in line
+        and "set/a/3.tif: floating" in line
         for line in said
     )
     assert opened(on_bad="skip", white_level=200.0, **options).info.image_shape == (1, 5, 5)
@@ -184,16 +206,21 @@ def test_skipped_images_take_their_labels_along() -> None:
     data = opened(said, type="image_folder", root="set", on_bad="skip")
     assert data.split("train").batch(np.arange(4), 0, 0, False)["label"].tolist() == [0, 0, 2, 2]
     assert len(data.split("train")) == 4
-    assert "warning: the train split has no image of 1 class(es): b" in said  # counted after the bad are gone
+    assert (
+        "warning: the train split has no image of 1 class(es): b" in said
+    )  # counted after the bad are gone
     for path in Path("set").rglob("*.png"):
         path.write_bytes(b"none")
     with pytest.raises(
-        DataError, match=r"none of 9 images can be decoded, the first: .*set/a/0.png: not a whole image"
+        DataError,
+        match=r"none of 9 images can be decoded, the first: .*set/a/0.png: not a whole image",
     ):
         opened(type="image_folder", root="set", on_bad="skip")
 
 
-def test_the_survey_is_made_once_and_again_when_it_is_damaged(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_survey_is_made_once_and_again_when_it_is_damaged(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for i in range(3):
         put(f"once/a/{i}.png", noise(6, 8, 3))
     before = set((cache / "bigmodel" / "surveys").glob("*/content"))
@@ -222,8 +249,15 @@ def test_the_survey_is_made_once_and_again_when_it_is_damaged(cache: Path, monke
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_streamed_and_resident_give_the_same_pixels(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    kinds = [noise(7, 9), noise(5, 4, 3), png(noise(9, 9, 2), 8, GREY_ALPHA), png(RNG.integers(0, 65_536, (6, 5)), 16)]
+def test_streamed_and_resident_give_the_same_pixels(
+    channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = [
+        noise(7, 9),
+        noise(5, 4, 3),
+        png(noise(9, 9, 2), 8, GREY_ALPHA),
+        png(RNG.integers(0, 65_536, (6, 5)), 16),
+    ]
     for i in range(8):
         put(f"set/a/{i}.png", kinds[i % 4])
     Image.fromarray(noise(8, 8, 4), "CMYK").save("set/a/8.jpg")
@@ -238,17 +272,23 @@ def test_streamed_and_resident_give_the_same_pixels(channels: int, monkeypatch: 
     monkeypatch.setattr("bigmodel_cli.data.image.images.RESIDENT_BYTES", 1)
     streamed = opened(**options)
     assert (resident.split("train").resident, streamed.split("train").resident) == (True, False)
-    one, other = (d.split("train").batch(np.arange(9), 0, 0, False)["image"] for d in (resident, streamed))
+    one, other = (
+        d.split("train").batch(np.arange(9), 0, 0, False)["image"] for d in (resident, streamed)
+    )
     assert torch.equal(one, other)
     names = sorted(str(p) for p in Path("set").rglob("*.*"))
     for i, name in enumerate(names):
-        assert np.array_equal((one[i] * 255).round().numpy(), decode(Path(name), name, channels, (6, 6)))
+        assert np.array_equal(
+            (one[i] * 255).round().numpy(), decode(Path(name), name, channels, (6, 6))
+        )
 
 
 def test_digits_keep_their_sixteen_steps() -> None:
     from sklearn.datasets import load_digits
 
     values = np.unique(
-        opened(type="digits", normalize="none").split("train").batch(np.arange(900), 0, 0, False)["image"]
+        opened(type="digits", normalize="none")
+        .split("train")
+        .batch(np.arange(900), 0, 0, False)["image"]
     )
     np.testing.assert_allclose(values, np.unique(load_digits().images) / 16, atol=0.501 / 255)

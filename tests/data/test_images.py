@@ -38,10 +38,14 @@ def opened(said: list[str] | None = None, **options: Any) -> DataSet:
     """All of the training images, unless a test says what part of them is held out."""
     options = {"val_fraction": 0, **options}
     kept = said if said is not None else []
-    return open_data(SOURCES[options["type"]].model_validate(options), base=Path.cwd(), say=kept.append)
+    return open_data(
+        SOURCES[options["type"]].model_validate(options), base=Path.cwd(), say=kept.append
+    )
 
 
-def folder(root: str = "pictures", classes: tuple[str, ...] = ("cat", "dog"), count: int = 4) -> Path:
+def folder(
+    root: str = "pictures", classes: tuple[str, ...] = ("cat", "dog"), count: int = 4
+) -> Path:
     for number, label in enumerate(classes):
         (Path(root) / label).mkdir(parents=True)
         for index in range(count):
@@ -54,7 +58,11 @@ def test_mnist_is_read_as_torchvision_reads_it(data_root: Path) -> None:
     data = opened(type="mnist", root=str(data_root / "mnist"), val_fraction=0.1)
     assert data.info.image_shape == (1, 28, 28)
     assert data.info.classes == tuple("0123456789")
-    assert (len(data.split("train")), len(data.split("val")), len(data.split("test"))) == (54_000, 6_000, 10_000)
+    assert (len(data.split("train")), len(data.split("val")), len(data.split("test"))) == (
+        54_000,
+        6_000,
+        10_000,
+    )
     batch = data.split("test").batch(np.arange(4), 0, 0, False)
     assert batch["label"].tolist() == [7, 2, 1, 0]
     assert data.info.mean == pytest.approx((0.1307,), abs=3e-3)
@@ -66,7 +74,10 @@ def test_cifar_as_parquet(data_root: Path) -> None:
     assert data.info.image_shape == (3, 32, 32)
     assert data.info.classes[:3] == ("airplane", "automobile", "bird")
     assert len(data.split("train")) == 10_000
-    assert np.bincount(data.split("train").batch(np.arange(10_000), 0, 0, False)["label"]).tolist() == [1000] * 10
+    assert (
+        np.bincount(data.split("train").batch(np.arange(10_000), 0, 0, False)["label"]).tolist()
+        == [1000] * 10
+    )
 
 
 def test_a_folder_of_images_resident_and_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,10 +141,17 @@ def test_conversions_are_as_stated(form: str, colour: tuple[int, int, int]) -> N
 
 def png(width: int, height: int) -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,7 +164,9 @@ def png(width: int, height: int) -> bytes:
         (png(15_000, 10_000), "pixels; make it smaller"),
     ],
 )
-def test_images_that_cannot_be_decoded(content: Any, message: str, cnn_spec: Path, cli: Cli) -> None:
+def test_images_that_cannot_be_decoded(
+    content: Any, message: str, cnn_spec: Path, cli: Cli
+) -> None:
     folder(count=200)
     bad = Path("pictures/cat/17.png")
     bad.write_bytes(bad.read_bytes()[:40] if content == "half" else content)
@@ -165,7 +185,10 @@ def test_images_that_cannot_be_decoded(content: Any, message: str, cnn_spec: Pat
     assert not Path("run/checkpoints").exists()
     skipped = cli(*words, "--out", "run2", "--set", "data.on_bad=skip")
     assert skipped.status == 0, skipped.err
-    assert "warning: skipped 1 image(s) that cannot be decoded, the first: pictures/cat/17.png" in skipped.err
+    assert (
+        "warning: skipped 1 image(s) that cannot be decoded, the first: pictures/cat/17.png"
+        in skipped.err
+    )
     assert "399 training samples" in skipped.err
 
 
@@ -179,7 +202,9 @@ def write_mnist(labels: list[int], images: int | None = None) -> None:
     for prefix in ("train", "t10k"):
         count = len(labels) if images is None else images
         (raw / f"{prefix}-images-idx3-ubyte").write_bytes(idx(np.zeros((count, 28, 28), np.uint8)))
-        (raw / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.array(labels, np.uint8))))
+        (raw / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(
+            gzip.compress(idx(np.array(labels, np.uint8)))
+        )
 
 
 @pytest.mark.parametrize(
@@ -190,9 +215,13 @@ def write_mnist(labels: list[int], images: int | None = None) -> None:
         ([], None, "the train split has no images"),
     ],
 )
-def test_labels_that_do_not_fit(labels: list[int], images: int | None, message: str, cnn_spec: Path, cli: Cli) -> None:
+def test_labels_that_do_not_fit(
+    labels: list[int], images: int | None, message: str, cnn_spec: Path, cli: Cli
+) -> None:
     write_mnist(labels, images)
-    result = cli("pretrain", cnn_spec, "--out", "run", "--set", "data.type=mnist", "--set", "data.root=data")
+    result = cli(
+        "pretrain", cnn_spec, "--out", "run", "--set", "data.type=mnist", "--set", "data.root=data"
+    )
     assert result.status == 3
     assert message in result.err
     assert not Path("run/checkpoints").exists()
@@ -205,7 +234,9 @@ def test_a_label_below_zero_in_parquet() -> None:
     content, _ = save("palette")
     table = pyarrow.table({"image": [{"bytes": content, "path": None}] * 2, "label": [0, -1]})
     pq.write_table(table, "bad.parquet")
-    with pytest.raises(DataError, match=r"bad.parquet: row 1: label -1, and the classes are 0 to 0"):
+    with pytest.raises(
+        DataError, match=r"bad.parquet: row 1: label -1, and the classes are 0 to 0"
+    ):
         opened(type="parquet_images", train=["bad.parquet"])
     with pytest.raises(DataError, match=r"bad.parquet: .*columns picture, label"):
         opened(type="parquet_images", train=["bad.parquet"], image_column="picture")
@@ -219,7 +250,9 @@ def test_a_class_that_a_split_lacks_is_said() -> None:
     assert "warning: the test split has no image of 1 class(es): dog" in said
 
 
-@pytest.mark.parametrize("options", [{"type": "mnist"}, {"type": "cifar10"}, {"type": "image_folder", "root": "none"}])
+@pytest.mark.parametrize(
+    "options", [{"type": "mnist"}, {"type": "cifar10"}, {"type": "image_folder", "root": "none"}]
+)
 def test_missing_data_is_named(options: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"(?s)set data.root"):
         opened(**options)
@@ -247,7 +280,11 @@ def test_normalisation() -> None:
     every = data.split("train").batch(np.arange(len(data.split("train"))), 0, 0, False)["image"]
     assert float(every.mean()) == pytest.approx(0, abs=1e-4)
     assert float(every.std()) == pytest.approx(1, abs=1e-3)
-    plain = opened(type="digits", normalize="none").split("train").batch(np.arange(9), 0, 0, False)["image"]
+    plain = (
+        opened(type="digits", normalize="none")
+        .split("train")
+        .batch(np.arange(9), 0, 0, False)["image"]
+    )
     assert float(plain.min()) >= 0
     assert float(plain.max()) == 1
     with pytest.raises(DataError, match="give 1 mean and std values"):
@@ -284,10 +321,14 @@ def test_crops_flips_and_erasing() -> None:
     padded = torch.nn.functional.pad(images, [2] * 4)
     for i, (top, left) in enumerate([(0, 0), (4, 4), (2, 2), (0, 4), (1, 3)]):
         assert torch.equal(cropped[i], padded[i, :, top : top + 6, left : left + 7])
-    flipped = RandomFlipOptions(p=0.5).apply(images, torch.tensor([[0.1], [0.6], [0.49], [0.5], [0.9]]))
+    flipped = RandomFlipOptions(p=0.5).apply(
+        images, torch.tensor([[0.1], [0.6], [0.49], [0.5], [0.9]])
+    )
     for i, turned in enumerate([True, False, True, False, False]):
         assert torch.equal(flipped[i], images[i].flip(-1) if turned else images[i])
-    erased = RandomErasingOptions(p=1.0, scale=[0.3, 0.3], ratio=[1.0, 1.0]).apply(images + 1, torch.full((5, 5), 0.5))
+    erased = RandomErasingOptions(p=1.0, scale=[0.3, 0.3], ratio=[1.0, 1.0]).apply(
+        images + 1, torch.full((5, 5), 0.5)
+    )
     gone = (erased == 0).all(1).float().mean((1, 2))
     assert bool(((gone > 0.15) & (gone < 0.45)).all())
 
@@ -297,7 +338,10 @@ def test_crops_flips_and_erasing() -> None:
     [
         [RandomAffineOptions(degrees=20, translate=[0.2, 0.2])],
         [RandomCropOptions(), RandomFlipOptions(), RandomErasingOptions()],
-        [V2Options(name="ColorJitter", args={"brightness": 0.5}), V2Options(name="TrivialAugmentWide")],
+        [
+            V2Options(name="ColorJitter", args={"brightness": 0.5}),
+            V2Options(name="TrivialAugmentWide"),
+        ],
     ],
 )
 def test_augmentation_belongs_to_the_sample_not_to_the_batch(options: list[Any]) -> None:
@@ -316,7 +360,9 @@ def test_augmentation_belongs_to_the_sample_not_to_the_batch(options: list[Any])
 def test_unknown_transforms_are_refused() -> None:
     with pytest.raises(SpecError, match="has no 'ColourJitter'; did you mean ColorJitter"):
         Augmentation([V2Options(name="ColourJitter")])
-    with pytest.raises(SpecError, match="ColorJitter has no such argument; did you mean brightness"):
+    with pytest.raises(
+        SpecError, match="ColorJitter has no such argument; did you mean brightness"
+    ):
         Augmentation([V2Options(name="ColorJitter", args={"brightnes": 0.5})])
     with pytest.raises(SpecError, match=r"data.augment.0.args: ColorJitter"):
         Augmentation([V2Options(name="ColorJitter", args={"brightness": "much"})])

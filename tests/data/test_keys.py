@@ -18,7 +18,13 @@ from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.train.batches import micro_batches
 
 PATTERN = r"(?P<label>\w+)_(?P<speaker>\w+)_(?P<index>\d+)\.wav$"
-SOUND: dict[str, Any] = {"type": "audio", "files": ["sounds"], "rate": 8000, "mels": 8, "pattern": PATTERN}
+SOUND: dict[str, Any] = {
+    "type": "audio",
+    "files": ["sounds"],
+    "rate": 8000,
+    "mels": 8,
+    "pattern": PATTERN,
+}
 TABLE: dict[str, Any] = {
     "type": "table",
     "train": ["rows.tsv"],
@@ -27,12 +33,23 @@ TABLE: dict[str, Any] = {
     "context": 9,
 }
 FORMS: dict[str, dict[str, Any]] = {
-    "text": {"type": "text", "files": ["text.txt"], "context": 6, "tokenizer": {"type": "characters"}},
+    "text": {
+        "type": "text",
+        "files": ["text.txt"],
+        "context": 6,
+        "tokenizer": {"type": "characters"},
+    },
     "table": {**TABLE, "label": 1},
     "table without labels": {**TABLE, "token_dropout": 0.5, "words": True},
     "numbers": {**TABLE, "train": ["more.tsv"], "targets": [1, 2]},
     "sets": {**TABLE, "train": ["more.tsv"], "label": 3, "label_separator": "+"},
-    "pairs": {"type": "pairs", "source": ["a.txt"], "target": ["b.txt"], "tokenizer": {"type": "bytes"}, "context": 30},
+    "pairs": {
+        "type": "pairs",
+        "source": ["a.txt"],
+        "target": ["b.txt"],
+        "tokenizer": {"type": "bytes"},
+        "context": 30,
+    },
     "images": {"type": "digits", "augment": [{"type": "RandomCrop", "padding": 1}]},
     "sound": {**SOUND, "augment": [{"type": "noise"}]},
     "numbers of sound": {**SOUND, "targets": ["index"]},
@@ -43,7 +60,9 @@ FORMS: dict[str, dict[str, Any]] = {
 def opened(name: str) -> DataSet:
     """Data of this form, from files that are written here."""
     Path("text.txt").write_text("to be or not to be, that is the question " * 30)
-    Path("rows.tsv").write_text("".join(f"{'a word ' * (n % 4 + 1)}\tn{n % 2}\n" for n in range(40)))
+    Path("rows.tsv").write_text(
+        "".join(f"{'a word ' * (n % 4 + 1)}\tn{n % 2}\n" for n in range(40))
+    )
     Path("more.tsv").write_text(
         "".join(f"{'a word ' * (n % 4)}\t{n / 8}\t{-n}e3\t{'a+b+c'[: n % 6]}\n" for n in range(40))
     )
@@ -67,14 +86,19 @@ def test_each_row_has_the_key_of_seed_epoch_and_sample(name: str) -> None:
         assert torch.equal(batch["key"], keys_of(seed, epoch, samples))
         alone = join([split.batch(samples[i : i + 1], epoch, seed, augment) for i in range(4)])
         assert alone.keys() == batch.keys()
-        for part, whole in ((alone[k], batch[k]) for k in batch):  # what is beside a row changes nothing of it
+        for part, whole in (
+            (alone[k], batch[k]) for k in batch
+        ):  # what is beside a row changes nothing of it
             torch.testing.assert_close(part, whole, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["text", "table", "images", "pairs"])
 def test_micro_batches_hold_the_same_rows_as_the_whole(name: str) -> None:
     split = opened(name).split("train")
-    large, small = (micro_batches(split, TrainOptions(steps=1, batch_size=12, micro_batch_size=m, seed=4)) for m in (12, 3))
+    large, small = (
+        micro_batches(split, TrainOptions(steps=1, batch_size=12, micro_batch_size=m, seed=4))
+        for m in (12, 3)
+    )
     reach = len(split) // 12 + 2  # into the next epoch
     for k in range(reach):
         parts = join([small[4 * k + i] for i in range(4)])
@@ -89,4 +113,6 @@ def test_batches_by_tokens_hold_every_row_of_an_epoch_once() -> None:
     count = int(batches.per_epoch)
     for epoch in (0, 2):
         keys = torch.cat([batches[epoch * count + k]["key"] for k in range(count)])
-        assert torch.equal(keys.sort().values, keys_of(4, epoch, np.arange(len(split))).sort().values)
+        assert torch.equal(
+            keys.sort().values, keys_of(4, epoch, np.arange(len(split))).sort().values
+        )

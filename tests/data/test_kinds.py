@@ -35,11 +35,17 @@ def test_random_batches_look_like_real_ones(name: str) -> None:
     made = random_batch(data.info, READS[name], 3, torch.device("cpu"))
     assert made.keys() == real.keys()
     for key, tensor in made.items():
-        assert (tensor.dtype, tensor.dim(), len(tensor)) == (real[key].dtype, real[key].dim(), 3), key
+        assert (tensor.dtype, tensor.dim(), len(tensor)) == (real[key].dtype, real[key].dim(), 3), (
+            key
+        )
         assert tensor.shape[2:] == real[key].shape[2:], key
         if key in ("tokens", "words", "image"):
-            assert tensor.shape[1] >= real[key].shape[1], key  # as long as the context, where real rows may be shorter
-    bound = data.info.vocab_size if name in ("text", "table", "table without labels", "pairs") else None
+            assert tensor.shape[1] >= real[key].shape[1], (
+                key
+            )  # as long as the context, where real rows may be shorter
+    bound = (
+        data.info.vocab_size if name in ("text", "table", "table without labels", "pairs") else None
+    )
     for key in ("tokens", "source", "target"):
         if key in made and bound is not None:
             assert 0 <= int(made[key].min()) <= int(made[key].max()) < bound
@@ -61,6 +67,9 @@ def test_the_reader_of_a_kind_prepares_a_recording_as_training_does(tmp_path: Pa
     path = sorted(Path("sounds").iterdir())[0]
     reader = input_of(data.info).reader(None, {})  # type: ignore[arg-type]
     given = reader.batch([reader.read(str(path), "the recording")[0]])
-    rows = [data.split(s).batch(np.arange(len(data.split(s))), 0, 0, False)["frames"] for s in data.splits]
+    rows = [
+        data.split(s).batch(np.arange(len(data.split(s))), 0, 0, False)["frames"]
+        for s in data.splits
+    ]
     length = int(given["lengths"][0])
     assert any(torch.allclose(row[:length], given["frames"][0]) for split in rows for row in split)

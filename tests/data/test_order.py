@@ -35,7 +35,9 @@ def test_the_order_looks_random() -> None:
         np.add.at(counts, (np.arange(n) * 20 // n, entries * 20 // n), 1)
     expected = 200 * n / 400
     statistic = float(((counts - expected) ** 2 / expected).sum())
-    assert statistic < 361 + 5 * (2 * 361) ** 0.5  # chi-squared with 19 x 19 degrees of freedom, five deviations
+    assert (
+        statistic < 361 + 5 * (2 * 361) ** 0.5
+    )  # chi-squared with 19 x 19 degrees of freedom, five deviations
 
 
 def test_draws_are_uniform_and_belong_to_the_sample() -> None:
@@ -66,7 +68,9 @@ class Counting:
     def to(self, device: torch.device) -> None:
         """Nothing to move."""
 
-    def batch(self, samples: np.ndarray, epoch: int, seed: int, augment: bool) -> dict[str, torch.Tensor]:
+    def batch(
+        self, samples: np.ndarray, epoch: int, seed: int, augment: bool
+    ) -> dict[str, torch.Tensor]:
         """The numbers themselves."""
         return {"sample": torch.from_numpy(samples), "epoch": torch.full((len(samples),), epoch)}
 
@@ -86,10 +90,14 @@ def test_micro_batches_go_through_every_sample_once_an_epoch(n: int, size: int, 
 
 
 @given(
-    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=80), budget=st.integers(30, 100), seed=st.integers(0, 9)
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=80),
+    budget=st.integers(30, 100),
+    seed=st.integers(0, 9),
 )
 @settings(max_examples=60, deadline=None)
-def test_batches_by_tokens_hold_every_sample_once_an_epoch(lengths: list[int], budget: int, seed: int) -> None:
+def test_batches_by_tokens_hold_every_sample_once_an_epoch(
+    lengths: list[int], budget: int, seed: int
+) -> None:
     known = np.array(lengths)
     split = Counting(len(lengths), known)
     stream = ByTokens(split, known, budget, seed)
@@ -98,14 +106,20 @@ def test_batches_by_tokens_hold_every_sample_once_an_epoch(lengths: list[int], b
         batches = [stream[epoch * count + k]["sample"].numpy() for k in range(count)]
         assert np.array_equal(np.sort(np.concatenate(batches)), np.arange(len(lengths)))
         assert all(len(b) * known[b].max() <= budget for b in batches)
-        again = ByTokens(split, known, budget, seed)[epoch * count + count - 1]["sample"]  # a seek gives the same
+        again = ByTokens(split, known, budget, seed)[epoch * count + count - 1][
+            "sample"
+        ]  # a seek gives the same
         assert np.array_equal(again.numpy(), batches[-1])
     ascending = np.sort(known)
     places = cuts(ascending, budget)
     for start, end in pairwise(places):  # one more row would not have fitted
         assert end == len(ascending) or (end + 1 - start) * ascending[end] > budget
-    other = [ByTokens(split, known, budget, seed)[count + k]["sample"].numpy() for k in range(count)]
-    assert len(lengths) < 30 or not all(np.array_equal(a, b) for a, b in zip(other, stream_of(stream, 0), strict=True))
+    other = [
+        ByTokens(split, known, budget, seed)[count + k]["sample"].numpy() for k in range(count)
+    ]
+    assert len(lengths) < 30 or not all(
+        np.array_equal(a, b) for a, b in zip(other, stream_of(stream, 0), strict=True)
+    )
 
 
 def stream_of(stream: ByTokens, epoch: int) -> list[np.ndarray]:

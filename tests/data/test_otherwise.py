@@ -25,7 +25,9 @@ from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.generation.text import added_text
 
 Cli = Callable[..., Result]
-TRAIN = "train: {steps: 1, batch_size: 4, precision: fp32, memory_format: contiguous, compile: 'off'}\n"
+TRAIN = (
+    "train: {steps: 1, batch_size: 4, precision: fp32, memory_format: contiguous, compile: 'off'}\n"
+)
 BLOCKS = "dim: 16, position: {type: learned}, blocks: [{mixer: {type: attention, num_heads: 2}}]"
 LAYERS = "{type: conv, channels: 4}, {type: adaptive_pool}, {type: flatten}, {type: dense, units: classes}"
 CNN = f"model: {{type: cnn, layers: [{LAYERS}]}}\n"
@@ -50,14 +52,21 @@ def images(root: str, endings: tuple[str, ...] = (".png",), count: int = 6) -> N
 def table(files: dict[str, str], **more: Any) -> tuple[Any, list[str]]:
     for name, content in files.items():
         Path(name).write_text(content)
-    given = {"text": ["text"], "label": "label", "tokenizer": {"type": "bytes"}, "val_fraction": 0, **more}
+    given = {
+        "text": ["text"],
+        "label": "label",
+        "tokenizer": {"type": "bytes"},
+        "val_fraction": 0,
+        **more,
+    }
     return opened(TableOptions.model_validate({"train": [*files], **given}))
 
 
 def test_columns_by_number_stand_at_the_same_place_in_every_file() -> None:
     files = {"a.csv": "text,label\ngood,1\nbad,0\n", "b.csv": "label,text\n1,fine\n0,poor\n"}
     with pytest.raises(
-        DataError, match=r"b.csv:2: data.text: column 0 of this file is called 'label', and 'text' in a.csv"
+        DataError,
+        match=r"b.csv:2: data.text: column 0 of this file is called 'label', and 'text' in a.csv",
     ):
         table(files, text=[0], label=1, header=True)
     assert len(table(files)[0].split("train")) == 4  # by name
@@ -66,12 +75,26 @@ def test_columns_by_number_stand_at_the_same_place_in_every_file() -> None:
     Path("v.csv").write_text("label,text\n1,fine\n0,poor\n")
     with pytest.raises(DataError, match="called 'label'"):
         table(
-            {"a.csv": "text,label\ngood,1\nbad,0\n"}, text=[0], label=1, header=True, val=["v.csv"], val_fraction=None
+            {"a.csv": "text,label\ngood,1\nbad,0\n"},
+            text=[0],
+            label=1,
+            header=True,
+            val=["v.csv"],
+            val_fraction=None,
         )
     for name, columns in (("p", ["text", "label"]), ("q", ["label", "text"])):
-        pyarrow.parquet.write_table(pyarrow.table({c: ["x", "y"] for c in columns}), f"{name}.parquet")
-    by_number = {"train": ["p.parquet", "q.parquet"], "text": [0], "label": 1, "tokenizer": {"type": "bytes"}}
-    with pytest.raises(DataError, match=r"column 0 of this file is called 'label', and 'text' in p.parquet"):
+        pyarrow.parquet.write_table(
+            pyarrow.table({c: ["x", "y"] for c in columns}), f"{name}.parquet"
+        )
+    by_number = {
+        "train": ["p.parquet", "q.parquet"],
+        "text": [0],
+        "label": 1,
+        "tokenizer": {"type": "bytes"},
+    }
+    with pytest.raises(
+        DataError, match=r"column 0 of this file is called 'label', and 'text' in p.parquet"
+    ):
         opened(TableOptions.model_validate(by_number))
     pairs: dict[str, Any] = {
         "train": ["a.csv"],
@@ -99,7 +122,9 @@ def test_empty_texts_are_counted(ending: str) -> None:
 
 def test_quotes_behind_a_blank_are_said() -> None:
     said = table({"a.csv": 'text,label\ngood, "pos"\nfine,pos\nbad,neg\n'})[1]
-    assert any("1 of 3 rows have a label in quotes that are read as its characters" in s for s in said)
+    assert any(
+        "1 of 3 rows have a label in quotes that are read as its characters" in s for s in said
+    )
     said = table({"b.csv": 'text,label\n "good",1\n "bad",0\n'})[1]
     assert any("2 of 2 rows have a text in quotes" in s for s in said)
     said = table({"c.csv": 'text,label\n"good, fine",1\n"""Bad"", he said",0\n'})[1]
@@ -119,10 +144,16 @@ def test_pairs_whose_running_text_is_the_same_are_not_the_same_pairs() -> None:
         }
         split = opened(PairsOptions.model_validate(given))[0].split("train")
         tokens = split.batch(np.arange(len(split)), 0, 0, False)["source"].tolist()
-        assert split.texts()[0] == [bytes(t for t in row if 0 <= t < 256).decode() for row in tokens]
+        assert split.texts()[0] == [
+            bytes(t for t in row if 0 <= t < 256).decode() for row in tokens
+        ]
         return list(split.texts()[0])
 
-    assert read(b"a\n\nb\n\nc\n\n", b"x\n\ny\n\nz\n\n") == ["a", "b", "c"]  # every second line is empty
+    assert read(b"a\n\nb\n\nc\n\n", b"x\n\ny\n\nz\n\n") == [
+        "a",
+        "b",
+        "c",
+    ]  # every second line is empty
     assert read(b"a\r\r\nb\r\r\nc\r\r\n", b"x\r\r\ny\r\r\nz\r\r\n") == ["a", "b", "c"]
 
 
@@ -146,7 +177,9 @@ def test_files_of_pairs_that_sort_otherwise_are_said() -> None:
     assert not any("number" in s for s in said)
 
 
-def test_files_that_a_folder_leaves_out_and_files_of_another_form_are_said(capfd: pytest.CaptureFixture[str]) -> None:
+def test_files_that_a_folder_leaves_out_and_files_of_another_form_are_said(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     Path("mixed").mkdir()
     Path("mixed/a.txt").write_text("the cat sat on a mat\n" * 20)
     for name in ("b.json", "c.json", "README"):
@@ -154,7 +187,8 @@ def test_files_that_a_folder_leaves_out_and_files_of_another_form_are_said(capfd
     given = {"context": 8, "val_fraction": 0}
     opened(TextOptions.model_validate({"files": ["mixed"], **given}))
     assert (
-        "data.files: mixed: 3 file(s) that end otherwise are left out (2 .json, 1 no ending)" in capfd.readouterr().err
+        "data.files: mixed: 3 file(s) that end otherwise are left out (2 .json, 1 no ending)"
+        in capfd.readouterr().err
     )
     said = opened(TextOptions.model_validate({"files": ["mixed/b.json"], **given}))[1]
     assert any("mixed/b.json: read as running text" in s for s in said)
@@ -172,7 +206,12 @@ def test_characters_without_a_token_are_said() -> None:
     library.save("own.json")
     assert library.encode("the ü cat").tokens == ["the", "cat"]  # what a file without bytes does
     Path("a.txt").write_text("the \u00fc cat\n" * 9)
-    given = {"files": ["a.txt"], "context": 8, "val_fraction": 0, "tokenizer": {"type": "file", "path": "own.json"}}
+    given = {
+        "files": ["a.txt"],
+        "context": 8,
+        "val_fraction": 0,
+        "tokenizer": {"type": "file", "path": "own.json"},
+    }
     said = opened(TextOptions.model_validate(given))[1]
     assert any("has no token for 1 of the 8 characters in the texts ('\u00fc')" in s for s in said)
     Path("a.txt").write_text("the cat sat\n" * 9)
@@ -209,7 +248,9 @@ def test_sizes_that_no_idx_file_has() -> None:
     for name in ("train", "t10k"):
         header = bytes((0, 0, 8, 3)) + struct.pack(">iii", 4, -2, -2)
         (folder / f"{name}-images-idx3-ubyte").write_bytes(header + bytes(16))
-        (folder / f"{name}-labels-idx1-ubyte").write_bytes(bytes((0, 0, 8, 1)) + struct.pack(">i", 4) + bytes(4))
+        (folder / f"{name}-labels-idx1-ubyte").write_bytes(
+            bytes((0, 0, 8, 1)) + struct.pack(">i", 4) + bytes(4)
+        )
     with pytest.raises(DataError, match="its header says 4 x -2 x -2"):
         opened(MNISTOptions(root="idx"))
 
@@ -223,10 +264,16 @@ def test_sizes_that_no_idx_file_has() -> None:
         ("FiveCrop", {"size": 8}, "makes a tuple"),
         ("Normalize", {"mean": [0.5], "std": [0.5]}, "data.augment.0: Normalize: "),
         ("ElasticTransform", {}, "data.augment.0: ElasticTransform: "),
-        ("LinearTransformation", {"transformation_matrix": [1.0], "mean_vector": [1.0]}, "data.augment.0.args: "),
+        (
+            "LinearTransformation",
+            {"transformation_matrix": [1.0], "mean_vector": [1.0]},
+            "data.augment.0.args: ",
+        ),
     ],
 )
-def test_a_transform_leaves_an_image_its_size(name: str, arguments: dict[str, Any], message: str) -> None:
+def test_a_transform_leaves_an_image_its_size(
+    name: str, arguments: dict[str, Any], message: str
+) -> None:
     images("plain")
     change = {"type": "v2", "name": name, "args": arguments}
     with pytest.raises(SpecError, match=message):
@@ -245,24 +292,36 @@ def test_a_continuation_and_its_prompt_are_the_whole_text(kind: str) -> None:
         library = Tokenizer(models.BPE(unk_token="<unk>"))
         library.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
         library.decoder = decoders.Metaspace(prepend_scheme="always")
-        trainer: Any = trainers.BpeTrainer(vocab_size=60, special_tokens=["<unk>", "</s>"], show_progress=False)
+        trainer: Any = trainers.BpeTrainer(
+            vocab_size=60, special_tokens=["<unk>", "</s>"], show_progress=False
+        )
     else:
         library = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        library.pre_tokenizer, library.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
-        trainer = trainers.WordPieceTrainer(vocab_size=24, special_tokens=["[UNK]", "[SEP]"], show_progress=False)
+        library.pre_tokenizer, library.decoder = (
+            pre_tokenizers.BertPreTokenizer(),
+            decoders.WordPiece(),
+        )
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=24, special_tokens=["[UNK]", "[SEP]"], show_progress=False
+        )
     library.train_from_iterator([text], trainer)
     tokenizer = read_tokenizer(library.to_str().encode(), kind)
     tokens = tokenizer.encode(text)
     assert tokenizer.decode(tokens) == text
     for cut in range(1, len(tokens)):
-        assert tokenizer.decode(tokens[:cut]) + added_text(tokenizer, tokens[:cut], tokens[cut:]) == text
+        assert (
+            tokenizer.decode(tokens[:cut]) + added_text(tokenizer, tokens[:cut], tokens[cut:])
+            == text
+        )
     own = ByteTokenizer()
     assert added_text(own, own.encode("é"), own.encode(" ü")) == " ü"
 
 
 def test_what_a_checkpoint_has_settled_is_said(cli: Cli) -> None:
     images("plain", count=12)
-    Path("i.yaml").write_text(CNN + "data: {type: image_folder, root: plain}\ntask: {type: classification}\n" + TRAIN)
+    Path("i.yaml").write_text(
+        CNN + "data: {type: image_folder, root: plain}\ntask: {type: classification}\n" + TRAIN
+    )
     assert cli("pretrain", "i.yaml", "--out", "i").status == 0
     told = cli("eval", "i", "--set", "data.normalize=none", "--set", "data.size=8").err
     assert "data.normalize: none is not used: the checkpoint has its own (auto)" in told
@@ -274,14 +333,22 @@ def test_what_a_checkpoint_has_settled_is_said(cli: Cli) -> None:
         ("{mean: [0.1, 0.2, 0.3], std: [1.0, 1.0, 1.0]}", [0.1, 0.2, 0.3]),
         ("auto", None),
     ):
-        Path("f.yaml").write_text(f"data: {{type: image_folder, root: plain, normalize: {given}}}\n{TRAIN}")
+        Path("f.yaml").write_text(
+            f"data: {{type: image_folder, root: plain, normalize: {given}}}\n{TRAIN}"
+        )
         path = Path(cli("finetune", "--from", "i", "f.yaml", "--out", f"f{given[1:4]}").out.strip())
-        start = json.loads((next(Path("i/checkpoints").glob("step-*")) / "facts.json").read_text())["mean"]
-        assert json.loads((path / "facts.json").read_text())["mean"] == (start if mean is None else mean)
+        start = json.loads((next(Path("i/checkpoints").glob("step-*")) / "facts.json").read_text())[
+            "mean"
+        ]
+        assert json.loads((path / "facts.json").read_text())["mean"] == (
+            start if mean is None else mean
+        )
 
     Path("t.txt").write_text("the cat sat on a mat\n" * 60)
     data = "data: {type: text, files: [t.txt], context: 16, tokenizer: {type: characters}}\n"
-    Path("t.yaml").write_text(f"model: {{type: decoder, {BLOCKS}}}\n{data}task: {{type: causal_lm}}\n{TRAIN}")
+    Path("t.yaml").write_text(
+        f"model: {{type: decoder, {BLOCKS}}}\n{data}task: {{type: causal_lm}}\n{TRAIN}"
+    )
     assert cli("pretrain", "t.yaml", "--out", "t").status == 0
     Path("g.yaml").write_text(data.replace("characters", "bpe, vocab_size: 300") + TRAIN)
     told = cli("finetune", "--from", "t", "g.yaml", "--out", "g").err
@@ -289,7 +356,10 @@ def test_what_a_checkpoint_has_settled_is_said(cli: Cli) -> None:
     assert "not used" not in cli("finetune", "--from", "t", "t.yaml", "--out", "h").err
     # No table of positions is read behind its end.
     longer = cli("eval", "t", "--set", "data.context=17")
-    assert (longer.status, "has items of 17 tokens, and the model's positions end after 16" in longer.err) == (2, True)
+    assert (
+        longer.status,
+        "has items of 17 tokens, and the model's positions end after 16" in longer.err,
+    ) == (2, True)
     assert cli("eval", "t", "--set", "data.context=9").status == 0
 
 

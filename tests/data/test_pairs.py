@@ -27,7 +27,12 @@ def write(name: str, lines: list[str]) -> str:
 
 
 def options(**changes: object) -> PairsOptions:
-    values = {"source": ["a.txt"], "target": ["b.txt"], "context": 6, "tokenizer": {"type": "bytes"}}
+    values = {
+        "source": ["a.txt"],
+        "target": ["b.txt"],
+        "context": 6,
+        "tokenizer": {"type": "bytes"},
+    }
     values |= {"val_fraction": 0, **changes}
     return PairsOptions.model_validate(values)
 
@@ -39,7 +44,9 @@ def test_pairs_as_tokens() -> None:
     write("c.txt.gz", sources)
     write("d.txt.gz", targets)
     said: list[str] = []
-    data = open_data(options(test_source=["c.txt.gz"], test_target=["d.txt.gz"]), base=Path(), say=said.append)
+    data = open_data(
+        options(test_source=["c.txt.gz"], test_target=["d.txt.gz"]), base=Path(), say=said.append
+    )
     assert data.splits == ("train", "test")
     assert data.info.context == 6
     train = data.split("train")
@@ -67,7 +74,9 @@ def test_a_table_of_two_columns_gives_what_two_files_give(form: str) -> None:
     write("b.txt", targets)
     name, columns = f"pairs.{form}", {"source": "en", "target": "de"}
     if form == "tsv":
-        write(name, [f"{i}\t{a}\t{b}" for i, (a, b) in enumerate(zip(sources, targets, strict=True))])
+        write(
+            name, [f"{i}\t{a}\t{b}" for i, (a, b) in enumerate(zip(sources, targets, strict=True))]
+        )
         columns = {"source": 1, "target": 2}
     elif form == "csv.gz":
         quoted = ['"' + a.replace('"', '""') + '"' for a in sources]
@@ -81,10 +90,20 @@ def test_a_table_of_two_columns_gives_what_two_files_give(form: str) -> None:
         pyarrow.parquet.write_table(pa.table({"de": targets, "en": sources}), name)
     again, copy_a, copy_b = f"again.{form}", write("c.txt", sources), write("d.txt", targets)
     Path(again).write_bytes(Path(name).read_bytes())
-    values = {"train": [name], "test": [again], **columns, "context": 7, "tokenizer": {"type": "bytes"}}
+    values = {
+        "train": [name],
+        "test": [again],
+        **columns,
+        "context": 7,
+        "tokenizer": {"type": "bytes"},
+    }
     values |= {"val_fraction": 0}
     data = open_data(PairTableOptions.model_validate(values), base=Path(), say=lambda _: None)
-    files = open_data(options(context=7, test_source=[copy_a], test_target=[copy_b]), base=Path(), say=lambda _: None)
+    files = open_data(
+        options(context=7, test_source=[copy_a], test_target=[copy_b]),
+        base=Path(),
+        say=lambda _: None,
+    )
     for split in ("train", "test"):
         got, want = (d.split(split).batch(np.arange(5), 0, 0, False) for d in (data, files))
         assert got.keys() == want.keys()
@@ -112,7 +131,9 @@ def test_each_side_may_have_its_own_tokenizer(cli: Cli) -> None:
     assert info["source_vocab_size"] == len(set("one two\n")) + 1  # and the end
     assert 257 < info["vocab_size"] <= 270
     assert cli("eval", "run").status == 0
-    assert [json.loads(line)["input"] for line in cli("predict", "run", "one", "two").out.splitlines()] == [
+    assert [
+        json.loads(line)["input"] for line in cli("predict", "run", "one", "two").out.splitlines()
+    ] == [
         "one",
         "two",
     ]
@@ -122,7 +143,10 @@ def test_each_side_may_have_its_own_tokenizer(cli: Cli) -> None:
 
 
 def test_an_encoder_decoder_learns_to_turn_words_around(cli: Cli) -> None:
-    words = ["".join(random.Random(i).choices("abcdef", k=random.Random(i).randint(1, 5))) for i in range(3000)]
+    words = [
+        "".join(random.Random(i).choices("abcdef", k=random.Random(i).randint(1, 5)))
+        for i in range(3000)
+    ]
     for name, some in (("train", words[:2800]), ("val", words[2800:])):
         write(f"{name}.a", some)
         write(f"{name}.b", [word[::-1] for word in some])
@@ -140,8 +164,13 @@ def test_an_encoder_decoder_learns_to_turn_words_around(cli: Cli) -> None:
     assert trained.status == 0, trained.err
     last = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])["val"]
     assert last["accuracy"] > 0.97
-    assert json.loads(cli("eval", "run", "--json").out)["loss"] == pytest.approx(last["loss"], rel=1e-4)
-    written = [json.loads(line) for line in cli("predict", "run", "abc", "f", "deadbe"[:5]).out.splitlines()]
+    assert json.loads(cli("eval", "run", "--json").out)["loss"] == pytest.approx(
+        last["loss"], rel=1e-4
+    )
+    written = [
+        json.loads(line)
+        for line in cli("predict", "run", "abc", "f", "deadbe"[:5]).out.splitlines()
+    ]
     assert [w["input"] for w in written] == ["abc", "f", "deadb"]
     assert [w["text"] for w in written] == ["cba", "f", "bdaed"]
     alone = json.loads(cli("predict", "run", "abc").out)
@@ -177,7 +206,9 @@ DECODER = "{type: decoder, dim: 16, blocks: [{mixer: {type: attention, num_heads
         ),
     ],
 )
-def test_what_does_not_go_together_is_said(changes: list[str], status: int, message: str, cli: Cli) -> None:
+def test_what_does_not_go_together_is_said(
+    changes: list[str], status: int, message: str, cli: Cli
+) -> None:
     write("a.txt", ["abcd", "bcde", "cdef"])
     write("b.txt", ["x", "y", "z"])
     write("short.txt", ["x", "y"])
@@ -187,7 +218,9 @@ def test_what_does_not_go_together_is_said(changes: list[str], status: int, mess
         "data: {type: pairs, source: [a.txt], target: [b.txt], context: 8, tokenizer: {type: bytes}}\n"
         "task: {type: seq2seq}\ntrain: {steps: 2, batch_size: 2}\n"
     )
-    result = cli("pretrain", "pairs.yaml", *(word for change in changes for word in ("--set", change)))
+    result = cli(
+        "pretrain", "pairs.yaml", *(word for change in changes for word in ("--set", change))
+    )
     assert result.status == status, result.err
     assert message in result.err
 

@@ -52,7 +52,9 @@ def test_12_bits_in_16() -> None:
     for content in (png(values, 16), tiff(values), tiff(values, tags={281: int(values.max())})):
         np.testing.assert_allclose(eight(content, white=4095), values / 4095 * 255, atol=0.501)
         np.testing.assert_allclose(eight(content), values / 65_535 * 255, atol=0.501)
-        with pytest.raises(DataError, match=r"a.file: 16-bit grey with pixels from 0 to 4095, and white is 1023"):
+        with pytest.raises(
+            DataError, match=r"a.file: 16-bit grey with pixels from 0 to 4095, and white is 1023"
+        ):
             eight(content, white=1023)
     np.testing.assert_allclose(  # this file says what is white
         eight(b"P5 7 5 4095\n" + values.astype(">u2").tobytes()), values / 4095 * 255, atol=0.51
@@ -69,9 +71,13 @@ def test_floating_point_pixels_are_black_at_0_and_white_at_1(order: str) -> None
     np.testing.assert_allclose(eight(tiff(dim, order=order)), dim * 255, atol=0.501)
     rounded = np.array([[-1e-7, 1 + 1e-6]], np.float32)
     assert eight(tiff(rounded, order=order)).tolist() == [[0, 255]]
-    np.testing.assert_allclose(eight(tiff(values * 255, order=order), white=255), values * 255, atol=0.501)
+    np.testing.assert_allclose(
+        eight(tiff(values * 255, order=order), white=255), values * 255, atol=0.501
+    )
     for bad in (values * 255, values - 0.5, values * np.float32(np.nan)):
-        with pytest.raises(DataError, match=r"a.file: floating-point grey with pixels from .* set data.white_level"):
+        with pytest.raises(
+            DataError, match=r"a.file: floating-point grey with pixels from .* set data.white_level"
+        ):
             eight(tiff(bad, order=order))
     pfm = b"Pf\n3 4\n-1.0\n" + values[::-1].tobytes()
     np.testing.assert_allclose(eight(pfm), values * 255, atol=0.501)
@@ -81,7 +87,8 @@ def test_floating_point_pixels_are_black_at_0_and_white_at_1(order: str) -> None
 def test_integers_without_a_white_of_their_own(kind: type) -> None:
     values = RNG.integers(0, 10_000, (4, 3)).astype(kind)
     with pytest.raises(
-        DataError, match=r"a.file: signed \d\d-bit integer grey, which does not say what value is white"
+        DataError,
+        match=r"a.file: signed \d\d-bit integer grey, which does not say what value is white",
     ):
         eight(tiff(values))
     np.testing.assert_allclose(eight(tiff(values), white=10_000), values / 10_000 * 255, atol=0.501)
@@ -92,8 +99,14 @@ def test_integers_without_a_white_of_their_own(kind: type) -> None:
 
 
 def test_white_is_zero() -> None:
-    for values, white in ((BYTES[:, :, 0], 255), (WIDE, 65_535), (RNG.uniform(0, 1, (3, 4)).astype(np.float32), 1)):
-        np.testing.assert_allclose(eight(tiff(values, photometric=0)), 255 - values / white * 255, atol=0.501)
+    for values, white in (
+        (BYTES[:, :, 0], 255),
+        (WIDE, 65_535),
+        (RNG.uniform(0, 1, (3, 4)).astype(np.float32), 1),
+    ):
+        np.testing.assert_allclose(
+            eight(tiff(values, photometric=0)), 255 - values / white * 255, atol=0.501
+        )
 
 
 def test_few_bits() -> None:
@@ -107,7 +120,11 @@ def test_colour_of_8_and_16_bits() -> None:
     assert np.array_equal(eight(tiff(BYTES, photometric=2), 3), BYTES)
     np.testing.assert_allclose(eight(png(BYTES, 8, COLOUR)), grey_of(BYTES), atol=0.51)
     wide = RNG.integers(0, 65_536, (5, 7, 3), np.uint16)
-    for content in (png(wide, 16, COLOUR), tiff(wide, photometric=2), tiff(wide, photometric=2, order=">")):
+    for content in (
+        png(wide, 16, COLOUR),
+        tiff(wide, photometric=2),
+        tiff(wide, photometric=2, order=">"),
+    ):
         assert np.array_equal(eight(content, 3), wide >> 8)
 
 
@@ -137,7 +154,9 @@ def test_palettes_and_transparent_values() -> None:
     for bits in (8, 16):
         grey = np.array([[3, 9, 3, 2**bits - 1]])
         content = png(grey, bits, GREY, chunk(b"tRNS", b"\xff\xff" if bits == 16 else b"\0\xff"))
-        np.testing.assert_allclose(eight(content), grey * (grey < 2**bits - 1) / (2**bits - 1) * 255, atol=0.501)
+        np.testing.assert_allclose(
+            eight(content), grey * (grey < 2**bits - 1) / (2**bits - 1) * 255, atol=0.501
+        )
 
 
 def test_cmyk() -> None:
@@ -159,14 +178,20 @@ def test_lab_by_the_formulas_of_the_cie() -> None:
         values = np.array([[[round(lab[0] * 2.55), lab[1] % 256, lab[2] % 256]] * 3] * 2, np.uint8)
         fy = (lab[0] + 16) / 116
         f = np.array([fy + lab[1] / 500, fy, fy - lab[2] / 200])
-        xyz = np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * (0.9642, 1, 0.8249)  # D50
+        xyz = np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * (
+            0.9642,
+            1,
+            0.8249,
+        )  # D50
         to_rgb = [
             [3.1338561, -1.6168667, -0.4906146],
             [-0.9787684, 1.9161415, 0.0334540],
             [0.0719453, -0.2289914, 1.4052427],
         ]
         linear = np.clip(np.array(to_rgb) @ xyz, 0, 1)
-        rgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055) * 255
+        rgb = (
+            np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055) * 255
+        )
         np.testing.assert_allclose(eight(tiff(values, photometric=8), 3)[0, 0], rgb, atol=3)
 
 
@@ -178,7 +203,9 @@ def test_exif_turns_pixels_and_the_headers_size(form: str, orientation: int) -> 
     image[:4, 8:] = (0, 200, 0)
     exif, file = Image.Exif(), io.BytesIO()
     exif[0x0112] = orientation
-    Image.fromarray(image).save(file, form, exif=exif, **({"quality": 100} if form in ("JPEG", "WEBP") else {}))
+    Image.fromarray(image).save(
+        file, form, exif=exif, **({"quality": 100} if form in ("JPEG", "WEBP") else {})
+    )
     turned = {  # where row 0 and column 0 of what is kept belong, by the EXIF standard
         1: image, 2: image[:, ::-1], 3: image[::-1, ::-1], 4: image[::-1],
         5: image.swapaxes(0, 1), 6: image[::-1].swapaxes(0, 1), 7: image[::-1, ::-1].swapaxes(0, 1),

@@ -27,7 +27,11 @@ STAGES = {
     "bpe": ["counting words for the tokenizer", "merging pairs into tokens", "tokenizing"],
     "table": ["reading files to know their content", "reading the tables", "tokenizing"],
     "pairs": ["reading the text", "reading the lines", "counting the pairs", "tokenizing"],
-    "image_folder": ["reading files to know their content", "reading the headers of the train split", "decoding"],
+    "image_folder": [
+        "reading files to know their content",
+        "reading the headers of the train split",
+        "decoding",
+    ],
     "audio": ["reading files to know their content", "decoding recordings"],
 }
 
@@ -55,7 +59,9 @@ def _raising() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_raising")
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_signal_in_any_stage_leaves_nothing_half_done(kind: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_in_any_stage_leaves_nothing_half_done(
+    kind: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """rows 7 and 66: every kind of data; what is whole stays, and the next start gives what an undisturbed one does."""
     write_sources()
     undisturbed = opened(kind)
@@ -76,7 +82,9 @@ def test_a_signal_in_any_stage_leaves_nothing_half_done(kind: str, home: Path, m
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_stage_tells_how_far_it_has_come(kind: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_stage_tells_how_far_it_has_come(
+    kind: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """row 66: up to the whole, no more and no less, where the whole is known."""
     write_sources()
     seen: dict[str, Progress] = {}
@@ -91,7 +99,9 @@ def test_every_stage_tells_how_far_it_has_come(kind: str, home: Path, monkeypatc
     opened(kind)
     assert seen.keys() >= set(STAGES[kind])
     done = {
-        what: p.done / (p.total or 1) for what, p in seen.items() if "headers" not in what and "merging" not in what
+        what: p.done / (p.total or 1)
+        for what, p in seen.items()
+        if "headers" not in what and "merging" not in what
     }
     assert done == dict.fromkeys(done, 1)
 
@@ -111,7 +121,9 @@ def test_a_cache_that_cannot_be_written_is_said(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, place, fail)
-    with pytest.raises(ResourceError, match=f"the cache cannot be written: {os.strerror(number)}; make room there"):
+    with pytest.raises(
+        ResourceError, match=f"the cache cannot be written: {os.strerror(number)}; make room there"
+    ):
         opened("text")
     monkeypatch.undo()
     os.environ["XDG_CACHE_HOME"] = str(home.parent)
@@ -128,14 +140,21 @@ def test_pixels_that_do_not_fit_on_the_disk_end_the_command_with_a_message(
     for label in "ab":
         (tmp_path / "pictures" / label).mkdir(parents=True)
         for index in range(12):
-            Image.new("RGB", (64, 64), (index, 10, 200)).save(tmp_path / "pictures" / label / f"{index}.png")
+            Image.new("RGB", (64, 64), (index, 10, 200)).save(
+                tmp_path / "pictures" / label / f"{index}.png"
+            )
     Path("cnn.yaml").write_text(
         "model: {type: cnn, layers: [{type: flatten}, {type: dense, units: classes}]}\n"
         "data: {type: image_folder, root: pictures}\ntask: {type: classification}\ntrain: {steps: 1, batch_size: 2}\n"
     )
-    ended = zygote.run("pretrain", "cnn.yaml", "--out", "run", limit=60_000)  # 22 images of 12,288 bytes
+    ended = zygote.run(
+        "pretrain", "cnn.yaml", "--out", "run", limit=60_000
+    )  # 22 images of 12,288 bytes
     assert ended.status == 5, ended.err
-    assert "the cache cannot be written: File too large; make room there, or set XDG_CACHE_HOME" in ended.err
+    assert (
+        "the cache cannot be written: File too large; make room there, or set XDG_CACHE_HOME"
+        in ended.err
+    )
     assert not list(home.rglob("*.draft"))
     assert not Path("run/checkpoints").exists()
 
@@ -150,13 +169,17 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(
-        ResourceError, match="the cache cannot be written: Not a directory; make room there, or set XDG_CACHE"
+        ResourceError,
+        match="the cache cannot be written: Not a directory; make room there, or set XDG_CACHE",
     ):
         cache_home.cache_directory("kind")
     monkeypatch.delenv("XDG_CACHE_HOME")
     for home in ("", "relative"):
         monkeypatch.setenv("HOME", home)
-        with pytest.raises(ResourceError, match="no home directory is known; set XDG_CACHE_HOME to an absolute path"):
+        with pytest.raises(
+            ResourceError,
+            match="no home directory is known; set XDG_CACHE_HOME to an absolute path",
+        ):
             cache_home.cache_directory("kind")
 
     def unknown() -> Path:
@@ -167,7 +190,9 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         cache_home.cache_directory("kind")
 
 
-def test_eight_processes_build_once_though_the_builder_is_killed(home: Path, tmp_path: Path) -> None:
+def test_eight_processes_build_once_though_the_builder_is_killed(
+    home: Path, tmp_path: Path
+) -> None:
     """row 48: one at a time, published by a rename; those that wait build anew where the builder died, and only once."""
     folder = home / "kind" / "key"
     folder.parent.mkdir(parents=True)
@@ -187,14 +212,19 @@ def test_eight_processes_build_once_though_the_builder_is_killed(home: Path, tmp
         if not child:
             try:
                 build_once(folder, build)
-                whole = [(folder / name).read_bytes()[:1] for name in ("a.bin", "b.bin")] == [b"a", b"b"]
+                whole = [(folder / name).read_bytes()[:1] for name in ("a.bin", "b.bin")] == [
+                    b"a",
+                    b"b",
+                ]
             finally:
                 os._exit(0 if whole else 1)
         children.append(child)
     statuses = sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
     assert statuses == [-signal.SIGKILL, *[0] * 7]
     assert (tmp_path / "log").read_bytes() == b"xx"
-    assert sorted(p.name for p in folder.parent.iterdir() if not p.name.endswith(".lock")) == ["key"]
+    assert sorted(p.name for p in folder.parent.iterdir() if not p.name.endswith(".lock")) == [
+        "key"
+    ]
 
 
 VALUES = {"list": [1, 2.5, "é"], "text": "x" * 3000}
@@ -206,13 +236,18 @@ def other_manifest(folder: Path) -> None:
 
 SPOILED: dict[str, Callable[[Path], object]] = {
     "a file in its place": lambda folder: (shutil.rmtree(folder), folder.write_bytes(b"{}")),
-    "a link to elsewhere": lambda folder: (folder.rename(folder.with_name("away")), folder.symlink_to("nowhere")),
+    "a link to elsewhere": lambda folder: (
+        folder.rename(folder.with_name("away")),
+        folder.symlink_to("nowhere"),
+    ),
     "a link to itself": lambda folder: (shutil.rmtree(folder), folder.symlink_to(folder.name)),
     "an empty folder": lambda folder: (shutil.rmtree(folder), folder.mkdir()),
     "a file too many": lambda folder: (folder / "more").write_text("x"),
     "a folder too many": lambda folder: (folder / "more").mkdir(),
     "a deep manifest": other_manifest,
-    "a manifest of other types": lambda folder: (folder / "manifest.json").write_text('{"content": {"a": 1}}'),
+    "a manifest of other types": lambda folder: (folder / "manifest.json").write_text(
+        '{"content": {"a": 1}}'
+    ),
     "size and times put back": lambda folder: _swap(folder / "content"),
 }
 
@@ -244,7 +279,9 @@ def test_a_spoiled_place_in_the_cache_is_made_anew(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("spoil", [bytes, lambda b: b[: len(b) // 2], lambda b: bytes(v ^ 0x55 for v in b)])
+@pytest.mark.parametrize(
+    "spoil", [bytes, lambda b: b[: len(b) // 2], lambda b: bytes(v ^ 0x55 for v in b)]
+)
 def test_hashes_that_were_spoiled_are_made_anew(
     kind: str, spoil: Callable[[bytes], bytes], home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,7 +65,9 @@ def test_lines(content: bytes, expected: list[str], monkeypatch: pytest.MonkeyPa
 def test_running_text_has_the_lines_of_pythons_own_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(5)
     for _ in range(60):
-        text = "".join(rng.choices(["a", "é", "\r", "\n", "\r\n", "\u2028", "\x85"], k=rng.randint(0, 40)))
+        text = "".join(
+            rng.choices(["a", "é", "\r", "\n", "\r\n", "\u2028", "\x85"], k=rng.randint(0, 40))
+        )
         path = file("a.txt", text)
         monkeypatch.setattr(reading, "CHUNK", rng.randint(1, 9))
         with open(path, encoding="utf-8", newline=None) as other:
@@ -76,16 +78,24 @@ def test_a_return_within_a_line_is_placed_unless_a_quoted_value_has_it() -> None
     with pytest.raises(DataError, match=r"a.txt:2: a carriage return within a line"):
         list(lines(file("a.txt", "one\ntwo\rthree\n")))
     path = file("a.csv", 'text,label\r\n"one\rtwo\r\nthree",x\r\n')
-    assert [row.texts for row in read_rows(path, Columns(("text",), "label"))] == [("one\ntwo\nthree",)]
+    assert [row.texts for row in read_rows(path, Columns(("text",), "label"))] == [
+        ("one\ntwo\nthree",)
+    ]
     with pytest.raises(DataError, match=r"not CSV .* in the row that begins in line 2"):
         list(read_rows(file("b.csv", "text,label\none\rtwo,x\n"), Columns(("text",), "label")))
 
 
 def test_no_other_character_ends_a_line_in_any_form() -> None:
     tab = "\t"
-    assert [r.texts for r in read_rows(file("a.txt", f"{INSIDE}\nz\n"), Columns((0,), None))] == [(INSIDE,), ("z",)]
+    assert [r.texts for r in read_rows(file("a.txt", f"{INSIDE}\nz\n"), Columns((0,), None))] == [
+        (INSIDE,),
+        ("z",),
+    ]
     for name, between in (("a.tsv", tab), ("a.csv", ",")):
-        found = [(r.texts, r.label) for r in read_rows(file(name, f"{INSIDE}{between}x\r\n"), Columns((0,), 1))]
+        found = [
+            (r.texts, r.label)
+            for r in read_rows(file(name, f"{INSIDE}{between}x\r\n"), Columns((0,), 1))
+        ]
         assert found == [((INSIDE,), "x")], name
     row = {"text": INSIDE, "task": "classification", "scores": {}}
     rows = file("a.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for _ in range(2)))
@@ -93,7 +103,10 @@ def test_no_other_character_ends_a_line_in_any_form() -> None:
     assert ["".join(d) for d in Corpus((rows,)).documents()] == [INSIDE] * 2
     assert [r["text"] for r in read_samples(rows)] == [INSIDE] * 2
     one, two = file("a.en", f"{INSIDE}\nx\n"), file("a.de", "y\nz\n")
-    assert list(parallel("train", {"source": (one,), "target": (two,)}).rows()) == [(INSIDE, "y"), ("x", "z")]
+    assert list(parallel("train", {"source": (one,), "target": (two,)}).rows()) == [
+        (INSIDE, "y"),
+        ("x", "z"),
+    ]
     file("said.tsv", f"r1\t{INSIDE}\nr2\tz\n")
     assert read_transcripts(["said.tsv"], ["r1.wav", "r2.wav"], Path())[0] == [INSIDE, "z"]
 
@@ -105,7 +118,10 @@ def test_windows_and_old_mac_files_leave_no_return_anywhere() -> None:
         data = open_data(TextOptions.model_validate(options), base=Path(), say=lambda _: None)
         assert data.info.vocab_size == 3, repr(end)  # a, b, newline
         table = file("a.tsv", end.join(["one\tx", "two\ty", ""]))
-        assert [(r.texts[0], r.label) for r in read_rows(table, Columns((0,), 1))] == [("one", "x"), ("two", "y")]
+        assert [(r.texts[0], r.label) for r in read_rows(table, Columns((0,), 1))] == [
+            ("one", "x"),
+            ("two", "y"),
+        ]
         file("said.tsv", end.join(["r1\tgo", "r2\tstop", ""]))
         assert read_transcripts(["said.tsv"], ["r1.wav", "r2.wav"], Path())[0] == ["go", "stop"]
         side = file("a.en", end.join(["one", "", "three", ""]))
@@ -120,7 +136,11 @@ def test_windows_and_old_mac_files_leave_no_return_anywhere() -> None:
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "A.JSONL.GZ", "a.txt.gz", "a.Csv.Gz"])
 def test_gzip_of_several_members_and_endings_in_any_case(name: str) -> None:
     wanted = ["one", "two"]
-    rows = {"jsonl": [json.dumps({"text": t}) for t in wanted], "csv": ["text", *wanted], "txt": wanted}
+    rows = {
+        "jsonl": [json.dumps({"text": t}) for t in wanted],
+        "csv": ["text", *wanted],
+        "txt": wanted,
+    }
     form = name.lower().split(".")[1]
     path = file(name, b"".join(gzip.compress(f"{row}\n".encode()) for row in rows[form]))
     columns = Columns((0,) if form == "txt" else ("text",), None)
@@ -149,15 +169,22 @@ def test_a_damaged_gzip_is_never_read_short() -> None:
                 list(read(path))  # type: ignore[operator]
     assert zlib.crc32(text)  # the damaged trailer above is not by chance the right one
     many = gzip.compress("".join(f"line {i}\n" for i in range(300_000)).encode(), 1)
-    with pytest.raises(DataError, match=r"cannot be read after line \d+,\d+: Compressed file ended"):
+    with pytest.raises(
+        DataError, match=r"cannot be read after line \d+,\d+: Compressed file ended"
+    ):
         list(lines(file("cut.txt.gz", many[:-20])))
 
 
 def test_a_transcript_is_of_one_recording() -> None:
     file("said.tsv", b"1\tgo\nb/2\tstop\na/2.wav\tup\n")
-    assert read_transcripts(["said.tsv"], ["a/1.wav", "b/2.wav", "a/2.wav"], Path())[0] == ["go", "stop", "up"]
+    assert read_transcripts(["said.tsv"], ["a/1.wav", "b/2.wav", "a/2.wav"], Path())[0] == [
+        "go",
+        "stop",
+        "up",
+    ]
     with pytest.raises(
-        DataError, match=r"1 is the name of two recordings, a/1\.wav and b/1\.wav; write them with folder"
+        DataError,
+        match=r"1 is the name of two recordings, a/1\.wav and b/1\.wav; write them with folder",
     ):
         read_transcripts(["said.tsv"], ["a/1.wav", "b/1.wav"], Path())
 
@@ -169,8 +196,16 @@ def test_a_transcript_is_of_one_recording() -> None:
         ("a.tsv", b"\xfe\xff" + "text\n".encode("utf-16-be"), "a.tsv: UTF-16, not UTF-8"),
         ("a.csv", "text\n".encode("utf-32"), "a.csv: UTF-32, not UTF-8"),
         ("a.jsonl", '{"text": "a"}\n'.encode("utf-16-le"), "a.jsonl: binary, or UTF-16, not UTF-8"),
-        ("a.txt", gzip.compress(b"text", mtime=0), "a.txt: it is compressed with gzip; let its name end in .gz"),
-        ("a.txt", b"good\nb\xe4d\n", "a.txt: not UTF-8 at byte offset 6 (byte 0xe4) in line 2; save it as UTF-8"),
+        (
+            "a.txt",
+            gzip.compress(b"text", mtime=0),
+            "a.txt: it is compressed with gzip; let its name end in .gz",
+        ),
+        (
+            "a.txt",
+            b"good\nb\xe4d\n",
+            "a.txt: not UTF-8 at byte offset 6 (byte 0xe4) in line 2; save it as UTF-8",
+        ),
     ],
 )
 def test_other_encodings_are_named(name: str, content: bytes, message: str) -> None:
@@ -185,7 +220,10 @@ def test_other_encodings_are_named(name: str, content: bytes, message: str) -> N
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"text": ' + "[" * 100_000 + "]" * 100_000 + "}", ":2: not JSON (maximum recursion depth"),
+        (
+            '{"text": ' + "[" * 100_000 + "]" * 100_000 + "}",
+            ":2: not JSON (maximum recursion depth",
+        ),
         ('{"text": "a\\ud800"}', ":2: not Unicode at character 1 (a lone surrogate)"),
         ('{"text": "a", "text": "b"}', ":2: the key 'text' stands twice in one object"),
         ('{"text": NaN}', ":2: no text under the key 'text'"),
@@ -194,7 +232,9 @@ def test_other_encodings_are_named(name: str, content: bytes, message: str) -> N
         ('["text"]', ":2: not an object"),
     ],
 )
-def test_rows_of_a_corpus_that_are_refused(line: str, message: str, decoder_spec: Path, cli: Cli) -> None:
+def test_rows_of_a_corpus_that_are_refused(
+    line: str, message: str, decoder_spec: Path, cli: Cli
+) -> None:
     path = file("rows.jsonl", '\ufeff{"text": "good", "n": NaN}\n' + line + "\n")
     result = cli("pretrain", decoder_spec, "--out", "run", "--set", "data.files=[rows.jsonl]")
     assert result.status == 3
@@ -209,9 +249,13 @@ def test_marks_at_the_start_of_json_lines() -> None:
     assert [row["text"] for _, row in json_rows(path)] == ["a", "\ufeffb"]
 
 
-def test_a_line_has_a_limit_and_long_ones_are_read_in_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_has_a_limit_and_long_ones_are_read_in_linear_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     long = "x" * 3_000_000
-    monkeypatch.setattr(reading, "CHUNK", 1000)  # 3,000 pieces of one line: quadratic copying would be 4.5 GB
+    monkeypatch.setattr(
+        reading, "CHUNK", 1000
+    )  # 3,000 pieces of one line: quadratic copying would be 4.5 GB
     assert list(lines(file("a.txt", f"{long}\nend\n"))) == [long, "end"]
     monkeypatch.setattr(reading, "LONGEST_LINE", 2_000_000)
     with pytest.raises(DataError, match=r"a.txt:1: a line of more than 2,000,000 characters"):
@@ -219,7 +263,12 @@ def test_a_line_has_a_limit_and_long_ones_are_read_in_linear_time(monkeypatch: p
 
 
 def test_keys_of_nested_objects() -> None:
-    row: dict[str, Any] = {"a.b": 1, "a": {"b": 2, "c": {"d": 3}, "e.f": 4}, "g.h": {"i": 5}, "l": [6]}
+    row: dict[str, Any] = {
+        "a.b": 1,
+        "a": {"b": 2, "c": {"d": 3}, "e.f": 4},
+        "g.h": {"i": 5},
+        "l": [6],
+    }
     wanted = {"a.b": 1, "a.c.d": 3, "a.e.f": 4, "g.h.i": 5, "a.c": {"d": 3}}
     assert {key: lookup(row, key) for key in wanted} == wanted
     for key in ("a.x", "b", "a.b.c", "l.0", ".", "a."):
@@ -227,5 +276,7 @@ def test_keys_of_nested_objects() -> None:
             lookup(row, key)
     path = file("a.jsonl", json.dumps({"answer": {"text": "yes"}}) + "\n")
     assert ["".join(d) for d in Corpus((path,), "answer.text").documents()] == ["yes"]
-    with pytest.raises(DataError, match=r"no text under the key 'answer.txt'.*did you mean answer.text\?"):
+    with pytest.raises(
+        DataError, match=r"no text under the key 'answer.txt'.*did you mean answer.text\?"
+    ):
         list(Corpus((path,), "answer.txt").documents())

@@ -16,7 +16,13 @@ from tones import packed, riff, tone
 
 from bigmodel_cli.config import DatasetInfo, MelConfig
 from bigmodel_cli.data.audio.audio import AudioOptions
-from bigmodel_cli.data.audio.mel import check_filters, fft_size, log_mel, mel_filters, normalise_frames
+from bigmodel_cli.data.audio.mel import (
+    check_filters,
+    fft_size,
+    log_mel,
+    mel_filters,
+    normalise_frames,
+)
 from bigmodel_cli.data.audio.sound import _phases, decode, notes_said, resample
 from bigmodel_cli.data.audio.wav import read_wav
 from bigmodel_cli.errors import DataError, SpecError
@@ -51,12 +57,16 @@ def test_channels_become_their_mean() -> None:
     read = decode(riff(stereo, channels=2), "a.wav", 8000)
     np.testing.assert_allclose(read.floats(), (left + right) / 2, atol=1.1 / 32768)
     assert not read.notes
-    assert not decode(riff(packed(np.stack((left, 0 * left), 1).ravel(), "16"), channels=2), "a.wav", 8000).notes
+    assert not decode(
+        riff(packed(np.stack((left, 0 * left), 1).ravel(), "16"), channels=2), "a.wav", 8000
+    ).notes
 
 
 def test_channels_that_cancel_one_another_are_said() -> None:
     x = tone(8000)
-    turned = decode(riff(packed(np.stack((x, -0.95 * x), 1).ravel(), "16"), channels=2), "a.wav", 8000)
+    turned = decode(
+        riff(packed(np.stack((x, -0.95 * x), 1).ravel(), "16"), channels=2), "a.wav", 8000
+    )
     assert turned.notes == ("cancelling",)
     assert notes_said([("cancelling", "a.wav"), ("cancelling", "b.wav")]) == [
         "warning: 2 recording(s) whose channels cancel one another: their mean, which is read, is all but silence; "
@@ -82,8 +92,12 @@ def test_float_samples_that_are_integers_are_read_as_such(bits: int, peak: int) 
     read = decode(riff(packed(x, "float64"), 3, 64), "a.wav", 8000)
     assert read.notes == ("integer",)
     np.testing.assert_allclose(read.floats(), expected, atol=np.abs(expected).max() / 32767)
-    mixed = decode(riff(packed(x + 0.25, "float64"), 3, 64), "a.wav", 8000)  # the mean of two channels
-    np.testing.assert_allclose(mixed.floats(), (x + 0.25) / 2 ** (bits - 1), atol=np.abs(expected).max() / 16_000)
+    mixed = decode(
+        riff(packed(x + 0.25, "float64"), 3, 64), "a.wav", 8000
+    )  # the mean of two channels
+    np.testing.assert_allclose(
+        mixed.floats(), (x + 0.25) / 2 ** (bits - 1), atol=np.abs(expected).max() / 16_000
+    )
     with pytest.raises(DataError, match=r"a.wav: samples up to 1e\+20, where full scale is 1"):
         decode(riff(packed(np.array([0, 1e20]), "float32"), 3, 32), "a.wav", 8000)
 
@@ -130,7 +144,9 @@ def test_what_codecs_make_louder_is_not_cut() -> None:
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("format", ["WAV", "WAVEX", "RF64"])
-def test_what_soundfile_writes_and_reads_is_the_same(format: str, channels: int, subtype: str) -> None:
+def test_what_soundfile_writes_and_reads_is_the_same(
+    format: str, channels: int, subtype: str
+) -> None:
     soundfile = pytest.importorskip("soundfile")
     x, file = np.random.default_rng(0).uniform(-0.7, 0.7, (501, channels)), io.BytesIO()
     soundfile.write(file, x, 11_025, subtype, format=format)
@@ -140,7 +156,9 @@ def test_what_soundfile_writes_and_reads_is_the_same(format: str, channels: int,
     np.testing.assert_allclose(samples, own, atol=1e-7)
 
 
-@pytest.mark.parametrize(("rate", "wanted"), [(192_000, 8000), (44_100, 16_000), (8000, 16_000), (11_025, 8000)])
+@pytest.mark.parametrize(
+    ("rate", "wanted"), [(192_000, 8000), (44_100, 16_000), (8000, 16_000), (11_025, 8000)]
+)
 def test_resampling_equals_scipys_with_the_same_filter(rate: int, wanted: int) -> None:
     from scipy.signal import resample_poly
 
@@ -161,10 +179,16 @@ def test_resampling_equals_scipys_with_the_same_filter(rate: int, wanted: int) -
 
 
 def test_resampling_keeps_what_both_rates_hold_and_nothing_else() -> None:
-    kept = decode(riff(packed(tone(192_000, hertz=1000), "24"), bits=24, rate=192_000), "a.wav", 8000).floats()
+    kept = decode(
+        riff(packed(tone(192_000, hertz=1000), "24"), bits=24, rate=192_000), "a.wav", 8000
+    ).floats()
     np.testing.assert_allclose(kept[200:-200], tone(8000, hertz=1000)[200:-200], atol=2e-3)
-    gone = decode(riff(packed(tone(192_000, hertz=5000), "24"), bits=24, rate=192_000), "a.wav", 8000).floats()
-    assert np.abs(gone[200:-200]).max() < 1e-3  # above half the rate: it would fold back to 3,000 Hz
+    gone = decode(
+        riff(packed(tone(192_000, hertz=5000), "24"), bits=24, rate=192_000), "a.wav", 8000
+    ).floats()
+    assert (
+        np.abs(gone[200:-200]).max() < 1e-3
+    )  # above half the rate: it would fold back to 3,000 Hz
     assert len(kept) == 4000
 
 
@@ -179,7 +203,11 @@ def test_other_encodings_by_soundfile(form: str) -> None:
     assert abs(int(middle.argmax()) * 8000 / 6000 - 440) < 2
     whole = file.getvalue()
     with pytest.raises(DataError, match=rf"a.{form.lower()}: (cannot be decoded|cut off)"):
-        decode(b"nothing of the kind" * 9 if form == "MP3" else whole[: len(whole) // 2], f"a.{form.lower()}", 8000)
+        decode(
+            b"nothing of the kind" * 9 if form == "MP3" else whole[: len(whole) // 2],
+            f"a.{form.lower()}",
+            8000,
+        )
 
 
 HALF = packed(tone(8000), "16")
@@ -215,14 +243,18 @@ def test_wav_that_cannot_be_read(content: bytes, message: str) -> None:
     assert "repair or remove it" in str(caught.value) or "convert it" in str(caught.value)
 
 
-def test_more_than_memory_should_hold_is_refused_before_it_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_memory_should_hold_is_refused_before_it_is_unpacked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     soundfile = pytest.importorskip("soundfile")
     monkeypatch.setattr("bigmodel_cli.data.audio.wav.MOST_VALUES", 3000)
     silence = io.BytesIO()
     soundfile.write(silence, np.zeros(4000), 8000, format="FLAC")
     assert len(silence.getvalue()) < 500
     for content, name in ((riff(HALF), "a.wav"), (silence.getvalue(), "a.flac")):
-        with pytest.raises(DataError, match=f"{name}: 4,000 values, more than 3,000; cut it into pieces"):
+        with pytest.raises(
+            DataError, match=f"{name}: 4,000 values, more than 3,000; cut it into pieces"
+        ):
             decode(content, name, 8000)
 
 
@@ -236,11 +268,15 @@ def test_an_odd_rate_costs_neither_time_nor_memory() -> None:
     finally:
         tracemalloc.stop()
     assert len(read) == -(-15_359 * 16_000 // 767_957)
-    np.testing.assert_allclose(read, resample(tone(767_957, seconds=0.02), 767_957, 16_000), atol=1e-4)
+    np.testing.assert_allclose(
+        read, resample(tone(767_957, seconds=0.02), 767_957, 16_000), atol=1e-4
+    )
 
 
 def test_a_slow_rate_does_not_become_days_of_sound() -> None:
-    with pytest.raises(DataError, match=r"a.wav: 320,000,000 values, more than 268,435,456; cut it into pieces"):
+    with pytest.raises(
+        DataError, match=r"a.wav: 320,000,000 values, more than 268,435,456; cut it into pieces"
+    ):
         decode(riff(bytes(40_000), rate=1), "a.wav", 16_000)
 
 
@@ -258,7 +294,8 @@ def test_soundfile_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "soundfile", None)
     with pytest.raises(
-        MissingPackage, match=r"a.flac: reading it needs soundfile, which is not installed: pip install"
+        MissingPackage,
+        match=r"a.flac: reading it needs soundfile, which is not installed: pip install",
     ):
         decode(b"fLaC", "a.flac", 8000)
 
@@ -269,9 +306,14 @@ SOUND = MelConfig(rate=8000, window=200, hop=80, mels=40, low=20.0, high=4000.0)
 def test_mel_filters_equal_transformers() -> None:
     from transformers.audio_utils import mel_filter_bank
 
-    for mels, size, rate, low, high in [(40, 256, 8000, 20.0, 4000.0), (80, 512, 16000, 0.0, 8000.0)]:
+    for mels, size, rate, low, high in [
+        (40, 256, 8000, 20.0, 4000.0),
+        (80, 512, 16000, 0.0, 8000.0),
+    ]:
         theirs = mel_filter_bank(size // 2 + 1, mels, low, high, rate, norm=None, mel_scale="htk")
-        np.testing.assert_allclose(mel_filters(mels, size, rate, low, high).numpy(), theirs.T, atol=1e-9)
+        np.testing.assert_allclose(
+            mel_filters(mels, size, rate, low, high).numpy(), theirs.T, atol=1e-9
+        )
 
 
 def test_what_is_taken_when_nothing_is_said_fills_every_band() -> None:
@@ -305,12 +347,18 @@ def test_frames_do_not_depend_on_zeros_behind_and_span_silence_to_full_scale() -
     assert 0.85 < float(loudest.max()) < 1.0
     assert float(log_mel(torch.zeros(1, 800), SOUND).abs().max()) < 1e-6
     assert torch.equal(normalise_frames(x, DatasetInfo()), x)
-    torch.testing.assert_close(normalise_frames(x, DatasetInfo(mean=(0.5,), std=(0.25,))), (x - 0.5) / 0.25)
+    torch.testing.assert_close(
+        normalise_frames(x, DatasetInfo(mean=(0.5,), std=(0.25,))), (x - 0.5) / 0.25
+    )
 
 
 def test_facts_with_sound_survive_json() -> None:
     import json
 
-    info = DatasetInfo(classes=("a", "b"), sound=SOUND, frame_width=40, spelling="words", mean=(0.1,), std=(0.2,))
+    info = DatasetInfo(
+        classes=("a", "b"), sound=SOUND, frame_width=40, spelling="words", mean=(0.1,), std=(0.2,)
+    )
     assert DatasetInfo.from_json(json.loads(json.dumps(info.to_json()))) == info
-    assert DatasetInfo.from_json({"classes": ["a"]}) == DatasetInfo(classes=("a",))  # of a checkpoint from before there was sound
+    assert DatasetInfo.from_json({"classes": ["a"]}) == DatasetInfo(
+        classes=("a",)
+    )  # of a checkpoint from before there was sound

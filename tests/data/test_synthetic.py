@@ -20,7 +20,10 @@ from bigmodel_cli.data.text.tokenizer import load_tokenizer
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.tasks import CausalLMOptions
 
-PARITY = {"parity": lambda x: [sum(x) % 2], "running_parity": lambda x: [sum(x[: i + 1]) % 2 for i in range(len(x))]}
+PARITY = {
+    "parity": lambda x: [sum(x) % 2],
+    "running_parity": lambda x: [sum(x[: i + 1]) % 2 for i in range(len(x))],
+}
 FEW = {"val_samples": 1, "test_samples": 1}
 ANSWERS: dict[str, Any] = {"copy": list, "reverse": lambda x: x[::-1], "sort": sorted, **PARITY}
 
@@ -40,7 +43,9 @@ def texts(data: DataSet, split: str, name: str = "tokens") -> list[str]:
 @pytest.mark.parametrize("problem", sorted(ANSWERS))
 def test_what_follows_from_a_sequence(problem: str) -> None:
     symbols = {} if "parity" in problem else {"symbols": 13}
-    for text in texts(opened(problem=problem, length=7, min_length=4, samples=80, **symbols), "train"):
+    for text in texts(
+        opened(problem=problem, length=7, min_length=4, samples=80, **symbols), "train"
+    ):
         given, answer = ([int(n) for n in side.split()] for side in text.split("="))
         assert 4 <= len(given) <= 7
         assert answer == ANSWERS[problem](given), text
@@ -59,13 +64,20 @@ def test_modular_sums_of_two_are_all_there_once_and_each_in_one_split() -> None:
 
 
 @pytest.mark.parametrize(("length", "symbols"), [(3, 9), (1, 4), (11, 64)])
-def test_recall_asks_for_each_key_once_and_only_its_value_is_learnt(length: int, symbols: int) -> None:
-    data = opened(problem="recall", length=length, symbols=symbols, samples=2 if symbols == 4 else 50, **FEW)
+def test_recall_asks_for_each_key_once_and_only_its_value_is_learnt(
+    length: int, symbols: int
+) -> None:
+    data = opened(
+        problem="recall", length=length, symbols=symbols, samples=2 if symbols == 4 else 50, **FEW
+    )
     split, tokenizer = data.split("train"), load_tokenizer(data.assets())
     batch = split.batch(np.arange(len(split)), 0, 0, False)
     for row, mask in zip(batch["tokens"].tolist(), batch["loss_mask"].tolist(), strict=True):
         words = tokenizer.decode(row).split()
-        pairs, asked = (list(zip(w[::2], w[1::2], strict=True)) for w in (words[: 2 * length], words[2 * length :]))
+        pairs, asked = (
+            list(zip(w[::2], w[1::2], strict=True))
+            for w in (words[: 2 * length], words[2 * length :])
+        )
         assert sorted(pairs) == sorted(asked)
         assert len({key for key, _ in pairs}) == length
         assert all(key[0] == "k" and value[0] == "v" for key, value in pairs)
@@ -81,7 +93,9 @@ def test_recall_asks_for_each_key_once_and_only_its_value_is_learnt(length: int,
     ],
     ids=lambda o: o["problem"],
 )
-def test_a_sample_is_a_function_of_seed_split_and_number_and_stands_in_one_split(options: dict[str, Any]) -> None:
+def test_a_sample_is_a_function_of_seed_split_and_number_and_stands_in_one_split(
+    options: dict[str, Any],
+) -> None:
     data, again = opened(**options, samples=300), opened(**options, samples=300)
     split = data.split("train")
     whole = split.batch(np.arange(len(split)), 0, 0, False)["tokens"]
@@ -89,7 +103,11 @@ def test_a_sample_is_a_function_of_seed_split_and_number_and_stands_in_one_split
     for row, number in zip(some, (5, 2), strict=True):
         assert row[row >= 0].tolist() == whole[number][whole[number] >= 0].tolist()
     items = [data.items(name) for name in data.splits]
-    assert len(np.unique(np.concatenate(items))) == sum(map(len, items)) > 300 * ("min_length" not in options)
+    assert (
+        len(np.unique(np.concatenate(items)))
+        == sum(map(len, items))
+        > 300 * ("min_length" not in options)
+    )
     assert opened(**options, samples=300, seed=1).items("train").tolist() != items[0].tolist()
 
 
@@ -101,14 +119,20 @@ def test_test_samples_may_be_longer_and_the_model_is_made_for_them() -> None:
         "test": {23},
     }
     assert data.info.context == 23
-    assert [data.split(s).longest_rows() for s in data.splits] == [(11,), (13,), ()]  # (): all as long as the context
+    assert [data.split(s).longest_rows() for s in data.splits] == [
+        (11,),
+        (13,),
+        (),
+    ]  # (): all as long as the context
 
 
 def test_the_loss_and_the_metrics_are_those_of_the_answer() -> None:
     data = opened(problem="sort", length=4, min_length=2, symbols=5, samples=30, **FEW)
     batch = data.split("train").batch(np.array([0, 14, 25]), 0, 0, False)
     torch.manual_seed(0)
-    logits = torch.randn(3, batch["tokens"].shape[1] - 1, data.info.vocab_size or 0, dtype=torch.float64)
+    logits = torch.randn(
+        3, batch["tokens"].shape[1] - 1, data.info.vocab_size or 0, dtype=torch.float64
+    )
     task = CausalLMOptions().build(DatasetInfo())
     loss, count = task.loss(logits, batch)
     nats, hits, total = 0.0, [], 0
@@ -131,7 +155,10 @@ def test_the_loss_and_the_metrics_are_those_of_the_answer() -> None:
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
-        ({"problem": "recall", "length": 9, "symbols": 16}, "half of them are keys, fewer than 9 pairs"),
+        (
+            {"problem": "recall", "length": 9, "symbols": 16},
+            "half of them are keys, fewer than 9 pairs",
+        ),
         ({"problem": "parity", "length": 9, "symbols": 3}, "parity is of bits"),
         ({"problem": "copy", "length": 3, "min_length": 4}, "min_length 4 is more than length 3"),
         ({"problem": "sort", "length": 3, "form": "labels"}, "answers of one symbol"),
@@ -143,12 +170,17 @@ def test_what_cannot_be_made_is_refused(options: dict[str, Any], fault: str) -> 
 
 
 def test_too_few_samples_for_every_split_are_refused() -> None:
-    with pytest.raises(SpecError, match=r"parity has 2 different sample\(s\) of length 1, and splits share none; make"):
+    with pytest.raises(
+        SpecError,
+        match=r"parity has 2 different sample\(s\) of length 1, and splits share none; make",
+    ):
         opened(problem="parity", length=5, min_length=1)
 
 
 BLOCK = "{mixer: {type: attention, num_heads: 2}, ffn: gelu}"
-TRAIN = "train: {steps: 2, batch_size: 8, precision: fp32, memory_format: contiguous, compile: 'off'}"
+TRAIN = (
+    "train: {steps: 2, batch_size: 8, precision: fp32, memory_format: contiguous, compile: 'off'}"
+)
 SPECS = {
     "causal_lm": f"model: {{type: decoder, dim: 16, position: learned, blocks: [{BLOCK}]}}\n"
     "data: {type: synthetic, problem: sort, length: 3, test_length: 5, samples: 64, val_samples: 8, test_samples: 8}\n"
@@ -164,7 +196,9 @@ GIVEN = {"causal_lm": "3 1 2 =", "seq2seq": "3 1 2 =", "classification": "1 0 1 
 
 
 @pytest.mark.parametrize("task", sorted(SPECS))
-def test_a_task_learns_from_it_and_reads_its_symbols_as_text(task: str, cli: Callable[..., Result]) -> None:
+def test_a_task_learns_from_it_and_reads_its_symbols_as_text(
+    task: str, cli: Callable[..., Result]
+) -> None:
     if task == "seq2seq":
         pytest.importorskip("jiwer")
     Path("spec.yaml").write_text(f"{SPECS[task]}\n{TRAIN}\n")

@@ -37,7 +37,13 @@ def write(name: str, content: str | bytes) -> str:
 
 
 def options(**changes: Any) -> TableOptions:
-    values = {"train": ["a.tsv"], "text": [0], "label": 1, "context": 8, "tokenizer": {"type": "bytes"}}
+    values = {
+        "train": ["a.tsv"],
+        "text": [0],
+        "label": 1,
+        "context": 8,
+        "tokenizer": {"type": "bytes"},
+    }
     values |= {"val_fraction": 0, **changes}
     return TableOptions.model_validate(values)
 
@@ -51,8 +57,13 @@ def test_every_form_gives_the_same_rows() -> None:
     import pyarrow.parquet as pq
 
     rows = list(zip(TEXTS, LABELS, strict=True))
-    write("a.tsv", "\ufeff" + "\n".join(f"{t}\t{label}" for t, label in rows))  # quotes are characters; no last newline
-    write("named.tsv.gz", "sentence\tid\tlabel\r\n" + "".join(f"{t}\t7\t{label}\r\n" for t, label in rows))
+    write(
+        "a.tsv", "\ufeff" + "\n".join(f"{t}\t{label}" for t, label in rows)
+    )  # quotes are characters; no last newline
+    write(
+        "named.tsv.gz",
+        "sentence\tid\tlabel\r\n" + "".join(f"{t}\t7\t{label}\r\n" for t, label in rows),
+    )
     quoted = "".join('"' + t.replace('"', '""') + f'",{label}\n' for t, label in rows)
     write("a.csv", "sentence,label\n" + quoted)
     write("a.jsonl.gz", "".join(json.dumps({"label": y, "sentence": t}) + "\n\n" for t, y in rows))
@@ -73,7 +84,10 @@ def test_every_form_gives_the_same_rows() -> None:
         assert [(row.texts[0], row.label) for row in found] == rows, name
     assert [row.place for row in read_rows(Path("a.jsonl.gz"), by_name)][-1] == "a.jsonl.gz:7"
     write("lines.txt", "one\n\n two\tthree \n")
-    assert [row.texts for row in read_rows(Path("lines.txt"), Columns((0,), None))] == [("one",), ("two\tthree",)]
+    assert [row.texts for row in read_rows(Path("lines.txt"), Columns((0,), None))] == [
+        ("one",),
+        ("two\tthree",),
+    ]
     write("more.csv", 'text,label\n"two\nlines",1\nx,2\n')
     assert [row.place for row in read_rows(Path("more.csv"), Columns(("text",), "label"))] == [
         "more.csv:3",
@@ -99,7 +113,9 @@ def test_rows_as_tokens() -> None:
         [END, 99, END, -1, -1, -1, -1, -1],
     ]
     assert batch["label"].tolist() == [1, 0, 1, 0]
-    assert data.split("train").batch(np.array([3]), 0, 0, False)["tokens"].tolist() == [[END, 99, END]]
+    assert data.split("train").batch(np.array([3]), 0, 0, False)["tokens"].tolist() == [
+        [END, 99, END]
+    ]
     tokenizer = load_tokenizer(data.assets())
     reader = Rows(tokenizer, 8, 1)
     items = [reader.read(text, "line 1") for text in ("\ufeff ab\r", "abcdefgh")]
@@ -113,7 +129,10 @@ def test_rows_without_labels_have_a_last_column_that_the_model_does_not_see() ->
     data = opened(label=None, words=True)
     assert data.info.classes == ()
     batch = data.split("train").batch(np.arange(2), 0, 0, False)
-    assert batch["tokens"].tolist() == [[END, 97, 32, 98, END, -1, -1, -1], [END, 99, 99, 99, 32, 100, END, -1]]
+    assert batch["tokens"].tolist() == [
+        [END, 97, 32, 98, END, -1, -1, -1],
+        [END, 99, 99, 99, 32, 100, END, -1],
+    ]
     assert batch["words"].tolist() == [[-1, 0, 1, 2, -1, -1, -1, -1], [-1, 0, 0, 0, 1, 2, -1, -1]]
 
 
@@ -121,7 +140,10 @@ def test_pairs_of_texts() -> None:
     write("a.csv", "first,second,label\nab,c,x\nabcdef,ghijkl,y\n")
     data = opened(train=["a.csv"], text=["first", "second"], label="label")
     batch = data.split("train").batch(np.arange(2), 0, 0, True)
-    assert batch["tokens"].tolist() == [[END, 97, 98, END, 99, END, -1, -1], [END, 97, 98, 99, END, 103, 104, END]]
+    assert batch["tokens"].tolist() == [
+        [END, 97, 98, END, 99, END, -1, -1],
+        [END, 97, 98, 99, END, 103, 104, END],
+    ]
     assert batch["types"].tolist() == [[0, 0, 0, 0, 1, 1, -1, -1], [0, 0, 0, 0, 0, 1, 1, 1]]
     reader = Rows(load_tokenizer(data.assets()), 8, 2)
     items = [reader.read(text, "line 1") for text in ("ab\t c", "abcdef\tghijkl ")]
@@ -129,7 +151,11 @@ def test_pairs_of_texts() -> None:
     again = reader.batch([content for content, _ in items])
     assert torch.equal(again["tokens"], batch["tokens"])
     assert torch.equal(again["types"], batch["types"])
-    for text, message in (("a", "pairs of texts"), ("a\tb\tc", "pairs of texts"), (" \t", "line 7 is empty")):
+    for text, message in (
+        ("a", "pairs of texts"),
+        ("a\tb\tc", "pairs of texts"),
+        (" \t", "line 7 is empty"),
+    ):
         with pytest.raises(DataError, match=message):
             reader.read(text, "line 7")
 
@@ -147,14 +173,18 @@ def test_the_longer_side_of_a_pair_is_cut_first() -> None:
 def test_a_tokenizer_with_marks_of_its_own_gives_the_rows_of_bert() -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    vocab = {name: i for i, name in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "film", "##s"])}
+    vocab = {
+        name: i for i, name in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "film", "##s"])
+    }
     library = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
     library.pre_tokenizer = pre_tokenizers.Whitespace()
     library.add_special_tokens(["[CLS]", "[SEP]"])
     write("bert.json", library.to_str())
     write("a.tsv", "the films\t1\nthe\t0\n")
     data = opened(tokenizer={"type": "file", "path": "bert.json"})
-    assert data.split("train").batch(np.array([0]), 0, 0, False)["tokens"].tolist() == [[2, 4, 5, 6, 3]]
+    assert data.split("train").batch(np.array([0]), 0, 0, False)["tokens"].tolist() == [
+        [2, 4, 5, 6, 3]
+    ]
 
 
 def test_tokens_are_left_out_anew_in_each_epoch_and_always_the_same() -> None:
@@ -180,12 +210,20 @@ def test_tokens_are_left_out_anew_in_each_epoch_and_always_the_same() -> None:
 def test_a_part_of_the_rows_is_kept_for_validation() -> None:
     write("a.tsv", "".join(f"text {i:02d}\t{i % 2}\n" for i in range(40)))
     data = opened(val_fraction=0.25, context=16)
-    train, val = (data.split(n).batch(np.arange(len(data.split(n))), 0, 0, False) for n in ("train", "val"))
-    texts = [[bytes(t for t in row if 0 <= t < 256).decode() for row in b["tokens"].tolist()] for b in (train, val)]
+    train, val = (
+        data.split(n).batch(np.arange(len(data.split(n))), 0, 0, False) for n in ("train", "val")
+    )
+    texts = [
+        [bytes(t for t in row if 0 <= t < 256).decode() for row in b["tokens"].tolist()]
+        for b in (train, val)
+    ]
     assert len(texts[1]) == 10
     assert sorted(texts[0] + texts[1]) == [f"text {i:02d}" for i in range(40)]
     assert [int(t[-1]) % 2 for t in texts[1]] == val["label"].tolist()
-    fractions = {opened(val_fraction=f, tokenizer={"type": "bpe", "vocab_size": 300}).fingerprint for f in (0, 0.25)}
+    fractions = {
+        opened(val_fraction=f, tokenizer={"type": "bpe", "vocab_size": 300}).fingerprint
+        for f in (0, 0.25)
+    }
     assert len(fractions) == 2
 
 
@@ -211,15 +249,30 @@ FAULTS: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     ("bad.tsv", "good\nbad\n", {}, "bad.tsv:1: 1 column, and data.label is number 1 (from 0)"),
     ("bad.tsv", "good\t1\nbad\t\n", {}, "bad.tsv:2: data.label: empty"),
     ("bad.tsv", "good\t1\nbad\t1\n", {}, "every training row has the label '1'"),
-    ("bad.tsv", "sentence\tlabel\n", {"text": ["sentence"], "label": "label"}, "bad.tsv: no row in it"),
-    ("bad.csv", 'text,label\n"open,1\n', {"text": ["text"], "label": "label"}, "bad.csv:2: not CSV"),
+    (
+        "bad.tsv",
+        "sentence\tlabel\n",
+        {"text": ["sentence"], "label": "label"},
+        "bad.tsv: no row in it",
+    ),
+    (
+        "bad.csv",
+        'text,label\n"open,1\n',
+        {"text": ["text"], "label": "label"},
+        "bad.csv:2: not CSV",
+    ),
     (
         "bad.csv",
         "sentence,label\na,1\n",
         {"text": ["sentense"], "label": "label"},
         "bad.csv:1: data.text: no column 'sentense'; it has sentence, label; did you mean sentence?",
     ),
-    ("bad.jsonl", '{"t": "a", "y": 1}\n{"t": \n', {"text": ["t"], "label": "y"}, "bad.jsonl:2: not JSON"),
+    (
+        "bad.jsonl",
+        '{"t": "a", "y": 1}\n{"t": \n',
+        {"text": ["t"], "label": "y"},
+        "bad.jsonl:2: not JSON",
+    ),
     ("bad.jsonl", "[1]\n", {"text": ["t"], "label": "y"}, "bad.jsonl:1: not an object"),
     (
         "bad.jsonl",
@@ -227,9 +280,24 @@ FAULTS: list[tuple[str, str | bytes, dict[str, Any], str]] = [
         {"text": ["text"], "label": "y"},
         "bad.jsonl:2: data.text: no key 'text'; it has texts, y; did you mean texts?",
     ),
-    ("bad.jsonl", '{"t": "a", "y": null}\n', {"text": ["t"], "label": "y"}, "bad.jsonl:1: data.label: null; give it"),
-    ("bad.jsonl", '{"t": "a", "y": 0.5}\n', {"text": ["t"], "label": "y"}, "bad.jsonl:1: data.label: 0.5 is neither"),
-    ("bad.jsonl", '{"t": 3, "y": 1}\n', {"text": ["t"], "label": "y"}, "bad.jsonl:1: data.text: 3 is no text"),
+    (
+        "bad.jsonl",
+        '{"t": "a", "y": null}\n',
+        {"text": ["t"], "label": "y"},
+        "bad.jsonl:1: data.label: null; give it",
+    ),
+    (
+        "bad.jsonl",
+        '{"t": "a", "y": 0.5}\n',
+        {"text": ["t"], "label": "y"},
+        "bad.jsonl:1: data.label: 0.5 is neither",
+    ),
+    (
+        "bad.jsonl",
+        '{"t": 3, "y": 1}\n',
+        {"text": ["t"], "label": "y"},
+        "bad.jsonl:1: data.text: 3 is no text",
+    ),
     (
         "bad.jsonl",
         '{"t": "\\ud800", "y": 1}\n',
@@ -237,12 +305,19 @@ FAULTS: list[tuple[str, str | bytes, dict[str, Any], str]] = [
         "bad.jsonl:1: data.text: not Unicode at",
     ),
     ("bad.jsonl.gz", b"", {"text": ["t"], "label": "y"}, "bad.jsonl.gz: no row in it"),
-    ("bad.parquet", b"PAR1", {"text": ["t"], "label": "y"}, "bad.parquet: cannot be read as Parquet"),
+    (
+        "bad.parquet",
+        b"PAR1",
+        {"text": ["t"], "label": "y"},
+        "bad.parquet: cannot be read as Parquet",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("name", "content", "changes", "message"), FAULTS)
-def test_a_fault_names_file_and_line(name: str, content: str | bytes, changes: dict[str, Any], message: str) -> None:
+def test_a_fault_names_file_and_line(
+    name: str, content: str | bytes, changes: dict[str, Any], message: str
+) -> None:
     write(name, content)
     with pytest.raises(DataError) as caught:
         opened(train=[name], **changes)
@@ -254,11 +329,17 @@ def test_labels_of_parquet_outside_their_names() -> None:
     import pyarrow.parquet as pq
 
     named = {"info": {"features": {"y": {"names": ["neg", "pos"]}}}}
-    table = pa.table({"t": ["a", "b"], "y": [1, -1]}).replace_schema_metadata({"huggingface": json.dumps(named)})
+    table = pa.table({"t": ["a", "b"], "y": [1, -1]}).replace_schema_metadata(
+        {"huggingface": json.dumps(named)}
+    )
     pq.write_table(table, "bad.parquet")
-    with pytest.raises(DataError, match=r"bad.parquet: row 1: label -1, and the classes are 0 to 1"):
+    with pytest.raises(
+        DataError, match=r"bad.parquet: row 1: label -1, and the classes are 0 to 1"
+    ):
         opened(train=["bad.parquet"], text=["t"], label="y")
-    with pytest.raises(DataError, match=r"data.text: no column 'tt'; it has t, y; did you mean t\?"):
+    with pytest.raises(
+        DataError, match=r"data.text: no column 'tt'; it has t, y; did you mean t\?"
+    ):
         opened(train=["bad.parquet"], text=["tt"], label="y")
 
 
@@ -266,7 +347,8 @@ def test_without_pyarrow_the_message_says_what_to_install(monkeypatch: pytest.Mo
     write("a.parquet", b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(
-        MissingPackage, match=r"a.parquet: reading it needs pyarrow, which is not installed: pip install"
+        MissingPackage,
+        match=r"a.parquet: reading it needs pyarrow, which is not installed: pip install",
     ):
         opened(train=["a.parquet"], text=["t"], label="y")
 
@@ -276,8 +358,12 @@ def test_a_character_that_the_checkpoint_does_not_know_is_placed() -> None:
     characters = {"type": "characters"}
     kept = opened(tokenizer=characters).assets()
     write("b.tsv", "a film\t1\nno, film\t0\n")
-    with pytest.raises(DataError, match=r"b.tsv:2: ',' \(U\+002C\) at character 2 is not in the vocabulary"):
-        open_data(options(train=["b.tsv"], tokenizer=characters), base=Path(), say=[].append, assets=kept)
+    with pytest.raises(
+        DataError, match=r"b.tsv:2: ',' \(U\+002C\) at character 2 is not in the vocabulary"
+    ):
+        open_data(
+            options(train=["b.tsv"], tokenizer=characters), base=Path(), say=[].append, assets=kept
+        )
 
 
 def test_a_tokenizer_without_an_end_is_refused() -> None:
@@ -312,19 +398,43 @@ ALL = ["data.val=[]", "data.val_fraction=0"]
         (["data.val=[no.tsv]"], 3, "data.val: no.tsv: no such file"),
         (["data.val_fraction=0.5"], 2, "give either val or val_fraction, not both"),
         (["data.header=false", "data.label=y"], 2, "header: false, and a column is said by name"),
-        (["data.val=[]", "data.val_fraction=0.9"], 3, "data.val_fraction: 0.9 leaves nothing of 2 rows"),
+        (
+            ["data.val=[]", "data.val_fraction=0.9"],
+            3,
+            "data.val_fraction: 0.9 leaves nothing of 2 rows",
+        ),
         (["data.val=[]", "data.label=null"], 2, "task.type: classification needs data with labels"),
-        ([*ALL, "train.batch_size=4"], 3, "the train split has 2 samples, fewer than train.batch_size 4"),
+        (
+            [*ALL, "train.batch_size=4"],
+            3,
+            "the train split has 2 samples, fewer than train.batch_size 4",
+        ),
         ([*ALL, "task={type: masked_lm}"], 2, "leave them out (data.label: null)"),
-        (["data.val=[]", "data.label=null", "task={type: masked_lm, whole_words: true}"], 2, "set data.words: true"),
-        (["data.text=[0, 0]", *ALL, "model.token_types=1"], 2, "model.token_types: the data has pairs"),
+        (
+            ["data.val=[]", "data.label=null", "task={type: masked_lm, whole_words: true}"],
+            2,
+            "set data.words: true",
+        ),
+        (
+            ["data.text=[0, 0]", *ALL, "model.token_types=1"],
+            2,
+            "model.token_types: the data has pairs",
+        ),
     ],
 )
-def test_what_does_not_go_together_is_said(changes: list[str], status: int, message: str, cli: Cli) -> None:
+def test_what_does_not_go_together_is_said(
+    changes: list[str], status: int, message: str, cli: Cli
+) -> None:
     write("a.tsv", "good\tpos\nbad\tnegs\n")
     write("b.tsv", "good\tpos\nbad\tneg\n")
     write("spec.yaml", SPEC)
-    result = cli("pretrain", "spec.yaml", "--out", "run", *(word for change in changes for word in ("--set", change)))
+    result = cli(
+        "pretrain",
+        "spec.yaml",
+        "--out",
+        "run",
+        *(word for change in changes for word in ("--set", change)),
+    )
     assert result.status == status, result.err
     assert message in result.err
     assert "Traceback" not in result.err
@@ -333,10 +443,17 @@ def test_what_does_not_go_together_is_said(changes: list[str], status: int, mess
 
 def test_a_tokenizer_is_of_the_texts_alone_whatever_was_read_before() -> None:
     """The same columns as a text and its label, and as a pair of texts: the cache holds a tokenizer of either."""
-    write("a.tsv", "".join(f"some words {i}\t{'extraordinary' if i % 2 else 'commonplace'}\n" for i in range(40)))
+    write(
+        "a.tsv",
+        "".join(
+            f"some words {i}\t{'extraordinary' if i % 2 else 'commonplace'}\n" for i in range(40)
+        ),
+    )
     bpe = {"type": "bpe", "vocab_size": 280}
     labelled = opened(tokenizer=bpe).assets()
     both = opened(tokenizer=bpe, text=[0, 1], label=None).assets()
-    vocabularies = [set(json.loads(a["tokenizer.json"])["model"]["vocab"]) for a in (labelled, both)]
+    vocabularies = [
+        set(json.loads(a["tokenizer.json"])["model"]["vocab"]) for a in (labelled, both)
+    ]
     assert not any("xtra" in token or "ommon" in token for token in vocabularies[0])
     assert any("xtra" in token or "ommon" in token for token in vocabularies[1])

@@ -33,7 +33,13 @@ Cli = Callable[..., Result]
 
 
 def opened(said: list[str] | None = None, **options: Any) -> DataSet:
-    values = {"type": "text", "files": ["text.txt"], "context": 8, "tokenizer": {"type": "characters"}, **options}
+    values = {
+        "type": "text",
+        "files": ["text.txt"],
+        "context": 8,
+        "tokenizer": {"type": "characters"},
+        **options,
+    }
     return open_data(TextOptions.model_validate(values), base=Path.cwd(), say=(said or []).append)
 
 
@@ -54,7 +60,9 @@ def test_validation_covers_every_target_once() -> None:
         assert rows.shape == (len(first), 9)
         for row in rows.tolist():
             assert "".join(symbols[t] for t in row) in train
-    starts = {tuple(first.batch(np.array([0]), e, 0, True)["tokens"][0].tolist()) for e in range(30)}
+    starts = {
+        tuple(first.batch(np.array([0]), e, 0, True)["tokens"][0].tolist()) for e in range(30)
+    }
     assert len(starts) > 3  # the windows move from epoch to epoch
     before = first.batch(np.arange(4), 2, 5, True)["tokens"]
     first.to(torch.device("cpu"))  # resident: the same windows from a tensor
@@ -78,7 +86,9 @@ def test_files_folders_globs_gzip_and_jsonl() -> None:
     found = survey(Corpus(files))
     assert (found.documents, found.characters) == (4, sum(map(len, documents)))
     assert found.symbols == "".join(sorted(set("".join(documents))))
-    data = opened(files=["corpus", "*.jsonl"], context=4, tokenizer={"type": "bytes"}, val_fraction=0.2)
+    data = opened(
+        files=["corpus", "*.jsonl"], context=4, tokenizer={"type": "bytes"}, val_fraction=0.2
+    )
     split = data.split("val")
     tokens = split.batch(np.arange(len(split)), 0, 0, False)["tokens"].flatten()
     assert 256 in tokens.tolist()  # documents end
@@ -88,16 +98,30 @@ def test_files_folders_globs_gzip_and_jsonl() -> None:
     ("name", "content", "message"),
     [
         ("text.txt", b"good\nbad \xe9 here", "text.txt: not UTF-8 at byte offset 9 (byte 0xe9)"),
-        ("text.txt", b"x" * ((1 << 20) - 1) + b"\xe2\x82", f"text.txt: not UTF-8 at byte offset {(1 << 20) - 1}"),
+        (
+            "text.txt",
+            b"x" * ((1 << 20) - 1) + b"\xe2\x82",
+            f"text.txt: not UTF-8 at byte offset {(1 << 20) - 1}",
+        ),
         ("text.txt", b"", "the corpus is empty"),
         ("text.txt", b"short", "fewer than one window of context 8 + 1"),
-        ("rows.jsonl", b'{"text": "a"}\n{"text": 3}\n', "rows.jsonl:2: no text under the key 'text'"),
+        (
+            "rows.jsonl",
+            b'{"text": "a"}\n{"text": 3}\n',
+            "rows.jsonl:2: no text under the key 'text'",
+        ),
         ("rows.jsonl", b'{"text": "a"}\n{oops\n', "rows.jsonl:2: not JSON"),
-        ("rows.jsonl", b'{"text": "\xff"}\n', "rows.jsonl: not UTF-8 at byte offset 10 (byte 0xff) in line 1"),
+        (
+            "rows.jsonl",
+            b'{"text": "\xff"}\n',
+            "rows.jsonl: not UTF-8 at byte offset 10 (byte 0xff) in line 1",
+        ),
         ("rows.txt.gz", b"not gzip", "rows.txt.gz: cannot be read"),
     ],
 )
-def test_a_corpus_that_cannot_be_used(name: str, content: bytes, message: str, decoder_spec: Path, cli: Cli) -> None:
+def test_a_corpus_that_cannot_be_used(
+    name: str, content: bytes, message: str, decoder_spec: Path, cli: Cli
+) -> None:
     Path(name).write_bytes(content)
     result = cli("pretrain", decoder_spec, "--out", "run", "--set", f"data.files=[{name}]", "--set", "data.context=8",
                  "--set", "data.tokenizer.type=bytes")  # fmt: skip
@@ -138,7 +162,12 @@ def test_tokenizers_open_in_the_library_with_the_same_tokens() -> None:
 
     text = "naïve  words,\n\tünïcode and 日本語 🙂"
     trained = train_bpe([text * 5], 300)
-    for own in (ByteTokenizer(), CharacterTokenizer(text, end=True), CharacterTokenizer(text, end=False), trained):
+    for own in (
+        ByteTokenizer(),
+        CharacterTokenizer(text, end=True),
+        CharacterTokenizer(text, end=False),
+        trained,
+    ):
         library = Tokenizer.from_str(own.to_json().decode())
         assert library.encode(text).ids == own.encode(text) == own.encode_array(text).tolist()
         assert library.decode(own.encode(text)) == own.decode(own.encode(text)) == text
@@ -148,7 +177,9 @@ def test_tokenizers_open_in_the_library_with_the_same_tokens() -> None:
         assert again.encode(text) == own.encode(text)
     assert isinstance(trained, LibraryTokenizer)
     assert trained.vocab_size <= 300
-    assert trained.encode("<|endoftext|>") != [trained.end_of_text]  # text that spells it stays text
+    assert trained.encode("<|endoftext|>") != [
+        trained.end_of_text
+    ]  # text that spells it stays text
 
 
 def test_an_unknown_character_is_an_error_not_a_replacement() -> None:
@@ -184,7 +215,9 @@ def test_several_processes_build_one_cache(
     decoder_spec: Path, zygote: Zygote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
-    killed = zygote.run("pretrain", decoder_spec, "--out", "k", env={"BIGMODEL_FAILPOINT": "cache.built:kill:2"})
+    killed = zygote.run(
+        "pretrain", decoder_spec, "--out", "k", env={"BIGMODEL_FAILPOINT": "cache.built:kill:2"}
+    )
     assert killed.status == -signal.SIGKILL
     children = [zygote.start("pretrain", decoder_spec, "--out", f"r{i}") for i in range(4)]
     assert [child.wait().status for child in children] == [0] * 4
@@ -207,7 +240,9 @@ def test_memory_does_not_grow_with_the_corpus() -> None:
     assert peak < 15_000_000
 
 
-def test_isolated_documents_do_not_see_one_another(cli: Callable[..., Result], tmp_path: Path) -> None:
+def test_isolated_documents_do_not_see_one_another(
+    cli: Callable[..., Result], tmp_path: Path
+) -> None:
     rows = [{"text": text} for text in ("abcd", "bc", "dcba", "ab")]
     for name in ("docs.jsonl", "more.jsonl"):
         Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -220,7 +255,11 @@ def test_isolated_documents_do_not_see_one_another(cli: Callable[..., Result], t
     # What is foretold in a document is what is foretold where it stands alone.
     torch.manual_seed(0)
     options = DecoderOptions.model_validate(
-        {"dim": 16, "position": {"type": "learned"}, "blocks": [{"mixer": {"type": "attention", "num_heads": 2}}]}
+        {
+            "dim": 16,
+            "position": {"type": "learned"},
+            "blocks": [{"mixer": {"type": "attention", "num_heads": 2}}],
+        }
     )
     model, task = Decoder(options, data.info).eval(), CausalLMOptions().build()
     together = loss_of(task, model, batch)[0]
@@ -233,7 +272,9 @@ def test_isolated_documents_do_not_see_one_another(cli: Callable[..., Result], t
         "task: {type: causal_lm, sample_tokens: 0}\ntrain: {steps: 2, batch_size: 2, precision: fp32}\n"
     )
     assert cli("pretrain", "spec.yaml", "--out", "run").status == 0
-    result = cli("pretrain", "spec.yaml", "--set", "task.type=masked_lm", "--set", "task.sample_tokens=null")
+    result = cli(
+        "pretrain", "spec.yaml", "--set", "task.type=masked_lm", "--set", "task.sample_tokens=null"
+    )
     assert result.status == 2
     Path("one.txt").write_text("abc" * 50)
     flags = [

@@ -29,7 +29,10 @@ def test_a_hash_is_the_first_64_bits_of_sha_256() -> None:
 def test_sets_are_kept_and_joined_as_plain_sets_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trained_on, "MOST", 50)
     first, second = numbers(40, 0), numbers(300, 1)
-    small, large = Seen.of("classification", np.concatenate((first, first[:9]))), Seen.of("classification", second)
+    small, large = (
+        Seen.of("classification", np.concatenate((first, first[:9]))),
+        Seen.of("classification", second),
+    )
     assert (small.whole, large.whole) == (True, False)
     assert small.hashes.tolist() == sorted(first.tolist())
     assert large.hashes.tolist() == sorted(second.tolist())[:50]
@@ -37,11 +40,16 @@ def test_sets_are_kept_and_joined_as_plain_sets_are(monkeypatch: pytest.MonkeyPa
     assert small.known(items).all()
     assert int(small.holds(items).sum()) == 7
     known = items[large.known(items)]
-    assert {int(i) for i in items[large.holds(items)]} == {int(i) for i in known} & {int(i) for i in second}
+    assert {int(i) for i in items[large.holds(items)]} == {int(i) for i in known} & {
+        int(i) for i in second
+    }
     other = Seen.of("masked_lm", numbers(3, 3))
     both = {s.task: s for s in joined([small, other, large, small])}
     union = sorted({*first.tolist(), *second.tolist()})
-    assert both["classification"].hashes.tolist() == [h for h in union if h <= sorted(second.tolist())[49]][:50]
+    assert (
+        both["classification"].hashes.tolist()
+        == [h for h in union if h <= sorted(second.tolist())[49]][:50]
+    )
     assert not both["classification"].whole
     again = load(dump([small, other, large]))
     assert [(s.task, s.hashes.tolist(), s.whole) for s in again] == [
@@ -60,7 +68,13 @@ def test_a_sample_gives_the_share_of_the_whole() -> None:
     assert len(dump([kept])) < 8 * trained_on.MOST + 200
 
 
-GOOD = json.dumps([{"task": "a", "count": 2, "whole": True}]).encode() + b"\n" + bytes(8) + b"\x01" + bytes(7)
+GOOD = (
+    json.dumps([{"task": "a", "count": 2, "whole": True}]).encode()
+    + b"\n"
+    + bytes(8)
+    + b"\x01"
+    + bytes(7)
+)
 
 
 @pytest.mark.parametrize(
@@ -82,13 +96,18 @@ GOOD = json.dumps([{"task": "a", "count": 2, "whole": True}]).encode() + b"\n" +
 )
 def test_a_damaged_record_is_said(content: bytes) -> None:
     assert load(GOOD)[0].hashes.tolist() == [0, 1]
-    with pytest.raises(CheckpointError, match=r"trained_on.bin: damaged .*; use another checkpoint"):
+    with pytest.raises(
+        CheckpointError, match=r"trained_on.bin: damaged .*; use another checkpoint"
+    ):
         load(content)
 
 
 def test_blocks_of_lines_are_the_same_wherever_they_stand() -> None:
     rng = random.Random(0)
-    lines = [" ".join(rng.choices(["to", "be", "or", "not", "that", "is"], k=9)) + f" {i}\n" for i in range(4000)]
+    lines = [
+        " ".join(rng.choices(["to", "be", "or", "not", "that", "is"], k=9)) + f" {i}\n"
+        for i in range(4000)
+    ]
     whole = list(blocks(lines))
     assert 250 < len(whole) < 550  # of 8 lines and some more, so that they have 256 bytes
     assert len(set(whole)) == len(whole)

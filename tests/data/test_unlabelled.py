@@ -33,7 +33,9 @@ def test_a_folder_without_classes() -> None:
     assert data.names() == {"image"}
     assert {n: len(data.split(n)) for n in data.splits} == {"train": 4, "val": 2}
     Path("empty").mkdir()
-    with pytest.raises(DataError, match=r"no folders of classes in it; .* or set data.labels: false"):
+    with pytest.raises(
+        DataError, match=r"no folders of classes in it; .* or set data.labels: false"
+    ):
         opened(type="image_folder", root="empty")
     with pytest.raises(DataError, match="the train split has no images"):
         opened(type="image_folder", root="empty", labels=False)
@@ -47,15 +49,22 @@ def test_splits_without_classes() -> None:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_labels_left_aside_leave_the_images_as_they_are(streamed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_left_aside_leave_the_images_as_they_are(
+    streamed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder()
     if streamed:
         monkeypatch.setattr("bigmodel_cli.data.image.images.RESIDENT_BYTES", 1)
-    labelled, without = (opened(type="image_folder", root="pictures", labels=kept) for kept in (True, False))
+    labelled, without = (
+        opened(type="image_folder", root="pictures", labels=kept) for kept in (True, False)
+    )
     assert labelled.names() == {"image", "label"}
     assert without.names() == {"image"}
     assert (labelled.info.mean, labelled.info.std) == (without.info.mean, without.info.std)
-    both = [data.split("train").batch(np.arange(8), 0, 0, False)["image"] for data in (labelled, without)]
+    both = [
+        data.split("train").batch(np.arange(8), 0, 0, False)["image"]
+        for data in (labelled, without)
+    ]
     assert torch.equal(both[0], both[1])
     digits = opened(type="digits", labels=False)
     assert digits.info.classes == ()
@@ -68,7 +77,9 @@ def test_parquet_needs_no_column_of_labels() -> None:
     import pyarrow.parquet as pq
 
     pictures("plain", 4)
-    content = [{"bytes": p.read_bytes(), "path": None} for p in sorted(Path("plain").rglob("*.png"))]
+    content = [
+        {"bytes": p.read_bytes(), "path": None} for p in sorted(Path("plain").rglob("*.png"))
+    ]
     pq.write_table(pyarrow.table({"image": content}), "images.parquet")
     data = opened(type="parquet_images", train=["images.parquet"], labels=False)
     assert len(data.split("train")) == 4
@@ -76,7 +87,9 @@ def test_parquet_needs_no_column_of_labels() -> None:
     with pytest.raises(DataError, match="columns image, label"):
         opened(type="parquet_images", train=["images.parquet"])
     with pytest.raises(DataError, match="columns picture"):
-        opened(type="parquet_images", train=["images.parquet"], labels=False, image_column="picture")
+        opened(
+            type="parquet_images", train=["images.parquet"], labels=False, image_column="picture"
+        )
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -84,21 +97,27 @@ def test_a_part_of_the_labels(streamed: bool, monkeypatch: pytest.MonkeyPatch) -
     folder(count=10)
     if streamed:
         monkeypatch.setattr("bigmodel_cli.data.image.images.RESIDENT_BYTES", 1)
-    whole, part = (opened(type="image_folder", root="pictures", label_fraction=f) for f in (1.0, 0.3))
+    whole, part = (
+        opened(type="image_folder", root="pictures", label_fraction=f) for f in (1.0, 0.3)
+    )
     assert part.split("train").resident != streamed
     assert len(part.split("train")) == 6
     batch = part.split("train").batch(np.arange(6), 0, 0, False)
     assert batch["label"].tolist() == [0, 0, 0, 1, 1, 1]
     every = whole.split("train").batch(np.arange(20), 0, 0, False)
     same = (every["image"][:, None] == batch["image"]).flatten(2).all(2)  # (20, 6)
-    assert same.sum(0).tolist() == [1] * 6  # they are images of the whole, normalised as the whole is
+    assert (
+        same.sum(0).tolist() == [1] * 6
+    )  # they are images of the whole, normalised as the whole is
     assert torch.equal(every["label"][same.nonzero()[:, 0]], batch["label"])
     assert part.fingerprint != whole.fingerprint
 
 
 def test_the_other_splits_keep_all_images() -> None:
     whole, part = (opened(type="digits", label_fraction=f, val_fraction=0.1) for f in (1.0, 0.1))
-    assert [len(part.split(n)) for n in ("val", "test")] == [len(whole.split(n)) for n in ("val", "test")]
+    assert [len(part.split(n)) for n in ("val", "test")] == [
+        len(whole.split(n)) for n in ("val", "test")
+    ]
     labels = part.split("train").batch(np.arange(len(part.split("train"))), 0, 0, False)["label"]
     assert set(torch.bincount(labels).tolist()) <= {12, 13}
 
@@ -111,20 +130,36 @@ def test_parts_are_even_and_within_one_another() -> None:
         assert (np.diff(part) > 0).all()
         for label in range(5):
             assert (labels[part] == label).sum() == round(fraction * (labels == label).sum())
-    assert sorted(labels[part_of_each_class(labels, 1e-6)]) == [0, 1, 2, 3, 4]  # one of each is always left
+    assert sorted(labels[part_of_each_class(labels, 1e-6)]) == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]  # one of each is always left
 
 
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
-        ("labels: false", 2, "task.type: classification needs data with labels, and data.type: digits has none"),
+        (
+            "labels: false",
+            2,
+            "task.type: classification needs data with labels, and data.type: digits has none",
+        ),
         ("labels: false, label_fraction: 0.1", 2, "with labels: false there are none"),
         ("label_fraction: 0.0", 2, "data.label_fraction: 0.0 is not greater than 0"),
         ("label_fraction: 1.5", 2, "data.label_fraction: 1.5 is not at most 1"),
-        ("label_fraction: 0.01", 3, "the train split has 10 samples, fewer than train.batch_size 256"),
+        (
+            "label_fraction: 0.01",
+            3,
+            "the train split has 10 samples, fewer than train.batch_size 256",
+        ),
     ],
 )
-def test_data_that_a_classifier_cannot_use(options: str, status: int, message: str, cnn_spec: Path, cli: Cli) -> None:
+def test_data_that_a_classifier_cannot_use(
+    options: str, status: int, message: str, cnn_spec: Path, cli: Cli
+) -> None:
     result = cli("pretrain", cnn_spec, "--out", "run", "--set", f"data={{type: digits, {options}}}")
     assert (result.status, message in result.err) == (status, True), result.err
     assert not Path("run/checkpoints").exists()

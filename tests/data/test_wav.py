@@ -37,7 +37,9 @@ def check(content: bytes) -> None:
 def test_a_length_that_a_pipe_could_not_fill_in(size: int, whole: str) -> None:
     parts = chunk(b"fmt ", FORM), chunk(b"LIST", b"INFOISFT"), chunk(b"data", DATA, size=size)
     header = len(file(*parts)) - len(DATA) - 8
-    claimed = {"true": None, "same": min(size + header, 0xFFFFFFFF), "zero": 0, "header": header}[whole]
+    claimed = {"true": None, "same": min(size + header, 0xFFFFFFFF), "zero": 0, "header": header}[
+        whole
+    ]
     check(file(*parts, size=claimed))
 
 
@@ -47,22 +49,30 @@ def test_any_length_beyond_the_end_where_the_files_own_is_none(whole: int) -> No
 
 
 def test_a_length_beyond_the_end_of_a_file_that_knows_its_own() -> None:
-    with pytest.raises(DataError, match="cut off: 1,600 bytes of samples, and its header says 1,700"):
+    with pytest.raises(
+        DataError, match="cut off: 1,600 bytes of samples, and its header says 1,700"
+    ):
         read_wav(file(chunk(b"fmt ", FORM), chunk(b"data", DATA, size=1700)), "a.wav")
-    with pytest.raises(DataError, match="cut off: 1,600 bytes of samples, and its header says 305,419,896"):
+    with pytest.raises(
+        DataError, match="cut off: 1,600 bytes of samples, and its header says 305,419,896"
+    ):
         read_wav(file(chunk(b"fmt ", FORM), chunk(b"data", DATA, size=0x12345678)), "a.wav")
 
 
 def test_no_samples_are_none_where_other_chunks_follow() -> None:
     for after in ([], [chunk(b"LIST", b"INFOISFT")]):
-        assert not len(read_wav(file(chunk(b"fmt ", FORM), chunk(b"data", b""), *after), "a.wav")[0])
+        assert not len(
+            read_wav(file(chunk(b"fmt ", FORM), chunk(b"data", b""), *after), "a.wav")[0]
+        )
 
 
 @pytest.mark.parametrize("after", [b"data", b"fact"])
 @pytest.mark.parametrize("kind", [b"LIST", b"abcd"])
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("text", [b"abc", b"odd length.", b"a"])
-def test_odd_chunks_with_and_without_padding(text: bytes, padded: bool, kind: bytes, after: bytes) -> None:
+def test_odd_chunks_with_and_without_padding(
+    text: bytes, padded: bool, kind: bytes, after: bytes
+) -> None:
     between = [chunk(after, struct.pack("<I", len(X)))] if after == b"fact" else []
     check(file(chunk(b"fmt ", FORM), chunk(kind, text, padded), *between, chunk(b"data", DATA)))
 
@@ -84,10 +94,14 @@ def test_more_than_4_gb_may_be_told(kind: bytes, known: bool) -> None:
     check(file(long, chunk(b"fmt ", FORM), tagged, samples, *after, kind=kind, size=0xFFFFFFFF))
     if known:
         cut = chunk(b"ds64", struct.pack("<QQQI", 2**33, 2**33, 2**32, 0))
-        with pytest.raises(DataError, match="cut off: 1,600 bytes of samples, and its header says 8,589,934,592"):
+        with pytest.raises(
+            DataError, match="cut off: 1,600 bytes of samples, and its header says 8,589,934,592"
+        ):
             read_wav(file(cut, chunk(b"fmt ", FORM), samples, kind=kind, size=0xFFFFFFFF), "a.wav")
         with pytest.raises(DataError, match="its ds64 chunk has 4 bytes"):
-            read_wav(file(chunk(b"ds64", bytes(4)), chunk(b"fmt ", FORM), samples, kind=kind), "a.wav")
+            read_wav(
+                file(chunk(b"ds64", bytes(4)), chunk(b"fmt ", FORM), samples, kind=kind), "a.wav"
+            )
 
 
 def test_fewer_valid_bits_than_a_sample_has_are_the_upper_ones() -> None:
@@ -98,5 +112,7 @@ def test_fewer_valid_bits_than_a_sample_has_are_the_upper_ones() -> None:
 
 
 def test_big_endian_files_are_named() -> None:
-    with pytest.raises(DataError, match=r"a.wav: a WAV file of big-endian samples \(RIFX\); convert it to RIFF"):
+    with pytest.raises(
+        DataError, match=r"a.wav: a WAV file of big-endian samples \(RIFX\); convert it to RIFF"
+    ):
         read_wav(b"RIFX" + riff(DATA)[4:], "a.wav")

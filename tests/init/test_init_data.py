@@ -21,7 +21,21 @@ from bigmodel_cli.init.draft import batch_size, by_split, context_of, epochs
 from bigmodel_cli.spec import load
 
 Cli = Callable[..., Result]
-WORDS = ["good", "bad", "film", "story", "actor", "plot", "long", "short", "music", "scene", "quite", "never", "always"]
+WORDS = [
+    "good",
+    "bad",
+    "film",
+    "story",
+    "actor",
+    "plot",
+    "long",
+    "short",
+    "music",
+    "scene",
+    "quite",
+    "never",
+    "always",
+]
 RNG = random.Random(3)
 
 
@@ -43,7 +57,9 @@ def images() -> list[str]:
     for label, value in (("dark", 30), ("light", 220)):
         Path("pets", label).mkdir(parents=True)
         for index in range(5):
-            Image.new("RGB", (18 + index % 2, 12), (value, index, 0)).save(f"pets/{label}/{index}.png")
+            Image.new("RGB", (18 + index % 2, 12), (value, index, 0)).save(
+                f"pets/{label}/{index}.png"
+            )
     return ["pets"]
 
 
@@ -67,7 +83,9 @@ def pairs() -> list[str]:
 def recordings() -> list[str]:
     for index in range(8):
         write_wave(
-            Path("tones", ("low", "high")[index % 2], f"{index}.wav"), 2000 + 50 * index, 300 + 400 * (index % 2)
+            Path("tones", ("low", "high")[index % 2], f"{index}.wav"),
+            2000 + 50 * index,
+            300 + 400 * (index % 2),
         )
     return ["tones"]
 
@@ -83,7 +101,12 @@ SMALL = {
     "images": [],
     "table": ["model.dim=16"],
     "text": ["model.dim=16", "model.blocks.0.repeat=1", "task.sample_tokens=2"],
-    "pairs": ["model.dim=16", "model.encoder.0.repeat=1", "model.decoder.0.repeat=1", "task.max_tokens=2"],
+    "pairs": [
+        "model.dim=16",
+        "model.encoder.0.repeat=1",
+        "model.decoder.0.repeat=1",
+        "task.max_tokens=2",
+    ],
     "recordings": [],
     "transcribed": ["model.dim=12", "model.blocks.0.repeat=1"],
 }
@@ -96,7 +119,9 @@ ALL = [
 ]
 
 
-@pytest.mark.parametrize("make", [images, table, text, pairs, recordings, transcribed], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "make", [images, table, text, pairs, recordings, transcribed], ids=lambda make: make.__name__
+)
 def test_own_data_to_a_prediction(make: Callable[[], list[str]], cli: Cli) -> None:
     named = [word for path in make() for word in ("--data", path)]
     made = cli("init", "mine", *named)
@@ -105,7 +130,9 @@ def test_own_data_to_a_prediction(make: Callable[[], list[str]], cli: Cli) -> No
     assert following == "next: bigmodel pretrain mine.yaml"
     assert then.startswith("then: bigmodel predict runs/mine ")
     changes = [*ALL, *SMALL[make.__name__], "train.memory_format=contiguous"]
-    trained = cli("pretrain", "mine.yaml", "--out", "runs/mine", *(w for c in changes for w in ("--set", c)))
+    trained = cli(
+        "pretrain", "mine.yaml", "--out", "runs/mine", *(w for c in changes for w in ("--set", c))
+    )
     assert trained.status == 0, trained.err
     import shlex
 
@@ -135,7 +162,11 @@ def test_what_was_found_and_what_else_it_may_be_is_said() -> None:
     spec, _ = spec_of("reviews.csv", label="stars")
     assert spec["data"]["label"] == "stars"
     spec, _ = spec_of("reviews.csv", label="")
-    assert (spec["model"]["type"], spec["task"]["type"], "label" in spec["data"]) == ("decoder", "causal_lm", False)
+    assert (spec["model"]["type"], spec["task"]["type"], "label" in spec["data"]) == (
+        "decoder",
+        "causal_lm",
+        False,
+    )
 
 
 def test_splits_are_found_by_the_names_of_files_and_columns_by_number() -> None:
@@ -152,7 +183,9 @@ def test_splits_are_found_by_the_names_of_files_and_columns_by_number() -> None:
 
 
 def test_two_columns_of_text_are_pairs_and_with_a_label_one_item() -> None:
-    Path("pairs.csv").write_text("article;summary\n" + "".join(f"{sentence(9)};{sentence(4)}\n" for _ in range(20)))
+    Path("pairs.csv").write_text(
+        "article;summary\n" + "".join(f"{sentence(9)};{sentence(4)}\n" for _ in range(20))
+    )
     spec, said = spec_of("pairs.csv")
     assert (spec["data"]["type"], spec["data"]["source"], spec["data"]["target"]) == (
         "pair_table",
@@ -162,7 +195,10 @@ def test_two_columns_of_text_are_pairs_and_with_a_label_one_item() -> None:
     assert spec["data"]["delimiter"] == ";"
     assert "'article' is read, and 'summary' is written" in said
     assert spec_of("pairs.csv", text=("summary", "article"))[0]["data"]["source"] == "summary"
-    rows = [{"premise": sentence(), "hypothesis": sentence(4), "label": ("yes", "no")[i % 2]} for i in range(20)]
+    rows = [
+        {"premise": sentence(), "hypothesis": sentence(4), "label": ("yes", "no")[i % 2]}
+        for i in range(20)
+    ]
     Path("nli.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     spec, said = spec_of("nli.jsonl")
     assert (spec["data"]["text"], spec["model"]["token_types"]) == (["premise", "hypothesis"], 2)
@@ -170,7 +206,9 @@ def test_two_columns_of_text_are_pairs_and_with_a_label_one_item() -> None:
 
 
 def test_json_lines_of_texts_are_running_text() -> None:
-    Path("rows.jsonl").write_text("".join(json.dumps({"id": i, "body": sentence(9)}) + "\n" for i in range(40)))
+    Path("rows.jsonl").write_text(
+        "".join(json.dumps({"id": i, "body": sentence(9)}) + "\n" for i in range(40))
+    )
     data = spec_of("rows.jsonl")[0]["data"]
     assert (data["type"], data["field"], data["files"]) == ("text", "body", ["rows.jsonl"])
 
@@ -187,7 +225,9 @@ def test_a_folder_of_parallel_files_with_splits() -> None:
     Path("multi").mkdir()
     for stem, count in (("train", 20), ("val", 4), ("test_2016", 4)):
         for end in ("de", "en"):
-            Path("multi", f"{stem}.{end}").write_text("".join(f"{sentence(4)}\n" for _ in range(count)))
+            Path("multi", f"{stem}.{end}").write_text(
+                "".join(f"{sentence(4)}\n" for _ in range(count))
+            )
     data = spec_of("multi")[0]["data"]
     assert (data["source"], data["val_target"]) == (["multi/train.de"], ["multi/val.en"])
     assert data["test_source"] == ["multi/test_2016.de"]
@@ -225,7 +265,11 @@ def test_large_images_are_made_smaller_and_small_ones_stay() -> None:
         (["--data", "numbers.csv", "--text", "aa"], 2, "--text aa: no such column; there are a, b"),
         (["--data", "short.txt", "--like", "cnn"], 2, "--like has no effect on init with --data"),
         (["--label", "x"], 2, "--label has no effect on init without --data"),
-        (["--data", os.fsdecode(b"b\xff.txt")], 2, "is not UTF-8, and no spec can record it; rename it"),
+        (
+            ["--data", os.fsdecode(b"b\xff.txt")],
+            2,
+            "is not UTF-8, and no spec can record it; rename it",
+        ),
         (["--data", "one"], 3, "all images are of one class, cats"),
     ],
 )

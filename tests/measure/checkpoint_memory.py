@@ -27,7 +27,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def memory(name: str) -> int:
     """Bytes of `VmRSS` or `VmHWM` of this process."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    line = next(
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)
+    )
     return int(line.split()[1]) * 1024
 
 
@@ -69,15 +71,23 @@ def measure(way: str, size: int, folder: Path) -> dict[str, float]:
     if way == "save":
         checkpoints.save(folder, contents)
     else:
-        checkpoints.load_weights(model, checkpoints.read(folder / "step-00000001", train_state=False).model)
+        checkpoints.load_weights(
+            model, checkpoints.read(folder / "step-00000001", train_state=False).model
+        )
     seconds = time.monotonic() - start
     if way == "load":
         assert all(bool((tensor == 0.5).all()) for tensor in weights.values())
-    return {"peak": memory("VmHWM") - floor, "seconds": seconds, "largest": max(t.nbytes for t in weights.values())}
+    return {
+        "peak": memory("VmHWM") - floor,
+        "seconds": seconds,
+        "largest": max(t.nbytes for t in weights.values()),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--gigabytes", type=float, default=2)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--against", type=Path)
@@ -94,9 +104,18 @@ def main() -> None:
         for code, root in codes.items():
             folder = arguments.folder / "checkpoint_memory"
             for way in ("save", "load"):
-                words = [sys.executable, __file__, "--one", way, "--gigabytes", str(arguments.gigabytes)]
+                words = [
+                    sys.executable,
+                    __file__,
+                    "--one",
+                    way,
+                    "--gigabytes",
+                    str(arguments.gigabytes),
+                ]
                 env = {**os.environ, "PYTHONPATH": str(root)}
-                done = subprocess.run([*words, "--folder", folder], env=env, check=True, stdout=subprocess.PIPE)
+                done = subprocess.run(
+                    [*words, "--folder", folder], env=env, check=True, stdout=subprocess.PIPE
+                )
                 found.setdefault((code, way), []).append(json.loads(done.stdout))
             shutil.rmtree(folder)
     for (code, way), several in found.items():

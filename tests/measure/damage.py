@@ -30,7 +30,10 @@ def sign(checkpoint: Path) -> None:
         if not os.path.isfile(path):
             continue
         content = path.read_bytes()
-        manifest["files"][name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        manifest["files"][name] = {
+            "size": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
         if name in TENSORS:
             try:
                 header, _ = split(content)
@@ -58,23 +61,41 @@ def as_bytes(rng: random.Random, path: Path, trees: list[Any]) -> None:
 
 def as_lines(rng: random.Random, path: Path, trees: list[Any]) -> None:
     """Change whole lines and words."""
-    path.write_bytes(mutate_lines(rng, path.read_bytes().decode("latin-1")).encode("utf-8", "surrogatepass"))
+    path.write_bytes(
+        mutate_lines(rng, path.read_bytes().decode("latin-1")).encode("utf-8", "surrogatepass")
+    )
 
 
 def as_tree(rng: random.Random, path: Path, trees: list[Any]) -> None:
     """Change the values of JSON, YAML and headers; other files' bytes."""
     content = path.read_bytes()
     if path.suffix == ".json":
-        path.write_text(_json(mutate_tree(rng, json.loads(content), trees, ["files", "format", "step", "vocab_size"])))
+        path.write_text(
+            _json(
+                mutate_tree(
+                    rng, json.loads(content), trees, ["files", "format", "step", "vocab_size"]
+                )
+            )
+        )
     elif path.suffix == ".yaml":
         path.write_bytes(
-            _yaml(mutate_tree(rng, yaml.safe_load(content), trees, ["checkpoint", "max_len", "window", "workers"]))
+            _yaml(
+                mutate_tree(
+                    rng,
+                    yaml.safe_load(content),
+                    trees,
+                    ["checkpoint", "max_len", "window", "workers"],
+                )
+            )
         )
     elif path.suffix == ".safetensors":
         header, data = split(content)
         text = _json(
             mutate_tree(
-                rng, header, [header, {"a": {"dtype": "F64"}}, {"a": {"dtype": "BOOL", "shape": []}}], ["dtype"]
+                rng,
+                header,
+                [header, {"a": {"dtype": "F64"}}, {"a": {"dtype": "BOOL", "shape": []}}],
+                ["dtype"],
             )
         ).encode()
         path.write_bytes(len(text).to_bytes(8, "little") + text + data)
@@ -110,7 +131,9 @@ def as_bomb(rng: random.Random, path: Path, trees: list[Any]) -> None:
 
 def in_its_place(rng: random.Random, path: Path, trees: list[Any]) -> None:
     """Something else where the file was: a folder, a pipe, a link, nothing; or where `last` or the checkpoint was."""
-    other = rng.choice([path, path, path, path.parent.parent / "last", path.parent.parent / "best", path.parent])
+    other = rng.choice(
+        [path, path, path, path.parent.parent / "last", path.parent.parent / "best", path.parent]
+    )
     if other.is_symlink() or not other.is_dir():
         other.unlink(missing_ok=True)
     else:
@@ -122,13 +145,17 @@ def in_its_place(rng: random.Random, path: Path, trees: list[Any]) -> None:
         os.mkfifo(other)
     elif kind == 2:
         other.symlink_to(
-            Path("../../../../../outside/secret.json") if rng.random() < 0.5 else Path.cwd().parent / "outside"
+            Path("../../../../../outside/secret.json")
+            if rng.random() < 0.5
+            else Path.cwd().parent / "outside"
         )
     elif kind == 3:
         other.symlink_to(other.name)  # to itself
     elif kind == 4:
         other.symlink_to(
-            rng.choice(["..", ".", "/", "no/such", "a" * 300]) if rng.random() < 0.7 else Path.cwd() / "base" / "cnn"
+            rng.choice(["..", ".", "/", "no/such", "a" * 300])
+            if rng.random() < 0.7
+            else Path.cwd() / "base" / "cnn"
         )
     elif kind == 5:
         other.write_bytes(rng.choice([b"", b"x" * 100]))

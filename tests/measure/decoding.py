@@ -45,7 +45,12 @@ def transformers_peer(loaded: Loaded, tokenizer: Any, beams: int) -> Translate:
     model = M2M100ForConditionalGeneration(config)
     wanted: dict[str, torch.Tensor] = {}
     shared = torch.cat((state["source_embedding.weight"], torch.zeros(1, options.dim)))
-    for name in ("model.shared", "model.encoder.embed_tokens", "model.decoder.embed_tokens", "lm_head"):
+    for name in (
+        "model.shared",
+        "model.encoder.embed_tokens",
+        "model.decoder.embed_tokens",
+        "lm_head",
+    ):
         wanted[f"{name}.weight"] = shared
     attention = "{0}.q_proj {0}.k_proj {0}.v_proj"
     encoder = {"mixer.qkv": attention.format("self_attn"), "mixer.out": "self_attn.out_proj"}
@@ -55,7 +60,10 @@ def transformers_peer(loaded: Loaded, tokenizer: Any, beams: int) -> Translate:
         "ffn.down": "fc2",
         "ffn_norm": "final_layer_norm",
     }
-    decoder = {"cross.q": "encoder_attn.q_proj", "cross.kv": "encoder_attn.k_proj encoder_attn.v_proj"}
+    decoder = {
+        "cross.q": "encoder_attn.q_proj",
+        "cross.kv": "encoder_attn.k_proj encoder_attn.v_proj",
+    }
     decoder |= {"cross.out": "encoder_attn.out_proj", "cross_norm": "encoder_attn_layer_norm"}
     wanted |= renamed(loaded, "model.", encoder, encoder | decoder)
     missing, unexpected = model.load_state_dict(wanted, strict=False)
@@ -75,7 +83,10 @@ def transformers_peer(loaded: Loaded, tokenizer: Any, beams: int) -> Translate:
                     ids, attention_mask=(ids != vocab).long(), num_beams=beams, max_new_tokens=loaded.model.limit - 1,
                     length_penalty=0.0, early_stopping=False, decoder_start_token_id=0, forced_eos_token_id=None,
                 )  # fmt: skip
-            written += [tokenizer.decode([t for t in row if t not in (0, vocab)]) for row in out[:, 1:].tolist()]
+            written += [
+                tokenizer.decode([t for t in row if t not in (0, vocab)])
+                for row in out[:, 1:].tolist()
+            ]
         return written
 
     return translate
@@ -99,8 +110,12 @@ def joeynmt_peer(loaded: Loaded, tokenizer: Any, beams: int) -> Translate:
     }
     kinds |= {"layer_norm": "pre", "dropout": 0.0, "emb_dropout": 0.0}
     encoder = TransformerEncoder(num_layers=block.repeat, **kinds)
-    decoder = TransformerDecoder(num_layers=options.decoder[0].repeat, vocab_size=vocab + 3, **kinds)
-    table = Embeddings(options.dim, scale=options.scale_embeddings, vocab_size=vocab + 3, padding_idx=vocab)
+    decoder = TransformerDecoder(
+        num_layers=options.decoder[0].repeat, vocab_size=vocab + 3, **kinds
+    )
+    table = Embeddings(
+        options.dim, scale=options.scale_embeddings, vocab_size=vocab + 3, padding_idx=vocab
+    )
     words = SimpleNamespace(
         pad_index=vocab,
         unk_index=vocab + 1,
@@ -118,14 +133,22 @@ def joeynmt_peer(loaded: Loaded, tokenizer: Any, beams: int) -> Translate:
     feed = {"ffn.up": "feed_forward.pwff_layer.0", "ffn.down": "feed_forward.pwff_layer.3"}
     sides = []
     for own, norm in (("src_src_att", "layer_norm"), ("trg_trg_att", "x_layer_norm")):
-        attention = {"mixer.qkv": f"{own}.q_layer {own}.k_layer {own}.v_layer", "mixer.out": f"{own}.output_layer"}
+        attention = {
+            "mixer.qkv": f"{own}.q_layer {own}.k_layer {own}.v_layer",
+            "mixer.out": f"{own}.output_layer",
+        }
         sides.append(attention | feed | {"mixer_norm": norm, "ffn_norm": "feed_forward.layer_norm"})
-    sides[1] |= {"cross.q": "src_trg_att.q_layer", "cross.kv": "src_trg_att.k_layer src_trg_att.v_layer"}
+    sides[1] |= {
+        "cross.q": "src_trg_att.q_layer",
+        "cross.kv": "src_trg_att.k_layer src_trg_att.v_layer",
+    }
     sides[1] |= {"cross.out": "src_trg_att.output_layer", "cross_norm": "dec_layer_norm"}
     wanted |= renamed(loaded, "", *sides)
     missing, unexpected = model.load_state_dict(wanted, strict=False)
     assert not unexpected, unexpected
-    assert all(".pe" in name or "embed" in name or "output_layer" in name for name in missing), missing
+    assert all(".pe" in name or "embed" in name or "output_layer" in name for name in missing), (
+        missing
+    )
     for module in model.modules():
         if isinstance(module, torch.nn.LayerNorm):
             module.eps = block.norm.eps
@@ -148,7 +171,9 @@ def joeynmt_peer(loaded: Loaded, tokenizer: Any, beams: int) -> Translate:
     return translate
 
 
-def renamed(loaded: Loaded, prefix: str, encoder: dict[str, str], decoder: dict[str, str]) -> dict[str, torch.Tensor]:
+def renamed(
+    loaded: Loaded, prefix: str, encoder: dict[str, str], decoder: dict[str, str]
+) -> dict[str, torch.Tensor]:
     """Both sides' layers and last norms under a peer's names: {ours: theirs} within a layer, several where ours is their join."""
     state, options = loaded.model.state_dict(), loaded.spec.model
     found: dict[str, torch.Tensor] = {}
@@ -159,14 +184,20 @@ def renamed(loaded: Loaded, prefix: str, encoder: dict[str, str], decoder: dict[
                 for ours, theirs in names.items():
                     several = theirs.split()
                     parts = state[f"{side}.{i}.{ours}.{kind}"].chunk(len(several))
-                    found |= {f"{prefix}{side}.layers.{i}.{n}.{kind}": p for n, p in zip(several, parts, strict=True)}
+                    found |= {
+                        f"{prefix}{side}.layers.{i}.{n}.{kind}": p
+                        for n, p in zip(several, parts, strict=True)
+                    }
     return found
 
 
 def batches(lines: list[str], tokenizer: Any, padding: int) -> Iterator[torch.Tensor]:
     """The sentences as tokens (B, S) with their ends, padded at the right."""
     for first in range(0, len(lines), BATCH):
-        rows = [[*tokenizer.encode(line), tokenizer.end_of_text] for line in lines[first : first + BATCH]]
+        rows = [
+            [*tokenizer.encode(line), tokenizer.end_of_text]
+            for line in lines[first : first + BATCH]
+        ]
         longest = max(map(len, rows))
         yield torch.tensor([row + [padding] * (longest - len(row)) for row in rows])
 
@@ -185,12 +216,16 @@ def main() -> None:
     arguments = parser.parse_args()
     loaded = load_checkpoint(arguments.checkpoint, "cpu")
     tokenizer = load_tokenizer(loaded.assets)
-    text = gzip.decompress((arguments.data / "multi30k" / "test_2016_flickr.en.gz").read_bytes()).decode()
+    text = gzip.decompress(
+        (arguments.data / "multi30k" / "test_2016_flickr.en.gz").read_bytes()
+    ).decode()
     lines = sorted((line.strip() for line in text.splitlines()[: arguments.sentences]), key=len)
     beams = loaded.spec.task.beams  # type: ignore[union-attr]
     other = PEERS[arguments.peer](loaded, tokenizer, beams)
     ways: dict[str, Translate] = {
-        "bigmodel": lambda some: [r["text"] for r in generate_from_source(loaded, some, Decoding(length_penalty=0.0))],
+        "bigmodel": lambda some: [
+            r["text"] for r in generate_from_source(loaded, some, Decoding(length_penalty=0.0))
+        ],
         arguments.peer: other,
     }
     for way in ways.values():
@@ -202,7 +237,11 @@ def main() -> None:
             start = time.perf_counter()
             texts[name] = way(lines)
             seconds[name].append(time.perf_counter() - start)
-            print(f"{name}: {len(lines) / seconds[name][-1]:.1f} sentences/s", file=sys.stderr, flush=True)
+            print(
+                f"{name}: {len(lines) / seconds[name][-1]:.1f} sentences/s",
+                file=sys.stderr,
+                flush=True,
+            )
     ratios = [b / a for a, b in zip(seconds["bigmodel"], seconds[arguments.peer], strict=True)]
     same = sum(a == b for a, b in zip(*texts.values(), strict=True))
     for name, taken in seconds.items():

@@ -102,11 +102,15 @@ class Series:
 
     def samples(self, free: int) -> tuple[Ended, list[str]]:
         """The file of samples."""
-        return self.written(free, "eval", self.whole, "--split", "val", "--predictions", self.disk / "out.jsonl")
+        return self.written(
+            free, "eval", self.whole, "--split", "val", "--predictions", self.disk / "out.jsonl"
+        )
 
     def confusion(self, free: int) -> tuple[Ended, list[str]]:
         """The picture of confusions."""
-        return self.written(free, "eval", self.whole, "--split", "val", "--confusion", self.disk / "out.png")
+        return self.written(
+            free, "eval", self.whole, "--split", "val", "--confusion", self.disk / "out.png"
+        )
 
     def attend(self, free: int) -> tuple[Ended, list[str]]:
         """The picture of what decides."""
@@ -136,19 +140,30 @@ class Series:
         if (out / "status.json").exists() and ended.status in (0, 5):
             told = json.loads((out / "status.json").read_text())
             wrong = told["state"] != ("done" if ended.status == 0 else "failed")
-            faults += [f"status.json says {told['state']}"] if wrong and "status.json: cannot" not in ended.err else []
+            faults += (
+                [f"status.json says {told['state']}"]
+                if wrong and "status.json: cannot" not in ended.err
+                else []
+            )
         try:
             checkpoints.newest(
-                out / "checkpoints", lambda text: faults.append(f"a checkpoint is no longer good: {text}")
+                out / "checkpoints",
+                lambda text: faults.append(f"a checkpoint is no longer good: {text}"),
             )
         except Exception as error:
             faults.append(f"the checkpoints are no longer good: {error}")
         make_room(self.disk)
         if ended.status != 0:
             again = self.zygote.run(*words, *(["--resume"] if out.exists() else []), env=env)
-            faults += [] if again.status == 0 else [f"with room it ends with {again.status}: {again.err[-600:]}"]
+            faults += (
+                []
+                if again.status == 0
+                else [f"with room it ends with {again.status}: {again.err[-600:]}"]
+            )
             if again.status == 0:
-                faults += [f"{n} differs" for n in differences(fingerprint(out), fingerprint(self.whole))]
+                faults += [
+                    f"{n} differs" for n in differences(fingerprint(out), fingerprint(self.whole))
+                ]
         elif differing := differences(of_last(out), of_last(self.whole)):
             faults += [f"{n} differs" for n in differing]
         return ended, faults
@@ -169,7 +184,9 @@ def said(ended: Ended, disk: Path) -> list[str]:
     return faults
 
 
-def series(made: Series, name: str, step: int, most: int = SIZE) -> tuple[Counter[int], int, list[str]]:
+def series(
+    made: Series, name: str, step: int, most: int = SIZE
+) -> tuple[Counter[int], int, list[str]]:
     """Run it at 0, `step`, 2 x `step` ... free bytes. Returns (how often each status, the first size with all it needs, faults)."""
     ended_with: Counter[int] = Counter()
     faults: list[str] = []
@@ -199,12 +216,16 @@ def prepared(zygote: Zygote, disk: Path, family: str) -> Series:
 
 def main() -> None:
     """Make the series, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--family", choices=FAMILIES, default="decoder")
     parser.add_argument("--step", type=int, default=4096)
     parser.add_argument("--data", type=Path, help="the real data sets")
     parser.add_argument("--only", choices=(*TRAININGS, *FILES))
-    parser.add_argument("--mounted", type=Path, help="a small file system, empty; all that is on it is removed")
+    parser.add_argument(
+        "--mounted", type=Path, help="a small file system, empty; all that is on it is removed"
+    )
     chosen = parser.parse_args()
     mounted, data = (path.resolve() if path else None for path in (chosen.mounted, chosen.data))
     with tempfile.TemporaryDirectory() as temporary:
@@ -217,10 +238,15 @@ def main() -> None:
         )
         try:
             with small_disk(folder / "disk") if mounted is None else no_disk(mounted) as disk:
-                parts = {n: prepared(zygote, disk, f) for n, f in ((TRAININGS, chosen.family), (FILES, "cnn"))}
+                parts = {
+                    n: prepared(zygote, disk, f)
+                    for n, f in ((TRAININGS, chosen.family), (FILES, "cnn"))
+                }
                 for name in [chosen.only] if chosen.only else [*TRAININGS, *FILES]:
                     began = time.monotonic()
-                    counts, needs, faults = series(next(p for n, p in parts.items() if name in n), name, chosen.step)
+                    counts, needs, faults = series(
+                        next(p for n, p in parts.items() if name in n), name, chosen.step
+                    )
                     failed = failed or bool(faults)
                     figures = f"{counts.total():7,}{counts[5]:10,}{counts[0]:10,}{needs:12,}{len(faults):8,}"
                     print(f"{name:14}{figures}{time.monotonic() - began:9.0f}", flush=True)

@@ -114,12 +114,19 @@ train:
   checkpoint_every: 2
   {PINNED}"""
 
-BPE = DECODER.replace("{type: characters}", "{type: bpe, vocab_size: 400}").replace("ema: 0.9", "average_last: 3")
+BPE = DECODER.replace("{type: characters}", "{type: bpe, vocab_size: 400}").replace(
+    "ema: 0.9", "average_last: 3"
+)
 
 FAMILIES = {"cnn": CNN, "decoder": DECODER, "seq2seq": SEQ2SEQ, "masked": MASKED}
 AVERAGED = {"averaged": BPE}
 """A decoder whose tokenizer is trained and whose result is a mean of checkpoints."""
-PRELOAD = ("sklearn.datasets", "torchvision.transforms.v2", "matplotlib.figure", "matplotlib.backends.backend_agg")
+PRELOAD = (
+    "sklearn.datasets",
+    "torchvision.transforms.v2",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+)
 """What these runs import beside torch; a parent that has it saves seconds."""
 WORDS = [
     "a",
@@ -153,7 +160,9 @@ def write_data(folder: Path, data_root: Path | None = None) -> None:
     if data_root is not None:
         text = (data_root / "tinyshakespeare" / "input.txt").read_text(encoding="utf-8")[:8000]
         for side, language in (("source", "en"), ("target", "de")):
-            with gzip.open(data_root / "multi30k" / f"train.{language}.gz", "rt", encoding="utf-8") as file:
+            with gzip.open(
+                data_root / "multi30k" / f"train.{language}.gz", "rt", encoding="utf-8"
+            ) as file:
                 sides[side] = [next(file).strip() for _ in range(400)]
     (folder / "text.txt").write_text(text, encoding="utf-8")
     for side, found in sides.items():
@@ -173,8 +182,15 @@ def without_clock(values: dict[str, object]) -> bytes:
 
 def of_checkpoint(folder: Path) -> dict[str, str]:
     """The SHA-256 of each file of a checkpoint; of state.json without the clock's figure, and no manifest, which has its hash."""
-    found = {p.name: sha(p.read_bytes()) for p in folder.iterdir() if p.name not in ("state.json", "manifest.json")}
-    return {**found, "state.json": sha(without_clock(json.loads((folder / "state.json").read_text())))}
+    found = {
+        p.name: sha(p.read_bytes())
+        for p in folder.iterdir()
+        if p.name not in ("state.json", "manifest.json")
+    }
+    return {
+        **found,
+        "state.json": sha(without_clock(json.loads((folder / "state.json").read_text()))),
+    }
 
 
 def fingerprint(run: Path) -> dict[str, str]:

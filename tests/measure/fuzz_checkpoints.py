@@ -55,7 +55,11 @@ FAMILIES: dict[str, Any] = {
         "task": {"type": "seq2seq", "beams": 2, "max_tokens": 4},
     },
 }  # fmt: skip
-INPUTS = {"decoder": ["all you", "--max-tokens", "3"], "cnn": ["images/a/0.png"], "seq2seq": ["a small model"]}
+INPUTS = {
+    "decoder": ["all you", "--max-tokens", "3"],
+    "cnn": ["images/a/0.png"],
+    "seq2seq": ["a small model"],
+}
 RUN = Path("case/run")
 
 
@@ -65,8 +69,26 @@ def operations(family: str) -> dict[str, list[str]]:
     return {
         "eval": ["eval", str(RUN), *on],
         "predict": ["predict", str(RUN), *INPUTS[family], *on],
-        "finetune": ["finetune", "--from", str(RUN), "--set", "train.steps=1", "--out", "case/tuned", *on],
-        "resume": ["pretrain", f"{family}.yaml", "--resume", "--out", str(RUN), "--set", "train.steps=3", *on],
+        "finetune": [
+            "finetune",
+            "--from",
+            str(RUN),
+            "--set",
+            "train.steps=1",
+            "--out",
+            "case/tuned",
+            *on,
+        ],
+        "resume": [
+            "pretrain",
+            f"{family}.yaml",
+            "--resume",
+            "--out",
+            str(RUN),
+            "--set",
+            "train.steps=3",
+            *on,
+        ],
     }
 
 
@@ -82,7 +104,9 @@ class Checkpoints:
         outside.mkdir(exist_ok=True)
         (outside / "secret.json").write_text("{}")
         for family, spec in FAMILIES.items():
-            (folder / f"{family}.yaml").write_text(yaml.safe_dump({**spec, "train": TRAIN}, sort_keys=False))
+            (folder / f"{family}.yaml").write_text(
+                yaml.safe_dump({**spec, "train": TRAIN}, sort_keys=False)
+            )
         self.trees: list[Any] = []
 
     def train(self) -> None:
@@ -90,7 +114,10 @@ class Checkpoints:
         from bigmodel_cli.__main__ import run
 
         for family in FAMILIES:
-            assert run(["pretrain", f"{family}.yaml", "--out", f"base/{family}", "--device", "cpu"]) == 0, family
+            assert (
+                run(["pretrain", f"{family}.yaml", "--out", f"base/{family}", "--device", "cpu"])
+                == 0
+            ), family
         for path in sorted(self.folder.glob("base/*/checkpoints/step*/*.json")):
             self.trees.append(json.loads(path.read_bytes()))
 
@@ -150,10 +177,16 @@ class Checkpoints:
         def check(status: int, written: str) -> str:
             assert self.watch is not None
             found = self.watch.found()
-            return f"{found[0]}{f' and {len(found) - 1} more' if len(found) > 1 else ''}" if found else ""
+            return (
+                f"{found[0]}{f' and {len(found) - 1} more' if len(found) > 1 else ''}"
+                if found
+                else ""
+            )
 
         return Trial(
-            f"{family} {operation} {name.partition('.')[0]} {kind}" if DETAILED else f"{operation} {kind}",
+            f"{family} {operation} {name.partition('.')[0]} {kind}"
+            if DETAILED
+            else f"{operation} {kind}",
             call,
             sorted(allowed),
             check,

@@ -28,10 +28,26 @@ from fuzzing import Campaign, Trial, main, quiet
 from mutators import WORDS, mutate_bytes, mutate_lines, mutate_tree
 from samples_of_data import archive, pictures, sounds, texts, wav
 
-BYTES, CHARACTERS, BPE = {"type": "bytes"}, {"type": "characters"}, {"type": "bpe", "vocab_size": 300}
+BYTES, CHARACTERS, BPE = (
+    {"type": "bytes"},
+    {"type": "characters"},
+    {"type": "bpe", "vocab_size": 300},
+)
 BROUGHT = {"type": "file", "path": "case/tokenizer.json"}
-LABELLED: dict[str, Any] = {"type": "table", "text": ["text"], "label": "label", "context": 16, "tokenizer": BYTES}
-PAIRED: dict[str, Any] = {"type": "pair_table", "source": "en", "target": "de", "context": 64, "tokenizer": BYTES}
+LABELLED: dict[str, Any] = {
+    "type": "table",
+    "text": ["text"],
+    "label": "label",
+    "context": 16,
+    "tokenizer": BYTES,
+}
+PAIRED: dict[str, Any] = {
+    "type": "pair_table",
+    "source": "en",
+    "target": "de",
+    "context": 64,
+    "tokenizer": BYTES,
+}
 LETTERS: dict[str, Any] = {"type": "audio", "rate": 8000, "mels": 16, "units": "characters"}
 PATTERN = r"(?P<label>\d)_(?P<speaker>\w+)_(?P<index>\d+)\.wav$"
 FORMS: dict[str, dict[str, Any]] = {
@@ -91,8 +107,12 @@ class Data:
         self.models.train()
         for name, spec in MODELS.items():
             Path(f"{name}.yaml").write_text(yaml.safe_dump({**spec, "train": TRAIN}))
-            assert run(["pretrain", f"{name}.yaml", "--out", f"base/{name}", "--device", "cpu"]) == 0, name
-        self.files["tokenizer.json"] = next(Path("base/seq2seq").glob("checkpoints/step*/tokenizer.json")).read_bytes()
+            assert (
+                run(["pretrain", f"{name}.yaml", "--out", f"base/{name}", "--device", "cpu"]) == 0
+            ), name
+        self.files["tokenizer.json"] = next(
+            Path("base/seq2seq").glob("checkpoints/step*/tokenizer.json")
+        ).read_bytes()
 
     def case(self, seed: int) -> Trial:
         """The case of a seed."""
@@ -106,7 +126,9 @@ class Data:
         for name in names:
             path = Path("case") / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(self.files[name] if name != changed else mutate_file(rng, name, self.files[name]))
+            path.write_bytes(
+                self.files[name] if name != changed else mutate_file(rng, name, self.files[name])
+            )
         if rng.random() < 0.08:
             replace(rng, Path("case") / changed)
 
@@ -118,13 +140,18 @@ class Data:
         names = [
             n
             for n in self.files
-            if any(n == text or n.startswith((f"{text}/images/", f"{text}/MNIST/", f"{text}/")) for text in needed)
+            if any(
+                n == text or n.startswith((f"{text}/images/", f"{text}/MNIST/", f"{text}/"))
+                for text in needed
+            )
         ]
         if form == "idx":
             names = [n for n in names if "MNIST" in n]
         if form == "tokenizer.json":
             names = ["text/a.txt", "tokenizer.json"]
-        self.written(names, "tokenizer.json" if form == "tokenizer.json" else rng.choice(names), rng)
+        self.written(
+            names, "tokenizer.json" if form == "tokenizer.json" else rng.choice(names), rng
+        )
         return Trial(form, lambda: opened(values), (0, 2, 3))
 
     def prediction(self, rng: random.Random) -> Trial:
@@ -142,7 +169,9 @@ class Data:
         if source.endswith("/"):
             names = [rng.choice([n for n in self.files if n.startswith(source)]) for _ in range(2)]
             self.written(names, names[0], rng)
-            given = [f"case/{n}" for n in names] + ([rng.choice(WORDS)] if rng.random() < 0.3 else [])
+            given = [f"case/{n}" for n in names] + (
+                [rng.choice(WORDS)] if rng.random() < 0.3 else []
+            )
         elif rng.random() < 0.5:
             given = [mutate_lines(rng, "a small model learns"), rng.choice(WORDS)]
         else:
@@ -187,7 +216,9 @@ def mutate_file(rng: random.Random, name: str, content: bytes) -> bytes:
     packed = name.endswith(".gz") and not name.endswith(".tar.gz")
     kind = rng.randrange(4)
     if packed and kind:
-        return gzip.compress(mutate_file(rng, name.removesuffix(".gz"), gzip.decompress(content)), mtime=0)
+        return gzip.compress(
+            mutate_file(rng, name.removesuffix(".gz"), gzip.decompress(content)), mtime=0
+        )
     if name.endswith((".tar", ".tar.gz")) and kind == 1:
         return _hostile_archive(rng)
     if name.endswith(".tar.gz") and kind == 2:
@@ -196,7 +227,10 @@ def mutate_file(rng: random.Random, name: str, content: bytes) -> bytes:
         return _mutated_png(rng, content)
     if name == "tokenizer.json" and kind:
         return json.dumps(
-            mutate_tree(rng, json.loads(content), [json.loads(content)], ["type", "model", "vocab"]), default=str
+            mutate_tree(
+                rng, json.loads(content), [json.loads(content)], ["type", "model", "vocab"]
+            ),
+            default=str,
         ).encode()
     if name.endswith(".jsonl") and kind >= 2:
         return _mutated_rows(rng, content)
@@ -239,7 +273,9 @@ def _mutated_png(rng: random.Random, content: bytes) -> bytes:
                 rng.randbytes(rng.choice([0, 4, 100])),
             ],
         )
-    packed = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
+    packed = [
+        struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks
+    ]
     return content[:8] + b"".join(packed)
 
 
@@ -277,9 +313,15 @@ def replace(rng: random.Random, path: Path) -> None:
         path.symlink_to(rng.choice(["no/such", ".", "a" * 250]))
     elif kind == 4:
         name = rng.choice(
-            [w for w in WORDS if 0 < len(w) < 60 and "/" not in w and "\0" not in w and w not in (".", "..")]
+            [
+                w
+                for w in WORDS
+                if 0 < len(w) < 60 and "/" not in w and "\0" not in w and w not in (".", "..")
+            ]
         )
-        path.with_name(os.fsdecode(name.encode("utf-8", "surrogatepass")) + path.suffix).write_bytes(content)
+        path.with_name(
+            os.fsdecode(name.encode("utf-8", "surrogatepass")) + path.suffix
+        ).write_bytes(content)
 
 
 def _strings(value: Any) -> list[str]:

@@ -58,7 +58,12 @@ def trees() -> list[Any]:
     for data in ({"type": "image_folder", "root": "images"}, {"type": "parquet_images", "train": ["images.parquet"]},
                  {"type": "digits"}, {"type": "audio", "files": ["sounds"], "seconds": 0.1, "rate": 8000}):  # fmt: skip
         found.append(
-            {"model": model, "data": data, "task": {"type": "classification"}, "train": {"steps": 2, "batch_size": 2}}
+            {
+                "model": model,
+                "data": data,
+                "task": {"type": "classification"},
+                "train": {"steps": 2, "batch_size": 2},
+            }
         )
     return found
 
@@ -82,9 +87,9 @@ class Specs:
         kind = rng.choice(["tree", "tree", "tree", "lines", "bytes", "set"])
         if kind == "tree":
             changed = mutate_tree(rng, self.trees[index], self.trees, self.names)
-            return kind, yaml.dump(changed, sort_keys=False, allow_unicode=rng.random() < 0.5).encode(
-                "utf-8", "surrogatepass"
-            )
+            return kind, yaml.dump(
+                changed, sort_keys=False, allow_unicode=rng.random() < 0.5
+            ).encode("utf-8", "surrogatepass")
         if kind == "lines":
             return kind, mutate_lines(rng, self.texts[index]).encode("utf-8", "surrogatepass")
         if kind == "bytes":
@@ -102,16 +107,25 @@ class Specs:
                 node = node[key]
             if rng.random() < 0.2:
                 path[rng.randrange(len(path))] = rng.choice([*self.names, *WORDS, "0", "99", "-1"])
-            given = value(rng) if rng.random() < 0.6 else rng.choice(self.seen.get(path[-1]) or [1, 2, 0.5])
+            given = (
+                value(rng)
+                if rng.random() < 0.6
+                else rng.choice(self.seen.get(path[-1]) or [1, 2, 0.5])
+            )
             text = given if isinstance(given, str) else json.dumps(given)
-            words += ["--set", rng.choice([f"{'.'.join(path)}={text}"] * 9 + [".".join(path), f"={text}"])]
+            words += [
+                "--set",
+                rng.choice([f"{'.'.join(path)}={text}"] * 9 + [".".join(path), f"={text}"]),
+            ]
         return [word.replace("\0", "\\0") for word in words]  # no argument of a process holds it
 
     def case(self, seed: int) -> Trial:
         """The case of a seed."""
         rng = random.Random(seed)
         kind, content = self.content(rng)
-        words = self.overrides(rng, rng.choice([1, 2, 3]) if kind == "set" else rng.choice([0, 0, 0, 1]))
+        words = self.overrides(
+            rng, rng.choice([1, 2, 3]) if kind == "set" else rng.choice([0, 0, 0, 1])
+        )
         trains = rng.random() < 0.3
         (self.folder / "spec.yaml").write_bytes(content)
 
@@ -119,12 +133,23 @@ class Specs:
             from bigmodel_cli.__main__ import run
 
             os.chdir(self.folder)
-            status = run(["pretrain", "spec.yaml", "--dry-run", "--json", "--device", "cpu", *words])
+            status = run(
+                ["pretrain", "spec.yaml", "--dry-run", "--json", "--device", "cpu", *words]
+            )
             if status or not trains or not _is_small(Path("stream1").read_text(errors="replace")):
                 return status
             try:
                 return run(
-                    ["pretrain", "spec.yaml", "--device", "cpu", "--out", "run", *words, *_two_steps(content, words)]
+                    [
+                        "pretrain",
+                        "spec.yaml",
+                        "--device",
+                        "cpu",
+                        "--out",
+                        "run",
+                        *words,
+                        *_two_steps(content, words),
+                    ]
                 )
             finally:
                 shutil.rmtree("run", ignore_errors=True)

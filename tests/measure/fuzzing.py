@@ -74,7 +74,9 @@ class Campaign:
         self.case, self.folder = case, folder
         self.outcomes: list[Outcome] = []
 
-    def run(self, seeds: Sequence[int], tell: Callable[[str], None] = lambda text: None) -> list[Outcome]:
+    def run(
+        self, seeds: Sequence[int], tell: Callable[[str], None] = lambda text: None
+    ) -> list[Outcome]:
         """Run the case of each seed, and return those that are at fault."""
         waiting = list(seeds)
         while waiting:
@@ -107,7 +109,11 @@ class Campaign:
         if len(outcomes) < len(seeds):
             seed = seeds[len(outcomes)]
             number = os.waitstatus_to_exitcode(status)
-            how = "no end, and no signal ends it" if number == -signal.SIGKILL else f"the process died ({number})"
+            how = (
+                "no end, and no signal ends it"
+                if number == -signal.SIGKILL
+                else f"the process died ({number})"
+            )
             written = (self.folder / "stream2").read_text(errors="backslashreplace")
             outcomes.append(Outcome(seed, "died", None, fault=how, message=written[-400:]))
         return outcomes
@@ -119,11 +125,17 @@ class Campaign:
             os.chdir(self.folder)
             # HOME is what ~ stands for
             os.environ.update(
-                TOKENIZERS_PARALLELISM="false", HOME=str(self.folder), XDG_CACHE_HOME=str(self.folder / "cache")
+                TOKENIZERS_PARALLELISM="false",
+                HOME=str(self.folder),
+                XDG_CACHE_HOME=str(self.folder / "cache"),
             )
             for number in (1, 2):
                 os.dup2(
-                    os.open(self.folder / f"stream{number}", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND), number
+                    os.open(
+                        self.folder / f"stream{number}",
+                        os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND,
+                    ),
+                    number,
                 )
             sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
             os.fsync = lambda descriptor: None  # nothing of a case is to outlast a power cut
@@ -159,7 +171,9 @@ class Campaign:
             outcome.message = str(error)[:300]
         outcome.seconds = round(time.process_time() - start, 3)
         outcome.bytes = _memory("VmHWM") - floor
-        written = Path(self.folder / "stream2").read_text(encoding="utf-8", errors="backslashreplace")
+        written = Path(self.folder / "stream2").read_text(
+            encoding="utf-8", errors="backslashreplace"
+        )
         outcome.message = outcome.message or written[-400:]
         outcome.fault = outcome.fault or _judged(outcome, trial, written)
         return outcome
@@ -192,7 +206,9 @@ def _place(error: BaseException) -> str:
     """Where an error was raised: the last place in the program itself, and the last of all."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if "bigmodel_cli" in f.filename] or frames
-    places = dict.fromkeys(f"{'/'.join(Path(f.filename).parts[-2:])}:{f.lineno}" for f in (own[-1], frames[-1]))
+    places = dict.fromkeys(
+        f"{'/'.join(Path(f.filename).parts[-2:])}:{f.lineno}" for f in (own[-1], frames[-1])
+    )
     return " > ".join(places)
 
 
@@ -222,10 +238,21 @@ def table(outcomes: Sequence[Outcome]) -> str:
         shown = " ".join(f"{status}:{count:,}" for status, count in sorted(statuses.items()))
         slowest, most = max(o.seconds for o in those), max(o.bytes for o in those)
         faults = sum(bool(o.fault) for o in those)
-        rows.append([kind, f"{len(those):,}", shown, f"{slowest:.2f} s", f"{most / 2**20:.0f} MiB", f"{faults:,}"])
+        rows.append(
+            [
+                kind,
+                f"{len(those):,}",
+                shown,
+                f"{slowest:.2f} s",
+                f"{most / 2**20:.0f} MiB",
+                f"{faults:,}",
+            ]
+        )
     rows.insert(0, ["kind", "cases", "status:cases", "slowest", "most memory", "faults"])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(x.ljust(w) for x, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(x.ljust(w) for x, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def described(faults: Sequence[Outcome], most: int = 8) -> str:
@@ -243,7 +270,11 @@ def described(faults: Sequence[Outcome], most: int = 8) -> str:
 @contextlib.contextmanager
 def quiet(path: Path) -> Iterator[None]:
     """What is written within goes to a file."""
-    with open(path, "a", buffering=1) as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+    with (
+        open(path, "a", buffering=1) as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
         yield
 
 

@@ -30,7 +30,9 @@ def token_times(structure: str, at: tuple[int, ...]) -> list[float] | None:
     """Milliseconds of a token after so many; None for a mixer that keeps every position."""
     load_torch()
     torch.manual_seed(0)
-    model: Any = build(load(SPEC, [STRUCTURES[structure]]).model, DatasetInfo(vocab_size=65, context=256)).eval()
+    model: Any = build(
+        load(SPEC, [STRUCTURES[structure]]).model, DatasetInfo(vocab_size=65, context=256)
+    ).eval()
     if model.limit < max(at):
         return None
     times = []
@@ -56,7 +58,18 @@ def main() -> None:
         shown = [f"{t:.2f} ms" for t in times] if times else ["", ""]
         rows.append([name, *(quantity(p, "B") for p in peaks), " ".join(doublings), *shown])
         print(name, file=sys.stderr)
-    print(table(["structure", *(f"{n:,}" for n in LENGTHS), "a doubling costs x", "token at 100", "at 10,000"], rows))
+    print(
+        table(
+            [
+                "structure",
+                *(f"{n:,}" for n in LENGTHS),
+                "a doubling costs x",
+                "token at 100",
+                "at 10,000",
+            ],
+            rows,
+        )
+    )
 
 
 if __name__ == "__main__":

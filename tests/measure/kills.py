@@ -30,13 +30,30 @@ from typing import ClassVar, NoReturn
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
-from measure.families import FAMILIES, PRELOAD, differences, drafts, fingerprint, kept, orphans, write_data  # noqa: E402
+from measure.families import (
+    FAMILIES,
+    PRELOAD,
+    differences,
+    drafts,
+    fingerprint,
+    kept,
+    orphans,
+    write_data,
+)  # noqa: E402
 from zygote import Child, Ended, Zygote  # noqa: E402
 
 SHARES = {"save": 0.3, "group": 0.2, "stop": 0.1, "moment": 0.4}
 """How a kill is made, and how many of them are of each kind."""
 MOST_KILLS = 6
-POINTS = {"write": 14, "wrote": 14, "synced": 14, "rename": 2, "renamed": 2, "marked": 3, "prune": 6}
+POINTS = {
+    "write": 14,
+    "wrote": 14,
+    "synced": 14,
+    "rename": 2,
+    "renamed": 2,
+    "marked": 3,
+    "prune": 6,
+}
 """The places in a save, and up to the how-manieth time one is reached before the process dies there."""
 LOCK_DIES = 20.0
 """Seconds within which the processes that a killed one leaves must be gone, and its lock with them."""
@@ -90,7 +107,9 @@ def send(child: Child, number: int, group: bool) -> None:
     child.send(number)
 
 
-def kill_once(zygote: Zygote, family: str, out: Path, rng: random.Random, seconds: float, outcome: Outcome) -> bool:
+def kill_once(
+    zygote: Zygote, family: str, out: Path, rng: random.Random, seconds: float, outcome: Outcome
+) -> bool:
     """Let the run go on and kill it once. Returns whether it is to go on: False where it ended before."""
     kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
     place, count = rng.choice([(p, rng.randint(1, n)) for p, n in POINTS.items()])
@@ -107,7 +126,9 @@ def kill_once(zygote: Zygote, family: str, out: Path, rng: random.Random, second
             child.end_within(pause)
         send(child, signal.SIGKILL, kind == "group")
     ended = child.wait()
-    outcome.plan.append(f"{kind} {env['BIGMODEL_FAILPOINT']}" if kind == "save" else f"{kind} after {moment:.3f} s")
+    outcome.plan.append(
+        f"{kind} {env['BIGMODEL_FAILPOINT']}" if kind == "save" else f"{kind} after {moment:.3f} s"
+    )
     if ended.status == -signal.SIGKILL:
         outcome.kills[kind] += 1
         return True
@@ -120,14 +141,19 @@ def judged(ended: Ended, kind: str, outcome: Outcome) -> bool:
         outcome.waited += 0.25
         time.sleep(0.25)
         return True
-    if kind == "stop" and ended.status in (143, -signal.SIGTERM):  # the latter before the command has begun
+    if kind == "stop" and ended.status in (
+        143,
+        -signal.SIGTERM,
+    ):  # the latter before the command has begun
         return True
     if ended.status != 0 or "Traceback" in ended.err:
         outcome.faults.append(f"ended with {ended.status}: {ended.err[-1500:]}")
     return False
 
 
-def stormy(zygote: Zygote, family: str, out: Path, rng: random.Random, reference: Reference) -> Outcome:
+def stormy(
+    zygote: Zygote, family: str, out: Path, rng: random.Random, reference: Reference
+) -> Outcome:
     """Kill a run several times, let it end, and compare it with the one that nobody disturbed."""
     outcome = Outcome()
     if rng.random() < 0.5:
@@ -158,8 +184,12 @@ def compared(out: Path, reference: Reference, stopped: bool) -> list[str]:
 class Storm:
     """The kills of one family, in runs that several threads take in turn, each with a parent of its own."""
 
-    shares: ClassVar[dict[str, float]] = {kind: share for kind, share in SHARES.items() if kind != "stop"}
-    disturb: ClassVar[Callable[[Zygote, str, Path, random.Random, Reference], Outcome]] = staticmethod(stormy)
+    shares: ClassVar[dict[str, float]] = {
+        kind: share for kind, share in SHARES.items() if kind != "stop"
+    }
+    disturb: ClassVar[Callable[[Zygote, str, Path, random.Random, Reference], Outcome]] = (
+        staticmethod(stormy)
+    )
     folder: Path
     family: str
     count: int
@@ -179,7 +209,11 @@ class Storm:
         """The number of the next run; None where there were kills enough."""
         with self.lock:
             kills = self.total.kills
-            short = [kind for kind, share in self.shares.items() if kills[kind] < int(0.9 * share * self.count)]
+            short = [
+                kind
+                for kind, share in self.shares.items()
+                if kills[kind] < int(0.9 * share * self.count)
+            ]
             if kills.total() >= self.count and not short:
                 return None
             self.runs += 1
@@ -196,7 +230,9 @@ class Storm:
             self.total.waited = max(self.total.waited, outcome.waited)
             if outcome.faults:
                 told = "\n  ".join([*outcome.plan, *outcome.faults])
-                self.differing.append(f"--seed {self.seed} --repeat {self.family}:{number}\n  {told}")
+                self.differing.append(
+                    f"--seed {self.seed} --repeat {self.family}:{number}\n  {told}"
+                )
                 print(self.differing[-1], flush=True)
             else:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -211,18 +247,31 @@ class Storm:
 HEAD = f"{'family':10}{'number':>8}{'runs':>8}{'differing':>11}{'waited':>11}   of each kind"
 
 
-def storm(zygotes: list[Zygote], folder: Path, family: str, count: int, seed: int, kind: type[Storm] = Storm) -> Storm:
+def storm(
+    zygotes: list[Zygote],
+    folder: Path,
+    family: str,
+    count: int,
+    seed: int,
+    kind: type[Storm] = Storm,
+) -> Storm:
     """Disturb runs of a family so many times, in the current folder, which holds the specs and the data."""
-    found = kind(folder, family, count, seed, undisturbed(zygotes[0], family, f"{family}-undisturbed"))
+    found = kind(
+        folder, family, count, seed, undisturbed(zygotes[0], family, f"{family}-undisturbed")
+    )
     with ThreadPoolExecutor(len(zygotes)) as threads:
         for future in [threads.submit(found.work, zygote) for zygote in zygotes]:
             future.result()
     return found
 
 
-def storms(about: str, kind: type[Storm], word: str, count: int, families: Iterable[str]) -> NoReturn:
+def storms(
+    about: str, kind: type[Storm], word: str, count: int, families: Iterable[str]
+) -> NoReturn:
     """The command line of such a script: make the storms of all families, print the table, and leave."""
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(f"--{word}", dest="count", type=int, default=count)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
@@ -237,14 +286,22 @@ def storms(about: str, kind: type[Storm], word: str, count: int, families: Itera
         zygotes = workplace(folder, data, chosen.jobs)
         if chosen.repeat:
             family, number = chosen.repeat.split(":")
-            again = kind(folder, family, 1, chosen.seed, undisturbed(zygotes[0], family, f"{family}-undisturbed"))
+            again = kind(
+                folder,
+                family,
+                1,
+                chosen.seed,
+                undisturbed(zygotes[0], family, f"{family}-undisturbed"),
+            )
             again.take(zygotes[0], int(number))
             sys.exit(bool(again.differing))
         names = [chosen.only] if chosen.only else list(families)
         began, leaders, failed = time.monotonic(), list[int](), False
         print(HEAD, flush=True)
         for family in names:
-            found = storm(zygotes, folder, family, math.ceil(chosen.count / len(names)), chosen.seed, kind)
+            found = storm(
+                zygotes, folder, family, math.ceil(chosen.count / len(names)), chosen.seed, kind
+            )
             leaders += found.total.leaders
             failed = failed or bool(found.differing)
             print(found.row(), flush=True)

@@ -40,11 +40,12 @@ def settings(name: str, data: Path) -> list[str]:
     pairs = [f"data.source=[{files['en']}]", f"data.target=[{files['de']}]"]
     val = [f"data.{s}_{side}=[]" for s in ("val", "test") for side in ("source", "target")]
     cifar = f"data={{type: parquet_images, train: [{data}/cifar10/train.parquet], val_fraction: 0.1"
-    sst2 = [f"data.{s}=[{data}/sst2/{f}.tsv]" for s, f in (("train", "train"), ("val", "dev"), ("test", "test"))]
+    sst2 = [
+        f"data.{s}=[{data}/sst2/{f}.tsv]"
+        for s, f in (("train", "train"), ("val", "dev"), ("test", "test"))
+    ]
     sound = [f"data.files=[{data}/fsdd/recordings.tar.gz]"]
-    text = (
-        f"data={{type: text, files: [{data}/tinyshakespeare/input.txt], context: CONTEXT, tokenizer: {{type: bytes}}}}"
-    )
+    text = f"data={{type: text, files: [{data}/tinyshakespeare/input.txt], context: CONTEXT, tokenizer: {{type: bytes}}}}"
     known: dict[str, list[str]] = {
         "alexnet": [cifar + ", size: 224, channels: 3}"],
         "vit": [cifar + "}"],
@@ -60,7 +61,8 @@ def settings(name: str, data: Path) -> list[str]:
         "transformer_base": [*pairs, *val],
         **{n: [f"data.root={data}/mnist"] for n in ("mnist_cnn", "mnist_cnn_best")},
         **{
-            n: [f"data.files=[{data}/tinyshakespeare/input.txt]"] for n in ("shakespeare_char", "shakespeare_char_best")
+            n: [f"data.files=[{data}/tinyshakespeare/input.txt]"]
+            for n in ("shakespeare_char", "shakespeare_char_best")
         },
         "structures": [f"data.files=[{data}/tinyshakespeare/input.txt]"],
     }
@@ -73,7 +75,11 @@ def settings(name: str, data: Path) -> list[str]:
 def longest_batch(split: Any, options: Any) -> dict[str, Any]:
     """As many rows as a micro-batch has, the longest of the split."""
     rows = options.rows(max(split.longest_rows(), default=None))
-    order = np.arange(len(split)) if split.lengths is None else np.argsort(-split.lengths, kind="stable")
+    order = (
+        np.arange(len(split))
+        if split.lengths is None
+        else np.argsort(-split.lengths, kind="stable")
+    )
     chosen = np.resize(order[:rows], rows)
     return join([split.batch(chosen[i : i + 1], 0, 0, True) for i in range(rows)])
 
@@ -92,7 +98,9 @@ def measured(name: str, data: Path, room: int) -> tuple[int, int]:
     batch = longest_batch(split, spec.train)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         model = build(spec.model, found.info)
-        state = TrainState(model.train(), spec.train.optimizer.build(named_weights(model)), spec.train.ema)
+        state = TrainState(
+            model.train(), spec.train.optimizer.build(named_weights(model)), spec.train.ema
+        )
         for _ in range(2):
             train_step(
                 state,
@@ -128,7 +136,16 @@ def main() -> None:
         return
     rows = []
     for name in given.names or sorted(path.stem for path in SAMPLES.glob("*.yaml")):
-        command = [sys.executable, __file__, name, "--data", str(given.data), "--room", str(given.room), "--one"]
+        command = [
+            sys.executable,
+            __file__,
+            name,
+            "--data",
+            str(given.data),
+            "--room",
+            str(given.room),
+            "--one",
+        ]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         if ended.returncode:
             rows.append([name, "", "", ended.stderr.strip().splitlines()[-1][:90]])

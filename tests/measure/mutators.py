@@ -37,7 +37,18 @@ def value(rng: random.Random) -> Any:
         return rng.choice([None, True, False])
     if kind == 8:
         return rng.choice(
-            [[], {}, [[]], [None], [0, 0], [1.5] * 3, {"type": None}, {"": 1}, {"a": {"b": {}}}, ["a"] * 50]
+            [
+                [],
+                {},
+                [[]],
+                [None],
+                [0, 0],
+                [1.5] * 3,
+                {"type": None},
+                {"": 1},
+                {"a": {"b": {}}},
+                ["a"] * 50,
+            ]
         )
     deep: Any = rng.choice([1, "x"])
     for _ in range(rng.choice([3, 30, 90])):
@@ -47,7 +58,13 @@ def value(rng: random.Random) -> Any:
 
 def places(tree: Tree) -> Iterator[tuple[Any, Any]]:
     """(container, key) of every value in a tree."""
-    items = list(tree.items()) if isinstance(tree, dict) else list(enumerate(tree)) if isinstance(tree, list) else []
+    items = (
+        list(tree.items())
+        if isinstance(tree, dict)
+        else list(enumerate(tree))
+        if isinstance(tree, list)
+        else []
+    )
     for key, inner in items:
         yield tree, key
         yield from places(inner)
@@ -59,22 +76,53 @@ def otherwise(rng: random.Random, old: Any) -> Any:
         return rng.choice([not old, int(old), str(old)])
     if isinstance(old, int):
         return rng.choice(
-            [old + 1, old - 1, -old, old * 2, old * 1000, float(old), str(old), [old], old * 10**12, old + 0.5]
+            [
+                old + 1,
+                old - 1,
+                -old,
+                old * 2,
+                old * 1000,
+                float(old),
+                str(old),
+                [old],
+                old * 10**12,
+                old + 0.5,
+            ]
         )
     if isinstance(old, float):
         return rng.choice(
-            [-old, old * 1e6, old / 1e6, str(old), [old], round(old) if math.isfinite(old) else 0, 1 - old]
+            [
+                -old,
+                old * 1e6,
+                old / 1e6,
+                str(old),
+                [old],
+                round(old) if math.isfinite(old) else 0,
+                1 - old,
+            ]
         )
     if isinstance(old, str):
         place = rng.randrange(len(old) + 1)
         slip = old[:place] + rng.choice(WORDS) + old[place:]
-        return rng.choice([slip, slip, old.upper(), old[:place], old[::-1], [old], {"type": old}, {old: old}])
+        return rng.choice(
+            [slip, slip, old.upper(), old[:place], old[::-1], [old], {"type": old}, {old: old}]
+        )
     if isinstance(old, list):
         return rng.choice(
-            [old + old, old * 20, old[:-1], old[::-1], dict(enumerate(map(str, old))), old[0] if old else 0, [old]]
+            [
+                old + old,
+                old * 20,
+                old[:-1],
+                old[::-1],
+                dict(enumerate(map(str, old))),
+                old[0] if old else 0,
+                [old],
+            ]
         )
     if isinstance(old, dict):
-        return rng.choice([list(old.items()), list(old), [old], dict(reversed(list(old.items()))), str(old)])
+        return rng.choice(
+            [list(old.items()), list(old), [old], dict(reversed(list(old.items()))), str(old)]
+        )
     return value(rng)
 
 
@@ -100,7 +148,13 @@ def seen(trees: list[Tree]) -> dict[Any, list[Any]]:
 
 
 def _change(
-    rng: random.Random, tree: Tree, container: Any, key: Any, found: list[Any], donors: list[Tree], names: list[str]
+    rng: random.Random,
+    tree: Tree,
+    container: Any,
+    key: Any,
+    found: list[Any],
+    donors: list[Tree],
+    names: list[str],
 ) -> None:
     """One change, at container[key]."""
     kind = rng.randrange(14)
@@ -152,14 +206,26 @@ def _flip_early(rng: random.Random, content: bytearray) -> bytes:
     """In the header, where most decisions are made."""
     for _ in range(rng.choice([1, 2])):
         if content:
-            content[rng.randrange(min(len(content), 64))] = rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)])
+            content[rng.randrange(min(len(content), 64))] = rng.choice(
+                [0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)]
+            )
     return bytes(content)
 
 
 def _cut(rng: random.Random, content: bytearray) -> bytes:
     return bytes(
         content[
-            : rng.choice([0, 1, 7, 8, len(content) // 2, max(0, len(content) - 1), rng.randrange(len(content) + 1)])
+            : rng.choice(
+                [
+                    0,
+                    1,
+                    7,
+                    8,
+                    len(content) // 2,
+                    max(0, len(content) - 1),
+                    rng.randrange(len(content) + 1),
+                ]
+            )
         ]
     )
 
@@ -185,8 +251,12 @@ def _overwrite(rng: random.Random, content: bytearray) -> bytes:
     """Four or eight bytes as an extreme number."""
     width = rng.choice([2, 4, 8])
     start = rng.randrange(max(1, len(content) - width))
-    number = rng.choice([0, 1, 2 ** (8 * width) - 1, 2 ** (8 * width - 1), 2 ** (8 * width - 1) - 1, 2**16 - 1])
-    content[start : start + width] = (number % 2 ** (8 * width)).to_bytes(width, rng.choice(["little", "big"]))
+    number = rng.choice(
+        [0, 1, 2 ** (8 * width) - 1, 2 ** (8 * width - 1), 2 ** (8 * width - 1) - 1, 2**16 - 1]
+    )
+    content[start : start + width] = (number % 2 ** (8 * width)).to_bytes(
+        width, rng.choice(["little", "big"])
+    )
     return bytes(content)
 
 
@@ -217,7 +287,9 @@ def mutate_lines(rng: random.Random, text: str) -> str:
             lines[at] = lines[at][:place] + rng.choice(WORDS) + lines[at][place:]
         elif kind == 6:
             lines = (
-                lines[:at] if rng.random() < 0.3 else lines[:at] + [lines[at]] * rng.choice([2, 10, 200]) + lines[at:]
+                lines[:at]
+                if rng.random() < 0.3
+                else lines[:at] + [lines[at]] * rng.choice([2, 10, 200]) + lines[at:]
             )
         else:
             words = lines[at].split(" ")

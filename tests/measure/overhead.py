@@ -76,8 +76,12 @@ def hand_decoder(data: Path, steps: int, precision: str, channels_last: bool) ->
     text = (data / "tinyshakespeare" / "input.txt").read_text()
     symbols = {c: i for i, c in enumerate(sorted(set(text)))}
     tokens = torch.tensor([symbols[c] for c in text[: int(0.9 * len(text))]])
-    model = build(load(SAMPLES / "shakespeare_char.yaml").model, DatasetInfo(vocab_size=65, context=64))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1, fused=True)
+    model = build(
+        load(SAMPLES / "shakespeare_char.yaml").model, DatasetInfo(vocab_size=65, context=64)
+    )
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1, fused=True
+    )
     window, start = torch.arange(65), 0.0
     for step in range(steps):
         if step == FIRST:
@@ -97,7 +101,10 @@ def pretrain(name: str, data: Path, steps: int, settings: list[str]) -> float:
     """Seconds per step of `bigmodel pretrain`, by its own records."""
     spec, source = {
         "cnn": ("mnist_cnn.yaml", f"data.root='{data / 'mnist'}'"),
-        "decoder": ("shakespeare_char.yaml", f"data.files=['{data / 'tinyshakespeare' / 'input.txt'}']"),
+        "decoder": (
+            "shakespeare_char.yaml",
+            f"data.files=['{data / 'tinyshakespeare' / 'input.txt'}']",
+        ),
     }[name]
     changes = [
         source,
@@ -108,7 +115,14 @@ def pretrain(name: str, data: Path, steps: int, settings: list[str]) -> float:
     ]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         out = Path(folder) / "run"
-        words = ["pretrain", str(SAMPLES / spec), "--out", str(out), "--set", f"train.log_every={FIRST}"]
+        words = [
+            "pretrain",
+            str(SAMPLES / spec),
+            "--out",
+            str(out),
+            "--set",
+            f"train.log_every={FIRST}",
+        ]
         with contextlib.redirect_stdout(io.StringIO()):
             status = run([*words, *(w for c in [*changes, *settings] for w in ("--set", c))])
         assert status == 0
@@ -117,7 +131,10 @@ def pretrain(name: str, data: Path, steps: int, settings: list[str]) -> float:
     return float((elapsed[steps] - elapsed[FIRST]) / (steps - FIRST))
 
 
-HANDS: dict[str, Callable[[Path, int, str, bool], float]] = {"cnn": hand_cnn, "decoder": hand_decoder}
+HANDS: dict[str, Callable[[Path, int, str, bool], float]] = {
+    "cnn": hand_cnn,
+    "decoder": hand_decoder,
+}
 
 
 def one(network: str, way: str, precision: str, data: Path, steps: int) -> float:
@@ -127,7 +144,11 @@ def one(network: str, way: str, precision: str, data: Path, steps: int) -> float
     if way == "default":
         return pretrain(network, data, steps, [])
     if way == "fit":
-        pinned = [f"train.precision={precision}", f"train.memory_format={layout}", "train.compile='off'"]
+        pinned = [
+            f"train.precision={precision}",
+            f"train.memory_format={layout}",
+            "train.compile='off'",
+        ]
         return pretrain(network, data, steps, pinned)
     if way == "tuned":
         keep_freed_memory()
@@ -137,7 +158,9 @@ def one(network: str, way: str, precision: str, data: Path, steps: int) -> float
 def in_process(words: list[str], way: str, precision: str) -> float:
     """The same in a process of its own."""
     command = [sys.executable, __file__, *words, "--one", way, precision]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    return float(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+    )
 
 
 def unpack(data: Path, folder: Path) -> None:

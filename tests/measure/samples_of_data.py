@@ -34,7 +34,9 @@ def wav(hertz: float, seconds: float = 0.1, rate: int = 8000) -> bytes:
     """A tone."""
     import numpy as np
 
-    samples = (8000 * np.sin(2 * np.pi * hertz * np.arange(round(rate * seconds)) / rate)).astype("<i2")
+    samples = (8000 * np.sin(2 * np.pi * hertz * np.arange(round(rate * seconds)) / rate)).astype(
+        "<i2"
+    )
     file = io.BytesIO()
     with wave.open(file, "wb") as out:
         out.setnchannels(1)
@@ -57,7 +59,11 @@ def image(kind: str, shade: int, size: int = 12) -> bytes:
 
 def idx(values: Any) -> bytes:
     """An array of bytes in the format of MNIST's files."""
-    return bytes((0, 0, 8, values.ndim)) + struct.pack(f">{values.ndim}i", *values.shape) + values.tobytes()
+    return (
+        bytes((0, 0, 8, values.ndim))
+        + struct.pack(f">{values.ndim}i", *values.shape)
+        + values.tobytes()
+    )
 
 
 def archive(members: dict[str, bytes], mode: str) -> bytes:
@@ -85,10 +91,18 @@ def texts() -> dict[str, bytes]:
     """Running text, tables and pairs: the content of each file, by its path."""
     english, german = "\n".join(sentences(24)) + "\n", "\n".join(sentences(24, 1)) + "\n"
     objects = "".join(
-        json.dumps({"text": t, "label": n % 2, "en": t, "de": t[::-1]}) + "\n" for n, t in enumerate(sentences(24))
+        json.dumps({"text": t, "label": n % 2, "en": t, "de": t[::-1]}) + "\n"
+        for n, t in enumerate(sentences(24))
     )
-    columns = {"text": sentences(24), "label": [n % 2 for n in range(24)], "en": sentences(24), "de": sentences(24, 1)}
-    pairs = "en,de\n" + "".join(f'"{a}","{b}"\n' for a, b in zip(sentences(24), sentences(24, 1), strict=True))
+    columns = {
+        "text": sentences(24),
+        "label": [n % 2 for n in range(24)],
+        "en": sentences(24),
+        "de": sentences(24, 1),
+    }
+    pairs = "en,de\n" + "".join(
+        f'"{a}","{b}"\n' for a, b in zip(sentences(24), sentences(24, 1), strict=True)
+    )
     long = "\n".join(sentences(400)) + "\n"
     found = {
         "text/a.txt": long.encode(),
@@ -115,7 +129,9 @@ def pictures() -> dict[str, bytes]:
     import numpy as np
 
     kinds = ("png", "jpeg", "gif", "bmp", "webp", "tiff", "ppm")
-    found = {f"images/{'ab'[n % 2]}/{n}.{kinds[n % 7]}": image(kinds[n % 7], 17 * n) for n in range(14)}
+    found = {
+        f"images/{'ab'[n % 2]}/{n}.{kinds[n % 7]}": image(kinds[n % 7], 17 * n) for n in range(14)
+    }
     columns = {
         "image": [{"bytes": image("png", 20 * n), "path": None} for n in range(12)],
         "label": [n % 2 for n in range(12)],
@@ -125,7 +141,9 @@ def pictures() -> dict[str, bytes]:
     for name, count in (("train", 60), ("t10k", 20)):
         pixels = rng.integers(0, 256, (count, 28, 28)).astype(np.uint8)
         found[f"data/MNIST/raw/{name}-images-idx3-ubyte"] = idx(pixels)
-        found[f"data/MNIST/raw/{name}-labels-idx1-ubyte"] = idx((np.arange(count) % 10).astype(np.uint8))
+        found[f"data/MNIST/raw/{name}-labels-idx1-ubyte"] = idx(
+            (np.arange(count) % 10).astype(np.uint8)
+        )
     return found
 
 
@@ -134,9 +152,13 @@ def sounds() -> dict[str, bytes]:
     import soundfile
 
     members = {
-        f"{n % 10}_{['theo', 'nic'][n % 2]}_{n // 4}.wav": wav(300 + 40 * n, 0.1 + 0.01 * (n % 3)) for n in range(40)
+        f"{n % 10}_{['theo', 'nic'][n % 2]}_{n // 4}.wav": wav(300 + 40 * n, 0.1 + 0.01 * (n % 3))
+        for n in range(40)
     }
-    found = {"data/fsdd/recordings.tar.gz": archive(members, "w:gz"), "sounds.tar": archive(members, "w")}
+    found = {
+        "data/fsdd/recordings.tar.gz": archive(members, "w:gz"),
+        "sounds.tar": archive(members, "w"),
+    }
     for n in range(12):
         found[f"sounds/{'ab'[n % 2]}/{n}.wav"] = wav(300 + 50 * n)
     for ending in ("flac", "ogg", "mp3"):

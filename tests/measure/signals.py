@@ -33,7 +33,9 @@ PATIENCE = 60.0
 """Seconds within which a stopped run must have ended: steps here take milliseconds."""
 
 
-def stop_once(child: Child, rng: random.Random, seconds: float, outcome: Outcome) -> tuple[str, Ended]:
+def stop_once(
+    child: Child, rng: random.Random, seconds: float, outcome: Outcome
+) -> tuple[str, Ended]:
     """Send a signal at a random moment and wait for the end. Returns what was sent ('' where the run had ended before)."""
     name, group = rng.choice(list(SIGNALS)), rng.random() < 0.5
     moment, pause = rng.uniform(0, 1.1 * seconds), rng.uniform(0, 0.05)
@@ -63,7 +65,10 @@ def faults_of(ended: Ended, name: str, out: Path) -> list[str]:
     if ended.status == 0 and told.get("state") != "done":
         faults.append(f"ended with 0, and status.json says {told}")
     # a command that was stopped before it began leaves the status of the one before
-    began = not any(text in ended.err for text in ("bigmodel: stopped by SIG", "stopped before anything was written"))
+    began = not any(
+        text in ended.err
+        for text in ("bigmodel: stopped by SIG", "stopped before anything was written")
+    )
     if ended.status == expected and "twice" not in name and out.exists() and began:
         if (told.get("state"), told.get("code")) != ("stopped", expected):
             faults.append(f"status.json says {told} after {name}: {ended.err[-300:]}")
@@ -72,7 +77,9 @@ def faults_of(ended: Ended, name: str, out: Path) -> list[str]:
     return faults
 
 
-def stopped_at_times(zygote: Zygote, family: str, out: Path, rng: random.Random, reference: Reference) -> Outcome:
+def stopped_at_times(
+    zygote: Zygote, family: str, out: Path, rng: random.Random, reference: Reference
+) -> Outcome:
     """Stop a run several times, let it end, and compare it with the one that nobody stopped."""
     outcome, env = Outcome(), {}
     if rng.random() < 0.5:
@@ -87,7 +94,11 @@ def stopped_at_times(zygote: Zygote, family: str, out: Path, rng: random.Random,
         if ended.status == 0 or outcome.faults:
             break
         told = "to go on: " in ended.err
-        child = zygote.start(*resume_command(ended.err), env=env) if told else start(zygote, family, out, env)
+        child = (
+            zygote.start(*resume_command(ended.err), env=env)
+            if told
+            else start(zygote, family, out, env)
+        )
     else:
         ended = child.wait(PATIENCE)
     if not outcome.faults and ended.status != 0:

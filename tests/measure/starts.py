@@ -36,8 +36,12 @@ print(time.perf_counter() - start, time.process_time() - used, len(data.split("t
 
 def write_images(folder: Path, count: int, size: int) -> None:
     """Plain BMP files of `size` x `size` in 100 classes, each of another content."""
-    header = b"BM" + (54 + 3 * size * size).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
-    header += (40).to_bytes(4, "little") + 2 * size.to_bytes(4, "little") + b"\1\0\x18\0" + bytes(24)
+    header = (
+        b"BM" + (54 + 3 * size * size).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
+    )
+    header += (
+        (40).to_bytes(4, "little") + 2 * size.to_bytes(4, "little") + b"\1\0\x18\0" + bytes(24)
+    )
     for number in range(count):
         path = folder / f"class{number % 100:02}" / f"{number // 100:05}.bmp"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +54,10 @@ def write_text(path: Path, size: int) -> None:
         number = 0
         while file.tell() < size:
             file.write(
-                "".join(f"line {n:09} of a long text that says nothing\n" for n in range(number, number + 10_000))
+                "".join(
+                    f"line {n:09} of a long text that says nothing\n"
+                    for n in range(number, number + 10_000)
+                )
             )
             number += 10_000
 
@@ -84,8 +91,16 @@ def main() -> None:
         time.sleep(3)  # what changed a moment ago is not remembered
         print(f"{'data':40} {'first start (processor)':>24} {'second start (processor)':>24}")
         for name, options, wanted in (
-            (f"{chosen.images:,} images", f"{{type: image_folder, root: {images.name}}}", chosen.images),
-            (f"{chosen.text:,} bytes of text", f"{{type: text, files: [{text.name}], context: 256}}", chosen.text),
+            (
+                f"{chosen.images:,} images",
+                f"{{type: image_folder, root: {images.name}}}",
+                chosen.images,
+            ),
+            (
+                f"{chosen.text:,} bytes of text",
+                f"{{type: text, files: [{text.name}], context: 256}}",
+                chosen.text,
+            ),
         ):
             if wanted:
                 with tempfile.TemporaryDirectory(dir=folder) as cache:

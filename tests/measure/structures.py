@@ -67,24 +67,48 @@ def pretrain(structure: str, ground: Ground, seed: int, steps: int) -> dict[str,
             f"data.files=['{ground.data / 'tinyshakespeare' / 'input.txt'}']", STRUCTURES[structure], f"train.steps={steps}",
             f"train.validate_every={steps}", f"train.precision={ground.precision}", "task.sample_tokens=0",
         ]  # fmt: skip
-        words = ["pretrain", str(SPEC), "--out", f"{folder}/run", "--device", "cpu", "--seed", str(seed)]
-        command = [sys.executable, "-m", "bigmodel_cli", *words, *(w for s in settings for w in ("--set", s))]
+        words = [
+            "pretrain",
+            str(SPEC),
+            "--out",
+            f"{folder}/run",
+            "--device",
+            "cpu",
+            "--seed",
+            str(seed),
+        ]
+        command = [
+            sys.executable,
+            "-m",
+            "bigmodel_cli",
+            *words,
+            *(w for s in settings for w in ("--set", s)),
+        ]
         environment = {**os.environ, "OMP_NUM_THREADS": str(ground.threads)}
         subprocess.run(command, check=True, capture_output=True, env=environment)
-        records = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
+        records = [
+            json.loads(line)
+            for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()
+        ]
     first, last = (r for r in records if "elapsed" in r and r["step"] in (10, steps))
     seconds = (last["elapsed"] - first["elapsed"]) / (steps - 10)
     loss = next(r["val"]["loss"] for r in reversed(records) if "val" in r)
     return {"loss": loss, "seconds": seconds, "tokens": 8 * 256 / seconds}
 
 
-def within(structure: str, ground: Ground, seed: int, minutes: float, steps: int | None) -> dict[str, float]:
+def within(
+    structure: str, ground: Ground, seed: int, minutes: float, steps: int | None
+) -> dict[str, float]:
     """Train for as many steps as fit into the time, or as are asked for."""
     if steps is None:
         speed = pretrain(structure, ground, seed, CALIBRATION)["seconds"]
         steps = max(20, 10 * round(60 * minutes / speed / 10))
     result = {**pretrain(structure, ground, seed, steps), "steps": steps}
-    print(f"seed {seed}  {structure}: {steps} steps, loss {result['loss']:.4f}", file=sys.stderr, flush=True)
+    print(
+        f"seed {seed}  {structure}: {steps} steps, loss {result['loss']:.4f}",
+        file=sys.stderr,
+        flush=True,
+    )
     return result
 
 
@@ -119,14 +143,18 @@ def measure(structure: str, length: int) -> dict[str, float]:
 
 def resident(field: str = "VmRSS") -> int:
     """Bytes of this process in memory, now or at most."""
-    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field))
+    line = next(
+        x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field)
+    )
     return int(line.split()[1]) * 1024
 
 
 def measured(structure: str, length: int) -> dict[str, float]:
     """`measure` in a process of its own."""
     command = [sys.executable, __file__, "--data", "-", "--measure", structure, str(length)]
-    values: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    values: dict[str, float] = json.loads(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    )
     return values
 
 
@@ -137,8 +165,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--only", nargs="+", choices=list(STRUCTURES), default=list(STRUCTURES), metavar="NAME")
-    parser.add_argument("--steps", type=int, help="as many for each, instead of as many as fit into the time")
+    parser.add_argument(
+        "--only", nargs="+", choices=list(STRUCTURES), default=list(STRUCTURES), metavar="NAME"
+    )
+    parser.add_argument(
+        "--steps", type=int, help="as many for each, instead of as many as fit into the time"
+    )
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -149,7 +181,9 @@ def main() -> None:
     work = [(name, seed) for seed in range(arguments.seeds) for name in arguments.only]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         ground = Ground(arguments.data.resolve(), threads, arguments.precision)
-        done = list(pool.map(lambda w: within(w[0], ground, w[1], arguments.minutes, arguments.steps), work))
+        done = list(
+            pool.map(lambda w: within(w[0], ground, w[1], arguments.minutes, arguments.steps), work)
+        )
     rows = []
     for name in arguments.only:
         runs = [result for (other, _), result in zip(work, done, strict=True) if other == name]
@@ -166,7 +200,12 @@ def main() -> None:
         )  # fmt: skip
     at = " / ".join(f"{n:,}" for n in LENGTHS)
     columns = ["structure", "parameters", "bits per byte (mean; seeds)", "steps", "tokens/s"]
-    print(table([*columns, f"peak memory {at}", f"cache bytes per token {at}"], sorted(rows, key=lambda row: row[2])))
+    print(
+        table(
+            [*columns, f"peak memory {at}", f"cache bytes per token {at}"],
+            sorted(rows, key=lambda row: row[2]),
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -33,13 +33,24 @@ class Watch:
     `packages` are folders that Python reads its modules from: reading there is right, writing is not.
     """
 
-    def __init__(self, inside: Iterable[Path], outside: Iterable[Path], known: Iterable[str] = ()) -> None:
+    def __init__(
+        self, inside: Iterable[Path], outside: Iterable[Path], known: Iterable[str] = ()
+    ) -> None:
         self.inside, self.outside = [str(p) + "/" for p in inside], [str(p) + "/" for p in outside]
-        prefixes = {sys.prefix, sys.base_prefix, os.path.realpath(sys.prefix), str(Path(os.__file__).parent)}
+        prefixes = {
+            sys.prefix,
+            sys.base_prefix,
+            os.path.realpath(sys.prefix),
+            str(Path(os.__file__).parent),
+        }
         here = Path(__file__).resolve().parents[2]
         self.packages = [f"{p}/" for p in (*prefixes, here / "bigmodel_cli", here / "tests")]
         self.known, self.on, self.noted = set(known), False, set[str]()
-        self.modules = frozenset(name.partition(".")[0] for name in sys.modules) | DECLARED | sys.stdlib_module_names
+        self.modules = (
+            frozenset(name.partition(".")[0] for name in sys.modules)
+            | DECLARED
+            | sys.stdlib_module_names
+        )
         sys.addaudithook(self.hook)
 
     def begin(self) -> None:
@@ -73,7 +84,11 @@ class Watch:
         real = path
         try:
             parent = os.path.realpath(os.path.dirname(path))
-            real = os.path.join(parent, os.path.basename(path)) if flags & os.O_NOFOLLOW else os.path.realpath(path)
+            real = (
+                os.path.join(parent, os.path.basename(path))
+                if flags & os.O_NOFOLLOW
+                else os.path.realpath(path)
+            )
         except OSError:
             pass
         reads = event in ("os.listdir", "os.scandir") or (

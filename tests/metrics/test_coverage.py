@@ -22,7 +22,11 @@ Draw = Callable[[Any, int], Measure]
 
 
 def _mean(sums: Any, counts: Any, limits: tuple[float, float] = (0.0, math.inf)) -> Measure:
-    return mean(torch.from_numpy(np.asarray(sums)), torch.from_numpy(np.asarray(counts)), MetricInfo(limits=limits))
+    return mean(
+        torch.from_numpy(np.asarray(sums)),
+        torch.from_numpy(np.asarray(counts)),
+        MetricInfo(limits=limits),
+    )
 
 
 def normal(rng: Any, n: int) -> Measure:
@@ -55,7 +59,9 @@ def shares(rng: Any, n: int) -> Measure:
 def errors(rng: Any, n: int) -> Measure:
     """Word errors, of which three texts in ten have some."""
     counts = rng.poisson(5, n) + 1
-    return _mean(np.where(rng.random(n) < 0.3, np.minimum(counts, 1 + rng.poisson(0.3, n)), 0), counts)
+    return _mean(
+        np.where(rng.random(n) < 0.3, np.minimum(counts, 1 + rng.poisson(0.3, n)), 0), counts
+    )
 
 
 def classes(rng: Any, n: int) -> Measure:
@@ -70,7 +76,9 @@ def corpus(rng: Any, n: int) -> Measure:
     """The geometric mean of two precisions over a corpus, as BLEU has it."""
     counts = rng.poisson(12, n) + 4
     share = rng.beta(6, 4, n)
-    rows = np.stack([rng.binomial(counts, share), counts, rng.binomial(counts - 1, share**2), counts - 1], 1)
+    rows = np.stack(
+        [rng.binomial(counts, share), counts, rng.binomial(counts - 1, share**2), counts - 1], 1
+    )
 
     def value(sums: torch.Tensor) -> torch.Tensor:
         return 100 * ((sums[..., 0] / sums[..., 1]) * (sums[..., 2] / sums[..., 3])).sqrt()
@@ -93,7 +101,9 @@ def found_in_vain(draw: Draw, n: int, cases: int) -> tuple[float, float]:
     """(share of p < 0.05, share of intervals without 0) for two models of one quality."""
     rng = np.random.default_rng(n)
     found = [compare(draw(rng, n), draw(rng, n)) for _ in range(cases)]
-    return sum(d.p < 0.05 for d in found) / cases, sum(not d.low <= 0 <= d.high for d in found) / cases
+    return sum(d.p < 0.05 for d in found) / cases, sum(
+        not d.low <= 0 <= d.high for d in found
+    ) / cases
 
 
 @pytest.mark.parametrize("draw", [skewed, tokens, classes])

@@ -42,7 +42,10 @@ def test_pseudo_values_are_the_jackknifes_dense_and_sparse() -> None:
     own = counts > 0
     n = int(own.sum())
     whole = sums.sum() / counts.sum()
-    wanted = [n * whole - (n - 1) * (sums.sum() - s) / (counts.sum() - c) for s, c in zip(sums[own], counts[own])]  # noqa: B905
+    wanted = [
+        n * whole - (n - 1) * (sums.sum() - s) / (counts.sum() - c)
+        for s, c in zip(sums[own], counts[own])
+    ]  # noqa: B905
     measure = mean(torch.from_numpy(sums), torch.from_numpy(counts), MetricInfo())
     assert pseudo_values(measure).tolist() == pytest.approx(wanted)
     sparse = Measure(measure.statistics.to_sparse(), ratio, measure.count)
@@ -71,9 +74,27 @@ def test_a_skewed_interval_is_where_halls_statistic_is_students_quantile() -> No
 
 def test_a_large_corpus_has_the_width_of_sacrebleus_bootstrap() -> None:
     rng = np.random.default_rng(2)
-    words = ["a", "man", "in", "the", "red", "hat", "rides", "his", "old", "bicycle", "down", "one", "long", "street"]
+    words = [
+        "a",
+        "man",
+        "in",
+        "the",
+        "red",
+        "hat",
+        "rides",
+        "his",
+        "old",
+        "bicycle",
+        "down",
+        "one",
+        "long",
+        "street",
+    ]
     references = [" ".join(rng.choice(words, rng.integers(4, 14))) for _ in range(150)]
-    predictions = [" ".join(w if rng.random() < 0.8 else rng.choice(words) for w in r.split()) for r in references]
+    predictions = [
+        " ".join(w if rng.random() < 0.8 else rng.choice(words) for w in r.split())
+        for r in references
+    ]
     found = estimate(text_measures(["bleu"], predictions, references)["bleu"])
     theirs = sacrebleu.BLEU().corpus_score(predictions, [references], n_bootstrap=1000)
     assert (found.high - found.low) / 2 == pytest.approx(theirs._ci, rel=0.15)
@@ -112,7 +133,10 @@ def test_differences_of_right_answers_are_bonetts_and_prices() -> None:
     found = compare(*(mean(x, torch.ones(100), SHARE) for x in (first, second)))
     p12, p21 = 4 / 102, 1 / 102
     reach = stats.norm.ppf(0.975) * math.sqrt((p12 + p21 - (p12 - p21) ** 2) / 102)
-    assert (found.low, found.high) == (pytest.approx(p12 - p21 - reach), pytest.approx(p12 - p21 + reach))
+    assert (found.low, found.high) == (
+        pytest.approx(p12 - p21 - reach),
+        pytest.approx(p12 - p21 + reach),
+    )
     assert found.low < 0 < found.high
     assert found.p == pytest.approx(0.25)
 
@@ -124,7 +148,12 @@ def test_an_interval_leaves_out_0_only_where_the_test_does() -> None:
         n = int(rng.integers(5, 40))
         counts = torch.from_numpy(rng.poisson(8, n) + 2)
         pair = [
-            mean(torch.from_numpy(np.where(rng.random(n) < 0.1, 1 + rng.poisson(1, n), 0)), counts, LOSS) for _ in "ab"
+            mean(
+                torch.from_numpy(np.where(rng.random(n) < 0.1, 1 + rng.poisson(1, n), 0)),
+                counts,
+                LOSS,
+            )
+            for _ in "ab"
         ]
         found = compare(*pair)
         assert found.low <= 0 <= found.high or found.p < 0.05
@@ -133,11 +162,17 @@ def test_an_interval_leaves_out_0_only_where_the_test_does() -> None:
 def test_items_that_count_unevenly_are_as_many_as_even_ones_would_be() -> None:
     """Kish (1965): an item of 900 tokens beside 29 of 10 is hardly more than one item."""
     counts = torch.tensor([900.0] + [10.0] * 29, dtype=torch.float64)
-    assert degrees_of_freedom(mean(counts, counts, LOSS)) == round(1190**2 / (900**2 + 29 * 100)) - 1 == 1
+    assert (
+        degrees_of_freedom(mean(counts, counts, LOSS))
+        == round(1190**2 / (900**2 + 29 * 100)) - 1
+        == 1
+    )
     assert degrees_of_freedom(mean(counts, torch.ones(30), LOSS)) == 29
 
 
-def test_many_classes_are_looked_at_a_few_items_and_swaps_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_classes_are_looked_at_a_few_items_and_swaps_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     labels, predictions = torch.arange(40) % 23, torch.arange(40) % 19
     measure = f1_measure(labels, predictions, 50)
     whole = measure.each()
@@ -173,7 +208,8 @@ def test_p_is_that_of_all_swaps(n: int) -> None:
     counts = rng.integers(1, 6, (2, n))
     sums = rng.integers(0, 9, (2, n)).astype(float)
     first, second = (
-        mean(torch.from_numpy(s), torch.from_numpy(c), MetricInfo()) for s, c in zip(sums, counts, strict=True)
+        mean(torch.from_numpy(s), torch.from_numpy(c), MetricInfo())
+        for s, c in zip(sums, counts, strict=True)
     )
     seen = sums[1].sum() / counts[1].sum() - sums[0].sum() / counts[0].sum()
     larger = 0

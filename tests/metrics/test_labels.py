@@ -17,7 +17,9 @@ from bigmodel_cli.metrics.labels import confusion, draw_confusion, f1_measure, m
 def test_counts_and_f1_are_those_of_scikit_learn(classes: int) -> None:
     rng = np.random.default_rng(classes)
     for case in range(20):
-        present = rng.choice(classes, rng.integers(1, classes + 1), replace=False)  # others are absent from both
+        present = rng.choice(
+            classes, rng.integers(1, classes + 1), replace=False
+        )  # others are absent from both
         labels, predictions = rng.choice(present, 40), rng.choice(present, 40)
         if case % 2:
             predictions = np.where(rng.random(40) < 0.7, labels, rng.integers(classes, size=40))
@@ -29,7 +31,9 @@ def test_counts_and_f1_are_those_of_scikit_learn(classes: int) -> None:
         measure = f1_measure(torch.from_numpy(labels), torch.from_numpy(predictions), classes)
         assert measure.total() == pytest.approx(wanted, abs=1e-12)
         weights = torch.from_numpy(rng.multinomial(40, np.full(40, 1 / 40), size=3)).double()
-        for row, value in zip(weights.long().numpy(), measure.value(measure.sums(weights)).tolist(), strict=True):
+        for row, value in zip(
+            weights.long().numpy(), measure.value(measure.sums(weights)).tolist(), strict=True
+        ):
             again = f1_score(labels.repeat(row), predictions.repeat(row), average="macro")
             assert value == pytest.approx(again, abs=1e-12)
 
@@ -53,10 +57,18 @@ def test_counts_add_up_and_f1_is_computed_for_many_at_once() -> None:
 def test_the_picture(tmp_path: Path) -> None:
     from PIL import Image
 
-    for classes in (["negative", "positive"], [str(i) for i in range(10)], [f"a $long$ name\n{i}" for i in range(100)]):
+    for classes in (
+        ["negative", "positive"],
+        [str(i) for i in range(10)],
+        [f"a $long$ name\n{i}" for i in range(100)],
+    ):
         count = len(classes)
         path = tmp_path / f"{count}.png"
-        draw_confusion(torch.randint(50, (count, count)) + 500 * torch.eye(count, dtype=torch.int64), classes, path)
+        draw_confusion(
+            torch.randint(50, (count, count)) + 500 * torch.eye(count, dtype=torch.int64),
+            classes,
+            path,
+        )
         with Image.open(path) as image:
             assert image.format == "PNG"
             assert min(image.size) > 400

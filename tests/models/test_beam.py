@@ -63,7 +63,9 @@ def test_a_beam_as_wide_as_all_texts_finds_the_best_of_them(penalty: float) -> N
     best = sorted(scores, key=lambda text: -scores[text])
     assert len(found) == len(scores)
     assert [tuple(h.tokens) for h in found[:20]] == best[:20]
-    assert [h.score for h in found[:20]] == pytest.approx([scores[text] for text in best[:20]], abs=1e-5)
+    assert [h.score for h in found[:20]] == pytest.approx(
+        [scores[text] for text in best[:20]], abs=1e-5
+    )
 
 
 def source() -> torch.Tensor:
@@ -77,10 +79,14 @@ def source() -> torch.Tensor:
 def test_width_one_is_greedy() -> None:
     ours, _ = marian()
     start = torch.full((6, 1), START)
-    steps = torch.stack(list(generate(ours.generator(source()), start, max_new_tokens=15, stop=END)), 1).tolist()
+    steps = torch.stack(
+        list(generate(ours.generator(source()), start, max_new_tokens=15, stop=END)), 1
+    ).tolist()
     greedy = [row[: row.index(END)] if END in row else row for row in steps]
     for penalty in (0.0, 1.0):
-        found = beam_search(ours.generator(source()), start, Beam(1, penalty), max_new_tokens=15, stop=END)
+        found = beam_search(
+            ours.generator(source()), start, Beam(1, penalty), max_new_tokens=15, stop=END
+        )
         assert [row[0].tokens for row in found] == greedy
 
 
@@ -88,9 +94,13 @@ def test_width_one_is_greedy() -> None:
 def test_what_is_found_does_not_depend_on_the_batch_or_on_padding(width: int) -> None:
     ours, _ = marian()
     search: Any = {"max_new_tokens": 15, "stop": END}
-    together = beam_search(ours.generator(source()), torch.full((6, 1), START), Beam(width), **search)
+    together = beam_search(
+        ours.generator(source()), torch.full((6, 1), START), Beam(width), **search
+    )
     for row, found in zip(source(), together, strict=True):
-        alone = beam_search(ours.generator(row[row >= 0][None]), torch.tensor([[START]]), Beam(width), **search)[0]
+        alone = beam_search(
+            ours.generator(row[row >= 0][None]), torch.tensor([[START]]), Beam(width), **search
+        )[0]
         assert [h.tokens for h in alone] == [h.tokens for h in found]
         assert [h.score for h in alone] == pytest.approx([h.score for h in found], abs=1e-4)
 
@@ -107,7 +117,11 @@ def test_equals_the_beam_search_of_transformers(width: int) -> None:
         return_dict_in_generate=True, output_scores=True,
     )  # fmt: skip
     found = beam_search(
-        ours.generator(tokens), torch.full((6, 1), START), Beam(width, 0.0), max_new_tokens=12, stop=END
+        ours.generator(tokens),
+        torch.full((6, 1), START),
+        Beam(width, 0.0),
+        max_new_tokens=12,
+        stop=END,
     )
     texts = [[t for t in row[1:] if t not in (END, 29)] for row in want.sequences.tolist()]
     got = [h for row in found for h in row]
@@ -121,6 +135,12 @@ def test_the_task_and_the_command_bound_beams_alike(cli: Callable[..., Result]) 
     from bigmodel_cli.config import MOST_BEAMS
 
     assert predict.MOST_BEAMS == MOST_BEAMS
-    for option, most in (("--beams", MOST_BEAMS), ("--n-best", MOST_BEAMS), ("--max-tokens", predict.MOST_TOKENS)):
+    for option, most in (
+        ("--beams", MOST_BEAMS),
+        ("--n-best", MOST_BEAMS),
+        ("--max-tokens", predict.MOST_TOKENS),
+    ):
         result = cli("predict", "run", "a", option, most + 1)
-        assert (result.status, f"less than or equal to {most}" in result.err) == (2, True), result.err
+        assert (result.status, f"less than or equal to {most}" in result.err) == (2, True), (
+            result.err
+        )

@@ -31,11 +31,15 @@ def test_the_mnist_network() -> None:
         nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Flatten(), nn.Linear(576, 64), nn.ReLU(), nn.Linear(64, 10),
     )  # fmt: skip
-    reference.load_state_dict(dict(zip(reference.state_dict(), model.state_dict().values(), strict=True)))
+    reference.load_state_dict(
+        dict(zip(reference.state_dict(), model.state_dict().values(), strict=True))
+    )
     x = torch.randn(4, 1, 28, 28)
     assert torch.equal(model(x), reference(x))
     assert sum(p.numel() for p in model.parameters()) == 93_322
-    assert flops(model, x[:1]) == 2 * (26 * 26 * 32 * 9 + 11 * 11 * 64 * 288 + 3 * 3 * 64 * 576 + 576 * 64 + 640)
+    assert flops(model, x[:1]) == 2 * (
+        26 * 26 * 32 * 9 + 11 * 11 * 64 * 288 + 3 * 3 * 64 * 576 + 576 * 64 + 640
+    )
     shapes = {layer.path: layer.shape for layer in describe(model, x[:1])}
     assert shapes["layers.0"] == (1, 32, 26, 26)
     assert shapes["layers.6"] == (1, 64)
@@ -50,7 +54,11 @@ def test_a_training_step_computes_the_gradients_that_are_wanted() -> None:
         {"type": "dense", "units": "classes"},
     ]
     model = cnn(layers).to("meta")
-    costs = [2 * 5 * 26 * 26 * 8 * 9, 2 * 5 * 12 * 12 * 8 * 9, 2 * 5 * 12 * 12 * 8 * 10]  # of five images
+    costs = [
+        2 * 5 * 26 * 26 * 8 * 9,
+        2 * 5 * 12 * 12 * 8 * 9,
+        2 * 5 * 12 * 12 * 8 * 10,
+    ]  # of five images
     x = torch.zeros(5, 1, 28, 28, device="meta")
     assert flops(model, x) == sum(costs)
     assert training_flops(model, x) == 3 * sum(costs) - costs[0]  # the image needs no gradient
@@ -114,7 +122,9 @@ def test_layers_that_do_not_fit_are_named(layers: list[dict[str, Any]], message:
         cnn(layers)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "convnext_tiny", "vit_b_16", "swin_t", "googlenet"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "efficientnet_b0", "convnext_tiny", "vit_b_16", "swin_t", "googlenet"]
+)
 def test_networks_of_torchvision_by_name(name: str) -> None:
     import torchvision
 
@@ -125,7 +135,9 @@ def test_networks_of_torchvision_by_name(name: str) -> None:
         if name == "googlenet":
             keywords = {"aux_logits": False, "init_weights": False}
         theirs = torchvision.models.get_model(name, num_classes=3, **keywords)
-    assert {n: t.shape for n, t in model.state_dict().items()} == {n: t.shape for n, t in theirs.state_dict().items()}
+    assert {n: t.shape for n, t in model.state_dict().items()} == {
+        n: t.shape for n, t in theirs.state_dict().items()
+    }
     assert model(torch.empty(2, 3, 64, 64, device="meta")).shape == (2, 3)
     (head,) = model.output_layers()
     assert any(n.startswith(head) and t.shape[0] == 3 for n, t in model.state_dict().items())
@@ -134,18 +146,32 @@ def test_networks_of_torchvision_by_name(name: str) -> None:
 @pytest.mark.parametrize(
     ("options", "info", "message"),
     [
-        (TorchvisionOptions(name="resnet81"), COLOUR, "no classification network 'resnet81'; did you mean resnet18"),
-        (TorchvisionOptions(name="resnet18"), DIGITS, "read 3 channels, and the data has 1; set data.channels: 3"),
+        (
+            TorchvisionOptions(name="resnet81"),
+            COLOUR,
+            "no classification network 'resnet81'; did you mean resnet18",
+        ),
+        (
+            TorchvisionOptions(name="resnet18"),
+            DIGITS,
+            "read 3 channels, and the data has 1; set data.channels: 3",
+        ),
         (
             TorchvisionOptions(name="resnet18", weights="IMAGENET1K_V9"),
             COLOUR,
             "not 'IMAGENET1K_V9'; did you mean IMAGENET",
         ),
-        (TorchvisionOptions(name="vit_b_16"), DatasetInfo(image_shape=(3, 64, 32), classes=("a",)), "reads square images"),
+        (
+            TorchvisionOptions(name="vit_b_16"),
+            DatasetInfo(image_shape=(3, 64, 32), classes=("a",)),
+            "reads square images",
+        ),
         (TorchvisionOptions(name="resnet18"), DatasetInfo(vocab_size=3), "reads labelled images"),
     ],
 )
-def test_what_torchvision_cannot_do_is_said(options: TorchvisionOptions, info: DatasetInfo, message: str) -> None:
+def test_what_torchvision_cannot_do_is_said(
+    options: TorchvisionOptions, info: DatasetInfo, message: str
+) -> None:
     with pytest.raises(SpecError, match=message):
         build(options, info)
 
@@ -154,7 +180,9 @@ def test_what_torchvision_cannot_do_is_said(options: TorchvisionOptions, info: D
 def test_logits_of_torchvisions_networks_are_theirs(name: str) -> None:
     import torchvision
 
-    model = build(TorchvisionOptions(name=name), DatasetInfo(image_shape=(3, 64, 64), classes=("a", "b", "c"))).eval()
+    model = build(
+        TorchvisionOptions(name=name), DatasetInfo(image_shape=(3, 64, 64), classes=("a", "b", "c"))
+    ).eval()
     keywords: dict[str, Any] = {"image_size": 64} if name.startswith("vit") else {}
     if name == "googlenet":
         keywords = {"aux_logits": False, "init_weights": False}
@@ -165,10 +193,18 @@ def test_logits_of_torchvisions_networks_are_theirs(name: str) -> None:
 
 
 @pytest.mark.parametrize(("wide", "stride"), [(8, 2), (6, 1)])
-def test_a_residual_network_written_in_yaml_equals_torchvisions_block(wide: int, stride: int) -> None:
+def test_a_residual_network_written_in_yaml_equals_torchvisions_block(
+    wide: int, stride: int
+) -> None:
     from torchvision.models.resnet import BasicBlock
 
-    conv: dict[str, Any] = {"type": "conv", "channels": wide, "kernel": 3, "padding": 1, "norm": "batch"}
+    conv: dict[str, Any] = {
+        "type": "conv",
+        "channels": wide,
+        "kernel": 3,
+        "padding": 1,
+        "norm": "batch",
+    }
     inner = [{**conv, "stride": stride}, {**conv, "activation": "none"}]
     tail = [{"type": "adaptive_pool"}, {"type": "flatten"}, {"type": "dense", "units": "classes"}]
     first = {**conv, "channels": 6}
@@ -176,7 +212,11 @@ def test_a_residual_network_written_in_yaml_equals_torchvisions_block(wide: int,
     for p in ours.parameters():
         nn.init.normal_(p, 0.0, 0.4)
     same = stride == 1 and wide == 6
-    shortcut = None if same else nn.Sequential(nn.Conv2d(6, wide, 1, stride, bias=False), nn.BatchNorm2d(wide))
+    shortcut = (
+        None
+        if same
+        else nn.Sequential(nn.Conv2d(6, wide, 1, stride, bias=False), nn.BatchNorm2d(wide))
+    )
     theirs = BasicBlock(6, wide, stride, shortcut)
     branch = [
         ours.layers[1].layers[0].conv,
@@ -184,7 +224,9 @@ def test_a_residual_network_written_in_yaml_equals_torchvisions_block(wide: int,
         ours.layers[1].layers[1].conv,
         ours.layers[1].layers[1].norm,
     ]
-    for mine, other in zip(branch, (theirs.conv1, theirs.bn1, theirs.conv2, theirs.bn2), strict=True):
+    for mine, other in zip(
+        branch, (theirs.conv1, theirs.bn1, theirs.conv2, theirs.bn2), strict=True
+    ):
         other.load_state_dict(mine.state_dict())
     if shortcut is not None:
         shortcut[0].load_state_dict(ours.layers[1].shortcut.conv.state_dict())

@@ -23,7 +23,9 @@ def decoder(seed: int = 0, **changes: Any) -> Decoder:
     values: dict[str, Any] = {
         "type": "decoder",
         "dim": 32,
-        "blocks": [{"repeat": 2, "mixer": {"type": "attention", "num_heads": 4}, "ffn": {"type": "gelu"}}],
+        "blocks": [
+            {"repeat": 2, "mixer": {"type": "attention", "num_heads": 4}, "ffn": {"type": "gelu"}}
+        ],
         "position": {"type": "learned"},
         **changes,
     }
@@ -56,18 +58,31 @@ def test_equals_gpt2_of_transformers() -> None:
                 part.bias,
             )
         for name, norm in (("ln_1", block.mixer_norm), ("ln_2", block.ffn_norm)):
-            state[f"transformer.h.{i}.{name}.weight"], state[f"transformer.h.{i}.{name}.bias"] = norm.weight, norm.bias
-    missing = theirs.load_state_dict({n: t.detach().clone() for n, t in state.items()}, strict=False)
+            state[f"transformer.h.{i}.{name}.weight"], state[f"transformer.h.{i}.{name}.bias"] = (
+                norm.weight,
+                norm.bias,
+            )
+    missing = theirs.load_state_dict(
+        {n: t.detach().clone() for n, t in state.items()}, strict=False
+    )
     assert not missing.unexpected_keys
     tokens = torch.randint(50, (3, 24))
     with torch.no_grad():
         expected = theirs(tokens).logits
-        assert float((ours(tokens) - expected).abs().max()) <= 1e-5 * max(1.0, float(expected.abs().max()))
+        assert float((ours(tokens) - expected).abs().max()) <= 1e-5 * max(
+            1.0, float(expected.abs().max())
+        )
 
 
 def test_equals_llama_of_transformers() -> None:
     transformers = pytest.importorskip("transformers")
-    attention = {"type": "attention", "num_heads": 4, "kv_heads": 2, "position": {"type": "rotary"}, "bias": False}
+    attention = {
+        "type": "attention",
+        "num_heads": 4,
+        "kv_heads": 2,
+        "position": {"type": "rotary"},
+        "bias": False,
+    }
     norm = {"type": "rmsnorm", "eps": 1e-5}
     ours = decoder(
         position={"type": "none"}, tie_embeddings=False, norm=norm,
@@ -92,32 +107,44 @@ def test_equals_llama_of_transformers() -> None:
             at + "self_attn.o_proj.weight": block.mixer.out.weight,
             at + "mlp.gate_proj.weight": block.ffn.gate.weight,
         }
-        state |= {at + "mlp.up_proj.weight": block.ffn.up.weight, at + "mlp.down_proj.weight": block.ffn.down.weight}
+        state |= {
+            at + "mlp.up_proj.weight": block.ffn.up.weight,
+            at + "mlp.down_proj.weight": block.ffn.down.weight,
+        }
         state |= {at + "input_layernorm.weight": block.mixer_norm.weight}
         state |= {at + "post_attention_layernorm.weight": block.ffn_norm.weight}
     theirs.load_state_dict({n: t.detach().clone() for n, t in state.items()})
     tokens = torch.randint(50, (3, 24))
     with torch.no_grad():
         expected = theirs(tokens).logits
-        assert float((ours(tokens) - expected).abs().max()) <= 1e-5 * max(1.0, float(expected.abs().max()))
+        assert float((ours(tokens) - expected).abs().max()) <= 1e-5 * max(
+            1.0, float(expected.abs().max())
+        )
 
 
 def test_post_norm_and_the_size_of_the_presets() -> None:
     from conftest import ROOT
 
-    model = decoder(blocks=[{"mixer": {"type": "attention", "num_heads": 4}, "placement": "post"}], norm=None)
+    model = decoder(
+        blocks=[{"mixer": {"type": "attention", "num_heads": 4}, "placement": "post"}], norm=None
+    )
     tokens = torch.randint(50, (1, 8))
     block = model.blocks[0]
     x = model.embedding(tokens) + model.position.table.weight[:8]
     expected = model.head(block.mixer_norm(x + block.mixer(x)))
     torch.testing.assert_close(model(tokens), expected)
     with torch.device("meta"):
-        gpt2 = build(load(ROOT / "sample_configs" / "gpt2.yaml").model, DatasetInfo(vocab_size=50257, context=1024))
+        gpt2 = build(
+            load(ROOT / "sample_configs" / "gpt2.yaml").model,
+            DatasetInfo(vocab_size=50257, context=1024),
+        )
     assert sum(p.numel() for p in gpt2.parameters()) == 124_439_808
 
 
 @pytest.mark.parametrize("position", ["learned", "sinusoidal", "none"])
-def test_changing_a_token_changes_nothing_before_it_and_every_gradient_is_finite(position: str) -> None:
+def test_changing_a_token_changes_nothing_before_it_and_every_gradient_is_finite(
+    position: str,
+) -> None:
     model = decoder(position={"type": position})
     tokens = torch.randint(50, (1, 24))
     changed = tokens.clone()
@@ -132,13 +159,19 @@ def test_changing_a_token_changes_nothing_before_it_and_every_gradient_is_finite
         assert bool((p.grad != 0).any()), name
 
 
-@pytest.mark.parametrize("position", [{"type": "learned"}, {"type": "sinusoidal"}, {"type": "none"}])
+@pytest.mark.parametrize(
+    "position", [{"type": "learned"}, {"type": "sinusoidal"}, {"type": "none"}]
+)
 @pytest.mark.parametrize("rotary", [False, True])
-def test_generation_with_a_cache_equals_generation_without(position: dict[str, Any], rotary: bool) -> None:
+def test_generation_with_a_cache_equals_generation_without(
+    position: dict[str, Any], rotary: bool
+) -> None:
     mixer: dict[str, Any] = {"type": "attention", "num_heads": 4, "kv_heads": 2}
     if rotary:
         mixer["position"] = {"type": "rotary"}
-    model = decoder(position=position, blocks=[{"repeat": 2, "mixer": mixer, "ffn": {"type": "swiglu"}}])
+    model = decoder(
+        position=position, blocks=[{"repeat": 2, "mixer": mixer, "ffn": {"type": "swiglu"}}]
+    )
     prompt = torch.randint(50, (3, 5))
     made = torch.stack(list(generate(model, prompt, max_new_tokens=19)), 1)
     tokens = prompt
@@ -204,7 +237,9 @@ def test_sampling_is_repeatable_and_filters_as_it_says() -> None:
     assert ends.tolist() == [0, 1]  # never beyond what is likely
 
 
-def test_equally_likely_tokens_are_told_apart_by_their_number_and_no_temperature_overflows() -> None:
+def test_equally_likely_tokens_are_told_apart_by_their_number_and_no_temperature_overflows() -> (
+    None
+):
     logits = torch.tensor([[1.0, 3.0, 3.0, 3.0, 0.0, 3.0], [2.0, 2.0, 2.0, 2.0, 2.0, 2.0]])
     draws = torch.rand(2, generator=torch.Generator().manual_seed(0))
     for k, rows in (
@@ -216,10 +251,19 @@ def test_equally_likely_tokens_are_told_apart_by_their_number_and_no_temperature
         for kept, want in zip(keep_likely(logits, Sampling(top_k=k)), rows, strict=False):
             assert kept.isfinite().nonzero().flatten().tolist() == want
     assert (
-        sample(logits, Sampling(1.0, top_k=1), draws).tolist() == sample(logits, Sampling(0.0), None).tolist() == [1, 0]
+        sample(logits, Sampling(1.0, top_k=1), draws).tolist()
+        == sample(logits, Sampling(0.0), None).tolist()
+        == [1, 0]
     )
-    assert keep_likely(logits, Sampling(top_p=0.5))[1].isfinite().tolist() == [True] * 3 + [False] * 3
-    assert keep_likely(logits, Sampling(min_p=1.0))[0].isfinite().nonzero().flatten().tolist() == [1, 2, 3, 5]
+    assert (
+        keep_likely(logits, Sampling(top_p=0.5))[1].isfinite().tolist() == [True] * 3 + [False] * 3
+    )
+    assert keep_likely(logits, Sampling(min_p=1.0))[0].isfinite().nonzero().flatten().tolist() == [
+        1,
+        2,
+        3,
+        5,
+    ]
     huge = torch.tensor([[1e30, 3e38, -3e38, 0.0], [5.0, 4.0, 3.0, 5.1]])
     for temperature in (1e-320, 1e-40, 1e-3):
         assert sample(huge, Sampling(temperature), torch.tensor([0.999, 0.999])).tolist() == [1, 3]
@@ -241,7 +285,9 @@ def test_a_rows_text_does_not_depend_on_what_stands_beside_it() -> None:
     model = decoder()
     prompt, draws = torch.randint(50, (4, 5)), torch.rand(4, 12)
     sampling = Sampling(0.9, top_k=20, repetition_penalty=1.3)
-    together = torch.stack(list(generate(model, prompt, sampling, max_new_tokens=12, draws=draws)), 1)
+    together = torch.stack(
+        list(generate(model, prompt, sampling, max_new_tokens=12, draws=draws)), 1
+    )
     for i in range(4):
         own = {"max_new_tokens": 12, "draws": draws[i : i + 1]}
         alone = torch.stack(list(generate(model, prompt[i : i + 1], sampling, **own)), 1)
@@ -265,7 +311,9 @@ def test_the_mark_that_ends_a_text_is_not_a_repetition() -> None:
     want = logits.clone()
     for row, tokens in enumerate(((1, 3), (2, 5))):
         for token in tokens:
-            want[row, token] = logits[row, token] / 2 if logits[row, token] > 0 else logits[row, token] * 2
+            want[row, token] = (
+                logits[row, token] / 2 if logits[row, token] > 0 else logits[row, token] * 2
+            )
     assert torch.equal(got, want)
 
 
@@ -288,12 +336,15 @@ def test_a_decoder_that_sees_what_it_foretells_is_refused(kind: str) -> None:
     values = {"dim": 16, "blocks": [{"mixer": {**mixer, "causal": True}}, {"mixer": mixer}]}
     assert len(DecoderOptions.model_validate(values).blocks) == 2
     values["blocks"] = [{"mixer": mixer}, {"mixer": {**mixer, "causal": False}}]
-    with pytest.raises(ValueError, match=r"blocks\.1\.mixer\.causal: false lets a position see the tokens after it"):
+    with pytest.raises(
+        ValueError, match=r"blocks\.1\.mixer\.causal: false lets a position see the tokens after it"
+    ):
         DecoderOptions.model_validate(values)
 
 
 @pytest.mark.parametrize(
-    "mixer", [{"type": "attention", "num_heads": 2}, {"type": "attention", "num_heads": 2, "window": 4}]
+    "mixer",
+    [{"type": "attention", "num_heads": 2}, {"type": "attention", "num_heads": 2, "window": 4}],
 )
 def test_a_decoders_training_takes_three_times_its_forward_pass(mixer: dict[str, Any]) -> None:
     """Attention's scores and sums count among them, with a mask or without; what its kernel does twice does not."""

@@ -20,13 +20,27 @@ from bigmodel_cli.parts.moe import MoEOptions
 
 C = 48
 ATTENTION = {"type": "attention", "num_heads": 6, "kv_heads": 2, "bias": True}
-MLA = {"type": "mla", "num_heads": 3, "kv_rank": 20, "q_rank": 28, "head_dim": 16, "rotary_dim": 8, "value_dim": 12}
+MLA = {
+    "type": "mla",
+    "num_heads": 3,
+    "kv_rank": 20,
+    "q_rank": 28,
+    "head_dim": 16,
+    "rotary_dim": 8,
+    "value_dim": 12,
+}
 MIXERS: dict[str, dict[str, Any]] = {
     "attention": ATTENTION,
     "mla": MLA,
     "differential": {"type": "differential", "num_heads": 3},
     "mamba2": {"type": "mamba2", "state": 10, "head_dim": 12, "groups": 2},
-    "gated_deltanet": {"type": "gated_deltanet", "num_heads": 4, "key_heads": 2, "key_dim": 10, "value_dim": 14},
+    "gated_deltanet": {
+        "type": "gated_deltanet",
+        "num_heads": 4,
+        "key_heads": 2,
+        "key_dim": 10,
+        "value_dim": 14,
+    },
     "convolution": {"type": "convolution", "bias": True},
     "retention": {"type": "retention", "num_heads": 3},
 }
@@ -47,7 +61,17 @@ ROWS: dict[str, list[int]] = {  # of each fused projection the outputs of its ma
     "retention.qkv": [48, 48, 48],
     "mla.kv_down": [20, 8],
 }
-OWN = ("log_a", "dt_bias", "factors", "conv.weight", "conv.bias", ".d", "norm.weight", "norm.bias", "_norm.weight")
+OWN = (
+    "log_a",
+    "dt_bias",
+    "factors",
+    "conv.weight",
+    "conv.bias",
+    ".d",
+    "norm.weight",
+    "norm.bias",
+    "_norm.weight",
+)
 """Ends of names of weights that are not matrices: what a part draws for itself, and normalisation."""
 
 
@@ -97,7 +121,9 @@ def test_a_decoder_starts_as_gpt2_suited_to_its_width(kind: str, std: float | No
     values |= {"tie_embeddings": std is None, "init_std": std}
     model = Decoder(DecoderOptions.model_validate(values), FACTS)
     std = std or 1 / math.sqrt(C)
-    slots = 2 * 2 * len(FFNS) + 2  # residual steps: mixers and feed-forward networks, and mixers alone
+    slots = (
+        2 * 2 * len(FFNS) + 2
+    )  # residual steps: mixers and feed-forward networks, and mixers alone
     closing = 0
     for name, p in model.named_parameters():
         if name.endswith(OWN):
@@ -105,7 +131,12 @@ def test_a_decoder_starts_as_gpt2_suited_to_its_width(kind: str, std: float | No
         if p.dim() == 1:
             assert not p.any(), name
             continue
-        last = name.split(".", 2)[-1] in ("mixer.out.weight", "ffn.down.weight", "ffn.down", "ffn.shared.down.weight")
+        last = name.split(".", 2)[-1] in (
+            "mixer.out.weight",
+            "ffn.down.weight",
+            "ffn.down",
+            "ffn.shared.down.weight",
+        )
         closing += last
         for matrix in p if p.dim() == 3 else [p]:
             normal(matrix, std / math.sqrt(slots) if last else std)
@@ -114,9 +145,18 @@ def test_a_decoder_starts_as_gpt2_suited_to_its_width(kind: str, std: float | No
 
 def test_an_encoder_starts_as_bert_suited_to_its_width() -> None:
     torch.manual_seed(1)
-    blocks = [{"mixer": {**ATTENTION, "position": {"type": "t5", "buckets": 300}}, "ffn": f} for f in FFNS.values()]
+    blocks = [
+        {"mixer": {**ATTENTION, "position": {"type": "t5", "buckets": 300}}, "ffn": f}
+        for f in FFNS.values()
+    ]
     for std in (None, 0.02):
-        values = {"dim": C, "blocks": blocks, "position": {"type": "learned"}, "token_types": 2, "init_std": std}
+        values = {
+            "dim": C,
+            "blocks": blocks,
+            "position": {"type": "learned"},
+            "token_types": 2,
+            "init_std": std,
+        }
         model = Encoder(EncoderOptions.model_validate(values), FACTS)
         for name, p in model.named_parameters():
             if name == "mask" or p.dim() > 1:
@@ -133,8 +173,15 @@ def test_an_encoder_starts_as_bert_suited_to_its_width() -> None:
 
 def test_frames_are_read_by_convolutions_that_start_as_torchs() -> None:
     torch.manual_seed(2)
-    values = {"dim": C, "blocks": [{"mixer": ATTENTION}], "frontend": {"type": "conv", "stride": 4, "kernel": 5}}
-    model = FrameEncoder(EncoderOptions.model_validate(values), DatasetInfo(frame_width=7, context=90, classes=("a", "b")))
+    values = {
+        "dim": C,
+        "blocks": [{"mixer": ATTENTION}],
+        "frontend": {"type": "conv", "stride": 4, "kernel": 5},
+    }
+    model = FrameEncoder(
+        EncoderOptions.model_validate(values),
+        DatasetInfo(frame_width=7, context=90, classes=("a", "b")),
+    )
     for conv in model.frontend.convs:
         assert isinstance(conv, nn.Conv1d)
         even(conv.weight, (conv.in_channels * 5) ** -0.5)
@@ -172,7 +219,13 @@ def test_an_encoder_decoder_starts_as_tensor2tensor_s(kind: str, shared: bool) -
                 glorot(expert)
         else:
             part = name.split(".")[2]
-            of = part if part in ("cross", "ffn") else kind if name.startswith("decoder.") else "attention"
+            of = (
+                part
+                if part in ("cross", "ffn")
+                else kind
+                if name.startswith("decoder.")
+                else "attention"
+            )
             for matrix in pieces(of, name, p):
                 glorot(matrix)
                 seen += 1
@@ -234,7 +287,9 @@ def test_a_vit_starts_as_its_authors(std: float) -> None:
     lecun = 1 / math.sqrt(3 * 4 * 4)
     x = model.patches.weight.detach().flatten()
     assert abs(float(x.std()) / lecun - 1) < 5 / (2 * x.numel()) ** 0.5
-    assert float(x.abs().max()) <= 2 * lecun / 0.8796256610342398 * (1 + 1e-6)  # cut at two deviations of what is cut
+    assert float(x.abs().max()) <= 2 * lecun / 0.8796256610342398 * (
+        1 + 1e-6
+    )  # cut at two deviations of what is cut
     assert float(x.abs().max()) > 2 * lecun
     for p in (model.patches.bias, model.cls, model.head.weight, model.head.bias):  # type: ignore[union-attr]
         assert p is not None
@@ -246,7 +301,10 @@ def test_a_vit_starts_as_its_authors(std: float) -> None:
 
 def test_a_masked_autoencoder_starts_as_its_authors() -> None:
     torch.manual_seed(6)
-    decoder = {"dim": 32, "blocks": [{"mixer": {"type": "attention", "num_heads": 2}, "ffn": {"type": "gelu"}}]}
+    decoder = {
+        "dim": 32,
+        "blocks": [{"mixer": {"type": "attention", "num_heads": 2}, "ffn": {"type": "gelu"}}],
+    }
     values = {**VIT, "position": "sines", "reconstruct": decoder, "registers": 0}
     model: Any = ViT(ViTOptions.model_validate(values), DatasetInfo(image_shape=(3, 40, 40)))
     glorot(model.patches.weight.flatten(1))
@@ -255,7 +313,9 @@ def test_a_masked_autoencoder_starts_as_its_authors() -> None:
     normal(model.decoder.mask, 0.02)
     blocks_of_a_vit(model, "blocks.", 0.02, 0.0)
     for name, p in model.decoder.named_parameters():
-        if name.endswith(("enter.weight", "pixels.weight", "out.weight", "up.weight", "down.weight")):
+        if name.endswith(
+            ("enter.weight", "pixels.weight", "out.weight", "up.weight", "down.weight")
+        ):
             glorot(p)
         elif name.endswith("qkv.weight"):
             for matrix in p.chunk(3):
@@ -273,8 +333,16 @@ def test_a_cnn_starts_as_torchs_layers() -> None:
         {"type": "flatten"},
         {"type": "dense", "units": "classes"},
     ]
-    model = CNN(CNNOptions.model_validate({"layers": layers}), DatasetInfo(image_shape=(3, 12, 12), classes=("a", "b")))
-    inputs = {"layers.0.conv": 75, "layers.1.conv": 27, "layers.2.layers.0.conv": 216, "layers.2.shortcut.conv": 24}
+    model = CNN(
+        CNNOptions.model_validate({"layers": layers}),
+        DatasetInfo(image_shape=(3, 12, 12), classes=("a", "b")),
+    )
+    inputs = {
+        "layers.0.conv": 75,
+        "layers.1.conv": 27,
+        "layers.2.layers.0.conv": 216,
+        "layers.2.shortcut.conv": 24,
+    }
     inputs["layers.4.dense"] = 30 * 36
     for name, p in model.named_parameters():
         layer = name.rsplit(".", 1)[0]
@@ -293,13 +361,20 @@ def test_what_recurrent_parts_draw_for_themselves() -> None:
         values = {"dim": C, "blocks": [{"repeat": 30, "mixer": options}]}
         model = Decoder(DecoderOptions.model_validate(values), FACTS)
         parts: list[Any] = [block.mixer for block in model.blocks]
-        steps = torch.cat([nn.functional.softplus(p.dt_bias) for p in parts]).detach().double().log()
-        even(steps - math.log(0.01), math.log(10))  # between 0.001 and 0.1, evenly on a logarithmic scale
+        steps = (
+            torch.cat([nn.functional.softplus(p.dt_bias) for p in parts]).detach().double().log()
+        )
+        even(
+            steps - math.log(0.01), math.log(10)
+        )  # between 0.001 and 0.1, evenly on a logarithmic scale
         even(torch.cat([p.log_a for p in parts]).double().exp() - 8.5, 7.5)  # between 1 and 16
         even(torch.cat([p.conv.weight.flatten() for p in parts]), 3**-0.5)
         assert all(p.conv.bias is None or not p.conv.bias.any() for p in parts)
         assert kind != "mamba2" or all(bool((p.d == 1).all()) for p in parts)
-    values = {"dim": C, "blocks": [{"repeat": 30, "mixer": {"type": "differential", "num_heads": 1}}]}
+    values = {
+        "dim": C,
+        "blocks": [{"repeat": 30, "mixer": {"type": "differential", "num_heads": 1}}],
+    }
     model = Decoder(DecoderOptions.model_validate(values), FACTS)
     normal(torch.cat([block.mixer.factors.flatten() for block in model.blocks]), 0.1)  # type: ignore[union-attr, operator]
 

@@ -78,7 +78,11 @@ def test_an_encoder_tells_tones_apart_whatever_their_length(cli: Callable[..., R
         "data.seconds=null",
         "train.batch_size=9",  # of 13: steps reach from one epoch into the next, whose rows are longer or shorter
     ]
-    result = cli("pretrain", "tones.yaml", "--out", "run", *(w for c in changes for w in ("--set", c)))
+    result = cli(
+        "pretrain", "tones.yaml", "--out", "run", *(w for c in changes for w in ("--set", c))
+    )
     assert result.status == 0, result.err
-    assert json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])["val"]["accuracy"] == 1
+    assert (
+        json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])["val"]["accuracy"] == 1
+    )
     assert json.loads(cli("eval", "run", "--json").out)["accuracy"] == 1

@@ -24,13 +24,26 @@ FACTS = DatasetInfo(image_shape=(3, 16, 16))
 def blocks(heads: int, hidden: int, count: int = 2) -> list[dict[str, Any]]:
     """Blocks as ViTMAE's."""
     mixer = {"type": "attention", "num_heads": heads}
-    return [{"repeat": count, "mixer": mixer, "ffn": {"type": "gelu", "hidden": hidden}, "norm": LAYERNORM}]
+    return [
+        {
+            "repeat": count,
+            "mixer": mixer,
+            "ffn": {"type": "gelu", "hidden": hidden},
+            "norm": LAYERNORM,
+        }
+    ]
 
 
 def options(**changes: Any) -> ViTOptions:
     """A small autoencoder."""
     decoder = {"dim": 12, "blocks": blocks(3, 20, 1), "norm": LAYERNORM}
-    values = {"dim": 16, "patch": 4, "blocks": blocks(4, 24), "norm": LAYERNORM, "position": "sines"}
+    values = {
+        "dim": 16,
+        "patch": 4,
+        "blocks": blocks(4, 24),
+        "norm": LAYERNORM,
+        "position": "sines",
+    }
     return ViTOptions.model_validate({**values, "reconstruct": decoder, **changes})
 
 
@@ -67,9 +80,18 @@ def pair(normalize: bool) -> tuple[ViT, Any]:
         "patches": "vit.embeddings.patch_embeddings.projection", "norm": "vit.layernorm",
         "decoder.enter": "decoder.decoder_embed", "decoder.norm": "decoder.decoder_norm", "decoder.pixels": "decoder.decoder_pred",
     }  # fmt: skip
-    state = {f"{a}.{kind}": weights[f"{b}.{kind}"] for a, b in whole.items() for kind in ("weight", "bias")}
-    state |= {"cls": weights["vit.embeddings.cls_token"], "decoder.mask": weights["decoder.mask_token"].flatten()}
-    named = {f"blocks.{i}": f"vit.layers.{i}" for i in range(2)} | {"decoder.blocks.0": "decoder.decoder_layers.0"}
+    state = {
+        f"{a}.{kind}": weights[f"{b}.{kind}"]
+        for a, b in whole.items()
+        for kind in ("weight", "bias")
+    }
+    state |= {
+        "cls": weights["vit.embeddings.cls_token"],
+        "decoder.mask": weights["decoder.mask_token"].flatten(),
+    }
+    named = {f"blocks.{i}": f"vit.layers.{i}" for i in range(2)} | {
+        "decoder.blocks.0": "decoder.decoder_layers.0"
+    }
     ours = ViT(options(), FACTS).eval()
     ours.load_state_dict(state | layers(weights, named))
     with torch.no_grad():  # some versions of theirs leave the positions at zero
@@ -105,14 +127,18 @@ def test_equals_vitmae_of_transformers(normalize: bool) -> None:
     (5 * want.loss).backward()
     torch.testing.assert_close(ours.patches.weight.grad, theirs.vit.embeddings.patch_embeddings.projection.weight.grad,
                                atol=1e-4, rtol=1e-4)  # fmt: skip
-    torch.testing.assert_close(ours.decoder.mask.grad, theirs.decoder.mask_token.grad.flatten(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        ours.decoder.mask.grad, theirs.decoder.mask_token.grad.flatten(), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_the_encoder_sees_the_visible_patches_alone() -> None:
     torch.manual_seed(0)
     model = ViT(options(registers=2), FACTS).eval()
     lengths: list[int] = []
-    model.blocks[0].register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[1]))
+    model.blocks[0].register_forward_hook(
+        lambda module, inputs, output: lengths.append(output.shape[1])
+    )
     images, visible = torch.randn(2, 3, 16, 16), torch.tensor([[0, 5, 6, 15], [1, 2, 3, 9]])
     with torch.no_grad():
         before = model(images, visible)
@@ -121,7 +147,9 @@ def test_the_encoder_sees_the_visible_patches_alone() -> None:
         other = model.unpatchify(torch.where(seen[..., None], pixels, torch.randn_like(pixels)))
         torch.testing.assert_close(model(other, visible), before)
         turned = visible.flip(1)
-        torch.testing.assert_close(model(images, turned), before, atol=1e-5, rtol=1e-5)  # each at its own place
+        torch.testing.assert_close(
+            model(images, turned), before, atol=1e-5, rtol=1e-5
+        )  # each at its own place
     assert set(lengths) == {1 + 4 + 2}
     assert torch.equal(model.unpatchify(pixels), images)
 
@@ -131,7 +159,9 @@ def test_every_weight_learns(changes: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = ViT(options(**changes), FACTS).train()
     loss, count = loss_of(
-        MaskedImageOptions().build(), model, {"image": torch.randn(8, 3, 16, 16), "key": torch.arange(8)}
+        MaskedImageOptions().build(),
+        model,
+        {"image": torch.randn(8, 3, 16, 16), "key": torch.arange(8)},
     )
     loss.backward()
     assert int(count) == 8
@@ -143,7 +173,9 @@ def test_every_weight_learns(changes: dict[str, Any]) -> None:
 
 def test_the_labelling_network_has_the_same_weights_but_the_head() -> None:
     mae = ViT(options(), FACTS)
-    labels = ViT(options(reconstruct=None), DatasetInfo(image_shape=(3, 16, 16), classes=("a", "b")))
+    labels = ViT(
+        options(reconstruct=None), DatasetInfo(image_shape=(3, 16, 16), classes=("a", "b"))
+    )
     names, others = set(mae.state_dict()), set(labels.state_dict())
     assert {n.split(".")[0] for n in names - others} == {"decoder"}
     assert others - names == {"head.weight", "head.bias"}

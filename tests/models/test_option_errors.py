@@ -127,7 +127,9 @@ train: {steps: 1}
     "torchvision": (
         IMAGES,
         "model: {type: torchvision, name: resnet17}\n" + OF_IMAGES,
-        ["1:34: model.name: torchvision has no classification network 'resnet17'; did you mean resnet18?"],
+        [
+            "1:34: model.name: torchvision has no classification network 'resnet17'; did you mean resnet18?"
+        ],
     ),
 }
 
@@ -154,7 +156,9 @@ def test_every_fault_of_a_skeleton_names_its_place(name: str) -> None:
 def test_faults_of_typing_come_before_those_of_building() -> None:
     info, text, lines = SPECS["decoder"]
     assert told(text, info) == [f"spec.yaml:{lines[2]}"]
-    assert told(text.replace("{mixer: retention}", "{ffn: gelu}"), info) == [f"spec.yaml:{line}" for line in lines[:2]]
+    assert told(text.replace("{mixer: retention}", "{ffn: gelu}"), info) == [
+        f"spec.yaml:{line}" for line in lines[:2]
+    ]
 
 
 def test_an_option_of_the_command_line_is_named_so() -> None:
@@ -168,18 +172,24 @@ def test_an_option_of_the_command_line_is_named_so() -> None:
 
 
 def test_an_option_that_is_not_written_out_is_placed_at_what_holds_it() -> None:
-    text = "model:\n  type: decoder\n  dim: 12\n  blocks:\n  - mixer: mamba2\n" + OF_TEXT + "task: {type: causal_lm}\n"
-    assert told(text, TEXT) == ["spec.yaml:5:12: model.blocks.0.mixer.head_dim: 64 does not divide the inner width 24"]
-    assert told(text.replace("mamba2", "{ffn: gelu}"), DatasetInfo(context=16))[0].startswith("spec.yaml:5:12: ")
+    text = (
+        "model:\n  type: decoder\n  dim: 12\n  blocks:\n  - mixer: mamba2\n"
+        + OF_TEXT
+        + "task: {type: causal_lm}\n"
+    )
+    assert told(text, TEXT) == [
+        "spec.yaml:5:12: model.blocks.0.mixer.head_dim: 64 does not divide the inner width 24"
+    ]
+    assert told(text.replace("mamba2", "{ffn: gelu}"), DatasetInfo(context=16))[0].startswith(
+        "spec.yaml:5:12: "
+    )
     assert told(text.replace("mixer: mamba2", "ffn: gelu"), DatasetInfo(context=16)) == [
         "spec.yaml:2:3: model.vocab_size: the data has no tokenizer to take it from; a decoder reads tokens"
     ]
 
 
 def test_an_anchor_is_where_it_is_written() -> None:
-    text = (
-        "x-one: &one {mixer: {type: attention, num_heads: 5}}\nmodel: {type: decoder, dim: 8, blocks: [*one, *one]}\n"
-    )
+    text = "x-one: &one {mixer: {type: attention, num_heads: 5}}\nmodel: {type: decoder, dim: 8, blocks: [*one, *one]}\n"
     found = told(text + OF_TEXT + "task: {type: causal_lm}\n", TEXT)
     assert [line.partition(" heads")[0] for line in found] == [
         f"spec.yaml:1:50: model.blocks.{index}.mixer.num_heads: 5" for index in (0, 1)
@@ -233,7 +243,9 @@ def test_faults_of_a_plugin_s_parts_name_their_places(decoder_spec: Path) -> Non
     }
     words = [sys.executable, "-c", LOADED, str(decoder_spec), *changes]
     found = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert sorted(found.stdout.splitlines()) == sorted(f"--set {c}: model.{line}" for c, line in changes.items())
+    assert sorted(found.stdout.splitlines()) == sorted(
+        f"--set {c}: model.{line}" for c, line in changes.items()
+    )
 
 
 def test_paths_are_joined_and_faults_are_told_once() -> None:

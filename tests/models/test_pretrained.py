@@ -42,7 +42,9 @@ def filled(name: str, classes: int = 3, side: int = 64) -> Weights:
     return dict(build(TorchvisionOptions(name=name, weights="DEFAULT"), info).state_dict())
 
 
-def test_all_but_a_new_head_is_filled(file: Callable[[Weights], None], capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_but_a_new_head_is_filled(
+    file: Callable[[Weights], None], capsys: pytest.CaptureFixture[str]
+) -> None:
     theirs = published(NETWORK)
     file(theirs)
     ours = filled(NETWORK)
@@ -70,13 +72,20 @@ def test_densenets_old_names_are_read(file: Callable[[Weights], None]) -> None:
                 name = name.replace(f".{word}.", f".{word[:-1]}.{word[-1]}.")
         old[name] = tensor
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
-    file({n: t for n, t in old.items() if not n.endswith("num_batches_tracked")})  # as old files are
+    file(
+        {n: t for n, t in old.items() if not n.endswith("num_batches_tracked")}
+    )  # as old files are
     ours = filled("densenet121")
     weights = {n for n in ours if not n.endswith("num_batches_tracked")}
-    assert {n for n in weights if not torch.equal(ours[n], theirs[n])} == {"classifier.weight", "classifier.bias"}
+    assert {n for n in weights if not torch.equal(ours[n], theirs[n])} == {
+        "classifier.weight",
+        "classifier.bias",
+    }
 
 
-def test_further_heads_of_a_file_are_named(file: Callable[[Weights], None], capsys: pytest.CaptureFixture[str]) -> None:
+def test_further_heads_of_a_file_are_named(
+    file: Callable[[Weights], None], capsys: pytest.CaptureFixture[str]
+) -> None:
     file({**published(NETWORK), "aux1.fc2.weight": torch.ones(1), "aux1.fc2.bias": torch.ones(1)})
     filled(NETWORK)
     assert capsys.readouterr().err.splitlines()[-1] == "ignored of the weights: aux1"
@@ -85,12 +94,18 @@ def test_further_heads_of_a_file_are_named(file: Callable[[Weights], None], caps
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"conv5.0.weight": None}, r"conv5.0.weight is not there in the file, and has the shape \[1024, 192, 1, 1\]"),
+        (
+            {"conv5.0.weight": None},
+            r"conv5.0.weight is not there in the file, and has the shape \[1024, 192, 1, 1\]",
+        ),
         (
             {"conv5.0.weight": torch.ones(3)},
             r"conv5.0.weight has the shape \[3\] in the file, and has the shape \[1024, ",
         ),
-        ({"more": torch.ones(3)}, r"more has the shape \[3\] in the file, and is not there in the network"),
+        (
+            {"more": torch.ones(3)},
+            r"more has the shape \[3\] in the file, and is not there in the network",
+        ),
         ({"fc.weight": None}, r"fc.weight is not there in the file"),
     ],
     ids=["missing", "misshapen", "not wanted", "without a head"],
@@ -108,6 +123,7 @@ def test_positions_for_images_of_another_size_are_refused(file: Callable[[Weight
         file(dict(torchvision.models.vit_b_16(image_size=224).state_dict()))
         assert filled("vit_b_16", side=224)["encoder.pos_embedding"].is_meta
         with pytest.raises(
-            SpecError, match=r"encoder.pos_embedding has the shape \[1, 197, 768\] in the file, and .*\[1, 17,"
+            SpecError,
+            match=r"encoder.pos_embedding has the shape \[1, 197, 768\] in the file, and .*\[1, 17,",
         ):
             filled("vit_b_16", side=64)

@@ -37,7 +37,9 @@ def randomised(module: Any) -> Any:
     return module.eval()
 
 
-def attention(theirs: dict[str, Tensor], names: tuple[str, str, str, str], prefix: str) -> dict[str, Tensor]:
+def attention(
+    theirs: dict[str, Tensor], names: tuple[str, str, str, str], prefix: str
+) -> dict[str, Tensor]:
     """Our fused projection from their separate ones."""
     q, k, v, out = names
     state = {}
@@ -49,7 +51,11 @@ def attention(theirs: dict[str, Tensor], names: tuple[str, str, str, str], prefi
 
 def renamed(theirs: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
     """Weights and biases under our names."""
-    return {f"{a}.{kind}": theirs[f"{b}.{kind}"] for a, b in names.items() for kind in ("weight", "bias")}
+    return {
+        f"{a}.{kind}": theirs[f"{b}.{kind}"]
+        for a, b in names.items()
+        for kind in ("weight", "bias")
+    }
 
 
 def bert(labels: int) -> tuple[Encoder, Any]:
@@ -69,7 +75,9 @@ def bert(labels: int) -> tuple[Encoder, Any]:
             ],
         }
     )  # fmt: skip
-    ours = Encoder(options, DatasetInfo(vocab_size=30, context=20, classes=tuple("abcdef"[:labels]))).eval()
+    ours = Encoder(
+        options, DatasetInfo(vocab_size=30, context=20, classes=tuple("abcdef"[:labels]))
+    ).eval()
     weights = theirs.state_dict()
     state = {
         "embedding.weight": weights["bert.embeddings.word_embeddings.weight"],
@@ -80,7 +88,10 @@ def bert(labels: int) -> tuple[Encoder, Any]:
     }
     for i in range(2):
         layer = f"bert.encoder.layer.{i}"
-        inner = [f"{layer}.attention.{n}" for n in ("self.query", "self.key", "self.value", "output.dense")]
+        inner = [
+            f"{layer}.attention.{n}"
+            for n in ("self.query", "self.key", "self.value", "output.dense")
+        ]
         state |= attention(weights, (inner[0], inner[1], inner[2], inner[3]), f"blocks.{i}.mixer")
         state |= renamed(
             weights,
@@ -94,8 +105,14 @@ def bert(labels: int) -> tuple[Encoder, Any]:
         state |= renamed(weights, {"pooler": "bert.pooler.dense", "head": "classifier"})
     else:
         head = "cls.predictions"
-        state |= renamed(weights, {"head.dense": f"{head}.transform.dense", "head.norm": f"{head}.transform.LayerNorm"})
-        state |= {"head.logits.weight": state["embedding.weight"], "head.logits.bias": weights[f"{head}.bias"]}
+        state |= renamed(
+            weights,
+            {"head.dense": f"{head}.transform.dense", "head.norm": f"{head}.transform.LayerNorm"},
+        )
+        state |= {
+            "head.logits.weight": state["embedding.weight"],
+            "head.logits.bias": weights[f"{head}.bias"],
+        }
     ours.load_state_dict(state)
     return ours, theirs
 
@@ -126,8 +143,16 @@ def test_the_mask_and_logits_of_some_places_equal_bert() -> None:
 
 
 def test_the_mean_of_an_encoder_leaves_padding_out() -> None:
-    options = {"dim": 16, "pool": "mean", "blocks": [{"mixer": ATTENTION, "ffn": {"type": "gelu"}}], "init_std": 0.3}
-    model = Encoder(EncoderOptions.model_validate(options), DatasetInfo(vocab_size=9, context=20, classes=("a", "b"))).eval()
+    options = {
+        "dim": 16,
+        "pool": "mean",
+        "blocks": [{"mixer": ATTENTION, "ffn": {"type": "gelu"}}],
+        "init_std": 0.3,
+    }
+    model = Encoder(
+        EncoderOptions.model_validate(options),
+        DatasetInfo(vocab_size=9, context=20, classes=("a", "b")),
+    ).eval()
     tokens = torch.randint(9, (2, 5))
     with torch.no_grad():
         padded = model(torch.cat((tokens, torch.full((2, 4), -1)), 1))
@@ -141,8 +166,12 @@ def test_equals_vit_of_transformers() -> None:
     )  # fmt: skip
     theirs = randomised(ViTForImageClassification(config))
     layernorm = {"type": "layernorm", "eps": 1e-12}
-    blocks = [{"repeat": 2, "mixer": ATTENTION, "ffn": {"type": "gelu", "hidden": 24}, "norm": layernorm}]
-    options = ViTOptions.model_validate({"dim": 16, "patch": 4, "blocks": blocks, "norm": layernorm})
+    blocks = [
+        {"repeat": 2, "mixer": ATTENTION, "ffn": {"type": "gelu", "hidden": 24}, "norm": layernorm}
+    ]
+    options = ViTOptions.model_validate(
+        {"dim": 16, "patch": 4, "blocks": blocks, "norm": layernorm}
+    )
     ours = ViT(options, DatasetInfo(image_shape=(3, 12, 12), classes=tuple("abcde"))).eval()
     weights = theirs.state_dict()
     state = {
@@ -150,7 +179,11 @@ def test_equals_vit_of_transformers() -> None:
         "table": weights["vit.embeddings.position_embeddings"],
         **renamed(
             weights,
-            {"patches": "vit.embeddings.patch_embeddings.projection", "norm": "vit.layernorm", "head": "classifier"},
+            {
+                "patches": "vit.embeddings.patch_embeddings.projection",
+                "norm": "vit.layernorm",
+                "head": "classifier",
+            },
         ),
     }
     for i in range(2):
@@ -163,7 +196,10 @@ def test_equals_vit_of_transformers() -> None:
             "ffn.up": "mlp.fc1",
             "ffn.down": "mlp.fc2",
         }
-        state |= renamed(weights, {f"blocks.{i}.{ours_}": f"{layer}.{theirs_}" for ours_, theirs_ in names.items()})
+        state |= renamed(
+            weights,
+            {f"blocks.{i}.{ours_}": f"{layer}.{theirs_}" for ours_, theirs_ in names.items()},
+        )
     ours.load_state_dict(state)
     images = torch.randn(3, 3, 12, 12)
     with torch.no_grad():
@@ -178,13 +214,21 @@ def test_registers_and_the_mean_of_a_vit() -> None:
         "registers": 3,
         "blocks": [{"mixer": ATTENTION, "ffn": {"type": "gelu"}}],
     }
-    model = ViT(ViTOptions.model_validate(values), DatasetInfo(image_shape=(1, 8, 8), classes=("a", "b"))).train()
-    loss = model(torch.randn(2, 1, 8, 8)).square().sum() + model.features(model.embed(torch.randn(2, 1, 8, 8))).sum()
+    model = ViT(
+        ViTOptions.model_validate(values), DatasetInfo(image_shape=(1, 8, 8), classes=("a", "b"))
+    ).train()
+    loss = (
+        model(torch.randn(2, 1, 8, 8)).square().sum()
+        + model.features(model.embed(torch.randn(2, 1, 8, 8))).sum()
+    )
     loss.backward()
     assert all(p.grad is not None for p in model.parameters())
     assert model.features(model.embed(torch.randn(2, 1, 8, 8))).shape == (2, 4, 16)
     with pytest.raises(SpecError, match=r"model.patch: 4 does not divide the image of 10 x 8"):
-        ViT(ViTOptions.model_validate(values), DatasetInfo(image_shape=(1, 10, 8), classes=("a", "b")))
+        ViT(
+            ViTOptions.model_validate(values),
+            DatasetInfo(image_shape=(1, 10, 8), classes=("a", "b")),
+        )
 
 
 def marian() -> tuple[Seq2Seq, Any]:
@@ -195,7 +239,12 @@ def marian() -> tuple[Seq2Seq, Any]:
         scale_embedding=True, pad_token_id=29, decoder_start_token_id=29, eos_token_id=0, share_encoder_decoder_embeddings=True,
     )  # fmt: skip
     theirs = randomised(MarianMTModel(config))
-    block = {"repeat": 2, "mixer": ATTENTION, "ffn": {"type": "relu", "hidden": 24}, "placement": "post"}
+    block = {
+        "repeat": 2,
+        "mixer": ATTENTION,
+        "ffn": {"type": "relu", "hidden": 24},
+        "placement": "post",
+    }
     options = Seq2SeqOptions.model_validate(
         {
             "dim": 16, "position": {"type": "sinusoidal", "layout": "halves"},
@@ -205,7 +254,11 @@ def marian() -> tuple[Seq2Seq, Any]:
     ours = Seq2Seq(options, DatasetInfo(vocab_size=30, context=20)).eval()
     weights = theirs.state_dict()
     shared = weights["model.shared.weight"]
-    state = {"source_embedding.weight": shared, "target_embedding.weight": shared, "head.weight": shared}
+    state = {
+        "source_embedding.weight": shared,
+        "target_embedding.weight": shared,
+        "head.weight": shared,
+    }
     projections = ("q_proj", "k_proj", "v_proj", "out_proj")
     for side in ("encoder", "decoder"):
         for i in range(2):
@@ -223,7 +276,9 @@ def marian() -> tuple[Seq2Seq, Any]:
                     f"{side}.{i}.cross.out": f"{layer}.encoder_attn.out_proj",
                 }  # fmt: skip
                 for kind in ("weight", "bias"):
-                    pair = [weights[f"{layer}.encoder_attn.{n}.{kind}"] for n in ("k_proj", "v_proj")]
+                    pair = [
+                        weights[f"{layer}.encoder_attn.{n}.{kind}"] for n in ("k_proj", "v_proj")
+                    ]
                     state[f"{side}.{i}.cross.kv.{kind}"] = torch.cat(pair)
             state |= renamed(weights, names)
     ours.load_state_dict(state)
@@ -236,7 +291,9 @@ def test_equals_marian_of_transformers_also_with_padding() -> None:
     real = torch.ones(3, 9, dtype=torch.bool)
     real[1, 4:] = real[2, 1:] = False
     with torch.no_grad():
-        want = theirs(source.masked_fill(~real, 29), attention_mask=real.long(), decoder_input_ids=target).logits
+        want = theirs(
+            source.masked_fill(~real, 29), attention_mask=real.long(), decoder_input_ids=target
+        ).logits
         got = ours(source.masked_fill(~real, -1), target)
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
 
@@ -262,13 +319,22 @@ def test_decoding_with_a_cache_equals_decoding_without() -> None:
         ),
     ],
 )
-def test_an_encoder_decoder_that_cannot_work_is_refused(changes: dict[str, Any], message: str) -> None:
-    values = {"dim": 16, "encoder": [{"mixer": ATTENTION}], "decoder": [{"cross": {"num_heads": 4}}], **changes}
+def test_an_encoder_decoder_that_cannot_work_is_refused(
+    changes: dict[str, Any], message: str
+) -> None:
+    values = {
+        "dim": 16,
+        "encoder": [{"mixer": ATTENTION}],
+        "decoder": [{"cross": {"num_heads": 4}}],
+        **changes,
+    }
     with pytest.raises(ValueError, match=message):
         Seq2SeqOptions.model_validate(values)
 
 
 def test_a_mixer_that_goes_one_way_is_refused_in_an_encoder() -> None:
     options = EncoderOptions.model_validate({"dim": 16, "blocks": [{"mixer": {"type": "mamba2"}}]})
-    with pytest.raises(SpecError, match=r"model.blocks.0.mixer.type: mamba2 goes from left to right"):
+    with pytest.raises(
+        SpecError, match=r"model.blocks.0.mixer.type: mamba2 goes from left to right"
+    ):
         Encoder(options, DatasetInfo(vocab_size=9, context=8))

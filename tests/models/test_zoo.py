@@ -20,20 +20,46 @@ VOCAB, LENGTH = 23, 24
 ROTARY = {"type": "rotary"}
 MIXERS: dict[str, dict[str, Any]] = {
     "attention": {"type": "attention", "num_heads": 4},
-    "rotary": {"type": "attention", "num_heads": 4, "position": {"type": "rotary", "fraction": 0.5}},
+    "rotary": {
+        "type": "attention",
+        "num_heads": 4,
+        "position": {"type": "rotary", "fraction": 0.5},
+    },
     "yarn": {
         "type": "attention",
         "num_heads": 2,
         "position": {"type": "rotary", "scaling": {"type": "yarn", "factor": 4.0, "trained": 16}},
     },
-    "grouped": {"type": "attention", "num_heads": 4, "kv_heads": 2, "position": ROTARY, "qk_norm": True},
-    "multi_query": {"type": "attention", "num_heads": 4, "kv_heads": 1, "head_dim": 6, "position": ROTARY},
+    "grouped": {
+        "type": "attention",
+        "num_heads": 4,
+        "kv_heads": 2,
+        "position": ROTARY,
+        "qk_norm": True,
+    },
+    "multi_query": {
+        "type": "attention",
+        "num_heads": 4,
+        "kv_heads": 1,
+        "head_dim": 6,
+        "position": ROTARY,
+    },
     "window": {"type": "attention", "num_heads": 4, "window": 5, "position": ROTARY},
-    "window_sinks": {"type": "attention", "num_heads": 4, "kv_heads": 2, "window": 4, "sinks": True},
+    "window_sinks": {
+        "type": "attention",
+        "num_heads": 4,
+        "kv_heads": 2,
+        "window": 4,
+        "sinks": True,
+    },
     "sinks": {"type": "attention", "num_heads": 4, "position": ROTARY, "sinks": True},
     "softcap": {"type": "attention", "num_heads": 4, "softcap": 3.0},
     "alibi": {"type": "attention", "num_heads": 4, "position": {"type": "alibi"}},
-    "t5": {"type": "attention", "num_heads": 4, "position": {"type": "t5", "buckets": 8, "max_distance": 16}},
+    "t5": {
+        "type": "attention",
+        "num_heads": 4,
+        "position": {"type": "t5", "buckets": 8, "max_distance": 16},
+    },
     "mla": {"type": "mla", "num_heads": 4, "kv_rank": 8, "q_rank": 12, "rotary_dim": 4},
     "differential": {"type": "differential", "num_heads": 2, "position": ROTARY},
     "mamba2": {"type": "mamba2", "state": 8, "head_dim": 8, "groups": 2, "chunk": 5},
@@ -67,9 +93,17 @@ BLOCKS: dict[str, list[dict[str, Any]]] = {
         {"mixer": MIXERS["window"], "ffn": {"type": "swiglu"}, "norm": {"type": "rmsnorm"}},
         {"mixer": MIXERS["gated_deltanet"], "ffn": GELU},
     ],
-    "sandwich": [{"mixer": MIXERS["rotary"], "ffn": GELU, "placement": "sandwich", "residual_scale": 0.5}],
+    "sandwich": [
+        {"mixer": MIXERS["rotary"], "ffn": GELU, "placement": "sandwich", "residual_scale": 0.5}
+    ],
     "post_scaled": [
-        {"mixer": MIXERS["rotary"], "ffn": GELU, "placement": "post", "layer_scale": 0.1, "drop_path": 0.1}
+        {
+            "mixer": MIXERS["rotary"],
+            "ffn": GELU,
+            "placement": "post",
+            "layer_scale": 0.1,
+            "drop_path": 0.1,
+        }
     ],
 }
 every = pytest.mark.parametrize("name", BLOCKS)
@@ -101,7 +135,9 @@ def decoder(name: str, **changes: Any) -> Decoder:
     torch.manual_seed(0)
     blocks = [{"norm": {"type": "layernorm"}, **block} for block in BLOCKS[name]]
     values = {"type": "decoder", "dim": 32, "blocks": blocks, "init_std": 0.2, **changes}
-    model = Decoder(DecoderOptions.model_validate(values), DatasetInfo(vocab_size=VOCAB, context=LENGTH))
+    model = Decoder(
+        DecoderOptions.model_validate(values), DatasetInfo(vocab_size=VOCAB, context=LENGTH)
+    )
     with torch.no_grad():
         for p_name, p in model.named_parameters():
             if p_name.endswith("sinks"):
@@ -124,7 +160,9 @@ def test_backward_causality_saving_and_bf16(name: str) -> None:
         assert p.grad is not None, p_name
         assert p.grad.isfinite().all(), p_name
         unused = "moe" in name and p.dim() == 3  # an expert may have had no token
-        assert unused or p.grad.abs().sum() > 0 or p_name.endswith(("k_norm.weight", "bias")), p_name
+        assert unused or p.grad.abs().sum() > 0 or p_name.endswith(("k_norm.weight", "bias")), (
+            p_name
+        )
     model.eval()
     with torch.no_grad():
         whole = model(x)
@@ -205,10 +243,14 @@ def test_beam_search_over_the_caches_finds_what_scoring_without_them_says(name: 
         for h in found:
             written = torch.tensor([[*h.tokens, 5] if len(h.tokens) < 6 else h.tokens])
             with torch.no_grad():
-                logs = model(torch.cat((prompt, written), 1)).log_softmax(-1)[:, prompt.shape[1] - 1 : -1]
+                logs = model(torch.cat((prompt, written), 1)).log_softmax(-1)[
+                    :, prompt.shape[1] - 1 : -1
+                ]
             total = logs.gather(2, written[..., None]).sum()
             assert h.log_probability == pytest.approx(float(total), abs=1e-3)
-            assert h.score == pytest.approx(h.log_probability / ((5 + written.shape[1]) / 6), abs=1e-6)
+            assert h.score == pytest.approx(
+                h.log_probability / ((5 + written.shape[1]) / 6), abs=1e-6
+            )
 
 
 @every
@@ -236,15 +278,24 @@ def test_compiled_equals_eager(name: str) -> None:
     [
         n
         for n in BLOCKS
-        if n.split("_")[0] not in ("mamba2", "gated", "convolution", "hybrid", "mla", "moe", "retention")
+        if n.split("_")[0]
+        not in ("mamba2", "gated", "convolution", "hybrid", "mla", "moe", "retention")
     ],
 )
 def test_an_encoder_sees_both_sides_and_ignores_padding(name: str) -> None:
-    values = {"type": "encoder", "dim": 32, "blocks": BLOCKS[name], "position": {"type": "learned"}, "init_std": 0.2}
+    values = {
+        "type": "encoder",
+        "dim": 32,
+        "blocks": BLOCKS[name],
+        "position": {"type": "learned"},
+        "init_std": 0.2,
+    }
     from bigmodel_cli.models.encoder import EncoderOptions
 
     torch.manual_seed(0)
-    model = build(EncoderOptions.model_validate(values), DatasetInfo(vocab_size=VOCAB, context=LENGTH)).eval()
+    model = build(
+        EncoderOptions.model_validate(values), DatasetInfo(vocab_size=VOCAB, context=LENGTH)
+    ).eval()
     x = tokens(2, 9)
     padded = torch.cat((x, torch.full((2, 6), -1)), 1)
     with torch.no_grad():

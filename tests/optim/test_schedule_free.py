@@ -22,13 +22,18 @@ Cli = Callable[..., Result]
 NAME = "schedule_free_adamw"
 
 
-def built(options: ScheduleFreeAdamWOptions) -> tuple[ScheduleFreeAdamW, dict[str, torch.nn.Parameter]]:
+def built(
+    options: ScheduleFreeAdamWOptions,
+) -> tuple[ScheduleFreeAdamW, dict[str, torch.nn.Parameter]]:
     """The optimizer of a matrix, which decays, and a gain and a scalar, which do not."""
     draw = torch.Generator().manual_seed(5)
     weights = {
-        n: torch.nn.Parameter(torch.randn(s, generator=draw)) for n, s in (("m", (3, 5)), ("g", (4,)), ("s", ()))
+        n: torch.nn.Parameter(torch.randn(s, generator=draw))
+        for n, s in (("m", (3, 5)), ("g", (4,)), ("s", ()))
     }
-    return options.build([Weight(n, p, MATRIX if n == "m" else GAIN) for n, p in weights.items()]), weights
+    return options.build(
+        [Weight(n, p, MATRIX if n == "m" else GAIN) for n, p in weights.items()]
+    ), weights
 
 
 def test_the_recursion_of_the_paper() -> None:
@@ -42,7 +47,9 @@ def test_the_recursion_of_the_paper() -> None:
         lr = 0.02 * min(1.0, t / 7)  # warm-up, then constant
         squares += lr**2
         for n, p in weights.items():
-            gradient = torch.randn(p.shape, generator=torch.Generator().manual_seed(100 * t + len(x[n])))
+            gradient = torch.randn(
+                p.shape, generator=torch.Generator().manual_seed(100 * t + len(x[n]))
+            )
             p.grad = 8 * gradient
             for i, g in enumerate(gradient.double().flatten().tolist()):
                 y = 0.2 * z[n][i] + 0.8 * x[n][i]
@@ -70,13 +77,20 @@ def test_without_momentum_and_scaling_it_is_the_mean_of_the_places_of_gradient_d
         optimizer.step(0.05e6, 1.0)
     for n, p in weights.items():
         torch.testing.assert_close(p.data, plain[n], rtol=1e-3, atol=1e-4)  # y is z
-        torch.testing.assert_close(optimizer.averaged[n], torch.stack(places[n]).mean(0), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            optimizer.averaged[n], torch.stack(places[n]).mean(0), rtol=1e-3, atol=1e-4
+        )
 
 
 def test_a_stopped_run_goes_on_exactly_and_its_checkpoint_is_the_average(
     decoder_spec: Path, cli: Cli, zygote: Zygote
 ) -> None:
-    changes = [f"train.optimizer={NAME}", "train.steps=6", "train.schedule.warmup=3", "init.freeze=['blocks.0.ffn.*']"]
+    changes = [
+        f"train.optimizer={NAME}",
+        "train.steps=6",
+        "train.schedule.warmup=3",
+        "init.freeze=['blocks.0.ffn.*']",
+    ]
     words = ["pretrain", decoder_spec, *(w for c in changes for w in ("--set", c)), "--out"]
     whole = cli(*words, "whole")
     assert whole.status == 0, whole.err
@@ -88,7 +102,11 @@ def test_a_stopped_run_goes_on_exactly_and_its_checkpoint_is_the_average(
     path = Path(whole.out.strip())
     assert digests(Path(resumed.out.strip())) == digests(path)
     x, kept = load_file(path / "model.safetensors"), load_file(path / "train_state.safetensors")
-    raw = {name.removeprefix("raw."): tensor for name, tensor in kept.items() if name.startswith("raw.")}
+    raw = {
+        name.removeprefix("raw."): tensor
+        for name, tensor in kept.items()
+        if name.startswith("raw.")
+    }
     assert raw
     assert not any(name.startswith("blocks.0.ffn.") for name in raw)
     for name, y in raw.items():
@@ -103,7 +121,9 @@ def test_a_stopped_run_goes_on_exactly_and_its_checkpoint_is_the_average(
 
 
 def test_a_second_average_is_refused_and_a_falling_schedule_is_remarked() -> None:
-    with pytest.raises(pydantic.ValidationError, match=f"ema: {NAME} averages the weights itself; leave ema out"):
+    with pytest.raises(
+        pydantic.ValidationError, match=f"ema: {NAME} averages the weights itself; leave ema out"
+    ):
         TrainOptions.model_validate({"steps": 9, "optimizer": NAME, "ema": 0.99})
     falling = TrainOptions.model_validate(
         {"steps": 9, "optimizer": NAME, "schedule": {"type": "linear", "final": 0.25}}
@@ -112,4 +132,9 @@ def test_a_second_average_is_refused_and_a_falling_schedule_is_remarked() -> Non
     assert remark.startswith(
         f"train.schedule: the learning rate ends at 25 % of its peak, and {NAME} is made to do without"
     )
-    assert TrainOptions.model_validate({"steps": 9, "optimizer": NAME, "schedule": {"warmup": 4}}).remarks(9) == []
+    assert (
+        TrainOptions.model_validate(
+            {"steps": 9, "optimizer": NAME, "schedule": {"warmup": 4}}
+        ).remarks(9)
+        == []
+    )

@@ -57,7 +57,9 @@ def turned(x: Tensor, place: Tensor, count: int) -> Tensor:
     """(B, H, T, D): the first `count` channels turned as complex numbers (i, i + count / 2)."""
     half = count // 2
     angle = place[:, None, :, None].double() * 10000.0 ** (-torch.arange(half).double() / half)
-    z = torch.complex(x[..., :half], x[..., half:count]) * torch.polar(torch.ones(1).double(), angle)
+    z = torch.complex(x[..., :half], x[..., half:count]) * torch.polar(
+        torch.ones(1).double(), angle
+    )
     return torch.cat((z.real, z.imag, x[..., count:]), -1)
 
 
@@ -123,12 +125,16 @@ def by_hand(part: Any, options: AttentionOptions, x: Tensor, segments: Tensor | 
                     continue
                 n = abs(i - j)
                 if n >= own // 2:
-                    far = math.log(n / (own // 2)) / math.log(options.position.max_distance / (own // 2))
+                    far = math.log(n / (own // 2)) / math.log(
+                        options.position.max_distance / (own // 2)
+                    )
                     n = min(own - 1, own // 2 + int(far * (own - own // 2) + 1e-9))
                 number[i, j] = n + (own if j > i else 0)
         scores = scores + part.bias.table.weight[number].permute(2, 0, 1)
     w = softmax(scores, seen(segments, length, bool(options.causal), options.window), part.sinks)
-    return (w @ v).transpose(1, 2).flatten(2) @ part.out.weight.T + (part.out.bias if options.bias else 0)
+    return (w @ v).transpose(1, 2).flatten(2) @ part.out.weight.T + (
+        part.out.bias if options.bias else 0
+    )
 
 
 def agrees(part: Any, x: Tensor, segments: Tensor | None, want: Tensor, causal: bool) -> None:
@@ -138,14 +144,20 @@ def agrees(part: Any, x: Tensor, segments: Tensor | None, want: Tensor, causal: 
     with torch.no_grad():
         torch.testing.assert_close(part(x, sequence), want, atol=2e-6, rtol=2e-6)
         if causal:
-            cache, pieces, cuts = part.new_cache(len(x), length), [], sorted({0, length // 3, length // 2, length})
+            cache, pieces, cuts = (
+                part.new_cache(len(x), length),
+                [],
+                sorted({0, length // 3, length // 2, length}),
+            )
             for first, end in itertools.pairwise(cuts):
                 part_of = None if segments is None else segments[:, :end]
                 pieces.append(part(x[:, first:end], SequenceInfo(first, part_of), cache))
             torch.testing.assert_close(torch.cat(pieces, 1).double(), want, atol=2e-5, rtol=2e-5)
         half = part.float()(x.float(), sequence)
         torch.testing.assert_close(half.double(), want, atol=3e-5, rtol=3e-4)
-    half = part.train()(x.float().requires_grad_(), sequence)  # where gradients are wanted other kernels are taken
+    half = part.train()(
+        x.float().requires_grad_(), sequence
+    )  # where gradients are wanted other kernels are taken
     torch.testing.assert_close(half.detach().double(), want, atol=3e-5, rtol=3e-4)
 
 
@@ -197,7 +209,9 @@ def test_differential_attention_with_every_option(
 ) -> None:
     width += width % 2 if rotary else 0
     position = RotaryOptions() if rotary else NoPositionOptions()
-    options = DifferentialOptions(num_heads=heads, head_dim=width, causal=causal, position=position, lambda_init=start)
+    options = DifferentialOptions(
+        num_heads=heads, head_dim=width, causal=causal, position=position, lambda_init=start
+    )
     part = drawn(options.build(LayerContext(DIM, 16, depth=depth)), seed)
     x, segments = torch.randn(3, length, DIM).double(), documents(kind, 3, length)
     with torch.no_grad():
@@ -208,7 +222,11 @@ def test_differential_attention_with_every_option(
             a, b = q[..., own], k[..., own]
             if rotary:
                 a, b = (turned(t, places(segments, length), width) for t in (a, b))
-            maps.append(softmax(a @ b.transpose(-1, -2) / math.sqrt(width), seen(segments, length, causal, None)))
+            maps.append(
+                softmax(
+                    a @ b.transpose(-1, -2) / math.sqrt(width), seen(segments, length, causal, None)
+                )
+            )
         first = 0.8 - 0.6 * math.exp(-0.3 * depth) if start is None else start
         a, b, c, d = part.factors
         y = (maps[0] - ((a @ b).exp() - (c @ d).exp() + first) * maps[1]) @ v
@@ -248,7 +266,9 @@ def test_latent_attention_with_every_option(
         kv = heads_of(unit(down[..., :rank], part.kv_norm.weight), part.kv_up.weight, None, heads)
         shared = turned(down[:, None, :, rank:], place, 2).expand(-1, heads, -1, -1)
         k = torch.cat((kv[..., :width], shared), -1)
-        w = softmax(q @ k.transpose(-1, -2) / math.sqrt(width + 2), seen(segments, length, causal, None))
+        w = softmax(
+            q @ k.transpose(-1, -2) / math.sqrt(width + 2), seen(segments, length, causal, None)
+        )
         want = (w @ kv[..., width:]).transpose(1, 2).flatten(2) @ part.out.weight.T
     agrees(part, x, segments, want, causal)
 
@@ -264,7 +284,12 @@ def test_cross_attention_with_every_option(
     beams: int, seed: int,
 ) -> None:  # fmt: skip
     options = CrossAttentionOptions(
-        num_heads=heads[0], kv_heads=heads[1], head_dim=width, softcap=softcap, qk_norm=qk_norm, scale=0.4
+        num_heads=heads[0],
+        kv_heads=heads[1],
+        head_dim=width,
+        softcap=softcap,
+        qk_norm=qk_norm,
+        scale=0.4,
     )
     part = drawn(options.build(LayerContext(DIM, 16)), seed)
     x, read = torch.randn(2 * beams, queries, DIM).double(), torch.randn(2, memory, DIM).double()
@@ -276,7 +301,10 @@ def test_cross_attention_with_every_option(
         k, v = kv[:, : heads[1]], kv[:, heads[1] :]
         if qk_norm:
             q, k = unit(q, part.q_norm.weight), unit(k, part.k_norm.weight)
-        k, v = (torch.stack([t[:, h * heads[1] // heads[0]] for h in range(heads[0])], 1) for t in (k, v))
+        k, v = (
+            torch.stack([t[:, h * heads[1] // heads[0]] for h in range(heads[0])], 1)
+            for t in (k, v)
+        )
         scores = q @ k.transpose(-1, -2) * 0.4
         scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
         mask = keep.repeat_interleave(beams, 0)[:, None].expand(-1, queries, -1)
@@ -285,9 +313,13 @@ def test_cross_attention_with_every_option(
         sequence = SequenceInfo(0, None, read, keep if masked else None)
         cache: dict[str, Tensor] = {}
         torch.testing.assert_close(part(x, sequence, cache), want, atol=1e-9, rtol=1e-7)
-        torch.testing.assert_close(part(x, sequence, cache), want, atol=1e-9, rtol=1e-7)  # from the cache
         torch.testing.assert_close(
-            part.float()(x.float(), SequenceInfo(0, None, read.float(), sequence.memory_mask), {}).double(),
+            part(x, sequence, cache), want, atol=1e-9, rtol=1e-7
+        )  # from the cache
+        torch.testing.assert_close(
+            part.float()(
+                x.float(), SequenceInfo(0, None, read.float(), sequence.memory_mask), {}
+            ).double(),
             want,
             atol=3e-5,
             rtol=3e-4,
@@ -297,7 +329,14 @@ def test_cross_attention_with_every_option(
 RECURRENT: list[dict[str, Any]] = [
     {"type": "mamba2", "state": 3, "head_dim": 5, "groups": 2, "kernel": 3, "chunk": 4},
     {"type": "mamba2", "state": 1, "head_dim": 2, "expand": 1.0, "kernel": 9, "chunk": 64},
-    {"type": "gated_deltanet", "num_heads": 3, "key_heads": 1, "key_dim": 3, "value_dim": 4, "chunk": 3},
+    {
+        "type": "gated_deltanet",
+        "num_heads": 3,
+        "key_heads": 1,
+        "key_dim": 3,
+        "value_dim": 4,
+        "chunk": 3,
+    },
     {"type": "gated_deltanet", "num_heads": 1, "key_dim": 1, "kernel": 9, "chunk": 1},
     {"type": "convolution", "kernel": 9},
     {"type": "retention", "num_heads": 5, "chunk": 5},
@@ -308,7 +347,9 @@ RECURRENT: list[dict[str, Any]] = [
 @pytest.mark.parametrize("values", RECURRENT, ids=lambda v: f"{v['type']}-{len(v)}")
 @pytest.mark.parametrize("kind", ["none", "packed", "padded"])
 @pytest.mark.parametrize("length", [1, 2, 7, 16])
-def test_recurrent_parts_alone_in_pieces_and_in_float32(values: dict[str, Any], kind: str, length: int) -> None:
+def test_recurrent_parts_alone_in_pieces_and_in_float32(
+    values: dict[str, Any], kind: str, length: int
+) -> None:
     """Each run of a segment by itself through a fresh state, one position at a time, is what all must give."""
     part = drawn(MIXERS[values["type"]].model_validate(values).build(LayerContext(DIM, 16)), length)
     x, segments = torch.randn(3, length, DIM).double(), documents(kind, 3, length)
@@ -319,11 +360,17 @@ def test_recurrent_parts_alone_in_pieces_and_in_float32(values: dict[str, Any], 
             for t in range(length):
                 if not place[row, t]:
                     cache = part.new_cache(1, 16)
-                want[row, t] = part(x[row : row + 1, t : t + 1], SequenceInfo(int(place[row, t])), cache)[0, 0]
-    if kind == "padded":  # of padding nothing is asked: what is on the right may know of what is on the left
+                want[row, t] = part(
+                    x[row : row + 1, t : t + 1], SequenceInfo(int(place[row, t])), cache
+                )[0, 0]
+    if (
+        kind == "padded"
+    ):  # of padding nothing is asked: what is on the right may know of what is on the left
         assert segments is not None
         real = segments == 1
         with torch.no_grad():
-            torch.testing.assert_close(part(x, SequenceInfo(0, segments))[real], want[real], atol=2e-6, rtol=2e-6)
+            torch.testing.assert_close(
+                part(x, SequenceInfo(0, segments))[real], want[real], atol=2e-6, rtol=2e-6
+            )
         return
     agrees(part, x, segments, want, True)

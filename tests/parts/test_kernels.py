@@ -18,7 +18,11 @@ def results(kind: torch.dtype, causal: bool, length: int, how: str) -> list[Tens
     if how == "fused":
         y = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
     else:
-        y = attend(q, k, v, rules) if how == "ours" else eager_attention(weights(q, k, rules), v, rules)
+        y = (
+            attend(q, k, v, rules)
+            if how == "ours"
+            else eager_attention(weights(q, k, rules), v, rules)
+        )
     y.float().square().sum().backward()
     assert q.grad is not None
     assert k.grad is not None

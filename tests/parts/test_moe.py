@@ -25,7 +25,11 @@ EXPERTS = {"type": "moe", "experts": 5, "top_k": 2, "hidden": 12, "balance_weigh
 @pytest.mark.parametrize("top_k", [1, 2, 3])
 def test_the_balance_loss_is_mixtrals_without_padding(top_k: int) -> None:
     torch.manual_seed(top_k)
-    part = MoEOptions(experts=6, top_k=top_k, hidden=8, balance_weight=0.25).build(LayerContext(12, 64)).train()
+    part = (
+        MoEOptions(experts=6, top_k=top_k, hidden=8, balance_weight=0.25)
+        .build(LayerContext(12, 64))
+        .train()
+    )
     x = torch.randn(4, 9, 12)
     real = torch.arange(9) < torch.tensor([9, 2, 5, 1])[:, None]
     for mask in (None, real):
@@ -39,7 +43,11 @@ def test_the_balance_loss_is_mixtrals_without_padding(top_k: int) -> None:
 
 
 def test_even_load_costs_the_weight_itself() -> None:
-    part = MoEOptions(experts=4, top_k=1, hidden=8, balance_weight=0.7).build(LayerContext(4, 64)).train()
+    part = (
+        MoEOptions(experts=4, top_k=1, hidden=8, balance_weight=0.7)
+        .build(LayerContext(4, 64))
+        .train()
+    )
     with torch.no_grad():
         part.router.weight.copy_(torch.eye(4) * 1e-4)
     part(torch.eye(4)[None])
@@ -48,9 +56,9 @@ def test_even_load_costs_the_weight_itself() -> None:
 
 def test_the_bias_moves_by_the_real_tokens_of_the_whole_step() -> None:
     torch.manual_seed(3)
-    part = MoEOptions(experts=7, top_k=3, hidden=8, router="sigmoid", balance="bias", balance_weight=0.02).build(
-        LayerContext(10, 64)
-    )
+    part = MoEOptions(
+        experts=7, top_k=3, hidden=8, router="sigmoid", balance="bias", balance_weight=0.02
+    ).build(LayerContext(10, 64))
     part.train()
     expected = torch.zeros(7)
     for _ in range(4):
@@ -92,7 +100,9 @@ def models() -> dict[str, tuple[Any, Any]]:
 
     def heard(model: Any, rows: torch.Tensor) -> None:
         count = (rows >= 0).sum(1) * 4  # as many vectors as the rows have tokens
-        frames = torch.randn(len(rows), 48, 3, generator=torch.Generator().manual_seed(0))[:, : 4 * rows.shape[1]]
+        frames = torch.randn(len(rows), 48, 3, generator=torch.Generator().manual_seed(0))[
+            :, : 4 * rows.shape[1]
+        ]
         model(frames * (torch.arange(frames.shape[1]) < count[:, None])[..., None], count)
 
     end = torch.full((1,), -1)

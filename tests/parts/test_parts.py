@@ -14,7 +14,13 @@ from torch import Tensor
 from bigmodel_cli.parts import recurrence
 from bigmodel_cli.parts.attention import Attention, AttentionOptions
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
-from bigmodel_cli.parts.ffn import GeGLUOptions, GeluFFNOptions, ReluFFNOptions, SquaredReluFFNOptions, SwiGLUOptions
+from bigmodel_cli.parts.ffn import (
+    GeGLUOptions,
+    GeluFFNOptions,
+    ReluFFNOptions,
+    SquaredReluFFNOptions,
+    SwiGLUOptions,
+)
 from bigmodel_cli.parts.kernels import AttentionSpec, attend, eager_attention, flex, weights
 from bigmodel_cli.parts.norm import LayerNormOptions, RMSNormOptions
 from bigmodel_cli.parts.position import RotaryOptions, SinusoidalOptions, alibi_slopes
@@ -38,7 +44,9 @@ def plain_attention(part: Attention, x: Tensor, positions: Tensor) -> Tensor:
             for t in range(x.shape[1]):
                 last = t + 1 if part.rules.causal else x.shape[1]
                 weights = (queries[t] @ keys[:last].T / math.sqrt(d)).softmax(-1)
-                out[b, t, head * d : (head + 1) * d] = weights @ v[b, :last, group * d : (group + 1) * d]
+                out[b, t, head * d : (head + 1) * d] = (
+                    weights @ v[b, :last, group * d : (group + 1) * d]
+                )
     return out @ part.out.weight.T + (part.out.bias if part.out.bias is not None else 0)
 
 
@@ -46,7 +54,9 @@ def turned(x: Tensor, positions: Tensor, base: float = 10000.0) -> Tensor:
     """Rotary positions by complex multiplication: (T, D) -> (T, D), pairs (i, i + D/2)."""
     half = x.shape[-1] // 2
     rate = base ** (-torch.arange(half, dtype=torch.float64) / half)
-    turn = torch.polar(torch.ones(len(positions), half, dtype=torch.float64), positions[:, None].double() * rate)
+    turn = torch.polar(
+        torch.ones(len(positions), half, dtype=torch.float64), positions[:, None].double() * rate
+    )
     z = torch.complex(x[:, :half].double(), x[:, half:].double()) * turn
     return torch.cat((z.real, z.imag), -1).to(x.dtype)
 
@@ -79,16 +89,27 @@ def test_attention_equals_the_plain_formula(
     torch.testing.assert_close(part(x), expected, rtol=0, atol=1e-6 if rotary else 1e-12)
 
 
-@given(lengths=st.lists(st.integers(1, 4), min_size=1, max_size=4), rotary=st.booleans(), seed=st.integers(0, 99))
+@given(
+    lengths=st.lists(st.integers(1, 4), min_size=1, max_size=4),
+    rotary=st.booleans(),
+    seed=st.integers(0, 99),
+)
 @few
-def test_attention_with_a_cache_equals_attention_without(lengths: list[int], rotary: bool, seed: int) -> None:
+def test_attention_with_a_cache_equals_attention_without(
+    lengths: list[int], rotary: bool, seed: int
+) -> None:
     torch.manual_seed(seed)
-    options = AttentionOptions(num_heads=4, kv_heads=2, **({"position": RotaryOptions()} if rotary else {}))
+    options = AttentionOptions(
+        num_heads=4, kv_heads=2, **({"position": RotaryOptions()} if rotary else {})
+    )
     part = options.build(LayerContext(16, 32)).eval()
     x = torch.randn(2, sum(lengths), 16)
     cache = part.new_cache(2, 32)
     starts = [sum(lengths[:i]) for i in range(len(lengths))]
-    pieces = [part(piece, SequenceInfo(start), cache) for start, piece in zip(starts, x.split(lengths, dim=1), strict=True)]
+    pieces = [
+        part(piece, SequenceInfo(start), cache)
+        for start, piece in zip(starts, x.split(lengths, dim=1), strict=True)
+    ]
     torch.testing.assert_close(torch.cat(pieces, 1), part(x), rtol=1e-5, atol=1e-5)
 
 
@@ -121,13 +142,17 @@ def test_heads_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="not a multiple of kv_heads"):
         AttentionOptions(num_heads=4, kv_heads=3)
     with pytest.raises(ValueError, match="rotary turns pairs"):
-        AttentionOptions(num_heads=2, head_dim=3, position=RotaryOptions()).build(LayerContext(16, 8))
+        AttentionOptions(num_heads=2, head_dim=3, position=RotaryOptions()).build(
+            LayerContext(16, 8)
+        )
 
 
 def test_rotary_scores_depend_on_the_distance_alone() -> None:
     part = RotaryOptions().rotary(8, 64)
     q, k = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
-    scores = [float((part(q, SequenceInfo(t + 5)) * part(k, SequenceInfo(t))).sum()) for t in (0, 7, 40)]
+    scores = [
+        float((part(q, SequenceInfo(t + 5)) * part(k, SequenceInfo(t))).sum()) for t in (0, 7, 40)
+    ]
     assert scores == pytest.approx([scores[0]] * 3, abs=1e-5)
 
 
@@ -164,7 +189,9 @@ def test_feed_forward_networks_equal_their_formulas() -> None:
 
 def test_alibi_slopes_and_ntk_scaling() -> None:
     assert alibi_slopes(8) == [2.0 ** -(i + 1) for i in range(8)]
-    assert alibi_slopes(6) == pytest.approx([0.25, 0.0625, 0.015625, 0.00390625, 0.5, 0.125])  # the authors' code
+    assert alibi_slopes(6) == pytest.approx(
+        [0.25, 0.0625, 0.015625, 0.00390625, 0.5, 0.125]
+    )  # the authors' code
     plain, scaled = (RotaryOptions(scaling=s).rotary(16, 9) for s in (None, NTKScaling(factor=4.0)))
     torch.testing.assert_close(scaled.cos[:, 0], plain.cos[:, 0])  # the fastest stays
     slow = torch.arange(9) * 10000.0 ** (-14 / 16) / 4
@@ -175,18 +202,26 @@ def test_norms_equal_their_formulas() -> None:
     x = 3 * torch.randn(4, 10) + 1
     rms = RMSNormOptions(eps=1e-5).build(10)
     rms.weight.data.uniform_(0.5, 2)
-    torch.testing.assert_close(rms(x), x / (x.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * rms.weight)
+    torch.testing.assert_close(
+        rms(x), x / (x.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * rms.weight
+    )
     layer = LayerNormOptions(bias=False, eps=1e-3).build(10)
     assert layer.bias is None
     centred = x - x.mean(-1, keepdim=True)
-    torch.testing.assert_close(layer(x), centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-3).sqrt())
+    torch.testing.assert_close(
+        layer(x), centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-3).sqrt()
+    )
 
 
-def brute_force(q: Tensor, k: Tensor, v: Tensor, rules: AttentionSpec, given: dict[str, Tensor | None]) -> Tensor:
+def brute_force(
+    q: Tensor, k: Tensor, v: Tensor, rules: AttentionSpec, given: dict[str, Tensor | None]
+) -> Tensor:
     """Attention row by row, with everything that the kernels know."""
     batch, heads, queries, width = q.shape
     keys, out = k.shape[2], torch.zeros(*q.shape[:3], v.shape[-1], dtype=q.dtype)
-    segments, keep, bias, sinks = (given.get(name) for name in ("segments", "keep", "bias", "sinks"))
+    segments, keep, bias, sinks = (
+        given.get(name) for name in ("segments", "keep", "bias", "sinks")
+    )
     for b in range(batch):
         for h in range(heads):
             g = h // (heads // k.shape[1])
@@ -194,7 +229,9 @@ def brute_force(q: Tensor, k: Tensor, v: Tensor, rules: AttentionSpec, given: di
                 i = keys - queries + t
                 scores, seen = [], []
                 for j in range(keys):
-                    if (rules.causal and j > i) or (rules.window is not None and abs(i - j) >= rules.window):
+                    if (rules.causal and j > i) or (
+                        rules.window is not None and abs(i - j) >= rules.window
+                    ):
                         continue
                     if (segments is not None and segments[b, i] != segments[b, j]) or (
                         keep is not None and not keep[b, j]
@@ -222,7 +259,10 @@ def test_every_rule_of_the_kernels_equals_brute_force(
 ) -> None:  # fmt: skip
     torch.manual_seed(seed)
     queries = max(1, keys - fewer)
-    q, k, v = (torch.randn(2, h, n, 4, dtype=torch.float64) for h, n in ((4, queries), (2, keys), (2, keys)))
+    q, k, v = (
+        torch.randn(2, h, n, 4, dtype=torch.float64)
+        for h, n in ((4, queries), (2, keys), (2, keys))
+    )
     rules = AttentionSpec(causal, window, softcap, scale)
     given: dict[str, Tensor | None] = {
         "segments": torch.randint(0, 2, (2, keys)).cumsum(1) if segmented else None,
@@ -235,11 +275,15 @@ def test_every_rule_of_the_kernels_equals_brute_force(
     if not sunk:
         q, k, v = q.float(), k.float(), v.float()
         bias = None if given["bias"] is None else given["bias"].float()
-        torch.testing.assert_close(flex(q, k, v, rules, given["segments"], bias), want.float(), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            flex(q, k, v, rules, given["segments"], bias), want.float(), atol=1e-5, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("rule", ["scan", "delta_scan"])
-def test_a_librarys_kernel_is_called_with_its_layout(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_librarys_kernel_is_called_with_its_layout(
+    rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On CUDA flash-linear-attention computes; here its kernel's documented contract, position by position, stands in."""
 
     def kernel(
@@ -252,10 +296,16 @@ def test_a_librarys_kernel_is_called_with_its_layout(rule: str, monkeypatch: pyt
         scale: float,
         initial_state: Tensor | None,
         output_final_state: bool,
-    ) -> tuple[Tensor, Tensor]:  # q, k (B, T, H, K), v (B, T, H, V), g, beta (B, T, H), state (B, H, K, V)
+    ) -> tuple[
+        Tensor, Tensor
+    ]:  # q, k (B, T, H, K), v (B, T, H, V), g, beta (B, T, H), state (B, H, K, V)
         assert scale == 1.0
         assert output_final_state
-        state = torch.zeros(len(q), q.shape[2], q.shape[3], v.shape[3]) if initial_state is None else initial_state
+        state = (
+            torch.zeros(len(q), q.shape[2], q.shape[3], v.shape[3])
+            if initial_state is None
+            else initial_state
+        )
         outputs = []
         for t in range(q.shape[1]):
             state = state * g[:, t, :, None, None].exp()

@@ -13,7 +13,10 @@ from transformers import DeepseekV3Config, LlamaConfig, StableLmConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 from transformers.models.deepseek_v3 import modeling_deepseek_v3 as deepseek_v3
-from transformers.models.stablelm.modeling_stablelm import StableLmAttention, StableLmRotaryEmbedding
+from transformers.models.stablelm.modeling_stablelm import (
+    StableLmAttention,
+    StableLmRotaryEmbedding,
+)
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from bigmodel_cli.parts.attention import AttentionOptions
@@ -36,7 +39,12 @@ def reference_table(
     kind: str, width: int, base: float, seq_len: int | None = None, **given: Any
 ) -> tuple[Tensor, float]:
     """(angle per position, size) of transformers for heads of this width."""
-    parameters = {"rope_type": kind, "rope_theta": base, "original_max_position_embeddings": 64, **given}
+    parameters = {
+        "rope_type": kind,
+        "rope_theta": base,
+        "original_max_position_embeddings": 64,
+        **given,
+    }
     config = LlamaConfig(
         hidden_size=2 * width,
         num_attention_heads=2,
@@ -59,7 +67,12 @@ def table_is(options: RotaryOptions, width: int, rate: Tensor, size: float) -> N
 
 @pytest.mark.parametrize(
     "mscales",
-    [{}, {"mscale": 0.707, "mscale_all_dim": 0.707}, {"mscale": 1.0, "mscale_all_dim": 0.5}, {"attention_factor": 1.3}],
+    [
+        {},
+        {"mscale": 0.707, "mscale_all_dim": 0.707},
+        {"mscale": 1.0, "mscale_all_dim": 0.5},
+        {"attention_factor": 1.3},
+    ],
 )
 @pytest.mark.parametrize("width", [2, 6, 34])
 @pytest.mark.parametrize("truncate", [True, False])
@@ -80,9 +93,16 @@ def test_yarns_mscale_alone_is_the_authors() -> None:
 @pytest.mark.parametrize("fraction", [0.25, 0.5, 1.0])
 def test_linear_and_ntk_scaling_of_a_part_of_the_channels(fraction: float) -> None:
     rate, size = reference_table("linear", 24, 500.0, factor=7.0, partial_rotary_factor=fraction)
-    table_is(RotaryOptions(base=500.0, fraction=fraction, scaling=LinearScaling(factor=7.0)), 24, rate, size)
+    table_is(
+        RotaryOptions(base=500.0, fraction=fraction, scaling=LinearScaling(factor=7.0)),
+        24,
+        rate,
+        size,
+    )
     # transformers' dynamic form is NTK with the factor that the length asks for
-    rate, size = reference_table("dynamic", 24, 500.0, 640, factor=3.0, partial_rotary_factor=fraction)
+    rate, size = reference_table(
+        "dynamic", 24, 500.0, 640, factor=3.0, partial_rotary_factor=fraction
+    )
     scaling = NTKScaling(factor=3.0 * 640 / 64 - 2.0)
     table_is(RotaryOptions(base=500.0, fraction=fraction, scaling=scaling), 24, rate, size)
 
@@ -104,9 +124,13 @@ def test_angles_of_far_positions_are_exact() -> None:
         (None, 0.0, "0 of 8 are to be turned"),
     ],
 )
-def test_turned_channels_that_cannot_be_are_refused(scaling: Any, fraction: float, message: str) -> None:
+def test_turned_channels_that_cannot_be_are_refused(
+    scaling: Any, fraction: float, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
-        AttentionOptions(num_heads=2, position=RotaryOptions(scaling=scaling, fraction=fraction)).build(LayerContext(16, 8))
+        AttentionOptions(
+            num_heads=2, position=RotaryOptions(scaling=scaling, fraction=fraction)
+        ).build(LayerContext(16, 8))
 
 
 @pytest.mark.parametrize("values", [{"fast": 1.0}, {"slow": 40.0}, {"trained": 6}])
@@ -143,9 +167,17 @@ def test_attention_turned_in_part_equals_stablelm() -> None:
     "mscale", [{}, {"mscale": 1.0, "mscale_all_dim": 1.0}, {"mscale": 0.707, "mscale_all_dim": 1.3}]
 )
 @pytest.mark.parametrize("compressed", [True, False])
-def test_latent_attention_with_yarn_equals_deepseek_v3(mscale: dict[str, float], compressed: bool) -> None:
+def test_latent_attention_with_yarn_equals_deepseek_v3(
+    mscale: dict[str, float], compressed: bool
+) -> None:
     torch.manual_seed(1)
-    yarn = {"rope_type": "yarn", "rope_theta": 900.0, "factor": 40.0, "original_max_position_embeddings": 16, **mscale}
+    yarn = {
+        "rope_type": "yarn",
+        "rope_theta": 900.0,
+        "factor": 40.0,
+        "original_max_position_embeddings": 16,
+        **mscale,
+    }
     config = DeepseekV3Config(
         hidden_size=18, num_attention_heads=3, num_key_value_heads=3, q_lora_rank=7 if compressed else None, kv_lora_rank=5,
         qk_nope_head_dim=9, qk_rope_head_dim=6, v_head_dim=11, max_position_embeddings=640, attn_implementation="eager",
@@ -165,7 +197,10 @@ def test_latent_attention_with_yarn_equals_deepseek_v3(mscale: dict[str, float],
         "out.weight": theirs.o_proj.weight,
     }  # fmt: skip
     if compressed:
-        state |= {"q_down.weight": theirs.q_a_proj.weight, "q_norm.weight": theirs.q_a_layernorm.weight}
+        state |= {
+            "q_down.weight": theirs.q_a_proj.weight,
+            "q_norm.weight": theirs.q_a_layernorm.weight,
+        }
     ours.load_state_dict(state)
     x = torch.randn(2, 50, 18)
     with torch.no_grad():
@@ -174,7 +209,9 @@ def test_latent_attention_with_yarn_equals_deepseek_v3(mscale: dict[str, float],
         close(ours(x), want)
         cache = ours.new_cache(2, 64)
         pieces = [ours(x[:, a:b], SequenceInfo(a), cache) for a, b in ((0, 20), (20, 21), (21, 50))]
-        close(torch.cat(pieces, 1), want)  # from the compressed cache: the other way of computing it
+        close(
+            torch.cat(pieces, 1), want
+        )  # from the compressed cache: the other way of computing it
 
 
 @pytest.mark.parametrize("heads", [1, 2, 3, 5, 6, 7, 8, 12, 20])
@@ -182,7 +219,9 @@ def test_alibi_equals_bloom(heads: int) -> None:
     part = AlibiOptions().bias(heads, True)
     for queries, keys in ((1, 1), (9, 9), (2, 9)):
         got = part(queries, keys)
-        ramp = build_alibi_tensor(torch.ones(1, keys), heads, torch.float32).view(heads, 1, keys)  # slope * j
+        ramp = build_alibi_tensor(torch.ones(1, keys), heads, torch.float32).view(
+            heads, 1, keys
+        )  # slope * j
         own = torch.arange(keys - queries, keys)
         want = ramp - ramp[:, 0, own][..., None]  # a row's constant changes no weight
         seen = torch.ones(queries, keys).tril(keys - queries).bool()
@@ -192,7 +231,9 @@ def test_alibi_equals_bloom(heads: int) -> None:
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("buckets", [2, 3, 4, 5, 7, 10, 33])
 @pytest.mark.parametrize("max_distance", [1, 2, 3, 5, 16, 17, 40])
-def test_t5_buckets_equal_transformers_or_are_refused(causal: bool, buckets: int, max_distance: int) -> None:
+def test_t5_buckets_equal_transformers_or_are_refused(
+    causal: bool, buckets: int, max_distance: int
+) -> None:
     options = T5Options(buckets=buckets, max_distance=max_distance)
     exact = (buckets if causal else buckets // 2) // 2
     if exact < 1 or max_distance <= exact:  # theirs divides by zero, or counts downwards
@@ -208,11 +249,19 @@ def test_t5_buckets_equal_transformers_or_are_refused(causal: bool, buckets: int
 
 def test_the_simplest_t5_bias_is_within_attention() -> None:
     torch.manual_seed(0)
-    part = AttentionOptions(num_heads=3, position=T5Options(buckets=3, max_distance=2)).build(LayerContext(12, 9)).eval()
+    part = (
+        AttentionOptions(num_heads=3, position=T5Options(buckets=3, max_distance=2))
+        .build(LayerContext(12, 9))
+        .eval()
+    )
     x = torch.randn(2, 9, 12)
     q, k, v = part.qkv(x).unflatten(-1, (9, 4)).transpose(1, 2).split(3, 1)
     number = torch.tensor([[0 if i <= j else min(i - j, 2) for j in range(9)] for i in range(9)])
-    scores = q @ k.transpose(-1, -2) / 2 + part.bias.table.weight[number].permute(2, 0, 1) + causal_mask(9)
+    scores = (
+        q @ k.transpose(-1, -2) / 2
+        + part.bias.table.weight[number].permute(2, 0, 1)
+        + causal_mask(9)
+    )
     want = part.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
     torch.testing.assert_close(part(x), want, atol=1e-5, rtol=1e-5)
 
@@ -223,7 +272,9 @@ def test_learned_positions_are_a_table_and_none_is_nothing() -> None:
     x = torch.randn(1, 7, 6)
     want = x[0] + torch.stack([part.table.weight[i] for i in (0, 1, 0, 1, 2, 0, 1)])
     torch.testing.assert_close(part(x, SequenceInfo(0, segments))[0], want)
-    torch.testing.assert_close(part(x[:, :1], SequenceInfo(8))[0, 0], x[0, 0] + part.table.weight[8])
+    torch.testing.assert_close(
+        part(x[:, :1], SequenceInfo(8))[0, 0], x[0, 0] + part.table.weight[8]
+    )
     assert NoPositionOptions().build(6, 9) is None
     blind = AttentionOptions(num_heads=2).build(LayerContext(6, 9, causal=False)).eval()
     torch.testing.assert_close(

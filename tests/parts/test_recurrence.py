@@ -22,11 +22,21 @@ few = settings(max_examples=15, deadline=None)
 
 
 def one_by_one(
-    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor | None, state: Tensor | None, segments: Tensor | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    decay: Tensor,
+    beta: Tensor | None,
+    state: Tensor | None,
+    segments: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The recurrence itself in float64, position after position; the state is emptied where a segment begins."""
     q, k, v, decay = (t.double() for t in (q, k, v, decay))
-    kept = torch.zeros(*q.shape[:2], q.shape[-1], v.shape[-1]).double() if state is None else state.double()
+    kept = (
+        torch.zeros(*q.shape[:2], q.shape[-1], v.shape[-1]).double()
+        if state is None
+        else state.double()
+    )
     outputs = []
     for t in range(q.shape[2]):
         if segments is not None and t:
@@ -35,13 +45,17 @@ def one_by_one(
         kept = kept * decay[:, :, t].exp()[..., None, None]
         new = v[:, :, t]
         if beta is not None:
-            new = (new - torch.einsum("bhn,bhnp->bhp", k[:, :, t], kept)) * beta[:, :, t, None].double()
+            new = (new - torch.einsum("bhn,bhnp->bhp", k[:, :, t], kept)) * beta[
+                :, :, t, None
+            ].double()
         kept = kept + torch.einsum("bhn,bhp->bhnp", k[:, :, t], new)
         outputs.append(torch.einsum("bhn,bhnp->bhp", q[:, :, t], kept))
     return torch.stack(outputs, 2), kept
 
 
-DECAYS: dict[str, tuple[float, float, float]] = {  # (share of positions, their decay, that of the others)
+DECAYS: dict[
+    str, tuple[float, float, float]
+] = {  # (share of positions, their decay, that of the others)
     "plain": (0.5, -0.1, -1.0),
     "resets beside weak": (0.1, -1e3, -1e-2),
     "overflowing resets": (0.2, -1e30, -1e-3),
@@ -54,12 +68,18 @@ DECAYS: dict[str, tuple[float, float, float]] = {  # (share of positions, their 
 @pytest.mark.parametrize("name", DECAYS)
 @pytest.mark.parametrize("delta", [False, True])
 @pytest.mark.parametrize(("length", "size"), [(1, 64), (130, 64), (67, 7), (500, 64)])
-def test_chunked_scans_equal_the_recurrence_for_every_decay(name: str, delta: bool, length: int, size: int) -> None:
+def test_chunked_scans_equal_the_recurrence_for_every_decay(
+    name: str, delta: bool, length: int, size: int
+) -> None:
     torch.manual_seed(length)
     share, some, others = DECAYS[name]
     strength = torch.where(torch.rand(2, 3, length) < share, some, others)
     decay = (strength * torch.rand(2, 3, length).clamp(min=0.1)).requires_grad_()
-    q, k, v = torch.randn(2, 3, length, 5), torch.randn(2, 3, length, 5), torch.randn(2, 3, length, 4)
+    q, k, v = (
+        torch.randn(2, 3, length, 5),
+        torch.randn(2, 3, length, 5),
+        torch.randn(2, 3, length, 4),
+    )
     k = (k / k.norm(dim=-1, keepdim=True)).requires_grad_()
     beta = torch.rand(2, 3, length) if delta else None
     segments = torch.randint(0, 9, (2, length)).eq(0).cumsum(1) if length % 2 else None
@@ -70,14 +90,18 @@ def test_chunked_scans_equal_the_recurrence_for_every_decay(name: str, delta: bo
     )  # fmt: skip
     want = one_by_one(q, k.detach(), v, decay.detach(), beta, state, segments)
     for ours, theirs in zip(got, want, strict=True):
-        assert float((ours.detach().double() - theirs).abs().max()) <= 1e-5 * max(1.0, float(theirs.abs().max()))
+        assert float((ours.detach().double() - theirs).abs().max()) <= 1e-5 * max(
+            1.0, float(theirs.abs().max())
+        )
     (got[0].square().sum() + got[1].square().sum()).backward()
     for leaf in (decay, k):
         assert leaf.grad is not None
         assert bool(leaf.grad.isfinite().all())
 
 
-@pytest.mark.parametrize("options", [Mamba2Options(state=5, head_dim=6, groups=2), GatedDeltaNetOptions(num_heads=3)])
+@pytest.mark.parametrize(
+    "options", [Mamba2Options(state=5, head_dim=6, groups=2), GatedDeltaNetOptions(num_heads=3)]
+)
 @pytest.mark.parametrize("rate", [-30.0, 30.0, 3000.0])
 def test_layers_with_extreme_rates_equal_themselves_in_float64(options: Any, rate: float) -> None:
     torch.manual_seed(0)
@@ -105,13 +129,21 @@ def of_authors(part: Any, x: Tensor, values: int, form: str, eps: float) -> Tens
     dim, heads, length = x.shape[-1], part.heads, x.shape[1]
     width = dim // heads
     w = part.qkv.weight.double()
-    place = torch.arange(width).view(2, -1).T.flatten()  # neighbours: channel i, then channel i + N / 2
-    q, k = (x @ w[i * dim : (i + 1) * dim].view(heads, width, dim)[:, place].flatten(0, 1).T for i in range(2))
+    place = (
+        torch.arange(width).view(2, -1).T.flatten()
+    )  # neighbours: channel i, then channel i + N / 2
+    q, k = (
+        x @ w[i * dim : (i + 1) * dim].view(heads, width, dim)[:, place].flatten(0, 1).T
+        for i in range(2)
+    )
     v = (x @ w[2 * dim :].T).unflatten(-1, (heads, values)).transpose(1, 2)
     angle = 10000.0 ** -torch.linspace(0, 1, width // 2, dtype=torch.float64)
     turn = torch.polar(torch.ones(1).double(), torch.arange(length)[:, None] * angle)
     k = k * width**-0.5
-    q, k = (torch.view_as_complex(t.unflatten(-1, (heads, -1, 2)).transpose(1, 2).contiguous()) * turn for t in (q, k))
+    q, k = (
+        torch.view_as_complex(t.unflatten(-1, (heads, -1, 2)).transpose(1, 2).contiguous()) * turn
+        for t in (q, k)
+    )
     gamma = 1 - 2.0 ** (-5 - torch.arange(heads, dtype=torch.float64))
     if form == "parallel":
         apart = torch.arange(length)[:, None] - torch.arange(length)
@@ -128,7 +160,9 @@ def of_authors(part: Any, x: Tensor, values: int, form: str, eps: float) -> Tens
         for t in range(length):
             before, scale = scale, scale * gamma + 1
             share = (before * gamma**2 / scale).sqrt().view(-1, 1, 1)
-            state = state * share + k[:, :, t, :, None].conj() * v[:, :, t, None] / scale.sqrt().view(-1, 1, 1)
+            state = state * share + k[:, :, t, :, None].conj() * v[
+                :, :, t, None
+            ] / scale.sqrt().view(-1, 1, 1)
             rows.append((q[:, :, t, :, None] * state).sum(2).real)
         y = torch.stack(rows, 2)
     y = y / (y.square().mean(-1, keepdim=True) + eps).sqrt()
@@ -146,7 +180,12 @@ def test_retention_equals_the_authors_formula(
 ) -> None:
     torch.manual_seed(seed)
     dim = 2 * half * heads
-    part = RetentionOptions(num_heads=heads, value_dim=values, chunk=chunk).build(LayerContext(dim, 64)).double().eval()
+    part = (
+        RetentionOptions(num_heads=heads, value_dim=values, chunk=chunk)
+        .build(LayerContext(dim, 64))
+        .double()
+        .eval()
+    )
     for p in part.parameters():
         torch.nn.init.normal_(p, 0.0, 0.5)
     x = torch.randn(2, length, dim, dtype=torch.float64)
@@ -163,7 +202,9 @@ def test_retention_equals_the_authors_formula(
 def test_retention_far_away_and_with_many_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     monkeypatch.setattr(retention, "EPS", 0.0)
-    part = RetentionOptions(num_heads=24).build(LayerContext(48, 400)).double().eval()  # 1 - 2^-28 is 1 in float32
+    part = (
+        RetentionOptions(num_heads=24).build(LayerContext(48, 400)).double().eval()
+    )  # 1 - 2^-28 is 1 in float32
     x = torch.randn(1, 400, 48).double()
     with torch.no_grad():
         want = of_authors(part, x, 2, "recurrent", 0.0)
@@ -197,5 +238,8 @@ def test_convolutions_longer_than_the_sequence(length: int, kernel: int, seed: i
         alone = torch.cat((part(x[:, :cut]), part(x[:, cut:])), 1)
         torch.testing.assert_close(part(x, SequenceInfo(0, segments)), alone)
         cache = part.new_cache(2, 16)
-        pieces = [part(x[:, :cut], SequenceInfo(0), cache), part(x[:, cut:], SequenceInfo(cut), cache)]
+        pieces = [
+            part(x[:, :cut], SequenceInfo(0), cache),
+            part(x[:, cut:], SequenceInfo(cut), cache),
+        ]
         torch.testing.assert_close(torch.cat(pieces, 1), want)

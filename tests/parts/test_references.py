@@ -69,7 +69,9 @@ def causal_mask(length: int) -> Tensor:
 
 def cos_sin(length: int, width: int, base: float = 10000.0) -> tuple[Tensor, Tensor]:
     """Llama's tables of a batch of one."""
-    angle = torch.outer(torch.arange(length).float(), base ** (-torch.arange(0, width, 2).float() / width))
+    angle = torch.outer(
+        torch.arange(length).float(), base ** (-torch.arange(0, width, 2).float() / width)
+    )
     return angle.repeat(1, 2).cos()[None], angle.repeat(1, 2).sin()[None]
 
 
@@ -89,7 +91,11 @@ def test_mamba2(length: int, groups: int, chunk: int, seed: int) -> None:
         num_hidden_layers=1,
     )  # fmt: skip
     theirs = randomised(Mamba2Mixer(config, 0))
-    ours = Mamba2Options(state=6, head_dim=8, groups=groups, chunk=chunk).build(LayerContext(16, 64)).eval()
+    ours = (
+        Mamba2Options(state=6, head_dim=8, groups=groups, chunk=chunk)
+        .build(LayerContext(16, 64))
+        .eval()
+    )
     ours.load_state_dict(
         {
             "input.weight": theirs.in_proj.weight, "conv.weight": theirs.conv1d.weight[:, 0],
@@ -112,9 +118,13 @@ def test_gated_deltanet(length: int, per_key: int, chunk: int, seed: int) -> Non
         linear_value_head_dim=8, linear_conv_kernel_dim=4, num_hidden_layers=1, layer_types=["linear_attention"],
     )  # fmt: skip
     theirs = randomised(Qwen3NextGatedDeltaNet(config, 0))
-    options = GatedDeltaNetOptions(num_heads=values, key_heads=keys, key_dim=6, value_dim=8, chunk=chunk)
+    options = GatedDeltaNetOptions(
+        num_heads=values, key_heads=keys, key_dim=6, value_dim=8, chunk=chunk
+    )
     ours = options.build(LayerContext(16, 64)).eval()
-    mixed = theirs.in_proj_qkvz.weight.view(keys, -1, 16)  # each key head with its queries, keys, values and gates
+    mixed = theirs.in_proj_qkvz.weight.view(
+        keys, -1, 16
+    )  # each key head with its queries, keys, values and gates
     q, k, v, gate = (t.flatten(0, 1) for t in mixed.split([6, 6, 8 * per_key, 8 * per_key], 1))
     rates = theirs.in_proj_ba.weight.view(keys, -1, 16).split([per_key, per_key], 1)
     ours.load_state_dict(
@@ -140,7 +150,12 @@ def test_latent_attention(length: int, compressed: bool, seed: int) -> None:
     )  # fmt: skip
     theirs = randomised(deepseek_v2.DeepseekV2Attention(config, 0))
     options = LatentAttentionOptions(
-        num_heads=2, kv_rank=6, q_rank=10 if compressed else None, head_dim=8, rotary_dim=4, value_dim=5
+        num_heads=2,
+        kv_rank=6,
+        q_rank=10 if compressed else None,
+        head_dim=8,
+        rotary_dim=4,
+        value_dim=5,
     )
     ours = options.build(LayerContext(16, 64)).eval()
     q_up = theirs.q_b_proj.weight if compressed else theirs.q_proj.weight
@@ -151,10 +166,15 @@ def test_latent_attention(length: int, compressed: bool, seed: int) -> None:
         "out.weight": theirs.o_proj.weight,
     }  # fmt: skip
     if compressed:
-        state |= {"q_down.weight": theirs.q_a_proj.weight, "q_norm.weight": theirs.q_a_layernorm.weight}
+        state |= {
+            "q_down.weight": theirs.q_a_proj.weight,
+            "q_norm.weight": theirs.q_a_layernorm.weight,
+        }
     ours.load_state_dict(state)
     x = torch.randn(2, length, 16)
-    angle = torch.outer(torch.arange(length).float(), 10000.0 ** (-torch.arange(0, 4, 2).float() / 4))
+    angle = torch.outer(
+        torch.arange(length).float(), 10000.0 ** (-torch.arange(0, 4, 2).float() / 4)
+    )
     turns = torch.polar(torch.ones_like(angle), angle)[None]
     with torch.no_grad():
         close(ours(x), theirs(x, causal_mask(length), position_embeddings=turns)[0])
@@ -172,19 +192,27 @@ def test_differential_attention(length: int, depth: int, seed: int) -> None:
     options = DifferentialOptions(num_heads=2, position=RotaryOptions())
     ours = options.build(LayerContext(24, 64, depth=depth)).eval()
 
-    def by_pair(weight: Tensor) -> Tensor:  # theirs: all first maps, then all second; ours: a head's two maps together
+    def by_pair(
+        weight: Tensor,
+    ) -> Tensor:  # theirs: all first maps, then all second; ours: a head's two maps together
         return weight.view(2, 2, 6, 24).transpose(0, 1).reshape(24, 24)
 
     ours.load_state_dict(
         {
-            "qkv.weight": torch.cat([by_pair(p.weight) for p in (theirs.q_proj, theirs.k_proj, theirs.v_proj)]),
+            "qkv.weight": torch.cat(
+                [by_pair(p.weight) for p in (theirs.q_proj, theirs.k_proj, theirs.v_proj)]
+            ),
             "out.weight": theirs.o_proj.weight,
-            "factors": torch.stack((theirs.lambda_q1, theirs.lambda_k1, theirs.lambda_q2, theirs.lambda_k2)),
+            "factors": torch.stack(
+                (theirs.lambda_q1, theirs.lambda_k1, theirs.lambda_q2, theirs.lambda_k2)
+            ),
         }
     )
     x = torch.randn(2, length, 24)
     with torch.no_grad():
-        want = theirs(x, position_embeddings=cos_sin(length, 6), attention_mask=causal_mask(length))[0]
+        want = theirs(
+            x, position_embeddings=cos_sin(length, 6), attention_mask=causal_mask(length)
+        )[0]
         scale = config.rms_norm_eps / 1e-5
         assert scale == pytest.approx(1.0)
         close(ours(x), want)
@@ -199,7 +227,9 @@ def test_attention_sinks_and_windows(length: int, window: int | None, seed: int)
         layer_types=["full_attention"], attn_implementation="eager",
     )  # fmt: skip
     theirs = randomised(GptOssAttention(config, 0))
-    options = AttentionOptions(num_heads=4, kv_heads=2, head_dim=6, window=window, sinks=True, position=RotaryOptions())
+    options = AttentionOptions(
+        num_heads=4, kv_heads=2, head_dim=6, window=window, sinks=True, position=RotaryOptions()
+    )
     ours = options.build(LayerContext(16, 64)).eval()
     projections = (theirs.q_proj, theirs.k_proj, theirs.v_proj)
     ours.load_state_dict(
@@ -214,7 +244,10 @@ def test_attention_sinks_and_windows(length: int, window: int | None, seed: int)
     cos, sin = cos_sin(length, 6)
     x = torch.randn(2, length, 16)
     with torch.no_grad():
-        close(ours(x), theirs(x, position_embeddings=(cos[..., :3], sin[..., :3]), attention_mask=mask)[0])
+        close(
+            ours(x),
+            theirs(x, position_embeddings=(cos[..., :3], sin[..., :3]), attention_mask=mask)[0],
+        )
 
 
 @given(length=st.integers(1, 200), causal=st.booleans(), seed=seeds)
@@ -234,10 +267,16 @@ def test_t5_relative_positions(length: int, causal: bool, seed: int) -> None:
     with torch.no_grad():
         got = part.bias(length, length)
         want = theirs.compute_bias(length, length)[0]
-        seen = torch.ones(length, length).tril().bool() if causal else torch.ones(length, length).bool()
+        seen = (
+            torch.ones(length, length).tril().bool()
+            if causal
+            else torch.ones(length, length).bool()
+        )
         assert torch.equal(got[:, seen], want[:, seen])
         x = torch.randn(1, length, 16)
-        q, k, v = (p(x).view(1, length, 2, 8).transpose(1, 2) for p in (theirs.q, theirs.k, theirs.v))
+        q, k, v = (
+            p(x).view(1, length, 2, 8).transpose(1, 2) for p in (theirs.q, theirs.k, theirs.v)
+        )
         scores = q @ k.transpose(-1, -2) + want
         weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
         close(part(x), theirs.o((weights @ v).transpose(1, 2).flatten(2)))
@@ -246,14 +285,26 @@ def test_t5_relative_positions(length: int, causal: bool, seed: int) -> None:
 @pytest.mark.parametrize("kind", ["linear", "yarn"])
 @pytest.mark.parametrize("factor", [2.0, 8.0])
 def test_rotary_scaling(kind: str, factor: float) -> None:
-    scaling: Any = LinearScaling(factor=factor) if kind == "linear" else YarnScaling(factor=factor, trained=64)
+    scaling: Any = (
+        LinearScaling(factor=factor) if kind == "linear" else YarnScaling(factor=factor, trained=64)
+    )
     rotary = RotaryOptions(base=500.0, scaling=scaling).rotary(32, 256)
-    parameters = {"rope_type": kind, "factor": factor, "rope_theta": 500.0, "original_max_position_embeddings": 64}
+    parameters = {
+        "rope_type": kind,
+        "factor": factor,
+        "rope_theta": 500.0,
+        "original_max_position_embeddings": 64,
+    }
     config = LlamaConfig(
-        hidden_size=64, num_attention_heads=2, max_position_embeddings=round(64 * factor), rope_parameters=parameters
+        hidden_size=64,
+        num_attention_heads=2,
+        max_position_embeddings=round(64 * factor),
+        rope_parameters=parameters,
     )
     rate, size = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
-    angle = torch.outer(torch.arange(256).double(), rate.double())  # a rate in float32 is off by up to 1e-7 of it
+    angle = torch.outer(
+        torch.arange(256).double(), rate.double()
+    )  # a rate in float32 is off by up to 1e-7 of it
     torch.testing.assert_close(rotary.cos[:, :16].double(), angle.cos() * size, atol=4e-5, rtol=0)
     torch.testing.assert_close(rotary.sin[:, 16:].double(), angle.sin() * size, atol=4e-5, rtol=0)
 
@@ -267,11 +318,17 @@ def expert_weights(theirs: Any) -> dict[str, Tensor]:
 @some
 def test_experts_of_mixtral(length: int, top_k: int, seed: int) -> None:
     torch.manual_seed(seed)
-    config = MixtralConfig(hidden_size=16, intermediate_size=12, num_local_experts=5, num_experts_per_tok=top_k)
+    config = MixtralConfig(
+        hidden_size=16, intermediate_size=12, num_local_experts=5, num_experts_per_tok=top_k
+    )
     theirs = randomised(MixtralSparseMoeBlock(config))
     ours = MoEOptions(experts=5, top_k=top_k, hidden=12).build(LayerContext(16, 64)).eval()
     ours.load_state_dict(
-        {**expert_weights(theirs.experts), "router.weight": theirs.gate.weight, "bias": torch.zeros(5)}
+        {
+            **expert_weights(theirs.experts),
+            "router.weight": theirs.gate.weight,
+            "bias": torch.zeros(5),
+        }
     )
     x = torch.randn(2, length, 16)
     with torch.no_grad():
@@ -294,7 +351,9 @@ def test_experts_of_deepseek_v3(length: int, seed: int) -> None:
     theirs = randomised(DeepseekV3MoE(config))
     bias = 0.3 * torch.randn(6)
     theirs.gate.e_score_correction_bias.copy_(bias)
-    options = MoEOptions(experts=6, top_k=3, hidden=12, shared=2, router="sigmoid", balance="bias", scale=2.5)
+    options = MoEOptions(
+        experts=6, top_k=3, hidden=12, shared=2, router="sigmoid", balance="bias", scale=2.5
+    )
     ours = options.build(LayerContext(16, 64)).eval()
     shared = theirs.shared_experts
     ours.load_state_dict(
@@ -313,7 +372,13 @@ def test_experts_of_deepseek_v3(length: int, seed: int) -> None:
 @some
 def test_gated_convolution(length: int, kernel: int, seed: int) -> None:
     torch.manual_seed(seed)
-    config = Lfm2Config(hidden_size=16, conv_L_cache=kernel, conv_bias=True, num_hidden_layers=1, layer_types=["conv"])
+    config = Lfm2Config(
+        hidden_size=16,
+        conv_L_cache=kernel,
+        conv_bias=True,
+        num_hidden_layers=1,
+        layer_types=["conv"],
+    )
     theirs = randomised(Lfm2ShortConv(config, 0))
     ours = ConvolutionOptions(kernel=kernel, bias=True).build(LayerContext(16, 64)).eval()
     ours.load_state_dict(
@@ -329,7 +394,11 @@ def test_gated_convolution(length: int, kernel: int, seed: int) -> None:
 
 
 def test_the_bias_of_a_router_moves_towards_equal_load() -> None:
-    part = MoEOptions(experts=4, top_k=1, balance="bias", balance_weight=0.01).build(LayerContext(8, 8)).train()
+    part = (
+        MoEOptions(experts=4, top_k=1, balance="bias", balance_weight=0.01)
+        .build(LayerContext(8, 8))
+        .train()
+    )
     with torch.no_grad():
         part.router.weight.zero_()
         part.router.weight[2] = 1.0  # every token with a positive sum goes to expert 2

@@ -22,7 +22,10 @@ from bigmodel_cli.differences import differing, short_paths
 Cli = Callable[..., Result]
 ACCURACY = {"name": "accuracy", "higher_is_better": True, "percent": ["accuracy"]}
 SPEC = {
-    "model": {"type": "cnn", "layers": [{"type": "conv", "channels": 8}, {"type": "dense", "units": 10}]},
+    "model": {
+        "type": "cnn",
+        "layers": [{"type": "conv", "channels": 8}, {"type": "dense", "units": 10}],
+    },
     "data": {"type": "digits", "val_fraction": 0.1},
     "task": {"type": "classification"},
     "train": {"steps": 40, "optimizer": {"type": "adamw", "lr": 0.001}, "seed": 0},
@@ -39,7 +42,9 @@ def made(path: str, state: str = "done", spec: dict[str, Any] | None = None, **m
     (run / "spec.yaml").write_text(yaml.safe_dump(spec or SPEC, sort_keys=False))
     records: list[dict[str, Any]] = []
     for step, accuracy in ((10, 0.5), (20, None), (30, 0.75), (40, 0.7)):
-        records.append({"step": step, "loss": 2.0 / step, "lr": 1e-3, "grad_norm": 1.0, "elapsed": step * 1.5})
+        records.append(
+            {"step": step, "loss": 2.0 / step, "lr": 1e-3, "grad_norm": 1.0, "elapsed": step * 1.5}
+        )
         records.append({"step": step, "val": {"loss": 3.0 / step, "accuracy": accuracy}})
     (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (run / "run.lock").write_text(f"process {2**22 + 5} on {socket.gethostname()}")
@@ -62,9 +67,14 @@ def holding() -> Iterator[Callable[[Path], None]]:
         os.close(descriptor)
 
 
-def test_a_listing_says_state_step_best_metric_time_and_differences(cli: Cli, holding: Callable[[Path], None]) -> None:
+def test_a_listing_says_state_step_best_metric_time_and_differences(
+    cli: Cli, holding: Callable[[Path], None]
+) -> None:
     made("runs/a-10")
-    made("runs/a-2", spec={**SPEC, "train": {**SPEC["train"], "optimizer": {"type": "muon", "lr": 0.02}}})
+    made(
+        "runs/a-2",
+        spec={**SPEC, "train": {**SPEC["train"], "optimizer": {"type": "muon", "lr": 0.02}}},
+    )
     made("runs/b", "stopped", total_steps=None)
     made("runs/sweep/c", "running")
     holding(made("runs/sweep/d", "running"))
@@ -79,7 +89,11 @@ def test_a_listing_says_state_step_best_metric_time_and_differences(cli: Cli, ho
     assert lines[4] == ["c", "killed", "40", "of", "50", *best, "optimizer=adamw"]
     assert lines[5][:4] == ["d", "running", "(process", f"{os.getpid()})"]
     values = json.loads(cli("runs", "runs/a-2", "--json").out)["runs"][0]
-    assert (values["best"], values["metric"], values["seconds"]) == ({"step": 30, "value": 0.75}, "accuracy", 60.0)
+    assert (values["best"], values["metric"], values["seconds"]) == (
+        {"step": 30, "value": 0.75},
+        "accuracy",
+        60.0,
+    )
 
 
 def test_a_listing_of_many_runs_takes_no_second_and_no_torch(tmp_path: Path) -> None:
@@ -87,7 +101,11 @@ def test_a_listing_of_many_runs_takes_no_second_and_no_torch(tmp_path: Path) -> 
         made(f"runs/r{number}", spec={**SPEC, "train": {**SPEC["train"], "seed": number}})
     code = "import sys, time; t = time.process_time(); from bigmodel_cli.runs import list_runs, listing; listing(list_runs([]))"
     code += "; print(time.process_time() - t, 'torch' in sys.modules, 'pydantic' in sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+    )
     seconds, *heavy = out.stdout.split()
     assert heavy == [b"False", b"False"], out.stderr
     assert float(seconds) < 1
@@ -97,10 +115,16 @@ DAMAGE: dict[str, tuple[str, bytes]] = {
     "a status that is cut": ("status.json", b'{"state": "do'),
     "a status that is a list": ("status.json", b"[]"),
     "a status as deep as a well": ("status.json", b"[" * 100_000),
-    "a record that is cut": ("metrics.jsonl", b'{"step": 1, "val": {"loss"\n{"step": 2, "val": {"loss": 1.0}}\n'),
+    "a record that is cut": (
+        "metrics.jsonl",
+        b'{"step": 1, "val": {"loss"\n{"step": 2, "val": {"loss": 1.0}}\n',
+    ),
     "records of other types": ("metrics.jsonl", b'{"step": "x", "val": 3}\n'),
     "a spec that is cut": ("spec.yaml", b"model: {type: [cnn\n"),
-    "a spec that is an alias bomb": ("spec.yaml", b"model: &a [1, 2]\n" + b"data: [" + b"*a," * 60_000 + b"]\n"),
+    "a spec that is an alias bomb": (
+        "spec.yaml",
+        b"model: &a [1, 2]\n" + b"data: [" + b"*a," * 60_000 + b"]\n",
+    ),
     "a spec that is not UTF-8": ("spec.yaml", b"model: \xff\n"),
 }
 
@@ -121,7 +145,11 @@ def test_a_damaged_file_is_one_line_of_warning(name: str, content: bytes, cli: C
 
 def test_a_pipe_or_a_folder_in_the_place_of_a_file_does_not_hang(cli: Cli) -> None:
     run = made("runs/odd")
-    for name, make in (("status.json", os.mkfifo), ("spec.yaml", os.mkdir), ("run.lock", os.mkfifo)):
+    for name, make in (
+        ("status.json", os.mkfifo),
+        ("spec.yaml", os.mkdir),
+        ("run.lock", os.mkfifo),
+    ):
         (run / name).unlink()
         make(run / name)
     result = cli("runs")
@@ -148,7 +176,9 @@ def test_what_is_no_run_is_said_once(cli: Cli) -> None:
     assert cli("runs", "--plot", "x.png").status == 2
 
 
-def test_a_comparison_has_a_column_for_each_run_and_one_plot(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_comparison_has_a_column_for_each_run_and_one_plot(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made("runs/a")
     made("other/a", spec={**SPEC, "data": {"type": "digits", "val_fraction": 0.2}}, parameters=99)
     Path("runs/a/checkpoints/step-00000040").mkdir(parents=True)
@@ -169,7 +199,9 @@ def test_a_comparison_has_a_column_for_each_run_and_one_plot(cli: Cli, monkeypat
     assert Image.open("compare.png").width == 1320
 
 
-@pytest.mark.parametrize(("name", "begins"), [("c.pdf", b"%PDF"), ("c.svg", b"<?xml"), ("c.PNG", b"\x89PNG")])
+@pytest.mark.parametrize(
+    ("name", "begins"), [("c.pdf", b"%PDF"), ("c.svg", b"<?xml"), ("c.PNG", b"\x89PNG")]
+)
 def test_a_plot_is_of_the_kind_that_its_name_ends_in(name: str, begins: bytes, cli: Cli) -> None:
     made("runs/a $x_1$ \x1b")
     assert cli("runs", "--compare", "--plot", name).status == 0
@@ -183,7 +215,10 @@ def test_runs_that_learn_other_things_are_not_drawn_together(cli: Cli) -> None:
     (made("runs/nothing") / "metrics.jsonl").unlink()
     result = cli("runs", "--compare", "a", "b", "nothing")
     kinds = "classification by accuracy (2), causal_lm by loss (1)"
-    assert f"note: the runs are not all of one kind, and each kind has its own plot: {kinds}\n" in result.err
+    assert (
+        f"note: the runs are not all of one kind, and each kind has its own plot: {kinds}\n"
+        in result.err
+    )
     assert Image.open("compare.png").size == (1320, 1008)
     result = cli("runs", "--compare", "nothing", "--plot", "none.png")
     assert "no plot: " in result.err
@@ -191,10 +226,24 @@ def test_runs_that_learn_other_things_are_not_drawn_together(cli: Cli) -> None:
 
 
 def test_differences_below_a_type_are_of_runs_of_that_type() -> None:
-    cnn = {"model.type": "cnn", "model.layers.0.channels": 8, "train.lr": 1e-3, "train.optimizer.type": "sgd"}
-    vit = {"model.type": "vit", "model.dim": 32, "train.lr": 1e-3, "train.optimizer.type": "sgd", "train.new": None}
+    cnn = {
+        "model.type": "cnn",
+        "model.layers.0.channels": 8,
+        "train.lr": 1e-3,
+        "train.optimizer.type": "sgd",
+    }
+    vit = {
+        "model.type": "vit",
+        "model.dim": 32,
+        "train.lr": 1e-3,
+        "train.optimizer.type": "sgd",
+        "train.new": None,
+    }
     assert differing([cnn, vit, {}]) == ["model.type"]
-    assert differing([cnn, vit, {**cnn, "model.layers.0.channels": 9}]) == ["model.type", "model.layers.0.channels"]
+    assert differing([cnn, vit, {**cnn, "model.layers.0.channels": 9}]) == [
+        "model.type",
+        "model.layers.0.channels",
+    ]
     assert short_paths(["a.0.dim", "b.0.dim", "a.1.heads", "data.files.0", "x.type"]) == {
         "a.0.dim": "a.0.dim",
         "b.0.dim": "b.0.dim",

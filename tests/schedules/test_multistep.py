@@ -10,7 +10,8 @@ from bigmodel_cli.schedules.multistep import MultistepOptions
 
 
 @pytest.mark.parametrize(
-    ("milestones", "total"), [([0.5, 0.75], 8), ([0.7, 0.1, 0.3], 10), ([0.5, 0.5], 7), ([0.29], 100)]
+    ("milestones", "total"),
+    [([0.5, 0.75], 8), ([0.7, 0.1, 0.3], 10), ([0.5, 0.5], 7), ([0.29], 100)],
 )
 def test_each_milestone_multiplies_the_rate_once(milestones: list[float], total: int) -> None:
     """As torch's MultiStepLR, whose import takes as long as all other tests of schedules."""
@@ -25,7 +26,10 @@ def test_each_milestone_multiplies_the_rate_once(milestones: list[float], total:
 
 def test_seven_tenths_of_ten_steps_are_seven() -> None:
     """0.7 x 10 is a little more than 7 in floating point."""
-    factors = [MultistepOptions(milestones=[0.7], gamma=0.5, warmup=2).factor(step, 10) for step in range(10)]
+    factors = [
+        MultistepOptions(milestones=[0.7], gamma=0.5, warmup=2).factor(step, 10)
+        for step in range(10)
+    ]
     assert factors == pytest.approx([1 / 3, 2 / 3, 1, 1, 1, 1, 1, 0.5, 0.5, 0.5])
 
 

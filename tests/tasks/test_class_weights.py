@@ -35,12 +35,18 @@ def task(weights: Any, smoothing: float = 0.0) -> Classification:
 def test_balanced_weights_let_each_class_count_as_much() -> None:
     weights = class_weights(ClassificationOptions(class_weights="balanced"), FACTS)
     assert weights == pytest.approx((100 / 3 / 75, 100 / 3 / 20, 100 / 3 / 5))
-    assert [w * n for w, n in zip(weights, FACTS.class_counts, strict=True)] == pytest.approx([100 / 3] * 3)
+    assert [w * n for w, n in zip(weights, FACTS.class_counts, strict=True)] == pytest.approx(
+        [100 / 3] * 3
+    )
     lacking = DatasetInfo(classes=("a", "b", "c"), class_counts=(30, 0, 10))
     found = class_weights(ClassificationOptions(class_weights="balanced"), lacking)
     assert (found[0] * 30, found[2] * 10) == pytest.approx((20, 20))
     assert np.isfinite(found).all()
-    assert class_weights(ClassificationOptions(class_weights={True: 3, "b": 0.5}), FACTS) == (1.0, 0.5, 3.0)
+    assert class_weights(ClassificationOptions(class_weights={True: 3, "b": 0.5}), FACTS) == (
+        1.0,
+        0.5,
+        3.0,
+    )
     assert class_weights(ClassificationOptions(), FACTS) == ()
     numbers = DatasetInfo(classes=("0", "1"))
     assert class_weights(ClassificationOptions(class_weights={1: 4.5}), numbers) == (1.0, 4.5)
@@ -51,11 +57,15 @@ def test_the_loss_is_that_of_the_formula_and_of_torch(smoothing: float) -> None:
     torch.manual_seed(3)
     logits, labels = torch.randn(7, 3), torch.tensor([0, 0, 2, 1, 0, 2, 0])
     weights = {"a": 0.2, "b": 1.5, "true": 7.0}
-    total, count = loss_of(task(weights, smoothing), lambda x: x, {"image": logits, "label": labels})  # type: ignore[arg-type]
+    total, count = loss_of(
+        task(weights, smoothing), lambda x: x, {"image": logits, "label": labels}
+    )  # type: ignore[arg-type]
     w, x = np.array([0.2, 1.5, 7.0]), logits.double().numpy()
     logs = x - np.log(np.exp(x).sum(1, keepdims=True))
     one_hot = np.eye(3)[labels.numpy()]
-    wanted = (((1 - smoothing) * one_hot + smoothing / 3) * w * -logs).sum() / w[labels.numpy()].sum()
+    wanted = (((1 - smoothing) * one_hot + smoothing / 3) * w * -logs).sum() / w[
+        labels.numpy()
+    ].sum()
     assert float(total / count) == pytest.approx(wanted, rel=1e-6)
     reference = torch.nn.CrossEntropyLoss(torch.tensor([0.2, 1.5, 7.0]), label_smoothing=smoothing)
     assert float(total / count) == pytest.approx(float(reference(logits, labels)), rel=1e-6)
@@ -95,7 +105,10 @@ def test_metrics_count_every_item_once() -> None:
 
 
 def test_weights_that_do_not_fit() -> None:
-    with pytest.raises(SpecError, match=r"task.class_weights: 'bb' is no class; they are a, b, true; did you mean b\?"):
+    with pytest.raises(
+        SpecError,
+        match=r"task.class_weights: 'bb' is no class; they are a, b, true; did you mean b\?",
+    ):
         task({"bb": 2.0})
     with pytest.raises(SpecError, match="the training items of each class are not known"):
         ClassificationOptions(class_weights="balanced").build(DatasetInfo(classes=("a", "b")))
@@ -125,7 +138,12 @@ def test_images_and_recordings_count_their_classes_too() -> None:
 
     write(count=4)
     Path("sounds/high_ann_0.wav").unlink()
-    options = {"files": ["sounds"], "pattern": r"(?P<label>\w+)_\w+_(?P<index>\d+)\.wav$", "rate": 8000, "mels": 16}
+    options = {
+        "files": ["sounds"],
+        "pattern": r"(?P<label>\w+)_\w+_(?P<index>\d+)\.wav$",
+        "rate": 8000,
+        "mels": 16,
+    }
     sound = AudioOptions.model_validate({**options, "split": {"val": {"index": [1]}}})
     info = open_data(sound, base=Path(), say=lambda _: None).info
     labels = [p.name for p in Path("sounds").iterdir() if not p.name.endswith("_1.wav")]
@@ -145,11 +163,15 @@ train: {steps: 12, batch_size: 8, precision: fp32, memory_format: contiguous, co
 
 
 def test_uneven_classes_are_said_and_weighed(cli: Cli) -> None:
-    Path("a.tsv").write_text("".join(f"item {i}\t{'rare' if i % 20 == 0 else 'usual'}\n" for i in range(200)))
+    Path("a.tsv").write_text(
+        "".join(f"item {i}\t{'rare' if i % 20 == 0 else 'usual'}\n" for i in range(200))
+    )
     Path("spec.yaml").write_text(SPEC.replace("type: table,", "type: table, val_fraction: 0,"))
     plain = cli("pretrain", "spec.yaml", "--out", "plain")
     assert plain.status == 0, plain.err
-    assert "the classes are uneven: 'usual' has 190 of 200 training items and 'rare' 10" in plain.err
+    assert (
+        "the classes are uneven: 'usual' has 190 of 200 training items and 'rare' 10" in plain.err
+    )
     assert "always says 'usual' gets 95.0 % right" in plain.err
     balanced = cli("pretrain", "spec.yaml", "--out", "run", "--set", "task.class_weights=balanced")
     assert balanced.status == 0, balanced.err

@@ -26,13 +26,24 @@ def test_the_input_is_what_the_data_has() -> None:
     assert inputs_of({"image": tokens, "label": label}) == (tokens,)
     assert inputs_of({"tokens": tokens, "label": label}) == (tokens,)
     assert inputs_of({"label": label, "types": types, "tokens": tokens}) == (tokens, types)
-    with pytest.raises(SpecError, match="classification reads one of image, tokens, frames, and the data has label, x"):
+    with pytest.raises(
+        SpecError,
+        match="classification reads one of image, tokens, frames, and the data has label, x",
+    ):
         inputs_of({"x": tokens, "label": label})
 
 
 def test_batches_of_different_lengths_join() -> None:
-    first = {"tokens": torch.tensor([[1, 2, 3]]), "label": torch.tensor([0]), "frames": torch.ones(1, 3, 2)}
-    second = {"tokens": torch.tensor([[4], [5]]), "label": torch.tensor([1, 2]), "frames": torch.ones(2, 1, 2)}
+    first = {
+        "tokens": torch.tensor([[1, 2, 3]]),
+        "label": torch.tensor([0]),
+        "frames": torch.ones(1, 3, 2),
+    }
+    second = {
+        "tokens": torch.tensor([[4], [5]]),
+        "label": torch.tensor([1, 2]),
+        "frames": torch.ones(2, 1, 2),
+    }
     joined = join([first, second])
     assert joined["tokens"].tolist() == [[1, 2, 3], [4, -1, -1], [5, -1, -1]]
     assert joined["label"].tolist() == [0, 1, 2]
@@ -43,13 +54,23 @@ def test_random_input_for_a_benchmark() -> None:
     info = DatasetInfo(vocab_size=30, context=7, classes=("a", "b"))
     batch = random_batch(info, ("label",), 4, torch.device("cpu"))
     assert (batch["tokens"].shape, batch["label"].shape) == ((4, 7), (4,))
-    masked = random_batch(DatasetInfo(vocab_size=30, context=7), ("tokens", "words"), 4, torch.device("cpu"))
+    masked = random_batch(
+        DatasetInfo(vocab_size=30, context=7), ("tokens", "words"), 4, torch.device("cpu")
+    )
     assert masked["tokens"].shape == masked["words"].shape == (4, 8)
-    pairs = random_batch(DatasetInfo(vocab_size=30, context=7), ("source", "target"), 4, torch.device("cpu"))
-    assert (pairs["source"].shape, pairs["target"].shape) == ((4, 7), (4, 8))  # as a target with its end at both ends
+    pairs = random_batch(
+        DatasetInfo(vocab_size=30, context=7), ("source", "target"), 4, torch.device("cpu")
+    )
+    assert (pairs["source"].shape, pairs["target"].shape) == (
+        (4, 7),
+        (4, 8),
+    )  # as a target with its end at both ends
 
 
-ANIMALS, THINGS = ["cat", "dog", "horse", "bird", "mouse"], ["table", "stone", "house", "lamp", "spoon"]
+ANIMALS, THINGS = (
+    ["cat", "dog", "horse", "bird", "mouse"],
+    ["table", "stone", "house", "lamp", "spoon"],
+)
 
 
 def sentences(count: int, seed: int) -> list[str]:
@@ -113,11 +134,16 @@ def test_labels_of_text_from_scratch_and_after_a_pretraining_without_labels(cli:
         "--set",
         "train.steps=15",
     )
-    by_f1 = cli("pretrain", "scratch.yaml", "--out", "by_f1", *changes, "--set", "train.keep_last=3")
+    by_f1 = cli(
+        "pretrain", "scratch.yaml", "--out", "by_f1", *changes, "--set", "train.keep_last=3"
+    )
     assert by_f1.status == 0, by_f1.err
     records = [json.loads(line) for line in Path("by_f1/metrics.jsonl").read_text().splitlines()]
     seen = {r["step"]: r["val"]["macro_f1"] for r in records if "val" in r}
-    assert Path("by_f1/checkpoints/best").resolve().name == f"step-{max(seen, key=lambda step: seen[step]):08d}"
+    assert (
+        Path("by_f1/checkpoints/best").resolve().name
+        == f"step-{max(seen, key=lambda step: seen[step]):08d}"
+    )
     assert json.loads(cli("eval", "by_f1", "--json").out)["macro_f1"] == pytest.approx(seen[15])
 
     task = "{type: masked_lm, whole_words: true}"
@@ -129,7 +155,9 @@ def test_labels_of_text_from_scratch_and_after_a_pretraining_without_labels(cli:
     Path("tune.yaml").write_text(
         "data:" + Path("tune.yaml").read_text().split("data:")[1]
     )  # the model is the checkpoint's
-    Path("few.tsv").write_text("a b\tfirst\nb a\tsecond\n")  # too little for a vocabulary of its own
+    Path("few.tsv").write_text(
+        "a b\tfirst\nb a\tsecond\n"
+    )  # too little for a vocabulary of its own
     plans = [
         cli(
             "finetune",
@@ -150,7 +178,9 @@ def test_labels_of_text_from_scratch_and_after_a_pretraining_without_labels(cli:
     tuned = cli("finetune", "--from", "masked", "tune.yaml", "--out", "tuned")
     assert tuned.status == 0, tuned.err
     assert "newly initialised, since the classes differ: head.weight, head.bias" in tuned.err
-    before, after = (load_file(Path(run, "checkpoints/last/model.safetensors")) for run in ("masked", "tuned"))
+    before, after = (
+        load_file(Path(run, "checkpoints/last/model.safetensors")) for run in ("masked", "tuned")
+    )
     kept = [name for name in before if not name.startswith("head")]
     assert set(after) == {*kept, "head.weight", "head.bias"}
     for name in kept:
@@ -164,6 +194,16 @@ def test_labels_of_text_from_scratch_and_after_a_pretraining_without_labels(cli:
     info = json.loads(Path("tuned/checkpoints/last/facts.json").read_text())
     assert (info["classes"], info["context"]) == (["first", "second"], 24)
     assert cli("eval", "tuned", "--json").status == 0
-    longer = cli("finetune", "--from", "masked", "tune.yaml", "--out", "tuned", "--resume", "--set", "train.steps=2")
+    longer = cli(
+        "finetune",
+        "--from",
+        "masked",
+        "tune.yaml",
+        "--out",
+        "tuned",
+        "--resume",
+        "--set",
+        "train.steps=2",
+    )
     assert longer.status == 0, longer.err  # the same command goes on
     assert "after step 1" in longer.err

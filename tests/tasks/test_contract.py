@@ -34,7 +34,10 @@ class Huber(Task):
     name = "huber"
     needs = "images"
     reads = ("image", "wanted")
-    metrics: ClassVar = {"loss": MetricInfo(False), "near": MetricInfo(True, "within delta", (0.0, 1.0), percent=True)}
+    metrics: ClassVar = {
+        "loss": MetricInfo(False),
+        "near": MetricInfo(True, "within delta", (0.0, 1.0), percent=True),
+    }
 
     def __init__(self, options: HuberOptions) -> None:
         self.options = options
@@ -44,7 +47,9 @@ class Huber(Task):
 
     def loss(self, outputs: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         delta = self.options.delta
-        return torch.nn.functional.huber_loss(outputs, batch["wanted"], reduction="sum", delta=delta), torch.tensor(1)
+        return torch.nn.functional.huber_loss(
+            outputs, batch["wanted"], reduction="sum", delta=delta
+        ), torch.tensor(1)
 
     def score(self, outputs: Any, batch: Batch) -> tuple[Scores, Answers]:
         return {}, {}
@@ -60,10 +65,14 @@ def test_a_task_can_be_learnt_and_what_decides_is_a_metric_of_it(name: str) -> N
     assert learners(options.output)
     task = options.for_samples().build()
     deciding = (
-        get_args(options.model_fields["metric"].annotation) if "metric" in options.model_fields else [task.metric]
+        get_args(options.model_fields["metric"].annotation)
+        if "metric" in options.model_fields
+        else [task.metric]
     )
     assert {*deciding, *task.measured, task.derived_from} <= task.metrics.keys()
-    assert all(task.info(name).higher_is_better for name in deciding) == (not {"loss", "wer", "cer"} & set(deciding))
+    assert all(task.info(name).higher_is_better for name in deciding) == (
+        not {"loss", "wer", "cer"} & set(deciding)
+    )
 
 
 def test_a_task_with_an_option_without_default_scores_a_file_of_samples_again(
@@ -71,7 +80,11 @@ def test_a_task_with_an_option_without_default_scores_a_file_of_samples_again(
 ) -> None:
     monkeypatch.setitem(TASKS, "huber", HuberOptions)
     rows = [
-        {"task": "huber", "scores": {"loss": 2.0 * i, "near": i % 2}, "counts": {"loss": 1, "near": 1}}
+        {
+            "task": "huber",
+            "scores": {"loss": 2.0 * i, "near": i % 2},
+            "counts": {"loss": 1, "near": 1},
+        }
         for i in range(8)
     ]
     Path("samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -89,7 +102,12 @@ def test_a_task_with_an_option_without_default_scores_a_file_of_samples_again(
 def test_a_task_checks_what_the_data_has() -> None:
     task, images = Huber(HuberOptions(delta=1.0)), DatasetInfo(image_shape=(1, 4, 4))
     task.check(None, images, frozenset(["image", "wanted", "more"]), "here")
-    with pytest.raises(SpecError, match=r"task.type: huber needs data with images, and data.type: here has none"):
+    with pytest.raises(
+        SpecError, match=r"task.type: huber needs data with images, and data.type: here has none"
+    ):
         task.check(None, DatasetInfo(vocab_size=4), frozenset(["image", "wanted"]), "here")
-    with pytest.raises(SpecError, match=r"task.type: huber reads image, wanted, and data.type: here has image, label$"):
+    with pytest.raises(
+        SpecError,
+        match=r"task.type: huber reads image, wanted, and data.type: here has image, label$",
+    ):
         task.check(None, images, frozenset(["label", "image"]), "here")

@@ -17,7 +17,13 @@ from torch import Tensor, nn
 
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import DataError
-from bigmodel_cli.tasks.ctc import CTCOptions, edit_distance, negative_log_likelihood, spell, text_of
+from bigmodel_cli.tasks.ctc import (
+    CTCOptions,
+    edit_distance,
+    negative_log_likelihood,
+    spell,
+    text_of,
+)
 
 Cli = Callable[..., Result]
 
@@ -55,7 +61,11 @@ def test_the_loss_is_the_sum_over_all_alignments() -> None:
 
 
 def batch(target: Tensor) -> dict[str, Tensor]:
-    return {"frames": torch.zeros(len(target), 8, 4), "lengths": torch.full((len(target),), 8), "target": target}
+    return {
+        "frames": torch.zeros(len(target), 8, 4),
+        "lengths": torch.full((len(target),), 8),
+        "target": target,
+    }
 
 
 def test_loss_sums_over_recordings_and_counts_units_also_in_bf16() -> None:
@@ -77,8 +87,13 @@ def test_loss_sums_over_recordings_and_counts_units_also_in_bf16() -> None:
 
 def test_a_transcript_longer_than_its_recording_is_refused() -> None:
     logits = torch.zeros(2, 4, 3)
-    negative_log_likelihood(logits, torch.tensor([4, 3]), torch.tensor([[0, 1, 0, 1], [0, 0, -1, -1]]))
-    with pytest.raises(DataError, match=r"of 3 units needs 4 vectors, and its recording gives 3; lower model.frontend"):
+    negative_log_likelihood(
+        logits, torch.tensor([4, 3]), torch.tensor([[0, 1, 0, 1], [0, 0, -1, -1]])
+    )
+    with pytest.raises(
+        DataError,
+        match=r"of 3 units needs 4 vectors, and its recording gives 3; lower model.frontend",
+    ):
         negative_log_likelihood(logits, torch.tensor([4, 3]), torch.tensor([[0, 1, -1], [0, 0, 1]]))
 
 
@@ -87,7 +102,10 @@ def test_greedy_text() -> None:
     path = torch.tensor([[3, 0, 0, 3, 0, 2, 2, 1, 3, 1], [2, 0, 2, 3, 2, 1, 2, 1, 1, 1]])
     logits = nn.functional.one_hot(path, 4).float()
     assert text_of(logits, torch.tensor([10, 6]), units, "characters") == ["aa bb", "a b"]
-    assert text_of(logits, torch.tensor([3, 1]), ("one", "two", "three"), "words") == ["one", "three"]
+    assert text_of(logits, torch.tensor([3, 1]), ("one", "two", "three"), "words") == [
+        "one",
+        "three",
+    ]
     assert text_of(logits[:, :1], torch.tensor([1, 0]), units, "characters") == ["", ""]
     assert spell([1, 0], ("one", "two"), "words") == "two one"
 
@@ -109,9 +127,13 @@ def test_error_rates_are_jiwers() -> None:
     written = text_of(logits, torch.full((60,), 40), units, "characters")
     for name, theirs in (("wer", jiwer.wer), ("cer", jiwer.cer)):
         sums, counts = scores[name]
-        assert float(sums.sum()) / int(counts.sum()) == pytest.approx(theirs(said, written), rel=1e-12)
+        assert float(sums.sum()) / int(counts.sum()) == pytest.approx(
+            theirs(said, written), rel=1e-12
+        )
         for i in range(10):
-            assert float(sums[i]) / int(counts[i]) == pytest.approx(theirs(said[i], written[i]), rel=1e-12)
+            assert float(sums[i]) / int(counts[i]) == pytest.approx(
+                theirs(said[i], written[i]), rel=1e-12
+            )
 
 
 def test_edit_distance_equals_the_plain_recursion() -> None:
@@ -122,7 +144,9 @@ def test_edit_distance_equals_the_plain_recursion() -> None:
                 table[i, j] = i + j
             else:
                 table[i, j] = min(
-                    table[i - 1, j] + 1, table[i, j - 1] + 1, table[i - 1, j - 1] + (a[i - 1] != b[j - 1])
+                    table[i - 1, j] + 1,
+                    table[i, j - 1] + 1,
+                    table[i - 1, j - 1] + (a[i - 1] != b[j - 1]),
                 )
         return int(table[-1, -1])
 
@@ -201,10 +225,14 @@ def test_an_encoder_learns_to_write_down_strings_of_tones(cli: Cli) -> None:
          "model.frontend: it reads frames of sound, and the data has none"),
     ],
 )  # fmt: skip
-def test_what_does_not_go_together_is_said(changes: list[str], status: int, message: str, cli: Cli) -> None:
+def test_what_does_not_go_together_is_said(
+    changes: list[str], status: int, message: str, cli: Cli
+) -> None:
     write()
     Path("abc.txt").write_text("abcdefg" * 100)
-    result = cli("pretrain", "ctc.yaml", "--out", "run", *(w for c in changes for w in ("--set", c)))
+    result = cli(
+        "pretrain", "ctc.yaml", "--out", "run", *(w for c in changes for w in ("--set", c))
+    )
     assert result.status == status, result.err
     assert message in result.err
     assert not Path("run/checkpoints").exists()

@@ -24,7 +24,9 @@ def test_equals_pytorchs(n: int, vocab: int, smoothing: float, piece: int, seed:
     generator = torch.Generator().manual_seed(seed)
     logits = (5 * torch.randn(n, vocab, generator=generator, dtype=torch.float64)).requires_grad_()
     targets = torch.randint(-1, vocab, (n,), generator=generator)
-    want = F.cross_entropy(logits, targets, ignore_index=-1, reduction="sum", label_smoothing=smoothing)
+    want = F.cross_entropy(
+        logits, targets, ignore_index=-1, reduction="sum", label_smoothing=smoothing
+    )
     (expected,) = torch.autograd.grad(2.5 * want, logits)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loss, "PIECE", {"cpu": piece})
@@ -34,9 +36,16 @@ def test_equals_pytorchs(n: int, vocab: int, smoothing: float, piece: int, seed:
     torch.testing.assert_close(gradient, expected)
 
 
-@given(n=st.integers(1, 40), vocab=st.integers(2, 30), piece=st.sampled_from([1, 50, 10**6]), seed=st.integers(0, 99))
+@given(
+    n=st.integers(1, 40),
+    vocab=st.integers(2, 30),
+    piece=st.sampled_from([1, 50, 10**6]),
+    seed=st.integers(0, 99),
+)
 @settings(max_examples=60, deadline=None)
-def test_each_target_is_judged_as_pytorch_judges_it(n: int, vocab: int, piece: int, seed: int) -> None:
+def test_each_target_is_judged_as_pytorch_judges_it(
+    n: int, vocab: int, piece: int, seed: int
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     logits = 5 * torch.randn(2, n, vocab, generator=generator)
     targets = torch.randint(-1, vocab, (2, n), generator=generator)

@@ -81,7 +81,9 @@ def test_the_error_is_the_mean_over_hidden_patches_alone() -> None:
                 errors.append((patch - 0.5).square().mean())
         assert gone.sum(1).tolist() == [8] * 6
         assert int(count) == 6
-        torch.testing.assert_close(total.double() / count, torch.stack(errors).mean(), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            total.double() / count, torch.stack(errors).mean(), atol=1e-5, rtol=1e-5
+        )
 
 
 def test_training_hides_others_and_evaluation_the_same_of_an_image() -> None:
@@ -95,7 +97,10 @@ def test_training_hides_others_and_evaluation_the_same_of_an_image() -> None:
     whole = scores_of(task, spy, {"image": images, "key": keys})["loss"]
     chosen = spy.seen[-1]
     torch.manual_seed(1)
-    alone = [scores_of(task, spy, {"image": images[i : i + 1], "key": keys[i : i + 1]})["loss"] for i in range(32)]
+    alone = [
+        scores_of(task, spy, {"image": images[i : i + 1], "key": keys[i : i + 1]})["loss"]
+        for i in range(32)
+    ]
     assert torch.equal(torch.cat(spy.seen[-32:]), chosen)
     torch.testing.assert_close(whole[0], torch.cat([sums for sums, _ in alone]))
     assert whole[1].tolist() == [1] * 32
@@ -105,7 +110,11 @@ def test_training_hides_others_and_evaluation_the_same_of_an_image() -> None:
 
 def test_patches_are_hidden_evenly_and_by_pairs_as_by_chance() -> None:
     images, spy = torch.zeros(4000, 1, 8, 8), Spy()
-    loss_of(MaskedImageOptions(mask_ratio=0.5).build(), spy, {"image": images, "key": keys_of(9, 2, np.arange(4000))})
+    loss_of(
+        MaskedImageOptions(mask_ratio=0.5).build(),
+        spy,
+        {"image": images, "key": keys_of(9, 2, np.arange(4000))},
+    )
     gone = hidden(spy.seen[-1]).double()
     assert float((gone.mean(0) - 0.5).abs().max()) < 5 * 0.5 / 4000**0.5
     both = (gone.T @ gone / 4000)[~torch.eye(16, dtype=torch.bool)]
@@ -124,14 +133,18 @@ def test_rebuilding_leaves_what_is_seen() -> None:
     assert (rebuilt[~there] == 7).all()
 
 
-@pytest.mark.parametrize(("fraction", "patches", "seen"), [(0.75, 64, 16), (0.75, 16, 4), (0.5, 9, 4), (0.9, 10, 1)])
+@pytest.mark.parametrize(
+    ("fraction", "patches", "seen"), [(0.75, 64, 16), (0.75, 16, 4), (0.5, 9, 4), (0.9, 10, 1)]
+)
 def test_how_many_stay_visible(fraction: float, patches: int, seen: int) -> None:
     assert MaskedImageOptions(mask_ratio=fraction).visible(patches) == seen
 
 
 def test_fractions_that_hide_all_or_nothing() -> None:
     for fraction, message in ((0.99, "leaves none visible"), (0.01, "hides none")):
-        with pytest.raises(SpecError, match=rf"task.mask_ratio: {fraction} of the image's 16 patches {message}"):
+        with pytest.raises(
+            SpecError, match=rf"task.mask_ratio: {fraction} of the image's 16 patches {message}"
+        ):
             MaskedImageOptions(mask_ratio=fraction).visible(16)
 
 
@@ -148,7 +161,10 @@ def mae(cli: Cli) -> Path:
 def test_pretraining_learns_and_leaves_a_picture(mae: Path, cli: Cli) -> None:
     result = cli("pretrain", "mae.yaml", "--out", "long", "--set", "train.steps=250")
     assert result.status == 0, result.err
-    assert "rebuilt images: long/rebuilt.png, each hidden patch at its true mean and deviation" in result.err
+    assert (
+        "rebuilt images: long/rebuilt.png, each hidden patch at its true mean and deviation"
+        in result.err
+    )
     assert min(Image.open("long/rebuilt.png").size) > 300
     records = [json.loads(line) for line in Path("long/metrics.jsonl").read_text().splitlines()]
     losses = [r["val"]["loss"] for r in records if "val" in r]
@@ -161,9 +177,20 @@ def test_pretraining_learns_and_leaves_a_picture(mae: Path, cli: Cli) -> None:
 
 
 def test_its_encoder_is_finetuned_under_the_same_names(mae: Path, cli: Cli) -> None:
-    result = cli("finetune", "--from", mae, "labels.yaml", "--out", "tuned", "--set", "train.optimizer.lr=1e-30")
+    result = cli(
+        "finetune",
+        "--from",
+        mae,
+        "labels.yaml",
+        "--out",
+        "tuned",
+        "--set",
+        "train.optimizer.lr=1e-30",
+    )
     assert result.status == 0, result.err
-    before, after = (checkpoints.read(p, train_state=False) for p in (mae, Path(result.out.strip())))
+    before, after = (
+        checkpoints.read(p, train_state=False) for p in (mae, Path(result.out.strip()))
+    )
     decoder = {name for name in before.model if name.startswith("decoder.")}
     assert f"weights: {len(before.model) - len(decoder)} tensors from {mae}" in result.err
     assert "newly initialised, since the classes differ: head.weight, head.bias" in result.err
@@ -178,9 +205,14 @@ def test_its_encoder_is_finetuned_under_the_same_names(mae: Path, cli: Cli) -> N
         r"data: 64\d training samples", result.err
     )  # half of the 1,290 that are not held out, class by class
     assert json.loads(cli("eval", "tuned", "--json").out)["metrics"]["accuracy"]["count"] == 364
-    scratch = cli("pretrain", "labels.yaml", "--out", "scratch")  # the same file, without the autoencoder
+    scratch = cli(
+        "pretrain", "labels.yaml", "--out", "scratch"
+    )  # the same file, without the autoencoder
     assert scratch.status == 0, scratch.err
-    assert checkpoints.read(Path(scratch.out.strip()), train_state=False).info["mean"] == before.info["mean"]
+    assert (
+        checkpoints.read(Path(scratch.out.strip()), train_state=False).info["mean"]
+        == before.info["mean"]
+    )
 
 
 def test_with_labelled_data_the_task_alone_decides_that_the_head_is_new(cli: Cli) -> None:
@@ -188,12 +220,17 @@ def test_with_labelled_data_the_task_alone_decides_that_the_head_is_new(cli: Cli
     assert cli("pretrain", "mae.yaml", "--out", "mae").status == 0
     words = ["finetune", "--from", "mae", "--out", "tuned", "--set", "task={type: classification}"]
     result = cli(*words)
-    assert (result.status, "model.reconstruct is for task.type: masked_image" in result.err) == (2, True)
+    assert (result.status, "model.reconstruct is for task.type: masked_image" in result.err) == (
+        2,
+        True,
+    )
     result = cli(*words, "--set", "model.reconstruct=null")
     assert result.status == 0, result.err
     assert "newly initialised, since the task differs: head.weight, head.bias" in result.err
     assert "ignored of the checkpoint: decoder.blocks.0." in result.err
-    again = cli("finetune", "--from", "mae", "--out", "more")  # the same task goes on with the decoder
+    again = cli(
+        "finetune", "--from", "mae", "--out", "more"
+    )  # the same task goes on with the decoder
     assert again.status == 0, again.err
     assert "newly initialised" not in again.err
     assert "ignored" not in again.err
@@ -202,7 +239,9 @@ def test_with_labelled_data_the_task_alone_decides_that_the_head_is_new(cli: Cli
 def test_a_stopped_pretraining_goes_on_exactly(mae: Path, cli: Cli, zygote: Any) -> None:
     from zygote import resume_command
 
-    stopped = zygote.run("pretrain", "mae.yaml", "--out", "run", env={"BIGMODEL_FAILPOINT": "train.step:SIGTERM:3"})
+    stopped = zygote.run(
+        "pretrain", "mae.yaml", "--out", "run", env={"BIGMODEL_FAILPOINT": "train.step:SIGTERM:3"}
+    )
     assert stopped.status == 143, stopped.err
     resumed = cli(*resume_command(stopped.err))
     assert resumed.status == 0, resumed.err
@@ -219,7 +258,9 @@ def test_accumulation_gives_the_same_gradient() -> None:
     images, ranks = torch.randn(8, 1, 8, 8), torch.rand(8, 16)
 
     def errors(rows: slice) -> torch.Tensor:
-        return task.errors(*task.call(model, images[rows], model.patchify(images[rows]), ranks[rows]))
+        return task.errors(
+            *task.call(model, images[rows], model.patchify(images[rows]), ranks[rows])
+        )
 
     whole = errors(slice(None))
     parts = [errors(slice(i, i + 2)) for i in range(0, 8, 2)]
@@ -231,13 +272,24 @@ def test_what_needs_labels_says_so(words: list[str], mae: Path, cli: Cli) -> Non
     Image.new("L", (8, 8)).save("a.png")
     result = cli(*words)
     assert result.status == 2
-    assert "has no head to label them; finetune it first: bigmodel finetune --from CKPT" in result.err
+    assert (
+        "has no head to label them; finetune it first: bigmodel finetune --from CKPT" in result.err
+    )
 
 
 def test_dry_run_and_bench_count_what_the_encoder_sees(mae: Path, cli: Cli) -> None:
     seen = {}
     for fraction in (0.5, 0.75):
-        plan = json.loads(cli("pretrain", "mae.yaml", "--dry-run", "--json", "--set", f"task.mask_ratio={fraction}").out)
+        plan = json.loads(
+            cli(
+                "pretrain",
+                "mae.yaml",
+                "--dry-run",
+                "--json",
+                "--set",
+                f"task.mask_ratio={fraction}",
+            ).out
+        )
         seen[fraction] = {layer["path"]: layer["shape"] for layer in plan["layers"]}
     assert seen[0.75]["blocks.1"] == [1, 4, 32]
     assert seen[0.5]["blocks.1"] == [1, 8, 32]
@@ -274,16 +326,36 @@ def test_what_cannot_work_is_refused_before_anything_is_trained(
 
 def test_the_sample_specs_are_one_network(data_root: Path, cli: Cli) -> None:
     smaller = [
-        w for c in ("train.batch_size=8", "train.precision=fp32", "model.blocks.0.repeat=2") for w in ("--set", c)
+        w
+        for c in ("train.batch_size=8", "train.precision=fp32", "model.blocks.0.repeat=2")
+        for w in ("--set", c)
     ]
-    smaller += ["--set", "train.epochs=null", "--set", "train.steps=2", "--set", "train.validate_epochs=null"]
+    smaller += [
+        "--set",
+        "train.epochs=null",
+        "--set",
+        "train.steps=2",
+        "--set",
+        "train.validate_epochs=null",
+    ]
     samples = ROOT / "sample_configs"
     digits = ["--set", "data={type: digits, size: 8, channels: 3, labels: false}"]
     pretrained = cli("pretrain", samples / "cifar10_mae.yaml", "--out", "mae", *smaller, *digits)
     assert pretrained.status == 0, pretrained.err
     digits[1] = digits[1].replace("labels: false", "label_fraction: 0.1")
-    tuned = cli("finetune", "--from", "mae", samples / "cifar10_finetune.yaml", "--out", "tuned", *smaller, *digits)
+    tuned = cli(
+        "finetune",
+        "--from",
+        "mae",
+        samples / "cifar10_finetune.yaml",
+        "--out",
+        "tuned",
+        *smaller,
+        *digits,
+    )
     assert tuned.status == 0, tuned.err
     assert "newly initialised, since the classes differ: head.weight, head.bias" in tuned.err
-    scratch = cli("pretrain", samples / "cifar10_finetune.yaml", "--out", "scratch", *smaller, *digits)
+    scratch = cli(
+        "pretrain", samples / "cifar10_finetune.yaml", "--out", "scratch", *smaller, *digits
+    )
     assert scratch.status == 0, scratch.err

@@ -28,7 +28,9 @@ class Spy(nn.Module):
 
     def forward(self, seen: Tensor, masked: Tensor, at: Tensor) -> Tensor:
         self.seen, self.masked = seen, masked
-        self.at = torch.zeros(seen.numel(), dtype=torch.bool).index_fill(0, at, True).view(seen.shape)
+        self.at = (
+            torch.zeros(seen.numel(), dtype=torch.bool).index_fill(0, at, True).view(seen.shape)
+        )
         return 50.0 * nn.functional.one_hot(self.tokens[:, :-1].flatten()[at], 100).float()
 
 
@@ -37,7 +39,9 @@ def test_what_training_hides() -> None:
     tokens = torch.randint(100, (64, 129))
     tokens[:8, 100:] = -1
     spy = Spy(tokens)
-    loss, count = loss_of(MaskedLMOptions().build(WORDS), spy, {"tokens": tokens, "key": keys_of(0, 0, np.arange(64))})
+    loss, count = loss_of(
+        MaskedLMOptions().build(WORDS), spy, {"tokens": tokens, "key": keys_of(0, 0, np.arange(64))}
+    )
     real = tokens[:, :-1] >= 0
     assert float(loss) < 1e-3
     assert int(count) == int(spy.at.sum())
@@ -57,7 +61,9 @@ def share(count: Tensor, of: Tensor, p: float) -> None:
 
 
 @pytest.mark.parametrize("length", [128, 64, 20, 3])
-@pytest.mark.parametrize(("fraction", "masked", "swapped"), [(0.15, 0.8, 0.1), (0.4, 0.3, 0.7), (0.3, 0.0, 0.5)])
+@pytest.mark.parametrize(
+    ("fraction", "masked", "swapped"), [(0.15, 0.8, 0.1), (0.4, 0.3, 0.7), (0.3, 0.0, 0.5)]
+)
 def test_shares_are_those_of_the_options_however_long_the_padding(
     length: int, fraction: float, masked: float, swapped: float
 ) -> None:
@@ -68,7 +74,13 @@ def test_shares_are_those_of_the_options_however_long_the_padding(
     tokens[:, length:] = -1
     spy = Spy(tokens)
     batch = {"tokens": tokens, "key": keys_of(3, 1, np.arange(rows))}
-    loss_of(MaskedLMOptions(mask_prob=fraction, replace_mask=masked, replace_random=swapped).build(WORDS), spy, batch)
+    loss_of(
+        MaskedLMOptions(mask_prob=fraction, replace_mask=masked, replace_random=swapped).build(
+            WORDS
+        ),
+        spy,
+        batch,
+    )
     real, changed = tokens[:, :-1] >= 0, spy.seen != tokens[:, :-1]
     assert not bool(spy.at[~real].any())
     share(spy.at.sum(), real.sum(), fraction)
@@ -132,8 +144,12 @@ def test_evaluation_hides_the_same_whatever_the_batch() -> None:
     assert int(counts[3]) <= 12
 
 
-def test_an_encoder_learns_to_find_hidden_tokens(tmp_path: Path, cli: Callable[..., Result]) -> None:
-    Path("abc.txt").write_text("abcdefg" * 700)  # a window is no multiple of the period: rows differ
+def test_an_encoder_learns_to_find_hidden_tokens(
+    tmp_path: Path, cli: Callable[..., Result]
+) -> None:
+    Path("abc.txt").write_text(
+        "abcdefg" * 700
+    )  # a window is no multiple of the period: rows differ
     Path("masked.yaml").write_text(
         "model: {type: encoder, dim: 32, position: {type: learned}, init_std: 0.1, blocks: [{repeat: 2, mixer: {type: attention, "
         "num_heads: 4}, ffn: {type: gelu}}]}\n"
@@ -193,7 +209,9 @@ def test_words_are_known_from_the_tokenizer_alone(tmp_path: Path) -> None:
     from bigmodel_cli.data.text.word_ids import Words
 
     text = "the films' café-owner, 2nd  one\nfor all"
-    vocab = {w: i for i, w in enumerate(["[UNK]", "the", "fi", "##lm", "##s", "'", ",", "one", "##one"])}
+    vocab = {
+        w: i for i, w in enumerate(["[UNK]", "the", "fi", "##lm", "##s", "'", ",", "one", "##one"])
+    }
     piece = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
     piece.pre_tokenizer, piece.decoder = pre_tokenizers.Whitespace(), decoders.WordPiece()
     spaced = {w: i for i, w in enumerate(["▁the", "▁fi", "lms", "'", "▁one"])}
@@ -218,7 +236,9 @@ def test_words_are_known_from_the_tokenizer_alone(tmp_path: Path) -> None:
         for word in ("films", "café", "owner", "2nd", "one", "all", "the"):
             assert word in [p.strip() for p in pieces]
     wordpiece = read_tokenizer(piece.to_str().encode(), "piece.json")
-    assert Words(wordpiece)(torch.tensor([[1, 2, 3, 4, 5, 7, 6, 7, 8]])).tolist() == [[0, 1, 1, 1, 2, 3, 4, 5, 5]]
+    assert Words(wordpiece)(torch.tensor([[1, 2, 3, 4, 5, 7, 6, 7, 8]])).tolist() == [
+        [0, 1, 1, 1, 2, 3, 4, 5, 5]
+    ]
     metaspace = read_tokenizer(sentence.to_str().encode(), "sentence.json")
     assert Words(metaspace)(torch.tensor([[0, 1, 2, 3, 4]])).tolist() == [[0, 1, 1, 2, 3]]
 
@@ -228,7 +248,12 @@ def test_windows_of_text_number_their_words() -> None:
     from bigmodel_cli.data.text.documents import TextOptions
 
     Path("words.txt").write_text("some words and more " * 40)
-    values = {"files": ["words.txt"], "context": 12, "tokenizer": {"type": "characters"}, "words": True}
+    values = {
+        "files": ["words.txt"],
+        "context": 12,
+        "tokenizer": {"type": "characters"},
+        "words": True,
+    }
     split = open_data(TextOptions.model_validate(values), base=Path(), say=[].append).split("val")
     held = split.batch(np.arange(3), 0, 0, False)
     split.to(torch.device("cpu"))

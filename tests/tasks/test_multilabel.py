@@ -20,7 +20,12 @@ from sklearn.metrics import average_precision_score, f1_score
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.metrics.intervals import estimate
-from bigmodel_cli.metrics.sets import average_precision, best_threshold, f1_of_sets, mean_average_precision
+from bigmodel_cli.metrics.sets import (
+    average_precision,
+    best_threshold,
+    f1_of_sets,
+    mean_average_precision,
+)
 from bigmodel_cli.tasks.multilabel import Multilabel, MultilabelOptions
 
 Cli = Callable[..., Result]
@@ -32,7 +37,9 @@ def task(**options: Any) -> Multilabel:
 
 
 @pytest.mark.parametrize("levels", [2, 4, 1000])
-def test_average_precision_is_scikit_learns_also_without_each_item_and_with_ties(levels: int) -> None:
+def test_average_precision_is_scikit_learns_also_without_each_item_and_with_ties(
+    levels: int,
+) -> None:
     draw = np.random.default_rng(levels)
     for count in (1, 2, 9, 23):
         scores, truth = draw.integers(0, levels, count) / levels, draw.random(count) < 0.4
@@ -43,7 +50,9 @@ def test_average_precision_is_scikit_learns_also_without_each_item_and_with_ties
             rest = np.delete(truth, i)
             wanted = average_precision_score(rest, np.delete(scores, i)) if rest.any() else math.nan
             assert float(without[i]) == pytest.approx(wanted, nan_ok=True), (count, i)
-    assert math.isnan(average_precision(torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.bool))[0])
+    assert math.isnan(
+        average_precision(torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.bool))[0]
+    )
 
 
 def test_figures_of_sets_are_scikit_learns_and_labels_that_no_item_has_are_left_out() -> None:
@@ -53,7 +62,9 @@ def test_figures_of_sets_are_scikit_learns_and_labels_that_no_item_has_are_left_
     truth[4] = False  # an empty set
     said = scores >= 0.5
     measure = mean_average_precision(torch.from_numpy(scores), torch.from_numpy(truth))
-    assert measure.total() == pytest.approx(average_precision_score(truth[:, [0, 2, 3]], scores[:, [0, 2, 3]]))
+    assert measure.total() == pytest.approx(
+        average_precision_score(truth[:, [0, 2, 3]], scores[:, [0, 2, 3]])
+    )
     interval = estimate(measure)
     assert interval.low < interval.value < interval.high <= 1
     found = f1_of_sets(torch.from_numpy(truth), torch.from_numpy(said))
@@ -72,7 +83,9 @@ def test_the_best_threshold_is_that_of_the_highest_f1_and_never_between_equal_sc
         assert found is not None
         best = max(f1_score(truth, scores >= value) for value in set(scores.tolist()))
         assert f1_score(truth, scores >= found) == pytest.approx(best)
-    assert best_threshold(torch.ones(3, dtype=torch.float64), torch.zeros(3, dtype=torch.bool)) is None
+    assert (
+        best_threshold(torch.ones(3, dtype=torch.float64), torch.zeros(3, dtype=torch.bool)) is None
+    )
 
 
 def test_the_loss_is_binary_cross_entropy_with_weights_of_those_that_have_a_label() -> None:
@@ -88,10 +101,14 @@ def test_the_loss_is_binary_cross_entropy_with_weights_of_those_that_have_a_labe
         total, count = loss_of(task(**options), lambda x: x, {"image": outputs, "labels": truth})  # type: ignore[arg-type]
         wanted = -np.where(truth.numpy(), np.array(weights) * np.log(p), np.log(1 - p)).mean()
         assert float(total / count) == pytest.approx(wanted, rel=1e-5)
-    scores, said = task(thresholds={"a": 0.0, "b": 1}).score(outputs, {"image": outputs, "labels": truth})
+    scores, said = task(thresholds={"a": 0.0, "b": 1}).score(
+        outputs, {"image": outputs, "labels": truth}
+    )
     assert [("a" in names, "b" in names) for names in said["prediction"]] == [(True, False)] * 5
     assert said["reference"][2] == []
-    exact = [names == held for names, held in zip(said["prediction"], said["reference"], strict=True)]
+    exact = [
+        names == held for names, held in zip(said["prediction"], said["reference"], strict=True)
+    ]
     assert scores["exact"][0].tolist() == exact
     with pytest.raises(SpecError, match=r"task.thresholds: 'aa' is no label; they are a, b, true"):
         task(thresholds={"aa": 0.2})
@@ -124,16 +141,25 @@ def test_from_lists_of_labels_to_sets_with_thresholds_of_the_validation(cli: Cli
     assert better["macro_f1"] >= found["macro_f1"]
     assert better["map"] == found["map"]
     again = json.loads(cli("eval", "--rescore", "s.jsonl", "--json").out)
-    assert {n: again[n] for n in found["metrics"]} == pytest.approx({n: found[n] for n in found["metrics"]})
-    (record,) = map(json.loads, cli("predict", "a", "--top", 2, "--set", "task.thresholds=0", "w1").out.splitlines())
+    assert {n: again[n] for n in found["metrics"]} == pytest.approx(
+        {n: found[n] for n in found["metrics"]}
+    )
+    (record,) = map(
+        json.loads,
+        cli("predict", "a", "--top", 2, "--set", "task.thresholds=0", "w1").out.splitlines(),
+    )
     assert (record["labels"], len(record["top"])) == (["x", "y", "z"], 2)
     compared = cli("eval", "a", "--compare", "a", "--json")
     assert json.loads(compared.out)["differences"]["micro_f1"]["p"] == 1
-    assert "not compared, since all items are ranked at once, and none can be swapped: map" in compared.err
+    assert (
+        "not compared, since all items are ranked at once, and none can be swapped: map"
+        in compared.err
+    )
     refused = cli("pretrain", "a.yaml", "--set", "task=classification")
     assert (
         refused.status,
-        "classification needs data with labels, and data.type: table has sets of labels" in refused.err,
+        "classification needs data with labels, and data.type: table has sets of labels"
+        in refused.err,
     ) == (
         2,
         True,
@@ -174,4 +200,7 @@ def test_from_images_with_several_labels_or_numbers(cli: Cli) -> None:
     assert json.loads(cli("predict", "b", "a.png").out)["numbers"].keys() == {"n"}
     looked = json.loads(cli("attend", "b", "a.png", "--json").out)
     assert (looked["label"], "value" in looked, "probability" in looked) == ("n", True, False)
-    assert cli("eval", "b", "--set", "data.target_columns=[]", "--set", "data.label_column=n").status == 2
+    assert (
+        cli("eval", "b", "--set", "data.target_columns=[]", "--set", "data.label_column=n").status
+        == 2
+    )

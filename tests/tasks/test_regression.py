@@ -19,7 +19,9 @@ from bigmodel_cli.metrics.intervals import estimate
 from bigmodel_cli.tasks.regression import Regression, RegressionOptions
 
 Cli = Callable[..., Result]
-FACTS = DatasetInfo(targets=("price", "size", "year"), target_mean=(3.0, -2e6, 1e9), target_std=(0.5, 40.0, 3.0))
+FACTS = DatasetInfo(
+    targets=("price", "size", "year"), target_mean=(3.0, -2e6, 1e9), target_std=(0.5, 40.0, 3.0)
+)
 
 
 def task(loss: str = "mse", info: DatasetInfo = FACTS) -> Regression:
@@ -27,11 +29,16 @@ def task(loss: str = "mse", info: DatasetInfo = FACTS) -> Regression:
 
 
 def answers(names: tuple[str, ...], **sides: Any) -> dict[str, list[Any]]:
-    return {side: [dict(zip(names, row, strict=True)) for row in rows.tolist()] for side, rows in sides.items()}
+    return {
+        side: [dict(zip(names, row, strict=True)) for row in rows.tolist()]
+        for side, rows in sides.items()
+    }
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_figures_are_those_of_scikit_learn_and_per_number_where_there_are_several(count: int) -> None:
+def test_figures_are_those_of_scikit_learn_and_per_number_where_there_are_several(
+    count: int,
+) -> None:
     draw = np.random.default_rng(3)
     truth = draw.normal(size=(17, count)) * [0.5, 40.0, 3.0][:count] + [3.0, -2e6, 1e9][:count]
     said, baseline = truth + draw.normal(size=truth.shape), np.tile(truth[:1] + 2, (17, 1))
@@ -41,14 +48,18 @@ def test_figures_are_those_of_scikit_learn_and_per_number_where_there_are_severa
     for name, function in references.items():
         assert found[name].total() == pytest.approx(function(truth, said), rel=1e-6)
         for i, target in enumerate(FACTS.targets[:count] if count > 1 else ()):
-            assert found[f"{name}_{target}"].total() == pytest.approx(function(truth[:, i], said[:, i]), rel=1e-6)
+            assert found[f"{name}_{target}"].total() == pytest.approx(
+                function(truth[:, i], said[:, i]), rel=1e-6
+            )
     assert len(found) == (3 if count == 1 else 12)
     means = task().baselines(given, ())
     assert {name: m.total() for name, m in means.items()} == pytest.approx(
         {f"{n}_of_mean": references[n](truth, baseline) for n in ("mae", "rmse")}
     )
     interval = estimate(found["r2"])
-    without = [r2_score(np.delete(truth, i, 0), np.delete(said, i, 0)) for i in range(17)]  # the jackknife's values
+    without = [
+        r2_score(np.delete(truth, i, 0), np.delete(said, i, 0)) for i in range(17)
+    ]  # the jackknife's values
     assert interval.method == "jackknife t"
     assert interval.low < interval.value < interval.high <= 1
     assert min(without) > interval.low
@@ -59,8 +70,14 @@ def test_numbers_that_are_constant_over_the_items_have_no_r2_and_a_single_item_n
     said = truth + np.array([[1.0, 0.0], [2.0, 1.0], [0.0, 0.0]])
     found = task().measures(answers(("flat", "other"), reference=truth, prediction=said))
     assert math.isnan(found["r2_flat"].total())
-    assert found["r2"].total() == found["r2_other"].total() == pytest.approx(r2_score(truth[:, 1], said[:, 1]))
-    alone = task().measures(answers(("x",), reference=np.array([[2.5]]), prediction=np.array([[2.0]])))
+    assert (
+        found["r2"].total()
+        == found["r2_other"].total()
+        == pytest.approx(r2_score(truth[:, 1], said[:, 1]))
+    )
+    alone = task().measures(
+        answers(("x",), reference=np.array([[2.5]]), prediction=np.array([[2.0]]))
+    )
     assert (alone["mae"].total(), alone["rmse"].total()) == (0.5, 0.5)
     assert math.isnan(alone["r2"].total())
     assert math.isnan(estimate(alone["r2"]).low)
@@ -74,17 +91,27 @@ def test_the_loss_is_that_of_scaled_numbers(loss: str) -> None:
     truth = mean + std * np.random.default_rng(0).normal(size=(4, 3))
     batch = {"image": outputs, "numbers": torch.from_numpy(truth)}
     error = np.abs(outputs.double().numpy() - (truth - mean) / std)
-    wanted = {"mse": error**2, "mae": error, "huber": np.where(error < 1, error**2 / 2, error - 0.5)}[loss]
+    wanted = {
+        "mse": error**2,
+        "mae": error,
+        "huber": np.where(error < 1, error**2 / 2, error - 0.5),
+    }[loss]
     total, count = loss_of(task(loss), lambda x: x, batch)  # type: ignore[arg-type]
     assert float(total / count) == pytest.approx(wanted.mean(), rel=1e-5)
     scores, said = task(loss).score(outputs, batch)
-    assert (scores["loss"][0] / scores["loss"][1]).numpy() == pytest.approx(wanted.mean(1), rel=1e-5)
+    assert (scores["loss"][0] / scores["loss"][1]).numpy() == pytest.approx(
+        wanted.mean(1), rel=1e-5
+    )
     assert said["reference"][2]["size"] == truth[2, 1]
-    assert said["prediction"][2]["year"] == pytest.approx(1e9 + 3.0 * float(outputs[2, 2]), abs=1e-4)
+    assert said["prediction"][2]["year"] == pytest.approx(
+        1e9 + 3.0 * float(outputs[2, 2]), abs=1e-4
+    )
     assert task().predictions(outputs[2:3], 1)[0]["numbers"]["year"] == pytest.approx(
         said["prediction"][2]["year"], abs=1e-5
     )
-    assert task().predictions(outputs[:1], 1)[0]["numbers"]["price"] == pytest.approx(3 + 0.5 * float(outputs[0, 0]))
+    assert task().predictions(outputs[:1], 1)[0]["numbers"]["price"] == pytest.approx(
+        3 + 0.5 * float(outputs[0, 0])
+    )
 
 
 SPEC = """
@@ -97,7 +124,8 @@ train: {steps: 3, batch_size: 8, precision: fp32, optimizer: {lr: 1e-2}}
 
 def test_from_a_table_to_numbers_with_names(cli: Cli) -> None:
     Path("a.csv").write_text(
-        "text,price,flat\n" + "".join(f"w{n % 7} {'x' * (n % 3)},{1000 + n},2.5\n" for n in range(40))
+        "text,price,flat\n"
+        + "".join(f"w{n % 7} {'x' * (n % 3)},{1000 + n},2.5\n" for n in range(40))
     )
     Path("a.yaml").write_text(SPEC)
     trained = cli("pretrain", "a.yaml", "--out", "a")
@@ -116,21 +144,37 @@ def test_from_a_table_to_numbers_with_names(cli: Cli) -> None:
     (record,) = map(json.loads, cli("predict", "a", "w1 x").out.splitlines())
     assert record["numbers"].keys() == {"price", "flat"}
     assert 900 < record["numbers"]["price"] < 1200
-    assert json.loads(cli("eval", "a", "--compare", "a", "--json").out)["differences"]["rmse"]["difference"] == 0
+    assert (
+        json.loads(cli("eval", "a", "--compare", "a", "--json").out)["differences"]["rmse"][
+            "difference"
+        ]
+        == 0
+    )
 
     # Other numbers start a new head, scaled by their own; the same ones go on with the scale that the head has learnt.
     more = cli("finetune", "--from", "a", "a.yaml", "--set", "data.targets=[price]", "--out", "b")
     assert "newly initialised, since the targets differ: head" in more.err
-    Path("a.csv").write_text("text,price,flat\n" + "".join(f"w{n % 7},{n},{n}\n" for n in range(40)))
+    Path("a.csv").write_text(
+        "text,price,flat\n" + "".join(f"w{n % 7},{n},{n}\n" for n in range(40))
+    )
     same = cli("finetune", "--from", "a", "a.yaml", "--out", "c")
     assert (same.status, "newly initialised" in same.err) == (0, False)
-    info = [json.loads(next(Path(name).glob("checkpoints/step-*/facts.json")).read_text()) for name in "ac"]
+    info = [
+        json.loads(next(Path(name).glob("checkpoints/step-*/facts.json")).read_text())
+        for name in "ac"
+    ]
     assert info[0]["target_mean"] == info[1]["target_mean"]
     few = cli("eval", "a", "--set", "data.targets=[price]")
-    assert (few.status, "data.targets: 1 (price), and the checkpoint has 2 (price, flat)" in few.err) == (2, True)
+    assert (
+        few.status,
+        "data.targets: 1 (price), and the checkpoint has 2 (price, flat)" in few.err,
+    ) == (2, True)
     assert "has no labels to confuse" in cli("eval", "a", "--confusion", "c.png").err
     refused = cli("pretrain", "a.yaml", "--set", "data.targets=[]")
-    assert (refused.status, "regression needs data with numbers, and data.type: table has none" in refused.err) == (
+    assert (
+        refused.status,
+        "regression needs data with numbers, and data.type: table has none" in refused.err,
+    ) == (
         2,
         True,
     )

@@ -53,7 +53,13 @@ def test_next_token_prediction_by_hand() -> None:
     task = CausalLMOptions().build()
     total, count = loss_of(task, Constant(logits), {"tokens": tokens})
     logs = logits.log_softmax(-1)
-    targets = [(0, 0, 0), (0, 1, 1), (1, 0, 2), (1, 1, 2), (1, 2, 0)]  # item, position, the token that follows
+    targets = [
+        (0, 0, 0),
+        (0, 1, 1),
+        (1, 0, 2),
+        (1, 1, 2),
+        (1, 2, 0),
+    ]  # item, position, the token that follows
     expected = -sum(logs[b, t, v] for b, t, v in targets)
     torch.testing.assert_close(total, expected)
     assert int(count) == 5
@@ -79,7 +85,11 @@ def test_label_smoothing_by_hand() -> None:
 
 def test_accuracy_and_top_five() -> None:
     logits, labels = torch.randn(50, 30), torch.randint(30, (50,))
-    scores = scores_of(ClassificationOptions().build(), Constant(logits), {"image": torch.zeros(50), "label": labels})
+    scores = scores_of(
+        ClassificationOptions().build(),
+        Constant(logits),
+        {"image": torch.zeros(50), "label": labels},
+    )
     assert int(scores["accuracy"][0].sum()) == int((logits.argmax(1) == labels).sum())
     order = logits.argsort(1, descending=True)[:, :5]
     assert int(scores["top5"][0].sum()) == sum(
@@ -122,7 +132,9 @@ def test_clipping_shortens_the_gradient() -> None:
     state = TrainState(model, SGDOptions(momentum=0.0, nesterov=False).build(named_weights(model)))
     before = model.weight.detach().clone()
     options = TrainOptions(steps=1, precision="fp32", max_grad_norm=1.0)
-    result = train_step(state, Total(), options, [{"x": torch.tensor([[3.0, 4.0]])}], torch.device("cpu"), 0.5)
+    result = train_step(
+        state, Total(), options, [{"x": torch.tensor([[3.0, 4.0]])}], torch.device("cpu"), 0.5
+    )
     assert result.norm == pytest.approx(5.0)
     torch.testing.assert_close(before - model.weight, 0.5 * torch.tensor([[0.6, 0.8]]))
 
@@ -149,7 +161,9 @@ def test_exact_intervals_are_those_of_scipy() -> None:
 
     for successes, trials in ((0, 10), (10, 10), (3, 10), (98, 100), (9921, 10_000)):
         interval = binomtest(successes, trials).proportion_ci(0.95, "exact")
-        assert exact_interval(successes, trials) == pytest.approx((interval.low, interval.high), abs=1e-9)
+        assert exact_interval(successes, trials) == pytest.approx(
+            (interval.low, interval.high), abs=1e-9
+        )
 
 
 def test_intervals_of_means_and_what_derives_from_them() -> None:

@@ -72,12 +72,25 @@ def test_precision_recall_and_f1_are_those_of_seqeval() -> None:
     found = [[{*plain_spans(tags)} for tags in side] for side in (true, said)]
     hits = sum(len(a & b) for a, b in zip(*found, strict=True))
     there, predicted = (sum(map(len, side)) for side in found)
-    measures = TaggingOptions().build(DatasetInfo(classes=tuple(TAGS))).measures({"reference": true, "prediction": said})
+    measures = (
+        TaggingOptions()
+        .build(DatasetInfo(classes=tuple(TAGS)))
+        .measures({"reference": true, "prediction": said})
+    )
     values = {name: measure.total() for name, measure in measures.items()}
     assert values == pytest.approx(
-        {"precision": hits / predicted, "recall": hits / there, "f1": 2 * hits / (predicted + there)}, rel=1e-12
+        {
+            "precision": hits / predicted,
+            "recall": hits / there,
+            "f1": 2 * hits / (predicted + there),
+        },
+        rel=1e-12,
     )
-    assert {name: m.count for name, m in measures.items()} == {"precision": predicted, "recall": there, "f1": there}
+    assert {name: m.count for name, m in measures.items()} == {
+        "precision": predicted,
+        "recall": there,
+        "f1": there,
+    }
 
 
 def test_without_an_entity_all_is_0_as_with_seqeval() -> None:
@@ -88,8 +101,16 @@ def test_without_an_entity_all_is_0_as_with_seqeval() -> None:
 
 
 def test_a_table_of_types_and_for_other_tags_of_each_tag() -> None:
-    answers = {"reference": [["B-A", "O", "S-Z"], ["I-A"]], "prediction": [["B-A", "B-A", "O"], ["I-A"]]}
-    (table,) = TaggingOptions().build(DatasetInfo(classes=("B-A", "I-A", "O", "S-Z"))).tables(answers).values()
+    answers = {
+        "reference": [["B-A", "O", "S-Z"], ["I-A"]],
+        "prediction": [["B-A", "B-A", "O"], ["I-A"]],
+    }
+    (table,) = (
+        TaggingOptions()
+        .build(DatasetInfo(classes=("B-A", "I-A", "O", "S-Z")))
+        .tables(answers)
+        .values()
+    )
     assert [list(row.values()) for row in table] == [
         ["A", pytest.approx(2 / 3), 1.0, pytest.approx(0.8), 2, 3, 2],
         ["Z", 0.0, 0.0, 0.0, 1, 0, 0],
@@ -123,11 +144,15 @@ def test_loss_and_accuracy_count_words_and_not_their_other_pieces() -> None:
     logits = torch.randn(3, 6, 4)
     tags = torch.tensor([[-1, 2, -1, 0, 3, -1], [-1, 1, -1, -1, -1, -1], [-1, -1, -1, -1, -1, -1]])
     batch = {"tokens": torch.where(tags < 0, 5, tags), "tags": tags}
-    task = TaggingOptions(label_smoothing=0.1).build(DatasetInfo(classes=("a", "b", "c", "d"), class_counts=(1, 7, 2, 3)))
+    task = TaggingOptions(label_smoothing=0.1).build(
+        DatasetInfo(classes=("a", "b", "c", "d"), class_counts=(1, 7, 2, 3))
+    )
     loss, count = loss_of(task, Fixed(logits), batch)
     places = [(0, 1, 2), (0, 3, 0), (0, 4, 3), (1, 1, 1)]
     logs = logits.log_softmax(-1)
-    expected = -sum(0.9 * float(logs[b, t, n]) + 0.1 * float(logs[b, t].mean()) for b, t, n in places)
+    expected = -sum(
+        0.9 * float(logs[b, t, n]) + 0.1 * float(logs[b, t].mean()) for b, t, n in places
+    )
     assert (float(loss), int(count)) == (pytest.approx(expected, rel=1e-5), 4)
     scores = scores_of(task, Fixed(logits), batch)
     right = [int(logits[b, t].argmax()) == n for b, t, n in places]
@@ -203,12 +228,17 @@ def test_an_encoder_that_found_hidden_tokens_gets_a_new_head(cli: Cli) -> None:
     data = "data: {type: table, train: [lines.txt], text: [0], header: false, context: 20, tokenizer: {type: bpe, vocab_size: 300}}"
     Path("hidden.yaml").write_text(f"{head}{data}\ntask: masked_lm\n{rest}")
     assert cli("pretrain", "hidden.yaml", "--out", "hidden").status == 0
-    result = cli("finetune", "--from", "hidden", "tags.yaml", "--set", "data.context=20", "--out", "tagger2")
+    result = cli(
+        "finetune", "--from", "hidden", "tags.yaml", "--set", "data.context=20", "--out", "tagger2"
+    )
     assert result.status == 0, result.err
     assert "newly initialised, since the classes differ: head.weight, head.bias" in result.err
 
 
 def test_tasks_of_text_refuse_data_with_tags() -> None:
     info = DatasetInfo(vocab_size=9, context=8, classes=("a", "b"), tagged=True)
-    with pytest.raises(SpecError, match=r"causal_lm learns texts, and data.type: conll has tags: task.type: tagging"):
+    with pytest.raises(
+        SpecError,
+        match=r"causal_lm learns texts, and data.type: conll has tags: task.type: tagging",
+    ):
         CausalLMOptions().build(info).check(None, info, frozenset({"tokens", "tags"}), "conll")

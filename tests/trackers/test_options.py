@@ -66,7 +66,9 @@ PARTS = {"tracker": [CsvOptions]}
 
 def trackers(**given: Any) -> list[dict[str, Any]]:
     """The trackers of a training, as plain values."""
-    found: list[dict[str, Any]] = TrainOptions.model_validate({"steps": 1, **given}).model_dump()["trackers"]
+    found: list[dict[str, Any]] = TrainOptions.model_validate({"steps": 1, **given}).model_dump()[
+        "trackers"
+    ]
     return found
 
 
@@ -125,12 +127,23 @@ def test_tensorboard_shows_no_record_that_a_resume_takes_back(tmp_path: Path) ->
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:
     """A command in a process of its own, since trackers are joined once."""
-    return subprocess.run([sys.executable, "-m", "bigmodel_cli", *map(str, words)], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "bigmodel_cli", *map(str, words)], capture_output=True, text=True
+    )
 
 
 def test_a_tracker_of_ones_own_is_a_plugin(decoder_spec: Path, cli: Callable[..., Result]) -> None:
     Path("own.py").write_text(OWN)
-    start = ("pretrain", decoder_spec, "--plugin", "own.py", "--out", "run", "--set", "train.steps=4")
+    start = (
+        "pretrain",
+        decoder_spec,
+        "--plugin",
+        "own.py",
+        "--out",
+        "run",
+        "--set",
+        "train.steps=4",
+    )
     trained = run(*start, "--set", "train.trackers=[csv]")
     assert trained.returncode == 0, trained.stderr
     with open("run/figures.csv", "a") as file:
@@ -140,7 +153,11 @@ def test_a_tracker_of_ones_own_is_a_plugin(decoder_spec: Path, cli: Callable[...
     assert resumed.returncode == 0, resumed.stderr
     records = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     with open("run/figures.csv", newline="") as file:
-        found = [(int(step), float(value)) for step, name, value in csv.reader(file) if name == "train/loss"]
+        found = [
+            (int(step), float(value))
+            for step, name, value in csv.reader(file)
+            if name == "train/loss"
+        ]
     assert found == [(r["step"], r["loss"]) for r in records if "loss" in r]
     assert [step for step, _ in found] == [1, 2, 3, 4, 5, 6]
     without = cli("eval", "run")

@@ -19,7 +19,9 @@ BLOCK = 32 * 1024
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracked, "LIMIT", 600.0)  # a busy machine takes its time to make a data base
+    monkeypatch.setattr(
+        tracked, "LIMIT", 600.0
+    )  # a busy machine takes its time to make a data base
 
 
 def logged(key: str) -> list[tuple[int, float]]:
@@ -73,7 +75,10 @@ def test_weights_and_biases_keeps_every_record_offline(decoder_spec: Path, cli: 
         for entry in entries(file):
             record: Any = wandb_internal_pb2.Record()
             record.ParseFromString(entry)
-            row = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
+            row = {
+                "/".join(i.nested_key) or i.key: json.loads(i.value_json)
+                for i in record.history.item
+            }
             if "train/loss" in row:
                 found.append((row["step"], row["train/loss"]))
             if record.HasField("run"):

@@ -128,13 +128,22 @@ def expected(run: str) -> list[dict[str, float]]:
     for line in Path(run, "metrics.jsonl").read_text().splitlines():
         record = json.loads(line)
         row = {f"train/{k}": v for k, v in record.items() if isinstance(v, float)}
-        rows.append({"step": record["step"], **row, **{f"val/{k}": v for k, v in record.get("val", {}).items()}})
+        rows.append(
+            {
+                "step": record["step"],
+                **row,
+                **{f"val/{k}": v for k, v in record.get("val", {}).items()},
+            }
+        )
     return rows
 
 
 @pytest.mark.parametrize(
     ("tracker", "ended"),
-    [("{type: wandb, mode: offline, project: p}", [0, 0]), ("{type: mlflow, uri: there}", ["FINISHED", "FINISHED"])],
+    [
+        ("{type: wandb, mode: offline, project: p}", [0, 0]),
+        ("{type: mlflow, uri: there}", ["FINISHED", "FINISHED"]),
+    ],
     ids=["wandb", "mlflow"],
 )
 def test_a_tracker_gets_every_record_and_goes_on_with_the_same_run(
@@ -152,12 +161,20 @@ def test_a_tracker_gets_every_record_and_goes_on_with_the_same_run(
     first, again = fakes.inits
     if "wandb" in tracker:
         assert first["id"] == again["id"]
-        assert (first["project"], first["mode"], first["name"], first["resume"]) == ("p", "offline", "run", "allow")
+        assert (first["project"], first["mode"], first["name"], first["resume"]) == (
+            "p",
+            "offline",
+            "run",
+            "allow",
+        )
         assert first["config"]["train"]["steps"] == 6
     else:
         assert (first["uri"], first["experiment"], first["name"]) == ("there", "7", "run")
         assert (again["resumed"], again["status"]) == ("run-1", "RUNNING")
-    assert result.err.count("what it has of steps after 6 stays beside the new: it takes nothing back") == 1
+    assert (
+        result.err.count("what it has of steps after 6 stays beside the new: it takes nothing back")
+        == 1
+    )
 
 
 def test_a_tracker_that_fails_is_one_warning_and_the_run_stays_the_same(
@@ -166,11 +183,17 @@ def test_a_tracker_that_fails_is_one_warning_and_the_run_stays_the_same(
     assert cli("pretrain", decoder_spec, "--out", "plain", *STEPS).status == 0
     for place in ("init", "log", "finish"):
         fakes.failing = place
-        result = cli("pretrain", decoder_spec, "--out", place, *STEPS, "--set", "train.trackers=[wandb]")
-        assert (result.status, result.out) == (0, f"{place}/checkpoints/step-00000006\n"), result.err
+        result = cli(
+            "pretrain", decoder_spec, "--out", place, *STEPS, "--set", "train.trackers=[wandb]"
+        )
+        assert (result.status, result.out) == (0, f"{place}/checkpoints/step-00000006\n"), (
+            result.err
+        )
         told = f"warning: train.trackers: wandb: RuntimeError: no {place}; training goes on without Weights & Biases\n"
         assert result.err.count("warning:") == result.err.count(told) == 1
-        ours, theirs = (digests(Path(name, "checkpoints/step-00000006")) for name in ("plain", place))
+        ours, theirs = (
+            digests(Path(name, "checkpoints/step-00000006")) for name in ("plain", place)
+        )
         assert ours == theirs
         assert len(expected(place)) == len(expected("plain"))
 
@@ -181,7 +204,9 @@ def test_the_end_does_not_wait_for_a_tracker_that_hangs(
 ) -> None:
     monkeypatch.setattr(tracked, "LIMIT", 0.2)
     fakes.hanging = place
-    result = cli("pretrain", decoder_spec, "--out", "run", *STEPS, "--set", "train.trackers=[wandb]")
+    result = cli(
+        "pretrain", decoder_spec, "--out", "run", *STEPS, "--set", "train.trackers=[wandb]"
+    )
     assert (result.status, result.out) == (0, "run/checkpoints/step-00000006\n"), result.err
     told = "warning: train.trackers: wandb: not finished in time; the run ends without waiting for Weights & Biases\n"
     assert result.err.count("warning:") == result.err.count(told) == 1
@@ -200,7 +225,9 @@ def test_a_tracker_is_closed_when_a_signal_stops_the_run(
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Log, "on_log", stopping)
-    result = cli("pretrain", decoder_spec, "--out", "run", *STEPS, "--set", f"train.trackers=[{tracker}]")
+    result = cli(
+        "pretrain", decoder_spec, "--out", "run", *STEPS, "--set", f"train.trackers=[{tracker}]"
+    )
     assert result.status == 143, result.err
     assert "stopped at step 2 of 6" in result.err
     assert fakes.logged == expected("run")

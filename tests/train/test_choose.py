@@ -11,7 +11,12 @@ from torch import nn
 from bigmodel_cli.train import autotune as room
 from bigmodel_cli.train.autotune import ComputeMode, decide, measure
 
-PLAIN, HALF, LAST, BOTH = ComputeMode(), ComputeMode("bf16"), ComputeMode("fp32", "channels_last"), ComputeMode("bf16", "channels_last")
+PLAIN, HALF, LAST, BOTH = (
+    ComputeMode(),
+    ComputeMode("bf16"),
+    ComputeMode("fp32", "channels_last"),
+    ComputeMode("bf16", "channels_last"),
+)
 
 CASES: list[tuple[dict[ComputeMode, list[float]], ComputeMode, bool]] = [
     ({PLAIN: [10, 10, 10], HALF: [6, 7, 9]}, HALF, False),
@@ -20,18 +25,26 @@ CASES: list[tuple[dict[ComputeMode, list[float]], ComputeMode, bool]] = [
     ({PLAIN: [10, 10, 10], HALF: [11, 12]}, PLAIN, False),
     ({PLAIN: [10, 10, 10], HALF: [5, 11]}, PLAIN, True),
     ({PLAIN: [10, 11, 30], HALF: [9, 9, 9]}, HALF, False),
-    ({PLAIN: [10, 10, 10], LAST: [8, 8, 8], HALF: [7.9, 7.9, 8.1]}, LAST, True),  # no better than the plainer winner
+    (
+        {PLAIN: [10, 10, 10], LAST: [8, 8, 8], HALF: [7.9, 7.9, 8.1]},
+        LAST,
+        True,
+    ),  # no better than the plainer winner
     ({PLAIN: [10, 10, 10], LAST: [8, 8, 8], HALF: [6, 6, 6], BOTH: [5, 5, 5]}, BOTH, False),
     ({PLAIN: [10, 10, 10], LAST: [11], HALF: [6, 6, 6], BOTH: [5, 7, 5]}, HALF, True),
 ]
 
 
 @pytest.mark.parametrize(("times", "best", "close"), CASES)
-def test_a_candidate_must_win_every_round(times: dict[ComputeMode, list[float]], best: ComputeMode, close: bool) -> None:
+def test_a_candidate_must_win_every_round(
+    times: dict[ComputeMode, list[float]], best: ComputeMode, close: bool
+) -> None:
     assert decide(times) == (best, close)
 
 
-def run(seconds: dict[ComputeMode, list[float]], tick: float) -> tuple[dict[ComputeMode, list[float]], list[ComputeMode]]:
+def run(
+    seconds: dict[ComputeMode, list[float]], tick: float
+) -> tuple[dict[ComputeMode, list[float]], list[ComputeMode]]:
     """Measure with passes that take so long (the first of each to warm up), and a clock that goes on by `tick` a look."""
     feeds, order = {c: iter(t) for c, t in seconds.items()}, []
     clock = itertools.count()
@@ -45,7 +58,10 @@ def run(seconds: dict[ComputeMode, list[float]], tick: float) -> tuple[dict[Comp
 
 def test_candidates_take_turns_and_the_first_round_does_not_count() -> None:
     times, order = run({PLAIN: [99, 4, 4, 4, 4], HALF: [0.1, 3, 2, 3, 3]}, tick=10.0)
-    assert times == {PLAIN: [4, 4, 4], HALF: [3, 2, 3]}  # the time is over at once: the least rounds
+    assert times == {
+        PLAIN: [4, 4, 4],
+        HALF: [3, 2, 3],
+    }  # the time is over at once: the least rounds
     assert order == [PLAIN, HALF] * 4
 
 
@@ -61,7 +77,10 @@ def test_noise_alone_picks_the_plain_one() -> None:
     import random
 
     rng = random.Random(0)
-    picked = [decide({c: [rng.gauss(1.0, 0.1) for _ in range(5)] for c in (PLAIN, HALF)})[0] for _ in range(2000)]
+    picked = [
+        decide({c: [rng.gauss(1.0, 0.1) for _ in range(5)] for c in (PLAIN, HALF)})[0]
+        for _ in range(2000)
+    ]
     assert picked.count(HALF) < 0.04 * len(picked)  # 1 of 32 by chance
 
 
@@ -76,6 +95,8 @@ def test_what_was_close_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         return room.choose(nn.Linear(2, 2), Any, {}, options, said.append)  # type: ignore[arg-type]
 
     assert chosen({PLAIN: [0.010, 0.010, 0.010], HALF: [0.009, 0.008, 0.011]}).precision == "fp32"
-    assert "computing in fp32 (median of 3 passes: fp32 10.0 ms; bf16 9.0 ms; it was close" in said[0]
+    assert (
+        "computing in fp32 (median of 3 passes: fp32 10.0 ms; bf16 9.0 ms; it was close" in said[0]
+    )
     assert chosen({PLAIN: [0.010, 0.010, 0.010], HALF: [0.005, 0.005, 0.006]}).precision == "bf16"
     assert "close" not in said[1]

@@ -35,7 +35,11 @@ def sets(*changes: str) -> list[str]:
 
 def test_a_full_disk_at_a_save(decoder_spec: Path, cli: Cli, zygote: Zygote) -> None:
     words = ["pretrain", decoder_spec, "--out", "run", *sets("train.checkpoint_every=4")]
-    whole = Path(cli("pretrain", decoder_spec, "--out", "whole", *sets("train.checkpoint_every=4")).out.strip())
+    whole = Path(
+        cli(
+            "pretrain", decoder_spec, "--out", "whole", *sets("train.checkpoint_every=4")
+        ).out.strip()
+    )
     first = zygote.run(*words, env={"BIGMODEL_FAILPOINT": "train.step:SIGTERM:5"})
     assert first.status == 143
     full = zygote.run(*words, "--resume", limit=20_000)  # the weights are larger
@@ -49,14 +53,22 @@ def test_a_full_disk_at_a_save(decoder_spec: Path, cli: Cli, zygote: Zygote) -> 
     assert digests(Path(resumed.out.strip())) == digests(whole)
 
 
-@pytest.mark.parametrize("point", ["checkpoint.wrote:EIO:9", "checkpoint.rename:ENOSPC:2", "checkpoint.synced:EIO:10"])
-def test_a_failing_disk_at_a_save(point: str, decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "point", ["checkpoint.wrote:EIO:9", "checkpoint.rename:ENOSPC:2", "checkpoint.synced:EIO:10"]
+)
+def test_a_failing_disk_at_a_save(
+    point: str, decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("bigmodel_cli.failpoints._reached", {})
     monkeypatch.setenv("BIGMODEL_FAILPOINT", point)
     result = cli("pretrain", decoder_spec, "--out", "run")
     assert result.status == 5
     assert "a checkpoint was not saved" in result.err
-    assert sorted(p.name for p in Path("run/checkpoints").iterdir()) == ["best", "last", "step-00000004"]
+    assert sorted(p.name for p in Path("run/checkpoints").iterdir()) == [
+        "best",
+        "last",
+        "step-00000004",
+    ]
     assert checkpoints.newest(Path("run/checkpoints"), lambda text: pytest.fail(text)) is not None
 
 
@@ -87,7 +99,10 @@ def test_an_output_directory_that_cannot_be_written(
     Path("decoder.yaml").write_text(DECODER)
     result = cli("pretrain", "decoder.yaml", "--out", "locked/run")
     assert result.status == 5
-    assert "locked/run: cannot be written: Permission denied; choose another place with --out" in result.err
+    assert (
+        "locked/run: cannot be written: Permission denied; choose another place with --out"
+        in result.err
+    )
     assert list(Path("locked").iterdir()) == []
     assert not Path("cache").exists()
     result = cli("pretrain", "decoder.yaml", "--out", "locked")
@@ -106,11 +121,20 @@ def test_an_output_directory_that_holds_something(decoder_spec: Path, cli: Cli) 
 
 def test_two_runs_into_one_directory(decoder_spec: Path, cli: Cli, zygote: Zygote) -> None:
     first = zygote.start(
-        "pretrain", decoder_spec, "--out", "run", *sets("train.steps=100000", "train.checkpoint_every=5")
+        "pretrain",
+        decoder_spec,
+        "--out",
+        "run",
+        *sets("train.steps=100000", "train.checkpoint_every=5"),
     )
     until(lambda: Path("run/checkpoints/last").exists())
     second = cli(
-        "pretrain", decoder_spec, "--out", "run", "--resume", *sets("train.steps=100000", "train.checkpoint_every=5")
+        "pretrain",
+        decoder_spec,
+        "--out",
+        "run",
+        "--resume",
+        *sets("train.steps=100000", "train.checkpoint_every=5"),
     )
     assert second.status == 5
     assert f"run: in use by process {first.pid} on " in second.err
@@ -142,7 +166,10 @@ def test_a_loss_that_is_not_finite(
     result = cli("pretrain", decoder_spec, "--out", "run")
     assert result.status == 6
     assert "step 7: the loss is " in result.err
-    assert "this step changed nothing, and the last checkpoint is run/checkpoints/step-00000004" in result.err
+    assert (
+        "this step changed nothing, and the last checkpoint is run/checkpoints/step-00000004"
+        in result.err
+    )
     assert "Lower train.optimizer.lr" in result.err
     assert [p.name for p in Path("run/checkpoints").glob("step-*")] == ["step-00000004"]
     assert max(losses(Path("run"))) == 6
@@ -172,9 +199,17 @@ def test_a_step_that_is_not_finite_touches_neither_weights_nor_optimizer() -> No
     state = TrainState(model, AdamWOptions().build(named_weights(model)), ema_decay=0.9)
     options, device = TrainOptions(steps=3, precision="fp32"), torch.device("cpu")
     train_step(state, task, options, [{"x": torch.ones(2, 3)}], device, 0.1)
-    before = [t.clone() for t in (*model.parameters(), *state.optimizer.state_dict().values(), *state.ema.values())]
+    before = [
+        t.clone()
+        for t in (*model.parameters(), *state.optimizer.state_dict().values(), *state.ema.values())
+    ]
     result = train_step(
-        state, task, options, [{"x": torch.ones(2, 3)}, {"x": torch.full((1, 3), torch.inf)}], device, 0.1
+        state,
+        task,
+        options,
+        [{"x": torch.ones(2, 3)}, {"x": torch.full((1, 3), torch.inf)}],
+        device,
+        0.1,
     )
     assert not result.finite
     after = [*model.parameters(), *state.optimizer.state_dict().values(), *state.ema.values()]
@@ -198,7 +233,10 @@ def test_a_log_that_cannot_be_written_costs_a_warning(
     monkeypatch.setattr(RunDirectory, "begin", begin)
     result = cli("pretrain", decoder_spec, "--out", "run")
     assert result.status == 0, result.err
-    assert result.err.count("/dev/full: cannot be written: No space left on device; training goes on") == 1
+    assert (
+        result.err.count("/dev/full: cannot be written: No space left on device; training goes on")
+        == 1
+    )
     assert Path(result.out.strip(), "manifest.json").exists()
 
 
@@ -206,7 +244,11 @@ def test_stdout_closed_early(decoder_spec: Path) -> None:
     words = f"{sys.executable} -m bigmodel_cli pretrain {decoder_spec} --out run"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {words} | true"], env=env, capture_output=True, text=True, check=False
+        ["bash", "-c", f"set -o pipefail; {words} | true"],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
@@ -214,7 +256,9 @@ def test_stdout_closed_early(decoder_spec: Path) -> None:
     assert checkpoints.find(Path("run")).name == "step-00000012"
     many = " ".join(["an"] * 50)
     words = f"{sys.executable} -m bigmodel_cli predict run {many} --max-tokens 1"
-    done = subprocess.run(["bash", "-c", f"{words} | head -1"], env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-c", f"{words} | head -1"], env=env, capture_output=True, text=True, check=False
+    )
     assert json.loads(done.stdout)["input"] == "an"
     assert "Traceback" not in done.stderr
 
@@ -224,7 +268,10 @@ def on_a_terminal(words: list[str], env: dict[str, str]) -> str:
     main, side = pty.openpty()
     full = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **env}
     process = subprocess.Popen(
-        [sys.executable, "-m", "bigmodel_cli", *words], env=full, stdout=subprocess.PIPE, stderr=side
+        [sys.executable, "-m", "bigmodel_cli", *words],
+        env=full,
+        stdout=subprocess.PIPE,
+        stderr=side,
     )
     os.close(side)
     shown = b""
@@ -241,7 +288,9 @@ def on_a_terminal(words: list[str], env: dict[str, str]) -> str:
     return shown.decode()
 
 
-def test_no_escape_codes_where_there_is_no_terminal_or_a_dumb_one(decoder_spec: Path, cli: Cli) -> None:
+def test_no_escape_codes_where_there_is_no_terminal_or_a_dumb_one(
+    decoder_spec: Path, cli: Cli
+) -> None:
     result = cli("pretrain", decoder_spec, "--out", "run", "--json")
     assert result.status == 0
     assert "\x1b" not in result.err + result.out
@@ -256,7 +305,8 @@ def test_no_escape_codes_where_there_is_no_terminal_or_a_dumb_one(decoder_spec: 
     assert "\x1b[" in bar
     assert "step " in bar
     plain = on_a_terminal(
-        ["pretrain", str(decoder_spec), "--out", "plain"], {"TERM": "xterm-256color", "NO_COLOR": "1"}
+        ["pretrain", str(decoder_spec), "--out", "plain"],
+        {"TERM": "xterm-256color", "NO_COLOR": "1"},
     )
     assert "\x1b[3" not in plain  # no colour
 
@@ -274,14 +324,21 @@ def test_a_device_that_is_not_there(decoder_spec: Path, cli: Cli) -> None:
     assert "did you mean cuda?" in result.err
 
 
-def test_out_of_memory_gets_a_remedy(decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_gets_a_remedy(
+    decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def exhausted(*arguments: Any) -> None:
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"
+        )
 
     monkeypatch.setattr("bigmodel_cli.train.loop.train_step", exhausted)
     result = cli("pretrain", decoder_spec, "--out", "run")
     assert result.status == 5
-    assert "out of memory with one sample at once; make the model, its context or its images smaller" in result.err
+    assert (
+        "out of memory with one sample at once; make the model, its context or its images smaller"
+        in result.err
+    )
 
 
 def test_a_bug_has_a_traceback_and_status_1(

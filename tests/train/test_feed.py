@@ -29,7 +29,11 @@ class Growing:
         lengths = torch.from_numpy(samples) + 1 + epoch
         real = torch.arange(int(lengths.max())) < lengths[:, None]
         tokens = torch.where(real, lengths[:, None], -1)
-        return {"tokens": tokens, "frames": real[..., None].expand(-1, -1, 3).float(), "lengths": lengths}
+        return {
+            "tokens": tokens,
+            "frames": real[..., None].expand(-1, -1, 3).float(),
+            "lengths": lengths,
+        }
 
 
 def test_rows_of_two_epochs_in_one_micro_batch() -> None:

@@ -39,7 +39,13 @@ def state_of(dynamic: bool, ffn: dict[str, Any] | None = None) -> TrainState:
 
 
 def tokens(rows: int, length: int = 32) -> list[dict[str, Tensor]]:
-    return [{"tokens": torch.randint(13, (rows, length + 1), generator=torch.Generator().manual_seed(rows))}]
+    return [
+        {
+            "tokens": torch.randint(
+                13, (rows, length + 1), generator=torch.Generator().manual_seed(rows)
+            )
+        }
+    ]
 
 
 def step(state: TrainState, batches: list[dict[str, Tensor]], precision: str) -> Any:
@@ -107,8 +113,15 @@ def test_a_step_that_overflows_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
     state.after_step()
 
     def everything() -> dict[str, Tensor]:
-        found = {**dict(model.named_parameters()), **dict(model.named_buffers()), **optimizer.state_dict()}
-        return {n: t.detach().clone() for n, t in [*found.items(), *((f"ema.{n}", t) for n, t in state.ema.items())]}
+        found = {
+            **dict(model.named_parameters()),
+            **dict(model.named_buffers()),
+            **optimizer.state_dict(),
+        }
+        return {
+            n: t.detach().clone()
+            for n, t in [*found.items(), *((f"ema.{n}", t) for n, t in state.ema.items())]
+        }
 
     before = everything()
     honest = CausalLM.loss
@@ -145,13 +158,18 @@ def strict(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
 
 
-def test_skipped_steps_are_counted_and_said(decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_skipped_steps_are_counted_and_said(
+    decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ["pretrain", decoder_spec, *FP16, "--set", "train.checkpoint_every=2"]
     poison(monkeypatch, lambda call: call in (1, 3))
     whole = cli(*words, "--out", "whole")
     assert whole.status == 0, whole.err
     assert whole.err.count("overflow in fp16") == 1
-    assert "step 1: overflow in fp16; this step changed nothing, and the loss scale falls to 32,768" in whole.err
+    assert (
+        "step 1: overflow in fp16; this step changed nothing, and the loss scale falls to 32,768"
+        in whole.err
+    )
     assert "fp16: 2 of 12 steps overflowed and changed nothing" in whole.err
     training = [r for r in strict(Path("whole/metrics.jsonl")) if "lr" in r]
     assert [r["skipped"] for r in training] == [1, 1, *[2] * 10]
@@ -173,10 +191,15 @@ def test_a_run_in_which_no_step_took_effect_is_not_done(
     decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch, lambda call: True)
-    result = cli("pretrain", decoder_spec, *FP16, "--out", "run", "--set", "train.validate_every=null")
+    result = cli(
+        "pretrain", decoder_spec, *FP16, "--out", "run", "--set", "train.validate_every=null"
+    )
     assert result.status == 6
     assert result.out == ""
-    assert "none of the 12 steps changed anything: each overflowed in fp16, whose loss scale fell to 16" in result.err
+    assert (
+        "none of the 12 steps changed anything: each overflowed in fp16, whose loss scale fell to 16"
+        in result.err
+    )
     assert "train.precision: bf16 or fp32" in result.err
     assert not list(Path("run/checkpoints").glob("step-*"))
     assert json.loads(Path("run/status.json").read_text())["code"] == 6

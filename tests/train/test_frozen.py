@@ -30,7 +30,10 @@ CNN = {
     "type": "cnn",
     "layers": [
         {"type": "conv", "channels": 4, "norm": "batch"},
-        {"type": "residual", "layers": [{"type": "conv", "channels": 6, "padding": 1, "norm": "batch"}]},
+        {
+            "type": "residual",
+            "layers": [{"type": "conv", "channels": 6, "padding": 1, "norm": "batch"}],
+        },
         {"type": "adaptive_pool"},
         {"type": "flatten"},
         {"type": "dropout"},
@@ -66,14 +69,19 @@ CASES: dict[str, tuple[dict[str, Any], InitOptions, str]] = {
 
 def model_of(values: dict[str, Any]) -> Any:
     torch.manual_seed(0)
-    return build(TypeAdapter(ModelOptions).validate_python(values), TOKENS if values is MOE else IMAGES)
+    return build(
+        TypeAdapter(ModelOptions).validate_python(values), TOKENS if values is MOE else IMAGES
+    )
 
 
 def batch_of(values: dict[str, Any], seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     if values is MOE:
         return {"tokens": torch.randint(11, (3, 9), generator=generator)}
-    return {"image": torch.randn(4, 3, 32, 32, generator=generator), "label": torch.tensor([0, 1, 2, 1])}
+    return {
+        "image": torch.randn(4, 3, 32, 32, generator=generator),
+        "label": torch.tensor([0, 1, 2, 1]),
+    }
 
 
 def everything(model: nn.Module) -> dict[str, Tensor]:
@@ -87,7 +95,9 @@ def test_what_is_frozen_is_the_same_to_the_bit_after_some_steps(name: str) -> No
     freeze(model, init)
     options = TrainOptions(steps=9, precision="fp32")
     task: Any = (CausalLMOptions() if values is MOE else ClassificationOptions()).build()
-    optimizer = options.optimizer.model_copy(update={"weight_decay": 0.1}).build(named_weights(model))
+    optimizer = options.optimizer.model_copy(update={"weight_decay": 0.1}).build(
+        named_weights(model)
+    )
     state = TrainState(model, optimizer, ema_decay=0.5, still=still_modules(model, init))
     training_mode(model, state.still)
     before = everything(model)
@@ -137,7 +147,11 @@ def test_modules_without_weights_of_their_own() -> None:
     assert still(freeze=["stem"]) == stem
     assert still(freeze=["stem", "plain"]) == {*stem, "plain"}
     assert still(freeze=["stem.0"]) == stem  # all weights of the stem
-    assert still(train="head") == {*stem, "plain", "header"}  # the dropout before the head is the head's
+    assert still(train="head") == {
+        *stem,
+        "plain",
+        "header",
+    }  # the dropout before the head is the head's
     with pytest.raises(SpecError, match="'nothing' matches no weight"):
         freeze(Odd(), InitOptions(freeze=["nothing"]))
     with pytest.raises(SpecError, match="every weight is frozen"):
@@ -157,14 +171,26 @@ def test_the_measurement_before_a_run_moves_nothing() -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_a_finetuning_of_the_head_keeps_every_other_tensor(cnn_spec: Path, cli: Callable[..., Result]) -> None:
+def test_a_finetuning_of_the_head_keeps_every_other_tensor(
+    cnn_spec: Path, cli: Callable[..., Result]
+) -> None:
     first = Path(cli("pretrain", cnn_spec, "--out", "first", "--set", "train.ema=null").out.strip())
     changes = ["init.train=head", "train.ema=null", "train.steps=8"]
-    second = cli("finetune", "--from", first, cnn_spec, "--out", "second", *(w for c in changes for w in ("--set", c)))
+    second = cli(
+        "finetune",
+        "--from",
+        first,
+        cnn_spec,
+        "--out",
+        "second",
+        *(w for c in changes for w in ("--set", c)),
+    )
     assert second.status == 0, second.err
     assert "of them frozen" in second.err
     assert "tensors frozen" in second.err
-    before, after = (load_file(path / "model.safetensors") for path in (first, Path(second.out.strip())))
+    before, after = (
+        load_file(path / "model.safetensors") for path in (first, Path(second.out.strip()))
+    )
     moved = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
     assert moved == {"layers.4.dense.weight", "layers.4.dense.bias"}
     assert {"layers.0.norm.running_mean", "layers.0.norm.num_batches_tracked"} < after.keys()

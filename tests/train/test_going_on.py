@@ -52,7 +52,9 @@ def test_status_json_is_told_of_every_end(
     assert (status("run")["state"], status("run")["code"]) == ("failed", code)
 
 
-def test_a_start_that_fails_leaves_nothing_and_resume_takes_what_began(decoder_spec: Path, cli: Cli) -> None:
+def test_a_start_that_fails_leaves_nothing_and_resume_takes_what_began(
+    decoder_spec: Path, cli: Cli
+) -> None:
     """Row 72: with status 2, 3 and 5; and no run that began is status 2."""
     for words, code in (
         (sets("train.patience=2", "train.validate_every=null"), 2),
@@ -83,7 +85,10 @@ def test_a_start_refused_beside_a_run_leaves_the_run(decoder_spec: Path, cli: Cl
     refused = cli("pretrain", "--resume", "--out", "run", *sets("train.optimizer.lr=0.5"))
     assert refused.status == 2
     assert "train.optimizer.lr: 0.001 -> 0.5" in refused.err
-    assert "`bigmodel finetune --from run --set train.optimizer.lr=0.5`, from its weights" in refused.err
+    assert (
+        "`bigmodel finetune --from run --set train.optimizer.lr=0.5`, from its weights"
+        in refused.err
+    )
     assert "with another --out" in refused.err
     assert status("run") == before
     assert cli("pretrain", decoder_spec, "--out", "run").status == 2
@@ -92,10 +97,16 @@ def test_a_start_refused_beside_a_run_leaves_the_run(decoder_spec: Path, cli: Cl
         assert cli(*words).status == 2
 
 
-@pytest.mark.parametrize("content", [b"", bytes(300), b"model: {type: deco"], ids=["empty", "zeros", "torn"])
-def test_a_run_whose_spec_is_torn_begins_anew(content: bytes, decoder_spec: Path, cli: Cli, zygote: Zygote) -> None:
+@pytest.mark.parametrize(
+    "content", [b"", bytes(300), b"model: {type: deco"], ids=["empty", "zeros", "torn"]
+)
+def test_a_run_whose_spec_is_torn_begins_anew(
+    content: bytes, decoder_spec: Path, cli: Cli, zygote: Zygote
+) -> None:
     """Row 71: with the spec that is given; without one it is status 4."""
-    zygote.run("pretrain", decoder_spec, "--out", "run", env={"BIGMODEL_FAILPOINT": "train.step:kill"})
+    zygote.run(
+        "pretrain", decoder_spec, "--out", "run", env={"BIGMODEL_FAILPOINT": "train.step:kill"}
+    )
     assert status("run")["state"] == "running"
     Path("run/spec.yaml").write_bytes(content)
     alone = cli("pretrain", "--resume", "--out", "run")
@@ -151,14 +162,26 @@ def test_changed_data_is_accepted_by_name_and_recorded(decoder_spec: Path, cli: 
     records = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert {"step": 12, "data_changed": state["fingerprint"]} in records
     later = cli("pretrain", "--resume", "--out", "run", *sets("train.steps=15"))
-    assert json.loads(Path(later.out.strip(), "state.json").read_text())["data_changes"] == state["data_changes"]
+    assert (
+        json.loads(Path(later.out.strip(), "state.json").read_text())["data_changes"]
+        == state["data_changes"]
+    )
 
 
-def test_what_a_spec_leaves_out_is_as_the_run_recorded_it(decoder_spec: Path, cli: Cli, zygote: Zygote) -> None:
+def test_what_a_spec_leaves_out_is_as_the_run_recorded_it(
+    decoder_spec: Path, cli: Cli, zygote: Zygote
+) -> None:
     """Rows 38 and 55: as where a default has changed since the run began."""
     old = sets("model.init_std=0.02", "train.max_grad_norm=0.5", "data.val_fraction=0.2")
     whole = Path(cli("pretrain", decoder_spec, "--out", "whole", *old).out.strip())
-    zygote.run("pretrain", decoder_spec, "--out", "run", *old, env={"BIGMODEL_FAILPOINT": "train.step:SIGTERM:6"})
+    zygote.run(
+        "pretrain",
+        decoder_spec,
+        "--out",
+        "run",
+        *old,
+        env={"BIGMODEL_FAILPOINT": "train.step:SIGTERM:6"},
+    )
     resumed = cli("pretrain", decoder_spec, "--resume", "--out", "run")
     assert resumed.status == 0, resumed.err
     assert "left out of the spec, and so as the run recorded it: " in resumed.err
@@ -168,7 +191,9 @@ def test_what_a_spec_leaves_out_is_as_the_run_recorded_it(decoder_spec: Path, cl
     assert (named.status, "model.init_std: 0.02 -> 0.5" in named.err) == (2, True)
 
 
-@pytest.mark.parametrize("option", ["train.max_grad_norm=1.0", "train.average_last=2", "train.patience=1"])
+@pytest.mark.parametrize(
+    "option", ["train.max_grad_norm=1.0", "train.average_last=2", "train.patience=1"]
+)
 def test_a_finished_run_has_nothing_left_to_do(
     option: str, decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,22 +217,43 @@ def test_a_finished_run_has_nothing_left_to_do(
 
 def test_a_run_past_its_epochs_has_nothing_left_to_do(decoder_spec: Path, cli: Cli) -> None:
     """Row 58: how many steps they are the data says; no average is made anew of what is no part of one."""
-    words = sets("train.epochs=2", "train.batch_size=64", "train.average_last=1", "train.validate_every=null")
+    words = sets(
+        "train.epochs=2", "train.batch_size=64", "train.average_last=1", "train.validate_every=null"
+    )
     done = cli(
-        "pretrain", decoder_spec, "--out", "run", *words, *sets("data.val_fraction=0", "train.checkpoint_every=5")
+        "pretrain",
+        decoder_spec,
+        "--out",
+        "run",
+        *words,
+        *sets("data.val_fraction=0", "train.checkpoint_every=5"),
     )
     assert done.status == 0, done.err
     before = status("run")
-    past = cli("pretrain", "--resume", "--out", "run", *sets("train.epochs=1", "train.checkpoint_every=100"))
+    past = cli(
+        "pretrain",
+        "--resume",
+        "--out",
+        "run",
+        *sets("train.epochs=1", "train.checkpoint_every=100"),
+    )
     assert (past.status, past.out) == (0, done.out), past.err
     assert "run is at step 8, past train.epochs 1 (4 steps): there is nothing to do" in past.err
     assert status("run") == before
 
 
-def test_a_finetuning_goes_on_without_its_start(decoder_spec: Path, cli: Cli, zygote: Zygote) -> None:
+def test_a_finetuning_goes_on_without_its_start(
+    decoder_spec: Path, cli: Cli, zygote: Zygote
+) -> None:
     """Rows 1 and 72: it needs neither spec, nor --set, nor the checkpoint that it started from."""
     assert cli("pretrain", decoder_spec, "--out", "base", *sets("train.steps=4")).status == 0
-    words = ["finetune", "--from", "base", *sets("train.steps=10", "init.freeze=['blocks.0.*']"), "--out"]
+    words = [
+        "finetune",
+        "--from",
+        "base",
+        *sets("train.steps=10", "init.freeze=['blocks.0.*']"),
+        "--out",
+    ]
     whole = Path(cli(*words, "whole").out.strip())
     stopped = zygote.run(*words, "run", env={"BIGMODEL_FAILPOINT": "train.step:SIGTERM:5"})
     assert resume_command(stopped.err) == ["finetune", "--resume", "--out", "run"]
@@ -232,5 +278,8 @@ def test_data_that_has_moved_is_the_same_data(decoder_spec: Path, cli: Cli) -> N
     assert moved.status == 0, moved.err
     assert "data.files.0: text.txt -> elsewhere/w*.txt: data in another place" in moved.err
     found, expected = digests(Path(moved.out.strip())), digests(Path("whole/checkpoints/last"))
-    for name in ("model.safetensors", "train_state.safetensors"):  # the validation at step 6 is one more in state.json
+    for name in (
+        "model.safetensors",
+        "train_state.safetensors",
+    ):  # the validation at step 6 is one more in state.json
         assert found[name] == expected[name]

@@ -55,14 +55,15 @@ def trained(ema: float | None) -> TrainState:
 def snapshot(state: TrainState) -> dict[str, Any]:
     """All that a resume may change, as it is now."""
     weights, train, values = state.capture()
-    return {n: t.clone() for n, t in {**weights, **{f"train.{n}": t for n, t in train.items()}}.items()} | {
-        "values": values
-    }
+    return {
+        n: t.clone() for n, t in {**weights, **{f"train.{n}": t for n, t in train.items()}}.items()
+    } | {"values": values}
 
 
 def same(first: dict[str, Any], second: dict[str, Any]) -> bool:
     return first.keys() == second.keys() and all(
-        torch.equal(v, second[n]) if torch.is_tensor(v) else v == second[n] for n, v in first.items()
+        torch.equal(v, second[n]) if torch.is_tensor(v) else v == second[n]
+        for n, v in first.items()
     )
 
 
@@ -71,7 +72,10 @@ VALUES: dict[str, Any] = {
         f"no {key}": (lambda v, key=key: v.pop(key))
         for key in ("step", "optimizer_steps", "scores", "best", "since_best")
     },
-    **{f"no {key}": (lambda v, key=key: v.pop(key)) for key in ("elapsed", "loss_sum", "loss_count", "loss_scale")},
+    **{
+        f"no {key}": (lambda v, key=key: v.pop(key))
+        for key in ("elapsed", "loss_sum", "loss_count", "loss_scale")
+    },
     "a step that is a string": lambda v: v.update(step="3"),
     "a step that is true": lambda v: v.update(step=True),
     "a step that is a fraction": lambda v: v.update(step=3.5),
@@ -95,17 +99,27 @@ VALUES: dict[str, Any] = {
 TENSORS: dict[str, Any] = {
     "a moment missing": lambda t: t.pop("optimizer.exp_avg.0.weight"),
     "a moment too many": lambda t: t.update({"optimizer.exp_avg.9.weight": torch.zeros(2, 3)}),
-    "a moment of another shape": lambda t: t.update({"optimizer.exp_avg.0.weight": torch.zeros(3, 2)}),
-    "a moment that is one number": lambda t: t.update({"optimizer.exp_avg.0.weight": torch.zeros(())}),
-    "a moment of another dtype": lambda t: t.update({"optimizer.exp_avg.0.weight": torch.zeros(2, 3).double()}),
+    "a moment of another shape": lambda t: t.update(
+        {"optimizer.exp_avg.0.weight": torch.zeros(3, 2)}
+    ),
+    "a moment that is one number": lambda t: t.update(
+        {"optimizer.exp_avg.0.weight": torch.zeros(())}
+    ),
+    "a moment of another dtype": lambda t: t.update(
+        {"optimizer.exp_avg.0.weight": torch.zeros(2, 3).double()}
+    ),
     "a raw weight missing": lambda t: t.pop("raw.0.weight"),
     "a raw weight of another shape": lambda t: t.update({"raw.0.weight": torch.zeros(3)}),
     "a raw weight of another dtype": lambda t: t.update({"raw.0.weight": torch.zeros(2, 3).half()}),
     "a tensor too many": lambda t: t.update({"evil": torch.zeros(3)}),
     "no random state": lambda t: t.pop("rng.cpu"),
-    "a random state that is short": lambda t: t.update({"rng.cpu": torch.zeros(10, dtype=torch.uint8)}),
+    "a random state that is short": lambda t: t.update(
+        {"rng.cpu": torch.zeros(10, dtype=torch.uint8)}
+    ),
     "a random state of numbers": lambda t: t.update({"rng.cpu": torch.zeros(5056)}),
-    "a random state of zeros": lambda t: t.update({"rng.cpu": torch.full((5056,), 255, dtype=torch.uint8)}),
+    "a random state of zeros": lambda t: t.update(
+        {"rng.cpu": torch.full((5056,), 255, dtype=torch.uint8)}
+    ),
 }
 
 
@@ -131,7 +145,9 @@ def test_tensors_to_resume_with_fit_or_nothing_is_restored(change: Any) -> None:
     state.model[0].weight.data.add_(1)  # type: ignore[operator, union-attr]
     torch.manual_seed(5)
     before = snapshot(state)
-    with pytest.raises(CheckpointError, match=r"train_state.safetensors: |optimizer is not this run's"):
+    with pytest.raises(
+        CheckpointError, match=r"train_state.safetensors: |optimizer is not this run's"
+    ):
         state.restore(weights, train, values)
     assert same(snapshot(state), before)
 
@@ -145,7 +161,8 @@ def test_weights_of_another_shape_restore_nothing(name: str) -> None:
     state.model[0].weight.data.add_(1)  # type: ignore[operator, union-attr]
     before = snapshot(state)
     with pytest.raises(
-        CheckpointError, match=rf"model.safetensors: tensor {name}: this run has .*, the checkpoint float32 \[7\]"
+        CheckpointError,
+        match=rf"model.safetensors: tensor {name}: this run has .*, the checkpoint float32 \[7\]",
     ):
         state.restore(weights, train, values)
     assert same(snapshot(state), before)
@@ -164,17 +181,37 @@ def test_what_was_captured_is_restored(ema: float | None) -> None:
 
 
 RESUMED: dict[str, tuple[str, Any, str]] = {
-    "no fingerprint": ("state.json", lambda v: v.pop("fingerprint") and None, "--resume: the data is not"),
+    "no fingerprint": (
+        "state.json",
+        lambda v: v.pop("fingerprint") and None,
+        "--resume: the data is not",
+    ),
     "another step than the manifest's": (
         "state.json",
         lambda v: v.update(step=59),
         "step: 59, and manifest.json says 60",
     ),
-    "a step that is a word": ("state.json", lambda v: v.update(step="60"), "step: '60', and manifest.json says 60"),
-    "no scores": ("state.json", lambda v: v.pop("scores") and None, "state.json: scores: Field required"),
+    "a step that is a word": (
+        "state.json",
+        lambda v: v.update(step="60"),
+        "step: '60', and manifest.json says 60",
+    ),
+    "no scores": (
+        "state.json",
+        lambda v: v.pop("scores") and None,
+        "state.json: scores: Field required",
+    ),
     "a list": ("state.json", lambda v: [1], "state.json: damaged (not a mapping)"),
-    "no moments": ("train_state.safetensors", lambda t: t.clear(), "the checkpoint's optimizer is not this run's"),
-    "no random state": ("train_state.safetensors", lambda t: t.pop("rng.cpu"), "tensor rng.cpu: this run has uint8"),
+    "no moments": (
+        "train_state.safetensors",
+        lambda t: t.clear(),
+        "the checkpoint's optimizer is not this run's",
+    ),
+    "no random state": (
+        "train_state.safetensors",
+        lambda t: t.pop("rng.cpu"),
+        "tensor rng.cpu: this run has uint8",
+    ),
 }
 
 
@@ -190,4 +227,6 @@ def test_a_resume_says_what_is_wrong(name: str, change: Any, message: str, cli: 
     assert message in result.err
     assert sorted(p.name for p in checkpoint.parent.iterdir()) == held
     if name != "state.json":
-        assert checkpoints.read(checkpoint, train_state=False).step == 60  # its weights can still be used
+        assert (
+            checkpoints.read(checkpoint, train_state=False).step == 60
+        )  # its weights can still be used

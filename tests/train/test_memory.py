@@ -58,8 +58,12 @@ def test_an_absurd_size_is_refused_with_its_bytes_before_memory_is_taken(
     apart = changes.split(",") if "{" not in changes else [changes]
     spec = load(request.getfixturevalue(family), apart)
     monkeypatch.setattr(assemble, "total_memory", lambda device: 25 * 10**9)
-    monkeypatch.setattr(torch.Tensor, "uniform_", lambda w, *a, **k: w if w.is_meta else pytest.fail("it is drawn"))
-    with pytest.raises(SpecError, match=r"[0-9.,]+ [a-zA-Z]*B (for|with) .*make the model smaller") as found:
+    monkeypatch.setattr(
+        torch.Tensor, "uniform_", lambda w, *a, **k: w if w.is_meta else pytest.fail("it is drawn")
+    )
+    with pytest.raises(
+        SpecError, match=r"[0-9.,]+ [a-zA-Z]*B (for|with) .*make the model smaller"
+    ) as found:
         assemble.assemble(spec, TOKENS if family == "decoder_spec" else IMAGES, torch.device("cpu"))
     assert "recursion" not in str(found.value)
 
@@ -89,7 +93,17 @@ def test_a_batch_that_no_memory_holds_is_refused_with_the_micro_batch_that_fits(
     assert 1 <= fitting < 50
     assert 100 % fitting == 0
     assert not Path("run/checkpoints").exists()
-    assert cli("pretrain", decoder_spec, "--dry-run", *sets, "--set", f"train.micro_batch_size={fitting}").status == 0
+    assert (
+        cli(
+            "pretrain",
+            decoder_spec,
+            "--dry-run",
+            *sets,
+            "--set",
+            f"train.micro_batch_size={fitting}",
+        ).status
+        == 0
+    )
 
 
 def test_an_ordinary_batch_is_not_computed_on_the_meta_device(
@@ -121,7 +135,9 @@ def test_a_dry_run_of_two_thousand_blocks_looks_at_few(decoder_spec: Path) -> No
     alike = [
         spec.model.blocks[0].model_copy(update={"repeat": 1})
     ] * 50  # one by one, as a generator of specs writes them
-    assert [s.count for s in stacks.shortened(spec.model.model_copy(update={"blocks": alike}))[1]] == [50]
+    assert [
+        s.count for s in stacks.shortened(spec.model.model_copy(update={"blocks": alike}))[1]
+    ] == [50]
 
 
 def test_more_tensors_than_a_checkpoint_lists_are_refused_before_training(

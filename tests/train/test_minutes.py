@@ -19,7 +19,14 @@ from bigmodel_cli.train import loop
 from bigmodel_cli.train.session import dry_run
 
 Cli = Callable[..., Result]
-CLOCK = ("--set", "train.minutes=0.4", "--set", "train.log_every=1", "--set", "train.validate_every=5")
+CLOCK = (
+    "--set",
+    "train.minutes=0.4",
+    "--set",
+    "train.log_every=1",
+    "--set",
+    "train.validate_every=5",
+)
 COSINE = ("--set", "train.schedule={type: cosine, warmup: 3}")
 
 
@@ -47,17 +54,25 @@ def last(run: str) -> Path:
     return (Path(run) / "checkpoints" / "last").resolve()
 
 
-def test_at_an_even_pace_it_is_the_run_of_as_many_steps(decoder_spec: Path, cli: Cli, clock: SimpleNamespace) -> None:
+def test_at_an_even_pace_it_is_the_run_of_as_many_steps(
+    decoder_spec: Path, cli: Cli, clock: SimpleNamespace
+) -> None:
     result = cli("pretrain", decoder_spec, "--out", "timed", *CLOCK, *COSINE)
     assert result.status == 0, result.err
     assert "0.4 minutes of training, without validations" in result.err
     assert "not exactly repeatable" in result.err
     assert "0.4 minutes of training are over, after 12 steps" in result.err
     steps = ("--set", "train.steps=12")
-    assert cli("pretrain", decoder_spec, "--out", "counted", *CLOCK[2:], *steps, *COSINE).status == 0
+    assert (
+        cli("pretrain", decoder_spec, "--out", "counted", *CLOCK[2:], *steps, *COSINE).status == 0
+    )
     assert [r["lr"] for r in records("timed")] == [r["lr"] for r in records("counted")]
-    assert digests(last("timed"))["model.safetensors"] == digests(last("counted"))["model.safetensors"]
-    assert [r["elapsed"] for r in records("timed")] == [2.0 * step for step in range(1, 13)]  # without the validations
+    assert (
+        digests(last("timed"))["model.safetensors"] == digests(last("counted"))["model.safetensors"]
+    )
+    assert [r["elapsed"] for r in records("timed")] == [
+        2.0 * step for step in range(1, 13)
+    ]  # without the validations
 
 
 def test_the_learning_rate_follows_the_clock_where_the_pace_changes(
@@ -73,10 +88,14 @@ def test_the_learning_rate_follows_the_clock_where_the_pace_changes(
     assert max(paces) > 3
     for before, record in itertools.pairwise(found):
         left = 1 - before["elapsed"] / 24
-        assert record["lr"] == pytest.approx(0.01 * left, abs=0.01 * 2 / record["step"])  # whole steps are foreseen
+        assert record["lr"] == pytest.approx(
+            0.01 * left, abs=0.01 * 2 / record["step"]
+        )  # whole steps are foreseen
 
 
-def test_a_run_that_was_stopped_goes_on_with_what_is_left(decoder_spec: Path, cli: Cli, clock: SimpleNamespace) -> None:
+def test_a_run_that_was_stopped_goes_on_with_what_is_left(
+    decoder_spec: Path, cli: Cli, clock: SimpleNamespace
+) -> None:
     whole = cli("pretrain", decoder_spec, "--out", "whole", *CLOCK, *COSINE)
     assert whole.status == 0
     clock.calls, clock.at = 0, {13: lambda: os.kill(os.getpid(), signal.SIGTERM)}
@@ -89,7 +108,10 @@ def test_a_run_that_was_stopped_goes_on_with_what_is_left(decoder_spec: Path, cl
     assert records("run")[-1]["elapsed"] == 24
     assert digests(last("run"))["model.safetensors"] == digests(last("whole"))["model.safetensors"]
     done = cli("pretrain", "--resume", "--out", "run")
-    assert "is finished, at step 12: there is nothing to do; --set train.minutes=0.8 goes on with it" in done.err
+    assert (
+        "is finished, at step 12: there is nothing to do; --set train.minutes=0.8 goes on with it"
+        in done.err
+    )
     longer = cli("pretrain", "--resume", "--out", "run", "--set", "train.minutes=0.5")
     assert "the run has 15 steps instead of 12: its schedule is bent" in longer.err
     assert last("run").name == "step-00000015"
@@ -112,17 +134,29 @@ def test_steps_epochs_and_minutes_stand_in_place_of_one_another(
     assert "give steps, epochs or minutes" in none.err
 
 
-def test_a_warm_up_that_outlasts_the_clock_is_said(decoder_spec: Path, cli: Cli, clock: SimpleNamespace) -> None:
+def test_a_warm_up_that_outlasts_the_clock_is_said(
+    decoder_spec: Path, cli: Cli, clock: SimpleNamespace
+) -> None:
     sets = ("--set", "train.schedule={type: cosine, warmup: 20}")
     result = cli("pretrain", decoder_spec, "--out", "run", *CLOCK, *sets)
     assert (
-        "at the rate so far: train.schedule.warmup: 20 steps of warm-up are not fewer than the run's 12" in result.err
+        "at the rate so far: train.schedule.warmup: 20 steps of warm-up are not fewer than the run's 12"
+        in result.err
     )
     assert math.isclose(records("run")[-1]["lr"] / records("run")[0]["lr"], 12)
 
 
-def test_averages_and_loader_workers_work_by_the_clock(cnn_spec: Path, cli: Cli, clock: SimpleNamespace) -> None:
-    sets = ("--set", "train.average_last=2", "--set", "train.checkpoint_every=4", "--set", "data.workers=1")
+def test_averages_and_loader_workers_work_by_the_clock(
+    cnn_spec: Path, cli: Cli, clock: SimpleNamespace
+) -> None:
+    sets = (
+        "--set",
+        "train.average_last=2",
+        "--set",
+        "train.checkpoint_every=4",
+        "--set",
+        "data.workers=1",
+    )
     result = cli("pretrain", cnn_spec, "--out", "run", *CLOCK, *sets)
     assert result.status == 0, result.err
     assert "averaging the weights of the last 2 checkpoints" in result.err

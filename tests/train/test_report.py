@@ -35,7 +35,9 @@ def test_a_curve_that_cannot_be_written_leaves_the_result(
     """row 68: 0, the checkpoint on stdout, one warning, and no piece of a picture."""
     honest = Path.write_bytes
     monkeypatch.setattr(
-        Path, "write_bytes", lambda self, data: (failing(number) if "curve" in self.name else honest)(self, data)
+        Path,
+        "write_bytes",
+        lambda self, data: (failing(number) if "curve" in self.name else honest)(self, data),
     )
     result = cli("pretrain", decoder_spec, "--out", "run", "--set", "train.steps=2")
     assert (result.status, result.out) == (0, "run/checkpoints/step-00000002\n"), result.err
@@ -58,7 +60,9 @@ def test_any_fault_of_a_picture_is_a_warning(
     monkeypatch.setattr("bigmodel_cli.train.observers.curve.draw_curve", draw)
     result = cli("pretrain", cnn_spec, "--out", "run", "--set", "train.steps=1")
     assert (result.status, result.out) == (0, "run/checkpoints/step-00000001\n"), result.err
-    assert f"warning: run/curve.png: not drawn: {str(fault) or type(fault).__name__}\n" in result.err
+    assert (
+        f"warning: run/curve.png: not drawn: {str(fault) or type(fault).__name__}\n" in result.err
+    )
     assert curve.drawn(Path("x.png"), lambda: None, print)
 
 
@@ -107,7 +111,10 @@ def test_tensorboard_files_that_cannot_be_written(
         patch.setattr(Path, "mkdir", refuse)
         result = cli(*words, "--out", "none")
     assert result.status == 5
-    assert f"cannot be written: {os.strerror(number)}; make room, or leave it out of train.trackers" in result.err
+    assert (
+        f"cannot be written: {os.strerror(number)}; make room, or leave it out of train.trackers"
+        in result.err
+    )
     assert not list(Path("none").glob("checkpoints/*"))
     begin = TensorBoard.__init__
 
@@ -126,7 +133,9 @@ def test_tensorboard_goes_on_in_a_file_of_its_own(tmp_path: Path) -> None:
     """rows 11 and 68: what was written before a resume stays; a folder in the place of the files is 5."""
     pytest.importorskip("tensorboard")
     for _ in range(2):
-        TensorBoard(tmp_path / "events").write({"step": 1, "loss": 0.5, "lr": float("nan"), "val": {"x": 2.0}})
+        TensorBoard(tmp_path / "events").write(
+            {"step": 1, "loss": 0.5, "lr": float("nan"), "val": {"x": 2.0}}
+        )
     sizes = [p.stat().st_size for p in (tmp_path / "events").iterdir()]
     assert sum(sizes) > 200
     (tmp_path / "file").write_text("")

@@ -44,7 +44,9 @@ def good(run: Path) -> bool:
 # A save writes eight files for a decoder (with its tokenizer) and seven for a CNN; the ninth write belongs to the second save.
 POINTS = [f"checkpoint.{p}:kill:{n}" for p in ("write", "wrote", "synced") for n in (9, 12, 16)]
 POINTS += [f"checkpoint.{p}:kill:{n}" for p in ("rename", "renamed") for n in (1, 2)]
-POINTS += [f"checkpoint.marked:kill:{n}" for n in (1, 2, 3)] + [f"checkpoint.prune:kill:{n}" for n in (1, 2, 4)]
+POINTS += [f"checkpoint.marked:kill:{n}" for n in (1, 2, 3)] + [
+    f"checkpoint.prune:kill:{n}" for n in (1, 2, 4)
+]
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -54,7 +56,9 @@ def test_killed_while_a_checkpoint_is_written_or_pruned(
     settings = ["train.checkpoint_every=2", "train.keep_last=1"]
     whole = uninterrupted(cli, decoder_spec, *settings)
     changes = [w for c in settings for w in ("--set", c)]
-    killed = zygote.run("pretrain", decoder_spec, "--out", "run", *changes, env={"BIGMODEL_FAILPOINT": point})
+    killed = zygote.run(
+        "pretrain", decoder_spec, "--out", "run", *changes, env={"BIGMODEL_FAILPOINT": point}
+    )
     assert killed.status == -signal.SIGKILL
     if "checkpoint.rename:kill:1" not in point:
         assert good(Path("run"))
@@ -83,13 +87,18 @@ def test_killed_after_the_last_commit_the_resume_does_what_was_to_follow(
     resumed = cli(*words, "--resume")
     assert (resumed.status, resumed.out) == (0, "run/checkpoints/step-00000012\n"), resumed.err
     found, expected = (
-        {p.name: os.readlink(p) if p.is_symlink() else "" for p in Path(run, "checkpoints").iterdir()}
+        {
+            p.name: os.readlink(p) if p.is_symlink() else ""
+            for p in Path(run, "checkpoints").iterdir()
+        }
         for run in ("run", "whole")
     )
     assert found == expected
 
 
-def test_the_checkpoint_of_a_stop_is_no_part_of_the_average(decoder_spec: Path, cli: Cli, zygote: Zygote) -> None:
+def test_the_checkpoint_of_a_stop_is_no_part_of_the_average(
+    decoder_spec: Path, cli: Cli, zygote: Zygote
+) -> None:
     """Rows 4 and 62: a run that was stopped between two of its checkpoints ends with the mean of those of its schedule."""
     changes = ["train.average_last=3", "train.checkpoint_every=2"]
     whole = uninterrupted(cli, decoder_spec, *changes)
@@ -122,11 +131,14 @@ def test_a_signal_finishes_the_step_saves_and_prints_how_to_go_on(
     name: str, status: int, spec: Path, cli: Cli, zygote: Zygote
 ) -> None:
     whole = uninterrupted(cli, spec)
-    stopped = zygote.run("pretrain", spec, "--out", "run", env={"BIGMODEL_FAILPOINT": f"train.step:{name}:6"})
+    stopped = zygote.run(
+        "pretrain", spec, "--out", "run", env={"BIGMODEL_FAILPOINT": f"train.step:{name}:6"}
+    )
     assert stopped.status == status
     assert stopped.out == ""
     assert (
-        "stopped at step 6 of 12; checkpoint run/checkpoints/step-00000006; to go on: bigmodel pretrain" in stopped.err
+        "stopped at step 6 of 12; checkpoint run/checkpoints/step-00000006; to go on: bigmodel pretrain"
+        in stopped.err
     )
     assert "Traceback" not in stopped.err
     told = json.loads(Path("run/status.json").read_text())
@@ -141,20 +153,31 @@ def test_a_signal_finishes_the_step_saves_and_prints_how_to_go_on(
 
 @pytest.mark.parametrize("place", ["train.validating", "cache.built"])
 def test_a_signal_in_a_validation_or_while_data_is_prepared(
-    place: str, decoder_spec: Path, cli: Cli, zygote: Zygote, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    place: str,
+    decoder_spec: Path,
+    cli: Cli,
+    zygote: Zygote,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     whole = uninterrupted(cli, decoder_spec)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
-    stopped = zygote.run("pretrain", decoder_spec, "--out", "run", env={"BIGMODEL_FAILPOINT": f"{place}:SIGTERM"})
+    stopped = zygote.run(
+        "pretrain", decoder_spec, "--out", "run", env={"BIGMODEL_FAILPOINT": f"{place}:SIGTERM"}
+    )
     assert stopped.status == 143
-    assert Path("run").exists() == (place == "train.validating")  # nothing had begun, and nothing is left
+    assert Path("run").exists() == (
+        place == "train.validating"
+    )  # nothing had begun, and nothing is left
     resumed = cli(*resume_command(stopped.err))
     assert resumed.status == 0, resumed.err
     weights = "model.safetensors"
     assert digests(Path(resumed.out.strip()))[weights] == digests(whole)[weights]
 
 
-def test_a_second_interrupt_in_a_save_leaves_at_once(decoder_spec: Path, cli: Cli, zygote: Zygote) -> None:
+def test_a_second_interrupt_in_a_save_leaves_at_once(
+    decoder_spec: Path, cli: Cli, zygote: Zygote
+) -> None:
     child = zygote.start(
         "pretrain", decoder_spec, "--out", "run", "--set", "train.checkpoint_every=3", "--set", "train.validate_every=null",
         env={"BIGMODEL_FAILPOINT": "checkpoint.wrote:sleep=30:10"},
@@ -172,15 +195,26 @@ def test_a_second_interrupt_in_a_save_leaves_at_once(decoder_spec: Path, cli: Cl
     assert good(Path("run"))
 
 
-def test_resumed_twice_in_mid_epoch_with_dropout_and_augmentation(cnn_spec: Path, cli: Cli, zygote: Zygote) -> None:
+def test_resumed_twice_in_mid_epoch_with_dropout_and_augmentation(
+    cnn_spec: Path, cli: Cli, zygote: Zygote
+) -> None:
     """To the bit; loader workers may come and go from one resume to the next."""
     changes = ["train.batch_size=200"]  # an epoch has 7.2 batches
     whole = uninterrupted(cli, cnn_spec, *changes)
     words = [w for c in (*changes, "data.workers=2") for w in ("--set", c)]
-    first = zygote.run("pretrain", cnn_spec, "--out", "run", *words, env={"BIGMODEL_FAILPOINT": "train.step:SIGTERM:5"})
+    first = zygote.run(
+        "pretrain",
+        cnn_spec,
+        "--out",
+        "run",
+        *words,
+        env={"BIGMODEL_FAILPOINT": "train.step:SIGTERM:5"},
+    )
     assert first.status == 143
     without = ["--set", "data.workers=0"]
-    again = zygote.run(*resume_command(first.err), *without, env={"BIGMODEL_FAILPOINT": "train.step:SIGTERM:4"})
+    again = zygote.run(
+        *resume_command(first.err), *without, env={"BIGMODEL_FAILPOINT": "train.step:SIGTERM:4"}
+    )
     assert again.status == 143
     assert "stopped at step 9 of 12" in again.err
     last = zygote.run(*resume_command(again.err), "--set", "data.workers=2")
@@ -190,7 +224,9 @@ def test_resumed_twice_in_mid_epoch_with_dropout_and_augmentation(cnn_spec: Path
     assert [name for name in found if found[name] != expected[name]] in ([], ["spec.yaml"])
 
 
-def test_the_order_and_the_augmentation_do_not_depend_on_the_workers(cnn_spec: Path, cli: Cli) -> None:
+def test_the_order_and_the_augmentation_do_not_depend_on_the_workers(
+    cnn_spec: Path, cli: Cli
+) -> None:
     uninterrupted(cli, cnn_spec)
     assert cli("pretrain", cnn_spec, "--out", "two", "--set", "data.workers=2").status == 0
     assert losses(Path("two")) == losses(Path("whole"))
@@ -206,7 +242,9 @@ def test_a_finished_run_is_made_longer_with_the_optimizers_state(spec: Path, cli
     assert found["train_state.safetensors"] == expected["train_state.safetensors"]
 
 
-def test_a_finished_run_resumed_as_it_is_gives_its_checkpoint_again(decoder_spec: Path, cli: Cli) -> None:
+def test_a_finished_run_resumed_as_it_is_gives_its_checkpoint_again(
+    decoder_spec: Path, cli: Cli
+) -> None:
     whole = uninterrupted(cli, decoder_spec)
     before = digests(whole)
     result = cli("pretrain", decoder_spec, "--out", "whole", "--resume")
@@ -218,7 +256,13 @@ def test_a_copied_run_verifies_resumes_and_holds_no_absolute_path(
     decoder_spec: Path, cli: Cli, zygote: Zygote, tmp_path: Path
 ) -> None:
     whole = uninterrupted(cli, decoder_spec)
-    zygote.run("pretrain", decoder_spec.name, "--out", "run", env={"BIGMODEL_FAILPOINT": "train.step:SIGTERM:6"})
+    zygote.run(
+        "pretrain",
+        decoder_spec.name,
+        "--out",
+        "run",
+        env={"BIGMODEL_FAILPOINT": "train.step:SIGTERM:6"},
+    )
     shutil.copytree("run", "elsewhere", symlinks=True)
     shutil.rmtree("run")
     for file in Path("elsewhere").rglob("*"):
@@ -239,7 +283,9 @@ def test_a_copied_run_verifies_resumes_and_holds_no_absolute_path(
         ("data.context=8", "data.context: 16 -> 8"),
     ],
 )
-def test_a_changed_spec_is_not_resumed(change: str, message: str, decoder_spec: Path, cli: Cli) -> None:
+def test_a_changed_spec_is_not_resumed(
+    change: str, message: str, decoder_spec: Path, cli: Cli
+) -> None:
     whole = uninterrupted(cli, decoder_spec)
     before = digests(whole)
     result = cli("pretrain", decoder_spec, "--out", "whole", "--resume", "--set", change)
@@ -265,7 +311,9 @@ def test_without_a_run_there_is_nothing_to_resume(decoder_spec: Path, cli: Cli) 
     assert not Path("nowhere").exists()
 
 
-def test_a_broken_checkpoint_is_said_and_the_one_before_it_is_used(decoder_spec: Path, cli: Cli) -> None:
+def test_a_broken_checkpoint_is_said_and_the_one_before_it_is_used(
+    decoder_spec: Path, cli: Cli
+) -> None:
     whole = uninterrupted(cli, decoder_spec)
     expected = digests(whole)
     (whole / "model.safetensors").write_bytes(b"")
@@ -299,7 +347,12 @@ def test_killed_ten_times_at_random_moments_on_real_data(
     changes: list[Any] = ["train.steps=60", "train.checkpoint_every=5", "train.validate_every=20"]
     if family == "decoder_spec":
         text = data_root / "tinyshakespeare" / "input.txt"
-        changes += [f"data.files=['{text}']", "data.context=64", "model.dim=64", "train.batch_size=12"]
+        changes += [
+            f"data.files=['{text}']",
+            "data.context=64",
+            "model.dim=64",
+            "train.batch_size=12",
+        ]
     else:
         changes += ["data.type=mnist", f"data.root='{data_root / 'mnist'}'", "train.batch_size=64"]
     words = [w for c in changes for w in ("--set", c)]
@@ -344,7 +397,9 @@ def test_a_validation_that_a_signal_cut_short_is_made_up(
     changes = ["train.validate_every=3", "train.ema=0.5", "train.patience=3", "train.keep_best=2"]
     whole = uninterrupted(cli, decoder_spec, *changes)
     words = [w for c in changes for w in ("--set", c)]
-    stopped = zygote.run("pretrain", decoder_spec, "--out", "run", *words, env={"BIGMODEL_FAILPOINT": point})
+    stopped = zygote.run(
+        "pretrain", decoder_spec, "--out", "run", *words, env={"BIGMODEL_FAILPOINT": point}
+    )
     assert stopped.status == 143
     assert f"stopped at step {step} of 12" in stopped.err
     resumed = cli(*resume_command(stopped.err))

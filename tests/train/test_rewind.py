@@ -26,7 +26,12 @@ class Killed(BaseException):
 
 
 def poison(
-    patch: pytest.MonkeyPatch, task: type, bad: set[int], factor: float, killed_at: int = 0, stopped_at: int = 0
+    patch: pytest.MonkeyPatch,
+    task: type,
+    bad: set[int],
+    factor: float,
+    killed_at: int = 0,
+    stopped_at: int = 0,
 ) -> list[int]:
     """The losses of the batches with these numbers (by what is in them: batches are told apart) are `factor` times as large."""
     honest: Any = task.loss  # type: ignore[attr-defined]
@@ -83,10 +88,18 @@ def test_a_spike_goes_back_and_past_the_batches(
 @pytest.mark.parametrize(
     ("family", "killed_at"),
     [("decoder_spec", 8), ("decoder_spec", 14), ("cnn_spec", 14)],
-    ids=["decoder, right after going back", "decoder, after the next checkpoint", "CNN, after the next checkpoint"],
+    ids=[
+        "decoder, right after going back",
+        "decoder, after the next checkpoint",
+        "CNN, after the next checkpoint",
+    ],
 )
 def test_a_run_killed_after_going_back_resumes_to_the_same_bits(
-    family: str, killed_at: int, request: pytest.FixtureRequest, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    family: str,
+    killed_at: int,
+    request: pytest.FixtureRequest,
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Row 43: deterministic, also with dropout, augmentation, statistics and averages."""
     spec = request.getfixturevalue(family)
@@ -136,14 +149,28 @@ def test_a_run_stopped_before_the_spike_goes_back_to_where_one_does_that_nobody_
     assert set(os.listdir("run/checkpoints")) == set(os.listdir("whole/checkpoints"))
 
 
-def test_one_spike_too_many_ends_the_run(decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_spike_too_many_ends_the_run(
+    decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Row 43: after `most` times it is refused with 6; the last checkpoint stays as it was."""
     poison(monkeypatch, CausalLM, {6, 9}, 50.0)
     result = cli("pretrain", decoder_spec, "--out", "run", *REWIND)
     assert result.status == 6
-    assert "the run went back 1 times already (train.rewind.most); lower train.optimizer.lr" in result.err
+    assert (
+        "the run went back 1 times already (train.rewind.most); lower train.optimizer.lr"
+        in result.err
+    )
     assert sorted(p.name for p in Path("run/checkpoints").glob("step-*"))[-1] == "step-00000004"
-    again = cli("pretrain", decoder_spec, "--out", "run", "--resume", *REWIND, "--set", "train.rewind.most=2")
+    again = cli(
+        "pretrain",
+        decoder_spec,
+        "--out",
+        "run",
+        "--resume",
+        *REWIND,
+        "--set",
+        "train.rewind.most=2",
+    )
     assert again.status == 0, again.err
     assert [r["rewind"]["number"] for r in rewinds("run")] == [1, 2]
 
@@ -166,7 +193,9 @@ def test_going_back_needs_checkpoints(decoder_spec: Path, cli: Cli) -> None:
     assert "train.rewind: it goes back to the last checkpoint, and one alone is saved" in result.err
 
 
-def test_without_it_a_spike_changes_nothing(decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_it_a_spike_changes_nothing(
+    decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Row 43: it is off by default."""
     calls = poison(monkeypatch, CausalLM, {6}, 50.0)
     assert cli("pretrain", decoder_spec, "--out", "run").status == 0

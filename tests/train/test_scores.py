@@ -30,7 +30,12 @@ def strict(path: Path) -> Any:
     return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
 
 
-def spoil(monkeypatch: pytest.MonkeyPatch, kind: type, bad: Callable[[int], bool], value: float = float("nan")) -> None:
+def spoil(
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type,
+    bad: Callable[[int], bool],
+    value: float = float("nan"),
+) -> None:
     """Let the loss of some validations (of one batch each, counted from 1) be no number."""
     honest, calls = kind.score, []  # type: ignore[attr-defined]
 
@@ -69,33 +74,59 @@ def test_the_first_validation_is_not_a_number(
 
 def test_patience_counts_it(decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, CausalLM, lambda call: call != 2)
-    words = [*SETS, "--set", "train.patience=2", "--set", "train.steps=60", "--set", "train.checkpoint_every=50"]
+    words = [
+        *SETS,
+        "--set",
+        "train.patience=2",
+        "--set",
+        "train.steps=60",
+        "--set",
+        "train.checkpoint_every=50",
+    ]
     result = cli("pretrain", decoder_spec, "--out", "run", *words)
     assert result.status == 0
     assert "stopping early: 2 validations without a better loss" in result.err
     assert result.out.strip() == "run/checkpoints/step-00000006"  # not a number at 3, 9 and 12
 
 
-def test_no_validation_has_a_number(decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_validation_has_a_number(
+    decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spoil(monkeypatch, CausalLM, lambda call: True)
-    words = [*SETS, "--set", "train.patience=3", "--set", "train.steps=60", "--set", "train.checkpoint_every=50"]
+    words = [
+        *SETS,
+        "--set",
+        "train.patience=3",
+        "--set",
+        "train.steps=60",
+        "--set",
+        "train.checkpoint_every=50",
+    ]
     result = cli("pretrain", decoder_spec, "--out", "run", *words)
     assert result.status == 0
-    assert "loss was not a finite number in any validation; the result is the last checkpoint" in result.err
+    assert (
+        "loss was not a finite number in any validation; the result is the last checkpoint"
+        in result.err
+    )
     assert result.out.strip() == "run/checkpoints/step-00000009"
     assert len([r for r in strict(Path("run/metrics.jsonl")) if "val" in r]) == 3
     assert not Path("run/checkpoints/best").exists()
     assert cli("eval", "run", "--json", "--split", "val").status == 0
 
 
-def test_a_metric_that_is_better_when_higher(cnn_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_metric_that_is_better_when_higher(
+    cnn_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spoil(monkeypatch, Classification, lambda call: call in (1, 2))
     result = cli("pretrain", cnn_spec, "--out", "run", *SETS)
     assert result.status == 0, result.err
     values = [r["val"]["accuracy"] for r in strict(Path("run/metrics.jsonl")) if "val" in r]
     assert values[0] is None
     later = {3 * (i + 1): v for i, v in enumerate(values) if v is not None}
-    assert os.readlink("run/checkpoints/best") == f"step-{max(later, key=lambda s: (later[s], -s)):08d}"
+    assert (
+        os.readlink("run/checkpoints/best")
+        == f"step-{max(later, key=lambda s: (later[s], -s)):08d}"
+    )
 
 
 def test_eval_prints_null(decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,8 +142,18 @@ def test_eval_prints_null(decoder_spec: Path, cli: Cli, monkeypatch: pytest.Monk
 
 
 def test_strict_json() -> None:
-    values = {"a": [1.5, float("nan"), (float("inf"), 2)], "b": {"c": -float("inf")}, "d": "NaN", "e": True}
-    assert json.loads(strict_json(values)) == {"a": [1.5, None, [None, 2]], "b": {"c": None}, "d": "NaN", "e": True}
+    values = {
+        "a": [1.5, float("nan"), (float("inf"), 2)],
+        "b": {"c": -float("inf")},
+        "d": "NaN",
+        "e": True,
+    }
+    assert json.loads(strict_json(values)) == {
+        "a": [1.5, None, [None, 2]],
+        "b": {"c": None},
+        "d": "NaN",
+        "e": True,
+    }
 
 
 @pytest.mark.parametrize(
@@ -120,7 +161,11 @@ def test_strict_json() -> None:
     [
         ['{"step": 1, "val": {"loss": null, "accuracy": null}}'],
         ['{"step": 1, "val": {}}', '{"step": 2, "val": {"accuracy": 0.5, "loss": null}}'],
-        ['{"step": 1, "lr": 0.1}', '{"step": 2, "loss": 1.0}', '{"step": 2, "val": {"loss": 1.0, "accuracy": 0.5}}'],
+        [
+            '{"step": 1, "lr": 0.1}',
+            '{"step": 2, "loss": 1.0}',
+            '{"step": 2, "val": {"loss": 1.0, "accuracy": 0.5}}',
+        ],
     ],
 )
 def test_a_curve_with_gaps(lines: list[str], tmp_path: Path) -> None:

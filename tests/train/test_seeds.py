@@ -42,7 +42,9 @@ def failing(monkeypatch: pytest.MonkeyPatch, seed: int, error: Exception) -> Non
     monkeypatch.setattr(seeds, "train", train)
 
 
-def test_each_seed_is_a_run_as_by_itself_and_their_mean_is_on_stderr_in_a_pipe(decoder_spec: Path, cli: Cli) -> None:
+def test_each_seed_is_a_run_as_by_itself_and_their_mean_is_on_stderr_in_a_pipe(
+    decoder_spec: Path, cli: Cli
+) -> None:
     result = cli("pretrain", decoder_spec, "--seeds", "3, 1", *SHORT)
     assert result.status == 0
     runs = ["runs/decoder-seed3", "runs/decoder-seed1"]
@@ -96,7 +98,9 @@ def test_a_seed_that_diverges_is_said_and_the_others_go_on(
     assert values["metrics"]["best loss"]["deviation"] is None
 
 
-def test_a_signal_stops_all_seeds(decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_stops_all_seeds(
+    decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also one that comes when the first run has ended and the second has not begun."""
     honest = seeds.train
 
@@ -117,11 +121,16 @@ def test_a_signal_stops_all_seeds(decoder_spec: Path, cli: Cli, monkeypatch: pyt
         (["--seeds", "0,x"], "--seeds 0,x: not whole numbers"),
         (["--seeds", "1,2,1"], "1 is given twice"),
         (["--seeds", "0", "--seed", "0"], "--seed has no effect on runs of several --seeds"),
-        (["--seeds", "0", "--set", "train.seed=3"], "--set train.seed has no effect beside --seeds"),
+        (
+            ["--seeds", "0", "--set", "train.seed=3"],
+            "--set train.seed has no effect beside --seeds",
+        ),
         (["--seeds", "9" * 19], "train.seed"),
     ],
 )
-def test_seeds_that_say_nothing_clear_are_refused(words: list[str], message: str, decoder_spec: Path, cli: Cli) -> None:
+def test_seeds_that_say_nothing_clear_are_refused(
+    words: list[str], message: str, decoder_spec: Path, cli: Cli
+) -> None:
     result = cli("pretrain", decoder_spec, *words)
     assert result.status == 2
     assert message in result.err
@@ -131,7 +140,10 @@ def test_seeds_that_say_nothing_clear_are_refused(words: list[str], message: str
 def test_finetuning_takes_seeds_too(decoder_spec: Path, cli: Cli) -> None:
     cli("pretrain", decoder_spec, "--out", "base", "--set", "train.steps=1")
     result = cli("finetune", "--from", "base", "--seeds", "7", "--set", "train.steps=1")
-    assert (result.status, result.out) == (0, "runs/base-finetuned-seed7/checkpoints/step-00000001\n")
+    assert (result.status, result.out) == (
+        0,
+        "runs/base-finetuned-seed7/checkpoints/step-00000001\n",
+    )
 
 
 def test_a_reader_of_one_path_is_told_of_the_others(

@@ -24,11 +24,16 @@ def start(decoder_spec: Path, cli: Cli) -> list[str]:
     assert cli("pretrain", decoder_spec, "--out", "base", *sets("train.steps=1")).status == 0
     Path("few.txt").write_text("all is small text " * 200)
     return sets(
-        "init={checkpoint: base, freeze: ['blocks.0.*']}", "data.files=['few.txt']", "data.context=8", "train.steps=1"
+        "init={checkpoint: base, freeze: ['blocks.0.*']}",
+        "data.files=['few.txt']",
+        "data.context=8",
+        "train.steps=1",
     )
 
 
-def test_bench_and_a_dry_run_begin_as_training_does(decoder_spec: Path, start: list[str], cli: Cli) -> None:
+def test_bench_and_a_dry_run_begin_as_training_does(
+    decoder_spec: Path, start: list[str], cli: Cli
+) -> None:
     """The tokens and the positions are those of the checkpoint: more than the new data has."""
     run = cli("pretrain", decoder_spec, *start, "--out", "run")
     assert run.status == 0, run.err
@@ -43,7 +48,9 @@ def test_bench_and_a_dry_run_begin_as_training_does(decoder_spec: Path, start: l
     assert all(t.equal(base[n]) for n, t in weights.items() if n.startswith("blocks.0."))
 
 
-def test_bench_of_a_checkpoint_needs_nothing_that_it_began_with(decoder_spec: Path, start: list[str], cli: Cli) -> None:
+def test_bench_of_a_checkpoint_needs_nothing_that_it_began_with(
+    decoder_spec: Path, start: list[str], cli: Cli
+) -> None:
     assert cli("pretrain", decoder_spec, *start, "--out", "run").status == 0
     shutil.rmtree("base")
     assert cli("bench", "run", "--seconds", "0.1", "--json").status == 0
@@ -53,6 +60,11 @@ def test_bench_of_a_checkpoint_needs_nothing_that_it_began_with(decoder_spec: Pa
 
 def test_bench_refuses_what_training_refuses(decoder_spec: Path, cli: Cli) -> None:
     changes = sets("train.patience=2", "data.val_fraction=0", "train.validate_every=1")
-    refused = [cli(*words, decoder_spec, *changes) for words in (("pretrain", "--out", "run"), ("bench",))]
+    refused = [
+        cli(*words, decoder_spec, *changes) for words in (("pretrain", "--out", "run"), ("bench",))
+    ]
     assert [result.status for result in refused] == [2, 2]
-    assert all("train.patience: there is no validation by which to stop" in result.err for result in refused)
+    assert all(
+        "train.patience: there is no validation by which to stop" in result.err
+        for result in refused
+    )

@@ -62,16 +62,26 @@ def wholes() -> dict[str, dict[str, str]]:
     ],
 )
 def test_a_signal_to_the_whole_group_with_loader_workers(
-    point: str, step: int, code: int, cnn_spec: Path, cli: Cli, zygote: Zygote, wholes: dict[str, dict[str, str]]
+    point: str,
+    step: int,
+    code: int,
+    cnn_spec: Path,
+    cli: Cli,
+    zygote: Zygote,
+    wholes: dict[str, dict[str, str]],
 ) -> None:
     """Rows 4, 5, 61 and 67: in a step and in the save itself; no orphans, no traceback, resumed to the bit."""
     if not wholes:
         whole = cli("pretrain", cnn_spec, "--out", "whole", *WORKERS)
         wholes.update(digests(Path(whole.out.strip())))
-    child = zygote.start("pretrain", cnn_spec, "--out", "run", *WORKERS, env={"BIGMODEL_FAILPOINT": point})
+    child = zygote.start(
+        "pretrain", cnn_spec, "--out", "run", *WORKERS, env={"BIGMODEL_FAILPOINT": point}
+    )
     stopped = child.wait()
     assert stopped.status == code, stopped.err
-    assert f"stopped at step {step} of 12; checkpoint run/checkpoints/step-{step:08d}" in stopped.err
+    assert (
+        f"stopped at step {step} of 12; checkpoint run/checkpoints/step-{step:08d}" in stopped.err
+    )
     for word in ("Traceback", "DataLoader", "Exception"):
         assert word not in stopped.err
     assert (status("run")["state"], status("run")["code"]) == ("stopped", code)
@@ -84,7 +94,12 @@ def test_a_signal_to_the_whole_group_with_loader_workers(
 def test_loader_workers_die_with_a_killed_run(cnn_spec: Path, zygote: Zygote) -> None:
     """Rows 5 and 61: kill -9 of the main process alone."""
     child = zygote.start(
-        "pretrain", cnn_spec, "--out", "run", *WORKERS, env={"BIGMODEL_FAILPOINT": "train.step:kill:2"}
+        "pretrain",
+        cnn_spec,
+        "--out",
+        "run",
+        *WORKERS,
+        env={"BIGMODEL_FAILPOINT": "train.step:kill:2"},
     )
     assert child.wait().status == -signal.SIGKILL
     until(lambda: not alive_in_session(child.pid), 10)
@@ -190,8 +205,12 @@ def test_a_defect_in_a_worker_is_not_called_its_death() -> None:
     workers.close()
 
 
-@pytest.mark.parametrize("point", ["status.done:SIGTERM", "status.done:SIGHUP", "train.showing:SIGINT"])
-def test_a_signal_after_the_end_of_training_changes_nothing(point: str, decoder_spec: Path, zygote: Zygote) -> None:
+@pytest.mark.parametrize(
+    "point", ["status.done:SIGTERM", "status.done:SIGHUP", "train.showing:SIGINT"]
+)
+def test_a_signal_after_the_end_of_training_changes_nothing(
+    point: str, decoder_spec: Path, zygote: Zygote
+) -> None:
     """Row 67: while the curve is drawn, and while the last status is written."""
     done = zygote.run("pretrain", decoder_spec, "--out", "run", env={"BIGMODEL_FAILPOINT": point})
     assert (done.status, done.out) == (0, "run/checkpoints/step-00000012\n")
@@ -201,7 +220,13 @@ def test_a_signal_after_the_end_of_training_changes_nothing(point: str, decoder_
 
 def test_a_signal_while_the_run_begins(decoder_spec: Path, cli: Cli, zygote: Zygote) -> None:
     """Rows 4 and 67: while the first status is written."""
-    stopped = zygote.run("pretrain", decoder_spec, "--out", "run", env={"BIGMODEL_FAILPOINT": "status.running:SIGTERM"})
+    stopped = zygote.run(
+        "pretrain",
+        decoder_spec,
+        "--out",
+        "run",
+        env={"BIGMODEL_FAILPOINT": "status.running:SIGTERM"},
+    )
     assert stopped.status == 143
     assert "Traceback" not in stopped.err
     assert status("run")["state"] == "stopped"
@@ -212,13 +237,25 @@ def test_a_terminal_that_goes_away_stops_the_run_in_good_order(decoder_spec: Pat
     """Row 67: SIGHUP, and every write to the terminal fails."""
     main, side = pty.openpty()
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TERM": "xterm"}
-    words = [str(decoder_spec), "--out", "run", "--set", "train.steps=100000", "--set", "train.validate_every=20"]
+    words = [
+        str(decoder_spec),
+        "--out",
+        "run",
+        "--set",
+        "train.steps=100000",
+        "--set",
+        "train.validate_every=20",
+    ]
     code = (
         "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(2, termios.TIOCSCTTY, 0); "
         "os.execv(sys.executable, [sys.executable, '-m', 'bigmodel_cli', 'pretrain', *sys.argv[1:]])"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *words], env=env, stdin=side, stdout=subprocess.DEVNULL, stderr=side
+        [sys.executable, "-c", code, *words],
+        env=env,
+        stdin=side,
+        stdout=subprocess.DEVNULL,
+        stderr=side,
     )
     os.close(side)
     os.set_blocking(main, False)
@@ -236,7 +273,9 @@ def test_a_terminal_that_goes_away_stops_the_run_in_good_order(decoder_spec: Pat
     assert checkpoints.find(Path("run")).name == f"step-{found['last_step']:08d}"
 
 
-def test_a_signal_that_python_swallows_is_raised_again_and_nothing_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_that_python_swallows_is_raised_again_and_nothing_is_printed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Row 67: a finalizer met it, whose exceptions Python prints with a traceback and forgets."""
 
     class Finalized:
@@ -303,26 +342,42 @@ def test_before_anything_is_written_a_signal_leaves_at_once(
 
 
 @pytest.mark.parametrize(
-    "point", ["train.validating:SIGTERM:4", "checkpoint.write:SIGTERM:25", "checkpoint.marked:SIGTERM:7"]
+    "point",
+    ["train.validating:SIGTERM:4", "checkpoint.write:SIGTERM:25", "checkpoint.marked:SIGTERM:7"],
 )
-def test_a_signal_in_the_final_average(point: str, decoder_spec: Path, cli: Cli, zygote: Zygote) -> None:
+def test_a_signal_in_the_final_average(
+    point: str, decoder_spec: Path, cli: Cli, zygote: Zygote
+) -> None:
     """Rows 62 and 63: in its validation, in its save, and when it has become the result."""
     sets = [w for c in ("train.average_last=2", "train.ema=0.5") for w in ("--set", c)]
     whole = Path(cli("pretrain", decoder_spec, "--out", "whole", *sets).out.strip())
-    stopped = zygote.run("pretrain", decoder_spec, "--out", "run", *sets, env={"BIGMODEL_FAILPOINT": point})
+    stopped = zygote.run(
+        "pretrain", decoder_spec, "--out", "run", *sets, env={"BIGMODEL_FAILPOINT": point}
+    )
     assert stopped.status == 143, stopped.err
     resumed = cli(*resume_command(stopped.err))
     assert resumed.status == 0, resumed.err
     assert Path(resumed.out.strip()).name == whole.name == "average"
     assert digests(Path(resumed.out.strip())) == digests(whole)
-    assert digests(Path("run/checkpoints/step-00000012")) == digests(Path("whole/checkpoints/step-00000012"))
+    assert digests(Path("run/checkpoints/step-00000012")) == digests(
+        Path("whole/checkpoints/step-00000012")
+    )
     assert losses(Path("run")) == losses(Path("whole"))
     validations = [
-        [r for r in map(json.loads, Path(run, "metrics.jsonl").read_text().splitlines()) if "val" in r]
+        [
+            r
+            for r in map(json.loads, Path(run, "metrics.jsonl").read_text().splitlines())
+            if "val" in r
+        ]
         for run in ("run", "whole")
     ]
     assert validations[0] == validations[1]
-    assert [(r["step"], r.get("averaged")) for r in validations[1]] == [(4, None), (8, None), (12, None), (12, 2)]
+    assert [(r["step"], r.get("averaged")) for r in validations[1]] == [
+        (4, None),
+        (8, None),
+        (12, None),
+        (12, 2),
+    ]
 
 
 def test_a_signal_that_python_swallowed_before_the_run_stops_it() -> None:

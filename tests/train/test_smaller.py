@@ -23,7 +23,9 @@ from bigmodel_cli.train import autotune as choose
 from bigmodel_cli.train.smaller import Division, divided, more_pieces, rows_of
 
 Cli = Callable[..., Result]
-TEXTS: list[str] = [" ".join(["ab", "cd", "e", "fgh"][(i + j) % 4] for j in range(1 + i % 5)) for i in range(60)]
+TEXTS: list[str] = [
+    " ".join(["ab", "cd", "e", "fgh"][(i + j) % 4] for j in range(1 + i % 5)) for i in range(60)
+]
 PAIRS = """\
 model:
   type: seq2seq
@@ -65,7 +67,9 @@ def small_memory(
         calls.append(1)
         if len(calls) == killed_at:
             raise Killed
-        result: tuple[Tensor, Tensor] = honest(self, outputs, batch)  # random numbers and statistics have moved
+        result: tuple[Tensor, Tensor] = honest(
+            self, outputs, batch
+        )  # random numbers and statistics have moved
         if len(calls) >= since and len(next(iter(batch.values()))) > most:
             raise error()
         return result
@@ -76,7 +80,12 @@ def small_memory(
 def no_dropout(spec: Path) -> list[str]:
     if "cnn" in spec.name:
         return sets("model.layers.0.norm=none", "model.layers.3.p=0.0", "train.ema=null")
-    return sets("model.dropout=0.0", "model.blocks.0.mixer.dropout=0.0", "train.micro_batch_size=4", "train.batch_size=8")
+    return sets(
+        "model.dropout=0.0",
+        "model.blocks.0.mixer.dropout=0.0",
+        "train.micro_batch_size=4",
+        "train.batch_size=8",
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,7 +101,12 @@ def test_out_of_memory_divides_the_micro_batch_and_leaves_the_loss_as_it_is(
 ) -> None:  # fmt: skip
     """Row 41: the global batch and the loss are unchanged, and it is logged."""
     spec = request.getfixturevalue(family)
-    words = ["pretrain", spec, *no_dropout(spec), *sets("train.steps=6", "train.validate_every=null")]
+    words = [
+        "pretrain",
+        spec,
+        *no_dropout(spec),
+        *sets("train.steps=6", "train.validate_every=null"),
+    ]
     assert cli(*words, "--out", "whole").status == 0
     small_memory(monkeypatch, task, most, 5, error)
     result = cli(*words, "--out", "run")
@@ -106,7 +120,9 @@ def test_out_of_memory_divides_the_micro_batch_and_leaves_the_loss_as_it_is(
     assert f"step {change['step']}: out of memory with a micro-batch of" in result.err
 
 
-def test_micro_batches_counted_in_tokens_are_divided_too(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_micro_batches_counted_in_tokens_are_divided_too(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Row 41, with train.batch_tokens."""
     Path("a.txt").write_text("\n".join(TEXTS) + "\n")
     Path("b.txt").write_text("\n".join(text[::-1] for text in TEXTS) + "\n")
@@ -114,7 +130,11 @@ def test_micro_batches_counted_in_tokens_are_divided_too(cli: Cli, monkeypatch: 
     words = ["pretrain", "pairs.yaml", "--set", "task.max_tokens=2"]
     assert cli(*words, "--out", "whole").status == 0
     small_memory(
-        monkeypatch, Seq2SeqTask, 6, 3, lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory: you ...")
+        monkeypatch,
+        Seq2SeqTask,
+        6,
+        3,
+        lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory: you ..."),
     )
     result = cli(*words, "--out", "run")
     assert result.status == 0, result.err
@@ -123,7 +143,9 @@ def test_micro_batches_counted_in_tokens_are_divided_too(cli: Cli, monkeypatch: 
     assert "in pieces of 100" in result.err
 
 
-@pytest.mark.parametrize("most", [2, 1], ids=["and training fits", "and the first step has less room"])
+@pytest.mark.parametrize(
+    "most", [2, 1], ids=["and training fits", "and the first step has less room"]
+)
 def test_the_first_measurement_of_how_to_compute_divides_too(
     most: int, decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,7 +159,9 @@ def test_the_first_measurement_of_how_to_compute_divides_too(
 
     monkeypatch.setattr(choose, "_one_pass", one_pass)
     small_memory(monkeypatch, CausalLM, most, 1, MemoryError)
-    result = cli("pretrain", decoder_spec, "--out", "run", *sets("train.precision=auto", "train.steps=2"))
+    result = cli(
+        "pretrain", decoder_spec, "--out", "run", *sets("train.precision=auto", "train.steps=2")
+    )
     assert result.status == 0, result.err
     assert [r["micro_batch_size"] for r in records("run", "micro_batch_size")] == [most]
     assert result.err.count("out of memory with a micro-batch of 4 samples") == 1
@@ -145,9 +169,15 @@ def test_the_first_measurement_of_how_to_compute_divides_too(
 
 
 @pytest.mark.parametrize("family", ["decoder_spec", "cnn_spec"])
-@pytest.mark.parametrize("again", [True, False], ids=["memory stays small", "memory is there again"])
+@pytest.mark.parametrize(
+    "again", [True, False], ids=["memory stays small", "memory is there again"]
+)
 def test_a_run_killed_after_the_change_resumes_to_the_same_bits(
-    family: str, again: bool, request: pytest.FixtureRequest, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    family: str,
+    again: bool,
+    request: pytest.FixtureRequest,
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Row 41: dropout, statistics and averages too are those of the run that nobody killed, whatever memory there is later."""
     spec = request.getfixturevalue(family)
@@ -157,17 +187,25 @@ def test_a_run_killed_after_the_change_resumes_to_the_same_bits(
         small_memory(patch, task, most, 6, MemoryError)
         whole = cli(*words, "--out", "whole")
     assert whole.status == 0, whole.err
-    with monkeypatch.context() as patch:  # one call a step, but two in step 6, and two pieces from there on
+    with (
+        monkeypatch.context() as patch
+    ):  # one call a step, but two in step 6, and two pieces from there on
         small_memory(patch, task, most, 6, MemoryError, killed_at=11)
         with pytest.raises(Killed):
             cli(*words, "--out", "run")
-    with monkeypatch.context() as patch:  # the checkpoint is of step 4: call 2 is the first of step 6
+    with (
+        monkeypatch.context() as patch
+    ):  # the checkpoint is of step 4: call 2 is the first of step 6
         small_memory(patch, task, most if again else 10**6, 2, MemoryError)
         resumed = cli(*words, "--out", "run", "--resume")
     assert resumed.status == 0, resumed.err
     assert digests(Path(resumed.out.strip())) == digests(Path(whole.out.strip()))
     assert losses(Path("run")) == losses(Path("whole"))
-    assert records("run", "micro_batch_size") == records("whole", "micro_batch_size") == [{"step": 6, "micro_batch_size": most}]
+    assert (
+        records("run", "micro_batch_size")
+        == records("whole", "micro_batch_size")
+        == [{"step": 6, "micro_batch_size": most}]
+    )
 
 
 def test_an_update_that_does_not_fit_is_not_done_twice(
@@ -200,13 +238,19 @@ def test_one_sample_that_does_not_fit_ends_the_run_with_a_remedy(
         small_memory(patch, CausalLM, 0, 7, MemoryError)
         result = cli("pretrain", decoder_spec, "--out", "run")
     assert result.status == 5
-    assert "out of memory with one sample at once; make the model, its context or its images smaller" in result.err
+    assert (
+        "out of memory with one sample at once; make the model, its context or its images smaller"
+        in result.err
+    )
     status = json.loads(Path("run/status.json").read_text())
     assert (status["state"], status["code"], status["last_step"]) == ("failed", 5, 4)
-    Path("run/micro_batches.json").write_text('{"pieces": {"0": ')  # torn, as by a kill: it has nothing
+    Path("run/micro_batches.json").write_text(
+        '{"pieces": {"0": '
+    )  # torn, as by a kill: it has nothing
     resumed = cli("pretrain", decoder_spec, "--out", "run", "--resume")
     assert (
-        digests(Path(resumed.out.strip()))["model.safetensors"] == digests(Path(whole.out.strip()))["model.safetensors"]
+        digests(Path(resumed.out.strip()))["model.safetensors"]
+        == digests(Path(whole.out.strip()))["model.safetensors"]
     )
 
 
@@ -244,7 +288,9 @@ def test_a_validation_that_does_not_fit_takes_fewer_items_at_once(
         (OSError(12, "Cannot allocate memory"), True),
         (OSError(28, "No space left on device"), False),
         (
-            RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"
+            ),
             True,
         ),
         (RuntimeError("std::bad_alloc"), True),

@@ -16,15 +16,24 @@ from zygote import Zygote
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     """Starts the runs."""
-    ready = Zygote(tmp_path_factory.mktemp("parent"), ("matplotlib.figure", "matplotlib.backends.backend_agg"))
+    ready = Zygote(
+        tmp_path_factory.mktemp("parent"), ("matplotlib.figure", "matplotlib.backends.backend_agg")
+    )
     yield ready
     ready.close()
 
 
-SAMPLE = [(Storm, "decoder", 8), (Storm, "seq2seq", 18), (SignalStorm, "averaged", 8), (SignalStorm, "seq2seq", 8)]
+SAMPLE = [
+    (Storm, "decoder", 8),
+    (Storm, "seq2seq", 18),
+    (SignalStorm, "averaged", 8),
+    (SignalStorm, "seq2seq", 8),
+]
 
 
-@pytest.mark.parametrize(("kind", "family", "count"), SAMPLE, ids=lambda value: getattr(value, "__name__", str(value)))
+@pytest.mark.parametrize(
+    ("kind", "family", "count"), SAMPLE, ids=lambda value: getattr(value, "__name__", str(value))
+)
 def test_what_a_storm_stops_is_resumed_to_the_bit(
     kind: type[Storm], family: str, count: int, parent: Zygote, tmp_path: Path
 ) -> None:

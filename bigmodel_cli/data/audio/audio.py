@@ -12,13 +12,28 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from bigmodel_cli.config import MOST_PIXELS, MOST_RATE, DatasetInfo, MelConfig, Natural, NonNegative, Positive
+from bigmodel_cli.config import (
+    MOST_PIXELS,
+    MOST_RATE,
+    DatasetInfo,
+    MelConfig,
+    Natural,
+    NonNegative,
+    Positive,
+)
 from bigmodel_cli.console import say as tell
 from bigmodel_cli.data.audio.augment import SoundAugmentation, SoundAugmentOptions
 from bigmodel_cli.data.audio.mel import check_filters, frames_of
 from bigmodel_cli.data.audio.recordings import Recordings, open_recordings
 from bigmodel_cli.data.audio.sound import Wave, decode, notes_said
-from bigmodel_cli.data.audio.split import Bank, JoinOptions, SoundSplit, longest_frames, named, to_frames
+from bigmodel_cli.data.audio.split import (
+    Bank,
+    JoinOptions,
+    SoundSplit,
+    longest_frames,
+    named,
+    to_frames,
+)
 from bigmodel_cli.data.audio.targets import beside_recordings, texts_of
 from bigmodel_cli.data.audio.transcripts import Units, spell
 from bigmodel_cli.data.base import (
@@ -33,7 +48,15 @@ from bigmodel_cli.data.base import (
 from bigmodel_cli.data.cache import key_of
 from bigmodel_cli.data.expected import Expected, LabelledOptions, numbered
 from bigmodel_cli.data.files import check_plain
-from bigmodel_cli.data.holdout import HELD_OUT, ValFraction, fraction_of, needed, not_both, parts_of, with_held_out
+from bigmodel_cli.data.holdout import (
+    HELD_OUT,
+    ValFraction,
+    fraction_of,
+    needed,
+    not_both,
+    parts_of,
+    with_held_out,
+)
 from bigmodel_cli.data.normalisation import normalisation, sampled
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.targets import Separator, check_kind
@@ -53,7 +76,9 @@ class AudioOptions(LabelledOptions):
     paths = ("files", "transcripts")
     test_data: ClassVar[str] = "'data.split={test: {GROUP: [VALUE]}}'"
     type: Literal["audio"] = "audio"
-    files: Annotated[list[str], Field(min_length=1)] = Field(description="recordings, globs, folders, .tar or .tar.gz")
+    files: Annotated[list[str], Field(min_length=1)] = Field(
+        description="recordings, globs, folders, .tar or .tar.gz"
+    )
     pattern: str = Field(
         r"(?P<label>[^/]+)/[^/]+$",
         description="a regular expression found in each name (the path below the folder or archive); its group `label` is the "
@@ -65,7 +90,8 @@ class AudioOptions(LabelledOptions):
     )
     val_fraction: ValFraction = Field(None, description=HELD_OUT.format("recordings"))
     units: Literal["words", "characters"] | None = Field(
-        None, description="what a transcript is spelled in, for task.type: ctc; left out: one label for each recording"
+        None,
+        description="what a transcript is spelled in, for task.type: ctc; left out: one label for each recording",
     )
     transcripts: list[str] = Field(
         [],
@@ -78,27 +104,41 @@ class AudioOptions(LabelledOptions):
         description="the names of numbers to learn, for task.type: regression: groups of the pattern, or with transcripts the "
         "columns behind NAME in this order",
     )
-    join: JoinOptions | None = Field(None, description="make strings of several recordings; needs units")
+    join: JoinOptions | None = Field(
+        None, description="make strings of several recordings; needs units"
+    )
     seconds: Annotated[float, Field(gt=0, le=3600)] | None = Field(
         None,
         description="bring each to this length, as a picture for cnn and vit; left out: rows of frames, for encoder",
     )
     rate: Annotated[int, Field(ge=100, le=MOST_RATE)] = Field(16000, description="samples a second")
-    window: Annotated[float, Field(gt=0, le=1)] = Field(0.025, description="seconds of sound in a frame")
+    window: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.025, description="seconds of sound in a frame"
+    )
     hop: Annotated[float, Field(gt=0, le=1)] = Field(0.01, description="seconds between frames")
     mels: Annotated[int, Field(gt=0, le=1024)] = Field(
         64, description="bands of a frame, evenly on the mel scale (HTK)"
     )
     low: NonNegative = Field(20.0, description="lower end of the lowest band in Hz")
-    high: Positive | None = Field(None, description="upper end of the highest band in Hz; half the rate when left out")
+    high: Positive | None = Field(
+        None, description="upper end of the highest band in Hz; half the rate when left out"
+    )
     normalize: Literal["auto", "none"] = Field(
         "auto", description="auto: to mean 0 and deviation 1 of the training split"
     )
-    augment: list[SoundAugmentOptions] = Field([], description="random changes while training, in order")
-    workers: Annotated[int, Field(ge=0, le=256)] = Field(0, description="processes that make frames and augment")
-    on_bad: Literal["error", "skip"] = Field("error", description="what to do with a recording that cannot be decoded")
+    augment: list[SoundAugmentOptions] = Field(
+        [], description="random changes while training, in order"
+    )
+    workers: Annotated[int, Field(ge=0, le=256)] = Field(
+        0, description="processes that make frames and augment"
+    )
+    on_bad: Literal["error", "skip"] = Field(
+        "error", description="what to do with a recording that cannot be decoded"
+    )
 
-    def open(self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None) -> DataSet:
+    def open(
+        self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
+    ) -> DataSet:
         """The recordings."""
         return _open_audio(self, base, say, assets, only)
 
@@ -115,9 +155,13 @@ class AudioOptions(LabelledOptions):
     def _consistent(self) -> AudioOptions:
         groups = re.compile(self.pattern).groupindex
         if self.targets and (self.units is not None or self.label_separator is not None):
-            raise ValueError("targets: a recording has numbers, or else units or labels; leave one out")
+            raise ValueError(
+                "targets: a recording has numbers, or else units or labels; leave one out"
+            )
         if self.units is not None and self.label_separator is not None:
-            raise ValueError("label_separator and units: a recording has labels or a transcript; leave one out")
+            raise ValueError(
+                "label_separator and units: a recording has labels or a transcript; leave one out"
+            )
         for name in [] if self.transcripts else self.targets:
             if name not in groups:
                 known = ", ".join(groups) or "none"
@@ -137,26 +181,34 @@ class AudioOptions(LabelledOptions):
         not_both("val" in self.split, "split.val", self.val_fraction)
         others = self.targets or self.label_separator is not None
         if self.units is None and (self.join is not None or (self.transcripts and not others)):
-            raise ValueError(f"{'join' if self.join else 'transcripts'}: say in which units a transcript is spelled")
+            raise ValueError(
+                f"{'join' if self.join else 'transcripts'}: say in which units a transcript is spelled"
+            )
         if self.seconds is not None and self.units is not None:
             raise ValueError(
                 "seconds: transcripts belong to rows of frames as long as the recording; leave seconds out"
             )
         top = self.high or self.rate / 2
         if not self.low < top <= self.rate / 2:
-            raise ValueError(f"low and high: {self.low:g} to {top:g} Hz do not lie in this order below half the rate")
+            raise ValueError(
+                f"low and high: {self.low:g} to {top:g} Hz do not lie in this order below half the rate"
+            )
         if min(self.window, self.hop) * self.rate < 1:
             raise ValueError(f"window and hop: at {self.rate} Hz they hold less than a sample")
         if self.seconds is not None and self.seconds / self.hop > MOST_FRAMES:
             raise ValueError(f"seconds: more than {MOST_FRAMES:,} frames")
         if self.seconds is not None and self.seconds * self.rate > MOST_PIXELS:
-            raise ValueError(f"seconds: more than {MOST_PIXELS:,} samples at {self.rate:,} a second")
+            raise ValueError(
+                f"seconds: more than {MOST_PIXELS:,} samples at {self.rate:,} a second"
+            )
         self.sound().check()
         return self
 
     def splits(self, base: Path) -> tuple[str, ...]:
         """The splits that there are."""
-        return with_held_out(("train", *(n for n in ("val", "test") if n in self.split)), self.val_fraction)
+        return with_held_out(
+            ("train", *(n for n in ("val", "test") if n in self.split)), self.val_fraction
+        )
 
     def loader_workers(self) -> int:
         """Processes that load and augment."""
@@ -168,10 +220,20 @@ class AudioOptions(LabelledOptions):
         if sound.length is None:
             raise DataError(
                 "how long its longest recording is is not known"
-                + (": give data.seconds: N to bring each to that length" if self.units is None else "")
+                + (
+                    ": give data.seconds: N to bring each to that length"
+                    if self.units is None
+                    else ""
+                )
             )
         shape = (1, sound.mels, frames_of(sound.length, sound.hop))
-        info = replace(numbered(self.expected_classes()), sound=sound, image_shape=shape, mean=(0.0,), std=(1.0,))
+        info = replace(
+            numbered(self.expected_classes()),
+            sound=sound,
+            image_shape=shape,
+            mean=(0.0,),
+            std=(1.0,),
+        )
         return Expected(info, frozenset({"image", "label"}))
 
     def split_of(self, groups: dict[str, str]) -> str:
@@ -194,7 +256,9 @@ class AudioOptions(LabelledOptions):
         )
 
 
-def _open_audio(options: AudioOptions, base: Path, say: Say, assets: Assets | None, only: str | None) -> DataSet:
+def _open_audio(
+    options: AudioOptions, base: Path, say: Say, assets: Assets | None, only: str | None
+) -> DataSet:
     """The recordings as splits; a checkpoint's normalisation is used when `assets` has one."""
     before = info_of(assets)
     known = before if only is not None else None
@@ -209,19 +273,25 @@ def _open_audio(options: AudioOptions, base: Path, say: Say, assets: Assets | No
         options.on_bad == "skip",
         base,
         say,
-        None if only is None else (lambda groups: options.split_of(groups) in wanted, [list(wanted), options.split]),
+        None
+        if only is None
+        else (lambda groups: options.split_of(groups) in wanted, [list(wanted), options.split]),
     )
     rows = _rows(options, recordings, wanted, fraction, None if only else say)
     texts, places = texts_of(options, recordings, base)
     opened = {n: chosen for n, chosen in rows.items() if only in (None, n)}
     beside, spelled = None, Units((), [], np.zeros(0, np.int64))
     if options.targets or options.label_separator is not None:
-        beside, info = beside_recordings(options, texts, places, opened, before, known is not None, say)
+        beside, info = beside_recordings(
+            options, texts, places, opened, before, known is not None, say
+        )
         check_kind(info, known)
         info = known or replace(info, sound=sound)
     else:
         spelled = spell(texts, options.units)
-        info = known or DatasetInfo(classes=spelled.names, sound=sound, spelling=options.units or "")
+        info = known or DatasetInfo(
+            classes=spelled.names, sound=sound, spelling=options.units or ""
+        )
         check_kind(DatasetInfo(classes=spelled.names), known)
         if known is not None:
             spelled = _as_known(spelled, opened, known)
@@ -239,7 +309,17 @@ def _open_audio(options: AudioOptions, base: Path, say: Say, assets: Assets | No
     resident = recordings.samples.nbytes <= RESIDENT_BYTES
     change = SoundAugmentation(options.augment)
     splits = {
-        name: SoundSplit(bank, chosen, spelled.units, spelled.between, options.join, info, change, resident, beside)
+        name: SoundSplit(
+            bank,
+            chosen,
+            spelled.units,
+            spelled.between,
+            options.join,
+            info,
+            change,
+            resident,
+            beside,
+        )
         for name, chosen in opened.items()
     }
     if known is None:
@@ -253,14 +333,18 @@ def _open_audio(options: AudioOptions, base: Path, say: Say, assets: Assets | No
     return DataSet(info, key, dict(splits), {}, items, "recordings", fraction > 0)
 
 
-def _measured(options: AudioOptions, info: DatasetInfo, splits: dict[str, SoundSplit], assets: Assets | None) -> DatasetInfo:
+def _measured(
+    options: AudioOptions, info: DatasetInfo, splits: dict[str, SoundSplit], assets: Assets | None
+) -> DatasetInfo:
     """The DatasetInfo with what is measured on the recordings: normalisation, and the longest row."""
     sound, before = options.sound(), info_of(assets)
     alike = before if before is not None and before.sound == sound else None
     mean, std = normalisation(options.normalize == "auto", alike, lambda: _moments(splits["train"]))
     info = replace(info, mean=mean, std=std)
     if sound.length is None:
-        info = replace(info, frame_width=sound.mels, context=max(map(longest_frames, splits.values())))
+        info = replace(
+            info, frame_width=sound.mels, context=max(map(longest_frames, splits.values()))
+        )
     return info
 
 
@@ -280,13 +364,19 @@ def _check_lengths(split: SoundSplit, recordings: Recordings, context: int) -> N
 
 def _as_known(spelled: Units, rows: dict[str, Ints], known: DatasetInfo) -> Units:
     """The units by the numbers that a checkpoint's classes have. Raises `SpecError` for one that it does not know."""
-    there = np.unique(np.concatenate([spelled.units[r] for chosen in rows.values() for r in chosen]))
+    there = np.unique(
+        np.concatenate([spelled.units[r] for chosen in rows.values() for r in chosen])
+    )
     number = numbers_of(spelled.names, known.classes, [spelled.names[i] for i in there])
     return Units(known.classes, [number[units] for units in spelled.units], number[spelled.between])
 
 
 def _rows(
-    options: AudioOptions, recordings: Recordings, wanted: Sequence[str], fraction: float, say: Say | None
+    options: AudioOptions,
+    recordings: Recordings,
+    wanted: Sequence[str],
+    fraction: float,
+    say: Say | None,
 ) -> dict[str, Ints]:
     """The numbers of the recordings of each split. Raises `DataError` for a split without any."""
     count = len(recordings.names)
@@ -297,20 +387,25 @@ def _rows(
         if not len(rows[name]) and name in wanted:
             groups = {k: sorted({g[k] for g in recordings.groups})[:8] for k in rule}
             there = "; ".join(f"{k}: {', '.join(values)}" for k, values in groups.items())
-            raise DataError(f"data.split.{name}: no recording of {count:,} is in it; in the names stand {there}")
+            raise DataError(
+                f"data.split.{name}: no recording of {count:,} is in it; in the names stand {there}"
+            )
     train = np.flatnonzero(inside == "train")
     if "train" not in wanted:
         return {n: chosen for n, chosen in rows.items() if n in wanted}
     if not len(train):
         raise DataError(f"data.split: nothing of {count:,} recordings is left to train on")
-    parts = {n: train[chosen] for n, chosen in parts_of(len(train), fraction, "recordings", say).items()}
+    parts = {
+        n: train[chosen] for n, chosen in parts_of(len(train), fraction, "recordings", say).items()
+    }
     return {**parts, **{n: chosen for n, chosen in rows.items() if n in wanted}}
 
 
 def _is_one_of(text: str, values: list[int | str]) -> bool:
     """Whether a group's text is one of the values; numbers are compared as numbers, so that 07 is 7."""
     return any(
-        text == v if isinstance(v, str) else text.isdecimal() and len(text) < 19 and int(text) == v for v in values
+        text == v if isinstance(v, str) else text.isdecimal() and len(text) < 19 and int(text) == v
+        for v in values
     )
 
 
@@ -328,7 +423,9 @@ def _moments(train: SoundSplit) -> list[tuple[float, float]]:
     return [(mean, max(0.0, square / number - mean**2))]
 
 
-def _fingerprint(options: AudioOptions, recordings: Recordings, rows: dict[str, Ints], texts: list[str]) -> str:
+def _fingerprint(
+    options: AudioOptions, recordings: Recordings, rows: dict[str, Ints], texts: list[str]
+) -> str:
     join = options.join.model_dump() if options.join is not None else None
     sets = {name: chosen.tolist() for name, chosen in rows.items()}
     description = [recordings.digest, vars(options.sound()), options.units, join, sets, texts]

@@ -51,9 +51,9 @@ class SpeedOptions(_SoundChange):
     """Played slower or faster, and lower or higher with it (Ko et al. 2015), by linear interpolation."""
 
     type: Literal["speed"] = "speed"
-    factor: Annotated[list[Annotated[float, Field(ge=0.25, le=4)]], Field(min_length=2, max_length=2)] = Field(
-        [0.9, 1.1], description="least and greatest speed"
-    )
+    factor: Annotated[
+        list[Annotated[float, Field(ge=0.25, le=4)]], Field(min_length=2, max_length=2)
+    ] = Field([0.9, 1.1], description="least and greatest speed")
 
     def longest(self, samples: int, rate: int) -> int:
         """The length that a row of so many samples may get."""
@@ -66,8 +66,12 @@ class SpeedOptions(_SoundChange):
         lengths = (lengths / speed[:, 0]).ceil().long().clamp(min=1)
         place = torch.arange(int(lengths.max()), device=waves.device) * speed  # (B, N')
         first = place.long().clamp(max=waves.shape[1])
-        waves = F.pad(waves, (0, 2))  # a recording fades to zero after its end, whatever stands beside it
-        changed = torch.lerp(waves.gather(1, first), waves.gather(1, first + 1), (place - first).clamp(0, 1).float())
+        waves = F.pad(
+            waves, (0, 2)
+        )  # a recording fades to zero after its end, whatever stands beside it
+        changed = torch.lerp(
+            waves.gather(1, first), waves.gather(1, first + 1), (place - first).clamp(0, 1).float()
+        )
         return changed * real(lengths, changed.shape[1]), lengths
 
 
@@ -75,7 +79,9 @@ class GainOptions(_SoundChange):
     """Louder or softer."""
 
     type: Literal["gain"] = "gain"
-    decibels: Annotated[float, Field(gt=0, le=100)] = Field(6.0, description="by up to so many decibels either way")
+    decibels: Annotated[float, Field(gt=0, le=100)] = Field(
+        6.0, description="by up to so many decibels either way"
+    )
 
     def apply(self, waves: Tensor, lengths: Tensor, rate: int, row: Row) -> tuple[Tensor, Tensor]:
         """(B, N), (B,) -> the same shapes."""
@@ -99,8 +105,12 @@ class NoiseOptions(_SoundChange):
         ratio = self.snr[0] + u[:, 1:2] * (self.snr[1] - self.snr[0])
         power = waves.square().sum(1, keepdim=True) / lengths[:, None]
         scale = (power * 10 ** (-ratio / 10)).sqrt() * (u[:, :1] < self.p)
-        pair = u[:, 2:].unflatten(1, (count, 2))  # a sample's noise does not depend on how far the row is padded
-        noise = (-2 * (1 - pair[..., 0]).log()).sqrt() * (2 * math.pi * pair[..., 1]).cos()  # Box and Muller (1958)
+        pair = u[:, 2:].unflatten(
+            1, (count, 2)
+        )  # a sample's noise does not depend on how far the row is padded
+        noise = (-2 * (1 - pair[..., 0]).log()).sqrt() * (
+            2 * math.pi * pair[..., 1]
+        ).cos()  # Box and Muller (1958)
         return waves + scale * noise * real(lengths, count), lengths
 
 
@@ -119,7 +129,9 @@ class TimeShiftOptions(_SoundChange):
         most = round(self.seconds * rate)
         moved = ((2 * _uniform(row, 1, waves.device) - 1) * most).round().long()  # (B, 1)
         lengths = lengths + moved[:, 0].abs()
-        place = torch.arange(int(lengths.max()), device=waves.device) - moved.clamp(min=0)  # (B, N')
+        place = torch.arange(int(lengths.max()), device=waves.device) - moved.clamp(
+            min=0
+        )  # (B, N')
         inside = (place >= 0) & (place < waves.shape[1])
         return waves.gather(1, place.clamp(0, waves.shape[1] - 1)) * inside, lengths
 
@@ -130,7 +142,9 @@ class SpecAugmentOptions(_SoundChange):
     type: Literal["spec_augment"] = "spec_augment"
     time_masks: Natural = Field(2, description="blocks of frames")
     time_width: Natural = Field(20, description="their greatest width in frames (T in the paper)")
-    time_fraction: Fraction = Field(0.25, description="their greatest width as a part of the row (p in the paper)")
+    time_fraction: Fraction = Field(
+        0.25, description="their greatest width as a part of the row (p in the paper)"
+    )
     mel_masks: Natural = Field(2, description="blocks of bands")
     mel_width: Natural = Field(8, description="their greatest width in bands (F in the paper)")
 
@@ -147,14 +161,18 @@ class SpecAugmentOptions(_SoundChange):
         loudness the training split's mean is not the row's. What lies behind a row's length is neither counted nor changed.
         """
         bands, count = frames.shape[1:]
-        u = _uniform(row, 2 * (self.time_masks + self.mel_masks), frames.device).unflatten(1, (-1, 2))
+        u = _uniform(row, 2 * (self.time_masks + self.mel_masks), frames.device).unflatten(
+            1, (-1, 2)
+        )
         hidden = torch.zeros_like(frames, dtype=torch.bool)
         widest = (lengths * self.time_fraction).clamp(max=self.time_width).floor()  # (B,)
         for number in range(self.time_masks):
             hidden |= _block(u[:, number], widest, lengths, count)[:, None, :]
         width = torch.full_like(widest, min(self.mel_width, bands))
         for number in range(self.time_masks, self.time_masks + self.mel_masks):
-            hidden |= _block(u[:, number], width, torch.full_like(lengths, bands), bands)[:, :, None]
+            hidden |= _block(u[:, number], width, torch.full_like(lengths, bands), bands)[
+                :, :, None
+            ]
         own = real(lengths, count)[:, None, :]
         mean = torch.where(own, frames, 0).sum((1, 2)) / (lengths * bands).clamp(min=1)
         return torch.where(hidden & own, mean.to(frames.dtype)[:, None, None], frames)
@@ -169,7 +187,8 @@ def _block(u: Tensor, widest: Tensor, room: Tensor, count: int) -> Tensor:
 
 
 SoundAugmentOptions = Annotated[
-    SpeedOptions | GainOptions | NoiseOptions | TimeShiftOptions | SpecAugmentOptions, Field(discriminator="type")
+    SpeedOptions | GainOptions | NoiseOptions | TimeShiftOptions | SpecAugmentOptions,
+    Field(discriminator="type"),
 ]
 
 
@@ -190,10 +209,14 @@ class SoundAugmentation:
     ) -> tuple[Tensor, Tensor]:
         """(B, N), (B,) -> (B, N'), (B,)."""
         for index, options in enumerate(self.options):
-            waves, lengths = options.apply(waves, lengths, rate, (seed, epoch, samples, 200 + index))
+            waves, lengths = options.apply(
+                waves, lengths, rate, (seed, epoch, samples, 200 + index)
+            )
         return waves, lengths
 
-    def change_frames(self, frames: Tensor, lengths: Tensor, samples: Ints, epoch: int, seed: int) -> Tensor:
+    def change_frames(
+        self, frames: Tensor, lengths: Tensor, samples: Ints, epoch: int, seed: int
+    ) -> Tensor:
         """(B, mels, T) normalised -> the same shape."""
         for index, options in enumerate(self.options):
             frames = options.mask(frames, lengths, (seed, epoch, samples, 200 + index))

@@ -46,7 +46,10 @@ def mel_filters(mels: int, size: int, rate: int, low: float, high: float) -> Ten
     The scale is that of O'Shaughnessy (1987) as HTK computes it; the areas are not normalised.
     """
     ends = 2595 * torch.log10(1 + torch.tensor([low, high], dtype=torch.float64) / 700)
-    corners = 700 * (10 ** (torch.linspace(float(ends[0]), float(ends[1]), mels + 2, dtype=torch.float64) / 2595) - 1)
+    corners = 700 * (
+        10 ** (torch.linspace(float(ends[0]), float(ends[1]), mels + 2, dtype=torch.float64) / 2595)
+        - 1
+    )
     bins = torch.linspace(0, rate / 2, size // 2 + 1, dtype=torch.float64)
     rising = (bins - corners[:-2, None]) / (corners[1:-1] - corners[:-2])[:, None]
     falling = (corners[2:, None] - bins) / (corners[2:] - corners[1:-1])[:, None]
@@ -56,7 +59,9 @@ def mel_filters(mels: int, size: int, rate: int, low: float, high: float) -> Ten
 def check_filters(sound: MelConfig) -> None:
     """Raise `SpecError` where a band is so narrow that it falls between the frequencies that a window tells apart."""
     size = fft_size(sound.window)
-    empty = int((mel_filters(sound.mels, size, sound.rate, sound.low, sound.high).sum(1) == 0).sum())
+    empty = int(
+        (mel_filters(sound.mels, size, sound.rate, sound.low, sound.high).sum(1) == 0).sum()
+    )
     if empty:
         raise SpecError(
             f"data.mels: {empty} of {sound.mels} bands hold no frequency that a window of {sound.window} samples tells apart "
@@ -68,7 +73,10 @@ def check_filters(sound: MelConfig) -> None:
 def _constants(sound: MelConfig, device: torch.device) -> tuple[Tensor, Tensor]:
     """(the window, the filters over (sum of the window)^2)."""
     window = torch.hann_window(sound.window, dtype=torch.float64)
-    filters = mel_filters(sound.mels, fft_size(sound.window), sound.rate, sound.low, sound.high) / window.sum() ** 2
+    filters = (
+        mel_filters(sound.mels, fft_size(sound.window), sound.rate, sound.low, sound.high)
+        / window.sum() ** 2
+    )
     return window.float().to(device), filters.float().to(device)
 
 

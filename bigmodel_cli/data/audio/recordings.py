@@ -51,7 +51,13 @@ class Recordings:
 
 
 def open_recordings(
-    files: list[str], pattern: str, rate: int, skip_bad: bool, base: Path, say: Say, wanted: Wanted | None = None
+    files: list[str],
+    pattern: str,
+    rate: int,
+    skip_bad: bool,
+    base: Path,
+    say: Say,
+    wanted: Wanted | None = None,
 ) -> Recordings:
     """The recordings whose name the pattern is found in, decoded to `rate`. Raises `DataError` naming what cannot be read.
 
@@ -65,7 +71,9 @@ def open_recordings(
 
     found = [(p, name) for p, name in found if p.name.lower().endswith(ARCHIVES) or takes(name)]
     if not found:
-        raise DataError(f"data.files: no recording of the split is there: {wanted[1] if wanted else ''}")
+        raise DataError(
+            f"data.files: no recording of the split is there: {wanted[1] if wanted else ''}"
+        )
     digest = content_digest(found)
     description = [FORMAT, digest, pattern, rate, skip_bad, wanted[1] if wanted else None]
     key = key_of(description)
@@ -81,15 +89,21 @@ def open_recordings(
     folder = cached_folder("audio", key, f"decoding recordings to {rate:,} Hz", say, build)
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     if index["bad"]:
-        say(f"warning: skipped {len(index['bad'])} recording(s) that cannot be decoded, the first: {index['bad'][0]}")
+        say(
+            f"warning: skipped {len(index['bad'])} recording(s) that cannot be decoded, the first: {index['bad'][0]}"
+        )
     if index["others"]:
-        say(f"{index['others']:,} recording(s) are left out: data.pattern is not found in their names")
+        say(
+            f"{index['others']:,} recording(s) are left out: data.pattern is not found in their names"
+        )
     for sentence in notes_said(index["notes"]):
         say(sentence)
     lengths = np.asarray(index["lengths"], np.int64)
     matches = [re.search(pattern, name) for name in index["names"]]
     return Recordings(
-        samples=np.memmap(folder / "samples.bin", dtype=np.int16, mode="c"),  # torch wants memory that it may write to
+        samples=np.memmap(
+            folder / "samples.bin", dtype=np.int16, mode="c"
+        ),  # torch wants memory that it may write to
         scales=np.asarray(index["scales"], np.float32),
         starts=np.cumsum(lengths) - lengths,
         lengths=lengths,
@@ -112,7 +126,9 @@ def find_sound(names: list[str], base: Path) -> list[Found]:
     found = find_named(names, base, "data.files", ENDINGS + ARCHIVES)
     for path, _ in found:
         if not path.name.lower().endswith(ENDINGS + ARCHIVES):
-            raise DataError(f"{path}: not a recording or an archive; they end in {', '.join(ENDINGS + ARCHIVES)}")
+            raise DataError(
+                f"{path}: not a recording or an archive; they end in {', '.join(ENDINGS + ARCHIVES)}"
+            )
     return found
 
 
@@ -168,7 +184,12 @@ def _opened(path: Path) -> Any:
 
 
 def _write(
-    draft: Path, found: list[Found], pattern: str, rate: int, skip_bad: bool, takes: Callable[[str], bool]
+    draft: Path,
+    found: list[Found],
+    pattern: str,
+    rate: int,
+    skip_bad: bool,
+    takes: Callable[[str], bool],
 ) -> None:
     """samples.bin, items.npy, and index.json: names, lengths, scales, notes, what was skipped or has another name."""
     names: list[str] = []
@@ -201,7 +222,14 @@ def _write(
     if not names:
         raise DataError(_nothing(found, pattern, bad, others))
     np.save(draft / "items.npy", as_hashes(items))
-    index = {"names": names, "lengths": lengths, "scales": scales, "notes": notes, "bad": bad, "others": len(others)}
+    index = {
+        "names": names,
+        "lengths": lengths,
+        "scales": scales,
+        "notes": notes,
+        "bad": bad,
+        "others": len(others),
+    }
     (draft / "index.json").write_text(json.dumps(index), encoding="utf-8")
 
 

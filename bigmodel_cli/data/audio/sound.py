@@ -63,7 +63,9 @@ def decode(content: bytes, name: str, rate: int) -> Wave:
     """An encoded recording as samples at `rate`. Raises `DataError` naming it."""
     if not content:
         raise DataError(f"{name}: zero bytes long; {REMEDY}")
-    samples, own = read_wav(content, name) if name.lower().endswith(WAV) else _read_other(content, name)
+    samples, own = (
+        read_wav(content, name) if name.lower().endswith(WAV) else _read_other(content, name)
+    )
     if not samples.size:
         raise DataError(f"{name}: no samples in it; {REMEDY}")
     check_size(-(-len(samples) * rate // own), name)  # at the rate that is wanted
@@ -93,7 +95,10 @@ def notes_said(notes: Iterable[tuple[str, str]]) -> list[str]:
     named: dict[str, list[str]] = {}
     for note, name in notes:
         named.setdefault(note, []).append(name)
-    return [f"warning: {len(names):,} {NOTES[note]}; the first: {names[0]}" for note, names in named.items()]
+    return [
+        f"warning: {len(names):,} {NOTES[note]}; the first: {names[0]}"
+        for note, names in named.items()
+    ]
 
 
 def _full_scale(samples: Channels, name: str) -> int:
@@ -102,10 +107,14 @@ def _full_scale(samples: Channels, name: str) -> int:
     A square wave that goes beyond full scale has whole samples too, of two or three values.
     """
     peak = float(np.abs(samples).max())
-    if peak <= 1 or (peak < LOUDEST and ((samples != np.round(samples)).any() or len(np.unique(samples)) < 4)):
+    if peak <= 1 or (
+        peak < LOUDEST and ((samples != np.round(samples)).any() or len(np.unique(samples)) < 4)
+    ):
         return 1
     if peak > INTEGERS[-1]:
-        raise DataError(f"{name}: samples up to {peak:.3g}, where full scale is 1 (or 2^31 for integers); {REMEDY}")
+        raise DataError(
+            f"{name}: samples up to {peak:.3g}, where full scale is 1 (or 2^31 for integers); {REMEDY}"
+        )
     return next(full for full in INTEGERS if peak <= full)
 
 
@@ -124,7 +133,9 @@ def _read_other(content: bytes, name: str) -> tuple[Channels, int]:
             check_size(file.frames * file.channels, name)
             samples: Channels = file.read(dtype="float32", always_2d=True)
             if len(samples) != file.frames:
-                raise DataError(f"{name}: cut off: {len(samples):,} samples of {file.frames:,}; {REMEDY}")
+                raise DataError(
+                    f"{name}: cut off: {len(samples):,} samples of {file.frames:,}; {REMEDY}"
+                )
             return samples, int(file.samplerate)
     except (soundfile.SoundFileError, OSError, ValueError) as error:
         reason = str(error).replace("\n", " ").strip().rstrip(".")
@@ -143,7 +154,9 @@ def resample(samples: Samples, rate: int, wanted: int) -> Samples:
     up, down = wanted // common, rate // common
     count = -(-len(samples) * up // down)
     taps = 2 * _width(up, down) + 2
-    table = _phases(up, down) if up <= count else None  # odd rates have more phases than a short recording uses
+    table = (
+        _phases(up, down) if up <= count else None
+    )  # odd rates have more phases than a short recording uses
     padded = np.pad(samples, (taps // 2 - 1, taps))
     rows = np.lib.stride_tricks.sliding_window_view(padded, taps)
     out = np.empty(count, np.float32)
@@ -172,8 +185,13 @@ def _phases(up: int, down: int) -> Samples:
 
 def _weights(phases: np.ndarray[Any, np.dtype[np.int64]], up: int, down: int) -> Samples:
     """(N, taps)   the rows of these phases (N,)."""
-    scale, width = CUTOFF * min(1.0, up / down), _width(up, down)  # of the input's Nyquist frequency; in inputs
-    away = np.arange(-width, width + 2)[None, :] - phases[:, None] / up  # (N, taps) in input samples
+    scale, width = (
+        CUTOFF * min(1.0, up / down),
+        _width(up, down),
+    )  # of the input's Nyquist frequency; in inputs
+    away = (
+        np.arange(-width, width + 2)[None, :] - phases[:, None] / up
+    )  # (N, taps) in input samples
     inside = np.clip(1 - (away / width) ** 2, 0, None)
     window = np.where(np.abs(away) <= width, np.i0(BETA * np.sqrt(inside)) / np.i0(BETA), 0)
     return (scale * np.sinc(scale * away) * window).astype(np.float32)

@@ -26,7 +26,9 @@ Pause = Annotated[float, Field(ge=0, le=60)]
 class JoinOptions(Options):
     """Strings of recordings, drawn from one split: a new set in each epoch of training, always the same in evaluation."""
 
-    least: Annotated[int, Field(gt=0, le=1000)] = Field(3, description="fewest recordings in a string")
+    least: Annotated[int, Field(gt=0, le=1000)] = Field(
+        3, description="fewest recordings in a string"
+    )
     most: Annotated[int, Field(gt=0, le=1000)] = Field(7, description="most recordings in a string")
     pause: Annotated[list[Pause], Field(min_length=2, max_length=2)] = Field(
         [0.05, 0.3], description="shortest and longest silence between them, in seconds"
@@ -42,7 +44,9 @@ class JoinOptions(Options):
         """Samples of the longest string, for a longest recording of so many."""
         return self.most * (recording + round(self.pause[1] * rate))
 
-    def choose(self, rows: Ints, rate: int, samples: Ints, epoch: int, seed: int) -> tuple[list[Ints], list[Ints]]:
+    def choose(
+        self, rows: Ints, rate: int, samples: Ints, epoch: int, seed: int
+    ) -> tuple[list[Ints], list[Ints]]:
         """For each sample the recordings that it is made of, and the silence before each of them."""
         u = draw(seed, epoch, samples, DRAWN, 1 + 2 * self.most)
         counts = self.least + (u[:, 0] * (self.most - self.least + 1)).astype(np.int64)
@@ -63,7 +67,11 @@ class Bank:
 
     def __init__(self, recordings: Recordings) -> None:
         self.samples = torch.from_numpy(recordings.samples)
-        self.starts, self.lengths, self.scales = recordings.starts, recordings.lengths, recordings.scales.tolist()
+        self.starts, self.lengths, self.scales = (
+            recordings.starts,
+            recordings.lengths,
+            recordings.scales.tolist(),
+        )
 
     def to(self, device: torch.device) -> None:
         """Move to the device."""
@@ -72,7 +80,9 @@ class Bank:
 
     def rows(self, recordings: list[Ints], pauses: list[Ints]) -> tuple[Tensor, Tensor]:
         """Recordings one after the other, a pause before each: (B, N) float, zero behind each row's length (B,)."""
-        lengths = [int(self.lengths[r].sum() + p.sum()) for r, p in zip(recordings, pauses, strict=True)]
+        lengths = [
+            int(self.lengths[r].sum() + p.sum()) for r, p in zip(recordings, pauses, strict=True)
+        ]
         out = torch.zeros(len(lengths), max(lengths), device=self.samples.device)
         for row, (own, before) in enumerate(zip(recordings, pauses, strict=True)):
             place = 0
@@ -95,7 +105,9 @@ class SoundSplit(Split):
 
     bank: Bank
     rows: Ints  # (N,) the recordings of this split
-    units: list[Ints]  # for each recording of the bank its label alone, or the units of its transcript
+    units: list[
+        Ints
+    ]  # for each recording of the bank its label alone, or the units of its transcript
     between: Ints  # the units that stand between the transcripts of joined recordings
     join: JoinOptions | None
     info: DatasetInfo
@@ -132,7 +144,9 @@ class SoundSplit(Split):
         waves, lengths = self.bank.rows(chosen, pauses)
         change = self.augmentation
         if augment:
-            waves, lengths = change.change_samples(waves, lengths, self.sound.rate, samples, epoch, seed)
+            waves, lengths = change.change_samples(
+                waves, lengths, self.sound.rate, samples, epoch, seed
+            )
         frames, lengths = to_frames(waves, lengths, self.info)
         if augment:
             frames = change.change_frames(frames, lengths, samples, epoch, seed)
@@ -157,7 +171,9 @@ class SoundSplit(Split):
             kept = torch.from_numpy(self.beside[[int(r[0]) for r in chosen]])
             return {str(target_name(self.info)): kept.to(device)}
         if not self.info.spelling:
-            return {"label": torch.tensor([int(self.units[r[0]][0]) for r in chosen], device=device)}
+            return {
+                "label": torch.tensor([int(self.units[r[0]][0]) for r in chosen], device=device)
+            }
         written = [_between([self.units[r] for r in own], self.between) for own in chosen]
         target = torch.full((len(written), max(map(len, written))), PADDING)
         for row, units in enumerate(written):
@@ -180,7 +196,10 @@ def to_frames(waves: Tensor, lengths: Tensor, info: DatasetInfo) -> tuple[Tensor
     assert info.sound is not None
     sound = info.sound
     if sound.length is not None:
-        waves, lengths = middle(waves, lengths, sound.length), torch.full_like(lengths, sound.length)
+        waves, lengths = (
+            middle(waves, lengths, sound.length),
+            torch.full_like(lengths, sound.length),
+        )
     frames = normalise_frames(log_mel(waves, sound), info)
     lengths = (lengths + sound.hop - 1) // sound.hop
     if sound.length is None:

@@ -23,7 +23,9 @@ def texts_of(options: Any, recordings: Recordings, base: Path) -> tuple[list[str
         empty = options.label_separator is not None
         return read_transcripts(options.transcripts, recordings.names, base, empty)
     if options.targets:
-        return ["\t".join(groups[n] for n in options.targets) for groups in recordings.groups], [*recordings.names]
+        return ["\t".join(groups[n] for n in options.targets) for groups in recordings.groups], [
+            *recordings.names
+        ]
     return _labels(recordings, options.label_separator is not None), [*recordings.names]
 
 
@@ -39,7 +41,10 @@ def beside_recordings(
     """The numbers or sets of labels of all recordings, one a row, and what is known of them."""
     train = opened.get("train", np.zeros(0, np.int64))
     if options.label_separator is not None:
-        sets = [read_set(t, options.label_separator, place, "label") for t, place in zip(texts, places, strict=True)]
+        sets = [
+            read_set(t, options.label_separator, place, "label")
+            for t, place in zip(texts, places, strict=True)
+        ]
         names = sort_classes({name: "" for held in sets for name in held})
         if not names:
             raise DataError("data.label_separator: no recording has a label")
@@ -49,7 +54,9 @@ def beside_recordings(
         for name, chosen in opened.items():
             say_lacking(name, "recording", classes_in(beside[chosen]), classes, say)
         counts = count_classes(beside[train], classes)
-        return beside, DatasetInfo(classes=classes, class_counts=counts, label_sets=True, items=len(train))
+        return beside, DatasetInfo(
+            classes=classes, class_counts=counts, label_sets=True, items=len(train)
+        )
     rows = [text.split("\t") for text in texts]
     for row, place in zip(rows, places, strict=True):
         if len(row) != len(options.targets):
@@ -58,7 +65,10 @@ def beside_recordings(
             )
     numbers = np.array(
         [
-            [read_number(v, place, f"data.targets ({name})") for v, name in zip(row, options.targets, strict=True)]
+            [
+                read_number(v, place, f"data.targets ({name})")
+                for v, name in zip(row, options.targets, strict=True)
+            ]
             for row, place in zip(rows, places, strict=True)
         ]
     )

@@ -37,7 +37,9 @@ def spell(texts: Sequence[str], units: str | None) -> Units:
     else:
         split = [list(" ".join(text.split())) for text in texts]
     found = {unit for row in split for unit in row} | set(between)
-    names = sorted(found, key=lambda n: (0, int(n), n) if n.isdecimal() and len(n) < 19 else (1, 0, n))
+    names = sorted(
+        found, key=lambda n: (0, int(n), n) if n.isdecimal() and len(n) < 19 else (1, 0, n)
+    )
     number = {name: i for i, name in enumerate(names)}
     rows = [np.array([number[unit] for unit in row], np.int64) for row in split]
     return Units(tuple(names), rows, np.array([number[unit] for unit in between], np.int64))
@@ -63,7 +65,9 @@ def read_transcripts(
             if not tab or not (text.strip() or empty):
                 raise DataError(f"{path}:{number}: not NAME<TAB>TEXT with a text that is not empty")
             if texts.setdefault(name, text) != text:
-                raise DataError(f"{path}:{number}: a second, other text for {name}; keep one of them")
+                raise DataError(
+                    f"{path}:{number}: a second, other text for {name}; keep one of them"
+                )
             places.setdefault(name, f"{path}:{number}")
     found, taken = [], dict[str, str]()  # the names in the files; and whose they are
     for name in names:

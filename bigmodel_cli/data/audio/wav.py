@@ -19,18 +19,41 @@ Channels = np.ndarray[Any, np.dtype[np.float32]]
 MOST_VALUES = 1 << 28
 """Values in a recording, over all channels: what is longer is refused before it is unpacked."""
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
-CODECS = {2: "Microsoft ADPCM", 6: "A-law", 7: "mu-law", 17: "IMA ADPCM", 49: "GSM 6.10", 80: "MPEG", 85: "MP3"}
+CODECS = {
+    2: "Microsoft ADPCM",
+    6: "A-law",
+    7: "mu-law",
+    17: "IMA ADPCM",
+    49: "GSM 6.10",
+    80: "MPEG",
+    85: "MP3",
+}
 UNKNOWN, UNKNOWN_LONG, STREAMED = 2**32 - 1, 2**64 - 1, 0x7FFFF000
 """Lengths that are none: a recorder that writes into a pipe cannot come back to fill them in. ffmpeg leaves all bits set, sox
 writes the last, others 0."""
-KNOWN = (b"fmt ", b"data", b"LIST", b"fact", b"bext", b"cue ", b"PEAK", b"JUNK", b"id3 ", b"ID3 ", b"smpl", b"iXML")
+KNOWN = (
+    b"fmt ",
+    b"data",
+    b"LIST",
+    b"fact",
+    b"bext",
+    b"cue ",
+    b"PEAK",
+    b"JUNK",
+    b"id3 ",
+    b"ID3 ",
+    b"smpl",
+    b"iXML",
+)
 REMEDY = f"repair or remove it{SKIP}"
 
 
 def read_wav(content: bytes, name: str) -> tuple[Channels, int]:
     """(samples (N, channels), rate): PCM of 8, 16, 24 or 32 bits in -1..1, float of 32 or 64 as it is. Raises `DataError`."""
     if content[:4] == b"RIFX":
-        raise DataError(f"{name}: a WAV file of big-endian samples (RIFX); convert it to RIFF{SKIP}")
+        raise DataError(
+            f"{name}: a WAV file of big-endian samples (RIFX); convert it to RIFF{SKIP}"
+        )
     if content[:4] not in (b"RIFF", b"RF64", b"BW64") or content[8:12] != b"WAVE":
         raise DataError(f"{name}: not a WAV file: it begins with {content[:12]!r}; {REMEDY}")
     whole = struct.unpack_from("<I", content, 4)[0]
@@ -51,7 +74,9 @@ def read_wav(content: bytes, name: str) -> tuple[Channels, int]:
             if _from_a_pipe(size, content, whole, place):
                 size = there
             elif size > there:
-                raise DataError(f"{name}: cut off: {there:,} bytes of samples, and its header says {size:,}; {REMEDY}")
+                raise DataError(
+                    f"{name}: cut off: {there:,} bytes of samples, and its header says {size:,}; {REMEDY}"
+                )
             return _unpack(content[place : place + size], form, name)
         place = _next_chunk(content, place, size)
     missing = "format" if form is None else "samples"
@@ -63,7 +88,10 @@ def _long_sizes(chunk: bytes, name: str) -> tuple[int, dict[bytes, int]]:
     if len(chunk) < 28:
         raise DataError(f"{name}: its ds64 chunk has {len(chunk)} bytes rather than 28; {REMEDY}")
     whole, data, _, count = struct.unpack_from("<QQQI", chunk)
-    table = (struct.unpack_from("<4sQ", chunk, at) for at in range(28, min(len(chunk) - 11, 28 + 12 * count), 12))
+    table = (
+        struct.unpack_from("<4sQ", chunk, at)
+        for at in range(28, min(len(chunk) - 11, 28 + 12 * count), 12)
+    )
     return whole, {**dict(table), b"data": data}
 
 
@@ -104,20 +132,27 @@ def _unpack(data: bytes, form: bytes, name: str) -> tuple[Channels, int]:
         code = struct.unpack_from("<H", form, 24)[0]  # the first bytes of the sub-format
     if (code, bits) not in {(PCM, 8), (PCM, 16), (PCM, 24), (PCM, 32), (FLOAT, 32), (FLOAT, 64)}:
         known = CODECS.get(
-            code, f"{bits}-bit {'PCM' if code == PCM else 'float' if code == FLOAT else f'format {code}'}"
+            code,
+            f"{bits}-bit {'PCM' if code == PCM else 'float' if code == FLOAT else f'format {code}'}",
         )
         raise DataError(f"{name}: encoded as {known}; convert it to 16-bit PCM{SKIP}")
     if not channels or not 0 < rate <= MOST_RATE or frame != channels * bits // 8:
-        raise DataError(f"{name}: its header says {channels} channels, {rate} Hz, {frame} bytes a frame; {REMEDY}")
+        raise DataError(
+            f"{name}: its header says {channels} channels, {rate} Hz, {frame} bytes a frame; {REMEDY}"
+        )
     if len(data) % frame:
-        raise DataError(f"{name}: cut off: {len(data):,} bytes of samples are not a multiple of {frame}; {REMEDY}")
+        raise DataError(
+            f"{name}: cut off: {len(data):,} bytes of samples are not a multiple of {frame}; {REMEDY}"
+        )
     check_size(len(data) * 8 // bits, name)
     return _to_float(data, code, bits).reshape(-1, channels), rate
 
 
 def _to_float(data: bytes, code: int, bits: int) -> Channels:
     if code == FLOAT:
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is refused
+        with np.errstate(
+            over="ignore"
+        ):  # what float32 cannot hold becomes infinite, which is refused
             return np.frombuffer(data, f"<f{bits // 8}").astype(np.float32)
     if bits == 8:
         return ((np.frombuffer(data, np.uint8) - np.float32(128)) / 128).astype(np.float32)

@@ -48,7 +48,9 @@ class RandomCropOptions(_DrawnOptions):
 
     draws: ClassVar[int] = 2
     type: Literal["RandomCrop"] = "RandomCrop"
-    padding: Annotated[int, Field(gt=0, le=1000)] = Field(4, description="pixels added at each edge")
+    padding: Annotated[int, Field(gt=0, le=1000)] = Field(
+        4, description="pixels added at each edge"
+    )
 
     def apply(self, images: Tensor, u: Tensor) -> Tensor:
         """The windows; u is (B, 2) in [0, 1)."""
@@ -78,8 +80,12 @@ class RandomAffineOptions(_DrawnOptions):
 
     draws: ClassVar[int] = 5
     type: Literal["RandomAffine"] = "RandomAffine"
-    degrees: Annotated[float, Field(ge=0, le=180)] = Field(description="turned by up to so many degrees either way")
-    translate: Pair = Field([0.0, 0.0], description="moved by up to these fractions of width and height")
+    degrees: Annotated[float, Field(ge=0, le=180)] = Field(
+        description="turned by up to so many degrees either way"
+    )
+    translate: Pair = Field(
+        [0.0, 0.0], description="moved by up to these fractions of width and height"
+    )
     scale: Annotated[list[Positive], Field(min_length=2, max_length=2)] = Field(
         [1.0, 1.0], description="least and greatest"
     )
@@ -123,7 +129,9 @@ class RandomErasingOptions(_DrawnOptions):
         y = torch.arange(height, device=u.device)[None, :, None]
         x = torch.arange(width, device=u.device)[None, None, :]
         inside = (y >= top[:, None, None]) & (y < (top + tall)[:, None, None])
-        inside = inside & (x >= left[:, None, None]) & (x < (left + wide)[:, None, None])  # (B, H, W)
+        inside = (
+            inside & (x >= left[:, None, None]) & (x < (left + wide)[:, None, None])
+        )  # (B, H, W)
         inside = inside & (u[:, 0] < self.p)[:, None, None]
         return images.masked_fill(inside[:, None], 0.0)
 
@@ -132,7 +140,9 @@ class V2Options(Options):
     """Any other transform of torchvision.transforms.v2 by name, sample by sample (use data.workers for slow ones)."""
 
     type: Literal["v2"] = "v2"
-    name: str = Field(description="the transform's name, for instance ColorJitter or TrivialAugmentWide")
+    name: str = Field(
+        description="the transform's name, for instance ColorJitter or TrivialAugmentWide"
+    )
     args: dict[str, NonNegative | int | str | bool | list[float] | list[int] | None] = Field(
         {}, description="its arguments by name"
     )
@@ -172,12 +182,20 @@ def affine(images: Tensor, angle: Tensor, moved: Tensor, scale: Tensor, shear: T
     # forward: scale * [[cos, -sin], [sin, cos]] @ [[1, -t], [0, 1]]; its determinant is scale^2
     xx, xy = cos - t * sin, sin + t * cos  # rows of the inverse, times scale
     yx, yy = -sin, cos
-    inverse = torch.stack((torch.stack((xx, xy), -1), torch.stack((yx, yy), -1)), 1) / scale[:, None, None]  # (B, 2, 2)
+    inverse = (
+        torch.stack((torch.stack((xx, xy), -1), torch.stack((yx, yy), -1)), 1)
+        / scale[:, None, None]
+    )  # (B, 2, 2)
     offset = -(inverse @ moved[:, :, None])  # (B, 2, 1)
     size = torch.tensor([width, height], dtype=inverse.dtype, device=inverse.device)
-    theta = torch.cat((inverse * size[None, None, :] / size[None, :, None], 2 * offset / size[None, :, None]), dim=2)
+    theta = torch.cat(
+        (inverse * size[None, None, :] / size[None, :, None], 2 * offset / size[None, :, None]),
+        dim=2,
+    )
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid.to(images.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
+    return F.grid_sample(
+        images, grid.to(images.dtype), mode="bilinear", padding_mode="zeros", align_corners=False
+    )
 
 
 def _v2(index: int, options: V2Options) -> Any:
@@ -185,10 +203,16 @@ def _v2(index: int, options: V2Options) -> Any:
 
     from torchvision.transforms import v2
 
-    names = [n for n in dir(v2) if inspect.isclass(getattr(v2, n)) and issubclass(getattr(v2, n), v2.Transform)]
+    names = [
+        n
+        for n in dir(v2)
+        if inspect.isclass(getattr(v2, n)) and issubclass(getattr(v2, n), v2.Transform)
+    ]
     if options.name not in names:
         hint = did_you_mean(options.name, names)
-        raise SpecError(f"data.augment.{index}.name: torchvision.transforms.v2 has no {options.name!r}{hint}")
+        raise SpecError(
+            f"data.augment.{index}.name: torchvision.transforms.v2 has no {options.name!r}{hint}"
+        )
     known = inspect.signature(getattr(v2, options.name)).parameters
     for name in options.args:
         if name not in known:
@@ -221,12 +245,18 @@ def _sample_by_sample(
 def _changed(transform: Any, image: Tensor, place: str) -> Tensor:
     try:
         changed = transform(image)
-    except Exception as error:  # whatever the library raises for arguments and images that do not fit
-        raise SpecError(f"{place}: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from None
+    except (
+        Exception
+    ) as error:  # whatever the library raises for arguments and images that do not fit
+        raise SpecError(
+            f"{place}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from None
     if not isinstance(changed, torch.Tensor) or changed.shape != image.shape:
         before = " x ".join(map(str, image.shape))
         after = (
-            " x ".join(map(str, changed.shape)) if isinstance(changed, torch.Tensor) else f"a {type(changed).__name__}"
+            " x ".join(map(str, changed.shape))
+            if isinstance(changed, torch.Tensor)
+            else f"a {type(changed).__name__}"
         )
         raise SpecError(
             f"{place} makes {after} of an image of {before} (channels, height, width); take one that keeps the size, or "

@@ -47,7 +47,11 @@ def read_labels(values: Sequence[Any], places: Sequence[str], column: str) -> li
             labels.append(value)
         else:
             shown = (
-                "nothing (null)" if value is None else repr(value) if isinstance(value, (float, str)) else _kind(value)
+                "nothing (null)"
+                if value is None
+                else repr(value)
+                if isinstance(value, (float, str))
+                else _kind(value)
             )
             raise DataError(
                 f"{place}: data.label_column: {column!r} holds {shown}; a label is a whole number, or the name of a class"
@@ -68,20 +72,33 @@ def number_labels(
     classes in sorted order. Raises `DataError` naming a row that fits neither, or is of the other kind than those before it.
     """
     first = next((label for own in labels.values() for label in own), 0)
-    rows = [(label, place) for n, own in labels.items() for label, place in zip(own, places[n], strict=True)]
+    rows = [
+        (label, place)
+        for n, own in labels.items()
+        for label, place in zip(own, places[n], strict=True)
+    ]
     for label, place in rows:
         if isinstance(label, str) != isinstance(first, str):
-            raise DataError(f"{place}: the label {label!r} beside {first!r}: they are all numbers, or all words")
+            raise DataError(
+                f"{place}: the label {label!r} beside {first!r}: they are all numbers, or all words"
+            )
     if isinstance(first, str):
         classes = names or sort_classes({str(label): "" for label, _ in rows})
         number = {name: index for index, name in enumerate(classes)}
         for label, place in rows:
             if label not in number:
-                raise DataError(f"{place}: the label {label!r} is no class{did_you_mean(str(label), classes)}")
-        return {n: np.array([number[str(label)] for label in own], np.int64) for n, own in labels.items()}, classes
+                raise DataError(
+                    f"{place}: the label {label!r} is no class{did_you_mean(str(label), classes)}"
+                )
+        return {
+            n: np.array([number[str(label)] for label in own], np.int64)
+            for n, own in labels.items()
+        }, classes
     for label, place in rows:
         if not -MOST_CLASSES <= int(label) < MOST_CLASSES:
-            raise DataError(f"{place}: label {label}, and there may be {MOST_CLASSES:,} classes from 0 on")
+            raise DataError(
+                f"{place}: label {label}, and there may be {MOST_CLASSES:,} classes from 0 on"
+            )
     numbers = {n: np.array(own, np.int64) for n, own in labels.items()}
     most = max((int(own.max(initial=-1)) for own in numbers.values()), default=-1)
     return numbers, names or tuple(map(str, range(max(0, most) + 1)))

@@ -40,7 +40,22 @@ ENDINGS = (
 )
 """How their files end."""
 OTHER_ENDINGS = (
-    *(".heic", ".heif", ".svg", ".psd", ".tga", ".ico", ".pcx", ".sgi", ".dds", ".eps", ".ps", ".pdf", ".exr", ".hdr"),
+    *(
+        ".heic",
+        ".heif",
+        ".svg",
+        ".psd",
+        ".tga",
+        ".ico",
+        ".pcx",
+        ".sgi",
+        ".dds",
+        ".eps",
+        ".ps",
+        ".pdf",
+        ".exr",
+        ".hdr",
+    ),
     *(
         ".dcm",
         ".nii",
@@ -114,15 +129,21 @@ def open_image(source: Path | bytes, name: str) -> Iterator[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as opened:
+            with Image.open(
+                io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()
+            ) as opened:
                 yield opened
     except FileNotFoundError:
         raise DataError(f"{name}: no such image") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise DataError(f"{name}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller") from None
+        raise DataError(
+            f"{name}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller"
+        ) from None
     except UnidentifiedImageError:
         known = ", ".join(f for f in FORMATS if f != "DIB")
-        raise DataError(f"{name}: not a whole image of a format that is read ({known}); {REMEDY}") from None
+        raise DataError(
+            f"{name}: not a whole image of a format that is read ({known}); {REMEDY}"
+        ) from None
     except (
         OSError,
         SyntaxError,
@@ -156,7 +177,11 @@ def read_header(image: Any, name: str) -> Header:
         return Header(size, "floating-point grey", True, "float", inverted)
     if mode == "I" and image.format == "TIFF":
         return Header(
-            size, f"{'signed ' * signed}{max(tags.get(BITS, (32,)))}-bit integer grey", True, "integer", inverted
+            size,
+            f"{'signed ' * signed}{max(tags.get(BITS, (32,)))}-bit integer grey",
+            True,
+            "integer",
+            inverted,
         )
     if mode == "I" or mode.startswith("I;16"):
         return Header(size, "16-bit grey", True, "16", inverted)

@@ -25,7 +25,9 @@ SPLIT_NAMES = {
 """What the folder of a split may be called, in any case."""
 
 
-def read_folder(root: Path, labelled: bool, wanted: Sequence[str] = tuple(SPLIT_NAMES)) -> RawImages:
+def read_folder(
+    root: Path, labelled: bool, wanted: Sequence[str] = tuple(SPLIT_NAMES)
+) -> RawImages:
     """The `wanted` splits of ImageFolder's layout: root/class/image, or root/train/class/image with val and test beside it.
 
     Without labels: all images below root, or below root/train, val and test. Raises `DataError` for a layout that can be read in
@@ -45,10 +47,18 @@ def read_folder(root: Path, labelled: bool, wanted: Sequence[str] = tuple(SPLIT_
         raise DataError(
             f"{root}: no folders of classes in it; the layout is root/class/image.png, or set data.labels: false for images "
             "without labels"
-            + ("" if root in folders.values() else f"; where its folders are classes, put them into {root / 'train'}")
+            + (
+                ""
+                if root in folders.values()
+                else f"; where its folders are classes, put them into {root / 'train'}"
+            )
         )
-    beside = [root, *folders.values()] if labelled else [root] if root not in folders.values() else []
-    _say_left_out([image for folder in dict.fromkeys(beside) for image in _images_in(folder, ENDINGS)])
+    beside = (
+        [root, *folders.values()] if labelled else [root] if root not in folders.values() else []
+    )
+    _say_left_out(
+        [image for folder in dict.fromkeys(beside) for image in _images_in(folder, ENDINGS)]
+    )
     splits = {}
     others: list[Path] = []
     bare: list[Path] = []
@@ -57,22 +67,38 @@ def read_folder(root: Path, labelled: bool, wanted: Sequence[str] = tuple(SPLIT_
         found = [(classes.index(c), walk(own[c])) for c in classes if c in own] if labelled else []
         found = found or [(-1, walk(folder))]
         bare += [
-            path for _, inside_class in found for path in inside_class if not path.suffix and begins_as_image(path)
+            path
+            for _, inside_class in found
+            for path in inside_class
+            if not path.suffix and begins_as_image(path)
         ]
         found = [
-            (label, [p for p in paths if p.name.lower().endswith(ENDINGS + OTHER_ENDINGS)]) for label, paths in found
+            (label, [p for p in paths if p.name.lower().endswith(ENDINGS + OTHER_ENDINGS)])
+            for label, paths in found
         ]
-        others += [path for _, inside_class in found for path in inside_class if path.suffix.lower() not in ENDINGS]
-        found = [(label, [p for p in inside_class if p.suffix.lower() in ENDINGS]) for label, inside_class in found]
+        others += [
+            path
+            for _, inside_class in found
+            for path in inside_class
+            if path.suffix.lower() not in ENDINGS
+        ]
+        found = [
+            (label, [p for p in inside_class if p.suffix.lower() in ENDINGS])
+            for label, inside_class in found
+        ]
         paths = [path for _, inside_class in found for path in inside_class]
         labels = [label for label, inside_class in found for _ in inside_class]
         hashes = content_hashes(paths)
         start = len(str(folder)) + 1 if str(folder) != "." else 0
         named = [classes[label] if labelled else "" for label in labels]
-        listing = [[str(p)[start:], label, sha] for p, label, sha in zip(paths, named, hashes, strict=True)]
+        listing = [
+            [str(p)[start:], label, sha] for p, label, sha in zip(paths, named, hashes, strict=True)
+        ]
         digest = hashlib.sha256(json.dumps([name, listing]).encode()).hexdigest()
         names = [str(p) for p in paths]
-        splits[name] = RawSplit(np.asarray(labels, np.int64), digest, encoded=paths, names=names, hashes=hashes)
+        splits[name] = RawSplit(
+            np.asarray(labels, np.int64), digest, encoded=paths, names=names, hashes=hashes
+        )
     if others:
         say(left_out(others))
     if bare:
@@ -95,7 +121,9 @@ def split_folders(root: Path) -> dict[str, Path]:
     for split, folders in named.items():
         if len(folders) > 1:
             both = " and ".join(str(folder) for folder in folders)
-            raise DataError(f"{both}: two folders for the {split} split; join them, or take one away")
+            raise DataError(
+                f"{both}: two folders for the {split} split; join them, or take one away"
+            )
     found = {split: folders[0] for split, folders in named.items() if folders}
     if not found:
         return {"train": root}
@@ -125,7 +153,9 @@ def _class_folders(folder: Path) -> dict[str, Path]:
     for path in folders_in(folder):
         other = places.setdefault(os.path.realpath(path), path)
         if other != path:
-            raise DataError(f"{path}: the same folder as {other}, which is another class; take one link away")
+            raise DataError(
+                f"{path}: the same folder as {other}, which is another class; take one link away"
+            )
     return {path.name: path for path in places.values()}
 
 
@@ -133,7 +163,9 @@ def _images_in(folder: Path, endings: tuple[str, ...]) -> list[Path]:
     """The images that lie right in a folder."""
     try:
         found = [
-            p for p in folder.iterdir() if p.suffix.lower() in endings and not passed_over(p.name) and os.path.isfile(p)
+            p
+            for p in folder.iterdir()
+            if p.suffix.lower() in endings and not passed_over(p.name) and os.path.isfile(p)
         ]
     except OSError as error:
         raise DataError(f"{folder}: cannot be read: {error.strerror}") from None
@@ -142,7 +174,9 @@ def _images_in(folder: Path, endings: tuple[str, ...]) -> list[Path]:
 
 def _say_left_out(images: list[Path]) -> None:
     if images:
-        say(f"warning: {len(images):,} image(s) beside the folders of classes are left out, the first: {images[0]}")
+        say(
+            f"warning: {len(images):,} image(s) beside the folders of classes are left out, the first: {images[0]}"
+        )
 
 
 def _listed(folders: Iterable[Path]) -> str:

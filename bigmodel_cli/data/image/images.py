@@ -48,7 +48,13 @@ from bigmodel_cli.data.image.sources import (
 from bigmodel_cli.data.image.split import ImageSplit, Resident, Streamed
 from bigmodel_cli.data.image.survey import Shape, choose_shape, survey_images
 from bigmodel_cli.data.normalisation import Moments, normalisation
-from bigmodel_cli.data.subsets import divided, numbers_among, part_of_each_class, part_to_hold_out, subset
+from bigmodel_cli.data.subsets import (
+    divided,
+    numbers_among,
+    part_of_each_class,
+    part_to_hold_out,
+    subset,
+)
 from bigmodel_cli.data.targets import Separator, check_kind, number_facts
 from bigmodel_cli.data.text.table_survey import alike_labels
 from bigmodel_cli.errors import DataError
@@ -61,7 +67,12 @@ PARQUET = (".parquet",)
 SAMPLED = 10_000  # images from which the mean and deviation of a large set are computed
 
 
-READERS = {"MNIST": read_mnist, "FashionMNIST": read_mnist, "cifar10": read_cifar, "cifar100": read_cifar}
+READERS = {
+    "MNIST": read_mnist,
+    "FashionMNIST": read_mnist,
+    "cifar10": read_cifar,
+    "cifar100": read_cifar,
+}
 """What reads each folder of torchvision's layout."""
 
 
@@ -77,7 +88,8 @@ class _ImageOptions(AnyDataOptions):
     """(channels, height, width), classes and training images of one that is the same everywhere."""
     test_data: ClassVar[str] = "data.root=FOLDER, with a folder test in it"
     size: Annotated[int, Field(gt=0, le=10_000)] | None = Field(
-        None, description="resize to a square of so many pixels; left out: the size of most training images"
+        None,
+        description="resize to a square of so many pixels; left out: the size of most training images",
     )
     channels: Literal[1, 3] | None = Field(
         None, description="1: grey, 3: colour; left out: colour if any training image has colour"
@@ -87,24 +99,35 @@ class _ImageOptions(AnyDataOptions):
         description="the value of white in grey images of more than 8 bits: 4095 for 12 bits kept in 16; left out: 65535, and 1 in "
         "floating-point images",
     )
-    normalize: Literal["auto", "none"] | NormalizeOptions = Field("auto", description="auto: from the training split")
+    normalize: Literal["auto", "none"] | NormalizeOptions = Field(
+        "auto", description="auto: from the training split"
+    )
     augment: list[AugmentOptions] = Field([], description="random changes while training, in order")
     val_fraction: ValFraction = Field(None, description=HELD_OUT.format("images"))
-    workers: Annotated[int, Field(ge=0, le=256)] = Field(0, description="processes that load and augment")
-    on_bad: Literal["error", "skip"] = Field("error", description="what to do with an image that cannot be decoded")
+    workers: Annotated[int, Field(ge=0, le=256)] = Field(
+        0, description="processes that load and augment"
+    )
+    on_bad: Literal["error", "skip"] = Field(
+        "error", description="what to do with an image that cannot be decoded"
+    )
     labels: bool = Field(True, description="false: the images alone, for task.type: masked_image")
     label_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="part of each class of the training split that is kept: the same images for every seed"
+        1.0,
+        description="part of each class of the training split that is kept: the same images for every seed",
     )
 
-    def open(self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None) -> DataSet:
+    def open(
+        self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
+    ) -> DataSet:
         """The images."""
         return _open_images(self, base, say, assets, only)
 
     @model_validator(mode="after")
     def _labels_to_keep(self) -> _ImageOptions:
         if self.label_fraction < 1 and not self.labels:
-            raise ValueError("label_fraction says how many labels are kept, and with labels: false there are none")
+            raise ValueError(
+                "label_fraction says how many labels are kept, and with labels: false there are none"
+            )
         return self
 
     def named(self, base: Path) -> tuple[str, ...]:
@@ -127,7 +150,9 @@ class _ImageOptions(AnyDataOptions):
         """What is known of the source, and of the options beside it."""
         shape, _, count = self.source
         if self.size is None and shape is None:
-            raise DataError("the size of its images is not known: give data.size: N, the side of a square in pixels")
+            raise DataError(
+                "the size of its images is not known: give data.size: N, the side of a square in pixels"
+            )
         channels, height, width = shape or (3, 0, 0)
         channels = self.channels or channels
         image_shape = (channels, self.size or height, self.size or width)
@@ -206,7 +231,9 @@ class FolderOptions(LabelledOptions, _ImageOptions):
 
     def read(self, base: Path, only: str | None, say: Say) -> RawImages:
         """Read the source, or what one split of it needs."""
-        return read_folder(expand(self.root, base, "data.root"), self.labels, needed(self.named(base), only))
+        return read_folder(
+            expand(self.root, base, "data.root"), self.labels, needed(self.named(base), only)
+        )
 
 
 class ParquetOptions(LabelledOptions, _ImageOptions):
@@ -215,7 +242,9 @@ class ParquetOptions(LabelledOptions, _ImageOptions):
     paths = ("train", "val", "test")
     test_data: ClassVar[str] = "data.test=[FILE]"
     type: Literal["parquet_images"] = "parquet_images"
-    train: Annotated[list[str], Field(min_length=1)] = Field(description="files or globs of the training split")
+    train: Annotated[list[str], Field(min_length=1)] = Field(
+        description="files or globs of the training split"
+    )
     val: list[str] = Field([], description="files of the validation split")
     test: list[str] = Field([], description="files of the test split")
     image_column: str = Field("image", description="the column of images")
@@ -229,7 +258,9 @@ class ParquetOptions(LabelledOptions, _ImageOptions):
     def _consistent(self) -> ParquetOptions:
         not_both(self.val, "val", self.val_fraction)
         if self.target_columns and self.label_separator is not None:
-            raise ValueError("target_columns and label_separator: an image has numbers or labels; leave one out")
+            raise ValueError(
+                "target_columns and label_separator: an image has numbers or labels; leave one out"
+            )
         if len(set(self.target_columns)) < len(self.target_columns):
             raise ValueError("target_columns: a column is named twice")
         return self
@@ -248,10 +279,14 @@ class ParquetOptions(LabelledOptions, _ImageOptions):
         files = files_of_splits(named, base, only, say, PARQUET)
         if not self.labels:
             return read_parquet(files, self.image_column, None)
-        return read_parquet(files, self.image_column, self.label_column, self.label_separator, self.target_columns)
+        return read_parquet(
+            files, self.image_column, self.label_column, self.label_separator, self.target_columns
+        )
 
 
-def _open_images(options: Any, base: Path, say: Say, assets: Assets | None, only: str | None) -> DataSet:
+def _open_images(
+    options: Any, base: Path, say: Say, assets: Assets | None, only: str | None
+) -> DataSet:
     """The images of a source as splits; a checkpoint's normalisation is used when `assets` has one."""
     before = info_of(assets)
     known = before if only is not None else None
@@ -265,15 +300,24 @@ def _open_images(options: Any, base: Path, say: Say, assets: Assets | None, only
     raw = options.read(base, only, say)
     if not options.labels:
         raw = raw.without_labels()
-    white = options.white_level if options.white_level is not None or known is None else known.white_level
+    white = (
+        options.white_level
+        if options.white_level is not None or known is None
+        else known.white_level
+    )
     raw = survey_images(raw, options.on_bad == "skip", white, say)
     _check(raw, say)
     for note in alike_labels(raw.classes) if only is None else ():
         say(note)
     parts = divided(raw, fraction, say, only is not None)
     opened = {n: s for n, s in parts.items() if only in (None, n)}
-    shape = choose_shape(opened, options.size, options.channels, white, known.image_shape if known else None, say)
-    loaded = {n: _load(s, options, shape, white, f"{s.digest}-{n}-{fraction}", say) for n, s in opened.items()}
+    shape = choose_shape(
+        opened, options.size, options.channels, white, known.image_shape if known else None, say
+    )
+    loaded = {
+        n: _load(s, options, shape, white, f"{s.digest}-{n}-{fraction}", say)
+        for n, s in opened.items()
+    }
     first = next(iter(loaded.values()))
     # Of all images, however few of their labels are used.
     mean, std = (known.mean, known.std) if known else _normalisation(options, first, assets)
@@ -304,13 +348,17 @@ def _open_images(options: Any, base: Path, say: Say, assets: Assets | None, only
     )
     check_kind(info, known)
     augmentation = Augmentation(options.augment)
-    splits: dict[str, Split] = {n: ImageSplit(source, info, augmentation) for n, source in loaded.items()}
+    splits: dict[str, Split] = {
+        n: ImageSplit(source, info, augmentation) for n, source in loaded.items()
+    }
     if options.augment and only is None:
         # A transform that does not fit is an error before anything is trained.
         splits["train"].batch(np.zeros(1, np.int64), 0, 0, True)
     content = (raw.digest, first.shape, white, fraction, options.on_bad, *kept)
     key = hashlib.sha256(repr(content).encode()).hexdigest()
-    return DataSet(info, key, splits, {}, {n: s.items for n, s in parts.items()}, "images", fraction > 0)
+    return DataSet(
+        info, key, splits, {}, {n: s.items for n, s in parts.items()}, "images", fraction > 0
+    )
 
 
 def _check(raw: RawImages, say: Say) -> None:
@@ -322,14 +370,18 @@ def _check(raw: RawImages, say: Say) -> None:
             continue
         outside = np.flatnonzero((split.labels < 0) | (split.labels >= len(raw.classes)))
         if len(outside) and not raw.sets:
-            place = split.names[outside[0]] if split.names else f"item {outside[0]} of the {name} split"
+            place = (
+                split.names[outside[0]] if split.names else f"item {outside[0]} of the {name} split"
+            )
             raise DataError(
                 f"{place}: label {split.labels[outside[0]]}, and the classes are 0 to {len(raw.classes) - 1}"
             )
         say_lacking(name, "image", classes_in(split.labels), raw.classes, say)
 
 
-def _load(raw: RawSplit, options: Any, shape: Shape, white: float | None, key: str, say: Say) -> Resident | Streamed:
+def _load(
+    raw: RawSplit, options: Any, shape: Shape, white: float | None, key: str, say: Say
+) -> Resident | Streamed:
     """The pixels in memory where they fit; decoded once, and kept in the cache."""
     channels, size = shape[0], shape[1:]
     if raw.pixels is not None:
@@ -339,7 +391,9 @@ def _load(raw: RawSplit, options: Any, shape: Shape, white: float | None, key: s
             say(f"images of {before} (channels, height, width) are made {after}")
             from PIL import Image
 
-            frames = (Image.fromarray(p[0] if len(p) == 1 else p.transpose(1, 2, 0)) for p in pixels)
+            frames = (
+                Image.fromarray(p[0] if len(p) == 1 else p.transpose(1, 2, 0)) for p in pixels
+            )
             pixels = np.stack([to_array(frame, channels, size) for frame in frames])
         return Resident(pixels, raw.labels)
     total = len(raw.labels) * int(np.prod(shape))
@@ -350,10 +404,15 @@ def _load(raw: RawSplit, options: Any, shape: Shape, white: float | None, key: s
     def build(draft: Path) -> None:
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(raw.labels), *shape)}
         # Written and not mapped: a full disk would end the process at once (SIGBUS).
-        with open(draft / "pixels.npy", "wb") as file, progress("decoding", len(raw.labels), "images") as shown:
+        with (
+            open(draft / "pixels.npy", "wb") as file,
+            progress("decoding", len(raw.labels), "images") as shown,
+        ):
             np.lib.format.write_array_header_1_0(file, header)
             for source, label in zip(raw.encoded, raw.names, strict=True):
-                file.write(np.ascontiguousarray(decode(source, label, channels, size, white)).tobytes())
+                file.write(
+                    np.ascontiguousarray(decode(source, label, channels, size, white)).tobytes()
+                )
                 shown.add(1)
         raw.check_unchanged()
 
@@ -366,7 +425,9 @@ def _normalisation(options: Any, train: Resident | Streamed, assets: Assets | No
     channels, given, before = train.shape[0], options.normalize, info_of(assets)
     if given not in ("auto", "none"):
         if len(given.mean) != channels or len(given.std) != channels:
-            raise DataError(f"data.normalize: give {channels} mean and std values, one for each channel")
+            raise DataError(
+                f"data.normalize: give {channels} mean and std values, one for each channel"
+            )
         return tuple(given.mean), tuple(given.std)
     alike = before if before is not None and len(before.mean) == channels else None
     return normalisation(given == "auto", alike, lambda: _moments(train.some(SAMPLED)))

@@ -29,7 +29,11 @@ TOLERANCE = 1e-3
 
 
 def decode(
-    source: Path | bytes, name: str, channels: int, size: tuple[int, int] | None, white: float | None = None
+    source: Path | bytes,
+    name: str,
+    channels: int,
+    size: tuple[int, int] | None,
+    white: float | None = None,
 ) -> Pixels:
     """An encoded image as (C, H, W) uint8, resized to (height, width) where given. Raises `DataError` naming it.
 
@@ -55,7 +59,9 @@ def to_array(image: Any, channels: int, size: tuple[int, int] | None) -> Pixels:
     from PIL import Image
 
     if "A" in image.getbands() or "transparency" in image.info:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image.convert("RGBA"))
+        image = Image.alpha_composite(
+            Image.new("RGBA", image.size, (0, 0, 0, 255)), image.convert("RGBA")
+        )
     image = image.convert("L" if channels == 1 else "RGB")
     if size is not None and image.size != (size[1], size[0]):
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
@@ -74,7 +80,11 @@ def _eight_bits(image: Any, header: Header, name: str, white: float | None) -> A
             f"bits{SKIP}"
         )
     values = np.asarray(image, np.float64)
-    low, high, slack = values.min(), values.max(), TOLERANCE * white if header.depth == "float" else 0.0
+    low, high, slack = (
+        values.min(),
+        values.max(),
+        TOLERANCE * white if header.depth == "float" else 0.0,
+    )
     if not -slack <= low <= high <= white + slack:
         raise DataError(
             f"{name}: {header.name} with pixels from {low:g} to {high:g}, and white is {white:g}; set data.white_level to "
@@ -90,7 +100,9 @@ def prepare_image(path: Path, info: DatasetInfo) -> Tensor:
     """An image file as a model with this DatasetInfo reads it: (1, C, H, W) float32, normalised. Raises `DataError`."""
     assert info.image_shape is not None
     channels, height, width = info.image_shape
-    pixels = torch.from_numpy(decode(path, str(path), channels, (height, width), info.white_level).copy())[None]
+    pixels = torch.from_numpy(
+        decode(path, str(path), channels, (height, width), info.white_level).copy()
+    )[None]
     return normalise(pixels.float() / 255, info)
 
 
@@ -105,13 +117,16 @@ def normalise(images: Tensor, info: DatasetInfo) -> Tensor:
 def denormalise(images: Tensor, info: DatasetInfo) -> Tensor:
     """The inverse of `normalise`, cut to 0..1: what an image (..., C, H, W) looks like."""
     mean, std = (
-        torch.tensor(v or (d,), device=images.device).view(-1, 1, 1) for v, d in ((info.mean, 0.0), (info.std, 1.0))
+        torch.tensor(v or (d,), device=images.device).view(-1, 1, 1)
+        for v, d in ((info.mean, 0.0), (info.std, 1.0))
     )
     return (images * std + mean).clamp(0, 1)
 
 
 @functools.lru_cache(maxsize=16)
-def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
     """(-mean / std, 1 / std), each (1, C, 1, 1): the same map as one multiplication and one addition."""
     scale = 1 / torch.tensor(std, device=device).view(1, -1, 1, 1)
     return -torch.tensor(mean, device=device).view(1, -1, 1, 1) * scale, scale

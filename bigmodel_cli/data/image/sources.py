@@ -26,7 +26,18 @@ from bigmodel_cli.heeding import heeding
 from bigmodel_cli.packages import need
 
 Labels = np.ndarray[Any, np.dtype[Any]]
-FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+FASHION = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 
 
 @dataclass
@@ -51,7 +62,9 @@ class RawSplit:
         if self.pixels is not None:
             return as_hashes(hash_of(image.tobytes()) for image in self.pixels)
         if self.hashes:
-            return as_hashes(int.from_bytes(bytes.fromhex(sha)[:8], "little") for sha in self.hashes)
+            return as_hashes(
+                int.from_bytes(bytes.fromhex(sha)[:8], "little") for sha in self.hashes
+            )
         return as_hashes(hash_of(image) for image in self.encoded)
 
     def check_unchanged(self) -> None:
@@ -72,11 +85,15 @@ class RawImages:
     @property
     def digest(self) -> str:
         """A name for the content of all splits."""
-        return hashlib.sha256(repr([(n, s.digest) for n, s in self.splits.items()]).encode()).hexdigest()
+        return hashlib.sha256(
+            repr([(n, s.digest) for n, s in self.splits.items()]).encode()
+        ).hexdigest()
 
     def without_labels(self) -> RawImages:
         """The images alone."""
-        return RawImages({n: replace(s, labels=_no_labels(len(s.labels))) for n, s in self.splits.items()}, ())
+        return RawImages(
+            {n: replace(s, labels=_no_labels(len(s.labels))) for n, s in self.splits.items()}, ()
+        )
 
 
 def _no_labels(count: int) -> Labels:
@@ -107,7 +124,9 @@ def _read_idx(path: Path, dimensions: int, sha: Any) -> Any:
     check_plain(path)
     check_plain(packed)
     try:
-        content = path.read_bytes() if os.path.exists(path) else gzip.decompress(packed.read_bytes())
+        content = (
+            path.read_bytes() if os.path.exists(path) else gzip.decompress(packed.read_bytes())
+        )
     except FileNotFoundError:
         raise MissingData(
             f"{path.absolute()}: not there (nor {packed.name}); set data.root to the folder that holds "
@@ -137,9 +156,13 @@ def read_cifar(root: Path, kind: str, download: bool, wanted: Sequence[str]) -> 
     splits, classes = {}, ()
     for name in wanted:
         # torchvision wants the files of both splits, whichever is read
-        unread: dict[str, Any] = {} if download else {"test_list" if name == "train" else "train_list": []}
+        unread: dict[str, Any] = (
+            {} if download else {"test_list" if name == "train" else "train_list": []}
+        )
         try:
-            data = type(source.__name__, (source,), unread)(str(root), train=name == "train", download=download)
+            data = type(source.__name__, (source,), unread)(
+                str(root), train=name == "train", download=download
+            )
         except RuntimeError:
             raise MissingData(
                 f"{root.absolute()}: no {kind} there (or damaged); set data.root, or data.download: true to fetch it"
@@ -150,7 +173,9 @@ def read_cifar(root: Path, kind: str, download: bool, wanted: Sequence[str]) -> 
             ) from None
         pixels = np.ascontiguousarray(data.data.transpose(0, 3, 1, 2))
         description = pixels.tobytes() + json.dumps([data.classes, data.targets]).encode()
-        splits[name] = RawSplit(np.asarray(data.targets, np.int64), hashlib.sha256(description).hexdigest(), pixels)
+        splits[name] = RawSplit(
+            np.asarray(data.targets, np.int64), hashlib.sha256(description).hexdigest(), pixels
+        )
         classes = tuple(data.classes)
     return RawImages(splits, classes)
 
@@ -209,7 +234,9 @@ def read_parquet(
                 table = heeding(partial(pq.read_table, path, columns=columns))
             except (pyarrow.ArrowException, OSError, KeyError) as error:
                 named = ", ".join(columns)
-                raise DataError(f"{path}: cannot be read as Parquet with columns {named}: {error}") from None
+                raise DataError(
+                    f"{path}: cannot be read as Parquet with columns {named}: {error}"
+                ) from None
             if not set(columns) <= set(table.column_names):
                 named = " and ".join(map(repr, columns))
                 options = "data.target_columns" if targets else "data.label_column"
@@ -222,33 +249,56 @@ def read_parquet(
                 labels[name] += _read_numbers(values, places, targets)
             elif separator is not None and label is not None:
                 rows = zip(values[0], places, strict=True)
-                labels[name] += [read_set(value, separator, place, "data.label_column") for value, place in rows]
+                labels[name] += [
+                    read_set(value, separator, place, "data.label_column") for value, place in rows
+                ]
             elif label is not None:
                 labels[name] += read_labels(values[0], places, label)
                 classes.setdefault(class_names(table.schema.metadata, label), path)
-        found[name] = RawSplit(_no_labels(len(images)), sha.hexdigest(), encoded=images, names=names)
+        found[name] = RawSplit(
+            _no_labels(len(images)), sha.hexdigest(), encoded=images, names=names
+        )
     if targets:
-        learnt = {n: np.array(own, np.float64).reshape(-1, len(targets)) for n, own in labels.items()}
-        return RawImages({n: replace(s, labels=learnt[n]) for n, s in found.items()}, (), tuple(targets))
+        learnt = {
+            n: np.array(own, np.float64).reshape(-1, len(targets)) for n, own in labels.items()
+        }
+        return RawImages(
+            {n: replace(s, labels=learnt[n]) for n, s in found.items()}, (), tuple(targets)
+        )
     if label is None:
         return RawImages(found, ())
     if separator is not None:
-        held_names = sort_classes({name: "" for own in labels.values() for held in own for name in held})
+        held_names = sort_classes(
+            {name: "" for own in labels.values() for held in own for name in held}
+        )
         if not held_names:
-            raise DataError(f"data.label_column: {label!r}: no image has a label; is it the right column?")
+            raise DataError(
+                f"data.label_column: {label!r}: no image has a label; is it the right column?"
+            )
         learnt = {n: multi_hot(own, held_names, "data.label_column") for n, own in labels.items()}
-        return RawImages({n: replace(s, labels=learnt[n]) for n, s in found.items()}, held_names, sets=True)
+        return RawImages(
+            {n: replace(s, labels=learnt[n]) for n, s in found.items()}, held_names, sets=True
+        )
     if len(classes) > 1:
         first, other = list(classes.values())[:2]
-        raise DataError(f"{other}: the names of its classes are not those of {first}; make one set of names of them")
-    numbers, known = number_labels(labels, {n: s.names for n, s in found.items()}, next(iter(classes), ()))
+        raise DataError(
+            f"{other}: the names of its classes are not those of {first}; make one set of names of them"
+        )
+    numbers, known = number_labels(
+        labels, {n: s.names for n, s in found.items()}, next(iter(classes), ())
+    )
     return RawImages({n: replace(s, labels=numbers[n]) for n, s in found.items()}, known)
 
 
-def _read_numbers(values: Sequence[Sequence[Any]], places: Sequence[str], names: Sequence[str]) -> list[Any]:
+def _read_numbers(
+    values: Sequence[Sequence[Any]], places: Sequence[str], names: Sequence[str]
+) -> list[Any]:
     """Each row's numbers, of columns with these names."""
     columns = [
-        [read_number(v, place, f"data.target_columns ({name})") for v, place in zip(column, places, strict=True)]
+        [
+            read_number(v, place, f"data.target_columns ({name})")
+            for v, place in zip(column, places, strict=True)
+        ]
         for column, name in zip(values, names, strict=True)
     ]
     return list(zip(*columns, strict=True))

@@ -57,7 +57,12 @@ class Streamed:
     resident = False
 
     def __init__(self, raw: RawSplit, shape: tuple[int, int, int], white: float | None) -> None:
-        self.raw, self.shape, self.labels, self.white = raw, shape, torch.from_numpy(raw.labels), white
+        self.raw, self.shape, self.labels, self.white = (
+            raw,
+            shape,
+            torch.from_numpy(raw.labels),
+            white,
+        )
 
     def part(self, chosen: Ints) -> Streamed:
         """Those samples alone."""
@@ -73,7 +78,10 @@ class Streamed:
     def take(self, samples: Ints) -> tuple[Tensor, Tensor]:
         """(pixels (B, C, H, W), labels (B,)) of those samples."""
         channels, size = self.shape[0], self.shape[1:]
-        pixels = [decode(self.raw.encoded[i], self.raw.names[i], channels, size, self.white) for i in samples.tolist()]
+        pixels = [
+            decode(self.raw.encoded[i], self.raw.names[i], channels, size, self.white)
+            for i in samples.tolist()
+        ]
         return torch.from_numpy(np.stack(pixels)), self.labels[torch.from_numpy(samples)]
 
     def some(self, most: int) -> Tensor:
@@ -84,7 +92,9 @@ class Streamed:
 class ImageSplit(Split):
     """{"image": (B, C, H, W) float32 normalised, "key": (B,)}, and what is learnt of an image (`target_name`)."""
 
-    def __init__(self, source: Resident | Streamed, info: DatasetInfo, augmentation: Augmentation) -> None:
+    def __init__(
+        self, source: Resident | Streamed, info: DatasetInfo, augmentation: Augmentation
+    ) -> None:
         self.source, self.info, self.augmentation = source, info, augmentation
         self.resident, self.learnt = source.resident, target_name(info)
         self.count = len(source.labels)

@@ -88,13 +88,17 @@ def survey_images(raw: RawImages, skip_bad: bool, white: float | None, say: Say)
     )
 
 
-def _surveyed(name: str, split: RawSplit, skip_bad: bool, white: float | None, say: Say) -> RawSplit:
+def _surveyed(
+    name: str, split: RawSplit, skip_bad: bool, white: float | None, say: Say
+) -> RawSplit:
     description = [FORMAT, split.digest, name, len(split.encoded), skip_bad, white]
 
     def read() -> dict[str, Any]:
         if len(split.encoded) > MANY:
             say(f"reading the headers of {len(split.encoded):,} images of the {name} split (once)")
-        with progress(f"reading the headers of the {name} split", len(split.encoded), "images") as shown:
+        with progress(
+            f"reading the headers of the {name} split", len(split.encoded), "images"
+        ) as shown:
             return vars(_survey(split, skip_bad, white, shown))
 
     found = Survey(**cached_json("surveys", ["images", *description], read))
@@ -104,10 +108,15 @@ def _surveyed(name: str, split: RawSplit, skip_bad: bool, white: float | None, s
         first = f"{split.names[index]}: {reason}"
         if len(found.bad) == len(split.encoded):
             raise DataError(f"none of {len(found.bad)} images can be decoded, the first: {first}")
-        say(f"warning: skipped {len(found.bad)} image(s) that cannot be decoded, the first: {first}")
+        say(
+            f"warning: skipped {len(found.bad)} image(s) that cannot be decoded, the first: {first}"
+        )
         bad = {index for index, _ in found.bad}
         split = subset(split, [i for i in range(len(split.encoded)) if i not in bad])
-    sizes, kinds = np.asarray(found.sizes, np.int64).reshape(-1, 2), np.asarray(found.kinds, np.int64)
+    sizes, kinds = (
+        np.asarray(found.sizes, np.int64).reshape(-1, 2),
+        np.asarray(found.kinds, np.int64),
+    )
     names, grey = zip(*found.names, strict=True)
     return replace(split, headers=Headers(sizes, kinds, names, grey))
 
@@ -163,7 +172,9 @@ def _say_depth(name: str, found: Survey, white: float | None, say: Say) -> None:
         bits = peak.bit_length()
         if white is not None or not 0 < bits <= FEW_BITS:
             continue
-        remedy = f"set data.white_level: {2**bits - 1}" if kind == "grey" else "convert them to 8 bits"
+        remedy = (
+            f"set data.white_level: {2**bits - 1}" if kind == "grey" else "convert them to 8 bits"
+        )
         say(
             f"warning: {count:,} {kind} image(s) of 16 bits in the {name} split: the brightest value in {decoded:,} of them is "
             f"{peak:,}, as if they held {bits} bits, and white is 65,535, so that they are nearly black; {remedy} if it is not"
@@ -202,7 +213,9 @@ def choose_shape(
 def _is_deep(split: RawSplit) -> bool:
     """Whether it has grey images of more than 8 bits, whose white the file's type or `data.white_level` says."""
     kinds = split.headers.counts() if split.headers is not None else []
-    return any(part in kind for kind, _ in kinds for part in ("16-bit grey", "floating-point", "integer"))
+    return any(
+        part in kind for kind, _ in kinds for part in ("16-bit grey", "floating-point", "integer")
+    )
 
 
 def _say_sizes(name: str, headers: Headers, shape: Shape, why: str, say: Say) -> None:
@@ -221,7 +234,9 @@ def _say_sizes(name: str, headers: Headers, shape: Shape, why: str, say: Say) ->
     )
 
 
-def _say_kinds(name: str, headers: Headers, shape: Shape, white: float | None, surveyed: bool, say: Say) -> None:
+def _say_kinds(
+    name: str, headers: Headers, shape: Shape, white: float | None, surveyed: bool, say: Say
+) -> None:
     counts = headers.counts()
     lost = shape[0] == 1 and not headers.all_grey()
     if len(counts) == 1 and counts[0][0] in ("grey", "colour", "1-bit grey") and not lost:
@@ -232,7 +247,11 @@ def _say_kinds(name: str, headers: Headers, shape: Shape, white: float | None, s
         if any(kind in named for named, _ in counts):
             laid += f"; white is {type_says if white is None else f'{white:,g}'} in those of {kind}"
     how = "grey (1 channel)" if shape[0] == 1 else "colour (3 channels)"
-    remedy = "; set data.channels to choose" if surveyed and (lost or len({*_greys(headers)}) > 1) else ""
+    remedy = (
+        "; set data.channels to choose"
+        if surveyed and (lost or len({*_greys(headers)}) > 1)
+        else ""
+    )
     say(
         f"{'warning: ' if lost and surveyed else ''}images of the {name} split: {kinds}; all are read as {how}{laid}{remedy}"
     )

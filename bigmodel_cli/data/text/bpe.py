@@ -31,7 +31,9 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> LibraryTokenizer:
     command = [sys.executable, "-P", bpe_process.__file__, str(vocab_size), END_OF_TEXT]
     pipe = subprocess.PIPE
     # In a session of its own: Ctrl-C reaches this process alone, which then ends that one.
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True) as process:
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None

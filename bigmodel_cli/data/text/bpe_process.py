@@ -51,7 +51,9 @@ def train(texts: Iterator[str], vocab_size: int, end_of_text: str) -> str:
     library = Tokenizer(models.BPE())
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     library.decoder = decoders.ByteLevel()
-    tells: dict[str, Any] = {"progress_format": "json"} if hasattr(trainers.BpeTrainer, "progress_format") else {}
+    tells: dict[str, Any] = (
+        {"progress_format": "json"} if hasattr(trainers.BpeTrainer, "progress_format") else {}
+    )
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),

@@ -14,7 +14,17 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import PADDING, DatasetInfo
-from bigmodel_cli.data.base import AnyDataOptions, Assets, DataSet, Piece, Say, Split, info_of, numbers_of, say_lacking
+from bigmodel_cli.data.base import (
+    AnyDataOptions,
+    Assets,
+    DataSet,
+    Piece,
+    Say,
+    Split,
+    info_of,
+    numbers_of,
+    say_lacking,
+)
 from bigmodel_cli.data.cache import key_of
 from bigmodel_cli.data.holdout import (
     HELD_OUT,
@@ -66,12 +76,15 @@ class CoNLLOptions(AnyDataOptions):
     paths = ("train", "val", "test")
     test_data: ClassVar[str] = "data.test=[FILE]"
     type: Literal["conll"] = "conll"
-    train: Annotated[Files, Field(min_length=1)] = Field(description="files, globs or folders, read in this order")
+    train: Annotated[Files, Field(min_length=1)] = Field(
+        description="files, globs or folders, read in this order"
+    )
     val: Files = Field([], description="files for validation, in place of val_fraction")
     test: Files = Field([], description="files for the test split")
     val_fraction: ValFraction = Field(None, description=HELD_OUT.format("sentences"))
     words: Column | None = Field(
-        None, description="where words stand: a column from 0 (0 where left out), or the key in .jsonl rows (tokens)"
+        None,
+        description="where words stand: a column from 0 (0 where left out), or the key in .jsonl rows (tokens)",
     )
     tags: Column | None = Field(
         None,
@@ -80,13 +93,17 @@ class CoNLLOptions(AnyDataOptions):
     context: Annotated[int, Field(ge=4, le=10**9)] = Field(
         128, description="most tokens of a sentence, with its marks (T); what is longer is cut"
     )
-    tokenizer: TokenizerOptions = Field(description="words to tokens, fitted on the training sentences")
+    tokenizer: TokenizerOptions = Field(
+        description="words to tokens, fitted on the training sentences"
+    )
     piece: Piece = Field(
         "first",
         description="the token of a word that bears its tag; last for a decoder, which has not read the others before",
     )
 
-    def open(self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None) -> DataSet:
+    def open(
+        self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
+    ) -> DataSet:
         """The sentences."""
         return _open_conll(self, base, say, assets, only)
 
@@ -141,7 +158,9 @@ class CoNLLOptions(AnyDataOptions):
                 f"{place}: {len(fields)} column(s), and the lines before have {width}; tabs allow blanks in words"
             )
         wanted = (0 if self.words is None else self.words, -1 if self.tags is None else self.tags)
-        for option, column, out in zip(("words", "tags"), wanted, (sentence.words, sentence.tags), strict=True):
+        for option, column, out in zip(
+            ("words", "tags"), wanted, (sentence.words, sentence.tags), strict=True
+        ):
             if not isinstance(column, int):
                 raise SpecError(
                     f"data.{option}: {column!r} is a key of .jsonl rows, and {place} has columns; give a number"
@@ -157,30 +176,42 @@ class CoNLLOptions(AnyDataOptions):
     def of_lists(self, row: dict[str, Any], place: str) -> Sentence:
         """The sentence of a row of JSON."""
         lists = []
-        keys = ("tokens" if self.words is None else self.words, "tags" if self.tags is None else self.tags)
+        keys = (
+            "tokens" if self.words is None else self.words,
+            "tags" if self.tags is None else self.tags,
+        )
         for option, key in zip(("words", "tags"), keys, strict=True):
             try:
                 values = lookup(row, str(key))
             except KeyError:
                 raise DataError(f"{place}: no key {key!r}; name it with data.{option}") from None
-            if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
+            if not isinstance(values, list) or not all(
+                isinstance(value, str) and value.strip() for value in values
+            ):
                 raise DataError(
                     f"{place}: {key!r} is not a list of names; write each as text, tags by name (B-PER), not number"
                 )
             lists.append([checked_text(value, place).strip() for value in values])
         words, tags = lists
         if len(words) != len(tags) or not words:
-            raise DataError(f"{place}: {len(words)} words and {len(tags)} tags; each word needs one")
+            raise DataError(
+                f"{place}: {len(words)} words and {len(tags)} tags; each word needs one"
+            )
         return Sentence(place, words, tags)
 
 
-def _open_conll(options: CoNLLOptions, base: Path, say: Say, assets: Assets | None, only: str | None) -> DataSet:
+def _open_conll(
+    options: CoNLLOptions, base: Path, say: Say, assets: Assets | None, only: str | None
+) -> DataSet:
     """The sentences as tokens; the tokenizer is fitted, or a checkpoint's when `assets` has one."""
     named = {n: (names, f"data.{n}") for n, names in options.files.items() if names}
     files = files_of_splits(named, base, only, say, ENDINGS)
     skipped = Counter[str]()
     with reading("reading sentences", [path for paths in files.values() for path in paths]):
-        found = {n: [s for path in paths for s in options.sentences(path, skipped)] for n, paths in files.items()}
+        found = {
+            n: [s for path in paths for s in options.sentences(path, skipped)]
+            for n, paths in files.items()
+        }
     for what, count in skipped.items():
         say(f"left out: {count:,} {what}")
     for name in [name for name, sentences in found.items() if not sentences]:
@@ -199,10 +230,22 @@ def _open_conll(options: CoNLLOptions, base: Path, say: Say, assets: Assets | No
     opened: dict[str, Split] = dict(splits)
     return DataSet(
         DatasetInfo(
-            vocab_size=tokenizer.vocab_size, context=options.context, classes=classes, class_counts=counts, tagged=True
+            vocab_size=tokenizer.vocab_size,
+            context=options.context,
+            classes=classes,
+            class_counts=counts,
+            tagged=True,
         ),
         key_of(
-            [FORMAT, digest, tokenizer.to_json().decode("utf-8"), fraction, classes, options.context, options.piece]
+            [
+                FORMAT,
+                digest,
+                tokenizer.to_json().decode("utf-8"),
+                fraction,
+                classes,
+                options.context,
+                options.piece,
+            ]
         ),
         opened,
         {ASSET: tokenizer.to_json()},
@@ -212,9 +255,14 @@ def _open_conll(options: CoNLLOptions, base: Path, say: Say, assets: Assets | No
     )
 
 
-def _classes(found: dict[str, list[Sentence]], known: DatasetInfo | None, say: Say) -> tuple[str, ...]:
+def _classes(
+    found: dict[str, list[Sentence]], known: DatasetInfo | None, say: Say
+) -> tuple[str, ...]:
     """The tags of all splits, or those of a checkpoint. Raises `SpecError` for one that it does not know."""
-    tags = {name: {tag for sentence in sentences for tag in sentence.tags} for name, sentences in found.items()}
+    tags = {
+        name: {tag for sentence in sentences for tag in sentence.tags}
+        for name, sentences in found.items()
+    }
     every = sorted(set.union(*tags.values()))
     if known is None and len(every) < 2:
         raise DataError(
@@ -224,7 +272,9 @@ def _classes(found: dict[str, list[Sentence]], known: DatasetInfo | None, say: S
         numbers_of(every, known.classes, every)
         return known.classes
     if unseen := [tag for tag in every if tag not in tags["train"]]:
-        say(f"warning: the training sentences have no word of {len(unseen)} tag(s): {', '.join(unseen[:5])}")
+        say(
+            f"warning: the training sentences have no word of {len(unseen)} tag(s): {', '.join(unseen[:5])}"
+        )
     return tuple(every)
 
 
@@ -240,19 +290,29 @@ def _digest(sentences: Iterable[Sentence]) -> str:
     return sha.hexdigest()
 
 
-def _tokenizer(options: CoNLLOptions, found: dict[str, list[Sentence]], say: Say, assets: Assets | None) -> Tokenizer:
+def _tokenizer(
+    options: CoNLLOptions, found: dict[str, list[Sentence]], say: Say, assets: Assets | None
+) -> Tokenizer:
     """The tokenizer, fitted on the training sentences that are not held out."""
-    texts = {name: [" ".join(sentence.words) for sentence in sentences] for name, sentences in found.items()}
+    texts = {
+        name: [" ".join(sentence.words) for sentence in sentences]
+        for name, sentences in found.items()
+    }
     surveys = {
         name: Survey(
-            key_of(own), sum(map(len, own)), 2, "".join(sorted({c for text in own for c in text} | {" "}))
+            key_of(own),
+            sum(map(len, own)),
+            2,
+            "".join(sorted({c for text in own for c in text} | {" "})),
         )  # 2: there are ends
         for name, own in texts.items()
     }
     corpus = Texts(files=(), source=lambda: iter(texts.get("train", [])))
     tokenizer = fit_tokenizer(options.tokenizer, Corpora(corpus, surveys), say, assets)
     if tokenizer.end_of_text is None:
-        raise SpecError("data.tokenizer: it has no mark for the end of a text, which ends a sentence; use bpe or bytes")
+        raise SpecError(
+            "data.tokenizer: it has no mark for the end of a text, which ends a sentence; use bpe or bytes"
+        )
     return tokenizer
 
 
@@ -260,7 +320,12 @@ class Tagged(Split):
     """{"tokens": (B, T), "tags": (B, T) the number of a word's tag at one of its tokens, else -1; "key": (B,)}."""
 
     def __init__(
-        self, sentences: Sequence[Sentence], name: str, pieces: Pieces, classes: tuple[str, ...], say: Say
+        self,
+        sentences: Sequence[Sentence],
+        name: str,
+        pieces: Pieces,
+        classes: tuple[str, ...],
+        say: Say,
     ) -> None:
         self.pieces = pieces
         self.rows: list[tuple[Ints, Ints]] = []
@@ -278,7 +343,13 @@ class Tagged(Split):
                 f"their words are neither learnt nor judged; data.context says how many fit"
             )
         self.lengths = np.array([len(tokens) + 2 for tokens, _ in self.rows])
-        say_lacking(name, "word", np.unique(np.concatenate([t for _, t in self.rows])).tolist(), classes, say)
+        say_lacking(
+            name,
+            "word",
+            np.unique(np.concatenate([t for _, t in self.rows])).tolist(),
+            classes,
+            say,
+        )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -290,4 +361,7 @@ class Tagged(Split):
 
     def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The sentences, padded to the longest."""
-        return {**self.pieces.batch([self.rows[i] for i in samples.tolist()]), KEY: keys_of(seed, epoch, samples)}
+        return {
+            **self.pieces.batch([self.rows[i] for i in samples.tolist()]),
+            KEY: keys_of(seed, epoch, samples),
+        }

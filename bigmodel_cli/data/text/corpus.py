@@ -11,7 +11,15 @@ from typing import Any
 
 from bigmodel_cli.data.cache import cached_json
 from bigmodel_cli.data.hashes import check_unchanged, content_hashes
-from bigmodel_cli.data.reading import FORMAT, checked_text, dotted, is_json_lines, json_rows, lookup, pieces
+from bigmodel_cli.data.reading import (
+    FORMAT,
+    checked_text,
+    dotted,
+    is_json_lines,
+    json_rows,
+    lookup,
+    pieces,
+)
 from bigmodel_cli.errors import DataError, did_you_mean
 from bigmodel_cli.progress import reading
 
@@ -43,7 +51,9 @@ class Corpus:
             except KeyError:
                 near = did_you_mean(self.field, dotted(row))
             if not isinstance(text, str):
-                raise DataError(f"{place}: no text under the key {self.field!r}; name it with data.field{near}")
+                raise DataError(
+                    f"{place}: no text under the key {self.field!r}; name it with data.field{near}"
+                )
             yield checked_text(text, place)
 
 
@@ -94,7 +104,9 @@ def survey(corpus: Corpus) -> Survey:
         check_unchanged(corpus.files, hashes)
         return asdict(found)
 
-    return Survey(**cached_json("surveys", ["text", SURVEY, FORMAT, hashes, forms, corpus.field], read))
+    return Survey(
+        **cached_json("surveys", ["text", SURVEY, FORMAT, hashes, forms, corpus.field], read)
+    )
 
 
 def standard_library(max_bytes: int) -> tuple[Path, ...]:
@@ -116,7 +128,10 @@ def standard_library(max_bytes: int) -> tuple[Path, ...]:
     }
     names = [p.relative_to(root) for p in root.rglob("*.py")]
     names = [
-        n for n in names if not skipped & set(n.parts[:-1]) and not any(part.startswith("config-") for part in n.parts)
+        n
+        for n in names
+        if not skipped & set(n.parts[:-1])
+        and not any(part.startswith("config-") for part in n.parts)
     ]
     chosen: list[Path] = []
     size = 0

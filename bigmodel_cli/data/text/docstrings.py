@@ -30,7 +30,9 @@ class DocstringsOptions(PairOptions):
     long_sources: Literal["leave_out", "cut"] = Field(
         "cut", description="what training does with a pair whose source is longer than context"
     )
-    lines: Annotated[int, Field(gt=0, le=10_000)] = Field(30, description="of a function's source that are kept")
+    lines: Annotated[int, Field(gt=0, le=10_000)] = Field(
+        30, description="of a function's source that are kept"
+    )
 
     def splits(self, base: Path) -> tuple[str, ...]:
         """The splits that there are."""
@@ -86,6 +88,8 @@ def in_memory(pairs: list[Pair]) -> PairSource:
     def corpus(side: str | None) -> tuple[Texts, Survey]:
         chosen = [SIDES.index(s) for s in (SIDES if side is None else (side,))]
         texts = Texts(files=(), source=lambda: (pair[i] for pair in pairs for i in chosen))
-        return texts, Survey(f"{sha.hexdigest()}-{side}", characters, ENDS, "".join(sorted(symbols)))
+        return texts, Survey(
+            f"{sha.hexdigest()}-{side}", characters, ENDS, "".join(sorted(symbols))
+        )
 
     return PairSource(lambda: iter(pairs), [sha.hexdigest()], characters, corpus)

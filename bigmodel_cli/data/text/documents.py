@@ -16,13 +16,33 @@ from bigmodel_cli.data.base import AnyDataOptions, Assets, DataSet, Say, Split
 from bigmodel_cli.data.cache import cached_folder, key_of
 from bigmodel_cli.data.expected import Expected
 from bigmodel_cli.data.hashes import check_unchanged
-from bigmodel_cli.data.holdout import TENTH, ValFraction, files_of_splits, fraction_of, not_both, with_held_out
+from bigmodel_cli.data.holdout import (
+    TENTH,
+    ValFraction,
+    files_of_splits,
+    fraction_of,
+    not_both,
+    with_held_out,
+)
 from bigmodel_cli.data.order import Ints, draw, keys_of
 from bigmodel_cli.data.reading import plain_name
 from bigmodel_cli.data.text.corpus import Corpus, standard_library, survey
-from bigmodel_cli.data.text.parts import Part, single, tell_part, token_dtype, training_part, write_tokens
+from bigmodel_cli.data.text.parts import (
+    Part,
+    single,
+    tell_part,
+    token_dtype,
+    training_part,
+    write_tokens,
+)
 from bigmodel_cli.data.text.tokenizer import ASSET
-from bigmodel_cli.data.text.tokenizer_fit import BytesOptions, Corpora, TokenizerOptions, expected_size, fit_tokenizer
+from bigmodel_cli.data.text.tokenizer_fit import (
+    BytesOptions,
+    Corpora,
+    TokenizerOptions,
+    expected_size,
+    fit_tokenizer,
+)
 from bigmodel_cli.data.text.word_ids import Words
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import DataError, SpecError
@@ -47,10 +67,13 @@ class _TextOptions(AnyDataOptions):
     )
     words: bool = Field(False, description="say which word each token belongs to, for masked_lm")
     isolate: bool = Field(
-        False, description="a token sees its own document alone, where several stand in a window; for causal_lm"
+        False,
+        description="a token sees its own document alone, where several stand in a window; for causal_lm",
     )
 
-    def open(self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None) -> DataSet:
+    def open(
+        self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
+    ) -> DataSet:
         """The text as windows of tokens."""
         return _open_text(self, base, say, assets, only)
 
@@ -76,7 +99,11 @@ class _TextOptions(AnyDataOptions):
 
     def expected(self, assets: Assets | None) -> Expected:
         """Windows of the context."""
-        names = {"tokens", *(["words"] if self.words else []), *(["segments"] if self.isolate else [])}
+        names = {
+            "tokens",
+            *(["words"] if self.words else []),
+            *(["segments"] if self.isolate else []),
+        }
         info = DatasetInfo(vocab_size=expected_size(self.tokenizer, assets), context=self.context)
         return Expected(info, frozenset(names))
 
@@ -86,10 +113,14 @@ class TextOptions(_TextOptions):
 
     paths = ("files", "val_files", "test_files")
     type: Literal["text"] = "text"
-    files: Annotated[list[str], Field(min_length=1)] = Field(description="files, globs or folders, read in this order")
+    files: Annotated[list[str], Field(min_length=1)] = Field(
+        description="files, globs or folders, read in this order"
+    )
     val_files: list[str] = Field([], description="files for validation, in place of val_fraction")
     test_files: list[str] = Field([], description="files for the test split")
-    field: str = Field("text", description="the key of the text in .jsonl rows; a.b for b in the object a")
+    field: str = Field(
+        "text", description="the key of the text in .jsonl rows; a.b for b in the object a"
+    )
 
     @model_validator(mode="after")
     def _one_validation(self) -> TextOptions:
@@ -101,11 +132,18 @@ class TextOptions(_TextOptions):
         """The files of each split that is needed."""
         named = {"train": (self.files, "data.files"), "val": (self.val_files, "data.val_files")}
         named["test"] = (self.test_files, "data.test_files")
-        return {n: Corpus(files, self.field) for n, files in files_of_splits(named, base, only, say).items()}
+        return {
+            n: Corpus(files, self.field)
+            for n, files in files_of_splits(named, base, only, say).items()
+        }
 
     def named(self) -> tuple[str, ...]:
         """The splits for which there are files."""
-        return ("train", *(["val"] if self.val_files else []), *(["test"] if self.test_files else []))
+        return (
+            "train",
+            *(["val"] if self.val_files else []),
+            *(["test"] if self.test_files else []),
+        )
 
 
 class StdlibOptions(_TextOptions):
@@ -113,14 +151,18 @@ class StdlibOptions(_TextOptions):
 
     test_data: ClassVar[str] = "'data={type: text, files: [FILE], test_files: [FILE], context: N}'"
     type: Literal["stdlib"] = "stdlib"
-    max_bytes: Annotated[int, Field(ge=10_000, le=10**8)] = Field(3_000_000, description="how much of it, in bytes")
+    max_bytes: Annotated[int, Field(ge=10_000, le=10**8)] = Field(
+        3_000_000, description="how much of it, in bytes"
+    )
 
     def corpora(self, base: Path, only: str | None, say: Say) -> dict[str, Corpus]:
         """All of it is for training."""
         return {"train": Corpus(standard_library(self.max_bytes))}
 
 
-def _open_text(options: _TextOptions, base: Path, say: Say, assets: Assets | None, only: str | None) -> DataSet:
+def _open_text(
+    options: _TextOptions, base: Path, say: Say, assets: Assets | None, only: str | None
+) -> DataSet:
     """The text as windows of tokens; the tokenizer is fitted, or a checkpoint's when `assets` has one."""
     corpora = options.corpora(base, only, say)
     for path in [path for corpus in corpora.values() for path in corpus.files]:
@@ -132,7 +174,9 @@ def _open_text(options: _TextOptions, base: Path, say: Say, assets: Assets | Non
     surveys = {name: survey(corpus) for name, corpus in corpora.items()}
     for name, found in surveys.items():
         if not found.characters:
-            raise DataError(f"the corpus is empty: {', '.join(str(f) for f in corpora[name].files[:3])}")
+            raise DataError(
+                f"the corpus is empty: {', '.join(str(f) for f in corpora[name].files[:3])}"
+            )
     fraction = fraction_of(options.val_fraction, "val" in options.named())
     own = {}
     if fraction and "train" in surveys:
@@ -153,16 +197,24 @@ def _open_text(options: _TextOptions, base: Path, say: Say, assets: Assets | Non
 
     key = key_of(description)
     folder = cached_folder(
-        "tokens", key, f"tokenizing {sum(s.characters for s in surveys.values()):,} characters", say, build
+        "tokens",
+        key,
+        f"tokenizing {sum(s.characters for s in surveys.values()):,} characters",
+        say,
+        build,
     )
     there = [name for name in ("train", "val", "test") if os.path.exists(folder / f"{name}.bin")]
     dtype = token_dtype(tokenizer)
     words = Words(tokenizer) if options.words else None
     end = tokenizer.end_of_text if options.isolate else None
     if options.isolate and end is None:
-        raise SpecError("data.isolate: the text is one document, or its tokenizer has no mark for the end of one")
+        raise SpecError(
+            "data.isolate: the text is one document, or its tokenizer has no mark for the end of one"
+        )
     splits: dict[str, Split] = {
-        n: Windows(folder / f"{n}.bin", dtype, options.context, n, words, end) for n in there if only in (None, n)
+        n: Windows(folder / f"{n}.bin", dtype, options.context, n, words, end)
+        for n in there
+        if only in (None, n)
     }
     return DataSet(
         DatasetInfo(vocab_size=tokenizer.vocab_size, context=options.context),
@@ -179,17 +231,33 @@ class Windows(Split):
     """Windows of T + 1 tokens. In training they start at another phase each epoch; in evaluation they cover every target once."""
 
     def __init__(
-        self, path: Path, dtype: Any, context: int, name: str, words: Words | None = None, end: int | None = None
+        self,
+        path: Path,
+        dtype: Any,
+        context: int,
+        name: str,
+        words: Words | None = None,
+        end: int | None = None,
     ) -> None:
-        self.path, self.context, self.train, self.words, self.end = path, context, name == "train", words, end
-        self.tokens: Any = np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
+        self.path, self.context, self.train, self.words, self.end = (
+            path,
+            context,
+            name == "train",
+            words,
+            end,
+        )
+        self.tokens: Any = (
+            np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
+        )
         total = len(self.tokens)
         if total < context + 1:
             raise DataError(
                 f"the {name} split has {total:,} tokens, fewer than one window of context {context} + 1; "
                 "use more text, another val_fraction, or a smaller data.context"
             )
-        self.count = max(1, (total - context) // context) if self.train else -(-(total - 1) // context)
+        self.count = (
+            max(1, (total - context) // context) if self.train else -(-(total - 1) // context)
+        )
         self.phases = min(context, total - self.count * context) if self.train else 1
         self.resident = 4 * total <= RESIDENT_BYTES
         self.drawn: tuple[tuple[int, int], int] = ((-1, -1), 0)
@@ -231,7 +299,9 @@ class Windows(Split):
         if self.stream is not None and self.steps is not None:
             index = torch.from_numpy(starts).to(self.stream.device)[:, None] + self.steps
             past = index >= len(self.stream) if not self.train else None
-            tokens = self.stream[index if past is None else index.clamp(max=len(self.stream) - 1)].long()
+            tokens = self.stream[
+                index if past is None else index.clamp(max=len(self.stream) - 1)
+            ].long()
             return tokens if past is None else tokens.masked_fill(past, PADDING)
         places = starts[:, None] + np.arange(self.context + 1)
         taken = self.tokens[np.minimum(places, len(self.tokens) - 1)].astype(np.int64)

@@ -65,10 +65,18 @@ class PairSource:
         def corpus(side: str | None) -> tuple[Corpus, Survey]:
             whole, found = self.corpus(side)  # the characters are those of all pairs
             numbers = range(len(SIDES)) if side is None else (SIDES.index(side),)
-            texts = Texts(files=whole.files, source=lambda: (pair[i] for pair in rows() for i in numbers))
+            texts = Texts(
+                files=whole.files, source=lambda: (pair[i] for pair in rows() for i in numbers)
+            )
             return texts, replace(found, digest=f"{found.digest}-{digest[-1]}")
 
-        return replace(self, rows=rows, digest=digest, characters=self.characters * len(chosen) // count, corpus=corpus)
+        return replace(
+            self,
+            rows=rows,
+            digest=digest,
+            characters=self.characters * len(chosen) // count,
+            corpus=corpus,
+        )
 
     def check_unchanged(self) -> None:
         """Raise `DataError` for a file whose content is not what `digest` was made of."""
@@ -81,7 +89,9 @@ def parallel(split: str, files: dict[str, tuple[Path, ...]]) -> PairSource:
     Raises `DataError` for .jsonl, whose rows are no lines of text, and for sides of different length.
     """
     if objects := [path for paths in files.values() for path in paths if is_json_lines(path)]:
-        raise DataError(f"{objects[0]}: pairs are lines of text; for columns of .jsonl use data.type: pair_table")
+        raise DataError(
+            f"{objects[0]}: pairs are lines of text; for columns of .jsonl use data.type: pair_table"
+        )
     found = {side: survey(Corpus(paths)) for side, paths in files.items()}
     together: list[tuple[Sequence[Path], Sequence[Path]]] = [(files["source"], files["target"])]
     if len(files["source"]) == len(files["target"]):
@@ -103,9 +113,15 @@ def parallel(split: str, files: dict[str, tuple[Path, ...]]) -> PairSource:
         return Corpus(paths), replace(survey(Corpus(paths)), documents=ENDS)
 
     digest = [_digest(files[side], found[side].hashes) for side in SIDES]
-    hashes = {path: sha for side, paths in files.items() for path, sha in zip(paths, found[side].hashes, strict=True)}
+    hashes = {
+        path: sha
+        for side, paths in files.items()
+        for path, sha in zip(paths, found[side].hashes, strict=True)
+    }
     characters = sum(s.characters for s in found.values())
-    return PairSource(rows, digest, characters, corpus, _names_first(together) + _numbers_differ(together), hashes)
+    return PairSource(
+        rows, digest, characters, corpus, _names_first(together) + _numbers_differ(together), hashes
+    )
 
 
 def _digest(paths: Sequence[Path], hashes: Sequence[str]) -> str:
@@ -121,7 +137,9 @@ def _digest(paths: Sequence[Path], hashes: Sequence[str]) -> str:
         return sha.hexdigest()
 
     packed = [path.name.lower().endswith(".gz") for path in paths]
-    return str(cached_json("surveys", ["lines", FORMAT, reading.FORMAT, list(hashes), packed], read))
+    return str(
+        cached_json("surveys", ["lines", FORMAT, reading.FORMAT, list(hashes), packed], read)
+    )
 
 
 def table(paths: tuple[Path, ...], columns: Columns) -> PairSource:
@@ -133,7 +151,9 @@ def table(paths: tuple[Path, ...], columns: Columns) -> PairSource:
 
     def corpus(side: str | None) -> tuple[Corpus, Survey]:
         chosen = SIDES if side is None else (side,)
-        texts = Texts(files=paths, source=lambda: (pair[SIDES.index(s)] for pair in rows() for s in chosen))
+        texts = Texts(
+            files=paths, source=lambda: (pair[SIDES.index(s)] for pair in rows() for s in chosen)
+        )
         digest = found.digest + ("" if side is None else f"-{side}")
         return texts, Survey(digest, found.characters, ENDS, found.symbols, hashes=found.hashes)
 
@@ -157,7 +177,10 @@ def _names_first(together: Sequence[tuple[Sequence[Path], Sequence[Path]]]) -> t
 def _numbers_differ(together: Sequence[tuple[Sequence[Path], Sequence[Path]]]) -> tuple[str, ...]:
     """What is to be said of files side by side that have other numbers in their names: 10 sorts before 2, and 02 does not."""
     for sources, targets in together if len(together) > 1 else ():
-        numbers = [[int(digits) for digits in re.findall("[0-9]+", paths[0].name)] for paths in (sources, targets)]
+        numbers = [
+            [int(digits) for digits in re.findall("[0-9]+", paths[0].name)]
+            for paths in (sources, targets)
+        ]
         if numbers[0] != numbers[1] and all(numbers):
             return (
                 f"warning: {sources[0]} is read beside {targets[0]}, whose name has another number; name the files of both sides "

@@ -30,7 +30,12 @@ from bigmodel_cli.data.text.ragged import Ragged, RaggedWriter
 from bigmodel_cli.data.text.table_files import ENDINGS, Columns, Delimiter
 from bigmodel_cli.data.text.table_survey import check_order, survey_table
 from bigmodel_cli.data.text.tokenizer import ASSET, SOURCE_ASSET, Tokenizer
-from bigmodel_cli.data.text.tokenizer_fit import Corpora, TokenizerOptions, expected_size, fit_tokenizer
+from bigmodel_cli.data.text.tokenizer_fit import (
+    Corpora,
+    TokenizerOptions,
+    expected_size,
+    fit_tokenizer,
+)
 from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import DataError, SpecError
@@ -46,20 +51,25 @@ class PairOptions(AnyDataOptions):
     """What all forms of pairs have in common."""
 
     context: Count = Field(
-        128, description="longest side in tokens, its end included; longer training targets are left out"
+        128,
+        description="longest side in tokens, its end included; longer training targets are left out",
     )
     tokenizer: TokenizerOptions = Field(
         description="text to tokens, fitted on both sides of the training pairs together"
     )
     source_tokenizer: TokenizerOptions | None = Field(
-        None, description="the sources' own; each is then fitted on its side. Left out: one for both"
+        None,
+        description="the sources' own; each is then fitted on its side. Left out: one for both",
     )
 
     long_sources: Literal["leave_out", "cut"] = Field(
-        "leave_out", description="what training does with a pair whose source is longer than context"
+        "leave_out",
+        description="what training does with a pair whose source is longer than context",
     )
 
-    def open(self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None) -> DataSet:
+    def open(
+        self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
+    ) -> DataSet:
         """The pairs as tokens."""
         return _open_pairs(self, base, say, assets, only)
 
@@ -104,7 +114,9 @@ class PairsOptions(_HeldOut):
     paths = ("source", "target", "val_source", "val_target", "test_source", "test_target")
     test_data: ClassVar[str] = "data.test_source=[FILE] --set data.test_target=[FILE]"
     type: Literal["pairs"] = "pairs"
-    source: Files = Field(description="files, globs or folders of the training sources, read in this order")
+    source: Files = Field(
+        description="files, globs or folders of the training sources, read in this order"
+    )
     target: Files = Field(description="the same of the targets, with as many lines")
     val_source: list[str] = Field([], description="files for validation")
     val_target: list[str] = Field([], description="their targets")
@@ -127,7 +139,10 @@ class PairsOptions(_HeldOut):
     def sources(self, base: Path, only: str | None, say: Say) -> dict[str, PairSource]:
         """The splits that there are, or what `only` one needs."""
         prefix = {"train": "", "val": "val_", "test": "test_"}
-        named = {s: {n: (getattr(self, prefix[n] + s), f"data.{prefix[n]}{s}") for n in self.named()} for s in SIDES}
+        named = {
+            s: {n: (getattr(self, prefix[n] + s), f"data.{prefix[n]}{s}") for n in self.named()}
+            for s in SIDES
+        }
         files = {side: files_of_splits(named[side], base, only, say) for side in SIDES}
         return {n: parallel(n, {side: files[side][n] for side in SIDES}) for n in files["source"]}
 
@@ -138,7 +153,9 @@ class PairTableOptions(_HeldOut):
     paths = ("train", "val", "test")
     test_data: ClassVar[str] = "data.test=[FILE]"
     type: Literal["pair_table"] = "pair_table"
-    train: Files = Field(description="files, globs or folders, read in this order; each by its ending")
+    train: Files = Field(
+        description="files, globs or folders, read in this order; each by its ending"
+    )
     val: list[str] = Field([], description="files for validation")
     test: list[str] = Field([], description="files for the test split")
     source: Column = Field(
@@ -175,7 +192,9 @@ class PairTableOptions(_HeldOut):
         return {n: table(files, columns) for n, files in found.items()}
 
 
-def _open_pairs(options: Any, base: Path, say: Say, assets: Assets | None, only: str | None) -> DataSet:
+def _open_pairs(
+    options: Any, base: Path, say: Say, assets: Assets | None, only: str | None
+) -> DataSet:
     """The pairs as tokens; the tokenizers are fitted, or a checkpoint's when `assets` has one."""
     sources = options.sources(base, only, say)
     for note in [note for source in sources.values() for note in source.notes]:
@@ -201,10 +220,16 @@ def _open_pairs(options: Any, base: Path, say: Say, assets: Assets | None, only:
 
     key = key_of(description)
     folder = cached_folder(
-        "pairs", key, f"tokenizing {sum(s.characters for s in sources.values()):,} characters", say, build
+        "pairs",
+        key,
+        f"tokenizing {sum(s.characters for s in sources.values()):,} characters",
+        say,
+        build,
     )
     opened = {
-        n: Pairs(folder, n, source, tokenizers, options, say) for n, source in sources.items() if only in (None, n)
+        n: Pairs(folder, n, source, tokenizers, options, say)
+        for n, source in sources.items()
+        if only in (None, n)
     }
     splits: dict[str, Split] = dict(opened)
     separate = options.source_tokenizer is not None
@@ -214,7 +239,9 @@ def _open_pairs(options: Any, base: Path, say: Say, assets: Assets | None, only:
         context=options.context,
     )
     kept = {ASSET: jsons["target"], **({SOURCE_ASSET: jsons["source"]} if separate else {})}
-    items: dict[str, Callable[[], Hashes]] = {n: partial(np.load, folder / f"{n}.items.npy") for n in sources}
+    items: dict[str, Callable[[], Hashes]] = {
+        n: partial(np.load, folder / f"{n}.items.npy") for n in sources
+    }
     if "train" in opened:  # without the pairs that training leaves out
         items["train"] = opened["train"].items
     return DataSet(info, f"{key}-{options.context}", splits, kept, items, "pairs", fraction > 0)
@@ -226,12 +253,16 @@ def _tokenizers(
     """The tokenizer of each side, fitted on the training pairs; the same one where they share it."""
 
     def fit(wanted: TokenizerOptions, side: str | None, asset: str) -> Tokenizer:
-        first = sources["train"] if "train" in sources else next(iter(sources.values()))  # where none is fitted
+        first = (
+            sources["train"] if "train" in sources else next(iter(sources.values()))
+        )  # where none is fitted
         corpus, found = first.corpus(side)
         tokenizer = fit_tokenizer(wanted, Corpora(corpus, {"train": found}), say, assets, asset)
         if tokenizer.end_of_text is None:
             name = "tokenizer" if asset == ASSET else "source_tokenizer"
-            raise SpecError(f"data.{name}: it has no mark for the end of a text, which ends a side; use bpe or bytes")
+            raise SpecError(
+                f"data.{name}: it has no mark for the end of a text, which ends a side; use bpe or bytes"
+            )
         return tokenizer
 
     if options.source_tokenizer is None:
@@ -259,8 +290,13 @@ class Pairs(Split):
         say: Say,
     ) -> None:
         self.pairs, self.longest = source, options.context - 1
-        self.ends = {side: int(tokenizer.end_of_text or 0) for side, tokenizer in tokenizers.items()}
-        self.sides = {side: Ragged.read(folder, f"{name}.{side}", token_dtype(tokenizers[side])) for side in SIDES}
+        self.ends = {
+            side: int(tokenizer.end_of_text or 0) for side, tokenizer in tokenizers.items()
+        }
+        self.sides = {
+            side: Ragged.read(folder, f"{name}.{side}", token_dtype(tokenizers[side]))
+            for side in SIDES
+        }
         self.hashes: Hashes = np.load(folder / f"{name}.items.npy")
         both = np.stack([self.sides[side].lengths for side in SIDES])
         self.kept = np.arange(both.shape[1])
@@ -273,11 +309,15 @@ class Pairs(Split):
                     f"{left:,} of {both.shape[1]:,} training pairs are left out: empty, or longer than {options.context}"
                 )
             if not len(self.kept):
-                raise DataError(f"no training pair fits into data.context {options.context}; make it larger")
+                raise DataError(
+                    f"no training pair fits into data.context {options.context}; make it larger"
+                )
         cut = (both[:, self.kept] > self.longest).sum(1)
         for side, count in zip(SIDES, cut.tolist(), strict=True):
             if count:
-                say(f"{count:,} of {len(self.kept):,} {name} {side}s are cut to {options.context} tokens")
+                say(
+                    f"{count:,} of {len(self.kept):,} {name} {side}s are cut to {options.context} tokens"
+                )
         self.lengths = np.minimum(both.max(0)[self.kept], self.longest) + 1
 
     def __len__(self) -> int:
@@ -306,7 +346,9 @@ class Pairs(Split):
     def side(self, side: str, rows: Ints, first: int) -> Tensor:
         """(B, first + longest + 1): `first` marks, the tokens, the end."""
         lengths = np.minimum(self.sides[side].lengths[rows], self.longest)
-        taken = np.pad(self.sides[side].take(rows, lengths), ((0, 0), (first, 1)), constant_values=PADDING)
+        taken = np.pad(
+            self.sides[side].take(rows, lengths), ((0, 0), (first, 1)), constant_values=PADDING
+        )
         taken[:, :first] = self.ends[side]
         taken[np.arange(len(rows)), first + lengths] = self.ends[side]
         return torch.from_numpy(taken)
@@ -316,7 +358,10 @@ def _write(draft: Path, sources: dict[str, PairSource], tokenizers: dict[str, To
     """For each split and side the tokens of all texts; and the hash of each pair."""
     for split, source in sources.items():
         items: list[int] = []
-        writers = {side: RaggedWriter(draft, f"{split}.{side}", token_dtype(tokenizers[side])) for side in SIDES}
+        writers = {
+            side: RaggedWriter(draft, f"{split}.{side}", token_dtype(tokenizers[side]))
+            for side in SIDES
+        }
         for pair in source.rows():
             for side, text in zip(SIDES, pair, strict=True):
                 writers[side].write(tokenizers[side].encode_array(text) if text else [])

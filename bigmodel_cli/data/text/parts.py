@@ -98,7 +98,9 @@ def write_tokens(draft: Path, parts: Sequence[Part], tokenizer: Tokenizer) -> No
             files = [stack.enter_context(open(draft / f"{name}.bin", "wb")) for name in names]
             for document in part.divided():
                 for held, pieces in groupby(document, key=itemgetter(0)):
-                    hashes[held].extend(_written(files[held], (text for _, text in pieces), tokenizer))
+                    hashes[held].extend(
+                        _written(files[held], (text for _, text in pieces), tokenizer)
+                    )
                     if not part.single:
                         files[held].write(np.asarray(end, token_dtype(tokenizer)).tobytes())
         for name, found in zip(names, hashes, strict=True):

@@ -36,7 +36,9 @@ class Pieces:
         for word in words:
             text = f" {word}" if tokens else word
             if text not in self.known:
-                self.known[text] = [int(n) for n in encode(self.tokenizer, text, place)] or [self.marks[1]]
+                self.known[text] = [int(n) for n in encode(self.tokenizer, text, place)] or [
+                    self.marks[1]
+                ]
             end = len(tokens) + len(self.known[text])
             if end > self.room and tokens:
                 break
@@ -48,7 +50,9 @@ class Pieces:
         """{"tokens", "tags": (B, T)} of rows of tokens and their tags, between marks; -1 after a row's end, and where no tag is."""
         tokens, tags = (Ragged.of(side) for side in zip(*rows, strict=True))
         every = np.arange(len(rows))
-        batch = as_batch([tokens.take(every, tokens.lengths)], [tokens.lengths], self.marks, past=False)
+        batch = as_batch(
+            [tokens.take(every, tokens.lengths)], [tokens.lengths], self.marks, past=False
+        )
         own = np.pad(tags.take(every, tokens.lengths), ((0, 0), (1, 1)), constant_values=PADDING)
         return {**batch, "tags": torch.from_numpy(own)}
 

@@ -32,7 +32,9 @@ class Ragged:
     def read(cls, folder: Path, name: str, dtype: Any) -> Ragged:
         """Rows that `write_ragged` wrote, as a memory map."""
         path = folder / f"{name}.bin"
-        tokens = np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
+        tokens = (
+            np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
+        )
         return cls(tokens, np.load(folder / f"{name}.ends.npy"))
 
     def take(self, rows: Ints, lengths: Ints) -> Ints:
@@ -76,14 +78,20 @@ def fit_lengths(lengths: Sequence[Ints], room: int) -> list[Ints]:
     return [kept, np.minimum(second, room - kept)]
 
 
-def leave_out(taken: Ints, probability: float, seed: int, epoch: int, samples: Ints, side: int) -> tuple[Ints, Ints]:
+def leave_out(
+    taken: Ints, probability: float, seed: int, epoch: int, samples: Ints, side: int
+) -> tuple[Ints, Ints]:
     """(B, L) -> (B, L), (B,)   the rows without tokens drawn anew for each (seed, epoch, sample), and their lengths."""
-    kept = (draw(seed, epoch, samples, DROPPED + side, taken.shape[1]) >= probability) & (taken != PADDING)
+    kept = (draw(seed, epoch, samples, DROPPED + side, taken.shape[1]) >= probability) & (
+        taken != PADDING
+    )
     order = np.argsort(~kept, axis=1, kind="stable")
     return np.take_along_axis(np.where(kept, taken, PADDING), order, 1), kept.sum(1)
 
 
-def join_sides(sides: Iterable[Ints], lengths: Sequence[Ints], start: int, end: int) -> tuple[Ints, Ints]:
+def join_sides(
+    sides: Iterable[Ints], lengths: Sequence[Ints], start: int, end: int
+) -> tuple[Ints, Ints]:
     """(B, T) tokens and (B, T) types: the start, the first side, an end, and where there are two the second and its end.
 
     The type is 0 up to the end of the first side, 1 after it (Devlin et al. 2019), and -1 where the row is over.

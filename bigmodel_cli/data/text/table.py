@@ -52,7 +52,12 @@ from bigmodel_cli.data.text.table_survey import (
     survey_table,
 )
 from bigmodel_cli.data.text.tokenizer import ASSET, Tokenizer, UnknownCharacter
-from bigmodel_cli.data.text.tokenizer_fit import Corpora, TokenizerOptions, expected_size, fit_tokenizer
+from bigmodel_cli.data.text.tokenizer_fit import (
+    Corpora,
+    TokenizerOptions,
+    expected_size,
+    fit_tokenizer,
+)
 from bigmodel_cli.data.text.word_ids import Words
 from bigmodel_cli.data.trained_on import as_hashes, hash_of
 from bigmodel_cli.draw import KEY
@@ -83,7 +88,9 @@ class TableOptions(LabelledOptions):
         None, description="the column of labels; null where they are not there, or not to be learnt"
     )
     label_separator: Separator = None
-    targets: list[ColumnOption] = Field([], description="columns of numbers to learn, for task.type: regression")
+    targets: list[ColumnOption] = Field(
+        [], description="columns of numbers to learn, for task.type: regression"
+    )
     header: bool | None = Field(
         None,
         description="whether the first row of .tsv, .csv and lines has names; when left out: where a column is said by name, and "
@@ -101,7 +108,9 @@ class TableOptions(LabelledOptions):
     )
     words: bool = Field(False, description="say which word each token belongs to, for masked_lm")
 
-    def open(self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None) -> DataSet:
+    def open(
+        self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
+    ) -> DataSet:
         """The rows as tokens."""
         return _open_table(self, base, say, assets, only)
 
@@ -109,13 +118,19 @@ class TableOptions(LabelledOptions):
     def _consistent(self) -> TableOptions:
         not_both(self.val, "val", self.val_fraction)
         if self.label is not None and self.targets:
-            raise ValueError("targets and label: an item has numbers or a label; leave one out (null, [])")
+            raise ValueError(
+                "targets and label: an item has numbers or a label; leave one out (null, [])"
+            )
         if self.label is None and self.label_separator is not None:
             raise ValueError("label_separator: there is no label; say its column by label")
         if len(set(self.columns.target_names)) < len(self.targets):
             raise ValueError("targets: a column is named twice")
-        if self.header is False and any(isinstance(column, str) for _, column in self.columns.wanted):
-            raise ValueError("header: false, and a column is said by name; say it by its number, from 0")
+        if self.header is False and any(
+            isinstance(column, str) for _, column in self.columns.wanted
+        ):
+            raise ValueError(
+                "header: false, and a column is said by name; say it by its number, from 0"
+            )
         return self
 
     @property
@@ -138,10 +153,17 @@ class TableOptions(LabelledOptions):
     def expected(self, assets: Assets | None) -> Expected:
         """Rows as long as the context."""
         labelled = self.label is not None
-        there = {"tokens": True, "types": len(self.text) > 1, "words": self.words, "label": labelled}
+        there = {
+            "tokens": True,
+            "types": len(self.text) > 1,
+            "words": self.words,
+            "label": labelled,
+        }
         info = numbered(self.expected_classes() if labelled else 0)
         info = replace(info, vocab_size=expected_size(self.tokenizer, assets), context=self.context)
-        return Expected(info, frozenset(name for name, given in there.items() if given), longest=(self.context,))
+        return Expected(
+            info, frozenset(name for name, given in there.items() if given), longest=(self.context,)
+        )
 
     @property
     def columns(self) -> Columns:
@@ -156,7 +178,9 @@ class TableOptions(LabelledOptions):
         )
 
 
-def _open_table(options: TableOptions, base: Path, say: Say, assets: Assets | None, only: str | None) -> DataSet:
+def _open_table(
+    options: TableOptions, base: Path, say: Say, assets: Assets | None, only: str | None
+) -> DataSet:
     """The rows as tokens; the tokenizer is fitted, or a checkpoint's when `assets` has one."""
     named = {n: (names, f"data.{n}") for n, names in options.files.items() if names}
     files = files_of_splits(named, base, only, say, ENDINGS)
@@ -183,8 +207,12 @@ def _open_table(options: TableOptions, base: Path, say: Say, assets: Assets | No
             check_unchanged(paths, surveys[name].hashes)
 
     key = key_of(description)
-    folder = cached_folder("tables", key, f"tokenizing {sum(s.rows for s in surveys.values()):,} rows", say, build)
-    there = [name for name in ("train", "val", "test") if os.path.exists(folder / f"{name}.labels.npy")]
+    folder = cached_folder(
+        "tables", key, f"tokenizing {sum(s.rows for s in surveys.values()):,} rows", say, build
+    )
+    there = [
+        name for name in ("train", "val", "test") if os.path.exists(folder / f"{name}.labels.npy")
+    ]
     train = np.load(folder / "train.labels.npy") if "train" in there else np.zeros(0, np.int64)
     info = DatasetInfo(
         vocab_size=tokenizer.vocab_size,
@@ -196,7 +224,9 @@ def _open_table(options: TableOptions, base: Path, say: Say, assets: Assets | No
         **number_facts(options.columns.target_names, train, before, known is not None, say),
     )
     check_kind(info, known)
-    splits: dict[str, Split] = {n: Table(folder, n, options, tokenizer, info, say) for n in there if only in (None, n)}
+    splits: dict[str, Split] = {
+        n: Table(folder, n, options, tokenizer, info, say) for n in there if only in (None, n)
+    }
     return DataSet(
         info,
         f"{key}-{options.context}",
@@ -208,7 +238,9 @@ def _open_table(options: TableOptions, base: Path, say: Say, assets: Assets | No
     )
 
 
-def _classes(options: TableOptions, surveys: dict[str, TableSurvey], known: DatasetInfo | None) -> tuple[str, ...]:
+def _classes(
+    options: TableOptions, surveys: dict[str, TableSurvey], known: DatasetInfo | None
+) -> tuple[str, ...]:
     """The training rows' labels, or those of a checkpoint. Raises `DataError` or `SpecError` for a label that is none of them."""
     if options.label is None:
         return ()
@@ -242,12 +274,18 @@ def _tokenizer(
     kept = Texts(files=files.get("train", ()), source=texts)
     tokenizer = fit_tokenizer(options.tokenizer, Corpora(kept, described, fraction), say, assets)
     if tokenizer.end_of_text is None:
-        raise SpecError("data.tokenizer: it has no mark for the end of a text, which ends a row; use bpe or bytes")
+        raise SpecError(
+            "data.tokenizer: it has no mark for the end of a text, which ends a row; use bpe or bytes"
+        )
     return tokenizer
 
 
 def _kept(rows: Iterator[Row], held_out: Mask | None) -> Iterator[Row]:
-    return rows if held_out is None else (row for row, held in zip(rows, held_out, strict=True) if not held)
+    return (
+        rows
+        if held_out is None
+        else (row for row, held in zip(rows, held_out, strict=True) if not held)
+    )
 
 
 def _write(
@@ -264,7 +302,10 @@ def _write(
     for split, paths in files.items():
         held = held_out if split == "train" else None
         parts = (split,) if held is None else ("train", "val")
-        writers = {p: [RaggedWriter(draft, f"{p}.{i}", dtype) for i in range(len(columns.text))] for p in parts}
+        writers = {
+            p: [RaggedWriter(draft, f"{p}.{i}", dtype) for i in range(len(columns.text))]
+            for p in parts
+        }
         labels: dict[str, list[Any]] = {part: [] for part in parts}
         items: dict[str, list[int]] = {part: [] for part in parts}
         for index, row in enumerate(rows_of(paths, columns)):
@@ -307,10 +348,18 @@ class Table(Split):
     """
 
     def __init__(
-        self, folder: Path, name: str, options: TableOptions, tokenizer: Tokenizer, info: DatasetInfo, say: Say
+        self,
+        folder: Path,
+        name: str,
+        options: TableOptions,
+        tokenizer: Tokenizer,
+        info: DatasetInfo,
+        say: Say,
     ) -> None:
         dtype = token_dtype(tokenizer)
-        self.sides = [Ragged.read(folder, f"{name}.{index}", dtype) for index in range(len(options.text))]
+        self.sides = [
+            Ragged.read(folder, f"{name}.{index}", dtype) for index in range(len(options.text))
+        ]
         self.learnt = target_name(info)
         self.labels = np.load(folder / f"{name}.labels.npy") if self.learnt else None
         self.marks = marks(tokenizer)
@@ -330,7 +379,9 @@ class Table(Split):
 
     def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The rows, padded to the longest."""
-        lengths = fit_lengths([side.lengths[samples] for side in self.sides], room(self.options.context, self.sides))
+        lengths = fit_lengths(
+            [side.lengths[samples] for side in self.sides], room(self.options.context, self.sides)
+        )
         taken = [side.take(samples, n) for side, n in zip(self.sides, lengths, strict=True)]
         if augment and self.options.token_dropout:
             p = self.options.token_dropout
@@ -357,16 +408,22 @@ def room(context: int, sides: Sequence[Any]) -> int:
     return context - 1 - len(sides)
 
 
-def as_batch(taken: list[Ints], lengths: list[Ints], ends: tuple[int, int], past: bool) -> dict[str, Tensor]:
+def as_batch(
+    taken: list[Ints], lengths: list[Ints], ends: tuple[int, int], past: bool
+) -> dict[str, Tensor]:
     """{"tokens", for a pair "types"}: (B, T), one column more where `past`."""
     tokens, types = join_sides(taken, lengths, *ends)
     if past:
-        tokens, types = (np.pad(a, ((0, 0), (0, 1)), constant_values=PADDING) for a in (tokens, types))
+        tokens, types = (
+            np.pad(a, ((0, 0), (0, 1)), constant_values=PADDING) for a in (tokens, types)
+        )
     batch = {"tokens": torch.from_numpy(tokens)}
     return batch if len(taken) == 1 else {**batch, "types": torch.from_numpy(types)}
 
 
-def batch_of_texts(items: Sequence[Sequence[Any]], tokenizer: Tokenizer, context: int) -> dict[str, Tensor]:
+def batch_of_texts(
+    items: Sequence[Sequence[Any]], tokenizer: Tokenizer, context: int
+) -> dict[str, Tensor]:
     """{"tokens": (B, T), for pairs "types"}: items of one or two sides' tokens, as `Table` gives them to a classifier.
 
     `context` is the checkpoint's `info.context`.
@@ -375,5 +432,8 @@ def batch_of_texts(items: Sequence[Sequence[Any]], tokenizer: Tokenizer, context
     lengths = fit_lengths([side.lengths for side in sides], room(context, sides))
     rows = np.arange(len(items))
     return as_batch(
-        [side.take(rows, n) for side, n in zip(sides, lengths, strict=True)], lengths, marks(tokenizer), False
+        [side.take(rows, n) for side, n in zip(sides, lengths, strict=True)],
+        lengths,
+        marks(tokenizer),
+        False,
     )

@@ -25,7 +25,17 @@ from bigmodel_cli.data.text.cleaning import clean
 from bigmodel_cli.data.text.table_parquet import parquet_rows
 from bigmodel_cli.errors import DataError, did_you_mean
 
-ENDINGS = (".tsv", ".csv", ".jsonl", ".parquet", ".txt", ".tsv.gz", ".csv.gz", ".jsonl.gz", ".txt.gz")
+ENDINGS = (
+    ".tsv",
+    ".csv",
+    ".jsonl",
+    ".parquet",
+    ".txt",
+    ".tsv.gz",
+    ".csv.gz",
+    ".jsonl.gz",
+    ".txt.gz",
+)
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 Column = str | int
 
@@ -78,7 +88,9 @@ class Columns:
     @property
     def named(self) -> bool:
         """Whether the first row of a file with separators holds names."""
-        return any(isinstance(c, str) for _, c in self.wanted) if self.header is None else self.header
+        return (
+            any(isinstance(c, str) for _, c in self.wanted) if self.header is None else self.header
+        )
 
 
 @dataclass(frozen=True)
@@ -110,7 +122,9 @@ def keeps_quotes(path: Path, columns: Columns) -> bool:
 
 def opens_quotes(path: Path, columns: Columns) -> bool:
     """Whether values may be in quotes, as in .csv."""
-    return is_separated(path) and (columns.delimiter is not None or plain_name(path).endswith(".csv"))
+    return is_separated(path) and (
+        columns.delimiter is not None or plain_name(path).endswith(".csv")
+    )
 
 
 def read_rows(path: Path, columns: Columns) -> Iterator[Row]:
@@ -128,7 +142,14 @@ def read_rows(path: Path, columns: Columns) -> Iterator[Row]:
     for place, values, width, header in found:
         texts = tuple(_text(value, place) for value in values[: len(columns.text)])
         if columns.targets:
-            yield Row(texts, None, place, width, header, numbers=_numbers(values[len(texts) :], columns, place))
+            yield Row(
+                texts,
+                None,
+                place,
+                width,
+                header,
+                numbers=_numbers(values[len(texts) :], columns, place),
+            )
         elif labelled and columns.separator is not None:
             labels = read_set(values[-1], columns.separator, place, "data.label")
             yield Row(texts, None, place, width, header, labels)
@@ -142,7 +163,9 @@ def rows_of(paths: Sequence[Path], columns: Columns) -> Iterator[Row]:
         yield from read_rows(path, columns)
 
 
-def _separated(path: Path, columns: Columns) -> Iterator[tuple[str, list[Any], int, tuple[str, ...]]]:
+def _separated(
+    path: Path, columns: Columns
+) -> Iterator[tuple[str, list[Any], int, tuple[str, ...]]]:
     """(place, wanted values, columns, names) of rows that all have as many as the first: no separator in a text shifts them."""
     first: list[str] | None = None
     indices: list[int] = []
@@ -181,14 +204,20 @@ def _other_separator(first: Sequence[str], delimiter: str) -> str:
     if len(first) > 1:
         return ""
     other = next((s for s in SEPARATORS if s != delimiter and s in first[0]), None)
-    return "" if other is None else f'; it has {SEPARATORS[other]}: set data.delimiter: "{_spelled(other)}"'
+    return (
+        ""
+        if other is None
+        else f'; it has {SEPARATORS[other]}: set data.delimiter: "{_spelled(other)}"'
+    )
 
 
 def _spelled(separator: str) -> str:
     return separator.replace("\t", "\\t")
 
 
-def _index(place: str, option: str, column: Column, first: Sequence[str], named: bool, hint: str) -> int:
+def _index(
+    place: str, option: str, column: Column, first: Sequence[str], named: bool, hint: str
+) -> int:
     """Where a column stands, by its number or by the names in the first row."""
     if isinstance(column, int):
         if column >= len(first):
@@ -203,7 +232,9 @@ def _index(place: str, option: str, column: Column, first: Sequence[str], named:
             f"{place}: {option}: no column {column!r}; it has {_listed(names)}{hint or did_you_mean(column, names)}"
         )
     if names.count(column) > 1:
-        raise DataError(f"{place}: {option}: {names.count(column)} columns are called {column!r}; say it by number")
+        raise DataError(
+            f"{place}: {option}: {names.count(column)} columns are called {column!r}; say it by number"
+        )
     return names.index(column)
 
 
@@ -219,7 +250,9 @@ def _listed(names: Sequence[str]) -> str:
 def _tab_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Columns between tabs; quotes are characters like others."""
     for number, line in enumerate(lines(path), 1):
-        if line.strip(" ") and (line.strip() or "\t" in line):  # a row of empty values is no empty line
+        if line.strip(" ") and (
+            line.strip() or "\t" in line
+        ):  # a row of empty values is no empty line
             yield number, line.split("\t")
 
 
@@ -246,7 +279,9 @@ def _line_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     return ((number, [line]) for number, line in enumerate(lines(path), 1) if line.strip())
 
 
-def _json_rows(path: Path, columns: Columns) -> Iterator[tuple[str, list[Any], int, tuple[str, ...]]]:
+def _json_rows(
+    path: Path, columns: Columns
+) -> Iterator[tuple[str, list[Any], int, tuple[str, ...]]]:
     for place, row in json_rows(path):
         values = []
         for option, column in columns.wanted:
@@ -255,7 +290,9 @@ def _json_rows(path: Path, columns: Columns) -> Iterator[tuple[str, list[Any], i
             except KeyError:
                 names = dotted(row)
                 near = did_you_mean(str(column), names)
-                raise DataError(f"{place}: {option}: no key {column!r}; it has {_listed(names)}{near}") from None
+                raise DataError(
+                    f"{place}: {option}: no key {column!r}; it has {_listed(names)}{near}"
+                ) from None
         yield place, values, 0, ()
 
 
@@ -268,10 +305,14 @@ def _text(value: Any, place: str) -> str:
 def _numbers(values: Sequence[Any], columns: Columns, place: str) -> tuple[float, ...]:
     try:
         names = columns.target_names
-        return tuple(read_number(v, place, f"data.targets ({n})") for v, n in zip(values, names, strict=True))
+        return tuple(
+            read_number(v, place, f"data.targets ({n})") for v, n in zip(values, names, strict=True)
+        )
     except DataError as error:
         if columns.header is None and not columns.named and place.endswith(":1"):
-            raise DataError(f"{error}; where the first row has names, set data.header: true") from None
+            raise DataError(
+                f"{error}; where the first row has names, set data.header: true"
+            ) from None
         raise
 
 
@@ -286,11 +327,15 @@ def _label(value: Any, place: str) -> str:
             f"{place}: data.label: {'null' if value is None else 'empty'}; give it a class, or leave it out"
         )
     if isinstance(value, float) and value.is_integer():
-        raise DataError(f"{place}: data.label: {value} is a float, which is no class; write {int(value)}")
+        raise DataError(
+            f"{place}: data.label: {value} is a float, which is no class; write {int(value)}"
+        )
     if isinstance(value, list):
         raise DataError(
             f"{place}: data.label: a list; where an item has a set of labels, set data.label_separator (and task.type: multilabel)"
         )
     if not isinstance(value, str):
-        raise DataError(f"{place}: data.label: {repr(value)[:60]} is neither a word nor a whole number")
+        raise DataError(
+            f"{place}: data.label: {repr(value)[:60]} is neither a word nor a whole number"
+        )
     return checked_text(value, f"{place}: data.label").strip()

@@ -11,7 +11,14 @@ from typing import Any
 
 from bigmodel_cli.data.reading import dotted, is_json_lines, json_rows, lookup
 from bigmodel_cli.data.text.table_files import SEPARATORS, Column, Columns, is_separated, splitting
-from bigmodel_cli.data.text.table_header import LABELS, LANGUAGES, NAMES, WORD, column_name, is_number
+from bigmodel_cli.data.text.table_header import (
+    LABELS,
+    LANGUAGES,
+    NAMES,
+    WORD,
+    column_name,
+    is_number,
+)
 from bigmodel_cli.data.text.table_parquet import parquet_names, parquet_rows
 from bigmodel_cli.errors import DataError
 
@@ -79,10 +86,16 @@ def look_at_table(path: Path) -> SeenTable:
         names = list(dict.fromkeys(name for row in rows for name in dotted(row)))
         values = {name: [_under(row, name) for row in rows] for name in names}
         columns = [SeenColumn(name, tuple(values[name])) for name in names]
-        return SeenTable(_some(path, [c for c in columns if not any(isinstance(v, dict | list) for v in c.values)]))
+        return SeenTable(
+            _some(
+                path, [c for c in columns if not any(isinstance(v, dict | list) for v in c.values)]
+            )
+        )
     names = list(parquet_names(path))
     wanted = [("column", name) for name in names]
-    seen = [values for _, values, _, _ in islice(parquet_rows(path, wanted, labelled=True), LOOKED_AT)]
+    seen = [
+        values for _, values, _, _ in islice(parquet_rows(path, wanted, labelled=True), LOOKED_AT)
+    ]
     return SeenTable(_some(path, _columns(names, seen)))
 
 
@@ -97,13 +110,19 @@ def _separated(path: Path) -> SeenTable:
     delimiter = None
     rows = _first_rows(path, None)
     if rows and len(rows[0]) == 1:  # perhaps another separator than the ending says
-        same = [s for s in SEPARATORS if len({row[0].count(s) for row in rows[:50]}) == 1 and s in rows[0][0]]
+        same = [
+            s
+            for s in SEPARATORS
+            if len({row[0].count(s) for row in rows[:50]}) == 1 and s in rows[0][0]
+        ]
         if same:
             delimiter, rows = same[0], _first_rows(path, same[0])
     if not rows:
         raise DataError(f"{path}: no row in it")
     if _is_header(rows):
-        return SeenTable(_some(path, _columns([name.strip() for name in rows[0]], rows[1:])), delimiter)
+        return SeenTable(
+            _some(path, _columns([name.strip() for name in rows[0]], rows[1:])), delimiter
+        )
     return SeenTable(_some(path, _columns(range(len(rows[0])), rows)), delimiter)
 
 
@@ -119,8 +138,14 @@ def _is_header(rows: Sequence[Sequence[str]]) -> bool:
         return False
     if any(column_name(cell) in NAMES | LANGUAGES for cell in first):
         return True
-    numbers = [all(is_number(row[i]) for row in rows[1:] if i < len(row)) for i in range(len(first))]
-    return len(rows) > 1 and any(numbers) and all(WORD.fullmatch(cell.replace(" ", "_")) for cell in first)
+    numbers = [
+        all(is_number(row[i]) for row in rows[1:] if i < len(row)) for i in range(len(first))
+    ]
+    return (
+        len(rows) > 1
+        and any(numbers)
+        and all(WORD.fullmatch(cell.replace(" ", "_")) for cell in first)
+    )
 
 
 def _columns(names: Iterable[Column], rows: Sequence[Sequence[Any]]) -> list[SeenColumn]:
@@ -131,7 +156,9 @@ def _columns(names: Iterable[Column], rows: Sequence[Sequence[Any]]) -> list[See
 
 
 def _some(path: Path, columns: list[SeenColumn]) -> tuple[SeenColumn, ...]:
-    found = [column for column in columns if any(value not in (None, "") for value in column.values)]
+    found = [
+        column for column in columns if any(value not in (None, "") for value in column.values)
+    ]
     if not found:
         raise DataError(f"{path}: no column with values in its first {LOOKED_AT:,} rows")
     return tuple(found)

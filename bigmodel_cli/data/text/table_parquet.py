@@ -14,13 +14,16 @@ from bigmodel_cli.progress import advance
 Wanted = Sequence[tuple[str, str | int]]  # (the option that says the column, the column)
 
 
-def parquet_rows(path: Path, wanted: Wanted, labelled: bool) -> Iterator[tuple[str, list[Any], int, tuple[str, ...]]]:
+def parquet_rows(
+    path: Path, wanted: Wanted, labelled: bool
+) -> Iterator[tuple[str, list[Any], int, tuple[str, ...]]]:
     """(place, wanted values, 0, the columns' names) of each row, as those of other tables are given.
 
     The last value is a label where `labelled`, and gets the name that the schema has for it.
     """
     pyarrow, pc, pq = (
-        need(name, "parquet", f"{path}: reading it") for name in ("pyarrow", "pyarrow.compute", "pyarrow.parquet")
+        need(name, "parquet", f"{path}: reading it")
+        for name in ("pyarrow", "pyarrow.compute", "pyarrow.parquet")
     )
     try:
         with pq.ParquetFile(path) as file:
@@ -47,26 +50,40 @@ def parquet_rows(path: Path, wanted: Wanted, labelled: bool) -> Iterator[tuple[s
 
 def parquet_names(path: Path) -> tuple[str, ...]:
     """The names of a file's columns. Raises `DataError` where it is no Parquet file."""
-    pyarrow, pq = (need(name, "parquet", f"{path}: reading it") for name in ("pyarrow", "pyarrow.parquet"))
+    pyarrow, pq = (
+        need(name, "parquet", f"{path}: reading it") for name in ("pyarrow", "pyarrow.parquet")
+    )
     try:
         return tuple(pq.read_schema(path).names)
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet: {next(iter(str(error).splitlines()), '')}") from None
+        raise DataError(
+            f"{path}: cannot be read as Parquet: {next(iter(str(error).splitlines()), '')}"
+        ) from None
 
 
 def _steps(schema: Any, column: str | int, place: str) -> list[str]:
     """The names that lead to a column: one, or those of structs and the field in them."""
     if isinstance(column, int):
         if column >= len(schema.names):
-            raise DataError(f"{place} is number {column} (from 0), and there are {len(schema.names)} columns")
+            raise DataError(
+                f"{place} is number {column} (from 0), and there are {len(schema.names)} columns"
+            )
         return _steps(schema, schema.names[column], place)
     found = _below(list(schema), column)
     if found is None:
-        names = [n for field in schema for n in (field.name, *(f"{field.name}.{f.name}" for f in _fields(field)))]
+        names = [
+            n
+            for field in schema
+            for n in (field.name, *(f"{field.name}.{f.name}" for f in _fields(field)))
+        ]
         shown = ", ".join(names[:20]) or "none"
-        raise DataError(f"{place}: no column {column!r}; it has {shown}{did_you_mean(column, names)}")
+        raise DataError(
+            f"{place}: no column {column!r}; it has {shown}{did_you_mean(column, names)}"
+        )
     if schema.names.count(found[0]) > 1:
-        raise DataError(f"{place}: {schema.names.count(found[0])} columns are called {found[0]!r}; rename one")
+        raise DataError(
+            f"{place}: {schema.names.count(found[0])} columns are called {found[0]!r}; rename one"
+        )
     return found
 
 
@@ -85,7 +102,11 @@ def _below(fields: Sequence[Any], column: str) -> list[str] | None:
 def _fields(field: Any) -> list[Any]:
     import pyarrow
 
-    return [field.type.field(i) for i in range(field.type.num_fields)] if pyarrow.types.is_struct(field.type) else []
+    return (
+        [field.type.field(i) for i in range(field.type.num_fields)]
+        if pyarrow.types.is_struct(field.type)
+        else []
+    )
 
 
 def _class_names(metadata: Any, steps: Sequence[str]) -> tuple[str, ...]:
@@ -104,5 +125,7 @@ def _name(label: Any, classes: tuple[str, ...], place: str) -> Any:
     if not isinstance(label, int):
         return label
     if not 0 <= label < len(classes):
-        raise DataError(f"{place}: label {label}, and the classes are 0 to {len(classes) - 1}; leave the row out")
+        raise DataError(
+            f"{place}: label {label}, and the classes are 0 to {len(classes) - 1}; leave the row out"
+        )
     return classes[label]

@@ -57,7 +57,14 @@ def survey_table(paths: Sequence[Path], columns: Columns) -> TableSurvey:
     Raises `DataError` where there is no row, and for a first row that seems to hold names although nothing says so.
     """
     hashes = content_hashes(paths)
-    description = ["table", FORMAT, reading.FORMAT, [str(p) for p in paths], hashes, asdict(columns)]
+    description = [
+        "table",
+        FORMAT,
+        reading.FORMAT,
+        [str(p) for p in paths],
+        hashes,
+        asdict(columns),
+    ]
 
     def read() -> dict[str, Any]:
         with progress.reading("reading the tables", paths):
@@ -67,7 +74,12 @@ def survey_table(paths: Sequence[Path], columns: Columns) -> TableSurvey:
 
 
 def _read(paths: Sequence[Path], columns: Columns, hashes: list[str]) -> TableSurvey:
-    found, sha, symbols, firsts = TableSurvey(hashes=hashes), hashlib.sha256(), set[str](), list[Row]()
+    found, sha, symbols, firsts = (
+        TableSurvey(hashes=hashes),
+        hashlib.sha256(),
+        set[str](),
+        list[Row](),
+    )
     for path in paths:
         before, doubts = found.rows, _Doubts()
         for row in read_rows(path, columns):
@@ -91,7 +103,9 @@ def _add(found: TableSurvey, row: Row, sha: Any, symbols: set[str]) -> None:
     for text in row.texts:
         sha.update(text.encode("utf-8") + b"\xff")  # no byte of UTF-8: the end of a text
     if row.label is not None:
-        sha.update(row.label.encode("utf-8") + b"\xfd")  # another end, since a tokenizer is fitted on texts alone
+        sha.update(
+            row.label.encode("utf-8") + b"\xfd"
+        )  # another end, since a tokenizer is fitted on texts alone
     if row.labels is not None:
         sha.update(b"".join(label.encode("utf-8") + b"\xfc" for label in row.labels) + b"\xfb")
     if row.numbers:
@@ -105,7 +119,9 @@ def _add(found: TableSurvey, row: Row, sha: Any, symbols: set[str]) -> None:
         if label not in found.labels:
             found.labels[label] = row.place
             if len(found.labels) > MOST_CLASSES:
-                raise DataError(f"{row.place}: more than {MOST_CLASSES:,} labels; is data.label the right column?")
+                raise DataError(
+                    f"{row.place}: more than {MOST_CLASSES:,} labels; is data.label the right column?"
+                )
 
 
 def check_order(surveys: Iterable[TableSurvey], columns: Columns) -> None:
@@ -205,7 +221,9 @@ def sort_classes(labels: Sequence[str] | dict[str, str]) -> tuple[str, ...]:
     return tuple(sorted(labels))
 
 
-def check_labels(surveys: dict[str, TableSurvey], classes: tuple[str, ...], sets: bool = False) -> None:
+def check_labels(
+    surveys: dict[str, TableSurvey], classes: tuple[str, ...], sets: bool = False
+) -> None:
     """Raise `DataError` for a single class, or sets without any, and for a label that the training split does not have."""
     if sets and not classes:
         raise DataError("data.label: no training row has a label; is it the right column?")

@@ -80,11 +80,18 @@ class ByteTokenizer(_OwnTokenizer):
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of tokens."""
-        return bytes(token for token in tokens if 0 <= token < 256).decode("utf-8", errors="replace")
+        return bytes(token for token in tokens if 0 <= token < 256).decode(
+            "utf-8", errors="replace"
+        )
 
     def to_json(self) -> bytes:
         """The content of tokenizer.json."""
-        level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+        level = {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": False,
+        }
         vocab = {character: byte for byte, character in enumerate(_byte_characters())}
         return _dump(
             {"type": "BPE", "vocab": vocab, "merges": []},
@@ -125,12 +132,18 @@ class CharacterTokenizer(_OwnTokenizer):
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of tokens."""
-        return "".join(self.characters[token] for token in tokens if 0 <= token < len(self.characters))
+        return "".join(
+            self.characters[token] for token in tokens if 0 <= token < len(self.characters)
+        )
 
     def to_json(self) -> bytes:
         """The content of tokenizer.json."""
         return _dump(
-            {"type": "WordLevel", "vocab": {c: i for i, c in enumerate(self.characters)}, "unk_token": "<unknown>"},
+            {
+                "type": "WordLevel",
+                "vocab": {c: i for i, c in enumerate(self.characters)},
+                "unk_token": "<unknown>",
+            },
             end=self.end_of_text,
             pre_tokenizer={
                 "type": "Split",
@@ -196,7 +209,9 @@ class UnknownSymbol(UnknownCharacter):
 
     def __init__(self, character: str, offset: int, where: str = "the text") -> None:
         self.character, self.offset = character, offset
-        DataError.__init__(self, f"{where}: {character!r} is none of the symbols that the model was trained on")
+        DataError.__init__(
+            self, f"{where}: {character!r} is none of the symbols that the model was trained on"
+        )
 
 
 def load_tokenizer(assets: Mapping[str, bytes]) -> Tokenizer:
@@ -218,7 +233,9 @@ def read_tokenizer(content: bytes, name: str, fault: type[BigmodelError] = DataE
     try:
         return _read(content)
     except ValueError as error:
-        raise fault(f"{name}: not a tokenizer.json of the tokenizers library that can be used: {error}") from None
+        raise fault(
+            f"{name}: not a tokenizer.json of the tokenizers library that can be used: {error}"
+        ) from None
 
 
 @functools.lru_cache(maxsize=4)
@@ -254,9 +271,18 @@ def _same(own: Tokenizer, values: Any) -> Tokenizer | None:
 
 
 def _dump(
-    model: dict[str, Any], end: int | None, pre_tokenizer: dict[str, Any], decoder: dict[str, Any] | None
+    model: dict[str, Any],
+    end: int | None,
+    pre_tokenizer: dict[str, Any],
+    decoder: dict[str, Any] | None,
 ) -> bytes:
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    flags = {
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
     values = {
         "version": "1.0",
         "truncation": None,

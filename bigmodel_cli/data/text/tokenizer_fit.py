@@ -15,7 +15,13 @@ from bigmodel_cli.data.files import check_plain, expand
 from bigmodel_cli.data.hashes import check_unchanged
 from bigmodel_cli.data.text.bpe import train_bpe
 from bigmodel_cli.data.text.corpus import Survey
-from bigmodel_cli.data.text.tokenizer import ASSET, ByteTokenizer, CharacterTokenizer, Tokenizer, read_tokenizer
+from bigmodel_cli.data.text.tokenizer import (
+    ASSET,
+    ByteTokenizer,
+    CharacterTokenizer,
+    Tokenizer,
+    read_tokenizer,
+)
 from bigmodel_cli.data.text.tokenizer_library import MOST_BYTES
 from bigmodel_cli.errors import CheckpointError, DataError, SpecError
 from bigmodel_cli.progress import reading
@@ -130,12 +136,16 @@ class FileOptions(_FittedOptions):
             with open(path, "rb") as file:
                 content = file.read(MOST_BYTES + 1)
         except OSError as error:
-            raise SpecError(f"data.tokenizer.path: {path} cannot be read: {error.strerror}") from None
+            raise SpecError(
+                f"data.tokenizer.path: {path} cannot be read: {error.strerror}"
+            ) from None
         tokenizer = read_tokenizer(content, f"data.tokenizer.path: {path}", SpecError)
         symbols = sorted({symbol for found in texts.surveys.values() for symbol in found.symbols})
         unknown = tokenizer.unknown(symbols)
         if unknown:
-            shown = ", ".join(f"{symbol!r}" for symbol in unknown[:5]) + (" ..." if len(unknown) > 5 else "")
+            shown = ", ".join(f"{symbol!r}" for symbol in unknown[:5]) + (
+                " ..." if len(unknown) > 5 else ""
+            )
             say(
                 f"warning: data.tokenizer: {path} has no token for {len(unknown):,} of the {len(symbols):,} characters in the "
                 f"texts ({shown}): they are left out, or read as its unknown token"
@@ -147,7 +157,9 @@ class FileOptions(_FittedOptions):
         return self.fit(Corpora(None, {}), lambda text: None).vocab_size
 
 
-TokenizerOptions = Annotated[BytesOptions | CharactersOptions | BPEOptions | FileOptions, Field(discriminator="type")]
+TokenizerOptions = Annotated[
+    BytesOptions | CharactersOptions | BPEOptions | FileOptions, Field(discriminator="type")
+]
 
 
 def fit_tokenizer(

@@ -25,7 +25,16 @@ LONG = 1 << 16
 """Characters from which on a signal is not to wait until a text is encoded: a row may have a hundred million."""
 MOST_BYTES = 100_000_000
 """Of a tokenizer.json: that of a vocabulary of 256,000 has 35 million."""
-TRIALS = ("", "a", " a 1.", "\ue000 \U0010fffd", "\n\tÄß\u4e2d", "a" * 1000 + "!", "1" * 1000 + "a", " " * 1000 + "a")
+TRIALS = (
+    "",
+    "a",
+    " a 1.",
+    "\ue000 \U0010fffd",
+    "\n\tÄß\u4e2d",
+    "a" * 1000 + "!",
+    "1" * 1000 + "a",
+    " " * 1000 + "a",
+)
 """What any tokenizer must be able to read, with characters that no vocabulary has, and long runs."""
 
 
@@ -40,7 +49,9 @@ class LibraryTokenizer:
         self.library.no_padding()
         self.library.no_truncation()
         self.library.encode_special_tokens = True  # text that spells a special token stays text
-        self.vocab_size = max(self.library.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self.vocab_size = (
+            max(self.library.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        )
         self.end_of_text = self.mark(END_NAMES)
         start = self.mark(START_NAMES)
         self.start_of_text = self.end_of_text if start is None else start
@@ -55,9 +66,15 @@ class LibraryTokenizer:
         utf8(text)
         try:
             if len(text) < LONG:
-                return [int(token) for token in self.library.encode(text, add_special_tokens=False).ids]
-            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else the library warns of a later fork
-            (found,) = heeding(lambda: self.library.encode_batch_fast([text], add_special_tokens=False))
+                return [
+                    int(token) for token in self.library.encode(text, add_special_tokens=False).ids
+                ]
+            os.environ.setdefault(
+                "TOKENIZERS_PARALLELISM", "false"
+            )  # else the library warns of a later fork
+            (found,) = heeding(
+                lambda: self.library.encode_batch_fast([text], add_special_tokens=False)
+            )
             return [int(token) for token in found.ids]
         except BaseException as error:
             raise DataError(f"the tokenizer cannot read {text[:40]!r}: {_reason(error)}") from None
@@ -73,7 +90,9 @@ class LibraryTokenizer:
         try:
             return str(self.library.decode(list(tokens), skip_special_tokens=True))
         except BaseException as error:
-            raise DataError(f"the tokenizer cannot write tokens as text: {_reason(error)}") from None
+            raise DataError(
+                f"the tokenizer cannot write tokens as text: {_reason(error)}"
+            ) from None
 
     def unknown(self, symbols: Iterable[str]) -> list[str]:
         """Those characters, of letters, digits, marks and the like, that are left out or read as an unknown token."""
@@ -85,7 +104,9 @@ class LibraryTokenizer:
 
         def is_known(symbol: str) -> bool:
             found = (self.encode(symbol), self.encode("a" + symbol))
-            return symbol == "a" or any(tokens and unknown not in tokens and tokens != before for tokens in found)
+            return symbol == "a" or any(
+                tokens and unknown not in tokens and tokens != before for tokens in found
+            )
 
         return [s for s in symbols if unicodedata.category(s)[0] not in "CZM" and not is_known(s)]
 
@@ -107,7 +128,9 @@ def open_library(content: bytes) -> LibraryTokenizer:
             for text in TRIALS:
                 tokenizer.decode(tokenizer.encode(text))
         except DataError as error:
-            raise ValueError(f"it cannot read every text (has it an unknown token?): {error}") from None
+            raise ValueError(
+                f"it cannot read every text (has it an unknown token?): {error}"
+            ) from None
     return tokenizer
 
 
@@ -144,4 +167,6 @@ def utf8(text: str) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise DataError(f"the text is not Unicode at character {error.start} ({text[error.start]!r})") from None
+        raise DataError(
+            f"the text is not Unicode at character {error.start} ({text[error.start]!r})"
+        ) from None

@@ -40,10 +40,16 @@ def token_word_flags(tokenizer: Tokenizer) -> np.ndarray[tuple[int, int], np.dty
     Each token is decoded behind a letter, since some tokenizers write a word's space only between words.
     """
     table = np.zeros((tokenizer.vocab_size, 3), np.bool_)
-    letter = next((t for t in range(tokenizer.vocab_size) if tokenizer.decode([t]).strip().isalnum()), None)
+    letter = next(
+        (t for t in range(tokenizer.vocab_size) if tokenizer.decode([t]).strip().isalnum()), None
+    )
     known = tokenizer.decode([letter]) if letter is not None else ""
     for token in range(tokenizer.vocab_size):
-        text = tokenizer.decode([letter, token])[len(known) :] if letter is not None else tokenizer.decode([token])
+        text = (
+            tokenizer.decode([letter, token])[len(known) :]
+            if letter is not None
+            else tokenizer.decode([token])
+        )
         table[token] = (False, _joins(text[0]), _joins(text[-1])) if text else (True, False, False)
     return table
 

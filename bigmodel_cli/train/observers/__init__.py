@@ -16,7 +16,9 @@ def observers(spec: Spec, directory: RunDirectory) -> Observers:
     """Those of a run of this spec."""
     metrics = directory.metrics
     trackers = [Tracked(options) for options in spec.train.trackers]
-    return Observers([Log(metrics), *trackers, Progress(), SampleText(), SamplePictures(), Curve(metrics)])
+    return Observers(
+        [Log(metrics), *trackers, Progress(), SampleText(), SamplePictures(), Curve(metrics)]
+    )
 
 
 __all__ = ["Observer", "Observers", "Recorder", "observers"]

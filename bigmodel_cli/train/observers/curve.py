@@ -10,7 +10,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bigmodel_cli.pictures import MARKED, log_where_wide, metric_axis, new_figure, plain, tidy, whole_steps
+from bigmodel_cli.pictures import (
+    MARKED,
+    log_where_wide,
+    metric_axis,
+    new_figure,
+    plain,
+    tidy,
+    whole_steps,
+)
 from bigmodel_cli.rundir import MetricsLog
 from bigmodel_cli.train.observers.base import Observer
 
@@ -42,7 +50,11 @@ class Curve(Observer):
         picture = self.metrics.path.with_name("curve.png")
         if self.metrics.broken:
             return
-        about = About(Path(os.path.abspath(picture)).parent.name, **run.task.described(), max_grad_norm=run.options.max_grad_norm)
+        about = About(
+            Path(os.path.abspath(picture)).parent.name,
+            **run.task.described(),
+            max_grad_norm=run.options.max_grad_norm,
+        )
         if drawn(picture, lambda: draw_curve(self.metrics.path, picture, about), run.say):
             run.say(f"curve: {picture}")
 
@@ -52,7 +64,11 @@ def drawn(picture: Path, draw: Callable[[], None], tell: Callable[[str], None]) 
     try:
         draw()
     except Exception as error:
-        text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        text = (
+            (error.strerror if isinstance(error, OSError) else None)
+            or str(error)
+            or type(error).__name__
+        )
         reason = text.splitlines()[0]
         tell(f"warning: {picture}: not drawn: {reason}")
         return False
@@ -66,7 +82,11 @@ def draw_curve(metrics: Path, picture: Path, about: About) -> None:
     """
     records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     shown = ("loss", about.name)
-    steps = [r["step"] for r in records if any({**r, **r.get("val", {})}.get(name) is not None for name in shown)]
+    steps = [
+        r["step"]
+        for r in records
+        if any({**r, **r.get("val", {})}.get(name) is not None for name in shown)
+    ]
     if not steps:
         return
     figure = new_figure((8, 6))
@@ -90,7 +110,11 @@ def draw_curve(metrics: Path, picture: Path, about: About) -> None:
 def _draw_losses(axes: Any, records: list[dict[str, Any]], about: About) -> None:
     training = _points(records, "loss")
     validated, judged = (
-        [(r["step"], _number(r["val"].get(name))) for r in records if "val" in r and "averaged" not in r]
+        [
+            (r["step"], _number(r["val"].get(name)))
+            for r in records
+            if "val" in r and "averaged" not in r
+        ]
         for name in ("loss", about.name)
     )
     averaged = [(r["step"], _number(r["val"].get(about.name))) for r in records if "averaged" in r]
@@ -107,9 +131,15 @@ def _draw_losses(axes: Any, records: list[dict[str, Any]], about: About) -> None
         lines += _line(place, judged, "#c2571a", f"validation {about.name}")
         place.set_ylabel(plain(about.name))
         tidy(place, right=True)
-        metric_axis(place, [v for _, v in (*judged, *averaged) if math.isfinite(v)], about.name in about.percent)
+        metric_axis(
+            place,
+            [v for _, v in (*judged, *averaged) if math.isfinite(v)],
+            about.name in about.percent,
+        )
     if averaged:
-        lines += place.plot(*zip(*averaged, strict=True), "*", color="#c2571a", label="of the averaged weights")
+        lines += place.plot(
+            *zip(*averaged, strict=True), "*", color="#c2571a", label="of the averaged weights"
+        )
     _legend(axes, lines)
 
 
@@ -117,7 +147,11 @@ def _draw_training(axes: Any, records: list[dict[str, Any]], clip: float | None)
     norms = _points(records, "grad_norm")
     lines = _line(axes, norms, "#b5a4c8", "norm of the gradient", linewidth=1)
     if clip is not None:
-        lines.append(axes.axhline(clip, color="#6d4f92", linestyle="--", linewidth=1, label=f"clipped at {clip:g}"))
+        lines.append(
+            axes.axhline(
+                clip, color="#6d4f92", linestyle="--", linewidth=1, label=f"clipped at {clip:g}"
+            )
+        )
     axes.set_ylabel("gradient")
     tidy(axes)
     log_where_wide(axes, [value for _, value in norms])
@@ -143,12 +177,24 @@ def _line(axes: Any, points: Points, color: str, label: str, **options: Any) -> 
         return []
     marker = "o" if len(points) < MARKED else None
     return list(
-        axes.plot(*zip(*points, strict=True), color=color, label=plain(label), marker=marker, markersize=3.5, **options)
+        axes.plot(
+            *zip(*points, strict=True),
+            color=color,
+            label=plain(label),
+            marker=marker,
+            markersize=3.5,
+            **options,
+        )
     )
 
 
 def _legend(axes: Any, lines: list[Any]) -> None:
     """Above the axes, never upon a line."""
     if lines:
-        options = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": len(lines), "fontsize": "small"}
+        options = {
+            "loc": "lower center",
+            "bbox_to_anchor": (0.5, 1.0),
+            "ncols": len(lines),
+            "fontsize": "small",
+        }
         axes.legend(lines, [line.get_label() for line in lines], frameon=False, **options)

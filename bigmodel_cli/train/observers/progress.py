@@ -66,7 +66,11 @@ class Pace:
         """The seconds that so many more steps take; None where nothing is known yet."""
         if not self.paces:
             return None
-        extra = median(self.extras) * self.interruptions / (self.step - self.first) if self.extras else 0.0
+        extra = (
+            median(self.extras) * self.interruptions / (self.step - self.first)
+            if self.extras
+            else 0.0
+        )
         return steps * (median(self.paces) + extra)
 
 
@@ -114,28 +118,38 @@ class Progress(Observer):
     def on_log(self, record: dict[str, Any]) -> None:
         """Show where the run is; a record without a loss is of steps that had no effect."""
         now, step = time.perf_counter(), record["step"]
-        self.total = self.total if self.run is None else self.run.total  # by the clock it is foreseen anew
+        self.total = (
+            self.total if self.run is None else self.run.total
+        )  # by the clock it is foreseen anew
         self.pace.add(step)
         if now - self.shown < (BAR_EVERY if self.bar else LINE_EVERY) and step < self.total:
             return
         self.shown = now
         shown_loss = f"{record['loss']:.4f}" if "loss" in record else "-"
         left = self.pace.left(self.total - step)
-        figures = f"loss {shown_loss}  lr {record['lr']:.2e}  {record['per_second']:,.0f} {self.unit}/s"
+        figures = (
+            f"loss {shown_loss}  lr {record['lr']:.2e}  {record['per_second']:,.0f} {self.unit}/s"
+        )
         remaining = f"  {duration(left)} left" if left is not None else ""
         figures += remaining
         if self.bar is not None and self.task is not None:
             if self.bar.console.size.width < WIDE:  # step and time left are not to be cut
                 figures = f"loss {shown_loss}{remaining}"
-            with contextlib.suppress(OSError):  # the terminal has gone; SIGHUP says so in its own way
-                self.bar.update(self.task, total=self.total, completed=step, figures=figures, of=self.total)
+            with contextlib.suppress(
+                OSError
+            ):  # the terminal has gone; SIGHUP says so in its own way
+                self.bar.update(
+                    self.task, total=self.total, completed=step, figures=figures, of=self.total
+                )
         else:
             say(f"step {step}/{self.total}  {figures}")
 
     def on_validation(self, record: dict[str, Any]) -> None:
         """Show the validation's figures."""
         self.pace.interrupt()
-        self.on_message(f"step {record['step']}/{self.total}  validation: {shown_metrics(record['val'], self.info)}")
+        self.on_message(
+            f"step {record['step']}/{self.total}  validation: {shown_metrics(record['val'], self.info)}"
+        )
 
     def on_message(self, text: str) -> None:
         """Print a line that stays."""
@@ -163,4 +177,6 @@ class Progress(Observer):
 
 def shown_metrics(metrics: dict[str, float], info: Callable[[str], MetricInfo]) -> str:
     """'loss 1.8857  accuracy 45.20 %' for people; `info` says what is to be known of a metric."""
-    return "  ".join(f"{name} {shown(value, info(name).percent)}" for name, value in metrics.items())
+    return "  ".join(
+        f"{name} {shown(value, info(name).percent)}" for name, value in metrics.items()
+    )

@@ -34,7 +34,9 @@ class SampleText(Observer):
         decoding = Decoding(wanted.tokens, wanted.temperature, seed=spec.train.seed)
         try:
             tokenizer = load_tokenizer(run.loaded.assets)
-            pieces = stream_text(run.loaded.model, tokenizer, spec.data, wanted.prompt, decoding, run.device)
+            pieces = stream_text(
+                run.loaded.model, tokenizer, spec.data, wanted.prompt, decoding, run.device
+            )
             text = "".join(pieces)
         except DataError as error:
             run.say(f"no sample is shown: task.sample_prompt: {error}")
@@ -59,7 +61,9 @@ def draw_pictures(run: Run, wanted: Pictures, path: Path) -> None:
     """Draw the split's first images, and what the model makes of them, as a PNG."""
     split = run.validation if run.validation is not None else run.loader.batches.split
     samples = np.arange(min(SHOWN, len(split)))
-    batch = {name: tensor.to(run.device) for name, tensor in split.batch(samples, 0, 0, False).items()}
+    batch = {
+        name: tensor.to(run.device) for name, tensor in split.batch(samples, 0, 0, False).items()
+    }
     with evaluating(run.loaded.model), torch.inference_mode():
         rows = wanted.rows(run.loaded.model, batch)
     pixels = {name: denormalise(images, run.loaded.info).cpu() for name, images in rows.items()}

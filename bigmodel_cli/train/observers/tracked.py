@@ -29,7 +29,9 @@ class Tracked(Recorder):
         self.tracker = Tracker()
         self.thread: threading.Thread | None = None
         self.calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self.remarks: SimpleQueue[str] = SimpleQueue()  # a thread tells nothing by itself: it would break the bar
+        self.remarks: SimpleQueue[str] = (
+            SimpleQueue()
+        )  # a thread tells nothing by itself: it would break the bar
         self.failed = False
         self.until = 0.0  # when the end stops waiting; 0 before the end
 
@@ -102,7 +104,9 @@ class Tracked(Recorder):
         self.failed = True
         text = str(error).partition("\n")[0]
         if not isinstance(error, BigmodelError):
-            text = f"train.trackers: {self._name}: {type(error).__name__}{f': {text}' if text else ''}"
+            text = (
+                f"train.trackers: {self._name}: {type(error).__name__}{f': {text}' if text else ''}"
+            )
         self.remarks.put(f"warning: {text}; training goes on without {self.tracker.what}")
 
     def _tell(self) -> None:
