@@ -168,8 +168,14 @@ def _memory_remedy(arguments: list[str]) -> str:
     remedies = {
         "pretrain": "set a smaller train.micro_batch_size, or make the model smaller",
         "finetune": "set a smaller train.micro_batch_size, or make the model smaller",
-        "eval": "set a smaller batch: --set train.validation_batch=16; or use a machine with more memory",
-        "predict": "give shorter or smaller inputs, fewer --beams or --max-tokens; or use a machine with more memory",
+        "eval": (
+            "set a smaller batch: --set train.validation_batch=16; or use a machine with more"
+            " memory"
+        ),
+        "predict": (
+            "give shorter or smaller inputs, fewer --beams or --max-tokens; or use a machine with"
+            " more memory"
+        ),
         "attend": "give a shorter or smaller input; or use a machine with more memory",
         "bench": "set a smaller --set train.batch_size, or make the model smaller",
     }

@@ -174,8 +174,9 @@ def build_on_meta(spec: Spec, info: DatasetInfo) -> Model:
             needed = 4 * math.prod(watch.shape) * _copies(spec)
             shape, text = " x ".join(f"{n:,}" for n in watch.shape), str(error).splitlines()[0]
     raise SpecError(
-        f"model: too large for any machine: one tensor of {shape} numbers needs {quantity(needed, 'B')} with its gradient and "
-        f"the optimizer's state ({text}); make the model smaller"
+        f"model: too large for any machine: one tensor of {shape} numbers needs"
+        f" {quantity(needed, 'B')} with its gradient and the optimizer's state ({text}); make the"
+        " model smaller"
     )
 
 
@@ -240,7 +241,7 @@ def check_memory(spec: Spec, info: DatasetInfo, device: torch.device) -> Outline
     if needed > there:
         count = sum(p.numel() for p in found.tensors)
         raise SpecError(
-            f"model: {count:,} parameters need {quantity(needed, 'B')} for weights, gradients and optimizer, and {device} has "
-            f"{quantity(there, 'B')}; make the model smaller"
+            f"model: {count:,} parameters need {quantity(needed, 'B')} for weights, gradients and"
+            f" optimizer, and {device} has {quantity(there, 'B')}; make the model smaller"
         )
     return found

@@ -32,7 +32,8 @@ def _home() -> Path:
         home = Path()
     if not home.is_absolute() or os.environ.get("HOME") == "":
         raise ResourceError(
-            "no place for the cache: no home directory is known; set XDG_CACHE_HOME to an absolute path"
+            "no place for the cache: no home directory is known; set XDG_CACHE_HOME to an absolute"
+            " path"
         )
     return home / ".cache"
 

@@ -68,7 +68,10 @@ def schema() -> dict[str, Any]:
 
 def _open_top(values: dict[str, Any]) -> dict[str, Any]:
     """Keys that begin with x- are free at the top of a spec (a place for YAML anchors), which may inherit from another."""
-    what = "another spec, from which this one takes what it does not say; its path from this file's folder"
+    what = (
+        "another spec, from which this one takes what it does not say; its path from this file's"
+        " folder"
+    )
     base = {"description": what, "type": "string", "examples": ["other.yaml"]}
     properties = {BASE: base, **values["properties"]}
     return {**values, "properties": properties, "patternProperties": {"^x-": {}}}

@@ -77,8 +77,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="bigmodel",
-    help="The workbench for the structure of AI models: write a network as YAML, then pretrain, finetune, evaluate, "
-    "look inside and measure it.",
+    help=(
+        "The workbench for the structure of AI models: write a network as YAML, then pretrain,"
+        " finetune, evaluate, look inside and measure it."
+    ),
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -266,7 +268,8 @@ def evaluate(
         for name in metric or []:
             if name not in MEASURES:
                 raise SpecError(
-                    f"--metric {name}: not one of {', '.join(MEASURES)}{did_you_mean(name, MEASURES)}"
+                    f"--metric {name}: not one of"
+                    f" {', '.join(MEASURES)}{did_you_mean(name, MEASURES)}"
                 )
         report = rescore_samples(rescore, metric or [])
     elif tasks is not None:

@@ -210,7 +210,8 @@ class MelConfig:
         """Raise `ValueError` where the filters of its bands would take more memory than any sound needs."""
         if self.mels * self.window > MOST_FILTERS:
             raise ValueError(
-                f"{self.mels:,} mels of a window of {self.window:,} samples; their product is at most {MOST_FILTERS:,}"
+                f"{self.mels:,} mels of a window of {self.window:,} samples; their product is at"
+                f" most {MOST_FILTERS:,}"
             )
 
 
@@ -278,7 +279,8 @@ class DatasetInfo:
             raise ValueError(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
         if info.image_shape is not None and math.prod(info.image_shape) > MOST_PIXELS:
             raise ValueError(
-                f"image_shape: images of {math.prod(info.image_shape):,} numbers; at most {MOST_PIXELS:,}"
+                f"image_shape: images of {math.prod(info.image_shape):,} numbers; at most"
+                f" {MOST_PIXELS:,}"
             )
         if info.sound is not None:
             _check_sound(info, info.sound)

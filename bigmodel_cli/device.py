@@ -44,7 +44,8 @@ def pick_device(wanted: str, say: Callable[[str], None]) -> torch.device:
     if kind == "cuda":
         if not has_cuda:
             raise ResourceError(
-                f"--device {wanted}: this machine has no usable CUDA device; use --device cpu or auto"
+                f"--device {wanted}: this machine has no usable CUDA device; use --device cpu or"
+                " auto"
             )
         if int(number or 0) >= torch.cuda.device_count():
             raise ResourceError(

@@ -19,7 +19,8 @@ def freeze(model: Model, init: InitOptions) -> None:
         matching = [name for name in names if _matches(name, pattern)]
         if not matching:
             raise SpecError(
-                f"init.freeze: {pattern!r} matches no weight; they are called like {next(iter(parameters))}"
+                f"init.freeze: {pattern!r} matches no weight; they are called like"
+                f" {next(iter(parameters))}"
             )
         for name in matching:
             if name in parameters:
@@ -32,7 +33,8 @@ def freeze(model: Model, init: InitOptions) -> None:
             _below(name, model.output_layers()) for name in parameters
         )
         way = (
-            "the head has the weights of the embedding (tie_embeddings); write init.freeze: ['blocks.*'] in place of init.train"
+            "the head has the weights of the embedding (tie_embeddings); write init.freeze:"
+            " ['blocks.*'] in place of init.train"
             if tied
             else "leave some out of init.freeze"
         )

@@ -39,11 +39,13 @@ def _read(path: Path, options: type[Options], above: list[Path]) -> Node:
     chain, below = [*above, path], path.parent / os.path.expanduser(named.value)
     if os.path.realpath(below) in map(os.path.realpath, chain):
         raise SpecError(
-            f"{named.where}: {BASE}: a circle: {' -> '.join(map(str, [*chain, below]))}; take one base out"
+            f"{named.where}: {BASE}: a circle: {' -> '.join(map(str, [*chain, below]))}; take one"
+            " base out"
         )
     if len(chain) >= MOST_FILES:
         raise SpecError(
-            f"{named.where}: {BASE}: more than {MOST_FILES} files, each the base of the one above it"
+            f"{named.where}: {BASE}: more than {MOST_FILES} files, each the base of the one"
+            " above it"
         )
     try:
         inherited = _read(below, options, chain)
@@ -98,7 +100,10 @@ def _without_alternatives(
             given = name in upper and upper[name].value is not None
             if given and other not in upper and other in kept and kept[other].value is not None:
                 section = ".".join(path)
-                text = f"{section}.{name}: {upper[name].value} is taken in place of {section}.{other}: {kept[other].value}"
+                text = (
+                    f"{section}.{name}: {upper[name].value} is taken in place of {section}.{other}:"
+                    f" {kept[other].value}"
+                )
                 say(f"{text} of the base")
                 del kept[other]
     return kept

@@ -112,8 +112,9 @@ def _check_tokenizers(path: Path, assets: Mapping[str, bytes], info: DatasetInfo
         tokenizer = read_tokenizer(assets[name], str(path / name), CheckpointError)
         if most is None or tokenizer.vocab_size > most:
             raise CheckpointError(
-                f"{path / name}: it gives tokens up to {tokenizer.vocab_size - 1:,}, and facts.json has "
-                f"{'no number of tokens' if most is None else f'{most:,} of them'}; use another checkpoint"
+                f"{path / name}: it gives tokens up to {tokenizer.vocab_size - 1:,}, and facts.json"
+                f" has {'no number of tokens' if most is None else f'{most:,} of them'}; use"
+                " another checkpoint"
             )
 
 
@@ -131,7 +132,8 @@ def say_carried(
         default = getattr(spec.data, name) == type(spec.data).model_fields[name].default
         if new[name] != old[name] and (not default or f"data.{name}" in given):
             say(
-                f"data.{name}: {_shown(new[name])} is not used: the checkpoint has its own ({_shown(old[name])})"
+                f"data.{name}: {_shown(new[name])} is not used: the checkpoint has its own"
+                f" ({_shown(old[name])})"
             )
 
 

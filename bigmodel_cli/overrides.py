@@ -79,7 +79,8 @@ def apply_override(root: Node, override: Change, options: type[Options]) -> None
     if isinstance(override, Override):
         if not _is_unicode(override.value):
             raise SpecError(
-                f"{override.place}: {override.value!r} is not UTF-8, and no spec can record it; rename it, or give a link to it"
+                f"{override.place}: {override.value!r} is not UTF-8, and no spec can record it;"
+                " rename it, or give a link to it"
             )
         value = Node(override.value, override.place)
         _put(root, override.key.split("."), value, override.place, options)
@@ -113,7 +114,8 @@ def _put(root: Node, path: list[str], value: Node, place: str, options: type[Opt
         if not isinstance(node.value, dict):
             if node.value is not None:
                 raise SpecError(
-                    f"{place}: {'.'.join(path[:index])} is a value, and has no {_short(part)!r} inside"
+                    f"{place}: {'.'.join(path[:index])} is a value, and has no {_short(part)!r}"
+                    " inside"
                 )
             node.value = {}
         if last:

@@ -46,8 +46,8 @@ def plain_names(texts: Sequence[str]) -> list[str]:
     if missing:
         more = f" ... ({len(missing):,} characters)" if missing[8:] else ""
         say(
-            f"no installed font has {' '.join(missing[:8])}{more}: the picture shows code points instead; install a font that has "
-            "them, such as one of Noto's"
+            f"no installed font has {' '.join(missing[:8])}{more}: the picture shows code points"
+            " instead; install a font that has them, such as one of Noto's"
         )
     shown = str.maketrans({"$": r"\$", **{c: escape(c) for c in missing}})
     return [line.translate(shown) for line in lines]

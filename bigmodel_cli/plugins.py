@@ -173,7 +173,8 @@ def _name(path: str, options: Any, base: type[Options]) -> str:
     ]
     if lacking and not issubclass(options, base):
         raise SpecError(
-            f"{place} is no subclass of {base.__module__}.{base.__name__}: it lacks {', '.join(lacking)}"
+            f"{place} is no subclass of {base.__module__}.{base.__name__}: it lacks"
+            f" {', '.join(lacking)}"
         )
     if lacking := sorted({*lacking, *options.__abstractmethods__}):
         raise SpecError(

@@ -47,14 +47,16 @@ def predict(
     known = not writes and (target is not None or kind.one_size)
     if known and (given := decoding.given()):
         raise SpecError(
-            f"{given[0]} is for models that write text, and this one was trained for {loaded.task.name}; leave it out"
+            f"{given[0]} is for models that write text, and this one was trained for"
+            f" {loaded.task.name}; leave it out"
         )
     spells = target is not None and target.spelled
     tags = target is not None and target.tags
     labels = known and not spells and not tags
     if top is not None and not (labels and loaded.task.has_top):
         raise SpecError(
-            f"--top is for models that label, and this one was trained for {loaded.task.name}; leave it out"
+            f"--top is for models that label, and this one was trained for {loaded.task.name};"
+            " leave it out"
         )
     if not kind.in_files:
         inputs = _naming_files(inputs, word)
@@ -133,8 +135,9 @@ def _naming_files(inputs: Iterable[str], word: str) -> Iterator[str]:
         if not said and os.path.isfile(given):
             said = True
             say(
-                f"warning: {word} {number} ({given}) names a file, and this model reads the words themselves; for the lines of "
-                f"the file: bigmodel predict CKPT < {shlex.quote(given)}"
+                f"warning: {word} {number} ({given}) names a file, and this model reads the words"
+                " themselves; for the lines of the file: bigmodel predict CKPT <"
+                f" {shlex.quote(given)}"
             )
         yield given
 
@@ -145,8 +148,8 @@ def label_items(
     """{"input"} and what the task tells (`Task.predictions`) for each input."""
     if not loaded.task.labels:
         raise SpecError(
-            f"this model was trained for {loaded.task.name} and has no head to label them; finetune it first: bigmodel finetune "
-            "--from CKPT SPEC, with a task that labels"
+            f"this model was trained for {loaded.task.name} and has no head to label them; finetune"
+            " it first: bigmodel finetune --from CKPT SPEC, with a task that labels"
         )
 
     def answer(items: list[Item], batch: dict[str, Tensor]) -> Iterator[dict[str, Any]]:

@@ -52,18 +52,25 @@ class TrainOptions(Options):
     )
     minutes: Positive | None = Field(
         None,
-        description="minutes of training, in place of steps: validations and saving do not count, and the schedule "
-        "follows the clock; such a run is not exactly repeatable",
+        description=(
+            "minutes of training, in place of steps: validations and saving do not count, and the"
+            " schedule follows the clock; such a run is not exactly repeatable"
+        ),
     )
     batch_size: Count = Field(64, description="samples per step, over all micro-batches")
     batch_tokens: Count | None = Field(
         None,
-        description="tokens per step, in place of batch_size: samples of similar length, each counted as long as the longest "
-        "beside it (of pairs, the longer side)",
+        description=(
+            "tokens per step, in place of batch_size: samples of similar length, each counted as"
+            " long as the longest beside it (of pairs, the longer side)"
+        ),
     )
     micro_batch_size: Count | None = Field(
         None,
-        description="samples (with batch_tokens: tokens) that pass through the model at once; all when left out",
+        description=(
+            "samples (with batch_tokens: tokens) that pass through the model at once; all when"
+            " left out"
+        ),
     )
     optimizer: OptimizerOptions = Field(AdamWOptions(), description="how gradients become updates")
     schedule: ScheduleOptions = Field(
@@ -94,7 +101,10 @@ class TrainOptions(Options):
     )
     validation_batch: Count | None = Field(
         None,
-        description="samples at once in a validation; left out: a micro-batch, and at least 256 samples or 16,384 tokens",
+        description=(
+            "samples at once in a validation; left out: a micro-batch, and at least 256 samples or"
+            " 16,384 tokens"
+        ),
     )
     checkpoint_every: Steps | None = Field(
         None, description="steps between checkpoints; as the validations when left out"
@@ -107,12 +117,17 @@ class TrainOptions(Options):
     )
     patience: Count | None = Field(
         None,
-        description="stop after so many validations without a better metric; the run's result is the best checkpoint",
+        description=(
+            "stop after so many validations without a better metric; the run's result is the best"
+            " checkpoint"
+        ),
     )
     rewind: RewindOptions | None = Field(
         None,
-        description="go back to the last checkpoint where the loss of a step jumps, and past the batches that led there; "
-        "{} for the usual bounds, null for never",
+        description=(
+            "go back to the last checkpoint where the loss of a step jumps, and past the batches"
+            " that led there; {} for the usual bounds, null for never"
+        ),
     )
     trackers: list[TrackerOptions] = Field(
         [], description="where the records of metrics.jsonl go as well"
@@ -158,7 +173,8 @@ class TrainOptions(Options):
             raise ValueError("give either validate_every or validate_epochs, not both")
         if self.average_last is not None and self.patience is not None:
             raise ValueError(
-                "average_last takes the newest checkpoints and patience the best one; give one of them"
+                "average_last takes the newest checkpoints and patience the best one; give one of"
+                " them"
             )
         if self.ema is not None and self.optimizer.averages:
             raise ValueError(
@@ -238,5 +254,8 @@ class InitOptions(Options):
     )
     freeze: list[str] = Field(
         [],
-        description="names or patterns (blocks.0.*) of weights that are not trained; modules with no other weight evaluate",
+        description=(
+            "names or patterns (blocks.0.*) of weights that are not trained; modules with no other"
+            " weight evaluate"
+        ),
     )

@@ -91,7 +91,8 @@ def named_weights(model: Module) -> list[Weight]:
             for name, role in module.weight_roles().items():
                 if prefix + name not in roles:
                     raise ValueError(
-                        f"{type(module).__name__}.weight_roles names {name!r}, which is not a weight of it"
+                        f"{type(module).__name__}.weight_roles names {name!r}, which is not a"
+                        " weight of it"
                     )
                 roles[prefix + name] = role
     uses: dict[int, list[Role]] = {}

@@ -100,7 +100,8 @@ class MetricsLog:
         """Say once that there will be no log."""
         self.broken = True
         say(
-            f"warning: {self.path}: cannot be written: {os.strerror(error.errno or 0)}; training goes on without the log"
+            f"warning: {self.path}: cannot be written: {os.strerror(error.errno or 0)}; training"
+            " goes on without the log"
         )
 
 
@@ -171,14 +172,16 @@ class RunDirectory:
                 (path / LOCK).unlink(missing_ok=True)
             _remove_empty(made)
             raise ResourceError(
-                f"{path}: cannot be written: {os.strerror(error.errno or 0)}; choose another place with --out"
+                f"{path}: cannot be written: {os.strerror(error.errno or 0)}; choose another place"
+                " with --out"
             ) from None
         directory = cls(path, descriptor, made)
         if not resume and not _vacant(path):
             directory.made = []
             os.close(descriptor)
             raise Occupied(
-                f"{path}: holds a run (or other files) already; go on with it by --resume, or choose another --out"
+                f"{path}: holds a run (or other files) already; go on with it by --resume, or"
+                " choose another --out"
             )
         for draft in [p for p in path.iterdir() if _DRAFT.match(p.name)]:
             draft.unlink(missing_ok=True)

@@ -106,7 +106,8 @@ def load(
         changes = list(overrides)
         if BASE in map(key_of, changes):
             raise SpecError(
-                f"--set {BASE}: a spec names its base in its file; write {BASE}: other.yaml at its top"
+                f"--set {BASE}: a spec names its base in its file; write {BASE}: other.yaml at"
+                " its top"
             )
         apply_overrides(root, changes, Spec)
     return check(root)
@@ -166,7 +167,8 @@ def check(root: Node) -> Spec:
         count := _count(spec.to_dict())
     ) > MAX_RESOLVED_NODES:  # a checkpoint could not be read again
         raise SpecError(
-            f"{root.where}: {count:,} values once resolved, and at most {MAX_RESOLVED_NODES:,} are read; use `repeat`"
+            f"{root.where}: {count:,} values once resolved, and at most {MAX_RESOLVED_NODES:,} are"
+            " read; use `repeat`"
         )
     spec._source = Source(root)
     return spec

@@ -99,7 +99,8 @@ def _bounded(path: Path) -> bytes:
         raise SpecError(f"{path}: this is a device or a socket; name a spec file (.yaml)")
     if status.st_size > MAX_BYTES:
         raise SpecError(
-            f"{path}: {status.st_size:,} bytes; a spec has at most {MAX_BYTES:,}. Is this the right file?"
+            f"{path}: {status.st_size:,} bytes; a spec has at most {MAX_BYTES:,}. Is this the right"
+            " file?"
         )
     content, end = b"", time.monotonic() + PATIENCE
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -110,7 +111,8 @@ def _bounded(path: Path) -> bytes:
             left = end - time.monotonic()
             if left <= 0 or not waiting.poll(1000 * left):
                 raise SpecError(
-                    f"{path}: nothing more came through this pipe within {PATIENCE} s; name a spec file (.yaml)"
+                    f"{path}: nothing more came through this pipe within {PATIENCE} s; name a spec"
+                    " file (.yaml)"
                 )
             piece = os.read(descriptor, MAX_BYTES)
             if not piece:
@@ -135,7 +137,8 @@ def parse_yaml(
         line = content[: error.start].count(b"\n") + 1
         column = error.start - content.rfind(b"\n", 0, error.start)
         raise SpecError(
-            f"{name}:{line}:{column}: not UTF-8 (byte 0x{content[error.start]:02x}); save it as UTF-8"
+            f"{name}:{line}:{column}: not UTF-8 (byte 0x{content[error.start]:02x}); save it as"
+            " UTF-8"
         ) from None
     return _Builder(name, most=most_nodes).build(text)
 
@@ -172,7 +175,8 @@ class _Builder:
                     documents += 1
                     if documents > 1:
                         raise SpecError(
-                            f"{self.place(event)}: a second document (`---`); a spec is one document"
+                            f"{self.place(event)}: a second document (`---`); a spec is one"
+                            " document"
                         )
                 elif isinstance(event, yaml.NodeEvent):
                     root = self.node(event, events, 0)
@@ -239,7 +243,8 @@ class _Builder:
         self.nodes += more
         if self.nodes > self.most:
             raise SpecError(
-                f"{where}: more than {self.most:,} values once its aliases are followed; name many files by their folder or a glob"
+                f"{where}: more than {self.most:,} values once its aliases are followed; name many"
+                " files by their folder or a glob"
             )
 
     def scalar(self, event: yaml.ScalarEvent) -> Any:

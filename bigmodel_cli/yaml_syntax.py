@@ -5,8 +5,10 @@ from __future__ import annotations
 _MEANINGS = (
     (
         "mapping values are not allowed",
-        "a colon cannot stand here; indent this line as the one above, write a blank after the colon there, or put text that "
-        "holds a colon and a blank in quotes",
+        (
+            "a colon cannot stand here; indent this line as the one above, write a blank after the"
+            " colon there, or put text that holds a colon and a blank in quotes"
+        ),
     ),
     (
         "could not find expected ':'",
@@ -14,15 +16,24 @@ _MEANINGS = (
     ),
     (
         "did not find expected ',' or",
-        "a list or mapping in brackets goes on where it should have ended{since}; add the missing comma, ] or }}",
+        (
+            "a list or mapping in brackets goes on where it should have ended{since}; add the"
+            " missing comma, ] or }}"
+        ),
     ),
     (
         "did not find expected key",
-        "this line is not indented as the other lines of its mapping{since}; give all lines of a mapping as many blanks",
+        (
+            "this line is not indented as the other lines of its mapping{since}; give all lines of"
+            " a mapping as many blanks"
+        ),
     ),
     (
         "did not find expected '-' indicator",
-        "this line stands in a list{since}, and does not begin with `- `; indent it as the item that it belongs to, or less",
+        (
+            "this line stands in a list{since}, and does not begin with `- `; indent it as the item"
+            " that it belongs to, or less"
+        ),
     ),
     (
         "block sequence entries are not allowed",
@@ -87,7 +98,10 @@ def in_plain_words(problem: str, context: str, rest: str, since: int | None) -> 
     if rest[:1] in ("]", "}") and (
         "expected key" in problem or "node content" in problem or "document start" in problem
     ):
-        return f"a closing {rest[0]} without an opening one; remove it, or write the value that is missing"
+        return (
+            f"a closing {rest[0]} without an opening one; remove it, or write the value that is"
+            " missing"
+        )
     if "expected key" in problem and since is None:
         return "text follows a value that has ended; a quote within quotes is written twice"
     opened = f" (it begins in line {since})" if since is not None else ""

@@ -29,7 +29,10 @@ Source = Annotated[
     typer.Option(
         "--from",
         metavar="CKPT",
-        help="The checkpoint to start from; '-' reads the path from stdin. Left out with --resume --out RUN.",
+        help=(
+            "The checkpoint to start from; '-' reads the path from stdin. Left out with --resume"
+            " --out RUN."
+        ),
         show_default=False,
     ),
 ]
@@ -64,7 +67,10 @@ Plugin = Annotated[
     typer.Option(
         "--plugin",
         metavar="FILE",
-        help="Add the parts, tasks, data ... of a Python file of yours, e.g. --plugin my_part.py. It is run.",
+        help=(
+            "Add the parts, tasks, data ... of a Python file of yours, e.g. --plugin my_part.py. It"
+            " is run."
+        ),
         callback=_name_plugins,
         is_eager=True,
         show_default=False,
@@ -85,7 +91,10 @@ SetPart = Annotated[
 Out = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
-        help="The run's directory, e.g. --out runs/try1. [default: runs/NAME, the first that is free]",
+        help=(
+            "The run's directory, e.g. --out runs/try1. [default: runs/NAME, the first that is"
+            " free]"
+        ),
         show_default=False,
     ),
 ]
@@ -101,13 +110,19 @@ AcceptData = Annotated[
 Device = Annotated[
     str,
     typer.Option(
-        help="auto, cpu, cuda, cuda:N or mps, e.g. --device cuda. auto: CUDA, else MPS, else the CPU."
+        help=(
+            "auto, cpu, cuda, cuda:N or mps, e.g. --device cuda. auto: CUDA, else MPS, else the"
+            " CPU."
+        )
     ),
 ]
 Precision = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(
-        help="auto, fp32, bf16 or fp16, e.g. --precision bf16; the same as --set train.precision=bf16.",
+        help=(
+            "auto, fp32, bf16 or fp16, e.g. --precision bf16; the same as --set"
+            " train.precision=bf16."
+        ),
         show_default=False,
     ),
 ]

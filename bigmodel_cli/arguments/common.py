@@ -85,7 +85,8 @@ def need_run(
         if spec is not None and os.path.isdir(spec):
             missing += f": write --from {shlex.quote(str(spec))}"
         raise SpecError(
-            f"{command} needs {missing}; only a run that is gone on with, by --resume --out RUN, knows what it began with"
+            f"{command} needs {missing}; only a run that is gone on with, by --resume --out RUN,"
+            " knows what it began with"
         )
 
 
@@ -132,7 +133,8 @@ def resolve_checkpoint(text: str, with_inputs: bool = False) -> Path:
         and (rest := sys.stdin.buffer.read().strip().splitlines())
     ):
         say(
-            f"note: '-' is the first line of stdin; {len(rest)} more are left out (| xargs -n 1 takes each by itself)"
+            f"note: '-' is the first line of stdin; {len(rest)} more are left out (| xargs -n 1"
+            " takes each by itself)"
         )
     return Path(line)
 
@@ -154,7 +156,8 @@ def with_a_first(lines: Iterator[str]) -> Iterator[str]:
     first = next(lines, None)
     if first is None:
         raise SpecError(
-            "no input is named, and stdin is empty; give inputs as arguments, or one on each line of stdin"
+            "no input is named, and stdin is empty; give inputs as arguments, or one on each line"
+            " of stdin"
         )
     return chain([first], lines)
 

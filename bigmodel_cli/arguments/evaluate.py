@@ -19,7 +19,10 @@ AnyCheckpoint = Annotated[
 SplitName = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(
-        help="train, val or test. [default: test where there is one, else val; opens that split alone]",
+        help=(
+            "train, val or test. [default: test where there is one, else val; opens that split"
+            " alone]"
+        ),
         show_default=False,
     ),
 ]

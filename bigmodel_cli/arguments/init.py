@@ -18,7 +18,10 @@ Like = Annotated[
     typer.Option(
         "--like",
         metavar="SAMPLE",
-        help="What to start from: decoder, cnn, a file of sample_configs, or a task; decoder when left out.",
+        help=(
+            "What to start from: decoder, cnn, a file of sample_configs, or a task; decoder when"
+            " left out."
+        ),
         show_default=False,
     ),
 ]
@@ -27,7 +30,10 @@ OwnData = Annotated[
     typer.Option(
         "--data",
         metavar="PATH",
-        help="Your data: a folder of images by class, a table, texts, recordings; twice for two files of pairs.",
+        help=(
+            "Your data: a folder of images by class, a table, texts, recordings; twice for two"
+            " files of pairs."
+        ),
         show_default=False,
     ),
 ]

@@ -14,14 +14,20 @@ Input = Annotated[
 Layer = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(
-        help="The layer shown, e.g. --layer 0. [default: the last in the terminal, all in the picture]",
+        help=(
+            "The layer shown, e.g. --layer 0. [default: the last in the terminal, all in the"
+            " picture]"
+        ),
         show_default=False,
     ),
 ]
 Head = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(
-        help="Its head, e.g. --head 2. [default: the mean of all in the terminal, each in the picture]",
+        help=(
+            "Its head, e.g. --head 2. [default: the mean of all in the terminal, each in the"
+            " picture]"
+        ),
         show_default=False,
     ),
 ]
@@ -36,7 +42,10 @@ Targets = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Argument(
         metavar="SPEC|CKPT ...",
-        help="Specs or checkpoints, the first being what others are compared with; a built-in set when left out.",
+        help=(
+            "Specs or checkpoints, the first being what others are compared with; a built-in set"
+            " when left out."
+        ),
         show_default=False,
     ),
 ]

@@ -15,7 +15,10 @@ Inputs = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Argument(
         metavar="INPUT",
-        help="Images, recordings, prompts or texts; when left out the lines of stdin, each with a record of its own.",
+        help=(
+            "Images, recordings, prompts or texts; when left out the lines of stdin, each with a"
+            " record of its own."
+        ),
         show_default=False,
     ),
 ]
@@ -30,8 +33,10 @@ MaxTokens = Annotated[
     typer.Option(
         min=1,
         max=MOST_TOKENS,
-        help="Most tokens of text, e.g. --max-tokens 50. [default: 200 for a decoder; what the task or the context of an "
-        "encoder-decoder holds]",
+        help=(
+            "Most tokens of text, e.g. --max-tokens 50. [default: 200 for a decoder; what the task"
+            " or the context of an encoder-decoder holds]"
+        ),
         show_default=False,
     ),
 ]
@@ -39,8 +44,10 @@ Temperature = Annotated[
     Optional[float],  # noqa: UP045
     typer.Option(
         min=0,
-        help="0 is greedy, e.g. --temperature 0.8. [default: 0.8 for a decoder, and where --top-k, --top-p or --min-p are given; "
-        "an encoder-decoder searches otherwise]",
+        help=(
+            "0 is greedy, e.g. --temperature 0.8. [default: 0.8 for a decoder, and where --top-k,"
+            " --top-p or --min-p are given; an encoder-decoder searches otherwise]"
+        ),
         show_default=False,
     ),
 ]
@@ -52,7 +59,9 @@ TopP = Annotated[
     typer.Option(
         min=0.001,
         max=1,
-        help="Draw from the likeliest tokens that have this probability together, e.g. --top-p 0.9.",
+        help=(
+            "Draw from the likeliest tokens that have this probability together, e.g. --top-p 0.9."
+        ),
     ),
 ]
 MinP = Annotated[
@@ -60,7 +69,9 @@ MinP = Annotated[
     typer.Option(
         min=0,
         max=1,
-        help="Draw from tokens with this part of the likeliest one's probability, e.g. --min-p 0.05.",
+        help=(
+            "Draw from tokens with this part of the likeliest one's probability, e.g. --min-p 0.05."
+        ),
     ),
 ]
 RepetitionPenalty = Annotated[
@@ -75,7 +86,10 @@ Beams = Annotated[
     typer.Option(
         min=1,
         max=MOST_BEAMS,
-        help="Search with so many hypotheses, e.g. --beams 5; 1 is greedy. [default: as the task says]",
+        help=(
+            "Search with so many hypotheses, e.g. --beams 5; 1 is greedy. [default: as the task"
+            " says]"
+        ),
         show_default=False,
     ),
 ]

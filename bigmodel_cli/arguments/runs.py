@@ -12,8 +12,10 @@ Runs = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Argument(
         metavar="DIR|RUN",
-        help="Folders that hold runs, runs (also by their name below runs/), or their checkpoints; '-' reads paths from "
-        "stdin. [default: runs]",
+        help=(
+            "Folders that hold runs, runs (also by their name below runs/), or their checkpoints;"
+            " '-' reads paths from stdin. [default: runs]"
+        ),
         show_default=False,
     ),
 ]
@@ -28,7 +30,10 @@ Plot = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
         metavar="FILE",
-        help="With --compare: the plot, e.g. --plot curves.pdf; its ending names the format. [default: compare.png]",
+        help=(
+            "With --compare: the plot, e.g. --plot curves.pdf; its ending names the format."
+            " [default: compare.png]"
+        ),
         show_default=False,
     ),
 ]

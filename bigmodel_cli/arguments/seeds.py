@@ -17,9 +17,12 @@ Seeds = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(
         metavar="N,N,...",
-        help="Train a run for each seed, NAME-seed0 and so on, e.g. --seeds 0,1,2; with --resume go on with those that are not "
-        "finished. Prints a table with mean and standard deviation; in a pipe it is on stderr, and stdout has the checkpoints' "
-        "paths, one a line (| xargs -n 1 bigmodel eval).",
+        help=(
+            "Train a run for each seed, NAME-seed0 and so on, e.g. --seeds 0,1,2; with --resume go"
+            " on with those that are not finished. Prints a table with mean and standard deviation;"
+            " in a pipe it is on stderr, and stdout has the checkpoints' paths, one a line (| xargs"
+            " -n 1 bigmodel eval)."
+        ),
         show_default=False,
     ),
 ]
@@ -100,5 +103,6 @@ def _report(outcomes: Sequence[Any], json: bool) -> None:
     lost = [str(outcome.seed) for outcome in outcomes if outcome.fault]
     if lost:
         raise NumericsError(
-            f"--seeds: {len(lost)} of {len(outcomes)} runs had no finite loss (seed {', '.join(lost)})"
+            f"--seeds: {len(lost)} of {len(outcomes)} runs had no finite loss (seed"
+            f" {', '.join(lost)})"
         )

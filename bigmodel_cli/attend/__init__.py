@@ -50,7 +50,8 @@ def _attend_text(
 ) -> AttendResult:
     if loaded.model.is_encoder_decoder:
         raise SpecError(
-            "attend looks into networks of one side, and this one reads a source and writes a target"
+            "attend looks into networks of one side, and this one reads a source and writes a"
+            " target"
         )
     kind = input_of(loaded.info)
     if kind.in_files:

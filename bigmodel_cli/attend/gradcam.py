@@ -90,8 +90,9 @@ def heat_over(
     note, whole = "", None
     if rows == columns == 1:
         note = (
-            f"the network's last map is 1 x 1 for images of {height} x {width}, so that it cannot say where: no region is drawn; "
-            "larger images (data.size) or fewer strides leave a larger map"
+            f"the network's last map is 1 x 1 for images of {height} x {width}, so that it cannot"
+            " say where: no region is drawn; larger images (data.size) or fewer strides leave a"
+            " larger map"
         )
     else:
         if not bool(heat.max() > 0):

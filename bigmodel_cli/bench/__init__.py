@@ -105,8 +105,9 @@ class BenchReport:
             for t in self.timings
         ]
         return (
-            f"training steps on {self.device}\n{table(columns, rows)}\n\nmemory of training, foreseen in fp32 and without the "
-            f"data, and the peak of a step\n{table(['network', *parts, 'peak measured'], memory)}"
+            f"training steps on {self.device}\n{table(columns, rows)}\n\nmemory of training,"
+            " foreseen in fp32 and without the data, and the peak of a"
+            f" step\n{table(['network', *parts, 'peak measured'], memory)}"
         )
 
 

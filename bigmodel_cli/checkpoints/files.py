@@ -73,7 +73,8 @@ def check_size(path: Path, size: int, most: int, expected: int | None) -> None:
     """Raise where a file of this size is not the one that is expected, or too large to be read."""
     if expected is not None and size != expected:
         raise CheckpointError(
-            f"{path}: {size:,} bytes, and manifest.json says {expected:,}: truncated or changed; {ANOTHER}"
+            f"{path}: {size:,} bytes, and manifest.json says {expected:,}: truncated or changed;"
+            f" {ANOTHER}"
         )
     if size > most:
         raise CheckpointError(

@@ -105,7 +105,8 @@ def read_manifest(path: Path) -> Manifest:
                 or name in ("", ".", "..", MANIFEST)
             ):
                 raise CheckpointError(
-                    f"{file}: names {clipped(name)!r}, which is not a plain file of the checkpoint; it is refused"
+                    f"{file}: names {clipped(name)!r}, which is not a plain file of the checkpoint;"
+                    " it is refused"
                 )
         entries = {name: _entry(name, entry) for name, entry in files.items()}
         if sum(size for name, (size, _) in entries.items() if is_asset(name)) > MOST_ASSETS:
@@ -131,7 +132,8 @@ def _check_format(file: Path, found: Any) -> None:
         else "use the version that wrote it"
     )
     raise CheckpointError(
-        f"{file}: format {found}; this bigmodel reads formats {FORMATS[0]} to {FORMATS[-1]}: {newer}"
+        f"{file}: format {found}; this bigmodel reads formats {FORMATS[0]} to {FORMATS[-1]}:"
+        f" {newer}"
     )
 
 
@@ -141,7 +143,8 @@ def _shards(kind: str, files: dict[str, Any]) -> list[str]:
     names = shard_names(kind, shard_of(found[0])[1]) if found else [kind]
     if more := set(found) - set(names):
         raise ValueError(
-            f"files: {min(more)} belongs to other files of tensors than {min(set(found) - more, default=kind)}"
+            f"files: {min(more)} belongs to other files of tensors than"
+            f" {min(set(found) - more, default=kind)}"
         )
     return names
 

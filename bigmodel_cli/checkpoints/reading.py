@@ -72,7 +72,8 @@ def find(path: Path) -> Path:
 def _found(path: Path) -> Path:
     if os.path.isfile(path) and path.suffix in _PICKLES:
         raise CheckpointError(
-            f"{path}: a pickle can run code when it is read, so it is refused; convert it to safetensors where it came from"
+            f"{path}: a pickle can run code when it is read, so it is refused; convert it to"
+            " safetensors where it came from"
         )
     _check_mark(path)
     if not os.path.exists(path):
@@ -97,11 +98,13 @@ def _found(path: Path) -> Path:
     held = sorted(p.name for p in path.iterdir()) if os.path.isdir(path) else []
     if any(name.endswith(_PICKLES) for name in held):
         raise CheckpointError(
-            f"{path}: holds pickles ({', '.join(held[:3])}), which can run code when read, and are refused"
+            f"{path}: holds pickles ({', '.join(held[:3])}), which can run code when read, and are"
+            " refused"
         )
     if path.suffix in (".yaml", ".yml") and os.path.isfile(path):
         raise CheckpointError(
-            f"{path}: this is a spec; name the checkpoint or the run that `bigmodel pretrain {shlex.quote(str(path))}` made"
+            f"{path}: this is a spec; name the checkpoint or the run that `bigmodel pretrain"
+            f" {shlex.quote(str(path))}` made"
         )
     raise CheckpointError(f"{path}: not a checkpoint (no {MANIFEST}), and no run with one")
 
@@ -112,8 +115,8 @@ def _check_mark(path: Path) -> None:
         target = os.readlink(path)
         if target != os.path.basename(target) or target in ("", ".", "..", *_MARKS):
             raise CheckpointError(
-                f"{path}: a link to {clipped(target)!r}, which is not a checkpoint beside it; it is refused; "
-                "name the checkpoint itself"
+                f"{path}: a link to {clipped(target)!r}, which is not a checkpoint beside it; it is"
+                " refused; name the checkpoint itself"
             )
 
 

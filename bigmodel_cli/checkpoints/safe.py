@@ -120,7 +120,8 @@ def _header(start: bytes, size: int) -> dict[str, Any]:
     for first, last, size, name in sorted(places):
         if first != end or last - first != size:
             raise ValueError(
-                f"tensor {clipped(name)!r} is said to be at {first} to {last}; {end} to {end + size} was expected"
+                f"tensor {clipped(name)!r} is said to be at {first} to {last}; {end} to"
+                f" {end + size} was expected"
             )
         end = last
     if end != rest - length:
@@ -174,5 +175,6 @@ def same_as_described(tensors: Mapping[str, Tensor], described: dict[str, Any], 
         if found.get(name) != described.get(name):
             expected = clipped(str(described.get(name)))
             raise CheckpointError(
-                f"{path}: tensor {clipped(name)!r}: manifest.json expects {expected}, found {found.get(name)}; {ANOTHER}"
+                f"{path}: tensor {clipped(name)!r}: manifest.json expects {expected}, found"
+                f" {found.get(name)}; {ANOTHER}"
             )

@@ -151,8 +151,9 @@ def _not_saved(checkpoints: Path, needed: int, error: OSError) -> ResourceError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         free = shutil.disk_usage(checkpoints).free
         return ResourceError(
-            f"{checkpoints}: a checkpoint was not saved: {reason}; it needs {needed:,} bytes ({quantity(needed, 'B')}), and "
-            f"{free:,} are free. Make room, then go on with --resume"
+            f"{checkpoints}: a checkpoint was not saved: {reason}; it needs {needed:,} bytes"
+            f" ({quantity(needed, 'B')}), and {free:,} are free. Make room, then go on with"
+            " --resume"
         )
     return ResourceError(
         f"{checkpoints}: a checkpoint was not saved: {reason}; the ones before it are untouched"

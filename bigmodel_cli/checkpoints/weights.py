@@ -46,8 +46,9 @@ def load_weights(
         more = [f"and {len(faults) - MOST_LINES} more"] if len(faults) > MOST_LINES else []
         lines = "\n  ".join(faults[:MOST_LINES] + more)
         raise CheckpointError(
-            "the weights do not fit the model; is the spec's model section another, or are they of an earlier version of bigmodel, "
-            f"whose parts had other weights (then train anew)?\n  {lines}"
+            "the weights do not fit the model; is the spec's model section another, or are they of"
+            " an earlier version of bigmodel, whose parts had other weights (then train anew)?\n "
+            f" {lines}"
         )
     copy_tensors(tensors, wanted)
     return LoadReport(list(wanted), new, sorted(tensors.keys() - wanted.keys() - set(new)))

@@ -169,7 +169,8 @@ def say_lacking(
     missing = [name for number, name in enumerate(classes) if number not in present]
     if missing:
         say(
-            f"warning: the {split} split has no {unit} of {len(missing)} class(es): {', '.join(missing[:5])}"
+            f"warning: the {split} split has no {unit} of {len(missing)} class(es):"
+            f" {', '.join(missing[:5])}"
         )
 
 
@@ -234,8 +235,8 @@ def numbers_of(classes: Sequence[str], known: Sequence[str], used: Sequence[str]
     """
     if used and not known:
         raise SpecError(
-            "the checkpoint knows no classes; leave the data's labels out (data.label: null, data.labels: false), or finetune it "
-            "on them first: bigmodel finetune --from CKPT SPEC"
+            "the checkpoint knows no classes; leave the data's labels out (data.label: null,"
+            " data.labels: false), or finetune it on them first: bigmodel finetune --from CKPT SPEC"
         )
     number = {name: index for index, name in enumerate(known)}
     unknown = [name for name in used if name not in number]
@@ -243,7 +244,8 @@ def numbers_of(classes: Sequence[str], known: Sequence[str], used: Sequence[str]
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         shown = ", ".join(map(repr, unknown[:5])) + more + did_you_mean(unknown[0], known)
         raise SpecError(
-            f"the data has classes that the checkpoint does not know: {shown}; it knows {', '.join(known[:10])}"
-            f"{' ...' if len(known) > 10 else ''}. Finetune it first: bigmodel finetune --from CKPT SPEC"
+            f"the data has classes that the checkpoint does not know: {shown}; it knows"
+            f" {', '.join(known[:10])}{' ...' if len(known) > 10 else ''}. Finetune it first:"
+            " bigmodel finetune --from CKPT SPEC"
         )
     return np.array([number.get(name, -1) for name in classes], np.int64)

@@ -38,7 +38,9 @@ class LabelledOptions(AnyDataOptions):
 
     classes: Count | None = Field(
         None,
-        description="how many classes there are: checked, and what a dry run without the data goes by",
+        description=(
+            "how many classes there are: checked, and what a dry run without the data goes by"
+        ),
     )
 
     def check(self, info: DatasetInfo) -> None:

@@ -186,7 +186,8 @@ def _matches(name: str, base: Path, option: str, endings: tuple[str, ...]) -> li
         )
         shown = ", ".join(f"{count:,} {ending}" for ending, count in kinds.most_common(5))
         say(
-            f"{option}: {name}: {len(there) - len(paths):,} file(s) that end otherwise are left out ({shown})"
+            f"{option}: {name}: {len(there) - len(paths):,} file(s) that end otherwise are left out"
+            f" ({shown})"
         )
     start = len(str(place)) + 1 if str(place) != "." else 0
     return [(path, str(path)[start:]) for path in paths]
@@ -216,7 +217,8 @@ def _of_glob(place: Path, pattern: tuple[str, ...], named: str) -> list[Path]:
         folders = [path for path, mode in zip(both, modes, strict=True) if stat.S_ISDIR(mode)]
     if not files and folders:
         raise DataError(
-            f"{named}: matches only folders, the first {folders[0]}; end it with /** for the files in them"
+            f"{named}: matches only folders, the first {folders[0]}; end it with /** for the files"
+            " in them"
         )
     if not files:
         raise MissingData(
@@ -224,7 +226,8 @@ def _of_glob(place: Path, pattern: tuple[str, ...], named: str) -> list[Path]:
         )
     if folders:
         say(
-            f"{named}: {len(folders):,} folder(s) that it matches are left out, the first {folders[0]}"
+            f"{named}: {len(folders):,} folder(s) that it matches are left out, the first"
+            f" {folders[0]}"
         )
     return files
 

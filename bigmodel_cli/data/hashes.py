@@ -49,7 +49,8 @@ def content_hashes(paths: Sequence[Path], known_as: Sequence[Path] | None = None
     size = sum(stats[index].st_size for index in unknown)
     if size >= WORTH_SAYING:
         say(
-            f"reading {quantity(size, 'B')} in {len(unknown):,} file(s) to know their content (once)"
+            f"reading {quantity(size, 'B')} in {len(unknown):,} file(s) to know their content"
+            " (once)"
         )
     fresh: dict[bytes, bytes] = {}
     try:
@@ -140,7 +141,8 @@ class _Store:
             return
         with self._forgiving("written"), self._opened() as table, table:
             table.execute(
-                "CREATE TABLE IF NOT EXISTS content (path BLOB PRIMARY KEY, entry BLOB) WITHOUT ROWID"
+                "CREATE TABLE IF NOT EXISTS content (path BLOB PRIMARY KEY, entry BLOB) WITHOUT"
+                " ROWID"
             )
             table.executemany("INSERT OR REPLACE INTO content VALUES (?, ?)", entries.items())
 

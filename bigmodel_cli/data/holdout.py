@@ -22,8 +22,8 @@ KEY = (0, 0)
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 ValFraction = Annotated[float, Field(ge=0, lt=1)] | None
 HELD_OUT = (
-    "part of the training {} held out for validation, the same for every seed; left out: a tenth where no validation data "
-    "is named; 0: none"
+    "part of the training {} held out for validation, the same for every seed; left out: a tenth"
+    " where no validation data is named; 0: none"
 )
 """The description of `val_fraction`."""
 
@@ -57,8 +57,8 @@ def hold_out(count: int, fraction: float, unit: str, say: Say | None) -> Mask:
     held = max(1, round(fraction * count))
     if held >= count:
         raise DataError(
-            f"data.val_fraction: {fraction} leaves nothing of {count} {unit} to train on; name validation data, or set "
-            "data.val_fraction: 0 to train without validation"
+            f"data.val_fraction: {fraction} leaves nothing of {count} {unit} to train on; name"
+            " validation data, or set data.val_fraction: 0 to train without validation"
         )
     if say is not None:
         tell(f"{held:,} of {count:,} training {unit}", say)
@@ -116,11 +116,13 @@ def files_of_splits(
         if files:
             more = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
             say(
-                f"{option}: left out of training, since {given[split][1]} names it too: {files[0]}{more}"
+                f"{option}: left out of training, since {given[split][1]} names it too:"
+                f" {files[0]}{more}"
             )
     if not kept:
         raise DataError(
-            f"{option}: nothing is left to train on: every file belongs to another split; name other files"
+            f"{option}: nothing is left to train on: every file belongs to another split; name"
+            " other files"
         )
     return {**found, "train": tuple(kept)}
 

@@ -235,6 +235,7 @@ def _sides(given: str, count: int, place: str) -> list[str]:
     sides = given.split("\t")
     if len(sides) != count:
         raise DataError(
-            f"{place}: {given[:60]!r}: this model labels pairs of texts; write both on a line with a tab between"
+            f"{place}: {given[:60]!r}: this model labels pairs of texts; write both on a line with"
+            " a tab between"
         )
     return sides

@@ -159,7 +159,8 @@ class Target:
     tags: ClassVar[bool] = False
     """Whether there is one for each word."""
     lacking: ClassVar[str] = (
-        "the checkpoint tells classes apart, and the data has no labels; say where they are (data.label, data.labels)"
+        "the checkpoint tells classes apart, and the data has no labels; say where they are"
+        " (data.label, data.labels)"
     )
     """A message about data without it."""
     info: DatasetInfo
@@ -173,7 +174,10 @@ class Numbers(Target):
     """(B, K) float64 numbers in the data's units."""
 
     name = "numbers"
-    lacking = "the checkpoint learnt numbers, and the data has none; say where they are (data.targets, data.target_columns)"
+    lacking = (
+        "the checkpoint learnt numbers, and the data has none; say where they are (data.targets,"
+        " data.target_columns)"
+    )
 
     def random(self, count: int, device: torch.device) -> Tensor:
         """Of the training split's mean and deviation."""

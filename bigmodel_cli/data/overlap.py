@@ -40,15 +40,17 @@ def say_overlaps(data: DataSet, task: str, before: Sequence[Seen], say: Say) -> 
         both = int(np.isin(items, train).sum())
         if both:
             say(
-                f"warning: {both:,} of {len(items):,} {data.unit} of the {name} split are also in the training split"
+                f"warning: {both:,} of {len(items):,} {data.unit} of the {name} split are also in"
+                " the training split"
             )
         for seen in before:
             found = share(items, seen)
             if found.items:
                 kind = "warning: " if seen.task == task else ""
                 say(
-                    f"{kind}{found.items:,} of {found.of:,} {data.unit} of the {name} split were in the training of the weights "
-                    f"that this run starts from (task.type: {seen.task})"
+                    f"{kind}{found.items:,} of {found.of:,} {data.unit} of the {name} split were in"
+                    " the training of the weights that this run starts from (task.type:"
+                    f" {seen.task})"
                 )
 
 
@@ -58,8 +60,8 @@ def _say_both(data: DataSet, say: Say) -> None:
     both = int(np.isin(test, data.items("val")).sum())
     if both:
         say(
-            f"warning: {both:,} of {len(test):,} {data.unit} of the test split are also in the validation split, by which the best "
-            "checkpoint is chosen"
+            f"warning: {both:,} of {len(test):,} {data.unit} of the test split are also in the"
+            " validation split, by which the best checkpoint is chosen"
         )
 
 
@@ -76,8 +78,8 @@ def check_held_out(data: DataSet, task: str, seen: Sequence[Seen], remedy: str, 
     own = [s for s in seen if s.task == task]
     if not seen:
         say(
-            "warning: the checkpoint keeps no record of what it was trained on; the validation split is a part of the training "
-            "data, and may hold items that it was trained on"
+            "warning: the checkpoint keeps no record of what it was trained on; the validation"
+            " split is a part of the training data, and may hold items that it was trained on"
         )
     val = data.items("val")
     alone = val[~np.isin(val, data.items("train"))]
@@ -86,9 +88,10 @@ def check_held_out(data: DataSet, task: str, seen: Sequence[Seen], remedy: str, 
         trained |= s.holds(alone)
     if trained.any():
         raise SpecError(
-            f"data.val_fraction: the checkpoint was trained on {int(trained.sum()):,} of the {len(val):,} {data.unit} in the "
-            "validation split that it makes: what it scores there says nothing. Name data that it never saw "
-            f"(--set {remedy}), measure the training split as what it is (--split train), or train anew with data.val_fraction"
+            f"data.val_fraction: the checkpoint was trained on {int(trained.sum()):,} of the"
+            f" {len(val):,} {data.unit} in the validation split that it makes: what it scores there"
+            f" says nothing. Name data that it never saw (--set {remedy}), measure the training"
+            " split as what it is (--split train), or train anew with data.val_fraction"
         )
 
 

@@ -83,7 +83,8 @@ def lines(path: Path, inner_returns: bool = False) -> Iterator[str]:
         length += len(last)
         if length > LONGEST_LINE:
             raise DataError(
-                f"{path}:{number + 1}: a line of more than {LONGEST_LINE:,} characters; is it the right file?"
+                f"{path}:{number + 1}: a line of more than {LONGEST_LINE:,} characters; is it the"
+                " right file?"
             )
     if last_line := "".join(kept).rstrip("\r"):
         yield _line(last_line, path, number + 1, inner_returns)
@@ -142,7 +143,8 @@ def checked_text(text: str, place: str) -> str:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise DataError(
-            f"{place}: not Unicode at character {error.start} (a lone surrogate); take the character out"
+            f"{place}: not Unicode at character {error.start} (a lone surrogate); take the"
+            " character out"
         ) from None
     return one_newline(text)
 
@@ -167,7 +169,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _line(line: str, path: Path, number: int, inner_returns: bool) -> str:
     if "\r" in line and not inner_returns:
         raise DataError(
-            f"{path}:{number}: a carriage return within a line, where lines end otherwise; write a space or a newline for it"
+            f"{path}:{number}: a carriage return within a line, where lines end otherwise; write a"
+            " space or a newline for it"
         )
     return line.removeprefix(MARK) if number > 1 else line.lstrip(MARK)
 
@@ -246,6 +249,6 @@ def _decode(
         place = offset - pending + error.start
         line = newlines + chunk[: max(0, error.start - pending)].count(b"\n") + 1
         raise DataError(
-            f"{path}: not UTF-8 at byte offset {place} (byte 0x{error.object[error.start]:02x}) in line {line:,}; "
-            "save it as UTF-8"
+            f"{path}: not UTF-8 at byte offset {place} (byte 0x{error.object[error.start]:02x}) in"
+            f" line {line:,}; save it as UTF-8"
         ) from None

@@ -53,9 +53,10 @@ def _digits(symbols: int) -> list[str]:
 def _answered(given: Ints, answer: Ints, symbols: int) -> Rows:
     """What is given, "=" and the answer."""
     equals = np.full((len(given), 1), symbols)
-    return np.hstack((given, equals, answer)), np.arange(
-        given.shape[1] + 1 + answer.shape[1]
-    ) > given.shape[1]
+    return (
+        np.hstack((given, equals, answer)),
+        np.arange(given.shape[1] + 1 + answer.shape[1]) > given.shape[1],
+    )
 
 
 def _of_sequence(answer: Callable[[Ints, int], Ints], symbols: int = 10) -> Problem:
@@ -117,12 +118,18 @@ class SyntheticOptions(AnyDataOptions):
     problem: Literal[
         "copy", "reverse", "sort", "recall", "parity", "running_parity", "modular_sum"
     ] = Field(
-        description="copy, reverse, sort: `3 1 2 = 1 2 3`; recall: pairs of keys and values, then each key before its value, as in "
-        "MQAR (Arora et al. 2023); parity: of bits, or of all bits up to each; modular_sum: `a + b = c`, modulo symbols"
+        description=(
+            "copy, reverse, sort: `3 1 2 = 1 2 3`; recall: pairs of keys and values, then each key"
+            " before its value, as in MQAR (Arora et al. 2023); parity: of bits, or of all bits up"
+            " to each; modular_sum: `a + b = c`, modulo symbols"
+        )
     )
     form: Literal["text", "pairs", "labels"] = Field(
         "text",
-        description="text with its answer, for causal_lm; pairs, for seq2seq; or an answer as label, for classification",
+        description=(
+            "text with its answer, for causal_lm; pairs, for seq2seq; or an answer as label, for"
+            " classification"
+        ),
     )
     length: Length = Field(
         description="symbols of a training sample; pairs for recall, terms for modular_sum"
@@ -138,7 +145,10 @@ class SyntheticOptions(AnyDataOptions):
     )
     symbols: Annotated[int, Field(ge=2, le=100_000)] | None = Field(
         None,
-        description="different symbols: 10 where left out; for recall 64, half of them keys; for modular_sum the modulus, 97",
+        description=(
+            "different symbols: 10 where left out; for recall 64, half of them keys; for"
+            " modular_sum the modulus, 97"
+        ),
     )
     samples: Samples = Field(10_000, description="training samples")
     val_samples: Samples = Field(1000, description="validation samples")
@@ -160,11 +170,13 @@ class SyntheticOptions(AnyDataOptions):
         longest = max(self.length, self.val_length or 0, self.test_length or 0)
         if self.problem == "recall" and longest > self.count // 2:
             raise ValueError(
-                f"symbols: {self.count}: half of them are keys, fewer than {longest} pairs; give more"
+                f"symbols: {self.count}: half of them are keys, fewer than {longest} pairs; give"
+                " more"
             )
         if self.form == "labels" and self.problem not in ("parity", "modular_sum"):
             raise ValueError(
-                f"form: labels is for answers of one symbol (parity, modular_sum), and not for {self.problem}"
+                "form: labels is for answers of one symbol (parity, modular_sum), and not for"
+                f" {self.problem}"
             )
         return self
 
@@ -241,7 +253,8 @@ def _open_synthetic(
     ]
     if few and only is None:
         say(
-            f"there are {', '.join(few)}: {options.problem} has no more different ones that short, and splits share none"
+            f"there are {', '.join(few)}: {options.problem} has no more different ones that short,"
+            " and splits share none"
         )
     splits = {
         s: Synthetic(options, tokenizer, tokens, *numbers[s]) for s in numbers if only in (None, s)
@@ -281,8 +294,9 @@ def _tokens(options: SyntheticOptions, assets: Assets | None) -> tuple[Tokenizer
             found = []
         if len(found) != 1 or tokenizer.decode(found) != name or tokenizer.end_of_text is None:
             raise SpecError(
-                f"data.problem: {options.problem} of {options.count} symbols has the symbol {name!r}, for which the "
-                "checkpoint's tokenizer has no token; take fewer symbols, or train from the first weights"
+                f"data.problem: {options.problem} of {options.count} symbols has the symbol"
+                f" {name!r}, for which the checkpoint's tokenizer has no token; take fewer symbols,"
+                " or train from the first weights"
             )
         tokens += found
     return tokenizer, np.array(tokens)
@@ -311,8 +325,9 @@ def _divided(options: SyntheticOptions, wanted: dict[str, int]) -> dict[str, tup
             total > space and any(n < least[s] for s, n in shares.items())
         ):
             raise SpecError(
-                f"data.length: {options.problem} has {space} different sample(s) of length {length}, and splits share none; "
-                "make data.length, data.min_length or data.symbols larger"
+                f"data.length: {options.problem} has {space} different sample(s) of length"
+                f" {length}, and splits share none; make data.length, data.min_length or"
+                " data.symbols larger"
             )
         ends = np.cumsum([0, *shares.values()]).tolist()
         for split, (first, end) in zip(shares, pairwise(ends), strict=True):

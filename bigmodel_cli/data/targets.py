@@ -24,8 +24,10 @@ MOST_CELLS = 1 << 31
 Separator = Annotated[
     Annotated[str, Field(min_length=1, max_length=10)] | None,
     Field(
-        description="labels are sets (task.type: multilabel): what stands between the labels of an item, such as '|'; a list of "
-        "labels is read too, and an item may have none",
+        description=(
+            "labels are sets (task.type: multilabel): what stands between the labels of an item,"
+            " such as '|'; a list of labels is read too, and an item may have none"
+        ),
     ),
 ]
 
@@ -79,7 +81,8 @@ def read_set(value: Any, separator: str, place: str, option: str) -> tuple[str, 
         if not isinstance(label, str | int):
             shown = "null" if label is None else repr(label)[:60]
             raise DataError(
-                f"{place}: {option}: {shown} is neither a word nor a whole number; for no label write []"
+                f"{place}: {option}: {shown} is neither a word nor a whole number; for no label"
+                " write []"
             )
         names.add(str(label).lower() if isinstance(label, bool) else str(label).strip())
     return tuple(sorted(names - {""}))
@@ -89,7 +92,8 @@ def multi_hot(sets: Sequence[Collection[str]], classes: Sequence[str], option: s
     """(N, C) bool   which of the classes each item has. Raises `DataError` where that is too many numbers."""
     if len(sets) * len(classes) > MOST_CELLS:
         raise DataError(
-            f"{option}: {len(sets):,} items of {len(classes):,} labels are more than {MOST_CELLS:,} numbers; leave rare ones out"
+            f"{option}: {len(sets):,} items of {len(classes):,} labels are more than {MOST_CELLS:,}"
+            " numbers; leave rare ones out"
         )
     number = {name: index for index, name in enumerate(classes)}
     held = np.zeros((len(sets), len(classes)), bool)
@@ -119,8 +123,9 @@ def number_facts(
     if before is not None and (known or before.targets == tuple(names)):
         if len(before.targets) != len(names):
             raise SpecError(
-                f"data.targets: {len(names)} ({', '.join(names)}), and the checkpoint has {len(before.targets)} "
-                f"({', '.join(before.targets) or 'none'}); name as many, in this order"
+                f"data.targets: {len(names)} ({', '.join(names)}), and the checkpoint has"
+                f" {len(before.targets)} ({', '.join(before.targets) or 'none'}); name as many, in"
+                " this order"
             )
         return {
             "targets": before.targets,
@@ -131,8 +136,8 @@ def number_facts(
     for name, centre, spread in zip(names, mean.tolist(), std.tolist(), strict=True):
         if spread <= 1e-12 * abs(centre):
             say(
-                f"warning: data.targets: {name} is {centre:g} in every training item; there is nothing to learn of it, and its "
-                "deviation is taken as 1"
+                f"warning: data.targets: {name} is {centre:g} in every training item; there is"
+                " nothing to learn of it, and its deviation is taken as 1"
             )
     std = np.where(std > 1e-12 * np.abs(mean), std, 1.0)
     return {
@@ -152,5 +157,6 @@ def check_kind(data: DatasetInfo, checkpoint: DatasetInfo | None) -> None:
             "label": "one label",
         }
         raise SpecError(
-            f"the checkpoint has learnt {words[wanted]} of each item, and the data has {words[there]}"
+            f"the checkpoint has learnt {words[wanted]} of each item, and the data has"
+            f" {words[there]}"
         )

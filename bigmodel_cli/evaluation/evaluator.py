@@ -61,7 +61,8 @@ def score_split(
                 forget_frames(error)
                 rows = -(-min(rows, len(order)) // 2)
                 told(
-                    f"out of memory in a validation of {len(split):,} items; {rows:,} pass at once from here on"
+                    f"out of memory in a validation of {len(split):,} items; {rows:,} pass at once"
+                    " from here on"
                 )
                 continue
             first += rows

@@ -37,7 +37,8 @@ def evaluate_tasks(
     model = loaded.model
     if not model.can_generate or model.is_encoder_decoder or loaded.info.vocab_size is None:
         raise SpecError(
-            f"--tasks are for models that continue texts, and this one was trained for {loaded.task.name}"
+            "--tasks are for models that continue texts, and this one was trained for"
+            f" {loaded.task.name}"
         )
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     lm_eval = need("lm_eval", "harness", "--tasks")
@@ -67,7 +68,8 @@ def evaluate_tasks(
     unknown = [name for name in names if not manager.match_tasks([name])]
     if unknown:
         raise SpecError(
-            f"--tasks {', '.join(unknown)}: lm-evaluation-harness knows no such task; `lm_eval ls tasks` lists them"
+            f"--tasks {', '.join(unknown)}: lm-evaluation-harness knows no such task; `lm_eval ls"
+            " tasks` lists them"
         )
     try:
         found = lm_eval.simple_evaluate(
@@ -83,12 +85,13 @@ def evaluate_tasks(
             raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
-            f"--tasks {','.join(names)}: the data of a task cannot be had: {reason}; offline, name tasks whose data are local "
-            "files (--include FOLDER)"
+            f"--tasks {','.join(names)}: the data of a task cannot be had: {reason}; offline, name"
+            " tasks whose data are local files (--include FOLDER)"
         ) from error
     if answers.cut:
         say(
-            f"{answers.cut:,} requests were longer than the model's {answers.limit:,} tokens: of their contexts the end was read"
+            f"{answers.cut:,} requests were longer than the model's {answers.limit:,} tokens: of"
+            " their contexts the end was read"
         )
     return Report(str(loaded.path), "", "lm-evaluation-harness", "", estimates_of(found))
 
@@ -208,7 +211,8 @@ class Answers:
             prompt = [*self.begin, *self.tokenizer.encode(context)] or self.start
             if not prompt:
                 raise DataError(
-                    "a request's context is empty, and the tokenizer has no mark for the end of a text to begin with"
+                    "a request's context is empty, and the tokenizer has no mark for the end of a"
+                    " text to begin with"
                 )
             self.cut += len(prompt) > self.limit
             tokens = torch.tensor([prompt[-self.limit :]]).to(self.loaded.device)

@@ -56,7 +56,8 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     names = {(r.get("task"), *r["scores"]) for r in records}
     if len(names) > 1 or records[0].get("task") not in TASKS:
         raise DataError(
-            f"{path}: the lines are not of one evaluation: they differ in their task or in their metrics"
+            f"{path}: the lines are not of one evaluation: they differ in their task or in their"
+            " metrics"
         )
     return records
 

@@ -249,8 +249,8 @@ def _check_length(loaded: Loaded, data: DataSet, name: str) -> None:
     longest = data.info.context if lengths is None else int(lengths.max())
     if longest is not None and longest > limit:
         raise SpecError(
-            f"the {name} split has items of {longest:,} tokens, and the model's positions end after {limit:,}; set data.context to "
-            f"{limit:,} at most"
+            f"the {name} split has items of {longest:,} tokens, and the model's positions end after"
+            f" {limit:,}; set data.context to {limit:,} at most"
         )
 
 
@@ -262,8 +262,9 @@ def _split_name(spec: Spec, wanted: str | None) -> str:
     found = [name for name in (wanted, "test", "val") if name in there]
     if not found:
         raise SpecError(
-            "the data has neither a test nor a validation split (data.val_fraction: 0 holds nothing out); name test data, for "
-            f"instance --set {spec.data.test_data}, or measure what it was trained on: --split train"
+            "the data has neither a test nor a validation split (data.val_fraction: 0 holds"
+            f" nothing out); name test data, for instance --set {spec.data.test_data}, or measure"
+            " what it was trained on: --split train"
         )
     return str(found[0])
 
@@ -278,12 +279,14 @@ def _differences(first: Evaluation, second: Evaluation) -> dict[str, Difference]
         what = f"their {differ[0]}s differ" if differ else "their content differs"
         what = what if sizes[0] == sizes[1] else f"{sizes[0]:,} and {sizes[1]:,}"
         raise SpecError(
-            f"--compare: the two checkpoints were not evaluated on the same items: {what}; name the same data for both with --set"
+            f"--compare: the two checkpoints were not evaluated on the same items: {what}; name the"
+            " same data for both with --set"
         )
     task, other = first.loaded.task, second.loaded.task
     if task.name != other.name:
         raise SpecError(
-            f"--compare: the two checkpoints were trained for different tasks: {task.name} and {other.name}"
+            f"--compare: the two checkpoints were trained for different tasks: {task.name} and"
+            f" {other.name}"
         )
     apart = _of_other_units(first, second)
     ours, theirs = (
@@ -303,7 +306,8 @@ def _differences(first: Evaluation, second: Evaluation) -> dict[str, Difference]
     if ranked:
         ours = {name: measure for name, measure in ours.items() if name not in ranked}
         say(
-            f"not compared, since all items are ranked at once, and none can be swapped: {', '.join(ranked)}"
+            "not compared, since all items are ranked at once, and none can be swapped:"
+            f" {', '.join(ranked)}"
         )
     if task.derived_from not in apart:
         ours, theirs = (

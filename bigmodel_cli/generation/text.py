@@ -83,11 +83,13 @@ class Decoding:
             )
         if searching and self.filtered:
             raise SpecError(
-                "--beams and --n-best search, --top-k, --top-p and --min-p draw; give one or the other"
+                "--beams and --n-best search, --top-k, --top-p and --min-p draw; give one or the"
+                " other"
             )
         if self.temperature == 0 and self.filtered:
             raise SpecError(
-                "--temperature 0 is greedy, --top-k, --top-p and --min-p draw; give one or the other"
+                "--temperature 0 is greedy, --top-k, --top-p and --min-p draw; give one or the"
+                " other"
             )
         if searching and self.repetition_penalty != 1:
             raise SpecError(
@@ -95,7 +97,8 @@ class Decoding:
             )
         if self.beams is not None and self.n_best > self.beams:
             raise SpecError(
-                f"--n-best {self.n_best} is more than the {self.beams} hypotheses that --beams keeps"
+                f"--n-best {self.n_best} is more than the {self.beams} hypotheses that --beams"
+                " keeps"
             )
 
     def search(self, own: Search) -> Beam | None:
@@ -237,7 +240,8 @@ def generate_from_source(
     finally:
         if unfinished:
             say(
-                f"{unfinished:,} of {total:,} texts have not ended after {most:,} tokens, the most that are written"
+                f"{unfinished:,} of {total:,} texts have not ended after {most:,} tokens, the most"
+                " that are written"
             )
 
 
@@ -249,7 +253,8 @@ def longest_text(loaded: Loaded, decoding: Decoding) -> int:
     if wanted > room:
         option = "--max-tokens" if decoding.max_tokens else "task.max_tokens"
         say(
-            f"{option} {wanted}: the model's context has room for {room} tokens; texts are cut there"
+            f"{option} {wanted}: the model's context has room for {room} tokens; texts are cut"
+            " there"
         )
     return int(min(wanted, room))
 

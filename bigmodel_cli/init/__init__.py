@@ -54,7 +54,8 @@ def draft(paths: Sequence[Path], wanted: Wanted) -> Draft:
         endings = ", ".join(sorted({file.suffix or "no ending" for file in files})[:5])
         known = "; ".join(f"{form}: {', '.join(ends[:4])}" for form, (ends, _) in FORMS.items())
         raise DataError(
-            f"--data {paths[0]}: {len(files):,} files ({endings}), none of which is known by its ending; {known}"
+            f"--data {paths[0]}: {len(files):,} files ({endings}), none of which is known by its"
+            f" ending; {known}"
         )
     if wanted.given and there[0] != "tables":
         raise SpecError(f"{wanted.given} has no effect on {there[0]}; leave it out")

@@ -25,7 +25,8 @@ def of_images(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
     root = paths[0]
     if len(paths) > 1 or not root.is_dir():
         raise DataError(
-            f"--data {root}: name the one folder that holds the images, sorted by class: {root.parent}"
+            f"--data {root}: name the one folder that holds the images, sorted by class:"
+            f" {root.parent}"
         )
     raw = read_folder(root, labelled=True)
     if "train" not in raw.splits:
@@ -54,7 +55,8 @@ def draft_images(kind: str, data: dict[str, str], raw: RawImages) -> Draft:
         raw, bad = survey_images(raw, True, None, say), "skip"
     if len(raw.classes) < 2:
         raise DataError(
-            f"all images are of one class, {listed(raw.classes)}; a classification needs two or more"
+            f"all images are of one class, {listed(raw.classes)}; a classification needs two or"
+            " more"
         )
     headers = raw.splits["train"].headers
     own = headers.most_frequent()
@@ -70,15 +72,22 @@ def draft_images(kind: str, data: dict[str, str], raw: RawImages) -> Draft:
     )
     options = {
         **data,
-        "size": ""
-        if size is None
-        else f"{size}                  # pixels of a side; more show more, and take longer",
+        "size": (
+            ""
+            if size is None
+            else f"{size}                  # pixels of a side; more show more, and take longer"
+        ),
         "on_bad": bad,
     }
     notes = (
-        f"{count:,} training images of {len(raw.classes)} classes: {listed(raw.classes)}; "
-        f"splits: {listed(f'{n} {len(s.labels):,}' for n, s in raw.splits.items())}",
-        f"read as {'grey' if shape[0] == 1 else 'colour'} of {shape[1]} x {shape[2]}; {stages} stages of a CNN",
+        (
+            f"{count:,} training images of {len(raw.classes)} classes: {listed(raw.classes)}; "
+            f"splits: {listed(f'{n} {len(s.labels):,}' for n, s in raw.splits.items())}"
+        ),
+        (
+            f"read as {'grey' if shape[0] == 1 else 'colour'} of {shape[1]} x {shape[2]}; {stages}"
+            " stages of a CNN"
+        ),
     )
     values = {
         "classes": str(len(raw.classes)),

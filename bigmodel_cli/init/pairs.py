@@ -57,7 +57,10 @@ def of_pairs(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> Dr
         {side: tuple(own["train"]) for side, own in zip(("source", "target"), splits, strict=True)},
     )
     first, second = (own["train"][0] for own in splits)
-    note = f"{first.name} is read, {second.name} is written; the other way: --data {second} --data {first}"
+    note = (
+        f"{first.name} is read, {second.name} is written; the other way: --data {second} --data"
+        f" {first}"
+    )
     return draft_pairs("pairs", named, source, (note,))
 
 
@@ -71,7 +74,10 @@ def draft_pairs(
     context = context_of([max(map(len, row)) for row in rows], tokens)
     options = {
         **data,
-        "context": f"{context}                # tokens of the longer side; longer training pairs are left out",
+        "context": (
+            f"{context}                # tokens of the longer side; longer training pairs are"
+            " left out"
+        ),
         "tokenizer": on_one_line(tokens),
     }
     many = (f"{count:,} pairs for training; {why}; sides of up to {context} tokens",)

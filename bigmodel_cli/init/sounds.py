@@ -111,6 +111,6 @@ def _pattern(names: Sequence[str]) -> tuple[str, str, list[str]]:
         if all(matches) and 1 < len(labels) <= len(names) // 2:
             return how, pattern, sorted(labels)
     raise DataError(
-        f"the names of {len(names):,} recordings do not say their classes ({listed(names, 3)}); sort them into folders by class, "
-        "or put a file of lines NAME<TAB>TEXT beside them"
+        f"the names of {len(names):,} recordings do not say their classes ({listed(names, 3)});"
+        " sort them into folders by class, or put a file of lines NAME<TAB>TEXT beside them"
     )

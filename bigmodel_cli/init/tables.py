@@ -64,7 +64,8 @@ def of_tables(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
         )
         sides = {"source": on_one_line(source.name), "target": on_one_line(target.name)}
         notes.append(
-            f"{source.name!r} is read, and {target.name!r} is written; --text twice in the other order for the other way"
+            f"{source.name!r} is read, and {target.name!r} is written; --text twice in the other"
+            " order for the other way"
         )
         return draft_pairs(
             "pair_table",
@@ -100,9 +101,9 @@ def of_tables(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
     values = {
         "data": section(options),
         "classes": str(len(found.counts)),
-        "token_types": "\n  token_types: 2             # tells the two texts apart"
-        if len(names) == 2
-        else "",
+        "token_types": (
+            "\n  token_types: 2             # tells the two texts apart" if len(names) == 2 else ""
+        ),
         "epochs": str(epochs(found.rows, SEEN)),
         "batch": str(batch_size(found.rows, 32)),
     }
@@ -148,14 +149,16 @@ def _texts(
     found = [c for c in seen.columns if c is not label and c.is_text()]
     if not found:
         raise SpecError(
-            f"--data: no column of texts among {listed([c.name for c in seen.columns], 10)}; name it with --text COLUMN"
+            f"--data: no column of texts among {listed([c.name for c in seen.columns], 10)}; name"
+            " it with --text COLUMN"
         )
     longest = sorted(found, key=lambda c: -sum(map(len, c.strings)) / max(1, len(c.strings)))
     kept = [c for c in found if c in (longest[:1] if len(found) > 2 else found)]
     notes = [f"text: {' and '.join(repr(c.name) for c in kept)}"]
     if others := [c for c in found if c not in kept]:
         notes.append(
-            f"{listed(repr(c.name) for c in others)} hold text too: --text COLUMN takes another, or two of them"
+            f"{listed(repr(c.name) for c in others)} hold text too: --text COLUMN takes another, or"
+            " two of them"
         )
     elif len(kept) == 2 and label is not None:
         notes.append(
@@ -169,6 +172,7 @@ def _named(seen: SeenTable, name: str, option: str) -> SeenColumn:
     by_name: dict[str, SeenColumn] = {str(column.name): column for column in seen.columns}
     if name not in by_name:
         raise SpecError(
-            f"{option} {name}: no such column; there are {listed(by_name, 10)}{did_you_mean(name, by_name)}"
+            f"{option} {name}: no such column; there are"
+            f" {listed(by_name, 10)}{did_you_mean(name, by_name)}"
         )
     return by_name[name]

@@ -35,7 +35,8 @@ def of_texts(
     found = survey(Corpus(tuple(splits["train"]), field or "text"))
     if found.characters < LEAST:
         raise DataError(
-            f"{files[0]}: {found.characters:,} characters of text; a model learns to write from {LEAST:,} or more"
+            f"{files[0]}: {found.characters:,} characters of text; a model learns to write from"
+            f" {LEAST:,} or more"
         )
     few = found.characters < LARGE_TEXT and len(found.symbols) <= MOST_CHARACTERS
     kind, why = tokenizer(found.characters)

@@ -94,7 +94,10 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> Non
     bar.set_label("of the true class")
     bar.outline.set_visible(False)
     total, right = int(counts.sum()), int(counts.diagonal().sum())
-    score = f"{total:,} items: accuracy {100 * right / max(1, total):.1f} %, macro-F1 {float(macro_f1(counts)):.3f}"
+    score = (
+        f"{total:,} items: accuracy {100 * right / max(1, total):.1f} %, macro-F1"
+        f" {float(macro_f1(counts)):.3f}"
+    )
     axes.set_title(score, fontsize=10, loc="left")
     save_figure(figure, path, dpi=150, bbox_inches="tight", pad_inches=0.1)
 

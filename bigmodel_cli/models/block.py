@@ -33,17 +33,24 @@ class BlockOptions(Options):
     norm: Norm = Field(LayerNormOptions(), description="normalisation of every slot")
     placement: Literal["pre", "post", "sandwich"] = Field(
         "pre",
-        description="pre: x + f(norm(x)); post: norm(x + f(x)), as in the original Transformer; "
-        "sandwich: x + norm(f(norm(x))), as in Gemma 2",
+        description=(
+            "pre: x + f(norm(x)); post: norm(x + f(x)), as in the original Transformer; "
+            "sandwich: x + norm(f(norm(x))), as in Gemma 2"
+        ),
     )
     dropout: Probability = Field(0.0, description="of what each slot adds to the stream")
     drop_path: Probability = Field(
         0.0,
-        description="probability that a slot adds nothing for a whole sample (stochastic depth, Huang et al. 2016)",
+        description=(
+            "probability that a slot adds nothing for a whole sample (stochastic depth, Huang et"
+            " al. 2016)"
+        ),
     )
     layer_scale: Positive | None = Field(
         None,
-        description="start of a learned factor per channel on what a slot adds (Touvron et al. 2021)",
+        description=(
+            "start of a learned factor per channel on what a slot adds (Touvron et al. 2021)"
+        ),
     )
     residual_scale: Positive = Field(
         1.0, description="fixed factor on what a slot adds to the stream"
@@ -149,6 +156,6 @@ def check_causal(path: str, blocks: list[BlockOptions]) -> None:
     for index, block in enumerate(blocks):
         if block.mixer is not None and looks_ahead(block.mixer):
             raise ValueError(
-                f"{path}.{index}.mixer.causal: false lets a position see the tokens after it, which a decoder is to foretell; "
-                "leave it out"
+                f"{path}.{index}.mixer.causal: false lets a position see the tokens after it, which"
+                " a decoder is to foretell; leave it out"
             )

@@ -39,7 +39,8 @@ class ConvOptions(Options):
         _needs_image(shape, self.type)
         if shape[0] % self.groups or self.channels % self.groups:
             raise ValueError(
-                f"groups: {self.groups} does not divide {shape[0]} input and {self.channels} output channels"
+                f"groups: {self.groups} does not divide {shape[0]} input and {self.channels} output"
+                " channels"
             )
         if self.padding == "same" and self.stride > 1:
             raise ValueError("padding: same needs stride 1; give a number")
@@ -247,7 +248,8 @@ class Residual(Module):
         self.layers, out = build_layers(options.layers, shape, classes, "layers")
         if len(out) != 3 or shape[1] % out[1] or shape[2] % out[2]:
             raise ValueError(
-                f"layers: they turn {_shown(shape)} into {_shown(out)}, which cannot be added to the input"
+                f"layers: they turn {_shown(shape)} into {_shown(out)}, which cannot be added to"
+                " the input"
             )
         stride = (shape[1] // out[1], shape[2] // out[2])
         same = shape[0] == out[0] and stride == (1, 1)
@@ -334,7 +336,8 @@ def _activation(name: str) -> Module | None:
 def _needs_image(shape: Shape, kind: str) -> None:
     if len(shape) != 3:
         raise ValueError(
-            f"a {kind} layer reads an image, and its input is a vector of {shape[0]}; put it before flatten"
+            f"a {kind} layer reads an image, and its input is a vector of {shape[0]}; put it before"
+            " flatten"
         )
 
 

@@ -51,7 +51,10 @@ class DecoderOptions(SkeletonOptions):
     dropout: Probability = Field(0.0, description="of the embeddings")
     init_std: Positive | None = Field(
         None,
-        description="deviation of the first weights; 1 / sqrt(dim) when left out (GPT-2: 0.02, at a width of 768)",
+        description=(
+            "deviation of the first weights; 1 / sqrt(dim) when left out (GPT-2: 0.02, at a width"
+            " of 768)"
+        ),
     )
 
     @model_validator(mode="after")

@@ -87,7 +87,9 @@ def _counter() -> Any:
     mapping = {
         aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_gradient_flops,
-        aten.convolution_backward: _convolution_gradient_flops,  # whose groups the counter takes for one
+        aten.convolution_backward: (
+            _convolution_gradient_flops
+        ),  # whose groups the counter takes for one
     }
     return FlopCounterMode(display=False, custom_mapping=mapping)
 

@@ -56,7 +56,10 @@ class EncoderOptions(SkeletonOptions):
     dropout: Probability = Field(0.0, description="of the embeddings, and before a label")
     init_std: Positive | None = Field(
         None,
-        description="deviation of the first weights; 1 / sqrt(dim) when left out (BERT: 0.02, at a width of 768)",
+        description=(
+            "deviation of the first weights; 1 / sqrt(dim) when left out (BERT: 0.02, at a width of"
+            " 768)"
+        ),
     )
 
     @model_validator(mode="after")
@@ -133,8 +136,8 @@ class AnyEncoder(Model):
             return logits
         if at is not None:
             raise SpecError(
-                "task.type: masked_lm needs an encoder that ends in tokens, and this one ends in the data's labels; leave "
-                "them out (data.label: null)"
+                "task.type: masked_lm needs an encoder that ends in tokens, and this one ends in"
+                " the data's labels; leave them out (data.label: null)"
             )
         x = x[:, 0] if self.options.pool == "cls" else mean_of_real(x, real)  # (B, C)
         if self.pooler is not None:
@@ -229,7 +232,10 @@ class FrameEncoder(AnyEncoder):
             raise OptionError(
                 (
                     "model",
-                    "token_types and vocab_size are of tokens, and the data has frames of sound and their labels",
+                    (
+                        "token_types and vocab_size are of tokens, and the data has frames of sound"
+                        " and their labels"
+                    ),
                 )
             )
         length = options.max_len or info.context or 1

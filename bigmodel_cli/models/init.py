@@ -36,9 +36,11 @@ def init_normal(model: Module, std: float, stacks: Mapping[str, Iterable[Any]]) 
             for piece in pieces:
                 nn.init.normal_(
                     piece,
-                    std=std / math.sqrt(depth)
-                    if f"{name}.{weight}".endswith(RESIDUAL_OUTPUTS)
-                    else std,
+                    std=(
+                        std / math.sqrt(depth)
+                        if f"{name}.{weight}".endswith(RESIDUAL_OUTPUTS)
+                        else std
+                    ),
                 )
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(
@@ -146,13 +148,15 @@ def vocab_and_length(
             raise ValueError(f"the data has no tokenizer to take it from; {kind} reads tokens")
         if info.vocab_size is not None and vocab < info.vocab_size:
             raise ValueError(
-                f"{vocab} is less than the tokenizer's {info.vocab_size}; give --set model.vocab_size=null"
+                f"{vocab} is less than the tokenizer's {info.vocab_size}; give --set"
+                " model.vocab_size=null"
             )
     with faults.under("model.max_len"):
         if length is None:
             raise ValueError("missing, and the data has no context to take it from")
         if info.context is not None and length < info.context:
             raise ValueError(
-                f"{length} is shorter than the data's context {info.context}; give --set model.max_len=null"
+                f"{length} is shorter than the data's context {info.context}; give --set"
+                " model.max_len=null"
             )
     return vocab or 1, length or 1

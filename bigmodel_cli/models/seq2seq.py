@@ -48,7 +48,10 @@ class Seq2SeqOptions(SkeletonOptions):
     )
     share_embeddings: bool = Field(
         True,
-        description="source, target and logits share one matrix; where the source has its own tokenizer, the latter two",
+        description=(
+            "source, target and logits share one matrix; where the source has its own tokenizer,"
+            " the latter two"
+        ),
     )
     scale_embeddings: bool = Field(True, description="embeddings are multiplied by sqrt(dim)")
     logit_bias: bool = Field(False, description="learn a bias of the logits")

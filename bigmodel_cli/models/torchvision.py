@@ -50,7 +50,9 @@ class TorchvisionOptions(AnyModelOptions):
     name: str = Field(description="the network's name in torchvision")
     weights: str | None = Field(
         None,
-        description="name of pretrained weights (DEFAULT, IMAGENET1K_V1), downloaded once; null for none",
+        description=(
+            "name of pretrained weights (DEFAULT, IMAGENET1K_V1), downloaded once; null for none"
+        ),
     )
 
     def build(self, info: DatasetInfo) -> TorchvisionModel:
@@ -74,7 +76,10 @@ def build_torchvision(options: TorchvisionOptions, info: DatasetInfo) -> Torchvi
         raise OptionError(
             (
                 "model.type",
-                f"torchvision's networks read 3 channels, and the data has {channels}; set data.channels: 3",
+                (
+                    f"torchvision's networks read 3 channels, and the data has {channels}; set"
+                    " data.channels: 3"
+                ),
             )
         )
     names = torchvision.models.list_models(module=torchvision.models)
@@ -121,7 +126,10 @@ def _load_pretrained(network: TorchvisionModel, options: TorchvisionOptions) -> 
         raise OptionError(
             (
                 "model.weights",
-                f"{options.name} has the weights {', '.join(choices)}, not {options.weights!r}{hint}",
+                (
+                    f"{options.name} has the weights {', '.join(choices)}, not"
+                    f" {options.weights!r}{hint}"
+                ),
             )
         )
     weights = known.DEFAULT if options.weights == "DEFAULT" else known[options.weights]
@@ -129,8 +137,8 @@ def _load_pretrained(network: TorchvisionModel, options: TorchvisionOptions) -> 
         state = weights.get_state_dict(progress=False, check_hash=True)
     except OSError as error:
         raise ResourceError(
-            f"model.weights: {weights.url} cannot be downloaded ({error}); connect to the network, put the file into torch's hub "
-            "cache, or set model.weights: null"
+            f"model.weights: {weights.url} cannot be downloaded ({error}); connect to the network,"
+            " put the file into torch's hub cache, or set model.weights: null"
         ) from None
     given = {_OLD_NAME.sub(r"\1", name): tensor for name, tensor in state.items()}
     fresh = fitting(network, given, weights.name)
@@ -138,7 +146,8 @@ def _load_pretrained(network: TorchvisionModel, options: TorchvisionOptions) -> 
         return
     network.load_state_dict({n: t for n, t in given.items() if n not in fresh}, strict=False)
     say(
-        f"weights: {len(given.keys() & network.state_dict().keys() - fresh)} tensors of {options.name}'s {weights.name}"
+        f"weights: {len(given.keys() & network.state_dict().keys() - fresh)} tensors of"
+        f" {options.name}'s {weights.name}"
     )
     if fresh:
         say(f"newly initialised, since the classes differ: {', '.join(fresh)}")
@@ -168,8 +177,11 @@ def fitting(network: TorchvisionModel, given: Mapping[str, Tensor], name: str) -
             raise OptionError(
                 (
                     "model.weights",
-                    f"{name} does not fit: {n} {there} in the file, and {here} in the network (for images of this size); "
-                    "write model.weights: null, or data.size as the weights have it",
+                    (
+                        f"{name} does not fit: {n} {there} in the file, and {here} in the network"
+                        " (for images of this size); write model.weights: null, or data.size as"
+                        " the weights have it"
+                    ),
                 )
             )
     return wrong
@@ -204,8 +216,8 @@ class TorchvisionModel(Model):
         )
         if path is None:
             raise SpecError(
-                f"model.name: Grad-CAM needs a map of the image that enters a last pooling, and {self.name} has none (it looks by "
-                "attention), or none that is known here"
+                "model.name: Grad-CAM needs a map of the image that enters a last pooling, and"
+                f" {self.name} has none (it looks by attention), or none that is known here"
             )
         return self.get_submodule(path)
 

@@ -21,8 +21,9 @@ from bigmodel_cli.parts.position import sines_of_grid
 from bigmodel_cli.roles import OUTER, Role
 
 NO_HEAD = (
-    "this network rebuilds hidden patches of images and has no head to label them; finetune it first: bigmodel finetune --from "
-    "CKPT SPEC, with model.reconstruct: null and task.type: classification"
+    "this network rebuilds hidden patches of images and has no head to label them; finetune it"
+    " first: bigmodel finetune --from CKPT SPEC, with model.reconstruct: null and task.type:"
+    " classification"
 )
 
 
@@ -35,7 +36,9 @@ class ViTOptions(SkeletonOptions):
     patch: Count = Field(description="height and width of a patch, which must divide the image")
     position: Literal["learned", "sines"] = Field(
         "learned",
-        description="a learned vector for each place, or fixed sines and cosines of its row and column",
+        description=(
+            "a learned vector for each place, or fixed sines and cosines of its row and column"
+        ),
     )
     blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(
         description="the blocks, in order"
@@ -54,7 +57,10 @@ class ViTOptions(SkeletonOptions):
     )
     reconstruct: ReconstructOptions | None = Field(
         None,
-        description="a decoder that rebuilds hidden patches, in place of the head: for task.type: masked_image",
+        description=(
+            "a decoder that rebuilds hidden patches, in place of the head: for task.type:"
+            " masked_image"
+        ),
     )
 
     @model_validator(mode="after")
@@ -69,11 +75,13 @@ class ViTOptions(SkeletonOptions):
         """With a decoder it rebuilds hidden patches, and without one it labels."""
         if self.reconstruct is None and output == "patches":
             raise ValueError(
-                f"task.type: {task} rebuilds hidden patches, and model.type: vit has no decoder; give model.reconstruct"
+                f"task.type: {task} rebuilds hidden patches, and model.type: vit has no decoder;"
+                " give model.reconstruct"
             )
         if self.reconstruct is not None and output != "patches":
             raise ValueError(
-                f"model.reconstruct is for task.type: masked_image; set it to null for task.type: {task}"
+                "model.reconstruct is for task.type: masked_image; set it to null for task.type:"
+                f" {task}"
             )
 
     def grid(self, info: DatasetInfo) -> tuple[int, int]:
@@ -105,7 +113,10 @@ class ViT(Model):
             raise OptionError(
                 (
                     "model.type",
-                    "vit labels images, and the data has no labels; model.reconstruct learns without",
+                    (
+                        "vit labels images, and the data has no labels; model.reconstruct learns"
+                        " without"
+                    ),
                 )
             )
         assert info.image_shape is not None

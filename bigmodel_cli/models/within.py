@@ -70,8 +70,9 @@ class Budget:
         """Take note of a tensor of so many numbers that is about to be made."""
         if self.used + size > self.numbers:
             raise CheckpointError(
-                f"the spec describes a network of {self.used + size:,} numbers or more, with its tables of positions, and the "
-                f"checkpoint holds {self.held:,}: it is damaged or changed; use another, or shorten model.max_len with --set"
+                f"the spec describes a network of {self.used + size:,} numbers or more, with its"
+                f" tables of positions, and the checkpoint holds {self.held:,}: it is damaged or"
+                " changed; use another, or shorten model.max_len with --set"
             )
 
     def take(self, tensor: Tensor | None) -> None:
@@ -85,8 +86,8 @@ class Budget:
         self.made += 1
         if self.made > self.modules:
             raise CheckpointError(
-                f"the spec describes a network of more than {self.modules:,} modules, and the checkpoint has too few weights for "
-                "that: it is damaged or changed; use another"
+                f"the spec describes a network of more than {self.modules:,} modules, and the"
+                " checkpoint has too few weights for that: it is damaged or changed; use another"
             )
 
 

@@ -22,7 +22,9 @@ class ScheduleFreeAdamWOptions(AnyOptimizerOptions):
     lr: Positive = Field(2.5e-3, description="learning rate after the warm-up")
     betas: Annotated[list[Probability], Field(min_length=2, max_length=2)] = Field(
         [0.9, 0.999],
-        description="how near the average gradients are taken, and decay rate of the mean of their squares",
+        description=(
+            "how near the average gradients are taken, and decay rate of the mean of their squares"
+        ),
     )
     eps: Positive = Field(1e-8, description="added to the root of the second moment")
     weight_decay: NonNegative = Field(
@@ -41,8 +43,9 @@ class ScheduleFreeAdamWOptions(AnyOptimizerOptions):
         if last == 1:
             return []
         return [
-            f"train.schedule: the learning rate ends at {100 * last:.3g} % of its peak, and {self.type} is made to do without "
-            "that; set train.schedule: {type: constant, warmup: N}"
+            f"train.schedule: the learning rate ends at {100 * last:.3g} % of its peak, and"
+            f" {self.type} is made to do without that; set train.schedule: {{type: constant,"
+            " warmup: N}"
         ]
 
 

@@ -67,9 +67,11 @@ def _uses(
     given = {n: v for n, v in given.items() if not n.startswith("x-")}
     yield (
         name,
-        given
-        if "type" in given or not tree.types(name)
-        else {"type": tree.types(name)[0], **given},
+        (
+            given
+            if "type" in given or not tree.types(name)
+            else {"type": tree.types(name)[0], **given}
+        ),
     )
     for option, inner in given.items():
         below = tree.properties(name).get(option, {})

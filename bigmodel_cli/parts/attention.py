@@ -52,7 +52,8 @@ class _HeadOptions(Options):
         """The width of a head. Raises `ValueError` where the heads do not divide `dim`."""
         if self.head_dim is None and dim % self.num_heads:
             raise ValueError(
-                f"num_heads: {self.num_heads} heads do not divide dim {dim}; give head_dim, or other numbers"
+                f"num_heads: {self.num_heads} heads do not divide dim {dim}; give head_dim, or"
+                " other numbers"
             )
         return self.head_dim or dim // self.num_heads
 
@@ -63,11 +64,15 @@ class AttentionOptions(_HeadOptions, AnyMixerOptions):
     type: Literal["attention"] = "attention"
     causal: bool | None = Field(
         None,
-        description="a position sees itself and those before it; left out: as the model type has it",
+        description=(
+            "a position sees itself and those before it; left out: as the model type has it"
+        ),
     )
     window: Count | None = Field(
         None,
-        description="positions seen, the own one included (Beltagy et al. 2020; Mistral); left out: all",
+        description=(
+            "positions seen, the own one included (Beltagy et al. 2020; Mistral); left out: all"
+        ),
     )
     position: HeadPosition = Field(NoPositionOptions(), description="what tells positions apart")
     sinks: bool = Field(

@@ -41,7 +41,8 @@ class DifferentialOptions(AnyMixerOptions):
         """The module. Raises `ValueError` for a width that the heads do not divide."""
         if self.head_dim is None and layer.dim % (2 * self.num_heads):
             raise ValueError(
-                f"num_heads: {self.num_heads} heads of two maps do not divide dim {layer.dim}; give head_dim"
+                f"num_heads: {self.num_heads} heads of two maps do not divide dim {layer.dim}; give"
+                " head_dim"
             )
         return Differential(self, layer)
 

@@ -38,7 +38,10 @@ class MoEOptions(AnyFFNOptions):
     scale: Positive = Field(1.0, description="what the routed experts' sum is multiplied by")
     balance: Literal["loss", "bias", "none"] = Field(
         "loss",
-        description="loss: as in Switch; bias: added to the scores for choosing alone, moved towards equal load",
+        description=(
+            "loss: as in Switch; bias: added to the scores for choosing alone, moved towards equal"
+            " load"
+        ),
     )
     balance_weight: NonNegative = Field(
         0.01, description="weight of that loss, or the bias's step (DeepSeek-V3: 0.001)"

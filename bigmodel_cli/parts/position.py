@@ -81,7 +81,8 @@ class RotaryOptions(HeadPositionOptions):
         )  # as GPT-NeoX, but for errors of rounding (0.29 x 100)
         if turned % 2 or not turned:
             raise ValueError(
-                f"position: rotary turns pairs of channels, and {turned} of {head_dim} are to be turned"
+                f"position: rotary turns pairs of channels, and {turned} of {head_dim} are to be"
+                " turned"
             )
         rate, size = rotary_rates(self.base, turned), 1.0
         if self.scaling is not None:
@@ -118,13 +119,14 @@ class T5Options(HeadPositionOptions):
         if self.buckets < least:
             sides = "one side is" if causal else "both sides are"
             raise ValueError(
-                f"position.buckets: {self.buckets}, and where {sides} seen at least {least} are needed"
+                f"position.buckets: {self.buckets}, and where {sides} seen at least {least} are"
+                " needed"
             )
         exact = self.buckets // least
         if self.max_distance <= exact:
             raise ValueError(
-                f"position.max_distance: {self.max_distance}, and of {self.buckets} buckets {exact} are for distances below "
-                f"{exact} one by one; make it larger, or buckets fewer"
+                f"position.max_distance: {self.max_distance}, and of {self.buckets} buckets {exact}"
+                f" are for distances below {exact} one by one; make it larger, or buckets fewer"
             )
         return T5Bias(self, heads, causal)
 

@@ -44,7 +44,8 @@ class RetentionOptions(AnyMixerOptions):
             raise ValueError(f"num_heads: {self.num_heads} heads do not divide dim {layer.dim}")
         if layer.dim // self.num_heads % 2:
             raise ValueError(
-                f"num_heads: heads of {layer.dim // self.num_heads} channels, which are turned in pairs"
+                f"num_heads: heads of {layer.dim // self.num_heads} channels, which are turned in"
+                " pairs"
             )
         return Retention(self, layer)
 

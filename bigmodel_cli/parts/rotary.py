@@ -47,8 +47,8 @@ class NTKScaling(_Scaling):
         turned = 2 * len(rate)
         if turned < 4:
             raise ValueError(
-                "position.scaling: ntk keeps the fastest pair of channels and slows down the slowest, and there is one pair alone; "
-                "turn more channels, or take linear"
+                "position.scaling: ntk keeps the fastest pair of channels and slows down the"
+                " slowest, and there is one pair alone; turn more channels, or take linear"
             )
         return rotary_rates(base * self.factor ** (turned / (turned - 2)), turned), 1.0
 
@@ -76,7 +76,10 @@ class YarnScaling(_Scaling):
     )
     mscale_all_dim: NonNegative = Field(
         0.0,
-        description="what of it is left to the scale of the scores, of all channels: in mla (DeepSeek-V3: 1)",
+        description=(
+            "what of it is left to the scale of the scores, of all channels: in mla"
+            " (DeepSeek-V3: 1)"
+        ),
     )
     attention_factor: Positive | None = Field(
         None, description="what cosines and sines are multiplied by; left out: found from mscale"
@@ -88,7 +91,8 @@ class YarnScaling(_Scaling):
             raise ValueError(f"slow: {self.slow:g} turns are not fewer than fast, {self.fast:g}")
         if self.trained <= 2 * math.pi * self.slow:
             raise ValueError(
-                f"trained: within {self.trained} positions the fastest angle makes less than slow turns"
+                f"trained: within {self.trained} positions the fastest angle makes less than slow"
+                " turns"
             )
         return self
 

@@ -31,16 +31,35 @@ WIDTHS = (12, 10, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Tried one after the other, since heads or groups may not divide all of them."""
 
 REMEDIES = {
-    "builds": "raise ValueError('OPTION: what is wrong') for what cannot be built, and nothing else",
+    "builds": (
+        "raise ValueError('OPTION: what is wrong') for what cannot be built, and nothing else"
+    ),
     "shape": "return what has the shape of x, for any batch and any length, 1 included",
-    "meta": "make every tensor on the device of x or of the weights, and read no values while building",
+    "meta": (
+        "make every tensor on the device of x or of the weights, and read no values while building"
+    ),
     "repeatable": "draw numbers only where self.training is True",
-    "saved": "keep all that is drawn or learnt in nn.Parameter or register_buffer, under names that do not change",
-    "gradients": "let every nn.Parameter have a part in the output, not detached, or set requires_grad to False",
+    "saved": (
+        "keep all that is drawn or learnt in nn.Parameter or register_buffer, under names that do"
+        " not change"
+    ),
+    "gradients": (
+        "let every nn.Parameter have a part in the output, not detached, or set requires_grad to"
+        " False"
+    ),
     "rows": "let no row look at another row of the batch",
-    "causal": "let position t see positions up to t alone, at any length, or set `causal: false` as an option for encoders",
-    "cache": "keep in the cache all that later positions need; sequence.offset positions came before; rows come first in its tensors",
-    "documents": "heed sequence.segment_ids: positions of other numbers are not to be seen, and counting starts anew in each segment",
+    "causal": (
+        "let position t see positions up to t alone, at any length, or set `causal: false` as an"
+        " option for encoders"
+    ),
+    "cache": (
+        "keep in the cache all that later positions need; sequence.offset positions came before;"
+        " rows come first in its tensors"
+    ),
+    "documents": (
+        "heed sequence.segment_ids: positions of other numbers are not to be seen, and counting"
+        " starts anew in each segment"
+    ),
     "positions": "compute each position by itself, whatever stands beside it",
 }
 """What to do about a promise that is not kept; the promises in the order in which they are tried."""
@@ -193,7 +212,8 @@ def check_parts(model: ModelOptions) -> None:
                 finding.kept is None and finding.promise != "builds"
             ):  # what cannot be built is said when the model is
                 say(
-                    f"{part.path}: {part.options.type} does not promise {finding.promise!r}: its options say so"
+                    f"{part.path}: {part.options.type} does not promise {finding.promise!r}: its"
+                    " options say so"
                 )
             elif finding.kept is False:
                 broken.append(finding)
@@ -213,8 +233,9 @@ def _refuse(part: PluginPart, broken: list[Finding]) -> None:
         lines = "".join(f"\n  {finding.line()}" for finding in broken)
         file, article = shlex.quote(str(part.file)), "an" if part.slot == "optimizer" else "a"
         raise SpecError(
-            f"{part.path}: {part.options.type} ({part.file}) does not keep what {article} {part.slot} promises; mend it, or "
-            f"name the promise in not_promised of its options (`bigmodel check {file}` tries all):{lines}"
+            f"{part.path}: {part.options.type} ({part.file}) does not keep what {article}"
+            f" {part.slot} promises; mend it, or name the promise in not_promised of its options"
+            f" (`bigmodel check {file}` tries all):{lines}"
         )
 
 

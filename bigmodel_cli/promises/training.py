@@ -13,9 +13,14 @@ from bigmodel_cli.roles import GAIN, MATRIX, Weight
 STEPS = 4
 REMEDIES = {
     "sums": "divide the gradients by `divisor`: they are sums over a step's targets",
-    "saved": "keep all that changes in self.state, or give it by state_dict and take it by load_state_dict",
+    "saved": (
+        "keep all that changes in self.state, or give it by state_dict and take it by"
+        " load_state_dict"
+    ),
     "finite": "compute without zeros below a fraction bar: gradients may be 0",
-    "factors": "return a finite number of 0 or more for any step of any run, and the same when asked again",
+    "factors": (
+        "return a finite number of 0 or more for any step of any run, and the same when asked again"
+    ),
 }
 """What to do about a promise that is not kept."""
 

@@ -54,7 +54,8 @@ def compare_runs(given: Sequence[str], picture: Path) -> list[RunRecord]:
     for own in kinds.values():
         if len(own) > MOST_NAMED:
             say(
-                f"note: {len(own)} runs are too many for the plot to name them; it names up to {MOST_NAMED}"
+                f"note: {len(own)} runs are too many for the plot to name them; it names up to"
+                f" {MOST_NAMED}"
             )
         counted = [
             p for p in differing([r.options for r in own]) if p.startswith(("data.", "task."))
@@ -63,7 +64,8 @@ def compare_runs(given: Sequence[str], picture: Path) -> list[RunRecord]:
             more = f" and {len(counted) - MOST_SHOWN} more" if len(counted) > MOST_SHOWN else ""
             where = f"{', '.join(counted[:MOST_SHOWN])}{more}"
             say(
-                f"note: runs differ in {where}: their losses and metrics may not be of the same thing"
+                f"note: runs differ in {where}: their losses and metrics may not be of the same"
+                " thing"
             )
     say(
         f"plot: {picture}"

@@ -29,7 +29,8 @@ def find_runs(given: Sequence[str], say: Callable[[str], None]) -> list[Path]:
         path = _run_of(Path(text))
         if path is None and not given:
             raise SpecError(
-                "runs: no such folder; name one that holds runs, or begin one with `bigmodel pretrain SPEC`"
+                "runs: no such folder; name one that holds runs, or begin one with `bigmodel"
+                " pretrain SPEC`"
             )
         if path is None:
             names = os.listdir(ROOT) if os.path.isdir(ROOT) else []

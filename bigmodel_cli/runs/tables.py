@@ -65,9 +65,9 @@ def to_json(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
             "parameters": run.parameters,
             "seconds": run.elapsed,
             "metric": run.metric.name,
-            "best": dict(zip(("step", "value"), best, strict=True))
-            if (best := run.best())
-            else None,
+            "best": (
+                dict(zip(("step", "value"), best, strict=True)) if (best := run.best()) else None
+            ),
             "last": {"step": last.step, **last.values} if (last := run.last()) else None,
             "differs": {path: run.options[path] for path in options if path in run.options},
         }

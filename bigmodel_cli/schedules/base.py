@@ -32,8 +32,9 @@ class AnyScheduleOptions(Options):
         if self.warmup < total:
             return []
         return [
-            f"train.schedule.warmup: {self.warmup:,} steps of warm-up are not fewer than the run's {total:,}: the "
-            f"learning rate only rises, to {100 * self.factor(total - 1, total):.3g} % of its peak"
+            f"train.schedule.warmup: {self.warmup:,} steps of warm-up are not fewer than the run's"
+            f" {total:,}: the learning rate only rises, to"
+            f" {100 * self.factor(total - 1, total):.3g} % of its peak"
         ]
 
 

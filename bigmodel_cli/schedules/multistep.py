@@ -30,7 +30,7 @@ class MultistepOptions(AnyScheduleOptions):
         """Also where a milestone is passed in the warm-up, so that the peak is not reached."""
         early = [m for m in self.milestones if round(m * total) <= self.warmup < total]
         return super().remarks(total) + [
-            f"train.schedule.milestones: {m:g} of the run's {total:,} steps lies in the warm-up of {self.warmup:,}: "
-            f"the learning rate never reaches its peak"
+            f"train.schedule.milestones: {m:g} of the run's {total:,} steps lies in the warm-up of"
+            f" {self.warmup:,}: the learning rate never reaches its peak"
             for m in early[:1]
         ]

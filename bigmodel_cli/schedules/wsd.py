@@ -31,7 +31,7 @@ class WSDOptions(FallingOptions):
         if self.warmup >= total or self.warmup <= total - 1 - self.decay * total:
             return super().remarks(total)
         return [
-            f"train.schedule.warmup: {self.warmup:,} steps of warm-up reach into the last {100 * self.decay:.3g} % of "
-            f"the run's {total:,} steps (train.schedule.decay): the learning rate goes down right after its peak, in "
-            f"{total - 1 - self.warmup:,} steps"
+            f"train.schedule.warmup: {self.warmup:,} steps of warm-up reach into the last"
+            f" {100 * self.decay:.3g} % of the run's {total:,} steps (train.schedule.decay): the"
+            f" learning rate goes down right after its peak, in {total - 1 - self.warmup:,} steps"
         ]

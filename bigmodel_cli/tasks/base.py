@@ -62,7 +62,10 @@ class AnyTaskOptions(Options):
 
     def unlearnable(self, model: str, learners: Sequence[str]) -> str:
         """Why a model of this type cannot learn the task, as a message; `learners` are the types that can."""
-        return f"task.type: {self.type} is learnt by model.type: {' or '.join(learners)}, and model.type is {model}"
+        return (
+            f"task.type: {self.type} is learnt by model.type: {' or '.join(learners)}, and"
+            f" model.type is {model}"
+        )
 
     def search(self) -> Search:
         """How a model writes."""
@@ -119,14 +122,14 @@ class Task:
         if not self.suits(info):
             other = [what for what in _contents(info) if what not in ("tokens", "images")]
             raise SpecError(
-                f"task.type: {self.name} needs data with {self.needs}, and data.type: {source} has {', '.join(other) or 'none'}"
-                f"{self.remedy([])}"
+                f"task.type: {self.name} needs data with {self.needs}, and data.type: {source} has"
+                f" {', '.join(other) or 'none'}{self.remedy([])}"
             )
         missing = [name for name in self.reads if name not in names]
         if missing:
             raise SpecError(
-                f"task.type: {self.name} reads {', '.join(self.reads)}, and data.type: {source} has "
-                f"{', '.join(sorted(names))}{self.remedy(missing)}"
+                f"task.type: {self.name} reads {', '.join(self.reads)}, and data.type: {source} has"
+                f" {', '.join(sorted(names))}{self.remedy(missing)}"
             )
 
     def remedy(self, missing: list[str]) -> str:

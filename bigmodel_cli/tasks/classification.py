@@ -34,8 +34,11 @@ class ClassificationOptions(AnyTaskOptions):
     )
     class_weights: Literal["none", "balanced"] | dict[str | int | bool, Positive] = Field(
         "none",
-        description="how much an item counts in the training loss, by its class: balanced (items / classes / items of the class: "
-        "each class counts as much as another), or {name: weight}, where others weigh 1. Metrics count every item once",
+        description=(
+            "how much an item counts in the training loss, by its class: balanced (items / classes"
+            " / items of the class: each class counts as much as another), or {name: weight}, where"
+            " others weigh 1. Metrics count every item once"
+        ),
     )
     metric: Literal["accuracy", "macro_f1", "loss"] = Field(
         "accuracy", description="what decides which checkpoint is best"
@@ -168,9 +171,10 @@ def uneven(info: DatasetInfo) -> list[str]:
         return []
     name, rare = (repr(info.classes[counts.index(n)]) for n in (most, least))
     return [
-        f"warning: the classes are uneven: {name} has {most:,} of {sum(counts):,} training items and {rare} {least:,}; a model "
-        f"that always says {name} gets {100 * most / sum(counts):.1f} % right. task.class_weights: balanced lets classes count "
-        "alike in training, task.metric: macro_f1 in the choice of the best"
+        f"warning: the classes are uneven: {name} has {most:,} of {sum(counts):,} training items"
+        f" and {rare} {least:,}; a model that always says {name} gets"
+        f" {100 * most / sum(counts):.1f} % right. task.class_weights: balanced lets classes count"
+        " alike in training, task.metric: macro_f1 in the choice of the best"
     ]
 
 
@@ -194,7 +198,8 @@ def class_weights(options: ClassificationOptions, info: DatasetInfo) -> tuple[fl
         return tuple(float(named.get(name, 1.0)) for name in info.classes)
     if len(info.class_counts) != len(info.classes):
         raise SpecError(
-            "task.class_weights: the training items of each class are not known; give {name: weight}"
+            "task.class_weights: the training items of each class are not known; give {name:"
+            " weight}"
         )
     there = sum(count > 0 for count in info.class_counts)
     return tuple(sum(info.class_counts) / (there * max(1, count)) for count in info.class_counts)

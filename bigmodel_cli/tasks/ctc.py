@@ -102,8 +102,9 @@ def negative_log_likelihood(logits: Tensor, lengths: Tensor, target: Tensor) -> 
     if bool((needed > lengths).any()):
         row = int((needed > lengths).nonzero()[0])
         raise DataError(
-            f"a transcript of {int(counts[row])} units needs {int(needed[row])} vectors, and its recording gives "
-            f"{int(lengths[row])}; lower model.frontend.stride or data.hop, or leave the recording out"
+            f"a transcript of {int(counts[row])} units needs {int(needed[row])} vectors, and its"
+            f" recording gives {int(lengths[row])}; lower model.frontend.stride or data.hop, or"
+            " leave the recording out"
         )
     logs = logits.log_softmax(-1).transpose(0, 1)  # (T', B, V)
     return F.ctc_loss(

@@ -28,7 +28,9 @@ class MaskedImageOptions(AnyTaskOptions):
     )
     normalize: bool = Field(
         True,
-        description="compare with each patch's pixels brought to mean 0 and deviation 1, as the paper does",
+        description=(
+            "compare with each patch's pixels brought to mean 0 and deviation 1, as the paper does"
+        ),
     )
 
     def build(self, info: DatasetInfo = NO_DATASET) -> MaskedImage:
@@ -44,7 +46,10 @@ class MaskedImageOptions(AnyTaskOptions):
 
     def unlearnable(self, model: str, learners: Sequence[str]) -> str:
         """Why this model cannot learn the task."""
-        return f"task.type: masked_image rebuilds hidden patches, and model.type: {model} cannot; use vit with reconstruct"
+        return (
+            f"task.type: masked_image rebuilds hidden patches, and model.type: {model} cannot; use"
+            " vit with reconstruct"
+        )
 
     def example(self, model: Any, info: DatasetInfo, x: Tensor, second: int) -> tuple[Tensor, ...]:
         """Which patches of the images are seen, too."""
@@ -57,7 +62,8 @@ class MaskedImageOptions(AnyTaskOptions):
         if not 0 < seen < patches:
             fault = "leaves none visible" if seen == 0 else "hides none"
             raise SpecError(
-                f"task.mask_ratio: {self.mask_ratio} of the image's {patches} patches {fault}; take another, or smaller patches"
+                f"task.mask_ratio: {self.mask_ratio} of the image's {patches} patches {fault}; take"
+                " another, or smaller patches"
             )
         return seen
 

@@ -28,7 +28,9 @@ class MaskedLMOptions(AnyTaskOptions):
     )
     replace_random: Fraction = Field(
         0.1,
-        description="of those, how many a token drawn from the vocabulary takes the place of; the rest stay",
+        description=(
+            "of those, how many a token drawn from the vocabulary takes the place of; the rest stay"
+        ),
     )
     whole_words: bool = Field(
         False, description="find all tokens of a word or none; needs data.words: true"
@@ -38,7 +40,8 @@ class MaskedLMOptions(AnyTaskOptions):
     def _shares(self) -> MaskedLMOptions:
         if self.replace_mask + self.replace_random > 1 + 1e-9:
             raise ValueError(
-                f"replace_mask {self.replace_mask} and replace_random {self.replace_random} are more than 1 together; lower one"
+                f"replace_mask {self.replace_mask} and replace_random {self.replace_random} are"
+                " more than 1 together; lower one"
             )
         return self
 

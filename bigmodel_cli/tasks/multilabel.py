@@ -26,13 +26,17 @@ class MultilabelOptions(AnyTaskOptions):
     output: ClassVar[str] = "labels"
     thresholds: Fraction | dict[Name, Fraction] = Field(
         HALF,
-        description="the probability from which on an item has a label, of all or {name: threshold}, where others have 0.5; `eval "
-        "--split val` says which are best",
+        description=(
+            "the probability from which on an item has a label, of all or {name: threshold}, where"
+            " others have 0.5; `eval --split val` says which are best"
+        ),
     )
     pos_weight: Literal["none", "balanced"] | dict[Name, Positive] = Field(
         "none",
-        description="how much an item with a label counts in the loss, where one without counts 1: balanced (items without / "
-        "items with), or {name: weight}, where others weigh 1",
+        description=(
+            "how much an item with a label counts in the loss, where one without counts 1: balanced"
+            " (items without / items with), or {name: weight}, where others weigh 1"
+        ),
     )
     metric: Literal["map", "micro_f1", "macro_f1", "exact", "loss"] = Field(
         "map", description="what decides which checkpoint is best"

@@ -32,7 +32,10 @@ class RegressionOptions(AnyTaskOptions):
     output: ClassVar[str] = "labels"
     loss: Literal["mse", "huber", "mae"] = Field(
         "mse",
-        description="the error of scaled numbers: squared, absolute, or squared up to 1 deviation and absolute beyond",
+        description=(
+            "the error of scaled numbers: squared, absolute, or squared up to 1 deviation and"
+            " absolute beyond"
+        ),
     )
     metric: Literal["loss", "mae", "rmse", "r2"] = Field(
         "loss",
@@ -46,7 +49,8 @@ class RegressionOptions(AnyTaskOptions):
             f"{name}: mean {mean:.6g}, deviation {std:.6g}" for name, mean, std in three
         )
         return [
-            f"numbers to learn, scaled by the training split's mean and deviation, which is the RMSE of the mean: {shown}"
+            "numbers to learn, scaled by the training split's mean and deviation, which is the"
+            f" RMSE of the mean: {shown}"
         ]
 
     def build(self, info: DatasetInfo = NO_DATASET) -> Regression:

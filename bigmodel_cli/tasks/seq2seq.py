@@ -29,21 +29,28 @@ class Seq2SeqTaskOptions(AnyTaskOptions):
     )
     baseline: Literal["none", "lead"] = Field(
         "none",
-        description="lead: judge the source's first words too, as many as a reference has on average",
+        description=(
+            "lead: judge the source's first words too, as many as a reference has on average"
+        ),
     )
     metric: Literal[
         "loss", "accuracy", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "wer", "cer"
     ] = Field(
         "loss",
-        description="what decides which checkpoint is best, and when patience ends; for what is judged by text, each validation "
-        "lets the model write",
+        description=(
+            "what decides which checkpoint is best, and when patience ends; for what is judged by"
+            " text, each validation lets the model write"
+        ),
     )
     beams: Beams = Field(
         5, description="hypotheses that the search keeps when the model writes; 1 is greedy"
     )
     max_tokens: Count | None = Field(
         None,
-        description="longest text that the model writes, in tokens with the end; left out: what its context holds",
+        description=(
+            "longest text that the model writes, in tokens with the end; left out: what its context"
+            " holds"
+        ),
     )
     length_penalty: NonNegative = Field(
         1.0, description="how far a longer text is preferred (Wu et al. 2016); 0: not"

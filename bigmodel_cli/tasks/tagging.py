@@ -31,7 +31,10 @@ class TaggingOptions(AnyTaskOptions):
     )
     metric: Literal["f1", "accuracy", "loss"] = Field(
         "f1",
-        description="what decides which checkpoint is best: f1 of entities (of tags that are not of entities, accuracy)",
+        description=(
+            "what decides which checkpoint is best: f1 of entities (of tags that are not of"
+            " entities, accuracy)"
+        ),
     )
 
     def build(self, info: DatasetInfo = NO_DATASET) -> Tagging:
@@ -43,13 +46,17 @@ class TaggingOptions(AnyTaskOptions):
         words, often = sum(info.class_counts), list[str]()
         if words:
             often += [
-                f"{max(info.class_counts):,} of {words:,} training words have one tag: {majority(info)!r}"
+                f"{max(info.class_counts):,} of {words:,} training words have one tag:"
+                f" {majority(info)!r}"
             ]
         plain = [tag for tag in info.classes if not ENTITY.fullmatch(tag)]
         if not plain:
             return often
         return [
-            f"the tags are of words and not of entities (B-, I-, O ...), as {plain[0]!r} is: judged by accuracy",
+            (
+                f"the tags are of words and not of entities (B-, I-, O ...), as {plain[0]!r} is:"
+                " judged by accuracy"
+            ),
             *often,
         ]
 
@@ -88,9 +95,10 @@ class Tagging(Task):
         """Summed cross-entropy over the words, and how many there are."""
         logits, at = outputs
         smoothing = self.options.label_smoothing
-        return F.cross_entropy(
-            logits, batch["tags"][at], reduction="sum", label_smoothing=smoothing
-        ), at.sum()
+        return (
+            F.cross_entropy(logits, batch["tags"][at], reduction="sum", label_smoothing=smoothing),
+            at.sum(),
+        )
 
     def size(self, batch: Batch) -> Tensor:
         """The tokens that are read."""

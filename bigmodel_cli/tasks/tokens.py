@@ -30,7 +30,8 @@ class TokenTask(Task):
         """Raise `SpecError` for data with a tag for each word, too, whose models put out tags."""
         if info.tagged:
             raise SpecError(
-                f"task.type: {self.name} learns texts, and data.type: {source} has tags: task.type: tagging"
+                f"task.type: {self.name} learns texts, and data.type: {source} has tags: task.type:"
+                " tagging"
             )
         super().check(model, info, names, source)
 
@@ -38,8 +39,8 @@ class TokenTask(Task):
         """Inputs (B, T) and targets (B, T): the only place where the sequence moves by one."""
         tokens, mask = batch[self.sequence], batch.get("loss_mask")
         targets = tokens[:, 1:]
-        return tokens[:, :-1], targets if mask is None else targets.masked_fill(
-            ~mask[:, 1:], PADDING
+        return tokens[:, :-1], (
+            targets if mask is None else targets.masked_fill(~mask[:, 1:], PADDING)
         )
 
     def loss(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:

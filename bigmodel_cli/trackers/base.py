@@ -71,7 +71,8 @@ class Service(Tracker):
         """Say that records cannot be taken back."""
         if self.known:
             self.run.tell(
-                f"{self.type}: what it has of steps after {step} stays beside the new: it takes nothing back"
+                f"{self.type}: what it has of steps after {step} stays beside the new: it takes"
+                " nothing back"
             )
 
 

@@ -24,7 +24,10 @@ class MLflowOptions(AnyTrackerOptions):
     package = "mlflow"
     uri: str | None = Field(
         None,
-        description="where it is: http://..., sqlite:///FILE; left out: $MLFLOW_TRACKING_URI or its own default",
+        description=(
+            "where it is: http://..., sqlite:///FILE; left out: $MLFLOW_TRACKING_URI or its own"
+            " default"
+        ),
     )
     experiment: str = Field(
         "bigmodel", description="the experiment that the run belongs to; made where there is none"

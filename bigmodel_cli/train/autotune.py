@@ -65,8 +65,8 @@ def choose(
         shown = "; ".join(f"{c} {1e3 * statistics.median(t):.1f} ms" for c, t in times.items())
         why = "; it was close, so the plainer stays" if close else ""
         say(
-            f"computing in {best} ({_rounds(times[candidates[0]])}: {shown}{why}); pin train.precision and "
-            "train.memory_format to repeat"
+            f"computing in {best} ({_rounds(times[candidates[0]])}: {shown}{why}); pin"
+            " train.precision and train.memory_format to repeat"
         )
     compiled = "on" if options.compile == "auto" and device.type == "cuda" else options.compile
     return options.model_copy(

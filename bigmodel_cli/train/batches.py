@@ -40,13 +40,15 @@ def micro_batches(split: Split, options: TrainOptions) -> MicroBatches:
         return BySamples(split, options.micro, options.seed)
     if split.lengths is None:
         raise SpecError(
-            "train.batch_tokens: the samples of this data are all of one size; give train.batch_size"
+            "train.batch_tokens: the samples of this data are all of one size; give"
+            " train.batch_size"
         )
     longest = int(split.lengths.max())
     if longest > options.micro:
         given = "micro_batch_size" if options.micro_batch_size is not None else "batch_tokens"
         raise SpecError(
-            f"train.{given}: {options.micro} tokens do not hold the longest sample, of {longest}; make it larger"
+            f"train.{given}: {options.micro} tokens do not hold the longest sample, of {longest};"
+            " make it larger"
         )
     return ByTokens(split, split.lengths, options.micro, options.seed)
 

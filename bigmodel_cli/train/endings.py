@@ -25,7 +25,8 @@ def final_checkpoint(run: Run) -> Path:
         if run.state.best is not None:
             return best_as_last(run)
         run.say(
-            f"{run.task.metric} was not a finite number in any validation; the result is the last checkpoint"
+            f"{run.task.metric} was not a finite number in any validation; the result is the last"
+            " checkpoint"
         )
     if run.options.average_last is not None:
         return average_as_last(run)
@@ -48,7 +49,8 @@ def average_as_last(run: Run) -> Path:
         [checkpoints.read(path, train_state=False).model for path in newest]
     )
     run.say(
-        f"averaging the weights of the last {len(newest)} checkpoints, from step {newest[0].name[5:].lstrip('0')}"
+        f"averaging the weights of the last {len(newest)} checkpoints, from step"
+        f" {newest[0].name[5:].lstrip('0')}"
     )
     if run.validation is not None:
         with run.signals.deferred(), run.state.swapped_weights(contents.model), run.signals.let():
@@ -71,5 +73,6 @@ def show_result(run: Run) -> None:
     except Interrupted:
         run.signals.stopping()
         run.say(
-            "stopped by a signal after the end of the training: what is shown at the end is left out"
+            "stopped by a signal after the end of the training: what is shown at the end is"
+            " left out"
         )

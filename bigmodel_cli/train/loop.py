@@ -211,8 +211,8 @@ def _numerics_message(run: Run, result: StepResult) -> str:
         else "no checkpoint was saved yet"
     )
     return (
-        f"step {run.state.step + 1}: {what}; this step changed nothing, and {kept}. "
-        "Lower train.optimizer.lr, set train.max_grad_norm: 1.0, or compute in train.precision: fp32"
+        f"step {run.state.step + 1}: {what}; this step changed nothing, and {kept}. Lower"
+        " train.optimizer.lr, set train.max_grad_norm: 1.0, or compute in train.precision: fp32"
     )
 
 
@@ -223,8 +223,9 @@ def _note_overflow(run: Run, result: StepResult) -> None:
         raise NumericsError(_numerics_message(run, result))
     if scale.skipped == 1:
         run.say(
-            f"step {run.state.step + 1}: overflow in fp16; this step changed nothing, and the loss scale falls to "
-            f"{scale.value:,.0f} (this is said once; metrics.jsonl counts such steps as skipped)"
+            f"step {run.state.step + 1}: overflow in fp16; this step changed nothing, and the loss"
+            f" scale falls to {scale.value:,.0f} (this is said once; metrics.jsonl counts such"
+            " steps as skipped)"
         )
 
 
@@ -233,8 +234,9 @@ def _sum_up_overflows(run: Run) -> None:
     state = run.state
     if state.optimizer.steps == 0:
         raise NumericsError(
-            f"none of the {state.step:,} steps changed anything: each overflowed in fp16, whose loss scale fell to "
-            f"{state.loss_scale.value:,.0f}; train longer, or compute in train.precision: bf16 or fp32"
+            f"none of the {state.step:,} steps changed anything: each overflowed in fp16, whose"
+            f" loss scale fell to {state.loss_scale.value:,.0f}; train longer, or compute in"
+            " train.precision: bf16 or fp32"
         )
     run.say(
         f"fp16: {state.loss_scale.skipped:,} of {state.step:,} steps overflowed and changed nothing"

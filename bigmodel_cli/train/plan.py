@@ -94,13 +94,17 @@ class Plan:
             ("parameters", f"{self.parameters:,}"),
             (
                 "FLOPs per sample",
-                f"{quantity(self.flops_per_sample, 'FLOP')} forward, "
-                f"{quantity(self.training_flops_per_sample, 'FLOP')} in training",
+                (
+                    f"{quantity(self.flops_per_sample, 'FLOP')} forward, "
+                    f"{quantity(self.training_flops_per_sample, 'FLOP')} in training"
+                ),
             ),
             (
                 "memory",
-                f"about {peak} at its peak, in fp32, with {self.memory.batch} at once, without the data: "
-                f"{', '.join(f'{name} {part}' for name, part in memory.items())}",
+                (
+                    f"about {peak} at its peak, in fp32, with {self.memory.batch} at once, without"
+                    f" the data: {', '.join(f'{name} {part}' for name, part in memory.items())}"
+                ),
             ),
             ("steps", self._length()),
             ("optimizer", f"{summary(self.weights)} (each weight: --json)"),
@@ -196,9 +200,11 @@ def plan(spec: Spec, info: DatasetInfo, train: Split, found: Outline) -> Plan:
         flops_per_sample=flops_per_sample(flops, spec, info, found),
         training_flops_per_sample=flops_per_sample(training_flops, spec, info, found),
         memory=memory_of(spec, info, found, train.longest_rows()),
-        steps=spec.train.total_steps(micro_batches(train, spec.train).per_epoch)
-        if len(train)
-        else spec.train.steps,
+        steps=(
+            spec.train.total_steps(micro_batches(train, spec.train).per_epoch)
+            if len(train)
+            else spec.train.steps
+        ),
         minutes=spec.train.minutes,
         samples=len(train) or None,
         weights=describe_weights(spec.train.optimizer, found.weights),

@@ -93,7 +93,8 @@ def previous_run(directory: RunDirectory) -> Previous | None:
     except SpecError as error:
         say(f"warning: the run's own spec cannot be used: {str(error).splitlines()[0]}")
         say(
-            "no checkpoint was committed yet: starting from the first step with the spec that is given"
+            "no checkpoint was committed yet: starting from the first step with the spec that is"
+            " given"
         )
         return None
     say("no checkpoint was committed yet: starting from the first step")
@@ -116,8 +117,9 @@ def resumed_spec(
     if previous is None:
         if given is None:
             raise CheckpointError(
-                f"--resume: {directory.path} has no checkpoint, and no {SPEC} that can be read; give the spec: bigmodel "
-                f"{command} SPEC --resume --out {shlex.quote(str(directory.path))}"
+                f"--resume: {directory.path} has no checkpoint, and no {SPEC} that can be read;"
+                f" give the spec: bigmodel {command} SPEC --resume --out"
+                f" {shlex.quote(str(directory.path))}"
             )
         return given
     old = previous.spec
@@ -190,7 +192,8 @@ def _say_recorded(given: Spec, used: Spec) -> None:
     if found:
         more = f" and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
         say(
-            f"left out of the spec, and so as the run recorded it: {', '.join(found[:MOST_SHOWN])}{more}"
+            "left out of the spec, and so as the run recorded it:"
+            f" {', '.join(found[:MOST_SHOWN])}{more}"
         )
 
 
@@ -214,8 +217,8 @@ def _refusal(
     elif not any(p.startswith("model.") for p in changed):
         ways.insert(0, f"`bigmodel finetune --from {place} SPEC`, from its weights")
     return (
-        f"--resume: the spec is not the one that this run began with; leave the change out, or begin a new run with it "
-        f"({', or '.join(ways)}):{lines}"
+        "--resume: the spec is not the one that this run began with; leave the change out, or"
+        f" begin a new run with it ({', or '.join(ways)}):{lines}"
     )
 
 
@@ -298,10 +301,12 @@ def check_fingerprint(
         return False
     if accepted:
         say(
-            f"the data has changed since step {contents.step:,}: accepted, and recorded in metrics.jsonl and state.json"
+            f"the data has changed since step {contents.step:,}: accepted, and recorded in"
+            " metrics.jsonl and state.json"
         )
         return True
     raise CheckpointError(
-        "--resume: the data is not what this run was trained on (its fingerprint differs); restore it, go on all the same "
-        "with --accept-data, or start a new run, perhaps with `bigmodel finetune --from` this checkpoint"
+        "--resume: the data is not what this run was trained on (its fingerprint differs); restore"
+        " it, go on all the same with --accept-data, or start a new run, perhaps with `bigmodel"
+        " finetune --from` this checkpoint"
     )

@@ -55,8 +55,8 @@ def go_back(options: RewindOptions, run: Run, result: StepResult) -> None:
     remedy = "lower train.optimizer.lr, set train.max_grad_norm: 1.0, or look at the data"
     if state.rewinds >= options.most:
         raise NumericsError(
-            f"{what}; the run went back {state.rewinds} times already (train.rewind.most); {remedy}. The last checkpoint is "
-            f"{checkpoints.find(run.directory.path)}"
+            f"{what}; the run went back {state.rewinds} times already (train.rewind.most);"
+            f" {remedy}. The last checkpoint is {checkpoints.find(run.directory.path)}"
         )
     contents = checkpoints.newest(folder, run.say, run.keeping.bases(folder, state.scores))
     if contents is None:
@@ -66,7 +66,8 @@ def go_back(options: RewindOptions, run: Run, result: StepResult) -> None:
     state.elapsed, state.rewinds, state.passed = elapsed, rewinds + 1, batch + 1 - state.step
     count = step - state.step
     run.say(
-        f"{what}; going back to step {state.step}, and past {count:,} batches ({state.rewinds} of {options.most} times)"
+        f"{what}; going back to step {state.step}, and past {count:,} batches ({state.rewinds} of"
+        f" {options.most} times)"
     )
     base = folder / f"step-{state.step:08d}"
     checkpoints.mark(folder, "last", base)

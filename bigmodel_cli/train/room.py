@@ -29,8 +29,8 @@ def check_enough(spec: Spec, train: Split) -> None:
     """Raise `DataError` where the training split does not fill a batch."""
     if spec.train.batch_tokens is None and len(train) < spec.train.batch_size:
         raise DataError(
-            f"the train split has {len(train)} samples, fewer than train.batch_size {spec.train.batch_size}; "
-            "use more data or a smaller batch"
+            f"the train split has {len(train)} samples, fewer than train.batch_size"
+            f" {spec.train.batch_size}; use more data or a smaller batch"
         )
 
 
@@ -66,13 +66,17 @@ def check_fits(spec: Spec, device: torch.device, memory: Memory, longest: int) -
     share = (room - state) * 0.9 / least  # of the micro-batch: activations grow with its rows
     fitting = max((m for m in _divisors(options.batch) if m <= share * options.micro), default=0)
     if fitting >= (longest if by_tokens else 1):
-        remedy = f"set train.micro_batch_size: {fitting}, which needs about {quantity(state + least * fitting // options.micro, 'B')}"
+        remedy = (
+            f"set train.micro_batch_size: {fitting}, which needs about"
+            f" {quantity(state + least * fitting // options.micro, 'B')}"
+        )
     else:
         remedy = "no micro-batch fits: make the model, its context or its images smaller"
     raise SpecError(
-        f"train.{'batch_tokens' if by_tokens else 'batch_size'}: a step of {options.micro:,} "
-        f"{'tokens' if by_tokens else 'samples'} at once needs about {quantity(state + least, 'B')}, {quantity(least, 'B')} of "
-        f"them for activations, and {device} has {quantity(room, 'B')}; {remedy}"
+        f"train.{'batch_tokens' if by_tokens else 'batch_size'}: a step of {options.micro:,}"
+        f" {'tokens' if by_tokens else 'samples'} at once needs about"
+        f" {quantity(state + least, 'B')}, {quantity(least, 'B')} of them for activations, and"
+        f" {device} has {quantity(room, 'B')}; {remedy}"
     )
 
 
@@ -83,8 +87,9 @@ def check_readable(state: TrainState) -> None:
     resuming += [p.dim() for p in state.model.parameters()] if state.ema else []
     if not checkpoints.can_list(weights, resuming):
         raise SpecError(
-            f"model: a checkpoint would hold {len(weights) + len(resuming):,} tensors, with the optimizer's and the average's, "
-            "and so many are not read again; take fewer blocks or layers"
+            f"model: a checkpoint would hold {len(weights) + len(resuming):,} tensors, with the"
+            " optimizer's and the average's, and so many are not read again; take fewer blocks or"
+            " layers"
         )
 
 

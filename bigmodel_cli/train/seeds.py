@@ -47,7 +47,8 @@ def train_seeds(specs: Mapping[int, Spec], request: Request, signals: Signals) -
             ) from None
         except BigmodelError:
             say(
-                f"seed {seed}: failed; {number - 1} of {len(specs)} runs are done, and to go on with all: {_again(request)}"
+                f"seed {seed}: failed; {number - 1} of {len(specs)} runs are done, and to go on"
+                f" with all: {_again(request)}"
             )
             raise
         gc.collect()  # the next one needs the memory
@@ -67,7 +68,8 @@ def _request(request: Request, seed: int) -> Request:
         return replace(request, name=name, out=path, resume=has_begun(path))
     if out is not None and os.path.isdir(out) and os.listdir(out):
         raise SpecError(
-            f"{out}: holds a run (or other files) already; go on with it by --resume, or choose another --out"
+            f"{out}: holds a run (or other files) already; go on with it by --resume, or choose"
+            " another --out"
         )
     return replace(request, name=name, out=out)
 

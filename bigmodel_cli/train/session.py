@@ -245,7 +245,8 @@ def _trained_on(opened: Opened, saved: Checkpoint | None, changed: bool) -> dict
     data, task, source = opened.data, opened.spec.task.type, opened.source
     if "val" not in data.splits:
         say(
-            "no validation: no data is named for it and data.val_fraction is 0, so that no checkpoint is the best one"
+            "no validation: no data is named for it and data.val_fraction is 0, so that no"
+            " checkpoint is the best one"
         )
     before = load_trained_on(
         checkpoints.read_assets(source).get(TRAINED_ON) if source is not None else None
@@ -268,8 +269,9 @@ def _describe_start(spec: Spec, model: Model, train: Split) -> None:
 def _describe_steps(options: TrainOptions, total: int | None) -> None:
     if options.minutes is not None:
         say(
-            f"train.minutes: {options.minutes:g} minutes of training, without validations and saving; how many steps that is "
-            "the machine decides, so that the run is not exactly repeatable"
+            f"train.minutes: {options.minutes:g} minutes of training, without validations and"
+            " saving; how many steps that is the machine decides, so that the run is not exactly"
+            " repeatable"
         )
     for remark in options.remarks(total) if total is not None else ():
         say(remark)
@@ -292,8 +294,8 @@ def _describe_bend(options: TrainOptions, before: int, total: int, step: int) ->
     if not math.isclose(factors[0], factors[1]):
         ended = f"had ended at {last}" if step >= before else f"would go on at {was}"
         say(
-            f"the run has {total:,} steps instead of {before:,}: its schedule is bent, and the learning rate goes on at "
-            f"{now} of its peak, where it {ended}"
+            f"the run has {total:,} steps instead of {before:,}: its schedule is bent, and the"
+            f" learning rate goes on at {now} of its peak, where it {ended}"
         )
 
 

@@ -87,14 +87,15 @@ def _check_task(spec: Spec, task: Task, data: DataSet) -> None:
     task.check(spec.model, data.info, data.names(), spec.data.type)
     if spec.train.patience is not None and "val" not in data.splits:
         raise SpecError(
-            "train.patience: there is no validation by which to stop; name validation data, or leave data.val_fraction out "
-            "to hold out a tenth of the training data"
+            "train.patience: there is no validation by which to stop; name validation data, or"
+            " leave data.val_fraction out to hold out a tenth of the training data"
         )
     train = spec.train
     validates = train.validate_every is not None or train.validate_epochs is not None
     if train.patience is not None and not validates:
         raise SpecError(
-            "train.patience: it counts validations, and there is one alone, at the end; give train.validate_every"
+            "train.patience: it counts validations, and there is one alone, at the end; give"
+            " train.validate_every"
         )
     if (
         train.average_last is not None
@@ -102,20 +103,22 @@ def _check_task(spec: Spec, task: Task, data: DataSet) -> None:
         and not (validates or train.checkpoint_every)
     ):
         raise SpecError(
-            f"train.average_last: {train.average_last} checkpoints, and one alone is saved, at the end; give "
-            "train.checkpoint_every"
+            f"train.average_last: {train.average_last} checkpoints, and one alone is saved, at the"
+            " end; give train.checkpoint_every"
         )
     if train.rewind is not None and not (validates or train.checkpoint_every):
         raise SpecError(
-            "train.rewind: it goes back to the last checkpoint, and one alone is saved, at the end; give train.checkpoint_every"
+            "train.rewind: it goes back to the last checkpoint, and one alone is saved, at the end;"
+            " give train.checkpoint_every"
         )
     if (
         train.batch_tokens is not None
         and train.batch_size != TrainOptions.model_fields["batch_size"].default
     ):
         say(
-            f"train.batch_size: {train.batch_size} is not read, since train.batch_tokens: {train.batch_tokens} fills the batches; "
-            "set that to null for batches of so many samples"
+            f"train.batch_size: {train.batch_size} is not read, since train.batch_tokens:"
+            f" {train.batch_tokens} fills the batches; set that to null for batches of so many"
+            " samples"
         )
     need_libraries(task.validation_text_metrics)
 

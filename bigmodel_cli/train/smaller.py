@@ -121,8 +121,9 @@ def fitted(
     def smaller(now: int) -> int:
         more = more_pieces(now, options, rows)
         told(
-            f"out of memory with a micro-batch of {options.micro // now:,} {unit}; it is done again in pieces of "
-            f"{max(1, options.micro // more):,}, and so are those after it: the batch and its loss stay"
+            f"out of memory with a micro-batch of {options.micro // now:,} {unit}; it is done again"
+            f" in pieces of {max(1, options.micro // more):,}, and so are those after it: the batch"
+            " and its loss stay"
         )
         return more
 

@@ -269,9 +269,9 @@ class TrainState:
         moved = {name for name in train if name.startswith(OPTIMIZER)}
         if differing := sorted(moved ^ own.keys()):
             raise CheckpointError(
-                f"the checkpoint's optimizer is not this run's: {len(differing)} tensors are in one of them alone, such as "
-                f"{differing[0].removeprefix(OPTIMIZER)} (earlier versions gave other weights to muon); start a new run: "
-                "bigmodel finetune --from"
+                f"the checkpoint's optimizer is not this run's: {len(differing)} tensors are in one"
+                f" of them alone, such as {differing[0].removeprefix(OPTIMIZER)} (earlier versions"
+                " gave other weights to muon); start a new run: bigmodel finetune --from"
             )
         expected = {**own, CPU: torch.get_rng_state(), **self.raw()}
         check_fits(weights, self.model.state_dict(), "model.safetensors")
@@ -295,14 +295,17 @@ def check_fits(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], name: 
     """Raise `CheckpointError` for a tensor of the file `name` that is missing, not wanted, or of another shape or dtype."""
     for key in sorted(given.keys() | wanted.keys()):
         shown = [
-            f"{str(side[key].dtype).removeprefix('torch.')} {list(side[key].shape)}"
-            if key in side
-            else "none"
+            (
+                f"{str(side[key].dtype).removeprefix('torch.')} {list(side[key].shape)}"
+                if key in side
+                else "none"
+            )
             for side in (wanted, given)
         ]
         if shown[0] != shown[1]:
             raise CheckpointError(
-                f"{name}: tensor {key}: this run has {shown[0]}, the checkpoint {shown[1]}; {ANOTHER}"
+                f"{name}: tensor {key}: this run has {shown[0]}, the checkpoint {shown[1]};"
+                f" {ANOTHER}"
             )
 
 
@@ -350,6 +353,7 @@ class Recorded(BaseModel):
             ) from None
         if found.optimizer_steps > found.step:
             raise CheckpointError(
-                f"state.json: optimizer_steps: {found.optimizer_steps}, after {found.step} steps; {ANOTHER}"
+                f"state.json: optimizer_steps: {found.optimizer_steps}, after {found.step} steps;"
+                f" {ANOTHER}"
             )
         return found

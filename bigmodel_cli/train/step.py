@@ -17,8 +17,8 @@ from bigmodel_cli.train.state import TrainState
 
 REMEDY = "set a smaller train.micro_batch_size, or a smaller train.batch_size"
 IN_UPDATE = (
-    "it was the update of the weights, whose memory no smaller batch lessens: make the model smaller, or take another "
-    "train.optimizer; the last checkpoint is as it was"
+    "it was the update of the weights, whose memory no smaller batch lessens: make the model"
+    " smaller, or take another train.optimizer; the last checkpoint is as it was"
 )
 
 
@@ -51,8 +51,9 @@ def batch_norm_explained() -> Iterator[None]:
         if "Expected more than 1 value per channel" not in str(error):
             raise
         raise SpecError(
-            "train.batch_size: batch normalisation has one value per channel, in a micro-batch of one sample whose map is 1 x 1 "
-            "there; let more samples pass at once (train.micro_batch_size, train.batch_size), or normalise less (norm: none)"
+            "train.batch_size: batch normalisation has one value per channel, in a micro-batch of"
+            " one sample whose map is 1 x 1 there; let more samples pass at once"
+            " (train.micro_batch_size, train.batch_size), or normalise less (norm: none)"
         ) from None
 
 

@@ -81,35 +81,51 @@ class AudioOptions(LabelledOptions):
     )
     pattern: str = Field(
         r"(?P<label>[^/]+)/[^/]+$",
-        description="a regular expression found in each name (the path below the folder or archive); its group `label` is the "
-        "class, others serve `split`; when left out, the folder is the class",
+        description=(
+            "a regular expression found in each name (the path below the folder or archive); its"
+            " group `label` is the class, others serve `split`; when left out, the folder is the"
+            " class"
+        ),
     )
     split: dict[Literal["val", "test"], Rule] = Field(
         {},
-        description="values of the pattern's groups that put a recording into test, or else into val; the rest trains",
+        description=(
+            "values of the pattern's groups that put a recording into test, or else into val; the"
+            " rest trains"
+        ),
     )
     val_fraction: ValFraction = Field(None, description=HELD_OUT.format("recordings"))
     units: Literal["words", "characters"] | None = Field(
         None,
-        description="what a transcript is spelled in, for task.type: ctc; left out: one label for each recording",
+        description=(
+            "what a transcript is spelled in, for task.type: ctc; left out: one label for each"
+            " recording"
+        ),
     )
     transcripts: list[str] = Field(
         [],
-        description="files of lines NAME<TAB>TEXT; the text may be labels (label_separator), or numbers with tabs between "
-        "(targets); when left out, a recording's label is its transcript",
+        description=(
+            "files of lines NAME<TAB>TEXT; the text may be labels (label_separator), or numbers"
+            " with tabs between (targets); when left out, a recording's label is its transcript"
+        ),
     )
     label_separator: Separator = None
     targets: list[str] = Field(
         [],
-        description="the names of numbers to learn, for task.type: regression: groups of the pattern, or with transcripts the "
-        "columns behind NAME in this order",
+        description=(
+            "the names of numbers to learn, for task.type: regression: groups of the pattern, or"
+            " with transcripts the columns behind NAME in this order"
+        ),
     )
     join: JoinOptions | None = Field(
         None, description="make strings of several recordings; needs units"
     )
     seconds: Annotated[float, Field(gt=0, le=3600)] | None = Field(
         None,
-        description="bring each to this length, as a picture for cnn and vit; left out: rows of frames, for encoder",
+        description=(
+            "bring each to this length, as a picture for cnn and vit; left out: rows of frames, for"
+            " encoder"
+        ),
     )
     rate: Annotated[int, Field(ge=100, le=MOST_RATE)] = Field(16000, description="samples a second")
     window: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -166,7 +182,8 @@ class AudioOptions(LabelledOptions):
             if name not in groups:
                 known = ", ".join(groups) or "none"
                 raise ValueError(
-                    f"targets: the pattern has no group {name!r} (it has: {known}){did_you_mean(name, groups)}"
+                    f"targets: the pattern has no group {name!r} (it has:"
+                    f" {known}){did_you_mean(name, groups)}"
                 )
         if len(set(self.targets)) < len(self.targets):
             raise ValueError("targets: a name is given twice")
@@ -176,22 +193,26 @@ class AudioOptions(LabelledOptions):
             for group in rule.keys() - groups.keys():
                 known = ", ".join(groups) or "none"
                 raise ValueError(
-                    f"split.{name}: the pattern has no group {group!r} (it has: {known}){did_you_mean(group, groups)}"
+                    f"split.{name}: the pattern has no group {group!r} (it has:"
+                    f" {known}){did_you_mean(group, groups)}"
                 )
         not_both("val" in self.split, "split.val", self.val_fraction)
         others = self.targets or self.label_separator is not None
         if self.units is None and (self.join is not None or (self.transcripts and not others)):
             raise ValueError(
-                f"{'join' if self.join else 'transcripts'}: say in which units a transcript is spelled"
+                f"{'join' if self.join else 'transcripts'}: say in which units a transcript is"
+                " spelled"
             )
         if self.seconds is not None and self.units is not None:
             raise ValueError(
-                "seconds: transcripts belong to rows of frames as long as the recording; leave seconds out"
+                "seconds: transcripts belong to rows of frames as long as the recording; leave"
+                " seconds out"
             )
         top = self.high or self.rate / 2
         if not self.low < top <= self.rate / 2:
             raise ValueError(
-                f"low and high: {self.low:g} to {top:g} Hz do not lie in this order below half the rate"
+                f"low and high: {self.low:g} to {top:g} Hz do not lie in this order below half the"
+                " rate"
             )
         if min(self.window, self.hop) * self.rate < 1:
             raise ValueError(f"window and hop: at {self.rate} Hz they hold less than a sample")
@@ -273,9 +294,11 @@ def _open_audio(
         options.on_bad == "skip",
         base,
         say,
-        None
-        if only is None
-        else (lambda groups: options.split_of(groups) in wanted, [list(wanted), options.split]),
+        (
+            None
+            if only is None
+            else (lambda groups: options.split_of(groups) in wanted, [list(wanted), options.split])
+        ),
     )
     rows = _rows(options, recordings, wanted, fraction, None if only else say)
     texts, places = texts_of(options, recordings, base)
@@ -357,8 +380,8 @@ def _check_lengths(split: SoundSplit, recordings: Recordings, context: int) -> N
         if length > longest:
             names = " + ".join(recordings.names[i] for i in own.tolist())
             raise DataError(
-                f"{names}: {length / rate:.1f} s long, and the model reads up to {longest / rate:.1f} s; cut it into pieces, or "
-                "leave it out"
+                f"{names}: {length / rate:.1f} s long, and the model reads up to"
+                f" {longest / rate:.1f} s; cut it into pieces, or leave it out"
             )
 
 
@@ -460,7 +483,8 @@ def read_sound(path: Path, info: DatasetInfo, say: Say = tell) -> Wave:
     longest = None if info.context is None else info.context * info.sound.hop
     if longest is not None and len(wave.values) > longest:
         raise DataError(
-            f"{path}: {len(wave.values) / rate:.1f} s long, and the model reads up to {longest / rate:.1f} s; cut it into pieces"
+            f"{path}: {len(wave.values) / rate:.1f} s long, and the model reads up to"
+            f" {longest / rate:.1f} s; cut it into pieces"
         )
     for sentence in notes_said((note, str(path)) for note in wave.notes):
         say(sentence)

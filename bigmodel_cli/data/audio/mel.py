@@ -64,8 +64,9 @@ def check_filters(sound: MelConfig) -> None:
     )
     if empty:
         raise SpecError(
-            f"data.mels: {empty} of {sound.mels} bands hold no frequency that a window of {sound.window} samples tells apart "
-            f"({sound.rate / size:.0f} Hz); take fewer bands, or a longer window"
+            f"data.mels: {empty} of {sound.mels} bands hold no frequency that a window of"
+            f" {sound.window} samples tells apart ({sound.rate / size:.0f} Hz); take fewer bands,"
+            " or a longer window"
         )
 
 

@@ -83,18 +83,21 @@ def open_recordings(
             _write(draft, found, pattern, rate, skip_bad, takes)
         if content_digest(found) != digest:
             raise DataError(
-                "data.files: recordings changed while they were read; start again when nothing writes to them"
+                "data.files: recordings changed while they were read; start again when nothing"
+                " writes to them"
             )
 
     folder = cached_folder("audio", key, f"decoding recordings to {rate:,} Hz", say, build)
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     if index["bad"]:
         say(
-            f"warning: skipped {len(index['bad'])} recording(s) that cannot be decoded, the first: {index['bad'][0]}"
+            f"warning: skipped {len(index['bad'])} recording(s) that cannot be decoded, the first:"
+            f" {index['bad'][0]}"
         )
     if index["others"]:
         say(
-            f"{index['others']:,} recording(s) are left out: data.pattern is not found in their names"
+            f"{index['others']:,} recording(s) are left out: data.pattern is not found in their"
+            " names"
         )
     for sentence in notes_said(index["notes"]):
         say(sentence)
@@ -127,7 +130,8 @@ def find_sound(names: list[str], base: Path) -> list[Found]:
     for path, _ in found:
         if not path.name.lower().endswith(ENDINGS + ARCHIVES):
             raise DataError(
-                f"{path}: not a recording or an archive; they end in {', '.join(ENDINGS + ARCHIVES)}"
+                f"{path}: not a recording or an archive; they end in"
+                f" {', '.join(ENDINGS + ARCHIVES)}"
             )
     return found
 
@@ -167,7 +171,8 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
                     continue
                 if member.size > MOST_BYTES:
                     raise DataError(
-                        f"{path}: {name}: {member.size:,} bytes, more than {MOST_BYTES:,}; cut it into pieces"
+                        f"{path}: {name}: {member.size:,} bytes, more than {MOST_BYTES:,}; cut it"
+                        " into pieces"
                     )
                 file = archive.extractfile(member)
                 assert file is not None
@@ -237,5 +242,8 @@ def _nothing(found: list[Found], pattern: str, bad: list[str], others: list[str]
     if bad:
         return f"none of {len(bad)} recordings can be decoded, the first: {bad[0]}"
     if others:
-        return f"data.pattern: {pattern!r} is found in none of {len(others):,} names; the first is {others[0]}"
+        return (
+            f"data.pattern: {pattern!r} is found in none of {len(others):,} names; the first is"
+            f" {others[0]}"
+        )
     return f"{found[0][0]}: no recordings in it; they end in {', '.join(ENDINGS)}"

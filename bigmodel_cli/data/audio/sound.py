@@ -41,8 +41,14 @@ CHUNK, BLOCK = 1 << 14, 1 << 20
 """So many outputs, and so many numbers of the filter, are computed at a time."""
 INTEGER, CANCELLING = "integer", "cancelling"
 NOTES = {
-    INTEGER: "recording(s) of float samples that are integers of 16, 24 or 32 bits, divided by that full scale",
-    CANCELLING: "recording(s) whose channels cancel one another: their mean, which is read, is all but silence",
+    INTEGER: (
+        "recording(s) of float samples that are integers of 16, 24 or 32 bits, divided by that full"
+        " scale"
+    ),
+    CANCELLING: (
+        "recording(s) whose channels cancel one another: their mean, which is read, is all but"
+        " silence"
+    ),
 }
 """What is worth saying about a recording, by the notes of `Wave`."""
 
@@ -113,7 +119,8 @@ def _full_scale(samples: Channels, name: str) -> int:
         return 1
     if peak > INTEGERS[-1]:
         raise DataError(
-            f"{name}: samples up to {peak:.3g}, where full scale is 1 (or 2^31 for integers); {REMEDY}"
+            f"{name}: samples up to {peak:.3g}, where full scale is 1 (or 2^31 for integers);"
+            f" {REMEDY}"
         )
     return next(full for full in INTEGERS if peak <= full)
 

@@ -61,7 +61,8 @@ def beside_recordings(
     for row, place in zip(rows, places, strict=True):
         if len(row) != len(options.targets):
             raise DataError(
-                f"{place}: {len(row)} numbers behind the name, and data.targets names {len(options.targets)}"
+                f"{place}: {len(row)} numbers behind the name, and data.targets names"
+                f" {len(options.targets)}"
             )
     numbers = np.array(
         [

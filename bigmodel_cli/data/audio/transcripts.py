@@ -75,7 +75,8 @@ def read_transcripts(
         known = [n for n in (name, str(pure.with_suffix("")), pure.name, pure.stem) if n in texts]
         if not known:
             raise DataError(
-                f"{name}: no transcript in {', '.join(files)}; add a line NAME<TAB>TEXT, or change data.pattern"
+                f"{name}: no transcript in {', '.join(files)}; add a line NAME<TAB>TEXT, or change"
+                " data.pattern"
             )
         if (other := taken.setdefault(known[0], name)) != name:
             both = f"{known[0]} is the name of two recordings, {other} and {name}"

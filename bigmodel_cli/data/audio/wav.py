@@ -75,7 +75,8 @@ def read_wav(content: bytes, name: str) -> tuple[Channels, int]:
                 size = there
             elif size > there:
                 raise DataError(
-                    f"{name}: cut off: {there:,} bytes of samples, and its header says {size:,}; {REMEDY}"
+                    f"{name}: cut off: {there:,} bytes of samples, and its header says {size:,};"
+                    f" {REMEDY}"
                 )
             return _unpack(content[place : place + size], form, name)
         place = _next_chunk(content, place, size)
@@ -133,16 +134,19 @@ def _unpack(data: bytes, form: bytes, name: str) -> tuple[Channels, int]:
     if (code, bits) not in {(PCM, 8), (PCM, 16), (PCM, 24), (PCM, 32), (FLOAT, 32), (FLOAT, 64)}:
         known = CODECS.get(
             code,
-            f"{bits}-bit {'PCM' if code == PCM else 'float' if code == FLOAT else f'format {code}'}",
+            f"{bits}-bit"
+            f" {'PCM' if code == PCM else 'float' if code == FLOAT else f'format {code}'}",
         )
         raise DataError(f"{name}: encoded as {known}; convert it to 16-bit PCM{SKIP}")
     if not channels or not 0 < rate <= MOST_RATE or frame != channels * bits // 8:
         raise DataError(
-            f"{name}: its header says {channels} channels, {rate} Hz, {frame} bytes a frame; {REMEDY}"
+            f"{name}: its header says {channels} channels, {rate} Hz, {frame} bytes a frame;"
+            f" {REMEDY}"
         )
     if len(data) % frame:
         raise DataError(
-            f"{name}: cut off: {len(data):,} bytes of samples are not a multiple of {frame}; {REMEDY}"
+            f"{name}: cut off: {len(data):,} bytes of samples are not a multiple of {frame};"
+            f" {REMEDY}"
         )
     check_size(len(data) * 8 // bits, name)
     return _to_float(data, code, bits).reshape(-1, channels), rate

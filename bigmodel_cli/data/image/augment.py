@@ -217,7 +217,8 @@ def _v2(index: int, options: V2Options) -> Any:
     for name in options.args:
         if name not in known:
             raise SpecError(
-                f"data.augment.{index}.args.{name}: {options.name} has no such argument{did_you_mean(name, known)}"
+                f"data.augment.{index}.args.{name}: {options.name} has no such"
+                f" argument{did_you_mean(name, known)}"
             )
     try:
         return getattr(v2, options.name)(**options.args)
@@ -259,7 +260,7 @@ def _changed(transform: Any, image: Tensor, place: str) -> Tensor:
             else f"a {type(changed).__name__}"
         )
         raise SpecError(
-            f"{place} makes {after} of an image of {before} (channels, height, width); take one that keeps the size, or "
-            "arguments by which it does"
+            f"{place} makes {after} of an image of {before} (channels, height, width); take one"
+            " that keeps the size, or arguments by which it does"
         )
     return changed

@@ -54,7 +54,8 @@ def read_labels(values: Sequence[Any], places: Sequence[str], column: str) -> li
                 else _kind(value)
             )
             raise DataError(
-                f"{place}: data.label_column: {column!r} holds {shown}; a label is a whole number, or the name of a class"
+                f"{place}: data.label_column: {column!r} holds {shown}; a label is a whole number,"
+                " or the name of a class"
             )
     return labels
 

@@ -104,8 +104,8 @@ def left_out(paths: Sequence[Path]) -> str:
     endings = Counter(path.suffix.lower() for path in paths)
     kinds = ", ".join(f"{count:,} {ending}" for ending, count in endings.most_common(5))
     return (
-        f"warning: {len(paths):,} file(s) are left out, since their formats are not read ({kinds}), the first: {paths[0]}; "
-        "convert them to PNG"
+        f"warning: {len(paths):,} file(s) are left out, since their formats are not read ({kinds}),"
+        f" the first: {paths[0]}; convert them to PNG"
     )
 
 

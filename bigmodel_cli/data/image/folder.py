@@ -39,14 +39,15 @@ def read_folder(
         flat = not found_classes and folders[name] != root and _images_in(folders[name], ENDINGS)
         if flat and (any(inside.values()) or "train" not in folders):
             raise DataError(
-                f"{folders[name]}: its images lie in no folders of classes, and those of a split do (class/image.png); sort them "
-                "into such folders, or take it out of the root (bigmodel predict labels images without)"
+                f"{folders[name]}: its images lie in no folders of classes, and those of a split do"
+                " (class/image.png); sort them into such folders, or take it out of the root"
+                " (bigmodel predict labels images without)"
             )
     classes = tuple(sorted({c for found in inside.values() for c in found}))
     if labelled and not classes:
         raise DataError(
-            f"{root}: no folders of classes in it; the layout is root/class/image.png, or set data.labels: false for images "
-            "without labels"
+            f"{root}: no folders of classes in it; the layout is root/class/image.png, or set"
+            " data.labels: false for images without labels"
             + (
                 ""
                 if root in folders.values()
@@ -103,8 +104,8 @@ def read_folder(
         say(left_out(others))
     if bare:
         say(
-            f"warning: {len(bare):,} image(s) are left out, since their names have no ending, the first: {bare[0]}; "
-            "name them .png or as they are"
+            f"warning: {len(bare):,} image(s) are left out, since their names have no ending, the"
+            f" first: {bare[0]}; name them .png or as they are"
         )
     return RawImages(splits, classes)
 
@@ -138,12 +139,14 @@ def _two_ways(root: Path, splits: list[Path], others: list[Path]) -> str:
     classes = [folder for folder in splits if _images_in(folder, ENDINGS)]
     if classes:
         return (
-            f"{classes[0]}: images lie right in it, as in a class, and its name is that of a split; where it is a class beside "
-            f"{_listed(others)}, put all classes into {root / 'train'} (so {root / 'train' / classes[0].name}), or rename it"
+            f"{classes[0]}: images lie right in it, as in a class, and its name is that of a split;"
+            f" where it is a class beside {_listed(others)}, put all classes into {root / 'train'}"
+            f" (so {root / 'train' / classes[0].name}), or rename it"
         )
     return (
-        f"{root}: folders of splits ({_listed(splits)}) beside others with images ({_listed(others)}); take the others out of "
-        f"it, or, where all are classes, put them into {root / 'train'}"
+        f"{root}: folders of splits ({_listed(splits)}) beside others with images"
+        f" ({_listed(others)}); take the others out of it, or, where all are classes, put them into"
+        f" {root / 'train'}"
     )
 
 
@@ -175,7 +178,8 @@ def _images_in(folder: Path, endings: tuple[str, ...]) -> list[Path]:
 def _say_left_out(images: list[Path]) -> None:
     if images:
         say(
-            f"warning: {len(images):,} image(s) beside the folders of classes are left out, the first: {images[0]}"
+            f"warning: {len(images):,} image(s) beside the folders of classes are left out, the"
+            f" first: {images[0]}"
         )
 
 

@@ -89,15 +89,19 @@ class _ImageOptions(AnyDataOptions):
     test_data: ClassVar[str] = "data.root=FOLDER, with a folder test in it"
     size: Annotated[int, Field(gt=0, le=10_000)] | None = Field(
         None,
-        description="resize to a square of so many pixels; left out: the size of most training images",
+        description=(
+            "resize to a square of so many pixels; left out: the size of most training images"
+        ),
     )
     channels: Literal[1, 3] | None = Field(
         None, description="1: grey, 3: colour; left out: colour if any training image has colour"
     )
     white_level: Annotated[float, Field(gt=0, le=2**32)] | None = Field(
         None,
-        description="the value of white in grey images of more than 8 bits: 4095 for 12 bits kept in 16; left out: 65535, and 1 in "
-        "floating-point images",
+        description=(
+            "the value of white in grey images of more than 8 bits: 4095 for 12 bits kept in 16;"
+            " left out: 65535, and 1 in floating-point images"
+        ),
     )
     normalize: Literal["auto", "none"] | NormalizeOptions = Field(
         "auto", description="auto: from the training split"
@@ -113,7 +117,9 @@ class _ImageOptions(AnyDataOptions):
     labels: bool = Field(True, description="false: the images alone, for task.type: masked_image")
     label_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0,
-        description="part of each class of the training split that is kept: the same images for every seed",
+        description=(
+            "part of each class of the training split that is kept: the same images for every seed"
+        ),
     )
 
     def open(
@@ -126,7 +132,8 @@ class _ImageOptions(AnyDataOptions):
     def _labels_to_keep(self) -> _ImageOptions:
         if self.label_fraction < 1 and not self.labels:
             raise ValueError(
-                "label_fraction says how many labels are kept, and with labels: false there are none"
+                "label_fraction says how many labels are kept, and with labels: false there are"
+                " none"
             )
         return self
 
@@ -151,7 +158,8 @@ class _ImageOptions(AnyDataOptions):
         shape, _, count = self.source
         if self.size is None and shape is None:
             raise DataError(
-                "the size of its images is not known: give data.size: N, the side of a square in pixels"
+                "the size of its images is not known: give data.size: N, the side of a square in"
+                " pixels"
             )
         channels, height, width = shape or (3, 0, 0)
         channels = self.channels or channels
@@ -293,8 +301,9 @@ def _open_images(
     named = options.named(base)
     if "train" not in named and only is None:
         raise DataError(
-            f"{base / options.root}: it holds {', '.join(named)}, and no folder train (or training) beside it; make one, or, where "
-            f"these are classes, put them into {base / options.root / 'train'}"
+            f"{base / options.root}: it holds {', '.join(named)}, and no folder train (or training)"
+            " beside it; make one, or, where these are classes, put them into"
+            f" {base / options.root / 'train'}"
         )
     fraction = part_to_hold_out(options.val_fraction, named)
     raw = options.read(base, only, say)
@@ -374,7 +383,8 @@ def _check(raw: RawImages, say: Say) -> None:
                 split.names[outside[0]] if split.names else f"item {outside[0]} of the {name} split"
             )
             raise DataError(
-                f"{place}: label {split.labels[outside[0]]}, and the classes are 0 to {len(raw.classes) - 1}"
+                f"{place}: label {split.labels[outside[0]]}, and the classes are 0 to"
+                f" {len(raw.classes) - 1}"
             )
         say_lacking(name, "image", classes_in(split.labels), raw.classes, say)
 

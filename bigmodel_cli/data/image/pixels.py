@@ -48,8 +48,8 @@ def decode(
             image = _eight_bits(image, header, name, white)
         elif white is not None and header.name.startswith("16-bit"):
             raise DataError(
-                f"{name}: of 16-bit colour only the upper eight bits are read, and data.white_level is {white:g}; "
-                f"convert it to 8 bits{SKIP}"
+                f"{name}: of 16-bit colour only the upper eight bits are read, and data.white_level"
+                f" is {white:g}; convert it to 8 bits{SKIP}"
             )
         return to_array(image, channels, size)
 
@@ -76,8 +76,8 @@ def _eight_bits(image: Any, header: Header, name: str, white: float | None) -> A
     white = white or WHITE.get(header.depth)
     if white is None:
         raise DataError(
-            f"{name}: {header.name}, which does not say what value is white; set data.white_level, convert it to 8 or 16 "
-            f"bits{SKIP}"
+            f"{name}: {header.name}, which does not say what value is white; set data.white_level,"
+            f" convert it to 8 or 16 bits{SKIP}"
         )
     values = np.asarray(image, np.float64)
     low, high, slack = (
@@ -87,8 +87,8 @@ def _eight_bits(image: Any, header: Header, name: str, white: float | None) -> A
     )
     if not -slack <= low <= high <= white + slack:
         raise DataError(
-            f"{name}: {header.name} with pixels from {low:g} to {high:g}, and white is {white:g}; set data.white_level to "
-            f"the value of white, scale the pixels{SKIP}"
+            f"{name}: {header.name} with pixels from {low:g} to {high:g}, and white is {white:g};"
+            f" set data.white_level to the value of white, scale the pixels{SKIP}"
         )
     shade = values / white if not header.inverted else 1 - values / white
     if isinstance(image.info.get("transparency"), int):

@@ -112,7 +112,8 @@ def read_mnist(root: Path, folder: str, download: bool, wanted: Sequence[str]) -
         labels = _read_idx(raw / f"{prefix}-labels-idx1-ubyte", 1, sha)
         if len(images) != len(labels):
             raise DataError(
-                f"{raw}: the {name} split has {len(images)} images and {len(labels)} labels; fetch it again"
+                f"{raw}: the {name} split has {len(images)} images and {len(labels)} labels; fetch"
+                " it again"
             )
         splits[name] = RawSplit(labels.astype(np.int64), sha.hexdigest(), images[:, None])
     return RawImages(splits, FASHION if folder == "FashionMNIST" else tuple("0123456789"))
@@ -129,8 +130,8 @@ def _read_idx(path: Path, dimensions: int, sha: Any) -> Any:
         )
     except FileNotFoundError:
         raise MissingData(
-            f"{path.absolute()}: not there (nor {packed.name}); set data.root to the folder that holds "
-            f"{path.parent.parent.name}/, or data.download: true to fetch it"
+            f"{path.absolute()}: not there (nor {packed.name}); set data.root to the folder that"
+            f" holds {path.parent.parent.name}/, or data.download: true to fetch it"
         ) from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{packed}: cannot be read: {error}") from None
@@ -142,7 +143,8 @@ def _read_idx(path: Path, dimensions: int, sha: Any) -> Any:
         raise DataError(f"{path}: its header says {' x '.join(map(str, shape))}; fetch it again")
     if len(content) - header != int(np.prod(shape, dtype=np.int64)):
         raise DataError(
-            f"{path}: {len(content) - header:,} bytes of content, and its header says {' x '.join(map(str, shape))}"
+            f"{path}: {len(content) - header:,} bytes of content, and its header says"
+            f" {' x '.join(map(str, shape))}"
         )
     sha.update(content)
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy()
@@ -165,11 +167,13 @@ def read_cifar(root: Path, kind: str, download: bool, wanted: Sequence[str]) -> 
             )
         except RuntimeError:
             raise MissingData(
-                f"{root.absolute()}: no {kind} there (or damaged); set data.root, or data.download: true to fetch it"
+                f"{root.absolute()}: no {kind} there (or damaged); set data.root, or data.download:"
+                " true to fetch it"
             ) from None
         except OSError as error:
             raise DataError(
-                f"{root}: {kind} cannot be downloaded: {error}; fetch it elsewhere and set data.root"
+                f"{root}: {kind} cannot be downloaded: {error}; fetch it elsewhere and set"
+                " data.root"
             ) from None
         pixels = np.ascontiguousarray(data.data.transpose(0, 3, 1, 2))
         description = pixels.tobytes() + json.dumps([data.classes, data.targets]).encode()
@@ -282,7 +286,8 @@ def read_parquet(
     if len(classes) > 1:
         first, other = list(classes.values())[:2]
         raise DataError(
-            f"{other}: the names of its classes are not those of {first}; make one set of names of them"
+            f"{other}: the names of its classes are not those of {first}; make one set of names of"
+            " them"
         )
     numbers, known = number_labels(
         labels, {n: s.names for n, s in found.items()}, next(iter(classes), ())

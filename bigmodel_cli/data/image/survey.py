@@ -176,8 +176,9 @@ def _say_depth(name: str, found: Survey, white: float | None, say: Say) -> None:
             f"set data.white_level: {2**bits - 1}" if kind == "grey" else "convert them to 8 bits"
         )
         say(
-            f"warning: {count:,} {kind} image(s) of 16 bits in the {name} split: the brightest value in {decoded:,} of them is "
-            f"{peak:,}, as if they held {bits} bits, and white is 65,535, so that they are nearly black; {remedy} if it is not"
+            f"warning: {count:,} {kind} image(s) of 16 bits in the {name} split: the brightest"
+            f" value in {decoded:,} of them is {peak:,}, as if they held {bits} bits, and white is"
+            f" 65,535, so that they are nearly black; {remedy} if it is not"
         )
 
 
@@ -229,8 +230,9 @@ def _say_sizes(name: str, headers: Headers, shape: Shape, why: str, say: Say) ->
     more = f" and {len(sizes) - 3:,} more" if len(sizes) > 3 else ""
     reason = why or "the size of most in the training split; set data.size to choose another"
     say(
-        f"{'' if why else 'warning: '}{int(other.sum()):,} of {len(other):,} images of the {name} split are resized to "
-        f"{shape[1]} x {shape[2]} ({reason}), {stretched:,} of them stretched; height x width: {shown}{more}"
+        f"{'' if why else 'warning: '}{int(other.sum()):,} of {len(other):,} images of the {name}"
+        f" split are resized to {shape[1]} x {shape[2]} ({reason}), {stretched:,} of them"
+        f" stretched; height x width: {shown}{more}"
     )
 
 
@@ -253,7 +255,8 @@ def _say_kinds(
         else ""
     )
     say(
-        f"{'warning: ' if lost and surveyed else ''}images of the {name} split: {kinds}; all are read as {how}{laid}{remedy}"
+        f"{'warning: ' if lost and surveyed else ''}images of the {name} split: {kinds}; all are"
+        f" read as {how}{laid}{remedy}"
     )
 
 

@@ -103,7 +103,8 @@ def _failure(status: int, listener: _Listener) -> Exception:
     if status < 0 or "MemoryError" in last:
         why = f"was ended by signal {-status}" if status < 0 else "found no memory"
         return ResourceError(
-            f"the training of the BPE tokenizer {why}{f' ({last})' if status < 0 and last else ''}; it needs memory for every "
-            "different word: use less text, or a tokenizer that is brought along (data.tokenizer: {type: file, path: ...})"
+            f"the training of the BPE tokenizer {why}{f' ({last})' if status < 0 and last else ''};"
+            " it needs memory for every different word: use less text, or a tokenizer that is"
+            " brought along (data.tokenizer: {type: file, path: ...})"
         )
     return RuntimeError("the training of the BPE tokenizer failed:\n" + "\n".join(listener.others))

@@ -84,11 +84,17 @@ class CoNLLOptions(AnyDataOptions):
     val_fraction: ValFraction = Field(None, description=HELD_OUT.format("sentences"))
     words: Column | None = Field(
         None,
-        description="where words stand: a column from 0 (0 where left out), or the key in .jsonl rows (tokens)",
+        description=(
+            "where words stand: a column from 0 (0 where left out), or the key in .jsonl rows"
+            " (tokens)"
+        ),
     )
     tags: Column | None = Field(
         None,
-        description="where tags stand: a column, the last one (-1) where left out, or the key in .jsonl rows (tags)",
+        description=(
+            "where tags stand: a column, the last one (-1) where left out, or the key in .jsonl"
+            " rows (tags)"
+        ),
     )
     context: Annotated[int, Field(ge=4, le=10**9)] = Field(
         128, description="most tokens of a sentence, with its marks (T); what is longer is cut"
@@ -98,7 +104,10 @@ class CoNLLOptions(AnyDataOptions):
     )
     piece: Piece = Field(
         "first",
-        description="the token of a word that bears its tag; last for a decoder, which has not read the others before",
+        description=(
+            "the token of a word that bears its tag; last for a decoder, which has not read the"
+            " others before"
+        ),
     )
 
     def open(
@@ -155,7 +164,8 @@ class CoNLLOptions(AnyDataOptions):
         """One more word, from the fields of its line."""
         if len(fields) != width:
             raise DataError(
-                f"{place}: {len(fields)} column(s), and the lines before have {width}; tabs allow blanks in words"
+                f"{place}: {len(fields)} column(s), and the lines before have {width}; tabs allow"
+                " blanks in words"
             )
         wanted = (0 if self.words is None else self.words, -1 if self.tags is None else self.tags)
         for option, column, out in zip(
@@ -163,11 +173,13 @@ class CoNLLOptions(AnyDataOptions):
         ):
             if not isinstance(column, int):
                 raise SpecError(
-                    f"data.{option}: {column!r} is a key of .jsonl rows, and {place} has columns; give a number"
+                    f"data.{option}: {column!r} is a key of .jsonl rows, and {place} has columns;"
+                    " give a number"
                 )
             if not -width <= column < width or width < 2:
                 raise DataError(
-                    f"{place}: {width} column(s), and data.{option} is column {column}; words need their tags"
+                    f"{place}: {width} column(s), and data.{option} is column {column}; words need"
+                    " their tags"
                 )
             if not fields[column].strip():
                 raise DataError(f"{place}: column {column} (data.{option}) is empty")
@@ -189,7 +201,8 @@ class CoNLLOptions(AnyDataOptions):
                 isinstance(value, str) and value.strip() for value in values
             ):
                 raise DataError(
-                    f"{place}: {key!r} is not a list of names; write each as text, tags by name (B-PER), not number"
+                    f"{place}: {key!r} is not a list of names; write each as text, tags by name"
+                    " (B-PER), not number"
                 )
             lists.append([checked_text(value, place).strip() for value in values])
         words, tags = lists
@@ -266,14 +279,16 @@ def _classes(
     every = sorted(set.union(*tags.values()))
     if known is None and len(every) < 2:
         raise DataError(
-            f"data.tags: every word has the tag {every[0]!r}; is it the right column? Two or more are needed"
+            f"data.tags: every word has the tag {every[0]!r}; is it the right column? Two or more"
+            " are needed"
         )
     if known is not None:
         numbers_of(every, known.classes, every)
         return known.classes
     if unseen := [tag for tag in every if tag not in tags["train"]]:
         say(
-            f"warning: the training sentences have no word of {len(unseen)} tag(s): {', '.join(unseen[:5])}"
+            f"warning: the training sentences have no word of {len(unseen)} tag(s):"
+            f" {', '.join(unseen[:5])}"
         )
     return tuple(every)
 
@@ -311,7 +326,8 @@ def _tokenizer(
     tokenizer = fit_tokenizer(options.tokenizer, Corpora(corpus, surveys), say, assets)
     if tokenizer.end_of_text is None:
         raise SpecError(
-            "data.tokenizer: it has no mark for the end of a text, which ends a sentence; use bpe or bytes"
+            "data.tokenizer: it has no mark for the end of a text, which ends a sentence; use bpe"
+            " or bytes"
         )
     return tokenizer
 
@@ -339,8 +355,9 @@ class Tagged(Split):
             cut, lost = cut + (len(at) < len(sentence.words)), lost + len(sentence.words) - len(at)
         if cut:
             say(
-                f"warning: {cut:,} of {len(sentences):,} {name} sentences are cut to {pieces.room + 2} tokens: {lost:,} of "
-                f"their words are neither learnt nor judged; data.context says how many fit"
+                f"warning: {cut:,} of {len(sentences):,} {name} sentences are cut to"
+                f" {pieces.room + 2} tokens: {lost:,} of their words are neither learnt nor judged;"
+                " data.context says how many fit"
             )
         self.lengths = np.array([len(tokens) + 2 for tokens, _ in self.rows])
         say_lacking(

@@ -142,6 +142,7 @@ def standard_library(max_bytes: int) -> tuple[Path, ...]:
         chosen.append(root / name)
     if not chosen:
         raise DataError(
-            f"{root}: the standard library's source is not there; use data.type: text with files of your own"
+            f"{root}: the standard library's source is not there; use data.type: text with files of"
+            " your own"
         )
     return tuple(chosen)

@@ -62,13 +62,17 @@ class _TextOptions(AnyDataOptions):
     tokenizer: TokenizerOptions = Field(BytesOptions(), description="text to tokens")
     val_fraction: ValFraction = Field(
         None,
-        description="part of the text held out for validation: documents at random, of a single one its tail; left out: a tenth "
-        "where no validation files are named; 0: none",
+        description=(
+            "part of the text held out for validation: documents at random, of a single one its"
+            " tail; left out: a tenth where no validation files are named; 0: none"
+        ),
     )
     words: bool = Field(False, description="say which word each token belongs to, for masked_lm")
     isolate: bool = Field(
         False,
-        description="a token sees its own document alone, where several stand in a window; for causal_lm",
+        description=(
+            "a token sees its own document alone, where several stand in a window; for causal_lm"
+        ),
     )
 
     def open(
@@ -168,8 +172,8 @@ def _open_text(
     for path in [path for corpus in corpora.values() for path in corpus.files]:
         if plain_name(path).endswith(TABLES):
             say(
-                f"warning: {path}: read as running text, its marks and separators too; rows of objects are read from .jsonl, "
-                "columns by data.type: table"
+                f"warning: {path}: read as running text, its marks and separators too; rows of"
+                " objects are read from .jsonl, columns by data.type: table"
             )
     surveys = {name: survey(corpus) for name, corpus in corpora.items()}
     for name, found in surveys.items():
@@ -209,7 +213,8 @@ def _open_text(
     end = tokenizer.end_of_text if options.isolate else None
     if options.isolate and end is None:
         raise SpecError(
-            "data.isolate: the text is one document, or its tokenizer has no mark for the end of one"
+            "data.isolate: the text is one document, or its tokenizer has no mark for the end"
+            " of one"
         )
     splits: dict[str, Split] = {
         n: Windows(folder / f"{n}.bin", dtype, options.context, n, words, end)
@@ -252,8 +257,8 @@ class Windows(Split):
         total = len(self.tokens)
         if total < context + 1:
             raise DataError(
-                f"the {name} split has {total:,} tokens, fewer than one window of context {context} + 1; "
-                "use more text, another val_fraction, or a smaller data.context"
+                f"the {name} split has {total:,} tokens, fewer than one window of context {context}"
+                " + 1; use more text, another val_fraction, or a smaller data.context"
             )
         self.count = (
             max(1, (total - context) // context) if self.train else -(-(total - 1) // context)

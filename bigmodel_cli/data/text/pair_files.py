@@ -90,7 +90,8 @@ def parallel(split: str, files: dict[str, tuple[Path, ...]]) -> PairSource:
     """
     if objects := [path for paths in files.values() for path in paths if is_json_lines(path)]:
         raise DataError(
-            f"{objects[0]}: pairs are lines of text; for columns of .jsonl use data.type: pair_table"
+            f"{objects[0]}: pairs are lines of text; for columns of .jsonl use data.type:"
+            " pair_table"
         )
     found = {side: survey(Corpus(paths)) for side, paths in files.items()}
     together: list[tuple[Sequence[Path], Sequence[Path]]] = [(files["source"], files["target"])]
@@ -168,8 +169,9 @@ def _names_first(together: Sequence[tuple[Sequence[Path], Sequence[Path]]]) -> t
         first = [next(lines(paths[0]), "").strip() for paths in (sources, targets)]
         if are_names(first):
             notes.append(
-                f"warning: the first lines of {sources[0]} and {targets[0]} ({', '.join(first)}) look like the names of columns, "
-                "and are read as a pair; take them out if they are names"
+                f"warning: the first lines of {sources[0]} and {targets[0]} ({', '.join(first)})"
+                " look like the names of columns, and are read as a pair; take them out if they"
+                " are names"
             )
     return tuple(notes)
 
@@ -183,8 +185,11 @@ def _numbers_differ(together: Sequence[tuple[Sequence[Path], Sequence[Path]]]) -
         ]
         if numbers[0] != numbers[1] and all(numbers):
             return (
-                f"warning: {sources[0]} is read beside {targets[0]}, whose name has another number; name the files of both sides "
-                "in the same order if they do not belong together",
+                (
+                    f"warning: {sources[0]} is read beside {targets[0]}, whose name has another"
+                    " number; name the files of both sides in the same order if they do not belong"
+                    " together"
+                ),
             )
     return ()
 
@@ -196,6 +201,6 @@ def _lines(paths: Sequence[Path]) -> Iterator[str]:
 def _uneven(split: str, sources: Sequence[Path], targets: Sequence[Path]) -> DataError:
     counts = [sum(1 for _ in _lines(paths)) for paths in (sources, targets)]
     return DataError(
-        f"the {split} sources ({sources[0]}) have {counts[0]:,} lines and the targets ({targets[0]}) {counts[1]:,}; line n of one "
-        "belongs to line n of the other"
+        f"the {split} sources ({sources[0]}) have {counts[0]:,} lines and the targets"
+        f" ({targets[0]}) {counts[1]:,}; line n of one belongs to line n of the other"
     )

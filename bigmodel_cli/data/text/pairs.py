@@ -52,7 +52,9 @@ class PairOptions(AnyDataOptions):
 
     context: Count = Field(
         128,
-        description="longest side in tokens, its end included; longer training targets are left out",
+        description=(
+            "longest side in tokens, its end included; longer training targets are left out"
+        ),
     )
     tokenizer: TokenizerOptions = Field(
         description="text to tokens, fitted on both sides of the training pairs together"
@@ -159,13 +161,18 @@ class PairTableOptions(_HeldOut):
     val: list[str] = Field([], description="files for validation")
     test: list[str] = Field([], description="files for the test split")
     source: Column = Field(
-        description="the column of what is read: a name (a.b for b in the object or struct a), or a number from 0"
+        description=(
+            "the column of what is read: a name (a.b for b in the object or struct a), or a number"
+            " from 0"
+        )
     )
     target: Column = Field(description="the column of what is written")
     header: bool | None = Field(
         None,
-        description="whether the first row of .tsv and .csv has names; when left out: where a column is said by name, and a first "
-        "row that looks like names is refused elsewhere",
+        description=(
+            "whether the first row of .tsv and .csv has names; when left out: where a column is"
+            " said by name, and a first row that looks like names is refused elsewhere"
+        ),
     )
     delimiter: Delimiter = None
 
@@ -261,7 +268,8 @@ def _tokenizers(
         if tokenizer.end_of_text is None:
             name = "tokenizer" if asset == ASSET else "source_tokenizer"
             raise SpecError(
-                f"data.{name}: it has no mark for the end of a text, which ends a side; use bpe or bytes"
+                f"data.{name}: it has no mark for the end of a text, which ends a side; use bpe or"
+                " bytes"
             )
         return tokenizer
 
@@ -306,7 +314,8 @@ class Pairs(Split):
             left = both.shape[1] - len(self.kept)
             if left:
                 say(
-                    f"{left:,} of {both.shape[1]:,} training pairs are left out: empty, or longer than {options.context}"
+                    f"{left:,} of {both.shape[1]:,} training pairs are left out: empty, or longer"
+                    f" than {options.context}"
                 )
             if not len(self.kept):
                 raise DataError(
@@ -316,7 +325,8 @@ class Pairs(Split):
         for side, count in zip(SIDES, cut.tolist(), strict=True):
             if count:
                 say(
-                    f"{count:,} of {len(self.kept):,} {name} {side}s are cut to {options.context} tokens"
+                    f"{count:,} of {len(self.kept):,} {name} {side}s are cut to {options.context}"
+                    " tokens"
                 )
         self.lengths = np.minimum(both.max(0)[self.kept], self.longest) + 1
 

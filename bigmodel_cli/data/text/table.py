@@ -82,7 +82,10 @@ class TableOptions(LabelledOptions):
     test: list[str] = Field([], description="files for the test split")
     val_fraction: ValFraction = Field(None, description=HELD_OUT.format("rows"))
     text: Annotated[list[ColumnOption], Field(min_length=1, max_length=2)] = Field(
-        description="the column of text, or the two of a pair: names, or numbers from 0; a.b for b in the object or struct a"
+        description=(
+            "the column of text, or the two of a pair: names, or numbers from 0; a.b for b in the"
+            " object or struct a"
+        )
     )
     label: ColumnOption | None = Field(
         None, description="the column of labels; null where they are not there, or not to be learnt"
@@ -93,18 +96,26 @@ class TableOptions(LabelledOptions):
     )
     header: bool | None = Field(
         None,
-        description="whether the first row of .tsv, .csv and lines has names; when left out: where a column is said by name, and "
-        "a first row that looks like names is refused elsewhere",
+        description=(
+            "whether the first row of .tsv, .csv and lines has names; when left out: where a column"
+            " is said by name, and a first row that looks like names is refused elsewhere"
+        ),
     )
     delimiter: Delimiter = None
     context: Annotated[int, Field(ge=4, le=10**9)] = Field(
         128,
-        description="most tokens of a row, with its marks (T); a longer row is cut, of a pair the longer side first",
+        description=(
+            "most tokens of a row, with its marks (T); a longer row is cut, of a pair the longer"
+            " side first"
+        ),
     )
     tokenizer: TokenizerOptions = Field(description="text to tokens, fitted on the training rows")
     token_dropout: Probability = Field(
         0.0,
-        description="probability with which training leaves a token out, anew in each epoch (word dropout, Iyyer et al. 2015)",
+        description=(
+            "probability with which training leaves a token out, anew in each epoch (word dropout,"
+            " Iyyer et al. 2015)"
+        ),
     )
     words: bool = Field(False, description="say which word each token belongs to, for masked_lm")
 
@@ -275,7 +286,8 @@ def _tokenizer(
     tokenizer = fit_tokenizer(options.tokenizer, Corpora(kept, described, fraction), say, assets)
     if tokenizer.end_of_text is None:
         raise SpecError(
-            "data.tokenizer: it has no mark for the end of a text, which ends a row; use bpe or bytes"
+            "data.tokenizer: it has no mark for the end of a text, which ends a row; use bpe or"
+            " bytes"
         )
     return tokenizer
 

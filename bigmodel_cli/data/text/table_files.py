@@ -51,8 +51,10 @@ Delimiter = Annotated[
     AfterValidator(_one_character),
     Field(
         examples=[";"],
-        description="what stands between columns, such as ';'; values may then be in quotes, as in .csv. Left out: commas in .csv; "
-        "tabs in .tsv, where quotes are characters like others",
+        description=(
+            "what stands between columns, such as ';'; values may then be in quotes, as in .csv."
+            " Left out: commas in .csv; tabs in .tsv, where quotes are characters like others"
+        ),
     ),
 ]
 
@@ -185,7 +187,8 @@ def _separated(
             if not hint and keeps_quotes(path, columns) and '"' in "".join(row):
                 hint = '; where values are in quotes, set data.delimiter: "\\t"'
             raise DataError(
-                f"{place}: {_count(row)}, and the first row has {len(first)}; repair the row, or take it out{hint}"
+                f"{place}: {_count(row)}, and the first row has {len(first)}; repair the row, or"
+                f" take it out{hint}"
             )
         yield place, [row[i] for i in indices], len(first), header
 
@@ -229,11 +232,13 @@ def _index(
     names = [name.strip() for name in first] if named else []
     if column not in names:
         raise DataError(
-            f"{place}: {option}: no column {column!r}; it has {_listed(names)}{hint or did_you_mean(column, names)}"
+            f"{place}: {option}: no column {column!r}; it has"
+            f" {_listed(names)}{hint or did_you_mean(column, names)}"
         )
     if names.count(column) > 1:
         raise DataError(
-            f"{place}: {option}: {names.count(column)} columns are called {column!r}; say it by number"
+            f"{place}: {option}: {names.count(column)} columns are called {column!r}; say it by"
+            " number"
         )
     return names.index(column)
 
@@ -270,7 +275,8 @@ def _quoted_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
             start = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
-            f"{path}:{reader.line_num}: not CSV ({error}) in the row that begins in line {start}; is a quote left open?"
+            f"{path}:{reader.line_num}: not CSV ({error}) in the row that begins in line {start};"
+            " is a quote left open?"
         ) from None
 
 
@@ -324,7 +330,8 @@ def _label(value: Any, place: str) -> str:
         return str(value)
     if value is None or (isinstance(value, str) and not value.strip()):
         raise DataError(
-            f"{place}: data.label: {'null' if value is None else 'empty'}; give it a class, or leave it out"
+            f"{place}: data.label: {'null' if value is None else 'empty'}; give it a class, or"
+            " leave it out"
         )
     if isinstance(value, float) and value.is_integer():
         raise DataError(
@@ -332,7 +339,8 @@ def _label(value: Any, place: str) -> str:
         )
     if isinstance(value, list):
         raise DataError(
-            f"{place}: data.label: a list; where an item has a set of labels, set data.label_separator (and task.type: multilabel)"
+            f"{place}: data.label: a list; where an item has a set of labels, set"
+            " data.label_separator (and task.type: multilabel)"
         )
     if not isinstance(value, str):
         raise DataError(

@@ -45,8 +45,9 @@ def check_headers(firsts: Sequence[Row], labels: Mapping[str, int], columns: Col
                 f"{cell:.40}" for cell in (*row.texts, *([] if row.label is None else [row.label]))
             )
             raise DataError(
-                f"{row.place}: the first row ({cells}) looks like the names of the columns: {why}; set data.header: true to "
-                "pass it over, or data.header: false to read it as an item"
+                f"{row.place}: the first row ({cells}) looks like the names of the columns: {why};"
+                " set data.header: true to pass it over, or data.header: false to read it as an"
+                " item"
             )
 
 

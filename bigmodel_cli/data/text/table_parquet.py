@@ -126,6 +126,7 @@ def _name(label: Any, classes: tuple[str, ...], place: str) -> Any:
         return label
     if not 0 <= label < len(classes):
         raise DataError(
-            f"{place}: label {label}, and the classes are 0 to {len(classes) - 1}; leave the row out"
+            f"{place}: label {label}, and the classes are 0 to {len(classes) - 1}; leave the"
+            " row out"
         )
     return classes[label]

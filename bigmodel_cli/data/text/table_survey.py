@@ -120,7 +120,8 @@ def _add(found: TableSurvey, row: Row, sha: Any, symbols: set[str]) -> None:
             found.labels[label] = row.place
             if len(found.labels) > MOST_CLASSES:
                 raise DataError(
-                    f"{row.place}: more than {MOST_CLASSES:,} labels; is data.label the right column?"
+                    f"{row.place}: more than {MOST_CLASSES:,} labels; is data.label the right"
+                    " column?"
                 )
 
 
@@ -134,8 +135,9 @@ def check_order(surveys: Iterable[TableSurvey], columns: Columns) -> None:
             name = headers[0][1][column]
             if names[column] != name and names.count(name) == headers[0][1].count(name) == 1:
                 raise DataError(
-                    f"{place}: {option}: column {column} of this file is called {names[column]!r}, and {name!r} in "
-                    f"{headers[0][0].rpartition(':')[0]}; say it by name: {option}: {name}"
+                    f"{place}: {option}: column {column} of this file is called {names[column]!r},"
+                    f" and {name!r} in {headers[0][0].rpartition(':')[0]}; say it by name:"
+                    f" {option}: {name}"
                 )
 
 
@@ -163,28 +165,31 @@ class _Doubts:
         count, what = max((self.quoted, "text"), (self.quoted_labels, "label"))
         if count and keeps_quotes(path, columns):
             notes.append(
-                f"{path}: {count:,} of {rows:,} rows have a {what} in quotes, and in .tsv quotes are characters like others; "
-                'data.delimiter: "\\t" reads them as .csv does'
+                f"{path}: {count:,} of {rows:,} rows have a {what} in quotes, and in .tsv quotes"
+                ' are characters like others; data.delimiter: "\\t" reads them as .csv does'
             )
         elif opens_quotes(path, columns) and (2 * self.quoted > rows or self.quoted_labels):
             notes.append(
-                f"{path}: {count:,} of {rows:,} rows have a {what} in quotes that are read as its characters: a quote opens a "
-                "value right behind the delimiter alone, without a blank between"
+                f"{path}: {count:,} of {rows:,} rows have a {what} in quotes that are read as its"
+                " characters: a quote opens a value right behind the delimiter alone, without a"
+                " blank between"
             )
         if plain_name(path).endswith((".json", ".ndjson")):
             notes.append(
-                f"warning: {path}: read as lines of one column; objects, one on each line, are read from .jsonl"
+                f"warning: {path}: read as lines of one column; objects, one on each line, are read"
+                " from .jsonl"
             )
         if columns.separator is not None and not self.several:
             notes.append(
-                f"warning: {path}: no row has several labels; is data.label_separator: {columns.separator!r} what stands "
-                "between them?"
+                f"warning: {path}: no row has several labels; is data.label_separator:"
+                f" {columns.separator!r} what stands between them?"
             )
         if self.empty:
             notes.append(f"warning: {path}: {self.empty:,} of {rows:,} rows have an empty text")
         for separator, count in (self.separators or {}).items() if rows > 1 else ():
             notes.append(
-                f"{path}: read as lines of one column, and each of {rows:,} has {count} {SEPARATORS[separator]}; if they stand "
+                f"{path}: read as lines of one column, and each of {rows:,} has {count}"
+                f" {SEPARATORS[separator]}; if they stand "
                 f'between columns, set data.delimiter: "{separator}"'.replace("\t", "\\t")
             )
         return notes
@@ -229,13 +234,14 @@ def check_labels(
         raise DataError("data.label: no training row has a label; is it the right column?")
     if len(classes) < 2 and not sets:
         raise DataError(
-            f"data.label: every training row has the label {classes[0]!r}; a classification needs two or more"
+            f"data.label: every training row has the label {classes[0]!r}; a classification needs"
+            " two or more"
         )
     for survey in surveys.values():
         for label, place in survey.labels.items():
             if label not in surveys["train"].labels:
                 near = did_you_mean(label, classes)
                 raise DataError(
-                    f"{place}: data.label: {label!r} is no label of the training split{near}; add rows of it there, or "
-                    "take this one out"
+                    f"{place}: data.label: {label!r} is no label of the training split{near}; add"
+                    " rows of it there, or take this one out"
                 )

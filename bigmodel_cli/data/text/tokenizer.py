@@ -199,8 +199,9 @@ class UnknownCharacter(DataError):
     def __init__(self, character: str, offset: int, where: str = "the text") -> None:
         self.character, self.offset = character, offset
         super().__init__(
-            f"{where}: {character!r} (U+{ord(character):04X}) at character {offset} is not in the vocabulary of the "
-            "characters tokenizer; remove it, or train with tokenizer.type: bytes"
+            f"{where}: {character!r} (U+{ord(character):04X}) at character {offset} is not in the"
+            " vocabulary of the characters tokenizer; remove it, or train with tokenizer.type:"
+            " bytes"
         )
 
 

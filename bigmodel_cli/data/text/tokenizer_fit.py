@@ -61,8 +61,8 @@ class _FittedOptions(Options):
     def expected_size(self) -> int:
         """How many tokens it will have, whatever the texts are. Raises `DataError` where they alone say it."""
         raise DataError(
-            f"how many tokens a tokenizer of type {self.type} has is not known: give data.tokenizer: bytes, or {{type: bpe, "
-            "vocab_size: N}"
+            f"how many tokens a tokenizer of type {self.type} has is not known: give"
+            " data.tokenizer: bytes, or {type: bpe, vocab_size: N}"
         )
 
 
@@ -107,7 +107,8 @@ class BPEOptions(_FittedOptions):
 
         def trained() -> bytes:
             say(
-                f"training a BPE tokenizer of {self.vocab_size:,} tokens (once: kept in {cache_directory('tokenizers')})"
+                f"training a BPE tokenizer of {self.vocab_size:,} tokens (once: kept in"
+                f" {cache_directory('tokenizers')})"
             )
             pieces = (text for document in train.documents() for text in document)
             with reading("counting words for the tokenizer", train.files):
@@ -147,8 +148,9 @@ class FileOptions(_FittedOptions):
                 " ..." if len(unknown) > 5 else ""
             )
             say(
-                f"warning: data.tokenizer: {path} has no token for {len(unknown):,} of the {len(symbols):,} characters in the "
-                f"texts ({shown}): they are left out, or read as its unknown token"
+                f"warning: data.tokenizer: {path} has no token for {len(unknown):,} of the"
+                f" {len(symbols):,} characters in the texts ({shown}): they are left out, or read"
+                " as its unknown token"
             )
         return tokenizer
 

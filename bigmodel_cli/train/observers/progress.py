@@ -148,7 +148,8 @@ class Progress(Observer):
         """Show the validation's figures."""
         self.pace.interrupt()
         self.on_message(
-            f"step {record['step']}/{self.total}  validation: {shown_metrics(record['val'], self.info)}"
+            f"step {record['step']}/{self.total}  validation:"
+            f" {shown_metrics(record['val'], self.info)}"
         )
 
     def on_message(self, text: str) -> None:

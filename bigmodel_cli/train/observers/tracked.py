@@ -72,8 +72,8 @@ class Tracked(Recorder):
         if thread.is_alive():
             self.failed = True
             self.remarks.put(
-                f"warning: train.trackers: {self._name}: not finished in time; the run ends without waiting for "
-                f"{self.tracker.what}"
+                f"warning: train.trackers: {self._name}: not finished in time; the run ends without"
+                f" waiting for {self.tracker.what}"
             )
         self._tell()
 
