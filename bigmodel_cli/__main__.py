@@ -1,4 +1,6 @@
-"""The entry point: runs the command line, and turns expected faults into one message and their exit status."""
+"""The entry point: runs the command line, and turns expected faults into one message and their exit
+status.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def main() -> NoReturn:
 
 
 def _open_streams() -> None:
-    """Open /dev/null in the place of a standard stream that was closed: the next file to be opened would get its number."""
+    """Open /dev/null in the place of a standard stream that was closed: the next file to be opened
+    would get its number.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
@@ -41,7 +45,8 @@ def _open_streams() -> None:
 def run(arguments: list[str], *, last: bool = False) -> int:
     """Run one command and return its exit status (see errors.py); an unexpected error is raised.
 
-    `last`: the process ends after it, and signals that come when the command has ended change nothing.
+    `last`: the process ends after it, and signals that come when the command has ended change
+    nothing.
     """
     from bigmodel_cli.errors import BigmodelError, memory_remedy
     from bigmodel_cli.train.signals import Interrupted
@@ -86,7 +91,9 @@ def run(arguments: list[str], *, last: bool = False) -> int:
 
 
 def _usage_hint(arguments: list[str], fault: Any) -> str:
-    """A line that says what to write in place of an option or a word that no command knows, where that is known."""
+    """A line that says what to write in place of an option or a word that no command knows, where
+    that is known.
+    """
     unknown = str(fault.option_name) if "No such option" in fault.message else ""
     if not unknown and "unexpected extra" not in fault.message:
         return ""
@@ -117,7 +124,9 @@ def _other_fault(error: Exception) -> int:
 
 
 def _is_of_typer(error: OSError) -> bool:
-    """Whether Typer raised it, which opens no files: what it could not write was its help (`--help > /dev/full`)."""
+    """Whether Typer raised it, which opens no files: what it could not write was its help (`--help
+    > /dev/full`).
+    """
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -129,10 +138,12 @@ def _is_of_typer(error: OSError) -> bool:
 
 @contextlib.contextmanager
 def _stoppable(last: bool) -> Iterator[None]:
-    """A signal that ends the command is raised as `Interrupted`, so that drafts are taken away; a second one leaves at once.
+    """A signal that ends the command is raised as `Interrupted`, so that drafts are taken away; a
+    second one leaves at once.
 
-    At the end the handlers are those from before, or, where the process ends then (`last`), signals are ignored. Training has
-    handlers of its own inside. A signal that is ignored (`nohup`) stays so.
+    At the end the handlers are those from before, or, where the process ends then (`last`), signals
+    are ignored. Training has handlers of its own inside. A signal that is ignored (`nohup`) stays
+    so.
     """
     from bigmodel_cli.train.signals import Interrupted, received
 
@@ -164,7 +175,9 @@ def _has_place(message: str) -> bool:
 
 
 def _memory_remedy(arguments: list[str]) -> str:
-    """What to do where a command runs out of memory; training and evaluation also divide their batches by themselves."""
+    """What to do where a command runs out of memory; training and evaluation also divide their
+    batches by themselves.
+    """
     remedies = {
         "pretrain": "set a smaller train.micro_batch_size, or make the model smaller",
         "finetune": "set a smaller train.micro_batch_size, or make the model smaller",
@@ -190,7 +203,9 @@ def _tell(message: str) -> None:
 
 
 def _leave(status: int) -> NoReturn:
-    """Flush and leave without the interpreter's slow tear-down of torch; a reader that has gone is no error."""
+    """Flush and leave without the interpreter's slow tear-down of torch; a reader that has gone is
+    no error.
+    """
     import signal
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # how the command ends is settled

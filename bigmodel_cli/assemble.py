@@ -1,4 +1,5 @@
-"""The only place where a model is built: from a spec and the data's info, filled with its first weights, frozen.
+"""The only place where a model is built: from a spec and the data's info, filled with its first
+weights, frozen.
 
 What a model would take is found without allocating it, on the meta device.
 """
@@ -36,11 +37,13 @@ def assemble(
     *,
     download: bool = True,
 ) -> Model:
-    """The model that training starts with, on its device: seeded, filled, and what `spec.init` freezes without a gradient.
+    """The model that training starts with, on its device: seeded, filled, and what `spec.init`
+    freezes without a gradient.
 
-    Its weights are drawn, or those of the checkpoint `source`, with a new head where the classes differ. Pretrained ones are not
-    fetched where a checkpoint's weights come, at once or (without `download`) later. Raises `SpecError` where the model does not
-    fit the data or the device, and `CheckpointError` where the checkpoint's weights do not fit the model.
+    Its weights are drawn, or those of the checkpoint `source`, with a new head where the classes
+    differ. Pretrained ones are not fetched where a checkpoint's weights come, at once or (without
+    `download`) later. Raises `SpecError` where the model does not fit the data or the device, and
+    `CheckpointError` where the checkpoint's weights do not fit the model.
     """
     torch.manual_seed(spec.train.seed)
     if source is None:
@@ -52,7 +55,10 @@ def assemble(
 
 
 def build_model(spec: Spec, info: DatasetInfo) -> Model:
-    """The model for data as `info` describes it, with freshly drawn weights. Raises `SpecError` where they do not fit."""
+    """The model for data as `info` describes it, with freshly drawn weights.
+
+    Raises `SpecError` where they do not fit.
+    """
     with spec.placing():
         return build(spec.model, info)
 
@@ -60,7 +66,9 @@ def build_model(spec: Spec, info: DatasetInfo) -> Model:
 def build_for(
     spec: Spec, info: DatasetInfo, weights: Mapping[str, Tensor], new_outputs: int = 0
 ) -> Model:
-    """The model that these weights are for, but for a new head; `CheckpointError` before it becomes far larger than they are."""
+    """The model that these weights are for, but for a new head; `CheckpointError` before it becomes
+    far larger than they are.
+    """
     with within(
         weights, new_outputs
     ):  # not on the meta device: tables of positions are not among the weights
@@ -68,10 +76,12 @@ def build_for(
 
 
 def _drawn(spec: Spec, info: DatasetInfo, device: torch.device) -> Model:
-    """The model with drawn weights, given up before there are more than fit the device (`SpecError`).
+    """The model with drawn weights, given up before there are more than fit the device
+    (`SpecError`).
 
-    Weights are counted as memory is asked for them, since building twice, once on the meta device, would cost more start-up time
-    than half of torch: operations on it import the compiler. Only a model that seems too large is counted there, exactly.
+    Weights are counted as memory is asked for them, since building twice, once on the meta device,
+    would cost more start-up time than half of torch: operations on it import the compiler. Only a
+    model that seems too large is counted there, exactly.
     """
     if (
         _largest(spec.model.model_dump()) > ABSURD
@@ -142,10 +152,12 @@ def _without_download(spec: Spec) -> Spec:
 
 @dataclass(frozen=True)
 class Outline:
-    """A model on the meta device, its weights frozen as the spec says, with long stacks of equal blocks cut short.
+    """A model on the meta device, its weights frozen as the spec says, with long stacks of equal
+    blocks cut short.
 
-    `short` is the model with short ones, `more` are those with a block more of each long stack; `weights` are the whole model's.
-    Nothing is cut where weights are frozen by the names of their blocks.
+    `short` is the model with short ones, `more` are those with a block more of each long stack;
+    `weights` are the whole model's. Nothing is cut where weights are frozen by the names of their
+    blocks.
     """
 
     stacks: list[Stack]
@@ -196,7 +208,9 @@ def state_bytes(spec: Spec, weights: Iterable[Tensor]) -> int:
 
 
 def kept_bytes(spec: Spec, weights: Iterable[Tensor]) -> tuple[int, int, int]:
-    """(weights, gradients, optimizer state and average): frozen weights have no gradient, and nothing of the optimizer."""
+    """(weights, gradients, optimizer state and average): frozen weights have no gradient, and
+    nothing of the optimizer.
+    """
     sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in weights]
     every, trained = sum(size for size, _ in sizes), sum(size for size, moves in sizes if moves)
     return (
@@ -207,12 +221,17 @@ def kept_bytes(spec: Spec, weights: Iterable[Tensor]) -> tuple[int, int, int]:
 
 
 def _copies(spec: Spec) -> int:
-    """How many numbers are kept for each weight: itself, its gradient, the optimizer's, the average."""
+    """How many numbers are kept for each weight: itself, its gradient, the optimizer's, the
+    average.
+    """
     return 2 + spec.train.optimizer.state_per_param + (spec.train.ema is not None)
 
 
 def outline(spec: Spec, info: DatasetInfo) -> Outline:
-    """The model without storage. Raises `SpecError` where it does not fit the data, or one of its tensors any machine."""
+    """The model without storage.
+
+    Raises `SpecError` where it does not fit the data, or one of its tensors any machine.
+    """
     short, stacks, more = shortened(spec.model)
     cut = bool(more) and not spec.init.freeze
     try:

@@ -11,8 +11,8 @@ from bigmodel_cli.errors import ResourceError
 def cache_directory(kind: str) -> Path:
     """The folder for one kind of prepared data below $XDG_CACHE_HOME, made where it is missing.
 
-    Where that is not set, or not an absolute path (which the XDG specification says to ignore), it is ~/.cache. Raises
-    `ResourceError` where it cannot be made.
+    Where that is not set, or not an absolute path (which the XDG specification says to ignore), it
+    is ~/.cache. Raises `ResourceError` where it cannot be made.
     """
     path = _home() / "bigmodel" / kind
     try:

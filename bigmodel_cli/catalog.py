@@ -1,4 +1,6 @@
-"""What there is to write in a spec: parts, models, tasks, data sources; the JSON Schema; and a first spec to start from."""
+"""What there is to write in a spec: parts, models, tasks, data sources; the JSON Schema; and a
+first spec to start from.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def catalog() -> dict[str, dict[str, str]]:
 def _typed_options(
     options: type[Options], seen: list[type[Options]]
 ) -> Iterator[tuple[str, dict[str, type[Options]]]]:
-    """Each option below these whose value has a `type`, with the classes that there are; `seen` have been looked at."""
+    """Each option below these whose value has a `type`, with the classes that there are; `seen`
+    have been looked at.
+    """
     seen.append(options)
     for name, field in options.model_fields.items():
         if by_type := typed(field.annotation):
@@ -67,7 +71,9 @@ def schema() -> dict[str, Any]:
 
 
 def _open_top(values: dict[str, Any]) -> dict[str, Any]:
-    """Keys that begin with x- are free at the top of a spec (a place for YAML anchors), which may inherit from another."""
+    """Keys that begin with x- are free at the top of a spec (a place for YAML anchors), which may
+    inherit from another.
+    """
     what = (
         "another spec, from which this one takes what it does not say; its path from this file's"
         " folder"
@@ -94,7 +100,10 @@ def samples(folder: str = "sample_configs") -> dict[str, str]:
 
 
 def like_what(name: str) -> str:
-    """The text of the sample spec of this name, or of the first that has the task of this name. Raises `SpecError` for none."""
+    """The text of the sample spec of this name, or of the first that has the task of this name.
+
+    Raises `SpecError` for none.
+    """
     known = {**samples(), **templates()}
     if name in TASKS and name not in known:
         task = re.compile(rf"^task: *({name}$|{{type: {name}\b|\n  type: {name}$)", re.MULTILINE)
@@ -111,12 +120,18 @@ def like_what(name: str) -> str:
 
 
 def write_sample(name: str, like: str) -> Path:
-    """Write `name`.yaml from a sample spec. Raises where the file exists or there is no such sample."""
+    """Write `name`.yaml from a sample spec.
+
+    Raises where the file exists or there is no such sample.
+    """
     return write_spec(name, lambda path: like_what(like).replace("{path}", str(path)))
 
 
 def write_spec(name: str, text: Callable[[Path], str]) -> Path:
-    """Write a new spec into `name`.yaml; `text` gives it for that path. Raises where the file exists."""
+    """Write a new spec into `name`.yaml; `text` gives it for that path.
+
+    Raises where the file exists.
+    """
     if not os.path.basename(name):
         raise SpecError(
             f"NAME: {name!r} is the name of no file; write for instance `bigmodel init mine`"

@@ -1,4 +1,7 @@
-"""The command line. Every command is one call; torch and all that needs it are imported inside the command."""
+"""The command line.
+
+Every command is one call; torch and all that needs it are imported inside the command.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +93,9 @@ app = typer.Typer(
 
 
 USAGE_FAULT: Any = typer.BadParameter.__mro__[2]
-"""What Typer raises for a wrong command line: the base class, which newer versions keep under another name."""
+"""What Typer raises for a wrong command line: the base class, which newer versions keep under
+another name.
+"""
 
 
 def _print_version(wanted: bool) -> None:
@@ -111,7 +116,9 @@ def main(
         ),
     ] = False,
 ) -> None:
-    """Options that every command shares; `--debug` and `--version` have taken effect before this runs."""
+    """Options that every command shares; `--debug` and `--version` have taken effect before this
+    runs.
+    """
 
 
 @app.command()
@@ -165,7 +172,8 @@ def finetune(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Train on from a checkpoint: a new head where the classes differ, all weights or the head alone.
+    """Train on from a checkpoint: a new head where the classes differ, all weights or the head
+    alone.
 
     Example: bigmodel finetune --from runs/mnist_cnn digits.yaml --set init.train=head
     """
@@ -307,11 +315,13 @@ def predict(
     plugin: Plugin = None,
     json: JsonLines = False,
 ) -> None:
-    """Label images, sounds and texts, transcribe, continue texts, or write after reading; JSON Lines out, in order.
+    """Label images, sounds and texts, transcribe, continue texts, or write after reading; JSON
+    Lines out, in order.
 
     On a terminal a continued text is printed as it is written.
 
-    Example: bigmodel predict runs/mnist_cnn seven.png, or: ls *.png | bigmodel predict runs/mnist_cnn
+    Example: bigmodel predict runs/mnist_cnn seven.png, or: ls *.png | bigmodel predict
+    runs/mnist_cnn
     """
     from contextlib import closing
 
@@ -358,7 +368,8 @@ def attend(
     json: Json = False,
     plugin: Plugin = None,
 ) -> None:
-    """See what a decoder's heads look at, or what region decides an image's class; prints the picture's path.
+    """See what a decoder's heads look at, or what region decides an image's class; prints the
+    picture's path.
 
     Example: bigmodel attend runs/quickstart "def main(argv):"
     """
@@ -387,9 +398,11 @@ def bench(
     precision: Precision = None,
     json: Json = False,
 ) -> None:
-    """Time training steps: median, p95, rate, memory, FLOPs, and the share of the machine's limit that they reach.
+    """Time training steps: median, p95, rate, memory, FLOPs, and the share of the machine's limit
+    that they reach.
 
-    Example: bigmodel bench sample_configs/mnist_cnn.yaml --device cpu, or: bigmodel bench a.yaml b.yaml runs/c
+    Example: bigmodel bench sample_configs/mnist_cnn.yaml --device cpu, or: bigmodel bench a.yaml
+    b.yaml runs/c
     """
     from bigmodel_cli.bench import bench as bench_
     from bigmodel_cli.bench.targets import builtin, named
@@ -403,7 +416,8 @@ def bench(
 def runs(
     given: Runs = None, compare: CompareRuns = False, plot: Plot = None, json: Json = False
 ) -> None:
-    """List runs: state, step, best metric, time, and the options in which they differ; or compare some and plot their curves.
+    """List runs: state, step, best metric, time, and the options in which they differ; or compare
+    some and plot their curves.
 
     Example: bigmodel runs, or: bigmodel runs --compare mnist_cnn mnist_cnn-2 --plot curves.pdf
     """
@@ -473,9 +487,11 @@ def models(plugin: Plugin = None, json: Json = False) -> None:
 
 @app.command()
 def check(file: PluginFile, set_: SetPart = None, json: Json = False) -> None:
-    """Try what each part in a Python file of yours promises: shapes, nothing seen ahead, caches, padding, gradients, saving.
+    """Try what each part in a Python file of yours promises: shapes, nothing seen ahead, caches,
+    padding, gradients, saving.
 
-    Optimizers and schedules are tried too; of models, tasks, data and trackers only what their table asks for is looked at.
+    Optimizers and schedules are tried too; of models, tasks, data and trackers only what their
+    table asks for is looked at.
 
     Example: bigmodel check my_part.py --set heads=4
     """
@@ -500,7 +516,8 @@ def init(
     text: TextColumn = None,
     label: LabelColumn = None,
 ) -> None:
-    """Write a commented first spec: for your own data after a look at it, or like a sample; prints its path.
+    """Write a commented first spec: for your own data after a look at it, or like a sample; prints
+    its path.
 
     Example: bigmodel init mine --data photos/, or: bigmodel init mine --like seq2seq
     """

@@ -1,7 +1,7 @@
 """Options: strict, frozen, typed; and the numbers that an option may hold.
 
-Every class of options is declared beside the code that it configures. A field's type carries its bounds, so that NaN,
-infinity, a negative or an absurd number is refused before anything is built.
+Every class of options is declared beside the code that it configures. A field's type carries its
+bounds, so that NaN, infinity, a negative or an absurd number is refused before anything is built.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ from pydantic_core import CoreSchema
 
 
 class Options(BaseModel):
-    """Base of all options: unknown keys are refused, nothing is coerced, nothing changes after loading.
+    """Base of all options: unknown keys are refused, nothing is coerced, nothing changes after
+    loading.
 
-    Where options with a `type` may stand, the type's name alone stands for a mapping that gives nothing else: `ffn: gelu` is
-    `ffn: {type: gelu}`, also as an item of a list. A mapping without `type` is of the default's: `optimizer: {lr: 1e-4}`.
+    Where options with a `type` may stand, the type's name alone stands for a mapping that gives
+    nothing else: `ffn: gelu` is `ffn: {type: gelu}`, also as an item of a list. A mapping without
+    `type` is of the default's: `optimizer: {lr: 1e-4}`.
     """
 
     exclusive: ClassVar[tuple[tuple[str, str], ...]] = ()
@@ -73,10 +75,12 @@ T = TypeVar("T", bound=Options)
 
 
 class Table(dict[str, type[T]]):
-    """Classes of options by their `type`: what one kind of place in a spec may be filled with. Plugins add to it.
+    """Classes of options by their `type`: what one kind of place in a spec may be filled with.
 
-    `Annotated[base, TABLE]` is an option that is filled from it. The table is read when options are typed for the first time,
-    which is after plugins have joined it.
+    Plugins add to it.
+
+    `Annotated[base, TABLE]` is an option that is filled from it. The table is read when options are
+    typed for the first time, which is after plugins have joined it.
     """
 
     __hash__ = object.__hash__  # type: ignore[assignment]  # an annotation has a hash
@@ -98,7 +102,8 @@ _TABLES: dict[type[Options], Mapping[str, type[Options]]] = {}
 
 
 def classes_in(annotation: Any) -> list[type[Options]]:
-    """The classes of options that an annotation such as ``list[Annotated[A | B, ...]] | None`` is made of.
+    """The classes of options that an annotation such as ``list[Annotated[A | B, ...]] | None`` is
+    made of.
 
     A table's base class stands for those in the table.
     """
@@ -108,7 +113,9 @@ def classes_in(annotation: Any) -> list[type[Options]]:
 
 
 def typed(annotation: Any) -> dict[str, type[Options]]:
-    """What a word may stand for at an option with this annotation, or in its list: the classes of options by their `type`."""
+    """What a word may stand for at an option with this annotation, or in its list: the classes of
+    options by their `type`.
+    """
     fields = [(options, options.model_fields.get("type")) for options in classes_in(annotation)]
     return {
         str(word): own
@@ -141,7 +148,9 @@ def _written_out(field: FieldInfo | None, value: Any) -> Any:
 
 
 def _schema_of_words(field: FieldInfo, schema: dict[str, Any]) -> dict[str, Any]:
-    """An option's JSON Schema with the words that stand for mappings, and mappings whose `type` is the default's."""
+    """An option's JSON Schema with the words that stand for mappings, and mappings whose `type` is
+    the default's.
+    """
     words = [word for word, options in typed(field.annotation).items() if not required(options)]
     if not words and "discriminator" not in schema:
         return schema
@@ -176,7 +185,10 @@ Beams = Annotated[int, Field(gt=0, le=MOST_BEAMS)]
 """Hypotheses of a search."""
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 PADDING = -1
-"""What fills a batch's rows of integers up to its longest: no token, label or unit. Models pass over it, and no loss counts it."""
+"""What fills a batch's rows of integers up to its longest: no token, label or unit.
+
+Models pass over it, and no loss counts it.
+"""
 
 
 Finite = Annotated[float, Field(ge=-1e9, le=1e9)]
@@ -192,9 +204,11 @@ _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 @dataclass(frozen=True)
 class MelConfig:
-    """How sound becomes frames: `rate` in samples a second, `window` and `hop` in samples, `mels` filters from `low` to `high` Hz.
+    """How sound becomes frames: `rate` in samples a second, `window` and `hop` in samples, `mels`
+    filters from `low` to `high` Hz.
 
-    `length` is the number of samples that every recording is brought to; None where each keeps its own.
+    `length` is the number of samples that every recording is brought to; None where each keeps its
+    own.
     """
 
     __pydantic_config__ = _STRICT
@@ -207,7 +221,9 @@ class MelConfig:
     length: Annotated[int, Field(gt=0, le=MOST_PIXELS)] | None = None
 
     def check(self) -> None:
-        """Raise `ValueError` where the filters of its bands would take more memory than any sound needs."""
+        """Raise `ValueError` where the filters of its bands would take more memory than any sound
+        needs.
+        """
         if self.mels * self.window > MOST_FILTERS:
             raise ValueError(
                 f"{self.mels:,} mels of a window of {self.window:,} samples; their product is at"
@@ -217,23 +233,28 @@ class MelConfig:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What the data tells the model, and a checkpoint keeps: everything needed to use the model without the data.
+    """What the data tells the model, and a checkpoint keeps: everything needed to use the model
+    without the data.
 
-    `image_shape` is (channels, height, width); `white_level` is the value of white in images of more than 8 bits, None where the
-    file's type says it; `mean` and `std` are per channel, of pixels scaled to 0..1; `classes` are
-    the labels' names in the order of the logits; `vocab_size` counts tokens, `source_vocab_size` those of what is read where that
-    has a tokenizer of its own; `context` is the length of a training window.
+    `image_shape` is (channels, height, width); `white_level` is the value of white in images of
+    more than 8 bits, None where the file's type says it; `mean` and `std` are per channel, of
+    pixels scaled to 0..1; `classes` are the labels' names in the order of the logits; `vocab_size`
+    counts tokens, `source_vocab_size` those of what is read where that has a tokenizer of its own;
+    `context` is the length of a training window.
 
-    `sound` says how recordings become images, or rows of frames of `frame_width` numbers. `spelling` is "words" or "characters"
-    where the classes are units of a transcript rather than labels of an item: the last logit is then the blank, which is no class.
+    `sound` says how recordings become images, or rows of frames of `frame_width` numbers.
+    `spelling` is "words" or "characters" where the classes are units of a transcript rather than
+    labels of an item: the last logit is then the blank, which is no class.
 
     Where `tagged`, classes are those of each word of an item, and not of the item.
 
-    `class_counts` are the training items of each class, where items have labels; () in checkpoints from before it was kept. With
-    `label_sets` an item has any number of the classes; `items` are then all training items.
+    `class_counts` are the training items of each class, where items have labels; () in checkpoints
+    from before it was kept. With `label_sets` an item has any number of the classes; `items` are
+    then all training items.
 
-    `targets` are the names of an item's numbers, in the order of the outputs, where it has numbers rather than labels, and
-    `target_mean` and `target_std` those of the training split, in the data's units.
+    `targets` are the names of an item's numbers, in the order of the outputs, where it has numbers
+    rather than labels, and `target_mean` and `target_std` those of the training split, in the
+    data's units.
     """
 
     __pydantic_config__ = _STRICT
@@ -268,9 +289,13 @@ class DatasetInfo:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> DatasetInfo:
-        """The inverse of `to_json`. Raises `ValueError` naming the fact that is none, or not of its type or range."""
+        """The inverse of `to_json`.
+
+        Raises `ValueError` naming the fact that is none, or not of its type or range.
+        """
         try:
-            # in JSON a list is what a tuple is here; names of files that are not UTF-8 have half pairs of surrogates
+            # in JSON a list is what a tuple is here; names of files that are not UTF-8 have half
+            # pairs of surrogates
             info = _info_adapter().validate_json(
                 json.dumps(values, ensure_ascii=False).encode("utf-8", "replace")
             )

@@ -1,7 +1,7 @@
 """What a person sees: everything but the result goes to stderr, the result alone to stdout.
 
-On a terminal there is one progress bar; elsewhere there are plain lines without escape codes or carriage returns.
-NO_COLOR and TERM=dumb are honoured by rich. A closed stdout never ends a run.
+On a terminal there is one progress bar; elsewhere there are plain lines without escape codes or
+carriage returns. NO_COLOR and TERM=dumb are honoured by rich. A closed stdout never ends a run.
 """
 
 from __future__ import annotations
@@ -33,12 +33,17 @@ FEWEST = 20
 
 
 def say(message: str) -> None:
-    """Print a line on stderr, with control characters made visible. A stderr that is closed, full or gone is ignored."""
+    """Print a line on stderr, with control characters made visible.
+
+    A stderr that is closed, full or gone is ignored.
+    """
     _tell(visible(message))
 
 
 def say_coloured(text: str) -> None:
-    """Print on stderr what holds escape codes of our own; whatever comes from data has gone through `one_line` before."""
+    """Print on stderr what holds escape codes of our own; whatever comes from data has gone through
+    `one_line` before.
+    """
     _tell(text)
 
 
@@ -49,9 +54,11 @@ def _tell(text: str) -> None:
 
 
 def visible(text: str) -> str:
-    """`text` with control and direction-changing characters (but newline and tab) written as escapes.
+    """`text` with control and direction-changing characters (but newline and tab) written as
+    escapes.
 
-    Data may hold sequences that drive a terminal (ESC ]52 writes the clipboard, U+202E turns the line around).
+    Data may hold sequences that drive a terminal (ESC ]52 writes the clipboard, U+202E turns the
+    line around).
     """
     if text.isprintable():
         return text
@@ -78,11 +85,13 @@ def escape(character: str) -> str:
 
 
 def result(text: str, end: str = "\n", styled: bool = False) -> None:
-    """Print the command's result on stdout: on a terminal with control characters made visible, elsewhere as it is.
+    """Print the command's result on stdout: on a terminal with control characters made visible,
+    elsewhere as it is.
 
     `styled` text holds escape codes of our own, and has been made visible.
 
-    When the reader has gone (`| head -1`) the rest is dropped quietly. Raises `ResourceError` where stdout cannot be written.
+    When the reader has gone (`| head -1`) the rest is dropped quietly. Raises `ResourceError` where
+    stdout cannot be written.
     """
     if sys.stdout is None:  # closed before Python began
         return
@@ -96,7 +105,9 @@ def result(text: str, end: str = "\n", styled: bool = False) -> None:
 
 
 def stdout_fault(error: OSError) -> ResourceError:
-    """The fault of a stdout that cannot be written, which is muted, so that leaving does not fail again."""
+    """The fault of a stdout that cannot be written, which is muted, so that leaving does not fail
+    again.
+    """
     mute_stdout()
     return ResourceError(
         f"stdout: cannot be written: {os.strerror(error.errno or 0)}; the result is not shown"
@@ -104,7 +115,9 @@ def stdout_fault(error: OSError) -> ResourceError:
 
 
 def _encodable(text: str, stream: TextIO) -> str:
-    """The text as the stream can write it: names of files in their own bytes, other characters that it lacks as escapes."""
+    """The text as the stream can write it: names of files in their own bytes, other characters that
+    it lacks as escapes.
+    """
     encoding = stream.encoding or "utf-8"
     try:
         text.encode(encoding, stream.errors or "strict")
@@ -139,7 +152,8 @@ def result_record(values: dict[str, Any]) -> None:
 def strict_json(values: Any, *, ascii_only: bool = True) -> str:
     """Values as one line of JSON; what is not a finite number, which JSON does not have, is null.
 
-    Characters that drive a terminal, end a line or change its direction, and lone surrogates, are JSON's own escapes.
+    Characters that drive a terminal, end a line or change its direction, and lone surrogates, are
+    JSON's own escapes.
     """
     text = json.dumps(_finite(values), ensure_ascii=ascii_only, allow_nan=False)
     if text.isprintable():
@@ -162,7 +176,9 @@ def _finite(value: Any) -> Any:
 
 
 def mute_stdout() -> None:
-    """Send stdout to nowhere from now on, so that neither a later print nor the interpreter's exit raises."""
+    """Send stdout to nowhere from now on, so that neither a later print nor the interpreter's exit
+    raises.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
@@ -172,7 +188,9 @@ def is_terminal() -> bool:
 
 
 def has_colour(stream: TextIO) -> bool:
-    """Whether escape codes may be written there: a terminal that knows them, and nobody has asked for none."""
+    """Whether escape codes may be written there: a terminal that knows them, and nobody has asked
+    for none.
+    """
     return (
         stream.isatty()
         and not os.environ.get("NO_COLOR")
@@ -181,11 +199,15 @@ def has_colour(stream: TextIO) -> bool:
 
 
 def terminal() -> Console:
-    """The rich console on stderr, for the progress bar: what is printed above it is text, without markup or emoji codes."""
+    """The rich console on stderr, for the progress bar: what is printed above it is text, without
+    markup or emoji codes.
+    """
     from rich.console import Console, ConsoleDimensions
 
     class Narrower(Console):
-        """Leaves room for the `^C` that a terminal shows after the bar: on a line of its own it would keep the bar there."""
+        """Leaves room for the `^C` that a terminal shows after the bar: on a line of its own it
+        would keep the bar there.
+        """
 
         @property  # type: ignore[misc]  # it is not set here
         def size(self) -> ConsoleDimensions:
@@ -197,7 +219,8 @@ def terminal() -> Console:
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:
-    """A table for stdout, numbers to the right: on a terminal within its width, elsewhere lines of columns aligned by blanks.
+    """A table for stdout, numbers to the right: on a terminal within its width, elsewhere lines of
+    columns aligned by blanks.
 
     Where a terminal is too narrow for the columns, each row is a paragraph of names and values.
     """
@@ -219,7 +242,9 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
 
 
 def named_values(pairs: Sequence[tuple[str, str]]) -> str:
-    """Names with their values behind them, a line each; on a terminal a long value goes on below itself."""
+    """Names with their values behind them, a line each; on a terminal a long value goes on below
+    itself.
+    """
     room, width = _columns_of_stdout(), max(columns_of(name) for name, _ in pairs) + 2
     lines = []
     for name, value in pairs:
@@ -251,7 +276,10 @@ def _columns_of_stdout() -> int | None:
 
 
 def _rich_table(cells: list[list[str]], right: list[bool], least: list[int], room: int) -> str:
-    """A header, a rule below it, and rows whose texts are wrapped. Without escape codes: it may be shown anywhere."""
+    """A header, a rule below it, and rows whose texts are wrapped.
+
+    Without escape codes: it may be shown anywhere.
+    """
     from rich.box import Box
     from rich.console import Console
     from rich.table import Table
@@ -324,10 +352,11 @@ def seconds_of(value: float) -> str:
 
 
 def short_names(paths: Sequence[Sequence[Path]]) -> list[str]:
-    """A name for each of several things: the fewest last parts of its path that no other one ends with too.
+    """A name for each of several things: the fewest last parts of its path that no other one ends
+    with too.
 
-    Each is given by one path or several, of which a later one is taken where an earlier one is another thing's too. What has the
-    same paths is numbered.
+    Each is given by one path or several, of which a later one is taken where an earlier one is
+    another thing's too. What has the same paths is numbered.
     """
     tails = [
         [Path(*path.parts[-n:]).as_posix() for path in own for n in range(1, len(path.parts) + 1)]

@@ -16,10 +16,11 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 
 
 def pick_device(wanted: str, say: Callable[[str], None]) -> torch.device:
-    """The device called `wanted` ('auto', 'cpu', 'cuda', 'cuda:N', 'mps'); 'auto' takes CUDA, then MPS, then the CPU.
+    """The device called `wanted` ('auto', 'cpu', 'cuda', 'cuda:N', 'mps'); 'auto' takes CUDA, then
+    MPS, then the CPU.
 
-    Says what it chose and why. Raises `ResourceError` where the device asked for is not there (never a silent
-    fall-back), and `SpecError` for a name that is not a device.
+    Says what it chose and why. Raises `ResourceError` where the device asked for is not there
+    (never a silent fall-back), and `SpecError` for a name that is not a device.
     """
     kind, _, number = wanted.partition(":")
     if kind not in ("auto", "cpu", "cuda", "mps") or (
@@ -66,19 +67,23 @@ def pick_device(wanted: str, say: Callable[[str], None]) -> torch.device:
 
 
 def keep_few_kernels() -> None:
-    """Let oneDNN keep the code of 64 kernels in place of 1,024: call it before computing on batches of many lengths.
+    """Let oneDNN keep the code of 64 kernels in place of 1,024: call it before computing on batches
+    of many lengths.
 
-    On a CPU it makes code for each shape of each product, and what it keeps of shapes that do not come again soon fills
-    gigabytes. For batches of one shape, which a large CNN needs hundreds of kernels for, leave its own limit.
+    On a CPU it makes code for each shape of each product, and what it keeps of shapes that do not
+    come again soon fills gigabytes. For batches of one shape, which a large CNN needs hundreds of
+    kernels for, leave its own limit.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")  # read at the first product
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed for the next allocation, in place of giving it back to the kernel.
+    """Let glibc keep what is freed for the next allocation, in place of giving it back to the
+    kernel.
 
-    A step frees and allocates the same activations over and over; each time they are given back, every page of them
-    faults anew, which costs a small CNN on a CPU a third of its time. Settings made in the environment are left alone.
+    A step frees and allocates the same activations over and over; each time they are given back,
+    every page of them faults anew, which costs a small CNN on a CPU a third of its time. Settings
+    made in the environment are left alone.
     """
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return
@@ -140,7 +145,8 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 
 def product_dtype(weight: Tensor) -> torch.dtype:
-    """What a product with this weight is kept in: autocast's precision, or the weight's own, as always on a CPU.
+    """What a product with this weight is kept in: autocast's precision, or the weight's own, as
+    always on a CPU.
 
     There attention of single queries is faster in fp32 (see parts/kernels.py).
     """

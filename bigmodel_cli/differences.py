@@ -1,4 +1,6 @@
-"""In which options resolved specs differ: plain values as dotted paths, and what of them is worth telling."""
+"""In which options resolved specs differ: plain values as dotted paths, and what of them is worth
+telling.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +35,11 @@ def written(value: Any) -> str:
 
 
 def differing(specs: Sequence[Leaves]) -> list[str]:
-    """Paths at which the specs differ, in their order; below a `type` that differs, only what differs under the same type.
+    """Paths at which the specs differ, in their order; below a `type` that differs, only what
+    differs under the same type.
 
-    An option that a spec lacks is as one that is null: older specs lack some. A spec without any option is not known.
+    An option that a spec lacks is as one that is null: older specs lack some. A spec without any
+    option is not known.
     """
     known = [spec for spec in specs if spec]
     paths = list(dict.fromkeys(path for spec in known for path in spec))
@@ -58,12 +62,16 @@ def _differs(path: str, specs: Sequence[Leaves], types: Sequence[str]) -> bool:
 
 
 def short_paths(paths: Sequence[str]) -> dict[str, str]:
-    """Each path with the shortest end of it that no other one has: `num_heads`, `encoder.dropout`, `optimizer` (its type)."""
+    """Each path with the shortest end of it that no other one has: `num_heads`, `encoder.dropout`,
+    `optimizer` (its type).
+    """
     return shortest({path: path.removesuffix(".type").split(".") for path in paths}, ".")
 
 
 def shortest(parts: Mapping[str, Sequence[str]], joint: str) -> dict[str, str]:
-    """name -> its fewest last parts, joined, that no other name ends in; a number does not stand first."""
+    """name -> its fewest last parts, joined, that no other name ends in; a number does not stand
+    first.
+    """
     counts = Counter(joint.join(p[-k:]) for p in parts.values() for k in range(1, len(p) + 1))
     found = {}
     for name, own in parts.items():

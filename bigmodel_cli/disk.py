@@ -1,4 +1,6 @@
-"""Syncing and removing: what is written is on the disk, and whatever stands in a place is taken away."""
+"""Syncing and removing: what is written is on the disk, and whatever stands in a place is taken
+away.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def sync(path: Path) -> None:
 
 
 def refusal(path: Path) -> str:
-    """Why a path cannot be looked at ("cannot be read: Permission denied"); "" where it can, or where nothing is there."""
+    """Why a path cannot be looked at ("cannot be read: Permission denied"); "" where it can, or
+    where nothing is there.
+    """
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -31,7 +35,8 @@ def refusal(path: Path) -> str:
 def remove(path: Path, *, ignore_errors: bool = False) -> None:
     """Take away whatever stands here, a folder with all that is in it, or nothing.
 
-    `shutil.rmtree` opens what it is given before it looks whether that is a folder, and waits for ever for a FIFO's other end.
+    `shutil.rmtree` opens what it is given before it looks whether that is a folder, and waits for
+    ever for a FIFO's other end.
     """
     if os.path.isdir(path) and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=ignore_errors)

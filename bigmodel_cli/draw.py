@@ -1,9 +1,11 @@
-"""Random numbers of rows: functions of a row's key alone, the same on every device, in every batch, at every padding.
+"""Random numbers of rows: functions of a row's key alone, the same on every device, in every batch,
+at every padding.
 
-A batch carries under `KEY` one 64-bit number for each of its rows, made of (seed, epoch, sample). What a task draws for a row
-(which tokens or patches are hidden) it draws from that key, number by number: the one at a position does not depend on how many
-are drawn. So neighbours, micro-batches, order and padding change nothing. (Dropout and stochastic depth are noise of layers, not
-of rows: they come from torch's own generator, in the order in which the layers run.)
+A batch carries under `KEY` one 64-bit number for each of its rows, made of (seed, epoch, sample).
+What a task draws for a row (which tokens or patches are hidden) it draws from that key, number by
+number: the one at a position does not depend on how many are drawn. So neighbours, micro-batches,
+order and padding change nothing. (Dropout and stochastic depth are noise of layers, not of rows:
+they come from torch's own generator, in the order in which the layers run.)
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ FIRST, SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 def mix(x: Any) -> Any:
-    """The finaliser of SplitMix64 (Steele et al. 2014): a bijection of 64-bit integers that scatters every bit."""
+    """The finaliser of SplitMix64 (Steele et al. 2014): a bijection of 64-bit integers that
+    scatters every bit.
+    """
     x = (x ^ (x >> np.uint64(30))) * np.uint64(FIRST)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(SECOND)
     return x ^ (x >> np.uint64(31))
@@ -37,12 +41,16 @@ def key_of(*numbers: int) -> Any:
 
 
 def draw(keys: Tensor, stream: int, count: int) -> Tensor:
-    """keys (B,) -> (B, count) float32   uniform in [0, 1); number i of a row is a function of (its key, stream, i) alone."""
+    """keys (B,) -> (B, count) float32   uniform in [0, 1); number i of a row is a function of (its
+    key, stream, i) alone.
+    """
     return _shifted(_bits(keys, stream, count), 40).to(torch.float32) / (1 << 24)
 
 
 def draw_below(keys: Tensor, stream: int, count: int, below: int) -> Tensor:
-    """keys (B,) -> (B, count) int64   uniform in 0 .. below - 1, for a `below` under 2^31, as `draw` draws."""
+    """keys (B,) -> (B, count) int64   uniform in 0 .. below - 1, for a `below` under 2^31, as
+    `draw` draws.
+    """
     return (_shifted(_bits(keys, stream, count), 32) * below) >> 32
 
 

@@ -1,7 +1,8 @@
 """Expected faults and their exit statuses.
 
-An expected fault is a `BigmodelError`: the command line prints its message (one line, or one line per fault of a spec) on
-stderr and leaves with its status. Anything else that is raised is a bug: a traceback and status 1.
+An expected fault is a `BigmodelError`: the command line prints its message (one line, or one line
+per fault of a spec) on stderr and leaves with its status. Anything else that is raised is a bug: a
+traceback and status 1.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ class SpecError(BigmodelError):
 
 
 class OptionError(SpecError, ValueError):
-    """Options that nothing can be built from: faults, each the path of an option ("" for the options as a whole) and what is wrong.
+    """Options that nothing can be built from: faults, each the path of an option ("" for the
+    options as a whole) and what is wrong.
 
-    A part raises a plain `ValueError`, whose text may begin with the option: 'num_heads: 3 heads do not divide dim 16'.
+    A part raises a plain `ValueError`, whose text may begin with the option: 'num_heads: 3 heads do
+    not divide dim 16'.
     """
 
     def __init__(self, *faults: tuple[str, str]) -> None:
@@ -42,7 +45,9 @@ class OptionError(SpecError, ValueError):
 
 @contextlib.contextmanager
 def under(path: str) -> Iterator[None]:
-    """Inside, options below `path` are built: a `ValueError` becomes an `OptionError` whose paths begin there."""
+    """Inside, options below `path` are built: a `ValueError` becomes an `OptionError` whose paths
+    begin there.
+    """
     try:
         yield
     except ValueError as error:
@@ -113,7 +118,9 @@ class NumericsError(BigmodelError):
 
 
 class Stopped(BigmodelError):
-    """Stopped by a signal, with a checkpoint saved: the status is 128 + the signal's number (129, 130, 143)."""
+    """Stopped by a signal, with a checkpoint saved: the status is 128 + the signal's number (129,
+    130, 143).
+    """
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
@@ -150,7 +157,9 @@ ALLOCATORS = (
     "cudnn_status_alloc_failed",
     "can't start new thread",  # whose stack found no room
 )
-"""What the messages say (in lower case) of those who report by `RuntimeError` that memory does not suffice."""
+"""What the messages say (in lower case) of those who report by `RuntimeError` that memory does not
+suffice.
+"""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -175,7 +184,9 @@ def forget_frames(error: BaseException) -> None:
 
 @contextlib.contextmanager
 def memory_remedy(remedy: str, kind: type[ResourceError] = OutOfMemory) -> Iterator[None]:
-    """Inside, a refusal of memory becomes an `OutOfMemory` that says what to do, or another `kind` where it is half done."""
+    """Inside, a refusal of memory becomes an `OutOfMemory` that says what to do, or another `kind`
+    where it is half done.
+    """
     try:
         yield
     except BigmodelError:

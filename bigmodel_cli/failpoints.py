@@ -1,9 +1,9 @@
 """Named places in the real code path where a test can make the process die or a call fail.
 
-``BIGMODEL_FAILPOINT=checkpoint.renamed:kill`` kills the process (SIGKILL) when it first reaches that place;
-``name:kill:3`` at the third time; ``name:EIO`` raises that `OSError` instead; ``name:SIGTERM`` sends the signal to the
-process itself, ``name:group=SIGTERM`` to its group, loader workers too; ``name:sleep=5`` waits. Unset, a failpoint costs one
-dictionary look-up.
+``BIGMODEL_FAILPOINT=checkpoint.renamed:kill`` kills the process (SIGKILL) when it first reaches
+that place; ``name:kill:3`` at the third time; ``name:EIO`` raises that `OSError` instead;
+``name:SIGTERM`` sends the signal to the process itself, ``name:group=SIGTERM`` to its group, loader
+workers too; ``name:sleep=5`` waits. Unset, a failpoint costs one dictionary look-up.
 """
 
 from __future__ import annotations

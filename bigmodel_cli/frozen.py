@@ -1,4 +1,6 @@
-"""What of a model is not trained: its weights get no gradient, and its modules evaluate while the others train."""
+"""What of a model is not trained: its weights get no gradient, and its modules evaluate while the
+others train.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,10 @@ from bigmodel_cli.recipe import InitOptions
 
 
 def freeze(model: Model, init: InitOptions) -> None:
-    """Take the gradient from the weights that `init` leaves out. Raises `SpecError` for a pattern that matches nothing."""
+    """Take the gradient from the weights that `init` leaves out.
+
+    Raises `SpecError` for a pattern that matches nothing.
+    """
     parameters = dict(model.named_parameters())
     names = [*parameters, *(name for name, _ in model.named_buffers())]
     for pattern in init.freeze:
@@ -42,10 +47,12 @@ def freeze(model: Model, init: InitOptions) -> None:
 
 
 def still_modules(model: Model, init: InitOptions) -> frozenset[str]:
-    """The names of the modules that stay in evaluation mode: those whose every weight is frozen, with all that is below them.
+    """The names of the modules that stay in evaluation mode: those whose every weight is frozen,
+    with all that is below them.
 
-    So statistics of normalisation and loads of experts stay as they are, and dropout is off there. A module that has buffers and
-    not a weight is frozen where `init` names it; one that has neither goes with the module around it.
+    So statistics of normalisation and loads of experts stay as they are, and dropout is off there.
+    A module that has buffers and not a weight is frozen where `init` names it; one that has neither
+    goes with the module around it.
     """
     still: dict[str, bool] = {}
     for name, module in model.named_modules():

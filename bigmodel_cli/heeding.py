@@ -11,9 +11,11 @@ LOOK = 1.0  # seconds
 
 
 def heeding(call: Callable[[], Found]) -> Found:
-    """What `call` gives, made in another thread, so that the handler of a signal runs at once here, and may raise.
+    """What `call` gives, made in another thread, so that the handler of a signal runs at once here,
+    and may raise.
 
-    The call must let go of Python's lock. Where something is raised meanwhile it is left behind, until it or the process ends.
+    The call must let go of Python's lock. Where something is raised meanwhile it is left behind,
+    until it or the process ends.
     """
     found: list[Found] = []
     raised: list[BaseException] = []

@@ -1,7 +1,7 @@
 """`base: other.yaml` at the top of a spec: what a file does not say is as in another one.
 
-Mappings are joined deeply, and what the upper file gives counts; a list, and a mapping of another `type`, stand in place of those
-below. Every value keeps the place in the file that it came from.
+Mappings are joined deeply, and what the upper file gives counts; a list, and a mapping of another
+`type`, stand in place of those below. Every value keeps the place in the file that it came from.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ MOST_FILES = 20
 
 
 def read_inheriting(path: Path, options: type[Options]) -> Node:
-    """The tree of a file, whose root is typed as `options`, joined with those that it inherits from.
+    """The tree of a file, whose root is typed as `options`, joined with those that it inherits
+    from.
 
     Paths start at the folder of the file that names them. Raises `SpecError`.
     """
@@ -93,7 +94,9 @@ def _mapping(node: Node, words: list[str]) -> dict[str, Node] | None:
 def _without_alternatives(
     lower: dict[str, Node], upper: dict[str, Any], options: type[Options], path: list[str]
 ) -> dict[str, Node]:
-    """The values of the base without those in whose place the upper file gives another (epochs in place of steps)."""
+    """The values of the base without those in whose place the upper file gives another (epochs in
+    place of steps).
+    """
     kept = dict(lower)
     for pair in {pair for c in classes_at(options, path) for pair in c.exclusive}:
         for name, other in (pair, pair[::-1]):

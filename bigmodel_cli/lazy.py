@@ -1,11 +1,12 @@
 """Names of torch that cost nothing until a tensor is needed.
 
-A part's options stand in the same file as the part, and a faulty spec must be answered faster than `import torch`
-takes. So the files that declare both write ``from bigmodel_cli.lazy import F, Module, nn, torch``, and stay ordinary
-PyTorch in every other way. `load_torch` imports torch, puts the real modules in the place of the stand-ins wherever
-they were imported, and gives `Module` its base class; after that no stand-in is left. It runs by itself at the first
-use of a stand-in. An annotation may name torch freely (annotations are not evaluated); what runs at import time, such
-as a decorator, may not.
+A part's options stand in the same file as the part, and a faulty spec must be answered faster than
+`import torch` takes. So the files that declare both write ``from bigmodel_cli.lazy import F,
+Module, nn, torch``, and stay ordinary PyTorch in every other way. `load_torch` imports torch, puts
+the real modules in the place of the stand-ins wherever they were imported, and gives `Module` its
+base class; after that no stand-in is left. It runs by itself at the first use of a stand-in. An
+annotation may name torch freely (annotations are not evaluated); what runs at import time, such as
+a decorator, may not.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ from bigmodel_cli.spec import Spec, of_checkpoint
 from bigmodel_cli.tasks import Task, build_task
 
 TOKENIZERS = ("tokenizer", "source_tokenizer")
-"""Options of the data that a checkpoint has settled for all that go on from it: it brings its own."""
+"""Options of the data that a checkpoint has settled for all that go on from it: it brings its own.
+"""
 PREPARATION = (
     *TOKENIZERS,
     *("normalize", "size", "channels"),
@@ -74,7 +75,8 @@ def load_checkpoint(
     *,
     tell: Callable[[str], None] = say,
 ) -> Loaded:
-    """Read and verify a checkpoint and build its model, in evaluation mode; `tell` is told the device.
+    """Read and verify a checkpoint and build its model, in evaluation mode; `tell` is told the
+    device.
 
     `path` may name a run: its last checkpoint is taken.
     """
@@ -105,7 +107,9 @@ def load_checkpoint(
 
 
 def _check_tokenizers(path: Path, assets: Mapping[str, bytes], info: DatasetInfo) -> None:
-    """Raise `CheckpointError` where a tokenizer cannot be used, or gives tokens that the model does not have."""
+    """Raise `CheckpointError` where a tokenizer cannot be used, or gives tokens that the model does
+    not have.
+    """
     for name, most in ((TOKENIZER, info.vocab_size), (SOURCE_TOKENIZER, info.source_vocab_size)):
         if name not in assets:
             continue
@@ -121,7 +125,8 @@ def _check_tokenizers(path: Path, assets: Mapping[str, bytes], info: DatasetInfo
 def say_carried(
     spec: Spec, before: dict[str, Any], names: Sequence[str], given: Collection[str] = ()
 ) -> None:
-    """Say which options of the data are not used, since a checkpoint with the spec `before` brings what they describe.
+    """Say which options of the data are not used, since a checkpoint with the spec `before` brings
+    what they describe.
 
     An option as it is by default asks for nothing, unless its path is among those `given`.
     """

@@ -9,7 +9,9 @@ from bigmodel_cli.lazy import Module
 
 
 def training_mode(model: Module, still: Collection[str]) -> None:
-    """Bring every module into training mode but those named in `still`, which evaluate: their statistics do not move."""
+    """Bring every module into training mode but those named in `still`, which evaluate: their
+    statistics do not move.
+    """
     for name, module in model.named_modules():
         module.training = name not in still
 

@@ -1,5 +1,6 @@
-"""What options were called in earlier versions. Recorded specs are read by this table; of a new spec's
-fault it says the present name.
+"""What options were called in earlier versions.
+
+Recorded specs are read by this table; of a new spec's fault it says the present name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Files that a command writes where the user says: samples, pictures, sample specs.
 
-A regular file is replaced at once, when all of its content is on disk; of a link, the file that it leads to. A device, a FIFO and
-a descriptor (/dev/stdout, `>(command)`) are written through, and stay what they are.
+A regular file is replaced at once, when all of its content is on disk; of a link, the file that it
+leads to. A device, a FIFO and a descriptor (/dev/stdout, `>(command)`) are written through, and
+stay what they are.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ MOST_LINKS = 40
 
 
 def check_output(path: Path, option: str) -> None:
-    """Raise `ResourceError` where `write_output` could not write: it is called before the work whose result is written."""
+    """Raise `ResourceError` where `write_output` could not write: it is called before the work
+    whose result is written.
+    """
     target = _target(path)
     named = f"{option}: {path}"
     if isinstance(target, int):

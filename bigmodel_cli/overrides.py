@@ -18,7 +18,9 @@ LONGEST = 30
 
 @dataclass(frozen=True)
 class Override:
-    """A value for the option with this dotted key, taken as it is; `place` stands for it in messages."""
+    """A value for the option with this dotted key, taken as it is; `place` stands for it in
+    messages.
+    """
 
     key: str
     value: Any
@@ -37,8 +39,8 @@ def key_of(change: Change) -> str:
 def apply_overrides(root: Node, overrides: Iterable[Change], options: type[Options]) -> None:
     """Put the values into the tree, whose root is typed as `options`.
 
-    An option that stands in place of another one (steps and epochs) replaces it, unless that is given in this way too; what is
-    replaced is said on stderr. Raises `SpecError`.
+    An option that stands in place of another one (steps and epochs) replaces it, unless that is
+    given in this way too; what is replaced is said on stderr. Raises `SpecError`.
     """
     texts = list(overrides)
     for text in texts:
@@ -75,7 +77,10 @@ def _replace(root: Node, section: str, name: str, other: str) -> None:
 
 
 def apply_override(root: Node, override: Change, options: type[Options]) -> None:
-    """Put the value of ``a.b.0.c=VALUE`` into the tree, making the mappings on its way. Raises `SpecError`."""
+    """Put the value of ``a.b.0.c=VALUE`` into the tree, making the mappings on its way.
+
+    Raises `SpecError`.
+    """
     if isinstance(override, Override):
         if not _is_unicode(override.value):
             raise SpecError(

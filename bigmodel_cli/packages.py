@@ -1,4 +1,6 @@
-"""Packages that only some of the tool needs: they are asked for in one place, so that a missing one is said in one form."""
+"""Packages that only some of the tool needs: they are asked for in one place, so that a missing one
+is said in one form.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,15 @@ from bigmodel_cli.errors import SpecError
 
 
 class MissingPackage(SpecError):
-    """A package that is not installed, or does not load; the message has the command that installs it."""
+    """A package that is not installed, or does not load; the message has the command that installs
+    it.
+    """
 
 
 def need(module: str, extra: str, what: str) -> Any:
-    """Import a module of an optional package. Raises `MissingPackage` where `what` needs it and it is not there.
+    """Import a module of an optional package.
+
+    Raises `MissingPackage` where `what` needs it and it is not there.
 
     `extra` is the name under which bigmodel's own packaging lists it.
     """

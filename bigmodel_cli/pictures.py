@@ -36,7 +36,8 @@ def plain(text: str) -> str:
 
 
 def plain_names(texts: Sequence[str]) -> list[str]:
-    """Names that matplotlib draws as they stand: control characters as escapes, no dollar that begins a formula.
+    """Names that matplotlib draws as they stand: control characters as escapes, no dollar that
+    begins a formula.
 
     Characters that no installed font has are code points too, which stderr is told.
     """
@@ -54,7 +55,9 @@ def plain_names(texts: Sequence[str]) -> list[str]:
 
 
 def fonts_for(texts: Iterable[str]) -> dict[str, str]:
-    """Of each character the family of a font that draws it, matplotlib's own before others; those without one are left out."""
+    """Of each character the family of a font that draws it, matplotlib's own before others; those
+    without one are left out.
+    """
     wanted, families = set().union(*texts), dict[str, str]()
     for family, file in _fonts():
         families.update(dict.fromkeys((wanted & _characters(file)) - families.keys(), family))
@@ -64,7 +67,9 @@ def fonts_for(texts: Iterable[str]) -> dict[str, str]:
 
 
 def _fonts() -> Iterator[tuple[str, str]]:
-    """Family and file of every font, those included that were installed since matplotlib listed them."""
+    """Family and file of every font, those included that were installed since matplotlib listed
+    them.
+    """
     from matplotlib.font_manager import findfont, findSystemFonts, fontManager
 
     yield "DejaVu Sans", str(findfont("DejaVu Sans"))
@@ -112,7 +117,9 @@ def whole_steps(axes: Any, steps: Collection[int]) -> None:
 
 
 def metric_axis(axes: Any, values: Sequence[float], percent: bool) -> None:
-    """A y axis for a metric: as much as its values need, but not so little that noise looks like progress."""
+    """A y axis for a metric: as much as its values need, but not so little that noise looks like
+    progress.
+    """
     low, high = min(values), max(values)
     span = max(high - low, 0.04 if percent else 0.02 * max(abs(low), abs(high)) or 1.0)
     middle, half = (low + high) / 2, 0.55 * span
@@ -140,7 +147,9 @@ def log_where_wide(axes: Any, values: Sequence[float]) -> None:
 
 
 def check_picture(path: Path, option: str) -> None:
-    """Raise where a picture could not be written there: `SpecError` for a format that is not known, `ResourceError` else."""
+    """Raise where a picture could not be written there: `SpecError` for a format that is not known,
+    `ResourceError` else.
+    """
     ending = path.suffix.lower().removeprefix(".")
     if ending and ending not in FORMATS and (os.path.isfile(path) or not os.path.exists(path)):
         raise SpecError(
@@ -150,7 +159,9 @@ def check_picture(path: Path, option: str) -> None:
 
 
 def save_figure(figure: Any, path: Path, dpi: int, **options: Any) -> None:
-    """Write a figure in the format that its file's name ends in, else as PNG. Raises `ResourceError`."""
+    """Write a figure in the format that its file's name ends in, else as PNG. Raises
+    `ResourceError`.
+    """
     from matplotlib.text import Text
 
     texts = figure.findobj(Text)

@@ -1,8 +1,10 @@
-"""What users add from files of their own, named on the command line with --plugin (never from YAML, which runs no code).
+"""What users add from files of their own, named on the command line with --plugin (never from YAML,
+which runs no code).
 
-A plugin is a Python file with options classes, each with a `type` of its own, and a table `PARTS = {"mixer": [...], ...}` of
-those it adds, by the kind of table that they join: `bigmodel_cli.tables` has them all. A part's options are a subclass of
-`bigmodel_cli.config.Options` with a method `build`; others are a subclass of their table's base class.
+A plugin is a Python file with options classes, each with a `type` of its own, and a table `PARTS =
+{"mixer": [...], ...}` of those it adds, by the kind of table that they join: `bigmodel_cli.tables`
+has them all. A part's options are a subclass of `bigmodel_cli.config.Options` with a method
+`build`; others are a subclass of their table's base class.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from bigmodel_cli.errors import SpecError, did_you_mean
 PLUGINS = "x-plugins"
 """The key of a recorded spec that names the plugins' files which it needs."""
 VARIABLE = "BIGMODEL_PLUGINS"
-"""Where the command line leaves the paths, so that loader workers and the processes of a launcher find them too.
+"""Where the command line leaves the paths, so that loader workers and the processes of a launcher
+find them too.
 
 It is a list in JSON of pairs: the path as it was given, for messages, and the absolute one.
 """
@@ -36,7 +39,9 @@ _ORIGINS: dict[type[Options], tuple[str, Path]] = {}
 
 @dataclass(frozen=True)
 class PluginPart:
-    """Options of a part from a plugin: its path in the spec, what it fills, and the file that it comes from."""
+    """Options of a part from a plugin: its path in the spec, what it fills, and the file that it
+    comes from.
+    """
 
     path: str
     slot: str
@@ -63,7 +68,9 @@ def plugin_types() -> list[tuple[str, type[Options], Path]]:
 
 
 def needed_plugins(recorded: Any) -> str:
-    """What to say of a type that is not known; `recorded` are the files that the spec names as needed."""
+    """What to say of a type that is not known; `recorded` are the files that the spec names as
+    needed.
+    """
     names = (
         [name for name in recorded if isinstance(name, str)] if isinstance(recorded, list) else []
     )
@@ -105,7 +112,10 @@ def name_plugins(paths: list[Path], option: str = "--plugin ") -> None:
 
 
 def join(tables: Iterable[Table[Any]]) -> None:
-    """Add to the tables what every named file has for them. Raises `SpecError` naming the file, and the line where there is one."""
+    """Add to the tables what every named file has for them.
+
+    Raises `SpecError` naming the file, and the line where there is one.
+    """
     kinds = {table.kind: table for table in tables}
     for text, absolute in json.loads(os.environ.get(VARIABLE) or "[]"):
         for kind, found in _load(text, Path(absolute)).items():
@@ -122,7 +132,10 @@ def join(tables: Iterable[Table[Any]]) -> None:
 
 
 def _load(name: str, path: Path) -> dict[str, list[Any]]:
-    """The file's table; `name` stands for the path in messages. Raises `SpecError` for a file that does not run or has none."""
+    """The file's table; `name` stands for the path in messages.
+
+    Raises `SpecError` for a file that does not run or has none.
+    """
     spec = importlib.util.spec_from_file_location(f"bigmodel_plugin_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -158,7 +171,10 @@ def line_of(path: Path, error: BaseException) -> str:
 
 
 def _name(path: str, options: Any, base: type[Options]) -> str:
-    """The `type` of a class of options. Raises `SpecError` where it lacks what its table's base class asks for."""
+    """The `type` of a class of options.
+
+    Raises `SpecError` where it lacks what its table's base class asks for.
+    """
     if not (
         isinstance(options, type)
         and issubclass(options, Options)

@@ -1,4 +1,6 @@
-"""`bigmodel predict`: labels with probabilities, transcripts, and written text; JSON Lines out, in order."""
+"""`bigmodel predict`: labels with probabilities, transcripts, and written text; JSON Lines out, in
+order.
+"""
 
 from __future__ import annotations
 
@@ -36,10 +38,11 @@ def predict(
 ) -> Iterator[dict[str, Any]]:
     """One record for each input, in order, as soon as its batch is done.
 
-    Inputs are paths of images or recordings, or texts (a pair with a tab between) for a classifier; paths of recordings for a
-    model that writes down what is said; prompts for a decoder, and sources for an encoder-decoder. An input that cannot be read
-    has a record with "error", and at the end `DataError` says how many they were; `word` is what an input is called there.
-    `tell` is given a decoder's text as it is written: see `continue_texts`.
+    Inputs are paths of images or recordings, or texts (a pair with a tab between) for a classifier;
+    paths of recordings for a model that writes down what is said; prompts for a decoder, and
+    sources for an encoder-decoder. An input that cannot be read has a record with "error", and at
+    the end `DataError` says how many they were; `word` is what an input is called there. `tell` is
+    given a decoder's text as it is written: see `continue_texts`.
     """
     decoding.check()
     kind, target = input_of(loaded.info), target_of(loaded.info)
@@ -84,7 +87,9 @@ def continues(loaded: Loaded) -> bool:
 
 
 class TextPrinter:
-    """Prints continued texts on a terminal, each behind its prompt, a line between them; a piece as soon as it is told."""
+    """Prints continued texts on a terminal, each behind its prompt, a line between them; a piece as
+    soon as it is told.
+    """
 
     def __init__(self, bold: bool) -> None:
         self.bold, self.count = bold, 0
@@ -108,7 +113,9 @@ class TextPrinter:
         self.printed = ""
 
     def record(self, record: dict[str, Any]) -> None:
-        """Print what was not told of an input's text, or its hypotheses; on stderr why there is none."""
+        """Print what was not told of an input's text, or its hypotheses; on stderr why there is
+        none.
+        """
         if "error" in record:
             say(record["error"])
             return
@@ -129,7 +136,9 @@ class TextPrinter:
 
 
 def _naming_files(inputs: Iterable[str], word: str) -> Iterator[str]:
-    """The inputs of a model of texts; of the first that names a file it is said that its content is not read."""
+    """The inputs of a model of texts; of the first that names a file it is said that its content is
+    not read.
+    """
     said = False
     for number, given in enumerate(inputs, 1):
         if not said and os.path.isfile(given):
@@ -176,7 +185,8 @@ def write_down(
 
 
 def tag(loaded: Loaded, inputs: Iterable[str], word: str = "input") -> Iterator[dict[str, Any]]:
-    """{"input", "words", "tags", "probabilities"} for each sentence, and "entities" where tags are of them.
+    """{"input", "words", "tags", "probabilities"} for each sentence, and "entities" where tags are
+    of them.
 
     An entity has a type, its first word (from 0), the one after its last, and its text.
     """

@@ -1,7 +1,9 @@
-"""How far long work other than training has come: a bar on a terminal, plain lines elsewhere; nothing of what ends soon.
+"""How far long work other than training has come: a bar on a terminal, plain lines elsewhere;
+nothing of what ends soon.
 
-`progress` opens one. Work that reads files is measured where they are read: `reading` opens one over their bytes, and the readers
-of data call `advance` with what they have read, whoever asked them to.
+`progress` opens one. Work that reads files is measured where they are read: `reading` opens one
+over their bytes, and the readers of data call `advance` with what they have read, whoever asked
+them to.
 """
 
 from __future__ import annotations
@@ -21,11 +23,14 @@ if TYPE_CHECKING:
 
 BAR_AFTER, BAR_EVERY = 1.0, 0.2
 LINE_EVERY = 10.0
-"""Seconds until a bar appears and between its redraws; and between plain lines where there is no terminal."""
+"""Seconds until a bar appears and between its redraws; and between plain lines where there is no
+terminal.
+"""
 
 
 class Progress:
-    """`what` is being done, so far of `total` (None: nobody knows) in `unit`; `add` and `to` cost about a microsecond.
+    """`what` is being done, so far of `total` (None: nobody knows) in `unit`; `add` and `to` cost
+    about a microsecond.
 
     Each of their calls is a failpoint that is called as the work is.
     """
@@ -95,7 +100,9 @@ def progress(what: str, total: float | None, unit: str) -> Iterator[Progress]:
 
 @contextlib.contextmanager
 def reading(what: str, paths: Sequence[Path]) -> Iterator[None]:
-    """The work inside reads these files once, and what their readers `advance` by is how far it has come."""
+    """The work inside reads these files once, and what their readers `advance` by is how far it has
+    come.
+    """
     sizes = [path.stat().st_size for path in paths if os.path.isfile(path)]
     with progress(what, sum(sizes), "B") as shown:
         _open.append(shown)
@@ -106,7 +113,9 @@ def reading(what: str, paths: Sequence[Path]) -> Iterator[None]:
 
 
 def advance(size: int) -> None:
-    """So many more bytes of a file (as they are on the disk) have been read, for whatever work is open."""
+    """So many more bytes of a file (as they are on the disk) have been read, for whatever work is
+    open.
+    """
     if _open:
         _open[-1].add(size)
 

@@ -18,13 +18,17 @@ VALIDATION_TOKENS = 1 << 14
 
 
 OLD_NAMES = {"tensorboard": "tensorboard"}
-"""Options of older specs and checkpoints that were true or false, each with the tracker that stands for true."""
+"""Options of older specs and checkpoints that were true or false, each with the tracker that stands
+for true.
+"""
 OLD_SCHEDULE = {"type", "warmup", "final", "decay"}
 """What older specs and checkpoints recorded of a schedule of any type."""
 
 
 class RewindOptions(Options):
-    """When to go back to the last checkpoint and on from there with later batches: where the loss of a step jumps."""
+    """When to go back to the last checkpoint and on from there with later batches: where the loss
+    of a step jumps.
+    """
 
     spike: Annotated[float, Field(gt=1, le=1e6)] = Field(
         3.0, description="a loss of more than so many times the median of the last steps is a spike"
@@ -36,7 +40,10 @@ class RewindOptions(Options):
 
 
 class TrainOptions(Options):
-    """One training run. `steps`, `epochs` or `minutes` says how long; a step is one update of the weights."""
+    """One training run.
+
+    `steps`, `epochs` or `minutes` says how long; a step is one update of the weights.
+    """
 
     exclusive: ClassVar[tuple[tuple[str, str], ...]] = (
         ("steps", "epochs"),
@@ -215,13 +222,16 @@ class TrainOptions(Options):
         return self.validation_batch or max(least, self.rows(length))
 
     def total_steps(self, per_epoch: Fraction) -> int | None:
-        """Optimizer steps of the whole run, for so many micro-batches in an epoch; None where the clock says it."""
+        """Optimizer steps of the whole run, for so many micro-batches in an epoch; None where the
+        clock says it.
+        """
         return self.steps_of(self.epochs, per_epoch) if self.epochs is not None else self.steps
 
     def steps_of(self, epochs: float, per_epoch: Fraction) -> int:
         """Optimizer steps that so many epochs take (the last one may reach into the next epoch).
 
-        Epochs are as they are written: the float nearest to 0.1 is a little more, which would cost a step.
+        Epochs are as they are written: the float nearest to 0.1 is a little more, which would cost
+        a step.
         """
         return max(1, math.ceil(Fraction(repr(epochs)) * per_epoch / self.accumulate))
 

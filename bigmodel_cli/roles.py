@@ -1,7 +1,8 @@
 """What each weight of a model is to an optimizer: a hidden matrix or not, and whether it decays.
 
-The defaults go by the module that holds a weight. A module (a part, a model, a plugin's) that knows better says so by a method
-`weight_roles`, and what stands above has the last word: a model knows which of its layers are the first and the last.
+The defaults go by the module that holds a weight. A module (a part, a model, a plugin's) that knows
+better says so by a method `weight_roles`, and what stands above has the last word: a model knows
+which of its layers are the first and the last.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from bigmodel_cli.lazy import Module, Tensor, nn, torch
 class Role:
     """One weight's role.
 
-    `matrix`: a hidden matrix (M, N), whose kernel axes after the first count as N; what Muon orthogonalises (Jordan et al. 2024:
-    embeddings, the first and the last layer, gains and biases are not). `decayed`: weight decay applies. `rows`: of each matrix,
-    where several stand in one tensor, one below the other, such as a fused query, key and value; empty for one. `stacked`: the
+    `matrix`: a hidden matrix (M, N), whose kernel axes after the first count as N; what Muon
+    orthogonalises (Jordan et al. 2024: embeddings, the first and the last layer, gains and biases
+    are not). `decayed`: weight decay applies. `rows`: of each matrix, where several stand in one
+    tensor, one below the other, such as a fused query, key and value; empty for one. `stacked`: the
     tensor (E, M, N) holds E matrices.
     """
 
@@ -29,7 +31,9 @@ class Role:
     stacked: bool = False
 
     def matrices(self, tensor: Tensor) -> list[Tensor]:
-        """The tensor's matrices, (M, N) each, or (n, M, N) where n of one size can be computed at once."""
+        """The tensor's matrices, (M, N) each, or (n, M, N) where n of one size can be computed at
+        once.
+        """
         if self.stacked:
             return [tensor]
         flat = tensor.flatten(1)
@@ -46,15 +50,21 @@ class Role:
 MATRIX = Role(matrix=True, decayed=True)
 """A hidden matrix or kernel."""
 OUTER = Role(decayed=True)
-"""Decayed, and not a hidden matrix: embeddings, the first and the last layer, routers, filters of single channels."""
+"""Decayed, and not a hidden matrix: embeddings, the first and the last layer, routers, filters of
+single channels.
+"""
 GAIN = Role()
-"""Neither: norms, biases, class and mask tokens, registers, positions, decay rates; what no module declares."""
+"""Neither: norms, biases, class and mask tokens, registers, positions, decay rates; what no module
+declares.
+"""
 EXPERTS = Role(matrix=True, decayed=True, stacked=True)
 """(E, M, N): a hidden matrix for each expert."""
 
 
 def fused(*rows: int) -> Role:
-    """Several hidden matrices in one tensor: each is orthogonalised by itself, as its author recommends for q, k and v."""
+    """Several hidden matrices in one tensor: each is orthogonalised by itself, as its author
+    recommends for q, k and v.
+    """
     return Role(matrix=True, decayed=True, rows=rows)
 
 
@@ -72,13 +82,18 @@ class DeclaresRoles(Protocol):
     """A module that knows the roles of some of its weights."""
 
     def weight_roles(self) -> dict[str, Role]:
-        """Roles of weights below this module, by their names within it; the others keep their defaults."""
+        """Roles of weights below this module, by their names within it; the others keep their
+        defaults.
+        """
 
 
 def named_weights(model: Module) -> list[Weight]:
-    """Every parameter of the model once, with its role. Raises `ValueError` where a module names a weight that is not there.
+    """Every parameter of the model once, with its role.
 
-    A weight with two names (a tied embedding) is a matrix where it is one under both, and decays where it does under either.
+    Raises `ValueError` where a module names a weight that is not there.
+
+    A weight with two names (a tied embedding) is a matrix where it is one under both, and decays
+    where it does under either.
     """
     roles: dict[str, Role] = {}
     for path, module in reversed(

@@ -1,4 +1,6 @@
-"""A run's directory: the lock, the resolved spec, the log of figures, and the status that a job scheduler can read."""
+"""A run's directory: the lock, the resolved spec, the log of figures, and the status that a job
+scheduler can read.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ class MetricsLog:
             self.fail(error)
 
     def sync(self) -> None:
-        """Bring to the disk what was recorded so far: a checkpoint of this step must not outlive its records."""
+        """Bring to the disk what was recorded so far: a checkpoint of this step must not outlive
+        its records.
+        """
         if self.broken or not os.path.isfile(self.path):
             return
         try:
@@ -74,7 +78,8 @@ class MetricsLog:
             self.fail(error)
 
     def cut(self, step: int, rewinds: int = 0) -> None:
-        """Drop what a resumed run writes again: records after `step`, of a result (`averaged`), and a line torn by a kill.
+        """Drop what a resumed run writes again: records after `step`, of a result (`averaged`), and
+        a line torn by a kill.
 
         So it does with what is said of going back (train.rewind) more often than `rewinds` times.
         """
@@ -106,7 +111,10 @@ class MetricsLog:
 
 
 _locks: set[int] = set()
-"""The descriptors by which this process holds locks. A forked child closes them: it must not keep the lock of a dead parent."""
+"""The descriptors by which this process holds locks.
+
+A forked child closes them: it must not keep the lock of a dead parent.
+"""
 
 
 def _let_go() -> None:
@@ -121,7 +129,8 @@ os.register_at_fork(after_in_child=_let_go)
 class RunDirectory:
     """`path` with its lock held, until the `with` block ends or the process dies.
 
-    Where nothing was recorded by then, nothing is left of it: a start that failed does not take the run's name.
+    Where nothing was recorded by then, nothing is left of it: a start that failed does not take the
+    run's name.
     """
 
     def __init__(self, path: Path, descriptor: int, made: list[Path]) -> None:
@@ -140,7 +149,9 @@ class RunDirectory:
 
     @classmethod
     def fresh(cls, root: Path, name: str) -> RunDirectory:
-        """The first of root/name, root/name-2, root/name-3 ... where nothing is, and nobody is about to begin."""
+        """The first of root/name, root/name-2, root/name-3 ... where nothing is, and nobody is
+        about to begin.
+        """
         for number in range(1, MOST_TRIED):
             path = root / (name if number == 1 else f"{name}-{number}")
             if not os.path.lexists(path) or _vacant(path):
@@ -154,8 +165,8 @@ class RunDirectory:
     def open(cls, path: Path, *, resume: bool) -> RunDirectory:
         """Make the directory (or enter it, to resume) and take its lock.
 
-        Raises `ResourceError` where it cannot be written or another process holds it, and `SpecError` where it holds a run
-        already, or none to resume.
+        Raises `ResourceError` where it cannot be written or another process holds it, and
+        `SpecError` where it holds a run already, or none to resume.
         """
         if resume and not os.path.isdir(path):
             raise SpecError(
@@ -209,7 +220,10 @@ class RunDirectory:
         os.close(self.descriptor)
 
     def begin(self, spec: str, step: int) -> None:
-        """Record the resolved spec, and the step that training goes on from. Raises `ResourceError`."""
+        """Record the resolved spec, and the step that training goes on from.
+
+        Raises `ResourceError`.
+        """
         try:
             _replace(self.path / SPEC, spec)
             sync(self.path.parent)
@@ -221,7 +235,9 @@ class RunDirectory:
         self.write_status("running", 0, "", step)
 
     def failed(self, state: str, code: int, message: str) -> None:
-        """Write how a run ended that was not done; nothing where none began, or where a finished one was not gone on with."""
+        """Write how a run ended that was not done; nothing where none began, or where a finished
+        one was not gone on with.
+        """
         if self.recording or (self.begun and self.previous.get("state") != "done"):
             self.write_status(state, code, message)
 
@@ -240,7 +256,10 @@ class RunDirectory:
         last_step: int | None = None,
         last_checkpoint: Path | None = None,
     ) -> None:
-        """Write status.json: running, done, stopped or failed, with the exit status. A disk that is full is no new fault."""
+        """Write status.json: running, done, stopped or failed, with the exit status.
+
+        A disk that is full is no new fault.
+        """
         if last_step is not None:
             self.last_step = last_step
         if last_checkpoint is not None:
@@ -274,7 +293,10 @@ def _vacant(path: Path) -> bool:
 
 
 def _locked(path: Path) -> int:
-    """The descriptor of the lock in a run's directory. Raises `InUse`, and `OSError` where it cannot be had."""
+    """The descriptor of the lock in a run's directory.
+
+    Raises `InUse`, and `OSError` where it cannot be had.
+    """
     descriptor = os.open(
         path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW, 0o644
     )
@@ -321,7 +343,9 @@ def _remove_empty(folders: list[Path]) -> None:
 
 
 def _overwritten(path: Path, text: str) -> bool:
-    """Whether a small file could be written in its own place, where the disk has no room for another one."""
+    """Whether a small file could be written in its own place, where the disk has no room for
+    another one.
+    """
     try:
         with open(path, "r+b") as file:
             file.write(text.encode())

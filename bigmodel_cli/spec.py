@@ -1,7 +1,8 @@
 """The spec: one YAML file says everything about a run.
 
-`load` reads a file, applies ``--set`` overrides by path, checks the whole tree, and reports every fault in one go as
-``file:line:column: path: what; did you mean ...``. The YAML path is the attribute path is the error path.
+`load` reads a file, applies ``--set`` overrides by path, checks the whole tree, and reports every
+fault in one go as ``file:line:column: path: what; did you mean ...``. The YAML path is the
+attribute path is the error path.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ class Source:
 
 
 class Spec(Options):
-    """A whole run: the network, its data, what it learns, how it is trained and what it starts from."""
+    """A whole run: the network, its data, what it learns, how it is trained and what it starts
+    from.
+    """
 
     model: ModelOptions = Field(description="the network")
     data: DataOptions = Field(description="where samples come from")
@@ -66,7 +69,9 @@ class Spec(Options):
 
     @contextlib.contextmanager
     def placing(self) -> Iterator[None]:
-        """Inside, something is built of the options: a fault of theirs is told as those of typing are, with its place."""
+        """Inside, something is built of the options: a fault of theirs is told as those of typing
+        are, with its place.
+        """
         try:
             yield
         except OptionError as error:
@@ -75,11 +80,15 @@ class Spec(Options):
             ) from None
 
     def to_dict(self) -> dict[str, Any]:
-        """Every option with its value, as plain YAML types: the resolved spec that a checkpoint keeps."""
+        """Every option with its value, as plain YAML types: the resolved spec that a checkpoint
+        keeps.
+        """
         return self.model_dump(mode="json")
 
     def recorded(self) -> dict[str, Any]:
-        """The same with the names of the plugins' files that it needs: what a checkpoint and a run's directory keep."""
+        """The same with the names of the plugins' files that it needs: what a checkpoint and a
+        run's directory keep.
+        """
         files = sorted({visible(part.file.name) for part in parts_from_files(self)})
         return {**self.to_dict(), **({PLUGINS: files} if files else {})}
 
@@ -93,8 +102,9 @@ def load(
 ) -> Spec:
     """The checked spec of a file.
 
-    `overrides` are ``KEY=VALUE`` with a dotted path as key. `base` is a resolved spec whose top-level sections stand in for
-    those that the file leaves out (finetuning). Raises `SpecError` with one line for each fault.
+    `overrides` are ``KEY=VALUE`` with a dotted path as key. `base` is a resolved spec whose
+    top-level sections stand in for those that the file leaves out (finetuning). Raises `SpecError`
+    with one line for each fault.
     """
     root = read_inheriting(path, Spec)
     if root.value is None:
@@ -116,7 +126,10 @@ def load(
 def from_dict(
     values: Mapping[str, Any], overrides: Iterable[Change] = (), name: str = "spec.yaml"
 ) -> Spec:
-    """The checked spec of plain values (a checkpoint's), with overrides applied. Raises `SpecError`."""
+    """The checked spec of plain values (a checkpoint's), with overrides applied.
+
+    Raises `SpecError`.
+    """
     root = _wrap(with_present_names(values), name)
     apply_overrides(root, overrides, Spec)
     return check(root)
@@ -125,7 +138,8 @@ def from_dict(
 def of_checkpoint(values: Mapping[str, Any], path: Path, overrides: Iterable[Change] = ()) -> Spec:
     """The checked spec of the checkpoint at `path`, with overrides applied.
 
-    Raises `CheckpointError` where it is none of this version's, and `SpecError` for a fault of the overrides.
+    Raises `CheckpointError` where it is none of this version's, and `SpecError` for a fault of the
+    overrides.
     """
     name = str(path / "spec.yaml")
     try:
@@ -144,7 +158,10 @@ def of_checkpoint(values: Mapping[str, Any], path: Path, overrides: Iterable[Cha
 
 
 def check(root: Node) -> Spec:
-    """Type the tree; keys at its top that begin with x- are left out. Raises `SpecError` with one line per fault."""
+    """Type the tree; keys at its top that begin with x- are left out.
+
+    Raises `SpecError` with one line per fault.
+    """
     if not isinstance(root.value, dict):
         blank = isinstance(root.value, str) and ":" in root.value
         hint = "; write a blank after each colon" if blank else ""

@@ -1,4 +1,7 @@
-"""All tables: what the places of a spec may be filled with. Plugins have joined them once this file is imported."""
+"""All tables: what the places of a spec may be filled with.
+
+Plugins have joined them once this file is imported.
+"""
 
 from __future__ import annotations
 

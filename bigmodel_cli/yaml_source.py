@@ -1,8 +1,10 @@
-"""YAML in, values with their places out: every later fault of a spec can name its file, line and column.
+"""YAML in, values with their places out: every later fault of a spec can name its file, line and
+column.
 
-The tree is built from the parser's events, so size, depth, aliases, tags and duplicate keys are checked before anything is
-constructed. Scalars follow the core schema of YAML 1.2, not YAML 1.1: `1e-3` is a number, `no` and `off` are strings,
-`010` is ten (octal is `0o10`). `<<: *anchor` merges a mapping.
+The tree is built from the parser's events, so size, depth, aliases, tags and duplicate keys are
+checked before anything is constructed. Scalars follow the core schema of YAML 1.2, not YAML 1.1:
+`1e-3` is a number, `no` and `off` are strings, `010` is ten (octal is `0o10`). `<<: *anchor` merges
+a mapping.
 """
 
 from __future__ import annotations
@@ -90,7 +92,10 @@ def _near(path: Path) -> str:
 
 
 def _bounded(path: Path) -> bytes:
-    """The bytes of a file or pipe, at most `MAX_BYTES`. A device is not opened, and no pipe is waited for long."""
+    """The bytes of a file or pipe, at most `MAX_BYTES`.
+
+    A device is not opened, and no pipe is waited for long.
+    """
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
         own = f", such as {path / 'spec.yaml'}" if os.path.isfile(path / "spec.yaml") else ""
@@ -128,7 +133,10 @@ def _bounded(path: Path) -> bytes:
 def parse_yaml(
     content: bytes, name: str, most: int = MAX_BYTES, most_nodes: int = MAX_NODES
 ) -> Node:
-    """Parse YAML text; `name` stands for the file in messages. A byte order mark and CRLF line ends are accepted."""
+    """Parse YAML text; `name` stands for the file in messages.
+
+    A byte order mark and CRLF line ends are accepted.
+    """
     if len(content) > most:
         raise SpecError(f"{name}: {len(content):,} bytes; a spec has at most {most:,}")
     try:
@@ -144,7 +152,9 @@ def parse_yaml(
 
 
 def parse_value(text: str, where: str) -> Node:
-    """The value of ``--set KEY=VALUE``, read as YAML (`3`, `1e-3`, `[1, 2]`, `{type: adamw}`); its place is the option itself."""
+    """The value of ``--set KEY=VALUE``, read as YAML (`3`, `1e-3`, `[1, 2]`, `{type: adamw}`); its
+    place is the option itself.
+    """
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -311,7 +321,8 @@ def plain_scalar(text: str) -> Any:
 
 
 def dump_yaml(values: Any, width: int = 110, flow: bool | None = False) -> str:
-    """Plain values as YAML text that `parse_yaml` reads back: words that would be numbers here are quoted.
+    """Plain values as YAML text that `parse_yaml` reads back: words that would be numbers here are
+    quoted.
 
     `flow` None: the innermost mappings and lists in brackets.
     """

@@ -1,4 +1,6 @@
-"""A task, a model, a data source, an optimizer and a schedule: whether more of a row's bits are 1 than 0."""
+"""A task, a model, a data source, an optimizer and a schedule: whether more of a row's bits are 1
+than 0.
+"""
 
 from __future__ import annotations
 

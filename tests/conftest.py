@@ -29,7 +29,9 @@ torch.set_num_threads(
 
 
 def find_data() -> Path | None:
-    """The real data sets' folder: `BIGMODEL_TEST_DATA`, else ../shared/data beside the checkout, else None."""
+    """The real data sets' folder: `BIGMODEL_TEST_DATA`, else ../shared/data beside the checkout,
+    else None.
+    """
     named = os.environ.get("BIGMODEL_TEST_DATA")
     candidates = [Path(named)] if named else [ROOT.parent / "shared" / "data"]
     return next((path.resolve() for path in candidates if path.is_dir()), None)
@@ -51,7 +53,8 @@ def data_root() -> Path:
     root = find_data()
     if root is None:
         pytest.skip(
-            "real data not found: set BIGMODEL_TEST_DATA to the folder that holds mnist/, tinyshakespeare/ ..."
+            "real data not found: set BIGMODEL_TEST_DATA to the folder that holds mnist/,"
+            " tinyshakespeare/ ..."
         )
     return root
 
@@ -118,7 +121,9 @@ def finish(process: subprocess.Popen[str], timeout: float = 120) -> Result:
 
 
 def digests(checkpoint: Path) -> dict[str, str]:
-    """SHA-256 of the files of a checkpoint that decide how training goes on; state.json without the clock's figure."""
+    """SHA-256 of the files of a checkpoint that decide how training goes on; state.json without the
+    clock's figure.
+    """
     state = json.loads((checkpoint / "state.json").read_text())
     state.pop("elapsed")
     found = {"state": hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()}
@@ -218,7 +223,9 @@ def decoder_spec(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cnn_spec(tmp_path: Path) -> Path:
-    """A tiny CNN on digits with augmentation, dropout, batch norm and averaging, pinned for exact repetition."""
+    """A tiny CNN on digits with augmentation, dropout, batch norm and averaging, pinned for exact
+    repetition.
+    """
     path = tmp_path / "cnn.yaml"
     path.write_text(CNN, encoding="utf-8")
     return path

@@ -1,4 +1,6 @@
-"""Checkpoints that were changed by somebody and signed anew, so that what is behind the hashes is tested."""
+"""Checkpoints that were changed by somebody and signed anew, so that what is behind the hashes is
+tested.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def sign(checkpoint: Path, *, describe: bool = True) -> None:
 
 
 def change_json(checkpoint: Path, name: str, change: Callable[[Any], Any]) -> None:
-    """Change the values of a JSON file, and sign; `change` gives the new values, or None where it changed them in place."""
+    """Change the values of a JSON file, and sign; `change` gives the new values, or None where it
+    changed them in place.
+    """
     values = json.loads((checkpoint / name).read_text())
     values = change(values) or values
     (checkpoint / name).write_text(json.dumps(values))
@@ -99,7 +103,9 @@ def container(header: Any, data: bytes = b"", length: int | None = None) -> byte
 
 @contextlib.contextmanager
 def bounded() -> Iterator[None]:
-    """What is done inside takes at most 200 MB more than there was, and little of the processor's time."""
+    """What is done inside takes at most 200 MB more than there was, and little of the processor's
+    time.
+    """
     Path("/proc/self/clear_refs").write_text("5")  # the peak is what is in use now
     before, start = _memory("VmRSS"), time.process_time()
     yield

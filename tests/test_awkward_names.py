@@ -1,4 +1,6 @@
-"""Names that quote, expand, drive a terminal or are not UTF-8: of runs, specs, files, classes and checkpoints."""
+"""Names that quote, expand, drive a terminal or are not UTF-8: of runs, specs, files, classes and
+checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +40,10 @@ def test_a_run_of_any_name_goes_through_all_commands(name: str, cli: Cli) -> Non
     assert cli("pretrain", *words, "--set", "train.steps=1").status == 0
     assert Path(f"{run}-2", "status.json").exists()
     again = cli("pretrain", *words, "--set", "train.steps=2", "--resume")
-    assert (again.status, Path(f"{run}-2/checkpoints/step-00000002").is_dir()) == (0, True), (
-        again.err
-    )
+    assert (again.status, Path(f"{run}-2/checkpoints/step-00000002").is_dir()) == (
+        0,
+        True,
+    ), again.err
     tuned = cli("finetune", "--from", run, "--out", "tuned", "--set", "train.steps=1")
     if name == NAMES["newline and bytes"]:  # the run's spec, which names its start, is YAML
         assert (tuned.status, Path("tuned").exists()) == (2, False)
@@ -110,9 +113,9 @@ def test_odd_devices_are_refused(decoder_spec: Path, cli: Cli) -> None:
 def test_a_plugin_may_lie_under_any_path() -> None:
     """Row 86: also under one with the character that separates paths."""
     code = (
-        "from typing import Literal\nfrom bigmodel_cli.config import Options\nclass Mean(Options):\n"
-        "    'Each position becomes the mean.'\n    type: Literal['running_mean'] = 'running_mean'\n"
-        "    def build(self, place): ...\nPARTS = {'mixer': [Mean]}\n"
+        "from typing import Literal\nfrom bigmodel_cli.config import Options\nclass"
+        " Mean(Options):\n    'Each position becomes the mean.'\n    type: Literal['running_mean']"
+        " = 'running_mean'\n    def build(self, place): ...\nPARTS = {'mixer': [Mean]}\n"
     )
     path = Path(f"a{os.pathsep}b '$x", "mean.py")
     path.parent.mkdir()
@@ -172,18 +175,25 @@ def test_classes_of_any_name_are_shown_drawn_and_written(cnn_spec: Path, cli: Cl
 
 
 def test_the_name_of_a_file_is_no_text(decoder_spec: Path, cli: Cli) -> None:
-    """Row 100: a model of texts that is given a file's name says that it takes the words themselves."""
+    """Row 100: a model of texts that is given a file's name says that it takes the words
+    themselves.
+    """
     assert cli("pretrain", decoder_spec, "--out", "run", "--set", "train.steps=1").status == 0
     write_text(Path("small"), 200)
     result = cli("predict", "run", "small", "a", "small", "--max-tokens", "1")
     assert result.status == 0
-    note = "warning: input 1 (small) names a file, and this model reads the words themselves; for the lines of the file: "
+    note = (
+        "warning: input 1 (small) names a file, and this model reads the words themselves; for the"
+        " lines of the file: "
+    )
     assert result.err.count(note + "bigmodel predict CKPT < small\n") == 1
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "link", "loop"])
 def test_names_that_no_file_can_have(name: str, decoder_spec: Path, cli: Cli) -> None:
-    """Rows 85 and 86: too long, a link to such a name, a link to itself: a message for each place where a path is given."""
+    """Rows 85 and 86: too long, a link to such a name, a link to itself: a message for each place
+    where a path is given.
+    """
     os.symlink("y" * 300, "link")
     os.symlink("loop", "loop")
     assert cli("pretrain", decoder_spec, "--out", "run", "--set", "train.steps=1").status == 0

@@ -1,4 +1,6 @@
-"""`bigmodel bench` of several networks: their names, how they compare, and the memory that a dry run foresees."""
+"""`bigmodel bench` of several networks: their names, how they compare, and the memory that a dry
+run foresees.
+"""
 
 from __future__ import annotations
 

@@ -102,7 +102,9 @@ def test_accumulation_does_not_change_the_losses(decoder_spec: Path, cli: Cli) -
 
 
 def test_options_of_their_own_are_named_in_messages(decoder_spec: Path, cli: Cli) -> None:
-    """Not the `--set` that they stand for, which nobody wrote; and what a dry run does not do is refused."""
+    """Not the `--set` that they stand for, which nobody wrote; and what a dry run does not do is
+    refused.
+    """
     result = cli("pretrain", decoder_spec, "--dry-run", "--precision", "fp8")
     assert result.status == 2
     assert "--precision: train.precision: 'fp8'" in result.err
@@ -163,7 +165,9 @@ def test_eval_counts_the_whole_split(decoder: Path, cli: Cli) -> None:
 def test_eval_equals_the_last_validation_of_the_run(
     position: str, decoder_spec: Path, cli: Cli
 ) -> None:
-    """A loaded model computes what the trained one did, also where tables of positions are not in the checkpoint."""
+    """A loaded model computes what the trained one did, also where tables of positions are not in
+    the checkpoint.
+    """
     changes = [
         f"model.blocks.0.mixer.position={position}",
         "model.position={type: sinusoidal}",
@@ -389,7 +393,10 @@ def test_a_finetuned_run_is_resumed_exactly(decoder: Path, cli: Cli, zygote: Any
 def test_the_pipeline(cnn_spec: Path) -> None:
     tool = f"{sys.executable} -m bigmodel_cli"
     Path("b.yaml").write_text("train: {steps: 4, batch_size: 64}\n")
-    line = f"{tool} pretrain {cnn_spec} | {tool} finetune --from - b.yaml | {tool} eval - --json | {sys.executable} -m json.tool"
+    line = (
+        f"{tool} pretrain {cnn_spec} | {tool} finetune --from - b.yaml | {tool} eval - --json |"
+        f" {sys.executable} -m json.tool"
+    )
     env = {
         "PYTHONPATH": str(ROOT),
         "PATH": "/usr/bin:/bin",

@@ -1,7 +1,9 @@
-"""Random specs: what is written and scored alone = beside neighbours, cached = uncached, padded on the left and on the right.
+"""Random specs: what is written and scored alone = beside neighbours, cached = uncached, padded on
+the left and on the right.
 
-The references are written anew: plain loops over whole sequences of one row, without a cache, without padding, with a search over
-Python lists. Weights are in double precision, so that nothing but a fault makes a difference.
+The references are written anew: plain loops over whole sequences of one row, without a cache,
+without padding, with a search over Python lists. Weights are in double precision, so that nothing
+but a fault makes a difference.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ Row = list[int]
 
 
 def mixer(rng: random.Random, causal: bool) -> dict[str, Any]:
-    """One of the mixers with random options; those with a state only where positions follow one another."""
+    """One of the mixers with random options; those with a state only where positions follow one
+    another.
+    """
     kinds = ["attention", "attention", "differential"]
     kind = rng.choice(
         [*kinds, "mla", "mamba2", "gated_deltanet", "convolution", "retention"] if causal else kinds
@@ -113,7 +117,9 @@ def padded_left(rows: list[Row], rng: random.Random) -> tuple[Tensor, Tensor]:
 
 
 def window(text: Row, prompt: int, limit: int) -> Row:
-    """What a decoder looks at, `prompt` tokens having been given: at most `limit`; when full, its later half and the newest."""
+    """What a decoder looks at, `prompt` tokens having been given: at most `limit`; when full, its
+    later half and the newest.
+    """
     seen = min(prompt, limit)
     for _ in range(len(text) - prompt):
         seen = seen + 1 if seen < limit else limit // 2 + 1
@@ -128,7 +134,9 @@ def log_probabilities(model: Any, text: Row) -> list[float]:
 
 
 def continued(foretell: Any, sampling: Sampling, draws: list[float], most: int) -> Row:
-    """Greedy or drawn text, token by token: the likeliest, or where the number falls among the likely in the order of tokens."""
+    """Greedy or drawn text, token by token: the likeliest, or where the number falls among the
+    likely in the order of tokens.
+    """
     text: Row = []
     for number in range(most):
         logs = foretell(text)

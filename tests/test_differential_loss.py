@@ -1,8 +1,10 @@
-"""Random specs: a row's loss, gradient, scores and masks depend on the row alone, for every task with every model that fits it.
+"""Random specs: a row's loss, gradient, scores and masks depend on the row alone, for every task
+with every model that fits it.
 
-For each of some 170 networks and batches: micro-batches add up to the whole, more padding changes nothing, a row alone has the
-scores and masks that it has beside others, and so it has in any order. Dropout and stochastic depth, which are noise of layers, are
-left out; and BatchNorm, which looks at the batch by definition, is only evaluated. (Generation: test_differential.py.)
+For each of some 170 networks and batches: micro-batches add up to the whole, more padding changes
+nothing, a row alone has the scores and masks that it has beside others, and so it has in any order.
+Dropout and stochastic depth, which are noise of layers, are left out; and BatchNorm, which looks at
+the batch by definition, is only evaluated. (Generation: test_differential.py.)
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ from bigmodel_cli.tasks import TASKS, build_task
 
 Batch = dict[str, Tensor]
 V, LONGEST, MORE = 29, 13, 6
-"""Tokens, the longest row, and how many columns longer the row is that stands beside the others to pad them."""
+"""Tokens, the longest row, and how many columns longer the row is that stands beside the others to
+pad them.
+"""
 
 
 @dataclass
@@ -230,8 +234,8 @@ def masked_lm(r: random.Random) -> Case:
         rows = [
             {
                 **row,
-                "words": w.clamp(max=row["tokens"].shape[1] - 2).masked_fill(
-                    m | (row["tokens"] < 0), -1
+                "words": (
+                    w.clamp(max=row["tokens"].shape[1] - 2).masked_fill(m | (row["tokens"] < 0), -1)
                 ),
             }
             for row, w, m in zip(rows, words, marks, strict=True)
@@ -424,7 +428,9 @@ MAKERS: dict[str, tuple[Callable[[random.Random], Case], int]] = {
 
 @dataclass
 class Found:
-    """What a batch gives: loss, targets, gradient, scores of each row, and what the network was asked in both modes."""
+    """What a batch gives: loss, targets, gradient, scores of each row, and what the network was
+    asked in both modes.
+    """
 
     loss: Tensor
     count: int
@@ -436,7 +442,9 @@ class Found:
 def run(
     case: Case, batch: Batch, rows: int | None = None, backward: bool = True, score: bool = True
 ) -> Found:
-    """Loss and gradient, then scores; where `rows` is said, of the first so many alone (those beyond are there to pad)."""
+    """Loss and gradient, then scores; where `rows` is said, of the first so many alone (those
+    beyond are there to pad).
+    """
     model, asked = case.model, []
 
     def note(module: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -471,7 +479,9 @@ def close(got: Tensor, wanted: Tensor, tolerance: float, what: str) -> None:
 
 
 def the_same(case: Case, got: Found, wanted: Found, rows: list[int], what: str) -> None:
-    """Of these rows of the whole: loss and gradient (where they are all), scores, and what was asked as far as both reach."""
+    """Of these rows of the whole: loss and gradient (where they are all), scores, and what was
+    asked as far as both reach.
+    """
     if len(rows) == len(case.rows):
         close(got.loss, wanted.loss, case.tolerance, f"loss {what}")
         close(got.gradient, wanted.gradient, case.tolerance, f"gradient {what}")

@@ -1,4 +1,6 @@
-"""Numbers drawn from rows' keys: what they are, that they are even, and that nothing but the key decides them."""
+"""Numbers drawn from rows' keys: what they are, that they are even, and that nothing but the key
+decides them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`eval` and `predict` of models that write: samples, comparison, scoring again, beams, averages, batches by tokens."""
+"""`eval` and `predict` of models that write: samples, comparison, scoring again, beams, averages,
+batches by tokens.
+"""
 
 from __future__ import annotations
 
@@ -140,7 +142,9 @@ def test_the_result_is_the_mean_of_the_last_checkpoints(trained: Path, cli: Cli)
 
 
 def test_patience_by_what_the_model_writes(trained: Path, cli: Cli) -> None:
-    """The best checkpoint is the one of the highest chrF; judging by text changes nothing of the training itself."""
+    """The best checkpoint is the one of the highest chrF; judging by text changes nothing of the
+    training itself.
+    """
     settings = (
         "--set",
         "task.metric=chrf",
@@ -384,9 +388,10 @@ def test_labels_of_texts_and_of_pairs_are_predicted(cli: Cli) -> None:
     ]
     Path("a.tsv").write_text("".join(f"{r}\t{r.split()[1]}\t{r.split()[0]}\n" for r in rows))
     spec = (
-        "model: {type: encoder, dim: 16, pool: mean, blocks: [{mixer: {type: attention, num_heads: 2}}], token_types: 2}\n"
-        "data: {type: table, train: [a.tsv], val_fraction: 0.2, text: [0], label: 2, tokenizer: {type: bytes}}\n"
-        "task: {type: classification}\ntrain: {steps: 60, batch_tokens: 400, precision: fp32, optimizer: {lr: 1e-2}}\n"
+        "model: {type: encoder, dim: 16, pool: mean, blocks: [{mixer: {type: attention, num_heads:"
+        " 2}}], token_types: 2}\ndata: {type: table, train: [a.tsv], val_fraction: 0.2, text: [0],"
+        " label: 2, tokenizer: {type: bytes}}\ntask: {type: classification}\ntrain: {steps: 60,"
+        " batch_tokens: 400, precision: fp32, optimizer: {lr: 1e-2}}\n"
     )
     Path("one.yaml").write_text(spec)
     Path("two.yaml").write_text(spec.replace("text: [0]", "text: [0, 1]"))
@@ -407,7 +412,9 @@ def test_labels_of_texts_and_of_pairs_are_predicted(cli: Cli) -> None:
 
 @pytest.mark.parametrize("position", ["learned", "none"])
 def test_items_longer_than_the_models_positions_are_refused(position: str, cli: Cli) -> None:
-    """An encoder without positions reads any length; one with a table of them has nothing to read longer rows with."""
+    """An encoder without positions reads any length; one with a table of them has nothing to read
+    longer rows with.
+    """
     Path("rows.tsv").write_text(
         "text\tlabel\n" + "".join(f"{'ab'[i % 2] * 3}\t{'xy'[i % 2]}\n" for i in range(40))
     )
@@ -415,11 +422,11 @@ def test_items_longer_than_the_models_positions_are_refused(position: str, cli: 
         "text\tlabel\n" + "".join(f"{'ab'[i % 2] * 30}\t{'xy'[i % 2]}\n" for i in range(9))
     )
     Path("spec.yaml").write_text(
-        f"model: {{type: encoder, dim: 8, position: {{type: {position}}}, pool: mean, "
-        "blocks: [{mixer: {type: attention, num_heads: 2}}]}\n"
-        "data: {type: table, train: [rows.tsv], text: [text], label: label, header: true, context: 8, "
-        "tokenizer: {type: bytes}}\n"
-        "task: {type: classification}\ntrain: {steps: 1, batch_size: 4, precision: fp32}\n"
+        f"model: {{type: encoder, dim: 8, position: {{type: {position}}}, pool: mean, blocks:"
+        " [{mixer: {type: attention, num_heads: 2}}]}\ndata: {type: table, train:"
+        " [rows.tsv], text: [text], label: label, header: true, context: 8, tokenizer: {type:"
+        " bytes}}\ntask: {type: classification}\ntrain: {steps: 1, batch_size: 4, precision:"
+        " fp32}\n"
     )
     assert cli("pretrain", "spec.yaml", "--out", "run").status == 0
     assert (

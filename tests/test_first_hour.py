@@ -1,4 +1,6 @@
-"""What a newcomer types in the first hour: the remedy that a message prints is what is to be written (row 25, row 55)."""
+"""What a newcomer types in the first hour: the remedy that a message prints is what is to be
+written (row 25, row 55).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A sample of the fuzzers of tests/measure with fixed seeds, and that their engine notices what it is to notice."""
+"""A sample of the fuzzers of tests/measure with fixed seeds, and that their engine notices what it
+is to notice.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def assert_no_fault(campaign: Campaign, seeds: range) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with room beside it and above it; the cache is its own, and the process comes back out of it."""
+    """A folder with room beside it and above it; the cache is its own, and the process comes back
+    out of it.
+    """
     path = tmp_path_factory.mktemp("fuzz") / "in" / "side"
     path.mkdir(parents=True)
     before, cache = os.getcwd(), os.environ.get("XDG_CACHE_HOME")

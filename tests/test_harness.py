@@ -1,4 +1,6 @@
-"""lm-evaluation-harness on a checkpoint: its answers equal plain scoring, and a task with local data runs."""
+"""lm-evaluation-harness on a checkpoint: its answers equal plain scoring, and a task with local
+data runs.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The house stays as it is planned: imports go down only, the options are documented, the sample specs live."""
+"""The house stays as it is planned: imports go down only, the options are documented, the sample
+specs live.
+"""
 
 from __future__ import annotations
 
@@ -115,10 +117,12 @@ def test_imports_go_down_only(path: Path) -> None:
 
 SNIFFING = {
     "data/text/bpe_process.py": [
-        'tells: dict[str, Any] = {"progress_format": "json"} if hasattr(trainers.BpeTrainer, "progress_format") else {}'
+        'tells: dict[str, Any] = {"progress_format": "json"} if hasattr(trainers.BpeTrainer,'
+        ' "progress_format") else {}'
     ],
     "data/hashes.py": [
-        'passing = isinstance(error, OSError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING'
+        'passing = isinstance(error, OSError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in'
+        " _PASSING"
     ],
     "explain/__init__.py": ['return getattr(field.annotation, "__args__", ())'],
     "explain/tree.py": ['return getattr(default, "type", None)'],
@@ -130,13 +134,17 @@ SNIFFING = {
     "promises/sequence.py": ['if not callable(getattr(trial.part, "new_cache", None)):'],
     "assemble.py": ["if not isinstance(refused, Oversize):"],
 }
-"""Lines that still look at what something is instead of asking it. Take off what is mended; put nothing on."""
+"""Lines that still look at what something is instead of asking it.
+
+Take off what is mended; put nothing on.
+"""
 
 
 def sniffing(path: Path) -> set[str]:
     """Lines that look at the class, the attributes or the `type` of something by their names.
 
-    A room may look at its own classes, and at those of the ground, which has no parts of a model, tasks or data.
+    A room may look at its own classes, and at those of the ground, which has no parts of a model,
+    tasks or data.
     """
     text = path.read_text(encoding="utf-8")
     tree, lines, own = ast.parse(text), text.splitlines(), room(path)

@@ -39,7 +39,8 @@ def loaded(above: str, *changes: str, below: str = BELOW) -> Spec:
 
 def test_mappings_are_joined_and_lists_replaced() -> None:
     spec = loaded(
-        "base: ../common/below.yaml\nmodel: {blocks: [{ffn: relu}]}\ntrain: {optimizer: {lr: 0.75}, max_grad_norm: null}\n"
+        "base: ../common/below.yaml\nmodel: {blocks: [{ffn: relu}]}\ntrain: {optimizer: {lr: 0.75},"
+        " max_grad_norm: null}\n"
     )
     plain = spec.to_dict()
     assert plain["model"]["dim"] == 16
@@ -141,7 +142,8 @@ def test_a_circle_over_two_files() -> None:
     below = "base: ../mine/above.yaml\n" + BELOW
     said = told("base: ../common/below.yaml\n", below=below)[0]
     assert said.startswith(
-        "mine/../common/below.yaml:1:7: base: a circle: mine/above.yaml -> mine/../common/below.yaml -> "
+        "mine/../common/below.yaml:1:7: base: a circle: mine/above.yaml ->"
+        " mine/../common/below.yaml -> "
     )
 
 

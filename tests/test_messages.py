@@ -1,4 +1,6 @@
-"""What a new user writes by mistake: each message says where the option belongs, or what the value must be (rows 25, 26)."""
+"""What a new user writes by mistake: each message says where the option belongs, or what the value
+must be (rows 25, 26).
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,8 @@ def test_a_word_stands_for_a_mapping_of_that_type_and_the_resolved_spec_shows_it
 
 def test_a_word_whose_type_needs_more_says_what_and_shows_the_mapping() -> None:
     assert message(DECODER, "data.tokenizer=bpe").endswith(
-        "data.tokenizer.vocab_size: missing; this option has no default; write tokenizer: {type: bpe, vocab_size: ...}"
+        "data.tokenizer.vocab_size: missing; this option has no default; write tokenizer: {type:"
+        " bpe, vocab_size: ...}"
     )
     assert "write mixer: {type: attention, num_heads: ...}" in message(
         DECODER, "model.blocks.0.mixer=attention"
@@ -116,7 +119,10 @@ MISPLACED = {
     "max_steps=3": "use train.steps (12 now)",
     "batch_size=3": "use train.batch_size (4 now)",
     "data.path=x": "use data.files (given already)",
-    "dropout=0": "use model.dropout (0.1 now), or model.blocks.0.dropout, or model.blocks.0.mixer.dropout (0.1 now)",
+    "dropout=0": (
+        "use model.dropout (0.1 now), or model.blocks.0.dropout, or model.blocks.0.mixer.dropout"
+        " (0.1 now)"
+    ),
     "n_layer=3": "use model.blocks.0.repeat (2 now)",
     "model.n_head=2": "use model.blocks.0.mixer.num_heads (2 now)",
     "hidden_size=3": "use model.dim (16 now)",
@@ -169,7 +175,9 @@ def test_every_synonym_points_at_an_option_that_there_is() -> None:
 def test_what_is_suggested_is_never_refused_as_unknown(
     text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each synonym is given at the top of a spec; the paths named for it are options that this spec may give."""
+    """Each synonym is given at the top of a spec; the paths named for it are options that this spec
+    may give.
+    """
     monkeypatch.setattr("bigmodel_cli.explain.MOST_FAULTS", 10_000)
     lines = message(text, *(f"{word}=1" for word in SYNONYMS)).splitlines()
     uses = [
@@ -282,7 +290,10 @@ def test_set_of_both_is_refused_and_of_none_says_nothing(
         ("train.optimizer={adamw: {lr: 1}}", "unknown option; write type: adamw in its place"),
         (
             "train.schedule=cosin",
-            "unknown type 'cosin'; one of constant, linear, cosine, inverse_sqrt, wsd; did you mean cosine?",
+            (
+                "unknown type 'cosin'; one of constant, linear, cosine, inverse_sqrt, wsd; did you"
+                " mean cosine?"
+            ),
         ),
     ],
 )
@@ -307,7 +318,10 @@ def test_a_value_that_may_be_of_several_kinds_has_one_message() -> None:
         ("model:\n\tdim: 3\n", "2:1: not valid YAML: a tab; indent with blanks alone"),
         (
             "train:\n  steps:12\n",
-            "2:3: train: 'steps:12' is not a mapping of options; write a blank after the colon: steps: 12",
+            (
+                "2:3: train: 'steps:12' is not a mapping of options; write a blank after the colon:"
+                " steps: 12"
+            ),
         ),
         (
             "train: {lr:1e-3}\n",
@@ -330,7 +344,10 @@ def test_a_value_that_may_be_of_several_kinds_has_one_message() -> None:
         ('a: "c:\\d"\n', "a backslash in double quotes must be written twice"),
         (
             "model:3",
-            "1:1: a spec is a mapping with the keys model, data, task, train; write a blank after each colon",
+            (
+                "1:1: a spec is a mapping with the keys model, data, task, train; write a blank"
+                " after each colon"
+            ),
         ),
     ],
 )
@@ -354,7 +371,8 @@ def test_a_cnn_that_ends_with_a_number_of_its_own_prints_the_set_that_mends_it(l
     )
     said = refusal(text, info)
     assert said.startswith(
-        "model.layers.4.units: the network ends with 3 values, and the data has 10 classes; give --set "
+        "model.layers.4.units: the network ends with 3 values, and the data has 10 classes; give"
+        " --set "
     )
     build(changed(text, said.rpartition("--set ")[2]).model, info)
 

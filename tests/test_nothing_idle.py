@@ -1,4 +1,6 @@
-"""Options that would do nothing are refused, and two models are compared only by what counts the same."""
+"""Options that would do nothing are refused, and two models are compared only by what counts the
+same.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,8 @@ BLOCKS = "dim: 16, position: {type: learned}, blocks: [{mixer: {type: attention,
 def write(name: str, model: str, task: str, tokenizer: str, label: str = "") -> None:
     """A spec over a.tsv."""
     Path(name).write_text(
-        f"model: {{type: {model}, {BLOCKS}data: {{type: table, train: [a.tsv], text: [0]{label}, context: 40, "
-        f"tokenizer: {tokenizer}}}\ntask: {{type: {task}}}\n{TRAIN}"
+        f"model: {{type: {model}, {BLOCKS}data: {{type: table, train: [a.tsv], text: [0]{label},"
+        f" context: 40, tokenizer: {tokenizer}}}\ntask: {{type: {task}}}\n{TRAIN}"
     )
 
 

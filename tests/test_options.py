@@ -1,4 +1,6 @@
-"""`bigmodel options`: what it shows is what the spec takes, fast, and never of another version of the files."""
+"""`bigmodel options`: what it shows is what the spec takes, fast, and never of another version of
+the files.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
 
 
 def inner(text: str, path: str) -> Any:
-    """The value at a path of a YAML text; of lists their first item, as long as there is more to go."""
+    """The value at a path of a YAML text; of lists their first item, as long as there is more to
+    go.
+    """
     value = parse_yaml(text.encode(), "example").plain()
     for name in path.split("."):
         value = value[0] if isinstance(value, list) else value
@@ -128,7 +132,8 @@ def test_what_is_not_there_is_told_with_what_may_be_meant(words: str, meant: str
 
 def test_an_unknown_option_of_a_spec_names_the_command_that_lists_them(cli: Cli) -> None:
     Path("a.yaml").write_text(
-        "train: {qqqqqqq: 1}\nmodel: {type: decoder, blocks: [{mixer: {type: attention, zzzzzz: 2}}]}\n"
+        "train: {qqqqqqq: 1}\nmodel: {type: decoder, blocks: [{mixer: {type: attention, zzzzzz:"
+        " 2}}]}\n"
     )
     train, mixer = [
         line for line in cli("pretrain", "a.yaml").err.splitlines() if "unknown option" in line
@@ -182,9 +187,10 @@ def test_it_is_made_once_and_again_when_a_file_changes(
 def test_parts_of_plugins_are_among_the_options(tmp_path: Path) -> None:
     plugin = tmp_path / "mine.py"
     plugin.write_text(
-        "from typing import Literal\nfrom pydantic import Field\nfrom bigmodel_cli.config import Options\n"
-        'class Mean(Options):\n    """The mean."""\n    type: Literal["my_mean"] = "my_mean"\n'
-        '    reach: int = Field(description="how far")\n    def build(self, place): ...\nPARTS = {"mixer": [Mean]}\n'
+        "from typing import Literal\nfrom pydantic import Field\nfrom bigmodel_cli.config import"
+        ' Options\nclass Mean(Options):\n    """The mean."""\n    type: Literal["my_mean"] ='
+        ' "my_mean"\n    reach: int = Field(description="how far")\n    def build(self, place):'
+        ' ...\nPARTS = {"mixer": [Mean]}\n'
     )
     script = (
         "import sys\nfrom bigmodel_cli.__main__ import run\n"
@@ -205,9 +211,10 @@ def test_parts_of_plugins_are_among_the_options(tmp_path: Path) -> None:
 def test_reading_the_kept_description_imports_neither_torch_nor_the_spec(cache: Path) -> None:
     description()
     script = (
-        "import sys\nfrom bigmodel_cli.options import description, find, to_text\n"
-        "known = description()\nassert 'window' in to_text(known, find(known, 'model.blocks.mixer', 'attention'))\n"
-        "assert not {'torch', 'pydantic', 'yaml', 'numpy', 'rich', 'bigmodel_cli.spec'} & set(sys.modules)"
+        "import sys\nfrom bigmodel_cli.options import description, find, to_text\nknown ="
+        " description()\nassert 'window' in to_text(known, find(known, 'model.blocks.mixer',"
+        " 'attention'))\nassert not {'torch', 'pydantic', 'yaml', 'numpy', 'rich',"
+        " 'bigmodel_cli.spec'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr

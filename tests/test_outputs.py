@@ -1,4 +1,6 @@
-"""Files that commands write: regular ones at once, devices, FIFOs, links and descriptors as what they are."""
+"""Files that commands write: regular ones at once, devices, FIFOs, links and descriptors as what
+they are.
+"""
 
 from __future__ import annotations
 
@@ -81,10 +83,13 @@ def test_a_fifo_and_a_device_are_written_through() -> None:
 
 
 def test_a_descriptor_is_written_where_it_stands() -> None:
-    """Row 82: /dev/stdout that is a file is neither replaced nor cut; what is printed before and after stays."""
+    """Row 82: /dev/stdout that is a file is neither replaced nor cut; what is printed before and
+    after stays.
+    """
     code = (
-        "import sys; from pathlib import Path; from bigmodel_cli.outputs import write_output\n"
-        "print('before', flush=True); write_output(Path('/dev/stdout'), [b'samples\\n']); print('after')"
+        "import sys; from pathlib import Path; from bigmodel_cli.outputs import"
+        " write_output\nprint('before', flush=True); write_output(Path('/dev/stdout'),"
+        " [b'samples\\n']); print('after')"
     )
     with open("out", "wb") as file:
         subprocess.run(
@@ -117,12 +122,17 @@ def test_what_cannot_be_written_is_said_before_the_work(cli: Cli) -> None:
         result = cli("eval", "no_run", option, "none/a.png")
         assert (result.status, result.err) == (
             5,
-            f"bigmodel: {option}: none/a.png: its folder does not exist; make it, or name another file\n",
+            (
+                f"bigmodel: {option}: none/a.png: its folder does not exist; make it, or name"
+                " another file\n"
+            ),
         )
 
 
 def test_pictures_have_the_format_that_their_name_says_else_png(cli: Cli) -> None:
-    """Row 82. matplotlib by itself would add an ending to a name, and ends with a traceback at one that it does not know."""
+    """Row 82. matplotlib by itself would add an ending to a name, and ends with a traceback at one
+    that it does not know.
+    """
     figure = new_figure((1, 1))
     for name, form in (("a.png", "PNG"), ("a", "PNG"), ("a.JPG", "JPEG")):
         check_picture(Path(name), "--out")

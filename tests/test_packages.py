@@ -1,4 +1,6 @@
-"""An optional package that is missing: one form of message with the command that installs it, before anything is trained."""
+"""An optional package that is missing: one form of message with the command that installs it,
+before anything is trained.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Parts from a user's own file: the README's works as it stands, and what is wrong with one is said."""
+"""Parts from a user's own file: the README's works as it stands, and what is wrong with one is
+said.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,10 @@ def test_the_part_of_the_readme_trains_and_is_evaluated(decoder_spec: Path) -> N
         ("PARTS = {'mixr': []}", "no slot 'mixr'; did you mean mixer?"),
         ("PARTS = {'mixer': [int]}", "is no subclass of Options"),
         (
-            "from bigmodel_cli.parts.attention import AttentionOptions as A\nPARTS = {'mixer': [A]}",
+            (
+                "from bigmodel_cli.parts.attention import AttentionOptions as A\nPARTS = {'mixer':"
+                " [A]}"
+            ),
             "is there already",
         ),
     ],

@@ -1,4 +1,6 @@
-"""`predict`, `eval` and `attend` read as training does: a record for each line, nothing dropped or cut without a word."""
+"""`predict`, `eval` and `attend` read as training does: a record for each line, nothing dropped or
+cut without a word.
+"""
 
 from __future__ import annotations
 
@@ -50,10 +52,10 @@ def test_a_classifier_reads_lines_as_its_training_reads_rows(
         "".join(f"{t}\t{i % 2}\n" for i, t in enumerate(texts * 2)), encoding="utf-8", newline="\n"
     )
     Path("s.yaml").write_text(
-        "model: {type: encoder, dim: 16, position: {type: learned}, init_std: 0.5,\n"
-        "  blocks: [{mixer: {type: attention, num_heads: 2}}]}\n"
-        "data: {type: table, train: [a.tsv], val_fraction: 0.25, text: [0], label: 1, context: 16, tokenizer: {type: bytes}}\n"
-        "task: {type: classification}\n" + TRAIN
+        "model: {type: encoder, dim: 16, position: {type: learned}, init_std: 0.5,\n  blocks:"
+        " [{mixer: {type: attention, num_heads: 2}}]}\ndata: {type: table, train: [a.tsv],"
+        " val_fraction: 0.25, text: [0], label: 1, context: 16, tokenizer: {type: bytes}}\ntask:"
+        " {type: classification}\n" + TRAIN
     )
     assert cli("pretrain", "s.yaml", "--out", "run").status == 0
     lines = [f"\ufeff  {texts[0]}\t \r", texts[1], "", texts[2], "   ", texts[3]]
@@ -123,7 +125,8 @@ def test_a_decoder_is_told_the_blanks_but_no_byte_order_mark(
     assert all(len(r["text"]) == 30 for r in said if "text" in r)
     assert (result.status, "2 of 7 lines could not be read" in result.err) == (3, True)
     assert "1 of 7 lines were cut: the model reads 16 tokens, the last ones" in result.err
-    # Alone each has the same text: an item that fails takes no neighbour's draws, a long one no neighbour's room.
+    # Alone each has the same text: an item that fails takes no neighbour's draws, a long one no
+    # neighbour's room.
     fine = [p for p, r in zip(["all", *prompts[1:]], said, strict=True) if "text" in r]
     for beams in ([], ["--beams", 2], ["--temperature", 0]):
         settings = ["--max-tokens", 30, *beams]
@@ -200,11 +203,11 @@ def pairs(cli: Cli) -> Path:
         a.write("abc" * 100 + "\n\n")
         b.write("b\na\n")
     Path("s.yaml").write_text(
-        "model:\n  {type: seq2seq, dim: 16, logit_bias: true, encoder: [{mixer: {type: attention, num_heads: 2}}],\n"
-        "  decoder: [{mixer: {type: attention, num_heads: 2}, cross: {num_heads: 2}}]}\n"
-        "data: {type: pairs, source: [train.a], target: [train.b], val_source: [val.a], val_target: [val.b], context: 240,\n"
-        "  tokenizer: {type: characters}}\n"
-        "task: {type: seq2seq, beams: 2, metrics: [bleu]}\n" + TRAIN
+        "model:\n  {type: seq2seq, dim: 16, logit_bias: true, encoder: [{mixer: {type: attention,"
+        " num_heads: 2}}],\n  decoder: [{mixer: {type: attention, num_heads: 2}, cross: {num_heads:"
+        " 2}}]}\ndata: {type: pairs, source: [train.a], target: [train.b], val_source: [val.a],"
+        " val_target: [val.b], context: 240,\n  tokenizer: {type: characters}}\ntask: {type:"
+        " seq2seq, beams: 2, metrics: [bleu]}\n" + TRAIN
     )
     result = cli("pretrain", "s.yaml", "--out", "run")
     assert result.status == 0, result.err
@@ -311,10 +314,10 @@ def test_a_decoder_writes_though_its_data_has_labels(cli: Cli) -> None:
         "text\tlabel\n" + "".join(f"ab {i}\t{'xy'[i % 2]}\n" for i in range(40))
     )
     Path("spec.yaml").write_text(
-        "model: {type: decoder, dim: 8, blocks: [{mixer: {type: attention, num_heads: 2}}]}\n"
-        "data: {type: table, train: [rows.tsv], text: [text], label: label, header: true, context: 16, "
-        "tokenizer: {type: bytes}}\n"
-        "task: {type: causal_lm, sample_tokens: 0}\ntrain: {steps: 1, batch_size: 4, precision: fp32}\n"
+        "model: {type: decoder, dim: 8, blocks: [{mixer: {type: attention, num_heads: 2}}]}\ndata:"
+        " {type: table, train: [rows.tsv], text: [text], label: label, header: true, context: 16,"
+        " tokenizer: {type: bytes}}\ntask: {type: causal_lm, sample_tokens: 0}\ntrain: {steps: 1,"
+        " batch_size: 4, precision: fp32}\n"
     )
     assert cli("pretrain", "spec.yaml", "--out", "run").status == 0
     written = records(cli("predict", "run", "--max-tokens", 5, "--top-k", 3, "ab", "b"))

@@ -42,7 +42,9 @@ def test_lines_with_the_time_left_where_there_is_no_terminal(
 
 
 def test_one_bar_at_a_time_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """row 66: a bar on a terminal, which is taken away at the end, and also where the work is broken off."""
+    """row 66: a bar on a terminal, which is taken away at the end, and also where the work is
+    broken off.
+    """
     screen = io.StringIO()
     monkeypatch.setattr(progress_room, "is_terminal", lambda: True)
     monkeypatch.setattr(progress_room, "BAR_AFTER", 0.0)

@@ -1,4 +1,6 @@
-"""What parts promise: all parts of the package keep it, and each way to break it is found and told with the remedy."""
+"""What parts promise: all parts of the package keep it, and each way to break it is found and told
+with the remedy.
+"""
 
 from __future__ import annotations
 
@@ -164,7 +166,9 @@ def test_a_broken_promise_is_found_and_told_with_the_remedy(fault: str, promise:
 
 
 class Pointless(nn.Module):
-    """A feed-forward network, norm or position that looks at other positions, or at none of what it is told."""
+    """A feed-forward network, norm or position that looks at other positions, or at none of what it
+    is told.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -1,7 +1,9 @@
-"""Every part, skeleton and rule for first weights has a test against a reference; what is without one is listed here, and fails.
+"""Every part, skeleton and rule for first weights has a test against a reference; what is without
+one is listed here, and fails.
 
-`REFERENCES` names the test for each type of each table. It is checked in the syntax trees: that the test is there and collected,
-that it (or a helper of its file that it uses) builds this very type, and that it compares.
+`REFERENCES` names the test for each type of each table. It is checked in the syntax trees: that the
+test is there and collected, that it (or a helper of its file that it uses) builds this very type,
+and that it compares.
 """
 
 from __future__ import annotations
@@ -36,21 +38,37 @@ REFERENCES = {
     "ffn moe": "parts/test_references.py::test_experts_of_mixtral",
     "norm layernorm": "parts/test_parts.py::test_norms_equal_their_formulas",
     "norm rmsnorm": "parts/test_parts.py::test_norms_equal_their_formulas",
-    "position none": "parts/test_positions.py::test_learned_positions_are_a_table_and_none_is_nothing",
-    "position learned": "parts/test_positions.py::test_learned_positions_are_a_table_and_none_is_nothing",
+    "position none": (
+        "parts/test_positions.py::test_learned_positions_are_a_table_and_none_is_nothing"
+    ),
+    "position learned": (
+        "parts/test_positions.py::test_learned_positions_are_a_table_and_none_is_nothing"
+    ),
     "position sinusoidal": "parts/test_parts.py::test_sinusoidal_positions",
-    "position of attention none": "parts/test_positions.py::test_learned_positions_are_a_table_and_none_is_nothing",
-    "position of attention rotary": "parts/test_positions.py::test_attention_turned_in_part_equals_stablelm",
+    "position of attention none": (
+        "parts/test_positions.py::test_learned_positions_are_a_table_and_none_is_nothing"
+    ),
+    "position of attention rotary": (
+        "parts/test_positions.py::test_attention_turned_in_part_equals_stablelm"
+    ),
     "position of attention alibi": "parts/test_positions.py::test_alibi_equals_bloom",
-    "position of attention t5": "parts/test_positions.py::test_t5_buckets_equal_transformers_or_are_refused",
-    "scaling linear": "parts/test_positions.py::test_linear_and_ntk_scaling_of_a_part_of_the_channels",
+    "position of attention t5": (
+        "parts/test_positions.py::test_t5_buckets_equal_transformers_or_are_refused"
+    ),
+    "scaling linear": (
+        "parts/test_positions.py::test_linear_and_ntk_scaling_of_a_part_of_the_channels"
+    ),
     "scaling ntk": "parts/test_positions.py::test_linear_and_ntk_scaling_of_a_part_of_the_channels",
     "scaling yarn": "parts/test_positions.py::test_yarn_equals_transformers",
     "model decoder": "models/test_decoder.py::test_equals_gpt2_of_transformers",
     "model encoder": "models/test_skeletons.py::test_equals_bert_of_transformers_also_with_padding",
-    "model seq2seq": "models/test_skeletons.py::test_equals_marian_of_transformers_also_with_padding",
+    "model seq2seq": (
+        "models/test_skeletons.py::test_equals_marian_of_transformers_also_with_padding"
+    ),
     "model vit": "models/test_skeletons.py::test_equals_vit_of_transformers",
-    "model cnn": "models/test_cnn.py::test_a_residual_network_written_in_yaml_equals_torchvisions_block",
+    "model cnn": (
+        "models/test_cnn.py::test_a_residual_network_written_in_yaml_equals_torchvisions_block"
+    ),
     "model torchvision": "models/test_cnn.py::test_logits_of_torchvisions_networks_are_theirs",
 }
 FIRST = "models/test_first_weights.py::"
@@ -99,7 +117,9 @@ FIRST_WEIGHTS = {
         ("EncoderOptions", FIRST + "test_frames_are_read_by_convolutions_that_start_as_torchs")
     ],
 }
-"""What draws first weights (found in the syntax trees of models/ and parts/) -> who uses it, and the test for that."""
+"""What draws first weights (found in the syntax trees of models/ and parts/) -> who uses it, and
+the test for that.
+"""
 TORCHS = {"torch's own of CNN", "torch's own of ConvFrontend"}
 """Who leaves their weights as torch's layers draw them."""
 NOISE = {"models/block.py Block.slot"}
@@ -221,7 +241,9 @@ def draws(function: ast.AST) -> bool:
 
 
 def rules() -> set[str]:
-    """'room/file.py function', or 'room/file.py Class.method', of all in models/ and parts/ that draw."""
+    """'room/file.py function', or 'room/file.py Class.method', of all in models/ and parts/ that
+    draw.
+    """
     found = set()
     for room in ("models", "parts"):
         for path in sorted((ROOT / "bigmodel_cli" / room).glob("*.py")):

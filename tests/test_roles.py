@@ -89,7 +89,8 @@ BERT = {
 LABELS = {**BERT, "pooler": True}
 
 TABLES: dict[str, tuple[dict[str, Any], DatasetInfo, dict[str, tuple[int, ...]], set[str]]] = {
-    # of each: the hidden matrices with the rows of each where there are several, and what decays without being one
+    # of each: the hidden matrices with the rows of each where there are several, and what decays
+    # without being one
     "cnn": (
         CNN, IMAGES,
         {"layers.0.layers.1.conv": (), "layers.2.conv": (6, 6), "layers.5.dense": ()},
@@ -246,7 +247,9 @@ def test_the_first_and_the_last_layer_are_those_that_see_the_image_and_make_the_
 
 
 class Tied(nn.Module):
-    """A matrix used twice: hidden, and to make the logits; and a position table that is tied to a bias."""
+    """A matrix used twice: hidden, and to make the logits; and a position table that is tied to a
+    bias.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -310,6 +313,8 @@ def test_what_moves_each_weight_is_described() -> None:
         "optimizer": None,
         "decayed": False,
     }
-    assert summary(described) == (
-        "adamw 4 tensors (72 numbers), muon 1 tensors (72 numbers); weight decay on 1 of 5 tensors; 1 tensors frozen"
+    assert (
+        summary(described)
+        == "adamw 4 tensors (72 numbers), muon 1 tensors (72 numbers); weight decay on 1 of 5"
+        " tensors; 1 tensors frozen"
     )

@@ -1,4 +1,6 @@
-"""Schedules begin at the peak and reach `final` at the last step, as PyTorch's and transformers' do over as many steps."""
+"""Schedules begin at the peak and reach `final` at the last step, as PyTorch's and transformers' do
+over as many steps.
+"""
 
 from __future__ import annotations
 

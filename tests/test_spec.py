@@ -48,11 +48,13 @@ def test_five_faults_in_one_go_with_their_places(tmp_path: Path, cli: Cli) -> No
     lines = result.err.splitlines()
     assert lines[0] == "bad.yaml:3:8: model.dim: -3 is not greater than 0"
     assert lines[1].startswith("bad.yaml:8:14: model.blocks.0.mixer.num_heads: missing")
-    assert lines[2] == (
-        "bad.yaml:8:32: model.blocks.0.mixer.num_head: unknown option; did you mean num_heads?"
+    assert (
+        lines[2]
+        == "bad.yaml:8:32: model.blocks.0.mixer.num_head: unknown option; did you mean num_heads?"
     )
     assert lines[3].startswith(
-        "bad.yaml:9:12: model.blocks.0.ffn: unknown type 'gelo'; one of gelu, relu, relu2, swiglu, geglu, moe; did you"
+        "bad.yaml:9:12: model.blocks.0.ffn: unknown type 'gelo'; one of gelu, relu, relu2, swiglu,"
+        " geglu, moe; did you"
     )
     assert lines[4] == "bad.yaml:14:3: data.contxt: unknown option; did you mean context?"
     assert lines[5] == "bad.yaml:18:10: train.steps: 'many' is not a whole number"
@@ -223,13 +225,13 @@ def test_a_model_that_no_machine_holds_is_refused_before_it_is_allocated(
     assert result.status == 2
     if "1000000000" in change:  # more than an integer can say: row 28
         assert (
-            "model: too large for any machine: one tensor of 3,000,000,000 x 1,000,000,000 numbers needs 48"
-            in result.err
+            "model: too large for any machine: one tensor of 3,000,000,000 x 1,000,000,000 numbers"
+            " needs 48" in result.err
         )
     else:
         assert (
-            "model: 24,000,061,000,000 parameters need 384.0 TB for weights, gradients and optimizer"
-            in result.err
+            "model: 24,000,061,000,000 parameters need 384.0 TB for weights, gradients and"
+            " optimizer" in result.err
         )
     assert "make the model smaller" in result.err
     assert "recursion" not in result.err
@@ -371,7 +373,9 @@ NETWORKS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("model", MODELS)
 def test_a_model_that_cannot_learn_the_task_is_refused(model: str, task: str) -> None:
-    """An encoder sees the next token (its loss would be that of copying), a decoder knows no mask, and so on."""
+    """An encoder sees the next token (its loss would be that of copying), a decoder knows no mask,
+    and so on.
+    """
     able = {"causal_lm": "decoder", "masked_lm": "encoder", "seq2seq": "seq2seq", "ctc": "encoder"}
     labelling = {"encoder", "vit", "cnn", "torchvision"}
     values = {

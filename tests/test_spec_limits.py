@@ -1,4 +1,6 @@
-"""Specs that are meant to do harm: refused quickly, within bounds of memory, whatever they come through (rows 24, 27, 28)."""
+"""Specs that are meant to do harm: refused quickly, within bounds of memory, whatever they come
+through (rows 24, 27, 28).
+"""
 
 from __future__ import annotations
 
@@ -160,7 +162,9 @@ def test_a_device_a_socket_and_a_folder_are_refused_unopened() -> None:
 
 
 def numbers() -> Iterator[tuple[str, pydantic.TypeAdapter[Any], bool]]:
-    """Every option of every class that takes a number, or a list of them: its name, a check of values, whether it is a list."""
+    """Every option of every class that takes a number, or a list of them: its name, a check of
+    values, whether it is a list.
+    """
     seen: set[type[Options]] = set()
 
     def classes(options: type[Options]) -> None:
@@ -196,7 +200,9 @@ def takes(adapter: pydantic.TypeAdapter[Any], value: Any, listed: bool) -> bool:
 
 
 def test_no_number_of_any_type_takes_nan_infinity_negative_or_absurd_values() -> None:
-    """Rows 27, 28: every numeric option of every model, part, task, data source, optimizer and augmentation."""
+    """Rows 27, 28: every numeric option of every model, part, task, data source, optimizer and
+    augmentation.
+    """
     found = list(numbers())
     assert len(found) > 200
     assert any(listed for _, _, listed in found)

@@ -16,7 +16,10 @@ from PIL import Image
 from tones import recording
 
 Cli = Callable[..., Result]
-MODEL = "model: {type: encoder, dim: 8, pool: mean, blocks: [{mixer: {type: attention, num_heads: 2}}]}\n"
+MODEL = (
+    "model: {type: encoder, dim: 8, pool: mean, blocks: [{mixer: {type: attention, num_heads:"
+    " 2}}]}\n"
+)
 TRAIN = (
     "train: {steps: 3, batch_size: 8, precision: fp32, memory_format: contiguous, compile: 'off'}\n"
 )
@@ -54,7 +57,9 @@ def report(result: Result) -> dict[str, Any]:
 
 
 def test_a_run_without_a_split(cli: Cli) -> None:
-    """It is said that there is nothing to measure on, and a part made afterwards of its training data is refused."""
+    """It is said that there is nothing to measure on, and a part made afterwards of its training
+    data is refused.
+    """
     rows("a.tsv", words(0, 200))
     rows("b.tsv", words(190, 260))
     trained = cli("pretrain", spec("s.yaml", f"{TABLE}, val_fraction: 0"), "--out", "run")
@@ -118,7 +123,9 @@ def test_a_run_with_a_part_held_out(cli: Cli) -> None:
 
 
 def test_the_record_goes_with_the_weights(cli: Cli) -> None:
-    """What the start of a finetuning was trained on counts too; by another task it is reported apart."""
+    """What the start of a finetuning was trained on counts too; by another task it is reported
+    apart.
+    """
     rows("a.tsv", words(0, 100))
     rows("b.tsv", words(100, 200))
     rows("t.tsv", words(90, 130))
@@ -129,8 +136,8 @@ def test_the_record_goes_with_the_weights(cli: Cli) -> None:
     assert tuned.status == 0, tuned.err
     assert "warning: 30 of 40 rows of the test split are also in the training split" in tuned.err
     assert (
-        "warning: 10 of 40 rows of the test split were in the training of the weights that this run starts from"
-        in tuned.err
+        "warning: 10 of 40 rows of the test split were in the training of the weights that this run"
+        " starts from" in tuned.err
     )
     assert report(cli("eval", "tuned", "--json"))["seen_in_training"] == {"items": 40, "of": 40}
     assert "seen_in_earlier_training" not in report(cli("eval", "tuned", "--json"))
@@ -186,12 +193,17 @@ def pictures(root: str, labels: dict[str, int], first: int, last: int) -> None:
         )
 
 
-LAYERS = "{type: conv, channels: 4, kernel: 3}, {type: adaptive_pool, size: 1}, {type: flatten}, {type: dense, units: classes}"
+LAYERS = (
+    "{type: conv, channels: 4, kernel: 3}, {type: adaptive_pool, size: 1}, {type: flatten}, {type:"
+    " dense, units: classes}"
+)
 CNN = f"model: {{type: cnn, layers: [{LAYERS}]}}\n"
 
 
 def test_eval_needs_its_split_alone(cli: Cli) -> None:
-    """With the training data gone, each form of data gives the same figures; classes go by their names."""
+    """With the training data gone, each form of data gives the same figures; classes go by their
+    names.
+    """
     shades = {"ant": 0, "bee": 120, "cat": 240}
     pictures("set/train", shades, 0, 60)
     pictures("set/test", shades, 60, 90)
@@ -288,7 +300,10 @@ def test_the_same_items_in_other_files_are_counted(cli: Cli) -> None:
     Path("one.txt").write_text("".join(text))
     Path("two.txt").write_text("".join(text[500:1000]) + "".join(f"new {i}\n" for i in range(1000)))
     decoder = "model: {type: decoder, dim: 8, blocks: [{mixer: {type: attention, num_heads: 2}}]}\n"
-    data = "type: text, files: [one.txt], test_files: [two.txt], val_fraction: 0, context: 16, tokenizer: {type: bytes}"
+    data = (
+        "type: text, files: [one.txt], test_files: [two.txt], val_fraction: 0, context: 16,"
+        " tokenizer: {type: bytes}"
+    )
     trained = cli(
         "pretrain", spec("text.yaml", data, "causal_lm, sample_tokens: 0", decoder), "--out", "text"
     )
@@ -316,7 +331,9 @@ def test_items_of_validation_and_test_are_counted(cli: Cli) -> None:
 
 
 def test_two_checkpoints_are_compared_on_the_same_items_alone(cli: Cli) -> None:
-    """As many rows with the same labels in the same order are other items where their texts are others."""
+    """As many rows with the same labels in the same order are other items where their texts are
+    others.
+    """
     rows("a.tsv", words(0, 60))
     Path("b.tsv").write_text(Path("a.tsv").read_text())
     Path("c.tsv").write_text(Path("a.tsv").read_text().replace("word", "term"))

@@ -76,7 +76,9 @@ def test_a_plan_is_stopped_while_it_prepares_its_data(
 def test_an_evaluation_is_stopped_while_it_prepares_its_data(
     decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """rows 7 and 66: nothing half done is left in the cache, and the same command then gives its figures."""
+    """rows 7 and 66: nothing half done is left in the cache, and the same command then gives its
+    figures.
+    """
     assert cli("pretrain", decoder_spec, "--out", "run", "--set", "train.steps=1").status == 0
     write_text(Path("other.txt"), 3000)
     words = ["eval", "run", "--set", "data.test_files=[other.txt]", "--json"]
@@ -97,7 +99,9 @@ def test_an_evaluation_is_stopped_while_it_prepares_its_data(
 def test_a_signal_does_not_wait_for_the_first_step_to_be_compiled(
     decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """row 7: a compilation takes minutes and has nothing to save; later steps are finished and saved, and resume to the bit."""
+    """row 7: a compilation takes minutes and has nothing to save; later steps are finished and
+    saved, and resume to the bit.
+    """
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: None)
     compiled = ["--set", 'train.compile="on"']
     whole = cli("pretrain", decoder_spec, "--out", "whole", *compiled)

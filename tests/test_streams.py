@@ -1,4 +1,6 @@
-"""Standard streams that are closed, full, or whose reader has gone: the work is done, and nothing shows a traceback."""
+"""Standard streams that are closed, full, or whose reader has gone: the work is done, and nothing
+shows a traceback.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ from conftest import ROOT, Result
 
 def sh(line: str) -> Result:
     """Run a line of bash in which `bigmodel` is this checkout's."""
-    command = f'set -o pipefail; bigmodel() {{ {shlex.quote(sys.executable)} -m bigmodel_cli "$@"; }}; {line}'
+    command = (
+        f'set -o pipefail; bigmodel() {{ {shlex.quote(sys.executable)} -m bigmodel_cli "$@"; }};'
+        f" {line}"
+    )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, env=environment, timeout=120
@@ -56,8 +61,10 @@ def test_no_input_is_said() -> None:
     for end in ("<&-", "< /dev/null"):
         result = sh(f"bigmodel predict run {end}")
         assert (result.status, result.out) == (2, "")
-        assert result.err == (
-            "bigmodel: no input is named, and stdin is empty; give inputs as arguments, or one on each line of stdin\n"
+        assert (
+            result.err
+            == "bigmodel: no input is named, and stdin is empty; give inputs as arguments, or one"
+            " on each line of stdin\n"
         )
 
 

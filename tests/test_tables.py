@@ -103,7 +103,9 @@ for line in sys.argv[1:]:
 
 
 def several(*lines: str) -> list[tuple[int, str, str]]:
-    """Commands one after the other in one process that joins its plugins once: of each (status, stdout, stderr)."""
+    """Commands one after the other in one process that joins its plugins once: of each (status,
+    stdout, stderr).
+    """
     done = subprocess.run([sys.executable, "-c", SEVERAL, *lines], capture_output=True, text=True)
     outs, errs = (re.split(r"\[(\d+)\]\n", stream) for stream in (done.stdout, done.stderr))
     assert len(outs) == 2 * len(lines) + 1, done.stderr
@@ -117,7 +119,8 @@ def test_a_plugins_task_model_data_optimizer_and_schedule_train_resume_and_are_e
     Path("spec.yaml").write_text(SPEC)
     whole, parted, refused, resumed, found, checked = several(
         "pretrain spec.yaml --out whole --plugin bits.py",
-        "pretrain spec.yaml --out parted --plugin bits.py --set train.steps=4 --set train.schedule=constant",
+        "pretrain spec.yaml --out parted --plugin bits.py --set train.steps=4 --set"
+        " train.schedule=constant",
         "pretrain spec.yaml --out parted --plugin bits.py --resume",
         "pretrain --out parted --plugin bits.py --resume --set train.steps=8",
         "eval whole --json --plugin bits.py",
@@ -138,8 +141,8 @@ def test_a_plugins_task_model_data_optimizer_and_schedule_train_resume_and_are_e
     last = next(r["val"] for r in reversed(records) if "val" in r)
     assert {name: json.loads(found[1])[name] for name in last} == pytest.approx(last)
     assert (
-        "task majority: joins: kept (it has what AnyTaskOptions asks for; what it does is tried with a spec"
-        in checked[1]
+        "task majority: joins: kept (it has what AnyTaskOptions asks for; what it does is tried"
+        " with a spec" in checked[1]
     )
     for line in (
         "optimizer sign: saved: kept",
@@ -222,8 +225,9 @@ def test_training_refuses_a_plugins_optimizer_that_does_not_keep_them(
 
 def test_what_a_plugins_class_lacks_is_said_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("half.py").write_text(
-        "from typing import Literal\nfrom bigmodel_cli.tasks.base import AnyTaskOptions\n\n"
-        "class HalfOptions(AnyTaskOptions):\n    type: Literal['half'] = 'half'\n\nPARTS = {'task': [HalfOptions]}\n"
+        "from typing import Literal\nfrom bigmodel_cli.tasks.base import AnyTaskOptions\n\nclass"
+        " HalfOptions(AnyTaskOptions):\n    type: Literal['half'] = 'half'\n\nPARTS = {'task':"
+        " [HalfOptions]}\n"
     )
     monkeypatch.setenv(plugins.VARIABLE, json.dumps([["half.py", str(Path("half.py").resolve())]]))
     with pytest.raises(
@@ -238,7 +242,9 @@ def test_what_a_plugins_class_lacks_is_said_with_its_line(monkeypatch: pytest.Mo
 
     with pytest.raises(
         SpecError,
-        match=r"Loose is no subclass of bigmodel_cli\.tasks\.base\.AnyTaskOptions: it lacks .*build",
+        match=(
+            r"Loose is no subclass of bigmodel_cli\.tasks\.base\.AnyTaskOptions: it lacks .*build"
+        ),
     ):
         plugins._name("loose.py", Loose, AnyTaskOptions)
 

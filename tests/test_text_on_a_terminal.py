@@ -1,4 +1,6 @@
-"""`predict` of a decoder on a terminal: the text itself, token by token, the same as in the record that a pipe gets."""
+"""`predict` of a decoder on a terminal: the text itself, token by token, the same as in the record
+that a pipe gets.
+"""
 
 from __future__ import annotations
 
@@ -84,9 +86,10 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.chdir(folder)
     Path("corpus.txt").write_text("漢字 and \x1b é 🙂 " * 60)
     Path("spec.yaml").write_text(
-        "model: {type: decoder, dim: 16, blocks: [{mixer: {type: attention, num_heads: 2}}]}\n"
-        "data: {type: text, files: [corpus.txt], context: 16, tokenizer: {type: bytes}}\n"
-        "task: {type: causal_lm, sample_tokens: 0}\ntrain: {steps: 30, batch_size: 8, precision: fp32, optimizer: {type: adamw}}\n"
+        "model: {type: decoder, dim: 16, blocks: [{mixer: {type: attention, num_heads: 2}}]}\ndata:"
+        " {type: text, files: [corpus.txt], context: 16, tokenizer: {type: bytes}}\ntask: {type:"
+        " causal_lm, sample_tokens: 0}\ntrain: {steps: 30, batch_size: 8, precision: fp32,"
+        " optimizer: {type: adamw}}\n"
     )
     assert run(["pretrain", "spec.yaml", "--out", "run"]) == 0
     os.chdir(before)

@@ -1,4 +1,6 @@
-"""Tones as recordings: WAV files of every kind, a folder of labelled ones, and a small spec for them."""
+"""Tones as recordings: WAV files of every kind, a folder of labelled ones, and a small spec for
+them.
+"""
 
 from __future__ import annotations
 

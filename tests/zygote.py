@@ -1,6 +1,8 @@
-"""Commands as processes of their own, started in milliseconds: a parent that has torch loaded forks for each.
+"""Commands as processes of their own, started in milliseconds: a parent that has torch loaded forks
+for each.
 
-A process can be killed, stopped or starved without harm to the tests, as a user's would be; and importing torch is paid once.
+A process can be killed, stopped or starved without harm to the tests, as a user's would be; and
+importing torch is paid once.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass
 class Ended:
-    """How a process ended: its exit status (negative: the signal that killed it), and what it wrote."""
+    """How a process ended: its exit status (negative: the signal that killed it), and what it
+    wrote.
+    """
 
     status: int
     out: str
@@ -87,7 +91,9 @@ class Zygote:
     def start(
         self, *arguments: object, env: dict[str, str] | None = None, limit: int | None = None
     ) -> Child:
-        """Start `bigmodel` with these arguments in the current folder; `limit` is the largest file that it may write."""
+        """Start `bigmodel` with these arguments in the current folder; `limit` is the largest file
+        that it may write.
+        """
         self.count += 1
         out, err = self.folder / f"{self.count}.out", self.folder / f"{self.count}.err"
         named = {k: v for k, v in os.environ.items() if k.startswith(("BIGMODEL", "XDG"))}

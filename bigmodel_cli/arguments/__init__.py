@@ -7,7 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
-# Typer evaluates these at run time, so they are written for it: Optional, not `X | None`, reads well in its help.
+# Typer evaluates these at run time, so they are written for it: Optional, not `X | None`, reads
+# well in its help.
 SpecPath = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Argument(

@@ -1,4 +1,6 @@
-"""What the arguments stand for, and how a command ends: a path on stdin, shorthands of --set, a table or a JSON object."""
+"""What the arguments stand for, and how a command ends: a path on stdin, shorthands of --set, a
+table or a JSON object.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,8 @@ class Start:
 def run_training(spec: Any, start: Start) -> None:
     """Train, or with `dry_run` show what training would do, and print the result.
 
-    `spec` is None where a run goes on by what it recorded. Once it is done, a signal no longer changes how the command ends.
+    `spec` is None where a run goes on by what it recorded. Once it is done, a signal no longer
+    changes how the command ends.
     """
     from bigmodel_cli.train.signals import Signals
 
@@ -77,7 +80,9 @@ def run_training(spec: Any, start: Start) -> None:
 def need_run(
     command: str, spec: Path | None, out: Path | None, resume: bool, dry_run: bool
 ) -> None:
-    """Without a spec to pretrain, or a checkpoint to finetune, there must be a run that knows its own. Raises `SpecError`."""
+    """Without a spec to pretrain, or a checkpoint to finetune, there must be a run that knows its
+    own. Raises `SpecError`.
+    """
     from bigmodel_cli.errors import SpecError
 
     if not (resume and out is not None) or dry_run:
@@ -113,9 +118,12 @@ def refuse(where: str, options: Mapping[str, object]) -> None:
 
 
 def resolve_checkpoint(text: str, with_inputs: bool = False) -> Path:
-    """The checkpoint's path; '-' is the first line of stdin, as a training command prints it. Raises `SpecError`.
+    """The checkpoint's path; '-' is the first line of stdin, as a training command prints it.
 
-    What follows it are the command's inputs, or else other checkpoints (of --seeds), which are said to be left out.
+    Raises `SpecError`.
+
+    What follows it are the command's inputs, or else other checkpoints (of --seeds), which are said
+    to be left out.
     """
     if text != "-":
         return Path(text)
@@ -140,7 +148,10 @@ def resolve_checkpoint(text: str, with_inputs: bool = False) -> Path:
 
 
 def all_of_stdin(names: list[str]) -> list[str]:
-    """The names, where '-' stands for the lines of stdin, of which there is one at least. Raises `SpecError`."""
+    """The names, where '-' stands for the lines of stdin, of which there is one at least.
+
+    Raises `SpecError`.
+    """
     if "-" not in names:
         return names
     lines = [os.fsdecode(line) for line in sys.stdin.buffer.read().splitlines() if line.strip()]
@@ -150,7 +161,10 @@ def all_of_stdin(names: list[str]) -> list[str]:
 
 
 def with_a_first(lines: Iterator[str]) -> Iterator[str]:
-    """The lines of stdin, of which there is one at least. Raises `SpecError` where there is none."""
+    """The lines of stdin, of which there is one at least.
+
+    Raises `SpecError` where there is none.
+    """
     from bigmodel_cli.errors import SpecError
 
     first = next(lines, None)

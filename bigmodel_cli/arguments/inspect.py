@@ -1,4 +1,6 @@
-"""The options of `bigmodel attend` and `bigmodel bench`: what is looked at, and for how long it is timed."""
+"""The options of `bigmodel attend` and `bigmodel bench`: what is looked at, and for how long it is
+timed.
+"""
 
 from __future__ import annotations
 

@@ -31,9 +31,12 @@ Seeds = Annotated[
 def run_seeds(
     seeds: str, seed: int | None, load: Callable[[Sequence[Change]], Any], start: Start
 ) -> None:
-    """Train a run for each of the seeds; `load` gives the spec with a change. A dry run shows one, since they are alike.
+    """Train a run for each of the seeds; `load` gives the spec with a change.
 
-    Raises `NumericsError` where the loss of a run was not finite, when the others are done and shown.
+    A dry run shows one, since they are alike.
+
+    Raises `NumericsError` where the loss of a run was not finite, when the others are done and
+    shown.
     """
     from bigmodel_cli.overrides import Override
     from bigmodel_cli.train.signals import Signals
@@ -73,7 +76,9 @@ def _numbers(text: str, overrides: Sequence[Change]) -> list[int]:
 
 
 def _report(outcomes: Sequence[Any], json: bool) -> None:
-    """Print what the seeds came to: a table or JSON, or in a pipe the checkpoints, with the table on stderr."""
+    """Print what the seeds came to: a table or JSON, or in a pipe the checkpoints, with the table
+    on stderr.
+    """
     from bigmodel_cli.console import say, table
     from bigmodel_cli.errors import NumericsError
     from bigmodel_cli.runs import as_text, read_run

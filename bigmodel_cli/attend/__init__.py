@@ -1,4 +1,6 @@
-"""`bigmodel attend`: what a network looks at: the heads of attention, or the region of an image that decides its class."""
+"""`bigmodel attend`: what a network looks at: the heads of attention, or the region of an image
+that decides its class.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +35,11 @@ class AttendResult:
 def attend(
     loaded: Loaded, source: str, out: Path | None, layer: int | None, head: int | None, color: bool
 ) -> AttendResult:
-    """AttendResult at what the model does with `source`: a text for a decoder, an image's path for a classifier.
+    """AttendResult at what the model does with `source`: a text for a decoder, an image's path for
+    a classifier.
 
-    The picture is written to `out` (attend.png when None). Raises `DataError` for input that cannot be read, and `SpecError`
-    for a layer or head that is not there.
+    The picture is written to `out` (attend.png when None). Raises `DataError` for input that cannot
+    be read, and `SpecError` for a layer or head that is not there.
     """
     picture = out or Path("attend.png")
     check_picture(picture, "--out")
@@ -84,7 +87,9 @@ def _attend_text(
 
 
 def name_tokens(tokenizer: Tokenizer, tokens: list[int]) -> list[str]:
-    """What tokens are called: their text, or which mark one is; of a character in several tokens each has its part, as 漢·1/3."""
+    """What tokens are called: their text, or which mark one is; of a character in several tokens
+    each has its part, as 漢·1/3.
+    """
     names: list[str] = []
     while (place := len(names)) < len(tokens):
         token = tokens[place]

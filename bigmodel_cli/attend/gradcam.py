@@ -14,12 +14,13 @@ from bigmodel_cli.tasks import ClassificationOptions, Task, build_task
 
 @dataclass(frozen=True)
 class Heat:
-    """`image` (C, H, W) with pixels in 0..1; `heat` (H, W) in 0..1; the likeliest class, with its probability.
+    """`image` (C, H, W) with pixels in 0..1; `heat` (H, W) in 0..1; the likeliest class, with its
+    probability.
 
-    Of a model of numbers the `value` stands in the probability's place.
-    `method` made the heat. `axes` say what rows, upwards, and columns are where the image is none that a person would see.
-    `size` is that of the map which the heat was made of. Where it tells no regions apart `heat` is None, and where there is
-    something to know about it `note` says what.
+    Of a model of numbers the `value` stands in the probability's place. `method` made the heat.
+    `axes` say what rows, upwards, and columns are where the image is none that a person would see.
+    `size` is that of the map which the heat was made of. Where it tells no regions apart `heat` is
+    None, and where there is something to know about it `note` says what.
     """
 
     image: Tensor
@@ -48,12 +49,13 @@ class Heat:
 
 
 def grad_cam(model: Model, image: Tensor, info: DatasetInfo, task: Task | None = None) -> Heat:
-    """Grad-CAM (Selvaraju et al. 2017) of the output that the task says, for one normalised image (1, C, H, W).
+    """Grad-CAM (Selvaraju et al. 2017) of the output that the task says, for one normalised image
+    (1, C, H, W).
 
     Without a task that is the likeliest class.
 
-    The last feature map's channels, weighted by the mean gradient of the class's logit, summed, cut at zero and brought to
-    the image's size.
+    The last feature map's channels, weighted by the mean gradient of the class's logit, summed, cut
+    at zero and brought to the image's size.
     """
     layer = model.last_feature_layer()
     kept: list[
@@ -81,7 +83,9 @@ def likeliest(info: DatasetInfo) -> Task:
 def heat_over(
     image: Tensor, heat: Tensor, logits: Tensor, info: DatasetInfo, task: Task | None, method: str
 ) -> Heat:
-    """A map (1, 1, h, w) at the size of a normalised image (1, C, H, W), its greatest value 1, beside the image's own pixels."""
+    """A map (1, 1, h, w) at the size of a normalised image (1, C, H, W), its greatest value 1,
+    beside the image's own pixels.
+    """
     task = task or likeliest(info)
     _, label, said = task.foremost(logits)
     height, width = image.shape[-2:]

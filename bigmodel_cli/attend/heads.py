@@ -1,6 +1,7 @@
 """The attention weights of every head of a model, recorded during one forward pass.
 
-The output still comes from the fused kernel: each attention part computes its weights beside it while a probe is set.
+The output still comes from the fused kernel: each attention part computes its weights beside it
+while a probe is set.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from bigmodel_cli.parts.contract import attending
 
 @dataclass(frozen=True)
 class Heads:
-    """`weights[i]` is (H, T, T) of the layer called `layers[i]`: row t is what position t looks at; rows sum to 1."""
+    """`weights[i]` is (H, T, T) of the layer called `layers[i]`: row t is what position t looks at;
+    rows sum to 1.
+    """
 
     tokens: list[str]
     layers: list[str]
@@ -61,6 +64,8 @@ def record(model: Module, *inputs: Tensor) -> tuple[dict[str, Tensor], Tensor]:
 
 
 def label(token: str, most: int) -> str:
-    """A token as one word, blanks and line ends visible, cut where it is longer than so many columns."""
+    """A token as one word, blanks and line ends visible, cut where it is longer than so many
+    columns.
+    """
     text = one_line(token.replace("\n", "\\n").replace("\t", "\\t").replace(" ", "␣")) or "␣"
     return text if columns_of(text) <= most else cut(text, most - 1) + "…"

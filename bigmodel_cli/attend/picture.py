@@ -23,7 +23,9 @@ TICKS = (0.01, 0.05, 0.1, 0.25, 0.5)
 def draw_heads(
     heads: Heads, layers: Sequence[int], head: int | None, title: str, path: Path
 ) -> None:
-    """A grid of maps: a row for each of the layers, a column for each head, or for one; every token is named, or every few."""
+    """A grid of maps: a row for each of the layers, a column for each head, or for one; every token
+    is named, or every few.
+    """
     from matplotlib import colormaps
     from matplotlib.colors import PowerNorm
 

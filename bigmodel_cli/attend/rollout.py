@@ -13,8 +13,9 @@ from bigmodel_cli.tasks import Task
 def rollout(model: Model, image: Tensor, info: DatasetInfo, task: Task | None = None) -> Heat:
     """Attention rollout (Abnar and Zuidema 2020) over one normalised image (1, C, H, W).
 
-    Layer by layer the mean of the heads' weights, half of it replaced by the residual stream (the identity), is multiplied up; the
-    row of the class token (the mean of the patches' rows where there is none) says how much of each patch arrives.
+    Layer by layer the mean of the heads' weights, half of it replaced by the residual stream (the
+    identity), is multiplied up; the row of the class token (the mean of the patches' rows where
+    there is none) says how much of each patch arrives.
     """
     weights, logits = record(model, image)
     total: Tensor | None = None

@@ -14,7 +14,8 @@ MOST_COLUMNS = 64
 
 
 def show_heads(heads: Heads, layer: int, head: int | None, color: bool) -> str:
-    """One head's weights (the mean of the layer's heads when None) as a map, and where every head looks last.
+    """One head's weights (the mean of the layer's heads when None) as a map, and where every head
+    looks last.
 
     Rows are the positions that look, columns those looked at. Only the last 48 tokens are drawn.
     """
@@ -39,7 +40,9 @@ def show_heads(heads: Heads, layer: int, head: int | None, color: bool) -> str:
 
 
 def show_heat(cam: Heat, color: bool) -> str:
-    """The heat over the image, at most 64 columns wide; the class alone where no regions are told apart."""
+    """The heat over the image, at most 64 columns wide; the class alone where no regions are told
+    apart.
+    """
     head = one_line(cam.caption)
     if cam.heat is None:
         return head

@@ -112,7 +112,9 @@ class BenchReport:
 
 
 def bench(named: list[tuple[str, Spec, DatasetInfo]], device: str, seconds: float) -> BenchReport:
-    """Time training steps of each network on random input of the right shape, for about `seconds` each."""
+    """Time training steps of each network on random input of the right shape, for about `seconds`
+    each.
+    """
     load_torch()
     chosen = pick_device(device, say)
     with batch_norm_explained():

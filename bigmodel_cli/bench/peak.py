@@ -12,9 +12,11 @@ from bigmodel_cli.train.state import TrainState
 def peak_memory(
     state: TrainState, step: Callable[[], object], batch: Sequence[Tensor], device: torch.device
 ) -> int:
-    """The most bytes at once while `step` runs on this batch: weights and what else training keeps, and what the step adds.
+    """The most bytes at once while `step` runs on this batch: weights and what else training keeps,
+    and what the step adds.
 
-    On CUDA that is what PyTorch's allocator counts; elsewhere, where it does not count, all tensors of the step are followed.
+    On CUDA that is what PyTorch's allocator counts; elsewhere, where it does not count, all tensors
+    of the step are followed.
     """
     kept = [
         *state.model.parameters(),

@@ -1,4 +1,6 @@
-"""What `bigmodel bench` times: a spec, a checkpoint, or the built-in set whose figures the README compares."""
+"""What `bigmodel bench` times: a spec, a checkpoint, or the built-in set whose figures the README
+compares.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def builtin(overrides: Sequence[Change]) -> list[Target]:
 
 
 def named(targets: Sequence[str], overrides: Sequence[Change]) -> list[Target]:
-    """Specs (their data is opened for the shapes, where it is there) and checkpoints (which know them), by different names."""
+    """Specs (their data is opened for the shapes, where it is there) and checkpoints (which know
+    them), by different names.
+    """
     found = [_opened(Path(target), overrides) for target in targets]
     names = short_names([places for places, _, _ in found])
     return [(name, spec, info) for name, (_, spec, info) in zip(names, found, strict=True)]

@@ -1,10 +1,11 @@
 """Checkpoints: the native format and its commit protocol.
 
-A checkpoint is a folder ``step-00002000`` with model.safetensors, train_state.safetensors (or numbered files, such as
-model-00001-of-00004.safetensors, where the tensors of a kind take more than 2 GB), state.json, facts.json, spec.yaml,
-the assets of the data (tokenizer.json), trained_on.bin (hashes of the items), and manifest.json, which names every file with its
-size and SHA-256 and every tensor with its shape and dtype. Tensors are written and read one after the other. It
-holds no absolute path, and reading it never runs code.
+A checkpoint is a folder ``step-00002000`` with model.safetensors, train_state.safetensors (or
+numbered files, such as model-00001-of-00004.safetensors, where the tensors of a kind take more than
+2 GB), state.json, facts.json, spec.yaml, the assets of the data (tokenizer.json), trained_on.bin
+(hashes of the items), and manifest.json, which names every file with its size and SHA-256 and every
+tensor with its shape and dtype. Tensors are written and read one after the other. It holds no
+absolute path, and reading it never runs code.
 """
 
 from bigmodel_cli.checkpoints.contents import Contents

@@ -10,7 +10,10 @@ from typing import Any
 from bigmodel_cli.lazy import Tensor
 
 FORMATS = (1, 2)
-"""Of checkpoints that are read; the last is written. Up to 1 a file held all tensors of its kind, tied ones as often as named."""
+"""Of checkpoints that are read; the last is written.
+
+Up to 1 a file held all tensors of its kind, tied ones as often as named.
+"""
 MODEL, TRAIN, STATE, FACTS, SPEC = (
     "model.safetensors",
     "train_state.safetensors",
@@ -28,7 +31,10 @@ STEP = re.compile(r"step-[0-9]{8,}\Z")
 
 @dataclass
 class Contents:
-    """What a checkpoint is to hold. `train` and `state` are what a resume needs beside the weights."""
+    """What a checkpoint is to hold.
+
+    `train` and `state` are what a resume needs beside the weights.
+    """
 
     step: int
     model: Mapping[str, Tensor]

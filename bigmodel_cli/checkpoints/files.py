@@ -1,8 +1,8 @@
 """The files of a checkpoint as bytes and plain values, read within bounds.
 
-A checkpoint may come from anywhere. So links are not followed, nothing but regular files is opened (a FIFO would wait for ever, a
-device may act on being opened), sizes are known before anything is read, and JSON has types, a depth and a number of values that
-keep its memory small.
+A checkpoint may come from anywhere. So links are not followed, nothing but regular files is opened
+(a FIFO would wait for ever, a device may act on being opened), sizes are known before anything is
+read, and JSON has types, a depth and a number of values that keep its memory small.
 """
 
 from __future__ import annotations
@@ -21,23 +21,31 @@ from bigmodel_cli.device import total_memory_of_machine
 from bigmodel_cli.errors import CheckpointError, ResourceError
 
 MOST_JSON = 32_000_000
-"""Bytes of a JSON file, or of a header of tensors: those of a network of 2,000 blocks have about 20 million."""
+"""Bytes of a JSON file, or of a header of tensors: those of a network of 2,000 blocks have about 20
+million.
+"""
 MOST_WIDE = 4_000_000
 """Bytes where there is other than ASCII, which may take four bytes a character in memory."""
 MOST_VALUES = 1_000_000
-"""Commas, colons and opened brackets in it: what holds 10 of them, an entry of a tensor, takes half a kilobyte of memory."""
+"""Commas, colons and opened brackets in it: what holds 10 of them, an entry of a tensor, takes half
+a kilobyte of memory.
+"""
 MOST_DIGITS = 20
 """Of a whole number: 2^64 has as many. Arithmetic with longer ones takes long."""
 CHUNK = 4_000_000
-"""Bytes that are read or written at once: few enough to be hashed while the processor's cache holds them."""
+"""Bytes that are read or written at once: few enough to be hashed while the processor's cache holds
+them.
+"""
 ANOTHER = "use another checkpoint"
 
 
 @contextlib.contextmanager
 def opened(path: Path, most: int, expected: int | None = None) -> Iterator[BufferedReader]:
-    """A regular file of at most `most` bytes, and of exactly `expected` where that is known, open to be read.
+    """A regular file of at most `most` bytes, and of exactly `expected` where that is known, open
+    to be read.
 
-    Raises `CheckpointError` naming the file, and `ResourceError` where it is larger than the machine's memory.
+    Raises `CheckpointError` naming the file, and `ResourceError` where it is larger than the
+    machine's memory.
     """
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):  # before it is opened
@@ -89,8 +97,8 @@ def check_size(path: Path, size: int, most: int, expected: int | None) -> None:
 def parse_json(content: bytes) -> Any:
     """The values of JSON text. Raises `ValueError` saying what is wrong with it.
 
-    Refused beside what is not JSON: names given twice, numbers that are not finite or longer than a machine word, and text that
-    is too long, too deep, or has too many values.
+    Refused beside what is not JSON: names given twice, numbers that are not finite or longer than a
+    machine word, and text that is too long, too deep, or has too many values.
     """
     if len(content) > (MOST_JSON if content.isascii() else MOST_WIDE):
         raise ValueError(f"{len(content):,} bytes are too many")

@@ -1,4 +1,6 @@
-"""manifest.json: which files a checkpoint has, their sizes and hashes, and the shape and dtype of every tensor."""
+"""manifest.json: which files a checkpoint has, their sizes and hashes, and the shape and dtype of
+every tensor.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ MOST_NAME = 100
 MOST_SIZE = 2**53
 SIZES = {MODEL: MOST_SIZE, TRAIN: MOST_SIZE, STATE: MOST_JSON, FACTS: MOST_JSON, SPEC: MAX_RESOLVED}
 MOST_ASSET = 100_000_000
-"""Bytes of any other file, such as tokenizer.json: that of a vocabulary of 256,000 has 35 million."""
+"""Bytes of any other file, such as tokenizer.json: that of a vocabulary of 256,000 has 35 million.
+"""
 MOST_ASSETS = 2 * MOST_ASSET
 _SHA256 = re.compile("[0-9a-f]{64}")
 _SHARD = re.compile(r"(.+)-[0-9]{5}-of-([0-9]{5})(\.safetensors)")
@@ -53,7 +56,9 @@ def shard_names(kind: str, count: int) -> list[str]:
 
 
 def shard_of(name: str) -> tuple[str, int]:
-    """(kind, number of files of that kind) of a file of tensors by its name; for any other file (its name, 1)."""
+    """(kind, number of files of that kind) of a file of tensors by its name; for any other file
+    (its name, 1).
+    """
     found = _SHARD.fullmatch(name)
     return (
         (found[1] + found[3], int(found[2]))
@@ -69,7 +74,8 @@ def is_asset(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint says of itself: file -> (size, SHA-256), for each file of tensors name -> {shape, dtype} or {tied_to}.
+    """What a checkpoint says of itself: file -> (size, SHA-256), for each file of tensors name ->
+    {shape, dtype} or {tied_to}.
 
     `shards` has for each kind of tensors the names of its files, be they there or not.
     """

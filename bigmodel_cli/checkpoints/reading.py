@@ -1,4 +1,6 @@
-"""Finding and reading checkpoints: every byte is verified before it is used, and nothing in them is run."""
+"""Finding and reading checkpoints: every byte is verified before it is used, and nothing in them is
+run.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,10 @@ def steps(checkpoints: Path) -> list[Path]:
 
 
 def find(path: Path) -> Path:
-    """The checkpoint that `path` names: itself, or the last one of a run. Raises `CheckpointError`."""
+    """The checkpoint that `path` names: itself, or the last one of a run.
+
+    Raises `CheckpointError`.
+    """
     try:
         return _found(path)
     except OSError as error:
@@ -110,7 +115,9 @@ def _found(path: Path) -> Path:
 
 
 def _check_mark(path: Path) -> None:
-    """Raise `CheckpointError` where `last` or `best` is a link to anything but a folder beside it: a run names its own alone."""
+    """Raise `CheckpointError` where `last` or `best` is a link to anything but a folder beside it:
+    a run names its own alone.
+    """
     if path.name in _MARKS and path.is_symlink():
         target = os.readlink(path)
         if target != os.path.basename(target) or target in ("", ".", "..", *_MARKS):
@@ -121,7 +128,9 @@ def _check_mark(path: Path) -> None:
 
 
 def _followed(path: Path) -> Path:
-    """What a link that the user named, or that marks a checkpoint of a run, stands for; any other path as it is."""
+    """What a link that the user named, or that marks a checkpoint of a run, stands for; any other
+    path as it is.
+    """
     for _ in range(MOST_LINKS):
         _check_mark(path)
         if not path.is_symlink():
@@ -133,7 +142,8 @@ def _followed(path: Path) -> Path:
 def newest(
     checkpoints: Path, say: Callable[[str], None], among: Sequence[Path] | None = None
 ) -> Checkpoint | None:
-    """The newest checkpoint that verifies, of all or `among` these (oldest first); None where none was committed.
+    """The newest checkpoint that verifies, of all or `among` these (oldest first); None where none
+    was committed.
 
     One that does not is said and passed over. Raises `CheckpointError` where all are broken.
     """
@@ -155,7 +165,10 @@ def newest(
 
 
 def read(path: Path, *, train_state: bool) -> Checkpoint:
-    """A checkpoint, without what only a resume needs where `train_state` is False. Raises `CheckpointError`."""
+    """A checkpoint, without what only a resume needs where `train_state` is False.
+
+    Raises `CheckpointError`.
+    """
     manifest = read_manifest(path)
     tensors = [*manifest.shards[MODEL], *(manifest.shards[TRAIN] if train_state else [])]
     missing = {*tensors, STATE, FACTS, SPEC} - manifest.files.keys()
@@ -184,12 +197,17 @@ def read(path: Path, *, train_state: bool) -> Checkpoint:
 
 
 def read_spec(path: Path) -> dict[str, Any]:
-    """The resolved spec of a checkpoint, verified: a mapping with all of a spec's sections. Raises `CheckpointError`."""
+    """The resolved spec of a checkpoint, verified: a mapping with all of a spec's sections.
+
+    Raises `CheckpointError`.
+    """
     return _spec(_one(path, SPEC), path / SPEC)
 
 
 def read_assets(path: Path) -> dict[str, bytes]:
-    """The files that data goes on with, verified: facts.json, and those that the data gave, such as tokenizer.json."""
+    """The files that data goes on with, verified: facts.json, and those that the data gave, such as
+    tokenizer.json.
+    """
     manifest = read_manifest(path)
     assets = {n: _verified(path / n, manifest) for n in manifest.files if is_asset(n)}
     return {**assets, FACTS: _one(path, FACTS)}
@@ -239,7 +257,10 @@ def _json(content: bytes, path: Path) -> dict[str, Any]:
 
 
 def _verified(path: Path, manifest: Manifest) -> bytes:
-    """The content of a file that has the size and the SHA-256 of the manifest. Raises `CheckpointError`."""
+    """The content of a file that has the size and the SHA-256 of the manifest.
+
+    Raises `CheckpointError`.
+    """
     size, digest = manifest.files[path.name]
     content = read_file(path, size, size)
     if hashlib.sha256(content).hexdigest() != digest:

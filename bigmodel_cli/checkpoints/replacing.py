@@ -1,4 +1,6 @@
-"""A finished draft takes a checkpoint's place; an older checkpoint of that name is there, whole, until the new one is."""
+"""A finished draft takes a checkpoint's place; an older checkpoint of that name is there, whole,
+until the new one is.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,8 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 def replace(draft: Path, target: Path, sync: Callable[[Path], None]) -> None:
     """Rename a draft to `target`, and remove what had that name. Raises `OSError`.
 
-    Where the system cannot exchange two names at once, the older one stands aside meanwhile, and `tidy` puts it back if the
-    process died in between.
+    Where the system cannot exchange two names at once, the older one stands aside meanwhile, and
+    `tidy` puts it back if the process died in between.
     """
     if not os.path.lexists(target):
         os.rename(draft, target)
@@ -48,7 +50,9 @@ def replace(draft: Path, target: Path, sync: Callable[[Path], None]) -> None:
 
 
 def tidy(checkpoints: Path) -> None:
-    """Put the folder of a run's checkpoints in order after a process that died. The caller holds the run's lock.
+    """Put the folder of a run's checkpoints in order after a process that died.
+
+    The caller holds the run's lock.
 
     What is a draft while nobody writes is nobody's, whatever process number it carries.
     """

@@ -1,4 +1,6 @@
-"""The safetensors container, checked before any tensor is made: a header that lies costs neither memory nor time."""
+"""The safetensors container, checked before any tensor is made: a header that lies costs neither
+memory nor time.
+"""
 
 from __future__ import annotations
 
@@ -30,17 +32,23 @@ DTYPES = {
     "U32": ("uint32", 4), "F32": ("float32", 4), "C64": ("complex64", 8), "F64": ("float64", 8), "I64": ("int64", 8),
     "U64": ("uint64", 8),
 }  # fmt: skip
-"""Name of a dtype in a header -> (its name in PyTorch, bytes), in the order in which the safetensors library sorts them."""
+"""Name of a dtype in a header -> (its name in PyTorch, bytes), in the order in which the
+safetensors library sorts them.
+"""
 _NAMES = {name: (rank, code) for rank, (code, (name, _)) in enumerate(DTYPES.items())}
 
 
 def file_order(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names as the safetensors library orders them: widest dtype first, which keeps every tensor aligned, then by name."""
+    """The names as the safetensors library orders them: widest dtype first, which keeps every
+    tensor aligned, then by name.
+    """
     return sorted(tensors, key=lambda name: (-_NAMES[dtype_name(tensors[name])][0], name))
 
 
 def header(tensors: Mapping[str, Tensor]) -> bytes:
-    """What a .safetensors file begins with whose tensors follow in this order: byte for byte as the library writes it."""
+    """What a .safetensors file begins with whose tensors follow in this order: byte for byte as the
+    library writes it.
+    """
     entries, end = {}, 0
     for name, tensor in tensors.items():
         first, end = end, end + tensor.nbytes
@@ -65,7 +73,8 @@ def tensor_bytes(tensor: Tensor) -> memoryview:
 
 
 def read_header(file: BinaryIO, path: Path, size: int) -> tuple[bytes, dict[str, Tensor]]:
-    """The bytes before the tensors of a .safetensors file, and the tensors in the order of the file, without data (meta device).
+    """The bytes before the tensors of a .safetensors file, and the tensors in the order of the
+    file, without data (meta device).
 
     Each entry is checked. Raises `CheckpointError` naming the file.
     """
@@ -84,10 +93,13 @@ def read_header(file: BinaryIO, path: Path, size: int) -> tuple[bytes, dict[str,
 
 
 def check_header(start: bytes, path: Path, size: int) -> dict[str, Any]:
-    """The header that a .safetensors file of `size` bytes begins with, each entry checked. Raises `CheckpointError`.
+    """The header that a .safetensors file of `size` bytes begins with, each entry checked.
 
-    Checked, types before arithmetic: its length, unique names, known dtypes, shapes of whole numbers, and that the tensors' bytes
-    follow one another without gap or overlap to the end of the file.
+    Raises `CheckpointError`.
+
+    Checked, types before arithmetic: its length, unique names, known dtypes, shapes of whole
+    numbers, and that the tensors' bytes follow one another without gap or overlap to the end of the
+    file.
     """
     try:
         return _header(start, size)
@@ -130,7 +142,10 @@ def _header(start: bytes, size: int) -> dict[str, Any]:
 
 
 def _place(name: str, entry: Any) -> tuple[int, int, int]:
-    """(first byte, the one after the last, bytes that its shape takes) of a tensor. Raises `ValueError`."""
+    """(first byte, the one after the last, bytes that its shape takes) of a tensor.
+
+    Raises `ValueError`.
+    """
     if (
         not isinstance(entry, dict)
         or entry.keys() != {"dtype", "shape", "data_offsets"}
@@ -161,8 +176,11 @@ def describe(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
 
 
 def can_list(*files: Sequence[int]) -> bool:
-    """Whether the manifest and the headers of files of tensors of so many axes have no more values than are read again."""
-    # An entry of a header has 11 commas, colons and brackets, one of the manifest 7, and a comma for each axis but the first.
+    """Whether the manifest and the headers of files of tensors of so many axes have no more values
+    than are read again.
+    """
+    # An entry of a header has 11 commas, colons and brackets, one of the manifest 7, and a comma
+    # for each axis but the first.
     headers = [sum(11 + max(0, axes - 1) for axes in file) for file in files]
     manifest = sum(7 + max(0, axes - 1) for file in files for axes in file)
     return max(*headers, manifest) + 1000 < MOST_VALUES

@@ -1,10 +1,11 @@
 """Saving checkpoints, and removing those that are no longer kept.
 
-Commit protocol: everything is written into a temporary folder and fsynced, the folder is renamed, its parent fsynced; `last` and
-`best` (relative links) move only after that. A step that is saved again keeps its older copy until the new one has its name
-(replacing.py). Failpoints, in the order in which a save reaches them: checkpoint.write, checkpoint.writing (before each piece),
-checkpoint.wrote, checkpoint.synced (each once a file), checkpoint.rename, (checkpoint.aside,) checkpoint.renamed,
-checkpoint.marked, checkpoint.prune (before each file that is removed).
+Commit protocol: everything is written into a temporary folder and fsynced, the folder is renamed,
+its parent fsynced; `last` and `best` (relative links) move only after that. A step that is saved
+again keeps its older copy until the new one has its name (replacing.py). Failpoints, in the order
+in which a save reaches them: checkpoint.write, checkpoint.writing (before each piece),
+checkpoint.wrote, checkpoint.synced (each once a file), checkpoint.rename, (checkpoint.aside,)
+checkpoint.renamed, checkpoint.marked, checkpoint.prune (before each file that is removed).
 """
 
 from __future__ import annotations
@@ -161,7 +162,10 @@ def _not_saved(checkpoints: Path, needed: int, error: OSError) -> ResourceError:
 
 
 def mark(checkpoints: Path, name: str, folder: Path) -> None:
-    """Let the relative link `name` ('last', 'best') point to a committed checkpoint. Raises `ResourceError`."""
+    """Let the relative link `name` ('last', 'best') point to a committed checkpoint.
+
+    Raises `ResourceError`.
+    """
     draft = checkpoints / f".{name}-{os.getpid()}"
     try:
         draft.unlink(missing_ok=True)
@@ -176,7 +180,8 @@ def mark(checkpoints: Path, name: str, folder: Path) -> None:
 
 
 def prune(checkpoints: Path, keep: set[Path]) -> None:
-    """Remove the checkpoints that are not in `keep`, and what dead processes left half written; never the newest.
+    """Remove the checkpoints that are not in `keep`, and what dead processes left half written;
+    never the newest.
 
     The caller holds the run's lock.
     """
@@ -193,7 +198,8 @@ def prune(checkpoints: Path, keep: set[Path]) -> None:
 
 
 def drop_after(checkpoints: Path, kept: Path) -> None:
-    """Remove the checkpoints of later steps than `kept`, to which `last` points: the run goes on from there otherwise.
+    """Remove the checkpoints of later steps than `kept`, to which `last` points: the run goes on
+    from there otherwise.
 
     The caller holds the run's lock.
     """

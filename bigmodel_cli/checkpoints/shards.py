@@ -1,4 +1,6 @@
-"""Tensors on their way into .safetensors files: one after the other, in files of a bounded size, tied ones once."""
+"""Tensors on their way into .safetensors files: one after the other, in files of a bounded size,
+tied ones once.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ SHARD_SIZE = 2_000_000_000
 class Shard:
     """A .safetensors file that is to be written; `tied` are other names of its tensors.
 
-    To iterate over it gives the content in pieces. A tensor that is not on the CPU is copied there when its turn comes.
+    To iterate over it gives the content in pieces. A tensor that is not on the CPU is copied there
+    when its turn comes.
     """
 
     name: str

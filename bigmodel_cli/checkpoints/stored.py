@@ -1,7 +1,8 @@
-"""Tensors in the files of a checkpoint: described at once, and read, one after the other, where they are wanted.
+"""Tensors in the files of a checkpoint: described at once, and read, one after the other, where
+they are wanted.
 
-What is used has been hashed where it lies, in memory of this process: a file that is mapped, or read again without being hashed
-again, might change after it was verified.
+What is used has been hashed where it lies, in memory of this process: a file that is mapped, or
+read again without being hashed again, might change after it was verified.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from bigmodel_cli.lazy import Tensor, torch
 
 @dataclass(frozen=True)
 class File:
-    """A .safetensors file: size and SHA-256 by the manifest, its bytes before the tensors, and those (meta device) in order."""
+    """A .safetensors file: size and SHA-256 by the manifest, its bytes before the tensors, and
+    those (meta device) in order.
+    """
 
     path: Path
     size: int
@@ -32,9 +35,11 @@ class File:
     tensors: dict[str, Tensor]
 
     def read(self, place: Callable[[str], Tensor | None]) -> Iterator[tuple[str, Tensor]]:
-        """Read the tensors, each into the contiguous one on the CPU that `place` gives for its name; None: it is passed over.
+        """Read the tensors, each into the contiguous one on the CPU that `place` gives for its
+        name; None: it is passed over.
 
-        Raises `CheckpointError`, in the end at the latest, where the file is not the one that the manifest describes.
+        Raises `CheckpointError`, in the end at the latest, where the file is not the one that the
+        manifest describes.
         """
         digest = hashlib.sha256(self.start)
         passed = memoryview(bytearray(CHUNK))
@@ -68,9 +73,11 @@ class File:
 
 
 class StoredTensors(Mapping[str, Tensor]):
-    """The tensors of one kind in a checkpoint, by name, with a shape and a dtype, but no data (meta device) until they are read.
+    """The tensors of one kind in a checkpoint, by name, with a shape and a dtype, but no data (meta
+    device) until they are read.
 
-    Each way of reading raises `CheckpointError` where a file is not the one that the manifest describes.
+    Each way of reading raises `CheckpointError` where a file is not the one that the manifest
+    describes.
     """
 
     def __init__(self, files: list[File], tied: Mapping[str, str]) -> None:
@@ -102,7 +109,10 @@ class StoredTensors(Mapping[str, Tensor]):
         self.copy_to({})
 
     def stream(self) -> Iterator[tuple[str, Tensor]]:
-        """Each tensor on the CPU; they are verified once all have been asked for. Names that are tied come with the same tensor."""
+        """Each tensor on the CPU; they are verified once all have been asked for.
+
+        Names that are tied come with the same tensor.
+        """
         for file in self.files:
             for stored, tensor in file.read(
                 lambda name: torch.empty_like(self.described[name], device="cpu")
@@ -114,7 +124,10 @@ class StoredTensors(Mapping[str, Tensor]):
         return dict(self.stream())
 
     def copy_to(self, targets: Mapping[str, Tensor]) -> None:
-        """Copy into the targets, by name; after an error they are of no use. What has no target is verified all the same."""
+        """Copy into the targets, by name; after an error they are of no use.
+
+        What has no target is verified all the same.
+        """
 
         def place(stored: str) -> Tensor | None:
             wanted = [targets[name] for name in self.names[stored] if name in targets]
@@ -131,18 +144,23 @@ class StoredTensors(Mapping[str, Tensor]):
                             target.copy_(tensor)
 
     def glance(self, name: str) -> Tensor:
-        """A tensor as the files have it now, not verified: good to refuse something early, and for nothing else."""
+        """A tensor as the files have it now, not verified: good to refuse something early, and for
+        nothing else.
+        """
         return next(file for file in self.files if name in file.tensors).glance(name)
 
 
 def _takes_bytes(target: Tensor, described: Tensor) -> bool:
-    """Whether a tensor's memory is as the bytes in a file are, so that they need no room of their own."""
+    """Whether a tensor's memory is as the bytes in a file are, so that they need no room of their
+    own.
+    """
     same = (target.shape, target.dtype) == (described.shape, described.dtype)
     return same and target.device.type == "cpu" and target.is_contiguous()
 
 
 def open_tensors(path: Path, kind: str, manifest: Manifest) -> StoredTensors:
-    """The tensors in the files of a kind ('model.safetensors') of a checkpoint: all but their data is checked.
+    """The tensors in the files of a kind ('model.safetensors') of a checkpoint: all but their data
+    is checked.
 
     Raises `CheckpointError`, and `ResourceError` where they are larger than the machine's memory.
     """
@@ -168,7 +186,9 @@ def open_tensors(path: Path, kind: str, manifest: Manifest) -> StoredTensors:
 def _open(
     path: Path, size: int, sha256: str, listed: dict[str, Any]
 ) -> tuple[File, dict[str, str]]:
-    """A file, and the names that are tied to those of its tensors, where the manifest says of it what is there."""
+    """A file, and the names that are tied to those of its tensors, where the manifest says of it
+    what is there.
+    """
     with opened(path, size, size) as file:
         try:
             start, tensors = safe.read_header(file, path, size)
@@ -203,7 +223,9 @@ def _check_digest(path: Path, digest: Any, sha256: str) -> None:
 
 
 def glance(tensors: Mapping[str, Tensor], name: str) -> Tensor:
-    """A tensor of a checkpoint, where it is not verified (see `StoredTensors.glance`), or in memory."""
+    """A tensor of a checkpoint, where it is not verified (see `StoredTensors.glance`), or in
+    memory.
+    """
     return tensors.glance(name) if isinstance(tensors, StoredTensors) else tensors[name]
 
 

@@ -14,7 +14,9 @@ MOST_LINES = 5
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Names of what was loaded, of what was left as it was newly initialised, and of what the checkpoint has in vain."""
+    """Names of what was loaded, of what was left as it was newly initialised, and of what the
+    checkpoint has in vain.
+    """
 
     loaded: list[str]
     fresh: list[str]
@@ -26,8 +28,9 @@ def load_weights(
 ) -> LoadReport:
     """Copy the tensors into the model's parameters and buffers.
 
-    Names below a prefix in `fresh` stay as they are, whatever the checkpoint has there. Raises `CheckpointError` listing what
-    is missing, unexpected, or of another shape or dtype, and the model is then unchanged; or naming a file that is damaged.
+    Names below a prefix in `fresh` stay as they are, whatever the checkpoint has there. Raises
+    `CheckpointError` listing what is missing, unexpected, or of another shape or dtype, and the
+    model is then unchanged; or naming a file that is damaged.
     """
     own = model.state_dict()
     new = [name for name in own if _below(name, fresh)]
@@ -63,7 +66,9 @@ def _shown(tensor: Tensor) -> str:
 
 
 def not_finite(weights: Iterable[tuple[str, Tensor]]) -> str:
-    """Which of the weights have numbers that are NaN or infinite, and how many, as a sentence; "" where none has."""
+    """Which of the weights have numbers that are NaN or infinite, and how many, as a sentence; ""
+    where none has.
+    """
     counts = {
         name: (t.numel() - int(t.isfinite().sum()), t.numel())
         for name, t in weights
@@ -80,7 +85,9 @@ def not_finite(weights: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Whether all numbers are finite; of dtypes that no weight of a model here has, which are refused elsewhere, True."""
+    """Whether all numbers are finite; of dtypes that no weight of a model here has, which are
+    refused elsewhere, True.
+    """
     if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         return True
     return bool(tensor.sum().isfinite()) or bool(
@@ -89,7 +96,9 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def mean_weights(several: Sequence[StoredTensors]) -> dict[str, Tensor]:
-    """The mean of each tensor over several sets of weights of one model, summed in float64; integers are those of the last."""
+    """The mean of each tensor over several sets of weights of one model, summed in float64;
+    integers are those of the last.
+    """
     last = several[-1]
     mean = {
         name: torch.zeros_like(

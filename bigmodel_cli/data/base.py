@@ -24,7 +24,9 @@ Say = Callable[[str], None]
 Piece = Literal["first", "last"]
 """Which of its tokens bears a word's tag."""
 Assets = Mapping[str, bytes]
-"""Files of a checkpoint, by name, that data goes on with: facts.json, and those that it gave itself, such as tokenizer.json."""
+"""Files of a checkpoint, by name, that data goes on with: facts.json, and those that it gave
+itself, such as tokenizer.json.
+"""
 FACTS = "facts.json"
 LONG_ROWS = 64
 """Samples that are looked at to find how long a batch's longest is."""
@@ -54,7 +56,9 @@ class AnyDataOptions(Options):
         return 0
 
     def longest(self) -> int | None:
-        """The most tokens that the model sees at once; None where the data itself says it, or has none."""
+        """The most tokens that the model sees at once; None where the data itself says it, or has
+        none.
+        """
         return None
 
     def isolates(self) -> bool:
@@ -70,7 +74,9 @@ class AnyDataOptions(Options):
         return 0
 
     def check(self, info: DatasetInfo) -> None:
-        """Raise `DataError` where the data, of which these `info` tells, is not what the options say."""
+        """Raise `DataError` where the data, of which these `info` tells, is not what the options
+        say.
+        """
 
     def expected(self, assets: Assets | None) -> Expected:
         """What the options, and a checkpoint's files, say of data that is not there.
@@ -81,9 +87,12 @@ class AnyDataOptions(Options):
 
 
 class Split:
-    """Samples by number. `resident`: batches are index arithmetic on tensors that can be moved to the device.
+    """Samples by number.
 
-    `lengths` (N,) are the tokens (or frames) of each sample, its marks included; None where all samples are of one size.
+    `resident`: batches are index arithmetic on tensors that can be moved to the device.
+
+    `lengths` (N,) are the tokens (or frames) of each sample, its marks included; None where all
+    samples are of one size.
     """
 
     resident: bool = False
@@ -97,11 +106,15 @@ class Split:
         """Move the tensors of a resident split to the device; others hold none."""
 
     def longest_rows(self) -> tuple[int, ...]:
-        """The tokens or frames of the longest rows in training, of both sides of a pair; () where all are of one size."""
+        """The tokens or frames of the longest rows in training, of both sides of a pair; () where
+        all are of one size.
+        """
         return () if self.lengths is None else (int(self.lengths.max()),)
 
     def long_batch(self) -> dict[str, Tensor]:
-        """The longest rows, as training sees them, or the first ones where all are of one size or drawn."""
+        """The longest rows, as training sees them, or the first ones where all are of one size or
+        drawn.
+        """
         order = (
             np.arange(len(self))
             if self.lengths is None
@@ -110,7 +123,10 @@ class Split:
         return self.batch(order[:LONG_ROWS], 0, 0, True)
 
     def texts(self) -> tuple[list[str], list[str]]:
-        """(sources, references) of every sample, as they were read. Raises `DataError` where samples are not pairs of texts."""
+        """(sources, references) of every sample, as they were read.
+
+        Raises `DataError` where samples are not pairs of texts.
+        """
         raise DataError(
             "the data has no pairs of a source and a reference; use data.type: pairs or pair_table"
         )
@@ -118,14 +134,17 @@ class Split:
     def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """Named tensors of the samples numbered (B,): a function of the arguments alone.
 
-        Each batch has "key" (B,) int64, a number of each row made of (seed, epoch, sample): tasks draw from it (see draw.py).
-        Evaluation asks with epoch and seed 0, so that what it hides of a sample depends on the sample's number in its split alone.
+        Each batch has "key" (B,) int64, a number of each row made of (seed, epoch, sample): tasks
+        draw from it (see draw.py). Evaluation asks with epoch and seed 0, so that what it hides of
+        a sample depends on the sample's number in its split alone.
         """
         raise NotImplementedError
 
 
 def join(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Batches as one, in order: (B, T, ...) that differ in T are padded at the right, integers with `PADDING` and others with 0."""
+    """Batches as one, in order: (B, T, ...) that differ in T are padded at the right, integers with
+    `PADDING` and others with 0.
+    """
     joined = {}
     for name in batches[0]:
         pieces = [batch[name] for batch in batches]
@@ -147,7 +166,9 @@ def _widened(piece: Tensor, length: int) -> Tensor:
 
 
 def count_classes(labels: Ints, classes: Sequence[str]) -> tuple[int, ...]:
-    """How many of the labels (N,), or of the sets (N, C), have each class; () where there are no classes."""
+    """How many of the labels (N,), or of the sets (N, C), have each class; () where there are no
+    classes.
+    """
     if labels.ndim > 1:
         return tuple(labels.sum(0, dtype=np.int64).tolist()) if classes else ()
     return tuple(np.bincount(labels, minlength=len(classes)).tolist()) if classes else ()
@@ -177,8 +198,9 @@ def say_lacking(
 class DataSet:
     """Opened data: `info` for the model, a `fingerprint` of the content, and splits by name.
 
-    `items` gives for a split the hash of each item's content, and `unit` says what an item is. Where `held_out`, the validation
-    split is a part of the training data, and `items` has both even where one of them alone was opened.
+    `items` gives for a split the hash of each item's content, and `unit` says what an item is.
+    Where `held_out`, the validation split is a part of the training data, and `items` has both even
+    where one of them alone was opened.
     """
 
     def __init__(
@@ -206,7 +228,9 @@ class DataSet:
         return self._splits[name]
 
     def items(self, name: str) -> Hashes:
-        """(N,) uint64   64 bits of the SHA-256 of each item of a split, as it was read from its source."""
+        """(N,) uint64   64 bits of the SHA-256 of each item of a split, as it was read from its
+        source.
+        """
         return self._items[name]()
 
     def names(self) -> frozenset[str]:
@@ -219,7 +243,10 @@ class DataSet:
 
 
 def info_of(assets: Assets | None) -> DatasetInfo | None:
-    """The DatasetInfo among a checkpoint's files, or None where there are none. Raises `CheckpointError`."""
+    """The DatasetInfo among a checkpoint's files, or None where there are none.
+
+    Raises `CheckpointError`.
+    """
     if assets is None or FACTS not in assets:
         return None
     try:
@@ -229,7 +256,8 @@ def info_of(assets: Assets | None) -> DatasetInfo | None:
 
 
 def numbers_of(classes: Sequence[str], known: Sequence[str], used: Sequence[str]) -> Ints:
-    """(len(classes),) the number that each class has among those of a checkpoint, -1 for one that it does not know.
+    """(len(classes),) the number that each class has among those of a checkpoint, -1 for one that
+    it does not know.
 
     Raises `SpecError` naming the classes that are `used` and that it does not know.
     """

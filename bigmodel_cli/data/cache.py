@@ -1,7 +1,8 @@
-"""The cache of prepared data: keyed by content, published atomically, verified when opened, for several processes.
+"""The cache of prepared data: keyed by content, published atomically, verified when opened, for
+several processes.
 
-Everything in it is a folder with a manifest: the size and SHA-256 of each of its files. A folder that is not as its manifest
-says is said to be damaged, and built anew.
+Everything in it is a folder with a manifest: the size and SHA-256 of each of its files. A folder
+that is not as its manifest says is said to be damaged, and built anew.
 """
 
 from __future__ import annotations
@@ -25,14 +26,17 @@ from bigmodel_cli.failpoints import failpoint
 MANIFEST = "manifest.json"
 CONTENT = "content"
 SMALL = 1 << 20
-"""Bytes of a folder that are read at each opening; what is larger is remembered to be whole (`content_hashes`)."""
+"""Bytes of a folder that are read at each opening; what is larger is remembered to be whole
+(`content_hashes`).
+"""
 
 
 def build_once(path: Path, build: Callable[[Path], None]) -> None:
-    """Make the folder `path` by `build(draft folder)` unless it is there and whole; one process builds, the others wait.
+    """Make the folder `path` by `build(draft folder)` unless it is there and whole; one process
+    builds, the others wait.
 
-    The lock dies with its owner: where a builder was killed, the next one clears its draft and builds anew. Raises
-    `ResourceError` where the cache cannot be written.
+    The lock dies with its owner: where a builder was killed, the next one clears its draft and
+    builds anew. Raises `ResourceError` where the cache cannot be written.
     """
     if os.path.isdir(path) and not _damage(path):
         return
@@ -61,7 +65,9 @@ def build_once(path: Path, build: Callable[[Path], None]) -> None:
 def cached_folder(
     kind: str, key: str, what: str, told: Callable[[str], None], build: Callable[[Path], None]
 ) -> Path:
-    """The folder that `build` made for this key; `told` hears `what` is done where it is not there yet."""
+    """The folder that `build` made for this key; `told` hears `what` is done where it is not there
+    yet.
+    """
     folder = cache_directory(kind) / key
     if not os.path.isdir(folder):
         told(f"{what} (once: kept in {folder.parent})")
@@ -75,7 +81,9 @@ def key_of(description: Any) -> str:
 
 
 def cached_bytes(kind: str, description: Any, make: Callable[[], bytes]) -> bytes:
-    """What `make` gives for something that the JSON values `description` tell from everything else; made once."""
+    """What `make` gives for something that the JSON values `description` tell from everything else;
+    made once.
+    """
     folder = cache_directory(kind) / key_of(description)
 
     def build(draft: Path) -> None:

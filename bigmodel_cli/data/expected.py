@@ -1,4 +1,7 @@
-"""What can be said of data that is not there: its shapes, as far as the options say them. Dry runs and `bench` need no more."""
+"""What can be said of data that is not there: its shapes, as far as the options say them.
+
+Dry runs and `bench` need no more.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ from bigmodel_cli.errors import DataError
 
 @dataclass(frozen=True)
 class Expected:
-    """The DatasetInfo, the names in a batch, the training samples (None: only the data says it), and the tokens of the longest rows."""
+    """The DatasetInfo, the names in a batch, the training samples (None: only the data says it),
+    and the tokens of the longest rows.
+    """
 
     info: DatasetInfo
     names: frozenset[str]
@@ -59,7 +64,9 @@ class LabelledOptions(AnyDataOptions):
 
 
 def numbered(count: int, samples: int | None = None) -> DatasetInfo:
-    """The DatasetInfo of so many classes, whose names are not known; of all there are equally many items."""
+    """The DatasetInfo of so many classes, whose names are not known; of all there are equally many
+    items.
+    """
     return DatasetInfo(
         classes=tuple(map(str, range(count))),
         class_counts=(max(1, (samples or 0) // max(1, count)),) * count,
@@ -67,7 +74,9 @@ def numbered(count: int, samples: int | None = None) -> DatasetInfo:
 
 
 class ExpectedSplit(Split):
-    """The training split of data that is not there: without a sample where nobody knows how many there are."""
+    """The training split of data that is not there: without a sample where nobody knows how many
+    there are.
+    """
 
     def __init__(self, expected: Expected) -> None:
         self.expected = expected

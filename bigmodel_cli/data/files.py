@@ -1,8 +1,9 @@
 """Which files a spec names: one rule for all sources.
 
-In folders, globs and archives these are passed over: what is hidden (its name begins with a dot, so also the `._name` of macOS),
-`__MACOSX`, `Thumbs.db` and `desktop.ini`. Endings count in any case. A linked folder is followed once, and a link that leads
-nowhere is an error. What a path names itself is taken as it is: brackets, asterisks and dollars too, where there is such a file.
+In folders, globs and archives these are passed over: what is hidden (its name begins with a dot, so
+also the `._name` of macOS), `__MACOSX`, `Thumbs.db` and `desktop.ini`. Endings count in any case. A
+linked folder is followed once, and a link that leads nowhere is an error. What a path names itself
+is taken as it is: brackets, asterisks and dollars too, where there is such a file.
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ def passed_over(name: str) -> bool:
 def find_files(
     names: Iterable[str], base: Path, option: str, endings: tuple[str, ...]
 ) -> tuple[Path, ...]:
-    """The files that paths, globs and folders name, in order; of a folder those with one of the endings (in lower case).
+    """The files that paths, globs and folders name, in order; of a folder those with one of the
+    endings (in lower case).
 
-    Raises `DataError` for a name that finds nothing, and `SpecError` for a variable in it that is not set.
+    Raises `DataError` for a name that finds nothing, and `SpecError` for a variable in it that is
+    not set.
     """
     return tuple(path for path, _ in find_named(names, base, option, endings))
 
@@ -60,14 +63,17 @@ def find_named(
 def expand(text: str, base: Path, option: str) -> Path:
     """The path that a text names, from `base`: `~` and variables stand for what they do in a shell.
 
-    What is there under the very name is taken as it is. Raises `SpecError` for a variable that is not set.
+    What is there under the very name is taken as it is. Raises `SpecError` for a variable that is
+    not set.
     """
     place, rest = _resolved(text, base, option)
     return place.joinpath(*rest)
 
 
 def check_plain(path: Path, error: type[BigmodelError] = DataError) -> None:
-    """Raise `error` for a pipe, a socket or a device, which may have no end, or no beginning; what is not there is no matter."""
+    """Raise `error` for a pipe, a socket or a device, which may have no end, or no beginning; what
+    is not there is no matter.
+    """
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):  # opening it says so
@@ -82,8 +88,8 @@ def check_plain(path: Path, error: type[BigmodelError] = DataError) -> None:
 def walk(folder: Path, endings: tuple[str, ...] = ()) -> list[Path]:
     """All files below a folder, or those with one of the endings (in lower case), sorted.
 
-    Real folders come before links, so that what both lead to is known by its own name. Raises `DataError` naming a link that
-    leads nowhere, or a folder that cannot be read.
+    Real folders come before links, so that what both lead to is known by its own name. Raises
+    `DataError` naming a link that leads nowhere, or a folder that cannot be read.
     """
     files: list[str] = []
     seen: set[tuple[int, int]] = set()  # folders, and files that links lead to
@@ -131,7 +137,10 @@ def _is_above(link: str) -> bool:
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """The folders that lie in a folder, linked ones too, sorted. Raises `DataError` as `walk` does."""
+    """The folders that lie in a folder, linked ones too, sorted.
+
+    Raises `DataError` as `walk` does.
+    """
     found = [e.path for e in _entries(str(folder)) if stat.S_ISDIR(_status(e.path).st_mode)]
     return [Path(path) for path in sorted(found)]
 
@@ -254,7 +263,9 @@ def _plain(place: Path, pattern: tuple[str, ...]) -> list[Path]:
 
 
 def _is_meant(part: str, pattern: str) -> bool:
-    """Whether what a part of a glob matches is not passed over, or is asked for as in a shell: by a dot, or by its name."""
+    """Whether what a part of a glob matches is not passed over, or is asked for as in a shell: by a
+    dot, or by its name.
+    """
     return (
         not passed_over(part)
         or part == pattern
@@ -272,7 +283,9 @@ def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 
 def _resolved(text: str, base: Path, option: str) -> tuple[Path, tuple[str, ...]]:
-    """As much of a path as is there under its very name, and the parts after it, with `~` and variables filled in."""
+    """As much of a path as is there under its very name, and the parts after it, with `~` and
+    variables filled in.
+    """
     place, rest = _existing(base, Path(text).parts)
     if not rest:
         return place, rest

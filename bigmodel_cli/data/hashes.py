@@ -1,8 +1,10 @@
-"""What is in a file: its SHA-256, remembered so that the second start over many files reads none of them.
+"""What is in a file: its SHA-256, remembered so that the second start over many files reads none of
+them.
 
-A hash is remembered under the file's absolute path, size, time of modification, time of change and inode. `os.utime` puts size and
-modification time back, but never the time of change. A file that was changed so shortly before it was read that a later
-change could bear the same time is not remembered (git calls such an entry "racily clean"): it is read again at the next start.
+A hash is remembered under the file's absolute path, size, time of modification, time of change and
+inode. `os.utime` puts size and modification time back, but never the time of change. A file that
+was changed so shortly before it was read that a later change could bear the same time is not
+remembered (git calls such an entry "racily clean"): it is read again at the next start.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from bigmodel_cli.progress import Progress, progress
 
 STORE = "content-1.sqlite"
 TICK = 20_000_000
-"""Nanoseconds within which two changes of a file may bear the same time: more than a tick of the kernel's clock (1 to 10 ms)."""
+"""Nanoseconds within which two changes of a file may bear the same time: more than a tick of the
+kernel's clock (1 to 10 ms).
+"""
 COARSE_TICK = 2_000_000_000
 """The same where times are whole seconds, as on FAT (2 s), HFS+ and old NFS."""
 CHUNK = 500  # files in one query
@@ -33,8 +37,8 @@ WORTH_SAYING = 1 << 30  # bytes
 def content_hashes(paths: Sequence[Path], known_as: Sequence[Path] | None = None) -> list[str]:
     """The SHA-256 of each file's content as hexadecimal digits, read or remembered.
 
-    `known_as` are the paths that the files are going to have, under which they are then remembered. Raises `DataError` naming a
-    file that cannot be read.
+    `known_as` are the paths that the files are going to have, under which they are then remembered.
+    Raises `DataError` naming a file that cannot be read.
     """
     here = os.getcwd()
     names = [os.fsencode(os.path.join(here, path)) for path in known_as or paths]
@@ -82,7 +86,9 @@ def _stat(path: Path) -> os.stat_result:
 
 
 def _read(path: Path, shown: Progress) -> tuple[bytes, os.stat_result | None]:
-    """The SHA-256 of a file, and what it is remembered by, None where it changed a moment ago or meanwhile."""
+    """The SHA-256 of a file, and what it is remembered by, None where it changed a moment ago or
+    meanwhile.
+    """
     now = time.time_ns()
     try:
         with open(path, "rb") as file:
@@ -105,7 +111,9 @@ def _form(stat: os.stat_result) -> bytes:
 
 
 def _entry(name: bytes, stat: os.stat_result, sha: bytes) -> bytes:
-    """What is kept: the hash (32 bytes), and a check (16) of it together with all that it was remembered by."""
+    """What is kept: the hash (32 bytes), and a check (16) of it together with all that it was
+    remembered by.
+    """
     return sha + hashlib.blake2b(b"\0".join((name, _form(stat), sha)), digest_size=16).digest()
 
 
@@ -115,7 +123,10 @@ def _is_of(entry: bytes, name: bytes, stat: os.stat_result) -> bool:
 
 
 class _Store:
-    """A table of entries by path. It only saves time: where it cannot be used, everything is read."""
+    """A table of entries by path.
+
+    It only saves time: where it cannot be used, everything is read.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path

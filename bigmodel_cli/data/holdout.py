@@ -1,4 +1,7 @@
-"""What of the training data is held out for validation, and which files belong to which split. The same for every seed."""
+"""What of the training data is held out for validation, and which files belong to which split.
+
+The same for every seed.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +32,16 @@ HELD_OUT = (
 
 
 def fraction_of(given: float | None, named: bool) -> float:
-    """The part to hold out: none where validation data is `named`, else what is given, a tenth where nothing is."""
+    """The part to hold out: none where validation data is `named`, else what is given, a tenth
+    where nothing is.
+    """
     return 0.0 if named else TENTH if given is None else given
 
 
 def with_held_out(named: Iterable[str], given: float | None) -> tuple[str, ...]:
-    """The names of the splits that there are, of those that are named and the part that may be held out."""
+    """The names of the splits that there are, of those that are named and the part that may be held
+    out.
+    """
     names = tuple(named)
     return (
         (*names, "val")
@@ -50,9 +57,11 @@ def not_both(named: Any, option: str, given: float | None) -> None:
 
 
 def hold_out(count: int, fraction: float, unit: str, say: Say | None) -> Mask:
-    """(count,) which training items are held out, so large a part of them: at least one, and at least one is left.
+    """(count,) which training items are held out, so large a part of them: at least one, and at
+    least one is left.
 
-    They are the first of a fixed permutation, so that a smaller part lies within a larger one. Raises `DataError`.
+    They are the first of a fixed permutation, so that a smaller part lies within a larger one.
+    Raises `DataError`.
     """
     held = max(1, round(fraction * count))
     if held >= count:
@@ -73,7 +82,9 @@ def tell(what: str, say: Say) -> None:
 
 
 def parts_of(count: int, fraction: float, unit: str, say: Say | None) -> dict[str, Ints]:
-    """The numbers of the training items, and where `fraction` is not 0 of those held out: {"train": ..., "val": ...}."""
+    """The numbers of the training items, and where `fraction` is not 0 of those held out: {"train":
+    ..., "val": ...}.
+    """
     if not fraction:
         return {"train": np.arange(count)}
     held_out = hold_out(count, fraction, unit, say)
@@ -81,7 +92,9 @@ def parts_of(count: int, fraction: float, unit: str, say: Say | None) -> dict[st
 
 
 def needed(named: Iterable[str], only: str | None) -> tuple[str, ...]:
-    """Of the splits that a spec names, those that must be read for `only` that one: a part held out is in the training data."""
+    """Of the splits that a spec names, those that must be read for `only` that one: a part held out
+    is in the training data.
+    """
     return tuple(
         name
         for name in named
@@ -96,9 +109,11 @@ def files_of_splits(
     say: Say,
     endings: tuple[str, ...] = ENDINGS,
 ) -> dict[str, tuple[Path, ...]]:
-    """The files of each split that is needed: `named` has for each its names and the option that says them.
+    """The files of each split that is needed: `named` has for each its names and the option that
+    says them.
 
-    A file of another split is left out of training, which is said. Raises `DataError` where nothing is left.
+    A file of another split is left out of training, which is said. Raises `DataError` where nothing
+    is left.
     """
     given = {split: value for split, value in named.items() if value[0]}
     found = {s: find_files(given[s][0], base, given[s][1], endings) for s in needed(given, only)}
@@ -128,7 +143,9 @@ def files_of_splits(
 
 
 def _there(names: Sequence[str], option: str, base: Path, endings: tuple[str, ...]) -> list[Path]:
-    """The files of a split that is not to be read: what is not there cannot be among the training files either."""
+    """The files of a split that is not to be read: what is not there cannot be among the training
+    files either.
+    """
     found: list[Path] = []
     for name in names:
         try:

@@ -1,7 +1,9 @@
-"""From what a person gives (a line, a file, a recording) to what a model reads: the one way that predict, eval and attend take.
+"""From what a person gives (a line, a file, a recording) to what a model reads: the one way that
+predict, eval and attend take.
 
-There is a reader for each form of data. It cleans, marks, limits, resizes and normalises as that form's training data is, by the
-same functions; an item that it cannot read is an error of that item alone.
+There is a reader for each form of data. It cleans, marks, limits, resizes and normalises as that
+form's training data is, by the same functions; an item that it cannot read is an error of that item
+alone.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from bigmodel_cli.packages import MissingPackage
 
 @dataclass(frozen=True)
 class Item:
-    """One input: its number from 0, what was given, and its content as the reader has it; or the error in its place."""
+    """One input: its number from 0, what was given, and its content as the reader has it; or the
+    error in its place.
+    """
 
     number: int
     given: str
@@ -45,14 +49,19 @@ class Reader(Protocol):
     most: str
 
     def read(self, given: str, place: str) -> tuple[Any, bool]:
-        """An input's content, and whether it was cut. Raises `DataError`; `place` names the input."""
+        """An input's content, and whether it was cut.
+
+        Raises `DataError`; `place` names the input.
+        """
 
     def batch(self, contents: Sequence[Any]) -> dict[str, Tensor]:
         """Several contents as one batch, each as it would be alone but for padding."""
 
 
 def read_items(reader: Reader, inputs: Iterable[str], word: str) -> Iterator[Item]:
-    """An item for each input, in order, whether it can be read or not; `word` is what an input is called ("line")."""
+    """An item for each input, in order, whether it can be read or not; `word` is what an input is
+    called ("line").
+    """
     for number, given in enumerate(inputs):
         try:
             content, truncated = reader.read(given, f"{word} {number + 1}")
@@ -80,7 +89,9 @@ class Images:
 
 
 class Sounds:
-    """Recordings: {"image": (B, 1, mels, T)}, or {"frames": (B, T, mels), "lengths": (B,)}; none is cut."""
+    """Recordings: {"image": (B, 1, mels, T)}, or {"frames": (B, T, mels), "lengths": (B,)}; none is
+    cut.
+    """
 
     most = ""
 
@@ -98,7 +109,9 @@ class Sounds:
 
 
 class Rows:
-    """Texts, or pairs of them with a tab between, as rows of a table: {"tokens": (B, T), for pairs "types": (B, T)}."""
+    """Texts, or pairs of them with a tab between, as rows of a table: {"tokens": (B, T), for pairs
+    "types": (B, T)}.
+    """
 
     def __init__(self, tokenizer: Tokenizer, context: int, sides: int) -> None:
         self.tokenizer, self.context, self.sides = tokenizer, context, sides
@@ -119,7 +132,9 @@ class Rows:
 
 
 class Sources:
-    """What an encoder-decoder reads: {"source": (B, S)}, each with its end; `empty` takes sources without a token too."""
+    """What an encoder-decoder reads: {"source": (B, S)}, each with its end; `empty` takes sources
+    without a token too.
+    """
 
     def __init__(self, tokenizer: Tokenizer, context: int, empty: bool = False) -> None:
         assert tokenizer.end_of_text is not None
@@ -147,10 +162,11 @@ class Sources:
 
 
 class Prompts:
-    """What a decoder continues: {"tokens": (B, T), "real": (B, T)}, padded on the left; of a prompt that is too long the end stays.
+    """What a decoder continues: {"tokens": (B, T), "real": (B, T)}, padded on the left; of a prompt
+    that is too long the end stays.
 
-    Where each training text begins with a mark, as the rows of a table and isolated documents do, a prompt does too, and may be
-    empty; windows of running text begin anywhere.
+    Where each training text begins with a mark, as the rows of a table and isolated documents do, a
+    prompt does too, and may be empty; windows of running text begin anywhere.
     """
 
     def __init__(self, tokenizer: Tokenizer, limit: int, options: AnyDataOptions) -> None:
@@ -189,7 +205,9 @@ class Prompts:
 
 
 class Windows:
-    """Running text as a model of both sides reads it, without marks: {"tokens": (1, T)}; what is too long loses its end."""
+    """Running text as a model of both sides reads it, without marks: {"tokens": (1, T)}; what is
+    too long loses its end.
+    """
 
     def __init__(self, tokenizer: Tokenizer, context: int) -> None:
         self.tokenizer, self.context = tokenizer, context

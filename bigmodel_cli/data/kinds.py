@@ -1,6 +1,9 @@
-"""The kinds of input and of target that data has. Each answers what upper rooms ask, so that they need not look at the DatasetInfo.
+"""The kinds of input and of target that data has.
 
-A new kind is a class here, and a line in `input_of` or `target_of`: the only places that tell the kinds apart.
+Each answers what upper rooms ask, so that they need not look at the DatasetInfo.
+
+A new kind is a class here, and a line in `input_of` or `target_of`: the only places that tell the
+kinds apart.
 """
 
 from __future__ import annotations
@@ -37,7 +40,9 @@ class Input:
 
     @property
     def axes(self) -> tuple[str, str] | None:
-        """What an image's rows (upwards) and columns are; None where it is one that a person would see."""
+        """What an image's rows (upwards) and columns are; None where it is one that a person would
+        see.
+        """
         return None
 
     def pixels_of(self, image: Tensor) -> Tensor:
@@ -47,7 +52,9 @@ class Input:
     def random(
         self, count: int, device: torch.device, length: int | None = None
     ) -> dict[str, Tensor]:
-        """A batch of so many items without their targets; rows are of this length, or as long as the data's context."""
+        """A batch of so many items without their targets; rows are of this length, or as long as
+        the data's context.
+        """
         raise NotImplementedError
 
     def unlabelled(
@@ -57,7 +64,9 @@ class Input:
         return self.random(count, device)
 
     def reader(self, options: AnyDataOptions, assets: Assets) -> Reader:
-        """What prepares given items as the training data was, for a model with these options of data and files."""
+        """What prepares given items as the training data was, for a model with these options of
+        data and files.
+        """
         return Images(self.info) if self.info.sound is None else Sounds(self.info)
 
 
@@ -84,7 +93,9 @@ class ImageInput(Input):
         )
 
     def pixels_of(self, image: Tensor) -> Tensor:
-        """A normalised image (C, H, W) as pixels in 0..1; frames reach from their least to their greatest value."""
+        """A normalised image (C, H, W) as pixels in 0..1; frames reach from their least to their
+        greatest value.
+        """
         if self.info.sound is None:
             return denormalise(image, self.info)
         return (image - image.min()) / (image.max() - image.min()).clamp(min=1e-12)
@@ -128,7 +139,9 @@ class TokenInput(Input):
     def unlabelled(
         self, names: tuple[str, ...], count: int, device: torch.device
     ) -> dict[str, Tensor]:
-        """Texts and targets are (B, T + 1), since a task does not show the model the last token; each is a word of its own."""
+        """Texts and targets are (B, T + 1), since a task does not show the model the last token;
+        each is a word of its own.
+        """
         length = self.info.context or 1
         lengths = {name: length + (name != "source") for name in names}
         batch = {
@@ -151,7 +164,10 @@ class TokenInput(Input):
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be learnt of an item. `name` is its own in a batch: here the number of its class."""
+    """What is to be learnt of an item.
+
+    `name` is its own in a batch: here the number of its class.
+    """
 
     name: ClassVar[str] = "label"
     spelled: ClassVar[bool] = False

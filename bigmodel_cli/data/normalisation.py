@@ -1,4 +1,6 @@
-"""The mean and deviation that inputs are brought to 0 and 1 by: none, a checkpoint's, or those of the training split."""
+"""The mean and deviation that inputs are brought to 0 and 1 by: none, a checkpoint's, or those of
+the training split.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ LEAST = 1e-3
 def normalisation(
     wanted: bool, before: DatasetInfo | None, measure: Callable[[], list[tuple[float, float]]]
 ) -> Moments:
-    """None unless `wanted`; those of a checkpoint whose inputs are alike; else as measured: (mean, variance) per channel."""
+    """None unless `wanted`; those of a checkpoint whose inputs are alike; else as measured: (mean,
+    variance) per channel.
+    """
     if not wanted:
         return (), ()
     if before is not None:

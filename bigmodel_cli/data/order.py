@@ -1,7 +1,8 @@
-"""The order of samples and the randomness of augmentation, as functions of integers: a resume is a seek.
+"""The order of samples and the randomness of augmentation, as functions of integers: a resume is a
+seek.
 
-Both are counter-based: nothing is drawn in advance and nothing is remembered, so any entry of any epoch can be had at once,
-in constant memory, by any process.
+Both are counter-based: nothing is drawn in advance and nothing is remembered, so any entry of any
+epoch can be had at once, in constant memory, by any process.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ ROUNDS = 6
 
 
 def permute(index: Ints, n: int, key: tuple[int, ...]) -> Ints:
-    """Entries `index` of a pseudo-random permutation of range(n) that is chosen by `key`: (B,) -> (B,).
+    """Entries `index` of a pseudo-random permutation of range(n) that is chosen by `key`: (B,) ->
+    (B,).
 
-    An alternating Feistel network over pairs (left, right) of a x b >= n values with addition modulo a and b; what falls
-    outside range(n) is sent through again until it falls inside (cycle walking; Black and Rogaway 2002).
+    An alternating Feistel network over pairs (left, right) of a x b >= n values with addition
+    modulo a and b; what falls outside range(n) is sent through again until it falls inside (cycle
+    walking; Black and Rogaway 2002).
     """
     a = max(1, int(np.ceil(np.sqrt(n))))
     b = -(-n // a)
@@ -49,7 +52,9 @@ def _feistel(x: Any, a: Any, b: Any, rounds: list[Any]) -> Any:
 
 
 def draw(seed: int, epoch: int, samples: Ints, stream: int, count: int) -> Floats:
-    """Uniform numbers in [0, 1): (B, count), those of each sample depending on (seed, epoch, sample, stream) alone."""
+    """Uniform numbers in [0, 1): (B, count), those of each sample depending on (seed, epoch,
+    sample, stream) alone.
+    """
     with np.errstate(over="ignore"):
         own = mix(samples.astype(np.uint64) ^ key_of(seed, epoch, stream))[:, None]  # (B, 1)
         bits = mix(own + np.arange(1, count + 1, dtype=np.uint64) * GOLDEN)  # (B, count)
@@ -58,7 +63,9 @@ def draw(seed: int, epoch: int, samples: Ints, stream: int, count: int) -> Float
 
 
 def keys_of(seed: int, epoch: int, samples: Ints) -> Tensor:
-    """(B,) -> (B,) int64   the keys of rows, from which a task draws what it hides of them (see draw.py)."""
+    """(B,) -> (B,) int64   the keys of rows, from which a task draws what it hides of them (see
+    draw.py).
+    """
     with np.errstate(over="ignore"):
         keys = mix(samples.astype(np.uint64) ^ key_of(seed, epoch))
     return torch.from_numpy(keys.view(np.int64))

@@ -1,4 +1,6 @@
-"""Items that stand in two splits, and items of an evaluation that the checkpoint was trained on: counted, and said."""
+"""Items that stand in two splits, and items of an evaluation that the checkpoint was trained on:
+counted, and said.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def share(items: Hashes, seen: Seen) -> Share:
 
 
 def say_overlaps(data: DataSet, task: str, before: Sequence[Seen], say: Say) -> None:
-    """Say how many items of validation and test are in training too, or in what the weights were trained on before."""
+    """Say how many items of validation and test are in training too, or in what the weights were
+    trained on before.
+    """
     train = data.items("train")
     if {"val", "test"} <= set(data.splits):
         _say_both(data, say)
@@ -66,12 +70,15 @@ def _say_both(data: DataSet, say: Say) -> None:
 
 
 def record(data: DataSet, task: str, before: Sequence[Seen]) -> bytes:
-    """What a checkpoint keeps of the items that it was trained on, and of those that its start was trained on."""
+    """What a checkpoint keeps of the items that it was trained on, and of those that its start was
+    trained on.
+    """
     return dump(joined([Seen.of(task, data.items("train")), *before]))
 
 
 def check_held_out(data: DataSet, task: str, seen: Sequence[Seen], remedy: str, say: Say) -> None:
-    """Raise `SpecError` where the part held out for validation holds items that the checkpoint was trained on.
+    """Raise `SpecError` where the part held out for validation holds items that the checkpoint was
+    trained on.
 
     An item that stands twice in the data, once in either part, is no reason.
     """
@@ -98,7 +105,9 @@ def check_held_out(data: DataSet, task: str, seen: Sequence[Seen], remedy: str, 
 def exposure(
     data: DataSet, split: str, task: str, seen: Sequence[Seen], say: Say
 ) -> dict[str, Any]:
-    """How many items of the evaluated split the checkpoint was trained on, said and as JSON; {} where it keeps no record."""
+    """How many items of the evaluated split the checkpoint was trained on, said and as JSON; {}
+    where it keeps no record.
+    """
     items = data.items(split)
     own = {s.task: share(items, s) for s in seen}
     for name, found in own.items():

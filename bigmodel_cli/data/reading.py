@@ -1,8 +1,10 @@
-"""Text files as text: gzip, UTF-8 and line ends in one place, for corpora, tables, pairs, transcripts and samples.
+"""Text files as text: gzip, UTF-8 and line ends in one place, for corpora, tables, pairs,
+transcripts and samples.
 
-Line ends are "\\n", whatever the file has: "\\r\\n" and, in running text, "\\r" alone. What is read line by line takes "\\r" alone
-for a line end only in a file whose first line end it is. No other character ends a line (U+2028, U+0085, form feeds are text).
-A byte order mark at the start of a line, which joined files have, is left out.
+Line ends are "\\n", whatever the file has: "\\r\\n" and, in running text, "\\r" alone. What is read
+line by line takes "\\r" alone for a line end only in a file whose first line end it is. No other
+character ends a line (U+2028, U+0085, form feeds are text). A byte order mark at the start of a
+line, which joined files have, is left out.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ from bigmodel_cli.progress import advance
 FORMAT = 2  # of what is read: part of the key of whatever is cached of it
 CHUNK = 1 << 20
 LONGEST_LINE = 1 << 27
-"""Characters. A longer line is no row of a table; without a limit, a small damaged .gz would fill the memory."""
+"""Characters.
+
+A longer line is no row of a table; without a limit, a small damaged .gz would fill the memory.
+"""
 MARK = "\ufeff"
 OTHERS = {
     codecs.BOM_UTF32_LE: "UTF-32",  # before UTF-16, whose mark it begins with
@@ -62,7 +67,9 @@ def pieces(path: Path) -> Iterator[str]:
 
 
 def lines(path: Path, inner_returns: bool = False) -> Iterator[str]:
-    """The lines of a file without their ends. `inner_returns`: a "\\r" within a line stays (a quoted value may hold one).
+    """The lines of a file without their ends.
+
+    `inner_returns`: a "\\r" within a line stays (a quoted value may hold one).
 
     Raises `DataError` as `pieces` does, and for a line that is too long or has a "\\r" in it.
     """
@@ -91,7 +98,10 @@ def lines(path: Path, inner_returns: bool = False) -> Iterator[str]:
 
 
 def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, object) of each line that is not empty. Raises `DataError` naming the line that has none, or has a key twice."""
+    """(place, object) of each line that is not empty.
+
+    Raises `DataError` naming the line that has none, or has a key twice.
+    """
     for number, line in enumerate(lines(path), 1):
         if not line.strip():
             continue
@@ -112,7 +122,8 @@ def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def lookup(row: Mapping[str, Any], key: str) -> Any:
-    """What stands under a key, or under "a.b" in the object that stands under "a"; a key that is there as it is spelled wins.
+    """What stands under a key, or under "a.b" in the object that stands under "a"; a key that is
+    there as it is spelled wins.
 
     Raises `KeyError`.
     """
@@ -138,7 +149,10 @@ def dotted(row: Mapping[str, Any]) -> list[str]:
 
 
 def checked_text(text: str, place: str) -> str:
-    """A value that JSON or Parquet spelled, with one kind of line end. Raises `DataError` for half a pair of surrogates."""
+    """A value that JSON or Parquet spelled, with one kind of line end.
+
+    Raises `DataError` for half a pair of surrogates.
+    """
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -176,7 +190,9 @@ def _line(line: str, path: Path, number: int, inner_returns: bool) -> str:
 
 
 def _at_starts(text: str, starts: bool) -> str:
-    """The text without marks at the start of its lines; `starts`: its first character stands at the start of a line."""
+    """The text without marks at the start of its lines; `starts`: its first character stands at the
+    start of a line.
+    """
     if MARK not in text:
         return text
     text = text.replace("\n" + MARK, "\n")
@@ -228,7 +244,9 @@ def _read(file: IO[bytes], path: Path, newlines: int) -> bytes:
 
 
 def _check_kind(path: Path, start: bytes) -> None:
-    """Raise `DataError` for the start of a file in another encoding, which would be read as half spaces or not at all."""
+    """Raise `DataError` for the start of a file in another encoding, which would be read as half
+    spaces or not at all.
+    """
     kind = next((name for mark, name in OTHERS.items() if start.startswith(mark)), None)
     if kind is None and start.count(0) * 4 > len(start):
         kind = "binary, or UTF-16"
@@ -241,7 +259,10 @@ def _check_kind(path: Path, start: bytes) -> None:
 def _decode(
     decoder: codecs.IncrementalDecoder, chunk: bytes, path: Path, offset: int, newlines: int
 ) -> str:
-    """The next piece of text. Raises `DataError` with the byte's offset in the file, and its line."""
+    """The next piece of text.
+
+    Raises `DataError` with the byte's offset in the file, and its line.
+    """
     pending = len(decoder.getstate()[0])
     try:
         return decoder.decode(chunk, final=not chunk)

@@ -1,4 +1,7 @@
-"""Which images go where: a part held out, a part of the labels, and their numbers. The same for every seed."""
+"""Which images go where: a part held out, a part of the labels, and their numbers.
+
+The same for every seed.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ from bigmodel_cli.errors import SpecError
 
 
 def part_to_hold_out(given: float | None, named: tuple[str, ...]) -> float:
-    """The part of the training images to hold out. Raises `SpecError` where it is given and there is a split as well."""
+    """The part of the training images to hold out.
+
+    Raises `SpecError` where it is given and there is a split as well.
+    """
     try:
         not_both("val" in named, "a validation split (there is one)", given)
     except ValueError as error:
@@ -51,7 +57,8 @@ def numbers_among(labels: Labels, classes: tuple[str, ...], known: tuple[str, ..
 
 
 def part_of_each_class(labels: Labels, fraction: float) -> Ints:
-    """The numbers of so large a part of each class's items, at least one, in order: a smaller part lies within a larger one.
+    """The numbers of so large a part of each class's items, at least one, in order: a smaller part
+    lies within a larger one.
 
     Of numbers and sets, a part of all items.
     """

@@ -1,4 +1,6 @@
-"""Problems made by rule, for trying a structure in seconds without a file: copying, sorting, recall, parity, sums."""
+"""Problems made by rule, for trying a structure in seconds without a file: copying, sorting,
+recall, parity, sums.
+"""
 
 from __future__ import annotations
 
@@ -24,20 +26,22 @@ from bigmodel_cli.lazy import Tensor, torch
 
 FORMAT = 1
 MOST = 1 << 60
-"""Samples that are told apart by number; where there are more, the symbols beyond those are drawn."""
+"""Samples that are told apart by number; where there are more, the symbols beyond those are drawn.
+"""
 REST = 3  # stream of the random numbers of those
 AT_ONCE = 1 << 16  # samples, when all are hashed
 Length = Annotated[int, Field(gt=0, le=100_000)]
 Samples = Annotated[int, Field(gt=0, le=10**7)]
 Rows = tuple[Ints, Ints]
-"""Samples of one length, (B, N) numbers of symbols, and which of the N are the answer, (N,) bool."""
+"""Samples of one length, (B, N) numbers of symbols, and which of the N are the answer, (N,) bool.
+"""
 
 
 class Problem(NamedTuple):
     """A problem of `symbols` symbols: its default number of them, and the functions that make it.
 
-    `choices` says from how many values each number of a sample of some length is drawn, and `rows` makes samples of such numbers.
-    `names` are the symbols', and those of marks such as "=".
+    `choices` says from how many values each number of a sample of some length is drawn, and `rows`
+    makes samples of such numbers. `names` are the symbols', and those of marks such as "=".
     """
 
     symbols: int
@@ -86,7 +90,9 @@ def _recall(x: Ints, symbols: int) -> Rows:
 
 
 def _arranged(chosen: Ints, count: int) -> Ints:
-    """(B, n) numbers, the i-th below count - i -> (B, n) different numbers below count (Fisher and Yates 1938)."""
+    """(B, n) numbers, the i-th below count - i -> (B, n) different numbers below count (Fisher and
+    Yates 1938).
+    """
     pool, rows = np.tile(np.arange(count), (len(chosen), 1)), np.arange(len(chosen))
     for i in range(chosen.shape[1]):
         other = i + chosen[:, i]
@@ -111,7 +117,10 @@ PROBLEMS = {
 
 
 class SyntheticOptions(AnyDataOptions):
-    """Problems made by rule, without any file; no sample stands in two splits. The loss is that of the answer alone."""
+    """Problems made by rule, without any file; no sample stands in two splits.
+
+    The loss is that of the answer alone.
+    """
 
     test_data: ClassVar[str] = "data.test_samples=1000"
     type: Literal["synthetic"] = "synthetic"
@@ -203,7 +212,9 @@ class SyntheticOptions(AnyDataOptions):
         return max(self.width(lengths[-1]) for lengths in self.lengths().values())
 
     def width(self, length: int) -> int:
-        """The tokens of a sample of some length that the model sees at once, of the longer side of a pair."""
+        """The tokens of a sample of some length that the model sees at once, of the longer side of
+        a pair.
+        """
         row, answer = self.rows(np.zeros(1, np.int64), length)
         whole, said = int(row.shape[1]), int(answer.sum())
         if self.form == "text":
@@ -281,7 +292,10 @@ def _open_synthetic(
 
 
 def _tokens(options: SyntheticOptions, assets: Assets | None) -> tuple[Tokenizer, Ints]:
-    """The tokenizer and the token of each symbol. Raises `SpecError` for a symbol that a checkpoint's has no token for."""
+    """The tokenizer and the token of each symbol.
+
+    Raises `SpecError` for a symbol that a checkpoint's has no token for.
+    """
     names = PROBLEMS[options.problem].names(options.count)
     if assets is None or ASSET not in assets:
         return SymbolTokenizer(names), np.arange(len(names))
@@ -303,9 +317,11 @@ def _tokens(options: SyntheticOptions, assets: Assets | None) -> tuple[Tokenizer
 
 
 def _divided(options: SyntheticOptions, wanted: dict[str, int]) -> dict[str, tuple[Ints, Ints]]:
-    """(numbers (N,), lengths (N,)) of each split's samples: of each length as many, where there are so many.
+    """(numbers (N,), lengths (N,)) of each split's samples: of each length as many, where there are
+    so many.
 
-    Where there are fewer samples than are wanted, each split gets its share. Raises `SpecError` where that is none.
+    Where there are fewer samples than are wanted, each split gets its share. Raises `SpecError`
+    where that is none.
     """
     lengths = options.lengths()
     found: dict[str, list[tuple[int, int, int]]] = {split: [] for split in wanted}
@@ -342,10 +358,13 @@ def _divided(options: SyntheticOptions, wanted: dict[str, int]) -> dict[str, tup
 
 
 class Synthetic(Split):
-    """Samples of a problem, by their numbers and lengths (N,). A mark ends a text, as its last target, but for recall.
+    """Samples of a problem, by their numbers and lengths (N,).
 
-    text: {"tokens", "loss_mask": (B, T + 1)}; pairs: {"source": (B, S), "target", "loss_mask": (B, T + 1)}, marked as
-    those of files are; labels: {"tokens": (B, T), "label": (B,)}, between marks. "key" (B,); -1 where a row is over.
+    A mark ends a text, as its last target, but for recall.
+
+    text: {"tokens", "loss_mask": (B, T + 1)}; pairs: {"source": (B, S), "target", "loss_mask": (B,
+    T + 1)}, marked as those of files are; labels: {"tokens": (B, T), "label": (B,)}, between marks.
+    "key" (B,); -1 where a row is over.
     """
 
     def __init__(

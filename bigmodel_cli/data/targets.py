@@ -1,6 +1,9 @@
-"""What is learnt of an item other than one class: numbers, or a set of labels. How values are read, and kept as an array.
+"""What is learnt of an item other than one class: numbers, or a set of labels.
 
-A split keeps what is learnt as one array of N items: classes (N,) int64, numbers (N, K) float64, sets (N, labels) bool.
+How values are read, and kept as an array.
+
+A split keeps what is learnt as one array of N items: classes (N,) int64, numbers (N, K) float64,
+sets (N, labels) bool.
 """
 
 from __future__ import annotations
@@ -33,14 +36,19 @@ Separator = Annotated[
 
 
 def target_name(info: DatasetInfo) -> str | None:
-    """What is learnt of an item is called so in a batch; None where there is nothing beside the input."""
+    """What is learnt of an item is called so in a batch; None where there is nothing beside the
+    input.
+    """
     if info.targets:
         return "numbers"
     return None if not info.classes else "labels" if info.label_sets else "label"
 
 
 def read_number(value: Any, place: str, option: str) -> float:
-    """A number as it stands in a file. Raises `DataError` for what is missing, not a number, NaN or infinite."""
+    """A number as it stands in a file.
+
+    Raises `DataError` for what is missing, not a number, NaN or infinite.
+    """
     if value is None or (isinstance(value, str) and not value.strip()):
         shown = "null" if value is None else "empty"
         raise DataError(f"{place}: {option}: {shown}; give it a number, or leave the row out")
@@ -68,7 +76,9 @@ def read_number(value: Any, place: str, option: str) -> float:
 
 
 def read_set(value: Any, separator: str, place: str, option: str) -> tuple[str, ...]:
-    """The labels of an item, each once, in order: of a list, or of a text with a separator between them."""
+    """The labels of an item, each once, in order: of a list, or of a text with a separator between
+    them.
+    """
     given = (
         value.split(separator)
         if isinstance(value, str)
@@ -89,7 +99,10 @@ def read_set(value: Any, separator: str, place: str, option: str) -> tuple[str, 
 
 
 def multi_hot(sets: Sequence[Collection[str]], classes: Sequence[str], option: str) -> Any:
-    """(N, C) bool   which of the classes each item has. Raises `DataError` where that is too many numbers."""
+    """(N, C) bool   which of the classes each item has.
+
+    Raises `DataError` where that is too many numbers.
+    """
     if len(sets) * len(classes) > MOST_CELLS:
         raise DataError(
             f"{option}: {len(sets):,} items of {len(classes):,} labels are more than {MOST_CELLS:,}"
@@ -103,7 +116,10 @@ def multi_hot(sets: Sequence[Collection[str]], classes: Sequence[str], option: s
 
 
 def sets_among(held: Any, classes: Sequence[str], known: Sequence[str]) -> Any:
-    """(N, C) -> (N, len(known))   sets by the numbers of a checkpoint's labels. Raises `SpecError` for one that it lacks."""
+    """(N, C) -> (N, len(known))   sets by the numbers of a checkpoint's labels.
+
+    Raises `SpecError` for one that it lacks.
+    """
     numbers = numbers_of(classes, known, [classes[i] for i in np.flatnonzero(held.any(0)).tolist()])
     found = np.zeros((len(held), len(known)), bool)
     found[:, numbers[numbers >= 0]] = held[:, numbers >= 0]
@@ -115,8 +131,9 @@ def number_facts(
 ) -> dict[str, Any]:
     """The DatasetInfo of numbers that are called so, (N, K) in the training split.
 
-    Mean and deviation are those of a checkpoint `before` that has the same targets, since its outputs are scaled by them. Where
-    it is `known`, used as it is, its targets may have other names. Raises `SpecError` where they are not as many.
+    Mean and deviation are those of a checkpoint `before` that has the same targets, since its
+    outputs are scaled by them. Where it is `known`, used as it is, its targets may have other
+    names. Raises `SpecError` where they are not as many.
     """
     if not names:
         return {}
@@ -148,7 +165,9 @@ def number_facts(
 
 
 def check_kind(data: DatasetInfo, checkpoint: DatasetInfo | None) -> None:
-    """Raise `SpecError` where a checkpoint that is used as it is has learnt another kind of target than the data has."""
+    """Raise `SpecError` where a checkpoint that is used as it is has learnt another kind of target
+    than the data has.
+    """
     there, wanted = target_name(data), None if checkpoint is None else target_name(checkpoint)
     if there and wanted and there != wanted:
         words = {

@@ -1,4 +1,6 @@
-"""What a checkpoint was trained on, as hashes of the items' content: whether an evaluation shows a model what it has seen."""
+"""What a checkpoint was trained on, as hashes of the items' content: whether an evaluation shows a
+model what it has seen.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from bigmodel_cli.errors import CheckpointError
 Hashes = np.ndarray[Any, np.dtype[np.uint64]]
 ASSET = "trained_on.bin"
 MOST = 1 << 16
-"""Hashes that are kept of a set: the smallest ones, so that any item is as likely to be among them as any other."""
+"""Hashes that are kept of a set: the smallest ones, so that any item is as likely to be among them
+as any other.
+"""
 MOST_SETS = 64
 MOST_HEAD = 1 << 16
 """Bytes of the line about them."""
@@ -30,11 +34,15 @@ MOST_BYTES = 1 << 16
 LONG_LINE = 1024
 """Bytes. A longer line is read as pieces, since a text may be a single one."""
 WINDOW, MEAN_PIECE = 32, 128
-"""A piece ends where a hash of the last so many bytes says so, which it does after about so many."""
+"""A piece ends where a hash of the last so many bytes says so, which it does after about so many.
+"""
 
 
 def hash_of(*parts: bytes) -> int:
-    """64 bits of an item's content: the first of SHA-256. The end of each of several parts counts."""
+    """64 bits of an item's content: the first of SHA-256.
+
+    The end of each of several parts counts.
+    """
     sha = hashlib.sha256(parts[0])
     for part in parts[1:]:
         sha.update(b"\xff" + part)  # no byte of UTF-8
@@ -49,8 +57,9 @@ def as_hashes(numbers: Iterable[int]) -> Hashes:
 def blocks(pieces: Iterable[str]) -> Iterator[int]:
     """The hash of each block of lines of a document.
 
-    A block ends where a line's own checksum says so: the same lines are the same blocks wherever in a text they stand. So are the
-    pieces of a long line (content-defined chunking, as in Muthitacharoen et al. 2001).
+    A block ends where a line's own checksum says so: the same lines are the same blocks wherever in
+    a text they stand. So are the pieces of a long line (content-defined chunking, as in
+    Muthitacharoen et al. 2001).
     """
     kept: list[bytes] = []
     size = 0
@@ -81,7 +90,9 @@ def _parts(line: bytes) -> list[bytes]:
 
 @dataclass(frozen=True)
 class Seen:
-    """A set of items that a task was learnt from: sorted hashes, all of them or (not `whole`) the smallest."""
+    """A set of items that a task was learnt from: sorted hashes, all of them or (not `whole`) the
+    smallest.
+    """
 
     task: str
     hashes: Hashes
@@ -115,7 +126,9 @@ class Seen:
 
 
 def dump(sets: Iterable[Seen]) -> bytes:
-    """Several sets as bytes: a line of JSON about them, then their hashes, 8 bytes each, little end first."""
+    """Several sets as bytes: a line of JSON about them, then their hashes, 8 bytes each, little end
+    first.
+    """
     sets = list(sets)
     head = [{"task": s.task, "count": len(s.hashes), "whole": s.whole} for s in sets]
     return (
@@ -124,7 +137,10 @@ def dump(sets: Iterable[Seen]) -> bytes:
 
 
 def load(content: bytes | None) -> list[Seen]:
-    """The inverse of `dump`; none for None, a checkpoint that keeps no record. Raises `CheckpointError`."""
+    """The inverse of `dump`; none for None, a checkpoint that keeps no record.
+
+    Raises `CheckpointError`.
+    """
     if content is None:
         return []
     head, _, body = content.partition(b"\n")

@@ -1,4 +1,6 @@
-"""A model over a whole split: every item's sums and counts, what it answered or wrote, and the metrics that follow."""
+"""A model over a whole split: every item's sums and counts, what it answered or wrote, and the
+metrics that follow.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ from bigmodel_cli.tasks import Answers, Scores, Task
 
 @dataclass(frozen=True)
 class SplitResult:
-    """A split's metrics as measures, and what belongs to each item by name; `rows` items passed at once, perhaps `halved`."""
+    """A split's metrics as measures, and what belongs to each item by name; `rows` items passed at
+    once, perhaps `halved`.
+    """
 
     measures: dict[str, Measure]
     columns: Answers
@@ -42,7 +46,8 @@ def score_split(
 ) -> tuple[Scores, Answers, int]:
     """Sums and counts (N,) of each metric, and answers, of every item in the order of the split.
 
-    Items of similar length pass side by side, and fewer at once where memory does not suffice: how many in the end.
+    Items of similar length pass side by side, and fewer at once where memory does not suffice: how
+    many in the end.
     """
     if split.resident:
         split.to(device)
@@ -93,7 +98,9 @@ def _scored(
 
 
 def similar(split: Split) -> Ints:
-    """Every sample once, those of similar length side by side, so that little is computed on padding."""
+    """Every sample once, those of similar length side by side, so that little is computed on
+    padding.
+    """
     return (
         np.arange(len(split)) if split.lengths is None else np.argsort(split.lengths, kind="stable")
     )
@@ -106,9 +113,11 @@ def evaluate_split(
     rows: int | None = None,
     told: Callable[[str], None] = say,
 ) -> SplitResult:
-    """Score a split; unless `texts` is None the model also writes, and they name what that is judged by (metrics/text.py).
+    """Score a split; unless `texts` is None the model also writes, and they name what that is
+    judged by (metrics/text.py).
 
-    `rows` items pass at once, or what the spec says; `told` hears where memory did not suffice for them.
+    `rows` items pass at once, or what the spec says; `told` hears where memory did not suffice for
+    them.
     """
     size = rows or loaded.spec.train.validation_rows(loaded.info.context)
     scores, answers, passing = score_split(
@@ -120,9 +129,11 @@ def evaluate_split(
 
 
 def written(loaded: Loaded, split: Split) -> Answers:
-    """The texts of every pair of a split, and what the model writes for each source; those of similar length side by side.
+    """The texts of every pair of a split, and what the model writes for each source; those of
+    similar length side by side.
 
-    "unfinished" says of which the end did not come within the longest text, "truncated" which sources were cut.
+    "unfinished" says of which the end did not come within the longest text, "truncated" which
+    sources were cut.
     """
     sources, references = split.texts()
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
@@ -172,7 +183,9 @@ def derived_measures(task: Task, measures: dict[str, Measure]) -> dict[str, Meas
 
 
 def estimates(task: Task, measures: dict[str, Measure]) -> dict[str, Estimate]:
-    """Each metric with its interval, and those derived from them, whose ends are those of the metric that they derive from."""
+    """Each metric with its interval, and those derived from them, whose ends are those of the
+    metric that they derive from.
+    """
     result = {name: estimate(measure) for name, measure in measures.items()}
     main = result[task.derived_from]
     value, low, high = (

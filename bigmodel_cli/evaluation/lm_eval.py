@@ -1,4 +1,6 @@
-"""`bigmodel eval --tasks`: named tasks of lm-evaluation-harness (`bigmodel[harness]`) on a checkpoint, by its model interface."""
+"""`bigmodel eval --tasks`: named tasks of lm-evaluation-harness (`bigmodel[harness]`) on a
+checkpoint, by its model interface.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,12 @@ NORMAL = 1.96  # standard errors on each side of a 95 % interval
 def evaluate_tasks(
     loaded: Loaded, names: Sequence[str], include: Path | None, limit: int | None
 ) -> Report:
-    """The tasks' metrics. `include` is a folder of further task files; `limit` stops each task after so many items.
+    """The tasks' metrics.
 
-    Raises `SpecError` for a model that does not continue texts, an unknown task or a missing package, and `DataError` where a
-    task's data cannot be had.
+    `include` is a folder of further task files; `limit` stops each task after so many items.
+
+    Raises `SpecError` for a model that does not continue texts, an unknown task or a missing
+    package, and `DataError` where a task's data cannot be had.
     """
     model = loaded.model
     if not model.can_generate or model.is_encoder_decoder or loaded.info.vocab_size is None:
@@ -129,7 +133,9 @@ class Answers:
         self.cut = 0  # contexts of which the beginning did not fit
 
     def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
-        """For each (context, continuation) the continuation's log-probability in nats, and whether it is the likeliest."""
+        """For each (context, continuation) the continuation's log-probability in nats, and whether
+        it is the likeliest.
+        """
         rows, counts, parts = list[list[int]](), list[int](), list[int]()
         for context, continuation in pairs:
             blanks = len(context) - len(
@@ -154,7 +160,9 @@ class Answers:
         return [self.joined(list(islice(scores, number))) for number in parts]
 
     def windows(self, tokens: list[int], first: int) -> list[tuple[list[int], int]]:
-        """The tokens from place `first` on, each foretold once: (window, how many of its last tokens are), the last window full."""
+        """The tokens from place `first` on, each foretold once: (window, how many of its last
+        tokens are), the last window full.
+        """
         ends = [
             min(start + self.limit, len(tokens)) for start in range(first, len(tokens), self.limit)
         ]
@@ -169,7 +177,9 @@ class Answers:
         return sum(value for value, _ in scores), all(best for _, best in scores)
 
     def whole(self, texts: Sequence[str]) -> list[float]:
-        """The log-probability of each text, in windows as long as the model takes; the last reaches back to be as long."""
+        """The log-probability of each text, in windows as long as the model takes; the last reaches
+        back to be as long.
+        """
         totals = []
         for text in texts:
             tokens = self.start + self.tokenizer.encode(text)
@@ -179,7 +189,9 @@ class Answers:
         return totals
 
     def scored(self, rows: list[list[int]], counts: list[int]) -> Iterator[tuple[float, bool]]:
-        """For each row the log-probability of its last tokens, so many of them; in batches of similar length."""
+        """For each row the log-probability of its last tokens, so many of them; in batches of
+        similar length.
+        """
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         found: list[tuple[float, bool]] = [(0.0, True)] * len(rows)
         for first in range(0, len(order), BATCH):
@@ -201,7 +213,9 @@ class Answers:
         yield from found
 
     def written(self, requests: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
-        """What the model writes after each context, up to the first of the texts that the request stops at."""
+        """What the model writes after each context, up to the first of the texts that the request
+        stops at.
+        """
         texts = []
         for context, how in requests:
             until = how.get("until") or []

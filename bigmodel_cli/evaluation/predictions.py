@@ -1,4 +1,6 @@
-"""Every item of an evaluation as a line of JSON: what was asked, what was answered, how it scored; and scoring it again."""
+"""Every item of an evaluation as a line of JSON: what was asked, what was answered, how it scored;
+and scoring it again.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from bigmodel_cli.tasks import TASKS, Task
 def write_samples(
     path: Path, task: str, measures: dict[str, Measure], columns: dict[str, list[Any]]
 ) -> None:
-    """Write an object per item: its place, the columns' values, its value of each metric, and what means are counted over.
+    """Write an object per item: its place, the columns' values, its value of each metric, and what
+    means are counted over.
 
     Raises `ResourceError`.
     """
@@ -63,7 +66,9 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
 
 
 def rescore(path: Path, metrics: Sequence[str] = ()) -> tuple[Task, dict[str, Measure]]:
-    """(task, metrics) of a file of samples: texts are compared anew, by the same metrics or by those named; means are summed."""
+    """(task, metrics) of a file of samples: texts are compared anew, by the same metrics or by
+    those named; means are summed.
+    """
     records = read_samples(path)
     task = TASKS[str(records[0]["task"])].for_samples().build()
     measures: dict[str, Measure] = {}
@@ -101,7 +106,10 @@ def rescore(path: Path, metrics: Sequence[str] = ()) -> tuple[Task, dict[str, Me
 
 
 def _text(record: dict[str, Any], name: str) -> str:
-    """A text of a record. Raises `TypeError` for what is none, such as null: its name would be compared."""
+    """A text of a record.
+
+    Raises `TypeError` for what is none, such as null: its name would be compared.
+    """
     text = record[name]
     if not isinstance(text, str):
         raise TypeError(f"{name}: {text!r} is no text")

@@ -1,4 +1,6 @@
-"""`bigmodel eval`: the task's metrics over a whole split, with their uncertainty and how they were made."""
+"""`bigmodel eval`: the task's metrics over a whole split, with their uncertainty and how they were
+made.
+"""
 
 from __future__ import annotations
 
@@ -39,10 +41,11 @@ from bigmodel_cli.spec import Spec
 
 @dataclass(frozen=True)
 class Report:
-    """What an evaluation found, and on what; `differences` to a second checkpoint where one was given.
+    """What an evaluation found, and on what; `differences` to a second checkpoint where one was
+    given.
 
-    Of a model that writes, `generated` has "unfinished": how many texts had no end within "longest" tokens, and "truncated": how many
-    sources were cut.
+    Of a model that writes, `generated` has "unfinished": how many texts had no end within "longest"
+    tokens, and "truncated": how many sources were cut.
     """
 
     source: str
@@ -57,7 +60,9 @@ class Report:
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Each metric's value under its own name, for `jq .accuracy`, and all about it under `metrics`."""
+        """Each metric's value under its own name, for `jq .accuracy`, and all about it under
+        `metrics`.
+        """
         compared = {
             "compared_with": self.second,
             "differences": {n: d.to_json() for n, d in self.differences.items()},
@@ -123,7 +128,8 @@ class Report:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A checkpoint on one split: its metrics as measures, what belongs to each item by name, and how many items it had `seen`.
+    """A checkpoint on one split: its metrics as measures, what belongs to each item by name, and
+    how many items it had `seen`.
 
     `items` (N,) are the hashes of what the split's items are.
     """
@@ -145,9 +151,11 @@ def evaluate_checkpoint(
     other: Path | None = None,
     matrix: Path | None = None,
 ) -> Report:
-    """Score a checkpoint on one split of its data, or of data that `overrides` name; and `other` on the same items.
+    """Score a checkpoint on one split of its data, or of data that `overrides` name; and `other` on
+    the same items.
 
-    `samples` is a file that gets a line for each item of the first, `matrix` a picture that gets its confusion matrix.
+    `samples` is a file that gets a line for each item of the first, `matrix` a picture that gets
+    its confusion matrix.
     """
     if samples is not None:
         check_output(samples, "--predictions")
@@ -244,7 +252,9 @@ def _evaluate(
 
 
 def _check_length(loaded: Loaded, data: DataSet, name: str) -> None:
-    """Raise `SpecError` where an item is longer than the model, whose positions end, can read; of recordings the data says so."""
+    """Raise `SpecError` where an item is longer than the model, whose positions end, can read; of
+    recordings the data says so.
+    """
     limit, lengths = loaded.model.limit, data.split(name).lengths
     longest = data.info.context if lengths is None else int(lengths.max())
     if longest is not None and longest > limit:
@@ -255,7 +265,10 @@ def _check_length(loaded: Loaded, data: DataSet, name: str) -> None:
 
 
 def _split_name(spec: Spec, wanted: str | None) -> str:
-    """The split to measure: the one that is wanted, else test, else val. Raises `DataError` or `SpecError`."""
+    """The split to measure: the one that is wanted, else test, else val.
+
+    Raises `DataError` or `SpecError`.
+    """
     there = spec.data.splits(Path())
     if wanted is not None and wanted not in there:
         raise DataError(f"the data has no {wanted!r} split; it has {', '.join(there)}")
@@ -270,7 +283,10 @@ def _split_name(spec: Spec, wanted: str | None) -> str:
 
 
 def _differences(first: Evaluation, second: Evaluation) -> dict[str, Difference]:
-    """Every metric that both have, over the same items. Raises `SpecError` where the items are not the same."""
+    """Every metric that both have, over the same items.
+
+    Raises `SpecError` where the items are not the same.
+    """
     differ = [
         c for c in ("source", "reference", "label") if first.columns.get(c) != second.columns.get(c)
     ]
@@ -322,7 +338,9 @@ def _differences(first: Evaluation, second: Evaluation) -> dict[str, Difference]
 
 
 def _of_other_units(first: Evaluation, second: Evaluation) -> list[str]:
-    """The means of which an item counts as many tokens as it has, where the two models' tokenizers cut texts otherwise."""
+    """The means of which an item counts as many tokens as it has, where the two models' tokenizers
+    cut texts otherwise.
+    """
     apart = []
     other = first.loaded.assets.get(TOKENIZER) != second.loaded.assets.get(TOKENIZER)
     for name, measure in first.measures.items():

@@ -1,7 +1,8 @@
 """Faults of a spec in plain words: where, what is wrong, and what to write instead.
 
-What pydantic reports is put in the order of the file, and an option that stands in the wrong place, or is called as another tool
-calls it, is looked up in the whole tree of options of the types that the spec has chosen.
+What pydantic reports is put in the order of the file, and an option that stands in the wrong place,
+or is called as another tool calls it, is looked up in the whole tree of options of the types that
+the spec has chosen.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ NO_NOTES: Mapping[str, str] = MappingProxyType({})
 def explain(
     root: Node, options: type[Options], faults: Sequence[Any], notes: Mapping[str, str] = NO_NOTES
 ) -> str:
-    """One line for each fault, in the order of the file; `notes` are added where the type of what fills a slot is not known."""
+    """One line for each fault, in the order of the file; `notes` are added where the type of what
+    fills a slot is not known.
+    """
     tree = _Tree(root, options, notes)
     groups: dict[tuple[Any, ...], list[Any]] = {}
     for fault in faults[
@@ -94,7 +97,9 @@ class _Tree:
 
 
 class _Place:
-    """Where one of pydantic's faults is in the tree: the path, its place in the file, and the value that stands there."""
+    """Where one of pydantic's faults is in the tree: the path, its place in the file, and the value
+    that stands there.
+    """
 
     def __init__(self, root: Node, fault: Any) -> None:
         node, self.where, self.path = root, root.where, list[str]()
@@ -117,7 +122,9 @@ class _Place:
         self.node = node
 
     def _down(self, node: Node, names: list[str]) -> Node:
-        """Follow the option that a fault of several of them names first, as far as it is written out; the node there."""
+        """Follow the option that a fault of several of them names first, as far as it is written
+        out; the node there.
+        """
         if not (isinstance(node.value, dict) and names[0] in node.value):
             return node
         for name in names:
@@ -196,7 +203,9 @@ def _arguments(field: Any) -> tuple[Any, ...]:
 
 
 def _as_mapping(options: type[Options], place: _Place, location: tuple[Any, ...]) -> str:
-    """'; write {type: X, missing: ...}' where a word stands for a mapping that needs more than its type."""
+    """'; write {type: X, missing: ...}' where a word stands for a mapping that needs more than its
+    type.
+    """
     if not isinstance(place.node.value, str):
         return ""
     classes = [c for c in classes_at(options, location[:-1]) if place.node.value in types_of(c)]
@@ -278,7 +287,9 @@ def _called_so(tree: list[Known], name: str) -> list[Known]:
 
 
 def _elsewhere(tree: list[Known], place: _Place, name: str, by_name: bool = True) -> list[Known]:
-    """The options of that name, or of what other tools call so; those of the same section first, then the shortest."""
+    """The options of that name, or of what other tools call so; those of the same section first,
+    then the shortest.
+    """
     wanted = targets(name)
     found = [
         option
@@ -328,7 +339,9 @@ def _use(found: list[Known], options: type[Options], plain: Any) -> str:
 
 
 def _position(where: str) -> tuple[str, int, int]:
-    """Faults of options given on the command line come first, then those of each file by line and column."""
+    """Faults of options given on the command line come first, then those of each file by line and
+    column.
+    """
     pieces = where.rsplit(":", 2)
     if (
         where.startswith("--set")

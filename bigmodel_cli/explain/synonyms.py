@@ -1,7 +1,9 @@
-"""What other tools call the options of a spec: PyTorch, Lightning, transformers, litgpt, nanoGPT, timm, Keras, fairseq, JoeyNMT.
+"""What other tools call the options of a spec: PyTorch, Lightning, transformers, litgpt, nanoGPT,
+timm, Keras, fairseq, JoeyNMT.
 
-Keys are written in small letters without `_` and `-`. Targets are paths, or the ends of paths where the beginning depends on the
-model: `mixer.num_heads` is that of any block. Of the targets those are named that the spec at hand may give.
+Keys are written in small letters without `_` and `-`. Targets are paths, or the ends of paths where
+the beginning depends on the model: `mixer.num_heads` is that of any block. Of the targets those are
+named that the spec at hand may give.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The tree of options of a spec: which options there are where, given the types that the spec has chosen."""
+"""The tree of options of a spec: which options there are where, given the types that the spec has
+chosen.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class Known:
 
 
 def known(options: type[Options], values: Any, path: str = "") -> Iterator[Known]:
-    """Every option that `values` may give, of the types that they have chosen; none below what is null or of no known type."""
+    """Every option that `values` may give, of the types that they have chosen; none below what is
+    null or of no known type.
+    """
     given = values if isinstance(values, Mapping) else {}
     for name, field in options.model_fields.items():
         place = f"{path}.{name}" if path else name
@@ -62,10 +66,13 @@ def _chosen(annotation: Any, value: Any, default: Any) -> type[Options] | None:
 
 
 def classes_at(root: type[Options], location: Iterable[Any]) -> list[type[Options]]:
-    """The classes of options that may stand at one of pydantic's error locations, or at a path of the spec."""
+    """The classes of options that may stand at one of pydantic's error locations, or at a path of
+    the spec.
+    """
     classes: list[type[Options]] = [root]
     for part in location:
-        # A union's place is followed by the type that was chosen, which may be called as some field is.
+        # A union's place is followed by the type that was chosen, which may be called as some field
+        # is.
         tagged = [c for c in classes if part in types_of(c)] if len(classes) > 1 else []
         if tagged:
             classes = tagged
@@ -85,7 +92,9 @@ def classes_at(root: type[Options], location: Iterable[Any]) -> list[type[Option
 
 
 def default_type(root: type[Options], path: Sequence[str]) -> str | None:
-    """The `type` of the default of the option at a path, which a mapping without `type` has there; None where there is none."""
+    """The `type` of the default of the option at a path, which a mapping without `type` has there;
+    None where there is none.
+    """
     holders = [c for c in classes_at(root, path[:-1]) if path and path[-1] in c.model_fields]
     return next((_type_of(c.model_fields[path[-1]].default) for c in holders), None)
 

@@ -38,7 +38,8 @@ def shown(value: Any) -> str:
 
 
 def what_is_wrong(faults: Sequence[Any], as_item: bool = False) -> str:
-    """What pydantic found at one place; several faults where each of several kinds of values might have stood there.
+    """What pydantic found at one place; several faults where each of several kinds of values might
+    have stood there.
 
     `as_item` says that the value may be the one item of the list that is due.
     """
@@ -94,7 +95,9 @@ def _remedy(kinds: set[str], value: Any, choices: list[str]) -> str:
 
 
 def _bound(fault: Any) -> str:
-    """A number beyond its bounds, a list too short or too long, or whatever a class of options itself has found."""
+    """A number beyond its bounds, a list too short or too long, or whatever a class of options
+    itself has found.
+    """
     kind, context = fault["type"], fault.get("ctx", {})
     if kind == "value_error":
         return str(context["error"])

@@ -1,4 +1,6 @@
-"""What to write in place of a word of the command line that no command knows: options of a spec are given by --set."""
+"""What to write in place of a word of the command line that no command knows: options of a spec are
+given by --set.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ _ASSIGNMENT = re.compile(r"[A-Za-z_]+(\.\w+)+=")
 
 
 def instead(arguments: Sequence[str], option: str, spec: type[Options]) -> str:
-    """A sentence, or '' where nothing is known; `option` is the unknown one, '' where a word was one too many.
+    """A sentence, or '' where nothing is known; `option` is the unknown one, '' where a word was
+    one too many.
 
     `spec` are the options of a spec.
     """

@@ -1,4 +1,6 @@
-"""Beam search: the likeliest texts that a search of a few at a time finds, over the same caches as `generate`."""
+"""Beam search: the likeliest texts that a search of a few at a time finds, over the same caches as
+`generate`.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +14,24 @@ from bigmodel_cli.models.base import Generator
 
 @dataclass(frozen=True)
 class Beam:
-    """How to search: `width` hypotheses at a time; `length_penalty` 0 compares sums of log-probabilities as they are."""
+    """How to search: `width` hypotheses at a time; `length_penalty` 0 compares sums of
+    log-probabilities as they are.
+    """
 
     width: int = 5
     length_penalty: float = 1.0
 
     def normaliser(self, length: int) -> float:
-        """What a hypothesis of so many tokens divides its log-probability by: ((5 + length) / 6) ^ penalty (Wu et al. 2016)."""
+        """What a hypothesis of so many tokens divides its log-probability by: ((5 + length) / 6) ^
+        penalty (Wu et al. 2016).
+        """
         return float(((5 + length) / 6) ** self.length_penalty)
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """Tokens without the mark of the end, their summed log-probability (that of the end included), and the score compared by.
+    """Tokens without the mark of the end, their summed log-probability (that of the end included),
+    and the score compared by.
 
     `ended` is False where the longest length came before the end.
     """
@@ -49,7 +56,9 @@ class _Row:
         del self.found[self.width :]
 
     def finished(self, best_open: float) -> bool:
-        """Whether no open hypothesis, of which the best has this score, would get among those found at its present length."""
+        """Whether no open hypothesis, of which the best has this score, would get among those found
+        at its present length.
+        """
         enough = len(self.found) == self.width and best_open <= self.found[-1].score
         return enough or best_open == float("-inf")
 
@@ -65,11 +74,13 @@ def beam_search(
 ) -> list[list[Hypothesis]]:
     """Up to `beam.width` continuations of each row of `prompt` (B, T), the best first.
 
-    At each step the 2 x width likeliest extensions of a row's hypotheses are looked at: those that end and are among the first
-    `width` are kept as found, the first `width` that go on stay open (Graves 2012; Sutskever et al. 2014). A row is done when as
-    many are found as open ones could not better; it then leaves the batch. Width 1 is greedy. `real` (B, T) is False where a
-    shorter prompt is padded, on its left. Where a row reaches the model's longest sequence, the later half of its hypotheses is
-    read again, as in `generate`. What is found for a row does not depend on the rows beside it.
+    At each step the 2 x width likeliest extensions of a row's hypotheses are looked at: those that
+    end and are among the first `width` are kept as found, the first `width` that go on stay open
+    (Graves 2012; Sutskever et al. 2014). A row is done when as many are found as open ones could
+    not better; it then leaves the batch. Width 1 is greedy. `real` (B, T) is False where a shorter
+    prompt is padded, on its left. Where a row reaches the model's longest sequence, the later half
+    of its hypotheses is read again, as in `generate`. What is found for a row does not depend on
+    the rows beside it.
     """
     model.eval()
     with (

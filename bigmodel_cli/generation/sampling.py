@@ -1,4 +1,6 @@
-"""Generation with a cache: greedy, or drawn with temperature, top-k, top-p, min-p and a penalty of repetition."""
+"""Generation with a cache: greedy, or drawn with temperature, top-k, top-p, min-p and a penalty of
+repetition.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from bigmodel_cli.parts.context import padding_segments
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen: `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 leave every token in."""
+    """How the next token is chosen: `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0
+    leave every token in.
+    """
 
     temperature: float = 1.0
     top_k: int = 0
@@ -37,10 +41,12 @@ def generate(
 ) -> Iterator[Tensor]:
     """Yield the next token (B,) of each sequence of `prompt` (B, T), up to `max_new_tokens` times.
 
-    `draws` (B, max_new_tokens) are the uniform numbers that decide what is drawn; not read where `temperature` is 0. Ends when
-    every sequence has produced `stop`. Where a row reaches the model's longest sequence, its later half is read again and it goes
-    on from there; a prompt longer than that is cut from the left. `real` (B, T) is False where a shorter prompt is padded, on its
-    left. Each row's window, positions and draws are its own: its text does not depend on the rows beside it.
+    `draws` (B, max_new_tokens) are the uniform numbers that decide what is drawn; not read where
+    `temperature` is 0. Ends when every sequence has produced `stop`. Where a row reaches the
+    model's longest sequence, its later half is read again and it goes on from there; a prompt
+    longer than that is cut from the left. `real` (B, T) is False where a shorter prompt is padded,
+    on its left. Each row's window, positions and draws are its own: its text does not depend on the
+    rows beside it.
     """
     model.eval()
     own = own_lengths(prompt, real).clamp(
@@ -86,14 +92,18 @@ def own_lengths(prompt: Tensor, real: Tensor | None) -> Tensor:
 
 
 def slide(own: Tensor, limit: int) -> Tensor:
-    """(B,) -> (B,)   how many of its last tokens each row looks at: where they exceed `limit`, the later half and the newest."""
+    """(B,) -> (B,)   how many of its last tokens each row looks at: where they exceed `limit`, the
+    later half and the newest.
+    """
     return torch.where(own > limit, limit // 2 + 1, own)
 
 
 def last_tokens(tokens: Tensor, own: Tensor) -> tuple[Tensor, Tensor | None]:
-    """(B, T), (B,) -> (B, longest) the last `own` tokens of each row, and segments (B, longest): what is before them is padding.
+    """(B, T), (B,) -> (B, longest) the last `own` tokens of each row, and segments (B, longest):
+    what is before them is padding.
 
-    The segments are None where every row has as many. What stands in the place of padding is of no consequence.
+    The segments are None where every row has as many. What stands in the place of padding is of no
+    consequence.
     """
     longest = int(own.max())
     place = torch.arange(longest, device=tokens.device)
@@ -103,8 +113,8 @@ def last_tokens(tokens: Tensor, own: Tensor) -> tuple[Tensor, Tensor | None]:
 class Seen:
     """Which tokens each row has had, prompt included, for the penalty of repetition.
 
-    The mark `stop` is not counted: where it stands in a prompt it begins a text or ends one before, so that this one has not had
-    it, and a penalty would only make texts longer.
+    The mark `stop` is not counted: where it stands in a prompt it begins a text or ends one before,
+    so that this one has not had it, and a penalty would only make texts longer.
     """
 
     def __init__(self, prompt: Tensor, real: Tensor | None, stop: int | None = None) -> None:
@@ -118,7 +128,9 @@ class Seen:
         self.tokens = torch.cat((self.tokens, chosen[:, None]), 1)
 
     def penalised(self, logits: Tensor, penalty: float) -> Tensor:
-        """(B, V): logits of tokens that were there divided by the penalty, or multiplied where negative (Keskar et al. 2019)."""
+        """(B, V): logits of tokens that were there divided by the penalty, or multiplied where
+        negative (Keskar et al. 2019).
+        """
         old = logits.gather(1, self.tokens)
         changed = torch.where(old > 0, old / penalty, old * penalty)
         if self.stop is not None:
@@ -127,7 +139,9 @@ class Seen:
 
 
 def sample(logits: Tensor, sampling: Sampling, draws: Tensor | None) -> Tensor:
-    """One token for each row of logits (B, V) -> (B,): the likeliest, or where the uniform numbers (B,) fall among the likely."""
+    """One token for each row of logits (B, V) -> (B,): the likeliest, or where the uniform numbers
+    (B,) fall among the likely.
+    """
     if sampling.temperature == 0:
         return logits.argmax(-1)
     assert draws is not None, "drawing needs numbers"
@@ -149,10 +163,11 @@ def sample(logits: Tensor, sampling: Sampling, draws: Tensor | None) -> Tensor:
 def keep_likely(logits: Tensor, sampling: Sampling) -> Tensor:
     """Set all but the likeliest tokens to -inf.
 
-    Kept are the first `top_k` (Fan et al. 2018), no more where some are as likely; the fewest that have probability `top_p`
-    together, the one that reaches it included (nucleus; Holtzman et al. 2020); and those with at least `min_p` of the likeliest
-    one's probability (Nguyen et al. 2024). Of equally likely tokens the one of the lower number comes first, as in `argmax`, so
-    that `top_k` 1 is greedy.
+    Kept are the first `top_k` (Fan et al. 2018), no more where some are as likely; the fewest that
+    have probability `top_p` together, the one that reaches it included (nucleus; Holtzman et al.
+    2020); and those with at least `min_p` of the likeliest one's probability (Nguyen et al. 2024).
+    Of equally likely tokens the one of the lower number comes first, as in `argmax`, so that
+    `top_k` 1 is greedy.
     """
     if 0 < sampling.top_k < logits.shape[-1]:
         least = logits.topk(sampling.top_k, dim=-1).values[:, -1:]

@@ -1,4 +1,6 @@
-"""Texts that a model writes: continuations of prompts, and targets after reading sources; drawn, greedy or by beam search."""
+"""Texts that a model writes: continuations of prompts, and targets after reading sources; drawn,
+greedy or by beam search.
+"""
 
 from __future__ import annotations
 
@@ -40,10 +42,13 @@ NEAR = 32
 
 @dataclass(frozen=True)
 class Decoding:
-    """How a text is written. What is None is the model's own way: a decoder draws, an encoder-decoder searches as its task says.
+    """How a text is written.
 
-    `beams` 1 is greedy, unless a temperature above 0 is given, or one of `top_k`, `top_p` and `min_p`, which draw; `n_best`
-    hypotheses are shown of those that the search keeps.
+    What is None is the model's own way: a decoder draws, an encoder-decoder searches as its task
+    says.
+
+    `beams` 1 is greedy, unless a temperature above 0 is given, or one of `top_k`, `top_p` and
+    `min_p`, which draw; `n_best` hypotheses are shown of those that the search keeps.
     """
 
     max_tokens: int | None = None
@@ -102,7 +107,8 @@ class Decoding:
             )
 
     def search(self, own: Search) -> Beam | None:
-        """The beam search to make, `own` where nothing is given; None where text is drawn or greedy.
+        """The beam search to make, `own` where nothing is given; None where text is drawn or
+        greedy.
 
         Raises `SpecError` for a length penalty without a search.
         """
@@ -122,7 +128,9 @@ class Decoding:
         return Sampling(temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
 
     def draws(self, items: Sequence[int], count: int, device: torch.device) -> Tensor:
-        """(B, count) uniform numbers for these items: functions of the seed and the item's number alone."""
+        """(B, count) uniform numbers for these items: functions of the seed and the item's number
+        alone.
+        """
         rows = [
             torch.rand(
                 count,
@@ -142,10 +150,11 @@ Answer = Callable[[list[Item], dict[str, Tensor]], Iterable[dict[str, Any]]]
 def in_order(
     reader: Reader, inputs: Iterable[str], answer: Answer, device: torch.device, word: str = "input"
 ) -> Iterator[dict[str, Any]]:
-    """A record for each input, in order, as soon as its batch is done: {"input", what is answered, "truncated" where it was cut}.
+    """A record for each input, in order, as soon as its batch is done: {"input", what is answered,
+    "truncated" where it was cut}.
 
-    One that cannot be read has {"input", "error"}. At its end it says how many were cut, and raises `DataError` where any could not
-    be read; `word` is what an input is called.
+    One that cannot be read has {"input", "error"}. At its end it says how many were cut, and raises
+    `DataError` where any could not be read; `word` is what an input is called.
     """
     items = read_items(reader, inputs, word)
     total, cut, failed = 0, 0, list[str]()
@@ -181,7 +190,8 @@ def continue_texts(
 ) -> Iterator[dict[str, Any]]:
     """{"input", "text"} for each prompt, where "text" is what the model adds.
 
-    Where nothing is searched, `tell` is given the text of a prompt that is alone in its batch, but for its end, as it is written.
+    Where nothing is searched, `tell` is given the text of a prompt that is alone in its batch, but
+    for its end, as it is written.
     """
     tokenizer = load_tokenizer(loaded.assets)
     most = decoding.max_tokens or CONTINUED
@@ -210,7 +220,8 @@ def generate_from_source(
     word: str = "input",
     empty: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """{"input", "text"} for each source, where "text" is the target that the model writes, "unfinished" where it has no end.
+    """{"input", "text"} for each source, where "text" is the target that the model writes,
+    "unfinished" where it has no end.
 
     `empty` takes sources without a token too. At its end it says how many texts have not ended.
     """
@@ -246,7 +257,9 @@ def generate_from_source(
 
 
 def longest_text(loaded: Loaded, decoding: Decoding) -> int:
-    """The most tokens, the end included, that an encoder-decoder writes: as asked for, or as the task says, within the context."""
+    """The most tokens, the end included, that an encoder-decoder writes: as asked for, or as the
+    task says, within the context.
+    """
     model = loaded.model
     room = min(model.limit, model.max_len)
     wanted = decoding.max_tokens or loaded.spec.task.search().max_tokens or room
@@ -261,7 +274,9 @@ def longest_text(loaded: Loaded, decoding: Decoding) -> int:
 
 @dataclass(frozen=True)
 class Written:
-    """A text that was written for one input: its tokens, the score that it was compared by, and whether its end came."""
+    """A text that was written for one input: its tokens, the score that it was compared by, and
+    whether its end came.
+    """
 
     tokens: list[int]
     score: float | None
@@ -280,7 +295,8 @@ def write(
     real: Tensor | None,
     watch: Callable[[int], None] | None = None,
 ) -> list[list[Written]]:
-    """What the model writes after each row of `prompt` (B, T), in at most `most` tokens, the best first; without the end's mark.
+    """What the model writes after each row of `prompt` (B, T), in at most `most` tokens, the best
+    first; without the end's mark.
 
     `watch` is given each token of the first row as it comes, where nothing is searched.
     """
@@ -313,7 +329,8 @@ def _records(
     decoding: Decoding,
     prompts: Sequence[Sequence[int]] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """{"text", "score" of a search, "unfinished" where no end came}, with several hypotheses where asked for.
+    """{"text", "score" of a search, "unfinished" where no end came}, with several hypotheses where
+    asked for.
 
     `prompts` are the tokens that the texts continue; such texts may be without an end.
     """
@@ -333,8 +350,9 @@ def _records(
 def added_text(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int]) -> str:
     """The text that tokens add to a prompt's, so that both together are the whole text.
 
-    Some tokenizers decode a word's first token with a blank before it between words alone, or join pieces of a word only behind
-    its beginning (Metaspace, WordPiece): what tokens say hangs on those before them.
+    Some tokenizers decode a word's first token with a blank before it between words alone, or join
+    pieces of a word only behind its beginning (Metaspace, WordPiece): what tokens say hangs on
+    those before them.
     """
     before = tokenizer.decode(prompt) if prompt else ""
     whole = tokenizer.decode([*prompt, *tokens])
@@ -342,14 +360,18 @@ def added_text(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int
 
 
 class Pieces:
-    """A text as its tokens come after a prompt's: pieces that end where a character does; together they are what is added."""
+    """A text as its tokens come after a prompt's: pieces that end where a character does; together
+    they are what is added.
+    """
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
         self.tokenizer, self.before = tokenizer, list(prompt)
         self.waiting: list[int] = []
 
     def add(self, token: int) -> str:
-        """The piece that a token completes; "" where the last bytes of a character are still to come."""
+        """The piece that a token completes; "" where the last bytes of a character are still to
+        come.
+        """
         self.waiting.append(token)
         piece = added_text(self.tokenizer, self.before, self.waiting)
         if piece.endswith("\ufffd"):
@@ -367,7 +389,9 @@ def stream_text(
     decoding: Decoding,
     device: torch.device,
 ) -> Iterator[str]:
-    """What the model adds to the prompt, piece by piece; a piece ends where its characters are whole. `data` are its options."""
+    """What the model adds to the prompt, piece by piece; a piece ends where its characters are
+    whole. `data` are its options.
+    """
     reader, most = Prompts(tokenizer, model.limit, data), decoding.max_tokens or CONTINUED
     content, _ = reader.read(prompt, "the text")
     steps = generate(

@@ -1,4 +1,6 @@
-"""`bigmodel init --data`: a first spec for somebody's own data, after a look at it by the rooms that read it."""
+"""`bigmodel init --data`: a first spec for somebody's own data, after a look at it by the rooms
+that read it.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +35,16 @@ FORMS: dict[
     "tables": ((".csv", ".tsv", ".parquet", ".jsonl"), of_tables),
     "texts": ((".txt", ".md", ".rst", ".py"), of_texts),
 }
-"""What data may be, how its files end, and what drafts a spec for it; where several are in one folder, the first of them counts."""
+"""What data may be, how its files end, and what drafts a spec for it; where several are in one
+folder, the first of them counts.
+"""
 
 
 def draft(paths: Sequence[Path], wanted: Wanted) -> Draft:
-    """A spec for the data in these files and folders. Raises `DataError` and `SpecError` where none can be made."""
+    """A spec for the data in these files and folders.
+
+    Raises `DataError` and `SpecError` where none can be made.
+    """
     for path in paths:
         if not path.exists():
             raise SpecError(f"--data {path}: no such file or folder")

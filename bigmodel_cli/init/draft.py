@@ -13,7 +13,9 @@ from bigmodel_cli.errors import SpecError
 from bigmodel_cli.yaml_source import on_one_line
 
 SMALL_TEXT, LARGE_TEXT = 20_000, 2_000_000
-"""Characters: up to the first each byte is a token, and from the second on a vocabulary is as large as it gets here."""
+"""Characters: up to the first each byte is a token, and from the second on a vocabulary is as large
+as it gets here.
+"""
 CHARACTERS_OF_A_TOKEN = 3
 """About, of a BPE with a small vocabulary."""
 
@@ -71,14 +73,18 @@ def tokenizer(characters: int) -> tuple[dict[str, object], str]:
 
 
 def context_of(lengths: Sequence[int], kind: dict[str, object], most: int = 512) -> int:
-    """Tokens that hold 98 of 100 texts with so many characters each, with their marks; a multiple of 16."""
+    """Tokens that hold 98 of 100 texts with so many characters each, with their marks; a multiple
+    of 16.
+    """
     longest = sorted(lengths)[min(len(lengths) - 1, len(lengths) * 98 // 100)]
     tokens = longest * 1.3 if kind["type"] == "bytes" else longest / CHARACTERS_OF_A_TOKEN
     return max(16, min(most, -(-int(tokens + 8) // 16) * 16))
 
 
 def by_split(files: Iterable[Path]) -> dict[str, list[Path]]:
-    """The files of each split, by a word in their names; all are for training where none is for that."""
+    """The files of each split, by a word in their names; all are for training where none is for
+    that.
+    """
     found: dict[str, list[Path]] = {}
     for file in files:
         words = re.split(r"[^a-z]+", plain_name(file).rpartition(".")[0])

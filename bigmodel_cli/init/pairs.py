@@ -21,7 +21,8 @@ PREFIX = {"train": "", "val": "val_", "test": "test_"}
 def sides_of(paths: Sequence[Path], files: Sequence[Path]) -> tuple[list[Path], list[Path]] | None:
     """The files of sources and of targets, in one order; None where these are none.
 
-    Two files whose names differ in their ending alone (train.de, train.en), or a folder of such; or two .txt with as many lines.
+    Two files whose names differ in their ending alone (train.de, train.en), or a folder of such; or
+    two .txt with as many lines.
     """
     names = [plain_name(file).rpartition(".") for file in files]
     ends = list(dict.fromkeys(end for _, _, end in names))

@@ -34,7 +34,9 @@ ANY = r"(?P<label>[^/]+)$"
 
 
 def of_sounds(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> Draft:
-    """A CNN on pictures of sound where there are labels, an encoder that writes down what is said where there are transcripts."""
+    """A CNN on pictures of sound where there are labels, an encoder that writes down what is said
+    where there are transcripts.
+    """
     given = [str(path) for path in paths if path.is_dir() or path in files]
     names = [name for name, _, _ in contents(find_sound(given, Path()))]
     transcripts = _transcripts(paths)
@@ -83,7 +85,9 @@ def of_sounds(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
 
 
 def _transcripts(paths: Sequence[Path]) -> list[Path]:
-    """Files of lines NAME<TAB>TEXT beside or in what is named; of other tables it is said that they are left out."""
+    """Files of lines NAME<TAB>TEXT beside or in what is named; of other tables it is said that they
+    are left out.
+    """
     beside = [
         f
         for p in paths
@@ -104,7 +108,10 @@ def _transcripts(paths: Sequence[Path]) -> list[Path]:
 
 
 def _pattern(names: Sequence[str]) -> tuple[str, str, list[str]]:
-    """How the names say the labels: (in words, pattern, the labels). Raises `DataError` where they do not."""
+    """How the names say the labels: (in words, pattern, the labels).
+
+    Raises `DataError` where they do not.
+    """
     for how, pattern in NAMES.items():
         matches = [re.search(pattern, name) for name in names]
         labels = Counter(match["label"] for match in matches if match)

@@ -1,4 +1,6 @@
-"""A first spec for a table: labelled texts, pairs of texts, or texts alone, by what its columns hold."""
+"""A first spec for a table: labelled texts, pairs of texts, or texts alone, by what its columns
+hold.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ LOOKED_AT = 5000
 
 
 def of_tables(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> Draft:
-    """An encoder that labels texts, an encoder-decoder for two columns of text, or a decoder for one without labels."""
+    """An encoder that labels texts, an encoder-decoder for two columns of text, or a decoder for
+    one without labels.
+    """
     splits = by_split(files)
     seen = look_at_table(splits["train"][0])
     label, notes = _label(seen, wanted)

@@ -1,7 +1,9 @@
-"""Metrics as additive statistics: each item has a row of numbers, and a value is a function of their sum over the items.
+"""Metrics as additive statistics: each item has a row of numbers, and a value is a function of
+their sum over the items.
 
-So a metric over a split does not depend on batches, and its uncertainty, and whether it differs between two models, come from
-adding up the same rows in other combinations. A mean is the simplest: (sum, count) and their ratio.
+So a metric over a split does not depend on batches, and its uncertainty, and whether it differs
+between two models, come from adding up the same rows in other combinations. A mean is the simplest:
+(sum, count) and their ratio.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ Limits = tuple[float, float]
 
 
 class MetricInfo(NamedTuple):
-    """What is to be known of a metric: `signature` says how it is counted, and `percent` that people read it in percent."""
+    """What is to be known of a metric: `signature` says how it is counted, and `percent` that
+    people read it in percent.
+    """
 
     higher_is_better: bool = True
     signature: str = ""
@@ -41,13 +45,16 @@ def shown(value: float, percent: bool) -> str:
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric of N items: `statistics` (N, K) float64, dense or sparse, and `value`, (..., K) sums of them -> (...).
+    """A metric of N items: `statistics` (N, K) float64, dense or sparse, and `value`, (..., K) sums
+    of them -> (...).
 
-    `count` is what it was counted over (items, tokens, words); the others are as in `MetricInfo`. `bounds` is for metrics
-    of which a part may rest on next to no item: sums (K,) -> the value with that part at its worst, and at its best.
+    `count` is what it was counted over (items, tokens, words); the others are as in `MetricInfo`.
+    `bounds` is for metrics of which a part may rest on next to no item: sums (K,) -> the value with
+    that part at its worst, and at its best.
 
-    `pseudo` (N,) are the jackknife's pseudo-values of a metric that ranks the items against one another, so that it is no function
-    of sums: its statistics are ones, and its value is known for all items alone.
+    `pseudo` (N,) are the jackknife's pseudo-values of a metric that ranks the items against one
+    another, so that it is no function of sums: its statistics are ones, and its value is known for
+    all items alone.
     """
 
     statistics: Tensor

@@ -1,7 +1,8 @@
 """How sure a metric is, and whether it differs between two models that saw the same items.
 
-Intervals hold from five items on, which the percentiles of a bootstrap do not: those cover the truth in 80 to 90 % of the cases
-at ten items. `tests/metrics/test_coverage.py` simulates what these cover.
+Intervals hold from five items on, which the percentiles of a bootstrap do not: those cover the
+truth in 80 to 90 % of the cases at ten items. `tests/metrics/test_coverage.py` simulates what these
+cover.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ NORMAL = 1.959963984540054
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric, what it was counted over, and its 95 % interval with the method that gave it; NaN is an end that is not known."""
+    """A metric, what it was counted over, and its 95 % interval with the method that gave it; NaN
+    is an end that is not known.
+    """
 
     value: float
     count: int
@@ -47,7 +50,9 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric of two models on the same items: second minus first, its 95 % interval, and the p-value of no difference."""
+    """A metric of two models on the same items: second minus first, its 95 % interval, and the
+    p-value of no difference.
+    """
 
     first: float
     second: float
@@ -68,10 +73,12 @@ def _known(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def estimate(measure: Measure) -> Estimate:
-    """The metric with its interval: exact for a proportion of independent items, else Hall's on the jackknife's values.
+    """The metric with its interval: exact for a proportion of independent items, else Hall's on the
+    jackknife's values.
 
-    Where every item says the same, the interval is what items that were not drawn could still change (`unseen`); where a part of
-    the metric rests on next to no item, that part is taken as unknown (`Measure.bounds`).
+    Where every item says the same, the interval is what items that were not drawn could still
+    change (`unseen`); where a part of the metric rests on next to no item, that part is taken as
+    unknown (`Measure.bounds`).
     """
     rows, value = measure.statistics, measure.total()
     if (
@@ -109,7 +116,9 @@ def estimate(measure: Measure) -> Estimate:
 
 
 def pseudo_values(measure: Measure) -> Tensor:
-    """(N',) float64   n x value - (n - 1) x the value without the item (Tukey 1958), of items that count at all."""
+    """(N',) float64   n x value - (n - 1) x the value without the item (Tukey 1958), of items that
+    count at all.
+    """
     if measure.pseudo is not None:
         return measure.pseudo
     return _pseudo(measure, measure.statistics.index_select(0, _counting(measure.statistics)))
@@ -135,7 +144,9 @@ def _pseudo(measure: Measure, rows: Tensor) -> Tensor:
 
 
 def degrees_of_freedom(measure: Measure) -> int:
-    """n - 1 for n items; for a ratio whose items count unevenly, as many as even ones would be (Kish 1965): (sum w)^2 / sum w^2."""
+    """n - 1 for n items; for a ratio whose items count unevenly, as many as even ones would be
+    (Kish 1965): (sum w)^2 / sum w^2.
+    """
     rows = measure.statistics
     if measure.value is not ratio:
         return len(_counting(rows)) - 1
@@ -146,11 +157,13 @@ def degrees_of_freedom(measure: Measure) -> int:
 
 
 def hall_interval(pseudo: Tensor, value: float, degrees: int) -> tuple[float, float]:
-    """The 95 % interval of a statistic by its pseudo-values: Student's t after Hall's transformation, which mends skewness.
+    """The 95 % interval of a statistic by its pseudo-values: Student's t after Hall's
+    transformation, which mends skewness.
 
-    Hall (1992), "On the removal of skewness by transformation", the cubic that can always be inverted: with t = (estimate -
-    truth) / s, g(t) = t + a t^2 + a^2 t^3 / 3 + b is nearly symmetric, where a = skewness / 3 and b = skewness / (6 n).
-    NaN twice for fewer than two items, or where a value without one of them is not defined.
+    Hall (1992), "On the removal of skewness by transformation", the cubic that can always be
+    inverted: with t = (estimate - truth) / s, g(t) = t + a t^2 + a^2 t^3 / 3 + b is nearly
+    symmetric, where a = skewness / 3 and b = skewness / (6 n). NaN twice for fewer than two items,
+    or where a value without one of them is not defined.
     """
     n = len(pseudo)
     if n < 2 or not bool(pseudo.isfinite().all()):
@@ -171,24 +184,30 @@ def hall_interval(pseudo: Tensor, value: float, degrees: int) -> tuple[float, fl
 
 
 def constant(pseudo: Tensor) -> bool:
-    """Whether all items say the same, so that their spread says nothing of how sure a metric is; False for a single one."""
+    """Whether all items say the same, so that their spread says nothing of how sure a metric is;
+    False for a single one.
+    """
     if len(pseudo) < 2 or not bool(pseudo.isfinite().all()):
         return False
     return float(pseudo.max() - pseudo.min()) <= 1e-10 * max(1.0, float(pseudo.abs().max()))
 
 
 def unseen(n: int) -> float:
-    """The largest share of other items that n draws may miss with a probability of a half of 5 % (Clopper and Pearson 1934)."""
+    """The largest share of other items that n draws may miss with a probability of a half of 5 %
+    (Clopper and Pearson 1934).
+    """
     return 1 - math.exp(math.log(TAIL) / n)
 
 
 def compare(first: Measure, second: Measure) -> Difference:
     """Whether the second of two models is better on the same items.
 
-    p is two-sided: how often the difference is as large when the two models' results are swapped, item by item, at random
-    (approximate randomisation; Noreen 1989, Riezler and Maxwell 2005): exact where the models are alike, for every metric and any
-    number of items. The interval is that of the items' differences, as in `estimate`, for right and wrong answers Bonett and
-    Price's; it leaves out 0 only where p is below 5 %, since a few items of which most are the same say less than their spread.
+    p is two-sided: how often the difference is as large when the two models' results are swapped,
+    item by item, at random (approximate randomisation; Noreen 1989, Riezler and Maxwell 2005):
+    exact where the models are alike, for every metric and any number of items. The interval is that
+    of the items' differences, as in `estimate`, for right and wrong answers Bonett and Price's; it
+    leaves out 0 only where p is below 5 %, since a few items of which most are the same say less
+    than their spread.
     """
     values = first.total(), second.total()
     seen = values[1] - values[0]
@@ -217,15 +236,19 @@ def _right_or_wrong(pseudo: Tensor, reach: float) -> bool:
 
 
 def _counted(*statistics: Tensor) -> bool:
-    """Whether these are whole numbers (edits, words), which two models may have in common by chance, as they have no losses."""
+    """Whether these are whole numbers (edits, words), which two models may have in common by
+    chance, as they have no losses.
+    """
     return all(bool((rows == rows.round()).all()) for rows in statistics if not rows.is_sparse)
 
 
 def paired_interval(differences: Tensor) -> tuple[float, float]:
-    """The 95 % interval of the difference of two paired proportions, from items' differences (N,) of -1, 0 and 1.
+    """The 95 % interval of the difference of two paired proportions, from items' differences (N,)
+    of -1, 0 and 1.
 
-    Bonett and Price (2012), "Adjusted Wald confidence interval for a difference of binomial proportions based on paired data":
-    one more item that the first alone has right and one that the second alone has.
+    Bonett and Price (2012), "Adjusted Wald confidence interval for a difference of binomial
+    proportions based on paired data": one more item that the first alone has right and one that the
+    second alone has.
     """
     n = len(differences) + 2
     middle, either = float(differences.sum()) / n, float(differences.abs().sum() + 2) / n
@@ -252,7 +275,8 @@ def _swapped(measure: Measure, ours: Tensor, theirs: Tensor, seen: float) -> flo
 
 
 def swap_patterns(n: int, width: int = 1) -> Iterator[Tensor]:
-    """(R, n) float64 of 0 and 1: which items are swapped; all 2^n ways where that is few, else random ones, always the same.
+    """(R, n) float64 of 0 and 1: which items are swapped; all 2^n ways where that is few, else
+    random ones, always the same.
 
     `width` is how many numbers follow from each, which limits how many come at once.
     """
@@ -270,7 +294,9 @@ def swap_patterns(n: int, width: int = 1) -> Iterator[Tensor]:
 
 @functools.cache
 def t_quantile(degrees: int) -> float:
-    """The 0.975 quantile of Student's t (Abramowitz and Stegun 1964: 26.7.3 and 26.7.4; from 100 degrees on 26.7.5)."""
+    """The 0.975 quantile of Student's t (Abramowitz and Stegun 1964: 26.7.3 and 26.7.4; from 100
+    degrees on 26.7.5).
+    """
     if degrees >= 100:
         x, n = NORMAL, float(degrees)
         terms = (
@@ -299,7 +325,9 @@ def _t_inside(angle: float, degrees: int) -> float:
 
 
 def exact_interval(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % interval of a proportion by Clopper and Pearson (1934), by bisection on the binomial tail."""
+    """The 95 % interval of a proportion by Clopper and Pearson (1934), by bisection on the binomial
+    tail.
+    """
     low = 0.0 if successes == 0 else _bisect(lambda p: _upper_tail(successes, trials, p) - TAIL)
     high = (
         1.0

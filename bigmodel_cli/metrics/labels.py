@@ -1,4 +1,6 @@
-"""How a classifier errs: its confusion matrix, the macro-averaged F1 that follows from it, and a picture of it."""
+"""How a classifier errs: its confusion matrix, the macro-averaged F1 that follows from it, and a
+picture of it.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,17 @@ FEWEST = 2
 
 
 def confusion(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
-    """(N,), (N,) -> (C, C) int64   how many items of each class (row) were taken for each class (column)."""
+    """(N,), (N,) -> (C, C) int64   how many items of each class (row) were taken for each class
+    (column).
+    """
     return torch.bincount(labels * classes + predictions, minlength=classes * classes).view(
         classes, classes
     )
 
 
 def macro_f1(confusion: Tensor) -> Tensor:
-    """(..., C, C) -> (...) float64   the mean over the classes that occur or are predicted of F1 = 2 TP / (2 TP + FP + FN).
+    """(..., C, C) -> (...) float64   the mean over the classes that occur or are predicted of F1 =
+    2 TP / (2 TP + FP + FN).
 
     As scikit-learn's `f1_score(average="macro")` has it.
     """
@@ -35,7 +40,9 @@ def macro_f1(confusion: Tensor) -> Tensor:
 
 
 def f1_measure(labels: Tensor, predictions: Tensor, classes: int) -> Measure:
-    """macro-F1 of items (N,): of each its label, its prediction, and whether they are the same, as counts of the C classes."""
+    """macro-F1 of items (N,): of each its label, its prediction, and whether they are the same, as
+    counts of the C classes.
+    """
     right = torch.where(labels == predictions, labels, -1)
     places = [(labels, 0), (predictions, classes), (right, 2 * classes)]
     columns = torch.cat([numbers + first for numbers, first in places])
@@ -71,7 +78,8 @@ def _mean_f1(hits: Tensor, both: Tensor) -> Tensor:
 
 
 def draw_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> None:
-    """Write a (C, C) confusion matrix as a PNG: colours are shares of each row, numbers counts where they are legible.
+    """Write a (C, C) confusion matrix as a PNG: colours are shares of each row, numbers counts
+    where they are legible.
 
     Raises `ResourceError` where it cannot be written.
     """
@@ -109,7 +117,9 @@ def _short(name: str) -> str:
 
 
 def _name_axes(axes: Any, names: list[str], width: float) -> None:
-    """All names where there is room, else every fifth or tenth; turned where they are longer than a cell's width in inches."""
+    """All names where there is room, else every fifth or tenth; turned where they are longer than a
+    cell's width in inches.
+    """
     count = len(names)
     step = 1 if count <= NAMED else 5 if count <= 2 * NAMED else -(-count // 200) * 10
     shown = list(range(0, count, step))

@@ -7,10 +7,11 @@ from bigmodel_cli.metrics import SHARE, Measure
 
 
 def average_precision(scores: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """scores (N,) float64, truth (N,) bool -> () and (N,)   the average precision, and that without each of the items.
+    """scores (N,) float64, truth (N,) bool -> () and (N,)   the average precision, and that without
+    each of the items.
 
-    As scikit-learn's `average_precision_score`: the mean over the positives of the precision among all items that score as high;
-    NaN where there is no positive.
+    As scikit-learn's `average_precision_score`: the mean over the positives of the precision among
+    all items that score as high; NaN where there is no positive.
     """
     order = scores.argsort(descending=True, stable=True)
     sorted_scores, positive = scores[order], truth[order].double()
@@ -62,7 +63,8 @@ def mean_average_precision(scores: Tensor, truth: Tensor) -> Measure:
 
 
 def f1_of_sets(truth: Tensor, said: Tensor) -> dict[str, Measure]:
-    """(N, C) bool twice: F1 = 2 TP / (2 TP + FP + FN) of all decisions, and its mean over the labels that occur or are said.
+    """(N, C) bool twice: F1 = 2 TP / (2 TP + FP + FN) of all decisions, and its mean over the
+    labels that occur or are said.
 
     As scikit-learn's `f1_score` with `average="micro"` and `"macro"` and `zero_division=nan`.
     """
@@ -92,7 +94,8 @@ def f1_of_sets(truth: Tensor, said: Tensor) -> dict[str, Measure]:
 
 
 def best_threshold(scores: Tensor, truth: Tensor) -> float | None:
-    """The threshold of the highest F1, where scores (N,) float64 at least as high are said; None without positives.
+    """The threshold of the highest F1, where scores (N,) float64 at least as high are said; None
+    without positives.
 
     It lies halfway between two scores.
     """

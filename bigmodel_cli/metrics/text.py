@@ -1,4 +1,6 @@
-"""How near a written text is to a reference, by the field's libraries: sacrebleu, rouge-score, jiwer (`bigmodel[metrics]`)."""
+"""How near a written text is to a reference, by the field's libraries: sacrebleu, rouge-score,
+jiwer (`bigmodel[metrics]`).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ LEAD = "_lead"
 
 
 def bleu(predictions: Texts, references: Texts, lowercase: bool = False) -> Measure:
-    """BLEU (Papineni et al. 2002) from 0 to 100 by sacrebleu (Post 2018): tokenizer 13a, one reference."""
+    """BLEU (Papineni et al. 2002) from 0 to 100 by sacrebleu (Post 2018): tokenizer 13a, one
+    reference.
+    """
     return _sacrebleu(_library("sacrebleu").BLEU(lowercase=lowercase), predictions, references)
 
 
@@ -48,7 +52,9 @@ def _sacrebleu(metric: Any, predictions: Texts, references: Texts) -> Measure:
 
 
 def rouge(kind: str) -> Callable[[Texts, Texts], Measure]:
-    """ROUGE (Lin 2004), the mean F-measure by rouge-score, with Porter's stemmer for words of ASCII letters."""
+    """ROUGE (Lin 2004), the mean F-measure by rouge-score, with Porter's stemmer for words of ASCII
+    letters.
+    """
 
     def measure(predictions: Texts, references: Texts) -> Measure:
         scorer = _library("rouge_score.rouge_scorer").RougeScorer([kind], tokenizer=RougeWords())
@@ -75,7 +81,8 @@ ERROR_RATE = MetricInfo(False, NORMALISED, percent=True)
 class RougeWords:
     """The words of a text for ROUGE: those of rouge-score where the text is ASCII.
 
-    rouge-score itself drops every other letter, so that two texts in Greek or Hindi have nothing in common, or all of it.
+    rouge-score itself drops every other letter, so that two texts in Greek or Hindi have nothing in
+    common, or all of it.
     """
 
     def __init__(self) -> None:
@@ -98,7 +105,9 @@ APOSTROPHES = dict.fromkeys(map(ord, "\u2019\u2018\u05f3\u02bc\u02bb\uff07\u2032
 
 
 def wer(predictions: Texts, references: Texts) -> Measure:
-    """Word error rate by jiwer: substitutions, deletions and insertions over the references' words, after `NORMALISED`."""
+    """Word error rate by jiwer: substitutions, deletions and insertions over the references' words,
+    after `NORMALISED`.
+    """
     return _errors("process_words", predictions, references)
 
 
@@ -124,10 +133,12 @@ def _errors(name: str, predictions: Texts, references: Texts) -> Measure:
 
 
 def normalised(text: str) -> str:
-    """What speech is compared as: lower case, letters with their marks, digits, apostrophes within words, single blanks.
+    """What speech is compared as: lower case, letters with their marks, digits, apostrophes within
+    words, single blanks.
 
-    Characters are judged by their Unicode category after composition (NFC), so that vowel signs (Devanagari, Thai) stay and it
-    does not matter how a text is encoded. Format characters (zero-width joiners, soft hyphens, directions) are left out.
+    Characters are judged by their Unicode category after composition (NFC), so that vowel signs
+    (Devanagari, Thai) stay and it does not matter how a text is encoded. Format characters
+    (zero-width joiners, soft hyphens, directions) are left out.
     """
     composed = unicodedata.normalize(
         "NFC", unicodedata.normalize("NFC", text).lower().translate(APOSTROPHES)
@@ -168,20 +179,27 @@ INFO |= dict.fromkeys(MEASURES["rouge"], ROUGE)
 
 
 def group_of(metric: str) -> list[str]:
-    """The name in `MEASURES` that stands for this metric, among others; none for a metric that is not of texts."""
+    """The name in `MEASURES` that stands for this metric, among others; none for a metric that is
+    not of texts.
+    """
     return [group for group, members in MEASURES.items() if metric in members]
 
 
 def text_measures(
     names: Sequence[str], predictions: Texts, references: Texts
 ) -> dict[str, Measure]:
-    """The metrics of texts that these names stand for. Raises `MissingPackage` where a library is missing."""
+    """The metrics of texts that these names stand for.
+
+    Raises `MissingPackage` where a library is missing.
+    """
     chosen = {name: measure for group in names for name, measure in MEASURES[group].items()}
     return {name: measure(predictions, references) for name, measure in chosen.items()}
 
 
 def lead_measures(names: Sequence[str], sources: Texts, references: Texts) -> dict[str, Measure]:
-    """The same of the sources' first words, as many as the references have on average: what a summary must be better than."""
+    """The same of the sources' first words, as many as the references have on average: what a
+    summary must be better than.
+    """
     count = max(1, round(sum(len(r.split()) for r in references) / max(1, len(references))))
     first = [" ".join(source.split()[:count]) for source in sources]
     return {
@@ -190,7 +208,9 @@ def lead_measures(names: Sequence[str], sources: Texts, references: Texts) -> di
 
 
 def need_libraries(names: Sequence[str]) -> None:
-    """Raise `MissingPackage` for a library that these metrics need and that is missing: before anything is computed."""
+    """Raise `MissingPackage` for a library that these metrics need and that is missing: before
+    anything is computed.
+    """
     libraries = {
         "bleu": "sacrebleu",
         "chrf": "sacrebleu",

@@ -1,4 +1,7 @@
-"""Models: skeletons that join parts, and networks of their own kind. One file each, one name in the table."""
+"""Models: skeletons that join parts, and networks of their own kind.
+
+One file each, one name in the table.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,9 @@ ModelOptions = Annotated[AnyModelOptions, MODELS]
 
 
 def sees_both_sides(options: AnyModelOptions, path: str) -> bool:
-    """Whether a part at this path of the spec stands where positions see all others, not those before them alone."""
+    """Whether a part at this path of the spec stands where positions see all others, not those
+    before them alone.
+    """
     return options.two_sided is not None and f"{path}.".startswith(f"{options.two_sided}.")
 
 
@@ -38,7 +43,10 @@ def learners(output: str) -> list[str]:
 
 
 def build(options: AnyModelOptions, info: DatasetInfo) -> Model:
-    """The model for data as `info` describes it, with freshly drawn weights. Raises `SpecError` where they do not fit."""
+    """The model for data as `info` describes it, with freshly drawn weights.
+
+    Raises `SpecError` where they do not fit.
+    """
     return options.build(info)
 
 

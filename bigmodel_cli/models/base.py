@@ -1,4 +1,6 @@
-"""What every model answers to those who train it, generate with it and look into it; and what its options answer."""
+"""What every model answers to those who train it, generate with it and look into it; and what its
+options answer.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ class Generator(Protocol):
 
 
 class Model(Module):
-    """Base of all models. What is not overridden here is the answer of a network that labels images."""
+    """Base of all models.
+
+    What is not overridden here is the answer of a network that labels images.
+    """
 
     inputs: tuple[str, ...] = ("image",)
     """Names in a batch, in the order of the call; a batch may be without those after the first."""
@@ -45,7 +50,9 @@ class Model(Module):
     is_encoder_decoder: ClassVar[bool] = False
     """Whether it reads a source before it writes."""
     grid: tuple[int, int] | None = None
-    """Rows and columns of patches, for one that looks at an image by attention; `first` tokens stand before them."""
+    """Rows and columns of patches, for one that looks at an image by attention; `first` tokens
+    stand before them.
+    """
     first: int = 0
 
     def arguments(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -62,7 +69,9 @@ class Model(Module):
         raise NotImplementedError
 
     def last_feature_layer(self) -> Module:
-        """The last module whose output is an image (B, K, h, w), for Grad-CAM. Raises `SpecError` where there is none."""
+        """The last module whose output is an image (B, K, h, w), for Grad-CAM. Raises `SpecError`
+        where there is none.
+        """
         raise SpecError("this network has no convolution to look at")
 
 
@@ -77,13 +86,20 @@ class AnyModelOptions(Options):
 
     @abstractmethod
     def build(self, info: DatasetInfo) -> Model:
-        """The model for data as `info` describes it, with freshly drawn weights. Raises `SpecError` where they do not fit."""
+        """The model for data as `info` describes it, with freshly drawn weights.
+
+        Raises `SpecError` where they do not fit.
+        """
 
     def check_output(self, output: str, task: str) -> None:
-        """Raise `ValueError` where this model cannot compute an output for a task, though others of its type can."""
+        """Raise `ValueError` where this model cannot compute an output for a task, though others of
+        its type can.
+        """
 
     def longest(self) -> int | None:
-        """The longest sequence that is given (`max_len`); None where it is left to the data, or there is none."""
+        """The longest sequence that is given (`max_len`); None where it is left to the data, or
+        there is none.
+        """
         return dict(self).get("max_len")
 
     def with_longest(self, length: int) -> AnyModelOptions:
@@ -96,7 +112,9 @@ class AnyModelOptions(Options):
         return None
 
     def without_download(self) -> AnyModelOptions:
-        """The same network without pretrained weights to fetch, for one whose weights come from elsewhere."""
+        """The same network without pretrained weights to fetch, for one whose weights come from
+        elsewhere.
+        """
         return self
 
 

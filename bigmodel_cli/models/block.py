@@ -20,7 +20,9 @@ SLOTS = ("mixer", "cross", "ffn")
 
 
 class BlockOptions(Options):
-    """One block, or `repeat` equal ones: x + mixer(norm(x)), then x + cross(norm(x), memory), then x + ffn(norm(x))."""
+    """One block, or `repeat` equal ones: x + mixer(norm(x)), then x + cross(norm(x), memory), then
+    x + ffn(norm(x)).
+    """
 
     repeat: Annotated[int, Field(gt=0, le=MOST_BLOCKS)] = Field(
         1, description="how many such blocks follow each other"
@@ -58,7 +60,8 @@ class BlockOptions(Options):
 
 
 class Block(Module):
-    """(B, T, C) -> (B, T, C)   pre (Xiong et al. 2020): x + f(norm(x)); post (Vaswani et al. 2017): norm(x + f(x)).
+    """(B, T, C) -> (B, T, C)   pre (Xiong et al. 2020): x + f(norm(x)); post (Vaswani et al. 2017):
+    norm(x + f(x)).
 
     Sandwich (Ding et al. 2021): x + norm(f(norm(x))).
     """
@@ -144,7 +147,10 @@ def build_blocks(
 
 
 def count_blocks(blocks: list[BlockOptions]) -> int:
-    """How many blocks these options describe. Raises `ValueError` where they are too many to mean it."""
+    """How many blocks these options describe.
+
+    Raises `ValueError` where they are too many to mean it.
+    """
     total = sum(block.repeat for block in blocks)
     if total > MOST_BLOCKS:
         raise ValueError(f"{total:,} blocks; at most {MOST_BLOCKS:,}")
@@ -152,7 +158,9 @@ def count_blocks(blocks: list[BlockOptions]) -> int:
 
 
 def check_causal(path: str, blocks: list[BlockOptions]) -> None:
-    """Raise `ValueError` where one of a decoder's blocks, at `path`, lets positions see what they are to foretell."""
+    """Raise `ValueError` where one of a decoder's blocks, at `path`, lets positions see what they
+    are to foretell.
+    """
     for index, block in enumerate(blocks):
         if block.mixer is not None and looks_ahead(block.mixer):
             raise ValueError(

@@ -111,7 +111,10 @@ class FlattenOptions(Options):
 
 
 class DenseOptions(Options):
-    """A fully connected layer, then the activation. `units: classes` is as many as the data has classes, or numbers to learn."""
+    """A fully connected layer, then the activation.
+
+    `units: classes` is as many as the data has classes, or numbers to learn.
+    """
 
     type: Literal["dense"] = "dense"
     units: Count | Literal["classes"] = Field(
@@ -143,7 +146,9 @@ class DropoutOptions(Options):
 
 
 class ResidualOptions(Options):
-    """x + layers(x) (He et al. 2016); a 1 x 1 convolution brings x to another shape where the layers do."""
+    """x + layers(x) (He et al. 2016); a 1 x 1 convolution brings x to another shape where the
+    layers do.
+    """
 
     type: Literal["residual"] = "residual"
     layers: Annotated[list[LayerOptions], Field(min_length=1)] = Field(description="the branch")
@@ -168,7 +173,9 @@ LayerOptions = Annotated[
 
 
 class CNNOptions(AnyModelOptions):
-    """A stack of conv, pool, adaptive_pool, residual, dropout, flatten and dense layers, written in YAML."""
+    """A stack of conv, pool, adaptive_pool, residual, dropout, flatten and dense layers, written in
+    YAML.
+    """
 
     type: Literal["cnn"] = "cnn"
     outputs: ClassVar = ("labels",)
@@ -185,10 +192,11 @@ CNNOptions.model_rebuild()
 
 
 class CNN(Model):
-    """(B, C, H, W) -> (B, classes)   the layers of the spec, one after the other; `layers.3` is the spec's fourth.
+    """(B, C, H, W) -> (B, classes)   the layers of the spec, one after the other; `layers.3` is the
+    spec's fourth.
 
-    Weights and biases start as PyTorch's layers do, evenly within +-1 / sqrt(inputs): He et al. 2015 for a leaky ReLU of slope
-    sqrt(5). BatchNorm starts as the identity.
+    Weights and biases start as PyTorch's layers do, evenly within +-1 / sqrt(inputs): He et al.
+    2015 for a leaky ReLU of slope sqrt(5). BatchNorm starts as the identity.
     """
 
     def __init__(self, options: CNNOptions, info: DatasetInfo) -> None:
@@ -224,10 +232,11 @@ class CNN(Model):
         return (f"layers.{last}",)
 
     def last_feature_layer(self) -> Module:
-        """The last layer of convolutions whose output is still an image, for Grad-CAM: (B, K, h, w) before pooling.
+        """The last layer of convolutions whose output is still an image, for Grad-CAM: (B, K, h, w)
+        before pooling.
 
-        Where the last convolutions see all of the image at once (LeNet-5's third), it is the last one before them that does not.
-        Raises `SpecError` where there are no convolutions.
+        Where the last convolutions see all of the image at once (LeNet-5's third), it is the last
+        one before them that does not. Raises `SpecError` where there are no convolutions.
         """
         shape: Shape = self.image_shape
         found: Module | None = None
@@ -241,7 +250,9 @@ class CNN(Model):
 
 
 class Residual(Module):
-    """(B, C, H, W) -> (B, K, h, w)   act(shortcut(x) + layers(x)) (He et al. 2016, "Deep Residual Learning")."""
+    """(B, C, H, W) -> (B, K, h, w)   act(shortcut(x) + layers(x)) (He et al. 2016, "Deep Residual
+    Learning").
+    """
 
     def __init__(self, options: ResidualOptions, shape: Shape, classes: int) -> None:
         super().__init__()
@@ -263,7 +274,9 @@ class Residual(Module):
 
 
 def ends(layer: Module, end: Literal[0, -1]) -> set[Module]:
-    """The convolutions and dense layers that read what `layer` reads (end 0), or put out what it puts out (end -1)."""
+    """The convolutions and dense layers that read what `layer` reads (end 0), or put out what it
+    puts out (end -1).
+    """
     if not isinstance(layer, Residual):
         return {m for m in layer.modules() if isinstance(m, nn.Conv2d | nn.Linear)}
     branch = [inner for inner in layer.layers if any(True for _ in inner.parameters())]
@@ -279,7 +292,10 @@ def _project(channels: int, out: int, stride: tuple[int, int]) -> Module:
 def build_layers(
     options: Sequence[Any], shape: Shape, classes: int, path: str
 ) -> tuple[Any, Shape]:
-    """The layers as a Sequential and the shape that comes out. Raises `OptionError` naming the layer that does not fit."""
+    """The layers as a Sequential and the shape that comes out.
+
+    Raises `OptionError` naming the layer that does not fit.
+    """
     layers = nn.Sequential()
     for index, layer_options in enumerate(options):
         with under(f"{path}.{index}"):
@@ -291,7 +307,9 @@ def build_layers(
 
 
 def output_shape(layer: Module, shape: Shape) -> Shape:
-    """The shape that `layer` makes of `shape`, found on the meta device without touching the layer's own storage."""
+    """The shape that `layer` makes of `shape`, found on the meta device without touching the
+    layer's own storage.
+    """
     import copy
 
     with torch.device("meta"), torch.no_grad():

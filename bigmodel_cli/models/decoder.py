@@ -1,4 +1,7 @@
-"""Decoder-only language models: tokens in, logits of the next token out. GPT-2 and Llama are specs of it."""
+"""Decoder-only language models: tokens in, logits of the next token out.
+
+GPT-2 and Llama are specs of it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What a model is made of: shapes layer by layer, and its floating-point operations; on the meta device, nothing is computed."""
+"""What a model is made of: shapes layer by layer, and its floating-point operations; on the meta
+device, nothing is computed.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Layer:
-    """A module on the way: its path, type, the shape that it puts out, and the parameters that it holds itself."""
+    """A module on the way: its path, type, the shape that it puts out, and the parameters that it
+    holds itself.
+    """
 
     path: str
     type: str
@@ -23,7 +27,9 @@ class Layer:
 
 
 def describe(model: Module, *example: Tensor) -> list[Layer]:
-    """The modules in the order in which they finish, each with the shape of what it puts out for `example`."""
+    """The modules in the order in which they finish, each with the shape of what it puts out for
+    `example`.
+    """
     layers: list[Layer] = []
     hooks = []
     counted: set[int] = set()
@@ -64,15 +70,18 @@ def flops(model: Module, *example: Tensor) -> int:
 
 
 def training_flops(model: Module, *example: Tensor) -> int:
-    """Those of a forward and a backward pass: gradients of the weights that are trained, and of what lies behind the first of them.
+    """Those of a forward and a backward pass: gradients of the weights that are trained, and of
+    what lies behind the first of them.
 
-    Where all weights are trained, that is about three times the forward pass. What a kernel computes a second time does not count.
+    Where all weights are trained, that is about three times the forward pass. What a kernel
+    computes a second time does not count.
     """
     weights = [p for p in model.parameters() if p.requires_grad]
     model.train()
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            module.eval()  # of one sample it may have one value per channel, which it does not take in training
+            # of one sample it may have one value per channel, which it does not take in training
+            module.eval()
     with _counter() as counter:
         output = model(*example)
         torch.autograd.grad(output, weights, torch.empty_like(output), allow_unused=True)
@@ -109,7 +118,9 @@ def _attention_gradient_flops(
 def _convolution_gradient_flops(
     gradient: Shape, x: Shape, weight: Shape, *rest: Any, **named: object
 ) -> int:
-    """Of the gradients of the input and of the weight, (out, in / groups, ...), of which each is wanted or not."""
+    """Of the gradients of the input and of the weight, (out, in / groups, ...), of which each is
+    wanted or not.
+    """
     transposed, wanted = rest[4], rest[7]
     places = x if transposed else gradient
     return (

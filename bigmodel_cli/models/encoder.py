@@ -1,4 +1,6 @@
-"""Encoders: every position sees all others. BERT is a spec of it, as a masked language model and as a classifier of text.
+"""Encoders: every position sees all others.
+
+BERT is a spec of it, as a masked language model and as a classifier of text.
 
 With a frontend it reads frames of sound, and labels or transcribes them.
 """
@@ -26,7 +28,9 @@ from bigmodel_cli.roles import OUTER, Role
 
 
 class EncoderOptions(SkeletonOptions):
-    """An encoder: embedding, position, blocks of parts that see both sides; logits per position, or of a label."""
+    """An encoder: embedding, position, blocks of parts that see both sides; logits per position, or
+    of a label.
+    """
 
     type: Literal["encoder"] = "encoder"
     outputs: ClassVar = ("tokens", "labels", "transcript", "tags")
@@ -78,7 +82,9 @@ class EncoderOptions(SkeletonOptions):
 
 
 class AnyEncoder(Model):
-    """An embedding or a frontend, blocks of parts that see both sides, and a head: of each position, or of a row's label."""
+    """An embedding or a frontend, blocks of parts that see both sides, and a head: of each
+    position, or of a row's label.
+    """
 
     stride = 1  # tokens or frames for each vector
 
@@ -105,7 +111,9 @@ class AnyEncoder(Model):
         init_normal(self, self.std, {})
 
     def add_inputs(self, options: EncoderOptions, info: DatasetInfo, faults: Faults) -> int:
-        """Build what reads the input, and find the longest sequence; the number of tokens, 0 for frames."""
+        """Build what reads the input, and find the longest sequence; the number of tokens, 0 for
+        frames.
+        """
         raise NotImplementedError
 
     def weight_roles(self) -> dict[str, Role]:
@@ -117,7 +125,9 @@ class AnyEncoder(Model):
         return ("head", "pooler")
 
     def through(self, x: Tensor, real: Tensor) -> Tensor:
-        """(B, T, C), (B, T) bool -> (B, T, C)   vectors with their positions through the blocks; padding is not looked at."""
+        """(B, T, C), (B, T) bool -> (B, T, C)   vectors with their positions through the blocks;
+        padding is not looked at.
+        """
         sequence = SequenceInfo(0, padding_segments(real), real=real)
         if self.position is not None:
             x = self.position(x, sequence)
@@ -130,7 +140,9 @@ class AnyEncoder(Model):
         return y
 
     def logits(self, x: Tensor, real: Tensor, at: Tensor | None = None) -> Tensor:
-        """(B, T, C) of which (B, T) are real -> logits of each position (or of those numbered `at`), or (B, classes)."""
+        """(B, T, C) of which (B, T) are real -> logits of each position (or of those numbered
+        `at`), or (B, classes).
+        """
         if not self.labels:
             logits: Tensor = self.head(x if at is None else x.flatten(0, 1)[at])
             return logits
@@ -147,11 +159,13 @@ class AnyEncoder(Model):
 
 
 class Encoder(AnyEncoder):
-    """(B, T) tokens, -1 where padded -> (B, T, V) logits of each token, or (B, classes) where the data has labels or numbers.
+    """(B, T) tokens, -1 where padded -> (B, T, V) logits of each token, or (B, classes) where the
+    data has labels or numbers.
 
     Where the data has tags, (B, T, classes) logits of each token's.
 
-    Devlin et al. 2019 (BERT): the logits of tokens come through a dense layer, GELU and norm, and the tied embedding.
+    Devlin et al. 2019 (BERT): the logits of tokens come through a dense layer, GELU and norm, and
+    the tied embedding.
     """
 
     inputs = ("tokens", "types")
@@ -190,7 +204,9 @@ class Encoder(AnyEncoder):
     def features(
         self, tokens: Tensor, types: Tensor | None = None, masked: Tensor | None = None
     ) -> Tensor:
-        """(B, T) tokens -> (B, T, C)   what the blocks make of them; the mask stands where `masked` is True."""
+        """(B, T) tokens -> (B, T, C)   what the blocks make of them; the mask stands where `masked`
+        is True.
+        """
         return self.through(self.embed(tokens, types, masked), tokens >= 0)
 
     def forward(
@@ -200,7 +216,8 @@ class Encoder(AnyEncoder):
         masked: Tensor | None = None,
         at: Tensor | None = None,
     ) -> Tensor:
-        """Logits of each position's token (of N of the B x T positions alone, those numbered `at`: (N, V)), or of each row's label.
+        """Logits of each position's token (of N of the B x T positions alone, those numbered `at`:
+        (N, V)), or of each row's label.
 
         `types` are the kinds of the tokens (B, T).
         """
@@ -208,7 +225,8 @@ class Encoder(AnyEncoder):
 
 
 class FrameEncoder(AnyEncoder):
-    """(B, T, width) frames and their number (B,) in each row -> (B, classes), or (B, T', classes + 1) logits of units.
+    """(B, T, width) frames and their number (B,) in each row -> (B, classes), or (B, T', classes +
+    1) logits of units.
 
     The units are those of a transcript, one for each vector, the blank last.
     """
@@ -216,7 +234,10 @@ class FrameEncoder(AnyEncoder):
     inputs = ("frames", "lengths")
 
     def add_inputs(self, options: EncoderOptions, info: DatasetInfo, faults: Faults) -> int:
-        """Build the frontend; there are no tokens. Raises `OptionError` where model and data do not agree on what is read."""
+        """Build the frontend; there are no tokens.
+
+        Raises `OptionError` where model and data do not agree on what is read.
+        """
         if info.frame_width is None:
             raise OptionError(
                 ("model.frontend", "it reads frames of sound, and the data has none; leave it out")
@@ -256,7 +277,9 @@ class FrameEncoder(AnyEncoder):
         return self.frontend.lengths(lengths)
 
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Logits of each row's label, or of each vector's unit; `lengths` are the real frames of each row (None: all)."""
+        """Logits of each row's label, or of each vector's unit; `lengths` are the real frames of
+        each row (None: all).
+        """
         x = self.frontend(frames, lengths)  # (B, T', C)
         place = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
         real = place >= 0 if lengths is None else place < self.out_lengths(lengths)[:, None]

@@ -13,7 +13,9 @@ from bigmodel_cli.roles import OUTER, Role
 
 
 class ConvFrontendOptions(Options):
-    """Convolutions over time, each of stride 2 halving the frames, with GELU after each (as in Whisper, Radford et al. 2022)."""
+    """Convolutions over time, each of stride 2 halving the frames, with GELU after each (as in
+    Whisper, Radford et al. 2022).
+    """
 
     type: Literal["conv"] = "conv"
     stride: Literal[1, 2, 4, 8] = Field(
@@ -38,11 +40,13 @@ class ConvFrontendOptions(Options):
 
 
 class ConvFrontend(Module):
-    """(B, T, width), (B,) -> (B, ceil(T / stride), C)   convolutions over time, blind to what lies behind a row's length.
+    """(B, T, width), (B,) -> (B, ceil(T / stride), C)   convolutions over time, blind to what lies
+    behind a row's length.
 
-    The first keeps the number of frames, each further one halves it. What it puts out behind a row's length is zero, as the frames
-    there must be: a row gives the same alone and beside longer ones. Weights and biases start as PyTorch's layers do, evenly within
-    +-1 / sqrt(inputs), as Whisper's.
+    The first keeps the number of frames, each further one halves it. What it puts out behind a
+    row's length is zero, as the frames there must be: a row gives the same alone and beside longer
+    ones. Weights and biases start as PyTorch's layers do, evenly within +-1 / sqrt(inputs), as
+    Whisper's.
     """
 
     def __init__(self, options: ConvFrontendOptions, width: int, dim: int) -> None:

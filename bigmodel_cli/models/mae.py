@@ -1,4 +1,6 @@
-"""The decoder of a masked autoencoder: hidden patches from what an encoder makes of the visible ones (He et al. 2022)."""
+"""The decoder of a masked autoencoder: hidden patches from what an encoder makes of the visible
+ones (He et al. 2022).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from bigmodel_cli.roles import OUTER, Role
 
 
 class ReconstructOptions(Options):
-    """A light decoder over all patches: mask tokens at the hidden places, blocks, and a linear layer to pixels."""
+    """A light decoder over all patches: mask tokens at the hidden places, blocks, and a linear
+    layer to pixels.
+    """
 
     dim: Count = Field(description="width of the decoder's sequence, a multiple of 4")
     blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(
@@ -33,9 +37,11 @@ class ReconstructOptions(Options):
 
 
 class PatchDecoder(Module):
-    """(B, F + K, C), (B, K) -> (B, N, P)   P pixel values of each of N patches, from K of them and F tokens before them.
+    """(B, F + K, C), (B, K) -> (B, N, P)   P pixel values of each of N patches, from K of them and
+    F tokens before them.
 
-    He et al. 2022, section 3: positions are fixed sines and cosines; one learned vector stands for every hidden patch.
+    He et al. 2022, section 3: positions are fixed sines and cosines; one learned vector stands for
+    every hidden patch.
     """
 
     def __init__(
@@ -86,7 +92,9 @@ class PatchDecoder(Module):
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:
-    """(B, C', H, W) -> (B, N, P)   the patches in rows, the values of each by row, column and channel."""
+    """(B, C', H, W) -> (B, N, P)   the patches in rows, the values of each by row, column and
+    channel.
+    """
     x = images.unflatten(3, (-1, patch)).unflatten(
         2, (-1, patch)
     )  # (B, C', rows, patch, columns, patch)
@@ -95,7 +103,9 @@ def patchify(images: Tensor, patch: int) -> Tensor:
 
 
 def unpatchify(patches: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
-    """(B, N, P) -> (B, C', H, W)   the inverse of `patchify` for so many rows and columns of patches."""
+    """(B, N, P) -> (B, C', H, W)   the inverse of `patchify` for so many rows and columns of
+    patches.
+    """
     x = patches.unflatten(2, (patch, patch, -1)).unflatten(
         1, grid
     )  # (B, rows, columns, patch, patch, C')

@@ -1,4 +1,7 @@
-"""Encoder-decoders: a source is read as a whole, a target is written token by token. The Transformer of 2017 is a spec of it."""
+"""Encoder-decoders: a source is read as a whole, a target is written token by token.
+
+The Transformer of 2017 is a spec of it.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,9 @@ from bigmodel_cli.roles import OUTER, Role
 
 
 class Seq2SeqOptions(SkeletonOptions):
-    """An encoder and a decoder that reads it through cross-attention; post-norm by default, as in 2017."""
+    """An encoder and a decoder that reads it through cross-attention; post-norm by default, as in
+    2017.
+    """
 
     type: Literal["seq2seq"] = "seq2seq"
     outputs: ClassVar = ("target",)
@@ -84,7 +89,9 @@ class Seq2SeqOptions(SkeletonOptions):
 
 
 class Seq2Seq(Model):
-    """source (B, S), target (B, T), -1 where padded -> (B, T, V) logits of what follows each target token (Vaswani et al. 2017)."""
+    """source (B, S), target (B, T), -1 where padded -> (B, T, V) logits of what follows each target
+    token (Vaswani et al. 2017).
+    """
 
     inputs = ("source", "target")
     can_generate = True
@@ -139,7 +146,9 @@ class Seq2Seq(Model):
         return SequenceInfo(memory=x, memory_mask=None if sequence.segment_ids is None else real)
 
     def decode(self, target: Tensor, read: SequenceInfo, cache: Cache | None = None) -> Tensor:
-        """Logits (B, T, V) for a target that reads the memory in `read`; padding stands at the target's end."""
+        """Logits (B, T, V) for a target that reads the memory in `read`; padding stands at the
+        target's end.
+        """
         count = target.shape[1]
         sequence = replace(read, real=target >= 0)
         if cache is not None:

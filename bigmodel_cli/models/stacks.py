@@ -1,4 +1,6 @@
-"""Long stacks of equal blocks, measured by short ones: what they cost grows by the same amount with each block."""
+"""Long stacks of equal blocks, measured by short ones: what they cost grows by the same amount with
+each block.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Stack:
-    """Equal blocks in a row: the option that lists them, their first number there, how many, and the first among those kept."""
+    """Equal blocks in a row: the option that lists them, their first number there, how many, and
+    the first among those kept.
+    """
 
     name: str
     first: int
@@ -34,7 +38,9 @@ class Stack:
 def shortened(
     options: AnyModelOptions,
 ) -> tuple[AnyModelOptions, list[Stack], list[AnyModelOptions]]:
-    """The options with `KEPT` blocks for each long stack, all stacks, and for each long one the options with one block more."""
+    """The options with `KEPT` blocks for each long stack, all stacks, and for each long one the
+    options with one block more.
+    """
     stacks: list[Stack] = []
     lists: dict[str, list[BlockOptions]] = {}
     for name in type(options).model_fields:
@@ -61,7 +67,9 @@ def shortened(
 
 
 def extended(stacks: list[Stack], short: int, more: Sequence[int]) -> int:
-    """What the whole model costs, where the short one costs `short`, and those with a block more `more`."""
+    """What the whole model costs, where the short one costs `short`, and those with a block more
+    `more`.
+    """
     long = [stack for stack in stacks if stack.count > LONG]
     return short + sum((s.count - s.kept) * (m - short) for s, m in zip(long, more, strict=True))
 
@@ -69,7 +77,8 @@ def extended(stacks: list[Stack], short: int, more: Sequence[int]) -> int:
 def in_whole(
     stacks: list[Stack], short: list[T], path: Callable[[T], str], moved: Callable[[T, str], T]
 ) -> list[T]:
-    """What the whole model has (layers, weights) from what the short one has: a long stack's first block stands for those left out.
+    """What the whole model has (layers, weights) from what the short one has: a long stack's first
+    block stands for those left out.
 
     `path` is where an item is in the short model, and `moved` gives the same one at another place.
     """

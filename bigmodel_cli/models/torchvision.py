@@ -43,7 +43,9 @@ _OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
 
 
 class TorchvisionOptions(AnyModelOptions):
-    """A classification network of torchvision: alexnet, resnet18, convnext_tiny, efficientnet_b0, vit_b_16, swin_t ..."""
+    """A classification network of torchvision: alexnet, resnet18, convnext_tiny, efficientnet_b0,
+    vit_b_16, swin_t ...
+    """
 
     type: Literal["torchvision"] = "torchvision"
     outputs: ClassVar = ("labels",)
@@ -64,7 +66,10 @@ class TorchvisionOptions(AnyModelOptions):
 
 
 def build_torchvision(options: TorchvisionOptions, info: DatasetInfo) -> TorchvisionModel:
-    """The network for the data's classes. Raises `OptionError` for an unknown name, or data that it cannot read."""
+    """The network for the data's classes.
+
+    Raises `OptionError` for an unknown name, or data that it cannot read.
+    """
     import torchvision
 
     if info.image_shape is None or not info.outputs:
@@ -116,7 +121,10 @@ def build_torchvision(options: TorchvisionOptions, info: DatasetInfo) -> Torchvi
 
 
 def _load_pretrained(network: TorchvisionModel, options: TorchvisionOptions) -> None:
-    """Fill in downloaded weights, all but a head of another size. Raises `OptionError` where others do not fit."""
+    """Fill in downloaded weights, all but a head of another size.
+
+    Raises `OptionError` where others do not fit.
+    """
     import torchvision
 
     known = torchvision.models.get_model_weights(options.name)
@@ -188,7 +196,9 @@ def fitting(network: TorchvisionModel, given: Mapping[str, Tensor], name: str) -
 
 
 class TorchvisionModel(Model):
-    """(B, 3, H, W) -> (B, classes)   what makes a `Model` of a network of torchvision, whose class it stands before."""
+    """(B, 3, H, W) -> (B, classes)   what makes a `Model` of a network of torchvision, whose class
+    it stands before.
+    """
 
     name: str
 
@@ -201,13 +211,16 @@ class TorchvisionModel(Model):
         return [n for n, m in self.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
 
     def weight_roles(self) -> dict[str, Role]:
-        """The first convolution reads the image, the last layer makes the logits; Swin v2 makes its position biases by networks."""
+        """The first convolution reads the image, the last layer makes the logits; Swin v2 makes its
+        position biases by networks.
+        """
         layers = self.matrices()
         biases = {f"{name}.weight": GAIN for name in layers if ".cpb_mlp." in name}
         return {**biases, f"{layers[0]}.weight": OUTER, f"{layers[-1]}.weight": OUTER}
 
     def last_feature_layer(self) -> Module:
-        """The module whose output (B, K, h, w), after what is done to it in place, enters the last pooling: for Grad-CAM.
+        """The module whose output (B, K, h, w), after what is done to it in place, enters the last
+        pooling: for Grad-CAM.
 
         Raises `SpecError` for a network that looks by attention, or of a family that is not known.
         """
@@ -223,7 +236,9 @@ class TorchvisionModel(Model):
 
 
 def as_model(network: Module, name: str) -> TorchvisionModel:
-    """Make a network of torchvision a model in place: it keeps its weights, their names, and the name of its class."""
+    """Make a network of torchvision a model in place: it keeps its weights, their names, and the
+    name of its class.
+    """
     own = type(network)
     network.__class__ = type(own.__name__, (TorchvisionModel, own), {"name": name})
     return network  # type: ignore[return-value]

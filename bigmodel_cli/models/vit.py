@@ -85,7 +85,10 @@ class ViTOptions(SkeletonOptions):
             )
 
     def grid(self, info: DatasetInfo) -> tuple[int, int]:
-        """Rows and columns of patches in an image. Raises `OptionError` where the patch does not divide it, or there is none."""
+        """Rows and columns of patches in an image.
+
+        Raises `OptionError` where the patch does not divide it, or there is none.
+        """
         if info.image_shape is None:
             raise OptionError(("model.type", "vit reads images, and the data has none"))
         _, height, width = info.image_shape
@@ -99,9 +102,9 @@ class ViTOptions(SkeletonOptions):
 class ViT(Model):
     """(B, C', H, W) -> (B, classes)   patches, blocks, head (Dosovitskiy et al. 2021).
 
-    Positions are learned, one for the class token and each patch, or fixed (Beyer et al. 2022); registers have none. With
-    `reconstruct` a decoder takes the head's place, and the network is a masked autoencoder (He et al. 2022); the names of all other
-    weights are the same.
+    Positions are learned, one for the class token and each patch, or fixed (Beyer et al. 2022);
+    registers have none. With `reconstruct` a decoder takes the head's place, and the network is a
+    masked autoencoder (He et al. 2022); the names of all other weights are the same.
     """
 
     grid: tuple[int, int]
@@ -149,12 +152,15 @@ class ViT(Model):
         self.start()
 
     def start(self) -> None:
-        """First weights as in the authors' code (google-research/vision_transformer, facebookresearch/mae).
+        """First weights as in the authors' code (google-research/vision_transformer,
+        facebookresearch/mae).
 
-        Matrices of the blocks: Glorot's uniform; biases: zero, of feed-forward layers normal of deviation 1e-6. Patches: truncated
-        normal of variance 1 / inputs (LeCun), with bias zero; positions, relative ones too: normal of `init_std`; class token and
-        head: zero. The autoencoder's patches start after Glorot, biases at zero, its class token and mask normal of `init_std`.
-        Registers: normal of deviation 1e-6, as in DINOv2 (they have no positions, and equal ones would stay equal).
+        Matrices of the blocks: Glorot's uniform; biases: zero, of feed-forward layers normal of
+        deviation 1e-6. Patches: truncated normal of variance 1 / inputs (LeCun), with bias zero;
+        positions, relative ones too: normal of `init_std`; class token and head: zero. The
+        autoencoder's patches start after Glorot, biases at zero, its class token and mask normal of
+        `init_std`. Registers: normal of deviation 1e-6, as in DINOv2 (they have no positions, and
+        equal ones would stay equal).
         """
         std, patches, alone = self.options.init_std, self.patches, self.decoder is None
         glorot(self)
@@ -211,13 +217,17 @@ class ViT(Model):
         return unpatchify(patches, self.options.patch, self.grid)
 
     def embed(self, images: Tensor) -> Tensor:
-        """(B, C', H, W) -> (B, N, C)   the patches with their positions, without class token and registers."""
+        """(B, C', H, W) -> (B, N, C)   the patches with their positions, without class token and
+        registers.
+        """
         x = self.patches(images).flatten(2).transpose(1, 2)  # (B, N, C)
         y: Tensor = x + self.table[:, self.first :]
         return y
 
     def features(self, patches: Tensor) -> Tensor:
-        """(B, N, C) -> (B, 1 + N, C)   patches (all, or some of them) through the blocks, the class token first if there is one."""
+        """(B, N, C) -> (B, 1 + N, C)   patches (all, or some of them) through the blocks, the class
+        token first if there is one.
+        """
         x, batch = patches, len(patches)
         if self.cls is not None:
             x = torch.cat(((self.cls + self.table[:, :1]).expand(batch, -1, -1), x), 1)
@@ -231,7 +241,9 @@ class ViT(Model):
         return y
 
     def forward(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
-        """The logits of each image; of an autoencoder, which sees the patches `visible` (B, K) alone, all pixels (B, N, P)."""
+        """The logits of each image; of an autoencoder, which sees the patches `visible` (B, K)
+        alone, all pixels (B, N, P).
+        """
         x = self.embed(images)
         if self.decoder is not None:
             if visible is None:

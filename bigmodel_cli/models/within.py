@@ -1,7 +1,7 @@
 """Building a network that a file describes, where the weights at hand say how large it can be.
 
-A spec of a few words may describe a network that no machine holds, or one that takes minutes to build. Where weights are there,
-what does not fit them is given up before it takes memory.
+A spec of a few words may describe a network that no machine holds, or one that takes minutes to
+build. Where weights are there, what does not fit them is given up before it takes memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.lazy import Tensor, torch
 
 SPARE, TIMES = 4_000_000, 30
-"""Numbers that a network may have beside, and for each of, the weights at hand: tables of positions, a new head."""
+"""Numbers that a network may have beside, and for each of, the weights at hand: tables of
+positions, a new head.
+"""
 SPARE_MODULES, MODULES = 1_000, 20
 """Modules, likewise, beside and for each tensor."""
 FACTORIES = ("empty", "zeros", "ones", "full", "rand", "randn", "eye")
@@ -23,7 +25,8 @@ FACTORIES = ("empty", "zeros", "ones", "full", "rand", "randn", "eye")
 
 @contextlib.contextmanager
 def within(weights: Mapping[str, Tensor], classes: int = 0) -> Iterator[None]:
-    """Inside, modules and tensors are made only while they are few enough for `weights` and a new head of `classes`.
+    """Inside, modules and tensors are made only while they are few enough for `weights` and a new
+    head of `classes`.
 
     Raises `CheckpointError` before the tensor that is too large is made.
     """
@@ -92,7 +95,9 @@ class Budget:
 
 
 def asked(name: str, args: tuple[Any, ...]) -> int:
-    """How many numbers a call of torch is about to make, where that may be more than its arguments hold; else 0."""
+    """How many numbers a call of torch is about to make, where that may be more than its arguments
+    hold; else 0.
+    """
     if name in FACTORIES:
         sizes = args[0] if args and isinstance(args[0], list | tuple) else args
         return math.prod(size for size in sizes if isinstance(size, int))

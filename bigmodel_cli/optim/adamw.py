@@ -29,7 +29,9 @@ class AdamWOptions(AnyOptimizerOptions):
     )
 
     def scratch(self, sizes: list[int]) -> int:
-        """Bytes that an update needs for itself, for weights of these sizes in bytes: none, the kernel is fused."""
+        """Bytes that an update needs for itself, for weights of these sizes in bytes: none, the
+        kernel is fused.
+        """
         return 0
 
     def build(self, weights: Iterable[Weight]) -> AdamW:

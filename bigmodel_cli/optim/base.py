@@ -1,9 +1,10 @@
-"""What every optimizer is, and what its options answer: a new one is a file with both, and a name in the table.
+"""What every optimizer is, and what its options answer: a new one is a file with both, and a name
+in the table.
 
-Our own few lines around PyTorch's fused and foreach kernels: `torch.optim.Optimizer` imports the compiler on first use,
-which costs as much start-up time as half of torch itself, and its state has no names. Here the state is keyed by the
-parameter's name, so that a checkpoint can be read by a person, and the scale of the gradient (sums, not means) is applied
-inside the update.
+Our own few lines around PyTorch's fused and foreach kernels: `torch.optim.Optimizer` imports the
+compiler on first use, which costs as much start-up time as half of torch itself, and its state has
+no names. Here the state is keyed by the parameter's name, so that a checkpoint can be read by a
+person, and the scale of the gradient (sums, not means) is applied inside the update.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class AnyOptimizerOptions(Options):
     """Whether the optimizer itself averages the weights that are evaluated and saved."""
 
     def scratch(self, sizes: list[int]) -> int:
-        """Bytes that an update needs for itself, for weights of these sizes in bytes: here the scaled gradients."""
+        """Bytes that an update needs for itself, for weights of these sizes in bytes: here the
+        scaled gradients.
+        """
         return sum(sizes)
 
     @abstractmethod
@@ -38,7 +41,9 @@ class AnyOptimizerOptions(Options):
         """The optimizer of these weights."""
 
     def remarks(self, last: float) -> list[str]:
-        """What is to be said of a run whose learning rate ends at this fraction of its peak: for people."""
+        """What is to be said of a run whose learning rate ends at this fraction of its peak: for
+        people.
+        """
         return []
 
     def mover(self, role: Role) -> tuple[str, float]:
@@ -67,7 +72,9 @@ class Optimizer(ABC):
         self.steps = 0
 
     def gradients(self) -> list[torch.Tensor]:
-        """The gradients, in the order of `parameters`; zeros for a parameter that took no part in the loss."""
+        """The gradients, in the order of `parameters`; zeros for a parameter that took no part in
+        the loss.
+        """
         for p in self.parameters:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
@@ -87,7 +94,10 @@ class Optimizer(ABC):
         }
 
     def load_state_dict(self, tensors: dict[str, torch.Tensor], steps: int) -> None:
-        """Copy a saved state back. Raises `KeyError` or `RuntimeError` where names or shapes differ."""
+        """Copy a saved state back.
+
+        Raises `KeyError` or `RuntimeError` where names or shapes differ.
+        """
         for slot, own in self.state.items():
             for name, tensor in zip(self.names, own, strict=True):
                 tensor.copy_(tensors[f"{slot}.{name}"])

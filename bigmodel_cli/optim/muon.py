@@ -16,7 +16,9 @@ from bigmodel_cli.roles import Role, Weight
 
 
 class MuonOptions(AnyOptimizerOptions):
-    """Muon (Jordan et al. 2024) for hidden matrices and kernels, AdamW for all other weights (first and last layer, gains ...)."""
+    """Muon (Jordan et al. 2024) for hidden matrices and kernels, AdamW for all other weights (first
+    and last layer, gains ...).
+    """
 
     type: Literal["muon"] = "muon"
     state_per_param: ClassVar[int] = 2
@@ -30,7 +32,9 @@ class MuonOptions(AnyOptimizerOptions):
     )
 
     def scratch(self, sizes: list[int]) -> int:
-        """Bytes that an update needs for itself, for weights of these sizes in bytes: some copies of one matrix at a time."""
+        """Bytes that an update needs for itself, for weights of these sizes in bytes: some copies
+        of one matrix at a time.
+        """
         return 6 * max(sizes, default=0)
 
     def build(self, weights: Iterable[Weight]) -> Muon:
@@ -42,11 +46,12 @@ class MuonOptions(AnyOptimizerOptions):
 
 
 class Muon(Optimizer):
-    """Momentum whose matrices are made orthogonal before they move the weights (Jordan et al. 2024, "Muon").
+    """Momentum whose matrices are made orthogonal before they move the weights (Jordan et al. 2024,
+    "Muon").
 
-    Every singular value of the update becomes about 1; it is multiplied by sqrt(max(1, rows / columns)), as in the author's
-    code. Kernels count as matrices of (output, rest); experts, groups of channels and fused projections (query, key, value) are
-    one matrix each (roles.py).
+    Every singular value of the update becomes about 1; it is multiplied by sqrt(max(1, rows /
+    columns)), as in the author's code. Kernels count as matrices of (output, rest); experts, groups
+    of channels and fused projections (query, key, value) are one matrix each (roles.py).
     """
 
     slots = ("momentum",)
@@ -95,8 +100,8 @@ class Muon(Optimizer):
 def orthogonal(matrix: torch.Tensor, iterations: int) -> torch.Tensor:
     """(..., M, N) -> (..., M, N)   about U V^T of the singular value decomposition U S V^T.
 
-    A quintic Newton-Schulz iteration whose coefficients (Jordan et al. 2024) bring singular values into about 0.7 to 1.2; in bf16
-    on CUDA, where that is fastest and enough.
+    A quintic Newton-Schulz iteration whose coefficients (Jordan et al. 2024) bring singular values
+    into about 0.7 to 1.2; in bf16 on CUDA, where that is fastest and enough.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix.bfloat16() if matrix.is_cuda else matrix

@@ -14,7 +14,9 @@ from bigmodel_cli.roles import Weight
 
 
 class ScheduleFreeAdamWOptions(AnyOptimizerOptions):
-    """Schedule-free AdamW (Defazio et al. 2024): evaluated and saved at an average, so that no learning rate must fall."""
+    """Schedule-free AdamW (Defazio et al. 2024): evaluated and saved at an average, so that no
+    learning rate must fall.
+    """
 
     type: Literal["schedule_free_adamw"] = "schedule_free_adamw"
     state_per_param: ClassVar[int] = 3
@@ -50,12 +52,15 @@ class ScheduleFreeAdamWOptions(AnyOptimizerOptions):
 
 
 class ScheduleFreeAdamW(Optimizer):
-    """Algorithm 1 of the paper: z moves, x is the mean of its places, and gradients are taken at y between them.
+    """Algorithm 1 of the paper: z moves, x is the mean of its places, and gradients are taken at y
+    between them.
 
-        y = (1 - beta1) z + beta1 x     z' = z - lr (g(y) / (sqrt(v') + eps) + decay y)     x' = (1 - c) x + c z'
+        y = (1 - beta1) z + beta1 x     z' = z - lr (g(y) / (sqrt(v') + eps) + decay y)     x' = (1
+        - c) x + c z'
 
-    c = w / (sum of all w so far), with w the square of the largest learning rate so far, so that steps of the warm-up count less.
-    The parameters hold y while training; y is computed from x and z alone, so that a resume is exact.
+    c = w / (sum of all w so far), with w the square of the largest learning rate so far, so that
+    steps of the warm-up count less. The parameters hold y while training; y is computed from x and
+    z alone, so that a resume is exact.
     """
 
     slots = ("z", "exp_avg_sq")

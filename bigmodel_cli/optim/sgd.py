@@ -14,7 +14,9 @@ from bigmodel_cli.roles import Weight
 
 
 class SGDOptions(AnyOptimizerOptions):
-    """Stochastic gradient descent with (Nesterov) momentum (Sutskever et al. 2013, in PyTorch's formulation)."""
+    """Stochastic gradient descent with (Nesterov) momentum (Sutskever et al. 2013, in PyTorch's
+    formulation).
+    """
 
     type: Literal["sgd"] = "sgd"
     state_per_param: ClassVar[int] = 1
@@ -61,7 +63,9 @@ class SGD(Optimizer):
         lr: float,
         divisor: float,
     ) -> None:
-        """One group's update: momentum = mu * momentum + gradient; Nesterov adds mu * momentum once more."""
+        """One group's update: momentum = mu * momentum + gradient; Nesterov adds mu * momentum once
+        more.
+        """
         gradients = list(torch._foreach_div(gradients, divisor))
         if decay:
             torch._foreach_add_(gradients, parameters, alpha=decay)

@@ -13,7 +13,9 @@ from bigmodel_cli.roles import Weight
 def describe_weights(
     options: AnyOptimizerOptions, weights: Iterable[Weight]
 ) -> list[dict[str, Any]]:
-    """Of each weight, as plain values: its name and shape, which optimizer moves it (None: it is frozen), and whether it decays."""
+    """Of each weight, as plain values: its name and shape, which optimizer moves it (None: it is
+    frozen), and whether it decays.
+    """
     described = []
     for weight in weights:
         optimizer, decay = options.mover(weight.role)
@@ -30,7 +32,9 @@ def describe_weights(
 
 
 def summary(described: list[dict[str, Any]]) -> str:
-    """What `describe_weights` found, as one line: which optimizer moves how many tensors, and how many decay."""
+    """What `describe_weights` found, as one line: which optimizer moves how many tensors, and how
+    many decay.
+    """
     trained = [w for w in described if w["optimizer"] is not None]
     parts = []
     for optimizer in dict.fromkeys(w["optimizer"] for w in trained):

@@ -1,4 +1,6 @@
-"""`bigmodel options`: which options there are at a path of a spec, read from a description that is kept in the cache."""
+"""`bigmodel options`: which options there are at a path of a spec, read from a description that is
+kept in the cache.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The description of all options, made from the spec's JSON Schema and the sample specs, which give the examples."""
+"""The description of all options, made from the spec's JSON Schema and the sample specs, which give
+the examples.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ WIDTH = 88
 
 
 def describe() -> dict[str, Any]:
-    """{"schema", "examples": {class: YAML}, "values": {class: {option: YAML}}, "paths": {path: the types there}}."""
+    """{"schema", "examples": {class: YAML}, "values": {class: {option: YAML}}, "paths": {path: the
+    types there}}.
+    """
     values = schema()
     tree = Tree(values)
     paths: dict[str, list[str]] = {}
@@ -24,7 +28,9 @@ def describe() -> dict[str, Any]:
 
 
 def _examples(tree: Tree) -> dict[str, Any]:
-    """The shortest use that samples make of each class and of each option; where they make none, the least there is."""
+    """The shortest use that samples make of each class and of each option; where they make none,
+    the least there is.
+    """
     classes: dict[str, list[Any]] = {}
     options: dict[tuple[str, str], list[Any]] = {}
     for text in samples().values():

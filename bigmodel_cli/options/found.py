@@ -13,9 +13,11 @@ MOST_MEANT = 3
 
 @dataclass(frozen=True)
 class Found:
-    """What stands at a path: the `classes` of options that its value may be of, and in each `holder` the option's own schema.
+    """What stands at a path: the `classes` of options that its value may be of, and in each
+    `holder` the option's own schema.
 
-    `steps` are the names on the way, each with whether its value is a list; `kind` is the type that was asked for.
+    `steps` are the names on the way, each with whether its value is a list; `kind` is the type that
+    was asked for.
     """
 
     path: str
@@ -26,7 +28,9 @@ class Found:
 
 
 def find(known: dict[str, Any], path: str, kind: str | None) -> Found:
-    """What stands at a dotted path (numbers of items and types may stand in it), of the type `kind`. Raises `SpecError`."""
+    """What stands at a dotted path (numbers of items and types may stand in it), of the type
+    `kind`. Raises `SpecError`.
+    """
     tree = Tree(known["schema"])
     classes, holders = [ROOT], list[tuple[str, Values]]()
     steps: list[tuple[str, bool]] = []
@@ -65,7 +69,9 @@ def find(known: dict[str, Any], path: str, kind: str | None) -> Found:
 
 
 def _meant(known: dict[str, Any], path: str, tried: str, siblings: list[str]) -> str:
-    """'; did you mean ...?': an option beside it, one of that name or type elsewhere, or what other tools call so."""
+    """'; did you mean ...?': an option beside it, one of that name or type elsewhere, or what other
+    tools call so.
+    """
     paths: dict[str, list[str]] = known["paths"]
     if near := did_you_mean(tried, siblings) if _alike(tried, siblings) else "":
         return near

@@ -1,6 +1,8 @@
-"""The description of all options, kept in the cache: to make it takes a second, and to read it some milliseconds.
+"""The description of all options, kept in the cache: to make it takes a second, and to read it some
+milliseconds.
 
-It is made anew where any file of the package is another than it was made from, and always where there are plugins.
+It is made anew where any file of the package is another than it was made from, and always where
+there are plugins.
 """
 
 from __future__ import annotations
@@ -57,7 +59,9 @@ def _place() -> Path:
 
 
 def _files(folder: str) -> Iterator[list[Any]]:
-    """What tells each source file from what it was before: the change of its inode too, which nobody can set back."""
+    """What tells each source file from what it was before: the change of its inode too, which
+    nobody can set back.
+    """
     for entry in os.scandir(folder):
         if entry.is_dir() and entry.name != "__pycache__":
             yield from _files(entry.path)

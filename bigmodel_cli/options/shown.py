@@ -37,7 +37,9 @@ _BOUNDS = (
 
 
 def to_json(known: dict[str, Any], found: Found) -> dict[str, Any]:
-    """What stands at a path: its types where there are several, else its options, each as a mapping; and an example."""
+    """What stands at a path: its types where there are several, else its options, each as a
+    mapping; and an example.
+    """
     tree = Tree(known["schema"])
     values: dict[str, Any] = {"path": found.path, "about": _about(tree, found)}
     if len(found.classes) > 1:
@@ -130,7 +132,9 @@ def _schemas(tree: Tree, found: Found) -> Values:
 
 
 def _rows(tree: Tree, found: Found) -> list[list[str]]:
-    """A row of `COLUMNS` for each option of the class; for a plain option its own, one for each meaning that it has."""
+    """A row of `COLUMNS` for each option of the class; for a plain option its own, one for each
+    meaning that it has.
+    """
     if found.classes:
         name = found.classes[0]
         one = len(tree.types(name)) == 1  # which is chosen already

@@ -27,7 +27,9 @@ class Tree:
         return [values["const"]] if "const" in values else list(values.get("enum", ()))
 
     def chosen(self, classes: list[str], value: Any, default: Any) -> str | None:
-        """The class that a plain value is of: by its `type`, or the default's; None where it is of none of them."""
+        """The class that a plain value is of: by its `type`, or the default's; None where it is of
+        none of them.
+        """
         if isinstance(value, dict):
             usual = default.get("type") if isinstance(default, dict) else None
             kind = value.get("type", usual)
@@ -40,7 +42,9 @@ class Tree:
     def paths(
         self, name: str = ROOT, above: str = "", seen: tuple[str, ...] = ()
     ) -> Iterator[tuple[str, list[str]]]:
-        """(path, classes that may stand there) of every option; what holds itself is not gone into again."""
+        """(path, classes that may stand there) of every option; what holds itself is not gone into
+        again.
+        """
         for option, values in self.properties(name).items():
             if option == "type":
                 continue

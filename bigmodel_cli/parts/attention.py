@@ -59,7 +59,9 @@ class _HeadOptions(Options):
 
 
 class AttentionOptions(_HeadOptions, AnyMixerOptions):
-    """Multi-head attention (Vaswani et al. 2017), with grouped or single key/value heads where `kv_heads` is fewer."""
+    """Multi-head attention (Vaswani et al. 2017), with grouped or single key/value heads where
+    `kv_heads` is fewer.
+    """
 
     type: Literal["attention"] = "attention"
     causal: bool | None = Field(
@@ -109,7 +111,9 @@ class KVCache:
         keys: tuple[int, int],
         values: tuple[int, int],
     ) -> KVCache:
-        """An empty cache for keys and values of these (heads, width), on the weight's device, in the precision of products."""
+        """An empty cache for keys and values of these (heads, width), on the weight's device, in
+        the precision of products.
+        """
         kind = product_dtype(weight)
         return cls(
             weight.new_empty(batch, keys[0], max_len, keys[1], dtype=kind),
@@ -125,7 +129,9 @@ class KVCache:
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def select(self, rows: Tensor) -> None:
-        """Keep these rows, in this order; what is not filled yet is not copied, and no memory is taken for fewer rows."""
+        """Keep these rows, in this order; what is not filled yet is not copied, and no memory is
+        taken for fewer rows.
+        """
         for name in ("keys", "values"):
             old = getattr(self, name)
             new = (
@@ -157,10 +163,12 @@ class WindowCache:
 
 
 class Attention(OwnMatrices):
-    """(B, T, C) -> (B, T, C)   softmax(Q K^T / sqrt(D)) V, per head (Vaswani et al. 2017; grouped heads: Ainslie et al. 2023).
+    """(B, T, C) -> (B, T, C)   softmax(Q K^T / sqrt(D)) V, per head (Vaswani et al. 2017; grouped
+    heads: Ainslie et al. 2023).
 
-    Computed by the fused kernels (kernels.py). While `probe` is set, the weights (B, H, T, S) are computed beside it by the
-    plain formula and handed to it; the output is the kernel's all the same.
+    Computed by the fused kernels (kernels.py). While `probe` is set, the weights (B, H, T, S) are
+    computed beside it by the plain formula and handed to it; the output is the kernel's all the
+    same.
     """
 
     def __init__(self, options: AttentionOptions, layer: LayerContext) -> None:
@@ -227,9 +235,11 @@ class Attention(OwnMatrices):
 
 
 class CrossAttention(OwnMatrices):
-    """x (B, T, C), memory (B, S, C) -> (B, T, C)   softmax(Q K^T / sqrt(D)) V with keys and values of the memory.
+    """x (B, T, C), memory (B, S, C) -> (B, T, C)   softmax(Q K^T / sqrt(D)) V with keys and values
+    of the memory.
 
-    With a cache, x may have several rows for each of the memory's, one after the other (the hypotheses of a beam search).
+    With a cache, x may have several rows for each of the memory's, one after the other (the
+    hypotheses of a beam search).
     """
 
     def __init__(self, options: CrossAttentionOptions, layer: LayerContext) -> None:

@@ -1,4 +1,5 @@
-"""What a part may be beside a module: what those above ask of all parts of a model, and who of them answers.
+"""What a part may be beside a module: what those above ask of all parts of a model, and who of them
+answers.
 
 A part, a plugin's too, takes part in one of these by having its attributes and methods.
 """
@@ -19,7 +20,10 @@ class AnyMixerOptions(Options):
 
     @abstractmethod
     def build(self, layer: LayerContext) -> Module:
-        """The module for that place. Raises `ValueError` beginning with the option that does not fit."""
+        """The module for that place.
+
+        Raises `ValueError` beginning with the option that does not fit.
+        """
 
 
 class AnyFFNOptions(Options):
@@ -27,7 +31,10 @@ class AnyFFNOptions(Options):
 
     @abstractmethod
     def build(self, layer: LayerContext) -> Module:
-        """The module for that place. Raises `ValueError` beginning with the option that does not fit."""
+        """The module for that place.
+
+        Raises `ValueError` beginning with the option that does not fit.
+        """
 
 
 class AnyNormOptions(Options):
@@ -48,7 +55,9 @@ class AnyPositionOptions(Options):
 
 @runtime_checkable
 class CountsSteps(Protocol):
-    """A part that counts what passes it within a step, such as a mixture of experts the load of each."""
+    """A part that counts what passes it within a step, such as a mixture of experts the load of
+    each.
+    """
 
     auxiliary: Tensor | None  # what is added to the mean loss of the micro-batch at hand
 
@@ -104,7 +113,9 @@ def attending(model: Module) -> dict[str, Attends]:
 
 
 def is_limited(model: Module) -> bool:
-    """Whether a part has a table or a cache of `max_len` positions, beyond which nothing can be generated."""
+    """Whether a part has a table or a cache of `max_len` positions, beyond which nothing can be
+    generated.
+    """
     return any(isinstance(m, BoundedLength) and m.needs_max_len for m in model.modules())
 
 
@@ -119,7 +130,9 @@ def looks_ahead(options: Options) -> bool:
 
 
 def selected(kept: Any, rows: Tensor) -> Any:
-    """What a part keeps in a cache, of these rows: tensors have the row first, and an object may `select` by itself."""
+    """What a part keeps in a cache, of these rows: tensors have the row first, and an object may
+    `select` by itself.
+    """
     if torch.is_tensor(kept):
         return kept[rows]
     if isinstance(kept, Selects):

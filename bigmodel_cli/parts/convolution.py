@@ -17,7 +17,9 @@ from bigmodel_cli.roles import Role, fused
 
 
 class ConvolutionOptions(AnyMixerOptions):
-    """A depthwise causal convolution gated on both sides (LFM2 2025, after Poli et al. 2023): sees `kernel` positions."""
+    """A depthwise causal convolution gated on both sides (LFM2 2025, after Poli et al. 2023): sees
+    `kernel` positions.
+    """
 
     type: Literal["convolution"] = "convolution"
     kernel: Count = Field(3, description="positions seen, the own one included")

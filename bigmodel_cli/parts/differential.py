@@ -20,7 +20,9 @@ from bigmodel_cli.roles import Role, fused
 
 
 class DifferentialOptions(AnyMixerOptions):
-    """Differential attention (Ye et al. 2024): the difference of two softmax maps with a learned factor."""
+    """Differential attention (Ye et al. 2024): the difference of two softmax maps with a learned
+    factor.
+    """
 
     type: Literal["differential"] = "differential"
     num_heads: Count = Field(description="heads (H), each of two maps")
@@ -48,10 +50,12 @@ class DifferentialOptions(AnyMixerOptions):
 
 
 class Differential(OwnMatrices):
-    """(B, T, C) -> (B, T, C)   (softmax(Q1 K1^T / sqrt(D)) - lambda softmax(Q2 K2^T / sqrt(D))) V, per head (Ye et al. 2024).
+    """(B, T, C) -> (B, T, C)   (softmax(Q1 K1^T / sqrt(D)) - lambda softmax(Q2 K2^T / sqrt(D))) V,
+    per head (Ye et al. 2024).
 
-    V has width 2 D. Each head is normalised (RMSNorm without weights, as in the authors' second version) and multiplied by
-    1 - lambda_init. lambda = exp(a . b) - exp(c . d) + lambda_init is shared by the heads.
+    V has width 2 D. Each head is normalised (RMSNorm without weights, as in the authors' second
+    version) and multiplied by 1 - lambda_init. lambda = exp(a . b) - exp(c . d) + lambda_init is
+    shared by the heads.
     """
 
     needs_max_len = True

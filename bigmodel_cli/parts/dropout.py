@@ -1,4 +1,6 @@
-"""Dropout whose random numbers cost a CPU a quarter: four decisions are taken from each 64-bit number that is drawn."""
+"""Dropout whose random numbers cost a CPU a quarter: four decisions are taken from each 64-bit
+number that is drawn.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,14 @@ STEPS = 1 << 16
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """(...) -> (...)   in training, zero with probability p, else divided by 1 - p (Srivastava et al. 2014).
+    """(...) -> (...)   in training, zero with probability p, else divided by 1 - p (Srivastava et
+    al. 2014).
 
-    PyTorch draws a number for every element, on one core: a third of the time of a small Transformer's training step. Here a number
-    serves four, each compared with 16 bits of it; what is kept is divided by the probability that those bits give. Dropout is
-    noise of the layer, drawn for the whole batch from the process's generator: unlike masks (draw.py) micro-batches change it.
+    PyTorch draws a number for every element, on one core: a third of the time of a small
+    Transformer's training step. Here a number serves four, each compared with 16 bits of it; what
+    is kept is divided by the probability that those bits give. Dropout is noise of the layer, drawn
+    for the whole batch from the process's generator: unlike masks (draw.py) micro-batches change
+    it.
     """
     if not training or p == 0:
         return x

@@ -73,13 +73,17 @@ class _GatedFFNOptions(_FFNOptions):
 
 
 class SwiGLUOptions(_GatedFFNOptions):
-    """SwiGLU: the hidden layer is gated by a SiLU of another projection (Shazeer 2020), as in Llama."""
+    """SwiGLU: the hidden layer is gated by a SiLU of another projection (Shazeer 2020), as in
+    Llama.
+    """
 
     type: Literal["swiglu"] = "swiglu"
 
 
 class GeGLUOptions(_GatedFFNOptions):
-    """GeGLU: the hidden layer is gated by a GELU of another projection (Shazeer 2020), as in Gemma and T5 1.1."""
+    """GeGLU: the hidden layer is gated by a GELU of another projection (Shazeer 2020), as in Gemma
+    and T5 1.1.
+    """
 
     type: Literal["geglu"] = "geglu"
     gate: ClassVar[str] = "gelu_tanh"
@@ -111,7 +115,9 @@ class FeedForward(Module):
 
 
 class GatedFeedForward(Module):
-    """(B, T, C) -> (B, T, C)   down(act(gate(x)) * up(x)) (Shazeer 2020, "GLU Variants Improve Transformer")."""
+    """(B, T, C) -> (B, T, C)   down(act(gate(x)) * up(x)) (Shazeer 2020, "GLU Variants Improve
+    Transformer").
+    """
 
     def __init__(
         self, dim: int, hidden: int, bias: bool, dropout: float, activation: str = "silu"

@@ -1,4 +1,6 @@
-"""Gated DeltaNet: a linear recurrence that overwrites what its state says about a key (Yang et al. 2025)."""
+"""Gated DeltaNet: a linear recurrence that overwrites what its state says about a key (Yang et al.
+2025).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from bigmodel_cli.roles import Role, fused
 
 
 class GatedDeltaNetOptions(AnyMixerOptions):
-    """Gated DeltaNet (Yang et al. 2025): linear attention with the delta rule and a decay; its state does not grow."""
+    """Gated DeltaNet (Yang et al. 2025): linear attention with the delta rule and a decay; its
+    state does not grow.
+    """
 
     type: Literal["gated_deltanet"] = "gated_deltanet"
     num_heads: Count = Field(description="heads of values (H)")
@@ -58,10 +62,12 @@ class GatedDeltaNetOptions(AnyMixerOptions):
 
 
 class GatedDeltaNet(OwnMatrices):
-    """(B, T, C) -> (B, T, C)   S_t = a_t (I - b_t k_t k_t^T) S_{t-1} + b_t k_t v_t^T, y_t = q_t S_t (Yang et al. 2025).
+    """(B, T, C) -> (B, T, C)   S_t = a_t (I - b_t k_t k_t^T) S_{t-1} + b_t k_t v_t^T, y_t = q_t S_t
+    (Yang et al. 2025).
 
-    Queries and keys have unit length; a_t = exp(-A softplus(x W + dt)); the output is normalised and gated per head.
-    Step sizes and A start as Mamba-2's: between 0.001 and 0.1, and between 1 and 16 (the authors' code: from 0 on).
+    Queries and keys have unit length; a_t = exp(-A softplus(x W + dt)); the output is normalised
+    and gated per head. Step sizes and A start as Mamba-2's: between 0.001 and 0.1, and between 1
+    and 16 (the authors' code: from 0 on).
     """
 
     needs_max_len = False

@@ -1,4 +1,5 @@
-"""How attention is computed: PyTorch's fused kernels wherever they can express it, and the plain formula beside them.
+"""How attention is computed: PyTorch's fused kernels wherever they can express it, and the plain
+formula beside them.
 
 Queries are aligned with the last keys: query t of T stands at key position S - T + t.
 """
@@ -15,7 +16,9 @@ from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.parts.dropout import dropout
 
 SHORT = 128
-"""Keys up to which the plain formula's gradient takes a CPU less time in bf16 than the fused kernel's (a third, at 64)."""
+"""Keys up to which the plain formula's gradient takes a CPU less time in bf16 than the fused
+kernel's (a third, at 64).
+"""
 FEW = 16
 """Queries that count as few."""
 
@@ -46,8 +49,9 @@ def attend(
 ) -> Tensor:
     """q (B, H, T, D), k (B, G, S, D), v (B, G, S, E) -> (B, H, T, E).
 
-    `segments` (B, S) are those of the keys (the last T are the queries'); `key_mask` (B, S) is True for keys that may be seen;
-    `bias` (H, T, S) is added to the scores; `sinks` (H) are scores of a key without a value (Agarwal et al. 2025, gpt-oss).
+    `segments` (B, S) are those of the keys (the last T are the queries'); `key_mask` (B, S) is True
+    for keys that may be seen; `bias` (H, T, S) is added to the scores; `sinks` (H) are scores of a
+    key without a value (Agarwal et al. 2025, gpt-oss).
     """
     queries, keys = q.shape[2], k.shape[2]
     rules = _needed(rules, queries, keys)
@@ -82,7 +86,9 @@ def weights(
     bias: Tensor | None = None,
     sinks: Tensor | None = None,
 ) -> Tensor:
-    """softmax(scale * Q K^T + bias): (B, H, T, S) in fp32, by the plain formula (Vaswani et al. 2017, equation 1)."""
+    """softmax(scale * Q K^T + bias): (B, H, T, S) in fp32, by the plain formula (Vaswani et al.
+    2017, equation 1).
+    """
     queries, keys = q.shape[2], k.shape[2]
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
     kind = torch.promote_types(q.dtype, torch.float32)
@@ -103,7 +109,9 @@ def weights(
 
 
 def eager_attention(w: Tensor, v: Tensor, rules: AttentionSpec) -> Tensor:
-    """(B, H, T, S) weights, values (B, G, S, D) -> (B, H, T, D): the formula itself, with the weights in memory."""
+    """(B, H, T, S) weights, values (B, G, S, D) -> (B, H, T, D): the formula itself, with the
+    weights in memory.
+    """
     w = dropout(w, rules.dropout, True)
     return (w @ v.repeat_interleave(w.shape[1] // v.shape[1], dim=1).to(w.dtype)).to(v.dtype)
 
@@ -116,7 +124,10 @@ def attention_mask(
     segments: Tensor | None = None,
     key_mask: Tensor | None = None,
 ) -> Tensor | None:
-    """(T, S), or (B, 1, T, S) where rows differ: True where a query may look. None where it may look everywhere."""
+    """(T, S), or (B, 1, T, S) where rows differ: True where a query may look.
+
+    None where it may look everywhere.
+    """
     back = torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(
         keys, device=device
     )  # (T, S)
@@ -179,7 +190,11 @@ def _kernel(
     causal: bool,
     scale: float,
 ) -> Tensor:
-    """PyTorch's kernel. Values of another width than the keys are met by zeros: else it would key_mask T x S weights in memory."""
+    """PyTorch's kernel.
+
+    Values of another width than the keys are met by zeros: else it would key_mask T x S weights in
+    memory.
+    """
     width, values = q.shape[-1], v.shape[-1]
     if width < values:
         q, k = F.pad(q, (0, values - width)), F.pad(k, (0, values - width))
@@ -201,7 +216,9 @@ def _kernel(
 
 
 def _shapes(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """The fused kernel on the meta device, where PyTorch would take the plain formula and its T x S weights for granted."""
+    """The fused kernel on the meta device, where PyTorch would take the plain formula and its T x S
+    weights for granted.
+    """
     repeat = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
     bias = None if mask is None else mask.to(q.dtype)
@@ -212,7 +229,9 @@ def _shapes(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) 
 
 
 def _few_queries(q: Tensor, k: Tensor) -> bool:
-    """Whether these are a step of generation on a CPU, where the formula in fp32 takes a quarter of the kernel's time in bf16."""
+    """Whether these are a step of generation on a CPU, where the formula in fp32 takes a quarter of
+    the kernel's time in bf16.
+    """
     generating = q.device.type == "cpu" and not q.requires_grad and q.dtype != torch.float64
     return generating and q.shape[2] <= FEW and q.shape[1] == k.shape[1]
 
@@ -220,7 +239,9 @@ def _few_queries(q: Tensor, k: Tensor) -> bool:
 def _cpu_bf16(
     q: Tensor, k: Tensor, v: Tensor, rules: AttentionSpec, mask: Tensor | None, scale: float
 ) -> Tensor:
-    """The formula with products in the inputs' precision and weights found in fp32; `mask` as PyTorch's kernel takes it."""
+    """The formula with products in the inputs' precision and weights found in fp32; `mask` as
+    PyTorch's kernel takes it.
+    """
     repeat = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
     scores = (q @ k.transpose(-2, -1)).float() * scale
@@ -236,9 +257,11 @@ def _cpu_bf16(
 def _with_sink(
     q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A key before all others whose score is the head's sink and whose value is zero, for kernels that know no sinks.
+    """A key before all others whose score is the head's sink and whose value is zero, for kernels
+    that know no sinks.
 
-    One more channel carries it: 1 in every query, sink / scale in that key, 0 in the others (padded to the kernels' 8).
+    One more channel carries it: 1 in every query, sink / scale in that key, 0 in the others (padded
+    to the kernels' 8).
     """
     repeat = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
@@ -254,7 +277,8 @@ def _with_sink(
 def _windowed(
     q: Tensor, k: Tensor, v: Tensor, rules: AttentionSpec, sinks: Tensor | None
 ) -> Tensor:
-    """Causal attention within a window, in blocks of the window's size: each block sees itself and the one before it.
+    """Causal attention within a window, in blocks of the window's size: each block sees itself and
+    the one before it.
 
     Time and memory grow with T x window, not T x T.
     """
@@ -290,7 +314,9 @@ def flex(
     segments: Tensor | None,
     bias: Tensor | None,
 ) -> Tensor:
-    """The same through FlexAttention (Dong et al. 2024), which compiles a mask and a change of scores into one fused kernel."""
+    """The same through FlexAttention (Dong et al. 2024), which compiles a mask and a change of
+    scores into one fused kernel.
+    """
     from torch.nn.attention.flex_attention import flex_attention
 
     global _compiled

@@ -1,4 +1,6 @@
-"""Multi-head latent attention: keys and values of all heads are read from one small vector per position."""
+"""Multi-head latent attention: keys and values of all heads are read from one small vector per
+position.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from bigmodel_cli.roles import Role, fused
 
 
 class LatentAttentionOptions(AnyMixerOptions):
-    """Multi-head latent attention, MLA (DeepSeek-V2 2024): a compressed cache of `kv_rank` + `rotary_dim` numbers a position."""
+    """Multi-head latent attention, MLA (DeepSeek-V2 2024): a compressed cache of `kv_rank` +
+    `rotary_dim` numbers a position.
+    """
 
     type: Literal["mla"] = "mla"
     num_heads: Count = Field(description="heads (H)")
@@ -49,11 +53,13 @@ class LatentAttentionOptions(AnyMixerOptions):
 
 
 class LatentAttention(OwnMatrices):
-    """(B, T, C) -> (B, T, C)   c = norm(W x); k_h = [U_h c, rot(R x)], v_h = V_h c; attention (DeepSeek-V2 2024, section 2.1).
+    """(B, T, C) -> (B, T, C)   c = norm(W x); k_h = [U_h c, rot(R x)], v_h = V_h c; attention
+    (DeepSeek-V2 2024, section 2.1).
 
-    Scores are multiplied by 1 / sqrt(D + R), and with YaRN by what it says of heads that are turned in part (DeepSeek-V2's code).
-    Training unfolds keys and values. Generation does not: U_h goes to the query's side and V_h behind the mean, so that
-    attention runs over the cached c itself, as one key/value head of width kv_rank + rotary_dim.
+    Scores are multiplied by 1 / sqrt(D + R), and with YaRN by what it says of heads that are turned
+    in part (DeepSeek-V2's code). Training unfolds keys and values. Generation does not: U_h goes to
+    the query's side and V_h behind the mean, so that attention runs over the cached c itself, as
+    one key/value head of width kv_rank + rotary_dim.
     """
 
     needs_max_len = True
@@ -82,7 +88,9 @@ class LatentAttention(OwnMatrices):
         self.probe: Callable[[Tensor], None] | None = None
 
     def weight_roles(self) -> dict[str, Role]:
-        """The latent vector and the shared key are two projections; those of the heads, rows of each by turns, are one matrix."""
+        """The latent vector and the shared key are two projections; those of the heads, rows of
+        each by turns, are one matrix.
+        """
         return {"kv_down.weight": fused(self.rank, self.rotary_dim)}
 
     def matrices(self) -> dict[str, list[Tensor]]:
@@ -99,7 +107,9 @@ class LatentAttention(OwnMatrices):
         }
 
     def new_cache(self, batch: int, max_len: int) -> KVCache:
-        """An empty cache of one head: keys are [c, turned part], of which the first `kv_rank` are the values."""
+        """An empty cache of one head: keys are [c, turned part], of which the first `kv_rank` are
+        the values.
+        """
         return KVCache.of(
             self.kv_down.weight, batch, max_len, (1, self.rank + self.rotary_dim), (1, 0)
         )

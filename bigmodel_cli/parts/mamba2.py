@@ -20,7 +20,9 @@ from bigmodel_cli.roles import Role, fused
 
 
 class Mamba2Options(AnyMixerOptions):
-    """Mamba-2 (Dao and Gu 2024): a state space layer with input-dependent decay; its state does not grow."""
+    """Mamba-2 (Dao and Gu 2024): a state space layer with input-dependent decay; its state does not
+    grow.
+    """
 
     type: Literal["mamba2"] = "mamba2"
     state: Count = Field(64, description="size of the state per channel (N)")
@@ -63,7 +65,8 @@ class RecurrentCache:
 
 
 class Mamba2(OwnMatrices):
-    """(B, T, C) -> (B, T, C)   h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t, y_t = C_t h_t + D x_t (Dao and Gu 2024).
+    """(B, T, C) -> (B, T, C)   h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t, y_t = C_t h_t + D x_t (Dao
+    and Gu 2024).
 
     Step sizes start between 0.001 and 0.1 and A between 1 and 16, as in the paper's code.
     """

@@ -1,4 +1,6 @@
-"""Mixture of experts: each token passes through the few feed-forward networks that a router picks for it."""
+"""Mixture of experts: each token passes through the few feed-forward networks that a router picks
+for it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ MOST_EXPERTS = 1 << 16
 
 
 class MoEOptions(AnyFFNOptions):
-    """Mixture of SwiGLU experts (Shazeer et al. 2017; Mixtral 2024; DeepSeek-V3 2024); no token is dropped."""
+    """Mixture of SwiGLU experts (Shazeer et al. 2017; Mixtral 2024; DeepSeek-V3 2024); no token is
+    dropped.
+    """
 
     type: Literal["moe"] = "moe"
     experts: Annotated[int, Field(gt=0, le=MOST_EXPERTS)] = Field(description="experts (E)")
@@ -59,15 +63,19 @@ class MoEOptions(AnyFFNOptions):
 
 
 class MixtureOfExperts(OwnMatrices):
-    """(B, T, C) -> (B, T, C)   sum over the top k experts of score_e(x) * expert_e(x), plus the shared experts.
+    """(B, T, C) -> (B, T, C)   sum over the top k experts of score_e(x) * expert_e(x), plus the
+    shared experts.
 
-    Load-balance loss: E * sum_e fraction_e * mean score_e (Fedus et al. 2021, Switch Transformer, equation 4), with the fraction of
-    the N * k choices, so that even load gives 1 for every k (transformers' Mixtral: k times as much). It is of each micro-batch:
-    a product of two means, so that smaller micro-batches ask for balance within fewer tokens (the step's is their mean, weighted by
-    targets). Balancing by bias: after each step an expert's bias goes up where it had less than its share of the whole step, down
-    where more (Wang et al. 2024; DeepSeek-V3). Padding counts for neither, and only training counts.
+    Load-balance loss: E * sum_e fraction_e * mean score_e (Fedus et al. 2021, Switch Transformer,
+    equation 4), with the fraction of the N * k choices, so that even load gives 1 for every k
+    (transformers' Mixtral: k times as much). It is of each micro-batch: a product of two means, so
+    that smaller micro-batches ask for balance within fewer tokens (the step's is their mean,
+    weighted by targets). Balancing by bias: after each step an expert's bias goes up where it had
+    less than its share of the whole step, down where more (Wang et al. 2024; DeepSeek-V3). Padding
+    counts for neither, and only training counts.
 
-    Every expert's matrices start by the model's rule, as those of a dense network of the width do, the router's as any other.
+    Every expert's matrices start by the model's rule, as those of a dense network of the width do,
+    the router's as any other.
     """
 
     def __init__(self, options: MoEOptions, dim: int) -> None:
@@ -104,7 +112,9 @@ class MixtureOfExperts(OwnMatrices):
         return y if self.shared is None else y + self.shared(x)
 
     def route(self, tokens: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Scores and numbers (N, k) of the experts of each token; those that are not `real` (N,) are not counted."""
+        """Scores and numbers (N, k) of the experts of each token; those that are not `real` (N,)
+        are not counted.
+        """
         options = self.options
         with full_precision(tokens.device):  # a choice may be close
             logits = self.router(tokens.to(self.router.weight.dtype))  # (N, E)
@@ -132,7 +142,10 @@ class MixtureOfExperts(OwnMatrices):
         return picked * options.scale, chosen
 
     def compute(self, tokens: Tensor, scores: Tensor, chosen: Tensor) -> Tensor:
-        """(N, C): each token's experts, weighted. Tokens are sorted by expert, so that each expert is one matrix product."""
+        """(N, C): each token's experts, weighted.
+
+        Tokens are sorted by expert, so that each expert is one matrix product.
+        """
         order = chosen.flatten().argsort(
             stable=True
         )  # (N * k): places in `chosen`, expert by expert
@@ -146,7 +159,9 @@ class MixtureOfExperts(OwnMatrices):
         return torch.zeros_like(tokens, dtype=y.dtype).index_add_(0, order // self.options.top_k, y)
 
     def one_by_one(self, rows: Tensor, counts: Tensor) -> Tensor:
-        """(N * k, C): expert after expert, each on its own rows; the least work where a product keeps the machine busy."""
+        """(N * k, C): expert after expert, each on its own rows; the least work where a product
+        keeps the machine busy.
+        """
         parts = []
         for e, part in enumerate(rows.split(counts.tolist())):
             hidden = F.silu(F.linear(part, self.gate[e])) * F.linear(part, self.up[e])
@@ -165,7 +180,9 @@ class MixtureOfExperts(OwnMatrices):
         return torch.bmm(hidden, self.down.transpose(1, 2))[expert, within]
 
     def after_step(self) -> None:
-        """After the weights have moved: move the bias (where balancing is by bias) and forget the load."""
+        """After the weights have moved: move the bias (where balancing is by bias) and forget the
+        load.
+        """
         load: Tensor = self.load  # type: ignore[assignment]
         if self.options.balance == "bias":
             self.bias += self.options.balance_weight * (load.mean() - load).sign()  # type: ignore[operator]
@@ -179,7 +196,9 @@ class MixtureOfExperts(OwnMatrices):
         self.auxiliary = None
 
     def statistics(self) -> dict[str, float]:
-        """Of the step at hand: the busiest expert's load as a multiple of its share, and the part of experts without a token."""
+        """Of the step at hand: the busiest expert's load as a multiple of its share, and the part
+        of experts without a token.
+        """
         load: Tensor = self.load  # type: ignore[assignment]
         share = max(1e-9, float(load.mean()))
         return {

@@ -1,4 +1,6 @@
-"""Where a token stands: added to its embedding, turned into queries and keys, or added to the scores of attention."""
+"""Where a token stands: added to its embedding, turned into queries and keys, or added to the
+scores of attention.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from bigmodel_cli.roles import GAIN, Role
 
 
 class HeadPositionOptions(Options):
-    """Options of what tells positions apart within attention: queries and keys are turned, or something is added to the scores."""
+    """Options of what tells positions apart within attention: queries and keys are turned, or
+    something is added to the scores.
+    """
 
     def rotary(self, head_dim: int, max_len: int) -> Rotary | None:
         """What turns heads of width `head_dim`."""
@@ -47,7 +51,9 @@ class LearnedOptions(AnyPositionOptions):
 
 
 class SinusoidalOptions(AnyPositionOptions):
-    """Sines and cosines of the position at geometric wavelengths (Vaswani et al. 2017, section 3.5)."""
+    """Sines and cosines of the position at geometric wavelengths (Vaswani et al. 2017, section
+    3.5).
+    """
 
     type: Literal["sinusoidal"] = "sinusoidal"
     layout: Literal["interleaved", "halves"] = Field(
@@ -61,7 +67,9 @@ class SinusoidalOptions(AnyPositionOptions):
 
 
 class RotaryOptions(HeadPositionOptions):
-    """Rotary position embedding (Su et al. 2021): queries and keys are turned by an angle that grows with the position."""
+    """Rotary position embedding (Su et al. 2021): queries and keys are turned by an angle that
+    grows with the position.
+    """
 
     type: Literal["rotary"] = "rotary"
     base: Annotated[float, Field(gt=1, le=1e12)] = Field(
@@ -75,7 +83,10 @@ class RotaryOptions(HeadPositionOptions):
     )
 
     def rotary(self, head_dim: int, max_len: int) -> Rotary:
-        """The module for heads of width `head_dim`. Raises `ValueError` where the turned channels are not even."""
+        """The module for heads of width `head_dim`.
+
+        Raises `ValueError` where the turned channels are not even.
+        """
         turned = math.floor(
             self.fraction * head_dim + 1e-6
         )  # as GPT-NeoX, but for errors of rounding (0.29 x 100)
@@ -95,7 +106,9 @@ class RotaryOptions(HeadPositionOptions):
 
 
 class AlibiOptions(HeadPositionOptions):
-    """ALiBi (Press et al. 2022): a penalty on the score that grows with the distance, steeper for some heads."""
+    """ALiBi (Press et al. 2022): a penalty on the score that grows with the distance, steeper for
+    some heads.
+    """
 
     type: Literal["alibi"] = "alibi"
 
@@ -105,7 +118,9 @@ class AlibiOptions(HeadPositionOptions):
 
 
 class T5Options(HeadPositionOptions):
-    """T5's relative positions (Raffel et al. 2020): a learned score per head for each bucket of distances."""
+    """T5's relative positions (Raffel et al. 2020): a learned score per head for each bucket of
+    distances.
+    """
 
     type: Literal["t5"] = "t5"
     buckets: Count = Field(
@@ -114,7 +129,10 @@ class T5Options(HeadPositionOptions):
     max_distance: Count = Field(128, description="from here on all distances share a bucket")
 
     def bias(self, heads: int, causal: bool) -> T5Bias:
-        """The module for so many heads. Raises `ValueError` for too few buckets, or a distance that they reach one by one."""
+        """The module for so many heads.
+
+        Raises `ValueError` for too few buckets, or a distance that they reach one by one.
+        """
         least = 2 if causal else 4
         if self.buckets < least:
             sides = "one side is" if causal else "both sides are"
@@ -161,7 +179,9 @@ class LearnedPosition(Module):
 
 
 class SinusoidalPosition(Module):
-    """(B, T, C) -> (B, T, C)   x + [sin(t / 10000^(2i/C)), cos(t / 10000^(2i/C))] (Vaswani et al. 2017)."""
+    """(B, T, C) -> (B, T, C)   x + [sin(t / 10000^(2i/C)), cos(t / 10000^(2i/C))] (Vaswani et al.
+    2017).
+    """
 
     has_table = True  # of `max_len` positions
 
@@ -197,14 +217,18 @@ class Alibi(Module):
 
 
 def alibi_slopes(heads: int) -> list[float]:
-    """The paper's slopes; for a number of heads that is no power of two, every second one of twice the power fills up."""
+    """The paper's slopes; for a number of heads that is no power of two, every second one of twice
+    the power fills up.
+    """
     power = 2 ** math.floor(math.log2(heads))
     slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
     return slopes + [2 ** (-4 * (i + 1) / power) for i in range(0, 2 * (heads - power), 2)]
 
 
 class T5Bias(Module):
-    """(H, T, S)   a learned score for the bucket of j - i: half of the buckets exact, the rest logarithmic (Raffel et al. 2020)."""
+    """(H, T, S)   a learned score for the bucket of j - i: half of the buckets exact, the rest
+    logarithmic (Raffel et al. 2020).
+    """
 
     def __init__(self, options: T5Options, heads: int, causal: bool) -> None:
         super().__init__()
@@ -242,9 +266,11 @@ def distances(queries: int, keys: int, device: torch.device) -> Tensor:
 
 
 def sines_of_grid(grid: tuple[int, int], dim: int, first: int) -> Tensor:
-    """(F + rows x columns, C)   sines and cosines of column, then of row, half the channels each; zeros for F tokens before.
+    """(F + rows x columns, C)   sines and cosines of column, then of row, half the channels each;
+    zeros for F tokens before.
 
-    He et al. 2022: rates are 10000^(-4i/C) for i below C/4. Raises `ValueError` where 4 does not divide C.
+    He et al. 2022: rates are 10000^(-4i/C) for i below C/4. Raises `ValueError` where 4 does not
+    divide C.
     """
     if dim % 4:
         raise ValueError(

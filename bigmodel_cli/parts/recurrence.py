@@ -1,7 +1,9 @@
-"""Linear recurrences over a sequence, computed in chunks: matrix products inside a chunk, a state between chunks.
+"""Linear recurrences over a sequence, computed in chunks: matrix products inside a chunk, a state
+between chunks.
 
-Memory grows with T; the state is of a constant size, so that generation costs the same at every position. A state is empty
-where a segment begins: positions exchange nothing with those of another segment. All is computed in fp32 or better.
+Memory grows with T; the state is of a constant size, so that generation costs the same at every
+position. A state is empty where a segment begins: positions exchange nothing with those of another
+segment. All is computed in fp32 or better.
 """
 
 from __future__ import annotations
@@ -18,10 +20,12 @@ from bigmodel_cli.roles import OUTER, Role
 
 @dataclass
 class Chunk:
-    """One chunk of every head: q, k (B, H, L, N), v (B, H, L, P), decay (B, H, L): the log of what the state keeps.
+    """One chunk of every head: q, k (B, H, L, N), v (B, H, L, P), decay (B, H, L): the log of what
+    the state keeps.
 
-    `seen` (B, 1, L, L) is True where position i may know of j <= i; `old` (B, 1, L) where it may know of the state that
-    comes in, and `kept` (B, 1, L) where the state that goes out may know of it; `passed` (B, 1) where that state goes through.
+    `seen` (B, 1, L, L) is True where position i may know of j <= i; `old` (B, 1, L) where it may
+    know of the state that comes in, and `kept` (B, 1, L) where the state that goes out may know of
+    it; `passed` (B, 1) where that state goes through.
     """
 
     q: Tensor
@@ -35,8 +39,9 @@ class Chunk:
 
     def __post_init__(self) -> None:
         total = self.decay.cumsum(-1)  # (B, H, L): log of what is left of the incoming state
-        # Log of what is left at i of what j wrote: the sum over j < m <= i, and not a difference of totals, in which a strong decay
-        # at one position would take the digits of weak ones after it (or infinity those of all).
+        # Log of what is left at i of what j wrote: the sum over j < m <= i, and not a difference of
+        # totals, in which a strong decay at one position would take the digits of weak ones after
+        # it (or infinity those of all).
         count = self.decay.shape[-1]
         after = torch.ones(count, count, dtype=torch.bool, device=self.decay.device).tril(
             -1
@@ -100,7 +105,8 @@ def scan(
 ) -> tuple[Tensor, Tensor]:
     """S_t = exp(decay_t) S_{t-1} + k_t v_t^T, y_t = q_t S_t: (y (B, H, T, P), S_T (B, H, N, P)).
 
-    Mamba-2's state space duality (Dao and Gu 2024, section 6): inside a chunk it is attention without softmax.
+    Mamba-2's state space duality (Dao and Gu 2024, section 6): inside a chunk it is attention
+    without softmax.
     """
     library = _library(q, sequence)
     if library is not None:
@@ -126,10 +132,12 @@ def delta_scan(
     sequence: SequenceInfo,
     size: int = 64,
 ) -> tuple[Tensor, Tensor]:
-    """S_t = exp(decay_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T, y_t = q_t S_t: (y, S_T).
+    """S_t = exp(decay_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T, y_t = q_t S_t: (y,
+    S_T).
 
-    The gated delta rule (Yang et al. 2025, "Gated Delta Networks"): what the state already says about k_t is replaced, not
-    added to. Inside a chunk the replacements are found together by solving a triangular system (the WY form, Yang et al. 2024).
+    The gated delta rule (Yang et al. 2025, "Gated Delta Networks"): what the state already says
+    about k_t is replaced, not added to. Inside a chunk the replacements are found together by
+    solving a triangular system (the WY form, Yang et al. 2024).
     """
     library = _library(q, sequence)
     if library is not None:
@@ -153,7 +161,9 @@ def delta_scan(
 
 
 def _library(q: Tensor, sequence: SequenceInfo) -> Any:
-    """The Triton kernels of flash-linear-attention (`fla.ops`), where it is installed and they can compute this; else None."""
+    """The Triton kernels of flash-linear-attention (`fla.ops`), where it is installed and they can
+    compute this; else None.
+    """
     if not q.is_cuda or sequence.segment_ids is not None or importlib.util.find_spec("fla") is None:
         return None
     importlib.import_module("fla.ops.simple_gla")
@@ -179,7 +189,9 @@ def _first(state: Tensor | None, k: Tensor, v: Tensor) -> Tensor:
 
 
 class ShortConvolution(Module):
-    """(B, T, C) -> (B, T, C)   a causal convolution of each channel by itself, which does not cross segments."""
+    """(B, T, C) -> (B, T, C)   a causal convolution of each channel by itself, which does not cross
+    segments.
+    """
 
     def __init__(self, channels: int, kernel: int, bias: bool) -> None:
         super().__init__()
@@ -197,7 +209,9 @@ class ShortConvolution(Module):
     def forward(
         self, x: Tensor, sequence: SequenceInfo, past: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The convolution, and the last kernel - 1 inputs, which are the next call's `past` (B, kernel - 1, C)."""
+        """The convolution, and the last kernel - 1 inputs, which are the next call's `past` (B,
+        kernel - 1, C).
+        """
         width = self.kernel - 1
         row = torch.cat((x.new_zeros(len(x), width, x.shape[2]) if past is None else past, x), 1)
         if sequence.segment_ids is None:

@@ -23,7 +23,9 @@ EPS = 1e-6
 
 
 class RetentionOptions(AnyMixerOptions):
-    """Retention (Sun et al. 2023, RetNet): linear attention with a fixed decay per head; its state does not grow."""
+    """Retention (Sun et al. 2023, RetNet): linear attention with a fixed decay per head; its state
+    does not grow.
+    """
 
     type: Literal["retention"] = "retention"
     num_heads: Count = Field(description="heads (H), of dim / num_heads channels each")
@@ -51,11 +53,13 @@ class RetentionOptions(AnyMixerOptions):
 
 
 class Retention(OwnMatrices):
-    """(B, T, C) -> (B, T, C)   (Q K^T * D) V with D_ij = gamma_h^(i - j) for j <= i (Sun et al. 2023, equation 5).
+    """(B, T, C) -> (B, T, C)   (Q K^T * D) V with D_ij = gamma_h^(i - j) for j <= i (Sun et al.
+    2023, equation 5).
 
-    gamma_h = 1 - 2^(-5 - h). Pair i of a query's and a key's channels is turned by 10000^(-i / (N / 2 - 1)) a position, each head's
-    result is brought to a root mean square of 1 and gated, as in the authors' code (torchscale). What that code divides scores by
-    beforehand changes nothing behind the norm, and is left out; so is a learned scale of the norm, which `out` contains.
+    gamma_h = 1 - 2^(-5 - h). Pair i of a query's and a key's channels is turned by 10000^(-i / (N /
+    2 - 1)) a position, each head's result is brought to a root mean square of 1 and gated, as in
+    the authors' code (torchscale). What that code divides scores by beforehand changes nothing
+    behind the norm, and is left out; so is a learned scale of the norm, which `out` contains.
     """
 
     needs_max_len = True  # by the table of angles

@@ -1,4 +1,6 @@
-"""Rotary positions: angles, how they are scaled for longer contexts, and the turning of heads by them."""
+"""Rotary positions: angles, how they are scaled for longer contexts, and the turning of heads by
+them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ class _Scaling(Options):
     factor: Positive = Field(description="how many times longer than trained")
 
     def rates(self, rate: Tensor, base: float) -> tuple[Tensor, float]:
-        """Angles per position (R/2) of so many pairs, from the plain ones, and what cosines and sines are multiplied by.
+        """Angles per position (R/2) of so many pairs, from the plain ones, and what cosines and
+        sines are multiplied by.
 
         Raises `ValueError` where the number of pairs is not enough.
         """
@@ -38,12 +41,17 @@ class LinearScaling(_Scaling):
 
 
 class NTKScaling(_Scaling):
-    """NTK-aware scaling (bloc97 2023): a larger base, so that fast angles stay and the slowest is divided by the factor."""
+    """NTK-aware scaling (bloc97 2023): a larger base, so that fast angles stay and the slowest is
+    divided by the factor.
+    """
 
     type: Literal["ntk"] = "ntk"
 
     def rates(self, rate: Tensor, base: float) -> tuple[Tensor, float]:
-        """Those of the larger base. Raises `ValueError` for one pair, which is the fastest and the slowest at once."""
+        """Those of the larger base.
+
+        Raises `ValueError` for one pair, which is the fastest and the slowest at once.
+        """
         turned = 2 * len(rate)
         if turned < 4:
             raise ValueError(
@@ -54,10 +62,12 @@ class NTKScaling(_Scaling):
 
 
 class YarnScaling(_Scaling):
-    """YaRN (Peng et al. 2023): angles that turn often within the trained length stay, slow ones are divided by the factor.
+    """YaRN (Peng et al. 2023): angles that turn often within the trained length stay, slow ones are
+    divided by the factor.
 
-    Attention is made sharper: cosines and sines are multiplied by m(`mscale`) / m(`mscale_all_dim`), m(a) = 0.1 a ln(factor)
-    + 1, and the scores of MLA, where a part of each head is turned, by m(`mscale_all_dim`)^2 (DeepSeek-V2 2024).
+    Attention is made sharper: cosines and sines are multiplied by m(`mscale`) /
+    m(`mscale_all_dim`), m(a) = 0.1 a ln(factor) + 1, and the scores of MLA, where a part of each
+    head is turned, by m(`mscale_all_dim`)^2 (DeepSeek-V2 2024).
     """
 
     type: Literal["yarn"] = "yarn"
@@ -97,7 +107,9 @@ class YarnScaling(_Scaling):
         return self
 
     def rates(self, rate: Tensor, base: float) -> tuple[Tensor, float]:
-        """Between those that stay and those that are divided the mean changes linearly with the number of the pair."""
+        """Between those that stay and those that are divided the mean changes linearly with the
+        number of the pair.
+        """
         turned = 2 * len(rate)
 
         def pair(turns: float) -> float:  # the pair of channels that makes so many turns
@@ -128,15 +140,19 @@ Scaling = Annotated[LinearScaling | NTKScaling | YarnScaling, Field(discriminato
 
 
 def rotary_rates(base: float, turned: int) -> Tensor:
-    """(R/2) float64   base^(-2i/R), the angle of each pair at position 1 (Su et al. 2021, section 3.2.2)."""
+    """(R/2) float64   base^(-2i/R), the angle of each pair at position 1 (Su et al. 2021, section
+    3.2.2).
+    """
     return base ** (-torch.arange(0, turned, 2, dtype=torch.float64) / turned)
 
 
 class Rotary(Module):
-    """(B, H, T, D) -> (B, H, T, D)   pairs (i, i + R/2) of the first R channels turned by t * rate_i (Su et al. 2021).
+    """(B, H, T, D) -> (B, H, T, D)   pairs (i, i + R/2) of the first R channels turned by t *
+    rate_i (Su et al. 2021).
 
-    The pairing is Llama's; the channels after R are left alone. `rate` (R/2) are radians per position; cosines and sines are
-    multiplied by `size`. Angles are found in float64: in float32 that of position 100,000 is off by a hundredth.
+    The pairing is Llama's; the channels after R are left alone. `rate` (R/2) are radians per
+    position; cosines and sines are multiplied by `size`. Angles are found in float64: in float32
+    that of position 100,000 is off by a hundredth.
     """
 
     has_table = True  # of `max_len` positions

@@ -2,8 +2,9 @@
 
 `bigmodel check` tries it, and training does so before it begins.
 
-A part that does not keep a promise gives wrong numbers that nobody sees: one that looks ahead learns to copy, one whose cache
-differs writes other text than it was trained for. Options that name a promise in `not_promised` do not make it.
+A part that does not keep a promise gives wrong numbers that nobody sees: one that looks ahead
+learns to copy, one whose cache differs writes other text than it was trained for. Options that name
+a promise in `not_promised` do not make it.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ REMEDIES = {
     ),
     "positions": "compute each position by itself, whatever stands beside it",
 }
-"""What to do about a promise that is not kept; the promises in the order in which they are tried."""
+"""What to do about a promise that is not kept; the promises in the order in which they are tried.
+"""
 
 _COMMON: dict[str, Callable[[Trial], None]] = {
     "shape": forms.shape,
@@ -84,7 +86,10 @@ ONE_SIDED = ("causal", "cache")
 
 @dataclass(frozen=True)
 class Finding:
-    """One promise of a part: whether it is kept, and what there is to say. None: it is not made, or not for such a place."""
+    """One promise of a part: whether it is kept, and what there is to say.
+
+    None: it is not made, or not for such a place.
+    """
 
     promise: str
     kept: bool | None
@@ -167,7 +172,9 @@ def _does_not_run(trial: Trial) -> str:
 
 
 def _raised(options: Any, error: Exception) -> str:
-    """'my_part.py:21: AttributeError: ...': what was raised, at the line of the part's own file that was at work."""
+    """'my_part.py:21: AttributeError: ...': what was raised, at the line of the part's own file
+    that was at work.
+    """
     file = Path(str(sys.modules[type(options).__module__].__file__))
     line = line_of(file, error)
     text = f"{type(error).__name__}: {first_line(error)}"
@@ -200,7 +207,10 @@ def _built(slot: str, options: Any, causal: bool, widths: Iterable[int]) -> Tria
 
 
 def check_parts(model: ModelOptions) -> None:
-    """Try the parts of plugins in a model's options. Raises `SpecError` naming each promise that is not kept, and the remedy."""
+    """Try the parts of plugins in a model's options.
+
+    Raises `SpecError` naming each promise that is not kept, and the remedy.
+    """
     for part in parts_from_files(model, "model"):
         if part.slot not in OF_SLOT:
             continue
@@ -221,7 +231,10 @@ def check_parts(model: ModelOptions) -> None:
 
 
 def check_plugins(spec: Any) -> None:
-    """Try the parts of plugins in a spec, and their optimizer and schedule. Raises `SpecError` as `check_parts` does."""
+    """Try the parts of plugins in a spec, and their optimizer and schedule.
+
+    Raises `SpecError` as `check_parts` does.
+    """
     check_parts(spec.model)
     for part in parts_from_files(spec.train, "train"):
         if part.slot in training.TRIES:

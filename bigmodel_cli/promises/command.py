@@ -1,4 +1,6 @@
-"""`bigmodel check FILE`: every promise of everything in a plugin's file that can be tried without a spec."""
+"""`bigmodel check FILE`: every promise of everything in a plugin's file that can be tried without a
+spec.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ UNTRIED = (
 
 @dataclass(frozen=True)
 class Checked:
-    """One of the classes: what it fills, what it is called, and what was found; in an encoder too where it is a mixer."""
+    """One of the classes: what it fills, what it is called, and what was found; in an encoder too
+    where it is a mixer.
+    """
 
     slot: str
     type: str
@@ -36,7 +40,10 @@ class Checked:
 
     @property
     def broken(self) -> list[str]:
-        """The promises that are not kept. A mixer that is made for one kind of place alone need not be built for the other."""
+        """The promises that are not kept.
+
+        A mixer that is made for one kind of place alone need not be built for the other.
+        """
         here = [f.promise for f in self.findings if f.kept is False]
         there = [
             f"{f.promise} in an encoder"
@@ -47,7 +54,9 @@ class Checked:
         return ["builds"] if nowhere else [*here, *there]
 
     def rows(self) -> list[list[str]]:
-        """One for each promise; of those in an encoder one for all, or one for each that is not kept."""
+        """One for each promise; of those in an encoder one for all, or one for each that is not
+        kept.
+        """
         found = [finding.cells() for finding in self.findings]
         if self.in_encoder:
             broken = [f for f in self.in_encoder if not f.kept]
@@ -78,7 +87,8 @@ def checked_text(parts: Sequence[Checked]) -> str:
 
 
 def check_plugin(file: Path, overrides: Sequence[str]) -> list[Checked]:
-    """Try the parts that were joined from the file, each with its defaults and those overrides that it has options for.
+    """Try the parts that were joined from the file, each with its defaults and those overrides that
+    it has options for.
 
     Raises `SpecError` for an override that none has, and for options without a value.
     """

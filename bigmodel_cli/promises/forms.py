@@ -1,4 +1,6 @@
-"""Promises that every part makes: shapes, the meta device, the same numbers again, after saving too, gradients, rows."""
+"""Promises that every part makes: shapes, the meta device, the same numbers again, after saving
+too, gradients, rows.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,9 @@ def gradients(trial: Trial) -> None:
 
 
 def rows(trial: Trial) -> None:
-    """A row gives the same with other rows beside it and alone; in training no gradient goes from a row to another."""
+    """A row gives the same with other rows beside it and alone; in training no gradient goes from a
+    row to another.
+    """
     x = trial.input()
     want = trial.run(x)
     expect_equal(
@@ -90,7 +94,9 @@ def rows(trial: Trial) -> None:
 
 
 def slope(trial: Trial, x: Tensor, row: int, end: int = LENGTH) -> Tensor:
-    """(B, T, C)   how each input moves the outputs of a row's first `end` positions, in training: whatever dropout draws."""
+    """(B, T, C)   how each input moves the outputs of a row's first `end` positions, in training:
+    whatever dropout draws.
+    """
     trial.part.train()
     x = x.clone().requires_grad_()
     y = trial.call(x)[row, :end]

@@ -1,4 +1,6 @@
-"""Promises of parts that know about order: nothing is seen ahead, caches change nothing, documents keep to themselves."""
+"""Promises of parts that know about order: nothing is seen ahead, caches change nothing, documents
+keep to themselves.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def _pieces(
 
 
 def cache(trial: Trial) -> None:
-    """Piece by piece with a cache is as the whole; rows of a cache can be chosen, as a beam search does."""
+    """Piece by piece with a cache is as the whole; rows of a cache can be chosen, as a beam search
+    does.
+    """
     x = trial.input()
     want = trial.run(x)
     expect_equal(

@@ -1,4 +1,6 @@
-"""What plugins' optimizers and schedules promise; of models, tasks, data and trackers a file alone has nothing to be tried with."""
+"""What plugins' optimizers and schedules promise; of models, tasks, data and trackers a file alone
+has nothing to be tried with.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,9 @@ def _finite(options: Any) -> None:
 
 
 def _factors(options: Any) -> None:
-    """Every factor is a finite number of 0 or more, and a function of the step and the run's length."""
+    """Every factor is a finite number of 0 or more, and a function of the step and the run's
+    length.
+    """
     for total in (1, 2, 10, 1000):
         for step in range(total):
             factor = options.factor(step, total)

@@ -1,4 +1,6 @@
-"""One part on trial: built at a small width, with weights and inputs that are drawn the same way each time."""
+"""One part on trial: built at a small width, with weights and inputs that are drawn the same way
+each time.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ class Broken(Exception):
 
 
 class Trial:
-    """A part to be tried. `part` is None where the options have nothing to build (a position of type none)."""
+    """A part to be tried.
+
+    `part` is None where the options have nothing to build (a position of type none).
+    """
 
     def __init__(self, slot: str, options: Any, layer: LayerContext) -> None:
         self.slot, self.options, self.layer = slot, options, layer
@@ -41,7 +46,9 @@ class Trial:
         return part
 
     def renew(self) -> None:
-        """Build it anew, with weights away from zeros and ones, behind which a fault may hide; in evaluation."""
+        """Build it anew, with weights away from zeros and ones, behind which a fault may hide; in
+        evaluation.
+        """
         torch.manual_seed(1)
         self.part = self.build()
         if self.part is None:
@@ -76,7 +83,10 @@ class Trial:
 
 
 def differ(a: Tensor, b: Tensor) -> float:
-    """The greatest difference as a part of what stands there; 0 where it is no more than rounding. Infinite for other shapes."""
+    """The greatest difference as a part of what stands there; 0 where it is no more than rounding.
+
+    Infinite for other shapes.
+    """
     if a.shape != b.shape:
         return float("inf")
     if not bool(torch.isfinite(a).all()) or not bool(torch.isfinite(b).all()):

@@ -22,7 +22,10 @@ MOST_SHOWN = 6
 
 
 def read_runs(given: Sequence[str]) -> list[RunRecord]:
-    """The runs that are named, or below folders that are. What cannot be read of them is one warning each."""
+    """The runs that are named, or below folders that are.
+
+    What cannot be read of them is one warning each.
+    """
     runs = [read_run(path) for path in find_runs(given, say)]
     for run in runs:
         for warning in run.warnings:

@@ -1,4 +1,6 @@
-"""Which runs are meant: folders of runs, runs and their checkpoints, by path or by their name below runs/."""
+"""Which runs are meant: folders of runs, runs and their checkpoints, by path or by their name below
+runs/.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ MOST_FOREIGN = 5
 
 
 def find_runs(given: Sequence[str], say: Callable[[str], None]) -> list[Path]:
-    """The runs that are named, or below the folders that are named, or below runs/; each once. What is passed over is said.
+    """The runs that are named, or below the folders that are named, or below runs/; each once.
+
+    What is passed over is said.
 
     Raises `SpecError` for what is neither a run nor a folder.
     """
@@ -47,7 +51,9 @@ def find_runs(given: Sequence[str], say: Callable[[str], None]) -> list[Path]:
 
 
 def _run_of(path: Path) -> Path | None:
-    """The folder that a path names: a run, the run of a checkpoint, or a folder of runs; None where there is none."""
+    """The folder that a path names: a run, the run of a checkpoint, or a folder of runs; None where
+    there is none.
+    """
     place = next((p for p in (path, ROOT / path) if os.path.isdir(p)), None)
     if place is not None and (
         os.path.exists(place / "manifest.json") or place.name == "checkpoints"

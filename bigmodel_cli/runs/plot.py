@@ -1,4 +1,6 @@
-"""The curves of several runs in one picture: what can be compared is drawn together, and all else beside it."""
+"""The curves of several runs in one picture: what can be compared is drawn together, and all else
+beside it.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,10 @@ def groups(runs: Sequence[RunRecord]) -> dict[Group, list[RunRecord]]:
 
 
 def plot(runs: Sequence[RunRecord], path: Path) -> bool:
-    """Draw for each group its metric and its losses; False where no run has recorded anything. Raises `ResourceError`."""
+    """Draw for each group its metric and its losses; False where no run has recorded anything.
+
+    Raises `ResourceError`.
+    """
     names = dict(
         zip((run.path for run in runs), short_names([run.path for run in runs]), strict=True)
     )

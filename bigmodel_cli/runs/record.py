@@ -31,7 +31,10 @@ MOST_METRICS = 1 << 30
 
 
 class Metric(NamedTuple):
-    """The metric by which a run's checkpoints are compared, and those in percent. The loss, where an older run does not say."""
+    """The metric by which a run's checkpoints are compared, and those in percent.
+
+    The loss, where an older run does not say.
+    """
 
     name: str = "loss"
     higher_is_better: bool = False
@@ -44,7 +47,9 @@ class Metric(NamedTuple):
 
 @dataclass(frozen=True)
 class Validation:
-    """The metrics of a validation, without those that are not finite; `averaged`: of the mean of several checkpoints."""
+    """The metrics of a validation, without those that are not finite; `averaged`: of the mean of
+    several checkpoints.
+    """
 
     step: int
     values: Mapping[str, float]
@@ -122,9 +127,11 @@ def read_run(path: Path) -> RunRecord:
 
 
 def owner(path: Path) -> int | None:
-    """The process that holds the lock of the run in this directory; None where there is none, 0 where its number is not known.
+    """The process that holds the lock of the run in this directory; None where there is none, 0
+    where its number is not known.
 
-    The lock is tried only where its process may live, so that a run that starts meanwhile finds it free.
+    The lock is tried only where its process may live, so that a run that starts meanwhile finds it
+    free.
     """
     try:
         descriptor = os.open(
@@ -155,7 +162,9 @@ def owner(path: Path) -> int | None:
 
 
 def _read(path: Path, most: int, warnings: list[str], take: Callable[[bytes], T]) -> T | None:
-    """What `take` makes of a regular file's content; None where there is no such file, or, with a warning, where it is damaged."""
+    """What `take` makes of a regular file's content; None where there is no such file, or, with a
+    warning, where it is damaged.
+    """
     try:
         with open(
             path, "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)
@@ -204,7 +213,9 @@ def _metric(values: Any) -> Metric:
 def _figures(
     warnings: list[str], path: Path
 ) -> Callable[[bytes], tuple[list[Validation], int, float | None]]:
-    """Reads the validations, the last step and the seconds of training, and of all other lines nothing: they are many."""
+    """Reads the validations, the last step and the seconds of training, and of all other lines
+    nothing: they are many.
+    """
 
     def read(content: bytes) -> tuple[list[Validation], int, float | None]:
         validations, damaged = [], 0
@@ -227,7 +238,9 @@ def _figures(
 
 
 def training_losses(path: Path) -> list[tuple[int, float]]:
-    """(step, loss) of each record of the training of the run in this directory; damaged lines are left out."""
+    """(step, loss) of each record of the training of the run in this directory; damaged lines are
+    left out.
+    """
     content = _read(path / METRICS, MOST_METRICS, [], bytes) or b""
     records = (_record(line) for line in _lines_with(content, b'"loss"') if b'"val"' not in line)
     return [(r["step"], r["loss"]) for r in records if _is_finite(r.get("loss"))]
@@ -257,7 +270,10 @@ def _is_finite(value: Any) -> bool:
 
 
 def _options(content: bytes) -> dict[str, Any]:
-    """The leaves of a resolved spec. Its sections are read one by one, since those of many runs are the same."""
+    """The leaves of a resolved spec.
+
+    Its sections are read one by one, since those of many runs are the same.
+    """
     sections = re.split(rb"^(?=[A-Za-z])", content, flags=re.MULTILINE)
     found = {
         name: value for section in sections if section.strip() for name, value in _section(section)

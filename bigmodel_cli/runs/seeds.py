@@ -24,7 +24,9 @@ class Figure(NamedTuple):
 
 
 def figures(runs: Mapping[int, RunRecord]) -> dict[str, Figure]:
-    """'best accuracy' -> its values: the best and last metrics of the validations, or where there are none the last loss."""
+    """'best accuracy' -> its values: the best and last metrics of the validations, or where there
+    are none the last loss.
+    """
     found: dict[str, Figure] = {}
     for metric in dict.fromkeys(run.metric.name for run in runs.values()):
         found[f"best {metric}"] = Figure(

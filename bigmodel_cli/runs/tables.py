@@ -18,7 +18,9 @@ NONE = "-"
 
 
 def listing(runs: Sequence[RunRecord]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows: state, step, best metric, time, and the options in which each run differs from the others."""
+    """Columns and rows: state, step, best metric, time, and the options in which each run differs
+    from the others.
+    """
     names = short_names([run.path for run in runs])
     options = short_paths(differing([run.options for run in runs]))
     rows = [
@@ -29,7 +31,9 @@ def listing(runs: Sequence[RunRecord]) -> tuple[list[str], list[list[str]]]:
 
 
 def comparison(runs: Sequence[RunRecord]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows: a column for each run; options that differ, best and last metrics, steps, time, parameters."""
+    """Columns and rows: a column for each run; options that differ, best and last metrics, steps,
+    time, parameters.
+    """
     options = short_paths(differing([run.options for run in runs]))
     lines: list[tuple[str, list[str]]] = [("state", [_state(run) for run in runs])]
     lines += [(short, [_value(r.options, path) for r in runs]) for path, short in options.items()]

@@ -18,7 +18,9 @@ class AnyScheduleOptions(Options):
     )
 
     def factor(self, step: int, total: int) -> float:
-        """The fraction of the peak learning rate for optimizer step `step` (from 0) of `total`; step `warmup` has the peak."""
+        """The fraction of the peak learning rate for optimizer step `step` (from 0) of `total`;
+        step `warmup` has the peak.
+        """
         return (
             (step + 1) / (self.warmup + 1) if step < self.warmup else self.after_warmup(step, total)
         )
@@ -39,7 +41,10 @@ class AnyScheduleOptions(Options):
 
 
 class FallingOptions(AnyScheduleOptions):
-    """A schedule that falls to `final` at the last step. Where one step alone follows the warm-up, it has the peak."""
+    """A schedule that falls to `final` at the last step.
+
+    Where one step alone follows the warm-up, it has the peak.
+    """
 
     final: Fraction = Field(
         0.0, description="the learning rate at the last step, as a fraction of the peak"

@@ -12,7 +12,9 @@ Milestone = Annotated[float, Field(gt=0, lt=1)]
 
 
 class MultistepOptions(AnyScheduleOptions):
-    """The peak, multiplied by `gamma` at each milestone, as AlexNet and ResNets were trained (He et al. 2016, section 4.2)."""
+    """The peak, multiplied by `gamma` at each milestone, as AlexNet and ResNets were trained (He et
+    al. 2016, section 4.2).
+    """
 
     type: Literal["multistep"] = "multistep"
     milestones: Annotated[list[Milestone], Field(min_length=1)] = Field(

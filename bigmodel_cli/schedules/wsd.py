@@ -11,7 +11,9 @@ from bigmodel_cli.schedules.base import FallingOptions
 
 
 class WSDOptions(FallingOptions):
-    """Warm-up, stable, decay (Hu et al. 2024, MiniCPM): the peak, then down to `final` in a straight line."""
+    """Warm-up, stable, decay (Hu et al. 2024, MiniCPM): the peak, then down to `final` in a
+    straight line.
+    """
 
     type: Literal["wsd"] = "wsd"
     decay: Fraction = Field(

@@ -1,8 +1,11 @@
-"""Tasks: what a batch is turned into, and how a model is judged. One file each, one name in the table.
+"""Tasks: what a batch is turned into, and how a model is judged.
 
-A task gives ``forward(model, batch) -> outputs``; ``loss(outputs, batch) -> (loss_sum, count)``, divided once by whoever has all
-the sums; and ``score(outputs, batch)``: for each metric the sum and the count of every item, so that a metric over a split is
-``sum / count`` whatever the batches were, and its uncertainty can be computed from the items.
+One file each, one name in the table.
+
+A task gives ``forward(model, batch) -> outputs``; ``loss(outputs, batch) -> (loss_sum, count)``,
+divided once by whoever has all the sums; and ``score(outputs, batch)``: for each metric the sum and
+the count of every item, so that a metric over a split is ``sum / count`` whatever the batches were,
+and its uncertainty can be computed from the items.
 """
 
 from __future__ import annotations
@@ -39,7 +42,10 @@ TaskOptions = Annotated[AnyTaskOptions, TASKS]
 
 
 def build_task(options: AnyTaskOptions, info: DatasetInfo = NO_DATASET) -> Task:
-    """The task that these options describe, for the data that `info` describes. Raises `SpecError` where they do not fit."""
+    """The task that these options describe, for the data that `info` describes.
+
+    Raises `SpecError` where they do not fit.
+    """
     return options.build(info)
 
 

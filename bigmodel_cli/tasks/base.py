@@ -1,4 +1,5 @@
-"""What every task answers: a new task is a file with its options and its class, and a line in the table.
+"""What every task answers: a new task is a file with its options and its class, and a line in the
+table.
 
 Who trains, evaluates or writes asks these methods and never looks at what a task is.
 """
@@ -23,7 +24,9 @@ Answers = dict[str, list[Any]]
 
 
 class Search(NamedTuple):
-    """How a model writes where the command line does not say: by a search for a text, with `max_tokens` at most."""
+    """How a model writes where the command line does not say: by a search for a text, with
+    `max_tokens` at most.
+    """
 
     beams: int = 1
     length_penalty: float = 1.0
@@ -41,11 +44,16 @@ class AnyTaskOptions(Options):
 
     @abstractmethod
     def build(self, info: DatasetInfo = NO_DATASET) -> Task:
-        """The task, for the data that `info` describes. Raises `SpecError` where they do not fit."""
+        """The task, for the data that `info` describes.
+
+        Raises `SpecError` where they do not fit.
+        """
 
     @classmethod
     def for_samples(cls) -> AnyTaskOptions:
-        """Options by default, for a task that scores a file of samples again: options that must be given are left out."""
+        """Options by default, for a task that scores a file of samples again: options that must be
+        given are left out.
+        """
         return cls.model_construct()
 
     def notes(self, info: DatasetInfo) -> list[str]:
@@ -61,7 +69,9 @@ class AnyTaskOptions(Options):
         return None
 
     def unlearnable(self, model: str, learners: Sequence[str]) -> str:
-        """Why a model of this type cannot learn the task, as a message; `learners` are the types that can."""
+        """Why a model of this type cannot learn the task, as a message; `learners` are the types
+        that can.
+        """
         return (
             f"task.type: {self.type} is learnt by model.type: {' or '.join(learners)}, and"
             f" model.type is {model}"
@@ -72,7 +82,8 @@ class AnyTaskOptions(Options):
         return Search()
 
     def example(self, model: Any, info: DatasetInfo, x: Tensor, second: int) -> tuple[Tensor, ...]:
-        """What a model with these options is called with in training, where x (B, ...) is its first input, of no content.
+        """What a model with these options is called with in training, where x (B, ...) is its first
+        input, of no content.
 
         `second` is the length of the other side of pairs.
         """
@@ -80,7 +91,10 @@ class AnyTaskOptions(Options):
 
 
 class Task:
-    """Turns batches into a loss and scores. Sums and counts are divided once, by whoever has all of them."""
+    """Turns batches into a loss and scores.
+
+    Sums and counts are divided once, by whoever has all of them.
+    """
 
     name: ClassVar[str]
     needs: ClassVar[str]
@@ -104,7 +118,9 @@ class Task:
     of_probability: ClassVar[bool] = True
     """Whether what `foremost` says is a probability."""
     generates: ClassVar[bool] = False
-    """Whether items are judged by what the model writes: its answers are then source, reference and prediction."""
+    """Whether items are judged by what the model writes: its answers are then source, reference and
+    prediction.
+    """
     text_metrics: Sequence[str] = ()
     """What `eval` judges written texts by, as metrics/text.py names them."""
     validation_text_metrics: Sequence[str] = ()
@@ -139,7 +155,8 @@ class Task:
     def forward(self, model: Any, batch: Batch, training: bool = True) -> Any:
         """The model called on a batch: what `loss` and `score` take, logits for most tasks.
 
-        Where a task shows a model something else when it is judged, that is what it does without `training`.
+        Where a task shows a model something else when it is judged, that is what it does without
+        `training`.
         """
         raise NotImplementedError
 
@@ -148,22 +165,30 @@ class Task:
         raise NotImplementedError
 
     def score(self, outputs: Any, batch: Batch) -> tuple[Scores, Answers]:
-        """Sums and counts of every metric that is a mean, and what the model said, of each item. Without gradients."""
+        """Sums and counts of every metric that is a mean, and what the model said, of each item.
+
+        Without gradients.
+        """
         raise NotImplementedError
 
     def size(self, batch: Batch) -> int | Tensor:
-        """How much of its unit the model works on in a batch, padding left out; what a rate of training counts.
+        """How much of its unit the model works on in a batch, padding left out; what a rate of
+        training counts.
 
         Not `loss`'s count, which is a sum of weights or of hidden tokens alone.
         """
         return len(next(iter(batch.values())))
 
     def predictions(self, outputs: Any, top: int) -> list[dict[str, Any]]:
-        """What `predict` tells of each item, where the task `labels`; of the `top` likeliest where it `has_top`."""
+        """What `predict` tells of each item, where the task `labels`; of the `top` likeliest where
+        it `has_top`.
+        """
         raise NotImplementedError
 
     def foremost(self, outputs: Tensor) -> tuple[int, str, float]:
-        """Of the outputs (1, K) of one item: the number of the one to look at, its name, and what it says."""
+        """Of the outputs (1, K) of one item: the number of the one to look at, its name, and what
+        it says.
+        """
         raise NotImplementedError
 
     def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:
@@ -175,11 +200,15 @@ class Task:
         return {}
 
     def tables(self, answers: Answers) -> dict[str, list[dict[str, Any]]]:
-        """What `eval` shows beside the metrics, by name, as rows of the same columns: how it is with each type, label, word."""
+        """What `eval` shows beside the metrics, by name, as rows of the same columns: how it is
+        with each type, label, word.
+        """
         return {}
 
     def tuned(self, answers: Answers) -> dict[str, Any]:
-        """Options of the task, by their paths, that a trained model is best used with, found on the answers of validation data."""
+        """Options of the task, by their paths, that a trained model is best used with, found on the
+        answers of validation data.
+        """
         return {}
 
     def derived(self, metrics: dict[str, float]) -> dict[str, float]:
@@ -191,7 +220,9 @@ class Task:
         return self.metrics.get(metric, MetricInfo())
 
     def described(self) -> dict[str, Any]:
-        """The metric that decides, as plain values: its name and which way is better; and all in percent."""
+        """The metric that decides, as plain values: its name and which way is better; and all in
+        percent.
+        """
         percent = [name for name, info in self.metrics.items() if info.percent]
         return {"name": self.metric, "higher_is_better": self.higher_is_better, "percent": percent}
 

@@ -45,7 +45,8 @@ class CausalLMOptions(AnyTaskOptions):
 class CausalLM(TokenTask):
     """batch {"tokens": (B, T + 1)}; the model maps tokens (B, T) to logits (B, T, V).
 
-    Where the batch has "segments" (B, T + 1), the model is told which document each token belongs to.
+    Where the batch has "segments" (B, T + 1), the model is told which document each token belongs
+    to.
     """
 
     name = "causal_lm"
@@ -56,7 +57,9 @@ class CausalLM(TokenTask):
         self.label_smoothing = options.label_smoothing
 
     def forward(self, model: Any, batch: Batch, training: bool = True) -> Tensor:
-        """(B, T, V)   the model's logits, each document for itself where the batch says which is which."""
+        """(B, T, V)   the model's logits, each document for itself where the batch says which is
+        which.
+        """
         inputs, segments = self.shift(batch)[0], batch.get("segments")
         logits: Tensor = (
             model(inputs) if segments is None else model(inputs, segments=segments[:, :-1])

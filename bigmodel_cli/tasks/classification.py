@@ -16,7 +16,9 @@ from bigmodel_cli.metrics.labels import f1_measure
 from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
 
 INPUTS: dict[str, tuple[str, ...]] = {"image": (), "tokens": ("types",), "frames": ("lengths",)}
-"""What an item may be, by its name in a batch, and what may stand beside it: what the model is called with, in this order."""
+"""What an item may be, by its name in a batch, and what may stand beside it: what the model is
+called with, in this order.
+"""
 
 UNEVEN = 0.8
 """Part of the training items, of the largest class ..."""
@@ -45,7 +47,9 @@ class ClassificationOptions(AnyTaskOptions):
     )
 
     def notes(self, info: DatasetInfo) -> list[str]:
-        """The weight of each class; without weights, that the accuracy is high for a model that knows nothing, where it is."""
+        """The weight of each class; without weights, that the accuracy is high for a model that
+        knows nothing, where it is.
+        """
         weights = class_weights(self, info)
         if weights:
             shown = ", ".join(
@@ -93,7 +97,8 @@ class Classification(Task):
     def loss(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy over the batch, and its size; with weights both are weighted sums.
 
-        Their quotient is that of torch.nn.CrossEntropyLoss(weight=...), over however many micro-batches they are summed.
+        Their quotient is that of torch.nn.CrossEntropyLoss(weight=...), over however many
+        micro-batches they are summed.
         """
         labels, smoothing = batch["label"], self.options.label_smoothing
         if not self.weights:
@@ -107,7 +112,8 @@ class Classification(Task):
         return total, self._weight[labels].sum()
 
     def score(self, outputs: Tensor, batch: Batch) -> tuple[Scores, Answers]:
-        """Per item: right or wrong ("accuracy", and "top5" from twenty classes on) and its cross-entropy ("loss").
+        """Per item: right or wrong ("accuracy", and "top5" from twenty classes on) and its
+        cross-entropy ("loss").
 
         The answers are its label, the likeliest class and that one's probability.
         """
@@ -162,7 +168,9 @@ class Classification(Task):
 
 
 def uneven(info: DatasetInfo) -> list[str]:
-    """A warning where the training items of one class are most of all, or many times those of another."""
+    """A warning where the training items of one class are most of all, or many times those of
+    another.
+    """
     counts = info.class_counts
     if not sum(counts):
         return []
@@ -181,7 +189,8 @@ def uneven(info: DatasetInfo) -> list[str]:
 def class_weights(options: ClassificationOptions, info: DatasetInfo) -> tuple[float, ...]:
     """The weight of each class, in the order of the logits; () where every item counts alike.
 
-    Raises `SpecError` for a name that is no class, and for "balanced" where the training items of each class are not known.
+    Raises `SpecError` for a name that is no class, and for "balanced" where the training items of
+    each class are not known.
     """
     wanted = options.class_weights
     if wanted == "none" or not info.classes:
@@ -206,7 +215,10 @@ def class_weights(options: ClassificationOptions, info: DatasetInfo) -> tuple[fl
 
 
 def inputs_of(batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
-    """What a model that labels items is called with. Raises `SpecError` for data that has none of `INPUTS`."""
+    """What a model that labels items is called with.
+
+    Raises `SpecError` for data that has none of `INPUTS`.
+    """
     name = next((name for name in INPUTS if name in batch), None)
     if name is None:
         there = ", ".join(sorted(batch.keys() - {KEY}))

@@ -17,7 +17,9 @@ from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
 
 
 class CTCOptions(AnyTaskOptions):
-    """Write down what is said in a recording (Graves et al. 2006); scored by word and character error rate."""
+    """Write down what is said in a recording (Graves et al. 2006); scored by word and character
+    error rate.
+    """
 
     type: Literal["ctc"] = "ctc"
     output: ClassVar[str] = "transcript"
@@ -31,10 +33,12 @@ class CTCOptions(AnyTaskOptions):
 
 
 class CTC(Task):
-    """batch {"frames": (B, T, width), "lengths": (B,), "target": (B, L)}; the model maps frames to logits (B, T', V).
+    """batch {"frames": (B, T, width), "lengths": (B,), "target": (B, L)}; the model maps frames to
+    logits (B, T', V).
 
-    Units are numbered 0 to V - 2, and the blank is V - 1. The model says by `out_lengths` how many vectors of T' are a row's own,
-    and the data what its units are called and whether they are words or characters.
+    Units are numbered 0 to V - 2, and the blank is V - 1. The model says by `out_lengths` how many
+    vectors of T' are a row's own, and the data what its units are called and whether they are words
+    or characters.
     """
 
     name = "ctc"
@@ -51,15 +55,18 @@ class CTC(Task):
         return read(model, batch)
 
     def loss(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
-        """Summed negative log-likelihood in nats over all transcripts, and how many units they have."""
+        """Summed negative log-likelihood in nats over all transcripts, and how many units they
+        have.
+        """
         nats = negative_log_likelihood(*outputs, batch["target"])
         return nats.sum(), (batch["target"] != PADDING).sum()
 
     def score(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> tuple[Scores, Answers]:
-        """Per recording: edits and words ("wer"), edits and characters ("cer"), nats and units ("loss"). Greedy decoding.
+        """Per recording: edits and words ("wer"), edits and characters ("cer"), nats and units
+        ("loss"). Greedy decoding.
 
-        Edits are counted as jiwer does, of texts in lower case without punctuation (metrics/text.py). The answers are what was
-        said and what was written.
+        Edits are counted as jiwer does, of texts in lower case without punctuation
+        (metrics/text.py). The answers are what was said and what was written.
         """
         units, spelling = self.units, self.spelling
         nats = negative_log_likelihood(*outputs, batch["target"])
@@ -92,9 +99,11 @@ def read(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def negative_log_likelihood(logits: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
-    """(B, T', V) logits, (B,) lengths, (B, L) units padded with -1 -> (B,) nats: all ways to write the units, with blanks between.
+    """(B, T', V) logits, (B,) lengths, (B, L) units padded with -1 -> (B,) nats: all ways to write
+    the units, with blanks between.
 
-    Raises `DataError` where a transcript needs more vectors than there are: one for each unit, and a blank between equal ones.
+    Raises `DataError` where a transcript needs more vectors than there are: one for each unit, and
+    a blank between equal ones.
     """
     real = target != PADDING
     counts = real.sum(1)
@@ -113,7 +122,9 @@ def negative_log_likelihood(logits: Tensor, lengths: Tensor, target: Tensor) -> 
 
 
 def text_of(logits: Tensor, lengths: Tensor, units: Sequence[str], spelling: str) -> list[str]:
-    """The text of each row of logits (B, T', V): the likeliest unit of each vector, repetitions once, blanks left out."""
+    """The text of each row of logits (B, T', V): the likeliest unit of each vector, repetitions
+    once, blanks left out.
+    """
     best = logits.argmax(-1)  # (B, T')
     place = torch.arange(best.shape[1], device=best.device)
     kept = (best != logits.shape[-1] - 1) & (place < lengths[:, None])
@@ -126,7 +137,9 @@ def text_of(logits: Tensor, lengths: Tensor, units: Sequence[str], spelling: str
 
 
 def spell(numbers: Sequence[int], units: Sequence[str], spelling: str) -> str:
-    """Units as text: words with a space between them, or characters with space at the ends and twice left out."""
+    """Units as text: words with a space between them, or characters with space at the ends and
+    twice left out.
+    """
     text = (" " if spelling == "words" else "").join(units[n] for n in numbers)
     return " ".join(text.split())
 
@@ -143,7 +156,9 @@ def _edits(
 
 
 def edit_distance(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
-    """The fewest insertions, deletions and substitutions that turn one into the other (Levenshtein 1966)."""
+    """The fewest insertions, deletions and substitutions that turn one into the other (Levenshtein
+    1966).
+    """
     numbers = {unit: i for i, unit in enumerate({*reference, *hypothesis})}
     row = np.array([numbers[unit] for unit in hypothesis], np.int64)
     steps = np.arange(len(row) + 1)

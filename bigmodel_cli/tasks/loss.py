@@ -1,7 +1,9 @@
-"""Cross-entropy over a vocabulary, without its logits in fp32: a piece at a time, with the gradient made on the way.
+"""Cross-entropy over a vocabulary, without its logits in fp32: a piece at a time, with the gradient
+made on the way.
 
-PyTorch's keeps log-probabilities of every target in fp32 and passes over them several times; for a vocabulary of some thousands
-that is a third of the time of a small model's step on a CPU, and for 50,000 the largest tensor of all on a GPU.
+PyTorch's keeps log-probabilities of every target in fp32 and passes over them several times; for a
+vocabulary of some thousands that is a third of the time of a small model's step on a CPU, and for
+50,000 the largest tensor of all on a GPU.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ PIECE = {"cpu": 1 << 19, "cuda": 1 << 26}
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-    """logits (..., V), targets (...) -> ()   summed cross-entropy in nats, in fp32; targets of -1 are left out.
+    """logits (..., V), targets (...) -> ()   summed cross-entropy in nats, in fp32; targets of -1
+    are left out.
 
     Label smoothing (Szegedy et al. 2016) spreads so much of the probability evenly over all V.
     """
@@ -25,7 +28,9 @@ def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Te
 
 
 def token_nll(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """logits (..., V), targets (...) -> (nats (...) float64, whether the likeliest is the target (...)); 0 and False where -1."""
+    """logits (..., V), targets (...) -> (nats (...) float64, whether the likeliest is the target
+    (...)); 0 and False where -1.
+    """
     rows = max(1, PIECE.get(logits.device.type, 1 << 24) // logits.shape[-1])
     kind = torch.promote_types(logits.dtype, torch.float32)
     flat, wanted = logits.flatten(0, -2), targets.flatten()
@@ -44,7 +49,9 @@ _made: Any = None
 
 
 def _function() -> Any:
-    """The autograd function; it is made at the first use, since torch is not there when this file is imported."""
+    """The autograd function; it is made at the first use, since torch is not there when this file
+    is imported.
+    """
     global _made
     if _made is None:
 
@@ -71,7 +78,9 @@ def _function() -> Any:
 def _pieces(
     logits: Tensor, targets: Tensor, smoothing: float, wanted: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """The loss, and where wanted its gradient: softmax - (1 - s) * one-hot - s / V, in the logits' precision."""
+    """The loss, and where wanted its gradient: softmax - (1 - s) * one-hot - s / V, in the logits'
+    precision.
+    """
     vocab = logits.shape[-1]
     rows = max(1, PIECE.get(logits.device.type, 1 << 24) // vocab)
     kind = torch.promote_types(logits.dtype, torch.float32)

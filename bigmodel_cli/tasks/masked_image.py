@@ -19,7 +19,9 @@ ORDER = 4
 
 
 class MaskedImageOptions(AnyTaskOptions):
-    """Rebuild hidden patches of images from the others (He et al. 2022, masked autoencoder); scored by the squared error."""
+    """Rebuild hidden patches of images from the others (He et al. 2022, masked autoencoder); scored
+    by the squared error.
+    """
 
     type: Literal["masked_image"] = "masked_image"
     output: ClassVar[str] = "patches"
@@ -57,7 +59,10 @@ class MaskedImageOptions(AnyTaskOptions):
         return x, torch.arange(self.visible(rows * columns), device=x.device).expand(len(x), -1)
 
     def visible(self, patches: int) -> int:
-        """How many of so many patches stay visible. Raises `SpecError` where that is none or all."""
+        """How many of so many patches stay visible.
+
+        Raises `SpecError` where that is none or all.
+        """
         seen = round(patches * (1 - self.mask_ratio))
         if not 0 < seen < patches:
             fault = "leaves none visible" if seen == 0 else "hides none"
@@ -69,11 +74,13 @@ class MaskedImageOptions(AnyTaskOptions):
 
 
 class MaskedImage(Task):
-    """batch {"image": (B, C, H, W), "key": (B,)}; the model maps images and visible patches (B, K) to all pixels (B, N, P).
+    """batch {"image": (B, C, H, W), "key": (B,)}; the model maps images and visible patches (B, K)
+    to all pixels (B, N, P).
 
-    The loss of an image is the mean squared error over its hidden patches, which are as many in every image; sums are over
-    images. What is hidden is drawn from the rows' keys, whatever the batch. Training hides other patches in each epoch; evaluation
-    always the same of a sample, by its number in the split, so that its figures can be compared.
+    The loss of an image is the mean squared error over its hidden patches, which are as many in
+    every image; sums are over images. What is hidden is drawn from the rows' keys, whatever the
+    batch. Training hides other patches in each epoch; evaluation always the same of a sample, by
+    its number in the split, so that its figures can be compared.
     """
 
     name = "masked_image"
@@ -92,7 +99,9 @@ class MaskedImage(Task):
     def forward(
         self, model: Any, batch: Batch, training: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, N, P) twice, the patches as they are and as the model makes them from a part; (B, N - K) which it does not see."""
+        """(B, N, P) twice, the patches as they are and as the model makes them from a part; (B, N -
+        K) which it does not see.
+        """
         pixels = model.patchify(batch["image"])
         return self.call(model, batch["image"], pixels, self.ranks(batch[KEY], pixels.shape[1]))
 
@@ -118,9 +127,11 @@ class MaskedImage(Task):
         return draw(keys, ORDER, patches)
 
     def rebuild(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) twice: what evaluation lets the model see of the images, zero elsewhere; and with the rest rebuilt.
+        """(B, C, H, W) twice: what evaluation lets the model see of the images, zero elsewhere; and
+        with the rest rebuilt.
 
-        Where the loss compares normalised patches, the rebuilt ones are shown at the true mean and deviation.
+        Where the loss compares normalised patches, the rebuilt ones are shown at the true mean and
+        deviation.
         """
         pixels, rebuilt, hidden = self.forward(model, batch)
         if self.options.normalize:
@@ -135,7 +146,9 @@ class MaskedImage(Task):
         )
 
     def rows(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        """Images (B, C, H, W) by their title: as they are, what is seen of them, and what is made of that."""
+        """Images (B, C, H, W) by their title: as they are, what is seen of them, and what is made
+        of that.
+        """
         seen, rebuilt = self.rebuild(model, batch)
         last = "rebuilt at\ntrue mean,\ndeviation" if self.options.normalize else "rebuilt"
         return {"image": batch["image"], "seen": seen, last: rebuilt}
@@ -147,7 +160,9 @@ class MaskedImage(Task):
         return errors
 
     def divide(self, ranks: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N) -> (B, K), (B, N - K)   the patches that are visible, in the image's order, and those that are hidden."""
+        """(B, N) -> (B, K), (B, N - K)   the patches that are visible, in the image's order, and
+        those that are hidden.
+        """
         order, seen = ranks.argsort(dim=1, stable=True), self.options.visible(ranks.shape[1])
         return order[:, :seen].sort(1).values, order[:, seen:]
 
@@ -160,5 +175,7 @@ class MaskedImage(Task):
 
 
 def moments(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, N, P) -> (B, N, 1) twice   each patch's mean and deviation, the latter a little above zero (He et al. 2022)."""
+    """(B, N, P) -> (B, N, 1) twice   each patch's mean and deviation, the latter a little above
+    zero (He et al. 2022).
+    """
     return patches.mean(2, keepdim=True), (patches.var(2, keepdim=True) + 1e-6).sqrt()

@@ -14,11 +14,15 @@ from bigmodel_cli.tasks.loss import cross_entropy, token_nll
 from bigmodel_cli.tasks.tokens import TokenTask
 
 HIDDEN, SEEN, OTHER = 1, 2, 3
-"""Streams of a row's random numbers: which tokens are to be found, what the model sees of them, and which token instead."""
+"""Streams of a row's random numbers: which tokens are to be found, what the model sees of them, and
+which token instead.
+"""
 
 
 class MaskedLMOptions(AnyTaskOptions):
-    """Find hidden tokens from both sides (Devlin et al. 2019, BERT); scored by cross-entropy in nats per hidden token."""
+    """Find hidden tokens from both sides (Devlin et al. 2019, BERT); scored by cross-entropy in
+    nats per hidden token.
+    """
 
     type: Literal["masked_lm"] = "masked_lm"
     output: ClassVar[str] = "tokens"
@@ -60,17 +64,21 @@ class MaskedLMOptions(AnyTaskOptions):
 
 
 class MaskedLM(TokenTask):
-    """batch {"tokens": (B, T + 1), "key": (B,)}; the model maps tokens, `masked` and `at`, each (B, T), to logits (N, V) at `at`.
+    """batch {"tokens": (B, T + 1), "key": (B,)}; the model maps tokens, `masked` and `at`, each (B,
+    T), to logits (N, V) at `at`.
 
-    Where the batch has "words" (B, T + 1), which number each token's word within its row, tokens of no word (-1: marks) are never
-    hidden; and with `whole_words` a word is hidden as a whole (Devlin et al.'s addition of 2019).
+    Where the batch has "words" (B, T + 1), which number each token's word within its row, tokens of
+    no word (-1: marks) are never hidden; and with `whole_words` a word is hidden as a whole (Devlin
+    et al.'s addition of 2019).
 
-    Each token (or word) is to be found with probability `mask_prob`, by itself, as in RoBERTa's and transformers' code (BERT's
-    hides a fixed number of each row, at least one): a short row may have nothing to find, and then counts nothing. A swapped token
-    is drawn evenly from the vocabulary, marks included, as in BERT's code, so that it is by chance the same in one of V cases.
-    All is drawn from the rows' keys, number by number along the row, so that neighbours, micro-batches, order and padding change
-    nothing. Training hides other tokens in each epoch. Evaluation always hides the same of a sample, by its number in the split,
-    with the mask alone, so that its figures can be compared.
+    Each token (or word) is to be found with probability `mask_prob`, by itself, as in RoBERTa's and
+    transformers' code (BERT's hides a fixed number of each row, at least one): a short row may have
+    nothing to find, and then counts nothing. A swapped token is drawn evenly from the vocabulary,
+    marks included, as in BERT's code, so that it is by chance the same in one of V cases. All is
+    drawn from the rows' keys, number by number along the row, so that neighbours, micro-batches,
+    order and padding change nothing. Training hides other tokens in each epoch. Evaluation always
+    hides the same of a sample, by its number in the split, with the mask alone, so that its figures
+    can be compared.
     """
 
     name = "masked_lm"
@@ -84,7 +92,9 @@ class MaskedLM(TokenTask):
         return "; set data.words: true" if missing == ["words"] else ""
 
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """(B, T) tokens, which of them may be hidden, and with `whole_words` the number of each one's word."""
+        """(B, T) tokens, which of them may be hidden, and with `whole_words` the number of each
+        one's word.
+        """
         tokens = batch["tokens"][:, :-1]
         if "words" not in batch:
             return tokens, tokens != PADDING, None
@@ -126,7 +136,9 @@ class MaskedLM(TokenTask):
         return {"loss": (nats.sum(1), counts), "accuracy": (right.sum(1), counts)}, {}
 
     def chosen(self, keys: Tensor, tokens: Tensor, words: Tensor | None) -> Tensor:
-        """(B, T) bool: where a token is to be found, by one number for each token, or for all tokens of a word."""
+        """(B, T) bool: where a token is to be found, by one number for each token, or for all
+        tokens of a word.
+        """
         drawn = draw(keys, HIDDEN, tokens.shape[1])
         return (drawn if words is None else drawn.gather(1, words)) < self.options.mask_prob
 

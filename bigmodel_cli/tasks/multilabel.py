@@ -20,7 +20,9 @@ HALF = 0.5
 
 
 class MultilabelOptions(AnyTaskOptions):
-    """Find an item's set of labels; scored by mAP, by F1 of the sets, and by binary cross-entropy in nats."""
+    """Find an item's set of labels; scored by mAP, by F1 of the sets, and by binary cross-entropy
+    in nats.
+    """
 
     type: Literal["multilabel"] = "multilabel"
     output: ClassVar[str] = "labels"
@@ -56,7 +58,9 @@ class MultilabelOptions(AnyTaskOptions):
 
 
 class Multilabel(Task):
-    """batch {an input, "labels": (B, C) bool}; the model maps the input to logits (B, C), one decision each."""
+    """batch {an input, "labels": (B, C) bool}; the model maps the input to logits (B, C), one
+    decision each.
+    """
 
     name = "multilabel"
     needs = "sets of labels"
@@ -98,7 +102,8 @@ class Multilabel(Task):
         return total, torch.full((), outputs.numel(), device=outputs.device)
 
     def score(self, outputs: Tensor, batch: Batch) -> tuple[Scores, Answers]:
-        """Per item: whether its set is found exactly ("exact"), and its mean cross-entropy over the labels ("loss").
+        """Per item: whether its set is found exactly ("exact"), and its mean cross-entropy over the
+        labels ("loss").
 
         The answers are its labels, those that are said, and the probability of each.
         """
@@ -127,7 +132,9 @@ class Multilabel(Task):
         ]
 
     def predictions(self, outputs: Tensor, top: int) -> list[dict[str, Any]]:
-        """{"labels": those from their threshold on, "top": [{"label", "probability"}, ...]} of each item."""
+        """{"labels": those from their threshold on, "top": [{"label", "probability"}, ...]} of each
+        item.
+        """
         probabilities = outputs.double().sigmoid().cpu()
         sets = self.names(probabilities >= probabilities.new_tensor(self.thresholds))
         told = []
@@ -151,7 +158,9 @@ class Multilabel(Task):
         return {"map": mean_average_precision(scores, truth), **f1_of_sets(truth, said)}
 
     def tuned(self, answers: Answers) -> dict[str, Any]:
-        """The thresholds of the highest F1 of each label; of one without positives, the one that it has."""
+        """The thresholds of the highest F1 of each label; of one without positives, the one that it
+        has.
+        """
         scores, truth, _ = _matrices(answers)
         found = [best_threshold(scores[:, c], truth[:, c]) for c in range(len(self.classes))]
         three = zip(self.classes, found, self.thresholds, strict=True)
@@ -188,7 +197,10 @@ def by_class(option: str, given: Mapping[Name, float], classes: Sequence[str]) -
 
 
 def positive_weights(options: MultilabelOptions, info: DatasetInfo) -> tuple[float, ...]:
-    """What an item with each label counts; () where that is 1. A label that no training item has, or every one, counts 1."""
+    """What an item with each label counts; () where that is 1.
+
+    A label that no training item has, or every one, counts 1.
+    """
     wanted = options.pos_weight
     if wanted == "none" or not info.classes:
         return ()

@@ -19,7 +19,8 @@ R2 = MetricInfo(limits=(-math.inf, 1.0))
 OF_MEAN = "_of_mean"
 """Behind the name of a metric: that of always saying the training split's mean."""
 CONSTANT = 1e-12
-"""Part of the sum of squares up to which numbers are taken for constant: what is left is rounding."""
+"""Part of the sum of squares up to which numbers are taken for constant: what is left is rounding.
+"""
 
 
 class RegressionOptions(AnyTaskOptions):
@@ -102,7 +103,9 @@ class Regression(Task):
         return errors.sum(), torch.full((), errors.numel(), device=errors.device)
 
     def score(self, outputs: Tensor, batch: Batch) -> tuple[Scores, Answers]:
-        """Per item: the mean loss of its scaled numbers ("loss"). The answers are the numbers in the data's units, by name.
+        """Per item: the mean loss of its scaled numbers ("loss").
+
+        The answers are the numbers in the data's units, by name.
 
         "baseline" are the training split's means.
         """
@@ -132,7 +135,9 @@ class Regression(Task):
         return [dict(zip(self.dataset.targets, row, strict=True)) for row in numbers.tolist()]
 
     def predictions(self, outputs: Tensor, top: int) -> list[dict[str, Any]]:
-        """{"numbers": {name: number}} of each item, to a millionth of the deviation: more does not stand in fp32."""
+        """{"numbers": {name: number}} of each item, to a millionth of the deviation: more does not
+        stand in fp32.
+        """
         digits = {
             n: 6 - math.floor(math.log10(std))
             for n, std in zip(self.dataset.targets, self.dataset.target_std, strict=True)
@@ -170,10 +175,11 @@ def _matrix(rows: Sequence[dict[str, float]], names: Sequence[str]) -> Tensor:
 
 
 def _measures(truth: Tensor, said: Tensor) -> dict[str, Measure]:
-    """MAE, RMSE, R2 of numbers (N, K), each the mean over the K, as scikit-learn's of `multioutput="uniform_average"`.
+    """MAE, RMSE, R2 of numbers (N, K), each the mean over the K, as scikit-learn's of
+    `multioutput="uniform_average"`.
 
-    R2 is 1 - (sum of squared errors) / (sum of squares about the items' own mean); of numbers that are constant over the items it
-    is not defined, and left out of the mean.
+    R2 is 1 - (sum of squared errors) / (sum of squares about the items' own mean); of numbers that
+    are constant over the items it is not defined, and left out of the mean.
     """
     ones, errors, count = (
         torch.ones(len(truth), 1, dtype=torch.float64),

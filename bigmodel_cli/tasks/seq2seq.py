@@ -16,7 +16,9 @@ from bigmodel_cli.tasks.tokens import TokenTask
 
 
 class Seq2SeqTaskOptions(AnyTaskOptions):
-    """Write a target after reading a source (Sutskever et al. 2014); scored by cross-entropy in nats per target token."""
+    """Write a target after reading a source (Sutskever et al. 2014); scored by cross-entropy in
+    nats per target token.
+    """
 
     type: Literal["seq2seq"] = "seq2seq"
     output: ClassVar[str] = "target"
@@ -70,7 +72,9 @@ class Seq2SeqTaskOptions(AnyTaskOptions):
 
 
 class Seq2SeqTask(TokenTask):
-    """batch {"source": (B, S), "target": (B, T + 1)}; the model maps source and target (B, T) to logits (B, T, V)."""
+    """batch {"source": (B, S), "target": (B, T + 1)}; the model maps source and target (B, T) to
+    logits (B, T, V).
+    """
 
     name = "seq2seq"
     reads = ("source", "target")

@@ -10,7 +10,9 @@ from bigmodel_cli.lazy import Module, Tensor
 
 @dataclass(frozen=True)
 class SampleText:
-    """Text that shows what a model has learnt: what it continues, with how many tokens, at which temperature."""
+    """Text that shows what a model has learnt: what it continues, with how many tokens, at which
+    temperature.
+    """
 
     prompt: str
     tokens: int
@@ -19,7 +21,8 @@ class SampleText:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images that show what a model has learnt: `rows(model, batch)` gives images (B, C, H, W), normalised, by their title.
+    """Images that show what a model has learnt: `rows(model, batch)` gives images (B, C, H, W),
+    normalised, by their title.
 
     They are drawn as `file`.png; the line that tells of it is the title, the path and the note.
     """

@@ -14,7 +14,9 @@ from bigmodel_cli.metrics import LOSS, SHARE, Measure, mean
 from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
 
 ENTITY = re.compile(r"O|[BIESLU](-.*)?", re.DOTALL)
-"""A tag of IOB1, IOB2, BIOES or BILOU: whether a word is outside, or begins, continues, ends or alone is an entity of a type."""
+"""A tag of IOB1, IOB2, BIOES or BILOU: whether a word is outside, or begins, continues, ends or
+alone is an entity of a type.
+"""
 SAME = {"L": "E", "U": "S"}  # the letters of BILOU
 Span = tuple[str, int, int]
 """The type of an entity, its first word, and the one after its last."""
@@ -22,7 +24,9 @@ MAJORITY = "_majority"
 
 
 class TaggingOptions(AnyTaskOptions):
-    """Choose a tag for each word; entities are scored as conlleval and seqeval count them, words by accuracy."""
+    """Choose a tag for each word; entities are scored as conlleval and seqeval count them, words by
+    accuracy.
+    """
 
     type: Literal["tagging"] = "tagging"
     output: ClassVar[str] = "tags"
@@ -62,7 +66,9 @@ class TaggingOptions(AnyTaskOptions):
 
 
 class Tagging(Task):
-    """batch {"tokens", "tags": (B, T), -1 where there is none}; the model maps tokens to logits (B, T, tags)."""
+    """batch {"tokens", "tags": (B, T), -1 where there is none}; the model maps tokens to logits (B,
+    T, tags).
+    """
 
     name = "tagging"
     needs = "labels"
@@ -105,7 +111,10 @@ class Tagging(Task):
         return (batch["tokens"] != PADDING).sum()
 
     def score(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> tuple[Scores, Answers]:
-        """Per sentence: right words ("accuracy") and nats ("loss"). The answers are the tags of its words."""
+        """Per sentence: right words ("accuracy") and nats ("loss").
+
+        The answers are the tags of its words.
+        """
         logits, at = outputs
         tags, best = batch["tags"][at], logits.argmax(-1)  # (N,) each
         nats, right = (
@@ -168,7 +177,9 @@ class Tagging(Task):
         }
 
     def tables(self, answers: Answers) -> dict[str, list[dict[str, Any]]]:
-        """Of each type of entity, or each tag of words: precision, recall, F1, and how many there are and were found."""
+        """Of each type of entity, or each tag of words: precision, recall, F1, and how many there
+        are and were found.
+        """
         true, said = answers["reference"], answers["prediction"]
         entities = of_entities(self.dataset.classes)
         found = [
@@ -207,9 +218,11 @@ def of_entities(tags: Iterable[str]) -> bool:
 
 
 def spans(tags: Sequence[str]) -> list[Span]:
-    """The entities in the tags of a sentence, by the rules of conlleval (Tjong Kim Sang and De Meulder 2003), as seqeval has them.
+    """The entities in the tags of a sentence, by the rules of conlleval (Tjong Kim Sang and De
+    Meulder 2003), as seqeval has them.
 
-    Tags need not fit one another: one begins with B or S, behind O, E or S, and where the type changes.
+    Tags need not fit one another: one begins with B or S, behind O, E or S, and where the type
+    changes.
     """
     found: list[Span] = []
     last, kind, first = "O", "", 0
@@ -234,7 +247,9 @@ def _counted(true: Sequence[Span], said: Sequence[Span]) -> tuple[int, int, int]
 
 
 def precision(sums: Tensor) -> Tensor:
-    """(..., 3) right, said and true entities -> (...)   the share of what is said that is right; 0 where nothing is said."""
+    """(..., 3) right, said and true entities -> (...)   the share of what is said that is right; 0
+    where nothing is said.
+    """
     return sums[..., 0] / sums[..., 1].clamp(min=1)
 
 

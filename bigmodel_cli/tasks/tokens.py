@@ -14,9 +14,11 @@ from bigmodel_cli.tasks.loss import cross_entropy, token_nll
 
 
 class TokenTask(Task):
-    """The outputs are logits (B, T, V) of the tokens of a sequence (B, T + 1) from the second on, -1 where a row is over.
+    """The outputs are logits (B, T, V) of the tokens of a sequence (B, T + 1) from the second on,
+    -1 where a row is over.
 
-    Where the batch has "loss_mask" (B, T + 1) bool, tokens where it is False are read, but are no targets.
+    Where the batch has "loss_mask" (B, T + 1) bool, tokens where it is False are read, but are no
+    targets.
     """
 
     needs = "tokens"
@@ -53,7 +55,8 @@ class TokenTask(Task):
         return (batch[self.sequence][:, 1:] != PADDING).sum()
 
     def score(self, outputs: Any, batch: Batch) -> tuple[Scores, Answers]:
-        """Per row: nats and targets ("loss"), and right first guesses ("accuracy"), without label smoothing.
+        """Per row: nats and targets ("loss"), and right first guesses ("accuracy"), without label
+        smoothing.
 
         Where the batch says which tokens are an answer: whether all of it is right ("exact").
         """

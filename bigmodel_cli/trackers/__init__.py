@@ -1,4 +1,7 @@
-"""Trackers: where a run's records go beside metrics.jsonl. One file an idea, and one name in the table below."""
+"""Trackers: where a run's records go beside metrics.jsonl.
+
+One file an idea, and one name in the table below.
+"""
 
 from __future__ import annotations
 

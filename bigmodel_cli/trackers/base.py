@@ -23,9 +23,12 @@ class TrackedRun:
 
 
 class Tracker:
-    """Takes records elsewhere. Its methods are called one after the other in a thread of its own, `close` at most once.
+    """Takes records elsewhere.
 
-    Whatever one of them raises, or that `close` takes long, is a warning, after which the run goes on without the tracker.
+    Its methods are called one after the other in a thread of its own, `close` at most once.
+
+    Whatever one of them raises, or that `close` takes long, is a warning, after which the run goes
+    on without the tracker.
     """
 
     what = "the tracker"
@@ -38,14 +41,18 @@ class Tracker:
         """Take one record of metrics.jsonl."""
 
     def cut(self, step: int) -> None:
-        """Take back the records after `step`, which are written again; called after `start`, and where training goes back."""
+        """Take back the records after `step`, which are written again; called after `start`, and
+        where training goes back.
+        """
 
     def close(self, done: bool) -> None:
         """Finish what is written; `done`: the training came to its end."""
 
 
 class Service(Tracker):
-    """A tracker that knows a run by an id, which is kept in the run's directory, and cannot take records back."""
+    """A tracker that knows a run by an id, which is kept in the run's directory, and cannot take
+    records back.
+    """
 
     def __init__(self, run: TrackedRun, type: str) -> None:
         self.run, self.type = run, type
@@ -90,7 +97,10 @@ class AnyTrackerOptions(Options):
 
     @abstractmethod
     def build(self, run: TrackedRun) -> Tracker:
-        """The tracker of a run. A `BigmodelError` that it raises ends the run before its first step."""
+        """The tracker of a run.
+
+        A `BigmodelError` that it raises ends the run before its first step.
+        """
 
 
 def figures(record: dict[str, Any]) -> dict[str, float]:

@@ -39,7 +39,9 @@ class MLflowOptions(AnyTrackerOptions):
 
 
 class MLflow(Service):
-    """One run there, whose parameters are the spec's options; its name is that of the run's directory."""
+    """One run there, whose parameters are the spec's options; its name is that of the run's
+    directory.
+    """
 
     what = "MLflow"
 

@@ -26,8 +26,8 @@ class TensorBoardOptions(AnyTrackerOptions):
 class TensorBoard(Tracker):
     """The same figures as metrics.jsonl, as TensorBoard event files.
 
-    They are written here and not by torch's SummaryWriter, whose thread ends with a traceback where the disk is full. Raises
-    `ResourceError` where they cannot be written.
+    They are written here and not by torch's SummaryWriter, whose thread ends with a traceback where
+    the disk is full. Raises `ResourceError` where they cannot be written.
     """
 
     what = "TensorBoard's files"

@@ -14,7 +14,10 @@ UPLOAD = 20.0
 
 
 class WandbOptions(AnyTrackerOptions):
-    """Weights & Biases; a resumed run goes on under the same id. Offline, `wandb sync` sends the run's folder `wandb` later."""
+    """Weights & Biases; a resumed run goes on under the same id.
+
+    Offline, `wandb sync` sends the run's folder `wandb` later.
+    """
 
     type: Literal["wandb"] = "wandb"
     package = "wandb"

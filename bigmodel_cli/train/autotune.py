@@ -1,10 +1,12 @@
-"""How to compute: precision, memory format and compilation, chosen by a short measurement where the spec says auto.
+"""How to compute: precision, memory format and compilation, chosen by a short measurement where the
+spec says auto.
 
-What is fastest differs by model and device (compiling a small CNN for a CPU makes it slower), so it is measured, not
-assumed: a few forward and backward passes of the first micro-batch for each candidate, which take turns. A candidate is chosen
-only where it was faster in every round; where the rounds disagree the plainest stays, so that noise does not decide. The random
-state, the weights and the buffers are as before afterwards. The choice is said on stderr and recorded in the run's spec, so that a
-resume and a repetition compute in the same way.
+What is fastest differs by model and device (compiling a small CNN for a CPU makes it slower), so it
+is measured, not assumed: a few forward and backward passes of the first micro-batch for each
+candidate, which take turns. A candidate is chosen only where it was faster in every round; where
+the rounds disagree the plainest stays, so that noise does not decide. The random state, the weights
+and the buffers are as before afterwards. The choice is said on stderr and recorded in the run's
+spec, so that a resume and a repetition compute in the same way.
 """
 
 from __future__ import annotations
@@ -23,9 +25,13 @@ from bigmodel_cli.tasks import Task
 LEAST_ROUNDS, MOST_ROUNDS = 3, 7
 """Rounds of passes that are measured, after one to warm up; as many as `BUDGET` allows."""
 BUDGET = 0.3
-"""Seconds that the measurement may take in all, after the warm-up; the least rounds are measured in any case."""
+"""Seconds that the measurement may take in all, after the warm-up; the least rounds are measured in
+any case.
+"""
 GAIN = 0.95
-"""A candidate's median must be less than this fraction of the plainer one's: noise does not cost precision."""
+"""A candidate's median must be less than this fraction of the plainer one's: noise does not cost
+precision.
+"""
 
 Times = dict["ComputeMode", list[float]]
 """Seconds of each measured round, for each candidate, the plainest first."""
@@ -113,7 +119,8 @@ def _candidates(model: Module, options: TrainOptions, device: torch.device) -> l
 
 
 def decide(times: Times) -> tuple[ComputeMode, bool]:
-    """The candidate to compute in, and whether it was close: a less plain one had the lesser median and was not taken for it.
+    """The candidate to compute in, and whether it was close: a less plain one had the lesser median
+    and was not taken for it.
 
     One candidate beats a plainer one where it was faster in every round, and its median by `GAIN`.
     """
@@ -128,7 +135,10 @@ def decide(times: Times) -> tuple[ComputeMode, bool]:
 
 
 def _beats(times: list[float], others: list[float]) -> bool:
-    """Whether all rounds that both have agree on it, and the gain is worth it. One that was given up early has too few."""
+    """Whether all rounds that both have agree on it, and the gain is worth it.
+
+    One that was given up early has too few.
+    """
     if len(times) < len(others):
         return False
     agree = all(a < b for a, b in zip(times, others, strict=False))
@@ -141,7 +151,9 @@ def measure(
     candidates: list[ComputeMode],
     clock: Callable[[], float] = time.perf_counter,
 ) -> Times:
-    """Seconds of forward and backward passes of each candidate, by turns; one that loses a round to the plainest is given up."""
+    """Seconds of forward and backward passes of each candidate, by turns; one that loses a round to
+    the plainest is given up.
+    """
     device = next(model.parameters()).device
     devices = [device] if device.type == "cuda" else []
     buffers = {name: tensor.clone() for name, tensor in model.named_buffers()}

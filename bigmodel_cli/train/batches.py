@@ -1,8 +1,9 @@
-"""Which samples make up each micro-batch: a function of its number alone, so that a resume is a seek.
+"""Which samples make up each micro-batch: a function of its number alone, so that a resume is a
+seek.
 
-Sample i of an endless stream belongs to epoch i // n and is an entry of that epoch's permutation. `BySamples` cuts the stream into
-pieces of one size, which may reach from one epoch into the next. `ByTokens` fills each micro-batch with samples of similar length
-up to a number of tokens.
+Sample i of an endless stream belongs to epoch i // n and is an entry of that epoch's permutation.
+`BySamples` cuts the stream into pieces of one size, which may reach from one epoch into the next.
+`ByTokens` fills each micro-batch with samples of similar length up to a number of tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ BLOCK = 1 << 14
 
 
 class MicroBatches(Protocol):
-    """The stream of micro-batches as an indexable: `self[k]` is micro-batch k. What loader workers run."""
+    """The stream of micro-batches as an indexable: `self[k]` is micro-batch k.
+
+    What loader workers run.
+    """
 
     split: Split
     per_epoch: Fraction
@@ -35,7 +39,10 @@ class MicroBatches(Protocol):
 
 
 def micro_batches(split: Split, options: TrainOptions) -> MicroBatches:
-    """The stream that the options ask for. Raises `SpecError` where the data cannot be batched so."""
+    """The stream that the options ask for.
+
+    Raises `SpecError` where the data cannot be batched so.
+    """
     if options.batch_tokens is None:
         return BySamples(split, options.micro, options.seed)
     if split.lengths is None:
@@ -75,7 +82,9 @@ class BySamples:
         return batches[0] if len(batches) == 1 else join(batches)
 
     def block(self, epoch: int, number: int) -> Ints:
-        """A stretch of the epoch's permutation; the current one is kept, since computing a few entries costs as much."""
+        """A stretch of the epoch's permutation; the current one is kept, since computing a few
+        entries costs as much.
+        """
         if self.kept[0] != (epoch, number):
             n = len(self.split)
             entries = np.arange(number * BLOCK, min(n, (number + 1) * BLOCK))
@@ -86,9 +95,10 @@ class BySamples:
 class ByTokens:
     """Micro-batches of samples of similar length: rows x the longest of them is at most `budget`.
 
-    The samples are sorted by length, those of one length in another order each epoch; so the sorted lengths, and with them the
-    places where one micro-batch ends and the next begins, are the same in every epoch, and micro-batch k can be found without
-    those before it. The micro-batches of an epoch come in a random order.
+    The samples are sorted by length, those of one length in another order each epoch; so the sorted
+    lengths, and with them the places where one micro-batch ends and the next begins, are the same
+    in every epoch, and micro-batch k can be found without those before it. The micro-batches of an
+    epoch come in a random order.
     """
 
     def __init__(self, split: Split, lengths: Ints, budget: int, seed: int) -> None:
@@ -106,7 +116,9 @@ class ByTokens:
         )
 
     def order(self, epoch: int) -> tuple[Ints, Ints]:
-        """(the samples by length, the order of the micro-batches) of an epoch; that of the current epoch is kept."""
+        """(the samples by length, the order of the micro-batches) of an epoch; that of the current
+        epoch is kept.
+        """
         if self.kept[0] != epoch:
             n, count = len(self.lengths), len(self.cuts) - 1
             shuffled = permute(np.arange(n), n, (self.seed, epoch))
@@ -116,12 +128,15 @@ class ByTokens:
 
 
 def cuts(ascending: Ints, budget: int) -> Ints:
-    """Where micro-batches begin and end among samples sorted by length: as many rows in each as fit the budget."""
+    """Where micro-batches begin and end among samples sorted by length: as many rows in each as fit
+    the budget.
+    """
     places = [0]
     while places[-1] < len(ascending):
         start = places[-1]
         most = min(len(ascending) - start, budget // max(1, int(ascending[start])))
-        # The size of a batch grows with its rows: the last number of rows that fits is found by bisection.
+        # The size of a batch grows with its rows: the last number of rows that fits is found by
+        # bisection.
         rows = bisect.bisect_right(
             range(1, most + 1), budget, key=lambda n: n * int(ascending[start + n - 1])
         )

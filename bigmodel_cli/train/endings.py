@@ -11,7 +11,9 @@ from bigmodel_cli.train.signals import Interrupted
 
 
 def impatient(run: Run) -> bool:
-    """Whether the validations no longer get better (train.patience), so that the run stops early; that is said."""
+    """Whether the validations no longer get better (train.patience), so that the run stops early;
+    that is said.
+    """
     patience, waited = run.options.patience, run.state.since_best
     if patience is None or waited < patience:
         return False
@@ -20,7 +22,9 @@ def impatient(run: Run) -> bool:
 
 
 def final_checkpoint(run: Run) -> Path:
-    """The checkpoint that the run's name stands for: the last one, or what train.patience or train.average_last make of it."""
+    """The checkpoint that the run's name stands for: the last one, or what train.patience or
+    train.average_last make of it.
+    """
     if run.options.patience is not None and run.validation is not None:
         if run.state.best is not None:
             return best_as_last(run)
@@ -42,7 +46,9 @@ def best_as_last(run: Run) -> Path:
 
 
 def average_as_last(run: Run) -> Path:
-    """Commit the mean of the newest checkpoints' weights (Vaswani et al. 2017, section 6.1) as `average`, and let `last` be it."""
+    """Commit the mean of the newest checkpoints' weights (Vaswani et al. 2017, section 6.1) as
+    `average`, and let `last` be it.
+    """
     newest = run.keeping.averaged(run.directory.checkpoints, run.state.scores)
     contents = run.contents()
     contents.model = checkpoints.mean_weights(

@@ -1,4 +1,6 @@
-"""Which of a run's checkpoints are kept, which an average of the newest is made of, and which it may go back to."""
+"""Which of a run's checkpoints are kept, which an average of the newest is made of, and which it
+may go back to.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from bigmodel_cli.recipe import TrainOptions
 
 @dataclass(frozen=True)
 class Keeping:
-    """The rules of one run: `total` steps, of which every `saving`-th is saved (None: none between validations and the end)."""
+    """The rules of one run: `total` steps, of which every `saving`-th is saved (None: none between
+    validations and the end).
+    """
 
     options: TrainOptions
     total: int
@@ -20,7 +24,8 @@ class Keeping:
     higher_is_better: bool
 
     def due(self, step: int, scores: Mapping[str, float | None]) -> bool:
-        """Whether a run that nobody stopped has a checkpoint of this step: by the schedule, at the end, or as the best so far.
+        """Whether a run that nobody stopped has a checkpoint of this step: by the schedule, at the
+        end, or as the best so far.
 
         What is saved beside these, for a signal, is there to go on with, and no part of a result.
         """
@@ -35,7 +40,9 @@ class Keeping:
         return all(score > value if self.higher_is_better else score < value for value in before)
 
     def averaged(self, folder: Path, scores: Mapping[str, float | None]) -> list[Path]:
-        """The newest checkpoints whose mean is the run's result, oldest first; none where it is no mean."""
+        """The newest checkpoints whose mean is the run's result, oldest first; none where it is no
+        mean.
+        """
         count = self.options.average_last
         return (
             [p for p in checkpoints.steps(folder) if self.due(number(p), scores)][-count:]
@@ -44,16 +51,20 @@ class Keeping:
         )
 
     def bases(self, folder: Path, scores: Mapping[str, float | None]) -> list[Path]:
-        """The checkpoints that a run may go back to (train.rewind), oldest first: none that was saved for a signal alone.
+        """The checkpoints that a run may go back to (train.rewind), oldest first: none that was
+        saved for a signal alone.
 
-        So a run that was stopped in between goes back to where the one that nobody stopped does. The schedule of saving may have
-        changed since; where it names none of those that are there, they are all of them.
+        So a run that was stopped in between goes back to where the one that nobody stopped does.
+        The schedule of saving may have changed since; where it names none of those that are there,
+        they are all of them.
         """
         present = checkpoints.steps(folder)
         return [p for p in present if number(p) == 0 or self.due(number(p), scores)] or present
 
     def prune(self, folder: Path, scores: Mapping[str, float | None]) -> None:
-        """Remove the checkpoints that the spec does not keep, and what was half removed when a process died."""
+        """Remove the checkpoints that the spec does not keep, and what was half removed when a
+        process died.
+        """
         present = checkpoints.steps(folder)
         finite = [
             (score, path)

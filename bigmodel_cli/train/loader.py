@@ -1,4 +1,6 @@
-"""Micro-batches on their way to the device, from any step onwards; through loader workers where decoding costs time."""
+"""Micro-batches on their way to the device, from any step onwards; through loader workers where
+decoding costs time.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from bigmodel_cli.train.workers import Workers
 
 
 class BatchLoader:
-    """Micro-batches on the device, from a step onwards; through loader workers where decoding costs time."""
+    """Micro-batches on the device, from a step onwards; through loader workers where decoding costs
+    time.
+    """
 
     def __init__(
         self, micro: MicroBatches, options: TrainOptions, workers: int, device: torch.device

@@ -22,11 +22,15 @@ from bigmodel_cli.train.smaller import fitted
 from bigmodel_cli.train.step import StepResult, train_step
 
 HOPELESS = 10
-"""Steps in a row that overflow in fp16 with the smallest loss scale, after which the run is given up."""
+"""Steps in a row that overflow in fp16 with the smallest loss scale, after which the run is given
+up.
+"""
 
 
 class Stopwatch:
-    """Seconds of training, of each step and since the last logged one, and how many of the task's unit were seen in them."""
+    """Seconds of training, of each step and since the last logged one, and how many of the task's
+    unit were seen in them.
+    """
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
@@ -56,8 +60,8 @@ class Stopwatch:
 def fit(run: Run) -> Path:
     """Train to the end and return the last checkpoint.
 
-    Raises `Stopped` after a signal (a checkpoint is saved) and `NumericsError` where the loss or a gradient is not finite
-    (the weights are those before that step, and nothing of it is saved).
+    Raises `Stopped` after a signal (a checkpoint is saved) and `NumericsError` where the loss or a
+    gradient is not finite (the weights are those before that step, and nothing of it is saved).
     """
     try:
         with run.signals.deferred():
@@ -93,7 +97,9 @@ def _train(run: Run) -> Path:
 
 
 def _steps(run: Run) -> Path:
-    """Step to the end, and validate and save between the steps where that is due; the checkpoint that is the result."""
+    """Step to the end, and validate and save between the steps where that is due; the checkpoint
+    that is the result.
+    """
     state, watch = run.state, Stopwatch()
     training_mode(state.model, state.still)
     run.started = (
@@ -125,12 +131,16 @@ def _steps(run: Run) -> Path:
         if state.step == run.total and state.loss_scale.skipped:
             _sum_up_overflows(run)
     with run.signals.deferred():
-        batches.close()  # with its loader workers: what a signal raises where Python cleans up is lost, with a traceback
+        # with its loader workers: what a signal raises where Python cleans up is lost, with a
+        # traceback
+        batches.close()
     return final_checkpoint(run)
 
 
 def _between_steps(run: Run) -> bool:
-    """Validate and save where that is due after the steps so far; True where the training ends with them."""
+    """Validate and save where that is due after the steps so far; True where the training ends with
+    them.
+    """
     state, done, saving = run.state, run.state.step, run.keeping.saving
     due = done >= run.total or (run.interval is not None and done % run.interval == 0)
     validating = bool(done) and run.validation is not None and due and str(done) not in state.scores
@@ -145,7 +155,9 @@ def _between_steps(run: Run) -> bool:
 
 
 def _step(run: Run, watch: Stopwatch, micro_batches: list[dict[str, Tensor]]) -> bool:
-    """One step of the run, and its record where one is due; False where the run went back instead (train.rewind)."""
+    """One step of the run, and its record where one is due; False where the run went back instead
+    (train.rewind).
+    """
     options, state = run.options, run.state
     failpoint("train.step")
     lr = options.optimizer.lr * options.schedule.factor(state.step, run.total)
@@ -190,7 +202,9 @@ def _step(run: Run, watch: Stopwatch, micro_batches: list[dict[str, Tensor]]) ->
 
 
 def _look_at_clock(run: Run, minutes: float) -> None:
-    """Foresee the steps of a run by the clock anew; say at its first record what that does to the schedule, and its end."""
+    """Foresee the steps of a run by the clock anew; say at its first record what that does to the
+    schedule, and its end.
+    """
     run.total = run.state.steps_in(minutes)
     if run.state.step == run.total:
         run.say(f"{minutes:g} minutes of training are over, after {run.total:,} steps")
@@ -217,7 +231,9 @@ def _numerics_message(run: Run, result: StepResult) -> str:
 
 
 def _note_overflow(run: Run, result: StepResult) -> None:
-    """A step whose loss or gradient is not finite: an error, but where a lower loss scale may help (fp16); said the first time."""
+    """A step whose loss or gradient is not finite: an error, but where a lower loss scale may help
+    (fp16); said the first time.
+    """
     scale = run.state.loss_scale
     if not scale.dynamic or scale.stuck >= HOPELESS:
         raise NumericsError(_numerics_message(run, result))
@@ -230,7 +246,10 @@ def _note_overflow(run: Run, result: StepResult) -> None:
 
 
 def _sum_up_overflows(run: Run) -> None:
-    """Say how many steps of the whole run changed nothing. Raises `NumericsError` where not one did."""
+    """Say how many steps of the whole run changed nothing.
+
+    Raises `NumericsError` where not one did.
+    """
     state = run.state
     if state.optimizer.steps == 0:
         raise NumericsError(
@@ -244,7 +263,9 @@ def _sum_up_overflows(run: Run) -> None:
 
 
 def _log(run: Run, watch: Stopwatch, lr: float, result: StepResult) -> None:
-    """Write a record of the steps since the last one, and show it; without a loss where all of them overflowed."""
+    """Write a record of the steps since the last one, and show it; without a loss where all of them
+    overflowed.
+    """
     state = run.state
     seconds, count = watch.lap()
     scale = state.loss_scale

@@ -28,7 +28,9 @@ _BLOCK = re.compile(r"^(.*?\.\d+)(\..*)?$")
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that training takes, in fp32 and without the data: what stays during the run, and what a step needs beside it."""
+    """Bytes that training takes, in fp32 and without the data: what stays during the run, and what
+    a step needs beside it.
+    """
 
     weights: int
     gradients: int
@@ -123,7 +125,9 @@ class Plan:
 
 
 def _rows(layers: Sequence[Layer]) -> list[list[str]]:
-    """The layers as rows of a table; of three or more blocks in a row that are alike the first, and one row for the others."""
+    """The layers as rows of a table; of three or more blocks in a row that are alike the first, and
+    one row for the others.
+    """
 
     def kind(block: tuple[str, list[Layer]]) -> tuple[Any, ...]:
         name, inside = block
@@ -162,10 +166,11 @@ def _shape(layer: Layer) -> str:
 def example(
     spec: Spec, info: DatasetInfo, batch: int, device: torch.device, lengths: tuple[int, ...] = ()
 ) -> tuple[Tensor, ...]:
-    """What a model is called with, in the right shapes: images (B, C, H, W), frames, tokens (B, T), or those of two sides.
+    """What a model is called with, in the right shapes: images (B, C, H, W), frames, tokens (B, T),
+    or those of two sides.
 
-    Rows of tokens and frames are of these lengths (two for a source and a target), or as long as the data's context. The task
-    says what else a model is called with.
+    Rows of tokens and frames are of these lengths (two for a source and a target), or as long as
+    the data's context. The task says what else a model is called with.
     """
     length, *second = lengths or (info.context or 1,)
     kind = input_of(info)
@@ -175,7 +180,9 @@ def example(
 
 @contextlib.contextmanager
 def without_collection() -> Iterator[None]:
-    """Inside, no cycles of objects are looked for: a plan's millions live to its end, and looking took a quarter of its time."""
+    """Inside, no cycles of objects are looked for: a plan's millions live to its end, and looking
+    took a quarter of its time.
+    """
     was = gc.isenabled()
     gc.disable()
     try:
@@ -222,7 +229,9 @@ def flops_per_sample(
 
 
 def memory_of(spec: Spec, info: DatasetInfo, found: Outline, lengths: tuple[int, ...]) -> Memory:
-    """What training takes: the peak is in the forward and backward pass of a full micro-batch, or in the update that follows it."""
+    """What training takes: the peak is in the forward and backward pass of a full micro-batch, or
+    in the update that follows it.
+    """
     rows = spec.train.rows(max(lengths, default=None))
     sizes = [p.numel() * p.element_size() for p in found.tensors if p.requires_grad]
     weights, gradients, optimizer = kept_bytes(spec, found.tensors)

@@ -1,4 +1,6 @@
-"""Going on with a run: what it has on disk, and whether the spec and the data are still those that it began with."""
+"""Going on with a run: what it has on disk, and whether the spec and the data are still those that
+it began with.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ MAY_CHANGE = {
     "train.trackers",
     "data.workers",
 }
-"""Options that a resumed run may give anew: they do not change what a step computes (a longer run bends its schedule)."""
+"""Options that a resumed run may give anew: they do not change what a step computes (a longer run
+bends its schedule).
+"""
 EXCLUSIVE = (
     *(("steps", "epochs"), ("steps", "minutes"), ("epochs", "minutes")),
     *(("validate_every", "validate_epochs"), ("average_last", "patience")),
@@ -47,7 +51,10 @@ MOST_SHOWN = 10
 
 
 def latest_directory(root: Path, name: str) -> Path:
-    """The newest of runs/name, runs/name-2, ... that began. Raises `SpecError` where there is none."""
+    """The newest of runs/name, runs/name-2, ... that began.
+
+    Raises `SpecError` where there is none.
+    """
     numbers = {}
     for path in root.iterdir() if os.path.isdir(root) else ():
         number = (
@@ -70,7 +77,9 @@ def latest_directory(root: Path, name: str) -> Path:
 
 @dataclass(frozen=True)
 class Previous:
-    """What a resumed run has: its resolved spec, and its newest good checkpoint, if one was committed."""
+    """What a resumed run has: its resolved spec, and its newest good checkpoint, if one was
+    committed.
+    """
 
     spec: Spec
     path: Path | None
@@ -108,11 +117,13 @@ def resumed_spec(
     overrides: Sequence[Change],
     command: str,
 ) -> Spec:
-    """The spec to go on with: what is given, and what the run recorded in all that this leaves open.
+    """The spec to go on with: what is given, and what the run recorded in all that this leaves
+    open.
 
     Without a spec it is the recorded one with the overrides.
 
-    Raises `SpecError` where it would train otherwise than the run began, and `CheckpointError` where no spec is known.
+    Raises `SpecError` where it would train otherwise than the run began, and `CheckpointError`
+    where no spec is known.
     """
     if previous is None:
         if given is None:
@@ -151,7 +162,9 @@ def _may_change(path: str) -> bool:
 
 
 def merged(new: Spec, old: Spec) -> Spec:
-    """The options that `new` names, and for all others those of `old`: a default that has changed since changes no run."""
+    """The options that `new` names, and for all others those of `old`: a default that has changed
+    since changes no run.
+    """
     named = new.model_dump(mode="json", exclude_unset=True)
     train = named.setdefault("train", {})
     recorded = old.to_dict()
@@ -171,7 +184,9 @@ def merged(new: Spec, old: Spec) -> Spec:
 
 
 def _overlaid(old: Any, new: Any) -> Any:
-    """Plain values with those of `new` where it has any; what is of another type begins with the defaults of that."""
+    """Plain values with those of `new` where it has any; what is of another type begins with the
+    defaults of that.
+    """
     if (
         isinstance(old, dict)
         and isinstance(new, dict)
@@ -184,7 +199,9 @@ def _overlaid(old: Any, new: Any) -> Any:
 
 
 def _say_recorded(given: Spec, used: Spec) -> None:
-    """Say which options the run has otherwise than by today's defaults; those of computing are measured anyway."""
+    """Say which options the run has otherwise than by today's defaults; those of computing are
+    measured anyway.
+    """
     before, after = _options(given), _options(used)
     found = [
         f"{p}: {v}" for p, v in after.items() if before.get(p) != v and before.get(p) != "auto"
@@ -223,7 +240,9 @@ def _refusal(
 
 
 def _told(changed: Sequence[str], before: Mapping[str, Any]) -> list[str]:
-    """Of the changed options those that say it all: where a `type` is another one, what stands beside and below it is not told."""
+    """Of the changed options those that say it all: where a `type` is another one, what stands
+    beside and below it is not told.
+    """
     others = [p.removesuffix("type") for p in changed if p.endswith(".type") and p in before]
     return [p for p in changed if not any(p.startswith(o) and p != f"{o}type" for o in others)]
 
@@ -238,7 +257,8 @@ def _options(spec: Spec) -> dict[str, Any]:
 
 
 def mark_again(checkpoints_folder: Path, path: Path, contents: checkpoints.Checkpoint) -> None:
-    """Let `last` and `best` point where this newest checkpoint says: the process may have died after committing it, before that.
+    """Let `last` and `best` point where this newest checkpoint says: the process may have died
+    after committing it, before that.
 
     Raises `ResourceError`.
     """
@@ -253,10 +273,13 @@ def mark_again(checkpoints_folder: Path, path: Path, contents: checkpoints.Check
 def finished(
     directory: RunDirectory, previous: Previous | None, spec: Spec, total: int | None
 ) -> Path | None:
-    """The result of a run that has nothing left to do, verified; None where it goes on. What it says is told.
+    """The result of a run that has nothing left to do, verified; None where it goes on.
 
-    A run is finished where its last process said so and nothing that decides its end is asked for otherwise, or where it is
-    past the last of its `total` steps (None: they are not known before the data is).
+    What it says is told.
+
+    A run is finished where its last process said so and nothing that decides its end is asked for
+    otherwise, or where it is past the last of its `total` steps (None: they are not known before
+    the data is).
     """
     if previous is None or previous.contents is None:
         return None
@@ -296,7 +319,10 @@ def finished(
 def check_fingerprint(
     contents: checkpoints.Checkpoint | None, data: DataSet, accepted: bool
 ) -> bool:
-    """Whether the data is another than the run was trained on. Raises `CheckpointError` where that is not accepted."""
+    """Whether the data is another than the run was trained on.
+
+    Raises `CheckpointError` where that is not accepted.
+    """
     if contents is None or contents.state.get("fingerprint") == data.fingerprint:
         return False
     if accepted:

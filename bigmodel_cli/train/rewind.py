@@ -1,8 +1,10 @@
-"""Going back where the loss of a step jumps: to the last checkpoint, and on from there with the batches that follow (train.rewind).
+"""Going back where the loss of a step jumps: to the last checkpoint, and on from there with the
+batches that follow (train.rewind).
 
-As in PaLM (Chowdhery et al. 2022, section 5.1): weights, averages, optimizer, schedule and random numbers are the checkpoint's, and
-the batches from there up to the spike are not seen again. Everything follows from the losses, so that a run that is killed and
-resumed goes back at the same places.
+As in PaLM (Chowdhery et al. 2022, section 5.1): weights, averages, optimizer, schedule and random
+numbers are the checkpoint's, and the batches from there up to the spike are not seen again.
+Everything follows from the losses, so that a run that is killed and resumed goes back at the same
+places.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ def usual_loss(options: RewindOptions, state: TrainState) -> float:
 
 
 def spiked(options: RewindOptions, state: TrainState, result: StepResult) -> bool:
-    """Whether the step's loss is a spike; else it joins the losses that later ones are held against.
+    """Whether the step's loss is a spike; else it joins the losses that later ones are held
+    against.
 
     A loss or gradient that is not finite is one too, but in fp16, where the loss scale sees to it.
     """

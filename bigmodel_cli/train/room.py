@@ -1,4 +1,6 @@
-"""Whether the activations of a batch fit the device, asked before training; and which micro-batch does."""
+"""Whether the activations of a batch fit the device, asked before training; and which micro-batch
+does.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,13 @@ from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import batch_norm_explained
 
 PATCH = 16
-"""Pixels for each position that a dense layer sees of an image, at least: it reads patches, or maps that were made smaller."""
+"""Pixels for each position that a dense layer sees of an image, at least: it reads patches, or maps
+that were made smaller.
+"""
 KEPT = 4
-"""Numbers kept for the backward pass for each that a layer puts out, generously: norms, activations, scores of attention."""
+"""Numbers kept for the backward pass for each that a layer puts out, generously: norms,
+activations, scores of attention.
+"""
 
 
 def check_enough(spec: Spec, train: Split) -> None:
@@ -37,10 +43,11 @@ def check_enough(spec: Spec, train: Split) -> None:
 def check_step(
     spec: Spec, info: DatasetInfo, train: Split, model: Module, device: torch.device
 ) -> None:
-    """Raise `SpecError` where a step's activations cannot fit the device, or are too few for batch normalisation.
+    """Raise `SpecError` where a step's activations cannot fit the device, or are too few for batch
+    normalisation.
 
-    They are computed on the meta device, which takes a second or more, only where a rough count of them comes near its memory, or
-    batch normalisation has one sample.
+    They are computed on the meta device, which takes a second or more, only where a rough count of
+    them comes near its memory, or batch normalisation has one sample.
     """
     alone = spec.train.micro == 1 and any(
         isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in model.modules()
@@ -54,9 +61,11 @@ def check_step(
 
 
 def check_fits(spec: Spec, device: torch.device, memory: Memory, longest: int) -> None:
-    """Raise `SpecError` where a step needs more bytes than the device has, naming the largest micro-batch that fits.
+    """Raise `SpecError` where a step needs more bytes than the device has, naming the largest
+    micro-batch that fits.
 
-    Half of the activations, which are of a whole micro-batch, count where products may be kept in half the bytes.
+    Half of the activations, which are of a whole micro-batch, count where products may be kept in
+    half the bytes.
     """
     options, room, state = spec.train, total_memory(device), memory.state
     least = memory.activations if options.precision == "fp32" else memory.activations // 2
@@ -99,7 +108,9 @@ def _divisors(number: int) -> list[int]:
 
 
 def _rough_bytes(spec: Spec, info: DatasetInfo, train: Split, model: Module) -> int:
-    """About the bytes of a micro-batch's activations, rather too many: what each weight puts out, at each position."""
+    """About the bytes of a micro-batch's activations, rather too many: what each weight puts out,
+    at each position.
+    """
     pixels = input_of(info).pixels
     length = int(np.max(train.lengths)) if train.lengths is not None else info.context or 1
     positions = pixels // PATCH + 1 if pixels else length

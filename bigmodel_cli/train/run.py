@@ -102,7 +102,9 @@ class Run:
         )
 
     def save(self, better: bool = False) -> None:
-        """Commit a checkpoint of this step, move `last` (and `best`), and prune those that the spec does not keep."""
+        """Commit a checkpoint of this step, move `last` (and `best`), and prune those that the spec
+        does not keep.
+        """
         state, folder = self.state, self.directory.checkpoints
         self.observers.on_checkpoint(state.step)
         path = checkpoints.save(folder, self.contents())
@@ -132,7 +134,8 @@ class Run:
         return values_of(self.task, judged.measures)
 
     def tell(self, metrics: dict[str, float], averaged: int | None = None) -> None:
-        """Record and show a validation, of the mean of so many checkpoints where that is the run's result.
+        """Record and show a validation, of the mean of so many checkpoints where that is the run's
+        result.
 
         Its batch is recorded too where memory made it smaller than the spec's.
         """
@@ -142,7 +145,9 @@ class Run:
         self.observers.on_validation({"step": self.state.step, **given, "val": metrics})
 
     def note(self, metrics: dict[str, float]) -> bool:
-        """Tell and note a validation; True where it is the best so far, which what is not a finite number never is."""
+        """Tell and note a validation; True where it is the best so far, which what is not a finite
+        number never is.
+        """
         self.tell(metrics)
         state, value = self.state, metrics[self.task.metric]
         finite = math.isfinite(value)

@@ -1,4 +1,6 @@
-"""The same spec with several seeds: runs one after another, each a run of its own, and what they have in common."""
+"""The same spec with several seeds: runs one after another, each a run of its own, and what they
+have in common.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,12 @@ class Outcome:
 
 
 def train_seeds(specs: Mapping[int, Spec], request: Request, signals: Signals) -> Iterator[Outcome]:
-    """Train each seed's spec. One whose loss is not finite is said, and the others go on; any other fault would be theirs too.
+    """Train each seed's spec.
 
-    Raises what `train` raises, with what is done kept. With `request.resume` finished runs stay, and others go on or begin.
+    One whose loss is not finite is said, and the others go on; any other fault would be theirs too.
+
+    Raises what `train` raises, with what is done kept. With `request.resume` finished runs stay,
+    and others go on or begin.
     """
     requests = {seed: _request(request, seed) for seed in specs}
     for number, (seed, spec) in enumerate(specs.items(), 1):
@@ -55,7 +60,10 @@ def train_seeds(specs: Mapping[int, Spec], request: Request, signals: Signals) -
 
 
 def _request(request: Request, seed: int) -> Request:
-    """The request for one seed's run. Raises `SpecError` where it would begin in the place of another."""
+    """The request for one seed's run.
+
+    Raises `SpecError` where it would begin in the place of another.
+    """
     name, out = (
         f"{request.name}-seed{seed}",
         request.out and request.out.with_name(f"{request.out.name}-seed{seed}"),

@@ -1,4 +1,5 @@
-"""From a spec to a trained checkpoint: open the data, build the model, fill it, choose how to compute, and `fit`.
+"""From a spec to a trained checkpoint: open the data, build the model, fill it, choose how to
+compute, and `fit`.
 
 Pretraining and finetuning are the same; they differ in what the weights start from.
 """
@@ -67,7 +68,10 @@ class Request:
 
 
 def train(spec: Spec | None, request: Request, signals: Signals) -> Path:
-    """Run the spec (None, to resume: the run's own) and return the resulting checkpoint. Every fault is in errors.py."""
+    """Run the spec (None, to resume: the run's own) and return the resulting checkpoint.
+
+    Every fault is in errors.py.
+    """
     load_torch()
     signals.start()
     with signals.deferred(), _open_directory(request) as directory:
@@ -101,7 +105,9 @@ def train(spec: Spec | None, request: Request, signals: Signals) -> Path:
 
 
 def dry_run(spec: Spec, device: str, show: Callable[[Plan], None] = lambda plan: None) -> Plan:
-    """What `train` would do, training nothing and writing nothing; it is given to `show` also where it does not fit the device."""
+    """What `train` would do, training nothing and writing nothing; it is given to `show` also where
+    it does not fit the device.
+    """
     load_torch()
     chosen = pick_device(device, say)
     opened = open_run(spec, expect=True)
@@ -212,7 +218,9 @@ def _go_on(
     total: int | None,
     directory: RunDirectory,
 ) -> None:
-    """Become the state of the run's checkpoint, where it has one; and divide micro-batches where it did."""
+    """Become the state of the run's checkpoint, where it has one; and divide micro-batches where it
+    did.
+    """
     if previous.contents is not None and previous.path is not None:
         state.restore(previous.contents.model, previous.contents.train, previous.contents.state)
         mark_again(directory.checkpoints, previous.path, previous.contents)
@@ -224,7 +232,9 @@ def _go_on(
 
 
 def _origin(data: DataSet, saved: Checkpoint | None, changed: bool) -> dict[str, Any]:
-    """What each checkpoint says of the data: its fingerprint, and [step, fingerprint] of each change that was accepted."""
+    """What each checkpoint says of the data: its fingerprint, and [step, fingerprint] of each
+    change that was accepted.
+    """
     changes = (
         [
             *saved.state.get("data_changes", []),
@@ -241,7 +251,9 @@ def _origin(data: DataSet, saved: Checkpoint | None, changed: bool) -> dict[str,
 
 
 def _trained_on(opened: Opened, saved: Checkpoint | None, changed: bool) -> dict[str, bytes]:
-    """What the run's checkpoints keep of the items that they were trained on, by name; what splits share is said."""
+    """What the run's checkpoints keep of the items that they were trained on, by name; what splits
+    share is said.
+    """
     data, task, source = opened.data, opened.spec.task.type, opened.source
     if "val" not in data.splits:
         say(
@@ -283,7 +295,9 @@ def _foreseen(options: TrainOptions, total: int | None, state: TrainState) -> in
 
 
 def _describe_bend(options: TrainOptions, before: int, total: int, step: int) -> None:
-    """Where a resumed run is now longer or shorter: what becomes of the learning rate, whose schedule spans the whole run."""
+    """Where a resumed run is now longer or shorter: what becomes of the learning rate, whose
+    schedule spans the whole run.
+    """
     if before == total or step >= total:
         return
     factors = [
@@ -304,7 +318,10 @@ def _left(request: Request, directory: RunDirectory) -> str:
 
 
 def _resume_command(request: Request, directory: RunDirectory) -> str:
-    """How to go on: the run knows its spec. Where it has not begun there is nothing to go on with, and the start is made again."""
+    """How to go on: the run knows its spec.
+
+    Where it has not begun there is nothing to go on with, and the start is made again.
+    """
     if not directory.begun:
         return shlex.join(word for word in request.words if word != "--resume")
     words = ["bigmodel", request.command, "--resume", "--out", str(directory.path)]

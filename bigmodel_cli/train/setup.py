@@ -1,4 +1,6 @@
-"""How a run is set up, for training, a dry run and `bench` alike: its data and task opened and checked, its state at step 0."""
+"""How a run is set up, for training, a dry run and `bench` alike: its data and task opened and
+checked, its state at step 0.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ from bigmodel_cli.train.state import LossScale, TrainState
 
 @dataclass(frozen=True)
 class Opened:
-    """A run's spec with its data, and the checkpoint whose weights it starts with; None for weights drawn anew, or for its own."""
+    """A run's spec with its data, and the checkpoint whose weights it starts with; None for weights
+    drawn anew, or for its own.
+    """
 
     spec: Spec
     data: DataSet
@@ -37,7 +41,8 @@ class Opened:
 
 
 def open_run(spec: Spec, resumed: Path | None = None, *, expect: bool = False) -> Opened:
-    """Open the data of a run; a checkpoint's tokenizer and normalisation are used, its own (`resumed`) or that of `spec.init`.
+    """Open the data of a run; a checkpoint's tokenizer and normalisation are used, its own
+    (`resumed`) or that of `spec.init`.
 
     Where the data is not there, what is known of it stands in if that is to be `expect`ed.
     """
@@ -60,9 +65,11 @@ def source_of(spec: Spec) -> Path | None:
 
 
 def _with_length(spec: Spec, source: Path) -> Spec:
-    """The spec with the length of the checkpoint that it starts from, where that is longer than the new data's context.
+    """The spec with the length of the checkpoint that it starts from, where that is longer than the
+    new data's context.
 
-    A finetuning whose `model.max_len` is open keeps all positions: a table of learned ones has that many rows.
+    A finetuning whose `model.max_len` is open keeps all positions: a table of learned ones has that
+    many rows.
     """
     before = of_checkpoint(checkpoints.read_spec(source), source)
     length = before.model.longest() or before.data.longest() or 0
@@ -74,7 +81,8 @@ def _with_length(spec: Spec, source: Path) -> Spec:
 def open_task(spec: Spec, data: DataSet) -> Task:
     """The task, once it is checked; what is to be known of it is said.
 
-    Raises `SpecError` where the data lacks what the task reads, the model is not made for it, or a library is missing.
+    Raises `SpecError` where the data lacks what the task reads, the model is not made for it, or a
+    library is missing.
     """
     task = build_task(spec.task, data.info)
     _check_task(spec, task, data)
@@ -126,7 +134,8 @@ def _check_task(spec: Spec, task: Task, data: DataSet) -> None:
 def prepare(
     spec: Spec, model: Model, task: Task, first: Callable[[], dict[str, Tensor]]
 ) -> tuple[Spec, TrainState]:
-    """The spec without any auto in `train`, and the state at step 0; `first` gives a micro-batch to measure with.
+    """The spec without any auto in `train`, and the state at step 0; `first` gives a micro-batch to
+    measure with.
 
     The model comes from `assemble`.
     """

@@ -1,4 +1,6 @@
-"""Stopping by a signal: the step in progress finishes, a checkpoint is saved, the status is 128 + the signal's number."""
+"""Stopping by a signal: the step in progress finishes, a checkpoint is saved, the status is 128 +
+the signal's number.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,17 @@ HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 received: list[int] = []
-"""Signals that the command had before its run began. What is raised while Python imports or cleans up may be swallowed."""
+"""Signals that the command had before its run began.
+
+What is raised while Python imports or cleans up may be swallowed.
+"""
 
 
 class Interrupted(BaseException):
-    """A signal arrived where nothing is half done. Not an `Exception`: no handler for faults may swallow it."""
+    """A signal arrived where nothing is half done.
+
+    Not an `Exception`: no handler for faults may swallow it.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -28,11 +36,13 @@ class Interrupted(BaseException):
 
 
 class Signals:
-    """Turns SIGINT, SIGTERM and SIGHUP into `Interrupted`, but never inside `deferred()`: there it is raised at the end.
+    """Turns SIGINT, SIGTERM and SIGHUP into `Interrupted`, but never inside `deferred()`: there it
+    is raised at the end.
 
-    Before `start()` there is nothing to save, and the process leaves at once; after `end()` the run's result stands, and signals
-    change nothing. In between, the first signal is raised until it is heeded (`stopping()`), and later ones are ignored, but for
-    a second SIGINT, which leaves at once with status 130, whatever is in progress: commits are atomic, so the last committed
+    Before `start()` there is nothing to save, and the process leaves at once; after `end()` the
+    run's result stands, and signals change nothing. In between, the first signal is raised until it
+    is heeded (`stopping()`), and later ones are ignored, but for a second SIGINT, which leaves at
+    once with status 130, whatever is in progress: commits are atomic, so the last committed
     checkpoint stays good. SIGHUP that is ignored already (`nohup`) stays so.
     """
 
@@ -48,7 +58,10 @@ class Signals:
         )
 
     def __enter__(self) -> Signals:
-        """Take the signals over. Raises `Interrupted` for one that the command had and that Python swallowed."""
+        """Take the signals over.
+
+        Raises `Interrupted` for one that the command had and that Python swallowed.
+        """
         if received:
             raise Interrupted(received[0])
         if threading.current_thread() is threading.main_thread():
@@ -91,12 +104,16 @@ class Signals:
             os._exit(128 + signal.SIGINT)
 
     def on_unraisable(self, swallowed: Any) -> None:
-        """Say nothing of an `Interrupted` that Python swallows where it cleans up: it is raised again at the next `deferred()`."""
+        """Say nothing of an `Interrupted` that Python swallows where it cleans up: it is raised
+        again at the next `deferred()`.
+        """
         if not isinstance(swallowed.exc_value, Interrupted):
             self.unraisable(swallowed)
 
     def raise_pending(self) -> None:
-        """Raise `Interrupted` for a signal that has come and is not yet heeded, unless inside `deferred()`."""
+        """Raise `Interrupted` for a signal that has come and is not yet heeded, unless inside
+        `deferred()`.
+        """
         if self.pending is not None and self.depth == 0 and not self.heeded and not self.ended:
             raise Interrupted(self.pending)
 
@@ -131,7 +148,8 @@ class Signals:
 
     @contextlib.contextmanager
     def let(self) -> Iterator[None]:
-        """Inside `deferred()`: a signal takes effect at once again, and what was entered between the two is left in its own time.
+        """Inside `deferred()`: a signal takes effect at once again, and what was entered between
+        the two is left in its own time.
 
         `with deferred(), exchanged(), let(): ...` never leaves an exchange half done.
         """

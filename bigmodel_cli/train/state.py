@@ -27,9 +27,11 @@ UNKNOWN = 10**10
 
 @dataclass
 class LossScale:
-    """Dynamic scaling of the mean loss for fp16 (Micikevicius et al. 2018): halved on overflow, doubled after 2,000 good steps.
+    """Dynamic scaling of the mean loss for fp16 (Micikevicius et al. 2018): halved on overflow,
+    doubled after 2,000 good steps.
 
-    `skipped` counts the steps of the run that overflowed and so changed nothing, `stuck` those in a row that did at a scale of 1.
+    `skipped` counts the steps of the run that overflowed and so changed nothing, `stuck` those in a
+    row that did at a scale of 1.
     """
 
     value: float = 1.0
@@ -67,7 +69,9 @@ class Before:
 
 @dataclass
 class TrainState:
-    """Weights, their average (a moving one, or the optimizer's own), the optimizer, the place in the run, and the random states."""
+    """Weights, their average (a moving one, or the optimizer's own), the optimizer, the place in
+    the run, and the random states.
+    """
 
     model: Module
     optimizer: Optimizer
@@ -103,18 +107,24 @@ class TrainState:
 
     @property
     def batch(self) -> int:
-        """The number of the next batch: of those that were taken, also for steps that were taken back."""
+        """The number of the next batch: of those that were taken, also for steps that were taken
+        back.
+        """
         return self.step + self.passed
 
     def steps_in(self, minutes: float) -> int:
-        """The steps of a run of so many minutes of training, at its rate so far; where they are over, those that it has."""
+        """The steps of a run of so many minutes of training, at its rate so far; where they are
+        over, those that it has.
+        """
         share = self.elapsed / (60 * minutes)
         if share >= 1:
             return self.step
         return max(self.step + 1, round(self.step / share)) if self.step and share else UNKNOWN
 
     def auxiliary(self) -> Tensor | None:
-        """The sum of what parts add to the mean loss (load balance of experts); None where none does."""
+        """The sum of what parts add to the mean loss (load balance of experts); None where none
+        does.
+        """
         losses = [m.auxiliary for m in self.balanced if m.auxiliary is not None]
         return torch.stack(losses).sum() if losses else None
 
@@ -128,7 +138,8 @@ class TrainState:
         return Before([tensor.clone() for tensor in self.buffers], *self.random())
 
     def undo(self, before: Before, random: bool) -> None:
-        """After passes that must change nothing: the statistics as they were, no gradients, and parts forget their count.
+        """After passes that must change nothing: the statistics as they were, no gradients, and
+        parts forget their count.
 
         With `random` the random numbers are drawn again; else they are used up.
         """
@@ -143,7 +154,9 @@ class TrainState:
                 torch.cuda.set_rng_state(before.cuda)
 
     def random(self) -> tuple[Tensor, Tensor | None]:
-        """The states of the random numbers: of the CPU, and of the CUDA device where the model is on one."""
+        """The states of the random numbers: of the CPU, and of the CUDA device where the model is
+        on one.
+        """
         cuda = torch.cuda.get_rng_state() if next(self.model.parameters()).is_cuda else None
         return torch.get_rng_state(), cuda
 
@@ -155,7 +168,9 @@ class TrainState:
         }
 
     def update_ema(self) -> None:
-        """Move the average towards the weights; its decay grows to the full value over the first steps."""
+        """Move the average towards the weights; its decay grows to the full value over the first
+        steps.
+        """
         if self.ema_decay is None:
             return
         decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
@@ -191,13 +206,16 @@ class TrainState:
             self.ema = ema
 
     def raw(self) -> dict[str, Tensor]:
-        """The parameters that have an average, by the names under which a checkpoint keeps them to resume with."""
+        """The parameters that have an average, by the names under which a checkpoint keeps them to
+        resume with.
+        """
         return {f"raw.{name}": p for name, p in self.model.named_parameters() if name in self.ema}
 
     def capture(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         """(weights to use, tensors to resume with, plain values to resume with).
 
-        The weights to use are the averaged ones where there is an average; the raw ones are then among the tensors to resume.
+        The weights to use are the averaged ones where there is an average; the raw ones are then
+        among the tensors to resume.
         """
         train = {
             f"{OPTIMIZER}{name}": tensor for name, tensor in self.optimizer.state_dict().items()
@@ -232,7 +250,8 @@ class TrainState:
     ) -> None:
         """Become the captured state, to the bit.
 
-        Raises `CheckpointError` where it is of another model or optimizer, or faulty; then nothing is changed.
+        Raises `CheckpointError` where it is of another model or optimizer, or faulty; then nothing
+        is changed.
         """
         found = Recorded.of(values)
         self._check(weights, train)
@@ -264,7 +283,9 @@ class TrainState:
             torch.cuda.set_rng_state(random[CUDA])
 
     def _check(self, weights: Mapping[str, Tensor], train: Mapping[str, Tensor]) -> None:
-        """Raise `CheckpointError` where what is to be restored does not fit this run; nothing is changed."""
+        """Raise `CheckpointError` where what is to be restored does not fit this run; nothing is
+        changed.
+        """
         own = {f"{OPTIMIZER}{name}": tensor for name, tensor in self.optimizer.state_dict().items()}
         moved = {name for name in train if name.startswith(OPTIMIZER)}
         if differing := sorted(moved ^ own.keys()):
@@ -292,7 +313,9 @@ class TrainState:
 
 
 def check_fits(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], name: str) -> None:
-    """Raise `CheckpointError` for a tensor of the file `name` that is missing, not wanted, or of another shape or dtype."""
+    """Raise `CheckpointError` for a tensor of the file `name` that is missing, not wanted, or of
+    another shape or dtype.
+    """
     for key in sorted(given.keys() | wanted.keys()):
         shown = [
             (
@@ -313,7 +336,9 @@ Batches = dict[Annotated[str, Field(pattern="^[0-9]{1,10}$")], Annotated[int, Fi
 
 
 class Divided(BaseModel):
-    """A `Division` in state.json: from these batches on, so many pieces, or samples at once in a validation."""
+    """A `Division` in state.json: from these batches on, so many pieces, or samples at once in a
+    validation.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid")
     pieces: Batches = {}
@@ -321,7 +346,10 @@ class Divided(BaseModel):
 
 
 class Recorded(BaseModel):
-    """The plain values of state.json that a run goes on with. Others may be there that are read elsewhere."""
+    """The plain values of state.json that a run goes on with.
+
+    Others may be there that are read elsewhere.
+    """
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
     step: Natural
@@ -343,7 +371,10 @@ class Recorded(BaseModel):
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Recorded:
-        """The values, checked. Raises `CheckpointError` naming the first that is missing or not of its type or range."""
+        """The values, checked.
+
+        Raises `CheckpointError` naming the first that is missing or not of its type or range.
+        """
         try:
             found = cls.model_validate(values)
         except ValidationError as error:

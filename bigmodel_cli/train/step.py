@@ -24,7 +24,9 @@ IN_UPDATE = (
 
 @dataclass(frozen=True)
 class StepResult:
-    """Sums over the step's samples, the norm of the mean gradient before clipping, and how many of the task's unit there were."""
+    """Sums over the step's samples, the norm of the mean gradient before clipping, and how many of
+    the task's unit there were.
+    """
 
     loss_sum: float
     count: float  # of targets, or the sum of their weights
@@ -65,18 +67,21 @@ def train_step(
     device: torch.device,
     lr: float,
 ) -> StepResult:
-    """Add up the gradients of the micro-batches and move the weights by their mean over all targets.
+    """Add up the gradients of the micro-batches and move the weights by their mean over all
+    targets.
 
-    Losses are sums, so that the division by the global count makes accumulation equal to one large batch. Under fp16 the backward
-    pass starts from the loss scale times about the mean: the sum divided by a power of two near the step's count, which is exact
-    and taken back at the end, so that the size of a batch changes neither what overflows nor the result.
+    Losses are sums, so that the division by the global count makes accumulation equal to one large
+    batch. Under fp16 the backward pass starts from the loss scale times about the mean: the sum
+    divided by a power of two near the step's count, which is exact and taken back at the end, so
+    that the size of a batch changes neither what overflows nor the result.
 
-    Where the loss or the gradient is not finite nothing is changed: weights, averages, the optimizer; under fp16, where training
-    goes on, not the statistics of normalisation and of experts either, and the loss scale is halved. The step counts in the run
-    and its schedule, not in the optimizer; its batch and its random numbers are used up.
+    Where the loss or the gradient is not finite nothing is changed: weights, averages, the
+    optimizer; under fp16, where training goes on, not the statistics of normalisation and of
+    experts either, and the loss scale is halved. The step counts in the run and its schedule, not
+    in the optimizer; its batch and its random numbers are used up.
 
-    Raises `OutOfMemory` where the passes do not fit: everything is as it was before, the random numbers too; and `ResourceError`
-    where the update does not, which may be half done.
+    Raises `OutOfMemory` where the passes do not fit: everything is as it was before, the random
+    numbers too; and `ResourceError` where the update does not, which may be half done.
     """
     before = state.before_step()
     try:
@@ -108,7 +113,9 @@ def _passes(
     micro_batches: list[dict[str, Tensor]],
     device: torch.device,
 ) -> tuple[float, float, float, float]:
-    """Gradients of all micro-batches, summed; (sum of losses, their count, norm of the mean gradient, what divides its sum)."""
+    """Gradients of all micro-batches, summed; (sum of losses, their count, norm of the mean
+    gradient, what divides its sum).
+    """
     scale, unit = state.loss_scale, 1.0
     loss_sum: Tensor | None = None
     count: Tensor | None = None

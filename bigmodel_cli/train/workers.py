@@ -1,4 +1,6 @@
-"""Processes that load batches: no signal to the run ends them, their death is said where a batch is due, none outlives the run."""
+"""Processes that load batches: no signal to the run ends them, their death is said where a batch is
+due, none outlives the run.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,11 @@ _PR_SET_PDEATHSIG = 1
 class Workers:
     """Batches of a dataset by their numbers, in order, made by `count` processes.
 
-    A terminal and many schedulers signal the whole process group. Stopping is the main process's business: workers ignore SIGINT,
-    SIGTERM and SIGHUP from their first moment on, and die with it. torch's handler of SIGCHLD raises wherever the main process
-    happens to be when a worker dies, be it inside a save; it is taken back. A death is found where a batch is due, within the
-    5 seconds after which torch looks again whether its workers are alive.
+    A terminal and many schedulers signal the whole process group. Stopping is the main process's
+    business: workers ignore SIGINT, SIGTERM and SIGHUP from their first moment on, and die with it.
+    torch's handler of SIGCHLD raises wherever the main process happens to be when a worker dies, be
+    it inside a save; it is taken back. A death is found where a batch is due, within the 5 seconds
+    after which torch looks again whether its workers are alive.
     """
 
     def __init__(self, dataset: Any, numbers: range, count: int, pinned: bool) -> None:
@@ -40,7 +43,8 @@ class Workers:
             num_workers=count,
             pin_memory=pinned,
             worker_init_fn=_Start(os.getpid()),
-            generator=torch.Generator(),  # the workers' seed is not drawn from the stream that dropout uses
+            # the workers' seed is not drawn from the stream that dropout uses
+            generator=torch.Generator(),
         )
         others = {process.pid for process in multiprocessing.active_children()}
         # Inherited until a worker ignores them; SIGCHLD waits until torch's handler of it is gone.
@@ -59,7 +63,8 @@ class Workers:
         threading.Thread(target=self.watch, daemon=True).start()
 
     def watch(self) -> None:
-        """Kill the workers when a batch is overdue; what waits for them, perhaps without end, then fails.
+        """Kill the workers when a batch is overdue; what waits for them, perhaps without end, then
+        fails.
 
         Seconds are counted one by one: a process that was stopped meanwhile has not waited.
         """
@@ -91,7 +96,9 @@ class Workers:
                 raise
         finally:
             self.waiting = False
-        if fault:  # raised here: an exception keeps the frames that it went through, and with them torch's iterator
+        # raised here: an exception keeps the frames that it went through, and with them torch's
+        # iterator
+        if fault:
             self.close(at_once=True)
             raise DataError(f"a loader worker died or hung ({fault}); try data.workers: 0")
         if isinstance(batch, BigmodelError):
@@ -99,7 +106,9 @@ class Workers:
         return batch  # type: ignore[no-any-return]
 
     def _fault(self) -> str:
-        """What has become of the workers, or nothing; one that is just dying has closed its connections already."""
+        """What has become of the workers, or nothing; one that is just dying has closed its
+        connections already.
+        """
         if self.hung:
             return f"no batch came within {TIMEOUT:g} seconds"
         for process in self.processes:
@@ -118,7 +127,9 @@ class Workers:
         return all(process.is_alive() for process in self.processes)
 
     def close(self, at_once: bool = False) -> None:
-        """End the workers: those that do not end by themselves, and with `at_once` all of them, by force."""
+        """End the workers: those that do not end by themselves, and with `at_once` all of them, by
+        force.
+        """
         self.closed.set()
         if at_once:
             self._kill()
@@ -133,7 +144,9 @@ class Workers:
 
 
 class _Guarded:
-    """A dataset whose expected faults travel to the main process as they are, without the worker's traceback."""
+    """A dataset whose expected faults travel to the main process as they are, without the worker's
+    traceback.
+    """
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset

@@ -1,4 +1,6 @@
-"""Grad-CAM: of the map that enters the last pooling, for every network that labels images, by its formula."""
+"""Grad-CAM: of the map that enters the last pooling, for every network that labels images, by its
+formula.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ POOLINGS = (F.adaptive_avg_pool2d, Tensor.mean, torch.mean)
 
 
 class LastPooling(TorchFunctionMode):
-    """Watches every operation of a forward pass: `entered` is what the last pooling over height and width was given."""
+    """Watches every operation of a forward pass: `entered` is what the last pooling over height and
+    width was given.
+    """
 
     entered: Tensor
 
@@ -63,7 +67,9 @@ def network(name: str, side: int) -> Any:
 
 @pytest.fixture
 def shapes_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Networks are built on the meta device, without first weights, where the largest takes no memory."""
+    """Networks are built on the meta device, without first weights, where the largest takes no
+    memory.
+    """
     for name in (
         "constant_",
         "kaiming_normal_",
@@ -246,7 +252,10 @@ def test_a_map_that_speaks_against_the_class_is_said() -> None:
 def test_attend_says_that_a_map_is_one_value(cnn_spec: Path, cli: Callable[..., Result]) -> None:
     from PIL import Image
 
-    layers = "model.layers=[{type: conv, channels: 4, kernel: 8}, {type: flatten}, {type: dense, units: classes}]"
+    layers = (
+        "model.layers=[{type: conv, channels: 4, kernel: 8}, {type: flatten}, {type: dense, units:"
+        " classes}]"
+    )
     trained = cli("pretrain", cnn_spec, "--set", layers, "--set", "train.steps=1", "--out", "once")
     assert trained.status == 0, trained.err
     Image.new("L", (8, 8), 90).save("grey.png")

@@ -55,7 +55,10 @@ def test_rollout_equals_its_formula(pool: str) -> None:
 def test_attend_to_an_image_with_a_vit(cnn_spec: Path, cli: Callable[..., Result]) -> None:
     from PIL import Image
 
-    model = "model={type: vit, dim: 16, patch: 2, blocks: [{mixer: {type: attention, num_heads: 2}, ffn: {type: gelu}}]}"
+    model = (
+        "model={type: vit, dim: 16, patch: 2, blocks: [{mixer: {type: attention, num_heads: 2},"
+        " ffn: {type: gelu}}]}"
+    )
     trained = cli("pretrain", cnn_spec, "--set", model, "--out", "vit")
     assert trained.status == 0, trained.err
     Image.new("L", (8, 8), 90).save("grey.png")

@@ -1,4 +1,6 @@
-"""What a damaged, foreign or hostile checkpoint gets: status 4, a message that names the file, and nothing loaded."""
+"""What a damaged, foreign or hostile checkpoint gets: status 4, a message that names the file, and
+nothing loaded.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def saved(decoder_spec: Path, cli: Cli) -> Path:
 
 
 def refresh(checkpoint: Path, name: str) -> None:
-    """Let the manifest agree with a file that was changed, so that what is behind the hashes is tested."""
+    """Let the manifest agree with a file that was changed, so that what is behind the hashes is
+    tested.
+    """
     manifest = json.loads((checkpoint / "manifest.json").read_text())
     content = (checkpoint / name).read_bytes()
     manifest["files"][name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}

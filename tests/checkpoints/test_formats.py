@@ -1,4 +1,6 @@
-"""Checkpoints of earlier versions, tied weights through a checkpoint, and weights that are not finite."""
+"""Checkpoints of earlier versions, tied weights through a checkpoint, and weights that are not
+finite.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ RECORDED = {
 
 
 def test_a_checkpoint_of_format_1_evaluates_to_the_figures_that_were_recorded(cli: Cli) -> None:
-    """Row 56. The fixture is never written anew: what it holds must be read for as long as format 1 is."""
+    """Row 56.
+
+    The fixture is never written anew: what it holds must be read for as long as format 1 is.
+    """
     assert sum(p.stat().st_size for p in FIXTURE.rglob("*")) < 50_000
     result = cli("eval", fresh_copy(), "--json", "--device", "cpu")
     assert result.status == 0, result.err
@@ -156,7 +161,10 @@ def test_weights_that_are_not_finite_are_said_and_what_comes_out_is_json(
     }
     result = cli(*words[command])
     said = [line for line in result.err.splitlines() if line.startswith("warning: ")]
-    expected = "the weights are not finite: 1 of 8 numbers of norm.weight; what is computed with them is not to be trusted"
+    expected = (
+        "the weights are not finite: 1 of 8 numbers of norm.weight; what is computed with them is"
+        " not to be trusted"
+    )
     assert said == [f"warning: {checkpoint}: {expected}"]
     assert "Traceback" not in result.err
     assert result.status == 0, result.err
@@ -237,8 +245,8 @@ def test_nothing_is_learnt_from_weights_that_are_not_finite(cli: Cli) -> None:
     result = cli("finetune", "--from", checkpoint, "--set", "train.steps=1", "--out", "new")
     assert (result.status, result.out) == (4, "")
     assert (
-        "1 of 8 numbers of norm.weight; nothing can be learnt from there: start from another checkpoint"
-        in result.err
+        "1 of 8 numbers of norm.weight; nothing can be learnt from there: start from another"
+        " checkpoint" in result.err
     )
     assert not list(Path("new").glob("checkpoints/*"))
 

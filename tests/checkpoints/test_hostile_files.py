@@ -1,4 +1,6 @@
-"""Files of a checkpoint that lie, or are none: status 4 and a sentence, in little time and memory; nothing outside is opened."""
+"""Files of a checkpoint that lie, or are none: status 4 and a sentence, in little time and memory;
+nothing outside is opened.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +37,9 @@ HEADERS = {
     "a fraction as a size": {"a": entry([1.0], [0, 4])},
     "true as a size": {"a": entry([True], [0, 4])},
     "a size below zero": {"a": entry([-1], [0, 4])},
-    "a size of 4,000 digits": b'{"a":{"dtype":"F32","shape":['
-    + b"9" * 4000
-    + b'],"data_offsets":[0,4]}}',
+    "a size of 4,000 digits": (
+        b'{"a":{"dtype":"F32","shape":[' + b"9" * 4000 + b'],"data_offsets":[0,4]}}'
+    ),
     "100,000 sizes of 19 digits": {"a": entry([10**18] * 100_000, [0, 4])},
     "64 large sizes": {"a": entry([2**50] * 64, [0, 4])},
     "a large size beside none": {"a": entry([0, 2**53, 2**53], [0, 0])},
@@ -45,9 +47,9 @@ HEADERS = {
     "offsets as strings": {"a": entry([1], ["0", "4"])},
     "offsets as a string": {"a": entry([1], "04")},
     "one offset": {"a": entry([1], [0])},
-    "an offset of 4,000 digits": b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,'
-    + b"9" * 4000
-    + b"]}}",
+    "an offset of 4,000 digits": (
+        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,' + b"9" * 4000 + b"]}}"
+    ),
     "offsets backwards": {"a": entry([1], [4, 0])},
     "a list as a dtype": {"a": entry([1], [0, 4], ["F32"])},
     "another key": {"a": {**entry([1], [0, 4]), "more": 1}},
@@ -55,8 +57,12 @@ HEADERS = {
     "a name of a megabyte": {"a" * 1_000_000: entry([1], [0, 4])},
     "metadata that is a list": {"__metadata__": [], "a": entry([1], [0, 4])},
     "metadata with a number": {"__metadata__": {"a": 1}, "a": entry([1], [0, 4])},
-    "a name twice": b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
-    "a key twice in an entry": b'{"a":{"dtype":"F32","shape":[1],"shape":[1],"data_offsets":[0,4]}}',
+    "a name twice": (
+        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    ),
+    "a key twice in an entry": (
+        b'{"a":{"dtype":"F32","shape":[1],"shape":[1],"data_offsets":[0,4]}}'
+    ),
     "overlapping tensors": {"a": entry([1], [0, 4]), "b": entry([1], [0, 4])},
     "a gap before the first": {"a": entry([1], [4, 8])},
     "NaN": b'{"a":{"dtype":"F32","shape":[NaN],"data_offsets":[0,4]}}',
@@ -82,7 +88,9 @@ def test_a_header_is_typed_before_anything_is_computed_with_it(header: Any) -> N
 
 
 def test_a_header_of_many_tensors_is_read() -> None:
-    """Row 75: what is refused are lies, not size: 40,000 tensors, as 1,000 blocks and their optimizer have."""
+    """Row 75: what is refused are lies, not size: 40,000 tensors, as 1,000 blocks and their
+    optimizer have.
+    """
     names = [f"blocks.{i // 40}.mixer.part{i % 40}.weight" for i in range(40_000)]
     header = {name: entry([1], [4 * i, 4 * i + 4]) for i, name in enumerate(names)}
     content = container(header, bytes(4 * len(names)))
@@ -115,8 +123,10 @@ MANIFESTS: dict[str, Any] = {
     "a hash that is a number": lambda v: v["files"]["spec.yaml"].update(sha256=1),
     "a hash that is short": lambda v: v["files"]["spec.yaml"].update(sha256="0"),
     "an entry that is a list": lambda v: v["files"].update({"spec.yaml": []}),
-    "10,000 files": lambda v: v["files"].update(
-        {f"f{i}": {"size": 0, "sha256": "0" * 64} for i in range(10_000)}
+    "10,000 files": (
+        lambda v: v["files"].update(
+            {f"f{i}": {"size": 0, "sha256": "0" * 64} for i in range(10_000)}
+        )
     ),
     "a long name": lambda v: v["files"].update({"a" * 200: {"size": 0, "sha256": "0" * 64}}),
     "tensors as a list": lambda v: v.update(tensors=[]),
@@ -176,7 +186,10 @@ NAMES = [
 
 @pytest.mark.parametrize("kind", ["folder", "FIFO", "link", "loop", "socket"])
 def test_something_else_in_the_place_of_a_file(kind: str, cli: Cli) -> None:
-    """Rows 17 and 77: nothing hangs, nothing is followed. A FIFO that is opened to be read would wait for ever."""
+    """Rows 17 and 77: nothing hangs, nothing is followed.
+
+    A FIFO that is opened to be read would wait for ever.
+    """
     for name in NAMES:
         checkpoint = fresh_copy()
         Path("outside").unlink(missing_ok=True)
@@ -350,7 +363,9 @@ def _install() -> None:
 
 @pytest.fixture
 def watched(cli: Cli) -> Callable[..., list[str]]:
-    """Runs a command and returns what it opened below the test's folder, and whatever else an audit hook heard of."""
+    """Runs a command and returns what it opened below the test's folder, and whatever else an audit
+    hook heard of.
+    """
     _install()
 
     def run(*arguments: object) -> list[str]:
@@ -397,7 +412,9 @@ def test_nothing_outside_a_checkpoint_is_opened(name: str, watched: Any) -> None
 
 
 def test_code_named_in_a_checkpoint_is_not_run(watched: Any, cli: Cli) -> None:
-    """Row 22: `auto_map` in config.json and tokenizer files, modules beside them; nothing imported, no socket."""
+    """Row 22: `auto_map` in config.json and tokenizer files, modules beside them; nothing imported,
+    no socket.
+    """
     checkpoint = fresh_copy()
     for name in ("modeling_evil.py", "tokenization_evil.py", "sitecustomize.py"):
         (checkpoint / name).write_text("open('canary', 'w')")

@@ -1,4 +1,6 @@
-"""A checkpoint's spec and info that describe what its weights are not: status 4 before anything large is built."""
+"""A checkpoint's spec and info that describe what its weights are not: status 4 before anything
+large is built.
+"""
 
 from __future__ import annotations
 
@@ -187,7 +189,9 @@ def grid(rows: int, columns: int, **more: Any) -> dict[str, Any]:
 
 
 def frames(**changes: int) -> dict[str, Any]:
-    """DatasetInfo of recordings of one length (image_shape) or of any, whose frames are as in `changes`."""
+    """DatasetInfo of recordings of one length (image_shape) or of any, whose frames are as in
+    `changes`.
+    """
     sound = {
         "rate": 8000,
         "window": 200,
@@ -297,8 +301,12 @@ SPECS = {
     "sections that are lists": "{model: [], data: [], task: [], train: []}",
     "a key twice": "model: {}\nmodel: {}",
     "control characters": "model: \x07",
-    "a type that speaks of plugins": "{model: {type: give --plugin x}, data: {type: text}, task: {type: ctc}, train: {steps: 1}}",
-    "another model": "{model: {type: nothing}, data: {type: text}, task: {type: causal_lm}, train: {steps: 1}}",
+    "a type that speaks of plugins": (
+        "{model: {type: give --plugin x}, data: {type: text}, task: {type: ctc}, train: {steps: 1}}"
+    ),
+    "another model": (
+        "{model: {type: nothing}, data: {type: text}, task: {type: causal_lm}, train: {steps: 1}}"
+    ),
 }
 
 
@@ -320,7 +328,9 @@ def test_a_spec_that_is_hostile_yaml(text: str, cli: Cli) -> None:
 
 
 def test_what_weights_allow_is_built(cli: Cli) -> None:
-    """Row 76: what is refused is what no training leaves behind; long tables and new heads are none of that."""
+    """Row 76: what is refused is what no training leaves behind; long tables and new heads are none
+    of that.
+    """
     for name, change in (("sines", {"position": SINES}), ("rotary", {})):
         model, _, _, info = FAMILIES["decoder"]
         options = {**model, **change, "max_len": 100_000}

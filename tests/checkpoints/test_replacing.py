@@ -1,4 +1,6 @@
-"""The same step saved again keeps its older copy until the new one stands; what dead processes leave goes by the lock."""
+"""The same step saved again keeps its older copy until the new one stands; what dead processes
+leave goes by the lock.
+"""
 
 from __future__ import annotations
 
@@ -124,7 +126,9 @@ PLACES: dict[str, Any] = {
 def test_whatever_stands_in_the_place_of_a_step_is_replaced_and_never_waited_for(
     place: Any, exchanging: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Row 77: removing opened what it removed, and a FIFO in the place of a checkpoint or of a draft held the run for ever."""
+    """Row 77: removing opened what it removed, and a FIFO in the place of a checkpoint or of a
+    draft held the run for ever.
+    """
     if not exchanging:
         monkeypatch.setattr(replacing, "_exchange", lambda one, other: False)
     elsewhere = PLACE / "elsewhere"

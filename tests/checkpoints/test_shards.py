@@ -1,4 +1,6 @@
-"""Tensors go into files and come out of them one after the other: as the safetensors library writes them, and within bounds."""
+"""Tensors go into files and come out of them one after the other: as the safetensors library writes
+them, and within bounds.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,10 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 NAMES = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
-DTYPES = "bool uint8 int8 float8_e5m2 float8_e4m3fn int16 uint16 float16 bfloat16 int32 uint32 float32 complex64 float64"
+DTYPES = (
+    "bool uint8 int8 float8_e5m2 float8_e4m3fn int16 uint16 float16 bfloat16 int32 uint32 float32"
+    " complex64 float64"
+)
 
 
 def test_a_file_is_byte_for_byte_as_the_safetensors_library_writes_it() -> None:
@@ -99,7 +104,9 @@ def test_shards_are_opened_by_the_safetensors_library_and_hold_every_tensor_once
 
 @pytest.mark.parametrize("alone", ["b", "tied", "neither"])
 def test_a_tied_tensor_fills_each_of_its_names_that_is_wanted(alone: str) -> None:
-    """Also where the model that is filled does not tie them, or holds them transposed or in another precision."""
+    """Also where the model that is filled does not tie them, or holds them transposed or in another
+    precision.
+    """
     given = weights()
     stored = checkpoints.read(checkpoints.save(PLACE, contents(given)), train_state=False).model
     targets = {name: torch.zeros(10, 10).T for name in given}
@@ -121,17 +128,17 @@ HOSTILE: dict[str, Any] = {
     "not described": lambda v: v["tensors"].pop(NAMES[1]) and None,
     "a file missing": lambda v: v["files"].pop(NAMES[1]) and None,
     "the first missing": lambda v: v["files"].pop(NAMES[0]) and None,
-    "a file of another set": lambda v: v["files"].update(
-        {"model-00001-of-00003.safetensors": v["files"][NAMES[0]]}
+    "a file of another set": (
+        lambda v: v["files"].update({"model-00001-of-00003.safetensors": v["files"][NAMES[0]]})
     ),
-    "one file beside them": lambda v: v["files"].update(
-        {"model.safetensors": v["files"][NAMES[0]]}
+    "one file beside them": (
+        lambda v: v["files"].update({"model.safetensors": v["files"][NAMES[0]]})
     ),
-    "number 3 of 2": lambda v: v["files"].update(
-        {"model-00003-of-00002.safetensors": v["files"][NAMES[0]]}
+    "number 3 of 2": (
+        lambda v: v["files"].update({"model-00003-of-00002.safetensors": v["files"][NAMES[0]]})
     ),
-    "none of none": lambda v: v["files"].update(
-        {"model-00000-of-00000.safetensors": v["files"][NAMES[0]]}
+    "none of none": (
+        lambda v: v["files"].update({"model-00000-of-00000.safetensors": v["files"][NAMES[0]]})
     ),
 }
 
@@ -362,7 +369,9 @@ RECORDED = {
         {"accuracy": 0.453781512605042, "loss": 1.698982679543375},
     ),
 }
-"""What the last version that wrote format 1 measured with each committed checkpoint, and two to four steps later."""
+"""What the last version that wrote format 1 measured with each committed checkpoint, and two to
+four steps later.
+"""
 
 
 @pytest.mark.parametrize("family", RECORDED)

@@ -1,4 +1,6 @@
-"""Recordings as data: sources and splits, frames that belong to the sample alone, strings, and each fault with its message."""
+"""Recordings as data: sources and splits, frames that belong to the sample alone, strings, and each
+fault with its message.
+"""
 
 from __future__ import annotations
 
@@ -335,7 +337,9 @@ def test_spec_augment_hides_blocks_of_bounded_width() -> None:
 
 @pytest.mark.parametrize("offset", [0.0, 5.0])
 def test_spec_augment_hides_by_the_mean_of_the_row_itself(offset: float) -> None:
-    """Each row alone, without its padding, through torch's mean, whatever stands beside it and however it is normalised."""
+    """Each row alone, without its padding, through torch's mean, whatever stands beside it and
+    however it is normalised.
+    """
     lengths = torch.tensor([31, 7, 1, 22])
     frames = torch.randn(4, 9, 31) * torch.tensor([1.0, 3.0, 0.5, 2.0])[:, None, None] + offset
     frames = frames * real(lengths, 31)[:, None]

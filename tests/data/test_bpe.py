@@ -1,4 +1,6 @@
-"""BPE is trained in a process of its own: the same tokens as in this one, and nothing of it is left after a signal."""
+"""BPE is trained in a process of its own: the same tokens as in this one, and nothing of it is left
+after a signal.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ def trained_here(texts: list[str], vocab_size: int) -> bytes:
 
 @pytest.mark.parametrize("vocab_size", [257, 300, 500])
 def test_the_same_tokenizer_as_without_the_process(vocab_size: int) -> None:
-    """row 66: the merges are those of the library called with whole texts, though long ones are handed over in parts."""
+    """row 66: the merges are those of the library called with whole texts, though long ones are
+    handed over in parts.
+    """
     texts = [text_of(30_000), "", text_of(5, 1), "\n" * 500 + "a b" * 30_000]
     assert len(texts[0]) > bpe_process.PART
     assert train_bpe(texts, vocab_size).to_json() == trained_here(texts, vocab_size)
@@ -110,7 +114,9 @@ def test_a_signal_ends_the_training_of_a_tokenizer(
     zygote: Zygote,
     tmp_path: Path,
 ) -> None:
-    """rows 7 and 66: in both stages the run leaves at once, the process with it, and nothing half done stays in the cache."""
+    """rows 7 and 66: in both stages the run leaves at once, the process with it, and nothing half
+    done stays in the cache.
+    """
     rng = random.Random(1)
     Path("text.txt").write_text(
         "".join(rng.choice("abcdefghij") for _ in range(150_000))
@@ -152,7 +158,9 @@ def test_a_fault_while_texts_are_read_ends_the_process() -> None:
 def test_a_process_that_is_killed_or_fails_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """row 69: the system kills what takes too much memory: 5 with a remedy; any other end is a bug's."""
+    """row 69: the system kills what takes too much memory: 5 with a remedy; any other end is a
+    bug's.
+    """
     script = tmp_path / "worker.py"
     monkeypatch.setattr(bpe_process, "__file__", str(script))
     script.write_text(
@@ -193,7 +201,9 @@ def test_the_process_ends_when_its_parent_is_gone() -> None:
 
 
 def test_merges_are_counted_as_they_are_made() -> None:
-    """row 66: the lines that the library writes, and others, which are kept for the message of a fault."""
+    """row 66: the lines that the library writes, and others, which are kept for the message of a
+    fault.
+    """
     lines = [
         b'{"stage":"Count pairs","current":9,"total":9}',
         b'{"stage":"Compute merges","current":7,"total":300}',

@@ -1,4 +1,6 @@
-"""Prepared data is verified when it is opened: damaged folders are noticed and built anew, for every kind of data."""
+"""Prepared data is verified when it is opened: damaged folders are noticed and built anew, for
+every kind of data.
+"""
 
 from __future__ import annotations
 
@@ -284,7 +286,9 @@ def leave_copies() -> None:
 
 
 def test_one_rule_for_every_kind_of_data(home: Path) -> None:
-    """Endings in any case are read as what they are; copies that editors and systems leave behind change nothing."""
+    """Endings in any case are read as what they are; copies that editors and systems leave behind
+    change nothing.
+    """
     write_sources()
     names = {
         "text": "T.JSONL.GZ",

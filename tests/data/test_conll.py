@@ -1,4 +1,6 @@
-"""Sentences with tags: what each form of file holds, what is refused with its line, and how words become tokens."""
+"""Sentences with tags: what each form of file holds, what is refused with its line, and how words
+become tokens.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,18 @@ from bigmodel_cli.data.text.tokenizer import load_tokenizer
 from bigmodel_cli.errors import BigmodelError, SpecError
 from bigmodel_cli.lazy import torch
 
-COLUMNS = "-DOCSTART- -X- -X- O\r\n\r\nEU NNP I-NP B-ORG\r\nrejects VBZ I-VP O\r\n\r\n\r\nPeter NNP I-NP B-PER\r\n. . O O"
+COLUMNS = (
+    "-DOCSTART- -X- -X- O\r\n\r\nEU NNP I-NP B-ORG\r\nrejects VBZ I-VP O\r\n\r\n\r\nPeter NNP I-NP"
+    " B-PER\r\n. . O O"
+)
 TABS = (
     "# sent_id = 1\n1\tNew York\t_\tPROPN\n2-3\tdon't\t_\t_\n2\tdo\t_\tAUX\n3\tn't\t_\tPART\n\n"
     "# text = #\n1\t#\t_\tSYM\n2\t=\t_\tSYM\n"
 )
-LISTS = '{"id": 1, "ner": {"words": ["New York", "is"], "tags": ["B-LOC", "O"]}}\n{"ner": {"words": ["é"], "tags": ["O"]}}\n'
+LISTS = (
+    '{"id": 1, "ner": {"words": ["New York", "is"], "tags": ["B-LOC", "O"]}}\n{"ner": {"words":'
+    ' ["é"], "tags": ["O"]}}\n'
+)
 
 
 def opened(files: dict[str, str], said: list[str] | None = None, **options: Any) -> DataSet:
@@ -127,8 +135,8 @@ def test_long_sentences_are_cut_and_the_lost_words_counted() -> None:
         [("abcdefghij", "B-X")],
     ]
     assert said == [
-        "warning: 1 of 2 train sentences are cut to 12 tokens: 1 of their words are neither learnt nor judged; data.context "
-        "says how many fit"
+        "warning: 1 of 2 train sentences are cut to 12 tokens: 1 of their words are neither learnt"
+        " nor judged; data.context says how many fit"
     ]
     last = opened({"a.conll": content}, context=12, piece="last")
     tags = last.split("train").batch(np.arange(2), 0, 0, False)["tags"]

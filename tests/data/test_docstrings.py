@@ -1,4 +1,6 @@
-"""Functions and what they do: the docstring is taken out of the source, and modules stay in one split."""
+"""Functions and what they do: the docstring is taken out of the source, and modules stay in one
+split.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,10 @@ Cli = Callable[..., Result]
 def test_the_sentence_and_the_source_without_it(tmp_path: Path) -> None:
     path = tmp_path / "m.py"
     path.write_text(
-        'def f(a):\n    """Add one to a. And more.\n\n    Long."""\n    # why\n    return a + 1\n'
-        'def g():\n    """Too short."""\n    return 2\n'
-        'def h():\n    """Only words are in here"""\n'
-        'class C:\n    async def k(self):\n        """Wait\n        for it to end"""\n        await self.x\n'
+        'def f(a):\n    """Add one to a. And more.\n\n    Long."""\n    # why\n    return a +'
+        ' 1\ndef g():\n    """Too short."""\n    return 2\ndef h():\n    """Only words are in'
+        ' here"""\nclass C:\n    async def k(self):\n        """Wait\n        for it to end"""\n   '
+        "     await self.x\n"
     )
     assert list(functions(path, 30)) == [
         ("def f(a):\n    return a + 1", "Add one to a."),
@@ -48,11 +50,10 @@ def test_splits_are_of_modules_and_sources_do_not_hold_what_is_asked() -> None:
 
 def test_summaries_are_judged_beside_the_sources_first_words(cli: Cli) -> None:
     Path("tiny.yaml").write_text(
-        "model:\n  type: seq2seq\n  dim: 16\n"
-        "  encoder: [{mixer: {type: attention, num_heads: 2}}]\n  decoder: [{cross: {num_heads: 2}}]\n"
-        "data: {type: docstrings, context: 24, tokenizer: {type: bpe, vocab_size: 400}}\n"
-        "task: {type: seq2seq, metrics: [rouge], baseline: lead, beams: 1}\n"
-        "train: {steps: 3, batch_tokens: 400, precision: fp32}\n"
+        "model:\n  type: seq2seq\n  dim: 16\n  encoder: [{mixer: {type: attention, num_heads:"
+        " 2}}]\n  decoder: [{cross: {num_heads: 2}}]\ndata: {type: docstrings, context: 24,"
+        " tokenizer: {type: bpe, vocab_size: 400}}\ntask: {type: seq2seq, metrics: [rouge],"
+        " baseline: lead, beams: 1}\ntrain: {steps: 3, batch_tokens: 400, precision: fp32}\n"
     )
     trained = cli("pretrain", "tiny.yaml", "--out", "run")
     assert trained.status == 0, trained.err

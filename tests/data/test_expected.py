@@ -1,4 +1,6 @@
-"""Dry runs and `bench` of data that is not there: what the options say of it is what the data itself says where it is there."""
+"""Dry runs and `bench` of data that is not there: what the options say of it is what the data
+itself says where it is there.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Which files a spec names: what is passed over, what links lead to, globs, variables, and how it is said."""
+"""Which files a spec names: what is passed over, what links lead to, globs, variables, and how it
+is said.
+"""
 
 from __future__ import annotations
 
@@ -173,7 +175,9 @@ def test_what_finds_nothing_says_where_it_was_looked_for(
             named(name)
     with pytest.raises(
         DataError,
-        match=r"^data.files: only/\*: matches only folders, the first only/folders; end it with /\*\*",
+        match=(
+            r"^data.files: only/\*: matches only folders, the first only/folders; end it with /\*\*"
+        ),
     ):
         named("only/*")
     with pytest.raises(DataError, match=r"the folder only holds no file that ends in .wav, .flac"):

@@ -1,4 +1,6 @@
-"""What is in a file, remembered: put-back times, changes within a tick, and a store that is damaged or cannot be written."""
+"""What is in a file, remembered: put-back times, changes within a tick, and a store that is damaged
+or cannot be written.
+"""
 
 from __future__ import annotations
 

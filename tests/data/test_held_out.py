@@ -1,4 +1,7 @@
-"""What is held out, for each form of data: sets of items against a count by hand. Disjoint, complete, the same each time."""
+"""What is held out, for each form of data: sets of items against a count by hand.
+
+Disjoint, complete, the same each time.
+"""
 
 from __future__ import annotations
 
@@ -164,8 +167,8 @@ def test_images_of_the_sources_that_have_a_test_split(data_root: Path) -> None:
         "test": 10_000,
     }
     assert (
-        "holding out 6,000 of 60,000 training images for validation; data.val_fraction: 0 turns it off"
-        in said
+        "holding out 6,000 of 60,000 training images for validation; data.val_fraction: 0 turns"
+        " it off" in said
     )
     digits = opened(type="digits")
     assert {n: len(digits.split(n)) for n in digits.splits} == {
@@ -192,7 +195,9 @@ def test_strings_are_joined_of_recordings_of_their_own_split() -> None:
 
 
 def test_cifar_opens_the_files_of_one_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchvision's layout, with checksums of its own: the test batch is read where no training batch is there."""
+    """torchvision's layout, with checksums of its own: the test batch is read where no training
+    batch is there.
+    """
     import hashlib
     import pickle
 
@@ -234,7 +239,10 @@ def test_few_items(count: int) -> None:
     if count == 1:
         with pytest.raises(
             DataError,
-            match=r"data.val_fraction: 0.1 leaves nothing of 1 rows to train on; .* data.val_fraction: 0",
+            match=(
+                r"data.val_fraction: 0.1 leaves nothing of 1 rows to train on; .*"
+                r" data.val_fraction: 0"
+            ),
         ):
             opened(**options)
         return
@@ -271,7 +279,9 @@ def test_named_validation_takes_the_place_of_the_part() -> None:
 
 
 def documents(sizes: list[int]) -> list[str]:
-    """Documents of these sizes whose characters name their document and place, so that each is found again."""
+    """Documents of these sizes whose characters name their document and place, so that each is
+    found again.
+    """
     return [
         "".join(chr(0x4E00 + 1000 * i + j) for j in range(size)) for i, size in enumerate(sizes)
     ]
@@ -313,8 +323,8 @@ def test_documents_of_a_text_are_held_out_at_random(form: str) -> None:
         assert document.removesuffix(own) + "|" in parts["train"]  # where it stops, it ends
     assert not set(whole) <= set(written[-len(whole) - 1 :])  # not the last files
     assert (
-        f"holding out {len(held):,} of {total:,} characters (in {len(whole) + len(cut)} of 16 documents)"
-        in said[0]
+        f"holding out {len(held):,} of {total:,} characters (in {len(whole) + len(cut)} of 16"
+        " documents)" in said[0]
     )
     again: Any = opened(**options).split("val")
     assert again.tokens.tolist() == data.split("val").tokens.tolist()  # type: ignore[attr-defined]

@@ -1,4 +1,6 @@
-"""A tokenizer.json that panics, cannot read every text, or gives tokens that there are not: 4 in a checkpoint, 2 in a spec."""
+"""A tokenizer.json that panics, cannot read every text, or gives tokens that there are not: 4 in a
+checkpoint, 2 in a spec.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +116,9 @@ def test_a_tokenizer_of_a_network_that_reads_no_tokens(cli: Cli) -> None:
 
 
 def test_a_text_that_makes_the_library_panic_is_a_fault_of_the_data() -> None:
-    """Row 79: which no trial foresees; its panic is no `Exception`, and goes through every `except Exception`."""
+    """Row 79: which no trial foresees; its panic is no `Exception`, and goes through every `except
+    Exception`.
+    """
     tokenizer = read_tokenizer(written(pre_tokenizer=split("(z+)+$")), "x")
     assert isinstance(tokenizer, LibraryTokenizer)
     with pytest.raises(DataError, match=r"the tokenizer cannot read 'zzz.*retry-limit"):

@@ -143,9 +143,10 @@ def test_the_list_holds_no_format_that_runs_anything() -> None:
     assert "subprocess" in (here / "EpsImagePlugin.py").read_text()
     registered = Image.registered_extensions()
     for ending in ENDINGS:
-        assert registered.get(ending, "PPM" if ending == ".pfm" else "") in {*FORMATS, "MPO"}, (
-            ending
-        )
+        assert registered.get(ending, "PPM" if ending == ".pfm" else "") in {
+            *FORMATS,
+            "MPO",
+        }, ending
 
 
 def test_files_of_other_formats_are_left_out_and_said(capfd: pytest.CaptureFixture[str]) -> None:
@@ -157,8 +158,8 @@ def test_files_of_other_formats_are_left_out_and_said(capfd: pytest.CaptureFixtu
     assert len(data.split("train")) == 6
     said = capfd.readouterr().err
     assert (
-        "warning: 3 file(s) are left out, since their formats are not read (2 .heic, 1 .eps), the first: "
-        in said
+        "warning: 3 file(s) are left out, since their formats are not read (2 .heic, 1 .eps), the"
+        " first: " in said
     )
 
 

@@ -123,7 +123,9 @@ def test_hidden_folders_and_links_are_no_classes() -> None:
     Path("r/again").symlink_to("Cat")
     with pytest.raises(
         DataError,
-        match=r"again: the same folder as r/Cat|r/again: the same folder as r/Cat, which is another",
+        match=(
+            r"again: the same folder as r/Cat|r/again: the same folder as r/Cat, which is another"
+        ),
     ):
         found()
     Path("r/again").unlink()

@@ -1,4 +1,6 @@
-"""Channels, size and depth are those of all images; what is changed is said; the survey is made once."""
+"""Channels, size and depth are those of all images; what is changed is said; the survey is made
+once.
+"""
 
 from __future__ import annotations
 
@@ -55,12 +57,13 @@ def test_one_odd_image_first_decides_nothing(source: str) -> None:
     data = opened(said, normalize="none", **options)
     assert data.info.image_shape == (3, 6, 8)
     assert (
-        "warning: 1 of 10 images of the train split are resized to 6 x 8 (the size of most in the training split; set data.size "
-        "to choose another), 1 of them stretched; height x width: 6 x 8 (9), 10 x 30 (1)"
-    ) in said
+        "warning: 1 of 10 images of the train split are resized to 6 x 8 (the size of most in the"
+        " training split; set data.size to choose another), 1 of them stretched; height x width: 6"
+        " x 8 (9), 10 x 30 (1)" in said
+    )
     assert (
-        "images of the train split: 9 colour, 1 grey; all are read as colour (3 channels); set data.channels to choose"
-        in said
+        "images of the train split: 9 colour, 1 grey; all are read as colour (3 channels); set"
+        " data.channels to choose" in said
     )
     batch = data.split("train").batch(np.arange(10), 0, 0, False)["image"]
     for i in range(1, 10):
@@ -76,8 +79,8 @@ def test_sizes_that_are_alike_are_not_spoken_of() -> None:
     again: list[str] = []
     assert opened(again, type="image_folder", root="set", size=5).info.image_shape == (1, 5, 5)
     assert (
-        "3 of 3 images of the train split are resized to 5 x 5 (data.size), 3 of them stretched; height x width: 6 x 8 (3)"
-        in again
+        "3 of 3 images of the train split are resized to 5 x 5 (data.size), 3 of them stretched;"
+        " height x width: 6 x 8 (3)" in again
     )
 
 
@@ -109,8 +112,10 @@ def test_other_splits_are_brought_to_the_training_splits_shape() -> None:
     assert choose_shape(splits, None, None, None, None, said.append) == (1, 6, 8)
     assert len(said) == 2
     assert said[0].startswith("warning: 4 of 4 images of the test split are resized to 6 x 8")
-    assert said[1] == (
-        "warning: images of the test split: 4 colour; all are read as grey (1 channel); set data.channels to choose"
+    assert (
+        said[1]
+        == "warning: images of the test split: 4 colour; all are read as grey (1 channel); set"
+        " data.channels to choose"
     )
     # a checkpoint's shape stands, whatever the data is, and also where it has no training split
     known: list[str] = []
@@ -139,14 +144,14 @@ def test_few_bits_in_16_are_said(bits: int) -> None:
         data = opened(said, type="image_folder", root="set", normalize="none")
         deep = [line for line in said if "of 16 bits" in line]
         assert (
-            "images of the train split: 4 16-bit grey; all are read as grey (1 channel); white is 65,535 in those of 16-bit grey"
-            in said
+            "images of the train split: 4 16-bit grey; all are read as grey (1 channel); white is"
+            " 65,535 in those of 16-bit grey" in said
         )
         assert bool(deep) == (bits < 16)
         if deep:
             assert (
-                f"4 grey image(s) of 16 bits in the train split: the brightest value in 4 of them is {2**bits - 1:,}"
-                in deep[0]
+                "4 grey image(s) of 16 bits in the train split: the brightest value in 4 of them"
+                f" is {2**bits - 1:,}" in deep[0]
             )
             assert f"set data.white_level: {2**bits - 1} if it is not" in deep[0]
     expected = values / 65_535

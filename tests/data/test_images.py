@@ -1,4 +1,6 @@
-"""Images: each source, each conversion, each fault; augmentation equals torchvision's and belongs to the sample."""
+"""Images: each source, each conversion, each fault; augmentation equals torchvision's and belongs
+to the sample.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The kinds of input and target: what they give at random has the names, shapes and types of real batches of every form of data."""
+"""The kinds of input and target: what they give at random has the names, shapes and types of real
+batches of every form of data.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +37,11 @@ def test_random_batches_look_like_real_ones(name: str) -> None:
     made = random_batch(data.info, READS[name], 3, torch.device("cpu"))
     assert made.keys() == real.keys()
     for key, tensor in made.items():
-        assert (tensor.dtype, tensor.dim(), len(tensor)) == (real[key].dtype, real[key].dim(), 3), (
-            key
-        )
+        assert (tensor.dtype, tensor.dim(), len(tensor)) == (
+            real[key].dtype,
+            real[key].dim(),
+            3,
+        ), key
         assert tensor.shape[2:] == real[key].shape[2:], key
         if key in ("tokens", "words", "image"):
             assert tensor.shape[1] >= real[key].shape[1], (

@@ -1,4 +1,6 @@
-"""The order of samples is a permutation, and what is drawn for a sample depends on its own numbers alone."""
+"""The order of samples is a permutation, and what is drawn for a sample depends on its own numbers
+alone.
+"""
 
 from __future__ import annotations
 

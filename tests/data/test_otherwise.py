@@ -29,7 +29,10 @@ TRAIN = (
     "train: {steps: 1, batch_size: 4, precision: fp32, memory_format: contiguous, compile: 'off'}\n"
 )
 BLOCKS = "dim: 16, position: {type: learned}, blocks: [{mixer: {type: attention, num_heads: 2}}]"
-LAYERS = "{type: conv, channels: 4}, {type: adaptive_pool}, {type: flatten}, {type: dense, units: classes}"
+LAYERS = (
+    "{type: conv, channels: 4}, {type: adaptive_pool}, {type: flatten}, {type: dense, units:"
+    " classes}"
+)
 CNN = f"model: {{type: cnn, layers: [{LAYERS}]}}\n"
 
 
@@ -374,8 +377,8 @@ def test_recordings_longer_than_the_model_reads_are_named(cli: Cli) -> None:
                 file.setframerate(8000)
                 file.writeframes(rng.normal(0, 3000, int(seconds * 8000)).astype("<i2").tobytes())
     Path("a.yaml").write_text(
-        f"model: {{type: encoder, {BLOCKS}, frontend: {{stride: 2}}}}\n"
-        f"data: {{type: audio, files: [short], rate: 8000, mels: 16}}\ntask: {{type: classification}}\n{TRAIN}"
+        f"model: {{type: encoder, {BLOCKS}, frontend: {{stride: 2}}}}\ndata: {{type: audio, files:"
+        f" [short], rate: 8000, mels: 16}}\ntask: {{type: classification}}\n{TRAIN}"
     )
     assert cli("pretrain", "a.yaml", "--out", "a").status == 0
     longer = cli("eval", "a", "--set", "data.files=[long]", "--split", "train")

@@ -1,4 +1,6 @@
-"""Parallel text: pairs stay together, are padded and cut as said, and an encoder-decoder learns from them."""
+"""Parallel text: pairs stay together, are padded and cut as said, and an encoder-decoder learns
+from them.
+"""
 
 from __future__ import annotations
 
@@ -118,11 +120,11 @@ def test_each_side_may_have_its_own_tokenizer(cli: Cli) -> None:
     write("c.txt", ["one two", "two one", "one one two"])
     write("d.txt", ["zwölf", "drei zwölf", "drei"])
     Path("own.yaml").write_text(
-        "model:\n  type: seq2seq\n  dim: 16\n"
-        "  encoder: [{mixer: {type: attention, num_heads: 2}}]\n  decoder: [{cross: {num_heads: 2}}]\n"
-        "data: {type: pairs, source: [a.txt], target: [b.txt], val_source: [c.txt], val_target: [d.txt], context: 12,\n"
-        "  tokenizer: {type: bpe, vocab_size: 270}, source_tokenizer: {type: characters}}\n"
-        "task: {type: seq2seq, beams: 2}\ntrain: {steps: 3, batch_tokens: 200, precision: fp32}\n"
+        "model:\n  type: seq2seq\n  dim: 16\n  encoder: [{mixer: {type: attention, num_heads:"
+        " 2}}]\n  decoder: [{cross: {num_heads: 2}}]\ndata: {type: pairs, source: [a.txt], target:"
+        " [b.txt], val_source: [c.txt], val_target: [d.txt], context: 12,\n  tokenizer: {type: bpe,"
+        " vocab_size: 270}, source_tokenizer: {type: characters}}\ntask: {type: seq2seq, beams:"
+        " 2}\ntrain: {steps: 3, batch_tokens: 200, precision: fp32}\n"
     )
     trained = cli("pretrain", "own.yaml", "--out", "run")
     assert trained.status == 0, trained.err
@@ -151,13 +153,12 @@ def test_an_encoder_decoder_learns_to_turn_words_around(cli: Cli) -> None:
         write(f"{name}.a", some)
         write(f"{name}.b", [word[::-1] for word in some])
     Path("turn.yaml").write_text(
-        "model:\n  type: seq2seq\n  dim: 48\n"
-        "  encoder: [{mixer: {type: attention, num_heads: 4}, ffn: {type: relu}, placement: post}]\n"
-        "  decoder: [{mixer: {type: attention, num_heads: 4}, cross: {num_heads: 4}, ffn: {type: relu}, placement: post}]\n"
-        "data: {type: pairs, source: [train.a], target: [train.b], val_source: [val.a], val_target: [val.b], context: 8,\n"
-        "  tokenizer: {type: bytes}}\n"
-        "task: {type: seq2seq}\n"
-        "train: {steps: 500, batch_size: 64, optimizer: {lr: 3e-3}, schedule: {type: cosine, warmup: 50}, precision: fp32}\n"
+        "model:\n  type: seq2seq\n  dim: 48\n  encoder: [{mixer: {type: attention, num_heads: 4},"
+        " ffn: {type: relu}, placement: post}]\n  decoder: [{mixer: {type: attention, num_heads:"
+        " 4}, cross: {num_heads: 4}, ffn: {type: relu}, placement: post}]\ndata: {type: pairs,"
+        " source: [train.a], target: [train.b], val_source: [val.a], val_target: [val.b], context:"
+        " 8,\n  tokenizer: {type: bytes}}\ntask: {type: seq2seq}\ntrain: {steps: 500, batch_size:"
+        " 64, optimizer: {lr: 3e-3}, schedule: {type: cosine, warmup: 50}, precision: fp32}\n"
     )
     assert cli("pretrain", "turn.yaml", "--dry-run").status == 0
     trained = cli("pretrain", "turn.yaml", "--out", "run")
@@ -214,9 +215,9 @@ def test_what_does_not_go_together_is_said(
     write("short.txt", ["x", "y"])
     block = "{mixer: {type: attention, num_heads: 2}, ffn: {type: relu}}"
     Path("pairs.yaml").write_text(
-        f"model: {{type: seq2seq, dim: 16, encoder: [{block}], decoder: [{{cross: {{num_heads: 2}}}}]}}\n"
-        "data: {type: pairs, source: [a.txt], target: [b.txt], context: 8, tokenizer: {type: bytes}}\n"
-        "task: {type: seq2seq}\ntrain: {steps: 2, batch_size: 2}\n"
+        f"model: {{type: seq2seq, dim: 16, encoder: [{block}], decoder: [{{cross: {{num_heads:"
+        " 2}}]}\ndata: {type: pairs, source: [a.txt], target: [b.txt], context: 8, tokenizer:"
+        " {type: bytes}}\ntask: {type: seq2seq}\ntrain: {steps: 2, batch_size: 2}\n"
     )
     result = cli(
         "pretrain", "pairs.yaml", *(word for change in changes for word in ("--set", change))

@@ -1,4 +1,6 @@
-"""Preparing data: a signal in any stage leaves nothing half done, a disk that fails is 5, and the cache has its place."""
+"""Preparing data: a signal in any stage leaves nothing half done, a disk that fails is 5, and the
+cache has its place.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ def _raising() -> Iterator[None]:
 def test_a_signal_in_any_stage_leaves_nothing_half_done(
     kind: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """rows 7 and 66: every kind of data; what is whole stays, and the next start gives what an undisturbed one does."""
+    """rows 7 and 66: every kind of data; what is whole stays, and the next start gives what an
+    undisturbed one does.
+    """
     write_sources()
     undisturbed = opened(kind)
     wanted = content(undisturbed)
@@ -114,7 +118,9 @@ FULL = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO]
 def test_a_cache_that_cannot_be_written_is_said(
     number: int, place: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """rows 10, 11 and 68: full, over quota, read-only or broken: 5 with a remedy, and nothing half done under its name."""
+    """rows 10, 11 and 68: full, over quota, read-only or broken: 5 with a remedy, and nothing half
+    done under its name.
+    """
     write_sources()
 
     def fail(*arguments: Any, **options: Any) -> Any:
@@ -134,7 +140,9 @@ def test_a_cache_that_cannot_be_written_is_said(
 def test_pixels_that_do_not_fit_on_the_disk_end_the_command_with_a_message(
     zygote: Zygote, home: Path, tmp_path: Path
 ) -> None:
-    """row 68: they are written and not mapped, since a mapped file on a full disk ends the process by SIGBUS."""
+    """row 68: they are written and not mapped, since a mapped file on a full disk ends the process
+    by SIGBUS.
+    """
     from PIL import Image
 
     for label in "ab":
@@ -144,8 +152,9 @@ def test_pixels_that_do_not_fit_on_the_disk_end_the_command_with_a_message(
                 tmp_path / "pictures" / label / f"{index}.png"
             )
     Path("cnn.yaml").write_text(
-        "model: {type: cnn, layers: [{type: flatten}, {type: dense, units: classes}]}\n"
-        "data: {type: image_folder, root: pictures}\ntask: {type: classification}\ntrain: {steps: 1, batch_size: 2}\n"
+        "model: {type: cnn, layers: [{type: flatten}, {type: dense, units: classes}]}\ndata: {type:"
+        " image_folder, root: pictures}\ntask: {type: classification}\ntrain: {steps: 1,"
+        " batch_size: 2}\n"
     )
     ended = zygote.run(
         "pretrain", "cnn.yaml", "--out", "run", limit=60_000
@@ -160,7 +169,9 @@ def test_pixels_that_do_not_fit_on_the_disk_end_the_command_with_a_message(
 
 
 def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """row 10: a relative XDG_CACHE_HOME is ignored, as its specification says; a file in its place is 5, and no home is 5."""
+    """row 10: a relative XDG_CACHE_HOME is ignored, as its specification says; a file in its place
+    is 5, and no home is 5.
+    """
     for named in ("", "relative/cache"):
         monkeypatch.setenv("XDG_CACHE_HOME", named)
         monkeypatch.setenv("HOME", str(tmp_path))
@@ -193,7 +204,9 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_eight_processes_build_once_though_the_builder_is_killed(
     home: Path, tmp_path: Path
 ) -> None:
-    """row 48: one at a time, published by a rename; those that wait build anew where the builder died, and only once."""
+    """row 48: one at a time, published by a rename; those that wait build anew where the builder
+    died, and only once.
+    """
     folder = home / "kind" / "key"
     folder.parent.mkdir(parents=True)
     log = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -245,8 +258,8 @@ SPOILED: dict[str, Callable[[Path], object]] = {
     "a file too many": lambda folder: (folder / "more").write_text("x"),
     "a folder too many": lambda folder: (folder / "more").mkdir(),
     "a deep manifest": other_manifest,
-    "a manifest of other types": lambda folder: (folder / "manifest.json").write_text(
-        '{"content": {"a": 1}}'
+    "a manifest of other types": (
+        lambda folder: (folder / "manifest.json").write_text('{"content": {"a": 1}}')
     ),
     "size and times put back": lambda folder: _swap(folder / "content"),
 }
@@ -285,7 +298,9 @@ def test_a_spoiled_place_in_the_cache_is_made_anew(
 def test_hashes_that_were_spoiled_are_made_anew(
     kind: str, spoil: Callable[[bytes], bytes], home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """row 73: the table of what is in files, for every kind of data: the same data, and no traceback."""
+    """row 73: the table of what is in files, for every kind of data: the same data, and no
+    traceback.
+    """
     write_sources()
     first = opened(kind)
     store = home / "hashes" / STORE

@@ -1,4 +1,6 @@
-"""Files as text: line ends, marks, gzip and JSON are read alike by corpora, tables, pairs, transcripts and samples."""
+"""Files as text: line ends, marks, gzip and JSON are read alike by corpora, tables, pairs,
+transcripts and samples.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Sound: every encoding is read as said, other rates and bands equal their references, and damage is named."""
+"""Sound: every encoding is read as said, other rates and bands equal their references, and damage
+is named.
+"""
 
 from __future__ import annotations
 
@@ -69,8 +71,8 @@ def test_channels_that_cancel_one_another_are_said() -> None:
     )
     assert turned.notes == ("cancelling",)
     assert notes_said([("cancelling", "a.wav"), ("cancelling", "b.wav")]) == [
-        "warning: 2 recording(s) whose channels cancel one another: their mean, which is read, is all but silence; "
-        "the first: a.wav"
+        "warning: 2 recording(s) whose channels cancel one another: their mean, which is read, is"
+        " all but silence; the first: a.wav"
     ]
 
 
@@ -259,7 +261,9 @@ def test_more_than_memory_should_hold_is_refused_before_it_is_unpacked(
 
 
 def test_an_odd_rate_costs_neither_time_nor_memory() -> None:
-    """A header of 44 bytes may name a rate without a factor in common with the one wanted: the filter has a row for each phase."""
+    """A header of 44 bytes may name a rate without a factor in common with the one wanted: the
+    filter has a row for each phase.
+    """
     content = riff(packed(tone(767_957, seconds=0.02), "16"), rate=767_957)
     tracemalloc.start()
     try:

@@ -1,4 +1,6 @@
-"""Problems made by rule: every sample is right, none stands in two splits, and the loss is that of the answer."""
+"""Problems made by rule: every sample is right, none stands in two splits, and the loss is that of
+the answer.
+"""
 
 from __future__ import annotations
 
@@ -58,8 +60,8 @@ def test_modular_sums_of_two_are_all_there_once_and_each_in_one_split() -> None:
     assert sorted(found) == sorted(f"{a} + {b} = {(a + b) % 7}" for a in range(7) for b in range(7))
     assert [len(data.split(s)) for s in data.splits] == [41, 4, 4]
     assert said == [
-        "there are 41 of 10,000 train samples, 4 of 1,000 val samples, 4 of 1,000 test samples: modular_sum has no more "
-        "different ones that short, and splits share none"
+        "there are 41 of 10,000 train samples, 4 of 1,000 val samples, 4 of 1,000 test samples:"
+        " modular_sum has no more different ones that short, and splits share none"
     ]
 
 
@@ -182,15 +184,22 @@ TRAIN = (
     "train: {steps: 2, batch_size: 8, precision: fp32, memory_format: contiguous, compile: 'off'}"
 )
 SPECS = {
-    "causal_lm": f"model: {{type: decoder, dim: 16, position: learned, blocks: [{BLOCK}]}}\n"
-    "data: {type: synthetic, problem: sort, length: 3, test_length: 5, samples: 64, val_samples: 8, test_samples: 8}\n"
-    "task: {type: causal_lm, sample_prompt: '3 1 2 =', sample_tokens: 2}",
-    "seq2seq": f"model: {{type: seq2seq, dim: 16, encoder: [{BLOCK}], decoder: [{BLOCK[:-1]}, cross: {{num_heads: 2}}}}]}}\n"
-    "data: {type: synthetic, form: pairs, problem: reverse, length: 3, samples: 64, val_samples: 8, test_samples: 8}\n"
-    "task: {type: seq2seq, metrics: [wer], max_tokens: 4}",
-    "classification": f"model: {{type: encoder, dim: 16, blocks: [{BLOCK}]}}\n"
-    "data: {type: synthetic, form: labels, problem: parity, length: 6, samples: 40, val_samples: 8, test_samples: 8}\n"
-    "task: classification",
+    "causal_lm": (
+        f"model: {{type: decoder, dim: 16, position: learned, blocks: [{BLOCK}]}}\ndata: {{type:"
+        " synthetic, problem: sort, length: 3, test_length: 5, samples: 64, val_samples: 8,"
+        " test_samples: 8}\ntask: {type: causal_lm, sample_prompt: '3 1 2 =', sample_tokens: 2}"
+    ),
+    "seq2seq": (
+        f"model: {{type: seq2seq, dim: 16, encoder: [{BLOCK}], decoder: [{BLOCK[:-1]}, cross:"
+        " {num_heads: 2}}]}\ndata: {type: synthetic, form: pairs, problem: reverse, length:"
+        " 3, samples: 64, val_samples: 8, test_samples: 8}\ntask: {type: seq2seq, metrics:"
+        " [wer], max_tokens: 4}"
+    ),
+    "classification": (
+        f"model: {{type: encoder, dim: 16, blocks: [{BLOCK}]}}\ndata: {{type: synthetic, form:"
+        " labels, problem: parity, length: 6, samples: 40, val_samples: 8, test_samples:"
+        " 8}\ntask: classification"
+    ),
 }
 GIVEN = {"causal_lm": "3 1 2 =", "seq2seq": "3 1 2 =", "classification": "1 0 1 ="}
 

@@ -1,4 +1,6 @@
-"""Labelled text: every form gives the same rows, rows become padded tokens, and every fault names its line."""
+"""Labelled text: every form gives the same rows, rows become padded tokens, and every fault names
+its line.
+"""
 
 from __future__ import annotations
 
@@ -265,7 +267,10 @@ FAULTS: list[tuple[str, str | bytes, dict[str, Any], str]] = [
         "bad.csv",
         "sentence,label\na,1\n",
         {"text": ["sentense"], "label": "label"},
-        "bad.csv:1: data.text: no column 'sentense'; it has sentence, label; did you mean sentence?",
+        (
+            "bad.csv:1: data.text: no column 'sentense'; it has sentence, label; did you mean"
+            " sentence?"
+        ),
     ),
     (
         "bad.jsonl",
@@ -442,7 +447,9 @@ def test_what_does_not_go_together_is_said(
 
 
 def test_a_tokenizer_is_of_the_texts_alone_whatever_was_read_before() -> None:
-    """The same columns as a text and its label, and as a pair of texts: the cache holds a tokenizer of either."""
+    """The same columns as a text and its label, and as a pair of texts: the cache holds a tokenizer
+    of either.
+    """
     write(
         "a.tsv",
         "".join(

@@ -1,4 +1,6 @@
-"""Tables as they come from other tools: header rows, separators, quotes, long values, nested columns, labels of many spellings."""
+"""Tables as they come from other tools: header rows, separators, quotes, long values, nested
+columns, labels of many spellings.
+"""
 
 from __future__ import annotations
 
@@ -411,7 +413,10 @@ def test_a_damaged_gzip_ends_a_command_with_3(name: str, form: str, cli: Cli) ->
     column = ("[text]", "y") if "jsonl" in name else ("[0]", "null" if "txt" in name else 1)
     data = {
         "text": f"{{type: text, files: [{name}], context: 4}}",
-        "table": f"{{type: table, train: [{name}], text: {column[0]}, label: {column[1]}, tokenizer: {{type: bytes}}}}",
+        "table": (
+            f"{{type: table, train: [{name}], text: {column[0]}, label: {column[1]}, tokenizer:"
+            " {type: bytes}}"
+        ),
         "pairs": f"{{type: pairs, source: [{name}], target: [{name}], tokenizer: {{type: bytes}}}}",
     }[form]
     file("spec.yaml", SPEC)

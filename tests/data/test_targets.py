@@ -1,4 +1,6 @@
-"""Numbers and sets of labels: what stands in files is read or refused with its place, and the DatasetInfo says names and scale."""
+"""Numbers and sets of labels: what stands in files is read or refused with its place, and the
+DatasetInfo says names and scale.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,8 @@ def test_numbers_of_a_table_are_kept_exactly_and_their_scale_is_in_the_facts() -
     assert (found.targets, found.outputs, found.classes) == (("n",), 1, ())
     assert (found.target_mean, found.target_std) == ((2.5,), pytest.approx((np.std([1, 2.5, 4]),)))
 
-    # A checkpoint's scale goes on where its targets are the same, or where it is used as it is, whatever they are called.
+    # A checkpoint's scale goes on where its targets are the same, or where it is used as it is,
+    # whatever they are called.
     before = DatasetInfo(targets=("n",), target_mean=(7.0,), target_std=(2.0,))
     again = opened(**TABLE, train=["a.csv"], targets=["n"], known=stored(before))
     assert again.info.target_mean == (7.0,)

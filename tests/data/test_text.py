@@ -1,4 +1,6 @@
-"""Text to windows of tokens: everything is covered, nothing is replaced, and the cache is built once."""
+"""Text to windows of tokens: everything is covered, nothing is replaced, and the cache is built
+once.
+"""
 
 from __future__ import annotations
 
@@ -267,9 +269,10 @@ def test_isolated_documents_do_not_see_one_another(
     alone = sum(loss_of(task, model, {"tokens": piece})[0] for piece in pieces)
     torch.testing.assert_close(together, alone)
     Path("spec.yaml").write_text(
-        "model: {type: decoder, dim: 16, blocks: [{mixer: {type: attention, num_heads: 2}}]}\n"
-        "data: {type: text, files: [docs.jsonl], val_files: [more.jsonl], context: 4, isolate: true}\n"
-        "task: {type: causal_lm, sample_tokens: 0}\ntrain: {steps: 2, batch_size: 2, precision: fp32}\n"
+        "model: {type: decoder, dim: 16, blocks: [{mixer: {type: attention, num_heads: 2}}]}\ndata:"
+        " {type: text, files: [docs.jsonl], val_files: [more.jsonl], context: 4, isolate:"
+        " true}\ntask: {type: causal_lm, sample_tokens: 0}\ntrain: {steps: 2, batch_size: 2,"
+        " precision: fp32}\n"
     )
     assert cli("pretrain", "spec.yaml", "--out", "run").status == 0
     result = cli(

@@ -123,7 +123,9 @@ def test_blocks_of_lines_are_the_same_wherever_they_stand() -> None:
 
 @pytest.mark.parametrize("alphabet", ["ACGT", ["foo ", "bar ", "bz "]])
 def test_a_text_without_newlines_is_in_blocks_too(alphabet: Any) -> None:
-    """What is cut off at any place has the blocks of the whole, from its first that is whole on: but one at each end."""
+    """What is cut off at any place has the blocks of the whole, from its first that is whole on:
+    but one at each end.
+    """
     text = "".join(random.Random(1).choices(alphabet, k=60_000))
     whole = list(blocks([text]))
     assert len(set(whole)) == len(whole) > 30

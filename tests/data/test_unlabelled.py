@@ -1,4 +1,6 @@
-"""Images without labels, and a part of the labels: which images are there, and what is said where they do not fit."""
+"""Images without labels, and a part of the labels: which images are there, and what is said where
+they do not fit.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""WAV files as recorders leave them: lengths that a pipe could not fill in, chunks without padding, more than 4 GB."""
+"""WAV files as recorders leave them: lengths that a pipe could not fill in, chunks without padding,
+more than 4 GB.
+"""
 
 from __future__ import annotations
 

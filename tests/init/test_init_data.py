@@ -1,4 +1,6 @@
-"""`bigmodel init --data`: a look at somebody's data gives a spec that trains on it, and says what was decided."""
+"""`bigmodel init --data`: a look at somebody's data gives a spec that trains on it, and says what
+was decided.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
 """What saving and loading a checkpoint takes beside the weights: peak memory, and time.
 
-    python tests/measure/checkpoint_memory.py [--gigabytes 2] [--folder FOLDER] [--against OTHER_CHECKOUT] [--rounds 3]
+    python tests/measure/checkpoint_memory.py [--gigabytes 2] [--folder FOLDER] [--against
+    OTHER_CHECKOUT] [--rounds 3]
 
-Each measurement is a process of its own: it holds the weights (of a save; of a load it holds a model that was never touched), and
-the figures are above that floor. With `--against` the same is measured with the code of another checkout, turn by turn. The
-saved files are in the system's cache when they are loaded.
+Each measurement is a process of its own: it holds the weights (of a save; of a load it holds a
+model that was never touched), and the figures are above that floor. With `--against` the same is
+measured with the code of another checkout, turn by turn. The saved files are in the system's cache
+when they are loaded.
 """
 
 from __future__ import annotations
@@ -122,9 +124,9 @@ def main() -> None:
         peak, largest = max(one["peak"] for one in several), several[0]["largest"]
         seconds = [one["seconds"] for one in several]
         print(
-            f"{code:6}{way}  peak {peak / 1e9:.2f} GB above the floor: {peak / size:.3f} x the weights, "
-            f"{peak / largest:.3f} x the largest tensor; {statistics.median(seconds):.2f} s "
-            f"(least {min(seconds):.2f}, most {max(seconds):.2f})"
+            f"{code:6}{way}  peak {peak / 1e9:.2f} GB above the floor: {peak / size:.3f} x the"
+            f" weights, {peak / largest:.3f} x the largest tensor; {statistics.median(seconds):.2f}"
+            f" s (least {min(seconds):.2f}, most {max(seconds):.2f})"
         )
 
 

@@ -1,4 +1,6 @@
-"""What is done to the files of a checkpoint: their bytes, their values, what stands in their place; and signing them anew."""
+"""What is done to the files of a checkpoint: their bytes, their values, what stands in their place;
+and signing them anew.
+"""
 
 from __future__ import annotations
 
@@ -130,7 +132,9 @@ def as_bomb(rng: random.Random, path: Path, trees: list[Any]) -> None:
 
 
 def in_its_place(rng: random.Random, path: Path, trees: list[Any]) -> None:
-    """Something else where the file was: a folder, a pipe, a link, nothing; or where `last` or the checkpoint was."""
+    """Something else where the file was: a folder, a pipe, a link, nothing; or where `last` or the
+    checkpoint was.
+    """
     other = rng.choice(
         [path, path, path, path.parent.parent / "last", path.parent.parent / "best", path.parent]
     )

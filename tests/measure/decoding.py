@@ -2,10 +2,11 @@
 
     python tests/measure/decoding.py runs/multi30k_en_de --data DATA [--peer joeynmt]
 
-The checkpoint's weights are put into the peer's own network of the same kind (pre-norm, sinusoidal positions, scaled shared
-embeddings: M2M100 in transformers, the Transformer of JoeyNMT), and both search the same sentences with the same number of beams
-in batches of one size; in turns, several times. Without a penalty of length, which they define differently, the translations are
-the same but for ties of rounding. Ours is timed as `bigmodel predict` works: text in, text out.
+The checkpoint's weights are put into the peer's own network of the same kind (pre-norm, sinusoidal
+positions, scaled shared embeddings: M2M100 in transformers, the Transformer of JoeyNMT), and both
+search the same sentences with the same number of beams in batches of one size; in turns, several
+times. Without a penalty of length, which they define differently, the translations are the same but
+for ties of rounding. Ours is timed as `bigmodel predict` works: text in, text out.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def transformers_peer(loaded: Loaded, tokenizer: Any, beams: int) -> Translate:
     missing, unexpected = model.load_state_dict(wanted, strict=False)
     assert not unexpected, unexpected
     assert all("embed_positions" in name for name in missing), missing
-    # Their first position is the row after the padding's number, and their sines come before their cosines: take our table.
+    # Their first position is the row after the padding's number, and their sines come before their
+    # cosines: take our table.
     table: torch.Tensor = loaded.model.position.table  # type: ignore[union-attr, assignment]
     for side in (model.model.encoder, model.model.decoder):
         side.embed_positions.weights = torch.cat((torch.zeros(vocab + 1, options.dim), table))
@@ -128,7 +130,8 @@ def joeynmt_peer(loaded: Loaded, tokenizer: Any, beams: int) -> Translate:
     model = Model(encoder, decoder, table, table, words, words)
     decoder.output_layer.weight = table.lut.weight
     shared = state["source_embedding.weight"]
-    # It never writes the mark of the beginning, which is that of the end here: a copy of its row stands for it.
+    # It never writes the mark of the beginning, which is that of the end here: a copy of its row
+    # stands for it.
     wanted = {"src_embed.lut.weight": torch.cat((shared, torch.zeros(2, options.dim), shared[:1]))}
     feed = {"ffn.up": "feed_forward.pwff_layer.0", "ffn.down": "feed_forward.pwff_layer.3"}
     sides = []
@@ -174,7 +177,9 @@ def joeynmt_peer(loaded: Loaded, tokenizer: Any, beams: int) -> Translate:
 def renamed(
     loaded: Loaded, prefix: str, encoder: dict[str, str], decoder: dict[str, str]
 ) -> dict[str, torch.Tensor]:
-    """Both sides' layers and last norms under a peer's names: {ours: theirs} within a layer, several where ours is their join."""
+    """Both sides' layers and last norms under a peer's names: {ours: theirs} within a layer,
+    several where ours is their join.
+    """
     state, options = loaded.model.state_dict(), loaded.spec.model
     found: dict[str, torch.Tensor] = {}
     for side, names in (("encoder", encoder), ("decoder", decoder)):
@@ -247,7 +252,8 @@ def main() -> None:
     for name, taken in seconds.items():
         print(f"{name}: {len(lines) / statistics.median(taken):.1f} sentences/s, {beams} beams")
     print(
-        f"ratio {statistics.median(ratios):.2f} ({', '.join(f'{r:.2f}' for r in ratios)}); {same} of {len(lines)} equal"
+        f"ratio {statistics.median(ratios):.2f} ({', '.join(f'{r:.2f}' for r in ratios)}); {same}"
+        f" of {len(lines)} equal"
     )
 
 

@@ -1,12 +1,16 @@
-"""Disks with no room, and with 4 kB more each time: what was saved stays good, and there is a message in place of a traceback.
+"""Disks with no room, and with 4 kB more each time: what was saved stays good, and there is a
+message in place of a traceback.
 
-    python tests/measure/disks.py [--family decoder] [--step 4096] [--data DATA] [--only run] [--mounted DIR]
+    python tests/measure/disks.py [--family decoder] [--step 4096] [--data DATA] [--only run]
+    [--mounted DIR]
 
-A tmpfs (which takes root to mount; `--mounted` names a small file system that is there already, and empty) is filled but for 0, 4,
-8 ... kB, until a command has what it needs. On it lie in turn the run's directory, the cache, TMPDIR, the file of
-`eval --predictions`, that of `eval --confusion` and that of `attend --out`. Checked at every size: the status is 5, or 0; no traceback;
-a message that names the place; the last committed checkpoint verifies, nothing half written is left, and once there is room, the
-run goes on and ends as one that always had it. The status is 1 where one of it fails.
+A tmpfs (which takes root to mount; `--mounted` names a small file system that is there already, and
+empty) is filled but for 0, 4, 8 ... kB, until a command has what it needs. On it lie in turn the
+run's directory, the cache, TMPDIR, the file of `eval --predictions`, that of `eval --confusion` and
+that of `attend --out`. Checked at every size: the status is 5, or 0; no traceback; a message that
+names the place; the last committed checkpoint verifies, nothing half written is left, and once
+there is room, the run goes on and ends as one that always had it. The status is 1 where one of it
+fails.
 """
 
 from __future__ import annotations
@@ -53,7 +57,8 @@ def small_disk(place: Path) -> Iterator[Path]:
         subprocess.run(mount, check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise NoDisk(
-            f"no tmpfs can be mounted here ({error}); it takes root, or a small file system by --mounted"
+            f"no tmpfs can be mounted here ({error}); it takes root, or a small file system by"
+            " --mounted"
         ) from None
     try:
         yield place
@@ -187,7 +192,10 @@ def said(ended: Ended, disk: Path) -> list[str]:
 def series(
     made: Series, name: str, step: int, most: int = SIZE
 ) -> tuple[Counter[int], int, list[str]]:
-    """Run it at 0, `step`, 2 x `step` ... free bytes. Returns (how often each status, the first size with all it needs, faults)."""
+    """Run it at 0, `step`, 2 x `step` ... free bytes.
+
+    Returns (how often each status, the first size with all it needs, faults).
+    """
     ended_with: Counter[int] = Counter()
     faults: list[str] = []
     quiet, free = 0, 0

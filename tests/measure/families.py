@@ -1,7 +1,8 @@
-"""Four families of runs in miniature, which kills, signals and full disks are tried on, and what tells two runs apart.
+"""Four families of runs in miniature, which kills, signals and full disks are tried on, and what
+tells two runs apart.
 
-Each takes about a second when torch is loaded. The texts are the first lines of the real data sets, where there are any, and
-made up otherwise; the images are scikit-learn's digits.
+Each takes about a second when torch is loaded. The texts are the first lines of the real data sets,
+where there are any, and made up otherwise; the images are scikit-learn's digits.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ task: {{type: seq2seq, label_smoothing: 0.1}}
 train:
   steps: 40
   batch_tokens: 400
-  optimizer: {{type: adamw, lr: 0.2}}  # so large that the best validation is an early one, and patience ends the run
+  # so large that the best validation is an early one, and patience ends the run
+  optimizer: {{type: adamw, lr: 0.2}}
   validate_every: 2
   checkpoint_every: 3
   patience: 2
@@ -150,7 +152,9 @@ CLOCK = ("per_second", "elapsed")
 
 
 def write_data(folder: Path, data_root: Path | None = None) -> None:
-    """Write the specs, and the text and the pairs that they name: real ones where `data_root` holds them."""
+    """Write the specs, and the text and the pairs that they name: real ones where `data_root` holds
+    them.
+    """
     for name, spec in {**FAMILIES, **AVERAGED}.items():
         (folder / f"{name}.yaml").write_text(spec, encoding="utf-8")
     rng = random.Random(0)
@@ -181,7 +185,9 @@ def without_clock(values: dict[str, object]) -> bytes:
 
 
 def of_checkpoint(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each file of a checkpoint; of state.json without the clock's figure, and no manifest, which has its hash."""
+    """The SHA-256 of each file of a checkpoint; of state.json without the clock's figure, and no
+    manifest, which has its hash.
+    """
     found = {
         p.name: sha(p.read_bytes())
         for p in folder.iterdir()
@@ -194,9 +200,11 @@ def of_checkpoint(folder: Path) -> dict[str, str]:
 
 
 def fingerprint(run: Path) -> dict[str, str]:
-    """What must be the same in a run that nobody disturbed and in one that was: name -> SHA-256 or value.
+    """What must be the same in a run that nobody disturbed and in one that was: name -> SHA-256 or
+    value.
 
-    The contents of the checkpoints `last` and `best` and where they point, the log without the clock's figures, and the status.
+    The contents of the checkpoints `last` and `best` and where they point, the log without the
+    clock's figures, and the status.
     """
     found: dict[str, str] = {}
     for link in ("last", "best"):
@@ -209,7 +217,9 @@ def fingerprint(run: Path) -> dict[str, str]:
     status = json.loads((run / "status.json").read_text())
     return {
         **found,
-        "status.json": f"{status['state']} {status['code']} {status['last_step']} {status['last_checkpoint']}",
+        "status.json": (
+            f"{status['state']} {status['code']} {status['last_step']} {status['last_checkpoint']}"
+        ),
     }
 
 
@@ -241,7 +251,9 @@ def in_sessions(leaders: Iterable[int]) -> Iterator[int]:
 
 
 def orphans(leaders: Iterable[int], patience: float = 15.0) -> list[int]:
-    """The processes of these sessions that are left after some seconds: a loader's worker looks for its parent every five."""
+    """The processes of these sessions that are left after some seconds: a loader's worker looks for
+    its parent every five.
+    """
     wanted, end = list(leaders), time.monotonic() + patience
     while (left := list(in_sessions(wanted))) and time.monotonic() < end:
         time.sleep(0.2)

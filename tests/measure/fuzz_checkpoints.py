@@ -2,11 +2,12 @@
 
     python tests/measure/fuzz_checkpoints.py [--count 5000] [--first SEED] [--seeds SEED ...]
 
-A decoder, a CNN and an encoder-decoder with a tokenizer are trained for two steps; then files of their checkpoints are changed as
-bytes, as trees (JSON, YAML, headers of tensors) and in their place (folders, pipes, links), signed anew or not. What must show:
-status 4, or 0 where the change does no harm; 2 and 3 only where the spec or facts.json now ask for something else; 6 only where
-weights are not finite; at most 5 s and 500 MiB. An audit hook notes every file, program, socket and module that a run of the
-undamaged checkpoint does not open too.
+A decoder, a CNN and an encoder-decoder with a tokenizer are trained for two steps; then files of
+their checkpoints are changed as bytes, as trees (JSON, YAML, headers of tensors) and in their place
+(folders, pipes, links), signed anew or not. What must show: status 4, or 0 where the change does no
+harm; 2 and 3 only where the spec or facts.json now ask for something else; 6 only where weights are
+not finite; at most 5 s and 500 MiB. An audit hook notes every file, program, socket and module that
+a run of the undamaged checkpoint does not open too.
 """
 
 from __future__ import annotations
@@ -122,7 +123,9 @@ class Checkpoints:
             self.trees.append(json.loads(path.read_bytes()))
 
     def clean(self) -> None:
-        """Run what the cases run on checkpoints as they are: it must succeed, and what is opened then is known."""
+        """Run what the cases run on checkpoints as they are: it must succeed, and what is opened
+        then is known.
+        """
         from bigmodel_cli.__main__ import run
 
         self.watch = self.watcher()
@@ -184,9 +187,11 @@ class Checkpoints:
             )
 
         return Trial(
-            f"{family} {operation} {name.partition('.')[0]} {kind}"
-            if DETAILED
-            else f"{operation} {kind}",
+            (
+                f"{family} {operation} {name.partition('.')[0]} {kind}"
+                if DETAILED
+                else f"{operation} {kind}"
+            ),
             call,
             sorted(allowed),
             check,
@@ -197,7 +202,9 @@ DETAILED = "--seeds" in sys.argv
 
 
 def watched(checkpoints: Checkpoints) -> Campaign:
-    """The cases, once a process of its own has found out what clean runs open: an audit hook stays in a process."""
+    """The cases, once a process of its own has found out what clean runs open: an audit hook stays
+    in a process.
+    """
     folder = checkpoints.folder
     os.chdir(folder)
     pid = os.fork()

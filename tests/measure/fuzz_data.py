@@ -1,10 +1,12 @@
-"""Mutated data in every form that is read: opening, survey, first batches; and mutated inputs of predict.
+"""Mutated data in every form that is read: opening, survey, first batches; and mutated inputs of
+predict.
 
     python tests/measure/fuzz_data.py [--count 10000] [--first SEED] [--seeds SEED ...]
 
-A small sample of a form of data is written, one of its files is changed (bytes, lines, what is inside of a packed or checked
-container, its name, what stands in its place), and the data is opened and the first batch of each split is made. What must show:
-only statuses 0, 2 and 3, no traceback, at most 5 s and 500 MiB.
+A small sample of a form of data is written, one of its files is changed (bytes, lines, what is
+inside of a packed or checked container, its name, what stands in its place), and the data is opened
+and the first batch of each split is made. What must show: only statuses 0, 2 and 3, no traceback,
+at most 5 s and 500 MiB.
 """
 
 from __future__ import annotations
@@ -290,9 +292,9 @@ def _hostile_archive(rng: random.Random) -> bytes:
         f"{rng.choice(WORDS)}_theo_6.wav"[:90],
     ]
     members = {
-        n.replace("\0", "").encode("utf-8", "replace").decode(): mutate_bytes(rng, wav(440))
-        if rng.random() < 0.4
-        else wav(440)
+        n.replace("\0", "").encode("utf-8", "replace").decode(): (
+            mutate_bytes(rng, wav(440)) if rng.random() < 0.4 else wav(440)
+        )
         for n in names
     }
     return archive(members, rng.choice(["w", "w:gz", "w:bz2", "w:xz"]))

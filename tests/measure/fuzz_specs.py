@@ -1,10 +1,12 @@
-"""Mutated specs through loading, checking against the data, building on the meta device and the plan; a share through training.
+"""Mutated specs through loading, checking against the data, building on the meta device and the
+plan; a share through training.
 
     python tests/measure/fuzz_specs.py [--count 20000] [--first SEED] [--seeds SEED ...]
 
-The specs of sample_configs and small ones of each form of data are changed as trees, as lines and as bytes, and by `--set`. What
-must show: only statuses 0, 2, 3 and 5 (4 where a checkpoint is named), no traceback, at most 5 s and 500 MiB, and a place (of
-the file, of --set, or of the option) in every message of status 2. A spec whose plan is small trains two steps as it is.
+The specs of sample_configs and small ones of each form of data are changed as trees, as lines and
+as bytes, and by `--set`. What must show: only statuses 0, 2, 3 and 5 (4 where a checkpoint is
+named), no traceback, at most 5 s and 500 MiB, and a place (of the file, of --set, or of the option)
+in every message of status 2. A spec whose plan is small trains two steps as it is.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ SMALL = (100_000_000, 20_000_000)
 
 
 def trees() -> list[Any]:
-    """The sample specs, on small data of the same form and with few blocks, and one small spec for each other form of data."""
+    """The sample specs, on small data of the same form and with few blocks, and one small spec for
+    each other form of data.
+    """
     found = []
     for path in sorted((ROOT / "sample_configs").glob("*.yaml")):
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -190,7 +194,8 @@ def _check(status: int, written: str) -> str:
 
 
 def campaign(folder: Path, every: int = 1) -> Campaign:
-    """The data and specs, and a first run of each, so that what it imports and caches is there before the cases.
+    """The data and specs, and a first run of each, so that what it imports and caches is there
+    before the cases.
 
     `every` takes one spec of so many.
     """

@@ -1,8 +1,9 @@
 """The engine of the fuzzers: cases by seed, in forked processes, under limits of time and memory.
 
-A case is a function of its seed alone, so that a fault is repeated by its seed. The parent imports and warms up what the cases
-need, and forks a process for each few hundred of them; each case runs in that process, without a start-up of its own. A case
-that crashes it, or that no signal can end, is a fault of its seed, and the next process goes on behind it.
+A case is a function of its seed alone, so that a fault is repeated by its seed. The parent imports
+and warms up what the cases need, and forks a process for each few hundred of them; each case runs
+in that process, without a start-up of its own. A case that crashes it, or that no signal can end,
+is a fault of its seed, and the next process goes on behind it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ WALL = 40.0
 BYTES = 500 << 20
 """Of memory that a case may take above what the process had before its first."""
 ADDRESSES = 4 << 30
-"""Bytes of addresses beyond those of the start; what asks for more gets a MemoryError, and the machine stays whole."""
+"""Bytes of addresses beyond those of the start; what asks for more gets a MemoryError, and the
+machine stays whole.
+"""
 CHUNK = 250
 """Cases of one process."""
 LONGEST = 20_000
@@ -46,7 +49,9 @@ class HangError(BaseException):
 
 @dataclass
 class Trial:
-    """A case: its kind, the call that gives its exit status, the statuses that are right, and a check of what it wrote."""
+    """A case: its kind, the call that gives its exit status, the statuses that are right, and a
+    check of what it wrote.
+    """
 
     kind: str
     call: Callable[[], int]
@@ -261,8 +266,9 @@ def described(faults: Sequence[Outcome], most: int = 8) -> str:
     for outcome in faults:
         groups.setdefault(outcome.fault, []).append(outcome)
     return "\n".join(
-        f"{len(those):5} x {what}\n        seeds {' '.join(f'{o.seed} ({o.kind})' for o in those[:most])}\n"
-        f"        {those[0].message.strip()[-300:]!r}"
+        f"{len(those):5} x {what}\n        seeds"
+        f" {' '.join(f'{o.seed} ({o.kind})' for o in those[:most])}\n       "
+        f" {those[0].message.strip()[-300:]!r}"
         for what, those in sorted(groups.items(), key=lambda item: -len(item[1]))
     )
 
@@ -279,7 +285,9 @@ def quiet(path: Path) -> Iterator[None]:
 
 
 def main(about: str, count: int, campaign: Callable[[Path], Campaign]) -> None:
-    """Run a fuzzer from the command line: prints the table, and leaves with 1 and the seeds of faults where there are any."""
+    """Run a fuzzer from the command line: prints the table, and leaves with 1 and the seeds of
+    faults where there are any.
+    """
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--count", type=int, default=count, help="how many cases")
     parser.add_argument("--first", type=int, default=0, help="the first seed")

@@ -1,9 +1,11 @@
-"""How memory grows with the context, and generation with the position: for each structure of structures.py.
+"""How memory grows with the context, and generation with the position: for each structure of
+structures.py.
 
     python tests/measure/growth.py
 
-Peak memory is that of a forward and a backward pass at batch 1 above what stood before, each in a process of its own; the time
-is that of one token at positions 100 and 10,000, the median of 200, for mixers whose state does not grow.
+Peak memory is that of a forward and a backward pass at batch 1 above what stood before, each in a
+process of its own; the time is that of one token at positions 100 and 10,000, the median of 200,
+for mixers whose state does not grow.
 """
 
 from __future__ import annotations

@@ -1,12 +1,15 @@
-"""A storm of kill -9 over four families of runs: what is resumed must end, to the bit, as the run that nobody disturbed.
+"""A storm of kill -9 over four families of runs: what is resumed must end, to the bit, as the run
+that nobody disturbed.
 
-    python tests/measure/kills.py [--kills 1000] [--seed 0] [--jobs 2] [--data DATA] [--only FAMILY] [--folder DIR]
-    python tests/measure/kills.py --repeat decoder:17          # run 17 of that family again, with the same kills
+    python tests/measure/kills.py [--kills 1000] [--seed 0] [--jobs 2] [--data DATA] [--only FAMILY]
+    [--folder DIR] python tests/measure/kills.py --repeat decoder:17          # run 17 of that
+    family again, with the same kills
 
-A run is killed up to six times and resumed each time: three kills of ten inside a save (a failpoint between two of its
-system calls), two the whole process group with the loader's workers, one after a SIGTERM, in what that does, and the others at a
-random moment. Half of the runs begin with an empty cache. Compared are the contents of `last` and `best`, all of metrics.jsonl
-but its clock, and the status; nothing half written and no process may be left. The status is 1 where a run differs.
+A run is killed up to six times and resumed each time: three kills of ten inside a save (a failpoint
+between two of its system calls), two the whole process group with the loader's workers, one after a
+SIGTERM, in what that does, and the others at a random moment. Half of the runs begin with an empty
+cache. Compared are the contents of `last` and `best`, all of metrics.jsonl but its clock, and the
+status; nothing half written and no process may be left. The status is 1 where a run differs.
 """
 
 from __future__ import annotations
@@ -54,9 +57,12 @@ POINTS = {
     "marked": 3,
     "prune": 6,
 }
-"""The places in a save, and up to the how-manieth time one is reached before the process dies there."""
+"""The places in a save, and up to the how-manieth time one is reached before the process dies
+there.
+"""
 LOCK_DIES = 20.0
-"""Seconds within which the processes that a killed one leaves must be gone, and its lock with them."""
+"""Seconds within which the processes that a killed one leaves must be gone, and its lock with them.
+"""
 
 
 @dataclass
@@ -110,7 +116,10 @@ def send(child: Child, number: int, group: bool) -> None:
 def kill_once(
     zygote: Zygote, family: str, out: Path, rng: random.Random, seconds: float, outcome: Outcome
 ) -> bool:
-    """Let the run go on and kill it once. Returns whether it is to go on: False where it ended before."""
+    """Let the run go on and kill it once.
+
+    Returns whether it is to go on: False where it ended before.
+    """
     kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
     place, count = rng.choice([(p, rng.randint(1, n)) for p, n in POINTS.items()])
     moment, pause = rng.uniform(0, 0.8 * seconds), rng.uniform(0, 0.03)
@@ -172,7 +181,9 @@ def stormy(
 
 
 def compared(out: Path, reference: Reference, stopped: bool) -> list[str]:
-    """How a run that has ended differs from the one that nobody disturbed; one that was stopped may keep other steps."""
+    """How a run that has ended differs from the one that nobody disturbed; one that was stopped may
+    keep other steps.
+    """
     faults = [f"{name} differs" for name in differences(fingerprint(out), reference.fingerprint)]
     faults += [f"left behind: {name}" for name in drafts(out)]
     if not stopped and kept(out) != reference.kept:
@@ -182,7 +193,9 @@ def compared(out: Path, reference: Reference, stopped: bool) -> list[str]:
 
 @dataclass
 class Storm:
-    """The kills of one family, in runs that several threads take in turn, each with a parent of its own."""
+    """The kills of one family, in runs that several threads take in turn, each with a parent of its
+    own.
+    """
 
     shares: ClassVar[dict[str, float]] = {
         kind: share for kind, share in SHARES.items() if kind != "stop"
@@ -241,7 +254,10 @@ class Storm:
         """The family's part of the table."""
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(self.total.kills.items()))
         total, runs = self.total.kills.total(), self.runs
-        return f"{self.family:10}{total:8,}{runs:8,}{len(self.differing):11,}{self.total.waited:9.1f} s   {kinds}"
+        return (
+            f"{self.family:10}{total:8,}{runs:8,}{len(self.differing):11,}{self.total.waited:9.1f}"
+            f" s   {kinds}"
+        )
 
 
 HEAD = f"{'family':10}{'number':>8}{'runs':>8}{'differing':>11}{'waited':>11}   of each kind"
@@ -255,7 +271,9 @@ def storm(
     seed: int,
     kind: type[Storm] = Storm,
 ) -> Storm:
-    """Disturb runs of a family so many times, in the current folder, which holds the specs and the data."""
+    """Disturb runs of a family so many times, in the current folder, which holds the specs and the
+    data.
+    """
     found = kind(
         folder, family, count, seed, undisturbed(zygotes[0], family, f"{family}-undisturbed")
     )
@@ -268,7 +286,9 @@ def storm(
 def storms(
     about: str, kind: type[Storm], word: str, count: int, families: Iterable[str]
 ) -> NoReturn:
-    """The command line of such a script: make the storms of all families, print the table, and leave."""
+    """The command line of such a script: make the storms of all families, print the table, and
+    leave.
+    """
     parser = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -311,7 +331,9 @@ def storms(
 
 
 def workplace(folder: Path, data: Path | None, jobs: int) -> list[Zygote]:
-    """Make `folder` the current one, with specs, data and a cache, and return the parents of the processes to come."""
+    """Make `folder` the current one, with specs, data and a cache, and return the parents of the
+    processes to come.
+    """
     for name in ("cache", *(f"parent{n}" for n in range(jobs))):
         (folder / name).mkdir(parents=True)
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")

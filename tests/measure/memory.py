@@ -1,9 +1,10 @@
-"""Is the memory that `--dry-run` foresees what a training step takes? For each sample spec, in fp32 on the CPU.
+"""Is the memory that `--dry-run` foresees what a training step takes? For each sample spec, in fp32
+on the CPU.
 
     python tests/measure/memory.py --data DATA [NAME ...]
 
-The measured peak is PyTorch's allocator's own count (its profiler's), of two steps on the micro-batches with the longest rows.
-What does not fit `--room` bytes is left out and said.
+The measured peak is PyTorch's allocator's own count (its profiler's), of two steps on the
+micro-batches with the longest rows. What does not fit `--room` bytes is left out and said.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ def settings(name: str, data: Path) -> list[str]:
         for s, f in (("train", "train"), ("val", "dev"), ("test", "test"))
     ]
     sound = [f"data.files=[{data}/fsdd/recordings.tar.gz]"]
-    text = f"data={{type: text, files: [{data}/tinyshakespeare/input.txt], context: CONTEXT, tokenizer: {{type: bytes}}}}"
+    text = (
+        f"data={{type: text, files: [{data}/tinyshakespeare/input.txt], context: CONTEXT,"
+        " tokenizer: {type: bytes}}"
+    )
     known: dict[str, list[str]] = {
         "alexnet": [cifar + ", size: 224, channels: 3}"],
         "vit": [cifar + "}"],

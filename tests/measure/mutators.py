@@ -127,7 +127,10 @@ def otherwise(rng: random.Random, old: Any) -> Any:
 
 
 def mutate_tree(rng: random.Random, tree: Tree, donors: list[Tree], names: list[str]) -> Tree:
-    """A tree with one to four changes. `donors` are other trees, parts of which are moved in; `names` are known keys."""
+    """A tree with one to four changes.
+
+    `donors` are other trees, parts of which are moved in; `names` are known keys.
+    """
     tree = copy.deepcopy(tree)
     for _ in range(rng.choice([1, 1, 1, 2, 2, 3, 4])):
         found = list(places(tree))

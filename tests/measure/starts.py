@@ -1,11 +1,13 @@
-"""How long a first and a second start take until the data is open, over many small images and over much text.
+"""How long a first and a second start take until the data is open, over many small images and over
+much text.
 
     python tests/measure/starts.py [--images 100000] [--text 1000000000] [--size 8] [--folder DIR]
 
-Each start is a process of its own, as a command is, and the cache is one that is empty before the first. What is timed is
-`open_data` (finding the files, their content, the cached pixels or tokens), without the import of torch; beside it stands the
-processor's time, which other work does not lengthen much. The files are written into a folder that is removed afterwards, or
-kept and used again where `--folder` names one.
+Each start is a process of its own, as a command is, and the cache is one that is empty before the
+first. What is timed is `open_data` (finding the files, their content, the cached pixels or tokens),
+without the import of torch; beside it stands the processor's time, which other work does not
+lengthen much. The files are written into a folder that is removed afterwards, or kept and used
+again where `--folder` names one.
 """
 
 from __future__ import annotations

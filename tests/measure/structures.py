@@ -1,10 +1,12 @@
-"""Structures side by side: one recipe, as much wall time for each, taking turns; loss, speed, memory and cache as a table.
+"""Structures side by side: one recipe, as much wall time for each, taking turns; loss, speed,
+memory and cache as a table.
 
     python tests/measure/structures.py --data ../shared/data --minutes 3 --seeds 2 --jobs 2
 
-Every structure is sample_configs/structures.yaml with one change. Each run first takes 40 steps, to know how many fit into the
-time (--steps takes as many as it says); with --jobs 2 two runs go on side by side, each on half of the cores. --only NAME ... takes
-some of them, --precision another one than bf16, for machines that have none.
+Every structure is sample_configs/structures.yaml with one change. Each run first takes 40 steps, to
+know how many fit into the time (--steps takes as many as it says); with --jobs 2 two runs go on
+side by side, each on half of the cores. --only NAME ... takes some of them, --precision another one
+than bf16, for machines that have none.
 """
 
 from __future__ import annotations
@@ -43,8 +45,10 @@ STRUCTURES = {
     "Mamba-2": "model.blocks.0.mixer={type: mamba2, state: 32, head_dim: 32}",
     "gated DeltaNet": "model.blocks.0.mixer={type: gated_deltanet, num_heads: 4}",
     "convolution (8)": "model.blocks.0.mixer={type: convolution, kernel: 8}",
-    "hybrid (conv, attention)": f"model.blocks=[{{repeat: 3, mixer: {{type: convolution, kernel: 4}}, {REST}}}, "
-    f"{{repeat: 2, mixer: {{type: attention, num_heads: 4, bias: false, {ROTARY}}}, {REST}}}]",
+    "hybrid (conv, attention)": (
+        f"model.blocks=[{{repeat: 3, mixer: {{type: convolution, kernel: 4}}, {REST}}}, "
+        f"{{repeat: 2, mixer: {{type: attention, num_heads: 4, bias: false, {ROTARY}}}, {REST}}}]"
+    ),
     "experts (2 of 8)": "model.blocks.0.ffn={type: moe, experts: 8, top_k: 2, hidden: 172}",
 }
 CALIBRATION = 40
@@ -61,7 +65,9 @@ class Ground:
 
 
 def pretrain(structure: str, ground: Ground, seed: int, steps: int) -> dict[str, float]:
-    """Train for so many steps in a process of its own: the last validation's loss, and seconds and tokens per step."""
+    """Train for so many steps in a process of its own: the last validation's loss, and seconds and
+    tokens per step.
+    """
     with tempfile.TemporaryDirectory() as folder:
         settings = [
             f"data.files=['{ground.data / 'tinyshakespeare' / 'input.txt'}']", STRUCTURES[structure], f"train.steps={steps}",
@@ -124,7 +130,9 @@ def tensors(values: Any) -> Iterator[torch.Tensor]:
 
 
 def measure(structure: str, length: int) -> dict[str, float]:
-    """In this process: peak memory of a forward and backward pass at batch 1 above what stood before, and the cache's size."""
+    """In this process: peak memory of a forward and backward pass at batch 1 above what stood
+    before, and the cache's size.
+    """
     load_torch()
     torch.manual_seed(0)
     spec = load(SPEC, [STRUCTURES[structure], f"data.context={length}"])

@@ -1,4 +1,6 @@
-"""What the process does beside computing: an audit hook that tells of files opened elsewhere, programs, sockets, new modules."""
+"""What the process does beside computing: an audit hook that tells of files opened elsewhere,
+programs, sockets, new modules.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,11 @@ DECLARED = frozenset((
 
 
 class Watch:
-    """Notes what happens between `begin` and `found` that is neither below the `inside` folders nor among what is `known`.
+    """Notes what happens between `begin` and `found` that is neither below the `inside` folders nor
+    among what is `known`.
 
-    `packages` are folders that Python reads its modules from: reading there is right, writing is not.
+    `packages` are folders that Python reads its modules from: reading there is right, writing is
+    not.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
-"""How often a 95 % interval holds the truth, and how often a difference is found that is not there: simulated.
+"""How often a 95 % interval holds the truth, and how often a difference is found that is not there:
+simulated.
 
-The truth of each kind of data is known, or that of a very large sample. Counts and small rates are discrete, so that their
-intervals may only err on the safe side.
+The truth of each kind of data is known, or that of a very large sample. Counts and small rates are
+discrete, so that their intervals may only err on the safe side.
 """
 
 from __future__ import annotations
@@ -101,9 +102,10 @@ def found_in_vain(draw: Draw, n: int, cases: int) -> tuple[float, float]:
     """(share of p < 0.05, share of intervals without 0) for two models of one quality."""
     rng = np.random.default_rng(n)
     found = [compare(draw(rng, n), draw(rng, n)) for _ in range(cases)]
-    return sum(d.p < 0.05 for d in found) / cases, sum(
-        not d.low <= 0 <= d.high for d in found
-    ) / cases
+    return (
+        sum(d.p < 0.05 for d in found) / cases,
+        sum(not d.low <= 0 <= d.high for d in found) / cases,
+    )
 
 
 @pytest.mark.parametrize("draw", [skewed, tokens, classes])
@@ -133,7 +135,8 @@ def test_coverage(draw: Draw, n: int) -> None:
 def test_differences_in_vain(draw: Draw, n: int) -> None:
     by_p, by_interval = found_in_vain(draw, n, 2000 if n < 20 else 500)
     print(
-        f"{draw.__name__:13} n = {n:3}: p < 0.05 in {100 * by_p:.1f} %, interval without 0 in {100 * by_interval:.1f} %"
+        f"{draw.__name__:13} n = {n:3}: p < 0.05 in {100 * by_p:.1f} %, interval without 0 in"
+        f" {100 * by_interval:.1f} %"
     )
     assert by_p <= (0.062 if n < 20 else 0.075)
     assert by_interval <= 0.075

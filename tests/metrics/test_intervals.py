@@ -102,7 +102,9 @@ def test_a_large_corpus_has_the_width_of_sacrebleus_bootstrap() -> None:
 
 
 def test_items_that_all_say_the_same() -> None:
-    """Of n items without an error, a share of 1 - 0.025^(1/n) may have one (Clopper and Pearson's bound for 0 of n)."""
+    """Of n items without an error, a share of 1 - 0.025^(1/n) may have one (Clopper and Pearson's
+    bound for 0 of n).
+    """
     bound = stats.binomtest(0, 6).proportion_ci(0.95, "exact").high
     ten = torch.full((6,), 10)
     accuracy = estimate(mean(ten, ten, SHARE))
@@ -127,7 +129,9 @@ def test_texts_that_are_all_wrong_leave_room_for_right_ones() -> None:
 
 
 def test_differences_of_right_answers_are_bonetts_and_prices() -> None:
-    """3 of 100 items are right in the second model alone: the exact test says p = 0.25, so that 0 stays within."""
+    """3 of 100 items are right in the second model alone: the exact test says p = 0.25, so that 0
+    stays within.
+    """
     first, second = torch.zeros(100), torch.zeros(100)
     first[:60], second[:63] = 1, 1
     found = compare(*(mean(x, torch.ones(100), SHARE) for x in (first, second)))
@@ -142,7 +146,9 @@ def test_differences_of_right_answers_are_bonetts_and_prices() -> None:
 
 
 def test_an_interval_leaves_out_0_only_where_the_test_does() -> None:
-    """Few items with errors of unlike sizes, the same otherwise, and differences within what the metric can have."""
+    """Few items with errors of unlike sizes, the same otherwise, and differences within what the
+    metric can have.
+    """
     rng = np.random.default_rng(3)
     for _ in range(150):
         n = int(rng.integers(5, 40))

@@ -1,4 +1,6 @@
-"""Metrics of texts equal those of the field's libraries, whole and item by item; intervals and differences behave."""
+"""Metrics of texts equal those of the field's libraries, whole and item by item; intervals and
+differences behave.
+"""
 
 from __future__ import annotations
 

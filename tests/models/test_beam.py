@@ -1,4 +1,6 @@
-"""Beam search: against every text that there is, against greedy, and against the search of transformers."""
+"""Beam search: against every text that there is, against greedy, and against the search of
+transformers.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ END, START = 0, 29
 
 
 class Table:
-    """A model of three tokens whose next token depends on the last two, by a table of logits; it needs no cache."""
+    """A model of three tokens whose next token depends on the last two, by a table of logits; it
+    needs no cache.
+    """
 
     limit = 100
 
@@ -141,6 +145,7 @@ def test_the_task_and_the_command_bound_beams_alike(cli: Callable[..., Result]) 
         ("--max-tokens", predict.MOST_TOKENS),
     ):
         result = cli("predict", "run", "a", option, most + 1)
-        assert (result.status, f"less than or equal to {most}" in result.err) == (2, True), (
-            result.err
-        )
+        assert (result.status, f"less than or equal to {most}" in result.err) == (
+            2,
+            True,
+        ), result.err

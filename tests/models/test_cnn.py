@@ -46,7 +46,9 @@ def test_the_mnist_network() -> None:
 
 
 def test_a_training_step_computes_the_gradients_that_are_wanted() -> None:
-    """Of each product that of its weights and of its input, from the first trained weight on; no more of what is frozen."""
+    """Of each product that of its weights and of its input, from the first trained weight on; no
+    more of what is frozen.
+    """
     layers = [
         {"type": "conv", "channels": 8},
         {"type": "conv", "channels": 8, "groups": 8, "stride": 2},

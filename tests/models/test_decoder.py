@@ -347,7 +347,9 @@ def test_a_decoder_that_sees_what_it_foretells_is_refused(kind: str) -> None:
     [{"type": "attention", "num_heads": 2}, {"type": "attention", "num_heads": 2, "window": 4}],
 )
 def test_a_decoders_training_takes_three_times_its_forward_pass(mixer: dict[str, Any]) -> None:
-    """Attention's scores and sums count among them, with a mask or without; what its kernel does twice does not."""
+    """Attention's scores and sums count among them, with a mask or without; what its kernel does
+    twice does not.
+    """
     dim, length = 16, 12
     model = decoder(dim=dim, blocks=[{"mixer": mixer}], position={"type": "none"}).to("meta")
     tokens = torch.zeros(1, length, dtype=torch.int64, device="meta")

@@ -1,4 +1,6 @@
-"""First weights: the deviation or bounds of every tensor of every skeleton, against the formulas of the papers written anew."""
+"""First weights: the deviation or bounds of every tensor of every skeleton, against the formulas of
+the papers written anew.
+"""
 
 from __future__ import annotations
 
@@ -72,11 +74,14 @@ OWN = (
     "norm.bias",
     "_norm.weight",
 )
-"""Ends of names of weights that are not matrices: what a part draws for itself, and normalisation."""
+"""Ends of names of weights that are not matrices: what a part draws for itself, and normalisation.
+"""
 
 
 def normal(values: Tensor, std: float) -> None:
-    """Zero mean, this deviation, and the fourth moment of a normal distribution, within five standard errors."""
+    """Zero mean, this deviation, and the fourth moment of a normal distribution, within five
+    standard errors.
+    """
     x, n = values.detach().double().flatten(), values.numel()
     assert abs(float(x.mean())) < 5 * std / n**0.5
     assert abs(float(x.std(correction=0)) / std - 1) < 5 / (2 * n) ** 0.5, (float(x.std()), std)
@@ -257,7 +262,9 @@ VIT = {
 
 
 def blocks_of_a_vit(model: Any, prefix: str, std: float, bias: float) -> None:
-    """Glorot's uniform, each matrix by itself; biases zero, of feed-forward layers normal of deviation `bias`."""
+    """Glorot's uniform, each matrix by itself; biases zero, of feed-forward layers normal of
+    deviation `bias`.
+    """
     for name, p in model.named_parameters():
         if not name.startswith(prefix) or name.endswith(OWN):
             continue

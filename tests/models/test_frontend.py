@@ -1,4 +1,6 @@
-"""The encoder on frames of sound: a row gives the same alone and beside longer ones, labelled or written down."""
+"""The encoder on frames of sound: a row gives the same alone and beside longer ones, labelled or
+written down.
+"""
 
 from __future__ import annotations
 
@@ -73,10 +75,14 @@ def test_an_encoder_tells_tones_apart_whatever_their_length(cli: Callable[..., R
     write(count=9)
     Path("tones.yaml").write_text(SPEC)
     changes = [
-        "model={type: encoder, dim: 24, pool: mean, init_std: 0.1, frontend: {type: conv, stride: 2}, blocks: [{mixer: "
-        "{type: attention, num_heads: 2, position: {type: rotary}}, ffn: {type: gelu}}]}",
+        (
+            "model={type: encoder, dim: 24, pool: mean, init_std: 0.1, frontend: {type: conv,"
+            " stride: 2}, blocks: [{mixer: {type: attention, num_heads: 2, position: {type:"
+            " rotary}}, ffn: {type: gelu}}]}"
+        ),
         "data.seconds=null",
-        "train.batch_size=9",  # of 13: steps reach from one epoch into the next, whose rows are longer or shorter
+        # of 13: steps reach from one epoch into the next, whose rows are longer or shorter
+        "train.batch_size=9",
     ]
     result = cli(
         "pretrain", "tones.yaml", "--out", "run", *(w for c in changes for w in ("--set", c))

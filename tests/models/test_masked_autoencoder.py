@@ -1,4 +1,6 @@
-"""The masked autoencoder against transformers' ViTMAE with the same weights and the same hidden patches."""
+"""The masked autoencoder against transformers' ViTMAE with the same weights and the same hidden
+patches.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,10 @@ from bigmodel_cli.errors import Faults, OptionError, SpecError, under
 TEXT = DatasetInfo(vocab_size=30, context=16)
 IMAGES = DatasetInfo(image_shape=(3, 16, 16), classes=("a", "b", "c"))
 OF_TEXT = "data: {type: text, files: [a.txt], context: 16}\ntrain: {steps: 1}\n"
-OF_PAIRS = "data: {type: pairs, source: [a], target: [b], tokenizer: {type: bytes}}\ntask: {type: seq2seq}\ntrain: {steps: 1}\n"
+OF_PAIRS = (
+    "data: {type: pairs, source: [a], target: [b], tokenizer: {type: bytes}}\ntask: {type:"
+    " seq2seq}\ntrain: {steps: 1}\n"
+)
 OF_IMAGES = "data: {type: digits}\ntask: {type: classification}\ntrain: {steps: 1}\n"
 SPECS = {
     "decoder": (
@@ -37,10 +40,18 @@ SPECS = {
         + OF_TEXT
         + "task: {type: causal_lm}\n",
         [
-            "4:15: model.vocab_size: 7 is less than the tokenizer's 30; give --set model.vocab_size=null",
-            "10:20: model.blocks.1.mixer.num_heads: 4 heads do not divide dim 33; give head_dim, or other numbers",
-            "12:15: model.blocks.2.mixer.num_heads: missing; this option has no default; "
-            "write mixer: {type: retention, num_heads: ...}",
+            (
+                "4:15: model.vocab_size: 7 is less than the tokenizer's 30; give --set"
+                " model.vocab_size=null"
+            ),
+            (
+                "10:20: model.blocks.1.mixer.num_heads: 4 heads do not divide dim 33; give"
+                " head_dim, or other numbers"
+            ),
+            (
+                "12:15: model.blocks.2.mixer.num_heads: missing; this option has no default; "
+                "write mixer: {type: retention, num_heads: ...}"
+            ),
         ],
     ),
     "encoder": (
@@ -56,9 +67,18 @@ SPECS = {
         + OF_TEXT
         + "task: {type: masked_lm}\n",
         [
-            "4:12: model.max_len: 4 is shorter than the data's context 16; give --set model.max_len=null",
-            "6:21: model.blocks.0.mixer.type: mamba2 goes from left to right; an encoder's mixers see both sides",
-            "7:77: model.blocks.1.mixer.position.buckets: 2, and where both sides are seen at least 4 are needed",
+            (
+                "4:12: model.max_len: 4 is shorter than the data's context 16; give --set"
+                " model.max_len=null"
+            ),
+            (
+                "6:21: model.blocks.0.mixer.type: mamba2 goes from left to right; an encoder's"
+                " mixers see both sides"
+            ),
+            (
+                "7:77: model.blocks.1.mixer.position.buckets: 2, and where both sides are seen at"
+                " least 4 are needed"
+            ),
         ],
     ),
     "seq2seq": (
@@ -74,9 +94,15 @@ SPECS = {
 """
         + OF_PAIRS,
         [
-            "5:44: model.encoder.0.mixer.num_heads: 4 heads do not divide dim 18; give head_dim, or other numbers",
+            (
+                "5:44: model.encoder.0.mixer.num_heads: 4 heads do not divide dim 18; give"
+                " head_dim, or other numbers"
+            ),
             "7:43: model.decoder.0.mixer.num_heads: 5 heads do not divide dim 18",
-            "8:26: model.decoder.0.cross.num_heads: 4 heads do not divide dim 18; give head_dim, or other numbers",
+            (
+                "8:26: model.decoder.0.cross.num_heads: 4 heads do not divide dim 18; give"
+                " head_dim, or other numbers"
+            ),
         ],
     ),
     "vit": (
@@ -95,9 +121,14 @@ train: {steps: 1}
 """,
         [
             "3:8: model.dim: 10 is not a multiple of 4, which positions in two dimensions need",
-            "7:44: model.blocks.0.mixer.num_heads: 4 heads do not divide dim 10; give head_dim, or other numbers",
-            "8:71: model.reconstruct.blocks.0.mixer.num_heads: 3 heads do not divide dim 8; "
-            "give head_dim, or other numbers",
+            (
+                "7:44: model.blocks.0.mixer.num_heads: 4 heads do not divide dim 10; give head_dim,"
+                " or other numbers"
+            ),
+            (
+                "8:71: model.reconstruct.blocks.0.mixer.num_heads: 3 heads do not divide dim 8; "
+                "give head_dim, or other numbers"
+            ),
         ],
     ),
     "vit, patch": (
@@ -120,15 +151,16 @@ train: {steps: 1}
         IMAGES,
         "model: {type: cnn, layers: [{type: flatten}, {type: dense, units: 4}]}\n" + OF_IMAGES,
         [
-            "1:67: model.layers.1.units: the network ends with 4 values, and the data has 3 classes; give "
-            "--set model.layers.1.units=classes"
+            "1:67: model.layers.1.units: the network ends with 4 values, and the data has 3"
+            " classes; give --set model.layers.1.units=classes"
         ],
     ),
     "torchvision": (
         IMAGES,
         "model: {type: torchvision, name: resnet17}\n" + OF_IMAGES,
         [
-            "1:34: model.name: torchvision has no classification network 'resnet17'; did you mean resnet18?"
+            "1:34: model.name: torchvision has no classification network 'resnet17'; did you mean"
+            " resnet18?"
         ],
     ),
 }
@@ -165,8 +197,10 @@ def test_an_option_of_the_command_line_is_named_so() -> None:
     info, text, lines = SPECS["seq2seq"]
     change = "model.encoder.0.mixer.num_heads=5"
     assert told(text, info, change) == [
-        f"--set {change}: model.encoder.0.mixer.num_heads: 5 heads do not divide dim 18; "
-        "give head_dim, or other numbers",
+        (
+            f"--set {change}: model.encoder.0.mixer.num_heads: 5 heads do not divide dim 18; "
+            "give head_dim, or other numbers"
+        ),
         *(f"spec.yaml:{line}" for line in lines[1:]),
     ]
 
@@ -184,12 +218,16 @@ def test_an_option_that_is_not_written_out_is_placed_at_what_holds_it() -> None:
         "spec.yaml:5:12: "
     )
     assert told(text.replace("mixer: mamba2", "ffn: gelu"), DatasetInfo(context=16)) == [
-        "spec.yaml:2:3: model.vocab_size: the data has no tokenizer to take it from; a decoder reads tokens"
+        "spec.yaml:2:3: model.vocab_size: the data has no tokenizer to take it from; a decoder"
+        " reads tokens"
     ]
 
 
 def test_an_anchor_is_where_it_is_written() -> None:
-    text = "x-one: &one {mixer: {type: attention, num_heads: 5}}\nmodel: {type: decoder, dim: 8, blocks: [*one, *one]}\n"
+    text = (
+        "x-one: &one {mixer: {type: attention, num_heads: 5}}\nmodel: {type: decoder, dim: 8,"
+        " blocks: [*one, *one]}\n"
+    )
     found = told(text + OF_TEXT + "task: {type: causal_lm}\n", TEXT)
     assert [line.partition(" heads")[0] for line in found] == [
         f"spec.yaml:1:50: model.blocks.{index}.mixer.num_heads: 5" for index in (0, 1)

@@ -1,4 +1,6 @@
-"""Pretrained weights of torchvision fill every tensor but a new head; nothing is left out in silence."""
+"""Pretrained weights of torchvision fill every tensor but a new head; nothing is left out in
+silence.
+"""
 
 from __future__ import annotations
 
@@ -124,6 +126,8 @@ def test_positions_for_images_of_another_size_are_refused(file: Callable[[Weight
         assert filled("vit_b_16", side=224)["encoder.pos_embedding"].is_meta
         with pytest.raises(
             SpecError,
-            match=r"encoder.pos_embedding has the shape \[1, 197, 768\] in the file, and .*\[1, 17,",
+            match=(
+                r"encoder.pos_embedding has the shape \[1, 197, 768\] in the file, and .*\[1, 17,"
+            ),
         ):
             filled("vit_b_16", side=64)

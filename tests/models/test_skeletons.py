@@ -1,4 +1,6 @@
-"""Skeletons against the reference implementations in transformers, with the same weights, on tiny random configurations."""
+"""Skeletons against the reference implementations in transformers, with the same weights, on tiny
+random configurations.
+"""
 
 from __future__ import annotations
 
@@ -232,7 +234,9 @@ def test_registers_and_the_mean_of_a_vit() -> None:
 
 
 def marian() -> tuple[Seq2Seq, Any]:
-    """Ours and theirs with the same weights: post-norm, sinusoidal positions, scaled shared embeddings."""
+    """Ours and theirs with the same weights: post-norm, sinusoidal positions, scaled shared
+    embeddings.
+    """
     config = MarianConfig(
         vocab_size=30, d_model=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
         encoder_ffn_dim=24, decoder_ffn_dim=24, max_position_embeddings=20, activation_function="relu", dropout=0.0,

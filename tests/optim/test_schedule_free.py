@@ -1,4 +1,6 @@
-"""Schedule-free AdamW: the paper's recursion, what it is without momentum, and an average that every command takes."""
+"""Schedule-free AdamW: the paper's recursion, what it is without momentum, and an average that
+every command takes.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +33,10 @@ def built(
         n: torch.nn.Parameter(torch.randn(s, generator=draw))
         for n, s in (("m", (3, 5)), ("g", (4,)), ("s", ()))
     }
-    return options.build(
-        [Weight(n, p, MATRIX if n == "m" else GAIN) for n, p in weights.items()]
-    ), weights
+    return (
+        options.build([Weight(n, p, MATRIX if n == "m" else GAIN) for n, p in weights.items()]),
+        weights,
+    )
 
 
 def test_the_recursion_of_the_paper() -> None:
@@ -130,7 +133,8 @@ def test_a_second_average_is_refused_and_a_falling_schedule_is_remarked() -> Non
     )
     (remark,) = falling.remarks(9)
     assert remark.startswith(
-        f"train.schedule: the learning rate ends at 25 % of its peak, and {NAME} is made to do without"
+        f"train.schedule: the learning rate ends at 25 % of its peak, and {NAME} is made to do"
+        " without"
     )
     assert (
         TrainOptions.model_validate(

@@ -1,4 +1,6 @@
-"""Crossings of a part's options on odd shapes, against one formula in float64: whole, in pieces over a cache, in float32."""
+"""Crossings of a part's options on odd shapes, against one formula in float64: whole, in pieces
+over a cache, in float32.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def drawn(part: Any, seed: int) -> Any:
 
 
 def documents(kind: str, rows: int, length: int) -> Tensor | None:
-    """Segments (B, T): none, several documents packed, or one with padding on both sides, other lengths in each row."""
+    """Segments (B, T): none, several documents packed, or one with padding on both sides, other
+    lengths in each row.
+    """
     if kind == "none":
         return None
     if kind == "packed":
@@ -350,7 +354,9 @@ RECURRENT: list[dict[str, Any]] = [
 def test_recurrent_parts_alone_in_pieces_and_in_float32(
     values: dict[str, Any], kind: str, length: int
 ) -> None:
-    """Each run of a segment by itself through a fresh state, one position at a time, is what all must give."""
+    """Each run of a segment by itself through a fresh state, one position at a time, is what all
+    must give.
+    """
     part = drawn(MIXERS[values["type"]].model_validate(values).build(LayerContext(DIM, 16)), length)
     x, segments = torch.randn(3, length, DIM).double(), documents(kind, 3, length)
     place = places(segments, length).expand(3, -1)

@@ -1,4 +1,6 @@
-"""Dropout from a quarter of the random numbers is dropout: its rate, its scale, its independence, its gradient."""
+"""Dropout from a quarter of the random numbers is dropout: its rate, its scale, its independence,
+its gradient.
+"""
 
 from __future__ import annotations
 

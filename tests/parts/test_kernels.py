@@ -1,4 +1,6 @@
-"""Attention in bf16 on a CPU, which is computed by another way in training, is exact to bf16 as well."""
+"""Attention in bf16 on a CPU, which is computed by another way in training, is exact to bf16 as
+well.
+"""
 
 from __future__ import annotations
 

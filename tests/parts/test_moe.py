@@ -1,4 +1,7 @@
-"""Experts: what counts for their balance, and what does not. (That they compute the right thing: test_references.py.)"""
+"""Experts: what counts for their balance, and what does not.
+
+(That they compute the right thing: test_references.py.)
+"""
 
 from __future__ import annotations
 
@@ -84,7 +87,9 @@ def test_the_bias_moves_by_the_real_tokens_of_the_whole_step() -> None:
 
 
 def models() -> dict[str, tuple[Any, Any]]:
-    """For each skeleton a model with experts and a call that gives it (B, T) rows of tokens, -1 where they are over."""
+    """For each skeleton a model with experts and a call that gives it (B, T) rows of tokens, -1
+    where they are over.
+    """
     blocks = [{"mixer": ATTENTION, "ffn": EXPERTS}]
     info = DatasetInfo(vocab_size=30, context=12)
     labels = DatasetInfo(vocab_size=30, context=12, classes=("a", "b"))

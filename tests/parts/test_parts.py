@@ -284,7 +284,9 @@ def test_every_rule_of_the_kernels_equals_brute_force(
 def test_a_librarys_kernel_is_called_with_its_layout(
     rule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On CUDA flash-linear-attention computes; here its kernel's documented contract, position by position, stands in."""
+    """On CUDA flash-linear-attention computes; here its kernel's documented contract, position by
+    position, stands in.
+    """
 
     def kernel(
         q: Tensor,

@@ -1,4 +1,6 @@
-"""What tells positions apart, against the reference implementations: scaled angles, ALiBi and T5 on odd sizes, MLA with YaRN."""
+"""What tells positions apart, against the reference implementations: scaled angles, ALiBi and T5 on
+odd sizes, MLA with YaRN.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,8 @@ def test_yarn_equals_transformers(mscales: dict[str, float], width: int, truncat
 
 
 def test_yarns_mscale_alone_is_the_authors() -> None:
-    # transformers overlooks mscale where mscale_all_dim is not given; DeepSeek's own code takes 0 for it
+    # transformers overlooks mscale where mscale_all_dim is not given; DeepSeek's own code takes 0
+    # for it
     part = RotaryOptions(scaling=YarnScaling(factor=4.0, trained=64, mscale=0.5)).rotary(8, 2)
     assert float(part.cos[0, 0]) == pytest.approx(0.05 * math.log(4) + 1)
 

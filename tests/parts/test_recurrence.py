@@ -1,4 +1,6 @@
-"""Linear recurrences: chunked as one position after the other, whatever the decays; retention as its authors compute it."""
+"""Linear recurrences: chunked as one position after the other, whatever the decays; retention as
+its authors compute it.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def one_by_one(
     state: Tensor | None,
     segments: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """The recurrence itself in float64, position after position; the state is emptied where a segment begins."""
+    """The recurrence itself in float64, position after position; the state is emptied where a
+    segment begins.
+    """
     q, k, v, decay = (t.double() for t in (q, k, v, decay))
     kept = (
         torch.zeros(*q.shape[:2], q.shape[-1], v.shape[-1]).double()
@@ -121,9 +125,11 @@ def test_layers_with_extreme_rates_equal_themselves_in_float64(options: Any, rat
 
 
 def of_authors(part: Any, x: Tensor, values: int, form: str, eps: float) -> Tensor:
-    """Multi-scale retention as torchscale computes it, in float64, with the same weights; channels of a pair are neighbours there.
+    """Multi-scale retention as torchscale computes it, in float64, with the same weights; channels
+    of a pair are neighbours there.
 
-    Their divisors (of the decay mask by the root of its row's sum, of the scores by their row's absolute sum) are part of it.
+    Their divisors (of the decay mask by the root of its row's sum, of the scores by their row's
+    absolute sum) are part of it.
     """
     x = x.double()
     dim, heads, length = x.shape[-1], part.heads, x.shape[1]

@@ -1,4 +1,6 @@
-"""Parts against the reference implementations in transformers, with the same weights, on tiny random configurations."""
+"""Parts against the reference implementations in transformers, with the same weights, on tiny
+random configurations.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,9 @@ def cos_sin(length: int, width: int, base: float = 10000.0) -> tuple[Tensor, Ten
 
 
 def turned_rows(weight: Tensor, heads: int, plain: int, turned: int) -> Tensor:
-    """Rows of a projection whose rotary channels lie in neighbouring pairs (DeepSeek), in the order of halves (Llama)."""
+    """Rows of a projection whose rotary channels lie in neighbouring pairs (DeepSeek), in the order
+    of halves (Llama).
+    """
     order = torch.cat((torch.arange(0, turned, 2), torch.arange(1, turned, 2)))
     rows = weight.view(heads, plain + turned, -1)
     return torch.cat((rows[:, :plain], rows[:, plain:][:, order]), 1).flatten(0, 1)

@@ -1,4 +1,6 @@
-"""`bigmodel runs`: what it says of runs in any state, and that damaged files cost a line of warning."""
+"""`bigmodel runs`: what it says of runs in any state, and that damaged files cost a line of
+warning.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ SPEC = {
 
 
 def made(path: str, state: str = "done", spec: dict[str, Any] | None = None, **more: Any) -> Path:
-    """A run's folder as a training leaves it: validations at steps 10, 20, 30, 40, the third of which is the best."""
+    """A run's folder as a training leaves it: validations at steps 10, 20, 30, 40, the third of
+    which is the best.
+    """
     run = Path(path)
     run.mkdir(parents=True)
     status = {"state": state, "code": 0, "message": "", "last_step": 40, "last_checkpoint": None}
@@ -99,7 +103,10 @@ def test_a_listing_says_state_step_best_metric_time_and_differences(
 def test_a_listing_of_many_runs_takes_no_second_and_no_torch(tmp_path: Path) -> None:
     for number in range(200):
         made(f"runs/r{number}", spec={**SPEC, "train": {**SPEC["train"], "seed": number}})
-    code = "import sys, time; t = time.process_time(); from bigmodel_cli.runs import list_runs, listing; listing(list_runs([]))"
+    code = (
+        "import sys, time; t = time.process_time(); from bigmodel_cli.runs import list_runs,"
+        " listing; listing(list_runs([]))"
+    )
     code += "; print(time.process_time() - t, 'torch' in sys.modules, 'pydantic' in sys.modules)"
     out = subprocess.run(
         [sys.executable, "-c", code],
@@ -186,7 +193,10 @@ def test_a_comparison_has_a_column_for_each_run_and_one_plot(
     result = cli("runs", "--compare", "a/checkpoints/step-00000040", "other/a", "runs/a")
     assert result.status == 0
     assert result.err.splitlines() == [
-        "note: runs differ in data.val_fraction: their losses and metrics may not be of the same thing",
+        (
+            "note: runs differ in data.val_fraction: their losses and metrics may not be of the"
+            " same thing"
+        ),
         "plot: compare.png",
     ]
     rows = {line[:13].strip(): line[13:].split() for line in result.out.splitlines()}

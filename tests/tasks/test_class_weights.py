@@ -1,4 +1,6 @@
-"""Uneven classes: weights in the loss are torch's, over however many micro-batches; counts come with every form of data."""
+"""Uneven classes: weights in the loss are torch's, over however many micro-batches; counts come
+with every form of data.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Classification reads what the data has; an encoder learns labels of text, and from a pretraining without labels."""
+"""Classification reads what the data has; an encoder learns labels of text, and from a pretraining
+without labels.
+"""
 
 from __future__ import annotations
 

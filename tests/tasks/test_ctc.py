@@ -1,4 +1,6 @@
-"""CTC: the loss is the sum over all alignments, error rates are jiwer's, and an encoder learns to write down tones."""
+"""CTC: the loss is the sum over all alignments, error rates are jiwer's, and an encoder learns to
+write down tones.
+"""
 
 from __future__ import annotations
 

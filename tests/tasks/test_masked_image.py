@@ -1,4 +1,6 @@
-"""Masked image modelling: what it hides, that it learns, that its encoder is finetuned, and what is refused."""
+"""Masked image modelling: what it hides, that it learns, that its encoder is finetuned, and what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,14 @@ from bigmodel_cli.tasks.masked_image import MaskedImage, MaskedImageOptions
 
 Cli = Callable[..., Result]
 BLOCK = "{repeat: 2, mixer: {type: attention, num_heads: 2}, ffn: {type: gelu}}"
-MODEL = f"model: {{type: vit, dim: 32, patch: 2, pool: mean, position: sines, init_std: 0.1, blocks: [{BLOCK}]"
-TRAIN = "train: {precision: fp32, memory_format: contiguous, compile: 'off', batch_size: 64, log_every: 1,"
+MODEL = (
+    "model: {type: vit, dim: 32, patch: 2, pool: mean, position: sines, init_std: 0.1, blocks:"
+    f" [{BLOCK}]"
+)
+TRAIN = (
+    "train: {precision: fp32, memory_format: contiguous, compile: 'off', batch_size: 64,"
+    " log_every: 1,"
+)
 DECODER = "{dim: 16, blocks: [{mixer: {type: attention, num_heads: 2}, ffn: {type: gelu}}]}"
 MAE = f"""\
 {MODEL}, reconstruct: {DECODER}}}
@@ -41,7 +49,9 @@ task: {{type: classification}}
 
 
 class Spy(nn.Module):
-    """Two patches of a pixel in each direction; it keeps what it was shown and rebuilds everything as `value`."""
+    """Two patches of a pixel in each direction; it keeps what it was shown and rebuilds everything
+    as `value`.
+    """
 
     grid = (4, 4)
 

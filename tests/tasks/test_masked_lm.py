@@ -151,11 +151,11 @@ def test_an_encoder_learns_to_find_hidden_tokens(
         "abcdefg" * 700
     )  # a window is no multiple of the period: rows differ
     Path("masked.yaml").write_text(
-        "model: {type: encoder, dim: 32, position: {type: learned}, init_std: 0.1, blocks: [{repeat: 2, mixer: {type: attention, "
-        "num_heads: 4}, ffn: {type: gelu}}]}\n"
-        "data: {type: text, files: [abc.txt], context: 16, tokenizer: {type: characters}}\n"
-        "task: {type: masked_lm}\n"
-        "train: {steps: 500, batch_size: 16, optimizer: {lr: 3e-3}, precision: fp32, validate_every: 500}\n"
+        "model: {type: encoder, dim: 32, position: {type: learned}, init_std: 0.1, blocks:"
+        " [{repeat: 2, mixer: {type: attention, num_heads: 4}, ffn: {type: gelu}}]}\ndata: {type:"
+        " text, files: [abc.txt], context: 16, tokenizer: {type: characters}}\ntask: {type:"
+        " masked_lm}\ntrain: {steps: 500, batch_size: 16, optimizer: {lr: 3e-3}, precision: fp32,"
+        " validate_every: 500}\n"
     )
     trained = cli("pretrain", "masked.yaml", "--out", "run")
     assert trained.status == 0, trained.err
@@ -270,10 +270,10 @@ def test_a_rate_counts_the_tokens_that_are_read_and_not_those_hidden(
     spec, rows = tmp_path / "rate.yaml", 12
     (tmp_path / "some.txt").write_text("one two three four five six. " * 60)
     spec.write_text(
-        "model: {type: encoder, dim: 8, blocks: [{mixer: {type: attention, num_heads: 2}}]}\n"
-        f"data: {{type: text, files: [{tmp_path}/some.txt], context: 20, tokenizer: {{type: bytes}}}}\n"
-        f"task: {{type: masked_lm, mask_prob: {fraction}}}\n"
-        f"train: {{steps: 1, batch_size: {rows}, micro_batch_size: 4, precision: fp32}}\n"
+        "model: {type: encoder, dim: 8, blocks: [{mixer: {type: attention, num_heads:"
+        f" 2}}}}]}}\ndata: {{type: text, files: [{tmp_path}/some.txt], context: 20, tokenizer:"
+        f" {{type: bytes}}}}\ntask: {{type: masked_lm, mask_prob: {fraction}}}\ntrain: {{steps: 1,"
+        f" batch_size: {rows}, micro_batch_size: 4, precision: fp32}}\n"
     )
     result = cli("bench", spec, "--seconds", 0.1, "--json")
     assert result.status == 0, result.err

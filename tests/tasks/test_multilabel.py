@@ -1,4 +1,6 @@
-"""Sets of labels: mAP and F1 are scikit-learn's, with ties and labels that no item has; thresholds; runs from lists and images."""
+"""Sets of labels: mAP and F1 are scikit-learn's, with ties and labels that no item has; thresholds;
+runs from lists and images.
+"""
 
 from __future__ import annotations
 
@@ -182,9 +184,10 @@ def test_from_images_with_several_labels_or_numbers(cli: Cli) -> None:
     }
     pq.write_table(pa.table(table), "a.parquet")
     Path("a.yaml").write_text(
-        "model: {type: cnn, layers: [{type: conv, channels: 2}, {type: flatten}, {type: dense, units: classes}]}\n"
-        "data: {type: parquet_images, train: [a.parquet], label_column: tags, label_separator: ','}\n"
-        "task: multilabel\ntrain: {steps: 2, batch_size: 6, precision: fp32}\n"
+        "model: {type: cnn, layers: [{type: conv, channels: 2}, {type: flatten}, {type: dense,"
+        " units: classes}]}\ndata: {type: parquet_images, train: [a.parquet], label_column: tags,"
+        " label_separator: ','}\ntask: multilabel\ntrain: {steps: 2, batch_size: 6, precision:"
+        " fp32}\n"
     )
     assert cli("pretrain", "a.yaml", "--out", "a").status == 0
     assert {"map", "exact", "tuned"} <= json.loads(cli("eval", "a", "--json").out).keys()

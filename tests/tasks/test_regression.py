@@ -1,4 +1,6 @@
-"""Regression: figures are scikit-learn's, whatever the numbers' size; and a run from a table to numbers with names."""
+"""Regression: figures are scikit-learn's, whatever the numbers' size; and a run from a table to
+numbers with names.
+"""
 
 from __future__ import annotations
 
@@ -151,7 +153,8 @@ def test_from_a_table_to_numbers_with_names(cli: Cli) -> None:
         == 0
     )
 
-    # Other numbers start a new head, scaled by their own; the same ones go on with the scale that the head has learnt.
+    # Other numbers start a new head, scaled by their own; the same ones go on with the scale that
+    # the head has learnt.
     more = cli("finetune", "--from", "a", "a.yaml", "--set", "data.targets=[price]", "--out", "b")
     assert "newly initialised, since the targets differ: head" in more.err
     Path("a.csv").write_text(

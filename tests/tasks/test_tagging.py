@@ -1,4 +1,6 @@
-"""Tags of words: entities are counted as conlleval does, words by accuracy, and a line of text gets its entities."""
+"""Tags of words: entities are counted as conlleval does, words by accuracy, and a line of text gets
+its entities.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ Cli = Callable[..., Result]
 
 
 def plain_spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Entities another way: which words begin one, then each runs up to the next beginning or outside word."""
+    """Entities another way: which words begin one, then each runs up to the next beginning or
+    outside word.
+    """
     letters = ["O" if t == "O" else {"L": "E", "U": "S"}.get(t[0], t[0]) for t in tags]
     types = [t.partition("-")[2] or "_" for t in tags]
 
@@ -225,7 +229,10 @@ def test_an_encoder_that_found_hidden_tokens_gets_a_new_head(cli: Cli) -> None:
     few = SPEC.replace("steps: 40", "steps: 2").format(model="encoder", piece="first")
     Path("tags.yaml").write_text(few)
     head, rest = few.split("data:")[0], few.split("task: tagging\n")[1]
-    data = "data: {type: table, train: [lines.txt], text: [0], header: false, context: 20, tokenizer: {type: bpe, vocab_size: 300}}"
+    data = (
+        "data: {type: table, train: [lines.txt], text: [0], header: false, context: 20, tokenizer:"
+        " {type: bpe, vocab_size: 300}}"
+    )
     Path("hidden.yaml").write_text(f"{head}{data}\ntask: masked_lm\n{rest}")
     assert cli("pretrain", "hidden.yaml", "--out", "hidden").status == 0
     result = cli(

@@ -1,4 +1,6 @@
-"""Weights & Biases and MLflow themselves, without a server, where they are installed: all records, and a resume's beside them."""
+"""Weights & Biases and MLflow themselves, without a server, where they are installed: all records,
+and a resume's beside them.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def test_mlflow_has_one_run_with_every_record(decoder_spec: Path, cli: Cli) -> N
 
 
 def entries(path: Path) -> Iterator[bytes]:
-    """The records of a log in LevelDB's format, which Weights & Biases puts after seven bytes of its own."""
+    """The records of a log in LevelDB's format, which Weights & Biases puts after seven bytes of
+    its own.
+    """
     data, position, whole = path.read_bytes(), 7, b""
     while position + 7 <= len(data):
         if BLOCK - position % BLOCK < 7:

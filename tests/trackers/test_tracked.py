@@ -1,4 +1,6 @@
-"""Trackers at work: they get what metrics.jsonl gets; whatever befalls them is one warning, and the run stays as it is."""
+"""Trackers at work: they get what metrics.jsonl gets; whatever befalls them is one warning, and the
+run stays as it is.
+"""
 
 from __future__ import annotations
 
@@ -186,10 +188,14 @@ def test_a_tracker_that_fails_is_one_warning_and_the_run_stays_the_same(
         result = cli(
             "pretrain", decoder_spec, "--out", place, *STEPS, "--set", "train.trackers=[wandb]"
         )
-        assert (result.status, result.out) == (0, f"{place}/checkpoints/step-00000006\n"), (
-            result.err
+        assert (result.status, result.out) == (
+            0,
+            f"{place}/checkpoints/step-00000006\n",
+        ), result.err
+        told = (
+            f"warning: train.trackers: wandb: RuntimeError: no {place}; training goes on without"
+            " Weights & Biases\n"
         )
-        told = f"warning: train.trackers: wandb: RuntimeError: no {place}; training goes on without Weights & Biases\n"
         assert result.err.count("warning:") == result.err.count(told) == 1
         ours, theirs = (
             digests(Path(name, "checkpoints/step-00000006")) for name in ("plain", place)
@@ -208,7 +214,10 @@ def test_the_end_does_not_wait_for_a_tracker_that_hangs(
         "pretrain", decoder_spec, "--out", "run", *STEPS, "--set", "train.trackers=[wandb]"
     )
     assert (result.status, result.out) == (0, "run/checkpoints/step-00000006\n"), result.err
-    told = "warning: train.trackers: wandb: not finished in time; the run ends without waiting for Weights & Biases\n"
+    told = (
+        "warning: train.trackers: wandb: not finished in time; the run ends without waiting for"
+        " Weights & Biases\n"
+    )
     assert result.err.count("warning:") == result.err.count(told) == 1
     assert json.loads(Path("run/status.json").read_text())["state"] == "done"
 
@@ -254,7 +263,10 @@ def test_observers_are_all_closed_also_where_one_raises() -> None:
 
 def test_a_package_that_hangs_when_the_process_ends_is_left() -> None:
     """So does a tracker whose upload was given up."""
-    text = "import atexit, time; from bigmodel_cli import __main__ as m; m.MOST_AT_EXIT = 0.1; atexit.register(time.sleep, 50)"
+    text = (
+        "import atexit, time; from bigmodel_cli import __main__ as m; m.MOST_AT_EXIT = 0.1;"
+        " atexit.register(time.sleep, 50)"
+    )
     began = time.monotonic()
     assert subprocess.run([sys.executable, "-c", f"{text}; m._leave(3)"]).returncode == 3
     assert time.monotonic() - began < 45

@@ -45,7 +45,9 @@ def test_a_candidate_must_win_every_round(
 def run(
     seconds: dict[ComputeMode, list[float]], tick: float
 ) -> tuple[dict[ComputeMode, list[float]], list[ComputeMode]]:
-    """Measure with passes that take so long (the first of each to warm up), and a clock that goes on by `tick` a look."""
+    """Measure with passes that take so long (the first of each to warm up), and a clock that goes
+    on by `tick` a look.
+    """
     feeds, order = {c: iter(t) for c, t in seconds.items()}, []
     clock = itertools.count()
 

@@ -74,7 +74,9 @@ def test_a_failing_disk_at_a_save(
 
 @pytest.fixture
 def someone_else() -> Iterator[Path]:
-    """A folder where this process has not root's rights, with a folder `locked` that it may not write to."""
+    """A folder where this process has not root's rights, with a folder `locked` that it may not
+    write to.
+    """
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         place.chmod(0o777)

@@ -1,4 +1,6 @@
-"""Training in fp16: the mean loss is scaled, what overflows changes nothing, is counted, said, and never called done."""
+"""Training in fp16: the mean loss is scaled, what overflows changes nothing, is counted, said, and
+never called done.
+"""
 
 from __future__ import annotations
 
@@ -197,8 +199,8 @@ def test_a_run_in_which_no_step_took_effect_is_not_done(
     assert result.status == 6
     assert result.out == ""
     assert (
-        "none of the 12 steps changed anything: each overflowed in fp16, whose loss scale fell to 16"
-        in result.err
+        "none of the 12 steps changed anything: each overflowed in fp16, whose loss scale fell"
+        " to 16" in result.err
     )
     assert "train.precision: bf16 or fp32" in result.err
     assert not list(Path("run/checkpoints").glob("step-*"))

@@ -1,4 +1,6 @@
-"""Where runs begin, end and go on: what a failed start leaves, what status.json says, what --resume takes and refuses."""
+"""Where runs begin, end and go on: what a failed start leaves, what status.json says, what --resume
+takes and refuses.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ def test_a_start_that_fails_leaves_nothing_and_resume_takes_what_began(
 
 
 def test_a_start_refused_beside_a_run_leaves_the_run(decoder_spec: Path, cli: Cli) -> None:
-    """Rows 55 and 72: a resume that is refused changes nothing of a finished run; the message names the ways on."""
+    """Rows 55 and 72: a resume that is refused changes nothing of a finished run; the message names
+    the ways on.
+    """
     assert cli("pretrain", decoder_spec, "--out", "run").status == 0
     before = status("run")
     refused = cli("pretrain", "--resume", "--out", "run", *sets("train.optimizer.lr=0.5"))
@@ -121,7 +125,9 @@ def test_a_run_whose_spec_is_torn_begins_anew(
 def test_run_files_reach_the_disk_and_the_clock_decides_nothing(
     decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows 44 and 71: fsync of spec, status and log; order is by step, durations do not run backwards."""
+    """Rows 44 and 71: fsync of spec, status and log; order is by step, durations do not run
+    backwards.
+    """
     synced: set[str] = set()
     honest = os.fsync
 
@@ -216,7 +222,9 @@ def test_a_finished_run_has_nothing_left_to_do(
 
 
 def test_a_run_past_its_epochs_has_nothing_left_to_do(decoder_spec: Path, cli: Cli) -> None:
-    """Row 58: how many steps they are the data says; no average is made anew of what is no part of one."""
+    """Row 58: how many steps they are the data says; no average is made anew of what is no part of
+    one.
+    """
     words = sets(
         "train.epochs=2", "train.batch_size=64", "train.average_last=1", "train.validate_every=null"
     )
@@ -264,7 +272,9 @@ def test_a_finetuning_goes_on_without_its_start(
 
 
 def test_data_that_has_moved_is_the_same_data(decoder_spec: Path, cli: Cli) -> None:
-    """Row 38: what is in the files decides, not where they are; other content at the new place is refused."""
+    """Row 38: what is in the files decides, not where they are; other content at the new place is
+    refused.
+    """
     assert cli("pretrain", decoder_spec, "--out", "whole").status == 0
     assert cli("pretrain", decoder_spec, "--out", "run", "--set", "train.steps=6").status == 0
     Path("elsewhere").mkdir()

@@ -1,4 +1,6 @@
-"""What a resume reads beside the weights, damaged and signed anew: status 4 saying what, and nothing of it is loaded."""
+"""What a resume reads beside the weights, damaged and signed anew: status 4 saying what, and
+nothing of it is loaded.
+"""
 
 from __future__ import annotations
 
@@ -69,11 +71,11 @@ def same(first: dict[str, Any], second: dict[str, Any]) -> bool:
 
 VALUES: dict[str, Any] = {
     **{
-        f"no {key}": (lambda v, key=key: v.pop(key))
+        f"no {key}": lambda v, key=key: v.pop(key)
         for key in ("step", "optimizer_steps", "scores", "best", "since_best")
     },
     **{
-        f"no {key}": (lambda v, key=key: v.pop(key))
+        f"no {key}": lambda v, key=key: v.pop(key)
         for key in ("elapsed", "loss_sum", "loss_count", "loss_scale")
     },
     "a step that is a string": lambda v: v.update(step="3"),

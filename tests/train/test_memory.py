@@ -1,4 +1,6 @@
-"""What a run would take is known before it begins: models and batches that no memory holds, and stacks of many blocks."""
+"""What a run would take is known before it begins: models and batches that no memory holds, and
+stacks of many blocks.
+"""
 
 from __future__ import annotations
 
@@ -118,7 +120,9 @@ def test_an_ordinary_batch_is_not_computed_on_the_meta_device(
 def test_many_equal_blocks_cost_what_they_would_one_by_one(
     batch: str, decoder_spec: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Row 87: 2,000 blocks in seconds, by a short model; the figures and the layers are those of the whole one."""
+    """Row 87: 2,000 blocks in seconds, by a short model; the figures and the layers are those of
+    the whole one.
+    """
     other = "model.blocks.0.ffn={type: swiglu}"
     spec = load(decoder_spec, [f"train.batch_size={batch}", "model.blocks.0.repeat=9", other])
     short = dry_run(spec, "cpu")
@@ -143,7 +147,9 @@ def test_a_dry_run_of_two_thousand_blocks_looks_at_few(decoder_spec: Path) -> No
 def test_more_tensors_than_a_checkpoint_lists_are_refused_before_training(
     decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Row 28: a run whose checkpoints could not be read again does not begin; what is let through can be read."""
+    """Row 28: a run whose checkpoints could not be read again does not begin; what is let through
+    can be read.
+    """
     assert cli("pretrain", decoder_spec, "--out", "run", "--set", "train.steps=1").status == 0
     (checkpoint,) = Path("run/checkpoints").glob("step-*")
     texts = [(checkpoint / "manifest.json").read_bytes()]

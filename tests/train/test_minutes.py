@@ -1,4 +1,6 @@
-"""A run by the clock: its schedule follows the time that it trained, and a resume goes on with what is left of it."""
+"""A run by the clock: its schedule follows the time that it trained, and a resume goes on with what
+is left of it.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ COSINE = ("--set", "train.schedule={type: cosine, warmup: 3}")
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The loop's clock, which it reads three times in a step: once for the step, twice for what does not count."""
+    """The loop's clock, which it reads three times in a step: once for the step, twice for what
+    does not count.
+    """
     found = SimpleNamespace(now=0.0, pace=lambda now: 1.0, calls=0, at={})
 
     def perf_counter() -> float:
@@ -140,8 +144,8 @@ def test_a_warm_up_that_outlasts_the_clock_is_said(
     sets = ("--set", "train.schedule={type: cosine, warmup: 20}")
     result = cli("pretrain", decoder_spec, "--out", "run", *CLOCK, *sets)
     assert (
-        "at the rate so far: train.schedule.warmup: 20 steps of warm-up are not fewer than the run's 12"
-        in result.err
+        "at the rate so far: train.schedule.warmup: 20 steps of warm-up are not fewer than the"
+        " run's 12" in result.err
     )
     assert math.isclose(records("run")[-1]["lr"] / records("run")[0]["lr"], 12)
 

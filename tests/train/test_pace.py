@@ -1,4 +1,6 @@
-"""The time left follows what the steps take now: a pause is forgotten at once, a slower machine is noticed."""
+"""The time left follows what the steps take now: a pause is forgotten at once, a slower machine is
+noticed.
+"""
 
 from __future__ import annotations
 

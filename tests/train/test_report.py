@@ -1,4 +1,6 @@
-"""Pictures and TensorBoard's files are extras: what cannot be written of them is a warning, and the run's result stands."""
+"""Pictures and TensorBoard's files are extras: what cannot be written of them is a warning, and the
+run's result stands.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +101,9 @@ class Broken:
 def test_tensorboard_files_that_cannot_be_written(
     number: int, decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """row 68: 5 before any training where they cannot be begun; later one warning, and training goes on."""
+    """row 68: 5 before any training where they cannot be begun; later one warning, and training
+    goes on.
+    """
     pytest.importorskip("tensorboard")
     words = ["pretrain", decoder_spec, "--set", "train.tensorboard=true", "--set", "train.steps=3"]
     make = Path.mkdir
@@ -130,7 +134,9 @@ def test_tensorboard_files_that_cannot_be_written(
 
 
 def test_tensorboard_goes_on_in_a_file_of_its_own(tmp_path: Path) -> None:
-    """rows 11 and 68: what was written before a resume stays; a folder in the place of the files is 5."""
+    """rows 11 and 68: what was written before a resume stays; a folder in the place of the files is
+    5.
+    """
     pytest.importorskip("tensorboard")
     for _ in range(2):
         TensorBoard(tmp_path / "events").write(

@@ -41,7 +41,8 @@ def good(run: Path) -> bool:
     return checkpoints.newest(run / "checkpoints", lambda text: pytest.fail(text)) is not None
 
 
-# A save writes eight files for a decoder (with its tokenizer) and seven for a CNN; the ninth write belongs to the second save.
+# A save writes eight files for a decoder (with its tokenizer) and seven for a CNN; the ninth write
+# belongs to the second save.
 POINTS = [f"checkpoint.{p}:kill:{n}" for p in ("write", "wrote", "synced") for n in (9, 12, 16)]
 POINTS += [f"checkpoint.{p}:kill:{n}" for p in ("rename", "renamed") for n in (1, 2)]
 POINTS += [f"checkpoint.marked:kill:{n}" for n in (1, 2, 3)] + [
@@ -99,7 +100,9 @@ def test_killed_after_the_last_commit_the_resume_does_what_was_to_follow(
 def test_the_checkpoint_of_a_stop_is_no_part_of_the_average(
     decoder_spec: Path, cli: Cli, zygote: Zygote
 ) -> None:
-    """Rows 4 and 62: a run that was stopped between two of its checkpoints ends with the mean of those of its schedule."""
+    """Rows 4 and 62: a run that was stopped between two of its checkpoints ends with the mean of
+    those of its schedule.
+    """
     changes = ["train.average_last=3", "train.checkpoint_every=2"]
     whole = uninterrupted(cli, decoder_spec, *changes)
     words = ["pretrain", decoder_spec, "--out", "run", *(w for c in changes for w in ("--set", c))]
@@ -112,7 +115,10 @@ def test_the_checkpoint_of_a_stop_is_no_part_of_the_average(
 
 
 def test_a_loaders_worker_does_not_keep_the_lock_of_its_dead_parent() -> None:
-    """Row 45: the lock dies with its owner. A worker is a fork, and takes seconds to see that its parent is gone."""
+    """Row 45: the lock dies with its owner.
+
+    A worker is a fork, and takes seconds to see that its parent is gone.
+    """
     with RunDirectory.open(Path("run"), resume=False):
         worker = os.fork()
         if worker == 0:
@@ -137,8 +143,8 @@ def test_a_signal_finishes_the_step_saves_and_prints_how_to_go_on(
     assert stopped.status == status
     assert stopped.out == ""
     assert (
-        "stopped at step 6 of 12; checkpoint run/checkpoints/step-00000006; to go on: bigmodel pretrain"
-        in stopped.err
+        "stopped at step 6 of 12; checkpoint run/checkpoints/step-00000006; to go on: bigmodel"
+        " pretrain" in stopped.err
     )
     assert "Traceback" not in stopped.err
     told = json.loads(Path("run/status.json").read_text())

@@ -1,4 +1,6 @@
-"""train.rewind: where the loss jumps the run goes back to the last checkpoint and past the batches; said, logged, resumable."""
+"""train.rewind: where the loss jumps the run goes back to the last checkpoint and past the batches;
+said, logged, resumable.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def poison(
     killed_at: int = 0,
     stopped_at: int = 0,
 ) -> list[int]:
-    """The losses of the batches with these numbers (by what is in them: batches are told apart) are `factor` times as large."""
+    """The losses of the batches with these numbers (by what is in them: batches are told apart) are
+    `factor` times as large.
+    """
     honest: Any = task.loss  # type: ignore[attr-defined]
     calls: list[int] = []
     known: list[float] = ORDER
@@ -71,7 +75,9 @@ def rewinds(run: str) -> list[dict[str, Any]]:
 def test_a_spike_goes_back_and_past_the_batches(
     factor: float, decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Row 43: steps 5 and 6 are taken back, batches 5 to 7 are not seen again, and all twelve steps are made."""
+    """Row 43: steps 5 and 6 are taken back, batches 5 to 7 are not seen again, and all twelve steps
+    are made.
+    """
     calls = poison(monkeypatch, CausalLM, {6}, factor)
     result = cli("pretrain", decoder_spec, "--out", "run", *REWIND)
     assert result.status == 0, result.err
@@ -127,7 +133,9 @@ def test_a_run_killed_after_going_back_resumes_to_the_same_bits(
 def test_a_run_stopped_before_the_spike_goes_back_to_where_one_does_that_nobody_stopped(
     stopped_at: int, decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows 4 and 43: not to the checkpoint of the stop, which takes no other's place and is gone then."""
+    """Rows 4 and 43: not to the checkpoint of the stop, which takes no other's place and is gone
+    then.
+    """
     bad, steps = ({3}, "train.steps=8") if stopped_at == 3 else ({6}, "train.steps=12")
     sets = ["--set", "train.keep_last=1", "--set", steps]
     with monkeypatch.context() as patch:

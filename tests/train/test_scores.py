@@ -1,4 +1,6 @@
-"""A metric that is not a number is never the best, is null in what is written, and does not break the curve."""
+"""A metric that is not a number is never the best, is null in what is written, and does not break
+the curve.
+"""
 
 from __future__ import annotations
 

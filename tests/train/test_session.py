@@ -1,4 +1,6 @@
-"""What a run says of its optimizer and its schedule, and what an optimizer's state that does not fit is called."""
+"""What a run says of its optimizer and its schedule, and what an optimizer's state that does not
+fit is called.
+"""
 
 from __future__ import annotations
 

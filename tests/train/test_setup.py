@@ -1,4 +1,6 @@
-"""How a run is set up: `bench` and a dry run begin as training does, from a checkpoint and with frozen weights too."""
+"""How a run is set up: `bench` and a dry run begin as training does, from a checkpoint and with
+frozen weights too.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def sets(*changes: str) -> list[str]:
 
 @pytest.fixture
 def start(decoder_spec: Path, cli: Cli) -> list[str]:
-    """Options of a run that begins with the weights of another, on a shorter text of fewer characters."""
+    """Options of a run that begins with the weights of another, on a shorter text of fewer
+    characters.
+    """
     assert cli("pretrain", decoder_spec, "--out", "base", *sets("train.steps=1")).status == 0
     Path("few.txt").write_text("all is small text " * 200)
     return sets(

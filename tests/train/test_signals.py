@@ -1,4 +1,6 @@
-"""Stopping by signals, at any moment and of the whole group: saved, resumable, no traceback; loader workers and their end."""
+"""Stopping by signals, at any moment and of the whole group: saved, resumable, no traceback; loader
+workers and their end.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ def test_a_signal_to_the_whole_group_with_loader_workers(
     zygote: Zygote,
     wholes: dict[str, dict[str, str]],
 ) -> None:
-    """Rows 4, 5, 61 and 67: in a step and in the save itself; no orphans, no traceback, resumed to the bit."""
+    """Rows 4, 5, 61 and 67: in a step and in the save itself; no orphans, no traceback, resumed to
+    the bit.
+    """
     if not wholes:
         whole = cli("pretrain", cnn_spec, "--out", "whole", *WORKERS)
         wholes.update(digests(Path(whole.out.strip())))
@@ -247,8 +251,9 @@ def test_a_terminal_that_goes_away_stops_the_run_in_good_order(decoder_spec: Pat
         "train.validate_every=20",
     ]
     code = (
-        "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(2, termios.TIOCSCTTY, 0); "
-        "os.execv(sys.executable, [sys.executable, '-m', 'bigmodel_cli', 'pretrain', *sys.argv[1:]])"
+        "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(2, termios.TIOCSCTTY, 0);"
+        " os.execv(sys.executable, [sys.executable, '-m', 'bigmodel_cli', 'pretrain',"
+        " *sys.argv[1:]])"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, *words],
@@ -298,7 +303,9 @@ def test_a_signal_that_python_swallows_is_raised_again_and_nothing_is_printed(
 
 
 def test_how_signals_are_heeded() -> None:
-    """Rows 6 and 67: the first is raised until it is heeded, later ones are not, `nohup` is respected, an end stands."""
+    """Rows 6 and 67: the first is raised until it is heeded, later ones are not, `nohup` is
+    respected, an end stands.
+    """
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with Signals() as signals:
@@ -381,7 +388,9 @@ def test_a_signal_in_the_final_average(
 
 
 def test_a_signal_that_python_swallowed_before_the_run_stops_it() -> None:
-    """Row 67: raised where a module is imported or an object dies, it is ignored with a line; the run does not begin."""
+    """Row 67: raised where a module is imported or an object dies, it is ignored with a line; the
+    run does not begin.
+    """
     heard.append(signal.SIGHUP)
     try:
         with pytest.raises(Interrupted) as raised, Signals():

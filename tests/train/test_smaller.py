@@ -1,4 +1,6 @@
-"""Micro-batches that do not fit are divided: the batch and its loss stay, and a resumed run divides where the first one did."""
+"""Micro-batches that do not fit are divided: the batch and its loss stay, and a resumed run divides
+where the first one did.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def small_memory(
     error: Callable[[], Exception],
     killed_at: int = 0,
 ) -> None:
-    """From call `since` of the loss on, the passes have room for so many rows; call `killed_at` is the end of the process."""
+    """From call `since` of the loss on, the passes have room for so many rows; call `killed_at` is
+    the end of the process.
+    """
     honest: Any = task.loss  # type: ignore[attr-defined]
     calls: list[int] = []
 
@@ -149,7 +153,9 @@ def test_micro_batches_counted_in_tokens_are_divided_too(
 def test_the_first_measurement_of_how_to_compute_divides_too(
     most: int, decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Row 41: memory does not suffice where precision is chosen; training begins with what fits, and remembers what did."""
+    """Row 41: memory does not suffice where precision is chosen; training begins with what fits,
+    and remembers what did.
+    """
     honest: Any = choose._one_pass
 
     def one_pass(*arguments: Any) -> float:
@@ -179,7 +185,9 @@ def test_a_run_killed_after_the_change_resumes_to_the_same_bits(
     cli: Cli,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Row 41: dropout, statistics and averages too are those of the run that nobody killed, whatever memory there is later."""
+    """Row 41: dropout, statistics and averages too are those of the run that nobody killed,
+    whatever memory there is later.
+    """
     spec = request.getfixturevalue(family)
     task, most = (Classification, 128) if "cnn" in family else (CausalLM, 2)
     words = ["pretrain", spec, *sets("train.steps=8")]
@@ -211,7 +219,9 @@ def test_a_run_killed_after_the_change_resumes_to_the_same_bits(
 def test_an_update_that_does_not_fit_is_not_done_twice(
     decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows 40 and 41: no smaller micro-batch mends it, and it is half done: status 5, and the checkpoint before it is good."""
+    """Rows 40 and 41: no smaller micro-batch mends it, and it is half done: status 5, and the
+    checkpoint before it is good.
+    """
     honest, calls = optim.orthogonal, []
 
     def orthogonal(*arguments: Any) -> Tensor:
@@ -289,7 +299,8 @@ def test_a_validation_that_does_not_fit_takes_fewer_items_at_once(
         (OSError(28, "No space left on device"), False),
         (
             RuntimeError(
-                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"
+                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate"
+                " memory"
             ),
             True,
         ),

@@ -1,4 +1,6 @@
-"""A sample of the storms of kills, signals and full disks in tests/measure, whose scripts make a thousand of them."""
+"""A sample of the storms of kills, signals and full disks in tests/measure, whose scripts make a
+thousand of them.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ SAMPLE = [
 def test_what_a_storm_stops_is_resumed_to_the_bit(
     kind: type[Storm], family: str, count: int, parent: Zygote, tmp_path: Path
 ) -> None:
-    """Rows 1 to 4, 7, 61 to 65 and 67: kill -9 and signals at random moments, in saves, and to the whole group."""
+    """Rows 1 to 4, 7, 61 to 65 and 67: kill -9 and signals at random moments, in saves, and to the
+    whole group.
+    """
     write_data(tmp_path)
     found = storm([parent], tmp_path, family, count, 0, kind)
     assert found.differing == []
@@ -46,7 +50,9 @@ def test_what_a_storm_stops_is_resumed_to_the_bit(
 
 
 def test_a_disk_without_room_loses_nothing(parent: Zygote, tmp_path: Path) -> None:
-    """Rows 8 and 68: a run with no room at all, and with some of what it needs; with room it goes on to the same end."""
+    """Rows 8 and 68: a run with no room at all, and with some of what it needs; with room it goes
+    on to the same end.
+    """
     write_data(tmp_path)
     try:
         with small_disk(tmp_path / "disk") as disk:

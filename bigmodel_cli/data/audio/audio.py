@@ -1,4 +1,6 @@
-"""Recordings with labels or transcripts: which belongs to which split is said by patterns in their names."""
+"""Recordings with labels or transcripts: which belongs to which split is said by patterns in their
+names.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ Rule = dict[str, Annotated[list[Natural | str], Field(min_length=1)]]
 
 
 class AudioOptions(LabelledOptions):
-    """Recordings: WAV, and FLAC, OGG, MP3 (pip install 'bigmodel[audio]'), as files, in folders, or in .tar archives."""
+    """Recordings: WAV, and FLAC, OGG, MP3 (pip install 'bigmodel[audio]'), as files, in folders, or
+    in .tar archives.
+    """
 
     paths = ("files", "transcripts")
     test_data: ClassVar[str] = "'data.split={test: {GROUP: [VALUE]}}'"
@@ -258,7 +262,9 @@ class AudioOptions(LabelledOptions):
         return Expected(info, frozenset({"image", "label"}))
 
     def split_of(self, groups: dict[str, str]) -> str:
-        """The split of a recording with these groups of the pattern: test before val, what it claims is nowhere else."""
+        """The split of a recording with these groups of the pattern: test before val, what it
+        claims is nowhere else.
+        """
         for name, rule in sorted(self.split.items()):
             if all(_is_one_of(groups[k], values) for k, values in rule.items()):
                 return name
@@ -372,7 +378,9 @@ def _measured(
 
 
 def _check_lengths(split: SoundSplit, recordings: Recordings, context: int) -> None:
-    """Raise `DataError` naming the first sample that is longer than a checkpoint's longest row, as `read_sound` does."""
+    """Raise `DataError` naming the first sample that is longer than a checkpoint's longest row, as
+    `read_sound` does.
+    """
     chosen, pauses = split.made_of(np.arange(len(split)), 0, 0)
     rate, longest = split.sound.rate, context * split.sound.hop
     for own, before in zip(chosen, pauses, strict=True):
@@ -386,7 +394,10 @@ def _check_lengths(split: SoundSplit, recordings: Recordings, context: int) -> N
 
 
 def _as_known(spelled: Units, rows: dict[str, Ints], known: DatasetInfo) -> Units:
-    """The units by the numbers that a checkpoint's classes have. Raises `SpecError` for one that it does not know."""
+    """The units by the numbers that a checkpoint's classes have.
+
+    Raises `SpecError` for one that it does not know.
+    """
     there = np.unique(
         np.concatenate([spelled.units[r] for chosen in rows.values() for r in chosen])
     )
@@ -425,7 +436,9 @@ def _rows(
 
 
 def _is_one_of(text: str, values: list[int | str]) -> bool:
-    """Whether a group's text is one of the values; numbers are compared as numbers, so that 07 is 7."""
+    """Whether a group's text is one of the values; numbers are compared as numbers, so that 07 is
+    7.
+    """
     return any(
         text == v if isinstance(v, str) else text.isdecimal() and len(text) < 19 and int(text) == v
         for v in values

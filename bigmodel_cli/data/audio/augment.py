@@ -1,7 +1,9 @@
-"""Augmentation of sound, on whole batches: of samples before they become frames, and of frames (SpecAugment).
+"""Augmentation of sound, on whole batches: of samples before they become frames, and of frames
+(SpecAugment).
 
-All randomness is keyed by (seed, epoch, sample): what happens to a sample does not depend on the batch or process it is in. Rows
-are padded with zeros behind their own length, and are so again afterwards.
+All randomness is keyed by (seed, epoch, sample): what happens to a sample does not depend on the
+batch or process it is in. Rows are padded with zeros behind their own length, and are so again
+afterwards.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ class _SoundChange(Options):
 
 
 class SpeedOptions(_SoundChange):
-    """Played slower or faster, and lower or higher with it (Ko et al. 2015), by linear interpolation."""
+    """Played slower or faster, and lower or higher with it (Ko et al. 2015), by linear
+    interpolation.
+    """
 
     type: Literal["speed"] = "speed"
     factor: Annotated[
@@ -115,7 +119,9 @@ class NoiseOptions(_SoundChange):
 
 
 class TimeShiftOptions(_SoundChange):
-    """Silence before or after the recording; in rows of fixed length, which keep the middle, it moves by half of that."""
+    """Silence before or after the recording; in rows of fixed length, which keep the middle, it
+    moves by half of that.
+    """
 
     type: Literal["time_shift"] = "time_shift"
     seconds: Annotated[float, Field(gt=0, le=60)] = Field(0.1, description="of silence, at most")
@@ -137,7 +143,9 @@ class TimeShiftOptions(_SoundChange):
 
 
 class SpecAugmentOptions(_SoundChange):
-    """Blocks of frames and of bands get the row's own mean (Park et al. 2019, SpecAugment, without time warping)."""
+    """Blocks of frames and of bands get the row's own mean (Park et al. 2019, SpecAugment, without
+    time warping).
+    """
 
     type: Literal["spec_augment"] = "spec_augment"
     time_masks: Natural = Field(2, description="blocks of frames")
@@ -155,10 +163,12 @@ class SpecAugmentOptions(_SoundChange):
         return self
 
     def mask(self, frames: Tensor, lengths: Tensor, row: Row) -> Tensor:
-        """(B, mels, T) frames -> the same with each row's mean over its frames in place of what is hidden; lengths (B,) in frames.
+        """(B, mels, T) frames -> the same with each row's mean over its frames in place of what is
+        hidden; lengths (B,) in frames.
 
-        The paper puts 0 there since its spectrograms have mean 0. Without normalisation 0 is silence, and after a change of
-        loudness the training split's mean is not the row's. What lies behind a row's length is neither counted nor changed.
+        The paper puts 0 there since its spectrograms have mean 0. Without normalisation 0 is
+        silence, and after a change of loudness the training split's mean is not the row's. What
+        lies behind a row's length is neither counted nor changed.
         """
         bands, count = frames.shape[1:]
         u = _uniform(row, 2 * (self.time_masks + self.mel_masks), frames.device).unflatten(
@@ -179,7 +189,9 @@ class SpecAugmentOptions(_SoundChange):
 
 
 def _block(u: Tensor, widest: Tensor, room: Tensor, count: int) -> Tensor:
-    """(B, count) bool: a block of drawn width 0 to `widest` at a drawn place within `room`; u is (B, 2)."""
+    """(B, count) bool: a block of drawn width 0 to `widest` at a drawn place within `room`; u is
+    (B, 2).
+    """
     width = (u[:, 0] * (widest + 1)).floor()
     first = (u[:, 1] * (room - width + 1)).floor()
     place = torch.arange(count, device=u.device)

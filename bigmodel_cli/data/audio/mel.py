@@ -1,4 +1,6 @@
-"""Samples to frames: the logarithm of the power in bands that widen with the frequency as pitch does for the ear."""
+"""Samples to frames: the logarithm of the power in bands that widen with the frequency as pitch
+does for the ear.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from bigmodel_cli.lazy import F, Tensor, torch
 
 FLOOR = 1e-8
 DECADES = 8
-"""Power below the floor is silence; a frame's numbers are 0 for silence and near 1 for a sine at full scale."""
+"""Power below the floor is silence; a frame's numbers are 0 for silence and near 1 for a sine at
+full scale.
+"""
 
 
 def frames_of(samples: int, hop: int) -> int:
@@ -19,10 +23,11 @@ def frames_of(samples: int, hop: int) -> int:
 
 
 def log_mel(waves: Tensor, sound: MelConfig) -> Tensor:
-    """(B, N) samples in -1..1 -> (B, mels, T)   1 + log10(power + 1e-8) / 8, with T = ceil(N / hop).
+    """(B, N) samples in -1..1 -> (B, mels, T)   1 + log10(power + 1e-8) / 8, with T = ceil(N /
+    hop).
 
-    Power is |STFT|^2 over (sum of the window)^2, with a periodic Hann window and nothing but zeros before and after the samples,
-    so that a row's frames do not depend on the zeros that follow it.
+    Power is |STFT|^2 over (sum of the window)^2, with a periodic Hann window and nothing but zeros
+    before and after the samples, so that a row's frames do not depend on the zeros that follow it.
     """
     size = fft_size(sound.window)
     window, filters = _constants(sound, waves.device)
@@ -41,7 +46,8 @@ def fft_size(window: int) -> int:
 
 
 def mel_filters(mels: int, size: int, rate: int, low: float, high: float) -> Tensor:
-    """(mels, size / 2 + 1)   triangles of height 1 whose corners lie evenly on the mel scale 2595 log10(1 + f / 700).
+    """(mels, size / 2 + 1)   triangles of height 1 whose corners lie evenly on the mel scale 2595
+    log10(1 + f / 700).
 
     The scale is that of O'Shaughnessy (1987) as HTK computes it; the areas are not normalised.
     """
@@ -57,7 +63,9 @@ def mel_filters(mels: int, size: int, rate: int, low: float, high: float) -> Ten
 
 
 def check_filters(sound: MelConfig) -> None:
-    """Raise `SpecError` where a band is so narrow that it falls between the frequencies that a window tells apart."""
+    """Raise `SpecError` where a band is so narrow that it falls between the frequencies that a
+    window tells apart.
+    """
     size = fft_size(sound.window)
     empty = int(
         (mel_filters(sound.mels, size, sound.rate, sound.low, sound.high).sum(1) == 0).sum()

@@ -1,4 +1,6 @@
-"""Recordings in files, folders and archives: decoded once, and kept in the cache as one memory map of samples."""
+"""Recordings in files, folders and archives: decoded once, and kept in the cache as one memory map
+of samples.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ Wanted = tuple[Callable[[dict[str, str]], bool], Any]
 
 @dataclass(frozen=True)
 class Recordings:
-    """All samples (N,) int16 one recording after the other, where each begins and how long it is, and what its name says.
+    """All samples (N,) int16 one recording after the other, where each begins and how long it is,
+    and what its name says.
 
     A recording's samples are its integers times its own of the `scales` (recordings,).
     """
@@ -59,9 +62,12 @@ def open_recordings(
     say: Say,
     wanted: Wanted | None = None,
 ) -> Recordings:
-    """The recordings whose name the pattern is found in, decoded to `rate`. Raises `DataError` naming what cannot be read.
+    """The recordings whose name the pattern is found in, decoded to `rate`.
 
-    `wanted` says of the groups that the pattern finds whether their recording is, and how that is decided, as plain values.
+    Raises `DataError` naming what cannot be read.
+
+    `wanted` says of the groups that the pattern finds whether their recording is, and how that is
+    decided, as plain values.
     """
     found = find_sound(files, base)
 
@@ -122,7 +128,8 @@ def _groups(match: re.Match[str]) -> dict[str, str]:
 
 
 def find_sound(names: list[str], base: Path) -> list[Found]:
-    """The recordings and archives that paths, globs and folders name, each with the name under which it is known.
+    """The recordings and archives that paths, globs and folders name, each with the name under
+    which it is known.
 
     Raises `DataError` for a name that finds nothing, and for what is neither.
     """
@@ -144,7 +151,9 @@ def content_digest(found: list[Found]) -> str:
 
 
 def contents(found: list[Found]) -> Iterator[tuple[str, str, bytes]]:
-    """(name, where it is, encoded content) of each recording, in order; archives are read in place, as a stream."""
+    """(name, where it is, encoded content) of each recording, in order; archives are read in place,
+    as a stream.
+    """
     for path, name in found:
         if path.name.lower().endswith(ARCHIVES):
             for member, content in _members(path):
@@ -157,7 +166,10 @@ def contents(found: list[Found]) -> Iterator[tuple[str, str, bytes]]:
 
 
 def _members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The recordings in an archive. Links, devices, names that leave the archive (/ or ..) and what is hidden are passed over."""
+    """The recordings in an archive.
+
+    Links, devices, names that leave the archive (/ or ..) and what is hidden are passed over.
+    """
     try:
         with _opened(path) as opened, tarfile.open(fileobj=opened, mode="r|*") as archive:
             place = 0
@@ -196,7 +208,9 @@ def _write(
     skip_bad: bool,
     takes: Callable[[str], bool],
 ) -> None:
-    """samples.bin, items.npy, and index.json: names, lengths, scales, notes, what was skipped or has another name."""
+    """samples.bin, items.npy, and index.json: names, lengths, scales, notes, what was skipped or
+    has another name.
+    """
     names: list[str] = []
     lengths: list[int] = []
     scales: list[float] = []

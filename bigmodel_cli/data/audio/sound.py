@@ -1,10 +1,12 @@
 """Encoded sound to samples, with every conversion stated.
 
-Several channels become their mean, and another rate is resampled. Nothing is cut: samples are kept as 16-bit integers with a
-scale of the recording's own, a power of two (block floating point), so that a quiet recording keeps 15 bits below its own peak,
-PCM of up to 16 bits is kept to the bit, and what lies beyond full scale (float samples, MP3 and Vorbis, resampling) stays beyond
-it. Float samples are read as they are; where they are integers of 16, 24 or 32 bits written as floats, they are divided by that
-full scale. WAV is read by wav.py; FLAC, OGG and MP3 by soundfile (pip install 'bigmodel[audio]').
+Several channels become their mean, and another rate is resampled. Nothing is cut: samples are kept
+as 16-bit integers with a scale of the recording's own, a power of two (block floating point), so
+that a quiet recording keeps 15 bits below its own peak, PCM of up to 16 bits is kept to the bit,
+and what lies beyond full scale (float samples, MP3 and Vorbis, resampling) stays beyond it. Float
+samples are read as they are; where they are integers of 16, 24 or 32 bits written as floats, they
+are divided by that full scale. WAV is read by wav.py; FLAC, OGG and MP3 by soundfile (pip install
+'bigmodel[audio]').
 """
 
 from __future__ import annotations
@@ -31,12 +33,16 @@ FULL_SCALE = 32768
 INTEGERS = (2**15, 2**23, 2**31)
 """Full scales of samples that are integers written as floats."""
 LOUDEST = 256.0
-"""Float samples beyond so many times full scale (48 dB) are integers, also where they are not whole (mixed, or resampled)."""
+"""Float samples beyond so many times full scale (48 dB) are integers, also where they are not whole
+(mixed, or resampled).
+"""
 CANCELLED = 0.01
 """Of the channels' mean power: where their mean has less, they cancel one another."""
 QUIETEST = -60
 ZEROS, BETA, CUTOFF = 24, 9.0, 0.95
-"""The resampling filter: zero crossings on each side, Kaiser's beta, and the cut-off over the lower Nyquist frequency."""
+"""The resampling filter: zero crossings on each side, Kaiser's beta, and the cut-off over the lower
+Nyquist frequency.
+"""
 CHUNK, BLOCK = 1 << 14, 1 << 20
 """So many outputs, and so many numbers of the filter, are computed at a time."""
 INTEGER, CANCELLING = "integer", "cancelling"
@@ -54,7 +60,9 @@ NOTES = {
 
 
 class Wave(NamedTuple):
-    """A recording: `values` (N,) int16, of which each is so many times `scale`; `notes` are keys of `NOTES`."""
+    """A recording: `values` (N,) int16, of which each is so many times `scale`; `notes` are keys of
+    `NOTES`.
+    """
 
     values: Waves
     scale: float
@@ -108,7 +116,8 @@ def notes_said(notes: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def _full_scale(samples: Channels, name: str) -> int:
-    """1, or the full scale of float samples that are integers: all whole, or louder than sound in -1..1 ever is.
+    """1, or the full scale of float samples that are integers: all whole, or louder than sound in
+    -1..1 ever is.
 
     A square wave that goes beyond full scale has whole samples too, of two or three values.
     """
@@ -150,10 +159,11 @@ def _read_other(content: bytes, name: str) -> tuple[Channels, int]:
 
 
 def resample(samples: Samples, rate: int, wanted: int) -> Samples:
-    """(N,) at `rate` -> (ceil(N * wanted / rate),) at `wanted`, by a windowed sinc (Kaiser), one phase of it for each output.
+    """(N,) at `rate` -> (ceil(N * wanted / rate),) at `wanted`, by a windowed sinc (Kaiser), one
+    phase of it for each output.
 
-    Output m lies at m * down / up of the input, where up / down is the ratio of the rates in lowest terms. Equals
-    `scipy.signal.resample_poly` with the same filter.
+    Output m lies at m * down / up of the input, where up / down is the ratio of the rates in lowest
+    terms. Equals `scipy.signal.resample_poly` with the same filter.
     """
     if rate == wanted:
         return samples
@@ -182,7 +192,9 @@ def _width(up: int, down: int) -> int:
 
 @functools.lru_cache(maxsize=8)
 def _phases(up: int, down: int) -> Samples:
-    """(up, taps)   what each of the inputs around an output is weighted with, for each phase p / up of the output."""
+    """(up, taps)   what each of the inputs around an output is weighted with, for each phase p / up
+    of the output.
+    """
     table = np.empty((up, 2 * _width(up, down) + 2), np.float32)
     step = max(1, BLOCK // table.shape[1])
     for first in range(0, up, step):

@@ -1,4 +1,6 @@
-"""Splits of recordings: each alone, or several joined into one; as pictures of frames, or as rows of them."""
+"""Splits of recordings: each alone, or several joined into one; as pictures of frames, or as rows
+of them.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ Pause = Annotated[float, Field(ge=0, le=60)]
 
 
 class JoinOptions(Options):
-    """Strings of recordings, drawn from one split: a new set in each epoch of training, always the same in evaluation."""
+    """Strings of recordings, drawn from one split: a new set in each epoch of training, always the
+    same in evaluation.
+    """
 
     least: Annotated[int, Field(gt=0, le=1000)] = Field(
         3, description="fewest recordings in a string"
@@ -60,9 +64,11 @@ class JoinOptions(Options):
 
 
 class Bank:
-    """The samples of all recordings (N,) int16 in one tensor, which lies on the device where it is small enough.
+    """The samples of all recordings (N,) int16 in one tensor, which lies on the device where it is
+    small enough.
 
-    A recording's samples are its integers times its scale: full scale is at -1 and 1, and what is beyond it stays there.
+    A recording's samples are its integers times its scale: full scale is at -1 and 1, and what is
+    beyond it stays there.
     """
 
     def __init__(self, recordings: Recordings) -> None:
@@ -79,7 +85,9 @@ class Bank:
             self.samples = self.samples.to(device)
 
     def rows(self, recordings: list[Ints], pauses: list[Ints]) -> tuple[Tensor, Tensor]:
-        """Recordings one after the other, a pause before each: (B, N) float, zero behind each row's length (B,)."""
+        """Recordings one after the other, a pause before each: (B, N) float, zero behind each row's
+        length (B,).
+        """
         lengths = [
             int(self.lengths[r].sum() + p.sum()) for r, p in zip(recordings, pauses, strict=True)
         ]
@@ -97,10 +105,11 @@ class Bank:
 
 @dataclass
 class SoundSplit(Split):
-    """{"image": (B, 1, mels, T)} where sound has a fixed length, else {"frames": (B, T, mels), "lengths": (B,)}.
+    """{"image": (B, 1, mels, T)} where sound has a fixed length, else {"frames": (B, T, mels),
+    "lengths": (B,)}.
 
-    With them come "key" (B,), and "label" (B,), or "target" (B, L) with the units of a transcript, -1 behind its end; or the rows
-    of `beside`, numbers or sets of all recordings of the bank.
+    With them come "key" (B,), and "label" (B,), or "target" (B, L) with the units of a transcript,
+    -1 behind its end; or the rows of `beside`, numbers or sets of all recordings of the bank.
     """
 
     bank: Bank
@@ -189,9 +198,11 @@ def _between(parts: list[Ints], between: Ints) -> Ints:
 
 
 def to_frames(waves: Tensor, lengths: Tensor, info: DatasetInfo) -> tuple[Tensor, Tensor]:
-    """(B, N) samples of lengths (B,) -> normalised frames (B, mels, T), zero behind each row's length (B,) in frames.
+    """(B, N) samples of lengths (B,) -> normalised frames (B, mels, T), zero behind each row's
+    length (B,) in frames.
 
-    Where sound has a fixed length the middle of each row is taken, or silence put around it, and all rows are as long.
+    Where sound has a fixed length the middle of each row is taken, or silence put around it, and
+    all rows are as long.
     """
     assert info.sound is not None
     sound = info.sound
@@ -208,7 +219,9 @@ def to_frames(waves: Tensor, lengths: Tensor, info: DatasetInfo) -> tuple[Tensor
 
 
 def middle(waves: Tensor, lengths: Tensor, length: int) -> Tensor:
-    """(B, N) -> (B, length)   each row's own samples about the same middle, cut or with zeros around them."""
+    """(B, N) -> (B, length)   each row's own samples about the same middle, cut or with zeros
+    around them.
+    """
     place = torch.arange(length, device=waves.device) - ((length - lengths) // 2)[:, None]
     inside = (place >= 0) & (place < lengths[:, None])
     return waves.gather(1, place.clamp(0, waves.shape[1] - 1)) * inside

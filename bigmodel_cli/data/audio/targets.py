@@ -18,7 +18,9 @@ from bigmodel_cli.errors import DataError
 
 
 def texts_of(options: Any, recordings: Recordings, base: Path) -> tuple[list[str], list[str]]:
-    """What is written of each recording, in its name or in a file, and where; numbers have tabs between."""
+    """What is written of each recording, in its name or in a file, and where; numbers have tabs
+    between.
+    """
     if options.transcripts:
         empty = options.label_separator is not None
         return read_transcripts(options.transcripts, recordings.names, base, empty)

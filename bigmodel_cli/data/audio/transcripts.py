@@ -17,7 +17,9 @@ from bigmodel_cli.errors import DataError
 
 @dataclass(frozen=True)
 class Units:
-    """The names of the classes or units, those of each recording as numbers, and what stands between two transcripts."""
+    """The names of the classes or units, those of each recording as numbers, and what stands
+    between two transcripts.
+    """
 
     names: tuple[str, ...]
     units: list[Ints]
@@ -48,12 +50,14 @@ def spell(texts: Sequence[str], units: str | None) -> Units:
 def read_transcripts(
     files: list[str], names: Sequence[str], base: Path, empty: bool = False
 ) -> tuple[list[str], list[str]]:
-    """The text of each recording, from lines NAME<TAB>TEXT, and where it stands. A text may be `empty` where it is said.
+    """The text of each recording, from lines NAME<TAB>TEXT, and where it stands.
+
+    A text may be `empty` where it is said.
 
     NAME is the recording's, with or without folder and ending.
 
-    Raises `DataError` for a line without a tab, an empty text, two texts of one name, a name that several recordings have, and a
-    recording without any text.
+    Raises `DataError` for a line without a tab, an empty text, two texts of one name, a name that
+    several recordings have, and a recording without any text.
     """
     texts: dict[str, str] = {}
     places: dict[str, str] = {}

@@ -1,7 +1,7 @@
 """WAV files to samples: RIFF and RF64, whatever wrote them, through a pipe or not.
 
-The format is that of Microsoft and IBM (1991) with WAVE_FORMAT_EXTENSIBLE, and of EBU Tech 3306 / ITU-R BS.2088 (RF64, BW64)
-for more than 4 GB.
+The format is that of Microsoft and IBM (1991) with WAVE_FORMAT_EXTENSIBLE, and of EBU Tech 3306 /
+ITU-R BS.2088 (RF64, BW64) for more than 4 GB.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ CODECS = {
     85: "MP3",
 }
 UNKNOWN, UNKNOWN_LONG, STREAMED = 2**32 - 1, 2**64 - 1, 0x7FFFF000
-"""Lengths that are none: a recorder that writes into a pipe cannot come back to fill them in. ffmpeg leaves all bits set, sox
-writes the last, others 0."""
+"""Lengths that are none: a recorder that writes into a pipe cannot come back to fill them in.
+ffmpeg leaves all bits set, sox writes the last, others 0.
+"""
 KNOWN = (
     b"fmt ",
     b"data",
@@ -49,7 +50,9 @@ REMEDY = f"repair or remove it{SKIP}"
 
 
 def read_wav(content: bytes, name: str) -> tuple[Channels, int]:
-    """(samples (N, channels), rate): PCM of 8, 16, 24 or 32 bits in -1..1, float of 32 or 64 as it is. Raises `DataError`."""
+    """(samples (N, channels), rate): PCM of 8, 16, 24 or 32 bits in -1..1, float of 32 or 64 as it
+    is. Raises `DataError`.
+    """
     if content[:4] == b"RIFX":
         raise DataError(
             f"{name}: a WAV file of big-endian samples (RIFX); convert it to RIFF{SKIP}"
@@ -85,7 +88,9 @@ def read_wav(content: bytes, name: str) -> tuple[Channels, int]:
 
 
 def _long_sizes(chunk: bytes, name: str) -> tuple[int, dict[bytes, int]]:
-    """The file's size, and sizes by chunk, of RF64's ds64: sizes of the file and of the samples, their count, and a table."""
+    """The file's size, and sizes by chunk, of RF64's ds64: sizes of the file and of the samples,
+    their count, and a table.
+    """
     if len(chunk) < 28:
         raise DataError(f"{name}: its ds64 chunk has {len(chunk)} bytes rather than 28; {REMEDY}")
     whole, data, _, count = struct.unpack_from("<QQQI", chunk)
@@ -97,7 +102,9 @@ def _long_sizes(chunk: bytes, name: str) -> tuple[int, dict[bytes, int]]:
 
 
 def _from_a_pipe(size: int, content: bytes, whole: int, place: int) -> bool:
-    """Whether a length of samples is none, so that they reach to the end; `whole` is the length that the file claims to have."""
+    """Whether a length of samples is none, so that they reach to the end; `whole` is the length
+    that the file claims to have.
+    """
     there = len(content) - place
     unknown = whole in (0, UNKNOWN, UNKNOWN_LONG)
     unknown = unknown or (content[:4] == b"RIFF" and whole >= STREAMED and whole + 8 > len(content))
@@ -108,7 +115,9 @@ def _from_a_pipe(size: int, content: bytes, whole: int, place: int) -> bool:
 
 
 def _next_chunk(content: bytes, place: int, size: int) -> int:
-    """Where the chunk after one of that size begins: at an even place, unless its writer left out the byte that fills it up."""
+    """Where the chunk after one of that size begins: at an even place, unless its writer left out
+    the byte that fills it up.
+    """
     bare, padded = place + size, place + size + size % 2
     if bare != padded and content[bare : bare + 1] != b"\0":
         names = content[padded : padded + 4], content[bare : bare + 4]
@@ -124,7 +133,8 @@ def _is_name(kind: bytes) -> bool:
 def _unpack(data: bytes, form: bytes, name: str) -> tuple[Channels, int]:
     """Samples by the format chunk: code, channels, rate, bytes a second, bytes a frame, bits.
 
-    Where fewer bits are valid than a sample has (WAVE_FORMAT_EXTENSIBLE), they are the upper ones: full scale is the same.
+    Where fewer bits are valid than a sample has (WAVE_FORMAT_EXTENSIBLE), they are the upper ones:
+    full scale is the same.
     """
     if len(form) < 16:
         raise DataError(f"{name}: its format chunk has {len(form)} bytes rather than 16; {REMEDY}")

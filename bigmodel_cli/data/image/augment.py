@@ -1,7 +1,9 @@
-"""Augmentation: torchvision's v2 transforms by name. The common ones work on a whole batch at once, on the device.
+"""Augmentation: torchvision's v2 transforms by name.
 
-All randomness is keyed by (seed, epoch, sample): what happens to a sample does not depend on the batch or process it is in.
-Images are (B, C, H, W) float with pixels in 0..1.
+The common ones work on a whole batch at once, on the device.
+
+All randomness is keyed by (seed, epoch, sample): what happens to a sample does not depend on the
+batch or process it is in. Images are (B, C, H, W) float with pixels in 0..1.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.lazy import F, Tensor, torch
 
 Change = Callable[[Tensor, Ints, int, int], Tensor]
-"""(images (B, C, H, W), samples (B,), epoch, seed) -> the same shape, each sample by its own numbers."""
+"""(images (B, C, H, W), samples (B,), epoch, seed) -> the same shape, each sample by its own
+numbers.
+"""
 Pair = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 
 
@@ -137,7 +141,9 @@ class RandomErasingOptions(_DrawnOptions):
 
 
 class V2Options(Options):
-    """Any other transform of torchvision.transforms.v2 by name, sample by sample (use data.workers for slow ones)."""
+    """Any other transform of torchvision.transforms.v2 by name, sample by sample (use data.workers
+    for slow ones).
+    """
 
     type: Literal["v2"] = "v2"
     name: str = Field(
@@ -148,7 +154,10 @@ class V2Options(Options):
     )
 
     def build(self, index: int) -> Change:
-        """The spec's change number `index`. Raises `SpecError` for a transform that does not exist."""
+        """The spec's change number `index`.
+
+        Raises `SpecError` for a transform that does not exist.
+        """
         return partial(_sample_by_sample, _v2(index, self), self.name, index)
 
 
@@ -159,7 +168,10 @@ AugmentOptions = Annotated[
 
 
 class Augmentation:
-    """The transforms of a spec in order. Raises `SpecError` for a v2 transform or argument that does not exist."""
+    """The transforms of a spec in order.
+
+    Raises `SpecError` for a v2 transform or argument that does not exist.
+    """
 
     def __init__(self, options: list[Any]) -> None:
         self.changes: list[Change] = [own.build(index) for index, own in enumerate(options)]
@@ -172,9 +184,11 @@ class Augmentation:
 
 
 def affine(images: Tensor, angle: Tensor, moved: Tensor, scale: Tensor, shear: Tensor) -> Tensor:
-    """Turn by `angle` degrees clockwise, shear along x by `shear` degrees, `scale`, then move by `moved` (B, 2) pixels.
+    """Turn by `angle` degrees clockwise, shear along x by `shear` degrees, `scale`, then move by
+    `moved` (B, 2) pixels.
 
-    As torchvision's `affine` with bilinear interpolation, one map for each image. The sampling grid needs the inverse map.
+    As torchvision's `affine` with bilinear interpolation, one map for each image. The sampling grid
+    needs the inverse map.
     """
     height, width = images.shape[2:]
     a, t = torch.deg2rad(angle), torch.tan(torch.deg2rad(shear))
@@ -231,7 +245,8 @@ def _sample_by_sample(
 ) -> Tensor:
     """The transform on each image as uint8, under a random state of the sample's own.
 
-    Raises `SpecError` for one that fails on such images, or makes something else of them: evaluation has them as they are.
+    Raises `SpecError` for one that fails on such images, or makes something else of them:
+    evaluation has them as they are.
     """
     pixels = (images * 255).round().to(torch.uint8)
     with torch.random.fork_rng(devices=[]):

@@ -17,7 +17,9 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def read_images(values: Sequence[Any], places: Sequence[str], column: str) -> list[bytes]:
-    """Encoded images: bytes, or Hugging Face's {bytes, path}. Raises `DataError` naming a row without."""
+    """Encoded images: bytes, or Hugging Face's {bytes, path}. Raises `DataError` naming a row
+    without.
+    """
     images = []
     for value, place in zip(values, places, strict=True):
         content = value.get("bytes") if isinstance(value, dict) else value
@@ -36,7 +38,10 @@ def read_images(values: Sequence[Any], places: Sequence[str], column: str) -> li
 
 
 def read_labels(values: Sequence[Any], places: Sequence[str], column: str) -> list[Label]:
-    """Whole numbers and words as they are, true and false as words. Raises `DataError` naming a row with anything else."""
+    """Whole numbers and words as they are, true and false as words.
+
+    Raises `DataError` naming a row with anything else.
+    """
     labels: list[Label] = []
     for value, place in zip(values, places, strict=True):
         if isinstance(value, bool):
@@ -69,8 +74,9 @@ def number_labels(
 ) -> tuple[dict[str, Ints], tuple[str, ...]]:
     """(the labels of each split as numbers (N,), the classes).
 
-    Whole numbers count the `names` of a schema, or stand for themselves where there are none. Words are among the names, or are
-    classes in sorted order. Raises `DataError` naming a row that fits neither, or is of the other kind than those before it.
+    Whole numbers count the `names` of a schema, or stand for themselves where there are none. Words
+    are among the names, or are classes in sorted order. Raises `DataError` naming a row that fits
+    neither, or is of the other kind than those before it.
     """
     first = next((label for own in labels.values() for label in own), 0)
     rows = [

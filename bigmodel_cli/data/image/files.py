@@ -1,4 +1,6 @@
-"""Image files before they are decoded: which formats are opened at all, and what a header says of size, colour and depth."""
+"""Image files before they are decoded: which formats are opened at all, and what a header says of
+size, colour and depth.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ from bigmodel_cli.data.files import SKIP, check_plain
 from bigmodel_cli.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "QOI")
-"""The formats that are opened, whatever a file is called. Pillow knows others, of which some start a program (EPS: Ghostscript)."""
+"""The formats that are opened, whatever a file is called.
+
+Pillow knows others, of which some start a program (EPS: Ghostscript).
+"""
 ENDINGS = (
     *(
         ".png",
@@ -86,10 +91,12 @@ Depth = Literal["8", "16", "float", "integer"]
 
 @dataclass(frozen=True)
 class Header:
-    """What an image's header says: (height, width) once it is upright, and how its pixels are to be read.
+    """What an image's header says: (height, width) once it is upright, and how its pixels are to be
+    read.
 
-    `name` is the kind of its pixels for people. `depth` is "8" for up to 8 bits, "16" where 65,535 is white, "float" where 1 is,
-    and "integer" where the file does not say which value is; `inverted` where 0 is white and Pillow leaves it so.
+    `name` is the kind of its pixels for people. `depth` is "8" for up to 8 bits, "16" where 65,535
+    is white, "float" where 1 is, and "integer" where the file does not say which value is;
+    `inverted` where 0 is white and Pillow leaves it so.
     """
 
     size: tuple[int, int]
@@ -121,7 +128,10 @@ def begins_as_image(path: Path) -> bool:
 
 @contextlib.contextmanager
 def open_image(source: Path | bytes, name: str) -> Iterator[Any]:
-    """A Pillow image whose pixels are not yet decoded. What fails here or within raises `DataError` naming it."""
+    """A Pillow image whose pixels are not yet decoded.
+
+    What fails here or within raises `DataError` naming it.
+    """
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(source, Path):
@@ -167,7 +177,10 @@ def _formats() -> tuple[str, ...]:
 
 
 def read_header(image: Any, name: str) -> Header:
-    """The header of an image that `open_image` gave. Raises `DataError` for pixels that Pillow would read wrongly."""
+    """The header of an image that `open_image` gave.
+
+    Raises `DataError` for pixels that Pillow would read wrongly.
+    """
     width, height = image.size
     size = (width, height) if _is_turned(image) else (height, width)
     mode, tags = image.mode, image.tag_v2 if image.format == "TIFF" else {}
@@ -198,7 +211,9 @@ def read_header(image: Any, name: str) -> Header:
 
 
 def _is_turned(image: Any) -> bool:
-    """Whether height and width change places once EXIF's orientation is applied; Pillow gives TIFF's size after that."""
+    """Whether height and width change places once EXIF's orientation is applied; Pillow gives
+    TIFF's size after that.
+    """
     if image.format == "TIFF":
         return False
     kept = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")

@@ -28,10 +28,11 @@ SPLIT_NAMES = {
 def read_folder(
     root: Path, labelled: bool, wanted: Sequence[str] = tuple(SPLIT_NAMES)
 ) -> RawImages:
-    """The `wanted` splits of ImageFolder's layout: root/class/image, or root/train/class/image with val and test beside it.
+    """The `wanted` splits of ImageFolder's layout: root/class/image, or root/train/class/image with
+    val and test beside it.
 
-    Without labels: all images below root, or below root/train, val and test. Raises `DataError` for a layout that can be read in
-    two ways.
+    Without labels: all images below root, or below root/train, val and test. Raises `DataError` for
+    a layout that can be read in two ways.
     """
     folders = {name: folder for name, folder in split_folders(root).items() if name in wanted}
     inside = {name: _class_folders(folder) for name, folder in folders.items()} if labelled else {}
@@ -111,7 +112,10 @@ def read_folder(
 
 
 def split_folders(root: Path) -> dict[str, Path]:
-    """The folder of each split (`SPLIT_NAMES`); the root itself where none has a split's name. Raises `DataError`."""
+    """The folder of each split (`SPLIT_NAMES`); the root itself where none has a split's name.
+
+    Raises `DataError`.
+    """
     if not os.path.isdir(root):
         raise MissingData(f"{root.absolute()}: no such folder; set data.root")
     all_folders = folders_in(root)

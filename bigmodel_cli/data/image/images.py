@@ -1,4 +1,6 @@
-"""Images, labelled or not: one tensor on the device where they fit, decoded on the way where they do not."""
+"""Images, labelled or not: one tensor on the device where they fit, decoded on the way where they
+do not.
+"""
 
 from __future__ import annotations
 
@@ -223,10 +225,11 @@ class DigitsOptions(_ImageOptions):
 
 
 class FolderOptions(LabelledOptions, _ImageOptions):
-    """Folders of images: root/class/image.png, or root/train/class/image.png with val and test beside it.
+    """Folders of images: root/class/image.png, or root/train/class/image.png with val and test
+    beside it.
 
-    Splits may also be called training, valid, validation, dev and testing, in any case. With `labels: false` all images below
-    them, at any depth.
+    Splits may also be called training, valid, validation, dev and testing, in any case. With
+    `labels: false` all images below them, at any depth.
     """
 
     paths = ("root",)
@@ -245,7 +248,9 @@ class FolderOptions(LabelledOptions, _ImageOptions):
 
 
 class ParquetOptions(LabelledOptions, _ImageOptions):
-    """Parquet files with the image column of Hugging Face datasets (pip install 'bigmodel[parquet]')."""
+    """Parquet files with the image column of Hugging Face datasets (pip install
+    'bigmodel[parquet]').
+    """
 
     paths = ("train", "val", "test")
     test_data: ClassVar[str] = "data.test=[FILE]"
@@ -371,7 +376,9 @@ def _open_images(
 
 
 def _check(raw: RawImages, say: Say) -> None:
-    """Raise `DataError` for an empty split or a label that is no class; say which classes a split lacks."""
+    """Raise `DataError` for an empty split or a label that is no class; say which classes a split
+    lacks.
+    """
     for name, split in raw.splits.items():
         if not len(split.labels):
             raise DataError(f"the {name} split has no images; check data.root and its files")
@@ -444,7 +451,9 @@ def _normalisation(options: Any, train: Resident | Streamed, assets: Assets | No
 
 
 def _moments(pixels: Tensor) -> list[tuple[float, float]]:
-    """(mean, variance) of each channel, from counts of the 256 values: exact, and no float copy of the images."""
+    """(mean, variance) of each channel, from counts of the 256 values: exact, and no float copy of
+    the images.
+    """
     found = []
     values = torch.arange(256, dtype=torch.float64) / 255
     for channel in range(pixels.shape[1]):

@@ -1,11 +1,13 @@
 """Encoded images to tensors, with every conversion stated.
 
-EXIF orientation is applied. An animated image gives its first frame, a TIFF of several its first page. Which value is white
-follows from the file's type, never from its brightest pixel: 65,535 in grey of 16 bits, 1 in floating-point pixels, or what
-`data.white_level` says (4,095 for 12 bits kept in 16); what lies outside black and white is refused. Colour of 16 bits keeps the
-upper eight. TIFF's MaxSampleValue is passed over: it may be the brightest pixel's, and its specification forbids this use. Integers
-of 32 bits, and signed ones, have no white of their own. CMYK, palette and transparent images become RGB (transparency on black),
-or grey where one channel is asked for: 0.299 R + 0.587 G + 0.114 B. Resizing is bilinear, over all pixels that shrink into one.
+EXIF orientation is applied. An animated image gives its first frame, a TIFF of several its first
+page. Which value is white follows from the file's type, never from its brightest pixel: 65,535 in
+grey of 16 bits, 1 in floating-point pixels, or what `data.white_level` says (4,095 for 12 bits kept
+in 16); what lies outside black and white is refused. Colour of 16 bits keeps the upper eight.
+TIFF's MaxSampleValue is passed over: it may be the brightest pixel's, and its specification forbids
+this use. Integers of 32 bits, and signed ones, have no white of their own. CMYK, palette and
+transparent images become RGB (transparency on black), or grey where one channel is asked for: 0.299
+R + 0.587 G + 0.114 B. Resizing is bilinear, over all pixels that shrink into one.
 """
 
 from __future__ import annotations
@@ -35,9 +37,12 @@ def decode(
     size: tuple[int, int] | None,
     white: float | None = None,
 ) -> Pixels:
-    """An encoded image as (C, H, W) uint8, resized to (height, width) where given. Raises `DataError` naming it.
+    """An encoded image as (C, H, W) uint8, resized to (height, width) where given.
 
-    `white` is the value of white in pixels of more than 8 bits; the file's type decides where it is None.
+    Raises `DataError` naming it.
+
+    `white` is the value of white in pixels of more than 8 bits; the file's type decides where it is
+    None.
     """
     from PIL import ImageOps
 
@@ -97,7 +102,10 @@ def _eight_bits(image: Any, header: Header, name: str, white: float | None) -> A
 
 
 def prepare_image(path: Path, info: DatasetInfo) -> Tensor:
-    """An image file as a model with this DatasetInfo reads it: (1, C, H, W) float32, normalised. Raises `DataError`."""
+    """An image file as a model with this DatasetInfo reads it: (1, C, H, W) float32, normalised.
+
+    Raises `DataError`.
+    """
     assert info.image_shape is not None
     channels, height, width = info.image_shape
     pixels = torch.from_numpy(
@@ -127,6 +135,8 @@ def denormalise(images: Tensor, info: DatasetInfo) -> Tensor:
 def _constants(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """(-mean / std, 1 / std), each (1, C, 1, 1): the same map as one multiplication and one addition."""
+    """(-mean / std, 1 / std), each (1, C, 1, 1): the same map as one multiplication and one
+    addition.
+    """
     scale = 1 / torch.tensor(std, device=device).view(1, -1, 1, 1)
     return -torch.tensor(mean, device=device).view(1, -1, 1, 1) * scale, scale

@@ -1,4 +1,6 @@
-"""Where images come from: each source gives arrays of pixels, or encoded images to be decoded, with labels."""
+"""Where images come from: each source gives arrays of pixels, or encoded images to be decoded, with
+labels.
+"""
 
 from __future__ import annotations
 
@@ -44,9 +46,10 @@ FASHION = (
 class RawSplit:
     """`labels` (N,), -1 where there are none, or the numbers or sets of targets.py.
 
-    `pixels` are (N, C, H, W) uint8, or `encoded` images are paths or bytes, with names.
-    `digest` names the content of the source from which it was read, `hashes` are those of the content of images that are files.
-    `headers` (image_survey.Headers) are what a survey found out about the encoded ones.
+    `pixels` are (N, C, H, W) uint8, or `encoded` images are paths or bytes, with names. `digest`
+    names the content of the source from which it was read, `hashes` are those of the content of
+    images that are files. `headers` (image_survey.Headers) are what a survey found out about the
+    encoded ones.
     """
 
     labels: Labels
@@ -68,14 +71,18 @@ class RawSplit:
         return as_hashes(hash_of(image) for image in self.encoded)
 
     def check_unchanged(self) -> None:
-        """Raise `DataError` for an image file whose content is not what its hash (where it has one) says."""
+        """Raise `DataError` for an image file whose content is not what its hash (where it has one)
+        says.
+        """
         if self.hashes:
             check_unchanged(self.encoded, self.hashes)
 
 
 @dataclass
 class RawImages:
-    """Splits of a source, and its classes, or the names of its numbers (neither: images without labels)."""
+    """Splits of a source, and its classes, or the names of its numbers (neither: images without
+    labels).
+    """
 
     splits: dict[str, RawSplit]
     classes: tuple[str, ...]
@@ -101,7 +108,9 @@ def _no_labels(count: int) -> Labels:
 
 
 def read_mnist(root: Path, folder: str, download: bool, wanted: Sequence[str]) -> RawImages:
-    """The idx files of MNIST or FashionMNIST below root/`folder`/raw, plain or .gz; of the splits that are `wanted`."""
+    """The idx files of MNIST or FashionMNIST below root/`folder`/raw, plain or .gz; of the splits
+    that are `wanted`.
+    """
     raw = root / folder / "raw"
     if download:
         _download(folder, root)
@@ -196,7 +205,9 @@ def _download(folder: str, root: Path) -> None:
 
 
 def read_digits(wanted: Sequence[str]) -> RawImages:
-    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels; every fifth of each class is for the test."""
+    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels; every fifth of each class is for the
+    test.
+    """
     data = need("sklearn.datasets", "digits", "data.type: digits").load_digits()
     pixels = np.rint(data.images * (255 / 16)).astype(np.uint8)[:, None]
     labels = data.target.astype(np.int64)
@@ -216,9 +227,11 @@ def read_parquet(
     separator: str | None = None,
     targets: Sequence[str] = (),
 ) -> RawImages:
-    """Parquet files with an image column as Hugging Face datasets write it ({bytes, path}) and a column of labels, or none.
+    """Parquet files with an image column as Hugging Face datasets write it ({bytes, path}) and a
+    column of labels, or none.
 
-    Labels are sets where a `separator` is given; `targets` are columns of numbers in place of labels.
+    Labels are sets where a `separator` is given; `targets` are columns of numbers in place of
+    labels.
     """
     pyarrow = need("pyarrow", "parquet", "data.type: parquet_images")
     pq = need("pyarrow.parquet", "parquet", "data.type: parquet_images")

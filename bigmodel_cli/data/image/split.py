@@ -90,7 +90,9 @@ class Streamed:
 
 
 class ImageSplit(Split):
-    """{"image": (B, C, H, W) float32 normalised, "key": (B,)}, and what is learnt of an image (`target_name`)."""
+    """{"image": (B, C, H, W) float32 normalised, "key": (B,)}, and what is learnt of an image
+    (`target_name`).
+    """
 
     def __init__(
         self, source: Resident | Streamed, info: DatasetInfo, augmentation: Augmentation

@@ -1,4 +1,5 @@
-"""What all images of a source are, from their headers: channels, size and depth are decided by all of them, not by the first.
+"""What all images of a source are, from their headers: channels, size and depth are decided by all
+of them, not by the first.
 
 A survey is kept in the cache by the digest of the source's content, so that it is made once.
 """
@@ -25,7 +26,9 @@ FORMAT = 1  # of the survey in the cache
 MANY = 5000
 """Images whose headers take a while to read."""
 SAMPLED = 100
-"""Images of more than 8 bits, evenly among all, that are decoded to find a set whose white is not what the files' type says."""
+"""Images of more than 8 bits, evenly among all, that are decoded to find a set whose white is not
+what the files' type says.
+"""
 FEW_BITS = 14
 """Where the brightest of these is within so many of its 16 bits, that is said."""
 Shape = tuple[int, int, int]
@@ -33,7 +36,9 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Headers:
-    """Of each image its `sizes` (N, 2), height and width, and its kind (N,), a number among `names` and `grey`."""
+    """Of each image its `sizes` (N, 2), height and width, and its kind (N,), a number among `names`
+    and `grey`.
+    """
 
     sizes: Ints
     kinds: Ints
@@ -62,9 +67,11 @@ class Headers:
 
 @dataclass
 class Survey:
-    """One split: its headers as plain lists, the images that cannot be read (index, why), and how bright those of 16 bits are.
+    """One split: its headers as plain lists, the images that cannot be read (index, why), and how
+    bright those of 16 bits are.
 
-    `peaks` gives for "grey" and "colour" (images of 16 bits, how many were decoded, the brightest value in those).
+    `peaks` gives for "grey" and "colour" (images of 16 bits, how many were decoded, the brightest
+    value in those).
     """
 
     sizes: list[tuple[int, int]] = field(default_factory=list)
@@ -75,9 +82,11 @@ class Survey:
 
 
 def survey_images(raw: RawImages, skip_bad: bool, white: float | None, say: Say) -> RawImages:
-    """The source with the headers of its encoded images, and without those that cannot be read where they are to be skipped.
+    """The source with the headers of its encoded images, and without those that cannot be read
+    where they are to be skipped.
 
-    Raises `DataError` for the first image that cannot be read where they are not, and for a split that has no other.
+    Raises `DataError` for the first image that cannot be read where they are not, and for a split
+    that has no other.
     """
     return replace(
         raw,
@@ -152,7 +161,8 @@ def _survey(split: RawSplit, skip_bad: bool, white: float | None, shown: Progres
 
 
 def _brightest(source: Any, name: str, white: float | None) -> int:
-    """The brightest value of 16 bits in an image, of which the upper eight are known in colour; 65,535 where it is of others.
+    """The brightest value of 16 bits in an image, of which the upper eight are known in colour;
+    65,535 where it is of others.
 
     Raises `DataError` for pixels that are beyond black and white.
     """
@@ -190,10 +200,12 @@ def choose_shape(
     known: Shape | None,
     say: Say,
 ) -> Shape:
-    """(channels, height, width) that all images are brought to; what that changes, and what is taken for white, is said.
+    """(channels, height, width) that all images are brought to; what that changes, and what is
+    taken for white, is said.
 
-    It is `known` (a checkpoint's) where given. Else `channels` and `size` decide, and where they are None the training split
-    does: 3 channels if any image has colour, and the size of most images.
+    It is `known` (a checkpoint's) where given. Else `channels` and `size` decide, and where they
+    are None the training split does: 3 channels if any image has colour, and the size of most
+    images.
     """
     lead = splits.get("train") or next(iter(splits.values()))
     if lead.headers is None:
@@ -212,7 +224,9 @@ def choose_shape(
 
 
 def _is_deep(split: RawSplit) -> bool:
-    """Whether it has grey images of more than 8 bits, whose white the file's type or `data.white_level` says."""
+    """Whether it has grey images of more than 8 bits, whose white the file's type or
+    `data.white_level` says.
+    """
     kinds = split.headers.counts() if split.headers is not None else []
     return any(
         part in kind for kind, _ in kinds for part in ("16-bit grey", "floating-point", "integer")

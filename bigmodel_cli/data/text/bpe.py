@@ -1,4 +1,6 @@
-"""Training a byte-level BPE tokenizer, in a process of its own: the library's call heeds no signal, and a process can be ended."""
+"""Training a byte-level BPE tokenizer, in a process of its own: the library's call heeds no signal,
+and a process can be ended.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,11 @@ MERGES = "Compute merges"
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> LibraryTokenizer:
-    """A byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) of at most `vocab_size` tokens, end of text included.
+    """A byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) of at most `vocab_size` tokens,
+    end of text included.
 
-    Whatever is raised meanwhile, by a signal too, ends the process that does it. Raises `ResourceError` where that is killed, as
-    the system does when the memory is full.
+    Whatever is raised meanwhile, by a signal too, ends the process that does it. Raises
+    `ResourceError` where that is killed, as the system does when the memory is full.
     """
     command = [sys.executable, "-P", bpe_process.__file__, str(vocab_size), END_OF_TEXT]
     pipe = subprocess.PIPE

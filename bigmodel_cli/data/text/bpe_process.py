@@ -1,8 +1,10 @@
-"""The process that trains a BPE tokenizer, run as a script by `bpe.py`: it imports nothing of bigmodel, so that it starts at once.
+"""The process that trains a BPE tokenizer, run as a script by `bpe.py`: it imports nothing of
+bigmodel, so that it starts at once.
 
-Texts come on stdin, each with its length before it (8 bytes, little end first), and `END` in place of a length after the last one.
-tokenizer.json goes to stdout; how far the merges have come is on stderr, a line of JSON each time (where the library can say so).
-When stdin is closed, the one who asked has gone, and the process ends.
+Texts come on stdin, each with its length before it (8 bytes, little end first), and `END` in place
+of a length after the last one. tokenizer.json goes to stdout; how far the merges have come is on
+stderr, a line of JSON each time (where the library can say so). When stdin is closed, the one who
+asked has gone, and the process ends.
 """
 
 from __future__ import annotations
@@ -16,9 +18,14 @@ from typing import IO, Any
 
 END = 2**64 - 1
 PART = 1 << 16
-"""Characters. The library takes 256 texts at once, so that long ones are handed over in parts of about this size."""
+"""Characters.
+
+The library takes 256 texts at once, so that long ones are handed over in parts of about this size.
+"""
 CUT = re.compile(r"[!-~]\n(?=[!-~])")
-"""A line's end where the split into words, which the merges never cross, is the same if the text ends there."""
+"""A line's end where the split into words, which the merges never cross, is the same if the text
+ends there.
+"""
 
 
 def parts(texts: Iterator[str]) -> Iterator[str]:

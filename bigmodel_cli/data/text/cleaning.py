@@ -1,4 +1,6 @@
-"""What is taken off a text before it becomes tokens: the same in training, eval, predict and attend."""
+"""What is taken off a text before it becomes tokens: the same in training, eval, predict and
+attend.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ BOM = "\ufeff"
 
 
 def clean(text: str) -> str:
-    """A row of a table, or one side of a pair, without a byte order mark before it and blanks around it."""
+    """A row of a table, or one side of a pair, without a byte order mark before it and blanks
+    around it.
+    """
     return text.removeprefix(BOM).strip()
 
 
@@ -35,10 +39,12 @@ def checked(text: str, place: str) -> str:
 
 
 def lines_of(stream: BinaryIO) -> Iterator[str]:
-    """The lines of a stream of bytes, empty ones too: ended by a newline alone, of which a carriage return before it is a part.
+    """The lines of a stream of bytes, empty ones too: ended by a newline alone, of which a carriage
+    return before it is a part.
 
-    A byte order mark at the very beginning is left out. Bytes that are not UTF-8 stay as lone surrogates, so that the name of a
-    file is still that file's, and whoever reads text can say where they are.
+    A byte order mark at the very beginning is left out. Bytes that are not UTF-8 stay as lone
+    surrogates, so that the name of a file is still that file's, and whoever reads text can say
+    where they are.
     """
     for number, line in enumerate(stream):
         text = line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "surrogateescape")
@@ -46,7 +52,9 @@ def lines_of(stream: BinaryIO) -> Iterator[str]:
 
 
 def printable(text: str) -> str:
-    """The text with bytes that are not UTF-8 as escapes (\\xff), so that it can be written as UTF-8."""
+    """The text with bytes that are not UTF-8 as escapes (\\xff), so that it can be written as
+    UTF-8.
+    """
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # surrogates that no byte stands behind

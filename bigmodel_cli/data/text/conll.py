@@ -57,7 +57,9 @@ DOCUMENT = "-DOCSTART-"
 COMMENT = re.compile(r"#\s*([\w.:-]+\s*=\s|newdoc|newpar)")
 """A line of CoNLL-U about the sentence that it stands before."""
 RANGE = re.compile(r"\d+[-.]\d+")
-"""The number of a CoNLL-U line that is no word of its own: several words written as one, or one that is not written."""
+"""The number of a CoNLL-U line that is no word of its own: several words written as one, or one
+that is not written.
+"""
 Column = Annotated[int, Field(ge=-1000, le=1000)] | str
 Files = list[str]
 
@@ -71,7 +73,9 @@ class Sentence(NamedTuple):
 
 
 class CoNLLOptions(AnyDataOptions):
-    """A tag for each word: CoNLL's columns (a word a line, a blank line between sentences), or .jsonl with lists; plain or .gz."""
+    """A tag for each word: CoNLL's columns (a word a line, a blank line between sentences), or
+    .jsonl with lists; plain or .gz.
+    """
 
     paths = ("train", "val", "test")
     test_data: ClassVar[str] = "data.test=[FILE]"
@@ -139,7 +143,10 @@ class CoNLLOptions(AnyDataOptions):
         return self.piece
 
     def sentences(self, path: Path, skipped: Counter[str]) -> Iterator[Sentence]:
-        """The sentences of a file. Raises `DataError` naming the line that is none; `skipped` counts lines by their kind."""
+        """The sentences of a file.
+
+        Raises `DataError` naming the line that is none; `skipped` counts lines by their kind.
+        """
         if is_json_lines(path):
             yield from (self.of_lists(row, place) for place, row in json_rows(path))
             return
@@ -271,7 +278,10 @@ def _open_conll(
 def _classes(
     found: dict[str, list[Sentence]], known: DatasetInfo | None, say: Say
 ) -> tuple[str, ...]:
-    """The tags of all splits, or those of a checkpoint. Raises `SpecError` for one that it does not know."""
+    """The tags of all splits, or those of a checkpoint.
+
+    Raises `SpecError` for one that it does not know.
+    """
     tags = {
         name: {tag for sentence in sentences for tag in sentence.tags}
         for name, sentences in found.items()
@@ -333,7 +343,9 @@ def _tokenizer(
 
 
 class Tagged(Split):
-    """{"tokens": (B, T), "tags": (B, T) the number of a word's tag at one of its tokens, else -1; "key": (B,)}."""
+    """{"tokens": (B, T), "tags": (B, T) the number of a word's tag at one of its tokens, else -1;
+    "key": (B,)}.
+    """
 
     def __init__(
         self,

@@ -35,7 +35,10 @@ class Corpus:
     field: str = "text"
 
     def documents(self) -> Iterator[Iterator[str]]:
-        """Each document as an iterator over pieces of its text. Raises `DataError` for what is not UTF-8 or not JSON."""
+        """Each document as an iterator over pieces of its text.
+
+        Raises `DataError` for what is not UTF-8 or not JSON.
+        """
         for path in self.files:
             if is_json_lines(path):
                 yield from (iter([text]) for text in self.rows(path))
@@ -70,7 +73,8 @@ class Texts(Corpus):
 
 @dataclass
 class Survey:
-    """What one pass over a corpus finds: a digest of its documents, how much there is, which characters, each file's hash.
+    """What one pass over a corpus finds: a digest of its documents, how much there is, which
+    characters, each file's hash.
 
     `lengths` are those of the documents, in characters.
     """
@@ -110,9 +114,11 @@ def survey(corpus: Corpus) -> Survey:
 
 
 def standard_library(max_bytes: int) -> tuple[Path, ...]:
-    """Modules of this Python's standard library (source with its documentation), up to `max_bytes` in all.
+    """Modules of this Python's standard library (source with its documentation), up to `max_bytes`
+    in all.
 
-    Tests are left out. The order is by a hash of the name, so that the first few million bytes are of every kind.
+    Tests are left out. The order is by a hash of the name, so that the first few million bytes are
+    of every kind.
     """
     root = Path(sysconfig.get_paths()["stdlib"])
     skipped = {

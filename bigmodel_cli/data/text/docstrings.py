@@ -1,4 +1,6 @@
-"""What a function does, said in a sentence: Python's standard library as pairs of source and docstring, on every machine."""
+"""What a function does, said in a sentence: Python's standard library as pairs of source and
+docstring, on every machine.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,15 @@ from bigmodel_cli.data.text.pairs import PairOptions
 
 EVERYTHING = 10**9  # bytes
 SHARES = {"test": 0.1, "val": 0.2}
-"""Modules whose hash falls below the first tenth are for testing, below the second for validation."""
+"""Modules whose hash falls below the first tenth are for testing, below the second for validation.
+"""
 LEAST_WORDS = 3
 
 
 class DocstringsOptions(PairOptions):
-    """Functions of this Python's standard library without their docstring, and its first sentence; split by module."""
+    """Functions of this Python's standard library without their docstring, and its first sentence;
+    split by module.
+    """
 
     test_data: ClassVar[str] = "data.type=pair_table"
     type: Literal["docstrings"] = "docstrings"
@@ -48,14 +53,18 @@ class DocstringsOptions(PairOptions):
 
 
 def split_of(module: str) -> str:
-    """The split of a module, by its package (or own) name, so that files of a package stay together."""
+    """The split of a module, by its package (or own) name, so that files of a package stay
+    together.
+    """
     name = module.split("/")[0].removesuffix(".py")
     share = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 0xFFFFFFFF
     return next((split for split, end in SHARES.items() if share < end), "train")
 
 
 def functions(path: Path, lines: int) -> Iterator[Pair]:
-    """(source without its docstring, the docstring's first sentence) of each function that has one of some words."""
+    """(source without its docstring, the docstring's first sentence) of each function that has one
+    of some words.
+    """
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError):

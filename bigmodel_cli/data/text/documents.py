@@ -113,7 +113,10 @@ class _TextOptions(AnyDataOptions):
 
 
 class TextOptions(_TextOptions):
-    """Text files: .txt and .jsonl, plain or .gz; paths, globs and folders. Line ends are read as newlines."""
+    """Text files: .txt and .jsonl, plain or .gz; paths, globs and folders.
+
+    Line ends are read as newlines.
+    """
 
     paths = ("files", "val_files", "test_files")
     type: Literal["text"] = "text"
@@ -151,7 +154,9 @@ class TextOptions(_TextOptions):
 
 
 class StdlibOptions(_TextOptions):
-    """Source and documentation of this Python's own standard library: text that is on every machine."""
+    """Source and documentation of this Python's own standard library: text that is on every
+    machine.
+    """
 
     test_data: ClassVar[str] = "'data={type: text, files: [FILE], test_files: [FILE], context: N}'"
     type: Literal["stdlib"] = "stdlib"
@@ -167,7 +172,9 @@ class StdlibOptions(_TextOptions):
 def _open_text(
     options: _TextOptions, base: Path, say: Say, assets: Assets | None, only: str | None
 ) -> DataSet:
-    """The text as windows of tokens; the tokenizer is fitted, or a checkpoint's when `assets` has one."""
+    """The text as windows of tokens; the tokenizer is fitted, or a checkpoint's when `assets` has
+    one.
+    """
     corpora = options.corpora(base, only, say)
     for path in [path for corpus in corpora.values() for path in corpus.files]:
         if plain_name(path).endswith(TABLES):
@@ -233,7 +240,10 @@ def _open_text(
 
 
 class Windows(Split):
-    """Windows of T + 1 tokens. In training they start at another phase each epoch; in evaluation they cover every target once."""
+    """Windows of T + 1 tokens.
+
+    In training they start at another phase each epoch; in evaluation they cover every target once.
+    """
 
     def __init__(
         self,
@@ -286,10 +296,12 @@ class Windows(Split):
         return self.drawn[1]
 
     def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
-        """{"tokens": (B, T + 1) int64, "key": (B,)}; -1 after the end of the text, which only evaluation reaches.
+        """{"tokens": (B, T + 1) int64, "key": (B,)}; -1 after the end of the text, which only
+        evaluation reaches.
 
-        "words" (B, T + 1) numbers each token's word where the options ask for it, "segments" its document: that begins with the
-        mark that ends the one before, from which its first token is foretold.
+        "words" (B, T + 1) numbers each token's word where the options ask for it, "segments" its
+        document: that begins with the mark that ends the one before, from which its first token is
+        foretold.
         """
         batch = {"tokens": self.take(samples, epoch, seed), KEY: keys_of(seed, epoch, samples)}
         if self.words is not None:

@@ -32,9 +32,11 @@ ENDS = 2  # documents: a tokenizer that is fitted on several has a mark for the 
 
 @dataclass(frozen=True)
 class PairSource:
-    """The pairs of a split: `rows` reads them, `digest` names their content, `corpus` has the texts of one side, or of both.
+    """The pairs of a split: `rows` reads them, `digest` names their content, `corpus` has the texts
+    of one side, or of both.
 
-    `notes` are what a reader of the files should know; `hashes` those of the content of the files, by path.
+    `notes` are what a reader of the files should know; `hashes` those of the content of the files,
+    by path.
     """
 
     rows: Callable[[], Iterator[Pair]]
@@ -84,9 +86,11 @@ class PairSource:
 
 
 def parallel(split: str, files: dict[str, tuple[Path, ...]]) -> PairSource:
-    """Files of sources and of targets, as many lines in each; where there are as many files of both, file by file.
+    """Files of sources and of targets, as many lines in each; where there are as many files of
+    both, file by file.
 
-    Raises `DataError` for .jsonl, whose rows are no lines of text, and for sides of different length.
+    Raises `DataError` for .jsonl, whose rows are no lines of text, and for sides of different
+    length.
     """
     if objects := [path for paths in files.values() for path in paths if is_json_lines(path)]:
         raise DataError(
@@ -126,7 +130,9 @@ def parallel(split: str, files: dict[str, tuple[Path, ...]]) -> PairSource:
 
 
 def _digest(paths: Sequence[Path], hashes: Sequence[str]) -> str:
-    """A name for the lines of several files: as running text other lines may be the same text (a "\\r" before a line's end)."""
+    """A name for the lines of several files: as running text other lines may be the same text (a
+    "\\r" before a line's end).
+    """
 
     def read() -> str:
         sha = hashlib.sha256()
@@ -177,7 +183,9 @@ def _names_first(together: Sequence[tuple[Sequence[Path], Sequence[Path]]]) -> t
 
 
 def _numbers_differ(together: Sequence[tuple[Sequence[Path], Sequence[Path]]]) -> tuple[str, ...]:
-    """What is to be said of files side by side that have other numbers in their names: 10 sorts before 2, and 02 does not."""
+    """What is to be said of files side by side that have other numbers in their names: 10 sorts
+    before 2, and 02 does not.
+    """
     for sources, targets in together if len(together) > 1 else ():
         numbers = [
             [int(digits) for digits in re.findall("[0-9]+", paths[0].name)]

@@ -284,8 +284,9 @@ def _tokenizers(
 class Pairs(Split):
     """{"source": (B, S), "target": (B, T + 1), "key": (B,)} int64, -1 after a row's end.
 
-    A source is its tokens and the end; a target begins with the end as well, which says: write. In training, pairs with an empty
-    or too long side are left out; in evaluation every pair stays, cut where it is too long. `lengths` are of the longer side.
+    A source is its tokens and the end; a target begins with the end as well, which says: write. In
+    training, pairs with an empty or too long side are left out; in evaluation every pair stays, cut
+    where it is too long. `lengths` are of the longer side.
     """
 
     def __init__(

@@ -24,7 +24,9 @@ from bigmodel_cli.data.trained_on import blocks
 
 @dataclass(frozen=True)
 class Part:
-    """The documents of a split's files; `own` (N,) is how many of each one's first characters train, None where all do."""
+    """The documents of a split's files; `own` (N,) is how many of each one's first characters
+    train, None where all do.
+    """
 
     name: str
     corpus: Corpus
@@ -60,8 +62,9 @@ def _cut(document: Iterator[str], own: int | None) -> Iterator[tuple[bool, str]]
 def training_part(lengths: Sequence[int], fraction: float) -> Ints:
     """(N,) how many of each document's first characters are for training.
 
-    Documents are held out in the order of a fixed permutation until the part is reached; of the last of them, which may be the
-    only one, no more than its tail, so that the part is exactly as large as it should be.
+    Documents are held out in the order of a fixed permutation until the part is reached; of the
+    last of them, which may be the only one, no more than its tail, so that the part is exactly as
+    large as it should be.
     """
     total = sum(lengths)
     missing = total - int(total * (1 - fraction))
@@ -89,7 +92,9 @@ def single(corpus: Corpus) -> bool:
 
 
 def write_tokens(draft: Path, parts: Sequence[Part], tokenizer: Tokenizer) -> None:
-    """Write train.bin, val.bin ...: the tokens one after the other; and the hashes of their blocks of lines."""
+    """Write train.bin, val.bin ...: the tokens one after the other; and the hashes of their blocks
+    of lines.
+    """
     end = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
     for part in parts:
         names = [part.name] if part.own is None else ["train", "val"]

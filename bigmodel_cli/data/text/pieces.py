@@ -1,4 +1,6 @@
-"""Words of a sentence as tokens, one of which bears a word's tag; and the reader of sentences that a person gives."""
+"""Words of a sentence as tokens, one of which bears a word's tag; and the reader of sentences that
+a person gives.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from bigmodel_cli.lazy import Tensor, torch
 
 
 class Pieces:
-    """Words to tokens, as they stand in running text; the same for what is trained on and for what is given to `predict`."""
+    """Words to tokens, as they stand in running text; the same for what is trained on and for what
+    is given to `predict`.
+    """
 
     def __init__(self, tokenizer: Tokenizer, context: int, piece: Piece) -> None:
         self.tokenizer, self.room, self.piece = tokenizer, context - 2, piece
@@ -29,7 +33,8 @@ class Pieces:
     def __call__(self, words: Sequence[str], place: str) -> tuple[list[int], list[int]]:
         """(tokens, where among them each word's own stands), of the words that there is room for.
 
-        The first word is always among them. One of which the tokenizer leaves nothing is the mark of the end.
+        The first word is always among them. One of which the tokenizer leaves nothing is the mark
+        of the end.
         """
         tokens: list[int] = []
         at: list[int] = []
@@ -47,7 +52,9 @@ class Pieces:
         return tokens[: self.room], at
 
     def batch(self, rows: Sequence[tuple[Any, Any]]) -> dict[str, Tensor]:
-        """{"tokens", "tags": (B, T)} of rows of tokens and their tags, between marks; -1 after a row's end, and where no tag is."""
+        """{"tokens", "tags": (B, T)} of rows of tokens and their tags, between marks; -1 after a
+        row's end, and where no tag is.
+        """
         tokens, tags = (Ragged.of(side) for side in zip(*rows, strict=True))
         every = np.arange(len(rows))
         batch = as_batch(
@@ -58,14 +65,18 @@ class Pieces:
 
 
 class Sentences:
-    """Sentences that a person gives, words with blanks between: {"tokens", "tags": (B, T)}, where a tag of 0 asks for one."""
+    """Sentences that a person gives, words with blanks between: {"tokens", "tags": (B, T)}, where a
+    tag of 0 asks for one.
+    """
 
     def __init__(self, tokenizer: Tokenizer, context: int, piece: Piece) -> None:
         self.pieces = Pieces(tokenizer, context, piece)
         self.most = f"{context} tokens, marks included"
 
     def read(self, given: str, place: str) -> tuple[tuple[list[str], list[int], Ints], bool]:
-        """(the words that there is room for, their tokens, where tags are asked for), and whether there are more words."""
+        """(the words that there is room for, their tokens, where tags are asked for), and whether
+        there are more words.
+        """
         words = without_bom(checked(given, place)).split()
         if not words:
             raise DataError(f"{place} is empty: there is no word to tag")

@@ -1,4 +1,6 @@
-"""Rows of tokens of different lengths as flat arrays: in the cache one after the other, in a batch padded at the right."""
+"""Rows of tokens of different lengths as flat arrays: in the cache one after the other, in a batch
+padded at the right.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ DROPPED = 2  # first stream of random numbers that leave tokens out; one for eac
 
 
 class Ragged:
-    """Rows of tokens: all of them one after the other in `tokens`, and where each row ends in `ends` (N,)."""
+    """Rows of tokens: all of them one after the other in `tokens`, and where each row ends in
+    `ends` (N,).
+    """
 
     def __init__(self, tokens: Any, ends: Ints) -> None:
         self.tokens = tokens
@@ -38,7 +42,9 @@ class Ragged:
         return cls(tokens, np.load(folder / f"{name}.ends.npy"))
 
     def take(self, rows: Ints, lengths: Ints) -> Ints:
-        """(B,), (B,) -> (B, longest) int64   the first `lengths` tokens of some rows, -1 after them."""
+        """(B,), (B,) -> (B, longest) int64   the first `lengths` tokens of some rows, -1 after
+        them.
+        """
         place = np.arange(int(lengths.max(initial=0)))
         if not len(place):
             return np.zeros((len(rows), 0), np.int64)
@@ -70,7 +76,9 @@ class RaggedWriter:
 
 
 def fit_lengths(lengths: Sequence[Ints], room: int) -> list[Ints]:
-    """How many tokens of one or two sides stay, so that a row has at most `room`: the longer side is cut first."""
+    """How many tokens of one or two sides stay, so that a row has at most `room`: the longer side
+    is cut first.
+    """
     if len(lengths) == 1:
         return [np.minimum(lengths[0], room)]
     first, second = lengths
@@ -81,7 +89,9 @@ def fit_lengths(lengths: Sequence[Ints], room: int) -> list[Ints]:
 def leave_out(
     taken: Ints, probability: float, seed: int, epoch: int, samples: Ints, side: int
 ) -> tuple[Ints, Ints]:
-    """(B, L) -> (B, L), (B,)   the rows without tokens drawn anew for each (seed, epoch, sample), and their lengths."""
+    """(B, L) -> (B, L), (B,)   the rows without tokens drawn anew for each (seed, epoch, sample),
+    and their lengths.
+    """
     kept = (draw(seed, epoch, samples, DROPPED + side, taken.shape[1]) >= probability) & (
         taken != PADDING
     )
@@ -92,9 +102,11 @@ def leave_out(
 def join_sides(
     sides: Iterable[Ints], lengths: Sequence[Ints], start: int, end: int
 ) -> tuple[Ints, Ints]:
-    """(B, T) tokens and (B, T) types: the start, the first side, an end, and where there are two the second and its end.
+    """(B, T) tokens and (B, T) types: the start, the first side, an end, and where there are two
+    the second and its end.
 
-    The type is 0 up to the end of the first side, 1 after it (Devlin et al. 2019), and -1 where the row is over.
+    The type is 0 up to the end of the first side, 1 after it (Devlin et al. 2019), and -1 where the
+    row is over.
     """
     width = 1 + int(sum(n + 1 for n in lengths).max(initial=0))  # type: ignore[union-attr]
     count = len(lengths[0])

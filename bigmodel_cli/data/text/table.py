@@ -1,4 +1,6 @@
-"""Labelled text, or rows of text without labels: TSV, CSV, JSONL, Parquet and lines, as padded rows of tokens."""
+"""Labelled text, or rows of text without labels: TSV, CSV, JSONL, Parquet and lines, as padded rows
+of tokens.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ ColumnOption = Annotated[int, Field(ge=0, le=10_000)] | str
 
 
 class TableOptions(LabelledOptions):
-    """Labelled text, one item a row: .tsv, .csv, .jsonl (each plain or .gz), .parquet; other files are lines of one column."""
+    """Labelled text, one item a row: .tsv, .csv, .jsonl (each plain or .gz), .parquet; other files
+    are lines of one column.
+    """
 
     paths = ("train", "val", "test")
     test_data: ClassVar[str] = "data.test=[FILE]"
@@ -252,7 +256,10 @@ def _open_table(
 def _classes(
     options: TableOptions, surveys: dict[str, TableSurvey], known: DatasetInfo | None
 ) -> tuple[str, ...]:
-    """The training rows' labels, or those of a checkpoint. Raises `DataError` or `SpecError` for a label that is none of them."""
+    """The training rows' labels, or those of a checkpoint.
+
+    Raises `DataError` or `SpecError` for a label that is none of them.
+    """
     if options.label is None:
         return ()
     if known is not None:
@@ -308,7 +315,9 @@ def _write(
     classes: tuple[str, ...],
     tokenizer: Tokenizer,
 ) -> None:
-    """For each split and column of text the tokens of all rows; what is learnt of each row; the hash of its texts."""
+    """For each split and column of text the tokens of all rows; what is learnt of each row; the
+    hash of its texts.
+    """
     numbers = {name: index for index, name in enumerate(classes)}
     dtype = token_dtype(tokenizer)
     for split, paths in files.items():
@@ -343,7 +352,10 @@ def _write(
 
 
 def encode(tokenizer: Tokenizer, text: str, place: str) -> Any:
-    """The tokens of a text (T,). Raises `DataError` naming its place for a character that has no token."""
+    """The tokens of a text (T,).
+
+    Raises `DataError` naming its place for a character that has no token.
+    """
     try:
         return tokenizer.encode_array(text) if text else []
     except UnknownCharacter as error:
@@ -351,12 +363,14 @@ def encode(tokenizer: Tokenizer, text: str, place: str) -> Any:
 
 
 class Table(Split):
-    """{"tokens": (B, T) int64, -1 after a row's end; "key": (B,)}, and what is learnt of a row (`target_name`).
+    """{"tokens": (B, T) int64, -1 after a row's end; "key": (B,)}, and what is learnt of a row
+    (`target_name`).
 
-    A row is a mark (the tokenizer's start of text, which is its end of text where it has none; `pool: cls` reads a label there),
-    the text, an end, and for a pair the second text and its end, with "types" (B, T): 0, from the second text on 1. Without
-    labels T is one more, a last column that is -1 in every row, since tasks of running text do not show the model the last.
-    "words" (B, T) numbers each token's word where the options ask for it.
+    A row is a mark (the tokenizer's start of text, which is its end of text where it has none;
+    `pool: cls` reads a label there), the text, an end, and for a pair the second text and its end,
+    with "types" (B, T): 0, from the second text on 1. Without labels T is one more, a last column
+    that is -1 in every row, since tasks of running text do not show the model the last. "words" (B,
+    T) numbers each token's word where the options ask for it.
     """
 
     def __init__(
@@ -436,7 +450,8 @@ def as_batch(
 def batch_of_texts(
     items: Sequence[Sequence[Any]], tokenizer: Tokenizer, context: int
 ) -> dict[str, Tensor]:
-    """{"tokens": (B, T), for pairs "types"}: items of one or two sides' tokens, as `Table` gives them to a classifier.
+    """{"tokens": (B, T), for pairs "types"}: items of one or two sides' tokens, as `Table` gives
+    them to a classifier.
 
     `context` is the checkpoint's `info.context`.
     """

@@ -1,4 +1,6 @@
-"""Rows of texts and labels from TSV, CSV, JSONL, Parquet and plain lines, one at a time; every fault names its line."""
+"""Rows of texts and labels from TSV, CSV, JSONL, Parquet and plain lines, one at a time; every
+fault names its line.
+"""
 
 from __future__ import annotations
 
@@ -63,8 +65,9 @@ Delimiter = Annotated[
 class Columns:
     """Which columns are read: by name (a.b for b in the object a), or by number from 0.
 
-    `header` None: the first row has names where one is said by name. `delimiter` None: by the file's ending. Rows have a label, a
-    set of labels where a `separator` stands between them, or numbers in the columns of `targets`.
+    `header` None: the first row has names where one is said by name. `delimiter` None: by the
+    file's ending. Rows have a label, a set of labels where a `separator` stands between them, or
+    numbers in the columns of `targets`.
     """
 
     text: tuple[Column, ...]
@@ -97,10 +100,11 @@ class Columns:
 
 @dataclass(frozen=True)
 class Row:
-    """One row: its texts, its label where there are labels, its place (file and line), and how many columns the file has.
+    """One row: its texts, its label where there are labels, its place (file and line), and how many
+    columns the file has.
 
-    `labels` are a set's, None where labels are not sets, and `numbers` those to be learnt. `header` are the names of the columns
-    where the file's first row has them.
+    `labels` are a set's, None where labels are not sets, and `numbers` those to be learnt. `header`
+    are the names of the columns where the file's first row has them.
     """
 
     texts: tuple[str, ...]
@@ -118,7 +122,9 @@ def is_separated(path: Path) -> bool:
 
 
 def keeps_quotes(path: Path, columns: Columns) -> bool:
-    """Whether quotes are characters like others, as GLUE's .tsv files have them; pandas reads them as in .csv."""
+    """Whether quotes are characters like others, as GLUE's .tsv files have them; pandas reads them
+    as in .csv.
+    """
     return columns.delimiter is None and plain_name(path).endswith(".tsv")
 
 
@@ -130,9 +136,11 @@ def opens_quotes(path: Path, columns: Columns) -> bool:
 
 
 def read_rows(path: Path, columns: Columns) -> Iterator[Row]:
-    """The rows of a file, by its ending; .gz may follow, and what has another ending is plain lines of one column.
+    """The rows of a file, by its ending; .gz may follow, and what has another ending is plain lines
+    of one column.
 
-    Raises `DataError` naming file and line for what is not UTF-8, not of the form, or without a column, a text or a label.
+    Raises `DataError` naming file and line for what is not UTF-8, not of the form, or without a
+    column, a text or a label.
     """
     labelled = columns.label is not None
     if is_separated(path):
@@ -168,7 +176,9 @@ def rows_of(paths: Sequence[Path], columns: Columns) -> Iterator[Row]:
 def _separated(
     path: Path, columns: Columns
 ) -> Iterator[tuple[str, list[Any], int, tuple[str, ...]]]:
-    """(place, wanted values, columns, names) of rows that all have as many as the first: no separator in a text shifts them."""
+    """(place, wanted values, columns, names) of rows that all have as many as the first: no
+    separator in a text shifts them.
+    """
     first: list[str] | None = None
     indices: list[int] = []
     header: tuple[str, ...] = ()
@@ -194,7 +204,9 @@ def _separated(
 
 
 def splitting(path: Path, columns: Columns) -> tuple[Iterator[tuple[int, list[str]]], str]:
-    """The (line, columns) of a file's rows, and what stands between the columns; "" for lines of one column."""
+    """The (line, columns) of a file's rows, and what stands between the columns; "" for lines of
+    one column.
+    """
     if keeps_quotes(path, columns):
         return _tab_rows(path), "\t"
     if columns.delimiter is None and not plain_name(path).endswith(".csv"):
@@ -262,7 +274,9 @@ def _tab_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _quoted_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Columns between commas or the like, quoted as RFC 4180 says: a quoted value may hold them, newlines and doubled quotes."""
+    """Columns between commas or the like, quoted as RFC 4180 says: a quoted value may hold them,
+    newlines and doubled quotes.
+    """
     if csv.field_size_limit() < LONGEST_LINE:  # of the whole process, so it is never lowered
         csv.field_size_limit(LONGEST_LINE)
     source = (line + "\n" for line in lines(path, inner_returns=True))

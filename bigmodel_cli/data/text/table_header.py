@@ -1,4 +1,6 @@
-"""Whether the first row of a file without a word about it holds the names of the columns; such a row is never learnt from."""
+"""Whether the first row of a file without a word about it holds the names of the columns; such a
+row is never learnt from.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +35,12 @@ WORD = re.compile(r"[^\W\d][\w.-]*")
 
 
 def check_headers(firsts: Sequence[Row], labels: Mapping[str, int], columns: Columns) -> None:
-    """Raise `DataError` where the first row of a file looks like names; `labels` are counted over all rows.
+    """Raise `DataError` where the first row of a file looks like names; `labels` are counted over
+    all rows.
 
-    It does where its texts, or its label that no other row has, are usual names of columns; where its label is alone, one word,
-    and the others are numbers, or all stand several times; and where the values are the columns' own numbers.
+    It does where its texts, or its label that no other row has, are usual names of columns; where
+    its label is alone, one word, and the others are numbers, or all stand several times; and where
+    the values are the columns' own numbers.
     """
     for row in firsts:
         why = _why(row, sum(other.label == row.label for other in firsts), labels, columns)

@@ -71,14 +71,19 @@ class SeenColumn:
 
 @dataclass(frozen=True)
 class SeenTable:
-    """The columns of a table, and how they must be read: `delimiter` where it is not the one by the file's ending."""
+    """The columns of a table, and how they must be read: `delimiter` where it is not the one by the
+    file's ending.
+    """
 
     columns: tuple[SeenColumn, ...]
     delimiter: str | None = None
 
 
 def look_at_table(path: Path) -> SeenTable:
-    """The columns of a file, from its first rows. Raises `DataError` where it cannot be read, or has none."""
+    """The columns of a file, from its first rows.
+
+    Raises `DataError` where it cannot be read, or has none.
+    """
     if is_separated(path):
         return _separated(path)
     if is_json_lines(path):

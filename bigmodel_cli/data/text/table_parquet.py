@@ -17,7 +17,8 @@ Wanted = Sequence[tuple[str, str | int]]  # (the option that says the column, th
 def parquet_rows(
     path: Path, wanted: Wanted, labelled: bool
 ) -> Iterator[tuple[str, list[Any], int, tuple[str, ...]]]:
-    """(place, wanted values, 0, the columns' names) of each row, as those of other tables are given.
+    """(place, wanted values, 0, the columns' names) of each row, as those of other tables are
+    given.
 
     The last value is a label where `labelled`, and gets the name that the schema has for it.
     """
@@ -110,7 +111,9 @@ def _fields(field: Any) -> list[Any]:
 
 
 def _class_names(metadata: Any, steps: Sequence[str]) -> tuple[str, ...]:
-    """The names that Hugging Face's feature schema gives to the labels of a column, or () where it gives none."""
+    """The names that Hugging Face's feature schema gives to the labels of a column, or () where it
+    gives none.
+    """
     try:
         feature = json.loads(metadata[b"huggingface"])["info"]["features"]
         for step in steps:

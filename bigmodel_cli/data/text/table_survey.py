@@ -33,11 +33,12 @@ MOST_CLASSES = 100_000
 
 @dataclass
 class TableSurvey:
-    """What one pass over a split's files finds; `labels` have the place where each stands first, `counts` how often it stands.
+    """What one pass over a split's files finds; `labels` have the place where each stands first,
+    `counts` how often it stands.
 
-    Of sets each label counts. `notes` are what a reader of the files should know: what may be meant otherwise than it was read.
-    `hashes` are those of the files' content. `headers` are the names of the columns in the first row of each file that has them,
-    with a row's place.
+    Of sets each label counts. `notes` are what a reader of the files should know: what may be meant
+    otherwise than it was read. `hashes` are those of the files' content. `headers` are the names of
+    the columns in the first row of each file that has them, with a row's place.
     """
 
     digest: str = ""
@@ -54,7 +55,8 @@ class TableSurvey:
 def survey_table(paths: Sequence[Path], columns: Columns) -> TableSurvey:
     """Read the rows once. The result is kept in the cache by the name and content of the files.
 
-    Raises `DataError` where there is no row, and for a first row that seems to hold names although nothing says so.
+    Raises `DataError` where there is no row, and for a first row that seems to hold names although
+    nothing says so.
     """
     hashes = content_hashes(paths)
     description = [
@@ -126,7 +128,9 @@ def _add(found: TableSurvey, row: Row, sha: Any, symbols: set[str]) -> None:
 
 
 def check_order(surveys: Iterable[TableSurvey], columns: Columns) -> None:
-    """Raise `DataError` where a column that is said by number stands at another place in one of the files, by their first rows."""
+    """Raise `DataError` where a column that is said by number stands at another place in one of the
+    files, by their first rows.
+    """
     headers = [header for survey in surveys for header in survey.headers]
     for option, column in columns.wanted:
         if not isinstance(column, int):
@@ -142,7 +146,9 @@ def check_order(surveys: Iterable[TableSurvey], columns: Columns) -> None:
 
 
 class _Doubts:
-    """Counts what may be meant otherwise: values in quotes, empty texts, lines of one column with the same separators."""
+    """Counts what may be meant otherwise: values in quotes, empty texts, lines of one column with
+    the same separators.
+    """
 
     def __init__(self) -> None:
         self.quoted = self.quoted_labels = self.empty = self.several = 0
@@ -200,7 +206,9 @@ def _in_quotes(value: str) -> bool:
 
 
 def alike_labels(labels: Iterable[str]) -> list[str]:
-    """Warnings of labels that are classes of their own though they differ in case, spelling or zeros alone: 1, 01 and 1.0."""
+    """Warnings of labels that are classes of their own though they differ in case, spelling or
+    zeros alone: 1, 01 and 1.0.
+    """
     groups: dict[str, list[str]] = {}
     for label in labels:
         groups.setdefault(_essence(label), []).append(label)
@@ -220,7 +228,9 @@ def _essence(label: str) -> str:
 
 
 def sort_classes(labels: Sequence[str] | dict[str, str]) -> tuple[str, ...]:
-    """The labels in the order of the logits: as numbers where all are whole numbers, else by code point."""
+    """The labels in the order of the logits: as numbers where all are whole numbers, else by code
+    point.
+    """
     if all(re.fullmatch(r"[+-]?[0-9]{1,18}", label) for label in labels):
         return tuple(sorted(labels, key=lambda label: (int(label), label)))
     return tuple(sorted(labels))
@@ -229,7 +239,9 @@ def sort_classes(labels: Sequence[str] | dict[str, str]) -> tuple[str, ...]:
 def check_labels(
     surveys: dict[str, TableSurvey], classes: tuple[str, ...], sets: bool = False
 ) -> None:
-    """Raise `DataError` for a single class, or sets without any, and for a label that the training split does not have."""
+    """Raise `DataError` for a single class, or sets without any, and for a label that the training
+    split does not have.
+    """
     if sets and not classes:
         raise DataError("data.label: no training row has a label; is it the right column?")
     if len(classes) < 2 and not sets:

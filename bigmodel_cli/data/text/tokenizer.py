@@ -1,8 +1,9 @@
 """Tokenizers: text to numbers and back.
 
-All are kept in one form, the `tokenizer.json` of the Hugging Face tokenizers library, which opens elsewhere: bytes are
-its byte-level BPE without merges, characters its word-level model split at each character, symbols the same split at blanks. Those
-are computed here directly, because that is faster and because an unknown character must be an error.
+All are kept in one form, the `tokenizer.json` of the Hugging Face tokenizers library, which opens
+elsewhere: bytes are its byte-level BPE without merges, characters its word-level model split at
+each character, symbols the same split at blanks. Those are computed here directly, because that is
+faster and because an unknown character must be an error.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ MOST_OWN = 16_000_000
 class Tokenizer(Protocol):
     """Text to token numbers in [0, vocab_size), and back.
 
-    `end_of_text` is the mark after a text, None where there is none; `start_of_text` is the one before it, where a tokenizer has
-    no mark of its own for that the end's.
+    `end_of_text` is the mark after a text, None where there is none; `start_of_text` is the one
+    before it, where a tokenizer has no mark of its own for that the end's.
     """
 
     vocab_size: int
@@ -43,13 +44,17 @@ class Tokenizer(Protocol):
         """The same as an array of integers."""
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of some tokens; the end of text is nothing, and bytes that are no UTF-8 become U+FFFD.
+        """The text of some tokens; the end of text is nothing, and bytes that are no UTF-8 become
+        U+FFFD.
 
-        A character of several bytes that is cut at the end shows as U+FFFD there until its last byte has come.
+        A character of several bytes that is cut at the end shows as U+FFFD there until its last
+        byte has come.
         """
 
     def unknown(self, symbols: Iterable[str]) -> list[str]:
-        """Those characters, of letters, digits, marks and the like, that are left out or read as an unknown token."""
+        """Those characters, of letters, digits, marks and the like, that are left out or read as an
+        unknown token.
+        """
 
     def to_json(self) -> bytes:
         """The content of tokenizer.json."""
@@ -102,7 +107,9 @@ class ByteTokenizer(_OwnTokenizer):
 
 
 class CharacterTokenizer(_OwnTokenizer):
-    """Token i is the i-th of the sorted characters; the end of a text, where there is one, comes after them."""
+    """Token i is the i-th of the sorted characters; the end of a text, where there is one, comes
+    after them.
+    """
 
     def __init__(self, characters: Iterable[str], end: bool) -> None:
         import numpy as np
@@ -116,7 +123,10 @@ class CharacterTokenizer(_OwnTokenizer):
         self.table[codes] = np.arange(len(codes))
 
     def encode(self, text: str) -> list[int]:
-        """Token numbers of a text. Raises `DataError` naming the first character that is not in the vocabulary."""
+        """Token numbers of a text.
+
+        Raises `DataError` naming the first character that is not in the vocabulary.
+        """
         return [int(token) for token in self.encode_array(text)]
 
     def encode_array(self, text: str) -> NDArray[Any]:
@@ -156,7 +166,9 @@ class CharacterTokenizer(_OwnTokenizer):
 
 
 class SymbolTokenizer(_OwnTokenizer):
-    """Token i is the i-th of some symbols, which stand between blanks; the end of a text comes after them."""
+    """Token i is the i-th of some symbols, which stand between blanks; the end of a text comes
+    after them.
+    """
 
     def __init__(self, symbols: Iterable[str]) -> None:
         self.symbols = list(symbols)
@@ -194,7 +206,9 @@ class SymbolTokenizer(_OwnTokenizer):
 
 
 class UnknownCharacter(DataError):
-    """A characters tokenizer met a character that its corpus did not have, `offset` characters into the text."""
+    """A characters tokenizer met a character that its corpus did not have, `offset` characters into
+    the text.
+    """
 
     def __init__(self, character: str, offset: int, where: str = "the text") -> None:
         self.character, self.offset = character, offset
@@ -216,7 +230,10 @@ class UnknownSymbol(UnknownCharacter):
 
 
 def load_tokenizer(assets: Mapping[str, bytes]) -> Tokenizer:
-    """The tokenizer among a checkpoint's assets. Raises `DataError` where there is none, `CheckpointError` for a faulty one."""
+    """The tokenizer among a checkpoint's assets.
+
+    Raises `DataError` where there is none, `CheckpointError` for a faulty one.
+    """
     if ASSET not in assets:
         raise DataError("the checkpoint has no tokenizer.json: it is not a model of text")
     return read_tokenizer(bytes(assets[ASSET]), ASSET, CheckpointError)
@@ -230,7 +247,10 @@ def load_source_tokenizer(assets: Mapping[str, bytes]) -> Tokenizer:
 
 
 def read_tokenizer(content: bytes, name: str, fault: type[BigmodelError] = DataError) -> Tokenizer:
-    """The tokenizer in the content of a tokenizer.json called `name`. Raises `fault` for none. Never runs code from it."""
+    """The tokenizer in the content of a tokenizer.json called `name`.
+
+    Raises `fault` for none. Never runs code from it.
+    """
     try:
         return _read(content)
     except ValueError as error:
@@ -299,7 +319,9 @@ def _dump(
 
 
 def _byte_characters() -> list[str]:
-    """The visible character that byte-level BPE writes for each byte (Radford et al. 2019): itself, or one from U+0100 on."""
+    """The visible character that byte-level BPE writes for each byte (Radford et al. 2019): itself,
+    or one from U+0100 on.
+    """
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = iter(range(0x100, 0x200))
     return [chr(byte) if byte in visible else chr(next(others)) for byte in range(256)]

@@ -1,4 +1,6 @@
-"""The tokenizers that a spec may ask for, each with how it is had: computed, trained on the text, or read from a file."""
+"""The tokenizers that a spec may ask for, each with how it is had: computed, trained on the text,
+or read from a file.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,8 @@ class Documents(Protocol):
 
 
 class Corpora(NamedTuple):
-    """What a tokenizer is fitted on: the training documents, unless there are none, and what each split's survey found.
+    """What a tokenizer is fitted on: the training documents, unless there are none, and what each
+    split's survey found.
 
     `held_out` says what part of the training documents' files is left out of them.
     """
@@ -59,7 +62,10 @@ class _FittedOptions(Options):
         raise NotImplementedError
 
     def expected_size(self) -> int:
-        """How many tokens it will have, whatever the texts are. Raises `DataError` where they alone say it."""
+        """How many tokens it will have, whatever the texts are.
+
+        Raises `DataError` where they alone say it.
+        """
         raise DataError(
             f"how many tokens a tokenizer of type {self.type} has is not known: give"
             " data.tokenizer: bytes, or {type: bpe, vocab_size: N}"
@@ -81,7 +87,9 @@ class BytesOptions(_FittedOptions):
 
 
 class CharactersOptions(_FittedOptions):
-    """Every character of the corpus is a token, in code point order; and the end of a document where there are several."""
+    """Every character of the corpus is a token, in code point order; and the end of a document
+    where there are several.
+    """
 
     type: Literal["characters"] = "characters"
 
@@ -92,7 +100,9 @@ class CharactersOptions(_FittedOptions):
 
 
 class BPEOptions(_FittedOptions):
-    """Byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019), trained on the training split."""
+    """Byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019), trained on the
+    training split.
+    """
 
     type: Literal["bpe"] = "bpe"
     vocab_size: Annotated[int, Field(ge=257, le=1_000_000)] = Field(
@@ -130,7 +140,10 @@ class FileOptions(_FittedOptions):
     path: str = Field(description="the tokenizer.json")
 
     def fit(self, texts: Corpora, say: Say) -> Tokenizer:
-        """As it is; which characters of the texts it has no token for is said. Raises `SpecError` where it cannot be read."""
+        """As it is; which characters of the texts it has no token for is said.
+
+        Raises `SpecError` where it cannot be read.
+        """
         path = str(expand(self.path, Path(), "data.tokenizer.path"))
         check_plain(Path(path), SpecError)
         try:

@@ -1,4 +1,6 @@
-"""Tokenizers of the Hugging Face tokenizers library: what it does with a file from anywhere, and its panics as faults."""
+"""Tokenizers of the Hugging Face tokenizers library: what it does with a file from anywhere, and
+its panics as faults.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
 START_NAMES = ("[CLS]", "<s>", "<bos>", "<|begin_of_text|>")
 """What they call its start."""
 LONG = 1 << 16
-"""Characters from which on a signal is not to wait until a text is encoded: a row may have a hundred million."""
+"""Characters from which on a signal is not to wait until a text is encoded: a row may have a
+hundred million.
+"""
 MOST_BYTES = 100_000_000
 """Of a tokenizer.json: that of a vocabulary of 256,000 has 35 million."""
 TRIALS = (
@@ -35,7 +39,8 @@ TRIALS = (
     "1" * 1000 + "a",
     " " * 1000 + "a",
 )
-"""What any tokenizer must be able to read, with characters that no vocabulary has, and long runs."""
+"""What any tokenizer must be able to read, with characters that no vocabulary has, and long runs.
+"""
 
 
 class LibraryTokenizer:
@@ -95,7 +100,9 @@ class LibraryTokenizer:
             ) from None
 
     def unknown(self, symbols: Iterable[str]) -> list[str]:
-        """Those characters, of letters, digits, marks and the like, that are left out or read as an unknown token."""
+        """Those characters, of letters, digits, marks and the like, that are left out or read as an
+        unknown token.
+        """
         model = json.loads(self.content)["model"]
         unknown = model.get("unk_id")
         if isinstance(model.get("unk_token"), str):
@@ -116,7 +123,10 @@ class LibraryTokenizer:
 
 
 def open_library(content: bytes) -> LibraryTokenizer:
-    """The tokenizer in the content of a tokenizer.json, tried on texts that any must read. Raises `ValueError`."""
+    """The tokenizer in the content of a tokenizer.json, tried on texts that any must read.
+
+    Raises `ValueError`.
+    """
     if len(content) > MOST_BYTES:
         raise ValueError(f"it has {len(content):,} bytes, and at most {MOST_BYTES:,} are read")
     with _silent():

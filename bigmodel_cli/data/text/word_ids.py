@@ -1,4 +1,6 @@
-"""Which word each token belongs to: what whole-word masking must know, and only the tokenizer can say."""
+"""Which word each token belongs to: what whole-word masking must know, and only the tokenizer can
+say.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,11 @@ NO_WORD = -1
 
 
 class Words:
-    """(B, T) tokens -> (B, T) int64   the number of each token's word in its row, from 0; -1 for padding and marks.
+    """(B, T) tokens -> (B, T) int64   the number of each token's word in its row, from 0; -1 for
+    padding and marks.
 
-    A word is a run of letters, their marks and digits, however many tokens it takes; all else is a word for itself. A character of
-    which a token holds a part counts as a letter.
+    A word is a run of letters, their marks and digits, however many tokens it takes; all else is a
+    word for itself. A character of which a token holds a part counts as a letter.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -35,9 +38,11 @@ class Words:
 
 
 def token_word_flags(tokenizer: Tokenizer) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
-    """(V, 3) bool: is the token a mark without text; does its text join what stands before it; and what comes after it.
+    """(V, 3) bool: is the token a mark without text; does its text join what stands before it; and
+    what comes after it.
 
-    Each token is decoded behind a letter, since some tokenizers write a word's space only between words.
+    Each token is decoded behind a letter, since some tokenizers write a word's space only between
+    words.
     """
     table = np.zeros((tokenizer.vocab_size, 3), np.bool_)
     letter = next(

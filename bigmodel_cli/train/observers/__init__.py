@@ -1,4 +1,6 @@
-"""What watches a training: the log, the progress bar, trackers, and what a finished run shows of itself."""
+"""What watches a training: the log, the progress bar, trackers, and what a finished run shows of
+itself.
+"""
 
 from __future__ import annotations
 

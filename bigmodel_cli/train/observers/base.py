@@ -13,15 +13,17 @@ if TYPE_CHECKING:
 class Observer:
     """Watches a training; nothing that is not overridden does anything.
 
-    What `on_start` raises ends the run before its first step. A record is one line of metrics.jsonl as plain values, with its
-    "step".
+    What `on_start` raises ends the run before its first step. A record is one line of metrics.jsonl
+    as plain values, with its "step".
     """
 
     def on_start(self, run: Run) -> None:
         """The run begins, or goes on."""
 
     def cut(self, step: int, rewinds: int) -> None:
-        """Forget the records after `step`, and of going back more often than `rewinds` times: they are made again."""
+        """Forget the records after `step`, and of going back more often than `rewinds` times: they
+        are made again.
+        """
 
     def on_log(self, record: dict[str, Any]) -> None:
         """The figures of the steps since the last such record."""
@@ -39,7 +41,9 @@ class Observer:
         """A checkpoint of this step is about to be committed: it must not outlive its records."""
 
     def on_end(self, run: Run) -> None:
-        """The training came to its end, and the averaged weights, if there are any, are in the model."""
+        """The training came to its end, and the averaged weights, if there are any, are in the
+        model.
+        """
 
     def close(self) -> None:
         """Let go of everything, however the run ended. It may be called twice."""

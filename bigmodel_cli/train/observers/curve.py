@@ -1,4 +1,6 @@
-"""curve.png: the losses and the metric of a finished run, and below them its learning rate and gradients."""
+"""curve.png: the losses and the metric of a finished run, and below them its learning rate and
+gradients.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ class About(NamedTuple):
 
 
 class Curve(Observer):
-    """Draws curve.png from metrics.jsonl when the run ends; nothing where that could not be written."""
+    """Draws curve.png from metrics.jsonl when the run ends; nothing where that could not be
+    written.
+    """
 
     def __init__(self, metrics: MetricsLog) -> None:
         self.metrics = metrics
@@ -60,7 +64,9 @@ class Curve(Observer):
 
 
 def drawn(picture: Path, draw: Callable[[], None], tell: Callable[[str], None]) -> bool:
-    """Draw a finished run's picture; where that fails for any reason, a warning says why, and the run's result stands."""
+    """Draw a finished run's picture; where that fails for any reason, a warning says why, and the
+    run's result stands.
+    """
     try:
         draw()
     except Exception as error:
@@ -76,7 +82,8 @@ def drawn(picture: Path, draw: Callable[[], None], tell: Callable[[str], None]) 
 
 
 def draw_curve(metrics: Path, picture: Path, about: About) -> None:
-    """Draw as a PNG what metrics.jsonl holds: losses and the task's metric; learning rate and the norm of the gradient.
+    """Draw as a PNG what metrics.jsonl holds: losses and the task's metric; learning rate and the
+    norm of the gradient.
 
     A validation in which a figure was not a finite number is a gap in its line.
     """

@@ -29,9 +29,11 @@ SAMPLE, SAMPLES = 0.5, 31
 
 
 class Pace:
-    """Seconds that a run still takes, by medians over its last samples: a pause, however long, is one sample of many.
+    """Seconds that a run still takes, by medians over its last samples: a pause, however long, is
+    one sample of many.
 
-    Validations and checkpoints are counted apart from the steps, by how long each takes and how often they come.
+    Validations and checkpoints are counted apart from the steps, by how long each takes and how
+    often they come.
     """
 
     def __init__(self, step: int) -> None:
@@ -79,7 +81,10 @@ WIDE = 76
 
 
 class Progress(Observer):
-    """Shows loss, learning rate, rate and time left, validations, and messages. A logged step costs microseconds."""
+    """Shows loss, learning rate, rate and time left, validations, and messages.
+
+    A logged step costs microseconds.
+    """
 
     def __init__(self) -> None:
         self.run: Run | None = None

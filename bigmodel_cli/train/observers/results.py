@@ -45,7 +45,9 @@ class SampleText(Observer):
 
 
 class SamplePictures(Observer):
-    """Draws images of the validation, or of the training where there is none, as the task shows what was learnt."""
+    """Draws images of the validation, or of the training where there is none, as the task shows
+    what was learnt.
+    """
 
     def on_end(self, run: Run) -> None:
         """Draw them."""

@@ -1,4 +1,6 @@
-"""A tracker of the spec at work: in a thread of its own, so that neither its faults nor its pace touch the run."""
+"""A tracker of the spec at work: in a thread of its own, so that neither its faults nor its pace
+touch the run.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,16 @@ if TYPE_CHECKING:
 
 LIMIT = 60.0
 LIMIT_STOPPED = 10.0
-"""Seconds that the end of a run waits for its trackers, and that of a run that was stopped: schedulers do not wait long."""
+"""Seconds that the end of a run waits for its trackers, and that of a run that was stopped:
+schedulers do not wait long.
+"""
 
 
 class Tracked(Recorder):
-    """Passes records on to a tracker. What it raises is one warning; nothing waits for it but the end, for `LIMIT` seconds."""
+    """Passes records on to a tracker.
+
+    What it raises is one warning; nothing waits for it but the end, for `LIMIT` seconds.
+    """
 
     def __init__(self, options: AnyTrackerOptions) -> None:
         self.options = options
