@@ -49,8 +49,8 @@ def _typed_options(
 
 
 def _line(options: type[Options]) -> str:
-    """The first line of the docstring."""
-    return next(iter((options.__doc__ or "").strip().splitlines()), "")
+    """The docstring's first paragraph."""
+    return " ".join((options.__doc__ or "").split("\n\n")[0].split())
 
 
 def catalog_text() -> str:
