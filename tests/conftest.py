@@ -20,6 +20,8 @@ from bigmodel_cli.__main__ import run
 from bigmodel_cli.lazy import load_torch
 
 ROOT = Path(__file__).resolve().parent.parent
+os.environ["OMP_NUM_THREADS"] = "1"  # also for processes that tests start: threads of several wait
+# for one another, spinning, where there are as many processes as cores
 load_torch()
 import torch  # noqa: E402
 
@@ -99,6 +101,14 @@ def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     """Starts commands as processes of their own."""
     parent = Zygote(tmp_path_factory.mktemp("processes"))
+    yield parent
+    parent.close()
+
+
+@pytest.fixture(scope="session")
+def plain_zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    """Starts commands that plugins join, which is done once in a process."""
+    parent = Zygote(tmp_path_factory.mktemp("processes"), plain=True)
     yield parent
     parent.close()
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT
@@ -32,6 +33,11 @@ def assert_no_fault(campaign: Campaign, seeds: range) -> None:
     assert len({outcome.status for outcome in campaign.outcomes}) > 1, (
         "all cases end alike: they are too much alike"
     )
+
+
+def few_or_many(few: int, many: int) -> list[Any]:
+    """How many cases, by default and where there is time."""
+    return [few, pytest.param(many, marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")
@@ -54,21 +60,24 @@ def data(folder: Path) -> fuzz_data.Data:
     return fuzz_data.prepared(folder)
 
 
-def test_mutated_specs_are_refused_or_planned_and_trained(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", few_or_many(60, 150))
+def test_mutated_specs_are_refused_or_planned_and_trained(count: int, tmp_path: Path) -> None:
     """Rows 23 to 29, 86."""
-    assert_no_fault(fuzz_specs.campaign(tmp_path, every=8), range(150))
+    assert_no_fault(fuzz_specs.campaign(tmp_path, every=8), range(count))
 
 
-def test_mutated_data_is_refused_or_read(data: fuzz_data.Data) -> None:
+@pytest.mark.parametrize("count", few_or_many(100, 200))
+def test_mutated_data_is_refused_or_read(count: int, data: fuzz_data.Data) -> None:
     """Rows 30 to 37, 80, 84, 85."""
-    assert_no_fault(Campaign(data.case, data.folder), range(200))
+    assert_no_fault(Campaign(data.case, data.folder), range(count))
 
 
+@pytest.mark.parametrize("count", few_or_many(30, 70))
 def test_mutated_checkpoints_are_refused_or_used_and_open_nothing_else(
-    data: fuzz_data.Data,
+    count: int, data: fuzz_data.Data
 ) -> None:
     """Rows 13 to 22, 75 to 79, 83."""
-    assert_no_fault(fuzz_checkpoints.watched(data.models), range(70))
+    assert_no_fault(fuzz_checkpoints.watched(data.models), range(count))
 
 
 def _writes_control_characters() -> int:

@@ -15,6 +15,7 @@ import pytest
 from conftest import ROOT, Result
 
 from bigmodel_cli.catalog import catalog
+from bigmodel_cli.data.text import docstrings
 
 PACKAGE = ROOT / "bigmodel_cli"
 STOREYS = (
@@ -301,8 +302,10 @@ SMALLER = {
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda p: p.stem)
 def test_every_sample_spec_trains_a_few_steps(
-    path: Path, data_root: Path, cli: Callable[..., Result]
+    path: Path, data_root: Path, cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    some = sorted(docstrings.standard_library(10**9))[::8]
+    monkeypatch.setattr(docstrings, "standard_library", lambda limit: iter(some))
     changes = [
         "train.steps=2",
         "train.epochs=null",

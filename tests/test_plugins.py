@@ -5,12 +5,11 @@ said.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from zygote import Zygote
 
 from bigmodel_cli import plugins
 from bigmodel_cli.config import Options
@@ -24,32 +23,30 @@ def readme_part() -> str:
     return text.split("<!-- a part of one's own -->")[1].split("```python\n")[1].split("```")[0]
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own, since parts are joined once."""
-    return subprocess.run(
-        [sys.executable, "-m", "bigmodel_cli", *words], capture_output=True, text=True
-    )
-
-
-def test_the_part_of_the_readme_trains_and_is_evaluated(decoder_spec: Path) -> None:
+def test_the_part_of_the_readme_trains_and_is_evaluated(
+    decoder_spec: Path, plain_zygote: Zygote
+) -> None:
     Path("mean.py").write_text(readme_part())
     plugin = ("--plugin", "mean.py")
-    assert "running_mean" in run("models", *plugin).stdout
-    assert "running_mean" in run("schema", *plugin).stdout
+    assert "running_mean" in plain_zygote.run("models", *plugin).out
+    assert "running_mean" in plain_zygote.run("schema", *plugin).out
     change = ("--set", "model.blocks.0.mixer={type: running_mean}", "--set", "train.precision=fp32")
-    trained = run("pretrain", str(decoder_spec), *plugin, *change, "--out", "run")
-    assert trained.returncode == 0, trained.stderr
+    trained = plain_zygote.run("pretrain", str(decoder_spec), *plugin, *change, "--out", "run")
+    assert trained.status == 0, trained.err
     last = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])
-    found = run("eval", "run", "--json", *plugin)
-    assert found.returncode == 0, found.stderr
-    assert json.loads(found.stdout)["loss"] == pytest.approx(last["val"]["loss"], rel=1e-5)
+    found = plain_zygote.run("eval", "run", "--json", *plugin)
+    assert found.status == 0, found.err
+    assert json.loads(found.out)["loss"] == pytest.approx(last["val"]["loss"], rel=1e-5)
     prompt = Path("text.txt").read_text()[:2]
-    texts = [run("predict", "run", prompt, *plugin, "--max-tokens", "8").stdout for _ in range(2)]
+    texts = [
+        plain_zygote.run("predict", "run", prompt, *plugin, "--max-tokens", "8").out
+        for _ in range(2)
+    ]
     assert texts[0] == texts[1] != ""
-    without = run("eval", "run")
-    assert without.returncode == 2
-    assert "unknown type 'running_mean'" in without.stderr
-    assert "this spec was made with --plugin mean.py: give it" in without.stderr
+    without = plain_zygote.run("eval", "run")
+    assert without.status == 2
+    assert "unknown type 'running_mean'" in without.err
+    assert "this spec was made with --plugin mean.py: give it" in without.err
 
 
 @pytest.mark.parametrize(
@@ -71,12 +68,12 @@ def test_the_part_of_the_readme_trains_and_is_evaluated(decoder_spec: Path) -> N
         ),
     ],
 )
-def test_what_is_wrong_with_a_plugin_is_said(text: str, message: str) -> None:
+def test_what_is_wrong_with_a_plugin_is_said(text: str, message: str, plain_zygote: Zygote) -> None:
     Path("bad.py").write_text(text)
-    result = run("models", "--plugin", "bad.py")
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+    result = plain_zygote.run("models", "--plugin", "bad.py")
+    assert result.status == 2
+    assert message in result.err
+    assert "Traceback" not in result.err
 
 
 def test_names_that_types_must_have_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +94,7 @@ def test_a_plugin_that_is_not_python_is_said() -> None:
         plugins.name_plugins([Path("spec.yaml")])
 
 
-def test_a_plugin_that_is_missing_is_said() -> None:
-    result = run("models", "--plugin", "nothing.py")
-    assert result.returncode == 2
-    assert result.stderr == "--plugin nothing.py: no such file\n"
+def test_a_plugin_that_is_missing_is_said(plain_zygote: Zygote) -> None:
+    result = plain_zygote.run("models", "--plugin", "nothing.py")
+    assert result.status == 2
+    assert result.err == "--plugin nothing.py: no such file\n"

@@ -1,12 +1,13 @@
-"""Commands as processes of their own, started in milliseconds: a parent that has torch loaded forks
-for each.
+"""Commands as processes of their own, started in milliseconds: a parent that has loaded torch, and
+what runs import beside it, forks for each.
 
 A process can be killed, stopped or starved without harm to the tests, as a user's would be; and
-importing torch is paid once.
+these imports are paid once.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -15,13 +16,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ROOT = Path(__file__).resolve().parent.parent
+PRELOAD = (
+    "bigmodel_cli.train.session",
+    "sklearn.datasets",
+    "torchvision.transforms.v2",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+)
+"""What runs import beside torch: most of the time of a small one with digits and augmentation."""
 
 
 @dataclass
@@ -67,13 +75,13 @@ class Child:
 
 
 class Zygote:
-    """The parent of the processes; it imports the modules that `preload` names, too."""
+    """The parent of the processes; `plain`, it has torch alone, and plugins may still join."""
 
-    def __init__(self, folder: Path, preload: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, plain: bool = False) -> None:
         self.folder, self.count = folder, 0
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, __file__, *preload],
+            [sys.executable, __file__, *(["plain"] if plain else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -135,11 +143,11 @@ def serve() -> None:
     """Answer requests on stdin until it closes."""
     from bigmodel_cli import cli  # noqa: F401
     from bigmodel_cli.lazy import load_torch
-    from bigmodel_cli.train import session  # noqa: F401
 
     load_torch()
-    for name in sys.argv[1:]:
+    for name in () if "plain" in sys.argv else PRELOAD:
         importlib.import_module(name)
+    gc.freeze()  # else each child's first collection goes through all of it, and copies it
     for line in sys.stdin:
         request = json.loads(line)
         answer: dict[str, Any] = {}

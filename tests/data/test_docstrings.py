@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import Result
 
+from bigmodel_cli.data.text import docstrings
 from bigmodel_cli.data.text.docstrings import DocstringsOptions, first_sentence, functions, split_of
 
 Cli = Callable[..., Result]
@@ -48,7 +49,11 @@ def test_splits_are_of_modules_and_sources_do_not_hold_what_is_asked() -> None:
             assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
 
 
-def test_summaries_are_judged_beside_the_sources_first_words(cli: Cli) -> None:
+def test_summaries_are_judged_beside_the_sources_first_words(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = sorted(docstrings.standard_library(10**9))[::8]  # the test above reads all of them
+    monkeypatch.setattr(docstrings, "standard_library", lambda limit: iter(some))
     Path("tiny.yaml").write_text(
         "model:\n  type: seq2seq\n  dim: 16\n  encoder: [{mixer: {type: attention, num_heads:"
         " 2}}]\n  decoder: [{cross: {num_heads: 2}}]\ndata: {type: docstrings, context: 24,"

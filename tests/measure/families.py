@@ -123,13 +123,6 @@ BPE = DECODER.replace("{type: characters}", "{type: bpe, vocab_size: 400}").repl
 FAMILIES = {"cnn": CNN, "decoder": DECODER, "seq2seq": SEQ2SEQ, "masked": MASKED}
 AVERAGED = {"averaged": BPE}
 """A decoder whose tokenizer is trained and whose result is a mean of checkpoints."""
-PRELOAD = (
-    "sklearn.datasets",
-    "torchvision.transforms.v2",
-    "matplotlib.figure",
-    "matplotlib.backends.backend_agg",
-)
-"""What these runs import beside torch; a parent that has it saves seconds."""
 WORDS = [
     "a",
     "small",

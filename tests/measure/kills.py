@@ -35,7 +35,6 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 from measure.families import (  # noqa: E402
     FAMILIES,
-    PRELOAD,
     differences,
     drafts,
     fingerprint,
@@ -339,7 +338,7 @@ def workplace(folder: Path, data: Path | None, jobs: int) -> list[Zygote]:
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
     os.chdir(folder)
     write_data(folder, data)
-    return [Zygote(folder / f"parent{n}", PRELOAD) for n in range(jobs)]
+    return [Zygote(folder / f"parent{n}") for n in range(jobs)]
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ thousand of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,22 +13,15 @@ from measure.kills import Storm, storm
 from measure.signals import SignalStorm
 from zygote import Zygote
 
-
-@pytest.fixture(scope="module")
-def parent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    """Starts the runs."""
-    ready = Zygote(
-        tmp_path_factory.mktemp("parent"), ("matplotlib.figure", "matplotlib.backends.backend_agg")
-    )
-    yield ready
-    ready.close()
-
-
 SAMPLE = [
-    (Storm, "decoder", 8),
-    (Storm, "seq2seq", 18),
-    (SignalStorm, "averaged", 8),
-    (SignalStorm, "seq2seq", 8),
+    (Storm, "decoder", 4),
+    (Storm, "seq2seq", 6),
+    (SignalStorm, "averaged", 4),
+    (SignalStorm, "seq2seq", 4),
+    pytest.param(Storm, "decoder", 8, marks=pytest.mark.slow),
+    pytest.param(Storm, "seq2seq", 18, marks=pytest.mark.slow),
+    pytest.param(SignalStorm, "averaged", 8, marks=pytest.mark.slow),
+    pytest.param(SignalStorm, "seq2seq", 8, marks=pytest.mark.slow),
 ]
 
 
@@ -37,26 +29,26 @@ SAMPLE = [
     ("kind", "family", "count"), SAMPLE, ids=lambda value: getattr(value, "__name__", str(value))
 )
 def test_what_a_storm_stops_is_resumed_to_the_bit(
-    kind: type[Storm], family: str, count: int, parent: Zygote, tmp_path: Path
+    kind: type[Storm], family: str, count: int, zygote: Zygote, tmp_path: Path
 ) -> None:
     """Rows 1 to 4, 7, 61 to 65 and 67: kill -9 and signals at random moments, in saves, and to the
     whole group.
     """
     write_data(tmp_path)
-    found = storm([parent], tmp_path, family, count, 0, kind)
+    found = storm([zygote], tmp_path, family, count, 0, kind)
     assert found.differing == []
     assert found.total.kills.total() >= count
     assert orphans(found.total.leaders) == []
 
 
-def test_a_disk_without_room_loses_nothing(parent: Zygote, tmp_path: Path) -> None:
+def test_a_disk_without_room_loses_nothing(zygote: Zygote, tmp_path: Path) -> None:
     """Rows 8 and 68: a run with no room at all, and with some of what it needs; with room it goes
     on to the same end.
     """
     write_data(tmp_path)
     try:
         with small_disk(tmp_path / "disk") as disk:
-            counts, _, faults = series(prepared(parent, disk, "decoder"), "run", 160_000)
+            counts, _, faults = series(prepared(zygote, disk, "decoder"), "run", 160_000)
     except NoDisk as error:
         pytest.skip(str(error))
     assert faults == []
