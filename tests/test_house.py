@@ -36,6 +36,7 @@ FLOORS = {
             "outputs",
             "packages",
             "pictures",
+            "plugin_faults",
             "plugins",
             "progress",
             "roles",
