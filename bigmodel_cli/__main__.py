@@ -49,10 +49,11 @@ def run(arguments: list[str], *, last: bool = False) -> int:
     nothing.
     """
     from bigmodel_cli.errors import BigmodelError, memory_remedy
+    from bigmodel_cli.plugin_faults import plugin_faults
     from bigmodel_cli.train.signals import Interrupted
 
     try:
-        with _stoppable(last), memory_remedy(_memory_remedy(arguments)):
+        with _stoppable(last), plugin_faults(), memory_remedy(_memory_remedy(arguments)):
             from bigmodel_cli.cli import USAGE_FAULT, app
 
             status = app(arguments, prog_name="bigmodel", standalone_mode=False)

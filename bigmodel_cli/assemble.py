@@ -22,6 +22,7 @@ from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models import Model, build, within
 from bigmodel_cli.models.sizing import Oversize, watched
 from bigmodel_cli.models.stacks import Stack, in_whole, shortened
+from bigmodel_cli.plugin_faults import plugin_faults
 from bigmodel_cli.roles import Weight, named_weights
 from bigmodel_cli.spec import Spec
 
@@ -180,7 +181,7 @@ def build_on_meta(spec: Spec, info: DatasetInfo) -> Model:
     """The model without storage. Raises `SpecError` where it does not fit the data."""
     with watched(math.inf) as watch:
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), plugin_faults():
                 return build_model(spec, info)
         except RuntimeError as error:  # sizes whose product does not fit an integer
             needed = 4 * math.prod(watch.shape) * _copies(spec)

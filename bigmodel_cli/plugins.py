@@ -14,7 +14,6 @@ import inspect
 import json
 import os
 import sys
-import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,16 +23,10 @@ from bigmodel_cli.config import Options, Table
 from bigmodel_cli.console import visible
 from bigmodel_cli.disk import refusal
 from bigmodel_cli.errors import SpecError, did_you_mean
+from bigmodel_cli.plugin_faults import VARIABLE, files, line_of
 
 PLUGINS = "x-plugins"
 """The key of a recorded spec that names the plugins' files which it needs."""
-VARIABLE = "BIGMODEL_PLUGINS"
-"""Where the command line leaves the paths, so that loader workers and the processes of a launcher
-find them too.
-
-It is a list in JSON of pairs: the path as it was given, for messages, and the absolute one.
-"""
-
 _ORIGINS: dict[type[Options], tuple[str, Path]] = {}
 
 
@@ -117,8 +110,8 @@ def join(tables: Iterable[Table[Any]]) -> None:
     Raises `SpecError` naming the file, and the line where there is one.
     """
     kinds = {table.kind: table for table in tables}
-    for text, absolute in json.loads(os.environ.get(VARIABLE) or "[]"):
-        for kind, found in _load(text, Path(absolute)).items():
+    for text, path in files():
+        for kind, found in _load(text, path).items():
             if kind not in kinds:
                 raise SpecError(f"{text}: PARTS: no slot {kind!r}{did_you_mean(kind, kinds)}")
             for options in found:
@@ -156,18 +149,6 @@ def _load(name: str, path: Path) -> dict[str, list[Any]]:
             f'{name}: has no table PARTS of lists; write PARTS = {{"mixer": [MyOptions]}}'
         )
     return parts
-
-
-def line_of(path: Path, error: BaseException) -> str:
-    """':12', the last line of the file that was at work when it was raised; '' where none was."""
-    if isinstance(error, SyntaxError) and error.filename == str(path):
-        return f":{error.lineno}"
-    lines = [
-        line
-        for frame, line in traceback.walk_tb(error.__traceback__)
-        if frame.f_code.co_filename == str(path)
-    ]
-    return f":{lines[-1]}" if lines else ""
 
 
 def _name(path: str, options: Any, base: type[Options]) -> str:

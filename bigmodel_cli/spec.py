@@ -30,7 +30,13 @@ from bigmodel_cli.plugins import PLUGINS, missing_plugins, needed_plugins, parts
 from bigmodel_cli.recipe import InitOptions, TrainOptions
 from bigmodel_cli.tables import TABLES
 from bigmodel_cli.tasks import TaskOptions
-from bigmodel_cli.yaml_source import MAX_RESOLVED_NODES, Node, dump_yaml
+from bigmodel_cli.yaml_source import (
+    MAX_RESOLVED,
+    MAX_RESOLVED_NODES,
+    Node,
+    dump_yaml,
+    read_yaml,
+)
 
 NUMBER = re.compile("[0-9]{1,9}")
 """The place of an item in a list."""
@@ -133,6 +139,12 @@ def from_dict(
     root = _wrap(with_present_names(values), name)
     apply_overrides(root, overrides, Spec)
     return check(root)
+
+
+def load_recorded(path: Path) -> Spec:
+    """The checked spec of the file that a run keeps of its own. Raises `SpecError`."""
+    values = read_yaml(path, MAX_RESOLVED, MAX_RESOLVED_NODES).plain()
+    return from_dict(values if isinstance(values, dict) else {}, name=str(path))
 
 
 def of_checkpoint(values: Mapping[str, Any], path: Path, overrides: Iterable[Change] = ()) -> Spec:

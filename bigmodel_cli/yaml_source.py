@@ -64,20 +64,20 @@ class Node:
         return self.value
 
 
-def read_yaml(path: Path) -> Node:
+def read_yaml(path: Path, most: int = MAX_BYTES, most_nodes: int = MAX_NODES) -> Node:
     """Read a spec file, or what is written into a pipe.
 
     Raises `SpecError` for one that is missing, too large, not UTF-8 or not YAML.
     """
     try:
-        content = _bounded(path)
+        content = _bounded(path, most)
     except FileNotFoundError:
         raise SpecError(
             f"{path}: no such file{_near(path) or '; `bigmodel init NAME` writes a sample spec'}"
         ) from None
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
-    return parse_yaml(content, str(path))
+    return parse_yaml(content, str(path), most, most_nodes)
 
 
 def _near(path: Path) -> str:
@@ -91,8 +91,8 @@ def _near(path: Path) -> str:
     return f"; did you mean {path.parent / near}?" if near else ""
 
 
-def _bounded(path: Path) -> bytes:
-    """The bytes of a file or pipe, at most `MAX_BYTES`.
+def _bounded(path: Path, most: int) -> bytes:
+    """The bytes of a file or pipe, at most `most`.
 
     A device is not opened, and no pipe is waited for long.
     """
@@ -102,9 +102,9 @@ def _bounded(path: Path) -> bytes:
         raise SpecError(f"{path}: this is a folder; name a spec file (.yaml){own}")
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
         raise SpecError(f"{path}: this is a device or a socket; name a spec file (.yaml)")
-    if status.st_size > MAX_BYTES:
+    if status.st_size > most:
         raise SpecError(
-            f"{path}: {status.st_size:,} bytes; a spec has at most {MAX_BYTES:,}. Is this the right"
+            f"{path}: {status.st_size:,} bytes; a spec has at most {most:,}. Is this the right"
             " file?"
         )
     content, end = b"", time.monotonic() + PATIENCE
@@ -112,22 +112,20 @@ def _bounded(path: Path) -> bytes:
     waiting = select.poll()
     waiting.register(descriptor, select.POLLIN)
     try:
-        while len(content) <= MAX_BYTES:
+        while len(content) <= most:
             left = end - time.monotonic()
             if left <= 0 or not waiting.poll(1000 * left):
                 raise SpecError(
                     f"{path}: nothing more came through this pipe within {PATIENCE} s; name a spec"
                     " file (.yaml)"
                 )
-            piece = os.read(descriptor, MAX_BYTES)
+            piece = os.read(descriptor, most)
             if not piece:
                 return content
             content += piece
     finally:
         os.close(descriptor)
-    raise SpecError(
-        f"{path}: more than {MAX_BYTES:,} bytes; a spec has fewer. Is this the right file?"
-    )
+    raise SpecError(f"{path}: more than {most:,} bytes; a spec has fewer. Is this the right file?")
 
 
 def parse_yaml(

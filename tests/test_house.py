@@ -38,6 +38,7 @@ STOREYS = (
         "modes",
         "outputs",
         "packages",
+        "plugin_faults",
         "roles",
         "schedules",
         "yaml_source",

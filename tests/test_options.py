@@ -133,13 +133,14 @@ def test_what_is_not_there_is_told_with_what_may_be_meant(words: str, meant: str
 def test_an_unknown_option_of_a_spec_names_the_command_that_lists_them(cli: Cli) -> None:
     Path("a.yaml").write_text(
         "train: {qqqqqqq: 1}\nmodel: {type: decoder, blocks: [{mixer: {type: attention, zzzzzz:"
-        " 2}}]}\n"
+        " 2}}]}\nyyyyyyy: 3\n"
     )
-    train, mixer = [
+    train, mixer, top = [
         line for line in cli("pretrain", "a.yaml").err.splitlines() if "unknown option" in line
     ]
     assert train.endswith("; see `bigmodel options train`")
     assert mixer.endswith("; see `bigmodel options model.blocks.mixer attention`")
+    assert top.endswith("; see `bigmodel options`")
 
 
 def test_every_option_of_the_schema_is_under_a_path(known: dict[str, Any]) -> None:

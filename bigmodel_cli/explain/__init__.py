@@ -255,16 +255,15 @@ def _where_else(tree: _Tree, place: _Place, location: tuple[Any, ...]) -> str:
     few = (
         f"; there are {', '.join(dict.fromkeys(siblings))}" if 0 < len(set(siblings)) <= 24 else ""
     )
-    return f"{few}; see `bigmodel options {_command(place, location)}`"
+    return f"{few}; see `{_command(place, location)}`"
 
 
 def _command(place: _Place, location: tuple[Any, ...]) -> str:
-    """What `bigmodel options` is asked for the options that may stand beside the unknown one."""
+    """The `bigmodel options` that shows what may stand beside the unknown one."""
     path = [name for name in place.path[:-1] if not name.isdecimal()]
     kind = str(location[-2]) if len(location) > 1 else ""
-    return " ".join(
-        [".".join(path), *([kind] if path and kind not in path and not kind.isdecimal() else [])]
-    )
+    chosen = [kind] if path and kind not in path and not kind.isdecimal() else []
+    return " ".join(filter(None, ["bigmodel options", ".".join(path), *chosen]))
 
 
 def _of_other_types(options: type[Options], name: str, location: tuple[Any, ...]) -> str:

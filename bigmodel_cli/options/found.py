@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from bigmodel_cli.console import one_line
 from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.options.tree import ROOT, Tree, Values, classes_of, is_list
 
@@ -53,9 +54,8 @@ def find(known: dict[str, Any], path: str, kind: str | None) -> Found:
                 for option in tree.properties(name)
                 if option != "type"
             ]
-            raise SpecError(
-                f"{path:.100}: no such option{_meant(known, path, f'{above}{part}', siblings)}"
-            )
+            meant = _meant(known, path, f"{above}{part}", siblings)
+            raise SpecError(f"{one_line(path):.100}: no such option{meant}")
         steps.append((part, any(is_list(values) for _, values in holders)))
         classes = list(dict.fromkeys(name for _, values in holders for name in classes_of(values)))
     named = ".".join(name for name, _ in steps)
@@ -63,7 +63,9 @@ def find(known: dict[str, Any], path: str, kind: str | None) -> Found:
         words = [word for name in classes for word in tree.types(name)]
         if kind not in words:
             there = f"one of {', '.join(words)}" if words else f"{named or 'a spec'} has no types"
-            raise SpecError(f"{kind:.100}: no such type; {there}{did_you_mean(kind, words)}")
+            raise SpecError(
+                f"{one_line(kind):.100}: no such type; {there}{did_you_mean(kind, words)}"
+            )
         classes = [name for name in classes if kind in tree.types(name)]
     return Found(named, tuple(steps), tuple(classes), tuple(holders), kind)
 

@@ -24,7 +24,8 @@ from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.models import ModelOptions, sees_both_sides
 from bigmodel_cli.parts.context import LayerContext
 from bigmodel_cli.parts.contract import looks_ahead
-from bigmodel_cli.plugins import PluginPart, line_of, parts_from_files
+from bigmodel_cli.plugin_faults import line_of
+from bigmodel_cli.plugins import PluginPart, parts_from_files
 from bigmodel_cli.promises import forms, sequence, training
 from bigmodel_cli.promises.trial import LONGEST, Broken, Trial, first_line
 

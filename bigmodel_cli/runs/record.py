@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 from bigmodel_cli.differences import leaves
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.metrics import shown
+from bigmodel_cli.old_names import with_present_names
 from bigmodel_cli.rundir import LOCK, METRICS, SPEC, STATUS
 from bigmodel_cli.yaml_source import MAX_RESOLVED, MAX_RESOLVED_NODES, parse_yaml
 
@@ -286,4 +287,4 @@ def _section(section: bytes) -> tuple[tuple[str, Any], ...]:
     values = parse_yaml(section, "", MAX_RESOLVED, MAX_RESOLVED_NODES).plain()
     if not isinstance(values, dict):
         raise ValueError("not a mapping")
-    return tuple(leaf for leaf in leaves(values) if leaf[1] not in ([], {}))
+    return tuple(leaf for leaf in leaves(with_present_names(values)) if leaf[1] not in ([], {}))

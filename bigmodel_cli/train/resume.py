@@ -18,7 +18,7 @@ from bigmodel_cli.differences import leaves, written
 from bigmodel_cli.errors import BigmodelError, CheckpointError, SpecError
 from bigmodel_cli.overrides import Change
 from bigmodel_cli.rundir import SPEC, RunDirectory, has_begun
-from bigmodel_cli.spec import Spec, from_dict, load, of_checkpoint
+from bigmodel_cli.spec import Spec, from_dict, load_recorded, of_checkpoint
 
 MAY_CHANGE = {
     "train.steps",
@@ -98,7 +98,7 @@ def previous_run(directory: RunDirectory) -> Previous | None:
         say(f"{directory.path}: nothing was recorded yet: starting from the first step")
         return None
     try:
-        spec = load(recorded)
+        spec = load_recorded(recorded)
     except SpecError as error:
         say(f"warning: the run's own spec cannot be used: {str(error).splitlines()[0]}")
         say(

@@ -25,6 +25,7 @@ from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.models import Model
 from bigmodel_cli.optim import describe_weights, summary
 from bigmodel_cli.overrides import Change
+from bigmodel_cli.plugin_faults import plugin_faults
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.rundir import RunDirectory
@@ -77,7 +78,12 @@ def train(spec: Spec | None, request: Request, signals: Signals) -> Path:
     with signals.deferred(), _open_directory(request) as directory:
         signals.leaving = lambda: directory.failed("stopped", 130, _left(request, directory))
         try:
-            with signals.let(), memory_remedy(REMEDY), batch_norm_explained():
+            with (
+                signals.let(),
+                plugin_faults(),
+                memory_remedy(REMEDY),
+                batch_norm_explained(),
+            ):
                 path = _train(spec, request, directory, signals)
         except Interrupted as stop:
             signals.stopping()

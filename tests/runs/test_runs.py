@@ -235,6 +235,13 @@ def test_runs_that_learn_other_things_are_not_drawn_together(cli: Cli) -> None:
     assert not Path("none.png").exists()
 
 
+def test_options_by_former_names_are_no_differences(cli: Cli) -> None:
+    old, new = ({**SPEC["train"], name: 0.5} for name in ("clip", "max_grad_norm"))
+    made("runs/old", spec={**SPEC, "train": old})
+    made("runs/new", spec={**SPEC, "train": new})
+    assert [run["differs"] for run in json.loads(cli("runs", "--json").out)["runs"]] == [{}, {}]
+
+
 def test_differences_below_a_type_are_of_runs_of_that_type() -> None:
     cnn = {
         "model.type": "cnn",

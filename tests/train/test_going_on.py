@@ -54,6 +54,17 @@ def test_status_json_is_told_of_every_end(
     assert (status("run")["state"], status("run")["code"]) == ("failed", code)
 
 
+def test_a_run_that_recorded_former_names_goes_on_before_its_first_checkpoint(
+    decoder_spec: Path, cli: Cli
+) -> None:
+    assert cli("pretrain", decoder_spec, "--out", "run", *sets("train.steps=1")).status == 0
+    shutil.rmtree("run/checkpoints")
+    recorded = Path("run/spec.yaml")
+    recorded.write_text(recorded.read_text().replace("max_grad_norm: null", "clip: 0.5"))
+    assert cli("pretrain", "--resume", "--out", "run").status == 0
+    assert "max_grad_norm: 0.5" in recorded.read_text()
+
+
 def test_a_start_that_fails_leaves_nothing_and_resume_takes_what_began(
     decoder_spec: Path, cli: Cli
 ) -> None:
