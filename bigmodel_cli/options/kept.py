@@ -30,19 +30,24 @@ def description(plugins: bool = False) -> dict[str, Any]:
     if plugins:
         return _made()
     key = hashlib.sha256(json.dumps(sorted(_files(str(PACKAGE)))).encode()).hexdigest()
-    with contextlib.suppress(OSError, ResourceError, ValueError, TypeError, LookupError):
-        kept = json.loads(_place().read_bytes())
-        if kept["key"] == key:
-            found: dict[str, Any] = kept["description"]
+    with contextlib.suppress(OSError, ResourceError):
+        head, _, body = _place().read_bytes().partition(b"\n")
+        if head == _digest(key, body):
+            found: dict[str, Any] = json.loads(body)
             return found
     made = _made()
     with contextlib.suppress(OSError, ResourceError):
-        place = _place()
+        place, body = _place(), json.dumps(made).encode()
         descriptor, draft = tempfile.mkstemp(dir=place.parent)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump({"key": key, "description": made}, file)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(_digest(key, body) + b"\n" + body)
         os.replace(draft, place)
     return made
+
+
+def _digest(key: str, body: bytes) -> bytes:
+    """What the first line of the kept file says: whole, and of these files."""
+    return hashlib.sha256(key.encode() + body).hexdigest().encode()
 
 
 def _made() -> dict[str, Any]:
@@ -54,7 +59,7 @@ def _made() -> dict[str, Any]:
 def _place() -> Path:
     """One file for each place that the package is installed in."""
     return (
-        cache_directory("options") / f"{hashlib.sha256(os.fsencode(PACKAGE)).hexdigest()[:16]}.json"
+        cache_directory("options") / f"{hashlib.sha256(os.fsencode(PACKAGE)).hexdigest()[:16]}.txt"
     )
 
 
