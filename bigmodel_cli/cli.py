@@ -116,8 +116,9 @@ def main(
         ),
     ] = False,
 ) -> None:
-    """Options that every command shares; `--debug` and `--version` have taken effect before this
-    runs.
+    """Options that every command shares.
+
+    `--debug` and `--version` have taken effect before this runs.
     """
 
 

@@ -14,20 +14,20 @@ from bigmodel_cli.schedules import SCHEDULES, ConstantOptions, ScheduleOptions
 from bigmodel_cli.trackers import TrackerOptions
 
 VALIDATION_TOKENS = 1 << 14
-"""Tokens at once in a validation, where training has not more of them."""
+"""Tokens at once in a validation, where training has fewer."""
 
 
 OLD_NAMES = {"tensorboard": "tensorboard"}
-"""Options of older specs and checkpoints that were true or false, each with the tracker that stands
-for true.
+"""Options of older specs and checkpoints that were true or false, each with the tracker that true
+stands for.
 """
 OLD_SCHEDULE = {"type", "warmup", "final", "decay"}
-"""What older specs and checkpoints recorded of a schedule of any type."""
+"""Options that older specs and checkpoints recorded for a schedule of any type."""
 
 
 class RewindOptions(Options):
-    """When to go back to the last checkpoint and on from there with later batches: where the loss
-    of a step jumps.
+    """When to go back to the last checkpoint and continue with later batches: where the loss of a
+    step jumps.
     """
 
     spike: Annotated[float, Field(gt=1, le=1e6)] = Field(
@@ -143,7 +143,7 @@ class TrainOptions(Options):
     @model_validator(mode="before")
     @classmethod
     def _renamed(cls, values: Any) -> Any:
-        """What older specs and checkpoints give, as it is given today."""
+        """Options of older specs and checkpoints under their present names."""
         if not isinstance(values, dict):
             return values
         values = dict(values)
@@ -204,7 +204,7 @@ class TrainOptions(Options):
 
     @property
     def micro(self) -> int:
-        """The same per micro-batch."""
+        """Samples (or tokens) per micro-batch."""
         return self.micro_batch_size or self.batch
 
     @property
@@ -213,30 +213,30 @@ class TrainOptions(Options):
         return self.batch // self.micro
 
     def rows(self, length: int | None) -> int:
-        """Samples in a micro-batch, where each is so many tokens long."""
+        """Samples in a micro-batch whose samples have that many tokens."""
         return self.micro if self.batch_tokens is None else max(1, self.micro // (length or 1))
 
     def validation_rows(self, length: int | None) -> int:
-        """Samples at once in a validation, where each is up to so many tokens (or frames) long."""
+        """Samples at once in a validation, where each has up to that many tokens (or frames)."""
         least = 256 if length is None else max(1, min(256, VALIDATION_TOKENS // length))
         return self.validation_batch or max(least, self.rows(length))
 
     def total_steps(self, per_epoch: Fraction) -> int | None:
-        """Optimizer steps of the whole run, for so many micro-batches in an epoch; None where the
-        clock says it.
+        """Optimizer steps of the whole run, given the micro-batches per epoch; None where the clock
+        decides.
         """
         return self.steps_of(self.epochs, per_epoch) if self.epochs is not None else self.steps
 
     def steps_of(self, epochs: float, per_epoch: Fraction) -> int:
-        """Optimizer steps that so many epochs take (the last one may reach into the next epoch).
+        """Optimizer steps of that many epochs (the last one may reach into the next epoch).
 
-        Epochs are as they are written: the float nearest to 0.1 is a little more, which would cost
-        a step.
+        Epochs are taken as written: the float nearest to 0.1 is a little more, which would cost a
+        step.
         """
         return max(1, math.ceil(Fraction(repr(epochs)) * per_epoch / self.accumulate))
 
     def remarks(self, total: int) -> list[str]:
-        """What there is to say of the learning rate over a run of so many steps: for people."""
+        """What is worth saying about the learning rate over a run of that many steps."""
         last, peak = (
             self.schedule.factor(step, total)
             for step in (total - 1, min(self.schedule.warmup, total - 1))

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 import typer
 
 MOST_BEAMS = 1000
-"""As for `task.beams`."""
+"""The same as for `task.beams`."""
 MOST_TOKENS = 10_000_000
 
 # Optional, not `X | None`: see __init__.py.
