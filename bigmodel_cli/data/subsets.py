@@ -1,4 +1,4 @@
-"""Which images go where: a part held out, a part of the labels, and their numbers.
+"""Subsets of images: a held-out part, a part of the labels, and their numbers.
 
 The same for every seed.
 """
@@ -21,7 +21,7 @@ from bigmodel_cli.errors import SpecError
 def part_to_hold_out(given: float | None, named: tuple[str, ...]) -> float:
     """The part of the training images to hold out.
 
-    Raises `SpecError` where it is given and there is a split as well.
+    Raises `SpecError` where it is given although there is a validation split.
     """
     try:
         not_both("val" in named, "a validation split (there is one)", given)
@@ -31,7 +31,7 @@ def part_to_hold_out(given: float | None, named: tuple[str, ...]) -> float:
 
 
 def divided(raw: RawImages, fraction: float, say: Say, quiet: bool) -> dict[str, RawSplit]:
-    """The splits, with the part held out."""
+    """The splits, with the held-out part."""
     splits = dict(raw.splits)
     if "train" in splits:
         train = splits["train"]
@@ -41,7 +41,7 @@ def divided(raw: RawImages, fraction: float, say: Say, quiet: bool) -> dict[str,
 
 
 def numbers_among(labels: Labels, classes: tuple[str, ...], known: tuple[str, ...]) -> Labels:
-    """(N,) the labels, or (N, C) the sets, by the numbers of a checkpoint's classes.
+    """(N,) labels, or (N, C) sets, by the numbers of a checkpoint's classes.
 
     Raises `SpecError` for one that it does not know.
     """
@@ -57,8 +57,8 @@ def numbers_among(labels: Labels, classes: tuple[str, ...], known: tuple[str, ..
 
 
 def part_of_each_class(labels: Labels, fraction: float) -> Ints:
-    """The numbers of so large a part of each class's items, at least one, in order: a smaller part
-    lies within a larger one.
+    """The numbers of that part of each class's items, at least one, in order: a smaller part is
+    contained in a larger one.
 
     Of numbers and sets, a part of all items.
     """
@@ -71,10 +71,11 @@ def part_of_each_class(labels: Labels, fraction: float) -> Ints:
 
 
 def subset(raw: RawSplit, chosen: Any) -> RawSplit:
-    """Those items alone."""
-    pick: Callable[[list[Any]], list[Any]] = lambda items: (
-        [items[i] for i in chosen] if items else []
-    )  # noqa: E731
+    """Only those items."""
+
+    def pick(items: list[Any]) -> list[Any]:
+        return [items[i] for i in chosen] if items else []
+
     pixels = raw.pixels[chosen] if raw.pixels is not None else None
     headers = raw.headers.part(chosen) if raw.headers is not None else None
     return RawSplit(

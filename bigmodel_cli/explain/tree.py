@@ -51,7 +51,9 @@ def known(options: type[Options], values: Any, path: str = "") -> Iterator[Known
 
 
 def _chosen(annotation: Any, value: Any, default: Any) -> type[Options] | None:
-    """The class of options that a value is of; None where it is no mapping, or says no known type."""
+    """The class of options that a value is of; None where it is no mapping, or says no known
+    type.
+    """
     if isinstance(value, Options):
         return type(value)
     by_type = typed(annotation)

@@ -1,4 +1,6 @@
-"""A first spec for pairs of texts: two files that are parallel by line, or two columns of a table."""
+"""A first spec for pairs of texts: two files that are parallel by line, or two columns of a
+table.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A first spec for recordings: labelled by their folders or names, or with transcripts beside them."""
+"""A first spec for recordings: labelled by their folders or names, or with transcripts beside
+them.
+"""
 
 from __future__ import annotations
 

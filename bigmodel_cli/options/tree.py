@@ -22,7 +22,9 @@ class Tree:
         return found
 
     def types(self, name: str) -> list[str]:
-        """What `type` may be in a class, one word as a rule; none where there is no type to choose."""
+        """What `type` may be in a class, one word as a rule; none where there is no type to
+        choose.
+        """
         values = self.properties(name).get("type", {})
         return [values["const"]] if "const" in values else list(values.get("enum", ()))
 
