@@ -32,7 +32,9 @@ from bigmodel_cli.packages import MissingPackage
 
 @dataclass(frozen=True)
 class Item:
-    """One input: its number from 0, what was given, and its content as read, or the error instead."""
+    """One input: its number from 0, what was given, and its content as read, or the error
+    instead.
+    """
 
     number: int
     given: str

@@ -1,4 +1,6 @@
-"""Mean and deviation for normalising inputs: none, a checkpoint's, or those of the training split."""
+"""Mean and deviation for normalising inputs: none, a checkpoint's, or those of the training
+split.
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ The same for every seed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np

@@ -250,7 +250,9 @@ def _open_pairs(
 def _tokenizers(
     options: PairOptions, sources: dict[str, PairSource], say: Say, assets: Assets | None
 ) -> dict[str, Tokenizer]:
-    """The tokenizer of each side, fitted on the training pairs; one for both where they share it."""
+    """The tokenizer of each side, fitted on the training pairs; one for both where they share
+    it.
+    """
 
     def fit(wanted: TokenizerOptions, side: str | None, asset: str) -> Tokenizer:
         first = (

@@ -17,7 +17,9 @@ DROPPED = 2  # first stream of random numbers that leave tokens out; one for eac
 
 
 class Ragged:
-    """Rows of tokens: all of them concatenated in `tokens`, and the end of each row in `ends` (N,)."""
+    """Rows of tokens: all of them concatenated in `tokens`, and the end of each row in `ends`
+    (N,).
+    """
 
     def __init__(self, tokens: Any, ends: Ints) -> None:
         self.tokens = tokens

@@ -11,19 +11,21 @@ from bigmodel_cli.data.text.table_files import Columns, Row
 from bigmodel_cli.errors import DataError
 
 _COLUMNS = """
-text texts sentence sentence1 sentence2 sentence_1 sentence_2 premise hypothesis question question1 question2 answer context
-review reviews content body title message tweet comment document passage article summary abstract headline description query
-input output prompt response completion source target src tgt source_text target_text utterance phrase transcript
+text texts sentence sentence1 sentence2 sentence_1 sentence_2 premise hypothesis question question1
+question2 answer context review reviews content body title message tweet comment document passage
+article summary abstract headline description query input output prompt response completion source
+target src tgt source_text target_text utterance phrase transcript
 """
 _LABELS = """
-label labels class classes category categories sentiment polarity rating score stars tag target_class y gold emotion
-intent topic language lang label_id label_text class_index coarse_label fine_label
+label labels class classes category categories sentiment polarity rating score stars tag
+target_class y gold emotion intent topic language lang label_id label_text class_index coarse_label
+fine_label
 """
 _LANGUAGES = """
 ar bg cs da de el en es et fi fr he hi hu id it ja ko lt lv nl no pl pt ro ru sk sl sv tr uk vi zh
-arabic chinese czech dutch english finnish french german greek hindi italian japanese korean polish portuguese russian spanish
-turkish eng deu ger fra fre spa ita rus zho original translation translated complex simple normal noisy clean code docstring
-dialogue dialog highlights before after
+arabic chinese czech dutch english finnish french german greek hindi italian japanese korean polish
+portuguese russian spanish turkish eng deu ger fra fre spa ita rus zho original translation
+translated complex simple normal noisy clean code docstring dialogue dialog highlights before after
 """
 LABELS = frozenset(_LABELS.split())
 """Usual names of columns of labels, in lower case."""

@@ -230,7 +230,9 @@ def _essence(label: str) -> str:
 
 
 def sort_classes(labels: Sequence[str] | dict[str, str]) -> tuple[str, ...]:
-    """The labels in the order of the logits: as numbers where all are integers, else by code point."""
+    """The labels in the order of the logits: as numbers where all are integers, else by code
+    point.
+    """
     if all(re.fullmatch(r"[+-]?[0-9]{1,18}", label) for label in labels):
         return tuple(sorted(labels, key=lambda label: (int(label), label)))
     return tuple(sorted(labels))

@@ -159,7 +159,9 @@ class CharacterTokenizer(_OwnTokenizer):
 
 
 class SymbolTokenizer(_OwnTokenizer):
-    """Token i is the i-th of some symbols, with blanks between; the end of a text comes after them."""
+    """Token i is the i-th of some symbols, with blanks between; the end of a text comes after
+    them.
+    """
 
     def __init__(self, symbols: Iterable[str]) -> None:
         self.symbols = list(symbols)
@@ -231,7 +233,9 @@ def load_tokenizer(assets: Mapping[str, bytes]) -> Tokenizer:
 
 
 def load_source_tokenizer(assets: Mapping[str, bytes]) -> Tokenizer:
-    """The tokenizer of an encoder-decoder's sources: their own, or the one that both sides share."""
+    """The tokenizer of an encoder-decoder's sources: their own, or the one that both sides
+    share.
+    """
     if SOURCE_ASSET not in assets:
         return load_tokenizer(assets)
     return read_tokenizer(bytes(assets[SOURCE_ASSET]), SOURCE_ASSET, CheckpointError)
