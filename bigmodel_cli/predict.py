@@ -103,6 +103,7 @@ class TextPrinter:
         result(piece, end="")
 
     def open(self, given: str, title: str = "") -> None:
+        """Begin a text, after a separator where there are several."""
         self.close()
         if self.count or title:
             result(f"-----{title}-----")

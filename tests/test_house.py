@@ -259,22 +259,34 @@ def base_classes(of: ast.ClassDef) -> Iterator[ast.ClassDef]:
                 yield from base_classes(node)
 
 
+def methods(*of: ast.ClassDef) -> dict[str, ast.FunctionDef]:
+    """The public methods of classes by name."""
+    defined = [n for node in of for n in node.body if isinstance(n, ast.FunctionDef)]
+    return {n.name: n for n in defined if not n.name.startswith("_")}
+
+
+def protocols(of: ast.ClassDef) -> Iterator[ast.ClassDef]:
+    """The protocols that a class fulfils, by the names of its methods."""
+    own = methods(of, *base_classes(of)).keys()
+    for node in (n for named in classes().values() for n in named):
+        is_protocol = any(ast.unparse(base).startswith("Protocol") for base in node.bases)
+        if is_protocol and methods(node) and methods(node).keys() <= own:
+            yield node
+
+
 def is_obvious(node: Defined, owner: ast.ClassDef | None) -> bool:
     """A function of one short line, a method that every reader knows, or one that fills in a method
-    which a base class documents.
+    which a base class or a protocol documents.
     """
     if isinstance(node, ast.ClassDef):
         return False
     only = node.body[0]
     one_line = isinstance(only, ast.Return) and only.lineno == only.end_lineno
-    if node.name in OBVIOUS or one_line:
-        return True
-    bases = base_classes(owner) if owner else ()
-    return any(
-        isinstance(n, Defined) and n.name == node.name and ast.get_docstring(n)
-        for base in bases
-        for n in base.body
-    )
+    if node.name in OBVIOUS or one_line or owner is None:
+        return node.name in OBVIOUS or one_line
+    contracts = [*base_classes(owner), *protocols(owner)]
+    filled_in = [methods(contract).get(node.name) for contract in contracts]
+    return any(ast.get_docstring(method) for method in filled_in if method is not None)
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))

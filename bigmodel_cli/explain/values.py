@@ -1,4 +1,6 @@
-"""What is wrong with a value, in plain words: pydantic's kinds of faults, said as a person would."""
+"""What is wrong with a value, in plain words: pydantic's kinds of faults, said as a person
+would.
+"""
 
 from __future__ import annotations
 

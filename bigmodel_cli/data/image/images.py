@@ -236,6 +236,7 @@ class FolderOptions(LabelledOptions, _ImageOptions):
         return tuple(split_folders(expand(self.root, base, "data.root")))
 
     def read(self, base: Path, only: str | None, say: Say) -> RawImages:
+        """The images of the splits that `only` needs."""
         return read_folder(
             expand(self.root, base, "data.root"), self.labels, needed(self.named(base), only)
         )
@@ -281,6 +282,7 @@ class ParquetOptions(LabelledOptions, _ImageOptions):
         return tuple(name for name, files in self._files.items() if files)
 
     def read(self, base: Path, only: str | None, say: Say) -> RawImages:
+        """The images of the splits that `only` needs."""
         named = {n: (names, f"data.{n}") for n, names in self._files.items()}
         files = files_of_splits(named, base, only, say, PARQUET)
         if not self.labels:

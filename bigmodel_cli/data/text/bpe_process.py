@@ -80,6 +80,7 @@ def _end_with(stream: IO[bytes]) -> None:
 
 
 def main() -> None:
+    """Receive the texts, train, and write tokenizer.json to stdout."""
     vocab_size, end_of_text = int(sys.argv[1]), sys.argv[2]
 
     def texts() -> Iterator[str]:

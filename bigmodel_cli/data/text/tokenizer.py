@@ -52,9 +52,7 @@ class Tokenizer(Protocol):
         """
 
     def unknown(self, symbols: Iterable[str]) -> list[str]:
-        """Those characters, of letters, digits, marks and the like, that are left out or read as an
-        unknown token.
-        """
+        """Which of the characters (letters, digits, marks ...) have no token of their own."""
 
     def to_json(self) -> bytes:
         """The content of tokenizer.json."""
