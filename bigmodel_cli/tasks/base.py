@@ -50,7 +50,7 @@ class AnyTaskOptions(Options):
         """
 
     @classmethod
-    def for_samples(cls) -> AnyTaskOptions:
+    def for_predictions(cls) -> AnyTaskOptions:
         """Options by default, for a task that scores a file of samples again: options that must be
         given are left out.
         """
