@@ -37,7 +37,7 @@ def freeze(model: Model, init: InitOptions) -> None:
         )
         way = (
             "the head has the weights of the embedding (tie_embeddings); write init.freeze:"
-            " ['blocks.*'] in place of init.train"
+            " ['blocks.*'] instead of init.train"
             if tied
             else "leave some out of init.freeze"
         )

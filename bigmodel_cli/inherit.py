@@ -104,7 +104,7 @@ def _without_alternatives(
             if given and other not in upper and other in kept and kept[other].value is not None:
                 section = ".".join(path)
                 text = (
-                    f"{section}.{name}: {upper[name].value} is taken in place of {section}.{other}:"
+                    f"{section}.{name}: {upper[name].value} is taken instead of {section}.{other}:"
                     f" {kept[other].value}"
                 )
                 say(f"{text} of the base")

@@ -72,7 +72,7 @@ def _replace(root: Node, section: str, name: str, other: str) -> None:
         return
     both = [node.value[word].value for word in (name, other) if word in node.value]
     if len(both) == 2 and None not in both:
-        say(f"{section}.{name}: {both[0]} is taken in place of {section}.{other}: {both[1]}")
+        say(f"{section}.{name}: {both[0]} is taken instead of {section}.{other}: {both[1]}")
         del node.value[other]
 
 

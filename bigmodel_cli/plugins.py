@@ -97,7 +97,7 @@ def name_plugins(paths: list[Path], option: str = "--plugin ") -> None:
         if path.suffix != ".py" and os.path.exists(path):
             raise SpecError(f"{option}{path}: a plugin is a Python file, whose name ends in .py")
         if not os.path.isfile(path):
-            what = "this is no file" if os.path.exists(path) else refusal(path) or "no such file"
+            what = "this is not a file" if os.path.exists(path) else refusal(path) or "no such file"
             raise SpecError(f"{option}{path}: {what}")
     value = json.dumps([[str(path), str(path.resolve())] for path in paths])
     if not paths or os.environ.get(VARIABLE) == value:
@@ -177,7 +177,7 @@ def _name(path: str, options: Any, base: type[Options]) -> str:
         and "type" in options.model_fields
     ):
         shown = options.__name__ if isinstance(options, type) else repr(options)
-        raise SpecError(f"{path}: PARTS: {shown} is no subclass of Options with a field `type`")
+        raise SpecError(f"{path}: PARTS: {shown} is not a subclass of Options with a field `type`")
     place = f"{path}{_line_of_class(options)}: PARTS: {options.__name__}"
     asked = [name for name in (*vars(base), *base.__class_vars__) if not name.startswith("_")]
     lacking = [
@@ -185,7 +185,7 @@ def _name(path: str, options: Any, base: type[Options]) -> str:
     ]
     if lacking and not issubclass(options, base):
         raise SpecError(
-            f"{place} is no subclass of {base.__module__}.{base.__name__}: it lacks"
+            f"{place} is not a subclass of {base.__module__}.{base.__name__}: it lacks"
             f" {', '.join(lacking)}"
         )
     if lacking := sorted({*lacking, *options.__abstractmethods__}):

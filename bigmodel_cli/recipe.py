@@ -31,10 +31,10 @@ class RewindOptions(Options):
     """
 
     spike: Annotated[float, Field(gt=1, le=1e6)] = Field(
-        3.0, description="a loss of more than so many times the median of the last steps is a spike"
+        3.0, description="a loss above this multiple of the median of the last steps is a spike"
     )
     window: Annotated[int, Field(gt=0, le=10_000)] = Field(
-        100, description="steps whose median that is"
+        100, description="number of steps for that median"
     )
     most: Count = Field(3, description="how often a run goes back; the next spike ends it")
 
@@ -55,12 +55,12 @@ class TrainOptions(Options):
 
     steps: Steps | None = Field(None, description="optimizer steps in all")
     epochs: Positive | None = Field(
-        None, description="passes over the training split, in place of steps"
+        None, description="passes over the training split, instead of steps"
     )
     minutes: Positive | None = Field(
         None,
         description=(
-            "minutes of training, in place of steps: validations and saving do not count, and the"
+            "minutes of training, instead of steps: validations and saving do not count, and the"
             " schedule follows the clock; such a run is not exactly repeatable"
         ),
     )
@@ -68,7 +68,7 @@ class TrainOptions(Options):
     batch_tokens: Count | None = Field(
         None,
         description=(
-            "tokens per step, in place of batch_size: samples of similar length, each counted as"
+            "tokens per step, instead of batch_size: samples of similar length, each counted as"
             " long as the longest beside it (of pairs, the longer side)"
         ),
     )
@@ -83,9 +83,7 @@ class TrainOptions(Options):
     schedule: ScheduleOptions = Field(
         ConstantOptions(), description="the learning rate over the run"
     )
-    max_grad_norm: Positive | None = Field(
-        None, description="largest norm of the gradient; a longer one is shortened"
-    )
+    max_grad_norm: Positive | None = Field(None, description="gradients are clipped to this norm")
     ema: Probability | None = Field(
         None, description="decay of an exponential moving average of the weights, used to evaluate"
     )
@@ -96,7 +94,7 @@ class TrainOptions(Options):
         "auto", description="layout of images in memory; auto measures at the start of the run"
     )
     compile: Literal["auto", "on", "off"] = Field(
-        "auto", description="torch.compile; auto: on for CUDA alone"
+        "auto", description="torch.compile; auto: only on CUDA"
     )
     seed: Seed = Field(
         0, description="of the initial weights, the order of the samples, augmentation and dropout"
@@ -104,7 +102,7 @@ class TrainOptions(Options):
     log_every: Count = Field(10, description="steps between lines of metrics.jsonl")
     validate_every: Steps | None = Field(None, description="steps between validations")
     validate_epochs: Positive | None = Field(
-        None, description="epochs between validations, in place of validate_every"
+        None, description="epochs between validations, instead of validate_every"
     )
     validation_batch: Count | None = Field(
         None,
@@ -120,12 +118,12 @@ class TrainOptions(Options):
     keep_best: Count = Field(1, description="best checkpoints that are kept, by the task's metric")
     average_last: Count | None = Field(
         None,
-        description="the run's result is the mean of the weights of so many newest checkpoints",
+        description="the run's result is the mean of the weights of this many newest checkpoints",
     )
     patience: Count | None = Field(
         None,
         description=(
-            "stop after so many validations without a better metric; the run's result is the best"
+            "stop after this many validations without a better metric; the run's result is the best"
             " checkpoint"
         ),
     )
@@ -260,7 +258,7 @@ class InitOptions(Options):
         None, description="a checkpoint of bigmodel whose weights are the start"
     )
     train: Literal["all", "head"] = Field(
-        "all", description="which weights are trained: all, or the output head alone"
+        "all", description="which weights are trained: all, or only the output head"
     )
     freeze: list[str] = Field(
         [],

@@ -292,7 +292,7 @@ class _Builder:
                 values[name], keys[name] = value, place
         for other in merged:
             if not isinstance(other.value, dict):
-                self.faults.append(f"{other.where}: `<<` merges a mapping, and this is none")
+                self.faults.append(f"{other.where}: `<<` merges a mapping, and this is not one")
                 continue
             for name, value in other.value.items():
                 if name not in values:

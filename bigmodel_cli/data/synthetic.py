@@ -146,7 +146,7 @@ class SyntheticOptions(AnyDataOptions):
         None, description="shortest training sample: lengths from this on are as frequent"
     )
     val_length: Length | None = Field(
-        None, description="of each validation sample, in place of those of training"
+        None, description="of each validation sample, instead of those of training"
     )
     test_length: Length | None = Field(
         None, description="of each test sample: longer ones test length generalisation"

@@ -332,7 +332,7 @@ def _use(found: list[Known], options: type[Options], plain: Any) -> str:
                 )
             )
         else:
-            texts.append(option.path + (f" (in place of {section}.{stand[0]})" if stand else ""))
+            texts.append(option.path + (f" (instead of {section}.{stand[0]})" if stand else ""))
     return f"use {', or '.join(texts)}" if texts else ""
 
 

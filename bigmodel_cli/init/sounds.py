@@ -75,7 +75,7 @@ def of_sounds(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
     data |= {"seconds": f"{length:g}               # each recording is brought to this length"}
     notes = (
         f"{about}; the label is {how}: {len(classes)} classes ({listed(classes)})",
-        f"{length:g} s of each are looked at, as a picture of {RATE:,} samples a second",
+        f"{length:g} s of each are used, as a spectrogram, at {RATE:,} samples per second",
     )
     return Draft(
         "sounds", {**values, "classes": str(len(classes)), "data": section(data)}, notes, use

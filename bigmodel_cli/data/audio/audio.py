@@ -131,7 +131,9 @@ class AudioOptions(LabelledOptions):
             " encoder"
         ),
     )
-    rate: Annotated[int, Field(ge=100, le=MOST_RATE)] = Field(16000, description="samples a second")
+    rate: Annotated[int, Field(ge=100, le=MOST_RATE)] = Field(
+        16000, description="samples per second"
+    )
     window: Annotated[float, Field(gt=0, le=1)] = Field(
         0.025, description="seconds of sound in a frame"
     )

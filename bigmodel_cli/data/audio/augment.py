@@ -80,7 +80,7 @@ class GainOptions(_SoundChange):
 
     type: Literal["gain"] = "gain"
     decibels: Annotated[float, Field(gt=0, le=100)] = Field(
-        6.0, description="by up to so many decibels either way"
+        6.0, description="largest change in decibels, either way"
     )
 
     def apply(self, waves: Tensor, lengths: Tensor, rate: int, row: Row) -> tuple[Tensor, Tensor]:

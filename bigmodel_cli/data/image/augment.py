@@ -83,16 +83,16 @@ class RandomAffineOptions(_DrawnOptions):
     draws: ClassVar[int] = 5
     type: Literal["RandomAffine"] = "RandomAffine"
     degrees: Annotated[float, Field(ge=0, le=180)] = Field(
-        description="turned by up to so many degrees either way"
+        description="largest rotation in degrees, either way"
     )
     translate: Pair = Field(
-        [0.0, 0.0], description="moved by up to these fractions of width and height"
+        [0.0, 0.0], description="largest shift, as fractions of width and height"
     )
     scale: Annotated[list[Positive], Field(min_length=2, max_length=2)] = Field(
         [1.0, 1.0], description="least and greatest"
     )
     shear: Annotated[float, Field(ge=0, lt=90)] = Field(
-        0.0, description="sheared along x by up to so many degrees either way"
+        0.0, description="largest shear along x in degrees, either way"
     )
 
     def apply(self, images: Tensor, u: Tensor) -> Tensor:

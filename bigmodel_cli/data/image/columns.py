@@ -96,7 +96,8 @@ def number_labels(
         for label, place in rows:
             if label not in number:
                 raise DataError(
-                    f"{place}: the label {label!r} is no class{did_you_mean(str(label), classes)}"
+                    f"{place}: the label {label!r} is not a class"
+                    f"{did_you_mean(str(label), classes)}"
                 )
         return {
             n: np.array([number[str(label)] for label in own], np.int64)

@@ -40,8 +40,8 @@ def read_folder(
         flat = not found_classes and folders[name] != root and _images_in(folders[name], ENDINGS)
         if flat and (any(inside.values()) or "train" not in folders):
             raise DataError(
-                f"{folders[name]}: its images lie in no folders of classes, and those of a split do"
-                " (class/image.png); sort them into such folders, or take it out of the root"
+                f"{folders[name]}: its images are not in folders of classes, and those of a split"
+                " are (class/image.png); sort them into such folders, or take it out of the root"
                 " (bigmodel predict labels images without)"
             )
     classes = tuple(sorted({c for found in inside.values() for c in found}))

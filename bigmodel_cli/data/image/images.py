@@ -91,9 +91,7 @@ class _ImageOptions(AnyDataOptions):
     test_data: ClassVar[str] = "data.root=FOLDER, with a folder test in it"
     size: Annotated[int, Field(gt=0, le=10_000)] | None = Field(
         None,
-        description=(
-            "resize to a square of so many pixels; left out: the size of most training images"
-        ),
+        description="side in pixels to resize to; left out: the size of most training images",
     )
     channels: Literal[1, 3] | None = Field(
         None, description="1: grey, 3: colour; left out: colour if any training image has colour"
@@ -116,7 +114,7 @@ class _ImageOptions(AnyDataOptions):
     on_bad: Literal["error", "skip"] = Field(
         "error", description="what to do with an image that cannot be decoded"
     )
-    labels: bool = Field(True, description="false: the images alone, for task.type: masked_image")
+    labels: bool = Field(True, description="false: only the images, for task.type: masked_image")
     label_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0,
         description=(
@@ -259,7 +257,7 @@ class ParquetOptions(LabelledOptions, _ImageOptions):
     label_column: str = Field("label", description="the column of labels")
     label_separator: Separator = None
     target_columns: list[str] = Field(
-        [], description="columns of numbers to learn in place of labels, for task.type: regression"
+        [], description="columns of numbers to learn instead of labels, for task.type: regression"
     )
 
     @model_validator(mode="after")

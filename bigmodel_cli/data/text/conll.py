@@ -82,7 +82,7 @@ class CoNLLOptions(AnyDataOptions):
     train: Annotated[Files, Field(min_length=1)] = Field(
         description="files, globs or folders, read in this order"
     )
-    val: Files = Field([], description="files for validation, in place of val_fraction")
+    val: Files = Field([], description="files for validation, instead of val_fraction")
     test: Files = Field([], description="files for the test split")
     val_fraction: ValFraction = Field(None, description=HELD_OUT.format("sentences"))
     words: Column | None = Field(

@@ -71,7 +71,7 @@ class _TextOptions(AnyDataOptions):
     isolate: bool = Field(
         False,
         description=(
-            "a token sees its own document alone, where several stand in a window; for causal_lm"
+            "a token sees only its own document, where several stand in a window; for causal_lm"
         ),
     )
 
@@ -118,7 +118,7 @@ class TextOptions(_TextOptions):
     files: Annotated[list[str], Field(min_length=1)] = Field(
         description="files, globs or folders, read in this order"
     )
-    val_files: list[str] = Field([], description="files for validation, in place of val_fraction")
+    val_files: list[str] = Field([], description="files for validation, instead of val_fraction")
     test_files: list[str] = Field([], description="files for the test split")
     field: str = Field(
         "text", description="the key of the text in .jsonl rows; a.b for b in the object a"

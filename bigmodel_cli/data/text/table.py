@@ -82,7 +82,7 @@ class TableOptions(LabelledOptions):
     train: Annotated[list[str], Field(min_length=1)] = Field(
         description="files, globs or folders, read in this order; each by its ending"
     )
-    val: list[str] = Field([], description="files for validation, in place of val_fraction")
+    val: list[str] = Field([], description="files for validation, instead of val_fraction")
     test: list[str] = Field([], description="files for the test split")
     val_fraction: ValFraction = Field(None, description=HELD_OUT.format("rows"))
     text: Annotated[list[ColumnOption], Field(min_length=1, max_length=2)] = Field(
@@ -143,7 +143,7 @@ class TableOptions(LabelledOptions):
             isinstance(column, str) for _, column in self.columns.wanted
         ):
             raise ValueError(
-                "header: false, and a column is said by name; say it by its number, from 0"
+                "header: false, and a column is given by name; say it by its number, from 0"
             )
         return self
 

@@ -318,7 +318,7 @@ def _json_rows(
 
 def _text(value: Any, place: str) -> str:
     if not isinstance(value, str):
-        raise DataError(f"{place}: data.text: {repr(value)[:60]} is no text")
+        raise DataError(f"{place}: data.text: {repr(value)[:60]} is not text")
     return clean(checked_text(value, f"{place}: data.text"))
 
 
@@ -349,7 +349,7 @@ def _label(value: Any, place: str) -> str:
         )
     if isinstance(value, float) and value.is_integer():
         raise DataError(
-            f"{place}: data.label: {value} is a float, which is no class; write {int(value)}"
+            f"{place}: data.label: {value} is a float, which is not a class; write {int(value)}"
         )
     if isinstance(value, list):
         raise DataError(

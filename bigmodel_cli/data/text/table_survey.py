@@ -256,6 +256,6 @@ def check_labels(
             if label not in surveys["train"].labels:
                 near = did_you_mean(label, classes)
                 raise DataError(
-                    f"{place}: data.label: {label!r} is no label of the training split{near}; add"
-                    " rows of it there, or take this one out"
+                    f"{place}: data.label: {label!r} is not a label of the training split{near};"
+                    " add rows of it there, or take this one out"
                 )

@@ -216,7 +216,7 @@ class UnknownSymbol(UnknownCharacter):
     def __init__(self, character: str, offset: int, where: str = "the text") -> None:
         self.character, self.offset = character, offset
         DataError.__init__(
-            self, f"{where}: {character!r} is none of the symbols that the model was trained on"
+            self, f"{where}: {character!r} is not one of the symbols that the model was trained on"
         )
 
 
