@@ -255,12 +255,12 @@ def check_memory(spec: Spec, info: DatasetInfo, device: torch.device) -> Outline
 
     Raises `SpecError` for a model that cannot fit the device.
     """
-    found = outline(spec, info)
-    needed, there = state_bytes(spec, found.tensors), total_memory(device)
-    if needed > there:
-        count = sum(p.numel() for p in found.tensors)
+    outlined = outline(spec, info)
+    needed, available = state_bytes(spec, outlined.tensors), total_memory(device)
+    if needed > available:
+        count = sum(p.numel() for p in outlined.tensors)
         raise SpecError(
             f"model: {count:,} parameters need {quantity(needed, 'B')} for weights, gradients and"
-            f" optimizer, and {device} has {quantity(there, 'B')}; make the model smaller"
+            f" optimizer, and {device} has {quantity(available, 'B')}; make the model smaller"
         )
-    return found
+    return outlined

@@ -88,13 +88,13 @@ def templates() -> dict[str, str]:
 
 def samples(folder: str = "sample_configs") -> dict[str, str]:
     """The text of the sample specs, or of those in another folder of the package, by name."""
-    there = (resources.files("bigmodel_cli") / folder).iterdir()
-    found = {
+    entries = (resources.files("bigmodel_cli") / folder).iterdir()
+    texts = {
         f.name.removesuffix(".yaml"): f.read_text(encoding="utf-8")
-        for f in there
+        for f in entries
         if f.name.endswith(".yaml")
     }
-    return dict(sorted(found.items()))
+    return dict(sorted(texts.items()))
 
 
 def like_what(name: str) -> str:
@@ -106,7 +106,7 @@ def like_what(name: str) -> str:
     if name in TASKS and name not in known:
         task = re.compile(rf"^task: *({name}$|{{type: {name}\b|\n  type: {name}$)", re.MULTILINE)
         name = next(
-            (own for own, text in known.items() if task.search(text) and "finetune" not in own),
+            (n for n, text in known.items() if task.search(text) and "finetune" not in n),
             name,
         )
     if name not in known:

@@ -56,9 +56,9 @@ def draw_below(keys: Tensor, stream: int, count: int, below: int) -> Tensor:
 
 def _bits(keys: Tensor, stream: int, count: int) -> Tensor:
     """(B, count) int64   64 random bits each."""
-    own = _mixed(keys ^ _signed(int(key_of(stream))))[:, None]  # (B, 1)
+    row_keys = _mixed(keys ^ _signed(int(key_of(stream))))[:, None]  # (B, 1)
     steps = torch.arange(1, count + 1, device=keys.device) * _signed(int(GOLDEN))
-    return _mixed(own + steps)
+    return _mixed(row_keys + steps)
 
 
 def _mixed(x: Tensor) -> Tensor:

@@ -16,12 +16,12 @@ def heeding(call: Callable[[], Found]) -> Found:
     The call must release the GIL. If a handler raises, the call is abandoned, and runs on until it
     or the process ends.
     """
-    found: list[Found] = []
+    result: list[Found] = []
     raised: list[BaseException] = []
 
     def run() -> None:
         try:
-            found.append(call())
+            result.append(call())
         except BaseException as error:
             raised.append(error)
 
@@ -31,4 +31,4 @@ def heeding(call: Callable[[], Found]) -> Found:
         thread.join(LOOK)
     if raised:
         raise raised[0]
-    return found[0]
+    return result[0]

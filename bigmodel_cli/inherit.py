@@ -73,11 +73,11 @@ def _joined(below: Node, above: Node, options: type[Options], path: list[str]) -
     kinds = [values["type"].value if "type" in values else usual for values in (lower, upper)]
     if "type" in upper and kinds[0] not in (None, kinds[1]):
         return above
-    kept = _without_alternatives(lower, upper, options, path)
+    base = _without_alternatives(lower, upper, options, path)
     values = {
-        **kept,
+        **base,
         **{
-            n: _joined(kept[n], v, options, [*path, n]) if n in kept else v
+            n: _joined(base[n], v, options, [*path, n]) if n in base else v
             for n, v in upper.items()
         },
     }

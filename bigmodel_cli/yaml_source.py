@@ -85,8 +85,8 @@ def _near(path: Path) -> str:
         names = [name for name in os.listdir(path.parent) if name.endswith((".yaml", ".yml"))]
     except OSError:
         return ""
-    found = did_you_mean(path.name if path.suffix else f"{path.name}.yaml", names)
-    near = next((name for name in names if found and f" {name}?" in found), "")
+    hint = did_you_mean(path.name if path.suffix else f"{path.name}.yaml", names)
+    near = next((name for name in names if hint and f" {name}?" in hint), "")
     return f"; did you mean {path.parent / near}?" if near else ""
 
 
@@ -97,8 +97,8 @@ def _bounded(path: Path) -> bytes:
     """
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
-        own = f", such as {path / 'spec.yaml'}" if os.path.isfile(path / "spec.yaml") else ""
-        raise SpecError(f"{path}: this is a folder; name a spec file (.yaml){own}")
+        hint = f", such as {path / 'spec.yaml'}" if os.path.isfile(path / "spec.yaml") else ""
+        raise SpecError(f"{path}: this is a folder; name a spec file (.yaml){hint}")
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
         raise SpecError(f"{path}: this is a device or a socket; name a spec file (.yaml)")
     if status.st_size > MAX_BYTES:

@@ -173,10 +173,10 @@ def count_classes(labels: Ints, classes: Sequence[str]) -> tuple[int, ...]:
 
 def classes_in(labels: Ints) -> list[int]:
     """The numbers of the classes that occur in labels (N,), or in sets (N, C)."""
-    found: list[int] = (
+    numbers: list[int] = (
         np.unique(labels) if labels.ndim == 1 else np.flatnonzero(labels.any(0))
     ).tolist()
-    return found
+    return numbers
 
 
 def say_lacking(

@@ -114,23 +114,23 @@ def _damage(folder: Path) -> str:
     """What is wrong with a folder of the cache; '' where it matches its manifest."""
     try:
         listed = json.loads((folder / MANIFEST).read_bytes())
-        found = sorted(file for file in folder.iterdir() if file.name != MANIFEST)
+        files = sorted(file for file in folder.iterdir() if file.name != MANIFEST)
         if not isinstance(listed, dict) or not listed:
             return f"its {MANIFEST} lists nothing"
-        if listed.keys() != {file.name for file in found}:
+        if listed.keys() != {file.name for file in files}:
             return "it does not hold the files that it should"
-        sizes = [file.stat().st_size for file in found]
-        for file, size in zip(found, sizes, strict=True):
+        sizes = [file.stat().st_size for file in files]
+        for file, size in zip(files, sizes, strict=True):
             if listed[file.name][0] != size:
                 return f"{file.name} is {size:,} bytes long"
         small = sum(sizes) <= SMALL
         read = (
-            [hashlib.sha256(file.read_bytes()).hexdigest() for file in found]
+            [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
             if small
-            else content_hashes(found)
+            else content_hashes(files)
         )
         changed = [
-            f.name for f, sha in zip(found, read, strict=True) if listed[f.name][1:] != [sha]
+            f.name for f, sha in zip(files, read, strict=True) if listed[f.name][1:] != [sha]
         ]
     except (OSError, DataError, ValueError, TypeError, LookupError, RecursionError) as error:
         return str(error).splitlines()[0] if str(error) else type(error).__name__

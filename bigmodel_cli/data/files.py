@@ -48,16 +48,16 @@ def find_named(
     names: Iterable[str], base: Path, option: str, endings: tuple[str, ...]
 ) -> list[Found]:
     """The same, each with its name below the folder that was named."""
-    found: dict[str, Found] = {}
+    files: dict[str, Found] = {}
     twice = 0
     for name in names:
         for path, known_as in _matches(name, base, option, endings):
             key = os.path.realpath(path)
-            twice += key in found
-            found.setdefault(key, (path, known_as))
+            twice += key in files
+            files.setdefault(key, (path, known_as))
     if twice:
         say(f"{option}: {twice:,} file(s) are named or linked more than once, and are taken once")
-    return list(found.values())
+    return list(files.values())
 
 
 def expand(text: str, base: Path, option: str) -> Path:
@@ -141,8 +141,8 @@ def folders_in(folder: Path) -> list[Path]:
 
     Raises `DataError` as `walk` does.
     """
-    found = [e.path for e in _entries(str(folder)) if stat.S_ISDIR(_status(e.path).st_mode)]
-    return [Path(path) for path in sorted(found)]
+    folders = [e.path for e in _entries(str(folder)) if stat.S_ISDIR(_status(e.path).st_mode)]
+    return [Path(path) for path in sorted(folders)]
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
@@ -181,21 +181,21 @@ def _matches(name: str, base: Path, option: str, endings: tuple[str, ...]) -> li
         if not stat.S_ISREG(mode):
             raise DataError(f"{option}: {name}: neither a file nor a folder ({place.absolute()})")
         return [(place, place.name)]
-    there = walk(place)
-    paths = [path for path in there if path.name.lower().endswith(endings)]
+    below = walk(place)
+    paths = [path for path in below if path.name.lower().endswith(endings)]
     if not paths:
         raise DataError(
             f"{option}: the folder {name} holds no file that ends in {', '.join(endings)}"
         )
-    if len(paths) < len(there):
+    if len(paths) < len(below):
         kinds = Counter(
             path.suffix.lower() or "no ending"
-            for path in there
+            for path in below
             if not path.name.lower().endswith(endings)
         )
         shown = ", ".join(f"{count:,} {ending}" for ending, count in kinds.most_common(5))
         say(
-            f"{option}: {name}: {len(there) - len(paths):,} file(s) that end otherwise are left out"
+            f"{option}: {name}: {len(below) - len(paths):,} file(s) that end otherwise are left out"
             f" ({shown})"
         )
     start = len(str(place)) + 1 if str(place) != "." else 0
@@ -257,9 +257,9 @@ def _both_cases(letter: re.Match[str]) -> str:
 
 def _plain(place: Path, pattern: tuple[str, ...]) -> list[Path]:
     """What a glob without ** matches, sorted."""
-    found = [Path(path) for path in glob.glob(os.path.join(glob.escape(str(place)), *pattern))]
+    matches = [Path(path) for path in glob.glob(os.path.join(glob.escape(str(place)), *pattern))]
     skip = len(place.parts)
-    return sorted(p for p in found if all(map(_is_meant, p.parts[skip:], pattern)))
+    return sorted(p for p in matches if all(map(_is_meant, p.parts[skip:], pattern)))
 
 
 def _is_meant(part: str, pattern: str) -> bool:

@@ -129,9 +129,9 @@ class _Store:
 
     def read(self, names: Sequence[bytes]) -> dict[bytes, bytes]:
         """The entries that exist for these names."""
-        found: dict[bytes, bytes] = {}
+        entries: dict[bytes, bytes] = {}
         if not os.path.exists(self.path):
-            return found
+            return entries
         with self._forgiving("read"), self._opened() as table:
             for first in range(0, len(names), CHUNK):
                 chunk = names[first : first + CHUNK]
@@ -139,8 +139,8 @@ class _Store:
                 rows = table.execute(
                     f"SELECT path, entry FROM content WHERE path IN ({places})", chunk
                 )
-                found.update((row[0], row[1]) for row in rows if isinstance(row[1], bytes))
-        return found
+                entries.update((row[0], row[1]) for row in rows if isinstance(row[1], bytes))
+        return entries
 
     def write(self, entries: dict[bytes, bytes]) -> None:
         """Write entries, replacing those of the same names."""

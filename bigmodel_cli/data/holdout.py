@@ -117,13 +117,13 @@ def files_of_splits(
     found = {s: find_files(given[s][0], base, given[s][1], endings) for s in needed(given, only)}
     if "train" not in found:
         return found
-    kept, taken = list(found["train"]), {}
+    train_files, taken = list(found["train"]), {}
     for split in [s for s in given if s != "train"]:
         theirs = {
             os.path.realpath(p) for p in found.get(split) or _there(*given[split], base, endings)
         }
-        taken[split] = [p for p in kept if os.path.realpath(p) in theirs]
-        kept = [p for p in kept if p not in taken[split]]
+        taken[split] = [p for p in train_files if os.path.realpath(p) in theirs]
+        train_files = [p for p in train_files if p not in taken[split]]
     option = given["train"][1]
     for split, files in taken.items():
         if files:
@@ -132,12 +132,12 @@ def files_of_splits(
                 f"{option}: left out of training, since {given[split][1]} names it too:"
                 f" {files[0]}{more}"
             )
-    if not kept:
+    if not train_files:
         raise DataError(
             f"{option}: nothing is left to train on: every file belongs to another split; name"
             " other files"
         )
-    return {**found, "train": tuple(kept)}
+    return {**found, "train": tuple(train_files)}
 
 
 def _there(names: Sequence[str], option: str, base: Path, endings: tuple[str, ...]) -> list[Path]:

@@ -82,7 +82,7 @@ def check_held_out(data: DataSet, task: str, seen: Sequence[Seen], remedy: str, 
 
     An item that is in the data twice, once in either part, does not count.
     """
-    own = [s for s in seen if s.task == task]
+    same_task = [s for s in seen if s.task == task]
     if not seen:
         say(
             "warning: the checkpoint keeps no record of what it was trained on; the validation"
@@ -91,7 +91,7 @@ def check_held_out(data: DataSet, task: str, seen: Sequence[Seen], remedy: str, 
     val = data.items("val")
     alone = val[~np.isin(val, data.items("train"))]
     trained = np.zeros(len(alone), bool)
-    for s in own:
+    for s in same_task:
         trained |= s.holds(alone)
     if trained.any():
         raise SpecError(
@@ -109,8 +109,8 @@ def exposure(
     no record.
     """
     items = data.items(split)
-    own = {s.task: share(items, s) for s in seen}
-    for name, found in own.items():
+    shares = {s.task: share(items, s) for s in seen}
+    for name, found in shares.items():
         if not found.items:
             continue
         kind = "" if split == "train" or name != task else "warning: "
@@ -120,8 +120,8 @@ def exposure(
             else f"were in an earlier training with task.type: {name}"
         )
         say(f"{kind}{found.items:,} of {found.of:,} {data.unit} of the {split} split {how}")
-    earlier = {name: found.to_json() for name, found in own.items() if name != task}
+    earlier = {name: found.to_json() for name, found in shares.items() if name != task}
     return {
-        **({"seen_in_training": own[task].to_json()} if task in own else {}),
+        **({"seen_in_training": shares[task].to_json()} if task in shares else {}),
         **({"seen_in_earlier_training": earlier} if earlier else {}),
     }

@@ -54,16 +54,16 @@ def pieces(path: Path) -> Iterator[str]:
 
     Raises `DataError` with the place of what is not UTF-8, or where a .gz is damaged.
     """
-    kept, starts = "", True
+    rest, starts = "", True
     for text in _decoded(path):
-        text = _at_starts(kept + one_newline(text), starts)
+        text = _at_starts(rest + one_newline(text), starts)
         cut = text.rfind("\n") + 1 or len(text)
-        kept, whole = text[cut:], text[:cut]
+        rest, whole = text[cut:], text[:cut]
         if whole:
             starts = whole.endswith("\n")
             yield whole
-    if kept:
-        yield kept
+    if rest:
+        yield rest
 
 
 def lines(path: Path, inner_returns: bool = False) -> Iterator[str]:
@@ -73,7 +73,7 @@ def lines(path: Path, inner_returns: bool = False) -> Iterator[str]:
 
     Raises `DataError` as `pieces` does, and for a line that is too long or has a "\r" in it.
     """
-    kept: list[str] = []
+    parts: list[str] = []
     alone: bool | None = None  # whether "\r" alone ends a line
     number = length = 0
     for text in _decoded(path):
@@ -84,16 +84,16 @@ def lines(path: Path, inner_returns: bool = False) -> Iterator[str]:
         *whole, last = text.split("\n")
         for line in whole:
             number += 1
-            yield _line("".join([*kept, line]) if kept else line, path, number, inner_returns)
-            kept, length = [], 0
-        kept.append(last)
+            yield _line("".join([*parts, line]) if parts else line, path, number, inner_returns)
+            parts, length = [], 0
+        parts.append(last)
         length += len(last)
         if length > LONGEST_LINE:
             raise DataError(
                 f"{path}:{number + 1}: a line of more than {LONGEST_LINE:,} characters; is it the"
                 " right file?"
             )
-    if last_line := "".join(kept).rstrip("\r"):
+    if last_line := "".join(parts).rstrip("\r"):
         yield _line(last_line, path, number + 1, inner_returns)
 
 
@@ -140,11 +140,11 @@ def lookup(row: Mapping[str, Any], key: str) -> Any:
 
 def dotted(row: Mapping[str, Any]) -> list[str]:
     """The keys of a row, and below each object the keys in it as "a.b"."""
-    found = list(row)
+    keys = list(row)
     for key, value in row.items():
         if isinstance(value, Mapping):
-            found += [f"{key}.{inner}" for inner in value]
-    return found
+            keys += [f"{key}.{inner}" for inner in value]
+    return keys
 
 
 def checked_text(text: str, place: str) -> str:
@@ -172,11 +172,11 @@ class _Twice(Exception):
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    row = dict(pairs)
+    if len(row) != len(pairs):
         keys = [key for key, _ in pairs]
         raise _Twice(ascii(next(key for key in keys if keys.count(key) > 1)))
-    return found
+    return row
 
 
 def _line(line: str, path: Path, number: int, inner_returns: bool) -> str:
@@ -201,7 +201,7 @@ def _at_starts(text: str, starts: bool) -> str:
 def _decoded(path: Path) -> Iterator[str]:
     """The text of a file in pieces, none of which ends between "\\r" and "\\n"."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    kept, offset, newlines, place = "", 0, 0, 0
+    rest, offset, newlines, place = "", 0, 0, 0
     with _open(path) as file:
         while True:
             chunk = _read(file, path, newlines)
@@ -209,11 +209,11 @@ def _decoded(path: Path) -> Iterator[str]:
             advance(place - before)
             if not offset:
                 _check_kind(path, chunk)
-            text = kept + _decode(decoder, chunk, path, offset, newlines)
+            text = rest + _decode(decoder, chunk, path, offset, newlines)
             offset += len(chunk)
             newlines += chunk.count(b"\n")
             whole = text.rstrip("\r") if chunk else text
-            kept = text[len(whole) :]
+            rest = text[len(whole) :]
             if whole:
                 yield whole
             if not chunk:

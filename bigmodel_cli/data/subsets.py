@@ -63,9 +63,9 @@ def part_of_each_class(labels: Labels, fraction: float) -> Ints:
     """
     chosen, labels = [], labels if labels.ndim == 1 else np.zeros(len(labels), np.int64)
     for label in np.unique(labels):
-        own = np.flatnonzero(labels == label)
-        order = permute(np.arange(len(own)), len(own), (1, int(label)))
-        chosen.append(own[order[: max(1, round(fraction * len(own)))]])
+        members = np.flatnonzero(labels == label)
+        order = permute(np.arange(len(members)), len(members), (1, int(label)))
+        chosen.append(members[order[: max(1, round(fraction * len(members)))]])
     return np.sort(np.concatenate(chosen))
 
 

@@ -212,10 +212,10 @@ class SyntheticOptions(AnyDataOptions):
         a pair.
         """
         row, answer = self.rows(np.zeros(1, np.int64), length)
-        whole, said = int(row.shape[1]), int(answer.sum())
+        whole, answered = int(row.shape[1]), int(answer.sum())
         if self.form == "text":
             return whole - (self.problem == "recall")
-        return max(whole - said, said) + 1 if self.form == "pairs" else whole - said + 2
+        return max(whole - answered, answered) + 1 if self.form == "pairs" else whole - answered + 2
 
     def rows(self, numbers: Ints, length: int) -> Rows:
         """Samples of one length by their numbers (B,), each below `space`."""

@@ -119,9 +119,9 @@ def sets_among(held: Any, classes: Sequence[str], known: Sequence[str]) -> Any:
     Raises `SpecError` for a label that it lacks.
     """
     numbers = numbers_of(classes, known, [classes[i] for i in np.flatnonzero(held.any(0)).tolist()])
-    found = np.zeros((len(held), len(known)), bool)
-    found[:, numbers[numbers >= 0]] = held[:, numbers >= 0]
-    return found
+    mapped = np.zeros((len(held), len(known)), bool)
+    mapped[:, numbers[numbers >= 0]] = held[:, numbers >= 0]
+    return mapped
 
 
 def number_facts(
@@ -166,14 +166,13 @@ def check_kind(data: DatasetInfo, checkpoint: DatasetInfo | None) -> None:
     """Raise `SpecError` where a checkpoint that is used as it is has learnt another kind of target
     than the data has.
     """
-    there, wanted = target_name(data), None if checkpoint is None else target_name(checkpoint)
-    if there and wanted and there != wanted:
+    name, known = target_name(data), None if checkpoint is None else target_name(checkpoint)
+    if name and known and name != known:
         words = {
             "numbers": "numbers (data.targets)",
             "labels": "sets of labels (data.label_separator)",
             "label": "one label",
         }
         raise SpecError(
-            f"the checkpoint has learnt {words[wanted]} of each item, and the data has"
-            f" {words[there]}"
+            f"the checkpoint has learnt {words[known]} of each item, and the data has {words[name]}"
         )

@@ -62,18 +62,18 @@ def blocks(pieces: Iterable[str]) -> Iterator[int]:
     a text they are. So are the pieces of a long line (content-defined chunking, as in
     Muthitacharoen et al. 2001).
     """
-    kept: list[bytes] = []
+    block: list[bytes] = []
     size = 0
     for piece in pieces:
         for line in piece.encode("utf-8").splitlines(keepends=True):
             for part in (line,) if len(line) <= LONG_LINE else _parts(line):
-                kept.append(part)
+                block.append(part)
                 size += len(part)
                 if (crc32(part) % CUT == 0 and size >= LEAST_BYTES) or size > MOST_BYTES:
-                    yield hash_of(b"".join(kept))
-                    kept, size = [], 0
-    if kept:
-        yield hash_of(b"".join(kept))
+                    yield hash_of(b"".join(block))
+                    block, size = [], 0
+    if block:
+        yield hash_of(b"".join(block))
 
 
 def _parts(line: bytes) -> list[bytes]:

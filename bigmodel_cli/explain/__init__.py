@@ -215,8 +215,8 @@ def _as_mapping(options: type[Options], place: _Place, location: tuple[Any, ...]
 def _type_as_key(options: type[Options], place: _Place, location: tuple[Any, ...]) -> str:
     """'; write {type: X}' for a mapping whose one key is a type."""
     keys = list(place.node.value) if isinstance(place.node.value, dict) else []
-    found = [key for key in keys if key in types_at(options, location)]
-    return f"; write {{type: {found[0]}, ...}} for {found[0]}: {{...}}" if found else ""
+    types = [key for key in keys if key in types_at(options, location)]
+    return f"; write {{type: {types[0]}, ...}} for {types[0]}: {{...}}" if types else ""
 
 
 def _where_else(tree: _Tree, place: _Place, location: tuple[Any, ...]) -> str:
@@ -236,12 +236,12 @@ def _where_else(tree: _Tree, place: _Place, location: tuple[Any, ...]) -> str:
     ):
         return f"; write type: {name} in its place"
     others = _of_other_types(options, name, location)
-    found = _elsewhere(tree.known, place, name, by_name=not others)
-    if found and any(
-        option.path.rpartition(".")[0] == ".".join(place.path[:-1]) for option in found
+    elsewhere = _elsewhere(tree.known, place, name, by_name=not others)
+    if elsewhere and any(
+        option.path.rpartition(".")[0] == ".".join(place.path[:-1]) for option in elsewhere
     ):
         others = ""  # what is called otherwise here is what was meant
-    texts = [text for text in (others, _use(found, options, tree.plain), remark(name)) if text]
+    texts = [text for text in (others, _use(elsewhere, options, tree.plain), remark(name)) if text]
     if texts:
         return "".join(f"; {text}" for text in texts)
     likely = did_you_mean(name, siblings)
@@ -289,21 +289,21 @@ def _elsewhere(tree: list[Known], place: _Place, name: str, by_name: bool = True
     shortest.
     """
     wanted = targets(name)
-    found = [
+    options = [
         option
         for option in tree
         if (by_name and option.name == name and name != "type")
         or any(option.path == target or option.path.endswith(f".{target}") for target in wanted)
     ]
     section = place.path[0]
-    found.sort(
+    options.sort(
         key=lambda option: (
             option.name != name,
             option.path.split(".")[0] != section,
             option.path.count("."),
         )
     )
-    return found[:MOST_PLACES]
+    return options[:MOST_PLACES]
 
 
 def _use(found: list[Known], options: type[Options], plain: Any) -> str:

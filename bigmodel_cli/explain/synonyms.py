@@ -250,11 +250,11 @@ def _normal(word: str) -> str:
 
 def _by_word(table: dict[str, str]) -> dict[str, list[str]]:
     """From {target: words} to {word: targets}."""
-    found: dict[str, list[str]] = {}
+    by_word: dict[str, list[str]] = {}
     for target, words in table.items():
         for word in words.split():
-            found.setdefault(_normal(word), []).append(target)
-    return found
+            by_word.setdefault(_normal(word), []).append(target)
+    return by_word
 
 
 SYNONYMS = _by_word(_TARGETS)

@@ -85,15 +85,15 @@ def by_split(files: Iterable[Path]) -> dict[str, list[Path]]:
     """The files of each split, by a word in their names; without such words all are for
     training.
     """
-    found: dict[str, list[Path]] = {}
+    splits: dict[str, list[Path]] = {}
     for file in files:
         words = re.split(r"[^a-z]+", plain_name(file).rpartition(".")[0])
-        found.setdefault(
+        splits.setdefault(
             next((s for s, names in SPLIT_NAMES.items() if set(words) & set(names)), "train"), []
         ).append(file)
-    if "train" not in found:
-        return {"train": [file for own in found.values() for file in own]}
-    return {split: found[split] for split in SPLIT_NAMES if split in found}
+    if "train" not in splits:
+        return {"train": [file for own in splits.values() for file in own]}
+    return {split: splits[split] for split in SPLIT_NAMES if split in splits}
 
 
 def paths(files: Iterable[Path]) -> str:

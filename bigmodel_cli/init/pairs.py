@@ -47,9 +47,9 @@ def sides_of(paths: Sequence[Path], files: Sequence[Path]) -> tuple[list[Path], 
 
 def of_pairs(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> Draft:
     """An encoder-decoder for files that are parallel by line."""
-    found = sides_of(paths, files)
-    assert found is not None
-    splits = [by_split(side) for side in found]
+    sides = sides_of(paths, files)
+    assert sides is not None
+    splits = [by_split(side) for side in sides]
     named = {
         f"{PREFIX[split]}{side}": spelled(own[split])
         for split in splits[0]

@@ -40,11 +40,11 @@ def of_sounds(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
     transcripts = _transcripts(paths)
     how, pattern, classes = ("", ANY, []) if transcripts else _pattern(names)
     try:
-        found, bad = open_recordings(given, pattern, RATE, False, Path(), say), ""
+        recordings, bad = open_recordings(given, pattern, RATE, False, Path(), say), ""
     except DataError as error:
         say(f"{error}: such recordings are left out (data.on_bad: skip)")
-        found, bad = open_recordings(given, pattern, RATE, True, Path(), say), "skip"
-    count, lengths = len(found.names), found.lengths / RATE
+        recordings, bad = open_recordings(given, pattern, RATE, True, Path(), say), "skip"
+    count, lengths = len(recordings.names), recordings.lengths / RATE
     about = f"{count:,} recordings of {lengths.min():.1f} to {lengths.max():.1f} s"
     data = {
         "files": on_one_line(given),
@@ -93,12 +93,12 @@ def _transcripts(paths: Sequence[Path]) -> list[Path]:
             walk(p) if p.is_dir() else [p] if plain_name(p).endswith((".txt", ".tsv")) else []
         )
     ]
-    found = [f for f in beside if plain_name(f).endswith((".txt", ".tsv"))]
-    taken = [f for f in found if all("\t" in line for line in list(lines(f))[:20] if line.strip())]
+    tables = [f for f in beside if plain_name(f).endswith((".txt", ".tsv"))]
+    taken = [f for f in tables if all("\t" in line for line in list(lines(f))[:20] if line.strip())]
     others = [
         f
         for f in beside
-        if plain_name(f).endswith((".csv", ".json", ".jsonl")) or (f in found and f not in taken)
+        if plain_name(f).endswith((".csv", ".json", ".jsonl")) or (f in tables and f not in taken)
     ]
     if others:
         say(f"{listed(others)}: not read; transcripts are lines NAME<TAB>TEXT in a .tsv or .txt")

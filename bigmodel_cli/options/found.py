@@ -81,11 +81,11 @@ def _meant(known: dict[str, Any], path: str, tried: str, siblings: list[str]) ->
     last = path.rpartition(".")[2]
     ends = [f".{name}" for name in (last, *targets(last))]
     section = tried.partition(".")[0]
-    found = [p for p in paths if any(f".{p}".endswith(end) for end in ends)]
-    found.sort(key=lambda p: (p.partition(".")[0] != section, p.count("."), p))
-    found += [f"{p} {last}" for p in sorted(paths, key=len) if last in paths[p]]
-    if found:
-        return f"; did you mean {' or '.join(found[:MOST_MEANT])}?"
+    similar = [p for p in paths if any(f".{p}".endswith(end) for end in ends)]
+    similar.sort(key=lambda p: (p.partition(".")[0] != section, p.count("."), p))
+    similar += [f"{p} {last}" for p in sorted(paths, key=len) if last in paths[p]]
+    if similar:
+        return f"; did you mean {' or '.join(similar[:MOST_MEANT])}?"
     if near := did_you_mean(last, {p.rpartition(".")[2] for p in paths}):
         return near
     return f"; there are {', '.join(dict.fromkeys(siblings))}" if siblings else ""

@@ -30,9 +30,9 @@ def description(plugins: bool = False) -> dict[str, Any]:
         return _made()
     key = hashlib.sha256(json.dumps(sorted(_files(str(PACKAGE)))).encode()).hexdigest()
     with contextlib.suppress(OSError, ResourceError, ValueError, TypeError, LookupError):
-        kept = json.loads(_place().read_bytes())
-        if kept["key"] == key:
-            found: dict[str, Any] = kept["description"]
+        cached = json.loads(_place().read_bytes())
+        if cached["key"] == key:
+            found: dict[str, Any] = cached["description"]
             return found
     made = _made()
     with contextlib.suppress(OSError, ResourceError):

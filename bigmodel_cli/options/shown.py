@@ -198,8 +198,8 @@ def _whole(bound: float) -> float:
 
 
 def _default(values: Values) -> Values:
-    found = values.get("default")
-    return found if isinstance(found, dict) else {}
+    default = values.get("default")
+    return default if isinstance(default, dict) else {}
 
 
 def _spelled(value: Any) -> str:

@@ -53,11 +53,11 @@ class Tree:
 
 def classes_of(values: Values) -> list[str]:
     """The classes of options of a value with this schema, or of an item of its list."""
-    found = [values["$ref"].rpartition("/")[2]] if "$ref" in values else []
+    names = [values["$ref"].rpartition("/")[2]] if "$ref" in values else []
     items = values.get("items")
     for inner in (*values.get("anyOf", ()), *values.get("oneOf", ()), *([items] if items else [])):
-        found += classes_of(inner)
-    return list(dict.fromkeys(found))
+        names += classes_of(inner)
+    return list(dict.fromkeys(names))
 
 
 def is_list(values: Values) -> bool:

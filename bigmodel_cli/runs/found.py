@@ -25,7 +25,7 @@ def find_runs(given: Sequence[str], say: Callable[[str], None]) -> list[Path]:
 
     Raises `SpecError` for what is neither a run nor a folder.
     """
-    found: list[Path] = []
+    runs: list[Path] = []
     foreign: list[Path] = []
     for text in given or [str(ROOT)]:
         path = _run_of(Path(text))
@@ -37,15 +37,13 @@ def find_runs(given: Sequence[str], say: Callable[[str], None]) -> list[Path]:
         if path is None:
             names = os.listdir(ROOT) if os.path.isdir(ROOT) else []
             raise SpecError(f"{text}: no such run or folder{did_you_mean(text, names)}")
-        found += (
-            [path] if is_run(path) else sorted(_below(path, foreign, set(), DEPTH), key=natural)
-        )
+        runs += [path] if is_run(path) else sorted(_below(path, foreign, set(), DEPTH), key=natural)
     if foreign:
         names = [one_line(str(path)) for path in foreign[:MOST_FOREIGN]]
         more = f" and {len(foreign) - MOST_FOREIGN} more" if len(foreign) > MOST_FOREIGN else ""
         say(f"warning: without a run, and left out: {', '.join(names)}{more}")
-    own = {os.path.realpath(path): path for path in reversed(found)}
-    return [path for path in found if own[os.path.realpath(path)] is path]
+    by_real_path = {os.path.realpath(path): path for path in reversed(runs)}
+    return [path for path in runs if by_real_path[os.path.realpath(path)] is path]
 
 
 def _run_of(path: Path) -> Path | None:

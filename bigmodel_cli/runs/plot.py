@@ -29,10 +29,10 @@ Group = tuple[str, Metric]
 
 def groups(runs: Sequence[RunRecord]) -> dict[Group, list[RunRecord]]:
     """The runs by what makes their curves comparable: task and metric."""
-    found: dict[Group, list[RunRecord]] = {}
+    by_group: dict[Group, list[RunRecord]] = {}
     for run in runs:
-        found.setdefault((str(run.options.get("task.type", "?")), run.metric), []).append(run)
-    return found
+        by_group.setdefault((str(run.options.get("task.type", "?")), run.metric), []).append(run)
+    return by_group
 
 
 def plot(runs: Sequence[RunRecord], path: Path) -> bool:
@@ -45,16 +45,16 @@ def plot(runs: Sequence[RunRecord], path: Path) -> bool:
     )
     curves = {run.path: training_losses(run.path) for run in runs}
     drawn = {
-        key: own
-        for key, own in groups(runs).items()
-        if any(r.validations or curves[r.path] for r in own)
+        key: members
+        for key, members in groups(runs).items()
+        if any(r.validations or curves[r.path] for r in members)
     }
     if not drawn:
         return False
     figure = new_figure((11, 4.2 * len(drawn)))
     places = figure.subplots(len(drawn), 2, squeeze=False)
-    for (left, right), ((task, metric), own) in zip(places, drawn.items(), strict=True):
-        for number, run in enumerate(own):
+    for (left, right), ((task, metric), members) in zip(places, drawn.items(), strict=True):
+        for number, run in enumerate(members):
             label, color = plain(names[run.path]), f"C{number % 10}"
             style = ("-", "--", ":", "-.")[number // 10 % 4]
             _line(left, _validated(run, metric.name), color, style, label=label)
@@ -62,7 +62,7 @@ def plot(runs: Sequence[RunRecord], path: Path) -> bool:
             if metric.name != "loss":
                 _line(right, _validated(run, "loss"), color, style)
         left.set_title(
-            f"{plain(task)}, {len(own)} run(s)" if len(drawn) > 1 else "",
+            f"{plain(task)}, {len(members)} run(s)" if len(drawn) > 1 else "",
             loc="left",
             fontsize="medium",
         )

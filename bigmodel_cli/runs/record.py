@@ -74,13 +74,13 @@ class RunRecord:
 
     def best(self) -> tuple[int, float] | None:
         """(step, value) of the best validation by the run's metric; None where there was none."""
-        found = [
+        values = [
             (v.step, v.values[self.metric.name])
             for v in self.validations
             if self.metric.name in v.values
         ]
         sign = -1 if self.metric.higher_is_better else 1
-        return min(found, key=lambda pair: sign * pair[1], default=None)
+        return min(values, key=lambda pair: sign * pair[1], default=None)
 
     def last(self) -> Validation | None:
         """The last validation."""
@@ -141,11 +141,11 @@ def owner(path: Path) -> int | None:
         return None
     process = 0
     try:
-        said = re.match(
+        match = re.match(
             r"process ([0-9]{1,9}) on (.*)", os.read(descriptor, 200).decode("utf-8", "replace")
         )
-        if said is not None and said[2] == socket.gethostname():
-            process = int(said[1])
+        if match is not None and match[2] == socket.gethostname():
+            process = int(match[1])
             os.kill(process, 0)
     except ProcessLookupError:
         os.close(descriptor)
@@ -275,10 +275,10 @@ def _options(content: bytes) -> dict[str, Any]:
     Its sections are parsed one by one, and cached, since many runs share them.
     """
     sections = re.split(rb"^(?=[A-Za-z])", content, flags=re.MULTILINE)
-    found = {
+    values = {
         name: value for section in sections if section.strip() for name, value in _section(section)
     }
-    return {name: value for name, value in found.items() if not name.startswith("x-")}
+    return {name: value for name, value in values.items() if not name.startswith("x-")}
 
 
 @functools.cache

@@ -402,10 +402,8 @@ def _as_known(spelled: Units, rows: dict[str, Ints], known: DatasetInfo) -> Unit
 
     Raises `SpecError` for a unit that it does not know.
     """
-    there = np.unique(
-        np.concatenate([spelled.units[r] for chosen in rows.values() for r in chosen])
-    )
-    number = numbers_of(spelled.names, known.classes, [spelled.names[i] for i in there])
+    used = np.unique(np.concatenate([spelled.units[r] for chosen in rows.values() for r in chosen]))
+    number = numbers_of(spelled.names, known.classes, [spelled.names[i] for i in used])
     return Units(known.classes, [number[units] for units in spelled.units], number[spelled.between])
 
 
@@ -427,9 +425,10 @@ def _rows(
         rows[name] = np.flatnonzero(inside == name)
         if not len(rows[name]) and name in wanted:
             groups = {k: sorted({g[k] for g in recordings.groups})[:8] for k in rule}
-            there = "; ".join(f"{k}: {', '.join(values)}" for k, values in groups.items())
+            groups_text = "; ".join(f"{k}: {', '.join(values)}" for k, values in groups.items())
             raise DataError(
-                f"data.split.{name}: no recording of {count:,} is in it; in the names stand {there}"
+                f"data.split.{name}: no recording of {count:,} is in it; in the names stand"
+                f" {groups_text}"
             )
     train = np.flatnonzero(inside == "train")
     if "train" not in wanted:

@@ -175,9 +175,9 @@ class SpecAugmentOptions(_SoundChange):
             hidden |= _block(u[:, number], width, torch.full_like(lengths, bands), bands)[
                 :, :, None
             ]
-        own = real(lengths, count)[:, None, :]
-        mean = torch.where(own, frames, 0).sum((1, 2)) / (lengths * bands).clamp(min=1)
-        return torch.where(hidden & own, mean.to(frames.dtype)[:, None, None], frames)
+        inside = real(lengths, count)[:, None, :]
+        mean = torch.where(inside, frames, 0).sum((1, 2)) / (lengths * bands).clamp(min=1)
+        return torch.where(hidden & inside, mean.to(frames.dtype)[:, None, None], frames)
 
 
 def _block(u: Tensor, widest: Tensor, room: Tensor, count: int) -> Tensor:

@@ -131,14 +131,14 @@ def find_sound(names: list[str], base: Path) -> list[Found]:
 
     Raises `DataError` for a name that finds nothing, and for what is neither.
     """
-    found = find_named(names, base, "data.files", ENDINGS + ARCHIVES)
-    for path, _ in found:
+    matches = find_named(names, base, "data.files", ENDINGS + ARCHIVES)
+    for path, _ in matches:
         if not path.name.lower().endswith(ENDINGS + ARCHIVES):
             raise DataError(
                 f"{path}: not a recording or an archive; they end in"
                 f" {', '.join(ENDINGS + ARCHIVES)}"
             )
-    return found
+    return matches
 
 
 def content_digest(found: list[Found]) -> str:

@@ -77,19 +77,19 @@ def decode(content: bytes, name: str, rate: int) -> Wave:
     """An encoded recording as samples at `rate`. Raises `DataError` naming it."""
     if not content:
         raise DataError(f"{name}: zero bytes long; {REMEDY}")
-    samples, own = (
+    samples, file_hz = (
         read_wav(content, name) if name.lower().endswith(WAV) else _read_other(content, name)
     )
     if not samples.size:
         raise DataError(f"{name}: no samples in it; {REMEDY}")
-    check_size(-(-len(samples) * rate // own), name)  # at the wanted rate
+    check_size(-(-len(samples) * rate // file_hz), name)  # at the wanted rate
     if not np.isfinite(samples).all():
         place = int(np.flatnonzero(~np.isfinite(samples).all(1))[0])
         raise DataError(f"{name}: sample {place:,} is not a finite number; {REMEDY}")
     full = _full_scale(samples, name)
     mixed = samples.mean(1, dtype=np.float32)
     notes = [INTEGER] * (full > 1) + [CANCELLING] * _cancel(samples, mixed)
-    return to_wave(resample(mixed if full == 1 else mixed / np.float32(full), own, rate), notes)
+    return to_wave(resample(mixed if full == 1 else mixed / np.float32(full), file_hz, rate), notes)
 
 
 def to_wave(samples: Samples, notes: Iterable[str] = ()) -> Wave:

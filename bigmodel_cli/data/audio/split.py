@@ -176,8 +176,8 @@ class SoundSplit(Split):
     def targets(self, chosen: list[Ints], device: torch.device) -> dict[str, Tensor]:
         """The labels of single recordings, or transcripts padded to the longest."""
         if self.beside is not None:
-            kept = torch.from_numpy(self.beside[[int(r[0]) for r in chosen]])
-            return {str(target_name(self.info)): kept.to(device)}
+            rows = torch.from_numpy(self.beside[[int(r[0]) for r in chosen]])
+            return {str(target_name(self.info)): rows.to(device)}
         if not self.info.spelling:
             return {
                 "label": torch.tensor([int(self.units[r[0]][0]) for r in chosen], device=device)

@@ -38,9 +38,9 @@ def spell(texts: Sequence[str], units: str | None) -> Units:
         split = [text.split() for text in texts]
     else:
         split = [list(" ".join(text.split())) for text in texts]
-    found = {unit for row in split for unit in row} | set(between)
+    used = {unit for row in split for unit in row} | set(between)
     names = sorted(
-        found, key=lambda n: (0, int(n), n) if n.isdecimal() and len(n) < 19 else (1, 0, n)
+        used, key=lambda n: (0, int(n), n) if n.isdecimal() and len(n) < 19 else (1, 0, n)
     )
     number = {name: i for i, name in enumerate(names)}
     rows = [np.array([number[unit] for unit in row], np.int64) for row in split]
@@ -73,7 +73,7 @@ def read_transcripts(
                     f"{path}:{number}: a second, other text for {name}; keep one of them"
                 )
             places.setdefault(name, f"{path}:{number}")
-    found, taken = [], dict[str, str]()  # names in the files, and their recordings
+    matched, taken = [], dict[str, str]()  # names in the files, and their recordings
     for name in names:
         pure = PurePosixPath(name)
         known = [n for n in (name, str(pure.with_suffix("")), pure.name, pure.stem) if n in texts]
@@ -85,5 +85,5 @@ def read_transcripts(
         if (other := taken.setdefault(known[0], name)) != name:
             both = f"{known[0]} is the name of two recordings, {other} and {name}"
             raise DataError(f"{', '.join(files)}: {both}; write them with folder and ending")
-        found.append(known[0])
-    return [texts[name] for name in found], [places[name] for name in found]
+        matched.append(known[0])
+    return [texts[name] for name in matched], [places[name] for name in matched]

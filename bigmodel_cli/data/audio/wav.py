@@ -75,13 +75,13 @@ def read_wav(content: bytes, name: str) -> tuple[Channels, int]:
         elif kind == b"fmt ":
             form = content[place : place + size]
         elif kind == b"data" and form is not None:
-            there = len(content) - place
+            available = len(content) - place
             if _from_a_pipe(size, content, whole, place):
-                size = there
-            elif size > there:
+                size = available
+            elif size > available:
                 raise DataError(
-                    f"{name}: cut off: {there:,} bytes of samples, and its header says {size:,};"
-                    f" {REMEDY}"
+                    f"{name}: cut off: {available:,} bytes of samples, and its header says"
+                    f" {size:,}; {REMEDY}"
                 )
             return _unpack(content[place : place + size], form, name)
         place = _next_chunk(content, place, size)
@@ -107,13 +107,13 @@ def _from_a_pipe(size: int, content: bytes, whole: int, place: int) -> bool:
     """Whether a length of samples is a placeholder, so that they reach to the end; `whole` is the
     length in the file's header.
     """
-    there = len(content) - place
+    available = len(content) - place
     unknown = whole in (0, UNKNOWN, UNKNOWN_LONG)
     unknown = unknown or (content[:4] == b"RIFF" and whole >= STREAMED and whole + 8 > len(content))
     if size == 0:  # no samples, if other chunks follow as the header says
         follows = whole + 8 > place and _is_name(content[place : place + 4])
-        return there > 0 and (unknown or not follows)
-    return size > there and (size in (UNKNOWN, STREAMED, UNKNOWN_LONG) or unknown)
+        return available > 0 and (unknown or not follows)
+    return size > available and (size in (UNKNOWN, STREAMED, UNKNOWN_LONG) or unknown)
 
 
 def _next_chunk(content: bytes, place: int, size: int) -> int:

@@ -214,8 +214,8 @@ def _is_turned(image: Any) -> bool:
     """
     if image.format == "TIFF":
         return False
-    kept = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
-    if image.format == "PNG" and not any(key in image.info for key in kept):
+    metadata = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+    if image.format == "PNG" and not any(key in image.info for key in metadata):
         return False  # asking would decode the pixels, after which it may also be
     return image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
 

@@ -330,9 +330,9 @@ def _open_images(
     first = next(iter(loaded.values()))
     # Of all images, however few of their labels are used.
     mean, std = (known.mean, known.std) if known else _normalisation(options, first, assets)
-    kept: tuple[float, ...] = ()
+    label_part: tuple[float, ...] = ()
     if options.label_fraction < 1 and "train" in parts:
-        kept = (options.label_fraction,)
+        label_part = (options.label_fraction,)
         chosen = part_of_each_class(parts["train"].labels, options.label_fraction)
         parts["train"] = subset(parts["train"], chosen)
         if "train" in loaded:
@@ -363,7 +363,7 @@ def _open_images(
     if options.augment and only is None:
         # A transform that does not fit is an error before anything is trained.
         splits["train"].batch(np.zeros(1, np.int64), 0, 0, True)
-    content = (raw.digest, first.shape, white, fraction, options.on_bad, *kept)
+    content = (raw.digest, first.shape, white, fraction, options.on_bad, *label_part)
     key = hashlib.sha256(repr(content).encode()).hexdigest()
     return DataSet(
         info, key, splits, {}, {n: s.items for n, s in parts.items()}, "images", fraction > 0
@@ -449,10 +449,10 @@ def _moments(pixels: Tensor) -> list[tuple[float, float]]:
     """(mean, variance) of each channel, from counts of the 256 values: exact, and without a float
     copy of the images.
     """
-    found = []
+    moments = []
     values = torch.arange(256, dtype=torch.float64) / 255
     for channel in range(pixels.shape[1]):
         counts = torch.bincount(pixels[:, channel].flatten(), minlength=256).double()
         centre = float((counts * values).sum() / counts.sum())
-        found.append((centre, float((counts * (values - centre) ** 2).sum() / counts.sum())))
-    return found
+        moments.append((centre, float((counts * (values - centre) ** 2).sum() / counts.sum())))
+    return moments

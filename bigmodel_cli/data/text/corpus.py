@@ -95,20 +95,20 @@ def survey(corpus: Corpus) -> Survey:
     forms = [[is_json_lines(path), path.name.lower().endswith(".gz")] for path in corpus.files]
 
     def read() -> dict[str, Any]:
-        found, sha, seen = Survey(hashes=hashes), hashlib.sha256(), set[str]()
+        result, sha, seen = Survey(hashes=hashes), hashlib.sha256(), set[str]()
         with reading("reading the text", corpus.files):
             for document in corpus.documents():
-                found.documents += 1
-                before = found.characters
+                result.documents += 1
+                before = result.characters
                 for text in document:
                     sha.update(text.encode("utf-8"))
-                    found.characters += len(text)
+                    result.characters += len(text)
                     seen.update(text)
                 sha.update(b"\xff")  # not a byte of UTF-8: the end of a document
-                found.lengths.append(found.characters - before)
-        found.digest, found.symbols = sha.hexdigest(), "".join(sorted(seen))
+                result.lengths.append(result.characters - before)
+        result.digest, result.symbols = sha.hexdigest(), "".join(sorted(seen))
         check_unchanged(corpus.files, hashes)
-        return asdict(found)
+        return asdict(result)
 
     return Survey(
         **cached_json("surveys", ["text", SURVEY, FORMAT, hashes, forms, corpus.field], read)

@@ -208,7 +208,7 @@ def _open_text(
         say,
         build,
     )
-    there = [name for name in ("train", "val", "test") if os.path.exists(folder / f"{name}.bin")]
+    existing = [name for name in ("train", "val", "test") if os.path.exists(folder / f"{name}.bin")]
     dtype = token_dtype(tokenizer)
     words = Words(tokenizer) if options.words else None
     end = tokenizer.end_of_text if options.isolate else None
@@ -219,7 +219,7 @@ def _open_text(
         )
     splits: dict[str, Split] = {
         n: Windows(folder / f"{n}.bin", dtype, options.context, n, words, end)
-        for n in there
+        for n in existing
         if only in (None, n)
     }
     return DataSet(
@@ -227,7 +227,7 @@ def _open_text(
         f"{key}-{options.context}",
         splits,
         {ASSET: tokenizer.to_json()},
-        {name: partial(np.load, folder / f"{name}.items.npy") for name in there},
+        {name: partial(np.load, folder / f"{name}.items.npy") for name in existing},
         "blocks of lines",
         fraction > 0,
     )

@@ -57,8 +57,8 @@ class Pieces:
         batch = as_batch(
             [tokens.take(every, tokens.lengths)], [tokens.lengths], self.marks, past=False
         )
-        own = np.pad(tags.take(every, tokens.lengths), ((0, 0), (1, 1)), constant_values=PADDING)
-        return {**batch, "tags": torch.from_numpy(own)}
+        padded = np.pad(tags.take(every, tokens.lengths), ((0, 0), (1, 1)), constant_values=PADDING)
+        return {**batch, "tags": torch.from_numpy(padded)}
 
 
 class Sentences:

@@ -82,8 +82,8 @@ def fit_lengths(lengths: Sequence[Ints], room: int) -> list[Ints]:
     if len(lengths) == 1:
         return [np.minimum(lengths[0], room)]
     first, second = lengths
-    kept = np.minimum(first, np.maximum(room - second, room - room // 2))
-    return [kept, np.minimum(second, room - kept)]
+    of_first = np.minimum(first, np.maximum(room - second, room - room // 2))
+    return [of_first, np.minimum(second, room - of_first)]
 
 
 def leave_out(
@@ -92,11 +92,11 @@ def leave_out(
     """(B, L) -> (B, L), (B,) the rows with tokens dropped at random for each (seed, epoch, sample),
     and their lengths.
     """
-    kept = (draw(seed, epoch, samples, DROPPED + side, taken.shape[1]) >= probability) & (
+    keep = (draw(seed, epoch, samples, DROPPED + side, taken.shape[1]) >= probability) & (
         taken != PADDING
     )
-    order = np.argsort(~kept, axis=1, kind="stable")
-    return np.take_along_axis(np.where(kept, taken, PADDING), order, 1), kept.sum(1)
+    order = np.argsort(~keep, axis=1, kind="stable")
+    return np.take_along_axis(np.where(keep, taken, PADDING), order, 1), keep.sum(1)
 
 
 def join_sides(
@@ -115,9 +115,9 @@ def join_sides(
     place = np.arange(width)
     at = np.ones(count, np.int64)  # where the next side begins
     for side, (taken, n) in enumerate(zip(sides, lengths, strict=True)):
-        own = np.arange(taken.shape[1]) < n[:, None]
-        row, column = np.nonzero(own)
-        tokens[row, at[row] + column] = taken[own]
+        inside = np.arange(taken.shape[1]) < n[:, None]
+        row, column = np.nonzero(inside)
+        tokens[row, at[row] + column] = taken[inside]
         tokens[np.arange(count), at + n] = end
         types[(place >= at[:, None]) & (place <= (at + n)[:, None])] = side
         at = at + n + 1

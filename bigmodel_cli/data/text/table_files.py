@@ -144,12 +144,12 @@ def read_rows(path: Path, columns: Columns) -> Iterator[Row]:
     """
     labelled = columns.label is not None
     if is_separated(path):
-        found = _separated(path, columns)
+        rows = _separated(path, columns)
     elif is_json_lines(path):
-        found = _json_rows(path, columns)
+        rows = _json_rows(path, columns)
     else:
-        found = parquet_rows(path, columns.wanted, labelled)
-    for place, values, width, header in found:
+        rows = parquet_rows(path, columns.wanted, labelled)
+    for place, values, width, header in rows:
         texts = tuple(_text(value, place) for value in values[: len(columns.text)])
         if columns.targets:
             yield Row(

@@ -153,9 +153,9 @@ def _is_header(rows: Sequence[Sequence[str]]) -> bool:
 
 def _columns(names: Iterable[Column], rows: Sequence[Sequence[Any]]) -> list[SeenColumn]:
     """The columns of the rows that are as long as there are names."""
-    kept, named = rows, list(names)
-    kept = [row for row in rows if len(row) == len(named)]
-    return [SeenColumn(name, tuple(row[i] for row in kept)) for i, name in enumerate(named)]
+    complete, named = rows, list(names)
+    complete = [row for row in rows if len(row) == len(named)]
+    return [SeenColumn(name, tuple(row[i] for row in complete)) for i, name in enumerate(named)]
 
 
 def _some(path: Path, columns: list[SeenColumn]) -> tuple[SeenColumn, ...]:

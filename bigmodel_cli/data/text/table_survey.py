@@ -78,28 +78,28 @@ def survey_table(paths: Sequence[Path], columns: Columns) -> TableSurvey:
 
 
 def _read(paths: Sequence[Path], columns: Columns, hashes: list[str]) -> TableSurvey:
-    found, sha, symbols, firsts = (
+    result, sha, symbols, firsts = (
         TableSurvey(hashes=hashes),
         hashlib.sha256(),
         set[str](),
         list[Row](),
     )
     for path in paths:
-        before, doubts = found.rows, _Doubts()
+        before, doubts = result.rows, _Doubts()
         for row in read_rows(path, columns):
-            if found.rows == before:
+            if result.rows == before:
                 firsts += [row] if is_separated(path) else []
-                found.headers += [(row.place, list(row.header))] if row.header else []
-            _add(found, row, sha, symbols)
+                result.headers += [(row.place, list(row.header))] if row.header else []
+            _add(result, row, sha, symbols)
             doubts.add(row)
-        found.notes += doubts.notes(path, columns, found.rows - before)
-    if not found.rows:
+        result.notes += doubts.notes(path, columns, result.rows - before)
+    if not result.rows:
         raise DataError(f"{paths[0]}: no row in it")
     if columns.header is None and not columns.named:
-        check_headers(firsts, found.counts, columns)
-    found.digest, found.symbols = sha.hexdigest(), "".join(sorted(symbols))
+        check_headers(firsts, result.counts, columns)
+    result.digest, result.symbols = sha.hexdigest(), "".join(sorted(symbols))
     check_unchanged(paths, hashes)
-    return found
+    return result
 
 
 def _add(found: TableSurvey, row: Row, sha: Any, symbols: set[str]) -> None:

@@ -104,9 +104,9 @@ class LibraryTokenizer:
         before = self.encode("a")  # a piece that does not begin a word may follow it
 
         def is_known(symbol: str) -> bool:
-            found = (self.encode(symbol), self.encode("a" + symbol))
+            spelled = (self.encode(symbol), self.encode("a" + symbol))
             return symbol == "a" or any(
-                tokens and unknown not in tokens and tokens != before for tokens in found
+                tokens and unknown not in tokens and tokens != before for tokens in spelled
             )
 
         return [s for s in symbols if unicodedata.category(s)[0] not in "CZM" and not is_known(s)]
@@ -151,7 +151,7 @@ def _silent() -> Iterator[None]:
     """Inside, nothing reaches stderr: the library's Rust code writes a traceback there."""
     sys.stderr.flush()
     try:
-        kept = os.dup(2)
+        stderr = os.dup(2)
     except OSError:  # closed
         yield
         return
@@ -160,8 +160,8 @@ def _silent() -> Iterator[None]:
         os.dup2(nowhere, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
         os.close(nowhere)
 
 
