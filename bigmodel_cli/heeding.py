@@ -1,4 +1,4 @@
-"""Calls into libraries that do not let Python see a signal until they return."""
+"""Calls into libraries that do not let Python handle a signal until they return."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ LOOK = 1.0  # seconds
 
 
 def heeding(call: Callable[[], Found]) -> Found:
-    """What `call` gives, made in another thread, so that the handler of a signal runs at once here,
-    and may raise.
+    """Run `call` in another thread, so that a signal's handler runs at once here, and may raise.
 
-    The call must let go of Python's lock. Where something is raised meanwhile it is left behind,
-    until it or the process ends.
+    The call must release the GIL. If a handler raises, the call is abandoned, and runs on until it
+    or the process ends.
     """
-    found: list[Found] = []
+    result: list[Found] = []
     raised: list[BaseException] = []
 
     def run() -> None:
         try:
-            found.append(call())
+            result.append(call())
         except BaseException as error:
             raised.append(error)
 
@@ -32,4 +31,4 @@ def heeding(call: Callable[[], Found]) -> Found:
         thread.join(LOOK)
     if raised:
         raise raised[0]
-    return found[0]
+    return result[0]

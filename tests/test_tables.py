@@ -260,7 +260,7 @@ def test_what_a_plugins_class_lacks_is_said_with_its_line(monkeypatch: pytest.Mo
     with pytest.raises(
         SpecError,
         match=(
-            r"Loose is no subclass of bigmodel_cli\.tasks\.base\.AnyTaskOptions: it lacks .*build"
+            r"Loose is not a subclass of bigmodel_cli\.tasks\.base\.AnyTaskOptions: it lacks .*build"
         ),
     ):
         plugins._name("loose.py", Loose, AnyTaskOptions)

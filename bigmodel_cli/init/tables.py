@@ -38,8 +38,8 @@ LOOKED_AT = 5000
 
 
 def of_tables(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> Draft:
-    """An encoder that labels texts, an encoder-decoder for two columns of text, or a decoder for
-    one without labels.
+    """An encoder that classifies texts, an encoder-decoder for two columns of text, or a decoder
+    for one without labels.
     """
     splits = by_split(files)
     seen = look_at_table(splits["train"][0])
@@ -87,8 +87,8 @@ def of_tables(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
         None if named else False,
         delimiter=seen.delimiter,
     )
-    found = survey_table(train, columns)
-    kind, why = tokenizer(found.characters)
+    surveyed = survey_table(train, columns)
+    kind, why = tokenizer(surveyed.characters)
     rows = list(islice(rows_of(train, columns), LOOKED_AT))
     context = context_of([sum(map(len, row.texts)) for row in rows], kind)
     options = {
@@ -100,16 +100,16 @@ def of_tables(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
         "context": f"{context}                # most tokens of a row; longer ones are cut",
         "tokenizer": on_one_line(kind),
     }
-    notes.append(f"{found.rows:,} rows for training; {why}; rows of up to {context} tokens")
-    notes += found.notes
+    notes.append(f"{surveyed.rows:,} rows for training; {why}; rows of up to {context} tokens")
+    notes += surveyed.notes
     values = {
         "data": section(options),
-        "classes": str(len(found.counts)),
+        "classes": str(len(surveyed.counts)),
         "token_types": (
             "\n  token_types: 2             # tells the two texts apart" if len(names) == 2 else ""
         ),
-        "epochs": str(epochs(found.rows, SEEN)),
-        "batch": str(batch_size(found.rows, 32)),
+        "epochs": str(epochs(surveyed.rows, SEEN)),
+        "batch": str(batch_size(surveyed.rows, 32)),
     }
     return Draft(
         "tables" if label is not None else "rows", values, tuple(notes), "\t".join(rows[0].texts)
@@ -117,12 +117,12 @@ def of_tables(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
 
 
 def _label(seen: SeenTable, wanted: Wanted) -> tuple[SeenColumn | None, list[str]]:
-    """The column of labels, or None where there is none, with what is to be said of the choice."""
+    """The column of labels, or None, with notes on the choice."""
     if wanted.label is not None:
         return (_named(seen, wanted.label, "--label") if wanted.label else None), []
-    found = [c for c in seen.columns if c.is_label() and str(c.name) not in wanted.text]
-    usual = [c for c in found if column_name(str(c.name)) in LABELS]
-    if not found:
+    candidates = [c for c in seen.columns if c.is_label() and str(c.name) not in wanted.text]
+    usual = [c for c in candidates if column_name(str(c.name)) in LABELS]
+    if not candidates:
         named = [
             c.name for c in seen.columns if column_name(str(c.name)) in LABELS and not c.is_text()
         ]
@@ -130,11 +130,11 @@ def _label(seen: SeenTable, wanted: Wanted) -> tuple[SeenColumn | None, list[str
             f"{n!r} is not taken for labels, since values are missing, fractions, or too many"
             for n in named[:1]
         ]
-    chosen = (usual or sorted(found, key=lambda c: len(c.counts)))[0]
+    chosen = (usual or sorted(candidates, key=lambda c: len(c.counts)))[0]
     notes = [
         f"label: {chosen.name!r}, of {len(chosen.counts)} classes ({listed(sorted(chosen.counts))})"
     ]
-    if others := [c for c in found if c is not chosen]:
+    if others := [c for c in candidates if c is not chosen]:
         shown = listed(f"{c.name!r} ({len(c.counts)} values)" for c in others)
         notes.append(
             f"{shown} may hold labels too: --label {others[0].name} takes it, --label '' none"
@@ -145,21 +145,24 @@ def _label(seen: SeenTable, wanted: Wanted) -> tuple[SeenColumn | None, list[str
 def _texts(
     seen: SeenTable, wanted: Wanted, label: SeenColumn | None
 ) -> tuple[list[SeenColumn], list[str]]:
-    """The one or two columns of text. Raises `SpecError` where there is none."""
+    """The one or two columns of text.
+
+    Raises `SpecError` where there is none.
+    """
     if len(wanted.text) > 2:
         raise SpecError(f"--text: {len(wanted.text)} columns; a row has one text, or two")
     if wanted.text:
         return [_named(seen, name, "--text") for name in wanted.text], []
-    found = [c for c in seen.columns if c is not label and c.is_text()]
-    if not found:
+    candidates = [c for c in seen.columns if c is not label and c.is_text()]
+    if not candidates:
         raise SpecError(
             f"--data: no column of texts among {listed([c.name for c in seen.columns], 10)}; name"
             " it with --text COLUMN"
         )
-    longest = sorted(found, key=lambda c: -sum(map(len, c.strings)) / max(1, len(c.strings)))
-    kept = [c for c in found if c in (longest[:1] if len(found) > 2 else found)]
+    longest = sorted(candidates, key=lambda c: -sum(map(len, c.strings)) / max(1, len(c.strings)))
+    kept = [c for c in candidates if c in (longest[:1] if len(candidates) > 2 else candidates)]
     notes = [f"text: {' and '.join(repr(c.name) for c in kept)}"]
-    if others := [c for c in found if c not in kept]:
+    if others := [c for c in candidates if c not in kept]:
         notes.append(
             f"{listed(repr(c.name) for c in others)} hold text too: --text COLUMN takes another, or"
             " two of them"
@@ -172,7 +175,10 @@ def _texts(
 
 
 def _named(seen: SeenTable, name: str, option: str) -> SeenColumn:
-    """The column of that name or number. Raises `SpecError` for none."""
+    """The column of that name or number.
+
+    Raises `SpecError` where there is none.
+    """
     by_name: dict[str, SeenColumn] = {str(column.name): column for column in seen.columns}
     if name not in by_name:
         raise SpecError(

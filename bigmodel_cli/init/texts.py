@@ -21,33 +21,33 @@ from bigmodel_cli.init.draft import paths as spelled
 from bigmodel_cli.yaml_source import on_one_line
 
 MOST_CHARACTERS = 256
-"""Different ones that a tokenizer of characters is taken for."""
+"""Most different characters for a tokenizer of characters."""
 LEAST = 400
 
 
 def of_texts(
     paths: Sequence[Path], files: Sequence[Path], wanted: Wanted, field: str = ""
 ) -> Draft:
-    """A small decoder that goes on with the text; `field` is the key of the text in .jsonl."""
+    """A small decoder that continues the text; `field` is the key of the text in .jsonl."""
     splits = by_split(files)
     named = {"train": "files", "val": "val_files", "test": "test_files"}
     given = {"train": [paths[0]]} if len(paths) == 1 and len(splits) == 1 and not field else splits
-    found = survey(Corpus(tuple(splits["train"]), field or "text"))
-    if found.characters < LEAST:
+    surveyed = survey(Corpus(tuple(splits["train"]), field or "text"))
+    if surveyed.characters < LEAST:
         raise DataError(
-            f"{files[0]}: {found.characters:,} characters of text; a model learns to write from"
+            f"{files[0]}: {surveyed.characters:,} characters of text; a model learns to write from"
             f" {LEAST:,} or more"
         )
-    few = found.characters < LARGE_TEXT and len(found.symbols) <= MOST_CHARACTERS
-    kind, why = tokenizer(found.characters)
+    few = surveyed.characters < LARGE_TEXT and len(surveyed.symbols) <= MOST_CHARACTERS
+    kind, why = tokenizer(surveyed.characters)
     if few:
         kind, why = (
             {"type": "characters"},
-            f"{len(found.symbols)} different characters are the tokens",
+            f"{len(surveyed.symbols)} different characters are the tokens",
         )
-    tokens = found.characters // (CHARACTERS_OF_A_TOKEN + 1 if kind["type"] == "bpe" else 1)
+    tokens = surveyed.characters // (CHARACTERS_OF_A_TOKEN + 1 if kind["type"] == "bpe" else 1)
     context = max(8, min(128, 1 << ((tokens // 40).bit_length() - 1)))
-    large = found.characters >= LARGE_TEXT
+    large = surveyed.characters >= LARGE_TEXT
     data = {
         **{named[name]: spelled(own) for name, own in given.items()},
         "field": on_one_line(field) if field else "",
@@ -55,7 +55,7 @@ def of_texts(
         "tokenizer": on_one_line(kind),
     }
     notes = (
-        f"{found.documents:,} text(s) of {found.characters:,} characters for training"
+        f"{surveyed.documents:,} text(s) of {surveyed.characters:,} characters for training"
         + _others(splits),
         f"tokenizer: {why}; a model that continues text, by windows of {context} tokens",
     )
@@ -64,7 +64,7 @@ def of_texts(
         "data": section(data),
         "dim": "256" if large else "128",
         "prompt": on_one_line(start),
-        "steps": "2000" if found.characters > 100_000 else "600",
+        "steps": "2000" if surveyed.characters > 100_000 else "600",
         "batch": "16",
     }
     return Draft("texts", values, notes, start)

@@ -1,6 +1,4 @@
-"""The curves of several runs in one picture: what can be compared is drawn together, and all else
-beside it.
-"""
+"""The curves of several runs in one picture: comparable ones together, others beside them."""
 
 from __future__ import annotations
 
@@ -23,22 +21,22 @@ from bigmodel_cli.runs.found import short_names
 from bigmodel_cli.runs.record import Metric, RunRecord, training_losses
 
 MOST_NAMED = 30
-"""Runs that a plot can name."""
+"""Most runs that a plot names."""
 Points = Sequence[tuple[int, float]]
 Group = tuple[str, Metric]
 """Task and metric."""
 
 
 def groups(runs: Sequence[RunRecord]) -> dict[Group, list[RunRecord]]:
-    """The runs by what makes their curves comparable: the task and the metric."""
-    found: dict[Group, list[RunRecord]] = {}
+    """The runs by what makes their curves comparable: task and metric."""
+    by_group: dict[Group, list[RunRecord]] = {}
     for run in runs:
-        found.setdefault((str(run.options.get("task.type", "?")), run.metric), []).append(run)
-    return found
+        by_group.setdefault((str(run.options.get("task.type", "?")), run.metric), []).append(run)
+    return by_group
 
 
 def plot(runs: Sequence[RunRecord], path: Path) -> bool:
-    """Draw for each group its metric and its losses; False where no run has recorded anything.
+    """Draw the metric and the losses of each group; False where no run has recorded anything.
 
     Raises `ResourceError`.
     """
@@ -47,16 +45,16 @@ def plot(runs: Sequence[RunRecord], path: Path) -> bool:
     )
     curves = {run.path: training_losses(run.path) for run in runs}
     drawn = {
-        key: own
-        for key, own in groups(runs).items()
-        if any(r.validations or curves[r.path] for r in own)
+        key: members
+        for key, members in groups(runs).items()
+        if any(r.validations or curves[r.path] for r in members)
     }
     if not drawn:
         return False
     figure = new_figure((11, 4.2 * len(drawn)))
     places = figure.subplots(len(drawn), 2, squeeze=False)
-    for (left, right), ((task, metric), own) in zip(places, drawn.items(), strict=True):
-        for number, run in enumerate(own):
+    for (left, right), ((task, metric), members) in zip(places, drawn.items(), strict=True):
+        for number, run in enumerate(members):
             label, color = plain(names[run.path]), f"C{number % 10}"
             style = ("-", "--", ":", "-.")[number // 10 % 4]
             _line(left, _validated(run, metric.name), color, style, label=label)
@@ -64,7 +62,7 @@ def plot(runs: Sequence[RunRecord], path: Path) -> bool:
             if metric.name != "loss":
                 _line(right, _validated(run, "loss"), color, style)
         left.set_title(
-            f"{plain(task)}, {len(own)} run(s)" if len(drawn) > 1 else "",
+            f"{plain(task)}, {len(members)} run(s)" if len(drawn) > 1 else "",
             loc="left",
             fontsize="medium",
         )
@@ -93,7 +91,7 @@ def _line(axes: Any, points: Points, color: str, style: str, **options: Any) -> 
 
 
 def _finish(axes: Any, label: str, metric: Metric | None) -> None:
-    """Axes that suit what is drawn in them."""
+    """Fit the axes to the data."""
     steps = [x for line in axes.lines for x in line.get_xdata()]
     values = [y for line in axes.lines for y in line.get_ydata() if math.isfinite(y)]
     axes.set_ylabel(label)

@@ -62,19 +62,18 @@ class Corpus:
 
 @dataclass(frozen=True, kw_only=True)
 class Texts(Corpus):
-    """Texts that are rows, as documents: what a tokenizer is fitted on."""
+    """Rows of text as documents: what a tokenizer is fitted on."""
 
     source: Callable[[], Iterator[str]]
 
     def documents(self) -> Iterator[Iterator[str]]:
-        """Each text by itself."""
+        """Each text as a document."""
         return (iter([text]) for text in self.source())
 
 
 @dataclass
 class Survey:
-    """What one pass over a corpus finds: a digest of its documents, how much there is, which
-    characters, each file's hash.
+    """The result of one pass over a corpus: digest, size, characters, and each file's hash.
 
     `lengths` are those of the documents, in characters.
     """
@@ -88,25 +87,28 @@ class Survey:
 
 
 def survey(corpus: Corpus) -> Survey:
-    """Read the corpus once. The result is kept in the cache by the content of the files."""
+    """Read the corpus once.
+
+    The result is cached by the content of the files.
+    """
     hashes = content_hashes(corpus.files)
     forms = [[is_json_lines(path), path.name.lower().endswith(".gz")] for path in corpus.files]
 
     def read() -> dict[str, Any]:
-        found, sha, seen = Survey(hashes=hashes), hashlib.sha256(), set[str]()
+        result, sha, seen = Survey(hashes=hashes), hashlib.sha256(), set[str]()
         with reading("reading the text", corpus.files):
             for document in corpus.documents():
-                found.documents += 1
-                before = found.characters
+                result.documents += 1
+                before = result.characters
                 for text in document:
                     sha.update(text.encode("utf-8"))
-                    found.characters += len(text)
+                    result.characters += len(text)
                     seen.update(text)
-                sha.update(b"\xff")  # no byte of UTF-8: the end of a document
-                found.lengths.append(found.characters - before)
-        found.digest, found.symbols = sha.hexdigest(), "".join(sorted(seen))
+                sha.update(b"\xff")  # not a byte of UTF-8: the end of a document
+                result.lengths.append(result.characters - before)
+        result.digest, result.symbols = sha.hexdigest(), "".join(sorted(seen))
         check_unchanged(corpus.files, hashes)
-        return asdict(found)
+        return asdict(result)
 
     return Survey(
         **cached_json("surveys", ["text", SURVEY, FORMAT, hashes, forms, corpus.field], read)
