@@ -73,17 +73,13 @@ class _GatedFFNOptions(_FFNOptions):
 
 
 class SwiGLUOptions(_GatedFFNOptions):
-    """SwiGLU: the hidden layer is gated by a SiLU of another projection (Shazeer 2020), as in
-    Llama.
-    """
+    """SwiGLU (Shazeer 2020): a hidden layer gated by the SiLU of another projection, as in Llama."""
 
     type: Literal["swiglu"] = "swiglu"
 
 
 class GeGLUOptions(_GatedFFNOptions):
-    """GeGLU: the hidden layer is gated by a GELU of another projection (Shazeer 2020), as in Gemma
-    and T5 1.1.
-    """
+    """GeGLU (Shazeer 2020): gated by the GELU of another projection, as in Gemma and T5 1.1."""
 
     type: Literal["geglu"] = "geglu"
     gate: ClassVar[str] = "gelu_tanh"
@@ -115,9 +111,7 @@ class FeedForward(Module):
 
 
 class GatedFeedForward(Module):
-    """(B, T, C) -> (B, T, C)   down(act(gate(x)) * up(x)) (Shazeer 2020, "GLU Variants Improve
-    Transformer").
-    """
+    """(B, T, C) -> (B, T, C)   down(act(gate(x)) * up(x)) (Shazeer 2020)."""
 
     def __init__(
         self, dim: int, hidden: int, bias: bool, dropout: float, activation: str = "silu"

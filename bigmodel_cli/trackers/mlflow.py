@@ -89,6 +89,6 @@ class MLflow(Service):
         )
 
     def close(self, done: bool) -> None:
-        """Say how the run ended."""
+        """Report how the run ended."""
         if self.there:
             self.client.set_terminated(self.there, "FINISHED" if done else "KILLED")
