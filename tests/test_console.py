@@ -1,4 +1,4 @@
-"""What a terminal and a pipe get: no character of the data drives a terminal, and JSON stays JSON."""
+"""Output to terminals and pipes: no character of the data controls a terminal; JSON stays JSON."""
 
 from __future__ import annotations
 
@@ -227,8 +227,10 @@ def test_a_table_fits_its_terminal_and_loses_nothing(
 
 @pytest.mark.parametrize(
     ("cell", "number"),
-    [("12", True), ("-1.5e-05", True), ("45.20 %", True), ("1,234 tokens/s", True), ("0.912 ± 0.013", True),
-     ("1:02:03", True), ("-", True), ("not known", True), ("28 x 28", False), ("3d net", False), ("2 of 3 steps", False),
+    [("12", True), ("-1.5e-05", True), ("45.20 %", True), ("1,234 tokens/s", True),
+     ("0.912 ± 0.013", True),
+     ("1:02:03", True), ("-", True), ("not known", True), ("28 x 28", False), ("3d net", False),
+     ("2 of 3 steps", False),
      ("step 3", False)],
 )  # fmt: skip
 def test_only_numbers_stand_to_the_right(cell: str, number: bool) -> None:

@@ -25,7 +25,8 @@ model:
   type: seq2seq
   dim: 32
   encoder: [{mixer: {type: attention, num_heads: 4}, ffn: {type: relu}, placement: post}]
-  decoder: [{mixer: {type: attention, num_heads: 4}, cross: {num_heads: 4}, ffn: {type: relu}, placement: post}]
+  decoder: [{mixer: {type: attention, num_heads: 4}, cross: {num_heads: 4}, ffn: {type: relu},
+    placement: post}]
 data:
   type: pairs
   source: [train.a]

@@ -152,7 +152,7 @@ def test_no_is_a_string_and_only_true_and_false_are_booleans() -> None:
 
 
 def numeric_fields(schema: dict[str, Any], spec: dict[str, Any]) -> Iterator[str]:
-    """The dotted path of every number in a resolved spec, a null that may be a number among them."""
+    """The dotted path of every number in a resolved spec, or null that may be one."""
 
     def walk(value: Any, path: str) -> Iterator[str]:
         if isinstance(value, dict):

@@ -37,7 +37,8 @@ SPEC = """
 model: count
 data: bits
 task: majority
-train: {steps: 8, batch_size: 8, optimizer: sign, schedule: halves, validate_every: 4, log_every: 1, precision: fp32}
+train: {steps: 8, batch_size: 8, optimizer: sign, schedule: halves, validate_every: 4,
+  log_every: 1, precision: fp32}
 """
 
 

@@ -260,7 +260,7 @@ def test_last_is_a_name_in_its_folder_and_nothing_else(target: str, cli: Cli) ->
 
 
 def test_last_whose_checkpoint_is_gone_is_passed_over(cli: Cli) -> None:
-    """Row 77: as a process leaves it that dies between two renames; the newest checkpoint is taken."""
+    """Row 77: a process died between two renames; the newest checkpoint is taken."""
     checkpoint = fresh_copy()
     (checkpoint.parent / "last").symlink_to("step-00000099")
     assert json.loads(cli("eval", "run", "--json").out)["checkpoint"] == str(checkpoint)

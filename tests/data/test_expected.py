@@ -197,7 +197,8 @@ def test_data_that_is_there_and_damaged_is_not_expected(files: None) -> None:
 
 
 TABLE = """\
-model: {type: encoder, dim: 8, pool: cls, blocks: [{mixer: {type: attention, num_heads: 2, causal: false}, ffn: gelu}]}
+model: {type: encoder, dim: 8, pool: cls,
+  blocks: [{mixer: {type: attention, num_heads: 2, causal: false}, ffn: gelu}]}
 data: {type: table, train: [no.tsv], text: [0], label: 1, tokenizer: bytes, context: 8, classes: 5}
 task: {type: classification}
 train: {epochs: 2, batch_size: 4, precision: fp32}

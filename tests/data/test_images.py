@@ -131,7 +131,8 @@ def save(form: str) -> tuple[bytes, tuple[int, int]]:
 
 @pytest.mark.parametrize(
     ("form", "colour"),
-    [("cmyk", (254, 0, 0)), ("16-bit", (100, 100, 100)), ("animated", (200, 0, 0)), ("palette", (200, 0, 0)),
+    [("cmyk", (254, 0, 0)), ("16-bit", (100, 100, 100)), ("animated", (200, 0, 0)),
+     ("palette", (200, 0, 0)),
      ("transparent", (0, 0, 0)), ("turned", (200, 0, 0))],
 )  # fmt: skip
 def test_conversions_are_as_stated(form: str, colour: tuple[int, int, int]) -> None:

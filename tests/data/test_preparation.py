@@ -275,7 +275,7 @@ def _swap(path: Path) -> None:
 def test_a_spoiled_place_in_the_cache_is_made_anew(
     spoil: Callable[[Path], object], home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """rows 73 and 74: whatever stands where a folder of the cache should be, its values come back."""
+    """Rows 73 and 74: whatever is there instead of a cache folder, its values come back."""
     made: list[int] = []
 
     def make() -> Any:

@@ -387,7 +387,8 @@ model:
   pool: mean
   position: {type: learned}
   blocks: [{mixer: {type: attention, num_heads: 2}, ffn: {type: relu}}]
-data: {type: table, train: [a.tsv], val: [b.tsv], text: [0], label: 1, context: 16, tokenizer: {type: bytes}}
+data: {type: table, train: [a.tsv], val: [b.tsv], text: [0], label: 1, context: 16,
+  tokenizer: {type: bytes}}
 task: {type: classification}
 train: {steps: 2, batch_size: 2, precision: fp32, memory_format: contiguous, compile: "off"}
 """

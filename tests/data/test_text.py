@@ -125,7 +125,8 @@ def test_a_corpus_that_cannot_be_used(
     name: str, content: bytes, message: str, decoder_spec: Path, cli: Cli
 ) -> None:
     Path(name).write_bytes(content)
-    result = cli("pretrain", decoder_spec, "--out", "run", "--set", f"data.files=[{name}]", "--set", "data.context=8",
+    result = cli("pretrain", decoder_spec, "--out", "run", "--set", f"data.files=[{name}]", "--set",
+     "data.context=8",
                  "--set", "data.tokenizer.type=bytes")  # fmt: skip
     assert result.status == 3
     assert message in result.err

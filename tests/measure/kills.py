@@ -33,7 +33,7 @@ from typing import ClassVar, NoReturn
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
-from measure.families import (
+from measure.families import (  # noqa: E402
     FAMILIES,
     PRELOAD,
     differences,
@@ -42,7 +42,7 @@ from measure.families import (
     kept,
     orphans,
     write_data,
-)  # noqa: E402
+)
 from zygote import Child, Ended, Zygote  # noqa: E402
 
 SHARES = {"save": 0.3, "group": 0.2, "stop": 0.1, "moment": 0.4}

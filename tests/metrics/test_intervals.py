@@ -44,8 +44,8 @@ def test_pseudo_values_are_the_jackknifes_dense_and_sparse() -> None:
     whole = sums.sum() / counts.sum()
     wanted = [
         n * whole - (n - 1) * (sums.sum() - s) / (counts.sum() - c)
-        for s, c in zip(sums[own], counts[own])
-    ]  # noqa: B905
+        for s, c in zip(sums[own], counts[own], strict=True)
+    ]
     measure = mean(torch.from_numpy(sums), torch.from_numpy(counts), MetricInfo())
     assert pseudo_values(measure).tolist() == pytest.approx(wanted)
     sparse = Measure(measure.statistics.to_sparse(), ratio, measure.count)

@@ -1,4 +1,4 @@
-"""The decoder equals the reference implementations with the same weights; generation equals itself."""
+"""The decoder equals reference implementations with the same weights; generation is consistent."""
 
 from __future__ import annotations
 
@@ -86,10 +86,12 @@ def test_equals_llama_of_transformers() -> None:
     norm = {"type": "rmsnorm", "eps": 1e-5}
     ours = decoder(
         position={"type": "none"}, tie_embeddings=False, norm=norm,
-        blocks=[{"repeat": 2, "mixer": attention, "ffn": {"type": "swiglu", "hidden": 48}, "norm": norm}],
+        blocks=[{"repeat": 2, "mixer": attention, "ffn": {"type": "swiglu", "hidden": 48},
+         "norm": norm}],
     )  # fmt: skip
     config = transformers.LlamaConfig(
-        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2,
         rms_norm_eps=1e-5, max_position_embeddings=24, tie_word_embeddings=False,
     )  # fmt: skip
     theirs = transformers.LlamaForCausalLM(config).eval()

@@ -1,4 +1,4 @@
-"""Faults that are found while a model is built name their place in the file, all of them in one go."""
+"""Faults found while a model is built name their place in the file, all of them at once."""
 
 from __future__ import annotations
 
@@ -265,7 +265,8 @@ from bigmodel_cli import assemble, spec
 from bigmodel_cli.config import DatasetInfo
 
 try:
-    assemble.build_model(spec.load(Path(sys.argv[1]), sys.argv[2:]), DatasetInfo(vocab_size=257, context=64))
+    info = DatasetInfo(vocab_size=257, context=64)
+    assemble.build_model(spec.load(Path(sys.argv[1]), sys.argv[2:]), info)
 except spec.SpecError as error:
     print(error)
 """

@@ -62,8 +62,10 @@ def turned(x: Tensor, positions: Tensor, base: float = 10000.0) -> Tensor:
 
 
 @given(
-    batch=st.integers(1, 3), length=st.integers(1, 9), groups=st.sampled_from([1, 2, 3]), per_group=st.sampled_from([1, 2]),
-    head_dim=st.sampled_from([2, 4, 8]), causal=st.booleans(), rotary=st.booleans(), bias=st.booleans(), seed=st.integers(0, 999),
+    batch=st.integers(1, 3), length=st.integers(1, 9), groups=st.sampled_from([1, 2, 3]),
+    per_group=st.sampled_from([1, 2]),
+    head_dim=st.sampled_from([2, 4, 8]), causal=st.booleans(), rotary=st.booleans(),
+    bias=st.booleans(), seed=st.integers(0, 999),
 )  # fmt: skip
 @few
 def test_attention_equals_the_plain_formula(
@@ -170,7 +172,8 @@ def test_feed_forward_networks_equal_their_formulas() -> None:
     x = torch.randn(2, 3, 8, dtype=torch.float64)
     for options, act in (
         (GeluFFNOptions(), lambda z: z * 0.5 * (1 + torch.erf(z / math.sqrt(2)))),
-        (GeluFFNOptions(approximate="tanh"), lambda z: 0.5 * z * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))),
+        (GeluFFNOptions(approximate="tanh"),
+         lambda z: 0.5 * z * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))),
         (ReluFFNOptions(), lambda z: z.clamp(min=0)),
         (SquaredReluFFNOptions(), lambda z: z.clamp(min=0) ** 2),
     ):  # fmt: skip
@@ -248,13 +251,16 @@ def brute_force(
 
 
 @given(
-    keys=st.integers(1, 13), fewer=st.integers(0, 3), causal=st.booleans(), window=st.sampled_from([None, 1, 2, 3, 20]),
-    softcap=st.sampled_from([None, 2.0]), segmented=st.booleans(), biased=st.booleans(), sunk=st.booleans(),
+    keys=st.integers(1, 13), fewer=st.integers(0, 3), causal=st.booleans(),
+    window=st.sampled_from([None, 1, 2, 3, 20]),
+    softcap=st.sampled_from([None, 2.0]), segmented=st.booleans(), biased=st.booleans(),
+    sunk=st.booleans(),
     scale=st.sampled_from([None, 0.7]), seed=st.integers(0, 999),
 )  # fmt: skip
 @settings(max_examples=70, deadline=None)
 def test_every_rule_of_the_kernels_equals_brute_force(
-    keys: int, fewer: int, causal: bool, window: int | None, softcap: float | None, segmented: bool, biased: bool,
+    keys: int, fewer: int, causal: bool, window: int | None, softcap: float | None, segmented: bool,
+    biased: bool,
     sunk: bool, scale: float | None, seed: int,
 ) -> None:  # fmt: skip
     torch.manual_seed(seed)

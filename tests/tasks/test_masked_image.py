@@ -313,14 +313,18 @@ def test_dry_run_and_bench_count_what_the_encoder_sees(mae: Path, cli: Cli) -> N
     ("changes", "message"),
     [
         (["model.reconstruct=null"], "has no decoder; give model.reconstruct"),
-        (["model={type: cnn, layers: [{type: flatten}, {type: dense, units: 4}]}"], "model.type: cnn cannot; use vit"),
+        (["model={type: cnn, layers: [{type: flatten}, {type: dense, units: 4}]}"],
+         "model.type: cnn cannot; use vit"),
         (["model.patch=3"], "model.patch: 3 does not divide the image of 8 x 8"),
-        (["task.mask_ratio=0.99"], "task.mask_ratio: 0.99 of the image's 16 patches leaves none visible"),
+        (["task.mask_ratio=0.99"],
+         "task.mask_ratio: 0.99 of the image's 16 patches leaves none visible"),
         (["task.mask_ratio=0.01"], "task.mask_ratio: 0.01 of the image's 16 patches hides none"),
         (["task.mask_ratio=1.0"], "task.mask_ratio: 1.0 is not less than 1"),
         (["task.mask_ratio=0.0"], "task.mask_ratio: 0.0 is not greater than 0"),
-        (["task.type=classification", "model.reconstruct=null"], "classification needs data with labels, and data.type: digits"),
-        (["data={type: text, files: [mae.yaml], context: 8, tokenizer: {type: characters}}"], "needs data with images"),
+        (["task.type=classification", "model.reconstruct=null"],
+         "classification needs data with labels, and data.type: digits"),
+        (["data={type: text, files: [mae.yaml], context: 8, tokenizer: {type: characters}}"],
+         "needs data with images"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("dry", [False, True])

@@ -20,7 +20,7 @@ WORDS = DatasetInfo(vocab_size=100)
 
 
 class Spy(nn.Module):
-    """Keeps what it was asked; its logits are the true token's with certainty, or nothing at all."""
+    """Records its inputs; its logits are the true token's with near certainty."""
 
     def __init__(self, tokens: Tensor) -> None:
         super().__init__()

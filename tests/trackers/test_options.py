@@ -50,7 +50,8 @@ class Csv(Tracker):
                 self.rows = list(csv.reader(file))
 
     def write(self, record: dict[str, Any]) -> None:
-        self.rows += [[str(record["step"]), name, str(value)] for name, value in figures(record).items()]
+        step = str(record["step"])
+        self.rows += [[step, name, str(value)] for name, value in figures(record).items()]
 
     def cut(self, step: int) -> None:
         self.rows = [row for row in self.rows if int(row[0]) <= step]

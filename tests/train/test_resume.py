@@ -185,7 +185,8 @@ def test_a_second_interrupt_in_a_save_leaves_at_once(
     decoder_spec: Path, cli: Cli, zygote: Zygote
 ) -> None:
     child = zygote.start(
-        "pretrain", decoder_spec, "--out", "run", "--set", "train.checkpoint_every=3", "--set", "train.validate_every=null",
+        "pretrain", decoder_spec, "--out", "run", "--set", "train.checkpoint_every=3", "--set",
+        "train.validate_every=null",
         env={"BIGMODEL_FAILPOINT": "checkpoint.wrote:sleep=30:10"},
     )  # fmt: skip
     until(lambda: list(Path("run/checkpoints").glob(".draft-step-6-*/train_state.safetensors")))

@@ -113,7 +113,7 @@ def test_loader_workers_die_with_a_killed_run(cnn_spec: Path, zygote: Zygote) ->
 def test_a_loader_worker_that_dies_or_hangs(
     number: int, cnn_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Row 39: status 3 within the time limit, the checkpoint before it is good, no process is left."""
+    """Row 39: status 3 within the time limit, a good checkpoint, no process left."""
     from bigmodel_cli.train import loop
 
     honest, calls = loop.train_step, []
