@@ -51,7 +51,7 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize("text", DRIVING.values(), ids=DRIVING)
-def test_what_drives_a_terminal_is_shown_as_escapes_and_json_reads_back(
+def test_control_characters_are_escaped_and_json_round_trips(
     text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows 50 and 81."""
@@ -233,6 +233,6 @@ def test_a_table_fits_its_terminal_and_loses_nothing(
      ("2 of 3 steps", False),
      ("step 3", False)],
 )  # fmt: skip
-def test_only_numbers_stand_to_the_right(cell: str, number: bool) -> None:
+def test_only_numbers_are_right_aligned(cell: str, number: bool) -> None:
     text = table(["a name that is long", "b"], [[cell, "x"]])
     assert text.split("\n")[1].startswith(" ") == number

@@ -229,7 +229,7 @@ def test_every_part_and_skeleton_has_a_reference() -> None:
          "compares nothing"),
     ],
 )  # fmt: skip
-def test_a_reference_that_is_none_is_noticed(options: str, reference: str, fault: str) -> None:
+def test_a_reference_that_is_not_one_is_noticed(options: str, reference: str, fault: str) -> None:
     assert fault in "\n".join(faults("x", options, reference))
 
 

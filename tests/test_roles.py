@@ -218,7 +218,7 @@ def on_meta(name: str, info: DatasetInfo) -> nn.Module:
         return model_of({"type": "torchvision", "name": name}, info).to("meta")
 
 
-def test_networks_of_torchvision_whose_weights_stand_in_bare_parameters() -> None:
+def test_torchvision_networks_with_bare_parameters() -> None:
     vit = {w.name: w.role for w in named_weights(on_meta("vit_b_32", IMAGES))}
     assert vit["encoder.layers.encoder_layer_3.self_attention.in_proj_weight"] == Role(
         True, True, (768, 768, 768)
@@ -306,7 +306,7 @@ def test_without_a_gradient_only_what_decays_moves(options: Any) -> None:
     assert moved == {f"{name}.weight" for name in [*matrices, *decayed]}
 
 
-def test_what_moves_each_weight_is_described() -> None:
+def test_the_optimizer_of_each_weight_is_described() -> None:
     model = model_of({"type": "cnn", "layers": [
         {"type": "conv", "channels": 2}, {"type": "conv", "channels": 4}, {"type": "adaptive_pool"},
         {"type": "flatten"},

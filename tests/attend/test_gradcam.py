@@ -113,7 +113,7 @@ def test_the_map_is_what_enters_the_last_pooling(name: str) -> None:
 
 @pytest.mark.usefixtures("shapes_alone")
 @pytest.mark.parametrize("name", [n for n in NAMES if n.startswith("vit_")])
-def test_what_has_no_map_is_refused(name: str) -> None:
+def test_networks_without_a_feature_map_are_refused(name: str) -> None:
     with pytest.raises(SpecError, match=f"Grad-CAM needs a map .* {name} has none"):
         network(name, 224).last_feature_layer()
 
@@ -232,7 +232,7 @@ def test_grad_cam_of_our_networks_equals_its_formula(
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mnasnet0_5", "densenet121"])
-def test_a_map_of_one_value_is_said(name: str) -> None:
+def test_a_map_of_one_value_is_reported(name: str) -> None:
     image = torch.randn(1, 3, 32, 32)
     got = grad_cam(network(name, 32), image, DatasetInfo(image_shape=(3, 32, 32), classes=CLASSES))
     assert got.heat is None
@@ -240,7 +240,7 @@ def test_a_map_of_one_value_is_said(name: str) -> None:
     assert "1 x 1 for images of 32 x 32" in got.to_json()["note"]
 
 
-def test_a_map_that_speaks_against_the_class_is_said() -> None:
+def test_a_map_that_is_zero_everywhere_is_reported() -> None:
     model = cnn([{**CONV, "norm": "none"}, {"type": "adaptive_pool"}, *TAIL], (1, 6, 6))
     with torch.no_grad():
         model.layers[0].conv.bias.fill_(5.0)

@@ -123,7 +123,7 @@ PLACES: dict[str, Any] = {
 
 @pytest.mark.parametrize("exchanging", [True, False], ids=["exchanged", "put_aside"])
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-def test_whatever_stands_in_the_place_of_a_step_is_replaced_and_never_waited_for(
+def test_any_file_type_instead_of_a_step_is_replaced_without_blocking(
     place: Any, exchanging: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Row 77: removing opened what it removed, and a FIFO in the place of a checkpoint or of a

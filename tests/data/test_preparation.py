@@ -115,7 +115,7 @@ FULL = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO]
 
 @pytest.mark.parametrize("number", FULL, ids=errno.errorcode.get)
 @pytest.mark.parametrize("place", ["fsync", "rename", "mkdir"])
-def test_a_cache_that_cannot_be_written_is_said(
+def test_a_cache_that_cannot_be_written_is_reported(
     number: int, place: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """rows 10, 11 and 68: full, over quota, read-only or broken: 5 with a remedy, and nothing half

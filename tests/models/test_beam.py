@@ -95,7 +95,7 @@ def test_width_one_is_greedy() -> None:
 
 
 @pytest.mark.parametrize("width", [2, 5])
-def test_what_is_found_does_not_depend_on_the_batch_or_on_padding(width: int) -> None:
+def test_beam_search_does_not_depend_on_the_batch_or_padding(width: int) -> None:
     ours, _ = marian()
     search: Any = {"max_new_tokens": 15, "stop": END}
     together = beam_search(

@@ -182,7 +182,7 @@ def test_networks_of_torchvision_by_name(name: str) -> None:
         (TorchvisionOptions(name="resnet18"), DatasetInfo(vocab_size=3), "reads labelled images"),
     ],
 )
-def test_what_torchvision_cannot_do_is_said(
+def test_torchvision_options_that_do_not_fit_are_refused(
     options: TorchvisionOptions, info: DatasetInfo, message: str
 ) -> None:
     with pytest.raises(SpecError, match=message):

@@ -166,7 +166,7 @@ train: {steps: 12, batch_size: 8, precision: fp32, memory_format: contiguous, co
 """
 
 
-def test_uneven_classes_are_said_and_weighed(cli: Cli) -> None:
+def test_uneven_classes_are_reported_and_weighted(cli: Cli) -> None:
     Path("a.tsv").write_text(
         "".join(f"item {i}\t{'rare' if i % 20 == 0 else 'usual'}\n" for i in range(200))
     )

@@ -232,7 +232,7 @@ def test_an_encoder_learns_to_write_down_strings_of_tones(cli: Cli) -> None:
          "model.frontend: it reads frames of sound, and the data has none"),
     ],
 )  # fmt: skip
-def test_what_does_not_go_together_is_said(
+def test_ctc_options_that_do_not_fit_are_refused(
     changes: list[str], status: int, message: str, cli: Cli
 ) -> None:
     write()

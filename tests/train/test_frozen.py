@@ -91,7 +91,7 @@ def everything(model: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_frozen_is_the_same_to_the_bit_after_some_steps(name: str) -> None:
+def test_frozen_parts_are_bit_identical_after_some_steps(name: str) -> None:
     values, init, moving = CASES[name]
     model = model_of(values)
     freeze(model, init)

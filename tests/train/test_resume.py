@@ -318,7 +318,7 @@ def test_without_a_run_there_is_nothing_to_resume(decoder_spec: Path, cli: Cli) 
     assert not Path("nowhere").exists()
 
 
-def test_a_broken_checkpoint_is_said_and_the_one_before_it_is_used(
+def test_a_broken_checkpoint_is_reported_and_the_previous_one_used(
     decoder_spec: Path, cli: Cli
 ) -> None:
     whole = uninterrupted(cli, decoder_spec)

@@ -315,7 +315,7 @@ def test_a_validation_that_does_not_fit_takes_fewer_items_at_once(
     ],
     ids=str,
 )
-def test_what_counts_as_out_of_memory(error: Exception, expected: bool) -> None:
+def test_errors_that_count_as_out_of_memory(error: Exception, expected: bool) -> None:
     """Row 69."""
     assert is_out_of_memory(error) is expected
 

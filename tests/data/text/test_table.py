@@ -428,7 +428,7 @@ ALL = ["data.val=[]", "data.val_fraction=0"]
         ),
     ],
 )
-def test_what_does_not_go_together_is_said(
+def test_table_options_that_do_not_fit_are_refused(
     changes: list[str], status: int, message: str, cli: Cli
 ) -> None:
     write("a.tsv", "good\tpos\nbad\tnegs\n")

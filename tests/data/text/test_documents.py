@@ -191,7 +191,7 @@ def test_an_unknown_character_is_an_error_not_a_replacement() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"model": {"type": "BPE"}}', b"\xff"])
-def test_what_is_no_tokenizer(content: bytes) -> None:
+def test_faulty_tokenizer_options_are_refused(content: bytes) -> None:
     with pytest.raises(DataError, match=r"t.json: not a tokenizer.json"):
         read_tokenizer(content, "t.json")
 

@@ -244,7 +244,7 @@ def test_a_split_whose_images_lie_in_no_class(only: str | None) -> None:
     assert {n: len(s) for n, s in found(labelled=False).items()} == {"train": 2, "test": 1}
 
 
-def test_classes_that_differ_in_case_alone_are_said() -> None:
+def test_classes_that_differ_only_in_case_are_reported() -> None:
     pictures("r/cat/1.png", "r/Cat/2.png", "r/dog/3.png", "r/01/4.png", "r/1/5.png")
     said: list[str] = []
     open_data(FolderOptions(root="r", val_fraction=0), base=Path(), say=said.append)

@@ -295,7 +295,7 @@ def test_augmentation_belongs_to_the_sample_not_to_the_batch(
     assert together[name].shape != other[name].shape or not torch.equal(together[name], other[name])
 
 
-def test_what_each_change_does() -> None:
+def test_each_augmentation() -> None:
     lengths, samples = torch.tensor([4000, 2000]), np.array([5, 6])
     waves = torch.from_numpy(np.stack([tone(8000), tone(8000)])).float() * real(lengths, 4000)
     row = (0, 1, samples, 200)
@@ -569,7 +569,7 @@ def test_recordings_that_cannot_be_decoded(
          "task.type: ctc is learnt by model.type: encoder, and model.type is cnn"),
     ],
 )  # fmt: skip
-def test_what_does_not_go_together_is_said(
+def test_audio_options_that_do_not_fit_are_refused(
     changes: list[str], status: int, message: str, cli: Cli
 ) -> None:
     write()
@@ -586,7 +586,7 @@ def test_what_does_not_go_together_is_said(
     assert not Path("run/checkpoints").exists()
 
 
-def test_a_class_that_a_split_lacks_is_said() -> None:
+def test_a_class_missing_in_an_audio_split_is_reported() -> None:
     write()
     said: list[str] = []
     opened(said, split={"test": {"label": ["low"], "index": [0]}})
