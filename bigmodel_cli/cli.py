@@ -48,8 +48,8 @@ from bigmodel_cli.arguments.evaluate import (
     Include,
     Limit,
     Metric,
+    Predictions,
     Rescore,
-    Samples,
     SplitName,
     Tasks,
 )
@@ -227,7 +227,7 @@ def evaluate(
     set_: Set = None,
     plugin: Plugin = None,
     split: SplitName = None,
-    samples: Samples = None,
+    predictions: Predictions = None,
     compare: Compare = None,
     confusion: Confusion = None,
     rescore: Rescore = None,
@@ -244,7 +244,7 @@ def evaluate(
     Example: bigmodel eval runs/mnist_cnn --json, or: bigmodel eval runs/a --compare runs/b
     """
     from bigmodel_cli.errors import SpecError, did_you_mean
-    from bigmodel_cli.evaluation.report import evaluate_checkpoint, rescore_samples
+    from bigmodel_cli.evaluation.report import evaluate_checkpoint, rescored
 
     if (checkpoint is None) == (rescore is None):
         raise SpecError(
@@ -252,7 +252,7 @@ def evaluate(
         )
     of_splits = {
         "--split": split,
-        "--predictions": samples,
+        "--predictions": predictions,
         "--compare": compare,
         "--confusion": confusion,
     }
@@ -262,7 +262,7 @@ def evaluate(
     )
     if rescore is not None:
         refuse(
-            "a file of samples (--rescore)",
+            "a file of predictions (--rescore)",
             {**of_splits, **of_models, **of_tasks, "--tasks": tasks},
         )
     elif tasks is not None:
@@ -279,7 +279,7 @@ def evaluate(
                     f"--metric {name}: not one of"
                     f" {', '.join(MEASURES)}{did_you_mean(name, MEASURES)}"
                 )
-        report = rescore_samples(rescore, metric or [])
+        report = rescored(rescore, metric or [])
     elif tasks is not None:
         from bigmodel_cli.evaluation.lm_eval import evaluate_tasks
         from bigmodel_cli.loaded import load_checkpoint
@@ -291,7 +291,9 @@ def evaluate(
     else:
         overrides = collect_overrides(set_, precision, None)
         path = resolve_checkpoint(str(checkpoint))
-        report = evaluate_checkpoint(path, overrides, split, device, samples, compare, confusion)
+        report = evaluate_checkpoint(
+            path, overrides, split, device, predictions, compare, confusion
+        )
     print_result(report.to_json() if json else report.to_text())
 
 

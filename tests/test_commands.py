@@ -78,7 +78,7 @@ def test_a_run_leaves_what_it_says(decoder: Path) -> None:
         "last_step": 12,
         "last_checkpoint": f"checkpoints/{decoder.name}",
         "total_steps": 12,
-        "metric": {"name": "loss", "higher_is_better": False, "percent": ["accuracy"]},
+        "metric": {"name": "loss", "higher_is_better": False, "percent": ["accuracy", "exact"]},
         "parameters": 7120,
     }
     assert Image.open(run / "curve.png").size == (960, 720)

@@ -412,6 +412,41 @@ def masked_image(r: random.Random) -> Case:
     return Case(model, task(r, "masked_image", **chosen), images(r, labelled=False), None, 3e-5)
 
 
+def numbers_of_text(r: random.Random) -> Case:
+    scale = {"target_mean": (3.0, -1.0), "target_std": (2.0, 0.5)}
+    info = text_facts(targets=("a", "b"), **scale)
+    options = pick(r, pool=["cls", "mean"], position=[None, {"type": "learned"}])
+    model = network(r, "encoder", info, blocks=blocks(r, causal=False), **options)
+    rows = [
+        {"tokens": tokens(r, n), "numbers": 3 * torch.randn(1, 2, dtype=torch.float64)}
+        for n in lengths(r)
+    ]
+    *rows, longer = keyed(r, rows)
+    chosen = {"loss": r.choice(["mse", "mae", "huber"])}
+    return Case(model, task(r, "regression", info, **chosen), rows, longer, 3e-5)
+
+
+def sets_of_images(r: random.Random) -> Case:
+    counts = {"class_counts": (4, 1, 9), "items": 10}
+    info = DatasetInfo(image_shape=(3, 8, 12), classes=("a", "b", "c"), label_sets=True, **counts)
+    rows = [{**row, "labels": torch.rand(1, 3) < 0.5} for row in images(r, labelled=False)]
+    chosen = {"pos_weight": r.choice(["none", "balanced"])}
+    return Case(vit(r, info), task(r, "multilabel", info, **chosen), rows, None, 3e-5)
+
+
+def tags_of_text(r: random.Random) -> Case:
+    info = text_facts(classes=("O", "B-x", "I-x"), tagged=True)
+    kind = r.choice(["encoder", "decoder"])
+    model = network(r, kind, info, blocks=blocks(r, causal=kind == "decoder"))
+    rows = []
+    for n in lengths(r):
+        tags = tokens(r, n, 3)
+        rows.append({"tokens": tokens(r, n), "tags": tags.masked_fill(torch.rand(1, n) < 0.3, -1)})
+    *rows, longer = keyed(r, rows)
+    smoothing = r.choice([0.0, 0.1])
+    return Case(model, task(r, "tagging", info, label_smoothing=smoothing), rows, longer, 3e-5)
+
+
 MAKERS: dict[str, tuple[Callable[[random.Random], Case], int]] = {
     "causal_lm": (causal_lm, 36),
     "masked_lm": (masked_lm, 36),
@@ -423,6 +458,9 @@ MAKERS: dict[str, tuple[Callable[[random.Random], Case], int]] = {
     "classification by torchvision": (labels_by_torchvision, 1),
     "masked_image": (masked_image, 14),
     "ctc": (ctc, 14),
+    "regression of text": (numbers_of_text, 8),
+    "multilabel of images": (sets_of_images, 4),
+    "tagging": (tags_of_text, 8),
 }
 
 

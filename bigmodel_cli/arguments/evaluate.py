@@ -26,7 +26,7 @@ SplitName = Annotated[
         show_default=False,
     ),
 ]
-Samples = Annotated[
+Predictions = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
         metavar="FILE",

@@ -5,7 +5,6 @@ The same for every seed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -72,9 +71,10 @@ def part_of_each_class(labels: Labels, fraction: float) -> Ints:
 
 def subset(raw: RawSplit, chosen: Any) -> RawSplit:
     """Those items alone."""
-    pick: Callable[[list[Any]], list[Any]] = lambda items: (
-        [items[i] for i in chosen] if items else []
-    )  # noqa: E731
+
+    def pick(items: list[Any]) -> list[Any]:
+        return [items[i] for i in chosen] if items else []
+
     pixels = raw.pixels[chosen] if raw.pixels is not None else None
     headers = raw.headers.part(chosen) if raw.headers is not None else None
     return RawSplit(

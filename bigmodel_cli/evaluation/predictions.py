@@ -16,7 +16,7 @@ from bigmodel_cli.outputs import write_output
 from bigmodel_cli.tasks import TASKS, Task
 
 
-def write_samples(
+def write_predictions(
     path: Path, task: str, measures: dict[str, Measure], columns: dict[str, list[Any]]
 ) -> None:
     """Write an object per item: its index, columns, value of each metric, and counts of means.
@@ -42,7 +42,7 @@ def write_samples(
     write_output(path, map(line, range(count)))
 
 
-def read_samples(path: Path) -> list[dict[str, Any]]:
+def read_predictions(path: Path) -> list[dict[str, Any]]:
     """The objects of such a file. Raises `DataError` naming a line that is not one."""
     records = []
     for place, record in json_rows(path):
@@ -63,9 +63,9 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
 
 
 def rescore(path: Path, metrics: Sequence[str] = ()) -> tuple[Task, dict[str, Measure]]:
-    """(task, metrics) of a file of predictions; texts are scored again, by the metrics named."""
-    records = read_samples(path)
-    task = TASKS[str(records[0]["task"])].for_samples().build()
+    """(task, metrics) of a file of predictions; texts are scored again, by `metrics` if given."""
+    records = read_predictions(path)
+    task = TASKS[str(records[0]["task"])].for_predictions().build()
     measures: dict[str, Measure] = {}
     named = records[0]["scores"]
     groups = [

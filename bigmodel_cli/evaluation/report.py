@@ -23,7 +23,7 @@ from bigmodel_cli.data import (
 from bigmodel_cli.device import keep_few_kernels
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.evaluation.evaluator import derived_measures, estimates, evaluate_split
-from bigmodel_cli.evaluation.predictions import rescore, write_samples
+from bigmodel_cli.evaluation.predictions import rescore, write_predictions
 from bigmodel_cli.generation.text import Decoding, longest_text
 from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.loaded import Loaded, load_checkpoint
@@ -141,24 +141,24 @@ def evaluate_checkpoint(
     overrides: Sequence[Change],
     split: str | None,
     device: str,
-    samples: Path | None = None,
+    predictions: Path | None = None,
     other: Path | None = None,
     matrix: Path | None = None,
 ) -> Report:
     """Score a checkpoint, and `other` on the same items, on one split of its data.
 
-    `overrides` may name other data. The first checkpoint's predictions go to the file `samples`,
-    its confusion matrix to the picture `matrix`.
+    `overrides` may name other data. The first checkpoint's predictions go to the file
+    `predictions`, its confusion matrix to the picture `matrix`.
     """
-    if samples is not None:
-        check_output(samples, "--predictions")
+    if predictions is not None:
+        check_output(predictions, "--predictions")
     if matrix is not None:
         check_picture(matrix, "--confusion")
     first = _evaluate(path, overrides, split, device)
     if matrix is not None:
         _draw_matrix(first, matrix)
-    if samples is not None:
-        write_samples(samples, first.loaded.task.name, first.measures, first.columns)
+    if predictions is not None:
+        write_predictions(predictions, first.loaded.task.name, first.measures, first.columns)
     loaded, task = first.loaded, first.loaded.task
     report = Report(
         str(loaded.path),
@@ -203,7 +203,7 @@ def _draw_matrix(evaluation: Evaluation, path: Path) -> None:
     say(f"confusion matrix: {path}")
 
 
-def rescore_samples(path: Path, metrics: Sequence[str]) -> Report:
+def rescored(path: Path, metrics: Sequence[str]) -> Report:
     """Score a file of predictions again, without a model."""
     load_torch()
     task, measures = rescore(path, metrics)

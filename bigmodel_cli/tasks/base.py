@@ -48,7 +48,7 @@ class AnyTaskOptions(Options):
         """
 
     @classmethod
-    def for_samples(cls) -> AnyTaskOptions:
+    def for_predictions(cls) -> AnyTaskOptions:
         """Default options for scoring a file of predictions again, without required options."""
         return cls.model_construct()
 

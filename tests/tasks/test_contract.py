@@ -63,7 +63,7 @@ def test_a_task_can_be_learnt_and_what_decides_is_a_metric_of_it(name: str) -> N
     options = TASKS[name]
     assert options.model_fields["type"].default == name
     assert learners(options.output)
-    task = options.for_samples().build()
+    task = options.for_predictions().build()
     deciding = (
         get_args(options.model_fields["metric"].annotation)
         if "metric" in options.model_fields

@@ -278,7 +278,7 @@ def test_accumulation_gives_the_same_gradient() -> None:
 
 
 @pytest.mark.parametrize("words", [["predict", "mae", "a.png"], ["attend", "mae", "a.png"]])
-def test_labels_missing_for_a_task_are_reported(words: list[str], mae: Path, cli: Cli) -> None:
+def test_a_network_without_a_head_cannot_label(words: list[str], mae: Path, cli: Cli) -> None:
     Image.new("L", (8, 8)).save("a.png")
     result = cli(*words)
     assert result.status == 2

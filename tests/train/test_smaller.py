@@ -15,8 +15,8 @@ import torch
 from conftest import Result, digests, losses
 from torch import Tensor
 
-from bigmodel_cli import optim
 from bigmodel_cli.errors import ResourceError, is_out_of_memory
+from bigmodel_cli.optim import muon
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.tasks.causal_lm import CausalLM
 from bigmodel_cli.tasks.classification import Classification
@@ -225,7 +225,7 @@ def test_an_update_that_does_not_fit_is_not_done_twice(
     """Rows 40 and 41: no smaller micro-batch mends it, and it is half done: status 5, and the
     checkpoint before it is good.
     """
-    honest, calls = optim.orthogonal, []
+    honest, calls = muon.orthogonal, []
 
     def orthogonal(*arguments: Any) -> Tensor:
         calls.append(1)
@@ -233,7 +233,7 @@ def test_an_update_that_does_not_fit_is_not_done_twice(
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return honest(*arguments)
 
-    monkeypatch.setattr(optim, "orthogonal", orthogonal)
+    monkeypatch.setattr(muon, "orthogonal", orthogonal)
     result = cli("pretrain", decoder_spec, "--out", "run", *sets("train.optimizer={type: muon}"))
     assert result.status == 5, result.err
     assert "out of memory (CUDA out of memory.); it was the update of the weights" in result.err
