@@ -1,4 +1,4 @@
-"""The entry point: runs the command line, and turns expected faults into one message and their exit
+"""Entry point: runs the command line and turns expected faults into one message and an exit
 status.
 """
 
@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 MOST_AT_EXIT = 20.0
-"""Seconds that packages have for what they do when the process ends."""
+"""Time limit, in seconds, for what packages do when the process ends (`atexit`)."""
 
 
 def main() -> NoReturn:
@@ -23,7 +23,7 @@ def main() -> NoReturn:
     _open_streams()
     try:
         status = run(sys.argv[1:], last=True)
-    except KeyboardInterrupt:  # before the handlers of signals are there
+    except KeyboardInterrupt:  # before signal handlers are installed
         status = 130
     except Exception:
         import traceback
@@ -34,8 +34,9 @@ def main() -> NoReturn:
 
 
 def _open_streams() -> None:
-    """Open /dev/null in the place of a standard stream that was closed: the next file to be opened
-    would get its number.
+    """Open /dev/null for each standard stream that is closed.
+
+    Otherwise the next file to be opened would get its number.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -45,8 +46,7 @@ def _open_streams() -> None:
 def run(arguments: list[str], *, last: bool = False) -> int:
     """Run one command and return its exit status (see errors.py); an unexpected error is raised.
 
-    `last`: the process ends after it, and signals that come when the command has ended change
-    nothing.
+    `last`: the process ends after this command, and later signals are ignored.
     """
     from bigmodel_cli.errors import BigmodelError, memory_remedy
     from bigmodel_cli.train.signals import Interrupted
@@ -66,12 +66,12 @@ def run(arguments: list[str], *, last: bool = False) -> int:
         fault.show(text)
         _tell(
             text.getvalue().rstrip("\n") + hint
-        )  # it repeats the arguments, which may hold anything
+        )  # it repeats the arguments, which may contain anything
         return int(fault.exit_code)
     except SystemExit as exit_:
         if (
             type(sys.stdout).__name__ == "PacifyFlushWrapper"
-        ):  # so Typer leaves, with 1, where the reader has gone
+        ):  # Typer exits so, with 1, when the reader has gone
             return 0
         return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     except BigmodelError as error:
@@ -91,8 +91,8 @@ def run(arguments: list[str], *, last: bool = False) -> int:
 
 
 def _usage_hint(arguments: list[str], fault: Any) -> str:
-    """A line that says what to write in place of an option or a word that no command knows, where
-    that is known.
+    """What to write instead of an unknown option or word, as a line of text; '' where that is not
+    known.
     """
     unknown = str(fault.option_name) if "No such option" in fault.message else ""
     if not unknown and "unexpected extra" not in fault.message:
@@ -102,12 +102,12 @@ def _usage_hint(arguments: list[str], fault: Any) -> str:
 
     hint = instead(arguments, unknown, Spec)
     if hint and unknown:
-        fault.possibilities = None  # the command's own options whose letters are alike
+        fault.possibilities = None  # the command's options with similar names
     return f"\n{hint}" if hint else ""
 
 
 def _other_fault(error: Exception) -> int:
-    """The status of a fault of stdout, which is said; any other is raised again."""
+    """Report a fault of stdout and return its status; raise any other error again."""
     cause = error.__cause__
     if (
         isinstance(cause, EOFError | KeyboardInterrupt) and type(error).__name__ == "Abort"
@@ -124,8 +124,9 @@ def _other_fault(error: Exception) -> int:
 
 
 def _is_of_typer(error: OSError) -> bool:
-    """Whether Typer raised it, which opens no files: what it could not write was its help (`--help
-    > /dev/full`).
+    """Whether Typer raised it.
+
+    Typer opens no files: what it could not write is its help (`--help > /dev/full`).
     """
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
@@ -138,12 +139,12 @@ def _is_of_typer(error: OSError) -> bool:
 
 @contextlib.contextmanager
 def _stoppable(last: bool) -> Iterator[None]:
-    """A signal that ends the command is raised as `Interrupted`, so that drafts are taken away; a
-    second one leaves at once.
+    """Raise a signal that ends the command as `Interrupted`, so that drafts are removed; a second
+    one exits at once.
 
-    At the end the handlers are those from before, or, where the process ends then (`last`), signals
-    are ignored. Training has handlers of its own inside. A signal that is ignored (`nohup`) stays
-    so.
+    Afterwards the previous handlers are restored, or, where the process ends (`last`), signals are
+    ignored. Training installs its own handlers. A signal that is ignored already (`nohup`) stays
+    ignored.
     """
     from bigmodel_cli.train.signals import Interrupted, received
 
@@ -169,14 +170,15 @@ def _stoppable(last: bool) -> Iterator[None]:
 
 
 def _has_place(message: str) -> bool:
-    """Whether a message begins with the place of a fault (file:line:column, or --set ...)."""
+    """Whether a message begins with the position of a fault (file:line:column, or --set ...)."""
     first = message.splitlines()[0]
     return first.startswith("--") or any(piece.isdigit() for piece in first.split(":")[1:3])
 
 
 def _memory_remedy(arguments: list[str]) -> str:
-    """What to do where a command runs out of memory; training and evaluation also divide their
-    batches by themselves.
+    """What to do when a command runs out of memory.
+
+    Training and evaluation also split their batches by themselves.
     """
     remedies = {
         "pretrain": "set a smaller train.micro_batch_size, or make the model smaller",
@@ -203,19 +205,20 @@ def _tell(message: str) -> None:
 
 
 def _leave(status: int) -> NoReturn:
-    """Flush and leave without the interpreter's slow tear-down of torch; a reader that has gone is
-    no error.
+    """Flush and exit, skipping the slow tear-down of torch.
+
+    A reader that has gone is not an error.
     """
     import signal
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # how the command ends is settled
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the exit status is settled
         signal.signal(number, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     import atexit
 
-    # What a package does then may hang: a tracker's upload.
+    # An exit function may hang, such as a tracker's upload.
     ending = threading.Thread(target=atexit._run_exitfuncs, daemon=True)
     ending.start()
     ending.join(MOST_AT_EXIT)

@@ -1,7 +1,6 @@
-"""The only place where a model is built: from a spec and the data's info, filled with its first
-weights, frozen.
+"""The only place where a model is built, from a spec and the data's info, initialised, and frozen.
 
-What a model would take is found without allocating it, on the meta device.
+Its size is computed without allocating it, on the meta device.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from bigmodel_cli.roles import Weight, named_weights
 from bigmodel_cli.spec import Spec
 
 ABSURD = 1 << 17
-"""A number in a model's options that makes one count its weights before any is made."""
+"""A number in a model's options from which on its weights are counted before any is allocated."""
 
 
 def assemble(
@@ -37,13 +36,13 @@ def assemble(
     *,
     download: bool = True,
 ) -> Model:
-    """The model that training starts with, on its device: seeded, filled, and what `spec.init`
-    freezes without a gradient.
+    """The model that training starts with, on its device: seeded, initialised, and frozen as
+    `spec.init` says.
 
     Its weights are drawn, or those of the checkpoint `source`, with a new head where the classes
-    differ. Pretrained ones are not fetched where a checkpoint's weights come, at once or (without
-    `download`) later. Raises `SpecError` where the model does not fit the data or the device, and
-    `CheckpointError` where the checkpoint's weights do not fit the model.
+    differ. Pretrained weights are not downloaded where a checkpoint's weights replace them, at once
+    or (without `download`) later. Raises `SpecError` where the model does not fit the data or the
+    device, and `CheckpointError` where the checkpoint's weights do not fit the model.
     """
     torch.manual_seed(spec.train.seed)
     if source is None:
@@ -66,26 +65,26 @@ def build_model(spec: Spec, info: DatasetInfo) -> Model:
 def build_for(
     spec: Spec, info: DatasetInfo, weights: Mapping[str, Tensor], new_outputs: int = 0
 ) -> Model:
-    """The model that these weights are for, but for a new head; `CheckpointError` before it becomes
-    far larger than they are.
+    """The model that these weights belong to, up to a new head.
+
+    Raises `CheckpointError` before it becomes far larger than they are.
     """
     with within(
         weights, new_outputs
-    ):  # not on the meta device: tables of positions are not among the weights
+    ):  # not on the meta device: position tables are not among the weights
         return build_model(_without_download(spec), info)
 
 
 def _drawn(spec: Spec, info: DatasetInfo, device: torch.device) -> Model:
-    """The model with drawn weights, given up before there are more than fit the device
-    (`SpecError`).
+    """The model with drawn weights, abandoned before they exceed the device's memory (`SpecError`).
 
-    Weights are counted as memory is asked for them, since building twice, once on the meta device,
-    would cost more start-up time than half of torch: operations on it import the compiler. Only a
-    model that seems too large is counted there, exactly.
+    Weights are counted as memory is requested, since building twice, once on the meta device, would
+    cost more start-up time than half of torch: operations there import the compiler. Only a model
+    that seems too large is counted there, exactly.
     """
     if (
         _largest(spec.model.model_dump()) > ABSURD
-    ):  # filling what fits until the rest does not would take minutes
+    ):  # initialising what fits until the rest does not would take minutes
         check_memory(spec, info, device)
     try:
         with watched(total_memory(device) // _copies(spec)):
@@ -95,7 +94,7 @@ def _drawn(spec: Spec, info: DatasetInfo, device: torch.device) -> Model:
     check_memory(spec, info, device)
     if not isinstance(refused, Oversize):
         raise refused
-    return build_model(spec, info)  # what was counted beside the weights is no part of them
+    return build_model(spec, info)  # what was counted beside the weights is not part of them
 
 
 def _from_checkpoint(spec: Spec, info: DatasetInfo, device: torch.device, source: Path) -> Model:
@@ -152,12 +151,12 @@ def _without_download(spec: Spec) -> Spec:
 
 @dataclass(frozen=True)
 class Outline:
-    """A model on the meta device, its weights frozen as the spec says, with long stacks of equal
-    blocks cut short.
+    """A model on the meta device, frozen as the spec says, with long stacks of equal blocks
+    shortened.
 
-    `short` is the model with short ones, `more` are those with a block more of each long stack;
-    `weights` are the whole model's. Nothing is cut where weights are frozen by the names of their
-    blocks.
+    `short` is the model with shortened stacks, `more` are those with one more block of each long
+    stack; `weights` are the whole model's. Nothing is shortened where weights are frozen by the
+    names of their blocks.
     """
 
     stacks: list[Stack]
@@ -167,7 +166,7 @@ class Outline:
 
     @property
     def measured(self) -> list[Model]:
-        """What is run to know what the whole would cost."""
+        """The models that are run to measure the cost of the whole."""
         return [self.short, *self.more]
 
     @property
@@ -193,7 +192,7 @@ def build_on_meta(spec: Spec, info: DatasetInfo) -> Model:
 
 
 def _largest(values: Any) -> int:
-    """The largest whole number in plain values."""
+    """The largest integer in plain values."""
     if isinstance(values, dict | list):
         return max(
             (_largest(v) for v in (values.values() if isinstance(values, dict) else values)),
@@ -208,8 +207,8 @@ def state_bytes(spec: Spec, weights: Iterable[Tensor]) -> int:
 
 
 def kept_bytes(spec: Spec, weights: Iterable[Tensor]) -> tuple[int, int, int]:
-    """(weights, gradients, optimizer state and average): frozen weights have no gradient, and
-    nothing of the optimizer.
+    """(weights, gradients, optimizer state and average) in bytes: frozen weights have neither
+    gradient nor optimizer state.
     """
     sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in weights]
     every, trained = sum(size for size, _ in sizes), sum(size for size, moves in sizes if moves)
@@ -221,9 +220,7 @@ def kept_bytes(spec: Spec, weights: Iterable[Tensor]) -> tuple[int, int, int]:
 
 
 def _copies(spec: Spec) -> int:
-    """How many numbers are kept for each weight: itself, its gradient, the optimizer's, the
-    average.
-    """
+    """How many numbers are kept per weight: itself, its gradient, the optimizer's, the average."""
     return 2 + spec.train.optimizer.state_per_param + (spec.train.ema is not None)
 
 
@@ -254,7 +251,10 @@ def outline(spec: Spec, info: DatasetInfo) -> Outline:
 
 
 def check_memory(spec: Spec, info: DatasetInfo, device: torch.device) -> Outline:
-    """The model's outline, after refusing one that cannot fit the device (`SpecError`)."""
+    """The model's outline.
+
+    Raises `SpecError` for a model that cannot fit the device.
+    """
     found = outline(spec, info)
     needed, there = state_bytes(spec, found.tensors), total_memory(device)
     if needed > there:

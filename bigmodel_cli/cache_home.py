@@ -1,4 +1,4 @@
-"""Where prepared data is kept."""
+"""Where prepared data is cached."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from bigmodel_cli.errors import ResourceError
 
 
 def cache_directory(kind: str) -> Path:
-    """The folder for one kind of prepared data below $XDG_CACHE_HOME, made where it is missing.
+    """The folder for one kind of prepared data below $XDG_CACHE_HOME, created where missing.
 
-    Where that is not set, or not an absolute path (which the XDG specification says to ignore), it
-    is ~/.cache. Raises `ResourceError` where it cannot be made.
+    Where that is unset, or not an absolute path (which the XDG specification says to ignore), it is
+    ~/.cache. Raises `ResourceError` where it cannot be created.
     """
     path = _home() / "bigmodel" / kind
     try:
@@ -39,7 +39,7 @@ def _home() -> Path:
 
 
 def unwritable(path: Path, error: OSError) -> ResourceError:
-    """The error that says that nothing can be written to the cache, and what to do."""
+    """The error for a cache that cannot be written, with its remedy."""
     reason = os.strerror(error.errno or 0)
     return ResourceError(
         f"{path}: the cache cannot be written: {reason}; make room there, or set XDG_CACHE_HOME"

@@ -1,5 +1,5 @@
-"""What there is to write in a spec: parts, models, tasks, data sources; the JSON Schema; and a
-first spec to start from.
+"""What a spec can contain: parts, models, tasks, data sources; its JSON Schema; and specs to start
+from.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bigmodel_cli.tasks import TASKS
 
 
 def catalog() -> dict[str, dict[str, str]]:
-    """Every name that a `type:` may have, by kind, with one line about it."""
+    """Every `type:` by kind, with one line about it."""
     tables: dict[str, dict[str, type[Options]]] = {table.kind: table for table in TABLES}
     for name, options in _typed_options(Spec, []):
         if not any(options.keys() <= table.keys() for table in tables.values()):
@@ -36,8 +36,8 @@ def catalog() -> dict[str, dict[str, str]]:
 def _typed_options(
     options: type[Options], seen: list[type[Options]]
 ) -> Iterator[tuple[str, dict[str, type[Options]]]]:
-    """Each option below these whose value has a `type`, with the classes that there are; `seen`
-    have been looked at.
+    """Each option below these whose value has a `type`, with its classes; `seen` have been
+    visited.
     """
     seen.append(options)
     for name, field in options.model_fields.items():
@@ -71,9 +71,7 @@ def schema() -> dict[str, Any]:
 
 
 def _open_top(values: dict[str, Any]) -> dict[str, Any]:
-    """Keys that begin with x- are free at the top of a spec (a place for YAML anchors), which may
-    inherit from another.
-    """
+    """Allow keys that begin with x- at the top of a spec (for YAML anchors), and `base`."""
     what = (
         "another spec, from which this one takes what it does not say; its path from this file's"
         " folder"
@@ -84,7 +82,7 @@ def _open_top(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def templates() -> dict[str, str]:
-    """The commented specs that are made for `bigmodel init`, by name."""
+    """The commented templates of `bigmodel init`, by name."""
     return samples("templates")
 
 
@@ -102,7 +100,7 @@ def samples(folder: str = "sample_configs") -> dict[str, str]:
 def like_what(name: str) -> str:
     """The text of the sample spec of this name, or of the first that has the task of this name.
 
-    Raises `SpecError` for none.
+    Raises `SpecError` where there is neither.
     """
     known = {**samples(), **templates()}
     if name in TASKS and name not in known:

@@ -116,8 +116,9 @@ def main(
         ),
     ] = False,
 ) -> None:
-    """Options that every command shares; `--debug` and `--version` have taken effect before this
-    runs.
+    """Options that every command shares.
+
+    `--debug` and `--version` have taken effect before this runs.
     """
 
 
@@ -136,7 +137,7 @@ def pretrain(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Train a network from its first weights; prints the checkpoint's path.
+    """Train a network from initial weights; prints the checkpoint's path.
 
     Example: bigmodel pretrain sample_configs/quickstart.yaml --set train.steps=500
     """
@@ -172,8 +173,7 @@ def finetune(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Train on from a checkpoint: a new head where the classes differ, all weights or the head
-    alone.
+    """Train from a checkpoint: a new head where the classes differ, all weights or only the head.
 
     Example: bigmodel finetune --from runs/mnist_cnn digits.yaml --set init.train=head
     """
@@ -317,10 +317,10 @@ def predict(
     plugin: Plugin = None,
     json: JsonLines = False,
 ) -> None:
-    """Label images, sounds and texts, transcribe, continue texts, or write after reading; JSON
-    Lines out, in order.
+    """Classify, tag or transcribe inputs, continue texts, or translate; JSON Lines out, in input
+    order.
 
-    On a terminal a continued text is printed as it is written.
+    On a terminal a continued text is printed as it is generated.
 
     Example: bigmodel predict runs/mnist_cnn seven.png, or: ls *.png | bigmodel predict
     runs/mnist_cnn
@@ -370,8 +370,8 @@ def attend(
     json: Json = False,
     plugin: Plugin = None,
 ) -> None:
-    """See what a decoder's heads look at, or what region decides an image's class; prints the
-    picture's path.
+    """Show a decoder's attention, or the image region that decides a class; prints the picture's
+    path.
 
     Example: bigmodel attend runs/quickstart "def main(argv):"
     """
@@ -400,8 +400,8 @@ def bench(
     precision: Precision = None,
     json: Json = False,
 ) -> None:
-    """Time training steps: median, p95, rate, memory, FLOPs, and the share of the machine's limit
-    that they reach.
+    """Time training steps: median, p95, rate, memory, FLOPs, and their share of the machine's
+    limit.
 
     Example: bigmodel bench sample_configs/mnist_cnn.yaml --device cpu, or: bigmodel bench a.yaml
     b.yaml runs/c
@@ -418,8 +418,8 @@ def bench(
 def runs(
     given: Runs = None, compare: CompareRuns = False, plot: Plot = None, json: Json = False
 ) -> None:
-    """List runs: state, step, best metric, time, and the options in which they differ; or compare
-    some and plot their curves.
+    """List runs: state, step, best metric, time, differing options; or compare some and plot
+    curves.
 
     Example: bigmodel runs, or: bigmodel runs --compare mnist_cnn mnist_cnn-2 --plot curves.pdf
     """
@@ -465,7 +465,7 @@ def schema(plugin: Plugin = None) -> None:
 def options(
     path: OptionPath = None, kind: TypeName = None, plugin: Plugin = None, json: Json = False
 ) -> None:
-    """Show the options of a part of a spec: type, default, bounds, what each is, and an example.
+    """Show the options of a part of a spec: type, default, bounds, description, and an example.
 
     Example: bigmodel options model.blocks.mixer attention
     """
@@ -489,11 +489,10 @@ def models(plugin: Plugin = None, json: Json = False) -> None:
 
 @app.command()
 def check(file: PluginFile, set_: SetPart = None, json: Json = False) -> None:
-    """Try what each part in a Python file of yours promises: shapes, nothing seen ahead, caches,
-    padding, gradients, saving.
+    """Test each part in a Python file: shapes, causality, caches, padding, gradients, saving.
 
-    Optimizers and schedules are tried too; of models, tasks, data and trackers only what their
-    table asks for is looked at.
+    Optimizers and schedules are tested too; for models, tasks, data and trackers only what their
+    table requires.
 
     Example: bigmodel check my_part.py --set heads=4
     """
@@ -518,8 +517,7 @@ def init(
     text: TextColumn = None,
     label: LabelColumn = None,
 ) -> None:
-    """Write a commented first spec: for your own data after a look at it, or like a sample; prints
-    its path.
+    """Write a commented spec for your own data, or like a sample; prints its path.
 
     Example: bigmodel init mine --data photos/, or: bigmodel init mine --like seq2seq
     """

@@ -1,4 +1,4 @@
-"""Options: strict, frozen, typed; and the numbers that an option may hold.
+"""Options: strict, frozen and typed, and the types of numbers in them.
 
 Every class of options is declared beside the code that it configures. A field's type carries its
 bounds, so that NaN, infinity, a negative or an absurd number is refused before anything is built.
@@ -31,13 +31,13 @@ class Options(BaseModel):
     """Base of all options: unknown keys are refused, nothing is coerced, nothing changes after
     loading.
 
-    Where options with a `type` may stand, the type's name alone stands for a mapping that gives
+    Where options with a `type` are expected, the type's name alone stands for a mapping with
     nothing else: `ffn: gelu` is `ffn: {type: gelu}`, also as an item of a list. A mapping without
     `type` is of the default's: `optimizer: {lr: 1e-4}`.
     """
 
     exclusive: ClassVar[tuple[tuple[str, str], ...]] = ()
-    """Pairs of options of which one stands in place of the other."""
+    """Pairs of options that replace one another."""
     not_promised: ClassVar[tuple[str, ...]] = ()
     """Of a part's options: the promises (bigmodel_cli/promises) that this part does not make."""
 
@@ -64,7 +64,7 @@ class Options(BaseModel):
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        """The schema takes what `_written_out` does."""
+        """The schema accepts what `_written_out` does."""
         schema = handler.resolve_ref_schema(handler(core_schema))
         for name, field in cls.model_fields.items():
             schema["properties"][name] = _schema_of_words(field, schema["properties"][name])
@@ -75,12 +75,12 @@ T = TypeVar("T", bound=Options)
 
 
 class Table(dict[str, type[T]]):
-    """Classes of options by their `type`: what one kind of place in a spec may be filled with.
+    """Classes of options by their `type`: the choices for one kind of slot in a spec.
 
     Plugins add to it.
 
-    `Annotated[base, TABLE]` is an option that is filled from it. The table is read when options are
-    typed for the first time, which is after plugins have joined it.
+    `Annotated[base, TABLE]` is an option whose value is one of them. The table is read when options
+    are typed for the first time, after plugins have joined it.
     """
 
     __hash__ = object.__hash__  # type: ignore[assignment]  # an annotation has a hash
@@ -102,8 +102,7 @@ _TABLES: dict[type[Options], Mapping[str, type[Options]]] = {}
 
 
 def classes_in(annotation: Any) -> list[type[Options]]:
-    """The classes of options that an annotation such as ``list[Annotated[A | B, ...]] | None`` is
-    made of.
+    """The classes of options in an annotation such as ``list[Annotated[A | B, ...]] | None``.
 
     A table's base class stands for those in the table.
     """
@@ -113,8 +112,8 @@ def classes_in(annotation: Any) -> list[type[Options]]:
 
 
 def typed(annotation: Any) -> dict[str, type[Options]]:
-    """What a word may stand for at an option with this annotation, or in its list: the classes of
-    options by their `type`.
+    """What a word may stand for at an option with this annotation, or in its list: classes of
+    options by `type`.
     """
     fields = [(options, options.model_fields.get("type")) for options in classes_in(annotation)]
     return {
@@ -174,37 +173,37 @@ Count = Annotated[int, Field(gt=0, le=10**9)]
 Steps = Annotated[int, Field(gt=0, le=10**10)]
 """A number of optimizer steps."""
 Natural = Annotated[int, Field(ge=0, le=10**10)]
-"""A number of things, perhaps none."""
+"""A number of things, zero included."""
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 NonNegative = Annotated[float, Field(ge=0, le=1e6)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
-"""A probability of dropping something: 1 would drop everything."""
+"""A dropout probability, below 1."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 MOST_BEAMS = 1000
 Beams = Annotated[int, Field(gt=0, le=MOST_BEAMS)]
-"""Hypotheses of a search."""
+"""Beam width."""
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 PADDING = -1
-"""What fills a batch's rows of integers up to its longest: no token, label or unit.
+"""Fills a batch's rows of integers up to the longest: not a token, label or unit.
 
-Models pass over it, and no loss counts it.
+Models ignore it, and no loss counts it.
 """
 
 
 Finite = Annotated[float, Field(ge=-1e9, le=1e9)]
 Side = Annotated[int, Field(gt=0, le=1_000_000)]
 MOST_PIXELS = 2**28
-"""Numbers in an image, or in a recording of one length: 1 GiB in fp32."""
+"""Most numbers in an image, or in a recording of one length: 1 GiB in fp32."""
 MOST_FILTERS = 2**24
-"""Bands times samples of a window: their filters have up to so many numbers."""
+"""Bands times samples of a window, at most: the number of filter coefficients."""
 MOST_RATE = 768_000
-"""Samples a second."""
+"""Most samples per second."""
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
 class MelConfig:
-    """How sound becomes frames: `rate` in samples a second, `window` and `hop` in samples, `mels`
+    """How sound becomes frames: `rate` in samples per second, `window` and `hop` in samples, `mels`
     filters from `low` to `high` Hz.
 
     `length` is the number of samples that every recording is brought to; None where each keeps its
@@ -221,9 +220,7 @@ class MelConfig:
     length: Annotated[int, Field(gt=0, le=MOST_PIXELS)] | None = None
 
     def check(self) -> None:
-        """Raise `ValueError` where the filters of its bands would take more memory than any sound
-        needs.
-        """
+        """Raise `ValueError` where the filters would take more memory than any sound needs."""
         if self.mels * self.window > MOST_FILTERS:
             raise ValueError(
                 f"{self.mels:,} mels of a window of {self.window:,} samples; their product is at"
@@ -236,24 +233,25 @@ class DatasetInfo:
     """What the data tells the model, and a checkpoint keeps: everything needed to use the model
     without the data.
 
-    `image_shape` is (channels, height, width); `white_level` is the value of white in images of
-    more than 8 bits, None where the file's type says it; `mean` and `std` are per channel, of
-    pixels scaled to 0..1; `classes` are the labels' names in the order of the logits; `vocab_size`
-    counts tokens, `source_vocab_size` those of what is read where that has a tokenizer of its own;
-    `context` is the length of a training window.
+    `image_shape` is (channels, height, width). `white_level` is the value of white in images of
+    more than 8 bits, None where the file's type says it. `mean` and `std` are per channel, of
+    pixels scaled to 0..1.
+
+    `classes` are the labels' names in the order of the logits. `vocab_size` counts tokens,
+    `source_vocab_size` those of the source where it has its own tokenizer. `context` is the length
+    of a training window.
 
     `sound` says how recordings become images, or rows of frames of `frame_width` numbers.
     `spelling` is "words" or "characters" where the classes are units of a transcript rather than
-    labels of an item: the last logit is then the blank, which is no class.
+    labels of an item: the last logit is then the blank, which is not a class. Where `tagged`, each
+    word of an item has a class, and the item has none.
 
-    Where `tagged`, classes are those of each word of an item, and not of the item.
-
-    `class_counts` are the training items of each class, where items have labels; () in checkpoints
-    from before it was kept. With `label_sets` an item has any number of the classes; `items` are
-    then all training items.
+    `class_counts` are the training items per class, where items have labels; () in checkpoints from
+    before it was kept. With `label_sets` an item has any number of the classes; `items` is then the
+    number of training items.
 
     `targets` are the names of an item's numbers, in the order of the outputs, where it has numbers
-    rather than labels, and `target_mean` and `target_std` those of the training split, in the
+    rather than labels. `target_mean` and `target_std` are those of the training split, in the
     data's units.
     """
 
@@ -279,11 +277,10 @@ class DatasetInfo:
 
     @property
     def outputs(self) -> int:
-        """How many numbers a model puts out for a whole item: one for each class or target."""
+        """The number of model outputs for a whole item: one for each class or target."""
         return len(self.classes) or len(self.targets)
 
     def to_json(self) -> dict[str, Any]:
-        """The DatasetInfo as plain JSON values."""
         values = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
         return {**values, "sound": vars(self.sound) if self.sound is not None else None}
 
@@ -291,11 +288,11 @@ class DatasetInfo:
     def from_json(cls, values: dict[str, Any]) -> DatasetInfo:
         """The inverse of `to_json`.
 
-        Raises `ValueError` naming the fact that is none, or not of its type or range.
+        Raises `ValueError` naming the key that is unknown, or whose value is not of its type or in
+        its range.
         """
         try:
-            # in JSON a list is what a tuple is here; names of files that are not UTF-8 have half
-            # pairs of surrogates
+            # a tuple is a list in JSON; file names that are not UTF-8 hold lone surrogates
             info = _info_adapter().validate_json(
                 json.dumps(values, ensure_ascii=False).encode("utf-8", "replace")
             )
@@ -326,7 +323,7 @@ class DatasetInfo:
 
 
 def _check_sound(info: DatasetInfo, sound: MelConfig) -> None:
-    """Raise `ValueError` where frames are too large, or not those that the model is said to read."""
+    """Raise `ValueError` where frames are too large, or not of the shape that the model reads."""
     try:
         sound.check()
     except ValueError as error:
@@ -345,4 +342,4 @@ def _info_adapter() -> TypeAdapter[DatasetInfo]:
 
 
 NO_DATASET = DatasetInfo()
-"""Of no data, for what needs none."""
+"""For what needs no data."""

@@ -1,4 +1,4 @@
-"""What a person sees: everything but the result goes to stderr, the result alone to stdout.
+"""Terminal output: the result alone on stdout, everything else on stderr.
 
 On a terminal there is one progress bar; elsewhere there are plain lines without escape codes or
 carriage returns. NO_COLOR and TERM=dumb are honoured by rich. A closed stdout never ends a run.
@@ -27,9 +27,9 @@ SCHEMA_VERSION = 1
 NUMBER = re.compile(
     r"[-+]?[\d,:]*\.?\d+(e[-+]?\d+)?( ± [\d,.]+(e[-+]?\d+)?)?( ?%| [a-zA-Zµ][\w/]*)?", re.ASCII
 )
-"""As '-1,234.5', '93.3 kB', '12 tokens/s', '0.91 ± 0.02', '1:02:03'."""
+"""A number such as '-1,234.5', '93.3 kB', '12 tokens/s', '0.91 ± 0.02', '1:02:03'."""
 FEWEST = 20
-"""Columns of a terminal into which a longer text may be wrapped, but not into fewer."""
+"""Least width in columns that long text is wrapped to."""
 
 
 def say(message: str) -> None:
@@ -41,8 +41,8 @@ def say(message: str) -> None:
 
 
 def say_coloured(text: str) -> None:
-    """Print on stderr what holds escape codes of our own; whatever comes from data has gone through
-    `one_line` before.
+    """Print on stderr what contains our own escape codes; text from data must have gone through
+    `one_line`.
     """
     _tell(text)
 
@@ -57,8 +57,8 @@ def visible(text: str) -> str:
     """`text` with control and direction-changing characters (but newline and tab) written as
     escapes.
 
-    Data may hold sequences that drive a terminal (ESC ]52 writes the clipboard, U+202E turns the
-    line around).
+    Data may contain sequences that control a terminal (ESC ]52 writes the clipboard, U+202E
+    reverses the line).
     """
     if text.isprintable():
         return text
@@ -66,14 +66,14 @@ def visible(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The same for a name within a line or a picture: newlines and tabs are escapes too."""
+    """As `visible`, for a name within a line or a picture: newlines and tabs are escapes too."""
     return (
         text if text.isprintable() else "".join(c if c.isprintable() else escape(c) for c in text)
     )
 
 
 def escape(character: str) -> str:
-    """A character as its code point: '\\x1b', '\\u202e'."""
+    """A character as its code point: '\x1b', '\u202e'."""
     code = ord(character)
     return (
         f"\\x{code:02x}"
@@ -88,12 +88,12 @@ def result(text: str, end: str = "\n", styled: bool = False) -> None:
     """Print the command's result on stdout: on a terminal with control characters made visible,
     elsewhere as it is.
 
-    `styled` text holds escape codes of our own, and has been made visible.
+    `styled` text contains our own escape codes, and has been made visible already.
 
     When the reader has gone (`| head -1`) the rest is dropped quietly. Raises `ResourceError` where
     stdout cannot be written.
     """
-    if sys.stdout is None:  # closed before Python began
+    if sys.stdout is None:  # closed before Python started
         return
     shown = visible(text) if sys.stdout.isatty() and not styled else text
     try:
@@ -105,7 +105,7 @@ def result(text: str, end: str = "\n", styled: bool = False) -> None:
 
 
 def stdout_fault(error: OSError) -> ResourceError:
-    """The fault of a stdout that cannot be written, which is muted, so that leaving does not fail
+    """The fault of a stdout that cannot be written; stdout is muted, so that exiting does not fail
     again.
     """
     mute_stdout()
@@ -115,8 +115,8 @@ def stdout_fault(error: OSError) -> ResourceError:
 
 
 def _encodable(text: str, stream: TextIO) -> str:
-    """The text as the stream can write it: names of files in their own bytes, other characters that
-    it lacks as escapes.
+    """The text as the stream can write it: file names in their own bytes, other characters that it
+    lacks as escapes.
     """
     encoding = stream.encoding or "utf-8"
     try:
@@ -124,7 +124,7 @@ def _encodable(text: str, stream: TextIO) -> str:
         return text
     except UnicodeEncodeError:
         pass
-    with contextlib.suppress(AttributeError):  # of a stream that is none of a file
+    with contextlib.suppress(AttributeError):  # of a stream that is not a file
         stream.reconfigure(errors="surrogateescape")  # type: ignore[attr-defined]
     pieces = []
     for character in text:
@@ -150,10 +150,10 @@ def result_record(values: dict[str, Any]) -> None:
 
 
 def strict_json(values: Any, *, ascii_only: bool = True) -> str:
-    """Values as one line of JSON; what is not a finite number, which JSON does not have, is null.
+    """Values as one line of JSON; numbers that are not finite, which JSON lacks, are null.
 
-    Characters that drive a terminal, end a line or change its direction, and lone surrogates, are
-    JSON's own escapes.
+    Characters that control a terminal, end a line or change its direction, and lone surrogates, are
+    JSON escapes.
     """
     text = json.dumps(_finite(values), ensure_ascii=ascii_only, allow_nan=False)
     if text.isprintable():
@@ -188,8 +188,8 @@ def is_terminal() -> bool:
 
 
 def has_colour(stream: TextIO) -> bool:
-    """Whether escape codes may be written there: a terminal that knows them, and nobody has asked
-    for none.
+    """Whether colour escape codes may be written there: a capable terminal, and colour is not
+    turned off.
     """
     return (
         stream.isatty()
@@ -199,19 +199,18 @@ def has_colour(stream: TextIO) -> bool:
 
 
 def terminal() -> Console:
-    """The rich console on stderr, for the progress bar: what is printed above it is text, without
-    markup or emoji codes.
+    """The rich console on stderr, for the progress bar; text printed above it has no markup or
+    emoji codes.
     """
     from rich.console import Console, ConsoleDimensions
 
     class Narrower(Console):
-        """Leaves room for the `^C` that a terminal shows after the bar: on a line of its own it
-        would keep the bar there.
+        """A console that leaves room for the `^C` which a terminal shows after the bar, and which
+        would leave the bar there.
         """
 
         @property  # type: ignore[misc]  # it is not set here
         def size(self) -> ConsoleDimensions:
-            """Columns and lines."""
             width, height = super().size
             return ConsoleDimensions(max(20, width - 4), height)
 
@@ -219,8 +218,8 @@ def terminal() -> Console:
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:
-    """A table for stdout, numbers to the right: on a terminal within its width, elsewhere lines of
-    columns aligned by blanks.
+    """A table for stdout, numbers right-aligned: on a terminal within its width, elsewhere columns
+    aligned by blanks.
 
     Where a terminal is too narrow for the columns, each row is a paragraph of names and values.
     """
@@ -242,9 +241,7 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
 
 
 def named_values(pairs: Sequence[tuple[str, str]]) -> str:
-    """Names with their values behind them, a line each; on a terminal a long value goes on below
-    itself.
-    """
+    """Names and their values, a line each; on a terminal a long value is wrapped below itself."""
     room, width = _columns_of_stdout(), max(columns_of(name) for name, _ in pairs) + 2
     lines = []
     for name, value in pairs:
@@ -256,7 +253,7 @@ def named_values(pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def sentence(text: str) -> str:
-    """A line of text for stdout, which a terminal shows as several where it has no room."""
+    """A line of text for stdout, wrapped on a terminal."""
     room = _columns_of_stdout()
     return text if room is None else "\n".join(_wrapped(text, room))
 
@@ -269,7 +266,7 @@ def _wrapped(text: str, columns: int) -> list[str]:
 
 
 def _columns_of_stdout() -> int | None:
-    """How wide the terminal is that stdout writes to; None where it is none."""
+    """Width of the terminal that stdout writes to; None where it is not a terminal."""
     if sys.stdout is None or not sys.stdout.isatty():
         return None
     return max(FEWEST, shutil.get_terminal_size().columns)
@@ -307,7 +304,7 @@ def _rich_table(cells: list[list[str]], right: list[bool], least: list[int], roo
 
 
 def columns_of(text: str) -> int:
-    """How many columns of a terminal a text takes: some characters take two, some none."""
+    """Display width of a text: some characters take two columns, some none."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len
@@ -316,20 +313,20 @@ def columns_of(text: str) -> int:
 
 
 def cut(text: str, columns: int) -> str:
-    """The beginning of a text that fits so many columns."""
+    """The longest beginning of a text that fits into that many columns."""
     from rich.cells import set_cell_size
 
     return text if columns_of(text) <= columns else set_cell_size(text, columns).rstrip()
 
 
 def padded(text: str, columns: int, right: bool = True) -> str:
-    """A text with blanks beside it, which take it to so many columns."""
+    """A text padded with blanks to that many columns."""
     blanks = " " * (columns - columns_of(text))
     return blanks + text if right else text + blanks
 
 
 def _is_number(text: str) -> bool:
-    """Whether a cell is a number with its unit, or stands where there is none."""
+    """Whether a cell is a number with its unit, or marks a missing one."""
     return text.strip() in ("", "-", "not known") or NUMBER.fullmatch(text.strip()) is not None
 
 
@@ -342,7 +339,7 @@ def quantity(value: float, unit: str = "") -> str:
 
 
 def rate(value: float, unit: str) -> str:
-    """So many a second for people: '12,345 tokens/s', '0.42 samples/s'."""
+    """A rate for people: '12,345 tokens/s', '0.42 samples/s'."""
     return f"{value:,.0f} {unit}/s" if value >= 100 else f"{value:.3g} {unit}/s"
 
 
@@ -352,11 +349,10 @@ def seconds_of(value: float) -> str:
 
 
 def short_names(paths: Sequence[Sequence[Path]]) -> list[str]:
-    """A name for each of several things: the fewest last parts of its path that no other one ends
-    with too.
+    """A name for each of several things: the shortest end of its path that no other path ends with.
 
-    Each is given by one path or several, of which a later one is taken where an earlier one is
-    another thing's too. What has the same paths is numbered.
+    Each has one path or several; a later one is used where an earlier one is also another thing's.
+    Things with the same paths are numbered.
     """
     tails = [
         [Path(*path.parts[-n:]).as_posix() for path in own for n in range(1, len(path.parts) + 1)]

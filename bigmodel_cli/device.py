@@ -1,4 +1,4 @@
-"""Which device runs the work, how much memory it has, and in which precision it computes."""
+"""Choice of device, its memory, and the precision of computation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def pick_device(wanted: str, say: Callable[[str], None]) -> torch.device:
     """The device called `wanted` ('auto', 'cpu', 'cuda', 'cuda:N', 'mps'); 'auto' takes CUDA, then
     MPS, then the CPU.
 
-    Says what it chose and why. Raises `ResourceError` where the device asked for is not there
+    Reports the choice and its reason. Raises `ResourceError` where the requested device is missing
     (never a silent fall-back), and `SpecError` for a name that is not a device.
     """
     kind, _, number = wanted.partition(":")
@@ -67,31 +67,30 @@ def pick_device(wanted: str, say: Callable[[str], None]) -> torch.device:
 
 
 def keep_few_kernels() -> None:
-    """Let oneDNN keep the code of 64 kernels in place of 1,024: call it before computing on batches
-    of many lengths.
+    """Limit oneDNN's cache to 64 kernels instead of 1,024: call it before computing on batches of
+    many lengths.
 
-    On a CPU it makes code for each shape of each product, and what it keeps of shapes that do not
-    come again soon fills gigabytes. For batches of one shape, which a large CNN needs hundreds of
-    kernels for, leave its own limit.
+    On a CPU oneDNN compiles a kernel for each shape of each product; cached kernels of shapes that
+    rarely recur fill gigabytes. Keep its default for batches of one shape: a large CNN needs
+    hundreds of kernels.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")  # read at the first product
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed for the next allocation, in place of giving it back to the
-    kernel.
+    """Let glibc keep freed memory for the next allocation instead of returning it to the kernel.
 
-    A step frees and allocates the same activations over and over; each time they are given back,
-    every page of them faults anew, which costs a small CNN on a CPU a third of its time. Settings
-    made in the environment are left alone.
+    A step frees and allocates the same activations over and over. Returning them makes every page
+    fault anew, which costs a small CNN on a CPU a third of its time. Settings in the environment
+    are left alone.
     """
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return
     import ctypes
 
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is not None:  # not on macOS, whose allocator has no such setting
-        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest that glibc takes
+    if mallopt is not None:  # missing on macOS
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest that glibc accepts
         mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
@@ -106,19 +105,19 @@ def describe_device(device: torch.device) -> str:
 
 
 def total_memory(device: torch.device) -> int:
-    """Bytes of memory that the device has in all (for the CPU and MPS: the machine's)."""
+    """The device's total memory in bytes (for the CPU and MPS: the machine's)."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return total_memory_of_machine()
 
 
 def total_memory_of_machine() -> int:
-    """Bytes of memory that the machine has in all."""
+    """The machine's total memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all that was asked of it (before reading a clock)."""
+    """Wait until the device has finished all work (before reading a clock)."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -131,7 +130,7 @@ def dtype_of(precision: str) -> torch.dtype:
 
 
 def full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Inside, nothing is computed in less than its own precision, whatever the run computes in."""
+    """Turns autocast off inside."""
     if device.type == "meta":  # which knows no autocast
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
@@ -145,8 +144,8 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 
 def product_dtype(weight: Tensor) -> torch.dtype:
-    """What a product with this weight is kept in: autocast's precision, or the weight's own, as
-    always on a CPU.
+    """The dtype of a product with this weight: autocast's precision, or the weight's own, as always
+    on a CPU.
 
     There attention of single queries is faster in fp32 (see parts/kernels.py).
     """

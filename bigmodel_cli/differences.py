@@ -1,6 +1,4 @@
-"""In which options resolved specs differ: plain values as dotted paths, and what of them is worth
-telling.
-"""
+"""Differences between resolved specs, as dotted paths."""
 
 from __future__ import annotations
 
@@ -38,8 +36,8 @@ def differing(specs: Sequence[Leaves]) -> list[str]:
     """Paths at which the specs differ, in their order; below a `type` that differs, only what
     differs under the same type.
 
-    An option that a spec lacks is as one that is null: older specs lack some. A spec without any
-    option is not known.
+    An option that a spec lacks counts as null: older specs lack some. A spec without any option is
+    unknown, and ignored.
     """
     known = [spec for spec in specs if spec]
     paths = list(dict.fromkeys(path for spec in known for path in spec))
@@ -62,14 +60,14 @@ def _differs(path: str, specs: Sequence[Leaves], types: Sequence[str]) -> bool:
 
 
 def short_paths(paths: Sequence[str]) -> dict[str, str]:
-    """Each path with the shortest end of it that no other one has: `num_heads`, `encoder.dropout`,
-    `optimizer` (its type).
+    """Each path with its shortest unique end: `num_heads`, `encoder.dropout`, `optimizer` (its
+    type).
     """
     return shortest({path: path.removesuffix(".type").split(".") for path in paths}, ".")
 
 
 def shortest(parts: Mapping[str, Sequence[str]], joint: str) -> dict[str, str]:
-    """name -> its fewest last parts, joined, that no other name ends in; a number does not stand
+    """name -> its shortest end, joined, that no other name ends in; a number does not come
     first.
     """
     counts = Counter(joint.join(p[-k:]) for p in parts.values() for k in range(1, len(p) + 1))

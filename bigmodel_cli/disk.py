@@ -1,6 +1,4 @@
-"""Syncing and removing: what is written is on the disk, and whatever stands in a place is taken
-away.
-"""
+"""Syncing to disk, and removing."""
 
 from __future__ import annotations
 
@@ -20,8 +18,8 @@ def sync(path: Path) -> None:
 
 
 def refusal(path: Path) -> str:
-    """Why a path cannot be looked at ("cannot be read: Permission denied"); "" where it can, or
-    where nothing is there.
+    """Why a path cannot be read ("cannot be read: Permission denied"); "" where it can, or does not
+    exist.
     """
     try:
         os.stat(path)
@@ -33,10 +31,10 @@ def refusal(path: Path) -> str:
 
 
 def remove(path: Path, *, ignore_errors: bool = False) -> None:
-    """Take away whatever stands here, a folder with all that is in it, or nothing.
+    """Remove whatever is at this path, a folder with its content; nothing there is fine.
 
-    `shutil.rmtree` opens what it is given before it looks whether that is a folder, and waits for
-    ever for a FIFO's other end.
+    `shutil.rmtree` opens its argument before it checks whether that is a folder, and waits for ever
+    for a FIFO's other end.
     """
     if os.path.isdir(path) and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=ignore_errors)

@@ -1,11 +1,11 @@
-"""Random numbers of rows: functions of a row's key alone, the same on every device, in every batch,
+"""Random numbers per row: functions of a row's key alone, the same on every device, in every batch,
 at every padding.
 
 A batch carries under `KEY` one 64-bit number for each of its rows, made of (seed, epoch, sample).
 What a task draws for a row (which tokens or patches are hidden) it draws from that key, number by
-number: the one at a position does not depend on how many are drawn. So neighbours, micro-batches,
-order and padding change nothing. (Dropout and stochastic depth are noise of layers, not of rows:
-they come from torch's own generator, in the order in which the layers run.)
+number: each is independent of how many are drawn. So neighbours, micro-batches, order and padding
+change nothing. (Dropout and stochastic depth are noise of layers, not of rows: they come from
+torch's own generator, in the order in which the layers run.)
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bigmodel_cli.lazy import Tensor, torch
 
 KEY = "key"
 """The name under which a batch carries its rows' keys, (B,) int64."""
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: the step of SplitMix64
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: the increment of SplitMix64
 FIRST, SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
@@ -69,7 +69,7 @@ def _mixed(x: Tensor) -> Tensor:
 
 
 def _shifted(x: Tensor, places: int) -> Tensor:
-    """The bits of int64 moved down, zeros in their place: torch's own shift repeats the sign."""
+    """Logical right shift of int64; torch's own shift repeats the sign."""
     return (x >> places) & ((1 << (64 - places)) - 1)
 
 

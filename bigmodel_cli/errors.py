@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 _NAMED = re.compile(r"(?:([a-z_]\w*(?:\.\w+)*): )?(.*)", re.DOTALL)
-"""What is wrong, after the option that it begins with, if any."""
+"""The path of an option at the beginning of a message, if any, and what is wrong."""
 
 
 class BigmodelError(Exception):
@@ -31,8 +31,8 @@ class SpecError(BigmodelError):
 
 
 class OptionError(SpecError, ValueError):
-    """Options that nothing can be built from: faults, each the path of an option ("" for the
-    options as a whole) and what is wrong.
+    """Faults of options, each the path of an option ("" for the options as a whole) and what is
+    wrong.
 
     A part raises a plain `ValueError`, whose text may begin with the option: 'num_heads: 3 heads do
     not divide dim 16'.
@@ -45,8 +45,8 @@ class OptionError(SpecError, ValueError):
 
 @contextlib.contextmanager
 def under(path: str) -> Iterator[None]:
-    """Inside, options below `path` are built: a `ValueError` becomes an `OptionError` whose paths
-    begin there.
+    """Inside, options below `path` are built: a `ValueError` becomes an `OptionError` with that
+    path in front.
     """
     try:
         yield
@@ -59,14 +59,14 @@ def under(path: str) -> Iterator[None]:
 
 
 class Faults:
-    """Gathers what is wrong with several options, to be told in one go."""
+    """Collects faults of several options, to be reported together."""
 
     def __init__(self) -> None:
         self.found: list[tuple[str, str]] = []
 
     @contextlib.contextmanager
     def under(self, path: str) -> Iterator[None]:
-        """As `under`, but what is built after it is tried too."""
+        """As `under`, but continues after a fault."""
         try:
             with under(path):
                 yield
@@ -74,13 +74,13 @@ class Faults:
             self.found += error.faults
 
     def build(self, path: str, options: Any, *arguments: Any) -> Any:
-        """What `options` at that path build; None where there are none, or where they are at fault."""
+        """Build the options at that path; None where there are none, or they are at fault."""
         with self.under(path):
             return None if options is None else options.build(*arguments)
         return None
 
     def check(self) -> None:
-        """Raise `OptionError` where there was any."""
+        """Raise `OptionError` if there was any fault."""
         if self.found:
             raise OptionError(*self.found)
 
@@ -96,19 +96,19 @@ class MissingData(DataError):
 
 
 class CheckpointError(BigmodelError):
-    """A checkpoint cannot be trusted or does not fit (status 4)."""
+    """A checkpoint is damaged or does not fit (status 4)."""
 
     status = 4
 
 
 class ResourceError(BigmodelError):
-    """Disk, memory, permission, lock or device (status 5)."""
+    """A fault of disk, memory, permission, lock or device (status 5)."""
 
     status = 5
 
 
 class OutOfMemory(ResourceError):
-    """Memory does not suffice (status 5); nothing of what was tried has taken effect."""
+    """Out of memory (status 5); what was tried has had no effect."""
 
 
 class NumericsError(BigmodelError):
@@ -118,7 +118,7 @@ class NumericsError(BigmodelError):
 
 
 class Stopped(BigmodelError):
-    """Stopped by a signal, with a checkpoint saved: the status is 128 + the signal's number (129,
+    """Stopped by a signal, after saving a checkpoint: the status is 128 + the signal's number (129,
     130, 143).
     """
 
@@ -129,7 +129,7 @@ class Stopped(BigmodelError):
 
 
 def status_of(error: BaseException) -> int:
-    """The exit status that an error of any kind ends a command with."""
+    """The exit status of a command that ends with this error."""
     if isinstance(error, BigmodelError):
         return error.status
     if isinstance(error, KeyboardInterrupt):
@@ -157,13 +157,13 @@ ALLOCATORS = (
     "cudnn_status_alloc_failed",
     "can't start new thread",  # whose stack found no room
 )
-"""What the messages say (in lower case) of those who report by `RuntimeError` that memory does not
-suffice.
-"""
+"""Beginnings or parts (in lower case) of `RuntimeError` messages that report a lack of memory."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is a refusal of memory, by Python, NumPy, PyTorch, its libraries or the system."""
+    """Whether memory could not be allocated, by Python, NumPy, PyTorch, its libraries or the
+    system.
+    """
     if isinstance(error, MemoryError | OutOfMemory):
         return True
     if isinstance(error, OSError):
@@ -175,7 +175,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def forget_frames(error: BaseException) -> None:
-    """Let go of what the failed calls hold: it is what fills the memory."""
+    """Release what the failed calls hold: it fills the memory."""
     seen: BaseException | None = error
     while seen is not None:
         traceback.clear_frames(seen.__traceback__)
@@ -184,8 +184,8 @@ def forget_frames(error: BaseException) -> None:
 
 @contextlib.contextmanager
 def memory_remedy(remedy: str, kind: type[ResourceError] = OutOfMemory) -> Iterator[None]:
-    """Inside, a refusal of memory becomes an `OutOfMemory` that says what to do, or another `kind`
-    where it is half done.
+    """Turn a lack of memory inside into an `OutOfMemory` with a remedy, or another `kind` where
+    work is half done.
     """
     try:
         yield

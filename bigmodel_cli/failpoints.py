@@ -1,4 +1,4 @@
-"""Named places in the real code path where a test can make the process die or a call fail.
+"""Named places in the real code path where a test can kill the process or make a call fail.
 
 ``BIGMODEL_FAILPOINT=checkpoint.renamed:kill`` kills the process (SIGKILL) when it first reaches
 that place; ``name:kill:3`` at the third time; ``name:EIO`` raises that `OSError` instead;

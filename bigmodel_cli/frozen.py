@@ -1,6 +1,4 @@
-"""What of a model is not trained: its weights get no gradient, and its modules evaluate while the
-others train.
-"""
+"""Frozen parts of a model: weights without gradients, and modules that stay in evaluation mode."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from bigmodel_cli.recipe import InitOptions
 
 
 def freeze(model: Model, init: InitOptions) -> None:
-    """Take the gradient from the weights that `init` leaves out.
+    """Turn off gradients for the weights that `init` excludes.
 
     Raises `SpecError` for a pattern that matches nothing.
     """
@@ -39,7 +37,7 @@ def freeze(model: Model, init: InitOptions) -> None:
         )
         way = (
             "the head has the weights of the embedding (tie_embeddings); write init.freeze:"
-            " ['blocks.*'] in place of init.train"
+            " ['blocks.*'] instead of init.train"
             if tied
             else "leave some out of init.freeze"
         )
@@ -47,12 +45,12 @@ def freeze(model: Model, init: InitOptions) -> None:
 
 
 def still_modules(model: Model, init: InitOptions) -> frozenset[str]:
-    """The names of the modules that stay in evaluation mode: those whose every weight is frozen,
-    with all that is below them.
+    """Names of the modules that stay in evaluation mode: those whose weights are all frozen, with
+    all below them.
 
-    So statistics of normalisation and loads of experts stay as they are, and dropout is off there.
-    A module that has buffers and not a weight is frozen where `init` names it; one that has neither
-    goes with the module around it.
+    So normalisation statistics and expert loads do not change, and dropout is off there. A module
+    that has buffers but no weight is frozen where `init` names it; one that has neither follows the
+    module around it.
     """
     still: dict[str, bool] = {}
     for name, module in model.named_modules():
@@ -71,7 +69,7 @@ def _has_buffers(module: Module) -> bool:
 
 
 def _named(model: Model, name: str, init: InitOptions) -> bool:
-    """Whether `init` leaves out what is called so, and all below it."""
+    """Whether `init` excludes this name, or a module that contains it."""
     return any(_matches(name, pattern) for pattern in init.freeze) or (
         init.train == "head" and not _below(name, model.output_layers())
     )

@@ -1,4 +1,4 @@
-"""Calls into libraries that do not let Python see a signal until they return."""
+"""Calls into libraries that do not let Python handle a signal until they return."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ LOOK = 1.0  # seconds
 
 
 def heeding(call: Callable[[], Found]) -> Found:
-    """What `call` gives, made in another thread, so that the handler of a signal runs at once here,
-    and may raise.
+    """Run `call` in another thread, so that a signal's handler runs at once here, and may raise.
 
-    The call must let go of Python's lock. Where something is raised meanwhile it is left behind,
-    until it or the process ends.
+    The call must release the GIL. If a handler raises, the call is abandoned, and runs on until it
+    or the process ends.
     """
     found: list[Found] = []
     raised: list[BaseException] = []

@@ -1,7 +1,7 @@
-"""`base: other.yaml` at the top of a spec: what a file does not say is as in another one.
+"""`base: other.yaml` at the top of a spec: inherits what the file itself does not say.
 
-Mappings are joined deeply, and what the upper file gives counts; a list, and a mapping of another
-`type`, stand in place of those below. Every value keeps the place in the file that it came from.
+Mappings are merged deeply, and the upper file wins; a list, and a mapping of another `type`,
+replace those below. Every value keeps its position in its own file.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from bigmodel_cli.yaml_source import Node, read_yaml
 
 BASE = "base"
 MOST_FILES = 20
-"""Of a chain of bases."""
+"""Longest chain of bases."""
 
 
 def read_inheriting(path: Path, options: type[Options]) -> Node:
-    """The tree of a file, whose root is typed as `options`, joined with those that it inherits
+    """The tree of a file, whose root is typed as `options`, merged with those that it inherits
     from.
 
-    Paths start at the folder of the file that names them. Raises `SpecError`.
+    Paths are relative to the folder of the file that names them. Raises `SpecError`.
     """
     return _read(path, options, [])
 
@@ -53,18 +53,18 @@ def _read(path: Path, options: type[Options], above: list[Path]) -> Node:
     except SpecError as error:
         if str(error).startswith(
             f"{below}: "
-        ):  # of the file as a whole: its own faults have their own places
+        ):  # of the file as a whole: its own faults have positions
             raise SpecError(f"{named.where}: {BASE}: {error}") from None
         raise
     if inherited.value is None:
         raise SpecError(f"{named.where}: {BASE}: {below} is empty; name a spec")
     if not isinstance(inherited.value, dict):
-        return inherited  # which is told as a fault of that file
+        return inherited  # which is reported as a fault of that file
     return _joined(inherited, root, options, [])
 
 
 def _joined(below: Node, above: Node, options: type[Options], path: list[str]) -> Node:
-    """What stands at a path, of which both files say something."""
+    """The merged value at a path that both files have."""
     words = types_at(options, path)
     lower, upper = _mapping(below, words), _mapping(above, words)
     if lower is None or upper is None:
@@ -85,7 +85,7 @@ def _joined(below: Node, above: Node, options: type[Options], path: list[str]) -
 
 
 def _mapping(node: Node, words: list[str]) -> dict[str, Node] | None:
-    """The mapping that stands there, or that a word stands for; None for any other value."""
+    """The mapping at a path, or the one that a word stands for; None for any other value."""
     if isinstance(node.value, str) and node.value in words:
         return {"type": Node(node.value, node.where)}
     return node.value if isinstance(node.value, dict) else None
@@ -94,8 +94,8 @@ def _mapping(node: Node, words: list[str]) -> dict[str, Node] | None:
 def _without_alternatives(
     lower: dict[str, Node], upper: dict[str, Any], options: type[Options], path: list[str]
 ) -> dict[str, Node]:
-    """The values of the base without those in whose place the upper file gives another (epochs in
-    place of steps).
+    """The values of the base, without alternatives of those in the upper file (epochs instead of
+    steps).
     """
     kept = dict(lower)
     for pair in {pair for c in classes_at(options, path) for pair in c.exclusive}:
@@ -104,7 +104,7 @@ def _without_alternatives(
             if given and other not in upper and other in kept and kept[other].value is not None:
                 section = ".".join(path)
                 text = (
-                    f"{section}.{name}: {upper[name].value} is taken in place of {section}.{other}:"
+                    f"{section}.{name}: {upper[name].value} is taken instead of {section}.{other}:"
                     f" {kept[other].value}"
                 )
                 say(f"{text} of the base")

@@ -1,12 +1,13 @@
-"""Names of torch that cost nothing until a tensor is needed.
+"""Lazy torch: names that cost nothing until a tensor is needed.
 
-A part's options stand in the same file as the part, and a faulty spec must be answered faster than
+A part's options are in the same file as the part, and a faulty spec must be answered faster than
 `import torch` takes. So the files that declare both write ``from bigmodel_cli.lazy import F,
-Module, nn, torch``, and stay ordinary PyTorch in every other way. `load_torch` imports torch, puts
-the real modules in the place of the stand-ins wherever they were imported, and gives `Module` its
-base class; after that no stand-in is left. It runs by itself at the first use of a stand-in. An
-annotation may name torch freely (annotations are not evaluated); what runs at import time, such as
-a decorator, may not.
+Module, nn, torch``, and stay ordinary PyTorch in every other way.
+
+`load_torch` imports torch, replaces the stand-ins by the real modules wherever they were imported,
+and gives `Module` its base class; after that no stand-in is left. It runs by itself at the first
+use of a stand-in. An annotation may name torch freely (annotations are not evaluated); what runs at
+import time, such as a decorator, may not.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ else:
         """Base of `Module` before torch is loaded."""
 
         def __init__(self) -> None:
-            load_torch()  # from here on the instance's class derives from torch's Module
+            load_torch()  # from now on the instance's class derives from torch's Module
             importlib.import_module("torch.nn").Module.__init__(self)
 
     class Module(_Unloaded):

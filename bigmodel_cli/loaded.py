@@ -1,4 +1,4 @@
-"""A checkpoint ready for use: what `eval`, `predict`, `attend` and `bench` start from."""
+"""A checkpoint loaded for use by `eval`, `predict`, `attend` and `bench`."""
 
 from __future__ import annotations
 
@@ -22,19 +22,18 @@ from bigmodel_cli.spec import Spec, of_checkpoint
 from bigmodel_cli.tasks import Task, build_task
 
 TOKENIZERS = ("tokenizer", "source_tokenizer")
-"""Options of the data that a checkpoint has settled for all that go on from it: it brings its own.
-"""
+"""Options of the data that a checkpoint fixes for all that continue from it: it brings its own."""
 PREPARATION = (
     *TOKENIZERS,
     *("normalize", "size", "channels"),
     *("units", "seconds", "rate", "window", "hop", "mels", "low", "high"),
 )
-"""Those that it has settled for whoever uses it as it is."""
+"""Options that a checkpoint fixes for all that use it as it is."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model on its device, with all that its checkpoint knows, or that a run's checkpoints will."""
+    """A model on its device, with what its checkpoint (or, in training, the run) knows."""
 
     path: Path
     spec: Spec
@@ -46,7 +45,7 @@ class Loaded:
 
     @property
     def name(self) -> str:
-        """The run's, or where it lies outside a run the checkpoint's."""
+        """The run's name, or, outside a run, the checkpoint's."""
         return (
             (self.path.parent.parent if self.path.parent.name == "checkpoints" else self.path)
             .absolute()
@@ -54,12 +53,12 @@ class Loaded:
         )
 
     def files(self) -> dict[str, bytes]:
-        """The files that data goes on with: see `open_data`."""
+        """The files that data continues from: see `open_data`."""
         return {**self.assets, FACTS: json.dumps(self.info.to_json()).encode()}
 
     @property
     def precision(self) -> str:
-        """The precision in which the run computed; 'fp32' where it was not recorded."""
+        """The precision of the run; 'fp32' where it was not recorded."""
         recorded = self.spec.train.precision
         return (
             "fp32"
@@ -75,7 +74,7 @@ def load_checkpoint(
     *,
     tell: Callable[[str], None] = say,
 ) -> Loaded:
-    """Read and verify a checkpoint and build its model, in evaluation mode; `tell` is told the
+    """Read and verify a checkpoint and build its model, in evaluation mode; `tell` receives the
     device.
 
     `path` may name a run: its last checkpoint is taken.
@@ -107,7 +106,7 @@ def load_checkpoint(
 
 
 def _check_tokenizers(path: Path, assets: Mapping[str, bytes], info: DatasetInfo) -> None:
-    """Raise `CheckpointError` where a tokenizer cannot be used, or gives tokens that the model does
+    """Raise `CheckpointError` where a tokenizer cannot be used, or has tokens that the model does
     not have.
     """
     for name, most in ((TOKENIZER, info.vocab_size), (SOURCE_TOKENIZER, info.source_vocab_size)):
@@ -125,10 +124,10 @@ def _check_tokenizers(path: Path, assets: Mapping[str, bytes], info: DatasetInfo
 def say_carried(
     spec: Spec, before: dict[str, Any], names: Sequence[str], given: Collection[str] = ()
 ) -> None:
-    """Say which options of the data are not used, since a checkpoint with the spec `before` brings
-    what they describe.
+    """Report which options of the data are not used, since a checkpoint with the spec `before` has
+    its own.
 
-    An option as it is by default asks for nothing, unless its path is among those `given`.
+    A default asks for nothing, unless its path is among those `given`.
     """
     old, new = before.get("data", {}), spec.to_dict()["data"]
     for name in names:

@@ -1,4 +1,4 @@
-"""Training and evaluation mode of a model's modules, where not all of them train."""
+"""Training and evaluation mode of a model's modules, when some are frozen."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from bigmodel_cli.lazy import Module
 
 
 def training_mode(model: Module, still: Collection[str]) -> None:
-    """Bring every module into training mode but those named in `still`, which evaluate: their
-    statistics do not move.
+    """Put every module into training mode, except those named in `still`, whose statistics do not
+    change.
     """
     for name, module in model.named_modules():
         module.training = name not in still
@@ -18,7 +18,9 @@ def training_mode(model: Module, still: Collection[str]) -> None:
 
 @contextlib.contextmanager
 def evaluating(model: Module) -> Iterator[None]:
-    """Inside, the whole model evaluates; afterwards each module is in the mode that it was in."""
+    """Inside, the whole model is in evaluation mode; afterwards each module is in the mode it
+    had.
+    """
     before = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -1,6 +1,6 @@
-"""What options were called in earlier versions.
+"""Names of options in earlier versions.
 
-Recorded specs are read by this table; of a new spec's fault it says the present name.
+Recorded specs are read by this table; for a new spec the fault gives the present name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OLD_NAMES = {
 
 
 def with_present_names(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded spec whose options are called as they are today."""
+    """A recorded spec with its options under their present names."""
     renamed = dict(spec)
     for place, names in OLD_NAMES.items():
         section, _, kind = place.partition(".")
@@ -32,7 +32,7 @@ def with_present_names(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def former_names() -> dict[str, str]:
-    """Path of an option -> what it was called, each word once."""
+    """Path of an option -> its former names."""
     return {
         f"{place.partition('.')[0]}.{new}": old
         for place, names in OLD_NAMES.items()

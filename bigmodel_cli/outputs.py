@@ -1,8 +1,8 @@
 """Files that a command writes where the user says: samples, pictures, sample specs.
 
-A regular file is replaced at once, when all of its content is on disk; of a link, the file that it
-leads to. A device, a FIFO and a descriptor (/dev/stdout, `>(command)`) are written through, and
-stay what they are.
+A regular file is replaced atomically, when all of its content is on disk; for a link, the file that
+it leads to. A device, a FIFO and a descriptor (/dev/stdout, `>(command)`) are written to, and stay
+what they are.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ MOST_LINKS = 40
 
 
 def check_output(path: Path, option: str) -> None:
-    """Raise `ResourceError` where `write_output` could not write: it is called before the work
-    whose result is written.
+    """Raise `ResourceError` where `write_output` could not write; called before the work whose
+    result is written.
     """
     target = _target(path)
     named = f"{option}: {path}"
@@ -55,7 +55,7 @@ def check_output(path: Path, option: str) -> None:
 def write_output(path: Path, pieces: Iterable[bytes]) -> None:
     """Write the pieces, one after the other, as the whole content of a file.
 
-    Raises `ResourceError`; a regular file that was there is then as it was.
+    Raises `ResourceError`; an existing regular file is then unchanged.
     """
     try:
         target = _target(path)
@@ -68,7 +68,7 @@ def write_output(path: Path, pieces: Iterable[bytes]) -> None:
         else:
             _replace(target, pieces)
     except BrokenPipeError:
-        return  # the reader of a FIFO has what it wanted
+        return  # the reader of a FIFO has closed it
     except OSError as error:
         raise ResourceError(
             f"{path}: cannot be written: {error.strerror or error}; name another file"
@@ -90,14 +90,16 @@ def _target(path: Path) -> Path | int:
 
 
 def _replace(target: Path, pieces: Iterable[bytes]) -> None:
-    """Put a new file in the place of `target`, or write into it where its folder takes no new file."""
+    """Replace `target` by a new file, or write into it where its folder does not accept a new
+    file.
+    """
     if os.path.exists(target) and not os.access(target.parent, os.W_OK | os.X_OK):
         with open(target, "wb") as file:
             file.writelines(pieces)
         return
     descriptor, draft = tempfile.mkstemp(
         prefix=".bigmodel-", dir=target.parent
-    )  # never through a link that waits there
+    )  # never through a link at the draft's path
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.writelines(pieces)

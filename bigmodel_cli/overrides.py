@@ -1,4 +1,4 @@
-"""``--set KEY=VALUE``: options by their path, put into the parsed YAML before it is typed."""
+"""``--set KEY=VALUE``: options by path, put into the parsed YAML before it is typed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from bigmodel_cli.explain.tree import classes_at, types_at
 from bigmodel_cli.yaml_source import Node, parse_value
 
 LONGEST = 30
-"""Words of a path: no option is that deep."""
+"""Most parts of a path: no option is deeper."""
 
 
 @dataclass(frozen=True)
 class Override:
-    """A value for the option with this dotted key, taken as it is; `place` stands for it in
+    """A value for the option with this dotted key, used as it is; `place` stands for it in
     messages.
     """
 
@@ -28,7 +28,7 @@ class Override:
 
 
 Change: TypeAlias = str | Override
-"""What `--set` gives, or an option of its own that stands for it."""
+"""What `--set` gives, or another command-line option that stands for it."""
 
 
 def key_of(change: Change) -> str:
@@ -39,8 +39,8 @@ def key_of(change: Change) -> str:
 def apply_overrides(root: Node, overrides: Iterable[Change], options: type[Options]) -> None:
     """Put the values into the tree, whose root is typed as `options`.
 
-    An option that stands in place of another one (steps and epochs) replaces it, unless that is
-    given in this way too; what is replaced is said on stderr. Raises `SpecError`.
+    An option that excludes another one (steps and epochs) replaces it, unless both are overridden;
+    the replacement is reported on stderr. Raises `SpecError`.
     """
     texts = list(overrides)
     for text in texts:
@@ -60,7 +60,7 @@ def apply_overrides(root: Node, overrides: Iterable[Change], options: type[Optio
 
 
 def _replace(root: Node, section: str, name: str, other: str) -> None:
-    """Take `other` out of the section, where it and `name` are both given."""
+    """Remove `other` from the section, where it and `name` are both given."""
     node = root
     for part in section.split("."):
         if not isinstance(node.value, dict) or part not in node.value:
@@ -68,16 +68,16 @@ def _replace(root: Node, section: str, name: str, other: str) -> None:
         node = node.value[part]
     if not isinstance(
         node.value, dict
-    ):  # a later override put something else there, which is told as a fault
+    ):  # a later override put something else there, which is reported as a fault
         return
     both = [node.value[word].value for word in (name, other) if word in node.value]
     if len(both) == 2 and None not in both:
-        say(f"{section}.{name}: {both[0]} is taken in place of {section}.{other}: {both[1]}")
+        say(f"{section}.{name}: {both[0]} is taken instead of {section}.{other}: {both[1]}")
         del node.value[other]
 
 
 def apply_override(root: Node, override: Change, options: type[Options]) -> None:
-    """Put the value of ``a.b.0.c=VALUE`` into the tree, making the mappings on its way.
+    """Put the value of ``a.b.0.c=VALUE`` into the tree, creating mappings along its path.
 
     Raises `SpecError`.
     """
@@ -138,7 +138,10 @@ def _is_unicode(value: Any) -> bool:
 
 
 def _number(part: str, items: list[Node], place: str) -> int:
-    """The number of an item. Raises `SpecError` where there is none of that number."""
+    """The index of an item.
+
+    Raises `SpecError` where there is no such item.
+    """
     if part.isascii() and part.isdecimal() and len(part) < 10 and int(part) < len(items):
         return int(part)
     if not items:

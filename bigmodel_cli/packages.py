@@ -1,6 +1,4 @@
-"""Packages that only some of the tool needs: they are asked for in one place, so that a missing one
-is said in one form.
-"""
+"""Optional packages: imported in one place, so that all messages about a missing one are alike."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ from bigmodel_cli.errors import SpecError
 
 
 class MissingPackage(SpecError):
-    """A package that is not installed, or does not load; the message has the command that installs
+    """A package that is missing or cannot be imported; the message has the command that installs
     it.
     """
 
@@ -20,9 +18,9 @@ class MissingPackage(SpecError):
 def need(module: str, extra: str, what: str) -> Any:
     """Import a module of an optional package.
 
-    Raises `MissingPackage` where `what` needs it and it is not there.
+    Raises `MissingPackage` where `what` needs it and it is missing.
 
-    `extra` is the name under which bigmodel's own packaging lists it.
+    `extra` is the name of bigmodel's extra that lists it.
     """
     try:
         return importlib.import_module(module)

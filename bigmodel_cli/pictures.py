@@ -1,4 +1,4 @@
-"""Pictures: figures without a display, names in them as they stand, and one way to write them."""
+"""Pictures: figures without a display, names drawn literally, and one way to write them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from bigmodel_cli.outputs import check_output, write_output
 FORMATS = ("png", "pdf", "svg", "jpg", "jpeg", "webp", "tif", "tiff")
 
 MARKED = 30
-"""A line of fewer points has each of them marked."""
+"""A line with fewer points has each of them marked."""
 
 
 def new_figure(size: tuple[float, float]) -> Any:
-    """A matplotlib figure of that size in inches, which no window shows."""
+    """A matplotlib figure of that size in inches, without a window."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -31,15 +31,15 @@ def new_figure(size: tuple[float, float]) -> Any:
 
 
 def plain(text: str) -> str:
-    """A name that matplotlib draws as it stands: see `plain_names`."""
+    """A name that matplotlib draws literally: see `plain_names`."""
     return plain_names([text])[0]
 
 
 def plain_names(texts: Sequence[str]) -> list[str]:
-    """Names that matplotlib draws as they stand: control characters as escapes, no dollar that
-    begins a formula.
+    """Names that matplotlib draws literally: control characters as escapes, no dollar that begins a
+    formula.
 
-    Characters that no installed font has are code points too, which stderr is told.
+    Characters that no installed font has become code points too, which is reported on stderr.
     """
     lines = [one_line(text) for text in texts]
     drawable = fonts_for(lines)
@@ -55,7 +55,7 @@ def plain_names(texts: Sequence[str]) -> list[str]:
 
 
 def fonts_for(texts: Iterable[str]) -> dict[str, str]:
-    """Of each character the family of a font that draws it, matplotlib's own before others; those
+    """For each character the family of a font that has it, matplotlib's own before others; those
     without one are left out.
     """
     wanted, families = set().union(*texts), dict[str, str]()
@@ -67,17 +67,15 @@ def fonts_for(texts: Iterable[str]) -> dict[str, str]:
 
 
 def _fonts() -> Iterator[tuple[str, str]]:
-    """Family and file of every font, those included that were installed since matplotlib listed
-    them.
-    """
+    """Family and file of every font, including those installed since matplotlib listed them."""
     from matplotlib.font_manager import findfont, findSystemFonts, fontManager
 
     yield "DejaVu Sans", str(findfont("DejaVu Sans"))
     for file in sorted(set(findSystemFonts()) - {font.fname for font in fontManager.ttflist}):
-        with contextlib.suppress(Exception):  # it is damaged, or of a form that is not drawn
+        with contextlib.suppress(Exception):  # damaged, or of an unsupported format
             fontManager.addfont(file)
     others = [font for font in fontManager.ttflist if font.style == "normal"]
-    # One that has a box for everything, and those whose codes are not Unicode's.
+    # A font with a box for everything, and those whose codes are not Unicode's.
     yield from sorted(
         {(f.name, f.fname) for f in others if not f.name.startswith(("Last Resort", "cm"))}
     )
@@ -85,7 +83,9 @@ def _fonts() -> Iterator[tuple[str, str]]:
 
 @functools.cache
 def _characters(file: str) -> frozenset[str]:
-    """What a font can draw; nothing where it has no outlines, as one of coloured emoji."""
+    """The characters that a font has; none where it has no outlines, such as one of coloured
+    emoji.
+    """
     from matplotlib.ft2font import FT2Font
 
     with contextlib.suppress(Exception):
@@ -97,12 +97,15 @@ def _characters(file: str) -> frozenset[str]:
 
 
 def written_out(value: float, place: int | None = None) -> str:
-    """A number at an axis as it is, without an offset or a factor for all of them."""
+    """Write the numbers of an axis in full, without an offset or a common factor."""
     return f"{value:.6g}"
 
 
 def tidy(axes: Any, *, right: bool = False) -> None:
-    """A light grid and no frame but the axes, of which y may be on the right; numbers as they are."""
+    """A light grid and no frame but the axes; numbers in full.
+
+    The y axis may be on the right.
+    """
     axes.spines[["top"] if right else ["top", "right"]].set_visible(False)
     axes.yaxis.set_major_formatter(written_out)
     if not right:
@@ -110,14 +113,14 @@ def tidy(axes: Any, *, right: bool = False) -> None:
 
 
 def whole_steps(axes: Any, steps: Collection[int]) -> None:
-    """An x axis of steps, none of them in parts, which one step alone does not shrink to nothing."""
+    """An x axis of whole steps, which a single step does not shrink to nothing."""
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlim(*((min(steps) - 1, min(steps) + 1) if len(set(steps)) == 1 else (None, None)))
     axes.set_xlabel("step")
 
 
 def metric_axis(axes: Any, values: Sequence[float], percent: bool) -> None:
-    """A y axis for a metric: as much as its values need, but not so little that noise looks like
+    """A y axis for a metric: the range of its values, but not so small that noise looks like
     progress.
     """
     low, high = min(values), max(values)
@@ -128,13 +131,13 @@ def metric_axis(axes: Any, values: Sequence[float], percent: bool) -> None:
 
         middle = min(
             max(middle, 0.94 * half), max(1 - 0.94 * half, 0.5)
-        )  # a mark at 0 or 100 % is whole
+        )  # a marker at 0 or 100 % is not clipped
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_ylim(middle - half, middle + half)
 
 
 def log_where_wide(axes: Any, values: Sequence[float]) -> None:
-    """A logarithmic y axis where the values span two decades or more, with the numbers written out."""
+    """A logarithmic y axis where the values span two decades or more, with the numbers in full."""
     if values and min(values) > 0 and max(values) >= 100 * min(values):
         from matplotlib.ticker import LogLocator
 
@@ -147,8 +150,9 @@ def log_where_wide(axes: Any, values: Sequence[float]) -> None:
 
 
 def check_picture(path: Path, option: str) -> None:
-    """Raise where a picture could not be written there: `SpecError` for a format that is not known,
-    `ResourceError` else.
+    """Raise where a picture could not be written there.
+
+    `SpecError` for an unknown format, else `ResourceError`.
     """
     ending = path.suffix.lower().removeprefix(".")
     if ending and ending not in FORMATS and (os.path.isfile(path) or not os.path.exists(path)):
@@ -159,8 +163,9 @@ def check_picture(path: Path, option: str) -> None:
 
 
 def save_figure(figure: Any, path: Path, dpi: int, **options: Any) -> None:
-    """Write a figure in the format that its file's name ends in, else as PNG. Raises
-    `ResourceError`.
+    """Write a figure in the format of its file's ending, else as PNG.
+
+    Raises `ResourceError`.
     """
     from matplotlib.text import Text
 

@@ -1,10 +1,10 @@
-"""What users add from files of their own, named on the command line with --plugin (never from YAML,
-which runs no code).
+"""Plugins: users' own Python files, named on the command line with --plugin (never in YAML, which
+runs no code).
 
-A plugin is a Python file with options classes, each with a `type` of its own, and a table `PARTS =
-{"mixer": [...], ...}` of those it adds, by the kind of table that they join: `bigmodel_cli.tables`
-has them all. A part's options are a subclass of `bigmodel_cli.config.Options` with a method
-`build`; others are a subclass of their table's base class.
+A plugin has classes of options, each with a `type` of its own, and a table `PARTS = {"mixer":
+[...], ...}` of those it adds, by the kind of table that they join: `bigmodel_cli.tables` has them
+all. A part's options are a subclass of `bigmodel_cli.config.Options` with a method `build`; others
+are a subclass of their table's base class.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from bigmodel_cli.disk import refusal
 from bigmodel_cli.errors import SpecError, did_you_mean
 
 PLUGINS = "x-plugins"
-"""The key of a recorded spec that names the plugins' files which it needs."""
+"""The key of a recorded spec that lists the plugin files it needs."""
 VARIABLE = "BIGMODEL_PLUGINS"
-"""Where the command line leaves the paths, so that loader workers and the processes of a launcher
+"""Environment variable with the plugins' paths, so that loader workers and a launcher's processes
 find them too.
 
-It is a list in JSON of pairs: the path as it was given, for messages, and the absolute one.
+It is a JSON list of pairs: the path as it was given, for messages, and the absolute one.
 """
 
 _ORIGINS: dict[type[Options], tuple[str, Path]] = {}
@@ -39,9 +39,7 @@ _ORIGINS: dict[type[Options], tuple[str, Path]] = {}
 
 @dataclass(frozen=True)
 class PluginPart:
-    """Options of a part from a plugin: its path in the spec, what it fills, and the file that it
-    comes from.
-    """
+    """Options of a part from a plugin: its path in the spec, its slot, and the plugin's file."""
 
     path: str
     slot: str
@@ -50,7 +48,7 @@ class PluginPart:
 
 
 def parts_from_files(value: Any, path: str = "") -> Iterator[PluginPart]:
-    """The options of plugins' parts among options, each with its path."""
+    """The options of plugins' parts among these options, each with its path."""
     if type(value) in _ORIGINS:
         yield PluginPart(path, _ORIGINS[type(value)][0], value, _ORIGINS[type(value)][1])
     inner: dict[Any, Any]
@@ -68,9 +66,7 @@ def plugin_types() -> list[tuple[str, type[Options], Path]]:
 
 
 def needed_plugins(recorded: Any) -> str:
-    """What to say of a type that is not known; `recorded` are the files that the spec names as
-    needed.
-    """
+    """What to say about an unknown type; `recorded` are the plugin files that the spec needs."""
     names = (
         [name for name in recorded if isinstance(name, str)] if isinstance(recorded, list) else []
     )
@@ -83,7 +79,7 @@ def needed_plugins(recorded: Any) -> str:
 
 
 def missing_plugins(recorded: Any) -> list[str]:
-    """Those of the files that a spec names as needed which are not given."""
+    """The plugin files that a spec needs and that are not given."""
     given = {visible(file.name) for _, _, file in plugin_types()}
     return (
         [name for name in recorded if isinstance(name, str) and name not in given]
@@ -95,13 +91,13 @@ def missing_plugins(recorded: Any) -> list[str]:
 def name_plugins(paths: list[Path], option: str = "--plugin ") -> None:
     """Remember the files for `join`; messages name each after `option`.
 
-    Raises `SpecError` where one is missing, or where the tables are joined already.
+    Raises `SpecError` where one is missing, or the tables are joined already.
     """
     for path in paths:
         if path.suffix != ".py" and os.path.exists(path):
             raise SpecError(f"{option}{path}: a plugin is a Python file, whose name ends in .py")
         if not os.path.isfile(path):
-            what = "this is no file" if os.path.exists(path) else refusal(path) or "no such file"
+            what = "this is not a file" if os.path.exists(path) else refusal(path) or "no such file"
             raise SpecError(f"{option}{path}: {what}")
     value = json.dumps([[str(path), str(path.resolve())] for path in paths])
     if not paths or os.environ.get(VARIABLE) == value:
@@ -112,7 +108,7 @@ def name_plugins(paths: list[Path], option: str = "--plugin ") -> None:
 
 
 def join(tables: Iterable[Table[Any]]) -> None:
-    """Add to the tables what every named file has for them.
+    """Add what every named file has to the tables.
 
     Raises `SpecError` naming the file, and the line where there is one.
     """
@@ -134,7 +130,7 @@ def join(tables: Iterable[Table[Any]]) -> None:
 def _load(name: str, path: Path) -> dict[str, list[Any]]:
     """The file's table; `name` stands for the path in messages.
 
-    Raises `SpecError` for a file that does not run or has none.
+    Raises `SpecError` for a file that does not run or has no table.
     """
     spec = importlib.util.spec_from_file_location(f"bigmodel_plugin_{path.stem}", path)
     assert spec is not None
@@ -159,7 +155,7 @@ def _load(name: str, path: Path) -> dict[str, list[Any]]:
 
 
 def line_of(path: Path, error: BaseException) -> str:
-    """':12', the last line of the file that was at work when it was raised; '' where none was."""
+    """':12', the last line of the file in the error's traceback; '' where it is not in it."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f":{error.lineno}"
     lines = [
@@ -173,7 +169,7 @@ def line_of(path: Path, error: BaseException) -> str:
 def _name(path: str, options: Any, base: type[Options]) -> str:
     """The `type` of a class of options.
 
-    Raises `SpecError` where it lacks what its table's base class asks for.
+    Raises `SpecError` where it lacks what its table's base class requires.
     """
     if not (
         isinstance(options, type)
@@ -181,7 +177,7 @@ def _name(path: str, options: Any, base: type[Options]) -> str:
         and "type" in options.model_fields
     ):
         shown = options.__name__ if isinstance(options, type) else repr(options)
-        raise SpecError(f"{path}: PARTS: {shown} is no subclass of Options with a field `type`")
+        raise SpecError(f"{path}: PARTS: {shown} is not a subclass of Options with a field `type`")
     place = f"{path}{_line_of_class(options)}: PARTS: {options.__name__}"
     asked = [name for name in (*vars(base), *base.__class_vars__) if not name.startswith("_")]
     lacking = [
@@ -189,7 +185,7 @@ def _name(path: str, options: Any, base: type[Options]) -> str:
     ]
     if lacking and not issubclass(options, base):
         raise SpecError(
-            f"{place} is no subclass of {base.__module__}.{base.__name__}: it lacks"
+            f"{place} is not a subclass of {base.__module__}.{base.__name__}: it lacks"
             f" {', '.join(lacking)}"
         )
     if lacking := sorted({*lacking, *options.__abstractmethods__}):

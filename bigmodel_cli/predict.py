@@ -25,7 +25,7 @@ from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.tasks import transcribe
 
 SHOWN = 3
-"""Labels shown for each item where no number is given."""
+"""Labels shown per item by default."""
 
 
 def predict(
@@ -39,10 +39,10 @@ def predict(
     """One record for each input, in order, as soon as its batch is done.
 
     Inputs are paths of images or recordings, or texts (a pair with a tab between) for a classifier;
-    paths of recordings for a model that writes down what is said; prompts for a decoder, and
-    sources for an encoder-decoder. An input that cannot be read has a record with "error", and at
-    the end `DataError` says how many they were; `word` is what an input is called there. `tell` is
-    given a decoder's text as it is written: see `continue_texts`.
+    paths of recordings for a transcription model; prompts for a decoder, and sources for an
+    encoder-decoder. An input that cannot be read has a record with "error", and at the end
+    `DataError` says how many there were; `word` is what an input is called there. `tell` is given a
+    decoder's text as it is generated: see `continue_texts`.
     """
     decoding.check()
     kind, target = input_of(loaded.info), target_of(loaded.info)
@@ -82,18 +82,18 @@ def predict(
 
 
 def continues(loaded: Loaded) -> bool:
-    """Whether what the model writes goes on from its input."""
+    """Whether the model continues its input."""
     return loaded.model.can_generate and not loaded.model.is_encoder_decoder
 
 
 class TextPrinter:
-    """Prints continued texts on a terminal, each behind its prompt, a line between them; a piece as
-    soon as it is told.
+    """Prints continued texts on a terminal as they are generated, each after its prompt, with a
+    blank line between them.
     """
 
     def __init__(self, bold: bool) -> None:
         self.bold, self.count = bold, 0
-        self.printed: str | None = None  # of the text that is open
+        self.printed: str | None = None  # of the unfinished text
 
     def tell(self, given: str, piece: str) -> None:
         """Print the next piece of a text."""
@@ -103,7 +103,7 @@ class TextPrinter:
         result(piece, end="")
 
     def open(self, given: str, title: str = "") -> None:
-        """Begin a text."""
+        """Begin a text, after a separator where there are several."""
         self.close()
         if self.count or title:
             result(f"-----{title}-----")
@@ -113,9 +113,7 @@ class TextPrinter:
         self.printed = ""
 
     def record(self, record: dict[str, Any]) -> None:
-        """Print what was not told of an input's text, or its hypotheses; on stderr why there is
-        none.
-        """
+        """Print what is left of an input's text, or its hypotheses; on stderr why there is none."""
         if "error" in record:
             say(record["error"])
             return
@@ -129,15 +127,16 @@ class TextPrinter:
             self.close()
 
     def close(self) -> None:
-        """End the line of a text that is open."""
+        """End the line of an unfinished text."""
         if self.printed is not None:
             self.printed = None
             result("")
 
 
 def _naming_files(inputs: Iterable[str], word: str) -> Iterator[str]:
-    """The inputs of a model of texts; of the first that names a file it is said that its content is
-    not read.
+    """The inputs of a model of texts.
+
+    Warns about the first that names a file, whose content is not read.
     """
     said = False
     for number, given in enumerate(inputs, 1):
@@ -185,8 +184,8 @@ def write_down(
 
 
 def tag(loaded: Loaded, inputs: Iterable[str], word: str = "input") -> Iterator[dict[str, Any]]:
-    """{"input", "words", "tags", "probabilities"} for each sentence, and "entities" where tags are
-    of them.
+    """{"input", "words", "tags", "probabilities"} for each sentence, and "entities" where tags
+    describe entities.
 
     An entity has a type, its first word (from 0), the one after its last, and its text.
     """

@@ -1,5 +1,5 @@
-"""How far long work other than training has come: a bar on a terminal, plain lines elsewhere;
-nothing of what ends soon.
+"""Progress of long work other than training: a bar on a terminal, plain lines elsewhere; nothing
+for short work.
 
 `progress` opens one. Work that reads files is measured where they are read: `reading` opens one
 over their bytes, and the readers of data call `advance` with what they have read, whoever asked
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 BAR_AFTER, BAR_EVERY = 1.0, 0.2
 LINE_EVERY = 10.0
-"""Seconds until a bar appears and between its redraws; and between plain lines where there is no
+"""Seconds until a bar appears and between its redraws, or between plain lines where there is no
 terminal.
 """
 
 
 class Progress:
-    """`what` is being done, so far of `total` (None: nobody knows) in `unit`; `add` and `to` cost
-    about a microsecond.
+    """`what` is being done, `done` of `total` (None: unknown) in `unit`; `add` and `to` cost about
+    a microsecond.
 
-    Each of their calls is a failpoint that is called as the work is.
+    Each of their calls is a failpoint with the name of the work.
     """
 
     def __init__(self, what: str, total: float | None, unit: str) -> None:
@@ -43,11 +43,11 @@ class Progress:
         self.due = self.started + (BAR_AFTER if self.wanted else LINE_EVERY)
 
     def add(self, more: float) -> None:
-        """So much more is done."""
+        """Add to the amount done."""
         self.to(self.done + more)
 
     def to(self, done: float) -> None:
-        """So much is done in all."""
+        """Set the amount done."""
         self.done = done
         failpoint(self.what)
         if time.perf_counter() >= self.due:
@@ -67,7 +67,9 @@ class Progress:
             say(self.line())
 
     def line(self) -> str:
-        """'tokenizing: 37 % of 60.5 MB, 0:12 left', without a share where the whole is not known."""
+        """'tokenizing: 37 % of 60.5 MB, 0:12 left', without a share where the whole is not
+        known.
+        """
         seconds = time.perf_counter() - self.started
         if not self.total:
             return f"{self.what}: {quantity(self.done, self.unit)} in {duration(seconds)}"
@@ -76,21 +78,21 @@ class Progress:
         return f"{self.what}: {100 * share:.0f} % of {quantity(self.total, self.unit)}{left}"
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
 
 
 _bars: list[Progress] = []
-"""The one whose bar stands on the terminal, if any."""
+"""The bar that is on the terminal, if any."""
 _open: list[Progress] = []
-"""Those that `reading` has opened; the last one is shown."""
+"""Those opened by `reading`; the last one is shown."""
 
 
 @contextlib.contextmanager
 def progress(what: str, total: float | None, unit: str) -> Iterator[Progress]:
-    """Show how far the work inside has come; it tells so by `add` or `to`."""
+    """Show the progress of the work inside, which reports it by `add` or `to`."""
     shown = Progress(what, total, unit)
     try:
         yield shown
@@ -100,8 +102,8 @@ def progress(what: str, total: float | None, unit: str) -> Iterator[Progress]:
 
 @contextlib.contextmanager
 def reading(what: str, paths: Sequence[Path]) -> Iterator[None]:
-    """The work inside reads these files once, and what their readers `advance` by is how far it has
-    come.
+    """Show the progress of the work inside, which reads these files once; their readers report by
+    `advance`.
     """
     sizes = [path.stat().st_size for path in paths if os.path.isfile(path)]
     with progress(what, sum(sizes), "B") as shown:
@@ -113,9 +115,7 @@ def reading(what: str, paths: Sequence[Path]) -> Iterator[None]:
 
 
 def advance(size: int) -> None:
-    """So many more bytes of a file (as they are on the disk) have been read, for whatever work is
-    open.
-    """
+    """That many more bytes of a file (as on disk) have been read, for whatever work is open."""
     if _open:
         _open[-1].add(size)
 
@@ -128,7 +128,7 @@ def duration(seconds: float) -> str:
 
 
 def _open_bar(what: str, total: float | None) -> Bar:
-    """A bar without a thread of its own: it is redrawn by those who do the work."""
+    """A bar without a thread of its own: those who do the work redraw it."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24))

@@ -14,27 +14,27 @@ from bigmodel_cli.schedules import SCHEDULES, ConstantOptions, ScheduleOptions
 from bigmodel_cli.trackers import TrackerOptions
 
 VALIDATION_TOKENS = 1 << 14
-"""Tokens at once in a validation, where training has not more of them."""
+"""Tokens at once in a validation, where training has fewer."""
 
 
 OLD_NAMES = {"tensorboard": "tensorboard"}
-"""Options of older specs and checkpoints that were true or false, each with the tracker that stands
-for true.
+"""Options of older specs and checkpoints that were true or false, each with the tracker that true
+stands for.
 """
 OLD_SCHEDULE = {"type", "warmup", "final", "decay"}
-"""What older specs and checkpoints recorded of a schedule of any type."""
+"""Options that older specs and checkpoints recorded for a schedule of any type."""
 
 
 class RewindOptions(Options):
-    """When to go back to the last checkpoint and on from there with later batches: where the loss
-    of a step jumps.
+    """When to go back to the last checkpoint and continue with later batches: where the loss of a
+    step jumps.
     """
 
     spike: Annotated[float, Field(gt=1, le=1e6)] = Field(
-        3.0, description="a loss of more than so many times the median of the last steps is a spike"
+        3.0, description="a loss above this multiple of the median of the last steps is a spike"
     )
     window: Annotated[int, Field(gt=0, le=10_000)] = Field(
-        100, description="steps whose median that is"
+        100, description="number of steps for that median"
     )
     most: Count = Field(3, description="how often a run goes back; the next spike ends it")
 
@@ -55,12 +55,12 @@ class TrainOptions(Options):
 
     steps: Steps | None = Field(None, description="optimizer steps in all")
     epochs: Positive | None = Field(
-        None, description="passes over the training split, in place of steps"
+        None, description="passes over the training split, instead of steps"
     )
     minutes: Positive | None = Field(
         None,
         description=(
-            "minutes of training, in place of steps: validations and saving do not count, and the"
+            "minutes of training, instead of steps: validations and saving do not count, and the"
             " schedule follows the clock; such a run is not exactly repeatable"
         ),
     )
@@ -68,7 +68,7 @@ class TrainOptions(Options):
     batch_tokens: Count | None = Field(
         None,
         description=(
-            "tokens per step, in place of batch_size: samples of similar length, each counted as"
+            "tokens per step, instead of batch_size: samples of similar length, each counted as"
             " long as the longest beside it (of pairs, the longer side)"
         ),
     )
@@ -83,9 +83,7 @@ class TrainOptions(Options):
     schedule: ScheduleOptions = Field(
         ConstantOptions(), description="the learning rate over the run"
     )
-    max_grad_norm: Positive | None = Field(
-        None, description="largest norm of the gradient; a longer one is shortened"
-    )
+    max_grad_norm: Positive | None = Field(None, description="gradients are clipped to this norm")
     ema: Probability | None = Field(
         None, description="decay of an exponential moving average of the weights, used to evaluate"
     )
@@ -96,7 +94,7 @@ class TrainOptions(Options):
         "auto", description="layout of images in memory; auto measures at the start of the run"
     )
     compile: Literal["auto", "on", "off"] = Field(
-        "auto", description="torch.compile; auto: on for CUDA alone"
+        "auto", description="torch.compile; auto: only on CUDA"
     )
     seed: Seed = Field(
         0, description="of the initial weights, the order of the samples, augmentation and dropout"
@@ -104,7 +102,7 @@ class TrainOptions(Options):
     log_every: Count = Field(10, description="steps between lines of metrics.jsonl")
     validate_every: Steps | None = Field(None, description="steps between validations")
     validate_epochs: Positive | None = Field(
-        None, description="epochs between validations, in place of validate_every"
+        None, description="epochs between validations, instead of validate_every"
     )
     validation_batch: Count | None = Field(
         None,
@@ -120,12 +118,12 @@ class TrainOptions(Options):
     keep_best: Count = Field(1, description="best checkpoints that are kept, by the task's metric")
     average_last: Count | None = Field(
         None,
-        description="the run's result is the mean of the weights of so many newest checkpoints",
+        description="the run's result is the mean of the weights of this many newest checkpoints",
     )
     patience: Count | None = Field(
         None,
         description=(
-            "stop after so many validations without a better metric; the run's result is the best"
+            "stop after this many validations without a better metric; the run's result is the best"
             " checkpoint"
         ),
     )
@@ -143,7 +141,7 @@ class TrainOptions(Options):
     @model_validator(mode="before")
     @classmethod
     def _renamed(cls, values: Any) -> Any:
-        """What older specs and checkpoints give, as it is given today."""
+        """Options of older specs and checkpoints under their present names."""
         if not isinstance(values, dict):
             return values
         values = dict(values)
@@ -204,7 +202,7 @@ class TrainOptions(Options):
 
     @property
     def micro(self) -> int:
-        """The same per micro-batch."""
+        """Samples (or tokens) per micro-batch."""
         return self.micro_batch_size or self.batch
 
     @property
@@ -213,30 +211,30 @@ class TrainOptions(Options):
         return self.batch // self.micro
 
     def rows(self, length: int | None) -> int:
-        """Samples in a micro-batch, where each is so many tokens long."""
+        """Samples in a micro-batch whose samples have that many tokens."""
         return self.micro if self.batch_tokens is None else max(1, self.micro // (length or 1))
 
     def validation_rows(self, length: int | None) -> int:
-        """Samples at once in a validation, where each is up to so many tokens (or frames) long."""
+        """Samples at once in a validation, where each has up to that many tokens (or frames)."""
         least = 256 if length is None else max(1, min(256, VALIDATION_TOKENS // length))
         return self.validation_batch or max(least, self.rows(length))
 
     def total_steps(self, per_epoch: Fraction) -> int | None:
-        """Optimizer steps of the whole run, for so many micro-batches in an epoch; None where the
-        clock says it.
+        """Optimizer steps of the whole run, given the micro-batches per epoch; None where the clock
+        decides.
         """
         return self.steps_of(self.epochs, per_epoch) if self.epochs is not None else self.steps
 
     def steps_of(self, epochs: float, per_epoch: Fraction) -> int:
-        """Optimizer steps that so many epochs take (the last one may reach into the next epoch).
+        """Optimizer steps of that many epochs (the last one may reach into the next epoch).
 
-        Epochs are as they are written: the float nearest to 0.1 is a little more, which would cost
-        a step.
+        Epochs are taken as written: the float nearest to 0.1 is a little more, which would cost a
+        step.
         """
         return max(1, math.ceil(Fraction(repr(epochs)) * per_epoch / self.accumulate))
 
     def remarks(self, total: int) -> list[str]:
-        """What there is to say of the learning rate over a run of so many steps: for people."""
+        """What is worth saying about the learning rate over a run of that many steps."""
         last, peak = (
             self.schedule.factor(step, total)
             for step in (total - 1, min(self.schedule.warmup, total - 1))
@@ -260,7 +258,7 @@ class InitOptions(Options):
         None, description="a checkpoint of bigmodel whose weights are the start"
     )
     train: Literal["all", "head"] = Field(
-        "all", description="which weights are trained: all, or the output head alone"
+        "all", description="which weights are trained: all, or only the output head"
     )
     freeze: list[str] = Field(
         [],

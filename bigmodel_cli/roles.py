@@ -1,8 +1,8 @@
-"""What each weight of a model is to an optimizer: a hidden matrix or not, and whether it decays.
+"""Roles of a model's weights for an optimizer: hidden matrix or not, decayed or not.
 
 The defaults go by the module that holds a weight. A module (a part, a model, a plugin's) that knows
-better says so by a method `weight_roles`, and what stands above has the last word: a model knows
-which of its layers are the first and the last.
+better declares so by a method `weight_roles`. The outer module wins: a model knows which of its
+layers are the first and the last.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ OUTER = Role(decayed=True)
 single channels.
 """
 GAIN = Role()
-"""Neither: norms, biases, class and mask tokens, registers, positions, decay rates; what no module
-declares.
+"""Neither decayed nor a matrix: norms, biases, class and mask tokens, registers, positions, decay
+rates; what no module declares.
 """
 EXPERTS = Role(matrix=True, decayed=True, stacked=True)
 """(E, M, N): a hidden matrix for each expert."""
@@ -90,7 +90,7 @@ class DeclaresRoles(Protocol):
 def named_weights(model: Module) -> list[Weight]:
     """Every parameter of the model once, with its role.
 
-    Raises `ValueError` where a module names a weight that is not there.
+    Raises `ValueError` where a module names a weight that does not exist.
 
     A weight with two names (a tied embedding) is a matrix where it is one under both, and decays
     where it does under either.
@@ -98,7 +98,7 @@ def named_weights(model: Module) -> list[Weight]:
     roles: dict[str, Role] = {}
     for path, module in reversed(
         list(model.named_modules(remove_duplicate=False))
-    ):  # what stands below comes first
+    ):  # inner modules first
         prefix = f"{path}." if path else ""
         for name, p in module.named_parameters(recurse=False, remove_duplicate=False):
             roles[prefix + name] = _default(module, name, p)
@@ -117,7 +117,7 @@ def named_weights(model: Module) -> list[Weight]:
 
 
 def _default(module: Module, name: str, p: Tensor) -> Role:
-    """The role of a weight that `module` itself holds, by the module's kind."""
+    """The default role of a weight that `module` itself holds, by the module's class."""
     if isinstance(
         module, nn.MultiheadAttention
     ):  # torchvision's: three matrices without a module of their own
@@ -136,7 +136,7 @@ def _default(module: Module, name: str, p: Tensor) -> Role:
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         if module.groups == 1:
             return MATRIX
-        if module.groups == module.in_channels:  # a filter for each channel
+        if module.groups == module.in_channels:  # depthwise
             return OUTER
         return fused(*[p.shape[0] // module.groups] * module.groups)
     if isinstance(module, nn.Linear):

@@ -1,5 +1,5 @@
-"""A run's directory: the lock, the resolved spec, the log of figures, and the status that a job
-scheduler can read.
+"""A run's directory: lock, resolved spec, metrics log, and the status that a job scheduler can
+read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bigmodel_cli.failpoints import failpoint
 MOST_TRIED = 10_000
 LOCK, SPEC, STATUS, METRICS = "run.lock", "spec.yaml", "status.json", "metrics.jsonl"
 ABOUT = ("total_steps", "metric", "parameters")
-"""What status.json says of a run as a whole, for those who list runs; see `RunDirectory.about`."""
+"""What status.json says about a run as a whole, for listings; see `RunDirectory.about`."""
 _STEP = re.compile(r"step-[0-9]+\Z")
 _DRAFT = re.compile(rf"\.({SPEC}|{STATUS}|{METRICS})\.[0-9]+\Z")
 
@@ -47,9 +47,9 @@ def has_begun(path: Path) -> bool:
 
 
 class MetricsLog:
-    """metrics.jsonl: one JSON object a line, null for what is not a finite number.
+    """metrics.jsonl: one JSON object a line, null for numbers that are not finite.
 
-    Where it cannot be written, one warning is said and training goes on.
+    Where it cannot be written, there is one warning, and training goes on.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,9 +67,7 @@ class MetricsLog:
             self.fail(error)
 
     def sync(self) -> None:
-        """Bring to the disk what was recorded so far: a checkpoint of this step must not outlive
-        its records.
-        """
+        """Flush the records to disk: a checkpoint of this step must not outlive its records."""
         if self.broken or not os.path.isfile(self.path):
             return
         try:
@@ -78,10 +76,9 @@ class MetricsLog:
             self.fail(error)
 
     def cut(self, step: int, rewinds: int = 0) -> None:
-        """Drop what a resumed run writes again: records after `step`, of a result (`averaged`), and
-        a line torn by a kill.
-
-        So it does with what is said of going back (train.rewind) more often than `rewinds` times.
+        """Drop what a resumed run writes again: records after `step`, the record of a result
+        (`averaged`), a line torn by a kill, and records of going back (train.rewind) more than
+        `rewinds` times.
         """
         if not os.path.isfile(self.path):
             return
@@ -102,7 +99,7 @@ class MetricsLog:
             self.fail(error)
 
     def fail(self, error: OSError) -> None:
-        """Say once that there will be no log."""
+        """Warn once that there will be no log."""
         self.broken = True
         say(
             f"warning: {self.path}: cannot be written: {os.strerror(error.errno or 0)}; training"
@@ -111,7 +108,7 @@ class MetricsLog:
 
 
 _locks: set[int] = set()
-"""The descriptors by which this process holds locks.
+"""Descriptors by which this process holds locks.
 
 A forked child closes them: it must not keep the lock of a dead parent.
 """
@@ -129,18 +126,18 @@ os.register_at_fork(after_in_child=_let_go)
 class RunDirectory:
     """`path` with its lock held, until the `with` block ends or the process dies.
 
-    Where nothing was recorded by then, nothing is left of it: a start that failed does not take the
-    run's name.
+    Where nothing was recorded by then, it is removed: a start that failed does not take the run's
+    name.
     """
 
     def __init__(self, path: Path, descriptor: int, made: list[Path]) -> None:
         self.path, self.descriptor = path, descriptor
         _locks.add(descriptor)
-        self.made = made  # folders that are here since this process began, the innermost first
+        self.made = made  # folders that this process created, the innermost first
         self.checkpoints = path / "checkpoints"
         self.metrics = MetricsLog(path / METRICS)
         self.begun = has_begun(path)
-        self.recording = False  # this process has begun, or gone on with, the run
+        self.recording = False  # this process has begun or resumed the run
         self.previous = read_status(path / STATUS) if self.begun else {}
         self.about = {name: self.previous[name] for name in ABOUT if name in self.previous}
         step, checkpoint = self.previous.get("last_step"), self.previous.get("last_checkpoint")
@@ -149,8 +146,8 @@ class RunDirectory:
 
     @classmethod
     def fresh(cls, root: Path, name: str) -> RunDirectory:
-        """The first of root/name, root/name-2, root/name-3 ... where nothing is, and nobody is
-        about to begin.
+        """The first of root/name, root/name-2, root/name-3 ... that does not exist and that no
+        process is about to create.
         """
         for number in range(1, MOST_TRIED):
             path = root / (name if number == 1 else f"{name}-{number}")
@@ -163,7 +160,7 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path, *, resume: bool) -> RunDirectory:
-        """Make the directory (or enter it, to resume) and take its lock.
+        """Create the directory (or enter it, to resume) and take its lock.
 
         Raises `ResourceError` where it cannot be written or another process holds it, and
         `SpecError` where it holds a run already, or none to resume.
@@ -174,7 +171,7 @@ class RunDirectory:
             )
         made = [p for p in (path, *path.parents) if not os.path.exists(p)]
         if os.path.isdir(path) and _vacant(path) and any(path.iterdir()):
-            made = [path]  # what a process left that was killed before it began
+            made = [path]  # left by a process that was killed before the run began
         try:
             path.mkdir(parents=True, exist_ok=True)
             descriptor = _locked(path)
@@ -210,7 +207,7 @@ class RunDirectory:
         self.close()
 
     def close(self) -> None:
-        """Give the lock back, and leave nothing where nothing was recorded."""
+        """Release the lock, and remove the directory where nothing was recorded."""
         if not self.begun and _vacant(self.path):
             for name in (STATUS, LOCK):
                 with contextlib.suppress(OSError):
@@ -220,7 +217,7 @@ class RunDirectory:
         os.close(self.descriptor)
 
     def begin(self, spec: str, step: int) -> None:
-        """Record the resolved spec, and the step that training goes on from.
+        """Record the resolved spec, and the step that training starts from.
 
         Raises `ResourceError`.
         """
@@ -235,14 +232,14 @@ class RunDirectory:
         self.write_status("running", 0, "", step)
 
     def failed(self, state: str, code: int, message: str) -> None:
-        """Write how a run ended that was not done; nothing where none began, or where a finished
-        one was not gone on with.
+        """Record how a run failed; nothing where none began, or where a finished one was not
+        resumed.
         """
         if self.recording or (self.begun and self.previous.get("state") != "done"):
             self.write_status(state, code, message)
 
     def keep(self, name: str, text: str) -> None:
-        """Write another file of the run; where that fails, a warning is said."""
+        """Write another file of the run; where that fails, warn."""
         try:
             _replace(self.path / name, text)
         except OSError as error:
@@ -258,7 +255,7 @@ class RunDirectory:
     ) -> None:
         """Write status.json: running, done, stopped or failed, with the exit status.
 
-        A disk that is full is no new fault.
+        A failed write is reported as a warning, not raised.
         """
         if last_step is not None:
             self.last_step = last_step
@@ -285,7 +282,7 @@ class RunDirectory:
 
 
 def _vacant(path: Path) -> bool:
-    """Whether a folder is empty but for what a run leaves that was killed before it began."""
+    """Whether a folder is empty, up to what a run leaves that was killed before it began."""
     try:
         return {p.name for p in path.iterdir() if not _DRAFT.match(p.name)} <= {LOCK, STATUS}
     except OSError:
@@ -295,7 +292,7 @@ def _vacant(path: Path) -> bool:
 def _locked(path: Path) -> int:
     """The descriptor of the lock in a run's directory.
 
-    Raises `InUse`, and `OSError` where it cannot be had.
+    Raises `InUse`, and `OSError` where it cannot be opened.
     """
     descriptor = os.open(
         path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW, 0o644
@@ -311,7 +308,7 @@ def _locked(path: Path) -> int:
         raise InUse(
             f"{path}: in use by {owner}; wait for it, or choose another place with --out"
         ) from None
-    if not same:  # its owner was just removing it
+    if not same:  # its owner was removing it just now
         os.close(descriptor)
         raise InUse(f"{path}: another process is leaving it; start again")
     try:
@@ -324,7 +321,7 @@ def _locked(path: Path) -> int:
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """What a status.json said; nothing where it cannot be read."""
+    """The content of a status.json; empty where it cannot be read."""
     try:
         values = (
             json.loads(path.read_bytes())
@@ -343,8 +340,8 @@ def _remove_empty(folders: list[Path]) -> None:
 
 
 def _overwritten(path: Path, text: str) -> bool:
-    """Whether a small file could be written in its own place, where the disk has no room for
-    another one.
+    """Whether a small file could be overwritten in place, where the disk has no room for a second
+    one.
     """
     try:
         with open(path, "r+b") as file:
@@ -356,7 +353,7 @@ def _overwritten(path: Path, text: str) -> bool:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new one, after a power cut too."""
+    """Write a file so that a reader sees the old text or the new one, even after a power cut."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(draft, "w", encoding="utf-8") as file:

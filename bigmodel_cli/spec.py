@@ -33,12 +33,15 @@ from bigmodel_cli.tasks import TaskOptions
 from bigmodel_cli.yaml_source import MAX_RESOLVED_NODES, Node, dump_yaml
 
 NUMBER = re.compile("[0-9]{1,9}")
-"""The place of an item in a list."""
+"""The number of an item in a path."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """The tree that a spec was read from. Specs are equal whatever they were read from."""
+    """The tree that a spec was read from.
+
+    Specs are equal whatever they were read from.
+    """
 
     root: Node | None = field(default=None, compare=False)
 
@@ -69,8 +72,8 @@ class Spec(Options):
 
     @contextlib.contextmanager
     def placing(self) -> Iterator[None]:
-        """Inside, something is built of the options: a fault of theirs is told as those of typing
-        are, with its place.
+        """Inside, something is built from the options: a fault is reported with its position, as
+        those of typing are.
         """
         try:
             yield
@@ -86,8 +89,8 @@ class Spec(Options):
         return self.model_dump(mode="json")
 
     def recorded(self) -> dict[str, Any]:
-        """The same with the names of the plugins' files that it needs: what a checkpoint and a
-        run's directory keep.
+        """The same with the plugin files that it needs: what a checkpoint and a run's directory
+        keep.
         """
         files = sorted({visible(part.file.name) for part in parts_from_files(self)})
         return {**self.to_dict(), **({PLUGINS: files} if files else {})}
@@ -103,8 +106,8 @@ def load(
     """The checked spec of a file.
 
     `overrides` are ``KEY=VALUE`` with a dotted path as key. `base` is a resolved spec whose
-    top-level sections stand in for those that the file leaves out (finetuning). Raises `SpecError`
-    with one line for each fault.
+    top-level sections are used where the file leaves them out (finetuning). Raises `SpecError` with
+    one line for each fault.
     """
     root = read_inheriting(path, Spec)
     if root.value is None:
@@ -138,7 +141,7 @@ def from_dict(
 def of_checkpoint(values: Mapping[str, Any], path: Path, overrides: Iterable[Change] = ()) -> Spec:
     """The checked spec of the checkpoint at `path`, with overrides applied.
 
-    Raises `CheckpointError` where it is none of this version's, and `SpecError` for a fault of the
+    Raises `CheckpointError` where this version cannot read it, and `SpecError` for a fault of the
     overrides.
     """
     name = str(path / "spec.yaml")
@@ -147,7 +150,7 @@ def of_checkpoint(values: Mapping[str, Any], path: Path, overrides: Iterable[Cha
     except SpecError as error:
         if missing_plugins(
             values.get(PLUGINS)
-        ):  # a command that lacks --plugin, and no fault of the checkpoint
+        ):  # the command lacks --plugin: not a fault of the checkpoint
             raise
         faults = str(error).splitlines()
         more = f"\nand {len(faults) - 5} more" if len(faults) > 5 else ""
@@ -182,7 +185,7 @@ def check(root: Node) -> Spec:
         raise SpecError(explain(root, Spec, faults, notes)) from None
     if (
         count := _count(spec.to_dict())
-    ) > MAX_RESOLVED_NODES:  # a checkpoint could not be read again
+    ) > MAX_RESOLVED_NODES:  # the checkpoint could not be read back
         raise SpecError(
             f"{root.where}: {count:,} values once resolved, and at most {MAX_RESOLVED_NODES:,} are"
             " read; use `repeat`"
@@ -192,14 +195,14 @@ def check(root: Node) -> Spec:
 
 
 def _count(value: Any) -> int:
-    """How many nodes these plain values are in YAML."""
+    """The number of YAML nodes in these plain values."""
     if isinstance(value, dict):
         return 1 + sum(1 + _count(inner) for inner in value.values())
     return 1 + sum(_count(inner) for inner in value) if isinstance(value, list) else 1
 
 
 def _wrap(value: Any, place: str) -> Node:
-    """Plain values as a tree whose every node has the same place."""
+    """Plain values as a tree whose nodes all have the same position."""
     if isinstance(value, Mapping):
         return Node(
             {str(k): _wrap(v, place) for k, v in value.items()},

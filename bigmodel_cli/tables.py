@@ -1,4 +1,4 @@
-"""All tables: what the places of a spec may be filled with.
+"""All tables: the choices for the slots of a spec.
 
 Plugins have joined them once this file is imported.
 """

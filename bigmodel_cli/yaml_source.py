@@ -1,5 +1,4 @@
-"""YAML in, values with their places out: every later fault of a spec can name its file, line and
-column.
+"""YAML to values with positions: every later fault of a spec can name its file, line and column.
 
 The tree is built from the parser's events, so size, depth, aliases, tags and duplicate keys are
 checked before anything is constructed. Scalars follow the core schema of YAML 1.2, not YAML 1.1:
@@ -29,11 +28,11 @@ MAX_BYTES = 1_000_000
 MAX_DEPTH = 100
 MAX_NODES = 20_000
 MAX_RESOLVED, MAX_RESOLVED_NODES = 8_000_000, 100_000
-"""Bytes and values of a resolved spec, which spells every option."""
+"""Limits in bytes and values of a resolved spec, which spells out every option."""
 MOST_FAULTS = 40
-"""So many are told."""
+"""Most faults that are reported."""
 PATIENCE = 10
-"""Seconds within which a spec comes through a pipe."""
+"""Seconds to wait for a spec from a pipe."""
 
 _INT = re.compile(r"[-+]?[0-9][0-9_]*\Z")
 _RADIX = re.compile(r"0o[0-7]+\Z|0x[0-9a-fA-F]+\Z")
@@ -48,7 +47,7 @@ _PLAIN_TAGS = {
 
 @dataclass
 class Node:
-    """A value of the tree and where it stands; `keys` says where each key of a mapping stands."""
+    """A value of the tree and its position; `keys` has the position of each key of a mapping."""
 
     value: Any  # dict[str, Node], list[Node], or a scalar
     where: str
@@ -56,7 +55,7 @@ class Node:
     size: int = 1
 
     def plain(self) -> Any:
-        """The value without places: dicts, lists and scalars."""
+        """The value without positions: dicts, lists and scalars."""
         if isinstance(self.value, dict):
             return {key: node.plain() for key, node in self.value.items()}
         if isinstance(self.value, list):
@@ -81,7 +80,7 @@ def read_yaml(path: Path) -> Node:
 
 
 def _near(path: Path) -> str:
-    """'; did you mean ...?' for the spec beside it whose name is nearest, or ''."""
+    """'; did you mean ...?' for the spec beside it with the most similar name, or ''."""
     try:
         names = [name for name in os.listdir(path.parent) if name.endswith((".yaml", ".yml"))]
     except OSError:
@@ -94,7 +93,7 @@ def _near(path: Path) -> str:
 def _bounded(path: Path) -> bytes:
     """The bytes of a file or pipe, at most `MAX_BYTES`.
 
-    A device is not opened, and no pipe is waited for long.
+    A device is not opened, and a pipe is waited for only briefly.
     """
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
@@ -152,8 +151,8 @@ def parse_yaml(
 
 
 def parse_value(text: str, where: str) -> Node:
-    """The value of ``--set KEY=VALUE``, read as YAML (`3`, `1e-3`, `[1, 2]`, `{type: adamw}`); its
-    place is the option itself.
+    """The value of ``--set KEY=VALUE``, read as YAML (`3`, `1e-3`, `[1, 2]`, `{type: adamw}`), with
+    the option itself as position.
     """
     try:
         text.encode("utf-8")
@@ -293,7 +292,7 @@ class _Builder:
                 values[name], keys[name] = value, place
         for other in merged:
             if not isinstance(other.value, dict):
-                self.faults.append(f"{other.where}: `<<` merges a mapping, and this is none")
+                self.faults.append(f"{other.where}: `<<` merges a mapping, and this is not one")
                 continue
             for name, value in other.value.items():
                 if name not in values:
@@ -302,7 +301,7 @@ class _Builder:
 
 
 def plain_scalar(text: str) -> Any:
-    """What a word without quotes stands for."""
+    """The value of a word without quotes."""
     if text in _WORDS:
         return _WORDS[text]
     if text in _BOOLS:
@@ -321,14 +320,14 @@ def plain_scalar(text: str) -> Any:
 
 
 def dump_yaml(values: Any, width: int = 110, flow: bool | None = False) -> str:
-    """Plain values as YAML text that `parse_yaml` reads back: words that would be numbers here are
-    quoted.
+    """Plain values as YAML text that `parse_yaml` reads back: strings that look like numbers here
+    are quoted.
 
     `flow` None: the innermost mappings and lists in brackets.
     """
 
     class Dumper(yaml.SafeDumper):
-        """PyYAML quotes what YAML 1.1 takes for another type, which `1e3` and `0o7` are not."""
+        """PyYAML quotes what YAML 1.1 takes for another type; `1e3` and `0o7` are not among it."""
 
     def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
         quotes = "'" if not isinstance(plain_scalar(value), str) else None

@@ -1,4 +1,4 @@
-"""What the YAML parser finds wrong, in plain words, each with what to do."""
+"""The YAML parser's errors in plain words, each with what to do."""
 
 from __future__ import annotations
 
@@ -87,9 +87,9 @@ _MEANINGS = (
 def in_plain_words(problem: str, context: str, rest: str, since: int | None) -> str:
     """What is wrong and what to do.
 
-    `problem` and `context` are the parser's own words, which are kept where they are not known
-    here; `rest` is what stands at the place in its line, and `since` the number of the line in
-    which began what has not ended, where that is another one.
+    `problem` and `context` are the parser's own words, kept where they are unknown here. `rest` is
+    the rest of the line at that position. `since` is the number of the line where the unfinished
+    construct began, if that is another one.
     """
     if "cannot start any token" in problem or rest.startswith("\t"):
         sign = rest[:1]

@@ -74,7 +74,7 @@ def test_epochs_take_the_place_of_the_steps_of_the_base(capsys: pytest.CaptureFi
     assert (train.steps, train.epochs) == (None, 2.0)
     assert (
         capsys.readouterr().err
-        == "train.epochs: 2.0 is taken in place of train.steps: 10 of the base\n"
+        == "train.epochs: 2.0 is taken instead of train.steps: 10 of the base\n"
     )
 
 

@@ -115,7 +115,7 @@ MISPLACED = {
     "train.lr=1": "use train.optimizer.lr",
     "learning_rate=1": "use train.optimizer.lr",
     "weight_decay=0": "use train.optimizer.weight_decay",
-    "epochs=3": "use train.epochs (in place of train.steps)",
+    "epochs=3": "use train.epochs (instead of train.steps)",
     "max_steps=3": "use train.steps (12 now)",
     "batch_size=3": "use train.batch_size (4 now)",
     "data.path=x": "use data.files (given already)",
@@ -201,30 +201,30 @@ def works(text: str, path: str) -> bool:
     return True
 
 
-# One option in place of another
+# One option instead of another
 
 
 @pytest.mark.parametrize(
     ("base", "change", "gone", "said"),
     [
-        ("", "train.epochs=2", "steps", "train.epochs: 2 is taken in place of train.steps: 12"),
+        ("", "train.epochs=2", "steps", "train.epochs: 2 is taken instead of train.steps: 12"),
         (
             "",
             "train.validate_epochs=1",
             "validate_every",
-            "train.validate_epochs: 1 is taken in place of train.validate_every: 4",
+            "train.validate_epochs: 1 is taken instead of train.validate_every: 4",
         ),
         (
             "",
             "train.batch_tokens=64",
             "",
-            "train.batch_tokens: 64 is taken in place of train.batch_size: 4",
+            "train.batch_tokens: 64 is taken instead of train.batch_size: 4",
         ),
         (
             "  batch_tokens: 32\n",
             "train.batch_size=8",
             "batch_tokens",
-            "train.batch_size: 8 is taken in place of train.batch_tokens",
+            "train.batch_size: 8 is taken instead of train.batch_tokens",
         ),
     ],
 )

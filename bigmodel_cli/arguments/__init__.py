@@ -1,4 +1,4 @@
-"""The options and arguments that several commands share, each spelled out once."""
+"""Options and arguments that several commands share, each defined once."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-# Typer evaluates these at run time, so they are written for it: Optional, not `X | None`, reads
-# well in its help.
+# Typer evaluates these at run time: Optional, not `X | None`, reads well in its help.
 SpecPath = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Argument(

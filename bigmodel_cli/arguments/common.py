@@ -1,5 +1,5 @@
-"""What the arguments stand for, and how a command ends: a path on stdin, shorthands of --set, a
-table or a JSON object.
+"""Resolves arguments (a path on stdin, shorthands of --set) and prints results (a table or a JSON
+object).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Start:
-    """How a training command was given, beside its spec."""
+    """How a training command was called, apart from its spec."""
 
     command: str
     name: str
@@ -34,7 +34,7 @@ class Start:
     json: bool
 
     def request(self) -> Request:
-        """The same as a training takes it."""
+        """The same as the training session's `Request`."""
         from bigmodel_cli.train.session import Request
 
         return Request(
@@ -53,8 +53,8 @@ class Start:
 def run_training(spec: Any, start: Start) -> None:
     """Train, or with `dry_run` show what training would do, and print the result.
 
-    `spec` is None where a run goes on by what it recorded. Once it is done, a signal no longer
-    changes how the command ends.
+    `spec` is None when a run is resumed from what it recorded. After training, a signal no longer
+    changes the exit status.
     """
     from bigmodel_cli.train.signals import Signals
 
@@ -80,8 +80,8 @@ def run_training(spec: Any, start: Start) -> None:
 def need_run(
     command: str, spec: Path | None, out: Path | None, resume: bool, dry_run: bool
 ) -> None:
-    """Without a spec to pretrain, or a checkpoint to finetune, there must be a run that knows its
-    own. Raises `SpecError`.
+    """Raise `SpecError` unless a run to resume is given, where the spec or checkpoint is left
+    out.
     """
     from bigmodel_cli.errors import SpecError
 
@@ -98,7 +98,7 @@ def need_run(
 def collect_overrides(
     values: list[str] | None, precision: str | None, seed: int | None
 ) -> list[Change]:
-    """The --set overrides, with --precision and --seed as the overrides that they stand for."""
+    """The --set overrides, with --precision and --seed as the overrides that they abbreviate."""
     from bigmodel_cli.overrides import Override
 
     named = (("precision", precision), ("seed", seed))
@@ -109,7 +109,7 @@ def collect_overrides(
 
 
 def refuse(where: str, options: Mapping[str, object]) -> None:
-    """Raise `SpecError` for an option that is given where it would do nothing."""
+    """Raise `SpecError` for an option that is given where it has no effect."""
     from bigmodel_cli.errors import SpecError
 
     given = [name for name, value in options.items() if value]
@@ -118,12 +118,12 @@ def refuse(where: str, options: Mapping[str, object]) -> None:
 
 
 def resolve_checkpoint(text: str, with_inputs: bool = False) -> Path:
-    """The checkpoint's path; '-' is the first line of stdin, as a training command prints it.
+    """The checkpoint's path; '-' reads it from the first line of stdin.
 
     Raises `SpecError`.
 
-    What follows it are the command's inputs, or else other checkpoints (of --seeds), which are said
-    to be left out.
+    The lines after it are the command's inputs, or else other checkpoints (of --seeds), which are
+    reported as left out.
     """
     if text != "-":
         return Path(text)
@@ -148,7 +148,7 @@ def resolve_checkpoint(text: str, with_inputs: bool = False) -> Path:
 
 
 def all_of_stdin(names: list[str]) -> list[str]:
-    """The names, where '-' stands for the lines of stdin, of which there is one at least.
+    """The names, where '-' stands for the lines of stdin, at least one.
 
     Raises `SpecError`.
     """
@@ -161,7 +161,7 @@ def all_of_stdin(names: list[str]) -> list[str]:
 
 
 def with_a_first(lines: Iterator[str]) -> Iterator[str]:
-    """The lines of stdin, of which there is one at least.
+    """The lines of stdin.
 
     Raises `SpecError` where there is none.
     """

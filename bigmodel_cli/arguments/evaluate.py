@@ -20,8 +20,8 @@ SplitName = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(
         help=(
-            "train, val or test. [default: test where there is one, else val; opens that split"
-            " alone]"
+            "train, val or test. [default: test where there is one, else val; only that split"
+            " is opened]"
         ),
         show_default=False,
     ),
@@ -44,7 +44,7 @@ Compare = Annotated[
 ]
 Confusion = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option(metavar="PNG", help="Draw which class was taken for which.", show_default=False),
+    typer.Option(metavar="PNG", help="Draw the confusion matrix.", show_default=False),
 ]
 Rescore = Annotated[
     Optional[Path],  # noqa: UP045
@@ -74,7 +74,7 @@ Limit = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(
         min=1,
-        help="With --tasks: stop each after so many items, e.g. --limit 100.",
+        help="With --tasks: stop each after this many items, e.g. --limit 100.",
         show_default=False,
     ),
 ]

@@ -1,6 +1,4 @@
-"""The options of `bigmodel attend` and `bigmodel bench`: what is looked at, and for how long it is
-timed.
-"""
+"""Options of `bigmodel attend` and `bigmodel bench`."""
 
 from __future__ import annotations
 

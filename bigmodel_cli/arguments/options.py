@@ -1,4 +1,4 @@
-"""The arguments of `bigmodel options`, and what completes them."""
+"""Arguments of `bigmodel options`, and their completion."""
 
 from __future__ import annotations
 

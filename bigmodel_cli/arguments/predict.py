@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 import typer
 
 MOST_BEAMS = 1000
-"""As for `task.beams`."""
+"""The same as for `task.beams`."""
 MOST_TOKENS = 10_000_000
 
 # Optional, not `X | None`: see __init__.py.
@@ -34,8 +34,8 @@ MaxTokens = Annotated[
         min=1,
         max=MOST_TOKENS,
         help=(
-            "Most tokens of text, e.g. --max-tokens 50. [default: 200 for a decoder; what the task"
-            " or the context of an encoder-decoder holds]"
+            "Most tokens to generate, e.g. --max-tokens 50. [default: 200 for a decoder; for an"
+            " encoder-decoder the task's, or its context]"
         ),
         show_default=False,
     ),
@@ -52,16 +52,14 @@ Temperature = Annotated[
     ),
 ]
 TopK = Annotated[
-    int, typer.Option(min=0, help="Draw from the k likeliest tokens; 0: from all, e.g. --top-k 50.")
+    int, typer.Option(min=0, help="Sample from the k most likely tokens; 0: all, e.g. --top-k 50.")
 ]
 TopP = Annotated[
     float,
     typer.Option(
         min=0.001,
         max=1,
-        help=(
-            "Draw from the likeliest tokens that have this probability together, e.g. --top-p 0.9."
-        ),
+        help="Sample from the most likely tokens with this total probability, e.g. --top-p 0.9.",
     ),
 ]
 MinP = Annotated[
@@ -69,16 +67,14 @@ MinP = Annotated[
     typer.Option(
         min=0,
         max=1,
-        help=(
-            "Draw from tokens with this part of the likeliest one's probability, e.g. --min-p 0.05."
-        ),
+        help="Sample from tokens with this part of the highest probability, e.g. --min-p 0.05.",
     ),
 ]
 RepetitionPenalty = Annotated[
     float,
     typer.Option(
         min=0.01,
-        help="Above 1, tokens that were there become less likely, e.g. --repetition-penalty 1.2.",
+        help="Above 1, earlier tokens become less likely, e.g. --repetition-penalty 1.2.",
     ),
 ]
 Beams = Annotated[
@@ -86,10 +82,7 @@ Beams = Annotated[
     typer.Option(
         min=1,
         max=MOST_BEAMS,
-        help=(
-            "Search with so many hypotheses, e.g. --beams 5; 1 is greedy. [default: as the task"
-            " says]"
-        ),
+        help=("Beam width of the search, e.g. --beams 5; 1 is greedy. [default: as the task says]"),
         show_default=False,
     ),
 ]
@@ -97,7 +90,7 @@ LengthPenalty = Annotated[
     Optional[float],  # noqa: UP045
     typer.Option(
         min=0,
-        help="How far the search prefers longer texts, e.g. 0.6. [default: the task's]",
+        help="Length-penalty exponent of beam search, e.g. 0.6. [default: the task's]",
         show_default=False,
     ),
 ]
@@ -105,7 +98,7 @@ NBest = Annotated[
     int,
     typer.Option(min=1, max=MOST_BEAMS, help="Hypotheses shown for each input, e.g. --n-best 3."),
 ]
-DrawSeed = Annotated[int, typer.Option(min=0, help="Of the drawing, e.g. --seed 1.")]
+DrawSeed = Annotated[int, typer.Option(min=0, help="Seed of sampling, e.g. --seed 1.")]
 JsonLines = Annotated[
     bool,
     typer.Option(

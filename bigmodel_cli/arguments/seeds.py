@@ -1,4 +1,4 @@
-"""`--seeds` of the training commands: what it stands for, and how its runs are reported."""
+"""`--seeds` of the training commands: its values, and the report on its runs."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ Seeds = Annotated[
 def run_seeds(
     seeds: str, seed: int | None, load: Callable[[Sequence[Change]], Any], start: Start
 ) -> None:
-    """Train a run for each of the seeds; `load` gives the spec with a change.
+    """Train one run for each seed; `load` gives the spec with a change.
 
     A dry run shows one, since they are alike.
 
-    Raises `NumericsError` where the loss of a run was not finite, when the others are done and
-    shown.
+    Raises `NumericsError` where the loss of a run was not finite, after all others are done and
+    reported.
     """
     from bigmodel_cli.overrides import Override
     from bigmodel_cli.train.signals import Signals
@@ -76,8 +76,8 @@ def _numbers(text: str, overrides: Sequence[Change]) -> list[int]:
 
 
 def _report(outcomes: Sequence[Any], json: bool) -> None:
-    """Print what the seeds came to: a table or JSON, or in a pipe the checkpoints, with the table
-    on stderr.
+    """Print the results of the seeds: a table or JSON; in a pipe the checkpoints, with the table on
+    stderr.
     """
     from bigmodel_cli.console import say, table
     from bigmodel_cli.errors import NumericsError

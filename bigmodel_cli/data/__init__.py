@@ -85,9 +85,9 @@ def open_data(
 
     Relative paths start at `base`. `assets` are the files of a checkpoint whose tokenizer and
     normalisation are used rather than fitted anew; the classes are always the data's own. `only`
-    names the one split that is to be evaluated: nothing else is read that it does not need, and the
-    whole DatasetInfo is the checkpoint's, its classes too. Raises `DataError`, and `SpecError` for
-    what the checkpoint does not know.
+    names the one split to be evaluated: nothing else is read that it does not need, and the whole
+    DatasetInfo is the checkpoint's, its classes too. Raises `DataError`, and `SpecError` for what
+    the checkpoint does not know.
     """
     data = options.open(base=base, say=say, assets=assets, only=only)
     options.check(data.info)
@@ -95,8 +95,8 @@ def open_data(
 
 
 def open_or_expect(options: AnyDataOptions, *, say: Say, assets: Assets | None = None) -> DataSet:
-    """The data that the options describe; where it is not there, its shapes as far as they are
-    known, which is said.
+    """The data that the options describe; where it is missing, its shapes as far as they are known,
+    which is reported.
 
     Raises `DataError` naming the option that would say more.
     """

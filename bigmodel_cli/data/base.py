@@ -1,4 +1,4 @@
-"""What every data source gives: info, splits, and what a checkpoint must keep of it."""
+"""The base classes of data: options, splits, and what a checkpoint keeps of them."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 Piece = Literal["first", "last"]
-"""Which of its tokens bears a word's tag."""
+"""Which token of a word has its tag."""
 Assets = Mapping[str, bytes]
-"""Files of a checkpoint, by name, that data goes on with: facts.json, and those that it gave
-itself, such as tokenizer.json.
+"""Files of a checkpoint that data continues from, by name: facts.json, and its own assets, such as
+tokenizer.json.
 """
 FACTS = "facts.json"
 LONG_ROWS = 64
-"""Samples that are looked at to find how long a batch's longest is."""
+"""Samples that are looked at to find the longest rows of a batch."""
 
 
 class AnyDataOptions(Options):
-    """Options of a data source, with what is asked of any of them."""
+    """Options of a data source, and the questions that upper rooms ask of any of them."""
 
     type: str
     test_data: ClassVar[str]
     """How test data is named on the command line, for messages."""
     paths: ClassVar[tuple[str, ...]] = ()
-    """The options that name files: the same content may lie elsewhere when a run is resumed."""
+    """The options that name files: the same content may be elsewhere when a run is resumed."""
 
     @abstractmethod
     def open(
@@ -62,24 +62,22 @@ class AnyDataOptions(Options):
         return None
 
     def isolates(self) -> bool:
-        """Whether a token sees its own document alone."""
+        """Whether a token sees only its own document."""
         return False
 
     def tagged_piece(self) -> Piece:
-        """The token of a word that bears its tag, where words have tags."""
+        """Which token of a word has its tag, where words have tags."""
         return "first"
 
     def text_columns(self) -> int:
-        """The texts of a row; 0 where text runs on, or there is none."""
+        """The number of texts in a row; 0 for running text, or none."""
         return 0
 
     def check(self, info: DatasetInfo) -> None:
-        """Raise `DataError` where the data, of which these `info` tells, is not what the options
-        say.
-        """
+        """Raise `DataError` where the data, with these `info`, is not what the options say."""
 
     def expected(self, assets: Assets | None) -> Expected:
-        """What the options, and a checkpoint's files, say of data that is not there.
+        """What the options, and a checkpoint's files, say about data that is missing.
 
         Raises `DataError` saying what is not known, and the option that would say it.
         """
@@ -91,19 +89,18 @@ class Split:
 
     `resident`: batches are index arithmetic on tensors that can be moved to the device.
 
-    `lengths` (N,) are the tokens (or frames) of each sample, its marks included; None where all
-    samples are of one size.
+    `lengths` (N,) are the tokens (or frames) of each sample, special tokens included; None where
+    all samples are of one size.
     """
 
     resident: bool = False
     lengths: Ints | None = None
 
     def __len__(self) -> int:
-        """How many samples there are."""
         raise NotImplementedError
 
     def to(self, device: torch.device) -> None:
-        """Move the tensors of a resident split to the device; others hold none."""
+        """Move the tensors of a resident split to the device; a no-op for others."""
 
     def longest_rows(self) -> tuple[int, ...]:
         """The tokens or frames of the longest rows in training, of both sides of a pair; () where
@@ -112,7 +109,7 @@ class Split:
         return () if self.lengths is None else (int(self.lengths.max()),)
 
     def long_batch(self) -> dict[str, Tensor]:
-        """The longest rows, as training sees them, or the first ones where all are of one size or
+        """The longest rows, as training sees them; the first ones where all are of one size or
         drawn.
         """
         order = (
@@ -136,14 +133,14 @@ class Split:
 
         Each batch has "key" (B,) int64, a number of each row made of (seed, epoch, sample): tasks
         draw from it (see draw.py). Evaluation asks with epoch and seed 0, so that what it hides of
-        a sample depends on the sample's number in its split alone.
+        a sample depends only on the sample's number in its split.
         """
         raise NotImplementedError
 
 
 def join(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Batches as one, in order: (B, T, ...) that differ in T are padded at the right, integers with
-    `PADDING` and others with 0.
+    """Concatenate batches: (B, T, ...) that differ in T are padded at the right, integers with
+    `PADDING`, others with 0.
     """
     joined = {}
     for name in batches[0]:
@@ -185,7 +182,9 @@ def classes_in(labels: Ints) -> list[int]:
 def say_lacking(
     split: str, unit: str, there: Iterable[int], classes: Sequence[str], say: Say
 ) -> None:
-    """Say which classes a split has no items of; `there` are the numbers of those that it has."""
+    """Warn about classes of which a split has no items; `there` are the numbers of those that it
+    has.
+    """
     present = set(there)
     missing = [name for number, name in enumerate(classes) if number not in present]
     if missing:
@@ -198,9 +197,9 @@ def say_lacking(
 class DataSet:
     """Opened data: `info` for the model, a `fingerprint` of the content, and splits by name.
 
-    `items` gives for a split the hash of each item's content, and `unit` says what an item is.
-    Where `held_out`, the validation split is a part of the training data, and `items` has both even
-    where one of them alone was opened.
+    `items` gives the hash of each item of a split, and `unit` is the word for an item. Where
+    `held_out`, the validation split is a part of the training data, and `items` has both even where
+    only one of them was opened.
     """
 
     def __init__(
@@ -222,7 +221,10 @@ class DataSet:
         return tuple(self._splits)
 
     def split(self, name: str) -> Split:
-        """The split called `name`. Raises `DataError` where there is none."""
+        """The split called `name`.
+
+        Raises `DataError` where there is none.
+        """
         if name not in self._splits:
             raise DataError(f"the data has no {name!r} split; it has {', '.join(self._splits)}")
         return self._splits[name]
@@ -238,12 +240,12 @@ class DataSet:
         return frozenset(self.split("train").batch(np.zeros(1, np.int64), 0, 0, False)) - {KEY}
 
     def assets(self) -> dict[str, bytes]:
-        """Files that a checkpoint carries, by name, such as tokenizer.json."""
+        """Files that a checkpoint keeps, by name, such as tokenizer.json."""
         return self._assets
 
 
 def info_of(assets: Assets | None) -> DatasetInfo | None:
-    """The DatasetInfo among a checkpoint's files, or None where there are none.
+    """The DatasetInfo in a checkpoint's files, or None.
 
     Raises `CheckpointError`.
     """
@@ -256,8 +258,7 @@ def info_of(assets: Assets | None) -> DatasetInfo | None:
 
 
 def numbers_of(classes: Sequence[str], known: Sequence[str], used: Sequence[str]) -> Ints:
-    """(len(classes),) the number that each class has among those of a checkpoint, -1 for one that
-    it does not know.
+    """(len(classes),) the checkpoint's number of each class, -1 for one that it does not know.
 
     Raises `SpecError` naming the classes that are `used` and that it does not know.
     """

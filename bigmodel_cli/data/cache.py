@@ -1,8 +1,8 @@
-"""The cache of prepared data: keyed by content, published atomically, verified when opened, for
-several processes.
+"""The cache of prepared data: keyed by content, published atomically, verified when opened, shared
+by processes.
 
-Everything in it is a folder with a manifest: the size and SHA-256 of each of its files. A folder
-that is not as its manifest says is said to be damaged, and built anew.
+Each entry is a folder with a manifest: the size and SHA-256 of each of its files. A folder that
+does not match its manifest is reported as damaged, and built anew.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from bigmodel_cli.failpoints import failpoint
 MANIFEST = "manifest.json"
 CONTENT = "content"
 SMALL = 1 << 20
-"""Bytes of a folder that are read at each opening; what is larger is remembered to be whole
+"""Folders of up to this many bytes are read at each opening; larger ones are remembered as whole
 (`content_hashes`).
 """
 
 
 def build_once(path: Path, build: Callable[[Path], None]) -> None:
-    """Make the folder `path` by `build(draft folder)` unless it is there and whole; one process
+    """Make the folder `path` by `build(draft folder)` unless it exists and is whole; one process
     builds, the others wait.
 
     The lock dies with its owner: where a builder was killed, the next one clears its draft and
@@ -65,8 +65,8 @@ def build_once(path: Path, build: Callable[[Path], None]) -> None:
 def cached_folder(
     kind: str, key: str, what: str, told: Callable[[str], None], build: Callable[[Path], None]
 ) -> Path:
-    """The folder that `build` made for this key; `told` hears `what` is done where it is not there
-    yet.
+    """The folder that `build` made for this key; `told` is told `what` is done where it does not
+    exist yet.
     """
     folder = cache_directory(kind) / key
     if not os.path.isdir(folder):
@@ -76,14 +76,12 @@ def cached_folder(
 
 
 def key_of(description: Any) -> str:
-    """What tells JSON values from all others."""
+    """A hash that identifies JSON values."""
     return hashlib.sha256(json.dumps(description).encode()).hexdigest()
 
 
 def cached_bytes(kind: str, description: Any, make: Callable[[], bytes]) -> bytes:
-    """What `make` gives for something that the JSON values `description` tell from everything else;
-    made once.
-    """
+    """The result of `make`, made once and identified by the JSON values `description`."""
     folder = cache_directory(kind) / key_of(description)
 
     def build(draft: Path) -> None:
@@ -94,12 +92,12 @@ def cached_bytes(kind: str, description: Any, make: Callable[[], bytes]) -> byte
 
 
 def cached_json(kind: str, description: Any, make: Callable[[], Any]) -> Any:
-    """The same for JSON values."""
+    """As `cached_bytes`, for JSON values."""
     return json.loads(cached_bytes(kind, description, lambda: json.dumps(make()).encode()))
 
 
 def _seal(draft: Path, path: Path) -> None:
-    """Write the manifest of a draft that is going to be called `path`, and everything to the disk."""
+    """Write the manifest of a draft that will be called `path`, and sync everything to disk."""
     files = sorted(draft.iterdir())
     for file in files:
         sync(file)
@@ -113,7 +111,7 @@ def _seal(draft: Path, path: Path) -> None:
 
 
 def _damage(folder: Path) -> str:
-    """What is wrong with a folder of the cache; '' where it is as its manifest says."""
+    """What is wrong with a folder of the cache; '' where it matches its manifest."""
     try:
         listed = json.loads((folder / MANIFEST).read_bytes())
         found = sorted(file for file in folder.iterdir() if file.name != MANIFEST)

@@ -1,4 +1,4 @@
-"""What can be said of data that is not there: its shapes, as far as the options say them.
+"""Data that is missing: its shapes, as far as the options say them.
 
 Dry runs and `bench` need no more.
 """
@@ -16,8 +16,8 @@ from bigmodel_cli.errors import DataError
 
 @dataclass(frozen=True)
 class Expected:
-    """The DatasetInfo, the names in a batch, the training samples (None: only the data says it),
-    and the tokens of the longest rows.
+    """The DatasetInfo, the names in a batch, the training samples (None: unknown), and the tokens
+    of the longest rows.
     """
 
     info: DatasetInfo
@@ -57,16 +57,14 @@ class LabelledOptions(AnyDataOptions):
             )
 
     def expected_classes(self) -> int:
-        """How many there are."""
+        """The number of classes."""
         if self.classes is None:
             raise DataError("how many classes it has is not known: give data.classes: N")
         return self.classes
 
 
 def numbered(count: int, samples: int | None = None) -> DatasetInfo:
-    """The DatasetInfo of so many classes, whose names are not known; of all there are equally many
-    items.
-    """
+    """A DatasetInfo of that many equally frequent classes, whose names are not known."""
     return DatasetInfo(
         classes=tuple(map(str, range(count))),
         class_counts=(max(1, (samples or 0) // max(1, count)),) * count,
@@ -74,9 +72,7 @@ def numbered(count: int, samples: int | None = None) -> DatasetInfo:
 
 
 class ExpectedSplit(Split):
-    """The training split of data that is not there: without a sample where nobody knows how many
-    there are.
-    """
+    """The training split of missing data; empty where the number of samples is unknown."""
 
     def __init__(self, expected: Expected) -> None:
         self.expected = expected
@@ -85,12 +81,11 @@ class ExpectedSplit(Split):
         return self.expected.samples or 0
 
     def longest_rows(self) -> tuple[int, ...]:
-        """As long as the context."""
         return self.expected.longest
 
 
 class ExpectedData(DataSet):
-    """Data that is not there."""
+    """Data that is missing."""
 
     def __init__(self, expected: Expected) -> None:
         splits: dict[str, Split] = dict.fromkeys(("train", "val"), ExpectedSplit(expected))
@@ -98,5 +93,4 @@ class ExpectedData(DataSet):
         self.expected = expected
 
     def names(self) -> frozenset[str]:
-        """The names in a batch."""
         return self.expected.names

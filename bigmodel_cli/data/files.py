@@ -1,9 +1,9 @@
 """Which files a spec names: one rule for all sources.
 
-In folders, globs and archives these are passed over: what is hidden (its name begins with a dot, so
-also the `._name` of macOS), `__MACOSX`, `Thumbs.db` and `desktop.ini`. Endings count in any case. A
-linked folder is followed once, and a link that leads nowhere is an error. What a path names itself
-is taken as it is: brackets, asterisks and dollars too, where there is such a file.
+In folders, globs and archives these are ignored: hidden files (whose names begin with a dot, also
+the `._name` of macOS), `__MACOSX`, `Thumbs.db` and `desktop.ini`. Endings match in any case. A
+linked folder is followed once, and a link that leads nowhere is an error. A path that exists is
+taken literally, with brackets, asterisks and dollars.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from bigmodel_cli.errors import BigmodelError, DataError, MissingData, SpecError
 
 LEFT_BY_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini")
 SKIP = ", or set data.on_bad: skip"
-"""How a message about a file of training data ends, where others may go on without it."""
+"""The end of a message about a file of training data, where others may be used without it."""
 Found = tuple[Path, str]
-"""A file, and its name below the folder that was named, or below its own."""
+"""A file, and its name relative to the folder that was named, or its own."""
 
 
 def passed_over(name: str) -> bool:
-    """Whether a file or folder of that name is passed over where it was not named itself."""
+    """Whether a file or folder of that name is ignored where it was not named itself."""
     return name.startswith(".") or name.lower() in LEFT_BY_SYSTEMS
 
 
@@ -38,8 +38,8 @@ def find_files(
     """The files that paths, globs and folders name, in order; of a folder those with one of the
     endings (in lower case).
 
-    Raises `DataError` for a name that finds nothing, and `SpecError` for a variable in it that is
-    not set.
+    Raises `DataError` for a name that finds nothing, and `SpecError` for a variable that is not
+    set.
     """
     return tuple(path for path, _ in find_named(names, base, option, endings))
 
@@ -61,18 +61,18 @@ def find_named(
 
 
 def expand(text: str, base: Path, option: str) -> Path:
-    """The path that a text names, from `base`: `~` and variables stand for what they do in a shell.
+    """The path that a text names, from `base`, with `~` and variables expanded as in a shell.
 
-    What is there under the very name is taken as it is. Raises `SpecError` for a variable that is
-    not set.
+    A path that exists is taken literally. Raises `SpecError` for a variable that is not set.
     """
     place, rest = _resolved(text, base, option)
     return place.joinpath(*rest)
 
 
 def check_plain(path: Path, error: type[BigmodelError] = DataError) -> None:
-    """Raise `error` for a pipe, a socket or a device, which may have no end, or no beginning; what
-    is not there is no matter.
+    """Raise `error` for a pipe, a socket or a device, which may have no end or no beginning.
+
+    A missing file is ignored.
     """
     try:
         mode = path.stat().st_mode
@@ -131,13 +131,13 @@ def walk(folder: Path, endings: tuple[str, ...] = ()) -> list[Path]:
 
 
 def _is_above(link: str) -> bool:
-    """Whether a link leads to a folder that it lies in itself."""
+    """Whether a link leads to a folder that contains it."""
     target, here = os.path.realpath(link), os.path.realpath(os.path.dirname(link))
     return os.path.commonpath((target, here)) == target
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """The folders that lie in a folder, linked ones too, sorted.
+    """The folders in a folder, linked ones too, sorted.
 
     Raises `DataError` as `walk` does.
     """
@@ -146,7 +146,7 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """What lies in a folder and is not passed over, by name."""
+    """What is in a folder and not ignored, by name."""
     try:
         with os.scandir(folder) as entries:
             return sorted((e for e in entries if not passed_over(e.name)), key=lambda e: e.name)
@@ -172,7 +172,7 @@ def _unreadable(path: str, error: OSError) -> DataError:
 
 
 def _matches(name: str, base: Path, option: str, endings: tuple[str, ...]) -> list[Found]:
-    """What one name finds."""
+    """The files that one name finds."""
     place, rest = _resolved(name, base, option)
     if rest:
         return [(path, path.name) for path in _of_glob(place, rest, f"{option}: {name}")]
@@ -245,7 +245,7 @@ def _ending_in_any_case(part: str) -> str:
     """`*.txt` -> `*.[tT][xX][tT]`; a part without `*`, `?` or brackets is a name, and stays."""
     if not glob.has_magic(part) or part.rfind("[") > part.rfind(
         "]"
-    ):  # a bracket that nothing closes is a letter
+    ):  # an unclosed bracket is literal
         return part
     return re.sub(r"(\.[^\W_]+)+$", lambda m: re.sub(r"[^\W\d]", _both_cases, m[0]), part)
 
@@ -263,7 +263,7 @@ def _plain(place: Path, pattern: tuple[str, ...]) -> list[Path]:
 
 
 def _is_meant(part: str, pattern: str) -> bool:
-    """Whether what a part of a glob matches is not passed over, or is asked for as in a shell: by a
+    """Whether what a part of a glob matches is not ignored, or is asked for as in a shell: by a
     dot, or by its name.
     """
     return (
@@ -274,7 +274,9 @@ def _is_meant(part: str, pattern: str) -> bool:
 
 
 def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether the parts of a path match those of a glob, where ** stands for any number of parts."""
+    """Whether the parts of a path match those of a glob, where ** stands for any number of
+    parts.
+    """
     if not pattern:
         return not parts
     if pattern[0] == "**":
@@ -283,8 +285,8 @@ def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 
 def _resolved(text: str, base: Path, option: str) -> tuple[Path, tuple[str, ...]]:
-    """As much of a path as is there under its very name, and the parts after it, with `~` and
-    variables filled in.
+    """As much of a path as exists literally, and the parts after it, with `~` and variables
+    expanded.
     """
     place, rest = _existing(base, Path(text).parts)
     if not rest:

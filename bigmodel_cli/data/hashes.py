@@ -1,4 +1,4 @@
-"""What is in a file: its SHA-256, remembered so that the second start over many files reads none of
+"""The content of files as SHA-256, remembered so that a second start over many files reads none of
 them.
 
 A hash is remembered under the file's absolute path, size, time of modification, time of change and
@@ -37,8 +37,8 @@ WORTH_SAYING = 1 << 30  # bytes
 def content_hashes(paths: Sequence[Path], known_as: Sequence[Path] | None = None) -> list[str]:
     """The SHA-256 of each file's content as hexadecimal digits, read or remembered.
 
-    `known_as` are the paths that the files are going to have, under which they are then remembered.
-    Raises `DataError` naming a file that cannot be read.
+    `known_as` are the paths that the files will have, under which they are then remembered. Raises
+    `DataError` naming a file that cannot be read.
     """
     here = os.getcwd()
     names = [os.fsencode(os.path.join(here, path)) for path in known_as or paths]
@@ -64,13 +64,13 @@ def content_hashes(paths: Sequence[Path], known_as: Sequence[Path] | None = None
                 hashes[index] = sha.hex()
                 if stat is not None:
                     fresh[names[index]] = _entry(names[index], stat, sha)
-    finally:  # what was read before a signal came is remembered as well
+    finally:  # also remember what was read before a signal
         store.write(fresh)
     return hashes
 
 
 def check_unchanged(paths: Sequence[Path], hashes: Sequence[str]) -> None:
-    """Raise `DataError` for a file whose content is no longer what it was when it got its hash."""
+    """Raise `DataError` for a file whose content is no longer what was hashed."""
     for path, before, now in zip(paths, hashes, content_hashes(paths), strict=True):
         if before != now:
             raise DataError(
@@ -86,9 +86,7 @@ def _stat(path: Path) -> os.stat_result:
 
 
 def _read(path: Path, shown: Progress) -> tuple[bytes, os.stat_result | None]:
-    """The SHA-256 of a file, and what it is remembered by, None where it changed a moment ago or
-    meanwhile.
-    """
+    """The SHA-256 of a file, and its key, None where it changed a moment ago or meanwhile."""
     now = time.time_ns()
     try:
         with open(path, "rb") as file:
@@ -111,9 +109,7 @@ def _form(stat: os.stat_result) -> bytes:
 
 
 def _entry(name: bytes, stat: os.stat_result, sha: bytes) -> bytes:
-    """What is kept: the hash (32 bytes), and a check (16) of it together with all that it was
-    remembered by.
-    """
+    """A stored entry: the hash (32 bytes), and a check (16) of it together with its key."""
     return sha + hashlib.blake2b(b"\0".join((name, _form(stat), sha)), digest_size=16).digest()
 
 
@@ -132,7 +128,7 @@ class _Store:
         self.path = path
 
     def read(self, names: Sequence[bytes]) -> dict[bytes, bytes]:
-        """The entries of those names that there are."""
+        """The entries that exist for these names."""
         found: dict[bytes, bytes] = {}
         if not os.path.exists(self.path):
             return found
@@ -147,7 +143,7 @@ class _Store:
         return found
 
     def write(self, entries: dict[bytes, bytes]) -> None:
-        """Put entries in, in place of those that have their names."""
+        """Write entries, replacing those of the same names."""
         if not entries:
             return
         with self._forgiving("written"), self._opened() as table, table:
@@ -191,4 +187,4 @@ _PASSING = {
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_CANTOPEN,
 }
-"""Troubles of the place and not of the table: it may well be whole."""
+"""Faults of the system and not of the table, which may be whole."""

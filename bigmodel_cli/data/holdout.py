@@ -1,4 +1,4 @@
-"""What of the training data is held out for validation, and which files belong to which split.
+"""Deterministic hold-out split, and which files belong to which split.
 
 The same for every seed.
 """
@@ -21,7 +21,7 @@ from bigmodel_cli.errors import DataError
 
 TENTH = 0.1
 KEY = (0, 0)
-"""Chooses the permutation whose first items are held out, whatever `train.seed` is."""
+"""Key of the permutation whose first items are held out, whatever `train.seed` is."""
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 ValFraction = Annotated[float, Field(ge=0, lt=1)] | None
 HELD_OUT = (
@@ -32,16 +32,14 @@ HELD_OUT = (
 
 
 def fraction_of(given: float | None, named: bool) -> float:
-    """The part to hold out: none where validation data is `named`, else what is given, a tenth
-    where nothing is.
+    """The part to hold out: none where validation data is `named`, else the given one, or a
+    tenth.
     """
     return 0.0 if named else TENTH if given is None else given
 
 
 def with_held_out(named: Iterable[str], given: float | None) -> tuple[str, ...]:
-    """The names of the splits that there are, of those that are named and the part that may be held
-    out.
-    """
+    """The names of the splits, given those that are named and the part that may be held out."""
     names = tuple(named)
     return (
         (*names, "val")
@@ -51,16 +49,16 @@ def with_held_out(named: Iterable[str], given: float | None) -> tuple[str, ...]:
 
 
 def not_both(named: Any, option: str, given: float | None) -> None:
-    """Raise `ValueError` where a spec names validation data and a part to hold out as well."""
+    """Raise `ValueError` where a spec gives both validation data and a part to hold out."""
     if named and given:
         raise ValueError(f"give either {option} or val_fraction, not both")
 
 
 def hold_out(count: int, fraction: float, unit: str, say: Say | None) -> Mask:
-    """(count,) which training items are held out, so large a part of them: at least one, and at
-    least one is left.
+    """(count,) bool, whether each training item is held out: at least one is, and at least one is
+    not.
 
-    They are the first of a fixed permutation, so that a smaller part lies within a larger one.
+    They are the first of a fixed permutation, so that a smaller part is contained in a larger one.
     Raises `DataError`.
     """
     held = max(1, round(fraction * count))
@@ -77,7 +75,7 @@ def hold_out(count: int, fraction: float, unit: str, say: Say | None) -> Mask:
 
 
 def tell(what: str, say: Say) -> None:
-    """Say what is held out."""
+    """Report what is held out."""
     say(f"holding out {what} for validation; data.val_fraction: 0 turns it off")
 
 
@@ -92,8 +90,8 @@ def parts_of(count: int, fraction: float, unit: str, say: Say | None) -> dict[st
 
 
 def needed(named: Iterable[str], only: str | None) -> tuple[str, ...]:
-    """Of the splits that a spec names, those that must be read for `only` that one: a part held out
-    is in the training data.
+    """The named splits that must be read for `only` that one: a held-out part is in the training
+    data.
     """
     return tuple(
         name
@@ -109,11 +107,11 @@ def files_of_splits(
     say: Say,
     endings: tuple[str, ...] = ENDINGS,
 ) -> dict[str, tuple[Path, ...]]:
-    """The files of each split that is needed: `named` has for each its names and the option that
-    says them.
+    """The files of each split that is needed: `named` has the names of each and the option that
+    gives them.
 
-    A file of another split is left out of training, which is said. Raises `DataError` where nothing
-    is left.
+    A file of another split is left out of training, which is reported. Raises `DataError` where
+    nothing is left.
     """
     given = {split: value for split, value in named.items() if value[0]}
     found = {s: find_files(given[s][0], base, given[s][1], endings) for s in needed(given, only)}
@@ -143,9 +141,7 @@ def files_of_splits(
 
 
 def _there(names: Sequence[str], option: str, base: Path, endings: tuple[str, ...]) -> list[Path]:
-    """The files of a split that is not to be read: what is not there cannot be among the training
-    files either.
-    """
+    """The files of a split that is not read: missing ones cannot be among the training files."""
     found: list[Path] = []
     for name in names:
         try:

@@ -1,9 +1,9 @@
-"""From what a person gives (a line, a file, a recording) to what a model reads: the one way that
-predict, eval and attend take.
+"""From a user's input (a line, a file, a recording) to a model's: the one way of predict, eval and
+attend.
 
-There is a reader for each form of data. It cleans, marks, limits, resizes and normalises as that
-form's training data is, by the same functions; an item that it cannot read is an error of that item
-alone.
+There is a reader for each form of data. It cleans, marks, limits, resizes and normalises as for
+that form's training data, by the same functions; an item that it cannot read is an error of only
+that item.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from bigmodel_cli.packages import MissingPackage
 
 @dataclass(frozen=True)
 class Item:
-    """One input: its number from 0, what was given, and its content as the reader has it; or the
-    error in its place.
+    """One input: its number from 0, what was given, and its content as read, or the error
+    instead.
     """
 
     number: int
@@ -44,7 +44,10 @@ class Item:
 
 
 class Reader(Protocol):
-    """Reads inputs of one form. `most` says in words how much of an input it takes."""
+    """Reads inputs of one form.
+
+    `most` says in words how much of an input it takes.
+    """
 
     most: str
 
@@ -118,7 +121,7 @@ class Rows:
         self.most = f"{context} tokens, marks included"
 
     def read(self, given: str, place: str) -> tuple[list[Any], bool]:
-        """The tokens of each side, without the marks."""
+        """The tokens of each side, without special tokens."""
         texts = _sides(checked(given, place), self.sides, place)
         sides = [encode(self.tokenizer, clean(text), place) for text in texts]
         count = sum(len(side) for side in sides)
@@ -127,13 +130,13 @@ class Rows:
         return sides, count > room(self.context, sides)
 
     def batch(self, contents: Sequence[list[Any]]) -> dict[str, Tensor]:
-        """The rows with their marks, padded on the right."""
+        """The rows with their special tokens, padded on the right."""
         return batch_of_texts(contents, self.tokenizer, self.context)
 
 
 class Sources:
-    """What an encoder-decoder reads: {"source": (B, S)}, each with its end; `empty` takes sources
-    without a token too.
+    """Sources of an encoder-decoder: {"source": (B, S)}, each with an end token; `empty` allows
+    sources without a token.
     """
 
     def __init__(self, tokenizer: Tokenizer, context: int, empty: bool = False) -> None:
@@ -162,11 +165,11 @@ class Sources:
 
 
 class Prompts:
-    """What a decoder continues: {"tokens": (B, T), "real": (B, T)}, padded on the left; of a prompt
-    that is too long the end stays.
+    """Prompts of a decoder: {"tokens": (B, T), "real": (B, T)}, padded on the left; a prompt that
+    is too long loses its start.
 
-    Where each training text begins with a mark, as the rows of a table and isolated documents do, a
-    prompt does too, and may be empty; windows of running text begin anywhere.
+    Where each training text begins with a start token, as the rows of a table and isolated
+    documents do, a prompt does too, and may be empty; windows of running text begin anywhere.
     """
 
     def __init__(self, tokenizer: Tokenizer, limit: int, options: AnyDataOptions) -> None:
@@ -175,7 +178,7 @@ class Prompts:
         self.most = f"{limit} tokens, the last ones"
 
     def read(self, given: str, place: str) -> tuple[list[int], bool]:
-        """The tokens, the mark before them where there is one."""
+        """The tokens, after the start token where there is one."""
         given, tokens = without_bom(checked(given, place)), [*self.begin]
         if not self.sides:
             tokens += self.tokens(given, place)
@@ -205,7 +208,7 @@ class Prompts:
 
 
 class Windows:
-    """Running text as a model of both sides reads it, without marks: {"tokens": (1, T)}; what is
+    """Running text for a bidirectional model, without special tokens: {"tokens": (1, T)}; what is
     too long loses its end.
     """
 
@@ -239,7 +242,7 @@ def _named(given: str, place: str) -> Path:
 
 @contextlib.contextmanager
 def _of_an_input() -> Iterator[None]:
-    """Inside, what is wrong with a file is told without the remedy that training data has."""
+    """Inside, a fault of a file is reported without the remedy for training data."""
     try:
         yield
     except DataError as error:

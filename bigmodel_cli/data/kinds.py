@@ -1,4 +1,4 @@
-"""The kinds of input and of target that data has.
+"""The kinds of inputs and targets of data.
 
 Each answers what upper rooms ask, so that they need not look at the DatasetInfo.
 
@@ -24,25 +24,26 @@ from bigmodel_cli.lazy import Tensor, torch
 
 @dataclass(frozen=True)
 class Input:
-    """What a model reads of an item. `name` is its own in a batch."""
+    """A model's input.
+
+    `name` is its key in a batch.
+    """
 
     name: ClassVar[str]
     in_files: ClassVar[bool] = True
-    """Whether a person gives an item as the path of a file, rather than as a text."""
+    """Whether an item is given as the path of a file, rather than as a text."""
     one_size: ClassVar[bool] = False
     """Whether all items have the same shape."""
     info: DatasetInfo
 
     @property
     def pixels(self) -> int:
-        """Of an image; 0 where items are rows."""
+        """Pixels of an image; 0 where items are rows."""
         return 0
 
     @property
     def axes(self) -> tuple[str, str] | None:
-        """What an image's rows (upwards) and columns are; None where it is one that a person would
-        see.
-        """
+        """Labels of an image's vertical and horizontal axes; None for an ordinary picture."""
         return None
 
     def pixels_of(self, image: Tensor) -> Tensor:
@@ -52,15 +53,17 @@ class Input:
     def random(
         self, count: int, device: torch.device, length: int | None = None
     ) -> dict[str, Tensor]:
-        """A batch of so many items without their targets; rows are of this length, or as long as
-        the data's context.
+        """A batch of random items without targets; rows have this length, or that of the data's
+        context.
         """
         raise NotImplementedError
 
     def unlabelled(
         self, names: tuple[str, ...], count: int, device: torch.device
     ) -> dict[str, Tensor]:
-        """The same for a task that reads these names, none of which is a target beside the input."""
+        """Random items for a task that reads these names, none of which is a target beside the
+        input.
+        """
         return self.random(count, device)
 
     def reader(self, options: AnyDataOptions, assets: Assets) -> Reader:
@@ -78,12 +81,11 @@ class ImageInput(Input):
 
     @property
     def pixels(self) -> int:
-        """Its height times its width."""
         return math.prod((self.info.image_shape or ())[1:])
 
     @property
     def axes(self) -> tuple[str, str] | None:
-        """Those of a recording's frames."""
+        """The axes of a recording's frames."""
         sound = self.info.sound
         if sound is None:
             return None
@@ -93,8 +95,8 @@ class ImageInput(Input):
         )
 
     def pixels_of(self, image: Tensor) -> Tensor:
-        """A normalised image (C, H, W) as pixels in 0..1; frames reach from their least to their
-        greatest value.
+        """A normalised image (C, H, W) as pixels in 0..1; frames are scaled from their minimum to
+        their maximum.
         """
         if self.info.sound is None:
             return denormalise(image, self.info)
@@ -130,7 +132,7 @@ class TokenInput(Input):
     def random(
         self, count: int, device: torch.device, length: int | None = None
     ) -> dict[str, Tensor]:
-        """Tokens that both sides of pairs have."""
+        """Tokens that are in both vocabularies of pairs."""
         known = min(filter(None, (self.info.vocab_size, self.info.source_vocab_size)))
         return {
             "tokens": torch.randint(known, (count, length or self.info.context or 1), device=device)
@@ -140,7 +142,7 @@ class TokenInput(Input):
         self, names: tuple[str, ...], count: int, device: torch.device
     ) -> dict[str, Tensor]:
         """Texts and targets are (B, T + 1), since a task does not show the model the last token;
-        each is a word of its own.
+        each token is a word.
         """
         length = self.info.context or 1
         lengths = {name: length + (name != "source") for name in names}
@@ -153,7 +155,7 @@ class TokenInput(Input):
         return {**batch, **({"words": numbers} if "words" in names else {})}
 
     def reader(self, options: AnyDataOptions, assets: Assets) -> Reader:
-        """Of a model that reads whole texts: as rows of a table where it was trained on one."""
+        """For a model that reads whole texts: as rows of a table where it was trained on one."""
         tokenizer, context = load_tokenizer(assets), self.info.context
         assert context is not None
         if self.info.tagged:
@@ -164,14 +166,14 @@ class TokenInput(Input):
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be learnt of an item.
+    """A target of an item.
 
-    `name` is its own in a batch: here the number of its class.
+    `name` is its key in a batch: here that of a class index.
     """
 
     name: ClassVar[str] = "label"
     spelled: ClassVar[bool] = False
-    """Whether it is made of several units, which the classes then are."""
+    """Whether it is a sequence of units, which the classes then are."""
     tags: ClassVar[bool] = False
     """Whether there is one for each word."""
     lacking: ClassVar[str] = (
@@ -182,7 +184,7 @@ class Target:
     info: DatasetInfo
 
     def random(self, count: int, device: torch.device) -> Tensor:
-        """Targets of so many items."""
+        """Random targets."""
         return torch.randint(len(self.info.classes), (count,), device=device)
 
 
@@ -196,7 +198,7 @@ class Numbers(Target):
     )
 
     def random(self, count: int, device: torch.device) -> Tensor:
-        """Of the training split's mean and deviation."""
+        """With the training split's mean and deviation."""
         mean, std = (
             torch.tensor(x, dtype=torch.float64)
             for x in (self.info.target_mean, self.info.target_std)
@@ -205,17 +207,17 @@ class Numbers(Target):
 
 
 class LabelSet(Target):
-    """(B, C) bool: which of the classes an item has."""
+    """(B, C) bool: which classes an item has."""
 
     name = "labels"
 
     def random(self, count: int, device: torch.device) -> Tensor:
-        """Each of half of the items."""
+        """Each class with probability 1/2."""
         return torch.rand(count, len(self.info.classes), device=device) < 0.5
 
 
 class Transcript(Target):
-    """(B, L) the units of what is said in a recording."""
+    """(B, L) the units of a recording's transcript."""
 
     name = "target"
     spelled = True
@@ -238,14 +240,14 @@ class Tags(Target):
 
 
 def input_of(info: DatasetInfo) -> Input:
-    """What a model of data as `info` describes it reads."""
+    """The input of a model for data as `info` describes it."""
     if info.image_shape is not None:
         return ImageInput(info)
     return TokenInput(info) if info.frame_width is None else FrameInput(info)
 
 
 def target_of(info: DatasetInfo) -> Target | None:
-    """What is beside the input; None where there is nothing."""
+    """The target beside the input; None where there is none."""
     if info.targets:
         return Numbers(info)
     if not info.classes:
@@ -260,7 +262,7 @@ def target_of(info: DatasetInfo) -> Target | None:
 def random_batch(
     info: DatasetInfo, names: tuple[str, ...], count: int, device: torch.device
 ) -> dict[str, Tensor]:
-    """A random batch for a task that reads these names, with a key for each row, as data have it."""
+    """A random batch for a task that reads these names, with a key for each row, as data has it."""
     kind, target = input_of(info), target_of(info)
     if target is not None and target.name in names:
         batch = {**kind.random(count, device), target.name: target.random(count, device)}

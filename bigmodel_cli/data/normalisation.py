@@ -1,5 +1,5 @@
-"""The mean and deviation that inputs are brought to 0 and 1 by: none, a checkpoint's, or those of
-the training split.
+"""Mean and deviation for normalising inputs: none, a checkpoint's, or those of the training
+split.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from bigmodel_cli.data.order import Ints, permute
 Moments = tuple[tuple[float, ...], tuple[float, ...]]
 """(mean, deviation), one of each per channel; () twice where nothing is normalised."""
 LEAST = 1e-3
-"""The least deviation: what is the same everywhere is not divided by nothing."""
+"""Least deviation, so that a constant input is not divided by zero."""
 
 
 def normalisation(
     wanted: bool, before: DatasetInfo | None, measure: Callable[[], list[tuple[float, float]]]
 ) -> Moments:
-    """None unless `wanted`; those of a checkpoint whose inputs are alike; else as measured: (mean,
+    """None unless `wanted`; a checkpoint's where its inputs are alike; else as measured: (mean,
     variance) per channel.
     """
     if not wanted:
@@ -36,5 +36,5 @@ def normalisation(
 
 
 def sampled(count: int, most: int) -> Ints:
-    """The numbers of so many of `count` items at most, always the same."""
+    """The numbers of at most `most` of `count` items, always the same."""
     return permute(np.arange(min(most, count)), count, (0, 1))

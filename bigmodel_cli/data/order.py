@@ -52,8 +52,8 @@ def _feistel(x: Any, a: Any, b: Any, rounds: list[Any]) -> Any:
 
 
 def draw(seed: int, epoch: int, samples: Ints, stream: int, count: int) -> Floats:
-    """Uniform numbers in [0, 1): (B, count), those of each sample depending on (seed, epoch,
-    sample, stream) alone.
+    """(B, count) uniform numbers in [0, 1), those of each sample depending only on (seed, epoch,
+    sample, stream).
     """
     with np.errstate(over="ignore"):
         own = mix(samples.astype(np.uint64) ^ key_of(seed, epoch, stream))[:, None]  # (B, 1)

@@ -1,5 +1,5 @@
-"""Items that stand in two splits, and items of an evaluation that the checkpoint was trained on:
-counted, and said.
+"""Items that are in two splits, and evaluated items that the checkpoint was trained on: counted and
+reported.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from bigmodel_cli.errors import SpecError
 
 @dataclass(frozen=True)
 class Share:
-    """So many of a split's items are in a set, `of` those of which that is known."""
+    """How many of a split's items are in a set; `of` is the number of items for which that is
+    known.
+    """
 
     items: int
     of: int
 
     def to_json(self) -> dict[str, int]:
-        """Both numbers."""
         return {"items": self.items, "of": self.of}
 
 
@@ -33,7 +34,7 @@ def share(items: Hashes, seen: Seen) -> Share:
 
 
 def say_overlaps(data: DataSet, task: str, before: Sequence[Seen], say: Say) -> None:
-    """Say how many items of validation and test are in training too, or in what the weights were
+    """Report how many validation and test items are also in training, or in what the weights were
     trained on before.
     """
     train = data.items("train")
@@ -59,7 +60,7 @@ def say_overlaps(data: DataSet, task: str, before: Sequence[Seen], say: Say) -> 
 
 
 def _say_both(data: DataSet, say: Say) -> None:
-    """Say how many items of the test split are those by which the best checkpoint is chosen."""
+    """Report how many test items are among those that choose the best checkpoint."""
     test = data.items("test")
     both = int(np.isin(test, data.items("val")).sum())
     if both:
@@ -70,17 +71,16 @@ def _say_both(data: DataSet, say: Say) -> None:
 
 
 def record(data: DataSet, task: str, before: Sequence[Seen]) -> bytes:
-    """What a checkpoint keeps of the items that it was trained on, and of those that its start was
+    """What a checkpoint records of the items that it, and the checkpoint it started from, were
     trained on.
     """
     return dump(joined([Seen.of(task, data.items("train")), *before]))
 
 
 def check_held_out(data: DataSet, task: str, seen: Sequence[Seen], remedy: str, say: Say) -> None:
-    """Raise `SpecError` where the part held out for validation holds items that the checkpoint was
-    trained on.
+    """Raise `SpecError` where the held-out part contains items that the checkpoint was trained on.
 
-    An item that stands twice in the data, once in either part, is no reason.
+    An item that is in the data twice, once in either part, does not count.
     """
     own = [s for s in seen if s.task == task]
     if not seen:
@@ -105,8 +105,8 @@ def check_held_out(data: DataSet, task: str, seen: Sequence[Seen], remedy: str, 
 def exposure(
     data: DataSet, split: str, task: str, seen: Sequence[Seen], say: Say
 ) -> dict[str, Any]:
-    """How many items of the evaluated split the checkpoint was trained on, said and as JSON; {}
-    where it keeps no record.
+    """How many evaluated items the checkpoint was trained on, reported and as JSON; {} where it has
+    no record.
     """
     items = data.items(split)
     own = {s.task: share(items, s) for s in seen}

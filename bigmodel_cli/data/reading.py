@@ -1,8 +1,8 @@
 """Text files as text: gzip, UTF-8 and line ends in one place, for corpora, tables, pairs,
 transcripts and samples.
 
-Line ends are "\\n", whatever the file has: "\\r\\n" and, in running text, "\\r" alone. What is read
-line by line takes "\\r" alone for a line end only in a file whose first line end it is. No other
+Line ends become "\n", whatever the file has: "\r\n" and, in running text, "\r" alone. What is read
+line by line takes "\r" alone as a line end only in a file whose first line end it is. No other
 character ends a line (U+2028, U+0085, form feeds are text). A byte order mark at the start of a
 line, which joined files have, is left out.
 """
@@ -21,22 +21,22 @@ from typing import IO, Any
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.progress import advance
 
-FORMAT = 2  # of what is read: part of the key of whatever is cached of it
+FORMAT = 2  # part of the key of everything cached from what is read
 CHUNK = 1 << 20
 LONGEST_LINE = 1 << 27
-"""Characters.
+"""In characters.
 
-A longer line is no row of a table; without a limit, a small damaged .gz would fill the memory.
+A longer line is not a row of a table; without a limit, a small damaged .gz would fill the memory.
 """
 MARK = "\ufeff"
 OTHERS = {
-    codecs.BOM_UTF32_LE: "UTF-32",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_LE: "UTF-32",  # before UTF-16, whose byte order mark it begins with
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
     b"\x1f\x8b": "gzip",
 }
-"""What a file that is not text in UTF-8 may begin with."""
+"""First bytes of files that are not text in UTF-8."""
 
 
 def plain_name(path: Path) -> str:
@@ -69,9 +69,9 @@ def pieces(path: Path) -> Iterator[str]:
 def lines(path: Path, inner_returns: bool = False) -> Iterator[str]:
     """The lines of a file without their ends.
 
-    `inner_returns`: a "\\r" within a line stays (a quoted value may hold one).
+    `inner_returns`: a "\r" within a line stays (a quoted value may contain one).
 
-    Raises `DataError` as `pieces` does, and for a line that is too long or has a "\\r" in it.
+    Raises `DataError` as `pieces` does, and for a line that is too long or has a "\r" in it.
     """
     kept: list[str] = []
     alone: bool | None = None  # whether "\r" alone ends a line
@@ -100,7 +100,7 @@ def lines(path: Path, inner_returns: bool = False) -> Iterator[str]:
 def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, object) of each line that is not empty.
 
-    Raises `DataError` naming the line that has none, or has a key twice.
+    Raises `DataError` naming a line that is not an object, or has a key twice.
     """
     for number, line in enumerate(lines(path), 1):
         if not line.strip():
@@ -122,8 +122,7 @@ def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def lookup(row: Mapping[str, Any], key: str) -> Any:
-    """What stands under a key, or under "a.b" in the object that stands under "a"; a key that is
-    there as it is spelled wins.
+    """The value under a key, or under "a.b" in the object under "a"; an existing key "a.b" wins.
 
     Raises `KeyError`.
     """
@@ -149,9 +148,9 @@ def dotted(row: Mapping[str, Any]) -> list[str]:
 
 
 def checked_text(text: str, place: str) -> str:
-    """A value that JSON or Parquet spelled, with one kind of line end.
+    """A value from JSON or Parquet, with one kind of line end.
 
-    Raises `DataError` for half a pair of surrogates.
+    Raises `DataError` for a lone surrogate.
     """
     try:
         text.encode("utf-8")
@@ -190,8 +189,8 @@ def _line(line: str, path: Path, number: int, inner_returns: bool) -> str:
 
 
 def _at_starts(text: str, starts: bool) -> str:
-    """The text without marks at the start of its lines; `starts`: its first character stands at the
-    start of a line.
+    """The text without byte order marks at the start of its lines; `starts`: its first character
+    starts a line.
     """
     if MARK not in text:
         return text
@@ -229,7 +228,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _place(file: IO[bytes]) -> int:
-    """How many bytes of it, as it is on the disk, have been read."""
+    """How many bytes of it, as on disk, have been read."""
     return int((file.fileobj if isinstance(file, gzip.GzipFile) else file).tell())
 
 
@@ -244,8 +243,8 @@ def _read(file: IO[bytes], path: Path, newlines: int) -> bytes:
 
 
 def _check_kind(path: Path, start: bytes) -> None:
-    """Raise `DataError` for the start of a file in another encoding, which would be read as half
-    spaces or not at all.
+    """Raise `DataError` for the start of a file in another encoding, which would be misread or not
+    read at all.
     """
     kind = next((name for mark, name in OTHERS.items() if start.startswith(mark)), None)
     if kind is None and start.count(0) * 4 > len(start):

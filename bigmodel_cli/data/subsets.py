@@ -1,4 +1,4 @@
-"""Which images go where: a part held out, a part of the labels, and their numbers.
+"""Subsets of images: a held-out part, a part of the labels, and their numbers.
 
 The same for every seed.
 """
@@ -20,7 +20,7 @@ from bigmodel_cli.errors import SpecError
 def part_to_hold_out(given: float | None, named: tuple[str, ...]) -> float:
     """The part of the training images to hold out.
 
-    Raises `SpecError` where it is given and there is a split as well.
+    Raises `SpecError` where it is given although there is a validation split.
     """
     try:
         not_both("val" in named, "a validation split (there is one)", given)
@@ -30,7 +30,7 @@ def part_to_hold_out(given: float | None, named: tuple[str, ...]) -> float:
 
 
 def divided(raw: RawImages, fraction: float, say: Say, quiet: bool) -> dict[str, RawSplit]:
-    """The splits, with the part held out."""
+    """The splits, with the held-out part."""
     splits = dict(raw.splits)
     if "train" in splits:
         train = splits["train"]
@@ -40,7 +40,7 @@ def divided(raw: RawImages, fraction: float, say: Say, quiet: bool) -> dict[str,
 
 
 def numbers_among(labels: Labels, classes: tuple[str, ...], known: tuple[str, ...]) -> Labels:
-    """(N,) the labels, or (N, C) the sets, by the numbers of a checkpoint's classes.
+    """(N,) labels, or (N, C) sets, by the numbers of a checkpoint's classes.
 
     Raises `SpecError` for one that it does not know.
     """
@@ -56,8 +56,8 @@ def numbers_among(labels: Labels, classes: tuple[str, ...], known: tuple[str, ..
 
 
 def part_of_each_class(labels: Labels, fraction: float) -> Ints:
-    """The numbers of so large a part of each class's items, at least one, in order: a smaller part
-    lies within a larger one.
+    """The numbers of that part of each class's items, at least one, in order: a smaller part is
+    contained in a larger one.
 
     Of numbers and sets, a part of all items.
     """
@@ -70,7 +70,7 @@ def part_of_each_class(labels: Labels, fraction: float) -> Ints:
 
 
 def subset(raw: RawSplit, chosen: Any) -> RawSplit:
-    """Those items alone."""
+    """Only those items."""
 
     def pick(items: list[Any]) -> list[Any]:
         return [items[i] for i in chosen] if items else []

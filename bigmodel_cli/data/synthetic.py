@@ -1,5 +1,5 @@
-"""Problems made by rule, for trying a structure in seconds without a file: copying, sorting,
-recall, parity, sums.
+"""Synthetic problems, for trying a structure in seconds without a file: copying, sorting, recall,
+parity, sums.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ from bigmodel_cli.lazy import Tensor, torch
 
 FORMAT = 1
 MOST = 1 << 60
-"""Samples that are told apart by number; where there are more, the symbols beyond those are drawn.
-"""
-REST = 3  # stream of the random numbers of those
+"""Most samples that are distinguished by number; beyond those, the remaining symbols are drawn."""
+REST = 3  # stream of their random numbers
 AT_ONCE = 1 << 16  # samples, when all are hashed
 Length = Annotated[int, Field(gt=0, le=100_000)]
 Samples = Annotated[int, Field(gt=0, le=10**7)]
@@ -38,10 +37,10 @@ Rows = tuple[Ints, Ints]
 
 
 class Problem(NamedTuple):
-    """A problem of `symbols` symbols: its default number of them, and the functions that make it.
+    """A problem of `symbols` symbols: their default number, and the functions that make it.
 
-    `choices` says from how many values each number of a sample of some length is drawn, and `rows`
-    makes samples of such numbers. `names` are the symbols', and those of marks such as "=".
+    `choices` gives the number of choices for each number that makes up a sample, and `rows` makes
+    samples of such numbers. `names` are those of the symbols and of special ones such as "=".
     """
 
     symbols: int
@@ -55,7 +54,7 @@ def _digits(symbols: int) -> list[str]:
 
 
 def _answered(given: Ints, answer: Ints, symbols: int) -> Rows:
-    """What is given, "=" and the answer."""
+    """The question, "=" and the answer."""
     equals = np.full((len(given), 1), symbols)
     return (
         np.hstack((given, equals, answer)),
@@ -64,7 +63,7 @@ def _answered(given: Ints, answer: Ints, symbols: int) -> Rows:
 
 
 def _of_sequence(answer: Callable[[Ints, int], Ints], symbols: int = 10) -> Problem:
-    """A sequence of symbols and what follows from it."""
+    """A sequence of symbols and the answer to it."""
     return Problem(
         symbols, lambda n, s: [s] * n, lambda x, s: _answered(x, answer(x, s), s), _digits
     )
@@ -117,7 +116,7 @@ PROBLEMS = {
 
 
 class SyntheticOptions(AnyDataOptions):
-    """Problems made by rule, without any file; no sample stands in two splits.
+    """Problems made by rule, without any file; the splits share no sample.
 
     The loss is that of the answer alone.
     """
@@ -147,7 +146,7 @@ class SyntheticOptions(AnyDataOptions):
         None, description="shortest training sample: lengths from this on are as frequent"
     )
     val_length: Length | None = Field(
-        None, description="of each validation sample, in place of those of training"
+        None, description="of each validation sample, instead of those of training"
     )
     test_length: Length | None = Field(
         None, description="of each test sample: longer ones test length generalisation"
@@ -167,7 +166,6 @@ class SyntheticOptions(AnyDataOptions):
     def open(
         self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
     ) -> DataSet:
-        """The problem's samples."""
         return _open_synthetic(self, base, say, assets, only)
 
     @model_validator(mode="after")
@@ -191,11 +189,10 @@ class SyntheticOptions(AnyDataOptions):
 
     @property
     def count(self) -> int:
-        """How many symbols there are."""
+        """The number of symbols."""
         return self.symbols or PROBLEMS[self.problem].symbols
 
     def splits(self, base: Path) -> tuple[str, ...]:
-        """The splits that there are."""
         return ("train", "val", "test")
 
     def lengths(self) -> dict[str, range]:
@@ -208,11 +205,10 @@ class SyntheticOptions(AnyDataOptions):
         }
 
     def longest(self) -> int:
-        """The most tokens that the model sees at once."""
         return max(self.width(lengths[-1]) for lengths in self.lengths().values())
 
     def width(self, length: int) -> int:
-        """The tokens of a sample of some length that the model sees at once, of the longer side of
+        """The tokens of a sample of some length that the model sees at once, on the longer side of
         a pair.
         """
         row, answer = self.rows(np.zeros(1, np.int64), length)
@@ -235,7 +231,7 @@ class SyntheticOptions(AnyDataOptions):
         return problem.rows(x, self.count)
 
     def space(self, length: int) -> int:
-        """How many samples of some length are told apart."""
+        """How many samples of some length are distinguished."""
         choices = PROBLEMS[self.problem].choices(length, self.count)
         return math.prod(choices[: _told_apart(choices)])
 
@@ -294,7 +290,7 @@ def _open_synthetic(
 def _tokens(options: SyntheticOptions, assets: Assets | None) -> tuple[Tokenizer, Ints]:
     """The tokenizer and the token of each symbol.
 
-    Raises `SpecError` for a symbol that a checkpoint's has no token for.
+    Raises `SpecError` for a symbol for which a checkpoint's has no token.
     """
     names = PROBLEMS[options.problem].names(options.count)
     if assets is None or ASSET not in assets:
@@ -317,11 +313,11 @@ def _tokens(options: SyntheticOptions, assets: Assets | None) -> tuple[Tokenizer
 
 
 def _divided(options: SyntheticOptions, wanted: dict[str, int]) -> dict[str, tuple[Ints, Ints]]:
-    """(numbers (N,), lengths (N,)) of each split's samples: of each length as many, where there are
-    so many.
+    """(numbers (N,), lengths (N,)) of each split's samples: equally many of each length, where
+    there are enough.
 
-    Where there are fewer samples than are wanted, each split gets its share. Raises `SpecError`
-    where that is none.
+    Where there are fewer samples than wanted, each split gets its share. Raises `SpecError` for an
+    empty share.
     """
     lengths = options.lengths()
     found: dict[str, list[tuple[int, int, int]]] = {split: [] for split in wanted}
@@ -360,11 +356,11 @@ def _divided(options: SyntheticOptions, wanted: dict[str, int]) -> dict[str, tup
 class Synthetic(Split):
     """Samples of a problem, by their numbers and lengths (N,).
 
-    A mark ends a text, as its last target, but for recall.
+    An end token follows a text, as its last target, except for recall.
 
     text: {"tokens", "loss_mask": (B, T + 1)}; pairs: {"source": (B, S), "target", "loss_mask": (B,
-    T + 1)}, marked as those of files are; labels: {"tokens": (B, T), "label": (B,)}, between marks.
-    "key" (B,); -1 where a row is over.
+    T + 1)}, with special tokens as in those of files; labels: {"tokens": (B, T), "label": (B,)},
+    between special tokens. "key" (B,); -1 after a row's end.
     """
 
     def __init__(
@@ -390,7 +386,7 @@ class Synthetic(Split):
         return len(self.numbers)
 
     def longest_rows(self) -> tuple[int, ...]:
-        """Of pairs (of the sources, of the targets without their last token)."""
+        """For pairs (of the sources, of the targets without their last token)."""
         if self.options.form != "pairs":
             return super().longest_rows()
         batch = self.long_batch()
@@ -410,7 +406,7 @@ class Synthetic(Split):
         return labels
 
     def items(self) -> Hashes:
-        """(N,) a hash of each sample's symbols, whatever seed it comes from."""
+        """(N,) a hash of each sample's symbols, independent of the seed."""
         hashes, problem = np.empty(len(self), np.uint64), list(PROBLEMS).index(self.options.problem)
         for first in range(0, len(self), AT_ONCE):
             chunk = np.arange(first, min(first + AT_ONCE, len(self)))
@@ -424,7 +420,6 @@ class Synthetic(Split):
         return hashes
 
     def texts(self) -> tuple[list[str], list[str]]:
-        """(sources, references) of every sample."""
         if self.options.form != "pairs":
             return super().texts()
         found = {}
@@ -450,7 +445,7 @@ class Synthetic(Split):
         return {**batch, KEY: keys_of(seed, epoch, samples)}
 
     def marked(self, rows: Ints, answer: Any) -> dict[str, Any]:
-        """The names of a batch for samples of one length (B, N); a label is (B, 1)."""
+        """The tensors of a batch for samples of one length (B, N); a label is (B, 1)."""
         marks = (self.tokenizer.start_of_text, self.tokenizer.end_of_text)
         start, end = (np.full((len(rows), 1), mark) for mark in marks)
         given, said = (self.tokens[rows[:, where]] for where in (~answer, answer))

@@ -1,9 +1,9 @@
-"""What is learnt of an item other than one class: numbers, or a set of labels.
+"""Targets other than one class: numbers, or a set of labels.
 
 How values are read, and kept as an array.
 
-A split keeps what is learnt as one array of N items: classes (N,) int64, numbers (N, K) float64,
-sets (N, labels) bool.
+A split keeps its targets as one array of N items: classes (N,) int64, numbers (N, K) float64, sets
+(N, labels) bool.
 """
 
 from __future__ import annotations
@@ -36,18 +36,16 @@ Separator = Annotated[
 
 
 def target_name(info: DatasetInfo) -> str | None:
-    """What is learnt of an item is called so in a batch; None where there is nothing beside the
-    input.
-    """
+    """The key of the target in a batch; None where there is nothing beside the input."""
     if info.targets:
         return "numbers"
     return None if not info.classes else "labels" if info.label_sets else "label"
 
 
 def read_number(value: Any, place: str, option: str) -> float:
-    """A number as it stands in a file.
+    """A number from a file.
 
-    Raises `DataError` for what is missing, not a number, NaN or infinite.
+    Raises `DataError` for a missing value, a non-number, NaN or infinity.
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         shown = "null" if value is None else "empty"
@@ -76,7 +74,7 @@ def read_number(value: Any, place: str, option: str) -> float:
 
 
 def read_set(value: Any, separator: str, place: str, option: str) -> tuple[str, ...]:
-    """The labels of an item, each once, in order: of a list, or of a text with a separator between
+    """The labels of an item, each once, in order: from a list, or a text with a separator between
     them.
     """
     given = (
@@ -99,9 +97,9 @@ def read_set(value: Any, separator: str, place: str, option: str) -> tuple[str, 
 
 
 def multi_hot(sets: Sequence[Collection[str]], classes: Sequence[str], option: str) -> Any:
-    """(N, C) bool   which of the classes each item has.
+    """(N, C) bool, which classes each item has.
 
-    Raises `DataError` where that is too many numbers.
+    Raises `DataError` where that is too large.
     """
     if len(sets) * len(classes) > MOST_CELLS:
         raise DataError(
@@ -116,9 +114,9 @@ def multi_hot(sets: Sequence[Collection[str]], classes: Sequence[str], option: s
 
 
 def sets_among(held: Any, classes: Sequence[str], known: Sequence[str]) -> Any:
-    """(N, C) -> (N, len(known))   sets by the numbers of a checkpoint's labels.
+    """(N, C) -> (N, len(known)) sets by the numbers of a checkpoint's labels.
 
-    Raises `SpecError` for one that it lacks.
+    Raises `SpecError` for a label that it lacks.
     """
     numbers = numbers_of(classes, known, [classes[i] for i in np.flatnonzero(held.any(0)).tolist()])
     found = np.zeros((len(held), len(known)), bool)
@@ -129,11 +127,11 @@ def sets_among(held: Any, classes: Sequence[str], known: Sequence[str]) -> Any:
 def number_facts(
     names: Sequence[str], train: Any, before: DatasetInfo | None, known: bool, say: Say
 ) -> dict[str, Any]:
-    """The DatasetInfo of numbers that are called so, (N, K) in the training split.
+    """The DatasetInfo of numbers with these names, (N, K) in the training split.
 
     Mean and deviation are those of a checkpoint `before` that has the same targets, since its
     outputs are scaled by them. Where it is `known`, used as it is, its targets may have other
-    names. Raises `SpecError` where they are not as many.
+    names. Raises `SpecError` where their number differs.
     """
     if not names:
         return {}

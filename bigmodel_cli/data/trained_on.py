@@ -1,5 +1,5 @@
-"""What a checkpoint was trained on, as hashes of the items' content: whether an evaluation shows a
-model what it has seen.
+"""What a checkpoint was trained on, as hashes of the items' content, to tell whether an evaluation
+shows it what it has seen.
 """
 
 from __future__ import annotations
@@ -19,29 +19,30 @@ from bigmodel_cli.errors import CheckpointError
 Hashes = np.ndarray[Any, np.dtype[np.uint64]]
 ASSET = "trained_on.bin"
 MOST = 1 << 16
-"""Hashes that are kept of a set: the smallest ones, so that any item is as likely to be among them
-as any other.
+"""Most hashes that are kept of a set: the smallest ones, so that all items are equally likely to be
+kept.
 """
 MOST_SETS = 64
 MOST_HEAD = 1 << 16
-"""Bytes of the line about them."""
+"""Most bytes of the header line."""
 CUT = 8
-"""A block of text ends after about so many lines."""
+"""A block of text ends after about this many lines."""
 LEAST_BYTES = 256
-"""... of so many bytes at least: what is shorter may stand in two texts by chance."""
+"""Least bytes of a block: a shorter one may be in two texts by chance."""
 MOST_BYTES = 1 << 16
-"""... and after so many in any case."""
+"""Most bytes of a block."""
 LONG_LINE = 1024
-"""Bytes. A longer line is read as pieces, since a text may be a single one."""
+"""In bytes. A longer line is read as pieces, since a text may be a single line."""
 WINDOW, MEAN_PIECE = 32, 128
-"""A piece ends where a hash of the last so many bytes says so, which it does after about so many.
+"""A piece ends where a hash of the last `WINDOW` bytes says so, on average after `MEAN_PIECE`
+bytes.
 """
 
 
 def hash_of(*parts: bytes) -> int:
     """64 bits of an item's content: the first of SHA-256.
 
-    The end of each of several parts counts.
+    The boundaries between several parts count.
     """
     sha = hashlib.sha256(parts[0])
     for part in parts[1:]:
@@ -58,7 +59,7 @@ def blocks(pieces: Iterable[str]) -> Iterator[int]:
     """The hash of each block of lines of a document.
 
     A block ends where a line's own checksum says so: the same lines are the same blocks wherever in
-    a text they stand. So are the pieces of a long line (content-defined chunking, as in
+    a text they are. So are the pieces of a long line (content-defined chunking, as in
     Muthitacharoen et al. 2001).
     """
     kept: list[bytes] = []
@@ -90,7 +91,7 @@ def _parts(line: bytes) -> list[bytes]:
 
 @dataclass(frozen=True)
 class Seen:
-    """A set of items that a task was learnt from: sorted hashes, all of them or (not `whole`) the
+    """The set of items that a task was learnt from: sorted hashes, all of them or (not `whole`) the
     smallest.
     """
 
@@ -105,7 +106,7 @@ class Seen:
         return cls(task, unique[:MOST], len(unique) <= MOST)
 
     def joined(self, other: Seen) -> Seen:
-        """Both sets as one: known up to where both are known."""
+        """The union of both sets, known up to where both are known."""
         bound = min(self.bound, other.bound)
         unique = np.unique(np.concatenate((self.hashes, other.hashes)))
         unique = unique[unique <= bound]
@@ -113,11 +114,11 @@ class Seen:
 
     @property
     def bound(self) -> Any:
-        """The largest hash of which is known whether it is in the set."""
+        """The largest hash for which membership is known."""
         return np.uint64(2**64 - 1) if self.whole else self.hashes[-1]
 
     def known(self, items: Hashes) -> Any:
-        """(N,) bool: the items of which is known whether they are in the set."""
+        """(N,) bool: the items for which membership is known."""
         return items <= self.bound
 
     def holds(self, items: Hashes) -> Any:
@@ -126,8 +127,8 @@ class Seen:
 
 
 def dump(sets: Iterable[Seen]) -> bytes:
-    """Several sets as bytes: a line of JSON about them, then their hashes, 8 bytes each, little end
-    first.
+    """Several sets as bytes: a line of JSON about them, then their hashes, 8 bytes each,
+    little-endian.
     """
     sets = list(sets)
     head = [{"task": s.task, "count": len(s.hashes), "whole": s.whole} for s in sets]
@@ -137,7 +138,7 @@ def dump(sets: Iterable[Seen]) -> bytes:
 
 
 def load(content: bytes | None) -> list[Seen]:
-    """The inverse of `dump`; none for None, a checkpoint that keeps no record.
+    """The inverse of `dump`; empty for None, a checkpoint without a record.
 
     Raises `CheckpointError`.
     """

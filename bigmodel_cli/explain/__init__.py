@@ -1,8 +1,7 @@
 """Faults of a spec in plain words: where, what is wrong, and what to write instead.
 
-What pydantic reports is put in the order of the file, and an option that stands in the wrong place,
-or is called as another tool calls it, is looked up in the whole tree of options of the types that
-the spec has chosen.
+Pydantic's faults are put in the order of the file. A misplaced option, or one under another tool's
+name, is looked up in the whole tree of options of the types that the spec has chosen.
 """
 
 from __future__ import annotations
@@ -25,20 +24,20 @@ from bigmodel_cli.explain.values import shown, what_is_wrong
 from bigmodel_cli.yaml_source import Node
 
 MOST_FAULTS = 40
-"""So many are told; a file with more of them is not mended by reading on."""
+"""Most faults that are reported; a file with more is not mended by reading on."""
 MOST_SORTED = 2000
 MOST_PLACES = 3
 LONGEST = 200
 _OPTION = re.compile(r"[a-z]\w*(\.\w+)+(?=[: ])")
-"""An option's path, with which a fault of several options begins."""
+"""An option's path at the beginning of a fault of several options."""
 NO_NOTES: Mapping[str, str] = MappingProxyType({})
 
 
 def explain(
     root: Node, options: type[Options], faults: Sequence[Any], notes: Mapping[str, str] = NO_NOTES
 ) -> str:
-    """One line for each fault, in the order of the file; `notes` are added where the type of what
-    fills a slot is not known.
+    """One line for each fault, in the order of the file; `notes` are added where a slot has an
+    unknown type.
     """
     tree = _Tree(root, options, notes)
     groups: dict[tuple[Any, ...], list[Any]] = {}
@@ -59,7 +58,7 @@ def explain(
 
 
 def placed(root: Node, error: OptionError) -> str:
-    """One line for each fault that was found in building, as `explain` tells those of typing."""
+    """One line for each fault found while building, in the form of `explain`."""
     lines = []
     for path, what in error.faults:
         where = _where(root, path.split("."))
@@ -69,7 +68,7 @@ def placed(root: Node, error: OptionError) -> str:
 
 
 def _where(node: Node, path: list[str]) -> str:
-    """The place of what is written out last on the way to an option."""
+    """The position of the deepest part of an option's path that the file contains."""
     for name in path:
         inner = dict(enumerate(node.value)) if isinstance(node.value, list) else node.value
         key = int(name) if name.isdigit() else name
@@ -80,14 +79,13 @@ def _where(node: Node, path: list[str]) -> str:
 
 
 class _Tree:
-    """What the lines are made from: the spec at hand, and the options that there are."""
+    """What messages are made from: the spec, and the options that exist."""
 
     def __init__(self, root: Node, options: type[Options], notes: Mapping[str, str]) -> None:
         self.root, self.options, self.notes = root, options, notes
 
     @cached_property
     def plain(self) -> Any:
-        """The spec without places."""
         return self.root.plain()
 
     @cached_property
@@ -97,8 +95,8 @@ class _Tree:
 
 
 class _Place:
-    """Where one of pydantic's faults is in the tree: the path, its place in the file, and the value
-    that stands there.
+    """The position of one of pydantic's faults: its path, its place in the file, and the value
+    there.
     """
 
     def __init__(self, root: Node, fault: Any) -> None:
@@ -116,14 +114,14 @@ class _Place:
                 self.path.append(str(part))
             elif index == len(location) - 1 and fault["type"] == "missing":
                 self.path.append(str(part))
-            # else: the tag of a union, which is no place in the file
+            # else: the tag of a union, which is not in the file
         if fault["type"] == "value_error" and (named := _OPTION.match(str(fault["ctx"]["error"]))):
             node = self._down(node, named[0].split("."))
         self.node = node
 
     def _down(self, node: Node, names: list[str]) -> Node:
-        """Follow the option that a fault of several of them names first, as far as it is written
-        out; the node there.
+        """The node of the option that a fault of several options names first, as far as the file
+        contains it.
         """
         if not (isinstance(node.value, dict) and names[0] in node.value):
             return node
@@ -162,7 +160,7 @@ def _what(tree: _Tree, place: _Place, faults: list[Any]) -> str:
         tags, tag = types_at(options, location), str(context["tag"])
         slot = next(
             part for part in reversed(place.path) if not part.isdecimal()
-        )  # of an item that of its list
+        )  # for an item, that of its list
         note = tree.notes.get(slot.rpartition("_")[2])
         hint = did_you_mean(tag, tags) or _none(options, place, tag)
         hint += f"; {note}" if note else ""
@@ -171,7 +169,7 @@ def _what(tree: _Tree, place: _Place, faults: list[Any]) -> str:
 
 
 def _as_item(options: type[Options], place: _Place) -> bool:
-    """Whether the value that stands there could be the one item of a list."""
+    """Whether the value could be the only item of a list."""
     value = place.node.value
     fields = (
         [c.model_fields.get(place.path[-1]) for c in classes_at(options, place.path[:-1])]
@@ -222,7 +220,7 @@ def _type_as_key(options: type[Options], place: _Place, location: tuple[Any, ...
 
 
 def _where_else(tree: _Tree, place: _Place, location: tuple[Any, ...]) -> str:
-    """'; what to write' for an option that is not known where it stands."""
+    """'; what to write' for an option that is unknown at its place."""
     name, options = place.path[-1], tree.options
     if len(name) > LONGEST:
         return ""
@@ -259,7 +257,7 @@ def _where_else(tree: _Tree, place: _Place, location: tuple[Any, ...]) -> str:
 
 
 def _command(place: _Place, location: tuple[Any, ...]) -> str:
-    """What `bigmodel options` is asked for the options that may stand beside the unknown one."""
+    """The arguments of `bigmodel options` that show the options beside the unknown one."""
     path = [name for name in place.path[:-1] if not name.isdecimal()]
     kind = str(location[-2]) if len(location) > 1 else ""
     return " ".join(
@@ -281,14 +279,14 @@ def _of_other_types(options: type[Options], name: str, location: tuple[Any, ...]
 
 
 def _called_so(tree: list[Known], name: str) -> list[Known]:
-    """The options whose name is nearest to the word."""
+    """The options with the name most similar to the word."""
     names = difflib.get_close_matches(name, {option.name for option in tree}, n=1, cutoff=0.8)
     return [option for option in tree if option.name in names][:MOST_PLACES]
 
 
 def _elsewhere(tree: list[Known], place: _Place, name: str, by_name: bool = True) -> list[Known]:
-    """The options of that name, or of what other tools call so; those of the same section first,
-    then the shortest.
+    """The options of that name, or of other tools' name; those of the same section first, then the
+    shortest.
     """
     wanted = targets(name)
     found = [
@@ -309,7 +307,7 @@ def _elsewhere(tree: list[Known], place: _Place, name: str, by_name: bool = True
 
 
 def _use(found: list[Known], options: type[Options], plain: Any) -> str:
-    """'use a.b, or c.d': and what is given there already, or stands in the way."""
+    """'use a.b, or c.d': and which of them are given already, or excluded by another."""
     texts = []
     for option in found:
         section, _, name = option.path.rpartition(".")
@@ -334,12 +332,12 @@ def _use(found: list[Known], options: type[Options], plain: Any) -> str:
                 )
             )
         else:
-            texts.append(option.path + (f" (in place of {section}.{stand[0]})" if stand else ""))
+            texts.append(option.path + (f" (instead of {section}.{stand[0]})" if stand else ""))
     return f"use {', or '.join(texts)}" if texts else ""
 
 
 def _position(where: str) -> tuple[str, int, int]:
-    """Faults of options given on the command line come first, then those of each file by line and
+    """Sort key: options of the command line come first, then those of each file by line and
     column.
     """
     pieces = where.rsplit(":", 2)

@@ -1,9 +1,9 @@
-"""What other tools call the options of a spec: PyTorch, Lightning, transformers, litgpt, nanoGPT,
-timm, Keras, fairseq, JoeyNMT.
+"""Other tools' names of a spec's options: PyTorch, Lightning, transformers, litgpt, nanoGPT, timm,
+Keras, fairseq, JoeyNMT.
 
-Keys are written in small letters without `_` and `-`. Targets are paths, or the ends of paths where
-the beginning depends on the model: `mixer.num_heads` is that of any block. Of the targets those are
-named that the spec at hand may give.
+Keys are in lower case without `_` and `-`. Targets are paths, or the ends of paths where the
+beginning depends on the model: `mixer.num_heads` is that of any block. Of the targets, a message
+names those that exist in the given spec.
 """
 
 from __future__ import annotations
@@ -210,7 +210,8 @@ _REMARKS = {
     "fp16": "as precision: fp16",
     "bf16": "as precision: bf16",
     "fp32": "as precision: fp32",
-    "gradient_accumulation gradient_accumulation_steps accumulate_grad_batches grad_accum accumulation_steps update_freq grad_accumulation batch_multiplier": (
+    "gradient_accumulation gradient_accumulation_steps accumulate_grad_batches grad_accum"
+    " accumulation_steps update_freq grad_accumulation batch_multiplier": (
         "batch_size is that of a whole step, and micro_batch_size what passes at once: batch_size /"
         " accumulation"
     ),
@@ -223,9 +224,8 @@ _REMARKS = {
     "num_classes num_labels n_classes nb_classes n_labels classes output_dim out_dim num_outputs": (
         "the number of classes is that of the data; leave it out"
     ),
-    "vocab_size n_vocab vocab padded_vocab_size num_embeddings num_tokens src_vocab_size tgt_vocab_size": (
-        "left out, it is the tokenizer's"
-    ),
+    "vocab_size n_vocab vocab padded_vocab_size num_embeddings num_tokens"
+    " src_vocab_size tgt_vocab_size": "left out, it is the tokenizer's",
     "in_channels num_channels in_chans input_channels image_size img_size input_size": (
         "left out, the data's images decide"
     ),
@@ -236,9 +236,8 @@ _REMARKS = {
     "device devices gpus gpu accelerator num_gpus cuda no_cuda": (
         "give --device on the command line"
     ),
-    "output_dir out out_dir save_dir run_dir checkpoint_dir model_dir exp_name experiment run_name": (
-        "give --out on the command line"
-    ),
+    "output_dir out out_dir save_dir run_dir checkpoint_dir model_dir exp_name experiment"
+    " run_name": "give --out on the command line",
     "resume resume_from resume_from_checkpoint auto_resume": "give --resume on the command line",
     "plugin plugins": "give --plugin on the command line",
     "strategy distributed ddp fsdp deepspeed world_size": "a run computes on one device",
@@ -270,10 +269,10 @@ def targets(word: str) -> list[str]:
 
 
 def closest(word: str) -> str:
-    """The word of other tools that is nearest to a misspelt one, or ''."""
+    """Other tools' word that is most similar to a misspelt one, or ''."""
     return next(iter(difflib.get_close_matches(_normal(word), [*SYNONYMS], n=1, cutoff=0.85)), "")
 
 
 def remark(word: str) -> str:
-    """What there is to say of the word, or ''."""
+    """A remark on the word, or ''."""
     return "; ".join(REMARKS.get(_normal(word), []))

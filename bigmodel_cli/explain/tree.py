@@ -1,6 +1,4 @@
-"""The tree of options of a spec: which options there are where, given the types that the spec has
-chosen.
-"""
+"""The tree of a spec's options, given the types that the spec has chosen."""
 
 from __future__ import annotations
 
@@ -11,12 +9,12 @@ from typing import Any
 from bigmodel_cli.config import Options, classes_in, typed
 
 ITEMS = 3
-"""So many items of a list are looked into: the options of the others are as theirs."""
+"""Items of a list that are looked into: the options of the others are the same."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """An option that the spec may give: its path, whether it is given, and as what."""
+    """An option that the spec may give: its path, whether it is given, and its class."""
 
     path: str
     given: bool
@@ -29,8 +27,8 @@ class Known:
 
 
 def known(options: type[Options], values: Any, path: str = "") -> Iterator[Known]:
-    """Every option that `values` may give, of the types that they have chosen; none below what is
-    null or of no known type.
+    """Every option that `values` may give, for the chosen types; none below null or an unknown
+    type.
     """
     given = values if isinstance(values, Mapping) else {}
     for name, field in options.model_fields.items():
@@ -51,7 +49,7 @@ def known(options: type[Options], values: Any, path: str = "") -> Iterator[Known
 
 
 def _chosen(annotation: Any, value: Any, default: Any) -> type[Options] | None:
-    """The class of options that a value is of; None where it is no mapping, or says no known type."""
+    """The class of options of a value; None where it is not a mapping, or its type is unknown."""
     if isinstance(value, Options):
         return type(value)
     by_type = typed(annotation)
@@ -66,13 +64,10 @@ def _chosen(annotation: Any, value: Any, default: Any) -> type[Options] | None:
 
 
 def classes_at(root: type[Options], location: Iterable[Any]) -> list[type[Options]]:
-    """The classes of options that may stand at one of pydantic's error locations, or at a path of
-    the spec.
-    """
+    """The classes of options at one of pydantic's error locations, or at a path of the spec."""
     classes: list[type[Options]] = [root]
     for part in location:
-        # A union's place is followed by the type that was chosen, which may be called as some field
-        # is.
+        # A union's place is followed by the chosen type, which may have the name of a field.
         tagged = [c for c in classes if part in types_of(c)] if len(classes) > 1 else []
         if tagged:
             classes = tagged
@@ -92,8 +87,8 @@ def classes_at(root: type[Options], location: Iterable[Any]) -> list[type[Option
 
 
 def default_type(root: type[Options], path: Sequence[str]) -> str | None:
-    """The `type` of the default of the option at a path, which a mapping without `type` has there;
-    None where there is none.
+    """The default's `type` of the option at a path, used by a mapping without `type`; None where
+    there is none.
     """
     holders = [c for c in classes_at(root, path[:-1]) if path and path[-1] in c.model_fields]
     return next((_type_of(c.model_fields[path[-1]].default) for c in holders), None)
@@ -104,10 +99,10 @@ def _type_of(default: Any) -> str | None:
 
 
 def types_of(options: type[Options]) -> list[str]:
-    """What `type` may be of these options: one word as a rule."""
+    """What `type` may be in these options; one word as a rule."""
     return list(typed(options))
 
 
 def types_at(root: type[Options], location: Iterable[Any]) -> list[str]:
-    """The words that may stand at a place, each for a mapping of that type."""
+    """The words at a place that stand for a mapping of that type."""
     return [word for options in classes_at(root, location) for word in types_of(options)]

@@ -1,4 +1,6 @@
-"""What is wrong with a value, in plain words: pydantic's kinds of faults, said as a person would."""
+"""What is wrong with a value, in plain words: pydantic's kinds of faults, said as a person
+would.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ _NO = {"no", "n", "off", "0", "false"}
 
 
 def shown(value: Any) -> str:
-    """A value as it is written in YAML, cut where it is long."""
+    """A value as written in YAML, shortened."""
     text = (
         "empty (null)"
         if value is None
@@ -38,10 +40,10 @@ def shown(value: Any) -> str:
 
 
 def what_is_wrong(faults: Sequence[Any], as_item: bool = False) -> str:
-    """What pydantic found at one place; several faults where each of several kinds of values might
-    have stood there.
+    """What pydantic found at one place; several faults where several kinds of values are allowed
+    there.
 
-    `as_item` says that the value may be the one item of the list that is due.
+    `as_item`: the value could be the only item of the required list.
     """
     last = faults[-1]
     expected = [words for fault in faults if (words := _expected(fault))]
@@ -95,8 +97,8 @@ def _remedy(kinds: set[str], value: Any, choices: list[str]) -> str:
 
 
 def _bound(fault: Any) -> str:
-    """A number beyond its bounds, a list too short or too long, or whatever a class of options
-    itself has found.
+    """A number out of bounds, a list too short or too long, or a fault that a class of options
+    found itself.
     """
     kind, context = fault["type"], fault.get("ctx", {})
     if kind == "value_error":

@@ -1,5 +1,5 @@
-"""What to write in place of a word of the command line that no command knows: options of a spec are
-given by --set.
+"""What to write instead of an unknown word on the command line: options of a spec are given by
+--set.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from bigmodel_cli.explain.synonyms import remark, targets
 from bigmodel_cli.explain.tree import known
 
 _TAKE_SPECS = ("pretrain", "finetune", "eval", "bench")
-"""The commands that have --set."""
+"""Commands with --set."""
 _ASSIGNMENT = re.compile(r"[A-Za-z_]+(\.\w+)+=")
 
 
 def instead(arguments: Sequence[str], option: str, spec: type[Options]) -> str:
-    """A sentence, or '' where nothing is known; `option` is the unknown one, '' where a word was
-    one too many.
+    """A sentence, or '' where nothing is known; `option` is the unknown one, '' where there was a
+    word too many.
 
     `spec` are the options of a spec.
     """
@@ -33,7 +33,7 @@ def instead(arguments: Sequence[str], option: str, spec: type[Options]) -> str:
 
 
 def _of_option(arguments: Sequence[str], option: str, spec: type[Options]) -> str:
-    """The --set that an option of other tools, or of the spec, stands for."""
+    """The --set for an option of other tools, or of the spec."""
     name = option.lstrip("-").replace("-", "_")
     options = [entry for entry in known(spec, {}) if "." in entry.path]
     paths = [entry.path for entry in options if entry.name == name]
@@ -53,7 +53,7 @@ def _of_option(arguments: Sequence[str], option: str, spec: type[Options]) -> st
 
 
 def _value(arguments: Sequence[str], option: str) -> str:
-    """What was given with the option: after '=', or as the next word."""
+    """The value given with the option: after '=', or as the next word."""
     for index, word in enumerate(arguments):
         if word.startswith(f"{option}="):
             return word.partition("=")[2]
@@ -67,7 +67,7 @@ def _value(arguments: Sequence[str], option: str) -> str:
 
 
 def _of_words(arguments: Sequence[str]) -> str:
-    """The --set that a word without it, or one that was torn in two, stands for."""
+    """The --set for a word without it, or for one that was split in two."""
     for before, word, after in zip(
         arguments[:-1], arguments[1:], [*arguments[2:], ""], strict=True
     ):

@@ -1,5 +1,5 @@
-"""`bigmodel init --data`: a first spec for somebody's own data, after a look at it by the rooms
-that read it.
+"""`bigmodel init --data`: a first spec for a user's own data, which is inspected by the rooms that
+read it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ FORMS: dict[
     "tables": ((".csv", ".tsv", ".parquet", ".jsonl"), of_tables),
     "texts": ((".txt", ".md", ".rst", ".py"), of_texts),
 }
-"""What data may be, how its files end, and what drafts a spec for it; where several are in one
-folder, the first of them counts.
+"""Forms of data: endings of their files, and the function that drafts a spec; in a mixed folder,
+the first form counts.
 """
 
 
@@ -85,7 +85,7 @@ def _form(file: Path) -> str:
 
 
 def write_out(made: Draft, path: Path) -> str:
-    """The text of the spec, for a file of that path; it is a spec that can be read."""
+    """The text of the spec, for a file of that path; checked to be valid."""
     template = resources.files("bigmodel_cli") / "templates" / "data" / f"{made.template}.yaml"
     values = {"file": one_line(str(path)), "run": one_line(f"runs/{path.stem}"), **made.values}
     text = Template(template.read_text(encoding="utf-8")).substitute(values)

@@ -1,4 +1,4 @@
-"""What all drafts of a spec have in common: sizes, and the names of splits."""
+"""Common to all drafts of a spec: sizes, and the names of splits."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from bigmodel_cli.errors import SpecError
 from bigmodel_cli.yaml_source import on_one_line
 
 SMALL_TEXT, LARGE_TEXT = 20_000, 2_000_000
-"""Characters: up to the first each byte is a token, and from the second on a vocabulary is as large
-as it gets here.
+"""In characters: up to the first limit each byte is a token, from the second on the vocabulary has
+its largest size.
 """
 CHARACTERS_OF_A_TOKEN = 3
-"""About, of a BPE with a small vocabulary."""
+"""About, for a BPE with a small vocabulary."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user says about a table: the columns of text, and that of labels ("" for none)."""
+    """What the user says about a table: the columns of text, and the label column ("" for none)."""
 
     text: tuple[str, ...] = ()
     label: str | None = None
@@ -35,7 +35,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Draft:
-    """A template of a spec with what fills its places; `notes` say what was found and decided.
+    """A template of a spec with its values; `notes` say what was found and decided.
 
     `input` is one for `predict`; `used` are files of another form that are read as well.
     """
@@ -52,7 +52,7 @@ class Draft:
 
 
 def epochs(items: int, seen: int, most: int = 50) -> int:
-    """Passes over so many items in which about `seen` are seen, at least 3 of them."""
+    """Number of epochs in which about `seen` items are seen, at least 3."""
     return max(3, min(most, round(seen / items)))
 
 
@@ -62,7 +62,7 @@ def batch_size(items: int, most: int = 64) -> int:
 
 
 def tokenizer(characters: int) -> tuple[dict[str, object], str]:
-    """The tokenizer for so much text, and what there is to say of it."""
+    """The tokenizer for that much text, and a note on it."""
     if characters < SMALL_TEXT:
         return {"type": "bytes"}, f"{characters:,} characters are few: each byte is a token"
     size = max(512, min(8192, 1 << (characters // 200).bit_length()))
@@ -73,8 +73,8 @@ def tokenizer(characters: int) -> tuple[dict[str, object], str]:
 
 
 def context_of(lengths: Sequence[int], kind: dict[str, object], most: int = 512) -> int:
-    """Tokens that hold 98 of 100 texts with so many characters each, with their marks; a multiple
-    of 16.
+    """A context that fits 98 % of the texts, given their numbers of characters, with special
+    tokens; a multiple of 16.
     """
     longest = sorted(lengths)[min(len(lengths) - 1, len(lengths) * 98 // 100)]
     tokens = longest * 1.3 if kind["type"] == "bytes" else longest / CHARACTERS_OF_A_TOKEN
@@ -82,8 +82,8 @@ def context_of(lengths: Sequence[int], kind: dict[str, object], most: int = 512)
 
 
 def by_split(files: Iterable[Path]) -> dict[str, list[Path]]:
-    """The files of each split, by a word in their names; all are for training where none is for
-    that.
+    """The files of each split, by a word in their names; without such words all are for
+    training.
     """
     found: dict[str, list[Path]] = {}
     for file in files:
@@ -97,7 +97,10 @@ def by_split(files: Iterable[Path]) -> dict[str, list[Path]]:
 
 
 def paths(files: Iterable[Path]) -> str:
-    """A YAML list of paths. Raises `SpecError` for a name that no spec can record."""
+    """A YAML list of paths.
+
+    Raises `SpecError` for a name that is not UTF-8.
+    """
     names = list(map(str, files))
     for name in names:
         if any("\ud800" <= character <= "\udfff" for character in name):
@@ -106,12 +109,12 @@ def paths(files: Iterable[Path]) -> str:
 
 
 def section(values: dict[str, str]) -> str:
-    """Lines of a section of the spec, each an option with its value as it is spelled in YAML."""
+    """Lines of a section of the spec, each an option with its YAML value."""
     return "\n".join(f"  {name}: {value}" for name, value in values.items() if value)
 
 
 def listed(names: Iterable[object], most: int = 5) -> str:
-    """Names in a sentence."""
+    """Names for a sentence."""
     shown = list(map(str, names))
     return ", ".join(shown[:most]) + (
         f" and {len(shown) - most:,} more" if len(shown) > most else ""

@@ -15,7 +15,7 @@ from bigmodel_cli.init.draft import paths as spelled
 from bigmodel_cli.yaml_source import on_one_line
 
 LARGEST = 96
-"""Pixels of a side that a laptop trains on in minutes."""
+"""Largest side in pixels that a laptop trains on in minutes."""
 SEEN = 40_000
 CHANNELS = (32, 64, 96, 128)
 

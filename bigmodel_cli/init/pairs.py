@@ -1,4 +1,6 @@
-"""A first spec for pairs of texts: two files that are parallel by line, or two columns of a table."""
+"""A first spec for pairs of texts: two files that are parallel by line, or two columns of a
+table.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,10 @@ PREFIX = {"train": "", "val": "val_", "test": "test_"}
 
 
 def sides_of(paths: Sequence[Path], files: Sequence[Path]) -> tuple[list[Path], list[Path]] | None:
-    """The files of sources and of targets, in one order; None where these are none.
+    """The files of sources and of targets, in one order; None where these are not pairs.
 
-    Two files whose names differ in their ending alone (train.de, train.en), or a folder of such; or
-    two .txt with as many lines.
+    Two files whose names differ only in their ending (train.de, train.en), or a folder of such; or
+    two .txt with equally many lines.
     """
     names = [plain_name(file).rpartition(".") for file in files]
     ends = list(dict.fromkeys(end for _, _, end in names))
@@ -68,7 +70,7 @@ def of_pairs(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> Dr
 def draft_pairs(
     kind: str, data: dict[str, str], source: PairSource, notes: tuple[str, ...]
 ) -> Draft:
-    """An encoder-decoder for pairs that a source of data gives; `data` are its own options."""
+    """An encoder-decoder for pairs; `data` are the source's options."""
     rows = list(islice(source.rows(), LOOKED_AT))
     count = source.count()
     tokens, why = tokenizer(source.characters)

@@ -1,4 +1,4 @@
-"""A first spec for recordings: labelled by their folders or names, or with transcripts beside them."""
+"""A first spec for recordings, labelled by folders or names, or with transcripts beside them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from bigmodel_cli.init.draft import paths as spelled
 from bigmodel_cli.yaml_source import on_one_line
 
 RATE = 8000
-"""Samples a second: enough for speech on a laptop."""
+"""Samples per second: enough for speech on a laptop."""
 SEEN = 40_000
 LONGEST = 10.0
-"""Seconds that are looked at of a recording with a label."""
+"""Seconds of a labelled recording that are used."""
 FOLDER = str(AudioOptions.model_fields["pattern"].default)
 NAMES = {
     "the folder": FOLDER,
@@ -34,9 +34,7 @@ ANY = r"(?P<label>[^/]+)$"
 
 
 def of_sounds(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> Draft:
-    """A CNN on pictures of sound where there are labels, an encoder that writes down what is said
-    where there are transcripts.
-    """
+    """A CNN on spectrograms where there are labels, a CTC encoder where there are transcripts."""
     given = [str(path) for path in paths if path.is_dir() or path in files]
     names = [name for name, _, _ in contents(find_sound(given, Path()))]
     transcripts = _transcripts(paths)
@@ -77,7 +75,7 @@ def of_sounds(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
     data |= {"seconds": f"{length:g}               # each recording is brought to this length"}
     notes = (
         f"{about}; the label is {how}: {len(classes)} classes ({listed(classes)})",
-        f"{length:g} s of each are looked at, as a picture of {RATE:,} samples a second",
+        f"{length:g} s of each are used, as a spectrogram, at {RATE:,} samples per second",
     )
     return Draft(
         "sounds", {**values, "classes": str(len(classes)), "data": section(data)}, notes, use
@@ -85,8 +83,8 @@ def of_sounds(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
 
 
 def _transcripts(paths: Sequence[Path]) -> list[Path]:
-    """Files of lines NAME<TAB>TEXT beside or in what is named; of other tables it is said that they
-    are left out.
+    """Files of lines NAME<TAB>TEXT beside or in what is named; other tables are reported as left
+    out.
     """
     beside = [
         f
@@ -108,7 +106,7 @@ def _transcripts(paths: Sequence[Path]) -> list[Path]:
 
 
 def _pattern(names: Sequence[str]) -> tuple[str, str, list[str]]:
-    """How the names say the labels: (in words, pattern, the labels).
+    """How the names give the labels: (in words, pattern, the labels).
 
     Raises `DataError` where they do not.
     """

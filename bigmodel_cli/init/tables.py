@@ -38,8 +38,8 @@ LOOKED_AT = 5000
 
 
 def of_tables(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> Draft:
-    """An encoder that labels texts, an encoder-decoder for two columns of text, or a decoder for
-    one without labels.
+    """An encoder that classifies texts, an encoder-decoder for two columns of text, or a decoder
+    for one without labels.
     """
     splits = by_split(files)
     seen = look_at_table(splits["train"][0])
@@ -117,7 +117,7 @@ def of_tables(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
 
 
 def _label(seen: SeenTable, wanted: Wanted) -> tuple[SeenColumn | None, list[str]]:
-    """The column of labels, or None where there is none, with what is to be said of the choice."""
+    """The column of labels, or None, with notes on the choice."""
     if wanted.label is not None:
         return (_named(seen, wanted.label, "--label") if wanted.label else None), []
     found = [c for c in seen.columns if c.is_label() and str(c.name) not in wanted.text]
@@ -145,7 +145,10 @@ def _label(seen: SeenTable, wanted: Wanted) -> tuple[SeenColumn | None, list[str
 def _texts(
     seen: SeenTable, wanted: Wanted, label: SeenColumn | None
 ) -> tuple[list[SeenColumn], list[str]]:
-    """The one or two columns of text. Raises `SpecError` where there is none."""
+    """The one or two columns of text.
+
+    Raises `SpecError` where there is none.
+    """
     if len(wanted.text) > 2:
         raise SpecError(f"--text: {len(wanted.text)} columns; a row has one text, or two")
     if wanted.text:
@@ -172,7 +175,10 @@ def _texts(
 
 
 def _named(seen: SeenTable, name: str, option: str) -> SeenColumn:
-    """The column of that name or number. Raises `SpecError` for none."""
+    """The column of that name or number.
+
+    Raises `SpecError` where there is none.
+    """
     by_name: dict[str, SeenColumn] = {str(column.name): column for column in seen.columns}
     if name not in by_name:
         raise SpecError(

@@ -21,14 +21,14 @@ from bigmodel_cli.init.draft import paths as spelled
 from bigmodel_cli.yaml_source import on_one_line
 
 MOST_CHARACTERS = 256
-"""Different ones that a tokenizer of characters is taken for."""
+"""Most different characters for a tokenizer of characters."""
 LEAST = 400
 
 
 def of_texts(
     paths: Sequence[Path], files: Sequence[Path], wanted: Wanted, field: str = ""
 ) -> Draft:
-    """A small decoder that goes on with the text; `field` is the key of the text in .jsonl."""
+    """A small decoder that continues the text; `field` is the key of the text in .jsonl."""
     splits = by_split(files)
     named = {"train": "files", "val": "val_files", "test": "test_files"}
     given = {"train": [paths[0]]} if len(paths) == 1 and len(splits) == 1 and not field else splits

@@ -1,6 +1,4 @@
-"""`bigmodel options`: which options there are at a path of a spec, read from a description that is
-kept in the cache.
-"""
+"""`bigmodel options`: the options at a path of a spec, read from a cached description."""
 
 from __future__ import annotations
 

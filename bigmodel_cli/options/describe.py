@@ -1,5 +1,5 @@
-"""The description of all options, made from the spec's JSON Schema and the sample specs, which give
-the examples.
+"""The description of all options, made from the spec's JSON Schema, with examples from the sample
+specs.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ def describe() -> dict[str, Any]:
 
 
 def _examples(tree: Tree) -> dict[str, Any]:
-    """The shortest use that samples make of each class and of each option; where they make none,
-    the least there is.
-    """
+    """The samples' shortest use of each class and each option; without one, the minimal mapping."""
     classes: dict[str, list[Any]] = {}
     options: dict[tuple[str, str], list[Any]] = {}
     for text in samples().values():
@@ -85,7 +83,7 @@ def _uses(
 
 
 def _shortest(uses: list[Any]) -> str:
-    """One that says more than a type, as short as there is."""
+    """The shortest mapping that has more than a type."""
     return min(
         map(_text, uses),
         key=lambda text: (text.startswith("{type: ") and "," not in text, len(text), text),
@@ -97,14 +95,14 @@ def _text(value: Any) -> str:
 
 
 def _least(tree: Tree, name: str) -> Values:
-    """A mapping of the class that gives what it must."""
+    """The minimal mapping of the class."""
     needed = tree.classes[name].get("required", ())
     kind = {"type": tree.types(name)[0]} if tree.types(name) else {}
     return kind | {option: _value(tree, tree.properties(name)[option]) for option in needed}
 
 
 def _value(tree: Tree, values: Values) -> Any:
-    """A value of this schema."""
+    """An example of a value of this schema."""
     if "examples" in values:
         return values["examples"][0]
     for inner in (*values.get("anyOf", ()), *values.get("oneOf", ())):

@@ -1,4 +1,4 @@
-"""A path of options looked up in the tree: what stands there, or what may have been meant."""
+"""A path of options looked up in the tree: what is there, or what may have been meant."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ MOST_MEANT = 3
 
 @dataclass(frozen=True)
 class Found:
-    """What stands at a path: the `classes` of options that its value may be of, and in each
-    `holder` the option's own schema.
+    """What is at a path: the `classes` of options that its value may have, and in each `holder` the
+    option's own schema.
 
-    `steps` are the names on the way, each with whether its value is a list; `kind` is the type that
-    was asked for.
+    `steps` are the names on the way, each with whether its value is a list; `kind` is the requested
+    type.
     """
 
     path: str
@@ -28,8 +28,9 @@ class Found:
 
 
 def find(known: dict[str, Any], path: str, kind: str | None) -> Found:
-    """What stands at a dotted path (numbers of items and types may stand in it), of the type
-    `kind`. Raises `SpecError`.
+    """The options at a dotted path (with item numbers and types allowed in it), of the type `kind`.
+
+    Raises `SpecError`.
     """
     tree = Tree(known["schema"])
     classes, holders = [ROOT], list[tuple[str, Values]]()
@@ -69,8 +70,8 @@ def find(known: dict[str, Any], path: str, kind: str | None) -> Found:
 
 
 def _meant(known: dict[str, Any], path: str, tried: str, siblings: list[str]) -> str:
-    """'; did you mean ...?': an option beside it, one of that name or type elsewhere, or what other
-    tools call so.
+    """'; did you mean ...?': an option beside it, one of that name or type elsewhere, or another
+    tool's name.
     """
     paths: dict[str, list[str]] = known["paths"]
     if near := did_you_mean(tried, siblings) if _alike(tried, siblings) else "":
@@ -91,7 +92,7 @@ def _meant(known: dict[str, Any], path: str, tried: str, siblings: list[str]) ->
 
 
 def _alike(tried: str, siblings: list[str]) -> bool:
-    """Whether the last word is nearly that of one of them: the words above it are the same."""
+    """Whether the last word is similar to that of one of them, with the same words above it."""
     return bool(
         did_you_mean(tried.rpartition(".")[2], [name.rpartition(".")[2] for name in siblings])
     )

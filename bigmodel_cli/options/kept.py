@@ -1,8 +1,7 @@
-"""The description of all options, kept in the cache: to make it takes a second, and to read it some
+"""The cached description of all options: making it takes a second, and reading it some
 milliseconds.
 
-It is made anew where any file of the package is another than it was made from, and always where
-there are plugins.
+It is made anew when any file of the package has changed, and always when there are plugins.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def description(plugins: bool = False) -> dict[str, Any]:
-    """What `describe` gives: the kept one, unless there are `plugins` or it is of other files.
+    """The result of `describe`, cached unless there are `plugins`.
 
-    A cache that cannot be read or written is done without.
+    A cache that cannot be read or written is ignored.
     """
     if plugins:
         return _made()
@@ -52,14 +51,14 @@ def _made() -> dict[str, Any]:
 
 
 def _place() -> Path:
-    """One file for each place that the package is installed in."""
+    """One file for each place where the package is installed."""
     return (
         cache_directory("options") / f"{hashlib.sha256(os.fsencode(PACKAGE)).hexdigest()[:16]}.json"
     )
 
 
 def _files(folder: str) -> Iterator[list[Any]]:
-    """What tells each source file from what it was before: the change of its inode too, which
+    """What identifies the state of each source file, including the inode's change time, which
     nobody can set back.
     """
     for entry in os.scandir(folder):

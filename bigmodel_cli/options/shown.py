@@ -1,4 +1,4 @@
-"""Options as a person reads them: a table, and an example of the part in YAML, in its place."""
+"""Options for people: a table, and an example of the part in YAML, in its place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bigmodel_cli.options.found import Found
 from bigmodel_cli.options.tree import Tree, Values, classes_of
 
 MOST_TYPES = 4
-"""Of so many the names are told in a table."""
+"""A table names at most this many types."""
 REQUIRED = "required"
 COLUMNS = ("option", "type", "default", "bounds", "what it is")
 _KINDS = {
@@ -37,8 +37,8 @@ _BOUNDS = (
 
 
 def to_json(known: dict[str, Any], found: Found) -> dict[str, Any]:
-    """What stands at a path: its types where there are several, else its options, each as a
-    mapping; and an example.
+    """What is at a path: its types where there are several, else its options, each as a mapping;
+    and an example.
     """
     tree = Tree(known["schema"])
     values: dict[str, Any] = {"path": found.path, "about": _about(tree, found)}
@@ -62,7 +62,6 @@ def to_json(known: dict[str, Any], found: Found) -> dict[str, Any]:
 
 
 def to_text(known: dict[str, Any], found: Found) -> str:
-    """The same for people."""
     tree = Tree(known["schema"])
     about = _about(tree, found) if found.classes else ""
     if len(found.classes) > 1:
@@ -83,7 +82,7 @@ def to_text(known: dict[str, Any], found: Found) -> str:
 
 
 def example(known: dict[str, Any], found: Found) -> str:
-    """YAML of the part, indented below the names that lead to it."""
+    """YAML of the part, indented below its path."""
     tree = Tree(known["schema"])
     if found.classes:
         wanted = [_default(values).get("type") for _, values in found.holders]
@@ -112,7 +111,7 @@ def _below(name: str, lines: list[str]) -> list[str]:
 
 
 def _about(tree: Tree, found: Found) -> str:
-    """A line on the option, and one on what it is made of where that is one class."""
+    """A line on the option, and one on its class where there is only one."""
     lines = []
     for _, values in found.holders[:1]:
         lines.append(f"{found.path}: {values.get('description', '')} ({_kind(tree, values)})")
@@ -132,8 +131,8 @@ def _schemas(tree: Tree, found: Found) -> Values:
 
 
 def _rows(tree: Tree, found: Found) -> list[list[str]]:
-    """A row of `COLUMNS` for each option of the class; for a plain option its own, one for each
-    meaning that it has.
+    """Rows of `COLUMNS` for each option of the class; for a plain option its own, one for each of
+    its meanings.
     """
     if found.classes:
         name = found.classes[0]
@@ -165,7 +164,7 @@ def _default_of(tree: Tree, name: str, option: str, values: Values) -> str:
 
 
 def _kind(tree: Tree, values: Values) -> str:
-    """What a value may be, in words."""
+    """The kind of a value, in words."""
     classes = classes_of(values)
     words = [word for name in classes for word in tree.types(name)]
     if "const" in values:
@@ -179,7 +178,7 @@ def _kind(tree: Tree, values: Values) -> str:
             return "mapping"
         return f"{len(words)} types" if len(words) > MOST_TYPES else f"type {' or '.join(words)}"
     if "anyOf" in values:
-        # What a word stands for, and what a mapping without a type is, are in the first of them.
+        # The first one includes what a word, or a mapping without a type, stands for.
         whole = any("oneOf" in inner for inner in values["anyOf"])
         other = [v for v in values["anyOf"] if not (words and set(v.get("enum", ())) & set(words))]
         return " or ".join(
@@ -204,14 +203,14 @@ def _default(values: Values) -> Values:
 
 
 def _spelled(value: Any) -> str:
-    """A default as it is written in YAML; of a mapping its type."""
+    """A default as written in YAML; of a mapping its type."""
     if isinstance(value, dict):
         return str(value["type"]) if "type" in value else "defaults" if value else "{}"
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def _table(columns: Sequence[str], rows: list[list[str]]) -> str:
-    """A table with lines that are as wide as the terminal; plain where stdout is none."""
+    """A table as wide as the terminal, with lines; plain where stdout is not a terminal."""
     if not sys.stdout.isatty():
         return table(list(columns), rows)
     from rich.box import SIMPLE_HEAD

@@ -1,4 +1,4 @@
-"""The JSON Schema of a spec as a tree of options: which classes of options stand where."""
+"""The JSON Schema of a spec as a tree of classes of options."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 Values = dict[str, Any]
 ROOT = ""
-"""The class of the spec itself; the others are called as the schema's definitions."""
+"""The class of the spec itself; other classes have the names of the schema's definitions."""
 
 
 class Tree:
@@ -22,14 +22,12 @@ class Tree:
         return found
 
     def types(self, name: str) -> list[str]:
-        """What `type` may be in a class, one word as a rule; none where there is no type to choose."""
+        """The values of `type` in a class, one as a rule; none where there is no type."""
         values = self.properties(name).get("type", {})
         return [values["const"]] if "const" in values else list(values.get("enum", ()))
 
     def chosen(self, classes: list[str], value: Any, default: Any) -> str | None:
-        """The class that a plain value is of: by its `type`, or the default's; None where it is of
-        none of them.
-        """
+        """The class of a plain value: by its `type`, or the default's; None where none matches."""
         if isinstance(value, dict):
             usual = default.get("type") if isinstance(default, dict) else None
             kind = value.get("type", usual)
@@ -42,9 +40,7 @@ class Tree:
     def paths(
         self, name: str = ROOT, above: str = "", seen: tuple[str, ...] = ()
     ) -> Iterator[tuple[str, list[str]]]:
-        """(path, classes that may stand there) of every option; what holds itself is not gone into
-        again.
-        """
+        """(path, classes there) of every option; recursive classes are entered once."""
         for option, values in self.properties(name).items():
             if option == "type":
                 continue
@@ -56,7 +52,7 @@ class Tree:
 
 
 def classes_of(values: Values) -> list[str]:
-    """The classes of options that a value with this schema, or an item of its list, may be of."""
+    """The classes of options of a value with this schema, or of an item of its list."""
     found = [values["$ref"].rpartition("/")[2]] if "$ref" in values else []
     items = values.get("items")
     for inner in (*values.get("anyOf", ()), *values.get("oneOf", ()), *([items] if items else [])):
@@ -65,5 +61,5 @@ def classes_of(values: Values) -> list[str]:
 
 
 def is_list(values: Values) -> bool:
-    """Whether a value with this schema is a list, or may be one."""
+    """Whether a value with this schema is, or may be, a list."""
     return values.get("type") == "array" or any(map(is_list, values.get("anyOf", ())))

@@ -1,4 +1,7 @@
-"""`bigmodel runs`: what runs there are, and how they compare. Nothing here needs torch."""
+"""`bigmodel runs`: lists and compares runs.
+
+Nothing here needs torch.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,9 @@ MOST_SHOWN = 6
 
 
 def read_runs(given: Sequence[str]) -> list[RunRecord]:
-    """The runs that are named, or below folders that are.
+    """The runs that are named, or below the named folders.
 
-    What cannot be read of them is one warning each.
+    Each part that cannot be read is one warning.
     """
     runs = [read_run(path) for path in find_runs(given, say)]
     for run in runs:
@@ -34,7 +37,7 @@ def read_runs(given: Sequence[str]) -> list[RunRecord]:
 
 
 def list_runs(given: Sequence[str]) -> list[RunRecord]:
-    """The runs of a listing; that there is none is said."""
+    """The runs of a listing; reports where there are none."""
     runs = read_runs(given)
     if not runs:
         say("no runs here; `bigmodel pretrain SPEC` begins one")
@@ -42,7 +45,10 @@ def list_runs(given: Sequence[str]) -> list[RunRecord]:
 
 
 def compare_runs(given: Sequence[str], picture: Path) -> list[RunRecord]:
-    """The runs of a comparison, whose curves are drawn. Raises `SpecError` where there is none."""
+    """The runs of a comparison; draws their curves.
+
+    Raises `SpecError` where there are none.
+    """
     runs = read_runs(given)
     if not runs:
         raise SpecError(
@@ -95,7 +101,7 @@ def as_text(columns: list[str], rows: list[list[str]]) -> str:
         lines.add_row(*map(Text, row))
     Console(file=text, width=shutil.get_terminal_size().columns, highlight=False).print(
         lines
-    )  # a file: no codes
+    )  # a file: no escape codes
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 

@@ -1,6 +1,4 @@
-"""Which runs are meant: folders of runs, runs and their checkpoints, by path or by their name below
-runs/.
-"""
+"""Finds runs: folders of runs, runs and their checkpoints, by path or by name below runs/."""
 
 from __future__ import annotations
 
@@ -16,14 +14,14 @@ from bigmodel_cli.runs.record import is_run
 
 ROOT = Path("runs")
 DEPTH = 4
-"""Folders below the one that is named in which runs are looked for."""
+"""Depth in folders to which runs are searched below a named folder."""
 MOST_FOREIGN = 5
 
 
 def find_runs(given: Sequence[str], say: Callable[[str], None]) -> list[Path]:
     """The runs that are named, or below the folders that are named, or below runs/; each once.
 
-    What is passed over is said.
+    What is ignored is reported.
 
     Raises `SpecError` for what is neither a run nor a folder.
     """
@@ -51,8 +49,8 @@ def find_runs(given: Sequence[str], say: Callable[[str], None]) -> list[Path]:
 
 
 def _run_of(path: Path) -> Path | None:
-    """The folder that a path names: a run, the run of a checkpoint, or a folder of runs; None where
-    there is none.
+    """The folder of a path: a run, the run of a checkpoint, or a folder of runs; None where it is
+    none of these.
     """
     place = next((p for p in (path, ROOT / path) if os.path.isdir(p)), None)
     if place is not None and (
@@ -65,7 +63,7 @@ def _run_of(path: Path) -> Path | None:
 
 
 def _shown(path: Path) -> Path:
-    """A path below the current folder as it is from there."""
+    """A path below the current folder relative to it."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path
 
@@ -93,7 +91,7 @@ def _below(folder: Path, foreign: list[Path], seen: set[str], depth: int) -> Ite
 
 
 def natural(path: Path) -> list[tuple[int, str]]:
-    """A key by which name-2 comes before name-10."""
+    """A sort key by which name-2 comes before name-10."""
     return [
         (int(piece), "") if piece.isdecimal() else (-1, piece)
         for piece in re.split(r"([0-9]{1,18})", str(path))
@@ -101,7 +99,7 @@ def natural(path: Path) -> list[tuple[int, str]]:
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """Each path as the fewest of its last folders that no other one ends in, made visible."""
+    """Each path as its shortest end that no other one ends in, made visible."""
     whole = {str(path): Path(os.path.abspath(path)).parts[1:] or ("/",) for path in paths}
     names = shortest(whole, "/")
     return [one_line(names[str(path)]) for path in paths]

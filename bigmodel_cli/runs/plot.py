@@ -1,6 +1,4 @@
-"""The curves of several runs in one picture: what can be compared is drawn together, and all else
-beside it.
-"""
+"""The curves of several runs in one picture: comparable ones together, others beside them."""
 
 from __future__ import annotations
 
@@ -23,14 +21,14 @@ from bigmodel_cli.runs.found import short_names
 from bigmodel_cli.runs.record import Metric, RunRecord, training_losses
 
 MOST_NAMED = 30
-"""Runs that a plot can name."""
+"""Most runs that a plot names."""
 Points = Sequence[tuple[int, float]]
 Group = tuple[str, Metric]
 """Task and metric."""
 
 
 def groups(runs: Sequence[RunRecord]) -> dict[Group, list[RunRecord]]:
-    """The runs by what makes their curves comparable: the task and the metric."""
+    """The runs by what makes their curves comparable: task and metric."""
     found: dict[Group, list[RunRecord]] = {}
     for run in runs:
         found.setdefault((str(run.options.get("task.type", "?")), run.metric), []).append(run)
@@ -38,7 +36,7 @@ def groups(runs: Sequence[RunRecord]) -> dict[Group, list[RunRecord]]:
 
 
 def plot(runs: Sequence[RunRecord], path: Path) -> bool:
-    """Draw for each group its metric and its losses; False where no run has recorded anything.
+    """Draw the metric and the losses of each group; False where no run has recorded anything.
 
     Raises `ResourceError`.
     """
@@ -93,7 +91,7 @@ def _line(axes: Any, points: Points, color: str, style: str, **options: Any) -> 
 
 
 def _finish(axes: Any, label: str, metric: Metric | None) -> None:
-    """Axes that suit what is drawn in them."""
+    """Fit the axes to the data."""
     steps = [x for line in axes.lines for x in line.get_xdata()]
     values = [y for line in axes.lines for y in line.get_ydata() if math.isfinite(y)]
     axes.set_ylabel(label)

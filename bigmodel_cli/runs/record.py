@@ -1,4 +1,4 @@
-"""What a run's directory says of the run, without torch and whatever state its files are in."""
+"""Reads a run's directory, without torch and whatever state its files are in."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from bigmodel_cli.yaml_source import MAX_RESOLVED, MAX_RESOLVED_NODES, parse_yam
 
 T = TypeVar("T")
 STATES = {"done": "finished", "stopped": "stopped", "failed": "failed", "running": "killed"}
-"""A state in status.json -> what it is called where the run's process has gone."""
+"""A state in status.json -> its name when the run's process has gone."""
 MOST_STATUS = 1_000_000
 MOST_METRICS = 1 << 30
-"""Bytes of a status.json and a metrics.jsonl that are read."""
+"""Most bytes of a status.json and a metrics.jsonl that are read."""
 
 
 class Metric(NamedTuple):
     """The metric by which a run's checkpoints are compared, and those in percent.
 
-    The loss, where an older run does not say.
+    The loss, where an older run does not record it.
     """
 
     name: str = "loss"
@@ -58,11 +58,11 @@ class Validation:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run, as far as its files can be read; `warnings` says what cannot be."""
+    """A run, as far as its files can be read; `warnings` says what could not be."""
 
     path: Path
     state: str
-    process: int | None  # that holds its lock; 0: not known which
+    process: int | None  # that holds its lock; 0: unknown
     step: int
     total: int | None
     parameters: int | None
@@ -73,7 +73,7 @@ class RunRecord:
     warnings: list[str]
 
     def best(self) -> tuple[int, float] | None:
-        """(step, value) of the best validation by the run's metric; None where there is none."""
+        """(step, value) of the best validation by the run's metric; None where there was none."""
         found = [
             (v.step, v.values[self.metric.name])
             for v in self.validations
@@ -88,7 +88,7 @@ class RunRecord:
 
 
 def is_run(path: Path) -> bool:
-    """Whether a run has left anything in this directory but a spec, which may lie anywhere."""
+    """Whether a run has recorded more in this directory than a spec, which may be anywhere."""
     if any(os.path.isfile(path / name) for name in (STATUS, METRICS, LOCK)):
         return True
     try:
@@ -98,7 +98,7 @@ def is_run(path: Path) -> bool:
 
 
 def read_run(path: Path) -> RunRecord:
-    """Read what a run's directory says; nothing in it is trusted, and nothing is changed."""
+    """Read a run's directory; nothing in it is trusted, and nothing is changed."""
     warnings: list[str] = []
     status = _read(path / STATUS, MOST_STATUS, warnings, _status) or {}
     validations, step, elapsed = _read(
@@ -128,10 +128,10 @@ def read_run(path: Path) -> RunRecord:
 
 def owner(path: Path) -> int | None:
     """The process that holds the lock of the run in this directory; None where there is none, 0
-    where its number is not known.
+    where its number is unknown.
 
-    The lock is tried only where its process may live, so that a run that starts meanwhile finds it
-    free.
+    The lock is tried only where its process may be alive, so that a run that starts meanwhile finds
+    it free.
     """
     try:
         descriptor = os.open(
@@ -150,7 +150,7 @@ def owner(path: Path) -> int | None:
     except ProcessLookupError:
         os.close(descriptor)
         return None
-    except OSError:  # of another user
+    except OSError:  # another user's
         pass
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -162,8 +162,8 @@ def owner(path: Path) -> int | None:
 
 
 def _read(path: Path, most: int, warnings: list[str], take: Callable[[bytes], T]) -> T | None:
-    """What `take` makes of a regular file's content; None where there is no such file, or, with a
-    warning, where it is damaged.
+    """The result of `take` on a regular file's content; None where there is no such file, or, with
+    a warning, where it is damaged.
     """
     try:
         with open(
@@ -213,8 +213,8 @@ def _metric(values: Any) -> Metric:
 def _figures(
     warnings: list[str], path: Path
 ) -> Callable[[bytes], tuple[list[Validation], int, float | None]]:
-    """Reads the validations, the last step and the seconds of training, and of all other lines
-    nothing: they are many.
+    """The validations, the last step and the seconds of training; the other lines, which are many,
+    are not parsed.
     """
 
     def read(content: bytes) -> tuple[list[Validation], int, float | None]:
@@ -247,7 +247,7 @@ def training_losses(path: Path) -> list[tuple[int, float]]:
 
 
 def _lines_with(content: bytes, key: bytes) -> Iterator[bytes]:
-    """The whole lines that hold the key."""
+    """The whole lines that contain the key."""
     end = 0
     while (found := content.find(key, end)) >= 0:
         start, end = content.rfind(b"\n", 0, found) + 1, content.find(b"\n", found)
@@ -257,7 +257,7 @@ def _lines_with(content: bytes, key: bytes) -> Iterator[bytes]:
 
 
 def _record(line: bytes) -> dict[str, Any]:
-    """A line of metrics.jsonl; empty where it is none."""
+    """A line of metrics.jsonl; empty where it is not a record."""
     try:
         values = json.loads(line)
     except (ValueError, RecursionError):
@@ -272,7 +272,7 @@ def _is_finite(value: Any) -> bool:
 def _options(content: bytes) -> dict[str, Any]:
     """The leaves of a resolved spec.
 
-    Its sections are read one by one, since those of many runs are the same.
+    Its sections are parsed one by one, and cached, since many runs share them.
     """
     sections = re.split(rb"^(?=[A-Za-z])", content, flags=re.MULTILINE)
     found = {

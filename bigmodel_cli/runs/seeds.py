@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the metrics of runs that differ in their seed alone."""
+"""Mean and standard deviation of the metrics of runs that differ only in their seed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Figure(NamedTuple):
     values: Mapping[int, float]
 
     def summary(self) -> dict[str, float | int | None]:
-        """Their mean, standard deviation (n - 1; None for one run alone) and number."""
+        """Mean, standard deviation (n - 1; None for a single run) and number of values."""
         values = list(self.values.values())
         deviation = statistics.stdev(values) if len(values) > 1 else None
         return {"mean": statistics.fmean(values), "deviation": deviation, "n": len(values)}
@@ -48,7 +48,7 @@ def figures(runs: Mapping[int, RunRecord]) -> dict[str, Figure]:
 
 
 def seeds_table(runs: Mapping[int, RunRecord]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows: a line for each seed, and three for what they have in common."""
+    """Columns and rows: a line for each seed, and three for their mean, deviation and number."""
     found, metric = figures(runs), next(iter(runs.values())).metric
 
     def cells(key: Any) -> list[str]:

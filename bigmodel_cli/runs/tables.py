@@ -13,7 +13,7 @@ from bigmodel_cli.runs.record import RunRecord
 
 MOST_OPTIONS = 6
 MOST_VALUE = 28
-"""Options of a run that a listing shows, and the characters of a value."""
+"""Most options of a run that a listing shows, and most characters of a value."""
 NONE = "-"
 
 

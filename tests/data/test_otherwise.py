@@ -236,7 +236,7 @@ def test_null_is_no_text_to_score(cli: Cli) -> None:
     }
     Path("s.jsonl").write_text(json.dumps(row) + "\n")
     refused = cli("eval", "--rescore", "s.jsonl")
-    assert (refused.status, "prediction: None is no text" in refused.err) == (3, True)
+    assert (refused.status, "prediction: None is not text" in refused.err) == (3, True)
 
 
 def test_a_white_level_without_effect_is_reported() -> None:

@@ -220,4 +220,4 @@ def test_a_task_learns_from_it_and_reads_its_symbols_as_text(
     assert result.status == 3, result.err
     good, bad = map(json.loads, result.out.splitlines())
     assert "error" not in good
-    assert "'x' is none of the symbols that the model was trained on" in bad["error"]
+    assert "'x' is not one of the symbols that the model was trained on" in bad["error"]

@@ -120,7 +120,7 @@ def test_a_run_that_was_stopped_goes_on_with_what_is_left(
     assert "the run has 15 steps instead of 12: its schedule is bent" in longer.err
     assert last("run").name == "step-00000015"
     counted = cli("pretrain", "--resume", "--out", "run", "--set", "train.steps=16")
-    assert "train.steps: 16 is taken in place of train.minutes: 0.5" in counted.err
+    assert "train.steps: 16 is taken instead of train.minutes: 0.5" in counted.err
     assert last("run").name == "step-00000016"
 
 
@@ -128,7 +128,7 @@ def test_steps_epochs_and_minutes_exclude_one_another(
     decoder_spec: Path, cli: Cli, capfd: pytest.CaptureFixture[str]
 ) -> None:
     spec = load(decoder_spec, ["train.minutes=2.5"])
-    assert "train.minutes: 2.5 is taken in place of train.steps: 12" in capfd.readouterr().err
+    assert "train.minutes: 2.5 is taken instead of train.steps: 12" in capfd.readouterr().err
     plan = dry_run(spec, "cpu")
     assert "steps             as many as 2.5 minutes of training take" in plan.to_text()
     assert (plan.to_json()["steps"], plan.to_json()["minutes"]) == (None, 2.5)

@@ -1,1 +1,1 @@
-"""Sound: recordings to waves, waves to spectrograms."""
+"""Sound: recordings to waveforms, waveforms to spectrograms."""

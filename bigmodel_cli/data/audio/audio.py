@@ -1,5 +1,5 @@
-"""Recordings with labels or transcripts: which belongs to which split is said by patterns in their
-names.
+"""Recordings with labels or transcripts; patterns in their names say which split each belongs
+to.
 """
 
 from __future__ import annotations
@@ -131,7 +131,9 @@ class AudioOptions(LabelledOptions):
             " encoder"
         ),
     )
-    rate: Annotated[int, Field(ge=100, le=MOST_RATE)] = Field(16000, description="samples a second")
+    rate: Annotated[int, Field(ge=100, le=MOST_RATE)] = Field(
+        16000, description="samples per second"
+    )
     window: Annotated[float, Field(gt=0, le=1)] = Field(
         0.025, description="seconds of sound in a frame"
     )
@@ -159,7 +161,6 @@ class AudioOptions(LabelledOptions):
     def open(
         self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
     ) -> DataSet:
-        """The recordings."""
         return _open_audio(self, base, say, assets, only)
 
     @field_validator("pattern")
@@ -236,11 +237,12 @@ class AudioOptions(LabelledOptions):
         )
 
     def loader_workers(self) -> int:
-        """Processes that load and augment."""
         return self.workers
 
     def expected(self, assets: Assets | None) -> Expected:
-        """Recordings of one length; how long others are only they say."""
+        """The shapes for recordings of one length; the length of others is only known from the
+        data.
+        """
         sound = self.sound()
         if sound.length is None:
             raise DataError(
@@ -262,8 +264,8 @@ class AudioOptions(LabelledOptions):
         return Expected(info, frozenset({"image", "label"}))
 
     def split_of(self, groups: dict[str, str]) -> str:
-        """The split of a recording with these groups of the pattern: test before val, what it
-        claims is nowhere else.
+        """The split of a recording whose name has these groups: test before val, and the rest
+        trains.
         """
         for name, rule in sorted(self.split.items()):
             if all(_is_one_of(groups[k], values) for k, values in rule.items()):
@@ -365,7 +367,9 @@ def _open_audio(
 def _measured(
     options: AudioOptions, info: DatasetInfo, splits: dict[str, SoundSplit], assets: Assets | None
 ) -> DatasetInfo:
-    """The DatasetInfo with what is measured on the recordings: normalisation, and the longest row."""
+    """The DatasetInfo with what is measured on the recordings: normalisation, and the longest
+    row.
+    """
     sound, before = options.sound(), info_of(assets)
     alike = before if before is not None and before.sound == sound else None
     mean, std = normalisation(options.normalize == "auto", alike, lambda: _moments(splits["train"]))
@@ -396,7 +400,7 @@ def _check_lengths(split: SoundSplit, recordings: Recordings, context: int) -> N
 def _as_known(spelled: Units, rows: dict[str, Ints], known: DatasetInfo) -> Units:
     """The units by the numbers that a checkpoint's classes have.
 
-    Raises `SpecError` for one that it does not know.
+    Raises `SpecError` for a unit that it does not know.
     """
     there = np.unique(
         np.concatenate([spelled.units[r] for chosen in rows.values() for r in chosen])
@@ -412,7 +416,10 @@ def _rows(
     fraction: float,
     say: Say | None,
 ) -> dict[str, Ints]:
-    """The numbers of the recordings of each split. Raises `DataError` for a split without any."""
+    """The row numbers of each split's recordings.
+
+    Raises `DataError` for an empty split.
+    """
     count = len(recordings.names)
     inside = np.array([options.split_of(groups) for groups in recordings.groups])
     rows: dict[str, Ints] = {}
@@ -446,7 +453,7 @@ def _is_one_of(text: str, values: list[int | str]) -> bool:
 
 
 def _moments(train: SoundSplit) -> list[tuple[float, float]]:
-    """(mean, variance) of the training split's frames, without what pads them."""
+    """(mean, variance) of the training split's frames, without padding."""
     chosen = sampled(len(train), SAMPLED)
     total, square, number = 0.0, 0.0, 0
     for first in range(0, len(chosen), 50):
@@ -469,7 +476,7 @@ def _fingerprint(
 
 
 def batch_of_sounds(waves: Sequence[Wave], info: DatasetInfo) -> dict[str, Tensor]:
-    """Recordings that `read_sound` gave, as a model with this DatasetInfo reads them.
+    """Recordings from `read_sound` as a batch for a model with this DatasetInfo.
 
     {"image": (B, 1, mels, T)}, or {"frames": (B, T, mels), "lengths": (B,)}.
     """
@@ -482,7 +489,7 @@ def batch_of_sounds(waves: Sequence[Wave], info: DatasetInfo) -> dict[str, Tenso
 
 
 def read_sound(path: Path, info: DatasetInfo, say: Say = tell) -> Wave:
-    """The samples of a recording; what was guessed about them is said.
+    """The samples of a recording; assumptions about them are reported.
 
     Raises `DataError` where it cannot be read, or is longer than the model's longest row.
     """

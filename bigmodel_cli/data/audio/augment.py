@@ -1,9 +1,7 @@
-"""Augmentation of sound, on whole batches: of samples before they become frames, and of frames
-(SpecAugment).
+"""Augmentation of sound, on whole batches: of samples, and of frames (SpecAugment).
 
 All randomness is keyed by (seed, epoch, sample): what happens to a sample does not depend on the
-batch or process it is in. Rows are padded with zeros behind their own length, and are so again
-afterwards.
+batch or process it is in. Rows are zero-padded after their length, and again after each change.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from bigmodel_cli.data.order import Ints, draw
 from bigmodel_cli.lazy import F, Tensor, torch
 
 Row = tuple[int, int, Ints, int]
-"""(seed, epoch, samples (B,), stream): what a draw is keyed by."""
+"""(seed, epoch, samples (B,), stream): the key of a draw."""
 Decibels = Annotated[float, Field(ge=0, le=100)]
 
 
@@ -34,10 +32,10 @@ def real(lengths: Tensor, count: int) -> Tensor:
 
 
 class _SoundChange(Options):
-    """A change of samples, or of frames; by itself it changes nothing."""
+    """A change of samples, or of frames; the base class changes nothing."""
 
     def longest(self, samples: int, rate: int) -> int:
-        """The length that a row of so many samples may get."""
+        """The most samples that a row of that many samples may get."""
         return samples
 
     def apply(self, waves: Tensor, lengths: Tensor, rate: int, row: Row) -> tuple[Tensor, Tensor]:
@@ -60,11 +58,9 @@ class SpeedOptions(_SoundChange):
     ] = Field([0.9, 1.1], description="least and greatest speed")
 
     def longest(self, samples: int, rate: int) -> int:
-        """The length that a row of so many samples may get."""
         return math.ceil(samples / min(self.factor)) + 1
 
     def apply(self, waves: Tensor, lengths: Tensor, rate: int, row: Row) -> tuple[Tensor, Tensor]:
-        """(B, N), (B,) -> (B, N'), (B,)."""
         low, high = self.factor
         speed = low + (high - low) * _uniform(row, 1, waves.device).double()
         lengths = (lengths / speed[:, 0]).ceil().long().clamp(min=1)
@@ -72,7 +68,7 @@ class SpeedOptions(_SoundChange):
         first = place.long().clamp(max=waves.shape[1])
         waves = F.pad(
             waves, (0, 2)
-        )  # a recording fades to zero after its end, whatever stands beside it
+        )  # a recording fades to zero after its end, whatever its neighbours are
         changed = torch.lerp(
             waves.gather(1, first), waves.gather(1, first + 1), (place - first).clamp(0, 1).float()
         )
@@ -84,11 +80,10 @@ class GainOptions(_SoundChange):
 
     type: Literal["gain"] = "gain"
     decibels: Annotated[float, Field(gt=0, le=100)] = Field(
-        6.0, description="by up to so many decibels either way"
+        6.0, description="largest change in decibels, either way"
     )
 
     def apply(self, waves: Tensor, lengths: Tensor, rate: int, row: Row) -> tuple[Tensor, Tensor]:
-        """(B, N), (B,) -> the same shapes."""
         change = (2 * _uniform(row, 1, waves.device) - 1) * self.decibels
         return waves * 10 ** (change / 20), lengths
 
@@ -103,7 +98,6 @@ class NoiseOptions(_SoundChange):
     )
 
     def apply(self, waves: Tensor, lengths: Tensor, rate: int, row: Row) -> tuple[Tensor, Tensor]:
-        """(B, N), (B,) -> the same shapes."""
         count = waves.shape[1]
         u = _uniform(row, 2 + 2 * count, waves.device)
         ratio = self.snr[0] + u[:, 1:2] * (self.snr[1] - self.snr[0])
@@ -127,11 +121,9 @@ class TimeShiftOptions(_SoundChange):
     seconds: Annotated[float, Field(gt=0, le=60)] = Field(0.1, description="of silence, at most")
 
     def longest(self, samples: int, rate: int) -> int:
-        """The length that a row of so many samples may get."""
         return samples + round(self.seconds * rate)
 
     def apply(self, waves: Tensor, lengths: Tensor, rate: int, row: Row) -> tuple[Tensor, Tensor]:
-        """(B, N), (B,) -> (B, N'), (B,)."""
         most = round(self.seconds * rate)
         moved = ((2 * _uniform(row, 1, waves.device) - 1) * most).round().long()  # (B, 1)
         lengths = lengths + moved[:, 0].abs()
@@ -163,12 +155,12 @@ class SpecAugmentOptions(_SoundChange):
         return self
 
     def mask(self, frames: Tensor, lengths: Tensor, row: Row) -> Tensor:
-        """(B, mels, T) frames -> the same with each row's mean over its frames in place of what is
-        hidden; lengths (B,) in frames.
+        """(B, mels, T) frames -> the same, with what is masked replaced by the row's mean; lengths
+        (B,) in frames.
 
         The paper puts 0 there since its spectrograms have mean 0. Without normalisation 0 is
-        silence, and after a change of loudness the training split's mean is not the row's. What
-        lies behind a row's length is neither counted nor changed.
+        silence, and after a change of loudness the training split's mean is not the row's. Padding
+        is neither counted nor changed.
         """
         bands, count = frames.shape[1:]
         u = _uniform(row, 2 * (self.time_masks + self.mel_masks), frames.device).unflatten(
@@ -189,8 +181,8 @@ class SpecAugmentOptions(_SoundChange):
 
 
 def _block(u: Tensor, widest: Tensor, room: Tensor, count: int) -> Tensor:
-    """(B, count) bool: a block of drawn width 0 to `widest` at a drawn place within `room`; u is
-    (B, 2).
+    """(B, count) bool: a block of random width 0 to `widest` at a random position within `room`; u
+    is (B, 2).
     """
     width = (u[:, 0] * (widest + 1)).floor()
     first = (u[:, 1] * (room - width + 1)).floor()
@@ -205,13 +197,13 @@ SoundAugmentOptions = Annotated[
 
 
 class SoundAugmentation:
-    """The changes of a spec: those of samples in their order, then those of frames in theirs."""
+    """The changes of a spec: first those of samples, in their order, then those of frames."""
 
     def __init__(self, options: list[Any]) -> None:
         self.options = options
 
     def longest(self, samples: int, rate: int) -> int:
-        """The length that a row of so many samples may get."""
+        """The most samples that a row of that many samples may get."""
         for options in self.options:
             samples = options.longest(samples, rate)
         return samples

@@ -1,6 +1,4 @@
-"""Samples to frames: the logarithm of the power in bands that widen with the frequency as pitch
-does for the ear.
-"""
+"""Log-mel spectrograms: the logarithm of the power in mel bands."""
 
 from __future__ import annotations
 
@@ -12,22 +10,21 @@ from bigmodel_cli.lazy import F, Tensor, torch
 
 FLOOR = 1e-8
 DECADES = 8
-"""Power below the floor is silence; a frame's numbers are 0 for silence and near 1 for a sine at
-full scale.
+"""Range of the log power: frames are 0 for silence (power below the floor) and near 1 for a
+full-scale sine.
 """
 
 
 def frames_of(samples: int, hop: int) -> int:
-    """How many frames so many samples give: one is centred on each hop's first sample."""
+    """The number of frames for that many samples: one is centred on each hop's first sample."""
     return -(-samples // hop)
 
 
 def log_mel(waves: Tensor, sound: MelConfig) -> Tensor:
-    """(B, N) samples in -1..1 -> (B, mels, T)   1 + log10(power + 1e-8) / 8, with T = ceil(N /
-    hop).
+    """(B, N) samples in -1..1 -> (B, mels, T) 1 + log10(power + 1e-8) / 8, with T = ceil(N / hop).
 
-    Power is |STFT|^2 over (sum of the window)^2, with a periodic Hann window and nothing but zeros
-    before and after the samples, so that a row's frames do not depend on the zeros that follow it.
+    Power is |STFT|^2 over (sum of the window)^2, with a periodic Hann window and zeros before and
+    after the samples, so that a row's frames do not depend on its padding.
     """
     size = fft_size(sound.window)
     window, filters = _constants(sound, waves.device)
@@ -41,13 +38,13 @@ def log_mel(waves: Tensor, sound: MelConfig) -> Tensor:
 
 
 def fft_size(window: int) -> int:
-    """The least power of two that holds the window."""
+    """The smallest power of two that holds the window."""
     return 1 << (window - 1).bit_length()
 
 
 def mel_filters(mels: int, size: int, rate: int, low: float, high: float) -> Tensor:
-    """(mels, size / 2 + 1)   triangles of height 1 whose corners lie evenly on the mel scale 2595
-    log10(1 + f / 700).
+    """(mels, size / 2 + 1) triangles of height 1, evenly spaced on the mel scale 2595 log10(1 + f /
+    700).
 
     The scale is that of O'Shaughnessy (1987) as HTK computes it; the areas are not normalised.
     """
@@ -63,9 +60,7 @@ def mel_filters(mels: int, size: int, rate: int, low: float, high: float) -> Ten
 
 
 def check_filters(sound: MelConfig) -> None:
-    """Raise `SpecError` where a band is so narrow that it falls between the frequencies that a
-    window tells apart.
-    """
+    """Raise `SpecError` where a band is so narrow that no FFT bin of the window falls into it."""
     size = fft_size(sound.window)
     empty = int(
         (mel_filters(sound.mels, size, sound.rate, sound.low, sound.high).sum(1) == 0).sum()

@@ -1,5 +1,5 @@
-"""Recordings in files, folders and archives: decoded once, and kept in the cache as one memory map
-of samples.
+"""Recordings in files, folders and archives: decoded once, and cached as one memory map of
+samples.
 """
 
 from __future__ import annotations
@@ -31,14 +31,13 @@ from bigmodel_cli.progress import advance, reading
 FORMAT = 3  # of the cached samples
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MOST_BYTES = 1 << 30
-"""Of a member of an archive: what is larger is refused before it is unpacked."""
+"""Limit for a member of an archive: a larger one is refused before it is unpacked."""
 Wanted = tuple[Callable[[dict[str, str]], bool], Any]
 
 
 @dataclass(frozen=True)
 class Recordings:
-    """All samples (N,) int16 one recording after the other, where each begins and how long it is,
-    and what its name says.
+    """All samples (N,) int16, one recording after the other; the start, length and name of each.
 
     A recording's samples are its integers times its own of the `scales` (recordings,).
     """
@@ -62,12 +61,12 @@ def open_recordings(
     say: Say,
     wanted: Wanted | None = None,
 ) -> Recordings:
-    """The recordings whose name the pattern is found in, decoded to `rate`.
+    """The recordings whose names match the pattern, decoded to `rate`.
 
     Raises `DataError` naming what cannot be read.
 
-    `wanted` says of the groups that the pattern finds whether their recording is, and how that is
-    decided, as plain values.
+    `wanted` says from the pattern's groups whether a recording is needed, and how that is decided,
+    as plain values.
     """
     found = find_sound(files, base)
 
@@ -128,8 +127,7 @@ def _groups(match: re.Match[str]) -> dict[str, str]:
 
 
 def find_sound(names: list[str], base: Path) -> list[Found]:
-    """The recordings and archives that paths, globs and folders name, each with the name under
-    which it is known.
+    """The recordings and archives that paths, globs and folders name, each with its name.
 
     Raises `DataError` for a name that finds nothing, and for what is neither.
     """
@@ -168,7 +166,7 @@ def contents(found: list[Found]) -> Iterator[tuple[str, str, bytes]]:
 def _members(path: Path) -> Iterator[tuple[str, bytes]]:
     """The recordings in an archive.
 
-    Links, devices, names that leave the archive (/ or ..) and what is hidden are passed over.
+    Links, devices, names that leave the archive (/ or ..) and hidden files are ignored.
     """
     try:
         with _opened(path) as opened, tarfile.open(fileobj=opened, mode="r|*") as archive:
@@ -208,8 +206,8 @@ def _write(
     skip_bad: bool,
     takes: Callable[[str], bool],
 ) -> None:
-    """samples.bin, items.npy, and index.json: names, lengths, scales, notes, what was skipped or
-    has another name.
+    """Write samples.bin, items.npy and index.json (names, lengths, scales, notes, what was skipped
+    or does not match).
     """
     names: list[str] = []
     lengths: list[int] = []

@@ -31,20 +31,20 @@ OTHERS = (".flac", ".ogg", ".oga", ".opus", ".mp3")
 ENDINGS = WAV + OTHERS
 FULL_SCALE = 32768
 INTEGERS = (2**15, 2**23, 2**31)
-"""Full scales of samples that are integers written as floats."""
+"""Full scales of integer samples that are written as floats."""
 LOUDEST = 256.0
-"""Float samples beyond so many times full scale (48 dB) are integers, also where they are not whole
-(mixed, or resampled).
+"""Float samples beyond this multiple of full scale (48 dB) are integers, even where they are not
+whole (mixed, or resampled).
 """
 CANCELLED = 0.01
-"""Of the channels' mean power: where their mean has less, they cancel one another."""
+"""Part of the channels' mean power: where their mean has less, they cancel one another."""
 QUIETEST = -60
 ZEROS, BETA, CUTOFF = 24, 9.0, 0.95
 """The resampling filter: zero crossings on each side, Kaiser's beta, and the cut-off over the lower
 Nyquist frequency.
 """
 CHUNK, BLOCK = 1 << 14, 1 << 20
-"""So many outputs, and so many numbers of the filter, are computed at a time."""
+"""The number of outputs, and of filter coefficients, that are computed at a time."""
 INTEGER, CANCELLING = "integer", "cancelling"
 NOTES = {
     INTEGER: (
@@ -56,11 +56,11 @@ NOTES = {
         " silence"
     ),
 }
-"""What is worth saying about a recording, by the notes of `Wave`."""
+"""What is worth reporting about a recording, by the notes of `Wave`."""
 
 
 class Wave(NamedTuple):
-    """A recording: `values` (N,) int16, of which each is so many times `scale`; `notes` are keys of
+    """A recording: `values` (N,) int16 times `scale` are its samples; `notes` are keys of
     `NOTES`.
     """
 
@@ -82,7 +82,7 @@ def decode(content: bytes, name: str, rate: int) -> Wave:
     )
     if not samples.size:
         raise DataError(f"{name}: no samples in it; {REMEDY}")
-    check_size(-(-len(samples) * rate // own), name)  # at the rate that is wanted
+    check_size(-(-len(samples) * rate // own), name)  # at the wanted rate
     if not np.isfinite(samples).all():
         place = int(np.flatnonzero(~np.isfinite(samples).all(1))[0])
         raise DataError(f"{name}: sample {place:,} is not a finite number; {REMEDY}")
@@ -93,7 +93,7 @@ def decode(content: bytes, name: str, rate: int) -> Wave:
 
 
 def to_wave(samples: Samples, notes: Iterable[str] = ()) -> Wave:
-    """Samples (N,), rounded to 16 bits below the least power of two that is above their peak."""
+    """Samples (N,), rounded to 16 bits relative to the smallest power of two above their peak."""
     part, exponent = math.frexp(
         max(-float(samples.min(initial=0)), float(samples.max(initial=0)))
     )  # 0.5 <= part < 1, or 0
@@ -116,10 +116,10 @@ def notes_said(notes: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def _full_scale(samples: Channels, name: str) -> int:
-    """1, or the full scale of float samples that are integers: all whole, or louder than sound in
-    -1..1 ever is.
+    """1, or the full scale of float samples that are integers: all whole, or far louder than sound
+    in -1..1.
 
-    A square wave that goes beyond full scale has whole samples too, of two or three values.
+    A square wave beyond full scale also has whole samples, of two or three values.
     """
     peak = float(np.abs(samples).max())
     if peak <= 1 or (
@@ -160,9 +160,9 @@ def _read_other(content: bytes, name: str) -> tuple[Channels, int]:
 
 def resample(samples: Samples, rate: int, wanted: int) -> Samples:
     """(N,) at `rate` -> (ceil(N * wanted / rate),) at `wanted`, by a windowed sinc (Kaiser), one
-    phase of it for each output.
+    filter phase per output.
 
-    Output m lies at m * down / up of the input, where up / down is the ratio of the rates in lowest
+    Output m is at m * down / up of the input, where up / down is the ratio of the rates in lowest
     terms. Equals `scipy.signal.resample_poly` with the same filter.
     """
     if rate == wanted:
@@ -186,14 +186,14 @@ def resample(samples: Samples, rate: int, wanted: int) -> Samples:
 
 
 def _width(up: int, down: int) -> int:
-    """How many inputs on each side of an output have a part in it."""
+    """How many inputs on each side of an output contribute to it."""
     return math.ceil(ZEROS / (CUTOFF * min(1.0, up / down)))
 
 
 @functools.lru_cache(maxsize=8)
 def _phases(up: int, down: int) -> Samples:
-    """(up, taps)   what each of the inputs around an output is weighted with, for each phase p / up
-    of the output.
+    """(up, taps) the weights of the inputs around an output, for each phase p / up of the
+    output.
     """
     table = np.empty((up, 2 * _width(up, down) + 2), np.float32)
     step = max(1, BLOCK // table.shape[1])

@@ -21,12 +21,12 @@ from bigmodel_cli.draw import KEY
 from bigmodel_cli.lazy import Tensor, torch
 
 DRAWN = 300
-"""The stream of random numbers from which strings are drawn."""
+"""The stream of random numbers from which strings of recordings are drawn."""
 Pause = Annotated[float, Field(ge=0, le=60)]
 
 
 class JoinOptions(Options):
-    """Strings of recordings, drawn from one split: a new set in each epoch of training, always the
+    """Strings of recordings, drawn from one split: new ones in each epoch of training, always the
     same in evaluation.
     """
 
@@ -45,13 +45,13 @@ class JoinOptions(Options):
         return self
 
     def longest(self, recording: int, rate: int) -> int:
-        """Samples of the longest string, for a longest recording of so many."""
+        """Samples of the longest string, given the longest recording."""
         return self.most * (recording + round(self.pause[1] * rate))
 
     def choose(
         self, rows: Ints, rate: int, samples: Ints, epoch: int, seed: int
     ) -> tuple[list[Ints], list[Ints]]:
-        """For each sample the recordings that it is made of, and the silence before each of them."""
+        """For each sample its recordings, and the silence before each of them."""
         u = draw(seed, epoch, samples, DRAWN, 1 + 2 * self.most)
         counts = self.least + (u[:, 0] * (self.most - self.least + 1)).astype(np.int64)
         chosen = rows[(u[:, 1 : 1 + self.most].astype(np.float64) * len(rows)).astype(np.int64)]
@@ -64,8 +64,8 @@ class JoinOptions(Options):
 
 
 class Bank:
-    """The samples of all recordings (N,) int16 in one tensor, which lies on the device where it is
-    small enough.
+    """The samples of all recordings (N,) int16 in one tensor, on the device where it is small
+    enough.
 
     A recording's samples are its integers times its scale: full scale is at -1 and 1, and what is
     beyond it stays there.
@@ -108,8 +108,8 @@ class SoundSplit(Split):
     """{"image": (B, 1, mels, T)} where sound has a fixed length, else {"frames": (B, T, mels),
     "lengths": (B,)}.
 
-    With them come "key" (B,), and "label" (B,), or "target" (B, L) with the units of a transcript,
-    -1 behind its end; or the rows of `beside`, numbers or sets of all recordings of the bank.
+    With "key" (B,), and "label" (B,), or "target" (B, L) with the units of a transcript, padded
+    with -1; or the rows of `beside`, numbers or sets of labels of all recordings of the bank.
     """
 
     bank: Bank
@@ -127,18 +127,17 @@ class SoundSplit(Split):
     def __post_init__(self) -> None:
         if (
             self.sound.length is None and self.join is None
-        ):  # else all of one length, or strings drawn anew in each epoch
+        ):  # None where all have one length, or strings are drawn anew in each epoch
             self.lengths = -(-self.bank.lengths[self.rows] // self.sound.hop)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def longest_rows(self) -> tuple[int, ...]:
-        """(frames,): augmentation may stretch them, and strings of recordings are drawn."""
+        """(frames,): augmentation may lengthen them, and strings of recordings are drawn."""
         return (self.long_batch()["frames"].shape[1],) if self.sound.length is None else ()
 
     def to(self, device: torch.device) -> None:
-        """Move what is held to the device."""
         self.bank.to(device)
 
     @property
@@ -163,13 +162,13 @@ class SoundSplit(Split):
         return {**batch, KEY: keys_of(seed, epoch, samples)}
 
     def own(self, batch: dict[str, Tensor]) -> Tensor:
-        """The numbers of a batch's frames, without those behind each row's length."""
+        """The numbers of a batch's frames, without padding."""
         if self.sound.length is not None:
             return batch["image"]
         return batch["frames"][real(batch["lengths"], batch["frames"].shape[1])]
 
     def made_of(self, samples: Ints, epoch: int, seed: int) -> tuple[list[Ints], list[Ints]]:
-        """For each sample the recordings that it is made of, and the silence before each of them."""
+        """For each sample its recordings, and the silence before each of them."""
         if self.join is not None:
             return self.join.choose(self.rows, self.sound.rate, samples, epoch, seed)
         return [self.rows[i : i + 1] for i in samples], [np.zeros(1, np.int64)] * len(samples)
@@ -198,11 +197,11 @@ def _between(parts: list[Ints], between: Ints) -> Ints:
 
 
 def to_frames(waves: Tensor, lengths: Tensor, info: DatasetInfo) -> tuple[Tensor, Tensor]:
-    """(B, N) samples of lengths (B,) -> normalised frames (B, mels, T), zero behind each row's
+    """(B, N) samples of lengths (B,) -> normalised frames (B, mels, T), zero after each row's
     length (B,) in frames.
 
-    Where sound has a fixed length the middle of each row is taken, or silence put around it, and
-    all rows are as long.
+    Where sound has a fixed length, the middle of each row is taken, or silence put around it, and
+    all rows are equally long.
     """
     assert info.sound is not None
     sound = info.sound
@@ -219,9 +218,7 @@ def to_frames(waves: Tensor, lengths: Tensor, info: DatasetInfo) -> tuple[Tensor
 
 
 def middle(waves: Tensor, lengths: Tensor, length: int) -> Tensor:
-    """(B, N) -> (B, length)   each row's own samples about the same middle, cut or with zeros
-    around them.
-    """
+    """(B, N) -> (B, length) each row's samples, centred: cut, or with zeros around them."""
     place = torch.arange(length, device=waves.device) - ((length - lengths) // 2)[:, None]
     inside = (place >= 0) & (place < lengths[:, None])
     return waves.gather(1, place.clamp(0, waves.shape[1] - 1)) * inside
@@ -235,7 +232,7 @@ def named(frames: Tensor, lengths: Tensor, info: DatasetInfo) -> dict[str, Tenso
 
 
 def longest_frames(split: SoundSplit) -> int:
-    """The frames of the longest row that a split can give, in training."""
+    """Frames of the longest row that a split can yield in training."""
     longest = int(split.bank.lengths[split.rows].max())
     if split.join is not None:
         longest = split.join.longest(longest, split.sound.rate)

@@ -1,4 +1,4 @@
-"""What is learnt of recordings, as their names or a file say it: labels, numbers, sets of labels."""
+"""Targets of recordings, from their names or from a file: labels, numbers, sets of labels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bigmodel_cli.errors import DataError
 
 
 def texts_of(options: Any, recordings: Recordings, base: Path) -> tuple[list[str], list[str]]:
-    """What is written of each recording, in its name or in a file, and where; numbers have tabs
+    """The text of each recording, from its name or a file, and its position; numbers have tabs
     between.
     """
     if options.transcripts:
@@ -40,7 +40,9 @@ def beside_recordings(
     known: bool,
     say: Say,
 ) -> tuple[Any, DatasetInfo]:
-    """The numbers or sets of labels of all recordings, one a row, and what is known of them."""
+    """The numbers or sets of labels of all recordings, one a row, and the DatasetInfo's facts about
+    them.
+    """
     train = opened.get("train", np.zeros(0, np.int64))
     if options.label_separator is not None:
         sets = [

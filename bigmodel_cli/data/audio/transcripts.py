@@ -1,4 +1,4 @@
-"""What is said in a recording: its label, or a line of a file; spelled in words or in characters."""
+"""Transcripts of recordings: a label, or a line of a file; spelled in words or in characters."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from bigmodel_cli.errors import DataError
 
 @dataclass(frozen=True)
 class Units:
-    """The names of the classes or units, those of each recording as numbers, and what stands
-    between two transcripts.
+    """The names of the classes or units, each recording's as numbers, and the separator of two
+    transcripts.
     """
 
     names: tuple[str, ...]
@@ -29,7 +29,7 @@ class Units:
 def spell(texts: Sequence[str], units: str | None) -> Units:
     """Each text as one class (units None), as its words, or as its characters.
 
-    Names are in alphabetical order, numbers by their size. Space between words counts as one space.
+    Names are in alphabetical order, numbers by size. Several spaces between words count as one.
     """
     between = [" "] if units == "characters" else []
     if units is None:
@@ -50,9 +50,9 @@ def spell(texts: Sequence[str], units: str | None) -> Units:
 def read_transcripts(
     files: list[str], names: Sequence[str], base: Path, empty: bool = False
 ) -> tuple[list[str], list[str]]:
-    """The text of each recording, from lines NAME<TAB>TEXT, and where it stands.
+    """The text of each recording, from lines NAME<TAB>TEXT, and its position.
 
-    A text may be `empty` where it is said.
+    A text may be `empty` where that is allowed.
 
     NAME is the recording's, with or without folder and ending.
 
@@ -73,7 +73,7 @@ def read_transcripts(
                     f"{path}:{number}: a second, other text for {name}; keep one of them"
                 )
             places.setdefault(name, f"{path}:{number}")
-    found, taken = [], dict[str, str]()  # the names in the files; and whose they are
+    found, taken = [], dict[str, str]()  # names in the files, and their recordings
     for name in names:
         pure = PurePosixPath(name)
         known = [n for n in (name, str(pure.with_suffix("")), pure.name, pure.stem) if n in texts]

@@ -1,4 +1,4 @@
-"""WAV files to samples: RIFF and RF64, whatever wrote them, through a pipe or not.
+"""WAV files to samples: RIFF and RF64, from any writer, streamed or not.
 
 The format is that of Microsoft and IBM (1991) with WAVE_FORMAT_EXTENSIBLE, and of EBU Tech 3306 /
 ITU-R BS.2088 (RF64, BW64) for more than 4 GB.
@@ -17,7 +17,7 @@ from bigmodel_cli.errors import DataError
 
 Channels = np.ndarray[Any, np.dtype[np.float32]]
 MOST_VALUES = 1 << 28
-"""Values in a recording, over all channels: what is longer is refused before it is unpacked."""
+"""Most values in a recording, over all channels: a longer one is refused before it is unpacked."""
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 CODECS = {
     2: "Microsoft ADPCM",
@@ -29,8 +29,8 @@ CODECS = {
     85: "MP3",
 }
 UNKNOWN, UNKNOWN_LONG, STREAMED = 2**32 - 1, 2**64 - 1, 0x7FFFF000
-"""Lengths that are none: a recorder that writes into a pipe cannot come back to fill them in.
-ffmpeg leaves all bits set, sox writes the last, others 0.
+"""Placeholders for an unknown length: a recorder that writes into a pipe cannot fill them in later.
+ffmpeg sets all bits, sox writes the last, others 0.
 """
 KNOWN = (
     b"fmt ",
@@ -51,7 +51,9 @@ REMEDY = f"repair or remove it{SKIP}"
 
 def read_wav(content: bytes, name: str) -> tuple[Channels, int]:
     """(samples (N, channels), rate): PCM of 8, 16, 24 or 32 bits in -1..1, float of 32 or 64 as it
-    is. Raises `DataError`.
+    is.
+
+    Raises `DataError`.
     """
     if content[:4] == b"RIFX":
         raise DataError(
@@ -102,8 +104,8 @@ def _long_sizes(chunk: bytes, name: str) -> tuple[int, dict[bytes, int]]:
 
 
 def _from_a_pipe(size: int, content: bytes, whole: int, place: int) -> bool:
-    """Whether a length of samples is none, so that they reach to the end; `whole` is the length
-    that the file claims to have.
+    """Whether a length of samples is a placeholder, so that they reach to the end; `whole` is the
+    length in the file's header.
     """
     there = len(content) - place
     unknown = whole in (0, UNKNOWN, UNKNOWN_LONG)
@@ -115,8 +117,8 @@ def _from_a_pipe(size: int, content: bytes, whole: int, place: int) -> bool:
 
 
 def _next_chunk(content: bytes, place: int, size: int) -> int:
-    """Where the chunk after one of that size begins: at an even place, unless its writer left out
-    the byte that fills it up.
+    """Where the chunk after one of that size begins: at an even offset, unless its writer left out
+    the padding byte.
     """
     bare, padded = place + size, place + size + size % 2
     if bare != padded and content[bare : bare + 1] != b"\0":
@@ -178,6 +180,6 @@ def _to_float(data: bytes, code: int, bits: int) -> Channels:
 
 
 def check_size(values: int, name: str) -> None:
-    """Raise `DataError` for a recording of more values than memory should hold."""
+    """Raise `DataError` for a recording with more values than fit into memory."""
     if values > MOST_VALUES:
         raise DataError(f"{name}: {values:,} values, more than {MOST_VALUES:,}; cut it into pieces")

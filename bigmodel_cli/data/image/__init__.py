@@ -1,1 +1,1 @@
-"""Images: where they are read, how they are changed while training."""
+"""Images: reading, decoding, augmentation."""

@@ -29,7 +29,7 @@ Pair = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 
 
 class _DrawnOptions(Options):
-    """A change of whole batches, by `draws` numbers for each image."""
+    """A change of whole batches that takes `draws` numbers for each image."""
 
     draws: ClassVar[int]
 
@@ -38,7 +38,7 @@ class _DrawnOptions(Options):
         raise NotImplementedError
 
     def change(self, index: int, images: Tensor, samples: Ints, epoch: int, seed: int) -> Tensor:
-        """The same, of these samples, as the spec's change number `index`."""
+        """The change of these samples, as the spec's change number `index`."""
         u = draw(seed, epoch, samples, 100 + index, self.draws)
         return self.apply(images, torch.from_numpy(u).to(images.device))
 
@@ -57,7 +57,6 @@ class RandomCropOptions(_DrawnOptions):
     )
 
     def apply(self, images: Tensor, u: Tensor) -> Tensor:
-        """The windows; u is (B, 2) in [0, 1)."""
         height, width = images.shape[2:]
         corner = (u * (2 * self.padding + 1)).long()  # (B, 2)
         rows = corner[:, :1] + torch.arange(height, device=images.device)  # (B, H)
@@ -75,7 +74,6 @@ class RandomFlipOptions(_DrawnOptions):
     p: Fraction = Field(0.5, description="probability")
 
     def apply(self, images: Tensor, u: Tensor) -> Tensor:
-        """The images, some mirrored; u is (B, 1)."""
         return torch.where((u[:, 0] < self.p)[:, None, None, None], images.flip(-1), images)
 
 
@@ -85,20 +83,19 @@ class RandomAffineOptions(_DrawnOptions):
     draws: ClassVar[int] = 5
     type: Literal["RandomAffine"] = "RandomAffine"
     degrees: Annotated[float, Field(ge=0, le=180)] = Field(
-        description="turned by up to so many degrees either way"
+        description="largest rotation in degrees, either way"
     )
     translate: Pair = Field(
-        [0.0, 0.0], description="moved by up to these fractions of width and height"
+        [0.0, 0.0], description="largest shift, as fractions of width and height"
     )
     scale: Annotated[list[Positive], Field(min_length=2, max_length=2)] = Field(
         [1.0, 1.0], description="least and greatest"
     )
     shear: Annotated[float, Field(ge=0, lt=90)] = Field(
-        0.0, description="sheared along x by up to so many degrees either way"
+        0.0, description="largest shear along x in degrees, either way"
     )
 
     def apply(self, images: Tensor, u: Tensor) -> Tensor:
-        """The images, each under its own map; u is (B, 5)."""
         height, width = images.shape[2:]
         angle = (2 * u[:, 0] - 1) * self.degrees
         moved = (2 * u[:, 1:3] - 1) * torch.tensor(
@@ -121,7 +118,6 @@ class RandomErasingOptions(_DrawnOptions):
     )
 
     def apply(self, images: Tensor, u: Tensor) -> Tensor:
-        """The images, some with a rectangle; u is (B, 5)."""
         height, width = images.shape[2:]
         area = (self.scale[0] + u[:, 1] * (self.scale[1] - self.scale[0])) * height * width
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
@@ -184,7 +180,7 @@ class Augmentation:
 
 
 def affine(images: Tensor, angle: Tensor, moved: Tensor, scale: Tensor, shear: Tensor) -> Tensor:
-    """Turn by `angle` degrees clockwise, shear along x by `shear` degrees, `scale`, then move by
+    """Rotate by `angle` degrees clockwise, shear along x by `shear` degrees, `scale`, then move by
     `moved` (B, 2) pixels.
 
     As torchvision's `affine` with bilinear interpolation, one map for each image. The sampling grid
@@ -243,10 +239,10 @@ def _v2(index: int, options: V2Options) -> Any:
 def _sample_by_sample(
     transform: Any, name: str, index: int, images: Tensor, samples: Ints, epoch: int, seed: int
 ) -> Tensor:
-    """The transform on each image as uint8, under a random state of the sample's own.
+    """The transform on each image as uint8, under a random state of its own.
 
-    Raises `SpecError` for one that fails on such images, or makes something else of them:
-    evaluation has them as they are.
+    Raises `SpecError` for one that fails on such images, or changes their shape: evaluation has
+    them as they are.
     """
     pixels = (images * 255).round().to(torch.uint8)
     with torch.random.fork_rng(devices=[]):

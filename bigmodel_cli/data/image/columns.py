@@ -1,4 +1,4 @@
-"""Columns of images and labels in Parquet files: what a row must hold, and what its label means."""
+"""Columns of images and labels in Parquet files."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def read_images(values: Sequence[Any], places: Sequence[str], column: str) -> list[bytes]:
-    """Encoded images: bytes, or Hugging Face's {bytes, path}. Raises `DataError` naming a row
-    without.
+    """Encoded images: bytes, or Hugging Face's {bytes, path}.
+
+    Raises `DataError` naming a row without.
     """
     images = []
     for value, place in zip(values, places, strict=True):
@@ -38,7 +39,7 @@ def read_images(values: Sequence[Any], places: Sequence[str], column: str) -> li
 
 
 def read_labels(values: Sequence[Any], places: Sequence[str], column: str) -> list[Label]:
-    """Whole numbers and words as they are, true and false as words.
+    """Integers and words as they are, booleans as words.
 
     Raises `DataError` naming a row with anything else.
     """
@@ -74,9 +75,9 @@ def number_labels(
 ) -> tuple[dict[str, Ints], tuple[str, ...]]:
     """(the labels of each split as numbers (N,), the classes).
 
-    Whole numbers count the `names` of a schema, or stand for themselves where there are none. Words
-    are among the names, or are classes in sorted order. Raises `DataError` naming a row that fits
-    neither, or is of the other kind than those before it.
+    Integers index the `names` of a schema, or are the classes where there are none. Words are among
+    the names, or are classes in sorted order. Raises `DataError` naming a row that fits neither, or
+    is of another kind than those before it.
     """
     first = next((label for own in labels.values() for label in own), 0)
     rows = [
@@ -95,7 +96,8 @@ def number_labels(
         for label, place in rows:
             if label not in number:
                 raise DataError(
-                    f"{place}: the label {label!r} is no class{did_you_mean(str(label), classes)}"
+                    f"{place}: the label {label!r} is not a class"
+                    f"{did_you_mean(str(label), classes)}"
                 )
         return {
             n: np.array([number[str(label)] for label in own], np.int64)
@@ -112,7 +114,9 @@ def number_labels(
 
 
 def class_names(metadata: Any, label: str) -> tuple[str, ...]:
-    """The names that Hugging Face's feature schema gives to the labels, or () where there is none."""
+    """The names that Hugging Face's feature schema gives to the labels, or () where there are
+    none.
+    """
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
         return tuple(map(str, features[label]["names"]))

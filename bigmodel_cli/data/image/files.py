@@ -1,6 +1,4 @@
-"""Image files before they are decoded: which formats are opened at all, and what a header says of
-size, colour and depth.
-"""
+"""Image files before decoding: accepted formats, and size, colour and depth from the header."""
 
 from __future__ import annotations
 
@@ -20,9 +18,9 @@ from bigmodel_cli.data.files import SKIP, check_plain
 from bigmodel_cli.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "QOI")
-"""The formats that are opened, whatever a file is called.
+"""The formats that are opened, whatever the file's name is.
 
-Pillow knows others, of which some start a program (EPS: Ghostscript).
+Pillow knows others, some of which start a program (EPS: Ghostscript).
 """
 ENDINGS = (
     *(
@@ -43,7 +41,7 @@ ENDINGS = (
     ),
     *(".jp2", ".j2k", ".jpx", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".qoi"),
 )
-"""How their files end."""
+"""Endings of their files."""
 OTHER_ENDINGS = (
     *(
         ".heic",
@@ -79,9 +77,9 @@ OTHER_ENDINGS = (
         ".xpm",
     ),
 )
-"""How files of other images end: that these are left out is worth saying."""
+"""Endings of other image files: leaving these out is worth reporting."""
 STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
-"""How files of PNG, JPEG, GIF, BMP and TIFF begin."""
+"""First bytes of PNG, JPEG, GIF, BMP and TIFF."""
 REMEDY = f"repair or remove it{SKIP}"
 ORIENTATION = 0x0112
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
@@ -95,8 +93,8 @@ class Header:
     read.
 
     `name` is the kind of its pixels for people. `depth` is "8" for up to 8 bits, "16" where 65,535
-    is white, "float" where 1 is, and "integer" where the file does not say which value is;
-    `inverted` where 0 is white and Pillow leaves it so.
+    is white, "float" where 1 is, and "integer" where the file does not say which value is.
+    `inverted`: 0 is white, and Pillow leaves it so.
     """
 
     size: tuple[int, int]
@@ -117,7 +115,7 @@ def left_out(paths: Sequence[Path]) -> str:
 
 
 def begins_as_image(path: Path) -> bool:
-    """Whether a file begins as those of the common formats do, whatever it is called."""
+    """Whether a file begins as those of the common formats do, whatever its name is."""
     try:
         with open(path, "rb") as file:
             start = file.read(12)
@@ -130,7 +128,7 @@ def begins_as_image(path: Path) -> bool:
 def open_image(source: Path | bytes, name: str) -> Iterator[Any]:
     """A Pillow image whose pixels are not yet decoded.
 
-    What fails here or within raises `DataError` naming it.
+    A failure here or within raises `DataError` naming it.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -169,7 +167,7 @@ def open_image(source: Path | bytes, name: str) -> Iterator[Any]:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Those formats that this Pillow was built with."""
+    """The formats that this Pillow was built with."""
     from PIL import Image
 
     Image.init()
@@ -211,19 +209,19 @@ def read_header(image: Any, name: str) -> Header:
 
 
 def _is_turned(image: Any) -> bool:
-    """Whether height and width change places once EXIF's orientation is applied; Pillow gives
-    TIFF's size after that.
+    """Whether EXIF's orientation swaps height and width; for TIFF Pillow gives the size after
+    that.
     """
     if image.format == "TIFF":
         return False
     kept = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
     if image.format == "PNG" and not any(key in image.info for key in kept):
-        return False  # asking would decode the pixels, behind which it may stand too
+        return False  # asking would decode the pixels, after which it may also be
     return image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
 
 
 def _is_grey_palette(palette: Any) -> bool:
-    if palette is None:  # of a GIF, which has none of its own
+    if palette is None:  # of a GIF, which has no EXIF of its own
         return False
     width = len(palette.rawmode or palette.mode)
     values = bytes(palette.palette)

@@ -1,4 +1,4 @@
-"""Images in folders: which of them are splits, which are classes, and what lies in them."""
+"""Images in folders: which folders are splits, which are classes, and their content."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPLIT_NAMES = {
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
-"""What the folder of a split may be called, in any case."""
+"""Accepted names of a split's folder, in any case."""
 
 
 def read_folder(
@@ -40,8 +40,8 @@ def read_folder(
         flat = not found_classes and folders[name] != root and _images_in(folders[name], ENDINGS)
         if flat and (any(inside.values()) or "train" not in folders):
             raise DataError(
-                f"{folders[name]}: its images lie in no folders of classes, and those of a split do"
-                " (class/image.png); sort them into such folders, or take it out of the root"
+                f"{folders[name]}: its images are not in folders of classes, and those of a split"
+                " are (class/image.png); sort them into such folders, or take it out of the root"
                 " (bigmodel predict labels images without)"
             )
     classes = tuple(sorted({c for found in inside.values() for c in found}))
@@ -167,7 +167,7 @@ def _class_folders(folder: Path) -> dict[str, Path]:
 
 
 def _images_in(folder: Path, endings: tuple[str, ...]) -> list[Path]:
-    """The images that lie right in a folder."""
+    """The images directly in a folder."""
     try:
         found = [
             p

@@ -1,6 +1,4 @@
-"""Images, labelled or not: one tensor on the device where they fit, decoded on the way where they
-do not.
-"""
+"""Images, labelled or not: one tensor on the device where they fit, else decoded on the fly."""
 
 from __future__ import annotations
 
@@ -75,7 +73,7 @@ READERS = {
     "cifar10": read_cifar,
     "cifar100": read_cifar,
 }
-"""What reads each folder of torchvision's layout."""
+"""The reader of each folder of torchvision's layout."""
 
 
 class NormalizeOptions(Options):
@@ -87,13 +85,13 @@ class NormalizeOptions(Options):
 
 class _ImageOptions(AnyDataOptions):
     source: ClassVar[tuple[tuple[int, int, int] | None, int, int]] = (None, 0, 0)
-    """(channels, height, width), classes and training images of one that is the same everywhere."""
+    """(channels, height, width), classes and training images of a source that is the same
+    everywhere.
+    """
     test_data: ClassVar[str] = "data.root=FOLDER, with a folder test in it"
     size: Annotated[int, Field(gt=0, le=10_000)] | None = Field(
         None,
-        description=(
-            "resize to a square of so many pixels; left out: the size of most training images"
-        ),
+        description="side in pixels to resize to; left out: the size of most training images",
     )
     channels: Literal[1, 3] | None = Field(
         None, description="1: grey, 3: colour; left out: colour if any training image has colour"
@@ -116,7 +114,7 @@ class _ImageOptions(AnyDataOptions):
     on_bad: Literal["error", "skip"] = Field(
         "error", description="what to do with an image that cannot be decoded"
     )
-    labels: bool = Field(True, description="false: the images alone, for task.type: masked_image")
+    labels: bool = Field(True, description="false: only the images, for task.type: masked_image")
     label_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0,
         description=(
@@ -127,7 +125,6 @@ class _ImageOptions(AnyDataOptions):
     def open(
         self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
     ) -> DataSet:
-        """The images."""
         return _open_images(self, base, say, assets, only)
 
     @model_validator(mode="after")
@@ -144,15 +141,12 @@ class _ImageOptions(AnyDataOptions):
         return ("train", "test")
 
     def splits(self, base: Path) -> tuple[str, ...]:
-        """The splits that there are."""
         return with_held_out(self.named(base), self.val_fraction)
 
     def loader_workers(self) -> int:
-        """Processes that load and augment."""
         return self.workers
 
     def expected_classes(self) -> int:
-        """How many there are."""
         return self.source[1]
 
     def expected(self, assets: Assets | None) -> Expected:
@@ -220,7 +214,6 @@ class DigitsOptions(_ImageOptions):
     type: Literal["digits"] = "digits"
 
     def read(self, base: Path, only: str | None, say: Say) -> RawImages:
-        """Read the source, or what one split of it needs."""
         return read_digits(needed(self.named(base), only))
 
 
@@ -241,7 +234,7 @@ class FolderOptions(LabelledOptions, _ImageOptions):
         return tuple(split_folders(expand(self.root, base, "data.root")))
 
     def read(self, base: Path, only: str | None, say: Say) -> RawImages:
-        """Read the source, or what one split of it needs."""
+        """The images of the splits that `only` needs."""
         return read_folder(
             expand(self.root, base, "data.root"), self.labels, needed(self.named(base), only)
         )
@@ -264,7 +257,7 @@ class ParquetOptions(LabelledOptions, _ImageOptions):
     label_column: str = Field("label", description="the column of labels")
     label_separator: Separator = None
     target_columns: list[str] = Field(
-        [], description="columns of numbers to learn in place of labels, for task.type: regression"
+        [], description="columns of numbers to learn instead of labels, for task.type: regression"
     )
 
     @model_validator(mode="after")
@@ -287,7 +280,7 @@ class ParquetOptions(LabelledOptions, _ImageOptions):
         return tuple(name for name, files in self._files.items() if files)
 
     def read(self, base: Path, only: str | None, say: Say) -> RawImages:
-        """Read the source, or what one split of it needs."""
+        """The images of the splits that `only` needs."""
         named = {n: (names, f"data.{n}") for n, names in self._files.items()}
         files = files_of_splits(named, base, only, say, PARQUET)
         if not self.labels:
@@ -300,7 +293,9 @@ class ParquetOptions(LabelledOptions, _ImageOptions):
 def _open_images(
     options: Any, base: Path, say: Say, assets: Assets | None, only: str | None
 ) -> DataSet:
-    """The images of a source as splits; a checkpoint's normalisation is used when `assets` has one."""
+    """The images of a source as splits; a checkpoint's normalisation is used when `assets` has
+    one.
+    """
     before = info_of(assets)
     known = before if only is not None else None
     named = options.named(base)
@@ -376,8 +371,8 @@ def _open_images(
 
 
 def _check(raw: RawImages, say: Say) -> None:
-    """Raise `DataError` for an empty split or a label that is no class; say which classes a split
-    lacks.
+    """Raise `DataError` for an empty split or a label that is not a class; report missing classes
+    of a split.
     """
     for name, split in raw.splits.items():
         if not len(split.labels):
@@ -399,7 +394,7 @@ def _check(raw: RawImages, say: Say) -> None:
 def _load(
     raw: RawSplit, options: Any, shape: Shape, white: float | None, key: str, say: Say
 ) -> Resident | Streamed:
-    """The pixels in memory where they fit; decoded once, and kept in the cache."""
+    """The pixels in memory where they fit; decoded once, and cached."""
     channels, size = shape[0], shape[1:]
     if raw.pixels is not None:
         pixels = raw.pixels
@@ -451,8 +446,8 @@ def _normalisation(options: Any, train: Resident | Streamed, assets: Assets | No
 
 
 def _moments(pixels: Tensor) -> list[tuple[float, float]]:
-    """(mean, variance) of each channel, from counts of the 256 values: exact, and no float copy of
-    the images.
+    """(mean, variance) of each channel, from counts of the 256 values: exact, and without a float
+    copy of the images.
     """
     found = []
     values = torch.arange(256, dtype=torch.float64) / 255

@@ -1,13 +1,13 @@
 """Encoded images to tensors, with every conversion stated.
 
-EXIF orientation is applied. An animated image gives its first frame, a TIFF of several its first
-page. Which value is white follows from the file's type, never from its brightest pixel: 65,535 in
-grey of 16 bits, 1 in floating-point pixels, or what `data.white_level` says (4,095 for 12 bits kept
-in 16); what lies outside black and white is refused. Colour of 16 bits keeps the upper eight.
-TIFF's MaxSampleValue is passed over: it may be the brightest pixel's, and its specification forbids
-this use. Integers of 32 bits, and signed ones, have no white of their own. CMYK, palette and
-transparent images become RGB (transparency on black), or grey where one channel is asked for: 0.299
-R + 0.587 G + 0.114 B. Resizing is bilinear, over all pixels that shrink into one.
+EXIF orientation is applied. An animated image gives its first frame, a TIFF with several pages its
+first. The white value follows from the file's type, never from its brightest pixel: 65,535 in grey
+of 16 bits, 1 in floating-point pixels, or `data.white_level` (4,095 for 12 bits kept in 16); values
+outside black and white are refused. Colour of 16 bits keeps the upper eight. TIFF's MaxSampleValue
+is ignored: it may be the brightest pixel's, and its specification forbids this use. Integers of 32
+bits, and signed ones, have no white of their own. CMYK, palette and transparent images become RGB
+(transparency on black), or grey where one channel is asked for: 0.299 R + 0.587 G + 0.114 B.
+Resizing is bilinear and antialiased.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from bigmodel_cli.lazy import Tensor, torch
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 WHITE = {"16": 65_535.0, "float": 1.0}
 TOLERANCE = 1e-3
-"""How far beyond black and white floating-point pixels may lie by rounding, as a part of white."""
+"""How far beyond black and white floating-point pixels may be by rounding, as a fraction of white.
+"""
 
 
 def decode(
@@ -123,7 +124,7 @@ def normalise(images: Tensor, info: DatasetInfo) -> Tensor:
 
 
 def denormalise(images: Tensor, info: DatasetInfo) -> Tensor:
-    """The inverse of `normalise`, cut to 0..1: what an image (..., C, H, W) looks like."""
+    """The inverse of `normalise`, clamped to 0..1, of images (..., C, H, W)."""
     mean, std = (
         torch.tensor(v or (d,), device=images.device).view(-1, 1, 1)
         for v, d in ((info.mean, 0.0), (info.std, 1.0))

@@ -1,6 +1,4 @@
-"""Where images come from: each source gives arrays of pixels, or encoded images to be decoded, with
-labels.
-"""
+"""Image sources: arrays of pixels, or encoded images to be decoded, with labels."""
 
 from __future__ import annotations
 
@@ -47,9 +45,8 @@ class RawSplit:
     """`labels` (N,), -1 where there are none, or the numbers or sets of targets.py.
 
     `pixels` are (N, C, H, W) uint8, or `encoded` images are paths or bytes, with names. `digest`
-    names the content of the source from which it was read, `hashes` are those of the content of
-    images that are files. `headers` (image_survey.Headers) are what a survey found out about the
-    encoded ones.
+    identifies the content of the source, `hashes` are those of image files. `headers`
+    (image_survey.Headers) are the survey of the encoded ones.
     """
 
     labels: Labels
@@ -71,8 +68,8 @@ class RawSplit:
         return as_hashes(hash_of(image) for image in self.encoded)
 
     def check_unchanged(self) -> None:
-        """Raise `DataError` for an image file whose content is not what its hash (where it has one)
-        says.
+        """Raise `DataError` for an image file whose content no longer matches its hash, where it
+        has one.
         """
         if self.hashes:
             check_unchanged(self.encoded, self.hashes)
@@ -91,7 +88,7 @@ class RawImages:
 
     @property
     def digest(self) -> str:
-        """A name for the content of all splits."""
+        """A hash of the content of all splits."""
         return hashlib.sha256(
             repr([(n, s.digest) for n, s in self.splits.items()]).encode()
         ).hexdigest()
@@ -108,8 +105,8 @@ def _no_labels(count: int) -> Labels:
 
 
 def read_mnist(root: Path, folder: str, download: bool, wanted: Sequence[str]) -> RawImages:
-    """The idx files of MNIST or FashionMNIST below root/`folder`/raw, plain or .gz; of the splits
-    that are `wanted`.
+    """The idx files of MNIST or FashionMNIST below root/`folder`/raw, plain or .gz, for the
+    `wanted` splits.
     """
     raw = root / folder / "raw"
     if download:
@@ -160,7 +157,7 @@ def _read_idx(path: Path, dimensions: int, sha: Any) -> Any:
 
 
 def read_cifar(root: Path, kind: str, download: bool, wanted: Sequence[str]) -> RawImages:
-    """CIFAR-10 or CIFAR-100 in torchvision's layout below root; the splits that are `wanted`."""
+    """CIFAR-10 or CIFAR-100 in torchvision's layout below root, for the `wanted` splits."""
     from torchvision import datasets
 
     source = datasets.CIFAR10 if kind == "cifar10" else datasets.CIFAR100
@@ -230,7 +227,7 @@ def read_parquet(
     """Parquet files with an image column as Hugging Face datasets write it ({bytes, path}) and a
     column of labels, or none.
 
-    Labels are sets where a `separator` is given; `targets` are columns of numbers in place of
+    Labels are sets where a `separator` is given; `targets` are columns of numbers instead of
     labels.
     """
     pyarrow = need("pyarrow", "parquet", "data.type: parquet_images")
@@ -311,7 +308,7 @@ def read_parquet(
 def _read_numbers(
     values: Sequence[Sequence[Any]], places: Sequence[str], names: Sequence[str]
 ) -> list[Any]:
-    """Each row's numbers, of columns with these names."""
+    """Each row's numbers in the columns with these names."""
     columns = [
         [
             read_number(v, place, f"data.target_columns ({name})")

@@ -1,4 +1,4 @@
-"""Splits of images: held on the device as one tensor, or decoded sample by sample."""
+"""Splits of images: one tensor on the device, or decoded sample by sample."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Resident:
         self.shape: tuple[int, int, int] = (pixels.shape[1], pixels.shape[2], pixels.shape[3])
 
     def part(self, chosen: Ints) -> Resident:
-        """Those samples alone."""
+        """Only those samples."""
         return Resident(self.pixels.numpy()[chosen], self.labels.numpy()[chosen])
 
     def labelled(self, labels: Labels) -> Resident:
@@ -47,12 +47,12 @@ class Resident:
         return self.pixels[index], self.labels[index]
 
     def some(self, most: int) -> Tensor:
-        """(N, C, H, W) pixels to measure on: all, since they are there."""
+        """(N, C, H, W) pixels to measure on: all of them."""
         return self.pixels
 
 
 class Streamed:
-    """Encoded images, decoded when they are asked for."""
+    """Encoded images, decoded on demand."""
 
     resident = False
 
@@ -65,7 +65,7 @@ class Streamed:
         )
 
     def part(self, chosen: Ints) -> Streamed:
-        """Those samples alone."""
+        """Only those samples."""
         return Streamed(subset(self.raw, chosen), self.shape, self.white)
 
     def labelled(self, labels: Labels) -> Streamed:
@@ -73,7 +73,7 @@ class Streamed:
         return Streamed(replace(self.raw, labels=labels), self.shape, self.white)
 
     def to(self, device: torch.device) -> None:
-        """Nothing is held that could move."""
+        """No-op: nothing is resident."""
 
     def take(self, samples: Ints) -> tuple[Tensor, Tensor]:
         """(pixels (B, C, H, W), labels (B,)) of those samples."""
@@ -85,13 +85,13 @@ class Streamed:
         return torch.from_numpy(np.stack(pixels)), self.labels[torch.from_numpy(samples)]
 
     def some(self, most: int) -> Tensor:
-        """(most, C, H, W) pixels to measure on: of so many images at most."""
+        """(at most `most`, C, H, W) pixels to measure on."""
         return self.take(sampled(len(self.labels), most))[0]
 
 
 class ImageSplit(Split):
-    """{"image": (B, C, H, W) float32 normalised, "key": (B,)}, and what is learnt of an image
-    (`target_name`).
+    """{"image": (B, C, H, W) float32 normalised, "key": (B,)}, and the target under
+    `target_name`.
     """
 
     def __init__(
@@ -105,7 +105,6 @@ class ImageSplit(Split):
         return self.count
 
     def to(self, device: torch.device) -> None:
-        """Move what is held to the device."""
         self.source.to(device)
 
     def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
-"""What all images of a source are, from their headers: channels, size and depth are decided by all
-of them, not by the first.
+"""A survey of a source's image headers: all of them, not the first, decide channels, size and
+depth.
 
-A survey is kept in the cache by the digest of the source's content, so that it is made once.
+A survey is cached by the digest of the source's content, so that it is made once.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from bigmodel_cli.progress import Progress, progress
 
 FORMAT = 1  # of the survey in the cache
 MANY = 5000
-"""Images whose headers take a while to read."""
+"""Number of images whose headers take a while to read."""
 SAMPLED = 100
 """Images of more than 8 bits, evenly among all, that are decoded to find a set whose white is not
 what the files' type says.
 """
 FEW_BITS = 14
-"""Where the brightest of these is within so many of its 16 bits, that is said."""
+"""A brightest value of at most this many of 16 bits is reported."""
 Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Headers:
-    """Of each image its `sizes` (N, 2), height and width, and its kind (N,), a number among `names`
+    """Of each image its `sizes` (N, 2), height and width, and its kind (N,), an index into `names`
     and `grey`.
     """
 
@@ -46,7 +46,7 @@ class Headers:
     grey: tuple[bool, ...]
 
     def part(self, chosen: Any) -> Headers:
-        """Those images alone."""
+        """Only those images."""
         return replace(self, sizes=self.sizes[chosen], kinds=self.kinds[chosen])
 
     def all_grey(self) -> bool:
@@ -59,7 +59,7 @@ class Headers:
         return sorted(numbers.items(), key=lambda pair: (-pair[1], pair[0]))
 
     def most_frequent(self) -> tuple[int, int]:
-        """The size of most images; of several the largest, then the highest."""
+        """The size of most images; in a tie the largest, then the highest."""
         sizes, counts = np.unique(self.sizes, axis=0, return_counts=True)
         best = max(range(len(sizes)), key=lambda i: (counts[i], sizes[i].prod(), sizes[i][0]))
         return int(sizes[best][0]), int(sizes[best][1])
@@ -82,11 +82,11 @@ class Survey:
 
 
 def survey_images(raw: RawImages, skip_bad: bool, white: float | None, say: Say) -> RawImages:
-    """The source with the headers of its encoded images, and without those that cannot be read
-    where they are to be skipped.
+    """The source with the headers of its encoded images, without unreadable images where they are
+    to be skipped.
 
-    Raises `DataError` for the first image that cannot be read where they are not, and for a split
-    that has no other.
+    Raises `DataError` for the first unreadable image where they are not, and for a split that has
+    no other.
     """
     return replace(
         raw,
@@ -162,9 +162,9 @@ def _survey(split: RawSplit, skip_bad: bool, white: float | None, shown: Progres
 
 def _brightest(source: Any, name: str, white: float | None) -> int:
     """The brightest value of 16 bits in an image, of which the upper eight are known in colour;
-    65,535 where it is of others.
+    65,535 for other images.
 
-    Raises `DataError` for pixels that are beyond black and white.
+    Raises `DataError` for pixels beyond black and white.
     """
     decode(source, name, 1, None, white)
     with open_image(source, name) as opened:
@@ -177,7 +177,7 @@ def _brightest(source: Any, name: str, white: float | None) -> int:
 
 
 def _say_depth(name: str, found: Survey, white: float | None, say: Say) -> None:
-    """Say where images of 16 bits hold so few that white at 65,535 leaves them nearly black."""
+    """Warn where images of 16 bits hold so few that white at 65,535 leaves them nearly black."""
     for kind, (count, decoded, peak) in found.peaks.items():
         bits = peak.bit_length()
         if white is not None or not 0 < bits <= FEW_BITS:
@@ -200,8 +200,8 @@ def choose_shape(
     known: Shape | None,
     say: Say,
 ) -> Shape:
-    """(channels, height, width) that all images are brought to; what that changes, and what is
-    taken for white, is said.
+    """(channels, height, width) that all images are brought to; what that changes, and which value
+    is white, is reported.
 
     It is `known` (a checkpoint's) where given. Else `channels` and `size` decide, and where they
     are None the training split does: 3 channels if any image has colour, and the size of most

@@ -1,1 +1,1 @@
-"""Text: running, in pairs and in tables, and the tokenizers."""
+"""Text: running text, pairs and tables, and the tokenizers."""

@@ -1,5 +1,5 @@
-"""Training a byte-level BPE tokenizer, in a process of its own: the library's call heeds no signal,
-and a process can be ended.
+"""Training of a byte-level BPE tokenizer, in its own process: the library's call ignores signals,
+and a process can be killed.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from bigmodel_cli.errors import ResourceError
 from bigmodel_cli.progress import progress
 
 LOOK = 0.2
-"""Seconds between two looks at how far the merges are."""
+"""Seconds between two looks at the progress of the merges."""
 MERGES = "Compute merges"
-"""What the library calls the stage that takes the time after the texts were read."""
+"""The library's name for the slow stage after the texts were read."""
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> LibraryTokenizer:
     """A byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) of at most `vocab_size` tokens,
     end of text included.
 
-    Whatever is raised meanwhile, by a signal too, ends the process that does it. Raises
-    `ResourceError` where that is killed, as the system does when the memory is full.
+    An exception, from a signal too, kills the training process. Raises `ResourceError` where that
+    is killed, as the system does when the memory is full.
     """
     command = [sys.executable, "-P", bpe_process.__file__, str(vocab_size), END_OF_TEXT]
     pipe = subprocess.PIPE
-    # In a session of its own: Ctrl-C reaches this process alone, which then ends that one.
+    # In a session of its own: Ctrl-C reaches only this process, which then ends that one.
     with subprocess.Popen(
         command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
     ) as process:
@@ -49,7 +49,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> LibraryTokenizer:
         try:
             for reader in readers:
                 reader.start()
-            with contextlib.suppress(BrokenPipeError):  # its end says why
+            with contextlib.suppress(BrokenPipeError):  # its last lines say why
                 _send(texts, process.stdin)
             with progress("merging pairs into tokens", vocab_size, "") as shown:
                 while readers[1].is_alive():
@@ -70,14 +70,14 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> LibraryTokenizer:
 
 
 class _Listener:
-    """What the process says on stderr: how many merges are made, and its last other lines."""
+    """Reads the process's stderr: how many merges are made, and its other last lines."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream, self.merges = stream, 0
         self.others: deque[str] = deque(maxlen=20)
 
     def listen(self) -> None:
-        """Take lines until there are no more."""
+        """Read lines until there are no more."""
         for line in self.stream:
             try:
                 values = json.loads(line)
@@ -92,7 +92,7 @@ def _take(stream: IO[bytes], content: list[bytes]) -> None:
 
 
 def _send(texts: Iterable[str], stream: IO[bytes]) -> None:
-    """All texts, as `bpe_process.received` takes them."""
+    """Send all texts, as `bpe_process.received` reads them."""
     for text in texts:
         encoded = text.encode("utf-8")
         stream.write(len(encoded).to_bytes(8, "little"))

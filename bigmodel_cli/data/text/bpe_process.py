@@ -1,10 +1,10 @@
 """The process that trains a BPE tokenizer, run as a script by `bpe.py`: it imports nothing of
-bigmodel, so that it starts at once.
+bigmodel, and so starts at once.
 
-Texts come on stdin, each with its length before it (8 bytes, little end first), and `END` in place
-of a length after the last one. tokenizer.json goes to stdout; how far the merges have come is on
-stderr, a line of JSON each time (where the library can say so). When stdin is closed, the one who
-asked has gone, and the process ends.
+Texts come on stdin, each after its length (8 bytes, little-endian), and `END` instead of a length
+after the last one. tokenizer.json goes to stdout; progress of the merges goes to stderr, a line of
+JSON each time (where the library can report it). When stdin is closed, the parent has gone, and the
+process ends.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import IO, Any
 
 END = 2**64 - 1
 PART = 1 << 16
-"""Characters.
+"""In characters.
 
-The library takes 256 texts at once, so that long ones are handed over in parts of about this size.
+The library takes 256 texts at once, so that long ones are passed in parts of about this size.
 """
 CUT = re.compile(r"[!-~]\n(?=[!-~])")
-"""A line's end where the split into words, which the merges never cross, is the same if the text
-ends there.
+"""A line's end where cutting the text does not change its split into words, which the merges never
+cross.
 """
 
 
 def parts(texts: Iterator[str]) -> Iterator[str]:
-    """The texts, long ones in parts at `CUT`."""
+    """The texts, long ones in parts cut at `CUT`."""
     for text in texts:
         start = 0
         while len(text) - start > PART and (found := CUT.search(text, start + PART - 2)):
@@ -39,7 +39,7 @@ def parts(texts: Iterator[str]) -> Iterator[str]:
 
 
 def received(stream: IO[bytes]) -> Iterator[str]:
-    """The texts that come on the stream; the process ends where it breaks off."""
+    """The texts from the stream; the process ends where it breaks off."""
     while True:
         head = stream.read(8)
         size = int.from_bytes(head, "little")
@@ -52,7 +52,9 @@ def received(stream: IO[bytes]) -> Iterator[str]:
 
 
 def train(texts: Iterator[str], vocab_size: int, end_of_text: str) -> str:
-    """The tokenizer.json of a byte-level BPE of at most `vocab_size` tokens, that mark included."""
+    """The tokenizer.json of a byte-level BPE of at most `vocab_size` tokens, the end of text
+    included.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     library = Tokenizer(models.BPE())
@@ -78,7 +80,7 @@ def _end_with(stream: IO[bytes]) -> None:
 
 
 def main() -> None:
-    """Receive, train, send."""
+    """Receive the texts, train, and write tokenizer.json to stdout."""
     vocab_size, end_of_text = int(sys.argv[1]), sys.argv[2]
 
     def texts() -> Iterator[str]:

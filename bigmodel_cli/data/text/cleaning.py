@@ -1,6 +1,4 @@
-"""What is taken off a text before it becomes tokens: the same in training, eval, predict and
-attend.
-"""
+"""Cleaning of a text before tokenization: the same in training, eval, predict and attend."""
 
 from __future__ import annotations
 
@@ -14,21 +12,21 @@ BOM = "\ufeff"
 
 
 def clean(text: str) -> str:
-    """A row of a table, or one side of a pair, without a byte order mark before it and blanks
-    around it.
+    """A row of a table, or one side of a pair, without a leading byte order mark and surrounding
+    blanks.
     """
     return text.removeprefix(BOM).strip()
 
 
 def without_bom(text: str) -> str:
-    """Running text, whose blanks count, without a byte order mark before it."""
+    """Running text, whose blanks count, without a leading byte order mark."""
     return text.removeprefix(BOM)
 
 
 def checked(text: str, place: str) -> str:
-    """The text with "\\n" for every line end, as it is in data that is trained on.
+    """The text with "\n" for every line end, as in training data.
 
-    Raises `DataError` where it holds bytes that are not UTF-8, or surrogates of another origin.
+    Raises `DataError` where it contains bytes that are not UTF-8, or other lone surrogates.
     """
     try:
         text.encode("utf-8")
@@ -39,12 +37,10 @@ def checked(text: str, place: str) -> str:
 
 
 def lines_of(stream: BinaryIO) -> Iterator[str]:
-    """The lines of a stream of bytes, empty ones too: ended by a newline alone, of which a carriage
-    return before it is a part.
+    """The lines of a stream of bytes, empty ones too, ended by "\n" or "\r\n".
 
     A byte order mark at the very beginning is left out. Bytes that are not UTF-8 stay as lone
-    surrogates, so that the name of a file is still that file's, and whoever reads text can say
-    where they are.
+    surrogates, so that a file's name is still its own, and who reads text can say where they are.
     """
     for number, line in enumerate(stream):
         text = line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "surrogateescape")
@@ -57,5 +53,5 @@ def printable(text: str) -> str:
     """
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # surrogates that no byte stands behind
+    except UnicodeEncodeError:  # surrogates that are not from a byte
         return text.encode("utf-8", "backslashreplace").decode("utf-8")

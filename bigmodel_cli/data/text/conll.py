@@ -55,17 +55,16 @@ ENDINGS = tuple(
 )
 DOCUMENT = "-DOCSTART-"
 COMMENT = re.compile(r"#\s*([\w.:-]+\s*=\s|newdoc|newpar)")
-"""A line of CoNLL-U about the sentence that it stands before."""
+"""A line of CoNLL-U with a comment on the next sentence."""
 RANGE = re.compile(r"\d+[-.]\d+")
-"""The number of a CoNLL-U line that is no word of its own: several words written as one, or one
-that is not written.
+"""The number of a CoNLL-U line that is not a word: several words written as one, or an empty node.
 """
 Column = Annotated[int, Field(ge=-1000, le=1000)] | str
 Files = list[str]
 
 
 class Sentence(NamedTuple):
-    """Words and their tags; `place` says where they stand."""
+    """Words and their tags; `place` is their position."""
 
     place: str
     words: list[str]
@@ -83,7 +82,7 @@ class CoNLLOptions(AnyDataOptions):
     train: Annotated[Files, Field(min_length=1)] = Field(
         description="files, globs or folders, read in this order"
     )
-    val: Files = Field([], description="files for validation, in place of val_fraction")
+    val: Files = Field([], description="files for validation, instead of val_fraction")
     test: Files = Field([], description="files for the test split")
     val_fraction: ValFraction = Field(None, description=HELD_OUT.format("sentences"))
     words: Column | None = Field(
@@ -117,7 +116,6 @@ class CoNLLOptions(AnyDataOptions):
     def open(
         self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
     ) -> DataSet:
-        """The sentences."""
         return _open_conll(self, base, say, assets, only)
 
     @model_validator(mode="after")
@@ -131,21 +129,18 @@ class CoNLLOptions(AnyDataOptions):
         return {"train": self.train, "val": self.val, "test": self.test}
 
     def splits(self, base: Path) -> tuple[str, ...]:
-        """The splits that there are."""
         return with_held_out((n for n, names in self.files.items() if names), self.val_fraction)
 
     def longest(self) -> int:
-        """The most tokens of a sentence."""
         return self.context
 
     def tagged_piece(self) -> Piece:
-        """The token of a word that bears its tag."""
         return self.piece
 
     def sentences(self, path: Path, skipped: Counter[str]) -> Iterator[Sentence]:
         """The sentences of a file.
 
-        Raises `DataError` naming the line that is none; `skipped` counts lines by their kind.
+        Raises `DataError` naming an invalid line; `skipped` counts ignored lines by kind.
         """
         if is_json_lines(path):
             yield from (self.of_lists(row, place) for place, row in json_rows(path))
@@ -168,7 +163,7 @@ class CoNLLOptions(AnyDataOptions):
             yield found
 
     def add(self, sentence: Sentence, fields: list[str], width: int, place: str) -> None:
-        """One more word, from the fields of its line."""
+        """Add a word, from the fields of its line."""
         if len(fields) != width:
             raise DataError(
                 f"{place}: {len(fields)} column(s), and the lines before have {width}; tabs allow"

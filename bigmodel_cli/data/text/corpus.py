@@ -62,19 +62,18 @@ class Corpus:
 
 @dataclass(frozen=True, kw_only=True)
 class Texts(Corpus):
-    """Texts that are rows, as documents: what a tokenizer is fitted on."""
+    """Rows of text as documents: what a tokenizer is fitted on."""
 
     source: Callable[[], Iterator[str]]
 
     def documents(self) -> Iterator[Iterator[str]]:
-        """Each text by itself."""
+        """Each text as a document."""
         return (iter([text]) for text in self.source())
 
 
 @dataclass
 class Survey:
-    """What one pass over a corpus finds: a digest of its documents, how much there is, which
-    characters, each file's hash.
+    """The result of one pass over a corpus: digest, size, characters, and each file's hash.
 
     `lengths` are those of the documents, in characters.
     """
@@ -88,7 +87,10 @@ class Survey:
 
 
 def survey(corpus: Corpus) -> Survey:
-    """Read the corpus once. The result is kept in the cache by the content of the files."""
+    """Read the corpus once.
+
+    The result is cached by the content of the files.
+    """
     hashes = content_hashes(corpus.files)
     forms = [[is_json_lines(path), path.name.lower().endswith(".gz")] for path in corpus.files]
 
@@ -102,7 +104,7 @@ def survey(corpus: Corpus) -> Survey:
                     sha.update(text.encode("utf-8"))
                     found.characters += len(text)
                     seen.update(text)
-                sha.update(b"\xff")  # no byte of UTF-8: the end of a document
+                sha.update(b"\xff")  # not a byte of UTF-8: the end of a document
                 found.lengths.append(found.characters - before)
         found.digest, found.symbols = sha.hexdigest(), "".join(sorted(seen))
         check_unchanged(corpus.files, hashes)

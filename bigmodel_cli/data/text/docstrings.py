@@ -1,4 +1,4 @@
-"""What a function does, said in a sentence: Python's standard library as pairs of source and
+"""Python's standard library as pairs of a function's source and the first sentence of its
 docstring, on every machine.
 """
 
@@ -20,8 +20,7 @@ from bigmodel_cli.data.text.pairs import PairOptions
 
 EVERYTHING = 10**9  # bytes
 SHARES = {"test": 0.1, "val": 0.2}
-"""Modules whose hash falls below the first tenth are for testing, below the second for validation.
-"""
+"""Modules with a hash in the first tenth are for testing, in the second for validation."""
 LEAST_WORDS = 3
 
 
@@ -40,7 +39,6 @@ class DocstringsOptions(PairOptions):
     )
 
     def splits(self, base: Path) -> tuple[str, ...]:
-        """The splits that there are."""
         return ("train", "val", "test")
 
     def sources(self, base: Path, only: str | None, say: Say) -> dict[str, PairSource]:
@@ -53,22 +51,20 @@ class DocstringsOptions(PairOptions):
 
 
 def split_of(module: str) -> str:
-    """The split of a module, by its package (or own) name, so that files of a package stay
-    together.
-    """
+    """The split of a module, by its (package's) name, so that files of a package stay together."""
     name = module.split("/")[0].removesuffix(".py")
     share = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 0xFFFFFFFF
     return next((split for split, end in SHARES.items() if share < end), "train")
 
 
 def functions(path: Path, lines: int) -> Iterator[Pair]:
-    """(source without its docstring, the docstring's first sentence) of each function that has one
-    of some words.
+    """(source without its docstring, the docstring's first sentence) of each function whose
+    sentence has a few words or more.
     """
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError):
-        return  # a file for another encoding, or one that is meant to be broken
+        return  # a file in another encoding, or a deliberately broken one
     for node in ast.walk(tree):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
@@ -86,7 +82,7 @@ def first_sentence(docstring: str) -> str:
 
 
 def in_memory(pairs: list[Pair]) -> PairSource:
-    """Pairs that are held in memory."""
+    """Pairs that are kept in memory."""
     sha, symbols = hashlib.sha256(), set[str]()
     for pair in pairs:
         for text in pair:

@@ -52,7 +52,7 @@ from bigmodel_cli.progress import reading
 RESIDENT_BYTES = 512 << 20
 FORMAT = 3  # of the cached tokens
 TABLES = (".json", ".ndjson", ".csv", ".tsv")
-"""How files end that are no running text."""
+"""Endings of files that are not running text."""
 PHASE = 1  # stream of random numbers that shifts the windows
 
 
@@ -71,38 +71,33 @@ class _TextOptions(AnyDataOptions):
     isolate: bool = Field(
         False,
         description=(
-            "a token sees its own document alone, where several stand in a window; for causal_lm"
+            "a token sees only its own document, where several stand in a window; for causal_lm"
         ),
     )
 
     def open(
         self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
     ) -> DataSet:
-        """The text as windows of tokens."""
         return _open_text(self, base, say, assets, only)
 
     @abstractmethod
     def corpora(self, base: Path, only: str | None, say: Say) -> dict[str, Corpus]:
-        """The texts of the splits that there are, or what `only` one needs."""
+        """The texts of the splits, or those that `only` one needs."""
 
     def named(self) -> tuple[str, ...]:
         """The splits that the source itself has."""
         return ("train",)
 
     def splits(self, base: Path) -> tuple[str, ...]:
-        """The splits that there are."""
         return with_held_out(self.named(), self.val_fraction)
 
     def longest(self) -> int:
-        """The most tokens of a window."""
         return self.context
 
     def isolates(self) -> bool:
-        """Whether a token sees its own document alone."""
         return self.isolate
 
     def expected(self, assets: Assets | None) -> Expected:
-        """Windows of the context."""
         names = {
             "tokens",
             *(["words"] if self.words else []),
@@ -123,7 +118,7 @@ class TextOptions(_TextOptions):
     files: Annotated[list[str], Field(min_length=1)] = Field(
         description="files, globs or folders, read in this order"
     )
-    val_files: list[str] = Field([], description="files for validation, in place of val_fraction")
+    val_files: list[str] = Field([], description="files for validation, instead of val_fraction")
     test_files: list[str] = Field([], description="files for the test split")
     field: str = Field(
         "text", description="the key of the text in .jsonl rows; a.b for b in the object a"
@@ -131,7 +126,7 @@ class TextOptions(_TextOptions):
 
     @model_validator(mode="after")
     def _one_validation(self) -> TextOptions:
-        if self.val_fraction != TENTH:  # which earlier versions recorded beside val_files as well
+        if self.val_fraction != TENTH:  # earlier versions recorded it together with val_files
             not_both(self.val_files, "val_files", self.val_fraction)
         return self
 
@@ -145,7 +140,6 @@ class TextOptions(_TextOptions):
         }
 
     def named(self) -> tuple[str, ...]:
-        """The splits for which there are files."""
         return (
             "train",
             *(["val"] if self.val_files else []),
@@ -242,7 +236,7 @@ def _open_text(
 class Windows(Split):
     """Windows of T + 1 tokens.
 
-    In training they start at another phase each epoch; in evaluation they cover every target once.
+    In training each epoch starts them at another phase; in evaluation they cover every target once.
     """
 
     def __init__(
@@ -283,13 +277,13 @@ class Windows(Split):
         return self.count
 
     def to(self, device: torch.device) -> None:
-        """Hold all tokens as one tensor on the device."""
+        """Keep all tokens as one tensor on the device."""
         if self.resident and (self.stream is None or self.stream.device != device):
             self.stream = torch.from_numpy(self.tokens.astype(np.int32)).to(device)
             self.steps = torch.arange(self.context + 1, device=device)
 
     def phase(self, epoch: int, seed: int) -> int:
-        """How far all windows of an epoch are moved, drawn from [0, phases)."""
+        """The offset of all windows of an epoch, drawn from [0, phases)."""
         if self.drawn[0] != (epoch, seed):
             u = draw(seed, epoch, np.zeros(1, np.int64), PHASE, 1)[0, 0]
             self.drawn = ((epoch, seed), int(u * self.phases))
@@ -300,8 +294,8 @@ class Windows(Split):
         evaluation reaches.
 
         "words" (B, T + 1) numbers each token's word where the options ask for it, "segments" its
-        document: that begins with the mark that ends the one before, from which its first token is
-        foretold.
+        document. A document starts with the preceding end-of-text token, which is the context for
+        its first token.
         """
         batch = {"tokens": self.take(samples, epoch, seed), KEY: keys_of(seed, epoch, samples)}
         if self.words is not None:

@@ -1,4 +1,4 @@
-"""Where pairs of texts come from: two files that are parallel by line, or two columns of a table."""
+"""Sources of pairs of texts: two files that are parallel by line, or two columns of a table."""
 
 from __future__ import annotations
 
@@ -27,16 +27,15 @@ from bigmodel_cli.errors import DataError
 SIDES = ("source", "target")
 Pair = tuple[str, str]
 FORMAT = 1  # of the cached counts
-ENDS = 2  # documents: a tokenizer that is fitted on several has a mark for the end of each
+ENDS = 2  # documents: a tokenizer that is fitted on several has a token for the end of each
 
 
 @dataclass(frozen=True)
 class PairSource:
-    """The pairs of a split: `rows` reads them, `digest` names their content, `corpus` has the texts
-    of one side, or of both.
+    """The pairs of a split: `rows` reads them, `digest` identifies their content, `corpus` has the
+    texts of one side, or of both.
 
-    `notes` are what a reader of the files should know; `hashes` those of the content of the files,
-    by path.
+    `notes` are reports on the files; `hashes` those of the content of the files, by path.
     """
 
     rows: Callable[[], Iterator[Pair]]
@@ -47,7 +46,7 @@ class PairSource:
     hashes: dict[Path, str] = field(default_factory=dict)
 
     def count(self) -> int:
-        """How many pairs there are: counted once, and kept in the cache by their content."""
+        """How many pairs there are: counted once, and cached by their content."""
 
         def read() -> int:
             with progress.reading("counting the pairs", list(self.hashes)):
@@ -56,7 +55,7 @@ class PairSource:
         return int(cached_json("surveys", ["pairs", FORMAT, self.digest], read))
 
     def part(self, chosen: Ints, count: int) -> PairSource:
-        """The pairs of those numbers, of `count`, alone."""
+        """Only the pairs with those numbers, of `count`."""
         inside = np.zeros(count, bool)
         inside[chosen] = True
         digest = [*self.digest, hashlib.sha256(chosen.tobytes()).hexdigest()]
@@ -81,15 +80,15 @@ class PairSource:
         )
 
     def check_unchanged(self) -> None:
-        """Raise `DataError` for a file whose content is not what `digest` was made of."""
+        """Raise `DataError` for a file whose content is no longer what `digest` was made of."""
         check_unchanged(list(self.hashes), list(self.hashes.values()))
 
 
 def parallel(split: str, files: dict[str, tuple[Path, ...]]) -> PairSource:
-    """Files of sources and of targets, as many lines in each; where there are as many files of
-    both, file by file.
+    """Files of sources and of targets with equally many lines; where there are equally many files,
+    file by file.
 
-    Raises `DataError` for .jsonl, whose rows are no lines of text, and for sides of different
+    Raises `DataError` for .jsonl, whose rows are not lines of text, and for sides of different
     length.
     """
     if objects := [path for paths in files.values() for path in paths if is_json_lines(path)]:
@@ -130,8 +129,8 @@ def parallel(split: str, files: dict[str, tuple[Path, ...]]) -> PairSource:
 
 
 def _digest(paths: Sequence[Path], hashes: Sequence[str]) -> str:
-    """A name for the lines of several files: as running text other lines may be the same text (a
-    "\\r" before a line's end).
+    """A hash of the lines of several files: as running text other lines may be the same text (a
+    "\r" before a line's end).
     """
 
     def read() -> str:
@@ -140,7 +139,7 @@ def _digest(paths: Sequence[Path], hashes: Sequence[str]) -> str:
             for path in paths:
                 for line in lines(path):
                     sha.update(line.encode("utf-8") + b"\n")
-                sha.update(b"\xff")  # no byte of UTF-8: the end of a file
+                sha.update(b"\xff")  # not a byte of UTF-8: the end of a file
         return sha.hexdigest()
 
     packed = [path.name.lower().endswith(".gz") for path in paths]
@@ -169,7 +168,7 @@ def table(paths: tuple[Path, ...], columns: Columns) -> PairSource:
 
 
 def _names_first(together: Sequence[tuple[Sequence[Path], Sequence[Path]]]) -> tuple[str, ...]:
-    """What is to be said of files whose first lines look like the names of columns."""
+    """A warning about files whose first lines look like the names of columns."""
     notes = []
     for sources, targets in together:
         first = [next(lines(paths[0]), "").strip() for paths in (sources, targets)]
@@ -183,8 +182,8 @@ def _names_first(together: Sequence[tuple[Sequence[Path], Sequence[Path]]]) -> t
 
 
 def _numbers_differ(together: Sequence[tuple[Sequence[Path], Sequence[Path]]]) -> tuple[str, ...]:
-    """What is to be said of files side by side that have other numbers in their names: 10 sorts
-    before 2, and 02 does not.
+    """A warning about parallel files with different numbers in their names: 10 sorts before 2, and
+    02 does not.
     """
     for sources, targets in together if len(together) > 1 else ():
         numbers = [

@@ -1,4 +1,4 @@
-"""Pairs of texts for encoder-decoders: what is read, and what is written after reading it."""
+"""Pairs of a source and a target text, for encoder-decoders."""
 
 from __future__ import annotations
 
@@ -72,11 +72,9 @@ class PairOptions(AnyDataOptions):
     def open(
         self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
     ) -> DataSet:
-        """The pairs as tokens."""
         return _open_pairs(self, base, say, assets, only)
 
     def longest(self) -> int:
-        """The most tokens of a side."""
         return self.context
 
     def fraction(self) -> float:
@@ -84,7 +82,6 @@ class PairOptions(AnyDataOptions):
         return 0.0
 
     def expected(self, assets: Assets | None) -> Expected:
-        """Both sides as long as the context."""
         own = self.source_tokenizer
         info = DatasetInfo(
             vocab_size=expected_size(self.tokenizer, assets),
@@ -102,11 +99,9 @@ class _HeldOut(PairOptions):
         raise NotImplementedError
 
     def splits(self, base: Path) -> tuple[str, ...]:
-        """The splits that there are."""
         return with_held_out(self.named(), self.val_fraction)
 
     def fraction(self) -> float:
-        """The part of the training pairs to hold out."""
         return fraction_of(self.val_fraction, "val" in self.named())
 
 
@@ -134,12 +129,11 @@ class PairsOptions(_HeldOut):
         return self
 
     def named(self) -> tuple[str, ...]:
-        """The splits for which there are files."""
         given = {"train": self.source, "val": self.val_source, "test": self.test_source}
         return tuple(split for split, names in given.items() if names)
 
     def sources(self, base: Path, only: str | None, say: Say) -> dict[str, PairSource]:
-        """The splits that there are, or what `only` one needs."""
+        """The splits, or what `only` one needs."""
         prefix = {"train": "", "val": "val_", "test": "test_"}
         named = {
             s: {n: (getattr(self, prefix[n] + s), f"data.{prefix[n]}{s}") for n in self.named()}
@@ -186,11 +180,10 @@ class PairTableOptions(_HeldOut):
         return {"train": self.train, "val": self.val, "test": self.test}
 
     def named(self) -> tuple[str, ...]:
-        """The splits for which there are files."""
         return tuple(split for split, names in self._files.items() if names)
 
     def sources(self, base: Path, only: str | None, say: Say) -> dict[str, PairSource]:
-        """The splits that there are, or what `only` one needs."""
+        """The splits, or what `only` one needs."""
         sides = ("data.source", "data.target")
         columns = Columns((self.source, self.target), None, self.header, sides, self.delimiter)
         named = {n: (names, f"data.{n}") for n, names in self._files.items()}
@@ -257,12 +250,14 @@ def _open_pairs(
 def _tokenizers(
     options: PairOptions, sources: dict[str, PairSource], say: Say, assets: Assets | None
 ) -> dict[str, Tokenizer]:
-    """The tokenizer of each side, fitted on the training pairs; the same one where they share it."""
+    """The tokenizer of each side, fitted on the training pairs; one for both where they share
+    it.
+    """
 
     def fit(wanted: TokenizerOptions, side: str | None, asset: str) -> Tokenizer:
         first = (
             sources["train"] if "train" in sources else next(iter(sources.values()))
-        )  # where none is fitted
+        )  # where a tokenizer is not fitted
         corpus, found = first.corpus(side)
         tokenizer = fit_tokenizer(wanted, Corpora(corpus, {"train": found}), say, assets, asset)
         if tokenizer.end_of_text is None:
@@ -284,9 +279,9 @@ def _tokenizers(
 class Pairs(Split):
     """{"source": (B, S), "target": (B, T + 1), "key": (B,)} int64, -1 after a row's end.
 
-    A source is its tokens and the end; a target begins with the end as well, which says: write. In
-    training, pairs with an empty or too long side are left out; in evaluation every pair stays, cut
-    where it is too long. `lengths` are of the longer side.
+    A source is its tokens and the end token; a target begins with the end token too, as the start
+    of generation. In training, pairs with an empty or too long side are left out; in evaluation
+    every pair stays, cut where it is too long. `lengths` are of the longer side.
     """
 
     def __init__(
@@ -355,7 +350,7 @@ class Pairs(Split):
         return {**sides, KEY: keys_of(seed, epoch, samples)}
 
     def side(self, side: str, rows: Ints, first: int) -> Tensor:
-        """(B, first + longest + 1): `first` marks, the tokens, the end."""
+        """(B, first + longest + 1): `first` end tokens, the tokens, the end token."""
         lengths = np.minimum(self.sides[side].lengths[rows], self.longest)
         taken = np.pad(
             self.sides[side].take(rows, lengths), ((0, 0), (first, 1)), constant_values=PADDING

@@ -1,4 +1,4 @@
-"""Which part of a text is for training and which is held out, and the tokens of both in the cache."""
+"""The training and held-out parts of a text, and the cached tokens of both."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class Part:
     name: str
     corpus: Corpus
     own: Ints | None
-    single: bool  # one document, whose end needs no mark
+    single: bool  # one document, whose end needs no token
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Where the documents are."""
+        """The files of the documents."""
         return self.corpus.files
 
     def documents(self) -> Iterator[Iterator[str]]:
-        """The texts that are for training: what a tokenizer is fitted on."""
+        """The training texts: what a tokenizer is fitted on."""
         for document in self.divided():
             yield (text for held, text in document if not held)
 
@@ -63,8 +63,8 @@ def training_part(lengths: Sequence[int], fraction: float) -> Ints:
     """(N,) how many of each document's first characters are for training.
 
     Documents are held out in the order of a fixed permutation until the part is reached; of the
-    last of them, which may be the only one, no more than its tail, so that the part is exactly as
-    large as it should be.
+    last of them, which may be the only one, only its tail, so that the part has exactly the right
+    size.
     """
     total = sum(lengths)
     missing = total - int(total * (1 - fraction))
@@ -79,7 +79,7 @@ def training_part(lengths: Sequence[int], fraction: float) -> Ints:
 
 
 def tell_part(found: Survey, own: Ints, say: Say) -> None:
-    """Say how much of the text is held out."""
+    """Report how much of the text is held out."""
     held = found.characters - int(own.sum())
     touched = int((own < np.array(found.lengths)).sum())
     where = "the tail of the text" if len(own) == 1 else f"in {touched:,} of {len(own):,} documents"
@@ -92,8 +92,8 @@ def single(corpus: Corpus) -> bool:
 
 
 def write_tokens(draft: Path, parts: Sequence[Part], tokenizer: Tokenizer) -> None:
-    """Write train.bin, val.bin ...: the tokens one after the other; and the hashes of their blocks
-    of lines.
+    """Write train.bin, val.bin ...: the tokens one after the other; return the hashes of their
+    blocks of lines.
     """
     end = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
     for part in parts:
@@ -113,7 +113,7 @@ def write_tokens(draft: Path, parts: Sequence[Part], tokenizer: Tokenizer) -> No
 
 
 def _written(file: IO[bytes], pieces: Iterator[str], tokenizer: Tokenizer) -> Iterator[int]:
-    """Write the tokens of pieces of text; the hashes of its blocks of lines."""
+    """Write the tokens of pieces of text; return the hashes of its blocks of lines."""
 
     def passed_on() -> Iterator[str]:
         for text in pieces:
@@ -124,5 +124,5 @@ def _written(file: IO[bytes], pieces: Iterator[str], tokenizer: Tokenizer) -> It
 
 
 def token_dtype(tokenizer: Tokenizer) -> Any:
-    """The smallest type that holds every token."""
+    """The smallest integer type that holds every token."""
     return np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32

@@ -1,5 +1,5 @@
-"""Words of a sentence as tokens, one of which bears a word's tag; and the reader of sentences that
-a person gives.
+"""Words of a sentence as tokens, one of which has a word's tag; and the reader of sentences for
+`predict`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from bigmodel_cli.lazy import Tensor, torch
 
 
 class Pieces:
-    """Words to tokens, as they stand in running text; the same for what is trained on and for what
-    is given to `predict`.
-    """
+    """Words to tokens, as in running text; the same in training and in `predict`."""
 
     def __init__(self, tokenizer: Tokenizer, context: int, piece: Piece) -> None:
         self.tokenizer, self.room, self.piece = tokenizer, context - 2, piece
@@ -31,10 +29,9 @@ class Pieces:
         self.known: dict[str, list[int]] = {}
 
     def __call__(self, words: Sequence[str], place: str) -> tuple[list[int], list[int]]:
-        """(tokens, where among them each word's own stands), of the words that there is room for.
+        """(tokens, the index of each word's tagged token), of the words that fit.
 
-        The first word is always among them. One of which the tokenizer leaves nothing is the mark
-        of the end.
+        The first word is always included. A word without tokens gets the end token.
         """
         tokens: list[int] = []
         at: list[int] = []
@@ -52,8 +49,8 @@ class Pieces:
         return tokens[: self.room], at
 
     def batch(self, rows: Sequence[tuple[Any, Any]]) -> dict[str, Tensor]:
-        """{"tokens", "tags": (B, T)} of rows of tokens and their tags, between marks; -1 after a
-        row's end, and where no tag is.
+        """{"tokens", "tags": (B, T)} of rows of tokens and their tags, between special tokens; -1
+        after a row's end, and where there is no tag.
         """
         tokens, tags = (Ragged.of(side) for side in zip(*rows, strict=True))
         every = np.arange(len(rows))
@@ -65,8 +62,8 @@ class Pieces:
 
 
 class Sentences:
-    """Sentences that a person gives, words with blanks between: {"tokens", "tags": (B, T)}, where a
-    tag of 0 asks for one.
+    """Sentences that a user gives, words with blanks between: {"tokens", "tags": (B, T)}, where a
+    tag of 0 asks for a prediction.
     """
 
     def __init__(self, tokenizer: Tokenizer, context: int, piece: Piece) -> None:
@@ -74,8 +71,8 @@ class Sentences:
         self.most = f"{context} tokens, marks included"
 
     def read(self, given: str, place: str) -> tuple[tuple[list[str], list[int], Ints], bool]:
-        """(the words that there is room for, their tokens, where tags are asked for), and whether
-        there are more words.
+        """(the words that fit, their tokens, where tags are asked for), and whether there are more
+        words.
         """
         words = without_bom(checked(given, place)).split()
         if not words:
@@ -86,5 +83,5 @@ class Sentences:
         return (words[: len(at)], tokens, asked), len(at) < len(words)
 
     def batch(self, contents: Sequence[tuple[list[str], list[int], Ints]]) -> dict[str, Tensor]:
-        """The sentences between marks, padded on the right."""
+        """The sentences between special tokens, padded on the right."""
         return self.pieces.batch([(tokens, asked) for _, tokens, asked in contents])

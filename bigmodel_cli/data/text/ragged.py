@@ -1,5 +1,5 @@
-"""Rows of tokens of different lengths as flat arrays: in the cache one after the other, in a batch
-padded at the right.
+"""Rows of tokens of different lengths as flat arrays: concatenated in the cache, padded at the
+right in a batch.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ DROPPED = 2  # first stream of random numbers that leave tokens out; one for eac
 
 
 class Ragged:
-    """Rows of tokens: all of them one after the other in `tokens`, and where each row ends in
-    `ends` (N,).
+    """Rows of tokens: all of them concatenated in `tokens`, and the end of each row in `ends`
+    (N,).
     """
 
     def __init__(self, tokens: Any, ends: Ints) -> None:
@@ -28,13 +28,13 @@ class Ragged:
 
     @classmethod
     def of(cls, rows: Sequence[Any]) -> Ragged:
-        """Rows that are in memory."""
+        """Rows from memory."""
         ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
         return cls(np.concatenate([np.asarray(row, np.int64) for row in rows]), ends)
 
     @classmethod
     def read(cls, folder: Path, name: str, dtype: Any) -> Ragged:
-        """Rows that `write_ragged` wrote, as a memory map."""
+        """Rows from `write_ragged`, memory-mapped."""
         path = folder / f"{name}.bin"
         tokens = (
             np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
@@ -62,22 +62,22 @@ class RaggedWriter:
         self.total = 0
 
     def write(self, tokens: Any) -> None:
-        """One more row."""
+        """Add a row."""
         row = np.asarray(tokens, self.dtype)
         self.file.write(row.tobytes())
         self.total += len(row)
         self.ends.append(self.total)
 
     def finish(self) -> int:
-        """How many rows there are."""
+        """Write the ends; return the number of rows."""
         self.file.close()
         np.save(self.folder / f"{self.name}.ends.npy", np.asarray(self.ends, np.int64))
         return len(self.ends)
 
 
 def fit_lengths(lengths: Sequence[Ints], room: int) -> list[Ints]:
-    """How many tokens of one or two sides stay, so that a row has at most `room`: the longer side
-    is cut first.
+    """How many tokens of one or two sides to keep, so that a row has at most `room`: the longer
+    side is cut first.
     """
     if len(lengths) == 1:
         return [np.minimum(lengths[0], room)]
@@ -89,7 +89,7 @@ def fit_lengths(lengths: Sequence[Ints], room: int) -> list[Ints]:
 def leave_out(
     taken: Ints, probability: float, seed: int, epoch: int, samples: Ints, side: int
 ) -> tuple[Ints, Ints]:
-    """(B, L) -> (B, L), (B,)   the rows without tokens drawn anew for each (seed, epoch, sample),
+    """(B, L) -> (B, L), (B,) the rows with tokens dropped at random for each (seed, epoch, sample),
     and their lengths.
     """
     kept = (draw(seed, epoch, samples, DROPPED + side, taken.shape[1]) >= probability) & (
@@ -102,11 +102,11 @@ def leave_out(
 def join_sides(
     sides: Iterable[Ints], lengths: Sequence[Ints], start: int, end: int
 ) -> tuple[Ints, Ints]:
-    """(B, T) tokens and (B, T) types: the start, the first side, an end, and where there are two
-    the second and its end.
+    """(B, T) tokens and (B, T) types: the start, the first side, an end token, and where there are
+    two the second and its end.
 
-    The type is 0 up to the end of the first side, 1 after it (Devlin et al. 2019), and -1 where the
-    row is over.
+    The type is 0 up to the end of the first side, 1 after it (Devlin et al. 2019), and -1 after a
+    row's end.
     """
     width = 1 + int(sum(n + 1 for n in lengths).max(initial=0))  # type: ignore[union-attr]
     count = len(lengths[0])

@@ -1,5 +1,5 @@
-"""Labelled text, or rows of text without labels: TSV, CSV, JSONL, Parquet and lines, as padded rows
-of tokens.
+"""Labelled or unlabelled rows of text: TSV, CSV, JSONL, Parquet and lines, as padded rows of
+tokens.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class TableOptions(LabelledOptions):
     train: Annotated[list[str], Field(min_length=1)] = Field(
         description="files, globs or folders, read in this order; each by its ending"
     )
-    val: list[str] = Field([], description="files for validation, in place of val_fraction")
+    val: list[str] = Field([], description="files for validation, instead of val_fraction")
     test: list[str] = Field([], description="files for the test split")
     val_fraction: ValFraction = Field(None, description=HELD_OUT.format("rows"))
     text: Annotated[list[ColumnOption], Field(min_length=1, max_length=2)] = Field(
@@ -126,7 +126,6 @@ class TableOptions(LabelledOptions):
     def open(
         self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
     ) -> DataSet:
-        """The rows as tokens."""
         return _open_table(self, base, say, assets, only)
 
     @model_validator(mode="after")
@@ -144,7 +143,7 @@ class TableOptions(LabelledOptions):
             isinstance(column, str) for _, column in self.columns.wanted
         ):
             raise ValueError(
-                "header: false, and a column is said by name; say it by its number, from 0"
+                "header: false, and a column is given by name; say it by its number, from 0"
             )
         return self
 
@@ -154,19 +153,15 @@ class TableOptions(LabelledOptions):
         return {"train": self.train, "val": self.val, "test": self.test}
 
     def splits(self, base: Path) -> tuple[str, ...]:
-        """The splits that there are."""
         return with_held_out((n for n, names in self.files.items() if names), self.val_fraction)
 
     def longest(self) -> int:
-        """The most tokens of a row."""
         return self.context
 
     def text_columns(self) -> int:
-        """The texts of a row."""
         return len(self.text)
 
     def expected(self, assets: Assets | None) -> Expected:
-        """Rows as long as the context."""
         labelled = self.label is not None
         there = {
             "tokens": True,
@@ -258,7 +253,7 @@ def _classes(
 ) -> tuple[str, ...]:
     """The training rows' labels, or those of a checkpoint.
 
-    Raises `DataError` or `SpecError` for a label that is none of them.
+    Raises `DataError` or `SpecError` for an unknown label.
     """
     if options.label is None:
         return ()
@@ -315,7 +310,7 @@ def _write(
     classes: tuple[str, ...],
     tokenizer: Tokenizer,
 ) -> None:
-    """For each split and column of text the tokens of all rows; what is learnt of each row; the
+    """Write for each split and column of text the tokens of all rows, each row's target, and the
     hash of its texts.
     """
     numbers = {name: index for index, name in enumerate(classes)}
@@ -363,14 +358,14 @@ def encode(tokenizer: Tokenizer, text: str, place: str) -> Any:
 
 
 class Table(Split):
-    """{"tokens": (B, T) int64, -1 after a row's end; "key": (B,)}, and what is learnt of a row
+    """{"tokens": (B, T) int64, -1 after a row's end; "key": (B,)}, and the target of a row
     (`target_name`).
 
-    A row is a mark (the tokenizer's start of text, which is its end of text where it has none;
-    `pool: cls` reads a label there), the text, an end, and for a pair the second text and its end,
-    with "types" (B, T): 0, from the second text on 1. Without labels T is one more, a last column
-    that is -1 in every row, since tasks of running text do not show the model the last. "words" (B,
-    T) numbers each token's word where the options ask for it.
+    A row is a start token (or the end-of-text token where the tokenizer has none; `pool: cls` reads
+    it), the text, an end token, and for a pair the second text and its end token, with "types" (B,
+    T): 0, from the second text on 1. Without labels one padding column (-1) is appended, because
+    language-modelling tasks drop the last column. "words" (B, T) numbers each token's word where
+    the options ask for it.
     """
 
     def __init__(
@@ -423,21 +418,21 @@ class Table(Split):
 
 
 def marks(tokenizer: Tokenizer) -> tuple[int, int]:
-    """What stands before a row and after each of its texts."""
+    """The special tokens before a row and after each of its texts."""
     assert tokenizer.end_of_text is not None
     assert tokenizer.start_of_text is not None
     return tokenizer.start_of_text, tokenizer.end_of_text
 
 
 def room(context: int, sides: Sequence[Any]) -> int:
-    """The tokens of text that a row has room for beside its marks."""
+    """Most tokens of text in a row, without special tokens."""
     return context - 1 - len(sides)
 
 
 def as_batch(
     taken: list[Ints], lengths: list[Ints], ends: tuple[int, int], past: bool
 ) -> dict[str, Tensor]:
-    """{"tokens", for a pair "types"}: (B, T), one column more where `past`."""
+    """{"tokens", for a pair "types"}: (B, T), with one more column where `past`."""
     tokens, types = join_sides(taken, lengths, *ends)
     if past:
         tokens, types = (

@@ -65,34 +65,34 @@ Delimiter = Annotated[
 class Columns:
     """Which columns are read: by name (a.b for b in the object a), or by number from 0.
 
-    `header` None: the first row has names where one is said by name. `delimiter` None: by the
-    file's ending. Rows have a label, a set of labels where a `separator` stands between them, or
-    numbers in the columns of `targets`.
+    `header` None: the first row has names where one column is given by name. `delimiter` None: by
+    the file's ending. Rows have a label, a set of labels where a `separator` is given, or numbers
+    in the columns of `targets`.
     """
 
     text: tuple[Column, ...]
     label: Column | None
     header: bool | None = None
-    options: tuple[str, ...] = ("data.text", "data.text")  # that say the columns of text
+    options: tuple[str, ...] = ("data.text", "data.text")  # that give the columns of text
     delimiter: str | None = None
     separator: str | None = None
     targets: tuple[Column, ...] = ()
 
     @property
     def wanted(self) -> list[tuple[str, Column]]:
-        """Each column with the option that says it."""
+        """Each column with the option that gives it."""
         labels = [] if self.label is None else [("data.label", self.label)]
         numbers = [("data.targets", column) for column in self.targets]
         return [*zip(self.options, self.text, strict=False), *labels, *numbers]
 
     @property
     def target_names(self) -> list[str]:
-        """What the columns of numbers are called."""
+        """The names of the columns of numbers."""
         return [c if isinstance(c, str) else f"column {c}" for c in self.targets]
 
     @property
     def named(self) -> bool:
-        """Whether the first row of a file with separators holds names."""
+        """Whether the first row of a file with separators is a header."""
         return (
             any(isinstance(c, str) for _, c in self.wanted) if self.header is None else self.header
         )
@@ -103,8 +103,8 @@ class Row:
     """One row: its texts, its label where there are labels, its place (file and line), and how many
     columns the file has.
 
-    `labels` are a set's, None where labels are not sets, and `numbers` those to be learnt. `header`
-    are the names of the columns where the file's first row has them.
+    `labels` is a set, None where labels are not sets, and `numbers` are the targets. `header` has
+    the names of the columns where the file's first row does.
     """
 
     texts: tuple[str, ...]
@@ -117,13 +117,13 @@ class Row:
 
 
 def is_separated(path: Path) -> bool:
-    """Whether a file has rows of columns (or one column) of text, with a header or without."""
+    """Whether a file has rows of columns (or one column) of text, with or without a header."""
     return not is_json_lines(path) and not plain_name(path).endswith(".parquet")
 
 
 def keeps_quotes(path: Path, columns: Columns) -> bool:
-    """Whether quotes are characters like others, as GLUE's .tsv files have them; pandas reads them
-    as in .csv.
+    """Whether quotes are ordinary characters, as in GLUE's .tsv files; pandas reads them as in
+    .csv.
     """
     return columns.delimiter is None and plain_name(path).endswith(".tsv")
 
@@ -136,11 +136,11 @@ def opens_quotes(path: Path, columns: Columns) -> bool:
 
 
 def read_rows(path: Path, columns: Columns) -> Iterator[Row]:
-    """The rows of a file, by its ending; .gz may follow, and what has another ending is plain lines
-    of one column.
+    """The rows of a file, by its ending; .gz may follow, and other endings are plain lines of one
+    column.
 
-    Raises `DataError` naming file and line for what is not UTF-8, not of the form, or without a
-    column, a text or a label.
+    Raises `DataError` naming file and line for what is not UTF-8, malformed, or without a column, a
+    text or a label.
     """
     labelled = columns.label is not None
     if is_separated(path):
@@ -204,8 +204,8 @@ def _separated(
 
 
 def splitting(path: Path, columns: Columns) -> tuple[Iterator[tuple[int, list[str]]], str]:
-    """The (line, columns) of a file's rows, and what stands between the columns; "" for lines of
-    one column.
+    """The (line, columns) of a file's rows, and the separator of columns; "" for lines of one
+    column.
     """
     if keeps_quotes(path, columns):
         return _tab_rows(path), "\t"
@@ -215,7 +215,7 @@ def splitting(path: Path, columns: Columns) -> tuple[Iterator[tuple[int, list[st
 
 
 def _other_separator(first: Sequence[str], delimiter: str) -> str:
-    """What may be set where rows have one column and much of another separator."""
+    """A remedy where rows have one column and contain another separator."""
     if len(first) > 1:
         return ""
     other = next((s for s in SEPARATORS if s != delimiter and s in first[0]), None)
@@ -233,7 +233,7 @@ def _spelled(separator: str) -> str:
 def _index(
     place: str, option: str, column: Column, first: Sequence[str], named: bool, hint: str
 ) -> int:
-    """Where a column stands, by its number or by the names in the first row."""
+    """The index of a column, by its number or by the names in the first row."""
     if isinstance(column, int):
         if column >= len(first):
             raise DataError(
@@ -265,16 +265,16 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _tab_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Columns between tabs; quotes are characters like others."""
+    """Columns between tabs; quotes are ordinary characters."""
     for number, line in enumerate(lines(path), 1):
         if line.strip(" ") and (
             line.strip() or "\t" in line
-        ):  # a row of empty values is no empty line
+        ):  # a row of empty values is not an empty line
             yield number, line.split("\t")
 
 
 def _quoted_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Columns between commas or the like, quoted as RFC 4180 says: a quoted value may hold them,
+    """Columns between commas or the like, quoted as in RFC 4180: a quoted value may contain them,
     newlines and doubled quotes.
     """
     if csv.field_size_limit() < LONGEST_LINE:  # of the whole process, so it is never lowered
@@ -318,7 +318,7 @@ def _json_rows(
 
 def _text(value: Any, place: str) -> str:
     if not isinstance(value, str):
-        raise DataError(f"{place}: data.text: {repr(value)[:60]} is no text")
+        raise DataError(f"{place}: data.text: {repr(value)[:60]} is not text")
     return clean(checked_text(value, f"{place}: data.text"))
 
 
@@ -349,7 +349,7 @@ def _label(value: Any, place: str) -> str:
         )
     if isinstance(value, float) and value.is_integer():
         raise DataError(
-            f"{place}: data.label: {value} is a float, which is no class; write {int(value)}"
+            f"{place}: data.label: {value} is a float, which is not a class; write {int(value)}"
         )
     if isinstance(value, list):
         raise DataError(

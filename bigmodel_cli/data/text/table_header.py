@@ -1,4 +1,4 @@
-"""Whether the first row of a file without a word about it holds the names of the columns; such a
+"""Whether the first row of a file without a `header` option holds the names of the columns; such a
 row is never learnt from.
 """
 
@@ -11,26 +11,28 @@ from bigmodel_cli.data.text.table_files import Columns, Row
 from bigmodel_cli.errors import DataError
 
 _COLUMNS = """
-text texts sentence sentence1 sentence2 sentence_1 sentence_2 premise hypothesis question question1 question2 answer context
-review reviews content body title message tweet comment document passage article summary abstract headline description query
-input output prompt response completion source target src tgt source_text target_text utterance phrase transcript
+text texts sentence sentence1 sentence2 sentence_1 sentence_2 premise hypothesis question question1
+question2 answer context review reviews content body title message tweet comment document passage
+article summary abstract headline description query input output prompt response completion source
+target src tgt source_text target_text utterance phrase transcript
 """
 _LABELS = """
-label labels class classes category categories sentiment polarity rating score stars tag target_class y gold emotion
-intent topic language lang label_id label_text class_index coarse_label fine_label
+label labels class classes category categories sentiment polarity rating score stars tag
+target_class y gold emotion intent topic language lang label_id label_text class_index coarse_label
+fine_label
 """
 _LANGUAGES = """
 ar bg cs da de el en es et fi fr he hi hu id it ja ko lt lv nl no pl pt ro ru sk sl sv tr uk vi zh
-arabic chinese czech dutch english finnish french german greek hindi italian japanese korean polish portuguese russian spanish
-turkish eng deu ger fra fre spa ita rus zho original translation translated complex simple normal noisy clean code docstring
-dialogue dialog highlights before after
+arabic chinese czech dutch english finnish french german greek hindi italian japanese korean polish
+portuguese russian spanish turkish eng deu ger fra fre spa ita rus zho original translation
+translated complex simple normal noisy clean code docstring dialogue dialog highlights before after
 """
 LABELS = frozenset(_LABELS.split())
-"""What columns of labels are usually called, in lower case."""
+"""Usual names of columns of labels, in lower case."""
 NAMES = frozenset(_COLUMNS.split()) | LABELS
-"""What columns of texts and labels are usually called, in lower case."""
+"""Usual names of columns of texts and labels, in lower case."""
 LANGUAGES = frozenset(_LANGUAGES.split())
-"""What the two columns of pairs are usually called."""
+"""Usual names of the two columns of pairs."""
 WORD = re.compile(r"[^\W\d][\w.-]*")
 
 
@@ -38,8 +40,8 @@ def check_headers(firsts: Sequence[Row], labels: Mapping[str, int], columns: Col
     """Raise `DataError` where the first row of a file looks like names; `labels` are counted over
     all rows.
 
-    It does where its texts, or its label that no other row has, are usual names of columns; where
-    its label is alone, one word, and the others are numbers, or all stand several times; and where
+    That is where its texts, or its label that no other row has, are usual names of columns; where
+    its label is unique, one word, and the others are numbers, or all occur several times; and where
     the values are the columns' own numbers.
     """
     for row in firsts:
@@ -56,7 +58,7 @@ def check_headers(firsts: Sequence[Row], labels: Mapping[str, int], columns: Col
 
 
 def are_names(texts: Sequence[str]) -> bool:
-    """Whether columns of text are usually called so; those of pairs may be called by languages."""
+    """Whether these are usual names of columns of text; those of pairs may be languages."""
     usual = NAMES if len(texts) == 1 else NAMES | LANGUAGES
     return all(column_name(text) in usual for text in texts)
 

@@ -1,4 +1,4 @@
-"""The columns of a table, as its first rows show them: which hold texts, and which may hold labels."""
+"""The columns of a table, from its first rows: which hold texts, and which may hold labels."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from bigmodel_cli.data.text.table_parquet import parquet_names, parquet_rows
 from bigmodel_cli.errors import DataError
 
 LOOKED_AT = 2000
-"""Rows."""
+"""Number of rows."""
 MOST_LABELS = 200
 FEW_WORDS = 2.5
-"""Words in a value: what has more, in the mean, is a text."""
+"""Most words of a value that is not a text, on average."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class SeenColumn:
 
     @property
     def counts(self) -> Counter[str]:
-        """How often each value stands."""
+        """How often each value occurs."""
         return Counter(map(str, self.values))
 
     def is_text(self) -> bool:
-        """Whether its values are texts: of several words, or each another one under a usual name."""
+        """Whether its values are texts: of several words, or all different under a usual name."""
         strings = self.strings
         if not strings or 2 * len(strings) < len(self.values) or all(map(is_number, strings)):
             return False
@@ -60,7 +60,7 @@ class SeenColumn:
         return all(isinstance(value, dict) and "bytes" in value for value in self.values)
 
     def is_label(self) -> bool:
-        """Whether its values may be classes: few, and most of them several times; no fractions."""
+        """Whether its values may be classes: few, most of them repeated, no fractions."""
         counts = self.counts
         whole = all(isinstance(value, str | int) and value != "" for value in self.values)
         fractions = any(is_number(value) and not float(value).is_integer() for value in counts)
@@ -71,9 +71,7 @@ class SeenColumn:
 
 @dataclass(frozen=True)
 class SeenTable:
-    """The columns of a table, and how they must be read: `delimiter` where it is not the one by the
-    file's ending.
-    """
+    """The columns of a table, and `delimiter` where it is not that of the file's ending."""
 
     columns: tuple[SeenColumn, ...]
     delimiter: str | None = None
@@ -114,7 +112,7 @@ def _under(row: dict[str, Any], name: str) -> Any:
 def _separated(path: Path) -> SeenTable:
     delimiter = None
     rows = _first_rows(path, None)
-    if rows and len(rows[0]) == 1:  # perhaps another separator than the ending says
+    if rows and len(rows[0]) == 1:  # perhaps another separator than that of the ending
         same = [
             s
             for s in SEPARATORS
@@ -137,7 +135,7 @@ def _first_rows(path: Path, delimiter: str | None) -> list[list[str]]:
 
 
 def _is_header(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the first row has names: usual ones, or words in a row where others have numbers."""
+    """Whether the first row has names: usual ones, or words where other rows have numbers."""
     first = [cell.strip() for cell in rows[0]]
     if len(set(first)) < len(first) or not all(first) or any(map(is_number, first)):
         return False

@@ -11,16 +11,15 @@ from bigmodel_cli.errors import DataError, did_you_mean
 from bigmodel_cli.packages import need
 from bigmodel_cli.progress import advance
 
-Wanted = Sequence[tuple[str, str | int]]  # (the option that says the column, the column)
+Wanted = Sequence[tuple[str, str | int]]  # (option, column)
 
 
 def parquet_rows(
     path: Path, wanted: Wanted, labelled: bool
 ) -> Iterator[tuple[str, list[Any], int, tuple[str, ...]]]:
-    """(place, wanted values, 0, the columns' names) of each row, as those of other tables are
-    given.
+    """(place, wanted values, 0, the columns' names) of each row, as for other tables.
 
-    The last value is a label where `labelled`, and gets the name that the schema has for it.
+    The last value is a label where `labelled`, and gets its name from the schema.
     """
     pyarrow, pc, pq = (
         need(name, "parquet", f"{path}: reading it")
@@ -50,7 +49,10 @@ def parquet_rows(
 
 
 def parquet_names(path: Path) -> tuple[str, ...]:
-    """The names of a file's columns. Raises `DataError` where it is no Parquet file."""
+    """The names of a file's columns.
+
+    Raises `DataError` where it is not a Parquet file.
+    """
     pyarrow, pq = (
         need(name, "parquet", f"{path}: reading it") for name in ("pyarrow", "pyarrow.parquet")
     )
@@ -89,7 +91,7 @@ def _steps(schema: Any, column: str | int, place: str) -> list[str]:
 
 
 def _below(fields: Sequence[Any], column: str) -> list[str] | None:
-    """A field that is called so, or the field b of the struct a for a.b."""
+    """A field of that name, or the field b of the struct a for a.b."""
     if any(field.name == column for field in fields):
         return [column]
     for field in fields:

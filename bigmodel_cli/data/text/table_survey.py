@@ -1,4 +1,4 @@
-"""What one pass over tables finds: how much there is, which characters, and which labels."""
+"""The result of one pass over tables: size, characters, and labels."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ MOST_CLASSES = 100_000
 
 @dataclass
 class TableSurvey:
-    """What one pass over a split's files finds; `labels` have the place where each stands first,
-    `counts` how often it stands.
+    """The result of one pass over a split's files; `labels` have the place of their first
+    occurrence, `counts` their number.
 
-    Of sets each label counts. `notes` are what a reader of the files should know: what may be meant
-    otherwise than it was read. `hashes` are those of the files' content. `headers` are the names of
-    the columns in the first row of each file that has them, with a row's place.
+    In sets each label counts. `notes` are reports on the files: what may be meant otherwise than it
+    was read. `hashes` are those of the files' content. `headers` are the names of the columns in
+    the first row of each file that has them, with the row's place.
     """
 
     digest: str = ""
@@ -53,7 +53,9 @@ class TableSurvey:
 
 
 def survey_table(paths: Sequence[Path], columns: Columns) -> TableSurvey:
-    """Read the rows once. The result is kept in the cache by the name and content of the files.
+    """Read the rows once.
+
+    The result is cached by the name and content of the files.
 
     Raises `DataError` where there is no row, and for a first row that seems to hold names although
     nothing says so.
@@ -103,7 +105,7 @@ def _read(paths: Sequence[Path], columns: Columns, hashes: list[str]) -> TableSu
 def _add(found: TableSurvey, row: Row, sha: Any, symbols: set[str]) -> None:
     found.rows += 1
     for text in row.texts:
-        sha.update(text.encode("utf-8") + b"\xff")  # no byte of UTF-8: the end of a text
+        sha.update(text.encode("utf-8") + b"\xff")  # not a byte of UTF-8: the end of a text
     if row.label is not None:
         sha.update(
             row.label.encode("utf-8") + b"\xfd"
@@ -128,8 +130,8 @@ def _add(found: TableSurvey, row: Row, sha: Any, symbols: set[str]) -> None:
 
 
 def check_order(surveys: Iterable[TableSurvey], columns: Columns) -> None:
-    """Raise `DataError` where a column that is said by number stands at another place in one of the
-    files, by their first rows.
+    """Raise `DataError` where a column that is given by number is elsewhere in one of the files, by
+    their first rows.
     """
     headers = [header for survey in surveys for header in survey.headers]
     for option, column in columns.wanted:
@@ -155,7 +157,7 @@ class _Doubts:
         self.separators: dict[str, int] | None = None  # how many of each every row has
 
     def add(self, row: Row) -> None:
-        """One more row."""
+        """Count a row."""
         self.quoted += any(map(_in_quotes, row.texts))
         self.quoted_labels += row.label is not None and _in_quotes(row.label)
         self.empty += not all(row.texts)
@@ -166,7 +168,7 @@ class _Doubts:
             self.separators = {s: n for s, n in counts.items() if n and before.get(s) == n}
 
     def notes(self, path: Path, columns: Columns, rows: int) -> list[str]:
-        """What is to be said of a file of so many rows."""
+        """Reports on a file of that many rows."""
         notes = []
         count, what = max((self.quoted, "text"), (self.quoted_labels, "label"))
         if count and keeps_quotes(path, columns):
@@ -206,8 +208,8 @@ def _in_quotes(value: str) -> bool:
 
 
 def alike_labels(labels: Iterable[str]) -> list[str]:
-    """Warnings of labels that are classes of their own though they differ in case, spelling or
-    zeros alone: 1, 01 and 1.0.
+    """Warnings of labels that are different classes though they differ only in case, spelling or
+    zeros: 1, 01 and 1.0.
     """
     groups: dict[str, list[str]] = {}
     for label in labels:
@@ -228,7 +230,7 @@ def _essence(label: str) -> str:
 
 
 def sort_classes(labels: Sequence[str] | dict[str, str]) -> tuple[str, ...]:
-    """The labels in the order of the logits: as numbers where all are whole numbers, else by code
+    """The labels in the order of the logits: as numbers where all are integers, else by code
     point.
     """
     if all(re.fullmatch(r"[+-]?[0-9]{1,18}", label) for label in labels):
@@ -239,8 +241,8 @@ def sort_classes(labels: Sequence[str] | dict[str, str]) -> tuple[str, ...]:
 def check_labels(
     surveys: dict[str, TableSurvey], classes: tuple[str, ...], sets: bool = False
 ) -> None:
-    """Raise `DataError` for a single class, or sets without any, and for a label that the training
-    split does not have.
+    """Raise `DataError` for a single class, or sets without labels, and for a label that the
+    training split does not have.
     """
     if sets and not classes:
         raise DataError("data.label: no training row has a label; is it the right column?")
@@ -254,6 +256,6 @@ def check_labels(
             if label not in surveys["train"].labels:
                 near = did_you_mean(label, classes)
                 raise DataError(
-                    f"{place}: data.label: {label!r} is no label of the training split{near}; add"
-                    " rows of it there, or take this one out"
+                    f"{place}: data.label: {label!r} is not a label of the training split{near};"
+                    " add rows of it there, or take this one out"
                 )

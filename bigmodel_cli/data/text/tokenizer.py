@@ -2,8 +2,8 @@
 
 All are kept in one form, the `tokenizer.json` of the Hugging Face tokenizers library, which opens
 elsewhere: bytes are its byte-level BPE without merges, characters its word-level model split at
-each character, symbols the same split at blanks. Those are computed here directly, because that is
-faster and because an unknown character must be an error.
+each character, symbols the same split at blanks. Those three are computed here directly, because
+that is faster and because an unknown character must be an error.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 ASSET = "tokenizer.json"
 SOURCE_ASSET = "source_tokenizer.json"
 MOST_OWN = 16_000_000
-"""Of one that is computed here: all characters that there are make no more."""
+"""Most bytes of the file of a tokenizer that is computed here: one of all characters has fewer."""
 
 
 class Tokenizer(Protocol):
     """Text to token numbers in [0, vocab_size), and back.
 
-    `end_of_text` is the mark after a text, None where there is none; `start_of_text` is the one
-    before it, where a tokenizer has no mark of its own for that the end's.
+    `end_of_text` is the token after a text, None where there is none; `start_of_text` is the token
+    before it; it falls back to the end-of-text token.
     """
 
     vocab_size: int
@@ -38,13 +38,13 @@ class Tokenizer(Protocol):
     start_of_text: int | None
 
     def encode(self, text: str) -> list[int]:
-        """Token numbers of a text, without any marker at its ends."""
+        """Token numbers of a text, without special tokens."""
 
     def encode_array(self, text: str) -> NDArray[Any]:
         """The same as an array of integers."""
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of some tokens; the end of text is nothing, and bytes that are no UTF-8 become
+        """The text of some tokens; the end of text is nothing, and bytes that are not UTF-8 become
         U+FFFD.
 
         A character of several bytes that is cut at the end shows as U+FFFD there until its last
@@ -52,9 +52,7 @@ class Tokenizer(Protocol):
         """
 
     def unknown(self, symbols: Iterable[str]) -> list[str]:
-        """Those characters, of letters, digits, marks and the like, that are left out or read as an
-        unknown token.
-        """
+        """Which of the characters (letters, digits, marks ...) have no token of their own."""
 
     def to_json(self) -> bytes:
         """The content of tokenizer.json."""
@@ -74,23 +72,19 @@ class ByteTokenizer(_OwnTokenizer):
     start_of_text: int | None = 256
 
     def encode(self, text: str) -> list[int]:
-        """Token numbers of a text."""
         return list(utf8(text))
 
     def encode_array(self, text: str) -> NDArray[Any]:
-        """The same as an array."""
         import numpy as np
 
         return np.frombuffer(utf8(text), dtype=np.uint8)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of tokens."""
         return bytes(token for token in tokens if 0 <= token < 256).decode(
             "utf-8", errors="replace"
         )
 
     def to_json(self) -> bytes:
-        """The content of tokenizer.json."""
         level = {
             "type": "ByteLevel",
             "add_prefix_space": False,
@@ -130,7 +124,6 @@ class CharacterTokenizer(_OwnTokenizer):
         return [int(token) for token in self.encode_array(text)]
 
     def encode_array(self, text: str) -> NDArray[Any]:
-        """The same as an array."""
         import numpy as np
 
         codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
@@ -141,13 +134,11 @@ class CharacterTokenizer(_OwnTokenizer):
         return tokens
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of tokens."""
         return "".join(
             self.characters[token] for token in tokens if 0 <= token < len(self.characters)
         )
 
     def to_json(self) -> bytes:
-        """The content of tokenizer.json."""
         return _dump(
             {
                 "type": "WordLevel",
@@ -166,8 +157,8 @@ class CharacterTokenizer(_OwnTokenizer):
 
 
 class SymbolTokenizer(_OwnTokenizer):
-    """Token i is the i-th of some symbols, which stand between blanks; the end of a text comes
-    after them.
+    """Token i is the i-th of some symbols, with blanks between; the end of a text comes after
+    them.
     """
 
     def __init__(self, symbols: Iterable[str]) -> None:
@@ -178,7 +169,10 @@ class SymbolTokenizer(_OwnTokenizer):
         self.vocab_size = len(self.symbols) + 1
 
     def encode(self, text: str) -> list[int]:
-        """Token numbers of a text. Raises `DataError` naming the first symbol that there is not."""
+        """Token numbers of a text.
+
+        Raises `DataError` naming the first unknown symbol.
+        """
         tokens = [self.numbers.get(symbol, -1) for symbol in text.split()]
         if -1 in tokens:
             symbol = text.split()[tokens.index(-1)]
@@ -186,17 +180,14 @@ class SymbolTokenizer(_OwnTokenizer):
         return tokens
 
     def encode_array(self, text: str) -> NDArray[Any]:
-        """The same as an array."""
         import numpy as np
 
         return np.array(self.encode(text), np.int64)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of tokens."""
         return " ".join(self.symbols[token] for token in tokens if 0 <= token < len(self.symbols))
 
     def to_json(self) -> bytes:
-        """The content of tokenizer.json."""
         return _dump(
             {"type": "WordLevel", "vocab": self.numbers, "unk_token": "<unknown>"},
             end=self.end_of_text,
@@ -220,12 +211,12 @@ class UnknownCharacter(DataError):
 
 
 class UnknownSymbol(UnknownCharacter):
-    """The same of a symbol and its tokenizer."""
+    """A symbol that its tokenizer does not have."""
 
     def __init__(self, character: str, offset: int, where: str = "the text") -> None:
         self.character, self.offset = character, offset
         DataError.__init__(
-            self, f"{where}: {character!r} is none of the symbols that the model was trained on"
+            self, f"{where}: {character!r} is not one of the symbols that the model was trained on"
         )
 
 
@@ -240,7 +231,9 @@ def load_tokenizer(assets: Mapping[str, bytes]) -> Tokenizer:
 
 
 def load_source_tokenizer(assets: Mapping[str, bytes]) -> Tokenizer:
-    """The tokenizer of what an encoder-decoder reads: its own, or the one that both sides share."""
+    """The tokenizer of an encoder-decoder's sources: their own, or the one that both sides
+    share.
+    """
     if SOURCE_ASSET not in assets:
         return load_tokenizer(assets)
     return read_tokenizer(bytes(assets[SOURCE_ASSET]), SOURCE_ASSET, CheckpointError)
@@ -249,7 +242,7 @@ def load_source_tokenizer(assets: Mapping[str, bytes]) -> Tokenizer:
 def read_tokenizer(content: bytes, name: str, fault: type[BigmodelError] = DataError) -> Tokenizer:
     """The tokenizer in the content of a tokenizer.json called `name`.
 
-    Raises `fault` for none. Never runs code from it.
+    Raises `fault` where it is not one. Never runs code from it.
     """
     try:
         return _read(content)
@@ -266,7 +259,7 @@ def _read(content: bytes) -> Tokenizer:
 
 
 def _read_own(content: bytes) -> Tokenizer | None:
-    """The bytes or characters tokenizer that wrote this, or None."""
+    """The bytes, characters or symbols tokenizer that wrote this, or None."""
     if len(content) > MOST_OWN:
         return None
     try:

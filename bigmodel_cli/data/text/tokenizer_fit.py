@@ -1,5 +1,5 @@
-"""The tokenizers that a spec may ask for, each with how it is had: computed, trained on the text,
-or read from a file.
+"""The tokenizers of a spec, and how each is made: computed, trained on the text, or read from a
+file.
 """
 
 from __future__ import annotations
@@ -36,17 +36,16 @@ class Documents(Protocol):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Where the documents are."""
+        """The files of the documents."""
 
     def documents(self) -> Iterator[Iterator[str]]:
         """Each document as an iterator over pieces of its text."""
 
 
 class Corpora(NamedTuple):
-    """What a tokenizer is fitted on: the training documents, unless there are none, and what each
-    split's survey found.
+    """What a tokenizer is fitted on: the training documents, if any, and the survey of each split.
 
-    `held_out` says what part of the training documents' files is left out of them.
+    `held_out` says which part of the training documents' files is left out of them.
     """
 
     train: Documents | None
@@ -64,7 +63,7 @@ class _FittedOptions(Options):
     def expected_size(self) -> int:
         """How many tokens it will have, whatever the texts are.
 
-        Raises `DataError` where they alone say it.
+        Raises `DataError` where that depends on them.
         """
         raise DataError(
             f"how many tokens a tokenizer of type {self.type} has is not known: give"
@@ -78,7 +77,6 @@ class BytesOptions(_FittedOptions):
     type: Literal["bytes"] = "bytes"
 
     def fit(self, texts: Corpora, say: Say) -> Tokenizer:
-        """The same whatever the text."""
         return ByteTokenizer()
 
     def expected_size(self) -> int:
@@ -110,7 +108,7 @@ class BPEOptions(_FittedOptions):
     )
 
     def fit(self, texts: Corpora, say: Say) -> Tokenizer:
-        """Trained once, and kept in the cache."""
+        """Trained once, and cached."""
         train, survey = texts.train, texts.surveys["train"]
         assert train is not None
         key = [FORMAT, survey.digest, self.vocab_size, texts.held_out]
@@ -129,7 +127,7 @@ class BPEOptions(_FittedOptions):
         return read_tokenizer(cached_bytes("tokenizers", key, trained), ASSET)
 
     def expected_size(self) -> int:
-        """As it is asked for; a small text may give fewer."""
+        """The size asked for; a small text may give fewer."""
         return self.vocab_size
 
 
@@ -140,7 +138,7 @@ class FileOptions(_FittedOptions):
     path: str = Field(description="the tokenizer.json")
 
     def fit(self, texts: Corpora, say: Say) -> Tokenizer:
-        """As it is; which characters of the texts it has no token for is said.
+        """Reads the file; reports which characters of the texts it has no token for.
 
         Raises `SpecError` where it cannot be read.
         """
@@ -168,7 +166,6 @@ class FileOptions(_FittedOptions):
         return tokenizer
 
     def expected_size(self) -> int:
-        """As it is."""
         return self.fit(Corpora(None, {}), lambda text: None).vocab_size
 
 
@@ -180,14 +177,17 @@ TokenizerOptions = Annotated[
 def fit_tokenizer(
     wanted: _FittedOptions, texts: Corpora, say: Say, assets: Assets | None, asset: str = ASSET
 ) -> Tokenizer:
-    """The tokenizer that the options describe, or the one that a checkpoint carries as `asset`."""
+    """The tokenizer that the options describe, or the one that a checkpoint has as `asset`."""
     if assets is not None and asset in assets:
         return read_tokenizer(bytes(assets[asset]), f"{asset} of the checkpoint", CheckpointError)
     return wanted.fit(texts, say)
 
 
 def expected_size(wanted: _FittedOptions, assets: Assets | None, asset: str = ASSET) -> int:
-    """How many tokens that tokenizer will have. Raises `DataError` where the texts alone say it."""
+    """How many tokens that tokenizer will have.
+
+    Raises `DataError` where that depends on the texts.
+    """
     if assets is not None and asset in assets:
         return fit_tokenizer(wanted, Corpora(None, {}), lambda text: None, assets, asset).vocab_size
     return wanted.expected_size()

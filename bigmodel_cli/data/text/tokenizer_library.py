@@ -1,5 +1,5 @@
-"""Tokenizers of the Hugging Face tokenizers library: what it does with a file from anywhere, and
-its panics as faults.
+"""Tokenizers of the Hugging Face tokenizers library: its treatment of files from anywhere, and its
+panics as faults.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|endoftext|>"
 END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
-"""What the tokenizers that people bring along call the end of a text, the first that is there."""
+"""Names of the end-of-text token in common tokenizers; the first that exists is used."""
 START_NAMES = ("[CLS]", "<s>", "<bos>", "<|begin_of_text|>")
-"""What they call its start."""
+"""Names of the start-of-text token."""
 LONG = 1 << 16
-"""Characters from which on a signal is not to wait until a text is encoded: a row may have a
+"""Characters from which on a signal is not delayed until a text is encoded: a row may have a
 hundred million.
 """
 MOST_BYTES = 100_000_000
-"""Of a tokenizer.json: that of a vocabulary of 256,000 has 35 million."""
+"""Limit for a tokenizer.json: that of a vocabulary of 256,000 has 35 million."""
 TRIALS = (
     "",
     "a",
@@ -62,12 +62,11 @@ class LibraryTokenizer:
         self.start_of_text = self.end_of_text if start is None else start
 
     def mark(self, names: Sequence[str]) -> int | None:
-        """The number of the first of these tokens that is there."""
+        """The number of the first of these tokens that exists."""
         numbers = (self.library.token_to_id(name) for name in names)
         return next((int(number) for number in numbers if number is not None), None)
 
     def encode(self, text: str) -> list[int]:
-        """Token numbers of a text."""
         utf8(text)
         try:
             if len(text) < LONG:
@@ -76,7 +75,7 @@ class LibraryTokenizer:
                 ]
             os.environ.setdefault(
                 "TOKENIZERS_PARALLELISM", "false"
-            )  # else the library warns of a later fork
+            )  # otherwise the library warns about a later fork
             (found,) = heeding(
                 lambda: self.library.encode_batch_fast([text], add_special_tokens=False)
             )
@@ -85,13 +84,11 @@ class LibraryTokenizer:
             raise DataError(f"the tokenizer cannot read {text[:40]!r}: {_reason(error)}") from None
 
     def encode_array(self, text: str) -> NDArray[Any]:
-        """The same as an array."""
         import numpy as np
 
         return np.asarray(self.encode(text), dtype=np.int64)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of tokens."""
         try:
             return str(self.library.decode(list(tokens), skip_special_tokens=True))
         except BaseException as error:
@@ -100,14 +97,11 @@ class LibraryTokenizer:
             ) from None
 
     def unknown(self, symbols: Iterable[str]) -> list[str]:
-        """Those characters, of letters, digits, marks and the like, that are left out or read as an
-        unknown token.
-        """
         model = json.loads(self.content)["model"]
         unknown = model.get("unk_id")
         if isinstance(model.get("unk_token"), str):
             unknown = self.library.token_to_id(model["unk_token"])
-        before = self.encode("a")  # behind which a piece may stand that begins no word
+        before = self.encode("a")  # a piece that does not begin a word may follow it
 
         def is_known(symbol: str) -> bool:
             found = (self.encode(symbol), self.encode("a" + symbol))
@@ -118,7 +112,6 @@ class LibraryTokenizer:
         return [s for s in symbols if unicodedata.category(s)[0] not in "CZM" and not is_known(s)]
 
     def to_json(self) -> bytes:
-        """The content of tokenizer.json, as it was read."""
         return self.content
 
 
@@ -145,8 +138,8 @@ def open_library(content: bytes) -> LibraryTokenizer:
 
 
 def _reason(error: BaseException) -> str:
-    """What the library found wrong, in a line; an error that is not the library's is raised again."""
-    panicked = type(error).__module__ == "pyo3_runtime"  # its Rust code: no `Exception`
+    """The library's error in a line; an error that is not the library's is raised again."""
+    panicked = type(error).__module__ == "pyo3_runtime"  # its Rust code: not an `Exception`
     if isinstance(error, MemoryError) or not (panicked or isinstance(error, Exception)):
         raise error
     lines = str(error).splitlines()
@@ -155,7 +148,7 @@ def _reason(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Inside, nothing reaches stderr: the library's Rust code writes a traceback of its own there."""
+    """Inside, nothing reaches stderr: the library's Rust code writes a traceback there."""
     sys.stderr.flush()
     try:
         kept = os.dup(2)

@@ -1,5 +1,5 @@
-"""Which word each token belongs to: what whole-word masking must know, and only the tokenizer can
-say.
+"""Which word each token belongs to: needed for whole-word masking, and known only from the
+tokenizer.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from bigmodel_cli.data.text.tokenizer import Tokenizer
 from bigmodel_cli.lazy import Tensor, torch
 
 NO_WORD = -1
-"""The word of padding, and of marks such as the end of a text."""
+"""The word of padding, and of special tokens such as the end of a text."""
 
 
 class Words:
-    """(B, T) tokens -> (B, T) int64   the number of each token's word in its row, from 0; -1 for
-    padding and marks.
+    """(B, T) tokens -> (B, T) int64 the number of each token's word in its row, from 0; -1 for
+    padding and special tokens.
 
-    A word is a run of letters, their marks and digits, however many tokens it takes; all else is a
-    word for itself. A character of which a token holds a part counts as a letter.
+    A word is a run of letters, their marks and digits, in one or several tokens; every other
+    character is a word of its own. A character that a token contains a part of counts as a letter.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -38,10 +38,10 @@ class Words:
 
 
 def token_word_flags(tokenizer: Tokenizer) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
-    """(V, 3) bool: is the token a mark without text; does its text join what stands before it; and
-    what comes after it.
+    """(V, 3) bool, for each token: is it special; can it continue the previous word; can the next
+    token continue it.
 
-    Each token is decoded behind a letter, since some tokenizers write a word's space only between
+    Each token is decoded after a letter, since some tokenizers write a word's space only between
     words.
     """
     table = np.zeros((tokenizer.vocab_size, 3), np.bool_)

@@ -81,7 +81,7 @@ def test_words_are_classes_over_all_splits() -> None:
         (["a", " "], None, "row 1: data.label_column: 'label' holds ' '"),
         (["a", None], None, "row 1: data.label_column: 'label' holds nothing (null)"),
         ([[1], [2]], None, "row 0: data.label_column: 'label' holds a value of type list"),
-        (["a", "bee"], ["a", "beer"], "row 1: the label 'bee' is no class; did you mean beer?"),
+        (["a", "bee"], ["a", "beer"], "row 1: the label 'bee' is not a class; did you mean beer?"),
         ([0, 2], ["a", "b"], "row 1: label 2, and the classes are 0 to 1"),
         ([0, -1], None, "row 1: label -1, and the classes are 0 to 0"),
         ([0, 10**12], None, "row 1: label 1000000000000, and there may be 1,000,000 classes"),

@@ -301,7 +301,7 @@ FAULTS: list[tuple[str, str | bytes, dict[str, Any], str]] = [
         "bad.jsonl",
         '{"t": 3, "y": 1}\n',
         {"text": ["t"], "label": "y"},
-        "bad.jsonl:1: data.text: 3 is no text",
+        "bad.jsonl:1: data.text: 3 is not text",
     ),
     (
         "bad.jsonl",
@@ -400,10 +400,14 @@ ALL = ["data.val=[]", "data.val_fraction=0"]
 @pytest.mark.parametrize(
     ("changes", "status", "message"),
     [
-        ([], 3, "b.tsv:2: data.label: 'neg' is no label of the training split; did you mean negs?"),
+        (
+            [],
+            3,
+            "b.tsv:2: data.label: 'neg' is not a label of the training split; did you mean negs?",
+        ),
         (["data.val=[no.tsv]"], 3, "data.val: no.tsv: no such file"),
         (["data.val_fraction=0.5"], 2, "give either val or val_fraction, not both"),
-        (["data.header=false", "data.label=y"], 2, "header: false, and a column is said by name"),
+        (["data.header=false", "data.label=y"], 2, "header: false, and a column is given by name"),
         (
             ["data.val=[]", "data.val_fraction=0.9"],
             3,

@@ -245,7 +245,7 @@ def test_values_beyond_131072_characters(monkeypatch: pytest.MonkeyPatch) -> Non
             "a.jsonl",
             '{"t": "a", "y": 1.0}\n',
             Columns(("t",), "y"),
-            "1.0 is a float, which is no class; write 1",
+            "1.0 is a float, which is not a class; write 1",
         ),
         (
             "a.jsonl",
@@ -376,7 +376,7 @@ def test_columns_in_structs_of_parquet_and_objects_of_jsonl() -> None:
     assert rows("b.parquet", Columns((0,), None)) == [("literal", None)]
     null = pa.table({"a": pa.array([{"b": "x"}, None], pa.struct([("b", pa.string())]))})
     pq.write_table(null, "c.parquet")
-    with pytest.raises(DataError, match=r"c.parquet: row 1: data.text: None is no text"):
+    with pytest.raises(DataError, match=r"c.parquet: row 1: data.text: None is not text"):
         rows("c.parquet", Columns(("a.b",), None))
     with pytest.raises(
         DataError, match=r"data.text: no column 'a.c'; it has a, a.b; did you mean a.b\?"
