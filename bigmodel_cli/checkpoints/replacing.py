@@ -1,4 +1,6 @@
-"""Replacing a checkpoint by a finished draft: at any moment the old or the new one is there, whole."""
+"""Replacing a checkpoint by a finished draft: at any moment the old or the new one is there,
+whole.
+"""
 
 from __future__ import annotations
 

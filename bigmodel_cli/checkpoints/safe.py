@@ -36,12 +36,16 @@ _NAMES = {name: (rank, code) for rank, (code, (name, _)) in enumerate(DTYPES.ite
 
 
 def file_order(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names in the safetensors library's order: widest dtype first (alignment), then by name."""
+    """The names in the safetensors library's order: widest dtype first (alignment),
+    then by name.
+    """
     return sorted(tensors, key=lambda name: (-_NAMES[dtype_name(tensors[name])][0], name))
 
 
 def header(tensors: Mapping[str, Tensor]) -> bytes:
-    """The header of a .safetensors file of tensors in this order, byte for byte as the library's."""
+    """The header of a .safetensors file of tensors in this order,
+    byte for byte as the library's.
+    """
     entries, end = {}, 0
     for name, tensor in tensors.items():
         first, end = end, end + tensor.nbytes

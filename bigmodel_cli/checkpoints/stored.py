@@ -23,7 +23,9 @@ from bigmodel_cli.lazy import Tensor, torch
 
 @dataclass(frozen=True)
 class File:
-    """A .safetensors file: manifest's size and SHA-256, bytes before the tensors, tensors (meta)."""
+    """A .safetensors file: manifest's size and SHA-256, bytes before the tensors,
+    tensors (meta).
+    """
 
     path: Path
     size: int

@@ -92,7 +92,9 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def mean_weights(several: Sequence[StoredTensors]) -> dict[str, Tensor]:
-    """The mean of each tensor over several checkpoints, summed in float64; integers are the last's."""
+    """The mean of each tensor over several checkpoints, summed in float64;
+    integers are the last's.
+    """
     last = several[-1]
     mean = {
         name: torch.zeros_like(

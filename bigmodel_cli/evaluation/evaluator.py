@@ -177,7 +177,9 @@ def derived_measures(task: Task, measures: dict[str, Measure]) -> dict[str, Meas
 
 
 def estimates(task: Task, measures: dict[str, Measure]) -> dict[str, Estimate]:
-    """Each metric with its interval; a derived metric's ends are those of its source, transformed."""
+    """Each metric with its interval; a derived metric's ends are those of its source,
+    transformed.
+    """
     result = {name: estimate(measure) for name, measure in measures.items()}
     main = result[task.derived_from]
     value, low, high = (

@@ -131,7 +131,9 @@ class Answers:
         self.cut = 0  # contexts whose beginning was cut
 
     def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
-        """For each (context, continuation) the log-probability in nats, and whether it is greedy."""
+        """For each (context, continuation) the log-probability in nats,
+        and whether it is greedy.
+        """
         rows, counts, parts = list[list[int]](), list[int](), list[int]()
         for context, continuation in pairs:
             blanks = len(context) - len(
@@ -156,7 +158,9 @@ class Answers:
         return [self.joined(list(islice(scores, number))) for number in parts]
 
     def windows(self, tokens: list[int], first: int) -> list[tuple[list[int], int]]:
-        """Windows over the tokens from index `first` on, each scored once: (window, number scored)."""
+        """Windows over the tokens from index `first` on, each scored once: (window,
+        number scored).
+        """
         ends = [
             min(start + self.limit, len(tokens)) for start in range(first, len(tokens), self.limit)
         ]

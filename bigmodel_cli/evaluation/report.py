@@ -57,7 +57,9 @@ class Report:
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Each metric's value under its own name, for `jq .accuracy`, and in full under `metrics`."""
+        """Each metric's value under its own name, for `jq .accuracy`,
+        and in full under `metrics`.
+        """
         compared = {
             "compared_with": self.second,
             "differences": {n: d.to_json() for n, d in self.differences.items()},

@@ -75,7 +75,9 @@ class Decoding:
         ]
 
     def check(self) -> None:
-        """Raise `SpecError` for options that exclude one another, or a number that is not finite."""
+        """Raise `SpecError` for options that exclude one another,
+        or a number that is not finite.
+        """
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, float) and not math.isfinite(value):
@@ -126,7 +128,9 @@ class Decoding:
         return Sampling(temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
 
     def draws(self, items: Sequence[int], count: int, device: torch.device) -> Tensor:
-        """(B, count) uniform numbers for these items, determined by the seed and the item's index."""
+        """(B, count) uniform numbers for these items, determined by the seed and the item's
+        index.
+        """
         rows = [
             torch.rand(
                 count,
@@ -348,7 +352,9 @@ def added_text(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int
 
 
 class Pieces:
-    """A continuation as its tokens come: pieces that end at characters and concatenate to the text."""
+    """A continuation as its tokens come: pieces that end at characters and concatenate to the
+    text.
+    """
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
         self.tokenizer, self.before = tokenizer, list(prompt)

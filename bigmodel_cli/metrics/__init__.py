@@ -21,7 +21,9 @@ Limits = tuple[float, float]
 
 
 class MetricInfo(NamedTuple):
-    """A metric's description: `signature` says how it is counted, `percent` to show it in percent."""
+    """A metric's description: `signature` says how it is counted,
+    `percent` to show it in percent.
+    """
 
     higher_is_better: bool = True
     signature: str = ""

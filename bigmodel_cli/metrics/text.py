@@ -50,7 +50,9 @@ def _sacrebleu(metric: Any, predictions: Texts, references: Texts) -> Measure:
 
 
 def rouge(kind: str) -> Callable[[Texts, Texts], Measure]:
-    """ROUGE (Lin 2004), the mean F-measure by rouge-score, with Porter's stemmer for ASCII words."""
+    """ROUGE (Lin 2004), the mean F-measure by rouge-score, with Porter's stemmer for ASCII
+    words.
+    """
 
     def measure(predictions: Texts, references: Texts) -> Measure:
         scorer = _library("rouge_score.rouge_scorer").RougeScorer([kind], tokenizer=RougeWords())
@@ -199,7 +201,9 @@ def lead_measures(names: Sequence[str], sources: Texts, references: Texts) -> di
 
 
 def need_libraries(names: Sequence[str]) -> None:
-    """Raise `MissingPackage` for a missing library of these metrics, before anything is computed."""
+    """Raise `MissingPackage` for a missing library of these metrics,
+    before anything is computed.
+    """
     libraries = {
         "bleu": "sacrebleu",
         "chrf": "sacrebleu",

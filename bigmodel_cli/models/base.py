@@ -115,5 +115,4 @@ class SkeletonOptions(AnyModelOptions):
     dim: Count = Field(description="width of the residual stream (C)")
 
     def width(self) -> int:
-        """C."""
         return self.dim

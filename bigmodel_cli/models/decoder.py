@@ -111,11 +111,9 @@ class Decoder(Model):
         return ("head",)
 
     def generator(self, source: Tensor | None = None) -> Decoder:
-        """Itself."""
         return self
 
     def new_cache(self, batch: int, max_len: int | None = None) -> Cache:
-        """An empty cache for each block."""
         return new_cache(self.blocks, batch, max_len or self.max_len)
 
     def forward(

@@ -119,7 +119,9 @@ class AnyEncoder(Model):
         return ("head", "pooler")
 
     def through(self, x: Tensor, real: Tensor) -> Tensor:
-        """(B, T, C), (B, T) bool -> (B, T, C)   through the blocks, without attending to padding."""
+        """(B, T, C), (B, T) bool -> (B, T, C)   through the blocks,
+        without attending to padding.
+        """
         sequence = SequenceInfo(0, padding_segments(real), real=real)
         if self.position is not None:
             x = self.position(x, sequence)

@@ -33,7 +33,9 @@ def step_peaks(model: Module, *example: Tensor) -> tuple[int, int]:
 
 
 def following(known: list[Tensor]) -> Any:
-    """A context whose `course` has the peak bytes of each operation; `known` tensors do not count."""
+    """A context whose `course` has the peak bytes of each operation;
+    `known` tensors do not count.
+    """
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 

@@ -147,7 +147,9 @@ def max_generation_length(model: Module, position: Module | None, max_len: int) 
 def vocab_and_length(
     vocab_size: int | None, max_len: int | None, info: DatasetInfo, kind: str, faults: Faults
 ) -> tuple[int, int]:
-    """(vocabulary, longest sequence) of a model of tokens, checked against the data; 1 if unknown."""
+    """(vocabulary, longest sequence) of a model of tokens, checked against the data;
+    1 if unknown.
+    """
     vocab, length = vocab_size or info.vocab_size, max_len or info.context
     with faults.under("model.vocab_size"):
         if vocab is None:

@@ -1,4 +1,6 @@
-"""The decoder of a masked autoencoder: hidden patches from encoded visible ones (He et al. 2022)."""
+"""The decoder of a masked autoencoder: hidden patches from encoded visible ones (He et al.
+2022).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from bigmodel_cli.roles import OUTER, Role
 
 
 class ReconstructOptions(Options):
-    """A light decoder over all patches: mask tokens for the hidden ones, blocks, a layer to pixels."""
+    """A light decoder over all patches: mask tokens for the hidden ones, blocks,
+    a layer to pixels.
+    """
 
     dim: Count = Field(description="width of the decoder's sequence, a multiple of 4")
     blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(

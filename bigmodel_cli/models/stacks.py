@@ -65,7 +65,9 @@ def shortened(
 
 
 def extended(stacks: list[Stack], short: int, more: Sequence[int]) -> int:
-    """The whole model's cost from the short one's (`short`) and those with one more block (`more`)."""
+    """The whole model's cost from the short one's (`short`) and those with one more block
+    (`more`).
+    """
     long = [stack for stack in stacks if stack.count > LONG]
     return short + sum((s.count - s.kept) * (m - short) for s, m in zip(long, more, strict=True))
 

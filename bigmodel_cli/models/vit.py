@@ -217,7 +217,9 @@ class ViT(Model):
         return unpatchify(patches, self.options.patch, self.grid)
 
     def embed(self, images: Tensor) -> Tensor:
-        """(B, C', H, W) -> (B, N, C)   patches with positions, without class token and registers."""
+        """(B, C', H, W) -> (B, N, C)   patches with positions,
+        without class token and registers.
+        """
         x = self.patches(images).flatten(2).transpose(1, 2)  # (B, N, C)
         y: Tensor = x + self.table[:, self.first :]
         return y

@@ -30,7 +30,9 @@ class MuonOptions(AnyOptimizerOptions):
     )
 
     def scratch(self, sizes: list[int]) -> int:
-        """Temporary bytes of an update of weights of these sizes: copies of one matrix at a time."""
+        """Temporary bytes of an update of weights of these sizes:
+        copies of one matrix at a time.
+        """
         return 6 * max(sizes, default=0)
 
     def build(self, weights: Iterable[Weight]) -> Muon:

@@ -14,7 +14,9 @@ from bigmodel_cli.roles import Weight
 
 
 class ScheduleFreeAdamWOptions(AnyOptimizerOptions):
-    """Schedule-free AdamW (Defazio et al. 2024): averages the weights instead of decaying the rate."""
+    """Schedule-free AdamW (Defazio et al. 2024): averages the weights instead of decaying the
+    rate.
+    """
 
     type: Literal["schedule_free_adamw"] = "schedule_free_adamw"
     state_per_param: ClassVar[int] = 3

@@ -14,7 +14,9 @@ from bigmodel_cli.roles import Weight
 
 
 class SGDOptions(AnyOptimizerOptions):
-    """Stochastic gradient descent with (Nesterov) momentum (Sutskever et al. 2013, PyTorch's form)."""
+    """Stochastic gradient descent with (Nesterov) momentum (Sutskever et al. 2013,
+    PyTorch's form).
+    """
 
     type: Literal["sgd"] = "sgd"
     state_per_param: ClassVar[int] = 1

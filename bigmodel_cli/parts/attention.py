@@ -1,4 +1,6 @@
-"""Attention: each position takes a weighted mean of the values at the positions that it attends to."""
+"""Attention: each position takes a weighted mean of the values at the positions that it attends
+to.
+"""
 
 from __future__ import annotations
 

@@ -55,7 +55,9 @@ class SequenceInfo:
 
     @cached_property
     def positions(self) -> Tensor | None:
-        """(B, T) positions of x within their segments; None where they are offset, offset + 1, ..."""
+        """(B, T) positions of x within their segments; None where they are offset, offset + 1,
+        ...
+        """
         return None if self.segment_ids is None else positions(self.segment_ids)[:, self.offset :]
 
     def seen(self, x: Tensor) -> Tensor:

@@ -24,7 +24,6 @@ class ConvolutionOptions(AnyMixerOptions):
     bias: bool = Field(False, description="learn biases")
 
     def build(self, layer: LayerContext) -> Convolution:
-        """The module."""
         if not layer.causal:
             raise ValueError(
                 "type: convolution goes from left to right; an encoder's mixers see both sides"
@@ -50,7 +49,6 @@ class Convolution(OwnMatrices):
         return {"input.weight": fused(*[self.out.in_features] * 3)}
 
     def new_cache(self, batch: int, max_len: int) -> RecurrentCache:
-        """An empty state for generation."""
         return RecurrentCache()
 
     def forward(

@@ -1,4 +1,6 @@
-"""Differential attention: the difference of two attention maps, which cancels their common noise."""
+"""Differential attention: the difference of two attention maps,
+which cancels their common noise.
+"""
 
 from __future__ import annotations
 

@@ -31,7 +31,6 @@ class GeluFFNOptions(_FFNOptions):
     )
 
     def build(self, layer: LayerContext) -> FeedForward:
-        """The module for `layer.dim` channels."""
         dim = layer.dim
         return FeedForward(
             dim, self.hidden or 4 * dim, self.bias, self.dropout, f"gelu_{self.approximate}"
@@ -44,7 +43,6 @@ class ReluFFNOptions(_FFNOptions):
     type: Literal["relu"] = "relu"
 
     def build(self, layer: LayerContext) -> FeedForward:
-        """The module for `layer.dim` channels."""
         dim = layer.dim
         return FeedForward(dim, self.hidden or 4 * dim, self.bias, self.dropout, "relu")
 
@@ -55,7 +53,6 @@ class SquaredReluFFNOptions(_FFNOptions):
     type: Literal["relu2"] = "relu2"
 
     def build(self, layer: LayerContext) -> FeedForward:
-        """The module for `layer.dim` channels."""
         return FeedForward(
             layer.dim, self.hidden or 4 * layer.dim, self.bias, self.dropout, "relu2"
         )
@@ -65,7 +62,6 @@ class _GatedFFNOptions(_FFNOptions):
     bias: bool = Field(False, description="learn biases")
 
     def build(self, layer: LayerContext) -> GatedFeedForward:
-        """The module for `layer.dim` channels."""
         hidden = self.hidden or 8 * ((layer.dim + 2) // 3)
         return GatedFeedForward(layer.dim, hidden, self.bias, self.dropout, self.gate)
 
@@ -73,7 +69,9 @@ class _GatedFFNOptions(_FFNOptions):
 
 
 class SwiGLUOptions(_GatedFFNOptions):
-    """SwiGLU (Shazeer 2020): a hidden layer gated by the SiLU of another projection, as in Llama."""
+    """SwiGLU (Shazeer 2020): a hidden layer gated by the SiLU of another projection,
+    as in Llama.
+    """
 
     type: Literal["swiglu"] = "swiglu"
 

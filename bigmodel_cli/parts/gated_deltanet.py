@@ -96,7 +96,6 @@ class GatedDeltaNet(OwnMatrices):
         return {"qkv.weight": fused(*self.sizes), "rates.weight": fused(self.heads, self.heads)}
 
     def new_cache(self, batch: int, max_len: int) -> RecurrentCache:
-        """An empty state for generation."""
         return RecurrentCache()
 
     def forward(

@@ -233,7 +233,9 @@ def _few_queries(q: Tensor, k: Tensor) -> bool:
 def _cpu_bf16(
     q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, mask: Tensor | None, scale: float
 ) -> Tensor:
-    """The eager formula: products in the inputs' precision, softmax in fp32; `mask` as in PyTorch."""
+    """The eager formula: products in the inputs' precision, softmax in fp32;
+    `mask` as in PyTorch.
+    """
     repeat = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
     scores = (q @ k.transpose(-2, -1)).float() * scale

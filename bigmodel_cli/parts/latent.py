@@ -1,4 +1,6 @@
-"""Multi-head latent attention: all heads' keys and values come from one small vector per position."""
+"""Multi-head latent attention: all heads' keys and values come from one small vector per
+position.
+"""
 
 from __future__ import annotations
 

@@ -93,7 +93,6 @@ class Mamba2(OwnMatrices):
         return {"input.weight": fused(self.inner, self.inner, shared, shared, self.heads)}
 
     def new_cache(self, batch: int, max_len: int) -> RecurrentCache:
-        """An empty state for generation."""
         return RecurrentCache()
 
     def forward(

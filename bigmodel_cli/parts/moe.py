@@ -54,7 +54,6 @@ class MoEOptions(AnyFFNOptions):
         return self
 
     def build(self, layer: LayerContext) -> MixtureOfExperts:
-        """The module for `layer.dim` channels."""
         return MixtureOfExperts(self, layer.dim)
 
 
@@ -189,7 +188,9 @@ class MixtureOfExperts(OwnMatrices):
         self.auxiliary = None
 
     def statistics(self) -> dict[str, float]:
-        """The busiest expert's load as a multiple of its share, and the fraction of unused experts."""
+        """The busiest expert's load as a multiple of its share,
+        and the fraction of unused experts.
+        """
         load: Tensor = self.load  # type: ignore[assignment]
         share = max(1e-9, float(load.mean()))
         return {

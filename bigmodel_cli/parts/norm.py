@@ -19,7 +19,6 @@ class LayerNormOptions(AnyNormOptions):
     eps: Positive = Field(1e-5, description="added to the variance")
 
     def build(self, dim: int) -> Module:
-        """The module for `dim` channels."""
         return nn.LayerNorm(dim, eps=self.eps, bias=self.bias)
 
 
@@ -30,12 +29,13 @@ class RMSNormOptions(AnyNormOptions):
     eps: Positive = Field(1e-6, description="added to the mean square")
 
     def build(self, dim: int) -> RMSNorm:
-        """The module for `dim` channels."""
         return RMSNorm(dim, self.eps)
 
 
 class RMSNorm(Module):
-    """(..., C) -> (..., C)   x / sqrt(mean(x^2) + eps) * weight, in fp32 (Zhang and Sennrich 2019)."""
+    """(..., C) -> (..., C)   x / sqrt(mean(x^2) + eps) * weight,
+    in fp32 (Zhang and Sennrich 2019).
+    """
 
     def __init__(self, dim: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -64,7 +64,9 @@ class GatedRMSNorm(Module):
 
 
 class HeadGatedRMSNorm(Module):
-    """y, gate (..., P) -> (..., P)   RMSNorm of each head's y, times silu(gate) (Gated DeltaNet)."""
+    """y, gate (..., P) -> (..., P)   RMSNorm of each head's y,
+    times silu(gate) (Gated DeltaNet).
+    """
 
     def __init__(self, width: int, eps: float = 1e-6) -> None:
         super().__init__()

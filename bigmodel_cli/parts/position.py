@@ -108,7 +108,9 @@ class AlibiOptions(HeadPositionOptions):
 
 
 class T5Options(HeadPositionOptions):
-    """T5's relative positions (Raffel et al. 2020): a learned score per head and distance bucket."""
+    """T5's relative positions (Raffel et al. 2020): a learned score per head and distance
+    bucket.
+    """
 
     type: Literal["t5"] = "t5"
     buckets: Count = Field(

@@ -81,7 +81,6 @@ class Retention(OwnMatrices):
         return {"qkv.weight": fused(*self.sizes)}
 
     def new_cache(self, batch: int, max_len: int) -> RecurrentCache:
-        """An empty state for generation."""
         return RecurrentCache()
 
     def forward(

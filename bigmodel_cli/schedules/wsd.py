@@ -25,7 +25,6 @@ class WSDOptions(FallingOptions):
         return min(super().span(total), max(1, self.decay * total))
 
     def shape(self, left: float) -> float:
-        """A straight line."""
         return left
 
     def remarks(self, total: int) -> list[str]:

@@ -32,7 +32,6 @@ class CausalLMOptions(AnyTaskOptions):
     )
 
     def build(self, info: DatasetInfo = NO_DATASET) -> CausalLM:
-        """The task."""
         return CausalLM(self)
 
     def sample(self) -> SampleText | None:
@@ -57,7 +56,9 @@ class CausalLM(TokenTask):
         self.label_smoothing = options.label_smoothing
 
     def forward(self, model: Any, batch: Batch, training: bool = True) -> Tensor:
-        """(B, T, V)   the model's logits; documents are kept apart where the batch has "segments"."""
+        """(B, T, V)   the model's logits; documents are kept apart where the batch has
+        "segments".
+        """
         inputs, segments = self.shift(batch)[0], batch.get("segments")
         logits: Tensor = (
             model(inputs) if segments is None else model(inputs, segments=segments[:, :-1])

@@ -57,7 +57,6 @@ class ClassificationOptions(AnyTaskOptions):
         return uneven(info)
 
     def build(self, info: DatasetInfo = NO_DATASET) -> Classification:
-        """The task."""
         return Classification(self, info)
 
 

@@ -26,7 +26,6 @@ class CTCOptions(AnyTaskOptions):
     )
 
     def build(self, info: DatasetInfo = NO_DATASET) -> CTC:
-        """The task."""
         return CTC(self, info)
 
 
@@ -52,7 +51,9 @@ class CTC(Task):
         return read(model, batch)
 
     def loss(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
-        """Summed negative log-likelihood in nats over all transcripts, and their number of units."""
+        """Summed negative log-likelihood in nats over all transcripts,
+        and their number of units.
+        """
         nats = negative_log_likelihood(*outputs, batch["target"])
         return nats.sum(), (batch["target"] != PADDING).sum()
 
@@ -130,7 +131,9 @@ def text_of(logits: Tensor, lengths: Tensor, units: Sequence[str], spelling: str
 
 
 def spell(numbers: Sequence[int], units: Sequence[str], spelling: str) -> str:
-    """Units as text: words joined by spaces, or characters with white space collapsed and stripped."""
+    """Units as text: words joined by spaces, or characters with white space collapsed and
+    stripped.
+    """
     text = (" " if spelling == "words" else "").join(units[n] for n in numbers)
     return " ".join(text.split())
 

@@ -34,7 +34,6 @@ class MaskedImageOptions(AnyTaskOptions):
     )
 
     def build(self, info: DatasetInfo = NO_DATASET) -> MaskedImage:
-        """The task."""
         return MaskedImage(self)
 
     def pictures(self) -> Pictures | None:
@@ -97,7 +96,9 @@ class MaskedImage(Task):
     def forward(
         self, model: Any, batch: Batch, training: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(patches (B, N, P), reconstructed patches (B, N, P), indices of hidden ones (B, N - K))."""
+        """(patches (B, N, P), reconstructed patches (B, N, P), indices of hidden ones (B,
+        N - K)).
+        """
         pixels = model.patchify(batch["image"])
         return self.call(model, batch["image"], pixels, self.ranks(batch[KEY], pixels.shape[1]))
 
@@ -155,7 +156,9 @@ class MaskedImage(Task):
         return errors
 
     def divide(self, ranks: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N) -> (B, K), (B, N - K)   indices of visible patches, ascending, and of hidden ones."""
+        """(B, N) -> (B, K), (B, N - K)   indices of visible patches, ascending,
+        and of hidden ones.
+        """
         order, seen = ranks.argsort(dim=1, stable=True), self.options.visible(ranks.shape[1])
         return order[:, :seen].sort(1).values, order[:, seen:]
 

@@ -50,7 +50,6 @@ class MaskedLMOptions(AnyTaskOptions):
         return self
 
     def build(self, info: DatasetInfo = NO_DATASET) -> MaskedLM:
-        """The task."""
         return MaskedLM(self, info)
 
     def example(self, model: Any, info: DatasetInfo, x: Tensor, second: int) -> tuple[Tensor, ...]:

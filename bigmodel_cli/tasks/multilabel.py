@@ -53,7 +53,6 @@ class MultilabelOptions(AnyTaskOptions):
         return [f"weight of items with each label in the loss: {shown}"] if weights else []
 
     def build(self, info: DatasetInfo = NO_DATASET) -> Multilabel:
-        """The task."""
         return Multilabel(self, info)
 
 

@@ -54,7 +54,6 @@ class RegressionOptions(AnyTaskOptions):
         ]
 
     def build(self, info: DatasetInfo = NO_DATASET) -> Regression:
-        """The task."""
         return Regression(self, info)
 
 

@@ -57,7 +57,6 @@ class Seq2SeqTaskOptions(AnyTaskOptions):
     )
 
     def build(self, info: DatasetInfo = NO_DATASET) -> Seq2SeqTask:
-        """The task."""
         return Seq2SeqTask(self)
 
     def search(self) -> Search:

@@ -40,7 +40,6 @@ class TaggingOptions(AnyTaskOptions):
     )
 
     def build(self, info: DatasetInfo = NO_DATASET) -> Tagging:
-        """The task."""
         return Tagging(self, info)
 
     def notes(self, info: DatasetInfo) -> list[str]:
@@ -64,7 +63,9 @@ class TaggingOptions(AnyTaskOptions):
 
 
 class Tagging(Task):
-    """batch {"tokens", "tags": (B, T), -1 for none}; the model maps tokens to logits (B, T, tags)."""
+    """batch {"tokens", "tags": (B, T), -1 for none}; the model maps tokens to logits (B, T,
+    tags).
+    """
 
     name = "tagging"
     needs = "labels"

@@ -49,7 +49,9 @@ class Tracker:
 
 
 class Service(Tracker):
-    """A tracker that knows a run by an id, kept in the run's directory, and cannot delete records."""
+    """A tracker that knows a run by an id, kept in the run's directory,
+    and cannot delete records.
+    """
 
     def __init__(self, run: TrackedRun, type: str) -> None:
         self.run, self.type = run, type

@@ -34,7 +34,6 @@ class MLflowOptions(AnyTrackerOptions):
     )
 
     def build(self, run: TrackedRun) -> MLflow:
-        """The tracker of a run."""
         return MLflow(self, run)
 
 

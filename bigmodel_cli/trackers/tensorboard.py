@@ -60,7 +60,6 @@ class TensorBoard(Tracker):
         self._event({"step": step + 1, "session_log": {"status": 1}})  # START
 
     def close(self, done: bool) -> None:
-        """Close the file."""
         self.file.close()
 
     def _event(self, values: dict[str, Any], remedy: str = "") -> None:

@@ -31,7 +31,6 @@ class WandbOptions(AnyTrackerOptions):
     tags: list[str] = Field([], description="words to find the run by")
 
     def build(self, run: TrackedRun) -> Wandb:
-        """The tracker of a run."""
         return Wandb(self, run)
 
 

@@ -12,7 +12,9 @@ from bigmodel_cli.train.workers import Workers
 
 
 class BatchLoader:
-    """Micro-batches on the device, from a step onwards; by loader workers where decoding is slow."""
+    """Micro-batches on the device, from a step onwards; by loader workers where decoding is
+    slow.
+    """
 
     def __init__(
         self, micro: MicroBatches, options: TrainOptions, workers: int, device: torch.device

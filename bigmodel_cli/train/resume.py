@@ -230,7 +230,9 @@ def _refusal(
 
 
 def _told(changed: Sequence[str], before: Mapping[str, Any]) -> list[str]:
-    """The changed options to report: where a `type` differs, not the options beside and below it."""
+    """The changed options to report: where a `type` differs,
+    not the options beside and below it.
+    """
     others = [p.removesuffix("type") for p in changed if p.endswith(".type") and p in before]
     return [p for p in changed if not any(p.startswith(o) and p != f"{o}type" for o in others)]
 

@@ -1,4 +1,6 @@
-"""Whether a batch's activations fit the device, checked before training, or which micro-batch does."""
+"""Whether a batch's activations fit the device, checked before training,
+or which micro-batch does.
+"""
 
 from __future__ import annotations
 

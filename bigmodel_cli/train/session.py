@@ -104,7 +104,9 @@ def train(spec: Spec | None, request: Request, signals: Signals) -> Path:
 
 
 def dry_run(spec: Spec, device: str, show: Callable[[Plan], None] = lambda plan: None) -> Plan:
-    """What `train` would do, without training or writing; shown even if it does not fit the device."""
+    """What `train` would do, without training or writing; shown even if it does not fit the
+    device.
+    """
     load_torch()
     chosen = pick_device(device, say)
     opened = open_run(spec, expect=True)
@@ -246,7 +248,9 @@ def _origin(data: DataSet, saved: Checkpoint | None, changed: bool) -> dict[str,
 
 
 def _trained_on(opened: Opened, saved: Checkpoint | None, changed: bool) -> dict[str, bytes]:
-    """The checkpoints' hashes of training items, by file name; items shared by splits are reported."""
+    """The checkpoints' hashes of training items, by file name;
+    items shared by splits are reported.
+    """
     data, task, source = opened.data, opened.spec.task.type, opened.source
     if "val" not in data.splits:
         say(

@@ -121,7 +121,9 @@ def fitted(
     attempt: Callable[[list[dict[str, Tensor]]], T],
     told: Callable[[str], None],
 ) -> T:
-    """The result of `attempt` for a batch's micro-batches, in as many pieces as needed (recorded)."""
+    """The result of `attempt` for a batch's micro-batches, in as many pieces as needed
+    (recorded).
+    """
     pieces, rows = division.at(batch), max(map(rows_of, micro_batches))
     unit = "samples" if options.batch_tokens is None else "tokens"
 

@@ -106,7 +106,9 @@ class TrainState:
         return self.step + self.passed
 
     def steps_in(self, minutes: float) -> int:
-        """The steps of a run of `minutes` at its present rate; those done where the time is over."""
+        """The steps of a run of `minutes` at its present rate;
+        those done where the time is over.
+        """
         share = self.elapsed / (60 * minutes)
         if share >= 1:
             return self.step

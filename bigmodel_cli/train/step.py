@@ -24,7 +24,9 @@ IN_UPDATE = (
 
 @dataclass(frozen=True)
 class StepResult:
-    """Sums over the step's samples, gradient norm before clipping, and the size in the task's unit."""
+    """Sums over the step's samples, gradient norm before clipping,
+    and the size in the task's unit.
+    """
 
     loss_sum: float
     count: float  # of targets, or the sum of their weights

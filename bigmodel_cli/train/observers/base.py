@@ -36,7 +36,9 @@ class Observer:
         """A line of text for the user."""
 
     def on_checkpoint(self, step: int) -> None:
-        """A checkpoint of this step is about to be committed; its records must be on disk before."""
+        """A checkpoint of this step is about to be committed;
+        its records must be on disk before.
+        """
 
     def on_end(self, run: Run) -> None:
         """The training is complete; any averaged weights are in the model."""
@@ -71,7 +73,6 @@ class Observers(Observer):
         self.each = each
 
     def on_start(self, run: Run) -> None:
-        """The run starts or resumes."""
         for observer in self.each:
             observer.on_start(run)
 

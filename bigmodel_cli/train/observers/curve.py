@@ -46,7 +46,6 @@ class Curve(Observer):
         self.metrics = metrics
 
     def on_end(self, run: Run) -> None:
-        """Draw it."""
         picture = self.metrics.path.with_name("curve.png")
         if self.metrics.broken:
             return

@@ -15,7 +15,6 @@ class Log(Recorder):
         self.metrics = metrics
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append a line."""
         self.metrics.write(record)
 
     def cut(self, step: int, rewinds: int) -> None:

@@ -171,7 +171,6 @@ class Progress(Observer):
         self.close()
 
     def close(self) -> None:
-        """Remove the bar."""
         if self.bar is not None:
             with contextlib.suppress(OSError):
                 self.bar.stop()

@@ -27,7 +27,6 @@ class SampleText(Observer):
     """Shows generated text after the training, where the task asks for it."""
 
     def on_end(self, run: Run) -> None:
-        """Show it."""
         spec, wanted = run.loaded.spec, run.loaded.spec.task.sample()
         if wanted is None:
             return
@@ -48,7 +47,6 @@ class SamplePictures(Observer):
     """Draws the task's pictures of validation images (training images without a validation)."""
 
     def on_end(self, run: Run) -> None:
-        """Draw them."""
         wanted = run.loaded.spec.task.pictures()
         if wanted is None:
             return
