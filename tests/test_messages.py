@@ -285,7 +285,8 @@ def test_set_of_both_is_refused_and_of_none_says_nothing(
         ("model.norm=none", "unknown type 'none'; one of layernorm, rmsnorm; write null for none"),
         (
             "train.optimizer=adam",
-            "unknown type 'adam'; one of adamw, sgd, muon, schedule_free_adamw; did you mean adamw?",
+            "unknown type 'adam'; one of adamw, sgd, muon, schedule_free_adamw;"
+            " did you mean adamw?",
         ),
         ("train.optimizer={adamw: {lr: 1}}", "unknown option; write type: adamw in its place"),
         (

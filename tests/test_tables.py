@@ -246,7 +246,8 @@ def test_missing_methods_of_a_plugins_class_are_reported_with_the_line(
     with pytest.raises(
         SpecError,
         match=(
-            r"Loose is not a subclass of bigmodel_cli\.tasks\.base\.AnyTaskOptions: it lacks .*build"
+            r"Loose is not a subclass of bigmodel_cli\.tasks\.base\.AnyTaskOptions:"
+            r" it lacks .*build"
         ),
     ):
         plugins._name("loose.py", Loose, AnyTaskOptions)
