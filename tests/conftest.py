@@ -1,4 +1,4 @@
-"""What every test shares: the real data's place, a small cache, small specs, and the command line."""
+"""Shared fixtures: the real data's folder, a small cache, small specs, and the command line."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ MOST_MEMORY, MOST_SECONDS = 200_000_000, 4.0  # a second on a machine that does 
 
 
 def fresh_copy() -> Path:
-    """The committed checkpoint in a run of the current folder, and the text that it was trained on."""
+    """The committed checkpoint of a run in the current folder, and its training text."""
     target = Path("run/checkpoints") / STEP
     shutil.rmtree("run", ignore_errors=True)
     shutil.copytree(FIXTURE / STEP, target)

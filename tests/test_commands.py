@@ -414,7 +414,7 @@ def test_the_pipeline(cnn_spec: Path) -> None:
     assert json.loads(done.stdout)["metrics"]["accuracy"]["count"] == 364
 
 
-def test_an_empty_pipe_is_said(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_pipe_is_reported(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
     result = cli("eval", "-")
     assert result.status == 2

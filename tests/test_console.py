@@ -1,4 +1,4 @@
-"""What a terminal and a pipe get: no character of the data drives a terminal, and JSON stays JSON."""
+"""Output to terminals and pipes: no character of the data controls a terminal; JSON stays JSON."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize("text", DRIVING.values(), ids=DRIVING)
-def test_what_drives_a_terminal_is_shown_as_escapes_and_json_reads_back(
+def test_control_characters_are_escaped_and_json_round_trips(
     text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows 50 and 81."""
@@ -227,10 +227,12 @@ def test_a_table_fits_its_terminal_and_loses_nothing(
 
 @pytest.mark.parametrize(
     ("cell", "number"),
-    [("12", True), ("-1.5e-05", True), ("45.20 %", True), ("1,234 tokens/s", True), ("0.912 ± 0.013", True),
-     ("1:02:03", True), ("-", True), ("not known", True), ("28 x 28", False), ("3d net", False), ("2 of 3 steps", False),
+    [("12", True), ("-1.5e-05", True), ("45.20 %", True), ("1,234 tokens/s", True),
+     ("0.912 ± 0.013", True),
+     ("1:02:03", True), ("-", True), ("not known", True), ("28 x 28", False), ("3d net", False),
+     ("2 of 3 steps", False),
      ("step 3", False)],
 )  # fmt: skip
-def test_only_numbers_stand_to_the_right(cell: str, number: bool) -> None:
+def test_only_numbers_are_right_aligned(cell: str, number: bool) -> None:
     text = table(["a name that is long", "b"], [[cell, "x"]])
     assert text.split("\n")[1].startswith(" ") == number

@@ -231,7 +231,7 @@ def check(
 
 
 def decoder_case(seed: int) -> None:
-    """Ragged prompts, some longer than the model's longest sequence, which generation goes beyond."""
+    """Ragged prompts, some longer than the model's maximum length; generation goes beyond."""
     rng = random.Random(seed)
     limit = rng.randint(4, 9)
     options = {"type": "decoder", **whole(rng, limit), "blocks": blocks(rng)}

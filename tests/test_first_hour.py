@@ -70,14 +70,14 @@ def test_the_command_says_so_below_the_usage(cli: Callable[..., Any]) -> None:
     assert "Possible options" not in result.err
 
 
-def test_a_fault_of_two_options_stands_where_the_first_was_given() -> None:
+def test_a_fault_of_two_options_is_placed_at_the_first() -> None:
     assert told("task=classification").startswith(
         "--set task=classification: task.type: classification is learnt by"
     )
     assert told("task=masked_lm").count("task.type: masked_lm") == 1
 
 
-def test_an_item_that_is_not_there_is_told_with_those_that_are() -> None:
+def test_a_missing_item_is_reported_with_the_existing_ones() -> None:
     assert told("model.blocks.5.ffn=relu").endswith("model.blocks has one item, 0, not '5'")
     assert told("model.blocks.ffn=relu").endswith(
         "not 'ffn'; write model.blocks.0.ffn for that of the first"
@@ -124,7 +124,7 @@ def test_a_gpu_is_called_cuda_or_mps(cli: Callable[..., Any]) -> None:
     assert "a GPU is cuda (NVIDIA, AMD) or mps (Apple)" in result.err
 
 
-def test_a_resume_with_a_quite_different_spec_is_told_by_its_types() -> None:
+def test_a_resume_with_a_different_spec_is_reported_by_its_types() -> None:
     before = {
         "model.type": "decoder",
         "model.dim": 8,
@@ -180,7 +180,7 @@ class _Faulty(Options):
         return Part()
 
 
-def test_a_part_that_fails_is_told_once_with_its_file_and_line() -> None:
+def test_a_part_that_fails_is_reported_once_with_file_and_line() -> None:
     findings = check_part("ffn", _Faulty())
     assert [f.promise for f in findings] == ["builds", "shape"]
     line = next(

@@ -101,7 +101,7 @@ def told(above: str, *changes: str, below: str = BELOW) -> list[str]:
     return str(fault.value).splitlines()
 
 
-def test_faults_are_told_in_the_file_that_they_stand_in() -> None:
+def test_faults_are_reported_in_the_file_that_has_them() -> None:
     below = BELOW.replace("dim: 16", "dim: wide").replace("steps: 10", "stepz: 10")
     lines = told("base: ../common/below.yaml\ntrain: {seed: -1}\n", below=below)
     named = "mine/../common/below.yaml"
@@ -134,7 +134,7 @@ def test_faults_are_told_in_the_file_that_they_stand_in() -> None:
         ("base:\n", "mine/above.yaml:1:6: base: the path of one other spec is due here"),
     ],
 )
-def test_a_base_that_is_none_is_told_at_its_place(above: str, said: str) -> None:
+def test_a_faulty_base_is_reported_with_its_place(above: str, said: str) -> None:
     assert told(above)[0].startswith(said)
 
 

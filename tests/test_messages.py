@@ -285,7 +285,8 @@ def test_set_of_both_is_refused_and_of_none_says_nothing(
         ("model.norm=none", "unknown type 'none'; one of layernorm, rmsnorm; write null for none"),
         (
             "train.optimizer=adam",
-            "unknown type 'adam'; one of adamw, sgd, muon, schedule_free_adamw; did you mean adamw?",
+            "unknown type 'adam'; one of adamw, sgd, muon, schedule_free_adamw;"
+            " did you mean adamw?",
         ),
         ("train.optimizer={adamw: {lr: 1}}", "unknown option; write type: adamw in its place"),
         (
@@ -297,7 +298,7 @@ def test_set_of_both_is_refused_and_of_none_says_nothing(
         ),
     ],
 )
-def test_a_wrong_value_is_told_in_plain_words(change: str, said: str) -> None:
+def test_messages_of_wrong_values(change: str, said: str) -> None:
     """Row 26: a wrong type."""
     told = message(DECODER, change)
     assert said in told
@@ -351,7 +352,7 @@ def test_a_value_that_may_be_of_several_kinds_has_one_message() -> None:
         ),
     ],
 )
-def test_a_fault_of_the_yaml_is_told_with_the_remedy(text: str, said: str) -> None:
+def test_yaml_errors_are_reported_with_the_remedy(text: str, said: str) -> None:
     assert said in message(text)
 
 

@@ -35,7 +35,7 @@ def write(name: str, model: str, task: str, tokenizer: str, label: str = "") -> 
     )
 
 
-def test_only_what_counts_the_same_is_compared(cli: Cli) -> None:
+def test_only_metrics_of_the_same_unit_are_compared(cli: Cli) -> None:
     rng = random.Random(5)
     rows = [
         " ".join(rng.choices(["plot", "good", "film", "a", "bad"], k=rng.randint(1, 5)))

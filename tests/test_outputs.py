@@ -101,7 +101,7 @@ def test_a_descriptor_is_written_where_it_stands() -> None:
     assert Path("out").read_text() == "before\nsamples\nafter\n"
 
 
-def test_what_cannot_be_written_is_said_before_the_work(cli: Cli) -> None:
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(cli: Cli) -> None:
     """Row 82: a folder, a missing folder, a file for a folder, no permission."""
     Path("folder.png").mkdir()
     Path("file").write_text("")

@@ -32,7 +32,7 @@ Cli = Callable[..., Result]
         ),
     ],
 )
-def test_a_missing_package_is_said_with_the_command(
+def test_a_missing_package_is_reported_with_the_install_command(
     package: str,
     extra: str,
     changes: list[str],

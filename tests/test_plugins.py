@@ -68,7 +68,7 @@ def test_the_part_of_the_readme_trains_and_is_evaluated(
         ),
     ],
 )
-def test_what_is_wrong_with_a_plugin_is_said(text: str, message: str, plain_zygote: Zygote) -> None:
+def test_faulty_plugins_are_reported(text: str, message: str, plain_zygote: Zygote) -> None:
     Path("bad.py").write_text(text)
     result = plain_zygote.run("models", "--plugin", "bad.py")
     assert result.status == 2
@@ -88,13 +88,13 @@ def test_names_that_types_must_have_are_asked_for(monkeypatch: pytest.MonkeyPatc
         plugins._name("own.py", Own, AnyMixerOptions)
 
 
-def test_a_plugin_that_is_not_python_is_said() -> None:
+def test_a_plugin_that_is_not_python_is_refused() -> None:
     Path("spec.yaml").write_text("x: 1")
     with pytest.raises(SpecError, match="a plugin is a Python file"):
         plugins.name_plugins([Path("spec.yaml")])
 
 
-def test_a_plugin_that_is_missing_is_said(plain_zygote: Zygote) -> None:
+def test_a_missing_plugin_is_refused(plain_zygote: Zygote) -> None:
     result = plain_zygote.run("models", "--plugin", "nothing.py")
     assert result.status == 2
     assert result.err == "--plugin nothing.py: no such file\n"

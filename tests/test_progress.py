@@ -1,4 +1,4 @@
-"""Long work shows how far it has come, in lines or in one bar, and a signal does not wait for it."""
+"""Long work shows its progress, in lines or in one bar, and a signal does not wait for it."""
 
 from __future__ import annotations
 

@@ -222,11 +222,14 @@ def test_every_part_and_skeleton_has_a_reference() -> None:
     [
         ("Mamba2Options", "parts/test_references.py::test_mamba3", "is not there"),
         ("Mamba2Options", "parts/test_references.py::randomised", "is not there"),
-        ("Mamba2Options", "parts/test_references.py::test_gated_convolution", "does not build Mamba2Options"),
-        ("RetentionOptions", "parts/test_recurrence.py::test_retention_of_heads_that_do_not_fit_is_refused", "compares nothing"),
+        ("Mamba2Options", "parts/test_references.py::test_gated_convolution",
+         "does not build Mamba2Options"),
+        ("RetentionOptions",
+         "parts/test_recurrence.py::test_retention_of_heads_that_do_not_fit_is_refused",
+         "compares nothing"),
     ],
 )  # fmt: skip
-def test_a_reference_that_is_none_is_noticed(options: str, reference: str, fault: str) -> None:
+def test_a_reference_that_is_not_one_is_noticed(options: str, reference: str, fault: str) -> None:
     assert fault in "\n".join(faults("x", options, reference))
 
 

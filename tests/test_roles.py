@@ -42,7 +42,8 @@ CNN = {
     ],
 }  # fmt: skip
 MIXER = {
-    "type": "attention", "num_heads": 4, "kv_heads": 2, "sinks": True, "qk_norm": True, "bias": False, "position": {"type": "t5"},
+    "type": "attention", "num_heads": 4, "kv_heads": 2, "sinks": True, "qk_norm": True,
+    "bias": False, "position": {"type": "t5"},
 }  # fmt: skip
 GELU = {"type": "gelu", "bias": True}
 BLOCKS = [{"mixer": MIXER, "ffn": {"type": "swiglu"}, "layer_scale": 0.1}]
@@ -55,8 +56,10 @@ MAE = {
 MOE = {
     "type": "decoder", "dim": 16, "position": {"type": "learned"},
     "blocks": [
-        {"mixer": {"type": "differential", "num_heads": 2}, "ffn": {"type": "moe", "experts": 3, "shared": 1, "hidden": 8}},
-        {"mixer": {"type": "mla", "num_heads": 2, "kv_rank": 6, "q_rank": 5, "rotary_dim": 4}, "ffn": GELU},
+        {"mixer": {"type": "differential", "num_heads": 2},
+         "ffn": {"type": "moe", "experts": 3, "shared": 1, "hidden": 8}},
+        {"mixer": {"type": "mla", "num_heads": 2, "kv_rank": 6, "q_rank": 5, "rotary_dim": 4},
+         "ffn": GELU},
     ],
 }  # fmt: skip
 RECURRENT = {
@@ -71,7 +74,8 @@ RECURRENT = {
 SEQ2SEQ = {
     "type": "seq2seq", "dim": 16, "share_embeddings": False,
     "encoder": [{"mixer": {"type": "attention", "num_heads": 2}, "ffn": GELU}],
-    "decoder": [{"mixer": {"type": "attention", "num_heads": 2}, "cross": {"num_heads": 4, "kv_heads": 2}}],
+    "decoder": [{"mixer": {"type": "attention", "num_heads": 2},
+     "cross": {"num_heads": 4, "kv_heads": 2}}],
 }  # fmt: skip
 SOUND = {
     "type": "encoder",
@@ -106,23 +110,29 @@ TABLES: dict[str, tuple[dict[str, Any], DatasetInfo, dict[str, tuple[int, ...]],
     ),
     "vit": (
         VIT, IMAGES,
-        {"blocks.0.mixer.qkv": (16, 8, 8), "blocks.0.mixer.out": (), **{f"blocks.0.ffn.{n}": () for n in ("gate", "up", "down")}},
+        {"blocks.0.mixer.qkv": (16, 8, 8), "blocks.0.mixer.out": (),
+         **{f"blocks.0.ffn.{n}": () for n in ("gate", "up", "down")}},
         {"patches", "head"},
     ),
     "mae": (
         MAE, IMAGES,
         {
-            "blocks.0.mixer.qkv": (16, 8, 8), "blocks.0.mixer.out": (), **{f"blocks.0.ffn.{n}": () for n in ("gate", "up", "down")},
-            "decoder.enter": (), "decoder.blocks.0.mixer.qkv": (8, 8, 8), "decoder.blocks.0.mixer.out": (),
+            "blocks.0.mixer.qkv": (16, 8, 8), "blocks.0.mixer.out": (),
+            **{f"blocks.0.ffn.{n}": () for n in ("gate", "up", "down")},
+            "decoder.enter": (), "decoder.blocks.0.mixer.qkv": (8, 8, 8),
+            "decoder.blocks.0.mixer.out": (),
         },
         {"patches", "decoder.pixels"},
     ),
     "decoder with experts": (
         MOE, TOKENS,
         {
-            "blocks.0.mixer.qkv": (16, 16, 16), "blocks.0.mixer.out": (), "blocks.0.ffn.gate*": (), "blocks.0.ffn.up*": (),
-            "blocks.0.ffn.down*": (), **{f"blocks.0.ffn.shared.{n}": () for n in ("gate", "up", "down")},
-            "blocks.1.mixer.q_down": (), "blocks.1.mixer.q_up": (), "blocks.1.mixer.kv_down": (6, 4), "blocks.1.mixer.kv_up": (),
+            "blocks.0.mixer.qkv": (16, 16, 16), "blocks.0.mixer.out": (), "blocks.0.ffn.gate*": (),
+            "blocks.0.ffn.up*": (),
+            "blocks.0.ffn.down*": (),
+            **{f"blocks.0.ffn.shared.{n}": () for n in ("gate", "up", "down")},
+            "blocks.1.mixer.q_down": (), "blocks.1.mixer.q_up": (),
+            "blocks.1.mixer.kv_down": (6, 4), "blocks.1.mixer.kv_up": (),
             "blocks.1.mixer.out": (), "blocks.1.ffn.up": (), "blocks.1.ffn.down": (),
         },
         {"embedding", "blocks.0.ffn.router"},
@@ -131,7 +141,8 @@ TABLES: dict[str, tuple[dict[str, Any], DatasetInfo, dict[str, tuple[int, ...]],
         RECURRENT, TOKENS,
         {
             "blocks.0.mixer.input": (32, 32, 4, 4, 4), "blocks.0.mixer.out": (),
-            "blocks.1.mixer.qkv": (8, 8, 16), "blocks.1.mixer.gate": (), "blocks.1.mixer.rates": (4, 4), "blocks.1.mixer.out": (),
+            "blocks.1.mixer.qkv": (8, 8, 16), "blocks.1.mixer.gate": (),
+            "blocks.1.mixer.rates": (4, 4), "blocks.1.mixer.out": (),
             "blocks.2.mixer.input": (16, 16, 16), "blocks.2.mixer.out": (),
             "blocks.3.mixer.qkv": (16, 16, 16), "blocks.3.mixer.gate": (), "blocks.3.mixer.out": (),
         },
@@ -140,7 +151,8 @@ TABLES: dict[str, tuple[dict[str, Any], DatasetInfo, dict[str, tuple[int, ...]],
     "seq2seq": (
         SEQ2SEQ, TOKENS,
         {
-            "encoder.0.mixer.qkv": (16, 16, 16), "encoder.0.mixer.out": (), "encoder.0.ffn.up": (), "encoder.0.ffn.down": (),
+            "encoder.0.mixer.qkv": (16, 16, 16), "encoder.0.mixer.out": (), "encoder.0.ffn.up": (),
+            "encoder.0.ffn.down": (),
             "decoder.0.mixer.qkv": (16, 16, 16), "decoder.0.mixer.out": (),
             "decoder.0.cross.q": (), "decoder.0.cross.kv": (8, 8), "decoder.0.cross.out": (),
         },
@@ -148,7 +160,8 @@ TABLES: dict[str, tuple[dict[str, Any], DatasetInfo, dict[str, tuple[int, ...]],
     ),
     "encoder of sound": (
         SOUND, FRAMES,
-        {"frontend.convs.1": (), "frontend.convs.2": (), "blocks.0.ffn.up": (), "blocks.0.ffn.down": ()},
+        {"frontend.convs.1": (), "frontend.convs.2": (), "blocks.0.ffn.up": (),
+         "blocks.0.ffn.down": ()},
         {"frontend.convs.0", "head"},
     ),
     "masked language model": (
@@ -162,13 +175,16 @@ TABLES: dict[str, tuple[dict[str, Any], DatasetInfo, dict[str, tuple[int, ...]],
         {"embedding", "types", "head"},
     ),
     "alexnet": (
-        {"type": "torchvision", "name": "alexnet"}, DatasetInfo(image_shape=(3, 64, 64), classes=("a", "b")),
+        {"type": "torchvision", "name": "alexnet"},
+        DatasetInfo(image_shape=(3, 64, 64), classes=("a", "b")),
         {**{f"features.{i}": () for i in (3, 6, 8, 10)}, "classifier.1": (), "classifier.4": ()},
         {"features.0", "classifier.6"},
     ),
     "squeezenet": (
-        {"type": "torchvision", "name": "squeezenet1_1"}, DatasetInfo(image_shape=(3, 64, 64), classes=("a", "b")),
-        {f"features.{i}.{part}": () for i in (3, 4, 6, 7, 9, 10, 11, 12) for part in ("squeeze", "expand1x1", "expand3x3")},
+        {"type": "torchvision", "name": "squeezenet1_1"},
+        DatasetInfo(image_shape=(3, 64, 64), classes=("a", "b")),
+        {f"features.{i}.{part}": () for i in (3, 4, 6, 7, 9, 10, 11, 12) for part in ("squeeze",
+         "expand1x1", "expand3x3")},
         {"features.0", "classifier.1"},
     ),
 }  # fmt: skip
@@ -202,7 +218,7 @@ def on_meta(name: str, info: DatasetInfo) -> nn.Module:
         return model_of({"type": "torchvision", "name": name}, info).to("meta")
 
 
-def test_networks_of_torchvision_whose_weights_stand_in_bare_parameters() -> None:
+def test_torchvision_networks_with_bare_parameters() -> None:
     vit = {w.name: w.role for w in named_weights(on_meta("vit_b_32", IMAGES))}
     assert vit["encoder.layers.encoder_layer_3.self_attention.in_proj_weight"] == Role(
         True, True, (768, 768, 768)
@@ -220,8 +236,10 @@ def test_networks_of_torchvision_whose_weights_stand_in_bare_parameters() -> Non
     assert mobile["features.1.block.1.fc1.weight"] == MATRIX
 
 
-NETWORKS = ["alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3", "mnasnet0_5", "mobilenet_v2",
-            "regnet_x_400mf", "resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_0", "swin_t", "vgg11", "vit_b_16"]  # fmt: skip
+NETWORKS = ["alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet",
+ "inception_v3", "mnasnet0_5", "mobilenet_v2",
+            "regnet_x_400mf", "resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_0", "swin_t",
+            "vgg11", "vit_b_16"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -288,9 +306,10 @@ def test_without_a_gradient_only_what_decays_moves(options: Any) -> None:
     assert moved == {f"{name}.weight" for name in [*matrices, *decayed]}
 
 
-def test_what_moves_each_weight_is_described() -> None:
+def test_the_optimizer_of_each_weight_is_described() -> None:
     model = model_of({"type": "cnn", "layers": [
-        {"type": "conv", "channels": 2}, {"type": "conv", "channels": 4}, {"type": "adaptive_pool"}, {"type": "flatten"},
+        {"type": "conv", "channels": 2}, {"type": "conv", "channels": 4}, {"type": "adaptive_pool"},
+        {"type": "flatten"},
         {"type": "dense", "units": "classes"},
     ]}, IMAGES)  # fmt: skip
     model.get_parameter("layers.4.dense.bias").requires_grad_(False)

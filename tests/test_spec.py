@@ -62,7 +62,7 @@ def test_five_faults_in_one_go_with_their_places(tmp_path: Path, cli: Cli) -> No
     assert not (tmp_path / "runs").exists()
 
 
-def test_faults_are_told_without_importing_torch_in_under_a_second(tmp_path: Path) -> None:
+def test_faults_are_reported_without_torch_in_under_a_second(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(DECODER.replace("dim: 16", "dim: wide"))
     code = (
         "import sys; from bigmodel_cli.__main__ import run; status = run(['pretrain', 'bad.yaml']);"
@@ -138,7 +138,7 @@ def test_how_numbers_are_read(written: str, value: float) -> None:
     "written",
     ["no", "off", "'1e-3'", "yes", "true", "[1]", "1:30", "2026-01-01", "1.2.3", "null", ""],
 )
-def test_what_is_no_number(written: str) -> None:
+def test_values_that_are_not_numbers_are_refused(written: str) -> None:
     (message,) = faults(
         DECODER + f"  max_grad_norm: 1.0\n  optimizer: {{type: adamw, lr: {written}}}\n"
     )
@@ -152,7 +152,7 @@ def test_no_is_a_string_and_only_true_and_false_are_booleans() -> None:
 
 
 def numeric_fields(spec: dict[str, Any]) -> Iterator[str]:
-    """The dotted path of every number in a resolved spec, a null that may be a number among them."""
+    """The dotted path of every number in a resolved spec, or null that may be one."""
 
     def walk(value: Any, path: str) -> Iterator[str]:
         if isinstance(value, dict):
@@ -258,7 +258,9 @@ def test_a_model_that_no_machine_holds_is_refused_before_it_is_allocated(
         (b"a: 1\n---\nb: 2\n", "a second document"),
     ],
 )
-def test_what_is_no_spec(content: bytes, message: str, tmp_path: Path, cli: Cli) -> None:
+def test_files_that_are_not_specs_are_refused(
+    content: bytes, message: str, tmp_path: Path, cli: Cli
+) -> None:
     (tmp_path / "spec.yaml").write_bytes(content)
     result = cli("pretrain", "spec.yaml")
     assert result.status == 2

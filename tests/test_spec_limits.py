@@ -115,9 +115,7 @@ def test_a_spec_may_come_through_a_pipe() -> None:
     writer.join()
 
 
-def test_a_pipe_that_nobody_writes_into_is_not_waited_for(
-    monkeypatch: pytest.MonkeyPatch, cli: Cli
-) -> None:
+def test_a_pipe_without_a_writer_does_not_block(monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
     """Row 24: a FIFO does not hang."""
     monkeypatch.setattr(yaml_source, "PATIENCE", 0.1)
     os.mkfifo("pipe")

@@ -225,13 +225,17 @@ def test_eval_needs_its_split_alone(cli: Cli) -> None:
     specs = {
         "image": spec("image.yaml", "type: image_folder, root: set", model=CNN),
         "table": spec("table.yaml", f"{TABLE}, test: [t.tsv]"),
-        "audio": spec("audio.yaml", f"type: audio, files: [sounds], pattern: {pattern}, split: {{test: {{index: [0, 1]}}}}, "
+        "audio": spec("audio.yaml",
+         f"type: audio, files: [sounds], pattern: {pattern}, split: {{test: {{index: [0, 1]}}}}, "
                       "rate: 8000, mels: 8, seconds: 0.05", model=CNN),
-        "text": spec("text.yaml", "type: text, files: [one.txt], test_files: [two.txt], context: 16, tokenizer: {type: bpe, "
+        "text": spec("text.yaml",
+         "type: text, files: [one.txt], test_files: [two.txt], context: 16, tokenizer: {type: bpe, "
                      "vocab_size: 280}", "causal_lm, sample_tokens: 0",
                      f"model: {{type: decoder, dim: 8, blocks: [{{{block}}}]}}\n"),
-        "pairs": spec("pairs.yaml", f"type: pairs, {pair}, tokenizer: {{type: bpe, vocab_size: 270}}", "seq2seq",
-                      f"model: {{type: seq2seq, dim: 8, encoder: [{{{block}}}], decoder: [{{cross: {{num_heads: 2}}}}]}}\n"),
+        "pairs": spec("pairs.yaml",
+         f"type: pairs, {pair}, tokenizer: {{type: bpe, vocab_size: 270}}", "seq2seq",
+                      f"model: {{type: seq2seq, dim: 8, encoder: [{{{block}}}], "
+                       "decoder: [{cross: {num_heads: 2}}]}\n"),
     }  # fmt: skip
     before = {}
     for name, path in specs.items():

@@ -1,4 +1,4 @@
-"""Every command leaves by a signal at once: one line, 128 + the signal's number, nothing half done."""
+"""Every command exits on a signal at once: one line, 128 + its number, nothing half done."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_closed_streams_take_nothing_from_a_run(decoder_spec: Path) -> None:
     assert all(json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines())
 
 
-def test_no_input_is_said() -> None:
+def test_missing_input_is_reported() -> None:
     """Row 85: stdin that is closed or empty."""
     for end in ("<&-", "< /dev/null"):
         result = sh(f"bigmodel predict run {end}")

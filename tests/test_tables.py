@@ -37,7 +37,8 @@ SPEC = """
 model: count
 data: bits
 task: majority
-train: {steps: 8, batch_size: 8, optimizer: sign, schedule: halves, validate_every: 4, log_every: 1, precision: fp32}
+train: {steps: 8, batch_size: 8, optimizer: sign, schedule: halves, validate_every: 4,
+  log_every: 1, precision: fp32}
 """
 
 
@@ -205,7 +206,7 @@ class EndlessOptions(AnyScheduleOptions):
         return 1 / (total - 2 - step)
 
 
-def test_promises_of_optimizers_and_schedules_that_are_not_kept_are_told() -> None:
+def test_broken_promises_of_optimizers_and_schedules_are_reported() -> None:
     lines = "\n".join(f.line() for f in check_other("optimizer", ForgetfulOptions()))
     assert "sums: NOT KEPT (sums move otherwise than means" in lines
     assert "saved: NOT KEPT (a resumed run moves the weights otherwise" in lines
@@ -240,7 +241,9 @@ def test_training_refuses_a_plugins_optimizer_that_does_not_keep_them(
         check_plugins(spec)
 
 
-def test_what_a_plugins_class_lacks_is_said_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_methods_of_a_plugins_class_are_reported_with_the_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     Path("half.py").write_text(
         "from typing import Literal\nfrom bigmodel_cli.tasks.base import AnyTaskOptions\n\nclass"
         " HalfOptions(AnyTaskOptions):\n    type: Literal['half'] = 'half'\n\nPARTS = {'task':"
@@ -260,13 +263,14 @@ def test_what_a_plugins_class_lacks_is_said_with_its_line(monkeypatch: pytest.Mo
     with pytest.raises(
         SpecError,
         match=(
-            r"Loose is not a subclass of bigmodel_cli\.tasks\.base\.AnyTaskOptions: it lacks .*build"
+            r"Loose is not a subclass of bigmodel_cli\.tasks\.base\.AnyTaskOptions:"
+            r" it lacks .*build"
         ),
     ):
         plugins._name("loose.py", Loose, AnyTaskOptions)
 
 
-def test_what_older_checkpoints_recorded_of_a_schedule_is_read() -> None:
+def test_schedules_of_older_checkpoints_are_read() -> None:
     for type in ("constant", "linear", "cosine", "inverse_sqrt", "wsd"):
         old = {"type": type, "warmup": 3, "final": 0.1, "decay": 0.4}
         found = TrainOptions.model_validate({"steps": 10, "schedule": old}).schedule

@@ -13,7 +13,8 @@ import numpy as np
 SPEC = """\
 model:
   type: cnn
-  layers: [{type: conv, channels: 8, norm: batch}, {type: adaptive_pool}, {type: flatten}, {type: dense, units: classes}]
+  layers: [{type: conv, channels: 8, norm: batch}, {type: adaptive_pool}, {type: flatten},
+    {type: dense, units: classes}]
 data:
   type: audio
   files: [sounds]
@@ -23,7 +24,8 @@ data:
   mels: 16
   seconds: 0.2
 task: {type: classification}
-train: {steps: 120, batch_size: 8, optimizer: {lr: 1e-2}, precision: fp32, memory_format: contiguous, validate_every: 60}
+train: {steps: 120, batch_size: 8, optimizer: {lr: 1e-2}, precision: fp32,
+  memory_format: contiguous, validate_every: 60}
 """
 
 

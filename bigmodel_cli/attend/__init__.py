@@ -1,6 +1,4 @@
-"""`bigmodel attend`: what a network looks at: the heads of attention, or the region of an image
-that decides its class.
-"""
+"""`bigmodel attend`: attention heads, or the region of an image that decides its class."""
 
 from __future__ import annotations
 
@@ -20,12 +18,12 @@ from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.pictures import check_picture
 
 MOST_PARTS = 4
-"""Tokens that one character may be in: the bytes of UTF-8."""
+"""Most tokens of one character: the bytes of UTF-8."""
 
 
 @dataclass(frozen=True)
 class AttendResult:
-    """A look inside: text for the terminal, the picture's path, and the figures themselves."""
+    """Text for the terminal, the picture's path, and the figures."""
 
     text: str
     picture: Path
@@ -35,8 +33,7 @@ class AttendResult:
 def attend(
     loaded: Loaded, source: str, out: Path | None, layer: int | None, head: int | None, color: bool
 ) -> AttendResult:
-    """AttendResult at what the model does with `source`: a text for a decoder, an image's path for
-    a classifier.
+    """What the model attends to in `source`: a text, or an image's path.
 
     The picture is written to `out` (attend.png when None). Raises `DataError` for input that cannot
     be read, and `SpecError` for a layer or head that is not there.
@@ -87,9 +84,7 @@ def _attend_text(
 
 
 def name_tokens(tokenizer: Tokenizer, tokens: list[int]) -> list[str]:
-    """What tokens are called: their text, or which mark one is; of a character in several tokens
-    each has its part, as 漢·1/3.
-    """
+    """The tokens' labels: text or special token; parts of one character are numbered: 漢·1/3."""
     names: list[str] = []
     while (place := len(names)) < len(tokens):
         token = tokens[place]

@@ -14,13 +14,12 @@ from bigmodel_cli.tasks import ClassificationOptions, Task, build_task
 
 @dataclass(frozen=True)
 class Heat:
-    """`image` (C, H, W) with pixels in 0..1; `heat` (H, W) in 0..1; the likeliest class, with its
-    probability.
+    """`image` (C, H, W) with pixels in 0..1, `heat` (H, W) in 0..1, the class and its probability.
 
-    Of a model of numbers the `value` stands in the probability's place. `method` made the heat.
-    `axes` say what rows, upwards, and columns are where the image is none that a person would see.
-    `size` is that of the map which the heat was made of. Where it tells no regions apart `heat` is
-    None, and where there is something to know about it `note` says what.
+    A regression has a `value` instead of a probability. `method` names how the heat was made.
+    `axes` label rows (upwards) and columns where the image is a spectrogram. `size` is that of the
+    feature map. `heat` is None where the map has one position; `note` is a remark on the heat, if
+    any.
     """
 
     image: Tensor
@@ -35,7 +34,7 @@ class Heat:
 
     @property
     def caption(self) -> str:
-        """What the model says of the image."""
+        """The model's prediction, for people."""
         return f"{self.label}: " + (
             f"{100 * self.probability:.1f} %" if self.value is None else f"{self.value:.6g}"
         )
@@ -49,18 +48,17 @@ class Heat:
 
 
 def grad_cam(model: Model, image: Tensor, info: DatasetInfo, task: Task | None = None) -> Heat:
-    """Grad-CAM (Selvaraju et al. 2017) of the output that the task says, for one normalised image
-    (1, C, H, W).
+    """Grad-CAM (Selvaraju et al. 2017) for one normalised image (1, C, H, W).
 
-    Without a task that is the likeliest class.
+    It is of the task's foremost output, by default the likeliest class.
 
-    The last feature map's channels, weighted by the mean gradient of the class's logit, summed, cut
-    at zero and brought to the image's size.
+    The last feature map's channels are weighted by the mean gradient of the class's logit, summed,
+    clamped at zero and resized to the image.
     """
     layer = model.last_feature_layer()
     kept: list[
         Tensor
-    ] = []  # not copies: what is done to a map in place (DenseNet's last ReLU) belongs to it
+    ] = []  # not copies: in-place operations (DenseNet's last ReLU) belong to the map
     hook = layer.register_forward_hook(lambda module, inputs, output: kept.append(output))
     try:
         with torch.enable_grad():
@@ -76,16 +74,14 @@ def grad_cam(model: Model, image: Tensor, info: DatasetInfo, task: Task | None =
 
 
 def likeliest(info: DatasetInfo) -> Task:
-    """What tells the likeliest class."""
+    """A classification task of these classes."""
     return build_task(ClassificationOptions(), info)
 
 
 def heat_over(
     image: Tensor, heat: Tensor, logits: Tensor, info: DatasetInfo, task: Task | None, method: str
 ) -> Heat:
-    """A map (1, 1, h, w) at the size of a normalised image (1, C, H, W), its greatest value 1,
-    beside the image's own pixels.
-    """
+    """A map (1, 1, h, w) resized to a normalised image (1, C, H, W), scaled to a maximum of 1."""
     task = task or likeliest(info)
     _, label, said = task.foremost(logits)
     height, width = image.shape[-2:]

@@ -1,7 +1,7 @@
 """The attention weights of every head of a model, recorded during one forward pass.
 
-The output still comes from the fused kernel: each attention part computes its weights beside it
-while a probe is set.
+The output still comes from the fused kernel: while a probe is set, each attention part also
+computes its weights.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from bigmodel_cli.parts.contract import attending
 
 @dataclass(frozen=True)
 class Heads:
-    """`weights[i]` is (H, T, T) of the layer called `layers[i]`: row t is what position t looks at;
-    rows sum to 1.
+    """`weights[i]` (H, T, T) are those of layer `layers[i]`:
+    row t is what position t attends to.
     """
 
     tokens: list[str]
@@ -36,16 +36,16 @@ class Heads:
 
 
 def record_heads(model: Module, inputs: Sequence[Tensor], labels: list[str]) -> Heads:
-    """Run the model on tokens (1, T), and what stands beside them; what each head looked at.
+    """Run the model on tokens (1, T) and record the attention weights of each head.
 
-    Raises `SpecError` where nothing attends.
+    Raises `SpecError` where the model has no attention.
     """
     recorded, _ = record(model, *inputs)
     return Heads(labels, list(recorded), list(recorded.values()))
 
 
 def record(model: Module, *inputs: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """The weights (H, T, T) of every layer by name for inputs of batch 1, and the model's output."""
+    """The weights (H, T, T) of every layer by name for a batch of 1, and the model's output."""
     found = attending(model)
     if not found:
         raise SpecError("this model has no attention to look at")
@@ -64,8 +64,6 @@ def record(model: Module, *inputs: Tensor) -> tuple[dict[str, Tensor], Tensor]:
 
 
 def label(token: str, most: int) -> str:
-    """A token as one word, blanks and line ends visible, cut where it is longer than so many
-    columns.
-    """
+    """A token as a label: white space made visible, cut to at most `most` columns."""
     text = one_line(token.replace("\n", "\\n").replace("\t", "\\t").replace(" ", "␣")) or "␣"
     return text if columns_of(text) <= most else cut(text, most - 1) + "…"

@@ -1,4 +1,4 @@
-"""The same as pictures, in the format that the file's name ends in."""
+"""Attention maps and heat maps as pictures, in the format of the file's suffix."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ LABEL_WIDTH = 16
 LINE = 0.115
 """Inches from one token's label to the next, where all are shown."""
 MOST_INCHES = 16.0
-"""Of a picture's maps together, unless they would be too small."""
+"""Width of a picture's maps together in inches, unless they would be too small."""
 TICKS = (0.01, 0.05, 0.1, 0.25, 0.5)
 
 
 def draw_heads(
     heads: Heads, layers: Sequence[int], head: int | None, title: str, path: Path
 ) -> None:
-    """A grid of maps: a row for each of the layers, a column for each head, or for one; every token
-    is named, or every few.
-    """
+    """A grid of maps: layers in rows, heads (or one) in columns, with token labels."""
     from matplotlib import colormaps
     from matplotlib.colors import PowerNorm
 
@@ -40,7 +38,7 @@ def draw_heads(
     grid = figure.subplots(len(layers), len(columns), squeeze=False)
     shown = [heads.weights[i] for i in layers]
     peak, least = max(float(w.max()) for w in shown), min(float(w.min()) for w in shown)
-    norm = PowerNorm(0.5, 0, peak)  # small weights are to be seen too
+    norm = PowerNorm(0.5, 0, peak)  # make small weights visible
     colours = colormaps["Blues"].with_extremes(under="#f0b27a")
     image = None
     for row, line in zip(layers, grid, strict=True):
@@ -70,7 +68,7 @@ def draw_heads(
 
 
 def draw_heat(cam: Heat, title: str, path: Path) -> None:
-    """The image, and the heat laid over it where there is one."""
+    """The image, with the heat overlaid, if any."""
     height, width = cam.image.shape[-2:]
     side = 3.2
     figure = new_figure((2 * side + 1.4, min(2.0, max(0.4, height / width)) * side + 1.1))
@@ -128,13 +126,13 @@ def draw_rows(rows: dict[str, Tensor], title: str, path: Path) -> None:
 
 
 def _set_title(figure: Any, title: str) -> None:
-    """Above the whole, as far as there is room."""
+    """Set the figure's title, as far as there is room."""
     room = int(figure.get_size_inches()[0] / 0.085)
     figure.suptitle(title if len(title) <= room else title[:room].rstrip("\\") + "…", fontsize=10)
 
 
 def _name_axes(axes: Any, names: list[str], step: int, left: bool, below: bool) -> None:
-    """Every `step`-th name on the sides that are asked for."""
+    """Label every `step`-th token on the left and below, as asked for."""
     places = list(range(0, len(names), step))
     style = {"fontsize": 6.5, "family": "DejaVu Sans Mono"}
     axes.set_xticks(

@@ -1,4 +1,4 @@
-"""Which patches of an image a Vision Transformer gathers its answer from."""
+"""Which patches of an image a Vision Transformer's answer comes from."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from bigmodel_cli.tasks import Task
 def rollout(model: Model, image: Tensor, info: DatasetInfo, task: Task | None = None) -> Heat:
     """Attention rollout (Abnar and Zuidema 2020) over one normalised image (1, C, H, W).
 
-    Layer by layer the mean of the heads' weights, half of it replaced by the residual stream (the
-    identity), is multiplied up; the row of the class token (the mean of the patches' rows where
-    there is none) says how much of each patch arrives.
+    The layers' attention, averaged over heads and mixed half and half with the identity (the
+    residual stream), is multiplied; the class token's row (without one, the mean of the patches'
+    rows) is the share of each patch.
     """
     weights, logits = record(model, image)
     total: Tensor | None = None

@@ -1,4 +1,4 @@
-"""Heat maps in a terminal: colour where there is one, else shades of grey in characters."""
+"""Heat maps in a terminal: in colour, else in characters of increasing darkness."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MOST_COLUMNS = 64
 
 
 def show_heads(heads: Heads, layer: int, head: int | None, color: bool) -> str:
-    """One head's weights (the mean of the layer's heads when None) as a map, and where every head
-    looks last.
+    """One head's weights (None: the layer's mean) as a map, and what each head's last row attends
+    to.
 
-    Rows are the positions that look, columns those looked at. Only the last 48 tokens are drawn.
+    Rows are queries, columns keys. Only the last 48 tokens are drawn.
     """
     weights = heads.weights[layer]  # (H, T, T)
     chosen = weights.mean(0) if head is None else weights[head]
@@ -40,9 +40,7 @@ def show_heads(heads: Heads, layer: int, head: int | None, color: bool) -> str:
 
 
 def show_heat(cam: Heat, color: bool) -> str:
-    """The heat over the image, at most 64 columns wide; the class alone where no regions are told
-    apart.
-    """
+    """The heat over the image, at most 64 columns wide; only the class where there is no heat."""
     head = one_line(cam.caption)
     if cam.heat is None:
         return head
@@ -62,7 +60,7 @@ def cell(value: float, color: bool) -> str:
     value = min(1.0, max(0.0, value))
     if not color:
         return SHADES[round(value * (len(SHADES) - 1))] * 2
-    level = value**0.5  # small weights should be seen too
+    level = value**0.5  # make small weights visible
     red, green, blue = (round(a + (b - a) * level) for a, b in ((16, 255), (24, 196), (48, 64)))
     return f"\x1b[48;2;{red};{green};{blue}m  \x1b[0m"
 

@@ -1,4 +1,4 @@
-"""`bigmodel bench`: how fast a training step is, and how far that is from what the machine can do."""
+"""`bigmodel bench`: the time and memory of a training step, and its share of the machine's peak."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Timing:
         return {**vars(self), "memory": self.memory.to_json(), "mfu": share}
 
     def ratio(self, first: Timing) -> float | None:
-        """The rate in parts of the first one's; None where they count different things."""
+        """The rate relative to the first one's; None where the units differ."""
         return self.per_second / first.per_second if self.unit == first.unit else None
 
 

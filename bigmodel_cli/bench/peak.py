@@ -1,4 +1,4 @@
-"""How much memory a training step really takes."""
+"""The measured memory of a training step."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from bigmodel_cli.train.state import TrainState
 def peak_memory(
     state: TrainState, step: Callable[[], object], batch: Sequence[Tensor], device: torch.device
 ) -> int:
-    """The most bytes at once while `step` runs on this batch: weights and what else training keeps,
-    and what the step adds.
+    """Peak bytes while `step` runs on this batch: all that training keeps, and what the step adds.
 
-    On CUDA that is what PyTorch's allocator counts; elsewhere, where it does not count, all tensors
-    of the step are followed.
+    On CUDA PyTorch's allocator counts; elsewhere all tensors of the step are followed.
     """
     kept = [
         *state.model.parameters(),

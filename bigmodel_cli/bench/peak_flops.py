@@ -1,4 +1,4 @@
-"""What the machine can do: the rate of a large matrix product, measured."""
+"""The machine's peak FLOP/s, measured by a large matrix product."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What `bigmodel bench` times: a spec, a checkpoint, or the built-in set whose figures the README
-compares.
-"""
+"""The targets of `bigmodel bench`: specs, checkpoints, or the built-in set of the README."""
 
 from __future__ import annotations
 
@@ -41,8 +39,8 @@ def builtin(overrides: Sequence[Change]) -> list[Target]:
 
 
 def named(targets: Sequence[str], overrides: Sequence[Change]) -> list[Target]:
-    """Specs (their data is opened for the shapes, where it is there) and checkpoints (which know
-    them), by different names.
+    """Specs (whose data, if there, gives the shapes) and checkpoints (which know them), by unique
+    names.
     """
     found = [_opened(Path(target), overrides) for target in targets]
     names = short_names([places for places, _, _ in found])
@@ -50,7 +48,7 @@ def named(targets: Sequence[str], overrides: Sequence[Change]) -> list[Target]:
 
 
 def _opened(path: Path, overrides: Sequence[Change]) -> tuple[Sequence[Path], Spec, DatasetInfo]:
-    """One target, with the paths that it may be called after, each longer than the one before."""
+    """One target, with candidates for its name, ever longer."""
     if path.suffix in (".yaml", ".yml"):
         opened = open_run(load(path, overrides), expect=True)
         open_task(opened.spec, opened.data)
@@ -62,7 +60,7 @@ def _opened(path: Path, overrides: Sequence[Change]) -> tuple[Sequence[Path], Sp
     contents = checkpoints.read(found, train_state=False)
     contents.verify()
     spec = of_checkpoint(contents.spec, found, overrides)
-    drawn = spec.init.model_copy(update={"checkpoint": None})  # what it began with may be gone
+    drawn = spec.init.model_copy(update={"checkpoint": None})  # its initial checkpoint may be gone
     spec = spec.model_copy(update={"model": spec.model.without_download(), "init": drawn})
     info = DatasetInfo.from_json(contents.info)
     if not overrides:  # refuse a spec that describes another network than the weights are of

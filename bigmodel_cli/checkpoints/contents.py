@@ -10,9 +10,9 @@ from typing import Any
 from bigmodel_cli.lazy import Tensor
 
 FORMATS = (1, 2)
-"""Of checkpoints that are read; the last is written.
+"""Format versions that can be read; the last is written.
 
-Up to 1 a file held all tensors of its kind, tied ones as often as named.
+In format 1 one file held all tensors of its kind, tied ones once per name.
 """
 MODEL, TRAIN, STATE, FACTS, SPEC = (
     "model.safetensors",
@@ -23,9 +23,9 @@ MODEL, TRAIN, STATE, FACTS, SPEC = (
 )
 MANIFEST = "manifest.json"
 KINDS = (MODEL, TRAIN)
-"""Of tensors: each has the file of this name, or several that are numbered."""
+"""Files of tensors: one of this name, or several numbered ones."""
 TIED = "tied_to"
-"""In the manifest: the name under which a tied tensor is stored."""
+"""Manifest key: the name under which a tied tensor is stored."""
 STEP = re.compile(r"step-[0-9]{8,}\Z")
 
 

@@ -21,28 +21,23 @@ from bigmodel_cli.device import total_memory_of_machine
 from bigmodel_cli.errors import CheckpointError, ResourceError
 
 MOST_JSON = 32_000_000
-"""Bytes of a JSON file, or of a header of tensors: those of a network of 2,000 blocks have about 20
-million.
-"""
+"""Most bytes of a JSON file, or of a tensor header (2,000 blocks have about 20 million)."""
 MOST_WIDE = 4_000_000
-"""Bytes where there is other than ASCII, which may take four bytes a character in memory."""
+"""Most bytes where there is non-ASCII text, which may take four bytes per character in memory."""
 MOST_VALUES = 1_000_000
-"""Commas, colons and opened brackets in it: what holds 10 of them, an entry of a tensor, takes half
-a kilobyte of memory.
+"""Most commas, colons and opening brackets: a tensor's entry has about 10, and takes half a
+kilobyte of memory.
 """
 MOST_DIGITS = 20
-"""Of a whole number: 2^64 has as many. Arithmetic with longer ones takes long."""
+"""Most digits of an integer, as 2^64 has: arithmetic with longer ones is slow."""
 CHUNK = 4_000_000
-"""Bytes that are read or written at once: few enough to be hashed while the processor's cache holds
-them.
-"""
+"""Bytes read or written at once: few enough to be hashed from the processor's cache."""
 ANOTHER = "use another checkpoint"
 
 
 @contextlib.contextmanager
 def opened(path: Path, most: int, expected: int | None = None) -> Iterator[BufferedReader]:
-    """A regular file of at most `most` bytes, and of exactly `expected` where that is known, open
-    to be read.
+    """Open a regular file of at most `most` bytes, and of exactly `expected` where that is known.
 
     Raises `CheckpointError` naming the file, and `ResourceError` where it is larger than the
     machine's memory.
@@ -64,7 +59,7 @@ def opened(path: Path, most: int, expected: int | None = None) -> Iterator[Buffe
 
 
 def read_file(path: Path, most: int, expected: int | None = None) -> bytes:
-    """The content of a file, within the bounds of `opened`, which also says what is raised."""
+    """The content of a file, within the bounds of `opened`; raises as that does."""
     with opened(path, most, expected) as file:
         content = file.read(os.fstat(file.fileno()).st_size + 1)
     check_size(path, len(content), most, expected)
@@ -97,8 +92,8 @@ def check_size(path: Path, size: int, most: int, expected: int | None) -> None:
 def parse_json(content: bytes) -> Any:
     """The values of JSON text. Raises `ValueError` saying what is wrong with it.
 
-    Refused beside what is not JSON: names given twice, numbers that are not finite or longer than a
-    machine word, and text that is too long, too deep, or has too many values.
+    Also refused: duplicate names, numbers that are not finite or longer than a machine word, and
+    text that is too long, too deep, or has too many values.
     """
     if len(content) > (MOST_JSON if content.isascii() else MOST_WIDE):
         raise ValueError(f"{len(content):,} bytes are too many")
@@ -137,10 +132,10 @@ def _finite(text: str) -> float:
 
 
 def is_whole(value: Any, most: int) -> bool:
-    """Whether a value is a whole number from 0 to `most`; true and false are none."""
+    """Whether a value is an integer from 0 to `most`; booleans are not."""
     return type(value) is int and 0 <= value <= most
 
 
 def clipped(text: str, most: int = 200) -> str:
-    """A text of a file as a message may show it."""
+    """A file's text as a message may show it."""
     return text if len(text) <= most else text[:most] + " ..."

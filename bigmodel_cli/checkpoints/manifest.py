@@ -34,19 +34,18 @@ from bigmodel_cli.yaml_source import MAX_RESOLVED
 MOST_STEP = 10**10
 MOST_FILES = 1000
 MOST_NAME = 100
-"""Bytes in the name of a file."""
+"""Most bytes of a file's name."""
 MOST_SIZE = 2**53
 SIZES = {MODEL: MOST_SIZE, TRAIN: MOST_SIZE, STATE: MOST_JSON, FACTS: MOST_JSON, SPEC: MAX_RESOLVED}
 MOST_ASSET = 100_000_000
-"""Bytes of any other file, such as tokenizer.json: that of a vocabulary of 256,000 has 35 million.
-"""
+"""Most bytes of any other file, such as tokenizer.json (35 million for 256,000 tokens)."""
 MOST_ASSETS = 2 * MOST_ASSET
 _SHA256 = re.compile("[0-9a-f]{64}")
 _SHARD = re.compile(r"(.+)-[0-9]{5}-of-([0-9]{5})(\.safetensors)")
 
 
 def shard_names(kind: str, count: int) -> list[str]:
-    """The names of the files where tensors of a kind are in so many."""
+    """The names of `count` files of a kind of tensors."""
     stem = kind.removesuffix(".safetensors")
     return (
         [kind]
@@ -68,16 +67,15 @@ def shard_of(name: str) -> tuple[str, int]:
 
 
 def is_asset(name: str) -> bool:
-    """Whether a file of a checkpoint is one that the data gave."""
+    """Whether a file of a checkpoint is an asset of the data."""
     return shard_of(name)[0] not in SIZES
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint says of itself: file -> (size, SHA-256), for each file of tensors name ->
-    {shape, dtype} or {tied_to}.
+    """Files -> (size, SHA-256), and for each file of tensors name -> {shape, dtype} or {tied_to}.
 
-    `shards` has for each kind of tensors the names of its files, be they there or not.
+    `shards` has the file names of each kind of tensors, whether they exist or not.
     """
 
     step: int

@@ -1,6 +1,4 @@
-"""Finding and reading checkpoints: every byte is verified before it is used, and nothing in them is
-run.
-"""
+"""Finding and reading checkpoints: every byte is verified before use, and no code is run."""
 
 from __future__ import annotations
 
@@ -37,7 +35,7 @@ MOST_LINKS = 20
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds; all of it is verified but the tensors, which are when they are read."""
+    """A checkpoint's content, verified; its tensors are verified when they are read."""
 
     step: int
     model: StoredTensors
@@ -115,9 +113,7 @@ def _found(path: Path) -> Path:
 
 
 def _check_mark(path: Path) -> None:
-    """Raise `CheckpointError` where `last` or `best` is a link to anything but a folder beside it:
-    a run names its own alone.
-    """
+    """Raise `CheckpointError` where `last` or `best` links to anything but a folder beside it."""
     if path.name in _MARKS and path.is_symlink():
         target = os.readlink(path)
         if target != os.path.basename(target) or target in ("", ".", "..", *_MARKS):
@@ -128,9 +124,7 @@ def _check_mark(path: Path) -> None:
 
 
 def _followed(path: Path) -> Path:
-    """What a link that the user named, or that marks a checkpoint of a run, stands for; any other
-    path as it is.
-    """
+    """The target of a link that the user named or that marks a checkpoint; else the path itself."""
     for _ in range(MOST_LINKS):
         _check_mark(path)
         if not path.is_symlink():
@@ -142,10 +136,9 @@ def _followed(path: Path) -> Path:
 def newest(
     checkpoints: Path, say: Callable[[str], None], among: Sequence[Path] | None = None
 ) -> Checkpoint | None:
-    """The newest checkpoint that verifies, of all or `among` these (oldest first); None where none
-    was committed.
+    """The newest checkpoint that verifies, of all or `among` these; None where there are none.
 
-    One that does not is said and passed over. Raises `CheckpointError` where all are broken.
+    One that does not verify is reported and skipped. Raises `CheckpointError` where all are broken.
     """
     found = steps(checkpoints) if among is None else among
     for path in reversed(found):
@@ -205,9 +198,7 @@ def read_spec(path: Path) -> dict[str, Any]:
 
 
 def read_assets(path: Path) -> dict[str, bytes]:
-    """The files that data goes on with, verified: facts.json, and those that the data gave, such as
-    tokenizer.json.
-    """
+    """The verified files of the data: facts.json, and assets such as tokenizer.json."""
     manifest = read_manifest(path)
     assets = {n: _verified(path / n, manifest) for n in manifest.files if is_asset(n)}
     return {**assets, FACTS: _one(path, FACTS)}

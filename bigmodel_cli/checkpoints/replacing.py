@@ -1,5 +1,5 @@
-"""A finished draft takes a checkpoint's place; an older checkpoint of that name is there, whole,
-until the new one is.
+"""Replacing a checkpoint by a finished draft: at any moment the old or the new one is there,
+whole.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 def replace(draft: Path, target: Path, sync: Callable[[Path], None]) -> None:
     """Rename a draft to `target`, and remove what had that name. Raises `OSError`.
 
-    Where the system cannot exchange two names at once, the older one stands aside meanwhile, and
-    `tidy` puts it back if the process died in between.
+    Where the system cannot exchange two names atomically, the old one is renamed aside meanwhile,
+    and `tidy` restores it if the process died in between.
     """
     if not os.path.lexists(target):
         os.rename(draft, target)
@@ -50,11 +50,11 @@ def replace(draft: Path, target: Path, sync: Callable[[Path], None]) -> None:
 
 
 def tidy(checkpoints: Path) -> None:
-    """Put the folder of a run's checkpoints in order after a process that died.
+    """Clean up the folder of a run's checkpoints after a process died.
 
     The caller holds the run's lock.
 
-    What is a draft while nobody writes is nobody's, whatever process number it carries.
+    So any draft is a dead process's, whatever process id is in its name.
     """
     if not os.path.isdir(checkpoints):
         return
@@ -75,7 +75,7 @@ def tidy(checkpoints: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two names at once; False where the system or the file system cannot."""
+    """Exchange two names atomically; False where the system or the file system cannot."""
     with contextlib.suppress(OSError, AttributeError):
         renameat2 = ctypes.CDLL(None).renameat2  # Linux
         names = os.fsencode(one), os.fsencode(other)

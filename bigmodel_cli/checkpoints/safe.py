@@ -1,6 +1,4 @@
-"""The safetensors container, checked before any tensor is made: a header that lies costs neither
-memory nor time.
-"""
+"""The safetensors container, checked before any tensor is made: a forged header costs nothing."""
 
 from __future__ import annotations
 
@@ -22,32 +20,31 @@ from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.lazy import Tensor, torch
 
 MOST_BYTES = 2**53
-"""Of a tensor; also its numbers."""
+"""Most bytes of a tensor, and most numbers."""
 MOST_AXES = 64
 MOST_NAME = 1000
 """Characters in a tensor's name."""
 DTYPES = {
-    "BOOL": ("bool", 1), "U8": ("uint8", 1), "I8": ("int8", 1), "F8_E5M2": ("float8_e5m2", 1), "F8_E4M3": ("float8_e4m3fn", 1),
-    "I16": ("int16", 2), "U16": ("uint16", 2), "F16": ("float16", 2), "BF16": ("bfloat16", 2), "I32": ("int32", 4),
-    "U32": ("uint32", 4), "F32": ("float32", 4), "C64": ("complex64", 8), "F64": ("float64", 8), "I64": ("int64", 8),
+    "BOOL": ("bool", 1), "U8": ("uint8", 1), "I8": ("int8", 1), "F8_E5M2": ("float8_e5m2", 1),
+    "F8_E4M3": ("float8_e4m3fn", 1), "I16": ("int16", 2), "U16": ("uint16", 2),
+    "F16": ("float16", 2), "BF16": ("bfloat16", 2), "I32": ("int32", 4), "U32": ("uint32", 4),
+    "F32": ("float32", 4), "C64": ("complex64", 8), "F64": ("float64", 8), "I64": ("int64", 8),
     "U64": ("uint64", 8),
 }  # fmt: skip
-"""Name of a dtype in a header -> (its name in PyTorch, bytes), in the order in which the
-safetensors library sorts them.
-"""
+"""A header's dtype -> (PyTorch's name, bytes), in the order in which safetensors sorts them."""
 _NAMES = {name: (rank, code) for rank, (code, (name, _)) in enumerate(DTYPES.items())}
 
 
 def file_order(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names as the safetensors library orders them: widest dtype first, which keeps every
-    tensor aligned, then by name.
+    """The names in the safetensors library's order: widest dtype first (alignment),
+    then by name.
     """
     return sorted(tensors, key=lambda name: (-_NAMES[dtype_name(tensors[name])][0], name))
 
 
 def header(tensors: Mapping[str, Tensor]) -> bytes:
-    """What a .safetensors file begins with whose tensors follow in this order: byte for byte as the
-    library writes it.
+    """The header of a .safetensors file of tensors in this order,
+    byte for byte as the library's.
     """
     entries, end = {}, 0
     for name, tensor in tensors.items():
@@ -73,8 +70,7 @@ def tensor_bytes(tensor: Tensor) -> memoryview:
 
 
 def read_header(file: BinaryIO, path: Path, size: int) -> tuple[bytes, dict[str, Tensor]]:
-    """The bytes before the tensors of a .safetensors file, and the tensors in the order of the
-    file, without data (meta device).
+    """A .safetensors file's bytes before the tensors, and the tensors in order on the meta device.
 
     Each entry is checked. Raises `CheckpointError` naming the file.
     """
@@ -97,9 +93,8 @@ def check_header(start: bytes, path: Path, size: int) -> dict[str, Any]:
 
     Raises `CheckpointError`.
 
-    Checked, types before arithmetic: its length, unique names, known dtypes, shapes of whole
-    numbers, and that the tensors' bytes follow one another without gap or overlap to the end of the
-    file.
+    Checked, types before arithmetic: its length, unique names, known dtypes, shapes of integers,
+    and that the tensors' bytes cover the rest of the file without gap or overlap.
     """
     try:
         return _header(start, size)
@@ -142,7 +137,7 @@ def _header(start: bytes, size: int) -> dict[str, Any]:
 
 
 def _place(name: str, entry: Any) -> tuple[int, int, int]:
-    """(first byte, the one after the last, bytes that its shape takes) of a tensor.
+    """(first byte, end, bytes of the shape) of a tensor.
 
     Raises `ValueError`.
     """
@@ -176,8 +171,8 @@ def describe(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
 
 
 def can_list(*files: Sequence[int]) -> bool:
-    """Whether the manifest and the headers of files of tensors of so many axes have no more values
-    than are read again.
+    """Whether files of tensors with these numbers of axes have manifest and headers within the
+    limits.
     """
     # An entry of a header has 11 commas, colons and brackets, one of the manifest 7, and a comma
     # for each axis but the first.

@@ -2,8 +2,8 @@
 
 Commit protocol: everything is written into a temporary folder and fsynced, the folder is renamed,
 its parent fsynced; `last` and `best` (relative links) move only after that. A step that is saved
-again keeps its older copy until the new one has its name (replacing.py). Failpoints, in the order
-in which a save reaches them: checkpoint.write, checkpoint.writing (before each piece),
+again keeps its old copy until the new one has its name (replacing.py). Failpoints, in the order in
+which a save reaches them: checkpoint.write, checkpoint.writing (before each piece),
 checkpoint.wrote, checkpoint.synced (each once a file), checkpoint.rename, (checkpoint.aside,)
 checkpoint.renamed, checkpoint.marked, checkpoint.prune (before each file that is removed).
 """
@@ -41,7 +41,7 @@ from bigmodel_cli.yaml_source import dump_yaml
 
 
 def save(checkpoints: Path, contents: Contents, name: str | None = None) -> Path:
-    """Commit a checkpoint, called after its step unless it has a name, and return its folder.
+    """Commit a checkpoint, named after its step by default, and return its folder.
 
     Raises `ResourceError`; then nothing of it is left.
     """
@@ -92,7 +92,7 @@ def _manifest(step: int, entries: dict[str, Any], described: dict[str, Any]) -> 
 def _entry(
     content: Iterable[bytes | memoryview], write: Callable[[bytes | memoryview], object]
 ) -> dict[str, Any]:
-    """Size and SHA-256 of a file's content, each piece of which is given to `write` on the way."""
+    """Size and SHA-256 of a file's content, passing each piece to `write`."""
     size, digest = 0, hashlib.sha256()
     for piece in content:
         write(piece)
@@ -108,7 +108,7 @@ def _same(
     step: int,
     described: Any,
 ) -> bool:
-    """Whether a checkpoint is there already, and is this one to the byte."""
+    """Whether this very checkpoint is there already, byte for byte."""
     try:
         if {p.name for p in target.iterdir()} != {*files, MANIFEST}:
             return False
@@ -131,7 +131,7 @@ def _same(
 
 
 def _write(path: Path, content: Iterable[bytes | memoryview]) -> dict[str, Any]:
-    """Write a file, and return what the manifest says of it."""
+    """Write a file, and return its manifest entry."""
     failpoint("checkpoint.write")
 
     def write(piece: bytes | memoryview) -> None:
@@ -162,7 +162,7 @@ def _not_saved(checkpoints: Path, needed: int, error: OSError) -> ResourceError:
 
 
 def mark(checkpoints: Path, name: str, folder: Path) -> None:
-    """Let the relative link `name` ('last', 'best') point to a committed checkpoint.
+    """Point the relative link `name` ('last', 'best') to a committed checkpoint.
 
     Raises `ResourceError`.
     """
@@ -180,8 +180,7 @@ def mark(checkpoints: Path, name: str, folder: Path) -> None:
 
 
 def prune(checkpoints: Path, keep: set[Path]) -> None:
-    """Remove the checkpoints that are not in `keep`, and what dead processes left half written;
-    never the newest.
+    """Remove the checkpoints that are not in `keep` (never the newest), and dead processes' drafts.
 
     The caller holds the run's lock.
     """
@@ -198,8 +197,8 @@ def prune(checkpoints: Path, keep: set[Path]) -> None:
 
 
 def drop_after(checkpoints: Path, kept: Path) -> None:
-    """Remove the checkpoints of later steps than `kept`, to which `last` points: the run goes on
-    from there otherwise.
+    """Remove the checkpoints after `kept`, to which `last` points: the run goes another way from
+    it.
 
     The caller holds the run's lock.
     """
@@ -209,7 +208,7 @@ def drop_after(checkpoints: Path, kept: Path) -> None:
 
 
 def _remove(checkpoint: Path) -> None:
-    """Remove a checkpoint, its manifest first: what is half removed is none any more."""
+    """Remove a checkpoint, its manifest first, so that a half removed one is not a checkpoint."""
     for file in (checkpoint / MANIFEST, *sorted(checkpoint.iterdir())):
         failpoint("checkpoint.prune")
         remove(file, ignore_errors=True)

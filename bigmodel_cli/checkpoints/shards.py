@@ -1,6 +1,4 @@
-"""Tensors on their way into .safetensors files: one after the other, in files of a bounded size,
-tied ones once.
-"""
+"""Writing tensors to .safetensors files one by one: files of bounded size, tied tensors once."""
 
 from __future__ import annotations
 
@@ -15,15 +13,15 @@ from bigmodel_cli.checkpoints.manifest import shard_names
 from bigmodel_cli.lazy import Tensor
 
 SHARD_SIZE = 2_000_000_000
-"""Bytes of tensors in a file; a larger tensor has one of its own."""
+"""Most bytes of tensors in a file; a larger tensor has a file of its own."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A .safetensors file that is to be written; `tied` are other names of its tensors.
+    """A .safetensors file to write; `tied` are other names of its tensors.
 
-    To iterate over it gives the content in pieces. A tensor that is not on the CPU is copied there
-    when its turn comes.
+    Iterating over it gives the content in pieces. A tensor that is not on the CPU is copied when
+    its turn comes.
     """
 
     name: str
@@ -43,7 +41,7 @@ class Shard:
         )
 
     def described(self) -> dict[str, dict[str, Any]]:
-        """What the manifest says of its tensors."""
+        """The manifest's entries of its tensors."""
         return {
             **safe.describe(self.tensors),
             **{name: {TIED: first} for name, first in self.tied.items()},
@@ -52,7 +50,7 @@ class Shard:
 
 def shards(file: str, tensors: Mapping[str, Tensor]) -> list[Shard]:
     """The files for these tensors: `file` itself, or numbered ones where there is more than one."""
-    firsts: dict[Any, str] = {}  # memory -> the first name of what is there
+    firsts: dict[Any, str] = {}  # memory -> the first name of its tensor
     groups: list[dict[str, Tensor]] = [{}]
     tied: dict[str, str] = {}
     room = SHARD_SIZE

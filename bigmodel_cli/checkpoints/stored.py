@@ -1,8 +1,7 @@
-"""Tensors in the files of a checkpoint: described at once, and read, one after the other, where
-they are wanted.
+"""Tensors in a checkpoint's files: known by shape and dtype at once, read one by one on demand.
 
-What is used has been hashed where it lies, in memory of this process: a file that is mapped, or
-read again without being hashed again, might change after it was verified.
+Bytes are hashed in this process's memory, where they are used: a mapped file, or one that is read
+again without hashing, might change after it was verified.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from bigmodel_cli.lazy import Tensor, torch
 
 @dataclass(frozen=True)
 class File:
-    """A .safetensors file: size and SHA-256 by the manifest, its bytes before the tensors, and
-    those (meta device) in order.
+    """A .safetensors file: manifest's size and SHA-256, bytes before the tensors,
+    tensors (meta).
     """
 
     path: Path
@@ -35,11 +34,10 @@ class File:
     tensors: dict[str, Tensor]
 
     def read(self, place: Callable[[str], Tensor | None]) -> Iterator[tuple[str, Tensor]]:
-        """Read the tensors, each into the contiguous one on the CPU that `place` gives for its
-        name; None: it is passed over.
+        """Read the tensors, each into the contiguous CPU tensor that `place` gives for its name
+        (None: skip).
 
-        Raises `CheckpointError`, in the end at the latest, where the file is not the one that the
-        manifest describes.
+        Raises `CheckpointError`, at the end at the latest, where the file is not the manifest's.
         """
         digest = hashlib.sha256(self.start)
         passed = memoryview(bytearray(CHUNK))
@@ -73,11 +71,9 @@ class File:
 
 
 class StoredTensors(Mapping[str, Tensor]):
-    """The tensors of one kind in a checkpoint, by name, with a shape and a dtype, but no data (meta
-    device) until they are read.
+    """The tensors of one kind in a checkpoint, by name; on the meta device until they are read.
 
-    Each way of reading raises `CheckpointError` where a file is not the one that the manifest
-    describes.
+    Each way of reading raises `CheckpointError` where a file is not the manifest's.
     """
 
     def __init__(self, files: list[File], tied: Mapping[str, str]) -> None:
@@ -105,13 +101,13 @@ class StoredTensors(Mapping[str, Tensor]):
         return len(self.described)
 
     def verify(self) -> None:
-        """Read every byte."""
+        """Read and verify every byte."""
         self.copy_to({})
 
     def stream(self) -> Iterator[tuple[str, Tensor]]:
-        """Each tensor on the CPU; they are verified once all have been asked for.
+        """Each tensor on the CPU; they are verified at the end of the iteration.
 
-        Names that are tied come with the same tensor.
+        Tied names come with the same tensor.
         """
         for file in self.files:
             for stored, tensor in file.read(
@@ -124,7 +120,7 @@ class StoredTensors(Mapping[str, Tensor]):
         return dict(self.stream())
 
     def copy_to(self, targets: Mapping[str, Tensor]) -> None:
-        """Copy into the targets, by name; after an error they are of no use.
+        """Copy into the targets, by name; after an error their content is undefined.
 
         What has no target is verified all the same.
         """
@@ -144,23 +140,19 @@ class StoredTensors(Mapping[str, Tensor]):
                             target.copy_(tensor)
 
     def glance(self, name: str) -> Tensor:
-        """A tensor as the files have it now, not verified: good to refuse something early, and for
-        nothing else.
-        """
+        """A tensor as the files have it now, not verified: only to refuse something early."""
         return next(file for file in self.files if name in file.tensors).glance(name)
 
 
 def _takes_bytes(target: Tensor, described: Tensor) -> bool:
-    """Whether a tensor's memory is as the bytes in a file are, so that they need no room of their
-    own.
-    """
+    """Whether a tensor's memory layout is the file's, so that no buffer is needed."""
     same = (target.shape, target.dtype) == (described.shape, described.dtype)
     return same and target.device.type == "cpu" and target.is_contiguous()
 
 
 def open_tensors(path: Path, kind: str, manifest: Manifest) -> StoredTensors:
-    """The tensors in the files of a kind ('model.safetensors') of a checkpoint: all but their data
-    is checked.
+    """The tensors in a checkpoint's files of a kind ('model.safetensors'), checked except their
+    data.
 
     Raises `CheckpointError`, and `ResourceError` where they are larger than the machine's memory.
     """
@@ -186,9 +178,7 @@ def open_tensors(path: Path, kind: str, manifest: Manifest) -> StoredTensors:
 def _open(
     path: Path, size: int, sha256: str, listed: dict[str, Any]
 ) -> tuple[File, dict[str, str]]:
-    """A file, and the names that are tied to those of its tensors, where the manifest says of it
-    what is there.
-    """
+    """A file checked against the manifest, and the names tied to its tensors."""
     with opened(path, size, size) as file:
         try:
             start, tensors = safe.read_header(file, path, size)
@@ -210,7 +200,7 @@ def _open(
                 digest.update(part)
             _check_digest(
                 path, digest, sha256
-            )  # a file that was changed is said to be, whatever else it is
+            )  # a changed file is reported as such, whatever else is wrong
             raise
     return File(path, size, sha256, start, tensors), tied
 
@@ -223,14 +213,12 @@ def _check_digest(path: Path, digest: Any, sha256: str) -> None:
 
 
 def glance(tensors: Mapping[str, Tensor], name: str) -> Tensor:
-    """A tensor of a checkpoint, where it is not verified (see `StoredTensors.glance`), or in
-    memory.
-    """
+    """A tensor of a checkpoint, not verified (see `StoredTensors.glance`), or one in memory."""
     return tensors.glance(name) if isinstance(tensors, StoredTensors) else tensors[name]
 
 
 def copy_tensors(tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
-    """Copy tensors of a checkpoint, or in memory, into the targets, all of which are among them."""
+    """Copy tensors, of a checkpoint or in memory, into the targets; all of those must exist."""
     if isinstance(tensors, StoredTensors):
         tensors.copy_to(targets)
         return

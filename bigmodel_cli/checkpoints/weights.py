@@ -14,8 +14,8 @@ MOST_LINES = 5
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Names of what was loaded, of what was left as it was newly initialised, and of what the
-    checkpoint has in vain.
+    """Names of loaded tensors, of newly initialised ones, and of checkpoint tensors that were not
+    used.
     """
 
     loaded: list[str]
@@ -28,9 +28,9 @@ def load_weights(
 ) -> LoadReport:
     """Copy the tensors into the model's parameters and buffers.
 
-    Names below a prefix in `fresh` stay as they are, whatever the checkpoint has there. Raises
-    `CheckpointError` listing what is missing, unexpected, or of another shape or dtype, and the
-    model is then unchanged; or naming a file that is damaged.
+    Names below a prefix in `fresh` stay as they are. Raises `CheckpointError` listing what is
+    missing, unexpected, or of another shape or dtype, and the model is then unchanged; or naming a
+    file that is damaged.
     """
     own = model.state_dict()
     new = [name for name in own if _below(name, fresh)]
@@ -66,9 +66,7 @@ def _shown(tensor: Tensor) -> str:
 
 
 def not_finite(weights: Iterable[tuple[str, Tensor]]) -> str:
-    """Which of the weights have numbers that are NaN or infinite, and how many, as a sentence; ""
-    where none has.
-    """
+    """A sentence about the weights that are NaN or infinite; "" where all are finite."""
     counts = {
         name: (t.numel() - int(t.isfinite().sum()), t.numel())
         for name, t in weights
@@ -85,9 +83,7 @@ def not_finite(weights: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Whether all numbers are finite; of dtypes that no weight of a model here has, which are
-    refused elsewhere, True.
-    """
+    """Whether all numbers are finite; True for dtypes that no weight has (refused elsewhere)."""
     if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         return True
     return bool(tensor.sum().isfinite()) or bool(
@@ -96,8 +92,8 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def mean_weights(several: Sequence[StoredTensors]) -> dict[str, Tensor]:
-    """The mean of each tensor over several sets of weights of one model, summed in float64;
-    integers are those of the last.
+    """The mean of each tensor over several checkpoints, summed in float64;
+    integers are the last's.
     """
     last = several[-1]
     mean = {

@@ -1,1 +1,1 @@
-"""How good a model is: reports, written predictions, and lm-eval's tasks."""
+"""Evaluation: scores of a split, reports, files of predictions, and lm-eval's tasks."""

@@ -1,6 +1,4 @@
-"""A model over a whole split: every item's sums and counts, what it answered or wrote, and the
-metrics that follow.
-"""
+"""A model over a whole split: every item's sums, counts and answers, and the metrics from them."""
 
 from __future__ import annotations
 
@@ -25,8 +23,8 @@ from bigmodel_cli.tasks import Answers, Scores, Task
 
 @dataclass(frozen=True)
 class SplitResult:
-    """A split's metrics as measures, and what belongs to each item by name; `rows` items passed at
-    once, perhaps `halved`.
+    """A split's metrics as measures, and each item's columns; `rows` is the batch size, if
+    `halved`.
     """
 
     measures: dict[str, Measure]
@@ -44,10 +42,10 @@ def score_split(
     precision: str,
     told: Callable[[str], None] = say,
 ) -> tuple[Scores, Answers, int]:
-    """Sums and counts (N,) of each metric, and answers, of every item in the order of the split.
+    """Sums and counts (N,) of each metric, and answers, in the order of the split.
 
-    Items of similar length pass side by side, and fewer at once where memory does not suffice: how
-    many in the end.
+    Items of similar length are batched together. The batch is halved where memory does not suffice;
+    its last size is returned.
     """
     if split.resident:
         split.to(device)
@@ -90,7 +88,7 @@ def score_split(
 def _scored(
     model: Module, task: Task, split: Split, samples: Ints, device: torch.device, precision: str
 ) -> tuple[Scores, Answers]:
-    """Of some items: sums and counts on the CPU, and answers."""
+    """One batch: sums and counts on the CPU, and answers."""
     batch = {k: v.to(device) for k, v in split.batch(samples, 0, 0, False).items()}
     with autocast(device, precision):
         found, said = task.score(task.forward(model, batch, training=False), batch)
@@ -98,9 +96,7 @@ def _scored(
 
 
 def similar(split: Split) -> Ints:
-    """Every sample once, those of similar length side by side, so that little is computed on
-    padding.
-    """
+    """Every sample once, sorted by length, so that little is computed on padding."""
     return (
         np.arange(len(split)) if split.lengths is None else np.argsort(split.lengths, kind="stable")
     )
@@ -113,11 +109,10 @@ def evaluate_split(
     rows: int | None = None,
     told: Callable[[str], None] = say,
 ) -> SplitResult:
-    """Score a split; unless `texts` is None the model also writes, and they name what that is
-    judged by (metrics/text.py).
+    """Score a split; unless `texts` is None, also generate and score by these text metrics.
 
-    `rows` items pass at once, or what the spec says; `told` hears where memory did not suffice for
-    them.
+    `rows` is the batch size (None: the spec's). `told` gets the message where memory does not
+    suffice for it.
     """
     size = rows or loaded.spec.train.validation_rows(loaded.info.context)
     scores, answers, passing = score_split(
@@ -129,10 +124,9 @@ def evaluate_split(
 
 
 def written(loaded: Loaded, split: Split) -> Answers:
-    """The texts of every pair of a split, and what the model writes for each source; those of
-    similar length side by side.
+    """The texts of every pair of a split, and the model's text for each source.
 
-    "unfinished" says of which the end did not come within the longest text, "truncated" which
+    "unfinished" says which texts reached the maximum length without an end, "truncated" which
     sources were cut.
     """
     sources, references = split.texts()
@@ -154,7 +148,7 @@ def written(loaded: Loaded, split: Split) -> Answers:
 
 
 def values_of(task: Task, measures: dict[str, Measure]) -> dict[str, float]:
-    """Each metric's value, with those derived from them. NaN where nothing was counted."""
+    """Each metric's value, derived ones included. NaN where nothing was counted."""
     values = {name: measure.total() for name, measure in measures.items()}
     return {**values, **task.derived(values)}
 
@@ -183,15 +177,15 @@ def derived_measures(task: Task, measures: dict[str, Measure]) -> dict[str, Meas
 
 
 def estimates(task: Task, measures: dict[str, Measure]) -> dict[str, Estimate]:
-    """Each metric with its interval, and those derived from them, whose ends are those of the
-    metric that they derive from.
+    """Each metric with its interval; a derived metric's ends are those of its source,
+    transformed.
     """
     result = {name: estimate(measure) for name, measure in measures.items()}
     main = result[task.derived_from]
     value, low, high = (
         task.derived({task.derived_from: end}) for end in (main.value, main.low, main.high)
     )
-    for name in value:  # monotonic in the metric that they derive from
+    for name in value:  # monotonic in its source
         ends = sorted((low[name], high[name]))
         result[name] = Estimate(
             value[name], main.count, ends[0], ends[1], main.method, percent=task.info(name).percent

@@ -1,6 +1,4 @@
-"""`bigmodel eval --tasks`: named tasks of lm-evaluation-harness (`bigmodel[harness]`) on a
-checkpoint, by its model interface.
-"""
+"""`bigmodel eval --tasks`: tasks of lm-evaluation-harness (`bigmodel[harness]`)."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ from bigmodel_cli.packages import need
 
 BATCH = 32
 MOST_NEW = 256
-"""Tokens that a task may ask for where it does not say."""
+"""Tokens that a task generates where it does not say how many."""
 NORMAL = 1.96  # standard errors on each side of a 95 % interval
 
 
@@ -33,7 +31,7 @@ def evaluate_tasks(
 ) -> Report:
     """The tasks' metrics.
 
-    `include` is a folder of further task files; `limit` stops each task after so many items.
+    `include` is a folder of further task files; `limit` is the most items of each task.
 
     Raises `SpecError` for a model that does not continue texts, an unknown task or a missing
     package, and `DataError` where a task's data cannot be had.
@@ -50,7 +48,7 @@ def evaluate_tasks(
     TaskManager: Any = need("lm_eval.tasks", "harness", "--tasks").TaskManager
 
     class Model(LM):  # type: ignore[misc]
-        """What the harness asks of a model, answered by `Answers`."""
+        """The harness's model interface, implemented by `Answers`."""
 
         def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
             return answers.likelihoods([request.args for request in requests])
@@ -65,7 +63,7 @@ def evaluate_tasks(
     manager = None
     if (
         include is not None
-    ):  # the harness reads thousands of files to know its own tasks; not where the folder has all
+    ):  # the harness's own index reads thousands of files; not needed where the folder has all
         manager = TaskManager(include_path=str(include), include_defaults=False)
     if manager is None or not all(manager.match_tasks([name]) for name in names):
         manager = TaskManager(include_path=str(include) if include is not None else None)
@@ -84,7 +82,7 @@ def evaluate_tasks(
         ConnectionError,
         RuntimeError,
         ValueError,
-    ) as error:  # what loading a task's data raises
+    ) as error:  # raised while loading a task's data
         if isinstance(error, ValueError | RuntimeError) and "data" not in str(error).lower():
             raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -129,18 +127,18 @@ class Answers:
         self.start = [] if end is None else [end]
         self.begin = Prompts(
             self.tokenizer, self.limit, loaded.spec.data
-        ).begin  # what every training text begins with
-        self.cut = 0  # contexts of which the beginning did not fit
+        ).begin  # the first token of every training text
+        self.cut = 0  # contexts whose beginning was cut
 
     def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
-        """For each (context, continuation) the continuation's log-probability in nats, and whether
-        it is the likeliest.
+        """For each (context, continuation) the log-probability in nats,
+        and whether it is greedy.
         """
         rows, counts, parts = list[list[int]](), list[int](), list[int]()
         for context, continuation in pairs:
             blanks = len(context) - len(
                 context.rstrip()
-            )  # tokenizers join a space to the word after it
+            )  # tokenizers join a space to the next word
             context, continuation = (
                 context[: len(context) - blanks],
                 context[len(context) - blanks :] + continuation,
@@ -150,7 +148,7 @@ class Answers:
             after = after or self.tokenizer.encode(continuation)
             row = ([*self.begin, *before] or self.start) + after
             if len(row) == len(after):
-                after = after[1:]  # there is nothing from which the first token could be foretold
+                after = after[1:]  # the first token has no context
             self.cut += len(row) > self.limit + 1
             windows = self.windows(row, len(row) - len(after))
             rows += [tokens for tokens, _ in windows]
@@ -160,8 +158,8 @@ class Answers:
         return [self.joined(list(islice(scores, number))) for number in parts]
 
     def windows(self, tokens: list[int], first: int) -> list[tuple[list[int], int]]:
-        """The tokens from place `first` on, each foretold once: (window, how many of its last
-        tokens are), the last window full.
+        """Windows over the tokens from index `first` on, each scored once: (window,
+        number scored).
         """
         ends = [
             min(start + self.limit, len(tokens)) for start in range(first, len(tokens), self.limit)
@@ -173,12 +171,12 @@ class Answers:
         ]
 
     def joined(self, scores: list[tuple[float, bool]]) -> tuple[float, bool]:
-        """The log-probability of all of a text's windows, and whether each is the likeliest."""
+        """The log-probability of all of a text's windows, and whether all are greedy."""
         return sum(value for value, _ in scores), all(best for _, best in scores)
 
     def whole(self, texts: Sequence[str]) -> list[float]:
-        """The log-probability of each text, in windows as long as the model takes; the last reaches
-        back to be as long.
+        """The log-probability of each text, in windows of the model's length; the last one
+        overlaps.
         """
         totals = []
         for text in texts:
@@ -189,9 +187,7 @@ class Answers:
         return totals
 
     def scored(self, rows: list[list[int]], counts: list[int]) -> Iterator[tuple[float, bool]]:
-        """For each row the log-probability of its last tokens, so many of them; in batches of
-        similar length.
-        """
+        """The log-probability of each row's last `counts` tokens; in batches of similar length."""
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         found: list[tuple[float, bool]] = [(0.0, True)] * len(rows)
         for first in range(0, len(order), BATCH):
@@ -213,9 +209,7 @@ class Answers:
         yield from found
 
     def written(self, requests: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
-        """What the model writes after each context, up to the first of the texts that the request
-        stops at.
-        """
+        """The model's text after each context, up to the first of the request's stop strings."""
         texts = []
         for context, how in requests:
             until = how.get("until") or []

@@ -1,6 +1,4 @@
-"""Every item of an evaluation as a line of JSON: what was asked, what was answered, how it scored;
-and scoring it again.
-"""
+"""Files of predictions: a line of JSON per item of an evaluation; and scoring them again."""
 
 from __future__ import annotations
 
@@ -21,8 +19,7 @@ from bigmodel_cli.tasks import TASKS, Task
 def write_predictions(
     path: Path, task: str, measures: dict[str, Measure], columns: dict[str, list[Any]]
 ) -> None:
-    """Write an object per item: its place, the columns' values, its value of each metric, and what
-    means are counted over.
+    """Write an object per item: its index, columns, value of each metric, and counts of means.
 
     Raises `ResourceError`.
     """
@@ -46,7 +43,7 @@ def write_predictions(
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
-    """The objects of such a file. Raises `DataError` naming the line that is none."""
+    """The objects of such a file. Raises `DataError` naming a line that is not one."""
     records = []
     for place, record in json_rows(path):
         if not isinstance(record.get("scores"), dict):
@@ -66,9 +63,7 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
 
 
 def rescore(path: Path, metrics: Sequence[str] = ()) -> tuple[Task, dict[str, Measure]]:
-    """(task, metrics) of a file of predictions: texts are compared anew, by the same metrics or by
-    those named; means are summed.
-    """
+    """(task, metrics) of a file of predictions; texts are scored again, by `metrics` if given."""
     records = read_predictions(path)
     task = TASKS[str(records[0]["task"])].for_predictions().build()
     measures: dict[str, Measure] = {}
@@ -108,7 +103,7 @@ def rescore(path: Path, metrics: Sequence[str] = ()) -> tuple[Task, dict[str, Me
 def _text(record: dict[str, Any], name: str) -> str:
     """A text of a record.
 
-    Raises `TypeError` for what is none, such as null: its name would be compared.
+    Raises `TypeError` for anything else, such as null, whose name would be compared.
     """
     text = record[name]
     if not isinstance(text, str):

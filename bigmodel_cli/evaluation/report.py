@@ -1,6 +1,4 @@
-"""`bigmodel eval`: the task's metrics over a whole split, with their uncertainty and how they were
-made.
-"""
+"""`bigmodel eval`: the task's metrics over a split, with their uncertainty and methods."""
 
 from __future__ import annotations
 
@@ -41,11 +39,10 @@ from bigmodel_cli.spec import Spec
 
 @dataclass(frozen=True)
 class Report:
-    """What an evaluation found, and on what; `differences` to a second checkpoint where one was
-    given.
+    """The result of an evaluation; `differences` to a second checkpoint where one was given.
 
-    Of a model that writes, `generated` has "unfinished": how many texts had no end within "longest"
-    tokens, and "truncated": how many sources were cut.
+    For generated texts, `generated` has "unfinished": how many had no end within "longest" tokens,
+    and "truncated": how many sources were cut.
     """
 
     source: str
@@ -60,8 +57,8 @@ class Report:
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Each metric's value under its own name, for `jq .accuracy`, and all about it under
-        `metrics`.
+        """Each metric's value under its own name, for `jq .accuracy`,
+        and in full under `metrics`.
         """
         compared = {
             "compared_with": self.second,
@@ -128,10 +125,9 @@ class Report:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A checkpoint on one split: its metrics as measures, what belongs to each item by name, and
-    how many items it had `seen`.
+    """A checkpoint on one split: measures, each item's columns, and how many items it had `seen`.
 
-    `items` (N,) are the hashes of what the split's items are.
+    `items` (N,) are the hashes of the split's items.
     """
 
     loaded: Loaded
@@ -151,11 +147,10 @@ def evaluate_checkpoint(
     other: Path | None = None,
     matrix: Path | None = None,
 ) -> Report:
-    """Score a checkpoint on one split of its data, or of data that `overrides` name; and `other` on
-    the same items.
+    """Score a checkpoint, and `other` on the same items, on one split of its data.
 
-    `predictions` is a file that gets a line for each item of the first, `matrix` a picture that gets
-    its confusion matrix.
+    `overrides` may name other data. The first checkpoint's predictions go to the file
+    `predictions`, its confusion matrix to the picture `matrix`.
     """
     if predictions is not None:
         check_output(predictions, "--predictions")
@@ -181,13 +176,13 @@ def evaluate_checkpoint(
         return report
     second = _evaluate(
         other, overrides, first.split, device, tell=lambda _: None
-    )  # the device was said
+    )  # the device was reported
     differences = _differences(first, second)
     return Report(**{**vars(report), "second": str(second.loaded.path), "differences": differences})
 
 
 def _of_texts(evaluation: Evaluation) -> dict[str, int]:
-    """The counts of what was written: see `Report`."""
+    """The counts of `Report.generated`."""
     columns = evaluation.columns
     if "unfinished" not in columns:
         return {}
@@ -252,8 +247,8 @@ def _evaluate(
 
 
 def _check_length(loaded: Loaded, data: DataSet, name: str) -> None:
-    """Raise `SpecError` where an item is longer than the model, whose positions end, can read; of
-    recordings the data says so.
+    """Raise `SpecError` where an item is longer than the model's positions (the data checks
+    recordings).
     """
     limit, lengths = loaded.model.limit, data.split(name).lengths
     longest = data.info.context if lengths is None else int(lengths.max())
@@ -265,7 +260,7 @@ def _check_length(loaded: Loaded, data: DataSet, name: str) -> None:
 
 
 def _split_name(spec: Spec, wanted: str | None) -> str:
-    """The split to measure: the one that is wanted, else test, else val.
+    """The split to evaluate: the one that is wanted, else test, else val.
 
     Raises `DataError` or `SpecError`.
     """
@@ -338,9 +333,7 @@ def _differences(first: Evaluation, second: Evaluation) -> dict[str, Difference]
 
 
 def _of_other_units(first: Evaluation, second: Evaluation) -> list[str]:
-    """The means of which an item counts as many tokens as it has, where the two models' tokenizers
-    cut texts otherwise.
-    """
+    """Means over tokens, which cannot be compared where the two tokenizers differ."""
     apart = []
     other = first.loaded.assets.get(TOKENIZER) != second.loaded.assets.get(TOKENIZER)
     for name, measure in first.measures.items():

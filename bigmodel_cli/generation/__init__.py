@@ -1,1 +1,1 @@
-"""Models that write: sampling, beam search, and texts in and out."""
+"""Text generation: sampling, beam search, and texts in and out."""

@@ -1,6 +1,4 @@
-"""Beam search: the likeliest texts that a search of a few at a time finds, over the same caches as
-`generate`.
-"""
+"""Beam search over the same caches as `generate`."""
 
 from __future__ import annotations
 
@@ -14,26 +12,21 @@ from bigmodel_cli.models.base import Generator
 
 @dataclass(frozen=True)
 class Beam:
-    """How to search: `width` hypotheses at a time; `length_penalty` 0 compares sums of
-    log-probabilities as they are.
-    """
+    """`width` hypotheses at a time; `length_penalty` 0 compares plain sums of log-probabilities."""
 
     width: int = 5
     length_penalty: float = 1.0
 
     def normaliser(self, length: int) -> float:
-        """What a hypothesis of so many tokens divides its log-probability by: ((5 + length) / 6) ^
-        penalty (Wu et al. 2016).
-        """
+        """Length normalisation: ((5 + length) / 6) ^ penalty (Wu et al. 2016)."""
         return float(((5 + length) / 6) ** self.length_penalty)
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """Tokens without the mark of the end, their summed log-probability (that of the end included),
-    and the score compared by.
+    """Tokens without the end token, their summed log-probability (with it), and the ranking score.
 
-    `ended` is False where the longest length came before the end.
+    `ended` is False where the maximum length came before the end token.
     """
 
     tokens: list[int]
@@ -44,21 +37,19 @@ class Hypothesis:
 
 @dataclass
 class _Row:
-    """What one row of the prompt has found: at most `width` ended hypotheses, the best first."""
+    """The ended hypotheses of one row of the prompt: at most `width`, the best first."""
 
     width: int
     found: list[Hypothesis] = field(default_factory=list)
 
     def add(self, hypothesis: Hypothesis) -> None:
-        """Keep it if it is among the best."""
+        """Keep the hypothesis if it is among the best."""
         self.found.append(hypothesis)
         self.found.sort(key=lambda h: -h.score)
         del self.found[self.width :]
 
     def finished(self, best_open: float) -> bool:
-        """Whether no open hypothesis, of which the best has this score, would get among those found
-        at its present length.
-        """
+        """Whether no open hypothesis, the best of this score, would rank at its present length."""
         enough = len(self.found) == self.width and best_open <= self.found[-1].score
         return enough or best_open == float("-inf")
 
@@ -74,18 +65,17 @@ def beam_search(
 ) -> list[list[Hypothesis]]:
     """Up to `beam.width` continuations of each row of `prompt` (B, T), the best first.
 
-    At each step the 2 x width likeliest extensions of a row's hypotheses are looked at: those that
-    end and are among the first `width` are kept as found, the first `width` that go on stay open
-    (Graves 2012; Sutskever et al. 2014). A row is done when as many are found as open ones could
-    not better; it then leaves the batch. Width 1 is greedy. `real` (B, T) is False where a shorter
-    prompt is padded, on its left. Where a row reaches the model's longest sequence, the later half
-    of its hypotheses is read again, as in `generate`. What is found for a row does not depend on
-    the rows beside it.
+    Each step considers the 2 x width likeliest extensions of a row's hypotheses: those that end and
+    are among the first `width` are kept as ended, the first `width` that go on stay open (Graves
+    2012; Sutskever et al. 2014). A row is done when no open hypothesis could better the ended ones;
+    it then leaves the batch. Width 1 is greedy. `real` (B, T) is False where a shorter prompt is
+    padded, on its left. Where a row reaches the model's maximum length, the later half of its
+    hypotheses is read again, as in `generate`. A row's result does not depend on the other rows.
     """
     model.eval()
     with (
         torch.no_grad()
-    ):  # not inference mode, in which autocast casts every weight anew at each step
+    ):  # not inference mode, in which autocast casts every weight again at each step
         return _search(model, prompt, beam, max_new_tokens, stop, real)
 
 
@@ -104,11 +94,11 @@ def _search(
     prompt, segments = last_tokens(prompt, own)
     filled = prompt.shape[1]
     rows = [_Row(width) for _ in range(len(prompt))]
-    live = list(range(len(prompt)))  # rows that are still searched
+    live = list(range(len(prompt)))  # rows that are still open
     cache = model.new_cache(len(prompt), min(model.limit, filled + max_new_tokens))
     logits = model(prompt, cache, segments)[:, -1]
     cache.select(torch.arange(len(prompt), device=device).repeat_interleave(width))
-    # At first all hypotheses of a row are the same: one of them alone may be extended.
+    # At first all hypotheses of a row are equal: only one of them may be extended.
     sums = torch.full((len(prompt), width), float("-inf"), device=device)
     sums[:, 0] = 0.0
     logits = logits.repeat_interleave(width, 0)
@@ -156,16 +146,14 @@ def _search(
         cache.select(flat, None if len(going) == searched else chosen)
         filled += 1
         logits = model(token[chosen].view(-1, 1), cache)[:, -1]
-    nothing = Hypothesis(
-        [], math.nan, math.nan, ended=False
-    )  # where no logit was finite, nothing could be compared
+    nothing = Hypothesis([], math.nan, math.nan, ended=False)  # no logit was finite
     return [row.found or [nothing] for row in rows]
 
 
 def _add_open(
     rows: list[_Row], live: list[int], written: Tensor, sums: Tensor, norm: float
 ) -> None:
-    """At the longest length hypotheses that have not ended count as they are."""
+    """At the maximum length, open hypotheses count as they are."""
     for r, (row, totals) in enumerate(zip(live, sums.tolist(), strict=True)):
         for k, total in enumerate(totals):
             if total > float("-inf"):

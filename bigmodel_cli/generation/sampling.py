@@ -1,5 +1,5 @@
-"""Generation with a cache: greedy, or drawn with temperature, top-k, top-p, min-p and a penalty of
-repetition.
+"""Generation with a cache: greedy, or sampled with temperature, top-k, top-p, min-p and a
+repetition penalty.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from bigmodel_cli.parts.context import padding_segments
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen: `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0
-    leave every token in.
+    """How the next token is chosen.
+
+    `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 keep every token.
     """
 
     temperature: float = 1.0
@@ -41,12 +42,11 @@ def generate(
 ) -> Iterator[Tensor]:
     """Yield the next token (B,) of each sequence of `prompt` (B, T), up to `max_new_tokens` times.
 
-    `draws` (B, max_new_tokens) are the uniform numbers that decide what is drawn; not read where
-    `temperature` is 0. Ends when every sequence has produced `stop`. Where a row reaches the
-    model's longest sequence, its later half is read again and it goes on from there; a prompt
-    longer than that is cut from the left. `real` (B, T) is False where a shorter prompt is padded,
-    on its left. Each row's window, positions and draws are its own: its text does not depend on the
-    rows beside it.
+    `draws` (B, max_new_tokens) are uniform numbers for sampling, unused where `temperature` is 0.
+    Ends when every sequence has produced `stop`. Where a row reaches the model's maximum length,
+    its later half is read again and it goes on from there; a longer prompt is cut from the left.
+    `real` (B, T) is False where a shorter prompt is padded, on its left. Each row has its own
+    window, positions and draws: its text does not depend on the other rows.
     """
     model.eval()
     own = own_lengths(prompt, real).clamp(
@@ -57,7 +57,7 @@ def generate(
     seen = Seen(prompt, real, stop) if sampling.repetition_penalty != 1 else None
     cache: Cache | None = None
     for number in range(max_new_tokens):
-        with torch.no_grad():  # not inference mode, in which autocast casts every weight anew
+        with torch.no_grad():  # not inference mode, in which autocast casts every weight again
             if cache is None or filled == model.limit:
                 own = slide(own, model.limit)
                 tokens, segments = last_tokens(tokens, own)
@@ -85,25 +85,21 @@ def generate(
 
 
 def own_lengths(prompt: Tensor, real: Tensor | None) -> Tensor:
-    """(B,)   how many tokens of each row of `prompt` (B, T) are no padding."""
+    """(B,)   the tokens of each row of `prompt` (B, T) that are not padding."""
     if real is None:
         return torch.full((len(prompt),), prompt.shape[1], device=prompt.device)
     return real.sum(1)
 
 
 def slide(own: Tensor, limit: int) -> Tensor:
-    """(B,) -> (B,)   how many of its last tokens each row looks at: where they exceed `limit`, the
-    later half and the newest.
-    """
+    """(B,) -> (B,)   each row's window: beyond `limit`, the later half and the newest token."""
     return torch.where(own > limit, limit // 2 + 1, own)
 
 
 def last_tokens(tokens: Tensor, own: Tensor) -> tuple[Tensor, Tensor | None]:
-    """(B, T), (B,) -> (B, longest) the last `own` tokens of each row, and segments (B, longest):
-    what is before them is padding.
+    """The last `own` (B,) tokens of each row, left-padded (B, longest), and segments (B, longest).
 
-    The segments are None where every row has as many. What stands in the place of padding is of no
-    consequence.
+    The segments are None where no row is padded. The tokens in the padding do not matter.
     """
     longest = int(own.max())
     place = torch.arange(longest, device=tokens.device)
@@ -111,10 +107,10 @@ def last_tokens(tokens: Tensor, own: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 class Seen:
-    """Which tokens each row has had, prompt included, for the penalty of repetition.
+    """Which tokens each row has had, prompt included, for the repetition penalty.
 
-    The mark `stop` is not counted: where it stands in a prompt it begins a text or ends one before,
-    so that this one has not had it, and a penalty would only make texts longer.
+    `stop` is not counted: in a prompt it begins a text or ends the previous one, and a penalty on
+    it would only make texts longer.
     """
 
     def __init__(self, prompt: Tensor, real: Tensor | None, stop: int | None = None) -> None:
@@ -124,12 +120,12 @@ class Seen:
         )  # the last one is never padding
 
     def add(self, chosen: Tensor) -> None:
-        """Take note of the tokens (B,) that came next."""
+        """Add the next tokens (B,)."""
         self.tokens = torch.cat((self.tokens, chosen[:, None]), 1)
 
     def penalised(self, logits: Tensor, penalty: float) -> Tensor:
-        """(B, V): logits of tokens that were there divided by the penalty, or multiplied where
-        negative (Keskar et al. 2019).
+        """(B, V) logits of seen tokens divided by the penalty, multiplied if negative (Keskar et
+        al. 2019).
         """
         old = logits.gather(1, self.tokens)
         changed = torch.where(old > 0, old / penalty, old * penalty)
@@ -139,16 +135,14 @@ class Seen:
 
 
 def sample(logits: Tensor, sampling: Sampling, draws: Tensor | None) -> Tensor:
-    """One token for each row of logits (B, V) -> (B,): the likeliest, or where the uniform numbers
-    (B,) fall among the likely.
-    """
+    """(B, V) -> (B,)   argmax, or inverse-CDF sampling with the given uniforms (B,)."""
     if sampling.temperature == 0:
         return logits.argmax(-1)
     assert draws is not None, "drawing needs numbers"
     logits = logits.double()
     logits = (
         logits - logits.max(-1, keepdim=True).values
-    ) / sampling.temperature  # below 0: no temperature overflows
+    ) / sampling.temperature  # at most 0, so that no temperature overflows
     logits = keep_likely(logits, sampling)
     reached = logits.softmax(-1).cumsum(-1)  # (B, V)
     places = torch.searchsorted(reached, (draws.double() * reached[:, -1])[:, None], right=True)[
@@ -156,18 +150,17 @@ def sample(logits: Tensor, sampling: Sampling, draws: Tensor | None) -> Tensor:
     ]
     last = (
         logits.shape[-1] - 1 - logits.isfinite().flip(-1).int().argmax(-1)
-    )  # rounding must not reach beyond the likely
+    )  # rounding must not choose an excluded token
     return torch.minimum(places, last)
 
 
 def keep_likely(logits: Tensor, sampling: Sampling) -> Tensor:
     """Set all but the likeliest tokens to -inf.
 
-    Kept are the first `top_k` (Fan et al. 2018), no more where some are as likely; the fewest that
-    have probability `top_p` together, the one that reaches it included (nucleus; Holtzman et al.
-    2020); and those with at least `min_p` of the likeliest one's probability (Nguyen et al. 2024).
-    Of equally likely tokens the one of the lower number comes first, as in `argmax`, so that
-    `top_k` 1 is greedy.
+    Kept are the first `top_k` (Fan et al. 2018), never more; the fewest that have probability
+    `top_p` together, the one that reaches it included (nucleus; Holtzman et al. 2020); and those
+    with at least `min_p` times the largest probability (Nguyen et al. 2024). Ties go to the lower
+    token id, as in `argmax`, so that `top_k` 1 is greedy.
     """
     if 0 < sampling.top_k < logits.shape[-1]:
         least = logits.topk(sampling.top_k, dim=-1).values[:, -1:]

@@ -1,5 +1,5 @@
-"""Texts that a model writes: continuations of prompts, and targets after reading sources; drawn,
-greedy or by beam search.
+"""Generated texts: continuations of prompts, and targets of sources; sampled, greedy or by beam
+search.
 """
 
 from __future__ import annotations
@@ -33,22 +33,21 @@ from bigmodel_cli.tasks import Search
 
 BATCH = 64
 DRAWN = 0.8
-"""The temperature of drawn text where none is given."""
+"""The default temperature of sampled text."""
 CONTINUED = 200
-"""Tokens that a decoder adds where no number is given."""
+"""The default number of tokens that a decoder adds."""
 NEAR = 32
-"""Tokens before one that may change how it is spelled: the beginning of its word."""
+"""Preceding tokens that may change a token's text: the beginning of its word."""
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How a text is written.
+    """How a text is generated.
 
-    What is None is the model's own way: a decoder draws, an encoder-decoder searches as its task
-    says.
+    None means the model's default: a decoder samples, an encoder-decoder searches as its task says.
 
-    `beams` 1 is greedy, unless a temperature above 0 is given, or one of `top_k`, `top_p` and
-    `min_p`, which draw; `n_best` hypotheses are shown of those that the search keeps.
+    `beams` 1 is greedy, unless a temperature above 0, `top_k`, `top_p` or `min_p` is given, which
+    sample; `n_best` of the search's hypotheses are shown.
     """
 
     max_tokens: int | None = None
@@ -64,11 +63,11 @@ class Decoding:
 
     @property
     def filtered(self) -> bool:
-        """Whether only the likely tokens are drawn from."""
+        """Whether unlikely tokens are excluded."""
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
     def given(self) -> list[str]:
-        """The options that are not as they are by default, as the command line calls them."""
+        """The options that differ from the defaults, as the command line calls them."""
         return [
             f"--{f.name.replace('_', '-')}"
             for f in fields(self)
@@ -76,7 +75,9 @@ class Decoding:
         ]
 
     def check(self) -> None:
-        """Raise `SpecError` where two ways are asked for at once, or a number is not finite."""
+        """Raise `SpecError` for options that exclude one another,
+        or a number that is not finite.
+        """
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, float) and not math.isfinite(value):
@@ -107,8 +108,7 @@ class Decoding:
             )
 
     def search(self, own: Search) -> Beam | None:
-        """The beam search to make, `own` where nothing is given; None where text is drawn or
-        greedy.
+        """The beam search, `own` by default; None where text is sampled or greedy.
 
         Raises `SpecError` for a length penalty without a search.
         """
@@ -122,14 +122,14 @@ class Decoding:
         return Beam(width, penalty) if width > 1 else None
 
     def sampling(self, default: float) -> Sampling:
-        """How a next token is chosen where nothing is searched."""
+        """How the next token is chosen without a search."""
         default = DRAWN if self.filtered else default
         temperature = default if self.temperature is None else self.temperature
         return Sampling(temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
 
     def draws(self, items: Sequence[int], count: int, device: torch.device) -> Tensor:
-        """(B, count) uniform numbers for these items: functions of the seed and the item's number
-        alone.
+        """(B, count) uniform numbers for these items, determined by the seed and the item's
+        index.
         """
         rows = [
             torch.rand(
@@ -142,19 +142,19 @@ class Decoding:
 
 
 Told = Callable[[str, str], None]
-"""Is given an input, and the next piece of the text that is written for it."""
+"""Called with an input and the next piece of its text."""
 Answer = Callable[[list[Item], dict[str, Tensor]], Iterable[dict[str, Any]]]
-"""What a model says to each of the items whose batch this is."""
+"""A batch -> the model's answer for each of its items."""
 
 
 def in_order(
     reader: Reader, inputs: Iterable[str], answer: Answer, device: torch.device, word: str = "input"
 ) -> Iterator[dict[str, Any]]:
-    """A record for each input, in order, as soon as its batch is done: {"input", what is answered,
-    "truncated" where it was cut}.
+    """A record per input, in order, as soon as its batch is done.
 
-    One that cannot be read has {"input", "error"}. At its end it says how many were cut, and raises
-    `DataError` where any could not be read; `word` is what an input is called.
+    It is {"input", the answer's keys, "truncated" where it was cut}, or {"input", "error"} where it
+    cannot be read. At the end the number of cut inputs is reported, and `DataError` is raised where
+    any could not be read; `word` is what an input is called.
     """
     items = read_items(reader, inputs, word)
     total, cut, failed = 0, 0, list[str]()
@@ -188,10 +188,10 @@ def continue_texts(
     word: str = "input",
     tell: Told | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """{"input", "text"} for each prompt, where "text" is what the model adds.
+    """{"input", "text"} for each prompt; "text" is the continuation.
 
-    Where nothing is searched, `tell` is given the text of a prompt that is alone in its batch, but
-    for its end, as it is written.
+    Without a search, `tell` gets the text of a prompt that is alone in its batch as it is
+    generated.
     """
     tokenizer = load_tokenizer(loaded.assets)
     most = decoding.max_tokens or CONTINUED
@@ -220,10 +220,9 @@ def generate_from_source(
     word: str = "input",
     empty: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """{"input", "text"} for each source, where "text" is the target that the model writes,
-    "unfinished" where it has no end.
+    """{"input", "text"} for each source; "text" is the target, "unfinished" if it has no end.
 
-    `empty` takes sources without a token too. At its end it says how many texts have not ended.
+    `empty` allows sources without a token. At the end the number of unfinished texts is reported.
     """
     tokenizer, model = load_tokenizer(loaded.assets), loaded.model
     end, most = tokenizer.end_of_text, longest_text(loaded, decoding)
@@ -257,9 +256,7 @@ def generate_from_source(
 
 
 def longest_text(loaded: Loaded, decoding: Decoding) -> int:
-    """The most tokens, the end included, that an encoder-decoder writes: as asked for, or as the
-    task says, within the context.
-    """
+    """The most tokens, end included, that an encoder-decoder generates, within its context."""
     model = loaded.model
     room = min(model.limit, model.max_len)
     wanted = decoding.max_tokens or loaded.spec.task.search().max_tokens or room
@@ -274,9 +271,7 @@ def longest_text(loaded: Loaded, decoding: Decoding) -> int:
 
 @dataclass(frozen=True)
 class Written:
-    """A text that was written for one input: its tokens, the score that it was compared by, and
-    whether its end came.
-    """
+    """A generated text: its tokens, its score in the search, and whether it has an end."""
 
     tokens: list[int]
     score: float | None
@@ -295,10 +290,9 @@ def write(
     real: Tensor | None,
     watch: Callable[[int], None] | None = None,
 ) -> list[list[Written]]:
-    """What the model writes after each row of `prompt` (B, T), in at most `most` tokens, the best
-    first; without the end's mark.
+    """Texts after each row of `prompt` (B, T), at most `most` tokens, the best first, no end token.
 
-    `watch` is given each token of the first row as it comes, where nothing is searched.
+    Without a search, `watch` gets each token of the first row as it comes.
     """
     beam = decoding.search(loaded.spec.task.search())
     with autocast(loaded.device, loaded.precision):
@@ -329,10 +323,9 @@ def _records(
     decoding: Decoding,
     prompts: Sequence[Sequence[int]] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """{"text", "score" of a search, "unfinished" where no end came}, with several hypotheses where
-    asked for.
+    """{"text", "score" of a search, "unfinished" without an end}, with hypotheses where asked for.
 
-    `prompts` are the tokens that the texts continue; such texts may be without an end.
+    `prompts` are the tokens that the texts continue; those need no end.
     """
     for number, found in enumerate(written):
         prompt = () if prompts is None else prompts[number]
@@ -348,11 +341,10 @@ def _records(
 
 
 def added_text(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int]) -> str:
-    """The text that tokens add to a prompt's, so that both together are the whole text.
+    """The text that tokens add to a prompt's text.
 
-    Some tokenizers decode a word's first token with a blank before it between words alone, or join
-    pieces of a word only behind its beginning (Metaspace, WordPiece): what tokens say hangs on
-    those before them.
+    Some tokenizers decode a space only between words, or join the pieces of a word only after its
+    beginning (Metaspace, WordPiece): the text of a token depends on those before it.
     """
     before = tokenizer.decode(prompt) if prompt else ""
     whole = tokenizer.decode([*prompt, *tokens])
@@ -360,8 +352,8 @@ def added_text(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int
 
 
 class Pieces:
-    """A text as its tokens come after a prompt's: pieces that end where a character does; together
-    they are what is added.
+    """A continuation as its tokens come: pieces that end at characters and concatenate to the
+    text.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
@@ -369,14 +361,12 @@ class Pieces:
         self.waiting: list[int] = []
 
     def add(self, token: int) -> str:
-        """The piece that a token completes; "" where the last bytes of a character are still to
-        come.
-        """
+        """The piece that a token completes; "" while a character is incomplete."""
         self.waiting.append(token)
         piece = added_text(self.tokenizer, self.before, self.waiting)
         if piece.endswith("\ufffd"):
             return ""
-        # What a token says hangs on those just before it, whatever the text's length.
+        # A token's text depends only on those just before it.
         self.before, self.waiting = [*self.before, *self.waiting][-NEAR:], []
         return piece
 
@@ -389,8 +379,9 @@ def stream_text(
     decoding: Decoding,
     device: torch.device,
 ) -> Iterator[str]:
-    """What the model adds to the prompt, piece by piece; a piece ends where its characters are
-    whole. `data` are its options.
+    """The continuation of a prompt, piece by piece; a piece has whole characters.
+
+    `data` are the data's options.
     """
     reader, most = Prompts(tokenizer, model.limit, data), decoding.max_tokens or CONTINUED
     content, _ = reader.read(prompt, "the text")

@@ -1,5 +1,4 @@
-"""Metrics as additive statistics: each item has a row of numbers, and a value is a function of
-their sum over the items.
+"""Metrics as additive statistics: a value is a function of the sum of the items' rows of numbers.
 
 So a metric over a split does not depend on batches, and its uncertainty, and whether it differs
 between two models, come from adding up the same rows in other combinations. A mean is the simplest:
@@ -16,14 +15,14 @@ from typing import NamedTuple
 from bigmodel_cli.lazy import Tensor, torch
 
 CHUNK = 1 << 22
-"""Numbers that are in memory at once."""
+"""Numbers in memory at once."""
 Limits = tuple[float, float]
 """The least and the largest value that a metric can have."""
 
 
 class MetricInfo(NamedTuple):
-    """What is to be known of a metric: `signature` says how it is counted, and `percent` that
-    people read it in percent.
+    """A metric's description: `signature` says how it is counted,
+    `percent` to show it in percent.
     """
 
     higher_is_better: bool = True
@@ -45,16 +44,16 @@ def shown(value: float, percent: bool) -> str:
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric of N items: `statistics` (N, K) float64, dense or sparse, and `value`, (..., K) sums
-    of them -> (...).
+    """A metric of N items: `statistics` (N, K) float64, dense or sparse, and `value`: (..., K) ->
+    (...).
 
-    `count` is what it was counted over (items, tokens, words); the others are as in `MetricInfo`.
-    `bounds` is for metrics of which a part may rest on next to no item: sums (K,) -> the value with
-    that part at its worst, and at its best.
+    `value` takes sums of the statistics. `count` is what it was counted over (items, tokens,
+    words); the others are as in `MetricInfo`. `bounds` is for metrics a part of which may rest on
+    very few items: sums (K,) -> the value with that part at its worst, and at its best.
 
     `pseudo` (N,) are the jackknife's pseudo-values of a metric that ranks the items against one
-    another, so that it is no function of sums: its statistics are ones, and its value is known for
-    all items alone.
+    another, and so is not a function of sums: its statistics are ones, and only its value over all
+    items is known.
     """
 
     statistics: Tensor

@@ -1,4 +1,4 @@
-"""How sure a metric is, and whether it differs between two models that saw the same items.
+"""Confidence intervals of metrics, and tests of differences between two models on the same items.
 
 Intervals hold from five items on, which the percentiles of a bootstrap do not: those cover the
 truth in 80 to 90 % of the cases at ten items. `tests/metrics/test_coverage.py` simulates what these
@@ -20,7 +20,7 @@ CONFIDENCE = 0.95
 TAIL = (1 - CONFIDENCE) / 2
 LEVEL = 0.05
 ENUMERATED = 12
-"""Items up to which every one of the 2^n ways to swap two models' items is looked at."""
+"""Items up to which all 2^n ways to swap two models' items are enumerated."""
 SWAPS = 4999
 FEWEST_SWAPS = 999
 WORK = 200_000_000
@@ -31,9 +31,7 @@ NORMAL = 1.959963984540054
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric, what it was counted over, and its 95 % interval with the method that gave it; NaN
-    is an end that is not known.
-    """
+    """A metric, its count, and its 95 % interval with the method; NaN for an unknown end."""
 
     value: float
     count: int
@@ -50,9 +48,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric of two models on the same items: second minus first, its 95 % interval, and the
-    p-value of no difference.
-    """
+    """A metric's difference of two models: second minus first, 95 % interval, p-value."""
 
     first: float
     second: float
@@ -73,12 +69,10 @@ def _known(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def estimate(measure: Measure) -> Estimate:
-    """The metric with its interval: exact for a proportion of independent items, else Hall's on the
-    jackknife's values.
+    """The metric with its interval: exact for a proportion, else Hall's on jackknife pseudo-values.
 
-    Where every item says the same, the interval is what items that were not drawn could still
-    change (`unseen`); where a part of the metric rests on next to no item, that part is taken as
-    unknown (`Measure.bounds`).
+    Where all items are equal, the interval is what unseen items could change (`unseen`); where a
+    part of the metric rests on very few items, that part counts as unknown (`Measure.bounds`).
     """
     rows, value = measure.statistics, measure.total()
     if (
@@ -116,16 +110,14 @@ def estimate(measure: Measure) -> Estimate:
 
 
 def pseudo_values(measure: Measure) -> Tensor:
-    """(N',) float64   n x value - (n - 1) x the value without the item (Tukey 1958), of items that
-    count at all.
-    """
+    """(N',) float64   n x value - (n - 1) x value without the item (Tukey 1958)."""
     if measure.pseudo is not None:
         return measure.pseudo
     return _pseudo(measure, measure.statistics.index_select(0, _counting(measure.statistics)))
 
 
 def _counting(statistics: Tensor) -> Tensor:
-    """(N',) the numbers of the rows that are not all zero."""
+    """(N',) indices of the rows that are not all zero."""
     if statistics.is_sparse:
         rows: Tensor = statistics.coalesce().indices()[0].unique()
         return rows
@@ -144,9 +136,7 @@ def _pseudo(measure: Measure, rows: Tensor) -> Tensor:
 
 
 def degrees_of_freedom(measure: Measure) -> int:
-    """n - 1 for n items; for a ratio whose items count unevenly, as many as even ones would be
-    (Kish 1965): (sum w)^2 / sum w^2.
-    """
+    """n - 1, with n the effective number of items of a ratio (Kish 1965): (sum w)^2 / sum w^2."""
     rows = measure.statistics
     if measure.value is not ratio:
         return len(_counting(rows)) - 1
@@ -157,8 +147,7 @@ def degrees_of_freedom(measure: Measure) -> int:
 
 
 def hall_interval(pseudo: Tensor, value: float, degrees: int) -> tuple[float, float]:
-    """The 95 % interval of a statistic by its pseudo-values: Student's t after Hall's
-    transformation, which mends skewness.
+    """The 95 % interval from pseudo-values: Student's t after Hall's correction of skewness.
 
     Hall (1992), "On the removal of skewness by transformation", the cubic that can always be
     inverted: with t = (estimate - truth) / s, g(t) = t + a t^2 + a^2 t^3 / 3 + b is nearly
@@ -184,17 +173,15 @@ def hall_interval(pseudo: Tensor, value: float, degrees: int) -> tuple[float, fl
 
 
 def constant(pseudo: Tensor) -> bool:
-    """Whether all items say the same, so that their spread says nothing of how sure a metric is;
-    False for a single one.
-    """
+    """Whether all items are equal, so that their spread is no estimate; False for a single one."""
     if len(pseudo) < 2 or not bool(pseudo.isfinite().all()):
         return False
     return float(pseudo.max() - pseudo.min()) <= 1e-10 * max(1.0, float(pseudo.abs().max()))
 
 
 def unseen(n: int) -> float:
-    """The largest share of other items that n draws may miss with a probability of a half of 5 %
-    (Clopper and Pearson 1934).
+    """The largest share of other items that n draws miss with probability 2.5 % (Clopper and
+    Pearson 1934).
     """
     return 1 - math.exp(math.log(TAIL) / n)
 
@@ -202,12 +189,12 @@ def unseen(n: int) -> float:
 def compare(first: Measure, second: Measure) -> Difference:
     """Whether the second of two models is better on the same items.
 
-    p is two-sided: how often the difference is as large when the two models' results are swapped,
-    item by item, at random (approximate randomisation; Noreen 1989, Riezler and Maxwell 2005):
-    exact where the models are alike, for every metric and any number of items. The interval is that
+    p is two-sided: how often the difference is as large when the two models' results are swapped at
+    random, item by item (approximate randomisation; Noreen 1989, Riezler and Maxwell 2005). It is
+    exact under the null hypothesis, for every metric and any number of items. The interval is that
     of the items' differences, as in `estimate`, for right and wrong answers Bonett and Price's; it
-    leaves out 0 only where p is below 5 %, since a few items of which most are the same say less
-    than their spread.
+    excludes 0 only where p is below 5 %, since a few items, most of them equal, tell less than
+    their spread.
     """
     values = first.total(), second.total()
     seen = values[1] - values[0]
@@ -230,25 +217,24 @@ def compare(first: Measure, second: Measure) -> Difference:
 
 
 def _right_or_wrong(pseudo: Tensor, reach: float) -> bool:
-    """Whether the items' differences are all or nothing: as large as the metric has them, or 0."""
+    """Whether all items' differences are 0 or as large as possible."""
     size = pseudo.abs() / reach
     return len(pseudo) > 1 and bool(((size < 1e-9) | ((size - 1).abs() < 1e-9)).all())
 
 
 def _counted(*statistics: Tensor) -> bool:
-    """Whether these are whole numbers (edits, words), which two models may have in common by
-    chance, as they have no losses.
+    """Whether these are integers (edits, words), which two models may share by chance, unlike
+    losses.
     """
     return all(bool((rows == rows.round()).all()) for rows in statistics if not rows.is_sparse)
 
 
 def paired_interval(differences: Tensor) -> tuple[float, float]:
-    """The 95 % interval of the difference of two paired proportions, from items' differences (N,)
-    of -1, 0 and 1.
+    """The 95 % interval of the difference of two paired proportions, from (N,) of -1, 0 and 1.
 
     Bonett and Price (2012), "Adjusted Wald confidence interval for a difference of binomial
-    proportions based on paired data": one more item that the first alone has right and one that the
-    second alone has.
+    proportions based on paired data": adds one item that only the first has right and one that only
+    the second has.
     """
     n = len(differences) + 2
     middle, either = float(differences.sum()) / n, float(differences.abs().sum() + 2) / n
@@ -257,7 +243,7 @@ def paired_interval(differences: Tensor) -> tuple[float, float]:
 
 
 def _swapped(measure: Measure, ours: Tensor, theirs: Tensor, seen: float) -> float:
-    """The p-value of a difference under swaps of items, statistics (N, K) of both models."""
+    """The p-value under swaps of items, from statistics (N, K) of both models."""
     change = theirs - ours
     change = change.index_select(0, _counting(change))
     every = torch.ones(1, len(ours), dtype=torch.float64)
@@ -275,10 +261,9 @@ def _swapped(measure: Measure, ours: Tensor, theirs: Tensor, seen: float) -> flo
 
 
 def swap_patterns(n: int, width: int = 1) -> Iterator[Tensor]:
-    """(R, n) float64 of 0 and 1: which items are swapped; all 2^n ways where that is few, else
-    random ones, always the same.
+    """(R, n) float64 of 0 and 1: which items are swapped; all 2^n ways, or the same random ones.
 
-    `width` is how many numbers follow from each, which limits how many come at once.
+    `width` is how many numbers follow from each, which bounds how many come at once.
     """
     size = max(1, CHUNK // max(n, width))
     if n <= ENUMERATED:
@@ -294,9 +279,7 @@ def swap_patterns(n: int, width: int = 1) -> Iterator[Tensor]:
 
 @functools.cache
 def t_quantile(degrees: int) -> float:
-    """The 0.975 quantile of Student's t (Abramowitz and Stegun 1964: 26.7.3 and 26.7.4; from 100
-    degrees on 26.7.5).
-    """
+    """The 0.975 quantile of Student's t (Abramowitz and Stegun 1964: 26.7.3 to 26.7.5)."""
     if degrees >= 100:
         x, n = NORMAL, float(degrees)
         terms = (
@@ -325,9 +308,7 @@ def _t_inside(angle: float, degrees: int) -> float:
 
 
 def exact_interval(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % interval of a proportion by Clopper and Pearson (1934), by bisection on the binomial
-    tail.
-    """
+    """The 95 % interval of a proportion (Clopper and Pearson 1934), by bisection."""
     low = 0.0 if successes == 0 else _bisect(lambda p: _upper_tail(successes, trials, p) - TAIL)
     high = (
         1.0

@@ -1,6 +1,4 @@
-"""How a classifier errs: its confusion matrix, the macro-averaged F1 that follows from it, and a
-picture of it.
-"""
+"""A classifier's confusion matrix, macro-F1, and a picture of the matrix."""
 
 from __future__ import annotations
 
@@ -14,35 +12,31 @@ from bigmodel_cli.metrics import SHARE, Limits, Measure
 from bigmodel_cli.pictures import new_figure, plain, save_figure
 
 NUMBERED = 20  # classes up to which each cell shows its number
-NAMED = 50  # classes up to which every class has its name beside the picture
+NAMED = 50  # classes up to which every class is labelled
 LONGEST_NAME = 24
 FEWEST = 2
-"""Items of a class below which its own F1 is taken as unknown: anything from 0 to 1."""
+"""Items of a class below which its F1 counts as unknown: anything from 0 to 1."""
 
 
 def confusion(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
-    """(N,), (N,) -> (C, C) int64   how many items of each class (row) were taken for each class
-    (column).
-    """
+    """(N,), (N,) -> (C, C) int64   counts by true class (row) and predicted class (column)."""
     return torch.bincount(labels * classes + predictions, minlength=classes * classes).view(
         classes, classes
     )
 
 
 def macro_f1(confusion: Tensor) -> Tensor:
-    """(..., C, C) -> (...) float64   the mean over the classes that occur or are predicted of F1 =
-    2 TP / (2 TP + FP + FN).
+    """(..., C, C) -> (...) float64   the mean of F1 = 2 TP / (2 TP + FP + FN).
 
-    As scikit-learn's `f1_score(average="macro")` has it.
+    The mean is over the classes that occur or are predicted, as scikit-learn's
+    `f1_score(average="macro")`.
     """
     counts = confusion.double()
     return _mean_f1(counts.diagonal(dim1=-2, dim2=-1), counts.sum(-1) + counts.sum(-2))
 
 
 def f1_measure(labels: Tensor, predictions: Tensor, classes: int) -> Measure:
-    """macro-F1 of items (N,): of each its label, its prediction, and whether they are the same, as
-    counts of the C classes.
-    """
+    """macro-F1 from per-item one-hot counts of label, prediction and hit."""
     right = torch.where(labels == predictions, labels, -1)
     places = [(labels, 0), (predictions, classes), (right, 2 * classes)]
     columns = torch.cat([numbers + first for numbers, first in places])
@@ -78,8 +72,7 @@ def _mean_f1(hits: Tensor, both: Tensor) -> Tensor:
 
 
 def draw_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> None:
-    """Write a (C, C) confusion matrix as a PNG: colours are shares of each row, numbers counts
-    where they are legible.
+    """Draw a (C, C) confusion matrix as a PNG: colours are shares of each row, numbers counts.
 
     Raises `ResourceError` where it cannot be written.
     """
@@ -93,7 +86,7 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> Non
     axes = figure.add_subplot()
     image = axes.imshow(
         shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1)
-    )  # a few per cent of errors are to be seen
+    )  # make a few per cent of errors visible
     _name_axes(axes, [_short(name) for name in classes], 0.8 * side / count)
     if count <= NUMBERED:
         _number_cells(axes, counts.long().tolist(), shares)
@@ -111,15 +104,13 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> Non
 
 
 def _short(name: str) -> str:
-    """A name as it stands beside the picture, not longer than there is room."""
+    """A class name, shortened to the room beside the picture."""
     shown = one_line(name)
     return plain(shown if len(shown) <= LONGEST_NAME else shown[: LONGEST_NAME - 1] + "…")
 
 
 def _name_axes(axes: Any, names: list[str], width: float) -> None:
-    """All names where there is room, else every fifth or tenth; turned where they are longer than a
-    cell's width in inches.
-    """
+    """Label all classes, or every fifth or tenth; rotated where wider than a cell (in inches)."""
     count = len(names)
     step = 1 if count <= NAMED else 5 if count <= 2 * NAMED else -(-count // 200) * 10
     shown = list(range(0, count, step))

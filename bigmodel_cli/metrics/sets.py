@@ -1,4 +1,4 @@
-"""How well sets of labels are found: average precision of the scores, and F1 of the sets."""
+"""Metrics of sets of labels: average precision of the scores, and F1 of the sets."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from bigmodel_cli.metrics import SHARE, Measure
 
 
 def average_precision(scores: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """scores (N,) float64, truth (N,) bool -> () and (N,)   the average precision, and that without
-    each of the items.
+    """scores (N,) float64, truth (N,) bool -> () and (N,)   the average precision, and its
+    leave-one-out values.
 
-    As scikit-learn's `average_precision_score`: the mean over the positives of the precision among
-    all items that score as high; NaN where there is no positive.
+    As scikit-learn's `average_precision_score`: the mean over the positives of the precision at
+    their score; NaN without positives.
     """
     order = scores.argsort(descending=True, stable=True)
     sorted_scores, positive = scores[order], truth[order].double()
@@ -63,10 +63,10 @@ def mean_average_precision(scores: Tensor, truth: Tensor) -> Measure:
 
 
 def f1_of_sets(truth: Tensor, said: Tensor) -> dict[str, Measure]:
-    """(N, C) bool twice: F1 = 2 TP / (2 TP + FP + FN) of all decisions, and its mean over the
-    labels that occur or are said.
+    """(N, C) bool twice: micro-F1 and macro-F1, F1 = 2 TP / (2 TP + FP + FN).
 
-    As scikit-learn's `f1_score` with `average="micro"` and `"macro"` and `zero_division=nan`.
+    Macro is over the labels that occur or are predicted, as scikit-learn's `f1_score` with
+    `zero_division=nan`.
     """
     columns = torch.cat((truth & said, truth, said), 1)
     places = columns.nonzero().T
@@ -94,8 +94,7 @@ def f1_of_sets(truth: Tensor, said: Tensor) -> dict[str, Measure]:
 
 
 def best_threshold(scores: Tensor, truth: Tensor) -> float | None:
-    """The threshold of the highest F1, where scores (N,) float64 at least as high are said; None
-    without positives.
+    """The threshold of scores (N,) float64 with the highest F1; None without positives.
 
     It lies halfway between two scores.
     """

@@ -1,6 +1,4 @@
-"""How near a written text is to a reference, by the field's libraries: sacrebleu, rouge-score,
-jiwer (`bigmodel[metrics]`).
-"""
+"""Text metrics by the field's libraries: sacrebleu, rouge-score, jiwer (`bigmodel[metrics]`)."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from bigmodel_cli.packages import need
 
 Texts = Sequence[str]
 LEAD = "_lead"
-"""How the metrics of a source's first words end."""
+"""Suffix of the metrics of the lead baseline."""
 
 
 def bleu(predictions: Texts, references: Texts, lowercase: bool = False) -> Measure:
@@ -52,8 +50,8 @@ def _sacrebleu(metric: Any, predictions: Texts, references: Texts) -> Measure:
 
 
 def rouge(kind: str) -> Callable[[Texts, Texts], Measure]:
-    """ROUGE (Lin 2004), the mean F-measure by rouge-score, with Porter's stemmer for words of ASCII
-    letters.
+    """ROUGE (Lin 2004), the mean F-measure by rouge-score, with Porter's stemmer for ASCII
+    words.
     """
 
     def measure(predictions: Texts, references: Texts) -> Measure:
@@ -75,14 +73,13 @@ NORMALISED = (
     "NFC, lower case, letters, marks and digits, apostrophes within words, white space joined"
 )
 ERROR_RATE = MetricInfo(False, NORMALISED, percent=True)
-"""Of words or characters; it may be above 1, since more can be written than was said."""
+"""Error rates may be above 1, since a hypothesis may be longer than its reference."""
 
 
 class RougeWords:
     """The words of a text for ROUGE: those of rouge-score where the text is ASCII.
 
-    rouge-score itself drops every other letter, so that two texts in Greek or Hindi have nothing in
-    common, or all of it.
+    rouge-score itself drops all other letters, so that texts in Greek or Hindi would be empty.
     """
 
     def __init__(self) -> None:
@@ -101,13 +98,11 @@ class RougeWords:
 
 
 APOSTROPHES = dict.fromkeys(map(ord, "\u2019\u2018\u05f3\u02bc\u02bb\uff07\u2032\u00b4\u0060"), "'")
-"""What stands for an apostrophe in print and on keyboards."""
+"""Characters used as apostrophes."""
 
 
 def wer(predictions: Texts, references: Texts) -> Measure:
-    """Word error rate by jiwer: substitutions, deletions and insertions over the references' words,
-    after `NORMALISED`.
-    """
+    """Word error rate by jiwer, after `NORMALISED`: edits over the references' words."""
     return _errors("process_words", predictions, references)
 
 
@@ -122,7 +117,7 @@ def _errors(name: str, predictions: Texts, references: Texts) -> Measure:
     for prediction, reference in zip(
         map(normalised, predictions), map(normalised, references), strict=True
     ):
-        if not reference:  # jiwer refuses it: everything that was written is an insertion
+        if not reference:  # jiwer refuses it: all of the hypothesis is insertions
             errors.append(len(prediction.split() if name == "process_words" else prediction))
             counts.append(0)
             continue
@@ -133,8 +128,8 @@ def _errors(name: str, predictions: Texts, references: Texts) -> Measure:
 
 
 def normalised(text: str) -> str:
-    """What speech is compared as: lower case, letters with their marks, digits, apostrophes within
-    words, single blanks.
+    """Speech's normalised text: lower case, letters and marks, digits, inner apostrophes, single
+    spaces.
 
     Characters are judged by their Unicode category after composition (NFC), so that vowel signs
     (Devanagari, Thai) stay and it does not matter how a text is encoded. Format characters
@@ -166,7 +161,7 @@ MEASURES: dict[str, dict[str, Callable[[Texts, Texts], Measure]]] = {
     "wer": {"wer": wer},
     "cer": {"cer": cer},
 }
-"""What an option names, and the metrics that it stands for."""
+"""An option's name -> its metrics."""
 INFO = {
     "bleu": SCORE,
     "bleu_lowercased": SCORE,
@@ -175,13 +170,11 @@ INFO = {
     "cer": ERROR_RATE,
 }
 INFO |= dict.fromkeys(MEASURES["rouge"], ROUGE)
-"""What is to be known of each of them."""
+"""Their descriptions."""
 
 
 def group_of(metric: str) -> list[str]:
-    """The name in `MEASURES` that stands for this metric, among others; none for a metric that is
-    not of texts.
-    """
+    """The name in `MEASURES` that includes this metric; [] for one that is not a text metric."""
     return [group for group, members in MEASURES.items() if metric in members]
 
 
@@ -197,8 +190,8 @@ def text_measures(
 
 
 def lead_measures(names: Sequence[str], sources: Texts, references: Texts) -> dict[str, Measure]:
-    """The same of the sources' first words, as many as the references have on average: what a
-    summary must be better than.
+    """The lead baseline: the metrics of the sources' first words, as many as references have on
+    average.
     """
     count = max(1, round(sum(len(r.split()) for r in references) / max(1, len(references))))
     first = [" ".join(source.split()[:count]) for source in sources]
@@ -208,8 +201,8 @@ def lead_measures(names: Sequence[str], sources: Texts, references: Texts) -> di
 
 
 def need_libraries(names: Sequence[str]) -> None:
-    """Raise `MissingPackage` for a library that these metrics need and that is missing: before
-    anything is computed.
+    """Raise `MissingPackage` for a missing library of these metrics,
+    before anything is computed.
     """
     libraries = {
         "bleu": "sacrebleu",

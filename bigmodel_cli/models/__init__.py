@@ -1,6 +1,6 @@
-"""Models: skeletons that join parts, and networks of their own kind.
+"""Models: skeletons built of parts, and networks of their own kind.
 
-One file each, one name in the table.
+One file per model, one name in the table.
 """
 
 from __future__ import annotations
@@ -31,14 +31,12 @@ ModelOptions = Annotated[AnyModelOptions, MODELS]
 
 
 def sees_both_sides(options: AnyModelOptions, path: str) -> bool:
-    """Whether a part at this path of the spec stands where positions see all others, not those
-    before them alone.
-    """
+    """Whether a part at this path of the spec is where positions see all others (not causal)."""
     return options.two_sided is not None and f"{path}.".startswith(f"{options.two_sided}.")
 
 
 def learners(output: str) -> list[str]:
-    """The types of models that can compute what a task needs of them."""
+    """The model types that can compute this output."""
     return [name for name, options in MODELS.items() if output in options.outputs]
 
 

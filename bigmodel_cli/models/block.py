@@ -20,8 +20,9 @@ SLOTS = ("mixer", "cross", "ffn")
 
 
 class BlockOptions(Options):
-    """One block, or `repeat` equal ones: x + mixer(norm(x)), then x + cross(norm(x), memory), then
-    x + ffn(norm(x)).
+    """One block, or `repeat` equal ones.
+
+    x + mixer(norm(x)), then x + cross(norm(x), memory), then x + ffn(norm(x)).
     """
 
     repeat: Annotated[int, Field(gt=0, le=MOST_BLOCKS)] = Field(
@@ -60,10 +61,10 @@ class BlockOptions(Options):
 
 
 class Block(Module):
-    """(B, T, C) -> (B, T, C)   pre (Xiong et al. 2020): x + f(norm(x)); post (Vaswani et al. 2017):
-    norm(x + f(x)).
+    """(B, T, C) -> (B, T, C)   residual slots, normalised before or after.
 
-    Sandwich (Ding et al. 2021): x + norm(f(norm(x))).
+    Pre (Xiong et al. 2020): x + f(norm(x)); post (Vaswani et al. 2017): norm(x + f(x)); sandwich
+    (Ding et al. 2021): x + norm(f(norm(x))).
     """
 
     def __init__(self, options: BlockOptions, layer: LayerContext) -> None:
@@ -87,7 +88,7 @@ class Block(Module):
         faults.check()
 
     def filled(self) -> list[str]:
-        """The slots that add to the stream."""
+        """The slots that are filled."""
         return [slot for slot in SLOTS if getattr(self, slot) is not None]
 
     def new_cache(self, batch: int, max_len: int) -> dict[str, Any]:
@@ -139,7 +140,7 @@ def build_blocks(
     total = sum(block.repeat for block in options)
     blocks, faults = nn.ModuleList(), Faults()
     for index, block in enumerate(options):
-        with faults.under(str(index)):  # left at the first of equal blocks that does not fit
+        with faults.under(str(index)):  # stop at the first of equal blocks that does not fit
             for _ in range(block.repeat):
                 blocks.append(Block(block, LayerContext(dim, max_len, len(blocks), total, causal)))
     faults.check()
@@ -149,7 +150,7 @@ def build_blocks(
 def count_blocks(blocks: list[BlockOptions]) -> int:
     """How many blocks these options describe.
 
-    Raises `ValueError` where they are too many to mean it.
+    Raises `ValueError` for an absurd number.
     """
     total = sum(block.repeat for block in blocks)
     if total > MOST_BLOCKS:
@@ -158,9 +159,7 @@ def count_blocks(blocks: list[BlockOptions]) -> int:
 
 
 def check_causal(path: str, blocks: list[BlockOptions]) -> None:
-    """Raise `ValueError` where one of a decoder's blocks, at `path`, lets positions see what they
-    are to foretell.
-    """
+    """Raise `ValueError` where a decoder's block, below `path`, lets positions see later ones."""
     for index, block in enumerate(blocks):
         if block.mixer is not None and looks_ahead(block.mixer):
             raise ValueError(

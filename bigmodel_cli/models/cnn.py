@@ -54,7 +54,8 @@ class ConvOptions(Options):
         _fits(self.kernel, shape, edge)
         conv = nn.Conv2d(
             shape[0], self.channels, self.kernel, self.stride,
-            0 if self.padding == "valid" else self.padding, groups=self.groups, bias=self.norm == "none",
+            padding=0 if self.padding == "valid" else self.padding,
+            groups=self.groups, bias=self.norm == "none",
         )  # fmt: skip
         norm = nn.BatchNorm2d(self.channels) if self.norm == "batch" else None
         return _named(
@@ -63,7 +64,7 @@ class ConvOptions(Options):
 
 
 class PoolOptions(Options):
-    """The greatest value or the mean of each window."""
+    """The maximum or the mean of each window."""
 
     type: Literal["pool"] = "pool"
     kind: Literal["max", "avg"] = Field("max", description="max or avg")
@@ -88,7 +89,7 @@ class PoolOptions(Options):
 
 
 class AdaptivePoolOptions(Options):
-    """The mean (or the greatest value) over a grid of a fixed size; size 1 is global pooling."""
+    """The mean (or the maximum) over a grid of a fixed size; size 1 is global pooling."""
 
     type: Literal["adaptive_pool"] = "adaptive_pool"
     size: Count = Field(1, description="height and width that come out")
@@ -113,7 +114,7 @@ class FlattenOptions(Options):
 class DenseOptions(Options):
     """A fully connected layer, then the activation.
 
-    `units: classes` is as many as the data has classes, or numbers to learn.
+    `units: classes` means the data's number of classes, or of numbers to learn.
     """
 
     type: Literal["dense"] = "dense"
@@ -135,7 +136,7 @@ class DenseOptions(Options):
 
 
 class DropoutOptions(Options):
-    """Values are set to zero at random while training (Srivastava et al. 2014)."""
+    """Dropout (Srivastava et al. 2014)."""
 
     type: Literal["dropout"] = "dropout"
     p: Probability = Field(0.5, description="probability of dropping a value")
@@ -146,9 +147,7 @@ class DropoutOptions(Options):
 
 
 class ResidualOptions(Options):
-    """x + layers(x) (He et al. 2016); a 1 x 1 convolution brings x to another shape where the
-    layers do.
-    """
+    """x + layers(x) (He et al. 2016), with a 1 x 1 convolution of x where the shape changes."""
 
     type: Literal["residual"] = "residual"
     layers: Annotated[list[LayerOptions], Field(min_length=1)] = Field(description="the branch")
@@ -173,9 +172,7 @@ LayerOptions = Annotated[
 
 
 class CNNOptions(AnyModelOptions):
-    """A stack of conv, pool, adaptive_pool, residual, dropout, flatten and dense layers, written in
-    YAML.
-    """
+    """A stack of conv, pool, adaptive_pool, residual, dropout, flatten and dense layers."""
 
     type: Literal["cnn"] = "cnn"
     outputs: ClassVar = ("labels",)
@@ -192,11 +189,10 @@ CNNOptions.model_rebuild()
 
 
 class CNN(Model):
-    """(B, C, H, W) -> (B, classes)   the layers of the spec, one after the other; `layers.3` is the
-    spec's fourth.
+    """(B, C, H, W) -> (B, classes)   the layers of the spec in order; `layers.3` is the fourth.
 
-    Weights and biases start as PyTorch's layers do, evenly within +-1 / sqrt(inputs): He et al.
-    2015 for a leaky ReLU of slope sqrt(5). BatchNorm starts as the identity.
+    Initialisation is PyTorch's default, uniform within +-1 / sqrt(inputs): He et al. 2015 for a
+    leaky ReLU of slope sqrt(5). BatchNorm starts as the identity.
     """
 
     def __init__(self, options: CNNOptions, info: DatasetInfo) -> None:
@@ -214,7 +210,7 @@ class CNN(Model):
         return logits
 
     def weight_roles(self) -> dict[str, Role]:
-        """The layers that read the image, and those that make the logits, are not hidden."""
+        """The first layers and those of the logits are not hidden."""
         layers = [layer for layer in self.layers if any(True for _ in layer.parameters())]
         outer = {
             id(weight)
@@ -232,11 +228,10 @@ class CNN(Model):
         return (f"layers.{last}",)
 
     def last_feature_layer(self) -> Module:
-        """The last layer of convolutions whose output is still an image, for Grad-CAM: (B, K, h, w)
-        before pooling.
+        """The last convolutional layer, for Grad-CAM: (B, K, h, w) before pooling.
 
-        Where the last convolutions see all of the image at once (LeNet-5's third), it is the last
-        one before them that does not. Raises `SpecError` where there are no convolutions.
+        Where the last convolutions see the whole image at once (LeNet-5's third), it is the last
+        one that does not. Raises `SpecError` where there are no convolutions.
         """
         shape: Shape = self.image_shape
         found: Module | None = None
@@ -250,9 +245,7 @@ class CNN(Model):
 
 
 class Residual(Module):
-    """(B, C, H, W) -> (B, K, h, w)   act(shortcut(x) + layers(x)) (He et al. 2016, "Deep Residual
-    Learning").
-    """
+    """(B, C, H, W) -> (B, K, h, w)   act(shortcut(x) + layers(x)) (He et al. 2016)."""
 
     def __init__(self, options: ResidualOptions, shape: Shape, classes: int) -> None:
         super().__init__()
@@ -274,9 +267,7 @@ class Residual(Module):
 
 
 def ends(layer: Module, end: Literal[0, -1]) -> set[Module]:
-    """The convolutions and dense layers that read what `layer` reads (end 0), or put out what it
-    puts out (end -1).
-    """
+    """The convolutions and dense layers at the input (end 0) or the output (end -1) of `layer`."""
     if not isinstance(layer, Residual):
         return {m for m in layer.modules() if isinstance(m, nn.Conv2d | nn.Linear)}
     branch = [inner for inner in layer.layers if any(True for _ in inner.parameters())]
@@ -292,7 +283,7 @@ def _project(channels: int, out: int, stride: tuple[int, int]) -> Module:
 def build_layers(
     options: Sequence[Any], shape: Shape, classes: int, path: str
 ) -> tuple[Any, Shape]:
-    """The layers as a Sequential and the shape that comes out.
+    """The layers as a Sequential, and the output shape.
 
     Raises `OptionError` naming the layer that does not fit.
     """
@@ -307,9 +298,7 @@ def build_layers(
 
 
 def output_shape(layer: Module, shape: Shape) -> Shape:
-    """The shape that `layer` makes of `shape`, found on the meta device without touching the
-    layer's own storage.
-    """
+    """The output shape of `layer` for `shape`, found on the meta device without its storage."""
     import copy
 
     with torch.device("meta"), torch.no_grad():
@@ -317,7 +306,7 @@ def output_shape(layer: Module, shape: Shape) -> Shape:
 
 
 def other_end(layers: Sequence[Any], shape: Shape, classes: int) -> tuple[str, str]:
-    """The fault of a network that does not end with as many values as there are classes."""
+    """The fault of a network whose outputs are not as many as the classes."""
     last = max(
         (i for i, layer in enumerate(layers) if not isinstance(layer, DropoutOptions)), default=0
     )

@@ -75,9 +75,9 @@ class DecoderOptions(SkeletonOptions):
 
 
 class Decoder(Model):
-    """(B, T) tokens, -1 where a row is over -> (B, T, V) logits   (Radford et al. 2019).
+    """(B, T) tokens, padded with -1 -> (B, T, V) logits   (Radford et al. 2019).
 
-    Where the data has tags, (B, T, classes) logits of each token's.
+    For data with tags: (B, T, classes) logits of each token's tag.
     """
 
     inputs = ("tokens",)
@@ -103,7 +103,7 @@ class Decoder(Model):
         init_normal(self, options.init_std or options.dim**-0.5, {"blocks": self.blocks})
 
     def weight_roles(self) -> dict[str, Role]:
-        """The logits are the last layer."""
+        """The logits' layer is the last one."""
         return {"head.weight": OUTER}
 
     def output_layers(self) -> tuple[str, ...]:
@@ -111,19 +111,17 @@ class Decoder(Model):
         return ("head",)
 
     def generator(self, source: Tensor | None = None) -> Decoder:
-        """Itself."""
         return self
 
     def new_cache(self, batch: int, max_len: int | None = None) -> Cache:
-        """An empty cache for each block."""
         return new_cache(self.blocks, batch, max_len or self.max_len)
 
     def forward(
         self, tokens: Tensor, cache: Cache | None = None, segments: Tensor | None = None
     ) -> Tensor:
-        """Logits for every position; with a cache, `tokens` are those that follow what is in it.
+        """Logits for every position; with a cache, `tokens` continue it.
 
-        `segments` (B, T) numbers the documents of packed rows, and padding: see parts/context.py.
+        `segments` (B, T) numbers the documents of packed rows, and padding (see parts/context.py).
         """
         count = tokens.shape[1]
         sequence = SequenceInfo(0, segments, real=tokens >= 0)

@@ -1,6 +1,4 @@
-"""What a model is made of: shapes layer by layer, and its floating-point operations; on the meta
-device, nothing is computed.
-"""
+"""A model's layers with their shapes, and its FLOPs, found on the meta device without computing."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Layer:
-    """A module on the way: its path, type, the shape that it puts out, and the parameters that it
-    holds itself.
-    """
+    """A module: its path, type, output shape, and the number of its own parameters."""
 
     path: str
     type: str
@@ -27,9 +23,7 @@ class Layer:
 
 
 def describe(model: Module, *example: Tensor) -> list[Layer]:
-    """The modules in the order in which they finish, each with the shape of what it puts out for
-    `example`.
-    """
+    """The modules in the order in which they finish, with their output shapes for `example`."""
     layers: list[Layer] = []
     hooks = []
     counted: set[int] = set()
@@ -63,15 +57,14 @@ def describe(model: Module, *example: Tensor) -> list[Layer]:
 
 
 def flops(model: Module, *example: Tensor) -> int:
-    """Floating-point operations of one forward pass over `example` (a multiply and an add are two)."""
+    """FLOPs of one forward pass over `example` (a multiply and an add are two)."""
     with _counter() as counter, torch.no_grad():
         model.eval()(*example)
     return int(counter.get_total_flops())
 
 
 def training_flops(model: Module, *example: Tensor) -> int:
-    """Those of a forward and a backward pass: gradients of the weights that are trained, and of
-    what lies behind the first of them.
+    """FLOPs of a forward and a backward pass, gradients of frozen first layers left out.
 
     Where all weights are trained, that is about three times the forward pass. What a kernel
     computes a second time does not count.
@@ -80,7 +73,7 @@ def training_flops(model: Module, *example: Tensor) -> int:
     model.train()
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            # of one sample it may have one value per channel, which it does not take in training
+            # with one sample it may have one value per channel, which it refuses in training
             module.eval()
     with _counter() as counter:
         output = model(*example)
@@ -89,7 +82,7 @@ def training_flops(model: Module, *example: Tensor) -> int:
 
 
 def _counter() -> Any:
-    """PyTorch's counter, told of what it does not know."""
+    """PyTorch's counter, extended by what it does not know."""
     from torch.utils.flop_counter import FlopCounterMode
 
     aten = torch.ops.aten
@@ -98,28 +91,28 @@ def _counter() -> Any:
         aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_gradient_flops,
         aten.convolution_backward: (
             _convolution_gradient_flops
-        ),  # whose groups the counter takes for one
+        ),  # whose groups the counter ignores
     }
     return FlopCounterMode(display=False, custom_mapping=mapping)
 
 
 def _attention_flops(q: Shape, k: Shape, v: Shape, *rest: object, **named: object) -> int:
-    """Of scores and of weighted values: q (B, H, T, D), k (B, H, S, D), v (B, H, S, E)."""
+    """FLOPs of attention: q (B, H, T, D), k (B, H, S, D), v (B, H, S, E)."""
     return 2 * q[0] * q[1] * q[2] * k[2] * (q[3] + v[3])
 
 
 def _attention_gradient_flops(
     gradient: Shape, q: Shape, k: Shape, v: Shape, *rest: object, **named: object
 ) -> int:
-    """Of the gradients of both factors of both products."""
+    """FLOPs of the gradients of both factors of both products."""
     return 2 * _attention_flops(q, k, v)
 
 
 def _convolution_gradient_flops(
     gradient: Shape, x: Shape, weight: Shape, *rest: Any, **named: object
 ) -> int:
-    """Of the gradients of the input and of the weight, (out, in / groups, ...), of which each is
-    wanted or not.
+    """FLOPs of the gradients of the input and of the weight (out, in / groups, ...),
+    as asked for.
     """
     transposed, wanted = rest[4], rest[7]
     places = x if transposed else gradient

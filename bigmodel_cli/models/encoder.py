@@ -1,8 +1,8 @@
 """Encoders: every position sees all others.
 
-BERT is a spec of it, as a masked language model and as a classifier of text.
+BERT is a spec of it, as a masked language model or as a text classifier.
 
-With a frontend it reads frames of sound, and labels or transcribes them.
+With a frontend it reads audio frames, and labels or transcribes them.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ from bigmodel_cli.roles import OUTER, Role
 
 
 class EncoderOptions(SkeletonOptions):
-    """An encoder: embedding, position, blocks of parts that see both sides; logits per position, or
-    of a label.
-    """
+    """An encoder: embedding, position, bidirectional blocks; logits per position, or of a label."""
 
     type: Literal["encoder"] = "encoder"
     outputs: ClassVar = ("tokens", "labels", "transcript", "tags")
@@ -82,11 +80,9 @@ class EncoderOptions(SkeletonOptions):
 
 
 class AnyEncoder(Model):
-    """An embedding or a frontend, blocks of parts that see both sides, and a head: of each
-    position, or of a row's label.
-    """
+    """An embedding or a frontend, bidirectional blocks, and a head per position or per row."""
 
-    stride = 1  # tokens or frames for each vector
+    stride = 1  # tokens or frames per vector
 
     def __init__(self, options: EncoderOptions, info: DatasetInfo) -> None:
         super().__init__()
@@ -111,22 +107,20 @@ class AnyEncoder(Model):
         init_normal(self, self.std, {})
 
     def add_inputs(self, options: EncoderOptions, info: DatasetInfo, faults: Faults) -> int:
-        """Build what reads the input, and find the longest sequence; the number of tokens, 0 for
-        frames.
-        """
+        """Build the input layers and find the longest sequence; returns V, 0 for frames."""
         raise NotImplementedError
 
     def weight_roles(self) -> dict[str, Role]:
-        """The logits are the last layer; of tokens, the one that the head ends in."""
+        """The logits' layer is the last one; of tokens, that of the head."""
         return {"head.logits.weight" if isinstance(self.head, TokenHead) else "head.weight": OUTER}
 
     def output_layers(self) -> tuple[str, ...]:
-        """Prefixes of the weights that a new task starts afresh."""
+        """Prefixes of the weights that a new task initialises anew."""
         return ("head", "pooler")
 
     def through(self, x: Tensor, real: Tensor) -> Tensor:
-        """(B, T, C), (B, T) bool -> (B, T, C)   vectors with their positions through the blocks;
-        padding is not looked at.
+        """(B, T, C), (B, T) bool -> (B, T, C)   through the blocks,
+        without attending to padding.
         """
         sequence = SequenceInfo(0, padding_segments(real), real=real)
         if self.position is not None:
@@ -140,9 +134,7 @@ class AnyEncoder(Model):
         return y
 
     def logits(self, x: Tensor, real: Tensor, at: Tensor | None = None) -> Tensor:
-        """(B, T, C) of which (B, T) are real -> logits of each position (or of those numbered
-        `at`), or (B, classes).
-        """
+        """(B, T, C), real (B, T) -> logits of each position (or of those `at`), or (B, classes)."""
         if not self.labels:
             logits: Tensor = self.head(x if at is None else x.flatten(0, 1)[at])
             return logits
@@ -159,13 +151,12 @@ class AnyEncoder(Model):
 
 
 class Encoder(AnyEncoder):
-    """(B, T) tokens, -1 where padded -> (B, T, V) logits of each token, or (B, classes) where the
-    data has labels or numbers.
+    """(B, T) tokens, padded with -1 -> (B, T, V) logits of each token, or (B, classes).
 
-    Where the data has tags, (B, T, classes) logits of each token's.
+    For data with tags: (B, T, classes) logits of each token's tag.
 
-    Devlin et al. 2019 (BERT): the logits of tokens come through a dense layer, GELU and norm, and
-    the tied embedding.
+    The logits of tokens are BERT's (Devlin et al. 2019): a dense layer, GELU, norm, and the tied
+    embedding.
     """
 
     inputs = ("tokens", "types")
@@ -177,19 +168,17 @@ class Encoder(AnyEncoder):
             self.head.logits.weight = self.embedding.weight
 
     def add_inputs(self, options: EncoderOptions, info: DatasetInfo, faults: Faults) -> int:
-        """Build what reads the tokens, and find the longest sequence; the number of tokens."""
+        """Build the embeddings and find the longest sequence; returns V."""
         vocab, self.max_len = vocab_and_length(
             options.vocab_size, options.max_len, info, "an encoder", faults
         )
         self.embedding = nn.Embedding(vocab, options.dim)
-        self.mask = nn.Parameter(
-            torch.zeros(options.dim)
-        )  # takes the place of a hidden token's embedding
+        self.mask = nn.Parameter(torch.zeros(options.dim))  # replaces a hidden token's embedding
         self.types = nn.Embedding(options.token_types, options.dim) if options.token_types else None
         return vocab
 
     def embed(self, tokens: Tensor, types: Tensor | None, masked: Tensor | None) -> Tensor:
-        """(B, T) tokens -> (B, T, C)   their vectors, the mask where `masked` is True."""
+        """(B, T) tokens -> (B, T, C)   embeddings, the mask's where `masked` is True."""
         x: Tensor = self.embedding(tokens.clamp(min=0))  # (B, T, C)
         if masked is not None:
             x = torch.where(masked[..., None], self.mask.to(x.dtype), x)
@@ -204,9 +193,7 @@ class Encoder(AnyEncoder):
     def features(
         self, tokens: Tensor, types: Tensor | None = None, masked: Tensor | None = None
     ) -> Tensor:
-        """(B, T) tokens -> (B, T, C)   what the blocks make of them; the mask stands where `masked`
-        is True.
-        """
+        """(B, T) tokens -> (B, T, C)   the blocks' output; hidden where `masked` is True."""
         return self.through(self.embed(tokens, types, masked), tokens >= 0)
 
     def forward(
@@ -216,25 +203,24 @@ class Encoder(AnyEncoder):
         masked: Tensor | None = None,
         at: Tensor | None = None,
     ) -> Tensor:
-        """Logits of each position's token (of N of the B x T positions alone, those numbered `at`:
-        (N, V)), or of each row's label.
+        """Logits of each position's token (with `at`, of N positions alone: (N, V)), or of the
+        label.
 
-        `types` are the kinds of the tokens (B, T).
+        `types` (B, T) are the token types.
         """
         return self.logits(self.features(tokens, types, masked), tokens >= 0, at)
 
 
 class FrameEncoder(AnyEncoder):
-    """(B, T, width) frames and their number (B,) in each row -> (B, classes), or (B, T', classes +
-    1) logits of units.
+    """(B, T, width) frames, lengths (B,) -> (B, classes), or (B, T', classes + 1) logits of units.
 
-    The units are those of a transcript, one for each vector, the blank last.
+    The units are those of a transcript, the blank last.
     """
 
     inputs = ("frames", "lengths")
 
     def add_inputs(self, options: EncoderOptions, info: DatasetInfo, faults: Faults) -> int:
-        """Build the frontend; there are no tokens.
+        """Build the frontend; returns 0, since there are no tokens.
 
         Raises `OptionError` where model and data do not agree on what is read.
         """
@@ -273,12 +259,12 @@ class FrameEncoder(AnyEncoder):
         return 0
 
     def out_lengths(self, lengths: Tensor) -> Tensor:
-        """(B,) frames in each row -> (B,) vectors that come out for them."""
+        """(B,) frames in each row -> (B,) vectors."""
         return self.frontend.lengths(lengths)
 
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Logits of each row's label, or of each vector's unit; `lengths` are the real frames of
-        each row (None: all).
+        """Logits of each row's label, or of each vector's unit; `lengths` counts real frames (None:
+        all).
         """
         x = self.frontend(frames, lengths)  # (B, T', C)
         place = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
@@ -302,6 +288,6 @@ class TokenHead(Module):
 
 
 def mean_of_real(x: Tensor, real: Tensor) -> Tensor:
-    """(B, T, C), (B, T) bool -> (B, C)   the mean over the positions that are no padding."""
+    """(B, T, C), (B, T) bool -> (B, C)   the mean over the positions that are not padding."""
     weight = real[..., None].to(x.dtype)
     return (x * weight).sum(1) / weight.sum(1).clamp(min=1)

@@ -1,6 +1,4 @@
-"""How much memory a training step takes beside the weights, found on the meta device by following
-the life of every tensor.
-"""
+"""Memory of a training step beside the weights, found on the meta device by following tensors."""
 
 from __future__ import annotations
 
@@ -11,20 +9,18 @@ from bigmodel_cli.lazy import Module, Tensor, torch
 
 
 def step_bytes(model: Module, *example: Tensor) -> int:
-    """The most bytes that are alive at once in a forward and a backward pass over `example`,
-    gradients of the weights included.
-    """
+    """Peak bytes of a forward and a backward pass over `example`, gradients of weights included."""
     return max(step_peaks(model, *example))
 
 
 def step_peaks(model: Module, *example: Tensor) -> tuple[int, int]:
-    """The same, up to the middle of the backward pass and after it.
+    """The peak up to the middle of the backward pass, and the peak after it.
 
-    Going back through equal blocks, the bytes change by the same amount from each to the next: the
-    most is at one of the ends, and each end's grows evenly with their number.
+    In the backward pass through equal blocks the bytes change by the same amount with each: the
+    peak is at one of the ends, and each end's grows linearly with their number.
 
-    `model` and `example` are on the meta device, in training; sizes are those of the precision that
-    the weights are in. The loss keeps a gradient as large as the output, as tasks/loss.py does.
+    `model` and `example` are on the meta device, in training; sizes are in the weights' precision.
+    The loss keeps a gradient as large as the output, as tasks/loss.py does.
     """
     weights = [p for p in model.parameters() if p.requires_grad]
     model.train()
@@ -37,8 +33,8 @@ def step_peaks(model: Module, *example: Tensor) -> tuple[int, int]:
 
 
 def following(known: list[Tensor]) -> Any:
-    """A context whose `course` is the most bytes alive in each operation inside; `known` tensors do
-    not count.
+    """A context whose `course` has the peak bytes of each operation;
+    `known` tensors do not count.
     """
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves

@@ -1,4 +1,4 @@
-"""What stands before an encoder that reads sound: frames become vectors, fewer of them."""
+"""The frontend of an encoder of sound: frames become fewer vectors."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from bigmodel_cli.roles import OUTER, Role
 
 
 class ConvFrontendOptions(Options):
-    """Convolutions over time, each of stride 2 halving the frames, with GELU after each (as in
-    Whisper, Radford et al. 2022).
-    """
+    """Convolutions over time with GELU, of stride 2, as in Whisper (Radford et al. 2022)."""
 
     type: Literal["conv"] = "conv"
     stride: Literal[1, 2, 4, 8] = Field(
@@ -40,13 +38,11 @@ class ConvFrontendOptions(Options):
 
 
 class ConvFrontend(Module):
-    """(B, T, width), (B,) -> (B, ceil(T / stride), C)   convolutions over time, blind to what lies
-    behind a row's length.
+    """(B, T, width), (B,) -> (B, ceil(T / stride), C)   convolutions over time.
 
-    The first keeps the number of frames, each further one halves it. What it puts out behind a
-    row's length is zero, as the frames there must be: a row gives the same alone and beside longer
-    ones. Weights and biases start as PyTorch's layers do, evenly within +-1 / sqrt(inputs), as
-    Whisper's.
+    The first keeps the number of frames, each further one halves it. Outputs beyond a row's length
+    are zero, as the frames there must be: a row gives the same alone and padded. Initialisation is
+    PyTorch's default, uniform within +-1 / sqrt(inputs), as Whisper's.
     """
 
     def __init__(self, options: ConvFrontendOptions, width: int, dim: int) -> None:
@@ -65,7 +61,7 @@ class ConvFrontend(Module):
         return {"convs.0.weight": OUTER}
 
     def lengths(self, lengths: Tensor) -> Tensor:
-        """How many vectors come of so many frames."""
+        """(B,) frames -> (B,) vectors."""
         return (lengths + self.stride - 1) // self.stride
 
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:

@@ -1,6 +1,4 @@
-"""How the weights of a skeleton start, and the cache of its blocks; what decoder, encoder, seq2seq
-and vit have in common.
-"""
+"""Weight initialisation and the generation cache, shared by the skeletons."""
 
 from __future__ import annotations
 
@@ -21,15 +19,15 @@ RESIDUAL_OUTPUTS = (".mixer.out", ".cross.out", ".ffn.down", ".ffn.shared.down")
 
 
 def init_normal(model: Module, std: float, stacks: Mapping[str, Iterable[Any]]) -> None:
-    """GPT-2's start (Radford et al. 2019): normal of one deviation, zero biases, and what closes a
-    slot scaled down.
+    """GPT-2's initialisation (Radford et al. 2019): normal, zero biases, scaled residual outputs.
 
-    The last layer of each slot is divided by the square root of the slots of its stack of blocks,
-    two a block as a rule, so that the stream's variance does not grow with depth; `stacks` names
-    the stacks of the model, none for no scaling, as in BERT (Devlin et al. 2019, whose code cuts
-    the normal off at two deviations; transformers' does not). Tables of positions start as other
-    embeddings do (OpenAI's code: half as wide). Experts start as a dense network; what a part drew
-    for weights of its own kind (decays, short convolutions, lambdas) stays.
+    The last layer of each slot is divided by the square root of the number of slots in its stack of
+    blocks, usually two per block, so that the residual stream's variance does not grow with depth.
+    `stacks` names the model's stacks; without any there is no scaling, as in BERT (Devlin et al.
+    2019, whose code truncates the normal at two deviations; transformers' does not). Position
+    tables are drawn as other embeddings (OpenAI's code: half as wide), experts as a dense network.
+    Parameters that a part initialises itself (decays, short convolutions, lambdas) are left
+    unchanged.
     """
     steps = {
         f"{name}.": sum(len(block.filled()) for block in blocks) for name, blocks in stacks.items()
@@ -56,12 +54,11 @@ def init_normal(model: Module, std: float, stacks: Mapping[str, Iterable[Any]]) 
 
 
 def init_xavier(model: Module, dim: int) -> None:
-    """The original Transformer's start: Glorot's uniform for matrices, embeddings of deviation 1 /
-    sqrt(C), zero biases.
+    """The original Transformer's initialisation: Glorot's uniform, embeddings of std 1 / sqrt(C).
 
-    Vaswani et al. 2017 scale embeddings by sqrt(C); their code (tensor2tensor) draws them so, and
-    matrices after Glorot, those of queries, keys and values each by itself, as also experts here.
-    The matrix of the logits is an embedding too, shared or not.
+    Biases are zero. Vaswani et al. 2017 scale embeddings by sqrt(C); their code (tensor2tensor)
+    draws them so, and matrices after Glorot, those of queries, keys and values each by itself, as
+    also experts here. The matrix of the logits is an embedding too, shared or not.
     """
     glorot(model)
     for name, module in model.named_modules():
@@ -70,17 +67,17 @@ def init_xavier(model: Module, dim: int) -> None:
 
 
 def glorot(model: Module) -> None:
-    """Glorot's uniform for every matrix of linear layers and experts, zero biases (Glorot and
-    Bengio 2010).
+    """Glorot's uniform for the matrices of linear layers and experts, zero biases.
 
-    Within +-sqrt(6 / (inputs + outputs)), of each matrix where a layer computes several.
+    Glorot and Bengio 2010: within +-sqrt(6 / (inputs + outputs)), of each matrix where a layer
+    holds several.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    for module in model.modules():  # anew, after the layers that they are in
+    for module in model.modules():  # again, after the layers that they are in
         for pieces in own_matrices(module).values():
             for piece in pieces:
                 bound = math.sqrt(6 / (piece.shape[-1] + piece.shape[:-1].numel()))
@@ -89,10 +86,9 @@ def glorot(model: Module) -> None:
 
 @dataclass
 class Cache:
-    """What the blocks keep of the positions so far: a dictionary of slots for each block, and the
-    segments (B, length).
+    """The generation cache: each block's slots by name, and the segment ids (B, length).
 
-    `memory` is what an encoder-decoder has read.
+    `memory` is an encoder-decoder's encoded source.
     """
 
     blocks: list[dict[str, Any]]
@@ -101,10 +97,10 @@ class Cache:
     memory: SequenceInfo = SINGLE_DOCUMENT
 
     def advance(self, count: int, segments: Tensor | None, sequence: SequenceInfo) -> SequenceInfo:
-        """Take in `count` positions, whose segments (B, count) are those of the last position where
-        None; what the blocks are told.
+        """Add `count` positions; returns the blocks' `SequenceInfo`.
 
-        `sequence` says what is beside them (a memory), and which of them are real.
+        `segments` (B, count) are those of the last position where None. `sequence` has the memory,
+        and says which positions are real.
         """
         start = self.length
         if self.segments is None:
@@ -118,11 +114,10 @@ class Cache:
         )
 
     def select(self, rows: Tensor, sources: Tensor | None = None) -> None:
-        """Keep these rows, in this order (some perhaps several times), and of what was read from a
-        memory these sources.
+        """Keep these rows, in this order (repeats allowed), and of the memory these sources.
 
-        Rows may be several to a source, as the hypotheses of a beam search are: then the memory's
-        keys and values are kept once.
+        Several rows may share a source, as the hypotheses of a beam search do; the memory's keys
+        and values are then kept once.
         """
         for block in self.blocks:
             for slot, kept in block.items():
@@ -145,17 +140,15 @@ def new_cache(blocks: nn.ModuleList, batch: int, max_len: int) -> Cache:
 
 
 def max_generation_length(model: Module, position: Module | None, max_len: int) -> int:
-    """How many positions a model can generate over: `max_len` where a part has a table or a cache
-    of that size.
-    """
+    """The most positions of generation: `max_len` where a part has a table or a cache of it."""
     return max_len if is_limited(model) or position is not None else UNLIMITED
 
 
 def vocab_and_length(
     vocab_size: int | None, max_len: int | None, info: DatasetInfo, kind: str, faults: Faults
 ) -> tuple[int, int]:
-    """(vocabulary, longest sequence) of a model that reads tokens, checked against the data; of
-    what is not known, 1.
+    """(vocabulary, longest sequence) of a model of tokens, checked against the data;
+    1 if unknown.
     """
     vocab, length = vocab_size or info.vocab_size, max_len or info.context
     with faults.under("model.vocab_size"):

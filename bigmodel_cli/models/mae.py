@@ -1,5 +1,5 @@
-"""The decoder of a masked autoencoder: hidden patches from what an encoder makes of the visible
-ones (He et al. 2022).
+"""The decoder of a masked autoencoder: hidden patches from encoded visible ones (He et al.
+2022).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from bigmodel_cli.roles import OUTER, Role
 
 
 class ReconstructOptions(Options):
-    """A light decoder over all patches: mask tokens at the hidden places, blocks, and a linear
-    layer to pixels.
+    """A light decoder over all patches: mask tokens for the hidden ones, blocks,
+    a layer to pixels.
     """
 
     dim: Count = Field(description="width of the decoder's sequence, a multiple of 4")
@@ -37,11 +37,10 @@ class ReconstructOptions(Options):
 
 
 class PatchDecoder(Module):
-    """(B, F + K, C), (B, K) -> (B, N, P)   P pixel values of each of N patches, from K of them and
-    F tokens before them.
+    """(B, F + K, C), (B, K) -> (B, N, P)   pixels of all N patches from K of them.
 
-    He et al. 2022, section 3: positions are fixed sines and cosines; one learned vector stands for
-    every hidden patch.
+    P pixel values per patch; F tokens come before the patches. He et al. 2022, section 3: positions
+    are fixed sines and cosines; one learned vector stands for every hidden patch.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class PatchDecoder(Module):
         super().__init__()
         self.first = first
         self.enter = nn.Linear(dim, options.dim)
-        self.mask = nn.Parameter(torch.empty(options.dim))  # stands at every hidden place
+        self.mask = nn.Parameter(torch.empty(options.dim))  # for every hidden patch
         self.register_buffer(
             "table", sines_of_grid(grid, options.dim, first)[None], persistent=False
         )  # (1, F + N, D)
@@ -71,11 +70,11 @@ class PatchDecoder(Module):
         nn.init.normal_(self.mask, std=std)
 
     def weight_roles(self) -> dict[str, Role]:
-        """Pixels are what the last layer puts out."""
+        """The last layer's outputs are pixels."""
         return {"pixels.weight": OUTER}
 
     def forward(self, x: Tensor, visible: Tensor) -> Tensor:
-        """The pixels of every patch; `visible` says which patches x holds, in its order."""
+        """The pixels of every patch; `visible` has the indices of x's patches, in order."""
         x = self.enter(x)
         table: Tensor = self.get_buffer("table")
         count = table.shape[1] - self.first
@@ -92,9 +91,7 @@ class PatchDecoder(Module):
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:
-    """(B, C', H, W) -> (B, N, P)   the patches in rows, the values of each by row, column and
-    channel.
-    """
+    """(B, C', H, W) -> (B, N, P)   patches in row-major order, values by row, column, channel."""
     x = images.unflatten(3, (-1, patch)).unflatten(
         2, (-1, patch)
     )  # (B, C', rows, patch, columns, patch)
@@ -103,9 +100,7 @@ def patchify(images: Tensor, patch: int) -> Tensor:
 
 
 def unpatchify(patches: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
-    """(B, N, P) -> (B, C', H, W)   the inverse of `patchify` for so many rows and columns of
-    patches.
-    """
+    """(B, N, P) -> (B, C', H, W)   the inverse of `patchify`; `grid` is rows, columns."""
     x = patches.unflatten(2, (patch, patch, -1)).unflatten(
         1, grid
     )  # (B, rows, columns, patch, patch, C')

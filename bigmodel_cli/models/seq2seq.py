@@ -1,4 +1,4 @@
-"""Encoder-decoders: a source is read as a whole, a target is written token by token.
+"""Encoder-decoders: a source is encoded as a whole, a target is generated token by token.
 
 The Transformer of 2017 is a spec of it.
 """
@@ -32,9 +32,7 @@ from bigmodel_cli.roles import OUTER, Role
 
 
 class Seq2SeqOptions(SkeletonOptions):
-    """An encoder and a decoder that reads it through cross-attention; post-norm by default, as in
-    2017.
-    """
+    """An encoder, and a decoder that reads it through cross-attention; post-norm by default."""
 
     type: Literal["seq2seq"] = "seq2seq"
     outputs: ClassVar = ("target",)
@@ -89,9 +87,7 @@ class Seq2SeqOptions(SkeletonOptions):
 
 
 class Seq2Seq(Model):
-    """source (B, S), target (B, T), -1 where padded -> (B, T, V) logits of what follows each target
-    token (Vaswani et al. 2017).
-    """
+    """source (B, S), target (B, T), padded with -1 -> (B, T, V) logits (Vaswani et al. 2017)."""
 
     inputs = ("source", "target")
     can_generate = True
@@ -127,7 +123,7 @@ class Seq2Seq(Model):
             self.head.weight = self.target_embedding.weight
 
     def weight_roles(self) -> dict[str, Role]:
-        """The logits are the last layer."""
+        """The logits' layer is the last one."""
         return {"head.weight": OUTER}
 
     def output_layers(self) -> tuple[str, ...]:
@@ -135,7 +131,7 @@ class Seq2Seq(Model):
         return ("head",)
 
     def encode(self, source: Tensor) -> SequenceInfo:
-        """The memory (B, S, C) that the decoder reads, and which of its positions are real."""
+        """The memory (B, S, C) and which of its positions are real."""
         real = source >= 0
         sequence = SequenceInfo(0, padding_segments(real), real=real)
         x = self.embed(self.source_embedding, source, sequence)
@@ -146,8 +142,8 @@ class Seq2Seq(Model):
         return SequenceInfo(memory=x, memory_mask=None if sequence.segment_ids is None else real)
 
     def decode(self, target: Tensor, read: SequenceInfo, cache: Cache | None = None) -> Tensor:
-        """Logits (B, T, V) for a target that reads the memory in `read`; padding stands at the
-        target's end.
+        """Logits (B, T, V) of a target that attends to the memory in `read`; it is padded at its
+        end.
         """
         count = target.shape[1]
         sequence = replace(read, real=target >= 0)
@@ -175,7 +171,7 @@ class Seq2Seq(Model):
         return new_cache(self.decoder, batch, max_len or self.max_len)
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
-        """Logits of what follows each target token."""
+        """Logits of the token after each target token."""
         return self.decode(target, self.encode(source))
 
     def generator(self, source: Tensor | None = None) -> ConditionedDecoder:
@@ -185,7 +181,7 @@ class Seq2Seq(Model):
 
 
 class ConditionedDecoder:
-    """A decoder that has read its sources, with the interface of a decoder alone."""
+    """A decoder conditioned on its sources, with the interface of a decoder alone."""
 
     def __init__(self, model: Seq2Seq, source: Tensor) -> None:
         self.model, self.limit = model, model.limit
@@ -193,14 +189,14 @@ class ConditionedDecoder:
             self.read = model.eval().encode(source)
 
     def eval(self) -> None:
-        """It is evaluating already."""
+        """Nothing to do: it is in evaluation mode."""
 
     def new_cache(self, batch: int, max_len: int | None = None) -> Cache:
-        """An empty cache, with what was read."""
+        """An empty cache with the encoded sources."""
         return replace(self.model.new_cache(batch, max_len), memory=self.read)
 
     def __call__(
         self, tokens: Tensor, cache: Cache | None = None, segments: Tensor | None = None
     ) -> Tensor:
-        """Logits (B, T, V) of tokens that follow what is in the cache."""
+        """Logits (B, T, V) of tokens that continue the cache."""
         return self.model.decode(tokens, self.read if cache is None else cache.memory, cache)

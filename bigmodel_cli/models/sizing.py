@@ -1,5 +1,5 @@
-"""Watching what the building of a model asks memory for, before it is taken; and building without
-filling.
+"""Checking a model's memory while it is built, before it is allocated;
+and building without values.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from typing import Any
 from bigmodel_cli.lazy import nn, torch
 
 FILLS = frozenset({"normal_", "uniform_", "fill_", "zero_"})
-"""What draws or sets first weights: on the meta device it does nothing, and imports the compiler.
-"""
+"""Initialisers: on the meta device they do nothing, but would import the compiler."""
 
 
 class Oversize(Exception):
-    """More memory is asked for than there is room: the shape of the tensor that did not fit, and
+    """More memory is asked for than there is: the shape of the tensor that did not fit,
     its bytes.
     """
 
@@ -28,11 +27,10 @@ class Oversize(Exception):
 
 @contextlib.contextmanager
 def watched(room: float) -> Iterator[Any]:
-    """Inside, tensors that are made from a shape count, and `Oversize` is raised before they pass
-    `room` bytes in all.
+    """Inside, `Oversize` is raised before new tensors exceed `room` bytes in all.
 
-    Weights are such tensors. On the meta device nothing counts and nothing is filled; what is given
-    has the `shape` asked for last.
+    Tensors made from a shape count, as weights are. On the meta device nothing counts and nothing
+    is filled. The context has the `shape` asked for last.
     """
     from torch.overrides import TorchFunctionMode
 

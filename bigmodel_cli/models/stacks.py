@@ -1,6 +1,4 @@
-"""Long stacks of equal blocks, measured by short ones: what they cost grows by the same amount with
-each block.
-"""
+"""Long stacks of equal blocks, measured by short ones: costs are linear in the number of blocks."""
 
 from __future__ import annotations
 
@@ -13,15 +11,15 @@ from bigmodel_cli.models.base import AnyModelOptions
 from bigmodel_cli.models.block import BlockOptions
 
 LONG, KEPT = 16, 4
-"""More equal blocks than `LONG` in a row are measured as `KEPT` and as one more."""
+"""More than `LONG` equal blocks in a row are measured with `KEPT` and with one more."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Equal blocks in a row: the option that lists them, their first number there, how many, and
-    the first among those kept.
+    """Equal blocks in a row: their option, first index there, number, and first index when
+    shortened.
     """
 
     name: str
@@ -38,8 +36,8 @@ class Stack:
 def shortened(
     options: AnyModelOptions,
 ) -> tuple[AnyModelOptions, list[Stack], list[AnyModelOptions]]:
-    """The options with `KEPT` blocks for each long stack, all stacks, and for each long one the
-    options with one block more.
+    """The options with `KEPT` blocks per long stack, all stacks, and per long one the options with
+    one more block.
     """
     stacks: list[Stack] = []
     lists: dict[str, list[BlockOptions]] = {}
@@ -67,8 +65,8 @@ def shortened(
 
 
 def extended(stacks: list[Stack], short: int, more: Sequence[int]) -> int:
-    """What the whole model costs, where the short one costs `short`, and those with a block more
-    `more`.
+    """The whole model's cost from the short one's (`short`) and those with one more block
+    (`more`).
     """
     long = [stack for stack in stacks if stack.count > LONG]
     return short + sum((s.count - s.kept) * (m - short) for s, m in zip(long, more, strict=True))
@@ -77,10 +75,10 @@ def extended(stacks: list[Stack], short: int, more: Sequence[int]) -> int:
 def in_whole(
     stacks: list[Stack], short: list[T], path: Callable[[T], str], moved: Callable[[T, str], T]
 ) -> list[T]:
-    """What the whole model has (layers, weights) from what the short one has: a long stack's first
-    block stands for those left out.
+    """The whole model's items (layers, weights) from the short one's.
 
-    `path` is where an item is in the short model, and `moved` gives the same one at another place.
+    A long stack's first block stands for those left out. `path` gives an item's path in the short
+    model, and `moved` the same item at another path.
     """
     found: list[T] = []
     block = _block(stacks)
@@ -96,7 +94,7 @@ def in_whole(
 
 
 def _block(stacks: list[Stack]) -> Callable[[str], tuple[str, int]]:
-    """Which block a path is in: the list's name and the number in it; ("", 0) where none."""
+    """The block of a path: the list's name and the index in it; ("", 0) where there is none."""
     names = {stack.name for stack in stacks}
 
     def block(path: str) -> tuple[str, int]:
@@ -108,7 +106,7 @@ def _block(stacks: list[Stack]) -> Callable[[str], tuple[str, int]]:
 
 
 def _numbers(stacks: list[Stack], name: str, number: int) -> Iterator[int]:
-    """The numbers in the whole model of the blocks that one of the short model stands for."""
+    """The indices in the whole model of the blocks that one of the short model stands for."""
     stack = next(s for s in stacks if s.name == name and s.short <= number < s.short + s.kept)
     left_out, place = stack.count - stack.kept, number - stack.short
     yield from (

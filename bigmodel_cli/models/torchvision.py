@@ -18,7 +18,7 @@ from bigmodel_cli.roles import GAIN, OUTER, Role
 LAST_MAPS = {
     "alexnet": "features",
     "convnext": "features",
-    "densenet": "features",  # rectified in place behind it
+    "densenet": "features",  # followed by an in-place ReLU
     "efficientnet": "features",
     "googlenet": "inception5b",
     "inception": "Mixed_7c",
@@ -29,17 +29,17 @@ LAST_MAPS = {
     "resnet": "layer4",
     "resnext": "layer4",
     "shufflenet": "conv5",
-    "squeezenet": "classifier.2",  # a map for each class, of which the logits are the means
+    "squeezenet": "classifier.2",  # a map per class, whose means are the logits
     "swin": "permute",  # channels first again
     "vgg": "features",
     "wide_resnet": "layer4",
 }
-"""Family -> the module whose output enters the pooling behind which there is no image any more."""
+"""Family -> the module whose output enters the last pooling."""
 
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
-"""Further heads, for training, which networks are built without here."""
+"""Auxiliary heads, which networks are built without here."""
 _OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
-"""DenseNet's files call norm1 and conv2 so: norm.1, conv.2."""
+"""DenseNet's files say norm.1 and conv.2 for norm1 and conv2."""
 
 
 class TorchvisionOptions(AnyModelOptions):
@@ -121,7 +121,7 @@ def build_torchvision(options: TorchvisionOptions, info: DatasetInfo) -> Torchvi
 
 
 def _load_pretrained(network: TorchvisionModel, options: TorchvisionOptions) -> None:
-    """Fill in downloaded weights, all but a head of another size.
+    """Load downloaded weights, all but a head of another size.
 
     Raises `OptionError` where others do not fit.
     """
@@ -166,7 +166,7 @@ def _load_pretrained(network: TorchvisionModel, options: TorchvisionOptions) -> 
 
 
 def fitting(network: TorchvisionModel, given: Mapping[str, Tensor], name: str) -> list[str]:
-    """The network's tensors that are not to be filled: those of the head where it has another size.
+    """The network's tensors that are not loaded: those of a head of another size.
 
     Raises `OptionError` where another is missing, too many, or of another shape.
     """
@@ -196,14 +196,12 @@ def fitting(network: TorchvisionModel, given: Mapping[str, Tensor], name: str) -
 
 
 class TorchvisionModel(Model):
-    """(B, 3, H, W) -> (B, classes)   what makes a `Model` of a network of torchvision, whose class
-    it stands before.
-    """
+    """(B, 3, H, W) -> (B, classes)   makes a network of torchvision a `Model`."""
 
     name: str
 
     def output_layers(self) -> tuple[str, ...]:
-        """The last linear layer, or the last convolution where there is none after it (SqueezeNet)."""
+        """The last linear layer or convolution (SqueezeNet)."""
         return (self.matrices()[-1],)
 
     def matrices(self) -> list[str]:
@@ -211,18 +209,16 @@ class TorchvisionModel(Model):
         return [n for n, m in self.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
 
     def weight_roles(self) -> dict[str, Role]:
-        """The first convolution reads the image, the last layer makes the logits; Swin v2 makes its
-        position biases by networks.
-        """
+        """First and last layers; Swin v2 computes its position biases by small networks."""
         layers = self.matrices()
         biases = {f"{name}.weight": GAIN for name in layers if ".cpb_mlp." in name}
         return {**biases, f"{layers[0]}.weight": OUTER, f"{layers[-1]}.weight": OUTER}
 
     def last_feature_layer(self) -> Module:
-        """The module whose output (B, K, h, w), after what is done to it in place, enters the last
-        pooling: for Grad-CAM.
+        """The module whose output (B, K, h, w) enters the last pooling, for Grad-CAM.
 
-        Raises `SpecError` for a network that looks by attention, or of a family that is not known.
+        Its output may be changed in place before that. Raises `SpecError` for a network of
+        attention, or of an unknown family.
         """
         path = next(
             (path for family, path in LAST_MAPS.items() if self.name.startswith(family)), None
@@ -236,8 +232,8 @@ class TorchvisionModel(Model):
 
 
 def as_model(network: Module, name: str) -> TorchvisionModel:
-    """Make a network of torchvision a model in place: it keeps its weights, their names, and the
-    name of its class.
+    """Make a network of torchvision a `Model` in place; its weights, their names and its class name
+    stay.
     """
     own = type(network)
     network.__class__ = type(own.__name__, (TorchvisionModel, own), {"name": name})

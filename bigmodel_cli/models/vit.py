@@ -72,7 +72,7 @@ class ViTOptions(SkeletonOptions):
         return ViT(self, info)
 
     def check_output(self, output: str, task: str) -> None:
-        """With a decoder it rebuilds hidden patches, and without one it labels."""
+        """With a decoder it reconstructs hidden patches, without one it labels."""
         if self.reconstruct is None and output == "patches":
             raise ValueError(
                 f"task.type: {task} rebuilds hidden patches, and model.type: vit has no decoder;"
@@ -103,8 +103,8 @@ class ViT(Model):
     """(B, C', H, W) -> (B, classes)   patches, blocks, head (Dosovitskiy et al. 2021).
 
     Positions are learned, one for the class token and each patch, or fixed (Beyer et al. 2022);
-    registers have none. With `reconstruct` a decoder takes the head's place, and the network is a
-    masked autoencoder (He et al. 2022); the names of all other weights are the same.
+    registers have none. With `reconstruct` a decoder replaces the head, and the network is a masked
+    autoencoder (He et al. 2022); the names of all other weights are the same.
     """
 
     grid: tuple[int, int]
@@ -152,13 +152,13 @@ class ViT(Model):
         self.start()
 
     def start(self) -> None:
-        """First weights as in the authors' code (google-research/vision_transformer,
+        """Initialise as the authors' code (google-research/vision_transformer,
         facebookresearch/mae).
 
         Matrices of the blocks: Glorot's uniform; biases: zero, of feed-forward layers normal of
         deviation 1e-6. Patches: truncated normal of variance 1 / inputs (LeCun), with bias zero;
-        positions, relative ones too: normal of `init_std`; class token and head: zero. The
-        autoencoder's patches start after Glorot, biases at zero, its class token and mask normal of
+        positions, relative ones too: normal of `init_std`; class token and head: zero. An
+        autoencoder's patches: Glorot's uniform, with bias zero; its class token and mask: normal of
         `init_std`. Registers: normal of deviation 1e-6, as in DINOv2 (they have no positions, and
         equal ones would stay equal).
         """
@@ -169,7 +169,7 @@ class ViT(Model):
         if alone:
             truncated = (
                 fan_in**-0.5 / 0.87962566103423978
-            )  # which has lost the part beyond two deviations
+            )  # the deviation after truncation at two deviations
             nn.init.trunc_normal_(patches.weight, std=truncated, a=-2 * truncated, b=2 * truncated)
         else:
             nn.init.xavier_uniform_(patches.weight.detach().flatten(1))
@@ -194,18 +194,18 @@ class ViT(Model):
         return sines_of_grid(self.grid, self.options.dim, self.first)[None]
 
     def build_decoder(self, options: ReconstructOptions, channels: int) -> PatchDecoder:
-        """What rebuilds the patches."""
+        """The decoder that reconstructs patches."""
         pixels = channels * self.options.patch**2
         return PatchDecoder(
             options, self.options.dim, self.grid, self.first, pixels, self.options.init_std
         )
 
     def weight_roles(self) -> dict[str, Role]:
-        """The patches' kernel is the first layer, the logits are the last."""
+        """The patches' kernel is the first layer, the logits' layer the last."""
         return {"patches.weight": OUTER} | ({"head.weight": OUTER} if self.head is not None else {})
 
     def output_layers(self) -> tuple[str, ...]:
-        """Prefixes of the weights that a new task starts afresh."""
+        """Prefixes of the weights that a new task initialises anew."""
         return ("head", "decoder")
 
     def patchify(self, images: Tensor) -> Tensor:
@@ -217,16 +217,16 @@ class ViT(Model):
         return unpatchify(patches, self.options.patch, self.grid)
 
     def embed(self, images: Tensor) -> Tensor:
-        """(B, C', H, W) -> (B, N, C)   the patches with their positions, without class token and
-        registers.
+        """(B, C', H, W) -> (B, N, C)   patches with positions,
+        without class token and registers.
         """
         x = self.patches(images).flatten(2).transpose(1, 2)  # (B, N, C)
         y: Tensor = x + self.table[:, self.first :]
         return y
 
     def features(self, patches: Tensor) -> Tensor:
-        """(B, N, C) -> (B, 1 + N, C)   patches (all, or some of them) through the blocks, the class
-        token first if there is one.
+        """(B, N, C) -> (B, 1 + N, C)   patches (all or some) through the blocks, any class token
+        first.
         """
         x, batch = patches, len(patches)
         if self.cls is not None:
@@ -241,8 +241,8 @@ class ViT(Model):
         return y
 
     def forward(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
-        """The logits of each image; of an autoencoder, which sees the patches `visible` (B, K)
-        alone, all pixels (B, N, P).
+        """The logits of each image; of an autoencoder, all pixels (B, N, P) from patches `visible`
+        (B, K).
         """
         x = self.embed(images)
         if self.decoder is not None:

@@ -1,7 +1,7 @@
-"""Building a network that a file describes, where the weights at hand say how large it can be.
+"""Building a network from an untrusted spec, bounded by the size of the weights at hand.
 
-A spec of a few words may describe a network that no machine holds, or one that takes minutes to
-build. Where weights are there, what does not fit them is given up before it takes memory.
+A short spec may describe a network that no machine holds, or one that takes minutes to build. Where
+there are weights, a network that cannot be theirs is refused before it takes memory.
 """
 
 from __future__ import annotations
@@ -15,18 +15,16 @@ from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.lazy import Tensor, torch
 
 SPARE, TIMES = 4_000_000, 30
-"""Numbers that a network may have beside, and for each of, the weights at hand: tables of
-positions, a new head.
+"""Numbers allowed beside the weights at hand, and per number of them: position tables, a new head.
 """
 SPARE_MODULES, MODULES = 1_000, 20
-"""Modules, likewise, beside and for each tensor."""
+"""Modules allowed beside, and per tensor."""
 FACTORIES = ("empty", "zeros", "ones", "full", "rand", "randn", "eye")
 
 
 @contextlib.contextmanager
 def within(weights: Mapping[str, Tensor], classes: int = 0) -> Iterator[None]:
-    """Inside, modules and tensors are made only while they are few enough for `weights` and a new
-    head of `classes`.
+    """Inside, no more modules and tensors are made than fit `weights` and a new head of `classes`.
 
     Raises `CheckpointError` before the tensor that is too large is made.
     """
@@ -63,14 +61,14 @@ def within(weights: Mapping[str, Tensor], classes: int = 0) -> Iterator[None]:
 
 
 class Budget:
-    """Counts what is built, and raises `CheckpointError` where it is more than may be."""
+    """Counts what is built, and raises `CheckpointError` beyond the bound."""
 
     def __init__(self, numbers: int, modules: int, held: int) -> None:
         self.numbers, self.modules, self.held = numbers, modules, held
         self.used = self.made = 0
 
     def allow(self, size: int) -> None:
-        """Take note of a tensor of so many numbers that is about to be made."""
+        """Count a tensor of `size` numbers that is about to be made."""
         if self.used + size > self.numbers:
             raise CheckpointError(
                 f"the spec describes a network of {self.used + size:,} numbers or more, with its"
@@ -95,8 +93,8 @@ class Budget:
 
 
 def asked(name: str, args: tuple[Any, ...]) -> int:
-    """How many numbers a call of torch is about to make, where that may be more than its arguments
-    hold; else 0.
+    """How many numbers a torch call will make, where that may be more than its arguments hold; else
+    0.
     """
     if name in FACTORIES:
         sizes = args[0] if args and isinstance(args[0], list | tuple) else args

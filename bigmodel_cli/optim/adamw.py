@@ -14,10 +14,10 @@ from bigmodel_cli.roles import Weight
 
 
 class AdamWOptions(AnyOptimizerOptions):
-    """AdamW (Loshchilov and Hutter 2019); with `weight_decay: 0` it is Adam (Kingma and Ba 2015)."""
+    """AdamW (Loshchilov and Hutter 2019); with `weight_decay: 0` Adam (Kingma and Ba 2015)."""
 
     type: Literal["adamw"] = "adamw"
-    state_per_param: ClassVar[int] = 2  # of the weights, in the optimizer's state
+    state_per_param: ClassVar[int] = 2  # copies of the weights in the optimizer's state
     lr: Positive = Field(1e-3, description="peak learning rate")
     betas: Annotated[list[Probability], Field(min_length=2, max_length=2)] = Field(
         [0.9, 0.999],
@@ -29,9 +29,7 @@ class AdamWOptions(AnyOptimizerOptions):
     )
 
     def scratch(self, sizes: list[int]) -> int:
-        """Bytes that an update needs for itself, for weights of these sizes in bytes: none, the
-        kernel is fused.
-        """
+        """Temporary bytes of an update of weights of these sizes: none, the kernel is fused."""
         return 0
 
     def build(self, weights: Iterable[Weight]) -> AdamW:

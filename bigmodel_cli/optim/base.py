@@ -1,5 +1,5 @@
-"""What every optimizer is, and what its options answer: a new one is a file with both, and a name
-in the table.
+"""The base classes of optimizers and their options: a new one is a file with both, and a name in
+the table.
 
 Our own few lines around PyTorch's fused and foreach kernels: `torch.optim.Optimizer` imports the
 compiler on first use, which costs as much start-up time as half of torch itself, and its state has
@@ -26,13 +26,13 @@ class AnyOptimizerOptions(Options):
     type: str
     lr: Positive = Field(description="peak learning rate")
     state_per_param: ClassVar[int]
-    """Of the weights, in the optimizer's state."""
+    """Copies of the weights in the optimizer's state."""
     averages: ClassVar[bool] = False
     """Whether the optimizer itself averages the weights that are evaluated and saved."""
 
     def scratch(self, sizes: list[int]) -> int:
-        """Bytes that an update needs for itself, for weights of these sizes in bytes: here the
-        scaled gradients.
+        """Temporary bytes of an update of weights of these sizes in bytes: here the scaled
+        gradients.
         """
         return sum(sizes)
 
@@ -41,9 +41,7 @@ class AnyOptimizerOptions(Options):
         """The optimizer of these weights."""
 
     def remarks(self, last: float) -> list[str]:
-        """What is to be said of a run whose learning rate ends at this fraction of its peak: for
-        people.
-        """
+        """Warnings about a run whose learning rate ends at this fraction of its peak."""
         return []
 
     def mover(self, role: Role) -> tuple[str, float]:
@@ -52,7 +50,7 @@ class AnyOptimizerOptions(Options):
 
 
 class Optimizer(ABC):
-    """Common to all optimizers: weights in groups with and without decay, and named state tensors."""
+    """Base of all optimizers: weights in groups with and without decay, and named state tensors."""
 
     slots: tuple[str, ...] = ()
 
@@ -68,13 +66,11 @@ class Optimizer(ABC):
         self.state = {slot: [torch.zeros_like(p) for p in self.parameters] for slot in self.slots}
         self.averaged: dict[
             str, torch.Tensor
-        ] = {}  # weights to evaluate and save in place of the parameters, by name
+        ] = {}  # weights to evaluate and save instead of the parameters, by name
         self.steps = 0
 
     def gradients(self) -> list[torch.Tensor]:
-        """The gradients, in the order of `parameters`; zeros for a parameter that took no part in
-        the loss.
-        """
+        """The gradients, in the order of `parameters`; zeros for a parameter that has none."""
         for p in self.parameters:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
@@ -94,7 +90,7 @@ class Optimizer(ABC):
         }
 
     def load_state_dict(self, tensors: dict[str, torch.Tensor], steps: int) -> None:
-        """Copy a saved state back.
+        """Restore a saved state.
 
         Raises `KeyError` or `RuntimeError` where names or shapes differ.
         """

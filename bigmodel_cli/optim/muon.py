@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrices are made orthogonal."""
+"""Muon: momentum with orthogonalised matrices."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from bigmodel_cli.roles import Role, Weight
 
 
 class MuonOptions(AnyOptimizerOptions):
-    """Muon (Jordan et al. 2024) for hidden matrices and kernels, AdamW for all other weights (first
-    and last layer, gains ...).
-    """
+    """Muon (Jordan et al. 2024) for hidden matrices and kernels, AdamW for all other weights."""
 
     type: Literal["muon"] = "muon"
     state_per_param: ClassVar[int] = 2
@@ -32,8 +30,8 @@ class MuonOptions(AnyOptimizerOptions):
     )
 
     def scratch(self, sizes: list[int]) -> int:
-        """Bytes that an update needs for itself, for weights of these sizes in bytes: some copies
-        of one matrix at a time.
+        """Temporary bytes of an update of weights of these sizes:
+        copies of one matrix at a time.
         """
         return 6 * max(sizes, default=0)
 
@@ -46,8 +44,7 @@ class MuonOptions(AnyOptimizerOptions):
 
 
 class Muon(Optimizer):
-    """Momentum whose matrices are made orthogonal before they move the weights (Jordan et al. 2024,
-    "Muon").
+    """Momentum whose matrices are orthogonalised before the update (Jordan et al. 2024, "Muon").
 
     Every singular value of the update becomes about 1; it is multiplied by sqrt(max(1, rows /
     columns)), as in the author's code. Kernels count as matrices of (output, rest); experts, groups
@@ -98,7 +95,7 @@ class Muon(Optimizer):
 
 
 def orthogonal(matrix: torch.Tensor, iterations: int) -> torch.Tensor:
-    """(..., M, N) -> (..., M, N)   about U V^T of the singular value decomposition U S V^T.
+    """(..., M, N) -> (..., M, N)   about U V^T of the SVD U S V^T.
 
     A quintic Newton-Schulz iteration whose coefficients (Jordan et al. 2024) bring singular values
     into about 0.7 to 1.2; in bf16 on CUDA, where that is fastest and enough.

@@ -1,4 +1,4 @@
-"""Schedule-free AdamW: the average of the weights takes the place of a schedule that falls."""
+"""Schedule-free AdamW: an average of the weights replaces a decaying schedule."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from bigmodel_cli.roles import Weight
 
 
 class ScheduleFreeAdamWOptions(AnyOptimizerOptions):
-    """Schedule-free AdamW (Defazio et al. 2024): evaluated and saved at an average, so that no
-    learning rate must fall.
+    """Schedule-free AdamW (Defazio et al. 2024): averages the weights instead of decaying the
+    rate.
     """
 
     type: Literal["schedule_free_adamw"] = "schedule_free_adamw"
@@ -41,7 +41,7 @@ class ScheduleFreeAdamWOptions(AnyOptimizerOptions):
         return ScheduleFreeAdamW(self, weights)
 
     def remarks(self, last: float) -> list[str]:
-        """A rate that falls is not what the method was made for."""
+        """Warn of a decaying learning rate, which the method is meant to replace."""
         if last == 1:
             return []
         return [
@@ -52,10 +52,9 @@ class ScheduleFreeAdamWOptions(AnyOptimizerOptions):
 
 
 class ScheduleFreeAdamW(Optimizer):
-    """Algorithm 1 of the paper: z moves, x is the mean of its places, and gradients are taken at y
-    between them.
+    """Algorithm 1 of the paper: z moves, x is its mean, and gradients are taken at y between them.
 
-        y = (1 - beta1) z + beta1 x     z' = z - lr (g(y) / (sqrt(v') + eps) + decay y)     x' = (1
+    y = (1 - beta1) z + beta1 x     z' = z - lr (g(y) / (sqrt(v') + eps) + decay y)     x' = (1
         - c) x + c z'
 
     c = w / (sum of all w so far), with w the square of the largest learning rate so far, so that

@@ -14,8 +14,8 @@ from bigmodel_cli.roles import Weight
 
 
 class SGDOptions(AnyOptimizerOptions):
-    """Stochastic gradient descent with (Nesterov) momentum (Sutskever et al. 2013, in PyTorch's
-    formulation).
+    """Stochastic gradient descent with (Nesterov) momentum (Sutskever et al. 2013,
+    PyTorch's form).
     """
 
     type: Literal["sgd"] = "sgd"
@@ -63,8 +63,8 @@ class SGD(Optimizer):
         lr: float,
         divisor: float,
     ) -> None:
-        """One group's update: momentum = mu * momentum + gradient; Nesterov adds mu * momentum once
-        more.
+        """One group's update: momentum = mu * momentum + gradient; Nesterov adds mu * momentum
+        again.
         """
         gradients = list(torch._foreach_div(gradients, divisor))
         if decay:

@@ -13,9 +13,7 @@ from bigmodel_cli.roles import Weight
 def describe_weights(
     options: AnyOptimizerOptions, weights: Iterable[Weight]
 ) -> list[dict[str, Any]]:
-    """Of each weight, as plain values: its name and shape, which optimizer moves it (None: it is
-    frozen), and whether it decays.
-    """
+    """Each weight's name, shape, optimizer (None: frozen) and decay, as plain values."""
     described = []
     for weight in weights:
         optimizer, decay = options.mover(weight.role)
@@ -32,9 +30,7 @@ def describe_weights(
 
 
 def summary(described: list[dict[str, Any]]) -> str:
-    """What `describe_weights` found, as one line: which optimizer moves how many tensors, and how
-    many decay.
-    """
+    """The result of `describe_weights` as one line: tensors per optimizer, and how many decay."""
     trained = [w for w in described if w["optimizer"] is not None]
     parts = []
     for optimizer in dict.fromkeys(w["optimizer"] for w in trained):

@@ -1,16 +1,16 @@
 """Parts: what the slots of a block are filled with.
 
-One file an idea; options and module side by side.
+One file per idea, options and module side by side.
 
 Shapes are written with one legend throughout:
 
-    B batch   T sequence   S memory (positions looked at)   C channels   H heads   G key/value heads
+B batch   T sequence   S memory (positions attended to)   C channels   H heads   G key/value heads
     D head width   N state width   P value width   V vocabulary   E experts
 
-The tables below are all there is: a part is one file and one name here. A mixer is built for a
+The tables below list all parts: a part is one file and one name here. A mixer is built for a
 `LayerContext` and called with (x, sequence, cache); a feed-forward network is built for a
-`LayerContext` and called with (x, sequence) (see context.py). A part whose weights are not one
-matrix each says which matrices they hold (matrices.py).
+`LayerContext` and called with (x, sequence) (see context.py). A part some of whose weights hold
+several matrices says which (matrices.py).
 """
 
 from __future__ import annotations

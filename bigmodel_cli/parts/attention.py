@@ -1,4 +1,6 @@
-"""Attention: each position takes a weighted mean of the values at the positions it may see."""
+"""Attention: each position takes a weighted mean of the values at the positions that it attends
+to.
+"""
 
 from __future__ import annotations
 
@@ -59,8 +61,9 @@ class _HeadOptions(Options):
 
 
 class AttentionOptions(_HeadOptions, AnyMixerOptions):
-    """Multi-head attention (Vaswani et al. 2017), with grouped or single key/value heads where
-    `kv_heads` is fewer.
+    """Multi-head attention (Vaswani et al. 2017).
+
+    With fewer `kv_heads` it is grouped-query or multi-query attention.
     """
 
     type: Literal["attention"] = "attention"
@@ -96,7 +99,7 @@ class CrossAttentionOptions(_HeadOptions):
 
 @dataclass
 class KVCache:
-    """Keys and values (B, G, S, D) of the positions seen so far; room for `max_len` is taken once."""
+    """Keys and values (B, G, S, D) so far, in memory that is allocated once for `max_len`."""
 
     keys: Tensor
     values: Tensor
@@ -111,8 +114,9 @@ class KVCache:
         keys: tuple[int, int],
         values: tuple[int, int],
     ) -> KVCache:
-        """An empty cache for keys and values of these (heads, width), on the weight's device, in
-        the precision of products.
+        """An empty cache for keys and values of these (heads, width).
+
+        It is on the weight's device and in the dtype of matrix products.
         """
         kind = product_dtype(weight)
         return cls(
@@ -121,7 +125,7 @@ class KVCache:
         )
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add those of new positions and return all so far."""
+        """Append those of new positions and return all so far."""
         end = self.length + keys.shape[2]
         self.keys[:, :, self.length : end] = keys
         self.values[:, :, self.length : end] = values
@@ -129,8 +133,9 @@ class KVCache:
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def select(self, rows: Tensor) -> None:
-        """Keep these rows, in this order; what is not filled yet is not copied, and no memory is
-        taken for fewer rows.
+        """Keep these rows, in this order.
+
+        What is not filled yet is not copied; fewer rows allocate no memory.
         """
         for name in ("keys", "values"):
             old = getattr(self, name)
@@ -145,14 +150,14 @@ class KVCache:
 
 @dataclass
 class WindowCache:
-    """Keys and values of the last `window` - 1 positions: its size does not grow."""
+    """Keys and values of the last `window` - 1 positions, in constant memory."""
 
     keys: Tensor
     values: Tensor
     window: int
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add those of new positions; returns them with those before that they may see."""
+        """Append those of new positions; returns them after the earlier ones that they may see."""
         keys, values = torch.cat((self.keys, keys), 2), torch.cat((self.values, values), 2)
         kept = min(self.window - 1, keys.shape[2])
         self.keys, self.values = (
@@ -163,12 +168,12 @@ class WindowCache:
 
 
 class Attention(OwnMatrices):
-    """(B, T, C) -> (B, T, C)   softmax(Q K^T / sqrt(D)) V, per head (Vaswani et al. 2017; grouped
-    heads: Ainslie et al. 2023).
+    """(B, T, C) -> (B, T, C)   softmax(Q K^T / sqrt(D)) V, per head (Vaswani et al. 2017).
+
+    Grouped heads: Ainslie et al. 2023.
 
     Computed by the fused kernels (kernels.py). While `probe` is set, the weights (B, H, T, S) are
-    computed beside it by the plain formula and handed to it; the output is the kernel's all the
-    same.
+    also computed by the eager formula and passed to it; the output is still the kernel's.
     """
 
     def __init__(self, options: AttentionOptions, layer: LayerContext) -> None:
@@ -177,7 +182,7 @@ class Attention(OwnMatrices):
         self.groups = options.kv_heads or options.num_heads
         self.head_dim = options.width(layer.dim)
         causal = layer.causal if options.causal is None else options.causal
-        self.rules = AttentionSpec(causal, options.window, options.softcap, options.scale)
+        self.spec = AttentionSpec(causal, options.window, options.softcap, options.scale)
         self.dropout = options.dropout
         self.qkv = nn.Linear(
             layer.dim, (self.heads + 2 * self.groups) * self.head_dim, bias=options.bias
@@ -194,7 +199,7 @@ class Attention(OwnMatrices):
         self.probe: Callable[[Tensor], None] | None = None
 
     def weight_roles(self) -> dict[str, Role]:
-        """Queries, keys and values are matrices of their own."""
+        """Queries, keys and values are separate matrices."""
         return {
             "qkv.weight": fused(
                 *(n * self.head_dim for n in (self.heads, self.groups, self.groups))
@@ -203,7 +208,7 @@ class Attention(OwnMatrices):
 
     def new_cache(self, batch: int, max_len: int) -> KVCache | WindowCache:
         """An empty cache for generation."""
-        size, window = (self.groups, self.head_dim), self.rules.window
+        size, window = (self.groups, self.head_dim), self.spec.window
         cache = KVCache.of(self.qkv.weight, batch, max_len if window is None else 0, size, size)
         return cache if window is None else WindowCache(cache.keys, cache.values, window)
 
@@ -227,26 +232,26 @@ class Attention(OwnMatrices):
         segments = None if sequence.segment_ids is None else sequence.segment_ids[:, -k.shape[2] :]
         bias = self.bias(q.shape[2], k.shape[2]) if self.bias is not None else None
         if self.probe is not None:
-            self.probe(weights(q, k, self.rules, segments=segments, bias=bias, sinks=self.sinks))
-        rules = with_dropout(self.rules, self.dropout if self.training else 0.0)
-        y = attend(q, k, v, rules, segments=segments, bias=bias, sinks=self.sinks)  # (B, H, T, D)
+            self.probe(weights(q, k, self.spec, segments=segments, bias=bias, sinks=self.sinks))
+        spec = with_dropout(self.spec, self.dropout if self.training else 0.0)
+        y = attend(q, k, v, spec, segments=segments, bias=bias, sinks=self.sinks)  # (B, H, T, D)
         out: Tensor = self.out(y.transpose(1, 2).flatten(2))
         return out
 
 
 class CrossAttention(OwnMatrices):
-    """x (B, T, C), memory (B, S, C) -> (B, T, C)   softmax(Q K^T / sqrt(D)) V with keys and values
-    of the memory.
+    """x (B, T, C), memory (B, S, C) -> (B, T, C)   softmax(Q K^T / sqrt(D)) V, keys and values from
+    memory.
 
-    With a cache, x may have several rows for each of the memory's, one after the other (the
-    hypotheses of a beam search).
+    With a cache, x may have several consecutive rows per row of the memory (the hypotheses of a
+    beam search).
     """
 
     def __init__(self, options: CrossAttentionOptions, layer: LayerContext) -> None:
         super().__init__()
         self.heads, self.groups = options.num_heads, options.kv_heads or options.num_heads
         self.head_dim = options.width(layer.dim)
-        self.rules, self.dropout = (
+        self.spec, self.dropout = (
             AttentionSpec(False, None, options.softcap, options.scale),
             options.dropout,
         )
@@ -258,11 +263,11 @@ class CrossAttention(OwnMatrices):
         self.probe: Callable[[Tensor], None] | None = None
 
     def weight_roles(self) -> dict[str, Role]:
-        """Keys and values are matrices of their own."""
+        """Keys and values are separate matrices."""
         return {"kv.weight": fused(self.groups * self.head_dim, self.groups * self.head_dim)}
 
     def new_cache(self, batch: int, max_len: int) -> dict[str, Tensor]:
-        """Filled with the memory's keys and values at the first step."""
+        """An empty cache; the first step fills it with the memory's keys and values."""
         return {}
 
     def read(self, memory: Tensor) -> tuple[Tensor, Tensor]:
@@ -274,7 +279,7 @@ class CrossAttention(OwnMatrices):
     def forward(
         self, x: Tensor, sequence: SequenceInfo, cache: dict[str, Tensor] | None = None
     ) -> Tensor:
-        """Look at `sequence.memory`; with a cache its keys and values are computed once."""
+        """Attend to `sequence.memory`; with a cache its keys and values are computed once."""
         q = self.q(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H, T, D)
         if self.q_norm is not None:
             q = self.q_norm(q)
@@ -286,22 +291,22 @@ class CrossAttention(OwnMatrices):
             if cache is not None:
                 cache["keys"], cache["values"] = k, v
         beams = len(q) // len(k)
-        if beams > 1:  # they look at the same memory: as if they were positions of one row
+        if beams > 1:  # all attend to the same memory: as if they were positions of one row
             q = q.unflatten(0, (-1, beams)).transpose(1, 2).flatten(2, 3)  # (B, H, beams * T, D)
         if self.probe is not None:
-            self.probe(weights(q, k, self.rules, key_mask=sequence.memory_mask))
-        rules = with_dropout(self.rules, self.dropout if self.training else 0.0)
-        y = attend(q, k, v, rules, key_mask=sequence.memory_mask)
+            self.probe(weights(q, k, self.spec, key_mask=sequence.memory_mask))
+        spec = with_dropout(self.spec, self.dropout if self.training else 0.0)
+        y = attend(q, k, v, spec, key_mask=sequence.memory_mask)
         if beams > 1:
             y = y.unflatten(2, (beams, -1)).transpose(1, 2).flatten(0, 1)
         out: Tensor = self.out(y.transpose(1, 2).flatten(2))
         return out
 
 
-def with_dropout(rules: AttentionSpec, dropout: float) -> AttentionSpec:
-    """The rules with so much dropout of the weights."""
+def with_dropout(spec: AttentionSpec, dropout: float) -> AttentionSpec:
+    """The same spec with this dropout of the attention weights."""
     return (
-        AttentionSpec(rules.causal, rules.window, rules.softcap, rules.scale, dropout)
+        AttentionSpec(spec.causal, spec.window, spec.softcap, spec.scale, dropout)
         if dropout
-        else rules
+        else spec
     )

@@ -1,6 +1,4 @@
-"""What a part is told beside its input: where it stands in the network, and what is known about the
-positions of x.
-"""
+"""Context for parts: `LayerContext` at construction, `SequenceInfo` at each call."""
 
 from __future__ import annotations
 
@@ -12,11 +10,9 @@ from bigmodel_cli.lazy import Tensor, torch
 
 @dataclass(frozen=True)
 class LayerContext:
-    """Where a part stands: the width of the stream, the longest sequence, and which block (from 0)
-    of how many.
+    """What a part is built for: the model's width, the longest sequence, and its layer's index.
 
-    `causal` is what the skeleton asks of a mixer that leaves it open: True in a decoder, False in
-    an encoder.
+    `causal` applies to a mixer whose options leave it open: True in a decoder, False in an encoder.
     """
 
     dim: int
@@ -28,15 +24,15 @@ class LayerContext:
 
 @dataclass(frozen=True)
 class SequenceInfo:
-    """The positions of x (B, T, C) and what stands before and beside them.
+    """The positions of x (B, T, C) within their rows, and what belongs to them.
 
-    `offset` positions came before and lie in the caches. `segment_ids` (B, start + T) numbers the
-    documents of a packed row: a position sees its own segment alone, a recurrent state is empty
+    `offset` positions came before and are in the caches. `segment_ids` (B, offset + T) numbers the
+    documents of a packed row: a position sees only its own segment, a recurrent state is empty
     where a segment begins, and positions count from its first token. Padding is a segment of its
     own. None: each row is one document. `memory` (B, S, C) is what cross-attention reads, and
     `memory_mask` (B, S) is True where it is not padding. `real` (B, T) is True where x itself is
-    not padding, for what counts positions (None: all); what a position gets from others is the
-    business of `segment_ids`.
+    not padding, for parts that count positions (None: all). Which positions see one another is
+    decided by `segment_ids` alone.
     """
 
     offset: int = 0
@@ -46,13 +42,11 @@ class SequenceInfo:
     real: Tensor | None = None
 
     def current_segments(self) -> Tensor | None:
-        """(B, T) the segments of x alone."""
+        """(B, T) the segment ids of x, without those of earlier positions."""
         return None if self.segment_ids is None else self.segment_ids[:, self.offset :]
 
     def previous_segment(self) -> Tensor | None:
-        """(B) the segment of the position before x; None where x begins the row or there are no
-        segments.
-        """
+        """(B) segment id of the last cached position, or None."""
         return (
             None
             if self.segment_ids is None or not self.offset
@@ -61,15 +55,13 @@ class SequenceInfo:
 
     @cached_property
     def positions(self) -> Tensor | None:
-        """(B, T) the places of x within their segments; None where they are start, start + 1, ...
-        in every row.
+        """(B, T) positions of x within their segments; None where they are offset, offset + 1,
+        ...
         """
         return None if self.segment_ids is None else positions(self.segment_ids)[:, self.offset :]
 
     def seen(self, x: Tensor) -> Tensor:
-        """(1 or B, T, start + T) bool: which positions so far each of x (B, T, C) may see: its own
-        segment, up to itself.
-        """
+        """(1 or B, T, offset + T) bool: causal mask of x (B, T, C) within its segments."""
         place = torch.arange(self.offset + x.shape[1], device=x.device)
         before = (place <= place[self.offset :, None])[None]
         own = self.current_segments()
@@ -80,9 +72,7 @@ class SequenceInfo:
         )
 
     def lookup(self, table: Tensor, length: int) -> Tensor:
-        """The rows of a table of positions: (T, ...), or (B, T, ...) where positions differ by
-        segment.
-        """
+        """The rows of a position table: (T, ...), or (B, T, ...) where positions differ by row."""
         if self.positions is None:
             return table[self.offset : self.offset + length]
         return table[self.positions]
@@ -93,7 +83,7 @@ SINGLE_DOCUMENT = SequenceInfo()
 
 
 def positions(segments: Tensor) -> Tensor:
-    """(B, S) -> (B, S)   the place of each position within its segment, from 0."""
+    """(B, S) -> (B, S)   index of each position within its segment, from 0."""
     index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
     begins = torch.ones_like(segments, dtype=torch.bool)
     begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
@@ -101,7 +91,7 @@ def positions(segments: Tensor) -> Tensor:
 
 
 def padding_segments(real: Tensor) -> Tensor | None:
-    """(B, S) bool -> (B, S) int64   one segment for what is real, another for padding on either
-    side; None without padding.
+    """(B, S) bool -> (B, S) int64   one segment for real positions, another for padding; None
+    without padding.
     """
     return None if real.is_meta or bool(real.all()) else real.long()

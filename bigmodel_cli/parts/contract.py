@@ -1,7 +1,7 @@
-"""What a part may be beside a module: what those above ask of all parts of a model, and who of them
-answers.
+"""What parts may offer beside `forward`: optional protocols, and functions that query all parts of
+a model.
 
-A part, a plugin's too, takes part in one of these by having its attributes and methods.
+A part, a plugin's too, implements a protocol by having its attributes and methods.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class AnyMixerOptions(Options):
 
     @abstractmethod
     def build(self, layer: LayerContext) -> Module:
-        """The module for that place.
+        """The module for this layer.
 
-        Raises `ValueError` beginning with the option that does not fit.
+        Raises `ValueError` whose message begins with the option that does not fit.
         """
 
 
@@ -31,9 +31,9 @@ class AnyFFNOptions(Options):
 
     @abstractmethod
     def build(self, layer: LayerContext) -> Module:
-        """The module for that place.
+        """The module for this layer.
 
-        Raises `ValueError` beginning with the option that does not fit.
+        Raises `ValueError` whose message begins with the option that does not fit.
         """
 
 
@@ -46,7 +46,7 @@ class AnyNormOptions(Options):
 
 
 class AnyPositionOptions(Options):
-    """Options of what is added to embeddings, which is called with (x, sequence)."""
+    """Options of a position embedding, which is called with (x, sequence)."""
 
     @abstractmethod
     def build(self, dim: int, max_len: int) -> Module | None:
@@ -55,20 +55,18 @@ class AnyPositionOptions(Options):
 
 @runtime_checkable
 class CountsSteps(Protocol):
-    """A part that counts what passes it within a step, such as a mixture of experts the load of
-    each.
-    """
+    """A part that counts within a step, such as the load of each expert."""
 
-    auxiliary: Tensor | None  # what is added to the mean loss of the micro-batch at hand
+    auxiliary: Tensor | None  # added to the mean loss of the current micro-batch
 
     def after_step(self) -> None:
-        """The weights have moved, and a new step begins."""
+        """Called after the weights were updated."""
 
     def forget_step(self) -> None:
-        """The step changed nothing, and is made anew."""
+        """Called where the step changed nothing and is repeated."""
 
     def statistics(self) -> dict[str, float]:
-        """What there is to say of the step at hand, as metrics by their names."""
+        """Metrics of the current step, by name."""
 
 
 @runtime_checkable
@@ -94,14 +92,14 @@ class Tabled(Protocol):
 
 @runtime_checkable
 class Selects(Protocol):
-    """What a part keeps in a cache, where that knows how to select its rows."""
+    """A part's cache that selects its rows itself."""
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows, in this order."""
 
 
 def counting_steps(model: Module, still: Collection[str] = ()) -> list[CountsSteps]:
-    """The parts that count, without those that are `still`, by their names."""
+    """The parts that count, without those whose names are in `still`."""
     return [
         m for name, m in model.named_modules() if name not in still and isinstance(m, CountsSteps)
     ]
@@ -113,9 +111,7 @@ def attending(model: Module) -> dict[str, Attends]:
 
 
 def is_limited(model: Module) -> bool:
-    """Whether a part has a table or a cache of `max_len` positions, beyond which nothing can be
-    generated.
-    """
+    """Whether a part has a table or a cache that limits generation to `max_len` positions."""
     return any(isinstance(m, BoundedLength) and m.needs_max_len for m in model.modules())
 
 
@@ -125,14 +121,12 @@ def has_table(model: Module) -> bool:
 
 
 def looks_ahead(options: Options) -> bool:
-    """Whether a mixer's options say that positions see those after them: `causal: false`."""
+    """Whether a mixer's options say `causal: false`: positions see those after them."""
     return dict(options).get("causal") is False
 
 
 def selected(kept: Any, rows: Tensor) -> Any:
-    """What a part keeps in a cache, of these rows: tensors have the row first, and an object may
-    `select` by itself.
-    """
+    """These rows of a part's cache: of tensors along axis 0, of an object by its own `select`."""
     if torch.is_tensor(kept):
         return kept[rows]
     if isinstance(kept, Selects):

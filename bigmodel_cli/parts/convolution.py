@@ -1,4 +1,4 @@
-"""Gated short convolution: the mixer that hybrid models put between a few layers of attention."""
+"""Gated short convolution: the mixer of hybrid models between a few attention layers."""
 
 from __future__ import annotations
 
@@ -17,16 +17,13 @@ from bigmodel_cli.roles import Role, fused
 
 
 class ConvolutionOptions(AnyMixerOptions):
-    """A depthwise causal convolution gated on both sides (LFM2 2025, after Poli et al. 2023): sees
-    `kernel` positions.
-    """
+    """A depthwise causal convolution gated on both sides (LFM2 2025, after Poli et al. 2023)."""
 
     type: Literal["convolution"] = "convolution"
     kernel: Count = Field(3, description="positions seen, the own one included")
     bias: bool = Field(False, description="learn biases")
 
     def build(self, layer: LayerContext) -> Convolution:
-        """The module."""
         if not layer.causal:
             raise ValueError(
                 "type: convolution goes from left to right; an encoder's mixers see both sides"
@@ -37,7 +34,7 @@ class ConvolutionOptions(AnyMixerOptions):
 
 
 class Convolution(OwnMatrices):
-    """(B, T, C) -> (B, T, C)   out(c * conv(b * x)) with b, c, x = input(x) (Liquid AI 2025, LFM2)."""
+    """(B, T, C) -> (B, T, C)   out(c * conv(b * x)), with b, c, x = input(x) (LFM2 2025)."""
 
     needs_max_len = False
 
@@ -48,11 +45,10 @@ class Convolution(OwnMatrices):
         self.out = nn.Linear(dim, dim, bias=options.bias)
 
     def weight_roles(self) -> dict[str, Role]:
-        """The two gates and the value are matrices of their own."""
+        """The two gates and the value are separate matrices."""
         return {"input.weight": fused(*[self.out.in_features] * 3)}
 
     def new_cache(self, batch: int, max_len: int) -> RecurrentCache:
-        """An empty state for generation."""
         return RecurrentCache()
 
     def forward(
@@ -61,7 +57,7 @@ class Convolution(OwnMatrices):
         sequence: SequenceInfo = SINGLE_DOCUMENT,
         cache: RecurrentCache | None = None,
     ) -> Tensor:
-        """Mix the positions; with a cache, x follows what the convolution has seen."""
+        """Mix the positions; with a cache, x continues its positions."""
         before, after, value = self.input(x).chunk(3, -1)
         y, past = self.conv(before * value, sequence, cache.past if cache is not None else None)
         if cache is not None:

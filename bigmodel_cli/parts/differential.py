@@ -1,4 +1,6 @@
-"""Differential attention: the difference of two attention maps, which cancels what both see."""
+"""Differential attention: the difference of two attention maps,
+which cancels their common noise.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,8 @@ from bigmodel_cli.roles import Role, fused
 
 
 class DifferentialOptions(AnyMixerOptions):
-    """Differential attention (Ye et al. 2024): the difference of two softmax maps with a learned
-    factor.
+    """Differential attention (Ye et al. 2024): one softmax map minus a learned factor times
+    another.
     """
 
     type: Literal["differential"] = "differential"
@@ -71,11 +73,11 @@ class Differential(OwnMatrices):
         self.lambda_init = start if options.lambda_init is None else options.lambda_init
         self.factors = nn.Parameter(torch.randn(4, self.width) * 0.1)
         self.rotary = options.position.rotary(self.width, layer.max_len)
-        self.rules = AttentionSpec(layer.causal if options.causal is None else options.causal)
+        self.spec = AttentionSpec(layer.causal if options.causal is None else options.causal)
         self.probe: Callable[[Tensor], None] | None = None
 
     def weight_roles(self) -> dict[str, Role]:
-        """Queries, keys and values are matrices of their own."""
+        """Queries, keys and values are separate matrices."""
         return {"qkv.weight": fused(*[2 * self.heads * self.width] * 3)}
 
     def new_cache(self, batch: int, max_len: int) -> KVCache:
@@ -107,10 +109,10 @@ class Differential(OwnMatrices):
             q = q.to(k.dtype)
         factor = self.factor()
         if self.probe is not None:
-            first, second = weights(q, k, self.rules, segments=sequence.segment_ids).chunk(2, 1)
+            first, second = weights(q, k, self.spec, segments=sequence.segment_ids).chunk(2, 1)
             self.probe(first - factor * second)
         y = attend(
-            q, k, torch.cat((v, v), 1), self.rules, segments=sequence.segment_ids
+            q, k, torch.cat((v, v), 1), self.spec, segments=sequence.segment_ids
         )  # (B, 2H, T, 2D)
         first, second = y.chunk(2, 1)
         y = first - factor.to(y.dtype) * second

@@ -1,6 +1,4 @@
-"""Dropout whose random numbers cost a CPU a quarter: four decisions are taken from each 64-bit
-number that is drawn.
-"""
+"""Dropout with a quarter of the random numbers: each 64-bit number decides four elements."""
 
 from __future__ import annotations
 
@@ -11,14 +9,12 @@ STEPS = 1 << 16
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """(...) -> (...)   in training, zero with probability p, else divided by 1 - p (Srivastava et
-    al. 2014).
+    """(...) -> (...)   dropout (Srivastava et al. 2014); identity unless `training`.
 
     PyTorch draws a number for every element, on one core: a third of the time of a small
     Transformer's training step. Here a number serves four, each compared with 16 bits of it; what
-    is kept is divided by the probability that those bits give. Dropout is noise of the layer, drawn
-    for the whole batch from the process's generator: unlike masks (draw.py) micro-batches change
-    it.
+    is kept is divided by the probability that those bits give. It is drawn for the whole batch from
+    the global generator, so unlike masks (draw.py) it depends on the micro-batches.
     """
     if not training or p == 0:
         return x

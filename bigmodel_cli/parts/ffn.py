@@ -31,7 +31,6 @@ class GeluFFNOptions(_FFNOptions):
     )
 
     def build(self, layer: LayerContext) -> FeedForward:
-        """The module for `layer.dim` channels."""
         dim = layer.dim
         return FeedForward(
             dim, self.hidden or 4 * dim, self.bias, self.dropout, f"gelu_{self.approximate}"
@@ -44,7 +43,6 @@ class ReluFFNOptions(_FFNOptions):
     type: Literal["relu"] = "relu"
 
     def build(self, layer: LayerContext) -> FeedForward:
-        """The module for `layer.dim` channels."""
         dim = layer.dim
         return FeedForward(dim, self.hidden or 4 * dim, self.bias, self.dropout, "relu")
 
@@ -55,7 +53,6 @@ class SquaredReluFFNOptions(_FFNOptions):
     type: Literal["relu2"] = "relu2"
 
     def build(self, layer: LayerContext) -> FeedForward:
-        """The module for `layer.dim` channels."""
         return FeedForward(
             layer.dim, self.hidden or 4 * layer.dim, self.bias, self.dropout, "relu2"
         )
@@ -65,7 +62,6 @@ class _GatedFFNOptions(_FFNOptions):
     bias: bool = Field(False, description="learn biases")
 
     def build(self, layer: LayerContext) -> GatedFeedForward:
-        """The module for `layer.dim` channels."""
         hidden = self.hidden or 8 * ((layer.dim + 2) // 3)
         return GatedFeedForward(layer.dim, hidden, self.bias, self.dropout, self.gate)
 
@@ -73,17 +69,15 @@ class _GatedFFNOptions(_FFNOptions):
 
 
 class SwiGLUOptions(_GatedFFNOptions):
-    """SwiGLU: the hidden layer is gated by a SiLU of another projection (Shazeer 2020), as in
-    Llama.
+    """SwiGLU (Shazeer 2020): a hidden layer gated by the SiLU of another projection,
+    as in Llama.
     """
 
     type: Literal["swiglu"] = "swiglu"
 
 
 class GeGLUOptions(_GatedFFNOptions):
-    """GeGLU: the hidden layer is gated by a GELU of another projection (Shazeer 2020), as in Gemma
-    and T5 1.1.
-    """
+    """GeGLU (Shazeer 2020): gated by the GELU of another projection, as in Gemma and T5 1.1."""
 
     type: Literal["geglu"] = "geglu"
     gate: ClassVar[str] = "gelu_tanh"
@@ -115,9 +109,7 @@ class FeedForward(Module):
 
 
 class GatedFeedForward(Module):
-    """(B, T, C) -> (B, T, C)   down(act(gate(x)) * up(x)) (Shazeer 2020, "GLU Variants Improve
-    Transformer").
-    """
+    """(B, T, C) -> (B, T, C)   down(act(gate(x)) * up(x)) (Shazeer 2020)."""
 
     def __init__(
         self, dim: int, hidden: int, bias: bool, dropout: float, activation: str = "silu"

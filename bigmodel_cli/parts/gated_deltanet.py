@@ -1,6 +1,4 @@
-"""Gated DeltaNet: a linear recurrence that overwrites what its state says about a key (Yang et al.
-2025).
-"""
+"""Gated DeltaNet (Yang et al. 2025): a linear recurrence that overwrites the value of a key."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ from bigmodel_cli.roles import Role, fused
 
 
 class GatedDeltaNetOptions(AnyMixerOptions):
-    """Gated DeltaNet (Yang et al. 2025): linear attention with the delta rule and a decay; its
-    state does not grow.
-    """
+    """Gated DeltaNet (Yang et al. 2025): linear attention with the delta rule and a decay."""
 
     type: Literal["gated_deltanet"] = "gated_deltanet"
     num_heads: Count = Field(description="heads of values (H)")
@@ -62,12 +58,12 @@ class GatedDeltaNetOptions(AnyMixerOptions):
 
 
 class GatedDeltaNet(OwnMatrices):
-    """(B, T, C) -> (B, T, C)   S_t = a_t (I - b_t k_t k_t^T) S_{t-1} + b_t k_t v_t^T, y_t = q_t S_t
-    (Yang et al. 2025).
+    """(B, T, C) -> (B, T, C)   S_t = a_t (I - b_t k_t k_t^T) S_{t-1} + b_t k_t v_t^T, y_t = q_t
+    S_t.
 
-    Queries and keys have unit length; a_t = exp(-A softplus(x W + dt)); the output is normalised
-    and gated per head. Step sizes and A start as Mamba-2's: between 0.001 and 0.1, and between 1
-    and 16 (the authors' code: from 0 on).
+    Yang et al. 2025. Queries and keys have unit length; a_t = exp(-A softplus(x W + dt)); the
+    output is normalised and gated per head. Step sizes and A start as Mamba-2's: between 0.001 and
+    0.1, and between 1 and 16 (the authors' code: from 0 on).
     """
 
     needs_max_len = False
@@ -96,11 +92,10 @@ class GatedDeltaNet(OwnMatrices):
         self.out = nn.Linear(self.heads * self.value_dim, dim, bias=False)
 
     def weight_roles(self) -> dict[str, Role]:
-        """Queries, keys, values, beta and decay are projections of their own."""
+        """Queries, keys, values, beta and decay are separate matrices."""
         return {"qkv.weight": fused(*self.sizes), "rates.weight": fused(self.heads, self.heads)}
 
     def new_cache(self, batch: int, max_len: int) -> RecurrentCache:
-        """An empty state for generation."""
         return RecurrentCache()
 
     def forward(
@@ -109,7 +104,7 @@ class GatedDeltaNet(OwnMatrices):
         sequence: SequenceInfo = SINGLE_DOCUMENT,
         cache: RecurrentCache | None = None,
     ) -> Tensor:
-        """Mix the positions; with a cache, x follows what the state has seen."""
+        """Mix the positions; with a cache, x continues its positions."""
         qkv, past = self.conv(self.qkv(x), sequence, cache.past if cache is not None else None)
         kind = torch.promote_types(x.dtype, torch.float32)
         q, k, v = F.silu(qkv).to(kind).split(self.sizes, -1)

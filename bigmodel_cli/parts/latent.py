@@ -1,4 +1,4 @@
-"""Multi-head latent attention: keys and values of all heads are read from one small vector per
+"""Multi-head latent attention: all heads' keys and values come from one small vector per
 position.
 """
 
@@ -23,8 +23,9 @@ from bigmodel_cli.roles import Role, fused
 
 
 class LatentAttentionOptions(AnyMixerOptions):
-    """Multi-head latent attention, MLA (DeepSeek-V2 2024): a compressed cache of `kv_rank` +
-    `rotary_dim` numbers a position.
+    """Multi-head latent attention, MLA (DeepSeek-V2 2024), with a compressed cache.
+
+    The cache has `kv_rank` + `rotary_dim` numbers per position.
     """
 
     type: Literal["mla"] = "mla"
@@ -53,13 +54,12 @@ class LatentAttentionOptions(AnyMixerOptions):
 
 
 class LatentAttention(OwnMatrices):
-    """(B, T, C) -> (B, T, C)   c = norm(W x); k_h = [U_h c, rot(R x)], v_h = V_h c; attention
-    (DeepSeek-V2 2024, section 2.1).
+    """(B, T, C) -> (B, T, C)   c = norm(W x); k_h = [U_h c, rot(R x)], v_h = V_h c; attention.
 
-    Scores are multiplied by 1 / sqrt(D + R), and with YaRN by what it says of heads that are turned
-    in part (DeepSeek-V2's code). Training unfolds keys and values. Generation does not: U_h goes to
-    the query's side and V_h behind the mean, so that attention runs over the cached c itself, as
-    one key/value head of width kv_rank + rotary_dim.
+    DeepSeek-V2 2024, section 2.1. Scores are multiplied by 1 / sqrt(D + R), and with YaRN by its
+    factor for partially rotated heads (DeepSeek-V2's code). Training computes all keys and values.
+    Generation absorbs U_h into the query and applies V_h after the mean, so that attention runs
+    over the cached c itself, as one key/value head of width kv_rank + rotary_dim.
     """
 
     needs_max_len = True
@@ -83,13 +83,13 @@ class LatentAttention(OwnMatrices):
         self.out = nn.Linear(self.heads * self.value, layer.dim, bias=False)
         self.rotary = options.position.rotary(self.rotary_dim, layer.max_len)
         scale = options.position.of_scores() / math.sqrt(self.width + self.rotary_dim)
-        self.rules = AttentionSpec(layer.causal, None, None, scale)
+        self.spec = AttentionSpec(layer.causal, None, None, scale)
         self.dropout = options.dropout
         self.probe: Callable[[Tensor], None] | None = None
 
     def weight_roles(self) -> dict[str, Role]:
-        """The latent vector and the shared key are two projections; those of the heads, rows of
-        each by turns, are one matrix.
+        """The latent vector and the shared key are separate; the heads' interleaved rows are one
+        matrix.
         """
         return {"kv_down.weight": fused(self.rank, self.rotary_dim)}
 
@@ -107,8 +107,8 @@ class LatentAttention(OwnMatrices):
         }
 
     def new_cache(self, batch: int, max_len: int) -> KVCache:
-        """An empty cache of one head: keys are [c, turned part], of which the first `kv_rank` are
-        the values.
+        """An empty cache of one head: keys are [c, rotary part]; their first `kv_rank` are the
+        values.
         """
         return KVCache.of(
             self.kv_down.weight, batch, max_len, (1, self.rank + self.rotary_dim), (1, 0)
@@ -144,9 +144,9 @@ class LatentAttention(OwnMatrices):
         k, v = kv.split([self.width, self.value], -1)
         k = torch.cat((k, latent[..., self.rank :].expand(-1, self.heads, -1, -1).to(k.dtype)), -1)
         if self.probe is not None:
-            self.probe(weights(q, k, self.rules, segments=sequence.segment_ids))
-        rules = with_dropout(self.rules, self.dropout if self.training else 0.0)
-        return attend(q.to(k.dtype), k, v, rules, segments=sequence.segment_ids)
+            self.probe(weights(q, k, self.spec, segments=sequence.segment_ids))
+        spec = with_dropout(self.spec, self.dropout if self.training else 0.0)
+        return attend(q.to(k.dtype), k, v, spec, segments=sequence.segment_ids)
 
     def absorbed(self, q: Tensor, latent: Tensor, sequence: SequenceInfo) -> Tensor:
         """(B, H, T, value): attention over the latent vectors themselves."""
@@ -155,9 +155,9 @@ class LatentAttention(OwnMatrices):
         q = torch.cat((read, q[..., self.width :]), -1)
         latent = latent.to(q.dtype)
         if self.probe is not None:
-            self.probe(weights(q, latent, self.rules, segments=sequence.segment_ids))
+            self.probe(weights(q, latent, self.spec, segments=sequence.segment_ids))
         mean = attend(
-            q, latent, latent[..., : self.rank], self.rules, segments=sequence.segment_ids
+            q, latent, latent[..., : self.rank], self.spec, segments=sequence.segment_ids
         )  # (B, H, T, rank)
         y: Tensor = mean @ up[:, self.width :].transpose(-1, -2)
         return y

@@ -20,9 +20,7 @@ from bigmodel_cli.roles import Role, fused
 
 
 class Mamba2Options(AnyMixerOptions):
-    """Mamba-2 (Dao and Gu 2024): a state space layer with input-dependent decay; its state does not
-    grow.
-    """
+    """Mamba-2 (Dao and Gu 2024): a state space layer with input-dependent decay."""
 
     type: Literal["mamba2"] = "mamba2"
     state: Count = Field(64, description="size of the state per channel (N)")
@@ -65,10 +63,10 @@ class RecurrentCache:
 
 
 class Mamba2(OwnMatrices):
-    """(B, T, C) -> (B, T, C)   h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t, y_t = C_t h_t + D x_t (Dao
-    and Gu 2024).
+    """(B, T, C) -> (B, T, C)   h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t, y_t = C_t h_t + D x_t.
 
-    Step sizes start between 0.001 and 0.1 and A between 1 and 16, as in the paper's code.
+    Dao and Gu 2024. Step sizes start between 0.001 and 0.1 and A between 1 and 16, as in the
+    paper's code.
     """
 
     needs_max_len = False
@@ -90,12 +88,11 @@ class Mamba2(OwnMatrices):
         self.out = nn.Linear(inner, dim, bias=False)
 
     def weight_roles(self) -> dict[str, Role]:
-        """The gate, x, B, C and the step sizes are projections of their own."""
+        """The gate, x, B, C and the step sizes are separate matrices."""
         shared = self.options.groups * self.options.state
         return {"input.weight": fused(self.inner, self.inner, shared, shared, self.heads)}
 
     def new_cache(self, batch: int, max_len: int) -> RecurrentCache:
-        """An empty state for generation."""
         return RecurrentCache()
 
     def forward(
@@ -104,7 +101,7 @@ class Mamba2(OwnMatrices):
         sequence: SequenceInfo = SINGLE_DOCUMENT,
         cache: RecurrentCache | None = None,
     ) -> Tensor:
-        """Mix the positions; with a cache, x follows what the state has seen."""
+        """Mix the positions; with a cache, x continues its positions."""
         options = self.options
         gate, mixed, dt = self.input(x).split([self.inner, self.mixed, self.heads], -1)
         mixed, past = self.conv(mixed, sequence, cache.past if cache is not None else None)

@@ -1,5 +1,5 @@
-"""Weights that hold several matrices: what a part says of them, so that each matrix starts and is
-trained as it would alone.
+"""Weights that hold several matrices, so that each is initialised and trained as if it were
+alone.
 """
 
 from __future__ import annotations
@@ -9,23 +9,17 @@ from bigmodel_cli.roles import Role
 
 
 class OwnMatrices(Module):
-    """A part some of whose weights are not one matrix each: projections computed as one product, or
-    experts.
-    """
+    """A part with weights of several matrices each: fused projections, or experts."""
 
     def weight_roles(self) -> dict[str, Role]:
-        """The roles of such weights, by their names within the part: `fused(rows, ...)` or
-        `EXPERTS`.
-        """
+        """Roles of such weights by name within the part: `fused(rows, ...)` or `EXPERTS`."""
         raise NotImplementedError
 
     def matrices(self) -> dict[str, list[Tensor]]:
-        """The names of such weights, and detached views (..., in) of the matrices that make up
-        each: those that the roles name.
+        """For each such weight, by name, detached views (..., in) of its matrices.
 
-        The axes before the last are a matrix's outputs, in whatever shape the view has them: a
-        model's rule for the first weights takes `in` inputs and the product of the others as
-        outputs.
+        The axes before the last are a matrix's outputs, in whatever shape: initialisation takes
+        `in` as fan-in and the product of the others as fan-out.
         """
         found = {}
         for name, role in self.weight_roles().items():
@@ -38,5 +32,5 @@ class OwnMatrices(Module):
 
 
 def own_matrices(module: Module) -> dict[str, list[Tensor]]:
-    """Those weights of a part that hold several matrices."""
+    """Those weights of a module that hold several matrices."""
     return module.matrices() if isinstance(module, OwnMatrices) else {}

@@ -1,6 +1,4 @@
-"""Mixture of experts: each token passes through the few feed-forward networks that a router picks
-for it.
-"""
+"""Mixture of experts: a router sends each token through a few feed-forward networks."""
 
 from __future__ import annotations
 
@@ -18,13 +16,11 @@ from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.roles import EXPERTS, OUTER, Role
 
 MOST_EXPERTS = 1 << 16
-"""Each is a matrix that is drawn by itself: more are no mixture that anybody means."""
+"""Each is initialised by itself, so a huge number, surely a typing error, would take minutes."""
 
 
 class MoEOptions(AnyFFNOptions):
-    """Mixture of SwiGLU experts (Shazeer et al. 2017; Mixtral 2024; DeepSeek-V3 2024); no token is
-    dropped.
-    """
+    """Dropless mixture of SwiGLU experts (Shazeer et al. 2017; Mixtral 2024; DeepSeek-V3 2024)."""
 
     type: Literal["moe"] = "moe"
     experts: Annotated[int, Field(gt=0, le=MOST_EXPERTS)] = Field(description="experts (E)")
@@ -58,24 +54,22 @@ class MoEOptions(AnyFFNOptions):
         return self
 
     def build(self, layer: LayerContext) -> MixtureOfExperts:
-        """The module for `layer.dim` channels."""
         return MixtureOfExperts(self, layer.dim)
 
 
 class MixtureOfExperts(OwnMatrices):
-    """(B, T, C) -> (B, T, C)   sum over the top k experts of score_e(x) * expert_e(x), plus the
-    shared experts.
+    """(B, T, C) -> (B, T, C)   sum over the top k of score_e(x) * expert_e(x), plus shared experts.
 
     Load-balance loss: E * sum_e fraction_e * mean score_e (Fedus et al. 2021, Switch Transformer,
     equation 4), with the fraction of the N * k choices, so that even load gives 1 for every k
-    (transformers' Mixtral: k times as much). It is of each micro-batch: a product of two means, so
-    that smaller micro-batches ask for balance within fewer tokens (the step's is their mean,
+    (transformers' Mixtral: k times as much). It is computed per micro-batch: a product of two
+    means, so smaller micro-batches ask for balance within fewer tokens (the step's is their mean,
     weighted by targets). Balancing by bias: after each step an expert's bias goes up where it had
-    less than its share of the whole step, down where more (Wang et al. 2024; DeepSeek-V3). Padding
-    counts for neither, and only training counts.
+    less than its share of the step's tokens, down where it had more (Wang et al. 2024;
+    DeepSeek-V3). Neither counts padding, nor anything outside training.
 
-    Every expert's matrices start by the model's rule, as those of a dense network of the width do,
-    the router's as any other.
+    Each expert's matrices are initialised by the model's rule as those of a dense network of that
+    width, the router's as any other.
     """
 
     def __init__(self, options: MoEOptions, dim: int) -> None:
@@ -86,7 +80,7 @@ class MixtureOfExperts(OwnMatrices):
         self.gate = nn.Parameter(torch.empty(options.experts, hidden, dim))
         self.up = nn.Parameter(torch.empty(options.experts, hidden, dim))
         self.down = nn.Parameter(torch.empty(options.experts, dim, hidden))
-        for weights in self.matrices().values():  # as nn.Linear, until the model's rule draws them
+        for weights in self.matrices().values():  # as nn.Linear, until the model initialises them
             for weight in weights:
                 nn.init.uniform_(weight, -(weight.shape[1] ** -0.5), weight.shape[1] ** -0.5)
         self.shared = (
@@ -99,7 +93,7 @@ class MixtureOfExperts(OwnMatrices):
         self.auxiliary: Tensor | None = None
 
     def weight_roles(self) -> dict[str, Role]:
-        """Each expert's matrices are its own; the router is an output layer of its own kind."""
+        """Each expert has matrices of its own; the router is an output layer."""
         return {"router.weight": OUTER, "gate": EXPERTS, "up": EXPERTS, "down": EXPERTS}
 
     def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT) -> Tensor:
@@ -112,11 +106,11 @@ class MixtureOfExperts(OwnMatrices):
         return y if self.shared is None else y + self.shared(x)
 
     def route(self, tokens: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Scores and numbers (N, k) of the experts of each token; those that are not `real` (N,)
-        are not counted.
+        """Scores and indices (N, k) of each token's experts; tokens that are not `real` (N,) do not
+        count.
         """
         options = self.options
-        with full_precision(tokens.device):  # a choice may be close
+        with full_precision(tokens.device):  # close scores decide
             logits = self.router(tokens.to(self.router.weight.dtype))  # (N, E)
         scores = logits.softmax(-1) if options.router == "softmax" else logits.sigmoid()  # (N, E)
         bias: Tensor = self.bias  # type: ignore[assignment]
@@ -148,9 +142,9 @@ class MixtureOfExperts(OwnMatrices):
         """
         order = chosen.flatten().argsort(
             stable=True
-        )  # (N * k): places in `chosen`, expert by expert
+        )  # (N * k): indices into `chosen`, expert by expert
         rows = tokens[order // self.options.top_k]
-        if tokens.is_meta:  # shapes and FLOPs alone: as many, whoever computes them
+        if tokens.is_meta:  # only shapes and FLOPs, the same for any expert
             counts = torch.tensor([len(rows)] + [0] * (self.options.experts - 1), device="cpu")
         else:
             counts = torch.bincount(chosen.flatten(), minlength=self.options.experts)
@@ -159,8 +153,8 @@ class MixtureOfExperts(OwnMatrices):
         return torch.zeros_like(tokens, dtype=y.dtype).index_add_(0, order // self.options.top_k, y)
 
     def one_by_one(self, rows: Tensor, counts: Tensor) -> Tensor:
-        """(N * k, C): expert after expert, each on its own rows; the least work where a product
-        keeps the machine busy.
+        """(N * k, C): expert after expert, each on its own rows; best where one product fills the
+        machine.
         """
         parts = []
         for e, part in enumerate(rows.split(counts.tolist())):
@@ -169,7 +163,7 @@ class MixtureOfExperts(OwnMatrices):
         return torch.cat(parts)
 
     def grouped(self, rows: Tensor, counts: Tensor) -> Tensor:
-        """The same as one batch of products: every expert's rows padded to the most that any has."""
+        """The same as one batched product: each expert's rows are padded to the longest."""
         expert = torch.repeat_interleave(torch.arange(len(counts), device=rows.device), counts)
         within = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[expert]
         padded = rows.new_zeros(len(counts), int(counts.max()), rows.shape[1])
@@ -180,9 +174,7 @@ class MixtureOfExperts(OwnMatrices):
         return torch.bmm(hidden, self.down.transpose(1, 2))[expert, within]
 
     def after_step(self) -> None:
-        """After the weights have moved: move the bias (where balancing is by bias) and forget the
-        load.
-        """
+        """Update the bias (where balancing is by bias) and reset the load."""
         load: Tensor = self.load  # type: ignore[assignment]
         if self.options.balance == "bias":
             self.bias += self.options.balance_weight * (load.mean() - load).sign()  # type: ignore[operator]
@@ -190,14 +182,14 @@ class MixtureOfExperts(OwnMatrices):
         self.auxiliary = None
 
     def forget_step(self) -> None:
-        """After a step that changed nothing: forget the load, and leave the bias."""
+        """Reset the load and leave the bias."""
         load: Tensor = self.load  # type: ignore[assignment]
         load.zero_()
         self.auxiliary = None
 
     def statistics(self) -> dict[str, float]:
-        """Of the step at hand: the busiest expert's load as a multiple of its share, and the part
-        of experts without a token.
+        """The busiest expert's load as a multiple of its share,
+        and the fraction of unused experts.
         """
         load: Tensor = self.load  # type: ignore[assignment]
         share = max(1e-9, float(load.mean()))

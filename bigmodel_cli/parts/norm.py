@@ -12,35 +12,29 @@ from bigmodel_cli.parts.contract import AnyNormOptions
 
 
 class LayerNormOptions(AnyNormOptions):
-    """LayerNorm (Ba et al. 2016): zero mean and unit variance over the channels, then a learned
-    scale and shift.
-    """
+    """LayerNorm (Ba et al. 2016): zero mean, unit variance, then a learned scale and shift."""
 
     type: Literal["layernorm"] = "layernorm"
     bias: bool = Field(True, description="learn a shift")
     eps: Positive = Field(1e-5, description="added to the variance")
 
     def build(self, dim: int) -> Module:
-        """The module for `dim` channels."""
         return nn.LayerNorm(dim, eps=self.eps, bias=self.bias)
 
 
 class RMSNormOptions(AnyNormOptions):
-    """RMSNorm (Zhang and Sennrich 2019): unit root mean square over the channels, then a learned
-    scale.
-    """
+    """RMSNorm (Zhang and Sennrich 2019): unit root mean square, then a learned scale."""
 
     type: Literal["rmsnorm"] = "rmsnorm"
     eps: Positive = Field(1e-6, description="added to the mean square")
 
     def build(self, dim: int) -> RMSNorm:
-        """The module for `dim` channels."""
         return RMSNorm(dim, self.eps)
 
 
 class RMSNorm(Module):
-    """(..., C) -> (..., C)   y = x / sqrt(mean(x^2) + eps) * weight, computed in fp32 (Zhang and
-    Sennrich 2019).
+    """(..., C) -> (..., C)   x / sqrt(mean(x^2) + eps) * weight,
+    in fp32 (Zhang and Sennrich 2019).
     """
 
     def __init__(self, dim: int, eps: float = 1e-6) -> None:
@@ -56,9 +50,7 @@ class RMSNorm(Module):
 
 
 class GatedRMSNorm(Module):
-    """y, gate (..., C) -> (..., C)   RMSNorm of y * silu(gate), in groups of channels (Dao and Gu
-    2024, Mamba-2).
-    """
+    """y, gate (..., C) -> (..., C)   RMSNorm of y * silu(gate) in groups of channels (Mamba-2)."""
 
     def __init__(self, dim: int, groups: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -72,8 +64,8 @@ class GatedRMSNorm(Module):
 
 
 class HeadGatedRMSNorm(Module):
-    """y, gate (..., P) -> (..., P)   RMSNorm of each head's y, times silu(gate) (Yang et al. 2025,
-    Gated DeltaNet).
+    """y, gate (..., P) -> (..., P)   RMSNorm of each head's y,
+    times silu(gate) (Gated DeltaNet).
     """
 
     def __init__(self, width: int, eps: float = 1e-6) -> None:

@@ -1,6 +1,4 @@
-"""Where a token stands: added to its embedding, turned into queries and keys, or added to the
-scores of attention.
-"""
+"""Positions: added to embeddings, applied to queries and keys, or added to attention scores."""
 
 from __future__ import annotations
 
@@ -18,16 +16,14 @@ from bigmodel_cli.roles import GAIN, Role
 
 
 class HeadPositionOptions(Options):
-    """Options of what tells positions apart within attention: queries and keys are turned, or
-    something is added to the scores.
-    """
+    """Options of positions within attention: rotary queries and keys, or a bias of the scores."""
 
     def rotary(self, head_dim: int, max_len: int) -> Rotary | None:
-        """What turns heads of width `head_dim`."""
+        """The rotary embedding for heads of width `head_dim`, if any."""
         return None
 
     def bias(self, heads: int, causal: bool) -> Alibi | T5Bias | None:
-        """What is added to the scores of so many heads."""
+        """The score bias for `heads` heads, if any."""
         return None
 
 
@@ -51,9 +47,7 @@ class LearnedOptions(AnyPositionOptions):
 
 
 class SinusoidalOptions(AnyPositionOptions):
-    """Sines and cosines of the position at geometric wavelengths (Vaswani et al. 2017, section
-    3.5).
-    """
+    """Sines and cosines at geometric wavelengths (Vaswani et al. 2017, section 3.5)."""
 
     type: Literal["sinusoidal"] = "sinusoidal"
     layout: Literal["interleaved", "halves"] = Field(
@@ -67,9 +61,7 @@ class SinusoidalOptions(AnyPositionOptions):
 
 
 class RotaryOptions(HeadPositionOptions):
-    """Rotary position embedding (Su et al. 2021): queries and keys are turned by an angle that
-    grows with the position.
-    """
+    """Rotary position embedding, RoPE (Su et al. 2021), of queries and keys."""
 
     type: Literal["rotary"] = "rotary"
     base: Annotated[float, Field(gt=1, le=1e12)] = Field(
@@ -85,11 +77,11 @@ class RotaryOptions(HeadPositionOptions):
     def rotary(self, head_dim: int, max_len: int) -> Rotary:
         """The module for heads of width `head_dim`.
 
-        Raises `ValueError` where the turned channels are not even.
+        Raises `ValueError` where the number of rotated channels is odd.
         """
         turned = math.floor(
             self.fraction * head_dim + 1e-6
-        )  # as GPT-NeoX, but for errors of rounding (0.29 x 100)
+        )  # as GPT-NeoX, but for rounding errors (0.29 x 100)
         if turned % 2 or not turned:
             raise ValueError(
                 f"position: rotary turns pairs of channels, and {turned} of {head_dim} are to be"
@@ -101,25 +93,23 @@ class RotaryOptions(HeadPositionOptions):
         return Rotary(rate, max_len, size)
 
     def of_scores(self) -> float:
-        """What the scores of heads that are not turned as a whole (MLA) are multiplied by."""
+        """Factor on the scores of heads that are only partially rotated (MLA)."""
         return self.scaling.of_scores() if self.scaling is not None else 1.0
 
 
 class AlibiOptions(HeadPositionOptions):
-    """ALiBi (Press et al. 2022): a penalty on the score that grows with the distance, steeper for
-    some heads.
-    """
+    """ALiBi (Press et al. 2022): a penalty on the score that grows with the distance."""
 
     type: Literal["alibi"] = "alibi"
 
     def bias(self, heads: int, causal: bool) -> Alibi:
-        """The module for so many heads."""
+        """The module for `heads` heads."""
         return Alibi(heads)
 
 
 class T5Options(HeadPositionOptions):
-    """T5's relative positions (Raffel et al. 2020): a learned score per head for each bucket of
-    distances.
+    """T5's relative positions (Raffel et al. 2020): a learned score per head and distance
+    bucket.
     """
 
     type: Literal["t5"] = "t5"
@@ -129,9 +119,9 @@ class T5Options(HeadPositionOptions):
     max_distance: Count = Field(128, description="from here on all distances share a bucket")
 
     def bias(self, heads: int, causal: bool) -> T5Bias:
-        """The module for so many heads.
+        """The module for `heads` heads.
 
-        Raises `ValueError` for too few buckets, or a distance that they reach one by one.
+        Raises `ValueError` for too few buckets, or a `max_distance` within the exact ones.
         """
         least = 2 if causal else 4
         if self.buckets < least:
@@ -170,7 +160,7 @@ class LearnedPosition(Module):
         self.table = nn.Embedding(max_len, dim)
 
     def weight_roles(self) -> dict[str, Role]:
-        """Positions do not decay."""
+        """Position tables have no weight decay."""
         return {"table.weight": GAIN}
 
     def forward(self, x: Tensor, sequence: SequenceInfo) -> Tensor:
@@ -179,9 +169,7 @@ class LearnedPosition(Module):
 
 
 class SinusoidalPosition(Module):
-    """(B, T, C) -> (B, T, C)   x + [sin(t / 10000^(2i/C)), cos(t / 10000^(2i/C))] (Vaswani et al.
-    2017).
-    """
+    """(B, T, C) -> (B, T, C)   x + [sin(t / 10000^(2i/C)), cos(t / 10000^(2i/C))]."""
 
     has_table = True  # of `max_len` positions
 
@@ -198,7 +186,7 @@ class SinusoidalPosition(Module):
         self.register_buffer("table", table[:, :dim], persistent=False)  # (T, C)
 
     def forward(self, x: Tensor, sequence: SequenceInfo) -> Tensor:
-        """Add each position's waves."""
+        """Add each position's sines and cosines."""
         table: Tensor = self.table  # type: ignore[assignment]
         return x + sequence.lookup(table, x.shape[1]).to(x.dtype)
 
@@ -211,14 +199,16 @@ class Alibi(Module):
         self.register_buffer("slopes", torch.tensor(alibi_slopes(heads)), persistent=False)
 
     def forward(self, queries: int, keys: int) -> Tensor:
-        """What is added to the scores; the last query is at the last key."""
+        """The bias of the scores; the last query is aligned with the last key."""
         slopes: Tensor = self.slopes  # type: ignore[assignment]
         return -slopes[:, None, None] * distances(queries, keys, slopes.device).abs()
 
 
 def alibi_slopes(heads: int) -> list[float]:
-    """The paper's slopes; for a number of heads that is no power of two, every second one of twice
-    the power fills up.
+    """The paper's slopes.
+
+    Where the number of heads is not a power of two, the rest is every second slope of the next
+    power.
     """
     power = 2 ** math.floor(math.log2(heads))
     slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
@@ -226,8 +216,9 @@ def alibi_slopes(heads: int) -> list[float]:
 
 
 class T5Bias(Module):
-    """(H, T, S)   a learned score for the bucket of j - i: half of the buckets exact, the rest
-    logarithmic (Raffel et al. 2020).
+    """(H, T, S)   a learned score for the bucket of j - i (Raffel et al. 2020).
+
+    Half of the buckets are exact, the rest logarithmic.
     """
 
     def __init__(self, options: T5Options, heads: int, causal: bool) -> None:
@@ -236,19 +227,19 @@ class T5Bias(Module):
         self.table = nn.Embedding(options.buckets, heads)
 
     def weight_roles(self) -> dict[str, Role]:
-        """Scores of distances are biases."""
+        """The scores count as biases."""
         return {"table.weight": GAIN}
 
     def forward(self, queries: int, keys: int) -> Tensor:
-        """What is added to the scores; the last query is at the last key."""
+        """The bias of the scores; the last query is aligned with the last key."""
         back = distances(queries, keys, self.table.weight.device)
         bias: Tensor = self.table(self.bucket(back))  # (T, S, H)
         return bias.permute(2, 0, 1)
 
     def bucket(self, back: Tensor) -> Tensor:
-        """The bucket of a key that stands so many positions before the query."""
+        """The bucket of a key that is `back` positions before the query."""
         buckets, offset = self.options.buckets, torch.zeros_like(back)
-        if not self.causal:  # the upper half is for keys that follow
+        if not self.causal:  # the upper half is for later keys
             buckets //= 2
             offset, back = (back < 0) * buckets, back.abs()
         back = back.clamp(min=0)
@@ -266,11 +257,10 @@ def distances(queries: int, keys: int, device: torch.device) -> Tensor:
 
 
 def sines_of_grid(grid: tuple[int, int], dim: int, first: int) -> Tensor:
-    """(F + rows x columns, C)   sines and cosines of column, then of row, half the channels each;
-    zeros for F tokens before.
+    """(F + rows x columns, C)   fixed 2-D positions, zeros for F tokens before the grid.
 
-    He et al. 2022: rates are 10000^(-4i/C) for i below C/4. Raises `ValueError` where 4 does not
-    divide C.
+    He et al. 2022: sines and cosines of the column, then of the row, half the channels each, at
+    rates 10000^(-4i/C) for i below C/4. Raises `ValueError` where 4 does not divide C.
     """
     if dim % 4:
         raise ValueError(

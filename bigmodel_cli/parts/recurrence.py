@@ -1,9 +1,8 @@
-"""Linear recurrences over a sequence, computed in chunks: matrix products inside a chunk, a state
-between chunks.
+"""Linear recurrences in chunks: matrix products inside a chunk, a state between chunks.
 
-Memory grows with T; the state is of a constant size, so that generation costs the same at every
-position. A state is empty where a segment begins: positions exchange nothing with those of another
-segment. All is computed in fp32 or better.
+Memory grows with T. The state has a constant size, so generation costs the same at every position.
+A state is empty where a segment begins: segments do not see one another. Everything is computed in
+fp32 or better.
 """
 
 from __future__ import annotations
@@ -20,12 +19,11 @@ from bigmodel_cli.roles import OUTER, Role
 
 @dataclass
 class Chunk:
-    """One chunk of every head: q, k (B, H, L, N), v (B, H, L, P), decay (B, H, L): the log of what
-    the state keeps.
+    """One chunk of every head: q, k (B, H, L, N), v (B, H, L, P), log decay (B, H, L).
 
-    `seen` (B, 1, L, L) is True where position i may know of j <= i; `old` (B, 1, L) where it may
-    know of the state that comes in, and `kept` (B, 1, L) where the state that goes out may know of
-    it; `passed` (B, 1) where that state goes through.
+    `seen` (B, 1, L, L) is True where position i may see j <= i; `old` (B, 1, L) where it may see
+    the incoming state, and `kept` (B, 1, L) where the outgoing state includes it; `passed` (B, 1)
+    where the incoming state is carried on.
     """
 
     q: Tensor
@@ -132,12 +130,11 @@ def delta_scan(
     sequence: SequenceInfo,
     size: int = 64,
 ) -> tuple[Tensor, Tensor]:
-    """S_t = exp(decay_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T, y_t = q_t S_t: (y,
-    S_T).
+    """S_t = exp(decay_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T, y_t = q_t S_t.
 
-    The gated delta rule (Yang et al. 2025, "Gated Delta Networks"): what the state already says
-    about k_t is replaced, not added to. Inside a chunk the replacements are found together by
-    solving a triangular system (the WY form, Yang et al. 2024).
+    Returns (y, S_T). The gated delta rule (Yang et al. 2025, "Gated Delta Networks"): the state's
+    value for k_t is replaced, not added to. Inside a chunk all replacements come from one
+    triangular system (the WY form, Yang et al. 2024).
     """
     library = _library(q, sequence)
     if library is not None:
@@ -149,7 +146,7 @@ def delta_scan(
         weighted = c.k * b[..., None]
         system = (weighted @ c.k.transpose(-1, -2) * c.between).tril(
             -1
-        )  # what earlier writes change in later reads
+        )  # effect of earlier writes on later reads
         wanted = c.v * b[..., None] - (weighted * c.since[..., None]) @ carried
         written = torch.linalg.solve_triangular(system, wanted, upper=False, unitriangular=True)
         y = (c.q @ c.k.transpose(-1, -2) * c.between) @ written + (
@@ -161,9 +158,7 @@ def delta_scan(
 
 
 def _library(q: Tensor, sequence: SequenceInfo) -> Any:
-    """The Triton kernels of flash-linear-attention (`fla.ops`), where it is installed and they can
-    compute this; else None.
-    """
+    """`fla.ops`, the Triton kernels of flash-linear-attention, where usable here; else None."""
     if not q.is_cuda or sequence.segment_ids is not None or importlib.util.find_spec("fla") is None:
         return None
     importlib.import_module("fla.ops.simple_gla")
@@ -177,7 +172,7 @@ def _through(
     rates: dict[str, Tensor],
     state: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Call one of its kernels, which have positions before heads and the same state."""
+    """Call one of its kernels, whose axes have positions before heads."""
     q, k, v = (t.transpose(1, 2).contiguous() for t in heads)
     rates = {name: t.transpose(1, 2).contiguous() for name, t in rates.items()}
     y, last = kernel(q, k, v, **rates, scale=1.0, initial_state=state, output_final_state=True)
@@ -189,29 +184,25 @@ def _first(state: Tensor | None, k: Tensor, v: Tensor) -> Tensor:
 
 
 class ShortConvolution(Module):
-    """(B, T, C) -> (B, T, C)   a causal convolution of each channel by itself, which does not cross
-    segments.
-    """
+    """(B, T, C) -> (B, T, C)   depthwise causal convolution within segments."""
 
     def __init__(self, channels: int, kernel: int, bias: bool) -> None:
         super().__init__()
         self.kernel = kernel
         self.weight = nn.Parameter(
             torch.empty(channels, kernel)
-        )  # the last column meets the position itself
+        )  # the last tap is the position itself
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
         nn.init.uniform_(self.weight, -(kernel**-0.5), kernel**-0.5)
 
     def weight_roles(self) -> dict[str, Role]:
-        """A filter for each channel is not a matrix."""
+        """Depthwise filters are not matrices."""
         return {"weight": OUTER}
 
     def forward(
         self, x: Tensor, sequence: SequenceInfo, past: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The convolution, and the last kernel - 1 inputs, which are the next call's `past` (B,
-        kernel - 1, C).
-        """
+        """The output, and the next call's `past` (B, kernel - 1, C): the last inputs."""
         width = self.kernel - 1
         row = torch.cat((x.new_zeros(len(x), width, x.shape[2]) if past is None else past, x), 1)
         if sequence.segment_ids is None:
@@ -223,7 +214,7 @@ class ShortConvolution(Module):
         return y, row[:, row.shape[1] - width :]
 
     def within_segments(self, row: Tensor, length: int, segments: Tensor) -> Tensor:
-        """The same tap by tap, leaving out what belongs to another segment."""
+        """The same tap by tap, without inputs of other segments."""
         width = self.kernel - 1
         ids = F.pad(segments, (width, 0), value=-1)[
             :, -(length + width) :

@@ -1,4 +1,4 @@
-"""Retention: linear attention whose memory of each head fades at a fixed rate (Sun et al. 2023)."""
+"""Retention (Sun et al. 2023): linear attention with a fixed decay per head."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ EPS = 1e-6
 
 
 class RetentionOptions(AnyMixerOptions):
-    """Retention (Sun et al. 2023, RetNet): linear attention with a fixed decay per head; its state
-    does not grow.
-    """
+    """Retention (Sun et al. 2023, RetNet): linear attention with a fixed decay per head."""
 
     type: Literal["retention"] = "retention"
     num_heads: Count = Field(description="heads (H), of dim / num_heads channels each")
@@ -53,13 +51,13 @@ class RetentionOptions(AnyMixerOptions):
 
 
 class Retention(OwnMatrices):
-    """(B, T, C) -> (B, T, C)   (Q K^T * D) V with D_ij = gamma_h^(i - j) for j <= i (Sun et al.
-    2023, equation 5).
+    """(B, T, C) -> (B, T, C)   (Q K^T * D) V with D_ij = gamma_h^(i - j) for j <= i.
 
-    gamma_h = 1 - 2^(-5 - h). Pair i of a query's and a key's channels is turned by 10000^(-i / (N /
-    2 - 1)) a position, each head's result is brought to a root mean square of 1 and gated, as in
-    the authors' code (torchscale). What that code divides scores by beforehand changes nothing
-    behind the norm, and is left out; so is a learned scale of the norm, which `out` contains.
+    Sun et al. 2023, equation 5; gamma_h = 1 - 2^(-5 - h). As in the authors' code (torchscale),
+    pair i of a query's and a key's channels is rotated by 10000^(-i / (N / 2 - 1)) per position,
+    and each head's result is normalised to a root mean square of 1 and gated. The code's divisor of
+    the scores has no effect before the norm and is left out; so is a learned scale of the norm,
+    which `out` contains.
     """
 
     needs_max_len = True  # by the table of angles
@@ -79,11 +77,10 @@ class Retention(OwnMatrices):
         self.out = nn.Linear(values, layer.dim, bias=False)
 
     def weight_roles(self) -> dict[str, Role]:
-        """Queries, keys and values are matrices of their own."""
+        """Queries, keys and values are separate matrices."""
         return {"qkv.weight": fused(*self.sizes)}
 
     def new_cache(self, batch: int, max_len: int) -> RecurrentCache:
-        """An empty state for generation."""
         return RecurrentCache()
 
     def forward(
@@ -92,7 +89,7 @@ class Retention(OwnMatrices):
         sequence: SequenceInfo = SINGLE_DOCUMENT,
         cache: RecurrentCache | None = None,
     ) -> Tensor:
-        """Mix the positions; with a cache, x follows what the state has seen."""
+        """Mix the positions; with a cache, x continues its positions."""
         kind = torch.promote_types(x.dtype, torch.float32)
         q, k, v = (
             t.unflatten(-1, (self.heads, -1)).transpose(1, 2)

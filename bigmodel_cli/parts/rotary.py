@@ -1,6 +1,4 @@
-"""Rotary positions: angles, how they are scaled for longer contexts, and the turning of heads by
-them.
-"""
+"""Rotary positions: the angles, their scaling for longer contexts, and the rotation of heads."""
 
 from __future__ import annotations
 
@@ -18,15 +16,14 @@ class _Scaling(Options):
     factor: Positive = Field(description="how many times longer than trained")
 
     def rates(self, rate: Tensor, base: float) -> tuple[Tensor, float]:
-        """Angles per position (R/2) of so many pairs, from the plain ones, and what cosines and
-        sines are multiplied by.
+        """Scaled angles per position (R/2) from the plain ones, and a factor on cosines and sines.
 
-        Raises `ValueError` where the number of pairs is not enough.
+        Raises `ValueError` for too few pairs.
         """
         raise NotImplementedError
 
     def of_scores(self) -> float:
-        """What scores of heads that are not turned as a whole (MLA) are multiplied by, beside that."""
+        """Further factor on the scores of heads that are only partially rotated (MLA)."""
         return 1.0
 
 
@@ -41,8 +38,9 @@ class LinearScaling(_Scaling):
 
 
 class NTKScaling(_Scaling):
-    """NTK-aware scaling (bloc97 2023): a larger base, so that fast angles stay and the slowest is
-    divided by the factor.
+    """NTK-aware scaling (bloc97 2023): a larger base.
+
+    Fast angles stay, and the slowest is divided by the factor.
     """
 
     type: Literal["ntk"] = "ntk"
@@ -62,12 +60,11 @@ class NTKScaling(_Scaling):
 
 
 class YarnScaling(_Scaling):
-    """YaRN (Peng et al. 2023): angles that turn often within the trained length stay, slow ones are
-    divided by the factor.
+    """YaRN (Peng et al. 2023): fast angles stay, slow ones are divided by the factor.
 
     Attention is made sharper: cosines and sines are multiplied by m(`mscale`) /
-    m(`mscale_all_dim`), m(a) = 0.1 a ln(factor) + 1, and the scores of MLA, where a part of each
-    head is turned, by m(`mscale_all_dim`)^2 (DeepSeek-V2 2024).
+    m(`mscale_all_dim`), m(a) = 0.1 a ln(factor) + 1, and the scores of MLA, whose heads are
+    partially rotated, by m(`mscale_all_dim`)^2 (DeepSeek-V2 2024).
     """
 
     type: Literal["yarn"] = "yarn"
@@ -107,12 +104,10 @@ class YarnScaling(_Scaling):
         return self
 
     def rates(self, rate: Tensor, base: float) -> tuple[Tensor, float]:
-        """Between those that stay and those that are divided the mean changes linearly with the
-        number of the pair.
-        """
+        """A linear ramp over the pairs, between angles that stay and angles that are divided."""
         turned = 2 * len(rate)
 
-        def pair(turns: float) -> float:  # the pair of channels that makes so many turns
+        def pair(turns: float) -> float:  # the (fractional) pair that makes that many turns
             return turned * math.log(self.trained / (turns * 2 * math.pi)) / (2 * math.log(base))
 
         low, high = pair(self.fast), pair(self.slow)
@@ -140,19 +135,17 @@ Scaling = Annotated[LinearScaling | NTKScaling | YarnScaling, Field(discriminato
 
 
 def rotary_rates(base: float, turned: int) -> Tensor:
-    """(R/2) float64   base^(-2i/R), the angle of each pair at position 1 (Su et al. 2021, section
-    3.2.2).
-    """
+    """(R/2) float64   base^(-2i/R), the angle of each pair at position 1 (Su et al. 2021)."""
     return base ** (-torch.arange(0, turned, 2, dtype=torch.float64) / turned)
 
 
 class Rotary(Module):
-    """(B, H, T, D) -> (B, H, T, D)   pairs (i, i + R/2) of the first R channels turned by t *
-    rate_i (Su et al. 2021).
+    """(B, H, T, D) -> (B, H, T, D)   rotate pairs (i, i + R/2) of the first R channels by t *
+    rate_i.
 
-    The pairing is Llama's; the channels after R are left alone. `rate` (R/2) are radians per
-    position; cosines and sines are multiplied by `size`. Angles are found in float64: in float32
-    that of position 100,000 is off by a hundredth.
+    Su et al. 2021. The pairing is Llama's; channels after R are unchanged. `rate` (R/2) are radians
+    per position; cosines and sines are multiplied by `size`. Angles are found in float64: in
+    float32 that of position 100,000 is off by a hundredth.
     """
 
     has_table = True  # of `max_len` positions
@@ -164,12 +157,12 @@ class Rotary(Module):
             1, 2
         )  # (T, R)
         sign = torch.ones(turned)
-        sign[: turned // 2] = -1  # folded into the sine: turning needs no negation
+        sign[: turned // 2] = -1  # folded into the sine: the rotation needs no negation
         self.register_buffer("cos", (angle.cos() * size).float(), persistent=False)
         self.register_buffer("sin", (angle.sin() * sign * size).float(), persistent=False)
 
     def forward(self, x: Tensor, sequence: SequenceInfo) -> Tensor:
-        """Turn the heads by their positions."""
+        """Rotate the heads by their positions."""
         length = x.shape[2]
         cos = sequence.lookup(self.cos, length).to(x.dtype)  # type: ignore[arg-type]
         sin = sequence.lookup(self.sin, length).to(x.dtype)  # type: ignore[arg-type]

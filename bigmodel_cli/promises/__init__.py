@@ -1,10 +1,10 @@
-"""What a part promises to whoever uses it, tried on tiny inputs in well under a second.
+"""What a part promises to its users, checked on tiny inputs in well under a second.
 
-`bigmodel check` tries it, and training does so before it begins.
+`bigmodel check` checks it, and so does training before it begins.
 
-A part that does not keep a promise gives wrong numbers that nobody sees: one that looks ahead
-learns to copy, one whose cache differs writes other text than it was trained for. Options that name
-a promise in `not_promised` do not make it.
+A part that breaks a promise gives silently wrong results: one that looks ahead learns to copy, one
+whose cache differs generates other text than it was trained for. Options may exempt themselves from
+a promise by naming it in `not_promised`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from bigmodel_cli.promises import forms, sequence, training
 from bigmodel_cli.promises.trial import LONGEST, Broken, Trial, first_line
 
 WIDTHS = (12, 10, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-"""Tried one after the other, since heads or groups may not divide all of them."""
+"""Tried in order, since heads or groups may not divide all of them."""
 
 REMEDIES = {
     "builds": (
@@ -64,8 +64,7 @@ REMEDIES = {
     ),
     "positions": "compute each position by itself, whatever stands beside it",
 }
-"""What to do about a promise that is not kept; the promises in the order in which they are tried.
-"""
+"""What to do about a broken promise; the promises in the order in which they are checked."""
 
 _COMMON: dict[str, Callable[[Trial], None]] = {
     "shape": forms.shape,
@@ -82,14 +81,14 @@ OF_SLOT: dict[str, dict[str, Callable[[Trial], None]]] = {
     "position": {"cache": sequence.offset, "documents": sequence.documents},
 }
 ONE_SIDED = ("causal", "cache")
-"""Promises that are made where positions see those before them alone."""
+"""Promises of causal parts only."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One promise of a part: whether it is kept, and what there is to say.
+    """One promise of a part: whether it is kept, and a remark.
 
-    None: it is not made, or not for such a place.
+    None: it is not made, or does not apply.
     """
 
     promise: str
@@ -97,7 +96,7 @@ class Finding:
     text: str = ""
 
     def cells(self) -> list[str]:
-        """The promise, whether it is kept, and what there is to say, for people."""
+        """The promise, whether it is kept, and the remark, for people."""
         none = "not here" if self.promise == "builds" else "not promised"
         return [
             self.promise,
@@ -114,9 +113,9 @@ class Finding:
 def check_part(
     slot: str, options: Any, causal: bool = True, widths: Iterable[int] = WIDTHS
 ) -> list[Finding]:
-    """Try each promise of a part that fills `slot`; `causal` is what a mixer's place asks for.
+    """Check each promise of a part for `slot`; `causal` is that of the mixer's layer.
 
-    The random state is left as it was.
+    The random state is restored.
     """
     load_torch()
     unknown = [name for name in options.not_promised if name not in REMEDIES]
@@ -146,7 +145,7 @@ def check_part(
 
 
 def check_other(kind: str, options: Any) -> list[Finding]:
-    """Try each promise of an optimizer or a schedule."""
+    """Check each promise of an optimizer or a schedule."""
     load_torch()
     tries = training.TRIES[kind].items()
     return [
@@ -161,7 +160,7 @@ def _renewed(attempt: Callable[[Trial], None], trial: Trial) -> None:
 
 
 def _does_not_run(trial: Trial) -> str:
-    """What a part raises that is called as a block calls it, or ''."""
+    """What a part raises when called as a block calls it, or ""."""
     try:
         trial.renew()
         trial.run(trial.input())
@@ -173,9 +172,7 @@ def _does_not_run(trial: Trial) -> str:
 
 
 def _raised(options: Any, error: Exception) -> str:
-    """'my_part.py:21: AttributeError: ...': what was raised, at the line of the part's own file
-    that was at work.
-    """
+    """'my_part.py:21: AttributeError: ...': the error, at the line of the part's own file."""
     file = Path(str(sys.modules[type(options).__module__].__file__))
     line = line_of(file, error)
     text = f"{type(error).__name__}: {first_line(error)}"
@@ -200,7 +197,7 @@ def _built(slot: str, options: Any, causal: bool, widths: Iterable[int]) -> Tria
     for width in widths:
         try:
             return Trial(slot, options, LayerContext(width, LONGEST, 0, 2, causal))
-        except ValueError as error:  # the way in which a part says that something does not fit
+        except ValueError as error:  # how a part reports that something does not fit
             refused = first_line(error)
         except Exception as error:
             return Finding("builds", False, f"{_raised(options, error)}; {REMEDIES['builds']}")
@@ -208,9 +205,9 @@ def _built(slot: str, options: Any, causal: bool, widths: Iterable[int]) -> Tria
 
 
 def check_parts(model: ModelOptions) -> None:
-    """Try the parts of plugins in a model's options.
+    """Check the parts of plugins in a model's options.
 
-    Raises `SpecError` naming each promise that is not kept, and the remedy.
+    Raises `SpecError` naming each broken promise, and the remedy.
     """
     for part in parts_from_files(model, "model"):
         if part.slot not in OF_SLOT:
@@ -221,7 +218,7 @@ def check_parts(model: ModelOptions) -> None:
         for finding in check_part(part.slot, part.options, causal, widths):
             if (
                 finding.kept is None and finding.promise != "builds"
-            ):  # what cannot be built is said when the model is
+            ):  # what cannot be built is reported when the model is built
                 say(
                     f"{part.path}: {part.options.type} does not promise {finding.promise!r}: its"
                     " options say so"
@@ -232,7 +229,7 @@ def check_parts(model: ModelOptions) -> None:
 
 
 def check_plugins(spec: Any) -> None:
-    """Try the parts of plugins in a spec, and their optimizer and schedule.
+    """Check the parts of plugins in a spec, and their optimizer and schedule.
 
     Raises `SpecError` as `check_parts` does.
     """

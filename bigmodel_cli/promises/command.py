@@ -1,6 +1,4 @@
-"""`bigmodel check FILE`: every promise of everything in a plugin's file that can be tried without a
-spec.
-"""
+"""`bigmodel check FILE`: all promises of a plugin file's parts, optimizers and schedules."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ UNTRIED = (
 
 @dataclass(frozen=True)
 class Checked:
-    """One of the classes: what it fills, what it is called, and what was found; in an encoder too
-    where it is a mixer.
-    """
+    """One of the classes: its slot, its name, and the findings (of a mixer in an encoder too)."""
 
     slot: str
     type: str
@@ -40,9 +36,9 @@ class Checked:
 
     @property
     def broken(self) -> list[str]:
-        """The promises that are not kept.
+        """The broken promises.
 
-        A mixer that is made for one kind of place alone need not be built for the other.
+        A mixer for decoders only, or for encoders only, need not be built for the other.
         """
         here = [f.promise for f in self.findings if f.kept is False]
         there = [
@@ -54,9 +50,7 @@ class Checked:
         return ["builds"] if nowhere else [*here, *there]
 
     def rows(self) -> list[list[str]]:
-        """One for each promise; of those in an encoder one for all, or one for each that is not
-        kept.
-        """
+        """One per promise; of those in an encoder one for all, or one for each broken one."""
         found = [finding.cells() for finding in self.findings]
         if self.in_encoder:
             broken = [f for f in self.in_encoder if not f.kept]
@@ -79,7 +73,7 @@ class Checked:
 
 
 def checked_text(parts: Sequence[Checked]) -> str:
-    """What was found as a table."""
+    """The findings as a table."""
     return table(
         ["part", "promise", "kept", "what there is to say"],
         [row for part in parts for row in part.rows()],
@@ -87,10 +81,9 @@ def checked_text(parts: Sequence[Checked]) -> str:
 
 
 def check_plugin(file: Path, overrides: Sequence[str]) -> list[Checked]:
-    """Try the parts that were joined from the file, each with its defaults and those overrides that
-    it has options for.
+    """Check the file's parts, each with its defaults and the overrides of its options.
 
-    Raises `SpecError` for an override that none has, and for options without a value.
+    Raises `SpecError` for an override that fits none, and for options without a value.
     """
     types = [(slot, options) for slot, options, _ in plugin_types()]
     if not types:

@@ -1,6 +1,4 @@
-"""Promises that every part makes: shapes, the meta device, the same numbers again, after saving
-too, gradients, rows.
-"""
+"""Promises of every part: shapes, meta device, repeatability, saving, gradients, rows."""
 
 from __future__ import annotations
 
@@ -56,7 +54,7 @@ def saved(trial: Trial) -> None:
 
 
 def gradients(trial: Trial) -> None:
-    """Every weight that is trained has a part in the output."""
+    """Every trained weight has a gradient."""
     trial.part.train()
     y = trial.call(trial.input(4 * ROWS).requires_grad_())
     if y.requires_grad:
@@ -77,9 +75,7 @@ def gradients(trial: Trial) -> None:
 
 
 def rows(trial: Trial) -> None:
-    """A row gives the same with other rows beside it and alone; in training no gradient goes from a
-    row to another.
-    """
+    """A row gives the same alone and in a batch; no gradient flows between rows."""
     x = trial.input()
     want = trial.run(x)
     expect_equal(
@@ -94,9 +90,7 @@ def rows(trial: Trial) -> None:
 
 
 def slope(trial: Trial, x: Tensor, row: int, end: int = LENGTH) -> Tensor:
-    """(B, T, C)   how each input moves the outputs of a row's first `end` positions, in training:
-    whatever dropout draws.
-    """
+    """(B, T, C)   gradient of a row's first `end` outputs by each input, in training."""
     trial.part.train()
     x = x.clone().requires_grad_()
     y = trial.call(x)[row, :end]

@@ -1,6 +1,4 @@
-"""Promises of parts that know about order: nothing is seen ahead, caches change nothing, documents
-keep to themselves.
-"""
+"""Promises of parts over sequences: causality, caches, separate documents, offsets."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from bigmodel_cli.promises.trial import LENGTH, ROWS, Broken, Trial, differ, exp
 
 
 def causal(trial: Trial) -> None:
-    """What comes later changes nothing, and its being there changes nothing."""
+    """Later positions change nothing, nor does their presence."""
     x = trial.input()
     want = trial.run(x)
     for cut in (1, 6, LENGTH - 1):
@@ -50,8 +48,8 @@ def _pieces(
 
 
 def cache(trial: Trial) -> None:
-    """Piece by piece with a cache is as the whole; rows of a cache can be chosen, as a beam search
-    does.
+    """Piece by piece with a cache equals the whole; a cache's rows can be selected (beam
+    search).
     """
     x = trial.input()
     want = trial.run(x)
@@ -89,7 +87,9 @@ def _alone(trial: Trial, x: Tensor, segments: Tensor) -> Tensor:
 
 
 def documents(trial: Trial) -> None:
-    """Packed documents are as each alone; what stands in padding changes nothing; over a cache too."""
+    """Packed documents equal each alone; the content of padding changes nothing;
+    with a cache too.
+    """
     x = trial.input()
     packed = torch.tensor([[0] * 4 + [1] * 5 + [2] * 4, [0] * 13, [0] + [1] * 12])
     want = _alone(trial, x, packed)
@@ -120,7 +120,7 @@ def _one_sided(trial: Trial) -> bool:
 
 
 def offset(trial: Trial) -> None:
-    """Positions that follow others count on from them."""
+    """Positions count on from those in the cache."""
     x = trial.input()
     want = trial.run(x)
     found = [

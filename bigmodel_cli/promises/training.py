@@ -1,6 +1,4 @@
-"""What plugins' optimizers and schedules promise; of models, tasks, data and trackers a file alone
-has nothing to be tried with.
-"""
+"""Promises of plugins' optimizers and schedules (other plugins need a spec to be checked with)."""
 
 from __future__ import annotations
 
@@ -24,11 +22,11 @@ REMEDIES = {
         "return a finite number of 0 or more for any step of any run, and the same when asked again"
     ),
 }
-"""What to do about a promise that is not kept."""
+"""What to do about a broken promise."""
 
 
 class _Tried:
-    """An optimizer of a few weights, moved by gradients that are the same each time."""
+    """An optimizer of a few weights, with fixed gradients."""
 
     def __init__(self, options: Any) -> None:
         draw = torch.Generator().manual_seed(1)
@@ -49,7 +47,7 @@ class _Tried:
 
 
 def _sums(options: Any) -> None:
-    """Sums over 8 targets move the weights as their mean does."""
+    """Sums over 8 targets update the weights as their mean does."""
     expect_equal(
         _Tried(options).move(range(STEPS), 8.0),
         _Tried(options).move(range(STEPS)),
@@ -58,7 +56,7 @@ def _sums(options: Any) -> None:
 
 
 def _saved(options: Any) -> None:
-    """Another optimizer with the same weights and the saved state goes on as the first."""
+    """Another optimizer with the same weights and the saved state continues as the first."""
     first, second = _Tried(options), _Tried(options)
     first.move(range(STEPS))
     for name, p in second.weights.items():

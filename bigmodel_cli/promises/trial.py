@@ -1,6 +1,4 @@
-"""One part on trial: built at a small width, with weights and inputs that are drawn the same way
-each time.
-"""
+"""One part under check: built at a small width, with reproducible weights and inputs."""
 
 from __future__ import annotations
 
@@ -12,15 +10,15 @@ from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceIn
 LONGEST = 32
 """Positions that the part is built for."""
 ROWS, LENGTH = 3, 13
-"""The size of an input, as a rule: odd, so that nothing comes out even by chance."""
+"""The usual size of an input, odd so that nothing divides it by chance."""
 
 
 class Broken(Exception):
-    """A promise that is not kept: the message says what was seen."""
+    """A broken promise; the message says what was seen."""
 
 
 class Trial:
-    """A part to be tried.
+    """A part to be checked.
 
     `part` is None where the options have nothing to build (a position of type none).
     """
@@ -46,7 +44,7 @@ class Trial:
         return part
 
     def renew(self) -> None:
-        """Build it anew, with weights away from zeros and ones, behind which a fault may hide; in
+        """Build it again, with weights away from zeros and ones, which may hide a fault; in
         evaluation.
         """
         torch.manual_seed(1)
@@ -59,7 +57,7 @@ class Trial:
                 weight.add_(0.1 * torch.randn(weight.shape))
 
     def input(self, rows: int = ROWS, length: int = LENGTH, seed: int = 2) -> Tensor:
-        """(B, T, C) drawn numbers."""
+        """(B, T, C) random numbers."""
         return torch.randn(rows, length, self.dim, generator=torch.Generator().manual_seed(seed))
 
     def run(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: Any = None) -> Tensor:
@@ -70,7 +68,7 @@ class Trial:
     def call(
         self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: Any = None
     ) -> Tensor:
-        """The same with gradients: called as a block calls what fills this slot."""
+        """The same with gradients, called as a block calls this slot."""
         if self.slot == "norm":
             y = self.part(x)
         elif self.slot == "mixer":
@@ -83,7 +81,7 @@ class Trial:
 
 
 def differ(a: Tensor, b: Tensor) -> float:
-    """The greatest difference as a part of what stands there; 0 where it is no more than rounding.
+    """The largest relative difference; 0 within rounding.
 
     Infinite for other shapes.
     """

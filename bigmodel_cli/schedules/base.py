@@ -1,4 +1,4 @@
-"""What every schedule answers: a new one is a file with its options, and a name in the table."""
+"""The base classes of schedules: a new one is a file with its options, and a name in the table."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class AnyScheduleOptions(Options):
         """The same for a step that is not one of the warm-up."""
 
     def remarks(self, total: int) -> list[str]:
-        """What the run's length does to the schedule, where that is hardly meant: for people."""
+        """Warnings about the schedule at this length of run."""
         if self.warmup < total:
             return []
         return [
@@ -65,4 +65,4 @@ class FallingOptions(AnyScheduleOptions):
 
     @abstractmethod
     def shape(self, left: float) -> float:
-        """The height above `final`, from 1 where all of the span is `left` (1) to 0 at its end (0)."""
+        """The height above `final`, from 1 at `left` = 1 (all of the span) to 0 at `left` = 0."""

@@ -13,5 +13,4 @@ class ConstantOptions(AnyScheduleOptions):
     type: Literal["constant"] = "constant"
 
     def after_warmup(self, step: int, total: int) -> float:
-        """1."""
         return 1.0

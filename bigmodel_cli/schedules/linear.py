@@ -13,5 +13,4 @@ class LinearOptions(FallingOptions):
     type: Literal["linear"] = "linear"
 
     def shape(self, left: float) -> float:
-        """A straight line."""
         return left

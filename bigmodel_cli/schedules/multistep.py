@@ -1,4 +1,4 @@
-"""Down by a factor at a few places of the run."""
+"""Down by a factor at a few milestones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class MultistepOptions(AnyScheduleOptions):
         return self.gamma ** sum(step >= round(milestone * total) for milestone in self.milestones)
 
     def remarks(self, total: int) -> list[str]:
-        """Also where a milestone is passed in the warm-up, so that the peak is not reached."""
+        """Also warn of a milestone within the warm-up, where the peak is not reached."""
         early = [m for m in self.milestones if round(m * total) <= self.warmup < total]
         return super().remarks(total) + [
             f"train.schedule.milestones: {m:g} of the run's {total:,} steps lies in the warm-up of"

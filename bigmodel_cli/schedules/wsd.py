@@ -21,15 +21,14 @@ class WSDOptions(FallingOptions):
     )
 
     def span(self, total: int) -> float:
-        """decay x total steps, at least one, which do not begin before the warm-up has ended."""
+        """decay x total steps, at least one, not before the end of the warm-up."""
         return min(super().span(total), max(1, self.decay * total))
 
     def shape(self, left: float) -> float:
-        """A straight line."""
         return left
 
     def remarks(self, total: int) -> list[str]:
-        """Also where the warm-up reaches into the decay."""
+        """Also warn of a warm-up that reaches into the decay."""
         if self.warmup >= total or self.warmup <= total - 1 - self.decay * total:
             return super().remarks(total)
         return [

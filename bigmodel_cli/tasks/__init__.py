@@ -1,10 +1,10 @@
-"""Tasks: what a batch is turned into, and how a model is judged.
+"""Tasks: how a batch becomes a loss, and how a model is scored.
 
-One file each, one name in the table.
+One file per task, one name in the table.
 
 A task gives ``forward(model, batch) -> outputs``; ``loss(outputs, batch) -> (loss_sum, count)``,
-divided once by whoever has all the sums; and ``score(outputs, batch)``: for each metric the sum and
-the count of every item, so that a metric over a split is ``sum / count`` whatever the batches were,
+divided once by the caller, who has all the sums; and ``score(outputs, batch)``: for each metric the
+sum and the count of every item, so that a metric over a split is ``sum / count`` for any batches,
 and its uncertainty can be computed from the items.
 """
 

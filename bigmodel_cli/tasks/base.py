@@ -1,7 +1,7 @@
-"""What every task answers: a new task is a file with its options and its class, and a line in the
-table.
+"""The base classes of tasks and their options.
 
-Who trains, evaluates or writes asks these methods and never looks at what a task is.
+A new task is a file with both, and a line in the table. Training, evaluation and generation call
+these methods and never look at a task's type.
 """
 
 from __future__ import annotations
@@ -20,13 +20,11 @@ Batch = dict[str, Tensor]
 Scores = dict[str, tuple[Tensor, Tensor]]
 """Metric name -> (sums (B,), counts (B,)), one pair per item of the batch."""
 Answers = dict[str, list[Any]]
-"""What a model said of each item, by name, beside what it should have said."""
+"""Name -> one value per item: a model's answers, and the references."""
 
 
 class Search(NamedTuple):
-    """How a model writes where the command line does not say: by a search for a text, with
-    `max_tokens` at most.
-    """
+    """How a model generates by default: the beam search, and the most tokens (`max_tokens`)."""
 
     beams: int = 1
     length_penalty: float = 1.0
@@ -38,9 +36,9 @@ class AnyTaskOptions(Options):
 
     type: str = ""
     output: ClassVar[str]
-    """What a model must compute, as the models' options name it in their `outputs`."""
+    """What a model must compute, in the words of the models' `outputs`."""
     isolates: ClassVar[bool] = False
-    """Whether the task keeps the documents of a window apart (data.isolate)."""
+    """Whether the task can keep the documents of a window apart (data.isolate)."""
 
     @abstractmethod
     def build(self, info: DatasetInfo = NO_DATASET) -> Task:
@@ -51,25 +49,23 @@ class AnyTaskOptions(Options):
 
     @classmethod
     def for_predictions(cls) -> AnyTaskOptions:
-        """Options by default, for a task that scores a file of samples again: options that must be
-        given are left out.
-        """
+        """Default options for scoring a file of predictions again, without required options."""
         return cls.model_construct()
 
     def notes(self, info: DatasetInfo) -> list[str]:
-        """What is to be said before training on the data that `info` describes."""
+        """Messages to show before training on the data that `info` describes."""
         return []
 
     def sample(self) -> SampleText | None:
-        """The text that a finished training shows; None where the task is not to write any."""
+        """The sample text shown after training; None for none."""
         return None
 
     def pictures(self) -> Pictures | None:
-        """The images that a finished training shows; None where there are none."""
+        """The images shown after training; None for none."""
         return None
 
     def unlearnable(self, model: str, learners: Sequence[str]) -> str:
-        """Why a model of this type cannot learn the task, as a message; `learners` are the types
+        """The message that a model of this type cannot learn the task; `learners` are the types
         that can.
         """
         return (
@@ -78,14 +74,13 @@ class AnyTaskOptions(Options):
         )
 
     def search(self) -> Search:
-        """How a model writes."""
+        """How a model generates by default."""
         return Search()
 
     def example(self, model: Any, info: DatasetInfo, x: Tensor, second: int) -> tuple[Tensor, ...]:
-        """What a model with these options is called with in training, where x (B, ...) is its first
-        input, of no content.
+        """A model's arguments in training, where x (B, ...) is a dummy first input.
 
-        `second` is the length of the other side of pairs.
+        `second` is the length of the target of pairs.
         """
         return (x,)
 
@@ -93,38 +88,36 @@ class AnyTaskOptions(Options):
 class Task:
     """Turns batches into a loss and scores.
 
-    Sums and counts are divided once, by whoever has all of them.
+    Sums and counts are divided once, by the caller, who has all of them.
     """
 
     name: ClassVar[str]
     needs: ClassVar[str]
-    """What the data must have, in a word."""
+    """What the data must have, in one word."""
     reads: tuple[str, ...]
-    """The names in a batch that must be there."""
+    """The batch keys that must be there."""
     unit: ClassVar[str] = "samples"
     """What `size` counts, in the plural."""
     metrics: ClassVar[Mapping[str, MetricInfo]] = {"loss": LOSS}
-    """What is to be known of the metrics."""
+    """Metric name -> its description."""
     metric: str = "loss"
     """The metric that decides which checkpoint is best."""
     derived_from: ClassVar[str] = "loss"
-    """The metric of `score` whose functions are `derived`."""
+    """The metric of `score` that `derived` is computed from."""
     measured: ClassVar[tuple[str, ...]] = ()
-    """The metrics that `measures` finds in the answers of `score`."""
+    """The metrics that `measures` computes from the answers of `score`."""
     labels: ClassVar[bool] = False
-    """Whether it says something of each item that has a name: a class, numbers."""
+    """Whether it predicts something named for each item: a class, numbers."""
     has_top: ClassVar[bool] = False
-    """Whether that is the likeliest of several."""
+    """Whether that is the likeliest of several classes."""
     of_probability: ClassVar[bool] = True
-    """Whether what `foremost` says is a probability."""
+    """Whether the value of `foremost` is a probability."""
     generates: ClassVar[bool] = False
-    """Whether items are judged by what the model writes: its answers are then source, reference and
-    prediction.
-    """
+    """Whether items are scored by generated text: answers are source, reference and prediction."""
     text_metrics: Sequence[str] = ()
-    """What `eval` judges written texts by, as metrics/text.py names them."""
+    """The text metrics of `eval`, as metrics/text.py names them."""
     validation_text_metrics: Sequence[str] = ()
-    """What each validation does; where there are none it lets the model write nothing."""
+    """The text metrics of each validation; without any it generates nothing."""
 
     def suits(self, info: DatasetInfo) -> bool:
         """Whether the data has what the task `needs`."""
@@ -133,7 +126,7 @@ class Task:
     def check(self, model: Any, info: DatasetInfo, names: frozenset[str], source: str) -> None:
         """Raise `SpecError` where task, model (its options) and data do not fit one another.
 
-        The data has this DatasetInfo and `names` in a batch, and is of the type `source`.
+        `info` describes the data, `names` are its batch keys, `source` is its type.
         """
         if not self.suits(info):
             other = [what for what in _contents(info) if what not in ("tokens", "images")]
@@ -149,14 +142,13 @@ class Task:
             )
 
     def remedy(self, missing: list[str]) -> str:
-        """What to do about data without these names in a batch, as the end of a message."""
+        """What to do about data without these batch keys, as the end of a message."""
         return ""
 
     def forward(self, model: Any, batch: Batch, training: bool = True) -> Any:
-        """The model called on a batch: what `loss` and `score` take, logits for most tasks.
+        """The model's outputs for a batch, which `loss` and `score` take; logits for most tasks.
 
-        Where a task shows a model something else when it is judged, that is what it does without
-        `training`.
+        Without `training` the inputs are those of evaluation, where a task has others for it.
         """
         raise NotImplementedError
 
@@ -165,75 +157,66 @@ class Task:
         raise NotImplementedError
 
     def score(self, outputs: Any, batch: Batch) -> tuple[Scores, Answers]:
-        """Sums and counts of every metric that is a mean, and what the model said, of each item.
+        """Per item: sums and counts of every metric that is a mean, and the model's answers.
 
         Without gradients.
         """
         raise NotImplementedError
 
     def size(self, batch: Batch) -> int | Tensor:
-        """How much of its unit the model works on in a batch, padding left out; what a rate of
-        training counts.
+        """The batch's size in `unit`, without padding: what the training rate counts.
 
-        Not `loss`'s count, which is a sum of weights or of hidden tokens alone.
+        Not `loss`'s count, which may be a sum of weights, or of hidden tokens alone.
         """
         return len(next(iter(batch.values())))
 
     def predictions(self, outputs: Any, top: int) -> list[dict[str, Any]]:
-        """What `predict` tells of each item, where the task `labels`; of the `top` likeliest where
-        it `has_top`.
+        """`predict`'s record of each item where the task `labels`; the `top` likeliest if
+        `has_top`.
         """
         raise NotImplementedError
 
     def foremost(self, outputs: Tensor) -> tuple[int, str, float]:
-        """Of the outputs (1, K) of one item: the number of the one to look at, its name, and what
-        it says.
-        """
+        """The foremost of the outputs (1, K) of one item: its index, its name, and its value."""
         raise NotImplementedError
 
     def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:
-        """The metrics that are not means of `score`; `texts` are what written texts are judged by."""
+        """The metrics that are not means of `score`; `texts` are the text metrics."""
         return {}
 
     def baselines(self, answers: Answers, texts: Sequence[str]) -> dict[str, Measure]:
-        """The same metrics of something simple that a model must be better than."""
+        """The same metrics of a simple baseline."""
         return {}
 
     def tables(self, answers: Answers) -> dict[str, list[dict[str, Any]]]:
-        """What `eval` shows beside the metrics, by name, as rows of the same columns: how it is
-        with each type, label, word.
-        """
+        """Tables that `eval` shows beside the metrics, by name: figures per type, label or word."""
         return {}
 
     def tuned(self, answers: Answers) -> dict[str, Any]:
-        """Options of the task, by their paths, that a trained model is best used with, found on the
-        answers of validation data.
-        """
+        """Task options by path, tuned on the answers of validation data."""
         return {}
 
     def derived(self, metrics: dict[str, float]) -> dict[str, float]:
-        """Metrics that are functions of other metrics, such as the perplexity."""
+        """Metrics that are functions of other metrics, such as perplexity."""
         return {}
 
     def info(self, metric: str) -> MetricInfo:
-        """What is to be known of a metric of this name."""
+        """The description of a metric."""
         return self.metrics.get(metric, MetricInfo())
 
     def described(self) -> dict[str, Any]:
-        """The metric that decides, as plain values: its name and which way is better; and all in
-        percent.
-        """
+        """The deciding metric and its direction, and the metrics in percent, as plain values."""
         percent = [name for name, info in self.metrics.items() if info.percent]
         return {"name": self.metric, "higher_is_better": self.higher_is_better, "percent": percent}
 
     @property
     def higher_is_better(self) -> bool:
-        """Of the metric that decides."""
+        """Whether the deciding metric is better when higher."""
         return self.info(self.metric).higher_is_better
 
 
 def _contents(info: DatasetInfo) -> list[str]:
-    """What data as `info` describes it has, in the words of `Task.needs`."""
+    """What the data has, in the words of `Task.needs`."""
     there = {
         "labels": info.classes and not info.label_sets,
         "sets of labels": info.label_sets,

@@ -32,11 +32,10 @@ class CausalLMOptions(AnyTaskOptions):
     )
 
     def build(self, info: DatasetInfo = NO_DATASET) -> CausalLM:
-        """The task."""
         return CausalLM(self)
 
     def sample(self) -> SampleText | None:
-        """A continuation of the prompt, unless it is to have no tokens."""
+        """A continuation of the prompt, unless it has no tokens."""
         if not self.sample_tokens:
             return None
         return SampleText(self.sample_prompt, self.sample_tokens, self.sample_temperature)
@@ -57,8 +56,8 @@ class CausalLM(TokenTask):
         self.label_smoothing = options.label_smoothing
 
     def forward(self, model: Any, batch: Batch, training: bool = True) -> Tensor:
-        """(B, T, V)   the model's logits, each document for itself where the batch says which is
-        which.
+        """(B, T, V)   the model's logits; documents are kept apart where the batch has
+        "segments".
         """
         inputs, segments = self.shift(batch)[0], batch.get("segments")
         logits: Tensor = (

@@ -16,14 +16,12 @@ from bigmodel_cli.metrics.labels import f1_measure
 from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
 
 INPUTS: dict[str, tuple[str, ...]] = {"image": (), "tokens": ("types",), "frames": ("lengths",)}
-"""What an item may be, by its name in a batch, and what may stand beside it: what the model is
-called with, in this order.
-"""
+"""Batch keys of an item, each with the optional keys passed after it."""
 
 UNEVEN = 0.8
-"""Part of the training items, of the largest class ..."""
+"""Largest class as a fraction of the training items ..."""
 UNEVEN_TIMES = 10
-"""... or how many times the smallest class, from which on it is said."""
+"""... or as a multiple of the smallest class, above which a warning is given."""
 
 
 class ClassificationOptions(AnyTaskOptions):
@@ -47,9 +45,7 @@ class ClassificationOptions(AnyTaskOptions):
     )
 
     def notes(self, info: DatasetInfo) -> list[str]:
-        """The weight of each class; without weights, that the accuracy is high for a model that
-        knows nothing, where it is.
-        """
+        """The class weights; without them, a warning where the classes are uneven."""
         weights = class_weights(self, info)
         if weights:
             shown = ", ".join(
@@ -61,12 +57,11 @@ class ClassificationOptions(AnyTaskOptions):
         return uneven(info)
 
     def build(self, info: DatasetInfo = NO_DATASET) -> Classification:
-        """The task."""
         return Classification(self, info)
 
 
 class Classification(Task):
-    """batch {an input of `INPUTS`, "label": (B,)}; the model maps the input to logits (B, classes)."""
+    """batch {an input of `INPUTS`, "label": (B,)}; the model gives logits (B, classes)."""
 
     name = "classification"
     needs = "labels"
@@ -97,8 +92,7 @@ class Classification(Task):
     def loss(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy over the batch, and its size; with weights both are weighted sums.
 
-        Their quotient is that of torch.nn.CrossEntropyLoss(weight=...), over however many
-        micro-batches they are summed.
+        Their quotient is torch.nn.CrossEntropyLoss(weight=...), over any number of micro-batches.
         """
         labels, smoothing = batch["label"], self.options.label_smoothing
         if not self.weights:
@@ -115,7 +109,7 @@ class Classification(Task):
         """Per item: right or wrong ("accuracy", and "top5" from twenty classes on) and its
         cross-entropy ("loss").
 
-        The answers are its label, the likeliest class and that one's probability.
+        The answers are the label, the likeliest class and its probability.
         """
         labels, logits = batch["label"], outputs
         ones = labels.new_ones(len(labels))
@@ -151,7 +145,7 @@ class Classification(Task):
         return int(best), self.classes[int(best)], float(probability)
 
     def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:
-        """macro-F1, over the data's classes, or where they are not known those that occur."""
+        """macro-F1 over the data's classes; where those are not known, over those that occur."""
         label, prediction = (
             [str(name) for name in answers[side]] for side in ("label", "prediction")
         )
@@ -168,9 +162,7 @@ class Classification(Task):
 
 
 def uneven(info: DatasetInfo) -> list[str]:
-    """A warning where the training items of one class are most of all, or many times those of
-    another.
-    """
+    """A warning where one class has most training items, or many times those of another."""
     counts = info.class_counts
     if not sum(counts):
         return []
@@ -189,8 +181,7 @@ def uneven(info: DatasetInfo) -> list[str]:
 def class_weights(options: ClassificationOptions, info: DatasetInfo) -> tuple[float, ...]:
     """The weight of each class, in the order of the logits; () where every item counts alike.
 
-    Raises `SpecError` for a name that is no class, and for "balanced" where the training items of
-    each class are not known.
+    Raises `SpecError` for an unknown class, and for "balanced" where class counts are not known.
     """
     wanted = options.class_weights
     if wanted == "none" or not info.classes:
@@ -215,7 +206,7 @@ def class_weights(options: ClassificationOptions, info: DatasetInfo) -> tuple[fl
 
 
 def inputs_of(batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
-    """What a model that labels items is called with.
+    """The model's arguments for a batch of items.
 
     Raises `SpecError` for data that has none of `INPUTS`.
     """

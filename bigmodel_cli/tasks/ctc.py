@@ -17,9 +17,7 @@ from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
 
 
 class CTCOptions(AnyTaskOptions):
-    """Write down what is said in a recording (Graves et al. 2006); scored by word and character
-    error rate.
-    """
+    """Transcribe recordings (Graves et al. 2006); scored by word and character error rate."""
 
     type: Literal["ctc"] = "ctc"
     output: ClassVar[str] = "transcript"
@@ -28,7 +26,6 @@ class CTCOptions(AnyTaskOptions):
     )
 
     def build(self, info: DatasetInfo = NO_DATASET) -> CTC:
-        """The task."""
         return CTC(self, info)
 
 
@@ -36,9 +33,8 @@ class CTC(Task):
     """batch {"frames": (B, T, width), "lengths": (B,), "target": (B, L)}; the model maps frames to
     logits (B, T', V).
 
-    Units are numbered 0 to V - 2, and the blank is V - 1. The model says by `out_lengths` how many
-    vectors of T' are a row's own, and the data what its units are called and whether they are words
-    or characters.
+    Units are numbered 0 to V - 2, and the blank is V - 1. The model's `out_lengths` gives the real
+    vectors of each row; `info` has the units' names and whether they are words or characters.
     """
 
     name = "ctc"
@@ -51,12 +47,12 @@ class CTC(Task):
         self.metric = options.metric
 
     def forward(self, model: Any, batch: Batch, training: bool = True) -> tuple[Tensor, Tensor]:
-        """(logits (B, T', V) in fp32, how many vectors (B,) of each row are its own)."""
+        """(logits (B, T', V) in fp32, number of real vectors (B,))."""
         return read(model, batch)
 
     def loss(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
-        """Summed negative log-likelihood in nats over all transcripts, and how many units they
-        have.
+        """Summed negative log-likelihood in nats over all transcripts,
+        and their number of units.
         """
         nats = negative_log_likelihood(*outputs, batch["target"])
         return nats.sum(), (batch["target"] != PADDING).sum()
@@ -66,7 +62,7 @@ class CTC(Task):
         ("loss"). Greedy decoding.
 
         Edits are counted as jiwer does, of texts in lower case without punctuation
-        (metrics/text.py). The answers are what was said and what was written.
+        (metrics/text.py). The answers are references and hypotheses.
         """
         units, spelling = self.units, self.spelling
         nats = negative_log_likelihood(*outputs, batch["target"])
@@ -88,22 +84,22 @@ class CTC(Task):
 
 
 def transcribe(model: Any, batch: Batch, info: DatasetInfo) -> list[str]:
-    """What is said in each recording of a batch."""
+    """The transcript of each recording of a batch."""
     return text_of(*read(model, batch), info.classes, info.spelling)
 
 
 def read(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """(logits (B, T', V) in fp32, how many vectors (B,) of each row are its own)."""
+    """(logits (B, T', V) in fp32, number of real vectors (B,))."""
     logits: Tensor = model(batch["frames"], batch["lengths"])
     return logits.float(), model.out_lengths(batch["lengths"])
 
 
 def negative_log_likelihood(logits: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
-    """(B, T', V) logits, (B,) lengths, (B, L) units padded with -1 -> (B,) nats: all ways to write
-    the units, with blanks between.
+    """(B, T', V) logits, (B,) lengths, (B, L) units padded with -1 -> (B,) nats over all
+    alignments.
 
-    Raises `DataError` where a transcript needs more vectors than there are: one for each unit, and
-    a blank between equal ones.
+    Raises `DataError` where a transcript needs more vectors than there are: one per unit, and a
+    blank between equal ones.
     """
     real = target != PADDING
     counts = real.sum(1)
@@ -122,9 +118,7 @@ def negative_log_likelihood(logits: Tensor, lengths: Tensor, target: Tensor) -> 
 
 
 def text_of(logits: Tensor, lengths: Tensor, units: Sequence[str], spelling: str) -> list[str]:
-    """The text of each row of logits (B, T', V): the likeliest unit of each vector, repetitions
-    once, blanks left out.
-    """
+    """Greedy decoding of logits (B, T', V): argmax, repetitions merged, blanks removed."""
     best = logits.argmax(-1)  # (B, T')
     place = torch.arange(best.shape[1], device=best.device)
     kept = (best != logits.shape[-1] - 1) & (place < lengths[:, None])
@@ -137,8 +131,8 @@ def text_of(logits: Tensor, lengths: Tensor, units: Sequence[str], spelling: str
 
 
 def spell(numbers: Sequence[int], units: Sequence[str], spelling: str) -> str:
-    """Units as text: words with a space between them, or characters with space at the ends and
-    twice left out.
+    """Units as text: words joined by spaces, or characters with white space collapsed and
+    stripped.
     """
     text = (" " if spelling == "words" else "").join(units[n] for n in numbers)
     return " ".join(text.split())
@@ -147,7 +141,7 @@ def spell(numbers: Sequence[int], units: Sequence[str], spelling: str) -> str:
 def _edits(
     reference: Sequence[Sequence[str]], hypothesis: Sequence[Sequence[str]], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """(edits (B,), how long what was said is (B,))."""
+    """(edits (B,), lengths of the references (B,))."""
     edits = [edit_distance(a, b) for a, b in zip(reference, hypothesis, strict=True)]
     return (
         torch.tensor(edits, dtype=torch.float64).to(device),
@@ -156,9 +150,7 @@ def _edits(
 
 
 def edit_distance(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
-    """The fewest insertions, deletions and substitutions that turn one into the other (Levenshtein
-    1966).
-    """
+    """The edit distance: insertions, deletions and substitutions (Levenshtein 1966)."""
     numbers = {unit: i for i, unit in enumerate({*reference, *hypothesis})}
     row = np.array([numbers[unit] for unit in hypothesis], np.int64)
     steps = np.arange(len(row) + 1)

@@ -1,5 +1,4 @@
-"""Cross-entropy over a vocabulary, without its logits in fp32: a piece at a time, with the gradient
-made on the way.
+"""Cross-entropy over a vocabulary in pieces, without all logits in fp32; computes its gradient too.
 
 PyTorch's keeps log-probabilities of every target in fp32 and passes over them several times; for a
 vocabulary of some thousands that is a third of the time of a small model's step on a CPU, and for
@@ -14,22 +13,22 @@ from bigmodel_cli.config import PADDING
 from bigmodel_cli.lazy import Tensor, torch
 
 PIECE = {"cpu": 1 << 19, "cuda": 1 << 26}
-"""Logits in fp32 at once: as many as stay in a core's cache, or keep a GPU busy."""
+"""Logits in fp32 at once: as many as fit a core's cache, or keep a GPU busy."""
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-    """logits (..., V), targets (...) -> ()   summed cross-entropy in nats, in fp32; targets of -1
-    are left out.
+    """logits (..., V), targets (...) -> ()   summed cross-entropy in nats (fp32); targets of -1 are
+    ignored.
 
-    Label smoothing (Szegedy et al. 2016) spreads so much of the probability evenly over all V.
+    Label smoothing (Szegedy et al. 2016) spreads `smoothing` of the probability evenly over all V.
     """
     total: Tensor = _function().apply(logits.flatten(0, -2), targets.flatten(), smoothing)
     return total
 
 
 def token_nll(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """logits (..., V), targets (...) -> (nats (...) float64, whether the likeliest is the target
-    (...)); 0 and False where -1.
+    """logits (..., V), targets (...) -> (nats (...) float64, argmax is target (...)); 0, False
+    where -1.
     """
     rows = max(1, PIECE.get(logits.device.type, 1 << 24) // logits.shape[-1])
     kind = torch.promote_types(logits.dtype, torch.float32)
@@ -49,14 +48,12 @@ _made: Any = None
 
 
 def _function() -> Any:
-    """The autograd function; it is made at the first use, since torch is not there when this file
-    is imported.
-    """
+    """The autograd function, made at the first use, since this file is imported before torch."""
     global _made
     if _made is None:
 
         class CrossEntropy(torch.autograd.Function):
-            """The loss is a sum, so its gradient is known up to a factor as soon as the logits are."""
+            """The loss is a sum, so its gradient is known up to a factor in the forward pass."""
 
             @staticmethod
             def forward(context: Any, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
@@ -78,9 +75,7 @@ def _function() -> Any:
 def _pieces(
     logits: Tensor, targets: Tensor, smoothing: float, wanted: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """The loss, and where wanted its gradient: softmax - (1 - s) * one-hot - s / V, in the logits'
-    precision.
-    """
+    """The loss, and where wanted its gradient softmax - (1 - s) * one-hot - s / V."""
     vocab = logits.shape[-1]
     rows = max(1, PIECE.get(logits.device.type, 1 << 24) // vocab)
     kind = torch.promote_types(logits.dtype, torch.float32)

@@ -1,4 +1,4 @@
-"""Masked image modelling: rebuild the patches that were hidden. It needs no labels."""
+"""Masked image modelling: reconstruct hidden patches. It needs no labels."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
 from bigmodel_cli.tasks.shown import Pictures
 
 ORDER = 4
-"""The stream of a row's random numbers that puts its patches in order."""
+"""Stream of a row's random numbers that shuffles its patches."""
 
 
 class MaskedImageOptions(AnyTaskOptions):
-    """Rebuild hidden patches of images from the others (He et al. 2022, masked autoencoder); scored
-    by the squared error.
-    """
+    """Reconstruct hidden patches of images (He et al. 2022, MAE); scored by the squared error."""
 
     type: Literal["masked_image"] = "masked_image"
     output: ClassVar[str] = "patches"
@@ -36,11 +34,10 @@ class MaskedImageOptions(AnyTaskOptions):
     )
 
     def build(self, info: DatasetInfo = NO_DATASET) -> MaskedImage:
-        """The task."""
         return MaskedImage(self)
 
     def pictures(self) -> Pictures | None:
-        """Images, what the model sees of them, and what it makes of that."""
+        """Images, their visible patches, and the reconstructions."""
         note = ", each hidden patch at its true mean and deviation, which the loss does not ask for"
         return Pictures(
             "rebuilt", "rebuilt images", note if self.normalize else "", MaskedImage(self).rows
@@ -54,14 +51,14 @@ class MaskedImageOptions(AnyTaskOptions):
         )
 
     def example(self, model: Any, info: DatasetInfo, x: Tensor, second: int) -> tuple[Tensor, ...]:
-        """Which patches of the images are seen, too."""
+        """Images, and the indices of visible patches."""
         rows, columns = model.grid(info)
         return x, torch.arange(self.visible(rows * columns), device=x.device).expand(len(x), -1)
 
     def visible(self, patches: int) -> int:
-        """How many of so many patches stay visible.
+        """The number of visible patches.
 
-        Raises `SpecError` where that is none or all.
+        Raises `SpecError` where none or all are visible.
         """
         seen = round(patches * (1 - self.mask_ratio))
         if not 0 < seen < patches:
@@ -77,10 +74,10 @@ class MaskedImage(Task):
     """batch {"image": (B, C, H, W), "key": (B,)}; the model maps images and visible patches (B, K)
     to all pixels (B, N, P).
 
-    The loss of an image is the mean squared error over its hidden patches, which are as many in
-    every image; sums are over images. What is hidden is drawn from the rows' keys, whatever the
-    batch. Training hides other patches in each epoch; evaluation always the same of a sample, by
-    its number in the split, so that its figures can be compared.
+    The loss of an image is the mean squared error over its hidden patches, as many in every image;
+    sums are over images. The patches are drawn by the rows' keys, whatever the batch. Training
+    hides other patches in each epoch; evaluation always hides the same ones of a sample, by its
+    index in the split, so that figures can be compared.
     """
 
     name = "masked_image"
@@ -91,7 +88,7 @@ class MaskedImage(Task):
         self.options = options
 
     def check(self, model: Any, info: DatasetInfo, names: frozenset[str], source: str) -> None:
-        """Also where no patch would be hidden, or none visible."""
+        """Also refuse a ratio that hides no patch or all."""
         super().check(model, info, names, source)
         rows, columns = model.grid(info)
         self.options.visible(rows * columns)
@@ -99,8 +96,8 @@ class MaskedImage(Task):
     def forward(
         self, model: Any, batch: Batch, training: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, N, P) twice, the patches as they are and as the model makes them from a part; (B, N -
-        K) which it does not see.
+        """(patches (B, N, P), reconstructed patches (B, N, P), indices of hidden ones (B,
+        N - K)).
         """
         pixels = model.patchify(batch["image"])
         return self.call(model, batch["image"], pixels, self.ranks(batch[KEY], pixels.shape[1]))
@@ -108,12 +105,12 @@ class MaskedImage(Task):
     def call(
         self, model: Any, images: Tensor, pixels: Tensor, ranks: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The same, where the K patches of lowest rank are seen."""
+        """The same with the K patches of lowest rank visible."""
         visible, hidden = self.divide(ranks)
         return pixels, model(images, visible).float(), hidden
 
     def loss(self, outputs: tuple[Tensor, Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
-        """Summed error of the images, and how many there are."""
+        """Summed error of the images, and their number."""
         errors = self.errors(*outputs)
         return errors.sum(), torch.full((), len(errors), device=errors.device)
 
@@ -123,14 +120,13 @@ class MaskedImage(Task):
         return {"loss": (errors, torch.ones_like(errors, dtype=torch.int64))}, {}
 
     def ranks(self, keys: Tensor, patches: int) -> Tensor:
-        """(B,) -> (B, N)   in what order the patches of an image with that key are shown."""
+        """(B,) -> (B, N)   the random rank of each patch, by the image's key."""
         return draw(keys, ORDER, patches)
 
     def rebuild(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) twice: what evaluation lets the model see of the images, zero elsewhere; and
-        with the rest rebuilt.
+        """(B, C, H, W) twice: the visible patches, zero elsewhere; and the reconstructions.
 
-        Where the loss compares normalised patches, the rebuilt ones are shown at the true mean and
+        Where the loss compares normalised patches, reconstructed ones get the true mean and
         deviation.
         """
         pixels, rebuilt, hidden = self.forward(model, batch)
@@ -146,8 +142,8 @@ class MaskedImage(Task):
         )
 
     def rows(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        """Images (B, C, H, W) by their title: as they are, what is seen of them, and what is made
-        of that.
+        """Images (B, C, H, W) by title: the originals, their visible patches, and the
+        reconstructions.
         """
         seen, rebuilt = self.rebuild(model, batch)
         last = "rebuilt at\ntrue mean,\ndeviation" if self.options.normalize else "rebuilt"
@@ -160,14 +156,14 @@ class MaskedImage(Task):
         return errors
 
     def divide(self, ranks: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N) -> (B, K), (B, N - K)   the patches that are visible, in the image's order, and
-        those that are hidden.
+        """(B, N) -> (B, K), (B, N - K)   indices of visible patches, ascending,
+        and of hidden ones.
         """
         order, seen = ranks.argsort(dim=1, stable=True), self.options.visible(ranks.shape[1])
         return order[:, :seen].sort(1).values, order[:, seen:]
 
     def targets(self, patches: Tensor) -> Tensor:
-        """(B, N, P) -> (B, N, P)   what is to be rebuilt of the patches' pixels."""
+        """(B, N, P) -> (B, N, P)   the targets of the patches' pixels."""
         if not self.options.normalize:
             return patches
         mean, deviation = moments(patches)
@@ -175,7 +171,5 @@ class MaskedImage(Task):
 
 
 def moments(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, N, P) -> (B, N, 1) twice   each patch's mean and deviation, the latter a little above
-    zero (He et al. 2022).
-    """
+    """(B, N, P) -> (B, N, 1) twice   each patch's mean and deviation (plus an epsilon)."""
     return patches.mean(2, keepdim=True), (patches.var(2, keepdim=True) + 1e-6).sqrt()

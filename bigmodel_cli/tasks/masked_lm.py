@@ -1,4 +1,4 @@
-"""Masked language modelling: find the tokens that were hidden."""
+"""Masked language modelling: predict hidden tokens."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from bigmodel_cli.tasks.loss import cross_entropy, token_nll
 from bigmodel_cli.tasks.tokens import TokenTask
 
 HIDDEN, SEEN, OTHER = 1, 2, 3
-"""Streams of a row's random numbers: which tokens are to be found, what the model sees of them, and
-which token instead.
+"""Streams of a row's random numbers: which tokens are chosen, how they are replaced, by which
+token.
 """
 
 
 class MaskedLMOptions(AnyTaskOptions):
-    """Find hidden tokens from both sides (Devlin et al. 2019, BERT); scored by cross-entropy in
-    nats per hidden token.
+    """Predict hidden tokens from both sides (Devlin et al. 2019, BERT); scored in nats per hidden
+    token.
     """
 
     type: Literal["masked_lm"] = "masked_lm"
@@ -50,11 +50,10 @@ class MaskedLMOptions(AnyTaskOptions):
         return self
 
     def build(self, info: DatasetInfo = NO_DATASET) -> MaskedLM:
-        """The task."""
         return MaskedLM(self, info)
 
     def example(self, model: Any, info: DatasetInfo, x: Tensor, second: int) -> tuple[Tensor, ...]:
-        """Which tokens are hidden too, as many as on average."""
+        """Also a mask of hidden tokens, as many as on average."""
         hidden = torch.zeros(
             max(1, round(self.mask_prob * x.shape[0] * x.shape[1])),
             dtype=torch.int64,
@@ -67,18 +66,17 @@ class MaskedLM(TokenTask):
     """batch {"tokens": (B, T + 1), "key": (B,)}; the model maps tokens, `masked` and `at`, each (B,
     T), to logits (N, V) at `at`.
 
-    Where the batch has "words" (B, T + 1), which number each token's word within its row, tokens of
-    no word (-1: marks) are never hidden; and with `whole_words` a word is hidden as a whole (Devlin
-    et al.'s addition of 2019).
+    Where the batch has "words" (B, T + 1), the index of each token's word within its row, tokens of
+    no word (-1: special tokens) are never hidden; and with `whole_words` a word is hidden as a
+    whole (Devlin et al.'s addition of 2019).
 
-    Each token (or word) is to be found with probability `mask_prob`, by itself, as in RoBERTa's and
-    transformers' code (BERT's hides a fixed number of each row, at least one): a short row may have
-    nothing to find, and then counts nothing. A swapped token is drawn evenly from the vocabulary,
-    marks included, as in BERT's code, so that it is by chance the same in one of V cases. All is
-    drawn from the rows' keys, number by number along the row, so that neighbours, micro-batches,
-    order and padding change nothing. Training hides other tokens in each epoch. Evaluation always
-    hides the same of a sample, by its number in the split, with the mask alone, so that its figures
-    can be compared.
+    Each token (or word) is chosen independently with probability `mask_prob`, as in RoBERTa's and
+    transformers' code (BERT's chooses a fixed number per row, at least one): a short row may have
+    none, and then counts nothing. A random token is drawn uniformly from the vocabulary, special
+    tokens included, as in BERT's code, so that it is the same one in one of V cases. Everything is
+    drawn by the rows' keys, along the row, so that neighbours, micro-batches, order and padding
+    change nothing. Training hides other tokens in each epoch. Evaluation always hides the same ones
+    of a sample, by its index in the split, with the mask alone, so that figures can be compared.
     """
 
     name = "masked_lm"
@@ -88,13 +86,11 @@ class MaskedLM(TokenTask):
         self.reads = ("tokens", "words") if options.whole_words else ("tokens",)
 
     def remedy(self, missing: list[str]) -> str:
-        """Data can say which word a token belongs to."""
+        """Suggest data.words where word indices are missing."""
         return "; set data.words: true" if missing == ["words"] else ""
 
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """(B, T) tokens, which of them may be hidden, and with `whole_words` the number of each
-        one's word.
-        """
+        """(B, T) tokens, which of them may be hidden, and with `whole_words` their word indices."""
         tokens = batch["tokens"][:, :-1]
         if "words" not in batch:
             return tokens, tokens != PADDING, None
@@ -102,7 +98,7 @@ class MaskedLM(TokenTask):
         return tokens, words != PADDING, words.clamp(min=0) if self.options.whole_words else None
 
     def forward(self, model: Any, batch: Batch, training: bool = True) -> tuple[Tensor, Tensor]:
-        """(N, V) logits of the hidden tokens, and where they are, (B, T) bool."""
+        """(N, V) logits of the hidden tokens, and their mask (B, T)."""
         options = self.options
         tokens, free, words = self.inputs(batch)
         at = self.chosen(batch[KEY], tokens, words) & free
@@ -115,16 +111,16 @@ class MaskedLM(TokenTask):
         return found(model, batch, torch.where(swapped, other, tokens), masked, at), at
 
     def loss(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
-        """Summed cross-entropy over the hidden tokens, and how many there are."""
+        """Summed cross-entropy over the hidden tokens, and their number."""
         logits, at = outputs
         return cross_entropy(logits, self.inputs(batch)[0][at]), at.sum()
 
     def size(self, batch: Batch) -> Tensor:
-        """The tokens that are read, hidden or not."""
+        """The number of tokens read, hidden or not."""
         return (batch["tokens"][:, :-1] != PADDING).sum()
 
     def score(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> tuple[Scores, Answers]:
-        """Per row: nats over its hidden tokens ("loss"), and right first guesses ("accuracy")."""
+        """Per row: nats over its hidden tokens ("loss"), and correct argmax ("accuracy")."""
         logits, at = outputs
         tokens = self.inputs(batch)[0]
         nats, right = (
@@ -136,15 +132,13 @@ class MaskedLM(TokenTask):
         return {"loss": (nats.sum(1), counts), "accuracy": (right.sum(1), counts)}, {}
 
     def chosen(self, keys: Tensor, tokens: Tensor, words: Tensor | None) -> Tensor:
-        """(B, T) bool: where a token is to be found, by one number for each token, or for all
-        tokens of a word.
-        """
+        """(B, T) bool: the chosen tokens, by one random number per token, or per word."""
         drawn = draw(keys, HIDDEN, tokens.shape[1])
         return (drawn if words is None else drawn.gather(1, words)) < self.options.mask_prob
 
 
 def found(model: Any, batch: Batch, seen: Tensor, masked: Tensor, at: Tensor) -> Tensor:
-    """(N, V) logits where `at` is True; a pair's "types" (B, T + 1) go to the model too."""
+    """(N, V) logits where `at` is True; the model also gets a pair's "types" (B, T + 1)."""
     at = at.flatten().nonzero()[:, 0]
     if "types" in batch:
         pair: Tensor = model(seen, batch["types"][:, :-1], masked, at)

@@ -20,8 +20,8 @@ HALF = 0.5
 
 
 class MultilabelOptions(AnyTaskOptions):
-    """Find an item's set of labels; scored by mAP, by F1 of the sets, and by binary cross-entropy
-    in nats.
+    """Predict an item's set of labels; scored by mAP, F1 of the sets, and binary cross-entropy in
+    nats.
     """
 
     type: Literal["multilabel"] = "multilabel"
@@ -53,7 +53,6 @@ class MultilabelOptions(AnyTaskOptions):
         return [f"weight of items with each label in the loss: {shown}"] if weights else []
 
     def build(self, info: DatasetInfo = NO_DATASET) -> Multilabel:
-        """The task."""
         return Multilabel(self, info)
 
 
@@ -85,7 +84,7 @@ class Multilabel(Task):
         self.weights = positive_weights(options, info)
 
     def remedy(self, missing: list[str]) -> str:
-        """How sets are said."""
+        """Suggest data.label_separator."""
         return "; say what stands between an item's labels: data.label_separator"
 
     def forward(self, model: Any, batch: Batch, training: bool = True) -> Tensor:
@@ -94,7 +93,7 @@ class Multilabel(Task):
         return logits
 
     def loss(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Summed binary cross-entropy over items and labels, and how many those are."""
+        """Summed binary cross-entropy over items and labels, and their number."""
         weight = outputs.new_tensor(self.weights) if self.weights else None
         total = F.binary_cross_entropy_with_logits(
             outputs, batch["labels"].to(outputs.dtype), pos_weight=weight, reduction="sum"
@@ -102,10 +101,10 @@ class Multilabel(Task):
         return total, torch.full((), outputs.numel(), device=outputs.device)
 
     def score(self, outputs: Tensor, batch: Batch) -> tuple[Scores, Answers]:
-        """Per item: whether its set is found exactly ("exact"), and its mean cross-entropy over the
-        labels ("loss").
+        """Per item: whether its set is exactly right ("exact"), and its mean cross-entropy
+        ("loss").
 
-        The answers are its labels, those that are said, and the probability of each.
+        The answers are its labels, the predicted ones, and the probability of each.
         """
         truth, probabilities = batch["labels"], outputs.double().sigmoid()
         said = probabilities >= probabilities.new_tensor(self.thresholds)
@@ -125,14 +124,14 @@ class Multilabel(Task):
         }
 
     def names(self, held: Tensor) -> list[list[str]]:
-        """(B, C) bool -> the labels of each."""
+        """(B, C) bool -> the labels of each item."""
         return [
             [name for name, has in zip(self.classes, row, strict=True) if has]
             for row in held.tolist()
         ]
 
     def predictions(self, outputs: Tensor, top: int) -> list[dict[str, Any]]:
-        """{"labels": those from their threshold on, "top": [{"label", "probability"}, ...]} of each
+        """{"labels": those above their threshold, "top": [{"label", "probability"}, ...]} of each
         item.
         """
         probabilities = outputs.double().sigmoid().cpu()
@@ -158,9 +157,7 @@ class Multilabel(Task):
         return {"map": mean_average_precision(scores, truth), **f1_of_sets(truth, said)}
 
     def tuned(self, answers: Answers) -> dict[str, Any]:
-        """The thresholds of the highest F1 of each label; of one without positives, the one that it
-        has.
-        """
+        """Each label's threshold of the highest F1; one without positives keeps its own."""
         scores, truth, _ = _matrices(answers)
         found = [best_threshold(scores[:, c], truth[:, c]) for c in range(len(self.classes))]
         three = zip(self.classes, found, self.thresholds, strict=True)
@@ -170,7 +167,7 @@ class Multilabel(Task):
 
 
 def _matrices(answers: Answers) -> tuple[Tensor, Tensor, Tensor]:
-    """(N, C) probabilities, and which labels each item has and which are said of it."""
+    """(N, C) probabilities, true labels, and predicted labels."""
     classes = [*answers["probabilities"][0]]
     scores = torch.tensor(
         [[row[n] for n in classes] for row in answers["probabilities"]], dtype=torch.float64
@@ -183,7 +180,7 @@ def _matrices(answers: Answers) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def by_class(option: str, given: Mapping[Name, float], classes: Sequence[str]) -> dict[str, float]:
-    """Values by the labels' names. Raises `SpecError` for a name that is no label."""
+    """Values by label. Raises `SpecError` for a name that is not a label."""
     named = {
         str(name).lower() if isinstance(name, bool) else str(name): value
         for name, value in given.items()
@@ -197,9 +194,9 @@ def by_class(option: str, given: Mapping[Name, float], classes: Sequence[str]) -
 
 
 def positive_weights(options: MultilabelOptions, info: DatasetInfo) -> tuple[float, ...]:
-    """What an item with each label counts; () where that is 1.
+    """The weight of positives of each label; () where all are 1.
 
-    A label that no training item has, or every one, counts 1.
+    A label that no training item has, or every one, has weight 1.
     """
     wanted = options.pos_weight
     if wanted == "none" or not info.classes:

@@ -17,16 +17,15 @@ from bigmodel_cli.tasks.classification import inputs_of
 ERROR = MetricInfo(higher_is_better=False)
 R2 = MetricInfo(limits=(-math.inf, 1.0))
 OF_MEAN = "_of_mean"
-"""Behind the name of a metric: that of always saying the training split's mean."""
+"""Suffix of metrics of the baseline that always predicts the training split's mean."""
 CONSTANT = 1e-12
-"""Part of the sum of squares up to which numbers are taken for constant: what is left is rounding.
-"""
+"""Numbers count as constant below this fraction of their sum of squares: the rest is rounding."""
 
 
 class RegressionOptions(AnyTaskOptions):
-    """Estimate an item's numbers; scored in the data's units by MAE and RMSE, and by R2.
+    """Predict an item's numbers; scored by MAE and RMSE in the data's units, and by R2.
 
-    The model learns numbers brought to mean 0 and deviation 1 of the training split.
+    The model learns numbers scaled to mean 0 and deviation 1 over the training split.
     """
 
     type: Literal["regression"] = "regression"
@@ -44,7 +43,7 @@ class RegressionOptions(AnyTaskOptions):
     )
 
     def notes(self, info: DatasetInfo) -> list[str]:
-        """How the numbers are scaled, and what a model gets that knows nothing."""
+        """How the numbers are scaled, and the RMSE of predicting the mean."""
         three = zip(info.targets, info.target_mean, info.target_std, strict=True)
         shown = "; ".join(
             f"{name}: mean {mean:.6g}, deviation {std:.6g}" for name, mean, std in three
@@ -55,7 +54,6 @@ class RegressionOptions(AnyTaskOptions):
         ]
 
     def build(self, info: DatasetInfo = NO_DATASET) -> Regression:
-        """The task."""
         return Regression(self, info)
 
 
@@ -74,11 +72,11 @@ class Regression(Task):
         self.options, self.dataset, self.metric = options, info, options.metric
 
     def remedy(self, missing: list[str]) -> str:
-        """Where numbers are said."""
+        """Suggest the options that name columns of numbers."""
         return "; name their columns: data.targets, of parquet_images data.target_columns"
 
     def info(self, metric: str) -> MetricInfo:
-        """Those of one number, and of the mean, are like the whole's."""
+        """Metrics of one number, and of the baseline, are described as the whole's."""
         return self.metrics.get(metric.partition("_")[0], MetricInfo())
 
     def forward(self, model: Any, batch: Batch, training: bool = True) -> Tensor:
@@ -98,7 +96,7 @@ class Regression(Task):
         return losses
 
     def loss(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Summed over items and numbers, and how many those are."""
+        """The loss summed over items and numbers, and their number."""
         errors = self.errors(outputs, batch)
         return errors.sum(), torch.full((), errors.numel(), device=errors.device)
 
@@ -135,8 +133,8 @@ class Regression(Task):
         return [dict(zip(self.dataset.targets, row, strict=True)) for row in numbers.tolist()]
 
     def predictions(self, outputs: Tensor, top: int) -> list[dict[str, Any]]:
-        """{"numbers": {name: number}} of each item, to a millionth of the deviation: more does not
-        stand in fp32.
+        """{"numbers": {name: number}} of each item, to a millionth of the deviation, as fp32 has
+        it.
         """
         digits = {
             n: 6 - math.floor(math.log10(std))
@@ -148,7 +146,7 @@ class Regression(Task):
         ]
 
     def foremost(self, outputs: Tensor) -> tuple[int, str, float]:
-        """The number that is farthest from its mean, by its deviations."""
+        """The number that is most deviations from its mean."""
         best = int(outputs.float().abs().argmax(1))
         return best, self.dataset.targets[best], float(self.unscaled(outputs)[0, best])
 
@@ -163,7 +161,7 @@ class Regression(Task):
         return found
 
     def baselines(self, answers: Answers, texts: Sequence[str]) -> dict[str, Measure]:
-        """MAE and RMSE of always saying the training split's mean."""
+        """MAE and RMSE of always predicting the training split's mean."""
         names = [*answers["reference"][0]]
         found = _measures(*(_matrix(answers[side], names) for side in ("reference", "baseline")))
         return {metric + OF_MEAN: measure for metric, measure in found.items() if metric != "r2"}
@@ -175,11 +173,11 @@ def _matrix(rows: Sequence[dict[str, float]], names: Sequence[str]) -> Tensor:
 
 
 def _measures(truth: Tensor, said: Tensor) -> dict[str, Measure]:
-    """MAE, RMSE, R2 of numbers (N, K), each the mean over the K, as scikit-learn's of
-    `multioutput="uniform_average"`.
+    """MAE, RMSE, R2 of numbers (N, K), averaged over K.
 
-    R2 is 1 - (sum of squared errors) / (sum of squares about the items' own mean); of numbers that
-    are constant over the items it is not defined, and left out of the mean.
+    As scikit-learn's of `multioutput="uniform_average"`. R2 is 1 - (sum of squared errors) / (sum
+    of squares about the items' own mean); for numbers that are constant over the items it is not
+    defined, and left out of the mean.
     """
     ones, errors, count = (
         torch.ones(len(truth), 1, dtype=torch.float64),
@@ -191,7 +189,7 @@ def _measures(truth: Tensor, said: Tensor) -> dict[str, Measure]:
     flat = spread <= CONSTANT * truth.abs().amax(0)
     scale = torch.where(
         flat, 1.0, spread
-    )  # R2 does not depend on it; sums of squares of large numbers would
+    )  # R2 does not depend on the shift; sums of squares of large numbers lose digits without
     z, e = centred.masked_fill(flat, 0.0) / scale, errors / scale
 
     def rmse(sums: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Writing one text after reading another: translation, summarization."""
+"""Generating one text from another: translation, summarization."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from bigmodel_cli.tasks.tokens import TokenTask
 
 
 class Seq2SeqTaskOptions(AnyTaskOptions):
-    """Write a target after reading a source (Sutskever et al. 2014); scored by cross-entropy in
-    nats per target token.
-    """
+    """Generate a target from a source (Sutskever et al. 2014); scored in nats per target token."""
 
     type: Literal["seq2seq"] = "seq2seq"
     output: ClassVar[str] = "target"
@@ -59,11 +57,10 @@ class Seq2SeqTaskOptions(AnyTaskOptions):
     )
 
     def build(self, info: DatasetInfo = NO_DATASET) -> Seq2SeqTask:
-        """The task."""
         return Seq2SeqTask(self)
 
     def search(self) -> Search:
-        """A search."""
+        """Beam search with the options."""
         return Search(self.beams, self.length_penalty, self.max_tokens)
 
     def example(self, model: Any, info: DatasetInfo, x: Tensor, second: int) -> tuple[Tensor, ...]:
@@ -97,11 +94,11 @@ class Seq2SeqTask(TokenTask):
         return logits
 
     def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:
-        """How near what was written is to the references."""
+        """The text metrics of predictions against references."""
         return text_measures(texts, answers["prediction"], answers["reference"]) if texts else {}
 
     def baselines(self, answers: Answers, texts: Sequence[str]) -> dict[str, Measure]:
-        """The same of the sources' first words, where the options ask for it."""
+        """The same of the sources' first words, where `baseline` asks for it."""
         return (
             lead_measures(texts, answers["source"], answers["reference"])
             if self.options.baseline == "lead"

@@ -1,4 +1,4 @@
-"""What a finished training shows of its model, as a task asks for it."""
+"""What is shown of a model after training, as its task asks for it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from bigmodel_cli.lazy import Module, Tensor
 
 @dataclass(frozen=True)
 class SampleText:
-    """Text that shows what a model has learnt: what it continues, with how many tokens, at which
-    temperature.
-    """
+    """A text to generate: its prompt, number of tokens, and temperature."""
 
     prompt: str
     tokens: int
@@ -21,10 +19,9 @@ class SampleText:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images that show what a model has learnt: `rows(model, batch)` gives images (B, C, H, W),
-    normalised, by their title.
+    """Images to draw: `rows(model, batch)` gives normalised images (B, C, H, W) by title.
 
-    They are drawn as `file`.png; the line that tells of it is the title, the path and the note.
+    They are drawn as `file`.png; the message is the title, the path and the note.
     """
 
     file: str

@@ -14,17 +14,15 @@ from bigmodel_cli.metrics import LOSS, SHARE, Measure, mean
 from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
 
 ENTITY = re.compile(r"O|[BIESLU](-.*)?", re.DOTALL)
-"""A tag of IOB1, IOB2, BIOES or BILOU: whether a word is outside, or begins, continues, ends or
-alone is an entity of a type.
-"""
-SAME = {"L": "E", "U": "S"}  # the letters of BILOU
+"""A tag of IOB1, IOB2, BIOES or BILOU."""
+SAME = {"L": "E", "U": "S"}  # BILOU's letters
 Span = tuple[str, int, int]
-"""The type of an entity, its first word, and the one after its last."""
+"""The type of an entity, its first word, and its end (exclusive)."""
 MAJORITY = "_majority"
 
 
 class TaggingOptions(AnyTaskOptions):
-    """Choose a tag for each word; entities are scored as conlleval and seqeval count them, words by
+    """Predict a tag for each word; scored by entity F1 as conlleval and seqeval count it, and
     accuracy.
     """
 
@@ -42,11 +40,10 @@ class TaggingOptions(AnyTaskOptions):
     )
 
     def build(self, info: DatasetInfo = NO_DATASET) -> Tagging:
-        """The task."""
         return Tagging(self, info)
 
     def notes(self, info: DatasetInfo) -> list[str]:
-        """Whether tags are not of entities, and how many words the most frequent tag has."""
+        """That tags are not of entities, where so, and how many words the most frequent tag has."""
         words, often = sum(info.class_counts), list[str]()
         if words:
             often += [
@@ -66,8 +63,8 @@ class TaggingOptions(AnyTaskOptions):
 
 
 class Tagging(Task):
-    """batch {"tokens", "tags": (B, T), -1 where there is none}; the model maps tokens to logits (B,
-    T, tags).
+    """batch {"tokens", "tags": (B, T), -1 for none}; the model maps tokens to logits (B, T,
+    tags).
     """
 
     name = "tagging"
@@ -93,12 +90,12 @@ class Tagging(Task):
         )
 
     def forward(self, model: Any, batch: Batch, training: bool = True) -> tuple[Tensor, Tensor]:
-        """(N, tags) logits of the words in fp32, and where they are, (B, T) bool."""
+        """(N, tags) logits of the words in fp32, and their mask (B, T)."""
         at = batch["tags"] != PADDING
         return model(*model.arguments(batch))[at].float(), at
 
     def loss(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
-        """Summed cross-entropy over the words, and how many there are."""
+        """Summed cross-entropy over the words, and their number."""
         logits, at = outputs
         smoothing = self.options.label_smoothing
         return (
@@ -107,11 +104,11 @@ class Tagging(Task):
         )
 
     def size(self, batch: Batch) -> Tensor:
-        """The tokens that are read."""
+        """The number of tokens read."""
         return (batch["tokens"] != PADDING).sum()
 
     def score(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> tuple[Scores, Answers]:
-        """Per sentence: right words ("accuracy") and nats ("loss").
+        """Per sentence: correct tags ("accuracy") and nats ("loss").
 
         The answers are the tags of its words.
         """
@@ -126,14 +123,14 @@ class Tagging(Task):
         return scores, {"reference": self.named(tags, at), "prediction": self.named(best, at)}
 
     def named(self, numbers: Tensor, at: Tensor) -> list[list[str]]:
-        """The names of the tags (N,) of each sentence's words, which are `at` (B, T)."""
+        """Each sentence's tags by name, from numbers (N,) of the words `at` (B, T)."""
         sentences = numbers.cpu().split(at.sum(1).tolist())
         return [[self.dataset.classes[n] for n in numbers.tolist()] for numbers in sentences]
 
     def predictions(self, outputs: tuple[Tensor, Tensor], top: int) -> list[dict[str, Any]]:
         """{"tags", "probabilities"} of each sentence, and where tags are of entities "entities".
 
-        An entity is {"type", "start", "end"}: its first word, from 0, and the one after its last.
+        An entity is {"type", "start", "end"}: words counted from 0, end exclusive.
         """
         logits, at = outputs
         probability, best = logits.softmax(-1).max(-1)  # (N,) each
@@ -151,7 +148,9 @@ class Tagging(Task):
         return told
 
     def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:
-        """Precision, recall and F1 of entities, over all types; none of other tags."""
+        """Precision, recall and F1 of entities over all types; {} for tags that are not of
+        entities.
+        """
         true, said = answers["reference"], answers["prediction"]
         if not of_entities(self.dataset.classes or (tag for tags in true + said for tag in tags)):
             return {}
@@ -167,7 +166,7 @@ class Tagging(Task):
         }
 
     def baselines(self, answers: Answers, texts: Sequence[str]) -> dict[str, Measure]:
-        """The accuracy of the tag that most training words have."""
+        """The accuracy of the most frequent tag of the training words."""
         if not self.dataset.class_counts:
             return {}
         often, true = majority(self.dataset), answers["reference"]
@@ -177,8 +176,8 @@ class Tagging(Task):
         }
 
     def tables(self, answers: Answers) -> dict[str, list[dict[str, Any]]]:
-        """Of each type of entity, or each tag of words: precision, recall, F1, and how many there
-        are and were found.
+        """Per entity type (or tag): precision, recall, F1, and how many there are and were
+        predicted.
         """
         true, said = answers["reference"], answers["prediction"]
         entities = of_entities(self.dataset.classes)
@@ -208,21 +207,20 @@ class Tagging(Task):
 
 
 def majority(info: DatasetInfo) -> str:
-    """The tag that most training words have."""
+    """The most frequent tag of the training words."""
     return info.classes[info.class_counts.index(max(info.class_counts))]
 
 
 def of_entities(tags: Iterable[str]) -> bool:
-    """Whether tags say which words are entities."""
+    """Whether these are tags of entities."""
     return all(ENTITY.fullmatch(tag) for tag in tags)
 
 
 def spans(tags: Sequence[str]) -> list[Span]:
-    """The entities in the tags of a sentence, by the rules of conlleval (Tjong Kim Sang and De
-    Meulder 2003), as seqeval has them.
+    """The entities in the tags of a sentence, as conlleval and seqeval find them.
 
-    Tags need not fit one another: one begins with B or S, behind O, E or S, and where the type
-    changes.
+    Conlleval's rules (Tjong Kim Sang and De Meulder 2003) take inconsistent tags too: an entity
+    begins at B or S, after O, E or S, and where the type changes.
     """
     found: list[Span] = []
     last, kind, first = "O", "", 0
@@ -237,27 +235,25 @@ def spans(tags: Sequence[str]) -> list[Span]:
 
 
 def each(tags: Sequence[str]) -> list[Span]:
-    """Each word by itself."""
+    """Each word as an entity of its own."""
     return [(tag, place, place + 1) for place, tag in enumerate(tags)]
 
 
 def _counted(true: Sequence[Span], said: Sequence[Span]) -> tuple[int, int, int]:
-    """(right, said, true) entities."""
+    """The numbers of (correct, predicted, true) entities."""
     return len({*true} & {*said}), len({*said}), len({*true})
 
 
 def precision(sums: Tensor) -> Tensor:
-    """(..., 3) right, said and true entities -> (...)   the share of what is said that is right; 0
-    where nothing is said.
-    """
+    """(..., 3) correct, predicted and true entities -> (...)   0 where nothing is predicted."""
     return sums[..., 0] / sums[..., 1].clamp(min=1)
 
 
 def recall(sums: Tensor) -> Tensor:
-    """(..., 3) -> (...)   the share of what is true that is found; 0 where nothing is true."""
+    """(..., 3) -> (...)   0 where there are no true entities."""
     return sums[..., 0] / sums[..., 2].clamp(min=1)
 
 
 def f1(sums: Tensor) -> Tensor:
-    """(..., 3) -> (...)   the harmonic mean of both."""
+    """(..., 3) -> (...)   the harmonic mean of precision and recall."""
     return 2 * sums[..., 0] / (sums[..., 1] + sums[..., 2]).clamp(min=1)

@@ -1,4 +1,4 @@
-"""What tasks have in common that find tokens of a vocabulary."""
+"""The base of tasks that predict tokens of a vocabulary."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ from bigmodel_cli.tasks.loss import cross_entropy, token_nll
 
 
 class TokenTask(Task):
-    """The outputs are logits (B, T, V) of the tokens of a sequence (B, T + 1) from the second on,
-    -1 where a row is over.
+    """Outputs are logits (B, T, V) of the tokens of a sequence (B, T + 1) from the second on.
 
-    Where the batch has "loss_mask" (B, T + 1) bool, tokens where it is False are read, but are no
-    targets.
+    The sequence is padded with -1. Where the batch has "loss_mask" (B, T + 1) bool, tokens where it
+    is False are inputs but not targets.
     """
 
     needs = "tokens"
     unit = "tokens"
     metrics: ClassVar = {"loss": LOSS, "accuracy": SHARE, "exact": SHARE}
     sequence: ClassVar[str]
-    """The sequence's name in a batch."""
+    """The sequence's batch key."""
     label_smoothing: float = 0.0
 
     def check(self, model: Any, info: DatasetInfo, names: frozenset[str], source: str) -> None:
-        """Raise `SpecError` for data with a tag for each word, too, whose models put out tags."""
+        """Also refuse data with a tag for each word, since its models predict tags."""
         if info.tagged:
             raise SpecError(
                 f"task.type: {self.name} learns texts, and data.type: {source} has tags: task.type:"
@@ -38,7 +37,7 @@ class TokenTask(Task):
         super().check(model, info, names, source)
 
     def shift(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Inputs (B, T) and targets (B, T): the only place where the sequence moves by one."""
+        """Inputs (B, T) and targets (B, T): the only place where the sequence is shifted."""
         tokens, mask = batch[self.sequence], batch.get("loss_mask")
         targets = tokens[:, 1:]
         return tokens[:, :-1], (
@@ -46,7 +45,7 @@ class TokenTask(Task):
         )
 
     def loss(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Summed cross-entropy over all targets, and how many there are."""
+        """Summed cross-entropy over all targets, and their number."""
         targets = self.shift(batch)[1]
         return cross_entropy(outputs, targets, self.label_smoothing), (targets != PADDING).sum()
 
@@ -55,10 +54,10 @@ class TokenTask(Task):
         return (batch[self.sequence][:, 1:] != PADDING).sum()
 
     def score(self, outputs: Any, batch: Batch) -> tuple[Scores, Answers]:
-        """Per row: nats and targets ("loss"), and right first guesses ("accuracy"), without label
+        """Per row: nats and targets ("loss"), and correct argmax ("accuracy"), without label
         smoothing.
 
-        Where the batch says which tokens are an answer: whether all of it is right ("exact").
+        Where the batch marks the answer's tokens: whether all of them are right ("exact").
         """
         targets = self.shift(batch)[1]
         nats, right = token_nll(outputs, targets)  # (B, T)

@@ -1,6 +1,6 @@
 """Trackers: where a run's records go beside metrics.jsonl.
 
-One file an idea, and one name in the table below.
+One file per tracker, and one name in the table below.
 """
 
 from __future__ import annotations

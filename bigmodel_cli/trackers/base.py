@@ -1,4 +1,4 @@
-"""What a tracker is: something that takes a run's records elsewhere, beside metrics.jsonl."""
+"""The base classes of trackers, which send a run's records elsewhere, beside metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ from bigmodel_cli.packages import need
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What a tracker is told of a run when it begins or goes on."""
+    """A run, as a tracker gets it when the run starts or resumes."""
 
     path: Path  # its directory, whose name is the run's
     spec: dict[str, Any]  # resolved, as plain values
-    tell: Callable[[str], None]  # shows a line to whoever watches
+    tell: Callable[[str], None]  # shows a line to the user
 
 
 class Tracker:
-    """Takes records elsewhere.
+    """Sends records elsewhere.
 
     Its methods are called one after the other in a thread of its own, `close` at most once.
 
-    Whatever one of them raises, or that `close` takes long, is a warning, after which the run goes
-    on without the tracker.
+    An exception, or a slow `close`, is a warning, after which the run goes on without the tracker.
     """
 
     what = "the tracker"
-    """What a run then goes on without."""
+    """What a run then goes on without, for the warning."""
 
     def start(self) -> None:
         """Begin, which may take its time."""
@@ -41,17 +40,17 @@ class Tracker:
         """Take one record of metrics.jsonl."""
 
     def cut(self, step: int) -> None:
-        """Take back the records after `step`, which are written again; called after `start`, and
-        where training goes back.
+        """Drop the records after `step`, which will be written again; after `start`, and at a
+        rewind.
         """
 
     def close(self, done: bool) -> None:
-        """Finish what is written; `done`: the training came to its end."""
+        """Finish writing; `done`: the training is complete."""
 
 
 class Service(Tracker):
-    """A tracker that knows a run by an id, which is kept in the run's directory, and cannot take
-    records back.
+    """A tracker that knows a run by an id, kept in the run's directory,
+    and cannot delete records.
     """
 
     def __init__(self, run: TrackedRun, type: str) -> None:
@@ -60,7 +59,7 @@ class Service(Tracker):
         self.known = self.file.exists()  # there may be records
 
     def id(self, make: Callable[[], str]) -> str:
-        """The run's id; one that is made now is kept."""
+        """The run's id, made and saved at first use."""
         if not self.known:
             self.file.write_text(f"{make()}\n", encoding="utf-8")
         return self.file.read_text(encoding="utf-8").strip()
@@ -75,7 +74,7 @@ class Service(Tracker):
         """Send numbers of one step."""
 
     def cut(self, step: int) -> None:
-        """Say that records cannot be taken back."""
+        """Report that records cannot be deleted."""
         if self.known:
             self.run.tell(
                 f"{self.type}: what it has of steps after {step} stays beside the new: it takes"
@@ -88,7 +87,7 @@ class AnyTrackerOptions(Options):
 
     type: Any
     package: ClassVar[str | None] = None
-    """What pip installs and Python imports for it, under one name."""
+    """The package that pip installs and Python imports for it."""
 
     def check(self) -> None:
         """Import what the tracker needs. Raises `MissingPackage`, before anything is trained."""
@@ -104,7 +103,7 @@ class AnyTrackerOptions(Options):
 
 
 def figures(record: dict[str, Any]) -> dict[str, float]:
-    """The finite numbers of a record that are measured, as "train/loss" and "val/accuracy"."""
+    """The finite numbers of a record, as "train/loss" and "val/accuracy"."""
     found: dict[str, float] = {}
     for name, value in record.items():
         if isinstance(value, dict):

@@ -34,7 +34,6 @@ class MLflowOptions(AnyTrackerOptions):
     )
 
     def build(self, run: TrackedRun) -> MLflow:
-        """The tracker of a run."""
         return MLflow(self, run)
 
 
@@ -89,6 +88,6 @@ class MLflow(Service):
         )
 
     def close(self, done: bool) -> None:
-        """Say how the run ended."""
+        """Report how the run ended."""
         if self.there:
             self.client.set_terminated(self.there, "FINISHED" if done else "KILLED")

@@ -26,8 +26,8 @@ class TensorBoardOptions(AnyTrackerOptions):
 class TensorBoard(Tracker):
     """The same figures as metrics.jsonl, as TensorBoard event files.
 
-    They are written here and not by torch's SummaryWriter, whose thread ends with a traceback where
-    the disk is full. Raises `ResourceError` where they cannot be written.
+    They are not written by torch's SummaryWriter, whose thread ends with a traceback where the disk
+    is full. Raises `ResourceError` where they cannot be written.
     """
 
     what = "TensorBoard's files"
@@ -56,11 +56,10 @@ class TensorBoard(Tracker):
             self._event({"step": record["step"], "summary": {"value": values}})
 
     def cut(self, step: int) -> None:
-        """Let readers pass over what stands before this in the run's files for later steps."""
+        """Make readers ignore earlier records of later steps."""
         self._event({"step": step + 1, "session_log": {"status": 1}})  # START
 
     def close(self, done: bool) -> None:
-        """Close the file."""
         self.file.close()
 
     def _event(self, values: dict[str, Any], remedy: str = "") -> None:

@@ -31,12 +31,11 @@ class WandbOptions(AnyTrackerOptions):
     tags: list[str] = Field([], description="words to find the run by")
 
     def build(self, run: TrackedRun) -> Wandb:
-        """The tracker of a run."""
         return Wandb(self, run)
 
 
 class Wandb(Service):
-    """One run there, which shows the figures over "step"; its name is that of the run's directory."""
+    """A run whose figures are shown over "step"; its name is that of the run's directory."""
 
     what = "Weights & Biases"
 
@@ -69,7 +68,7 @@ class Wandb(Service):
         self.there.define_metric("*", step_metric="step")
 
     def send(self, values: dict[str, float], step: int) -> None:
-        """Log them over a figure of our own: its own count of steps cannot go back."""
+        """Log them over our own "step": wandb's step cannot go back."""
         self.there.log({**values, "step": step})
 
     def close(self, done: bool) -> None:

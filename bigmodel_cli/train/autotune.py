@@ -1,12 +1,11 @@
-"""How to compute: precision, memory format and compilation, chosen by a short measurement where the
-spec says auto.
+"""Precision, memory format and compilation, chosen by a short measurement where the spec says auto.
 
 What is fastest differs by model and device (compiling a small CNN for a CPU makes it slower), so it
-is measured, not assumed: a few forward and backward passes of the first micro-batch for each
-candidate, which take turns. A candidate is chosen only where it was faster in every round; where
-the rounds disagree the plainest stays, so that noise does not decide. The random state, the weights
-and the buffers are as before afterwards. The choice is said on stderr and recorded in the run's
-spec, so that a resume and a repetition compute in the same way.
+is measured, not assumed: the candidates take turns at a few forward and backward passes of the
+first micro-batch. A candidate is chosen only if it was faster in every round; where the rounds
+disagree the simplest stays, so that noise does not decide. The random state, the weights and the
+buffers are restored afterwards. The choice is reported on stderr and recorded in the run's spec, so
+that a resume and a repetition compute in the same way.
 """
 
 from __future__ import annotations
@@ -23,18 +22,14 @@ from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.tasks import Task
 
 LEAST_ROUNDS, MOST_ROUNDS = 3, 7
-"""Rounds of passes that are measured, after one to warm up; as many as `BUDGET` allows."""
+"""Measured rounds of passes, after one to warm up; as many as `BUDGET` allows."""
 BUDGET = 0.3
-"""Seconds that the measurement may take in all, after the warm-up; the least rounds are measured in
-any case.
-"""
+"""Seconds that the measurement may take in all, after the warm-up and the least rounds."""
 GAIN = 0.95
-"""A candidate's median must be less than this fraction of the plainer one's: noise does not cost
-precision.
-"""
+"""A candidate's median must be below this fraction of the simpler one's."""
 
 Times = dict["ComputeMode", list[float]]
-"""Seconds of each measured round, for each candidate, the plainest first."""
+"""Seconds of each measured round, per candidate, the simplest first."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +90,7 @@ def _layout(memory_format: str) -> Any:
 
 
 def apply_mode(model: Module, options: TrainOptions) -> None:
-    """Bring the model into the chosen memory format, and compile it where that was chosen."""
+    """Convert the model to the chosen memory format, and compile it where that was chosen."""
     if options.memory_format == "channels_last":
         model.to(memory_format=torch.channels_last)
     if options.compile == "on":
@@ -103,7 +98,7 @@ def apply_mode(model: Module, options: TrainOptions) -> None:
 
 
 def _candidates(model: Module, options: TrainOptions, device: torch.device) -> list[ComputeMode]:
-    """What may be chosen, the plainest first."""
+    """The candidates, the simplest first."""
     precisions = [options.precision]
     if options.precision == "auto":
         precisions = ["fp32"]
@@ -119,10 +114,9 @@ def _candidates(model: Module, options: TrainOptions, device: torch.device) -> l
 
 
 def decide(times: Times) -> tuple[ComputeMode, bool]:
-    """The candidate to compute in, and whether it was close: a less plain one had the lesser median
-    and was not taken for it.
+    """The chosen candidate, and whether another had a lower median (it was close).
 
-    One candidate beats a plainer one where it was faster in every round, and its median by `GAIN`.
+    One candidate beats a simpler one if it was faster in every round, and its median by `GAIN`.
     """
     plain, *others = times
     able = [c for c in others if _beats(times[c], times[plain])]
@@ -135,9 +129,9 @@ def decide(times: Times) -> tuple[ComputeMode, bool]:
 
 
 def _beats(times: list[float], others: list[float]) -> bool:
-    """Whether all rounds that both have agree on it, and the gain is worth it.
+    """Whether it was faster in all rounds that both have, by enough.
 
-    One that was given up early has too few.
+    A candidate that was dropped early has too few rounds.
     """
     if len(times) < len(others):
         return False
@@ -151,8 +145,8 @@ def measure(
     candidates: list[ComputeMode],
     clock: Callable[[], float] = time.perf_counter,
 ) -> Times:
-    """Seconds of forward and backward passes of each candidate, by turns; one that loses a round to
-    the plainest is given up.
+    """Seconds of each candidate's passes, in turns; one that loses a round to the simplest is
+    dropped.
     """
     device = next(model.parameters()).device
     devices = [device] if device.type == "cuda" else []
@@ -170,7 +164,7 @@ def measure(
                     times[candidate].append(one_pass(candidate))
                 plain = times[candidates[0]]
                 running = [c for c in running if c == candidates[0] or times[c][-1] < plain[-1]]
-    finally:  # also where memory did not suffice: it is measured again with fewer samples
+    finally:  # also out of memory: it is measured again with fewer samples
         with torch.no_grad():
             for name, tensor in model.named_buffers():
                 tensor.copy_(buffers[name])

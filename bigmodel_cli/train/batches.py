@@ -1,5 +1,4 @@
-"""Which samples make up each micro-batch: a function of its number alone, so that a resume is a
-seek.
+"""Which samples make up each micro-batch: a function of its index, so that a resume is a seek.
 
 Sample i of an endless stream belongs to epoch i // n and is an entry of that epoch's permutation.
 `BySamples` cuts the stream into pieces of one size, which may reach from one epoch into the next.
@@ -26,9 +25,9 @@ BLOCK = 1 << 14
 
 
 class MicroBatches(Protocol):
-    """The stream of micro-batches as an indexable: `self[k]` is micro-batch k.
+    """The stream of micro-batches: `self[k]` is micro-batch k.
 
-    What loader workers run.
+    Loader workers index it.
     """
 
     split: Split
@@ -82,9 +81,7 @@ class BySamples:
         return batches[0] if len(batches) == 1 else join(batches)
 
     def block(self, epoch: int, number: int) -> Ints:
-        """A stretch of the epoch's permutation; the current one is kept, since computing a few
-        entries costs as much.
-        """
+        """A block of the epoch's permutation, cached, since a few entries cost as much."""
         if self.kept[0] != (epoch, number):
             n = len(self.split)
             entries = np.arange(number * BLOCK, min(n, (number + 1) * BLOCK))
@@ -93,12 +90,12 @@ class BySamples:
 
 
 class ByTokens:
-    """Micro-batches of samples of similar length: rows x the longest of them is at most `budget`.
+    """Micro-batches of samples of similar length: rows x longest row is at most `budget`.
 
     The samples are sorted by length, those of one length in another order each epoch; so the sorted
-    lengths, and with them the places where one micro-batch ends and the next begins, are the same
-    in every epoch, and micro-batch k can be found without those before it. The micro-batches of an
-    epoch come in a random order.
+    lengths, and with them the boundaries of micro-batches, are the same in every epoch, and
+    micro-batch k can be found without those before it. The micro-batches of an epoch come in a
+    random order.
     """
 
     def __init__(self, split: Split, lengths: Ints, budget: int, seed: int) -> None:
@@ -116,9 +113,7 @@ class ByTokens:
         )
 
     def order(self, epoch: int) -> tuple[Ints, Ints]:
-        """(the samples by length, the order of the micro-batches) of an epoch; that of the current
-        epoch is kept.
-        """
+        """(the samples by length, the order of the micro-batches) of an epoch, cached."""
         if self.kept[0] != epoch:
             n, count = len(self.lengths), len(self.cuts) - 1
             shuffled = permute(np.arange(n), n, (self.seed, epoch))
@@ -128,9 +123,7 @@ class ByTokens:
 
 
 def cuts(ascending: Ints, budget: int) -> Ints:
-    """Where micro-batches begin and end among samples sorted by length: as many rows in each as fit
-    the budget.
-    """
+    """Boundaries of micro-batches among samples sorted by length, filled up to the budget."""
     places = [0]
     while places[-1] < len(ascending):
         start = places[-1]

@@ -11,9 +11,7 @@ from bigmodel_cli.train.signals import Interrupted
 
 
 def impatient(run: Run) -> bool:
-    """Whether the validations no longer get better (train.patience), so that the run stops early;
-    that is said.
-    """
+    """Whether validations no longer improve (train.patience), so that the run stops early."""
     patience, waited = run.options.patience, run.state.since_best
     if patience is None or waited < patience:
         return False
@@ -22,9 +20,7 @@ def impatient(run: Run) -> bool:
 
 
 def final_checkpoint(run: Run) -> Path:
-    """The checkpoint that the run's name stands for: the last one, or what train.patience or
-    train.average_last make of it.
-    """
+    """The run's result: the last checkpoint, or that of train.patience or train.average_last."""
     if run.options.patience is not None and run.validation is not None:
         if run.state.best is not None:
             return best_as_last(run)
@@ -38,7 +34,7 @@ def final_checkpoint(run: Run) -> Path:
 
 
 def best_as_last(run: Run) -> Path:
-    """Let `last` be the best checkpoint."""
+    """Let `last` point to the best checkpoint."""
     best = checkpoints.find(run.directory.checkpoints / "best")
     with run.signals.deferred():
         checkpoints.mark(run.directory.checkpoints, "last", best)
@@ -46,8 +42,9 @@ def best_as_last(run: Run) -> Path:
 
 
 def average_as_last(run: Run) -> Path:
-    """Commit the mean of the newest checkpoints' weights (Vaswani et al. 2017, section 6.1) as
-    `average`, and let `last` be it.
+    """Commit the mean of the newest checkpoints' weights as `average`, and point `last` to it.
+
+    See Vaswani et al. 2017, section 6.1.
     """
     newest = run.keeping.averaged(run.directory.checkpoints, run.state.scores)
     contents = run.contents()
@@ -70,7 +67,7 @@ def average_as_last(run: Run) -> Path:
 
 
 def show_result(run: Run) -> None:
-    """Show what the run's result can do; a signal ends that, and the run's result stands."""
+    """Show what the result can do; a signal ends only that."""
     try:
         failpoint("train.showing")
         with run.state.averaged():

@@ -1,6 +1,4 @@
-"""Which of a run's checkpoints are kept, which an average of the newest is made of, and which it
-may go back to.
-"""
+"""Which of a run's checkpoints are kept, averaged, and gone back to."""
 
 from __future__ import annotations
 
@@ -14,8 +12,8 @@ from bigmodel_cli.recipe import TrainOptions
 
 @dataclass(frozen=True)
 class Keeping:
-    """The rules of one run: `total` steps, of which every `saving`-th is saved (None: none between
-    validations and the end).
+    """The rules of one run of `total` steps, saved every `saving` steps (None: only at
+    validations).
     """
 
     options: TrainOptions
@@ -24,12 +22,12 @@ class Keeping:
     higher_is_better: bool
 
     def due(self, step: int, scores: Mapping[str, float | None]) -> bool:
-        """Whether a run that nobody stopped has a checkpoint of this step: by the schedule, at the
-        end, or as the best so far.
+        """Whether an uninterrupted run has a checkpoint of this step: scheduled, last, or best so
+        far.
 
-        What is saved beside these, for a signal, is there to go on with, and no part of a result.
+        Checkpoints saved for a signal are only for resuming, and not part of a result.
         """
-        if step == 0:  # first weights, saved to go back to (train.rewind)
+        if step == 0:  # initial weights, saved to go back to (train.rewind)
             return False
         if step == self.total or (self.saving is not None and step % self.saving == 0):
             return True
@@ -40,9 +38,7 @@ class Keeping:
         return all(score > value if self.higher_is_better else score < value for value in before)
 
     def averaged(self, folder: Path, scores: Mapping[str, float | None]) -> list[Path]:
-        """The newest checkpoints whose mean is the run's result, oldest first; none where it is no
-        mean.
-        """
+        """The newest checkpoints whose mean is the result, oldest first; [] if it is not a mean."""
         count = self.options.average_last
         return (
             [p for p in checkpoints.steps(folder) if self.due(number(p), scores)][-count:]
@@ -51,19 +47,18 @@ class Keeping:
         )
 
     def bases(self, folder: Path, scores: Mapping[str, float | None]) -> list[Path]:
-        """The checkpoints that a run may go back to (train.rewind), oldest first: none that was
-        saved for a signal alone.
+        """The checkpoints that a run may go back to (train.rewind), oldest first.
 
-        So a run that was stopped in between goes back to where the one that nobody stopped does.
-        The schedule of saving may have changed since; where it names none of those that are there,
-        they are all of them.
+        None that was saved only for a signal, so that an interrupted run goes back to where an
+        uninterrupted one does. Where the saving schedule has changed and names none of those that
+        are there, they are all of them.
         """
         present = checkpoints.steps(folder)
         return [p for p in present if number(p) == 0 or self.due(number(p), scores)] or present
 
     def prune(self, folder: Path, scores: Mapping[str, float | None]) -> None:
-        """Remove the checkpoints that the spec does not keep, and what was half removed when a
-        process died.
+        """Remove the checkpoints that the spec does not keep, and those half removed by a dead
+        process.
         """
         present = checkpoints.steps(folder)
         finite = [
@@ -79,5 +74,5 @@ class Keeping:
 
 
 def number(checkpoint: Path) -> int:
-    """The step of a checkpoint that is called after it."""
+    """The step in a checkpoint's name."""
     return int(checkpoint.name.removeprefix("step-"))

@@ -1,6 +1,4 @@
-"""Micro-batches on their way to the device, from any step onwards; through loader workers where
-decoding costs time.
-"""
+"""Micro-batches on the device, from any step onwards; by loader workers where decoding is slow."""
 
 from __future__ import annotations
 
@@ -14,8 +12,8 @@ from bigmodel_cli.train.workers import Workers
 
 
 class BatchLoader:
-    """Micro-batches on the device, from a step onwards; through loader workers where decoding costs
-    time.
+    """Micro-batches on the device, from a step onwards; by loader workers where decoding is
+    slow.
     """
 
     def __init__(
@@ -28,14 +26,14 @@ class BatchLoader:
             micro.split.to(device)
 
     def steps(self, start: int, end: int) -> Generator[list[dict[str, Tensor]]]:
-        """For each step from `start` to `end` (exclusive) its micro-batches."""
+        """The micro-batches of each step from `start` to `end` (exclusive)."""
         accumulate = self.options.accumulate
         stream = self.load(range(start * accumulate, end * accumulate))
         for _ in range(start, end):
             yield [self.to_device(next(stream)) for _ in range(accumulate)]
 
     def load(self, numbers: range) -> Iterator[dict[str, Tensor]]:
-        """The micro-batches with these numbers, in order."""
+        """The micro-batches with these indices, in order."""
         if not self.workers:
             yield from (self.batches[k] for k in numbers)
             return
@@ -46,13 +44,13 @@ class BatchLoader:
         try:
             for _ in numbers:
                 yield loading.next()
-        except BaseException:  # a fault, or a signal: a worker that hangs is not waited for
+        except BaseException:  # an error or a signal: do not wait for a worker that hangs
             loading.close(at_once=True)
             raise
         loading.close()
 
     def close(self) -> None:
-        """End the loader workers, where there are any."""
+        """End the loader workers, if any."""
         if self.loading is not None:
             self.loading.close()
             self.loading = None

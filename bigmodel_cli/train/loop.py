@@ -22,15 +22,11 @@ from bigmodel_cli.train.smaller import fitted
 from bigmodel_cli.train.step import StepResult, train_step
 
 HOPELESS = 10
-"""Steps in a row that overflow in fp16 with the smallest loss scale, after which the run is given
-up.
-"""
+"""Consecutive fp16 overflows at the smallest loss scale after which the run fails."""
 
 
 class Stopwatch:
-    """Seconds of training, of each step and since the last logged one, and how many of the task's
-    unit were seen in them.
-    """
+    """Seconds of training per step and per logged record, and the amount of data seen."""
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
@@ -38,7 +34,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What runs inside (a validation, a save) is no training time."""
+        """Excludes the enclosed code (a validation, a save) from the training time."""
         start = time.perf_counter()
         yield
         self.started += time.perf_counter() - start
@@ -83,11 +79,11 @@ def _start(run: Run) -> None:
 
 
 def _train(run: Run) -> Path:
-    """Train to the end; a signal saves a checkpoint on the way out, but in the middle of a step."""
+    """Train to the end; a signal saves a checkpoint, unless in the middle of a step."""
     try:
         return _steps(run)
     except Interrupted as stop:
-        if run.compiling:  # there is nothing new to save, and the state is in the middle of a step
+        if run.compiling:  # nothing new to save, and the state is in the middle of a step
             raise
         run.signals.stopping()
         run.save()
@@ -97,19 +93,17 @@ def _train(run: Run) -> Path:
 
 
 def _steps(run: Run) -> Path:
-    """Step to the end, and validate and save between the steps where that is due; the checkpoint
-    that is the result.
-    """
+    """Step to the end, validating and saving where due; returns the resulting checkpoint."""
     state, watch = run.state, Stopwatch()
     training_mode(state.model, state.still)
     run.started = (
         state.step
-    )  # what comes before it is saved, but perhaps for a validation in which the run was stopped
+    )  # what precedes it is saved, except a validation in which the run was stopped
     if state.step:
         run.keeping.prune(run.directory.checkpoints, state.scores)
     if run.options.rewind is not None and not checkpoints.steps(run.directory.checkpoints):
         with run.signals.deferred():
-            run.save()  # to go back to before there is another
+            run.save()  # to go back to while there is no other
     batches = run.batches()
     while True:
         with watch.paused():
@@ -131,16 +125,14 @@ def _steps(run: Run) -> Path:
         if state.step == run.total and state.loss_scale.skipped:
             _sum_up_overflows(run)
     with run.signals.deferred():
-        # with its loader workers: what a signal raises where Python cleans up is lost, with a
+        # with its loader workers: an exception of a signal during Python's cleanup is lost, with a
         # traceback
         batches.close()
     return final_checkpoint(run)
 
 
 def _between_steps(run: Run) -> bool:
-    """Validate and save where that is due after the steps so far; True where the training ends with
-    them.
-    """
+    """Validate and save where due; True where the training ends here."""
     state, done, saving = run.state, run.state.step, run.keeping.saving
     due = done >= run.total or (run.interval is not None and done % run.interval == 0)
     validating = bool(done) and run.validation is not None and due and str(done) not in state.scores
@@ -155,9 +147,7 @@ def _between_steps(run: Run) -> bool:
 
 
 def _step(run: Run, watch: Stopwatch, micro_batches: list[dict[str, Tensor]]) -> bool:
-    """One step of the run, and its record where one is due; False where the run went back instead
-    (train.rewind).
-    """
+    """One step, and its record where due; False where the run went back instead (train.rewind)."""
     options, state = run.options, run.state
     failpoint("train.step")
     lr = options.optimizer.lr * options.schedule.factor(state.step, run.total)
@@ -202,8 +192,8 @@ def _step(run: Run, watch: Stopwatch, micro_batches: list[dict[str, Tensor]]) ->
 
 
 def _look_at_clock(run: Run, minutes: float) -> None:
-    """Foresee the steps of a run by the clock anew; say at its first record what that does to the
-    schedule, and its end.
+    """Update the foreseen number of steps of a run by the clock; report it at its first record, and
+    its end.
     """
     run.total = run.state.steps_in(minutes)
     if run.state.step == run.total:
@@ -231,8 +221,8 @@ def _numerics_message(run: Run, result: StepResult) -> str:
 
 
 def _note_overflow(run: Run, result: StepResult) -> None:
-    """A step whose loss or gradient is not finite: an error, but where a lower loss scale may help
-    (fp16); said the first time.
+    """A step that is not finite: an error, unless a lower loss scale may help (fp16; reported
+    once).
     """
     scale = run.state.loss_scale
     if not scale.dynamic or scale.stuck >= HOPELESS:
@@ -246,7 +236,7 @@ def _note_overflow(run: Run, result: StepResult) -> None:
 
 
 def _sum_up_overflows(run: Run) -> None:
-    """Say how many steps of the whole run changed nothing.
+    """Report how many steps of the run changed nothing.
 
     Raises `NumericsError` where not one did.
     """
@@ -263,9 +253,7 @@ def _sum_up_overflows(run: Run) -> None:
 
 
 def _log(run: Run, watch: Stopwatch, lr: float, result: StepResult) -> None:
-    """Write a record of the steps since the last one, and show it; without a loss where all of them
-    overflowed.
-    """
+    """Record the steps since the last record; without a loss where all of them overflowed."""
     state = run.state
     seconds, count = watch.lap()
     scale = state.loss_scale

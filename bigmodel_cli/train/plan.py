@@ -1,4 +1,4 @@
-"""What a spec would cost, found without allocating it: the model is built on the meta device."""
+"""The dry run: what a spec would cost, with the model built on the meta device."""
 
 from __future__ import annotations
 
@@ -23,29 +23,27 @@ from bigmodel_cli.spec import Spec
 from bigmodel_cli.train.batches import micro_batches
 
 _BLOCK = re.compile(r"^(.*?\.\d+)(\..*)?$")
-"""The path of what is in a block: up to its first number, and the rest."""
+"""A path within a block: up to its first index, and the rest."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that training takes, in fp32 and without the data: what stays during the run, and what
-    a step needs beside it.
-    """
+    """Bytes of training, in fp32 and without the data: what stays, and what a step needs beside."""
 
     weights: int
     gradients: int
     optimizer_state: int  # and the moving average of the weights
-    activations: int  # and what else a step needs beside the rest, where most is alive at once
-    batch: str  # what passes through the model at once
+    activations: int  # and other temporary memory, at the peak
+    batch: str  # size of a micro-batch, for people
 
     @property
     def state(self) -> int:
-        """What stays."""
+        """What stays during the run."""
         return self.weights + self.gradients + self.optimizer_state
 
     @property
     def peak(self) -> int:
-        """The most at once."""
+        """The peak."""
         return self.state + self.activations
 
     def to_json(self) -> dict[str, Any]:
@@ -53,7 +51,7 @@ class Memory:
         return {**vars(self), "peak": self.peak}
 
     def to_text(self) -> dict[str, str]:
-        """Of each part, in the order of the sum."""
+        """The parts by name, for people."""
         return {
             name.replace("_", " "): quantity(n, "B")
             for name, n in self.to_json().items()
@@ -70,12 +68,10 @@ class Plan:
     flops_per_sample: int  # forward
     training_flops_per_sample: int  # and backward
     memory: Memory
-    steps: int | None  # None: the clock says it, or the samples, which are not known
+    steps: int | None  # None: by the clock, or the samples are not known
     minutes: float | None
     samples: int | None  # None: the data is not there
-    weights: list[
-        dict[str, Any]
-    ]  # of each: name, shape, which optimizer moves it, whether it decays
+    weights: list[dict[str, Any]]  # of each: name, shape, optimizer, decay
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -125,8 +121,8 @@ class Plan:
 
 
 def _rows(layers: Sequence[Layer]) -> list[list[str]]:
-    """The layers as rows of a table; of three or more blocks in a row that are alike the first, and
-    one row for the others.
+    """The layers as rows of a table; three or more equal blocks are the first and one row for the
+    others.
     """
 
     def kind(block: tuple[str, list[Layer]]) -> tuple[Any, ...]:
@@ -166,11 +162,10 @@ def _shape(layer: Layer) -> str:
 def example(
     spec: Spec, info: DatasetInfo, batch: int, device: torch.device, lengths: tuple[int, ...] = ()
 ) -> tuple[Tensor, ...]:
-    """What a model is called with, in the right shapes: images (B, C, H, W), frames, tokens (B, T),
-    or those of two sides.
+    """Dummy arguments of a model: images (B, C, H, W), frames, tokens (B, T), or source and target.
 
-    Rows of tokens and frames are of these lengths (two for a source and a target), or as long as
-    the data's context. The task says what else a model is called with.
+    Rows of tokens and frames have these lengths (two for a source and a target), or the data's
+    context. The task adds its further arguments.
     """
     length, *second = lengths or (info.context or 1,)
     kind = input_of(info)
@@ -180,8 +175,8 @@ def example(
 
 @contextlib.contextmanager
 def without_collection() -> Iterator[None]:
-    """Inside, no cycles of objects are looked for: a plan's millions live to its end, and looking
-    took a quarter of its time.
+    """Inside, garbage collection is off: it took a quarter of a plan's time, and frees nothing
+    there.
     """
     was = gc.isenabled()
     gc.disable()
@@ -229,9 +224,7 @@ def flops_per_sample(
 
 
 def memory_of(spec: Spec, info: DatasetInfo, found: Outline, lengths: tuple[int, ...]) -> Memory:
-    """What training takes: the peak is in the forward and backward pass of a full micro-batch, or
-    in the update that follows it.
-    """
+    """The memory of training; its peak is in a micro-batch's passes, or in the update."""
     rows = spec.train.rows(max(lengths, default=None))
     sizes = [p.numel() * p.element_size() for p in found.tensors if p.requires_grad]
     weights, gradients, optimizer = kept_bytes(spec, found.tensors)
@@ -242,7 +235,7 @@ def memory_of(spec: Spec, info: DatasetInfo, found: Outline, lengths: tuple[int,
     in_passes = max(
         extended(found.stacks, first, rest) for first, *rest in zip(*peaks, strict=True)
     )
-    if spec.train.accumulate > 1:  # those of the micro-batches before
+    if spec.train.accumulate > 1:  # gradients of earlier micro-batches
         in_passes += gradients
     activations = max(in_passes - gradients, spec.train.optimizer.scratch(sizes))
     unit = (

@@ -1,6 +1,4 @@
-"""Going on with a run: what it has on disk, and whether the spec and the data are still those that
-it began with.
-"""
+"""Resuming a run: what is on disk, and whether the spec and the data are still the same."""
 
 from __future__ import annotations
 
@@ -37,21 +35,21 @@ MAY_CHANGE = {
     "train.trackers",
     "data.workers",
 }
-"""Options that a resumed run may give anew: they do not change what a step computes (a longer run
-bends its schedule).
+"""Options that a resumed run may change: they do not change what a step computes, except that a
+longer run stretches its schedule.
 """
 EXCLUSIVE = (
     *(("steps", "epochs"), ("steps", "minutes"), ("epochs", "minutes")),
     *(("validate_every", "validate_epochs"), ("average_last", "patience")),
 )
-"""Options of `train` of which one that is given replaces the other that was recorded."""
+"""Options of `train` that exclude one another: a given one replaces the recorded one."""
 SETTLED = ("steps", "epochs", "minutes", "average_last", "patience")
-"""Options of `train` that say when a run is finished, and what its result is."""
+"""Options of `train` that decide when a run is finished, and its result."""
 MOST_SHOWN = 10
 
 
 def latest_directory(root: Path, name: str) -> Path:
-    """The newest of runs/name, runs/name-2, ... that began.
+    """The newest of runs/name, runs/name-2, ... that was started.
 
     Raises `SpecError` where there is none.
     """
@@ -77,9 +75,7 @@ def latest_directory(root: Path, name: str) -> Path:
 
 @dataclass(frozen=True)
 class Previous:
-    """What a resumed run has: its resolved spec, and its newest good checkpoint, if one was
-    committed.
-    """
+    """A run to resume: its resolved spec, and its newest good checkpoint, if any."""
 
     spec: Spec
     path: Path | None
@@ -87,7 +83,7 @@ class Previous:
 
 
 def previous_run(directory: RunDirectory) -> Previous | None:
-    """The run to go on with; None where nothing was recorded of it, or nothing that can be read."""
+    """The run to resume; None where nothing (readable) was recorded of it."""
     checkpoints.tidy(directory.checkpoints)
     contents = checkpoints.newest(directory.checkpoints, say)
     recorded = directory.path / SPEC
@@ -117,13 +113,11 @@ def resumed_spec(
     overrides: Sequence[Change],
     command: str,
 ) -> Spec:
-    """The spec to go on with: what is given, and what the run recorded in all that this leaves
-    open.
+    """The spec to resume with: the given options, and the recorded ones for all others.
 
     Without a spec it is the recorded one with the overrides.
 
-    Raises `SpecError` where it would train otherwise than the run began, and `CheckpointError`
-    where no spec is known.
+    Raises `SpecError` where that would train differently, `CheckpointError` where no spec is known.
     """
     if previous is None:
         if given is None:
@@ -151,7 +145,7 @@ def resumed_spec(
     changed = [p for p in changed if p not in moved]
     if changed:
         raise SpecError(_refusal(directory.path, changed, before, after, command))
-    if moved:  # the data's fingerprint decides, which is of the content
+    if moved:  # the data's fingerprint, a hash of the content, decides
         where = f"{_side(before, moved[0])} -> {_side(after, moved[0])}"
         say(f"{moved[0]}: {where}: data in another place; its content must be the same")
     return new
@@ -162,14 +156,14 @@ def _may_change(path: str) -> bool:
 
 
 def merged(new: Spec, old: Spec) -> Spec:
-    """The options that `new` names, and for all others those of `old`: a default that has changed
-    since changes no run.
+    """The options that `new` names, and for all others those of `old`, whatever the defaults are
+    now.
     """
     named = new.model_dump(mode="json", exclude_unset=True)
     train = named.setdefault("train", {})
     recorded = old.to_dict()
     for name in ("precision", "memory_format", "compile"):
-        if train.get(name) == "auto":  # as it was decided
+        if train.get(name) == "auto":  # as it was resolved
             del train[name]
     model = named.get("model", {})
     if (
@@ -184,9 +178,7 @@ def merged(new: Spec, old: Spec) -> Spec:
 
 
 def _overlaid(old: Any, new: Any) -> Any:
-    """Plain values with those of `new` where it has any; what is of another type begins with the
-    defaults of that.
-    """
+    """Plain values of `old` overlaid with `new`; where `type` differs, only those of `new`."""
     if (
         isinstance(old, dict)
         and isinstance(new, dict)
@@ -199,9 +191,7 @@ def _overlaid(old: Any, new: Any) -> Any:
 
 
 def _say_recorded(given: Spec, used: Spec) -> None:
-    """Say which options the run has otherwise than by today's defaults; those of computing are
-    measured anyway.
-    """
+    """Report the recorded options that differ from today's defaults, but for measured ones."""
     before, after = _options(given), _options(used)
     found = [
         f"{p}: {v}" for p, v in after.items() if before.get(p) != v and before.get(p) != "auto"
@@ -240,8 +230,8 @@ def _refusal(
 
 
 def _told(changed: Sequence[str], before: Mapping[str, Any]) -> list[str]:
-    """Of the changed options those that say it all: where a `type` is another one, what stands
-    beside and below it is not told.
+    """The changed options to report: where a `type` differs,
+    not the options beside and below it.
     """
     others = [p.removesuffix("type") for p in changed if p.endswith(".type") and p in before]
     return [p for p in changed if not any(p.startswith(o) and p != f"{o}type" for o in others)]
@@ -252,13 +242,12 @@ def _side(values: Mapping[str, Any], path: str) -> str:
 
 
 def _options(spec: Spec) -> dict[str, Any]:
-    """Every option by its path, but for empty lists and mappings."""
+    """Every option by its path, except empty lists and mappings."""
     return {path: value for path, value in leaves(spec.to_dict()) if value not in ([], {})}
 
 
 def mark_again(checkpoints_folder: Path, path: Path, contents: checkpoints.Checkpoint) -> None:
-    """Let `last` and `best` point where this newest checkpoint says: the process may have died
-    after committing it, before that.
+    """Point `last` and `best` where this newest checkpoint says, in case the process died before.
 
     Raises `ResourceError`.
     """
@@ -273,13 +262,12 @@ def mark_again(checkpoints_folder: Path, path: Path, contents: checkpoints.Check
 def finished(
     directory: RunDirectory, previous: Previous | None, spec: Spec, total: int | None
 ) -> Path | None:
-    """The result of a run that has nothing left to do, verified; None where it goes on.
+    """The verified result of a run that is finished; None where it goes on.
 
-    What it says is told.
+    A finished run is reported.
 
-    A run is finished where its last process said so and nothing that decides its end is asked for
-    otherwise, or where it is past the last of its `total` steps (None: they are not known before
-    the data is).
+    A run is finished where its last process said so and no option that decides its end has changed,
+    or where it has done its `total` steps (None: not known before the data is).
     """
     if previous is None or previous.contents is None:
         return None
@@ -319,7 +307,7 @@ def finished(
 def check_fingerprint(
     contents: checkpoints.Checkpoint | None, data: DataSet, accepted: bool
 ) -> bool:
-    """Whether the data is another than the run was trained on.
+    """Whether the data differs from what the run was trained on.
 
     Raises `CheckpointError` where that is not accepted.
     """

@@ -1,10 +1,8 @@
-"""Going back where the loss of a step jumps: to the last checkpoint, and on from there with the
-batches that follow (train.rewind).
+"""Going back to the last checkpoint where the loss spikes, and skipping the batches (train.rewind).
 
 As in PaLM (Chowdhery et al. 2022, section 5.1): weights, averages, optimizer, schedule and random
-numbers are the checkpoint's, and the batches from there up to the spike are not seen again.
-Everything follows from the losses, so that a run that is killed and resumed goes back at the same
-places.
+numbers are the checkpoint's, and the batches up to the spike are skipped. Everything follows from
+the losses, so that a run that is killed and resumed goes back at the same steps.
 """
 
 from __future__ import annotations
@@ -21,15 +19,15 @@ from bigmodel_cli.train.step import StepResult
 
 
 def usual_loss(options: RewindOptions, state: TrainState) -> float:
-    """The median loss of the last steps; NaN while they are fewer than the window."""
+    """The median loss of the last steps; NaN while there are fewer than the window."""
     return statistics.median(state.recent) if len(state.recent) == options.window else math.nan
 
 
 def spiked(options: RewindOptions, state: TrainState, result: StepResult) -> bool:
-    """Whether the step's loss is a spike; else it joins the losses that later ones are held
-    against.
+    """Whether the step's loss is a spike; else it is added to the window.
 
-    A loss or gradient that is not finite is one too, but in fp16, where the loss scale sees to it.
+    A loss or gradient that is not finite is one too, except in fp16, where the loss scale handles
+    it.
     """
     if not result.finite:
         return not state.loss_scale.dynamic
@@ -40,11 +38,11 @@ def spiked(options: RewindOptions, state: TrainState, result: StepResult) -> boo
 
 
 def go_back(options: RewindOptions, run: Run, result: StepResult) -> None:
-    """Become the last checkpoint, but for the batches: those up to the spike are passed over.
+    """Restore the last checkpoint, and skip the batches up to the spike.
 
-    What was saved since then, for a signal, goes: the run does not come by there any more.
+    Later checkpoints (saved for a signal) are removed: the run no longer passes there.
 
-    Raises `NumericsError` where the run went back as often as it may.
+    Raises `NumericsError` where the run has no rewinds left.
     """
     state, folder = run.state, run.directory.checkpoints
     usual, step, batch = usual_loss(options, state), state.step + 1, state.batch

@@ -1,5 +1,5 @@
-"""Whether the activations of a batch fit the device, asked before training; and which micro-batch
-does.
+"""Whether a batch's activations fit the device, checked before training,
+or which micro-batch does.
 """
 
 from __future__ import annotations
@@ -22,12 +22,10 @@ from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import batch_norm_explained
 
 PATCH = 16
-"""Pixels for each position that a dense layer sees of an image, at least: it reads patches, or maps
-that were made smaller.
-"""
+"""Least pixels per position of a dense layer of an image: it reads patches, or smaller maps."""
 KEPT = 4
-"""Numbers kept for the backward pass for each that a layer puts out, generously: norms,
-activations, scores of attention.
+"""Numbers kept for the backward pass per output of a layer, generously: norms, activations,
+attention scores.
 """
 
 
@@ -43,11 +41,11 @@ def check_enough(spec: Spec, train: Split) -> None:
 def check_step(
     spec: Spec, info: DatasetInfo, train: Split, model: Module, device: torch.device
 ) -> None:
-    """Raise `SpecError` where a step's activations cannot fit the device, or are too few for batch
-    normalisation.
+    """Raise `SpecError` where a step's activations do not fit the device, or batch norm lacks
+    values.
 
-    They are computed on the meta device, which takes a second or more, only where a rough count of
-    them comes near its memory, or batch normalisation has one sample.
+    They are found on the meta device, which takes a second or more, only where a rough count comes
+    near the device's memory, or batch normalisation has one sample.
     """
     alone = spec.train.micro == 1 and any(
         isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in model.modules()
@@ -61,11 +59,10 @@ def check_step(
 
 
 def check_fits(spec: Spec, device: torch.device, memory: Memory, longest: int) -> None:
-    """Raise `SpecError` where a step needs more bytes than the device has, naming the largest
-    micro-batch that fits.
+    """Raise `SpecError` where a step does not fit the device, naming the largest micro-batch that
+    does.
 
-    Half of the activations, which are of a whole micro-batch, count where products may be kept in
-    half the bytes.
+    Activations count half where they may be kept in half precision.
     """
     options, room, state = spec.train, total_memory(device), memory.state
     least = memory.activations if options.precision == "fp32" else memory.activations // 2
@@ -90,7 +87,7 @@ def check_fits(spec: Spec, device: torch.device, memory: Memory, longest: int) -
 
 
 def check_readable(state: TrainState) -> None:
-    """Raise `SpecError` where a checkpoint would list more tensors than are read again."""
+    """Raise `SpecError` where a checkpoint would have more tensors than can be read."""
     weights = [t.dim() for t in state.model.state_dict().values()]
     resuming = [t.dim() for t in state.optimizer.state_dict().values()]
     resuming += [p.dim() for p in state.model.parameters()] if state.ema else []
@@ -108,9 +105,7 @@ def _divisors(number: int) -> list[int]:
 
 
 def _rough_bytes(spec: Spec, info: DatasetInfo, train: Split, model: Module) -> int:
-    """About the bytes of a micro-batch's activations, rather too many: what each weight puts out,
-    at each position.
-    """
+    """A generous estimate of a micro-batch's activations: each weight's output at each position."""
     pixels = input_of(info).pixels
     length = int(np.max(train.lengths)) if train.lengths is not None else info.context or 1
     positions = pixels // PATCH + 1 if pixels else length

@@ -1,4 +1,4 @@
-"""A run in training: what `fit` works with, and how it is validated and saved."""
+"""A run in training: what `fit` works with, and how it validates and saves."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from bigmodel_cli.train.state import UNKNOWN, TrainState
 
 @dataclass
 class Run:
-    """What `fit` works with; everything in it is built and resolved."""
+    """What `fit` works with, built and resolved."""
 
-    loaded: Loaded  # the model in training; nothing in its spec is auto any more
+    loaded: Loaded  # the model in training; nothing in its spec is auto
     state: TrainState
     loader: BatchLoader
     validation: Split | None
     directory: RunDirectory
-    origin: Mapping[str, Any]  # what each checkpoint says of the data that it was trained on
+    origin: Mapping[str, Any]  # each checkpoint's record of its data
     signals: Signals
-    total: int  # steps; of a run by the clock those that it will have at its rate so far
+    total: int  # steps; of a run by the clock as foreseen at its present rate
     resume_command: str
     observers: Observer
     news: Sequence[dict[str, Any]] = ()  # records from before the first step
@@ -45,26 +45,26 @@ class Run:
 
     @property
     def options(self) -> TrainOptions:
-        """How to train."""
+        """The spec's `train`."""
         return self.loaded.spec.train
 
     @property
     def task(self) -> Task:
-        """What is learnt."""
+        """The task."""
         return self.loaded.task
 
     @property
     def device(self) -> torch.device:
-        """Where it is computed."""
+        """The device."""
         return self.loaded.device
 
     def say(self, text: str) -> None:
-        """Tell whoever watches."""
+        """Show a line to the user."""
         self.observers.on_message(text)
 
     @property
     def reached(self) -> str:
-        """How far it has come, for people."""
+        """The progress, for people."""
         step, minutes = self.state.step, self.options.minutes
         if minutes is None:
             return f"step {step} of {self.total}"
@@ -79,17 +79,17 @@ class Run:
 
     @property
     def keeping(self) -> Keeping:
-        """Which checkpoints stay."""
+        """The rules of which checkpoints are kept."""
         saving = self.options.checkpoint_every or self.interval
         return Keeping(self.options, self.total, saving, self.task.higher_is_better)
 
     def batches(self) -> Generator[list[dict[str, Tensor]]]:
-        """The micro-batches of each step from here on."""
+        """The micro-batches of each remaining step."""
         end = self.total if self.options.minutes is None else UNKNOWN
         return self.loader.steps(self.state.batch, end + self.state.passed)
 
     def contents(self) -> checkpoints.Contents:
-        """A checkpoint's contents, as the state is now."""
+        """The contents of a checkpoint of the present state."""
         weights, tensors, values = self.state.capture()
         return checkpoints.Contents(
             step=self.state.step,
@@ -115,7 +115,7 @@ class Run:
         self.directory.write_status("running", 0, "", state.step, path)
 
     def validate(self) -> dict[str, float]:
-        """Metrics over the whole validation split, with the averaged weights where there are any."""
+        """Metrics over the whole validation split, with averaged weights, if any."""
         assert self.validation is not None
         failpoint("train.validating")
         state, division = self.state, self.state.division
@@ -134,10 +134,9 @@ class Run:
         return values_of(self.task, judged.measures)
 
     def tell(self, metrics: dict[str, float], averaged: int | None = None) -> None:
-        """Record and show a validation, of the mean of so many checkpoints where that is the run's
-        result.
+        """Record and show a validation; `averaged`: of the mean of so many checkpoints.
 
-        Its batch is recorded too where memory made it smaller than the spec's.
+        Its batch size is recorded too where memory made it smaller than the spec's.
         """
         rows = self.state.division.validation.get(self.state.batch)
         info = {"averaged": averaged, "validation_batch": rows}
@@ -145,9 +144,7 @@ class Run:
         self.observers.on_validation({"step": self.state.step, **given, "val": metrics})
 
     def note(self, metrics: dict[str, float]) -> bool:
-        """Tell and note a validation; True where it is the best so far, which what is not a finite
-        number never is.
-        """
+        """Record a validation; True where it is the best so far (never if it is not finite)."""
         self.tell(metrics)
         state, value = self.state, metrics[self.task.metric]
         finite = math.isfinite(value)

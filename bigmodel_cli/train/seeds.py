@@ -1,6 +1,4 @@
-"""The same spec with several seeds: runs one after another, each a run of its own, and what they
-have in common.
-"""
+"""The same spec with several seeds: one run after another."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ from bigmodel_cli.train.signals import Signals
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a seed: its checkpoint, or the fault of a loss that was not finite."""
+    """A seed's result: its checkpoint, or the error of a loss that was not finite."""
 
     seed: int
     checkpoint: Path | None = None
@@ -32,10 +30,10 @@ class Outcome:
 def train_seeds(specs: Mapping[int, Spec], request: Request, signals: Signals) -> Iterator[Outcome]:
     """Train each seed's spec.
 
-    One whose loss is not finite is said, and the others go on; any other fault would be theirs too.
+    A loss that is not finite is reported and the other seeds go on; any other error ends all.
 
-    Raises what `train` raises, with what is done kept. With `request.resume` finished runs stay,
-    and others go on or begin.
+    Raises what `train` raises; completed runs are kept. With `request.resume` finished runs stay,
+    and others resume or start.
     """
     requests = {seed: _request(request, seed) for seed in specs}
     for number, (seed, spec) in enumerate(specs.items(), 1):
@@ -56,13 +54,13 @@ def train_seeds(specs: Mapping[int, Spec], request: Request, signals: Signals) -
                 f" with all: {_again(request)}"
             )
             raise
-        gc.collect()  # the next one needs the memory
+        gc.collect()  # the next run needs the memory
 
 
 def _request(request: Request, seed: int) -> Request:
     """The request for one seed's run.
 
-    Raises `SpecError` where it would begin in the place of another.
+    Raises `SpecError` where its folder holds another run.
     """
     name, out = (
         f"{request.name}-seed{seed}",

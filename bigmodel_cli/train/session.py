@@ -1,5 +1,4 @@
-"""From a spec to a trained checkpoint: open the data, build the model, fill it, choose how to
-compute, and `fit`.
+"""From a spec to a trained checkpoint: open the data, build and fill the model, autotune, `fit`.
 
 Pretraining and finetuning are the same; they differ in what the weights start from.
 """
@@ -55,7 +54,7 @@ from bigmodel_cli.train.step import REMEDY, batch_norm_explained
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asked for, beside the spec."""
+    """What the command line asks for, beside the spec."""
 
     name: str
     out: Path | None = None
@@ -64,14 +63,14 @@ class Request:
     overrides: tuple[Change, ...] = ()  # of the recorded spec, where a run goes on without one
     accept_data: bool = False
     command: str = "pretrain"
-    words: tuple[str, ...] = ("bigmodel",)  # the whole command line, to begin anew
+    words: tuple[str, ...] = ("bigmodel",)  # the whole command line, to start again
     plugins: tuple[Path, ...] = ()
 
 
 def train(spec: Spec | None, request: Request, signals: Signals) -> Path:
-    """Run the spec (None, to resume: the run's own) and return the resulting checkpoint.
+    """Train the spec (None, to resume: the run's own) and return the resulting checkpoint.
 
-    Every fault is in errors.py.
+    Every error is in errors.py.
     """
     load_torch()
     signals.start()
@@ -111,8 +110,8 @@ def train(spec: Spec | None, request: Request, signals: Signals) -> Path:
 
 
 def dry_run(spec: Spec, device: str, show: Callable[[Plan], None] = lambda plan: None) -> Plan:
-    """What `train` would do, training nothing and writing nothing; it is given to `show` also where
-    it does not fit the device.
+    """What `train` would do, without training or writing; shown even if it does not fit the
+    device.
     """
     load_torch()
     chosen = pick_device(device, say)
@@ -141,7 +140,7 @@ def _open_directory(request: Request) -> RunDirectory:
 def _resolved(
     given: Spec | None, request: Request, directory: RunDirectory
 ) -> tuple[Spec, Previous | None]:
-    """The spec of the run, and what a run that goes on has so far."""
+    """The spec of the run, and what a resumed run has so far."""
     previous = previous_run(directory) if request.resume else None
     if request.resume:
         given = resumed_spec(directory, previous, given, request.overrides, request.command)
@@ -168,7 +167,7 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
         spec.train.steps is None
         and (result := finished(directory, previous, spec, total)) is not None
     ):
-        return result  # what epochs are in steps the data says
+        return result  # the data decides how many steps an epoch has
     _describe_steps(spec.train, total)
     if previous is not None:
         _go_on(previous, state, loader, total, directory)
@@ -224,9 +223,7 @@ def _go_on(
     total: int | None,
     directory: RunDirectory,
 ) -> None:
-    """Become the state of the run's checkpoint, where it has one; and divide micro-batches where it
-    did.
-    """
+    """Restore the run's checkpoint, if any, and its division of micro-batches."""
     if previous.contents is not None and previous.path is not None:
         state.restore(previous.contents.model, previous.contents.train, previous.contents.state)
         mark_again(directory.checkpoints, previous.path, previous.contents)
@@ -238,8 +235,8 @@ def _go_on(
 
 
 def _origin(data: DataSet, saved: Checkpoint | None, changed: bool) -> dict[str, Any]:
-    """What each checkpoint says of the data: its fingerprint, and [step, fingerprint] of each
-    change that was accepted.
+    """Each checkpoint's record of the data: its fingerprint, and [step, fingerprint] of accepted
+    changes.
     """
     changes = (
         [
@@ -257,8 +254,8 @@ def _origin(data: DataSet, saved: Checkpoint | None, changed: bool) -> dict[str,
 
 
 def _trained_on(opened: Opened, saved: Checkpoint | None, changed: bool) -> dict[str, bytes]:
-    """What the run's checkpoints keep of the items that they were trained on, by name; what splits
-    share is said.
+    """The checkpoints' hashes of training items, by file name;
+    items shared by splits are reported.
     """
     data, task, source = opened.data, opened.spec.task.type, opened.source
     if "val" not in data.splits:
@@ -296,14 +293,12 @@ def _describe_steps(options: TrainOptions, total: int | None) -> None:
 
 
 def _foreseen(options: TrainOptions, total: int | None, state: TrainState) -> int:
-    """The steps of the whole run; where the clock says it, at its rate so far."""
+    """The steps of the whole run; by the clock, at its present rate."""
     return total if total is not None else state.steps_in(options.minutes or 0.0)
 
 
 def _describe_bend(options: TrainOptions, before: int, total: int, step: int) -> None:
-    """Where a resumed run is now longer or shorter: what becomes of the learning rate, whose
-    schedule spans the whole run.
-    """
+    """Report what a resumed run's new length does to the learning rate's schedule."""
     if before == total or step >= total:
         return
     factors = [
@@ -324,9 +319,9 @@ def _left(request: Request, directory: RunDirectory) -> str:
 
 
 def _resume_command(request: Request, directory: RunDirectory) -> str:
-    """How to go on: the run knows its spec.
+    """The command to resume; the run knows its spec.
 
-    Where it has not begun there is nothing to go on with, and the start is made again.
+    Before the run has begun, the command to start it again.
     """
     if not directory.begun:
         return shlex.join(word for word in request.words if word != "--resume")

@@ -1,6 +1,4 @@
-"""How a run is set up, for training, a dry run and `bench` alike: its data and task opened and
-checked, its state at step 0.
-"""
+"""Setting up a run, for training, a dry run and `bench`: data and task checked, state at step 0."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ from bigmodel_cli.train.state import LossScale, TrainState
 
 @dataclass(frozen=True)
 class Opened:
-    """A run's spec with its data, and the checkpoint whose weights it starts with; None for weights
-    drawn anew, or for its own.
-    """
+    """A run's spec, its data, and the checkpoint that it is initialised from, if any."""
 
     spec: Spec
     data: DataSet
@@ -41,10 +37,10 @@ class Opened:
 
 
 def open_run(spec: Spec, resumed: Path | None = None, *, expect: bool = False) -> Opened:
-    """Open the data of a run; a checkpoint's tokenizer and normalisation are used, its own
-    (`resumed`) or that of `spec.init`.
+    """Open the data of a run, with the tokenizer and normalisation of its checkpoint.
 
-    Where the data is not there, what is known of it stands in if that is to be `expect`ed.
+    That is its own (`resumed`) or that of `spec.init`. With `expect`, what the spec says of missing
+    data replaces it.
     """
     check_plugins(spec)
     source = source_of(spec) if resumed is None else None
@@ -65,11 +61,9 @@ def source_of(spec: Spec) -> Path | None:
 
 
 def _with_length(spec: Spec, source: Path) -> Spec:
-    """The spec with the length of the checkpoint that it starts from, where that is longer than the
-    new data's context.
+    """The spec with the initial checkpoint's length, where that is longer than the data's context.
 
-    A finetuning whose `model.max_len` is open keeps all positions: a table of learned ones has that
-    many rows.
+    So a finetuning without `model.max_len` keeps all rows of a table of learned positions.
     """
     before = of_checkpoint(checkpoints.read_spec(source), source)
     length = before.model.longest() or before.data.longest() or 0
@@ -79,7 +73,7 @@ def _with_length(spec: Spec, source: Path) -> Spec:
 
 
 def open_task(spec: Spec, data: DataSet) -> Task:
-    """The task, once it is checked; what is to be known of it is said.
+    """The checked task; its notes are reported.
 
     Raises `SpecError` where the data lacks what the task reads, the model is not made for it, or a
     library is missing.
@@ -134,10 +128,9 @@ def _check_task(spec: Spec, task: Task, data: DataSet) -> None:
 def prepare(
     spec: Spec, model: Model, task: Task, first: Callable[[], dict[str, Tensor]]
 ) -> tuple[Spec, TrainState]:
-    """The spec without any auto in `train`, and the state at step 0; `first` gives a micro-batch to
-    measure with.
+    """The spec without any auto in `train`, and the state at step 0.
 
-    The model comes from `assemble`.
+    `first` gives a micro-batch to measure with. The model comes from `assemble`.
     """
     still, options, division = still_modules(model, spec.init), spec.train, Division()
     training_mode(model, still)

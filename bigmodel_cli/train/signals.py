@@ -1,6 +1,4 @@
-"""Stopping by a signal: the step in progress finishes, a checkpoint is saved, the status is 128 +
-the signal's number.
-"""
+"""Stopping by a signal: finish the step, save a checkpoint, exit with 128 + the signal's number."""
 
 from __future__ import annotations
 
@@ -14,20 +12,20 @@ from types import FrameType, TracebackType
 from typing import Any
 
 HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals that stop a run: Ctrl-C, a scheduler's, a terminal that has gone."""
+"""Signals that stop a run: Ctrl-C, a scheduler's, a closed terminal."""
 
 
 received: list[int] = []
-"""Signals that the command had before its run began.
+"""Signals that arrived before the run began.
 
-What is raised while Python imports or cleans up may be swallowed.
+An exception raised while Python imports or cleans up may be swallowed.
 """
 
 
 class Interrupted(BaseException):
-    """A signal arrived where nothing is half done.
+    """A signal arrived at a point where it is safe to stop.
 
-    Not an `Exception`: no handler for faults may swallow it.
+    Not an `Exception`: no error handler may swallow it.
     """
 
     def __init__(self, number: int) -> None:
@@ -36,14 +34,13 @@ class Interrupted(BaseException):
 
 
 class Signals:
-    """Turns SIGINT, SIGTERM and SIGHUP into `Interrupted`, but never inside `deferred()`: there it
-    is raised at the end.
+    """Turns SIGINT, SIGTERM and SIGHUP into `Interrupted`, inside `deferred()` only at its end.
 
     Before `start()` there is nothing to save, and the process leaves at once; after `end()` the
     run's result stands, and signals change nothing. In between, the first signal is raised until it
-    is heeded (`stopping()`), and later ones are ignored, but for a second SIGINT, which leaves at
+    is handled (`stopping()`), and later ones are ignored, except a second SIGINT, which exits at
     once with status 130, whatever is in progress: commits are atomic, so the last committed
-    checkpoint stays good. SIGHUP that is ignored already (`nohup`) stays so.
+    checkpoint stays good. A SIGHUP that is already ignored (`nohup`) stays so.
     """
 
     def __init__(self) -> None:
@@ -53,14 +50,12 @@ class Signals:
         self.late = 0  # the first signal after the end
         self.before: dict[int, Any] = {}
         self.unraisable = sys.unraisablehook
-        self.leaving: Callable[[], None] | None = (
-            None  # what is to be recorded when the process leaves at once
-        )
+        self.leaving: Callable[[], None] | None = None  # called when the process exits at once
 
     def __enter__(self) -> Signals:
         """Take the signals over.
 
-        Raises `Interrupted` for one that the command had and that Python swallowed.
+        Raises `Interrupted` for an earlier one that Python swallowed.
         """
         if received:
             raise Interrupted(received[0])
@@ -82,11 +77,11 @@ class Signals:
             of_command = callable(handler) and handler is not signal.default_int_handler
             if not (
                 self.ended and of_command
-            ):  # else the command's handler would turn what is done into a failure
+            ):  # else the command's handler would make a finished run a failure
                 signal.signal(number, handler)
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """The handler: raise now, or leave it to the end of `deferred()`."""
+        """The handler: raise now, or at the end of `deferred()`."""
         if self.ended:
             self.late = self.late or number
             return
@@ -104,40 +99,36 @@ class Signals:
             os._exit(128 + signal.SIGINT)
 
     def on_unraisable(self, swallowed: Any) -> None:
-        """Say nothing of an `Interrupted` that Python swallows where it cleans up: it is raised
-        again at the next `deferred()`.
-        """
+        """Print nothing of a swallowed `Interrupted`: the next `deferred()` raises it again."""
         if not isinstance(swallowed.exc_value, Interrupted):
             self.unraisable(swallowed)
 
     def raise_pending(self) -> None:
-        """Raise `Interrupted` for a signal that has come and is not yet heeded, unless inside
-        `deferred()`.
-        """
+        """Raise `Interrupted` for a pending signal, unless inside `deferred()`."""
         if self.pending is not None and self.depth == 0 and not self.heeded and not self.ended:
             raise Interrupted(self.pending)
 
     def start(self) -> None:
-        """From now on there is something to leave in good order."""
+        """From now on there is something to save."""
         self.started = True
 
     def stopping(self) -> None:
-        """The signal is being heeded: nothing is raised any more."""
+        """The signal is being handled: nothing more is raised."""
         self.heeded = True
 
     def end(self) -> None:
-        """The result stands: signals that come from now on change nothing."""
+        """The result stands: later signals change nothing."""
         self.ended = True
 
     def again(self) -> None:
-        """Another run begins: a signal that came after the end of the last one stops it."""
+        """Another run begins: a signal since the end of the last one stops it."""
         self.ended = False
         if self.late:
             raise Interrupted(self.late)
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """What runs inside is finished before a signal takes effect."""
+        """Signals take effect after the enclosed code."""
         depth = self.depth
         self.depth = depth + 1
         try:
@@ -148,8 +139,8 @@ class Signals:
 
     @contextlib.contextmanager
     def let(self) -> Iterator[None]:
-        """Inside `deferred()`: a signal takes effect at once again, and what was entered between
-        the two is left in its own time.
+        """Inside `deferred()`: signals take effect at once again, and context managers between are
+        exited.
 
         `with deferred(), exchanged(), let(): ...` never leaves an exchange half done.
         """

@@ -1,14 +1,12 @@
-"""Micro-batches that do not fit into memory are divided, and the step is done again from the same
-state.
+"""Dividing micro-batches that do not fit into memory, and repeating the step from the same state.
 
 The samples of a step stay the same, and so do its sums and counts, which are divided once: the loss
 and the gradient are those of the whole batch, within rounding. What looks at a micro-batch as a
 whole differs by nature: BatchNorm's statistics, dropout's draws and the experts' balance are of the
 smaller pieces.
 
-A `Division` remembers from which batch on there are how many pieces, in the run's directory at once
-and in each checkpoint, so that a resumed run changes where the first one did, and is the same run
-to the bit.
+A `Division` records from which batch on there are how many pieces, in the run's directory at once
+and in each checkpoint, so that a resumed run changes where the first one did, bit for bit.
 """
 
 from __future__ import annotations
@@ -27,17 +25,15 @@ from bigmodel_cli.rundir import RunDirectory
 
 T = TypeVar("T")
 FILE = "micro_batches.json"
-"""Of a run's directory: the changes of its `Division`."""
+"""The file of a run's `Division`."""
 REMEDY = "make the model, its context or its images smaller, or compute in train.precision: bf16"
 
 
 @dataclass
 class Division:
-    """Into how many pieces each micro-batch is divided, and how many samples a validation takes at
-    once, by the batch's number.
+    """Pieces per micro-batch, and samples at once in a validation, from which batch on.
 
-    Batches are counted as the run takes them, so that a number comes once, even where the run goes
-    back (train.rewind).
+    Batches are counted as the run takes them, so that an index comes once, even after a rewind.
     """
 
     pieces: dict[int, int] = field(default_factory=dict)  # from this batch on -> pieces
@@ -61,7 +57,7 @@ class Division:
         }
 
     def add(self, values: Any) -> None:
-        """Take in the changes that `to_json` wrote.
+        """Add the changes that `to_json` wrote.
 
         Raises `ValueError` or `AttributeError` for anything else.
         """
@@ -72,24 +68,20 @@ class Division:
                 own[int(first)] = n
 
     def read(self, directory: Path) -> None:
-        """Take in what a run's directory has; a torn or missing file has nothing, and the changes
-        are found again.
-        """
+        """Add the changes of a run's directory; those of a torn or missing file are found again."""
         try:
             self.add(json.loads((directory / FILE).read_text(encoding="utf-8")))
         except (OSError, ValueError, AttributeError, RecursionError):
             return
 
     def write(self, directory: RunDirectory) -> None:
-        """Keep the changes in a run's directory; where that fails, a resume from an older
-        checkpoint may find others.
-        """
+        """Write the changes to a run's directory; if that fails, a resume may find others."""
         directory.keep(FILE, json.dumps(self.to_json()) + "\n")
 
 
 def more_pieces(pieces: int, options: TrainOptions, rows: int) -> int:
-    """The next number of pieces of micro-batches with at most so many rows: twice as many, of one
-    size where samples are counted.
+    """The next number of pieces for at most `rows` rows: twice as many, of one size where samples
+    are counted.
 
     Raises `ResourceError` where each piece is one sample already.
     """
@@ -103,8 +95,8 @@ def more_pieces(pieces: int, options: TrainOptions, rows: int) -> int:
 
 
 def divided(micro_batches: list[dict[str, Tensor]], pieces: int) -> list[dict[str, Tensor]]:
-    """Each micro-batch as so many pieces of its rows, as equal as can be, in order; one that has
-    fewer rows as single rows.
+    """Each micro-batch in `pieces` pieces, as equal as possible; one with fewer rows in single
+    rows.
     """
     if pieces == 1:
         return micro_batches
@@ -129,8 +121,8 @@ def fitted(
     attempt: Callable[[list[dict[str, Tensor]]], T],
     told: Callable[[str], None],
 ) -> T:
-    """What `attempt` gives for the micro-batches of that batch, in as many pieces as it takes;
-    `division` remembers it.
+    """The result of `attempt` for a batch's micro-batches, in as many pieces as needed
+    (recorded).
     """
     pieces, rows = division.at(batch), max(map(rows_of, micro_batches))
     unit = "samples" if options.batch_tokens is None else "tokens"
@@ -153,11 +145,10 @@ def fitted(
 def until_it_fits(
     attempt: Callable[[int], T], pieces: int, smaller: Callable[[int], int]
 ) -> tuple[T, int]:
-    """What `attempt(pieces)` gives, with more pieces each time that memory does not suffice; and
-    the pieces with which it did.
+    """The result of `attempt(pieces)`, with more pieces after each out of memory; and the pieces.
 
-    `smaller` gives the next number, or raises `ResourceError`. What was half computed is freed
-    before the next attempt.
+    `smaller` gives the next number, or raises `ResourceError`. Memory is freed before the next
+    attempt.
     """
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Everything that changes while a model is trained, in one object that saves and restores itself."""
+"""All state of a training, in one object that saves and restores itself."""
 
 from __future__ import annotations
 
@@ -22,16 +22,15 @@ OPTIMIZER, CPU, CUDA = "optimizer.", "rng.cpu", "rng.cuda"
 """Names of tensors to resume with."""
 ANOTHER = "use another checkpoint"
 UNKNOWN = 10**10
-"""The steps of a run by the clock before its first one: the most that a spec can ask for."""
+"""The steps of a run by the clock before its first one: the most that a spec allows."""
 
 
 @dataclass
 class LossScale:
-    """Dynamic scaling of the mean loss for fp16 (Micikevicius et al. 2018): halved on overflow,
-    doubled after 2,000 good steps.
+    """Dynamic loss scaling for fp16 (Micikevicius et al. 2018).
 
-    `skipped` counts the steps of the run that overflowed and so changed nothing, `stuck` those in a
-    row that did at a scale of 1.
+    It is halved on overflow and doubled after 2,000 good steps. `skipped` counts the steps of the
+    run that overflowed and so changed nothing, `stuck` consecutive ones at a scale of 1.
     """
 
     value: float = 1.0
@@ -42,11 +41,11 @@ class LossScale:
 
     @classmethod
     def of(cls, precision: str) -> LossScale:
-        """What a run in this precision begins with."""
+        """The initial scale for this precision."""
         return cls(2.0**16, dynamic=True) if precision == "fp16" else cls()
 
     def update(self, finite: bool) -> None:
-        """Take note of a step whose gradients were finite or not."""
+        """Update the scale after a step with finite gradients or not."""
         if not self.dynamic:
             return
         self.good_steps = self.good_steps + 1 if finite else 0
@@ -60,7 +59,7 @@ class LossScale:
 
 @dataclass(frozen=True)
 class Before:
-    """What a step's passes move: statistics, and the states of the random numbers."""
+    """What a step's passes change: statistics, and the random states."""
 
     buffers: list[Tensor]
     cpu: Tensor
@@ -69,15 +68,13 @@ class Before:
 
 @dataclass
 class TrainState:
-    """Weights, their average (a moving one, or the optimizer's own), the optimizer, the place in
-    the run, and the random states.
-    """
+    """Weights, their average, the optimizer, the position in the run, and the random states."""
 
     model: Module
     optimizer: Optimizer
     ema_decay: float | None = None
     step: int = 0
-    still: frozenset[str] = frozenset()  # modules that are frozen and so stay in evaluation mode
+    still: frozenset[str] = frozenset()  # frozen modules, which stay in evaluation mode
     scores: dict[str, float | None] = field(
         default_factory=dict
     )  # step -> the task's metric; None: not a finite number
@@ -88,10 +85,8 @@ class TrainState:
     loss_count: float = 0.0
     loss_scale: LossScale = field(default_factory=LossScale)
     division: Division = field(default_factory=Division)
-    passed: int = 0  # batches that were taken and whose steps were taken back (train.rewind)
-    recent: list[float] = field(
-        default_factory=list
-    )  # losses of the last steps, where a spike is looked for
+    passed: int = 0  # batches whose steps were undone (train.rewind)
+    recent: list[float] = field(default_factory=list)  # losses of the last steps, to detect spikes
     rewinds: int = 0
     ema: dict[str, Tensor] = field(default_factory=dict)
 
@@ -107,14 +102,12 @@ class TrainState:
 
     @property
     def batch(self) -> int:
-        """The number of the next batch: of those that were taken, also for steps that were taken
-        back.
-        """
+        """The index of the next batch; batches of undone steps count too."""
         return self.step + self.passed
 
     def steps_in(self, minutes: float) -> int:
-        """The steps of a run of so many minutes of training, at its rate so far; where they are
-        over, those that it has.
+        """The steps of a run of `minutes` at its present rate;
+        those done where the time is over.
         """
         share = self.elapsed / (60 * minutes)
         if share >= 1:
@@ -122,26 +115,23 @@ class TrainState:
         return max(self.step + 1, round(self.step / share)) if self.step and share else UNKNOWN
 
     def auxiliary(self) -> Tensor | None:
-        """The sum of what parts add to the mean loss (load balance of experts); None where none
-        does.
-        """
+        """The sum of the parts' auxiliary losses (load balance of experts), if any."""
         losses = [m.auxiliary for m in self.balanced if m.auxiliary is not None]
         return torch.stack(losses).sum() if losses else None
 
     def after_step(self) -> None:
-        """Let parts that keep count of a step take note that it is over."""
+        """Tell parts that count steps that one is over."""
         for module in self.balanced:
             module.after_step()
 
     def before_step(self) -> Before:
-        """What the passes of a step move beside the gradients, to `undo` them with."""
+        """What a step's passes change beside the gradients, for `undo`."""
         return Before([tensor.clone() for tensor in self.buffers], *self.random())
 
     def undo(self, before: Before, random: bool) -> None:
-        """After passes that must change nothing: the statistics as they were, no gradients, and
-        parts forget their count.
+        """Undo passes: restore statistics, zero gradients, and reset the counts of parts.
 
-        With `random` the random numbers are drawn again; else they are used up.
+        With `random` the random states are restored too; else the numbers are used up.
         """
         for now, then in zip(self.buffers, before.buffers, strict=True):
             now.copy_(then)
@@ -154,23 +144,19 @@ class TrainState:
                 torch.cuda.set_rng_state(before.cuda)
 
     def random(self) -> tuple[Tensor, Tensor | None]:
-        """The states of the random numbers: of the CPU, and of the CUDA device where the model is
-        on one.
-        """
+        """The random states of the CPU, and of the model's CUDA device, if any."""
         cuda = torch.cuda.get_rng_state() if next(self.model.parameters()).is_cuda else None
         return torch.get_rng_state(), cuda
 
     def statistics(self) -> dict[str, float]:
-        """What such parts have to say of the last step, averaged over them, as metrics."""
+        """Metrics of the last step reported by such parts, averaged."""
         found = [m.statistics() for m in self.balanced]
         return {
             name: sum(s[name] for s in found) / len(found) for name in (found[0] if found else {})
         }
 
     def update_ema(self) -> None:
-        """Move the average towards the weights; its decay grows to the full value over the first
-        steps.
-        """
+        """Update the moving average; its decay grows to the full value over the first steps."""
         if self.ema_decay is None:
             return
         decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
@@ -179,7 +165,7 @@ class TrainState:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside, the model has the averaged weights (where there are any)."""
+        """Inside, the model has the averaged weights, if any."""
         self.swap()
         try:
             yield
@@ -206,9 +192,7 @@ class TrainState:
             self.ema = ema
 
     def raw(self) -> dict[str, Tensor]:
-        """The parameters that have an average, by the names under which a checkpoint keeps them to
-        resume with.
-        """
+        """The parameters that have an average, by their names in a checkpoint's train state."""
         return {f"raw.{name}": p for name, p in self.model.named_parameters() if name in self.ema}
 
     def capture(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
@@ -248,10 +232,10 @@ class TrainState:
     def restore(
         self, weights: Mapping[str, Tensor], train: Mapping[str, Tensor], values: dict[str, Any]
     ) -> None:
-        """Become the captured state, to the bit.
+        """Restore the captured state, bit for bit.
 
-        Raises `CheckpointError` where it is of another model or optimizer, or faulty; then nothing
-        is changed.
+        Raises `CheckpointError` where it is faulty or of another model or optimizer; then nothing
+        changes.
         """
         found = Recorded.of(values)
         self._check(weights, train)
@@ -283,9 +267,7 @@ class TrainState:
             torch.cuda.set_rng_state(random[CUDA])
 
     def _check(self, weights: Mapping[str, Tensor], train: Mapping[str, Tensor]) -> None:
-        """Raise `CheckpointError` where what is to be restored does not fit this run; nothing is
-        changed.
-        """
+        """Raise `CheckpointError` where a state does not fit this run; nothing is changed."""
         own = {f"{OPTIMIZER}{name}": tensor for name, tensor in self.optimizer.state_dict().items()}
         moved = {name for name in train if name.startswith(OPTIMIZER)}
         if differing := sorted(moved ^ own.keys()):
@@ -346,9 +328,9 @@ class Divided(BaseModel):
 
 
 class Recorded(BaseModel):
-    """The plain values of state.json that a run goes on with.
+    """The plain values of state.json that a resume needs.
 
-    Others may be there that are read elsewhere.
+    Others are read elsewhere.
     """
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)

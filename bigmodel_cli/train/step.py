@@ -24,8 +24,8 @@ IN_UPDATE = (
 
 @dataclass(frozen=True)
 class StepResult:
-    """Sums over the step's samples, the norm of the mean gradient before clipping, and how many of
-    the task's unit there were.
+    """Sums over the step's samples, gradient norm before clipping,
+    and the size in the task's unit.
     """
 
     loss_sum: float
@@ -35,7 +35,7 @@ class StepResult:
 
     @property
     def finite(self) -> bool:
-        """Whether the loss and the gradient are numbers that may change the weights."""
+        """Whether the loss and the gradient are finite."""
         return math.isfinite(self.norm) and math.isfinite(self.loss_sum)
 
     @property
@@ -46,7 +46,7 @@ class StepResult:
 
 @contextlib.contextmanager
 def batch_norm_explained() -> Iterator[None]:
-    """Inside, batch normalisation that has one value per channel to normalise is a `SpecError`."""
+    """Inside, batch normalisation of one value per channel is a `SpecError`."""
     try:
         yield
     except ValueError as error:
@@ -67,21 +67,20 @@ def train_step(
     device: torch.device,
     lr: float,
 ) -> StepResult:
-    """Add up the gradients of the micro-batches and move the weights by their mean over all
-    targets.
+    """Sum the gradients of the micro-batches and update by their mean over all targets.
 
     Losses are sums, so that the division by the global count makes accumulation equal to one large
-    batch. Under fp16 the backward pass starts from the loss scale times about the mean: the sum
-    divided by a power of two near the step's count, which is exact and taken back at the end, so
-    that the size of a batch changes neither what overflows nor the result.
+    batch. Under fp16 the backward pass starts from the loss scale times roughly the mean: the sum
+    divided by a power of two near the step's count, which is exact and undone at the end, so that
+    the batch size changes neither overflows nor the result.
 
-    Where the loss or the gradient is not finite nothing is changed: weights, averages, the
-    optimizer; under fp16, where training goes on, not the statistics of normalisation and of
-    experts either, and the loss scale is halved. The step counts in the run and its schedule, not
-    in the optimizer; its batch and its random numbers are used up.
+    Where the loss or the gradient is not finite, weights, averages and the optimizer stay; under
+    fp16, where training goes on, so do the statistics of normalisation and of experts, and the loss
+    scale is halved. The step counts in the run and its schedule, not in the optimizer; its batch
+    and its random numbers are used up.
 
-    Raises `OutOfMemory` where the passes do not fit: everything is as it was before, the random
-    numbers too; and `ResourceError` where the update does not, which may be half done.
+    Raises `OutOfMemory` where the passes do not fit: everything is restored, the random state too;
+    and `ResourceError` where the update does not fit, which may be half done.
     """
     before = state.before_step()
     try:
@@ -113,9 +112,7 @@ def _passes(
     micro_batches: list[dict[str, Tensor]],
     device: torch.device,
 ) -> tuple[float, float, float, float]:
-    """Gradients of all micro-batches, summed; (sum of losses, their count, norm of the mean
-    gradient, what divides its sum).
-    """
+    """Sum gradients over micro-batches; (sum of losses, count, gradient norm, divisor)."""
     scale, unit = state.loss_scale, 1.0
     loss_sum: Tensor | None = None
     count: Tensor | None = None
@@ -139,5 +136,5 @@ def _passes(
 
 
 def power_above(count: float) -> float:
-    """The least power of two that is not less than the count; 1 where that is less than 1."""
+    """The least power of two >= count; 1 for a count below 1."""
     return 2.0 ** math.ceil(math.log2(max(1.0, count)))

@@ -1,6 +1,4 @@
-"""Processes that load batches: no signal to the run ends them, their death is said where a batch is
-due, none outlives the run.
-"""
+"""Loader processes: immune to the run's signals, checked for death, and never outliving the run."""
 
 from __future__ import annotations
 
@@ -18,12 +16,12 @@ from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.train.signals import HEEDED
 
 TIMEOUT = 120.0
-"""Seconds without a batch after which the loader workers are given up."""
+"""Seconds without a batch after which the loader workers count as hung."""
 _PR_SET_PDEATHSIG = 1
 
 
 class Workers:
-    """Batches of a dataset by their numbers, in order, made by `count` processes.
+    """Batches of a dataset by their indices, in order, loaded by `count` processes.
 
     A terminal and many schedulers signal the whole process group. Stopping is the main process's
     business: workers ignore SIGINT, SIGTERM and SIGHUP from their first moment on, and die with it.
@@ -63,10 +61,9 @@ class Workers:
         threading.Thread(target=self.watch, daemon=True).start()
 
     def watch(self) -> None:
-        """Kill the workers when a batch is overdue; what waits for them, perhaps without end, then
-        fails.
+        """Kill the workers when a batch is overdue, so that waiting for them fails.
 
-        Seconds are counted one by one: a process that was stopped meanwhile has not waited.
+        Seconds are counted one by one, so that a stopped process has not waited.
         """
         signal.pthread_sigmask(
             signal.SIG_BLOCK, signal.valid_signals()
@@ -82,7 +79,7 @@ class Workers:
                 return
 
     def next(self) -> dict[str, Tensor]:
-        """The next batch. Raises `DataError` where a worker died, hung, or met one."""
+        """The next batch. Raises `DataError` where a worker died, hung, or raised one."""
         fault = ""
         self.asked += 1
         self.waiting = True
@@ -106,9 +103,7 @@ class Workers:
         return batch  # type: ignore[no-any-return]
 
     def _fault(self) -> str:
-        """What has become of the workers, or nothing; one that is just dying has closed its
-        connections already.
-        """
+        """What happened to the workers, or ""."""
         if self.hung:
             return f"no batch came within {TIMEOUT:g} seconds"
         for process in self.processes:
@@ -127,9 +122,7 @@ class Workers:
         return all(process.is_alive() for process in self.processes)
 
     def close(self, at_once: bool = False) -> None:
-        """End the workers: those that do not end by themselves, and with `at_once` all of them, by
-        force.
-        """
+        """End the workers; kill those that do not exit, and with `at_once` all of them."""
         self.closed.set()
         if at_once:
             self._kill()
@@ -144,9 +137,7 @@ class Workers:
 
 
 class _Guarded:
-    """A dataset whose expected faults travel to the main process as they are, without the worker's
-    traceback.
-    """
+    """A dataset whose expected errors reach the main process without the worker's traceback."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset

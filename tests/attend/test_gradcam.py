@@ -28,9 +28,12 @@ from bigmodel_cli.models.torchvision import TorchvisionOptions
 NAMES = torchvision.models.list_models(module=torchvision.models)
 CLASSES = ("a", "b", "c")
 SMALLEST = {
-    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3", "maxvit_t",
-    "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf", "regnet_y_400mf", "resnet18", "resnet50",
-    "resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_0", "squeezenet1_1", "swin_t", "swin_v2_t", "vgg11", "vgg11_bn",
+    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet",
+    "inception_v3", "maxvit_t",
+    "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf", "regnet_y_400mf",
+    "resnet18", "resnet50",
+    "resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_0", "squeezenet1_1", "swin_t",
+    "swin_v2_t", "vgg11", "vgg11_bn",
     "wide_resnet50_2",
 }  # fmt: skip
 """One of each kind; the larger ones of its kind are looked at in a slow test."""
@@ -110,7 +113,7 @@ def test_the_map_is_what_enters_the_last_pooling(name: str) -> None:
 
 @pytest.mark.usefixtures("shapes_alone")
 @pytest.mark.parametrize("name", [n for n in NAMES if n.startswith("vit_")])
-def test_what_has_no_map_is_refused(name: str) -> None:
+def test_networks_without_a_feature_map_are_refused(name: str) -> None:
     with pytest.raises(SpecError, match=f"Grad-CAM needs a map .* {name} has none"):
         network(name, 224).last_feature_layer()
 
@@ -129,7 +132,8 @@ def by_formula(model: Any, image: Tensor, features: Callable[[], Tensor]) -> tup
 
 SMALL = {
     "alexnet": 127, "squeezenet1_1": 65, "googlenet": 96, "inception_v3": 139, "mobilenet_v2": 70,
-    "mobilenet_v3_small": 96, "mnasnet0_5": 96, "shufflenet_v2_x0_5": 70, "efficientnet_b0": 96, "resnet18": 96, "resnet50": 65,
+    "mobilenet_v3_small": 96, "mnasnet0_5": 96, "shufflenet_v2_x0_5": 70, "efficientnet_b0": 96,
+    "resnet18": 96, "resnet50": 65,
     "regnet_y_400mf": 96, "densenet121": 96, "convnext_tiny": 96, "swin_t": 96, "swin_v2_t": 65,
 }  # fmt: skip
 
@@ -228,7 +232,7 @@ def test_grad_cam_of_our_networks_equals_its_formula(
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mnasnet0_5", "densenet121"])
-def test_a_map_of_one_value_is_said(name: str) -> None:
+def test_a_map_of_one_value_is_reported(name: str) -> None:
     image = torch.randn(1, 3, 32, 32)
     got = grad_cam(network(name, 32), image, DatasetInfo(image_shape=(3, 32, 32), classes=CLASSES))
     assert got.heat is None
@@ -236,7 +240,7 @@ def test_a_map_of_one_value_is_said(name: str) -> None:
     assert "1 x 1 for images of 32 x 32" in got.to_json()["note"]
 
 
-def test_a_map_that_speaks_against_the_class_is_said() -> None:
+def test_a_map_that_is_zero_everywhere_is_reported() -> None:
     model = cnn([{**CONV, "norm": "none"}, {"type": "adaptive_pool"}, *TAIL], (1, 6, 6))
     with torch.no_grad():
         model.layers[0].conv.bias.fill_(5.0)

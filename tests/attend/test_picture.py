@@ -1,4 +1,4 @@
-"""Pictures: what stands on their axes, their limits, and that no character is lost without a word."""
+"""Pictures: their axes and limits, and that no character is lost silently."""
 
 from __future__ import annotations
 

@@ -284,7 +284,7 @@ def test_a_damaged_manifest(content: bytes, saved: Path, cli: Cli) -> None:
     assert "manifest.json: damaged" in result.err
 
 
-def test_another_version_of_the_format_is_said(saved: Path, cli: Cli) -> None:
+def test_another_format_version_is_refused(saved: Path, cli: Cli) -> None:
     manifest = json.loads((saved / "manifest.json").read_text())
     (saved / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
     result = cli("eval", saved)
@@ -311,7 +311,7 @@ def test_last_and_best_are_relative_links_and_name_checkpoints(saved: Path) -> N
     shutil.rmtree(folder / "step-00000006", ignore_errors=True)
 
 
-def test_what_is_kept(decoder_spec: Path, cli: Cli) -> None:
+def test_pruning_keeps_the_newest_and_the_best(decoder_spec: Path, cli: Cli) -> None:
     words = ["train.steps=20", "train.validate_every=2", "train.keep_last=3", "train.keep_best=2"]
     result = cli(
         "pretrain", decoder_spec, "--out", "run", *(w for c in words for w in ("--set", c))

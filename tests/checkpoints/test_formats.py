@@ -148,7 +148,7 @@ def refuse(text: str) -> Any:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("command", ["eval", "predict", "attend", "compare"])
-def test_weights_that_are_not_finite_are_said_and_what_comes_out_is_json(
+def test_weights_that_are_not_finite_are_reported_and_the_output_is_json(
     command: str, value: float, cli: Cli
 ) -> None:
     """Row 83: null, not NaN."""

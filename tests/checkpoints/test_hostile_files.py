@@ -203,7 +203,7 @@ def test_something_else_in_the_place_of_a_file(kind: str, cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("kind", ["FIFO", "link", "socket"])
-def test_something_else_in_the_place_of_what_a_resume_reads(kind: str) -> None:
+def test_other_file_types_instead_of_what_a_resume_reads(kind: str) -> None:
     """Row 77."""
     checkpoint = fresh_copy()
     node(checkpoint / "train_state.safetensors", kind)
@@ -259,8 +259,8 @@ def test_last_is_a_name_in_its_folder_and_nothing_else(target: str, cli: Cli) ->
         assert "name the checkpoint itself" in result.err
 
 
-def test_last_whose_checkpoint_is_gone_is_passed_over(cli: Cli) -> None:
-    """Row 77: as a process leaves it that dies between two renames; the newest checkpoint is taken."""
+def test_a_dangling_last_link_is_skipped(cli: Cli) -> None:
+    """Row 77: a process died between two renames; the newest checkpoint is taken."""
     checkpoint = fresh_copy()
     (checkpoint.parent / "last").symlink_to("step-00000099")
     assert json.loads(cli("eval", "run", "--json").out)["checkpoint"] == str(checkpoint)

@@ -327,7 +327,7 @@ def test_a_spec_that_is_hostile_yaml(text: str, cli: Cli) -> None:
     assert not Path("canary").exists()
 
 
-def test_what_weights_allow_is_built(cli: Cli) -> None:
+def test_networks_within_the_bound_of_the_weights_are_built(cli: Cli) -> None:
     """Row 76: what is refused is what no training leaves behind; long tables and new heads are none
     of that.
     """
@@ -366,7 +366,7 @@ def test_a_spec_that_could_not_be_read_again_is_refused_before_training() -> Non
         from_dict(spec)
 
 
-def test_what_is_written_as_yaml_is_read_as_it_was() -> None:
+def test_yaml_round_trip() -> None:
     """Row 76: words that YAML 1.2 takes for numbers, and numbers of all kinds."""
     words = [
         "1e3",

@@ -35,7 +35,7 @@ def contents(value: float) -> Contents:
 
 
 def read() -> float:
-    """The value in the newest checkpoint, which verifies whole, and the same in all of its parts."""
+    """The value in the newest checkpoint, which verifies, the same in all its parts."""
     found = checkpoints.newest(PLACE, lambda text: pytest.fail(text))
     assert found is not None
     assert (
@@ -100,7 +100,7 @@ def test_a_step_whose_content_is_the_same_is_not_written_again() -> None:
 
 
 def test_drafts_go_by_the_lock_and_not_by_the_process_number() -> None:
-    """Row 65: in containers numbers repeat; the caller of `tidy` and `prune` holds the run's lock."""
+    """Row 65: in containers process ids repeat; the caller holds the run's lock."""
     path = checkpoints.save(PLACE, contents(1.0))
     mine = PLACE / f".draft-step-9-{os.getpid()}"
     for tidy in (lambda: checkpoints.tidy(PLACE), lambda: checkpoints.prune(PLACE, {path})):
@@ -123,7 +123,7 @@ PLACES: dict[str, Any] = {
 
 @pytest.mark.parametrize("exchanging", [True, False], ids=["exchanged", "put_aside"])
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-def test_whatever_stands_in_the_place_of_a_step_is_replaced_and_never_waited_for(
+def test_any_file_type_instead_of_a_step_is_replaced_without_blocking(
     place: Any, exchanging: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Row 77: removing opened what it removed, and a FIFO in the place of a checkpoint or of a

@@ -214,7 +214,7 @@ def test_a_file_that_changes_after_it_was_verified_is_not_used(
             reading()
 
 
-def test_weights_of_a_damaged_file_are_said_to_be_damaged_where_they_are_loaded() -> None:
+def test_loading_weights_of_a_damaged_file_reports_the_damage() -> None:
     model = nn.Linear(3, 2)
     path = checkpoints.save(PLACE, contents(dict(model.state_dict())))
     stored = checkpoints.read(path, train_state=False).model
@@ -265,7 +265,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_shard_leaves_nothing(
     checkpoints.read(old, train_state=True).verify()
 
 
-def test_what_a_full_disk_lacks_is_what_the_checkpoint_takes(
+def test_a_full_disk_reports_the_bytes_that_the_checkpoint_needs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = checkpoints.save(PLACE, contents(weights()))

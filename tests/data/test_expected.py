@@ -137,7 +137,7 @@ def test_a_known_data_set_is_known(
     assert (changed.info.image_shape, changed.samples) == ((1, 9, 9), count + count // 9)
 
 
-def test_data_that_is_not_there_is_said() -> None:
+def test_missing_data_is_reported() -> None:
     said: list[str] = []
     data = open_or_expect(
         OPTIONS.validate_python({"type": "mnist", "root": "nowhere"}), say=said.append
@@ -182,7 +182,7 @@ def test_what_is_not_known_is_named_with_its_option(name: str) -> None:
     assert remedy in str(found.value).partition(". Without the data, ")[2]
 
 
-def test_classes_that_are_counted_otherwise_are_refused(files: None) -> None:
+def test_other_class_counts_are_refused(files: None) -> None:
     options = OPTIONS.validate_python({**SOURCES["folder"], "classes": 4})
     with pytest.raises(DataError, match=r"data\.classes: 4, and the data has 3: one, three, two"):
         opened(options)
@@ -197,7 +197,8 @@ def test_data_that_is_there_and_damaged_is_not_expected(files: None) -> None:
 
 
 TABLE = """\
-model: {type: encoder, dim: 8, pool: cls, blocks: [{mixer: {type: attention, num_heads: 2, causal: false}, ffn: gelu}]}
+model: {type: encoder, dim: 8, pool: cls,
+  blocks: [{mixer: {type: attention, num_heads: 2, causal: false}, ffn: gelu}]}
 data: {type: table, train: [no.tsv], text: [0], label: 1, tokenizer: bytes, context: 8, classes: 5}
 task: {type: classification}
 train: {epochs: 2, batch_size: 4, precision: fp32}

@@ -44,7 +44,7 @@ def named(*names: str, endings: tuple[str, ...] = (".txt", ".db", ".ini")) -> li
     return [path.as_posix() for path in find_files(names, HERE, "data.files", endings)]
 
 
-def test_what_systems_leave_behind_is_passed_over_but_not_where_it_is_named() -> None:
+def test_system_files_are_skipped_unless_named() -> None:
     touch(
         *(f"top/{name}" for name in HIDDEN),
         "top/a.txt",
@@ -108,7 +108,7 @@ def test_a_link_to_nowhere_is_an_error_with_its_name(name: str) -> None:
         named(name)
 
 
-def test_what_is_named_twice_is_taken_once_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_named_twice_is_used_once_and_reported(capsys: pytest.CaptureFixture[str]) -> None:
     touch("top/a.txt", "top/b.txt")
     Path("side").symlink_to("top")
     assert named("top/b.txt", "side", "top/*.txt") == ["top/b.txt", "side/a.txt"]
@@ -165,7 +165,7 @@ def test_home_and_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         expand("~nobody-of-that-name/x", HERE, "data.root")
 
 
-def test_what_finds_nothing_says_where_it_was_looked_for(
+def test_patterns_without_a_match_report_the_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     touch("only/folders/a.txt", "mixed/f/a.txt", "mixed/b.txt")

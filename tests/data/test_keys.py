@@ -1,4 +1,4 @@
-"""Every form of data gives each row its key, whatever stands beside it; and no user is told of it."""
+"""Every form of data gives each row its key, whatever is beside it, and hides it from users."""
 
 from __future__ import annotations
 

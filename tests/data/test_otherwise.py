@@ -123,7 +123,7 @@ def test_empty_texts_are_counted(ending: str) -> None:
     assert f"warning: {name}: 2 of 4 rows have an empty text" in said
 
 
-def test_quotes_behind_a_blank_are_said() -> None:
+def test_quotes_after_a_space_are_reported() -> None:
     said = table({"a.csv": 'text,label\ngood, "pos"\nfine,pos\nbad,neg\n'})[1]
     assert any(
         "1 of 3 rows have a label in quotes that are read as its characters" in s for s in said
@@ -167,7 +167,7 @@ def test_images_without_an_ending_are_counted(capfd: pytest.CaptureFixture[str])
     assert "12 image(s) are left out, since their names have no ending" in capfd.readouterr().err
 
 
-def test_files_of_pairs_that_sort_otherwise_are_said() -> None:
+def test_pair_files_in_different_order_are_reported() -> None:
     for number in range(1, 12):
         Path(f"p{number}.en").write_text(f"a{number}\n")
         Path(f"p{number:02}.de").write_text(f"b{number}\n")
@@ -180,7 +180,7 @@ def test_files_of_pairs_that_sort_otherwise_are_said() -> None:
     assert not any("number" in s for s in said)
 
 
-def test_files_that_a_folder_leaves_out_and_files_of_another_form_are_said(
+def test_skipped_files_and_files_of_another_format_are_reported(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     Path("mixed").mkdir()
@@ -199,7 +199,7 @@ def test_files_that_a_folder_leaves_out_and_files_of_another_form_are_said(
     assert any("d.json: read as lines of one column" in s for s in said)
 
 
-def test_characters_without_a_token_are_said() -> None:
+def test_characters_without_a_token_are_reported() -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     library: Any = Tokenizer(models.BPE())
@@ -239,7 +239,7 @@ def test_null_is_no_text_to_score(cli: Cli) -> None:
     assert (refused.status, "prediction: None is not text" in refused.err) == (3, True)
 
 
-def test_a_white_level_that_changes_nothing_is_said() -> None:
+def test_a_white_level_without_effect_is_reported() -> None:
     images("plain")
     said = opened(FolderOptions(root="plain", val_fraction=0, white_level=100))[1]
     assert "data.white_level: 100 changes nothing: no image has grey of more than 8 bits" in said
@@ -320,7 +320,7 @@ def test_a_continuation_and_its_prompt_are_the_whole_text(kind: str) -> None:
     assert added_text(own, own.encode("é"), own.encode(" ü")) == " ü"
 
 
-def test_what_a_checkpoint_has_settled_is_said(cli: Cli) -> None:
+def test_options_fixed_by_the_checkpoint_are_reported(cli: Cli) -> None:
     images("plain", count=12)
     Path("i.yaml").write_text(
         CNN + "data: {type: image_folder, root: plain}\ntask: {type: classification}\n" + TRAIN

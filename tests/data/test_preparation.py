@@ -115,7 +115,7 @@ FULL = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO]
 
 @pytest.mark.parametrize("number", FULL, ids=errno.errorcode.get)
 @pytest.mark.parametrize("place", ["fsync", "rename", "mkdir"])
-def test_a_cache_that_cannot_be_written_is_said(
+def test_a_cache_that_cannot_be_written_is_reported(
     number: int, place: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """rows 10, 11 and 68: full, over quota, read-only or broken: 5 with a remedy, and nothing half
@@ -275,7 +275,7 @@ def _swap(path: Path) -> None:
 def test_a_spoiled_place_in_the_cache_is_made_anew(
     spoil: Callable[[Path], object], home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """rows 73 and 74: whatever stands where a folder of the cache should be, its values come back."""
+    """Rows 73 and 74: whatever is there instead of a cache folder, its values come back."""
     made: list[int] = []
 
     def make() -> Any:

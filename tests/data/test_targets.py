@@ -91,7 +91,7 @@ def test_sets_may_be_empty_and_their_labels_stand_once() -> None:
         ("1e200", "1e+200 is larger than 1e+100"),
     ],
 )
-def test_what_is_not_a_number_is_told_with_file_and_line(cell: str, fault: str) -> None:
+def test_a_value_that_is_not_a_number_is_reported_with_file_and_line(cell: str, fault: str) -> None:
     Path("a.csv").write_text(f"t,n\na,1\nb,{cell}\n")
     with pytest.raises(DataError) as caught:
         opened(**TABLE, train=["a.csv"], targets=["n"])

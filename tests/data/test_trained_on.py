@@ -94,7 +94,7 @@ GOOD = (
         b"[" * 100_000,
     ],
 )
-def test_a_damaged_record_is_said(content: bytes) -> None:
+def test_a_damaged_trained_on_record_is_reported(content: bytes) -> None:
     assert load(GOOD)[0].hashes.tolist() == [0, 1]
     with pytest.raises(
         CheckpointError, match=r"trained_on.bin: damaged .*; use another checkpoint"

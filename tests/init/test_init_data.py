@@ -156,7 +156,7 @@ def spec_of(*names: str, text: tuple[str, ...] = (), label: str | None = None) -
     return yaml.safe_load(written), "\n".join(made.notes)
 
 
-def test_what_was_found_and_what_else_it_may_be_is_said() -> None:
+def test_init_reports_what_it_found_and_the_alternatives() -> None:
     spec, said = spec_of(*table())
     assert (spec["data"]["text"], spec["data"]["label"]) == (["review"], "sentiment")
     assert "label: 'sentiment', of 2 classes (neg, pos)" in said
@@ -215,7 +215,7 @@ def test_json_lines_of_texts_are_running_text() -> None:
     assert (data["type"], data["field"], data["files"]) == ("text", "body", ["rows.jsonl"])
 
 
-def test_a_column_that_is_called_as_labels_are_and_has_none_is_said() -> None:
+def test_a_label_column_without_labels_is_reported() -> None:
     rows = [{"text": sentence(9), "label": None if i else "x"} for i in range(40)]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     spec, said = spec_of("rows.jsonl")

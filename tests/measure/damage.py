@@ -18,12 +18,13 @@ import yaml
 from mutators import mutate_bytes, mutate_lines, mutate_tree
 
 TENSORS = ("model.safetensors", "train_state.safetensors")
-DTYPES = {"F32": "float32", "F64": "float64", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32", "I16": "int16",
+DTYPES = {"F32": "float32", "F64": "float64", "F16": "float16", "BF16": "bfloat16", "I64": "int64",
+ "I32": "int32", "I16": "int16",
           "I8": "int8", "U8": "uint8", "BOOL": "bool"}  # fmt: skip
 
 
 def sign(checkpoint: Path) -> None:
-    """The manifest as the files are now: their sizes, hashes, and what the headers of tensors say."""
+    """The manifest of the files as they are now: sizes, hashes, and tensor headers."""
     if not os.path.isfile(checkpoint / "manifest.json"):  # the folder was replaced
         return
     manifest = json.loads((checkpoint / "manifest.json").read_bytes())
@@ -113,7 +114,8 @@ def as_bomb(rng: random.Random, path: Path, trees: list[Any]) -> None:
         "[" * depth,
         "[" * depth + "]" * depth,
         '{"a":' * depth + "1" + "}" * depth,
-        "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"{k}: &{k} [{','.join([f'*{j}'] * 9)}]\n" for j, k in pairwise("abcdefghij")),
+        "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"{k}: &{k} [{','.join([f'*{j}'] * 9)}]\n" for j,
+         k in pairwise("abcdefghij")),
         "&a [*a]",
         "a: &a {b: *a}",
         f'{{"a": {digits}}}',
@@ -175,6 +177,7 @@ def _yaml(value: Any) -> bytes:
 
 Change = Callable[[random.Random, Path, list[Any]], None]
 KINDS: list[tuple[str, Change]] = [
-    ("bytes", as_bytes), ("bytes", as_bytes), ("lines", as_lines), ("tree", as_tree), ("tree", as_tree), ("tree", as_tree),
+    ("bytes", as_bytes), ("bytes", as_bytes), ("lines", as_lines), ("tree", as_tree),
+    ("tree", as_tree), ("tree", as_tree),
     ("tree", as_tree), ("bomb", as_bomb), ("place", in_its_place),
 ]  # fmt: skip

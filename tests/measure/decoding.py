@@ -38,10 +38,14 @@ def transformers_peer(loaded: Loaded, tokenizer: Any, beams: int) -> Translate:
     block, state = options.encoder[0], loaded.model.state_dict()
     vocab, heads = loaded.info.vocab_size or 0, block.mixer.num_heads
     config = M2M100Config(
-        vocab_size=vocab + 1, d_model=options.dim, encoder_layers=block.repeat, decoder_layers=options.decoder[0].repeat,
-        encoder_attention_heads=heads, decoder_attention_heads=heads, encoder_ffn_dim=block.ffn.hidden,
-        decoder_ffn_dim=block.ffn.hidden, scale_embedding=options.scale_embeddings, activation_function="relu",
-        max_position_embeddings=vocab + 200, pad_token_id=vocab, bos_token_id=0, eos_token_id=0, decoder_start_token_id=0,
+        vocab_size=vocab + 1, d_model=options.dim, encoder_layers=block.repeat,
+        decoder_layers=options.decoder[0].repeat,
+        encoder_attention_heads=heads, decoder_attention_heads=heads,
+        encoder_ffn_dim=block.ffn.hidden,
+        decoder_ffn_dim=block.ffn.hidden, scale_embedding=options.scale_embeddings,
+        activation_function="relu",
+        max_position_embeddings=vocab + 200, pad_token_id=vocab, bos_token_id=0, eos_token_id=0,
+        decoder_start_token_id=0,
     )  # fmt: skip
     model = M2M100ForConditionalGeneration(config)
     wanted: dict[str, torch.Tensor] = {}
@@ -82,8 +86,10 @@ def transformers_peer(loaded: Loaded, tokenizer: Any, beams: int) -> Translate:
         for ids in batches(lines, tokenizer, vocab):
             with torch.inference_mode():
                 out = model.generate(
-                    ids, attention_mask=(ids != vocab).long(), num_beams=beams, max_new_tokens=loaded.model.limit - 1,
-                    length_penalty=0.0, early_stopping=False, decoder_start_token_id=0, forced_eos_token_id=None,
+                    ids, attention_mask=(ids != vocab).long(), num_beams=beams,
+                    max_new_tokens=loaded.model.limit - 1,
+                    length_penalty=0.0, early_stopping=False, decoder_start_token_id=0,
+                    forced_eos_token_id=None,
                 )  # fmt: skip
             written += [
                 tokenizer.decode([t for t in row if t not in (0, vocab)])
@@ -164,7 +170,8 @@ def joeynmt_peer(loaded: Loaded, tokenizer: Any, beams: int) -> Translate:
             with torch.no_grad():
                 memory, _ = model.encoder(model.src_embed(ids), mask.sum(-1)[:, 0], mask)
                 out, _, _ = beam_search(
-                    model=model, beam_size=beams, encoder_output=memory, encoder_hidden=None, src_mask=mask,
+                    model=model, beam_size=beams, encoder_output=memory, encoder_hidden=None,
+                    src_mask=mask,
                     max_output_length=int(1.5 * ids.shape[1]), alpha=-1,  # its own default length
                 )  # fmt: skip
             rows = [row[: row.index(0)] if 0 in row else row for row in out.tolist()]

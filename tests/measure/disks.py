@@ -241,7 +241,8 @@ def main() -> None:
         (zygote,) = workplace(folder, data, 1)
         write_digit(Path("digit.png"))
         print(
-            f"{'on the disk':14}{'sizes':>7}{'status 5':>10}{'status 0':>10}{'needs':>12}{'faults':>8}{'seconds':>9}",
+            f"{'on the disk':14}{'sizes':>7}{'status 5':>10}{'status 0':>10}"
+            f"{'needs':>12}{'faults':>8}{'seconds':>9}",
             flush=True,
         )
         try:
@@ -256,7 +257,10 @@ def main() -> None:
                         next(p for n, p in parts.items() if name in n), name, chosen.step
                     )
                     failed = failed or bool(faults)
-                    figures = f"{counts.total():7,}{counts[5]:10,}{counts[0]:10,}{needs:12,}{len(faults):8,}"
+                    figures = (
+                        f"{counts.total():7,}{counts[5]:10,}{counts[0]:10,}{needs:12,}"
+                        f"{len(faults):8,}"
+                    )
                     print(f"{name:14}{figures}{time.monotonic() - began:9.0f}", flush=True)
         except NoDisk as error:
             sys.exit(f"skipped: {error}")

@@ -73,7 +73,8 @@ model:
   dim: 16
   dropout: 0.1
   encoder: [{{mixer: {{type: attention, num_heads: 2}}, ffn: {{type: relu}}}}]
-  decoder: [{{mixer: {{type: attention, num_heads: 2}}, ffn: {{type: relu}}, cross: {{num_heads: 2}}}}]
+  decoder: [{{mixer: {{type: attention, num_heads: 2}}, ffn: {{type: relu}},
+    cross: {{num_heads: 2}}}}]
 data:
   type: pairs
   source: [train.source]

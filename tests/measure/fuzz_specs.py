@@ -57,10 +57,13 @@ def trees() -> list[Any]:
                 "stdlib": {"type": "text", "files": ["text/*.txt"], "context": 32},
             }[data["type"]]
         found.append(tree)
-    model = {"type": "cnn", "layers": [{"type": "conv", "channels": 4, "kernel": 3}, {"type": "adaptive_pool"}, {"type": "flatten"},
+    model = {"type": "cnn", "layers": [{"type": "conv", "channels": 4, "kernel": 3},
+     {"type": "adaptive_pool"}, {"type": "flatten"},
                                        {"type": "dense", "units": "classes"}]}  # fmt: skip
-    for data in ({"type": "image_folder", "root": "images"}, {"type": "parquet_images", "train": ["images.parquet"]},
-                 {"type": "digits"}, {"type": "audio", "files": ["sounds"], "seconds": 0.1, "rate": 8000}):  # fmt: skip
+    for data in ({"type": "image_folder", "root": "images"},
+     {"type": "parquet_images", "train": ["images.parquet"]},
+                 {"type": "digits"}, {"type": "audio", "files": ["sounds"], "seconds": 0.1,
+                  "rate": 8000}):  # fmt: skip
         found.append(
             {
                 "model": model,

@@ -10,17 +10,25 @@ from typing import Any
 
 # fmt: off
 NUMBERS: tuple[Any, ...] = (
-    0, 1, 2, 3, 5, 7, 64, 100, -1, -7, 255, 256, 1000, 65536, 10**6, 10**9, 10**10, 10**18, 2**31, 2**32, 2**63, 2**64, 10**60,
-    -(2**63), -(10**30), 0.0, -0.0, 0.1, 0.5, 0.999, 1.0, 1.5, 3.0, 1e-300, 1e-9, 1e300, -1.5, float("inf"), float("nan"),
+    0, 1, 2, 3, 5, 7, 64, 100, -1, -7, 255, 256, 1000, 65536, 10**6, 10**9, 10**10, 10**18, 2**31,
+    2**32, 2**63, 2**64, 10**60,
+    -(2**63), -(10**30), 0.0, -0.0, 0.1, 0.5, 0.999, 1.0, 1.5, 3.0, 1e-300, 1e-9, 1e300, -1.5,
+    float("inf"), float("nan"),
 )
 WORDS: tuple[str, ...] = (
-    "", " ", "a", "0", "1e3", "null", "true", "None", "nan", "-", ".", "..", "*", "**", "[", "]", "{}", "a.b", "a b", "~", "\\",
-    "'", '"', "it's", "\x00", "\x1b[31m", "\x1b]52;c;aGk=\x07", "\x9b1m", "\u202eabc", "\u2066", "\ud7ff", "é", "e\u0301", "字",
-    "\U0001f600", "²", "٣", "Ⅷ", "ﬁ", "İ", "\ufeff", "\u2028", "\r\n", "\t", "%s", "%(x)s", "{0}", "$HOME", "`id`", "<script>",
-    "no/such/file", "../x", "\udc80", "(", "(?P<label>", "[^", "a{99999}", "(?P<label>.*)", "x" * 300, "x" * 5000,
+    "", " ", "a", "0", "1e3", "null", "true", "None", "nan", "-", ".", "..", "*", "**", "[", "]",
+    "{}", "a.b", "a b", "~", "\\",
+    "'", '"', "it's", "\x00", "\x1b[31m", "\x1b]52;c;aGk=\x07", "\x9b1m", "\u202eabc", "\u2066",
+    "\ud7ff", "é", "e\u0301", "字",
+    "\U0001f600", "²", "٣", "Ⅷ", "ﬁ", "İ", "\ufeff", "\u2028", "\r\n", "\t", "%s", "%(x)s", "{0}",
+    "$HOME", "`id`", "<script>",
+    "no/such/file", "../x", "\udc80", "(", "(?P<label>", "[^", "a{99999}", "(?P<label>.*)",
+    "x" * 300, "x" * 5000,
 )
-PUT_IN = (b"\x00", b"\xff", b"\n", b"\r", b'"', b"'", b"\t", b"{", b"\xed\xa0\x80", b"\xc0\x80", b"\xef\xbb\xbf", b"\x1b]")
-BEFORE = ("  ", "\t", " ", "- ", "# ", "? ", "&a ", "*a ", "!!python/object/apply:os.system ", "--- ")
+PUT_IN = (b"\x00", b"\xff", b"\n", b"\r", b'"', b"'", b"\t", b"{", b"\xed\xa0\x80", b"\xc0\x80",
+ b"\xef\xbb\xbf", b"\x1b]")
+BEFORE = ("  ", "\t", " ", "- ", "# ", "? ", "&a ", "*a ", "!!python/object/apply:os.system ",
+ "--- ")
 AFTER = (" &x", ": *x", "\r", "\t", " #", ",", "]", "}", '"', "'", "|", ">", "\x00", "\x85")
 # fmt: on
 Tree = Any
@@ -264,7 +272,8 @@ def _overwrite(rng: random.Random, content: bytearray) -> bytes:
 
 
 _BYTES: list[Callable[[random.Random, bytearray], bytes]] = [
-    _flip, _flip, _flip_early, _flip_early, _cut, _take_out, _put_in, _repeat, _overwrite, _overwrite,
+    _flip, _flip, _flip_early, _flip_early, _cut, _take_out, _put_in, _repeat, _overwrite,
+    _overwrite,
 ]  # fmt: skip
 
 

@@ -63,7 +63,7 @@ def faults_of(ended: Ended, name: str, out: Path) -> list[str]:
     expected = SIGNALS[name.removesuffix(" group")]
     unheard = (
         expected - 128
-        # killed by it before the command had a handler, or when all was said: a shell's status is the
+        # killed before the command had a handler, or when all was printed: a shell's status is the
         # same
     )
     faults = [f"a traceback: {ended.err[-1500:]}"] if "Traceback" in ended.err else []

@@ -70,8 +70,10 @@ def pretrain(structure: str, ground: Ground, seed: int, steps: int) -> dict[str,
     """
     with tempfile.TemporaryDirectory() as folder:
         settings = [
-            f"data.files=['{ground.data / 'tinyshakespeare' / 'input.txt'}']", STRUCTURES[structure], f"train.steps={steps}",
-            f"train.validate_every={steps}", f"train.precision={ground.precision}", "task.sample_tokens=0",
+            f"data.files=['{ground.data / 'tinyshakespeare' / 'input.txt'}']",
+            STRUCTURES[structure], f"train.steps={steps}",
+            f"train.validate_every={steps}", f"train.precision={ground.precision}",
+            "task.sample_tokens=0",
         ]  # fmt: skip
         words = [
             "pretrain",
@@ -200,8 +202,10 @@ def main() -> None:
         by_seed = ", ".join(f"{b:.3f}" for b in bits)
         rows.append(
             [
-                name, f"{sizes[256]['parameters'] / 1e6:.2f} M", f"{statistics.mean(bits):.3f} ({by_seed})",
-                f"{statistics.mean(r['steps'] for r in runs):,.0f}", f"{statistics.mean(r['tokens'] for r in runs):,.0f}",
+                name, f"{sizes[256]['parameters'] / 1e6:.2f} M",
+                f"{statistics.mean(bits):.3f} ({by_seed})",
+                f"{statistics.mean(r['steps'] for r in runs):,.0f}",
+                f"{statistics.mean(r['tokens'] for r in runs):,.0f}",
                 " / ".join(quantity(sizes[n]["peak"], "B") for n in LENGTHS),
                 " / ".join(f"{sizes[n]['cache']:,.0f}" for n in LENGTHS),
             ]

@@ -12,17 +12,20 @@ from typing import Any
 
 # fmt: off
 STARTS = (
-    "socket.", "subprocess.", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.fork", "pty.", "urllib.", "http.",
+    "socket.", "subprocess.", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.fork",
+    "pty.", "urllib.", "http.",
     "ftplib.", "smtplib.", "webbrowser.", "ctypes.dlopen", "pickle.find_class", "os.startfile",
 )
 """Audit events, by their first letters, that a checkpoint must not bring about."""
 OPENS = (
-    "open", "os.listdir", "os.scandir", "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink",
+    "open", "os.listdir", "os.scandir", "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link",
+    "os.symlink",
     "os.truncate", "os.chmod", "os.chown", "shutil.copyfile", "shutil.move",
 )
 """Those whose first argument is a path."""
 DECLARED = frozenset((
-    "numpy", "torch", "torchvision", "PIL", "yaml", "pydantic", "rich", "safetensors", "tokenizers", "typer", "matplotlib",
+    "numpy", "torch", "torchvision", "PIL", "yaml", "pydantic", "rich", "safetensors", "tokenizers",
+    "typer", "matplotlib",
     "soundfile", "sklearn", "pyarrow", "sacrebleu", "jiwer", "rouge_score", "scipy",
 ))
 """Packages that bigmodel needs, or can use."""

@@ -113,7 +113,7 @@ def test_intervals_of_ten_items_cover_the_truth(draw: Draw) -> None:
     assert covered(draw, 10, 200) >= 0.88  # binomial noise of 200 cases around 93 to 97 %
 
 
-def test_differences_of_ten_items_are_rarely_found_in_vain() -> None:
+def test_false_positives_of_compare_with_ten_items() -> None:
     by_p, by_interval = found_in_vain(tokens, 10, 120)
     assert by_p <= 0.11
     assert by_interval <= 0.12
@@ -132,7 +132,7 @@ def test_coverage(draw: Draw, n: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [5, 10, 20, 50])
 @pytest.mark.parametrize("draw", [*CONTINUOUS, *DISCRETE])
-def test_differences_in_vain(draw: Draw, n: int) -> None:
+def test_false_positives_of_compare(draw: Draw, n: int) -> None:
     by_p, by_interval = found_in_vain(draw, n, 2000 if n < 20 else 500)
     print(
         f"{draw.__name__:13} n = {n:3}: p < 0.05 in {100 * by_p:.1f} %, interval without 0 in"

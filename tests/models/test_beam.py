@@ -95,7 +95,7 @@ def test_width_one_is_greedy() -> None:
 
 
 @pytest.mark.parametrize("width", [2, 5])
-def test_what_is_found_does_not_depend_on_the_batch_or_on_padding(width: int) -> None:
+def test_beam_search_does_not_depend_on_the_batch_or_padding(width: int) -> None:
     ours, _ = marian()
     search: Any = {"max_new_tokens": 15, "stop": END}
     together = beam_search(
@@ -116,7 +116,8 @@ def test_equals_the_beam_search_of_transformers(width: int) -> None:
     config = theirs.generation_config
     config.forced_eos_token_id, config.bad_words_ids, config.max_length = None, None, None
     want = theirs.generate(
-        tokens.masked_fill(tokens < 0, 29), attention_mask=(tokens >= 0).long(), num_beams=width, max_new_tokens=12,
+        tokens.masked_fill(tokens < 0, 29), attention_mask=(tokens >= 0).long(), num_beams=width,
+        max_new_tokens=12,
         length_penalty=0.0, early_stopping=False, do_sample=False, num_return_sequences=width,
         return_dict_in_generate=True, output_scores=True,
     )  # fmt: skip

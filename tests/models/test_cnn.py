@@ -28,8 +28,10 @@ def cnn(layers: list[dict[str, Any]], info: DatasetInfo = DIGITS) -> nn.Module:
 def test_the_mnist_network() -> None:
     model = build(load(ROOT / "sample_configs" / "mnist_cnn.yaml").model, DIGITS)
     reference = nn.Sequential(
-        nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Flatten(), nn.Linear(576, 64), nn.ReLU(), nn.Linear(64, 10),
+        nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3), nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Flatten(), nn.Linear(576, 64), nn.ReLU(),
+        nn.Linear(64, 10),
     )  # fmt: skip
     reference.load_state_dict(
         dict(zip(reference.state_dict(), model.state_dict().values(), strict=True))
@@ -89,10 +91,13 @@ def test_alexnet_equals_torchvisions() -> None:
 
 
 def test_residual_batch_norm_groups_and_same_padding() -> None:
-    inner = [{"type": "conv", "channels": 8, "kernel": 3, "stride": 2, "padding": 1, "norm": "batch"},
-             {"type": "conv", "channels": 8, "padding": "same", "groups": 4, "activation": "none"}]  # fmt: skip
+    inner = [{"type": "conv", "channels": 8, "kernel": 3, "stride": 2, "padding": 1,
+     "norm": "batch"},
+             {"type": "conv", "channels": 8, "padding": "same", "groups": 4,
+              "activation": "none"}]  # fmt: skip
     model = cnn(
-        [{"type": "residual", "layers": inner}, {"type": "adaptive_pool"}, {"type": "flatten"}, {"type": "dropout"},
+        [{"type": "residual", "layers": inner}, {"type": "adaptive_pool"}, {"type": "flatten"},
+         {"type": "dropout"},
          {"type": "dense", "units": "classes", "activation": "none"}]
     ).eval()  # fmt: skip
     x = torch.randn(2, 1, 28, 28)
@@ -107,16 +112,22 @@ def test_residual_batch_norm_groups_and_same_padding() -> None:
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ([{"type": "conv", "channels": 4, "kernel": 40}], "model.layers.0.kernel: 40 is larger than its input of 28 x 28"),
-        ([{"type": "dense", "units": 10}], "model.layers.0: its input is an image of 1 x 28 x 28 .*put a flatten layer"),
+        ([{"type": "conv", "channels": 4, "kernel": 40}],
+         "model.layers.0.kernel: 40 is larger than its input of 28 x 28"),
+        ([{"type": "dense", "units": 10}],
+         "model.layers.0: its input is an image of 1 x 28 x 28 .*put a flatten layer"),
         ([{"type": "flatten"}, {"type": "pool"}], "model.layers.1: a pool layer reads an image"),
-        ([{"type": "flatten"}, {"type": "dense", "units": 9}], "ends with 9 values, and the data has 10 classes"),
-        ([{"type": "conv", "channels": 3, "groups": 2}], "model.layers.0.groups: 2 does not divide 1 input"),
-        ([{"type": "conv", "channels": 3, "padding": "same", "stride": 2}], "model.layers.0.padding: same needs stride 1"),
+        ([{"type": "flatten"}, {"type": "dense", "units": 9}],
+         "ends with 9 values, and the data has 10 classes"),
+        ([{"type": "conv", "channels": 3, "groups": 2}],
+         "model.layers.0.groups: 2 does not divide 1 input"),
+        ([{"type": "conv", "channels": 3, "padding": "same", "stride": 2}],
+         "model.layers.0.padding: same needs stride 1"),
         ([{"type": "pool", "padding": 2}], "model.layers.0.padding: 2 is more than half"),
         ([{"type": "residual", "layers": [{"type": "conv", "channels": 2, "kernel": 40}]}],
          "model.layers.0.layers.0.kernel: 40 is larger"),
-        ([{"type": "residual", "layers": [{"type": "conv", "channels": 2}]}], "cannot be added to the input"),
+        ([{"type": "residual", "layers": [{"type": "conv", "channels": 2}]}],
+         "cannot be added to the input"),
     ],
 )  # fmt: skip
 def test_layers_that_do_not_fit_are_named(layers: list[dict[str, Any]], message: str) -> None:
@@ -171,7 +182,7 @@ def test_networks_of_torchvision_by_name(name: str) -> None:
         (TorchvisionOptions(name="resnet18"), DatasetInfo(vocab_size=3), "reads labelled images"),
     ],
 )
-def test_what_torchvision_cannot_do_is_said(
+def test_torchvision_options_that_do_not_fit_are_refused(
     options: TorchvisionOptions, info: DatasetInfo, message: str
 ) -> None:
     with pytest.raises(SpecError, match=message):

@@ -1,4 +1,4 @@
-"""The decoder equals the reference implementations with the same weights; generation equals itself."""
+"""The decoder equals reference implementations with the same weights; generation is consistent."""
 
 from __future__ import annotations
 
@@ -86,10 +86,12 @@ def test_equals_llama_of_transformers() -> None:
     norm = {"type": "rmsnorm", "eps": 1e-5}
     ours = decoder(
         position={"type": "none"}, tie_embeddings=False, norm=norm,
-        blocks=[{"repeat": 2, "mixer": attention, "ffn": {"type": "swiglu", "hidden": 48}, "norm": norm}],
+        blocks=[{"repeat": 2, "mixer": attention, "ffn": {"type": "swiglu", "hidden": 48},
+         "norm": norm}],
     )  # fmt: skip
     config = transformers.LlamaConfig(
-        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2,
         rms_norm_eps=1e-5, max_position_embeddings=24, tie_word_embeddings=False,
     )  # fmt: skip
     theirs = transformers.LlamaForCausalLM(config).eval()
@@ -181,7 +183,7 @@ def test_generation_with_a_cache_equals_generation_without(
     assert torch.equal(made, tokens[:, 5:])
 
 
-def test_a_cache_takes_room_for_what_is_written_and_not_for_the_longest_sequence() -> None:
+def test_a_cache_is_as_long_as_the_generated_text() -> None:
     """A context of a billion tokens, which costs no weight, costs no memory either."""
     model = decoder(max_len=10**9, position={"type": "none"})
     prompt = torch.randint(50, (2, 5))
@@ -237,9 +239,7 @@ def test_sampling_is_repeatable_and_filters_as_it_says() -> None:
     assert ends.tolist() == [0, 1]  # never beyond what is likely
 
 
-def test_equally_likely_tokens_are_told_apart_by_their_number_and_no_temperature_overflows() -> (
-    None
-):
+def test_ties_go_to_the_lower_token_and_no_temperature_overflows() -> None:
     logits = torch.tensor([[1.0, 3.0, 3.0, 3.0, 0.0, 3.0], [2.0, 2.0, 2.0, 2.0, 2.0, 2.0]])
     draws = torch.rand(2, generator=torch.Generator().manual_seed(0))
     for k, rows in (
@@ -270,7 +270,7 @@ def test_equally_likely_tokens_are_told_apart_by_their_number_and_no_temperature
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_filters_keep_what_those_of_transformers_keep(seed: int) -> None:
+def test_sampling_filters_equal_those_of_transformers(seed: int) -> None:
     from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
     logits = 3 * torch.randn(7, 40, generator=torch.Generator().manual_seed(seed))
@@ -281,7 +281,7 @@ def test_filters_keep_what_those_of_transformers_keep(seed: int) -> None:
     assert torch.equal(keep_likely(logits, Sampling(1.0, k, p, least)).isfinite(), want.isfinite())
 
 
-def test_a_rows_text_does_not_depend_on_what_stands_beside_it() -> None:
+def test_a_rows_text_does_not_depend_on_other_rows() -> None:
     model = decoder()
     prompt, draws = torch.randint(50, (4, 5)), torch.rand(4, 12)
     sampling = Sampling(0.9, top_k=20, repetition_penalty=1.3)
@@ -325,13 +325,15 @@ def test_the_mark_that_ends_a_text_is_not_a_repetition() -> None:
         ({"dim": 33}, r"model.blocks.0.mixer.num_heads: 4 heads do not divide dim 33"),
     ],
 )
-def test_what_does_not_fit_is_said_with_its_path(changes: dict[str, Any], message: str) -> None:
+def test_decoder_options_that_do_not_fit_are_reported_with_their_path(
+    changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(SpecError, match=message):
         decoder(**changes)
 
 
 @pytest.mark.parametrize("kind", ["attention", "differential"])
-def test_a_decoder_that_sees_what_it_foretells_is_refused(kind: str) -> None:
+def test_a_decoder_without_a_causal_mask_is_refused(kind: str) -> None:
     mixer = {"type": kind, "num_heads": 2}
     values = {"dim": 16, "blocks": [{"mixer": {**mixer, "causal": True}}, {"mixer": mixer}]}
     assert len(DecoderOptions.model_validate(values).blocks) == 2

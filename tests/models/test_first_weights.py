@@ -90,7 +90,7 @@ def normal(values: Tensor, std: float) -> None:
 
 
 def even(values: Tensor, bound: float) -> None:
-    """Uniform within +-bound: nothing beyond, close to it somewhere, the deviation bound / sqrt(3)."""
+    """Uniform within +-bound: nothing beyond, close to it, deviation bound / sqrt(3)."""
     x, n = values.detach().double().flatten(), values.numel()
     assert float(x.abs().max()) <= bound * (1 + 1e-6), (float(x.abs().max()), bound)
     assert float(x.abs().max()) > bound * (1 - 16 / n), (float(x.abs().max()), bound)
@@ -243,7 +243,8 @@ def test_init_normal_of_an_encoder_decoder_scales_each_stack_by_its_own_depth() 
         values = {
             "dim": C, "init": "normal", "init_std": std, "share_embeddings": False,
             "encoder": [{"repeat": 3, "mixer": ATTENTION, "ffn": FFNS["gelu"]}],
-            "decoder": [{"mixer": ATTENTION, "cross": {"num_heads": 6}, "ffn": FFNS["moe"]}, {"mixer": ATTENTION}],
+            "decoder": [{"mixer": ATTENTION, "cross": {"num_heads": 6}, "ffn": FFNS["moe"]},
+             {"mixer": ATTENTION}],
         }  # fmt: skip
         model = Seq2Seq(Seq2SeqOptions.model_validate(values), FACTS)
         wanted = std or C**-0.5
@@ -256,7 +257,8 @@ def test_init_normal_of_an_encoder_decoder_scales_each_stack_by_its_own_depth() 
 
 
 VIT = {
-    "dim": C, "patch": 4, "registers": 40, "blocks": [{"mixer": {**ATTENTION, "position": {"type": "t5", "buckets": 300}}, "ffn": f}
+    "dim": C, "patch": 4, "registers": 40,
+    "blocks": [{"mixer": {**ATTENTION, "position": {"type": "t5", "buckets": 300}}, "ffn": f}
     for f in FFNS.values()] + [{"mixer": MLA, "layer_scale": 0.3}],
 }  # fmt: skip
 

@@ -53,7 +53,8 @@ def layers(theirs: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor
     """Our names for the weights of their blocks; names are prefixes."""
     state: dict[str, Tensor] = {}
     inner = {
-        "mixer.out": "attention.o_proj", "mixer_norm": "layernorm_before", "ffn_norm": "layernorm_after",
+        "mixer.out": "attention.o_proj", "mixer_norm": "layernorm_before",
+        "ffn_norm": "layernorm_after",
         "ffn.up": "mlp.fc1", "ffn.down": "mlp.fc2",
     }  # fmt: skip
     for ours, other in names.items():
@@ -67,9 +68,12 @@ def layers(theirs: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor
 def pair(normalize: bool) -> tuple[ViT, Any]:
     """Ours and theirs, every weight but the positions drawn anew."""
     config = ViTMAEConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=24, image_size=16, patch_size=4,
-        decoder_hidden_size=12, decoder_num_hidden_layers=1, decoder_num_attention_heads=3, decoder_intermediate_size=20,
-        mask_ratio=0.75, norm_pix_loss=normalize, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=24,
+        image_size=16, patch_size=4,
+        decoder_hidden_size=12, decoder_num_hidden_layers=1, decoder_num_attention_heads=3,
+        decoder_intermediate_size=20,
+        mask_ratio=0.75, norm_pix_loss=normalize, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     theirs = ViTMAEForPreTraining(config).eval()
     torch.manual_seed(0)
@@ -80,7 +84,8 @@ def pair(normalize: bool) -> tuple[ViT, Any]:
     weights = theirs.state_dict()
     whole = {
         "patches": "vit.embeddings.patch_embeddings.projection", "norm": "vit.layernorm",
-        "decoder.enter": "decoder.decoder_embed", "decoder.norm": "decoder.decoder_norm", "decoder.pixels": "decoder.decoder_pred",
+        "decoder.enter": "decoder.decoder_embed", "decoder.norm": "decoder.decoder_norm",
+        "decoder.pixels": "decoder.decoder_pred",
     }  # fmt: skip
     state = {
         f"{a}.{kind}": weights[f"{b}.{kind}"]
@@ -127,7 +132,8 @@ def test_equals_vitmae_of_transformers(normalize: bool) -> None:
     torch.testing.assert_close(errors.sum() / 5, want.loss, atol=1e-5, rtol=1e-5)
     errors.sum().backward()
     (5 * want.loss).backward()
-    torch.testing.assert_close(ours.patches.weight.grad, theirs.vit.embeddings.patch_embeddings.projection.weight.grad,
+    torch.testing.assert_close(ours.patches.weight.grad,
+     theirs.vit.embeddings.patch_embeddings.projection.weight.grad,
                                atol=1e-4, rtol=1e-4)  # fmt: skip
     torch.testing.assert_close(
         ours.decoder.mask.grad, theirs.decoder.mask_token.grad.flatten(), atol=1e-4, rtol=1e-4
@@ -189,8 +195,10 @@ def test_the_labelling_network_has_the_same_weights_but_the_head() -> None:
     [
         ({}, (3, 16, 18), r"model.patch: 4 does not divide the image of 16 x 18"),
         ({"dim": 18, "blocks": blocks(2, 8)}, (3, 16, 16), r"model.dim: 18 is not a multiple of 4"),
-        ({"reconstruct": {"dim": 6, "blocks": blocks(2, 8)}}, (3, 16, 16), r"model.reconstruct.dim: 6 is not a multiple of 4"),
-        ({"reconstruct": {"dim": 8, "blocks": blocks(3, 8)}}, (3, 16, 16), r"model.reconstruct.blocks.0.mixer.num_heads: 3 heads"),
+        ({"reconstruct": {"dim": 6, "blocks": blocks(2, 8)}}, (3, 16, 16),
+         r"model.reconstruct.dim: 6 is not a multiple of 4"),
+        ({"reconstruct": {"dim": 8, "blocks": blocks(3, 8)}}, (3, 16, 16),
+         r"model.reconstruct.blocks.0.mixer.num_heads: 3 heads"),
         ({"reconstruct": None}, (3, 16, 16), r"vit labels images, and the data has no labels"),
         ({}, None, r"vit reads images, and the data has none"),
     ],

@@ -1,4 +1,4 @@
-"""Faults that are found while a model is built name their place in the file, all of them in one go."""
+"""Faults found while a model is built name their place in the file, all of them at once."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_an_option_of_the_command_line_is_named_so() -> None:
     ]
 
 
-def test_an_option_that_is_not_written_out_is_placed_at_what_holds_it() -> None:
+def test_a_fault_of_a_default_is_placed_at_its_parent() -> None:
     text = (
         "model:\n  type: decoder\n  dim: 12\n  blocks:\n  - mixer: mamba2\n"
         + OF_TEXT
@@ -265,7 +265,8 @@ from bigmodel_cli import assemble, spec
 from bigmodel_cli.config import DatasetInfo
 
 try:
-    assemble.build_model(spec.load(Path(sys.argv[1]), sys.argv[2:]), DatasetInfo(vocab_size=257, context=64))
+    info = DatasetInfo(vocab_size=257, context=64)
+    assemble.build_model(spec.load(Path(sys.argv[1]), sys.argv[2:]), info)
 except spec.SpecError as error:
     print(error)
 """
@@ -286,7 +287,7 @@ def test_faults_of_a_plugin_s_parts_name_their_places(decoder_spec: Path) -> Non
     )
 
 
-def test_paths_are_joined_and_faults_are_told_once() -> None:
+def test_paths_are_joined_and_faults_are_reported_once() -> None:
     faults = Faults()
     for text in ("steps: 3 is odd", "no option: at all", "steps: 3 is odd"):
         with faults.under("a"), under("b.0"):

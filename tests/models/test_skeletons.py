@@ -63,17 +63,21 @@ def renamed(theirs: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tenso
 def bert(labels: int) -> tuple[Encoder, Any]:
     """Ours and theirs with the same weights; labels 0 for the masked language model."""
     config = BertConfig(
-        vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=24,
-        max_position_embeddings=20, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_labels=labels or 2,
+        vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=24,
+        max_position_embeddings=20, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        num_labels=labels or 2,
     )  # fmt: skip
     theirs = randomised((BertForSequenceClassification if labels else BertForMaskedLM)(config))
     layernorm = {"type": "layernorm", "eps": 1e-12}
     options = EncoderOptions.model_validate(
         {
-            "dim": 16, "position": {"type": "learned"}, "embedding_norm": layernorm, "norm": None, "token_types": 2,
+            "dim": 16, "position": {"type": "learned"}, "embedding_norm": layernorm, "norm": None,
+            "token_types": 2,
             "pooler": bool(labels),
             "blocks": [
-                {"repeat": 2, "mixer": ATTENTION, "ffn": {"type": "gelu", "hidden": 24}, "norm": layernorm, "placement": "post"}
+                {"repeat": 2, "mixer": ATTENTION, "ffn": {"type": "gelu", "hidden": 24},
+                 "norm": layernorm, "placement": "post"}
             ],
         }
     )  # fmt: skip
@@ -99,7 +103,8 @@ def bert(labels: int) -> tuple[Encoder, Any]:
             weights,
             {
                 f"blocks.{i}.mixer_norm": f"{layer}.attention.output.LayerNorm",
-                f"blocks.{i}.ffn.up": f"{layer}.intermediate.dense", f"blocks.{i}.ffn.down": f"{layer}.output.dense",
+                f"blocks.{i}.ffn.up": f"{layer}.intermediate.dense",
+                f"blocks.{i}.ffn.down": f"{layer}.output.dense",
                 f"blocks.{i}.ffn_norm": f"{layer}.output.LayerNorm",
             },
         )  # fmt: skip
@@ -163,7 +168,8 @@ def test_the_mean_of_an_encoder_leaves_padding_out() -> None:
 
 def test_equals_vit_of_transformers() -> None:
     config = ViTConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=24, image_size=12, patch_size=4,
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=24,
+        image_size=12, patch_size=4,
         num_channels=3, num_labels=5, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     theirs = randomised(ViTForImageClassification(config))
@@ -238,9 +244,12 @@ def marian() -> tuple[Seq2Seq, Any]:
     embeddings.
     """
     config = MarianConfig(
-        vocab_size=30, d_model=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
-        encoder_ffn_dim=24, decoder_ffn_dim=24, max_position_embeddings=20, activation_function="relu", dropout=0.0,
-        scale_embedding=True, pad_token_id=29, decoder_start_token_id=29, eos_token_id=0, share_encoder_decoder_embeddings=True,
+        vocab_size=30, d_model=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=24, decoder_ffn_dim=24, max_position_embeddings=20,
+        activation_function="relu", dropout=0.0,
+        scale_embedding=True, pad_token_id=29, decoder_start_token_id=29, eos_token_id=0,
+        share_encoder_decoder_embeddings=True,
     )  # fmt: skip
     theirs = randomised(MarianMTModel(config))
     block = {
@@ -270,7 +279,8 @@ def marian() -> tuple[Seq2Seq, Any]:
             q, k, v, out = (f"{layer}.self_attn.{n}" for n in projections)
             state |= attention(weights, (q, k, v, out), f"{side}.{i}.mixer")
             names = {
-                f"{side}.{i}.mixer_norm": f"{layer}.self_attn_layer_norm", f"{side}.{i}.ffn_norm": f"{layer}.final_layer_norm",
+                f"{side}.{i}.mixer_norm": f"{layer}.self_attn_layer_norm",
+                f"{side}.{i}.ffn_norm": f"{layer}.final_layer_norm",
                 f"{side}.{i}.ffn.up": f"{layer}.fc1", f"{side}.{i}.ffn.down": f"{layer}.fc2",
             }  # fmt: skip
             if side == "decoder":

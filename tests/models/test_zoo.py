@@ -200,7 +200,7 @@ def test_generation_with_a_cache_equals_generation_without(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["mamba2", "gated_deltanet", "convolution", "window_sinks"])
-def test_a_state_that_does_not_grow_goes_on_beyond_the_longest_training_sequence(name: str) -> None:
+def test_recurrent_models_generate_beyond_the_training_length(name: str) -> None:
     model, prompt = decoder(name), tokens(2, 3)
     steps = torch.stack(list(generate(model, prompt, max_new_tokens=4 * LENGTH)), 1)
     cache, sizes = model.new_cache(2), []
@@ -229,7 +229,7 @@ def test_ragged_prompts_padded_on_the_left_generate_as_alone(name: str) -> None:
 
 
 @every
-def test_beam_search_over_the_caches_finds_what_scoring_without_them_says(name: str) -> None:
+def test_beam_search_with_caches_equals_scoring_without(name: str) -> None:
     model = decoder(name, position={"type": "learned"})
     prompts = [tokens(1, n, seed=n) for n in (7, 3)]
     real = torch.tensor([[True] * 7, [False] * 4 + [True] * 3])

@@ -166,26 +166,32 @@ def agrees(part: Any, x: Tensor, segments: Tensor | None, want: Tensor, causal: 
 
 
 POSITIONS = [
-    NoPositionOptions(), RotaryOptions(), RotaryOptions(fraction=0.7), AlibiOptions(), T5Options(buckets=5, max_distance=6),
+    NoPositionOptions(), RotaryOptions(), RotaryOptions(fraction=0.7), AlibiOptions(),
+    T5Options(buckets=5, max_distance=6),
 ]  # fmt: skip
 kinds = st.sampled_from(["none", "packed", "padded"])
 
 
 @given(
-    heads=st.sampled_from([(1, 1), (3, 1), (5, 5), (6, 3), (7, 7)]), width=st.sampled_from([3, 4, 6, 9]),
-    length=st.sampled_from([1, 2, 5, 12, 13]), window=st.sampled_from([None, 1, 2, 5, 13, 40]), causal=st.booleans(),
-    softcap=st.sampled_from([None, 1.5]), sinks=st.booleans(), qk_norm=st.booleans(), scale=st.sampled_from([None, 0.3]),
+    heads=st.sampled_from([(1, 1), (3, 1), (5, 5), (6, 3), (7, 7)]),
+    width=st.sampled_from([3, 4, 6, 9]),
+    length=st.sampled_from([1, 2, 5, 12, 13]), window=st.sampled_from([None, 1, 2, 5, 13, 40]),
+    causal=st.booleans(),
+    softcap=st.sampled_from([None, 1.5]), sinks=st.booleans(), qk_norm=st.booleans(),
+    scale=st.sampled_from([None, 0.3]),
     bias=st.booleans(), position=st.sampled_from(POSITIONS), kind=kinds, seed=st.integers(0, 9999),
 )  # fmt: skip
 @settings(max_examples=120, deadline=None)
 def test_attention_with_every_option(
-    heads: tuple[int, int], width: int, length: int, window: int | None, causal: bool, softcap: float | None, sinks: bool,
+    heads: tuple[int, int], width: int, length: int, window: int | None, causal: bool,
+    softcap: float | None, sinks: bool,
     qk_norm: bool, scale: float | None, bias: bool, position: Any, kind: str, seed: int,
 ) -> None:  # fmt: skip
     if isinstance(position, RotaryOptions) and int(position.fraction * width) % 2:
         width += 1 if position.fraction == 1 else 3 - width % 3  # 6 or 9: 4 or 6 of them are turned
     options = AttentionOptions(
-        num_heads=heads[0], kv_heads=heads[1], head_dim=width, window=window, causal=causal, softcap=softcap, sinks=sinks,
+        num_heads=heads[0], kv_heads=heads[1], head_dim=width, window=window, causal=causal,
+        softcap=softcap, sinks=sinks,
         qk_norm=qk_norm, scale=scale, bias=bias, position=position,
     )  # fmt: skip
     part = drawn(options.build(LayerContext(DIM, 16)), seed)
@@ -196,8 +202,10 @@ def test_attention_with_every_option(
 
 
 @given(
-    heads=st.sampled_from([1, 3]), width=st.sampled_from([2, 5, 6]), length=st.sampled_from([1, 2, 7, 12]), causal=st.booleans(),
-    rotary=st.booleans(), depth=st.integers(0, 7), start=st.sampled_from([None, 0.0, 0.3]), kind=kinds, seed=st.integers(0, 9999),
+    heads=st.sampled_from([1, 3]), width=st.sampled_from([2, 5, 6]),
+    length=st.sampled_from([1, 2, 7, 12]), causal=st.booleans(),
+    rotary=st.booleans(), depth=st.integers(0, 7), start=st.sampled_from([None, 0.0, 0.3]),
+    kind=kinds, seed=st.integers(0, 9999),
 )  # fmt: skip
 @settings(max_examples=40, deadline=None)
 def test_differential_attention_with_every_option(
@@ -240,8 +248,10 @@ def test_differential_attention_with_every_option(
 
 
 @given(
-    heads=st.sampled_from([1, 3]), width=st.sampled_from([1, 5]), value=st.sampled_from([None, 2, 7]), rank=st.sampled_from([1, 6]),
-    q_rank=st.sampled_from([None, 4]), length=st.sampled_from([1, 2, 7, 12]), causal=st.booleans(), kind=kinds,
+    heads=st.sampled_from([1, 3]), width=st.sampled_from([1, 5]),
+    value=st.sampled_from([None, 2, 7]), rank=st.sampled_from([1, 6]),
+    q_rank=st.sampled_from([None, 4]), length=st.sampled_from([1, 2, 7, 12]), causal=st.booleans(),
+    kind=kinds,
     seed=st.integers(0, 9999),
 )  # fmt: skip
 @settings(max_examples=40, deadline=None)
@@ -278,13 +288,16 @@ def test_latent_attention_with_every_option(
 
 
 @given(
-    heads=st.sampled_from([(1, 1), (3, 1), (6, 3)]), width=st.sampled_from([1, 5]), queries=st.sampled_from([1, 2, 7]),
-    memory=st.sampled_from([1, 4, 9]), softcap=st.sampled_from([None, 1.5]), qk_norm=st.booleans(), masked=st.booleans(),
+    heads=st.sampled_from([(1, 1), (3, 1), (6, 3)]), width=st.sampled_from([1, 5]),
+    queries=st.sampled_from([1, 2, 7]),
+    memory=st.sampled_from([1, 4, 9]), softcap=st.sampled_from([None, 1.5]), qk_norm=st.booleans(),
+    masked=st.booleans(),
     beams=st.sampled_from([1, 3]), seed=st.integers(0, 9999),
 )  # fmt: skip
 @settings(max_examples=40, deadline=None)
 def test_cross_attention_with_every_option(
-    heads: tuple[int, int], width: int, queries: int, memory: int, softcap: float | None, qk_norm: bool, masked: bool,
+    heads: tuple[int, int], width: int, queries: int, memory: int, softcap: float | None,
+    qk_norm: bool, masked: bool,
     beams: int, seed: int,
 ) -> None:  # fmt: skip
     options = CrossAttentionOptions(

@@ -16,14 +16,14 @@ def results(kind: torch.dtype, causal: bool, length: int, how: str) -> list[Tens
     """The output and the gradients of queries, keys and values, in fp32."""
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, h, length, 16).to(kind).requires_grad_() for h in (4, 2, 2))
-    rules = AttentionSpec(causal)
+    spec = AttentionSpec(causal)
     if how == "fused":
         y = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
     else:
         y = (
-            attend(q, k, v, rules)
+            attend(q, k, v, spec)
             if how == "ours"
-            else eager_attention(weights(q, k, rules), v, rules)
+            else eager_attention(weights(q, k, spec), v, spec)
         )
     y.float().square().sum().backward()
     assert q.grad is not None

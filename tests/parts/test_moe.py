@@ -112,10 +112,13 @@ def models() -> dict[str, tuple[Any, Any]]:
 
     end = torch.full((1,), -1)
     return {
-        "decoder": (decoder, lambda m, rows: loss_of(task, m, {"tokens": torch.cat((rows, end.expand(len(rows), 1)), 1)})),
-        "encoder": (Encoder(EncoderOptions.model_validate({"dim": 16, "blocks": blocks}), labels), lambda m, rows: m(rows)),
+        "decoder": (decoder, lambda m,
+         rows: loss_of(task, m, {"tokens": torch.cat((rows, end.expand(len(rows), 1)), 1)})),
+        "encoder": (Encoder(EncoderOptions.model_validate({"dim": 16, "blocks": blocks}), labels),
+         lambda m, rows: m(rows)),
         "frames": (FrameEncoder(EncoderOptions.model_validate(frontend), sound), heard),
-        "seq2seq": (Seq2Seq(Seq2SeqOptions.model_validate(two), info), lambda m, rows: m(rows, rows)),
+        "seq2seq": (Seq2Seq(Seq2SeqOptions.model_validate(two), info), lambda m,
+         rows: m(rows, rows)),
     }  # fmt: skip
 
 

@@ -42,7 +42,7 @@ def plain_attention(part: Attention, x: Tensor, positions: Tensor) -> Tensor:
             if part.rotary is not None:
                 queries, keys = turned(queries, positions), turned(keys, positions)
             for t in range(x.shape[1]):
-                last = t + 1 if part.rules.causal else x.shape[1]
+                last = t + 1 if part.spec.causal else x.shape[1]
                 weights = (queries[t] @ keys[:last].T / math.sqrt(d)).softmax(-1)
                 out[b, t, head * d : (head + 1) * d] = (
                     weights @ v[b, :last, group * d : (group + 1) * d]
@@ -62,8 +62,10 @@ def turned(x: Tensor, positions: Tensor, base: float = 10000.0) -> Tensor:
 
 
 @given(
-    batch=st.integers(1, 3), length=st.integers(1, 9), groups=st.sampled_from([1, 2, 3]), per_group=st.sampled_from([1, 2]),
-    head_dim=st.sampled_from([2, 4, 8]), causal=st.booleans(), rotary=st.booleans(), bias=st.booleans(), seed=st.integers(0, 999),
+    batch=st.integers(1, 3), length=st.integers(1, 9), groups=st.sampled_from([1, 2, 3]),
+    per_group=st.sampled_from([1, 2]),
+    head_dim=st.sampled_from([2, 4, 8]), causal=st.booleans(), rotary=st.booleans(),
+    bias=st.booleans(), seed=st.integers(0, 999),
 )  # fmt: skip
 @few
 def test_attention_equals_the_plain_formula(
@@ -170,7 +172,8 @@ def test_feed_forward_networks_equal_their_formulas() -> None:
     x = torch.randn(2, 3, 8, dtype=torch.float64)
     for options, act in (
         (GeluFFNOptions(), lambda z: z * 0.5 * (1 + torch.erf(z / math.sqrt(2)))),
-        (GeluFFNOptions(approximate="tanh"), lambda z: 0.5 * z * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))),
+        (GeluFFNOptions(approximate="tanh"),
+         lambda z: 0.5 * z * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))),
         (ReluFFNOptions(), lambda z: z.clamp(min=0)),
         (SquaredReluFFNOptions(), lambda z: z.clamp(min=0) ** 2),
     ):  # fmt: skip
@@ -214,7 +217,7 @@ def test_norms_equal_their_formulas() -> None:
 
 
 def brute_force(
-    q: Tensor, k: Tensor, v: Tensor, rules: AttentionSpec, given: dict[str, Tensor | None]
+    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, given: dict[str, Tensor | None]
 ) -> Tensor:
     """Attention row by row, with everything that the kernels know."""
     batch, heads, queries, width = q.shape
@@ -229,16 +232,16 @@ def brute_force(
                 i = keys - queries + t
                 scores, seen = [], []
                 for j in range(keys):
-                    if (rules.causal and j > i) or (
-                        rules.window is not None and abs(i - j) >= rules.window
+                    if (spec.causal and j > i) or (
+                        spec.window is not None and abs(i - j) >= spec.window
                     ):
                         continue
                     if (segments is not None and segments[b, i] != segments[b, j]) or (
                         keep is not None and not keep[b, j]
                     ):
                         continue
-                    s = (q[b, h, t] * k[b, g, j]).sum() * (rules.scale or width**-0.5)
-                    s = rules.softcap * torch.tanh(s / rules.softcap) if rules.softcap else s
+                    s = (q[b, h, t] * k[b, g, j]).sum() * (spec.scale or width**-0.5)
+                    s = spec.softcap * torch.tanh(s / spec.softcap) if spec.softcap else s
                     scores.append(s + (bias[h, t, j] if bias is not None else 0))
                     seen.append(j)
                 extra = [sinks[h]] if sinks is not None else []
@@ -248,13 +251,16 @@ def brute_force(
 
 
 @given(
-    keys=st.integers(1, 9), fewer=st.integers(0, 3), causal=st.booleans(), window=st.sampled_from([None, 1, 2, 3, 20]),
-    softcap=st.sampled_from([None, 2.0]), segmented=st.booleans(), biased=st.booleans(), sunk=st.booleans(),
+    keys=st.integers(1, 9), fewer=st.integers(0, 3), causal=st.booleans(),
+    window=st.sampled_from([None, 1, 2, 3, 20]),
+    softcap=st.sampled_from([None, 2.0]), segmented=st.booleans(), biased=st.booleans(),
+    sunk=st.booleans(),
     scale=st.sampled_from([None, 0.7]), seed=st.integers(0, 999),
 )  # fmt: skip
 @settings(max_examples=70, deadline=None)
 def test_every_rule_of_the_kernels_equals_brute_force(
-    keys: int, fewer: int, causal: bool, window: int | None, softcap: float | None, segmented: bool, biased: bool,
+    keys: int, fewer: int, causal: bool, window: int | None, softcap: float | None, segmented: bool,
+    biased: bool,
     sunk: bool, scale: float | None, seed: int,
 ) -> None:  # fmt: skip
     torch.manual_seed(seed)
@@ -263,20 +269,20 @@ def test_every_rule_of_the_kernels_equals_brute_force(
         torch.randn(2, h, n, 4, dtype=torch.float64)
         for h, n in ((4, queries), (2, keys), (2, keys))
     )
-    rules = AttentionSpec(causal, window, softcap, scale)
+    spec = AttentionSpec(causal, window, softcap, scale)
     given: dict[str, Tensor | None] = {
         "segments": torch.randint(0, 2, (2, keys)).cumsum(1) if segmented else None,
         "bias": torch.randn(4, queries, keys, dtype=torch.float64) if biased else None,
         "sinks": torch.randn(4, dtype=torch.float64) if sunk else None,
     }
-    want = brute_force(q, k, v, rules, given)
-    torch.testing.assert_close(attend(q, k, v, rules, **given), want)
-    torch.testing.assert_close(eager_attention(weights(q, k, rules, **given), v, rules), want)
+    want = brute_force(q, k, v, spec, given)
+    torch.testing.assert_close(attend(q, k, v, spec, **given), want)
+    torch.testing.assert_close(eager_attention(weights(q, k, spec, **given), v, spec), want)
     if not sunk:
         q, k, v = q.float(), k.float(), v.float()
         bias = None if given["bias"] is None else given["bias"].float()
         torch.testing.assert_close(
-            flex(q, k, v, rules, given["segments"], bias), want.float(), atol=1e-5, rtol=1e-5
+            flex(q, k, v, spec, given["segments"], bias), want.float(), atol=1e-5, rtol=1e-5
         )
 
 

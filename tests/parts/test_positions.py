@@ -145,9 +145,11 @@ def test_yarn_without_room_is_refused(values: dict[str, Any]) -> None:
 def test_attention_turned_in_part_equals_stablelm() -> None:
     torch.manual_seed(0)
     config = StableLmConfig(
-        hidden_size=36, num_attention_heads=3, num_key_value_heads=1, max_position_embeddings=64, use_qkv_bias=True,
+        hidden_size=36, num_attention_heads=3, num_key_value_heads=1, max_position_embeddings=64,
+        use_qkv_bias=True,
         attn_implementation="eager",
-        rope_parameters={"rope_type": "linear", "rope_theta": 300.0, "factor": 3.0, "partial_rotary_factor": 0.5},
+        rope_parameters={"rope_type": "linear", "rope_theta": 300.0, "factor": 3.0,
+         "partial_rotary_factor": 0.5},
     )  # fmt: skip
     theirs = randomised(StableLmAttention(config, 0))
     position = RotaryOptions(base=300.0, fraction=0.5, scaling=LinearScaling(factor=3.0))
@@ -156,7 +158,8 @@ def test_attention_turned_in_part_equals_stablelm() -> None:
     projections = (theirs.q_proj, theirs.k_proj, theirs.v_proj)
     ours.load_state_dict(
         {
-            "qkv.weight": torch.cat([p.weight for p in projections]), "qkv.bias": torch.cat([p.bias for p in projections]),
+            "qkv.weight": torch.cat([p.weight for p in projections]),
+            "qkv.bias": torch.cat([p.bias for p in projections]),
             "out.weight": theirs.o_proj.weight, "out.bias": torch.zeros(36),
         }
     )  # fmt: skip
@@ -182,19 +185,23 @@ def test_latent_attention_with_yarn_equals_deepseek_v3(
         **mscale,
     }
     config = DeepseekV3Config(
-        hidden_size=18, num_attention_heads=3, num_key_value_heads=3, q_lora_rank=7 if compressed else None, kv_lora_rank=5,
-        qk_nope_head_dim=9, qk_rope_head_dim=6, v_head_dim=11, max_position_embeddings=640, attn_implementation="eager",
+        hidden_size=18, num_attention_heads=3, num_key_value_heads=3,
+        q_lora_rank=7 if compressed else None, kv_lora_rank=5,
+        qk_nope_head_dim=9, qk_rope_head_dim=6, v_head_dim=11, max_position_embeddings=640,
+        attn_implementation="eager",
         rope_parameters={**yarn, "beta_fast": 4, "beta_slow": 1},
     )  # fmt: skip
     theirs = randomised(deepseek_v3.DeepseekV3Attention(config, 0))
     scaling = YarnScaling(factor=40.0, trained=16, fast=4.0, slow=1.0, **mscale)
     options = LatentAttentionOptions(
-        num_heads=3, kv_rank=5, q_rank=7 if compressed else None, head_dim=9, rotary_dim=6, value_dim=11,
+        num_heads=3, kv_rank=5, q_rank=7 if compressed else None, head_dim=9, rotary_dim=6,
+        value_dim=11,
         position=RotaryOptions(base=900.0, scaling=scaling),
     )  # fmt: skip
     ours = options.build(LayerContext(18, 128)).eval()
     state = {
-        "q_up.weight": turned_rows((theirs.q_b_proj if compressed else theirs.q_proj).weight, 3, 9, 6),
+        "q_up.weight": turned_rows((theirs.q_b_proj if compressed else theirs.q_proj).weight, 3, 9,
+         6),
         "kv_down.weight": turned_rows(theirs.kv_a_proj_with_mqa.weight, 1, 5, 6),
         "kv_norm.weight": theirs.kv_a_layernorm.weight, "kv_up.weight": theirs.kv_b_proj.weight,
         "out.weight": theirs.o_proj.weight,

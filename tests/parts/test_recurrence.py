@@ -89,7 +89,8 @@ def test_chunked_scans_equal_the_recurrence_for_every_decay(
     segments = torch.randint(0, 9, (2, length)).eq(0).cumsum(1) if length % 2 else None
     state = torch.randn(2, 3, 5, 4)
     sequence = SINGLE_DOCUMENT if segments is None else SequenceInfo(0, segments)
-    got: Any = delta_scan(q, k, v, decay, beta, state, sequence, size) if beta is not None else scan(
+    got: Any = delta_scan(q, k, v, decay, beta, state, sequence,
+     size) if beta is not None else scan(
         q, k, v, decay, state, sequence, size
     )  # fmt: skip
     want = one_by_one(q, k.detach(), v, decay.detach(), beta, state, segments)
@@ -177,8 +178,10 @@ def of_authors(part: Any, x: Tensor, values: int, form: str, eps: float) -> Tens
 
 
 @given(
-    length=st.integers(1, 45), heads=st.sampled_from([1, 2, 3]), half=st.integers(1, 4), values=st.sampled_from([None, 3, 7]),
-    chunk=st.sampled_from([1, 7, 64]), form=st.sampled_from(["parallel", "recurrent"]), seed=st.integers(0, 999),
+    length=st.integers(1, 45), heads=st.sampled_from([1, 2, 3]), half=st.integers(1, 4),
+    values=st.sampled_from([None, 3, 7]),
+    chunk=st.sampled_from([1, 7, 64]), form=st.sampled_from(["parallel", "recurrent"]),
+    seed=st.integers(0, 999),
 )  # fmt: skip
 @few
 def test_retention_equals_the_authors_formula(

@@ -91,7 +91,8 @@ def turned_rows(weight: Tensor, heads: int, plain: int, turned: int) -> Tensor:
 def test_mamba2(length: int, groups: int, chunk: int, seed: int) -> None:
     torch.manual_seed(seed)
     config = Mamba2Config(
-        hidden_size=16, num_heads=4, head_dim=8, expand=2, state_size=6, n_groups=groups, chunk_size=8, conv_kernel=4,
+        hidden_size=16, num_heads=4, head_dim=8, expand=2, state_size=6, n_groups=groups,
+        chunk_size=8, conv_kernel=4,
         num_hidden_layers=1,
     )  # fmt: skip
     theirs = randomised(Mamba2Mixer(config, 0))
@@ -103,7 +104,8 @@ def test_mamba2(length: int, groups: int, chunk: int, seed: int) -> None:
     ours.load_state_dict(
         {
             "input.weight": theirs.in_proj.weight, "conv.weight": theirs.conv1d.weight[:, 0],
-            "conv.bias": theirs.conv1d.bias, "dt_bias": theirs.dt_bias, "log_a": theirs.A_log, "d": theirs.D,
+            "conv.bias": theirs.conv1d.bias, "dt_bias": theirs.dt_bias, "log_a": theirs.A_log,
+            "d": theirs.D,
             "norm.weight": theirs.norm.weight, "out.weight": theirs.out_proj.weight,
         }
     )  # fmt: skip
@@ -118,8 +120,10 @@ def test_gated_deltanet(length: int, per_key: int, chunk: int, seed: int) -> Non
     torch.manual_seed(seed)
     keys, values = 2, 2 * per_key
     config = Qwen3NextConfig(
-        hidden_size=16, linear_num_value_heads=values, linear_num_key_heads=keys, linear_key_head_dim=6,
-        linear_value_head_dim=8, linear_conv_kernel_dim=4, num_hidden_layers=1, layer_types=["linear_attention"],
+        hidden_size=16, linear_num_value_heads=values, linear_num_key_heads=keys,
+        linear_key_head_dim=6,
+        linear_value_head_dim=8, linear_conv_kernel_dim=4, num_hidden_layers=1,
+        layer_types=["linear_attention"],
     )  # fmt: skip
     theirs = randomised(Qwen3NextGatedDeltaNet(config, 0))
     options = GatedDeltaNetOptions(
@@ -134,7 +138,8 @@ def test_gated_deltanet(length: int, per_key: int, chunk: int, seed: int) -> Non
     ours.load_state_dict(
         {
             "qkv.weight": torch.cat((q, k, v)), "gate.weight": gate,
-            "rates.weight": torch.cat([t.flatten(0, 1) for t in rates]), "conv.weight": theirs.conv1d.weight[:, 0],
+            "rates.weight": torch.cat([t.flatten(0, 1) for t in rates]),
+            "conv.weight": theirs.conv1d.weight[:, 0],
             "dt_bias": theirs.dt_bias, "log_a": theirs.A_log, "norm.weight": theirs.norm.weight,
             "out.weight": theirs.out_proj.weight,
         }
@@ -149,7 +154,8 @@ def test_gated_deltanet(length: int, per_key: int, chunk: int, seed: int) -> Non
 def test_latent_attention(length: int, compressed: bool, seed: int) -> None:
     torch.manual_seed(seed)
     config = DeepseekV2Config(
-        hidden_size=16, num_attention_heads=2, q_lora_rank=10 if compressed else None, kv_lora_rank=6,
+        hidden_size=16, num_attention_heads=2, q_lora_rank=10 if compressed else None,
+        kv_lora_rank=6,
         qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=5, attn_implementation="eager",
     )  # fmt: skip
     theirs = randomised(deepseek_v2.DeepseekV2Attention(config, 0))
@@ -189,7 +195,8 @@ def test_latent_attention(length: int, compressed: bool, seed: int) -> None:
 def test_differential_attention(length: int, depth: int, seed: int) -> None:
     torch.manual_seed(seed)
     config = DiffLlamaConfig(
-        hidden_size=24, num_attention_heads=4, num_key_value_heads=4, head_dim=6, attn_implementation="eager",
+        hidden_size=24, num_attention_heads=4, num_key_value_heads=4, head_dim=6,
+        attn_implementation="eager",
         num_hidden_layers=6,
     )  # fmt: skip
     theirs = randomised(DiffLlamaAttention(config, depth))
@@ -227,7 +234,8 @@ def test_differential_attention(length: int, depth: int, seed: int) -> None:
 def test_attention_sinks_and_windows(length: int, window: int | None, seed: int) -> None:
     torch.manual_seed(seed)
     config = GptOssConfig(
-        hidden_size=16, num_attention_heads=4, num_key_value_heads=2, head_dim=6, num_hidden_layers=1,
+        hidden_size=16, num_attention_heads=4, num_key_value_heads=2, head_dim=6,
+        num_hidden_layers=1,
         layer_types=["full_attention"], attn_implementation="eager",
     )  # fmt: skip
     theirs = randomised(GptOssAttention(config, 0))
@@ -238,8 +246,10 @@ def test_attention_sinks_and_windows(length: int, window: int | None, seed: int)
     projections = (theirs.q_proj, theirs.k_proj, theirs.v_proj)
     ours.load_state_dict(
         {
-            "qkv.weight": torch.cat([p.weight for p in projections]), "qkv.bias": torch.cat([p.bias for p in projections]),
-            "out.weight": theirs.o_proj.weight, "out.bias": theirs.o_proj.bias, "sinks": theirs.sinks,
+            "qkv.weight": torch.cat([p.weight for p in projections]),
+            "qkv.bias": torch.cat([p.bias for p in projections]),
+            "out.weight": theirs.o_proj.weight, "out.bias": theirs.o_proj.bias,
+            "sinks": theirs.sinks,
         }
     )  # fmt: skip
     mask = causal_mask(length)
@@ -265,7 +275,8 @@ def test_t5_relative_positions(length: int, causal: bool, seed: int) -> None:
     part.load_state_dict(
         {
             "qkv.weight": torch.cat((theirs.q.weight, theirs.k.weight, theirs.v.weight)),
-            "out.weight": theirs.o.weight, "bias.table.weight": theirs.relative_attention_bias.weight,
+            "out.weight": theirs.o.weight,
+            "bias.table.weight": theirs.relative_attention_bias.weight,
         }
     )  # fmt: skip
     with torch.no_grad():
@@ -349,7 +360,8 @@ def test_experts_of_mixtral(length: int, top_k: int, seed: int) -> None:
 def test_experts_of_deepseek_v3(length: int, seed: int) -> None:
     torch.manual_seed(seed)
     config = DeepseekV3Config(
-        hidden_size=16, moe_intermediate_size=12, n_routed_experts=6, num_local_experts=6, num_experts_per_tok=3,
+        hidden_size=16, moe_intermediate_size=12, n_routed_experts=6, num_local_experts=6,
+        num_experts_per_tok=3,
         n_shared_experts=2, n_group=1, topk_group=1, routed_scaling_factor=2.5, norm_topk_prob=True,
     )  # fmt: skip
     theirs = randomised(DeepseekV3MoE(config))
@@ -363,7 +375,8 @@ def test_experts_of_deepseek_v3(length: int, seed: int) -> None:
     ours.load_state_dict(
         {
             **expert_weights(theirs.experts), "router.weight": theirs.gate.weight, "bias": bias,
-            "shared.gate.weight": shared.gate_proj.weight, "shared.up.weight": shared.up_proj.weight,
+            "shared.gate.weight": shared.gate_proj.weight,
+            "shared.up.weight": shared.up_proj.weight,
             "shared.down.weight": shared.down_proj.weight,
         }
     )  # fmt: skip

@@ -165,7 +165,7 @@ def test_a_pipe_or_a_folder_in_the_place_of_a_file_does_not_hang(cli: Cli) -> No
     assert "odd  not known" in result.out
 
 
-def test_what_is_no_run_is_said_once(cli: Cli) -> None:
+def test_folders_that_are_not_runs_are_reported_once(cli: Cli) -> None:
     made("runs/deep/er/a")
     for name in ("notes", "x/y", "\x1b[31m"):
         Path("runs", name).mkdir(parents=True)

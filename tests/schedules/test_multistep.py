@@ -33,7 +33,7 @@ def test_seven_tenths_of_ten_steps_are_seven() -> None:
     assert factors == pytest.approx([1 / 3, 2 / 3, 1, 1, 1, 1, 1, 0.5, 0.5, 0.5])
 
 
-def test_a_milestone_in_the_warm_up_is_told_and_one_outside_the_run_refused() -> None:
+def test_a_milestone_in_the_warm_up_is_reported_and_one_outside_the_run_refused() -> None:
     schedule = {"type": "multistep", "milestones": [0.1, 0.5], "warmup": 30}
     options = TrainOptions.model_validate({"steps": 100, "schedule": schedule})
     (remark,) = options.remarks(100)

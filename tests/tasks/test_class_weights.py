@@ -83,7 +83,8 @@ def test_micro_batches_are_the_whole_and_a_small_sum_of_weights_divides() -> Non
     mean.backward()
     options = TrainOptions.model_validate(
         {"steps": 1, "batch_size": 6, "precision": "fp32", "max_grad_norm": None,
-         "optimizer": {"type": "sgd", "lr": 0.5, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}}
+         "optimizer": {"type": "sgd", "lr": 0.5, "momentum": 0.0, "nesterov": False,
+          "weight_decay": 0.0}}
     )  # fmt: skip
     for sizes in ((6,), (1, 2, 3), (1,) * 6):
         model = torch.nn.Linear(4, 3)
@@ -160,11 +161,12 @@ SPEC = """\
 model: {type: encoder, dim: 16, pool: mean, blocks: [{mixer: {type: attention, num_heads: 2}}]}
 data: {type: table, train: [a.tsv], text: [0], label: 1, context: 16, tokenizer: {type: bytes}}
 task: {type: classification}
-train: {steps: 12, batch_size: 8, precision: fp32, memory_format: contiguous, compile: "off", optimizer: {lr: 1e-2}}
+train: {steps: 12, batch_size: 8, precision: fp32, memory_format: contiguous, compile: "off",
+  optimizer: {lr: 1e-2}}
 """
 
 
-def test_uneven_classes_are_said_and_weighed(cli: Cli) -> None:
+def test_uneven_classes_are_reported_and_weighted(cli: Cli) -> None:
     Path("a.tsv").write_text(
         "".join(f"item {i}\t{'rare' if i % 20 == 0 else 'usual'}\n" for i in range(200))
     )

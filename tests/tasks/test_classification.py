@@ -106,7 +106,8 @@ data:
   words: true
   tokenizer: {type: bpe, vocab_size: 320}
 task: TASK
-train: {steps: STEPS, batch_size: 32, optimizer: {lr: 3e-3}, precision: fp32, memory_format: contiguous, compile: "off"}
+train: {steps: STEPS, batch_size: 32, optimizer: {lr: 3e-3}, precision: fp32,
+  memory_format: contiguous, compile: "off"}
 """
 
 

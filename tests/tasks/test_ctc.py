@@ -77,7 +77,8 @@ def test_loss_sums_over_recordings_and_counts_units_also_in_bf16() -> None:
     task = CTCOptions().build(DatasetInfo(classes=("a", "b", "c"), spelling="words"))
     loss, count = loss_of(task, Fixed(logits), batch(target))
     expected = nn.functional.ctc_loss(
-        logits.log_softmax(-1).transpose(0, 1), target.clamp(min=0), torch.tensor([8, 8]), torch.tensor([3, 1]),
+        logits.log_softmax(-1).transpose(0, 1), target.clamp(min=0), torch.tensor([8, 8]),
+        torch.tensor([3, 1]),
         blank=3, reduction="sum",
     )  # fmt: skip
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -164,7 +165,8 @@ model:
   dim: 32
   init_std: 0.1
   frontend: {type: conv, stride: 4}
-  blocks: [{repeat: 2, mixer: {type: attention, num_heads: 2, position: {type: rotary}}, ffn: {type: gelu}}]
+  blocks: [{repeat: 2, mixer: {type: attention, num_heads: 2, position: {type: rotary}},
+    ffn: {type: gelu}}]
 data:
   type: audio
   files: [sounds]
@@ -175,7 +177,8 @@ data:
   rate: 8000
   mels: 24
 task: {type: ctc}
-train: {steps: 220, batch_size: 12, optimizer: {lr: 4e-3}, schedule: {type: cosine, warmup: 20}, max_grad_norm: 1.0, precision: fp32}
+train: {steps: 220, batch_size: 12, optimizer: {lr: 4e-3}, schedule: {type: cosine, warmup: 20},
+  max_grad_norm: 1.0, precision: fp32}
 """
 
 
@@ -217,17 +220,19 @@ def test_an_encoder_learns_to_write_down_strings_of_tones(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("changes", "status", "message"),
     [
-        (["task.type=classification"], 2, "classification reads label, and data.type: audio has frames, lengths, target"),
+        (["task.type=classification"], 2,
+         "classification reads label, and data.type: audio has frames, lengths, target"),
         (["model.frontend=null"], 2, "model.frontend: missing; the data has frames of sound"),
         (["model.frontend.kernel=4"], 2, "kernel: 4 has no middle; take an odd number"),
         (["model.token_types=2"], 2, "token_types and vocab_size are of tokens"),
         (["model.max_len=3"], 2, "model.max_len: 3 frames are fewer than the data's longest row"),
         (["data.hop=0.05"], 3, "lower model.frontend.stride or data.hop"),
-        (["data={type: text, files: [abc.txt], context: 4, tokenizer: {type: bytes}}", "task.type=masked_lm"], 2,
+        (["data={type: text, files: [abc.txt], context: 4, tokenizer: {type: bytes}}",
+         "task.type=masked_lm"], 2,
          "model.frontend: it reads frames of sound, and the data has none"),
     ],
 )  # fmt: skip
-def test_what_does_not_go_together_is_said(
+def test_ctc_options_that_do_not_fit_are_refused(
     changes: list[str], status: int, message: str, cli: Cli
 ) -> None:
     write()

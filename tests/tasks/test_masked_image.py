@@ -131,7 +131,7 @@ def test_patches_are_hidden_evenly_and_by_pairs_as_by_chance() -> None:
     assert float((both - 0.5 * 7 / 15).abs().max()) < 5 * (0.2333 * 0.7667 / 4000) ** 0.5
 
 
-def test_rebuilding_leaves_what_is_seen() -> None:
+def test_reconstruction_keeps_visible_patches() -> None:
     images, spy = torch.randn(3, 1, 8, 8), Spy(7.0)
     task: Any = MaskedImageOptions(normalize=False).build()
     seen, rebuilt = task.rebuild(spy, {"image": images, "key": keys_of(0, 0, np.arange(3))})
@@ -278,7 +278,7 @@ def test_accumulation_gives_the_same_gradient() -> None:
 
 
 @pytest.mark.parametrize("words", [["predict", "mae", "a.png"], ["attend", "mae", "a.png"]])
-def test_what_needs_labels_says_so(words: list[str], mae: Path, cli: Cli) -> None:
+def test_a_network_without_a_head_cannot_label(words: list[str], mae: Path, cli: Cli) -> None:
     Image.new("L", (8, 8)).save("a.png")
     result = cli(*words)
     assert result.status == 2
@@ -287,7 +287,7 @@ def test_what_needs_labels_says_so(words: list[str], mae: Path, cli: Cli) -> Non
     )
 
 
-def test_dry_run_and_bench_count_what_the_encoder_sees(mae: Path, cli: Cli) -> None:
+def test_dry_run_and_bench_count_visible_patches(mae: Path, cli: Cli) -> None:
     seen = {}
     for fraction in (0.5, 0.75):
         plan = json.loads(
@@ -313,18 +313,22 @@ def test_dry_run_and_bench_count_what_the_encoder_sees(mae: Path, cli: Cli) -> N
     ("changes", "message"),
     [
         (["model.reconstruct=null"], "has no decoder; give model.reconstruct"),
-        (["model={type: cnn, layers: [{type: flatten}, {type: dense, units: 4}]}"], "model.type: cnn cannot; use vit"),
+        (["model={type: cnn, layers: [{type: flatten}, {type: dense, units: 4}]}"],
+         "model.type: cnn cannot; use vit"),
         (["model.patch=3"], "model.patch: 3 does not divide the image of 8 x 8"),
-        (["task.mask_ratio=0.99"], "task.mask_ratio: 0.99 of the image's 16 patches leaves none visible"),
+        (["task.mask_ratio=0.99"],
+         "task.mask_ratio: 0.99 of the image's 16 patches leaves none visible"),
         (["task.mask_ratio=0.01"], "task.mask_ratio: 0.01 of the image's 16 patches hides none"),
         (["task.mask_ratio=1.0"], "task.mask_ratio: 1.0 is not less than 1"),
         (["task.mask_ratio=0.0"], "task.mask_ratio: 0.0 is not greater than 0"),
-        (["task.type=classification", "model.reconstruct=null"], "classification needs data with labels, and data.type: digits"),
-        (["data={type: text, files: [mae.yaml], context: 8, tokenizer: {type: characters}}"], "needs data with images"),
+        (["task.type=classification", "model.reconstruct=null"],
+         "classification needs data with labels, and data.type: digits"),
+        (["data={type: text, files: [mae.yaml], context: 8, tokenizer: {type: characters}}"],
+         "needs data with images"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("dry", [False, True])
-def test_what_cannot_work_is_refused_before_anything_is_trained(
+def test_masked_image_options_that_do_not_fit_are_refused(
     changes: list[str], message: str, dry: bool, cli: Cli
 ) -> None:
     Path("mae.yaml").write_text(MAE)

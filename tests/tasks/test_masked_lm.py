@@ -20,7 +20,7 @@ WORDS = DatasetInfo(vocab_size=100)
 
 
 class Spy(nn.Module):
-    """Keeps what it was asked; its logits are the true token's with certainty, or nothing at all."""
+    """Records its inputs; its logits are the true token's with near certainty."""
 
     def __init__(self, tokens: Tensor) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Spy(nn.Module):
         return 50.0 * nn.functional.one_hot(self.tokens[:, :-1].flatten()[at], 100).float()
 
 
-def test_what_training_hides() -> None:
+def test_rates_of_hidden_and_replaced_tokens() -> None:
     torch.manual_seed(0)
     tokens = torch.randint(100, (64, 129))
     tokens[:8, 100:] = -1
@@ -173,7 +173,7 @@ def test_an_encoder_learns_to_find_hidden_tokens(
     assert "trained for masked_lm" in refused.err
 
 
-def test_whole_words_are_hidden_as_a_whole_and_marks_never() -> None:
+def test_whole_words_are_hidden_together_and_special_tokens_never() -> None:
     torch.manual_seed(0)
     tokens = torch.randint(100, (64, 129))
     words = (torch.rand(64, 129) < 0.4).cumsum(1)

@@ -117,9 +117,11 @@ def test_the_loss_is_binary_cross_entropy_with_weights_of_those_that_have_a_labe
 
 
 SPEC = """
-model: {type: encoder, dim: 8, blocks: [{mixer: {type: attention, num_heads: 2}, ffn: {type: gelu, hidden: 8}}]}
+model: {type: encoder, dim: 8,
+  blocks: [{mixer: {type: attention, num_heads: 2}, ffn: {type: gelu, hidden: 8}}]}
 data:
-  {type: table, train: [a.jsonl], val: [b.jsonl], text: [text], label: tags, label_separator: "|", tokenizer: bytes, context: 12}
+  {type: table, train: [a.jsonl], val: [b.jsonl], text: [text], label: tags, label_separator: "|",
+    tokenizer: bytes, context: 12}
 task: multilabel
 train: {steps: 3, batch_size: 8, precision: fp32, optimizer: {lr: 1e-2}}
 """

@@ -117,8 +117,10 @@ def test_the_loss_is_that_of_scaled_numbers(loss: str) -> None:
 
 
 SPEC = """
-model: {type: encoder, dim: 8, blocks: [{mixer: {type: attention, num_heads: 2}, ffn: {type: gelu, hidden: 8}}]}
-data: {type: table, train: [a.csv], text: [text], targets: [price, flat], tokenizer: {type: bytes}, context: 12}
+model: {type: encoder, dim: 8,
+  blocks: [{mixer: {type: attention, num_heads: 2}, ffn: {type: gelu, hidden: 8}}]}
+data: {type: table, train: [a.csv], text: [text], targets: [price, flat],
+  tokenizer: {type: bytes}, context: 12}
 task: regression
 train: {steps: 3, batch_size: 8, precision: fp32, optimizer: {lr: 1e-2}}
 """

@@ -176,10 +176,12 @@ model:
   blocks:
     - {{mixer: {{type: attention, num_heads: 2}}, ffn: gelu}}
 data:
-  {{type: conll, train: [train.conll], test: [test.conll], context: 40, piece: {piece}, tokenizer: {{type: bpe, vocab_size: 320}}}}
+  {{type: conll, train: [train.conll], test: [test.conll], context: 40, piece: {piece},
+    tokenizer: {{type: bpe, vocab_size: 320}}}}
 task: tagging
 train:
-  {{steps: 40, batch_size: 16, precision: fp32, memory_format: contiguous, compile: 'off', optimizer: {{type: adamw, lr: 1e-2}}}}
+  {{steps: 40, batch_size: 16, precision: fp32, memory_format: contiguous, compile: 'off',
+    optimizer: {{type: adamw, lr: 1e-2}}}}
 """
 PARTS = {
     "PER": ["Ann Lee", "Bob", "Cy van Dyk"],

@@ -208,7 +208,7 @@ def test_a_run_in_which_no_step_took_effect_is_not_done(
     assert all("loss" not in r for r in strict(Path("run/metrics.jsonl")))
 
 
-def test_a_run_that_overflows_at_the_smallest_scale_is_given_up(
+def test_a_run_that_overflows_at_the_smallest_scale_fails(
     decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch, lambda call: call > 2)

@@ -1,4 +1,4 @@
-"""What is frozen does not move: weights, statistics of normalisation, biases and loads of experts."""
+"""Frozen parts do not change: weights, normalisation statistics, biases and loads of experts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ CNN = {
 }
 VIT = {
     "type": "vit", "dim": 16, "patch": 16,
-    "blocks": [{"repeat": 2, "mixer": {"type": "attention", "num_heads": 2, "dropout": 0.5}, "ffn": {"type": "gelu"}}],
+    "blocks": [{"repeat": 2, "mixer": {"type": "attention", "num_heads": 2, "dropout": 0.5},
+     "ffn": {"type": "gelu"}}],
 }  # fmt: skip
 MOE = {
     "type": "decoder", "dim": 16, "tie_embeddings": False,
@@ -57,7 +58,8 @@ CASES: dict[str, tuple[dict[str, Any], InitOptions, str]] = {
     "cnn head": (CNN, InitOptions(train="head"), "layers.5."),
     "cnn pattern": (CNN, InitOptions(freeze=["layers.1"]), "layers.0.|layers.5."),
     "resnet18": ({"type": "torchvision", "name": "resnet18"}, InitOptions(train="head"), "fc."),
-    "mobilenet": ({"type": "torchvision", "name": "mobilenet_v2"}, InitOptions(train="head"), "classifier.1."),
+    "mobilenet": ({"type": "torchvision", "name": "mobilenet_v2"}, InitOptions(train="head"),
+     "classifier.1."),
     "resnet18 but its end": ({"type": "torchvision", "name": "resnet18"},
                              InitOptions(freeze=["conv1", "bn1", "layer[123].*"]), "layer4.|fc."),
     "vit": (VIT, InitOptions(train="head"), "head."),
@@ -89,7 +91,7 @@ def everything(model: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_frozen_is_the_same_to_the_bit_after_some_steps(name: str) -> None:
+def test_frozen_parts_are_bit_identical_after_some_steps(name: str) -> None:
     values, init, moving = CASES[name]
     model = model_of(values)
     freeze(model, init)
@@ -102,7 +104,8 @@ def test_what_is_frozen_is_the_same_to_the_bit_after_some_steps(name: str) -> No
     training_mode(model, state.still)
     before = everything(model)
     for step in range(4):
-        result = train_step(state, task, options, [batch_of(values, 2 * step), batch_of(values, 2 * step + 1)],
+        result = train_step(state, task, options,
+         [batch_of(values, 2 * step), batch_of(values, 2 * step + 1)],
                             torch.device("cpu"), 0.01)  # fmt: skip
         assert result.finite
         state.after_step()

@@ -38,7 +38,7 @@ def status(run: str) -> dict[str, Any]:
     ],
     ids=["bug", "disk", "memory", "interrupt"],
 )
-def test_status_json_is_told_of_every_end(
+def test_status_json_records_every_end(
     fault: BaseException, code: int, decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Row 70: it does not stay at `running`."""
@@ -185,7 +185,7 @@ def test_changed_data_is_accepted_by_name_and_recorded(decoder_spec: Path, cli: 
     )
 
 
-def test_what_a_spec_leaves_out_is_as_the_run_recorded_it(
+def test_options_left_out_on_resume_are_the_recorded_ones(
     decoder_spec: Path, cli: Cli, zygote: Zygote
 ) -> None:
     """Rows 38 and 55: as where a default has changed since the run began."""

@@ -171,7 +171,7 @@ def test_weights_of_another_shape_restore_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("ema", [None, 0.9])
-def test_what_was_captured_is_restored(ema: float | None) -> None:
+def test_captured_state_is_restored(ema: float | None) -> None:
     """Row 78: nothing good is refused."""
     first = trained(ema)
     kept = snapshot(first)
@@ -218,7 +218,7 @@ RESUMED: dict[str, tuple[str, Any, str]] = {
 
 
 @pytest.mark.parametrize(("name", "change", "message"), RESUMED.values(), ids=RESUMED)
-def test_a_resume_says_what_is_wrong(name: str, change: Any, message: str, cli: Cli) -> None:
+def test_faulty_state_is_reported_on_resume(name: str, change: Any, message: str, cli: Cli) -> None:
     """Row 78: status 4, and the checkpoint stays as it is."""
     checkpoint = fresh_copy()
     change = change_json if name == "state.json" else change_tensors, change

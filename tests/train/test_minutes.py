@@ -124,7 +124,7 @@ def test_a_run_that_was_stopped_goes_on_with_what_is_left(
     assert last("run").name == "step-00000016"
 
 
-def test_steps_epochs_and_minutes_stand_in_place_of_one_another(
+def test_steps_epochs_and_minutes_exclude_one_another(
     decoder_spec: Path, cli: Cli, capfd: pytest.CaptureFixture[str]
 ) -> None:
     spec = load(decoder_spec, ["train.minutes=2.5"])
@@ -138,7 +138,7 @@ def test_steps_epochs_and_minutes_stand_in_place_of_one_another(
     assert "give steps, epochs or minutes" in none.err
 
 
-def test_a_warm_up_that_outlasts_the_clock_is_said(
+def test_a_warm_up_longer_than_the_minutes_is_reported(
     decoder_spec: Path, cli: Cli, clock: SimpleNamespace
 ) -> None:
     sets = ("--set", "train.schedule={type: cosine, warmup: 20}")

@@ -197,7 +197,8 @@ def test_a_second_interrupt_in_a_save_leaves_at_once(
     decoder_spec: Path, cli: Cli, zygote: Zygote
 ) -> None:
     child = zygote.start(
-        "pretrain", decoder_spec, "--out", "run", "--set", "train.checkpoint_every=3", "--set", "train.validate_every=null",
+        "pretrain", decoder_spec, "--out", "run", "--set", "train.checkpoint_every=3", "--set",
+        "train.validate_every=null",
         env={"BIGMODEL_FAILPOINT": "checkpoint.wrote:sleep=30:10"},
     )  # fmt: skip
     until(lambda: list(Path("run/checkpoints").glob(".draft-step-6-*/train_state.safetensors")))
@@ -329,7 +330,7 @@ def test_without_a_run_there_is_nothing_to_resume(decoder_spec: Path, cli: Cli) 
     assert not Path("nowhere").exists()
 
 
-def test_a_broken_checkpoint_is_said_and_the_one_before_it_is_used(
+def test_a_broken_checkpoint_is_reported_and_the_previous_one_used(
     decoder_spec: Path, cli: Cli
 ) -> None:
     whole = uninterrupted(cli, decoder_spec)

@@ -130,7 +130,7 @@ def test_a_run_killed_after_going_back_resumes_to_the_same_bits(
 
 
 @pytest.mark.parametrize("stopped_at", [3, 6], ids=["before the first checkpoint", "after it"])
-def test_a_run_stopped_before_the_spike_goes_back_to_where_one_does_that_nobody_stopped(
+def test_a_resumed_run_rewinds_as_an_uninterrupted_one(
     stopped_at: int, decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows 4 and 43: not to the checkpoint of the stop, which takes no other's place and is gone

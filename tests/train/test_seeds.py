@@ -85,7 +85,7 @@ def test_a_resume_goes_on_with_what_is_not_finished(
     assert Path("many/try-seed0/metrics.jsonl").stat().st_mtime_ns == before
 
 
-def test_a_seed_that_diverges_is_said_and_the_others_go_on(
+def test_a_seed_that_diverges_is_reported_and_the_others_go_on(
     decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing(monkeypatch, 0, NumericsError("step 7: the loss is nan"))

@@ -55,7 +55,7 @@ def test_a_run_and_a_dry_run_say_what_moves_the_weights(decoder_spec: Path, cli:
     }
 
 
-def test_a_schedule_that_does_not_fit_the_run_is_said(decoder_spec: Path, cli: Cli) -> None:
+def test_a_schedule_that_does_not_fit_the_run_is_reported(decoder_spec: Path, cli: Cli) -> None:
     words = [
         "pretrain",
         decoder_spec,
@@ -118,7 +118,7 @@ def test_an_optimizer_state_of_other_weights_is_refused() -> None:
         ),
     ],
 )
-def test_what_counts_validations_or_checkpoints_needs_several(
+def test_options_that_count_validations_or_checkpoints_need_several(
     option: str, message: str, decoder_spec: Path, cli: Cli
 ) -> None:
     once = [

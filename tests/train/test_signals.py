@@ -25,7 +25,7 @@ from zygote import Zygote, resume_command, until
 
 from bigmodel_cli import checkpoints
 from bigmodel_cli.errors import DataError
-from bigmodel_cli.train.signals import Interrupted, Signals, heard
+from bigmodel_cli.train.signals import Interrupted, Signals, received
 from bigmodel_cli.train.workers import Workers
 
 Cli = Callable[..., Result]
@@ -113,7 +113,7 @@ def test_loader_workers_die_with_a_killed_run(cnn_spec: Path, zygote: Zygote) ->
 def test_a_loader_worker_that_dies_or_hangs(
     number: int, cnn_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Row 39: status 3 within the time limit, the checkpoint before it is good, no process is left."""
+    """Row 39: status 3 within the time limit, a good checkpoint, no process left."""
     from bigmodel_cli.train import loop
 
     honest, calls = loop.train_step, []
@@ -163,7 +163,7 @@ def test_a_signal_does_not_wait_for_a_loader_worker_that_hangs(
     assert Path("run", told["last_checkpoint"], "manifest.json").exists()
 
 
-def test_what_is_wrong_with_the_data_is_said_as_without_workers() -> None:
+def test_data_errors_are_reported_as_without_workers() -> None:
     """Row 39: a worker's expected fault has no traceback of the worker's."""
 
     class Broken:
@@ -302,7 +302,7 @@ def test_a_signal_that_python_swallows_is_raised_again_and_nothing_is_printed(
     assert sys.unraisablehook == printed.append
 
 
-def test_how_signals_are_heeded() -> None:
+def test_how_signals_are_handled() -> None:
     """Rows 6 and 67: the first is raised until it is heeded, later ones are not, `nohup` is
     respected, an end stands.
     """
@@ -391,10 +391,10 @@ def test_a_signal_that_python_swallowed_before_the_run_stops_it() -> None:
     """Row 67: raised where a module is imported or an object dies, it is ignored with a line; the
     run does not begin.
     """
-    heard.append(signal.SIGHUP)
+    received.append(signal.SIGHUP)
     try:
         with pytest.raises(Interrupted) as raised, Signals():
             pytest.fail("it began")
     finally:
-        heard.clear()
+        received.clear()
     assert raised.value.number == signal.SIGHUP

@@ -34,9 +34,11 @@ model:
   dim: 16
   encoder: [{mixer: {type: attention, num_heads: 2}, ffn: {type: relu}}]
   decoder: [{mixer: {type: attention, num_heads: 2}, cross: {num_heads: 2}, ffn: {type: relu}}]
-data: {type: pairs, source: [a.txt], target: [b.txt], val_fraction: 0, tokenizer: {type: characters}}
+data: {type: pairs, source: [a.txt], target: [b.txt], val_fraction: 0,
+  tokenizer: {type: characters}}
 task: {type: seq2seq}
-train: {steps: 6, batch_tokens: 200, precision: fp32, compile: "off", log_every: 1, checkpoint_every: 3}
+train: {steps: 6, batch_tokens: 200, precision: fp32, compile: "off", log_every: 1,
+  checkpoint_every: 3}
 """
 
 
@@ -100,7 +102,8 @@ def no_dropout(spec: Path) -> list[str]:
     ],
 )
 def test_out_of_memory_divides_the_micro_batch_and_leaves_the_loss_as_it_is(
-    family: str, task: type, most: int, error: Any, micro_batch_size: int, request: pytest.FixtureRequest, cli: Cli,
+    family: str, task: type, most: int, error: Any, micro_batch_size: int,
+    request: pytest.FixtureRequest, cli: Cli,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Row 41: the global batch and the loss are unchanged, and it is logged."""
@@ -242,7 +245,7 @@ def test_an_update_that_does_not_fit_is_not_done_twice(
 def test_one_sample_that_does_not_fit_ends_the_run_with_a_remedy(
     decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows 40 and 69: status 5 with a remedy, status.json says so, and the last checkpoint resumes."""
+    """Rows 40 and 69: status 5 with a remedy, in status.json too; the last checkpoint resumes."""
     whole = cli("pretrain", decoder_spec, "--out", "whole")
     with monkeypatch.context() as patch:
         small_memory(patch, CausalLM, 0, 7, MemoryError)
@@ -312,7 +315,7 @@ def test_a_validation_that_does_not_fit_takes_fewer_items_at_once(
     ],
     ids=str,
 )
-def test_what_counts_as_out_of_memory(error: Exception, expected: bool) -> None:
+def test_errors_that_count_as_out_of_memory(error: Exception, expected: bool) -> None:
     """Row 69."""
     assert is_out_of_memory(error) is expected
 

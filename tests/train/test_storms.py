@@ -28,7 +28,7 @@ SAMPLE = [
 @pytest.mark.parametrize(
     ("kind", "family", "count"), SAMPLE, ids=lambda value: getattr(value, "__name__", str(value))
 )
-def test_what_a_storm_stops_is_resumed_to_the_bit(
+def test_runs_stopped_by_a_storm_of_signals_resume_bit_for_bit(
     kind: type[Storm], family: str, count: int, zygote: Zygote, tmp_path: Path
 ) -> None:
     """Rows 1 to 4, 7, 61 to 65 and 67: kill -9 and signals at random moments, in saves, and to the

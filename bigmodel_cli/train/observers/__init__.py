@@ -1,6 +1,4 @@
-"""What watches a training: the log, the progress bar, trackers, and what a finished run shows of
-itself.
-"""
+"""What watches a training: the log, the progress bar, trackers, and results at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What watches a training: each observer is one idea, and the loop knows none of them by name."""
+"""What watches a training: the loop calls observers through this interface only."""
 
 from __future__ import annotations
 
@@ -11,46 +11,44 @@ if TYPE_CHECKING:
 
 
 class Observer:
-    """Watches a training; nothing that is not overridden does anything.
+    """Watches a training; the methods do nothing unless overridden.
 
-    What `on_start` raises ends the run before its first step. A record is one line of metrics.jsonl
-    as plain values, with its "step".
+    An exception of `on_start` ends the run before its first step. A record is one line of
+    metrics.jsonl as plain values, with its "step".
     """
 
     def on_start(self, run: Run) -> None:
-        """The run begins, or goes on."""
+        """The run starts or resumes."""
 
     def cut(self, step: int, rewinds: int) -> None:
-        """Forget the records after `step`, and of going back more often than `rewinds` times: they
-        are made again.
-        """
+        """Drop the records after `step`, and those of rewinds after the first `rewinds`."""
 
     def on_log(self, record: dict[str, Any]) -> None:
-        """The figures of the steps since the last such record."""
+        """The figures of the steps since the last log record."""
 
     def on_validation(self, record: dict[str, Any]) -> None:
         """The figures of a validation, under "val"."""
 
     def on_event(self, record: dict[str, Any]) -> None:
-        """Something that happened between two records, such as a smaller micro-batch or going back."""
+        """An event between two records, such as a smaller micro-batch or a rewind."""
 
     def on_message(self, text: str) -> None:
-        """A line for whoever watches."""
+        """A line of text for the user."""
 
     def on_checkpoint(self, step: int) -> None:
-        """A checkpoint of this step is about to be committed: it must not outlive its records."""
-
-    def on_end(self, run: Run) -> None:
-        """The training came to its end, and the averaged weights, if there are any, are in the
-        model.
+        """A checkpoint of this step is about to be committed;
+        its records must be on disk before.
         """
 
+    def on_end(self, run: Run) -> None:
+        """The training is complete; any averaged weights are in the model."""
+
     def close(self) -> None:
-        """Let go of everything, however the run ended. It may be called twice."""
+        """Release everything, however the run ended. It may be called twice."""
 
 
 class Recorder(Observer):
-    """An observer to which all records are alike."""
+    """An observer that treats all records alike."""
 
     def write(self, record: dict[str, Any]) -> None:
         """Take one record."""
@@ -64,23 +62,22 @@ class Recorder(Observer):
         self.write(record)
 
     def on_event(self, record: dict[str, Any]) -> None:
-        """Something that happened."""
+        """An event."""
         self.write(record)
 
 
 class Observers(Observer):
-    """Several observers as one: each is told everything, in this order."""
+    """Several observers as one, called in this order."""
 
     def __init__(self, each: Sequence[Observer]) -> None:
         self.each = each
 
     def on_start(self, run: Run) -> None:
-        """The run begins, or goes on."""
         for observer in self.each:
             observer.on_start(run)
 
     def cut(self, step: int, rewinds: int) -> None:
-        """Forget the records after `step`."""
+        """Drop the records after `step`."""
         for observer in self.each:
             observer.cut(step, rewinds)
 
@@ -95,12 +92,12 @@ class Observers(Observer):
             observer.on_validation(record)
 
     def on_event(self, record: dict[str, Any]) -> None:
-        """Something that happened."""
+        """An event."""
         for observer in self.each:
             observer.on_event(record)
 
     def on_message(self, text: str) -> None:
-        """A line for whoever watches."""
+        """A line of text for the user."""
         for observer in self.each:
             observer.on_message(text)
 
@@ -110,7 +107,7 @@ class Observers(Observer):
             observer.on_checkpoint(step)
 
     def on_end(self, run: Run) -> None:
-        """The training came to its end."""
+        """The training is complete."""
         for observer in self.each:
             observer.on_end(run)
 

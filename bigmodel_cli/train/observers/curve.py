@@ -1,6 +1,4 @@
-"""curve.png: the losses and the metric of a finished run, and below them its learning rate and
-gradients.
-"""
+"""curve.png: losses and metric of a finished run, its learning rate and gradient norm."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ Points = list[tuple[int, float]]
 
 
 class About(NamedTuple):
-    """What a curve needs to be told: the run's name, its metric, and where gradients are clipped."""
+    """What a curve needs beside the metrics: the run's name, its metric, and the clipping norm."""
 
     title: str
     name: str
@@ -42,15 +40,12 @@ class About(NamedTuple):
 
 
 class Curve(Observer):
-    """Draws curve.png from metrics.jsonl when the run ends; nothing where that could not be
-    written.
-    """
+    """Draws curve.png from metrics.jsonl when the run ends, if that file was written."""
 
     def __init__(self, metrics: MetricsLog) -> None:
         self.metrics = metrics
 
     def on_end(self, run: Run) -> None:
-        """Draw it."""
         picture = self.metrics.path.with_name("curve.png")
         if self.metrics.broken:
             return
@@ -64,9 +59,7 @@ class Curve(Observer):
 
 
 def drawn(picture: Path, draw: Callable[[], None], tell: Callable[[str], None]) -> bool:
-    """Draw a finished run's picture; where that fails for any reason, a warning says why, and the
-    run's result stands.
-    """
+    """Draw a finished run's picture; any failure is a warning, and the run's result stands."""
     try:
         draw()
     except Exception as error:
@@ -82,10 +75,9 @@ def drawn(picture: Path, draw: Callable[[], None], tell: Callable[[str], None]) 
 
 
 def draw_curve(metrics: Path, picture: Path, about: About) -> None:
-    """Draw as a PNG what metrics.jsonl holds: losses and the task's metric; learning rate and the
-    norm of the gradient.
+    """Draw metrics.jsonl as a PNG: losses and metric; learning rate and gradient norm.
 
-    A validation in which a figure was not a finite number is a gap in its line.
+    A validation whose figure is not finite is a gap in its line.
     """
     records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     shown = ("loss", about.name)
@@ -97,7 +89,7 @@ def draw_curve(metrics: Path, picture: Path, about: About) -> None:
     if not steps:
         return
     figure = new_figure((8, 6))
-    figure.set_layout_engine(None)  # to find a layout takes as long as to draw
+    figure.set_layout_engine(None)  # finding a layout takes as long as drawing
     figure.subplots_adjust(left=0.1, right=0.87, top=0.89, bottom=0.08, hspace=0.22)
     upper, lower = figure.subplots(2, sharex=True, height_ratios=(5, 2))
     figure.suptitle(plain(about.title))
@@ -196,7 +188,7 @@ def _line(axes: Any, points: Points, color: str, label: str, **options: Any) -> 
 
 
 def _legend(axes: Any, lines: list[Any]) -> None:
-    """Above the axes, never upon a line."""
+    """Draw the legend above the axes, never over a line."""
     if lines:
         options = {
             "loc": "lower center",

@@ -1,4 +1,4 @@
-"""metrics.jsonl: the truth that every plot and tracker reads."""
+"""metrics.jsonl: the record that every plot and tracker reads."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ class Log(Recorder):
         self.metrics = metrics
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append a line."""
         self.metrics.write(record)
 
     def cut(self, step: int, rewinds: int) -> None:
-        """Drop the lines that are written again."""
+        """Drop the lines that will be written again."""
         self.metrics.cut(step, rewinds)
 
     def on_checkpoint(self, step: int) -> None:
-        """Bring to the disk what was recorded so far."""
+        """Sync the records to disk."""
         self.metrics.sync()

@@ -1,4 +1,4 @@
-"""Where a run is: a progress bar on a terminal, plain lines elsewhere."""
+"""Progress: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -25,15 +25,14 @@ BAR_EVERY = 0.2
 LINE_EVERY = 10.0
 """Seconds between redraws of the bar, and between plain lines where there is no terminal."""
 SAMPLE, SAMPLES = 0.5, 31
-"""Seconds that a sample of the pace takes at least, and how many samples are kept."""
+"""Least seconds of a sample of the pace, and how many samples are kept."""
 
 
 class Pace:
-    """Seconds that a run still takes, by medians over its last samples: a pause, however long, is
-    one sample of many.
+    """Remaining seconds of a run, by medians over its last samples, so that one pause hardly
+    counts.
 
-    Validations and checkpoints are counted apart from the steps, by how long each takes and how
-    often they come.
+    Validations and checkpoints count apart from the steps, by their duration and frequency.
     """
 
     def __init__(self, step: int) -> None:
@@ -45,12 +44,12 @@ class Pace:
         self.extras: deque[float] = deque(maxlen=SAMPLES)  # seconds an interruption
 
     def interrupt(self) -> None:
-        """The time since the last sample is not of steps alone."""
+        """Mark that the time since the last sample includes more than steps."""
         self.interruptions += not self.interrupted
         self.interrupted = True
 
     def add(self, step: int) -> None:
-        """The run has come to this step."""
+        """The run has reached this step."""
         now = time.perf_counter()
         seconds, steps = now - self.since, step - self.step
         if steps < 0:  # the run went back
@@ -65,7 +64,7 @@ class Pace:
         self.since, self.step, self.interrupted = now, step, False
 
     def left(self, steps: int) -> float | None:
-        """The seconds that so many more steps take; None where nothing is known yet."""
+        """Seconds for `steps` more steps; None where nothing is known yet."""
         if not self.paces:
             return None
         extra = (
@@ -77,7 +76,7 @@ class Pace:
 
 
 WIDE = 76
-"""Columns of a terminal that has room for learning rate and speed."""
+"""Least columns of a terminal for learning rate and speed."""
 
 
 class Progress(Observer):
@@ -121,7 +120,7 @@ class Progress(Observer):
         self.task = self.bar.add_task("", total=self.total, completed=start, figures="", of=of)
 
     def on_log(self, record: dict[str, Any]) -> None:
-        """Show where the run is; a record without a loss is of steps that had no effect."""
+        """Show the record; one without a loss is of steps that had no effect."""
         now, step = time.perf_counter(), record["step"]
         self.total = (
             self.total if self.run is None else self.run.total
@@ -138,11 +137,9 @@ class Progress(Observer):
         remaining = f"  {duration(left)} left" if left is not None else ""
         figures += remaining
         if self.bar is not None and self.task is not None:
-            if self.bar.console.size.width < WIDE:  # step and time left are not to be cut
+            if self.bar.console.size.width < WIDE:  # step and time left must not be cut
                 figures = f"loss {shown_loss}{remaining}"
-            with contextlib.suppress(
-                OSError
-            ):  # the terminal has gone; SIGHUP says so in its own way
+            with contextlib.suppress(OSError):  # the terminal has gone; SIGHUP deals with that
                 self.bar.update(
                     self.task, total=self.total, completed=step, figures=figures, of=self.total
                 )
@@ -158,7 +155,7 @@ class Progress(Observer):
         )
 
     def on_message(self, text: str) -> None:
-        """Print a line that stays."""
+        """Print a line above the bar."""
         if self.bar is not None:
             with contextlib.suppress(OSError):  # of a terminal that has gone
                 self.bar.console.print(visible(text), soft_wrap=True)
@@ -166,15 +163,14 @@ class Progress(Observer):
             say(text)
 
     def on_checkpoint(self, step: int) -> None:
-        """The time that it takes is not of steps."""
+        """Its time does not count as steps."""
         self.pace.interrupt()
 
     def on_end(self, run: Run) -> None:
-        """Remove the bar: what others show comes below it."""
+        """Remove the bar, since others print below it."""
         self.close()
 
     def close(self) -> None:
-        """Remove the bar."""
         if self.bar is not None:
             with contextlib.suppress(OSError):
                 self.bar.stop()
@@ -182,7 +178,7 @@ class Progress(Observer):
 
 
 def shown_metrics(metrics: dict[str, float], info: Callable[[str], MetricInfo]) -> str:
-    """'loss 1.8857  accuracy 45.20 %' for people; `info` says what is to be known of a metric."""
+    """'loss 1.8857  accuracy 45.20 %' for people; `info` describes a metric."""
     return "  ".join(
         f"{name} {shown(value, info(name).percent)}" for name, value in metrics.items()
     )

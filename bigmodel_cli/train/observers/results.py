@@ -1,4 +1,4 @@
-"""What a finished run's model can do: text that it writes, images that it rebuilds."""
+"""Samples of a finished model: generated text, reconstructed images."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ SHOWN = 8
 
 
 class SampleText(Observer):
-    """Shows text that the model writes after its training, where its task is to write."""
+    """Shows generated text after the training, where the task asks for it."""
 
     def on_end(self, run: Run) -> None:
-        """Show it."""
         spec, wanted = run.loaded.spec, run.loaded.spec.task.sample()
         if wanted is None:
             return
@@ -45,12 +44,9 @@ class SampleText(Observer):
 
 
 class SamplePictures(Observer):
-    """Draws images of the validation, or of the training where there is none, as the task shows
-    what was learnt.
-    """
+    """Draws the task's pictures of validation images (training images without a validation)."""
 
     def on_end(self, run: Run) -> None:
-        """Draw them."""
         wanted = run.loaded.spec.task.pictures()
         if wanted is None:
             return
@@ -60,7 +56,7 @@ class SamplePictures(Observer):
 
 
 def draw_pictures(run: Run, wanted: Pictures, path: Path) -> None:
-    """Draw the split's first images, and what the model makes of them, as a PNG."""
+    """Draw the task's pictures of the split's first images as a PNG."""
     split = run.validation if run.validation is not None else run.loader.batches.split
     samples = np.arange(min(SHOWN, len(split)))
     batch = {

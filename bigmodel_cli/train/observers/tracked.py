@@ -1,6 +1,4 @@
-"""A tracker of the spec at work: in a thread of its own, so that neither its faults nor its pace
-touch the run.
-"""
+"""Runs a tracker in a thread of its own, so that its errors and delays do not affect the run."""
 
 from __future__ import annotations
 
@@ -20,15 +18,13 @@ if TYPE_CHECKING:
 
 LIMIT = 60.0
 LIMIT_STOPPED = 10.0
-"""Seconds that the end of a run waits for its trackers, and that of a run that was stopped:
-schedulers do not wait long.
-"""
+"""Seconds that the end of a run waits for its trackers; fewer for a stopped run."""
 
 
 class Tracked(Recorder):
     """Passes records on to a tracker.
 
-    What it raises is one warning; nothing waits for it but the end, for `LIMIT` seconds.
+    Its exception is one warning. Only the end of the run waits for it, for `LIMIT` seconds.
     """
 
     def __init__(self, options: AnyTrackerOptions) -> None:
@@ -38,12 +34,12 @@ class Tracked(Recorder):
         self.calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self.remarks: SimpleQueue[str] = (
             SimpleQueue()
-        )  # a thread tells nothing by itself: it would break the bar
+        )  # the thread does not print by itself: that would break the bar
         self.failed = False
-        self.until = 0.0  # when the end stops waiting; 0 before the end
+        self.until = 0.0  # when to stop waiting; 0 before the end
 
     def on_start(self, run: Run) -> None:
-        """Make the tracker, and let it begin."""
+        """Make and start the tracker."""
         self.say = run.say
         about = TrackedRun(run.directory.path, run.loaded.spec.to_dict(), self.remarks.put)
         try:
@@ -57,7 +53,7 @@ class Tracked(Recorder):
         self.calls.put(self.tracker.start)
 
     def cut(self, step: int, rewinds: int) -> None:
-        """Have the later records taken back."""
+        """Have the later records dropped."""
         self.calls.put(lambda: self.tracker.cut(step))
 
     def write(self, record: dict[str, Any]) -> None:

@@ -149,7 +149,7 @@ def test_a_part_without_fault_keeps_them_all() -> None:
         ("documents", "documents"),
     ],
 )
-def test_a_broken_promise_is_found_and_told_with_the_remedy(fault: str, promise: str) -> None:
+def test_a_broken_promise_is_reported_with_the_remedy(fault: str, promise: str) -> None:
     before = torch.random.get_rng_state()
     found = {f.promise: f for f in check_part("mixer", MeanOptions(fault=fault))}
     assert torch.equal(

@@ -151,7 +151,7 @@ def test_several_prompts_stand_apart_and_are_as_in_a_pipe(
     )
 
 
-def test_what_is_written_stays_where_it_is_stopped(
+def test_an_interrupted_text_stays_on_the_terminal(
     decoder: Path, terminal: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The line is ended, and the status is that of SIGINT."""

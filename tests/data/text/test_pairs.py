@@ -207,7 +207,7 @@ DECODER = "{type: decoder, dim: 16, blocks: [{mixer: {type: attention, num_heads
         ),
     ],
 )
-def test_what_does_not_go_together_is_said(
+def test_pair_options_that_do_not_fit_are_refused(
     changes: list[str], status: int, message: str, cli: Cli
 ) -> None:
     write("a.txt", ["abcd", "bcde", "cdef"])
@@ -226,7 +226,7 @@ def test_what_does_not_go_together_is_said(
     assert message in result.err
 
 
-def test_what_evaluation_cuts_is_said() -> None:
+def test_truncated_sources_are_reported_by_eval() -> None:
     write("a.txt", ["ab"] * 4)
     write("v.txt", ["abcdefgh", "ab", "abcdefghi"])
     write("w.txt", ["abcdefg", "abcdefgh", "b"])

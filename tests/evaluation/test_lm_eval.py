@@ -79,7 +79,7 @@ def test_whole_texts_are_scored_in_windows_each_token_once(loaded: Loaded) -> No
     assert Answers(loaded).whole([text, "a"])[0] == pytest.approx(want, abs=1e-4)
 
 
-def test_writing_stops_where_it_is_told(loaded: Loaded) -> None:
+def test_generation_ends_at_the_stop_strings(loaded: Loaded) -> None:
     answers = Answers(loaded)
     whole = answers.written([("all you", {"max_gen_toks": 12})])[0]
     stop = whole[3]

@@ -134,7 +134,7 @@ def test_images_that_are_arrays_keep_their_own_shape() -> None:
 
 
 @pytest.mark.parametrize("bits", [10, 12, 16])
-def test_few_bits_in_16_are_said(bits: int) -> None:
+def test_16_bit_images_with_few_used_bits_are_reported(bits: int) -> None:
     for i in range(4):
         values = RNG.integers(0, 2**bits, (6, 6), np.uint16)
         values[0, 0] = 2**bits - 1

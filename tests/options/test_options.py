@@ -124,7 +124,7 @@ def test_options_with_several_types_list_them_and_json_says_the_same(cli: Cli) -
         ("xyzzy", "there are base, model, data, task, train, init"),
     ],
 )
-def test_what_is_not_there_is_told_with_what_may_be_meant(words: str, meant: str, cli: Cli) -> None:
+def test_an_unknown_option_is_refused_with_suggestions(words: str, meant: str, cli: Cli) -> None:
     result = cli("options", *words.split())
     assert (result.status, result.out) == (2, "")
     assert meant in result.err

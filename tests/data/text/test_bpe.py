@@ -155,7 +155,7 @@ def test_a_fault_while_texts_are_read_ends_the_process() -> None:
         train_bpe(broken(), 300)
 
 
-def test_a_process_that_is_killed_or_fails_is_said(
+def test_a_tokenizer_process_that_is_killed_or_fails_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """row 69: the system kills what takes too much memory: 5 with a remedy; any other end is a

@@ -131,10 +131,11 @@ def save(form: str) -> tuple[bytes, tuple[int, int]]:
 
 @pytest.mark.parametrize(
     ("form", "colour"),
-    [("cmyk", (254, 0, 0)), ("16-bit", (100, 100, 100)), ("animated", (200, 0, 0)), ("palette", (200, 0, 0)),
+    [("cmyk", (254, 0, 0)), ("16-bit", (100, 100, 100)), ("animated", (200, 0, 0)),
+     ("palette", (200, 0, 0)),
      ("transparent", (0, 0, 0)), ("turned", (200, 0, 0))],
 )  # fmt: skip
-def test_conversions_are_as_stated(form: str, colour: tuple[int, int, int]) -> None:
+def test_pixel_formats_are_converted_as_documented(form: str, colour: tuple[int, int, int]) -> None:
     content, size = save(form)
     pixels = decode(content, form, 3, None)
     assert pixels.shape == (3, *size)
@@ -244,7 +245,7 @@ def test_a_label_below_zero_in_parquet() -> None:
         opened(type="parquet_images", train=["bad.parquet"], image_column="picture")
 
 
-def test_a_class_that_a_split_lacks_is_said() -> None:
+def test_a_class_missing_in_an_image_split_is_reported() -> None:
     folder("set/train")
     folder("set/test", classes=("cat",))
     said: list[str] = []

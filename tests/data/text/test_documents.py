@@ -125,7 +125,8 @@ def test_a_corpus_that_cannot_be_used(
     name: str, content: bytes, message: str, decoder_spec: Path, cli: Cli
 ) -> None:
     Path(name).write_bytes(content)
-    result = cli("pretrain", decoder_spec, "--out", "run", "--set", f"data.files=[{name}]", "--set", "data.context=8",
+    result = cli("pretrain", decoder_spec, "--out", "run", "--set", f"data.files=[{name}]", "--set",
+     "data.context=8",
                  "--set", "data.tokenizer.type=bytes")  # fmt: skip
     assert result.status == 3
     assert message in result.err
@@ -190,7 +191,7 @@ def test_an_unknown_character_is_an_error_not_a_replacement() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"model": {"type": "BPE"}}', b"\xff"])
-def test_what_is_no_tokenizer(content: bytes) -> None:
+def test_faulty_tokenizer_options_are_refused(content: bytes) -> None:
     with pytest.raises(DataError, match=r"t.json: not a tokenizer.json"):
         read_tokenizer(content, "t.json")
 

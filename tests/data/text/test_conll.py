@@ -103,7 +103,7 @@ def test_columns_lists_and_conll_u_are_read() -> None:
         ("-DOCSTART- O\n\n", {}, "data.train: there is not a sentence in a.conll"),
     ],
 )
-def test_what_is_no_sentence_is_refused_with_its_line(
+def test_malformed_sentences_are_refused_with_the_line(
     content: str, options: dict[str, Any], fault: str
 ) -> None:
     with pytest.raises(BigmodelError, match=fault):

@@ -387,7 +387,8 @@ model:
   pool: mean
   position: {type: learned}
   blocks: [{mixer: {type: attention, num_heads: 2}, ffn: {type: relu}}]
-data: {type: table, train: [a.tsv], val: [b.tsv], text: [0], label: 1, context: 16, tokenizer: {type: bytes}}
+data: {type: table, train: [a.tsv], val: [b.tsv], text: [0], label: 1, context: 16,
+  tokenizer: {type: bytes}}
 task: {type: classification}
 train: {steps: 2, batch_size: 2, precision: fp32, memory_format: contiguous, compile: "off"}
 """
@@ -431,7 +432,7 @@ ALL = ["data.val=[]", "data.val_fraction=0"]
         ),
     ],
 )
-def test_what_does_not_go_together_is_said(
+def test_table_options_that_do_not_fit_are_refused(
     changes: list[str], status: int, message: str, cli: Cli
 ) -> None:
     write("a.tsv", "good\tpos\nbad\tnegs\n")

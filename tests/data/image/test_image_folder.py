@@ -69,13 +69,18 @@ def test_splits_by_every_usual_name(train: str, val: str, test: str) -> None:
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        (["train/a/1", "val/a/1", "valid/a/1"], "r/val and r/valid: two folders for the val split; join them"),
+        (["train/a/1", "val/a/1", "valid/a/1"],
+         "r/val and r/valid: two folders for the val split; join them"),
         (["train/a/1", "Train/a/1"], "r/Train and r/train: two folders for the train split"),
-        (["train/a/1", "test/a/1", "cat/1", "dog/1"], "r: folders of splits (train, test) beside others with images (cat, dog)"),
-        (["car/1", "plane/1", "train/1"], "r/train: images lie right in it, as in a class, and its name is that of a split; "
-         "where it is a class beside car, plane, put all classes into r/train (so r/train/train), or rename it"),
+        (["train/a/1", "test/a/1", "cat/1", "dog/1"],
+         "r: folders of splits (train, test) beside others with images (cat, dog)"),
+        (["car/1", "plane/1", "train/1"],
+         "r/train: images lie right in it, as in a class, and its name is that of a split; "
+         "where it is a class beside car, plane, put all classes into r/train (so "
+         "r/train/train), or rename it"),
         (["other/1", "Test/1"], "r/Test: images lie right in it, as in a class"),
-        (["train/1", "test/1"], "r: no folders of classes in it; the layout is root/class/image.png"),
+        (["train/1", "test/1"],
+         "r: no folders of classes in it; the layout is root/class/image.png"),
     ],
 )  # fmt: skip
 def test_layouts_that_can_be_read_in_two_ways(paths: list[str], message: str) -> None:
@@ -239,7 +244,7 @@ def test_a_split_whose_images_lie_in_no_class(only: str | None) -> None:
     assert {n: len(s) for n, s in found(labelled=False).items()} == {"train": 2, "test": 1}
 
 
-def test_classes_that_differ_in_case_alone_are_said() -> None:
+def test_classes_that_differ_only_in_case_are_reported() -> None:
     pictures("r/cat/1.png", "r/Cat/2.png", "r/dog/3.png", "r/01/4.png", "r/1/5.png")
     said: list[str] = []
     open_data(FolderOptions(root="r", val_fraction=0), base=Path(), say=said.append)

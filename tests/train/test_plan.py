@@ -25,7 +25,8 @@ Cli = Callable[..., Result]
 IMAGES = DatasetInfo(image_shape=(1, 8, 8), mean=(0.5,), std=(0.5,), classes=tuple("0123456789"))
 TOKENS = DatasetInfo(vocab_size=20, context=16)
 VIT = """\
-model: {type: vit, dim: 16, patch: 4, blocks: [{mixer: {type: attention, num_heads: 2}, ffn: {type: gelu}}]}
+model: {type: vit, dim: 16, patch: 4,
+  blocks: [{mixer: {type: attention, num_heads: 2}, ffn: {type: gelu}}]}
 data: {type: digits}
 task: {type: classification}
 train: {steps: 1}

@@ -25,7 +25,8 @@ model:
   type: seq2seq
   dim: 32
   encoder: [{mixer: {type: attention, num_heads: 4}, ffn: {type: relu}, placement: post}]
-  decoder: [{mixer: {type: attention, num_heads: 4}, cross: {num_heads: 4}, ffn: {type: relu}, placement: post}]
+  decoder: [{mixer: {type: attention, num_heads: 4}, cross: {num_heads: 4}, ffn: {type: relu},
+    placement: post}]
 data:
   type: pairs
   source: [train.a]
@@ -141,7 +142,7 @@ def test_the_result_is_the_mean_of_the_last_checkpoints(trained: Path, cli: Cli)
     assert "from step 40" in longer.err
 
 
-def test_patience_by_what_the_model_writes(trained: Path, cli: Cli) -> None:
+def test_patience_by_a_metric_of_generated_text(trained: Path, cli: Cli) -> None:
     """The best checkpoint is the one of the highest chrF; judging by text changes nothing of the
     training itself.
     """
@@ -241,7 +242,7 @@ def test_beams_and_drawing(trained: Path, cli: Cli) -> None:
         assert message in result.err
 
 
-def test_what_cannot_be_scored_is_said(
+def test_what_cannot_be_scored_is_refused(
     trained: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cli("eval", "run", "--predictions", "good.jsonl")

@@ -285,7 +285,7 @@ def test_values_beyond_131072_characters(monkeypatch: pytest.MonkeyPatch) -> Non
         ),
     ],
 )
-def test_what_cannot_be_read_names_a_way_out(
+def test_unreadable_tables_are_refused_with_a_remedy(
     name: str, content: str, columns: Columns, message: str
 ) -> None:
     file(name, content)
@@ -295,7 +295,7 @@ def test_what_cannot_be_read_names_a_way_out(
     str(caught.value).encode("utf-8", "backslashreplace")
 
 
-def test_what_may_be_meant_otherwise_is_said() -> None:
+def test_ambiguous_tables_are_reported() -> None:
     quoted = file("a.tsv", 'one "word"\t1\n"a ""quoted"" text"\t0\n"x"\t1\n')
     assert "2 of 3 rows have a text in quotes" in survey_table([quoted], Columns((0,), 1)).notes[0]
     assert rows("a.tsv", Columns((0,), 1))[1:] == [
@@ -324,7 +324,7 @@ def test_what_may_be_meant_otherwise_is_said() -> None:
     assert any("2 of 2 rows have a text in quotes" in line for line in said)
 
 
-def test_labels_of_one_meaning_in_two_spellings_are_said() -> None:
+def test_two_spellings_of_a_label_are_reported() -> None:
     assert alike_labels(["1", "2", "10"]) == []
     assert alike_labels(["a", "b", "1.1", "1.2"]) == []
     assert alike_labels(["1", "01", "2"]) == ["warning: '1' and '01' are read as different labels"]

@@ -102,7 +102,7 @@ def test_constant_and_inverse_square_root_have_no_end() -> None:
     assert schedule("inverse_sqrt").factor(9, 10) == pytest.approx(1 / math.sqrt(9))
 
 
-def test_a_warm_up_that_does_not_fit_the_run_is_said() -> None:
+def test_a_warm_up_longer_than_the_run_is_reported() -> None:
     assert schedule("cosine", warmup=9).remarks(10) == []
     (remark,) = schedule("cosine", warmup=19).remarks(10)
     assert "19 steps of warm-up are not fewer than the run's 10" in remark

@@ -64,7 +64,7 @@ def test_channels_become_their_mean() -> None:
     ).notes
 
 
-def test_channels_that_cancel_one_another_are_said() -> None:
+def test_channels_that_cancel_are_reported() -> None:
     x = tone(8000)
     turned = decode(
         riff(packed(np.stack((x, -0.95 * x), 1).ravel(), "16"), channels=2), "a.wav", 8000
@@ -121,7 +121,7 @@ def test_pcm_of_16_bits_is_kept_to_the_bit_however_quiet() -> None:
         assert np.array_equal(read.floats() * 32768, values), peak
 
 
-def test_what_resampling_makes_louder_is_not_cut() -> None:
+def test_resampling_does_not_clip() -> None:
     from scipy.signal import resample_poly
 
     x = 0.999 * np.sign(np.sin(2 * np.pi * 250 * (np.arange(6000) + 0.5) / 12_000))
@@ -133,7 +133,7 @@ def test_what_resampling_makes_louder_is_not_cut() -> None:
         assert abs(float(read.max()) - float(expected.max())) < 0.06  # by another filter
 
 
-def test_what_codecs_make_louder_is_not_cut() -> None:
+def test_decoding_does_not_clip() -> None:
     soundfile = pytest.importorskip("soundfile")
     x, file = 0.99 * np.sign(tone(16_000, 1.0, 300)), io.BytesIO()
     soundfile.write(file, x, 16_000, format="OGG")
@@ -226,8 +226,10 @@ HALF = packed(tone(8000), "16")
         (riff(HALF)[:-100], "cut off: 7,900 bytes of samples, and its header says 8,000"),
         (riff(HALF[:-1]), "cut off: 7,999 bytes of samples are not a multiple of 2"),
         (riff(b""), "no samples in it"),
-        (riff(packed(np.array([0.0, 0.5, np.nan]), "float32"), 3, 32), "sample 2 is not a finite number"),
-        (riff(packed(np.array([0.0, -np.inf]), "float32"), 3, 32), "sample 1 is not a finite number"),
+        (riff(packed(np.array([0.0, 0.5, np.nan]), "float32"), 3, 32),
+         "sample 2 is not a finite number"),
+        (riff(packed(np.array([0.0, -np.inf]), "float32"), 3, 32),
+         "sample 1 is not a finite number"),
         (riff(packed(np.array([1e300]), "float64"), 3, 64), "sample 0 is not a finite number"),
         (riff(HALF, 7, 8), "encoded as mu-law; convert it to 16-bit PCM"),
         (riff(HALF, 0x1234, 16), "encoded as 16-bit format 4660"),
@@ -293,7 +295,7 @@ def test_damage_is_a_data_error_or_sound(tail: bytes, place: int, value: int) ->
         assert len(decode(bytes(content), "a.wav", 8000).values)
 
 
-def test_soundfile_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_soundfile_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "soundfile", None)

@@ -50,7 +50,8 @@ class Csv(Tracker):
                 self.rows = list(csv.reader(file))
 
     def write(self, record: dict[str, Any]) -> None:
-        self.rows += [[str(record["step"]), name, str(value)] for name, value in figures(record).items()]
+        step = str(record["step"])
+        self.rows += [[step, name, str(value)] for name, value in figures(record).items()]
 
     def cut(self, step: int) -> None:
         self.rows = [row for row in self.rows if int(row[0]) <= step]
@@ -88,7 +89,7 @@ def test_tensorboard_of_an_older_spec_is_a_tracker() -> None:
     assert [tracker["type"] for tracker in both] == ["mlflow", "tensorboard"]
 
 
-def test_what_is_wrong_with_trackers_is_refused() -> None:
+def test_faulty_tracker_options_are_refused() -> None:
     with pytest.raises(pydantic.ValidationError, match="trackers: wandb is given twice"):
         trackers(trackers=["wandb", {"type": "wandb"}])
     with pytest.raises(pydantic.ValidationError, match="mode"):

@@ -73,7 +73,9 @@ def test_words_are_classes_over_all_splits() -> None:
 @pytest.mark.parametrize(
     ("labels", "names", "message"),
     [
-        ([0, None, 1], None, "row 1: data.label_column: 'label' holds nothing (null); a label is a whole number, or the name"),
+        ([0, None, 1], None,
+         "row 1: data.label_column: 'label' holds nothing (null); a label is a whole number, or "
+         "the name"),
         ([0, 1.5], None, "row 1: data.label_column: 'label' holds 1.5; a label is a whole number"),
         ([float("nan"), 1.0], None, "row 0: data.label_column: 'label' holds nan"),
         (["a", " "], None, "row 1: data.label_column: 'label' holds ' '"),

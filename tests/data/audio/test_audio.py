@@ -295,7 +295,7 @@ def test_augmentation_belongs_to_the_sample_not_to_the_batch(
     assert together[name].shape != other[name].shape or not torch.equal(together[name], other[name])
 
 
-def test_what_each_change_does() -> None:
+def test_each_augmentation() -> None:
     lengths, samples = torch.tensor([4000, 2000]), np.array([5, 6])
     waves = torch.from_numpy(np.stack([tone(8000), tone(8000)])).float() * real(lengths, 4000)
     row = (0, 1, samples, 200)
@@ -542,25 +542,34 @@ def test_recordings_that_cannot_be_decoded(
         (["data.files=[empty.tar]"], 3, "empty.tar: no recordings in it"),
         (["data.files=[half.tar.gz]"], 3, "half.tar.gz: cannot be read as an archive"),
         (["data.files=[fake.tar.gz]"], 3, "fake.tar.gz: cannot be read as an archive"),
-        (["data.pattern='(?P<label>z)x'", "data.split={}"], 3, "is found in none of 12 names; the first is high_ann_0.wav"),
-        (["data.pattern='(?P<label>x*)'", "data.split={}"], 3, "high_ann_0.wav: data.pattern gives it an empty label"),
-        (["data.split={test: {index: [77]}}"], 3, "data.split.test: no recording of 12 is in it; in the names stand index: 0, 1"),
-        (["data.split={test: {label: [low, high]}}"], 3, "data.split: nothing of 12 recordings is left to train on"),
+        (["data.pattern='(?P<label>z)x'", "data.split={}"], 3,
+         "is found in none of 12 names; the first is high_ann_0.wav"),
+        (["data.pattern='(?P<label>x*)'", "data.split={}"], 3,
+         "high_ann_0.wav: data.pattern gives it an empty label"),
+        (["data.split={test: {index: [77]}}"], 3,
+         "data.split.test: no recording of 12 is in it; in the names stand index: 0, 1"),
+        (["data.split={test: {label: [low, high]}}"], 3,
+         "data.split: nothing of 12 recordings is left to train on"),
         (["train.batch_size=9"], 3, "the train split has 7 samples, fewer than train.batch_size 9"),
         (["data.pattern='(?P<label>'"], 2, "data.pattern: not a regular expression"),
-        (["data.pattern='(?P<lable>a)'", "data.split={}"], 2, "pattern: it needs a group (?P<label>...)"),
-        (["data.split={test: {speeker: [ann]}}"], 2, "no group 'speeker' (it has: label, speaker, index); did you mean speaker?"),
+        (["data.pattern='(?P<lable>a)'", "data.split={}"], 2,
+         "pattern: it needs a group (?P<label>...)"),
+        (["data.split={test: {speeker: [ann]}}"], 2,
+         "no group 'speeker' (it has: label, speaker, index); did you mean speaker?"),
         (["data.join={}"], 2, "join: say in which units a transcript is spelled"),
         (["data.units=words"], 2, "seconds: transcripts belong to rows of frames"),
         (["data.high=5000"], 2, "do not lie in this order below half the rate"),
-        (["data.mels=200"], 2, "data.mels: 29 of 200 bands hold no frequency that a window of 200 samples tells apart (31 Hz)"),
+        (["data.mels=200"], 2,
+         "data.mels: 29 of 200 bands hold no frequency that a window of 200 samples tells apart "
+         "(31 Hz)"),
         (["data.hop=0.00001"], 2, "at 8000 Hz they hold less than a sample"),
         (["data.rate=.nan"], 2, "data.rate"),
         (["data.seconds=null"], 2, "model.type: cnn reads labelled images, and the data has none"),
-        (["task.type=ctc"], 2, "task.type: ctc is learnt by model.type: encoder, and model.type is cnn"),
+        (["task.type=ctc"], 2,
+         "task.type: ctc is learnt by model.type: encoder, and model.type is cnn"),
     ],
 )  # fmt: skip
-def test_what_does_not_go_together_is_said(
+def test_audio_options_that_do_not_fit_are_refused(
     changes: list[str], status: int, message: str, cli: Cli
 ) -> None:
     write()
@@ -577,7 +586,7 @@ def test_what_does_not_go_together_is_said(
     assert not Path("run/checkpoints").exists()
 
 
-def test_a_class_that_a_split_lacks_is_said() -> None:
+def test_a_class_missing_in_an_audio_split_is_reported() -> None:
     write()
     said: list[str] = []
     opened(said, split={"test": {"label": ["low"], "index": [0]}})

@@ -29,11 +29,13 @@ def weights(parameters: list[torch.nn.Parameter]) -> list[Weight]:
 
 CASES: list[tuple[Any, Any, dict[str, Any]]] = [
     (AdamWOptions(weight_decay=0.1), torch.optim.AdamW, {"weight_decay": 0.1}),
-    (AdamWOptions(betas=[0.8, 0.95], eps=1e-6), torch.optim.AdamW, {"betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0}),
+    (AdamWOptions(betas=[0.8, 0.95], eps=1e-6), torch.optim.AdamW,
+     {"betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0}),
     (AdamWOptions(weight_decay=0.0), torch.optim.Adam, {}),
     (SGDOptions(momentum=0.9, nesterov=True, weight_decay=0.01), torch.optim.SGD,
      {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
-    (SGDOptions(momentum=0.5, nesterov=False, weight_decay=0.0), torch.optim.SGD, {"momentum": 0.5}),
+    (SGDOptions(momentum=0.5, nesterov=False, weight_decay=0.0), torch.optim.SGD,
+     {"momentum": 0.5}),
 ]  # fmt: skip
 
 

@@ -67,7 +67,7 @@ def test_candidates_take_turns_and_the_first_round_does_not_count() -> None:
     assert order == [PLAIN, HALF] * 4
 
 
-def test_there_are_more_rounds_while_there_is_time_and_the_slower_is_given_up() -> None:
+def test_rounds_fill_the_time_and_the_slower_candidate_is_dropped() -> None:
     times, order = run({PLAIN: [9] * 8, LAST: [1, 8, 10], HALF: [1] + [5] * 7}, tick=0.0)
     assert times == {PLAIN: [9] * 7, LAST: [8, 10], HALF: [5] * 7}
     assert order.count(LAST) == 3
@@ -86,7 +86,7 @@ def test_noise_alone_picks_the_plain_one() -> None:
     assert picked.count(HALF) < 0.04 * len(picked)  # 1 of 32 by chance
 
 
-def test_what_was_close_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_close_choice_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     from bigmodel_cli.recipe import TrainOptions
 
     said: list[str] = []
