@@ -29,6 +29,7 @@ SplitName = Annotated[
 Samples = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
+        "--predictions",
         metavar="FILE",
         help="Write every item with answer and scores as JSON Lines.",
         show_default=False,
