@@ -18,6 +18,7 @@ from pydantic import Field
 
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data.base import Say, numbers_of
+from bigmodel_cli.data.reading import checked_text
 from bigmodel_cli.errors import DataError, SpecError
 
 LARGEST = 1e100
@@ -92,7 +93,13 @@ def read_set(value: Any, separator: str, place: str, option: str) -> tuple[str, 
                 f"{place}: {option}: {shown} is neither a word nor a whole number; for no label"
                 " write []"
             )
-        names.add(str(label).lower() if isinstance(label, bool) else str(label).strip())
+        if isinstance(label, str) and separator in label:
+            raise DataError(
+                f"{place}: {option}: {label!r} stands in a list, and has label_separator"
+                f" {separator!r} within; give one that no label has"
+            )
+        name = checked_text(str(label), f"{place}: {option}").strip()
+        names.add(name.lower() if isinstance(label, bool) else name)
     return tuple(sorted(names - {""}))
 
 
@@ -141,6 +148,11 @@ def number_facts(
                 f"data.targets: {len(names)} ({', '.join(names)}), and the checkpoint has"
                 f" {len(before.targets)} ({', '.join(before.targets) or 'none'}); name as many, in"
                 " this order"
+            )
+        if not known:
+            say(
+                "data.targets: the mean and deviation that scale them are the checkpoint's, since"
+                " its head goes on"
             )
         return {
             "targets": before.targets,

@@ -59,18 +59,22 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Each metric's value under its own name, for `jq .accuracy`,
         and in full under `metrics`.
+
+        Of tagging `precision` is the metric; what it is computed in is `computed_in` alone.
         """
         compared = {
             "compared_with": self.second,
             "differences": {n: d.to_json() for n, d in self.differences.items()},
         }
+        values = {name: e.to_json()["value"] for name, e in self.metrics.items()}
         return {
-            **{name: e.to_json()["value"] for name, e in self.metrics.items()},
+            **values,
             "metrics": {name: e.to_json() for name, e in self.metrics.items()},
             "checkpoint": self.source,
             "split": self.split,
             "task": self.task,
-            "precision": self.precision,
+            "precision": values.get("precision", self.precision),
+            "computed_in": self.precision,
             **self.generated,
             **self.seen,
             **self.tables,

@@ -35,11 +35,17 @@ LOSS = MetricInfo(higher_is_better=False)
 SHARE = MetricInfo(limits=(0.0, 1.0), percent=True)
 
 
+SMALL = 5e-4
+"""Below it four places show no digit: errors of numbers in a large unit."""
+
+
 def shown(value: float, percent: bool) -> str:
     """A metric's value for people."""
     if not math.isfinite(value):
         return "not known"
-    return f"{100 * value:.2f} %" if percent else f"{value:.4f}"
+    if percent:
+        return f"{100 * value:.2f} %"
+    return f"{value:.3g}" if 0 < abs(value) < SMALL else f"{value:.4f}"
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ class ScheduleFreeAdamW(Optimizer):
                     torch._foreach_div([every[i] for i in group], divisor),
                     decay,
                     lr,
-                    largest**2 / total,
+                    largest**2 / total if total else 1.0,  # the square of a tiny rate is 0
                 )
 
     def update(

@@ -49,8 +49,8 @@ class RegressionOptions(AnyTaskOptions):
             f"{name}: mean {mean:.6g}, deviation {std:.6g}" for name, mean, std in three
         )
         return [
-            "numbers to learn, scaled by the training split's mean and deviation, which is the"
-            f" RMSE of the mean: {shown}"
+            "numbers to learn, scaled by mean and deviation, which is the RMSE of saying the mean:"
+            f" {shown}"
         ]
 
     def build(self, info: DatasetInfo = NO_DATASET) -> Regression:

@@ -52,12 +52,23 @@ def test_numbers_of_a_table_are_kept_exactly_and_their_scale_is_in_the_facts() -
     # A checkpoint's scale goes on where its targets are the same, or where it is used as it is,
     # whatever they are called.
     before = DatasetInfo(targets=("n",), target_mean=(7.0,), target_std=(2.0,))
-    again = opened(**TABLE, train=["a.csv"], targets=["n"], known=stored(before))
+    said: list[str] = []
+    again = opened(said, **TABLE, train=["a.csv"], targets=["n"], known=stored(before))
     assert again.info.target_mean == (7.0,)
+    assert "the mean and deviation that scale them are the checkpoint's" in "".join(said)
     other = DatasetInfo(targets=("m",), target_mean=(7.0,), target_std=(2.0,))
     assert opened(
         **TABLE, train=["a.csv"], targets=["n"], known=stored(other)
     ).info.target_mean == (2.5,)
+
+
+def test_a_column_is_not_learnt_and_read_nor_learnt_twice() -> None:
+    Path("a.csv").write_text(ROWS)
+    for targets in ([1, "n"], ["n", 0]):
+        with pytest.raises(DataError, match=r"a.csv:1: a column is said twice, by name"):
+            opened(**TABLE, train=["a.csv"], targets=targets)
+    with pytest.raises(ValidationError, match="text: 't' is also what is to be learnt"):
+        opened(**TABLE, train=["a.csv"], targets=["n", "t"])
 
 
 def test_sets_may_be_empty_and_their_labels_stand_once() -> None:
@@ -112,6 +123,8 @@ def test_other_values_that_are_not_numbers_or_sets() -> None:
         ("null", "null is neither"),
         ("[1.5]", "1.5 is neither"),
         ('["a", ["b"]]', r"\['b'\] is neither"),
+        ('["\\ud800"]', "not Unicode at character 0"),
+        ('["x|3"]', r"'x\|3' stands in a list, and has label_separator '\|' within"),
     ):
         Path("b.jsonl").write_text(
             f'{{"t": "a", "s": ["x", 3, true]}}\n{{"t": "b", "s": {value}}}\n'

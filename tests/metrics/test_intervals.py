@@ -12,7 +12,7 @@ import sacrebleu
 import torch
 from scipy import stats
 
-from bigmodel_cli.metrics import LOSS, SHARE, Measure, MetricInfo, mean, ratio
+from bigmodel_cli.metrics import LOSS, SHARE, Measure, MetricInfo, mean, ratio, shown
 from bigmodel_cli.metrics.intervals import (
     compare,
     degrees_of_freedom,
@@ -23,6 +23,16 @@ from bigmodel_cli.metrics.intervals import (
 )
 from bigmodel_cli.metrics.labels import f1_measure
 from bigmodel_cli.metrics.text import ERROR_RATE, text_measures
+
+
+def test_small_values_keep_their_digits() -> None:
+    assert [shown(x, False) for x in (0.0, 4.893e-7, -6e-5, 0.00061, 2.0)] == [
+        "0.0000",
+        "4.89e-07",
+        "-6e-05",
+        "0.0006",
+        "2.0000",
+    ]
 
 
 def test_quantiles_of_t_are_scipys() -> None:

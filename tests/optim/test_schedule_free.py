@@ -39,6 +39,16 @@ def built(
     )
 
 
+def test_a_rate_whose_square_is_zero_moves_nothing() -> None:
+    optimizer, weights = built(ScheduleFreeAdamWOptions())
+    before = {n: p.detach().clone() for n, p in weights.items()}
+    for p in weights.values():
+        p.grad = torch.ones_like(p)
+    optimizer.step(1e-200, 1.0)
+    for n, p in weights.items():
+        assert torch.equal(p, before[n])
+
+
 def test_the_recursion_of_the_paper() -> None:
     """Defazio et al. 2024, algorithm 1, in float64 and for one number at a time."""
     options = ScheduleFreeAdamWOptions(betas=[0.8, 0.95], weight_decay=0.3)

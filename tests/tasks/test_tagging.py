@@ -209,6 +209,8 @@ def test_a_tagger_learns_and_finds_the_entities_of_a_line(model: str, piece: str
     assert result.status == 0, result.err
     found = json.loads(cli("eval", "run", "--predictions", "samples.jsonl", "--json").out)
     assert found["f1"] > 0.9 > found["accuracy_majority"]
+    assert found["precision"] == found["metrics"]["precision"]["value"] > 0.9
+    assert found["computed_in"] == "fp32"
     assert {row["type"] for row in found["types"]} == {"PER", "LOC"}
     again = json.loads(cli("eval", "--rescore", "samples.jsonl", "--json").out)
     assert {n: again[n] for n in ("f1", "accuracy")} == {n: found[n] for n in ("f1", "accuracy")}

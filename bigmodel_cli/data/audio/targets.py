@@ -13,7 +13,7 @@ from bigmodel_cli.data.audio.transcripts import read_transcripts
 from bigmodel_cli.data.base import Say, classes_in, count_classes, say_lacking
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.targets import multi_hot, number_facts, read_number, read_set, sets_among
-from bigmodel_cli.data.text.table_survey import sort_classes
+from bigmodel_cli.data.text.table_survey import alike_labels, sort_classes
 from bigmodel_cli.errors import DataError
 
 
@@ -55,6 +55,8 @@ def beside_recordings(
         beside, classes = multi_hot(sets, names, "data.label_separator"), names
         if known and before is not None:
             beside, classes = sets_among(beside, names, before.classes), before.classes
+        for note in [] if known else alike_labels(names):
+            say(note)
         for name, chosen in opened.items():
             say_lacking(name, "recording", classes_in(beside[chosen]), classes, say)
         counts = count_classes(beside[train], classes)

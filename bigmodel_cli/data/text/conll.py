@@ -54,8 +54,8 @@ ENDINGS = tuple(
     for packed in ("", ".gz")
 )
 DOCUMENT = "-DOCSTART-"
-COMMENT = re.compile(r"#\s*([\w.:-]+\s*=\s|newdoc|newpar)")
-"""A line of CoNLL-U with a comment on the next sentence."""
+COMMENT = re.compile(r"#\s*([\w.:-]+\s*=\s|newdoc|newpar|id\s)")
+"""A line of CoNLL-U or MultiCoNER with a comment on the next sentence."""
 RANGE = re.compile(r"\d+[-.]\d+")
 """The number of a CoNLL-U line that is not a word: several words written as one, or an empty node.
 """
@@ -147,7 +147,8 @@ class CoNLLOptions(AnyDataOptions):
             return
         found, width = Sentence(f"{path}:1", [], []), 0
         for number, line in enumerate(lines(path), 1):
-            fields = line.rstrip("\t ").split("\t") if "\t" in line.strip() else line.split()
+            line = line.rstrip("\t ")  # no other blanks, which may be within words
+            fields = line.split("\t") if "\t" in line else [f for f in line.split(" ") if f]
             if not line.strip() or fields[0] == DOCUMENT:
                 if found.words:
                     yield found
@@ -170,6 +171,7 @@ class CoNLLOptions(AnyDataOptions):
                 " blanks in words"
             )
         wanted = (0 if self.words is None else self.words, -1 if self.tags is None else self.tags)
+        at: list[int] = []
         for option, column, out in zip(
             ("words", "tags"), wanted, (sentence.words, sentence.tags), strict=True
         ):
@@ -186,6 +188,12 @@ class CoNLLOptions(AnyDataOptions):
             if not fields[column].strip():
                 raise DataError(f"{place}: column {column} (data.{option}) is empty")
             out.append(fields[column].strip())
+            at.append(column % width)
+        if at[0] == at[1]:
+            raise SpecError(
+                f"data.words and data.tags are both column {at[0]} of {place}; tags stand beside"
+                " their words"
+            )
 
     def of_lists(self, row: dict[str, Any], place: str) -> Sentence:
         """The sentence of a row of JSON."""

@@ -139,6 +139,8 @@ class TableOptions(LabelledOptions):
             raise ValueError("label_separator: there is no label; say its column by label")
         if len(set(self.columns.target_names)) < len(self.targets):
             raise ValueError("targets: a column is named twice")
+        if read := set(self.text) & {self.label, *self.targets}:
+            raise ValueError(f"text: {read.pop()!r} is also what is to be learnt of a row")
         if self.header is False and any(
             isinstance(column, str) for _, column in self.columns.wanted
         ):

@@ -189,6 +189,12 @@ def _separated(
             first = row
             hint = _other_separator(first, delimiter)
             indices = [_index(place, o, c, row, columns.named, hint) for o, c in columns.wanted]
+            learnt = indices[len(columns.text) :]
+            if len({*learnt} - {*indices[: len(columns.text)]}) < len(learnt):
+                raise DataError(
+                    f"{place}: a column is said twice, by name and by number; what is to be learnt"
+                    " of a row is no part of its text"
+                )
             if columns.named:
                 header = tuple(name.strip() for name in row)
                 continue

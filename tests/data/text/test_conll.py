@@ -83,6 +83,16 @@ def test_columns_lists_and_conll_u_are_read() -> None:
     )
 
 
+def test_blanks_other_than_spaces_are_within_words_and_numbers_of_sentences_are_none() -> None:
+    text = "# id 5a-9 domain=en\n10\u00a0000 _ _ B-X\n# _ _ O\n\n# id 7\nb _ _ O\n"
+    said: list[str] = []
+    assert tagged(opened({"a.conll": text}, said)) == [
+        [("10\u00a0000", "B-X"), (" #", "O")],
+        [("b", "O")],
+    ]
+    assert said == ["left out: 2 comments"]
+
+
 @pytest.mark.parametrize(
     ("content", "options", "fault"),
     [
@@ -99,6 +109,8 @@ def test_columns_lists_and_conll_u_are_read() -> None:
             r"data.tags: 'pos' is a key of .jsonl rows, and a.conll:1 has columns",
         ),
         ("a\t \tO\n", {"words": 1}, r"a.conll:1: column 1 \(data.words\) is empty"),
+        ("a\tO\n\tB\n", {}, r"a.conll:2: column 0 \(data.words\) is empty"),
+        ("a x O\n", {"words": 2}, "data.words and data.tags are both column 2 of a.conll:1"),
         ("a O\n\nb O\n", {}, "every word has the tag 'O'; is it the right column"),
         ("-DOCSTART- O\n\n", {}, "data.train: there is not a sentence in a.conll"),
     ],
