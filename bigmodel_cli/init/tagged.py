@@ -11,6 +11,7 @@ from bigmodel_cli.data.reading import is_json_lines, json_rows, lines, plain_nam
 from bigmodel_cli.data.text.conll import DOCUMENT, CoNLLOptions, Sentence
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.init.draft import (
+    SMALL_TEXT,
     Draft,
     Wanted,
     batch_size,
@@ -28,7 +29,7 @@ ENDINGS = (".conll", ".conllu", ".iob", ".iob2", ".bio")
 SEEN = 40_000
 LOOKED_AT = 200
 """Lines of a file whose ending does not say that words with tags are in it."""
-MARKS = ("O", "B-", "I-", "S-", "E-", "L-", "U-")
+MARKS = ("B-", "I-", "S-", "E-", "L-", "U-")
 
 
 def is_tagged(file: Path) -> bool:
@@ -48,7 +49,7 @@ def is_tagged(file: Path) -> bool:
         len({len(row) for row in rows}) == 1
         and len(rows[0]) > 1
         and "O" in tags
-        and all(tag == "O" or tag.startswith(MARKS[1:]) for tag in tags)
+        and all(tag == "O" or tag.startswith(MARKS) for tag in tags)
     )
 
 
@@ -67,7 +68,8 @@ def of_tagged(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
     if not found:
         raise DataError(f"{splits['train'][0]}: not a sentence in it")
     texts = [" ".join(sentence.words) for sentence in found]
-    kind, why = tokenizer(sum(map(len, texts)))
+    # A word's tag is told at one token of it: a byte would say little of the word.
+    kind, _ = tokenizer(max(SMALL_TEXT, sum(map(len, texts))))
     context = context_of(list(map(len, texts)), kind)
     tags = sorted({tag for sentence in found for tag in sentence.tags})
     where = (
@@ -86,7 +88,7 @@ def of_tagged(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
     notes = (
         f"{len(found):,} sentences for training; words and tags: {where}"
         f" (data.words, data.tags); {len(tags)} tags ({listed(tags)})",
-        f"{why}; sentences of up to {context} tokens",
+        f"a BPE tokenizer of {kind['vocab_size']:,} tokens; sentences of up to {context} tokens",
     )
     values = {
         "tags": str(len(tags)),
