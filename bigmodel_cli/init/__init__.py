@@ -23,6 +23,8 @@ from bigmodel_cli.init.images import of_images
 from bigmodel_cli.init.pairs import of_pairs, sides_of
 from bigmodel_cli.init.sounds import of_sounds
 from bigmodel_cli.init.tables import of_tables
+from bigmodel_cli.init.tagged import ENDINGS as TAGGED
+from bigmodel_cli.init.tagged import is_tagged, of_tagged
 from bigmodel_cli.init.texts import of_texts
 from bigmodel_cli.spec import check
 from bigmodel_cli.yaml_source import parse_yaml
@@ -32,6 +34,7 @@ FORMS: dict[
 ] = {
     "recordings": (SOUNDS + ARCHIVES, of_sounds),
     "images": (IMAGES, of_images),
+    "tagged sentences": (TAGGED, of_tagged),
     "tables": ((".csv", ".tsv", ".parquet", ".jsonl"), of_tables),
     "texts": ((".txt", ".md", ".rst", ".py"), of_texts),
 }
@@ -77,6 +80,8 @@ def draft(paths: Sequence[Path], wanted: Wanted) -> Draft:
 
 
 def _form(file: Path) -> str:
+    if is_tagged(file):
+        return "tagged sentences"
     names = (file.name.lower(), plain_name(file))
     return next(
         (form for form, (endings, _) in FORMS.items() if any(n.endswith(endings) for n in names)),

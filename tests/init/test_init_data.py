@@ -55,94 +55,10 @@ def write_wave(path: Path, samples: int, frequency: float) -> None:
         file.writeframes(values.tobytes())
 
 
-def images() -> list[str]:
-    for label, value in (("dark", 30), ("light", 220)):
-        Path("pets", label).mkdir(parents=True)
-        for index in range(5):
-            Image.new("RGB", (18 + index % 2, 12), (value, index, 0)).save(
-                f"pets/{label}/{index}.png"
-            )
-    return ["pets"]
-
-
 def table() -> list[str]:
     rows = "".join(f'{i},"{sentence()}",{("pos", "neg")[i % 2]},{i % 5}\n' for i in range(30))
     Path("reviews.csv").write_text(f"id,review,sentiment,stars\n{rows}")
     return ["reviews.csv"]
-
-
-def text() -> list[str]:
-    Path("book.txt").write_text("\n".join(sentence() for _ in range(60)))
-    return ["book.txt"]
-
-
-def pairs() -> list[str]:
-    for name in ("train.de", "train.en"):
-        Path(name).write_text("".join(f"{sentence(4)}\n" for _ in range(20)))
-    return ["train.de", "train.en"]
-
-
-def recordings() -> list[str]:
-    for index in range(8):
-        write_wave(
-            Path("tones", ("low", "high")[index % 2], f"{index}.wav"),
-            2000 + 50 * index,
-            300 + 400 * (index % 2),
-        )
-    return ["tones"]
-
-
-def transcribed() -> list[str]:
-    for index in range(6):
-        write_wave(Path(f"said/r{index}.wav"), 4000 + 50 * index, 300)
-    Path("said/texts.tsv").write_text("".join(f"r{i}\tone two\n" for i in range(6)))
-    return ["said"]
-
-
-SMALL = {
-    "images": [],
-    "table": ["model.dim=16"],
-    "text": ["model.dim=16", "model.blocks.0.repeat=1", "task.sample_tokens=2"],
-    "pairs": [
-        "model.dim=16",
-        "model.encoder.0.repeat=1",
-        "model.decoder.0.repeat=1",
-        "task.max_tokens=2",
-    ],
-    "recordings": [],
-    "transcribed": ["model.dim=12", "model.blocks.0.repeat=1"],
-}
-ALL = [
-    "train.steps=2",
-    "train.epochs=null",
-    "train.validate_epochs=null",
-    "train.validate_every=2",
-    "train.precision=fp32",
-]
-
-
-@pytest.mark.parametrize(
-    "make", [images, table, text, pairs, recordings, transcribed], ids=lambda make: make.__name__
-)
-def test_own_data_to_a_prediction(make: Callable[[], list[str]], cli: Cli) -> None:
-    named = [word for path in make() for word in ("--data", path)]
-    made = cli("init", "mine", *named)
-    assert (made.status, made.out) == (0, "mine.yaml\n"), made.err
-    *_, following, then = made.err.splitlines()
-    assert following == "next: bigmodel pretrain mine.yaml"
-    assert then.startswith("then: bigmodel predict runs/mine ")
-    changes = [*ALL, *SMALL[make.__name__], "train.memory_format=contiguous"]
-    trained = cli(
-        "pretrain", "mine.yaml", "--out", "runs/mine", *(w for c in changes for w in ("--set", c))
-    )
-    assert trained.status == 0, trained.err
-    import shlex
-
-    more = ["--max-tokens", "2"] if make in (text, pairs) else []
-    predicted = cli(*shlex.split(then)[2:], *more)
-    assert predicted.status == 0, predicted.err
-    assert len(predicted.out.splitlines()) == 1
-    assert "error" not in json.loads(predicted.out)
 
 
 def spec_of(*names: str, text: tuple[str, ...] = (), label: str | None = None) -> tuple[dict, str]:  # type: ignore[type-arg]
@@ -312,3 +228,52 @@ def test_sizes_follow_the_data() -> None:
     files = [Path("a/Train.csv"), Path("a/valid-1.csv"), Path("a/contest.csv")]
     assert by_split(files) == {"train": [files[0], files[2]], "val": [files[1]]}
     assert by_split(files[1:2]) == {"train": files[1:2]}
+
+
+def test_a_number_is_estimated_where_there_is_no_label() -> None:
+    Path("offers.csv").write_text(
+        "id,offer,price\n" + "".join(f"{i},{sentence()},{i % 9 + 0.5}\n" for i in range(40))
+    )
+    spec, said = spec_of("offers.csv")
+    assert (spec["data"]["targets"], spec["task"]["type"]) == (["price"], "regression")
+    assert "number to estimate: 'price', from 0.5 to 8.5" in said
+    assert spec_of("offers.csv", label="id")[0]["data"]["targets"] == ["id"]
+    assert "targets" not in spec_of("offers.csv", label="")[0]["data"]
+    Path("pairs.csv").write_text(
+        "de,en,score\n" + "".join(f"{sentence()},{sentence()},0.{i}\n" for i in range(40))
+    )
+    assert spec_of("pairs.csv")[0]["data"]["type"] == "pair_table"
+
+
+@pytest.mark.parametrize("lists", [False, True])
+def test_sets_of_labels_are_found_in_texts_and_lists(lists: bool) -> None:
+    sets = [("a", "b"), ("b",), ("c", "a"), ()] * 10
+    rows = [{"text": sentence(), "tags": list(s) if lists else ", ".join(s)} for s in sets]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec, said = spec_of("rows.jsonl")
+    assert (spec["task"]["type"], spec["data"]["label"]) == ("multilabel", "tags")
+    assert spec["data"]["label_separator"] == ("|" if lists else ",")
+    assert "sets of labels, lists" in said if lists else "with ',' between them" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "columns"),
+    [
+        ("names.txt", "-DOCSTART- -X- O\n\nAnn NN B-PER\nsleeps VB O\n\n", {}),
+        ("names.tsv", "Ann\tB-PER\nsleeps\tO\n\n", {}),
+        ("names.jsonl", '{"tokens": ["Ann", "sleeps"], "tags": ["B-PER", "O"]}\n', {}),
+        (
+            "ud.conllu",
+            "# text = x\n1\tAnn\t_\tPROPN\n2\tsleeps\t_\tVERB\n\n",
+            {"words": 1, "tags": 3},
+        ),
+    ],
+)
+def test_words_with_tags_are_known_by_their_lines(
+    name: str, content: str, columns: dict[str, int]
+) -> None:
+    Path(name).write_text(content * 20)
+    spec, said = spec_of(name)
+    assert (spec["data"]["type"], spec["task"]["type"]) == ("conll", "tagging")
+    assert {k: v for k, v in spec["data"].items() if k in ("words", "tags")} == columns
+    assert "20 sentences for training" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ LOOKED_AT = 2000
 MOST_LABELS = 200
 FEW_WORDS = 2.5
 """Most words of a value that is not a text, on average."""
+OF_SETS = "|;,"
+"""What may stand between the labels of a row."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class SeenColumn:
         strings = self.strings
         if not strings or 2 * len(strings) < len(self.values) or all(map(is_number, strings)):
             return False
+        if self.separator():
+            return False
         words = sum(len(value.split()) for value in strings) / len(strings)
         usual = column_name(str(self.name)) in (NAMES | LANGUAGES) - LABELS
         return 2 * len(self.counts) > len(self.values) and (words > FEW_WORDS or usual)
@@ -59,6 +64,25 @@ class SeenColumn:
         """Whether its values are encoded images, as Hugging Face datasets keep them in Parquet."""
         return all(isinstance(value, dict) and "bytes" in value for value in self.values)
 
+    def separator(self) -> str:
+        """What stands between the labels of a row, where its values are sets of labels; else ''.
+
+        A set's labels are short, stand in several rows each, and are fewer than the sets. Lists of
+        names are read whatever the separator is.
+        """
+        if all(isinstance(value, list) for value in self.values):
+            sets = {OF_SETS[0]: self.values}
+        elif all(isinstance(value, str) for value in self.values):
+            sets = {s: tuple(value.split(s) for value in self.values) for s in OF_SETS}
+        else:
+            return ""
+        return next((s for s, own in sets.items() if _are_sets(own)), "")
+
+    def is_numbers(self) -> bool:
+        """Whether its values are numbers, of which there are several."""
+        finite = (is_number(v) and math.isfinite(float(v)) for v in map(str, self.values))
+        return len(self.counts) > 1 and all(finite)
+
     def is_label(self) -> bool:
         """Whether its values may be classes: few, most of them repeated, no fractions."""
         counts = self.counts
@@ -66,7 +90,7 @@ class SeenColumn:
         fractions = any(is_number(value) and not float(value).is_integer() for value in counts)
         usual = column_name(str(self.name)) in LABELS
         few = 1 < len(counts) <= min(MOST_LABELS, len(self.values) // (1 if usual else 2))
-        return whole and not fractions and few and not self.is_text()
+        return whole and not fractions and few and not self.is_text() and not self.separator()
 
 
 @dataclass(frozen=True)
@@ -89,17 +113,30 @@ def look_at_table(path: Path) -> SeenTable:
         names = list(dict.fromkeys(name for row in rows for name in dotted(row)))
         values = {name: [_under(row, name) for row in rows] for name in names}
         columns = [SeenColumn(name, tuple(values[name])) for name in names]
-        return SeenTable(
-            _some(
-                path, [c for c in columns if not any(isinstance(v, dict | list) for v in c.values)]
-            )
-        )
+        return SeenTable(_some(path, [c for c in columns if not any(map(_is_nested, c.values))]))
     names = list(parquet_names(path))
     wanted = [("column", name) for name in names]
     seen = [
         values for _, values, _, _ in islice(parquet_rows(path, wanted, labelled=True), LOOKED_AT)
     ]
     return SeenTable(_some(path, _columns(names, seen)))
+
+
+def _are_sets(values: Sequence[Sequence[Any]]) -> bool:
+    labels = Counter(str(label).strip() for own in values for label in own if str(label).strip())
+    return (
+        10 * sum(len(own) > 1 for own in values) > len(values)
+        and 1 < len(labels) <= min(MOST_LABELS, labels.total() // 2)
+        and max(len(label.split()) for label in labels) <= FEW_WORDS
+        and not all(map(is_number, labels))
+    )
+
+
+def _is_nested(value: Any) -> bool:
+    """Whether a value of JSON is neither plain nor a list of names."""
+    return isinstance(value, dict) or (
+        isinstance(value, list) and not all(isinstance(name, str) for name in value)
+    )
 
 
 def _under(row: dict[str, Any], name: str) -> Any:

@@ -1,0 +1,172 @@
+"""What is learnt of a table's rows, by what a column holds: a class, a set of labels, a number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from bigmodel_cli.data.text.table_files import Column
+from bigmodel_cli.data.text.table_header import LABELS, LANGUAGES, column_name
+from bigmodel_cli.data.text.table_look import SeenColumn, SeenTable
+from bigmodel_cli.errors import SpecError, did_you_mean
+from bigmodel_cli.init.draft import Wanted, listed
+from bigmodel_cli.yaml_source import on_one_line
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """One class of a row."""
+
+    column: SeenColumn
+    task: ClassVar[str] = "classification"
+
+    @property
+    def label(self) -> Column | None:
+        """`data.label`."""
+        return self.column.name
+
+    @property
+    def separator(self) -> str | None:
+        """`data.label_separator`."""
+        return None
+
+    @property
+    def targets(self) -> tuple[Column, ...]:
+        """`data.targets`."""
+        return ()
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Lines of the spec's data."""
+        given = {"label": self.label, "label_separator": self.separator}
+        lines = {name: on_one_line(value) for name, value in given.items() if value is not None}
+        return lines | ({"targets": on_one_line(list(self.targets))} if self.targets else {})
+
+    @property
+    def usual(self) -> bool:
+        """Whether the column is called as labels are."""
+        return column_name(str(self.column.name)) in LABELS
+
+    def question(self, labels: int) -> str:
+        """What the model answers."""
+        return f"Which of {labels} labels has a text?"
+
+    def note(self) -> str:
+        """What is said of the choice."""
+        counts = self.column.counts
+        said = f"label: {self.label!r}, of {len(counts)} classes ({listed(sorted(counts))})"
+        if len(counts) > 2 and self.column.is_numbers():
+            said += f"; to estimate a number: data.targets: [{self.label}], and no data.label, with"
+            said += " task: regression"
+        return said
+
+
+class LearntSet(Learnt):
+    """A set of labels of a row."""
+
+    task = "multilabel"
+
+    @property
+    def separator(self) -> str | None:
+        """`data.label_separator`."""
+        return self.column.separator()
+
+    def question(self, labels: int) -> str:
+        """What the model answers."""
+        return f"Which of {labels} labels has a text, none, one or several?"
+
+    def note(self) -> str:
+        """What is said of the choice."""
+        lists = isinstance(self.column.values[0], list)
+        how = "lists" if lists else f"with {self.separator!r} between them"
+        return f"labels: {self.label!r}, sets of labels, {how}"
+
+
+class LearntNumber(Learnt):
+    """A number of a row."""
+
+    task = "regression"
+
+    @property
+    def label(self) -> Column | None:
+        """`data.label`."""
+        return None
+
+    @property
+    def targets(self) -> tuple[Column, ...]:
+        """`data.targets`."""
+        return (self.column.name,)
+
+    def question(self, labels: int) -> str:
+        """What the model answers."""
+        return f"What is the {self.column.name} of a text, a number?"
+
+    def note(self) -> str:
+        """What is said of the choice."""
+        numbers = [float(value) for value in map(str, self.column.values)]
+        return (
+            f"number to estimate: {self.column.name!r}, from {min(numbers):g} to {max(numbers):g};"
+            " data.targets takes several, --label '' none"
+        )
+
+
+def kind_of(column: SeenColumn) -> type[Learnt] | None:
+    """What may be learnt of a column's values."""
+    if column.separator():
+        return LearntSet
+    if column.is_label():
+        return Learnt
+    return LearntNumber if column.is_numbers() else None
+
+
+def learnt_of(seen: SeenTable, wanted: Wanted) -> tuple[Learnt | None, list[str]]:
+    """What is learnt, or None where there is nothing, with what is to be said of the choice."""
+    if wanted.label is not None:
+        if not wanted.label:
+            return None, []
+        column = named(seen, wanted.label, "--label")
+        chosen = (kind_of(column) or Learnt)(column)
+        return chosen, [chosen.note()]
+    kinds = [
+        (kind, c) for c in seen.columns if str(c.name) not in wanted.text and (kind := kind_of(c))
+    ]
+    found: list[Any] = [kind(c) for kind, c in kinds]
+    numbers = [x for x in found if x.task == LearntNumber.task]
+    found = [x for x in found if x not in numbers] or [x for x in numbers if _is_target(seen, x)]
+    if not found:
+        lacking = [
+            c.name for c in seen.columns if column_name(str(c.name)) in LABELS and not c.is_text()
+        ]
+        return None, [
+            f"{n!r} is not taken for labels, since values are missing, fractions, or too many"
+            for n in lacking[:1]
+        ]
+    usual = [x for x in found if x.usual]
+    first: Learnt = (usual or sorted(found, key=lambda x: len(x.column.counts)))[0]
+    notes = [first.note()]
+    if others := [x.column for x in found if x is not first]:
+        shown = listed(f"{c.name!r} ({len(c.counts)} values)" for c in others)
+        notes.append(
+            f"{shown} may hold labels too: --label {others[0].name} takes it, --label '' none"
+        )
+    return first, notes
+
+
+def _is_target(seen: SeenTable, numbers: Learnt) -> bool:
+    """Whether a column is there to be learnt: whole numbers may be the rows' own, and those beside
+    a translation say how good it is.
+    """
+    languages = [c for c in seen.columns if column_name(str(c.name)) in LANGUAGES]
+    fractions = any(not float(value).is_integer() for value in numbers.column.counts)
+    return (numbers.usual or fractions) and len(languages) < 2
+
+
+def named(seen: SeenTable, name: str, option: str) -> SeenColumn:
+    """The column of that name or number. Raises `SpecError` for none."""
+    by_name: dict[str, SeenColumn] = {str(column.name): column for column in seen.columns}
+    if name not in by_name:
+        raise SpecError(
+            f"{option} {name}: no such column; there are"
+            f" {listed(by_name, 10)}{did_you_mean(name, by_name)}"
+        )
+    return by_name[name]
