@@ -394,8 +394,8 @@ def test_the_pipeline(cnn_spec: Path) -> None:
     tool = f"{sys.executable} -m bigmodel_cli"
     Path("b.yaml").write_text("train: {steps: 4, batch_size: 64}\n")
     line = (
-        f"{tool} pretrain {cnn_spec} --set data.augment=[] | {tool} finetune --from - b.yaml | {tool} eval - --json |"
-        f" {sys.executable} -m json.tool"
+        f"{tool} pretrain {cnn_spec} --set data.augment=[] | {tool} finetune --from - b.yaml |"
+        f" {tool} eval - --json | {sys.executable} -m json.tool"
     )
     env = {
         "PYTHONPATH": str(ROOT),

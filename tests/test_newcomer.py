@@ -19,7 +19,20 @@ from PIL import Image
 
 Cli = Callable[..., Result]
 RNG = random.Random(7)
-FILLERS = "this film that story an actor the plot its music some scene".split()
+FILLERS = [
+    "this",
+    "film",
+    "that",
+    "story",
+    "an",
+    "actor",
+    "the",
+    "plot",
+    "its",
+    "music",
+    "some",
+    "scene",
+]
 
 
 def sentence(*words: str, fillers: int = 4) -> str:
