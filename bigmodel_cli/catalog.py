@@ -109,6 +109,11 @@ def like_what(name: str) -> str:
             (n for n, text in known.items() if task.search(text) and "finetune" not in n),
             name,
         )
+    if name in TASKS and name not in known:
+        raise SpecError(
+            f"--like {name}: no sample spec has this task;"
+            " bigmodel init NAME --data PATH writes one for your own data"
+        )
     if name not in known:
         choices = sorted({*known, *TASKS})
         raise SpecError(

@@ -21,6 +21,7 @@ from conftest import ROOT
 from bigmodel_cli import checkpoints, models
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.spec import from_dict
+from bigmodel_cli.yaml_source import parse_yaml
 
 FIXTURE = ROOT / "tests" / "checkpoints" / "format1"
 STEP = "step-00000060"
@@ -34,6 +35,13 @@ def fresh_copy() -> Path:
     shutil.copytree(FIXTURE / STEP, target)
     shutil.copy(FIXTURE / "text.txt", "text.txt")
     return target
+
+
+def present_spec(checkpoint: Path) -> Path:
+    """The checkpoint's spec, as spec.yaml here, with options called as they are today."""
+    values = parse_yaml((checkpoint / "spec.yaml").read_bytes(), "spec.yaml").plain()
+    Path("spec.yaml").write_text(from_dict(values).to_yaml())
+    return Path("spec.yaml")
 
 
 def sign(checkpoint: Path, *, describe: bool = True) -> None:

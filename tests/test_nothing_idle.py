@@ -66,7 +66,7 @@ def test_only_metrics_of_the_same_unit_are_compared(cli: Cli) -> None:
         (["labels", "--metric", "wer"], "--metric", "without --rescore"),
         (["labels", "--limit", 3], "--limit", "without --tasks"),
         (["bpe", "--tasks", "x", "--predictions", "s.jsonl"], "--predictions", "the harness"),
-        (["--rescore", "s.jsonl", "--compare", "bpe"], "--compare", "a file of samples"),
+        (["--rescore", "s.jsonl", "--compare", "bpe"], "--compare", "a file of predictions"),
     ):
         refused = cli("eval", *arguments)
         assert (refused.status, f"{option} has no effect" in refused.err, where in refused.err) == (

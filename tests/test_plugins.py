@@ -58,7 +58,7 @@ def test_the_part_of_the_readme_trains_and_is_evaluated(
         ("x = 1\ny = (", "bad.py:2: SyntaxError"),
         ("import sys\nsys.exit(3)", "bad.py:2: SystemExit"),
         ("PARTS = {'mixr': []}", "no slot 'mixr'; did you mean mixer?"),
-        ("PARTS = {'mixer': [int]}", "is no subclass of Options"),
+        ("PARTS = {'mixer': [int]}", "is not a subclass of Options"),
         (
             (
                 "from bigmodel_cli.parts.attention import AttentionOptions as A\nPARTS = {'mixer':"

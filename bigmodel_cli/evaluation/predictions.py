@@ -107,5 +107,5 @@ def _text(record: dict[str, Any], name: str) -> str:
     """
     text = record[name]
     if not isinstance(text, str):
-        raise TypeError(f"{name}: {text!r} is no text")
+        raise TypeError(f"{name}: {text!r} is not text")
     return text

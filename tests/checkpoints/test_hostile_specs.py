@@ -17,7 +17,7 @@ from bigmodel_cli import models
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.loaded import load_checkpoint
-from bigmodel_cli.spec import check, from_dict
+from bigmodel_cli.spec import from_dict
 from bigmodel_cli.yaml_source import dump_yaml, parse_yaml
 
 Cli = Callable[..., Result]
@@ -393,5 +393,5 @@ def test_yaml_round_trip() -> None:
         **{word: 1 for word in words if word != "<<"},
     }
     assert parse_yaml(dump_yaml(values).encode(), "x").plain() == values
-    spec = parse_yaml((fresh_copy() / "spec.yaml").read_bytes(), "x")
-    assert from_dict(parse_yaml(check(spec).to_yaml().encode(), "x").plain()) == check(spec)
+    spec = from_dict(parse_yaml((fresh_copy() / "spec.yaml").read_bytes(), "x").plain())
+    assert from_dict(parse_yaml(spec.to_yaml().encode(), "x").plain()) == spec

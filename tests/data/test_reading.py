@@ -23,7 +23,7 @@ from bigmodel_cli.data.text.documents import TextOptions
 from bigmodel_cli.data.text.pair_files import parallel
 from bigmodel_cli.data.text.table_files import Columns, read_rows
 from bigmodel_cli.errors import DataError
-from bigmodel_cli.evaluation.predictions import read_samples
+from bigmodel_cli.evaluation.predictions import read_predictions
 
 Cli = Callable[..., Result]
 INSIDE = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\x1dh\x1ei"
@@ -103,7 +103,7 @@ def test_no_other_character_ends_a_line_in_any_form() -> None:
     rows = file("a.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for _ in range(2)))
     assert [r.texts for r in read_rows(rows, Columns(("text",), None))] == [(INSIDE,)] * 2
     assert ["".join(d) for d in Corpus((rows,)).documents()] == [INSIDE] * 2
-    assert [r["text"] for r in read_samples(rows)] == [INSIDE] * 2
+    assert [r["text"] for r in read_predictions(rows)] == [INSIDE] * 2
     one, two = file("a.en", f"{INSIDE}\nx\n"), file("a.de", "y\nz\n")
     assert list(parallel("train", {"source": (one,), "target": (two,)}).rows()) == [
         (INSIDE, "y"),

@@ -224,7 +224,7 @@ def test_differential_attention_with_every_option(
     options = DifferentialOptions(
         num_heads=heads, head_dim=width, causal=causal, position=position, lambda_init=start
     )
-    part = drawn(options.build(LayerContext(DIM, 16, depth=depth)), seed)
+    part = drawn(options.build(LayerContext(DIM, 16, layer_index=depth)), seed)
     x, segments = torch.randn(3, length, DIM).double(), documents(kind, 3, length)
     with torch.no_grad():
         q, k, v = (heads_of(x, w, None, heads) for w in part.qkv.weight.chunk(3))

@@ -201,7 +201,7 @@ def test_differential_attention(length: int, depth: int, seed: int) -> None:
     )  # fmt: skip
     theirs = randomised(DiffLlamaAttention(config, depth))
     options = DifferentialOptions(num_heads=2, position=RotaryOptions())
-    ours = options.build(LayerContext(24, 64, depth=depth)).eval()
+    ours = options.build(LayerContext(24, 64, layer_index=depth)).eval()
 
     def by_pair(
         weight: Tensor,

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 import torch
 from conftest import Result
-from test_plugins import readme_part, run
+from test_plugins import readme_part
 from torch import Tensor, nn
 
 from bigmodel_cli import plugins
@@ -35,6 +37,13 @@ PARTS = [
     for name in table
 ]
 TABLES = {"mixer": MIXERS, "ffn": FFNS, "norm": NORMS, "position": POSITIONS}
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own, since parts are joined once."""
+    return subprocess.run(
+        [sys.executable, "-m", "bigmodel_cli", *words], capture_output=True, text=True
+    )
 
 
 @pytest.mark.parametrize(("slot", "name"), PARTS)

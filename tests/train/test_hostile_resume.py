@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Result
-from tampered import STEP, change_json, change_tensors, fresh_copy
+from tampered import STEP, change_json, change_tensors, fresh_copy, present_spec
 from torch import nn
 
 from bigmodel_cli import checkpoints
@@ -26,7 +26,7 @@ Cli = Callable[..., Result]
 
 def resume(cli: Cli) -> Result:
     """Go on with the committed run for a step."""
-    Path("spec.yaml").write_text((Path("run/checkpoints") / STEP / "spec.yaml").read_text())
+    present_spec(Path("run/checkpoints") / STEP)
     return cli("pretrain", "spec.yaml", "--out", "run", "--resume", "--set", "train.steps=61")
 
 

@@ -236,7 +236,7 @@ def test_a_split_whose_images_lie_in_no_class(only: str | None) -> None:
     """The layout of many competitions: classes to train on, and a flat folder of tests."""
     pictures("r/train/cat/1.png", "r/train/dog/2.png", "r/test/3.png")
     with pytest.raises(
-        DataError, match=r"r/test: its images lie in no folders of classes.*predict"
+        DataError, match=r"r/test: its images are not in folders of classes.*predict"
     ):
         open_data(
             FolderOptions(root="r", val_fraction=0), base=Path(), say=lambda _: None, only=only

@@ -208,7 +208,7 @@ def test_merges_are_counted_as_they_are_made() -> None:
         b'{"stage":"Count pairs","current":9,"total":9}',
         b'{"stage":"Compute merges","current":7,"total":300}',
     ]
-    heard = bpe._Heard(io.BytesIO(b"\n".join([*lines, b"not JSON \xff", b"[]"])))
+    heard = bpe._Listener(io.BytesIO(b"\n".join([*lines, b"not JSON \xff", b"[]"])))
     heard.listen()
     assert heard.merges == 7
     assert list(heard.others) == ["not JSON \ufffd", "[]"]

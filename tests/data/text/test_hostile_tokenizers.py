@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import Result
-from tampered import bounded, fresh_copy, sign
+from tampered import bounded, fresh_copy, present_spec, sign
 
 from bigmodel_cli.data.text.tokenizer import read_tokenizer
 from bigmodel_cli.data.text.tokenizer_library import LibraryTokenizer
@@ -73,7 +73,7 @@ def test_a_faulty_tokenizer_is_refused_in_a_sentence(content: bytes, cli: Cli) -
     (checkpoint / "tokenizer.json").write_bytes(content)
     sign(checkpoint)
     given = ["--set", "data.tokenizer={type: file, path: given.json}"]
-    spec = checkpoint / "spec.yaml"
+    spec = present_spec(checkpoint)
     for status, words in (
         (4, ["eval", checkpoint]),
         (4, ["predict", checkpoint, "red"]),
