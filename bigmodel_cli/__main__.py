@@ -147,6 +147,7 @@ def _stoppable(last: bool) -> Iterator[None]:
     ignored. Training installs its own handlers. A signal that is ignored already (`nohup`) stays
     ignored.
     """
+    from bigmodel_cli.errors import BigmodelError
     from bigmodel_cli.train.signals import Interrupted, received
 
     received.clear()
@@ -164,6 +165,11 @@ def _stoppable(last: bool) -> Iterator[None]:
                 if signal.getsignal(number) != signal.SIG_IGN:
                     before[number] = signal.signal(number, stop)
         yield
+    except Exception as error:
+        # pydantic's core makes an error of its own of what is raised while it builds a validator
+        if received and not isinstance(error, BigmodelError):
+            raise Interrupted(received[0]) from None
+        raise
     finally:
         received.clear()
         for ended, handler in before.items():

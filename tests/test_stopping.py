@@ -14,6 +14,9 @@ import torch
 from conftest import Result, digests, write_text
 from zygote import Zygote
 
+import bigmodel_cli.__main__ as main
+from bigmodel_cli.train.signals import Interrupted
+
 Cli = Callable[..., Result]
 COMMANDS: dict[str, tuple[str, list[str]]] = {
     "eval": ("bigmodel_cli.evaluation.report._check_length", ["run"]),
@@ -123,3 +126,19 @@ def test_a_signal_does_not_wait_for_the_first_step_to_be_compiled(
     monkeypatch.delenv("BIGMODEL_FAILPOINT")
     resumed = cli(*words, "--resume")
     assert digests(Path(resumed.out.strip())) == digests(Path(whole.out.strip()))
+
+
+def test_a_signal_that_a_library_wraps_in_its_own_error_stops_the_command() -> None:
+    """pydantic's core does so where the signal comes while it builds the validator of a spec."""
+
+    def build() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Interrupted as stop:
+            raise RuntimeError("Error building a validator") from stop
+
+    with pytest.raises(Interrupted) as raised, main._stoppable(last=False):
+        build()
+    assert raised.value.number == signal.SIGTERM
+    with pytest.raises(RuntimeError, match="of its own"), main._stoppable(last=False):
+        raise RuntimeError("of its own")
