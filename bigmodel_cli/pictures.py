@@ -162,8 +162,8 @@ def check_picture(path: Path, option: str) -> None:
     check_output(path, option)
 
 
-def save_figure(figure: Any, path: Path, dpi: int, **options: Any) -> None:
-    """Write a figure in the format of its file's ending, else as PNG.
+def save_figure(figure: Any, path: Path, dpi: int, *, tight: bool = False) -> None:
+    """Write a figure in the format of its file's ending, else as PNG; `tight` trims its margins.
 
     Raises `ResourceError`.
     """
@@ -175,5 +175,10 @@ def save_figure(figure: Any, path: Path, dpi: int, **options: Any) -> None:
         text.set_fontfamily([*text.get_fontfamily(), *others])
     ending = path.suffix.lower().removeprefix(".")
     picture = io.BytesIO()
-    figure.savefig(picture, dpi=dpi, format=ending if ending in FORMATS else "png", **options)
+    figure.savefig(
+        picture,
+        dpi=dpi,
+        format=ending if ending in FORMATS else "png",
+        bbox_inches="tight" if tight else None,
+    )
     write_output(path, [picture.getvalue()])

@@ -19,8 +19,8 @@ Like = Annotated[
         "--like",
         metavar="SAMPLE",
         help=(
-            "What to start from: decoder, cnn, a file of sample_configs, or a task; decoder when"
-            " left out."
+            "What to start from: decoder, cnn, a file of sample_configs, or a task that one of them"
+            " has; decoder when left out."
         ),
         show_default=False,
     ),
@@ -31,8 +31,8 @@ OwnData = Annotated[
         "--data",
         metavar="PATH",
         help=(
-            "Your data: a folder of images by class, a table, texts, recordings; twice for two"
-            " files of pairs."
+            "Your data: a folder of images by class, a table, texts, sentences with tags (CoNLL),"
+            " recordings; twice for two files of pairs."
         ),
         show_default=False,
     ),
@@ -51,7 +51,7 @@ LabelColumn = Annotated[
     typer.Option(
         "--label",
         metavar="COLUMN",
-        help="The table's column of labels; '' for none.",
+        help="The table's column of labels, sets of labels or numbers; '' for none.",
         show_default=False,
     ),
 ]

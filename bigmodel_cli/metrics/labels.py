@@ -100,7 +100,7 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> Non
         f" {float(macro_f1(counts)):.3f}"
     )
     axes.set_title(score, fontsize=10, loc="left")
-    save_figure(figure, path, dpi=150, bbox_inches="tight", pad_inches=0.1)
+    save_figure(figure, path, dpi=150, tight=True)
 
 
 def _short(name: str) -> str:

@@ -58,7 +58,7 @@ def plot(runs: Sequence[RunRecord], path: Path) -> bool:
             label, color = plain(names[run.path]), f"C{number % 10}"
             style = ("-", "--", ":", "-.")[number // 10 % 4]
             _line(left, _validated(run, metric.name), color, style, label=label)
-            _line(right, curves[run.path], color, style, alpha=0.35, linewidth=0.8)
+            _line(right, curves[run.path], color, style, faint=True)
             if metric.name != "loss":
                 _line(right, _validated(run, "loss"), color, style)
         left.set_title(
@@ -84,10 +84,15 @@ def _validated(run: RunRecord, name: str) -> Points:
     return [(v.step, v.values.get(name, math.nan)) for v in run.validations]
 
 
-def _line(axes: Any, points: Points, color: str, style: str, **options: Any) -> None:
+def _line(
+    axes: Any, points: Points, color: str, style: str, *, label: str = "", faint: bool = False
+) -> None:
     marker = "o" if len(points) < MARKED else None
     steps, values = zip(*points, strict=True) if points else ((), ())
-    axes.plot(steps, values, color=color, linestyle=style, marker=marker, markersize=3.5, **options)
+    (line,) = axes.plot(steps, values, color=color, linestyle=style, marker=marker, markersize=3.5)
+    line.set_label(label or "_nolegend_")
+    if faint:
+        line.set(alpha=0.35, linewidth=0.8)
 
 
 def _finish(axes: Any, label: str, metric: Metric | None) -> None:
