@@ -1,4 +1,4 @@
-"""Parts from a user's own file: the README's works as it stands, and what is wrong with one is
+"""Parts from a user's own file: the sample works as it stands, and what is wrong with one is
 said.
 """
 
@@ -16,18 +16,13 @@ from bigmodel_cli.config import Options
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.parts.contract import AnyMixerOptions
 
-
-def readme_part() -> str:
-    """The Python block of the README's walk-through."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return text.split("<!-- a part of one's own -->")[1].split("```python\n")[1].split("```")[0]
+SAMPLE = ROOT / "sample_configs" / "running_mean.py"
 
 
-def test_the_part_of_the_readme_trains_and_is_evaluated(
+def test_the_sample_plugin_trains_and_is_evaluated(
     decoder_spec: Path, plain_zygote: Zygote
 ) -> None:
-    Path("mean.py").write_text(readme_part())
-    plugin = ("--plugin", "mean.py")
+    plugin = ("--plugin", str(SAMPLE))
     assert "running_mean" in plain_zygote.run("models", *plugin).out
     assert "running_mean" in plain_zygote.run("schema", *plugin).out
     change = ("--set", "model.blocks.0.mixer={type: running_mean}", "--set", "train.precision=fp32")
@@ -46,7 +41,7 @@ def test_the_part_of_the_readme_trains_and_is_evaluated(
     without = plain_zygote.run("eval", "run")
     assert without.status == 2
     assert "unknown type 'running_mean'" in without.err
-    assert "this spec was made with --plugin mean.py: give it" in without.err
+    assert "this spec was made with --plugin running_mean.py: give it" in without.err
 
 
 @pytest.mark.parametrize(

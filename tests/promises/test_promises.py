@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 import torch
 from conftest import Result
-from test_plugins import readme_part
+from test_plugins import SAMPLE
 from torch import Tensor, nn
 
 from bigmodel_cli import plugins
@@ -295,7 +295,9 @@ def test_the_command_has_a_line_for_each_promise_and_fails_where_one_is_not_kept
 
 def test_training_with_a_part_that_looks_ahead_writes_nothing(decoder_spec: Path) -> None:
     Path("ahead.py").write_text(
-        readme_part().replace("seen = sequence.seen(x)", "seen = torch.ones_like(sequence.seen(x))")
+        SAMPLE.read_text().replace(
+            "seen = sequence.seen(x)", "seen = torch.ones_like(sequence.seen(x))"
+        )
     )
     change = ("--set", "model.blocks.0.mixer=running_mean")
     result = run("pretrain", str(decoder_spec), "--plugin", "ahead.py", *change)
