@@ -56,6 +56,7 @@ def digit_files(count: int) -> list[str]:
     return names
 
 
+@pytest.mark.curve
 def test_a_run_leaves_what_it_says(decoder: Path) -> None:
     run = Path("decoder")
     left = {p.name for p in run.iterdir()}

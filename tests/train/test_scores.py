@@ -53,6 +53,7 @@ def spoil(
     monkeypatch.setattr(kind, "score", spoilt)
 
 
+@pytest.mark.curve
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_the_first_validation_is_not_a_number(
     value: float, decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch

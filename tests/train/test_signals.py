@@ -216,7 +216,8 @@ def test_a_signal_after_the_end_of_training_changes_nothing(
     point: str, decoder_spec: Path, zygote: Zygote
 ) -> None:
     """Row 67: while the curve is drawn, and while the last status is written."""
-    done = zygote.run("pretrain", decoder_spec, "--out", "run", env={"BIGMODEL_FAILPOINT": point})
+    env = {"BIGMODEL_FAILPOINT": point}
+    done = zygote.run("pretrain", decoder_spec, "--out", "run", env=env, curve=True)
     assert (done.status, done.out) == (0, "run/checkpoints/step-00000012\n")
     assert "Traceback" not in done.err
     assert (status("run")["state"], status("run")["code"]) == ("done", 0)
