@@ -171,7 +171,7 @@ def test_classes_of_any_name_are_shown_drawn_and_written(cnn_spec: Path, cli: Cl
         assert (result.out + result.err).replace("\n", "").isprintable()
 
 
-def test_the_name_of_a_file_is_no_text(decoder_spec: Path, cli: Cli) -> None:
+def test_a_file_name_is_not_predicted_as_text(decoder_spec: Path, cli: Cli) -> None:
     """Row 100: a model of texts that is given a file's name says that it takes the words
     themselves.
     """

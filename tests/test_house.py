@@ -176,7 +176,7 @@ def sniffing(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_rooms_ask_and_do_not_sniff(path: Path) -> None:
+def test_rooms_do_not_inspect_the_classes_of_others(path: Path) -> None:
     if room(path) not in {"__init__", *GROUND}:
         found, known = sniffing(path), set(SNIFFING.get(str(path.relative_to(PACKAGE)), []))
         assert not found - known, (
@@ -185,11 +185,11 @@ def test_rooms_ask_and_do_not_sniff(path: Path) -> None:
         assert not known - found, "mended: take it off the list"
 
 
-def test_the_list_of_what_sniffs_names_files_that_there_are() -> None:
+def test_the_exceptions_of_class_inspection_name_existing_files() -> None:
     assert set(SNIFFING) <= {str(path.relative_to(PACKAGE)) for path in files()}
 
 
-def test_every_room_has_a_floor() -> None:
+def test_every_room_has_a_layer() -> None:
     assert {room(path) for path in files()} - {"__init__"} <= FLOORS.keys()
 
 

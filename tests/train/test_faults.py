@@ -150,7 +150,7 @@ def test_runs_without_a_name_get_directories_of_their_own(decoder_spec: Path, cl
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite(
+def test_training_ends_at_a_loss_that_is_not_finite(
     poison: float, decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = Path(cli("pretrain", decoder_spec, "--out", "whole").out.strip())
@@ -239,7 +239,7 @@ def test_a_log_that_cannot_be_written_costs_a_warning(
     assert Path(result.out.strip(), "manifest.json").exists()
 
 
-def test_stdout_closed_early(decoder_spec: Path, zygote: Zygote) -> None:
+def test_a_reader_that_closes_stdout_early_is_no_error(decoder_spec: Path, zygote: Zygote) -> None:
     """Row 46: a reader that leaves before the result, and one that takes the first of many."""
     os.mkfifo("pipe")
     child = zygote.start("pretrain", decoder_spec, "--out", "run", stdout="pipe")

@@ -292,7 +292,7 @@ def test_a_signal_that_python_swallows_is_raised_again_and_nothing_is_printed(
     assert sys.unraisablehook == printed.append
 
 
-def test_how_signals_are_handled() -> None:
+def test_the_first_signal_is_raised_later_ones_are_not_and_nohup_is_respected() -> None:
     """Rows 6 and 67: the first is raised until it is heeded, later ones are not, `nohup` is
     respected, an end stands.
     """
