@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -14,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from zygote import Zygote
+import typer.main
+from zygote import Zygote, mark_curve
 
 from bigmodel_cli.__main__ import run
 from bigmodel_cli.lazy import load_torch
+from bigmodel_cli.train.observers import curve
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["OMP_NUM_THREADS"] = "1"  # also for processes that tests start: threads of several wait
@@ -28,6 +31,7 @@ import torch  # noqa: E402
 torch.set_num_threads(
     1
 )  # small sums, split between threads, would differ from those of the processes that tests start
+typer.main.get_command = functools.cache(typer.main.get_command)  # the same for each command line
 
 
 def find_data() -> Path | None:
@@ -68,9 +72,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _workplace(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test runs in a folder of its own."""
+def _workplace(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Each test runs in a folder of its own; curve.png, which takes longer than a small training,
+    is drawn for tests marked `curve` and is a few bytes for the others.
+    """
     monkeypatch.chdir(tmp_path)
+    if request.node.get_closest_marker("curve") is None:
+        monkeypatch.setattr(curve, "draw_curve", mark_curve)
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.delenv("BIGMODEL_FAILPOINT", raising=False)
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import DECODER, ROOT, Result, write_text
+from conftest import DECODER, Result, write_text
 from PIL import Image
+from zygote import Zygote
 
 Cli = Callable[..., Result]
 NAMES = {
@@ -110,7 +109,7 @@ def test_odd_devices_are_refused(decoder_spec: Path, cli: Cli) -> None:
         assert cli("pretrain", decoder_spec, "--dry-run", "--device", device).status == 2
 
 
-def test_a_plugin_may_lie_under_any_path() -> None:
+def test_a_plugin_may_lie_under_any_path(plain_zygote: Zygote) -> None:
     """Row 86: also under one with the character that separates paths."""
     code = (
         "from typing import Literal\nfrom bigmodel_cli.config import Options\nclass"
@@ -120,10 +119,8 @@ def test_a_plugin_may_lie_under_any_path() -> None:
     path = Path(f"a{os.pathsep}b '$x", "mean.py")
     path.parent.mkdir()
     path.write_text(code, encoding="utf-8")
-    command = [sys.executable, "-m", "bigmodel_cli", "models", "--plugin", str(path)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    found = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
-    assert "running_mean" in found.stdout, found.stderr
+    found = plain_zygote.run("models", "--plugin", path)
+    assert "running_mean" in found.out, found.err
 
 
 CLASSES = [
@@ -174,7 +171,7 @@ def test_classes_of_any_name_are_shown_drawn_and_written(cnn_spec: Path, cli: Cl
         assert (result.out + result.err).replace("\n", "").isprintable()
 
 
-def test_the_name_of_a_file_is_no_text(decoder_spec: Path, cli: Cli) -> None:
+def test_a_file_name_is_not_predicted_as_text(decoder_spec: Path, cli: Cli) -> None:
     """Row 100: a model of texts that is given a file's name says that it takes the words
     themselves.
     """

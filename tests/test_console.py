@@ -5,14 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
-import pty
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 
 import pytest
-from conftest import ROOT
+from zygote import Zygote
 
 from bigmodel_cli.console import (
     columns_of,
@@ -133,27 +131,10 @@ def test_the_progress_bar_keeps_step_and_time_left_in_a_narrow_terminal(
     ],
     ids=["command", "argument", "option", "file"],
 )
-def test_arguments_in_messages_on_a_terminal_are_escaped(words: list[str]) -> None:
+def test_arguments_in_messages_on_a_terminal_are_escaped(words: list[str], zygote: Zygote) -> None:
     """Rows 50 and 81: usage errors, which repeat the arguments, too."""
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "bigmodel_cli", *words]
-    child = subprocess.Popen(
-        command,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    os.close(theirs)
-    seen = b""
-    try:
-        while piece := os.read(ours, 65536):
-            seen += piece
-    except OSError:  # so Linux says that the other end is closed
-        pass
-    os.close(ours)
-    assert child.wait(60) == 2
-    text = seen.decode("utf-8")
+    ended, text = zygote.on_a_terminal(*words, stdout="terminal")
+    assert ended.status == 2
     assert "\\x" in text
     assert text.replace("\r\n", "").isprintable()
 

@@ -312,11 +312,11 @@ def run(first: int) -> None:
 
 
 @pytest.mark.parametrize("first", range(0, 4 * CHUNK, CHUNK))
-def test_nothing_depends_on_neighbours_caches_or_padding(first: int) -> None:
+def test_generation_does_not_depend_on_neighbours_caches_or_padding(first: int) -> None:
     run(first)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(4 * CHUNK, 60 * CHUNK, CHUNK))
-def test_nothing_depends_on_them_in_many_more_specs(first: int) -> None:
+def test_generation_does_not_depend_on_them_in_many_more_specs(first: int) -> None:
     run(first)

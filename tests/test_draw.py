@@ -31,7 +31,7 @@ def by_hand(key: int, stream: int, index: int) -> int:
 KEYS = torch.tensor([0, -1, 1, 2**63 - 1, -(2**63), 123456789, -987654321987654321])
 
 
-def test_numbers_are_those_of_plain_integers() -> None:
+def test_drawn_numbers_equal_plain_integer_arithmetic() -> None:
     drawn, below = draw(KEYS, 7, 9), draw_below(KEYS, 7, 9, 1000)
     assert drawn.dtype == torch.float32
     for row, key in enumerate(KEYS.tolist()):
@@ -55,7 +55,7 @@ def test_keys_are_made_of_seed_epoch_and_sample() -> None:
         assert not torch.equal(draw(other, 1, 5), first)
 
 
-def test_a_number_depends_on_its_key_stream_and_place_alone() -> None:
+def test_drawn_numbers_depend_on_key_stream_and_index_only() -> None:
     whole = draw(KEYS, 3, 20)
     assert torch.equal(draw(KEYS, 3, 7), whole[:, :7])  # however many are drawn
     order = torch.tensor([4, 0, 6])
@@ -64,7 +64,7 @@ def test_a_number_depends_on_its_key_stream_and_place_alone() -> None:
     assert torch.equal(draw_below(KEYS, 3, 7, 50), draw_below(KEYS, 3, 20, 50)[:, :7])
 
 
-def test_numbers_are_even_and_independent() -> None:
+def test_drawn_numbers_are_uniform_and_independent() -> None:
     keys = keys_of(0, 0, np.arange(3000))
     drawn = draw(keys, 1, 40).double()
     assert float(drawn.min()) >= 0
@@ -95,6 +95,6 @@ def test_numbers_are_even_and_independent() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_the_same_on_a_gpu() -> None:
+def test_drawn_numbers_are_the_same_on_a_gpu() -> None:
     assert torch.equal(draw(KEYS.cuda(), 7, 50).cpu(), draw(KEYS, 7, 50))
     assert torch.equal(draw_below(KEYS.cuda(), 7, 50, 999).cpu(), draw_below(KEYS, 7, 50, 999))

@@ -157,7 +157,7 @@ def test_every_type_of_a_spec_is_listed_by_bigmodel_models() -> None:
     assert words - {None} <= listed
 
 
-def test_a_bar_leaves_room_for_the_interrupt_that_a_terminal_shows(
+def test_the_progress_bar_leaves_room_for_the_interrupt_mark_of_the_terminal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")

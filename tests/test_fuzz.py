@@ -60,19 +60,19 @@ def data(folder: Path) -> fuzz_data.Data:
     return fuzz_data.prepared(folder)
 
 
-@pytest.mark.parametrize("count", few_or_many(60, 150))
+@pytest.mark.parametrize("count", few_or_many(40, 150))
 def test_mutated_specs_are_refused_or_planned_and_trained(count: int, tmp_path: Path) -> None:
     """Rows 23 to 29, 86."""
     assert_no_fault(fuzz_specs.campaign(tmp_path, every=8), range(count))
 
 
-@pytest.mark.parametrize("count", few_or_many(100, 200))
+@pytest.mark.parametrize("count", few_or_many(60, 200))
 def test_mutated_data_is_refused_or_read(count: int, data: fuzz_data.Data) -> None:
     """Rows 30 to 37, 80, 84, 85."""
     assert_no_fault(Campaign(data.case, data.folder), range(count))
 
 
-@pytest.mark.parametrize("count", few_or_many(30, 70))
+@pytest.mark.parametrize("count", few_or_many(16, 70))
 def test_mutated_checkpoints_are_refused_or_used_and_open_nothing_else(
     count: int, data: fuzz_data.Data
 ) -> None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import ast
 import functools
+import gzip
+import itertools
 import re
 import subprocess
 import sys
@@ -174,7 +176,7 @@ def sniffing(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_rooms_ask_and_do_not_sniff(path: Path) -> None:
+def test_rooms_do_not_inspect_the_classes_of_others(path: Path) -> None:
     if room(path) not in {"__init__", *GROUND}:
         found, known = sniffing(path), set(SNIFFING.get(str(path.relative_to(PACKAGE)), []))
         assert not found - known, (
@@ -183,11 +185,11 @@ def test_rooms_ask_and_do_not_sniff(path: Path) -> None:
         assert not known - found, "mended: take it off the list"
 
 
-def test_the_list_of_what_sniffs_names_files_that_there_are() -> None:
+def test_the_exceptions_of_class_inspection_name_existing_files() -> None:
     assert set(SNIFFING) <= {str(path.relative_to(PACKAGE)) for path in files()}
 
 
-def test_every_room_has_a_floor() -> None:
+def test_every_room_has_a_layer() -> None:
     assert {room(path) for path in files()} - {"__init__"} <= FLOORS.keys()
 
 
@@ -321,19 +323,19 @@ SMALLER = {
     "gpt2": [
         "model.dim=48",
         "model.blocks.0.repeat=2",
-        "data.max_bytes=400_000",
+        "data.max_bytes=100_000",
         "data.context=64",
         "train.micro_batch_size=2",
     ],
     "llama_like": [
         "model.dim=64",
         "model.blocks.0.repeat=2",
-        "data.max_bytes=400_000",
+        "data.max_bytes=100_000",
         "train.micro_batch_size=2",
     ],
-    "quickstart": ["data.max_bytes=400_000"],
-    "deepseek_like": ["model.dim=64", "model.blocks.1.repeat=1", "data.max_bytes=400_000"],
-    "bert": ["model.dim=64", "model.blocks.0.repeat=2", "data.max_bytes=400_000"],
+    "quickstart": ["data.max_bytes=100_000"],
+    "deepseek_like": ["model.dim=64", "model.blocks.1.repeat=1", "data.max_bytes=100_000"],
+    "bert": ["model.dim=64", "model.blocks.0.repeat=2", "data.max_bytes=100_000"],
     "transformer_base": [
         "model.dim=64",
         "model.encoder.0.repeat=1",
@@ -341,13 +343,24 @@ SMALLER = {
         "data.tokenizer.vocab_size=400",
         "train.micro_batch_size=2",
     ],
-    "mamba2": ["model.dim=64", "model.blocks.0.repeat=2", "data.max_bytes=400_000"],
-    "hybrid": ["model.dim=64", "data.max_bytes=400_000"],
-    "invent_your_own": ["model.dim=96", "data.max_bytes=400_000"],
+    "mamba2": ["model.dim=64", "model.blocks.0.repeat=2", "data.max_bytes=100_000"],
+    "hybrid": ["model.dim=64", "data.max_bytes=100_000"],
+    "invent_your_own": ["model.dim=96", "data.max_bytes=100_000"],
     "vit": ["data.type=mnist", "data.augment=[]"],
     "cifar10_mae": ["data.type=mnist", "data.augment=[]"],
     "alexnet": ["train.batch_size=2", "data.type=parquet_images", "data.root=null"],
 }
+
+
+def head(path: Path, lines: int = 400) -> str:
+    """The name of a file in this folder with the first lines of another: most of a sample's time
+    goes into its tokenizer and its validation, which take all of the data.
+    """
+    unpack = gzip.open if path.suffix == ".gz" else open
+    with unpack(path, "rt", encoding="utf-8") as whole:
+        text = "".join(itertools.islice(whole, lines))
+    Path(name := path.name.removesuffix(".gz")).write_text(text, encoding="utf-8")
+    return name
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda p: p.stem)
@@ -374,7 +387,7 @@ def test_every_sample_spec_trains_a_few_steps(
     if "type: mnist" in text or "type: cifar10" in text:
         changes.append(f"data.root='{data_root / 'mnist'}'")
     if "tinyshakespeare" in text:
-        changes.append(f"data.files=['{data_root / 'tinyshakespeare' / 'input.txt'}']")
+        changes.append(f"data.files=[{head(data_root / 'tinyshakespeare' / 'input.txt')}]")
     if "multi30k" in text:
         sides = [
             ("source", "train.en"),
@@ -382,16 +395,16 @@ def test_every_sample_spec_trains_a_few_steps(
             ("val_source", "val.en"),
             ("val_target", "val.de"),
         ]
-        changes += [f"data.{side}=['{data_root / 'multi30k' / name}.gz']" for side, name in sides]
+        changes += [
+            f"data.{side}=[{head(data_root / 'multi30k' / f'{name}.gz')}]" for side, name in sides
+        ]
         changes += ["data.test_source=[]", "data.test_target=[]"]
     if "sst2" in text:
+        files = {"train": "train.tsv", "val": "dev.tsv", "test": "test.tsv"}
         changes += [
-            f"data.{name}=['{data_root / 'sst2' / name}.tsv']" for name in ("train", "test")
+            f"data.{split}=[{head(data_root / 'sst2' / name)}]" for split, name in files.items()
         ]
-        changes += [
-            f"data.val=['{data_root / 'sst2' / 'dev.tsv'}']",
-            "data.tokenizer.vocab_size=400",
-        ]
+        changes.append("data.tokenizer.vocab_size=400")
     if "fsdd" in text:
         changes.append(f"data.files=['{data_root / 'fsdd' / 'recordings.tar.gz'}']")
     if path.stem == "alexnet":

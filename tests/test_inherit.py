@@ -138,7 +138,7 @@ def test_a_faulty_base_is_reported_with_its_place(above: str, said: str) -> None
     assert told(above)[0].startswith(said)
 
 
-def test_a_circle_over_two_files() -> None:
+def test_a_cycle_of_base_over_two_files_is_refused() -> None:
     below = "base: ../mine/above.yaml\n" + BELOW
     said = told("base: ../common/below.yaml\n", below=below)[0]
     assert said.startswith(
@@ -164,7 +164,7 @@ def test_what_a_run_records_is_whole_and_a_checkpoint_may_not_name_a_base() -> N
         of_checkpoint({"base": "mine/above.yaml", **recorded}, Path("checkpoint"))
 
 
-def test_the_schema_knows_it(cli: Callable[..., Any]) -> None:
+def test_the_schema_has_base(cli: Callable[..., Any]) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     import json
 

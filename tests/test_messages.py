@@ -56,7 +56,7 @@ def changed(text: str, *changes: str) -> Spec:
     ],
     ids=lambda value: value.partition("=")[0] if "=" in str(value) else "",
 )
-def test_a_word_stands_for_a_mapping_of_that_type_and_the_resolved_spec_shows_it(
+def test_a_type_name_stands_for_a_mapping_and_the_resolved_spec_shows_it(
     base: str, change: str, path: str
 ) -> None:
     word = change.partition("=")[2].strip("[]")
@@ -239,7 +239,7 @@ def test_set_replaces_the_option_that_it_stands_in_place_of(
     assert getattr(train, name) == int(change.partition("=")[2])
 
 
-def test_set_of_both_is_refused_and_of_none_says_nothing(
+def test_set_of_two_exclusive_options_is_refused_and_null_is_silent(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert "not both" in message(DECODER, "train.steps=1", "train.epochs=1")

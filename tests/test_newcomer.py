@@ -134,6 +134,7 @@ NOT_LOOKED_INTO = (pair_of_files, recordings_with_transcripts)
 """`attend` refuses their models: two sides, and sound of any length."""
 
 
+@pytest.mark.curve
 @pytest.mark.parametrize(
     ("make", "steps", "changes", "learnt"), WAYS, ids=[way[0].__name__ for way in WAYS]
 )

@@ -82,7 +82,7 @@ def test_a_fifo_and_a_device_are_written_through() -> None:
     assert stat.S_ISCHR(os.stat("null").st_mode)
 
 
-def test_a_descriptor_is_written_where_it_stands() -> None:
+def test_an_open_file_descriptor_is_written_at_its_position() -> None:
     """Row 82: /dev/stdout that is a file is neither replaced nor cut; what is printed before and
     after stays.
     """

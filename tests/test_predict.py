@@ -108,7 +108,7 @@ def test_a_classifier_reads_lines_as_its_training_reads_rows(
     assert looked["truncated"] is True
 
 
-def test_a_decoder_is_told_the_blanks_but_no_byte_order_mark(
+def test_prompts_keep_blanks_and_lose_the_byte_order_mark(
     decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert cli("pretrain", decoder_spec, "--out", "run", "--set", "train.steps=1").status == 0

@@ -102,7 +102,7 @@ def test_help_does_not_import_torch(command: list[str]) -> None:
     ("tag", "column"),
     [("!!python/object/apply:os.system ['true']", 8), ("!custom 3", 8), ("!!binary aGk=", 8)],
 )
-def test_tags_are_refused(tag: str, column: int) -> None:
+def test_yaml_tags_are_refused(tag: str, column: int) -> None:
     (message,) = faults(DECODER.replace("dim: 16", f"dim: {tag}"))
     assert message.startswith(f"spec.yaml:3:{column}: the tag ")
 
@@ -288,7 +288,7 @@ def bomb() -> str:
         ("a: " + "1" * 5000, "unknown option"),
     ],
 )
-def test_bombs_are_refused(text: str, message: str) -> None:
+def test_yaml_bombs_are_refused(text: str, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         check(parse_yaml(text.encode(), "spec.yaml"))
 

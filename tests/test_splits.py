@@ -122,7 +122,7 @@ def test_a_run_with_a_part_held_out(cli: Cli) -> None:
     assert "data.train: a.tsv: no such file" in gone.err
 
 
-def test_the_record_goes_with_the_weights(cli: Cli) -> None:
+def test_a_finetuned_checkpoint_remembers_what_its_start_was_trained_on(cli: Cli) -> None:
     """What the start of a finetuning was trained on counts too; by another task it is reported
     apart.
     """
@@ -165,7 +165,7 @@ def test_the_record_goes_with_the_weights(cli: Cli) -> None:
     assert found["seen_in_training"]["items"] in range(20, 31)
 
 
-def test_a_checkpoint_that_keeps_no_record(cli: Cli) -> None:
+def test_a_checkpoint_without_a_split_record_is_reported(cli: Cli) -> None:
     rows("a.tsv", words(0, 100))
     rows("t.tsv", words(90, 130))
     path = Path(

@@ -46,7 +46,7 @@ def test_a_reader_that_has_gone_is_no_error(words: str) -> None:
     assert (result.status, result.err) == (0, "")
 
 
-def test_closed_streams_take_nothing_from_a_run(decoder_spec: Path) -> None:
+def test_a_run_with_closed_standard_streams_is_complete(decoder_spec: Path) -> None:
     """Row 85: no file of the run gets the number of a closed sequence."""
     result = sh(
         "bigmodel pretrain decoder.yaml --out run --set train.steps=1 <&- >&- 2>&-; echo $?"
@@ -68,7 +68,7 @@ def test_missing_input_is_reported() -> None:
         )
 
 
-def test_a_full_stderr_takes_nothing_from_the_result() -> None:
+def test_a_full_stderr_does_not_change_the_exit_status() -> None:
     """Row 85."""
     result = sh("bigmodel models nonsense 2> /dev/full; echo $?")
     assert (result.out, result.err) == ("2\n", "")

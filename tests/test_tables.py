@@ -16,6 +16,7 @@ import pydantic
 import pytest
 from conftest import ROOT, Result
 from pydantic import Field
+from zygote import Zygote
 
 from bigmodel_cli import plugins
 from bigmodel_cli.catalog import catalog
@@ -158,19 +159,16 @@ def test_a_plugins_task_model_data_optimizer_and_schedule_train_resume_and_are_e
     assert without.err.count("this spec was made with --plugin bits.py: give it") == 5
 
 
-def test_what_a_plugins_code_raises_is_one_message_with_its_line() -> None:
+def test_what_a_plugins_code_raises_is_one_message_with_its_line(plain_zygote: Zygote) -> None:
     bits = (ROOT / "tests" / "bits.py").read_text()
     Path("build.py").write_text(bits.replace("return Count()", 'raise RuntimeError("no")'))
     Path("loss.py").write_text(bits.replace('batch["label"].float()', 'batch["labels"]'))
     Path("spec.yaml").write_text(SPEC)
     for name, fault in (("build", "RuntimeError: no"), ("loss", "KeyError: 'labels'")):
-        line = ["pretrain", "spec.yaml", "--out", name, "--plugin", f"{name}.py"]
-        done = subprocess.run(
-            [sys.executable, "-m", "bigmodel_cli", *line], capture_output=True, text=True
-        )
-        assert (done.returncode, done.stdout) == (2, "")
-        assert re.search(rf"^{name}\.py:\d+: {fault} \(in a plugin", done.stderr, re.MULTILINE)
-        assert "Traceback" not in done.stderr
+        done = plain_zygote.run("pretrain", "spec.yaml", "--out", name, "--plugin", f"{name}.py")
+        assert (done.status, done.out) == (2, "")
+        assert re.search(rf"^{name}\.py:\d+: {fault} \(in a plugin", done.err, re.MULTILINE)
+        assert "Traceback" not in done.err
     status = json.loads(Path("loss/status.json").read_text())
     assert (status["state"], status["code"]) == ("failed", 2)
 

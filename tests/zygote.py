@@ -7,10 +7,12 @@ these imports are paid once.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
 import os
+import pty
 import shlex
 import signal
 import subprocess
@@ -22,14 +24,17 @@ from typing import Any
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ROOT = Path(__file__).resolve().parent.parent
+DRAWING = ("matplotlib.figure", "matplotlib.backends.backend_agg")
 PRELOAD = (
     "bigmodel_cli.train.session",
     "sklearn.datasets",
     "torchvision.transforms.v2",
-    "matplotlib.figure",
-    "matplotlib.backends.backend_agg",
+    *DRAWING,
 )
 """What runs import beside torch: most of the time of a small one with digits and augmentation."""
+PLAIN = tuple(f"bigmodel_cli.{room}" for room in ("data", "models", "optim", "tasks", "trackers"))
+PLAIN += DRAWING
+"""What plugins may be joined after."""
 
 
 @dataclass
@@ -53,8 +58,8 @@ class Child:
         """Wait for the end; a process that does not end is killed, and fails the test."""
         status = self.zygote.ask({"wait": self.pid, "timeout": timeout})["status"]
         out, err = (
-            path.read_text() if path.exists() else "" for path in (self.out, self.err)
-        )  # none: killed at once
+            path.read_text() if path.is_file() else "" for path in (self.out, self.err)
+        )  # none: killed at once; or a terminal or pipe of the test's
         assert status is not None, f"no end within {timeout} s:\n{err}"
         return Ended(status, out, err)
 
@@ -75,7 +80,7 @@ class Child:
 
 
 class Zygote:
-    """The parent of the processes; `plain`, it has torch alone, and plugins may still join."""
+    """The parent of the processes; `plain`, plugins may still join."""
 
     def __init__(self, folder: Path, plain: bool = False) -> None:
         self.folder, self.count = folder, 0
@@ -97,27 +102,54 @@ class Zygote:
         return json.loads(self.process.stdout.readline())
 
     def start(
-        self, *arguments: object, env: dict[str, str] | None = None, limit: int | None = None
+        self,
+        *arguments: object,
+        env: dict[str, str] | None = None,
+        limit: int | None = None,
+        curve: bool = False,
+        stdin: str = os.devnull,
+        stdout: str = "",
+        stderr: str = "",
     ) -> Child:
         """Start `bigmodel` with these arguments in the current folder; `limit` is the largest file
-        that it may write.
+        that it may write; without `curve`, curve.png is a few bytes and no picture. The streams may
+        be pipes or terminals, by their paths; a terminal as stdin is the controlling one.
         """
         self.count += 1
-        out, err = self.folder / f"{self.count}.out", self.folder / f"{self.count}.err"
+        out = Path(stdout or self.folder / f"{self.count}.out")
+        err = Path(stderr or self.folder / f"{self.count}.err")
         named = {k: v for k, v in os.environ.items() if k.startswith(("BIGMODEL", "XDG"))}
         request = {
             "argv": [str(a) for a in arguments],
             "cwd": os.getcwd(),
             "env": {**named, **(env or {})},
+            "curve": curve,
+            "stdin": stdin,
         }
         answer = self.ask({**request, "out": str(out), "err": str(err), "limit": limit})
         return Child(self, answer["pid"], out, err)
 
-    def run(
-        self, *arguments: object, env: dict[str, str] | None = None, limit: int | None = None
-    ) -> Ended:
+    def run(self, *arguments: object, **options: Any) -> Ended:
         """Start it and wait for its end."""
-        return self.start(*arguments, env=env, limit=limit).wait()
+        return self.start(*arguments, **options).wait()
+
+    def on_a_terminal(self, *arguments: object, **options: Any) -> tuple[Ended, str]:
+        """Run it with stderr, and stdout where `options` say so, on a terminal; returns how it
+        ended, and what was shown.
+        """
+        ours, theirs = pty.openpty()
+        os.set_blocking(ours, False)
+        name = os.ttyname(theirs)
+        named = {key: name if value == "terminal" else value for key, value in options.items()}
+        child, shown, ended = self.start(*arguments, stderr=name, **named), b"", False
+        while not ended:
+            ended = child.end_within(0.05)
+            with contextlib.suppress(BlockingIOError):
+                while piece := os.read(ours, 65536):
+                    shown += piece
+        os.close(theirs)
+        os.close(ours)
+        return child.wait(), shown.decode()
 
     def close(self) -> None:
         """End the parent."""
@@ -139,13 +171,18 @@ def until(what: Any, timeout: float = 30) -> None:
         time.sleep(0.005)
 
 
+def mark_curve(metrics: Path, picture: Path, about: object) -> None:
+    """Takes the place of drawing curve.png."""
+    picture.write_bytes(b"not drawn in this test")
+
+
 def serve() -> None:
     """Answer requests on stdin until it closes."""
     from bigmodel_cli import cli  # noqa: F401
     from bigmodel_cli.lazy import load_torch
 
     load_torch()
-    for name in () if "plain" in sys.argv else PRELOAD:
+    for name in PLAIN if "plain" in sys.argv else PRELOAD:
         importlib.import_module(name)
     gc.freeze()  # else each child's first collection goes through all of it, and copies it
     for line in sys.stdin:
@@ -187,6 +224,9 @@ def become(request: dict[str, Any]) -> None:
 
     from bigmodel_cli.__main__ import main
 
+    curve = sys.modules.get("bigmodel_cli.train.observers.curve")  # not loaded where plugins join
+    if curve is not None and not request["curve"]:
+        curve.draw_curve = mark_curve  # type: ignore[attr-defined]
     try:
         os.setsid()
         os.chdir(request["cwd"])
@@ -194,8 +234,9 @@ def become(request: dict[str, Any]) -> None:
         if request["limit"] is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], request["limit"]))
         for number, path in ((1, request["out"]), (2, request["err"])):
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOCTTY
+            os.dup2(os.open(path, flags, 0o600), number)
+        os.dup2(os.open(request["stdin"], os.O_RDONLY), 0)
         sys.argv = ["bigmodel", *request["argv"]]
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)

@@ -41,7 +41,7 @@ def labels(axis: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("tokens", [1, 5, 30, 120])
-def test_every_head_is_a_map_on_one_scale_with_as_many_names_as_fit(
+def test_maps_of_all_heads_share_a_scale_and_show_as_many_token_labels_as_fit(
     tokens: int, figures: list[Any]
 ) -> None:
     found = heads(tokens, (3, 2))
@@ -64,7 +64,7 @@ def test_every_head_is_a_map_on_one_scale_with_as_many_names_as_fit(
     assert figure.get_suptitle() == r"run (decoder), attention in: a \$ b"
 
 
-def test_one_head_of_one_layer_is_drawn_with_every_name(figures: list[Any]) -> None:
+def test_the_map_of_one_head_labels_every_token(figures: list[Any]) -> None:
     draw_heads(heads(120, (2, 3)), [1], 2, "title", Path("x.png"))
     (axes,) = maps(figures[0])
     assert axes.get_title() == "head 2"
@@ -78,7 +78,9 @@ def test_weights_below_zero_are_marked(figures: list[Any]) -> None:
     assert "below 0: orange" in figures[0].axes[-1].get_ylabel()
 
 
-def test_heat_lies_over_the_image_and_recordings_stand_upright(figures: list[Any]) -> None:
+def test_grad_cam_is_drawn_over_the_image_and_spectrograms_with_low_bands_below(
+    figures: list[Any],
+) -> None:
     image, heat = torch.rand(3, 4, 6), torch.rand(4, 6)
     draw_heat(Heat(image, heat, "a", 0.5, (2, 3), "Grad-CAM", None), "run: a", Path("x.png"))
     left, right = maps(figures[0])
@@ -99,7 +101,7 @@ def test_heat_lies_over_the_image_and_recordings_stand_upright(figures: list[Any
     assert [axes.get_ylabel() for axes in maps(figures[2])] == ["image", "", "seen", ""]
 
 
-def test_a_character_in_several_tokens_is_named_in_each() -> None:
+def test_a_character_of_several_tokens_labels_each_of_them() -> None:
     tokenizer = ByteTokenizer()
     text = "a漢\n"
     assert name_tokens(tokenizer, [256, *tokenizer.encode(text), 256]) == [
@@ -111,7 +113,7 @@ def test_a_character_in_several_tokens_is_named_in_each() -> None:
     ]  # fmt: skip
 
 
-def test_characters_without_a_font_are_code_points_and_said(
+def test_characters_without_a_font_are_drawn_as_code_points_with_a_warning(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """On a machine with matplotlib's own fonts alone."""

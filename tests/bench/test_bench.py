@@ -30,11 +30,13 @@ NAMES = [
 
 
 @pytest.mark.parametrize(("paths", "names"), NAMES, ids=[" ".join(names) for _, names in NAMES])
-def test_names_are_the_shortest_that_differ(paths: list[list[str]], names: list[str]) -> None:
+def test_bench_names_specs_by_the_shortest_distinct_part_of_their_paths(
+    paths: list[list[str]], names: list[str]
+) -> None:
     assert short_names([[Path(p) for p in own] for own in paths]) == names
 
 
-def test_several_networks_are_compared_and_their_memory_is_the_dry_run_s(
+def test_bench_of_several_specs_compares_them_with_the_memory_of_the_dry_run(
     decoder_spec: Path, tmp_path: Path, cli: Cli
 ) -> None:
     (tmp_path / "other").mkdir()
@@ -87,7 +89,7 @@ def test_rates_of_other_units_are_not_compared() -> None:
     ]
 
 
-def test_figures_for_people() -> None:
+def test_rates_and_durations_as_text() -> None:
     assert [rate(v, "tokens") for v in (0.4211, 8, 12345.6)] == [
         "0.421 tokens/s",
         "8 tokens/s",
@@ -96,7 +98,7 @@ def test_figures_for_people() -> None:
     assert [seconds_of(v) for v in (0.01234, 1.5)] == ["12.34 ms", "1.50 s"]
 
 
-def test_alike_blocks_are_one_row_of_a_dry_run(decoder_spec: Path) -> None:
+def test_equal_blocks_are_one_row_of_a_dry_run(decoder_spec: Path) -> None:
     plan = dry_run(load(decoder_spec, ["model.blocks.0.repeat=5"]), "cpu")
     rows = [line.split("  ")[0] for line in plan.to_text().splitlines()]
     assert "blocks.0.mixer.qkv" in rows

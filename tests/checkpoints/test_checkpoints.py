@@ -46,7 +46,7 @@ def refresh(checkpoint: Path, name: str) -> None:
     (checkpoint / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_a_checkpoint_holds_what_it_says(saved: Path) -> None:
+def test_a_checkpoint_has_the_files_and_tensors_of_its_manifest(saved: Path) -> None:
     manifest = json.loads((saved / "manifest.json").read_text())
     for name, entry in manifest["files"].items():
         content = (saved / name).read_bytes()
@@ -74,7 +74,7 @@ def test_a_checkpoint_holds_what_it_says(saved: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "train_state.safetensors"])
 @pytest.mark.parametrize("where", [0, 7, 8, 0.5, -1])
-def test_a_truncated_file(
+def test_a_truncated_file_is_refused(
     name: str, where: float, saved: Path, cli: Cli, decoder_spec: Path
 ) -> None:
     file = saved / name
@@ -96,7 +96,7 @@ def test_a_truncated_file(
 @pytest.mark.parametrize(
     "name", ["model.safetensors", "state.json", "spec.yaml", "facts.json", "tokenizer.json"]
 )
-def test_one_flipped_bit(name: str, saved: Path, cli: Cli) -> None:
+def test_one_flipped_bit_is_detected(name: str, saved: Path, cli: Cli) -> None:
     file = saved / name
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -106,7 +106,9 @@ def test_one_flipped_bit(name: str, saved: Path, cli: Cli) -> None:
     assert f"{file}: its SHA-256 is not the one in manifest.json" in result.err
 
 
-def test_all_checkpoints_broken(saved: Path, cli: Cli, decoder_spec: Path) -> None:
+def test_resume_fails_where_every_checkpoint_is_damaged(
+    saved: Path, cli: Cli, decoder_spec: Path
+) -> None:
     for file in Path("run/checkpoints").glob("step-*/model.safetensors"):
         file.write_bytes(b"x")
     result = cli(
@@ -150,7 +152,9 @@ def entry(first: int, last: int, shape: list[int], dtype: str = "F32") -> dict[s
         (container(b"[" * 100_000), "is not JSON"),
     ],
 )
-def test_a_header_that_lies(content: bytes, message: str, saved: Path, cli: Cli) -> None:
+def test_a_wrong_safetensors_header_is_refused(
+    content: bytes, message: str, saved: Path, cli: Cli
+) -> None:
     (saved / "model.safetensors").write_bytes(content)
     refresh(saved, "model.safetensors")
     start = time.monotonic()
@@ -199,7 +203,9 @@ def more(tensors: dict[str, torch.Tensor]) -> None:
         (more, "extra: not in the model; found float32 [3]"),
     ],
 )
-def test_tensors_that_do_not_fit(change: Any, message: str, saved: Path, cli: Cli) -> None:
+def test_tensors_of_another_shape_or_dtype_and_missing_or_extra_ones_are_refused(
+    change: Any, message: str, saved: Path, cli: Cli
+) -> None:
     rewrite(saved, change, describe=True)
     result = cli("eval", saved)
     assert (result.status, result.out) == (4, "")
@@ -214,7 +220,7 @@ def test_tensors_that_the_manifest_does_not_describe(saved: Path, cli: Cli) -> N
     assert "tensor 'norm.weight': manifest.json expects {'shape': [16]" in result.err
 
 
-def test_nothing_is_loaded_where_something_does_not_fit() -> None:
+def test_no_weight_is_loaded_where_one_does_not_fit() -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
     before = {n: t.clone() for n, t in model.state_dict().items()}
     given = {n: t + 1 for n, t in before.items()}
@@ -249,7 +255,7 @@ def test_a_pickle_is_refused_and_not_read(form: str, cli: Cli) -> None:
     assert not Path("canary").exists()
 
 
-def test_a_pickle_in_the_place_of_tensors_is_not_read(saved: Path, cli: Cli) -> None:
+def test_a_pickle_instead_of_a_safetensors_file_is_not_read(saved: Path, cli: Cli) -> None:
     for name in ("model.safetensors", "state.json", "tokenizer.json"):
         kept = (saved / name).read_bytes()
         (saved / name).write_bytes(pickle.dumps(Canary()))
@@ -277,7 +283,7 @@ def test_a_link_in_the_place_of_a_file_is_refused(saved: Path, cli: Cli) -> None
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"files": 3}', b"\xff"])
-def test_a_damaged_manifest(content: bytes, saved: Path, cli: Cli) -> None:
+def test_a_damaged_manifest_is_refused(content: bytes, saved: Path, cli: Cli) -> None:
     (saved / "manifest.json").write_bytes(content)
     result = cli("eval", saved)
     assert result.status == 4
@@ -292,7 +298,7 @@ def test_another_format_version_is_refused(saved: Path, cli: Cli) -> None:
     assert "format 99; this bigmodel reads formats 1 to 2" in result.err
 
 
-def test_missing_files_and_wrong_places(saved: Path, cli: Cli) -> None:
+def test_missing_files_and_paths_without_a_checkpoint_are_refused(saved: Path, cli: Cli) -> None:
     assert "no such checkpoint; did you mean run?" in cli("eval", "rum").err
     Path("empty").mkdir()
     result = cli("eval", "empty")

@@ -54,7 +54,9 @@ def test_a_checkpoint_of_format_1_writes_and_is_finetuned(cli: Cli) -> None:
     ("number", "way"),
     [(3, "written by a newer bigmodel: update this one"), (0, "use the version that wrote it")],
 )
-def test_another_format_says_how_it_is_read(number: int, way: str, cli: Cli) -> None:
+def test_an_unknown_format_version_is_refused_with_a_remedy(
+    number: int, way: str, cli: Cli
+) -> None:
     """Row 56."""
     checkpoint = fresh_copy()
     change_json(checkpoint, "manifest.json", lambda v: v.update(format=number))
@@ -239,7 +241,7 @@ def test_images_are_labelled_or_refused_where_weights_are_not_finite(
             json.loads(line, parse_constant=refuse)
 
 
-def test_nothing_is_learnt_from_weights_that_are_not_finite(cli: Cli) -> None:
+def test_training_from_weights_that_are_not_finite_is_refused(cli: Cli) -> None:
     """Row 83: finetune refuses, with nothing left behind but its record."""
     checkpoint = poisoned()
     result = cli("finetune", "--from", checkpoint, "--set", "train.steps=1", "--out", "new")

@@ -185,7 +185,9 @@ NAMES = [
 
 
 @pytest.mark.parametrize("kind", ["folder", "FIFO", "link", "loop", "socket"])
-def test_something_else_in_the_place_of_a_file(kind: str, cli: Cli) -> None:
+def test_a_link_folder_fifo_or_device_instead_of_a_checkpoints_file_is_refused(
+    kind: str, cli: Cli
+) -> None:
     """Rows 17 and 77: nothing hangs, nothing is followed.
 
     A FIFO that is opened to be read would wait for ever.
@@ -214,7 +216,9 @@ def test_other_file_types_instead_of_what_a_resume_reads(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "FIFO", "link", "loop", "socket"])
-def test_something_else_in_the_place_of_a_checkpoint(kind: str, cli: Cli) -> None:
+def test_something_other_than_a_folder_instead_of_a_checkpoint_is_refused(
+    kind: str, cli: Cli
+) -> None:
     """Row 77: also for --from, --compare and init.checkpoint."""
     good = fresh_copy()
     place = good.parent / "step-00000070"
@@ -245,7 +249,7 @@ def test_something_else_in_the_place_of_a_checkpoint(kind: str, cli: Cli) -> Non
 
 
 @pytest.mark.parametrize("target", ["{outside}", "../../outside", "last", "best", "."])
-def test_last_is_a_name_in_its_folder_and_nothing_else(target: str, cli: Cli) -> None:
+def test_the_link_last_may_only_name_a_checkpoint_beside_it(target: str, cli: Cli) -> None:
     """Row 77: an absolute link, one that leads outside, and loops."""
     checkpoint = fresh_copy()
     outside = Path("outside").resolve()
@@ -276,7 +280,7 @@ def test_a_link_of_the_users_own_is_followed(cli: Cli) -> None:
     assert "a link that leads nowhere" in cli("eval", "nowhere").err
 
 
-def test_a_name_that_no_system_takes(cli: Cli) -> None:
+def test_a_path_that_is_too_long_is_refused(cli: Cli) -> None:
     """Row 77."""
     for name in ("a" * 5000, "a/" * 3000):
         result = cli("eval", name)
@@ -284,7 +288,7 @@ def test_a_name_that_no_system_takes(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "manifest.json"])
-def test_a_missing_file_is_never_made_up(name: str, cli: Cli) -> None:
+def test_a_missing_file_is_refused_and_gets_no_default(name: str, cli: Cli) -> None:
     """Row 18: neither where it is gone, nor where the manifest does not name it."""
     checkpoint = fresh_copy()
     (checkpoint / name).unlink()

@@ -270,7 +270,7 @@ FACTS: list[tuple[str, str, dict[str, Any], str]] = [
     [(f, v, m) for f, _, v, m in FACTS],
     ids=[f"{f}: {w}" for f, w, *_ in FACTS],
 )
-def test_facts_are_typed_and_bounded(family: str, info: Any, message: str) -> None:
+def test_facts_json_is_typed_and_bounded(family: str, info: Any, message: str) -> None:
     """Row 76."""
     checkpoint = made(family)
     if "tables" in message or message == "max_len":
@@ -311,7 +311,7 @@ SPECS = {
 
 
 @pytest.mark.parametrize("text", SPECS.values(), ids=SPECS)
-def test_a_spec_that_is_hostile_yaml(text: str, cli: Cli) -> None:
+def test_hostile_yaml_in_a_checkpoints_spec_is_refused(text: str, cli: Cli) -> None:
     """Row 76."""
     checkpoint = fresh_copy()
     (checkpoint / "spec.yaml").write_text(text)

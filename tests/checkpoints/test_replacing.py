@@ -59,7 +59,7 @@ def killed_while_saving(point: str, value: float) -> int:
 
 
 @pytest.mark.parametrize("exchanging", [True, False], ids=["exchanged", "put_aside"])
-def test_the_older_copy_of_a_step_stays_until_the_new_one_stands(
+def test_the_older_checkpoint_of_a_step_is_kept_until_the_new_one_is_committed(
     exchanging: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Row 64: killed at each place of a save of the same step."""
@@ -99,7 +99,7 @@ def test_a_step_whose_content_is_the_same_is_not_written_again() -> None:
     assert read() == 1.0
 
 
-def test_drafts_go_by_the_lock_and_not_by_the_process_number() -> None:
+def test_unfinished_checkpoints_are_removed_whatever_process_id_they_name() -> None:
     """Row 65: in containers process ids repeat; the caller holds the run's lock."""
     path = checkpoints.save(PLACE, contents(1.0))
     mine = PLACE / f".draft-step-9-{os.getpid()}"

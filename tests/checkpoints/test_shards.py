@@ -170,7 +170,7 @@ def test_a_tensor_in_two_files_is_refused() -> None:
 
 @pytest.mark.usefixtures("small_shards")
 @pytest.mark.parametrize("kind", ["folder", "FIFO", "link", "loop"])
-def test_something_else_in_the_place_of_a_shard(kind: str) -> None:
+def test_a_link_folder_fifo_or_device_instead_of_a_shard_is_refused(kind: str) -> None:
     """Row 77: before it is opened, and where it is put there after that."""
     path = checkpoints.save(PLACE, contents(weights()))
     stored = checkpoints.read(path, train_state=False).model
@@ -319,7 +319,7 @@ class Interrupted(BaseException):
     """As a second Ctrl-C is."""
 
 
-def test_whatever_ends_a_save_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_that_fails_leaves_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tensor that cannot be copied from its device, memory that is used up."""
     for error in (RuntimeError, MemoryError, Interrupted):
 

@@ -285,7 +285,9 @@ def leave_copies() -> None:
                 )
 
 
-def test_one_rule_for_every_kind_of_data(home: Path) -> None:
+def test_endings_in_any_case_and_editors_backup_files_are_treated_alike_by_every_data_source(
+    home: Path,
+) -> None:
     """Endings in any case are read as what they are; copies that editors and systems leave behind
     change nothing.
     """

@@ -96,7 +96,7 @@ def opened(options: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_what_is_expected_is_what_the_data_has(name: str, files: None) -> None:
+def test_the_expected_info_equals_that_of_the_data(name: str, files: None) -> None:
     options = OPTIONS.validate_python(SOURCES[name])
     data, expected = opened(options), options.expected(None)
     for fact in ("image_shape", "vocab_size", "source_vocab_size", "context"):
@@ -120,7 +120,7 @@ KNOWN = [
 @pytest.mark.parametrize(
     ("kind", "shape", "classes", "count"), KNOWN, ids=[kind for kind, *_ in KNOWN]
 )
-def test_a_known_data_set_is_known(
+def test_known_data_sets_have_their_published_shape_classes_and_size(
     kind: str, shape: tuple[int, ...], classes: int, count: int
 ) -> None:
     expected = OPTIONS.validate_python({"type": kind}).expected(None)
@@ -147,7 +147,7 @@ def test_missing_data_is_reported() -> None:
     assert "Without the data, this is assumed: images of 1 x 28 x 28" in said[-1]
 
 
-def test_the_real_data_is_as_it_is_known(data_root: Path) -> None:
+def test_the_real_data_has_the_info_that_is_known_of_it(data_root: Path) -> None:
     options = OPTIONS.validate_python(
         {"type": "mnist", "root": f"{data_root}/mnist", "val_fraction": 0.07}
     )
@@ -175,7 +175,7 @@ UNKNOWN: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
-def test_what_is_not_known_is_named_with_its_option(name: str) -> None:
+def test_unknown_shapes_are_reported_with_the_option_that_gives_them(name: str) -> None:
     values, remedy = UNKNOWN[name]
     with pytest.raises(DataError) as found:
         open_or_expect(OPTIONS.validate_python(values), say=lambda text: None)

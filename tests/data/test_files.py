@@ -133,7 +133,7 @@ def test_a_glob_takes_endings_in_any_case() -> None:
         found("b.txt")  # a name is a name
 
 
-def test_names_that_look_like_globs_and_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_names_with_glob_characters_and_dollar_signs(monkeypatch: pytest.MonkeyPatch) -> None:
     touch("a[1]*/x.txt", "a[1]*/y.dat", "cost $HOME/~/it's.txt", "a1b/z.txt", "deep/$X/w.txt")
     assert named("a[1]*/*.txt") == ["a[1]*/x.txt"]
     assert named("a[1]*") == ["a[1]*/x.txt"]
@@ -143,7 +143,9 @@ def test_names_that_look_like_globs_and_variables(monkeypatch: pytest.MonkeyPatc
     assert named("deep/$X/w.txt") == ["deep/$X/w.txt"]  # there is one of that very name
 
 
-def test_home_and_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_home_and_environment_variables_in_paths(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     touch("home/t.txt", "data/set/u.txt")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DATA", str(tmp_path / "data"))

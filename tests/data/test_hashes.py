@@ -62,7 +62,9 @@ def test_hashes_are_those_of_the_content_and_remembered(store: Path, reads: list
     assert content_hashes([]) == []
 
 
-def test_size_and_time_of_modification_put_back(store: Path, reads: list[str]) -> None:
+def test_a_changed_file_with_its_old_size_and_time_is_hashed_again(
+    store: Path, reads: list[str]
+) -> None:
     (path,) = write(2)[1:]
     content_hashes([path])
     before = path.stat()
@@ -78,7 +80,7 @@ def test_size_and_time_of_modification_put_back(store: Path, reads: list[str]) -
     assert reads == ["1.dat", "1.dat"]
 
 
-def test_a_file_in_the_place_of_another(store: Path) -> None:
+def test_a_replaced_file_is_hashed_again(store: Path) -> None:
     first, second = write(3)[1:]
     second.write_bytes(b"y" * 1000)
     settle()
@@ -88,7 +90,7 @@ def test_a_file_in_the_place_of_another(store: Path) -> None:
     assert content_hashes([first]) == [hashlib.sha256(b"y" * 1000).hexdigest()]
 
 
-def test_what_changed_within_a_tick_of_being_read_is_not_remembered(
+def test_the_hash_of_a_file_changed_within_the_clocks_resolution_is_not_remembered(
     store: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(2)[1]
@@ -133,7 +135,7 @@ def test_a_file_that_changes_while_it_is_read(store: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     "damage", ["second bytes", "cut", "empty", "zeros", "a row", "another table", "folder"]
 )
-def test_a_damaged_store_costs_time_only(
+def test_a_damaged_hash_store_is_rebuilt(
     damage: str, store: Path, reads: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = write(40)
@@ -172,7 +174,7 @@ def test_a_damaged_store_costs_time_only(
         assert reads == []  # it is whole again
 
 
-def test_every_changed_byte_of_the_store_leaves_right_hashes(store: Path) -> None:
+def test_any_changed_byte_of_the_hash_store_leaves_the_hashes_right(store: Path) -> None:
     paths = write(3)
     wanted = content_hashes(paths)
     whole = store.read_bytes()

@@ -227,7 +227,7 @@ def test_cifar_opens_the_files_of_one_split(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_few_items(count: int) -> None:
+def test_holding_out_of_few_items(count: int) -> None:
     Path("a.tsv").write_text("".join(f"{w}\n" for w in WORDS[:count]))
     options = {
         "type": "table",
@@ -250,7 +250,7 @@ def test_few_items(count: int) -> None:
     assert [len(data.split(n)) for n in ("train", "val")] == [count - 1, 1]  # at least one of each
 
 
-def test_named_validation_takes_the_place_of_the_part() -> None:
+def test_named_validation_data_replaces_the_held_out_part() -> None:
     Path("a.tsv").write_text("".join(f"{w}\n" for w in WORDS))
     Path("b.tsv").write_text("x\ny\n")
     options = {
@@ -341,7 +341,7 @@ def test_a_single_file_keeps_its_tail() -> None:
     assert "(the tail of the text)" in said[0]
 
 
-def test_the_part_is_that_of_a_count_by_hand() -> None:
+def test_the_held_out_part_has_the_requested_fraction_of_the_tokens() -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
         lengths = rng.integers(0, 50, rng.integers(1, 12)).tolist()

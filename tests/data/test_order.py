@@ -21,7 +21,7 @@ def test_every_epoch_is_a_permutation(n: int, seed: int, epoch: int) -> None:
     assert np.array_equal(np.sort(permute(np.arange(n), n, (seed, epoch))), np.arange(n))
 
 
-def test_any_entry_can_be_had_by_itself() -> None:
+def test_any_entry_of_the_order_is_computed_alone() -> None:
     whole = permute(np.arange(1000), 1000, (3, 4))
     some = np.array([7, 999, 0, 500])
     assert np.array_equal(permute(some, 1000, (3, 4)), whole[some])
@@ -29,7 +29,7 @@ def test_any_entry_can_be_had_by_itself() -> None:
     assert not np.array_equal(whole, permute(np.arange(1000), 1000, (4, 4)))
 
 
-def test_the_order_looks_random() -> None:
+def test_the_order_is_statistically_random() -> None:
     n = 2000
     counts = np.zeros((20, 20))
     for epoch in range(200):

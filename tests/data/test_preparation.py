@@ -86,7 +86,7 @@ def test_a_signal_in_any_stage_leaves_nothing_half_done(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_stage_tells_how_far_it_has_come(
+def test_every_stage_of_preparation_shows_its_progress(
     kind: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """row 66: up to the whole, no more and no less, where the whole is known."""
@@ -168,7 +168,9 @@ def test_pixels_that_do_not_fit_on_the_disk_end_the_command_with_a_message(
     assert not Path("run/checkpoints").exists()
 
 
-def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_folder_follows_xdg_cache_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """row 10: a relative XDG_CACHE_HOME is ignored, as its specification says; a file in its place
     is 5, and no home is 5.
     """
@@ -272,7 +274,7 @@ def _swap(path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
-def test_a_spoiled_place_in_the_cache_is_made_anew(
+def test_a_damaged_cache_entry_is_built_again(
     spoil: Callable[[Path], object], home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Rows 73 and 74: whatever is there instead of a cache folder, its values come back."""
@@ -295,7 +297,7 @@ def test_a_spoiled_place_in_the_cache_is_made_anew(
 @pytest.mark.parametrize(
     "spoil", [bytes, lambda b: b[: len(b) // 2], lambda b: bytes(v ^ 0x55 for v in b)]
 )
-def test_hashes_that_were_spoiled_are_made_anew(
+def test_a_damaged_hash_store_gives_the_same_data_of_every_kind(
     kind: str, spoil: Callable[[bytes], bytes], home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """row 73: the table of what is in files, for every kind of data: the same data, and no

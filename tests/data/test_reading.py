@@ -56,7 +56,9 @@ def file(name: str, content: bytes | str) -> Path:
         (INSIDE.encode() + b"\r\nz", [INSIDE, "z"]),
     ],
 )
-def test_lines(content: bytes, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_are_split_alike_whatever_the_chunk_size(
+    content: bytes, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = file("a.txt", content)
     for size in (1 << 20, 1, 2, 3):
         monkeypatch.setattr(reading, "CHUNK", size)

@@ -43,7 +43,7 @@ def texts(data: DataSet, split: str, name: str = "tokens") -> list[str]:
 
 
 @pytest.mark.parametrize("problem", sorted(ANSWERS))
-def test_what_follows_from_a_sequence(problem: str) -> None:
+def test_synthetic_tasks_have_the_target_of_their_rule(problem: str) -> None:
     symbols = {} if "parity" in problem else {"symbols": 13}
     for text in texts(
         opened(problem=problem, length=7, min_length=4, samples=80, **symbols), "train"
@@ -166,7 +166,9 @@ def test_the_loss_and_the_metrics_are_those_of_the_answer() -> None:
         ({"problem": "sort", "length": 3, "form": "labels"}, "answers of one symbol"),
     ],
 )
-def test_what_cannot_be_made_is_refused(options: dict[str, Any], fault: str) -> None:
+def test_synthetic_options_that_cannot_be_met_are_refused(
+    options: dict[str, Any], fault: str
+) -> None:
     with pytest.raises(ValidationError, match=fault):
         SyntheticOptions(**options)
 

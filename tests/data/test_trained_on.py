@@ -136,7 +136,7 @@ def test_a_text_without_newlines_is_in_blocks_too(alphabet: Any) -> None:
     assert not set(whole) & set(blocks(["".join(random.Random(2).choices(alphabet, k=60_000))]))
 
 
-def test_a_short_block_that_many_texts_have_is_none() -> None:
+def test_short_blocks_of_common_lines_are_not_an_overlap() -> None:
     lines = [f"import {name}\n" for name in ("os", "re", "sys", "json", "math")]
     first, second = ("".join(random.Random(seed).choices(lines, k=12)) for seed in (0, 1))
     assert not set(blocks([first + "x = 1\n" * 99])) & set(blocks([second + "y = 2\n" * 99]))

@@ -4,6 +4,7 @@ data runs.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -88,9 +89,14 @@ def test_generation_ends_at_the_stop_strings(loaded: Loaded) -> None:
 
 
 def test_a_task_with_local_data_runs_and_others_are_refused(
-    loaded: Loaded, cli: Cli, cnn_spec: Path
+    loaded: Loaded, cli: Cli, cnn_spec: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("lm_eval")
+    tasks = pytest.importorskip("lm_eval.tasks")
+    without = functools.partial(tasks.TaskManager, include_defaults=False)
+    # the harness's index of its own tasks takes ten seconds
+    monkeypatch.setattr(
+        tasks, "TaskManager", lambda include_path, **options: without(include_path=include_path)
+    )
     rows = [
         {"question": f"all {i}", "choices": ["you", "zzzz"], "answer": i % 2} for i in range(12)
     ]

@@ -67,7 +67,7 @@ def trained(cli: Cli) -> Path:
     return Path(result.out.strip())
 
 
-def test_samples_differences_and_scoring_again(trained: Path, cli: Cli) -> None:
+def test_predictions_are_compared_with_another_models_and_rescored(trained: Path, cli: Cli) -> None:
     report = json.loads(cli("eval", "run", "--json", "--predictions", "samples.jsonl").out)
     rows: list[dict[str, Any]] = [
         json.loads(line) for line in Path("samples.jsonl").read_text().splitlines()

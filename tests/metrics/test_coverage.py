@@ -122,7 +122,7 @@ def test_false_positives_of_compare_with_ten_items() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [5, 10, 20, 50])
 @pytest.mark.parametrize("draw", [*CONTINUOUS, *DISCRETE])
-def test_coverage(draw: Draw, n: int) -> None:
+def test_intervals_cover_the_truth_for_every_distribution(draw: Draw, n: int) -> None:
     share = covered(draw, n, 4000)
     print(f"{draw.__name__:13} n = {n:3}: {100 * share:.1f} %")
     assert share >= 0.925
@@ -132,7 +132,7 @@ def test_coverage(draw: Draw, n: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [5, 10, 20, 50])
 @pytest.mark.parametrize("draw", [*CONTINUOUS, *DISCRETE])
-def test_false_positives_of_compare(draw: Draw, n: int) -> None:
+def test_compare_has_the_nominal_rate_of_false_positives(draw: Draw, n: int) -> None:
     by_p, by_interval = found_in_vain(draw, n, 2000 if n < 20 else 500)
     print(
         f"{draw.__name__:13} n = {n:3}: p < 0.05 in {100 * by_p:.1f} %, interval without 0 in"

@@ -111,7 +111,7 @@ def test_a_large_corpus_has_the_width_of_sacrebleus_bootstrap() -> None:
     assert found.low < found.value < found.high
 
 
-def test_items_that_all_say_the_same() -> None:
+def test_items_without_an_error_have_the_exact_binomial_bound() -> None:
     """Of n items without an error, a share of 1 - 0.025^(1/n) may have one (Clopper and Pearson's
     bound for 0 of n).
     """
@@ -127,7 +127,7 @@ def test_items_that_all_say_the_same() -> None:
     assert (loss.low, loss.high) == (2.5, 2.5)
 
 
-def test_texts_that_are_all_wrong_leave_room_for_right_ones() -> None:
+def test_texts_without_a_right_word_have_the_exact_binomial_bound() -> None:
     """Of seven recordings none of which was understood, a share of 1 - 0.025^(1/7) may be."""
     words = torch.tensor([3, 4, 1, 9, 2, 6, 5])
     found = estimate(mean(words, words, ERROR_RATE))
@@ -186,7 +186,7 @@ def test_items_that_count_unevenly_are_as_many_as_even_ones_would_be() -> None:
     assert degrees_of_freedom(mean(counts, torch.ones(30), LOSS)) == 29
 
 
-def test_many_classes_are_looked_at_a_few_items_and_swaps_at_a_time(
+def test_many_classes_are_compared_in_bounded_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     labels, predictions = torch.arange(40) % 23, torch.arange(40) % 19

@@ -54,7 +54,7 @@ def test_counts_add_up_and_f1_is_computed_for_many_at_once() -> None:
     assert bool(macro_f1(torch.zeros(4, 4, dtype=torch.int64)).isnan())  # nothing was counted
 
 
-def test_the_picture(tmp_path: Path) -> None:
+def test_the_confusion_matrix_is_drawn_for_few_and_many_classes(tmp_path: Path) -> None:
     from PIL import Image
 
     for classes in (

@@ -52,7 +52,7 @@ class History:
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.6, 1.0, 2.0])
-def test_a_beam_as_wide_as_all_texts_finds_the_best_of_them(penalty: float) -> None:
+def test_an_exhaustive_beam_finds_the_best_text(penalty: float) -> None:
     model, beam, longest = Table(), Beam(500, penalty), 5
     scores = {}
     for length in range(1, longest + 1):
@@ -80,7 +80,7 @@ def source() -> torch.Tensor:
     return tokens
 
 
-def test_width_one_is_greedy() -> None:
+def test_one_beam_equals_greedy_search() -> None:
     ours, _ = marian()
     start = torch.full((6, 1), START)
     steps = torch.stack(

@@ -31,7 +31,7 @@ def rows() -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("stride", [1, 2, 4, 8])
 @pytest.mark.parametrize("kernel", [1, 3, 7])
-def test_convolutions_are_blind_to_padding(stride: int, kernel: int) -> None:
+def test_padding_does_not_change_the_convolutions(stride: int, kernel: int) -> None:
     frames, lengths = rows()
     frontend = ConvFrontendOptions(stride=stride, kernel=kernel, channels=10).build(6, 16)
     whole, after = frontend(frames, lengths), frontend.lengths(lengths)
@@ -45,7 +45,7 @@ def test_convolutions_are_blind_to_padding(stride: int, kernel: int) -> None:
 
 @pytest.mark.parametrize("spelling", ["", "words"])
 @pytest.mark.parametrize("position", ["none", "learned", "sinusoidal", "rotary", "window"])
-def test_an_encoder_is_blind_to_padding(spelling: str, position: str) -> None:
+def test_padding_does_not_change_the_encoder(spelling: str, position: str) -> None:
     mixer = {"type": "attention", "num_heads": 2}
     if position == "rotary":
         mixer["position"] = {"type": "rotary"}

@@ -208,7 +208,7 @@ def test_what_cannot_be_built_is_refused(changes: dict[str, Any], shape: Any, me
         ViT(options(**changes), DatasetInfo(image_shape=shape))
 
 
-def test_a_masked_autoencoder_labels_nothing() -> None:
+def test_a_masked_autoencoder_cannot_classify() -> None:
     model: nn.Module = ViT(options(), FACTS)
     with pytest.raises(SpecError, match=r"has no head to label them; finetune it first"):
         model(torch.randn(1, 3, 16, 16))

@@ -120,7 +120,9 @@ def test_other_weights_are_refused(
         filled(NETWORK)
 
 
-def test_positions_for_images_of_another_size_are_refused(file: Callable[[Weights], None]) -> None:
+def test_position_embeddings_of_another_image_size_are_refused(
+    file: Callable[[Weights], None],
+) -> None:
     with torch.device("meta"):
         file(dict(torchvision.models.vit_b_16(image_size=224).state_dict()))
         assert filled("vit_b_16", side=224)["encoder.pos_embedding"].is_meta

@@ -39,7 +39,7 @@ def built(
     )
 
 
-def test_a_rate_whose_square_is_zero_moves_nothing() -> None:
+def test_a_learning_rate_whose_square_underflows_changes_no_weight() -> None:
     optimizer, weights = built(ScheduleFreeAdamWOptions())
     before = {n: p.detach().clone() for n, p in weights.items()}
     for p in weights.values():

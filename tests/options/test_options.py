@@ -158,7 +158,7 @@ def test_every_option_of_the_schema_is_under_a_path(known: dict[str, Any]) -> No
     )
 
 
-def test_it_is_made_once_and_again_when_a_file_changes(
+def test_the_description_is_cached_until_a_file_of_the_package_changes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     package, made = tmp_path / "package", list[int]()

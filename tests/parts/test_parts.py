@@ -115,7 +115,7 @@ def test_attention_with_a_cache_equals_attention_without(
     torch.testing.assert_close(torch.cat(pieces, 1), part(x), rtol=1e-5, atol=1e-5)
 
 
-def test_the_probe_sees_the_weights_that_give_the_output() -> None:
+def test_captured_attention_weights_give_the_output() -> None:
     torch.manual_seed(0)
     part = AttentionOptions(num_heads=4, kv_heads=2, bias=False).build(LayerContext(16, 32)).eval()
     x = torch.randn(1, 7, 16)

@@ -208,7 +208,7 @@ def test_retention_equals_the_authors_formula(
         torch.testing.assert_close(torch.cat(pieces, 1), part(x), atol=1e-9, rtol=1e-7)
 
 
-def test_retention_far_away_and_with_many_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retention_at_long_distances_and_with_many_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     monkeypatch.setattr(retention, "EPS", 0.0)
     part = (

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,6 +15,7 @@ import torch
 from conftest import Result
 from test_plugins import SAMPLE
 from torch import Tensor, nn
+from zygote import Zygote
 
 from bigmodel_cli import plugins
 from bigmodel_cli.config import Options, required
@@ -37,13 +36,6 @@ PARTS = [
     for name in table
 ]
 TABLES = {"mixer": MIXERS, "ffn": FFNS, "norm": NORMS, "position": POSITIONS}
-
-
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own, since parts are joined once."""
-    return subprocess.run(
-        [sys.executable, "-m", "bigmodel_cli", *words], capture_output=True, text=True
-    )
 
 
 @pytest.mark.parametrize(("slot", "name"), PARTS)
@@ -293,18 +285,20 @@ def test_the_command_has_a_line_for_each_promise_and_fails_where_one_is_not_kept
     assert bad.err == "bigmodel: own.py: not kept: ahead: causal, ahead: cache, ahead: documents\n"
 
 
-def test_training_with_a_part_that_looks_ahead_writes_nothing(decoder_spec: Path) -> None:
+def test_training_with_a_part_that_looks_ahead_writes_nothing(
+    decoder_spec: Path, plain_zygote: Zygote
+) -> None:
     Path("ahead.py").write_text(
         SAMPLE.read_text().replace(
             "seen = sequence.seen(x)", "seen = torch.ones_like(sequence.seen(x))"
         )
     )
     change = ("--set", "model.blocks.0.mixer=running_mean")
-    result = run("pretrain", str(decoder_spec), "--plugin", "ahead.py", *change)
-    assert result.returncode == 2
+    result = plain_zygote.run("pretrain", decoder_spec, "--plugin", "ahead.py", *change)
+    assert result.status == 2
     assert (
         "model.blocks.0.mixer: running_mean (ahead.py) does not keep what a mixer promises"
-        in result.stderr
+        in result.err
     )
     assert not Path("runs").exists()
 

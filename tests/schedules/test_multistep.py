@@ -24,7 +24,7 @@ def test_each_milestone_multiplies_the_rate_once(milestones: list[float], total:
     assert [ours.factor(step, total) for step in range(total)] == pytest.approx(expected)
 
 
-def test_seven_tenths_of_ten_steps_are_seven() -> None:
+def test_a_milestone_of_0_7_of_10_steps_is_step_7() -> None:
     """0.7 x 10 is a little more than 7 in floating point."""
     factors = [
         MultistepOptions(milestones=[0.7], gamma=0.5, warmup=2).factor(step, 10)

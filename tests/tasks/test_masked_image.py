@@ -169,7 +169,7 @@ def mae(cli: Cli) -> Path:
 
 
 def test_pretraining_learns_and_leaves_a_picture(mae: Path, cli: Cli) -> None:
-    result = cli("pretrain", "mae.yaml", "--out", "long", "--set", "train.steps=250")
+    result = cli("pretrain", "mae.yaml", "--out", "long", "--set", "train.steps=120")
     assert result.status == 0, result.err
     assert (
         "rebuilt images: long/rebuilt.png, each hidden patch at its true mean and deviation"

@@ -154,8 +154,8 @@ def test_an_encoder_learns_to_find_hidden_tokens(
         "model: {type: encoder, dim: 32, position: {type: learned}, init_std: 0.1, blocks:"
         " [{repeat: 2, mixer: {type: attention, num_heads: 4}, ffn: {type: gelu}}]}\ndata: {type:"
         " text, files: [abc.txt], context: 16, tokenizer: {type: characters}}\ntask: {type:"
-        " masked_lm}\ntrain: {steps: 500, batch_size: 16, optimizer: {lr: 3e-3}, precision: fp32,"
-        " validate_every: 500}\n"
+        " masked_lm}\ntrain: {steps: 250, batch_size: 16, optimizer: {lr: 5e-3}, precision: fp32,"
+        " validate_every: 250}\n"
     )
     trained = cli("pretrain", "masked.yaml", "--out", "run")
     assert trained.status == 0, trained.err

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import pydantic
 import pytest
 from conftest import Result
+from zygote import Zygote
 
 from bigmodel_cli.catalog import catalog, schema
 from bigmodel_cli.recipe import TrainOptions
@@ -126,14 +125,9 @@ def test_tensorboard_shows_no_record_that_a_resume_takes_back(tmp_path: Path) ->
     assert found == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0), (5, 50.0), (6, 60.0)]
 
 
-def run(*words: object) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own, since trackers are joined once."""
-    return subprocess.run(
-        [sys.executable, "-m", "bigmodel_cli", *map(str, words)], capture_output=True, text=True
-    )
-
-
-def test_a_tracker_of_ones_own_is_a_plugin(decoder_spec: Path, cli: Callable[..., Result]) -> None:
+def test_a_tracker_of_ones_own_is_a_plugin(
+    decoder_spec: Path, cli: Callable[..., Result], plain_zygote: Zygote
+) -> None:
     Path("own.py").write_text(OWN)
     start = (
         "pretrain",
@@ -145,13 +139,13 @@ def test_a_tracker_of_ones_own_is_a_plugin(decoder_spec: Path, cli: Callable[...
         "--set",
         "train.steps=4",
     )
-    trained = run(*start, "--set", "train.trackers=[csv]")
-    assert trained.returncode == 0, trained.stderr
+    trained = plain_zygote.run(*start, "--set", "train.trackers=[csv]")
+    assert trained.status == 0, trained.err
     with open("run/figures.csv", "a") as file:
         file.write("5,train/loss,0.5\n")  # as of a run that was killed later
     words = ("pretrain", "--resume", "--out", "run", "--plugin", "own.py", "--set", "train.steps=6")
-    resumed = run(*words)
-    assert resumed.returncode == 0, resumed.stderr
+    resumed = plain_zygote.run(*words)
+    assert resumed.status == 0, resumed.err
     records = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     with open("run/figures.csv", newline="") as file:
         found = [

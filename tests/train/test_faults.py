@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import signal
 import stat
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import DECODER, ROOT, Result, digests, losses, write_text
+from conftest import DECODER, Result, digests, losses, write_text
 from torch import Tensor
 from zygote import Zygote, until
 
@@ -153,7 +150,7 @@ def test_runs_without_a_name_get_directories_of_their_own(decoder_spec: Path, cl
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite(
+def test_training_ends_at_a_loss_that_is_not_finite(
     poison: float, decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = Path(cli("pretrain", decoder_spec, "--out", "whole").out.strip())
@@ -242,56 +239,25 @@ def test_a_log_that_cannot_be_written_costs_a_warning(
     assert Path(result.out.strip(), "manifest.json").exists()
 
 
-def test_stdout_closed_early(decoder_spec: Path) -> None:
-    words = f"{sys.executable} -m bigmodel_cli pretrain {decoder_spec} --out run"
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {words} | true"],
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "BrokenPipe" not in done.stderr
+def test_a_reader_that_closes_stdout_early_is_no_error(decoder_spec: Path, zygote: Zygote) -> None:
+    """Row 46: a reader that leaves before the result, and one that takes the first of many."""
+    os.mkfifo("pipe")
+    child = zygote.start("pretrain", decoder_spec, "--out", "run", stdout="pipe")
+    open("pipe").close()
+    done = child.wait()
+    assert done.status == 0, done.err
+    assert "Traceback" not in done.err
+    assert "BrokenPipe" not in done.err
     assert checkpoints.find(Path("run")).name == "step-00000012"
-    many = " ".join(["an"] * 50)
-    words = f"{sys.executable} -m bigmodel_cli predict run {many} --max-tokens 1"
-    done = subprocess.run(
-        ["bash", "-c", f"{words} | head -1"], env=env, capture_output=True, text=True, check=False
-    )
-    assert json.loads(done.stdout)["input"] == "an"
-    assert "Traceback" not in done.stderr
-
-
-def on_a_terminal(words: list[str], env: dict[str, str]) -> str:
-    """What a command shows on a terminal."""
-    main, side = pty.openpty()
-    full = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **env}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bigmodel_cli", *words],
-        env=full,
-        stdout=subprocess.PIPE,
-        stderr=side,
-    )
-    os.close(side)
-    shown = b""
-    while True:
-        try:
-            piece = os.read(main, 65536)
-        except OSError:  # the other end has gone
-            break
-        if not piece:
-            break
-        shown += piece
-    os.close(main)
-    assert process.wait(60) == 0, shown.decode()
-    return shown.decode()
+    words = ("predict", "run", *["an"] * 50, "--max-tokens", 1)
+    child = zygote.start(*words, stdout="pipe")
+    with open("pipe") as pipe:
+        assert json.loads(pipe.readline())["input"] == "an"
+    assert "Traceback" not in child.wait().err
 
 
 def test_no_escape_codes_where_there_is_no_terminal_or_a_dumb_one(
-    decoder_spec: Path, cli: Cli
+    decoder_spec: Path, cli: Cli, zygote: Zygote
 ) -> None:
     result = cli("pretrain", decoder_spec, "--out", "run", "--json")
     assert result.status == 0
@@ -300,16 +266,21 @@ def test_no_escape_codes_where_there_is_no_terminal_or_a_dumb_one(
     assert json.loads(result.out)["checkpoint"] == "run/checkpoints/step-00000012"
     for line in Path("run/metrics.jsonl").read_text().splitlines():
         json.loads(line)
-    dumb = on_a_terminal(["pretrain", str(decoder_spec), "--out", "dumb"], {"TERM": "dumb"})
+
+    def shown(out: str, **env: str) -> str:
+        """What is on a terminal of these variables."""
+        words = ("pretrain", decoder_spec, "--out", out)
+        ended, text = zygote.on_a_terminal(*words, env={"COLUMNS": "100", **env})
+        assert ended.status == 0, text
+        return text
+
+    dumb = shown("dumb", TERM="dumb")
     assert "\x1b" not in dumb
     assert "\r" not in dumb.replace("\r\n", "")
-    bar = on_a_terminal(["pretrain", str(decoder_spec), "--out", "bar"], {"TERM": "xterm-256color"})
+    bar = shown("bar", TERM="xterm-256color")
     assert "\x1b[" in bar
     assert "step " in bar
-    plain = on_a_terminal(
-        ["pretrain", str(decoder_spec), "--out", "plain"],
-        {"TERM": "xterm-256color", "NO_COLOR": "1"},
-    )
+    plain = shown("plain", TERM="xterm-256color", NO_COLOR="1")
     assert "\x1b[3" not in plain  # no colour
 
 

@@ -56,7 +56,7 @@ def step(state: TrainState, batches: list[dict[str, Tensor]], precision: str) ->
 
 
 @pytest.mark.parametrize("rows", [1, 7, 300])
-def test_nothing_overflows_whatever_the_batch(rows: int) -> None:
+def test_fp16_steps_equal_fp32_ones_for_any_batch_size(rows: int) -> None:
     exact = step(state_of(False), tokens(rows), "fp32")
     state = state_of(True)
     half = step(state, tokens(rows), "fp16")

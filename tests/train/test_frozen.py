@@ -161,7 +161,7 @@ def test_modules_without_weights_of_their_own() -> None:
         freeze(Odd(), InitOptions(freeze=["*"]))
 
 
-def test_the_measurement_before_a_run_moves_nothing() -> None:
+def test_timing_before_a_run_changes_no_weight() -> None:
     model = model_of(CNN)
     before, random = everything(model), torch.get_rng_state()
     task: Any = ClassificationOptions().build()

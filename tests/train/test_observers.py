@@ -30,6 +30,7 @@ def failing(number: int) -> Callable[..., Any]:
     return fail
 
 
+@pytest.mark.curve
 @pytest.mark.parametrize("number", FULL, ids=errno.errorcode.get)
 def test_a_curve_that_cannot_be_written_leaves_the_result(
     number: int, decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
@@ -68,6 +69,7 @@ def test_any_fault_of_a_picture_is_a_warning(
     assert curve.drawn(Path("x.png"), lambda: None, print)
 
 
+@pytest.mark.curve
 def test_a_metrics_log_that_was_torn_costs_the_curve_alone(
     decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,7 +37,7 @@ def test_nothing_is_foreseen_before_the_first_step(clock: Clock) -> None:
     assert Pace(7).left(10) is None
 
 
-def test_a_night_asleep_adds_nothing_to_the_time_left(clock: Clock) -> None:
+def test_a_suspended_machine_does_not_change_the_time_left(clock: Clock) -> None:
     pace = Pace(0)
     walk(pace, clock, range(10, 110, 10), 0.2)
     clock.now += 8 * 3600

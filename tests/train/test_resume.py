@@ -409,7 +409,7 @@ def validations(run: Path) -> list[dict[str, Any]]:
         ("train.validating:SIGTERM:4", 12),  # in the last one
     ],
 )
-def test_a_validation_that_a_signal_cut_short_is_made_up(
+def test_a_validation_that_a_signal_interrupted_is_repeated_on_resume(
     point: str, step: int, decoder_spec: Path, cli: Cli, zygote: Zygote
 ) -> None:
     """It counts for patience and for the best checkpoint as if nobody had stopped the run."""

@@ -72,7 +72,7 @@ def rewinds(run: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("factor", [50.0, float("nan")], ids=["a spike", "not a number"])
-def test_a_spike_goes_back_and_past_the_batches(
+def test_a_spike_rewinds_to_a_checkpoint_and_skips_the_batches(
     factor: float, decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Row 43: steps 5 and 6 are taken back, batches 5 to 7 are not seen again, and all twelve steps
@@ -194,14 +194,14 @@ def test_before_another_checkpoint_the_run_goes_back_to_its_first_weights(
     assert "averaging the weights of the last 3 checkpoints, from step 4" in result.err
 
 
-def test_going_back_needs_checkpoints(decoder_spec: Path, cli: Cli) -> None:
+def test_rewind_needs_checkpoints(decoder_spec: Path, cli: Cli) -> None:
     """Row 43."""
     result = cli("pretrain", decoder_spec, *REWIND, "--set", "train.validate_every=null")
     assert result.status == 2
     assert "train.rewind: it goes back to the last checkpoint, and one alone is saved" in result.err
 
 
-def test_without_it_a_spike_changes_nothing(
+def test_without_rewind_a_spike_changes_nothing(
     decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Row 43: it is off by default."""

@@ -53,6 +53,7 @@ def spoil(
     monkeypatch.setattr(kind, "score", spoilt)
 
 
+@pytest.mark.curve
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_the_first_validation_is_not_a_number(
     value: float, decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
@@ -74,7 +75,9 @@ def test_the_first_validation_is_not_a_number(
     assert kept == [6, 9, 12]  # the three best; step 3 is none of them
 
 
-def test_patience_counts_it(decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patience_counts_a_validation_that_is_not_a_number(
+    decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spoil(monkeypatch, CausalLM, lambda call: call != 2)
     words = [
         *SETS,
@@ -91,7 +94,7 @@ def test_patience_counts_it(decoder_spec: Path, cli: Cli, monkeypatch: pytest.Mo
     assert result.out.strip() == "run/checkpoints/step-00000006"  # not a number at 3, 9 and 12
 
 
-def test_no_validation_has_a_number(
+def test_every_validation_is_not_a_number(
     decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(monkeypatch, CausalLM, lambda call: True)
@@ -131,7 +134,9 @@ def test_a_metric_that_is_better_when_higher(
     )
 
 
-def test_eval_prints_null(decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eval_prints_null_for_what_is_not_a_number(
+    decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = cli("pretrain", decoder_spec, "--out", "run", *SETS).out.strip()
     spoil(monkeypatch, CausalLM, lambda call: True)
     result = cli("eval", path, "--split", "val", "--json", "--predictions", "samples.jsonl")

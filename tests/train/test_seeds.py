@@ -128,7 +128,7 @@ def test_a_signal_stops_all_seeds(
         (["--seeds", "9" * 19], "train.seed"),
     ],
 )
-def test_seeds_that_say_nothing_clear_are_refused(
+def test_ambiguous_seeds_are_refused(
     words: list[str], message: str, decoder_spec: Path, cli: Cli
 ) -> None:
     result = cli("pretrain", decoder_spec, *words)

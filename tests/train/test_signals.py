@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import pty
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -20,7 +19,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, Result, digests, losses
+from conftest import Result, digests, losses
 from zygote import Zygote, resume_command, until
 
 from bigmodel_cli import checkpoints
@@ -177,8 +176,10 @@ def test_data_errors_are_reported_as_without_workers() -> None:
     assert not multiprocessing.active_children()
 
 
-def test_a_worker_that_dies_while_a_batch_is_waited_for() -> None:
+def test_a_worker_that_dies_while_a_batch_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Row 39: whatever the main process is just doing, one fault; it names the signal."""
+    asks = torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data
+    monkeypatch.setattr(asks, "__defaults__", (0.5,))  # torch looks after its workers every 5 s
 
     class Large:
         def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
@@ -216,7 +217,8 @@ def test_a_signal_after_the_end_of_training_changes_nothing(
     point: str, decoder_spec: Path, zygote: Zygote
 ) -> None:
     """Row 67: while the curve is drawn, and while the last status is written."""
-    done = zygote.run("pretrain", decoder_spec, "--out", "run", env={"BIGMODEL_FAILPOINT": point})
+    env = {"BIGMODEL_FAILPOINT": point}
+    done = zygote.run("pretrain", decoder_spec, "--out", "run", env=env, curve=True)
     assert (done.status, done.out) == (0, "run/checkpoints/step-00000012\n")
     assert "Traceback" not in done.err
     assert (status("run")["state"], status("run")["code"]) == ("done", 0)
@@ -237,32 +239,19 @@ def test_a_signal_while_the_run_begins(decoder_spec: Path, cli: Cli, zygote: Zyg
     assert cli(*resume_command(stopped.err)).status == 0
 
 
-def test_a_terminal_that_goes_away_stops_the_run_in_good_order(decoder_spec: Path) -> None:
+def test_a_terminal_that_goes_away_stops_the_run_in_good_order(
+    decoder_spec: Path, zygote: Zygote
+) -> None:
     """Row 67: SIGHUP, and every write to the terminal fails."""
     main, side = pty.openpty()
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TERM": "xterm"}
-    words = [
-        str(decoder_spec),
-        "--out",
-        "run",
-        "--set",
-        "train.steps=100000",
-        "--set",
-        "train.validate_every=20",
-    ]
-    code = (
-        "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(2, termios.TIOCSCTTY, 0);"
-        " os.execv(sys.executable, [sys.executable, '-m', 'bigmodel_cli', 'pretrain',"
-        " *sys.argv[1:]])"
+    name = os.ttyname(side)
+    words = ("--set", "train.steps=100000", "--set", "train.validate_every=20")
+    child = zygote.start(
+        *("pretrain", decoder_spec, "--out", "run", *words),
+        env={"TERM": "xterm"},
+        stdin=name,
+        stderr=name,
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *words],
-        env=env,
-        stdin=side,
-        stdout=subprocess.DEVNULL,
-        stderr=side,
-    )
-    os.close(side)
     os.set_blocking(main, False)
 
     def begun() -> bool:
@@ -271,8 +260,9 @@ def test_a_terminal_that_goes_away_stops_the_run_in_good_order(decoder_spec: Pat
         return Path("run/checkpoints/last").exists()
 
     until(begun, 120)
+    os.close(side)
     os.close(main)
-    assert process.wait(60) == 129
+    assert child.wait().status == 129
     found = status("run")
     assert (found["state"], found["code"]) == ("stopped", 129)
     assert checkpoints.find(Path("run")).name == f"step-{found['last_step']:08d}"
@@ -302,7 +292,7 @@ def test_a_signal_that_python_swallows_is_raised_again_and_nothing_is_printed(
     assert sys.unraisablehook == printed.append
 
 
-def test_how_signals_are_handled() -> None:
+def test_the_first_signal_is_raised_later_ones_are_not_and_nohup_is_respected() -> None:
     """Rows 6 and 67: the first is raised until it is heeded, later ones are not, `nohup` is
     respected, an end stands.
     """

@@ -219,7 +219,7 @@ def test_a_run_killed_after_the_change_resumes_to_the_same_bits(
     )
 
 
-def test_an_update_that_does_not_fit_is_not_done_twice(
+def test_an_out_of_memory_update_is_not_applied_twice(
     decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows 40 and 41: no smaller micro-batch mends it, and it is half done: status 5, and the

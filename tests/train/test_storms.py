@@ -14,10 +14,8 @@ from measure.signals import SignalStorm
 from zygote import Zygote
 
 SAMPLE = [
-    (Storm, "decoder", 4),
-    (Storm, "seq2seq", 6),
+    (Storm, "seq2seq", 4),
     (SignalStorm, "averaged", 4),
-    (SignalStorm, "seq2seq", 4),
     pytest.param(Storm, "decoder", 8, marks=pytest.mark.slow),
     pytest.param(Storm, "seq2seq", 18, marks=pytest.mark.slow),
     pytest.param(SignalStorm, "averaged", 8, marks=pytest.mark.slow),

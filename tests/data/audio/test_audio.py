@@ -196,7 +196,7 @@ def test_rows_of_frames_equal_the_recording_alone() -> None:
         torch.testing.assert_close(prepare_file(path, data.info)[0], alone)
 
 
-def test_loud_quiet_and_strange_recordings_are_read_as_they_sound(cli: Cli) -> None:
+def test_loud_quiet_and_unusual_recordings_are_read_as_they_sound(cli: Cli) -> None:
     write()
     quiet, loud = 1e-4 * tone(8000, 0.2), 6 * tone(8000, 0.2)
     whole, stereo = (
@@ -253,7 +253,7 @@ def test_normalisation_is_of_real_frames_and_kept() -> None:
         )
 
 
-def test_the_middle_is_kept() -> None:
+def test_long_recordings_keep_their_middle() -> None:
     x = torch.arange(1.0, 8)[None].repeat(3, 1)
     x = x * real(torch.tensor([7, 4, 1]), 7)
     cut = middle(x, torch.tensor([7, 4, 1]), 5)
@@ -430,7 +430,7 @@ def last_metrics(run: str = "run") -> Any:
     return json.loads(Path(run, "metrics.jsonl").read_text().splitlines()[-1])["val"]
 
 
-def test_a_cnn_tells_low_from_high(cli: Cli) -> None:
+def test_a_cnn_learns_low_from_high_tones(cli: Cli) -> None:
     write(count=10)
     trained = pretrain(cli)
     assert trained.status == 0, trained.err

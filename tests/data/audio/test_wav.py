@@ -61,7 +61,7 @@ def test_a_length_beyond_the_end_of_a_file_that_knows_its_own() -> None:
         read_wav(file(chunk(b"fmt ", FORM), chunk(b"data", DATA, size=0x12345678)), "a.wav")
 
 
-def test_no_samples_are_none_where_other_chunks_follow() -> None:
+def test_an_empty_data_chunk_is_an_empty_recording() -> None:
     for after in ([], [chunk(b"LIST", b"INFOISFT")]):
         assert not len(
             read_wav(file(chunk(b"fmt ", FORM), chunk(b"data", b""), *after), "a.wav")[0]
@@ -72,7 +72,7 @@ def test_no_samples_are_none_where_other_chunks_follow() -> None:
 @pytest.mark.parametrize("kind", [b"LIST", b"abcd"])
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("text", [b"abc", b"odd length.", b"a"])
-def test_odd_chunks_with_and_without_padding(
+def test_wav_chunks_of_odd_length_with_and_without_padding(
     text: bytes, padded: bool, kind: bytes, after: bytes
 ) -> None:
     between = [chunk(after, struct.pack("<I", len(X)))] if after == b"fact" else []
@@ -86,7 +86,7 @@ def test_padding_that_is_not_zero() -> None:
 
 @pytest.mark.parametrize("kind", [b"RF64", b"BW64"])
 @pytest.mark.parametrize("known", [True, False])
-def test_more_than_4_gb_may_be_told(kind: bytes, known: bool) -> None:
+def test_wav_lengths_beyond_4_gb_are_read(kind: bytes, known: bool) -> None:
     sizes = (5000, len(DATA), len(X)) if known else (0, 0, 0)
     table = struct.pack("<4sQ", b"LIST", 8)
     long = chunk(b"ds64", struct.pack("<QQQI", *sizes, 1) + table)

@@ -198,7 +198,9 @@ GREYS = np.arange(8, dtype=np.uint8).reshape(2, 4)
     ],
     ids=range(14),
 )
-def test_headers(content: bytes, name: str, grey: bool, depth: str) -> None:
+def test_image_headers_give_size_format_and_depth(
+    content: bytes, name: str, grey: bool, depth: str
+) -> None:
     with open_image(content, "a") as image:
         header = read_header(image, "a")
     assert (header.size, header.name, header.grey, header.depth) == ((2, 4), name, grey, depth)

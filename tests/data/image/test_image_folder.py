@@ -83,14 +83,14 @@ def test_splits_by_every_usual_name(train: str, val: str, test: str) -> None:
          "r: no folders of classes in it; the layout is root/class/image.png"),
     ],
 )  # fmt: skip
-def test_layouts_that_can_be_read_in_two_ways(paths: list[str], message: str) -> None:
+def test_ambiguous_folder_layouts_are_refused(paths: list[str], message: str) -> None:
     pictures(*(f"r/{path}.png" for path in paths))
     with pytest.raises(DataError) as caught:
         found()
     assert message in str(caught.value)
 
 
-def test_no_folder_to_train_on() -> None:
+def test_a_folder_without_a_training_split_is_refused() -> None:
     pictures("r/val/a/1.png", "r/Test/a/1.png")
     options = FolderOptions(root="r")
     with pytest.raises(DataError) as caught:
@@ -98,7 +98,9 @@ def test_no_folder_to_train_on() -> None:
     assert "r: it holds val, test, and no folder train (or training) beside it" in str(caught.value)
 
 
-def test_a_class_called_train_has_a_way_out(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_class_called_train_is_read_where_it_is_one_of_several(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     pictures(
         "r/train/car/1.png",
         "r/train/train/2.png",

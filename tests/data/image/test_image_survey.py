@@ -40,7 +40,7 @@ def first_image(data: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("source", ["folder", "parquet"])
-def test_one_odd_image_first_decides_nothing(source: str) -> None:
+def test_the_shape_of_images_is_not_taken_from_the_first_one_alone(source: str) -> None:
     images = [noise(10, 30), *[noise(6, 8, 3) for _ in range(9)]]
     paths = [put(f"set/a/{i}.png", x) for i, x in enumerate(images)]
     options: dict[str, Any] = {"type": "image_folder", "root": "set"}
@@ -70,7 +70,7 @@ def test_one_odd_image_first_decides_nothing(source: str) -> None:
         assert np.array_equal((batch[i] * 255).round().numpy(), images[i].transpose(2, 0, 1))
 
 
-def test_sizes_that_are_alike_are_not_spoken_of() -> None:
+def test_images_of_one_size_are_reported_only_where_they_are_resized() -> None:
     for i in range(3):
         put(f"set/a/{i}.png", noise(6, 8))
     said: list[str] = []
@@ -98,7 +98,9 @@ def headers(sizes: list[tuple[int, int]], grey: bool = True) -> RawSplit:
         ([(2, 18), (6, 6), (18, 2), (4, 9)], (18, 2)),  # as large: the higher
     ],
 )
-def test_the_size_of_most_images(sizes: list[tuple[int, int]], chosen: tuple[int, int]) -> None:
+def test_images_take_the_size_of_the_majority(
+    sizes: list[tuple[int, int]], chosen: tuple[int, int]
+) -> None:
     for order in (sizes, sizes[::-1]):
         assert choose_shape({"train": headers(order)}, None, None, None, None, [].append) == (
             1,
@@ -127,7 +129,7 @@ def test_other_splits_are_brought_to_the_training_splits_shape() -> None:
     assert "resized to 3 x 5 (as the checkpoint's are), 4 of them stretched" in known[0]
 
 
-def test_images_that_are_arrays_keep_their_own_shape() -> None:
+def test_images_given_as_arrays_keep_their_shape() -> None:
     split = {"train": RawSplit(np.zeros(2, np.int64), "", noise(2, 3, 9, 7))}
     assert choose_shape(split, None, None, None, None, [].append) == (3, 9, 7)
     assert choose_shape(split, 4, 1, None, None, [].append) == (1, 4, 4)
@@ -203,7 +205,7 @@ def test_pixels_beyond_white_are_found_when_the_data_is_opened(
     assert opened(on_bad="skip", white_level=200.0, **options).info.image_shape == (1, 5, 5)
 
 
-def test_skipped_images_take_their_labels_along() -> None:
+def test_skipped_images_are_left_out_with_their_labels() -> None:
     for label in ("a", "b", "c"):
         for i in range(3):
             put(f"set/{label}/{i}.png", b"junk" if label == "b" or i == 1 else noise(4, 4))

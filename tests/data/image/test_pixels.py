@@ -47,7 +47,7 @@ def test_16_bits_are_scaled_by_the_files_type(form: str, scale: float) -> None:
     assert np.array_equal(eight(content, 3), np.repeat(eight(content)[:, :, None], 3, 2))
 
 
-def test_12_bits_in_16() -> None:
+def test_pixels_of_12_bits_in_16_bit_images() -> None:
     values = (WIDE >> 4).astype(np.uint16)
     for content in (png(values, 16), tiff(values), tiff(values, tags={281: int(values.max())})):
         np.testing.assert_allclose(eight(content, white=4095), values / 4095 * 255, atol=0.501)
@@ -98,7 +98,7 @@ def test_integers_without_a_white_of_their_own(kind: type) -> None:
         eight(tiff(np.array([[-1, 5]], np.int8)))
 
 
-def test_white_is_zero() -> None:
+def test_grey_images_with_white_as_zero_are_inverted() -> None:
     for values, white in (
         (BYTES[:, :, 0], 255),
         (WIDE, 65_535),
@@ -109,7 +109,7 @@ def test_white_is_zero() -> None:
         )
 
 
-def test_few_bits() -> None:
+def test_images_of_1_to_4_bits_are_scaled_to_white() -> None:
     for bits in (1, 2, 4):
         values = RNG.integers(0, 2**bits, (3, 11), np.uint8)
         assert np.array_equal(eight(png(values, bits)), values * (255 // (2**bits - 1)))
@@ -159,7 +159,7 @@ def test_palettes_and_transparent_values() -> None:
         )
 
 
-def test_cmyk() -> None:
+def test_cmyk_images_are_converted_to_rgb() -> None:
     ink = RNG.integers(0, 256, (5, 7, 4), np.uint8)
     expected = (255.0 - ink[:, :, :3]) * (255 - ink[:, :, 3:]) / 255
     np.testing.assert_allclose(eight(tiff(ink, photometric=5), 3), expected, atol=1)

@@ -95,7 +95,9 @@ def test_parquet_needs_no_column_of_labels() -> None:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_part_of_the_labels(streamed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_label_fraction_keeps_labels_class_by_class(
+    streamed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder(count=10)
     if streamed:
         monkeypatch.setattr("bigmodel_cli.data.image.images.RESIDENT_BYTES", 1)
@@ -124,7 +126,7 @@ def test_the_other_splits_keep_all_images() -> None:
     assert set(torch.bincount(labels).tolist()) <= {12, 13}
 
 
-def test_parts_are_even_and_within_one_another() -> None:
+def test_label_fractions_are_balanced_and_nested() -> None:
     labels = np.random.default_rng(0).integers(0, 5, 1000)
     small, large = part_of_each_class(labels, 0.1), part_of_each_class(labels, 0.35)
     assert set(small) < set(large)

@@ -63,7 +63,7 @@ def trained_here(texts: list[str], vocab_size: int) -> bytes:
 
 
 @pytest.mark.parametrize("vocab_size", [257, 300, 500])
-def test_the_same_tokenizer_as_without_the_process(vocab_size: int) -> None:
+def test_a_tokenizer_trained_in_a_process_equals_one_trained_without(vocab_size: int) -> None:
     """row 66: the merges are those of the library called with whole texts, though long ones are
     handed over in parts.
     """
@@ -72,7 +72,7 @@ def test_the_same_tokenizer_as_without_the_process(vocab_size: int) -> None:
     assert train_bpe(texts, vocab_size).to_json() == trained_here(texts, vocab_size)
 
 
-def test_long_texts_are_cut_where_no_word_is() -> None:
+def test_long_texts_are_cut_between_words() -> None:
     """row 66: the parts are the text, and small where there is a place to cut."""
     text = text_of(60_000)
     found = list(bpe_process.parts(iter([text, "short"])))

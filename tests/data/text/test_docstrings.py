@@ -36,12 +36,17 @@ def test_the_sentence_and_the_source_without_it(tmp_path: Path) -> None:
     assert first_sentence("  One, two. Three.\nFour") == "One, two."
 
 
-def test_splits_are_of_modules_and_sources_do_not_hold_what_is_asked() -> None:
+@pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.slow)])
+def test_splits_are_of_modules_and_sources_do_not_hold_what_is_asked(
+    every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = sorted(docstrings.standard_library(10**9))[::every]
+    monkeypatch.setattr(docstrings, "standard_library", lambda limit: iter(some))
     assert split_of("email/utils.py") == split_of("email/mime/text.py") == split_of("email")
     options = DocstringsOptions.model_validate({"context": 64, "tokenizer": {"type": "bytes"}})
     sources = options.sources(Path(), None, [].append)
     pairs = {split: list(source.rows()) for split, source in sources.items()}
-    assert all(len(rows) > 100 for rows in pairs.values())
+    assert all(len(rows) > 100 / every for rows in pairs.values())
     assert len(pairs["train"]) > 2 * len(pairs["test"])
     for source, _ in pairs["val"][:50]:
         if source.count("\n") < 29:  # not cut
@@ -52,7 +57,7 @@ def test_splits_are_of_modules_and_sources_do_not_hold_what_is_asked() -> None:
 def test_summaries_are_judged_beside_the_sources_first_words(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    some = sorted(docstrings.standard_library(10**9))[::8]  # the test above reads all of them
+    some = sorted(docstrings.standard_library(10**9))[::8]
     monkeypatch.setattr(docstrings, "standard_library", lambda limit: iter(some))
     Path("tiny.yaml").write_text(
         "model:\n  type: seq2seq\n  dim: 16\n  encoder: [{mixer: {type: attention, num_heads:"

@@ -139,7 +139,7 @@ def test_each_file_may_have_a_header_and_real_tables_have_none(data_root: Path) 
     assert (found.rows, found.counts, found.notes) == (872, {"0": 428, "1": 444}, [])
 
 
-def test_the_command_says_how_to_go_on(cli: Cli) -> None:
+def test_a_table_with_a_probable_header_is_refused_until_data_header_is_set(cli: Cli) -> None:
     file("a.tsv", "sentence\tlabel\n" + ITEMS * 4)
     file("spec.yaml", SPEC)
     refused = cli("pretrain", "spec.yaml", "--out", "run")

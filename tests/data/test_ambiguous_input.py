@@ -225,7 +225,7 @@ def test_characters_without_a_token_are_reported() -> None:
     assert any("no token for 1 of" in s for s in opened(TextOptions.model_validate(given))[1])
 
 
-def test_null_is_no_text_to_score(cli: Cli) -> None:
+def test_null_answers_are_not_scored(cli: Cli) -> None:
     row = {
         "index": 0,
         "task": "ctc",
@@ -286,7 +286,7 @@ def test_a_transform_leaves_an_image_its_size(
 
 
 @pytest.mark.parametrize("kind", ["metaspace", "wordpiece"])
-def test_a_continuation_and_its_prompt_are_the_whole_text(kind: str) -> None:
+def test_a_prompt_and_its_continuation_are_joined_to_the_whole_text(kind: str) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     text = "the cat satan sat on the mat"

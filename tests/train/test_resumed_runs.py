@@ -115,7 +115,7 @@ def test_a_start_refused_beside_a_run_leaves_the_run(decoder_spec: Path, cli: Cl
 @pytest.mark.parametrize(
     "content", [b"", bytes(300), b"model: {type: deco"], ids=["empty", "zeros", "torn"]
 )
-def test_a_run_whose_spec_is_torn_begins_anew(
+def test_a_run_whose_spec_is_incomplete_starts_again(
     content: bytes, decoder_spec: Path, cli: Cli, zygote: Zygote
 ) -> None:
     """Row 71: with the spec that is given; without one it is status 4."""
