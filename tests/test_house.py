@@ -64,7 +64,7 @@ STOREYS = (
     {"attend", "generation"},
     {"evaluation", "predict"},
     {"train"},
-    {"arguments", "bench"},
+    {"bench", "commands"},
     {"cli"},
     {"__main__"},
 )

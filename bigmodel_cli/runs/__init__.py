@@ -15,9 +15,9 @@ from pathlib import Path
 from bigmodel_cli.console import say, table
 from bigmodel_cli.differences import differing
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.runs.found import find_runs
 from bigmodel_cli.runs.plot import MOST_NAMED, groups, plot
 from bigmodel_cli.runs.record import Metric, RunRecord, is_run, read_run
+from bigmodel_cli.runs.search import find_runs
 from bigmodel_cli.runs.tables import comparison, listing, to_json
 
 PICTURE = Path("compare.png")

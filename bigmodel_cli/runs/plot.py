@@ -17,8 +17,8 @@ from bigmodel_cli.pictures import (
     tidy,
     whole_steps,
 )
-from bigmodel_cli.runs.found import short_names
 from bigmodel_cli.runs.record import Metric, RunRecord, training_losses
+from bigmodel_cli.runs.search import short_names
 
 MOST_NAMED = 30
 """Most runs that a plot names."""

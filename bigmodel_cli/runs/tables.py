@@ -8,8 +8,8 @@ from typing import Any
 from bigmodel_cli.console import one_line
 from bigmodel_cli.differences import differing, short_paths, written
 from bigmodel_cli.progress import duration
-from bigmodel_cli.runs.found import short_names
 from bigmodel_cli.runs.record import RunRecord
+from bigmodel_cli.runs.search import short_names
 
 MOST_OPTIONS = 6
 MOST_VALUE = 28

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bigmodel_cli.console import table
-from bigmodel_cli.options.found import Found
+from bigmodel_cli.options.lookup import Found
 from bigmodel_cli.options.tree import Tree, Values, classes_of
 
 MOST_TYPES = 4
