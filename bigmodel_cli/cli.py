@@ -8,17 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from bigmodel_cli import __version__
-from bigmodel_cli.commands.attend import attend
-from bigmodel_cli.commands.bench import bench
-from bigmodel_cli.commands.check import check
 from bigmodel_cli.commands.evaluate import evaluate
-from bigmodel_cli.commands.finetune import finetune
-from bigmodel_cli.commands.init import init
+from bigmodel_cli.commands.inspect import attend, bench
 from bigmodel_cli.commands.predict import predict
-from bigmodel_cli.commands.pretrain import pretrain
-from bigmodel_cli.commands.reference import models, options, schema
 from bigmodel_cli.commands.runs import runs
 from bigmodel_cli.commands.shared import print_result
+from bigmodel_cli.commands.spec import check, init, models, options, schema
+from bigmodel_cli.commands.training import finetune, pretrain
 
 app = typer.Typer(
     name="bigmodel",

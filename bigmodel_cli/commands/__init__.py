@@ -1,4 +1,4 @@
-"""The commands, a file each; what several of them share is in `shared` and `stdin`.
+"""The commands by group; what several of them share is in `shared`.
 
 Nothing here imports torch, or a room that does, before a command runs.
 """

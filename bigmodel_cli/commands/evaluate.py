@@ -17,8 +17,8 @@ from bigmodel_cli.commands.shared import (
     collect_overrides,
     print_result,
     refuse,
+    resolve_checkpoint,
 )
-from bigmodel_cli.commands.stdin import resolve_checkpoint
 from bigmodel_cli.errors import SpecError, did_you_mean
 
 if TYPE_CHECKING:

@@ -9,8 +9,14 @@ from typing import Annotated
 import typer
 
 from bigmodel_cli.commands.fields import fields_as_options
-from bigmodel_cli.commands.shared import Checkpoint, Device, Plugin, Set
-from bigmodel_cli.commands.stdin import resolve_checkpoint, with_a_first
+from bigmodel_cli.commands.shared import (
+    Checkpoint,
+    Device,
+    Plugin,
+    Set,
+    resolve_checkpoint,
+    with_a_first,
+)
 
 MOST_BEAMS = 1000
 """The same as for `task.beams`."""

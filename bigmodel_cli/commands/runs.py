@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bigmodel_cli.commands.shared import Json, print_result, refuse
-from bigmodel_cli.commands.stdin import all_of_stdin
+from bigmodel_cli.commands.shared import Json, all_of_stdin, print_result, refuse
 
 
 def runs(
@@ -46,10 +45,10 @@ def runs(
 
     Example: bigmodel runs, or: bigmodel runs --compare mnist_cnn mnist_cnn-2 --plot curves.pdf
     """
+    from bigmodel_cli.console import table
     from bigmodel_cli.pictures import check_picture
     from bigmodel_cli.runs import (
         PICTURE,
-        as_text,
         compare_runs,
         comparison,
         list_runs,
@@ -67,4 +66,4 @@ def runs(
     if json:
         print_result({"runs": to_json(found)})
     elif found:
-        print_result(as_text(*(comparison if compare else listing)(found)))
+        print_result(table(*(comparison if compare else listing)(found)))

@@ -40,7 +40,7 @@ def print_seeds(outcomes: Sequence[Outcome], json: bool) -> None:
     Raises `NumericsError` where the loss of a run was not finite.
     """
     from bigmodel_cli.console import say, table
-    from bigmodel_cli.runs import as_text, read_run
+    from bigmodel_cli.runs import read_run
     from bigmodel_cli.runs.seeds import figures, seeds_table
 
     done = {o.seed: o.checkpoint for o in outcomes if o.checkpoint is not None}
@@ -58,7 +58,7 @@ def print_seeds(outcomes: Sequence[Outcome], json: bool) -> None:
             }
         )
     elif done and sys.stdout.isatty():
-        print_result(as_text(*seeds_table(runs)))
+        print_result(table(*seeds_table(runs)))
     elif done:
         say(table(*seeds_table(runs)))
         print_result("\n".join(map(str, done.values())))

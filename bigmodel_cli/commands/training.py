@@ -1,4 +1,4 @@
-"""What `bigmodel pretrain` and `bigmodel finetune` have in common."""
+"""`bigmodel pretrain` and `bigmodel finetune`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bigmodel_cli.commands.fields import fields_as_options
 from bigmodel_cli.commands.seeds import print_seeds, seeds_of
 from bigmodel_cli.commands.shared import (
     Device,
@@ -22,6 +23,7 @@ from bigmodel_cli.commands.shared import (
     collect_overrides,
     print_result,
     refuse,
+    resolve_checkpoint,
 )
 from bigmodel_cli.errors import SpecError
 
@@ -105,7 +107,80 @@ class TrainingOptions:
         )
 
 
-def train_spec(
+@fields_as_options
+def pretrain(
+    spec: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="SPEC", help="The spec, a YAML file; left out with --resume --out RUN."
+        ),
+    ] = None,
+    *,
+    options: TrainingOptions,
+) -> None:
+    """Train a network from initial weights; prints the checkpoint's path.
+
+    Example: bigmodel pretrain sample_configs/quickstart.yaml --set train.steps=500
+    """
+    from bigmodel_cli.spec import load
+
+    if spec is None:
+        _resume_recorded(options, "pretrain", "a spec", None)
+    else:
+        _train_spec(
+            lambda more: load(spec, [*options.overrides, *more]), options, "pretrain", spec.stem
+        )
+
+
+@fields_as_options
+def finetune(
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="CKPT",
+            help=(
+                "The checkpoint to start from; '-' reads the path from stdin. Left out with"
+                " --resume --out RUN."
+            ),
+        ),
+    ] = None,
+    spec: Annotated[
+        Path | None,
+        typer.Argument(metavar="SPEC", help="A spec; sections left out come from the checkpoint."),
+    ] = None,
+    *,
+    options: TrainingOptions,
+) -> None:
+    """Train from a checkpoint: a new head where the classes differ, all weights or only the head.
+
+    Example: bigmodel finetune --from runs/mnist_cnn digits.yaml --set init.train=head
+    """
+    from bigmodel_cli import checkpoints
+    from bigmodel_cli.overrides import Override
+    from bigmodel_cli.spec import from_dict, load, of_checkpoint
+
+    if source is None:
+        _resume_recorded(options, "finetune", "--from CKPT", spec)
+        return
+    path = checkpoints.find(resolve_checkpoint(source))
+    base = checkpoints.read_spec(path)
+    of_checkpoint(base, path)
+    # Each run begins anew: its own start, and its own measurement of how to compute.
+    measured = dict.fromkeys(("precision", "memory_format", "compile"), "auto")
+    base = {**base, "init": {}, "train": {**base["train"], **measured}}
+
+    def loaded(more: Sequence[Change]) -> Spec:
+        changes = [*options.overrides, Override("init.checkpoint", str(path), "--from"), *more]
+        if spec is None:
+            return from_dict(base, changes, f"{path}/spec.yaml")
+        return load(spec, changes, base)
+
+    name = spec.stem if spec is not None else f"{path.parent.parent.name}-finetuned"
+    _train_spec(loaded, options, "finetune", name)
+
+
+def _train_spec(
     load: Callable[[Sequence[Change]], Spec], options: TrainingOptions, command: str, name: str
 ) -> None:
     """Train the spec that `load` gives with further changes, once or with each of --seeds."""
@@ -130,7 +205,7 @@ def train_spec(
     print_seeds(outcomes, options.json)
 
 
-def resume_recorded(
+def _resume_recorded(
     options: TrainingOptions, command: str, missing: str, spec: Path | None
 ) -> None:
     """Go on with a run from what it recorded, where what it began with is `missing`.

@@ -1,4 +1,4 @@
-"""`bigmodel attend`."""
+"""`bigmodel attend` and `bigmodel bench`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,17 @@ from typing import Annotated
 
 import typer
 
-from bigmodel_cli.commands.shared import Checkpoint, Device, Json, Plugin
-from bigmodel_cli.commands.stdin import resolve_checkpoint
+from bigmodel_cli.commands.shared import (
+    Checkpoint,
+    Device,
+    Json,
+    Plugin,
+    Precision,
+    Set,
+    collect_overrides,
+    print_result,
+    resolve_checkpoint,
+)
 
 
 def attend(
@@ -57,3 +66,37 @@ def attend(
         result_json({"picture": str(seen.picture), **seen.values})
     else:
         result(str(seen.picture))
+
+
+def bench(
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SPEC|CKPT ...",
+            help=(
+                "Specs or checkpoints, the first being what others are compared with; a built-in"
+                " set when left out."
+            ),
+        ),
+    ] = None,
+    set_: Set = None,
+    plugin: Plugin = None,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="How long each network is timed, e.g. --seconds 10.")
+    ] = 5.0,
+    device: Device = "auto",
+    precision: Precision = None,
+    json: Json = False,
+) -> None:
+    """Time training steps: median, p95, rate, memory, FLOPs, and their share of the machine's
+    limit.
+
+    Example: bigmodel bench sample_configs/mnist_cnn.yaml --device cpu, or: bigmodel bench a.yaml
+    b.yaml runs/c
+    """
+    from bigmodel_cli.bench import bench as measure
+    from bigmodel_cli.bench.targets import builtin, named
+
+    overrides = collect_overrides(set_, precision)
+    report = measure(named(targets, overrides) if targets else builtin(overrides), device, seconds)
+    print_result(report.to_json() if json else report.to_text())
