@@ -29,6 +29,7 @@ STOREYS = (
         "heeding",
         "lazy",
         "old_names",
+        "yaml_scalars",
         "yaml_syntax",
     },
     {
@@ -47,15 +48,15 @@ STOREYS = (
     {
         "checkpoints",
         "explain",
+        "metrics_log",
         "optim",
         "parts",
         "pictures",
         "plugins",
         "progress",
-        "rundir",
         "trackers",
     },
-    {"data", "inherit", "metrics", "models", "overrides", "recipe"},
+    {"data", "inherit", "metrics", "models", "overrides", "recipe", "rundir"},
     {"frozen", "runs", "tasks"},
     {"tables"},
     {"promises", "spec"},
@@ -64,7 +65,8 @@ STOREYS = (
     {"attend", "generation"},
     {"evaluation", "predict"},
     {"train"},
-    {"bench", "commands"},
+    {"bench"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 )
@@ -116,7 +118,6 @@ SNIFFING = {
         '{"progress_format": "json"} if hasattr(trainers.BpeTrainer, "progress_format") else {}'
     ],
     "data/hashes.py": ['or getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING'],
-    "explain/__init__.py": ['return getattr(field.annotation, "__args__", ())'],
     "explain/tree.py": ['return getattr(default, "type", None)'],
     "models/sizing.py": [
         'elif function in fills or getattr(function, "__name__", "") in FILLS:',

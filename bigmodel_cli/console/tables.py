@@ -16,7 +16,7 @@ NUMBER = re.compile(
 )
 """A number such as '-1,234.5', '93.3 kB', '12 tokens/s', '0.91 ± 0.02', '1:02:03'."""
 FEWEST = 20
-"""A longer word is folded where a terminal is narrow."""
+"""Least width in columns that a longer text is wrapped to; a shorter one is wrapped at blanks."""
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:
@@ -33,7 +33,7 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
     if room is not None:
         words = [max(columns_of(w) for c in column for w in c.split(" ")) for column in by_column]
         least = [
-            width if number else min(word, FEWEST)
+            width if number else FEWEST if width > FEWEST else word
             for width, word, number in zip(widths, words, right, strict=True)
         ]
         if sum(least) + gaps > room:

@@ -221,14 +221,15 @@ def test_reading_the_kept_description_imports_neither_torch_nor_the_spec(cache: 
     assert done.returncode == 0, done.stderr
 
 
-def test_a_terminal_gets_a_table_as_wide_as_it_is(
-    known: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("columns", [110, 70])
+def test_a_terminal_gets_a_table_as_wide_as_it_is_or_paragraphs(
+    columns: int, known: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "70")
+    monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     text = table.to_text(known, find(known, "train", None)).partition("For example")[0]
-    assert max(map(len, text.splitlines()[3:])) <= 70
-    assert "─" in text
+    assert max(map(len, text.splitlines()[3:])) <= columns
+    assert ("─" in text) == (columns == 110)
 
 
 def test_unknown_types_of_a_path_with_types_in_it(known: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bigmodel_cli.metrics_log import MetricsLog
 from bigmodel_cli.pictures import (
     MARKED,
     log_where_wide,
@@ -19,7 +20,6 @@ from bigmodel_cli.pictures import (
     tidy,
     whole_steps,
 )
-from bigmodel_cli.rundir import MetricsLog
 from bigmodel_cli.train.observers.base import Observer
 
 if TYPE_CHECKING:

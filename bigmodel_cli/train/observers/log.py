@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bigmodel_cli.rundir import MetricsLog
+from bigmodel_cli.metrics_log import MetricsLog
 from bigmodel_cli.train.observers.base import Recorder
 
 
