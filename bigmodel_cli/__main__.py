@@ -4,6 +4,7 @@ status.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import os
@@ -234,15 +235,11 @@ def _leave(status: int) -> NoReturn:
 
     A reader that has gone is not an error.
     """
-    import signal
-
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the exit status is settled
         signal.signal(number, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    import atexit
-
     # An exit function may hang, such as a tracker's upload.
     ending = threading.Thread(target=atexit._run_exitfuncs, daemon=True)
     ending.start()

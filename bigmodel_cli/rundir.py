@@ -16,7 +16,6 @@ from bigmodel_cli.console import say
 from bigmodel_cli.disk import refusal, replace_text, sync
 from bigmodel_cli.errors import ResourceError, SpecError
 from bigmodel_cli.failpoints import failpoint
-from bigmodel_cli.metrics_log import MetricsLog
 
 MOST_TRIED = 10_000
 LOCK, SPEC, STATUS, METRICS = "run.lock", "spec.yaml", "status.json", "metrics.jsonl"
@@ -72,7 +71,6 @@ class RunDirectory:
         _locks.add(descriptor)
         self.made = made  # folders that this process created, the innermost first
         self.checkpoints = path / "checkpoints"
-        self.metrics = MetricsLog(path / METRICS)
         self.begun = has_begun(path)
         self.recording = False  # this process has begun or resumed the run
         self.previous = read_status(path / STATUS) if self.begun else {}

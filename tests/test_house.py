@@ -48,7 +48,6 @@ STOREYS = (
     {
         "checkpoints",
         "explain",
-        "metrics_log",
         "optim",
         "parts",
         "pictures",

@@ -75,7 +75,7 @@ def _start(run: Run) -> None:
     run.observers.on_start(run)
     run.observers.cut(run.state.step, run.state.rewinds)
     for record in run.news:
-        run.observers.on_event(record)
+        run.observers.write(record)
 
 
 def _train(run: Run) -> Path:
@@ -163,7 +163,7 @@ def _step(run: Run, watch: Stopwatch, micro_batches: list[dict[str, Tensor]]) ->
     if state.division.at(state.batch) != pieces:
         state.division.write(run.directory)
     if state.batch in state.division.pieces:
-        run.observers.on_event(
+        run.observers.write(
             {
                 "step": state.step + 1,
                 "micro_batch_size": options.micro // state.division.pieces[state.batch],
@@ -268,4 +268,4 @@ def _log(run: Run, watch: Stopwatch, lr: float, result: StepResult) -> None:
         "elapsed": state.elapsed,
         **({"skipped": scale.skipped, "loss_scale": scale.value} if scale.dynamic else {}),
     }
-    run.observers.on_log(record)
+    run.observers.write(record)

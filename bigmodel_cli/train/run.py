@@ -141,7 +141,7 @@ class Run:
         rows = self.state.division.validation.get(self.state.batch)
         info = {"averaged": averaged, "validation_batch": rows}
         given = {name: value for name, value in info.items() if value is not None}
-        self.observers.on_validation({"step": self.state.step, **given, "val": metrics})
+        self.observers.write({"step": self.state.step, **given, "val": metrics})
 
     def note(self, metrics: dict[str, float]) -> bool:
         """Record a validation; True where it is the best so far (never if it is not finite)."""

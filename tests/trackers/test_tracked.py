@@ -226,14 +226,14 @@ def test_the_end_does_not_wait_for_a_tracker_that_hangs(
 def test_a_tracker_is_closed_when_a_signal_stops_the_run(
     tracker: str, fakes: Fakes, decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = Log.on_log
+    honest = Log.write
 
     def stopping(self: Log, record: dict[str, Any]) -> None:
         honest(self, record)
         if record["step"] == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Log, "on_log", stopping)
+    monkeypatch.setattr(Log, "write", stopping)
     result = cli(
         "pretrain", decoder_spec, "--out", "run", *STEPS, "--set", f"train.trackers=[{tracker}]"
     )
