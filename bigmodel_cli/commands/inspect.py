@@ -37,8 +37,8 @@ def attend(
         int | None,
         typer.Option(
             help=(
-                "Its head, e.g. --head 2. [default: the mean of all in the terminal, each in the"
-                " picture]"
+                "The head shown, e.g. --head 2. [default: the mean of all in the terminal, each in"
+                " the picture]"
             ),
         ),
     ] = None,

@@ -67,7 +67,10 @@ class DecodingOptions:
         typer.Option(
             min=0,
             max=1,
-            help="Sample from tokens with this part of the highest probability, e.g. --min-p 0.05.",
+            help=(
+                "Sample from tokens with at least this share of the highest probability, e.g."
+                " --min-p 0.05."
+            ),
         ),
     ] = 0.0
     repetition_penalty: Annotated[
@@ -127,7 +130,8 @@ def predict(
     json: Annotated[
         bool,
         typer.Option(
-            "--json", help="Print JSON Lines on a terminal too, where a continued text is text."
+            "--json",
+            help="Print JSON Lines on a terminal too, where a continued text is printed as text.",
         ),
     ] = False,
 ) -> None:

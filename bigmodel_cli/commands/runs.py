@@ -25,7 +25,10 @@ def runs(
         bool,
         typer.Option(
             "--compare",
-            help="A column for each run: options that differ, best and last metrics; and a plot.",
+            help=(
+                "Compare runs: a column for each, with the options that differ, best and last"
+                " metrics; and a plot of their curves."
+            ),
         ),
     ] = False,
     plot: Annotated[

@@ -45,8 +45,8 @@ Plugin = Annotated[
         "--plugin",
         metavar="FILE",
         help=(
-            "Add the parts, tasks, data ... of a Python file of yours, e.g. --plugin my_part.py. It"
-            " is run."
+            "Run a Python file of yours and use its parts, tasks, data sources ..., e.g. --plugin"
+            " my_part.py."
         ),
         callback=_name_plugins,
         is_eager=True,

@@ -78,7 +78,7 @@ def schema(plugin: Plugin = None) -> None:
 
 def check(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A Python file with parts. It is run.")
+        Path, typer.Argument(metavar="FILE", help="Your Python file with parts; it is run.")
     ],
     set_: Annotated[
         list[str] | None,
@@ -120,7 +120,7 @@ def init(
             metavar="SAMPLE",
             help=(
                 "What to start from: decoder, cnn, a file of sample_configs, or a task that one of"
-                " them has; decoder when left out."
+                " them has. [default: decoder]"
             ),
         ),
     ] = None,

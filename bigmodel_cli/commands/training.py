@@ -50,13 +50,13 @@ class TrainingOptions:
     ] = None
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on with the run after its last checkpoint, exactly."),
+        typer.Option("--resume", help="Resume the run from its last checkpoint, exactly."),
     ] = False
     accept_data: Annotated[
         bool,
         typer.Option(
             "--accept-data",
-            help="With --resume: go on though the data has changed; that is recorded.",
+            help="With --resume: accept that the data has changed; the run records it.",
         ),
     ] = False
     device: Device = "auto"
@@ -71,7 +71,7 @@ class TrainingOptions:
             metavar="N,N,...",
             help=(
                 "Train a run for each seed, NAME-seed0 and so on, e.g. --seeds 0,1,2; with --resume"
-                " go on with those that are not finished. Prints a table with mean and standard"
+                " continue those that are not finished. Prints a table with mean and standard"
                 " deviation; in a pipe it is on stderr, and stdout has the checkpoints' paths, one"
                 " a line (| xargs -n 1 bigmodel eval)."
             ),
@@ -208,7 +208,7 @@ def _train_spec(
 def _resume_recorded(
     options: TrainingOptions, command: str, missing: str, spec: Path | None
 ) -> None:
-    """Go on with a run from what it recorded, where what it began with is `missing`.
+    """Resume a run from what it recorded, where the spec or checkpoint it began with is `missing`.
 
     Raises `SpecError` unless a run to resume is given.
     """
@@ -216,11 +216,10 @@ def _resume_recorded(
         if spec is not None and os.path.isdir(spec):
             missing += f": write --from {shlex.quote(str(spec))}"
         raise SpecError(
-            f"{command} needs {missing}; only a run that is gone on with, by --resume --out RUN,"
-            " knows what it began with"
+            f"{command} needs {missing}; without one, name a run to resume: --resume --out RUN"
         )
     what = missing.removesuffix(" CKPT")
-    refuse(f"a run that is gone on with without {what}", {"SPEC": spec, "--seeds": options.seeds})
+    refuse(f"a run that is resumed without {what}", {"SPEC": spec, "--seeds": options.seeds})
     _train(None, options, command, "")
 
 

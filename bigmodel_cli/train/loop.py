@@ -230,7 +230,7 @@ def _note_overflow(run: Run, result: StepResult) -> None:
     if scale.skipped == 1:
         run.say(
             f"step {run.state.step + 1}: overflow in fp16; this step changed nothing, and the loss"
-            f" scale falls to {scale.value:,.0f} (this is said once; metrics.jsonl counts such"
+            f" scale falls to {scale.value:,.0f} (reported once; metrics.jsonl counts such"
             " steps as skipped)"
         )
 

@@ -134,7 +134,7 @@ class Run:
         return values_of(self.task, judged.measures)
 
     def tell(self, metrics: dict[str, float], averaged: int | None = None) -> None:
-        """Record and show a validation; `averaged`: of the mean of so many checkpoints.
+        """Record and show a validation; `averaged`: of the mean of that many checkpoints.
 
         Its batch size is recorded too where memory made it smaller than the spec's.
         """
