@@ -61,7 +61,10 @@ def fit(run: Run) -> Path:
     """
     try:
         with run.signals.deferred():
-            _start(run)
+            run.observers.on_start(run)
+            run.observers.cut(run.state.step, run.state.rewinds)
+            for record in run.news:
+                run.observers.write(record)
         path = _train(run)
         run.loader.close()
         show_result(run)
@@ -69,13 +72,6 @@ def fit(run: Run) -> Path:
         run.loader.close()
         run.observers.close()
     return path
-
-
-def _start(run: Run) -> None:
-    run.observers.on_start(run)
-    run.observers.cut(run.state.step, run.state.rewinds)
-    for record in run.news:
-        run.observers.write(record)
 
 
 def _train(run: Run) -> Path:
