@@ -4,6 +4,7 @@ status.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import os
@@ -54,21 +55,10 @@ def run(arguments: list[str], *, last: bool = False) -> int:
 
     try:
         with _stoppable(last), plugin_faults(), memory_remedy(_memory_remedy(arguments)):
-            from bigmodel_cli.cli import USAGE_FAULT, app
-
-            status = app(arguments, prog_name="bigmodel", standalone_mode=False)
-        return status if isinstance(status, int) else 0
+            return 0 if _show_options(arguments) else _run_command(arguments)
     except Interrupted as stop:
         _tell(f"bigmodel: stopped by {signal.Signals(stop.number).name}")
         return 128 + stop.number
-    except USAGE_FAULT as fault:
-        text = io.StringIO()
-        hint = _usage_hint(arguments, fault)
-        fault.show(text)
-        _tell(
-            text.getvalue().rstrip("\n") + hint
-        )  # it repeats the arguments, which may contain anything
-        return int(fault.exit_code)
     except SystemExit as exit_:
         if (
             type(sys.stdout).__name__ == "PacifyFlushWrapper"
@@ -89,6 +79,35 @@ def run(arguments: list[str], *, last: bool = False) -> int:
     except Exception as error:
         return _other_fault(error)
     return 0
+
+
+def _run_command(arguments: list[str]) -> int:
+    """Run a command by Typer and return its exit status; a wrong command line is reported."""
+    from bigmodel_cli.cli import USAGE_FAULT, app
+
+    try:
+        status = app(arguments, prog_name="bigmodel", standalone_mode=False)
+    except USAGE_FAULT as fault:
+        text = io.StringIO()
+        hint = _usage_hint(arguments, fault)
+        fault.show(text)
+        _tell(text.getvalue().rstrip("\n") + hint)  # the arguments in it may contain anything
+        return int(fault.exit_code)
+    return status if isinstance(status, int) else 0
+
+
+def _show_options(arguments: list[str]) -> bool:
+    """Whether this was `bigmodel options [PATH] [TYPE] [--json]`, which is answered here.
+
+    Importing Typer, and pydantic which it needs, takes several times as long as all the rest.
+    """
+    words = [word for word in arguments[1:] if word != "--json"]
+    if arguments[:1] != ["options"] or len(words) > 2 or any(w.startswith("-") for w in words):
+        return False
+    from bigmodel_cli.options import print_options
+
+    print_options(*words, json="--json" in arguments)
+    return True
 
 
 def _usage_hint(arguments: list[str], fault: Any) -> str:
@@ -216,15 +235,11 @@ def _leave(status: int) -> NoReturn:
 
     A reader that has gone is not an error.
     """
-    import signal
-
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the exit status is settled
         signal.signal(number, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    import atexit
-
     # An exit function may hang, such as a tracker's upload.
     ending = threading.Thread(target=atexit._run_exitfuncs, daemon=True)
     ending.start()

@@ -61,22 +61,15 @@ def _differs(path: str, specs: Sequence[Leaves], types: Sequence[str]) -> bool:
 
 def short_paths(paths: Sequence[str]) -> dict[str, str]:
     """Each path with its shortest unique end: `num_heads`, `encoder.dropout`, `optimizer` (its
-    type).
+    type); a number does not come first.
     """
-    return shortest({path: path.removesuffix(".type").split(".") for path in paths}, ".")
-
-
-def shortest(parts: Mapping[str, Sequence[str]], joint: str) -> dict[str, str]:
-    """name -> its shortest end, joined, that no other name ends in; a number does not come
-    first.
-    """
-    counts = Counter(joint.join(p[-k:]) for p in parts.values() for k in range(1, len(p) + 1))
-    found = {}
-    for name, own in parts.items():
-        ends = [
-            joint.join(own[-k:])
-            for k in range(1, len(own) + 1)
-            if joint == "/" or not own[-k].isdigit()
-        ]
-        found[name] = next((end for end in ends if counts[end] == 1), joint.join(own))
-    return found
+    parts = {path: path.removesuffix(".type").split(".") for path in paths}
+    ends = {
+        path: [".".join(own[-k:]) for k in range(1, len(own) + 1) if not own[-k].isdigit()]
+        for path, own in parts.items()
+    }
+    counts = Counter(".".join(p[-k:]) for p in parts.values() for k in range(1, len(p) + 1))
+    return {
+        path: next((end for end in ends[path] if counts[end] == 1), ".".join(parts[path]))
+        for path in paths
+    }

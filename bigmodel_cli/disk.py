@@ -17,6 +17,20 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old text or the new one, even after a power cut."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(draft, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+        sync(path.parent)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def refusal(path: Path) -> str:
     """Why a path cannot be read ("cannot be read: Permission denied"); "" where it can, or does not
     exist.

@@ -110,6 +110,3 @@ def _without_alternatives(
                 say(f"{text} of the base")
                 del kept[other]
     return kept
-
-
-__all__ = ["BASE", "read_inheriting"]

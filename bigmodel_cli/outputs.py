@@ -37,18 +37,16 @@ def check_output(path: Path, option: str) -> None:
         raise ResourceError(
             f"{named}: cannot be written: {error.strerror}; name another file"
         ) from None
+    if mode is not None and stat.S_ISDIR(mode):
+        raise ResourceError(f"{named}: a folder; name a file")
+    able = mode is not None and os.access(target, os.W_OK)
     if mode is None or stat.S_ISREG(mode):
         folder = target.parent
         if not os.path.isdir(folder):
             what = "is not a folder" if os.path.exists(folder) else "does not exist; make it"
             raise ResourceError(f"{named}: its folder {what}, or name another file")
-        if not os.access(folder, os.W_OK | os.X_OK) and (
-            mode is None or not os.access(target, os.W_OK)
-        ):
-            raise ResourceError(f"{named}: cannot be written: {os.strerror(13)}; name another file")
-    elif stat.S_ISDIR(mode):
-        raise ResourceError(f"{named}: a folder; name a file")
-    elif not os.access(target, os.W_OK):
+        able = able or os.access(folder, os.W_OK | os.X_OK)
+    if not able:
         raise ResourceError(f"{named}: cannot be written: {os.strerror(13)}; name another file")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -164,11 +165,4 @@ def _short(text: str) -> str:
 
 def _copy(node: Node) -> Node:
     """A copy one level deep: an override below an alias must not change the anchor's other uses."""
-    value = (
-        dict(node.value)
-        if isinstance(node.value, dict)
-        else list(node.value)
-        if isinstance(node.value, list)
-        else node.value
-    )
-    return Node(value, node.where, dict(node.keys), node.size)
+    return Node(copy(node.value), node.where, dict(node.keys), node.size)

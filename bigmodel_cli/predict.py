@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from bigmodel_cli.console import result, say, visible
@@ -159,14 +159,7 @@ def label_items(
             f"this model was trained for {loaded.task.name} and has no head to label them; finetune"
             " it first: bigmodel finetune --from CKPT SPEC, with a task that labels"
         )
-
-    def answer(items: list[Item], batch: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
-        with torch.inference_mode(), autocast(loaded.device, loaded.precision):
-            outputs = loaded.task.forward(loaded.model, batch, training=False)
-        return iter(loaded.task.predictions(outputs, top))
-
-    reader = input_of(loaded.info).reader(loaded.spec.data, loaded.assets)
-    return in_order(reader, inputs, answer, loaded.device, word)
+    return _answered(loaded, inputs, word, lambda items, batch: _predictions(loaded, batch, top))
 
 
 def write_down(
@@ -174,13 +167,10 @@ def write_down(
 ) -> Iterator[dict[str, Any]]:
     """{"input", "text"} for each recording."""
 
-    def answer(items: list[Item], batch: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
-        with torch.inference_mode(), autocast(loaded.device, loaded.precision):
-            texts = transcribe(loaded.model, batch, loaded.info)
-        return ({"text": text} for text in texts)
+    def answer(items: list[Item], batch: dict[str, Tensor]) -> list[dict[str, Any]]:
+        return [{"text": text} for text in transcribe(loaded.model, batch, loaded.info)]
 
-    reader = input_of(loaded.info).reader(loaded.spec.data, loaded.assets)
-    return in_order(reader, inputs, answer, loaded.device, word)
+    return _answered(loaded, inputs, word, answer)
 
 
 def tag(loaded: Loaded, inputs: Iterable[str], word: str = "input") -> Iterator[dict[str, Any]]:
@@ -190,16 +180,33 @@ def tag(loaded: Loaded, inputs: Iterable[str], word: str = "input") -> Iterator[
     An entity has a type, its first word (from 0), the one after its last, and its text.
     """
 
-    def answer(items: list[Item], batch: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
-        with torch.inference_mode(), autocast(loaded.device, loaded.precision):
-            told = loaded.task.predictions(
-                loaded.task.forward(loaded.model, batch, training=False), 1
-            )
-        for item, record in zip(items, told, strict=True):
-            words = item.content[0]
+    def answer(items: list[Item], batch: dict[str, Tensor]) -> list[dict[str, Any]]:
+        sentences = [item.content[0] for item in items]
+        records = _predictions(loaded, batch, 1)
+        for words, record in zip(sentences, records, strict=True):
             for entity in record.get("entities", []):
                 entity["text"] = " ".join(words[entity["start"] : entity["end"]])
-            yield {"words": words, **record}
+        return [{"words": w, **record} for w, record in zip(sentences, records, strict=True)]
+
+    return _answered(loaded, inputs, word, answer)
+
+
+def _predictions(loaded: Loaded, batch: dict[str, Tensor], top: int) -> list[dict[str, Any]]:
+    outputs = loaded.task.forward(loaded.model, batch, training=False)
+    return loaded.task.predictions(outputs, top)
+
+
+def _answered(
+    loaded: Loaded,
+    inputs: Iterable[str],
+    word: str,
+    answer: Callable[[list[Item], dict[str, Tensor]], list[dict[str, Any]]],
+) -> Iterator[dict[str, Any]]:
+    """A record for each input, by `answer` for a batch of them."""
+
+    def computed(items: list[Item], batch: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
+        with torch.inference_mode(), autocast(loaded.device, loaded.precision):
+            return iter(answer(items, batch))
 
     reader = input_of(loaded.info).reader(loaded.spec.data, loaded.assets)
-    return in_order(reader, inputs, answer, loaded.device, word)
+    return in_order(reader, inputs, computed, loaded.device, word)

@@ -130,12 +130,12 @@ class TrainOptions(Options):
     rewind: RewindOptions | None = Field(
         None,
         description=(
-            "go back to the last checkpoint where the loss of a step jumps, and past the batches"
+            "go back to the last checkpoint where the loss of a step jumps, and skip the batches"
             " that led there; {} for the usual bounds, null for never"
         ),
     )
     trackers: list[TrackerOptions] = Field(
-        [], description="where the records of metrics.jsonl go as well"
+        [], description="services and files that get the records of metrics.jsonl too"
     )
 
     @model_validator(mode="before")

@@ -1,6 +1,4 @@
-"""A run's directory: lock, resolved spec, metrics log, and the status that a job scheduler can
-read.
-"""
+"""A run's directory: its lock, its resolved spec, and the status that a job scheduler can read."""
 
 from __future__ import annotations
 
@@ -12,11 +10,10 @@ import os
 import re
 import socket
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from bigmodel_cli.console import say, strict_json
-from bigmodel_cli.disk import refusal, sync
+from bigmodel_cli.console import say
+from bigmodel_cli.disk import refusal, replace_text, sync
 from bigmodel_cli.errors import ResourceError, SpecError
 from bigmodel_cli.failpoints import failpoint
 
@@ -44,67 +41,6 @@ def has_begun(path: Path) -> bool:
         )
     except OSError:
         return False
-
-
-class MetricsLog:
-    """metrics.jsonl: one JSON object a line, null for numbers that are not finite.
-
-    Where it cannot be written, there is one warning, and training goes on.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.broken = False
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Append a record."""
-        if self.broken:
-            return
-        try:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(strict_json(record) + "\n")
-        except OSError as error:
-            self.fail(error)
-
-    def sync(self) -> None:
-        """Flush the records to disk: a checkpoint of this step must not outlive its records."""
-        if self.broken or not os.path.isfile(self.path):
-            return
-        try:
-            sync(self.path)
-        except OSError as error:
-            self.fail(error)
-
-    def cut(self, step: int, rewinds: int = 0) -> None:
-        """Drop what a resumed run writes again: records after `step`, the record of a result
-        (`averaged`), a line torn by a kill, and records of going back (train.rewind) more than
-        `rewinds` times.
-        """
-        if not os.path.isfile(self.path):
-            return
-        kept = []
-        try:
-            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(
-                keepends=True
-            ):
-                with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-                    record = json.loads(line)
-                    again = (
-                        record["step"] > step or record.get("rewind", {}).get("number", 0) > rewinds
-                    )
-                    if line.endswith("\n") and not again and "averaged" not in record:
-                        kept.append(line)
-            _replace(self.path, "".join(kept))
-        except OSError as error:
-            self.fail(error)
-
-    def fail(self, error: OSError) -> None:
-        """Warn once that there will be no log."""
-        self.broken = True
-        say(
-            f"warning: {self.path}: cannot be written: {os.strerror(error.errno or 0)}; training"
-            " goes on without the log"
-        )
 
 
 _locks: set[int] = set()
@@ -135,7 +71,6 @@ class RunDirectory:
         _locks.add(descriptor)
         self.made = made  # folders that this process created, the innermost first
         self.checkpoints = path / "checkpoints"
-        self.metrics = MetricsLog(path / METRICS)
         self.begun = has_begun(path)
         self.recording = False  # this process has begun or resumed the run
         self.previous = read_status(path / STATUS) if self.begun else {}
@@ -198,12 +133,7 @@ class RunDirectory:
     def __enter__(self) -> RunDirectory:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -222,7 +152,7 @@ class RunDirectory:
         Raises `ResourceError`.
         """
         try:
-            _replace(self.path / SPEC, spec)
+            replace_text(self.path / SPEC, spec)
             sync(self.path.parent)
         except OSError as error:
             raise ResourceError(
@@ -241,7 +171,7 @@ class RunDirectory:
     def keep(self, name: str, text: str) -> None:
         """Write another file of the run; where that fails, warn."""
         try:
-            _replace(self.path / name, text)
+            replace_text(self.path / name, text)
         except OSError as error:
             say(f"warning: {self.path / name}: cannot be written: {os.strerror(error.errno or 0)}")
 
@@ -272,7 +202,7 @@ class RunDirectory:
         text = json.dumps(values, indent=1, allow_nan=False) + "\n"
         try:
             failpoint(f"status.{state}")
-            _replace(self.path / STATUS, text)
+            replace_text(self.path / STATUS, text)
         except OSError as error:
             if _overwritten(self.path / STATUS, text):
                 return
@@ -350,17 +280,3 @@ def _overwritten(path: Path, text: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new one, even after a power cut."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(draft, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-        sync(path.parent)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -30,11 +30,11 @@ from bigmodel_cli.plugins import PLUGINS, missing_plugins, needed_plugins, parts
 from bigmodel_cli.recipe import InitOptions, TrainOptions
 from bigmodel_cli.tables import TABLES
 from bigmodel_cli.tasks import TaskOptions
+from bigmodel_cli.yaml_scalars import dump_yaml
 from bigmodel_cli.yaml_source import (
     MAX_RESOLVED,
     MAX_RESOLVED_NODES,
     Node,
-    dump_yaml,
     read_yaml,
 )
 

@@ -19,7 +19,7 @@ from bigmodel_cli.explain.words import instead
 from bigmodel_cli.overrides import apply_overrides
 from bigmodel_cli.promises import check_part
 from bigmodel_cli.spec import Spec, check
-from bigmodel_cli.train.resume import _refusal
+from bigmodel_cli.train.resumed_spec import _refusal
 from bigmodel_cli.yaml_source import parse_yaml, read_yaml
 
 SPEC = """

@@ -31,6 +31,7 @@ STOREYS = (
         "heeding",
         "lazy",
         "old_names",
+        "yaml_scalars",
         "yaml_syntax",
     },
     {
@@ -54,10 +55,9 @@ STOREYS = (
         "pictures",
         "plugins",
         "progress",
-        "rundir",
         "trackers",
     },
-    {"data", "inherit", "metrics", "models", "overrides", "recipe"},
+    {"data", "inherit", "metrics", "models", "overrides", "recipe", "rundir"},
     {"frozen", "runs", "tasks"},
     {"tables"},
     {"promises", "spec"},
@@ -66,7 +66,8 @@ STOREYS = (
     {"attend", "generation"},
     {"evaluation", "predict"},
     {"train"},
-    {"arguments", "bench"},
+    {"bench"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 )
@@ -118,7 +119,6 @@ SNIFFING = {
         '{"progress_format": "json"} if hasattr(trainers.BpeTrainer, "progress_format") else {}'
     ],
     "data/hashes.py": ['or getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING'],
-    "explain/__init__.py": ['return getattr(field.annotation, "__args__", ())'],
     "explain/tree.py": ['return getattr(default, "type", None)'],
     "models/sizing.py": [
         'elif function in fills or getattr(function, "__name__", "") in FILLS:',

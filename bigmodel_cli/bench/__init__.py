@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.assemble import assemble, check_memory
-from bigmodel_cli.bench.peak import peak_memory
-from bigmodel_cli.bench.peak_flops import peak_flops
+from bigmodel_cli.bench.peak import peak_flops, peak_memory
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import quantity, rate, say, seconds_of, table
 from bigmodel_cli.data import random_batch

@@ -1,9 +1,12 @@
-"""The measured memory of a training step."""
+"""Measured peaks: the memory of a training step, and the FLOP/s of the machine."""
 
 from __future__ import annotations
 
+import functools
+import time
 from collections.abc import Callable, Sequence
 
+from bigmodel_cli.device import dtype_of, synchronize
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models.footprint import following
 from bigmodel_cli.train.state import TrainState
@@ -33,3 +36,19 @@ def peak_memory(
             step()
         added = max(alive.course, default=0)
     return sum(storages.values()) + added
+
+
+@functools.cache
+def peak_flops(device: torch.device, precision: str) -> float:
+    """FLOP/s of a square matrix product in that precision: the best of several, after a warm-up."""
+    size = 8192 if device.type == "cuda" else 1024
+    a = torch.randn(size, size, device=device).to(dtype_of(precision))
+    b = torch.randn(size, size, device=device).to(dtype_of(precision))
+    best = float("inf")
+    for _ in range(8):
+        synchronize(device)
+        start = time.perf_counter()
+        a @ b
+        synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best

@@ -37,7 +37,7 @@ from bigmodel_cli.console import quantity
 from bigmodel_cli.disk import remove, sync
 from bigmodel_cli.errors import BigmodelError, ResourceError
 from bigmodel_cli.failpoints import failpoint
-from bigmodel_cli.yaml_source import dump_yaml
+from bigmodel_cli.yaml_scalars import dump_yaml
 
 
 def save(checkpoints: Path, contents: Contents, name: str | None = None) -> Path:

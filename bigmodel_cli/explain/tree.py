@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
 from bigmodel_cli.config import Options, classes_in, typed
 
 ITEMS = 3
@@ -86,12 +88,17 @@ def classes_at(root: type[Options], location: Iterable[Any]) -> list[type[Option
     return classes
 
 
+def fields_at(root: type[Options], path: Sequence[str]) -> list[FieldInfo]:
+    """The fields that the option at a path has in the classes that may hold it."""
+    holders = classes_at(root, path[:-1]) if path else []
+    return [c.model_fields[path[-1]] for c in holders if path[-1] in c.model_fields]
+
+
 def default_type(root: type[Options], path: Sequence[str]) -> str | None:
     """The default's `type` of the option at a path, used by a mapping without `type`; None where
     there is none.
     """
-    holders = [c for c in classes_at(root, path[:-1]) if path and path[-1] in c.model_fields]
-    return next((_type_of(c.model_fields[path[-1]].default) for c in holders), None)
+    return next((_type_of(field.default) for field in fields_at(root, path)), None)
 
 
 def _type_of(default: Any) -> str | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from bigmodel_cli.data.image.folder import SPLIT_NAMES
 from bigmodel_cli.data.reading import plain_name
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.yaml_source import on_one_line
+from bigmodel_cli.yaml_scalars import on_one_line
 
 SMALL_TEXT, LARGE_TEXT = 20_000, 2_000_000
 """In characters: up to the first limit each byte is a token, from the second on the vocabulary has

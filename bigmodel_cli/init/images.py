@@ -12,7 +12,7 @@ from bigmodel_cli.data.image.survey import choose_shape, survey_images
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.init.draft import Draft, Wanted, batch_size, epochs, listed, section
 from bigmodel_cli.init.draft import paths as spelled
-from bigmodel_cli.yaml_source import on_one_line
+from bigmodel_cli.yaml_scalars import on_one_line
 
 LARGEST = 96
 """Largest side in pixels that a laptop trains on in minutes."""

@@ -10,7 +10,7 @@ from bigmodel_cli.data.text.table_header import LABELS, LANGUAGES, column_name
 from bigmodel_cli.data.text.table_look import SeenColumn, SeenTable
 from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.init.draft import Wanted, listed
-from bigmodel_cli.yaml_source import on_one_line
+from bigmodel_cli.yaml_scalars import on_one_line
 
 
 @dataclass(frozen=True)

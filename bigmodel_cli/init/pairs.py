@@ -13,7 +13,7 @@ from bigmodel_cli.data.text.corpus import ENDINGS
 from bigmodel_cli.data.text.pair_files import PairSource, parallel
 from bigmodel_cli.init.draft import Draft, Wanted, by_split, context_of, epochs, section, tokenizer
 from bigmodel_cli.init.draft import paths as spelled
-from bigmodel_cli.yaml_source import on_one_line
+from bigmodel_cli.yaml_scalars import on_one_line
 
 SEEN = 90_000
 """Pairs: on one core some ten minutes."""

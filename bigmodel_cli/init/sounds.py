@@ -17,7 +17,7 @@ from bigmodel_cli.data.reading import lines, plain_name
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.init.draft import Draft, Wanted, batch_size, epochs, listed, section
 from bigmodel_cli.init.draft import paths as spelled
-from bigmodel_cli.yaml_source import on_one_line
+from bigmodel_cli.yaml_scalars import on_one_line
 
 RATE = 8000
 """Samples per second: enough for speech on a laptop."""

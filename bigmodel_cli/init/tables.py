@@ -31,7 +31,7 @@ from bigmodel_cli.init.images import of_parquet
 from bigmodel_cli.init.learnt import Learnt, learnt_of, named
 from bigmodel_cli.init.pairs import draft_pairs
 from bigmodel_cli.init.texts import of_texts
-from bigmodel_cli.yaml_source import on_one_line
+from bigmodel_cli.yaml_scalars import on_one_line
 
 SEEN = 50_000
 LOOKED_AT = 5000

@@ -23,7 +23,7 @@ from bigmodel_cli.init.draft import (
     tokenizer,
 )
 from bigmodel_cli.init.draft import paths as spelled
-from bigmodel_cli.yaml_source import on_one_line
+from bigmodel_cli.yaml_scalars import on_one_line
 
 ENDINGS = (".conll", ".conllu", ".iob", ".iob2", ".bio")
 SEEN = 40_000

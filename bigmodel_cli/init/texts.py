@@ -18,7 +18,7 @@ from bigmodel_cli.init.draft import (
     tokenizer,
 )
 from bigmodel_cli.init.draft import paths as spelled
-from bigmodel_cli.yaml_source import on_one_line
+from bigmodel_cli.yaml_scalars import on_one_line
 
 MOST_CHARACTERS = 256
 """Most different characters for a tokenizer of characters."""

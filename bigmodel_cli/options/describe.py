@@ -9,7 +9,8 @@ from typing import Any
 
 from bigmodel_cli.catalog import samples, schema
 from bigmodel_cli.options.tree import ROOT, Tree, Values, classes_of, is_list
-from bigmodel_cli.yaml_source import dump_yaml, parse_yaml
+from bigmodel_cli.yaml_scalars import dump_yaml
+from bigmodel_cli.yaml_source import parse_yaml
 
 WIDTH = 88
 

@@ -5,19 +5,15 @@ Nothing here needs torch.
 
 from __future__ import annotations
 
-import io
-import os
-import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bigmodel_cli.console import say, table
+from bigmodel_cli.console import listed, say
 from bigmodel_cli.differences import differing
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.runs.found import find_runs
 from bigmodel_cli.runs.plot import MOST_NAMED, groups, plot
 from bigmodel_cli.runs.record import Metric, RunRecord, is_run, read_run
+from bigmodel_cli.runs.search import find_runs
 from bigmodel_cli.runs.tables import comparison, listing, to_json
 
 PICTURE = Path("compare.png")
@@ -70,11 +66,9 @@ def compare_runs(given: Sequence[str], picture: Path) -> list[RunRecord]:
             p for p in differing([r.options for r in own]) if p.startswith(("data.", "task."))
         ]
         if counted:
-            more = f" and {len(counted) - MOST_SHOWN} more" if len(counted) > MOST_SHOWN else ""
-            where = f"{', '.join(counted[:MOST_SHOWN])}{more}"
             say(
-                f"note: runs differ in {where}: their losses and metrics may not be of the same"
-                " thing"
+                f"note: runs differ in {listed(counted, MOST_SHOWN)}: their losses and metrics may"
+                " not be of the same thing"
             )
     say(
         f"plot: {picture}"
@@ -84,32 +78,10 @@ def compare_runs(given: Sequence[str], picture: Path) -> list[RunRecord]:
     return runs
 
 
-def as_text(columns: list[str], rows: list[list[str]]) -> str:
-    """A table for stdout: with lines, and folded to the width, on a terminal; plain elsewhere."""
-    if not sys.stdout.isatty() or os.environ.get("TERM", "") in ("dumb", ""):
-        return table(columns, rows)
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    text = io.StringIO()
-    lines = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in columns:
-        lines.add_column(Text(column), overflow="fold")
-    for row in rows:
-        lines.add_row(*map(Text, row))
-    Console(file=text, width=shutil.get_terminal_size().columns, highlight=False).print(
-        lines
-    )  # a file: no escape codes
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
-
-
 __all__ = [
     "PICTURE",
     "Metric",
     "RunRecord",
-    "as_text",
     "compare_runs",
     "comparison",
     "is_run",

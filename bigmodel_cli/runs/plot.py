@@ -17,8 +17,8 @@ from bigmodel_cli.pictures import (
     tidy,
     whole_steps,
 )
-from bigmodel_cli.runs.found import short_names
 from bigmodel_cli.runs.record import Metric, RunRecord, training_losses
+from bigmodel_cli.runs.search import run_names
 
 MOST_NAMED = 30
 """Most runs that a plot names."""
@@ -41,7 +41,7 @@ def plot(runs: Sequence[RunRecord], path: Path) -> bool:
     Raises `ResourceError`.
     """
     names = dict(
-        zip((run.path for run in runs), short_names([run.path for run in runs]), strict=True)
+        zip((run.path for run in runs), run_names([run.path for run in runs]), strict=True)
     )
     curves = {run.path: training_losses(run.path) for run in runs}
     drawn = {

@@ -8,8 +8,8 @@ from typing import Any
 from bigmodel_cli.console import one_line
 from bigmodel_cli.differences import differing, short_paths, written
 from bigmodel_cli.progress import duration
-from bigmodel_cli.runs.found import short_names
 from bigmodel_cli.runs.record import RunRecord
+from bigmodel_cli.runs.search import run_names
 
 MOST_OPTIONS = 6
 MOST_VALUE = 28
@@ -21,7 +21,7 @@ def listing(runs: Sequence[RunRecord]) -> tuple[list[str], list[list[str]]]:
     """Columns and rows: state, step, best metric, time, and the options in which each run differs
     from the others.
     """
-    names = short_names([run.path for run in runs])
+    names = run_names([run.path for run in runs])
     options = short_paths(differing([run.options for run in runs]))
     rows = [
         [name, _state(run), _step(run), _best(run), _time(run), _differences(run.options, options)]
@@ -50,7 +50,7 @@ def comparison(runs: Sequence[RunRecord]) -> tuple[list[str], list[list[str]]]:
         lines.append(
             ("parameters", [NONE if r.parameters is None else f"{r.parameters:,}" for r in runs])
         )
-    return ["", *short_names([r.path for r in runs])], [
+    return ["", *run_names([r.path for r in runs])], [
         [one_line(label), *cells] for label, cells in lines
     ]
 
@@ -75,7 +75,7 @@ def to_json(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
             "last": {"step": last.step, **last.values} if (last := run.last()) else None,
             "differs": {path: run.options[path] for path in options if path in run.options},
         }
-        for name, run in zip(short_names([run.path for run in runs]), runs, strict=True)
+        for name, run in zip(run_names([run.path for run in runs]), runs, strict=True)
     ]
 
 

@@ -77,8 +77,8 @@ class Service(Tracker):
         """Report that records cannot be deleted."""
         if self.known:
             self.run.tell(
-                f"{self.type}: what it has of steps after {step} stays beside the new: it takes"
-                " nothing back"
+                f"{self.type}: its records of steps after {step} stay beside the new ones: it"
+                " cannot delete records"
             )
 
 

@@ -25,7 +25,7 @@ class MLflowOptions(AnyTrackerOptions):
     uri: str | None = Field(
         None,
         description=(
-            "where it is: http://..., sqlite:///FILE; left out: $MLFLOW_TRACKING_URI or its own"
+            "its address: http://..., sqlite:///FILE; left out: $MLFLOW_TRACKING_URI or its own"
             " default"
         ),
     )

@@ -23,7 +23,10 @@ def final_checkpoint(run: Run) -> Path:
     """The run's result: the last checkpoint, or that of train.patience or train.average_last."""
     if run.options.patience is not None and run.validation is not None:
         if run.state.best is not None:
-            return best_as_last(run)
+            best = checkpoints.find(run.directory.checkpoints / "best")
+            with run.signals.deferred():
+                checkpoints.mark(run.directory.checkpoints, "last", best)
+            return best
         run.say(
             f"{run.task.metric} was not a finite number in any validation; the result is the last"
             " checkpoint"
@@ -31,14 +34,6 @@ def final_checkpoint(run: Run) -> Path:
     if run.options.average_last is not None:
         return average_as_last(run)
     return checkpoints.find(run.directory.path)
-
-
-def best_as_last(run: Run) -> Path:
-    """Let `last` point to the best checkpoint."""
-    best = checkpoints.find(run.directory.checkpoints / "best")
-    with run.signals.deferred():
-        checkpoints.mark(run.directory.checkpoints, "last", best)
-    return best
 
 
 def average_as_last(run: Run) -> Path:

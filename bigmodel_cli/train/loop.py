@@ -61,7 +61,10 @@ def fit(run: Run) -> Path:
     """
     try:
         with run.signals.deferred():
-            _start(run)
+            run.observers.on_start(run)
+            run.observers.cut(run.state.step, run.state.rewinds)
+            for record in run.news:
+                run.observers.write(record)
         path = _train(run)
         run.loader.close()
         show_result(run)
@@ -69,13 +72,6 @@ def fit(run: Run) -> Path:
         run.loader.close()
         run.observers.close()
     return path
-
-
-def _start(run: Run) -> None:
-    run.observers.on_start(run)
-    run.observers.cut(run.state.step, run.state.rewinds)
-    for record in run.news:
-        run.observers.on_event(record)
 
 
 def _train(run: Run) -> Path:
@@ -163,7 +159,7 @@ def _step(run: Run, watch: Stopwatch, micro_batches: list[dict[str, Tensor]]) ->
     if state.division.at(state.batch) != pieces:
         state.division.write(run.directory)
     if state.batch in state.division.pieces:
-        run.observers.on_event(
+        run.observers.write(
             {
                 "step": state.step + 1,
                 "micro_batch_size": options.micro // state.division.pieces[state.batch],
@@ -230,7 +226,7 @@ def _note_overflow(run: Run, result: StepResult) -> None:
     if scale.skipped == 1:
         run.say(
             f"step {run.state.step + 1}: overflow in fp16; this step changed nothing, and the loss"
-            f" scale falls to {scale.value:,.0f} (this is said once; metrics.jsonl counts such"
+            f" scale falls to {scale.value:,.0f} (reported once; metrics.jsonl counts such"
             " steps as skipped)"
         )
 
@@ -268,4 +264,4 @@ def _log(run: Run, watch: Stopwatch, lr: float, result: StepResult) -> None:
         "elapsed": state.elapsed,
         **({"skipped": scale.skipped, "loss_scale": scale.value} if scale.dynamic else {}),
     }
-    run.observers.on_log(record)
+    run.observers.write(record)

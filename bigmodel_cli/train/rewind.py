@@ -82,4 +82,4 @@ def go_back(options: RewindOptions, run: Run, result: StepResult) -> None:
         "usual": usual,
         "batches": count,
     }
-    run.observers.on_event({"step": state.step, "rewind": values})
+    run.observers.write({"step": state.step, "rewind": values})

@@ -94,7 +94,7 @@ def check_readable(state: TrainState) -> None:
     if not checkpoints.can_list(weights, resuming):
         raise SpecError(
             f"model: a checkpoint would hold {len(weights) + len(resuming):,} tensors, with the"
-            " optimizer's and the average's, and so many are not read again; take fewer blocks or"
+            " optimizer's and the average's, more than can be read back; take fewer blocks or"
             " layers"
         )
 

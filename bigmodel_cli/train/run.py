@@ -134,14 +134,14 @@ class Run:
         return values_of(self.task, judged.measures)
 
     def tell(self, metrics: dict[str, float], averaged: int | None = None) -> None:
-        """Record and show a validation; `averaged`: of the mean of so many checkpoints.
+        """Record and show a validation; `averaged`: of the mean of that many checkpoints.
 
         Its batch size is recorded too where memory made it smaller than the spec's.
         """
         rows = self.state.division.validation.get(self.state.batch)
         info = {"averaged": averaged, "validation_batch": rows}
         given = {name: value for name, value in info.items() if value is not None}
-        self.observers.on_validation({"step": self.state.step, **given, "val": metrics})
+        self.observers.write({"step": self.state.step, **given, "val": metrics})
 
     def note(self, metrics: dict[str, float]) -> bool:
         """Record a validation; True where it is the best so far (never if it is not finite)."""

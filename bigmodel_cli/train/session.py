@@ -5,7 +5,6 @@ Pretraining and finetuning are the same; they differ in what the weights start f
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,17 +15,14 @@ from bigmodel_cli import checkpoints
 from bigmodel_cli.assemble import assemble, check_memory
 from bigmodel_cli.checkpoints import Checkpoint
 from bigmodel_cli.console import say
-from bigmodel_cli.data import TRAINED_ON, DataSet, Split, load_trained_on, record, say_overlaps
+from bigmodel_cli.data import TRAINED_ON, DataSet, load_trained_on, record, say_overlaps
 from bigmodel_cli.device import keep_few_kernels, pick_device
 from bigmodel_cli.errors import BigmodelError, Stopped, memory_remedy, status_of
 from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.models import Model
-from bigmodel_cli.optim import describe_weights, summary
 from bigmodel_cli.overrides import Change
 from bigmodel_cli.plugin_faults import plugin_faults
-from bigmodel_cli.recipe import TrainOptions
-from bigmodel_cli.roles import named_weights
 from bigmodel_cli.rundir import RunDirectory
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import Task
@@ -35,15 +31,15 @@ from bigmodel_cli.train.loader import BatchLoader, on_device
 from bigmodel_cli.train.loop import fit
 from bigmodel_cli.train.observers import observers
 from bigmodel_cli.train.plan import Plan, plan, without_collection
+from bigmodel_cli.train.remarks import foreseen, say_bend, say_length, say_start
 from bigmodel_cli.train.resume import (
-    Previous,
     check_fingerprint,
     finished,
     latest_directory,
     mark_again,
     previous_run,
-    resumed_spec,
 )
+from bigmodel_cli.train.resumed_spec import Previous, resumed_spec
 from bigmodel_cli.train.room import check_enough, check_fits, check_readable, check_step
 from bigmodel_cli.train.run import Run
 from bigmodel_cli.train.setup import Opened, open_run, open_task, prepare
@@ -75,7 +71,9 @@ def train(spec: Spec | None, request: Request, signals: Signals) -> Path:
     load_torch()
     signals.start()
     with signals.deferred(), _open_directory(request) as directory:
-        signals.leaving = lambda: directory.failed("stopped", 130, _left(request, directory))
+        signals.leaving = lambda: directory.failed(
+            "stopped", 130, f"left at once by a second Ctrl-C{_how_to_go_on(request, directory)}"
+        )
         try:
             with (
                 signals.let(),
@@ -86,9 +84,7 @@ def train(spec: Spec | None, request: Request, signals: Signals) -> Path:
                 path = _train(spec, request, directory, signals)
         except Interrupted as stop:
             signals.stopping()
-            error = Stopped(
-                f"stopped; to go on: {_resume_command(request, directory)}", stop.number
-            )
+            error = Stopped(f"stopped{_how_to_go_on(request, directory)}", stop.number)
             directory.failed("stopped", error.status, str(error))
             raise error from None
         except BaseException as fault:
@@ -122,7 +118,7 @@ def dry_run(spec: Spec, device: str, show: Callable[[Plan], None] = lambda plan:
         check_enough(spec, split)
     with without_collection(), batch_norm_explained():
         found = plan(spec, data.info, split, check_memory(spec, data.info, chosen))
-    _describe_steps(spec.train, found.steps)
+    say_length(spec.train, found.steps)
     show(found)
     check_fits(spec, chosen, found.memory, max(split.longest_rows(), default=1))
     return found
@@ -168,7 +164,7 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
         and (result := finished(directory, previous, spec, total)) is not None
     ):
         return result  # the data decides how many steps an epoch has
-    _describe_steps(spec.train, total)
+    say_length(spec.train, total)
     if previous is not None:
         _go_on(previous, state, loader, total, directory)
     with signals.deferred():
@@ -191,7 +187,7 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
         directory=directory,
         origin=_origin(data, saved, changed),
         signals=signals,
-        total=_foreseen(spec.train, total, state),
+        total=foreseen(spec.train, total, state),
         resume_command=_resume_command(request, directory),
         observers=observers(spec, directory),
         news=[{"step": state.step, "data_changed": data.fingerprint}] if changed else [],
@@ -210,7 +206,7 @@ def _set_up(
     check_enough(spec, split)
     check_step(spec, info, split, model, device)
     micro = micro_batches(split, spec.train)
-    _describe_start(spec, model, split)
+    say_start(spec, model, split)
     spec, state = prepare(spec, model, task, lambda: on_device(micro[0], device))
     check_readable(state)
     return spec, model, state, BatchLoader(micro, spec.train, spec.data.loader_workers(), device)
@@ -229,8 +225,8 @@ def _go_on(
         mark_again(directory.checkpoints, previous.path, previous.contents)
         say(f"resuming {directory.path} after step {state.step}")
         before, now = previous.spec.train, loader.options
-        steps = _foreseen(before, before.total_steps(loader.batches.per_epoch), state)
-        _describe_bend(now, steps, _foreseen(now, total, state), state.step)
+        steps = foreseen(before, before.total_steps(loader.batches.per_epoch), state)
+        say_bend(now, steps, foreseen(now, total, state), state.step)
     state.division.read(directory.path)
 
 
@@ -273,49 +269,8 @@ def _trained_on(opened: Opened, saved: Checkpoint | None, changed: bool) -> dict
     return {TRAINED_ON: record(data, task, before)}
 
 
-def _describe_start(spec: Spec, model: Model, train: Split) -> None:
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    count = sum(p.numel() for p in model.parameters())
-    frozen = f", {count - trainable:,} of them frozen" if trainable < count else ""
-    say(f"model: {count:,} parameters{frozen}; data: {len(train):,} training samples")
-    say(f"optimizer: {summary(describe_weights(spec.train.optimizer, named_weights(model)))}")
-
-
-def _describe_steps(options: TrainOptions, total: int | None) -> None:
-    if options.minutes is not None:
-        say(
-            f"train.minutes: {options.minutes:g} minutes of training, without validations and"
-            " saving; how many steps that is the machine decides, so that the run is not exactly"
-            " repeatable"
-        )
-    for remark in options.remarks(total) if total is not None else ():
-        say(remark)
-
-
-def _foreseen(options: TrainOptions, total: int | None, state: TrainState) -> int:
-    """The steps of the whole run; by the clock, at its present rate."""
-    return total if total is not None else state.steps_in(options.minutes or 0.0)
-
-
-def _describe_bend(options: TrainOptions, before: int, total: int, step: int) -> None:
-    """Report what a resumed run's new length does to the learning rate's schedule."""
-    if before == total or step >= total:
-        return
-    factors = [
-        options.schedule.factor(*place)
-        for place in ((step, before), (step, total), (max(0, step - 1), before))
-    ]
-    was, now, last = (f"{100 * factor:.3g} %" for factor in factors)
-    if not math.isclose(factors[0], factors[1]):
-        ended = f"had ended at {last}" if step >= before else f"would go on at {was}"
-        say(
-            f"the run has {total:,} steps instead of {before:,}: its schedule is bent, and the"
-            f" learning rate goes on at {now} of its peak, where it {ended}"
-        )
-
-
-def _left(request: Request, directory: RunDirectory) -> str:
-    return f"left at once by a second Ctrl-C; to go on: {_resume_command(request, directory)}"
+def _how_to_go_on(request: Request, directory: RunDirectory) -> str:
+    return f"; to go on: {_resume_command(request, directory)}"
 
 
 def _resume_command(request: Request, directory: RunDirectory) -> str:

@@ -96,7 +96,7 @@ def _check_task(spec: Spec, task: Task, data: DataSet) -> None:
     validates = train.validate_every is not None or train.validate_epochs is not None
     if train.patience is not None and not validates:
         raise SpecError(
-            "train.patience: it counts validations, and there is one alone, at the end; give"
+            "train.patience counts validations, and there is only one, at the end; set"
             " train.validate_every"
         )
     if (
@@ -105,13 +105,13 @@ def _check_task(spec: Spec, task: Task, data: DataSet) -> None:
         and not (validates or train.checkpoint_every)
     ):
         raise SpecError(
-            f"train.average_last: {train.average_last} checkpoints, and one alone is saved, at the"
-            " end; give train.checkpoint_every"
+            f"train.average_last: {train.average_last} checkpoints, and only one is saved, at the"
+            " end; set train.checkpoint_every"
         )
     if train.rewind is not None and not (validates or train.checkpoint_every):
         raise SpecError(
-            "train.rewind: it goes back to the last checkpoint, and one alone is saved, at the end;"
-            " give train.checkpoint_every"
+            "train.rewind goes back to the last checkpoint, and only one is saved, at the end; set"
+            " train.checkpoint_every"
         )
     if (
         train.batch_tokens is not None
@@ -119,8 +119,8 @@ def _check_task(spec: Spec, task: Task, data: DataSet) -> None:
     ):
         say(
             f"train.batch_size: {train.batch_size} is not read, since train.batch_tokens:"
-            f" {train.batch_tokens} fills the batches; set that to null for batches of so many"
-            " samples"
+            f" {train.batch_tokens} fills the batches; set that to null for batches of a"
+            " number of samples"
         )
     need_libraries(task.validation_text_metrics)
 

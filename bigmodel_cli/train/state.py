@@ -5,22 +5,24 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing import Any
 
 from bigmodel_cli.checkpoints import copy_tensors, glance, load_weights
-from bigmodel_cli.config import Natural
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.optim import Optimizer
 from bigmodel_cli.parts.contract import counting_steps
+from bigmodel_cli.train.recorded import ANOTHER, Recorded, check_fits
 from bigmodel_cli.train.smaller import Division
 
 OPTIMIZER, CPU, CUDA = "optimizer.", "rng.cpu", "rng.cuda"
 """Names of tensors to resume with."""
-ANOTHER = "use another checkpoint"
+PLAIN = (
+    *("step", "scores", "best", "since_best", "elapsed", "loss_sum", "loss_count"),
+    *("passed", "recent", "rewinds"),
+)
+"""Attributes of `TrainState` that state.json has under the same names."""
 UNKNOWN = 10**10
 """The steps of a run by the clock before its first one: the most that a spec allows."""
 
@@ -211,21 +213,12 @@ class TrainState:
         with self.averaged():
             weights = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
         values = {
-            "step": self.step,
+            **{name: getattr(self, name) for name in PLAIN},
             "optimizer_steps": self.optimizer.steps,
-            "scores": self.scores,
-            "best": self.best,
-            "since_best": self.since_best,
-            "elapsed": self.elapsed,
-            "loss_sum": self.loss_sum,
-            "loss_count": self.loss_count,
             "loss_scale": self.loss_scale.value,
             "loss_scale_good_steps": self.loss_scale.good_steps,
             "loss_scale_skipped": self.loss_scale.skipped,
             "division": self.division.to_json(),
-            "passed": self.passed,
-            "recent": self.recent,
-            "rewinds": self.rewinds,
         }
         return weights, train, values
 
@@ -251,17 +244,14 @@ class TrainState:
         targets |= self.raw()
         copy_tensors(train, targets)
         self.optimizer.load_state_dict(own, found.optimizer_steps)
-        self.step = found.step
-        self.scores, self.best = dict(found.scores), found.best
-        self.since_best, self.elapsed = found.since_best, found.elapsed
-        self.loss_sum, self.loss_count = found.loss_sum, found.loss_count
+        for name in PLAIN:
+            setattr(self, name, getattr(found, name))
         self.loss_scale.value = found.loss_scale
         self.loss_scale.good_steps = found.loss_scale_good_steps
         self.loss_scale.skipped = found.loss_scale_skipped
         self.division.add(found.division.model_dump())
         for module in self.balanced:
             module.forget_step()
-        self.passed, self.rewinds, self.recent = found.passed, found.rewinds, list(found.recent)
         torch.set_rng_state(random[CPU])
         if CUDA in random and torch.cuda.is_available():
             torch.cuda.set_rng_state(random[CUDA])
@@ -292,81 +282,3 @@ class TrainState:
             raise CheckpointError(
                 f"train_state.safetensors: not the state of a generator ({reason}); {ANOTHER}"
             ) from None
-
-
-def check_fits(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], name: str) -> None:
-    """Raise `CheckpointError` for a tensor of the file `name` that is missing, not wanted, or of
-    another shape or dtype.
-    """
-    for key in sorted(given.keys() | wanted.keys()):
-        shown = [
-            (
-                f"{str(side[key].dtype).removeprefix('torch.')} {list(side[key].shape)}"
-                if key in side
-                else "none"
-            )
-            for side in (wanted, given)
-        ]
-        if shown[0] != shown[1]:
-            raise CheckpointError(
-                f"{name}: tensor {key}: this run has {shown[0]}, the checkpoint {shown[1]};"
-                f" {ANOTHER}"
-            )
-
-
-Batches = dict[Annotated[str, Field(pattern="^[0-9]{1,10}$")], Annotated[int, Field(ge=1)]]
-
-
-class Divided(BaseModel):
-    """A `Division` in state.json: from these batches on, so many pieces, or samples at once in a
-    validation.
-    """
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-    pieces: Batches = {}
-    validation: Batches = {}
-
-
-class Recorded(BaseModel):
-    """The plain values of state.json that a resume needs.
-
-    Others are read elsewhere.
-    """
-
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
-    step: Natural
-    optimizer_steps: Natural
-    scores: dict[Annotated[str, Field(pattern="^[0-9]{1,10}$")], float | None]
-    best: float | None
-    since_best: Natural
-    elapsed: Annotated[float, Field(ge=0)]
-    loss_sum: float
-    loss_count: Annotated[float, Field(ge=0)]
-    loss_scale: Annotated[float, Field(ge=1, le=2.0**24)]
-    loss_scale_good_steps: Natural
-    # these are not in checkpoints of earlier versions
-    loss_scale_skipped: Natural = 0
-    division: Divided = Divided()
-    passed: Natural = 0
-    recent: list[float] = []
-    rewinds: Natural = 0
-
-    @classmethod
-    def of(cls, values: dict[str, Any]) -> Recorded:
-        """The values, checked.
-
-        Raises `CheckpointError` naming the first that is missing or not of its type or range.
-        """
-        try:
-            found = cls.model_validate(values)
-        except ValidationError as error:
-            fault = error.errors(include_url=False)[0]
-            raise CheckpointError(
-                f"state.json: {'.'.join(map(str, fault['loc']))}: {fault['msg']}; {ANOTHER}"
-            ) from None
-        if found.optimizer_steps > found.step:
-            raise CheckpointError(
-                f"state.json: optimizer_steps: {found.optimizer_steps}, after {found.step} steps;"
-                f" {ANOTHER}"
-            )
-        return found

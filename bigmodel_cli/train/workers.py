@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import multiprocessing
 import os
 import signal
@@ -40,7 +41,7 @@ class Workers:
             sampler=numbers,
             num_workers=count,
             pin_memory=pinned,
-            worker_init_fn=_Start(os.getpid()),
+            worker_init_fn=functools.partial(_start, os.getpid()),
             # the workers' seed is not drawn from the stream that dropout uses
             generator=torch.Generator(),
         )
@@ -149,19 +150,14 @@ class _Guarded:
             return error
 
 
-class _Start:
-    """What a worker does first."""
-
-    def __init__(self, parent: int) -> None:
-        self.parent = parent
-
-    def __call__(self, worker: int) -> None:
-        for number in HEEDED:
-            signal.signal(number, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*HEEDED, signal.SIGCHLD})
-        if sys.platform == "linux":  # elsewhere torch's watchdog ends a worker within seconds
-            with contextlib.suppress(OSError, AttributeError):
-                ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != self.parent:
-                os._exit(1)
-        torch.set_num_threads(1)
+def _start(parent: int, worker: int) -> None:
+    """What a worker of the process `parent` does first."""
+    for number in HEEDED:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*HEEDED, signal.SIGCHLD})
+    if sys.platform == "linux":  # elsewhere torch's watchdog ends a worker within seconds
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+    torch.set_num_threads(1)

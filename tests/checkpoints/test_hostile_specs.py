@@ -18,7 +18,8 @@ from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.loaded import load_checkpoint
 from bigmodel_cli.spec import from_dict
-from bigmodel_cli.yaml_source import dump_yaml, parse_yaml
+from bigmodel_cli.yaml_scalars import dump_yaml
+from bigmodel_cli.yaml_source import parse_yaml
 
 Cli = Callable[..., Result]
 BLOCK: dict[str, Any] = {

@@ -136,7 +136,7 @@ def test_equals_the_beam_search_of_transformers(width: int) -> None:
 
 def test_the_task_and_the_command_bound_beams_alike(cli: Callable[..., Result]) -> None:
     """Row 28: 10^9 hypotheses took the memory that there was."""
-    from bigmodel_cli.arguments import predict
+    from bigmodel_cli.commands import predict
     from bigmodel_cli.config import MOST_BEAMS
 
     assert predict.MOST_BEAMS == MOST_BEAMS

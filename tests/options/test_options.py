@@ -21,7 +21,7 @@ from conftest import ROOT, Result
 
 from bigmodel_cli.config import Options
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.options import description, find, kept, shown
+from bigmodel_cli.options import cache, description, find, table
 from bigmodel_cli.options.tree import Tree, classes_of
 from bigmodel_cli.spec import check
 from bigmodel_cli.yaml_source import parse_yaml
@@ -64,7 +64,7 @@ def test_every_example_is_valid(known: dict[str, Any]) -> None:
             if path == "base" or (holder, name, word) in tried:
                 continue
             tried.add((holder, name, word))
-            value = inner(shown.example(known, found), path)
+            value = inner(table.example(known, found), path)
             item = value[0] if isinstance(value, list) and found.classes else value
             if word is not None:
                 assert item["type"] == word
@@ -85,7 +85,7 @@ def _fits(kind: Any, value: Any) -> bool:
 
 
 def test_the_example_without_a_path_is_a_whole_spec(known: dict[str, Any]) -> None:
-    assert check(parse_yaml(shown.example(known, find(known, "", None)).encode(), "example"))
+    assert check(parse_yaml(table.example(known, find(known, "", None)).encode(), "example"))
 
 
 def test_a_table_has_name_type_default_bounds_and_description(cli: Cli) -> None:
@@ -164,8 +164,8 @@ def test_the_description_is_cached_until_a_file_of_the_package_changes(
     package, made = tmp_path / "package", list[int]()
     (package / "inner").mkdir(parents=True)
     (package / "inner/a.py").write_text("1")
-    monkeypatch.setattr(kept, "PACKAGE", package)
-    monkeypatch.setattr(kept, "_made", lambda: {"made": made.append(1) or len(made)})
+    monkeypatch.setattr(cache, "PACKAGE", package)
+    monkeypatch.setattr(cache, "_made", lambda: {"made": made.append(1) or len(made)})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert [description()["made"], description()["made"]] == [1, 1]
     before = (package / "inner/a.py").stat()
@@ -221,14 +221,15 @@ def test_reading_the_kept_description_imports_neither_torch_nor_the_spec(cache: 
     assert done.returncode == 0, done.stderr
 
 
-def test_a_terminal_gets_a_table_as_wide_as_it_is(
-    known: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("columns", [110, 70])
+def test_a_terminal_gets_a_table_as_wide_as_it_is_or_paragraphs(
+    columns: int, known: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "70")
+    monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    text = shown.to_text(known, find(known, "train", None)).partition("For example")[0]
-    assert max(map(len, text.splitlines()[3:])) <= 70
-    assert "─" in text
+    text = table.to_text(known, find(known, "train", None)).partition("For example")[0]
+    assert max(map(len, text.splitlines()[3:])) <= columns
+    assert ("─" in text) == (columns == 110)
 
 
 def test_unknown_types_of_a_path_with_types_in_it(known: dict[str, Any]) -> None:

@@ -155,7 +155,7 @@ def test_a_tracker_gets_every_record_and_goes_on_with_the_same_run(
     result = cli("pretrain", decoder_spec, "--out", "run", *STEPS, *trackers)
     assert result.status == 0, result.err
     assert fakes.logged == expected("run")
-    assert "takes nothing back" not in result.err
+    assert "cannot delete records" not in result.err
     result = cli("pretrain", "--resume", "--out", "run", "--set", "train.steps=8")
     assert result.status == 0, result.err
     assert fakes.logged == expected("run")
@@ -174,7 +174,9 @@ def test_a_tracker_gets_every_record_and_goes_on_with_the_same_run(
         assert (first["uri"], first["experiment"], first["name"]) == ("there", "7", "run")
         assert (again["resumed"], again["status"]) == ("run-1", "RUNNING")
     assert (
-        result.err.count("what it has of steps after 6 stays beside the new: it takes nothing back")
+        result.err.count(
+            "its records of steps after 6 stay beside the new ones: it cannot delete records"
+        )
         == 1
     )
 
@@ -226,14 +228,14 @@ def test_the_end_does_not_wait_for_a_tracker_that_hangs(
 def test_a_tracker_is_closed_when_a_signal_stops_the_run(
     tracker: str, fakes: Fakes, decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = Log.on_log
+    honest = Log.write
 
     def stopping(self: Log, record: dict[str, Any]) -> None:
         honest(self, record)
         if record["step"] == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Log, "on_log", stopping)
+    monkeypatch.setattr(Log, "write", stopping)
     result = cli(
         "pretrain", decoder_spec, "--out", "run", *STEPS, "--set", f"train.trackers=[{tracker}]"
     )

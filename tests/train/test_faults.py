@@ -22,6 +22,7 @@ from bigmodel_cli.roles import named_weights
 from bigmodel_cli.rundir import RunDirectory
 from bigmodel_cli.tasks import Task
 from bigmodel_cli.tasks.causal_lm import CausalLM
+from bigmodel_cli.train.observers.log import Log
 
 Cli = Callable[..., Result]
 
@@ -223,13 +224,13 @@ def test_a_step_that_is_not_finite_touches_neither_weights_nor_optimizer() -> No
 def test_a_log_that_cannot_be_written_costs_a_warning(
     decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = RunDirectory.begin
+    honest = Log.write
 
-    def begin(self: RunDirectory, *arguments: Any) -> None:
-        honest(self, *arguments)
-        self.metrics.path = Path("/dev/full")
+    def write(self: Log, record: dict[str, Any]) -> None:
+        self.path = Path("/dev/full")
+        honest(self, record)
 
-    monkeypatch.setattr(RunDirectory, "begin", begin)
+    monkeypatch.setattr(Log, "write", write)
     result = cli("pretrain", decoder_spec, "--out", "run")
     assert result.status == 0, result.err
     assert (

@@ -198,7 +198,7 @@ def test_rewind_needs_checkpoints(decoder_spec: Path, cli: Cli) -> None:
     """Row 43."""
     result = cli("pretrain", decoder_spec, *REWIND, "--set", "train.validate_every=null")
     assert result.status == 2
-    assert "train.rewind: it goes back to the last checkpoint, and one alone is saved" in result.err
+    assert "train.rewind goes back to the last checkpoint, and only one is saved" in result.err
 
 
 def test_without_rewind_a_spike_changes_nothing(

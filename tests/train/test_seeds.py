@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from conftest import Result, digests
 
-from bigmodel_cli.arguments.common import resolve_checkpoint
+from bigmodel_cli.commands.shared import resolve_checkpoint
 from bigmodel_cli.errors import DataError, NumericsError
 from bigmodel_cli.runs import read_run
 from bigmodel_cli.train import seeds

@@ -110,11 +110,11 @@ def test_an_optimizer_state_of_other_weights_is_refused() -> None:
     [
         (
             "train.patience=2",
-            "train.patience: it counts validations, and there is one alone, at the end",
+            "train.patience counts validations, and there is only one, at the end",
         ),
         (
             "train.average_last=3",
-            "train.average_last: 3 checkpoints, and one alone is saved, at the end",
+            "train.average_last: 3 checkpoints, and only one is saved, at the end",
         ),
     ],
 )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bigmodel_cli.rundir import RunDirectory
+from bigmodel_cli.rundir import METRICS, RunDirectory
 from bigmodel_cli.spec import Spec
-from bigmodel_cli.train.observers.base import Observer, Observers, Recorder
+from bigmodel_cli.train.observers.base import Observer, Observers
 from bigmodel_cli.train.observers.curve import Curve
 from bigmodel_cli.train.observers.log import Log
 from bigmodel_cli.train.observers.progress import Progress
@@ -14,11 +14,9 @@ from bigmodel_cli.train.observers.tracked import Tracked
 
 def observers(spec: Spec, directory: RunDirectory) -> Observers:
     """Those of a run of this spec."""
-    metrics = directory.metrics
+    log = Log(directory.path / METRICS)
     trackers = [Tracked(options) for options in spec.train.trackers]
-    return Observers(
-        [Log(metrics), *trackers, Progress(), SampleText(), SamplePictures(), Curve(metrics)]
-    )
+    return Observers([log, *trackers, Progress(), SampleText(), SamplePictures(), Curve(log)])
 
 
-__all__ = ["Observer", "Observers", "Recorder", "observers"]
+__all__ = ["Observer", "Observers", "observers"]

@@ -23,14 +23,10 @@ class Observer:
     def cut(self, step: int, rewinds: int) -> None:
         """Drop the records after `step`, and those of rewinds after the first `rewinds`."""
 
-    def on_log(self, record: dict[str, Any]) -> None:
-        """The figures of the steps since the last log record."""
-
-    def on_validation(self, record: dict[str, Any]) -> None:
-        """The figures of a validation, under "val"."""
-
-    def on_event(self, record: dict[str, Any]) -> None:
-        """An event between two records, such as a smaller micro-batch or a rewind."""
+    def write(self, record: dict[str, Any]) -> None:
+        """A record: the figures of the steps since the last one, of a validation (under "val"), or
+        an event such as a smaller micro-batch or a rewind.
+        """
 
     def on_message(self, text: str) -> None:
         """A line of text for the user."""
@@ -47,25 +43,6 @@ class Observer:
         """Release everything, however the run ended. It may be called twice."""
 
 
-class Recorder(Observer):
-    """An observer that treats all records alike."""
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Take one record."""
-
-    def on_log(self, record: dict[str, Any]) -> None:
-        """The figures of some steps."""
-        self.write(record)
-
-    def on_validation(self, record: dict[str, Any]) -> None:
-        """The figures of a validation."""
-        self.write(record)
-
-    def on_event(self, record: dict[str, Any]) -> None:
-        """An event."""
-        self.write(record)
-
-
 class Observers(Observer):
     """Several observers as one, called in this order."""
 
@@ -77,37 +54,22 @@ class Observers(Observer):
             observer.on_start(run)
 
     def cut(self, step: int, rewinds: int) -> None:
-        """Drop the records after `step`."""
         for observer in self.each:
             observer.cut(step, rewinds)
 
-    def on_log(self, record: dict[str, Any]) -> None:
-        """The figures of some steps."""
+    def write(self, record: dict[str, Any]) -> None:
         for observer in self.each:
-            observer.on_log(record)
-
-    def on_validation(self, record: dict[str, Any]) -> None:
-        """The figures of a validation."""
-        for observer in self.each:
-            observer.on_validation(record)
-
-    def on_event(self, record: dict[str, Any]) -> None:
-        """An event."""
-        for observer in self.each:
-            observer.on_event(record)
+            observer.write(record)
 
     def on_message(self, text: str) -> None:
-        """A line of text for the user."""
         for observer in self.each:
             observer.on_message(text)
 
     def on_checkpoint(self, step: int) -> None:
-        """A checkpoint is about to be committed."""
         for observer in self.each:
             observer.on_checkpoint(step)
 
     def on_end(self, run: Run) -> None:
-        """The training is complete."""
         for observer in self.each:
             observer.on_end(run)
 

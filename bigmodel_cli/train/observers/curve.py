@@ -19,8 +19,8 @@ from bigmodel_cli.pictures import (
     tidy,
     whole_steps,
 )
-from bigmodel_cli.rundir import MetricsLog
 from bigmodel_cli.train.observers.base import Observer
+from bigmodel_cli.train.observers.log import Log
 
 if TYPE_CHECKING:
     from bigmodel_cli.train.run import Run
@@ -42,19 +42,19 @@ class About(NamedTuple):
 class Curve(Observer):
     """Draws curve.png from metrics.jsonl when the run ends, if that file was written."""
 
-    def __init__(self, metrics: MetricsLog) -> None:
-        self.metrics = metrics
+    def __init__(self, log: Log) -> None:
+        self.log = log
 
     def on_end(self, run: Run) -> None:
-        picture = self.metrics.path.with_name("curve.png")
-        if self.metrics.broken:
+        picture = self.log.path.with_name("curve.png")
+        if self.log.broken:
             return
         about = About(
             Path(os.path.abspath(picture)).parent.name,
             **run.task.described(),
             max_grad_norm=run.options.max_grad_norm,
         )
-        if drawn(picture, lambda: draw_curve(self.metrics.path, picture, about), run.say):
+        if drawn(picture, lambda: draw_curve(self.log.path, picture, about), run.say):
             run.say(f"curve: {picture}")
 
 

@@ -119,6 +119,12 @@ class Progress(Observer):
         of = self.total if self.total < UNKNOWN else "?"
         self.task = self.bar.add_task("", total=self.total, completed=start, figures="", of=of)
 
+    def write(self, record: dict[str, Any]) -> None:
+        if "val" in record:
+            self.on_validation(record)
+        elif "lr" in record:
+            self.on_log(record)
+
     def on_log(self, record: dict[str, Any]) -> None:
         """Show the record; one without a loss is of steps that had no effect."""
         now, step = time.perf_counter(), record["step"]

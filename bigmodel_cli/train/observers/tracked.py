@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bigmodel_cli.errors import BigmodelError
 from bigmodel_cli.trackers import AnyTrackerOptions, TrackedRun, Tracker
-from bigmodel_cli.train.observers.base import Recorder
+from bigmodel_cli.train.observers.base import Observer
 
 if TYPE_CHECKING:
     from bigmodel_cli.train.run import Run
@@ -21,7 +21,7 @@ LIMIT_STOPPED = 10.0
 """Seconds that the end of a run waits for its trackers; fewer for a stopped run."""
 
 
-class Tracked(Recorder):
+class Tracked(Observer):
     """Passes records on to a tracker.
 
     Its exception is one warning. Only the end of the run waits for it, for `LIMIT` seconds.
@@ -57,7 +57,6 @@ class Tracked(Recorder):
         self.calls.put(lambda: self.tracker.cut(step))
 
     def write(self, record: dict[str, Any]) -> None:
-        """Pass a record on."""
         self.calls.put(lambda: self.tracker.write(record))
         self._tell()
 

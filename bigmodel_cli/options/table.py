@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import shutil
-import sys
-from collections.abc import Sequence
 from typing import Any
 
 from bigmodel_cli.console import table
-from bigmodel_cli.options.found import Found
+from bigmodel_cli.options.lookup import Found
 from bigmodel_cli.options.tree import Tree, Values, classes_of
 
 MOST_TYPES = 4
 """A table names at most this many types."""
 REQUIRED = "required"
-COLUMNS = ("option", "type", "default", "bounds", "what it is")
+COLUMNS = ["option", "type", "default", "bounds", "what it is"]
 _KINDS = {
     "integer": "whole number",
     "number": "number",
@@ -66,11 +62,11 @@ def to_text(known: dict[str, Any], found: Found) -> str:
     about = _about(tree, found) if found.classes else ""
     if len(found.classes) > 1:
         rows = [[word, _line(tree, name)] for name in found.classes for word in tree.types(name)]
-        shown = _table(["type", "what it is"], rows)
+        shown = table(["type", "what it is"], rows)
         more = f"bigmodel options {found.path} TYPE: the options of one"
     else:
         rows = _rows(tree, found)
-        shown = _table(COLUMNS, rows)
+        shown = table(COLUMNS, rows)
         inner = next(
             (row[0] for row in rows if classes_of(_schemas(tree, found).get(row[0], {}))), None
         )
@@ -207,23 +203,3 @@ def _spelled(value: Any) -> str:
     if isinstance(value, dict):
         return str(value["type"]) if "type" in value else "defaults" if value else "{}"
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _table(columns: Sequence[str], rows: list[list[str]]) -> str:
-    """A table as wide as the terminal, with lines; plain where stdout is not a terminal."""
-    if not sys.stdout.isatty():
-        return table(list(columns), rows)
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = Table(*columns, box=SIMPLE_HEAD, pad_edge=False, expand=False)
-    shown.columns[0].no_wrap = True
-    for row in rows:
-        shown.add_row(*row)
-    text = io.StringIO()
-    width = shutil.get_terminal_size().columns
-    Console(
-        file=text, width=width, color_system=None, markup=False, emoji=False, highlight=False
-    ).print(shown)
-    return "\n".join(line.rstrip() for line in text.getvalue().strip("\n").splitlines())

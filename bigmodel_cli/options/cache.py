@@ -10,13 +10,13 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.cache_home import cache_directory
 from bigmodel_cli.errors import ResourceError
+from bigmodel_cli.outputs import write_output
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -35,12 +35,9 @@ def description(plugins: bool = False) -> dict[str, Any]:
             found: dict[str, Any] = json.loads(body)
             return found
     made = _made()
-    with contextlib.suppress(OSError, ResourceError):
-        place, body = _place(), json.dumps(made).encode()
-        descriptor, draft = tempfile.mkstemp(dir=place.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(_digest(key, body) + b"\n" + body)
-        os.replace(draft, place)
+    with contextlib.suppress(ResourceError):
+        body = json.dumps(made).encode()
+        write_output(_place(), [_digest(key, body), b"\n", body])
     return made
 
 

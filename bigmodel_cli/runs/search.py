@@ -7,8 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from bigmodel_cli.console import one_line
-from bigmodel_cli.differences import shortest
+from bigmodel_cli.console import listed, one_line, short_names
 from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.runs.record import is_run
 
@@ -39,9 +38,8 @@ def find_runs(given: Sequence[str], say: Callable[[str], None]) -> list[Path]:
             raise SpecError(f"{text}: no such run or folder{did_you_mean(text, names)}")
         runs += [path] if is_run(path) else sorted(_below(path, foreign, set(), DEPTH), key=natural)
     if foreign:
-        names = [one_line(str(path)) for path in foreign[:MOST_FOREIGN]]
-        more = f" and {len(foreign) - MOST_FOREIGN} more" if len(foreign) > MOST_FOREIGN else ""
-        say(f"warning: without a run, and left out: {', '.join(names)}{more}")
+        names = [one_line(str(path)) for path in foreign]
+        say(f"warning: without a run, and left out: {listed(names, MOST_FOREIGN)}")
     by_real_path = {os.path.realpath(path): path for path in reversed(runs)}
     return [path for path in runs if by_real_path[os.path.realpath(path)] is path]
 
@@ -96,8 +94,6 @@ def natural(path: Path) -> list[tuple[int, str]]:
     ]
 
 
-def short_names(paths: Sequence[Path]) -> list[str]:
+def run_names(paths: Sequence[Path]) -> list[str]:
     """Each path as its shortest end that no other one ends in, made visible."""
-    whole = {str(path): Path(os.path.abspath(path)).parts[1:] or ("/",) for path in paths}
-    names = shortest(whole, "/")
-    return [one_line(names[str(path)]) for path in paths]
+    return list(map(one_line, short_names([[Path(os.path.abspath(path))] for path in paths])))

@@ -1,0 +1,165 @@
+"""`bigmodel predict`: what is read, and how text is written."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from bigmodel_cli.commands.fields import fields_as_options
+from bigmodel_cli.commands.shared import (
+    Checkpoint,
+    Device,
+    Plugin,
+    Set,
+    resolve_checkpoint,
+    with_a_first,
+)
+
+MOST_BEAMS = 1000
+"""The same as for `task.beams`."""
+MOST_TOKENS = 10_000_000
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """How text is written: the fields of `bigmodel_cli.generation.text.Decoding`."""
+
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST_TOKENS,
+            help=(
+                "Most tokens to generate, e.g. --max-tokens 50. [default: 200 for a decoder; for an"
+                " encoder-decoder the task's, or its context]"
+            ),
+        ),
+    ] = None
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help=(
+                "0 is greedy, e.g. --temperature 0.8. [default: 0.8 for a decoder, and where"
+                " --top-k, --top-p or --min-p are given; an encoder-decoder searches otherwise]"
+            ),
+        ),
+    ] = None
+    top_k: Annotated[
+        int,
+        typer.Option(min=0, help="Sample from the k most likely tokens; 0: all, e.g. --top-k 50."),
+    ] = 0
+    top_p: Annotated[
+        float,
+        typer.Option(
+            min=0.001,
+            max=1,
+            help=(
+                "Sample from the most likely tokens with this total probability, e.g. --top-p 0.9."
+            ),
+        ),
+    ] = 1.0
+    min_p: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help=(
+                "Sample from tokens with at least this share of the highest probability, e.g."
+                " --min-p 0.05."
+            ),
+        ),
+    ] = 0.0
+    repetition_penalty: Annotated[
+        float,
+        typer.Option(
+            min=0.01,
+            help="Above 1, earlier tokens become less likely, e.g. --repetition-penalty 1.2.",
+        ),
+    ] = 1.0
+    beams: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST_BEAMS,
+            help=(
+                "Beam width of the search, e.g. --beams 5; 1 is greedy. [default: as the task says]"
+            ),
+        ),
+    ] = None
+    length_penalty: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Length-penalty exponent of beam search, e.g. 0.6. [default: the task's]"
+        ),
+    ] = None
+    n_best: Annotated[
+        int,
+        typer.Option(
+            min=1, max=MOST_BEAMS, help="Hypotheses shown for each input, e.g. --n-best 3."
+        ),
+    ] = 1
+    seed: Annotated[int, typer.Option(min=0, help="Seed of sampling, e.g. --seed 1.")] = 0
+
+
+@fields_as_options
+def predict(
+    checkpoint: Checkpoint,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="INPUT",
+            help=(
+                "Images, recordings, prompts or texts; when left out the lines of stdin, each with"
+                " a record of its own."
+            ),
+        ),
+    ] = None,
+    *,
+    decoding: DecodingOptions,
+    top: Annotated[
+        int | None,
+        typer.Option(min=1, help="Labels shown for each item, e.g. --top 5. [default: 3]"),
+    ] = None,
+    set_: Set = None,
+    device: Device = "auto",
+    plugin: Plugin = None,
+    json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Print JSON Lines on a terminal too, where a continued text is printed as text.",
+        ),
+    ] = False,
+) -> None:
+    """Classify, tag or transcribe inputs, continue texts, or translate; JSON Lines out, in input
+    order.
+
+    On a terminal a continued text is printed as it is generated.
+
+    Example: bigmodel predict runs/mnist_cnn seven.png, or: ls *.png | bigmodel predict
+    runs/mnist_cnn
+    """
+    from contextlib import closing
+
+    from bigmodel_cli.console import has_colour, result_record
+    from bigmodel_cli.data import lines_of
+    from bigmodel_cli.generation.text import Decoding
+    from bigmodel_cli.loaded import load_checkpoint
+    from bigmodel_cli.predict import TextPrinter, continues
+    from bigmodel_cli.predict import predict as records_of
+
+    path = resolve_checkpoint(checkpoint, with_inputs=True)
+    given = inputs or with_a_first(lines_of(sys.stdin.buffer))
+    loaded = load_checkpoint(path, device, set_ or ())
+    how, word = Decoding(**vars(decoding)), "input" if inputs else "line"
+    if json or not sys.stdout.isatty() or not continues(loaded):
+        for record in records_of(loaded, given, how, top, word):
+            result_record(record)
+        return
+    with closing(TextPrinter(has_colour(sys.stdout))) as printer:
+        for record in records_of(loaded, given, how, top, word, printer.tell):
+            printer.record(record)

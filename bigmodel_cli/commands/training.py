@@ -1,0 +1,254 @@
+"""`bigmodel pretrain` and `bigmodel finetune`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bigmodel_cli.commands.fields import fields_as_options
+from bigmodel_cli.commands.seeds import print_seeds, seeds_of
+from bigmodel_cli.commands.shared import (
+    Device,
+    Json,
+    Plugin,
+    Precision,
+    Set,
+    collect_overrides,
+    print_result,
+    refuse,
+    resolve_checkpoint,
+)
+from bigmodel_cli.errors import SpecError
+
+if TYPE_CHECKING:
+    from bigmodel_cli.overrides import Change
+    from bigmodel_cli.spec import Spec
+    from bigmodel_cli.train.session import Request
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """The options of both commands."""
+
+    set_: Set = None
+    plugin: Plugin = None
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help=(
+                "The run's directory, e.g. --out runs/try1. [default: runs/NAME, the first that is"
+                " free]"
+            ),
+        ),
+    ] = None
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Resume the run from its last checkpoint, exactly."),
+    ] = False
+    accept_data: Annotated[
+        bool,
+        typer.Option(
+            "--accept-data",
+            help="With --resume: accept that the data has changed; the run records it.",
+        ),
+    ] = False
+    device: Device = "auto"
+    precision: Precision = None
+    seed: Annotated[
+        int | None,
+        typer.Option(help="The run's seed, e.g. --seed 1; the same as --set train.seed=1."),
+    ] = None
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,...",
+            help=(
+                "Train a run for each seed, NAME-seed0 and so on, e.g. --seeds 0,1,2; with --resume"
+                " continue those that are not finished. Prints a table with mean and standard"
+                " deviation; in a pipe it is on stderr, and stdout has the checkpoints' paths, one"
+                " a line (| xargs -n 1 bigmodel eval)."
+            ),
+        ),
+    ] = None
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Show shapes, parameters, FLOPs, memory and steps; train nothing."
+        ),
+    ] = False
+    json: Json = False
+
+    @property
+    def overrides(self) -> list[Change]:
+        """The options of the spec that are overridden."""
+        return collect_overrides(self.set_, self.precision, self.seed)
+
+    def request(self, command: str, name: str) -> Request:
+        """What the training session needs to know of them, for a run called `name`."""
+        from bigmodel_cli.train.session import Request
+
+        return Request(
+            name=name,
+            out=self.out,
+            resume=self.resume,
+            device=self.device,
+            overrides=tuple(self.overrides),
+            accept_data=self.accept_data,
+            command=command,
+            words=("bigmodel", *sys.argv[1:]),
+            plugins=tuple(self.plugin or ()),
+        )
+
+
+@fields_as_options
+def pretrain(
+    spec: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="SPEC", help="The spec, a YAML file; left out with --resume --out RUN."
+        ),
+    ] = None,
+    *,
+    options: TrainingOptions,
+) -> None:
+    """Train a network from initial weights; prints the checkpoint's path.
+
+    Example: bigmodel pretrain sample_configs/quickstart.yaml --set train.steps=500
+    """
+    from bigmodel_cli.spec import load
+
+    if spec is None:
+        _resume_recorded(options, "pretrain", "a spec", None)
+    else:
+        _train_spec(
+            lambda more: load(spec, [*options.overrides, *more]), options, "pretrain", spec.stem
+        )
+
+
+@fields_as_options
+def finetune(
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="CKPT",
+            help=(
+                "The checkpoint to start from; '-' reads the path from stdin. Left out with"
+                " --resume --out RUN."
+            ),
+        ),
+    ] = None,
+    spec: Annotated[
+        Path | None,
+        typer.Argument(metavar="SPEC", help="A spec; sections left out come from the checkpoint."),
+    ] = None,
+    *,
+    options: TrainingOptions,
+) -> None:
+    """Train from a checkpoint: a new head where the classes differ, all weights or only the head.
+
+    Example: bigmodel finetune --from runs/mnist_cnn digits.yaml --set init.train=head
+    """
+    from bigmodel_cli import checkpoints
+    from bigmodel_cli.overrides import Override
+    from bigmodel_cli.spec import from_dict, load, of_checkpoint
+
+    if source is None:
+        _resume_recorded(options, "finetune", "--from CKPT", spec)
+        return
+    path = checkpoints.find(resolve_checkpoint(source))
+    base = checkpoints.read_spec(path)
+    of_checkpoint(base, path)
+    # Each run begins anew: its own start, and its own measurement of how to compute.
+    measured = dict.fromkeys(("precision", "memory_format", "compile"), "auto")
+    base = {**base, "init": {}, "train": {**base["train"], **measured}}
+
+    def loaded(more: Sequence[Change]) -> Spec:
+        changes = [*options.overrides, Override("init.checkpoint", str(path), "--from"), *more]
+        if spec is None:
+            return from_dict(base, changes, f"{path}/spec.yaml")
+        return load(spec, changes, base)
+
+    name = spec.stem if spec is not None else f"{path.parent.parent.name}-finetuned"
+    _train_spec(loaded, options, "finetune", name)
+
+
+def _train_spec(
+    load: Callable[[Sequence[Change]], Spec], options: TrainingOptions, command: str, name: str
+) -> None:
+    """Train the spec that `load` gives with further changes, once or with each of --seeds."""
+    if options.seeds is None:
+        _train(load(()), options, command, name)
+        return
+    from bigmodel_cli.overrides import Override
+
+    refuse("runs of several --seeds", {"--seed": options.seed is not None})
+    numbers = seeds_of(options.seeds, options.overrides)
+    specs = {number: load([Override("train.seed", number, "--seeds")]) for number in numbers}
+    if options.dry_run:  # of one: they are alike
+        _train(specs[numbers[0]], options, command, name)
+        return
+    _check_accept_data(options)
+    from bigmodel_cli.train.signals import Signals
+
+    with Signals() as signals:
+        from bigmodel_cli.train.seeds import train_seeds
+
+        outcomes = list(train_seeds(specs, options.request(command, name), signals))
+    print_seeds(outcomes, options.json)
+
+
+def _resume_recorded(
+    options: TrainingOptions, command: str, missing: str, spec: Path | None
+) -> None:
+    """Resume a run from what it recorded, where the spec or checkpoint it began with is `missing`.
+
+    Raises `SpecError` unless a run to resume is given.
+    """
+    if not (options.resume and options.out is not None) or options.dry_run:
+        if spec is not None and os.path.isdir(spec):
+            missing += f": write --from {shlex.quote(str(spec))}"
+        raise SpecError(
+            f"{command} needs {missing}; without one, name a run to resume: --resume --out RUN"
+        )
+    what = missing.removesuffix(" CKPT")
+    refuse(f"a run that is resumed without {what}", {"SPEC": spec, "--seeds": options.seeds})
+    _train(None, options, command, "")
+
+
+def _train(spec: Spec | None, options: TrainingOptions, command: str, name: str) -> None:
+    """Train, or with `dry_run` show what training would do, and print the result.
+
+    `spec` is None when a run is resumed from what it recorded. After training, a signal no longer
+    changes the exit status.
+    """
+    from bigmodel_cli.train.signals import Signals
+
+    if options.dry_run:
+        refuse("a dry run", {"--resume": options.resume, "--accept-data": options.accept_data})
+    else:
+        _check_accept_data(options)
+    with Signals() as signals:
+        from bigmodel_cli.train.session import dry_run, train
+
+        if options.dry_run and spec is not None:
+            dry_run(
+                spec,
+                options.device,
+                lambda plan: print_result(plan.to_json() if options.json else plan.to_text()),
+            )
+            return
+        path = train(spec, options.request(command, name), signals)
+        print_result({"checkpoint": str(path)} if options.json else str(path))
+
+
+def _check_accept_data(options: TrainingOptions) -> None:
+    if not options.resume:
+        refuse("a run that begins (without --resume)", {"--accept-data": options.accept_data})

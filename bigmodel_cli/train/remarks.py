@@ -1,0 +1,57 @@
+"""What is said about a run before its first step: sizes, length, learning rate."""
+
+from __future__ import annotations
+
+import math
+
+from bigmodel_cli.console import say
+from bigmodel_cli.data import Split
+from bigmodel_cli.models import Model
+from bigmodel_cli.optim import describe_weights, summary
+from bigmodel_cli.recipe import TrainOptions
+from bigmodel_cli.roles import named_weights
+from bigmodel_cli.spec import Spec
+from bigmodel_cli.train.state import TrainState
+
+
+def say_start(spec: Spec, model: Model, train: Split) -> None:
+    """Report the sizes of model and data, and the optimizer."""
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    count = sum(p.numel() for p in model.parameters())
+    frozen = f", {count - trainable:,} of them frozen" if trainable < count else ""
+    say(f"model: {count:,} parameters{frozen}; data: {len(train):,} training samples")
+    say(f"optimizer: {summary(describe_weights(spec.train.optimizer, named_weights(model)))}")
+
+
+def say_length(options: TrainOptions, total: int | None) -> None:
+    """Report what is worth knowing about a run of `total` steps; None: by the clock."""
+    if options.minutes is not None:
+        say(
+            f"train.minutes: {options.minutes:g} minutes of training, without validations and"
+            " saving; how many steps that is the machine decides, so that the run is not exactly"
+            " repeatable"
+        )
+    for remark in options.remarks(total) if total is not None else ():
+        say(remark)
+
+
+def foreseen(options: TrainOptions, total: int | None, state: TrainState) -> int:
+    """The steps of the whole run; by the clock, at its present rate."""
+    return total if total is not None else state.steps_in(options.minutes or 0.0)
+
+
+def say_bend(options: TrainOptions, before: int, total: int, step: int) -> None:
+    """Report what a resumed run's new length does to the learning rate's schedule."""
+    if before == total or step >= total:
+        return
+    factors = [
+        options.schedule.factor(*place)
+        for place in ((step, before), (step, total), (max(0, step - 1), before))
+    ]
+    was, now, last = (f"{100 * factor:.3g} %" for factor in factors)
+    if not math.isclose(factors[0], factors[1]):
+        ended = f"had ended at {last}" if step >= before else f"would go on at {was}"
+        say(
+            f"the run has {total:,} steps instead of {before:,}: its schedule is bent, and the"
+            f" learning rate goes on at {now} of its peak, where it {ended}"
+        )
