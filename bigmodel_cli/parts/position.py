@@ -11,6 +11,7 @@ from bigmodel_cli.config import Count, Fraction, Options, Table
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.parts.context import SequenceInfo
 from bigmodel_cli.parts.contract import AnyPositionOptions
+from bigmodel_cli.parts.kernels import distances
 from bigmodel_cli.parts.rotary import Rotary, Scaling, rotary_rates
 from bigmodel_cli.roles import GAIN, Role
 
@@ -247,13 +248,6 @@ class T5Bias(Module):
         spread = math.log(self.options.max_distance / exact)
         far = exact + ((back.clamp(min=1) / exact).log() / spread * (buckets - exact)).long()
         return offset + torch.where(back < exact, back, far.clamp(max=buckets - 1))
-
-
-def distances(queries: int, keys: int, device: torch.device) -> Tensor:
-    """(T, S)   i - j for queries aligned with the last keys."""
-    return torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(
-        keys, device=device
-    )
 
 
 def sines_of_grid(grid: tuple[int, int], dim: int, first: int) -> Tensor:
