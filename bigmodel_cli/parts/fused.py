@@ -10,8 +10,8 @@ from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.parts.dropout import dropout
 
 SHORT = 128
-"""Most keys of which a CPU in bf16 finds gradients by the eager formula; at 64 that takes a third of
-the fused kernel's time.
+"""Most keys of which a CPU in bf16 finds gradients by the eager formula; at 64 that takes a third
+of the fused kernel's time.
 """
 FEW = 16
 """Most queries of a generation step for which a CPU takes the eager formula in fp32."""

@@ -80,9 +80,8 @@ class RotaryOptions(HeadPositionOptions):
 
         Raises `ValueError` where the number of rotated channels is odd.
         """
-        turned = math.floor(
-            self.fraction * head_dim + 1e-6
-        )  # as GPT-NeoX, but for rounding errors (0.29 x 100)
+        # As GPT-NeoX, but for rounding errors (0.29 x 100).
+        turned = math.floor(self.fraction * head_dim + 1e-6)
         if turned % 2 or not turned:
             raise ValueError(
                 f"position: rotary turns pairs of channels, and {turned} of {head_dim} are to be"
@@ -109,9 +108,7 @@ class AlibiOptions(HeadPositionOptions):
 
 
 class T5Options(HeadPositionOptions):
-    """T5's relative positions (Raffel et al. 2020): a learned score per head and distance
-    bucket.
-    """
+    """T5's relative positions (Raffel et al. 2020): a learned score per head and distance."""
 
     type: Literal["t5"] = "t5"
     buckets: Count = Field(
@@ -179,17 +176,13 @@ class SinusoidalPosition(Module):
         position = torch.arange(max_len, dtype=torch.float32)[:, None]  # (T, 1)
         rate = torch.exp(torch.arange(0, dim, 2, dtype=torch.float32) * (-math.log(10000.0) / dim))
         waves = ((position * rate).sin(), (position * rate).cos())
-        table = (
-            torch.stack(waves, dim=-1).flatten(1)
-            if layout == "interleaved"
-            else torch.cat(waves, dim=-1)
-        )
+        interleaved = layout == "interleaved"
+        table = torch.stack(waves, -1).flatten(1) if interleaved else torch.cat(waves, -1)
         self.register_buffer("table", table[:, :dim], persistent=False)  # (T, C)
 
     def forward(self, x: Tensor, sequence: SequenceInfo) -> Tensor:
         """Add each position's sines and cosines."""
-        table: Tensor = self.table  # type: ignore[assignment]
-        return x + sequence.lookup(table, x.shape[1]).to(x.dtype)
+        return x + sequence.lookup(self.get_buffer("table"), x.shape[1]).to(x.dtype)
 
 
 class Alibi(Module):
@@ -201,7 +194,7 @@ class Alibi(Module):
 
     def forward(self, queries: int, keys: int) -> Tensor:
         """The bias of the scores; the last query is aligned with the last key."""
-        slopes: Tensor = self.slopes  # type: ignore[assignment]
+        slopes = self.get_buffer("slopes")
         return -slopes[:, None, None] * distances(queries, keys, slopes.device).abs()
 
 
