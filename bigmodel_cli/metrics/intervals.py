@@ -113,8 +113,7 @@ def pseudo_values(measure: Measure) -> Tensor:
 def _counting(statistics: Tensor) -> Tensor:
     """(N',) indices of the rows that are not all zero."""
     if statistics.is_sparse:
-        rows: Tensor = statistics.coalesce().indices()[0].unique()
-        return rows
+        return statistics.coalesce().indices()[0].unique()
     return (statistics != 0).any(1).nonzero()[:, 0]
 
 
@@ -125,8 +124,7 @@ def _pseudo(measure: Measure, rows: Tensor) -> Tensor:
     for first in range(0, count, size):
         piece = rows.narrow_copy(0, first, min(size, count - first)).to_dense()
         without.append(measure.value(total - piece))
-    pseudo: Tensor = count * measure.value(total) - (count - 1) * torch.cat(without)
-    return pseudo
+    return count * measure.value(total) - (count - 1) * torch.cat(without)
 
 
 def degrees_of_freedom(measure: Measure) -> int:

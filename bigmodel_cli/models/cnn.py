@@ -56,8 +56,7 @@ class CNN(Model):
 
     def forward(self, images: Tensor) -> Tensor:
         """The logits of each image."""
-        logits: Tensor = self.layers(images)
-        return logits
+        return self.layers(images)
 
     def weight_roles(self) -> dict[str, Role]:
         """The first layers and those of the logits are not hidden."""

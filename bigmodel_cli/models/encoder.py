@@ -134,8 +134,7 @@ class AnyEncoder(Skeleton):
     def logits(self, x: Tensor, real: Tensor, at: Tensor | None = None) -> Tensor:
         """(B, T, C), real (B, T) -> logits of each position (or of those `at`), or (B, classes)."""
         if not self.labels:
-            logits: Tensor = self.head(x if at is None else x.flatten(0, 1)[at])
-            return logits
+            return self.head(x if at is None else x.flatten(0, 1)[at])
         if at is not None:
             raise SpecError(
                 "task.type: masked_lm needs an encoder that ends in tokens, and this one ends in"
@@ -144,8 +143,7 @@ class AnyEncoder(Skeleton):
         x = x[:, 0] if self.options.pool == "cls" else mean_of_real(x, real)  # (B, C)
         if self.pooler is not None:
             x = self.pooler(x).tanh()
-        labels: Tensor = self.head(dropout(x, self.options.dropout, self.training))
-        return labels  # (B, classes)
+        return self.head(dropout(x, self.options.dropout, self.training))  # (B, classes)
 
 
 class Encoder(AnyEncoder):
@@ -281,8 +279,7 @@ class TokenHead(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of each position."""
-        y: Tensor = self.logits(self.norm(F.gelu(self.dense(x))))
-        return y
+        return self.logits(self.norm(F.gelu(self.dense(x))))
 
 
 def mean_of_real(x: Tensor, real: Tensor) -> Tensor:

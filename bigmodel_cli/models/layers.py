@@ -180,8 +180,7 @@ class Residual(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The branch added to its input."""
-        y: Tensor = self.activation(self.shortcut(x) + self.layers(x))
-        return y
+        return self.activation(self.shortcut(x) + self.layers(x))
 
 
 def ends(layer: Module, end: Literal[0, -1]) -> set[Module]:

@@ -71,8 +71,7 @@ class PatchDecoder(Module):
         )  # (B, N, D)
         x = torch.cat((x[:, : self.first], patches), 1) + table
         x = through(self.blocks, None, x, SINGLE_DOCUMENT)[:, self.first :]
-        y: Tensor = self.pixels(x if self.norm is None else self.norm(x))
-        return y
+        return self.pixels(x if self.norm is None else self.norm(x))
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:
@@ -80,8 +79,7 @@ def patchify(images: Tensor, patch: int) -> Tensor:
     x = images.unflatten(3, (-1, patch)).unflatten(
         2, (-1, patch)
     )  # (B, C', rows, patch, columns, patch)
-    patches: Tensor = x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-    return patches
+    return x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 
 def unpatchify(patches: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
@@ -89,5 +87,4 @@ def unpatchify(patches: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
     x = patches.unflatten(2, (patch, patch, -1)).unflatten(
         1, grid
     )  # (B, rows, columns, patch, patch, C')
-    images: Tensor = x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
-    return images
+    return x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)

@@ -209,8 +209,7 @@ class ViT(Skeleton):
     def patch_vectors(self, images: Tensor) -> Tensor:
         """(B, C', H, W) -> (B, N, C)   patches with positions, no class token and no registers."""
         x = self.patches(images).flatten(2).transpose(1, 2)  # (B, N, C)
-        y: Tensor = x + self.table[:, self.first :]
-        return y
+        return x + self.table[:, self.first :]
 
     def features(self, patches: Tensor) -> Tensor:
         """(B, N, C) -> (B, 1 + N, C)   patches (all or some) through the blocks, any class token
@@ -224,8 +223,7 @@ class ViT(Skeleton):
         x = dropout(x, self.options.dropout, self.training)
         x = through(self.blocks, None, x, SINGLE_DOCUMENT)
         x = x[:, : x.shape[1] - self.options.registers]
-        y: Tensor = x if self.norm is None else self.norm(x)
-        return y
+        return x if self.norm is None else self.norm(x)
 
     def forward(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
         """The logits of each image; of an autoencoder, all pixels (B, N, P) from patches `visible`
@@ -236,9 +234,7 @@ class ViT(Skeleton):
             if visible is None:
                 raise SpecError(NO_HEAD)
             seen = x.gather(1, visible[..., None].expand(-1, -1, x.shape[2]))  # (B, K, C)
-            rebuilt: Tensor = self.decoder(self.features(seen), visible)
-            return rebuilt
+            return self.decoder(self.features(seen), visible)
         assert self.head is not None
         x = self.features(x)
-        logits: Tensor = self.head(x[:, 0] if self.first else x.mean(1))
-        return logits
+        return self.head(x[:, 0] if self.first else x.mean(1))

@@ -100,5 +100,4 @@ class AttentionPart(OwnMatrices):
 
     def joined(self, y: Tensor) -> Tensor:
         """(B, H, T, E) -> (B, T, C)   the heads side by side, through the last projection."""
-        x: Tensor = self.out(y.transpose(1, 2).flatten(2))
-        return x
+        return self.out(y.transpose(1, 2).flatten(2))

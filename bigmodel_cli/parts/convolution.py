@@ -40,5 +40,4 @@ class Convolution(RecurrentMixer):
     def mix(self, x: Tensor, sequence: SequenceInfo, cache: RecurrentCache) -> Tensor:
         before, after, value = self.input(x).chunk(3, -1)
         y, cache.past = self.conv(before * value, sequence, cache.past)
-        out: Tensor = self.out(after * y)
-        return out
+        return self.out(after * y)

@@ -115,5 +115,4 @@ class FeedForward(Module):
             if self.gate is None
             else self.activation(self.gate(x)) * self.up(x)
         )
-        y: Tensor = self.down(dropout(x, self.dropout, self.training))
-        return y
+        return self.down(dropout(x, self.dropout, self.training))

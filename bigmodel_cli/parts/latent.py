@@ -142,5 +142,4 @@ class LatentAttention(AttentionPart):
         latent = latent.to(q.dtype)
         values = latent[..., : self.rank]
         mean = self.attend(q, latent, values, segments=sequence.segment_ids)  # (B, H, T, rank)
-        y: Tensor = mean @ up[:, self.width :].transpose(-1, -2)
-        return y
+        return mean @ up[:, self.width :].transpose(-1, -2)
