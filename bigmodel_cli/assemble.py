@@ -105,7 +105,7 @@ def _from_checkpoint(spec: Spec, info: DatasetInfo, device: torch.device, source
             f"{source}: {note}; nothing can be learnt from there: start from another checkpoint"
         )
     model = build_for(spec, info, contents.model, info.outputs)
-    if state_bytes(spec, model.parameters()) > total_memory(device):
+    if state_bytes(spec, named_weights(model)) > total_memory(device):
         check_memory(spec, info, device)
     before = DatasetInfo.from_json(contents.info)
     task_differs = contents.spec["task"].get("type") != spec.task.type
@@ -202,22 +202,20 @@ def _largest(values: Any) -> int:
     return values if isinstance(values, int) else 0
 
 
-def state_bytes(spec: Spec, weights: Iterable[Tensor]) -> int:
+def state_bytes(spec: Spec, weights: Iterable[Weight]) -> int:
     """Bytes that weights, gradients, optimizer state and the moving average take."""
     return sum(kept_bytes(spec, weights))
 
 
-def kept_bytes(spec: Spec, weights: Iterable[Tensor]) -> tuple[int, int, int]:
+def kept_bytes(spec: Spec, weights: Iterable[Weight]) -> tuple[int, int, int]:
     """(weights, gradients, optimizer state and average) in bytes: frozen weights have neither
     gradient nor optimizer state.
     """
-    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in weights]
-    every, trained = sum(size for size, _ in sizes), sum(size for size, moves in sizes if moves)
-    return (
-        every,
-        trained,
-        trained * spec.train.optimizer.state_per_param + every * (spec.train.ema is not None),
-    )
+    sizes = [(w.tensor.numel() * w.tensor.element_size(), w) for w in weights]
+    trained = [(size, w.role) for size, w in sizes if w.tensor.requires_grad]
+    every, copies = sum(size for size, _ in sizes), spec.train.optimizer.state_copies
+    state = sum(size * copies(role) for size, role in trained)
+    return every, sum(size for size, _ in trained), state + every * (spec.train.ema is not None)
 
 
 def _copies(spec: Spec) -> int:
@@ -257,7 +255,7 @@ def check_memory(spec: Spec, info: DatasetInfo, device: torch.device) -> Outline
     Raises `SpecError` for a model that cannot fit the device.
     """
     outlined = outline(spec, info)
-    needed, available = state_bytes(spec, outlined.tensors), total_memory(device)
+    needed, available = state_bytes(spec, outlined.weights), total_memory(device)
     if needed > available:
         count = sum(p.numel() for p in outlined.tensors)
         raise SpecError(

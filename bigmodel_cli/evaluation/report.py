@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.console import say, sentence, table
 from bigmodel_cli.data import (
-    TOKENIZER,
     TRAINED_ON,
     DataSet,
     check_held_out,
@@ -22,15 +21,16 @@ from bigmodel_cli.data import (
 )
 from bigmodel_cli.device import keep_few_kernels
 from bigmodel_cli.errors import DataError, SpecError
-from bigmodel_cli.evaluation.evaluator import derived_measures, estimates, evaluate_split
+from bigmodel_cli.evaluation.comparing import Evaluation, differences
+from bigmodel_cli.evaluation.evaluator import estimates, evaluate_split
 from bigmodel_cli.evaluation.predictions import rescore, write_predictions
 from bigmodel_cli.generation.text import Decoding, longest_text
 from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.loaded import Loaded, load_checkpoint
-from bigmodel_cli.metrics import Measure, ratio, shown
-from bigmodel_cli.metrics.intervals import Difference, Estimate, compare
+from bigmodel_cli.metrics import shown
+from bigmodel_cli.metrics.intervals import Difference, Estimate
 from bigmodel_cli.metrics.labels import confusion, draw_confusion
-from bigmodel_cli.metrics.text import LEAD, group_of, need_libraries
+from bigmodel_cli.metrics.text import need_libraries
 from bigmodel_cli.outputs import check_output
 from bigmodel_cli.overrides import Change
 from bigmodel_cli.pictures import check_picture
@@ -57,8 +57,7 @@ class Report:
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Each metric's value under its own name, for `jq .accuracy`,
-        and in full under `metrics`.
+        """Each metric's value under its own name, for `jq .accuracy`, and in full under `metrics`.
 
         Of tagging `precision` is the metric; what it is computed in is `computed_in` alone.
         """
@@ -85,25 +84,13 @@ class Report:
         """Tables for people."""
         how = f" on the {self.split} split, computed in {self.precision}" if self.split else ""
         signed = any(e.signature for e in self.metrics.values())
-        rows = [
-            [
-                name,
-                *(shown(x, e.percent) for x in (e.value, e.low, e.high)),
-                f"{e.count:,}",
-                e.method,
-            ]
-            + ([e.signature] if signed else [])
-            for name, e in self.metrics.items()
-        ]
-        columns = [
-            "metric",
-            "value",
-            "95 % from",
-            "to",
-            "count",
-            "interval",
-            *(["how"] if signed else []),
-        ]
+        columns = ["metric", "value", "95 % from", "to", "count", "interval", "how"]
+        rows = []
+        for name, e in self.metrics.items():
+            ends = [shown(x, e.percent) for x in (e.value, e.low, e.high)]
+            rows.append([name, *ends, f"{e.count:,}", e.method, e.signature])
+        if not signed:
+            columns, rows = columns[:-1], [row[:-1] for row in rows]
         text = f"{sentence(f'{self.source}: {self.task}{how}')}\n{table(columns, rows)}"
         for records in filter(None, self.tables.values()):
             cells = [
@@ -125,21 +112,6 @@ class Report:
         columns = ["metric", "first", "second", "difference", "95 % from", "to", "p"]
         how = "paired over the same items; p by swapping the two models' results"
         return f"{text}\n\n{sentence(f'second: {self.second} ({how})')}\n{table(columns, rows)}"
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A checkpoint on one split: measures, each item's columns, and how many items it had `seen`.
-
-    `items` (N,) are the hashes of the split's items.
-    """
-
-    loaded: Loaded
-    split: str
-    measures: dict[str, Measure]
-    columns: dict[str, list[Any]]
-    seen: dict[str, Any]
-    items: Any
 
 
 def evaluate_checkpoint(
@@ -178,11 +150,10 @@ def evaluate_checkpoint(
     )
     if other is None:
         return report
-    second = _evaluate(
-        other, overrides, first.split, device, tell=lambda _: None
-    )  # the device was reported
-    differences = _differences(first, second)
-    return Report(**{**vars(report), "second": str(second.loaded.path), "differences": differences})
+    # The device was reported.
+    second = _evaluate(other, overrides, first.split, device, tell=lambda _: None)
+    name = str(second.loaded.path)
+    return replace(report, second=name, differences=differences(first, second))
 
 
 def _of_texts(evaluation: Evaluation) -> dict[str, int]:
@@ -279,75 +250,3 @@ def _split_name(spec: Spec, wanted: str | None) -> str:
             " what it was trained on: --split train"
         )
     return str(found[0])
-
-
-def _differences(first: Evaluation, second: Evaluation) -> dict[str, Difference]:
-    """Every metric that both have, over the same items.
-
-    Raises `SpecError` where the items are not the same.
-    """
-    differ = [
-        c for c in ("source", "reference", "label") if first.columns.get(c) != second.columns.get(c)
-    ]
-    sizes = len(next(iter(first.measures.values()))), len(next(iter(second.measures.values())))
-    if differ or sizes[0] != sizes[1] or first.items.tolist() != second.items.tolist():
-        what = f"their {differ[0]}s differ" if differ else "their content differs"
-        what = what if sizes[0] == sizes[1] else f"{sizes[0]:,} and {sizes[1]:,}"
-        raise SpecError(
-            f"--compare: the two checkpoints were not evaluated on the same items: {what}; name the"
-            " same data for both with --set"
-        )
-    task, other = first.loaded.task, second.loaded.task
-    if task.name != other.name:
-        raise SpecError(
-            f"--compare: the two checkpoints were trained for different tasks: {task.name} and"
-            f" {other.name}"
-        )
-    apart = _of_other_units(first, second)
-    ours, theirs = (
-        {n: m for n, m in e.measures.items() if n not in apart} for e in (first, second)
-    )
-    if apart:
-        left = [
-            *apart,
-            *(
-                task.derived({n: m.total() for n, m in first.measures.items()})
-                if task.derived_from in apart
-                else ()
-            ),
-        ]
-        say(f"not compared, since the two tokenizers count other tokens: {', '.join(left)}")
-    ranked = [name for name, measure in ours.items() if measure.pseudo is not None]
-    if ranked:
-        ours = {name: measure for name, measure in ours.items() if name not in ranked}
-        say(
-            "not compared, since all items are ranked at once, and none can be swapped:"
-            f" {', '.join(ranked)}"
-        )
-    if task.derived_from not in apart:
-        ours, theirs = (
-            {**measures, **derived_measures(task, measures)} for measures in (ours, theirs)
-        )
-    differences = {
-        name: compare(measure, theirs[name]) for name, measure in ours.items() if name in theirs
-    }
-    if not differences:
-        raise SpecError("--compare: the two checkpoints have no metric that counts the same")
-    return differences
-
-
-def _of_other_units(first: Evaluation, second: Evaluation) -> list[str]:
-    """Means over tokens, which cannot be compared where the two tokenizers differ."""
-    apart = []
-    other = first.loaded.assets.get(TOKENIZER) != second.loaded.assets.get(TOKENIZER)
-    for name, measure in first.measures.items():
-        rows, others = (
-            measure.statistics,
-            second.measures[name].statistics if name in second.measures else None,
-        )
-        if others is None or measure.value is not ratio or others.shape != rows.shape:
-            continue
-        per_token = not group_of(name.removesuffix(LEAD)) and bool((rows[:, 1] != 1).any())
-        if bool((rows[:, 1] != others[:, 1]).any()) or (other and per_token):
-            apart.append(name)
-    return apart

@@ -1,12 +1,9 @@
-"""Generated texts: continuations of prompts, and targets of sources; sampled, greedy or by beam
-search.
-"""
+"""Generated texts: continuations of prompts, and targets of sources."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -23,122 +20,31 @@ from bigmodel_cli.data import (
     read_items,
 )
 from bigmodel_cli.device import autocast
-from bigmodel_cli.errors import DataError, SpecError
-from bigmodel_cli.generation.beam import Beam, beam_search
-from bigmodel_cli.generation.sampling import Sampling, generate
+from bigmodel_cli.errors import DataError
+from bigmodel_cli.generation.beam import beam_search
+from bigmodel_cli.generation.decoding import DRAWN, Decoding
+from bigmodel_cli.generation.sampling import generate
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.models import Generator, Model
-from bigmodel_cli.tasks import Search
+
+__all__ = [
+    "BATCH",
+    "Decoding",
+    "Pieces",
+    "added_text",
+    "continue_texts",
+    "generate_from_source",
+    "longest_text",
+    "stream_text",
+]
 
 BATCH = 64
-DRAWN = 0.8
-"""The default temperature of sampled text."""
+"""Inputs at once."""
 CONTINUED = 200
 """The default number of tokens that a decoder adds."""
 NEAR = 32
 """Preceding tokens that may change a token's text: the beginning of its word."""
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How a text is generated.
-
-    None means the model's default: a decoder samples, an encoder-decoder searches as its task says.
-
-    `beams` 1 is greedy, unless a temperature above 0, `top_k`, `top_p` or `min_p` is given, which
-    sample; `n_best` of the search's hypotheses are shown.
-    """
-
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    beams: int | None = None
-    length_penalty: float | None = None
-    n_best: int = 1
-    seed: int = 0
-
-    @property
-    def filtered(self) -> bool:
-        """Whether unlikely tokens are excluded."""
-        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
-
-    def given(self) -> list[str]:
-        """The options that differ from the defaults, as the command line calls them."""
-        return [
-            f"--{f.name.replace('_', '-')}"
-            for f in fields(self)
-            if getattr(self, f.name) != f.default
-        ]
-
-    def check(self) -> None:
-        """Raise `SpecError` for options that exclude one another,
-        or a number that is not finite.
-        """
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise SpecError(f"--{field.name.replace('_', '-')} {value}: give a finite number")
-        searching = max(self.beams or 1, self.n_best) > 1
-        if searching and self.temperature:
-            raise SpecError(
-                "--beams and --n-best search, --temperature draws; give one or the other"
-            )
-        if searching and self.filtered:
-            raise SpecError(
-                "--beams and --n-best search, --top-k, --top-p and --min-p draw; give one or the"
-                " other"
-            )
-        if self.temperature == 0 and self.filtered:
-            raise SpecError(
-                "--temperature 0 is greedy, --top-k, --top-p and --min-p draw; give one or the"
-                " other"
-            )
-        if searching and self.repetition_penalty != 1:
-            raise SpecError(
-                "--repetition-penalty is for drawn and greedy text; leave out --beams and --n-best"
-            )
-        if self.beams is not None and self.n_best > self.beams:
-            raise SpecError(
-                f"--n-best {self.n_best} is more than the {self.beams} hypotheses that --beams"
-                " keeps"
-            )
-
-    def search(self, own: Search) -> Beam | None:
-        """The beam search, `own` by default; None where text is sampled or greedy.
-
-        Raises `SpecError` for a length penalty without a search.
-        """
-        plain = self.temperature is not None or self.filtered or self.repetition_penalty != 1
-        width = max(self.n_best, self.beams or (1 if plain else own.beams))
-        if width == 1 and self.length_penalty is not None:
-            raise SpecError(
-                "--length-penalty is for a search, and this text is drawn or greedy; give --beams"
-            )
-        penalty = own.length_penalty if self.length_penalty is None else self.length_penalty
-        return Beam(width, penalty) if width > 1 else None
-
-    def sampling(self, default: float) -> Sampling:
-        """How the next token is chosen without a search."""
-        default = DRAWN if self.filtered else default
-        temperature = default if self.temperature is None else self.temperature
-        return Sampling(temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
-
-    def draws(self, items: Sequence[int], count: int, device: torch.device) -> Tensor:
-        """(B, count) uniform numbers for these items, determined by the seed and the item's
-        index.
-        """
-        rows = [
-            torch.rand(
-                count,
-                generator=torch.Generator().manual_seed((self.seed * 1_000_003 + i) % (1 << 63)),
-            )
-            for i in items
-        ]
-        return torch.stack(rows).to(device)
 
 
 Told = Callable[[str, str], None]
@@ -167,11 +73,8 @@ def in_order(
                 failed.append(item.error)
                 yield {"input": item.given, "error": item.error}
             else:
-                yield {
-                    "input": item.given,
-                    **next(answers),
-                    **({"truncated": True} if item.truncated else {}),
-                }
+                cut_off = {"truncated": True} if item.truncated else {}
+                yield {"input": item.given, **next(answers), **cut_off}
         total, cut = total + len(batch), cut + sum(item.truncated for item in batch)
     if cut:
         say(f"{cut:,} of {total:,} {word}s were cut: the model reads {reader.most}")
@@ -200,13 +103,12 @@ def continue_texts(
         numbers = [item.number for item in items]
         real = None if bool(batch["real"].all()) else batch["real"]
         end = tokenizer.end_of_text
-        model, watch = loaded.model.generator(), None
+        watch = None
         if tell is not None and len(items) == 1:
             pieces = Pieces(tokenizer, items[0].content)
             watch = lambda token: tell(items[0].given, pieces.add(token))  # noqa: E731
-        written = write(
-            loaded, model, batch["tokens"], decoding, numbers, most, end, DRAWN, real, watch
-        )
+        model, tokens = loaded.model.generator(), batch["tokens"]
+        written = write(loaded, model, tokens, decoding, numbers, most, end, DRAWN, real, watch)
         return _records(written, tokenizer, decoding, [item.content for item in items])
 
     reader = Prompts(tokenizer, loaded.model.limit, loaded.spec.data)
@@ -234,15 +136,11 @@ def generate_from_source(
             reading = model.generator(batch["source"])
         start = torch.full((len(items), 1), end, device=loaded.device)
         numbers = [item.number for item in items]
-        return _records(
-            write(loaded, reading, start, decoding, numbers, most, end, 0.0, None),
-            tokenizer,
-            decoding,
-        )
+        written = write(loaded, reading, start, decoding, numbers, most, end, 0.0, None)
+        return _records(written, tokenizer, decoding)
 
-    reader = Sources(
-        load_source_tokenizer(loaded.assets), loaded.info.context or model.max_len, empty
-    )
+    own, most_read = load_source_tokenizer(loaded.assets), loaded.info.context or model.max_len
+    reader = Sources(own, most_read, empty)
     try:
         for record in in_order(reader, sources, answer, loaded.device, word):
             total, unfinished = total + 1, unfinished + ("unfinished" in record)
@@ -352,9 +250,7 @@ def added_text(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int
 
 
 class Pieces:
-    """A continuation as its tokens come: pieces that end at characters and concatenate to the
-    text.
-    """
+    """A continuation as its tokens come, in pieces of whole characters."""
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
         self.tokenizer, self.before = tokenizer, list(prompt)

@@ -98,8 +98,7 @@ def product(weights: Tensor, statistics: Tensor) -> Tensor:
     if statistics.is_sparse:
         columns: Tensor = torch.sparse.mm(statistics.t(), weights.t())
         return columns.t()
-    sums: Tensor = weights @ statistics
-    return sums
+    return weights @ statistics
 
 
 def mean(sums: Tensor, counts: Tensor, info: MetricInfo) -> Measure:
@@ -110,5 +109,4 @@ def mean(sums: Tensor, counts: Tensor, info: MetricInfo) -> Measure:
 
 def ratio(sums: Tensor) -> Tensor:
     """(..., 2) -> (...)   the first over the second; NaN where that is 0."""
-    value: Tensor = sums[..., 0] / torch.where(sums[..., 1] > 0, sums[..., 1], torch.nan)
-    return value
+    return sums[..., 0] / torch.where(sums[..., 1] > 0, sums[..., 1], torch.nan)

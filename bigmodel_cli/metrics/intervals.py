@@ -7,17 +7,15 @@ cover.
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.metrics import CHUNK, Measure, product, ratio
+from bigmodel_cli.metrics.distributions import NORMAL, TAIL, exact_interval, t_quantile
 
-CONFIDENCE = 0.95
-TAIL = (1 - CONFIDENCE) / 2
 LEVEL = 0.05
 ENUMERATED = 12
 """Items up to which all 2^n ways to swap two models' items are enumerated."""
@@ -25,8 +23,6 @@ SWAPS = 4999
 FEWEST_SWAPS = 999
 WORK = 200_000_000
 """Items x swaps beyond which fewer swaps are drawn."""
-NORMAL = 1.959963984540054
-"""The 0.975 quantile of the normal distribution."""
 
 
 @dataclass(frozen=True)
@@ -75,38 +71,36 @@ def estimate(measure: Measure) -> Estimate:
     part of the metric rests on very few items, that part counts as unknown (`Measure.bounds`).
     """
     rows, value = measure.statistics, measure.total()
-    if (
-        measure.value is ratio
-        and bool((rows[:, 1] == 1).all())
-        and bool(((rows[:, 0] == 0) | (rows[:, 0] == 1)).all())
-    ):
-        low, high = exact_interval(round(float(rows[:, 0].sum())), measure.count)
-        return Estimate(
-            value, measure.count, low, high, "exact", measure.signature, measure.percent
-        )
-    pseudo = pseudo_values(measure)
     least, most = measure.limits
-    if constant(pseudo) and (math.isfinite(most) or value == least or _counted(rows)):
-        missed, ceiling = (
-            unseen(len(pseudo)),
-            most if math.isfinite(most) else max(least + 1, 2 * value),
-        )
-        low, high, method = (
-            value - missed * (value - least),
-            value + missed * (ceiling - value),
-            "unseen",
-        )
+    if measure.value is ratio and _is_share(rows):
+        low, high = exact_interval(round(float(rows[:, 0].sum())), measure.count)
+        method = "exact"
+    elif constant(pseudo := pseudo_values(measure)) and (
+        math.isfinite(most) or value == least or _counted(rows)
+    ):
+        missed, method = unseen(len(pseudo)), "unseen"
+        ceiling = most if math.isfinite(most) else max(least + 1, 2 * value)
+        low, high = value - missed * (value - least), value + missed * (ceiling - value)
     else:
         low, high = hall_interval(pseudo, value, degrees_of_freedom(measure))
         method = "jackknife t"
     if measure.bounds is not None:
-        bottom, top = measure.bounds(
-            measure.sums(torch.ones(1, len(measure), dtype=torch.float64))[0]
-        )
+        bottom, top = measure.bounds(measure.sums(_every(len(measure)))[0])
         low, high = min(low, low + bottom - value), max(high, high + top - value)
     if math.isfinite(low):
         low, high = max(least, low), min(most, high)
     return Estimate(value, measure.count, low, high, method, measure.signature, measure.percent)
+
+
+def _is_share(rows: Tensor) -> bool:
+    """Whether each item counts once, as right or wrong."""
+    right = rows[:, 0]
+    return bool((rows[:, 1] == 1).all() and ((right == 0) | (right == 1)).all())
+
+
+def _every(count: int) -> Tensor:
+    """(1, N) float64   each item once."""
+    return torch.ones(1, count, dtype=torch.float64)
 
 
 def pseudo_values(measure: Measure) -> Tensor:
@@ -119,20 +113,18 @@ def pseudo_values(measure: Measure) -> Tensor:
 def _counting(statistics: Tensor) -> Tensor:
     """(N',) indices of the rows that are not all zero."""
     if statistics.is_sparse:
-        rows: Tensor = statistics.coalesce().indices()[0].unique()
-        return rows
+        return statistics.coalesce().indices()[0].unique()
     return (statistics != 0).any(1).nonzero()[:, 0]
 
 
 def _pseudo(measure: Measure, rows: Tensor) -> Tensor:
-    count, total = len(rows), product(torch.ones(1, len(rows), dtype=torch.float64), rows)  # (1, K)
+    count, total = len(rows), product(_every(len(rows)), rows)  # (1, K)
     size = max(1, CHUNK // max(1, rows.shape[1]))
     without = [rows.new_zeros(0).to_dense()] if not count else []
     for first in range(0, count, size):
         piece = rows.narrow_copy(0, first, min(size, count - first)).to_dense()
         without.append(measure.value(total - piece))
-    pseudo: Tensor = count * measure.value(total) - (count - 1) * torch.cat(without)
-    return pseudo
+    return count * measure.value(total) - (count - 1) * torch.cat(without)
 
 
 def degrees_of_freedom(measure: Measure) -> int:
@@ -246,7 +238,7 @@ def _swapped(measure: Measure, ours: Tensor, theirs: Tensor, seen: float) -> flo
     """The p-value under swaps of items, from statistics (N, K) of both models."""
     change = theirs - ours
     change = change.index_select(0, _counting(change))
-    every = torch.ones(1, len(ours), dtype=torch.float64)
+    every = _every(len(ours))
     total = product(every, ours), product(every, theirs)  # (1, K) each
     if math.isnan(seen) or not len(change):
         return math.nan if math.isnan(seen) else 1.0
@@ -275,66 +267,3 @@ def swap_patterns(n: int, width: int = 1) -> Iterator[Tensor]:
         yield torch.randint(
             2, (min(size, wanted - first), n), generator=generator, dtype=torch.int8
         ).double()
-
-
-@functools.cache
-def t_quantile(degrees: int) -> float:
-    """The 0.975 quantile of Student's t (Abramowitz and Stegun 1964: 26.7.3 to 26.7.5)."""
-    if degrees >= 100:
-        x, n = NORMAL, float(degrees)
-        terms = (
-            (x**3 + x) / 4,
-            (5 * x**5 + 16 * x**3 + 3 * x) / 96,
-            (3 * x**7 + 19 * x**5 + 17 * x**3 - 15 * x) / 384,
-            (79 * x**9 + 776 * x**7 + 1482 * x**5 - 1920 * x**3 - 945 * x) / 92160,
-        )
-        return x + sum(term / n ** (k + 1) for k, term in enumerate(terms))
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _t_inside(middle, degrees) < CONFIDENCE else (low, middle)
-    return math.sqrt(degrees) * math.tan((low + high) / 2)
-
-
-def _t_inside(angle: float, degrees: int) -> float:
-    """P(|T| <= t) for t = sqrt(degrees) tan(angle)."""
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = degrees % 2
-    term, total = (cosine if odd else 1.0), 0.0
-    for k in range((2 if odd else 1), degrees, 2):
-        total += term
-        term *= cosine**2 * k / (k + 1)
-    return 2 / math.pi * (angle + sine * total) if odd else sine * total
-
-
-def exact_interval(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % interval of a proportion (Clopper and Pearson 1934), by bisection."""
-    low = 0.0 if successes == 0 else _bisect(lambda p: _upper_tail(successes, trials, p) - TAIL)
-    high = (
-        1.0
-        if successes == trials
-        else _bisect(lambda p: _upper_tail(successes + 1, trials, p) - (1 - TAIL))
-    )
-    return low, high
-
-
-def _bisect(rising: Callable[[float], float]) -> float:
-    """Where a function that rises over [0, 1] crosses zero."""
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (low, middle) if rising(middle) > 0 else (middle, high)
-    return (low + high) / 2
-
-
-def _upper_tail(k: int, n: int, p: float) -> float:
-    """P(X >= k) for X binomial with n trials of probability p."""
-    x = torch.arange(k, n + 1, dtype=torch.float64)
-    logs = (
-        math.lgamma(n + 1)
-        - torch.lgamma(x + 1)
-        - torch.lgamma(n - x + 1)
-        + x * math.log(max(p, 1e-300))
-        + (n - x) * math.log(max(1 - p, 1e-300))
-    )
-    return float(logs.exp().sum())

@@ -79,13 +79,11 @@ def f1_of_sets(truth: Tensor, said: Tensor) -> dict[str, Measure]:
 
     def micro(sums: Tensor) -> Tensor:
         hits, both = (part.sum(-1) for part in parts(sums))
-        value: Tensor = hits / torch.where(both > 0, both, torch.nan)
-        return value
+        return hits / torch.where(both > 0, both, torch.nan)
 
     def macro(sums: Tensor) -> Tensor:
         hits, both = parts(sums)
-        value: Tensor = (hits / torch.where(both > 0, both, torch.nan)).nanmean(-1)
-        return value
+        return (hits / torch.where(both > 0, both, torch.nan)).nanmean(-1)
 
     return {
         name: Measure(counts, value, len(truth), *SHARE)

@@ -6,9 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, Protocol
 
-from pydantic import Field
-
-from bigmodel_cli.config import Count, DatasetInfo, Options
+from bigmodel_cli.config import DatasetInfo, Options
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor
 from bigmodel_cli.models.init import UNLIMITED, Cache
@@ -107,12 +105,3 @@ class AnyModelOptions(Options):
     def without_download(self) -> AnyModelOptions:
         """The same network without pretrained weights to download."""
         return self
-
-
-class SkeletonOptions(AnyModelOptions):
-    """Options of a model made of blocks of parts around one residual stream."""
-
-    dim: Count = Field(description="width of the residual stream (C)")
-
-    def width(self) -> int:
-        return self.dim

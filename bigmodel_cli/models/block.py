@@ -11,7 +11,6 @@ from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.parts import FFN, CrossAttentionOptions, Mixer, Norm
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
-from bigmodel_cli.parts.contract import looks_ahead
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
 
@@ -80,11 +79,8 @@ class Block(Module):
             if filled and options.placement == "sandwich":
                 setattr(self, f"{slot}_norm_after", faults.build("norm", norm, layer.dim))
             if filled and options.layer_scale is not None:
-                setattr(
-                    self,
-                    f"{slot}_scale",
-                    nn.Parameter(torch.full((layer.dim,), options.layer_scale)),
-                )
+                scale = nn.Parameter(torch.full((layer.dim,), options.layer_scale))
+                setattr(self, f"{slot}_scale", scale)
         faults.check()
 
     def filled(self) -> list[str]:
@@ -93,10 +89,8 @@ class Block(Module):
 
     def new_cache(self, batch: int, max_len: int) -> dict[str, Any]:
         """An empty cache for each slot that keeps one."""
-        parts = {slot: getattr(self, slot) for slot in ("mixer", "cross")}
-        return {
-            slot: part.new_cache(batch, max_len) for slot, part in parts.items() if part is not None
-        }
+        slots = [slot for slot in self.filled() if slot != "ffn"]
+        return {slot: getattr(self, slot).new_cache(batch, max_len) for slot in slots}
 
     def forward(
         self,
@@ -105,21 +99,15 @@ class Block(Module):
         cache: dict[str, Any] | None = None,
     ) -> Tensor:
         """Through the slots."""
-        for slot in SLOTS:
-            part = getattr(self, slot)
-            if part is not None:
-                inputs = (
-                    (sequence, cache[slot] if cache is not None else None)
-                    if slot != "ffn"
-                    else (sequence,)
-                )
-                x = self.slot(slot, x, part, *inputs)
+        for slot in self.filled():
+            own = () if slot == "ffn" else (cache[slot] if cache is not None else None,)
+            x = self.slot(slot, x, sequence, *own)
         return x
 
-    def slot(self, name: str, x: Tensor, part: Module, *inputs: Any) -> Tensor:
+    def slot(self, name: str, x: Tensor, *inputs: Any) -> Tensor:
         """One residual step."""
         options, norm = self.options, getattr(self, f"{name}_norm")
-        y = part(x if options.placement == "post" else norm(x), *inputs)
+        y = getattr(self, name)(x if options.placement == "post" else norm(x), *inputs)
         if options.placement == "sandwich":
             y = getattr(self, f"{name}_norm_after")(y)
         if options.layer_scale is not None:
@@ -145,24 +133,3 @@ def build_blocks(
                 blocks.append(Block(block, LayerContext(dim, max_len, len(blocks), total, causal)))
     faults.check()
     return blocks
-
-
-def count_blocks(blocks: list[BlockOptions]) -> int:
-    """How many blocks these options describe.
-
-    Raises `ValueError` for an absurd number.
-    """
-    total = sum(block.repeat for block in blocks)
-    if total > MOST_BLOCKS:
-        raise ValueError(f"{total:,} blocks; at most {MOST_BLOCKS:,}")
-    return total
-
-
-def check_causal(path: str, blocks: list[BlockOptions]) -> None:
-    """Raise `ValueError` where a decoder's block, below `path`, lets positions see later ones."""
-    for index, block in enumerate(blocks):
-        if block.mixer is not None and looks_ahead(block.mixer):
-            raise ValueError(
-                f"{path}.{index}.mixer.causal: false lets a position see the tokens after it, which"
-                " a decoder is to foretell; leave it out"
-            )

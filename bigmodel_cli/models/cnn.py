@@ -2,173 +2,27 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import Count, DatasetInfo, Natural, Options, Probability
-from bigmodel_cli.errors import OptionError, under
-from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.errors import OptionError
+from bigmodel_cli.lazy import Module, Tensor, nn
 from bigmodel_cli.models.base import AnyModelOptions, Model
+from bigmodel_cli.models.layers import (
+    DenseOptions,
+    DropoutOptions,
+    LayerOptions,
+    Shape,
+    build_layers,
+    ends,
+    output_shape,
+    shown,
+    with_weights,
+)
 from bigmodel_cli.roles import OUTER, Role
-
-Activation = Literal["none", "relu", "gelu", "silu", "tanh", "sigmoid"]
-Shape = tuple[int, ...]  # (C, H, W), or (C,) after flatten
-
-
-class ConvOptions(Options):
-    """A convolution, then normalisation, then the activation."""
-
-    type: Literal["conv"] = "conv"
-    channels: Count = Field(description="output channels")
-    kernel: Count = Field(3, description="height and width of the kernel")
-    stride: Count = Field(1, description="step of the kernel")
-    padding: Natural | Literal["same", "valid"] = Field(
-        "valid", description="a number, valid (none), or same (stride 1)"
-    )
-    groups: Count = Field(1, description="groups of channels that do not mix")
-    norm: Literal["none", "batch"] = Field(
-        "none", description="batch: BatchNorm (Ioffe and Szegedy 2015), without conv bias"
-    )
-    activation: Activation = Field("relu", description="what follows")
-
-    def build(self, shape: Shape, classes: int) -> Module:
-        """The layer for an input of `shape`."""
-        _needs_image(shape, self.type)
-        if shape[0] % self.groups or self.channels % self.groups:
-            raise ValueError(
-                f"groups: {self.groups} does not divide {shape[0]} input and {self.channels} output"
-                " channels"
-            )
-        if self.padding == "same" and self.stride > 1:
-            raise ValueError("padding: same needs stride 1; give a number")
-        edge = (
-            self.kernel - 1
-            if self.padding == "same"
-            else 2 * self.padding
-            if isinstance(self.padding, int)
-            else 0
-        )
-        _fits(self.kernel, shape, edge)
-        conv = nn.Conv2d(
-            shape[0], self.channels, self.kernel, self.stride,
-            padding=0 if self.padding == "valid" else self.padding,
-            groups=self.groups, bias=self.norm == "none",
-        )  # fmt: skip
-        norm = nn.BatchNorm2d(self.channels) if self.norm == "batch" else None
-        return _named(
-            [("conv", conv), ("norm", norm), ("activation", _activation(self.activation))]
-        )
-
-
-class PoolOptions(Options):
-    """The maximum or the mean of each window."""
-
-    type: Literal["pool"] = "pool"
-    kind: Literal["max", "avg"] = Field("max", description="max or avg")
-    kernel: Count = Field(2, description="height and width of the window")
-    stride: Count | None = Field(
-        None, description="step of the window; the kernel's size when left out"
-    )
-    padding: Natural = Field(
-        0, description="rows and columns added at each edge, at most half the kernel"
-    )
-
-    def build(self, shape: Shape, classes: int) -> Module:
-        """The layer for an input of `shape`."""
-        _needs_image(shape, self.type)
-        if self.padding > self.kernel // 2:
-            raise ValueError(
-                f"padding: {self.padding} is more than half of the kernel {self.kernel}"
-            )
-        _fits(self.kernel, shape, 2 * self.padding)
-        kind = nn.MaxPool2d if self.kind == "max" else nn.AvgPool2d
-        return kind(self.kernel, self.stride, self.padding)
-
-
-class AdaptivePoolOptions(Options):
-    """The mean (or the maximum) over a grid of a fixed size; size 1 is global pooling."""
-
-    type: Literal["adaptive_pool"] = "adaptive_pool"
-    size: Count = Field(1, description="height and width that come out")
-    kind: Literal["avg", "max"] = Field("avg", description="avg or max")
-
-    def build(self, shape: Shape, classes: int) -> Module:
-        """The layer for an input of `shape`."""
-        _needs_image(shape, self.type)
-        return (nn.AdaptiveAvgPool2d if self.kind == "avg" else nn.AdaptiveMaxPool2d)(self.size)
-
-
-class FlattenOptions(Options):
-    """Images to vectors, row by row."""
-
-    type: Literal["flatten"] = "flatten"
-
-    def build(self, shape: Shape, classes: int) -> Module:
-        """The layer for an input of `shape`."""
-        return nn.Flatten()
-
-
-class DenseOptions(Options):
-    """A fully connected layer, then the activation.
-
-    `units: classes` means the data's number of classes, or of numbers to learn.
-    """
-
-    type: Literal["dense"] = "dense"
-    units: Count | Literal["classes"] = Field(
-        description="outputs; the last layer of a classifier: classes"
-    )
-    activation: Activation = Field("none", description="what follows")
-
-    def build(self, shape: Shape, classes: int) -> Module:
-        """The layer for an input of `shape`."""
-        if len(shape) != 1:
-            raise ValueError(
-                f"its input is an image of {_shown(shape)}; put a flatten layer before it"
-            )
-        units = classes if self.units == "classes" else self.units
-        return _named(
-            [("dense", nn.Linear(shape[0], units)), ("activation", _activation(self.activation))]
-        )
-
-
-class DropoutOptions(Options):
-    """Dropout (Srivastava et al. 2014)."""
-
-    type: Literal["dropout"] = "dropout"
-    p: Probability = Field(0.5, description="probability of dropping a value")
-
-    def build(self, shape: Shape, classes: int) -> Module:
-        """The layer for an input of `shape`."""
-        return nn.Dropout(self.p)
-
-
-class ResidualOptions(Options):
-    """x + layers(x) (He et al. 2016), with a 1 x 1 convolution of x where the shape changes."""
-
-    type: Literal["residual"] = "residual"
-    layers: Annotated[list[LayerOptions], Field(min_length=1)] = Field(description="the branch")
-    activation: Activation = Field("relu", description="what follows the sum")
-
-    def build(self, shape: Shape, classes: int) -> Module:
-        """The layer for an input of `shape`."""
-        _needs_image(shape, self.type)
-        return Residual(self, shape, classes)
-
-
-LayerOptions = Annotated[
-    ConvOptions
-    | PoolOptions
-    | AdaptivePoolOptions
-    | FlattenOptions
-    | DenseOptions
-    | DropoutOptions
-    | ResidualOptions,
-    Field(discriminator="type"),
-]
 
 
 class CNNOptions(AnyModelOptions):
@@ -182,10 +36,6 @@ class CNNOptions(AnyModelOptions):
 
     def build(self, info: DatasetInfo) -> CNN:
         return CNN(self, info)
-
-
-ResidualOptions.model_rebuild()
-CNNOptions.model_rebuild()
 
 
 class CNN(Model):
@@ -206,26 +56,21 @@ class CNN(Model):
 
     def forward(self, images: Tensor) -> Tensor:
         """The logits of each image."""
-        logits: Tensor = self.layers(images)
-        return logits
+        return self.layers(images)
 
     def weight_roles(self) -> dict[str, Role]:
         """The first layers and those of the logits are not hidden."""
-        layers = [layer for layer in self.layers if any(True for _ in layer.parameters())]
+        layers = with_weights(self.layers)
         outer = {
-            id(weight)
-            for layer in ends(layers[0], 0) | ends(layers[-1], -1)
-            for weight in layer.parameters()
+            id(p) for layer in ends(layers[0], 0) | ends(layers[-1], -1) for p in layer.parameters()
         }
         names = (name for name, p in self.named_parameters() if id(p) in outer)
         return {name: OUTER for name in names if name.endswith(".weight")}
 
     def output_layers(self) -> tuple[str, ...]:
         """Prefix of the last layer that has weights: the logits."""
-        last = max(
-            i for i, layer in enumerate(self.layers) if any(True for _ in layer.parameters())
-        )
-        return (f"layers.{last}",)
+        last = with_weights(self.layers)[-1]
+        return tuple(f"layers.{name}" for name, m in self.layers.named_children() if m is last)
 
     def last_feature_layer(self) -> Module:
         """The last convolutional layer, for Grad-CAM: (B, K, h, w) before pooling.
@@ -236,124 +81,19 @@ class CNN(Model):
         shape: Shape = self.image_shape
         found: Module | None = None
         for layer in self.layers:
-            with torch.random.fork_rng(devices=[]):
-                shape = output_shape(layer, shape)
+            shape = output_shape(layer, shape)
             image = len(shape) == 3 and any(isinstance(m, nn.Conv2d) for m in layer.modules())
             if image and (found is None or max(shape[1:]) > 1):
                 found = layer
         return super().last_feature_layer() if found is None else found
 
 
-class Residual(Module):
-    """(B, C, H, W) -> (B, K, h, w)   act(shortcut(x) + layers(x)) (He et al. 2016)."""
-
-    def __init__(self, options: ResidualOptions, shape: Shape, classes: int) -> None:
-        super().__init__()
-        self.layers, out = build_layers(options.layers, shape, classes, "layers")
-        if len(out) != 3 or shape[1] % out[1] or shape[2] % out[2]:
-            raise ValueError(
-                f"layers: they turn {_shown(shape)} into {_shown(out)}, which cannot be added to"
-                " the input"
-            )
-        stride = (shape[1] // out[1], shape[2] // out[2])
-        same = shape[0] == out[0] and stride == (1, 1)
-        self.shortcut = nn.Identity() if same else _project(shape[0], out[0], stride)
-        self.activation = _activation(options.activation) or nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The branch added to its input."""
-        y: Tensor = self.activation(self.shortcut(x) + self.layers(x))
-        return y
-
-
-def ends(layer: Module, end: Literal[0, -1]) -> set[Module]:
-    """The convolutions and dense layers at the input (end 0) or the output (end -1) of `layer`."""
-    if not isinstance(layer, Residual):
-        return {m for m in layer.modules() if isinstance(m, nn.Conv2d | nn.Linear)}
-    branch = [inner for inner in layer.layers if any(True for _ in inner.parameters())]
-    shortcut = {m for m in layer.shortcut.modules() if isinstance(m, nn.Conv2d)}
-    return shortcut | (ends(branch[end], end) if branch else set())
-
-
-def _project(channels: int, out: int, stride: tuple[int, int]) -> Module:
-    conv = nn.Conv2d(channels, out, 1, stride, bias=False)
-    return _named([("conv", conv), ("norm", nn.BatchNorm2d(out))])
-
-
-def build_layers(
-    options: Sequence[Any], shape: Shape, classes: int, path: str
-) -> tuple[Any, Shape]:
-    """The layers as a Sequential, and the output shape.
-
-    Raises `OptionError` naming the layer that does not fit.
-    """
-    layers = nn.Sequential()
-    for index, layer_options in enumerate(options):
-        with under(f"{path}.{index}"):
-            layer = layer_options.build(shape, classes)
-            with torch.random.fork_rng(devices=[]):
-                shape = output_shape(layer, shape)
-        layers.append(layer)
-    return layers, shape
-
-
-def output_shape(layer: Module, shape: Shape) -> Shape:
-    """The output shape of `layer` for `shape`, found on the meta device without its storage."""
-    import copy
-
-    with torch.device("meta"), torch.no_grad():
-        return tuple(copy.deepcopy(layer).to("meta").eval()(torch.empty(1, *shape)).shape[1:])
-
-
 def other_end(layers: Sequence[Any], shape: Shape, classes: int) -> tuple[str, str]:
     """The fault of a network whose outputs are not as many as the classes."""
-    last = max(
-        (i for i, layer in enumerate(layers) if not isinstance(layer, DropoutOptions)), default=0
-    )
+    numbers = [i for i, layer in enumerate(layers) if not isinstance(layer, DropoutOptions)]
+    last = max(numbers, default=0)
+    path, remedy = f"model.layers.{len(layers) - 1}", "end it with {type: dense, units: classes}"
     if isinstance(layers[last], DenseOptions):
         path, remedy = f"model.layers.{last}.units", f"give --set model.layers.{last}.units=classes"
-    else:
-        path, remedy = (
-            f"model.layers.{len(layers) - 1}",
-            "end it with {type: dense, units: classes}",
-        )
-    return (
-        path,
-        f"the network ends with {_shown(shape)}, and the data has {classes} classes; {remedy}",
-    )
-
-
-def _named(parts: Sequence[tuple[str, Module | None]]) -> Module:
-    """A Sequential with names, without the parts that are None."""
-    return nn.Sequential(OrderedDict((name, part) for name, part in parts if part is not None))
-
-
-def _activation(name: str) -> Module | None:
-    makers = {
-        "relu": nn.ReLU,
-        "gelu": nn.GELU,
-        "silu": nn.SiLU,
-        "tanh": nn.Tanh,
-        "sigmoid": nn.Sigmoid,
-    }
-    activation: Module | None = makers[name]() if name != "none" else None
-    return activation
-
-
-def _needs_image(shape: Shape, kind: str) -> None:
-    if len(shape) != 3:
-        raise ValueError(
-            f"a {kind} layer reads an image, and its input is a vector of {shape[0]}; put it before"
-            " flatten"
-        )
-
-
-def _fits(kernel: int, shape: Shape, edge: int) -> None:
-    if kernel > min(shape[1:]) + edge:
-        raise ValueError(f"kernel: {kernel} is larger than its input of {shape[1]} x {shape[2]}")
-
-
-def _shown(shape: Shape) -> str:
-    return " x ".join(map(str, shape)) + (
-        " (channels x height x width)" if len(shape) == 3 else " values"
-    )
+    fault = f"the network ends with {shown(shape)}, and the data has {classes} classes; {remedy}"
+    return path, fault

@@ -5,29 +5,28 @@ GPT-2 and Llama are specs of it.
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, DatasetInfo, Positive, Probability
 from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Tensor, nn
-from bigmodel_cli.models.base import Model, SkeletonOptions
-from bigmodel_cli.models.block import BlockOptions, build_blocks, check_causal, count_blocks
-from bigmodel_cli.models.init import (
-    Cache,
-    init_normal,
+from bigmodel_cli.models.block import build_blocks
+from bigmodel_cli.models.init import Cache, init_normal, new_cache
+from bigmodel_cli.models.skeleton import (
+    Blocks,
+    Skeleton,
+    SkeletonOptions,
+    check_causal,
     max_generation_length,
-    new_cache,
+    through,
     vocab_and_length,
 )
 from bigmodel_cli.parts import Norm, Position
 from bigmodel_cli.parts.context import SequenceInfo
-from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
 from bigmodel_cli.parts.position import NoPositionOptions
-from bigmodel_cli.roles import OUTER, Role
 
 
 class DecoderOptions(SkeletonOptions):
@@ -35,9 +34,7 @@ class DecoderOptions(SkeletonOptions):
 
     type: Literal["decoder"] = "decoder"
     outputs: ClassVar = ("next_tokens", "tags")
-    blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(
-        description="the blocks, in order"
-    )
+    blocks: Blocks = Field(description="the blocks, in order")
     position: Position = Field(NoPositionOptions(), description="what is added to the embeddings")
     norm: Norm | None = Field(LayerNormOptions(), description="before the logits; null for none")
     max_len: Count | None = Field(
@@ -62,7 +59,6 @@ class DecoderOptions(SkeletonOptions):
 
     @model_validator(mode="after")
     def _bounded(self) -> DecoderOptions:
-        count_blocks(self.blocks)
         if any(block.cross is not None for block in self.blocks):
             raise ValueError(
                 "blocks: a decoder has no memory to read; cross belongs to model.type: seq2seq"
@@ -74,7 +70,7 @@ class DecoderOptions(SkeletonOptions):
         return Decoder(self, info)
 
 
-class Decoder(Model):
+class Decoder(Skeleton):
     """(B, T) tokens, padded with -1 -> (B, T, V) logits   (Radford et al. 2019).
 
     For data with tags: (B, T, classes) logits of each token's tag.
@@ -102,14 +98,6 @@ class Decoder(Model):
         self.limit = max_generation_length(self, self.position, self.max_len)
         init_normal(self, options.init_std or options.dim**-0.5, {"blocks": self.blocks})
 
-    def weight_roles(self) -> dict[str, Role]:
-        """The logits' layer is the last one."""
-        return {"head.weight": OUTER}
-
-    def output_layers(self) -> tuple[str, ...]:
-        """Prefixes of the weights that make the logits."""
-        return ("head",)
-
     def generator(self, source: Tensor | None = None) -> Decoder:
         return self
 
@@ -131,16 +119,8 @@ class Decoder(Model):
             raise ValueError(
                 f"{sequence.offset + count} tokens; this model takes at most {self.limit}"
             )
-        x = self.embedding(tokens.clamp(min=0))  # (B, T, C)
-        if self.options.scale_embeddings:
-            x = x * math.sqrt(self.options.dim)
-        if self.position is not None:
-            x = self.position(x, sequence)
-        x = dropout(x, self.options.dropout, self.training)
-        for index, block in enumerate(self.blocks):
-            x = block(x, sequence, cache.blocks[index] if cache is not None else None)
-        if self.norm is not None:
-            x = self.norm(x)
+        x = self.embed(self.embedding, tokens, sequence)
+        x = through(self.blocks, self.norm, x, sequence, cache)
         logits: Tensor = self.head(x)  # (B, T, V)
         cap = self.options.logit_softcap
         return logits if cap is None else cap * (logits / cap).tanh()

@@ -7,17 +7,23 @@ With a frontend it reads audio frames, and labels or transcribes them.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, DatasetInfo, Natural, Positive, Probability
 from bigmodel_cli.errors import Faults, OptionError, SpecError
 from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
-from bigmodel_cli.models.base import Model, SkeletonOptions
-from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
+from bigmodel_cli.models.block import build_blocks
 from bigmodel_cli.models.frontend import ConvFrontendOptions
-from bigmodel_cli.models.init import UNLIMITED, init_normal, vocab_and_length
+from bigmodel_cli.models.init import UNLIMITED, init_normal
+from bigmodel_cli.models.skeleton import (
+    Blocks,
+    Skeleton,
+    SkeletonOptions,
+    through,
+    vocab_and_length,
+)
 from bigmodel_cli.parts import Norm, Position
 from bigmodel_cli.parts.context import SequenceInfo, padding_segments
 from bigmodel_cli.parts.contract import has_table
@@ -33,9 +39,7 @@ class EncoderOptions(SkeletonOptions):
     type: Literal["encoder"] = "encoder"
     outputs: ClassVar = ("tokens", "labels", "transcript", "tags")
     two_sided = "model.blocks"
-    blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(
-        description="the blocks, in order"
-    )
+    blocks: Blocks = Field(description="the blocks, in order")
     frontend: ConvFrontendOptions | None = Field(
         None, description="how frames of sound become vectors; none for data of tokens"
     )
@@ -66,7 +70,6 @@ class EncoderOptions(SkeletonOptions):
 
     @model_validator(mode="after")
     def _bounded(self) -> EncoderOptions:
-        count_blocks(self.blocks)
         if any(block.cross is not None for block in self.blocks):
             raise ValueError(
                 "blocks: an encoder has no memory to read; cross belongs to model.type: seq2seq"
@@ -79,7 +82,7 @@ class EncoderOptions(SkeletonOptions):
         )
 
 
-class AnyEncoder(Model):
+class AnyEncoder(Skeleton):
     """An embedding or a frontend, bidirectional blocks, and a head per position or per row."""
 
     stride = 1  # tokens or frames per vector
@@ -118,26 +121,20 @@ class AnyEncoder(Model):
         """Prefixes of the weights that a new task initialises anew."""
         return ("head", "pooler")
 
-    def through(self, x: Tensor, real: Tensor) -> Tensor:
-        """(B, T, C), (B, T) bool -> (B, T, C)   through the blocks,
-        without attending to padding.
-        """
+    def encode(self, x: Tensor, real: Tensor) -> Tensor:
+        """(B, T, C), (B, T) bool -> (B, T, C)   the blocks, where nothing attends to padding."""
         sequence = SequenceInfo(0, padding_segments(real), real=real)
         if self.position is not None:
             x = self.position(x, sequence)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         x = dropout(x, self.options.dropout, self.training)
-        for block in self.blocks:
-            x = block(x, sequence)
-        y: Tensor = x if self.norm is None else self.norm(x)
-        return y
+        return through(self.blocks, self.norm, x, sequence)
 
     def logits(self, x: Tensor, real: Tensor, at: Tensor | None = None) -> Tensor:
         """(B, T, C), real (B, T) -> logits of each position (or of those `at`), or (B, classes)."""
         if not self.labels:
-            logits: Tensor = self.head(x if at is None else x.flatten(0, 1)[at])
-            return logits
+            return self.head(x if at is None else x.flatten(0, 1)[at])
         if at is not None:
             raise SpecError(
                 "task.type: masked_lm needs an encoder that ends in tokens, and this one ends in"
@@ -146,8 +143,7 @@ class AnyEncoder(Model):
         x = x[:, 0] if self.options.pool == "cls" else mean_of_real(x, real)  # (B, C)
         if self.pooler is not None:
             x = self.pooler(x).tanh()
-        labels: Tensor = self.head(dropout(x, self.options.dropout, self.training))
-        return labels  # (B, classes)
+        return self.head(dropout(x, self.options.dropout, self.training))  # (B, classes)
 
 
 class Encoder(AnyEncoder):
@@ -177,7 +173,7 @@ class Encoder(AnyEncoder):
         self.types = nn.Embedding(options.token_types, options.dim) if options.token_types else None
         return vocab
 
-    def embed(self, tokens: Tensor, types: Tensor | None, masked: Tensor | None) -> Tensor:
+    def embeddings(self, tokens: Tensor, types: Tensor | None, masked: Tensor | None) -> Tensor:
         """(B, T) tokens -> (B, T, C)   embeddings, the mask's where `masked` is True."""
         x: Tensor = self.embedding(tokens.clamp(min=0))  # (B, T, C)
         if masked is not None:
@@ -194,7 +190,7 @@ class Encoder(AnyEncoder):
         self, tokens: Tensor, types: Tensor | None = None, masked: Tensor | None = None
     ) -> Tensor:
         """(B, T) tokens -> (B, T, C)   the blocks' output; hidden where `masked` is True."""
-        return self.through(self.embed(tokens, types, masked), tokens >= 0)
+        return self.encode(self.embeddings(tokens, types, masked), tokens >= 0)
 
     def forward(
         self,
@@ -269,7 +265,7 @@ class FrameEncoder(AnyEncoder):
         x = self.frontend(frames, lengths)  # (B, T', C)
         place = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
         real = place >= 0 if lengths is None else place < self.out_lengths(lengths)[:, None]
-        return self.logits(self.through(x, real), real)
+        return self.logits(self.encode(x, real), real)
 
 
 class TokenHead(Module):
@@ -283,8 +279,7 @@ class TokenHead(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of each position."""
-        y: Tensor = self.logits(self.norm(F.gelu(self.dense(x))))
-        return y
+        return self.logits(self.norm(F.gelu(self.dense(x))))
 
 
 def mean_of_real(x: Tensor, real: Tensor) -> Tensor:

@@ -8,16 +8,12 @@ from typing import Any
 from bigmodel_cli.lazy import Module, Tensor, torch
 
 
-def step_bytes(model: Module, *example: Tensor) -> int:
-    """Peak bytes of a forward and a backward pass over `example`, gradients of weights included."""
-    return max(step_peaks(model, *example))
-
-
 def step_peaks(model: Module, *example: Tensor) -> tuple[int, int]:
-    """The peak up to the middle of the backward pass, and the peak after it.
+    """Peak bytes of a forward and a backward pass over `example`, gradients of weights included.
 
-    In the backward pass through equal blocks the bytes change by the same amount with each: the
-    peak is at one of the ends, and each end's grows linearly with their number.
+    Two numbers: the peak up to the middle of the backward pass, and the peak after it. In the
+    backward pass through equal blocks the bytes change by the same amount with each block: the peak
+    is at one of the ends, and each end's grows linearly with their number.
 
     `model` and `example` are on the meta device, in training; sizes are in the weights' precision.
     The loss keeps a gradient as large as the output, as tasks/loss.py does.
@@ -33,9 +29,7 @@ def step_peaks(model: Module, *example: Tensor) -> tuple[int, int]:
 
 
 def following(known: list[Tensor]) -> Any:
-    """A context whose `course` has the peak bytes of each operation;
-    `known` tensors do not count.
-    """
+    """A context whose `course` has the peak bytes of each operation, without `known` tensors."""
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 

@@ -7,11 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT, SequenceInfo
-from bigmodel_cli.parts.contract import is_limited, selected
+from bigmodel_cli.parts.contract import selected
 from bigmodel_cli.parts.matrices import own_matrices
 
 UNLIMITED = 1 << 62
@@ -34,21 +32,13 @@ def init_normal(model: Module, std: float, stacks: Mapping[str, Iterable[Any]]) 
     }
     for name, module in model.named_modules():
         depth = next((count for stack, count in steps.items() if name.startswith(stack)), 1)
-        for weight, pieces in own_matrices(module).items():
-            for piece in pieces:
-                nn.init.normal_(
-                    piece,
-                    std=(
-                        std / math.sqrt(depth)
-                        if f"{name}.{weight}".endswith(RESIDUAL_OUTPUTS)
-                        else std
-                    ),
-                )
+        weights = own_matrices(module)
         if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(
-                module.weight,
-                std=std / math.sqrt(depth) if name.endswith(RESIDUAL_OUTPUTS) else std,
-            )
+            weights[""] = [module.weight]
+        for weight, pieces in weights.items():
+            scaled = f"{name}.{weight}".removesuffix(".").endswith(RESIDUAL_OUTPUTS)
+            for piece in pieces:
+                nn.init.normal_(piece, std=std / math.sqrt(depth) if scaled else std)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
@@ -102,13 +92,12 @@ class Cache:
         `segments` (B, count) are those of the last position where None. `sequence` has the memory,
         and says which positions are real.
         """
-        start = self.length
+        start, self.length = self.length, self.length + count
         if self.segments is None:
             self.segments = segments
         else:
             new = self.segments[:, -1:].expand(-1, count) if segments is None else segments
             self.segments = torch.cat((self.segments, new), 1)
-        self.length = start + count
         return SequenceInfo(
             start, self.segments, sequence.memory, sequence.memory_mask, sequence.real
         )
@@ -127,44 +116,10 @@ class Cache:
         if self.segments is not None:
             self.segments = self.segments[rows]
         if sources is not None:
-            kept = (
-                None if t is None else t[sources]
-                for t in (self.memory.memory, self.memory.memory_mask)
-            )
-            self.memory = SequenceInfo(0, None, *kept)
+            both = (self.memory.memory, self.memory.memory_mask)
+            self.memory = SequenceInfo(0, None, *(None if t is None else t[sources] for t in both))
 
 
 def new_cache(blocks: nn.ModuleList, batch: int, max_len: int) -> Cache:
     """An empty cache for these blocks."""
     return Cache([block.new_cache(batch, max_len) for block in blocks])  # type: ignore[operator]
-
-
-def max_generation_length(model: Module, position: Module | None, max_len: int) -> int:
-    """The most positions of generation: `max_len` where a part has a table or a cache of it."""
-    return max_len if is_limited(model) or position is not None else UNLIMITED
-
-
-def vocab_and_length(
-    vocab_size: int | None, max_len: int | None, info: DatasetInfo, kind: str, faults: Faults
-) -> tuple[int, int]:
-    """(vocabulary, longest sequence) of a model of tokens, checked against the data;
-    1 if unknown.
-    """
-    vocab, length = vocab_size or info.vocab_size, max_len or info.context
-    with faults.under("model.vocab_size"):
-        if vocab is None:
-            raise ValueError(f"the data has no tokenizer to take it from; {kind} reads tokens")
-        if info.vocab_size is not None and vocab < info.vocab_size:
-            raise ValueError(
-                f"{vocab} is less than the tokenizer's {info.vocab_size}; give --set"
-                " model.vocab_size=null"
-            )
-    with faults.under("model.max_len"):
-        if length is None:
-            raise ValueError("missing, and the data has no context to take it from")
-        if info.context is not None and length < info.context:
-            raise ValueError(
-                f"{length} is shorter than the data's context {info.context}; give --set"
-                " model.max_len=null"
-            )
-    return vocab or 1, length or 1

@@ -1,17 +1,14 @@
-"""The decoder of a masked autoencoder: hidden patches from encoded visible ones (He et al.
-2022).
-"""
+"""The decoder of a masked autoencoder: hidden patches from visible ones (He et al. 2022)."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from bigmodel_cli.config import Count, Options
 from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
-from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
+from bigmodel_cli.models.block import build_blocks
+from bigmodel_cli.models.skeleton import Blocks, through
 from bigmodel_cli.parts import Norm
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT
 from bigmodel_cli.parts.norm import LayerNormOptions
@@ -20,20 +17,11 @@ from bigmodel_cli.roles import OUTER, Role
 
 
 class ReconstructOptions(Options):
-    """A light decoder over all patches: mask tokens for the hidden ones, blocks,
-    a layer to pixels.
-    """
+    """A light decoder over all patches: mask tokens for hidden ones, blocks, a layer to pixels."""
 
     dim: Count = Field(description="width of the decoder's sequence, a multiple of 4")
-    blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(
-        description="the decoder's blocks, in order"
-    )
+    blocks: Blocks = Field(description="the decoder's blocks, in order")
     norm: Norm | None = Field(LayerNormOptions(), description="after the blocks; null for none")
-
-    @model_validator(mode="after")
-    def _bounded(self) -> ReconstructOptions:
-        count_blocks(self.blocks)
-        return self
 
 
 class PatchDecoder(Module):
@@ -56,9 +44,8 @@ class PatchDecoder(Module):
         self.first = first
         self.enter = nn.Linear(dim, options.dim)
         self.mask = nn.Parameter(torch.empty(options.dim))  # for every hidden patch
-        self.register_buffer(
-            "table", sines_of_grid(grid, options.dim, first)[None], persistent=False
-        )  # (1, F + N, D)
+        table = sines_of_grid(grid, options.dim, first)[None]  # (1, F + N, D)
+        self.register_buffer("table", table, persistent=False)
         faults = Faults()
         with faults.under("blocks"):
             self.blocks = build_blocks(
@@ -76,18 +63,15 @@ class PatchDecoder(Module):
     def forward(self, x: Tensor, visible: Tensor) -> Tensor:
         """The pixels of every patch; `visible` has the indices of x's patches, in order."""
         x = self.enter(x)
-        table: Tensor = self.get_buffer("table")
+        table = self.get_buffer("table")
         count = table.shape[1] - self.first
         places = visible[..., None].expand(-1, -1, x.shape[2])
         patches = (
             self.mask.to(x.dtype).expand(len(x), count, -1).scatter(1, places, x[:, self.first :])
         )  # (B, N, D)
         x = torch.cat((x[:, : self.first], patches), 1) + table
-        for block in self.blocks:
-            x = block(x, SINGLE_DOCUMENT)
-        x = x[:, self.first :]
-        y: Tensor = self.pixels(x if self.norm is None else self.norm(x))
-        return y
+        x = through(self.blocks, None, x, SINGLE_DOCUMENT)[:, self.first :]
+        return self.pixels(x if self.norm is None else self.norm(x))
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:
@@ -95,8 +79,7 @@ def patchify(images: Tensor, patch: int) -> Tensor:
     x = images.unflatten(3, (-1, patch)).unflatten(
         2, (-1, patch)
     )  # (B, C', rows, patch, columns, patch)
-    patches: Tensor = x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-    return patches
+    return x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 
 def unpatchify(patches: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
@@ -104,5 +87,4 @@ def unpatchify(patches: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
     x = patches.unflatten(2, (patch, patch, -1)).unflatten(
         1, grid
     )  # (B, rows, columns, patch, patch, C')
-    images: Tensor = x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
-    return images
+    return x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)

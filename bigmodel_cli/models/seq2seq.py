@@ -5,30 +5,28 @@ The Transformer of 2017 is a spec of it.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, DatasetInfo, Positive, Probability
 from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Tensor, nn, torch
-from bigmodel_cli.models.base import Model, SkeletonOptions
-from bigmodel_cli.models.block import BlockOptions, build_blocks, check_causal, count_blocks
-from bigmodel_cli.models.init import (
-    Cache,
-    init_normal,
-    init_xavier,
+from bigmodel_cli.models.block import build_blocks
+from bigmodel_cli.models.init import Cache, init_normal, init_xavier, new_cache
+from bigmodel_cli.models.skeleton import (
+    Blocks,
+    Skeleton,
+    SkeletonOptions,
+    check_causal,
     max_generation_length,
-    new_cache,
+    through,
     vocab_and_length,
 )
 from bigmodel_cli.parts import Norm, Position
 from bigmodel_cli.parts.context import SequenceInfo, padding_segments
-from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.position import SinusoidalOptions
-from bigmodel_cli.roles import OUTER, Role
 
 
 class Seq2SeqOptions(SkeletonOptions):
@@ -37,10 +35,8 @@ class Seq2SeqOptions(SkeletonOptions):
     type: Literal["seq2seq"] = "seq2seq"
     outputs: ClassVar = ("target",)
     two_sided = "model.encoder"
-    encoder: Annotated[list[BlockOptions], Field(min_length=1)] = Field(
-        description="the encoder's blocks"
-    )
-    decoder: Annotated[list[BlockOptions], Field(min_length=1)] = Field(
+    encoder: Blocks = Field(description="the encoder's blocks")
+    decoder: Blocks = Field(
         description="the decoder's blocks, with cross: in those that read the source"
     )
     position: Position = Field(
@@ -72,7 +68,6 @@ class Seq2SeqOptions(SkeletonOptions):
 
     @model_validator(mode="after")
     def _bounded(self) -> Seq2SeqOptions:
-        count_blocks([*self.encoder, *self.decoder])
         if any(block.cross is not None for block in self.encoder):
             raise ValueError(
                 "encoder: it has no memory to read; cross belongs to the decoder's blocks"
@@ -86,7 +81,7 @@ class Seq2SeqOptions(SkeletonOptions):
         return Seq2Seq(self, info)
 
 
-class Seq2Seq(Model):
+class Seq2Seq(Skeleton):
     """source (B, S), target (B, T), padded with -1 -> (B, T, V) logits (Vaswani et al. 2017)."""
 
     inputs = ("source", "target")
@@ -122,49 +117,21 @@ class Seq2Seq(Model):
                 self.target_embedding.weight = self.source_embedding.weight
             self.head.weight = self.target_embedding.weight
 
-    def weight_roles(self) -> dict[str, Role]:
-        """The logits' layer is the last one."""
-        return {"head.weight": OUTER}
-
-    def output_layers(self) -> tuple[str, ...]:
-        """Prefixes of the weights that make the logits."""
-        return ("head",)
-
     def encode(self, source: Tensor) -> SequenceInfo:
         """The memory (B, S, C) and which of its positions are real."""
         real = source >= 0
         sequence = SequenceInfo(0, padding_segments(real), real=real)
         x = self.embed(self.source_embedding, source, sequence)
-        for block in self.encoder:
-            x = block(x, sequence)
-        if self.encoder_norm is not None:
-            x = self.encoder_norm(x)
+        x = through(self.encoder, self.encoder_norm, x, sequence)
         return SequenceInfo(memory=x, memory_mask=None if sequence.segment_ids is None else real)
 
     def decode(self, target: Tensor, read: SequenceInfo, cache: Cache | None = None) -> Tensor:
-        """Logits (B, T, V) of a target that attends to the memory in `read`; it is padded at its
-        end.
-        """
-        count = target.shape[1]
+        """Logits (B, T, V) of a target, padded at its end, that attends to the memory in `read`."""
         sequence = replace(read, real=target >= 0)
         if cache is not None:
-            sequence = cache.advance(count, None, sequence)
+            sequence = cache.advance(target.shape[1], None, sequence)
         x = self.embed(self.target_embedding, target, sequence)
-        for index, block in enumerate(self.decoder):
-            x = block(x, sequence, cache.blocks[index] if cache is not None else None)
-        if self.decoder_norm is not None:
-            x = self.decoder_norm(x)
-        logits: Tensor = self.head(x)
-        return logits
-
-    def embed(self, table: nn.Embedding, tokens: Tensor, sequence: SequenceInfo) -> Tensor:
-        """(B, T) -> (B, T, C)   scaled embeddings with their positions."""
-        x = table(tokens.clamp(min=0))
-        if self.options.scale_embeddings:
-            x = x * math.sqrt(self.options.dim)
-        if self.position is not None:
-            x = self.position(x, sequence)
-        return dropout(x, self.options.dropout, self.training)
+        return self.head(through(self.decoder, self.decoder_norm, x, sequence, cache))
 
     def new_cache(self, batch: int, max_len: int | None = None) -> Cache:
         """An empty cache for each of the decoder's blocks."""

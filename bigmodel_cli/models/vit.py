@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from bigmodel_cli.config import Count, DatasetInfo, Natural, Positive, Probability
 from bigmodel_cli.errors import Faults, OptionError, SpecError
 from bigmodel_cli.lazy import Tensor, nn, torch
-from bigmodel_cli.models.base import Model, SkeletonOptions
-from bigmodel_cli.models.block import BlockOptions, build_blocks, count_blocks
+from bigmodel_cli.models.block import build_blocks
 from bigmodel_cli.models.init import glorot
 from bigmodel_cli.models.mae import PatchDecoder, ReconstructOptions, patchify, unpatchify
+from bigmodel_cli.models.skeleton import Blocks, Skeleton, SkeletonOptions, through
 from bigmodel_cli.parts import Norm
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT
 from bigmodel_cli.parts.dropout import dropout
@@ -40,9 +40,7 @@ class ViTOptions(SkeletonOptions):
             "a learned vector for each place, or fixed sines and cosines of its row and column"
         ),
     )
-    blocks: Annotated[list[BlockOptions], Field(min_length=1)] = Field(
-        description="the blocks, in order"
-    )
+    blocks: Blocks = Field(description="the blocks, in order")
     pool: Literal["cls", "mean"] = Field(
         "cls", description="what the label is read from: a class token, or the patches' mean"
     )
@@ -62,11 +60,6 @@ class ViTOptions(SkeletonOptions):
             " masked_image"
         ),
     )
-
-    @model_validator(mode="after")
-    def _bounded(self) -> ViTOptions:
-        count_blocks(self.blocks)
-        return self
 
     def build(self, info: DatasetInfo) -> ViT:
         return ViT(self, info)
@@ -99,7 +92,7 @@ class ViTOptions(SkeletonOptions):
         return height // self.patch, width // self.patch
 
 
-class ViT(Model):
+class ViT(Skeleton):
     """(B, C', H, W) -> (B, classes)   patches, blocks, head (Dosovitskiy et al. 2021).
 
     Positions are learned, one for the class token and each patch, or fixed (Beyer et al. 2022);
@@ -127,11 +120,8 @@ class ViT(Model):
         self.first = int(options.pool == "cls")
         self.patches = nn.Conv2d(channels, options.dim, options.patch, options.patch)
         self.cls = nn.Parameter(torch.zeros(1, 1, options.dim)) if self.first else None
-        self.registers = (
-            nn.Parameter(torch.zeros(1, options.registers, options.dim))
-            if options.registers
-            else None
-        )
+        registers = torch.zeros(1, options.registers, options.dim)
+        self.registers = nn.Parameter(registers) if options.registers else None
         if options.position == "sines":
             with faults.under("model"):
                 self.register_buffer("table", self.sines(), persistent=False)
@@ -216,13 +206,10 @@ class ViT(Model):
         """(B, N, P) -> (B, C', H, W)   the inverse."""
         return unpatchify(patches, self.options.patch, self.grid)
 
-    def embed(self, images: Tensor) -> Tensor:
-        """(B, C', H, W) -> (B, N, C)   patches with positions,
-        without class token and registers.
-        """
+    def patch_vectors(self, images: Tensor) -> Tensor:
+        """(B, C', H, W) -> (B, N, C)   patches with positions, no class token and no registers."""
         x = self.patches(images).flatten(2).transpose(1, 2)  # (B, N, C)
-        y: Tensor = x + self.table[:, self.first :]
-        return y
+        return x + self.table[:, self.first :]
 
     def features(self, patches: Tensor) -> Tensor:
         """(B, N, C) -> (B, 1 + N, C)   patches (all or some) through the blocks, any class token
@@ -234,24 +221,20 @@ class ViT(Model):
         if self.registers is not None:
             x = torch.cat((x, self.registers.expand(batch, -1, -1)), 1)
         x = dropout(x, self.options.dropout, self.training)
-        for block in self.blocks:
-            x = block(x, SINGLE_DOCUMENT)
+        x = through(self.blocks, None, x, SINGLE_DOCUMENT)
         x = x[:, : x.shape[1] - self.options.registers]
-        y: Tensor = x if self.norm is None else self.norm(x)
-        return y
+        return x if self.norm is None else self.norm(x)
 
     def forward(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
         """The logits of each image; of an autoencoder, all pixels (B, N, P) from patches `visible`
         (B, K).
         """
-        x = self.embed(images)
+        x = self.patch_vectors(images)
         if self.decoder is not None:
             if visible is None:
                 raise SpecError(NO_HEAD)
             seen = x.gather(1, visible[..., None].expand(-1, -1, x.shape[2]))  # (B, K, C)
-            rebuilt: Tensor = self.decoder(self.features(seen), visible)
-            return rebuilt
+            return self.decoder(self.features(seen), visible)
         assert self.head is not None
         x = self.features(x)
-        logits: Tensor = self.head(x[:, 0] if self.first else x.mean(1))
-        return logits
+        return self.head(x[:, 0] if self.first else x.mean(1))

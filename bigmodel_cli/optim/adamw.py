@@ -17,7 +17,7 @@ class AdamWOptions(AnyOptimizerOptions):
     """AdamW (Loshchilov and Hutter 2019); with `weight_decay: 0` Adam (Kingma and Ba 2015)."""
 
     type: Literal["adamw"] = "adamw"
-    state_per_param: ClassVar[int] = 2  # copies of the weights in the optimizer's state
+    state_per_param: ClassVar[int] = 2
     lr: Positive = Field(1e-3, description="peak learning rate")
     betas: Annotated[list[Probability], Field(min_length=2, max_length=2)] = Field(
         [0.9, 0.999],
@@ -44,28 +44,21 @@ class AdamW(Optimizer):
     def __init__(self, options: AdamWOptions, weights: Iterable[Weight]) -> None:
         super().__init__(options.weight_decay, weights)
         self.options = options
-        # The kernel reads the step from a tensor per parameter: they all share one.
-        self.clock = (
-            torch.zeros((), dtype=torch.float32, device=self.parameters[0].device)
-            if self.parameters
-            else None
-        )
 
     def step(self, lr: float, divisor: float) -> None:
-        if self.clock is None:
-            return
         self.steps += 1
-        self.clock.fill_(self.steps)
         gradients = self.gradients()
-        scale = torch.full((), divisor, dtype=torch.float32, device=self.clock.device)
         for group, decay in self.groups:
+            device = self.parameters[group[0]].device
+            clock = torch.full((), self.steps, dtype=torch.float32, device=device)
+            scale = torch.full((), divisor, dtype=torch.float32, device=device)
             torch._fused_adamw_(
                 [self.parameters[i] for i in group],
                 [gradients[i] for i in group],
                 [self.state["exp_avg"][i] for i in group],
                 [self.state["exp_avg_sq"][i] for i in group],
                 [],
-                [self.clock] * len(group),
+                [clock] * len(group),  # the step, which parameters may share
                 lr=lr,
                 beta1=self.options.betas[0],
                 beta2=self.options.betas[1],

@@ -1,5 +1,4 @@
-"""The base classes of optimizers and their options: a new one is a file with both, and a name in
-the table.
+"""The base classes of optimizers and their options: a new one is a file with both and a table line.
 
 Our own few lines around PyTorch's fused and foreach kernels: `torch.optim.Optimizer` imports the
 compiler on first use, which costs as much start-up time as half of torch itself, and its state has
@@ -26,14 +25,16 @@ class AnyOptimizerOptions(Options):
     type: str
     lr: Positive = Field(description="peak learning rate")
     state_per_param: ClassVar[int]
-    """Copies of the weights in the optimizer's state."""
+    """Most copies of a weight in the optimizer's state."""
     averages: ClassVar[bool] = False
     """Whether the optimizer itself averages the weights that are evaluated and saved."""
 
+    def state_copies(self, role: Role) -> int:
+        """Copies of a weight of that role in the optimizer's state."""
+        return self.state_per_param
+
     def scratch(self, sizes: list[int]) -> int:
-        """Temporary bytes of an update of weights of these sizes in bytes: here the scaled
-        gradients.
-        """
+        """Temporary bytes of an update of weights of these sizes in bytes: the scaled gradients."""
         return sum(sizes)
 
     @abstractmethod
@@ -64,9 +65,8 @@ class Optimizer(ABC):
             (group, decay) for group, decay in ((decayed, weight_decay), (rest, 0.0)) if group
         ]
         self.state = {slot: [torch.zeros_like(p) for p in self.parameters] for slot in self.slots}
-        self.averaged: dict[
-            str, torch.Tensor
-        ] = {}  # weights to evaluate and save instead of the parameters, by name
+        # Weights to evaluate and save instead of the parameters, by name.
+        self.averaged: dict[str, torch.Tensor] = {}
         self.steps = 0
 
     def gradients(self) -> list[torch.Tensor]:
@@ -108,5 +108,4 @@ def total_norm(tensors: list[torch.Tensor]) -> torch.Tensor:
     """The Euclidean norm of all values of all tensors, as one number on their device."""
     if not tensors:
         return torch.zeros(())
-    norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
-    return norm
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))

@@ -29,17 +29,17 @@ class MuonOptions(AnyOptimizerOptions):
         AdamWOptions(lr=3e-4), description="AdamW for the other weights, on the same schedule"
     )
 
+    def state_copies(self, role: Role) -> int:
+        return len(Muon.slots) if role.matrix else self.rest.state_copies(role)
+
     def scratch(self, sizes: list[int]) -> int:
-        """Temporary bytes of an update of weights of these sizes:
-        copies of one matrix at a time.
-        """
+        """Copies of one matrix at a time."""
         return 6 * max(sizes, default=0)
 
     def build(self, weights: Iterable[Weight]) -> Muon:
         return Muon(self, weights)
 
     def mover(self, role: Role) -> tuple[str, float]:
-        """Which optimizer moves a weight of that role, and with how much decay."""
         return ("muon", self.weight_decay) if role.matrix else self.rest.mover(role)
 
 
@@ -80,8 +80,7 @@ class Muon(Optimizer):
         with torch.no_grad():
             for weight, momentum in zip(self.weights, self.state["momentum"], strict=True):
                 p = weight.tensor
-                gradient = p.grad if p.grad is not None else torch.zeros_like(p)
-                gradient = gradient / divisor
+                gradient = (p.grad if p.grad is not None else torch.zeros_like(p)) / divisor
                 momentum.lerp_(gradient, 1 - options.momentum)
                 update = gradient.lerp(momentum, options.momentum) if options.nesterov else momentum
                 parts = [

@@ -14,9 +14,7 @@ from bigmodel_cli.roles import Weight
 
 
 class ScheduleFreeAdamWOptions(AnyOptimizerOptions):
-    """Schedule-free AdamW (Defazio et al. 2024): averages the weights instead of decaying the
-    rate.
-    """
+    """Schedule-free AdamW (Defazio et al. 2024): averages weights instead of decaying the rate."""
 
     type: Literal["schedule_free_adamw"] = "schedule_free_adamw"
     state_per_param: ClassVar[int] = 3
@@ -54,8 +52,9 @@ class ScheduleFreeAdamWOptions(AnyOptimizerOptions):
 class ScheduleFreeAdamW(Optimizer):
     """Algorithm 1 of the paper: z moves, x is its mean, and gradients are taken at y between them.
 
-    y = (1 - beta1) z + beta1 x     z' = z - lr (g(y) / (sqrt(v') + eps) + decay y)     x' = (1
-        - c) x + c z'
+    y = (1 - beta1) z + beta1 x
+    z' = z - lr (g(y) / (sqrt(v') + eps) + decay y)
+    x' = (1 - c) x + c z'
 
     c = w / (sum of all w so far), with w the square of the largest learning rate so far, so that
     steps of the warm-up count less. The parameters hold y while training; y is computed from x and
@@ -70,9 +69,7 @@ class ScheduleFreeAdamW(Optimizer):
         self.averaged = {w.name: w.tensor.detach().clone() for w in self.weights}
         for z, p in zip(self.state["z"], self.parameters, strict=True):
             z.copy_(p.detach())
-        self.sums = torch.zeros(
-            2, dtype=torch.float64
-        )  # largest learning rate so far, sum of the w
+        self.sums = torch.zeros(2, dtype=torch.float64)  # largest rate so far, sum of the w
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return {**super().state_dict(), "sums": self.sums}
@@ -90,25 +87,21 @@ class ScheduleFreeAdamW(Optimizer):
         with torch.no_grad():
             every = self.gradients()
             for group, decay in self.groups:
-                self.update(
-                    group,
-                    torch._foreach_div([every[i] for i in group], divisor),
-                    decay,
-                    lr,
-                    largest**2 / total if total else 1.0,  # the square of a tiny rate is 0
-                )
+                gradients = torch._foreach_div([every[i] for i in group], divisor)
+                # The square of a tiny rate is 0.
+                self.update(group, list(gradients), decay, lr, largest**2 / total if total else 1.0)
 
     def update(
         self,
         group: list[int],
-        gradients: Iterable[torch.Tensor],
+        gradients: list[torch.Tensor],
         decay: float,
         lr: float,
         share: float,
     ) -> None:
         """One group's update; `share` is c."""
         beta1, beta2 = self.options.betas
-        gradients, y = list(gradients), [self.parameters[i].data for i in group]
+        y = [self.parameters[i].data for i in group]
         z, square = ([self.state[slot][i] for i in group] for slot in self.slots)
         x = [self.averaged[self.names[i]] for i in group]
         torch._foreach_mul_(square, beta2)

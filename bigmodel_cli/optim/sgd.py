@@ -14,9 +14,7 @@ from bigmodel_cli.roles import Weight
 
 
 class SGDOptions(AnyOptimizerOptions):
-    """Stochastic gradient descent with (Nesterov) momentum (Sutskever et al. 2013,
-    PyTorch's form).
-    """
+    """Stochastic gradient descent with (Nesterov) momentum (Sutskever et al. 2013)."""
 
     type: Literal["sgd"] = "sgd"
     state_per_param: ClassVar[int] = 1
@@ -45,28 +43,17 @@ class SGD(Optimizer):
         every = self.gradients()
         with torch.no_grad():
             for group, decay in self.groups:
-                self.update(
-                    [self.parameters[i] for i in group],
-                    [every[i] for i in group],
-                    group,
-                    decay,
-                    lr,
-                    divisor,
-                )
+                gradients = torch._foreach_div([every[i] for i in group], divisor)
+                self.update(group, list(gradients), decay, lr)
 
     def update(
-        self,
-        parameters: list[torch.Tensor],
-        gradients: list[torch.Tensor],
-        group: list[int],
-        decay: float,
-        lr: float,
-        divisor: float,
+        self, group: list[int], gradients: list[torch.Tensor], decay: float, lr: float
     ) -> None:
-        """One group's update: momentum = mu * momentum + gradient; Nesterov adds mu * momentum
-        again.
+        """One group's update: momentum = mu * momentum + gradient.
+
+        Nesterov's adds mu * momentum to the gradient once more.
         """
-        gradients = list(torch._foreach_div(gradients, divisor))
+        parameters: list[torch.Tensor] = [self.parameters[i] for i in group]
         if decay:
             torch._foreach_add_(gradients, parameters, alpha=decay)
         momentum = [self.state["momentum"][i] for i in group]

@@ -1,22 +1,17 @@
-"""Attention: each position takes a weighted mean of the values at the positions that it attends
-to.
-"""
+"""Attention: each position takes a weighted mean of the values at those that it attends to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, Options, Positive, Probability
-from bigmodel_cli.device import product_dtype
 from bigmodel_cli.lazy import Tensor, nn, torch
+from bigmodel_cli.parts.attending import AttentionPart, KVCache, WindowCache
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import AnyMixerOptions
-from bigmodel_cli.parts.kernels import AttentionSpec, attend, weights
-from bigmodel_cli.parts.matrices import OwnMatrices
+from bigmodel_cli.parts.kernels import AttentionSpec
 from bigmodel_cli.parts.norm import RMSNorm
 from bigmodel_cli.parts.position import HeadPosition, NoPositionOptions
 from bigmodel_cli.roles import Role, fused
@@ -97,83 +92,10 @@ class CrossAttentionOptions(_HeadOptions):
         return CrossAttention(self, layer)
 
 
-@dataclass
-class KVCache:
-    """Keys and values (B, G, S, D) so far, in memory that is allocated once for `max_len`."""
-
-    keys: Tensor
-    values: Tensor
-    length: int = 0
-
-    @classmethod
-    def of(
-        cls,
-        weight: Tensor,
-        batch: int,
-        max_len: int,
-        keys: tuple[int, int],
-        values: tuple[int, int],
-    ) -> KVCache:
-        """An empty cache for keys and values of these (heads, width).
-
-        It is on the weight's device and in the dtype of matrix products.
-        """
-        kind = product_dtype(weight)
-        return cls(
-            weight.new_empty(batch, keys[0], max_len, keys[1], dtype=kind),
-            weight.new_empty(batch, values[0], max_len, values[1], dtype=kind),
-        )
-
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Append those of new positions and return all so far."""
-        end = self.length + keys.shape[2]
-        self.keys[:, :, self.length : end] = keys
-        self.values[:, :, self.length : end] = values
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows, in this order.
-
-        What is not filled yet is not copied; fewer rows allocate no memory.
-        """
-        for name in ("keys", "values"):
-            old = getattr(self, name)
-            new = (
-                old[: len(rows)]
-                if len(rows) <= len(old)
-                else old.new_empty(len(rows), *old.shape[1:])
-            )
-            new[:, :, : self.length] = old[:, :, : self.length].index_select(0, rows)
-            setattr(self, name, new)
-
-
-@dataclass
-class WindowCache:
-    """Keys and values of the last `window` - 1 positions, in constant memory."""
-
-    keys: Tensor
-    values: Tensor
-    window: int
-
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Append those of new positions; returns them after the earlier ones that they may see."""
-        keys, values = torch.cat((self.keys, keys), 2), torch.cat((self.values, values), 2)
-        kept = min(self.window - 1, keys.shape[2])
-        self.keys, self.values = (
-            keys[:, :, keys.shape[2] - kept :],
-            values[:, :, keys.shape[2] - kept :],
-        )
-        return keys, values
-
-
-class Attention(OwnMatrices):
+class Attention(AttentionPart):
     """(B, T, C) -> (B, T, C)   softmax(Q K^T / sqrt(D)) V, per head (Vaswani et al. 2017).
 
     Grouped heads: Ainslie et al. 2023.
-
-    Computed by the fused kernels (kernels.py). While `probe` is set, the weights (B, H, T, S) are
-    also computed by the eager formula and passed to it; the output is still the kernel's.
     """
 
     def __init__(self, options: AttentionOptions, layer: LayerContext) -> None:
@@ -193,18 +115,13 @@ class Attention(OwnMatrices):
         self.rotary = options.position.rotary(self.head_dim, layer.max_len)
         self.bias = options.position.bias(self.heads, causal)
         self.sinks = nn.Parameter(torch.zeros(self.heads)) if options.sinks else None
-        self.needs_max_len = (
-            self.rotary is not None or not options.window
-        )  # a table, or a cache, of max_len positions
-        self.probe: Callable[[Tensor], None] | None = None
+        # A table, or a cache, of max_len positions.
+        self.needs_max_len = self.rotary is not None or not options.window
 
     def weight_roles(self) -> dict[str, Role]:
         """Queries, keys and values are separate matrices."""
-        return {
-            "qkv.weight": fused(
-                *(n * self.head_dim for n in (self.heads, self.groups, self.groups))
-            )
-        }
+        rows = (n * self.head_dim for n in (self.heads, self.groups, self.groups))
+        return {"qkv.weight": fused(*rows)}
 
     def new_cache(self, batch: int, max_len: int) -> KVCache | WindowCache:
         """An empty cache for generation."""
@@ -231,17 +148,13 @@ class Attention(OwnMatrices):
             q = q.to(k.dtype)
         segments = None if sequence.segment_ids is None else sequence.segment_ids[:, -k.shape[2] :]
         bias = self.bias(q.shape[2], k.shape[2]) if self.bias is not None else None
-        if self.probe is not None:
-            self.probe(weights(q, k, self.spec, segments=segments, bias=bias, sinks=self.sinks))
-        spec = with_dropout(self.spec, self.dropout if self.training else 0.0)
-        y = attend(q, k, v, spec, segments=segments, bias=bias, sinks=self.sinks)  # (B, H, T, D)
-        out: Tensor = self.out(y.transpose(1, 2).flatten(2))
-        return out
+        return self.joined(self.attend(q, k, v, segments=segments, bias=bias, sinks=self.sinks))
 
 
-class CrossAttention(OwnMatrices):
-    """x (B, T, C), memory (B, S, C) -> (B, T, C)   softmax(Q K^T / sqrt(D)) V, keys and values from
-    memory.
+class CrossAttention(AttentionPart):
+    """x (B, T, C), memory (B, S, C) -> (B, T, C)   softmax(Q K^T / sqrt(D)) V, per head.
+
+    Queries come from x, keys and values from the memory.
 
     With a cache, x may have several consecutive rows per row of the memory (the hypotheses of a
     beam search).
@@ -251,16 +164,13 @@ class CrossAttention(OwnMatrices):
         super().__init__()
         self.heads, self.groups = options.num_heads, options.kv_heads or options.num_heads
         self.head_dim = options.width(layer.dim)
-        self.spec, self.dropout = (
-            AttentionSpec(False, None, options.softcap, options.scale),
-            options.dropout,
-        )
+        self.spec = AttentionSpec(False, None, options.softcap, options.scale)
+        self.dropout = options.dropout
         self.q = nn.Linear(layer.dim, self.heads * self.head_dim, bias=options.bias)
         self.kv = nn.Linear(layer.dim, 2 * self.groups * self.head_dim, bias=options.bias)
         self.out = nn.Linear(self.heads * self.head_dim, layer.dim, bias=options.bias)
         self.q_norm = RMSNorm(self.head_dim) if options.qk_norm else None
         self.k_norm = RMSNorm(self.head_dim) if options.qk_norm else None
-        self.probe: Callable[[Tensor], None] | None = None
 
     def weight_roles(self) -> dict[str, Role]:
         """Keys and values are separate matrices."""
@@ -293,20 +203,7 @@ class CrossAttention(OwnMatrices):
         beams = len(q) // len(k)
         if beams > 1:  # all attend to the same memory: as if they were positions of one row
             q = q.unflatten(0, (-1, beams)).transpose(1, 2).flatten(2, 3)  # (B, H, beams * T, D)
-        if self.probe is not None:
-            self.probe(weights(q, k, self.spec, key_mask=sequence.memory_mask))
-        spec = with_dropout(self.spec, self.dropout if self.training else 0.0)
-        y = attend(q, k, v, spec, key_mask=sequence.memory_mask)
+        y = self.attend(q, k, v, key_mask=sequence.memory_mask)
         if beams > 1:
             y = y.unflatten(2, (beams, -1)).transpose(1, 2).flatten(0, 1)
-        out: Tensor = self.out(y.transpose(1, 2).flatten(2))
-        return out
-
-
-def with_dropout(spec: AttentionSpec, dropout: float) -> AttentionSpec:
-    """The same spec with this dropout of the attention weights."""
-    return (
-        AttentionSpec(spec.causal, spec.window, spec.softcap, spec.scale, dropout)
-        if dropout
-        else spec
-    )
+        return self.joined(y)

@@ -1,22 +1,18 @@
-"""Differential attention: the difference of two attention maps,
-which cancels their common noise.
-"""
+"""Differential attention: the difference of two attention maps cancels their common noise."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from bigmodel_cli.config import Count, Fraction
 from bigmodel_cli.lazy import F, Tensor, nn, torch
-from bigmodel_cli.parts.attention import KVCache
+from bigmodel_cli.parts.attending import AttentionPart, KVCache
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import AnyMixerOptions
 from bigmodel_cli.parts.kernels import AttentionSpec, attend, weights
-from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.position import NoPositionOptions, RotaryOptions
 from bigmodel_cli.roles import Role, fused
 
@@ -51,7 +47,7 @@ class DifferentialOptions(AnyMixerOptions):
         return Differential(self, layer)
 
 
-class Differential(OwnMatrices):
+class Differential(AttentionPart):
     """(B, T, C) -> (B, T, C)   (softmax(Q1 K1^T / sqrt(D)) - lambda softmax(Q2 K2^T / sqrt(D))) V,
     per head (Ye et al. 2024).
 
@@ -59,8 +55,6 @@ class Differential(OwnMatrices):
     version) and multiplied by 1 - lambda_init. lambda = exp(a . b) - exp(c . d) + lambda_init is
     shared by the heads.
     """
-
-    needs_max_len = True
 
     def __init__(self, options: DifferentialOptions, layer: LayerContext) -> None:
         super().__init__()
@@ -74,7 +68,6 @@ class Differential(OwnMatrices):
         self.factors = nn.Parameter(torch.randn(4, self.width) * 0.1)
         self.rotary = options.position.rotary(self.width, layer.max_len)
         self.spec = AttentionSpec(layer.causal if options.causal is None else options.causal)
-        self.probe: Callable[[Tensor], None] | None = None
 
     def weight_roles(self) -> dict[str, Role]:
         """Queries, keys and values are separate matrices."""
@@ -88,8 +81,7 @@ class Differential(OwnMatrices):
     def factor(self) -> Tensor:
         """lambda, a scalar."""
         a, b, c, d = self.factors.float() if self.factors.dtype != torch.float64 else self.factors
-        factor: Tensor = (a @ b).exp() - (c @ d).exp() + self.lambda_init
-        return factor
+        return (a @ b).exp() - (c @ d).exp() + self.lambda_init
 
     def forward(
         self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: KVCache | None = None
@@ -117,5 +109,4 @@ class Differential(OwnMatrices):
         first, second = y.chunk(2, 1)
         y = first - factor.to(y.dtype) * second
         y = F.rms_norm(y, y.shape[-1:], eps=1e-5) * (1 - self.lambda_init)
-        out: Tensor = self.out(y.transpose(1, 2).flatten(2))
-        return out
+        return self.joined(y)

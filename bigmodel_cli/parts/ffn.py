@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -15,11 +15,21 @@ from bigmodel_cli.parts.dropout import dropout
 
 
 class _FFNOptions(AnyFFNOptions):
+    type: str
     hidden: Count | None = Field(
         None, description="width of the hidden layer; 4 x dim when left out (gated: 8/3 x dim)"
     )
     bias: bool = Field(True, description="learn biases")
     dropout: Probability = Field(0.0, description="of the hidden layer")
+
+    @property
+    def activation(self) -> str:
+        """The name in `ACTIVATIONS`."""
+        return self.type
+
+    def build(self, layer: LayerContext) -> FeedForward:
+        hidden = self.hidden or 4 * layer.dim
+        return FeedForward(layer.dim, hidden, self.bias, self.dropout, self.activation)
 
 
 class GeluFFNOptions(_FFNOptions):
@@ -30,11 +40,9 @@ class GeluFFNOptions(_FFNOptions):
         "none", description="none: the exact form; tanh: GPT-2's approximation"
     )
 
-    def build(self, layer: LayerContext) -> FeedForward:
-        dim = layer.dim
-        return FeedForward(
-            dim, self.hidden or 4 * dim, self.bias, self.dropout, f"gelu_{self.approximate}"
-        )
+    @property
+    def activation(self) -> str:
+        return f"gelu_{self.approximate}"
 
 
 class ReluFFNOptions(_FFNOptions):
@@ -42,36 +50,23 @@ class ReluFFNOptions(_FFNOptions):
 
     type: Literal["relu"] = "relu"
 
-    def build(self, layer: LayerContext) -> FeedForward:
-        dim = layer.dim
-        return FeedForward(dim, self.hidden or 4 * dim, self.bias, self.dropout, "relu")
-
 
 class SquaredReluFFNOptions(_FFNOptions):
     """Two layers with a squared ReLU between them (So et al. 2021, Primer)."""
 
     type: Literal["relu2"] = "relu2"
 
-    def build(self, layer: LayerContext) -> FeedForward:
-        return FeedForward(
-            layer.dim, self.hidden or 4 * layer.dim, self.bias, self.dropout, "relu2"
-        )
-
 
 class _GatedFFNOptions(_FFNOptions):
     bias: bool = Field(False, description="learn biases")
 
-    def build(self, layer: LayerContext) -> GatedFeedForward:
+    def build(self, layer: LayerContext) -> FeedForward:
         hidden = self.hidden or 8 * ((layer.dim + 2) // 3)
-        return GatedFeedForward(layer.dim, hidden, self.bias, self.dropout, self.gate)
-
-    gate: ClassVar[str] = "silu"
+        return FeedForward(layer.dim, hidden, self.bias, self.dropout, self.activation, gated=True)
 
 
 class SwiGLUOptions(_GatedFFNOptions):
-    """SwiGLU (Shazeer 2020): a hidden layer gated by the SiLU of another projection,
-    as in Llama.
-    """
+    """SwiGLU (Shazeer 2020): a hidden layer gated by the SiLU of another one, as in Llama."""
 
     type: Literal["swiglu"] = "swiglu"
 
@@ -80,7 +75,6 @@ class GeGLUOptions(_GatedFFNOptions):
     """GeGLU (Shazeer 2020): gated by the GELU of another projection, as in Gemma and T5 1.1."""
 
     type: Literal["geglu"] = "geglu"
-    gate: ClassVar[str] = "gelu_tanh"
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -88,40 +82,37 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu2": lambda x: F.relu(x).square(),
     "gelu_none": lambda x: F.gelu(x),
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "silu": lambda x: F.silu(x),
+    "swiglu": lambda x: F.silu(x),
+    "geglu": lambda x: F.gelu(x, approximate="tanh"),
 }
 
 
 class FeedForward(Module):
-    """(B, T, C) -> (B, T, C)   down(act(up(x))) (Vaswani et al. 2017, section 3.3)."""
+    """(B, T, C) -> (B, T, C)   down(act(up(x))), or gated down(act(gate(x)) * up(x)).
 
-    def __init__(self, dim: int, hidden: int, bias: bool, dropout: float, activation: str) -> None:
-        super().__init__()
-        self.up = nn.Linear(dim, hidden, bias=bias)
-        self.down = nn.Linear(hidden, dim, bias=bias)
-        self.dropout, self.activation = dropout, ACTIVATIONS[activation]
-
-    def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT) -> Tensor:
-        """Each position by itself."""
-        x = self.activation(self.up(x))
-        y: Tensor = self.down(dropout(x, self.dropout, self.training))
-        return y
-
-
-class GatedFeedForward(Module):
-    """(B, T, C) -> (B, T, C)   down(act(gate(x)) * up(x)) (Shazeer 2020)."""
+    Vaswani et al. 2017, section 3.3; Shazeer 2020.
+    """
 
     def __init__(
-        self, dim: int, hidden: int, bias: bool, dropout: float, activation: str = "silu"
+        self,
+        dim: int,
+        hidden: int,
+        bias: bool,
+        dropout: float,
+        activation: str,
+        gated: bool = False,
     ) -> None:
         super().__init__()
-        self.gate = nn.Linear(dim, hidden, bias=bias)
+        self.gate = nn.Linear(dim, hidden, bias=bias) if gated else None
         self.up = nn.Linear(dim, hidden, bias=bias)
         self.down = nn.Linear(hidden, dim, bias=bias)
         self.dropout, self.activation = dropout, ACTIVATIONS[activation]
 
     def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT) -> Tensor:
         """Each position by itself."""
-        x = self.activation(self.gate(x)) * self.up(x)
-        y: Tensor = self.down(dropout(x, self.dropout, self.training))
-        return y
+        x = (
+            self.activation(self.up(x))
+            if self.gate is None
+            else self.activation(self.gate(x)) * self.up(x)
+        )
+        return self.down(dropout(x, self.dropout, self.training))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 from pydantic import Field
@@ -10,16 +9,21 @@ from pydantic import Field
 from bigmodel_cli.config import Count
 from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, nn, torch
-from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
-from bigmodel_cli.parts.contract import AnyMixerOptions
-from bigmodel_cli.parts.mamba2 import RecurrentCache
-from bigmodel_cli.parts.matrices import OwnMatrices
+from bigmodel_cli.parts.context import LayerContext, SequenceInfo
 from bigmodel_cli.parts.norm import HeadGatedRMSNorm
 from bigmodel_cli.parts.recurrence import ShortConvolution, delta_scan
+from bigmodel_cli.parts.recurrent import (
+    Chunk,
+    Kernel,
+    RecurrentCache,
+    RecurrentMixer,
+    RecurrentOptions,
+    decay_parameters,
+)
 from bigmodel_cli.roles import Role, fused
 
 
-class GatedDeltaNetOptions(AnyMixerOptions):
+class GatedDeltaNetOptions(RecurrentOptions):
     """Gated DeltaNet (Yang et al. 2025): linear attention with the delta rule and a decay."""
 
     type: Literal["gated_deltanet"] = "gated_deltanet"
@@ -33,17 +37,11 @@ class GatedDeltaNetOptions(AnyMixerOptions):
     value_dim: Count | None = Field(
         None, description="width of a value (P); as key_dim when left out"
     )
-    kernel: Count = Field(4, description="width of the short convolution")
-    chunk: Count = Field(
-        64, description="positions computed together; changes speed and memory, not the result"
-    )
+    kernel: Kernel = Field(4, description="width of the short convolution")
+    chunk: Chunk = 64
 
-    def build(self, layer: LayerContext) -> GatedDeltaNet:
+    def build_causal(self, layer: LayerContext) -> GatedDeltaNet:
         """The module. Raises `ValueError` where the heads do not divide."""
-        if not layer.causal:
-            raise ValueError(
-                "type: gated_deltanet goes from left to right; an encoder's mixers see both sides"
-            )
         if self.num_heads % (self.key_heads or self.num_heads):
             raise ValueError(
                 f"num_heads: {self.num_heads} is not a multiple of key_heads {self.key_heads}"
@@ -52,21 +50,18 @@ class GatedDeltaNetOptions(AnyMixerOptions):
             raise ValueError(
                 f"num_heads: {self.num_heads} heads do not divide dim {layer.dim}; give key_dim"
             )
-        if self.kernel < 2:
-            raise ValueError("kernel: the short convolution spans at least 2 positions")
         return GatedDeltaNet(self, layer.dim)
 
 
-class GatedDeltaNet(OwnMatrices):
-    """(B, T, C) -> (B, T, C)   S_t = a_t (I - b_t k_t k_t^T) S_{t-1} + b_t k_t v_t^T, y_t = q_t
-    S_t.
+class GatedDeltaNet(RecurrentMixer):
+    """(B, T, C) -> (B, T, C)   y_t = q_t S_t, with the state S below.
+
+    S_t = a_t (I - b_t k_t k_t^T) S_{t-1} + b_t k_t v_t^T
 
     Yang et al. 2025. Queries and keys have unit length; a_t = exp(-A softplus(x W + dt)); the
-    output is normalised and gated per head. Step sizes and A start as Mamba-2's: between 0.001 and
-    0.1, and between 1 and 16 (the authors' code: from 0 on).
+    output is normalised and gated per head. Step sizes and A start as Mamba-2's (in the authors'
+    code A starts between 0 and 16).
     """
-
-    needs_max_len = False
 
     def __init__(self, options: GatedDeltaNetOptions, dim: int) -> None:
         super().__init__()
@@ -83,11 +78,7 @@ class GatedDeltaNet(OwnMatrices):
         self.gate = nn.Linear(dim, self.heads * self.value_dim, bias=False)
         self.rates = nn.Linear(dim, 2 * self.heads, bias=False)  # beta and decay
         self.conv = ShortConvolution(sum(self.sizes), options.kernel, bias=False)
-        dt = torch.exp(
-            torch.rand(self.heads) * (math.log(0.1) - math.log(0.001)) + math.log(0.001)
-        ).clamp(min=1e-4)
-        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
-        self.log_a = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
+        self.dt_bias, self.log_a = decay_parameters(self.heads)
         self.norm = HeadGatedRMSNorm(self.value_dim)
         self.out = nn.Linear(self.heads * self.value_dim, dim, bias=False)
 
@@ -95,17 +86,8 @@ class GatedDeltaNet(OwnMatrices):
         """Queries, keys, values, beta and decay are separate matrices."""
         return {"qkv.weight": fused(*self.sizes), "rates.weight": fused(self.heads, self.heads)}
 
-    def new_cache(self, batch: int, max_len: int) -> RecurrentCache:
-        return RecurrentCache()
-
-    def forward(
-        self,
-        x: Tensor,
-        sequence: SequenceInfo = SINGLE_DOCUMENT,
-        cache: RecurrentCache | None = None,
-    ) -> Tensor:
-        """Mix the positions; with a cache, x continues its positions."""
-        qkv, past = self.conv(self.qkv(x), sequence, cache.past if cache is not None else None)
+    def mix(self, x: Tensor, sequence: SequenceInfo, cache: RecurrentCache) -> Tensor:
+        qkv, cache.past = self.conv(self.qkv(x), sequence, cache.past)
         kind = torch.promote_types(x.dtype, torch.float32)
         q, k, v = F.silu(qkv).to(kind).split(self.sizes, -1)
         q, k = (self.unit(t) for t in (q, k))  # (B, H, T, N)
@@ -113,15 +95,18 @@ class GatedDeltaNet(OwnMatrices):
         beta, rate = self.rates(x).to(kind).transpose(1, 2).chunk(2, 1)  # (B, H, T) each
         with full_precision(x.device):
             decay = -self.log_a.to(kind).exp()[:, None] * F.softplus(rate + self.dt_bias[:, None])
-            state = cache.state if cache is not None else None
-            y, state = delta_scan(
-                q * self.key_dim**-0.5, k, v, decay, beta.sigmoid(), state, sequence, self.chunk
+            y, cache.state = delta_scan(
+                q * self.key_dim**-0.5,
+                k,
+                v,
+                decay,
+                beta.sigmoid(),
+                cache.state,
+                sequence,
+                self.chunk,
             )
-        if cache is not None:
-            cache.past, cache.state = past, state
         gate = self.gate(x).unflatten(-1, (self.heads, -1))
-        out: Tensor = self.out(self.norm(y.transpose(1, 2), gate).flatten(2).to(x.dtype))
-        return out
+        return self.out(self.norm(y.transpose(1, 2), gate).flatten(2).to(x.dtype))
 
     def unit(self, x: Tensor) -> Tensor:
         """(B, T, heads * N) -> (B, H, T, N), each of unit length."""

@@ -1,22 +1,18 @@
-"""Multi-head latent attention: all heads' keys and values come from one small vector per
-position.
-"""
+"""Multi-head latent attention: keys and values of all heads come from one small vector each."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Literal
 
 from pydantic import Field
 
 from bigmodel_cli.config import Count, Probability
 from bigmodel_cli.lazy import Tensor, nn, torch
-from bigmodel_cli.parts.attention import KVCache, with_dropout
+from bigmodel_cli.parts.attending import AttentionPart, KVCache
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import AnyMixerOptions
-from bigmodel_cli.parts.kernels import AttentionSpec, attend, weights
-from bigmodel_cli.parts.matrices import OwnMatrices
+from bigmodel_cli.parts.kernels import AttentionSpec
 from bigmodel_cli.parts.norm import RMSNorm
 from bigmodel_cli.parts.position import RotaryOptions
 from bigmodel_cli.roles import Role, fused
@@ -53,7 +49,7 @@ class LatentAttentionOptions(AnyMixerOptions):
         return LatentAttention(self, layer)
 
 
-class LatentAttention(OwnMatrices):
+class LatentAttention(AttentionPart):
     """(B, T, C) -> (B, T, C)   c = norm(W x); k_h = [U_h c, rot(R x)], v_h = V_h c; attention.
 
     DeepSeek-V2 2024, section 2.1. Scores are multiplied by 1 / sqrt(D + R), and with YaRN by its
@@ -62,15 +58,10 @@ class LatentAttention(OwnMatrices):
     over the cached c itself, as one key/value head of width kv_rank + rotary_dim.
     """
 
-    needs_max_len = True
-
     def __init__(self, options: LatentAttentionOptions, layer: LayerContext) -> None:
         super().__init__()
-        self.heads, self.rank, self.rotary_dim = (
-            options.num_heads,
-            options.kv_rank,
-            options.rotary_dim,
-        )
+        self.heads, self.rank = options.num_heads, options.kv_rank
+        self.rotary_dim = options.rotary_dim
         self.width = options.head_dim or layer.dim // options.num_heads
         self.value = options.value_dim or self.width
         wide = self.heads * (self.width + self.rotary_dim)
@@ -85,7 +76,6 @@ class LatentAttention(OwnMatrices):
         scale = options.position.of_scores() / math.sqrt(self.width + self.rotary_dim)
         self.spec = AttentionSpec(layer.causal, None, None, scale)
         self.dropout = options.dropout
-        self.probe: Callable[[Tensor], None] | None = None
 
     def weight_roles(self) -> dict[str, Role]:
         """The latent vector and the shared key are separate; the heads' interleaved rows are one
@@ -132,8 +122,7 @@ class LatentAttention(OwnMatrices):
             if cache is not None and sequence.offset
             else self.naive(q, latent, sequence)
         )
-        out: Tensor = self.out(y.transpose(1, 2).flatten(2))
-        return out
+        return self.joined(y)
 
     def naive(self, q: Tensor, latent: Tensor, sequence: SequenceInfo) -> Tensor:
         """(B, H, T, value): keys and values of every head in memory."""
@@ -143,10 +132,7 @@ class LatentAttention(OwnMatrices):
         )
         k, v = kv.split([self.width, self.value], -1)
         k = torch.cat((k, latent[..., self.rank :].expand(-1, self.heads, -1, -1).to(k.dtype)), -1)
-        if self.probe is not None:
-            self.probe(weights(q, k, self.spec, segments=sequence.segment_ids))
-        spec = with_dropout(self.spec, self.dropout if self.training else 0.0)
-        return attend(q.to(k.dtype), k, v, spec, segments=sequence.segment_ids)
+        return self.attend(q.to(k.dtype), k, v, segments=sequence.segment_ids)
 
     def absorbed(self, q: Tensor, latent: Tensor, sequence: SequenceInfo) -> Tensor:
         """(B, H, T, value): attention over the latent vectors themselves."""
@@ -154,10 +140,6 @@ class LatentAttention(OwnMatrices):
         read = q[..., : self.width] @ up[:, : self.width]  # (B, H, T, rank)
         q = torch.cat((read, q[..., self.width :]), -1)
         latent = latent.to(q.dtype)
-        if self.probe is not None:
-            self.probe(weights(q, latent, self.spec, segments=sequence.segment_ids))
-        mean = attend(
-            q, latent, latent[..., : self.rank], self.spec, segments=sequence.segment_ids
-        )  # (B, H, T, rank)
-        y: Tensor = mean @ up[:, self.width :].transpose(-1, -2)
-        return y
+        values = latent[..., : self.rank]
+        mean = self.attend(q, latent, values, segments=sequence.segment_ids)  # (B, H, T, rank)
+        return mean @ up[:, self.width :].transpose(-1, -2)

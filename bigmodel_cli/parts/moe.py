@@ -11,7 +11,7 @@ from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, nn, torch
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import AnyFFNOptions
-from bigmodel_cli.parts.ffn import GatedFeedForward
+from bigmodel_cli.parts.ffn import FeedForward
 from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.roles import EXPERTS, OUTER, Role
 
@@ -72,6 +72,10 @@ class MixtureOfExperts(OwnMatrices):
     width, the router's as any other.
     """
 
+    bias: Tensor
+    load: Tensor  # tokens of each expert since the last step
+    auxiliary: Tensor | None = None
+
     def __init__(self, options: MoEOptions, dim: int) -> None:
         super().__init__()
         self.options = options
@@ -83,14 +87,10 @@ class MixtureOfExperts(OwnMatrices):
         for weights in self.matrices().values():  # as nn.Linear, until the model initialises them
             for weight in weights:
                 nn.init.uniform_(weight, -(weight.shape[1] ** -0.5), weight.shape[1] ** -0.5)
-        self.shared = (
-            GatedFeedForward(dim, options.shared * hidden, False, 0.0) if options.shared else None
-        )
+        width = options.shared * hidden
+        self.shared = FeedForward(dim, width, False, 0.0, "swiglu", gated=True) if width else None
         self.register_buffer("bias", torch.zeros(options.experts))
-        self.register_buffer(
-            "load", torch.zeros(options.experts), persistent=False
-        )  # tokens since the last step
-        self.auxiliary: Tensor | None = None
+        self.register_buffer("load", torch.zeros(options.experts), persistent=False)
 
     def weight_roles(self) -> dict[str, Role]:
         """Each expert has matrices of its own; the router is an output layer."""
@@ -106,29 +106,23 @@ class MixtureOfExperts(OwnMatrices):
         return y if self.shared is None else y + self.shared(x)
 
     def route(self, tokens: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Scores and indices (N, k) of each token's experts; tokens that are not `real` (N,) do not
-        count.
-        """
+        """Scores and indices (N, k) of each token's experts; only tokens `real` (N,) count."""
         options = self.options
         with full_precision(tokens.device):  # close scores decide
             logits = self.router(tokens.to(self.router.weight.dtype))  # (N, E)
         scores = logits.softmax(-1) if options.router == "softmax" else logits.sigmoid()  # (N, E)
-        bias: Tensor = self.bias  # type: ignore[assignment]
-        chosen = (scores.detach() + bias).topk(options.top_k, -1).indices  # (N, k)
+        chosen = (scores.detach() + self.bias).topk(options.top_k, -1).indices  # (N, k)
         if self.training:
-            counted = (
-                scores.new_ones(len(scores)) if real is None else real.to(scores.dtype)
-            )  # (N,)
+            # (N,): 1 for the tokens that count.
+            counted = scores.new_ones(len(scores)) if real is None else real.to(scores.dtype)
             load = scores.new_zeros(options.experts).index_add_(
                 0, chosen.flatten(), counted.repeat_interleave(options.top_k)
             )
             self.load += load
             if options.balance == "loss":
                 shares = (scores / scores.sum(-1, keepdim=True)) * counted[:, None]  # (N, E)
-                fraction, mean = (
-                    load / load.sum().clamp(min=1),
-                    shares.sum(0) / counted.sum().clamp(min=1),
-                )
+                fraction = load / load.sum().clamp(min=1)
+                mean = shares.sum(0) / counted.sum().clamp(min=1)
                 self.auxiliary = options.balance_weight * options.experts * (fraction * mean).sum()
         picked = scores.gather(1, chosen)
         if options.normalize:
@@ -140,9 +134,8 @@ class MixtureOfExperts(OwnMatrices):
 
         Tokens are sorted by expert, so that each expert is one matrix product.
         """
-        order = chosen.flatten().argsort(
-            stable=True
-        )  # (N * k): indices into `chosen`, expert by expert
+        # (N * k): indices into `chosen`, expert by expert.
+        order = chosen.flatten().argsort(stable=True)
         rows = tokens[order // self.options.top_k]
         if tokens.is_meta:  # only shapes and FLOPs, the same for any expert
             counts = torch.tensor([len(rows)] + [0] * (self.options.experts - 1), device="cpu")
@@ -153,9 +146,7 @@ class MixtureOfExperts(OwnMatrices):
         return torch.zeros_like(tokens, dtype=y.dtype).index_add_(0, order // self.options.top_k, y)
 
     def one_by_one(self, rows: Tensor, counts: Tensor) -> Tensor:
-        """(N * k, C): expert after expert, each on its own rows; best where one product fills the
-        machine.
-        """
+        """(N * k, C): expert after expert; best where one product fills the machine."""
         parts = []
         for e, part in enumerate(rows.split(counts.tolist())):
             hidden = F.silu(F.linear(part, self.gate[e])) * F.linear(part, self.up[e])
@@ -168,32 +159,24 @@ class MixtureOfExperts(OwnMatrices):
         within = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[expert]
         padded = rows.new_zeros(len(counts), int(counts.max()), rows.shape[1])
         padded[expert, within] = rows
-        hidden = F.silu(torch.bmm(padded, self.gate.transpose(1, 2))) * torch.bmm(
-            padded, self.up.transpose(1, 2)
-        )
+        gate, up = (torch.bmm(padded, w.transpose(1, 2)) for w in (self.gate, self.up))
+        hidden = F.silu(gate) * up
         return torch.bmm(hidden, self.down.transpose(1, 2))[expert, within]
 
     def after_step(self) -> None:
         """Update the bias (where balancing is by bias) and reset the load."""
-        load: Tensor = self.load  # type: ignore[assignment]
         if self.options.balance == "bias":
-            self.bias += self.options.balance_weight * (load.mean() - load).sign()  # type: ignore[operator]
-        load.zero_()
-        self.auxiliary = None
+            self.bias += self.options.balance_weight * (self.load.mean() - self.load).sign()
+        self.forget_step()
 
     def forget_step(self) -> None:
         """Reset the load and leave the bias."""
-        load: Tensor = self.load  # type: ignore[assignment]
-        load.zero_()
+        self.load.zero_()
         self.auxiliary = None
 
     def statistics(self) -> dict[str, float]:
-        """The busiest expert's load as a multiple of its share,
-        and the fraction of unused experts.
-        """
-        load: Tensor = self.load  # type: ignore[assignment]
-        share = max(1e-9, float(load.mean()))
+        """The busiest expert's load as a multiple of its share, and the share of idle experts."""
         return {
-            "experts.load_max": float(load.max()) / share,
-            "experts.idle": float((load == 0).float().mean()),
+            "experts.load_max": float(self.load.max()) / max(1e-9, float(self.load.mean())),
+            "experts.idle": float((self.load == 0).float().mean()),
         }

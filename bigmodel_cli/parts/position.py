@@ -11,6 +11,7 @@ from bigmodel_cli.config import Count, Fraction, Options, Table
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.parts.context import SequenceInfo
 from bigmodel_cli.parts.contract import AnyPositionOptions
+from bigmodel_cli.parts.kernels import distances
 from bigmodel_cli.parts.rotary import Rotary, Scaling, rotary_rates
 from bigmodel_cli.roles import GAIN, Role
 
@@ -79,9 +80,8 @@ class RotaryOptions(HeadPositionOptions):
 
         Raises `ValueError` where the number of rotated channels is odd.
         """
-        turned = math.floor(
-            self.fraction * head_dim + 1e-6
-        )  # as GPT-NeoX, but for rounding errors (0.29 x 100)
+        # As GPT-NeoX, but for rounding errors (0.29 x 100).
+        turned = math.floor(self.fraction * head_dim + 1e-6)
         if turned % 2 or not turned:
             raise ValueError(
                 f"position: rotary turns pairs of channels, and {turned} of {head_dim} are to be"
@@ -108,9 +108,7 @@ class AlibiOptions(HeadPositionOptions):
 
 
 class T5Options(HeadPositionOptions):
-    """T5's relative positions (Raffel et al. 2020): a learned score per head and distance
-    bucket.
-    """
+    """T5's relative positions (Raffel et al. 2020): a learned score per head and distance."""
 
     type: Literal["t5"] = "t5"
     buckets: Count = Field(
@@ -178,17 +176,13 @@ class SinusoidalPosition(Module):
         position = torch.arange(max_len, dtype=torch.float32)[:, None]  # (T, 1)
         rate = torch.exp(torch.arange(0, dim, 2, dtype=torch.float32) * (-math.log(10000.0) / dim))
         waves = ((position * rate).sin(), (position * rate).cos())
-        table = (
-            torch.stack(waves, dim=-1).flatten(1)
-            if layout == "interleaved"
-            else torch.cat(waves, dim=-1)
-        )
+        interleaved = layout == "interleaved"
+        table = torch.stack(waves, -1).flatten(1) if interleaved else torch.cat(waves, -1)
         self.register_buffer("table", table[:, :dim], persistent=False)  # (T, C)
 
     def forward(self, x: Tensor, sequence: SequenceInfo) -> Tensor:
         """Add each position's sines and cosines."""
-        table: Tensor = self.table  # type: ignore[assignment]
-        return x + sequence.lookup(table, x.shape[1]).to(x.dtype)
+        return x + sequence.lookup(self.get_buffer("table"), x.shape[1]).to(x.dtype)
 
 
 class Alibi(Module):
@@ -200,7 +194,7 @@ class Alibi(Module):
 
     def forward(self, queries: int, keys: int) -> Tensor:
         """The bias of the scores; the last query is aligned with the last key."""
-        slopes: Tensor = self.slopes  # type: ignore[assignment]
+        slopes = self.get_buffer("slopes")
         return -slopes[:, None, None] * distances(queries, keys, slopes.device).abs()
 
 
@@ -247,13 +241,6 @@ class T5Bias(Module):
         spread = math.log(self.options.max_distance / exact)
         far = exact + ((back.clamp(min=1) / exact).log() / spread * (buckets - exact)).long()
         return offset + torch.where(back < exact, back, far.clamp(max=buckets - 1))
-
-
-def distances(queries: int, keys: int, device: torch.device) -> Tensor:
-    """(T, S)   i - j for queries aligned with the last keys."""
-    return torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(
-        keys, device=device
-    )
 
 
 def sines_of_grid(grid: tuple[int, int], dim: int, first: int) -> Tensor:

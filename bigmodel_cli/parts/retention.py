@@ -10,11 +10,9 @@ from pydantic import Field
 from bigmodel_cli.config import Count
 from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, nn, torch
-from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
-from bigmodel_cli.parts.contract import AnyMixerOptions
-from bigmodel_cli.parts.mamba2 import RecurrentCache
-from bigmodel_cli.parts.matrices import OwnMatrices
+from bigmodel_cli.parts.context import LayerContext, SequenceInfo
 from bigmodel_cli.parts.recurrence import scan
+from bigmodel_cli.parts.recurrent import Chunk, RecurrentCache, RecurrentMixer, RecurrentOptions
 from bigmodel_cli.parts.rotary import Rotary
 from bigmodel_cli.roles import Role, fused
 
@@ -22,7 +20,7 @@ EPS = 1e-6
 """Added to a head's mean square (torchscale's default)."""
 
 
-class RetentionOptions(AnyMixerOptions):
+class RetentionOptions(RecurrentOptions):
     """Retention (Sun et al. 2023, RetNet): linear attention with a fixed decay per head."""
 
     type: Literal["retention"] = "retention"
@@ -30,16 +28,10 @@ class RetentionOptions(AnyMixerOptions):
     value_dim: Count | None = Field(
         None, description="width of a value (P); as a query's when left out"
     )
-    chunk: Count = Field(
-        64, description="positions computed together; changes speed and memory, not the result"
-    )
+    chunk: Chunk = 64
 
-    def build(self, layer: LayerContext) -> Retention:
+    def build_causal(self, layer: LayerContext) -> Retention:
         """The module. Raises `ValueError` where the heads do not divide the width."""
-        if not layer.causal:
-            raise ValueError(
-                "type: retention goes from left to right; an encoder's mixers see both sides"
-            )
         if layer.dim % self.num_heads:
             raise ValueError(f"num_heads: {self.num_heads} heads do not divide dim {layer.dim}")
         if layer.dim // self.num_heads % 2:
@@ -50,7 +42,7 @@ class RetentionOptions(AnyMixerOptions):
         return Retention(self, layer)
 
 
-class Retention(OwnMatrices):
+class Retention(RecurrentMixer):
     """(B, T, C) -> (B, T, C)   (Q K^T * D) V with D_ij = gamma_h^(i - j) for j <= i.
 
     Sun et al. 2023, equation 5; gamma_h = 1 - 2^(-5 - h). As in the authors' code (torchscale),
@@ -80,16 +72,7 @@ class Retention(OwnMatrices):
         """Queries, keys and values are separate matrices."""
         return {"qkv.weight": fused(*self.sizes)}
 
-    def new_cache(self, batch: int, max_len: int) -> RecurrentCache:
-        return RecurrentCache()
-
-    def forward(
-        self,
-        x: Tensor,
-        sequence: SequenceInfo = SINGLE_DOCUMENT,
-        cache: RecurrentCache | None = None,
-    ) -> Tensor:
-        """Mix the positions; with a cache, x continues its positions."""
+    def mix(self, x: Tensor, sequence: SequenceInfo, cache: RecurrentCache) -> Tensor:
         kind = torch.promote_types(x.dtype, torch.float32)
         q, k, v = (
             t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -98,11 +81,6 @@ class Retention(OwnMatrices):
         decay = self.log_gamma.to(kind).expand(len(x), self.heads, x.shape[1])  # type: ignore[operator]
         with full_precision(x.device):
             q, k = self.rotary(q, sequence) * q.shape[-1] ** -0.5, self.rotary(k, sequence)
-            y, state = scan(
-                q, k, v, decay, cache.state if cache is not None else None, sequence, self.chunk
-            )
-        if cache is not None:
-            cache.state = state
+            y, cache.state = scan(q, k, v, decay, cache.state, sequence, self.chunk)
         y = F.rms_norm(y.transpose(1, 2), y.shape[-1:], eps=EPS).flatten(2)  # (B, T, H * P)
-        out: Tensor = self.out((y * F.silu(self.gate(x).to(kind))).to(x.dtype))
-        return out
+        return self.out((y * F.silu(self.gate(x).to(kind))).to(x.dtype))

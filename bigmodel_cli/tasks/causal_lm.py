@@ -60,10 +60,7 @@ class CausalLM(TokenTask):
         "segments".
         """
         inputs, segments = self.shift(batch)[0], batch.get("segments")
-        logits: Tensor = (
-            model(inputs) if segments is None else model(inputs, segments=segments[:, :-1])
-        )
-        return logits
+        return model(inputs) if segments is None else model(inputs, segments=segments[:, :-1])
 
     def derived(self, metrics: dict[str, float]) -> dict[str, float]:
         """Perplexity, and bits per token."""

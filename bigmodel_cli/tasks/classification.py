@@ -86,8 +86,7 @@ class Classification(Task):
 
     def forward(self, model: Any, batch: Batch, training: bool = True) -> Tensor:
         """(B, classes)   logits in fp32."""
-        logits: Tensor = model(*inputs_of(batch)).float()
-        return logits
+        return model(*inputs_of(batch)).float()
 
     def loss(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy over the batch, and its size; with weights both are weighted sums.

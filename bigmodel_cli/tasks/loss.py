@@ -22,8 +22,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Te
 
     Label smoothing (Szegedy et al. 2016) spreads `smoothing` of the probability evenly over all V.
     """
-    total: Tensor = _function().apply(logits.flatten(0, -2), targets.flatten(), smoothing)
-    return total
+    return _function().apply(logits.flatten(0, -2), targets.flatten(), smoothing)
 
 
 def token_nll(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -152,8 +152,7 @@ class MaskedImage(Task):
     def errors(self, pixels: Tensor, rebuilt: Tensor, hidden: Tensor) -> Tensor:
         """(B,)   each image's mean squared error over its hidden patches."""
         squares = (rebuilt - self.targets(pixels)).square().mean(2)  # (B, N)
-        errors: Tensor = squares.gather(1, hidden).mean(1)
-        return errors
+        return squares.gather(1, hidden).mean(1)
 
     def divide(self, ranks: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N) -> (B, K), (B, N - K)   indices of visible patches, ascending,

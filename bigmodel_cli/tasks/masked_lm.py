@@ -141,7 +141,5 @@ def found(model: Any, batch: Batch, seen: Tensor, masked: Tensor, at: Tensor) ->
     """(N, V) logits where `at` is True; the model also gets a pair's "types" (B, T + 1)."""
     at = at.flatten().nonzero()[:, 0]
     if "types" in batch:
-        pair: Tensor = model(seen, batch["types"][:, :-1], masked, at)
-        return pair
-    logits: Tensor = model(seen, masked=masked, at=at)
-    return logits
+        return model(seen, batch["types"][:, :-1], masked, at)
+    return model(seen, masked=masked, at=at)

@@ -89,8 +89,7 @@ class Multilabel(Task):
 
     def forward(self, model: Any, batch: Batch, training: bool = True) -> Tensor:
         """(B, C)   logits in fp32."""
-        logits: Tensor = model(*inputs_of(batch)).float()
-        return logits
+        return model(*inputs_of(batch)).float()
 
     def loss(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed binary cross-entropy over items and labels, and their number."""

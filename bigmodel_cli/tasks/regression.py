@@ -81,8 +81,7 @@ class Regression(Task):
 
     def forward(self, model: Any, batch: Batch, training: bool = True) -> Tensor:
         """(B, K)   scaled numbers in fp32."""
-        outputs: Tensor = model(*inputs_of(batch)).float()
-        return outputs
+        return model(*inputs_of(batch)).float()
 
     def errors(self, outputs: Tensor, batch: Batch) -> Tensor:
         """(B, K)   the losses of the scaled numbers."""
@@ -92,8 +91,7 @@ class Regression(Task):
         )
         scaled = ((batch["numbers"] - mean) / std).to(outputs.dtype)
         functions: dict[str, Any] = {"mse": F.mse_loss, "huber": F.huber_loss, "mae": F.l1_loss}
-        losses: Tensor = functions[self.options.loss](outputs, scaled, reduction="none")
-        return losses
+        return functions[self.options.loss](outputs, scaled, reduction="none")
 
     def loss(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss summed over items and numbers, and their number."""
@@ -193,16 +191,12 @@ def _measures(truth: Tensor, said: Tensor) -> dict[str, Measure]:
     z, e = centred.masked_fill(flat, 0.0) / scale, errors / scale
 
     def rmse(sums: Tensor) -> Tensor:
-        found: Tensor = (sums[..., :-1] / sums[..., -1:]).sqrt().mean(-1)
-        return found
+        return (sums[..., :-1] / sums[..., -1:]).sqrt().mean(-1)
 
     def r2(sums: Tensor) -> Tensor:
         wrong, linear, square = sums[..., :-1].unflatten(-1, (3, count)).unbind(-2)
         about = square - linear.square() / sums[..., -1:]
-        found: Tensor = (
-            1 - wrong / torch.where(about > CONSTANT * square, about, torch.nan)
-        ).nanmean(-1)
-        return found
+        return (1 - wrong / torch.where(about > CONSTANT * square, about, torch.nan)).nanmean(-1)
 
     return {
         "mae": Measure(

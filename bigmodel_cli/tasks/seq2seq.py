@@ -90,8 +90,7 @@ class Seq2SeqTask(TokenTask):
 
     def forward(self, model: Any, batch: Batch, training: bool = True) -> Tensor:
         """(B, T, V)   the model's logits."""
-        logits: Tensor = model(batch["source"], self.shift(batch)[0])
-        return logits
+        return model(batch["source"], self.shift(batch)[0])
 
     def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:
         """The text metrics of predictions against references."""

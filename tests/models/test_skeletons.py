@@ -227,11 +227,11 @@ def test_registers_and_the_mean_of_a_vit() -> None:
     ).train()
     loss = (
         model(torch.randn(2, 1, 8, 8)).square().sum()
-        + model.features(model.embed(torch.randn(2, 1, 8, 8))).sum()
+        + model.features(model.patch_vectors(torch.randn(2, 1, 8, 8))).sum()
     )
     loss.backward()
     assert all(p.grad is not None for p in model.parameters())
-    assert model.features(model.embed(torch.randn(2, 1, 8, 8))).shape == (2, 4, 16)
+    assert model.features(model.patch_vectors(torch.randn(2, 1, 8, 8))).shape == (2, 4, 16)
     with pytest.raises(SpecError, match=r"model.patch: 4 does not divide the image of 10 x 8"):
         ViT(
             ViTOptions.model_validate(values),

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bigmodel_cli.parts.kernels import SHORT, AttentionSpec, attend, eager_attention, weights
+from bigmodel_cli.parts.fused import SHORT
+from bigmodel_cli.parts.kernels import AttentionSpec, attend, eager_attention, weights
 
 
 def results(kind: torch.dtype, causal: bool, length: int, how: str) -> list[Tensor]:

@@ -21,7 +21,8 @@ from bigmodel_cli.parts.ffn import (
     SquaredReluFFNOptions,
     SwiGLUOptions,
 )
-from bigmodel_cli.parts.kernels import AttentionSpec, attend, eager_attention, flex, weights
+from bigmodel_cli.parts.flex import flex
+from bigmodel_cli.parts.kernels import AttentionSpec, attend, eager_attention, weights
 from bigmodel_cli.parts.norm import LayerNormOptions, RMSNormOptions
 from bigmodel_cli.parts.position import RotaryOptions, SinusoidalOptions, alibi_slopes
 from bigmodel_cli.parts.rotary import NTKScaling

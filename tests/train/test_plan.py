@@ -17,6 +17,7 @@ from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models import stacks
 from bigmodel_cli.models.sizing import Oversize, watched
+from bigmodel_cli.roles import named_weights
 from bigmodel_cli.spec import load
 from bigmodel_cli.train import room
 from bigmodel_cli.train.session import dry_run
@@ -199,3 +200,13 @@ def test_a_batch_that_no_memory_holds_is_not_timed(cli: Cli, decoder_spec: Path)
     result = cli("bench", decoder_spec, "--set", "train.batch_size=1000000000")
     assert result.status == 2
     assert "train.batch_size: a step of 1,000,000,000 samples at once needs about" in result.err
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
+def test_the_plan_counts_the_state_that_an_optimizer_keeps_of_each_weight(
+    decoder_spec: Path, optimizer: str
+) -> None:
+    spec = load(decoder_spec, [f"train.optimizer={optimizer}"])
+    state = assemble.kept_bytes(spec, assemble.outline(spec, TOKENS).weights)[2]
+    kept = spec.train.optimizer.build(named_weights(spec.model.build(TOKENS))).state_dict()
+    assert state == sum(tensor.nbytes for tensor in kept.values())

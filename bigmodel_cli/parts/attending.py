@@ -1,0 +1,103 @@
+"""What attention parts share: caches of keys and values, and attention that a probe can look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from bigmodel_cli.device import product_dtype
+from bigmodel_cli.lazy import Tensor, nn, torch
+from bigmodel_cli.parts.kernels import AttentionSpec, attend, weights
+from bigmodel_cli.parts.matrices import OwnMatrices
+
+
+@dataclass
+class KVCache:
+    """Keys and values (B, G, S, D) so far, in memory that is allocated once for `max_len`."""
+
+    keys: Tensor
+    values: Tensor
+    length: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        weight: Tensor,
+        batch: int,
+        max_len: int,
+        keys: tuple[int, int],
+        values: tuple[int, int],
+    ) -> KVCache:
+        """An empty cache for keys and values of these (heads, width).
+
+        It is on the weight's device and in the dtype of matrix products.
+        """
+        kind = product_dtype(weight)
+        return cls(
+            weight.new_empty(batch, keys[0], max_len, keys[1], dtype=kind),
+            weight.new_empty(batch, values[0], max_len, values[1], dtype=kind),
+        )
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Append those of new positions and return all so far."""
+        end = self.length + keys.shape[2]
+        self.keys[:, :, self.length : end] = keys
+        self.values[:, :, self.length : end] = values
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows, in this order.
+
+        What is not filled yet is not copied; fewer rows allocate no memory.
+        """
+        self.keys = self._selected(self.keys, rows)
+        self.values = self._selected(self.values, rows)
+
+    def _selected(self, old: Tensor, rows: Tensor) -> Tensor:
+        fits = len(rows) <= len(old)
+        new = old[: len(rows)] if fits else old.new_empty(len(rows), *old.shape[1:])
+        new[:, :, : self.length] = old[:, :, : self.length].index_select(0, rows)
+        return new
+
+
+@dataclass
+class WindowCache:
+    """Keys and values of the last `window` - 1 positions, in constant memory."""
+
+    keys: Tensor
+    values: Tensor
+    window: int
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Append those of new positions; returns them after the earlier ones that they may see."""
+        keys, values = torch.cat((self.keys, keys), 2), torch.cat((self.values, values), 2)
+        first = max(0, keys.shape[2] - self.window + 1)
+        self.keys, self.values = keys[:, :, first:], values[:, :, first:]
+        return keys, values
+
+
+class AttentionPart(OwnMatrices):
+    """Base of the parts with attention over heads.
+
+    It is computed by the fused kernels (kernels.py). While `probe` is set, the weights (B, H, T, S)
+    are also computed by the eager formula and passed to it; the output is still the kernel's.
+    """
+
+    needs_max_len = True
+    spec: AttentionSpec
+    dropout: float = 0.0  # of the weights
+    out: nn.Linear
+    probe: Callable[[Tensor], None] | None = None
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, **given: Tensor | None) -> Tensor:
+        """(B, H, T, E)   `kernels.attend`, with dropout in training."""
+        if self.probe is not None:
+            self.probe(weights(q, k, self.spec, **given))
+        dropped = self.training and self.dropout > 0
+        spec = replace(self.spec, dropout=self.dropout) if dropped else self.spec
+        return attend(q, k, v, spec, **given)
+
+    def joined(self, y: Tensor) -> Tensor:
+        """(B, H, T, E) -> (B, T, C)   the heads side by side, through the last projection."""
+        return self.out(y.transpose(1, 2).flatten(2))

@@ -1,0 +1,147 @@
+"""Attention by PyTorch's fused kernels, and by the eager formula where that is faster on a CPU."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from bigmodel_cli.device import full_precision
+from bigmodel_cli.lazy import F, Tensor, torch
+from bigmodel_cli.parts.dropout import dropout
+
+SHORT = 128
+"""Most keys of which a CPU in bf16 finds gradients by the eager formula; at 64 that takes a third
+of the fused kernel's time.
+"""
+FEW = 16
+"""Most queries of a generation step for which a CPU takes the eager formula in fp32."""
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """Which positions see which, and how scores become weights."""
+
+    causal: bool = True
+    window: int | None = None  # positions seen, itself included; to both sides where not causal
+    softcap: float | None = None
+    scale: float | None = None  # 1 / sqrt(D) when None
+    dropout: float = 0.0
+
+
+def fused(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    spec: AttentionSpec,
+    mask: Tensor | None,
+    is_causal: bool,
+    sinks: Tensor | None,
+) -> Tensor:
+    """(B, H, T, E); `mask` as in PyTorch, or `is_causal` instead."""
+    scale = spec.scale or 1 / math.sqrt(q.shape[-1])
+    if _few_queries(q, k) and sinks is None and not is_causal:
+        with full_precision(q.device):
+            return _cpu_bf16(q.float(), k.float(), v.float(), spec, mask, scale)
+    slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad
+    if slow and k.shape[2] <= SHORT and sinks is None:
+        if is_causal:
+            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
+        return _cpu_bf16(q, k, v, spec, mask, scale)
+    if sinks is None:
+        return _kernel(q, k, v, spec, mask, is_causal, scale)
+    q, k, v = _with_sink(q, k, v, sinks, scale)
+    if is_causal:  # a dummy query before the first, so that query t still ends at key t
+        return _kernel(F.pad(q, (0, 0, 1, 0)), k, v, spec, None, True, scale)[:, :, 1:]
+    if mask is not None:
+        mask = F.pad(mask, (1, 0), value=True if mask.dtype == torch.bool else 0.0)
+    return _kernel(q, k, v, spec, mask, False, scale)
+
+
+def _kernel(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    spec: AttentionSpec,
+    mask: Tensor | None,
+    causal: bool,
+    scale: float,
+) -> Tensor:
+    """PyTorch's kernel.
+
+    Where values are of another width than keys, the narrower are padded with zeros: otherwise it
+    would keep T x S weights in memory.
+    """
+    width, values = q.shape[-1], v.shape[-1]
+    if width < values:
+        q, k = F.pad(q, (0, values - width)), F.pad(k, (0, values - width))
+    elif values < width:
+        v = F.pad(v, (0, width - values))
+    if q.is_meta and not spec.dropout and (mask is None or not mask.requires_grad):
+        return _shapes(q, k, v, mask, causal)[..., :values]
+    y = F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=mask,
+        dropout_p=spec.dropout,
+        is_causal=causal,
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    return y if values >= width else y[..., :values]
+
+
+def _shapes(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """The fused kernel on the meta device, where PyTorch would make T x S weights."""
+    k, v = ungrouped(k, q), ungrouped(v, q)
+    bias = None if mask is None else mask.to(q.dtype)
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, 0.0, causal, attn_mask=bias
+    )[0]
+
+
+def _few_queries(q: Tensor, k: Tensor) -> bool:
+    """Whether this is a generation step on a CPU.
+
+    There the eager formula in fp32 takes a quarter of the kernel's time in bf16.
+    """
+    generating = q.device.type == "cpu" and not q.requires_grad and q.dtype != torch.float64
+    return generating and q.shape[2] <= FEW and q.shape[1] == k.shape[1]
+
+
+def _cpu_bf16(
+    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, mask: Tensor | None, scale: float
+) -> Tensor:
+    """The eager formula: products in the inputs' precision, softmax in fp32."""
+    k, v = ungrouped(k, q), ungrouped(v, q)
+    scores = (q @ k.transpose(-2, -1)).float() * scale
+    if mask is not None:
+        scores = (
+            scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+            if mask.dtype == torch.bool
+            else scores + mask
+        )
+    return dropout(scores.softmax(-1), spec.dropout, True).to(v.dtype) @ v
+
+
+def _with_sink(
+    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A key before all others, whose score is the head's sink and whose value is zero.
+
+    One extra channel carries it: 1 in every query, sink / scale in that key, 0 in the others
+    (padded to the kernels' 8).
+    """
+    k, v = ungrouped(k, q), ungrouped(v, q)
+    q = torch.cat(
+        (q, torch.ones_like(q[..., :1]), torch.zeros_like(q[..., :1]).expand(*q.shape[:-1], 7)), -1
+    )
+    k = F.pad(k, (0, 8, 1, 0))
+    first = F.pad((sinks / scale)[:, None, None], (q.shape[-1] - 8, 7)).to(k.dtype)  # (H, 1, D + 8)
+    k = torch.cat((first.expand(len(k), -1, -1, -1), k[:, :, 1:]), 2)
+    return q, k, F.pad(v, (0, 0, 1, 0))
+
+
+def ungrouped(x: Tensor, q: Tensor) -> Tensor:
+    """(B, G, ...) -> (B, H, ...)   keys or values, repeated for each head of q (B, H, ...)."""
+    return x.repeat_interleave(q.shape[1] // x.shape[1], dim=1)
