@@ -6,14 +6,15 @@ The same for every seed.
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from bigmodel_cli.data.base import Say
+from bigmodel_cli.data.base import AnyDataOptions, Say
 from bigmodel_cli.data.files import find_files
 from bigmodel_cli.data.order import Ints, permute
 from bigmodel_cli.data.text.corpus import ENDINGS
@@ -36,16 +37,6 @@ def fraction_of(given: float | None, named: bool) -> float:
     tenth.
     """
     return 0.0 if named else TENTH if given is None else given
-
-
-def with_held_out(named: Iterable[str], given: float | None) -> tuple[str, ...]:
-    """The names of the splits, given those that are named and the part that may be held out."""
-    names = tuple(named)
-    return (
-        (*names, "val")
-        if "train" in names and "val" not in names and fraction_of(given, False)
-        else names
-    )
 
 
 def not_both(named: Any, option: str, given: float | None) -> None:
@@ -149,3 +140,50 @@ def _there(names: Sequence[str], option: str, base: Path, endings: tuple[str, ..
         except DataError:
             continue
     return found
+
+
+class HeldOutOptions(AnyDataOptions):
+    """Options of data of which a part of the training items may be held out for validation."""
+
+    if TYPE_CHECKING:
+        val_fraction: ValFraction
+
+    @abstractmethod
+    def named(self, base: Path) -> tuple[str, ...]:
+        """The splits that the source itself has."""
+
+    def splits(self, base: Path) -> tuple[str, ...]:
+        names = self.named(base)
+        return (*names, "val") if "train" in names and self.fraction(base) else names
+
+    def fraction(self, base: Path) -> float:
+        """The part of the training items to hold out."""
+        return fraction_of(self.val_fraction, "val" in self.named(base))
+
+
+class FilesOptions(HeldOutOptions):
+    """Options of data whose splits are files, named by `train`, `val` and `test`."""
+
+    paths = ("train", "val", "test")
+    test_data: ClassVar[str] = "data.test=[FILE]"
+    if TYPE_CHECKING:
+        train: list[str]
+        val: list[str]
+        test: list[str]
+
+    @model_validator(mode="after")
+    def _one_validation(self) -> Self:
+        not_both(self.val, "val", self.val_fraction)
+        return self
+
+    def named(self, base: Path) -> tuple[str, ...]:
+        given = {"train": self.train, "val": self.val, "test": self.test}
+        return tuple(name for name, files in given.items() if files)
+
+    def files(
+        self, base: Path, only: str | None, say: Say, endings: tuple[str, ...]
+    ) -> dict[str, tuple[Path, ...]]:
+        """The files of each split that is needed (`files_of_splits`)."""
+        given = {"train": self.train, "val": self.val, "test": self.test}
+        named = {name: (files, f"data.{name}") for name, files in given.items()}
+        return files_of_splits(named, base, only, say, endings)

@@ -52,12 +52,11 @@ from bigmodel_cli.data.expected import Expected, LabelledOptions, numbered
 from bigmodel_cli.data.files import check_plain
 from bigmodel_cli.data.holdout import (
     HELD_OUT,
+    HeldOutOptions,
     ValFraction,
-    fraction_of,
     needed,
     not_both,
     parts_of,
-    with_held_out,
 )
 from bigmodel_cli.data.normalisation import normalisation, sampled
 from bigmodel_cli.data.order import Ints
@@ -72,7 +71,7 @@ MOST_FRAMES = 1 << 20
 Rule = dict[str, Annotated[list[Natural | str], Field(min_length=1)]]
 
 
-class AudioOptions(LabelledOptions):
+class AudioOptions(HeldOutOptions, LabelledOptions):
     """Recordings: WAV, and FLAC, OGG, MP3 (pip install 'bigmodel[audio]'), as files, in folders, or
     in .tar archives.
     """
@@ -230,11 +229,8 @@ class AudioOptions(LabelledOptions):
         self.sound().check()
         return self
 
-    def splits(self, base: Path) -> tuple[str, ...]:
-        """The splits that there are."""
-        return with_held_out(
-            ("train", *(n for n in ("val", "test") if n in self.split)), self.val_fraction
-        )
+    def named(self, base: Path) -> tuple[str, ...]:
+        return ("train", *(name for name in ("val", "test") if name in self.split))
 
     def loader_workers(self) -> int:
         return self.workers
@@ -293,7 +289,7 @@ def _open_audio(
     known = before if only is not None else None
     sound = known.sound if known is not None and known.sound is not None else options.sound()
     check_filters(sound)
-    fraction = fraction_of(options.val_fraction, "val" in options.split)
+    fraction = options.fraction(base)
     wanted = needed(("train", *options.split), only)
     recordings = open_recordings(
         options.files,

@@ -12,7 +12,6 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import DatasetInfo, Options, Positive
 from bigmodel_cli.data.base import (
-    AnyDataOptions,
     Assets,
     DataSet,
     Say,
@@ -27,12 +26,11 @@ from bigmodel_cli.data.expected import Expected, LabelledOptions, numbered
 from bigmodel_cli.data.files import expand
 from bigmodel_cli.data.holdout import (
     HELD_OUT,
+    FilesOptions,
+    HeldOutOptions,
     ValFraction,
-    files_of_splits,
     fraction_of,
     needed,
-    not_both,
-    with_held_out,
 )
 from bigmodel_cli.data.image.augment import Augmentation, AugmentOptions
 from bigmodel_cli.data.image.folder import read_folder, split_folders
@@ -83,7 +81,7 @@ class NormalizeOptions(Options):
     std: Annotated[list[Positive], Field(min_length=1, max_length=3)]
 
 
-class _ImageOptions(AnyDataOptions):
+class _ImageOptions(HeldOutOptions):
     source: ClassVar[tuple[tuple[int, int, int] | None, int, int]] = (None, 0, 0)
     """(channels, height, width), classes and training images of a source that is the same
     everywhere.
@@ -137,11 +135,7 @@ class _ImageOptions(AnyDataOptions):
         return self
 
     def named(self, base: Path) -> tuple[str, ...]:
-        """The splits that the source itself has."""
         return ("train", "test")
-
-    def splits(self, base: Path) -> tuple[str, ...]:
-        return with_held_out(self.named(base), self.val_fraction)
 
     def loader_workers(self) -> int:
         return self.workers
@@ -240,13 +234,11 @@ class FolderOptions(LabelledOptions, _ImageOptions):
         )
 
 
-class ParquetOptions(LabelledOptions, _ImageOptions):
+class ParquetOptions(FilesOptions, LabelledOptions, _ImageOptions):
     """Parquet files with the image column of Hugging Face datasets (pip install
     'bigmodel[parquet]').
     """
 
-    paths = ("train", "val", "test")
-    test_data: ClassVar[str] = "data.test=[FILE]"
     type: Literal["parquet_images"] = "parquet_images"
     train: Annotated[list[str], Field(min_length=1)] = Field(
         description="files or globs of the training split"
@@ -262,7 +254,6 @@ class ParquetOptions(LabelledOptions, _ImageOptions):
 
     @model_validator(mode="after")
     def _consistent(self) -> ParquetOptions:
-        not_both(self.val, "val", self.val_fraction)
         if self.target_columns and self.label_separator is not None:
             raise ValueError(
                 "target_columns and label_separator: an image has numbers or labels; leave one out"
@@ -271,18 +262,9 @@ class ParquetOptions(LabelledOptions, _ImageOptions):
             raise ValueError("target_columns: a column is named twice")
         return self
 
-    @property
-    def _files(self) -> dict[str, list[str]]:
-        return {"train": self.train, "val": self.val, "test": self.test}
-
-    def named(self, base: Path) -> tuple[str, ...]:
-        """The splits for which there are files."""
-        return tuple(name for name, files in self._files.items() if files)
-
     def read(self, base: Path, only: str | None, say: Say) -> RawImages:
         """The images of the splits that `only` needs."""
-        named = {n: (names, f"data.{n}") for n, names in self._files.items()}
-        files = files_of_splits(named, base, only, say, PARQUET)
+        files = self.files(base, only, say, PARQUET)
         if not self.labels:
             return read_parquet(files, self.image_column, None)
         return read_parquet(

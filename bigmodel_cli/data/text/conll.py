@@ -8,14 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from bigmodel_cli.config import PADDING, DatasetInfo
 from bigmodel_cli.data.base import (
-    AnyDataOptions,
     Assets,
     DataSet,
     Piece,
@@ -26,15 +25,7 @@ from bigmodel_cli.data.base import (
     say_lacking,
 )
 from bigmodel_cli.data.cache import key_of
-from bigmodel_cli.data.holdout import (
-    HELD_OUT,
-    ValFraction,
-    files_of_splits,
-    fraction_of,
-    not_both,
-    parts_of,
-    with_held_out,
-)
+from bigmodel_cli.data.holdout import HELD_OUT, FilesOptions, ValFraction, parts_of
 from bigmodel_cli.data.order import Ints, keys_of
 from bigmodel_cli.data.reading import checked_text, is_json_lines, json_rows, lines, lookup
 from bigmodel_cli.data.text.corpus import Survey, Texts
@@ -71,13 +62,11 @@ class Sentence(NamedTuple):
     tags: list[str]
 
 
-class CoNLLOptions(AnyDataOptions):
+class CoNLLOptions(FilesOptions):
     """A tag for each word: CoNLL's columns (a word a line, a blank line between sentences), or
     .jsonl with lists; plain or .gz.
     """
 
-    paths = ("train", "val", "test")
-    test_data: ClassVar[str] = "data.test=[FILE]"
     type: Literal["conll"] = "conll"
     train: Annotated[Files, Field(min_length=1)] = Field(
         description="files, globs or folders, read in this order"
@@ -117,19 +106,6 @@ class CoNLLOptions(AnyDataOptions):
         self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
     ) -> DataSet:
         return _open_conll(self, base, say, assets, only)
-
-    @model_validator(mode="after")
-    def _one_validation(self) -> CoNLLOptions:
-        not_both(self.val, "val", self.val_fraction)
-        return self
-
-    @property
-    def files(self) -> dict[str, Files]:
-        """The names of each split's files."""
-        return {"train": self.train, "val": self.val, "test": self.test}
-
-    def splits(self, base: Path) -> tuple[str, ...]:
-        return with_held_out((n for n, names in self.files.items() if names), self.val_fraction)
 
     def longest(self) -> int:
         return self.context
@@ -227,8 +203,7 @@ def _open_conll(
     options: CoNLLOptions, base: Path, say: Say, assets: Assets | None, only: str | None
 ) -> DataSet:
     """The sentences as tokens; the tokenizer is fitted, or a checkpoint's when `assets` has one."""
-    named = {n: (names, f"data.{n}") for n, names in options.files.items() if names}
-    files = files_of_splits(named, base, only, say, ENDINGS)
+    files = options.files(base, only, say, ENDINGS)
     skipped = Counter[str]()
     with reading("reading sentences", [path for paths in files.values() for path in paths]):
         found = {
@@ -241,7 +216,7 @@ def _open_conll(
         raise DataError(f"data.{name}: there is not a sentence in {files[name][0]}")
     classes = _classes(found, info_of(assets) if only is not None else None, say)
     digest = _digest(s for sentences in found.values() for s in sentences)
-    fraction = fraction_of(options.val_fraction, "val" in named)
+    fraction = options.fraction(base)
     if fraction and "train" in found:
         whole = found["train"]
         parts = parts_of(len(whole), fraction, "sentences", None if only else say)
@@ -336,13 +311,8 @@ def _tokenizer(
         for name, own in texts.items()
     }
     corpus = Texts(files=(), source=lambda: iter(texts.get("train", [])))
-    tokenizer = fit_tokenizer(options.tokenizer, Corpora(corpus, surveys), say, assets)
-    if tokenizer.end_of_text is None:
-        raise SpecError(
-            "data.tokenizer: it has no mark for the end of a text, which ends a sentence; use bpe"
-            " or bytes"
-        )
-    return tokenizer
+    texts_of = Corpora(corpus, surveys)
+    return fit_tokenizer(options.tokenizer, texts_of, say, assets, ends="a sentence")
 
 
 class Tagged(Split):

@@ -12,17 +12,16 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import PADDING, Count, DatasetInfo
-from bigmodel_cli.data.base import AnyDataOptions, Assets, DataSet, Say, Split
+from bigmodel_cli.data.base import Assets, DataSet, Say, Split
 from bigmodel_cli.data.cache import cached_folder, key_of
 from bigmodel_cli.data.expected import Expected
 from bigmodel_cli.data.hashes import check_unchanged
 from bigmodel_cli.data.holdout import (
     TENTH,
+    HeldOutOptions,
     ValFraction,
     files_of_splits,
-    fraction_of,
     not_both,
-    with_held_out,
 )
 from bigmodel_cli.data.order import Ints, draw, keys_of
 from bigmodel_cli.data.reading import plain_name
@@ -56,7 +55,7 @@ TABLES = (".json", ".ndjson", ".csv", ".tsv")
 PHASE = 1  # stream of random numbers that shifts the windows
 
 
-class _TextOptions(AnyDataOptions):
+class _TextOptions(HeldOutOptions):
     test_data: ClassVar[str] = "data.test_files=[FILE]"
     context: Count = Field(description="tokens that the model sees at once (T)")
     tokenizer: TokenizerOptions = Field(BytesOptions(), description="text to tokens")
@@ -84,12 +83,8 @@ class _TextOptions(AnyDataOptions):
     def corpora(self, base: Path, only: str | None, say: Say) -> dict[str, Corpus]:
         """The texts of the splits, or those that `only` one needs."""
 
-    def named(self) -> tuple[str, ...]:
-        """The splits that the source itself has."""
+    def named(self, base: Path) -> tuple[str, ...]:
         return ("train",)
-
-    def splits(self, base: Path) -> tuple[str, ...]:
-        return with_held_out(self.named(), self.val_fraction)
 
     def longest(self) -> int:
         return self.context
@@ -139,7 +134,7 @@ class TextOptions(_TextOptions):
             for n, files in files_of_splits(named, base, only, say).items()
         }
 
-    def named(self) -> tuple[str, ...]:
+    def named(self, base: Path) -> tuple[str, ...]:
         return (
             "train",
             *(["val"] if self.val_files else []),
@@ -182,7 +177,7 @@ def _open_text(
             raise DataError(
                 f"the corpus is empty: {', '.join(str(f) for f in corpora[name].files[:3])}"
             )
-    fraction = fraction_of(options.val_fraction, "val" in options.named())
+    fraction = options.fraction(base)
     own = {}
     if fraction and "train" in surveys:
         own["train"] = training_part(surveys["train"].lengths, fraction)

@@ -16,12 +16,12 @@ from bigmodel_cli.data.cache import cached_folder, key_of
 from bigmodel_cli.data.expected import Expected
 from bigmodel_cli.data.holdout import (
     HELD_OUT,
+    FilesOptions,
+    HeldOutOptions,
     ValFraction,
     files_of_splits,
-    fraction_of,
     not_both,
     parts_of,
-    with_held_out,
 )
 from bigmodel_cli.data.order import Ints, keys_of
 from bigmodel_cli.data.text.pair_files import SIDES, PairSource, parallel, table
@@ -38,7 +38,7 @@ from bigmodel_cli.data.text.tokenizer_fit import (
 )
 from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
 from bigmodel_cli.draw import KEY
-from bigmodel_cli.errors import DataError, SpecError
+from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.progress import reading
 
@@ -77,7 +77,7 @@ class PairOptions(AnyDataOptions):
     def longest(self) -> int:
         return self.context
 
-    def fraction(self) -> float:
+    def fraction(self, base: Path) -> float:
         """The part of the training pairs to hold out."""
         return 0.0
 
@@ -91,26 +91,13 @@ class PairOptions(AnyDataOptions):
         return Expected(info, frozenset(SIDES), longest=(self.context,) * 2)
 
 
-class _HeldOut(PairOptions):
-    val_fraction: ValFraction = Field(None, description=HELD_OUT.format("pairs"))
-
-    def named(self) -> tuple[str, ...]:
-        """The splits for which there are files."""
-        raise NotImplementedError
-
-    def splits(self, base: Path) -> tuple[str, ...]:
-        return with_held_out(self.named(), self.val_fraction)
-
-    def fraction(self) -> float:
-        return fraction_of(self.val_fraction, "val" in self.named())
-
-
-class PairsOptions(_HeldOut):
+class PairsOptions(HeldOutOptions, PairOptions):
     """Pairs of texts, parallel by line: files of sources and files of targets, plain or .gz."""
 
     paths = ("source", "target", "val_source", "val_target", "test_source", "test_target")
     test_data: ClassVar[str] = "data.test_source=[FILE] --set data.test_target=[FILE]"
     type: Literal["pairs"] = "pairs"
+    val_fraction: ValFraction = Field(None, description=HELD_OUT.format("pairs"))
     source: Files = Field(
         description="files, globs or folders of the training sources, read in this order"
     )
@@ -128,7 +115,7 @@ class PairsOptions(_HeldOut):
         not_both(self.val_source, "val_source", self.val_fraction)
         return self
 
-    def named(self) -> tuple[str, ...]:
+    def named(self, base: Path) -> tuple[str, ...]:
         given = {"train": self.source, "val": self.val_source, "test": self.test_source}
         return tuple(split for split, names in given.items() if names)
 
@@ -136,19 +123,18 @@ class PairsOptions(_HeldOut):
         """The splits, or what `only` one needs."""
         prefix = {"train": "", "val": "val_", "test": "test_"}
         named = {
-            s: {n: (getattr(self, prefix[n] + s), f"data.{prefix[n]}{s}") for n in self.named()}
+            s: {n: (getattr(self, prefix[n] + s), f"data.{prefix[n]}{s}") for n in self.named(base)}
             for s in SIDES
         }
         files = {side: files_of_splits(named[side], base, only, say) for side in SIDES}
         return {n: parallel(n, {side: files[side][n] for side in SIDES}) for n in files["source"]}
 
 
-class PairTableOptions(_HeldOut):
+class PairTableOptions(FilesOptions, PairOptions):
     """Pairs of texts in two columns: .tsv, .csv, .jsonl (each plain or .gz) or .parquet."""
 
-    paths = ("train", "val", "test")
-    test_data: ClassVar[str] = "data.test=[FILE]"
     type: Literal["pair_table"] = "pair_table"
+    val_fraction: ValFraction = Field(None, description=HELD_OUT.format("pairs"))
     train: Files = Field(
         description="files, globs or folders, read in this order; each by its ending"
     )
@@ -170,24 +156,11 @@ class PairTableOptions(_HeldOut):
     )
     delimiter: Delimiter = None
 
-    @model_validator(mode="after")
-    def _one_validation(self) -> PairTableOptions:
-        not_both(self.val, "val", self.val_fraction)
-        return self
-
-    @property
-    def _files(self) -> dict[str, list[str]]:
-        return {"train": self.train, "val": self.val, "test": self.test}
-
-    def named(self) -> tuple[str, ...]:
-        return tuple(split for split, names in self._files.items() if names)
-
     def sources(self, base: Path, only: str | None, say: Say) -> dict[str, PairSource]:
         """The splits, or what `only` one needs."""
         sides = ("data.source", "data.target")
         columns = Columns((self.source, self.target), None, self.header, sides, self.delimiter)
-        named = {n: (names, f"data.{n}") for n, names in self._files.items()}
-        found = files_of_splits(named, base, only, say, ENDINGS)
+        found = self.files(base, only, say, ENDINGS)
         check_order([survey_table(files, columns) for files in found.values()], columns)
         return {n: table(files, columns) for n, files in found.items()}
 
@@ -199,7 +172,7 @@ def _open_pairs(
     sources = options.sources(base, only, say)
     for note in [note for source in sources.values() for note in source.notes]:
         say(note)
-    fraction = options.fraction()
+    fraction = options.fraction(base)
     if fraction and "train" in sources:
         train, count = sources["train"], sources["train"].count()
         parts = parts_of(count, fraction, "pairs", None if only else say)
@@ -259,14 +232,8 @@ def _tokenizers(
             sources["train"] if "train" in sources else next(iter(sources.values()))
         )  # where a tokenizer is not fitted
         corpus, found = first.corpus(side)
-        tokenizer = fit_tokenizer(wanted, Corpora(corpus, {"train": found}), say, assets, asset)
-        if tokenizer.end_of_text is None:
-            name = "tokenizer" if asset == ASSET else "source_tokenizer"
-            raise SpecError(
-                f"data.{name}: it has no mark for the end of a text, which ends a side; use bpe or"
-                " bytes"
-            )
-        return tokenizer
+        texts = Corpora(corpus, {"train": found})
+        return fit_tokenizer(wanted, texts, say, assets, asset, ends="a side")
 
     if options.source_tokenizer is None:
         return dict.fromkeys(SIDES, fit(options.tokenizer, None, ASSET))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -29,16 +29,7 @@ from bigmodel_cli.data.base import (
 from bigmodel_cli.data.cache import cached_folder, key_of
 from bigmodel_cli.data.expected import Expected, LabelledOptions, numbered
 from bigmodel_cli.data.hashes import check_unchanged
-from bigmodel_cli.data.holdout import (
-    HELD_OUT,
-    Mask,
-    ValFraction,
-    files_of_splits,
-    fraction_of,
-    hold_out,
-    not_both,
-    with_held_out,
-)
+from bigmodel_cli.data.holdout import HELD_OUT, FilesOptions, Mask, ValFraction, hold_out
 from bigmodel_cli.data.order import Ints, keys_of
 from bigmodel_cli.data.targets import Separator, check_kind, multi_hot, number_facts, target_name
 from bigmodel_cli.data.text.corpus import Survey, Texts
@@ -63,7 +54,6 @@ from bigmodel_cli.data.text.tokenizer_fit import (
 from bigmodel_cli.data.text.word_ids import Words
 from bigmodel_cli.data.trained_on import as_hashes, hash_of
 from bigmodel_cli.draw import KEY
-from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.progress import reading
 
@@ -71,13 +61,11 @@ FORMAT = 2  # of the cached tokens
 ColumnOption = Annotated[int, Field(ge=0, le=10_000)] | str
 
 
-class TableOptions(LabelledOptions):
+class TableOptions(FilesOptions, LabelledOptions):
     """Labelled text, one item a row: .tsv, .csv, .jsonl (each plain or .gz), .parquet; other files
     are lines of one column.
     """
 
-    paths = ("train", "val", "test")
-    test_data: ClassVar[str] = "data.test=[FILE]"
     type: Literal["table"] = "table"
     train: Annotated[list[str], Field(min_length=1)] = Field(
         description="files, globs or folders, read in this order; each by its ending"
@@ -130,7 +118,6 @@ class TableOptions(LabelledOptions):
 
     @model_validator(mode="after")
     def _consistent(self) -> TableOptions:
-        not_both(self.val, "val", self.val_fraction)
         if self.label is not None and self.targets:
             raise ValueError(
                 "targets and label: an item has numbers or a label; leave one out (null, [])"
@@ -148,14 +135,6 @@ class TableOptions(LabelledOptions):
                 "header: false, and a column is given by name; say it by its number, from 0"
             )
         return self
-
-    @property
-    def files(self) -> dict[str, list[str]]:
-        """The names of each split's files."""
-        return {"train": self.train, "val": self.val, "test": self.test}
-
-    def splits(self, base: Path) -> tuple[str, ...]:
-        return with_held_out((n for n, names in self.files.items() if names), self.val_fraction)
 
     def longest(self) -> int:
         return self.context
@@ -194,8 +173,7 @@ def _open_table(
     options: TableOptions, base: Path, say: Say, assets: Assets | None, only: str | None
 ) -> DataSet:
     """The rows as tokens; the tokenizer is fitted, or a checkpoint's when `assets` has one."""
-    named = {n: (names, f"data.{n}") for n, names in options.files.items() if names}
-    files = files_of_splits(named, base, only, say, ENDINGS)
+    files = options.files(base, only, say, ENDINGS)
     surveys = {name: survey_table(paths, options.columns) for name, paths in files.items()}
     check_order(surveys.values(), options.columns)
     training = surveys["train"].labels if "train" in surveys else {}
@@ -204,7 +182,7 @@ def _open_table(
     before = info_of(assets)
     known = before if only is not None else None
     classes = _classes(options, surveys, known)
-    fraction = fraction_of(options.val_fraction, "val" in named)
+    fraction = options.fraction(base)
     held_out = None
     if fraction and "train" in files:
         held_out = hold_out(surveys["train"].rows, fraction, "rows", None if only else say)
@@ -287,13 +265,8 @@ def _tokenizer(
         n: Survey(s.digest, s.characters, 2, s.symbols, hashes=s.hashes) for n, s in surveys.items()
     }
     kept = Texts(files=files.get("train", ()), source=texts)
-    tokenizer = fit_tokenizer(options.tokenizer, Corpora(kept, described, fraction), say, assets)
-    if tokenizer.end_of_text is None:
-        raise SpecError(
-            "data.tokenizer: it has no mark for the end of a text, which ends a row; use bpe or"
-            " bytes"
-        )
-    return tokenizer
+    corpora = Corpora(kept, described, fraction)
+    return fit_tokenizer(options.tokenizer, corpora, say, assets, ends="a row")
 
 
 def _kept(rows: Iterator[Row], held_out: Mask | None) -> Iterator[Row]:
