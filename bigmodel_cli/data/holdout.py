@@ -80,6 +80,20 @@ def parts_of(count: int, fraction: float, unit: str, say: Say | None) -> dict[st
     return {"train": np.flatnonzero(~held_out), "val": np.flatnonzero(held_out)}
 
 
+def part_of_each_class(labels: Any, fraction: float) -> Ints:
+    """The numbers of that part of each class's items, at least one, in order: the same for every
+    seed, and a smaller part is contained in a larger one.
+
+    Of numbers and sets, a part of all items.
+    """
+    chosen, labels = [], labels if labels.ndim == 1 else np.zeros(len(labels), np.int64)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        order = permute(np.arange(len(members)), len(members), (1, int(label)))
+        chosen.append(members[order[: max(1, round(fraction * len(members)))]])
+    return np.sort(np.concatenate(chosen))
+
+
 def needed(named: Iterable[str], only: str | None) -> tuple[str, ...]:
     """The named splits that must be read for `only` that one: a held-out part is in the training
     data.

@@ -131,6 +131,18 @@ def sets_among(held: Any, classes: Sequence[str], known: Sequence[str]) -> Any:
     return mapped
 
 
+def numbers_among(labels: Any, classes: Sequence[str], known: Sequence[str]) -> Any:
+    """(N,) labels, or (N, C) sets, by the numbers of a checkpoint's classes.
+
+    Raises `SpecError` for one that it does not know.
+    """
+    if not classes:
+        return labels
+    if labels.ndim > 1:
+        return sets_among(labels, classes, known)
+    return numbers_of(classes, known, [classes[i] for i in np.unique(labels).tolist()])[labels]
+
+
 def number_facts(
     names: Sequence[str], train: Any, before: DatasetInfo | None, known: bool, say: Say
 ) -> dict[str, Any]:

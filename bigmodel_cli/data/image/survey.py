@@ -18,7 +18,6 @@ from bigmodel_cli.data.image.files import open_image, read_header
 from bigmodel_cli.data.image.pixels import decode
 from bigmodel_cli.data.image.sources import RawImages, RawSplit
 from bigmodel_cli.data.order import Ints
-from bigmodel_cli.data.subsets import subset
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.progress import Progress, progress
 
@@ -121,7 +120,7 @@ def _surveyed(
             f"warning: skipped {len(found.bad)} image(s) that cannot be decoded, the first: {first}"
         )
         bad = {index for index, _ in found.bad}
-        split = subset(split, [i for i in range(len(split.encoded)) if i not in bad])
+        split = split.part([i for i in range(len(split.encoded)) if i not in bad])
     sizes, kinds = (
         np.asarray(found.sizes, np.int64).reshape(-1, 2),
         np.asarray(found.kinds, np.int64),

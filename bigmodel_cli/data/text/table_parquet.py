@@ -30,7 +30,7 @@ def parquet_rows(
             schema = file.schema_arrow
             names = tuple(schema.names)
             steps = [_steps(schema, column, f"{path}: {option}") for option, column in wanted]
-            classes = _class_names(schema.metadata, steps[-1]) if labelled else ()
+            classes = class_names(schema.metadata, steps[-1]) if labelled else ()
             number = 0
             for batch in file.iter_batches(columns=list(dict.fromkeys(own[0] for own in steps))):
                 values = []
@@ -112,7 +112,7 @@ def _fields(field: Any) -> list[Any]:
     )
 
 
-def _class_names(metadata: Any, steps: Sequence[str]) -> tuple[str, ...]:
+def class_names(metadata: Any, steps: Sequence[str]) -> tuple[str, ...]:
     """The names that Hugging Face's feature schema gives to the labels of a column, or () where it
     gives none.
     """
@@ -120,7 +120,7 @@ def _class_names(metadata: Any, steps: Sequence[str]) -> tuple[str, ...]:
         feature = json.loads(metadata[b"huggingface"])["info"]["features"]
         for step in steps:
             feature = feature[step]
-        return tuple(feature["names"])
+        return tuple(map(str, feature["names"]))
     except (KeyError, TypeError, ValueError):
         return ()
 
