@@ -16,7 +16,7 @@ import pytest
 from conftest import Result
 
 from bigmodel_cli.data import open_data, reading
-from bigmodel_cli.data.audio.transcripts import read_transcripts
+from bigmodel_cli.data.audio.targets import read_transcripts
 from bigmodel_cli.data.reading import json_rows, lines, lookup, pieces
 from bigmodel_cli.data.text.corpus import Corpus, survey
 from bigmodel_cli.data.text.documents import TextOptions

@@ -94,24 +94,13 @@ def open_recordings(
 
     folder = cached_folder("audio", key, f"decoding recordings to {rate:,} Hz", say, build)
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    if index["bad"]:
-        say(
-            f"warning: skipped {len(index['bad'])} recording(s) that cannot be decoded, the first:"
-            f" {index['bad'][0]}"
-        )
-    if index["others"]:
-        say(
-            f"{index['others']:,} recording(s) are left out: data.pattern is not found in their"
-            " names"
-        )
-    for sentence in notes_said(index["notes"]):
+    for sentence in _reports(index):
         say(sentence)
     lengths = np.asarray(index["lengths"], np.int64)
     matches = [re.search(pattern, name) for name in index["names"]]
     return Recordings(
-        samples=np.memmap(
-            folder / "samples.bin", dtype=np.int16, mode="c"
-        ),  # torch wants memory that it may write to
+        # mode c: torch wants memory that it may write to
+        samples=np.memmap(folder / "samples.bin", dtype=np.int16, mode="c"),
         scales=np.asarray(index["scales"], np.float32),
         starts=np.cumsum(lengths) - lengths,
         lengths=lengths,
@@ -120,6 +109,24 @@ def open_recordings(
         items=np.load(folder / "items.npy"),
         digest=key,
     )
+
+
+def _reports(index: dict[str, Any]) -> list[str]:
+    """What is worth saying about the recordings in the cache."""
+    reports = notes_said(index["notes"])
+    if index["others"]:
+        reports.insert(
+            0,
+            f"{index['others']:,} recording(s) are left out: data.pattern is not found in their"
+            " names",
+        )
+    if index["bad"]:
+        reports.insert(
+            0,
+            f"warning: skipped {len(index['bad'])} recording(s) that cannot be decoded, the first:"
+            f" {index['bad'][0]}",
+        )
+    return reports
 
 
 def _groups(match: re.Match[str]) -> dict[str, str]:
@@ -209,11 +216,8 @@ def _write(
     """Write samples.bin, items.npy and index.json (names, lengths, scales, notes, what was skipped
     or does not match).
     """
-    names: list[str] = []
-    lengths: list[int] = []
-    scales: list[float] = []
-    notes: list[tuple[str, str]] = []
-    bad: list[str] = []
+    listed = ("names", "lengths", "scales", "notes", "bad")
+    index: dict[str, list[Any]] = {name: [] for name in listed}
     others: list[str] = []
     items: list[int] = []
     with open(draft / "samples.bin", "wb") as file:
@@ -228,26 +232,19 @@ def _write(
             except DataError as error:
                 if not skip_bad:
                     raise
-                bad.append(str(error))
+                index["bad"].append(str(error))
                 continue
             file.write(wave.values.tobytes())
-            names.append(name)
-            lengths.append(len(wave.values))
             items.append(hash_of(content))
-            scales.append(wave.scale)
-            notes += [(note, place) for note in wave.notes]
-    if not names:
-        raise DataError(_nothing(found, pattern, bad, others))
+            for column, value in zip(listed, (name, len(wave.values), wave.scale), strict=False):
+                index[column].append(value)
+            index["notes"] += [(note, place) for note in wave.notes]
+    if not items:
+        raise DataError(_nothing(found, pattern, index["bad"], others))
     np.save(draft / "items.npy", as_hashes(items))
-    index = {
-        "names": names,
-        "lengths": lengths,
-        "scales": scales,
-        "notes": notes,
-        "bad": bad,
-        "others": len(others),
-    }
-    (draft / "index.json").write_text(json.dumps(index), encoding="utf-8")
+    (draft / "index.json").write_text(
+        json.dumps({**index, "others": len(others)}), encoding="utf-8"
+    )
 
 
 def _nothing(found: list[Found], pattern: str, bad: list[str], others: list[str]) -> str:

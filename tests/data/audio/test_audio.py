@@ -19,7 +19,7 @@ from tones import SPEC, packed, recording, riff, tone, write
 
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data import input_of, open_data
-from bigmodel_cli.data.audio.audio import AudioOptions, batch_of_sounds, read_sound
+from bigmodel_cli.data.audio.audio import AudioOptions
 from bigmodel_cli.data.audio.augment import (
     GainOptions,
     NoiseOptions,
@@ -30,7 +30,7 @@ from bigmodel_cli.data.audio.augment import (
     real,
 )
 from bigmodel_cli.data.audio.mel import log_mel
-from bigmodel_cli.data.audio.split import middle
+from bigmodel_cli.data.audio.split import batch_of_sounds, middle, read_sound
 from bigmodel_cli.data.base import DataSet
 from bigmodel_cli.errors import DataError
 
