@@ -21,7 +21,7 @@ from bigmodel_cli.data.base import AnyDataOptions, padded
 from bigmodel_cli.data.files import SKIP
 from bigmodel_cli.data.image.pixels import prepare_image
 from bigmodel_cli.data.text.cleaning import checked, clean, printable, without_bom
-from bigmodel_cli.data.text.table import batch_of_texts, encode, marks, room
+from bigmodel_cli.data.text.split import batch_of_texts, encode, marks, room
 from bigmodel_cli.data.text.tokenizer import Tokenizer
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import Tensor, torch

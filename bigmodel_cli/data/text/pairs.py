@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import PADDING, Count, DatasetInfo
+from bigmodel_cli.config import Count, DatasetInfo
 from bigmodel_cli.data.base import AnyDataOptions, Assets, DataSet, Say, Split
-from bigmodel_cli.data.cache import cached_folder, key_of
 from bigmodel_cli.data.expected import Expected
 from bigmodel_cli.data.holdout import (
     HELD_OUT,
@@ -23,10 +19,10 @@ from bigmodel_cli.data.holdout import (
     not_both,
     parts_of,
 )
-from bigmodel_cli.data.order import Ints, keys_of
 from bigmodel_cli.data.text.pair_files import SIDES, PairSource, parallel, table
-from bigmodel_cli.data.text.parts import token_dtype
-from bigmodel_cli.data.text.ragged import Ragged, RaggedWriter
+from bigmodel_cli.data.text.parts import token_dtype, tokenized
+from bigmodel_cli.data.text.ragged import RowWriter
+from bigmodel_cli.data.text.split import Pairs, encode
 from bigmodel_cli.data.text.table_files import ENDINGS, Columns, Delimiter
 from bigmodel_cli.data.text.table_survey import check_order, survey_table
 from bigmodel_cli.data.text.tokenizer import ASSET, SOURCE_ASSET, Tokenizer
@@ -36,11 +32,6 @@ from bigmodel_cli.data.text.tokenizer_fit import (
     expected_size,
     fit_tokenizer,
 )
-from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
-from bigmodel_cli.draw import KEY
-from bigmodel_cli.errors import DataError
-from bigmodel_cli.lazy import Tensor, torch
-from bigmodel_cli.progress import reading
 
 FORMAT = 3  # of the cached tokens
 Files = Annotated[list[str], Field(min_length=1)]
@@ -72,7 +63,43 @@ class PairOptions(AnyDataOptions):
     def open(
         self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
     ) -> DataSet:
-        return _open_pairs(self, base, say, assets, only)
+        sources = self.sources(base, only, say)
+        for note in [note for source in sources.values() for note in source.notes]:
+            say(note)
+        fraction = self.fraction(base)
+        if fraction and "train" in sources:
+            train, count = sources["train"], sources["train"].count()
+            parts = parts_of(count, fraction, "pairs", None if only else say)
+            sources |= {n: train.part(chosen, count) for n, chosen in parts.items()}
+        tokenizers = _tokenizers(self, sources, say, assets)
+        jsons = {side: tokenizer.to_json() for side, tokenizer in tokenizers.items()}
+        description = [
+            FORMAT,
+            *(jsons[side].decode("utf-8") for side in SIDES),
+            [[n, *s.digest] for n, s in sources.items()],
+        ]
+
+        what = f"tokenizing {sum(s.characters for s in sources.values()):,} characters"
+        hashes = {path: sha for source in sources.values() for path, sha in source.hashes.items()}
+        key, folder, items = tokenized(
+            "pairs", description, what, hashes, say, lambda d: _write(d, sources, tokenizers)
+        )
+        opened = {
+            n: Pairs(folder, n, source, tokenizers, self, say)
+            for n, source in sources.items()
+            if only in (None, n)
+        }
+        splits: dict[str, Split] = dict(opened)
+        separate = self.source_tokenizer is not None
+        info = DatasetInfo(
+            vocab_size=tokenizers["target"].vocab_size,
+            source_vocab_size=tokenizers["source"].vocab_size if separate else None,
+            context=self.context,
+        )
+        kept = {ASSET: jsons["target"], **({SOURCE_ASSET: jsons["source"]} if separate else {})}
+        if "train" in opened:  # without the pairs that training leaves out
+            items["train"] = opened["train"].items
+        return DataSet(info, f"{key}-{self.context}", splits, kept, items, "pairs", fraction > 0)
 
     def longest(self) -> int:
         return self.context
@@ -165,61 +192,6 @@ class PairTableOptions(FilesOptions, PairOptions):
         return {n: table(files, columns) for n, files in found.items()}
 
 
-def _open_pairs(
-    options: Any, base: Path, say: Say, assets: Assets | None, only: str | None
-) -> DataSet:
-    """The pairs as tokens; the tokenizers are fitted, or a checkpoint's when `assets` has one."""
-    sources = options.sources(base, only, say)
-    for note in [note for source in sources.values() for note in source.notes]:
-        say(note)
-    fraction = options.fraction(base)
-    if fraction and "train" in sources:
-        train, count = sources["train"], sources["train"].count()
-        parts = parts_of(count, fraction, "pairs", None if only else say)
-        sources |= {n: train.part(chosen, count) for n, chosen in parts.items()}
-    tokenizers = _tokenizers(options, sources, say, assets)
-    jsons = {side: tokenizer.to_json() for side, tokenizer in tokenizers.items()}
-    description = [
-        FORMAT,
-        *(jsons[side].decode("utf-8") for side in SIDES),
-        [[n, *s.digest] for n, s in sources.items()],
-    ]
-
-    def build(draft: Path) -> None:
-        with reading("tokenizing", [path for source in sources.values() for path in source.hashes]):
-            _write(draft, sources, tokenizers)
-        for source in sources.values():
-            source.check_unchanged()
-
-    key = key_of(description)
-    folder = cached_folder(
-        "pairs",
-        key,
-        f"tokenizing {sum(s.characters for s in sources.values()):,} characters",
-        say,
-        build,
-    )
-    opened = {
-        n: Pairs(folder, n, source, tokenizers, options, say)
-        for n, source in sources.items()
-        if only in (None, n)
-    }
-    splits: dict[str, Split] = dict(opened)
-    separate = options.source_tokenizer is not None
-    info = DatasetInfo(
-        vocab_size=tokenizers["target"].vocab_size,
-        source_vocab_size=tokenizers["source"].vocab_size if separate else None,
-        context=options.context,
-    )
-    kept = {ASSET: jsons["target"], **({SOURCE_ASSET: jsons["source"]} if separate else {})}
-    items: dict[str, Callable[[], Hashes]] = {
-        n: partial(np.load, folder / f"{n}.items.npy") for n in sources
-    }
-    if "train" in opened:  # without the pairs that training leaves out
-        items["train"] = opened["train"].items
-    return DataSet(info, f"{key}-{options.context}", splits, kept, items, "pairs", fraction > 0)
-
-
 def _tokenizers(
     options: PairOptions, sources: dict[str, PairSource], say: Say, assets: Assets | None
 ) -> dict[str, Tokenizer]:
@@ -243,102 +215,12 @@ def _tokenizers(
     }
 
 
-class Pairs(Split):
-    """{"source": (B, S), "target": (B, T + 1), "key": (B,)} int64, -1 after a row's end.
-
-    A source is its tokens and the end token; a target begins with the end token too, as the start
-    of generation. In training, pairs with an empty or too long side are left out; in evaluation
-    every pair stays, cut where it is too long. `lengths` are of the longer side.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        name: str,
-        source: PairSource,
-        tokenizers: dict[str, Tokenizer],
-        options: PairOptions,
-        say: Say,
-    ) -> None:
-        self.pairs, self.longest = source, options.context - 1
-        self.ends = {
-            side: int(tokenizer.end_of_text or 0) for side, tokenizer in tokenizers.items()
-        }
-        self.sides = {
-            side: Ragged.read(folder, f"{name}.{side}", token_dtype(tokenizers[side]))
-            for side in SIDES
-        }
-        self.hashes: Hashes = np.load(folder / f"{name}.items.npy")
-        both = np.stack([self.sides[side].lengths for side in SIDES])
-        self.kept = np.arange(both.shape[1])
-        if name == "train":
-            longest = both[1] if options.long_sources == "cut" else both.max(0)
-            self.kept = np.flatnonzero((both.min(0) > 0) & (longest <= self.longest))
-            left = both.shape[1] - len(self.kept)
-            if left:
-                say(
-                    f"{left:,} of {both.shape[1]:,} training pairs are left out: empty, or longer"
-                    f" than {options.context}"
-                )
-            if not len(self.kept):
-                raise DataError(
-                    f"no training pair fits into data.context {options.context}; make it larger"
-                )
-        cut = (both[:, self.kept] > self.longest).sum(1)
-        for side, count in zip(SIDES, cut.tolist(), strict=True):
-            if count:
-                say(
-                    f"{count:,} of {len(self.kept):,} {name} {side}s are cut to {options.context}"
-                    " tokens"
-                )
-        self.lengths = np.minimum(both.max(0)[self.kept], self.longest) + 1
-
-    def __len__(self) -> int:
-        return len(self.kept)
-
-    def items(self) -> Hashes:
-        """(N,) the hash of each pair."""
-        return self.hashes[self.kept]
-
-    def longest_rows(self) -> tuple[int, ...]:
-        """(of the sources, of the targets without their last token)."""
-        batch = self.long_batch()
-        return batch["source"].shape[1], batch["target"].shape[1] - 1
-
-    def texts(self) -> tuple[list[str], list[str]]:
-        """(sources, targets) of every pair."""
-        pairs = list(self.pairs.rows())
-        return [pairs[i][0] for i in self.kept], [pairs[i][1] for i in self.kept]
-
-    def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
-        """The pairs, each side padded to its longest."""
-        rows = self.kept[samples]
-        sides = {"source": self.side("source", rows, 0), "target": self.side("target", rows, 1)}
-        return {**sides, KEY: keys_of(seed, epoch, samples)}
-
-    def side(self, side: str, rows: Ints, first: int) -> Tensor:
-        """(B, first + longest + 1): `first` end tokens, the tokens, the end token."""
-        lengths = np.minimum(self.sides[side].lengths[rows], self.longest)
-        taken = np.pad(
-            self.sides[side].take(rows, lengths), ((0, 0), (first, 1)), constant_values=PADDING
-        )
-        taken[:, :first] = self.ends[side]
-        taken[np.arange(len(rows)), first + lengths] = self.ends[side]
-        return torch.from_numpy(taken)
-
-
 def _write(draft: Path, sources: dict[str, PairSource], tokenizers: dict[str, Tokenizer]) -> None:
     """For each split and side the tokens of all texts; and the hash of each pair."""
+    dtypes = {side: token_dtype(tokenizers[side]) for side in SIDES}
     for split, source in sources.items():
-        items: list[int] = []
-        writers = {
-            side: RaggedWriter(draft, f"{split}.{side}", token_dtype(tokenizers[side]))
-            for side in SIDES
-        }
+        writer = RowWriter(draft, split, dtypes)
         for pair in source.rows():
-            for side, text in zip(SIDES, pair, strict=True):
-                writers[side].write(tokenizers[side].encode_array(text) if text else [])
-            items.append(hash_of(*(text.encode("utf-8") for text in pair)))
-        for writer in writers.values():
-            writer.finish()
-        np.save(draft / f"{split}.items.npy", as_hashes(items))
+            texts = zip(SIDES, pair, strict=True)
+            writer.write(pair, [encode(tokenizers[s], text, "the text") for s, text in texts])
+        writer.finish()

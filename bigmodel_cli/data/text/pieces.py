@@ -14,7 +14,7 @@ from bigmodel_cli.data.base import Piece
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.text.cleaning import checked, without_bom
 from bigmodel_cli.data.text.ragged import Ragged
-from bigmodel_cli.data.text.table import as_batch, encode, marks
+from bigmodel_cli.data.text.split import as_batch, encode, marks
 from bigmodel_cli.data.text.tokenizer import Tokenizer
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import Tensor, torch
