@@ -21,7 +21,8 @@ from bigmodel_cli.data.reading import json_rows, lines, lookup, pieces
 from bigmodel_cli.data.text.corpus import Corpus, survey
 from bigmodel_cli.data.text.documents import TextOptions
 from bigmodel_cli.data.text.pair_files import parallel
-from bigmodel_cli.data.text.table_files import Columns, read_rows
+from bigmodel_cli.data.text.table_columns import Columns
+from bigmodel_cli.data.text.table_files import read_rows
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.evaluation.predictions import read_predictions
 

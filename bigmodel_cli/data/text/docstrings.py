@@ -14,8 +14,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from bigmodel_cli.data.base import Say
-from bigmodel_cli.data.text.corpus import Survey, Texts, standard_library
-from bigmodel_cli.data.text.pair_files import ENDS, SIDES, Pair, PairSource
+from bigmodel_cli.data.text.corpus import ENDS, Survey, Texts, standard_library
+from bigmodel_cli.data.text.pair_files import SIDES, Pair, PairSource
 from bigmodel_cli.data.text.pairs import PairOptions
 
 EVERYTHING = 10**9  # bytes

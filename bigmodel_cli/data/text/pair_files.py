@@ -17,8 +17,9 @@ from bigmodel_cli.data.cache import cached_json
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.reading import is_json_lines, lines
 from bigmodel_cli.data.text.cleaning import clean
-from bigmodel_cli.data.text.corpus import Corpus, Survey, Texts, survey
-from bigmodel_cli.data.text.table_files import Columns, rows_of
+from bigmodel_cli.data.text.corpus import ENDS, Corpus, Survey, Texts, survey
+from bigmodel_cli.data.text.table_columns import Columns
+from bigmodel_cli.data.text.table_files import rows_of
 from bigmodel_cli.data.text.table_header import are_names
 from bigmodel_cli.data.text.table_survey import survey_table
 from bigmodel_cli.errors import DataError
@@ -26,7 +27,6 @@ from bigmodel_cli.errors import DataError
 SIDES = ("source", "target")
 Pair = tuple[str, str]
 FORMAT = 1  # of the cached counts
-ENDS = 2  # documents: a tokenizer that is fitted on several has a token for the end of each
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from bigmodel_cli.data.text.pair_files import SIDES, PairSource, parallel, table
 from bigmodel_cli.data.text.parts import token_dtype, tokenized
 from bigmodel_cli.data.text.ragged import RowWriter
 from bigmodel_cli.data.text.split import Pairs, encode
-from bigmodel_cli.data.text.table_files import ENDINGS, Columns, Delimiter
+from bigmodel_cli.data.text.table_columns import Columns, Delimiter
+from bigmodel_cli.data.text.table_files import ENDINGS
 from bigmodel_cli.data.text.table_survey import check_order, survey_table
 from bigmodel_cli.data.text.tokenizer import ASSET, SOURCE_ASSET, Tokenizer
 from bigmodel_cli.data.text.tokenizer_fit import (

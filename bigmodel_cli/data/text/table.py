@@ -26,11 +26,12 @@ from bigmodel_cli.data.base import (
 from bigmodel_cli.data.expected import Expected, LabelledOptions, numbered
 from bigmodel_cli.data.holdout import HELD_OUT, FilesOptions, Mask, ValFraction, hold_out
 from bigmodel_cli.data.targets import Separator, check_kind, multi_hot, number_facts
-from bigmodel_cli.data.text.corpus import Survey, Texts
+from bigmodel_cli.data.text.corpus import ENDS, Survey, Texts
 from bigmodel_cli.data.text.parts import token_dtype, tokenized
 from bigmodel_cli.data.text.ragged import RowWriter
 from bigmodel_cli.data.text.split import Table, encode
-from bigmodel_cli.data.text.table_files import ENDINGS, Columns, Delimiter, rows_of
+from bigmodel_cli.data.text.table_columns import Columns, Delimiter
+from bigmodel_cli.data.text.table_files import ENDINGS, rows_of
 from bigmodel_cli.data.text.table_survey import (
     TableSurvey,
     alike_labels,
@@ -245,8 +246,9 @@ def _tokenizer(
         kept = rows if held_out is None else compress(rows, ~held_out)
         return (text for row in kept for text in row.texts)
 
-    described = {  # 2: there are ends
-        n: Survey(s.digest, s.characters, 2, s.symbols, hashes=s.hashes) for n, s in surveys.items()
+    described = {
+        n: Survey(s.digest, s.characters, ENDS, s.symbols, hashes=s.hashes)
+        for n, s in surveys.items()
     }
     kept = Texts(files=files.get("train", ()), source=texts)
     corpora = Corpora(kept, described, fraction)

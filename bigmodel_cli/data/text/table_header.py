@@ -7,7 +7,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from bigmodel_cli.data.text.table_files import Columns, Row
+from bigmodel_cli.data.text.table_columns import Columns
+from bigmodel_cli.data.text.table_files import Row
 from bigmodel_cli.errors import DataError
 
 _COLUMNS = """

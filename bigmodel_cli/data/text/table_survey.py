@@ -15,9 +15,8 @@ from bigmodel_cli.data import reading
 from bigmodel_cli.data.cache import cached_json
 from bigmodel_cli.data.hashes import check_unchanged, content_hashes
 from bigmodel_cli.data.reading import plain_name
+from bigmodel_cli.data.text.table_columns import SEPARATORS, Columns
 from bigmodel_cli.data.text.table_files import (
-    SEPARATORS,
-    Columns,
     Row,
     is_separated,
     keeps_quotes,

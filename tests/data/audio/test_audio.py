@@ -377,7 +377,9 @@ def test_strings_of_recordings() -> None:
     for i, own in enumerate(chosen):
         expected = split.bank.lengths[own].sum() + pauses[i].sum()
         assert int(test["lengths"][i]) == -(-expected // 80)
-        assert test["target"][i, : len(own)].tolist() == [int(split.learnt.units[r][0]) for r in own]
+        assert test["target"][i, : len(own)].tolist() == [
+            int(split.learnt.units[r][0]) for r in own
+        ]
     assert data.info.context is not None
     assert int(train["lengths"].max()) <= data.info.context
 

@@ -20,7 +20,8 @@ from bigmodel_cli.data.text import table_files
 from bigmodel_cli.data.text.pair_files import parallel
 from bigmodel_cli.data.text.pairs import PairTableOptions
 from bigmodel_cli.data.text.table import TableOptions
-from bigmodel_cli.data.text.table_files import Columns, read_rows
+from bigmodel_cli.data.text.table_columns import Columns
+from bigmodel_cli.data.text.table_files import read_rows
 from bigmodel_cli.data.text.table_survey import alike_labels, survey_table
 from bigmodel_cli.errors import DataError
 
