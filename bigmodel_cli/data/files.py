@@ -85,6 +85,18 @@ def check_plain(path: Path, error: type[BigmodelError] = DataError) -> None:
         raise error(f"{path}: {kind}, and not a file; write what it gives to a file, and name that")
 
 
+def read_file(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises `DataError` where it cannot be read, or is a pipe, a socket or a device.
+    """
+    check_plain(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+
+
 def walk(folder: Path, endings: tuple[str, ...] = ()) -> list[Path]:
     """All files below a folder, or those with one of the endings (in lower case), sorted.
 

@@ -168,7 +168,7 @@ def one_newline(text: str) -> str:
 
 
 class _Twice(Exception):
-    pass
+    """A key that stands twice in one object."""
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import json
 import lzma
-import os
 import re
 import tarfile
 import zlib
@@ -21,7 +20,7 @@ import numpy as np
 from bigmodel_cli.data.audio.sound import ENDINGS, Samples, decode, notes_said
 from bigmodel_cli.data.base import Say
 from bigmodel_cli.data.cache import cached_folder, key_of
-from bigmodel_cli.data.files import Found, find_named, passed_over
+from bigmodel_cli.data.files import Found, find_named, passed_over, read_file
 from bigmodel_cli.data.hashes import content_hashes
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
@@ -164,8 +163,7 @@ def contents(found: list[Found]) -> Iterator[tuple[str, str, bytes]]:
             for member, content in _members(path):
                 yield member, f"{path}: {member}", content
         else:
-            with _opened(path) as file:
-                content = file.read()
+            content = read_file(path)
             yield name, str(path), content
             advance(len(content))
 
@@ -176,7 +174,7 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
     Links, devices, names that leave the archive (/ or ..) and hidden files are ignored.
     """
     try:
-        with _opened(path) as opened, tarfile.open(fileobj=opened, mode="r|*") as archive:
+        with open(path, "rb") as opened, tarfile.open(fileobj=opened, mode="r|*") as archive:
             place = 0
             for member in archive:
                 before, place = place, opened.tell()
@@ -196,13 +194,6 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
                 yield str(name), file.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{path}: cannot be read as an archive: {error}; fetch it again") from None
-
-
-def _opened(path: Path) -> Any:
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {os.strerror(error.errno or 0)}") from None
 
 
 def _write(

@@ -20,7 +20,7 @@ from bigmodel_cli.data.audio.recordings import Recordings
 from bigmodel_cli.data.audio.sound import Wave, decode, notes_said
 from bigmodel_cli.data.audio.targets import Targets
 from bigmodel_cli.data.base import Say, Split, padded
-from bigmodel_cli.data.files import check_plain
+from bigmodel_cli.data.files import read_file
 from bigmodel_cli.data.order import Ints, draw, keys_of
 from bigmodel_cli.data.targets import target_name
 from bigmodel_cli.draw import KEY
@@ -246,12 +246,8 @@ def read_sound(path: Path, info: DatasetInfo, say: Say = say) -> Wave:
     Raises `DataError` where it cannot be read, or is longer than the model's longest row.
     """
     assert info.sound is not None
-    check_plain(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    wave, rate = decode(content, str(path), info.sound.rate), info.sound.rate
+    rate = info.sound.rate
+    wave = decode(read_file(path), str(path), rate)
     longest = None if info.context is None else info.context * info.sound.hop
     if longest is not None and len(wave.values) > longest:
         raise DataError(

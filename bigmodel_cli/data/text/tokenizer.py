@@ -231,32 +231,25 @@ def read_tokenizer(content: bytes, name: str, fault: type[BigmodelError] = DataE
 @functools.lru_cache(maxsize=4)
 def _read(content: bytes) -> Tokenizer:
     """The tokenizer. Raises `ValueError`."""
-    return _read_own(content) or open_library(content)
+    own = _read_own(content) if len(content) <= MOST_OWN else None
+    return own or open_library(content)
 
 
 def _read_own(content: bytes) -> Tokenizer | None:
     """The bytes, characters or symbols tokenizer that wrote this, or None."""
-    if len(content) > MOST_OWN:
-        return None
+    own: Tokenizer
     try:
-        return _own(json.loads(content))
+        values = json.loads(content)
+        model = values["model"]
+        if model["type"] == "BPE" and len(model["vocab"]) == 256:
+            own = ByteTokenizer()
+        elif values["pre_tokenizer"] == {"type": "WhitespaceSplit"}:
+            own = SymbolTokenizer(model["vocab"])
+        else:
+            own = CharacterTokenizer(model["vocab"], end=bool(values["added_tokens"]))
+        return own if json.loads(own.to_json()) == values else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-
-
-def _own(values: Any) -> Tokenizer | None:
-    model = values["model"]
-    if model.get("type") == "BPE" and len(model["vocab"]) == 256:
-        return _same(ByteTokenizer(), values)
-    if model.get("type") == "WordLevel" and values["pre_tokenizer"] == {"type": "WhitespaceSplit"}:
-        return _same(SymbolTokenizer(model["vocab"]), values)
-    if model.get("type") == "WordLevel" and all(len(word) == 1 for word in model["vocab"]):
-        return _same(CharacterTokenizer(model["vocab"], end=bool(values["added_tokens"])), values)
-    return None
-
-
-def _same(own: Tokenizer, values: Any) -> Tokenizer | None:
-    return own if json.loads(own.to_json()) == values else None
 
 
 def _dump(
