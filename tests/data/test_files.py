@@ -16,7 +16,8 @@ from conftest import Result
 from bigmodel_cli.config import DatasetInfo, MelConfig
 from bigmodel_cli.data import open_data, prepare_image
 from bigmodel_cli.data.audio.split import read_sound
-from bigmodel_cli.data.files import expand, find_files, find_named, folders_in, walk
+from bigmodel_cli.data.files import expand, find_files, find_named
+from bigmodel_cli.data.folders import folders_in, walk
 from bigmodel_cli.data.image.sources import read_mnist
 from bigmodel_cli.data.text.documents import TextOptions
 from bigmodel_cli.data.text.tokenizer_fit import Corpora, FileOptions, fit_tokenizer

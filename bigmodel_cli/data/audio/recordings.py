@@ -20,7 +20,8 @@ import numpy as np
 from bigmodel_cli.data.audio.sound import ENDINGS, Samples, decode, notes_said
 from bigmodel_cli.data.base import Say
 from bigmodel_cli.data.cache import cached_folder, key_of
-from bigmodel_cli.data.files import Found, find_named, passed_over, read_file
+from bigmodel_cli.data.files import Found, find_named, read_file
+from bigmodel_cli.data.folders import passed_over
 from bigmodel_cli.data.hashes import content_hashes
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of

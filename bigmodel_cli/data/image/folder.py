@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bigmodel_cli.console import say
-from bigmodel_cli.data.files import folders_in, passed_over, walk
+from bigmodel_cli.data.folders import folders_in, passed_over, walk
 from bigmodel_cli.data.hashes import content_hashes
 from bigmodel_cli.data.image.files import ENDINGS, OTHER_ENDINGS, begins_as_image, left_out
 from bigmodel_cli.data.image.sources import RawImages, RawSplit

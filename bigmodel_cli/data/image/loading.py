@@ -58,20 +58,13 @@ def open_images(
         parts |= {n: parts["train"].part(numbers) for n, numbers in chosen.items()}
     classes = known.classes if known is not None and raw.classes else raw.classes
     opened = {n: s for n, s in parts.items() if only in (None, n)}
-    shape = choose_shape(
-        opened, options.size, options.channels, white, known.image_shape if known else None, say
-    )
-    loaded = {
-        n: _load(
-            replace(s, labels=numbers_among(s.labels, raw.classes, classes)),
-            options,
-            shape,
-            white,
-            f"{s.digest}-{n}-{fraction}",
-            say,
-        )
-        for n, s in opened.items()
-    }
+    theirs = known.image_shape if known else None
+    shape = choose_shape(opened, options.size, options.channels, white, theirs, say)
+    loaded = {}
+    for name, split in opened.items():
+        split = replace(split, labels=numbers_among(split.labels, raw.classes, classes))
+        key = f"{split.digest}-{name}-{fraction}"
+        loaded[name] = _load(split, shape, white, f"{key}-{shape}-{white}-{options.on_bad}", say)
     content = [raw.digest, shape, white, fraction, options.on_bad]
     first = next(iter(loaded.values()))
     # Of all images, however few of their labels are used.
@@ -149,7 +142,7 @@ def _check(raw: RawImages, say: Say) -> None:
 
 
 def _load(
-    raw: RawSplit, options: Any, shape: Shape, white: float | None, key: str, say: Say
+    raw: RawSplit, shape: Shape, white: float | None, key: str, say: Say
 ) -> Resident | Streamed:
     """The pixels in memory where they fit; decoded once, and cached."""
     channels, size = shape[0], shape[1:]
@@ -168,7 +161,7 @@ def _load(
     total = len(raw.labels) * int(np.prod(shape))
     if total > RESIDENT_BYTES:
         return Streamed(raw, shape, white)
-    name = hashlib.sha256(f"{FORMAT}-{key}-{shape}-{white}-{options.on_bad}".encode()).hexdigest()
+    name = hashlib.sha256(f"{FORMAT}-{key}".encode()).hexdigest()
 
     def build(draft: Path) -> None:
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(raw.labels), *shape)}
