@@ -56,9 +56,7 @@ def walk(folder: Path, endings: tuple[str, ...] = ()) -> list[Path]:
                 again += own in seen
                 real.add(own)
     if again:
-        say(
-            f"{folder}: {again:,} link(s) to what is below it already, or above it, are passed over"
-        )
+        say(f"{folder}: {again:,} link(s) to what is below it already, or above it, are skipped")
     return [Path(path) for path in sorted(files, key=lambda path: path.split(os.sep))]
 
 

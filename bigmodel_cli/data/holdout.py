@@ -122,20 +122,18 @@ def files_of_splits(
     found = {s: find_files(given[s][0], base, given[s][1], endings) for s in needed(given, only)}
     if "train" not in found:
         return found
-    train_files, taken = list(found["train"]), {}
+    train_files, option = list(found["train"]), given["train"][1]
     for split in [s for s in given if s != "train"]:
         theirs = {
             os.path.realpath(p) for p in found.get(split) or _there(*given[split], base, endings)
         }
-        taken[split] = [p for p in train_files if os.path.realpath(p) in theirs]
-        train_files = [p for p in train_files if p not in taken[split]]
-    option = given["train"][1]
-    for split, files in taken.items():
-        if files:
-            more = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
+        taken = [p for p in train_files if os.path.realpath(p) in theirs]
+        train_files = [p for p in train_files if p not in taken]
+        if taken:
+            more = f" and {len(taken) - 1:,} more" if len(taken) > 1 else ""
             say(
                 f"{option}: left out of training, since {given[split][1]} names it too:"
-                f" {files[0]}{more}"
+                f" {taken[0]}{more}"
             )
     if not train_files:
         raise DataError(
@@ -190,14 +188,19 @@ class FilesOptions(HeldOutOptions):
         not_both(self.val, "val", self.val_fraction)
         return self
 
+    def given(self) -> dict[str, tuple[list[str], str]]:
+        """The names of each split's files, and the option that gives them."""
+        return {
+            "train": (self.train, "data.train"),
+            "val": (self.val, "data.val"),
+            "test": (self.test, "data.test"),
+        }
+
     def named(self, base: Path) -> tuple[str, ...]:
-        given = {"train": self.train, "val": self.val, "test": self.test}
-        return tuple(name for name, files in given.items() if files)
+        return tuple(name for name, (files, _) in self.given().items() if files)
 
     def files(
         self, base: Path, only: str | None, say: Say, endings: tuple[str, ...]
     ) -> dict[str, tuple[Path, ...]]:
         """The files of each split that is needed (`files_of_splits`)."""
-        given = {"train": self.train, "val": self.val, "test": self.test}
-        named = {name: (files, f"data.{name}") for name, files in given.items()}
-        return files_of_splits(named, base, only, say, endings)
+        return files_of_splits(self.given(), base, only, say, endings)

@@ -84,8 +84,8 @@ class SyntheticOptions(AnyDataOptions):
         ]
         if few and only is None:
             say(
-                f"there are {', '.join(few)}: {self.problem} has no more different ones that short,"
-                " and splits share none"
+                f"there are {', '.join(few)}: {self.problem} has no more different samples of that"
+                " length, and splits share none"
             )
         splits = {
             s: Synthetic(self, tokenizer, tokens, *numbers[s]) for s in numbers if only in (None, s)

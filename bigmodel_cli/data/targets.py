@@ -194,7 +194,7 @@ def number_facts(
         if not known:
             say(
                 "data.targets: the mean and deviation that scale them are the checkpoint's, since"
-                " its head goes on"
+                " its head is kept"
             )
         return {
             "targets": before.targets,

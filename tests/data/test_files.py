@@ -82,8 +82,7 @@ def test_links_are_followed_once(capsys: pytest.CaptureFixture[str]) -> None:
         found
     )  # each by its own name where it has one there
     assert (
-        "link(s) to what is below it already, or above it, are passed over"
-        in capsys.readouterr().err
+        "link(s) to what is below it already, or above it, are skipped" in capsys.readouterr().err
     )
 
 

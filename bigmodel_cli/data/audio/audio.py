@@ -149,7 +149,7 @@ class AudioOptions(HeldOutOptions, LabelledOptions):
         others = self.targets or self.label_separator is not None
         if self.units is None and (self.join is not None or (self.transcripts and not others)):
             raise ValueError(
-                f"{'join' if self.join else 'transcripts'}: say in which units a transcript is"
+                f"{'join' if self.join else 'transcripts'}: give units, in which transcripts are"
                 " spelled"
             )
         if self.seconds is not None and self.units is not None:
@@ -188,7 +188,7 @@ class AudioOptions(HeldOutOptions, LabelledOptions):
         if sound.length is None:
             remedy = ": give data.seconds: N to bring each to that length"
             raise DataError(
-                f"how long its longest recording is is not known{'' if self.units else remedy}"
+                f"the length of its longest recording is not known{'' if self.units else remedy}"
             )
         shape = (1, sound.mels, frames_of(sound.length, sound.hop))
         info = replace(

@@ -122,7 +122,7 @@ def _rows(
             groups = {k: sorted({g[k] for g in recordings.groups})[:8] for k in rule}
             groups_text = "; ".join(f"{k}: {', '.join(values)}" for k, values in groups.items())
             raise DataError(
-                f"data.split.{name}: no recording of {count:,} is in it; in the names stand"
+                f"data.split.{name}: no recording of {count:,} is in it; the names have"
                 f" {groups_text}"
             )
     train = np.flatnonzero(inside == "train")

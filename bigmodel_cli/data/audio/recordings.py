@@ -76,9 +76,7 @@ def open_recordings(
 
     found = [(p, name) for p, name in found if p.name.lower().endswith(ARCHIVES) or takes(name)]
     if not found:
-        raise DataError(
-            f"data.files: no recording of the split is there: {wanted[1] if wanted else ''}"
-        )
+        raise DataError(f"data.files: no recording is in the split ({wanted[1] if wanted else ''})")
     digest = content_digest(found)
     description = [FORMAT, digest, pattern, rate, skip_bad, wanted[1] if wanted else None]
     key = key_of(description)

@@ -121,7 +121,7 @@ class SoundSplit(Split):
 
     bank: Bank
     rows: Ints  # (N,) the recordings of this split
-    learnt: Targets  # of all recordings of the bank
+    targets: Targets  # of all recordings of the bank
     join: JoinOptions | None
     info: DatasetInfo
     augmentation: SoundAugmentation
@@ -161,7 +161,7 @@ class SoundSplit(Split):
         frames, lengths = to_frames(waves, lengths, self.info)
         if augment:
             frames = change.change_frames(frames, lengths, samples, epoch, seed)
-        batch = {**named(frames, lengths, self.info), **self.targets(chosen, frames.device)}
+        batch = {**named(frames, lengths, self.info), **self.targets_of(chosen, frames.device)}
         return {**batch, KEY: keys_of(seed, epoch, samples)}
 
     def own(self, batch: dict[str, Tensor]) -> Tensor:
@@ -176,12 +176,12 @@ class SoundSplit(Split):
             return self.join.choose(self.rows, self.sound.rate, samples, epoch, seed)
         return [self.rows[i : i + 1] for i in samples], [np.zeros(1, np.int64)] * len(samples)
 
-    def targets(self, chosen: list[Ints], device: torch.device) -> dict[str, Tensor]:
+    def targets_of(self, chosen: list[Ints], device: torch.device) -> dict[str, Tensor]:
         """The labels or numbers of single recordings, or transcripts padded to the longest."""
-        if self.learnt.labels is not None:
-            rows = torch.from_numpy(self.learnt.labels[[int(r[0]) for r in chosen]])
+        if self.targets.labels is not None:
+            rows = torch.from_numpy(self.targets.labels[[int(r[0]) for r in chosen]])
             return {str(target_name(self.info)): rows.to(device)}
-        units, between = self.learnt.units, self.learnt.between
+        units, between = self.targets.units, self.targets.between
         parts = [[part for r in own for part in (between, units[r])][1:] for own in chosen]
         return {"target": padded([np.concatenate(own) for own in parts]).to(device)}
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class Targets:
     info: DatasetInfo
     labels: Any
     units: Sequence[Ints] = ()
-    between: Ints | None = None
+    between: Any = None
 
 
 def texts_of(options: Any, recordings: Recordings, base: Path) -> tuple[list[str], list[str]]:
@@ -173,7 +173,7 @@ def _numbers(names: list[str], texts: list[str], places: list[str]) -> Any:
 
 
 def _spelled(
-    units: str | None,
+    units: Literal["words", "characters"] | None,
     texts: list[str],
     opened: dict[str, Ints],
     known: DatasetInfo | None,

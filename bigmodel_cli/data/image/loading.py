@@ -150,7 +150,7 @@ def _load(
         pixels = raw.pixels
         if shape != pixels.shape[1:]:
             before, after = (" x ".join(map(str, sizes)) for sizes in (pixels.shape[1:], shape))
-            say(f"images of {before} (channels, height, width) are made {after}")
+            say(f"images of {before} (channels, height, width) are converted to {after}")
             from PIL import Image
 
             frames = (

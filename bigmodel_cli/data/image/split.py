@@ -88,7 +88,7 @@ class ImageSplit(Split):
         self, source: Resident | Streamed, info: DatasetInfo, augmentation: Augmentation
     ) -> None:
         self.source, self.info, self.augmentation = source, info, augmentation
-        self.resident, self.learnt = source.resident, target_name(info)
+        self.resident, self.target = source.resident, target_name(info)
         self.count = len(source.labels)
 
     def __len__(self) -> int:
@@ -104,4 +104,4 @@ class ImageSplit(Split):
         if augment:
             images = self.augmentation(images, samples, epoch, seed)
         batch = {"image": normalise(images, self.info), KEY: keys_of(seed, epoch, samples)}
-        return {**batch, self.learnt: labels} if self.learnt is not None else batch
+        return {**batch, self.target: labels} if self.target is not None else batch

@@ -110,7 +110,7 @@ class CoNLLOptions(FilesOptions):
         for what, count in skipped.items():
             say(f"left out: {count:,} {what}")
         for name in [name for name, sentences in found.items() if not sentences]:
-            raise DataError(f"data.{name}: there is not a sentence in {files[name][0]}")
+            raise DataError(f"data.{name}: no sentence in {files[name][0]}")
         classes = _classes(found, info_of(assets) if only is not None else None)
         content = ["\0".join([*s.words, "", *s.tags, "\n"]) for own in found.values() for s in own]
         fraction = self.fraction(base)

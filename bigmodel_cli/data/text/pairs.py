@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -102,6 +103,10 @@ class PairOptions(AnyDataOptions):
             items["train"] = opened["train"].items
         return DataSet(info, f"{key}-{self.context}", splits, kept, items, "pairs", fraction > 0)
 
+    @abstractmethod
+    def sources(self, base: Path, only: str | None, say: Say) -> dict[str, PairSource]:
+        """The splits, or what `only` one needs."""
+
     def longest(self) -> int:
         return self.context
 
@@ -148,7 +153,6 @@ class PairsOptions(HeldOutOptions, PairOptions):
         return tuple(split for split, names in given.items() if names)
 
     def sources(self, base: Path, only: str | None, say: Say) -> dict[str, PairSource]:
-        """The splits, or what `only` one needs."""
         prefix = {"train": "", "val": "val_", "test": "test_"}
         named = {
             s: {n: (getattr(self, prefix[n] + s), f"data.{prefix[n]}{s}") for n in self.named(base)}
@@ -185,7 +189,6 @@ class PairTableOptions(FilesOptions, PairOptions):
     delimiter: Delimiter = None
 
     def sources(self, base: Path, only: str | None, say: Say) -> dict[str, PairSource]:
-        """The splits, or what `only` one needs."""
         sides = ("data.source", "data.target")
         columns = Columns((self.source, self.target), None, self.header, sides, self.delimiter)
         found = self.files(base, only, say, ENDINGS)

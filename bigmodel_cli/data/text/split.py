@@ -58,8 +58,8 @@ class Table(Split):
         self.sides = [
             Ragged.read(folder, f"{name}.{index}", dtype) for index in range(len(options.text))
         ]
-        self.learnt = target_name(info)
-        self.labels = np.load(folder / f"{name}.labels.npy") if self.learnt else None
+        self.target = target_name(info)
+        self.labels = np.load(folder / f"{name}.labels.npy") if self.target else None
         self.marks = marks(tokenizer)
         self.options = options
         self.words = Words(tokenizer) if options.words else None
@@ -89,8 +89,8 @@ class Table(Split):
         batch[KEY] = keys_of(seed, epoch, samples)
         if self.words is not None:
             batch["words"] = self.words(batch["tokens"])
-        if self.labels is not None and self.learnt is not None:
-            batch[self.learnt] = torch.from_numpy(self.labels[samples])
+        if self.labels is not None and self.target is not None:
+            batch[self.target] = torch.from_numpy(self.labels[samples])
         return batch
 
 

@@ -166,16 +166,16 @@ class TableOptions(FilesOptions, LabelledOptions):
                 "targets and label: an item has numbers or a label; leave one out (null, [])"
             )
         if self.label is None and self.label_separator is not None:
-            raise ValueError("label_separator: there is no label; say its column by label")
+            raise ValueError("label_separator: there is no label; give its column as label")
         if len(set(self.columns.target_names)) < len(self.targets):
             raise ValueError("targets: a column is named twice")
         if read := set(self.text) & {self.label, *self.targets}:
-            raise ValueError(f"text: {read.pop()!r} is also what is to be learnt of a row")
+            raise ValueError(f"text: {read.pop()!r} is also the label or a target")
         if self.header is False and any(
             isinstance(column, str) for _, column in self.columns.wanted
         ):
             raise ValueError(
-                "header: false, and a column is given by name; say it by its number, from 0"
+                "header: false, and a column is given by name; give its number, from 0"
             )
         return self
 

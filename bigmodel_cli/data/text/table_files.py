@@ -135,8 +135,8 @@ def _separated(
             learnt = indices[len(columns.text) :]
             if len({*learnt} - {*indices[: len(columns.text)]}) < len(learnt):
                 raise DataError(
-                    f"{place}: a column is said twice, by name and by number; what is to be learnt"
-                    " of a row is no part of its text"
+                    f"{place}: a column is given twice, by name and by number; a label or a target"
+                    " must not be a column of text"
                 )
             if columns.named:
                 header = tuple(name.strip() for name in row)

@@ -141,7 +141,7 @@ def check_order(surveys: Iterable[TableSurvey], columns: Columns) -> None:
             if names[column] != name and names.count(name) == headers[0][1].count(name) == 1:
                 raise DataError(
                     f"{place}: {option}: column {column} of this file is called {names[column]!r},"
-                    f" and {name!r} in {headers[0][0].rpartition(':')[0]}; say it by name:"
+                    f" and {name!r} in {headers[0][0].rpartition(':')[0]}; give its name:"
                     f" {option}: {name}"
                 )
 

@@ -66,7 +66,7 @@ class _FittedOptions(Options):
         Raises `DataError` where that depends on them.
         """
         raise DataError(
-            f"how many tokens a tokenizer of type {self.type} has is not known: give"
+            f"the vocabulary size of a tokenizer of type {self.type} is not known: give"
             " data.tokenizer: bytes, or {type: bpe, vocab_size: N}"
         )
 
