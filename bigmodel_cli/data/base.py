@@ -6,7 +6,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -136,6 +136,12 @@ class Split:
         a sample depends only on the sample's number in its split.
         """
         raise NotImplementedError
+
+
+def padded(rows: Sequence[Any], padding: int = PADDING) -> Tensor:
+    """(B, longest) rows of numbers, padded at the right."""
+    tensors = [torch.as_tensor(row) for row in rows]
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=padding)
 
 
 def join(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:

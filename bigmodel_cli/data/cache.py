@@ -45,7 +45,7 @@ def build_once(path: Path, build: Callable[[Path], None]) -> None:
             damage = _damage(path)
             if not damage:
                 return
-            say(f"warning: {path}: damaged ({damage}); building it anew")
+            say(f"warning: {path}: damaged ({damage}); building it again")
         draft = path.with_name(f".{path.name}.draft")
         remove(draft, ignore_errors=True)
         try:

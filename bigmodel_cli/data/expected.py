@@ -59,7 +59,7 @@ class LabelledOptions(AnyDataOptions):
     def expected_classes(self) -> int:
         """The number of classes."""
         if self.classes is None:
-            raise DataError("how many classes it has is not known: give data.classes: N")
+            raise DataError("the number of classes is not known: give data.classes: N")
         return self.classes
 
 

@@ -18,18 +18,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from bigmodel_cli.console import say
+from bigmodel_cli.data.folders import passed_over, status_of, walk
 from bigmodel_cli.errors import BigmodelError, DataError, MissingData, SpecError
 
-LEFT_BY_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini")
 SKIP = ", or set data.on_bad: skip"
 """The end of a message about a file of training data, where others may be used without it."""
 Found = tuple[Path, str]
 """A file, and its name relative to the folder that was named, or its own."""
-
-
-def passed_over(name: str) -> bool:
-    """Whether a file or folder of that name is ignored where it was not named itself."""
-    return name.startswith(".") or name.lower() in LEFT_BY_SYSTEMS
 
 
 def find_files(
@@ -85,90 +80,16 @@ def check_plain(path: Path, error: type[BigmodelError] = DataError) -> None:
         raise error(f"{path}: {kind}, and not a file; write what it gives to a file, and name that")
 
 
-def walk(folder: Path, endings: tuple[str, ...] = ()) -> list[Path]:
-    """All files below a folder, or those with one of the endings (in lower case), sorted.
+def read_file(path: Path) -> bytes:
+    """The content of a file.
 
-    Real folders come before links, so that what both lead to is known by its own name. Raises
-    `DataError` naming a link that leads nowhere, or a folder that cannot be read.
+    Raises `DataError` where it cannot be read, or is a pipe, a socket or a device.
     """
-    files: list[str] = []
-    seen: set[tuple[int, int]] = set()  # folders, and files that links lead to
-    real: set[tuple[int, int]] = set()
-    folders, links, again = [str(folder)], list[str](), 0
-    while folders or links:
-        linked = not folders
-        path = folders.pop() if folders else links.pop(0)
-        status = _status(path)
-        place = (status.st_dev, status.st_ino)
-        if place in seen or place in real or (linked and _is_above(path)):
-            again += linked
-            continue
-        seen.add(place)
-        if not stat.S_ISDIR(status.st_mode):
-            files += (
-                [path]
-                if stat.S_ISREG(status.st_mode) and path.lower().endswith(endings or "")
-                else []
-            )
-            continue
-        for entry in _entries(path):
-            if entry.is_symlink():
-                links.append(entry.path)
-            elif entry.is_dir(follow_symlinks=False):
-                folders.append(entry.path)
-            elif entry.is_file(follow_symlinks=False) and entry.name.lower().endswith(
-                endings or ""
-            ):
-                own = (status.st_dev, entry.inode())
-                files += [entry.path] if own not in seen else []
-                again += own in seen
-                real.add(own)
-    if again:
-        say(
-            f"{folder}: {again:,} link(s) to what is below it already, or above it, are passed over"
-        )
-    return [Path(path) for path in sorted(files, key=lambda path: path.split(os.sep))]
-
-
-def _is_above(link: str) -> bool:
-    """Whether a link leads to a folder that contains it."""
-    target, here = os.path.realpath(link), os.path.realpath(os.path.dirname(link))
-    return os.path.commonpath((target, here)) == target
-
-
-def folders_in(folder: Path) -> list[Path]:
-    """The folders in a folder, linked ones too, sorted.
-
-    Raises `DataError` as `walk` does.
-    """
-    folders = [e.path for e in _entries(str(folder)) if stat.S_ISDIR(_status(e.path).st_mode)]
-    return [Path(path) for path in sorted(folders)]
-
-
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """What is in a folder and not ignored, by name."""
+    check_plain(path)
     try:
-        with os.scandir(folder) as entries:
-            return sorted((e for e in entries if not passed_over(e.name)), key=lambda e: e.name)
+        return path.read_bytes()
     except OSError as error:
-        raise _unreadable(folder, error) from None
-
-
-def _status(path: str) -> os.stat_result:
-    try:
-        return os.stat(path)
-    except OSError as error:
-        if os.path.islink(path):
-            target = os.readlink(path)
-            raise DataError(
-                f"{path}: a link to {target}, which is not there; mend it or take it away"
-            ) from None
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: str, error: OSError) -> DataError:
-    kind = MissingData if isinstance(error, FileNotFoundError) else DataError
-    return kind(f"{path}: cannot be read: {error.strerror}")
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _matches(name: str, base: Path, option: str, endings: tuple[str, ...]) -> list[Found]:
@@ -176,7 +97,7 @@ def _matches(name: str, base: Path, option: str, endings: tuple[str, ...]) -> li
     place, rest = _resolved(name, base, option)
     if rest:
         return [(path, path.name) for path in _of_glob(place, rest, f"{option}: {name}")]
-    mode = _status(str(place)).st_mode
+    mode = status_of(str(place)).st_mode
     if not stat.S_ISDIR(mode):
         if not stat.S_ISREG(mode):
             raise DataError(f"{option}: {name}: neither a file nor a folder ({place.absolute()})")
@@ -221,7 +142,7 @@ def _of_glob(place: Path, pattern: tuple[str, ...], named: str) -> list[Path]:
         folders = []
     else:
         both = _plain(place, pattern)
-        modes = [_status(str(path)).st_mode for path in both]
+        modes = [status_of(str(path)).st_mode for path in both]
         files = [path for path, mode in zip(both, modes, strict=True) if stat.S_ISREG(mode)]
         folders = [path for path, mode in zip(both, modes, strict=True) if stat.S_ISDIR(mode)]
     if not files and folders:
@@ -296,14 +217,10 @@ def _resolved(text: str, base: Path, option: str) -> tuple[Path, tuple[str, ...]
         raise SpecError(f"{option}: {text}: there is no user {rest[0][1:]!r}")
     filled = [
         re.sub(r"\$(?:(\w+)|\{(\w+)\})", lambda m: _variable(m, option, text), part)
-        for part in rest[1:]
+        for part in rest
     ]
-    start = (
-        first
-        if first != rest[0]
-        else re.sub(r"\$(?:(\w+)|\{(\w+)\})", lambda m: _variable(m, option, text), first)
-    )
-    return _existing(place, Path(start, *filled).parts)
+    start = filled[0] if first == rest[0] else first
+    return _existing(place, Path(start, *filled[1:]).parts)
 
 
 def _existing(place: Path, parts: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:

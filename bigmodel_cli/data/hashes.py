@@ -53,12 +53,11 @@ def content_hashes(paths: Sequence[Path], known_as: Sequence[Path] | None = None
     size = sum(stats[index].st_size for index in unknown)
     if size >= WORTH_SAYING:
         say(
-            f"reading {quantity(size, 'B')} in {len(unknown):,} file(s) to know their content"
-            " (once)"
+            f"hashing {len(unknown):,} file(s), {quantity(size, 'B')}, to know their content (once)"
         )
     fresh: dict[bytes, bytes] = {}
     try:
-        with progress("reading files to know their content", size, "B") as shown:
+        with progress("hashing files", size, "B") as shown:
             for index in unknown:
                 sha, stat = _read(paths[index], shown)
                 hashes[index] = sha.hex()
@@ -169,8 +168,8 @@ class _Store:
                 or getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING
             )
             say(
-                f"warning: {self.path}: what is known of files cannot be {done} ({error}); "
-                + ("they are read anew" if passing else "it is begun anew")
+                f"warning: {self.path}: the stored hashes of files cannot be {done} ({error}); "
+                + ("they are read again" if passing else "a new one is begun")
             )
             if not passing:
                 for path in (self.path, Path(f"{self.path}-journal")):

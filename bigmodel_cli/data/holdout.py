@@ -6,14 +6,15 @@ The same for every seed.
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from bigmodel_cli.data.base import Say
+from bigmodel_cli.data.base import AnyDataOptions, Say
 from bigmodel_cli.data.files import find_files
 from bigmodel_cli.data.order import Ints, permute
 from bigmodel_cli.data.text.corpus import ENDINGS
@@ -36,16 +37,6 @@ def fraction_of(given: float | None, named: bool) -> float:
     tenth.
     """
     return 0.0 if named else TENTH if given is None else given
-
-
-def with_held_out(named: Iterable[str], given: float | None) -> tuple[str, ...]:
-    """The names of the splits, given those that are named and the part that may be held out."""
-    names = tuple(named)
-    return (
-        (*names, "val")
-        if "train" in names and "val" not in names and fraction_of(given, False)
-        else names
-    )
 
 
 def not_both(named: Any, option: str, given: float | None) -> None:
@@ -89,6 +80,20 @@ def parts_of(count: int, fraction: float, unit: str, say: Say | None) -> dict[st
     return {"train": np.flatnonzero(~held_out), "val": np.flatnonzero(held_out)}
 
 
+def part_of_each_class(labels: Any, fraction: float) -> Ints:
+    """The numbers of that part of each class's items, at least one, in order: the same for every
+    seed, and a smaller part is contained in a larger one.
+
+    Of numbers and sets, a part of all items.
+    """
+    chosen, labels = [], labels if labels.ndim == 1 else np.zeros(len(labels), np.int64)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        order = permute(np.arange(len(members)), len(members), (1, int(label)))
+        chosen.append(members[order[: max(1, round(fraction * len(members)))]])
+    return np.sort(np.concatenate(chosen))
+
+
 def needed(named: Iterable[str], only: str | None) -> tuple[str, ...]:
     """The named splits that must be read for `only` that one: a held-out part is in the training
     data.
@@ -117,20 +122,18 @@ def files_of_splits(
     found = {s: find_files(given[s][0], base, given[s][1], endings) for s in needed(given, only)}
     if "train" not in found:
         return found
-    train_files, taken = list(found["train"]), {}
+    train_files, option = list(found["train"]), given["train"][1]
     for split in [s for s in given if s != "train"]:
         theirs = {
             os.path.realpath(p) for p in found.get(split) or _there(*given[split], base, endings)
         }
-        taken[split] = [p for p in train_files if os.path.realpath(p) in theirs]
-        train_files = [p for p in train_files if p not in taken[split]]
-    option = given["train"][1]
-    for split, files in taken.items():
-        if files:
-            more = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
+        taken = [p for p in train_files if os.path.realpath(p) in theirs]
+        train_files = [p for p in train_files if p not in taken]
+        if taken:
+            more = f" and {len(taken) - 1:,} more" if len(taken) > 1 else ""
             say(
                 f"{option}: left out of training, since {given[split][1]} names it too:"
-                f" {files[0]}{more}"
+                f" {taken[0]}{more}"
             )
     if not train_files:
         raise DataError(
@@ -149,3 +152,55 @@ def _there(names: Sequence[str], option: str, base: Path, endings: tuple[str, ..
         except DataError:
             continue
     return found
+
+
+class HeldOutOptions(AnyDataOptions):
+    """Options of data of which a part of the training items may be held out for validation."""
+
+    if TYPE_CHECKING:
+        val_fraction: ValFraction
+
+    @abstractmethod
+    def named(self, base: Path) -> tuple[str, ...]:
+        """The splits that the source itself has."""
+
+    def splits(self, base: Path) -> tuple[str, ...]:
+        names = self.named(base)
+        return (*names, "val") if "train" in names and self.fraction(base) else names
+
+    def fraction(self, base: Path) -> float:
+        """The part of the training items to hold out."""
+        return fraction_of(self.val_fraction, "val" in self.named(base))
+
+
+class FilesOptions(HeldOutOptions):
+    """Options of data whose splits are files, named by `train`, `val` and `test`."""
+
+    paths = ("train", "val", "test")
+    test_data: ClassVar[str] = "data.test=[FILE]"
+    if TYPE_CHECKING:
+        train: list[str]
+        val: list[str]
+        test: list[str]
+
+    @model_validator(mode="after")
+    def _one_validation(self) -> Self:
+        not_both(self.val, "val", self.val_fraction)
+        return self
+
+    def given(self) -> dict[str, tuple[list[str], str]]:
+        """The names of each split's files, and the option that gives them."""
+        return {
+            "train": (self.train, "data.train"),
+            "val": (self.val, "data.val"),
+            "test": (self.test, "data.test"),
+        }
+
+    def named(self, base: Path) -> tuple[str, ...]:
+        return tuple(name for name, (files, _) in self.given().items() if files)
+
+    def files(
+        self, base: Path, only: str | None, say: Say, endings: tuple[str, ...]
+    ) -> dict[str, tuple[Path, ...]]:
+        """The files of each split that is needed (`files_of_splits`)."""
+        return files_of_splits(self.given(), base, only, say, endings)

@@ -15,15 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
-from bigmodel_cli.config import PADDING, DatasetInfo
-from bigmodel_cli.data.audio.audio import batch_of_sounds, read_sound
-from bigmodel_cli.data.base import AnyDataOptions
+from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.data.audio.split import batch_of_sounds, read_sound
+from bigmodel_cli.data.base import AnyDataOptions, padded
 from bigmodel_cli.data.files import SKIP
 from bigmodel_cli.data.image.pixels import prepare_image
 from bigmodel_cli.data.text.cleaning import checked, clean, printable, without_bom
-from bigmodel_cli.data.text.table import batch_of_texts, encode, marks, room
+from bigmodel_cli.data.text.split import batch_of_texts, encode, marks, room
 from bigmodel_cli.data.text.tokenizer import Tokenizer
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import Tensor, torch
@@ -158,10 +156,7 @@ class Sources:
 
     def batch(self, contents: Sequence[list[int]]) -> dict[str, Tensor]:
         """Padded on the right."""
-        padded = torch.full((len(contents), max(map(len, contents))), PADDING)
-        for row, tokens in zip(padded, contents, strict=True):
-            row[: len(tokens)] = torch.tensor(tokens)
-        return {"source": padded}
+        return {"source": padded(contents)}
 
 
 class Prompts:
@@ -225,11 +220,7 @@ class Windows:
 
     def batch(self, contents: Sequence[list[int]]) -> dict[str, Tensor]:
         """Padded on the right."""
-        rows = [
-            np.pad(row, (0, max(map(len, contents)) - len(row)), constant_values=PADDING)
-            for row in contents
-        ]
-        return {"tokens": torch.from_numpy(np.stack(rows))}
+        return {"tokens": padded(contents)}
 
 
 def _named(given: str, place: str) -> Path:

@@ -37,17 +37,12 @@ def say_overlaps(data: DataSet, task: str, before: Sequence[Seen], say: Say) -> 
     """Report how many validation and test items are also in training, or in what the weights were
     trained on before.
     """
-    train = data.items("train")
     if {"val", "test"} <= set(data.splits):
-        _say_both(data, say)
+        meaning = "validation split, by which the best checkpoint is chosen"
+        _say_both(data, "test", "val", meaning, say)
     for name in [n for n in data.splits if n != "train"]:
         items = data.items(name)
-        both = int(np.isin(items, train).sum())
-        if both:
-            say(
-                f"warning: {both:,} of {len(items):,} {data.unit} of the {name} split are also in"
-                " the training split"
-            )
+        _say_both(data, name, "train", "training split", say)
         for seen in before:
             found = share(items, seen)
             if found.items:
@@ -59,14 +54,14 @@ def say_overlaps(data: DataSet, task: str, before: Sequence[Seen], say: Say) -> 
                 )
 
 
-def _say_both(data: DataSet, say: Say) -> None:
-    """Report how many test items are among those that choose the best checkpoint."""
-    test = data.items("test")
-    both = int(np.isin(test, data.items("val")).sum())
+def _say_both(data: DataSet, name: str, other: str, meaning: str, say: Say) -> None:
+    """Report how many items of a split are also in another one, which `meaning` describes."""
+    items = data.items(name)
+    both = int(np.isin(items, data.items(other)).sum())
     if both:
         say(
-            f"warning: {both:,} of {len(test):,} {data.unit} of the test split are also in the"
-            " validation split, by which the best checkpoint is chosen"
+            f"warning: {both:,} of {len(items):,} {data.unit} of the {name} split are also in the"
+            f" {meaning}"
         )
 
 

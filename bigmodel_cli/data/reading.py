@@ -168,7 +168,7 @@ def one_newline(text: str) -> str:
 
 
 class _Twice(Exception):
-    pass
+    """A key that stands twice in one object."""
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -238,7 +238,7 @@ def _read(file: IO[bytes], path: Path, newlines: int) -> bytes:
     except (OSError, EOFError, zlib.error) as error:
         where = f" after line {newlines:,}" if newlines else ""
         raise DataError(
-            f"{path}: cannot be read{where}: {error or type(error).__name__}; fetch it anew"
+            f"{path}: cannot be read{where}: {error or type(error).__name__}; fetch it again"
         ) from None
 
 

@@ -74,6 +74,36 @@ def read_number(value: Any, place: str, option: str) -> float:
     return number
 
 
+def read_label(value: Any, place: str) -> str:
+    """A label as the name of a class.
+
+    Raises `DataError` for a missing value, and for what is neither a word nor a whole number.
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise DataError(
+            f"{place}: data.label: {'null' if value is None else 'empty'}; give it a class, or"
+            " leave it out"
+        )
+    if isinstance(value, float) and value.is_integer():
+        raise DataError(
+            f"{place}: data.label: {value} is a float, which is not a class; write {int(value)}"
+        )
+    if isinstance(value, list):
+        raise DataError(
+            f"{place}: data.label: a list; where an item has a set of labels, set"
+            " data.label_separator (and task.type: multilabel)"
+        )
+    if not isinstance(value, str):
+        raise DataError(
+            f"{place}: data.label: {repr(value)[:60]} is neither a word nor a whole number"
+        )
+    return checked_text(value, f"{place}: data.label").strip()
+
+
 def read_set(value: Any, separator: str, place: str, option: str) -> tuple[str, ...]:
     """The labels of an item, each once, in order: from a list, or a text with a separator between
     them.
@@ -131,6 +161,18 @@ def sets_among(held: Any, classes: Sequence[str], known: Sequence[str]) -> Any:
     return mapped
 
 
+def numbers_among(labels: Any, classes: Sequence[str], known: Sequence[str]) -> Any:
+    """(N,) labels, or (N, C) sets, by the numbers of a checkpoint's classes.
+
+    Raises `SpecError` for one that it does not know.
+    """
+    if not classes:
+        return labels
+    if labels.ndim > 1:
+        return sets_among(labels, classes, known)
+    return numbers_of(classes, known, [classes[i] for i in np.unique(labels).tolist()])[labels]
+
+
 def number_facts(
     names: Sequence[str], train: Any, before: DatasetInfo | None, known: bool, say: Say
 ) -> dict[str, Any]:
@@ -152,7 +194,7 @@ def number_facts(
         if not known:
             say(
                 "data.targets: the mean and deviation that scale them are the checkpoint's, since"
-                " its head goes on"
+                " its head is kept"
             )
         return {
             "targets": before.targets,

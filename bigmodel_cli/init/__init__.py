@@ -13,7 +13,8 @@ from string import Template
 from bigmodel_cli.console import one_line
 from bigmodel_cli.data.audio.recordings import ARCHIVES
 from bigmodel_cli.data.audio.sound import ENDINGS as SOUNDS
-from bigmodel_cli.data.files import check_plain, walk
+from bigmodel_cli.data.files import check_plain
+from bigmodel_cli.data.folders import walk
 from bigmodel_cli.data.image.files import ENDINGS as IMAGES
 from bigmodel_cli.data.reading import plain_name
 from bigmodel_cli.errors import DataError, SpecError

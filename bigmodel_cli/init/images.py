@@ -7,7 +7,8 @@ from pathlib import Path
 
 from bigmodel_cli.console import say
 from bigmodel_cli.data.image.folder import read_folder
-from bigmodel_cli.data.image.sources import RawImages, read_parquet
+from bigmodel_cli.data.image.parquet import read_parquet
+from bigmodel_cli.data.image.sources import RawImages
 from bigmodel_cli.data.image.survey import choose_shape, survey_images
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.init.draft import Draft, Wanted, batch_size, epochs, listed, section

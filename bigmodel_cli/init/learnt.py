@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bigmodel_cli.data.text.table_files import Column
+from bigmodel_cli.data.text.table_columns import Column
 from bigmodel_cli.data.text.table_header import LABELS, LANGUAGES, column_name
 from bigmodel_cli.data.text.table_look import SeenColumn, SeenTable
 from bigmodel_cli.errors import SpecError, did_you_mean

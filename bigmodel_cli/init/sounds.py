@@ -12,7 +12,7 @@ import numpy as np
 from bigmodel_cli.console import say
 from bigmodel_cli.data.audio.audio import AudioOptions
 from bigmodel_cli.data.audio.recordings import ARCHIVES, contents, find_sound, open_recordings
-from bigmodel_cli.data.files import walk
+from bigmodel_cli.data.folders import walk
 from bigmodel_cli.data.reading import lines, plain_name
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.init.draft import Draft, Wanted, batch_size, epochs, listed, section

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from bigmodel_cli.data.reading import is_json_lines
 from bigmodel_cli.data.text.pair_files import table as pairs_of_table
-from bigmodel_cli.data.text.table_files import Columns, rows_of
+from bigmodel_cli.data.text.table_columns import Columns
+from bigmodel_cli.data.text.table_files import rows_of
 from bigmodel_cli.data.text.table_look import SeenColumn, SeenTable, look_at_table
 from bigmodel_cli.data.text.table_survey import survey_table
 from bigmodel_cli.errors import SpecError

@@ -134,7 +134,7 @@ def test_a_damaged_cache_is_noticed_and_built_anew(
             again = opened(kind)
             said = capsys.readouterr().err
             assert said.startswith(f"warning: {folder}: damaged ("), (number, file, said)
-            assert said.endswith("building it anew\n")
+            assert said.endswith("building it again\n")
             assert said.count("\n") == 1
             assert again.fingerprint == first.fingerprint
             assert same(content(again), wanted)

@@ -169,7 +169,7 @@ UNKNOWN: dict[str, tuple[dict[str, Any], str]] = {
     "seconds": ({**AUDIO, "classes": 3}, "give data.seconds: N"),
     "transcripts": (
         {**AUDIO, "classes": 3, "units": "words"},
-        "how long its longest recording is is not known",
+        "the length of its longest recording is not known",
     ),
 }
 

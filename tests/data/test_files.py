@@ -15,8 +15,9 @@ from conftest import Result
 
 from bigmodel_cli.config import DatasetInfo, MelConfig
 from bigmodel_cli.data import open_data, prepare_image
-from bigmodel_cli.data.audio.audio import read_sound
-from bigmodel_cli.data.files import expand, find_files, find_named, folders_in, walk
+from bigmodel_cli.data.audio.split import read_sound
+from bigmodel_cli.data.files import expand, find_files, find_named
+from bigmodel_cli.data.folders import folders_in, walk
 from bigmodel_cli.data.image.sources import read_mnist
 from bigmodel_cli.data.text.documents import TextOptions
 from bigmodel_cli.data.text.tokenizer_fit import Corpora, FileOptions, fit_tokenizer
@@ -81,8 +82,7 @@ def test_links_are_followed_once(capsys: pytest.CaptureFixture[str]) -> None:
         found
     )  # each by its own name where it has one there
     assert (
-        "link(s) to what is below it already, or above it, are passed over"
-        in capsys.readouterr().err
+        "link(s) to what is below it already, or above it, are skipped" in capsys.readouterr().err
     )
 
 

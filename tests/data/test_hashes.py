@@ -167,7 +167,7 @@ def test_a_damaged_hash_store_is_rebuilt(
     said = capsys.readouterr().err
     assert "Traceback" not in said
     if damage in ("second bytes", "cut", "zeros", "another table"):
-        assert "what is known of files cannot be read" in said or "cannot be written" in said
+        assert "the stored hashes of files cannot be read" in said or "cannot be written" in said
     if damage != "folder":
         reads.clear()
         content_hashes(paths)

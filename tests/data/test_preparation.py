@@ -25,16 +25,16 @@ from bigmodel_cli.errors import ResourceError
 from bigmodel_cli.progress import Progress
 
 STAGES = {
-    "text": ["reading files to know their content", "reading the text", "tokenizing"],
+    "text": ["hashing files", "reading the text", "tokenizing"],
     "bpe": ["counting words for the tokenizer", "merging pairs into tokens", "tokenizing"],
-    "table": ["reading files to know their content", "reading the tables", "tokenizing"],
+    "table": ["hashing files", "reading the tables", "tokenizing"],
     "pairs": ["reading the text", "reading the lines", "counting the pairs", "tokenizing"],
     "image_folder": [
-        "reading files to know their content",
+        "hashing files",
         "reading the headers of the train split",
         "decoding",
     ],
-    "audio": ["reading files to know their content", "decoding recordings"],
+    "audio": ["hashing files", "decoding recordings"],
 }
 
 
@@ -290,7 +290,7 @@ def test_a_damaged_cache_entry_is_built_again(
     for _ in range(2):
         assert cached_json("kind", "of this", make) == VALUES
     assert len(made) == 2
-    assert capsys.readouterr().err.count("building it anew") == 1
+    assert capsys.readouterr().err.count("building it again") == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

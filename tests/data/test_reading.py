@@ -16,12 +16,13 @@ import pytest
 from conftest import Result
 
 from bigmodel_cli.data import open_data, reading
-from bigmodel_cli.data.audio.transcripts import read_transcripts
+from bigmodel_cli.data.audio.targets import read_transcripts
 from bigmodel_cli.data.reading import json_rows, lines, lookup, pieces
 from bigmodel_cli.data.text.corpus import Corpus, survey
 from bigmodel_cli.data.text.documents import TextOptions
 from bigmodel_cli.data.text.pair_files import parallel
-from bigmodel_cli.data.text.table_files import Columns, read_rows
+from bigmodel_cli.data.text.table_columns import Columns
+from bigmodel_cli.data.text.table_files import read_rows
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.evaluation.predictions import read_predictions
 

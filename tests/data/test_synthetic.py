@@ -61,7 +61,7 @@ def test_modular_sums_of_two_are_all_there_once_and_each_in_one_split() -> None:
     assert [len(data.split(s)) for s in data.splits] == [41, 4, 4]
     assert said == [
         "there are 41 of 10,000 train samples, 4 of 1,000 val samples, 4 of 1,000 test samples:"
-        " modular_sum has no more different ones that short, and splits share none"
+        " modular_sum has no more different samples of that length, and splits share none"
     ]
 
 

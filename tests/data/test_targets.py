@@ -65,9 +65,9 @@ def test_numbers_of_a_table_are_kept_exactly_and_their_scale_is_in_the_facts() -
 def test_a_column_is_not_learnt_and_read_nor_learnt_twice() -> None:
     Path("a.csv").write_text(ROWS)
     for targets in ([1, "n"], ["n", 0]):
-        with pytest.raises(DataError, match=r"a.csv:1: a column is said twice, by name"):
+        with pytest.raises(DataError, match=r"a.csv:1: a column is given twice, by name"):
             opened(**TABLE, train=["a.csv"], targets=targets)
-    with pytest.raises(ValidationError, match="text: 't' is also what is to be learnt"):
+    with pytest.raises(ValidationError, match="text: 't' is also the label or a target"):
         opened(**TABLE, train=["a.csv"], targets=["n", "t"])
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import json
 import lzma
-import os
 import re
 import tarfile
 import zlib
@@ -21,7 +20,8 @@ import numpy as np
 from bigmodel_cli.data.audio.sound import ENDINGS, Samples, decode, notes_said
 from bigmodel_cli.data.base import Say
 from bigmodel_cli.data.cache import cached_folder, key_of
-from bigmodel_cli.data.files import Found, find_named, passed_over
+from bigmodel_cli.data.files import Found, find_named, read_file
+from bigmodel_cli.data.folders import passed_over
 from bigmodel_cli.data.hashes import content_hashes
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
@@ -76,9 +76,7 @@ def open_recordings(
 
     found = [(p, name) for p, name in found if p.name.lower().endswith(ARCHIVES) or takes(name)]
     if not found:
-        raise DataError(
-            f"data.files: no recording of the split is there: {wanted[1] if wanted else ''}"
-        )
+        raise DataError(f"data.files: no recording is in the split ({wanted[1] if wanted else ''})")
     digest = content_digest(found)
     description = [FORMAT, digest, pattern, rate, skip_bad, wanted[1] if wanted else None]
     key = key_of(description)
@@ -94,24 +92,13 @@ def open_recordings(
 
     folder = cached_folder("audio", key, f"decoding recordings to {rate:,} Hz", say, build)
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    if index["bad"]:
-        say(
-            f"warning: skipped {len(index['bad'])} recording(s) that cannot be decoded, the first:"
-            f" {index['bad'][0]}"
-        )
-    if index["others"]:
-        say(
-            f"{index['others']:,} recording(s) are left out: data.pattern is not found in their"
-            " names"
-        )
-    for sentence in notes_said(index["notes"]):
+    for sentence in _reports(index):
         say(sentence)
     lengths = np.asarray(index["lengths"], np.int64)
     matches = [re.search(pattern, name) for name in index["names"]]
     return Recordings(
-        samples=np.memmap(
-            folder / "samples.bin", dtype=np.int16, mode="c"
-        ),  # torch wants memory that it may write to
+        # mode c: torch wants memory that it may write to
+        samples=np.memmap(folder / "samples.bin", dtype=np.int16, mode="c"),
         scales=np.asarray(index["scales"], np.float32),
         starts=np.cumsum(lengths) - lengths,
         lengths=lengths,
@@ -120,6 +107,24 @@ def open_recordings(
         items=np.load(folder / "items.npy"),
         digest=key,
     )
+
+
+def _reports(index: dict[str, Any]) -> list[str]:
+    """What is worth saying about the recordings in the cache."""
+    reports = notes_said(index["notes"])
+    if index["others"]:
+        reports.insert(
+            0,
+            f"{index['others']:,} recording(s) are left out: data.pattern is not found in their"
+            " names",
+        )
+    if index["bad"]:
+        reports.insert(
+            0,
+            f"warning: skipped {len(index['bad'])} recording(s) that cannot be decoded, the first:"
+            f" {index['bad'][0]}",
+        )
+    return reports
 
 
 def _groups(match: re.Match[str]) -> dict[str, str]:
@@ -157,8 +162,7 @@ def contents(found: list[Found]) -> Iterator[tuple[str, str, bytes]]:
             for member, content in _members(path):
                 yield member, f"{path}: {member}", content
         else:
-            with _opened(path) as file:
-                content = file.read()
+            content = read_file(path)
             yield name, str(path), content
             advance(len(content))
 
@@ -169,7 +173,7 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
     Links, devices, names that leave the archive (/ or ..) and hidden files are ignored.
     """
     try:
-        with _opened(path) as opened, tarfile.open(fileobj=opened, mode="r|*") as archive:
+        with open(path, "rb") as opened, tarfile.open(fileobj=opened, mode="r|*") as archive:
             place = 0
             for member in archive:
                 before, place = place, opened.tell()
@@ -191,13 +195,6 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
         raise DataError(f"{path}: cannot be read as an archive: {error}; fetch it again") from None
 
 
-def _opened(path: Path) -> Any:
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {os.strerror(error.errno or 0)}") from None
-
-
 def _write(
     draft: Path,
     found: list[Found],
@@ -209,11 +206,8 @@ def _write(
     """Write samples.bin, items.npy and index.json (names, lengths, scales, notes, what was skipped
     or does not match).
     """
-    names: list[str] = []
-    lengths: list[int] = []
-    scales: list[float] = []
-    notes: list[tuple[str, str]] = []
-    bad: list[str] = []
+    listed = ("names", "lengths", "scales", "notes", "bad")
+    index: dict[str, list[Any]] = {name: [] for name in listed}
     others: list[str] = []
     items: list[int] = []
     with open(draft / "samples.bin", "wb") as file:
@@ -228,26 +222,19 @@ def _write(
             except DataError as error:
                 if not skip_bad:
                     raise
-                bad.append(str(error))
+                index["bad"].append(str(error))
                 continue
             file.write(wave.values.tobytes())
-            names.append(name)
-            lengths.append(len(wave.values))
             items.append(hash_of(content))
-            scales.append(wave.scale)
-            notes += [(note, place) for note in wave.notes]
-    if not names:
-        raise DataError(_nothing(found, pattern, bad, others))
+            for column, value in zip(listed, (name, len(wave.values), wave.scale), strict=False):
+                index[column].append(value)
+            index["notes"] += [(note, place) for note in wave.notes]
+    if not items:
+        raise DataError(_nothing(found, pattern, index["bad"], others))
     np.save(draft / "items.npy", as_hashes(items))
-    index = {
-        "names": names,
-        "lengths": lengths,
-        "scales": scales,
-        "notes": notes,
-        "bad": bad,
-        "others": len(others),
-    }
-    (draft / "index.json").write_text(json.dumps(index), encoding="utf-8")
+    (draft / "index.json").write_text(
+        json.dumps({**index, "others": len(others)}), encoding="utf-8"
+    )
 
 
 def _nothing(found: list[Found], pattern: str, bad: list[str], others: list[str]) -> str:

@@ -4,20 +4,27 @@ of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import PADDING, DatasetInfo, MelConfig, Options
+from bigmodel_cli.config import DatasetInfo, MelConfig, Options
+from bigmodel_cli.console import say
 from bigmodel_cli.data.audio.augment import SoundAugmentation, real
 from bigmodel_cli.data.audio.mel import frames_of, log_mel, normalise_frames
 from bigmodel_cli.data.audio.recordings import Recordings
-from bigmodel_cli.data.base import Split
+from bigmodel_cli.data.audio.sound import Wave, decode, notes_said
+from bigmodel_cli.data.audio.targets import Targets
+from bigmodel_cli.data.base import Say, Split, padded
+from bigmodel_cli.data.files import read_file
 from bigmodel_cli.data.order import Ints, draw, keys_of
 from bigmodel_cli.data.targets import target_name
 from bigmodel_cli.draw import KEY
+from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import Tensor, torch
 
 DRAWN = 300
@@ -108,21 +115,17 @@ class SoundSplit(Split):
     """{"image": (B, 1, mels, T)} where sound has a fixed length, else {"frames": (B, T, mels),
     "lengths": (B,)}.
 
-    With "key" (B,), and "label" (B,), or "target" (B, L) with the units of a transcript, padded
-    with -1; or the rows of `beside`, numbers or sets of labels of all recordings of the bank.
+    With "key" (B,), and the target under `target_name`, or "target" (B, L) with the units of a
+    transcript, padded with -1.
     """
 
     bank: Bank
     rows: Ints  # (N,) the recordings of this split
-    units: list[
-        Ints
-    ]  # for each recording of the bank its label alone, or the units of its transcript
-    between: Ints  # the units that stand between the transcripts of joined recordings
+    targets: Targets  # of all recordings of the bank
     join: JoinOptions | None
     info: DatasetInfo
     augmentation: SoundAugmentation
     resident: bool
-    beside: Any = None
 
     def __post_init__(self) -> None:
         if (
@@ -158,7 +161,7 @@ class SoundSplit(Split):
         frames, lengths = to_frames(waves, lengths, self.info)
         if augment:
             frames = change.change_frames(frames, lengths, samples, epoch, seed)
-        batch = {**named(frames, lengths, self.info), **self.targets(chosen, frames.device)}
+        batch = {**named(frames, lengths, self.info), **self.targets_of(chosen, frames.device)}
         return {**batch, KEY: keys_of(seed, epoch, samples)}
 
     def own(self, batch: dict[str, Tensor]) -> Tensor:
@@ -173,27 +176,14 @@ class SoundSplit(Split):
             return self.join.choose(self.rows, self.sound.rate, samples, epoch, seed)
         return [self.rows[i : i + 1] for i in samples], [np.zeros(1, np.int64)] * len(samples)
 
-    def targets(self, chosen: list[Ints], device: torch.device) -> dict[str, Tensor]:
-        """The labels of single recordings, or transcripts padded to the longest."""
-        if self.beside is not None:
-            rows = torch.from_numpy(self.beside[[int(r[0]) for r in chosen]])
+    def targets_of(self, chosen: list[Ints], device: torch.device) -> dict[str, Tensor]:
+        """The labels or numbers of single recordings, or transcripts padded to the longest."""
+        if self.targets.labels is not None:
+            rows = torch.from_numpy(self.targets.labels[[int(r[0]) for r in chosen]])
             return {str(target_name(self.info)): rows.to(device)}
-        if not self.info.spelling:
-            return {
-                "label": torch.tensor([int(self.units[r[0]][0]) for r in chosen], device=device)
-            }
-        written = [_between([self.units[r] for r in own], self.between) for own in chosen]
-        target = torch.full((len(written), max(map(len, written))), PADDING)
-        for row, units in enumerate(written):
-            target[row, : len(units)] = torch.from_numpy(units)
-        return {"target": target.to(device)}
-
-
-def _between(parts: list[Ints], between: Ints) -> Ints:
-    pieces: list[Any] = [parts[0]]
-    for part in parts[1:]:
-        pieces += [between, part]
-    return np.concatenate(pieces)
+        units, between = self.targets.units, self.targets.between
+        parts = [[part for r in own for part in (between, units[r])][1:] for own in chosen]
+        return {"target": padded([np.concatenate(own) for own in parts]).to(device)}
 
 
 def to_frames(waves: Tensor, lengths: Tensor, info: DatasetInfo) -> tuple[Tensor, Tensor]:
@@ -237,3 +227,33 @@ def longest_frames(split: SoundSplit) -> int:
     if split.join is not None:
         longest = split.join.longest(longest, split.sound.rate)
     return frames_of(split.augmentation.longest(longest, split.sound.rate), split.sound.hop)
+
+
+def batch_of_sounds(waves: Sequence[Wave], info: DatasetInfo) -> dict[str, Tensor]:
+    """Recordings from `read_sound` as a batch for a model with this DatasetInfo.
+
+    {"image": (B, 1, mels, T)}, or {"frames": (B, T, mels), "lengths": (B,)}.
+    """
+    lengths = torch.tensor([len(wave.values) for wave in waves])
+    rows = padded([wave.floats() for wave in waves], 0)
+    frames, lengths = to_frames(rows, lengths, info)
+    return named(frames, lengths, info)
+
+
+def read_sound(path: Path, info: DatasetInfo, say: Say = say) -> Wave:
+    """The samples of a recording; assumptions about them are reported.
+
+    Raises `DataError` where it cannot be read, or is longer than the model's longest row.
+    """
+    assert info.sound is not None
+    rate = info.sound.rate
+    wave = decode(read_file(path), str(path), rate)
+    longest = None if info.context is None else info.context * info.sound.hop
+    if longest is not None and len(wave.values) > longest:
+        raise DataError(
+            f"{path}: {len(wave.values) / rate:.1f} s long, and the model reads up to"
+            f" {longest / rate:.1f} s; cut it into pieces"
+        )
+    for sentence in notes_said((note, str(path)) for note in wave.notes):
+        say(sentence)
+    return wave

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bigmodel_cli.console import say
-from bigmodel_cli.data.files import folders_in, passed_over, walk
+from bigmodel_cli.data.folders import folders_in, passed_over, walk
 from bigmodel_cli.data.hashes import content_hashes
 from bigmodel_cli.data.image.files import ENDINGS, OTHER_ENDINGS, begins_as_image, left_out
 from bigmodel_cli.data.image.sources import RawImages, RawSplit
@@ -36,70 +36,30 @@ def read_folder(
     """
     folders = {name: folder for name, folder in split_folders(root).items() if name in wanted}
     inside = {name: _class_folders(folder) for name, folder in folders.items()} if labelled else {}
-    for name, found_classes in inside.items():
-        flat = not found_classes and folders[name] != root and _images_in(folders[name], ENDINGS)
-        if flat and (any(inside.values()) or "train" not in folders):
-            raise DataError(
-                f"{folders[name]}: its images are not in folders of classes, and those of a split"
-                " are (class/image.png); sort them into such folders, or take it out of the root"
-                " (bigmodel predict labels images without)"
-            )
     classes = tuple(sorted({c for found in inside.values() for c in found}))
-    if labelled and not classes:
-        raise DataError(
-            f"{root}: no folders of classes in it; the layout is root/class/image.png, or set"
-            " data.labels: false for images without labels"
-            + (
-                ""
-                if root in folders.values()
-                else f"; where its folders are classes, put them into {root / 'train'}"
-            )
+    if labelled:
+        _check_classes(root, folders, inside)
+    flat = [root, *folders.values()] if labelled else [root] * (root not in folders.values())
+    loose = [image for folder in dict.fromkeys(flat) for image in _images_in(folder)]
+    if loose:
+        say(
+            f"warning: {len(loose):,} image(s) beside the folders of classes are left out, the"
+            f" first: {loose[0]}"
         )
-    beside = (
-        [root, *folders.values()] if labelled else [root] if root not in folders.values() else []
-    )
-    _say_left_out(
-        [image for folder in dict.fromkeys(beside) for image in _images_in(folder, ENDINGS)]
-    )
     splits = {}
     others: list[Path] = []
     bare: list[Path] = []
     for name, folder in folders.items():
-        own = inside.get(name, {})
-        found = [(classes.index(c), walk(own[c])) for c in classes if c in own] if labelled else []
-        found = found or [(-1, walk(folder))]
-        bare += [
-            path
-            for _, inside_class in found
-            for path in inside_class
-            if not path.suffix and begins_as_image(path)
-        ]
-        found = [
-            (label, [p for p in paths if p.name.lower().endswith(ENDINGS + OTHER_ENDINGS)])
-            for label, paths in found
-        ]
-        others += [
-            path
-            for _, inside_class in found
-            for path in inside_class
-            if path.suffix.lower() not in ENDINGS
-        ]
-        found = [
-            (label, [p for p in inside_class if p.suffix.lower() in ENDINGS])
-            for label, inside_class in found
-        ]
-        paths = [path for _, inside_class in found for path in inside_class]
-        labels = [label for label, inside_class in found for _ in inside_class]
-        hashes = content_hashes(paths)
-        start = len(str(folder)) + 1 if str(folder) != "." else 0
-        named = [classes[label] if labelled else "" for label in labels]
-        listing = [
-            [str(p)[start:], label, sha] for p, label, sha in zip(paths, named, hashes, strict=True)
-        ]
-        digest = hashlib.sha256(json.dumps([name, listing]).encode()).hexdigest()
-        names = [str(p) for p in paths]
-        splits[name] = RawSplit(
-            np.asarray(labels, np.int64), digest, encoded=paths, names=names, hashes=hashes
+        own = inside.get(name) or {"": folder}
+        found = [(label, path) for label in sorted(own) for path in walk(own[label])]
+        for _, path in found:
+            ending = path.suffix.lower()
+            if not ending and begins_as_image(path):
+                bare.append(path)
+            elif ending in OTHER_ENDINGS and ending not in ENDINGS:
+                others.append(path)
+        splits[name] = _split(
+            name, folder, [(c, p) for c, p in found if p.suffix.lower() in ENDINGS], classes
         )
     if others:
         say(left_out(others))
@@ -109,6 +69,42 @@ def read_folder(
             f" first: {bare[0]}; name them .png or as they are"
         )
     return RawImages(splits, classes)
+
+
+def _check_classes(
+    root: Path, folders: dict[str, Path], inside: dict[str, dict[str, Path]]
+) -> None:
+    """Raise `DataError` where there are no folders of classes, or only in some of the splits."""
+    for name, folder in folders.items():
+        flat = not inside[name] and folder != root and _images_in(folder)
+        if flat and (any(inside.values()) or "train" not in folders):
+            raise DataError(
+                f"{folder}: its images are not in folders of classes, and those of a split are"
+                " (class/image.png); sort them into such folders, or take it out of the root"
+                " (bigmodel predict labels images without)"
+            )
+    if not any(inside.values()):
+        where = f"; where its folders are classes, put them into {root / 'train'}"
+        raise DataError(
+            f"{root}: no folders of classes in it; the layout is root/class/image.png, or set"
+            " data.labels: false for images without labels"
+            f"{'' if root in folders.values() else where}"
+        )
+
+
+def _split(
+    name: str, folder: Path, images: list[tuple[str, Path]], classes: tuple[str, ...]
+) -> RawSplit:
+    """A split of images, each with its class ('' where there are none)."""
+    paths = [path for _, path in images]
+    hashes = content_hashes(paths)
+    start = len(str(folder)) + 1 if str(folder) != "." else 0
+    listing = [[str(p)[start:], c, sha] for (c, p), sha in zip(images, hashes, strict=True)]
+    digest = hashlib.sha256(json.dumps([name, listing]).encode()).hexdigest()
+    number = {label: index for index, label in enumerate(classes)}
+    labels = np.array([number.get(label, -1) for label, _ in images], np.int64)
+    names = [str(path) for path in paths]
+    return RawSplit(labels, digest, encoded=paths, names=names, hashes=hashes)
 
 
 def split_folders(root: Path) -> dict[str, Path]:
@@ -140,7 +136,7 @@ def split_folders(root: Path) -> dict[str, Path]:
 
 def _two_ways(root: Path, splits: list[Path], others: list[Path]) -> str:
     """The message for folders of splits beside others with images."""
-    classes = [folder for folder in splits if _images_in(folder, ENDINGS)]
+    classes = [folder for folder in splits if _images_in(folder)]
     if classes:
         return (
             f"{classes[0]}: images lie right in it, as in a class, and its name is that of a split;"
@@ -166,25 +162,17 @@ def _class_folders(folder: Path) -> dict[str, Path]:
     return {path.name: path for path in places.values()}
 
 
-def _images_in(folder: Path, endings: tuple[str, ...]) -> list[Path]:
+def _images_in(folder: Path) -> list[Path]:
     """The images directly in a folder."""
     try:
         found = [
             p
             for p in folder.iterdir()
-            if p.suffix.lower() in endings and not passed_over(p.name) and os.path.isfile(p)
+            if p.suffix.lower() in ENDINGS and not passed_over(p.name) and os.path.isfile(p)
         ]
     except OSError as error:
         raise DataError(f"{folder}: cannot be read: {error.strerror}") from None
     return sorted(found)
-
-
-def _say_left_out(images: list[Path]) -> None:
-    if images:
-        say(
-            f"warning: {len(images):,} image(s) beside the folders of classes are left out, the"
-            f" first: {images[0]}"
-        )
 
 
 def _listed(folders: Iterable[Path]) -> str:

@@ -7,22 +7,16 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bigmodel_cli.data.files import check_plain
-from bigmodel_cli.data.hashes import check_unchanged, content_hashes
-from bigmodel_cli.data.image.columns import class_names, number_labels, read_images, read_labels
-from bigmodel_cli.data.targets import multi_hot, read_number, read_set
-from bigmodel_cli.data.text.table_survey import sort_classes
 from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
 from bigmodel_cli.errors import DataError, MissingData
-from bigmodel_cli.heeding import heeding
 from bigmodel_cli.packages import need
 
 Labels = np.ndarray[Any, np.dtype[Any]]
@@ -67,12 +61,21 @@ class RawSplit:
             )
         return as_hashes(hash_of(image) for image in self.encoded)
 
-    def check_unchanged(self) -> None:
-        """Raise `DataError` for an image file whose content no longer matches its hash, where it
-        has one.
-        """
-        if self.hashes:
-            check_unchanged(self.encoded, self.hashes)
+    def part(self, chosen: Any) -> RawSplit:
+        """Only the items with those numbers."""
+
+        def pick(items: list[Any]) -> list[Any]:
+            return [items[i] for i in chosen] if items else []
+
+        return RawSplit(
+            self.labels[chosen],
+            self.digest,
+            self.pixels[chosen] if self.pixels is not None else None,
+            pick(self.encoded),
+            pick(self.names),
+            pick(self.hashes),
+            self.headers.part(chosen) if self.headers is not None else None,
+        )
 
 
 @dataclass
@@ -96,12 +99,12 @@ class RawImages:
     def without_labels(self) -> RawImages:
         """The images alone."""
         return RawImages(
-            {n: replace(s, labels=_no_labels(len(s.labels))) for n, s in self.splits.items()}, ()
+            {
+                n: replace(s, labels=np.full(len(s.labels), -1, np.int64))
+                for n, s in self.splits.items()
+            },
+            (),
         )
-
-
-def _no_labels(count: int) -> Labels:
-    return np.full(count, -1, np.int64)
 
 
 def read_mnist(root: Path, folder: str, download: bool, wanted: Sequence[str]) -> RawImages:
@@ -215,105 +218,3 @@ def read_digits(wanted: Sequence[str]) -> RawImages:
     chosen = {"train": ~test, "test": test}
     splits = {n: RawSplit(labels[chosen[n]], digest, pixels[chosen[n]]) for n in wanted}
     return RawImages(splits, tuple("0123456789"))
-
-
-def read_parquet(
-    files: Mapping[str, Sequence[Path]],
-    image: str,
-    label: str | None,
-    separator: str | None = None,
-    targets: Sequence[str] = (),
-) -> RawImages:
-    """Parquet files with an image column as Hugging Face datasets write it ({bytes, path}) and a
-    column of labels, or none.
-
-    Labels are sets where a `separator` is given; `targets` are columns of numbers instead of
-    labels.
-    """
-    pyarrow = need("pyarrow", "parquet", "data.type: parquet_images")
-    pq = need("pyarrow.parquet", "parquet", "data.type: parquet_images")
-    found: dict[str, RawSplit] = {}
-    labels: dict[str, list[Any]] = {}
-    classes: dict[tuple[str, ...], Path] = {}  # of a schema, and the first file that has them
-    columns = [image, *(targets or ([] if label is None else [label]))]
-    kind = [True] if targets else [] if separator is None else [separator]
-    for name, paths in files.items():
-        images: list[bytes] = []
-        names: list[str] = []
-        labels[name] = []
-        sha = hashlib.sha256()
-        for path, content in zip(paths, content_hashes(paths), strict=True):
-            sha.update(json.dumps([name, content, columns, *kind]).encode())
-            try:
-                table = heeding(partial(pq.read_table, path, columns=columns))
-            except (pyarrow.ArrowException, OSError, KeyError) as error:
-                named = ", ".join(columns)
-                raise DataError(
-                    f"{path}: cannot be read as Parquet with columns {named}: {error}"
-                ) from None
-            if not set(columns) <= set(table.column_names):
-                named = " and ".join(map(repr, columns))
-                options = "data.target_columns" if targets else "data.label_column"
-                raise DataError(f"{path}: no columns {named}; set data.image_column and {options}")
-            places = [f"{path}: row {row}" for row in range(table.num_rows)]
-            images += read_images(table.column(image).to_pylist(), places, image)
-            names += places
-            values = [table.column(column).to_pylist() for column in columns[1:]]
-            if targets:
-                labels[name] += _read_numbers(values, places, targets)
-            elif separator is not None and label is not None:
-                rows = zip(values[0], places, strict=True)
-                labels[name] += [
-                    read_set(value, separator, place, "data.label_column") for value, place in rows
-                ]
-            elif label is not None:
-                labels[name] += read_labels(values[0], places, label)
-                classes.setdefault(class_names(table.schema.metadata, label), path)
-        found[name] = RawSplit(
-            _no_labels(len(images)), sha.hexdigest(), encoded=images, names=names
-        )
-    if targets:
-        learnt = {
-            n: np.array(own, np.float64).reshape(-1, len(targets)) for n, own in labels.items()
-        }
-        return RawImages(
-            {n: replace(s, labels=learnt[n]) for n, s in found.items()}, (), tuple(targets)
-        )
-    if label is None:
-        return RawImages(found, ())
-    if separator is not None:
-        held_names = sort_classes(
-            {name: "" for own in labels.values() for held in own for name in held}
-        )
-        if not held_names:
-            raise DataError(
-                f"data.label_column: {label!r}: no image has a label; is it the right column?"
-            )
-        learnt = {n: multi_hot(own, held_names, "data.label_column") for n, own in labels.items()}
-        return RawImages(
-            {n: replace(s, labels=learnt[n]) for n, s in found.items()}, held_names, sets=True
-        )
-    if len(classes) > 1:
-        first, other = list(classes.values())[:2]
-        raise DataError(
-            f"{other}: the names of its classes are not those of {first}; make one set of names of"
-            " them"
-        )
-    numbers, known = number_labels(
-        labels, {n: s.names for n, s in found.items()}, next(iter(classes), ())
-    )
-    return RawImages({n: replace(s, labels=numbers[n]) for n, s in found.items()}, known)
-
-
-def _read_numbers(
-    values: Sequence[Sequence[Any]], places: Sequence[str], names: Sequence[str]
-) -> list[Any]:
-    """Each row's numbers in the columns with these names."""
-    columns = [
-        [
-            read_number(v, place, f"data.target_columns ({name})")
-            for v, place in zip(column, places, strict=True)
-        ]
-        for column, name in zip(values, names, strict=True)
-    ]
-    return list(zip(*columns, strict=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from bigmodel_cli.data.image.pixels import decode, normalise
 from bigmodel_cli.data.image.sources import Labels, RawSplit
 from bigmodel_cli.data.normalisation import sampled
 from bigmodel_cli.data.order import Ints, keys_of
-from bigmodel_cli.data.subsets import subset
 from bigmodel_cli.data.targets import target_name
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.lazy import Tensor, torch
@@ -32,10 +30,6 @@ class Resident:
     def part(self, chosen: Ints) -> Resident:
         """Only those samples."""
         return Resident(self.pixels.numpy()[chosen], self.labels.numpy()[chosen])
-
-    def labelled(self, labels: Labels) -> Resident:
-        """The same images with other labels."""
-        return Resident(self.pixels.numpy(), labels)
 
     def to(self, device: torch.device) -> None:
         """Move to the device."""
@@ -66,11 +60,7 @@ class Streamed:
 
     def part(self, chosen: Ints) -> Streamed:
         """Only those samples."""
-        return Streamed(subset(self.raw, chosen), self.shape, self.white)
-
-    def labelled(self, labels: Labels) -> Streamed:
-        """The same images with other labels."""
-        return Streamed(replace(self.raw, labels=labels), self.shape, self.white)
+        return Streamed(self.raw.part(chosen), self.shape, self.white)
 
     def to(self, device: torch.device) -> None:
         """No-op: nothing is resident."""
@@ -98,7 +88,7 @@ class ImageSplit(Split):
         self, source: Resident | Streamed, info: DatasetInfo, augmentation: Augmentation
     ) -> None:
         self.source, self.info, self.augmentation = source, info, augmentation
-        self.resident, self.learnt = source.resident, target_name(info)
+        self.resident, self.target = source.resident, target_name(info)
         self.count = len(source.labels)
 
     def __len__(self) -> int:
@@ -114,4 +104,4 @@ class ImageSplit(Split):
         if augment:
             images = self.augmentation(images, samples, epoch, seed)
         batch = {"image": normalise(images, self.info), KEY: keys_of(seed, epoch, samples)}
-        return {**batch, self.learnt: labels} if self.learnt is not None else batch
+        return {**batch, self.target: labels} if self.target is not None else batch

@@ -18,7 +18,6 @@ from bigmodel_cli.data.image.files import open_image, read_header
 from bigmodel_cli.data.image.pixels import decode
 from bigmodel_cli.data.image.sources import RawImages, RawSplit
 from bigmodel_cli.data.order import Ints
-from bigmodel_cli.data.subsets import subset
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.progress import Progress, progress
 
@@ -49,9 +48,9 @@ class Headers:
         """Only those images."""
         return replace(self, sizes=self.sizes[chosen], kinds=self.kinds[chosen])
 
-    def all_grey(self) -> bool:
-        """Whether no image has colour."""
-        return all(self.grey[kind] for kind in np.unique(self.kinds).tolist())
+    def greys(self) -> list[bool]:
+        """Whether it is grey, for each kind that there is."""
+        return [self.grey[kind] for kind in np.unique(self.kinds).tolist()]
 
     def counts(self) -> list[tuple[str, int]]:
         """How many images there are of each kind, the most frequent first."""
@@ -121,7 +120,7 @@ def _surveyed(
             f"warning: skipped {len(found.bad)} image(s) that cannot be decoded, the first: {first}"
         )
         bad = {index for index, _ in found.bad}
-        split = subset(split, [i for i in range(len(split.encoded)) if i not in bad])
+        split = split.part([i for i in range(len(split.encoded)) if i not in bad])
     sizes, kinds = (
         np.asarray(found.sizes, np.int64).reshape(-1, 2),
         np.asarray(found.kinds, np.int64),
@@ -211,7 +210,7 @@ def choose_shape(
     if lead.headers is None:
         own: Shape = lead.pixels.shape[1:]
     else:
-        own = (1 if lead.headers.all_grey() else 3, *lead.headers.most_frequent())
+        own = (1 if all(lead.headers.greys()) else 3, *lead.headers.most_frequent())
     shape = known or (channels or own[0], size or own[1], size or own[2])
     why = "as the checkpoint's are" if known else "data.size" if size else ""
     if white is not None and known is None and not any(map(_is_deep, splits.values())):
@@ -254,7 +253,7 @@ def _say_kinds(
     name: str, headers: Headers, shape: Shape, white: float | None, surveyed: bool, say: Say
 ) -> None:
     counts = headers.counts()
-    lost = shape[0] == 1 and not headers.all_grey()
+    lost = shape[0] == 1 and not all(headers.greys())
     if len(counts) == 1 and counts[0][0] in ("grey", "colour", "1-bit grey") and not lost:
         return
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts)
@@ -265,14 +264,10 @@ def _say_kinds(
     how = "grey (1 channel)" if shape[0] == 1 else "colour (3 channels)"
     remedy = (
         "; set data.channels to choose"
-        if surveyed and (lost or len({*_greys(headers)}) > 1)
+        if surveyed and (lost or len({*headers.greys()}) > 1)
         else ""
     )
     say(
         f"{'warning: ' if lost and surveyed else ''}images of the {name} split: {kinds}; all are"
         f" read as {how}{laid}{remedy}"
     )
-
-
-def _greys(headers: Headers) -> list[bool]:
-    return [headers.grey[kind] for kind in np.unique(headers.kinds).tolist()]

@@ -37,20 +37,21 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> LibraryTokenizer:
     with subprocess.Popen(
         command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
     ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        listener = _Listener(process.stderr)
+        stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
+        assert stdin is not None
+        assert stdout is not None
+        assert stderr is not None
+        listener = _Listener(stderr)
         content: list[bytes] = []
         readers = [
             threading.Thread(target=listener.listen, daemon=True),
-            threading.Thread(target=_take, args=(process.stdout, content), daemon=True),
+            threading.Thread(target=lambda: content.append(stdout.read()), daemon=True),
         ]
         try:
             for reader in readers:
                 reader.start()
             with contextlib.suppress(BrokenPipeError):  # its last lines say why
-                _send(texts, process.stdin)
+                _send(texts, stdin)
             with progress("merging pairs into tokens", vocab_size, "") as shown:
                 while readers[1].is_alive():
                     readers[1].join(LOOK)
@@ -61,7 +62,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> LibraryTokenizer:
             raise
         finally:
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()
+                stdin.close()
             for reader in readers:
                 reader.join()
     if process.returncode:
@@ -85,10 +86,6 @@ class _Listener:
                     self.merges = int(values["current"])
             except (ValueError, LookupError, TypeError):
                 self.others.append(line.decode("utf-8", "replace").rstrip())
-
-
-def _take(stream: IO[bytes], content: list[bytes]) -> None:
-    content.append(stream.read())
 
 
 def _send(texts: Iterable[str], stream: IO[bytes]) -> None:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from bigmodel_cli.config import PADDING, DatasetInfo
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data.base import (
-    AnyDataOptions,
     Assets,
     DataSet,
     Piece,
@@ -23,28 +21,16 @@ from bigmodel_cli.data.base import (
     Split,
     info_of,
     numbers_of,
-    say_lacking,
 )
 from bigmodel_cli.data.cache import key_of
-from bigmodel_cli.data.holdout import (
-    HELD_OUT,
-    ValFraction,
-    files_of_splits,
-    fraction_of,
-    not_both,
-    parts_of,
-    with_held_out,
-)
-from bigmodel_cli.data.order import Ints, keys_of
+from bigmodel_cli.data.holdout import HELD_OUT, FilesOptions, ValFraction, parts_of
 from bigmodel_cli.data.reading import checked_text, is_json_lines, json_rows, lines, lookup
-from bigmodel_cli.data.text.corpus import Survey, Texts
-from bigmodel_cli.data.text.pieces import Pieces
+from bigmodel_cli.data.text.corpus import ENDS, Survey, Texts
+from bigmodel_cli.data.text.pieces import Pieces, Tagged
 from bigmodel_cli.data.text.tokenizer import ASSET, Tokenizer
 from bigmodel_cli.data.text.tokenizer_fit import Corpora, TokenizerOptions, fit_tokenizer
 from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
-from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import DataError, SpecError
-from bigmodel_cli.lazy import Tensor
 from bigmodel_cli.progress import reading
 
 FORMAT = 1
@@ -71,13 +57,11 @@ class Sentence(NamedTuple):
     tags: list[str]
 
 
-class CoNLLOptions(AnyDataOptions):
+class CoNLLOptions(FilesOptions):
     """A tag for each word: CoNLL's columns (a word a line, a blank line between sentences), or
     .jsonl with lists; plain or .gz.
     """
 
-    paths = ("train", "val", "test")
-    test_data: ClassVar[str] = "data.test=[FILE]"
     type: Literal["conll"] = "conll"
     train: Annotated[Files, Field(min_length=1)] = Field(
         description="files, globs or folders, read in this order"
@@ -116,20 +100,56 @@ class CoNLLOptions(AnyDataOptions):
     def open(
         self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
     ) -> DataSet:
-        return _open_conll(self, base, say, assets, only)
-
-    @model_validator(mode="after")
-    def _one_validation(self) -> CoNLLOptions:
-        not_both(self.val, "val", self.val_fraction)
-        return self
-
-    @property
-    def files(self) -> dict[str, Files]:
-        """The names of each split's files."""
-        return {"train": self.train, "val": self.val, "test": self.test}
-
-    def splits(self, base: Path) -> tuple[str, ...]:
-        return with_held_out((n for n, names in self.files.items() if names), self.val_fraction)
+        files = self.files(base, only, say, ENDINGS)
+        skipped = Counter[str]()
+        with reading("reading sentences", [path for paths in files.values() for path in paths]):
+            found = {
+                n: [s for path in paths for s in self.sentences(path, skipped)]
+                for n, paths in files.items()
+            }
+        for what, count in skipped.items():
+            say(f"left out: {count:,} {what}")
+        for name in [name for name, sentences in found.items() if not sentences]:
+            raise DataError(f"data.{name}: no sentence in {files[name][0]}")
+        classes = _classes(found, info_of(assets) if only is not None else None)
+        content = ["\0".join([*s.words, "", *s.tags, "\n"]) for own in found.values() for s in own]
+        fraction = self.fraction(base)
+        if fraction and "train" in found:
+            whole = found["train"]
+            parts = parts_of(len(whole), fraction, "sentences", None if only else say)
+            found |= {n: [whole[i] for i in chosen.tolist()] for n, chosen in parts.items()}
+        tokenizer = _tokenizer(self, found, say, assets)
+        pieces = Pieces(tokenizer, self.context, self.piece)
+        splits = {
+            n: Tagged(s, n, pieces, classes, say) for n, s in found.items() if only in (None, n)
+        }
+        counts = splits["train"].counts(len(classes)) if "train" in splits else ()
+        opened: dict[str, Split] = dict(splits)
+        return DataSet(
+            DatasetInfo(
+                vocab_size=tokenizer.vocab_size,
+                context=self.context,
+                classes=classes,
+                class_counts=counts,
+                tagged=True,
+            ),
+            key_of(
+                [
+                    FORMAT,
+                    hashlib.sha256("".join(content).encode()).hexdigest(),
+                    tokenizer.to_json().decode("utf-8"),
+                    fraction,
+                    classes,
+                    self.context,
+                    self.piece,
+                ]
+            ),
+            opened,
+            {ASSET: tokenizer.to_json()},
+            {n: partial(_items, s) for n, s in found.items()},
+            "sentences",
+            fraction > 0,
+        )
 
     def longest(self) -> int:
         return self.context
@@ -223,73 +243,12 @@ class CoNLLOptions(AnyDataOptions):
         return Sentence(place, words, tags)
 
 
-def _open_conll(
-    options: CoNLLOptions, base: Path, say: Say, assets: Assets | None, only: str | None
-) -> DataSet:
-    """The sentences as tokens; the tokenizer is fitted, or a checkpoint's when `assets` has one."""
-    named = {n: (names, f"data.{n}") for n, names in options.files.items() if names}
-    files = files_of_splits(named, base, only, say, ENDINGS)
-    skipped = Counter[str]()
-    with reading("reading sentences", [path for paths in files.values() for path in paths]):
-        found = {
-            n: [s for path in paths for s in options.sentences(path, skipped)]
-            for n, paths in files.items()
-        }
-    for what, count in skipped.items():
-        say(f"left out: {count:,} {what}")
-    for name in [name for name, sentences in found.items() if not sentences]:
-        raise DataError(f"data.{name}: there is not a sentence in {files[name][0]}")
-    classes = _classes(found, info_of(assets) if only is not None else None, say)
-    digest = _digest(s for sentences in found.values() for s in sentences)
-    fraction = fraction_of(options.val_fraction, "val" in named)
-    if fraction and "train" in found:
-        whole = found["train"]
-        parts = parts_of(len(whole), fraction, "sentences", None if only else say)
-        found |= {n: [whole[i] for i in chosen.tolist()] for n, chosen in parts.items()}
-    tokenizer = _tokenizer(options, found, say, assets)
-    pieces = Pieces(tokenizer, options.context, options.piece)
-    splits = {n: Tagged(s, n, pieces, classes, say) for n, s in found.items() if only in (None, n)}
-    counts = splits["train"].counts(len(classes)) if "train" in splits else ()
-    opened: dict[str, Split] = dict(splits)
-    return DataSet(
-        DatasetInfo(
-            vocab_size=tokenizer.vocab_size,
-            context=options.context,
-            classes=classes,
-            class_counts=counts,
-            tagged=True,
-        ),
-        key_of(
-            [
-                FORMAT,
-                digest,
-                tokenizer.to_json().decode("utf-8"),
-                fraction,
-                classes,
-                options.context,
-                options.piece,
-            ]
-        ),
-        opened,
-        {ASSET: tokenizer.to_json()},
-        {n: partial(_items, s) for n, s in found.items()},
-        "sentences",
-        fraction > 0,
-    )
-
-
-def _classes(
-    found: dict[str, list[Sentence]], known: DatasetInfo | None, say: Say
-) -> tuple[str, ...]:
+def _classes(found: dict[str, list[Sentence]], known: DatasetInfo | None) -> tuple[str, ...]:
     """The tags of all splits, or those of a checkpoint.
 
     Raises `SpecError` for one that it does not know.
     """
-    tags = {
-        name: {tag for sentence in sentences for tag in sentence.tags}
-        for name, sentences in found.items()
-    }
-    every = sorted(set.union(*tags.values()))
+    every = sorted({tag for own in found.values() for sentence in own for tag in sentence.tags})
     if known is None and len(every) < 2:
         raise DataError(
             f"data.tags: every word has the tag {every[0]!r}; is it the right column? Two or more"
@@ -298,24 +257,12 @@ def _classes(
     if known is not None:
         numbers_of(every, known.classes, every)
         return known.classes
-    if unseen := [tag for tag in every if tag not in tags["train"]]:
-        say(
-            f"warning: the training sentences have no word of {len(unseen)} tag(s):"
-            f" {', '.join(unseen[:5])}"
-        )
     return tuple(every)
 
 
 def _items(sentences: Sequence[Sentence]) -> Hashes:
     """(N,) the hash of each sentence's words."""
     return as_hashes(hash_of(*(word.encode() for word in sentence.words)) for sentence in sentences)
-
-
-def _digest(sentences: Iterable[Sentence]) -> str:
-    sha = hashlib.sha256()
-    for sentence in sentences:
-        sha.update("\0".join([*sentence.words, "", *sentence.tags, "\n"]).encode())
-    return sha.hexdigest()
 
 
 def _tokenizer(
@@ -327,73 +274,9 @@ def _tokenizer(
         for name, sentences in found.items()
     }
     surveys = {
-        name: Survey(
-            key_of(own),
-            sum(map(len, own)),
-            2,
-            "".join(sorted({c for text in own for c in text} | {" "})),
-        )  # 2: there are ends
+        name: Survey(key_of(own), sum(map(len, own)), ENDS, "".join(sorted({*" ", *"".join(own)})))
         for name, own in texts.items()
     }
     corpus = Texts(files=(), source=lambda: iter(texts.get("train", [])))
-    tokenizer = fit_tokenizer(options.tokenizer, Corpora(corpus, surveys), say, assets)
-    if tokenizer.end_of_text is None:
-        raise SpecError(
-            "data.tokenizer: it has no mark for the end of a text, which ends a sentence; use bpe"
-            " or bytes"
-        )
-    return tokenizer
-
-
-class Tagged(Split):
-    """{"tokens": (B, T), "tags": (B, T) the number of a word's tag at one of its tokens, else -1;
-    "key": (B,)}.
-    """
-
-    def __init__(
-        self,
-        sentences: Sequence[Sentence],
-        name: str,
-        pieces: Pieces,
-        classes: tuple[str, ...],
-        say: Say,
-    ) -> None:
-        self.pieces = pieces
-        self.rows: list[tuple[Ints, Ints]] = []
-        numbers = {tag: number for number, tag in enumerate(classes)}
-        cut, lost = 0, 0
-        for sentence in sentences:
-            tokens, at = pieces(sentence.words, sentence.place)
-            tags = np.full(len(tokens), PADDING)
-            tags[at] = [numbers[tag] for tag in sentence.tags[: len(at)]]
-            self.rows.append((np.array(tokens), tags))
-            cut, lost = cut + (len(at) < len(sentence.words)), lost + len(sentence.words) - len(at)
-        if cut:
-            say(
-                f"warning: {cut:,} of {len(sentences):,} {name} sentences are cut to"
-                f" {pieces.room + 2} tokens: {lost:,} of their words are neither learnt nor judged;"
-                " data.context says how many fit"
-            )
-        self.lengths = np.array([len(tokens) + 2 for tokens, _ in self.rows])
-        say_lacking(
-            name,
-            "word",
-            np.unique(np.concatenate([t for _, t in self.rows])).tolist(),
-            classes,
-            say,
-        )
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def counts(self, classes: int) -> tuple[int, ...]:
-        """How many words have each tag."""
-        tags = np.concatenate([tags for _, tags in self.rows])
-        return tuple(np.bincount(tags[tags != PADDING], minlength=classes).tolist())
-
-    def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
-        """The sentences, padded to the longest."""
-        return {
-            **self.pieces.batch([self.rows[i] for i in samples.tolist()]),
-            KEY: keys_of(seed, epoch, samples),
-        }
+    texts_of = Corpora(corpus, surveys)
+    return fit_tokenizer(options.tokenizer, texts_of, say, assets, ends="a sentence")

@@ -24,6 +24,8 @@ from bigmodel_cli.errors import DataError, did_you_mean
 from bigmodel_cli.progress import reading
 
 SURVEY = 3  # the format of the cached surveys
+ENDS = 2
+"""Documents of rows of text: a tokenizer that is fitted on several has a token for their ends."""
 ENDINGS = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz", ".py", ".md", ".rst")
 
 

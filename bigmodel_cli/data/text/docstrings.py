@@ -14,8 +14,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from bigmodel_cli.data.base import Say
-from bigmodel_cli.data.text.corpus import Survey, Texts, standard_library
-from bigmodel_cli.data.text.pair_files import ENDS, SIDES, Pair, PairSource
+from bigmodel_cli.data.text.corpus import ENDS, Survey, Texts, standard_library
+from bigmodel_cli.data.text.pair_files import SIDES, Pair, PairSource
 from bigmodel_cli.data.text.pairs import PairOptions
 
 EVERYTHING = 10**9  # bytes
@@ -83,18 +83,14 @@ def first_sentence(docstring: str) -> str:
 
 def in_memory(pairs: list[Pair]) -> PairSource:
     """Pairs that are kept in memory."""
-    sha, symbols = hashlib.sha256(), set[str]()
-    for pair in pairs:
-        for text in pair:
-            sha.update(text.encode() + b"\xff")
-            symbols.update(text)
+    content = b"".join(text.encode() + b"\xff" for pair in pairs for text in pair)
+    sha = hashlib.sha256(content).hexdigest()
+    symbols = "".join(sorted({c for pair in pairs for text in pair for c in text}))
     characters = sum(len(a) + len(b) for a, b in pairs)
 
     def corpus(side: str | None) -> tuple[Texts, Survey]:
         chosen = [SIDES.index(s) for s in (SIDES if side is None else (side,))]
         texts = Texts(files=(), source=lambda: (pair[i] for pair in pairs for i in chosen))
-        return texts, Survey(
-            f"{sha.hexdigest()}-{side}", characters, ENDS, "".join(sorted(symbols))
-        )
+        return texts, Survey(f"{sha}-{side}", characters, ENDS, symbols)
 
-    return PairSource(lambda: iter(pairs), [sha.hexdigest()], characters, corpus)
+    return PairSource(lambda: iter(pairs), [sha], characters, corpus)

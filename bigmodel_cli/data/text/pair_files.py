@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
+from itertools import compress, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,12 @@ import numpy as np
 from bigmodel_cli import progress
 from bigmodel_cli.data import reading
 from bigmodel_cli.data.cache import cached_json
-from bigmodel_cli.data.hashes import check_unchanged
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.reading import is_json_lines, lines
 from bigmodel_cli.data.text.cleaning import clean
-from bigmodel_cli.data.text.corpus import Corpus, Survey, Texts, survey
-from bigmodel_cli.data.text.table_files import Columns, rows_of
+from bigmodel_cli.data.text.corpus import ENDS, Corpus, Survey, Texts, survey
+from bigmodel_cli.data.text.table_columns import Columns
+from bigmodel_cli.data.text.table_files import rows_of
 from bigmodel_cli.data.text.table_header import are_names
 from bigmodel_cli.data.text.table_survey import survey_table
 from bigmodel_cli.errors import DataError
@@ -27,7 +27,6 @@ from bigmodel_cli.errors import DataError
 SIDES = ("source", "target")
 Pair = tuple[str, str]
 FORMAT = 1  # of the cached counts
-ENDS = 2  # documents: a tokenizer that is fitted on several has a token for the end of each
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class PairSource:
         digest = [*self.digest, hashlib.sha256(chosen.tobytes()).hexdigest()]
 
         def rows() -> Iterator[Pair]:
-            return (pair for pair, taken in zip(self.rows(), inside, strict=True) if taken)
+            return compress(self.rows(), inside)
 
         def corpus(side: str | None) -> tuple[Corpus, Survey]:
             whole, found = self.corpus(side)  # the characters are those of all pairs
@@ -78,10 +77,6 @@ class PairSource:
             characters=self.characters * len(chosen) // count,
             corpus=corpus,
         )
-
-    def check_unchanged(self) -> None:
-        """Raise `DataError` for a file whose content is no longer what `digest` was made of."""
-        check_unchanged(list(self.hashes), list(self.hashes.values()))
 
 
 def parallel(split: str, files: dict[str, tuple[Path, ...]]) -> PairSource:

@@ -1,11 +1,13 @@
-"""The training and held-out parts of a text, and the cached tokens of both."""
+"""The training and held-out parts of a text, their tokens in the cache, and windows of them."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -13,13 +15,25 @@ from typing import IO, Any
 
 import numpy as np
 
-from bigmodel_cli.data.base import Say
-from bigmodel_cli.data.holdout import KEY, tell
-from bigmodel_cli.data.order import Ints, permute
+from bigmodel_cli.config import PADDING
+from bigmodel_cli.data.base import Say, Split
+from bigmodel_cli.data.cache import cached_folder, key_of
+from bigmodel_cli.data.hashes import check_unchanged
+from bigmodel_cli.data.holdout import KEY as HELD_OUT_KEY
+from bigmodel_cli.data.holdout import tell
+from bigmodel_cli.data.order import Ints, draw, keys_of, permute
 from bigmodel_cli.data.reading import is_json_lines
 from bigmodel_cli.data.text.corpus import Corpus, Survey
 from bigmodel_cli.data.text.tokenizer import Tokenizer
-from bigmodel_cli.data.trained_on import blocks
+from bigmodel_cli.data.text.word_ids import Words
+from bigmodel_cli.data.trained_on import Hashes, blocks
+from bigmodel_cli.draw import KEY
+from bigmodel_cli.errors import DataError
+from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.progress import reading
+
+RESIDENT_BYTES = 512 << 20
+PHASE = 1  # stream of random numbers that shifts the windows
 
 
 @dataclass(frozen=True)
@@ -69,7 +83,7 @@ def training_part(lengths: Sequence[int], fraction: float) -> Ints:
     total = sum(lengths)
     missing = total - int(total * (1 - fraction))
     own = np.array(lengths, np.int64)
-    for index in permute(np.arange(len(own)), len(own), KEY).tolist():
+    for index in permute(np.arange(len(own)), len(own), HELD_OUT_KEY).tolist():
         held = min(missing, int(own[index]))
         own[index] -= held
         missing -= held
@@ -126,3 +140,116 @@ def _written(file: IO[bytes], pieces: Iterator[str], tokenizer: Tokenizer) -> It
 def token_dtype(tokenizer: Tokenizer) -> Any:
     """The smallest integer type that holds every token."""
     return np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+
+
+def tokenized(
+    kind: str,
+    description: list[Any],
+    what: str,
+    hashes: Mapping[Path, str],
+    say: Say,
+    write: Callable[[Path], None],
+) -> tuple[str, Path, dict[str, Callable[[], Hashes]]]:
+    """(key, folder, the items of each split in it) of tokens in the cache, made once by `write`;
+    `description` identifies them.
+
+    `hashes` are those of the content of the files that `write` reads. Raises `DataError` for one
+    that changed meanwhile.
+    """
+    key = key_of(description)
+
+    def build(draft: Path) -> None:
+        with reading("tokenizing", list(hashes)):
+            write(draft)
+        check_unchanged(list(hashes), list(hashes.values()))
+
+    folder = cached_folder(kind, key, what, say, build)
+    files = {name: folder / f"{name}.items.npy" for name in ("train", "val", "test")}
+    return key, folder, {n: partial(np.load, f) for n, f in files.items() if os.path.exists(f)}
+
+
+class Windows(Split):
+    """Windows of T + 1 tokens.
+
+    In training each epoch starts them at another phase; in evaluation they cover every target once.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        dtype: Any,
+        context: int,
+        name: str,
+        words: Words | None = None,
+        end: int | None = None,
+    ) -> None:
+        self.path, self.context, self.train, self.words, self.end = (
+            path,
+            context,
+            name == "train",
+            words,
+            end,
+        )
+        self.tokens: Any = (
+            np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
+        )
+        total = len(self.tokens)
+        if total < context + 1:
+            raise DataError(
+                f"the {name} split has {total:,} tokens, fewer than one window of context {context}"
+                " + 1; use more text, another val_fraction, or a smaller data.context"
+            )
+        self.count = (
+            max(1, (total - context) // context) if self.train else -(-(total - 1) // context)
+        )
+        self.phases = min(context, total - self.count * context) if self.train else 1
+        self.resident = 4 * total <= RESIDENT_BYTES
+        self.drawn: tuple[tuple[int, int], int] = ((-1, -1), 0)
+        self.stream: Tensor | None = None
+        self.steps: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def to(self, device: torch.device) -> None:
+        """Keep all tokens as one tensor on the device."""
+        if self.resident and (self.stream is None or self.stream.device != device):
+            self.stream = torch.from_numpy(self.tokens.astype(np.int32)).to(device)
+            self.steps = torch.arange(self.context + 1, device=device)
+
+    def phase(self, epoch: int, seed: int) -> int:
+        """The offset of all windows of an epoch, drawn from [0, phases)."""
+        if self.drawn[0] != (epoch, seed):
+            u = draw(seed, epoch, np.zeros(1, np.int64), PHASE, 1)[0, 0]
+            self.drawn = ((epoch, seed), int(u * self.phases))
+        return self.drawn[1]
+
+    def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
+        """{"tokens": (B, T + 1) int64, "key": (B,)}; -1 after the end of the text, which only
+        evaluation reaches.
+
+        "words" (B, T + 1) numbers each token's word where the options ask for it, "segments" its
+        document. A document starts with the preceding end-of-text token, which is the context for
+        its first token.
+        """
+        batch = {"tokens": self.take(samples, epoch, seed), KEY: keys_of(seed, epoch, samples)}
+        if self.words is not None:
+            batch["words"] = self.words(batch["tokens"])
+        if self.end is not None:
+            batch["segments"] = (batch["tokens"] == self.end).cumsum(1)
+        return batch
+
+    def take(self, samples: Ints, epoch: int, seed: int) -> Tensor:
+        """(B,) -> (B, T + 1)   the windows themselves."""
+        starts = samples * self.context + (self.phase(epoch, seed) if self.train else 0)
+        if self.stream is not None and self.steps is not None:
+            index = torch.from_numpy(starts).to(self.stream.device)[:, None] + self.steps
+            past = index >= len(self.stream) if not self.train else None
+            tokens = self.stream[
+                index if past is None else index.clamp(max=len(self.stream) - 1)
+            ].long()
+            return tokens if past is None else tokens.masked_fill(past, PADDING)
+        places = starts[:, None] + np.arange(self.context + 1)
+        taken = self.tokens[np.minimum(places, len(self.tokens) - 1)].astype(np.int64)
+        taken[places >= len(self.tokens)] = PADDING
+        return torch.from_numpy(taken)

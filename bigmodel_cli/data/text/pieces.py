@@ -1,5 +1,5 @@
-"""Words of a sentence as tokens, one of which has a word's tag; and the reader of sentences for
-`predict`.
+"""Words of a sentence as tokens, one of which has a word's tag: the split of tagged sentences, and
+the reader of sentences for `predict`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from bigmodel_cli.config import PADDING
-from bigmodel_cli.data.base import Piece
-from bigmodel_cli.data.order import Ints
+from bigmodel_cli.data.base import Piece, Say, Split, say_lacking
+from bigmodel_cli.data.order import Ints, keys_of
 from bigmodel_cli.data.text.cleaning import checked, without_bom
 from bigmodel_cli.data.text.ragged import Ragged
-from bigmodel_cli.data.text.table import as_batch, encode, marks
+from bigmodel_cli.data.text.split import as_batch, encode, marks
 from bigmodel_cli.data.text.tokenizer import Tokenizer
+from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -59,6 +60,60 @@ class Pieces:
         )
         padded = np.pad(tags.take(every, tokens.lengths), ((0, 0), (1, 1)), constant_values=PADDING)
         return {**batch, "tags": torch.from_numpy(padded)}
+
+
+class Tagged(Split):
+    """{"tokens": (B, T), "tags": (B, T) the number of a word's tag at one of its tokens, else -1;
+    "key": (B,)}.
+    """
+
+    def __init__(
+        self,
+        sentences: Sequence[Any],
+        name: str,
+        pieces: Pieces,
+        classes: tuple[str, ...],
+        say: Say,
+    ) -> None:
+        self.pieces = pieces
+        self.rows: list[tuple[Ints, Ints]] = []
+        numbers = {tag: number for number, tag in enumerate(classes)}
+        cut, lost = 0, 0
+        for sentence in sentences:
+            tokens, at = pieces(sentence.words, sentence.place)
+            tags = np.full(len(tokens), PADDING)
+            tags[at] = [numbers[tag] for tag in sentence.tags[: len(at)]]
+            self.rows.append((np.array(tokens), tags))
+            cut, lost = cut + (len(at) < len(sentence.words)), lost + len(sentence.words) - len(at)
+        if cut:
+            say(
+                f"warning: {cut:,} of {len(sentences):,} {name} sentences are cut to"
+                f" {pieces.room + 2} tokens: {lost:,} of their words are neither learnt nor judged;"
+                " data.context says how many fit"
+            )
+        self.lengths = np.array([len(tokens) + 2 for tokens, _ in self.rows])
+        say_lacking(
+            name,
+            "word",
+            np.unique(np.concatenate([t for _, t in self.rows])).tolist(),
+            classes,
+            say,
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def counts(self, classes: int) -> tuple[int, ...]:
+        """How many words have each tag."""
+        tags = np.concatenate([tags for _, tags in self.rows])
+        return tuple(np.bincount(tags[tags != PADDING], minlength=classes).tolist())
+
+    def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
+        """The sentences, padded to the longest."""
+        return {
+            **self.pieces.batch([self.rows[i] for i in samples.tolist()]),
+            KEY: keys_of(seed, epoch, samples),
+        }
 
 
 class Sentences:

@@ -4,7 +4,7 @@ right in a batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from bigmodel_cli.config import PADDING
 from bigmodel_cli.data.order import Ints, draw
+from bigmodel_cli.data.trained_on import as_hashes, hash_of
 
 DROPPED = 2  # first stream of random numbers that leave tokens out; one for each column of text
 
@@ -34,7 +35,7 @@ class Ragged:
 
     @classmethod
     def read(cls, folder: Path, name: str, dtype: Any) -> Ragged:
-        """Rows from `write_ragged`, memory-mapped."""
+        """Rows from a `RowWriter`, memory-mapped."""
         path = folder / f"{name}.bin"
         tokens = (
             np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
@@ -52,27 +53,31 @@ class Ragged:
         return np.where(place < lengths[:, None], self.tokens[index].astype(np.int64), PADDING)
 
 
-class RaggedWriter:
-    """Writes rows of tokens one by one; `finish` writes where they end."""
+class RowWriter:
+    """Writes the rows of a split one by one: for each of its columns the tokens, as `Ragged.read`
+    reads them, and the hash of each row's texts.
+    """
 
-    def __init__(self, folder: Path, name: str, dtype: Any) -> None:
-        self.folder, self.name, self.dtype = folder, name, dtype
-        self.file = open(folder / f"{name}.bin", "wb")  # noqa: SIM115
-        self.ends: list[int] = []
-        self.total = 0
+    def __init__(self, folder: Path, split: str, dtypes: Mapping[str, Any]) -> None:
+        self.folder, self.split, self.dtypes = folder, split, dtypes
+        self.files = {c: open(folder / f"{split}.{c}.bin", "wb") for c in dtypes}  # noqa: SIM115
+        self.lengths: dict[str, list[int]] = {column: [] for column in dtypes}
+        self.items: list[int] = []
 
-    def write(self, tokens: Any) -> None:
-        """Add a row."""
-        row = np.asarray(tokens, self.dtype)
-        self.file.write(row.tobytes())
-        self.total += len(row)
-        self.ends.append(self.total)
+    def write(self, texts: Iterable[str], tokens: Iterable[Any]) -> None:
+        """Add a row: its texts, and the tokens of each."""
+        for (column, file), own in zip(self.files.items(), tokens, strict=True):
+            file.write(np.asarray(own, self.dtypes[column]).tobytes())
+            self.lengths[column].append(len(own))
+        self.items.append(hash_of(*(text.encode("utf-8") for text in texts)))
 
-    def finish(self) -> int:
-        """Write the ends; return the number of rows."""
-        self.file.close()
-        np.save(self.folder / f"{self.name}.ends.npy", np.asarray(self.ends, np.int64))
-        return len(self.ends)
+    def finish(self) -> None:
+        """Write where the rows end, and their hashes."""
+        for column, file in self.files.items():
+            file.close()
+            ends = np.cumsum(self.lengths[column], dtype=np.int64)
+            np.save(self.folder / f"{self.split}.{column}.ends.npy", ends)
+        np.save(self.folder / f"{self.split}.items.npy", as_hashes(self.items))
 
 
 def fit_lengths(lengths: Sequence[Ints], room: int) -> list[Ints]:

@@ -8,9 +8,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import AfterValidator, Field
+from typing import Any
 
 from bigmodel_cli.data.reading import (
     LONGEST_LINE,
@@ -22,8 +20,9 @@ from bigmodel_cli.data.reading import (
     lookup,
     plain_name,
 )
-from bigmodel_cli.data.targets import read_number, read_set
+from bigmodel_cli.data.targets import read_label, read_number, read_set
 from bigmodel_cli.data.text.cleaning import clean
+from bigmodel_cli.data.text.table_columns import SEPARATORS, Column, Columns
 from bigmodel_cli.data.text.table_parquet import parquet_rows
 from bigmodel_cli.errors import DataError, did_you_mean
 
@@ -38,64 +37,6 @@ ENDINGS = (
     ".jsonl.gz",
     ".txt.gz",
 )
-SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
-Column = str | int
-
-
-def _one_character(delimiter: str | None) -> str | None:
-    if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
-        raise ValueError('one character, and no quote or newline; a tab is "\\t" in double quotes')
-    return delimiter
-
-
-Delimiter = Annotated[
-    str | None,
-    AfterValidator(_one_character),
-    Field(
-        examples=[";"],
-        description=(
-            "what stands between columns, such as ';'; values may then be in quotes, as in .csv."
-            " Left out: commas in .csv; tabs in .tsv, where quotes are characters like others"
-        ),
-    ),
-]
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which columns are read: by name (a.b for b in the object a), or by number from 0.
-
-    `header` None: the first row has names where one column is given by name. `delimiter` None: by
-    the file's ending. Rows have a label, a set of labels where a `separator` is given, or numbers
-    in the columns of `targets`.
-    """
-
-    text: tuple[Column, ...]
-    label: Column | None
-    header: bool | None = None
-    options: tuple[str, ...] = ("data.text", "data.text")  # that give the columns of text
-    delimiter: str | None = None
-    separator: str | None = None
-    targets: tuple[Column, ...] = ()
-
-    @property
-    def wanted(self) -> list[tuple[str, Column]]:
-        """Each column with the option that gives it."""
-        labels = [] if self.label is None else [("data.label", self.label)]
-        numbers = [("data.targets", column) for column in self.targets]
-        return [*zip(self.options, self.text, strict=False), *labels, *numbers]
-
-    @property
-    def target_names(self) -> list[str]:
-        """The names of the columns of numbers."""
-        return [c if isinstance(c, str) else f"column {c}" for c in self.targets]
-
-    @property
-    def named(self) -> bool:
-        """Whether the first row of a file with separators is a header."""
-        return (
-            any(isinstance(c, str) for _, c in self.wanted) if self.header is None else self.header
-        )
 
 
 @dataclass(frozen=True)
@@ -164,7 +105,9 @@ def read_rows(path: Path, columns: Columns) -> Iterator[Row]:
             labels = read_set(values[-1], columns.separator, place, "data.label")
             yield Row(texts, None, place, width, header, labels)
         else:
-            yield Row(texts, _label(values[-1], place) if labelled else None, place, width, header)
+            yield Row(
+                texts, read_label(values[-1], place) if labelled else None, place, width, header
+            )
 
 
 def rows_of(paths: Sequence[Path], columns: Columns) -> Iterator[Row]:
@@ -192,8 +135,8 @@ def _separated(
             learnt = indices[len(columns.text) :]
             if len({*learnt} - {*indices[: len(columns.text)]}) < len(learnt):
                 raise DataError(
-                    f"{place}: a column is said twice, by name and by number; what is to be learnt"
-                    " of a row is no part of its text"
+                    f"{place}: a column is given twice, by name and by number; a label or a target"
+                    " must not be a column of text"
                 )
             if columns.named:
                 header = tuple(name.strip() for name in row)
@@ -340,30 +283,3 @@ def _numbers(values: Sequence[Any], columns: Columns, place: str) -> tuple[float
                 f"{error}; where the first row has names, set data.header: true"
             ) from None
         raise
-
-
-def _label(value: Any, place: str) -> str:
-    """A label as the name of a class."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        raise DataError(
-            f"{place}: data.label: {'null' if value is None else 'empty'}; give it a class, or"
-            " leave it out"
-        )
-    if isinstance(value, float) and value.is_integer():
-        raise DataError(
-            f"{place}: data.label: {value} is a float, which is not a class; write {int(value)}"
-        )
-    if isinstance(value, list):
-        raise DataError(
-            f"{place}: data.label: a list; where an item has a set of labels, set"
-            " data.label_separator (and task.type: multilabel)"
-        )
-    if not isinstance(value, str):
-        raise DataError(
-            f"{place}: data.label: {repr(value)[:60]} is neither a word nor a whole number"
-        )
-    return checked_text(value, f"{place}: data.label").strip()

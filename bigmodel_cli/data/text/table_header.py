@@ -7,7 +7,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from bigmodel_cli.data.text.table_files import Columns, Row
+from bigmodel_cli.data.text.table_columns import Columns
+from bigmodel_cli.data.text.table_files import Row
 from bigmodel_cli.errors import DataError
 
 _COLUMNS = """
@@ -52,13 +53,13 @@ def check_headers(firsts: Sequence[Row], labels: Mapping[str, int], columns: Col
             )
             raise DataError(
                 f"{row.place}: the first row ({cells}) looks like the names of the columns: {why};"
-                " set data.header: true to pass it over, or data.header: false to read it as an"
+                " set data.header: true to skip it, or data.header: false to read it as an"
                 " item"
             )
 
 
 def are_names(texts: Sequence[str]) -> bool:
-    """Whether these are usual names of columns of text; those of pairs may be languages."""
+    """Whether usual names of text columns; those of pairs may be languages."""
     usual = NAMES if len(texts) == 1 else NAMES | LANGUAGES
     return all(column_name(text) in usual for text in texts)
 
@@ -66,17 +67,17 @@ def are_names(texts: Sequence[str]) -> bool:
 def _why(row: Row, as_first: int, labels: Mapping[str, int], columns: Columns) -> str:
     texts = are_names(row.texts)
     if row.label is None:
-        return "texts are usually called so" if texts else ""
+        return "usual names of text columns" if texts else ""
     alone = labels[row.label] == as_first
     others = {label: count for label, count in labels.items() if label != row.label}
     if texts and (alone or column_name(row.label) in NAMES):
-        return "texts are usually called so"
+        return "usual names of text columns"
     if (*row.texts, row.label) == tuple(map(str, (*columns.text, columns.label))):
         return "they are the numbers of the columns"
     if not alone or not others:
         return ""
     if column_name(row.label) in NAMES:
-        return "labels are usually called so, and no other row has this one"
+        return "a usual name of a label column, and no other row has this label"
     if not is_number(row.label) and all(map(is_number, others)):
         return "every other label is a number"
     words = all(WORD.fullmatch(cell.strip('"')) for cell in (*row.texts, row.label))

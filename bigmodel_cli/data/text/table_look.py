@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.data.reading import dotted, is_json_lines, json_rows, lookup
-from bigmodel_cli.data.text.table_files import SEPARATORS, Column, Columns, is_separated, splitting
+from bigmodel_cli.data.text.table_columns import SEPARATORS, Column, Columns
+from bigmodel_cli.data.text.table_files import is_separated, splitting
 from bigmodel_cli.data.text.table_header import (
     LABELS,
     LANGUAGES,

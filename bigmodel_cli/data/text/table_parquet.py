@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,31 +22,24 @@ def parquet_rows(
 
     The last value is a label where `labelled`, and gets its name from the schema.
     """
-    pyarrow, pc, pq = (
-        need(name, "parquet", f"{path}: reading it")
-        for name in ("pyarrow", "pyarrow.compute", "pyarrow.parquet")
-    )
-    try:
-        with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            names = tuple(schema.names)
-            steps = [_steps(schema, column, f"{path}: {option}") for option, column in wanted]
-            classes = _class_names(schema.metadata, steps[-1]) if labelled else ()
-            number = 0
-            for batch in file.iter_batches(columns=list(dict.fromkeys(own[0] for own in steps))):
-                values = []
-                for first, *inner in steps:
-                    column = batch.column(first)
-                    values.append((pc.struct_field(column, inner) if inner else column).to_pylist())
-                for row in zip(*values, strict=True):
-                    place = f"{path}: row {number}"
-                    own = [*row[:-1], _name(row[-1], classes, place)] if classes else list(row)
-                    yield place, own, 0, names
-                    number += 1
-                advance(path.stat().st_size * batch.num_rows // max(1, file.metadata.num_rows))
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = next(iter(str(error).split("\n")), "") or type(error).__name__
-        raise DataError(f"{path}: cannot be read as Parquet: {reason}") from None
+    with _opened(path) as file:
+        import pyarrow.compute as pc
+
+        schema = file.schema_arrow
+        steps = [_steps(schema, column, f"{path}: {option}") for option, column in wanted]
+        classes = class_names(schema.metadata, steps[-1]) if labelled else ()
+        number = 0
+        for batch in file.iter_batches(columns=list(dict.fromkeys(own[0] for own in steps))):
+            values = []
+            for first, *inner in steps:
+                column = batch.column(first)
+                values.append((pc.struct_field(column, inner) if inner else column).to_pylist())
+            for row in zip(*values, strict=True):
+                place = f"{path}: row {number}"
+                own = [*row[:-1], _name(row[-1], classes, place)] if classes else list(row)
+                yield place, own, 0, tuple(schema.names)
+                number += 1
+            advance(path.stat().st_size * batch.num_rows // max(1, file.metadata.num_rows))
 
 
 def parquet_names(path: Path) -> tuple[str, ...]:
@@ -53,15 +47,22 @@ def parquet_names(path: Path) -> tuple[str, ...]:
 
     Raises `DataError` where it is not a Parquet file.
     """
+    with _opened(path) as file:
+        return tuple(file.schema_arrow.names)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A Parquet file; what fails inside raises `DataError` naming it."""
     pyarrow, pq = (
         need(name, "parquet", f"{path}: reading it") for name in ("pyarrow", "pyarrow.parquet")
     )
     try:
-        return tuple(pq.read_schema(path).names)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(
-            f"{path}: cannot be read as Parquet: {next(iter(str(error).splitlines()), '')}"
-        ) from None
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = next(iter(str(error).split("\n")), "") or type(error).__name__
+        raise DataError(f"{path}: cannot be read as Parquet: {reason}") from None
 
 
 def _steps(schema: Any, column: str | int, place: str) -> list[str]:
@@ -105,14 +106,11 @@ def _below(fields: Sequence[Any], column: str) -> list[str] | None:
 def _fields(field: Any) -> list[Any]:
     import pyarrow
 
-    return (
-        [field.type.field(i) for i in range(field.type.num_fields)]
-        if pyarrow.types.is_struct(field.type)
-        else []
-    )
+    inner = field.type.num_fields if pyarrow.types.is_struct(field.type) else 0
+    return [field.type.field(i) for i in range(inner)]
 
 
-def _class_names(metadata: Any, steps: Sequence[str]) -> tuple[str, ...]:
+def class_names(metadata: Any, steps: Sequence[str]) -> tuple[str, ...]:
     """The names that Hugging Face's feature schema gives to the labels of a column, or () where it
     gives none.
     """
@@ -120,7 +118,7 @@ def _class_names(metadata: Any, steps: Sequence[str]) -> tuple[str, ...]:
         feature = json.loads(metadata[b"huggingface"])["info"]["features"]
         for step in steps:
             feature = feature[step]
-        return tuple(feature["names"])
+        return tuple(map(str, feature["names"]))
     except (KeyError, TypeError, ValueError):
         return ()
 

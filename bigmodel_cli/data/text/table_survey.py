@@ -15,9 +15,8 @@ from bigmodel_cli.data import reading
 from bigmodel_cli.data.cache import cached_json
 from bigmodel_cli.data.hashes import check_unchanged, content_hashes
 from bigmodel_cli.data.reading import plain_name
+from bigmodel_cli.data.text.table_columns import SEPARATORS, Columns
 from bigmodel_cli.data.text.table_files import (
-    SEPARATORS,
-    Columns,
     Row,
     is_separated,
     keeps_quotes,
@@ -142,7 +141,7 @@ def check_order(surveys: Iterable[TableSurvey], columns: Columns) -> None:
             if names[column] != name and names.count(name) == headers[0][1].count(name) == 1:
                 raise DataError(
                     f"{place}: {option}: column {column} of this file is called {names[column]!r},"
-                    f" and {name!r} in {headers[0][0].rpartition(':')[0]}; say it by name:"
+                    f" and {name!r} in {headers[0][0].rpartition(':')[0]}; give its name:"
                     f" {option}: {name}"
                 )
 

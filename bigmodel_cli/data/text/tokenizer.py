@@ -11,14 +11,13 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bigmodel_cli.data.text.tokenizer_library import END_OF_TEXT, open_library, utf8
 from bigmodel_cli.errors import BigmodelError, CheckpointError, DataError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 ASSET = "tokenizer.json"
 SOURCE_ASSET = "source_tokenizer.json"
@@ -39,9 +38,12 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]:
         """Token numbers of a text, without special tokens."""
+        tokens: list[int] = self.encode_array(text).tolist()
+        return tokens
 
     def encode_array(self, text: str) -> NDArray[Any]:
         """The same as an array of integers."""
+        raise NotImplementedError
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of some tokens; the end of text is nothing, and bytes that are not UTF-8 become
@@ -52,31 +54,23 @@ class Tokenizer(Protocol):
         """
 
     def unknown(self, symbols: Iterable[str]) -> list[str]:
-        """Which of the characters (letters, digits, marks ...) have no token of their own."""
+        """Which of the characters (letters, digits, marks ...) have no token of their own; none
+        where such a character is an error.
+        """
+        return []
 
     def to_json(self) -> bytes:
         """The content of tokenizer.json."""
 
 
-class _OwnTokenizer:
-    def unknown(self, symbols: Iterable[str]) -> list[str]:
-        """None: a character without a token is an error."""
-        return []
-
-
-class ByteTokenizer(_OwnTokenizer):
+class ByteTokenizer(Tokenizer):
     """Token b is byte b of the UTF-8 form; 256 is the end of a text."""
 
     vocab_size = 257
     end_of_text: int | None = 256
     start_of_text: int | None = 256
 
-    def encode(self, text: str) -> list[int]:
-        return list(utf8(text))
-
     def encode_array(self, text: str) -> NDArray[Any]:
-        import numpy as np
-
         return np.frombuffer(utf8(text), dtype=np.uint8)
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -100,14 +94,12 @@ class ByteTokenizer(_OwnTokenizer):
         )
 
 
-class CharacterTokenizer(_OwnTokenizer):
+class CharacterTokenizer(Tokenizer):
     """Token i is the i-th of the sorted characters; the end of a text, where there is one, comes
     after them.
     """
 
     def __init__(self, characters: Iterable[str], end: bool) -> None:
-        import numpy as np
-
         self.characters = sorted(set(characters))
         self.end_of_text = len(self.characters) if end else None
         self.start_of_text = self.end_of_text
@@ -116,16 +108,8 @@ class CharacterTokenizer(_OwnTokenizer):
         self.table = np.full(max(codes, default=0) + 1, -1, dtype=np.int32)
         self.table[codes] = np.arange(len(codes))
 
-    def encode(self, text: str) -> list[int]:
-        """Token numbers of a text.
-
-        Raises `DataError` naming the first character that is not in the vocabulary.
-        """
-        return [int(token) for token in self.encode_array(text)]
-
     def encode_array(self, text: str) -> NDArray[Any]:
-        import numpy as np
-
+        """Raises `UnknownCharacter` for the first one that is not in the vocabulary."""
         codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
         tokens: NDArray[np.int32] = self.table[np.minimum(codes, len(self.table) - 1)]
         unknown = np.flatnonzero((tokens < 0) | (codes >= len(self.table)))
@@ -156,7 +140,7 @@ class CharacterTokenizer(_OwnTokenizer):
         )
 
 
-class SymbolTokenizer(_OwnTokenizer):
+class SymbolTokenizer(Tokenizer):
     """Token i is the i-th of some symbols, with blanks between; the end of a text comes after
     them.
     """
@@ -168,21 +152,13 @@ class SymbolTokenizer(_OwnTokenizer):
         self.start_of_text: int | None = len(self.symbols)
         self.vocab_size = len(self.symbols) + 1
 
-    def encode(self, text: str) -> list[int]:
-        """Token numbers of a text.
-
-        Raises `DataError` naming the first unknown symbol.
-        """
+    def encode_array(self, text: str) -> NDArray[Any]:
+        """Raises `UnknownSymbol` for the first one that is not in the vocabulary."""
         tokens = [self.numbers.get(symbol, -1) for symbol in text.split()]
         if -1 in tokens:
             symbol = text.split()[tokens.index(-1)]
             raise UnknownSymbol(symbol, f" {' '.join(text.split())} ".index(f" {symbol} "))
-        return tokens
-
-    def encode_array(self, text: str) -> NDArray[Any]:
-        import numpy as np
-
-        return np.array(self.encode(text), np.int64)
+        return np.array(tokens, np.int64)
 
     def decode(self, tokens: Sequence[int]) -> str:
         return " ".join(self.symbols[token] for token in tokens if 0 <= token < len(self.symbols))
@@ -255,33 +231,25 @@ def read_tokenizer(content: bytes, name: str, fault: type[BigmodelError] = DataE
 @functools.lru_cache(maxsize=4)
 def _read(content: bytes) -> Tokenizer:
     """The tokenizer. Raises `ValueError`."""
-    return _read_own(content) or open_library(content)
+    own = _read_own(content) if len(content) <= MOST_OWN else None
+    return own or open_library(content)
 
 
 def _read_own(content: bytes) -> Tokenizer | None:
     """The bytes, characters or symbols tokenizer that wrote this, or None."""
-    if len(content) > MOST_OWN:
-        return None
+    own: Tokenizer
     try:
         values = json.loads(content)
-        return _own(values)
+        model = values["model"]
+        if model["type"] == "BPE" and len(model["vocab"]) == 256:
+            own = ByteTokenizer()
+        elif values["pre_tokenizer"] == {"type": "WhitespaceSplit"}:
+            own = SymbolTokenizer(model["vocab"])
+        else:
+            own = CharacterTokenizer(model["vocab"], end=bool(values["added_tokens"]))
+        return own if json.loads(own.to_json()) == values else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-
-
-def _own(values: Any) -> Tokenizer | None:
-    model = values["model"]
-    if model.get("type") == "BPE" and len(model["vocab"]) == 256:
-        return _same(ByteTokenizer(), values)
-    if model.get("type") == "WordLevel" and values["pre_tokenizer"] == {"type": "WhitespaceSplit"}:
-        return _same(SymbolTokenizer(model["vocab"]), values)
-    if model.get("type") == "WordLevel" and all(len(word) == 1 for word in model["vocab"]):
-        return _same(CharacterTokenizer(model["vocab"], end=bool(values["added_tokens"])), values)
-    return None
-
-
-def _same(own: Tokenizer, values: Any) -> Tokenizer | None:
-    return own if json.loads(own.to_json()) == values else None
 
 
 def _dump(

@@ -66,7 +66,7 @@ class _FittedOptions(Options):
         Raises `DataError` where that depends on them.
         """
         raise DataError(
-            f"how many tokens a tokenizer of type {self.type} has is not known: give"
+            f"the vocabulary size of a tokenizer of type {self.type} is not known: give"
             " data.tokenizer: bytes, or {type: bpe, vocab_size: N}"
         )
 
@@ -175,12 +175,29 @@ TokenizerOptions = Annotated[
 
 
 def fit_tokenizer(
-    wanted: _FittedOptions, texts: Corpora, say: Say, assets: Assets | None, asset: str = ASSET
+    wanted: _FittedOptions,
+    texts: Corpora,
+    say: Say,
+    assets: Assets | None,
+    asset: str = ASSET,
+    ends: str = "",
 ) -> Tokenizer:
-    """The tokenizer that the options describe, or the one that a checkpoint has as `asset`."""
+    """The tokenizer that the options describe, or the one that a checkpoint has as `asset`.
+
+    Where `ends` says what the end of a text ends, the tokenizer must have a token for it; raises
+    `SpecError`.
+    """
     if assets is not None and asset in assets:
-        return read_tokenizer(bytes(assets[asset]), f"{asset} of the checkpoint", CheckpointError)
-    return wanted.fit(texts, say)
+        name = f"{asset} of the checkpoint"
+        tokenizer = read_tokenizer(bytes(assets[asset]), name, CheckpointError)
+    else:
+        tokenizer = wanted.fit(texts, say)
+    if ends and tokenizer.end_of_text is None:
+        raise SpecError(
+            f"data.{asset.removesuffix('.json')}: it has no mark for the end of a text, which ends"
+            f" {ends}; use bpe or bytes"
+        )
+    return tokenizer
 
 
 def expected_size(wanted: _FittedOptions, assets: Assets | None, asset: str = ASSET) -> int:

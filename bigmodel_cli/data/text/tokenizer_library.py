@@ -10,13 +10,13 @@ import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.heeding import heeding
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 END_OF_TEXT = "<|endoftext|>"
 END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
@@ -84,8 +84,6 @@ class LibraryTokenizer:
             raise DataError(f"the tokenizer cannot read {text[:40]!r}: {_reason(error)}") from None
 
     def encode_array(self, text: str) -> NDArray[Any]:
-        import numpy as np
-
         return np.asarray(self.encode(text), dtype=np.int64)
 
     def decode(self, tokens: Sequence[int]) -> str:

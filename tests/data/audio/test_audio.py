@@ -19,7 +19,7 @@ from tones import SPEC, packed, recording, riff, tone, write
 
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data import input_of, open_data
-from bigmodel_cli.data.audio.audio import AudioOptions, batch_of_sounds, read_sound
+from bigmodel_cli.data.audio.audio import AudioOptions
 from bigmodel_cli.data.audio.augment import (
     GainOptions,
     NoiseOptions,
@@ -30,7 +30,7 @@ from bigmodel_cli.data.audio.augment import (
     real,
 )
 from bigmodel_cli.data.audio.mel import log_mel
-from bigmodel_cli.data.audio.split import middle
+from bigmodel_cli.data.audio.split import batch_of_sounds, middle, read_sound
 from bigmodel_cli.data.base import DataSet
 from bigmodel_cli.errors import DataError
 
@@ -377,7 +377,9 @@ def test_strings_of_recordings() -> None:
     for i, own in enumerate(chosen):
         expected = split.bank.lengths[own].sum() + pauses[i].sum()
         assert int(test["lengths"][i]) == -(-expected // 80)
-        assert test["target"][i, : len(own)].tolist() == [int(split.units[r][0]) for r in own]
+        assert test["target"][i, : len(own)].tolist() == [
+            int(split.targets.units[r][0]) for r in own
+        ]
     assert data.info.context is not None
     assert int(train["lengths"].max()) <= data.info.context
 
@@ -547,7 +549,7 @@ def test_recordings_that_cannot_be_decoded(
         (["data.pattern='(?P<label>x*)'", "data.split={}"], 3,
          "high_ann_0.wav: data.pattern gives it an empty label"),
         (["data.split={test: {index: [77]}}"], 3,
-         "data.split.test: no recording of 12 is in it; in the names stand index: 0, 1"),
+         "data.split.test: no recording of 12 is in it; the names have index: 0, 1"),
         (["data.split={test: {label: [low, high]}}"], 3,
          "data.split: nothing of 12 recordings is left to train on"),
         (["train.batch_size=9"], 3, "the train split has 7 samples, fewer than train.batch_size 9"),
@@ -556,7 +558,7 @@ def test_recordings_that_cannot_be_decoded(
          "pattern: it needs a group (?P<label>...)"),
         (["data.split={test: {speeker: [ann]}}"], 2,
          "no group 'speeker' (it has: label, speaker, index); did you mean speaker?"),
-        (["data.join={}"], 2, "join: say in which units a transcript is spelled"),
+        (["data.join={}"], 2, "join: give units, in which transcripts are spelled"),
         (["data.units=words"], 2, "seconds: transcripts belong to rows of frames"),
         (["data.high=5000"], 2, "do not lie in this order below half the rate"),
         (["data.mels=200"], 2,

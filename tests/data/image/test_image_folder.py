@@ -16,7 +16,7 @@ from PIL import Image
 from bigmodel_cli.data import open_data
 from bigmodel_cli.data.image.folder import read_folder
 from bigmodel_cli.data.image.images import FolderOptions
-from bigmodel_cli.data.image.sources import read_parquet
+from bigmodel_cli.data.image.parquet import read_parquet
 from bigmodel_cli.errors import DataError
 
 Cli = Callable[..., Result]

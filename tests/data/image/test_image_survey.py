@@ -181,7 +181,7 @@ def test_pixels_beyond_white_are_found_when_the_data_is_opened(
     skip: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "bigmodel_cli.data.image.images.RESIDENT_BYTES", 1
+        "bigmodel_cli.data.image.loading.RESIDENT_BYTES", 1
     )  # else decoding would find them
     for i in range(3):
         put(f"set/a/{i}.tif", tiff(RNG.uniform(0, 1, (5, 5)).astype(np.float32)))
@@ -276,7 +276,7 @@ def test_streamed_and_resident_give_the_same_pixels(
         "normalize": "none",
     }
     resident = opened(**options)
-    monkeypatch.setattr("bigmodel_cli.data.image.images.RESIDENT_BYTES", 1)
+    monkeypatch.setattr("bigmodel_cli.data.image.loading.RESIDENT_BYTES", 1)
     streamed = opened(**options)
     assert (resident.split("train").resident, streamed.split("train").resident) == (True, False)
     one, other = (

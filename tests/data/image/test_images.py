@@ -86,7 +86,7 @@ def test_a_folder_of_images_resident_and_streamed(monkeypatch: pytest.MonkeyPatc
     folder()
     data = opened(type="image_folder", root="pictures")
     batch = data.split("train").batch(np.arange(8), 0, 0, False)
-    monkeypatch.setattr("bigmodel_cli.data.image.images.RESIDENT_BYTES", 1)
+    monkeypatch.setattr("bigmodel_cli.data.image.loading.RESIDENT_BYTES", 1)
     streamed = opened(type="image_folder", root="pictures")
     assert data.split("train").resident
     assert not streamed.split("train").resident

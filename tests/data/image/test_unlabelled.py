@@ -14,7 +14,7 @@ from conftest import Result
 from PIL import Image
 from test_images import folder, opened
 
-from bigmodel_cli.data.subsets import part_of_each_class
+from bigmodel_cli.data.holdout import part_of_each_class
 from bigmodel_cli.errors import DataError
 
 Cli = Callable[..., Result]
@@ -56,7 +56,7 @@ def test_labels_left_aside_leave_the_images_as_they_are(
 ) -> None:
     folder()
     if streamed:
-        monkeypatch.setattr("bigmodel_cli.data.image.images.RESIDENT_BYTES", 1)
+        monkeypatch.setattr("bigmodel_cli.data.image.loading.RESIDENT_BYTES", 1)
     labelled, without = (
         opened(type="image_folder", root="pictures", labels=kept) for kept in (True, False)
     )
@@ -100,7 +100,7 @@ def test_label_fraction_keeps_labels_class_by_class(
 ) -> None:
     folder(count=10)
     if streamed:
-        monkeypatch.setattr("bigmodel_cli.data.image.images.RESIDENT_BYTES", 1)
+        monkeypatch.setattr("bigmodel_cli.data.image.loading.RESIDENT_BYTES", 1)
     whole, part = (
         opened(type="image_folder", root="pictures", label_fraction=f) for f in (1.0, 0.3)
     )

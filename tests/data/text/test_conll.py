@@ -112,7 +112,7 @@ def test_blanks_other_than_spaces_are_within_words_and_numbers_of_sentences_are_
         ("a\tO\n\tB\n", {}, r"a.conll:2: column 0 \(data.words\) is empty"),
         ("a x O\n", {"words": 2}, "data.words and data.tags are both column 2 of a.conll:1"),
         ("a O\n\nb O\n", {}, "every word has the tag 'O'; is it the right column"),
-        ("-DOCSTART- O\n\n", {}, "data.train: there is not a sentence in a.conll"),
+        ("-DOCSTART- O\n\n", {}, "data.train: no sentence in a.conll"),
     ],
 )
 def test_malformed_sentences_are_refused_with_the_line(

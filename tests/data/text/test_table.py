@@ -20,7 +20,8 @@ from bigmodel_cli.data import load_tokenizer, open_data
 from bigmodel_cli.data.inputs import Rows
 from bigmodel_cli.data.text.ragged import fit_lengths
 from bigmodel_cli.data.text.table import TableOptions
-from bigmodel_cli.data.text.table_files import Columns, read_rows
+from bigmodel_cli.data.text.table_columns import Columns
+from bigmodel_cli.data.text.table_files import read_rows
 from bigmodel_cli.data.text.table_survey import sort_classes
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.packages import MissingPackage

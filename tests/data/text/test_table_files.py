@@ -20,7 +20,8 @@ from bigmodel_cli.data.text import table_files
 from bigmodel_cli.data.text.pair_files import parallel
 from bigmodel_cli.data.text.pairs import PairTableOptions
 from bigmodel_cli.data.text.table import TableOptions
-from bigmodel_cli.data.text.table_files import Columns, read_rows
+from bigmodel_cli.data.text.table_columns import Columns
+from bigmodel_cli.data.text.table_files import read_rows
 from bigmodel_cli.data.text.table_survey import alike_labels, survey_table
 from bigmodel_cli.errors import DataError
 
@@ -44,26 +45,26 @@ WORDS = "good\tpos\nfine\tpos\nbad\tneg\nworse\tneg\n"
 @pytest.mark.parametrize(
     ("name", "content", "columns", "why"),
     [
-        ("a.tsv", "sentence\tlabel\n" + ITEMS, Columns((0,), 1), "texts are usually called so"),
-        ("a.tsv.gz", "sentence\tlabel\n" + ITEMS, Columns((0,), 1), "texts are usually called so"),
+        ("a.tsv", "sentence\tlabel\n" + ITEMS, Columns((0,), 1), "usual names of text columns"),
+        ("a.tsv.gz", "sentence\tlabel\n" + ITEMS, Columns((0,), 1), "usual names of text columns"),
         (
             "a.csv",
             '"Sentence","Gold"\r\nx,pos\r\n',
             Columns((0,), 1),
-            "texts are usually called so",
+            "usual names of text columns",
         ),
-        ("a.csv", ",text,label\n0,x,1\n1,y,0\n", Columns((1,), 2), "texts are usually called so"),
+        ("a.csv", ",text,label\n0,x,1\n1,y,0\n", Columns((1,), 2), "usual names of text columns"),
         (
             "a.tsv",
             "id\tPhrase\tClass\n7\tx y\tgood\n8\tz\tbad\n",
             Columns((1,), 2),
-            "texts are usually called so",
+            "usual names of text columns",
         ),
         (
             "a.tsv",
             "Phrase text\tsentiment\n" + ITEMS,
             Columns((0,), 1),
-            "labels are usually called so",
+            "a usual name of a label column",
         ),
         (
             "a.tsv",
@@ -77,16 +78,16 @@ WORDS = "good\tpos\nfine\tpos\nbad\tneg\nworse\tneg\n"
             "a.tsv",
             "a\tb\tlabel\nx\ty\t1\nz\tw\t0\n",
             Columns((0, 1), 2),
-            "labels are usually called so",
+            "a usual name of a label column",
         ),
-        ("a.txt", "text\none\ntwo\n", Columns((0,), None), "texts are usually called so"),
-        ("a.tsv", "en\tde\nyes\tja\n", Columns((0, 1), None), "texts are usually called so"),
-        ("a.csv", "English,German\nyes,ja\n", Columns((0, 1), None), "texts are usually called so"),
+        ("a.txt", "text\none\ntwo\n", Columns((0,), None), "usual names of text columns"),
+        ("a.tsv", "en\tde\nyes\tja\n", Columns((0, 1), None), "usual names of text columns"),
+        ("a.csv", "English,German\nyes,ja\n", Columns((0, 1), None), "usual names of text columns"),
         (
             "a.csv",
             "source;target\nyes;ja\n",
             Columns((0, 1), None, delimiter=";"),
-            "texts are usually called so",
+            "usual names of text columns",
         ),
     ],
 )
@@ -96,7 +97,7 @@ def test_a_header_row_is_never_an_item(name: str, content: str, columns: Columns
         survey_table([path], columns)
     assert f"{name}:1: the first row (" in str(caught.value)
     assert why in str(caught.value)
-    assert "set data.header: true to pass it over, or data.header: false" in str(caught.value)
+    assert "set data.header: true to skip it, or data.header: false" in str(caught.value)
     lines = content.count("\n")
     for header in (True, False):
         said = Columns(columns.text, columns.label, header, delimiter=columns.delimiter)
@@ -239,7 +240,7 @@ def test_values_beyond_131072_characters(monkeypatch: pytest.MonkeyPatch) -> Non
             "a.csv",
             "text,text,label\na,b,1\n",
             Columns(("text",), "label"),
-            "2 columns are called 'text'; say it by",
+            "2 columns are called 'text'; give its",
         ),
         (
             "a.jsonl",
