@@ -5,8 +5,11 @@ import.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
+import linecache
 import os
+import re
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +44,12 @@ def plugin_faults() -> Iterator[None]:
             if line := line_of(path, error):
                 what = f"{text}{line}: {type(error).__name__}: {error}".removesuffix(": ")
                 raise SpecError(f"{what} (in a plugin; --debug shows the traceback)") from error
+        for text, path in files():
+            if user := _user(path, error):
+                raise SpecError(
+                    f"{text}{user}: {type(error).__name__}: {error} (what the plugin gives cannot"
+                    " be used; --debug shows the traceback)"
+                ) from error
         raise
 
 
@@ -54,3 +63,26 @@ def line_of(path: Path, error: BaseException) -> str:
         if frame.f_code.co_filename == str(path)
     ]
     return f":{lines[-1]}" if lines else ""
+
+
+def _user(path: Path, error: BaseException) -> str:
+    """':12: Name: in `task.loss(...)`': the innermost line that had an object of one of the file's
+    classes, and that class where the line names the object; '' where none had.
+    """
+    for frame, line in reversed([*traceback.walk_tb(error.__traceback__)]):
+        code = linecache.getline(frame.f_code.co_filename, line).strip()
+        objects = [*frame.f_locals.items()]
+        for value in frame.f_locals.values():
+            with contextlib.suppress(TypeError):  # without attributes
+                objects += vars(value).items()
+        words = re.findall(r"\w+", code)
+        places = {word: place for place, word in reversed([*enumerate(words)])}
+        objects.sort(key=lambda item: places.get(item[0], len(words)))
+        for name, value in objects:
+            with contextlib.suppress(OSError, TypeError):  # not written in a file
+                if inspect.getfile(type(value)) == str(path):
+                    first = f":{inspect.getsourcelines(type(value))[1]}: {type(value).__name__}"
+                    if code.startswith("raise "):  # a check of what this object gave
+                        return first
+                    return f"{first if name in places else ''}: in `{code}`"
+    return ""

@@ -300,6 +300,7 @@ def test_filters_draw_and_two_ways_at_once_are_refused(pairs: Path, cli: Cli) ->
         ),
         (["--temperature", 0, "--top-p", 0.5], "--temperature 0 is greedy"),
         (["--temperature", 1, "--length-penalty", 0.5], "--length-penalty is for a search"),
+        (["--temperature", 0, "--seed", 2], "--seed 2 is for drawn text"),
     ):
         result = cli("predict", pairs, "ab", *flags)
         assert (result.status, result.out) == (2, ""), flags

@@ -173,6 +173,37 @@ def test_what_a_plugins_code_raises_is_one_message_with_its_line(plain_zygote: Z
     assert (status["state"], status["code"]) == ("failed", 2)
 
 
+LOSS = "return loss, torch.tensor(float(len(outputs)))"
+SCORES = 'return {"loss": (loss, ones), "right": (right, ones)}, {}'
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        (LOSS, "return None", ":106: Majority: in `loss, n = task.loss("),
+        (LOSS, "return loss, torch.tensor(-3.0)", "loss: a negative number of targets: -3"),
+        (
+            SCORES,
+            'return {"loss": (loss.repeat(2), ones)}, {}',
+            "score: loss: [192] sums and [96] counts, and the batch has 96 items",
+        ),
+    ],
+    ids=["loss-none", "loss-negative", "score-long"],
+)
+def test_what_cannot_be_used_of_a_plugin_is_one_message_with_its_file(
+    before: str, after: str, message: str, plain_zygote: Zygote
+) -> None:
+    bits = (ROOT / "tests" / "bits.py").read_text()
+    assert before in bits
+    Path("bits.py").write_text(bits.replace(before, after))
+    Path("spec.yaml").write_text(SPEC)
+    done = plain_zygote.run("pretrain", "spec.yaml", "--out", "run", "--plugin", "bits.py")
+    assert (done.status, done.out) == (2, "")
+    assert re.search(r"^(bigmodel: )?bits\.py:", done.err, re.MULTILINE)
+    assert message in done.err
+    assert "Traceback" not in done.err
+
+
 class Forgetful(Optimizer):
     """Keeps a number that no checkpoint has, and does not divide."""
 

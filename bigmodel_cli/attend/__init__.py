@@ -41,6 +41,12 @@ def attend(
     picture = out or Path("attend.png")
     check_picture(picture, "--out")
     if input_of(loaded.info).one_size:
+        if layer is not None or head is not None:
+            raise SpecError(
+                f"{'--head' if layer is None else '--layer'} chooses what is shown of a text; of an"
+                " input of one size it is the region that decides, over all layers and heads;"
+                " leave it out"
+            )
         return _attend_image(loaded, Path(source), picture, color)
     return _attend_text(loaded, source, picture, layer, head, color)
 

@@ -92,7 +92,23 @@ def _scored(
     batch = {k: v.to(device) for k, v in split.batch(samples, 0, 0, False).items()}
     with autocast(device, precision):
         found, said = task.score(task.forward(model, batch, training=False), batch)
+    _check_scores(task, found, said, len(samples))
     return {name: (sums.cpu(), counts.cpu()) for name, (sums, counts) in found.items()}, said
+
+
+def _check_scores(task: Task, scores: Scores, answers: Answers, items: int) -> None:
+    """Raise `ValueError` unless there is one of each for every item: a plugin's task may err."""
+    for name, (sums, counts) in scores.items():
+        if not sums.shape == counts.shape == (items,):
+            raise ValueError(
+                f"score: {name}: {list(sums.shape)} sums and {list(counts.shape)} counts, and the"
+                f" batch has {items} items"
+            )
+    for name, values in answers.items():
+        if len(values) != items:
+            raise ValueError(
+                f"score: {name}: {len(values)} answers, and the batch has {items} items"
+            )
 
 
 def similar(split: Split) -> Ints:

@@ -192,7 +192,12 @@ def write(
 
     Without a search, `watch` gets each token of the first row as it comes.
     """
-    beam = decoding.search(loaded.spec.task.search())
+    beam, sampling = decoding.search(loaded.spec.task.search()), decoding.sampling(temperature)
+    if decoding.seed and (beam is not None or not sampling.temperature):
+        raise SpecError(
+            f"--seed {decoding.seed} is for drawn text, and this is searched or greedy; leave it"
+            " out, or give a --temperature"
+        )
     with autocast(loaded.device, loaded.precision):
         if beam is not None:
             found = beam_search(model, prompt, beam, max_new_tokens=most, stop=end, real=real)
@@ -200,7 +205,6 @@ def write(
                 [Written(h.tokens, h.score, h.ended) for h in row[: decoding.n_best]]
                 for row in found
             ]
-        sampling = decoding.sampling(temperature)
         draws = decoding.draws(items, most, loaded.device) if sampling.temperature else None
         steps = []
         for step in generate(

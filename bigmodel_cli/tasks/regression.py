@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from bigmodel_cli.config import NO_DATASET, DatasetInfo
+from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.metrics import LOSS, Measure, MetricInfo, ratio
 from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
@@ -70,6 +71,11 @@ class Regression(Task):
 
     def __init__(self, options: RegressionOptions, info: DatasetInfo = NO_DATASET) -> None:
         self.options, self.dataset, self.metric = options, info, options.metric
+        if len(info.targets) > 1 and OF_MEAN[1:] in info.targets:
+            raise SpecError(
+                f"data.targets: a target called {OF_MEAN[1:]} would have metrics of the same names"
+                f" as the baseline's (mae{OF_MEAN}); rename its column"
+            )
 
     def remedy(self, missing: list[str]) -> str:
         """Suggest the options that name columns of numbers."""

@@ -8,6 +8,7 @@ from bigmodel_cli import checkpoints
 from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.train.run import Run
 from bigmodel_cli.train.signals import Interrupted
+from bigmodel_cli.train.statistics import BATCHES, recomputed_statistics
 
 
 def impatient(run: Run) -> bool:
@@ -50,8 +51,13 @@ def average_as_last(run: Run) -> Path:
         f"averaging the weights of the last {len(newest)} checkpoints, from step"
         f" {newest[0].name[5:].lstrip('0')}"
     )
-    if run.validation is not None:
-        with run.signals.deferred(), run.state.swapped_weights(contents.model), run.signals.let():
+    with run.signals.deferred(), run.state.swapped_weights(contents.model), run.signals.let():
+        if statistics := recomputed_statistics(
+            run
+        ):  # those of the average; a mean of theirs is not
+            run.say(f"statistics of batch normalisation: anew, over {BATCHES} training batches")
+            contents.model |= statistics
+        if run.validation is not None:
             metrics = run.validate()
     with run.signals.deferred():
         if run.validation is not None:

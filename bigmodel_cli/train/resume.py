@@ -17,11 +17,8 @@ SETTLED = ("steps", "epochs", "minutes", "average_last", "patience")
 """Options of `train` that decide when a run is finished, and its result."""
 
 
-def latest_directory(root: Path, name: str) -> Path:
-    """The newest of runs/name, runs/name-2, ... that was started.
-
-    Raises `SpecError` where there is none.
-    """
+def begun_runs(root: Path, name: str) -> dict[int, Path]:
+    """Those of runs/name (1), runs/name-2 (2), ... that were started, by number."""
     numbers = {}
     for path in root.iterdir() if os.path.isdir(root) else ():
         number = (
@@ -33,6 +30,15 @@ def latest_directory(root: Path, name: str) -> Path:
         )
         if path.name.startswith(name) and number.isascii() and number.isdigit() and has_begun(path):
             numbers[int(number)] = path
+    return numbers
+
+
+def latest_directory(root: Path, name: str) -> Path:
+    """The newest of runs/name, runs/name-2, ... that was started.
+
+    Raises `SpecError` where there is none.
+    """
+    numbers = begun_runs(root, name)
     if not numbers:
         raise SpecError(
             f"--resume: there is no run {root / name} to go on with; start it without --resume"

@@ -45,6 +45,7 @@ from bigmodel_cli.train.run import Run
 from bigmodel_cli.train.setup import Opened, open_run, open_task, prepare
 from bigmodel_cli.train.signals import Interrupted, Signals
 from bigmodel_cli.train.state import TrainState
+from bigmodel_cli.train.statistics import batch_norms
 from bigmodel_cli.train.step import REMEDY, batch_norm_explained
 
 
@@ -209,6 +210,11 @@ def _set_up(
     say_start(spec, model, split)
     spec, state = prepare(spec, model, task, lambda: on_device(micro[0], device))
     check_readable(state)
+    if state.ema and batch_norms(model, state.still):
+        say(
+            "batch normalisation: evaluation uses averaged weights with the running statistics of"
+            " those in training, which differ a little (train.average_last takes them anew)"
+        )
     return spec, model, state, BatchLoader(micro, spec.train, spec.data.loader_workers(), device)
 
 

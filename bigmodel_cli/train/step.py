@@ -119,6 +119,8 @@ def _passes(
     for batch in micro_batches:
         with autocast(device, options.precision):
             loss, n = task.loss(task.forward(state.model, batch), batch)
+        if n < 0:
+            raise ValueError(f"loss: a negative number of targets: {float(n):g}")
         auxiliary = state.auxiliary()
         total = loss if auxiliary is None else loss + auxiliary * n  # a sum, as the loss is
         if scale.dynamic and count is None:

@@ -68,3 +68,6 @@ def test_attend_to_an_image_with_a_vit(cnn_spec: Path, cli: Callable[..., Result
     assert heat.shape == (8, 8)
     assert Path("attend.png").stat().st_size > 1000
     assert cli("predict", "vit", "grey.png").status == 0
+    refused = cli("attend", "vit", "grey.png", "--head", 1)
+    assert (refused.status, refused.out) == (2, "")
+    assert "--head chooses what is shown of a text" in refused.err

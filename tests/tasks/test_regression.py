@@ -17,6 +17,7 @@ from conftest import Result, loss_of
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
 from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.errors import SpecError
 from bigmodel_cli.metrics.intervals import estimate
 from bigmodel_cli.tasks.regression import Regression, RegressionOptions
 
@@ -183,3 +184,10 @@ def test_from_a_table_to_numbers_with_names(cli: Cli) -> None:
         2,
         True,
     )
+
+
+def test_a_target_whose_metrics_would_have_the_names_of_the_baselines_is_refused() -> None:
+    info = DatasetInfo(targets=("price", "of_mean"))
+    with pytest.raises(SpecError, match="a target called of_mean would have metrics of the same"):
+        RegressionOptions().build(info)
+    RegressionOptions().build(DatasetInfo(targets=("of_mean",)))  # without metrics of its own

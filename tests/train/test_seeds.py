@@ -152,3 +152,17 @@ def test_a_reader_of_one_path_is_told_of_the_others(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\nb\nc")))
     assert resolve_checkpoint("-") == Path("a")
     assert "2 more are left out" in capsys.readouterr().err
+
+
+def test_a_second_round_is_not_mixed_with_the_first_one(
+    decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli("pretrain", decoder_spec, "--seeds", "0,1", *SHORT).status == 0
+    with monkeypatch.context() as broken:
+        failing(broken, 1, DataError("no"))
+        assert cli("pretrain", decoder_spec, "--seeds", "0,1,2", *SHORT).status == 3
+    result = cli("pretrain", decoder_spec, "--seeds", "0,1,2", "--resume", *SHORT)
+    assert result.status == 0
+    assert "the newest round is number 2: decoder-seedN-2" in result.err
+    paths = [f"runs/decoder-seed{n}-2/checkpoints/step-00000002" for n in (0, 1, 2)]
+    assert result.out.splitlines() == paths
