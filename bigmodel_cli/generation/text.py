@@ -20,7 +20,7 @@ from bigmodel_cli.data import (
     read_items,
 )
 from bigmodel_cli.device import autocast
-from bigmodel_cli.errors import DataError
+from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.generation.beam import beam_search
 from bigmodel_cli.generation.decoding import DRAWN, Decoding
 from bigmodel_cli.generation.sampling import generate
