@@ -103,23 +103,21 @@ def like_what(name: str) -> str:
     Raises `SpecError` where there is neither.
     """
     known = {**samples(), **templates()}
-    if name in TASKS and name not in known:
-        task = re.compile(rf"^task: *({name}$|{{type: {name}\b|\n  type: {name}$)", re.MULTILINE)
-        name = next(
-            (n for n, text in known.items() if task.search(text) and "finetune" not in n),
-            name,
-        )
-    if name in TASKS and name not in known:
-        raise SpecError(
-            f"--like {name}: no sample spec has this task;"
-            " bigmodel init NAME --data PATH writes one for your own data"
-        )
-    if name not in known:
+    if name in known:
+        return known[name].replace(f"sample_configs/{name}.yaml", "{path}")
+    if name not in TASKS:
         choices = sorted({*known, *TASKS})
         raise SpecError(
             f"--like {name}: not one of {', '.join(choices)}{did_you_mean(name, choices)}"
         )
-    return known[name].replace(f"sample_configs/{name}.yaml", "{path}")
+    task = re.compile(rf"^task: *({name}$|{{type: {name}\b|\n  type: {name}$)", re.MULTILINE)
+    for sample, text in known.items():
+        if task.search(text) and "finetune" not in sample:
+            return text.replace(f"sample_configs/{sample}.yaml", "{path}")
+    raise SpecError(
+        f"--like {name}: no sample spec has this task;"
+        " bigmodel init NAME --data PATH writes one for your own data"
+    )
 
 
 def write_sample(name: str, like: str) -> Path:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.lazy import Module
 from bigmodel_cli.models import Model
 from bigmodel_cli.recipe import InitOptions
 
@@ -59,13 +58,9 @@ def still_modules(model: Model, init: InitOptions) -> frozenset[str]:
         still[name] = (
             not any(trained)
             if trained
-            else around or (_has_buffers(module) and _named(model, name, init))
+            else around or (next(module.buffers(), None) is not None and _named(model, name, init))
         )
     return frozenset(name for name, evaluates in still.items() if evaluates)
-
-
-def _has_buffers(module: Module) -> bool:
-    return next(module.buffers(), None) is not None
 
 
 def _named(model: Model, name: str, init: InitOptions) -> bool:

@@ -16,11 +16,6 @@ from bigmodel_cli.trackers import TrackerOptions
 VALIDATION_TOKENS = 1 << 14
 """Tokens at once in a validation, where training has fewer."""
 
-
-OLD_NAMES = {"tensorboard": "tensorboard"}
-"""Options of older specs and checkpoints that were true or false, each with the tracker that true
-stands for.
-"""
 OLD_SCHEDULE = {"type", "warmup", "final", "decay"}
 """Options that older specs and checkpoints recorded for a schedule of any type."""
 
@@ -153,16 +148,11 @@ class TrainOptions(Options):
         ):
             own = SCHEDULES[str(schedule["type"])].model_fields
             values["schedule"] = {name: value for name, value in schedule.items() if name in own}
-        for name in OLD_NAMES.keys() & values.keys():
-            if isinstance(values[name], bool):
-                item, given = OLD_NAMES[name], values.get("trackers", [])
-                if (
-                    values.pop(name)
-                    and isinstance(given, list)
-                    and item not in given
-                    and {"type": item} not in given
-                ):
-                    values["trackers"] = [*given, item]
+        if isinstance(values.get("tensorboard"), bool):
+            given = values.get("trackers", [])
+            if values.pop("tensorboard") and isinstance(given, list):
+                there = "tensorboard" in given or {"type": "tensorboard"} in given
+                values["trackers"] = given if there else [*given, "tensorboard"]
         return values
 
     @model_validator(mode="after")

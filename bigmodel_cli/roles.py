@@ -146,10 +146,7 @@ def _default(module: Module, name: str, p: Tensor) -> Role:
 
 def _common(roles: Iterable[Role]) -> Role:
     """The role of a weight that is used in several ways."""
-    first, *others = roles
-    if not others:
-        return first
-    every = [first, *others]
-    if all(role.matrix for role in every):
-        return first
+    every = list(roles)
+    if len(every) == 1 or all(role.matrix for role in every):
+        return every[0]
     return Role(decayed=any(role.decayed for role in every))

@@ -227,7 +227,8 @@ class _Builder:
         self.count(1, where)
         before = self.nodes
         if isinstance(event, yaml.ScalarEvent):
-            node = Node(self.scalar(event), where)
+            plain = event.implicit[0]  # else it is quoted, or tagged
+            node = Node(plain_scalar(event.value) if plain else event.value, where)
         elif isinstance(event, yaml.SequenceStartEvent):
             node = Node(self.sequence(events, depth), where)
         else:
@@ -244,11 +245,6 @@ class _Builder:
                 f"{where}: more than {self.most:,} values once its aliases are followed; name many"
                 " files by their folder or a glob"
             )
-
-    def scalar(self, event: yaml.ScalarEvent) -> Any:
-        return (
-            plain_scalar(event.value) if event.implicit[0] else event.value
-        )  # else quoted, or tagged
 
     def sequence(self, events: Iterator[Any], depth: int) -> list[Node]:
         items = []

@@ -215,9 +215,7 @@ def _resume_recorded(
     if not (options.resume and options.out is not None) or options.dry_run:
         if spec is not None and os.path.isdir(spec):
             missing += f": write --from {shlex.quote(str(spec))}"
-        raise SpecError(
-            f"{command} needs {missing}; without one, name a run to resume: --resume --out RUN"
-        )
+        raise SpecError(f"{command} needs {missing}, or a run to resume: --resume --out RUN")
     what = missing.removesuffix(" CKPT")
     refuse(f"a run that is resumed without {what}", {"SPEC": spec, "--seeds": options.seeds})
     _train(None, options, command, "")

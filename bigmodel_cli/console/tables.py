@@ -1,4 +1,4 @@
-"""Tables and other text on stdout, which on a terminal is as wide as that."""
+"""Tables and other text for stdout, wrapped to the width of a terminal."""
 
 from __future__ import annotations
 

@@ -39,9 +39,7 @@ def to_json(known: dict[str, Any], found: Found) -> dict[str, Any]:
     tree = Tree(known["schema"])
     values: dict[str, Any] = {"path": found.path, "about": _about(tree, found)}
     if len(found.classes) > 1:
-        values["types"] = {
-            word: _line(tree, name) for name in found.classes for word in tree.types(name)
-        }
+        values["types"] = _types(tree, found)
     else:
         values["options"] = [
             {
@@ -61,8 +59,7 @@ def to_text(known: dict[str, Any], found: Found) -> str:
     tree = Tree(known["schema"])
     about = _about(tree, found) if found.classes else ""
     if len(found.classes) > 1:
-        rows = [[word, _line(tree, name)] for name in found.classes for word in tree.types(name)]
-        shown = table(["type", "what it is"], rows)
+        shown = table(["type", "what it is"], list(map(list, _types(tree, found).items())))
         more = f"bigmodel options {found.path} TYPE: the options of one"
     else:
         rows = _rows(tree, found)
@@ -116,6 +113,10 @@ def _about(tree: Tree, found: Found) -> str:
         word = found.kind or (types[0] if len(types) == 1 else "")
         lines.append(f"{word}: {_line(tree, found.classes[0])}".removeprefix(": "))
     return "\n".join(lines)
+
+
+def _types(tree: Tree, found: Found) -> dict[str, str]:
+    return {word: _line(tree, name) for name in found.classes for word in tree.types(name)}
 
 
 def _line(tree: Tree, name: str) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,10 +43,6 @@ class ComputeMode:
         return self.precision + (", channels_last" if self.memory_format == "channels_last" else "")
 
 
-def _rounds(times: Sequence[float]) -> str:
-    return "one pass" if len(times) == 1 else f"median of {len(times)} passes"
-
-
 def choose(
     model: Module,
     task: Task,
@@ -64,9 +60,11 @@ def choose(
         )
         best, close = decide(times)
         shown = "; ".join(f"{c} {1e3 * statistics.median(t):.1f} ms" for c, t in times.items())
+        rounds = len(times[candidates[0]])
+        how = "one pass" if rounds == 1 else f"median of {rounds} passes"
         why = "; it was close, so the plainer stays" if close else ""
         say(
-            f"computing in {best} ({_rounds(times[candidates[0]])}: {shown}{why}); pin"
+            f"computing in {best} ({how}: {shown}{why}); pin"
             " train.precision and train.memory_format to repeat"
         )
     compiled = "on" if options.compile == "auto" and device.type == "cuda" else options.compile

@@ -209,12 +209,25 @@ def test_parts_of_plugins_are_among_the_options(tmp_path: Path) -> None:
     )
 
 
-def test_reading_the_kept_description_imports_neither_torch_nor_the_spec(cache: Path) -> None:
+@pytest.mark.parametrize("words", [[], ["train"], ["model.blocks.mixer", "attention", "--json"]])
+def test_the_answer_is_the_same_with_and_without_typer(
+    words: list[str], cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bigmodel_cli.__main__ import _run_command, _show_options
+
+    assert _show_options(["options", *words])
+    light = capsys.readouterr().out
+    assert _run_command(["options", *words]) == 0
+    assert light == capsys.readouterr().out != ""
+    assert not any(_show_options(["options", *more]) for more in (["-h"], ["a", "b", "c"], ["--x"]))
+
+
+def test_the_command_imports_neither_typer_nor_torch_nor_the_spec(cache: Path) -> None:
     description()
     script = (
-        "import sys\nfrom bigmodel_cli.options import description, find, to_text\nknown ="
-        " description()\nassert 'window' in to_text(known, find(known, 'model.blocks.mixer',"
-        " 'attention'))\nassert not {'torch', 'pydantic', 'yaml', 'numpy', 'rich',"
+        "import sys\nfrom bigmodel_cli.__main__ import run\n"
+        "assert run(['options', 'model.blocks.mixer', 'attention']) == 0\n"
+        "assert not {'typer', 'torch', 'pydantic', 'yaml', 'numpy', 'rich',"
         " 'bigmodel_cli.spec'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
