@@ -70,3 +70,10 @@ class TokenTask(Task):
     def derived(self, metrics: dict[str, float]) -> dict[str, float]:
         """Perplexity per target."""
         return {"perplexity": math.exp(min(metrics["loss"], 700.0))}
+
+
+def row_sums(values: Tensor, at: Tensor) -> Tensor:
+    """(N,), (B, T) bool -> (B,) float64   sums by row of the values that stand `at` N places."""
+    placed = torch.zeros(at.shape, dtype=torch.float64, device=at.device)
+    placed[at] = values.double()
+    return placed.sum(1)
