@@ -184,7 +184,7 @@ def by_class(
     for name in sorted(named.keys() - set(classes)):
         shown = ", ".join(classes[:10]) + (" ..." if len(classes) > 10 else "")
         raise SpecError(
-            f"task.{option}: {name!r} is not one of the data's labels, {shown}"
+            f"task.{option}: {name!r} is not a label of the data; they are {shown}"
             f"{did_you_mean(name, classes)}"
         )
     return [float(named.get(name, default)) for name in classes]
