@@ -23,9 +23,7 @@ from bigmodel_cli.lazy import Tensor, torch
 
 @dataclass(frozen=True)
 class File:
-    """A .safetensors file: manifest's size and SHA-256, bytes before the tensors,
-    tensors (meta).
-    """
+    """A .safetensors file: size and SHA-256 by the manifest, bytes before the tensors, tensors."""
 
     path: Path
     size: int
@@ -34,8 +32,7 @@ class File:
     tensors: dict[str, Tensor]
 
     def read(self, place: Callable[[str], Tensor | None]) -> Iterator[tuple[str, Tensor]]:
-        """Read the tensors, each into the contiguous CPU tensor that `place` gives for its name
-        (None: skip).
+        """Read the tensors, each into the contiguous CPU tensor that `place` gives (None: skip).
 
         Raises `CheckpointError`, at the end at the latest, where the file is not the manifest's.
         """
@@ -151,8 +148,7 @@ def _takes_bytes(target: Tensor, described: Tensor) -> bool:
 
 
 def open_tensors(path: Path, kind: str, manifest: Manifest) -> StoredTensors:
-    """The tensors in a checkpoint's files of a kind ('model.safetensors'), checked except their
-    data.
+    """The tensors in a checkpoint's files of a kind ('model.safetensors'), checked but for data.
 
     Raises `CheckpointError`, and `ResourceError` where they are larger than the machine's memory.
     """

@@ -14,9 +14,7 @@ MOST_LINES = 5
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Names of loaded tensors, of newly initialised ones, and of checkpoint tensors that were not
-    used.
-    """
+    """Names of tensors that were loaded, newly initialised, and not used of the checkpoint."""
 
     loaded: list[str]
     fresh: list[str]
@@ -92,9 +90,7 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def mean_weights(several: Sequence[StoredTensors]) -> dict[str, Tensor]:
-    """The mean of each tensor over several checkpoints, summed in float64;
-    integers are the last's.
-    """
+    """The mean of each tensor over several checkpoints, in float64; integers are the last's."""
     last = several[-1]
     mean = {
         name: torch.zeros_like(

@@ -23,8 +23,9 @@ from bigmodel_cli.tasks import Answers, Scores, Task
 
 @dataclass(frozen=True)
 class SplitResult:
-    """A split's metrics as measures, and each item's columns; `rows` is the batch size, if
-    `halved`.
+    """A split's metrics as measures, and each item's columns.
+
+    `rows` is the batch size, smaller than asked for where memory was short (`halved`).
     """
 
     measures: dict[str, Measure]
@@ -177,9 +178,7 @@ def derived_measures(task: Task, measures: dict[str, Measure]) -> dict[str, Meas
 
 
 def estimates(task: Task, measures: dict[str, Measure]) -> dict[str, Estimate]:
-    """Each metric with its interval; a derived metric's ends are those of its source,
-    transformed.
-    """
+    """Each metric with its interval; a derived metric's comes from the ends of its source's."""
     result = {name: estimate(measure) for name, measure in measures.items()}
     main = result[task.derived_from]
     value, low, high = (

@@ -131,9 +131,7 @@ class Answers:
         self.cut = 0  # contexts whose beginning was cut
 
     def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
-        """For each (context, continuation) the log-probability in nats,
-        and whether it is greedy.
-        """
+        """(log-probability in nats, whether it is greedy) of each (context, continuation)."""
         rows, counts, parts = list[list[int]](), list[int](), list[int]()
         for context, continuation in pairs:
             blanks = len(context) - len(
@@ -158,9 +156,7 @@ class Answers:
         return [self.joined(list(islice(scores, number))) for number in parts]
 
     def windows(self, tokens: list[int], first: int) -> list[tuple[list[int], int]]:
-        """Windows over the tokens from index `first` on, each scored once: (window,
-        number scored).
-        """
+        """(window, number scored) of windows over the tokens from `first` on, each scored once."""
         ends = [
             min(start + self.limit, len(tokens)) for start in range(first, len(tokens), self.limit)
         ]
@@ -175,9 +171,7 @@ class Answers:
         return sum(value for value, _ in scores), all(best for _, best in scores)
 
     def whole(self, texts: Sequence[str]) -> list[float]:
-        """The log-probability of each text, in windows of the model's length; the last one
-        overlaps.
-        """
+        """The log-probability of each text, in windows of the model's length; the last overlaps."""
         totals = []
         for text in texts:
             tokens = self.start + self.tokenizer.encode(text)

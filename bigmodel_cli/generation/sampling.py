@@ -1,6 +1,4 @@
-"""Generation with a cache: greedy, or sampled with temperature, top-k, top-p, min-p and a
-repetition penalty.
-"""
+"""Generation with a cache: greedy, or sampled in the ways of `Sampling`."""
 
 from __future__ import annotations
 
@@ -124,8 +122,9 @@ class Seen:
         self.tokens = torch.cat((self.tokens, chosen[:, None]), 1)
 
     def penalised(self, logits: Tensor, penalty: float) -> Tensor:
-        """(B, V) logits of seen tokens divided by the penalty, multiplied if negative (Keskar et
-        al. 2019).
+        """(B, V)   logits of seen tokens divided by the penalty, multiplied if negative.
+
+        Keskar et al. 2019.
         """
         old = logits.gather(1, self.tokens)
         changed = torch.where(old > 0, old / penalty, old * penalty)

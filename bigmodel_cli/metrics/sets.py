@@ -7,8 +7,7 @@ from bigmodel_cli.metrics import SHARE, Measure
 
 
 def average_precision(scores: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """scores (N,) float64, truth (N,) bool -> () and (N,)   the average precision, and its
-    leave-one-out values.
+    """scores (N,) float64, truth (N,) bool -> average precision (), and leave-one-out values (N,).
 
     As scikit-learn's `average_precision_score`: the mean over the positives of the precision at
     their score; NaN without positives.

@@ -111,9 +111,7 @@ def _attention_gradient_flops(
 def _convolution_gradient_flops(
     gradient: Shape, x: Shape, weight: Shape, *rest: Any, **named: object
 ) -> int:
-    """FLOPs of the gradients of the input and of the weight (out, in / groups, ...),
-    as asked for.
-    """
+    """FLOPs of the gradients of input and weight (out, in / groups, ...), as asked for."""
     transposed, wanted = rest[4], rest[7]
     places = x if transposed else gradient
     return (

@@ -199,8 +199,9 @@ class Encoder(AnyEncoder):
         masked: Tensor | None = None,
         at: Tensor | None = None,
     ) -> Tensor:
-        """Logits of each position's token (with `at`, of N positions alone: (N, V)), or of the
-        label.
+        """Logits of each position's token (N, V), or of the label.
+
+        With `at`, of those N positions alone.
 
         `types` (B, T) are the token types.
         """
@@ -259,8 +260,9 @@ class FrameEncoder(AnyEncoder):
         return self.frontend.lengths(lengths)
 
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Logits of each row's label, or of each vector's unit; `lengths` counts real frames (None:
-        all).
+        """Logits of each row's label, or of each vector's unit.
+
+        `lengths` (B,) counts real frames; None: all are.
         """
         x = self.frontend(frames, lengths)  # (B, T', C)
         place = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])

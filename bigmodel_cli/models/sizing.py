@@ -1,6 +1,4 @@
-"""Checking a model's memory while it is built, before it is allocated;
-and building without values.
-"""
+"""Checking a model's memory while it is built; and building without values."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ FILLS = frozenset({"normal_", "uniform_", "fill_", "zero_"})
 
 
 class Oversize(Exception):
-    """More memory is asked for than there is: the shape of the tensor that did not fit,
-    its bytes.
-    """
+    """More memory is asked for than there is: shape and bytes of the tensor that did not fit."""
 
     def __init__(self, shape: tuple[int, ...], size: int) -> None:
         super().__init__(shape, size)

@@ -18,9 +18,7 @@ from bigmodel_cli.roles import Role, fused
 
 
 class DifferentialOptions(AnyMixerOptions):
-    """Differential attention (Ye et al. 2024): one softmax map minus a learned factor times
-    another.
-    """
+    """Differential attention (Ye et al. 2024): one map minus a learned factor times another."""
 
     type: Literal["differential"] = "differential"
     num_heads: Count = Field(description="heads (H), each of two maps")
@@ -48,8 +46,9 @@ class DifferentialOptions(AnyMixerOptions):
 
 
 class Differential(AttentionPart):
-    """(B, T, C) -> (B, T, C)   (softmax(Q1 K1^T / sqrt(D)) - lambda softmax(Q2 K2^T / sqrt(D))) V,
-    per head (Ye et al. 2024).
+    """(B, T, C) -> (B, T, C)   (map of (Q1, K1) - lambda map of (Q2, K2)) V, per head.
+
+    Ye et al. 2024; a map is softmax(Q K^T / sqrt(D)).
 
     V has width 2 D. Each head is normalised (RMSNorm without weights, as in the authors' second
     version) and multiplied by 1 - lambda_init. lambda = exp(a . b) - exp(c . d) + lambda_init is

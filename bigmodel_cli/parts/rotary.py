@@ -140,8 +140,7 @@ def rotary_rates(base: float, turned: int) -> Tensor:
 
 
 class Rotary(Module):
-    """(B, H, T, D) -> (B, H, T, D)   rotate pairs (i, i + R/2) of the first R channels by t *
-    rate_i.
+    """(B, H, T, D) -> (B, H, T, D)   channels i, i + R/2 of the first R are rotated by t * rate_i.
 
     Su et al. 2021. The pairing is Llama's; channels after R are unchanged. `rate` (R/2) are radians
     per position; cosines and sines are multiplied by `size`. Angles are found in float64: in

@@ -44,9 +44,7 @@ class Trial:
         return part
 
     def renew(self) -> None:
-        """Build it again, with weights away from zeros and ones, which may hide a fault; in
-        evaluation.
-        """
+        """Build it again for evaluation; zeros and ones, which may hide a fault, are moved."""
         torch.manual_seed(1)
         self.part = self.build()
         if self.part is None:

@@ -71,8 +71,9 @@ class MaskedImageOptions(AnyTaskOptions):
 
 
 class MaskedImage(Task):
-    """batch {"image": (B, C, H, W), "key": (B,)}; the model maps images and visible patches (B, K)
-    to all pixels (B, N, P).
+    """batch {"image": (B, C, H, W), "key": (B,)}; the model gives all pixels (B, N, P).
+
+    It maps images and the indices of visible patches (B, K) to them.
 
     The loss of an image is the mean squared error over its hidden patches, as many in every image;
     sums are over images. The patches are drawn by the rows' keys, whatever the batch. Training
@@ -96,9 +97,7 @@ class MaskedImage(Task):
     def forward(
         self, model: Any, batch: Batch, training: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(patches (B, N, P), reconstructed patches (B, N, P), indices of hidden ones (B,
-        N - K)).
-        """
+        """Patches and reconstructed ones, (B, N, P) each, and indices of hidden ones (B, N - K)."""
         pixels = model.patchify(batch["image"])
         return self.call(model, batch["image"], pixels, self.ranks(batch[KEY], pixels.shape[1]))
 
@@ -142,9 +141,7 @@ class MaskedImage(Task):
         )
 
     def rows(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        """Images (B, C, H, W) by title: the originals, their visible patches, and the
-        reconstructions.
-        """
+        """Images (B, C, H, W) by title: originals, their visible patches, reconstructions."""
         seen, rebuilt = self.rebuild(model, batch)
         last = "rebuilt at\ntrue mean,\ndeviation" if self.options.normalize else "rebuilt"
         return {"image": batch["image"], "seen": seen, last: rebuilt}
@@ -155,9 +152,7 @@ class MaskedImage(Task):
         return squares.gather(1, hidden).mean(1)
 
     def divide(self, ranks: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N) -> (B, K), (B, N - K)   indices of visible patches, ascending,
-        and of hidden ones.
-        """
+        """(B, N) -> (B, K), (B, N - K)   indices of visible patches, ascending, and of hidden ones."""
         order, seen = ranks.argsort(dim=1, stable=True), self.options.visible(ranks.shape[1])
         return order[:, :seen].sort(1).values, order[:, seen:]
 

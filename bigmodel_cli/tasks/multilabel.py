@@ -93,8 +93,7 @@ class Multilabel(Task):
         return total, torch.full((), outputs.numel(), device=outputs.device)
 
     def score(self, outputs: Tensor, batch: Batch) -> tuple[Scores, Answers]:
-        """Per item: whether its set is exactly right ("exact"), and its mean cross-entropy
-        ("loss").
+        """Per item: whether its set is right ("exact"), and its mean cross-entropy ("loss").
 
         The answers are its labels, the predicted ones, and the probability of each.
         """

@@ -54,8 +54,7 @@ class TokenTask(Task):
         return (batch[self.sequence][:, 1:] != PADDING).sum()
 
     def score(self, outputs: Any, batch: Batch) -> tuple[Scores, Answers]:
-        """Per row: nats and targets ("loss"), and correct argmax ("accuracy"), without label
-        smoothing.
+        """Per row, without label smoothing: nats and targets ("loss"), correct argmax ("accuracy").
 
         Where the batch marks the answer's tokens: whether all of them are right ("exact").
         """
