@@ -76,9 +76,8 @@ class StoredTensors(Mapping[str, Tensor]):
     def __init__(self, files: list[File], tied: Mapping[str, str]) -> None:
         self.files = files
         self.tied = tied  # name -> the one under which the tensor is stored
-        self.names = {
-            name: [name] for file in files for name in file.tensors
-        }  # stored name -> all of its names
+        # Stored name -> all of its names.
+        self.names = {name: [name] for file in files for name in file.tensors}
         for name, stored in tied.items():
             self.names[stored].append(name)
         self.described = {
@@ -194,9 +193,8 @@ def _open(
             digest = hashlib.sha256()
             while part := file.read(CHUNK):
                 digest.update(part)
-            _check_digest(
-                path, digest, sha256
-            )  # a changed file is reported as such, whatever else is wrong
+            # A changed file is reported as such, whatever else is wrong.
+            _check_digest(path, digest, sha256)
             raise
     return File(path, size, sha256, start, tensors), tied
 

@@ -84,9 +84,8 @@ def _is_finite(tensor: Tensor) -> bool:
     """Whether all numbers are finite; True for dtypes that no weight has (refused elsewhere)."""
     if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         return True
-    return bool(tensor.sum().isfinite()) or bool(
-        tensor.isfinite().all()
-    )  # the sum of finite numbers may overflow
+    # The sum of finite numbers may overflow.
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def mean_weights(several: Sequence[StoredTensors]) -> dict[str, Tensor]:

@@ -26,18 +26,16 @@ def chrf(predictions: Texts, references: Texts) -> Measure:
 
 
 def _sacrebleu(metric: Any, predictions: Texts, references: Texts) -> Measure:
-    rows = metric._extract_corpus_statistics(
-        list(predictions), [list(references)]
-    )  # its counts of each sentence
+    # Its counts of each sentence.
+    rows = metric._extract_corpus_statistics(list(predictions), [list(references)])
 
     def value(sums: Tensor) -> Tensor:
         flat = sums.flatten(0, -2).round().long().tolist()
         scores = [metric._compute_score_from_stats(row).score for row in flat]
         return torch.tensor(scores, dtype=torch.float64).view(sums.shape[:-1])
 
-    metric.corpus_score(
-        ["a"], [["a"]]
-    )  # its signature names the number of references once it has scored
+    # Its signature names the number of references once it has scored.
+    metric.corpus_score(["a"], [["a"]])
     signature = str(metric.get_signature())
     return Measure(
         torch.tensor(rows, dtype=torch.float64),

@@ -31,9 +31,8 @@ def describe(model: Module, *example: Tensor) -> list[Layer]:
 
         def note(module: Module, inputs: object, output: object, path: str = path) -> None:
             if isinstance(output, torch.Tensor):
-                own = [
-                    p for p in module.parameters(recurse=False) if id(p) not in counted
-                ]  # a tied one counts once
+                # A tied one counts once.
+                own = [p for p in module.parameters(recurse=False) if id(p) not in counted]
                 counted.update(id(p) for p in own)
                 leaf = next(module.children(), None) is None
                 layers.append(

@@ -103,9 +103,8 @@ class AnyEncoder(Skeleton):
             self.head: Module = nn.Linear(dim, info.outputs + bool(info.spelling))
         else:
             self.head = TokenHead(dim, vocab, options.blocks[0].norm)
-        self.limit = (
-            self.stride * self.max_len if has_table(self) else UNLIMITED
-        )  # tokens or frames
+        # Tokens or frames.
+        self.limit = self.stride * self.max_len if has_table(self) else UNLIMITED
         self.std = options.init_std or dim**-0.5
         init_normal(self, self.std, {})
 

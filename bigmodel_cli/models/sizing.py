@@ -30,12 +30,13 @@ def watched(room: float) -> Iterator[Any]:
     """
     from torch.overrides import TorchFunctionMode
 
+    # They hide what they call.
     fills = {
         nn.init.normal_,
         nn.init.uniform_,
         nn.init.constant_,
         nn.init.kaiming_uniform_,
-    }  # they hide what they call
+    }
     makers = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.full}
 
     class Watch(TorchFunctionMode):

@@ -156,9 +156,8 @@ class ViT(Skeleton):
         fan_in = patches.weight[0].numel()
         nn.init.zeros_(patches.bias)  # type: ignore[arg-type]
         if alone:
-            truncated = (
-                fan_in**-0.5 / 0.87962566103423978
-            )  # the deviation after truncation at two deviations
+            # The deviation after truncation at two deviations.
+            truncated = fan_in**-0.5 / 0.87962566103423978
             nn.init.trunc_normal_(patches.weight, std=truncated, a=-2 * truncated, b=2 * truncated)
         else:
             nn.init.xavier_uniform_(patches.weight.detach().flatten(1))

@@ -89,5 +89,8 @@ def positions(segments: Tensor) -> Tensor:
 
 
 def padding_segments(real: Tensor) -> Tensor | None:
-    """(B, S) bool -> (B, S) int64   a segment of real positions and one of padding; None: all real."""
+    """(B, S) bool -> (B, S) int64   one segment of real positions, another of padding.
+
+    None where there is no padding.
+    """
     return None if real.is_meta or bool(real.all()) else real.long()

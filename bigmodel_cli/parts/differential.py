@@ -90,9 +90,8 @@ class Differential(AttentionPart):
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in self.qkv(x).chunk(3, -1)
         )
-        q, k = (
-            torch.cat(t.chunk(2, -1), 1) for t in (q, k)
-        )  # (B, 2H, T, D): first maps, then second
+        # (B, 2H, T, D): first maps, then second
+        q, k = (torch.cat(t.chunk(2, -1), 1) for t in (q, k))
         if self.rotary is not None:
             q, k = self.rotary(q, sequence), self.rotary(k, sequence)
         if cache is not None:
@@ -102,9 +101,8 @@ class Differential(AttentionPart):
         if self.probe is not None:
             first, second = weights(q, k, self.spec, segments=sequence.segment_ids).chunk(2, 1)
             self.probe(first - factor * second)
-        y = attend(
-            q, k, torch.cat((v, v), 1), self.spec, segments=sequence.segment_ids
-        )  # (B, 2H, T, 2D)
+        # (B, 2H, T, 2D)
+        y = attend(q, k, torch.cat((v, v), 1), self.spec, segments=sequence.segment_ids)
         first, second = y.chunk(2, 1)
         y = first - factor.to(y.dtype) * second
         y = F.rms_norm(y, y.shape[-1:], eps=1e-5) * (1 - self.lambda_init)

@@ -152,9 +152,8 @@ class Rotary(Module):
     def __init__(self, rate: Tensor, max_len: int, size: float = 1.0) -> None:
         super().__init__()
         self.turned = turned = 2 * len(rate)
-        angle = torch.outer(torch.arange(max_len, dtype=torch.float64), rate.double()).repeat(
-            1, 2
-        )  # (T, R)
+        # (T, R)
+        angle = torch.outer(torch.arange(max_len, dtype=torch.float64), rate.double()).repeat(1, 2)
         sign = torch.ones(turned)
         sign[: turned // 2] = -1  # folded into the sine: the rotation needs no negation
         self.register_buffer("cos", (angle.cos() * size).float(), persistent=False)

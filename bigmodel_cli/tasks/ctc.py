@@ -50,7 +50,7 @@ class CTC(Task):
         return read(model, batch)
 
     def loss(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
-        """Summed negative log-likelihood in nats over all transcripts, and their number of units."""
+        """Summed negative log-likelihood of all transcripts in nats, and their number of units."""
         nats = negative_log_likelihood(*outputs, batch["target"])
         return nats.sum(), (batch["target"] != PADDING).sum()
 

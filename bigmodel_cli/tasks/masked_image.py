@@ -152,7 +152,7 @@ class MaskedImage(Task):
         return squares.gather(1, hidden).mean(1)
 
     def divide(self, ranks: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N) -> (B, K), (B, N - K)   indices of visible patches, ascending, and of hidden ones."""
+        """(B, N) -> (B, K), (B, N - K)   indices of visible patches (ascending) and hidden ones."""
         order, seen = ranks.argsort(dim=1, stable=True), self.options.visible(ranks.shape[1])
         return order[:, :seen].sort(1).values, order[:, seen:]
 
