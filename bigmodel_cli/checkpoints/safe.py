@@ -154,9 +154,8 @@ def _place(name: str, entry: Any) -> tuple[int, int, int]:
         and len(offsets) == 2
         and len(shape) <= MOST_AXES
     )
-    if not lists or not all(is_whole(n, MOST_BYTES) for n in (*shape, *offsets)):
-        raise ValueError(f"tensor {clipped(name)!r} has an impossible shape or place")
-    if math.prod(max(n, 1) for n in shape) > MOST_BYTES:
+    whole = lists and all(is_whole(n, MOST_BYTES) for n in (*shape, *offsets))
+    if not whole or math.prod(max(n, 1) for n in shape) > MOST_BYTES:
         raise ValueError(f"tensor {clipped(name)!r} has an impossible shape or place")
     return offsets[0], offsets[1], math.prod(shape) * DTYPES[dtype][1]
 

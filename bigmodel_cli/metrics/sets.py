@@ -104,15 +104,8 @@ def best_threshold(scores: Tensor, truth: Tensor) -> float | None:
     ends = torch.cat((sorted_scores[:-1] > sorted_scores[1:], torch.ones(1, dtype=torch.bool)))
     f1 = torch.where(ends, 2 * hits / (hits[-1] + said), -1.0)
     best = int(f1.argmax())
-    value, lower = (
-        float(sorted_scores[best]),
-        float(sorted_scores[best + 1]) if best + 1 < len(scores) else 0.0,
-    )
+    value, lower = [*sorted_scores.tolist(), 0.0][best : best + 2]
     middle = (value + lower) / 2
-    return (
-        short
-        if lower < (short := round(middle, 6)) <= value
-        else middle
-        if middle > lower
-        else value
-    )
+    if lower < round(middle, 6) <= value:
+        return round(middle, 6)
+    return middle if middle > lower else value

@@ -161,8 +161,8 @@ INFO = {
     "chrf": SCORE,
     "wer": ERROR_RATE,
     "cer": ERROR_RATE,
+    **dict.fromkeys(MEASURES["rouge"], ROUGE),
 }
-INFO |= dict.fromkeys(MEASURES["rouge"], ROUGE)
 """Their descriptions."""
 
 

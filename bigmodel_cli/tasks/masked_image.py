@@ -99,14 +99,11 @@ class MaskedImage(Task):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Patches and reconstructed ones, (B, N, P) each, and indices of hidden ones (B, N - K)."""
         pixels = model.patchify(batch["image"])
-        return self.call(model, batch["image"], pixels, self.ranks(batch[KEY], pixels.shape[1]))
-
-    def call(
-        self, model: Any, images: Tensor, pixels: Tensor, ranks: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The same with the K patches of lowest rank visible."""
-        visible, hidden = self.divide(ranks)
-        return pixels, model(images, visible).float(), hidden
+        # The patches in a random order by the image's key: the first are visible.
+        order = draw(batch[KEY], ORDER, pixels.shape[1]).argsort(dim=1, stable=True)
+        seen = self.options.visible(order.shape[1])
+        visible = order[:, :seen].sort(1).values
+        return pixels, model(batch["image"], visible).float(), order[:, seen:]
 
     def loss(self, outputs: tuple[Tensor, Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed error of the images, and their number."""
@@ -118,10 +115,6 @@ class MaskedImage(Task):
         errors = self.errors(*outputs).double()
         return {"loss": (errors, torch.ones_like(errors, dtype=torch.int64))}, {}
 
-    def ranks(self, keys: Tensor, patches: int) -> Tensor:
-        """(B,) -> (B, N)   the random rank of each patch, by the image's key."""
-        return draw(keys, ORDER, patches)
-
     def rebuild(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) twice: the visible patches, zero elsewhere; and the reconstructions.
 
@@ -132,10 +125,8 @@ class MaskedImage(Task):
         if self.options.normalize:
             mean, deviation = moments(pixels)
             rebuilt = rebuilt * deviation + mean
-        gone = torch.zeros(
-            hidden.shape[0], pixels.shape[1], 1, dtype=torch.bool, device=pixels.device
-        )
-        gone = gone.scatter(1, hidden[..., None], True)  # (B, N, 1)
+        gone = torch.zeros_like(pixels[..., :1], dtype=torch.bool)  # (B, N, 1)
+        gone = gone.scatter(1, hidden[..., None], True)
         return model.unpatchify(pixels.masked_fill(gone, 0.0)), model.unpatchify(
             torch.where(gone, rebuilt, pixels)
         )
@@ -150,11 +141,6 @@ class MaskedImage(Task):
         """(B,)   each image's mean squared error over its hidden patches."""
         squares = (rebuilt - self.targets(pixels)).square().mean(2)  # (B, N)
         return squares.gather(1, hidden).mean(1)
-
-    def divide(self, ranks: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N) -> (B, K), (B, N - K)   indices of visible patches (ascending) and hidden ones."""
-        order, seen = ranks.argsort(dim=1, stable=True), self.options.visible(ranks.shape[1])
-        return order[:, :seen].sort(1).values, order[:, seen:]
 
     def targets(self, patches: Tensor) -> Tensor:
         """(B, N, P) -> (B, N, P)   the targets of the patches' pixels."""
